@@ -25,7 +25,7 @@ use crate::uplink::Uplink;
 
 /// Maximum number of events that are handled before the journal and the deadlines are checked
 /// again.
-const TURN: usize = 256;
+const EVENTS_PER_ROUND: usize = 256;
 /// The interval of metrics.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Timeout for the end of all tasks when the operator requests it before the stop.
@@ -36,7 +36,7 @@ pub struct AgentDependencies {
     /// The listener of its API.
     pub api: Listener,
     /// Its journal, containers and clocks.
-    pub ground: Environment,
+    pub environment: Environment,
     /// The connector to masters: the dialer and the seed of its choices.
     pub connector: ConnectorConfig,
     /// Rendered at `/metrics`.
@@ -66,18 +66,18 @@ pub async fn run(
         metrics: parts.metrics,
     };
     let has_threads = matches!(
-        parts.ground,
+        parts.environment,
         Environment::Machine(_) | Environment::Brokered(_)
     );
-    let footing = parts.ground.open(&config, front, &inbox)?;
+    let footing = parts.environment.open(&config, front, &inbox)?;
     let client = AgentUplink::new(Connector::new(masters, parts.connector));
     let agent = Agent {
-        core: Core::new(footing.facts, footing.setup),
+        core: Core::new(footing.facts, footing.core_config),
         progress: footing.journal.progress(),
         journal: footing.journal,
         containers: footing.containers,
         clock: footing.clock,
-        onlooker: footing.onlooker,
+        observer: footing.observer,
         broker: footing.broker.clone(),
         sockets: ExecutorSockets::new(footing.broker, inbox.clone()),
         uplink: Uplink::new(client, inbox),
@@ -125,7 +125,7 @@ struct Agent {
     progress: watch::Receiver<WriterProgress>,
     containers: Box<dyn ContainerRuntime>,
     clock: BootClock,
-    onlooker: Option<Box<dyn MessageObserver>>,
+    observer: Option<Box<dyn MessageObserver>>,
     broker: Option<BrokerClient>,
     sockets: ExecutorSockets,
     uplink: Uplink,
@@ -140,14 +140,14 @@ struct Agent {
 
 impl Agent {
     async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
-        let mut seen = WriterProgress::default();
+        let mut previous = WriterProgress::default();
         if self.progress.borrow().is_full {
             // Before any container of an earlier run is started.
-            seen = self.journal_moved(seen);
+            previous = self.journal_progressed(previous);
         }
         self.step(Input::Begin);
         let mut publish = tokio::time::interval(PUBLISH_EVERY);
-        let mut turn = Vec::with_capacity(TURN);
+        let mut batch = Vec::with_capacity(EVENTS_PER_ROUND);
         let mut give_up = None;
         let stopped: Result<(), RunError> = loop {
             if self.ending && self.core.is_empty() {
@@ -167,23 +167,23 @@ impl Agent {
                 }
                 () = sleep_until(give_up) => break Ok(()),
                 changed = self.progress.changed() => match changed {
-                    Ok(()) => seen = self.journal_moved(seen),
+                    Ok(()) => previous = self.journal_progressed(previous),
                     // The writer has ended: `close` below returns the error.
                     Err(_) => break Ok(()),
                 },
-                count = self.events.recv_many(&mut turn, TURN) => {
+                count = self.events.recv_many(&mut batch, EVENTS_PER_ROUND) => {
                     if count == 0 {
                         break Ok(());
                     }
                     // A request that the broker did not answer may have been performed: the next
                     // run determines that.
-                    match self.has_lost_its_broker() {
-                        true => turn.clear(),
-                        false => turn.drain(..).for_each(|event| self.event(event)),
+                    match self.is_broker_lost() {
+                        true => batch.clear(),
+                        false => batch.drain(..).for_each(|event| self.event(event)),
                     }
                 }
                 () = sleep(deadline) => {}
-                _ = publish.tick() => metrics::publish(&self.standing(), &self.core.containers()),
+                _ = publish.tick() => metrics::publish(&self.registration(), &self.core.containers()),
                 ended = self.helpers.join_next() => match ended {
                     Some(Ok(Err(error))) => break Err(error),
                     Some(Ok(Ok(())) | Err(_)) | None => break Err(RunError::Api {
@@ -200,21 +200,21 @@ impl Agent {
         stopped
     }
 
-    fn has_lost_its_broker(&self) -> bool {
+    fn is_broker_lost(&self) -> bool {
         self.broker.as_ref().is_some_and(BrokerClient::is_lost)
     }
 
-    fn journal_moved(&mut self, seen: WriterProgress) -> WriterProgress {
+    fn journal_progressed(&mut self, previous: WriterProgress) -> WriterProgress {
         let progress = *self.progress.borrow_and_update();
-        if progress.durable > seen.durable {
+        if progress.durable > previous.durable {
             self.step(Input::Durable {
                 number: progress.durable,
             });
         }
-        if progress.compactions_wanted > seen.compactions_wanted {
+        if progress.compactions_wanted > previous.compactions_wanted {
             self.step(Input::JournalLarge);
         }
-        if progress.is_full != seen.is_full {
+        if progress.is_full != previous.is_full {
             self.step(Input::JournalFull(progress.is_full));
         }
         progress
@@ -238,13 +238,13 @@ impl Agent {
                 instance,
                 connection,
                 sender,
-                said,
+                event,
             } => {
                 self.sockets.linked(instance, connection, sender);
                 self.step(Input::Executor {
                     instance,
                     connection,
-                    said,
+                    event,
                 });
             }
             // If the requester no longer waits, the answer is dropped.
@@ -254,16 +254,18 @@ impl Agent {
             Event::Query(AgentQuery::Containers(answer)) => {
                 drop(answer.send(self.core.containers()))
             }
-            Event::Query(AgentQuery::Registration(answer)) => drop(answer.send(self.standing())),
+            Event::Query(AgentQuery::Registration(answer)) => {
+                drop(answer.send(self.registration()))
+            }
         }
     }
 
     fn step(&mut self, input: Input) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            let heard = self.notify_observer(&input);
+            let observed = self.notify_observer(&input);
             let effects = self.core.step(self.clock.now(), input);
-            if let (Some(onlooker), Some(heard)) = (&mut self.onlooker, heard) {
+            if let (Some(onlooker), Some(heard)) = (&mut self.observer, observed) {
                 let is_refused = |effect: &Effect| matches!(effect, Effect::Hangup { .. });
                 onlooker.on_received(&heard, !effects.iter().any(is_refused));
             }
@@ -275,8 +277,8 @@ impl Agent {
 
     /// Returns a copy of a master's message, if there is an observer.
     fn notify_observer(&self, input: &Input) -> Option<v1::ToAgent> {
-        match (&self.onlooker, input) {
-            (Some(_), Input::Message { link, message }) if self.uplink.has(*link) => {
+        match (&self.observer, input) {
+            (Some(_), Input::Message { link, message }) if self.uplink.is_current(*link) => {
                 Some((**message).clone())
             }
             _ => None,
@@ -291,7 +293,7 @@ impl Agent {
                 record,
                 sync,
             } => {
-                metrics::recorded(&record);
+                metrics::count_record(&record);
                 self.journal.request(WriteRequest::Append {
                     number,
                     record,
@@ -300,20 +302,20 @@ impl Agent {
             }
             Effect::Compact(records) => self.journal.request(WriteRequest::Compact(records)),
             Effect::Dial { after_ms, hello } => {
-                if let Some(onlooker) = &mut self.onlooker {
+                if let Some(onlooker) = &mut self.observer {
                     onlooker.on_dial();
                 }
                 self.uplink.dial(after_ms, *hello);
             }
             Effect::Send { link, message } => {
-                if let Some(onlooker) = &mut self.onlooker {
+                if let Some(onlooker) = &mut self.observer {
                     onlooker.on_sent(&message);
                 }
                 return self.uplink.send(link, *message);
             }
             Effect::Hangup { link, why } => {
                 tracing::warn!(link, why, "the link to the master ended");
-                self.uplink.hang_up(link);
+                self.uplink.close(link);
             }
             Effect::Listen(name) => self.sockets.listen(name),
             Effect::StopListening(name) => self.sockets.stop_listening(name),
@@ -340,7 +342,7 @@ impl Agent {
         None
     }
 
-    fn standing(&self) -> RegistrationStatus {
+    fn registration(&self) -> RegistrationStatus {
         let facts = self.core.facts();
         RegistrationStatus {
             agent_id: facts.identity.agent.map(|id| id.to_string()),
@@ -348,7 +350,7 @@ impl Agent {
             registered: self.core.is_registered(),
             epoch: facts.identity.epoch.0,
             floor: facts.floor.0,
-            tasks: facts.held.len(),
+            tasks: facts.by_key.len(),
         }
     }
 }

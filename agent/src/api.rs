@@ -23,13 +23,13 @@ use crate::statistics::Statistics;
 
 /// The time for which metrics wait for the loop's list of containers; then they are sent without
 /// it.
-const ASKING: Duration = Duration::from_secs(1);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state of every call.
 #[derive(Clone)]
 pub(crate) struct ApiState {
     pub(crate) paths: Paths,
-    pub(crate) asker: QueryHandle,
+    pub(crate) queries: QueryHandle,
     pub(crate) statistics: Statistics,
     /// Contains no container on a simulated host.
     pub(crate) controls: ContainerControls,
@@ -62,7 +62,7 @@ pub(crate) fn router(shared: ApiState) -> Router {
         .guard(ApiPart::Files, "agent", files)
         .merge(may_exec.guard(ApiPart::Exec, "agent", commands))
         .route("/v1/containers", get(containers))
-        .route("/v1/agent", get(standing))
+        .route("/v1/agent", get(registration))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .method_not_allowed_fallback(wrong_method)
@@ -71,10 +71,10 @@ pub(crate) fn router(shared: ApiState) -> Router {
 }
 
 async fn containers(State(shared): State<ApiState>) -> Response {
-    let Some(containers) = shared.asker.containers().await else {
+    let Some(containers) = shared.queries.containers().await else {
         return files::FilesError::Stopping.into_response();
     };
-    let looked = shared.statistics.look(containers).await;
+    let looked = shared.statistics.collect(containers).await;
     let seen = looked.into_iter().map(|(view, usage)| {
         let mut value = serde_json::json!(view);
         if let Some(usage) = usage {
@@ -86,8 +86,8 @@ async fn containers(State(shared): State<ApiState>) -> Response {
     Json(serde_json::json!({ "containers": seen })).into_response()
 }
 
-async fn standing(State(shared): State<ApiState>) -> Response {
-    match shared.asker.standing().await {
+async fn registration(State(shared): State<ApiState>) -> Response {
+    match shared.queries.registration().await {
         Some(standing) => Json(standing).into_response(),
         None => files::FilesError::Stopping.into_response(),
     }
@@ -99,7 +99,7 @@ async fn metrics(State(shared): State<ApiState>) -> Response {
         .map(|metrics| metric_names::with_former_names(&metrics.render()));
     let mut text = rendered.unwrap_or_default();
     // An agent that is stopping or overloaded still reports its own metrics.
-    let asked = tokio::time::timeout(ASKING, shared.asker.containers()).await;
+    let asked = tokio::time::timeout(QUERY_TIMEOUT, shared.queries.containers()).await;
     if let Ok(Some(containers)) = asked {
         text.push_str(&shared.statistics.exposition(containers).await);
     }
@@ -108,7 +108,7 @@ async fn metrics(State(shared): State<ApiState>) -> Response {
 
 /// Reports that the agent's loop runs; `/v1/agent` reports whether it is registered.
 async fn health(State(shared): State<ApiState>) -> Response {
-    match shared.asker.standing().await {
+    match shared.queries.registration().await {
         Some(_) => "ok\n".into_response(),
         None => files::FilesError::Stopping.into_response(),
     }

@@ -139,7 +139,7 @@ pub struct Config {
     /// those of `address`, `host_name`, `localhost` and IP addresses.
     pub host_names: Vec<String>,
     /// The timeout after which a silent client of an interactive session is considered gone.
-    pub session_silence: Duration,
+    pub session_timeout: Duration,
     /// The security options that tasks may request.
     pub allowed_opt_outs: SecurityOptions,
     /// The largest sizes that its tasks may request.
@@ -149,7 +149,7 @@ pub struct Config {
     /// Maximum size of a file that is fetched for a task, in bytes.
     pub fetch_limit_bytes: u64,
     /// Directories of this host from which tasks may fetch files that their own user can read.
-    pub fetch_folders: Vec<PathBuf>,
+    pub fetch_dirs: Vec<PathBuf>,
     /// Servers from which tasks may fetch although they belong to this host, to the cluster or to
     /// metadata services.
     pub fetch_allow: Vec<FetchAllow>,
@@ -177,7 +177,7 @@ pub struct Config {
     pub log_files: u32,
     /// The operator's directory of secrets for tasks, as `ROLE/NAME`; only the agent's user may
     /// have access. `None`: no secrets.
-    pub secret_folder: Option<PathBuf>,
+    pub secret_dir: Option<PathBuf>,
     /// The free part of the disk below which sandboxes of ended tasks are removed, the oldest
     /// first; in per cent.
     pub sandbox_headroom_percent: u64,
@@ -218,12 +218,12 @@ impl Config {
             host_paths: Vec::new(),
             access: ApiAccess::default(),
             host_names: Vec::new(),
-            session_silence: argosy_proto::exec::SILENCE_LIMIT,
+            session_timeout: argosy_proto::exec::SILENCE_LIMIT,
             allowed_opt_outs: SecurityOptions::default(),
             largest_sizes: LARGEST_SIZES,
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
-            fetch_folders: Vec::new(),
+            fetch_dirs: Vec::new(),
             fetch_allow: Vec::new(),
             task_allow: Vec::new(),
             task_deny: Vec::new(),
@@ -233,9 +233,9 @@ impl Config {
             pids_max: PIDS_MAX,
             default_memory_bytes: DEFAULT_MEMORY_BYTES,
             default_disk_bytes: DEFAULT_DISK_BYTES,
-            log_file_bytes: OutputLimits::USUAL.file_bytes,
-            log_files: OutputLimits::USUAL.files,
-            secret_folder: None,
+            log_file_bytes: OutputLimits::DEFAULT.file_bytes,
+            log_files: OutputLimits::DEFAULT.files,
+            secret_dir: None,
             sandbox_headroom_percent: SANDBOX_HEADROOM_PERCENT,
             disk_floor_bytes: None,
             disk_enforcement: DiskEnforcement::default(),
@@ -315,7 +315,7 @@ pub(crate) struct ContainerSettings {
     /// Whether the isolation includes the default profile.
     pub(crate) profile: bool,
     pub(crate) allow_missing_controllers: bool,
-    pub(crate) secret_folder: Option<PathBuf>,
+    pub(crate) secret_dir: Option<PathBuf>,
     pub(crate) allowed_opt_outs: SecurityOptions,
     pub(crate) largest_sizes: Sizes,
     pub(crate) devices: Devices,
@@ -330,7 +330,7 @@ impl ContainerSettings {
     /// Returns a number that identifies a launch at its adoption. Names are unique on this host, so
     /// this only separates agents of two directories.
     pub(crate) fn nonce(&self, name: ContainerName) -> u64 {
-        let parts = [name.instance.agent.0, name.instance.order.0, name.life];
+        let parts = [name.instance.agent.0, name.instance.order.0, name.run];
         parts.into_iter().fold(self.seed, |mixed, part| {
             (mixed ^ part)
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)

@@ -56,14 +56,14 @@ pub struct SimulatedHost {
     /// The time since that boot.
     pub boot_clock: BootClock,
     /// The time of day.
-    pub wall: WallClock,
+    pub wall_clock: WallClock,
     /// The disk with the journal.
     pub disk: MemoryDisk,
     /// Creates its containers, given those that the journal knows: others are orphans, to be ended.
     pub containers:
         Box<dyn FnOnce(EventSender, Vec<ContainerName>) -> Box<dyn ContainerRuntime> + Send>,
     /// Observes the messages between this agent and its master.
-    pub onlooker: Box<dyn MessageObserver>,
+    pub observer: Box<dyn MessageObserver>,
 }
 
 /// An observer of an agent's messages, which changes nothing.
@@ -72,7 +72,7 @@ pub trait MessageObserver: Send {
     fn on_dial(&mut self);
 
     /// The agent received this message; `is_obeyed` unless it ended the link because of it.
-    fn on_received(&mut self, message: &v1::ToAgent, is_obeyed: bool);
+    fn on_received(&mut self, message: &v1::ToAgent, accepted: bool);
 
     /// The agent sends this message to its master now.
     fn on_sent(&mut self, message: &v1::FromAgent);
@@ -123,11 +123,11 @@ impl EventSender {
 /// The result of opening an environment.
 pub(crate) struct Startup {
     pub(crate) facts: AgentState,
-    pub(crate) setup: CoreConfig,
+    pub(crate) core_config: CoreConfig,
     pub(crate) journal: Journal,
     pub(crate) containers: Box<dyn ContainerRuntime>,
     pub(crate) clock: BootClock,
-    pub(crate) onlooker: Option<Box<dyn MessageObserver>>,
+    pub(crate) observer: Option<Box<dyn MessageObserver>>,
     /// The endpoints to which its tasks cannot connect.
     pub(crate) reach: EgressRules,
     /// `None` on a simulated host.
@@ -186,7 +186,7 @@ impl PrivilegedProcess {
         match self {
             Self::Agent(commands) => {
                 let (operations, host) =
-                    PrivilegedOperations::open(config, commands, HostUser::own())?;
+                    PrivilegedOperations::open(config, commands, HostUser::current())?;
                 Ok((BrokerClient::Local(Arc::new(operations)), host, None))
             }
             Self::Broker(link) => {
@@ -197,7 +197,7 @@ impl PrivilegedProcess {
     }
 }
 
-async fn end_with(broker: oneshot::Receiver<String>) -> Result<(), RunError> {
+async fn end_with_broker(broker: oneshot::Receiver<String>) -> Result<(), RunError> {
     let how = broker.await;
     let how = how.unwrap_or_else(|_| "has ended".to_owned());
     let why = format!("the broker of this agent, which performs operations that need root, {how}");
@@ -212,7 +212,7 @@ fn on_machine(
 ) -> Result<Startup, RunError> {
     let paths = Paths::new(&config.directory);
     if let PrivilegedProcess::Agent(_) = &root {
-        broker::prepare(&config.directory, HostUser::own())?;
+        broker::prepare(&config.directory, HostUser::current())?;
     }
     let lock = DirectoryLock::take(&paths.lock())?;
     let contents = journal::read(&paths.journal())?;
@@ -227,9 +227,9 @@ fn on_machine(
         source,
     })?;
     let offset = start::wall_offset_ms(&WallClock::system(), &clock);
-    let setup = start::setup(config, &host, boot_id, &contents, seed, offset);
+    let core_config = start::core_config(config, &host, boot_id, &contents, seed, offset);
     metrics::limits_enforced(&host.missing);
-    let settings = start::settings(config, &host, seed);
+    let settings = start::container_settings(config, &host, seed);
     let runner = Runner::new(
         config,
         settings,
@@ -240,17 +240,17 @@ fn on_machine(
     )?;
     start::clear_orphans(&runner, &contents.facts)?;
     let asker = QueryHandle::new(inbox.clone());
-    let mut helpers = help(config, front, &runner, (paths, broker.clone()), asker);
+    let mut helpers = spawn_helpers(config, front, &runner, (paths, broker.clone()), asker);
     if let Some(ended) = ended {
-        helpers.spawn(end_with(ended));
+        helpers.spawn(end_with_broker(ended));
     }
     Ok(Startup {
         facts: contents.facts,
-        setup,
+        core_config,
         journal,
         containers: Box::new(runner),
         clock,
-        onlooker: None,
+        observer: None,
         reach: EgressRules::new(config, Some(broker.clone())),
         broker: Some(broker),
         helpers,
@@ -259,7 +259,7 @@ fn on_machine(
 }
 
 /// Serves the API, and collects garbage at intervals.
-fn help(
+fn spawn_helpers(
     config: &Config,
     front: HttpSurface,
     runner: &Runner,
@@ -271,22 +271,22 @@ fn help(
         config.hosts(),
         api::ApiState {
             paths: paths.clone(),
-            asker: asker.clone(),
+            queries: asker.clone(),
             statistics: runner.statistics(),
             controls: runner.controls(),
-            exec: ExecLimits::new(config.session_silence),
+            exec: ExecLimits::new(config.session_timeout),
             access: config.access.clone(),
             listings: api::listings(),
             followers: Followers::default(),
             metrics: front.metrics,
         },
     );
-    tidy(&mut helpers, runner, (paths, broker), asker, config);
+    collect_garbage(&mut helpers, runner, (paths, broker), asker, config);
     helpers
 }
 
 /// Collects garbage at intervals.
-fn tidy(
+fn collect_garbage(
     helpers: &mut JoinSet<Result<(), RunError>>,
     runner: &Runner,
     (paths, broker): (Paths, BrokerClient),
@@ -296,7 +296,7 @@ fn tidy(
     if let Some(images) = runner.images() {
         let keeper = asker.clone();
         helpers.spawn(async move {
-            gc::run_images(images, keeper).await;
+            gc::collect_images(images, keeper).await;
             Ok(())
         });
     }
@@ -341,17 +341,17 @@ impl SimulatedHost {
         let contents = journal::read_memory(&self.disk)?;
         let seed = start::seed(config)?;
         let journal = Journal::in_memory(&self.disk, &contents, seed.rotate_left(17))?;
-        let offset = start::wall_offset_ms(&self.wall, &self.boot_clock);
+        let offset = start::wall_offset_ms(&self.wall_clock, &self.boot_clock);
         let host = HostFeatures::simulated();
-        let setup = start::setup(config, &host, self.boot_id, &contents, seed, offset);
-        let known = start::known(&contents.facts);
+        let core_config = start::core_config(config, &host, self.boot_id, &contents, seed, offset);
+        let known = start::known_containers(&contents.facts);
         let containers = (self.containers)(EventSender(inbox.clone()), known);
         let shared = api::ApiState {
             paths: Paths::new(&config.directory),
-            asker: QueryHandle::new(inbox.clone()),
+            queries: QueryHandle::new(inbox.clone()),
             statistics: Statistics::simulated(),
             controls: runner::ContainerControls::default(),
-            exec: ExecLimits::new(config.session_silence),
+            exec: ExecLimits::new(config.session_timeout),
             access: config.access.clone(),
             listings: api::listings(),
             followers: Followers::default(),
@@ -359,11 +359,11 @@ impl SimulatedHost {
         };
         Ok(Startup {
             facts: contents.facts,
-            setup,
+            core_config,
             journal,
             containers,
             clock: self.boot_clock,
-            onlooker: Some(self.onlooker),
+            observer: Some(self.observer),
             reach: EgressRules::new(config, None),
             broker: None,
             helpers: serve(front.api, config.hosts(), shared),

@@ -31,7 +31,7 @@ pub(crate) enum Event {
         /// The channel into the stream.
         sender: ExecutorSender,
         /// Its first message.
-        said: ExecutorEvent,
+        event: ExecutorEvent,
     },
     /// A question of the API.
     Query(AgentQuery),
@@ -51,7 +51,7 @@ pub(crate) enum AgentQuery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TaskView {
     /// The name of the directory with its sandboxes: its own, or its executor's.
-    pub(crate) home: TaskKey,
+    pub(crate) sandbox_key: TaskKey,
     /// Its container; `None` if it is not held.
     pub(crate) container: Option<ContainerName>,
     /// Whether no more output will follow.
@@ -131,7 +131,7 @@ impl QueryHandle {
     }
 
     /// Returns `None` when the agent stops.
-    pub(crate) async fn standing(&self) -> Option<RegistrationStatus> {
+    pub(crate) async fn registration(&self) -> Option<RegistrationStatus> {
         self.query(AgentQuery::Registration).await
     }
 

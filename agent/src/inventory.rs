@@ -23,13 +23,13 @@ pub fn detect(directory: &Path) -> Result<Resources, RunError> {
         path: PathBuf::from("/proc/self/status"),
         source,
     })?;
-    let memory = keep_back(memory_mib()?, MEMORY_RESERVE_MIB);
-    let disk = keep_back(disk_mib(directory)?, DISK_RESERVE_MIB);
+    let memory = subtract_reserve(memory_mib()?, MEMORY_RESERVE_MIB);
+    let disk = subtract_reserve(disk_mib(directory)?, DISK_RESERVE_MIB);
     let text = format!("cpus:{cpus};mem:{memory};disk:{disk};ports:[{PORTS}]");
     Ok(text.parse().expect("plain numbers make resources"))
 }
 
-fn keep_back(total: u64, reserve: u64) -> u64 {
+fn subtract_reserve(total: u64, reserve: u64) -> u64 {
     total.saturating_sub(reserve.min(total / 2))
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_host_has_something_to_give() {
+    fn the_host_has_resources() {
         let found = detect(Path::new("/")).unwrap();
         for name in ["cpus", "mem", "disk"] {
             assert!(found.scalar_milli(name) > 0, "{name} in {found}");
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn the_host_keeps_a_reserve_or_half() {
-        assert_eq!(keep_back(8_192, 1_024), 7_168);
-        assert_eq!(keep_back(1_000, 1_024), 500);
+        assert_eq!(subtract_reserve(8_192, 1_024), 7_168);
+        assert_eq!(subtract_reserve(1_000, 1_024), 500);
     }
 
     #[test]

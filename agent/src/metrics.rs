@@ -146,7 +146,7 @@ pub(crate) fn limits_enforced(missing: &[String]) {
 }
 
 /// Counts a new record of the journal.
-pub(crate) fn recorded(record: &JournalRecord) {
+pub(crate) fn count_record(record: &JournalRecord) {
     match record {
         JournalRecord::Updated { update, .. } if wire::is_unhealthy(update) => {
             counter!("argosy_agent_health_kills_total").increment(1);
@@ -156,10 +156,10 @@ pub(crate) fn recorded(record: &JournalRecord) {
 }
 
 /// Publishes the loop's present state.
-pub(crate) fn publish(standing: &RegistrationStatus, containers: &[ContainerView]) {
-    gauge!("argosy_agent_registered").set(f64::from(u8::from(standing.registered)));
+pub(crate) fn publish(registration: &RegistrationStatus, containers: &[ContainerView]) {
+    gauge!("argosy_agent_registered").set(f64::from(u8::from(registration.registered)));
     // Epochs are log indexes: far below 2^53.
-    gauge!("argosy_agent_epoch").set(standing.epoch as f64);
+    gauge!("argosy_agent_epoch").set(registration.epoch as f64);
     for state in crate::core::PHASES {
         let count = containers
             .iter()

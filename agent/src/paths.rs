@@ -91,14 +91,14 @@ impl Paths {
 
     /// Returns the parent of the directories of executor sockets.
     #[must_use]
-    pub fn executor_places(&self) -> PathBuf {
+    pub fn executor_sockets(&self) -> PathBuf {
         self.root.join("executors")
     }
 
     /// Returns the directory with the socket of the executor in this container.
     #[must_use]
     pub fn executor(&self, name: ContainerName) -> PathBuf {
-        self.executor_places().join(name.to_string())
+        self.executor_sockets().join(name.to_string())
     }
 
     /// Returns the parent of all sandboxes.

@@ -70,11 +70,11 @@ impl EgressRules {
         let Some(broker) = self.broker.clone().filter(|_| is_new) else {
             return;
         };
-        let (tasks, content) = (self.closed(), self.closed_to_content());
+        let (tasks, content) = (self.blocked(), self.blocked_for_content());
         let master = master.to_owned();
         // The request waits for others, and the agent's loop must not wait.
         let close = move || {
-            if let Err(why) = broker.close_reach(tasks, content) {
+            if let Err(why) = broker.block_endpoints(tasks, content) {
                 tracing::warn!(why, master, "tasks can connect to this master's port");
             }
         };
@@ -84,7 +84,7 @@ impl EgressRules {
         }
     }
 
-    pub(crate) fn closed(&self) -> BlockedEndpoints {
+    pub(crate) fn blocked(&self) -> BlockedEndpoints {
         let is_closed = |port: &u16| !self.allowed.contains(&TaskAllow::Port(*port));
         BlockedEndpoints {
             ports: self.ports.iter().copied().filter(is_closed).collect(),
@@ -97,7 +97,7 @@ impl EgressRules {
     /// Returns the endpoints closed to the content service. A port that the operator opens is open
     /// at every address here, and a network opens all ports: a filter by addresses would duplicate
     /// the check of the service.
-    pub(crate) fn closed_to_content(&self) -> BlockedEndpoints {
+    pub(crate) fn blocked_for_content(&self) -> BlockedEndpoints {
         let registries = || self.registries.iter().map(InsecureRegistry::server);
         let is_open = |port: &u16| {
             let mut allowed = self.fetch_allow.iter().chain(registries());
@@ -136,8 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_the_cluster_are_closed_unless_the_operator_opens_them() {
-        let closed = EgressRules::new(&config(), None).closed();
+    fn cluster_ports_are_blocked_unless_allowed() {
+        let closed = EgressRules::new(&config(), None).blocked();
         assert_eq!(closed.ports, [5_050, 5_051, 5_052, 6_050, 6_051, 7_051]);
         assert!(closed.metadata);
         let mut config = config();
@@ -146,16 +146,16 @@ mod tests {
             .into();
         config.task_deny = vec![6_052];
         config.api_port = Some(7_052);
-        let closed = EgressRules::new(&config, None).closed();
+        let closed = EgressRules::new(&config, None).blocked();
         assert_eq!(closed.ports, [5_051, 5_052, 6_050, 6_052, 7_051, 7_052]);
         assert!(!closed.metadata);
     }
 
     #[test]
-    fn what_fetches_reaches_no_more_than_fetch_allow_opens() {
+    fn the_content_service_reaches_only_allowed_endpoints() {
         let mut config = config();
         let closed = |config: &Config| {
-            let closed = EgressRules::new(config, None).closed_to_content();
+            let closed = EgressRules::new(config, None).blocked_for_content();
             (closed.ports, closed.metadata)
         };
         let all = vec![5_050, 5_051, 5_052, 6_050, 6_051, 7_051];
@@ -177,15 +177,15 @@ mod tests {
     }
 
     #[test]
-    fn a_master_that_is_met_later_is_closed_too() {
+    fn endpoints_of_later_masters_are_blocked_too() {
         let mut reach = EgressRules::new(&config(), None);
         reach.block_master("10.0.0.2:6050");
         reach.block_master("10.0.0.3:9050");
-        assert_eq!(reach.closed().ports.last(), Some(&9_050));
+        assert_eq!(reach.blocked().ports.last(), Some(&9_050));
     }
 
     #[test]
-    fn what_is_no_port_is_refused_with_a_remedy() {
+    fn invalid_ports_are_rejected_with_a_remedy() {
         for text in ["0", "65536", "http", "", "5050-5052"] {
             let refused = TaskAllow::from_str(text).unwrap_err();
             assert!(refused.contains("65535, or metadata"), "{refused}");

@@ -74,9 +74,9 @@ pub(crate) fn host_paths(
 ) -> Result<Vec<HostPath>, SandboxError> {
     let mut seen: Vec<HostPath> = Vec::new();
     for wanted in wanted {
-        let host = permitted(wanted, allowed)?;
+        let host = resolve_permitted(wanted, allowed)?;
         let path = HostPath {
-            to: place(sandbox, wanted, &host, viewer)?,
+            to: mount_point(sandbox, wanted, &host, viewer)?,
             from: host,
             read_only: wanted.read_only,
             owners: match wanted.read_only && viewer.may_be_root {
@@ -99,7 +99,7 @@ fn refused(wanted: &v1::HostPath, rule: impl Into<String>) -> SandboxError {
 }
 
 /// Returns the path without links, if it is below a permitted one.
-fn permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathBuf, SandboxError> {
+fn resolve_permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathBuf, SandboxError> {
     let host = fs::canonicalize(&wanted.host_path);
     let host = host.map_err(|error| refused(wanted, error.to_string()))?;
     let below =
@@ -112,7 +112,7 @@ fn permitted(wanted: &v1::HostPath, allowed: &[PathBuf]) -> Result<PathBuf, Sand
 }
 
 /// Returns the mount point in the container.
-fn place(
+fn mount_point(
     sandbox: &Path,
     wanted: &v1::HostPath,
     host: &Path,
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sandbox_that_cannot_be_made_names_the_remedy_for_its_cause() {
+    fn sandbox_creation_errors_name_a_remedy() {
         for (errno, remedy) in [
             (Errno::EMFILE, "raise the limit of open files"),
             (Errno::ENOSPC, "make room"),
@@ -191,7 +191,7 @@ mod tests {
     };
 
     #[test]
-    fn a_host_path_is_seen_only_below_what_the_agent_allows() {
+    fn host_paths_are_mounted_only_below_allowed_paths() {
         let folder = tempfile::tempdir().unwrap();
         let folder = fs::canonicalize(folder.path()).unwrap();
         let (allowed, sandbox) = (folder.join("allowed"), folder.join("sandbox"));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_be_root_is_a_stranger_on_a_read_only_path_and_has_no_mapped_one_by_it() {
+    fn possible_root_users_get_unmapped_read_only_paths() {
         let folder = tempfile::tempdir().unwrap();
         let path = fs::canonicalize(folder.path()).unwrap();
         let see = |read_only, viewer| {

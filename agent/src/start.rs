@@ -60,7 +60,7 @@ impl HostFeatures {
         self.tree.as_deref().map(CgroupTree::at)
     }
 
-    pub(crate) fn look(config: &Config, paths: &Paths) -> Result<Self, RunError> {
+    pub(crate) fn detect(config: &Config, paths: &Paths) -> Result<Self, RunError> {
         let (isolation, profile) = config.isolation()?;
         crate::runner::check_devices(&config.devices).map_err(|remedy| RunError::Config {
             flag: "--device",
@@ -101,7 +101,11 @@ impl HostFeatures {
             // allowed too.
             Err(_) => {
                 let missing = limits.missing(&[]).controllers;
-                return Self::allowed(config, nowhere(missing), PathBuf::from("/sys/fs/cgroup"));
+                return Self::check_missing(
+                    config,
+                    nowhere(missing),
+                    PathBuf::from("/sys/fs/cgroup"),
+                );
             }
         };
         let missing = tree.missing(&limits)?.controllers;
@@ -114,7 +118,7 @@ impl HostFeatures {
             missing,
             task_subnets: None,
         };
-        let mut host = Self::allowed(config, host, group)?;
+        let mut host = Self::check_missing(config, host, group)?;
         host.log_filters(&tree, &EgressRules::new(config, None));
         Ok(host)
     }
@@ -122,8 +126,8 @@ impl HostFeatures {
     /// Adds filters that are second isolation layers: without them tasks run all the same, and they
     /// are reported like missing controllers.
     fn log_filters(&mut self, tree: &CgroupTree, reach: &EgressRules) {
-        let closed = reach.closed().closed().apply(tree.root());
-        let content = reach.closed_to_content().closed();
+        let closed = reach.blocked().closed().apply(tree.root());
+        let content = reach.blocked_for_content().closed();
         if let Err(error) = closed.and_then(|()| content.apply(&tree.content())) {
             tracing::warn!(%error, "this host allows no filter of the cluster's ports and of metadata services for tasks");
             self.missing.push("reach".to_owned());
@@ -132,7 +136,7 @@ impl HostFeatures {
             return;
         }
         if let Err(error) = argosy_isolation::port_filter::supported() {
-            let ports = argosy_isolation::port_filter::left_open(true);
+            let ports = argosy_isolation::port_filter::unenforced_name(true);
             tracing::warn!(%error, ports, "this host allows no port filter for tasks in its network");
             self.missing.push(ports.to_owned());
         }
@@ -150,7 +154,7 @@ impl HostFeatures {
         }
     }
 
-    fn allowed(config: &Config, host: Self, group: PathBuf) -> Result<Self, RunError> {
+    fn check_missing(config: &Config, host: Self, group: PathBuf) -> Result<Self, RunError> {
         if host.missing.is_empty() || config.allow_missing_controllers {
             return Ok(host);
         }
@@ -271,7 +275,7 @@ pub(crate) fn log_damage(contents: &JournalContents, paths: &Paths) {
 
 /// Returns the containers that a journal knows, including those of executors, and the names of
 /// their groups.
-pub(crate) fn known(facts: &AgentState) -> Vec<ContainerName> {
+pub(crate) fn known_containers(facts: &AgentState) -> Vec<ContainerName> {
     let executors = facts.executors.keys();
     let executors = executors.filter_map(|instance| facts.executor_container(*instance));
     let names = facts.tasks.iter().flat_map(|(instance, task)| {
@@ -282,7 +286,7 @@ pub(crate) fn known(facts: &AgentState) -> Vec<ContainerName> {
 }
 
 pub(crate) fn clear_orphans(runner: &Runner, facts: &AgentState) -> Result<(), RunError> {
-    let known = known(facts);
+    let known = known_containers(facts);
     let removed = runner
         .clear_orphans(&known)
         .map_err(|source| RunError::Orphans { source })?;
@@ -310,7 +314,7 @@ pub(crate) fn wall_offset_ms(wall: &WallClock, clock: &BootClock) -> i64 {
     wall.now_ms().saturating_sub(boot_ms)
 }
 
-pub(crate) fn setup(
+pub(crate) fn core_config(
     config: &Config,
     host: &HostFeatures,
     boot_id: String,
@@ -329,7 +333,10 @@ pub(crate) fn setup(
             isolation: host.isolation_name().to_owned(),
             changes_limits: true,
             capabilities: AgentCapability::announced().into_iter().collect(),
-            allowed_opt_outs: argosy_proto::convert::opt_outs(&allowed(config, host.profile)),
+            allowed_opt_outs: argosy_proto::convert::opt_outs(&permitted_options(
+                config,
+                host.profile,
+            )),
             largest_sizes: argosy_proto::convert::sizes(largest(
                 config.largest_sizes,
                 host.profile,
@@ -345,7 +352,7 @@ pub(crate) fn setup(
 }
 
 /// Returns the permitted security options: without the profile, only that of the host network.
-fn allowed(config: &Config, profile: bool) -> SecurityOptions {
+fn permitted_options(config: &Config, profile: bool) -> SecurityOptions {
     if profile {
         return config.allowed_opt_outs.clone();
     }
@@ -355,14 +362,18 @@ fn allowed(config: &Config, profile: bool) -> SecurityOptions {
     }
 }
 
-pub(crate) fn settings(config: &Config, host: &HostFeatures, seed: u64) -> ContainerSettings {
+pub(crate) fn container_settings(
+    config: &Config,
+    host: &HostFeatures,
+    seed: u64,
+) -> ContainerSettings {
     ContainerSettings {
         address: config.address.clone(),
         task_address: config.task_address(),
         isolation: host.isolation,
         profile: host.profile,
         allow_missing_controllers: config.allow_missing_controllers,
-        secret_folder: config.secret_folder.clone(),
+        secret_dir: config.secret_dir.clone(),
         allowed_opt_outs: config.allowed_opt_outs.clone(),
         largest_sizes: largest(config.largest_sizes, host.profile),
         devices: config.devices.clone(),
@@ -375,7 +386,7 @@ pub(crate) fn settings(config: &Config, host: &HostFeatures, seed: u64) -> Conta
         output: OutputLimits {
             file_bytes: config.log_file_bytes,
             files: config.log_files,
-            ..OutputLimits::USUAL
+            ..OutputLimits::DEFAULT
         },
         seed,
     }

@@ -39,7 +39,7 @@ pub(crate) struct Statistics {
     sources: Option<Arc<StatisticsSources>>,
     /// One collection at a time: frequent requests use no more of the processors than one reader of
     /// files.
-    turn: Arc<Semaphore>,
+    slot: Arc<Semaphore>,
 }
 
 struct StatisticsSources {
@@ -49,7 +49,7 @@ struct StatisticsSources {
 
 impl StatisticsSources {
     /// Returns `None` without a cgroup of the container.
-    fn look(&self, view: &ContainerView) -> Option<ContainerUsage> {
+    fn collect(&self, view: &ContainerView) -> Option<ContainerUsage> {
         let name = view.name;
         let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
         let group = self.tree.as_ref()?.group(&id);
@@ -68,31 +68,31 @@ impl Statistics {
         let sources = StatisticsSources { tree, broker };
         Self {
             sources: Some(Arc::new(sources)),
-            turn: Arc::new(Semaphore::new(1)),
+            slot: Arc::new(Semaphore::new(1)),
         }
     }
 
     pub(crate) fn simulated() -> Self {
         Self {
             sources: None,
-            turn: Arc::new(Semaphore::new(1)),
+            slot: Arc::new(Semaphore::new(1)),
         }
     }
 
     /// Returns the current usage of each container; `None` for those that do not run.
-    pub(crate) async fn look(
+    pub(crate) async fn collect(
         &self,
         containers: Vec<ContainerView>,
     ) -> Vec<(ContainerView, Option<ContainerUsage>)> {
-        let turn = self.turn.clone().acquire_owned().await;
+        let slot = self.slot.clone().acquire_owned().await;
         let sources = self.sources.clone();
         let look = move || {
             // Held to the end of the collection, even if the requester no longer waits.
-            let _turn = turn.expect("the semaphore is never closed");
+            let _turn = slot.expect("the semaphore is never closed");
             let looked = containers.into_iter().map(|view| {
                 let runs = view.state == "running";
                 let sources = sources.as_ref().filter(|_| runs);
-                let usage = sources.and_then(|sources| sources.look(&view));
+                let usage = sources.and_then(|sources| sources.collect(&view));
                 (view, usage)
             });
             looked.collect()
@@ -105,7 +105,7 @@ impl Statistics {
     pub(crate) async fn exposition(&self, mut containers: Vec<ContainerView>) -> String {
         containers.retain(|view| view.state == "running");
         containers.truncate(TASKS);
-        let looked = self.look(containers).await;
+        let looked = self.collect(containers).await;
         let samples = looked.into_iter().filter_map(|(view, usage)| {
             Some(TaskSample {
                 framework: view.framework_id,

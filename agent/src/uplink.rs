@@ -85,7 +85,7 @@ impl Uplink {
     }
 
     /// Whether this is the open stream.
-    pub(crate) fn has(&self, link: u64) -> bool {
+    pub(crate) fn is_current(&self, link: u64) -> bool {
         let current = self.current.as_ref();
         current.is_some_and(|current| current.link == link)
     }
@@ -110,7 +110,7 @@ impl Uplink {
     }
 
     /// Ends a stream.
-    pub(crate) fn hang_up(&mut self, link: u64) {
+    pub(crate) fn close(&mut self, link: u64) {
         if let Some(current) = self.current.take_if(|current| current.link == link) {
             self.client.mark_silent(&current.address);
             self.guard = None;
@@ -135,7 +135,7 @@ impl UplinkStream {
                     why = crate::error::error_chain(&error),
                     "no leader found, retrying: check --masters, or start the masters"
                 );
-                self.tell(Event::Core(Input::DialFailed)).await;
+                self.send_event(Event::Core(Input::DialFailed)).await;
                 return;
             }
         };
@@ -145,7 +145,7 @@ impl UplinkStream {
             sender,
             address: opened.address,
         };
-        self.tell(linked).await;
+        self.send_event(linked).await;
         let stream = opened.sender;
         let carry = async {
             while let Some(message) = outbox.recv().await {
@@ -162,7 +162,7 @@ impl UplinkStream {
                         let is_order = matches!(message.message, Some(Said::Order(_)));
                         let message = Box::new(message);
                         let link = self.link;
-                        self.tell(Event::Core(Input::Message { link, message }))
+                        self.send_event(Event::Core(Input::Message { link, message }))
                             .await;
                         if is_order && buggify::occurs(Rare::LinkLost) {
                             return "the stream broke after an order".to_owned();
@@ -180,11 +180,11 @@ impl UplinkStream {
             () = &mut carry => read.await,
         };
         let link = self.link;
-        self.tell(Event::Core(Input::Disconnected { link, why }))
+        self.send_event(Event::Core(Input::Disconnected { link, why }))
             .await;
     }
 
-    async fn tell(&self, event: Event) {
+    async fn send_event(&self, event: Event) {
         // The loop ends only when the agent stops.
         let _ = self.inbox.send(event).await;
     }

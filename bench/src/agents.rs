@@ -27,7 +27,7 @@ use tonic::transport::Channel;
 /// Agents that share one connection: below what HTTP/2 servers allow in streams.
 const PER_CONNECTION: u32 = 100;
 /// Timeout for the registration of all agents.
-const REGISTERING: Duration = Duration::from_secs(120);
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(120);
 /// Maximum number of agents that are started and not registered: hosts of a large cluster do not
 /// all start in the same second.
 const STARTING: usize = 4_096;
@@ -76,13 +76,13 @@ impl Agents {
         life: TaskLifetime,
     ) -> Result<Self> {
         let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
-        let ways = (0..count).map(|number| {
+        let routes = (0..count).map(|number| {
             if number > 0 && number % PER_CONNECTION == 0 {
                 connector = Connector::new(masters.clone(), ConnectorConfig::default());
             }
             MasterRoute::Leader(AgentUplink::new(connector.clone()))
         });
-        Self::start_by(ways.collect(), resources, life).await
+        Self::start_by(routes.collect(), resources, life).await
     }
 
     /// The same, through these connections in turn, to whichever masters they lead.
@@ -90,24 +90,28 @@ impl Agents {
     /// # Errors
     /// If they are not registered in time.
     pub(crate) async fn start_through(
-        ways: &[Channel],
+        routes: &[Channel],
         count: u32,
         resources: &str,
     ) -> Result<Self> {
-        let ways = ways.iter().cycle().take(count as usize);
-        let ways = ways.cloned().map(MasterRoute::Fixed);
-        Self::start_by(ways.collect(), resources, TaskLifetime::Ends).await
+        let routes = routes.iter().cycle().take(count as usize);
+        let routes = routes.cloned().map(MasterRoute::Fixed);
+        Self::start_by(routes.collect(), resources, TaskLifetime::Ends).await
     }
 
-    async fn start_by(ways: Vec<MasterRoute>, resources: &str, life: TaskLifetime) -> Result<Self> {
+    async fn start_by(
+        routes: Vec<MasterRoute>,
+        resources: &str,
+        life: TaskLifetime,
+    ) -> Result<Self> {
         let resources = Arc::new(argosy_client::resources::resources(resources)?);
-        let count = ways.len();
+        let count = routes.len();
         // Room for all of them: no agent waits.
         let (registered, mut progress) = mpsc::channel(count.max(1));
         let mut links = JoinSet::new();
         let counts = Arc::new(LinkCounts::default());
         let starting = Arc::new(Semaphore::new(STARTING));
-        for (number, way) in (0..).zip(ways) {
+        for (number, way) in (0..).zip(routes) {
             let agent = EmulatedAgent::new(number, &resources, life);
             let registered = registered.clone();
             let (starting, counts) = (starting.clone(), counts.clone());
@@ -130,7 +134,7 @@ impl Agents {
             });
         }
         let mut ids = Vec::new();
-        let end = Instant::now() + REGISTERING;
+        let end = Instant::now() + REGISTRATION_TIMEOUT;
         while ids.len() < count {
             let id = tokio::time::timeout_at(end, progress.recv())
                 .await
@@ -221,13 +225,13 @@ async fn run_link(
     // gives up.
     let mut pings = renewed(REGISTRATION);
     let mut patience = REGISTRATION;
-    let mut heard = Instant::now();
+    let mut last_message = Instant::now();
     let mut serial = 0;
     loop {
         tokio::select! {
             message = link.message() => {
                 let Ok(Some(message)) = message else { return LinkEnd::Closed };
-                heard = Instant::now();
+                last_message = Instant::now();
                 if let Some(v1::to_agent::Message::Registered(welcome)) = &message.message {
                     progress.registered(&welcome.agent_id);
                     let interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(100));
@@ -237,14 +241,14 @@ async fn run_link(
                 if matches!(message.message, Some(v1::to_agent::Message::ListTasks(_))) {
                     progress.counts.listed.fetch_add(1, Ordering::Relaxed);
                 }
-                for answer in agent.take(message) {
+                for answer in agent.handle(message) {
                     if link.sender.send(answer).await.is_err() {
                         return LinkEnd::Closed;
                     }
                 }
             }
             _ = pings.tick() => {
-                if heard.elapsed() >= patience {
+                if last_message.elapsed() >= patience {
                     return LinkEnd::Silent;
                 }
                 serial += 1;

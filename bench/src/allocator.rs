@@ -87,7 +87,7 @@ const GRID: [GridPoint; 6] = [
 ];
 
 /// Maximum number of filters; a real cluster does not reach more.
-const MOST_FILTERS: u64 = 40_000_000;
+const MAX_FILTERS: u64 = 40_000_000;
 const EVENTS: u64 = 10_000;
 const ROUNDS: usize = 5;
 
@@ -115,26 +115,26 @@ pub(crate) fn run(form: GridExtent) -> AllocatorReport {
 }
 
 fn row(size: GridPoint, form: GridExtent) -> GridRow {
-    let mut scene = AllocatorFixture::new(size.agents, size.frameworks, size.roles);
+    let mut fixture = AllocatorFixture::new(size.agents, size.frameworks, size.roles);
     let mut turns = Vec::new();
-    let cold_ms = timed(&mut scene, &mut turns, size.agents);
-    let full_ms = full_rounds(&mut scene, &mut turns, size);
-    scene.next_second();
-    let idle_ms = timed(&mut scene, &mut Vec::new(), 0);
-    let event_us = events(&mut scene);
+    let cold_ms = timed(&mut fixture, &mut turns, size.agents);
+    let full_ms = full_rounds(&mut fixture, &mut turns, size);
+    fixture.next_second();
+    let idle_ms = timed(&mut fixture, &mut Vec::new(), 0);
+    let event_us = events(&mut fixture);
 
     let pairs = size.agents * size.frameworks;
     let most = match form {
-        GridExtent::Short => MOST_FILTERS / 4,
-        GridExtent::Long => MOST_FILTERS,
+        GridExtent::Short => MAX_FILTERS / 4,
+        GridExtent::Long => MAX_FILTERS,
     };
     let (mut filtered_ms, mut filtered_event_us) = (None, None);
     if pairs / 10 * 9 <= most {
-        scene.filter_nine_of_ten();
-        filtered_ms = Some(full_rounds(&mut scene, &mut turns, size));
-        filtered_event_us = Some(events(&mut scene));
+        fixture.filter_nine_of_ten();
+        filtered_ms = Some(full_rounds(&mut fixture, &mut turns, size));
+        filtered_event_us = Some(events(&mut fixture));
     }
-    drop(scene);
+    drop(fixture);
     let naive = naive::round(size.agents, size.frameworks);
     GridRow {
         size,
@@ -151,23 +151,23 @@ fn row(size: GridPoint, form: GridExtent) -> GridRow {
     }
 }
 
-fn full_rounds(scene: &mut AllocatorFixture, turns: &mut Vec<f64>, size: GridPoint) -> f64 {
+fn full_rounds(fixture: &mut AllocatorFixture, turns: &mut Vec<f64>, size: GridPoint) -> f64 {
     let mut times = [0.0; ROUNDS];
     for time in &mut times {
-        scene.withdraw_all();
-        *time = timed(scene, turns, size.agents);
+        fixture.withdraw_all();
+        *time = timed(fixture, turns, size.agents);
     }
     times.sort_by(f64::total_cmp);
     times[ROUNDS / 2]
 }
 
 /// Runs turns until no work is left. They must have made the expected number of offers.
-fn timed(scene: &mut AllocatorFixture, turns: &mut Vec<f64>, expected: u64) -> f64 {
+fn timed(fixture: &mut AllocatorFixture, turns: &mut Vec<f64>, expected: u64) -> f64 {
     let mut all = 0.0;
     let mut offers = 0;
     loop {
         let begin = Instant::now();
-        let round = scene.step(TurnBudget::TURN);
+        let round = fixture.step(TurnBudget::TURN);
         let ms = begin.elapsed().as_secs_f64() * 1e3;
         turns.push(ms);
         all += ms;
@@ -182,13 +182,13 @@ fn timed(scene: &mut AllocatorFixture, turns: &mut Vec<f64>, expected: u64) -> f
     }
 }
 
-fn events(scene: &mut AllocatorFixture) -> EventLatency {
+fn events(fixture: &mut AllocatorFixture) -> EventLatency {
     let mut times = Vec::with_capacity(EVENTS as usize);
     for at in 0..EVENTS {
-        let offer = scene.some_offer(at);
+        let offer = fixture.some_offer(at);
         let begin = Instant::now();
-        scene.decline(&offer);
-        let round = scene.step(TurnBudget::TURN);
+        fixture.decline(&offer);
+        let round = fixture.step(TurnBudget::TURN);
         times.push(begin.elapsed().as_secs_f64() * 1e6);
         assert!(
             !round.more && round.offers.len() <= 1,

@@ -10,7 +10,7 @@ use crate::report::{Cell, Kill, Sample, Side, SideRun, VOID_LOAD, WorkloadReport
 
 /// The environment of the workloads.
 pub(crate) struct Bench {
-    pub(crate) ground: BenchEnvironment,
+    pub(crate) environment: BenchEnvironment,
     pub(crate) extent: Extent,
     pub(crate) sides: Vec<Side>,
     pub(crate) machine: MachineInfo,
@@ -26,7 +26,7 @@ pub(crate) struct Measurements {
 }
 
 impl Measurements {
-    pub(crate) fn note(&mut self, cell: impl Into<String>, value: f64) {
+    pub(crate) fn record(&mut self, cell: impl Into<String>, value: f64) {
         self.samples.push(Sample {
             cell: cell.into(),
             value,
@@ -65,13 +65,13 @@ impl Bench {
         for number in 1..=runs {
             for side in self.sides.iter().copied() {
                 eprintln!("{}: {side}, run {number} of {runs}", report.workload);
-                let probes = Probes::take(self.ground.directory.path())?;
-                let begun = CpuBaseline::now();
+                let probes = Probes::take(self.environment.directory.path())?;
+                let started = CpuBaseline::now();
                 let mut findings = Measurements::default();
                 work(side, &mut findings)
                     .await
                     .with_context(|| format!("{} with {side}, run {number}", report.workload))?;
-                let other_load = begun.other_load();
+                let other_load = started.other_load();
                 report.runs.push(SideRun {
                     side,
                     number,

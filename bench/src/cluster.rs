@@ -26,7 +26,7 @@ pub(crate) use etcd::{version as etcd_version, wire as etcd_wire};
 /// Members of a cluster.
 pub(crate) const MEMBERS: usize = 3;
 /// Timeout for the agreement of a cluster after a start or restart.
-const SETTLING: Duration = Duration::from_secs(60);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum distance, in entries, of members that count as caught up.
 const CAUGHT_UP: u64 = 4;
 
@@ -66,7 +66,7 @@ pub(crate) struct ClusterMember {
     pub(crate) api: String,
     /// To its API; connects by itself, again after a restart.
     pub(crate) channel: Channel,
-    recipe: ProcessSpec,
+    spec: ProcessSpec,
     process: Option<Process>,
 }
 
@@ -121,8 +121,8 @@ impl Cluster {
                 )
             })?;
         let recipes = match side {
-            Side::Argosy => argosy::recipes(&ground.argosy, directory.path())?,
-            Side::Etcd => etcd::recipes(directory.path())?,
+            Side::Argosy => argosy::specs(&ground.argosy, directory.path())?,
+            Side::Etcd => etcd::specs(directory.path())?,
             Side::Hyperqueue => bail!("HyperQueue is not a cluster of members"),
         };
         let mut members = Vec::with_capacity(MEMBERS);
@@ -133,7 +133,7 @@ impl Cluster {
             members.push(ClusterMember {
                 api,
                 channel,
-                recipe,
+                spec: recipe,
                 process,
             });
         }
@@ -142,7 +142,7 @@ impl Cluster {
             members,
             directory,
         };
-        cluster.settled().await?;
+        cluster.wait_until_settled().await?;
         Ok(cluster)
     }
 
@@ -163,18 +163,18 @@ impl Cluster {
     ///
     /// # Errors
     /// If it does not run.
-    pub(crate) fn pid(&self, place: usize) -> Result<u32> {
-        Ok(self.process(place)?.pid())
+    pub(crate) fn pid(&self, index: usize) -> Result<u32> {
+        Ok(self.process(index)?.pid())
     }
 
     /// # Errors
     /// If the member does not run.
-    pub(crate) fn signal(&self, place: usize, signal: Signal) -> Result<()> {
-        self.process(place)?.signal(signal)
+    pub(crate) fn signal(&self, index: usize, signal: Signal) -> Result<()> {
+        self.process(index)?.signal(signal)
     }
 
-    fn process(&self, place: usize) -> Result<&Process> {
-        self.members[place]
+    fn process(&self, index: usize) -> Result<&Process> {
+        self.members[index]
             .process
             .as_ref()
             .context("the member does not run")
@@ -184,10 +184,10 @@ impl Cluster {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub(crate) fn restart(&mut self, place: usize) -> Result<()> {
-        let member = &mut self.members[place];
+    pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
+        let member = &mut self.members[index];
         member.process = None;
-        member.process = Some(Process::start(&member.recipe)?);
+        member.process = Some(Process::start(&member.spec)?);
         Ok(())
     }
 
@@ -196,8 +196,8 @@ impl Cluster {
     ///
     /// # Errors
     /// If one ends, or after a minute, with their last reports.
-    pub(crate) async fn settled(&mut self) -> Result<usize> {
-        let end = Instant::now() + SETTLING;
+    pub(crate) async fn wait_until_settled(&mut self) -> Result<usize> {
+        let end = Instant::now() + SETTLE_TIMEOUT;
         loop {
             for member in &mut self.members {
                 member
@@ -207,15 +207,15 @@ impl Cluster {
                     .expect_alive()?;
             }
             let mut standings = Vec::with_capacity(MEMBERS);
-            for place in 0..self.members.len() {
-                standings.push(self.member_status(place).await);
+            for index in 0..self.members.len() {
+                standings.push(self.member_status(index).await);
             }
-            if let Some(leader) = agreed(&standings) {
+            if let Some(leader) = common_leader(&standings) {
                 return Ok(leader);
             }
             if Instant::now() > end {
                 bail!(
-                    "{} does not agree after {SETTLING:?}{}",
+                    "{} does not agree after {SETTLE_TIMEOUT:?}{}",
                     self.side,
                     self.describe(&standings)
                 );
@@ -227,12 +227,12 @@ impl Cluster {
     /// The last report of each member, on its port and in its log.
     fn describe(&self, standings: &[Result<MemberStatus>]) -> String {
         let one = |(member, standing): (&ClusterMember, &Result<MemberStatus>)| {
-            let said = match standing {
+            let text = match standing {
                 Ok(standing) => format!("{standing:?}"),
                 Err(error) => format!("{error:#}"),
             };
-            let log = last_lines(&member.recipe.log);
-            format!("\n{}: {said}\n{log}", member.api)
+            let log = last_lines(&member.spec.log);
+            format!("\n{}: {text}\n{log}", member.api)
         };
         self.members.iter().zip(standings).map(one).collect()
     }
@@ -243,8 +243,8 @@ impl Cluster {
     /// If one does not answer.
     pub(crate) async fn applied(&self) -> Result<u64> {
         let mut newest = 0;
-        for place in 0..self.members.len() {
-            newest = newest.max(self.member_status(place).await?.applied);
+        for index in 0..self.members.len() {
+            newest = newest.max(self.member_status(index).await?.applied);
         }
         Ok(newest)
     }
@@ -253,8 +253,8 @@ impl Cluster {
     ///
     /// # Errors
     /// If it does not answer.
-    pub(crate) async fn applied_by(&self, place: usize) -> Result<u64> {
-        Ok(self.member_status(place).await?.applied)
+    pub(crate) async fn applied_by(&self, index: usize) -> Result<u64> {
+        Ok(self.member_status(index).await?.applied)
     }
 
     /// The newest term that any member knows.
@@ -263,14 +263,14 @@ impl Cluster {
     /// If one does not answer.
     pub(crate) async fn term(&self) -> Result<u64> {
         let mut newest = 0;
-        for place in 0..self.members.len() {
-            newest = newest.max(self.member_status(place).await?.term);
+        for index in 0..self.members.len() {
+            newest = newest.max(self.member_status(index).await?.term);
         }
         Ok(newest)
     }
 
-    async fn member_status(&self, place: usize) -> Result<MemberStatus> {
-        let channel = self.members[place].channel.clone();
+    async fn member_status(&self, index: usize) -> Result<MemberStatus> {
+        let channel = self.members[index].channel.clone();
         let asked = async {
             match self.side {
                 Side::Argosy => argosy::member_status(channel, &self.members).await,
@@ -284,7 +284,7 @@ impl Cluster {
     }
 }
 
-fn agreed(standings: &[Result<MemberStatus>]) -> Option<usize> {
+fn common_leader(standings: &[Result<MemberStatus>]) -> Option<usize> {
     let standings: Vec<&MemberStatus> = standings
         .iter()
         .map(|standing| standing.as_ref().ok())
@@ -326,7 +326,7 @@ fn free_addresses(host: &str, count: usize) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn standing(leader: usize, applied: u64) -> Result<MemberStatus> {
+    fn status(leader: usize, applied: u64) -> Result<MemberStatus> {
         Ok(MemberStatus {
             leader: Some(leader),
             voters: 3,
@@ -336,24 +336,24 @@ mod tests {
     }
 
     #[test]
-    fn members_agree_when_all_name_one_leader_and_have_caught_up() {
+    fn members_agree_once_all_name_one_leader_and_have_caught_up() {
         assert_eq!(
-            agreed(&[standing(1, 90), standing(1, 92), standing(1, 90)]),
+            common_leader(&[status(1, 90), status(1, 92), status(1, 90)]),
             Some(1)
         );
         assert_eq!(
-            agreed(&[standing(1, 90), standing(2, 90), standing(1, 90)]),
+            common_leader(&[status(1, 90), status(2, 90), status(1, 90)]),
             None
         );
         assert_eq!(
-            agreed(&[standing(1, 90), standing(1, 9), standing(1, 90)]),
+            common_leader(&[status(1, 90), status(1, 9), status(1, 90)]),
             None
         );
         assert_eq!(
-            agreed(&[
-                standing(1, 90),
+            common_leader(&[
+                status(1, 90),
                 Err(anyhow::anyhow!("refused")),
-                standing(1, 90)
+                status(1, 90)
             ]),
             None
         );

@@ -57,7 +57,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     ];
     let mut report = bench.report(Workload::Containers, &about, cells);
     let work = async |_, findings: &mut Measurements| {
-        together(bench, count, findings).await?;
+        measure_all(bench, count, findings).await?;
         measure_without_network(bench, count, findings).await?;
         adopted(bench, count / 2, findings).await
     };
@@ -67,30 +67,35 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     Ok(report)
 }
 
-fn room_for(count: u32) -> String {
+fn capacity(count: u32) -> String {
     format!("cpus:{count};mem:{};disk:1024", count * 32)
 }
 
-async fn together(bench: &Bench, count: u32, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
-    let agent =
-        RealAgent::start(&cluster, &bench.ground, &room_for(count), AgentKind::Full).await?;
-    cluster.settled().await?;
+async fn measure_all(bench: &Bench, count: u32, findings: &mut Measurements) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
+    let agent = RealAgent::start(
+        &cluster,
+        &bench.environment,
+        &capacity(count),
+        AgentKind::Full,
+    )
+    .await?;
+    cluster.wait_until_settled().await?;
     for pid in cluster.pids() {
-        findings.note(MASTER_RSS, memory(pid, &["Rss:"])?);
+        findings.record(MASTER_RSS, memory(pid, &["Rss:"])?);
     }
-    findings.note(AGENT_RSS, memory(agent.pid(), &["Rss:"])?);
+    findings.record(AGENT_RSS, memory(agent.pid(), &["Rss:"])?);
     for pid in descendants(agent.pid(), LAUNCHER) {
-        findings.note(LAUNCHER_RSS, memory(pid, &["Rss:"])?);
+        findings.record(LAUNCHER_RSS, memory(pid, &["Rss:"])?);
     }
-    let asleep = sleepers(&masters(&cluster)?, count, None).await?;
-    findings.note(LAUNCHED, asleep.took.as_secs_f64());
+    let tasks = sleepers(&masters(&cluster)?, count, None).await?;
+    findings.record(LAUNCHED, tasks.duration.as_secs_f64());
     tokio::time::sleep(REST).await;
     let seconds = || process_seconds(agent.pid()).context("the agent is gone");
     let before = seconds()?;
     tokio::time::sleep(bench.extent.idle).await;
     let share = (seconds()? - before) / bench.extent.idle.as_secs_f64();
-    findings.note(IDLE, share * 100.0);
+    findings.record(IDLE, share * 100.0);
     let private = ["Private_Clean:", "Private_Dirty:"];
     let supervisors = descendants(agent.pid(), SUPERVISOR);
     if supervisors.len() != count as usize {
@@ -100,8 +105,8 @@ async fn together(bench: &Bench, count: u32, findings: &mut Measurements) -> Res
         .iter()
         .map(|pid| memory(*pid, &private))
         .collect();
-    findings.note(PRIVATE, median(&sizes?));
-    findings.note(DESTROYED, asleep.end().await?.as_secs_f64());
+    findings.record(PRIVATE, median(&sizes?));
+    findings.record(DESTROYED, tasks.end().await?.as_secs_f64());
     Ok(())
 }
 
@@ -111,30 +116,40 @@ async fn measure_without_network(
     count: u32,
     findings: &mut Measurements,
 ) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
-    let _agent =
-        RealAgent::start(&cluster, &bench.ground, &room_for(count), AgentKind::Full).await?;
-    cluster.settled().await?;
+    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
+    let _agent = RealAgent::start(
+        &cluster,
+        &bench.environment,
+        &capacity(count),
+        AgentKind::Full,
+    )
+    .await?;
+    cluster.wait_until_settled().await?;
     let network = v1::Network {
         mode: Some(v1::network::Mode::None(v1::NoNetwork {})),
     };
-    let asleep = sleepers(&masters(&cluster)?, count, Some(network)).await?;
-    findings.note(LAUNCHED_ALONE, asleep.took.as_secs_f64());
-    findings.note(DESTROYED_ALONE, asleep.end().await?.as_secs_f64());
+    let tasks = sleepers(&masters(&cluster)?, count, Some(network)).await?;
+    findings.record(LAUNCHED_ALONE, tasks.duration.as_secs_f64());
+    findings.record(DESTROYED_ALONE, tasks.end().await?.as_secs_f64());
     Ok(())
 }
 
 async fn adopted(bench: &Bench, count: u32, findings: &mut Measurements) -> Result<()> {
-    let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
-    let mut agent =
-        RealAgent::start(&cluster, &bench.ground, &room_for(count), AgentKind::Full).await?;
-    let asleep = sleepers(&masters(&cluster)?, count, None).await?;
+    let cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
+    let mut agent = RealAgent::start(
+        &cluster,
+        &bench.environment,
+        &capacity(count),
+        AgentKind::Full,
+    )
+    .await?;
+    let tasks = sleepers(&masters(&cluster)?, count, None).await?;
     agent.kill(&cluster).await?;
-    let begun = Instant::now();
+    let started = Instant::now();
     agent.start_again(&cluster).await?;
-    findings.note(ADOPTED, begun.elapsed().as_secs_f64());
+    findings.record(ADOPTED, started.elapsed().as_secs_f64());
     // If one had not been adopted, it would have ended otherwise.
-    asleep.end().await?;
+    tasks.end().await?;
     Ok(())
 }
 

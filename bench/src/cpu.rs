@@ -205,20 +205,20 @@ mod tests {
     #[test]
     fn a_process_that_works_and_waits_uses_seconds_and_switches() {
         let own = [std::process::id()];
-        let begun = CpuUsage::of(&own);
+        let started = CpuUsage::of(&own);
         let until = std::time::Instant::now() + std::time::Duration::from_millis(50);
         while std::time::Instant::now() < until {
             std::thread::sleep(std::time::Duration::from_micros(100));
             std::hint::black_box((0..100_000).sum::<u64>());
         }
-        let used = CpuUsage::of(&own).since(begun);
+        let used = CpuUsage::of(&own).since(started);
         assert!(used.seconds > 0.0 && used.switches > 10, "{used:?}");
         assert_eq!(CpuUsage::of(&[u32::MAX]), CpuUsage::default());
     }
 
     #[test]
-    fn what_is_ours_is_no_load_of_others() {
-        let begun = CpuBaseline::now();
+    fn own_processes_are_not_counted_as_other_load() {
+        let started = CpuBaseline::now();
         let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
         let ours = std::process::Command::new("sh").args(["-c", spin]).status();
         assert!(ours.unwrap().success());
@@ -230,12 +230,13 @@ mod tests {
             "a child counts as another's"
         );
         assert!(
-            begun.other_load() <= 2.0 * std::thread::available_parallelism().unwrap().get() as f64
+            started.other_load()
+                <= 2.0 * std::thread::available_parallelism().unwrap().get() as f64
         );
     }
 
     #[test]
-    fn the_work_of_a_reaped_child_is_ours() {
+    fn the_cpu_time_of_a_reaped_child_is_counted_as_own() {
         let before = tree_seconds(std::process::id());
         let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
         let child = std::process::Command::new("sh").args(["-c", spin]).status();

@@ -62,38 +62,39 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
 }
 
 async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
-    let begun = Instant::now();
-    let ways = connections(&cluster, bench.extent.crowd_agents)?;
-    let agents = Agents::start_through(&ways, bench.extent.crowd_agents, AGENT).await?;
-    let ways = connections(&cluster, bench.extent.crowd_schedulers)?;
-    let schedulers = Schedulers::start(&ways, bench.extent.crowd_schedulers).await?;
-    findings.note(CONNECTED, begun.elapsed().as_secs_f64());
+    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
+    let started = Instant::now();
+    let channels = connections(&cluster, bench.extent.crowd_agents)?;
+    let agents = Agents::start_through(&channels, bench.extent.crowd_agents, AGENT).await?;
+    let channels = connections(&cluster, bench.extent.crowd_schedulers)?;
+    let schedulers = Schedulers::start(&channels, bench.extent.crowd_schedulers).await?;
+    findings.record(CONNECTED, started.elapsed().as_secs_f64());
     tokio::time::sleep(SETTLING).await;
     let broken = || agents.closed() + schedulers.closed();
     let before = broken();
-    let leader = cluster.settled().await?;
+    let leader = cluster.wait_until_settled().await?;
     let api = cluster.members[leader].api.clone();
     let turns = Turns::of(&api).await?;
     let times_ms = calls(&cluster, &agents.ids()[0], bench.extent.crowd).await?;
-    findings.note(BROKEN, (broken() - before) as f64);
-    findings.note(MEDIAN, quantile(&times_ms, 0.5));
-    findings.note(SLOW, quantile(&times_ms, 0.99));
-    findings.note(SLOWEST, quantile(&times_ms, 1.0));
+    findings.record(BROKEN, (broken() - before) as f64);
+    findings.record(MEDIAN, quantile(&times_ms, 0.5));
+    findings.record(SLOW, quantile(&times_ms, 0.99));
+    findings.record(SLOWEST, quantile(&times_ms, 1.0));
     let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
-    findings.note(turns::LONG, long);
-    findings.note(turns::BUSY, busy);
-    let leader = cluster.settled().await?;
+    findings.record(turns::LONG, long);
+    findings.record(turns::BUSY, busy);
+    let leader = cluster.wait_until_settled().await?;
     let resident = resident_bytes(cluster.pid(leader)?).context("the leader is gone")?;
-    findings.note(RESIDENT, resident as f64 / f64::from(1 << 20));
+    findings.record(RESIDENT, resident as f64 / f64::from(1 << 20));
     Ok(())
 }
 
 /// Opens connections for this number of streams, to one master after the other.
 fn connections(cluster: &Cluster, streams: u32) -> Result<Vec<Channel>> {
     let members = cluster.members.iter().cycle();
-    let ways = members.take(streams.div_ceil(PER_CONNECTION) as usize);
-    ways.map(|member| Ok(channel(&member.api)?.connect_lazy()))
+    let channels = members.take(streams.div_ceil(PER_CONNECTION) as usize);
+    channels
+        .map(|member| Ok(channel(&member.api)?.connect_lazy()))
         .collect()
 }
 
@@ -118,9 +119,9 @@ async fn calls(cluster: &Cluster, agent: &str, time: Duration) -> Result<Vec<f64
             break;
         }
         for writer in &writers {
-            let begun = Instant::now();
+            let started = Instant::now();
             writer.write(&target, serial).await?;
-            times_ms.push(begun.elapsed().as_secs_f64() * 1e3);
+            times_ms.push(started.elapsed().as_secs_f64() * 1e3);
         }
     }
     Ok(times_ms)

@@ -12,7 +12,7 @@ use crate::report::{Cell, Kill, RatioGoal, Side, WorkloadReport};
 use kills::{LeaderFault, LoadedCluster};
 
 /// Kills of one load in one run, before the turn of the other side.
-const A_RUN: u32 = 5;
+const KILLS_PER_RUN: u32 = 5;
 
 /// The load during the failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ async fn measure(
     let work =
         async |side, findings: &mut Measurements| one_run(bench, side, fault, findings).await;
     bench
-        .run_alternately(&mut report, kills.div_ceil(A_RUN), work)
+        .run_alternately(&mut report, kills.div_ceil(KILLS_PER_RUN), work)
         .await?;
     Ok(report)
 }
@@ -107,18 +107,18 @@ async fn one_run(
     fault: LeaderFault,
     findings: &mut Measurements,
 ) -> Result<()> {
-    let cluster = Cluster::start(side, &bench.ground).await?;
-    let mut scene = LoadedCluster::set(cluster).await?;
+    let cluster = Cluster::start(side, &bench.environment).await?;
+    let mut loaded = LoadedCluster::set(cluster).await?;
     for load in [LoadLevel::Quiet, LoadLevel::Saturated] {
         let mut longest: f64 = 0.0;
-        for _ in 0..A_RUN {
-            let kill = scene.kill(fault, load).await?;
-            findings.note(load.gap(), kill.gap_ms);
+        for _ in 0..KILLS_PER_RUN {
+            let kill = loaded.kill(fault, load).await?;
+            findings.record(load.gap(), kill.gap_ms);
             longest = longest.max(kill.gap_ms);
             note_phases(findings, load, &kill);
             findings.kills.push(kill);
         }
-        findings.note(load.longest(), longest);
+        findings.record(load.longest(), longest);
     }
     Ok(())
 }
@@ -134,7 +134,7 @@ fn note_phases(findings: &mut Measurements, load: LoadLevel, kill: &Kill) {
     ];
     for (phase, time) in PHASES.iter().zip(times) {
         if let Some(ms) = time {
-            findings.note(format!("{} {phase}", load.name()), ms as f64);
+            findings.record(format!("{} {phase}", load.name()), ms as f64);
         }
     }
 }

@@ -72,19 +72,19 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
 }
 
 async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
     let masters = masters(&cluster)?;
     let _agents = Agents::start(&masters, AGENTS, AGENT).await?;
     flood(&masters, TASKS, None).await?;
     let trickle = Trickle::start(&masters).await?;
-    let leader = cluster.settled().await?;
+    let leader = cluster.wait_until_settled().await?;
     let (pid, api) = (cluster.pid(leader)?, cluster.members[leader].api.clone());
     let epoch = probe(&mut wire(&api)?).await?.epoch;
     let resident = || {
         let bytes = resident_bytes(pid).context("the leader is gone")?;
         Ok::<_, anyhow::Error>(bytes as f64 / f64::from(1 << 20))
     };
-    findings.note(BEFORE, resident()?);
+    findings.record(BEFORE, resident()?);
     trickle.gaps().restart();
     let turns = Turns::of(&api).await?;
     let readers = Readers::start(&api, bench.extent.flood_connections)?;
@@ -103,19 +103,19 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     }
     let (read, refused) = readers.end();
     let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
-    findings.note(turns::LONG, long);
-    findings.note(turns::BUSY, busy);
-    findings.note(LEADER_GAP, answers.longest().as_secs_f64() * 1e3);
-    findings.note(FRAMEWORK_GAP, trickle.gaps().longest().as_secs_f64() * 1e3);
+    findings.record(turns::LONG, long);
+    findings.record(turns::BUSY, busy);
+    findings.record(LEADER_GAP, answers.longest().as_secs_f64() * 1e3);
+    findings.record(FRAMEWORK_GAP, trickle.gaps().longest().as_secs_f64() * 1e3);
     let seconds = bench.extent.flood.as_secs_f64();
-    findings.note(ANSWERS, read as f64 / seconds);
-    findings.note(REFUSED, refused as f64 / seconds);
-    findings.note(DURING, seen.resident_mib);
+    findings.record(ANSWERS, read as f64 / seconds);
+    findings.record(REFUSED, refused as f64 / seconds);
+    findings.record(DURING, seen.resident_mib);
     tokio::time::sleep(AFTER).await;
-    findings.note(LATER, resident()?);
+    findings.record(LATER, resident()?);
     let later = probe(&mut client).await?;
-    findings.note(LOST, f64::from(seen.lost.max(lost(&later))));
-    findings.note(EPOCHS, if later.epoch == epoch { 0.0 } else { 1.0 });
+    findings.record(LOST, f64::from(seen.lost.max(lost(&later))));
+    findings.record(EPOCHS, if later.epoch == epoch { 0.0 } else { 1.0 });
     Ok(())
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     }
     let mut report = bench.report(Workload::Idle, &[&about], cells);
     let work = async |side, findings: &mut Measurements| {
-        let cluster = Cluster::start(side, &bench.ground).await?;
+        let cluster = Cluster::start(side, &bench.environment).await?;
         watch(bench, &cluster, "", findings).await?;
         if side == Side::Argosy {
             let _agents = Agents::start(&masters(&cluster)?, agents, "cpus:2;mem:1024").await?;
@@ -96,23 +96,23 @@ async fn watch(
     tokio::time::sleep(bench.extent.idle).await;
     let (seconds_after, written_after) = (seconds(), written());
     for (before, after) in seconds_before.iter().zip(seconds_after) {
-        findings.note(
+        findings.record(
             format!("CPU of a member{with}"),
             (after - before) / bench.extent.idle.as_secs_f64() * 100.0,
         );
     }
     for (before, after) in written_before.iter().zip(written_after) {
-        findings.note(
+        findings.record(
             format!("written by a member{with}"),
             (after - before) as f64,
         );
     }
     let resident = cluster.pids().into_iter().filter_map(resident_bytes);
-    findings.note(
+    findings.record(
         format!("memory of the largest member{with}"),
         resident.max().unwrap_or(0) as f64 / f64::from(1 << 20),
     );
-    findings.note(
+    findings.record(
         format!("log entries{with}"),
         (cluster.applied().await? - entries_before) as f64,
     );

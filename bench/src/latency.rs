@@ -37,18 +37,23 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
 }
 
 async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
     let kind = AgentKind::Namespaces;
-    let _agent =
-        RealAgent::start(&cluster, &bench.ground, "cpus:4;mem:1024;disk:1024", kind).await?;
+    let _agent = RealAgent::start(
+        &cluster,
+        &bench.environment,
+        "cpus:4;mem:1024;disk:1024",
+        kind,
+    )
+    .await?;
     let masters = masters(&cluster)?;
     let starts = StartScheduler::resident(&masters, bench.extent.starts, kind.network()).await?;
     for time_ms in &starts.times_ms {
-        findings.note(RESIDENT, *time_ms);
+        findings.record(RESIDENT, *time_ms);
     }
-    findings.note(RESIDENT_P99, quantile(&starts.times_ms, 0.99));
+    findings.record(RESIDENT_P99, quantile(&starts.times_ms, 0.99));
     for _ in 0..bench.extent.starts.div_ceil(VISITS) {
-        findings.note(FRESH, fresh_start(&masters, kind.network()).await?);
+        findings.record(FRESH, fresh_start(&masters, kind.network()).await?);
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::report::quantile;
 use crate::writer::{Target, Writer};
 
 /// Timeout for the answers that are missing at the end of a closed loop.
-const LATE: Duration = Duration::from_secs(15);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Deadline of one write of a paced or failing client.
 const WRITE_DEADLINE: Duration = Duration::from_secs(1);
 /// Pause of a client whose write failed.
@@ -71,7 +71,7 @@ pub(crate) async fn closed_loop(
     }
     let used = AbortOnDropHandle::new(tokio::spawn(usage(members, begin, end)));
     let mut times_ms = Vec::new();
-    let limit = tokio::time::Instant::from_std(end + LATE);
+    let limit = tokio::time::Instant::from_std(end + ANSWER_TIMEOUT);
     while let Some(joined) = tokio::time::timeout_at(limit, loops.join_next())
         .await
         .context("clients are not answered")?
@@ -95,9 +95,9 @@ pub(crate) async fn closed_loop(
 /// Returns the usage of the processes from `begin` to `end`.
 async fn usage(pids: Vec<u32>, begin: Instant, end: Instant) -> CpuUsage {
     tokio::time::sleep_until(begin.into()).await;
-    let begun = CpuUsage::of(&pids);
+    let started = CpuUsage::of(&pids);
     tokio::time::sleep_until(end.into()).await;
-    CpuUsage::of(&pids).since(begun)
+    CpuUsage::of(&pids).since(started)
 }
 
 /// Milliseconds of each write answered in the window.
@@ -153,7 +153,7 @@ impl PersistentClients {
         for (number, target) in targets.iter().enumerate() {
             let client = FailoverClient {
                 writers: writers.to_vec(),
-                place: number % writers.len(),
+                index: number % writers.len(),
                 target: target.clone(),
                 answered: answered.clone(),
             };
@@ -179,7 +179,7 @@ impl PersistentClients {
 
 struct FailoverClient {
     writers: Vec<Writer>,
-    place: usize,
+    index: usize,
     target: Target,
     answered: Arc<AtomicU64>,
 }
@@ -194,7 +194,7 @@ impl FailoverClient {
             if let Some(ticks) = &mut ticks {
                 ticks.tick().await;
             }
-            let writer = &self.writers[self.place];
+            let writer = &self.writers[self.index];
             match writer
                 .write_within(&self.target, serial, WRITE_DEADLINE)
                 .await
@@ -204,7 +204,7 @@ impl FailoverClient {
                 }
                 Err(_) => {
                     // Expected while a leader dies: another member is tried.
-                    self.place = (self.place + 1) % self.writers.len();
+                    self.index = (self.index + 1) % self.writers.len();
                     tokio::time::sleep(AFTER_ERROR).await;
                 }
             }

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Time for a process to exit after its standard input was closed.
-const GOODBYE: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The way to end a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) struct ProcessSpec {
     pub(crate) arguments: Vec<String>,
     /// File for standard output and standard error.
     pub(crate) log: PathBuf,
-    pub(crate) ending: StopMethod,
+    pub(crate) stop_method: StopMethod,
 }
 
 /// A running process.
@@ -38,7 +38,7 @@ pub(crate) struct ProcessSpec {
 pub(crate) struct Process {
     child: Child,
     log: PathBuf,
-    ending: StopMethod,
+    stop_method: StopMethod,
 }
 
 impl Process {
@@ -47,7 +47,7 @@ impl Process {
     pub(crate) fn start(recipe: &ProcessSpec) -> Result<Self> {
         let log = File::options().create(true).append(true).open(&recipe.log);
         let log = log.with_context(|| format!("cannot write {}", recipe.log.display()))?;
-        let mut command = match recipe.ending {
+        let mut command = match recipe.stop_method {
             StopMethod::Killed => {
                 let mut command = Command::new("setpriv");
                 command
@@ -72,7 +72,7 @@ impl Process {
         Ok(Self {
             child,
             log: recipe.log.clone(),
-            ending: recipe.ending,
+            stop_method: recipe.stop_method,
         })
     }
 
@@ -99,9 +99,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.ending == StopMethod::InputClosed {
+        if self.stop_method == StopMethod::InputClosed {
             drop(self.child.stdin.take());
-            let end = Instant::now() + GOODBYE;
+            let end = Instant::now() + EXIT_TIMEOUT;
             while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
                 std::thread::sleep(Duration::from_millis(5));
             }
@@ -123,12 +123,12 @@ pub(crate) fn last_lines(log: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn recipe(directory: &Path, script: &str, ending: StopMethod) -> ProcessSpec {
+    fn spec(directory: &Path, script: &str, ending: StopMethod) -> ProcessSpec {
         ProcessSpec {
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
             log: directory.join("log"),
-            ending,
+            stop_method: ending,
         }
     }
 
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_process_ends_with_its_handle_even_when_it_is_frozen() {
         let directory = tempfile::tempdir().unwrap();
-        let sleeper = recipe(directory.path(), "exec sleep 1000", StopMethod::Killed);
+        let sleeper = spec(directory.path(), "exec sleep 1000", StopMethod::Killed);
         let process = Process::start(&sleeper).unwrap();
         let pid = process.pid();
         process.signal(Signal::SIGSTOP).unwrap();
@@ -148,9 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ends_early_leaves_its_last_words() {
+    fn the_last_log_lines_of_a_process_that_exits_early_are_reported() {
         let directory = tempfile::tempdir().unwrap();
-        let short = recipe(directory.path(), "echo no disk; exit 3", StopMethod::Killed);
+        let short = spec(directory.path(), "echo no disk; exit 3", StopMethod::Killed);
         let mut process = Process::start(&short).unwrap();
         let end = Instant::now() + Duration::from_secs(10);
         let error = loop {
@@ -163,9 +163,9 @@ mod tests {
     }
 
     #[test]
-    fn a_process_may_say_goodbye_when_its_input_ends() {
+    fn a_process_can_exit_gracefully_when_its_input_is_closed() {
         let directory = tempfile::tempdir().unwrap();
-        let polite = recipe(
+        let polite = spec(
             directory.path(),
             "cat; echo goodbye",
             StopMethod::InputClosed,

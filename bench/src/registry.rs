@@ -82,11 +82,11 @@ fn cells_of(name: &str, clients: usize, goal: f64) -> [Cell; 5] {
 }
 
 fn note(findings: &mut Measurements, name: &str, found: LoopResult) {
-    findings.note(name, found.per_second);
-    findings.note(format!("{name}, p50"), found.p50_ms);
-    findings.note(format!("{name}, p99"), found.p99_ms);
-    findings.note(format!("{name}, CPU"), found.cpu_us);
-    findings.note(format!("{name}, switches"), found.switches);
+    findings.record(name, found.per_second);
+    findings.record(format!("{name}, p50"), found.p50_ms);
+    findings.record(format!("{name}, p99"), found.p99_ms);
+    findings.record(format!("{name}, CPU"), found.cpu_us);
+    findings.record(format!("{name}, switches"), found.switches);
 }
 
 /// Returns the rows that the command line requests.
@@ -111,7 +111,7 @@ pub(crate) fn masters(cluster: &Cluster) -> Result<Masters> {
 }
 
 async fn single_argosy(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
     let masters = masters(&cluster)?;
     // Agents are added and never removed: no agent must become unreachable during other
     // measurements.
@@ -135,18 +135,18 @@ async fn single_argosy(bench: &Bench, findings: &mut Measurements) -> Result<()>
         let load = clients_of(&writers, clients, target);
         let streamed = closed_loop(load, window(bench), cluster.pids()).await?;
         note(findings, &rate(clients), streamed);
-        let leader = cluster.settled().await?;
+        let leader = cluster.wait_until_settled().await?;
         let writers = connections_to(&cluster, leader, connections, Writer::unary).await?;
         let load = clients_of(&writers, clients, target);
         let one = closed_loop(load, window(bench), cluster.pids()).await?;
         note(findings, &unary(&rate(clients)), one);
-        cluster.settled().await?;
+        cluster.wait_until_settled().await?;
     }
     Ok(())
 }
 
 async fn single_etcd(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Etcd, &bench.ground).await?;
+    let mut cluster = Cluster::start(Side::Etcd, &bench.environment).await?;
     for (clients, connections, ..) in wanted(bench) {
         let found = puts(bench, &mut cluster, clients, connections).await?;
         for name in [rate(clients), unary(&rate(clients))] {
@@ -162,7 +162,7 @@ async fn puts(
     clients: usize,
     connections: usize,
 ) -> Result<LoopResult> {
-    let leader = cluster.settled().await?;
+    let leader = cluster.wait_until_settled().await?;
     let writers = connections_to(cluster, leader, connections, Writer::put).await?;
     let load = clients_of(&writers, clients, keys);
     closed_loop(load, window(bench), cluster.pids()).await
@@ -230,7 +230,7 @@ pub(crate) async fn batched(bench: &Bench) -> Result<WorkloadReport> {
 }
 
 async fn batched_argosy(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
     let masters = masters(&cluster)?;
     let agents = Agents::start(&masters, u32::try_from(BATCH)?, RESOURCES).await?;
     let all: Arc<[String]> = agents.ids().into();
@@ -247,18 +247,18 @@ async fn batched_argosy(bench: &Bench, findings: &mut Measurements) -> Result<()
     let load = clients_of(&writers, STREAMS * AHEAD, target);
     let found = closed_loop(load, window(bench), cluster.pids()).await?;
     for cell in [AGAINST_SINGLE, AGAINST_BATCHED] {
-        findings.note(cell, found.per_second * BATCH as f64);
+        findings.record(cell, found.per_second * BATCH as f64);
     }
-    findings.note(BATCH_P50, found.p50_ms);
-    cluster.settled().await?;
+    findings.record(BATCH_P50, found.p50_ms);
+    cluster.wait_until_settled().await?;
     Ok(())
 }
 
 async fn batched_etcd(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Etcd, &bench.ground).await?;
+    let mut cluster = Cluster::start(Side::Etcd, &bench.environment).await?;
     let single = puts(bench, &mut cluster, 256, STREAMS).await?;
-    findings.note(AGAINST_SINGLE, single.per_second);
-    let leader = cluster.settled().await?;
+    findings.record(AGAINST_SINGLE, single.per_second);
+    let leader = cluster.wait_until_settled().await?;
     let transaction = |channel| match Writer::put(channel) {
         Writer::Put(client) => Writer::Transaction(client, TRANSACTION),
         other => other,
@@ -266,7 +266,7 @@ async fn batched_etcd(bench: &Bench, findings: &mut Measurements) -> Result<()> 
     let writers = connections_to(&cluster, leader, STREAMS, transaction).await?;
     let load = clients_of(&writers, STREAMS * AHEAD, keys);
     let found = closed_loop(load, window(bench), cluster.pids()).await?;
-    findings.note(AGAINST_BATCHED, found.per_second * TRANSACTION as f64);
-    findings.note(BATCH_P50, found.p50_ms);
+    findings.record(AGAINST_BATCHED, found.per_second * TRANSACTION as f64);
+    findings.record(BATCH_P50, found.p50_ms);
     Ok(())
 }

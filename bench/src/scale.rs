@@ -19,9 +19,9 @@ use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
 /// Rest after the last task runs, before anything is counted.
 const REST: Duration = Duration::from_secs(10);
 /// Timeout for the return of all agents.
-const RETURNING: Duration = Duration::from_secs(120);
+const RETURN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Interval at which that is polled.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// From so many agents on, masters expect a heartbeat of each agent every 15 s, as the goals of P13
 /// assume.
@@ -78,21 +78,21 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
 async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let (count, each) = (bench.extent.scale_agents, bench.extent.tasks_per_agent);
     let arguments: &[&str] = if count < MANY { &[] } else { &AGENT_TIMEOUT };
-    let mut cluster = Cluster::start_with(Side::Argosy, &bench.ground, arguments).await?;
+    let mut cluster = Cluster::start_with(Side::Argosy, &bench.environment, arguments).await?;
     let masters = masters(&cluster)?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let resources = format!("cpus:{each};mem:{}", 32 * each);
     let agents =
         Agents::start_with(&masters, count, &resources, TaskLifetime::RunsUntilKilled).await?;
-    findings.note(REGISTERED, begun.elapsed().as_secs_f64());
-    let asleep = sleepers(&masters, count * each, None).await?;
-    findings.note(RUNNING, asleep.took.as_secs_f64());
-    findings.note(EXPIRED, f64::from(asleep.expired));
-    let leader = cluster.settled().await?;
+    findings.record(REGISTERED, started.elapsed().as_secs_f64());
+    let tasks = sleepers(&masters, count * each, None).await?;
+    findings.record(RUNNING, tasks.duration.as_secs_f64());
+    findings.record(EXPIRED, f64::from(tasks.expired));
+    let leader = cluster.wait_until_settled().await?;
     tokio::time::sleep(REST).await;
     note_memory(&cluster, leader, findings)?;
     rest(bench, &cluster, leader, findings).await?;
-    findings.note(LATER, resident(&cluster, leader)?);
+    findings.record(LATER, resident(&cluster, leader)?);
     kill(&mut cluster, (leader, &agents, count), findings).await
 }
 
@@ -115,13 +115,13 @@ async fn rest(
         .zip(&after)
         .map(|(before, after)| (after - before) / bench.extent.idle.as_secs_f64() * 100.0);
     let used: Vec<f64> = used.collect();
-    let followers = (0..used.len()).filter(|place| *place != leader);
-    findings.note(CPU, used[leader]);
-    findings.note(
+    let followers = (0..used.len()).filter(|index| *index != leader);
+    findings.record(CPU, used[leader]);
+    findings.record(
         CPU_FOLLOWER,
-        followers.map(|place| used[place]).fold(0.0, f64::max),
+        followers.map(|index| used[index]).fold(0.0, f64::max),
     );
-    findings.note(ENTRIES, (cluster.applied().await? - entries) as f64);
+    findings.record(ENTRIES, (cluster.applied().await? - entries) as f64);
     Ok(())
 }
 
@@ -139,33 +139,33 @@ async fn kill(
     while agents.registrations() - registered < u64::from(count) {
         let known = agents.registrations() - registered;
         anyhow::ensure!(
-            killed.elapsed() < RETURNING,
-            "after {RETURNING:?} {known} of {count} agents are known again"
+            killed.elapsed() < RETURN_TIMEOUT,
+            "after {RETURN_TIMEOUT:?} {known} of {count} agents are known again"
         );
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    findings.note(VERIFIED, killed.elapsed().as_secs_f64());
+    findings.record(VERIFIED, killed.elapsed().as_secs_f64());
     let newest = cluster.applied_by(survivor).await?;
-    findings.note(FAILOVER_ENTRIES, newest.saturating_sub(entries) as f64);
-    findings.note(LISTED, (agents.lists() - listed) as f64);
+    findings.record(FAILOVER_ENTRIES, newest.saturating_sub(entries) as f64);
+    findings.record(LISTED, (agents.lists() - listed) as f64);
     cluster.restart(leader)?;
-    let next = cluster.settled().await?;
-    findings.note(NEXT, resident(cluster, next)?);
+    let next = cluster.wait_until_settled().await?;
+    findings.record(NEXT, resident(cluster, next)?);
     Ok(())
 }
 
 fn note_memory(cluster: &Cluster, leader: usize, findings: &mut Measurements) -> Result<()> {
-    findings.note(LEADER, resident(cluster, leader)?);
+    findings.record(LEADER, resident(cluster, leader)?);
     let mut largest: f64 = 0.0;
-    for place in (0..cluster.members.len()).filter(|place| *place != leader) {
-        largest = largest.max(resident(cluster, place)?);
+    for index in (0..cluster.members.len()).filter(|place| *place != leader) {
+        largest = largest.max(resident(cluster, index)?);
     }
-    findings.note(FOLLOWER, largest);
+    findings.record(FOLLOWER, largest);
     Ok(())
 }
 
 /// Memory of a member, in MiB.
-fn resident(cluster: &Cluster, place: usize) -> Result<f64> {
-    let bytes = resident_bytes(cluster.pid(place)?).context("a master is gone")?;
+fn resident(cluster: &Cluster, index: usize) -> Result<f64> {
+    let bytes = resident_bytes(cluster.pid(index)?).context("a master is gone")?;
     Ok(bytes as f64 / f64::from(1 << 20))
 }

@@ -14,11 +14,11 @@ use nix::unistd::Pid;
 use tokio::time::Instant;
 
 /// Time for strace to attach.
-const ATTACHING: Duration = Duration::from_secs(10);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval at which a process that is to attach or to exit is polled.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Polls of a tracer that is to detach, after which it is killed.
-const DETACHING: u32 = 100;
+const DETACH_POLLS: u32 = 100;
 
 /// Returns whether the program that slows disks down is installed.
 pub(crate) fn is_possible() -> bool {
@@ -38,30 +38,30 @@ impl SlowDisk {
     /// # Errors
     /// If strace is not installed or may not attach.
     pub(crate) async fn attach(pid: u32, delay: Duration) -> Result<Self> {
-        let mut said = tempfile::tempfile().context("cannot make a temporary file")?;
+        let mut output = tempfile::tempfile().context("cannot make a temporary file")?;
         let inject = format!("inject=fdatasync,fsync:delay_enter={}", delay.as_micros());
         let tracer = Command::new("strace")
             .args(["-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", &inject])
             .args(["-p", &pid.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(said.try_clone()?)
+            .stderr(output.try_clone()?)
             .spawn()
             .context("cannot execute strace, which slows down disks: install it")?;
         let mut slow = Self { tracer };
-        let end = Instant::now() + ATTACHING;
+        let end = Instant::now() + ATTACH_TIMEOUT;
         loop {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             if is_traced(&status) {
                 return Ok(slow);
             }
             if Instant::now() > end || slow.tracer.try_wait()?.is_some() {
-                said.rewind()?;
+                output.rewind()?;
                 let mut lines = String::new();
-                said.read_to_string(&mut lines)?;
+                output.read_to_string(&mut lines)?;
                 bail!("strace does not attach to process {pid}: {}", lines.trim());
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
@@ -72,11 +72,11 @@ impl Drop for SlowDisk {
         if let Ok(pid) = i32::try_from(self.tracer.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
         }
-        for _ in 0..DETACHING {
+        for _ in 0..DETACH_POLLS {
             if !matches!(self.tracer.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         let _ = self.tracer.kill();
         let _ = self.tracer.wait();

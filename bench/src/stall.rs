@@ -23,7 +23,7 @@ const CLIENTS: usize = 32;
 /// Load before the disks are slowed down.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Interval at which the answers are polled.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 const LINKS: &str = "links closed";
 const ELECTIONS: &str = "elections";
@@ -57,7 +57,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
 }
 
 async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(side, &bench.ground).await?;
+    let mut cluster = Cluster::start(side, &bench.environment).await?;
     let agents = match side {
         Side::Argosy => {
             let agents = Agents::start(&masters(&cluster)?, AGENTS, "cpus:2;mem:1024").await?;
@@ -66,15 +66,15 @@ async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Resu
         Side::Etcd => None,
         Side::Hyperqueue => bail!("HyperQueue is not a cluster of members"),
     };
-    let leader = cluster.settled().await?;
+    let leader = cluster.wait_until_settled().await?;
     let load = load(&cluster, agents.as_ref());
     tokio::time::sleep(WARM_UP).await;
     if load.answered() == 0 {
         bail!("the load was not answered before the disks were slowed down");
     }
     let mut disks = Vec::new();
-    for place in (0..cluster.members.len()).filter(|place| *place != leader) {
-        disks.push(SlowDisk::attach(cluster.pid(place)?, SYNC).await?);
+    for index in (0..cluster.members.len()).filter(|place| *place != leader) {
+        disks.push(SlowDisk::attach(cluster.pid(index)?, SYNC).await?);
     }
     let term = cluster.term().await?;
     let closed = agents.as_ref().map_or(0, Agents::closed);
@@ -85,16 +85,16 @@ async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Resu
     let elections = cluster.term().await?.saturating_sub(term);
     drop((load, disks));
     cluster
-        .settled()
+        .wait_until_settled()
         .await
         .context("after the disks were as fast as before")?;
     if side == Side::Argosy {
-        findings.note(LINKS, closed as f64);
+        findings.record(LINKS, closed as f64);
     }
-    findings.note(ELECTIONS, elections as f64);
-    findings.note(GAP, gap.as_secs_f64() * 1e3);
+    findings.record(ELECTIONS, elections as f64);
+    findings.record(GAP, gap.as_secs_f64() * 1e3);
     let per_second = written as f64 / bench.extent.stall.as_secs_f64();
-    findings.note(WRITES, per_second);
+    findings.record(WRITES, per_second);
     Ok(())
 }
 
@@ -119,11 +119,11 @@ fn load(cluster: &Cluster, agents: Option<&Agents>) -> PersistentClients {
 
 /// Returns the longest time in which no write was answered, including the one at the end.
 async fn longest_gap(load: &PersistentClients, time: Duration) -> Duration {
-    let begun = Instant::now();
-    let (mut last, mut answered) = (begun, load.answered());
+    let started = Instant::now();
+    let (mut last, mut answered) = (started, load.answered());
     let mut longest = Duration::ZERO;
-    while begun.elapsed() < time {
-        tokio::time::sleep(LOOK).await;
+    while started.elapsed() < time {
+        tokio::time::sleep(POLL_INTERVAL).await;
         longest = longest.max(last.elapsed());
         let now_answered = load.answered();
         if now_answered != answered {

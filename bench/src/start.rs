@@ -93,8 +93,8 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
         }
     }
     let mut report = bench.report(Workload::Start, &about, cells);
-    let directory = bench.ground.directory.path();
-    let argosy = &bench.ground.argosy;
+    let directory = bench.environment.directory.path();
+    let argosy = &bench.environment.argosy;
     let work = async |_, findings: &mut Measurements| {
         let (argosy, directory) = (argosy.clone(), directory.to_owned());
         let round = move || all(&argosy, &directory, starts);
@@ -102,7 +102,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
             .await
             .context("timing containers panicked")??;
         for (cell, value) in found {
-            findings.note(cell, value);
+            findings.record(cell, value);
         }
         Ok(())
     };

@@ -27,7 +27,7 @@ use pollers::{ListResults, Pollers};
 /// Pollers, spread over the masters.
 const POLLERS: usize = 20;
 /// From the beginning of one full list of a poller to the next, at the least.
-const EVERY: Duration = Duration::from_secs(10);
+const LIST_INTERVAL: Duration = Duration::from_secs(10);
 /// Writers, and connections to the leader that they share.
 const WRITERS: usize = 32;
 const CONNECTIONS: usize = 4;
@@ -55,7 +55,7 @@ const AFTER: &str = "leader after, resident";
 pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
     let about = format!(
-        "{agents} emulated agents with {each} running tasks each. {POLLERS} pollers, spread over three masters, read all agents and all tasks in pages of 1,000, and begin again {EVERY:?} after they began, on threads that get a processor when nothing else wants it, as programs on other machines. {WRITERS} writers at the leader change an attribute each, first as fast as they are answered, then {PACED} a second together. Alone and beside pollers, {} times in turn.",
+        "{agents} emulated agents with {each} running tasks each. {POLLERS} pollers, spread over three masters, read all agents and all tasks in pages of 1,000, and begin again {LIST_INTERVAL:?} after they began, on threads that get a processor when nothing else wants it, as programs on other machines. {WRITERS} writers at the leader change an attribute each, first as fast as they are answered, then {PACED} a second together. Alone and beside pollers, {} times in turn.",
         bench.extent.state_rounds
     );
     let cells = vec![
@@ -105,23 +105,23 @@ impl WriterResults {
 }
 
 async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
     let masters = masters(&cluster)?;
     let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
-    let begun = Instant::now();
+    let started = Instant::now();
     let resources = format!("cpus:{each};mem:{}", 32 * each);
     let all =
         Agents::start_with(&masters, agents, &resources, TaskLifetime::RunsUntilKilled).await?;
     let _asleep = sleepers(&masters, agents * each, None).await?;
-    findings.note(LOADED, begun.elapsed().as_secs_f64());
-    let leader = cluster.settled().await?;
+    findings.record(LOADED, started.elapsed().as_secs_f64());
+    let leader = cluster.wait_until_settled().await?;
     let pid = cluster.pid(leader)?;
     let api = cluster.members[leader].api.clone();
     let resident = || {
         let bytes = resident_bytes(pid).context("the leader is gone")?;
         Ok::<_, anyhow::Error>(bytes as f64 / f64::from(1 << 20))
     };
-    findings.note(BEFORE, resident()?);
+    findings.record(BEFORE, resident()?);
     let writers = connections_to(&cluster, leader, CONNECTIONS, Writer::unary).await?;
     let ids = all.ids();
     let target = |client: usize| Target {
@@ -135,14 +135,14 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
         write(bench, (&writers, &target, pid), &mut alone).await?;
         let apis = cluster.members.iter().map(|member| member.api.as_str());
         let expected = (agents as usize, (agents * each) as usize);
-        let pollers = Pollers::start(apis, POLLERS, EVERY, expected)?;
+        let pollers = Pollers::start(apis, POLLERS, LIST_INTERVAL, expected)?;
         write(bench, (&writers, &target, pid), &mut beside).await?;
         lists.extend(pollers.end().await?);
     }
     let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
-    findings.note(turns::LONG, long);
-    findings.note(turns::BUSY, busy);
-    findings.note(AFTER, resident()?);
+    findings.record(turns::LONG, long);
+    findings.record(turns::BUSY, busy);
+    findings.record(AFTER, resident()?);
     note(findings, &alone, &beside, &lists);
     Ok(())
 }
@@ -157,7 +157,7 @@ async fn write(
     let window = Window {
         warm_up: bench.extent.warm_up,
         // Long enough for each poller to begin a list.
-        measured: bench.extent.measured.max(EVERY),
+        measured: bench.extent.measured.max(LIST_INTERVAL),
         pace: Duration::ZERO,
     };
     let LoopResult { per_second, .. } = closed_loop(clients(), window, vec![pid]).await?;
@@ -179,22 +179,22 @@ fn note(
     beside: &WriterResults,
     lists: &ListResults,
 ) {
-    findings.note(ALONE, median(&alone.fast));
-    findings.note(BESIDE, median(&beside.fast));
-    findings.note(COST, WriterResults::missing(&beside.fast, &alone.fast));
-    findings.note(
+    findings.record(ALONE, median(&alone.fast));
+    findings.record(BESIDE, median(&beside.fast));
+    findings.record(COST, WriterResults::missing(&beside.fast, &alone.fast));
+    findings.record(
         PACED_COST,
         WriterResults::missing(&beside.paced, &alone.paced),
     );
-    findings.note(PACED_ALONE, median(&alone.p99_ms));
-    findings.note(PACED_BESIDE, median(&beside.p99_ms));
-    findings.note(CPU_ALONE, median(&alone.cores));
-    findings.note(CPU_BESIDE, median(&beside.cores));
+    findings.record(PACED_ALONE, median(&alone.p99_ms));
+    findings.record(PACED_BESIDE, median(&beside.p99_ms));
+    findings.record(CPU_ALONE, median(&alone.cores));
+    findings.record(CPU_BESIDE, median(&beside.cores));
     let seconds = lists.seconds.max(1e-9);
-    findings.note(LISTS, lists.list_ms.len() as f64 / seconds);
-    findings.note(RECORDS, lists.records as f64 / seconds);
+    findings.record(LISTS, lists.list_ms.len() as f64 / seconds);
+    findings.record(RECORDS, lists.records as f64 / seconds);
     let mean = lists.list_ms.iter().sum::<f64>() / lists.list_ms.len() as f64;
-    findings.note(MEAN, mean);
-    findings.note(PAGE, quantile(&lists.page_ms, 0.5));
-    findings.note(PAGE_SLOW, quantile(&lists.page_ms, 0.99));
+    findings.record(MEAN, mean);
+    findings.record(PAGE, quantile(&lists.page_ms, 0.5));
+    findings.record(PAGE_SLOW, quantile(&lists.page_ms, 0.99));
 }

@@ -51,7 +51,7 @@ const CASES: [(u32, AgentKind, RatioGoal, Option<&str>); 5] = [
 /// Counted by cgroups, since supervisors are not children of the agent. The launcher is in the
 /// agent's share, too.
 const CONTAINERS: &str = "launcher, supervisors and tasks";
-const WHO: [&str; 4] = [
+const SIDES: [&str; 4] = [
     "the leader",
     "both followers",
     "the agent and its containers",
@@ -81,7 +81,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
             RatioGoal::None,
         ));
         cells.extend(
-            WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", RatioGoal::None)),
+            SIDES.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", RatioGoal::None)),
         );
         let containers = share(slots, kind, CONTAINERS);
         cells.push(Cell::new(containers, "core-ms/task", RatioGoal::None));
@@ -147,16 +147,16 @@ async fn measure_hyperqueue(
     findings: &mut Measurements,
 ) -> Result<()> {
     for wanted in [64, 2] {
-        let directory = bench.ground.directory.path().to_owned();
+        let directory = bench.environment.directory.path().to_owned();
         let tasks = bench.extent.tasks;
         let run = move || hyperqueue::run(&directory, wanted, tasks);
         let found = tokio::task::spawn_blocking(run)
             .await
             .context("timing HyperQueue panicked")??;
         for (_, kind, _, _) in cases.iter().filter(|(slots, ..)| *slots == wanted) {
-            let rate = f64::from(tasks) / found.took.as_secs_f64();
-            findings.note(name(wanted, *kind), rate);
-            findings.note(
+            let rate = f64::from(tasks) / found.duration.as_secs_f64();
+            findings.record(name(wanted, *kind), rate);
+            findings.record(
                 whole(wanted, *kind),
                 found.core_seconds * 1e3 / f64::from(tasks),
             );
@@ -171,10 +171,10 @@ async fn one_case(
     kind: AgentKind,
     findings: &mut Measurements,
 ) -> Result<()> {
-    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let mut cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
     let resources = format!("cpus:{slots};mem:{};disk:1024", slots * 64);
-    let agent = RealAgent::start(&cluster, &bench.ground, &resources, kind).await?;
-    let leader = cluster.settled().await?;
+    let agent = RealAgent::start(&cluster, &bench.environment, &resources, kind).await?;
+    let leader = cluster.wait_until_settled().await?;
     let seconds = || -> Result<[f64; 4]> {
         let leading = process_seconds(cluster.pid(leader)?).unwrap_or_default();
         let masters: f64 = cluster.pids().into_iter().filter_map(process_seconds).sum();
@@ -187,18 +187,18 @@ async fn one_case(
     let (after, tasks) = (seconds()?, f64::from(bench.extent.tasks));
     if let (Some(before), Some(after)) = (used, containers_us()) {
         let each_ms = (after - before) as f64 / 1e3 / tasks;
-        findings.note(share(slots, kind, CONTAINERS), each_ms);
+        findings.record(share(slots, kind, CONTAINERS), each_ms);
     }
-    findings.note(name(slots, kind), tasks / flooded.took.as_secs_f64());
-    findings.note(refused(slots, kind), f64::from(flooded.refused));
-    findings.note(
+    findings.record(name(slots, kind), tasks / flooded.duration.as_secs_f64());
+    findings.record(refused(slots, kind), f64::from(flooded.refused));
+    findings.record(
         entries(slots, kind),
         (cluster.applied().await? - applied) as f64 / tasks,
     );
     let spent: f64 = (0..3).map(|at| after[at] - before[at]).sum();
-    findings.note(whole(slots, kind), spent * 1e3 / tasks);
-    for ((who, before), after) in WHO.iter().zip(before).zip(after) {
-        findings.note(share(slots, kind, who), (after - before) * 1e3 / tasks);
+    findings.record(whole(slots, kind), spent * 1e3 / tasks);
+    for ((who, before), after) in SIDES.iter().zip(before).zip(after) {
+        findings.record(share(slots, kind, who), (after - before) * 1e3 / tasks);
     }
     Ok(())
 }

@@ -174,7 +174,7 @@ fn prepare(arguments: &Arguments, workload: Workload) -> Result<Bench> {
         );
     }
     Ok(Bench {
-        ground: BenchEnvironment::new(argosy, &arguments.directory, arguments.keep)?,
+        environment: BenchEnvironment::new(argosy, &arguments.directory, arguments.keep)?,
         extent: arguments.extent(),
         sides,
         machine,

@@ -27,11 +27,11 @@ pub enum Harness {
 #[derive(Debug, Clone, Copy)]
 pub struct PlantedBug {
     pub bug: Bug,
-    pub place: Harness,
+    pub harness: Harness,
     /// Any of these rules must name it. A timeout or another check does not count.
     pub rules: &'static [Rule],
     /// A description of the faults that expose it.
-    pub needs: &'static str,
+    pub trigger: &'static str,
 }
 
 /// Returns the bugs that simulations find, in the order of `Bug::ALL`.
@@ -144,12 +144,12 @@ const REAL: &[(Bug, &[Rule], &str, &str)] = &[
 pub fn real() -> Vec<PlantedBug> {
     let planted = REAL.iter().map(|(bug, rules, faults, needs)| PlantedBug {
         bug: *bug,
-        place: Harness::RealProcesses {
+        harness: Harness::RealProcesses {
             faults,
             rounds: REAL_ROUNDS,
         },
         rules,
-        needs,
+        trigger: needs,
     });
     planted.collect()
 }
@@ -186,7 +186,7 @@ const REAL_ROUNDS: u64 = 8;
 fn found_by(bug: Bug) -> Option<PlantedBug> {
     use Harness::{RaftSimulation as Raft, SystemSimulation as System};
     use Rule::*;
-    let (place, rules, needs): (Harness, &'static [Rule], &'static str) = match bug {
+    let (harness, rules, trigger): (Harness, &'static [Rule], &'static str) = match bug {
         // Simulated machines have no control groups.
         Bug::CgroupLeaked => return None,
         Bug::VoteNotSynced => (
@@ -416,9 +416,9 @@ fn found_by(bug: Bug) -> Option<PlantedBug> {
     };
     Some(PlantedBug {
         bug,
-        place,
+        harness,
         rules,
-        needs,
+        trigger,
     })
 }
 
@@ -427,14 +427,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_planted_bug_has_a_place_where_it_is_found() {
+    fn every_planted_bug_has_a_harness() {
         let all: Vec<PlantedBug> = simulated().into_iter().chain(real()).collect();
         for bug in Bug::ALL {
             assert!(all.iter().any(|planted| planted.bug == *bug), "{bug}");
         }
         for planted in all {
             assert!(
-                !planted.rules.is_empty() && !planted.needs.is_empty(),
+                !planted.rules.is_empty() && !planted.trigger.is_empty(),
                 "{}",
                 planted.bug
             );

@@ -39,17 +39,17 @@ impl Graph {
         Self(bits.fold(0, |bits, (one, other)| bits | 1 << pair(*one, *other)))
     }
 
-    pub(crate) fn joins(self, one: usize, other: usize) -> bool {
+    pub(crate) fn has_link(self, one: usize, other: usize) -> bool {
         one != other && self.0 >> pair(one, other) & 1 == 1
     }
 
     /// Returns the pairs that are not connected, the lower place first.
-    pub(crate) fn parted(self) -> impl Iterator<Item = (usize, usize)> {
-        pairs().filter(move |(one, other)| !self.joins(*one, *other))
+    pub(crate) fn missing_links(self) -> impl Iterator<Item = (usize, usize)> {
+        pairs().filter(move |(one, other)| !self.has_link(*one, *other))
     }
 
     pub(crate) fn neighbours(self, place: usize) -> impl Iterator<Item = usize> {
-        (0..MASTERS).filter(move |other| self.joins(place, *other))
+        (0..MASTERS).filter(move |other| self.has_link(place, *other))
     }
 
     /// Whether this master and its neighbours are a majority. Raft does not forward messages, so
@@ -60,14 +60,14 @@ impl Graph {
 
     /// Returns the graph in which every master has moved to its place in `to`.
     fn relabelled(self, to: &[usize]) -> Self {
-        let joined = pairs().filter(|(one, other)| self.joins(*one, *other));
+        let joined = pairs().filter(|(one, other)| self.has_link(*one, *other));
         Self(joined.fold(0, |bits, (one, other)| bits | 1 << pair(to[one], to[other])))
     }
 }
 
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let joined = pairs().filter(|(one, other)| self.joins(*one, *other));
+        let joined = pairs().filter(|(one, other)| self.has_link(*one, *other));
         let names = joined.map(|(one, other)| format!("{}-{}", one + 1, other + 1));
         let names = names.collect::<Vec<_>>().join(" ");
         f.write_str(if names.is_empty() { "none" } else { &names })
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(star.to_string(), "1-2 1-3 1-4 1-5");
         assert!(star.reaches_majority(0) && !star.reaches_majority(1));
         assert_eq!(star.neighbours(3).collect::<Vec<_>>(), [0]);
-        assert_eq!(star.parted().count(), 6);
+        assert_eq!(star.missing_links().count(), 6);
         let case = GraphCase {
             graph: star,
             leader: 2,

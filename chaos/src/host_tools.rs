@@ -27,14 +27,14 @@ pub(crate) enum ToolError {
 }
 
 /// Runs a program to its end.
-pub(crate) fn run<T: AsRef<OsStr>>(program: &str, words: &[T]) -> Result<String, ToolError> {
-    run_with_input(program, words, "")
+pub(crate) fn run<T: AsRef<OsStr>>(program: &str, args: &[T]) -> Result<String, ToolError> {
+    run_with_input(program, args, "")
 }
 
 /// Runs a program to its end with `input` as its standard input. Returns its output.
 pub(crate) fn run_with_input<T: AsRef<OsStr>>(
     program: &str,
-    words: &[T],
+    args: &[T],
     input: &str,
 ) -> Result<String, ToolError> {
     let start = |source| ToolError::Start {
@@ -42,7 +42,7 @@ pub(crate) fn run_with_input<T: AsRef<OsStr>>(
         source,
     };
     let mut child = Command::new(path(program))
-        .args(words)
+        .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -53,18 +53,18 @@ pub(crate) fn run_with_input<T: AsRef<OsStr>>(
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(start)?;
-    check_status(program, words, &output)
+    check_status(program, args, &output)
 }
 
 fn check_status<T: AsRef<OsStr>>(
     program: &str,
-    words: &[T],
+    args: &[T],
     output: &Output,
 ) -> Result<String, ToolError> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let words: Vec<_> = words
+    let words: Vec<_> = args
         .iter()
         .map(|word| word.as_ref().to_string_lossy())
         .collect();
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_fails_is_named_with_its_last_words() {
+    fn a_failed_program_is_reported_with_its_last_output() {
         let error = run("sh", &["-c", "echo first >&2; echo no room >&2; exit 3"]).unwrap_err();
         let text = error.to_string();
         assert!(

@@ -3,8 +3,8 @@
 //!
 //! Reading order: `history` (recorded events, and the independent witness), `linearizability`,
 //! `invariants` (one file for each rule), `audit` (leftovers on a host), `bugs` (the planted bugs),
-//! `host_tools` (programs of the host), `graphs` (partitions between masters), `ledger` (all runs), `mutants` (the search for planted bugs), `sim`, `real`, `vm` (kernel limits
-//! and power cuts).
+//! `host_tools` (programs of the host), `graphs` (partitions between masters), `ledger` (all runs),
+//! `mutants` (the search for planted bugs), `sim`, `real`, `vm` (kernel limits and power cuts).
 
 #[cfg(not(tokio_unstable))]
 compile_error!(

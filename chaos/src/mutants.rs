@@ -90,9 +90,9 @@ fn chosen(arguments: &ProveArguments) -> Result<Vec<PlantedBug>, UnknownBug> {
     }
     if let Some(count) = arguments.random {
         planted.retain(|planted| !crate::bugs::is_slow(planted.bug));
-        let mut chance = Rng::new(arguments.random_seed);
+        let mut rng = Rng::new(arguments.random_seed);
         while planted.len() > count {
-            let out = chance.below(planted.len() as u64);
+            let out = rng.below(planted.len() as u64);
             planted.remove(usize::try_from(out).unwrap_or(0));
         }
     }

@@ -71,8 +71,8 @@ mod tests {
     #[test]
     fn a_seed_fixes_all_choices_and_another_makes_others() {
         let draw = |seed| {
-            let mut chance = Rng::new(seed);
-            (0..50).map(|_| chance.between(3, 9)).collect::<Vec<_>>()
+            let mut rng = Rng::new(seed);
+            (0..50).map(|_| rng.between(3, 9)).collect::<Vec<_>>()
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
@@ -81,15 +81,15 @@ mod tests {
 
     #[test]
     fn weights_are_kept_and_a_weight_of_nothing_is_never_picked() {
-        let mut chance = Rng::new(1);
+        let mut rng = Rng::new(1);
         let kinds = [("often", 9), ("seldom", 1), ("never", 0)];
         let mut often = 0;
         for _ in 0..1_000 {
-            let kind = chance.weighted(&kinds, |kind| kind.1).unwrap();
+            let kind = rng.weighted(&kinds, |kind| kind.1).unwrap();
             assert_ne!(kind.0, "never");
             often += u32::from(kind.0 == "often");
         }
         assert!((850..950).contains(&often), "{often}");
-        assert_eq!(chance.weighted(&[0, 0], |weight| *weight), None);
+        assert_eq!(rng.weighted(&[0, 0], |weight| *weight), None);
     }
 }

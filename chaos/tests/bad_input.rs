@@ -15,7 +15,7 @@ fn refused(output: &Output, words: &str) {
 }
 
 #[test]
-fn mistakes_are_named() {
+fn invalid_arguments_are_reported() {
     let table: &[(&str, &str)] = &[
         ("run --faults kill-leaders", "did you mean kill-leader?"),
         ("run --rounds 3 --each-once", "cannot be used with"),
@@ -36,7 +36,7 @@ fn mistakes_are_named() {
 }
 
 #[test]
-fn places_that_are_not_there_are_named_before_anything_is_begun() {
+fn missing_paths_are_reported_before_the_run() {
     if !nix::unistd::geteuid().is_root() {
         return argosy_testing::skip("needs root");
     }
@@ -58,7 +58,7 @@ fn places_that_are_not_there_are_named_before_anything_is_begun() {
 }
 
 #[test]
-fn without_root_it_says_what_root_is_needed_for() {
+fn without_root_the_reason_for_root_is_reported() {
     let mut command = Command::new(CHAOS);
     let folder = tempfile::tempdir().unwrap();
     if nix::unistd::geteuid().is_root() {

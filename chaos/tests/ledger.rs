@@ -67,7 +67,7 @@ fn every_harness_has_a_line_that_is_new_enough() {
     };
     let lines = ledger::read(&lines()).unwrap();
     let newest = ledger::newest(&lines, |commit| git.contains(commit));
-    let stale = ledger::stale(&newest, |commit| git.distance(commit)).unwrap();
+    let stale = ledger::stale_harnesses(&newest, |commit| git.distance(commit)).unwrap();
     assert!(stale.is_empty(), "\n{}\n", stale.join("\n"));
 }
 

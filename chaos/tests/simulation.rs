@@ -19,7 +19,7 @@ fn sim(words: &[&str]) -> String {
 }
 
 #[test]
-fn offers_and_tasks_survive_whatever_breaks() {
+fn offers_and_tasks_survive_all_faults() {
     let text = sim(&["--seeds", "1", "--from", "1"]);
     let rested = text.lines().filter(|line| line.contains("came to rest"));
     assert_eq!(rested.count(), 1, "{text}");
@@ -27,7 +27,7 @@ fn offers_and_tasks_survive_whatever_breaks() {
 }
 
 #[test]
-fn a_seed_gives_the_same_history_whatever_was_played_before_it() {
+fn a_seed_gives_the_same_history_after_any_other_seed() {
     let words = ["--raft-only", "--faults", "4"];
     let history = |text: &str, seed: u64| {
         let begins = format!("seed {seed}:");

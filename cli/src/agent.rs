@@ -35,12 +35,12 @@ use crate::shutdown::{self, END_TASKS, StopCondition};
 use crate::{containers, launcher, listen, logging, metrics, parsers, random};
 
 /// Interval at which process exits are polled.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
     logging::install(&arguments.logging)?;
     let resolved = listen::resolve(&arguments.listen, "--listen")?;
-    listen::guard(resolved, "--listen", arguments.insecure_plaintext)?;
+    listen::check_address(resolved, "--listen", arguments.insecure_plaintext)?;
     let address = advertised(
         arguments.advertise.as_ref(),
         &arguments.listen,
@@ -81,7 +81,7 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
         tokio::spawn(metrics::run(recorder.clone(), stop.clone()));
         let parts = AgentDependencies {
             api: listen::connections(api).context("cannot use the API's socket")?,
-            ground,
+            environment: ground,
             connector: ConnectorConfig::default(),
             metrics: Some(recorder),
             end_tasks,
@@ -106,11 +106,11 @@ fn environment(
         content: launcher::content(),
     };
     callers::keep_caller_sources();
-    let kept = launcher.file();
-    let kept: Vec<_> = kept.iter().map(AsFd::as_fd).collect();
+    let inherited = launcher.file();
+    let inherited: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
     let mut pid_file = pid_file;
     let link =
-        argosy_agent::separate_privileges(config, &commands, &kept, || drop(pid_file.take()));
+        argosy_agent::separate_privileges(config, &commands, &inherited, || drop(pid_file.take()));
     match link.map_err(|error| Failure::of(&error))? {
         Some(link) => Ok((Environment::Brokered(link), None)),
         None => Ok((Environment::Machine(commands), pid_file)),
@@ -151,7 +151,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     let subscribes = arguments.executor_registration_timeout;
     config.executor_registration_timeout_ms = subscribes.as_millis() as u64;
     config.host_paths.clone_from(&arguments.host_paths);
-    config.secret_folder.clone_from(&arguments.secret_dir);
+    config.secret_dir.clone_from(&arguments.secret_dir);
     config.sandbox_headroom_percent = arguments.disk_headroom;
     config.disk_floor_bytes = arguments.disk_floor;
     config.disk_enforcement = match arguments.disk_enforcement {
@@ -185,7 +185,7 @@ fn images(arguments: &AgentStart, images: &mut ImageSettings) {
     images
         .insecure_registries
         .clone_from(&arguments.insecure_registries);
-    images.folders.clone_from(&arguments.image_dirs);
+    images.directories.clone_from(&arguments.image_dirs);
     images.pull = match arguments.image_pull {
         ImagePullName::IfAbsent => PullPolicy::IfAbsent,
         ImagePullName::Latest => PullPolicy::Latest,
@@ -194,7 +194,7 @@ fn images(arguments: &AgentStart, images: &mut ImageSettings) {
 }
 
 fn fetching(arguments: &AgentStart, config: &mut Config) {
-    config.fetch_folders.clone_from(&arguments.fetch_dirs);
+    config.fetch_dirs.clone_from(&arguments.fetch_dirs);
     config.fetch_allow.clone_from(&arguments.fetch_allow);
     config.task_allow.clone_from(&arguments.task_allow);
     config.task_deny.clone_from(&arguments.task_deny);
@@ -258,9 +258,9 @@ fn networks(arguments: &AgentStart, settings: &mut NetworkSettings) {
     settings.subnet = arguments.network_subnet;
     settings.subnet6 = arguments.network_subnet6;
     if arguments.network_inter_container {
-        settings.between = InterContainerTraffic::Open;
+        settings.inter_container = InterContainerTraffic::Open;
     }
-    settings.cni.lists.clone_from(&arguments.cni_config_dir);
+    settings.cni.conf_dir.clone_from(&arguments.cni_config_dir);
     settings.cni.plugins.clone_from(&arguments.cni_plugins);
 }
 
@@ -346,7 +346,7 @@ fn end(
             ))
             .advise("its tasks would survive kill -9 too"));
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
@@ -356,25 +356,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stopping_without_an_agent_says_so_and_is_no_failure() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(holder(folder.path()).unwrap(), None);
+    fn stopping_without_an_agent_is_reported_and_succeeds() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(holder(directory.path()).unwrap(), None);
     }
 
     #[test]
-    fn the_holder_of_the_lock_is_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let held = containers::lock(folder.path()).unwrap().unwrap();
+    fn the_process_that_holds_the_lock_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let held = containers::lock(directory.path()).unwrap().unwrap();
         fs::write(
-            containers::lock_path(folder.path()),
+            containers::lock_path(directory.path()),
             format!("{}", std::process::id()),
         )
         .unwrap();
         assert_eq!(
-            holder(folder.path()).unwrap().unwrap().pid,
+            holder(directory.path()).unwrap().unwrap().pid,
             std::process::id() as i32
         );
         drop(held);
-        assert_eq!(holder(folder.path()).unwrap(), None);
+        assert_eq!(holder(directory.path()).unwrap(), None);
     }
 }

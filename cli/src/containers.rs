@@ -16,9 +16,9 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::pid_file;
 
 /// Time for the processes of a container to exit once they are killed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval at which a lock is polled.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Returns the path of the agent's lock; see the layout of its directory.
 pub(crate) fn lock_path(directory: &Path) -> PathBuf {
@@ -38,7 +38,7 @@ pub(crate) fn lock(directory: &Path) -> anyhow::Result<Option<Flock<File>>> {
         _ => Err(error),
     });
     let mut file = file.with_context(|| format!("cannot open {}", path.display()))?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + EXIT_TIMEOUT;
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(Some(lock)),
@@ -47,16 +47,16 @@ pub(crate) fn lock(directory: &Path) -> anyhow::Result<Option<Flock<File>>> {
                 return Err(errno).with_context(|| format!("cannot lock {}", path.display()));
             }
         };
-        if holder_lives(&path) || Instant::now() >= deadline {
+        if is_held(&path) || Instant::now() >= deadline {
             return Ok(None);
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// Returns whether the process that wrote its id to a lock is running. A lock without an id is
 /// about to get one.
-fn holder_lives(path: &Path) -> bool {
+fn is_held(path: &Path) -> bool {
     let text = fs::read_to_string(path).unwrap_or_default();
     let pid = text.split_ascii_whitespace().next();
     let Some(pid) = pid.and_then(|word| word.parse().ok()) else {
@@ -97,17 +97,18 @@ pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize
                 running.push((path, container));
             }
             Adoption::Exited(_) | Adoption::Gone { .. } => {
-                destroy(&path, None, PATIENCE)
+                destroy(&path, None, EXIT_TIMEOUT)
                     .with_context(|| format!("cannot clear {}", path.display()))?;
             }
         }
     }
     let count = running.len();
-    let deadline = Instant::now() + grace + PATIENCE;
+    let deadline = Instant::now() + grace + EXIT_TIMEOUT;
     for (path, container) in running {
         end(&path, container, deadline)?;
     }
-    argosy_agent::remove_tree(directory, PATIENCE).context("cannot remove the agent's cgroups")?;
+    argosy_agent::remove_tree(directory, EXIT_TIMEOUT)
+        .context("cannot remove the agent's cgroups")?;
     Ok(count)
 }
 
@@ -115,6 +116,6 @@ fn end(path: &Path, mut container: Container, deadline: Instant) -> anyhow::Resu
     // Whether it ends in time or not, the rest is destroyed. A lost supervisor makes no difference.
     let _ = container.wait(deadline.saturating_duration_since(Instant::now()));
     container
-        .destroy(PATIENCE)
+        .destroy(EXIT_TIMEOUT)
         .with_context(|| format!("cannot clear {}", path.display()))
 }

@@ -30,7 +30,7 @@ use crate::shutdown::END_TASKS;
 use crate::{containers, listen};
 
 use members::DevMembers;
-use opened::opened;
+use opened::opening_flags;
 use plan::{DevPlan, MemberKind};
 use record::DevRecord;
 
@@ -61,7 +61,7 @@ pub(crate) async fn run(arguments: &Dev) -> VerbResult {
         &stop,
     );
     let ended = ended.await;
-    let cleared = clear(&plan, &home, &mut members, arguments).await;
+    let cleared = clean_up(&plan, &home, &mut members, arguments).await;
     ended.and(cleared)
 }
 
@@ -84,8 +84,8 @@ async fn cluster(
     members: &mut DevMembers,
     stop: &StopSignal,
 ) -> VerbResult {
-    members.start(plan, home.keeps())?;
-    let opened = opened(plan, std::env::var_os);
+    members.start(plan, home.is_persistent())?;
+    let opened = opening_flags(plan, std::env::var_os);
     let mut record = DevRecord::new(plan, home.path(), opened);
     record.note_processes(members);
     record.write(arguments)?;
@@ -120,7 +120,7 @@ fn why_no_networks(arguments: &Dev) -> Option<String> {
     if !makes || !nix::unistd::geteuid().is_root() {
         return Some("they need root and full isolation".to_owned());
     }
-    let impossible = network::check(Subnet::USUAL, None).err()?;
+    let impossible = network::check(Subnet::DEFAULT, None).err()?;
     Some(chain(&impossible))
 }
 
@@ -170,7 +170,7 @@ fn banner(
 }
 
 /// Stops and removes everything. Continues after a failure and returns the first one.
-async fn clear(
+async fn clean_up(
     plan: &DevPlan,
     home: &DevDirectory,
     members: &mut DevMembers,
@@ -178,13 +178,13 @@ async fn clear(
 ) -> VerbResult {
     note("stopping");
     members.find_trees();
-    let signal = if home.keeps() {
+    let signal = if home.is_persistent() {
         Signal::SIGTERM
     } else {
         END_TASKS
     };
     let mut first = members.stop(MemberKind::Agent, signal).await.err();
-    if !home.keeps() {
+    if !home.is_persistent() {
         for member in plan
             .members
             .iter()
@@ -202,7 +202,7 @@ async fn clear(
             }
         }
     }
-    if !home.keeps()
+    if !home.is_persistent()
         && let Err(error) = groups::remove(&members.trees)
     {
         first.get_or_insert_with(|| Failure::from(error));
@@ -262,7 +262,7 @@ impl DevDirectory {
         }
     }
 
-    fn keeps(&self) -> bool {
+    fn is_persistent(&self) -> bool {
         matches!(self, Self::Persistent(_))
     }
 

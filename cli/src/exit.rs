@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_says_each_cause_once() {
+    fn an_error_chain_contains_each_cause_once() {
         let error = anyhow::anyhow!("connection refused")
             .context("cannot reach 10.0.0.1:5050: connection refused")
             .context("no master answers");

@@ -16,7 +16,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Time without data after which a follow sends a new request. A dead connection is silent too.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// Pause before a retry.
-const TRY_AGAIN: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Time for which output is polled after the task has ended.
 const AFTER_END: Duration = Duration::from_secs(5);
 
@@ -139,7 +139,7 @@ impl FileReader {
     /// Passes on all bytes that are available now.
     pub(crate) async fn read(
         &mut self,
-        place: &FileLocation,
+        location: &FileLocation,
         sink: ChunkSink<'_>,
     ) -> Result<(), ReadError> {
         let mut offset = 0;
@@ -147,7 +147,10 @@ impl FileReader {
         let mut attempts = self.masters.len().max(1) * 2;
         loop {
             let before = offset;
-            match self.once(place, &mut offset, FollowMode::Stop, sink).await {
+            match self
+                .read_once(location, &mut offset, FollowMode::Stop, sink)
+                .await
+            {
                 // An answer has a limit, and the answer after a missing piece is a separate one.
                 // Bytes that are written in the meantime are not requested, because that might
                 // never end.
@@ -156,7 +159,7 @@ impl FileReader {
                 Err(ReadError::Broken(_)) if attempts > 1 => {
                     attempts -= 1;
                     self.next += 1;
-                    tokio::time::sleep(TRY_AGAIN).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -166,7 +169,7 @@ impl FileReader {
     /// Passes on the bytes that are available now from one offset to another.
     pub(crate) async fn read_part(
         &mut self,
-        place: &FileLocation,
+        location: &FileLocation,
         begin: u64,
         end: u64,
         sink: ChunkSink<'_>,
@@ -185,7 +188,7 @@ impl FileReader {
         };
         while offset < end {
             let before = offset;
-            self.once(place, &mut offset, FollowMode::Stop, &mut bounded)
+            self.read_once(location, &mut offset, FollowMode::Stop, &mut bounded)
                 .await?;
             if offset == before {
                 break;
@@ -199,7 +202,7 @@ impl FileReader {
     /// is known to have ended: from then on, failures end the follow after a while.
     pub(crate) async fn follow(
         &mut self,
-        place: &FileLocation,
+        location: &FileLocation,
         over: &CancellationToken,
         sink: ChunkSink<'_>,
     ) -> Result<(), ReadError> {
@@ -213,7 +216,7 @@ impl FileReader {
             };
             let before = offset;
             let outcome = tokio::select! {
-                outcome = self.once(place, &mut offset, wait, sink) => outcome,
+                outcome = self.read_once(location, &mut offset, wait, sink) => outcome,
                 // Requests the same range without waiting: no more bytes will be written.
                 () = over.cancelled(), if wait == FollowMode::Follow => {
                     last_chance = Some(Instant::now() + AFTER_END);
@@ -224,16 +227,16 @@ impl FileReader {
                 Ok(reached) if reached.complete => return Ok(()),
                 // What others write from now on does not belong to the task.
                 Ok(reached)
-                    if place.shared && wait == FollowMode::Stop && offset >= reached.size =>
+                    if location.shared && wait == FollowMode::Stop && offset >= reached.size =>
                 {
                     return Ok(());
                 }
                 // As long as bytes arrive, waiting continues.
                 Ok(_) if offset > before => last_chance = None,
-                Ok(_) | Err(ReadError::NotFound(_)) => tokio::time::sleep(TRY_AGAIN).await,
+                Ok(_) | Err(ReadError::NotFound(_)) => tokio::time::sleep(RETRY_PAUSE).await,
                 Err(ReadError::Broken(_)) => {
                     self.next += 1;
-                    tokio::time::sleep(TRY_AGAIN).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -250,9 +253,9 @@ impl FileReader {
 
     /// Sends one request from `offset` on. `offset` advances by every byte that is passed on or
     /// reported as missing.
-    async fn once(
+    async fn read_once(
         &mut self,
-        place: &FileLocation,
+        location: &FileLocation,
         offset: &mut u64,
         wait: FollowMode,
         sink: ChunkSink<'_>,
@@ -265,7 +268,7 @@ impl FileReader {
         };
         let url = format!(
             "http://{master}/v1/agents/{}/files/read?path={}&offset={offset}{follow}",
-            place.agent_id, place.path
+            location.agent_id, location.path
         );
         let broken = |error: &dyn std::error::Error| ReadError::Broken(crate::exit::chain(error));
         let sent = tokio::time::timeout(ANSWER_LIMIT, self.http.get(&url).send()).await;

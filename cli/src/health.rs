@@ -66,7 +66,7 @@ pub(crate) fn assess(cluster: &v1::Cluster, unanswered: &UnreachableMasters) -> 
         };
         let who: Vec<_> = silent
             .iter()
-            .map(|master| silence(master, unanswered))
+            .map(|master| describe_silent(master, unanswered))
             .collect();
         sentences.push(format!(
             "degraded: {alive} of {} masters, {losses}; {}",
@@ -114,7 +114,7 @@ fn is_silent(cluster: &v1::Cluster, unanswered: &UnreachableMasters, master: &v1
     }
 }
 
-fn silence(master: &v1::Master, unanswered: &UnreachableMasters) -> String {
+fn describe_silent(master: &v1::Master, unanswered: &UnreachableMasters) -> String {
     let name = format!("{} ({})", master.node_id, master.api_address);
     match (master.last_contact_ms, unanswered.get(&master.node_id)) {
         (Some(ms), _) => format!("{name} silent for {}", span_ms(ms)),
@@ -151,7 +151,7 @@ fn without_quorum(
         .filter(|master| unanswered.contains_key(&master.node_id));
     let down: Vec<_> = down
         .map(|master| {
-            silence(
+            describe_silent(
                 &v1::Master {
                     last_contact_ms: None,
                     ..master.clone()
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_master_is_never_healthy() {
+    fn an_unresponsive_master_is_never_healthy() {
         let health = assess(
             &cluster([Some(20), None, Some(240_000)]),
             &UnreachableMasters::new(),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_that_does_not_answer_is_down_even_if_the_leader_says_nothing() {
+    fn an_unresponsive_master_is_down_without_the_leaders_report() {
         let unanswered = UnreachableMasters::from([("master-3".to_owned(), "refused".to_owned())]);
         let health = assess(&cluster([None, None, None]), &unanswered);
         assert_eq!(
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn no_leader_is_no_quorum_and_says_for_how_long() {
+    fn a_missing_leader_is_reported_as_no_quorum_with_its_duration() {
         let mut cluster = cluster([None, None, None]);
         cluster.without_leader_ms = 12_000;
         cluster.answered_by = "10.0.0.1:5050".to_owned();

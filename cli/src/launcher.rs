@@ -141,12 +141,12 @@ mod tests {
     use super::*;
 
     /// Substitute for the program of another release.
-    const ANOTHER: &str = "/bin/true";
+    const OTHER_PROGRAM: &str = "/bin/true";
 
-    fn place() -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(PROGRAM);
-        (folder, path)
+    fn directory() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(PROGRAM);
+        (directory, path)
     }
 
     fn why(path: &Path) -> String {
@@ -158,21 +158,21 @@ mod tests {
 
     #[test]
     fn a_launcher_of_another_release_is_not_used() {
-        let (_folder, path) = place();
-        symlink(ANOTHER, &path).unwrap();
+        let (_folder, path) = directory();
+        symlink(OTHER_PROGRAM, &path).unwrap();
         assert!(why(&path).contains("not \"argosy-launcher "));
     }
 
     #[test]
-    fn what_cannot_be_executed_is_not_used() {
-        let (_folder, path) = place();
+    fn a_file_that_cannot_be_executed_is_not_used() {
+        let (_folder, path) = directory();
         fs::write(&path, "").unwrap();
         assert!(why(&path).contains("Permission denied"));
     }
 
     #[test]
     fn without_one_this_program_is_the_launcher() {
-        let (_folder, path) = place();
+        let (_folder, path) = directory();
         assert_eq!(open(&path).unwrap_err(), LauncherProgramError::Missing);
         // The directory of the test program contains no launcher.
         let chosen = choose();
@@ -181,9 +181,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_executed_stays_the_file_that_was_opened() {
-        let (_folder, path) = place();
-        symlink(ANOTHER, &path).unwrap();
+    fn the_opened_file_is_executed_even_if_it_is_replaced() {
+        let (_folder, path) = directory();
+        symlink(OTHER_PROGRAM, &path).unwrap();
         let (_file, command) = hold(&path).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "no program").unwrap();

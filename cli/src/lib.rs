@@ -54,10 +54,10 @@ pub fn main() -> ExitCode {
     // First, because an agent's helpers must begin as processes without threads.
     let first = std::env::args_os().nth(1).unwrap_or_default();
     if first == launcher::VERB {
-        return helped(argosy_isolation::launcher::run_from_fd());
+        return helper_exit_code(argosy_isolation::launcher::run_from_fd());
     }
     if first == launcher::CONTENT_VERB {
-        return helped(argosy_agent::serve_content());
+        return helper_exit_code(argosy_agent::serve_content());
     }
     let arguments = args::read();
     output::choose(arguments.color);
@@ -81,7 +81,9 @@ fn plant() -> Result<(), Failure> {
 }
 
 /// Converts the result of an agent's helper process to an exit code.
-fn helped<E: std::error::Error + Send + Sync + 'static>(ended: Result<(), E>) -> ExitCode {
+fn helper_exit_code<E: std::error::Error + Send + Sync + 'static>(
+    ended: Result<(), E>,
+) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

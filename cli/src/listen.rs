@@ -42,7 +42,11 @@ pub(crate) fn resolve(address: &str, flag: &str) -> Result<SocketAddr, Failure> 
 
 /// Rejects an address beyond this host unless the operator has accepted that traffic is
 /// unprotected.
-pub(crate) fn guard(address: SocketAddr, flag: &str, accepted: bool) -> Result<(), Failure> {
+pub(crate) fn check_address(
+    address: SocketAddr,
+    flag: &str,
+    accepted: bool,
+) -> Result<(), Failure> {
     if address.ip().is_loopback() || accepted {
         return Ok(());
     }
@@ -215,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_address_is_an_error_naming_its_owner() {
+    fn an_address_in_use_is_an_error_with_its_owner() {
         let ours = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = ours.local_addr().unwrap();
         let failure = bind(&address.to_string(), "--listen").unwrap_err();
@@ -251,21 +255,21 @@ mod tests {
     }
 
     #[test]
-    fn listening_beyond_the_host_must_be_accepted_by_name() {
+    fn listening_beyond_the_host_requires_its_flag() {
         let outside: SocketAddr = "0.0.0.0:5050".parse().unwrap();
-        let failure = guard(outside, "--listen", false).unwrap_err();
+        let failure = check_address(outside, "--listen", false).unwrap_err();
         assert!(
             failure.to_string().contains("--insecure-plaintext"),
             "{failure}"
         );
         assert!(failure.message.contains("encrypted"), "{failure}");
-        assert_eq!(guard(outside, "--listen", true), Ok(()));
+        assert_eq!(check_address(outside, "--listen", true), Ok(()));
         assert_eq!(
-            guard("127.77.0.1:5050".parse().unwrap(), "--listen", false),
+            check_address("127.77.0.1:5050".parse().unwrap(), "--listen", false),
             Ok(())
         );
         assert_eq!(
-            guard("[::1]:5050".parse().unwrap(), "--listen", false),
+            check_address("[::1]:5050".parse().unwrap(), "--listen", false),
             Ok(())
         );
     }

@@ -5,9 +5,9 @@
 use crate::exit::{Failure, FailureCode};
 
 /// Maximum number of names in a message.
-const LISTED: usize = 8;
+const MAX_LISTED: usize = 8;
 /// Maximum edit distance of a suggestion.
-const NEAR: usize = 3;
+const MAX_DISTANCE: usize = 3;
 
 /// An object that a word may name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(crate) struct Candidate {
     /// The name, which may be shared with others or equal the id.
     pub(crate) name: String,
     /// The text that lists it among several.
-    pub(crate) shown: String,
+    pub(crate) label: String,
 }
 
 /// Returns the position of the one candidate that matches. An id takes precedence over a name, a
@@ -51,9 +51,9 @@ pub(crate) fn find(noun: &str, wanted: &str, candidates: &[Candidate]) -> Result
 }
 
 fn ambiguous<'a>(noun: &str, wanted: &str, found: impl Iterator<Item = &'a Candidate>) -> Failure {
-    let all: Vec<_> = found.map(|candidate| candidate.shown.as_str()).collect();
-    let more = all.len().saturating_sub(LISTED);
-    let mut listed = all[..all.len().min(LISTED)].join(", ");
+    let all: Vec<_> = found.map(|candidate| candidate.label.as_str()).collect();
+    let more = all.len().saturating_sub(MAX_LISTED);
+    let mut listed = all[..all.len().min(MAX_LISTED)].join(", ");
     if more > 0 {
         listed.push_str(&format!(" and {more} more"));
     }
@@ -86,9 +86,9 @@ fn nearest(wanted: &str, candidates: &[Candidate]) -> Vec<String> {
         .filter_map(|candidate| {
             let id = distance(wanted, &candidate.id);
             let name = distance(wanted, &candidate.name);
-            let limit = NEAR.min(wanted.chars().count() / 2);
+            let limit = MAX_DISTANCE.min(wanted.chars().count() / 2);
             let best = id.min(name);
-            (best <= limit).then(|| (best, candidate.shown.clone()))
+            (best <= limit).then(|| (best, candidate.label.clone()))
         })
         .collect();
     near.sort();
@@ -120,18 +120,18 @@ mod tests {
         let candidate = |name: &&str| Candidate {
             id: (*name).to_owned(),
             name: format!("{name} name"),
-            shown: (*name).to_owned(),
+            label: (*name).to_owned(),
         };
         names.iter().map(candidate).collect()
     }
 
     #[test]
-    fn an_id_beats_a_beginning() {
+    fn an_id_has_priority_over_a_prefix() {
         assert_eq!(find("task", "web-4", &tasks(&["web-41", "web-4"])), Ok(1));
     }
 
     #[test]
-    fn a_unique_beginning_is_enough() {
+    fn a_unique_prefix_is_sufficient() {
         assert_eq!(
             find("task", "brave", &tasks(&["brave-otter", "calm-heron"])),
             Ok(0)
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_word_gets_the_nearest() {
+    fn an_unknown_name_gets_the_nearest_one() {
         let failure = find("task", "web-4", &tasks(&["web-1", "web-9x", "db"])).unwrap_err();
         assert_eq!(failure.code, FailureCode::NotFound);
         assert_eq!(
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn without_anything_near_the_list_is_named() {
+    fn without_a_similar_name_the_list_is_shown() {
         let failure = find("agent", "zebra", &tasks(&["agent-1"])).unwrap_err();
         assert_eq!(
             failure.to_string(),

@@ -19,7 +19,7 @@ use crate::{listen, logging, metrics, parsers, random};
 pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
     logging::install(&arguments.logging)?;
     let BoundMaster {
-        places,
+        addresses: places,
         api,
         raft,
         config,
@@ -58,7 +58,7 @@ pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
 
 /// A master before it runs: its addresses are bound, its directory is not read.
 pub(crate) struct BoundMaster {
-    pub(crate) places: MasterAddresses,
+    pub(crate) addresses: MasterAddresses,
     pub(crate) api: std::net::TcpListener,
     pub(crate) raft: std::net::TcpListener,
     pub(crate) config: MasterConfig,
@@ -80,7 +80,7 @@ impl BoundMaster {
             .build()
             .context("cannot start threads")?;
         Ok(Self {
-            places,
+            addresses: places,
             api,
             raft,
             config,
@@ -111,8 +111,8 @@ impl MasterAddresses {
             .unwrap_or_else(|| format!("{host}:{}", parsers::RAFT_PORT));
         let api = listen::resolve(&listen, "--listen")?;
         let raft = listen::resolve(&raft_listen, "--raft-listen")?;
-        listen::guard(api, "--listen", arguments.insecure_plaintext)?;
-        listen::guard(raft, "--raft-listen", arguments.insecure_plaintext)?;
+        listen::check_address(api, "--listen", arguments.insecure_plaintext)?;
+        listen::check_address(raft, "--raft-listen", arguments.insecure_plaintext)?;
         Ok(Self {
             advertise: advertised(arguments.advertise.as_ref(), &listen, api, "--advertise")?,
             raft_advertise: advertised(
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_means_all_is_not_told_to_others() {
+    fn an_unspecified_address_is_not_advertised() {
         let all: SocketAddr = "0.0.0.0:5050".parse().unwrap();
         let failure = advertised(None, "0.0.0.0:5050", all, "--advertise").unwrap_err();
         assert!(
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn raft_has_a_thread_of_its_own_that_ends_when_told() {
+    fn raft_runs_in_a_thread_that_stops_on_request() {
         let runtime = RaftRuntime::start().unwrap();
         let name = runtime
             .handle
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_thread_of_the_readers_yields_to_all_others() {
+    fn the_reader_thread_has_the_lowest_priority() {
         let priority = || rustix::process::getpriority_process(None).unwrap();
         let runtime = readers().unwrap();
         let theirs = runtime.block_on(runtime.spawn(async move { priority() }));

@@ -16,7 +16,7 @@ const BUCKETS: [f64; 16] = [
 ];
 /// Interval at which histograms are drained and the process is measured. Histograms would grow
 /// between scrapes.
-const UPKEEP: Duration = Duration::from_secs(5);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Installs the recorder. The handle renders its content.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
@@ -43,7 +43,7 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
 /// Drains the recorder until the stop.
 pub(crate) async fn run(handle: PrometheusHandle, stop: CancellationToken) {
     while stop
-        .run_until_cancelled(tokio::time::sleep(UPKEEP))
+        .run_until_cancelled(tokio::time::sleep(UPKEEP_INTERVAL))
         .await
         .is_some()
     {
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_shows_itself_as_every_prometheus_client_does() {
+    fn process_metrics_are_those_of_prometheus_clients() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         let kept: Vec<_> = (0..40)

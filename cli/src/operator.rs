@@ -93,14 +93,14 @@ impl ClusterClient {
     /// Returns the cluster as reported by the leader, else by the first master that answers. Waits
     /// for an election in progress, also the first one, up to the timeout of this call.
     pub(crate) async fn cluster_at_best(&self) -> Result<v1::Cluster, Failure> {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             let cluster = self.cluster_now().await?;
             let (waited, patience) = match cluster.epoch {
-                0 => (begun.elapsed(), self.timeout),
+                0 => (started.elapsed(), self.timeout),
                 _ => {
                     let without = Duration::from_millis(cluster.without_leader_ms);
-                    (begun.elapsed().max(without), ELECTION)
+                    (started.elapsed().max(without), ELECTION)
                 }
             };
             if !cluster.leader.is_empty() || waited >= patience {
@@ -450,7 +450,7 @@ fn agent_candidate(agent: &v1::Agent) -> Candidate {
         .unwrap_or_default();
     Candidate {
         id: agent.agent_id.clone(),
-        shown: format!("{} ({name})", agent.agent_id),
+        label: format!("{} ({name})", agent.agent_id),
         name,
     }
 }
@@ -467,7 +467,7 @@ fn framework_candidate(framework: &v1::Framework) -> Candidate {
     let name = framework_name(framework).to_owned();
     Candidate {
         id: framework.framework_id.clone(),
-        shown: format!("{} ({name})", framework.framework_id),
+        label: format!("{} ({name})", framework.framework_id),
         name,
     }
 }
@@ -476,7 +476,7 @@ fn task_candidate(task: &v1::Task) -> Candidate {
     Candidate {
         id: format!("{}/{}", task.framework_id, task.task_id),
         name: task.task_id.clone(),
-        shown: format!("{}/{}", task.framework_id, task.task_id),
+        label: format!("{}/{}", task.framework_id, task.task_id),
     }
 }
 

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_read_as_people_write_them() {
+    fn sizes_accept_common_units() {
         let table = [
             ("64", 64_000),
             ("64M", 64_000),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_told_the_remedy() {
+    fn an_invalid_size_is_rejected_with_the_remedy() {
         for text in [
             "", "0", "-1", "64X", "M", "NaN", "1e9", "9999999T", "1.2345",
         ] {
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn uris_may_name_the_file_they_become() {
+    fn uris_can_name_their_output_file() {
         let plain = uri("http://h/a?x=y").unwrap();
         assert_eq!(
             (plain.value.as_str(), plain.output_file.as_str()),
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_by_http_is_a_port_and_perhaps_a_path() {
+    fn an_http_check_is_a_port_and_an_optional_path() {
         let read = |text| http_check(text).map(|check| (check.port, check.path));
         assert_eq!(read("8080"), Ok((8080, String::new())));
         assert_eq!(read("80/health?deep=1"), Ok((80, "/health?deep=1".into())));

@@ -89,8 +89,8 @@ mod tests {
 
     #[test]
     fn a_written_file_names_this_process_until_it_is_dropped() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pid");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
         let file = PidFile::write(&path).unwrap();
         assert_eq!(read(&path).unwrap().unwrap().pid, std::process::id() as i32);
         drop(file);
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn a_number_given_out_again_is_not_the_process() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pid");
+    fn a_reused_process_id_is_not_the_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
         fs::write(&path, format!("{} 1\n", std::process::id())).unwrap();
         assert_eq!(read(&path).unwrap(), None);
         fs::write(&path, "garbage").unwrap();
         assert_eq!(read(&path).unwrap(), None);
-        assert_eq!(read(&folder.path().join("absent")).unwrap(), None);
+        assert_eq!(read(&directory.path().join("absent")).unwrap(), None);
     }
 }

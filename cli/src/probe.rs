@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_master_that_is_gone_is_told_from_one_that_hangs() {
+    async fn a_stopped_master_is_distinguished_from_a_hung_one() {
         let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = gone.local_addr().unwrap().to_string();
         drop(gone);

@@ -5,7 +5,7 @@
 use argosy_proto::v1;
 
 /// Reasons that are shown even with a count of zero, as "0 busy".
-const ALWAYS: [&str; 5] = ["too-small", "busy", "filtered", "draining", "declined"];
+const ALWAYS_SHOWN: [&str; 5] = ["too-small", "busy", "filtered", "draining", "declined"];
 
 /// Returns the display text of a reason.
 pub(crate) fn word(reason: &str) -> String {
@@ -28,13 +28,13 @@ pub(crate) fn counts(counts: &[v1::ReasonCount]) -> String {
             .map(|count| count.agents)
             .sum::<u32>()
     };
-    let mut parts: Vec<_> = ALWAYS
+    let mut parts: Vec<_> = ALWAYS_SHOWN
         .iter()
         .map(|reason| (of(reason), word(reason)))
         .collect();
     let others = counts
         .iter()
-        .filter(|count| !ALWAYS.contains(&count.reason.as_str()));
+        .filter(|count| !ALWAYS_SHOWN.contains(&count.reason.as_str()));
     parts.extend(others.map(|count| (count.agents, word(&count.reason))));
     let parts: Vec<_> = parts
         .iter()
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_say_also_what_is_not_the_reason() {
+    fn counts_include_reasons_with_zero() {
         assert_eq!(
             counts(&[count("too-small", 2)]),
             "2 agents: 2 too small, 0 busy, 0 filtered, 0 draining, 0 offered and declined"

@@ -24,10 +24,10 @@ use crate::shutdown::{self, StopCondition};
 use crate::{listen, logging, random};
 
 /// Time for the new master to become a voter, including its snapshot.
-const JOINING: Duration = Duration::from_secs(600);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(600);
 /// Time for which the group may refuse to remove a member. It refuses for 20 s while it adds a new
 /// member that is gone.
-const REMOVING: Duration = Duration::from_secs(40);
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(40);
 /// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -48,7 +48,7 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
         Failure::of(&error).advise("nothing was changed; stop that master first if it is this one")
     })?;
     let BoundMaster {
-        places,
+        addresses: places,
         api,
         raft,
         config,
@@ -67,11 +67,11 @@ pub(crate) fn rejoin(arguments: &MasterRejoin) -> VerbResult {
             return Ok(DONE);
         }
         let host = RejoinEnvironment {
-            places: &places,
+            addresses: &places,
             raft_runtime: &raft_runtime,
         };
         let reply = host.take_data(&operator, config, &stop).await;
-        let reply = reply.map_err(again)?;
+        let reply = reply.map_err(advise_repeat)?;
         output::list(arguments.show.output, &reply, &reply.masters)
     });
     runtime.shutdown_background();
@@ -87,8 +87,8 @@ async fn discard_data(
     stopped: LockedDirectory,
 ) -> Result<bool, Failure> {
     let cluster = operator.cluster(v1::Consistency::Linearizable).await;
-    let cluster = cluster.map_err(unchanged)?;
-    let former = former(&cluster.masters, &config.raft_address, &config.peers)?;
+    let cluster = cluster.map_err(advise_quorum)?;
+    let former = former_members(&cluster.masters, &config.raft_address, &config.peers)?;
     let what = describe(arguments, &former);
     if arguments.dry_run {
         note(&format!("would be done: {what}"));
@@ -96,23 +96,27 @@ async fn discard_data(
     }
     confirm(&what, arguments.yes)?;
     for master in &former {
-        remove(operator, &master.node_id).await.map_err(unchanged)?;
+        remove(operator, &master.node_id)
+            .await
+            .map_err(advise_quorum)?;
         note(&format!("{} is removed from the group", master.node_id));
     }
     let discarded = stopped.discard();
     // `stopped` holds the lock. The master that starts now takes it.
-    discarded.map_err(|error| again(Failure::of(&error)))?;
+    discarded.map_err(|error| advise_repeat(Failure::of(&error)))?;
     Ok(true)
 }
 
 /// Makes the group remove a member. The group makes one change at a time, so a change of an earlier
 /// attempt ends first.
 async fn remove(operator: &ClusterClient, id: &str) -> Result<(), Failure> {
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         match operator.remove_master(id.to_owned()).await {
             Ok(_) => return Ok(()),
-            Err(failure) if failure.code == FailureCode::Refused && begun.elapsed() < REMOVING => {
+            Err(failure)
+                if failure.code == FailureCode::Refused && started.elapsed() < REMOVE_TIMEOUT =>
+            {
                 tracing::info!(why = %failure.message, "not removed yet");
             }
             Err(failure) => return Err(failure),
@@ -123,7 +127,7 @@ async fn remove(operator: &ClusterClient, id: &str) -> Result<(), Failure> {
 
 /// The environment of the empty master until it has joined.
 struct RejoinEnvironment<'a> {
-    places: &'a MasterAddresses,
+    addresses: &'a MasterAddresses,
     raft_runtime: &'a RaftRuntime,
 }
 
@@ -135,8 +139,8 @@ impl RejoinEnvironment<'_> {
         config: MasterConfig,
         stop: &CancellationToken,
     ) -> Result<v1::MembershipReply, Failure> {
-        let api = listen::bind(&self.places.listen, "--listen")?;
-        let raft = listen::bind(&self.places.raft_listen, "--raft-listen")?;
+        let api = listen::bind(&self.addresses.listen, "--listen")?;
+        let raft = listen::bind(&self.addresses.raft_listen, "--raft-listen")?;
         let parts = MasterParts {
             api: listen::connections(api).context("cannot use the API's socket")?,
             raft: self.raft_runtime.environment(raft)?,
@@ -164,7 +168,7 @@ impl RejoinEnvironment<'_> {
 
 /// Returns the former members at this master's address: more than one if an earlier attempt was
 /// interrupted.
-fn former<'a>(
+fn former_members<'a>(
     masters: &'a [v1::Master],
     raft_address: &str,
     peers: &[String],
@@ -211,7 +215,7 @@ async fn join(
     running: &mut JoinHandle<Result<(), MasterError>>,
     stop: &CancellationToken,
 ) -> Result<v1::MembershipReply, Failure> {
-    let begun = Instant::now();
+    let started = Instant::now();
     loop {
         let joined = tokio::select! {
             ended = &mut *running => {
@@ -226,7 +230,7 @@ async fn join(
         };
         match joined {
             Ok(reply) => return Ok(reply),
-            Err(failure) if begun.elapsed() >= JOINING => return Err(failure),
+            Err(failure) if started.elapsed() >= JOIN_TIMEOUT => return Err(failure),
             Err(failure) => tracing::info!(why = %failure.message, "not a voter yet"),
         }
         tokio::time::sleep(PAUSE).await;
@@ -249,11 +253,11 @@ async fn try_join(
     operator.join_master(raft_address.to_owned()).await
 }
 
-fn unchanged(failure: Failure) -> Failure {
+fn advise_quorum(failure: Failure) -> Failure {
     failure.advise("nothing was removed on this host; the other masters need a quorum first")
 }
 
-fn again(failure: Failure) -> Failure {
+fn advise_repeat(failure: Failure) -> Failure {
     failure.advise("run the same argosy master rejoin again: it continues where this one ended")
 }
 
@@ -274,28 +278,32 @@ mod tests {
     }
 
     #[test]
-    fn what_this_master_was_is_found_by_its_address() {
+    fn the_former_member_is_found_by_its_address() {
         let masters = [master(1, "a:1"), master(2, "b:1"), master(3, "c:1")];
-        let found = former(&masters, "b:1", &peers()).unwrap();
+        let found = former_members(&masters, "b:1", &peers()).unwrap();
         assert_eq!(found, [&masters[1]]);
         // The state after an interrupted attempt: the learner that it had added.
         let masters = [master(1, "a:1"), master(3, "c:1"), master(90, "b:1")];
-        let found = former(&masters, "b:1", &peers()).unwrap();
+        let found = former_members(&masters, "b:1", &peers()).unwrap();
         assert_eq!(found, [&masters[2]]);
         let removed = [master(1, "a:1"), master(3, "c:1")];
-        assert!(former(&removed, "b:1", &peers()).unwrap().is_empty());
+        assert!(
+            former_members(&removed, "b:1", &peers())
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]
-    fn another_cluster_is_never_joined_and_a_group_of_one_has_nobody_to_take_from() {
+    fn rejoin_refuses_another_cluster_and_a_group_of_one() {
         let others = [master(1, "x:1"), master(2, "y:1")];
-        let failure = former(&others, "b:1", &peers()).unwrap_err();
+        let failure = former_members(&others, "b:1", &peers()).unwrap_err();
         assert_eq!(failure.code, FailureCode::Refused);
         assert!(failure.to_string().contains("nothing was changed"));
         let alone = [master(2, "b:1")];
-        let failure = former(&alone, "b:1", &peers()).unwrap_err();
+        let failure = former_members(&alone, "b:1", &peers()).unwrap_err();
         assert_eq!(failure.code, FailureCode::Refused);
-        let failure = former(&others, "d:1", &peers()).unwrap_err();
+        let failure = former_members(&others, "d:1", &peers()).unwrap_err();
         assert_eq!(failure.code, FailureCode::Usage);
     }
 }

@@ -43,9 +43,9 @@ use scheduler::{JobScheduler, RunEvent};
 /// they did, newer ones would be dropped; the newest state comes again with the next event.
 const EVENTS: usize = 1_024;
 /// Timeout of the first contact with the masters if `--timeout` is not given.
-const FIRST_CONTACT: Duration = Duration::from_secs(30);
+const CONTACT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Timeout of a request for the pending reason.
-const ASK_WHY: Duration = Duration::from_secs(3);
+const REASON_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Options of a job that do not concern its content.
 struct RunOptions {
@@ -61,7 +61,7 @@ struct RunOptions {
 
 pub(crate) async fn run(arguments: &Run) -> VerbResult {
     let job = Job::new(arguments, random::number()?)?;
-    let manner = RunOptions {
+    let options = RunOptions {
         detach: arguments.detach,
         quiet: arguments.quiet,
         timeout: arguments.timeout,
@@ -69,7 +69,7 @@ pub(crate) async fn run(arguments: &Run) -> VerbResult {
         interactive: arguments.interactive,
         tty: arguments.tty,
     };
-    perform(job, manner, &arguments.role, arguments.masters.as_ref()).await
+    perform(job, options, &arguments.role, arguments.masters.as_ref()).await
 }
 
 /// Runs the tasks of a file as one group.
@@ -87,7 +87,7 @@ pub(crate) async fn run_group(arguments: &GroupRun) -> VerbResult {
         message: format!("{path}: {}", failure.message),
         ..failure
     })?;
-    let manner = RunOptions {
+    let options = RunOptions {
         detach: arguments.detach,
         quiet: arguments.quiet,
         timeout: arguments.timeout,
@@ -95,12 +95,12 @@ pub(crate) async fn run_group(arguments: &GroupRun) -> VerbResult {
         interactive: false,
         tty: false,
     };
-    perform(job, manner, &arguments.role, arguments.masters.as_ref()).await
+    perform(job, options, &arguments.role, arguments.masters.as_ref()).await
 }
 
 async fn perform(
     job: Job,
-    manner: RunOptions,
+    options: RunOptions,
     role: &str,
     masters: Option<&Masters>,
 ) -> VerbResult {
@@ -108,31 +108,31 @@ async fn perform(
     let (sender, events) = mpsc::channel(EVENTS);
     let config = SchedulerConfig {
         connector: ConnectorConfig::default(),
-        info: job.framework(role, manner.detach),
+        info: job.framework(role, options.detach),
         acknowledge: AcknowledgeMode::AfterCallback,
         tick: Duration::ZERO,
         first_subscription: Some(
-            manner
+            options
                 .timeout
-                .unwrap_or(FIRST_CONTACT)
+                .unwrap_or(CONTACT_TIMEOUT)
                 .max(Duration::from_secs(1)),
         ),
         ..SchedulerConfig::new(masters.clone(), job.name())
     };
     let runner = SchedulerRunner::new(config);
     let driver = runner.driver();
-    let mut placer = JobScheduler::new(job.clone(), sender);
+    let mut scheduler = JobScheduler::new(job.clone(), sender);
     // A separate task: writing output may block the current one, and the session must continue.
     let session =
-        tokio::spawn(async move { runner.run(&mut placer, CancellationToken::new()).await });
+        tokio::spawn(async move { runner.run(&mut scheduler, CancellationToken::new()).await });
     let session = Session {
         driver,
         events,
         ended: session,
-        begun: Instant::now(),
+        started: Instant::now(),
     };
-    let operator = ClusterClient::to(masters, ASK_WHY);
-    AttachedRun::new(job, session, operator, manner)
+    let operator = ClusterClient::to(masters, REASON_TIMEOUT);
+    AttachedRun::new(job, session, operator, options)
         .finish()
         .await
 }
@@ -142,7 +142,7 @@ struct Session {
     driver: SchedulerDriver,
     events: mpsc::Receiver<RunEvent>,
     ended: JoinHandle<Result<(), SchedulerError>>,
-    begun: Instant,
+    started: Instant,
 }
 
 /// Returns why the session ended without a request.
@@ -163,8 +163,8 @@ fn session_failure(error: &SchedulerError, name: &str) -> Failure {
 }
 
 /// Prints a line about the task unless `--quiet` is set.
-fn print_note(manner: &RunOptions, name: &str, text: &str) {
-    if !manner.quiet {
+fn print_note(options: &RunOptions, name: &str, text: &str) {
+    if !options.quiet {
         note(&format!("{name:<12} {text}"));
     }
 }

@@ -22,9 +22,9 @@ pub(crate) enum StopCondition<'a> {
 }
 
 /// Timeout of a graceful shutdown, after which the process exits anyway.
-const PATIENCE: Duration = Duration::from_secs(20);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Exit code of a process that did not shut down gracefully.
-const FORCED: i32 = 130;
+const FORCED_EXIT_CODE: i32 = 130;
 
 /// Cancels when the process is asked to stop. A second signal or a timeout ends the process
 /// immediately.
@@ -50,11 +50,11 @@ pub(crate) fn watch(until: StopCondition<'_>) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = tokio::time::sleep(PATIENCE) => {
-                tracing::error!(patience_s = PATIENCE.as_secs(), "graceful shutdown timed out");
+            () = tokio::time::sleep(SHUTDOWN_TIMEOUT) => {
+                tracing::error!(patience_s = SHUTDOWN_TIMEOUT.as_secs(), "graceful shutdown timed out");
             }
         }
-        std::process::exit(FORCED);
+        std::process::exit(FORCED_EXIT_CODE);
     });
     Ok(())
 }
@@ -62,9 +62,9 @@ pub(crate) fn watch(until: StopCondition<'_>) -> anyhow::Result<()> {
 /// Cancels when an agent is asked to end its tasks too.
 pub(crate) fn watch_for_end_of_tasks(end_tasks: CancellationToken) -> anyhow::Result<()> {
     let kind = SignalKind::from_raw(END_TASKS as i32);
-    let mut told = signal(kind).with_context(|| format!("cannot listen for {END_TASKS}"))?;
+    let mut stream = signal(kind).with_context(|| format!("cannot listen for {END_TASKS}"))?;
     tokio::spawn(async move {
-        if told.recv().await.is_some() {
+        if stream.recv().await.is_some() {
             tracing::info!("ending all tasks, then this agent");
             end_tasks.cancel();
         }

@@ -15,7 +15,7 @@ fn argosy(words: &[&str]) -> Command {
     command
 }
 
-fn ran(words: &[&str]) -> (i32, String, String) {
+fn run(words: &[&str]) -> (i32, String, String) {
     split(argosy(words).output().unwrap())
 }
 
@@ -50,7 +50,7 @@ fn the_list_of_masters_comes_from_the_environment_too() {
 #[test]
 fn with_json_a_failure_is_one_object_on_standard_error() {
     let masters = silent_address();
-    let (code, stdout, stderr) = ran(&[
+    let (code, stdout, stderr) = run(&[
         "ps",
         "-o",
         "json",
@@ -65,14 +65,14 @@ fn with_json_a_failure_is_one_object_on_standard_error() {
 }
 
 #[test]
-fn nothing_is_coloured_when_nobody_looks() {
+fn output_is_not_coloured_without_a_terminal() {
     for words in [
         &["--help"][..],
         &["ps", "--bad"],
         &["doctor"],
         &["ps", "--masters", "127.0.0.1:1", "--timeout", "100ms"],
     ] {
-        let (_, stdout, stderr) = ran(words);
+        let (_, stdout, stderr) = run(words);
         assert!(
             !stdout.contains('\u{1b}') && !stderr.contains('\u{1b}'),
             "{words:?}"
@@ -81,13 +81,13 @@ fn nothing_is_coloured_when_nobody_looks() {
 }
 
 #[test]
-fn version_tells_protocol_and_features() {
-    let (code, stdout, _) = ran(&["version"]);
+fn version_reports_protocol_and_features() {
+    let (code, stdout, _) = run(&["version"]);
     assert_eq!(
         (code, stdout),
         (0, format!("argosy {}\n", env!("CARGO_PKG_VERSION")))
     );
-    let (_, stdout, _) = ran(&["version", "-v"]);
+    let (_, stdout, _) = run(&["version", "-v"]);
     assert!(stdout.contains("argosy.v1, version 1"), "{stdout}");
     assert!(stdout.contains("rocksdb"), "{stdout}");
     assert!(
@@ -99,7 +99,7 @@ fn version_tells_protocol_and_features() {
 #[test]
 fn completions_know_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
-        let (code, stdout, _) = ran(&["completions", shell]);
+        let (code, stdout, _) = run(&["completions", shell]);
         assert_eq!(code, 0);
         assert!(stdout.contains("teardown"), "{shell}");
     }
@@ -107,35 +107,35 @@ fn completions_know_the_verbs() {
 
 #[test]
 fn a_folder_that_tasks_fetch_from_is_named_from_the_root() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("agent");
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("agent");
     let mut words = vec!["agent", "start", "--listen", "127.0.0.1:0"];
     words.extend(["--data-dir", data.to_str().unwrap()]);
     words.extend(["--fetch-dir", "files"]);
-    let (code, _, stderr) = ran(&words);
+    let (code, _, stderr) = run(&words);
     assert_eq!(code, 2, "{stderr}");
     let expected = "--fetch-dir files is not an absolute path; begin it with /";
     assert!(stderr.contains(expected), "{stderr}");
 }
 
 #[test]
-fn stopping_an_agent_that_is_not_there_is_said() {
-    let folder = tempfile::tempdir().unwrap();
-    let (code, _, stderr) = ran(&[
+fn stopping_an_absent_agent_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let (code, _, stderr) = run(&[
         "agent",
         "stop",
         "--data-dir",
-        folder.path().to_str().unwrap(),
+        directory.path().to_str().unwrap(),
     ]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("no agent runs on"), "{stderr}");
-    let absent = folder.path().join("absent");
-    let (code, _, stderr) = ran(&["agent", "stop", "--data-dir", absent.to_str().unwrap()]);
+    let absent = directory.path().join("absent");
+    let (code, _, stderr) = run(&["agent", "stop", "--data-dir", absent.to_str().unwrap()]);
     assert_eq!(code, 3, "{stderr}");
 }
 
 #[test]
-fn the_launcher_tells_its_release_and_serves_agents_only() {
+fn the_launcher_reports_its_release_and_serves_only_agents() {
     let launcher = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_argosy-launcher"));
         split(command.args(words).output().unwrap())
@@ -149,11 +149,11 @@ fn the_launcher_tells_its_release_and_serves_agents_only() {
 
 #[test]
 fn the_doctor_finds_the_launcher_beside_the_program() {
-    let folder = tempfile::tempdir().unwrap();
-    let (_, findings, _) = ran(&[
+    let directory = tempfile::tempdir().unwrap();
+    let (_, findings, _) = run(&[
         "doctor",
         "--data-dir",
-        folder.path().to_str().unwrap(),
+        directory.path().to_str().unwrap(),
         "--output",
         "json",
     ]);
@@ -165,10 +165,10 @@ fn the_doctor_finds_the_launcher_beside_the_program() {
 
 #[test]
 fn a_variable_is_read_under_its_former_name_too_but_not_under_both() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let started = |variables: &[(&str, &str)]| {
         let mut command = argosy(&["agent", "start", "--listen", "127.0.0.1:0", "--data-dir"]);
-        command.arg(folder.path().join("agent"));
+        command.arg(directory.path().join("agent"));
         let (code, _, stderr) = split(command.envs(variables.iter().copied()).output().unwrap());
         assert_eq!(code, 2, "{stderr}");
         stderr

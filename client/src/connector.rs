@@ -40,10 +40,10 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Timeout of the first attempt at a master that has never answered: the host may not exist.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 /// Time without an answer after which other masters are watched for news of a new leader.
-const QUIET: Duration = Duration::from_millis(200);
+const QUIET_TIME: Duration = Duration::from_millis(200);
 /// Time for which a master that did not answer in time is not called first, even if another one
 /// names it.
-const AVOID: Duration = Duration::from_secs(10);
+const AVOID_TIME: Duration = Duration::from_secs(10);
 
 /// Connection settings.
 #[derive(Clone)]
@@ -82,19 +82,19 @@ pub struct Connector {
 struct Inner {
     masters: Masters,
     dialer: Dialer,
-    reigns: LeaderWatch,
+    leader_watch: LeaderWatch,
     // A lock, because calls run concurrently on many tasks; it is never held across an await.
     known: Mutex<KnownMasters>,
 }
 
 struct KnownMasters {
-    likely: Option<String>,
+    likely_leader: Option<String>,
     // One entry for each address that is on the list or was named by a master. Entries of unlisted
     // addresses are evicted, which bounds the map.
     channels: HashMap<String, Channel>,
     avoided: HashMap<String, Instant>,
     // Masters that answered the last call, whatever the answer.
-    heard: HashSet<String>,
+    responsive: HashSet<String>,
     random: u64,
 }
 
@@ -103,17 +103,17 @@ impl Connector {
     #[must_use]
     pub fn new(masters: Masters, config: ConnectorConfig) -> Self {
         let known = KnownMasters {
-            likely: None,
+            likely_leader: None,
             channels: HashMap::new(),
             avoided: HashMap::new(),
-            heard: HashSet::new(),
+            responsive: HashSet::new(),
             random: config.seed,
         };
         Self {
             inner: Arc::new(Inner {
                 masters,
                 dialer: config.dialer,
-                reigns: LeaderWatch::new(),
+                leader_watch: LeaderWatch::new(),
                 known: Mutex::new(known),
             }),
         }
@@ -128,7 +128,7 @@ impl Connector {
     /// Returns the API address of the leader as a master last named it.
     #[must_use]
     pub fn leader(&self) -> Option<String> {
-        self.known(|known| known.likely.clone())
+        self.known(|known| known.likely_leader.clone())
     }
 
     /// Records that nothing was received from `address` for too long. The network may have failed,
@@ -143,10 +143,10 @@ impl Connector {
     pub(crate) fn drop_connection(&self, address: &str) {
         self.known(|known| {
             known.channels.remove(address);
-            known.heard.remove(address);
+            known.responsive.remove(address);
             known.avoided.insert(address.to_owned(), Instant::now());
-            if known.likely.as_deref() == Some(address) {
-                known.likely = None;
+            if known.likely_leader.as_deref() == Some(address) {
+                known.likely_leader = None;
             }
         });
     }
@@ -161,29 +161,29 @@ impl Connector {
     pub(crate) fn note_epoch(&self, leader: &str) {
         self.known(|known| {
             known.avoided.remove(leader);
-            known.likely = Some(leader.to_owned());
+            known.likely_leader = Some(leader.to_owned());
         });
     }
 
     /// Waits until another master reports that the epoch `epoch`, served at `address`, has ended;
     /// then its connection is not used again. Without an epoch, any epoch that is not known yet is
     /// news.
-    pub(crate) fn replaced(
+    pub(crate) fn until_replaced(
         &self,
         epoch: Option<u64>,
         address: String,
     ) -> impl Future<Output = String> + Send + use<> {
         let connector = self.clone();
         if let Some(epoch) = epoch {
-            self.inner.reigns.record(epoch, &address);
+            self.inner.leader_watch.record(epoch, &address);
         }
         async move {
-            let reigns = &connector.inner.reigns;
+            let reigns = &connector.inner.leader_watch;
             let epoch = epoch.unwrap_or_else(|| reigns.epoch());
             let news = reigns.after(epoch, &address, (&connector, Duration::ZERO));
             let news = news.await;
             connector.drop_connection(&address);
-            replaced(&news)
+            leader_replaced(&news)
         }
     }
 
@@ -198,20 +198,20 @@ impl Connector {
         F: Fn(Channel, Duration) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut search = self.search();
-        let mut epoch = self.inner.reigns.epoch();
+        let mut epoch = self.inner.leader_watch.epoch();
         let mut was_sent = false;
         loop {
             // A leader that was reported in the meantime is called before masters that were not
             // called yet.
-            if let Some(news) = self.inner.reigns.newer(epoch) {
+            if let Some(news) = self.inner.leader_watch.newer(epoch) {
                 epoch = news.epoch;
-                search.prefer(news.leader);
+                search.call_next(news.leader);
             }
-            let left = deadline.saturating_sub(begun.elapsed());
+            let left = deadline.saturating_sub(started.elapsed());
             if left.is_zero() {
-                return Err(out_of_time(deadline, was_sent, search.causes()));
+                return Err(deadline_exceeded(deadline, was_sent, search.causes()));
             }
             let address = match search.next() {
                 LeaderSearchStep::Call(address) => address,
@@ -222,7 +222,9 @@ impl Connector {
             };
             // A call that cannot be repeated gets all the remaining time.
             let limit = match repeat {
-                RepeatPolicy::Always if search.is_first_round() && !self.has_heard(&address) => {
+                RepeatPolicy::Always
+                    if search.is_first_round() && !self.is_responsive(&address) =>
+                {
                     left.min(FIRST_ATTEMPT)
                 }
                 RepeatPolicy::Always => left.min(ATTEMPT_TIMEOUT),
@@ -238,7 +240,7 @@ impl Connector {
                     was_sent |= sent;
                     search.failed(&address, cause, hint);
                     if sent && repeat == RepeatPolicy::OnlyUnsent {
-                        return Err(out_of_time(begun.elapsed(), true, search.causes()));
+                        return Err(deadline_exceeded(started.elapsed(), true, search.causes()));
                     }
                 }
             }
@@ -260,7 +262,7 @@ impl Connector {
         let channel = self
             .channel(address)
             .map_err(|cause| (AttemptError::TryNext { cause, sent: false }, None))?;
-        let reigns = &self.inner.reigns;
+        let reigns = &self.inner.leader_watch;
         let outcome = tokio::select! {
             biased;
             outcome = tokio::time::timeout(limit, ask(channel, limit)) => match outcome {
@@ -268,19 +270,19 @@ impl Connector {
                 Err(_) => Err(Status::deadline_exceeded("no answer in time")),
             },
             // A master that is frozen, or knows no leader, keeps a caller waiting.
-            news = reigns.after(epoch, address, (self, QUIET)), if repeat == RepeatPolicy::Always => {
-                let cause = MasterFailure::Unavailable(replaced(&news));
+            news = reigns.after(epoch, address, (self, QUIET_TIME)), if repeat == RepeatPolicy::Always => {
+                let cause = MasterFailure::Unavailable(leader_replaced(&news));
                 return Err((AttemptError::TryNext { cause, sent: true }, Some(news.leader)));
             }
         };
         match outcome {
             Ok(response) => {
                 if let Err(why) = common_version(response.metadata()) {
-                    self.note_heard(address);
+                    self.note_response(address);
                     return Err((AttemptError::Refused(why), None));
                 }
                 let leader = leader_of(response.metadata()).unwrap_or_else(|| address.to_owned());
-                self.note_heard(address);
+                self.note_response(address);
                 self.note_leader(&leader);
                 Ok(MasterAnswer {
                     body: response.into_inner(),
@@ -289,10 +291,10 @@ impl Connector {
             }
             Err(status) => {
                 let hint = leader_of(status.metadata())
-                    .filter(|hint| hint != address && !self.avoids(hint));
+                    .filter(|hint| hint != address && !self.is_avoided(hint));
                 let failed = classify(&status, limit_ms);
                 match &failed {
-                    AttemptError::Refused(_) => self.note_heard(address),
+                    AttemptError::Refused(_) => self.note_response(address),
                     AttemptError::TryNext { cause, .. } => self.note_failure(address, cause),
                 }
                 Err((failed, hint))
@@ -306,19 +308,19 @@ impl Connector {
             MasterFailure::NoHost(_) => self.drop_connection(address),
             MasterFailure::Refused | MasterFailure::Broken(_) | MasterFailure::Unavailable(_) => {
                 self.known(|known| {
-                    if known.likely.as_deref() == Some(address) {
-                        known.likely = None;
+                    if known.likely_leader.as_deref() == Some(address) {
+                        known.likely_leader = None;
                     }
-                    known.heard.remove(address);
+                    known.responsive.remove(address);
                 })
             }
         }
         if matches!(cause, MasterFailure::Unavailable(_)) {
-            self.note_heard(address);
+            self.note_response(address);
         }
     }
 
-    fn note_heard(&self, address: &str) {
+    fn note_response(&self, address: &str) {
         self.known(|known| {
             // An unlisted master need not be remembered: it is called when another master names it.
             if self
@@ -328,28 +330,31 @@ impl Connector {
                 .iter()
                 .any(|one| one == address)
             {
-                known.heard.insert(address.to_owned());
+                known.responsive.insert(address.to_owned());
             }
         });
     }
 
     /// Returns whether the master answered the last call.
-    pub(crate) fn has_heard(&self, address: &str) -> bool {
-        self.known(|known| known.heard.contains(address))
+    pub(crate) fn is_responsive(&self, address: &str) -> bool {
+        self.known(|known| known.responsive.contains(address))
     }
 
-    pub(crate) fn avoids(&self, address: &str) -> bool {
-        self.known(|known| known.avoids(address))
+    pub(crate) fn is_avoided(&self, address: &str) -> bool {
+        self.known(|known| known.is_avoided(address))
     }
 
     fn search(&self) -> LeaderSearch {
         self.known(|known| {
             let seed = next_random(&mut known.random);
-            let likely = known.likely.clone().filter(|likely| !known.avoids(likely));
+            let likely = known
+                .likely_leader
+                .clone()
+                .filter(|likely| !known.is_avoided(likely));
             let masters = &self.inner.masters;
-            let unheard = masters.addresses().iter();
-            let unheard = unheard.filter(|address| !known.heard.contains(*address));
-            LeaderSearch::new(masters, likely, unheard.cloned().collect(), seed)
+            let unresponsive = masters.addresses().iter();
+            let unresponsive = unresponsive.filter(|address| !known.responsive.contains(*address));
+            LeaderSearch::new(masters, likely, unresponsive.cloned().collect(), seed)
         })
     }
 
@@ -385,15 +390,15 @@ impl Connector {
 
 impl KnownMasters {
     fn note_leader(&mut self, address: &str) {
-        if !self.avoids(address) && self.likely.as_deref() != Some(address) {
-            self.likely = Some(address.to_owned());
+        if !self.is_avoided(address) && self.likely_leader.as_deref() != Some(address) {
+            self.likely_leader = Some(address.to_owned());
         }
     }
 
-    fn avoids(&self, address: &str) -> bool {
+    fn is_avoided(&self, address: &str) -> bool {
         self.avoided
             .get(address)
-            .is_some_and(|since| since.elapsed() < AVOID)
+            .is_some_and(|since| since.elapsed() < AVOID_TIME)
     }
 }
 
@@ -403,7 +408,7 @@ pub(crate) struct MasterAnswer<T> {
     pub(crate) address: String,
 }
 
-fn out_of_time(waited: Duration, was_sent: bool, causes: NoMaster) -> CallError {
+fn deadline_exceeded(waited: Duration, was_sent: bool, causes: NoMaster) -> CallError {
     if was_sent {
         CallError::Unanswered {
             after_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
@@ -414,7 +419,7 @@ fn out_of_time(waited: Duration, was_sent: bool, causes: NoMaster) -> CallError 
     }
 }
 
-fn replaced(news: &LeaderEpoch) -> String {
+fn leader_replaced(news: &LeaderEpoch) -> String {
     format!("{} leads since epoch {}", news.leader, news.epoch)
 }
 

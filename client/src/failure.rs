@@ -170,7 +170,7 @@ mod tests {
     use tonic_types::ErrorDetails;
 
     #[test]
-    fn a_masters_no_keeps_its_reason_and_its_numbers() {
+    fn a_rejection_contains_reason_and_details() {
         let numbers = [("offer".to_owned(), "12.7".to_owned())];
         let details = ErrorDetails::with_error_info("offer-used", "argosy", numbers);
         let status =
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_without_a_leader_has_done_nothing() {
+    fn a_call_without_a_leader_was_not_applied() {
         let details = ErrorDetails::with_error_info("no-leader", "argosy", []);
         let status = Status::with_error_details(Code::Unavailable, "there is no leader", details);
         let judged = classify(&status, 10);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_means_unknown_and_never_no() {
+    fn a_deadline_is_an_unknown_result_and_no_rejection() {
         for code in [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled] {
             let judged = classify(&Status::new(code, "x"), 10);
             assert!(

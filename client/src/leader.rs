@@ -83,11 +83,11 @@ pub(crate) enum LeaderSearchStep {
 pub(crate) struct LeaderSearch {
     masters: Vec<String>,
     queue: VecDeque<String>,
-    asked: Vec<String>,
+    called: Vec<String>,
     rounds: u32,
     causes: BTreeMap<String, MasterFailure>,
-    likely: Option<String>,
-    last: BTreeSet<String>,
+    likely_leader: Option<String>,
+    called_last: BTreeSet<String>,
     pause_ms: u64,
     random: u64,
 }
@@ -102,11 +102,11 @@ impl LeaderSearch {
         let mut search = Self {
             masters: masters.addresses().to_vec(),
             queue: VecDeque::new(),
-            asked: Vec::new(),
+            called: Vec::new(),
             rounds: 0,
             causes: BTreeMap::new(),
-            likely,
-            last,
+            likely_leader: likely,
+            called_last: last,
             pause_ms: FIRST_PAUSE_MS,
             random: seed,
         };
@@ -121,16 +121,16 @@ impl LeaderSearch {
 
     fn begin_round(&mut self) {
         self.rounds = self.rounds.saturating_add(1);
-        self.asked.clear();
+        self.called.clear();
         self.queue = self.masters.iter().cloned().collect();
         // If every client started with the first address, its master would carry the whole load.
         let start = next_random(&mut self.random) as usize % self.queue.len().max(1);
         self.queue.rotate_left(start);
         // A host that does not exist costs seconds.
-        let last = &self.last;
+        let last = &self.called_last;
         let queue = self.queue.make_contiguous();
         queue.sort_by_key(|address| last.contains(address));
-        if let Some(likely) = self.likely.clone() {
+        if let Some(likely) = self.likely_leader.clone() {
             self.put_first(likely);
         }
     }
@@ -142,7 +142,7 @@ impl LeaderSearch {
 
     pub(crate) fn next(&mut self) -> LeaderSearchStep {
         if let Some(address) = self.queue.pop_front() {
-            self.asked.push(address.clone());
+            self.called.push(address.clone());
             return LeaderSearchStep::Call(address);
         }
         self.begin_round();
@@ -153,19 +153,19 @@ impl LeaderSearch {
     }
 
     /// Calls a newly reported leader next, even if it was called before it led.
-    pub(crate) fn prefer(&mut self, leader: String) {
-        self.likely = Some(leader.clone());
+    pub(crate) fn call_next(&mut self, leader: String) {
+        self.likely_leader = Some(leader.clone());
         self.put_first(leader);
     }
 
     /// Records the failure of `address`. A leader that it names is called next, once in each round.
     pub(crate) fn failed(&mut self, address: &str, cause: MasterFailure, hint: Option<String>) {
         self.causes.insert(address.to_owned(), cause);
-        if self.likely.as_deref() == Some(address) {
-            self.likely = None;
+        if self.likely_leader.as_deref() == Some(address) {
+            self.likely_leader = None;
         }
-        if let Some(hint) = hint.filter(|hint| !self.asked.contains(hint)) {
-            self.likely = Some(hint.clone());
+        if let Some(hint) = hint.filter(|hint| !self.called.contains(hint)) {
+            self.likely_leader = Some(hint.clone());
             self.put_first(hint);
         }
     }
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_not_been_heard_is_asked_last() {
+    fn unresponsive_masters_are_called_last() {
         let masters = "a:1,b:1,c:1,d:1,e:1".parse().unwrap();
         for seed in 0..20 {
             let last = ["b:1", "d:1"].map(str::to_owned).into();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn every_address_is_asked_once_a_round_the_likely_one_first() {
+    fn every_address_is_called_once_a_round_the_likely_leader_first() {
         let mut search = search(Some("b:1"));
         let mut round: Vec<_> = (0..3).map(|_| ask(&mut search)).collect();
         assert_eq!(round[0], "b:1");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_leader_is_asked_next_even_if_it_is_not_listed() {
+    fn a_named_leader_is_called_next_even_if_unlisted() {
         let mut search = search(Some("a:1"));
         let first = ask(&mut search);
         search.failed(
@@ -253,11 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn who_leads_by_now_is_asked_again_in_the_same_round() {
+    fn a_new_leader_is_called_again_in_the_same_round() {
         let mut search = search(Some("a:1"));
         let first = ask(&mut search);
         search.failed(&first, MasterFailure::Unavailable("no leader".into()), None);
-        search.prefer("a:1".into());
+        search.call_next("a:1".into());
         let round: Vec<_> = (0..3).map(|_| ask(&mut search)).collect();
         assert_eq!(round[0], "a:1");
         assert!(matches!(search.next(), LeaderSearchStep::Pause(_)));
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_words_name_each_address_and_its_cause() {
+    fn the_final_error_names_each_address_and_its_cause() {
         let mut search = search(None);
         search.failed("b:1", MasterFailure::TimedOut(2_000), None);
         search.failed("a:1", MasterFailure::Refused, None);

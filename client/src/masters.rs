@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_the_part_and_the_remedy() {
+    fn an_invalid_address_is_rejected_with_part_and_remedy() {
         for (bad, says) in [
             ("", "no master is named"),
             ("a:5050,,b:5050", "comma too many"),

@@ -19,7 +19,7 @@ use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, RepeatPolicy,
 use crate::failure::{CallError, MasterRejection};
 
 /// Capacity for batches to be sent on a write stream. When it is full, `send` waits.
-const WRITES_AHEAD: usize = 64;
+const WRITE_CAPACITY: usize = 64;
 
 /// Calls of `argosy.v1.Operator`. Cheap to clone; clones share connections and request ids.
 #[derive(Clone)]
@@ -181,7 +181,7 @@ impl OperatorClient {
                 self.deadline,
                 RepeatPolicy::Always,
                 |channel, _| async move {
-                    let (sender, outbox) = mpsc::channel(WRITES_AHEAD);
+                    let (sender, outbox) = mpsc::channel(WRITE_CAPACITY);
                     let response = stub(channel).write(ReceiverStream::new(outbox)).await?;
                     let (metadata, replies, extensions) = response.into_parts();
                     Ok(Response::from_parts(

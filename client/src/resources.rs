@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_and_ports_are_cut_out_until_nothing_fits() {
+    fn tasks_and_ports_are_taken_until_none_fits() {
         let offer = v1::Offer {
             resources: resources("cpus:0.2;mem:64;ports:[31000-31001]").unwrap(),
             ..Default::default()

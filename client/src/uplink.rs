@@ -98,7 +98,7 @@ impl AgentUplink {
             inbound: Inbound {
                 stream,
                 epoch: 0,
-                replaced: Box::pin(self.connector.replaced(None, address.clone())),
+                replaced: Box::pin(self.connector.until_replaced(None, address.clone())),
                 connector: self.connector.clone(),
                 address: address.clone(),
             },
@@ -144,7 +144,9 @@ impl Inbound {
         let epoch = message.as_ref().map_or(0, |message| message.epoch);
         if epoch > self.epoch {
             self.epoch = epoch;
-            let replaced = self.connector.replaced(Some(epoch), self.address.clone());
+            let replaced = self
+                .connector
+                .until_replaced(Some(epoch), self.address.clone());
             self.replaced = Box::pin(replaced);
         }
         Ok(message)

@@ -11,7 +11,7 @@ use reqwest::{Client, ClientBuilder};
 pub(crate) struct HttpClient {
     settings: Box<dyn Fn() -> ClientBuilder + Send + Sync>,
     /// What a host without certificate authorities cannot do, for the log.
-    lost: &'static str,
+    consequence: &'static str,
     built: OnceLock<BuiltClient>,
 }
 
@@ -27,7 +27,7 @@ impl HttpClient {
     ) -> Self {
         Self {
             settings: Box::new(settings),
-            lost,
+            consequence: lost,
             built: OnceLock::new(),
         }
     }
@@ -50,7 +50,7 @@ impl HttpClient {
                 has_authorities: true,
             },
             Err(error) => {
-                let (why, lost) = (crate::error_chain(&error), self.lost);
+                let (why, lost) = (crate::error_chain(&error), self.consequence);
                 tracing::warn!(why, "{lost}: install ca-certificates");
                 let plain = (self.settings)().tls_certs_only([]).build();
                 BuiltClient {
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_made_at_its_first_use_and_once() {
+    fn the_client_is_created_once_at_first_use() {
         let builds = Arc::new(AtomicU32::new(0));
         let counted = builds.clone();
         let client = HttpClient::new("nothing", move || {

@@ -141,7 +141,7 @@ mod tests {
 
     struct WorkFixture {
         flights: Arc<Singleflight<&'static str, WorkResult, u32>>,
-        begun: Arc<AtomicU32>,
+        started: Arc<AtomicU32>,
         ended: Arc<AtomicU32>,
     }
 
@@ -149,7 +149,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 flights: Singleflight::new(),
-                begun: Arc::default(),
+                started: Arc::default(),
                 ended: Arc::default(),
             }
         }
@@ -161,7 +161,7 @@ mod tests {
                     self.0.fetch_add(1, Ordering::SeqCst);
                 }
             }
-            let (begun, ended) = (Arc::clone(&self.begun), Arc::clone(&self.ended));
+            let (begun, ended) = (Arc::clone(&self.started), Arc::clone(&self.ended));
             self.flights.join("layer", move |progress| {
                 // Created only for work that is started.
                 let end = CountOnDrop(ended);
@@ -176,7 +176,7 @@ mod tests {
 
         fn counts(&self) -> (u32, u32, usize) {
             let listed = self.flights.in_flight().flights.len();
-            let (begun, ended) = (&self.begun, &self.ended);
+            let (begun, ended) = (&self.started, &self.ended);
             (
                 begun.load(Ordering::SeqCst),
                 ended.load(Ordering::SeqCst),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_in_between_joins_and_sees_how_far_it_is() {
+    async fn a_later_requester_joins_and_sees_the_progress() {
         let world = WorkFixture::new();
         let (answer, wanted) = oneshot::channel();
         let first = tokio::spawn(world.join(wanted).work);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_wait_fail_alike_and_the_next_tries_anew() {
+    async fn a_failure_reaches_all_waiters_and_the_next_retries() {
         let world = WorkFixture::new();
         let (answer, wanted) = oneshot::channel();
         let (first, second) = (world.join(wanted), world.join(unused()));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_goes_on_without_who_began_it_and_ends_with_the_last_who_leaves() {
+    async fn work_continues_until_the_last_waiter_leaves() {
         let world = WorkFixture::new();
         let (answer, wanted) = oneshot::channel();
         let first = tokio::spawn(world.join(wanted).work);

@@ -16,7 +16,7 @@ const CONNECTIONS: usize = 64;
 /// Maximum size of a request head, in bytes. A larger one is not answered.
 const HEAD_BYTES: usize = 16 * 1024;
 /// Timeout of a read from or a write to a client.
-const PATIENCE: Duration = Duration::from_secs(5);
+const IO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves until the process ends.
 ///
@@ -60,8 +60,8 @@ fn body(witness: &Witness) -> String {
 }
 
 fn answer(mut stream: TcpStream, body: &str) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(IO_TIMEOUT))?;
+    stream.set_write_timeout(Some(IO_TIMEOUT))?;
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_connection_is_answered_with_who_it_is() {
+    fn every_response_identifies_the_copy() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let witness = Witness::take().unwrap();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_not_answered_and_hurts_nobody() {
+    fn malformed_requests_are_not_answered() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let witness = Witness::take().unwrap();

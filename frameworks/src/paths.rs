@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn files_come_in_byte_order_without_links_and_end_at_the_limit() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
         fs::create_dir(root.join("a")).unwrap();
         for (name, text) in [
             ("a/z", "12345"),

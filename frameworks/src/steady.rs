@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::progress::ProgressFormat;
 
 /// Time after its launch within which the end of a copy counts as a failure.
-const SHORT_LIFE: Duration = Duration::from_secs(2);
+const MIN_LIFETIME: Duration = Duration::from_secs(2);
 /// Longest pause before a failing copy is restarted.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -39,8 +39,8 @@ enum CopyState {
     },
     Launched {
         task_id: String,
-        place: CopyLocation,
-        at: Instant,
+        location: CopyLocation,
+        since: Instant,
         state: v1::TaskState,
     },
 }
@@ -115,7 +115,7 @@ impl Steady {
             .filter_map(|slot| match &slot.state {
                 CopyState::Launched {
                     task_id,
-                    place,
+                    location: place,
                     state,
                     ..
                 } if *state == v1::TaskState::Running => Some((task_id.as_str(), place)),
@@ -176,8 +176,8 @@ impl Steady {
         self.by_task.insert(spec.task_id.clone(), copy);
         slot.state = CopyState::Launched {
             task_id: spec.task_id.clone(),
-            place,
-            at: now,
+            location: place,
+            since: now,
             state: v1::TaskState::Staging,
         };
         Some(spec)
@@ -189,10 +189,10 @@ impl Steady {
         };
         let slot = &mut self.slots[copy];
         let lived = match slot.state {
-            CopyState::Launched { at, .. } => now.duration_since(at),
+            CopyState::Launched { since: at, .. } => now.duration_since(at),
             CopyState::Pending { .. } => return,
         };
-        slot.failures = if lived < SHORT_LIFE {
+        slot.failures = if lived < MIN_LIFETIME {
             slot.failures + 1
         } else {
             0
@@ -264,10 +264,15 @@ impl Scheduler for Steady {
             return;
         };
         let new = status.state();
-        if let CopyState::Launched { state, place, .. } = &mut self.slots[copy].state {
+        if let CopyState::Launched {
+            state,
+            location: place,
+            ..
+        } = &mut self.slots[copy].state
+        {
             *state = new;
             let name = new.as_str_name();
-            let told = CopyEvent {
+            let event = CopyEvent {
                 event: "copy",
                 copy,
                 task: &status.task_id,
@@ -279,7 +284,7 @@ impl Scheduler for Steady {
                 "{} {name} at {}:{} {}",
                 status.task_id, place.address, place.port, status.message
             );
-            self.progress.print(&told, text.trim_end());
+            self.progress.print(&event, text.trim_end());
         }
         if is_replaceable(status) || new == v1::TaskState::Unknown {
             self.ended(&status.task_id, Instant::now());

@@ -103,9 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn text_is_what_grep_says() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+    fn text_is_detected_as_by_grep() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         let late_nul = |at: usize| {
             let mut bytes = b"word\n".repeat(at / 5 + 1);
             bytes.truncate(at);
@@ -145,9 +145,9 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_a_hole_is_what_grep_says() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("sparse");
+    fn files_with_holes_are_detected_as_by_grep() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sparse");
         std::fs::write(&path, b"abc\n".repeat(30_000)).unwrap();
         File::options()
             .append(true)

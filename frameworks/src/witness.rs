@@ -57,11 +57,11 @@ impl Witness {
     ///
     /// # Errors
     /// If the file cannot be opened or written.
-    pub fn append(&self, folder: &Path) -> io::Result<()> {
+    pub fn append(&self, directory: &Path) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .create(true)
             .append(true)
-            .open(folder.join(FILE))?;
+            .open(directory.join(FILE))?;
         file.write_all(format!("{}\n", self.line()).as_bytes())
     }
 
@@ -91,11 +91,11 @@ mod tests {
 
     #[test]
     fn every_start_leaves_one_line_with_its_own_nonce() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for _ in 0..2 {
-            Witness::take().unwrap().append(folder.path()).unwrap();
+            Witness::take().unwrap().append(directory.path()).unwrap();
         }
-        let text = fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let text = fs::read_to_string(directory.path().join(FILE)).unwrap();
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|line| line.len() == 5));

@@ -57,7 +57,7 @@ pub const COUNTS: &str = "counts.tsv";
 ///
 /// # Errors
 /// With the path that cannot be read or written.
-pub fn map(segments: &[Segment], reduces: usize, folder: &Path) -> anyhow::Result<()> {
+pub fn map(segments: &[Segment], reduces: usize, directory: &Path) -> anyhow::Result<()> {
     use anyhow::Context;
     let mut counter = WordCounter::default();
     for segment in segments {
@@ -69,7 +69,7 @@ pub fn map(segments: &[Segment], reduces: usize, folder: &Path) -> anyhow::Resul
         parts[partition(&word, reduces)].insert(word, count);
     }
     for (reduce, part) in parts.iter().enumerate() {
-        let path = folder.join(part_name(reduce));
+        let path = directory.join(part_name(reduce));
         fs::write(&path, to_lines(part))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -92,11 +92,11 @@ fn count(counter: &mut WordCounter, segment: &Segment) -> io::Result<()> {
 ///
 /// # Errors
 /// If one is missing, cannot be read or is not a list of counts.
-pub fn reduce(maps: usize, folder: &Path) -> anyhow::Result<()> {
+pub fn reduce(maps: usize, directory: &Path) -> anyhow::Result<()> {
     use anyhow::{Context, anyhow, ensure};
     let mut counts = WordCounts::new();
     let mut seen = 0;
-    for entry in fs::read_dir(folder).context("cannot list the sandbox")? {
+    for entry in fs::read_dir(directory).context("cannot list the sandbox")? {
         let path = entry.context("cannot list the sandbox")?.path();
         let is_part = path
             .file_name()
@@ -113,7 +113,7 @@ pub fn reduce(maps: usize, folder: &Path) -> anyhow::Result<()> {
         seen == maps,
         "{seen} map outputs are here; {maps} are needed"
     );
-    fs::write(folder.join(COUNTS), to_lines(&counts)).context("cannot write counts.tsv")
+    fs::write(directory.join(COUNTS), to_lines(&counts)).context("cannot write counts.tsv")
 }
 
 /// Runs the program: `map --reduces N SEGMENT…`, `reduce --maps N`, or `witness`, each with
@@ -123,7 +123,7 @@ pub fn reduce(maps: usize, folder: &Path) -> anyhow::Result<()> {
 /// One message for the user.
 pub fn main(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
     use anyhow::{Context, bail};
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut maps, mut reduces, mut least_ms, mut witness) = (0, 0, 0, None);
     let (mut verb, mut segments) = (String::new(), Vec::new());
     let mut arguments = arguments;
@@ -168,7 +168,7 @@ pub fn main(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
         ),
     }
     let least = Duration::from_millis(least_ms as u64);
-    std::thread::sleep(least.saturating_sub(begun.elapsed()));
+    std::thread::sleep(least.saturating_sub(started.elapsed()));
     Ok(())
 }
 
@@ -194,13 +194,13 @@ mod tests {
 
     #[test]
     fn maps_and_reduces_together_count_like_one_pass() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(50);
-        let input = folder.path().join("input");
+        let input = directory.path().join("input");
         fs::write(&input, &text).unwrap();
         let cuts = [0, 7, 1_000, 1_001, text.len() as u64];
         for (map_index, cut) in cuts.windows(2).enumerate() {
-            let sandbox = folder.path().join(format!("sandbox-{map_index}"));
+            let sandbox = directory.path().join(format!("sandbox-{map_index}"));
             fs::create_dir(&sandbox).unwrap();
             let segment = Segment {
                 path: input.clone(),
@@ -211,10 +211,10 @@ mod tests {
         }
         let mut all = WordCounts::new();
         for part in 0..3 {
-            let sandbox = folder.path().join(format!("reduce-{part}"));
+            let sandbox = directory.path().join(format!("reduce-{part}"));
             fs::create_dir(&sandbox).unwrap();
             for map_index in 0..4 {
-                let from = folder
+                let from = directory
                     .path()
                     .join(format!("sandbox-{map_index}"))
                     .join(part_name(part));

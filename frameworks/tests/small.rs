@@ -106,7 +106,7 @@ async fn lose_two_copies(cluster: &FakeCluster) -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn a_copy_that_ends_is_replaced_and_one_that_is_away_is_not() {
+async fn an_ended_copy_is_replaced_and_an_unreachable_one_is_not() {
     let cluster = FakeCluster::start(2).await;
     let mut config = SchedulerConfig::new(cluster.masters(), "steady");
     config.tick = Duration::from_millis(10);

@@ -27,7 +27,7 @@ const MAPPER: &str = env!("CARGO_BIN_EXE_argosy-wordmap");
 
 /// Sandboxes, and a file API for them.
 struct FakeAgent {
-    folder: PathBuf,
+    directory: PathBuf,
     address: String,
 }
 
@@ -42,17 +42,20 @@ impl FakeAgent {
                 serve(stream, &root);
             }
         });
-        Self { folder, address }
+        Self {
+            directory: folder,
+            address,
+        }
     }
 
     fn file(&self, url: &str) -> PathBuf {
         let path = url.split_once("path=tasks/").unwrap().1;
-        self.folder.join(path)
+        self.directory.join(path)
     }
 
     /// Runs a task as an agent would: sandbox, files, witness link, process.
     fn run(&self, spec: &v1::TaskSpec, witness: &Path) -> TaskState {
-        let sandbox = self.folder.join("framework-1").join(&spec.task_id);
+        let sandbox = self.directory.join("framework-1").join(&spec.task_id);
         fs::create_dir_all(&sandbox).unwrap();
         std::os::unix::fs::symlink(witness, sandbox.join("witness")).unwrap();
         for uri in &spec.uris {
@@ -91,25 +94,25 @@ fn serve(stream: std::net::TcpStream, root: &Path) {
     stream.write_all(&body).unwrap();
 }
 
-fn by_coreutils(folder: &Path) -> String {
+fn by_coreutils(directory: &Path) -> String {
     let script = "find -P \"$1\" -type f -print0 | LC_ALL=C sort -zu | \
         LC_ALL=C xargs -0 grep -Iah '' | LC_ALL=C tr -cs A-Za-z '\\n' | LC_ALL=C tr A-Z a-z | \
         grep . | LC_ALL=C sort | LC_ALL=C uniq -c | awk '{print $2 \"\\t\" $1}' | LC_ALL=C sort";
     let output = Command::new("bash")
         .args(["-c", script, "bash"])
-        .arg(folder)
+        .arg(directory)
         .output()
         .unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn make_input(folder: &Path) {
-    fs::create_dir_all(folder.join("sub")).unwrap();
+fn make_input(directory: &Path) {
+    fs::create_dir_all(directory.join("sub")).unwrap();
     for number in 0..20 {
         let text =
             format!("File {number} says: the Quick brown fox's {number}th jump, no newline at end");
         fs::write(
-            folder.join(format!("sub/{number:02}")),
+            directory.join(format!("sub/{number:02}")),
             text.repeat(number * 40 + 1),
         )
         .unwrap();
@@ -155,18 +158,18 @@ async fn be_the_cluster(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn words_are_counted_right_through_failures_and_changes_of_leader() {
-    let folder = tempfile::tempdir().unwrap();
-    let input = folder.path().join("input");
-    let output = folder.path().join("counts.tsv");
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("input");
+    let output = directory.path().join("counts.tsv");
     make_input(&input);
-    let agent = FakeAgent::start(folder.path().join("sandboxes"));
+    let agent = FakeAgent::start(directory.path().join("sandboxes"));
     let cluster = FakeCluster::start(3).await;
     cluster.set_agent_address(&agent.address);
     let settings = TaskSettings {
         mapper: MAPPER.into(),
-        witness: Some(folder.path().display().to_string()),
+        witness: Some(directory.path().display().to_string()),
         resources: "cpus:0.1;mem:32".parse().unwrap(),
-        most_failures: 5,
+        max_failures: 5,
         ..Default::default()
     };
     let inputs = collect_inputs(std::slice::from_ref(&input), u64::MAX).unwrap();
@@ -188,7 +191,7 @@ async fn words_are_counted_right_through_failures_and_changes_of_leader() {
         let result = runner.run(&mut scheduler, CancellationToken::new()).await;
         (result, scheduler)
     });
-    be_the_cluster(&cluster, &agent, folder.path(), || run.is_finished()).await;
+    be_the_cluster(&cluster, &agent, directory.path(), || run.is_finished()).await;
     let (result, scheduler) = run.await.unwrap();
     assert_eq!(result, Ok(()));
     writer.await.unwrap().unwrap();
@@ -202,7 +205,7 @@ async fn words_are_counted_right_through_failures_and_changes_of_leader() {
         "an offer outlived the leader that made it"
     );
     assert!(cluster.launches().iter().all(|(_, times)| *times == 1));
-    let witness = fs::read_to_string(folder.path().join("witness")).unwrap();
+    let witness = fs::read_to_string(directory.path().join("witness")).unwrap();
     let mut tasks: Vec<&str> = witness
         .lines()
         .map(|line| line.split(' ').next().unwrap())

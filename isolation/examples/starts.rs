@@ -22,7 +22,7 @@ use argosy_isolation::{
     cgroup, launcher,
 };
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> Result<()> {
     let argument = std::env::args().nth(1);
@@ -213,7 +213,7 @@ impl Bench {
     fn report_memory(&mut self) -> Result<()> {
         let (mut container, _) = self.launch("/bin/sleep 1000", KINDS[0])?;
         let handle = container
-            .wait_started(PATIENCE)?
+            .wait_started(TIMEOUT)?
             .map_err(|exit| anyhow::anyhow!(exit.reason))?;
         for (name, pid) in [
             ("supervisor", handle.supervisor.pid),
@@ -225,7 +225,7 @@ impl Bench {
             "launcher private memory: {} KiB",
             private_kib(self.launcher.pid() as i32)?
         );
-        container.destroy(PATIENCE)?;
+        container.destroy(TIMEOUT)?;
         Ok(())
     }
 }
@@ -241,7 +241,7 @@ fn new_network() -> Result<File> {
 }
 
 fn finish(container: &mut Container) -> Result<()> {
-    let exit = container.wait(PATIENCE)?;
+    let exit = container.wait(TIMEOUT)?;
     ensure!(exit.outcome == CommandOutcome::Exited(0), "{}", exit.reason);
     Ok(())
 }

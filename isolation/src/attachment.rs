@@ -136,7 +136,7 @@ impl Attachment {
     /// # Errors
     /// If the supervisor accepts no message for now.
     pub fn input(&self, bytes: &[u8]) -> Result<(), AttachmentError> {
-        self.say(AttachRequest::INPUT, bytes)
+        self.send(AttachRequest::INPUT, bytes)
     }
 
     /// Sends the end of input, after the input sent before: no client's input reaches the command
@@ -145,7 +145,7 @@ impl Attachment {
     /// # Errors
     /// If the supervisor accepts no message for now.
     pub fn end_input(&self) -> Result<(), AttachmentError> {
-        self.say(AttachRequest::END, &[])
+        self.send(AttachRequest::END_INPUT, &[])
     }
 
     /// Sets the size of the command's terminal; without a terminal it has no effect.
@@ -154,7 +154,7 @@ impl Attachment {
     /// If the supervisor accepts no message for now.
     pub fn resize(&self, size: WindowSize) -> Result<(), AttachmentError> {
         let [rows, columns] = [size.rows, size.columns].map(u16::to_le_bytes);
-        self.say(AttachRequest::SIZE, &[rows, columns].concat())
+        self.send(AttachRequest::SIZE, &[rows, columns].concat())
     }
 
     /// Sends a signal to the command's process group.
@@ -162,11 +162,11 @@ impl Attachment {
     /// # Errors
     /// If the supervisor accepts no message for now.
     pub fn signal(&self, signal: i32) -> Result<(), AttachmentError> {
-        self.say(AttachRequest::SIGNAL, &signal.to_le_bytes())
+        self.send(AttachRequest::SIGNAL, &signal.to_le_bytes())
     }
 
     /// A session that has ended is not an error.
-    fn say(&self, kind: u8, content: &[u8]) -> Result<(), AttachmentError> {
+    fn send(&self, kind: u8, content: &[u8]) -> Result<(), AttachmentError> {
         match send(self.socket.as_fd(), kind, content) {
             Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
             Err(errno) => Err(AttachmentError::Socket {
@@ -207,7 +207,7 @@ impl AttachMessage<'_> {
     const OUTPUT: u8 = b'o';
     const ERRORS: u8 = b'e';
     const MISSED: u8 = b'm';
-    const TAKEN: u8 = b't';
+    const INPUT_CONSUMED: u8 = b't';
 
     /// Sends the message whole or not at all; never blocks.
     pub(crate) fn send(self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -220,7 +220,7 @@ impl AttachMessage<'_> {
             Self::Output(StreamName::Stdout, bytes) => send(socket, Self::OUTPUT, bytes),
             Self::Output(StreamName::Stderr, bytes) => send(socket, Self::ERRORS, bytes),
             Self::Missed(count) => send(socket, Self::MISSED, &count.to_le_bytes()),
-            Self::InputConsumed => send(socket, Self::TAKEN, &[]),
+            Self::InputConsumed => send(socket, Self::INPUT_CONSUMED, &[]),
         }
     }
 
@@ -241,7 +241,7 @@ impl AttachMessage<'_> {
             Self::OUTPUT => Some(AttachmentNotice::Output(content)),
             Self::ERRORS => Some(AttachmentNotice::Errors(content)),
             Self::MISSED => Some(AttachmentNotice::Missed(number(0)?)),
-            Self::TAKEN => Some(AttachmentNotice::InputConsumed),
+            Self::INPUT_CONSUMED => Some(AttachmentNotice::InputConsumed),
             _ => None,
         }
     }
@@ -258,7 +258,7 @@ pub(crate) enum AttachRequest {
 
 impl AttachRequest {
     const INPUT: u8 = b'i';
-    const END: u8 = b'x';
+    const END_INPUT: u8 = b'x';
     const SIZE: u8 = b's';
     const SIGNAL: u8 = b'g';
 
@@ -281,7 +281,7 @@ impl AttachRequest {
         let (kind, content) = message.split_first()?;
         match *kind {
             Self::INPUT if !content.is_empty() => Some(Self::Input(content.to_vec())),
-            Self::END => Some(Self::EndInput),
+            Self::END_INPUT => Some(Self::EndInput),
             Self::SIZE => {
                 let (rows, columns) = content.split_at_checked(2)?;
                 Some(Self::Resize(WindowSize {
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_arrives_as_it_was_and_what_is_not_known_is_passed_over() {
+    fn messages_round_trip_and_unknown_ones_are_skipped() {
         let (ours, theirs) = packet_pair().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut attachment = Attachment {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_arrive_as_they_were_and_what_makes_no_sense_is_passed_over() {
+    fn requests_round_trip_and_invalid_ones_are_skipped() {
         let (ours, theirs) = packet_pair().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let attachment = Attachment {
@@ -369,7 +369,7 @@ mod tests {
             columns: 300,
         };
         attachment.input(b"ls\n").unwrap();
-        attachment.say(AttachRequest::SIZE, b"x").unwrap();
+        attachment.send(AttachRequest::SIZE, b"x").unwrap();
         attachment.resize(size).unwrap();
         attachment.signal(0).unwrap();
         attachment.signal(15).unwrap();

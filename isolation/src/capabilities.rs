@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sets_are_had_by_name_and_never_hold_what_opens_the_kernel() {
+    fn sets_are_parsed_by_name_and_exclude_dangerous_capabilities() {
         let set = Capabilities::named(["SETUID", "CHOWN"]).unwrap();
         assert_eq!(set.mask(), 0b1000_0001);
         assert_eq!(set.to_string(), "CHOWN, SETUID");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_come_back_from_a_launch_request_as_they_were() {
+    fn sets_round_trip_through_a_launch_request() {
         for set in [Capabilities::NONE, Capabilities::all()] {
             let text = serde_json::to_string(&set).unwrap();
             assert_eq!(serde_json::from_str::<Capabilities>(&text).unwrap(), set);

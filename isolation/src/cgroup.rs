@@ -39,7 +39,7 @@ const CONTENT_LIMITS: [(&str, &str); 5] = [
 /// The controllers that containers get where the host has them.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
 /// The controller that only the tree's root group gets: containers do not need it.
-const OF_THE_TREE: &str = "hugetlb";
+const TREE_CONTROLLER: &str = "hugetlb";
 
 /// An error of a cgroup operation.
 #[derive(Debug, thiserror::Error)]
@@ -146,13 +146,13 @@ impl CgroupTree {
         let tree = Self {
             root: ours.join(agent.as_str()),
         };
-        let with_its_own = [&CONTROLLERS[..], &[OF_THE_TREE]].concat();
-        hand_down(parent, &with_its_own)?;
+        let with_its_own = [&CONTROLLERS[..], &[TREE_CONTROLLER]].concat();
+        delegate(parent, &with_its_own)?;
         make(&ours)?;
-        hand_down(&ours, &with_its_own)?;
+        delegate(&ours, &with_its_own)?;
         make(&tree.root)?;
         refuse_huge_pages(&tree.root)?;
-        hand_down(&tree.root, &CONTROLLERS)?;
+        delegate(&tree.root, &CONTROLLERS)?;
         make(&tree.supervisors())?;
         make(&tree.content())?;
         limit_content(&tree.content())?;
@@ -254,9 +254,9 @@ impl CgroupTree {
     /// # Errors
     /// If a process is still in it.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        remove_folder(&self.supervisors())?;
-        remove_folder(&self.content())?;
-        remove_folder(&self.root)?;
+        remove_dir(&self.supervisors())?;
+        remove_dir(&self.content())?;
+        remove_dir(&self.root)?;
         if let Some(ours) = self.root.parent() {
             // The directory stays while another agent of this host has its tree there.
             let _ = fs::remove_dir(ours);
@@ -279,7 +279,7 @@ fn make(path: &Path) -> Result<(), CgroupError> {
 /// Delegates these controllers of `group` to its children. A controller that the kernel refuses to
 /// delegate (for example in a group that holds processes) is then missing below, and reported as
 /// missing.
-fn hand_down(group: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
+fn delegate(group: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
     let present = read_controllers(group)?;
     for controller in controllers {
         if present.iter().any(|name| name == controller) {
@@ -321,7 +321,7 @@ fn refuse_huge_pages(group: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn remove_folder(path: &Path) -> Result<(), CgroupError> {
+fn remove_dir(path: &Path) -> Result<(), CgroupError> {
     match fs::remove_dir(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -350,10 +350,10 @@ mod tests {
     }
 
     #[test]
-    fn controllers_are_handed_down_where_present() {
+    fn available_controllers_are_delegated() {
         let parent = tempfile::tempdir().unwrap();
         fs::write(parent.path().join("cgroup.controllers"), "rdma memory\n").unwrap();
-        hand_down(parent.path(), &CONTROLLERS).unwrap();
+        delegate(parent.path(), &CONTROLLERS).unwrap();
         let written = fs::read_to_string(parent.path().join("cgroup.subtree_control")).unwrap();
         assert_eq!(written, "+memory");
     }
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_kept_for_all_trees_together() {
+    fn memory_is_protected_for_all_trees_together() {
         let parent = tempfile::tempdir().unwrap();
         let ours = parent.path().join("argosy");
         for (agent, low) in [("mine", "0\n"), ("other", "4096\n")] {

@@ -24,7 +24,7 @@ const TEXT_LIMIT_BYTES: u64 = 1024 * 1024;
 pub(crate) struct ProgramOutput {
     pub(crate) status: ExitStatus,
     /// Its standard error.
-    pub(crate) complaint: String,
+    pub(crate) stderr: String,
 }
 
 /// A program that this process executed, or that the spawner executed for it ([`crate::spawner`]).
@@ -56,9 +56,9 @@ impl ChildProcess {
     }
 
     /// Waits for the end of the process. Returns `None` if it has not ended in time.
-    pub(crate) fn reaped(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         match &mut self.0 {
-            ChildHandle::Spawner(spawned) => spawned.reaped(limit),
+            ChildHandle::Spawner(spawned) => spawned.wait(limit),
             ChildHandle::Local(child) => {
                 let handle = sys::pidfd_open(child.id() as i32)?;
                 match has_ended(&handle, limit)? {
@@ -70,14 +70,14 @@ impl ChildProcess {
     }
 
     /// Kills and reaps the process: in the background if the kernel does not end it soon.
-    pub(crate) fn end(mut self) {
+    pub(crate) fn kill(mut self) {
         match &mut self.0 {
             // The process id cannot be reused until it is reaped. The process may have ended by
             // now.
             ChildHandle::Local(child) => drop(child.kill()),
             ChildHandle::Spawner(spawned) => spawned.kill(),
         }
-        if matches!(self.reaped(KILL_LIMIT), Ok(Some(_))) {
+        if matches!(self.wait(KILL_LIMIT), Ok(Some(_))) {
             return;
         }
         if let ChildHandle::Local(mut child) = self.0 {
@@ -95,29 +95,29 @@ impl ChildProcess {
 pub(crate) fn run(command: &Command, input: &str, limit: Duration) -> io::Result<ProgramOutput> {
     // Files, not pipes: a program that does not read, or a child that it leaves behind, cannot
     // block this process.
-    let mut text = scratch()?;
+    let mut text = memory_file()?;
     text.write_all(input.as_bytes())?;
     text.rewind()?;
-    let mut complaint = scratch()?;
+    let mut complaint = memory_file()?;
     let streams = StandardStreams {
         input: text.into(),
         output: null()?,
         error: Some(complaint.try_clone()?.into()),
     };
     let mut child = ChildProcess::execute(&ProgramCall::of(command), streams)?;
-    match child.reaped(limit) {
+    match child.wait(limit) {
         Ok(Some(status)) => Ok(ProgramOutput {
             status,
-            complaint: all_of(&mut complaint)?,
+            stderr: read_all(&mut complaint)?,
         }),
         Ok(None) => {
-            child.end();
+            child.kill();
             let program = command.get_program().to_string_lossy().into_owned();
             let why = format!("{program} has not ended within {limit:?} and was killed");
             Err(io::Error::new(io::ErrorKind::TimedOut, why))
         }
         Err(error) => {
-            child.end();
+            child.kill();
             Err(error)
         }
     }
@@ -129,12 +129,12 @@ pub(crate) fn null() -> io::Result<OwnedFd> {
 }
 
 /// Creates a memory file that has no name and takes no disk space.
-pub(crate) fn scratch() -> io::Result<File> {
+pub(crate) fn memory_file() -> io::Result<File> {
     Ok(memfd_create("argosy", MemfdFlags::CLOEXEC)?.into())
 }
 
 /// Returns the content of such a file.
-pub(crate) fn all_of(file: &mut File) -> io::Result<String> {
+pub(crate) fn read_all(file: &mut File) -> io::Result<String> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
     file.take(TEXT_LIMIT_BYTES).read_to_end(&mut bytes)?;
@@ -153,13 +153,10 @@ mod tests {
     }
 
     #[test]
-    fn a_program_reads_its_input_and_its_complaint_is_kept() {
+    fn a_program_reads_its_input_and_its_stderr_is_captured() {
         let limit = Duration::from_secs(60);
         let ran = run(&shell("cat >&2; exit 3"), "said", limit).unwrap();
-        assert_eq!(
-            (ran.status.code(), ran.complaint.as_str()),
-            (Some(3), "said")
-        );
+        assert_eq!((ran.status.code(), ran.stderr.as_str()), (Some(3), "said"));
         // More than a pipe holds, and no process reads it.
         let ran = run(&shell("exit 0"), &"x".repeat(1 << 20), limit).unwrap();
         assert!(ran.status.success());

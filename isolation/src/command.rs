@@ -17,7 +17,7 @@ use crate::spec::{LaunchSpec, Program};
 use crate::sys::{self, ExecPointers};
 
 /// The search path of commands whose environment has no `PATH`.
-const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The reason why a command cannot be executed, as text.
 pub(crate) type ExecuteError = String;
@@ -26,7 +26,7 @@ pub(crate) type ExecuteError = String;
 /// adds no errors.
 pub(crate) struct PreparedCommand<'a> {
     spec: &'a LaunchSpec,
-    shown: String,
+    name: String,
     candidates: Vec<CString>,
     pointers: ExecPointers,
     confinement: Option<Confinement>,
@@ -43,12 +43,12 @@ impl<'a> PreparedCommand<'a> {
         };
         let shown = arguments.first().cloned().unwrap_or_default();
         let path = spec.environment.iter().find(|(name, _)| name == "PATH");
-        let path = path.map_or(USUAL_PATH, |(_, path)| path.as_str());
+        let path = path.map_or(DEFAULT_PATH, |(_, path)| path.as_str());
         let names = candidates(&shown, path);
         let environment = spec.environment.iter();
         let profile = spec.profile.as_ref();
         Self {
-            confinement: profile.map(|profile| Confinement::of(profile.walls, filter)),
+            confinement: profile.map(|profile| Confinement::new(profile.walls, filter)),
             candidates: names.iter().map(|name| plain(name)).collect(),
             pointers: ExecPointers::new(
                 arguments.iter().map(|argument| plain(argument)).collect(),
@@ -56,7 +56,7 @@ impl<'a> PreparedCommand<'a> {
                     .map(|(name, value)| plain(&format!("{name}={value}")))
                     .collect(),
             ),
-            shown,
+            name: shown,
             spec,
         }
     }
@@ -65,7 +65,7 @@ impl<'a> PreparedCommand<'a> {
     /// streams and `kept` open.
     ///
     /// The change is permanent: call it in the process that becomes the command.
-    pub(crate) fn settle(&self, kept: Option<BorrowedFd<'_>>) -> Result<(), ExecuteError> {
+    pub(crate) fn confine(&self, kept: Option<BorrowedFd<'_>>) -> Result<(), ExecuteError> {
         let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
         for limit in &self.spec.resource_limits {
             let resource = crate::limits::resource(&limit.name).expect("the request was checked");
@@ -73,7 +73,7 @@ impl<'a> PreparedCommand<'a> {
                 .map_err(|errno| words(&format!("set the resource limit {}", limit.name), errno))?;
         }
         if let Some(confinement) = &self.confinement {
-            confinement.forgo_capabilities()?;
+            confinement.drop_capabilities()?;
         }
         if let Some(user) = &self.spec.user {
             sys::become_user(user.uid, user.gid, &user.groups).map_err(|errno| {
@@ -128,7 +128,7 @@ impl<'a> PreparedCommand<'a> {
             Errno::EACCES => "; it must be an executable file",
             _ => "",
         };
-        format!("cannot start {:?}: {}{remedy}", self.shown, worst.desc())
+        format!("cannot start {:?}: {}{remedy}", self.name, worst.desc())
     }
 }
 

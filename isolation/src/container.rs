@@ -73,7 +73,7 @@ impl Container {
     /// Returns a container whose connection came from another process, with its handle if that
     /// process read it.
     #[must_use]
-    pub fn passed_on(
+    pub fn from_connection(
         directory: &Path,
         cgroup: Option<PathBuf>,
         handle: Option<Handle>,
@@ -148,7 +148,7 @@ impl Container {
                     return Err(ContainerError::Lost { directory });
                 }
             },
-            Err(source) => return Err(self.talk(source)),
+            Err(source) => return Err(self.socket_error(source)),
         };
         match &notice {
             SupervisorNotice::Started(handle) => self.handle = Some(handle.clone()),
@@ -172,9 +172,9 @@ impl Container {
     /// As [`Container::notice`], and [`ContainerError::Timeout`] after the timeout `patience`.
     pub fn wait_started(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Result<Handle, Exit>, ContainerError> {
-        self.wait_until("started", patience, |container| {
+        self.wait_until("started", timeout, |container| {
             let ended = container.exit().map(|exit| Err(exit.clone()));
             container
                 .handle()
@@ -187,17 +187,17 @@ impl Container {
     ///
     /// # Errors
     /// As [`Container::notice`], and [`ContainerError::Timeout`] after the timeout `patience`.
-    pub fn wait(&mut self, patience: Duration) -> Result<Exit, ContainerError> {
-        self.wait_until("ended", patience, |container| container.exit().cloned())
+    pub fn wait(&mut self, timeout: Duration) -> Result<Exit, ContainerError> {
+        self.wait_until("ended", timeout, |container| container.exit().cloned())
     }
 
     fn wait_until<T>(
         &mut self,
         awaited: &'static str,
-        patience: Duration,
+        limit: Duration,
         reached: impl Fn(&Self) -> Option<T>,
     ) -> Result<T, ContainerError> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(answer) = reached(self) {
                 return Ok(answer);
@@ -210,14 +210,14 @@ impl Container {
                 return Err(ContainerError::Timeout {
                     directory: self.files.directory().to_owned(),
                     awaited,
-                    waited_ms: patience.as_millis(),
+                    waited_ms: limit.as_millis(),
                 });
             }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             let mut watched = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
             match poll(&mut watched, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(self.talk(errno.into())),
+                Err(errno) => return Err(self.socket_error(errno.into())),
             }
         }
     }
@@ -227,7 +227,7 @@ impl Container {
     /// # Errors
     /// If the connection is lost, except because the container has ended.
     pub fn signal(&self, signal: i32) -> Result<(), ContainerError> {
-        self.order(SupervisorRequest::Signal { signal })
+        self.request(SupervisorRequest::Signal { signal })
     }
 
     /// Sends TERM to the command's process group and, after the grace period (in milliseconds),
@@ -237,7 +237,7 @@ impl Container {
     /// # Errors
     /// If the connection is lost, except because the container has ended.
     pub fn kill(&self, grace_ms: u64) -> Result<(), ContainerError> {
-        self.order(SupervisorRequest::Kill { grace_ms })
+        self.request(SupervisorRequest::Kill { grace_ms })
     }
 
     /// Extends the `stop_after` deadline. It never moves back, so late renewals are harmless.
@@ -245,7 +245,7 @@ impl Container {
     /// # Errors
     /// If the connection is lost, except because the container has ended.
     pub fn renew(&self, deadline: BootTime) -> Result<(), ContainerError> {
-        self.order(SupervisorRequest::Renew { deadline })
+        self.request(SupervisorRequest::Renew { deadline })
     }
 
     /// Starts an exec session: another command in the container, with the same confinement, for as
@@ -254,7 +254,7 @@ impl Container {
     ///
     /// # Errors
     /// If the request is too long, or the connection is lost or its queue is full.
-    pub fn enter(&self, request: &ExecRequest) -> Result<ExecSession, ExecSessionError> {
+    pub fn exec(&self, request: &ExecRequest) -> Result<ExecSession, ExecSessionError> {
         ExecSession::open(self.connection.as_fd(), request)
     }
 
@@ -277,12 +277,12 @@ impl Container {
     }
 
     /// Sends an order. A container that has ended needs none, so that case is not an error.
-    fn order(&self, order: SupervisorRequest) -> Result<(), ContainerError> {
+    fn request(&self, order: SupervisorRequest) -> Result<(), ContainerError> {
         match send_packet(&self.connection, &order, WaitMode::Return) {
             Ok(()) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::EPIPE) => Ok(()),
             Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => Ok(()),
-            Err(source) => Err(self.talk(source)),
+            Err(source) => Err(self.socket_error(source)),
         }
     }
 
@@ -297,11 +297,11 @@ impl Container {
     ///
     /// # Errors
     /// As [`destroy`].
-    pub fn destroy(&self, patience: Duration) -> Result<(), RemovalError> {
-        destroy(self.files.directory(), self.cgroup.as_deref(), patience)
+    pub fn destroy(&self, timeout: Duration) -> Result<(), RemovalError> {
+        destroy(self.files.directory(), self.cgroup.as_deref(), timeout)
     }
 
-    fn talk(&self, source: io::Error) -> ContainerError {
+    fn socket_error(&self, source: io::Error) -> ContainerError {
         ContainerError::Socket {
             directory: self.files.directory().to_owned(),
             source,

@@ -137,7 +137,7 @@ enum CrashEffect {
 
 /// The crash point at which this process dies, panics or stops.
 struct ArmedCrashPoint {
-    end: CrashEffect,
+    effect: CrashEffect,
     step: String,
     /// The number of passes of the step, in a file that all copies of this process share.
     passes: &'static AtomicU32,
@@ -182,7 +182,7 @@ fn arm_with(end: CrashEffect, step: &str, at: u32, witness: &Path) -> io::Result
     let file = options.open(witness)?;
     file.set_len(size_of::<u32>() as u64)?;
     let armed = ArmedCrashPoint {
-        end,
+        effect: end,
         step: step.to_owned(),
         passes: sys::shared_counter(&file)?,
         at,
@@ -215,7 +215,7 @@ impl ArmedCrashPoint {
         if self.step != step || self.passes.fetch_add(1, Ordering::SeqCst) + 1 != self.at {
             return;
         }
-        match self.end {
+        match self.effect {
             CrashEffect::Panic => panic!("a test has this thread panic at {step}"),
             CrashEffect::Stopped => {
                 // The first process of a pid namespace does not stop at a signal that it sends to
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn every_step_is_listed_and_stands_in_one_place() {
+    fn every_step_is_listed_and_used_once() {
         let found = in_sources();
         let mut listed: Vec<_> = STEPS.iter().map(|step| (*step).to_owned()).collect();
         listed.sort();
@@ -285,7 +285,7 @@ mod tests {
         assert!(arm("nowhere", 1, &witness).is_err(), "only once");
         let passed = AtomicU32::new(0);
         let panics = ArmedCrashPoint {
-            end: CrashEffect::Panic,
+            effect: CrashEffect::Panic,
             step: "nowhere".to_owned(),
             passes: Box::leak(Box::new(passed)),
             at: 2,

@@ -10,8 +10,8 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 
 use crate::ebpf::{
-    AND, ANSWER, BpfProgram, COPY, JUMP_UNLESS_EQUAL, LOAD_WORD, QUESTION, SET, SHIFT_RIGHT,
-    answer, exit, instruction,
+    AND, BpfProgram, CONTEXT, COPY, JUMP_UNLESS_EQUAL, LOAD_WORD, RESULT, SET, SHIFT_RIGHT, exit,
+    instruction, return_value,
 };
 use crate::sys::bpf::ProgramKind;
 
@@ -31,7 +31,7 @@ pub(crate) struct Device {
 
 /// The devices of every container, by major and minor number of character devices: null, zero,
 /// full, random, urandom, tty and ptmx. The terminals below are allowed in addition.
-const USUAL: [(u32, u32); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
+const DEFAULT_DEVICES: [(u32, u32); 7] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)];
 /// The terminals of devpts; the container's devpts instance restricts them to its own.
 const TERMINALS: u32 = 136;
 
@@ -55,7 +55,7 @@ const NUMBER_MINOR: u8 = 5;
 const DEVICES: ProgramKind = ProgramKind {
     program: 15,
     expected: 0,
-    place: 6,
+    attach_type: 6,
 };
 
 /// A loaded program, ready to be attached to cgroups.
@@ -73,7 +73,7 @@ impl DeviceFilter {
 
     /// Attaches the filter to a cgroup for the cgroup's lifetime. The filters of its ancestors
     /// apply as well.
-    pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub(crate) fn attach(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
         self.0.attach(group)
     }
 }
@@ -89,19 +89,19 @@ pub fn supported() -> io::Result<()> {
 /// Builds a program that returns 1 for an allowed access and 0 for every other.
 fn program(own: &[Device]) -> Vec<u64> {
     let mut program = vec![
-        instruction(LOAD_WORD, KIND, QUESTION, ACCESS_AND_KIND, 0),
+        instruction(LOAD_WORD, KIND, CONTEXT, ACCESS_AND_KIND, 0),
         instruction(COPY, ACCESS, KIND, 0, 0),
         instruction(SHIFT_RIGHT, ACCESS, 0, 0, 16),
         instruction(AND, ACCESS, 0, 0, MAKE_NODE),
         instruction(AND, KIND, 0, 0, 0xffff),
-        instruction(LOAD_WORD, NUMBER_MAJOR, QUESTION, MAJOR, 0),
-        instruction(LOAD_WORD, NUMBER_MINOR, QUESTION, MINOR, 0),
+        instruction(LOAD_WORD, NUMBER_MAJOR, CONTEXT, MAJOR, 0),
+        instruction(LOAD_WORD, NUMBER_MINOR, CONTEXT, MINOR, 0),
     ];
     // Jumps over the refusal, unless the access creates a node.
-    program.push(instruction(SET, ANSWER, 0, 0, 0));
+    program.push(instruction(SET, RESULT, 0, 0, 0));
     program.push(instruction(JUMP_UNLESS_EQUAL, ACCESS, 0, 1, MAKE_NODE));
     program.push(exit());
-    let usual = USUAL.map(|(major, minor)| (KIND_CHARACTER, major, Some(minor)));
+    let usual = DEFAULT_DEVICES.map(|(major, minor)| (KIND_CHARACTER, major, Some(minor)));
     let terminals = [(KIND_CHARACTER, TERMINALS, None)];
     let own = own.iter().map(|device| {
         let kind = match device.kind {
@@ -116,12 +116,12 @@ fn program(own: &[Device]) -> Vec<u64> {
         let count = tests.len();
         for (at, (register, value)) in tests.into_iter().enumerate() {
             // Jumps over the remaining tests of this device and the answer.
-            let rest = (count - at - 1 + answer(1).len()) as i16;
+            let rest = (count - at - 1 + return_value(1).len()) as i16;
             program.push(instruction(JUMP_UNLESS_EQUAL, register, 0, rest, value));
         }
-        program.extend(answer(1));
+        program.extend(return_value(1));
     }
-    program.extend(answer(0));
+    program.extend(return_value(0));
     program
 }
 
@@ -133,23 +133,26 @@ mod tests {
     const READ: u32 = 2;
     const WRITE: u32 = 4;
 
-    fn asks(access: u32, kind: u32, major: u32, minor: u32) -> [u32; 3] {
+    fn access(access: u32, kind: u32, major: u32, minor: u32) -> [u32; 3] {
         [access << 16 | kind, major, minor]
     }
 
     #[test]
-    fn the_usual_devices_are_allowed_and_no_others() {
+    fn only_the_default_devices_are_allowed() {
         let program = program(&[]);
-        for (major, minor) in USUAL {
-            for access in [READ, WRITE, READ | WRITE] {
+        for (major, minor) in DEFAULT_DEVICES {
+            for mode in [READ, WRITE, READ | WRITE] {
                 assert_eq!(
-                    run(&program, &asks(access, KIND_CHARACTER, major, minor)),
+                    run(&program, &access(mode, KIND_CHARACTER, major, minor)),
                     1
                 );
             }
-            assert_eq!(run(&program, &asks(READ, KIND_BLOCK, major, minor)), 0);
+            assert_eq!(run(&program, &access(READ, KIND_BLOCK, major, minor)), 0);
         }
-        assert_eq!(run(&program, &asks(READ, KIND_CHARACTER, TERMINALS, 77)), 1);
+        assert_eq!(
+            run(&program, &access(READ, KIND_CHARACTER, TERMINALS, 77)),
+            1
+        );
         // Memory, the kernel log, a disk, a console.
         for (kind, major, minor) in [
             (KIND_CHARACTER, 1, 1),
@@ -157,12 +160,12 @@ mod tests {
             (KIND_BLOCK, 8, 0),
             (KIND_CHARACTER, 5, 1),
         ] {
-            assert_eq!(run(&program, &asks(READ, kind, major, minor)), 0);
+            assert_eq!(run(&program, &access(READ, kind, major, minor)), 0);
         }
     }
 
     #[test]
-    fn its_own_devices_are_allowed_and_no_neighbours() {
+    fn only_the_containers_own_devices_are_allowed() {
         let own = [
             Device {
                 kind: DeviceType::Character,
@@ -177,18 +180,18 @@ mod tests {
         ];
         let program = program(&own);
         let both = READ | WRITE;
-        assert_eq!(run(&program, &asks(both, KIND_CHARACTER, 195, 0)), 1);
-        assert_eq!(run(&program, &asks(both, KIND_CHARACTER, 195, 1)), 0);
-        assert_eq!(run(&program, &asks(both, KIND_BLOCK, 7, 1 << 19)), 1);
-        assert_eq!(run(&program, &asks(both, KIND_BLOCK, 7, 0)), 0);
-        assert_eq!(run(&program, &asks(both, KIND_CHARACTER, 7, 1 << 19)), 0);
+        assert_eq!(run(&program, &access(both, KIND_CHARACTER, 195, 0)), 1);
+        assert_eq!(run(&program, &access(both, KIND_CHARACTER, 195, 1)), 0);
+        assert_eq!(run(&program, &access(both, KIND_BLOCK, 7, 1 << 19)), 1);
+        assert_eq!(run(&program, &access(both, KIND_BLOCK, 7, 0)), 0);
+        assert_eq!(run(&program, &access(both, KIND_CHARACTER, 7, 1 << 19)), 0);
     }
 
     #[test]
-    fn nobody_makes_a_node_not_even_of_an_allowed_device() {
+    fn no_device_node_can_be_created() {
         let program = program(&[]);
-        for access in [MAKE_NODE, MAKE_NODE | READ | WRITE] {
-            assert_eq!(run(&program, &asks(access, KIND_CHARACTER, 1, 3)), 0);
+        for mode in [MAKE_NODE, MAKE_NODE | READ | WRITE] {
+            assert_eq!(run(&program, &access(mode, KIND_CHARACTER, 1, 3)), 0);
         }
     }
 }

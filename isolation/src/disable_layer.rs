@@ -56,7 +56,7 @@ pub enum MandatoryLayer {
     Ports,
 }
 
-pub const WALLS: &[MandatoryLayer] = &[
+pub const LAYERS: &[MandatoryLayer] = &[
     MandatoryLayer::User,
     MandatoryLayer::Pid,
     MandatoryLayer::Ipc,
@@ -76,25 +76,25 @@ pub const WALLS: &[MandatoryLayer] = &[
 ];
 
 /// Set once, before the first layer is applied.
-static BREACHED: OnceLock<Vec<MandatoryLayer>> = OnceLock::new();
+static DISABLED: OnceLock<Vec<MandatoryLayer>> = OnceLock::new();
 
 /// Disables layers for everything that this process and its copies create.
 ///
 /// # Errors
 /// If this build cannot disable layers, or the set was already chosen.
-pub fn disable(walls: Vec<MandatoryLayer>) -> io::Result<()> {
+pub fn disable(layers: Vec<MandatoryLayer>) -> io::Result<()> {
     if !IS_ON {
         return Err(io::Error::other("this build cannot disable layers"));
     }
-    let set = BREACHED.set(walls);
+    let set = DISABLED.set(layers);
     set.map_err(|_| io::Error::other("this process has already disabled layers"))
 }
 
 /// Whether a layer is enabled.
 #[inline]
-pub(crate) fn is_enabled(wall: MandatoryLayer) -> bool {
-    let breached = if IS_ON { BREACHED.get() } else { None };
-    breached.is_none_or(|breached| !breached.contains(&wall))
+pub(crate) fn is_enabled(layer: MandatoryLayer) -> bool {
+    let disabled = if IS_ON { DISABLED.get() } else { None };
+    disabled.is_none_or(|breached| !breached.contains(&layer))
 }
 
 /// Removes the namespaces of disabled layers from a validated request, which could not have
@@ -108,7 +108,7 @@ pub(crate) fn apply(spec: &mut LaunchSpec) {
 }
 
 /// Returns the mount attributes of the enabled layers.
-pub(crate) fn standing(attributes: MountAttrFlags) -> MountAttrFlags {
+pub(crate) fn enabled_attributes(attributes: MountAttrFlags) -> MountAttrFlags {
     let each = [
         (MandatoryLayer::ReadOnly, MountAttrFlags::MOUNT_ATTR_RDONLY),
         (MandatoryLayer::Noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
@@ -120,7 +120,7 @@ pub(crate) fn standing(attributes: MountAttrFlags) -> MountAttrFlags {
 
 /// Returns the kernel mask of the capabilities that a command keeps: all capabilities of this
 /// process if the layer is disabled.
-pub(crate) fn kept(allowed: Capabilities) -> u64 {
+pub(crate) fn kept_capabilities(allowed: Capabilities) -> u64 {
     if is_enabled(MandatoryLayer::Capabilities) {
         return allowed.mask();
     }
@@ -134,14 +134,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_wall_stands_until_a_test_takes_it_away_and_that_only_once() {
-        assert!(WALLS.iter().all(|wall| is_enabled(*wall)));
+    fn every_layer_is_enabled_and_can_be_disabled_once() {
+        assert!(LAYERS.iter().all(|wall| is_enabled(*wall)));
         let all = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
-        assert_eq!(standing(all), all);
+        assert_eq!(enabled_attributes(all), all);
         // Two layers that no other unit test of this program uses.
         disable(vec![MandatoryLayer::Nodev, MandatoryLayer::Ipc]).unwrap();
         assert!(!is_enabled(MandatoryLayer::Ipc) && is_enabled(MandatoryLayer::User));
-        assert_eq!(standing(all), MountAttrFlags::MOUNT_ATTR_RDONLY);
+        assert_eq!(enabled_attributes(all), MountAttrFlags::MOUNT_ATTR_RDONLY);
         assert!(disable(Vec::new()).is_err());
     }
 }

@@ -9,7 +9,7 @@ pub mod project;
 
 use std::io;
 
-pub use file_system::{FileSystem, MAKERS};
+pub use file_system::{FileSystem, MKFS_PATHS};
 
 /// The disk usage of a container whose limit the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -30,7 +30,7 @@ pub struct DiskError {
     source: io::Error,
 }
 
-fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> DiskError {
+fn disk_error<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> DiskError {
     let what = what.into();
     move |source| DiskError {
         what,

@@ -37,7 +37,7 @@ pub const AGENT_USER: &str = "argosy-agent";
 pub const AGENT_HOST_ID: u32 = SERVICE_HOST_ID + 1;
 /// The capabilities that the agent keeps in its user namespace: to own, read and write files of the
 /// users there.
-const KEPT: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
+const KEPT_CAPABILITIES: [&str; 4] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"];
 /// The maximum number of lines in the uid map of a user namespace.
 const LINES: usize = 340;
 
@@ -51,7 +51,7 @@ pub struct HostUser {
 impl HostUser {
     /// Returns the user of an agent that drops root.
     #[must_use]
-    pub fn of_agents() -> Self {
+    pub fn agent() -> Self {
         let named = nix::unistd::User::from_name(AGENT_USER).ok().flatten();
         let named = named.filter(|user| !user.uid.is_root() && user.gid.as_raw() != 0);
         named.map_or(
@@ -68,7 +68,7 @@ impl HostUser {
 
     /// Returns the current user and group of this process.
     #[must_use]
-    pub fn own() -> Self {
+    pub fn current() -> Self {
         Self {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
@@ -96,7 +96,7 @@ pub fn fork(
     kept: &[BorrowedFd<'_>],
     serve: impl FnOnce() -> i32,
 ) -> io::Result<ForkedChild> {
-    one_thread()?;
+    check_single_threaded()?;
     let copy = sys::clone_process(0, None, || {
         // It is safe to continue if any of these fails.
         let _ = nix::unistd::setsid();
@@ -137,9 +137,9 @@ pub fn wait(child: BorrowedFd<'_>) -> io::Result<String> {
 ///
 /// # Errors
 /// The privilege that could not be dropped: this process must then exit.
-pub fn give_up_root(map: impl FnOnce() -> io::Result<()>) -> Result<(), String> {
+pub fn drop_root(map: impl FnOnce() -> io::Result<()>) -> Result<(), String> {
     let words = |what: &'static str| move |errno: Errno| format!("cannot {what}: {}", errno.desc());
-    one_thread().map_err(|error| error.to_string())?;
+    check_single_threaded().map_err(|error| error.to_string())?;
     match sys::join_new_session_keyring() {
         // Without this system call there are no keyrings.
         Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
@@ -147,7 +147,7 @@ pub fn give_up_root(map: impl FnOnce() -> io::Result<()>) -> Result<(), String> 
     }
     unshare(CloneFlags::CLONE_NEWUSER).map_err(words("make a user namespace"))?;
     map().map_err(|error| format!("cannot map its users: {error}"))?;
-    let kept = Capabilities::named(KEPT).map_err(|error| error.to_string())?;
+    let kept = Capabilities::named(KEPT_CAPABILITIES).map_err(|error| error.to_string())?;
     sys::bound_capabilities(kept.mask()).map_err(words("bound its capabilities"))?;
     sys::become_user(0, 0, &[]).map_err(words("become its user"))?;
     sys::set_capabilities(kept.mask(), 0).map_err(words("drop capabilities"))?;
@@ -198,14 +198,14 @@ fn map(number: u32, others: &[Range<u32>]) -> io::Result<String> {
 /// If this process has threads, or the host refuses the filter.
 pub fn confine() -> Result<(), String> {
     let words = |what: &'static str| move |errno: Errno| format!("cannot {what}: {}", errno.desc());
-    one_thread().map_err(|error| error.to_string())?;
+    check_single_threaded().map_err(|error| error.to_string())?;
     nix::sys::prctl::set_no_new_privs().map_err(words("forbid new privileges"))?;
     SeccompFilter::of_brokers()
         .install()
         .map_err(words("filter system calls"))
 }
 
-fn one_thread() -> io::Result<()> {
+fn check_single_threaded() -> io::Result<()> {
     let threads = fs::read_dir("/proc/self/task")?.count();
     if threads == 1 {
         return Ok(());
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agent_has_containers_users_and_no_others() {
+    fn container_users_are_mapped_except_reserved_ranges() {
         let whole = END_HOST_ID - FIRST_HOST_ID;
         let expected = format!("0 997 1\n{FIRST_HOST_ID} {FIRST_HOST_ID} {whole}");
         assert_eq!(map(997, &[]).unwrap(), expected);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn more_ranges_than_the_kernel_takes_are_refused_in_words() {
+    fn too_many_id_ranges_are_rejected_with_a_message() {
         let others: Vec<_> = (0..400)
             .map(|at| FIRST_HOST_ID + at * 2..FIRST_HOST_ID + at * 2 + 1)
             .collect();
@@ -252,7 +252,7 @@ mod tests {
 
     /// Returns a bit mask of what a copy of this process may do. Nothing here allocates, because
     /// other threads may hold locks.
-    fn possible(filter: Option<&SeccompFilter>) -> i32 {
+    fn allowed_operations(filter: Option<&SeccompFilter>) -> i32 {
         let copy = sys::clone_process(0, None, || {
             if let Some(filter) = filter
                 && (nix::sys::prctl::set_no_new_privs().is_err() || filter.install().is_err())
@@ -282,13 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_refuses_a_broker_what_it_does_not_need() {
-        assert_eq!(possible(None), 0b1_1111, "so this test can fail");
-        assert_eq!(possible(Some(&SeccompFilter::of_brokers())), 0b111);
+    fn the_filter_denies_a_broker_unneeded_operations() {
+        assert_eq!(allowed_operations(None), 0b1_1111, "so this test can fail");
+        assert_eq!(
+            allowed_operations(Some(&SeccompFilter::of_brokers())),
+            0b111
+        );
     }
 
     #[test]
-    fn a_process_with_threads_is_not_divided() {
+    fn forking_with_threads_is_rejected() {
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let other = std::thread::spawn(move || ended.recv());
         let refused = fork(c"copy", &[], || 0).unwrap_err().to_string();

@@ -29,9 +29,9 @@ const WRITABLE: [&str; 4] = ["/tmp", "/dev/shm", "/dev/mqueue", SHARED];
 
 /// The isolation layers that a command's process applies.
 pub(crate) struct Confinement {
-    walls: IsolationLayers,
+    layers: IsolationLayers,
     /// The kernel mask of the capabilities of its user namespace that the command keeps.
-    kept: u64,
+    capabilities: u64,
     filter: Option<SeccompFilter>,
 }
 
@@ -60,32 +60,32 @@ pub(crate) fn enter_domain(
 }
 
 impl Confinement {
-    pub(crate) fn of(walls: IsolationLayers, filter: &SeccompFilter) -> Self {
+    pub(crate) fn new(walls: IsolationLayers, filter: &SeccompFilter) -> Self {
         Self {
-            walls,
-            kept: disable_layer::kept(walls.capabilities),
+            layers: walls,
+            capabilities: disable_layer::kept_capabilities(walls.capabilities),
             filter: walls.system_calls.then(|| filter.widened(walls)),
         }
     }
 
     /// Must precede the change of user: only root of the namespace can empty the bounding set.
-    pub(crate) fn forgo_capabilities(&self) -> Result<(), LayerError> {
-        if !self.walls.privileges {
+    pub(crate) fn drop_capabilities(&self) -> Result<(), LayerError> {
+        if !self.layers.privileges {
             // A process that may gain privileges later can install a filter only while it has some.
             self.install_filter()?;
         }
-        let forgone = if self.kept != 0 || !self.walls.privileges {
-            sys::bound_capabilities(self.kept)
+        let forgone = if self.capabilities != 0 || !self.layers.privileges {
+            sys::bound_capabilities(self.capabilities)
                 .and_then(|()| sys::keep_capabilities_over_user_change())
         } else {
-            sys::forgo_capabilities()
+            sys::drop_capabilities()
         };
         forgone.map_err(|errno| format!("cannot forgo capabilities: {}", errno.desc()))
     }
 
     /// Must follow the change to this user.
     pub(crate) fn apply_layers(&self, uid: u32) -> Result<(), LayerError> {
-        let kept = self.kept;
+        let kept = self.capabilities;
         let dropped = if uid == 0 {
             // Programs of root get root's capabilities. Nothing is inheritable: files could not
             // pass it on unasked.
@@ -94,7 +94,7 @@ impl Confinement {
             sys::set_capabilities(kept, kept).and_then(|()| sys::raise_ambient(kept))
         };
         dropped.map_err(|errno| format!("cannot drop capabilities: {}", errno.desc()))?;
-        if self.walls.privileges {
+        if self.layers.privileges {
             set_no_new_privs()
                 .map_err(|errno| format!("cannot forbid new privileges: {}", errno.desc()))?;
         }
@@ -103,7 +103,7 @@ impl Confinement {
 
     /// The last step: the filter forbids most of the earlier ones.
     pub(crate) fn filter_system_calls(&self) -> Result<(), LayerError> {
-        if self.walls.privileges {
+        if self.layers.privileges {
             self.install_filter()
         } else {
             Ok(())
@@ -132,7 +132,7 @@ pub(crate) fn restrict_to_domain(folder: BorrowedFd<'_>) -> Result<(), landlock:
 
 /// Allows reading of these files and directories only. No other file can be opened by name, no port
 /// bound, and no signal sent outside.
-pub(crate) fn only_read(places: &[PathBuf]) -> Result<(), landlock::RulesetError> {
+pub(crate) fn restrict_to_reading(places: &[PathBuf]) -> Result<(), landlock::RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -155,7 +155,7 @@ pub(crate) fn only_read(places: &[PathBuf]) -> Result<(), landlock::RulesetError
 }
 
 /// Whether this kernel's Landlock can restrict which TCP ports a command binds.
-pub(crate) fn knows_ports() -> bool {
+pub(crate) fn supports_ports() -> bool {
     Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessNet::BindTcp)

@@ -9,14 +9,14 @@ use nix::errno::Errno;
 use crate::sys::bpf::{self, ProgramKind};
 
 /// The register of the result: 1 allows, 0 refuses.
-pub(crate) const ANSWER: u8 = 0;
+pub(crate) const RESULT: u8 = 0;
 /// The register that points to the context.
-pub(crate) const QUESTION: u8 = 1;
+pub(crate) const CONTEXT: u8 = 1;
 
 /// Opcodes, with a constant where they take a second operand.
 pub(crate) const LOAD_WORD: u8 = 0x61;
 /// Loads a pointer, which may be null.
-pub(crate) const LOAD_PLACE: u8 = 0x79;
+pub(crate) const LOAD_POINTER: u8 = 0x79;
 pub(crate) const COPY: u8 = 0xbf;
 pub(crate) const SET: u8 = 0xb7;
 pub(crate) const AND: u8 = 0x57;
@@ -101,8 +101,8 @@ pub(crate) fn load_long(to: u8, number: u64) -> [u64; 2] {
 }
 
 /// Ends with this result.
-pub(crate) fn answer(allowed: u32) -> [u64; 2] {
-    [instruction(SET, ANSWER, 0, 0, allowed), exit()]
+pub(crate) fn return_value(allowed: u32) -> [u64; 2] {
+    [instruction(SET, RESULT, 0, 0, allowed), exit()]
 }
 
 /// Ends with the current result.
@@ -112,28 +112,28 @@ pub(crate) fn exit() -> u64 {
 
 /// Returns the kernel's result for a context of these words.
 #[cfg(test)]
-pub(crate) fn run(program: &[u64], question: &[u32]) -> u64 {
-    run_with(program, question, None)
+pub(crate) fn run(program: &[u64], context: &[u32]) -> u64 {
+    run_with(program, context, None)
 }
 
 /// The same for a socket in the network namespace of this number.
 #[cfg(test)]
-pub(crate) fn run_in(program: &[u64], question: &[u32], namespace: u64) -> u64 {
-    interpret(program, question, None, namespace)
+pub(crate) fn run_in(program: &[u64], context: &[u32], namespace: u64) -> u64 {
+    interpret(program, context, None, namespace)
 }
 
 /// The same, where the only pointer of the context leads to `there`, or is null.
 #[cfg(test)]
-pub(crate) fn run_with(program: &[u64], question: &[u32], there: Option<&[u32]>) -> u64 {
-    interpret(program, question, there, 0)
+pub(crate) fn run_with(program: &[u64], context: &[u32], there: Option<&[u32]>) -> u64 {
+    interpret(program, context, there, 0)
 }
 
 #[cfg(test)]
-fn interpret(program: &[u64], question: &[u32], there: Option<&[u32]>, helped: u64) -> u64 {
+fn interpret(program: &[u64], context: &[u32], there: Option<&[u32]>, helped: u64) -> u64 {
     /// Stands for the address of the context.
-    const AT_QUESTION: u64 = u64::MAX;
+    const CONTEXT_ADDRESS: u64 = u64::MAX;
     let mut registers = [0_u64; 10];
-    registers[usize::from(QUESTION)] = AT_QUESTION;
+    registers[usize::from(CONTEXT)] = CONTEXT_ADDRESS;
     let mut at: usize = 0;
     loop {
         let [operation, named, low, high, a, b, c, d] = program[at].to_le_bytes();
@@ -153,15 +153,15 @@ fn interpret(program: &[u64], question: &[u32], there: Option<&[u32]>, helped: u
         };
         match operation {
             LOAD_WORD => {
-                let words = if registers[from] == AT_QUESTION {
-                    question
+                let words = if registers[from] == CONTEXT_ADDRESS {
+                    context
                 } else {
                     assert_ne!(registers[from], 0, "nothing is there");
                     there.expect("something is there")
                 };
                 registers[to] = words[offset as usize / 4].into();
             }
-            LOAD_PLACE => registers[to] = there.is_some().into(),
+            LOAD_POINTER => registers[to] = there.is_some().into(),
             COPY => registers[to] = registers[from],
             SET => registers[to] = constant,
             AND => registers[to] &= constant,
@@ -176,15 +176,15 @@ fn interpret(program: &[u64], question: &[u32], there: Option<&[u32]>, helped: u
                 at += 1;
             }
             CALL => {
-                assert_eq!(registers[usize::from(QUESTION)], AT_QUESTION);
+                assert_eq!(registers[usize::from(CONTEXT)], CONTEXT_ADDRESS);
                 registers[..6].fill(0xdead);
-                registers[usize::from(ANSWER)] = helped;
+                registers[usize::from(RESULT)] = helped;
             }
             JUMP_IF_EQUAL | JUMP_UNLESS_EQUAL | JUMP_IF_GREATER | JUMP_IF_LESS
             | JUMP_UNLESS_EQUAL_32 | JUMP_UNLESS_SAME | JUMP => {
                 at += if jumps { offset as usize } else { 0 };
             }
-            EXIT => return registers[usize::from(ANSWER)],
+            EXIT => return registers[usize::from(RESULT)],
             other => panic!("no such operation: {other:#x}"),
         }
     }

@@ -38,10 +38,10 @@ use crate::messages::{
 };
 use crate::spec::{ContainerUser, LaunchSpec, Program, SpecError};
 use crate::state_dir::CommandOutcome;
-pub(crate) use monitor::{keep, refuse};
+pub(crate) use monitor::{refuse, run_monitor};
 pub use probe::{Probe, ProbeKind, ProbeResult, Scheme};
-pub use terminal::{USUAL_SIZE, WindowSize};
-pub(crate) use terminal::{make as make_terminal, peer as terminal_peer};
+pub use terminal::{DEFAULT_SIZE, WindowSize};
+pub(crate) use terminal::{open_pair as make_terminal, peer as terminal_peer};
 
 /// The work of an exec process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,7 @@ impl ExecRequest {
     ///
     /// # Errors
     /// The first invalid field.
-    fn applied_to(&self, spec: &LaunchSpec) -> Result<LaunchSpec, SpecError> {
+    fn apply_to(&self, spec: &LaunchSpec) -> Result<LaunchSpec, SpecError> {
         let mut applied = spec.clone();
         match &self.work {
             ExecAction::Command(program) => applied.program = program.clone(),
@@ -211,7 +211,7 @@ pub enum ExecSessionError {
 #[derive(Debug)]
 pub struct ExecSession {
     socket: OwnedFd,
-    over: bool,
+    is_over: bool,
 }
 
 impl ExecSession {
@@ -242,7 +242,7 @@ impl ExecSession {
         .map_err(talk)?;
         Ok(Self {
             socket: ours,
-            over: false,
+            is_over: false,
         })
     }
 
@@ -252,7 +252,7 @@ impl ExecSession {
     /// # Errors
     /// If the session is lost or its message is invalid: drop it.
     pub fn notice(&mut self) -> Result<Option<ExecNotice>, ExecSessionError> {
-        if self.over {
+        if self.is_over {
             return Ok(None);
         }
         let (told, descriptors) = match receive_packet_with(&self.socket, WaitMode::Return) {
@@ -264,7 +264,7 @@ impl ExecSession {
                 return Err(ExecSessionError::Malformed { what });
             }
         };
-        self.over = told != MonitorMessage::Started;
+        self.is_over = told != MonitorMessage::Started;
         Ok(Some(match told {
             MonitorMessage::Started => ExecNotice::Started(streams(descriptors)?),
             MonitorMessage::Refused { reason } => ExecNotice::Refused { reason },
@@ -279,15 +279,15 @@ impl ExecSession {
     ///
     /// # Errors
     /// As [`ExecSession::notice`], and [`ExecSessionError::Timeout`] after the timeout `patience`.
-    pub fn wait(&mut self, patience: Duration) -> Result<ExecNotice, ExecSessionError> {
-        let deadline = Instant::now() + patience;
+    pub fn wait(&mut self, limit: Duration) -> Result<ExecNotice, ExecSessionError> {
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(notice) = self.notice()? {
                 return Ok(notice);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.over {
-                let waited_ms = patience.as_millis();
+            if left.is_zero() || self.is_over {
+                let waited_ms = limit.as_millis();
                 return Err(ExecSessionError::Timeout { waited_ms });
             }
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -381,18 +381,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_asked_for_is_as_the_containers_own_command_has_it() {
-        let applied = request("ls").applied_to(&spec()).unwrap();
+    fn unset_fields_default_to_those_of_the_main_command() {
+        let applied = request("ls").apply_to(&spec()).unwrap();
         let mut expected = spec();
         expected.program = Program::Shell("ls".into());
         assert_eq!(applied, expected);
     }
 
     #[test]
-    fn a_variable_that_is_given_replaces_the_containers() {
+    fn a_variable_of_the_request_replaces_the_containers() {
         let mut request = request("ls");
         request.environment = vec![("A".into(), "3".into()), ("C".into(), "4".into())];
-        let environment = request.applied_to(&spec()).unwrap().environment;
+        let environment = request.apply_to(&spec()).unwrap().environment;
         let expected = [("B", "2"), ("A", "3"), ("C", "4")];
         assert_eq!(
             environment,
@@ -401,14 +401,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_launch_would_be_refused_for_an_entry_is_too() {
-        assert!(request(" ").applied_to(&spec()).is_err());
+    fn exec_requests_have_the_rules_of_launch_requests() {
+        assert!(request(" ").apply_to(&spec()).is_err());
         let mut nameless = request("ls");
         nameless.environment = vec![(String::new(), "x".into())];
-        assert!(nameless.applied_to(&spec()).is_err());
+        assert!(nameless.apply_to(&spec()).is_err());
         let mut elsewhere = request("ls");
         elsewhere.directory = Some("/a\0b".into());
-        let refused = elsewhere.applied_to(&spec()).unwrap_err().to_string();
+        let refused = elsewhere.apply_to(&spec()).unwrap_err().to_string();
         assert!(refused.contains("NUL"), "{refused}");
         let mut plain = spec();
         plain.isolation = crate::Isolation::UserNamespaces;
@@ -418,15 +418,15 @@ mod tests {
             gid: 7,
             groups: Vec::new(),
         });
-        assert!(as_other.applied_to(&plain).is_err());
+        assert!(as_other.apply_to(&plain).is_err());
     }
 
     #[test]
-    fn only_pipes_and_terminals_are_taken_for_streams() {
+    fn only_pipes_and_terminals_are_accepted_as_streams() {
         let (session, keeper) = packet_pair().unwrap();
         let mut session = ExecSession {
             socket: session,
-            over: false,
+            is_over: false,
         };
         let null = std::fs::File::open("/dev/null").unwrap();
         let given = [null.as_fd()];
@@ -436,11 +436,11 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_the_last_notice_and_a_break_before_it_is_an_error() {
+    fn the_end_is_the_last_notice_and_an_earlier_close_is_an_error() {
         let (socket, keeper) = packet_pair().unwrap();
         let mut session = ExecSession {
             socket,
-            over: false,
+            is_over: false,
         };
         assert!(session.notice().unwrap().is_none());
         send_packet(
@@ -459,7 +459,7 @@ mod tests {
         drop(keeper);
         let mut session = ExecSession {
             socket,
-            over: false,
+            is_over: false,
         };
         assert!(matches!(session.notice(), Err(ExecSessionError::Lost)));
     }

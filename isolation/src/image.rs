@@ -21,7 +21,9 @@ use rustix::mount::{
 use rustix::process::fchdir;
 use serde::{Deserialize, Serialize};
 
-use crate::mounts::{MountError, TAME, attach, failed, make_folder, restrict, take};
+use crate::mounts::{
+    DEFAULT_ATTRIBUTES, MountError, attach, clone_mount, create_dir, mount_error, restrict,
+};
 use crate::profile::IsolationLayers;
 use crate::spec::SpecError;
 use crate::state_dir::{CommandOutcome, Exit};
@@ -33,7 +35,7 @@ pub(crate) use accounts::{UserSpec, home, user};
 pub const LAYERS_MAX: usize = 128;
 /// Up to this number, the names of layers are letters and digits only, so that mount lists in the
 /// container are plain text.
-const PLAINLY_NAMED: usize = 100;
+const PLAIN_NAMES: usize = 100;
 /// The names of layers while they are mounted; names after these get a second letter.
 const NAMES: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// The first of the bytes that name layers beyond those that second letters can name.
@@ -131,7 +133,7 @@ pub(crate) enum RootMounts {
     Image {
         layers: Vec<OwnedFd>,
         /// The directory that holds `upper` and `work`: both must be on one mount.
-        own: OwnedFd,
+        writable: OwnedFd,
         upper: String,
         work: String,
         /// The attributes of the overlay.
@@ -143,7 +145,7 @@ pub(crate) enum RootMounts {
 impl RootMounts {
     /// Opens the mounts, as host root. Returns `None` for the host's programs, which need no such
     /// mount.
-    pub(crate) fn take(
+    pub(crate) fn open(
         root: &RootFs,
         first_host_id: u32,
         walls: IsolationLayers,
@@ -152,21 +154,24 @@ impl RootMounts {
         let image = match root {
             RootFs::Host => return Ok(None),
             RootFs::Directory(folder) => {
-                let tree = take(CWD, folder)?;
+                let tree = clone_mount(CWD, folder)?;
                 restrict(tree.as_fd(), attributes)?;
                 return Ok(Some(Self::Directory(tree)));
             }
             RootFs::Image(image) => image,
         };
         let layers = image.layers.iter().map(|layer| {
-            let tree = take(CWD, layer)?;
-            restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            let tree = clone_mount(CWD, layer)?;
+            restrict(
+                tree.as_fd(),
+                DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_RDONLY,
+            )?;
             Ok(tree)
         });
         let layers = layers.collect::<Result<_, MountError>>()?;
         let holder = image.upper.parent().expect("it was checked to have one");
-        let own = take(CWD, holder)?;
-        restrict(own.as_fd(), TAME)?;
+        let own = clone_mount(CWD, holder)?;
+        restrict(own.as_fd(), DEFAULT_ATTRIBUTES)?;
         let name = |path: &Path| {
             let name = path.file_name().expect("it was checked to have a name");
             name.to_string_lossy().into_owned()
@@ -182,11 +187,13 @@ impl RootMounts {
                 Some(group),
                 AtFlags::SYMLINK_NOFOLLOW,
             )
-            .map_err(failed(format!("give {folder} to the container's root")))?;
+            .map_err(mount_error(format!(
+                "give {folder} to the container's root"
+            )))?;
         }
         Ok(Some(Self::Image {
             layers,
-            own,
+            writable: own,
             upper,
             work,
             attributes,
@@ -201,7 +208,7 @@ impl RootMounts {
             Self::Directory(folder) => std::slice::from_ref(folder),
         };
         mapped.iter().try_for_each(|tree| {
-            sys::map_owners(tree.as_fd(), users).map_err(failed(
+            sys::map_owners(tree.as_fd(), users).map_err(mount_error(
                 "map users to the file system of the image: it must support mounts with mapped owners, as ext4, xfs, \
                  btrfs do",
             ))
@@ -213,12 +220,12 @@ impl RootMounts {
     /// them, are left to be covered: detaching each of them would make the kernel wait for all
     /// processors each time.
     pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
-        fchdir(scaffold).map_err(failed("enter the scaffold"))?;
+        fchdir(scaffold).map_err(mount_error("enter the scaffold"))?;
         match self {
-            Self::Directory(folder) => folder.try_clone().map_err(failed("keep the root")),
+            Self::Directory(folder) => folder.try_clone().map_err(mount_error("keep the root")),
             Self::Image {
                 layers,
-                own,
+                writable: own,
                 upper,
                 work,
                 attributes,
@@ -238,12 +245,12 @@ fn overlay(
 ) -> Result<OwnedFd, MountError> {
     let names = layer_names(layers.len());
     for (layer, name) in layers.iter().zip(&names) {
-        let place = make_folder(scaffold, Path::new(OsStr::from_bytes(name)))?;
+        let place = create_dir(scaffold, Path::new(OsStr::from_bytes(name)))?;
         attach(layer.as_fd(), place.as_fd(), "")?;
     }
     attach(
         own.as_fd(),
-        make_folder(scaffold, Path::new(OWN))?.as_fd(),
+        create_dir(scaffold, Path::new(OWN))?.as_fd(),
         "",
     )?;
     // Paths are relative to the working directory. The first one named is the topmost layer.
@@ -270,13 +277,13 @@ fn overlay(
          {upper} must take attributes of the kind user, as ext4, xfs, btrfs do; else copy the layers into one directory",
         layers.len()
     );
-    make().map_err(failed(what))
+    make().map_err(mount_error(what))
 }
 
 /// Returns the mount attributes: `nosuid`, unless the container has that security option.
 fn attributes(walls: IsolationLayers) -> MountAttrFlags {
     if walls.privileges {
-        TAME
+        DEFAULT_ATTRIBUTES
     } else {
         MountAttrFlags::MOUNT_ATTR_NODEV
     }
@@ -285,7 +292,7 @@ fn attributes(walls: IsolationLayers) -> MountAttrFlags {
 /// Returns this many layer names, at most [`LAYERS_MAX`].
 fn layer_names(count: usize) -> Vec<Vec<u8>> {
     let further = |number: usize| match count {
-        0..=PLAINLY_NAMED => vec![b'-', NAMES[number % NAMES.len()]],
+        0..=PLAIN_NAMES => vec![b'-', NAMES[number % NAMES.len()]],
         _ => vec![FURTHER + u8::try_from(number).expect("there are 66 at most")],
     };
     let letters = NAMES.iter().map(|letter| vec![*letter]);
@@ -311,7 +318,7 @@ mod tests {
         for count in 1..=LAYERS_MAX {
             let mut names = layer_names(count);
             assert!(names.join(&b':').len() <= 255, "{count}");
-            assert!(count > PLAINLY_NAMED || names.concat().is_ascii());
+            assert!(count > PLAIN_NAMES || names.concat().is_ascii());
             names.push(OWN.into());
             names.sort();
             names.dedup();
@@ -320,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_cannot_be_is_refused() {
+    fn an_invalid_root_is_rejected() {
         let check = |change: fn(&mut Image)| {
             let mut image = image(2);
             change(&mut image);

@@ -46,7 +46,7 @@ const HOME: &str = "HOME";
 /// The state that init inherits from the supervisor.
 pub(crate) struct InitContext<'a> {
     pub(crate) spec: &'a LaunchSpec,
-    pub(crate) parts: Option<&'a PreparedMounts>,
+    pub(crate) mounts: Option<&'a PreparedMounts>,
     pub(crate) filter: &'a SeccompFilter,
     pub(crate) channel: &'a OwnedFd,
     pub(crate) null: &'a OwnedFd,
@@ -67,10 +67,10 @@ pub(crate) fn run(inherited: &InitContext<'_>, clones: Option<&ClonedMounts>) ->
             let _ = send_packet(channel, &InitReport::Started, WaitMode::Block);
             crash_points::passed("init.start-told");
             let init = Init {
-                inherited,
+                context: inherited,
                 spec: &spec,
                 command,
-                entries: Vec::new(),
+                monitors: Vec::new(),
             };
             init.run();
         }
@@ -90,15 +90,15 @@ pub(crate) fn run(inherited: &InitContext<'_>, clones: Option<&ClonedMounts>) ->
 
 /// Returns `None` if the supervisor exited before it released init.
 fn start(
-    inherited: &InitContext<'_>,
+    context: &InitContext<'_>,
     clones: Option<&ClonedMounts>,
     spec: &mut LaunchSpec,
 ) -> Result<Option<i32>, ExecuteError> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     for (source, target) in [
-        (inherited.stdin.unwrap_or(inherited.null), 0),
-        (inherited.stdout, 1),
-        (inherited.stderr, 2),
+        (context.stdin.unwrap_or(context.null), 0),
+        (context.stdout, 1),
+        (context.stderr, 2),
     ] {
         sys::replace_descriptor(source, target)
             .map_err(|errno| words("set up standard streams", errno))?;
@@ -106,7 +106,7 @@ fn start(
     // A name for process lists; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-init");
     crash_points::passed("init.begun");
-    if spec.has_user_namespace() && expect(inherited.channel) != Some(InitInstruction::Mapped) {
+    if spec.has_user_namespace() && receive(context.channel) != Some(InitInstruction::Mapped) {
         return Ok(None);
     }
     crash_points::passed("init.users-mapped");
@@ -117,10 +117,10 @@ fn start(
     // Before the mounts are set up: their directories are for all users of the container, whatever
     // the agent's umask is.
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let gifts = enter_namespaces(inherited, clones)?;
+    let gifts = enter_namespaces(context, clones)?;
     crash_points::passed("init.view-entered");
     if let Some(name) = spec.image_user.take() {
-        become_user_of_image(spec, &name)?;
+        switch_to_image_user(spec, &name)?;
         crash_points::passed("init.user-found");
     }
     gifts
@@ -128,7 +128,7 @@ fn start(
         .try_for_each(|gift| gift.apply(spec.user.as_ref()))
         .map_err(|error| crate::supervisor::error_chain(&error))?;
     drop(gifts);
-    sys::close_all_but(Some(inherited.channel.as_fd()))
+    sys::close_all_but(Some(context.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
     crash_points::passed("init.descriptors-closed");
     // Root of the container may not read this process's memory, which may still hold earlier launch
@@ -138,13 +138,13 @@ fn start(
         enter_domain(profile, &spec.network)?;
         crash_points::passed("init.domain-entered");
     }
-    let command = PreparedCommand::prepare(spec, inherited.filter);
-    if expect(inherited.channel) != Some(InitInstruction::Go) {
+    let command = PreparedCommand::prepare(spec, context.filter);
+    if receive(context.channel) != Some(InitInstruction::Go) {
         return Ok(None);
     }
     crash_points::passed("init.leave-taken");
     let streams = if spec.tty {
-        take_terminal(inherited.channel, spec)?;
+        take_terminal(context.channel, spec)?;
         StdioKind::Terminal
     } else {
         StdioKind::Pipes
@@ -172,7 +172,7 @@ fn expose_memory_if_disabled() -> Result<(), ExecuteError> {
 }
 
 /// Resolves a user in init's current root, gives it the sandbox, and sets HOME unless it is set.
-fn become_user_of_image(spec: &mut LaunchSpec, name: &str) -> Result<(), ExecuteError> {
+fn switch_to_image_user(spec: &mut LaunchSpec, name: &str) -> Result<(), ExecuteError> {
     let wanted = image::UserSpec::parse(name).expect("the request was checked");
     let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
     let user = image::user(root.as_fd(), &wanted)?;
@@ -210,7 +210,7 @@ enum StdioKind {
 /// command's end, which becomes the standard streams of init.
 fn take_terminal(channel: &OwnedFd, spec: &LaunchSpec) -> Result<(), ExecuteError> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
-    let (master, command_side) = exec::make_terminal(exec::USUAL_SIZE)
+    let (master, command_side) = exec::make_terminal(exec::DEFAULT_SIZE)
         .map_err(|error| format!("cannot make a terminal: {error}"))?;
     if let Some(user) = &spec.user {
         let uid = Some(nix::unistd::Uid::from_raw(user.uid));
@@ -240,7 +240,7 @@ fn execute(command: &PreparedCommand<'_>, streams: StdioKind) -> Result<i32, Exe
                     .map_err(|error| format!("cannot take the terminal: {error}")),
                 StdioKind::Pipes => Ok(()),
             })
-            .and_then(|()| command.settle(None));
+            .and_then(|()| command.confine(None));
         refusal = Some(match settled {
             Ok(()) => {
                 crash_points::passed("command.settled");
@@ -266,7 +266,7 @@ fn null() -> Result<fs::File, ExecuteError> {
     opened.map_err(|error| format!("cannot open /dev/null: {error}"))
 }
 
-fn expect(channel: &OwnedFd) -> Option<InitInstruction> {
+fn receive(channel: &OwnedFd) -> Option<InitInstruction> {
     match receive_packet(channel, WaitMode::Block) {
         Ok(ReceiveResult::Message(instruction)) => Some(instruction),
         Ok(ReceiveResult::Nothing | ReceiveResult::Closed) | Err(_) => None,
@@ -275,10 +275,10 @@ fn expect(channel: &OwnedFd) -> Option<InitInstruction> {
 
 /// Returns the file that the command's user must be given.
 fn enter_namespaces(
-    inherited: &InitContext<'_>,
+    context: &InitContext<'_>,
     clones: Option<&ClonedMounts>,
 ) -> Result<Vec<PendingChown>, ExecuteError> {
-    let spec = inherited.spec;
+    let spec = context.spec;
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     let namespaces = spec.namespaces;
     if spec.profile.is_some() {
@@ -286,7 +286,7 @@ fn enter_namespaces(
             .map_err(|errno| words("become root of the user namespace", errno))?;
     }
     if spec.network == Network::None {
-        crate::network::raise_loopback()
+        crate::network::bring_up_loopback()
             .map_err(|error| format!("cannot set up the loopback device: {error}"))?;
     }
     if namespaces.cgroup {
@@ -299,7 +299,7 @@ fn enter_namespaces(
             .map_err(|errno| words("make mounts private", errno))?;
     }
     let mut gifts = Vec::new();
-    if let (Some(profile), Some(parts), Some(clones)) = (&spec.profile, inherited.parts, clones) {
+    if let (Some(profile), Some(parts), Some(clones)) = (&spec.profile, context.mounts, clones) {
         let (view, files, walls) = (&profile.view, &spec.files, profile.walls);
         gifts = crate::mounts::enter(view, parts, clones, files, walls, namespaces.cgroup)
             .map_err(|error| crate::supervisor::error_chain(&error))?;
@@ -322,18 +322,18 @@ fn enter_namespaces(
 
 /// Init while the container's command runs.
 struct Init<'a> {
-    inherited: &'a InitContext<'a>,
+    context: &'a InitContext<'a>,
     spec: &'a LaunchSpec,
     command: i32,
     /// The monitors of exec sessions.
-    entries: Vec<i32>,
+    monitors: Vec<i32>,
 }
 
 impl Init<'_> {
     /// Reaps children, forwards signals, starts exec sessions, and reports the command's end.
     /// Returns then, or when the supervisor has exited.
     fn run(mut self) {
-        let channel = self.inherited.channel;
+        let channel = self.context.channel;
         let mut children = SigSet::empty();
         children.add(nix::sys::signal::SIGCHLD);
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -359,7 +359,7 @@ impl Init<'_> {
                     crash_points::passed("init.end-told");
                     return;
                 }
-                self.entries.retain(|pid| *pid != ended.pid);
+                self.monitors.retain(|pid| *pid != ended.pid);
             }
             let mut watched = [
                 PollFd::new(children.as_fd(), PollFlags::POLLIN),
@@ -377,7 +377,7 @@ impl Init<'_> {
                 Ok(ReceiveResult::Message((InitInstruction::Exec, descriptors))) => {
                     descriptors
                         .into_iter()
-                        .for_each(|session| self.admit(&session));
+                        .for_each(|session| self.start_monitor(&session));
                 }
                 Ok(ReceiveResult::Message((InitInstruction::Mapped | InitInstruction::Go, _)))
                 | Ok(ReceiveResult::Nothing) => {}
@@ -388,16 +388,16 @@ impl Init<'_> {
 
     /// Starts an exec monitor for the session: a copy of init, which has everything that a command
     /// of this container needs.
-    fn admit(&mut self, session: &OwnedFd) {
-        if self.entries.len() >= ENTRIES {
+    fn start_monitor(&mut self, session: &OwnedFd) {
+        if self.monitors.len() >= ENTRIES {
             let reason = format!("this container has {ENTRIES} exec sessions: end one first");
             return exec::refuse(session, reason);
         }
-        let (spec, filter) = (self.spec, self.inherited.filter);
-        match sys::clone_process(0, None, || exec::keep(spec, filter, session)) {
+        let (spec, filter) = (self.spec, self.context.filter);
+        match sys::clone_process(0, None, || exec::run_monitor(spec, filter, session)) {
             Ok(keeper) => {
                 crash_points::passed("init.entry-made");
-                self.entries.push(keeper.pid);
+                self.monitors.push(keeper.pid);
             }
             Err(errno) => {
                 exec::refuse(session, format!("cannot make a process: {}", errno.desc()));

@@ -64,7 +64,7 @@ impl RequestKind {
 
 /// One request, as read.
 struct LauncherRequest {
-    purpose: RequestKind,
+    kind: RequestKind,
     body: Vec<u8>,
     /// The socket on which the new process answers.
     agent: OwnedFd,
@@ -91,7 +91,7 @@ pub struct Launcher {
     pid: u32,
     socket: UnixStream,
     broken: bool,
-    answers: PendingLaunches,
+    pending: PendingLaunches,
 }
 
 /// An error that prevented a launch request from reaching a supervisor. Nothing was started.
@@ -136,8 +136,8 @@ impl Launcher {
             error: None,
         };
         // The name in process lists, whatever the program is called.
-        let execution = ProgramCall::of(command).called(Some("argosy-launcher"));
-        let execution = execution.apart().without_environment();
+        let execution = ProgramCall::of(command).named(Some("argosy-launcher"));
+        let execution = execution.detached().without_environment();
         let process = ChildProcess::execute(&execution, streams).map_err(failed)?;
         // From here on dropping `launcher` reaps the process.
         let launcher = Self {
@@ -145,7 +145,7 @@ impl Launcher {
             process: Some(process),
             socket,
             broken: false,
-            answers: PendingLaunches::new(),
+            pending: PendingLaunches::new(),
         };
         if let Some(tree) = tree {
             Cgroup::at(&tree.supervisors()).add(launcher.pid as i32)?;
@@ -163,18 +163,18 @@ impl Launcher {
     /// requests unanswered for 10 s: then spawn another one. The containers of those requests show
     /// whether they were started.
     pub fn is_responsive(&mut self) -> bool {
-        self.count_answers();
-        self.broken |= self.answers.are_late(SEND_LIMIT);
+        self.read_answers();
+        self.broken |= self.pending.are_overdue(SEND_LIMIT);
         !self.broken
     }
 
     /// Returns the live supervisors that it has created since the last call.
     pub fn supervisors(&mut self) -> Vec<(ContainerId, process::ProcessId)> {
-        self.count_answers();
-        self.answers.supervisors()
+        self.read_answers();
+        self.pending.supervisors()
     }
 
-    fn count_answers(&mut self) {
+    fn read_answers(&mut self) {
         let mut answers = [0; 64];
         loop {
             match recv(
@@ -183,7 +183,7 @@ impl Launcher {
                 MsgFlags::MSG_DONTWAIT,
             ) {
                 Ok(0) => break self.broken = true,
-                Ok(count) => self.answers.take(&answers[..count], self.pid),
+                Ok(count) => self.pending.push(&answers[..count], self.pid),
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
                 Err(_) => break self.broken = true,
@@ -265,7 +265,7 @@ impl Launcher {
         }
         let body = serde_json::to_vec(job).map_err(|error| gone(error.into()))?;
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
-        let unpacking = UnpackHandle::begin(ours, archive, target).map_err(gone)?;
+        let unpacking = UnpackHandle::start(ours, archive, target).map_err(gone)?;
         self.request((RequestKind::Unpack, None), &body, &theirs, None)?;
         crash_points::passed("agent.unpacking-asked");
         Ok(unpacking)
@@ -279,12 +279,12 @@ impl Launcher {
         namespace: Option<BorrowedFd<'_>>,
     ) -> Result<(), LaunchError> {
         let descriptors = [Some(connection.as_fd()), namespace];
-        self.count_answers();
+        self.read_answers();
         self.send(purpose, body, descriptors).map_err(|source| {
             self.broken = true;
             LaunchError::Gone { source }
         })?;
-        self.answers.expect(container);
+        self.pending.expect(container);
         Ok(())
     }
 
@@ -327,10 +327,10 @@ impl Drop for Launcher {
             return;
         };
         // A launcher that accepts no requests does not exit by itself.
-        if !self.broken && matches!(process.reaped(END_LIMIT), Ok(Some(_))) {
+        if !self.broken && matches!(process.wait(END_LIMIT), Ok(Some(_))) {
             return;
         }
-        process.end();
+        process.kill();
     }
 }
 
@@ -443,7 +443,7 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<LauncherReques
     }
     let mut descriptors = descriptors.into_iter();
     Ok(Some(LauncherRequest {
-        purpose,
+        kind: purpose,
         body,
         agent: descriptors.next().ok_or(LauncherError::Garbled)?,
         namespace: descriptors.next(),
@@ -462,7 +462,7 @@ fn serve(
     let made = sys::clone_process(0, None, || {
         // Otherwise the agent would not detect the launcher's exit while a container runs.
         *socket = None;
-        match (request.purpose, agent.try_clone()) {
+        match (request.kind, agent.try_clone()) {
             (RequestKind::Launch, Ok(agent)) => {
                 supervisor::run(body, agent, request.namespace.as_ref(), host)
             }
@@ -475,7 +475,7 @@ fn serve(
         Ok(child) => return Some(child.pid),
         Err(errno) => errno,
     };
-    match request.purpose {
+    match request.kind {
         RequestKind::Launch => {
             let reason = format!("cannot make the supervisor: {}", errno.desc());
             supervisor::refuse_unread(agent, &reason);

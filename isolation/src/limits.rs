@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::missing::{MissingControllers, MissingPolicy};
 use crate::cgroup::CgroupError;
-use missing::lacking;
+use missing::find_missing;
 
 /// The period of `cpu.max`, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -88,7 +88,7 @@ impl Limits {
                 controller,
                 file,
                 value,
-                without,
+                if_missing: without,
             });
         };
         let weight = |weight: u64| weight.clamp(1, 10_000);
@@ -138,7 +138,7 @@ impl Limits {
     /// Returns the controllers that these limits need and that are not in `present`.
     #[must_use]
     pub fn missing(&self, present: &[String]) -> MissingControllers {
-        lacking(&self.settings(), present)
+        find_missing(&self.settings(), present)
     }
 
     /// Writes the limits into the group at `group`. Returns the controllers that are missing, if
@@ -173,9 +173,9 @@ fn check(
     policy: MissingPolicy,
 ) -> Result<MissingControllers, LimitsError> {
     let present = crate::cgroup::read_controllers(group)?;
-    let mut missing = lacking(settings, &present);
+    let mut missing = find_missing(settings, &present);
     for setting in settings {
-        if setting.without == IfMissing::Unenforced
+        if setting.if_missing == IfMissing::Unenforced
             && !missing.covers(setting)
             && !group.join(setting.file).exists()
         {
@@ -202,7 +202,7 @@ fn write(
         }
         match crate::cgroup::write(group.join(setting.file), &setting.value) {
             Err(CgroupError::Write { source, .. })
-                if setting.without == IfMissing::Ignore
+                if setting.if_missing == IfMissing::Ignore
                     && source.kind() == io::ErrorKind::NotFound => {}
             other => other?,
         }
@@ -214,7 +214,7 @@ struct CgroupSetting {
     controller: &'static str,
     file: &'static str,
     value: String,
-    without: IfMissing,
+    if_missing: IfMissing,
 }
 
 /// The meaning of a missing file whose controller exists.
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_limits_are_the_same_and_others_are_left_as_they_are() {
+    fn applying_limits_is_idempotent_and_keeps_other_files() {
         let group = FakeCgroup::with("cpu cpuset io memory pids");
         for _ in 0..2 {
             group.apply(&all(), MissingPolicy::RequireAll).unwrap();
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_taken_back_before_the_lower_limit_kills() {
+    fn memory_is_reclaimed_before_a_lower_limit_applies() {
         let settings = all().settings();
         let at = |file| settings.iter().position(|setting| setting.file == file);
         assert!(at("memory.high") < at("memory.max"));
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_whose_controller_cannot_do_it_is_refused_by_the_file() {
+    fn a_missing_controller_file_is_reported_by_name() {
         let group = FakeCgroup::with("cpu cpuset io memory pids");
         group.lacks("io.weight");
         let refused = group.apply(&all(), MissingPolicy::RequireAll).unwrap_err();
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tiny_share_of_a_processor_is_what_the_kernel_takes_at_least() {
+    fn a_tiny_cpu_share_is_raised_to_the_kernels_minimum() {
         let group = FakeCgroup::with("cpu");
         let limits = Limits {
             cpu_max_millis: Some(1),
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_keep_their_order_in_the_measure_of_bfq() {
+    fn weights_keep_their_order_when_scaled_to_bfq() {
         let measured: Vec<_> = [1, 99, 100, 5_050, 10_000].map(bfq_weight).into();
         assert_eq!(measured, [1, 99, 100, 550, 1_000]);
     }

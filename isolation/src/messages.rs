@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_arrive_whole_and_the_end_is_seen_after_the_last() {
+    fn messages_arrive_whole_and_the_close_after_the_last() {
         let (ours, theirs) = packet_pair().unwrap();
         let order = SupervisorRequest::Kill { grace_ms: 5 };
         assert_eq!(
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_by_a_side_that_left_something_unread_arrives() {
+    fn messages_arrive_from_a_peer_that_closed_with_unread_data() {
         let (ours, theirs) = packet_pair().unwrap();
         send_packet(&ours, &SupervisorRequest::Exec, WaitMode::Return).unwrap();
         send_packet(&theirs, &SupervisorRequest::Exec, WaitMode::Return).unwrap();
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_come_with_their_message_and_are_closed_where_nobody_expects_them() {
+    fn descriptors_accompany_their_message_and_unexpected_ones_are_closed() {
         let (ours, theirs) = packet_pair().unwrap();
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let given = [writer.as_fd()];

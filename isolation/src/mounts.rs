@@ -45,15 +45,15 @@ use crate::image::{RootFs, RootMounts};
 use crate::profile::{IsolationLayers, IsolationProfile};
 use crate::spec::GeneratedFile;
 use crate::sys;
-pub(crate) use change_root::leave_for_nothing;
+pub(crate) use change_root::enter_empty_root;
 use change_root::{enter_root, hide_base};
 pub(crate) use devices::DeviceDirectory;
-use devices::show_own;
-use etc_files::show_own_files;
+use devices::attach_private;
+use etc_files::mount_generated_files;
 pub use host_paths::{HostPath, OwnerMapping};
 use proc::make_proc;
-pub use secrets::{SECRET_BYTES, SecretError, SecretFile};
-use template::show_programs;
+pub use secrets::{SECRET_LIMIT_BYTES, SecretError, SecretFile};
+use template::attach_programs;
 pub(crate) use template::{ClonedMounts, MountTemplate};
 pub(crate) use volumes::{PendingChown, check as check_volumes};
 pub use volumes::{Volume, VolumeSource};
@@ -66,20 +66,20 @@ pub const SHARED: &str = "/group";
 
 /// The host directories that a command sees. Homes, `/var`, `/run`, `/srv` and `/mnt` are not among
 /// them: they hold data, not programs.
-const HOST_FOLDERS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
+const HOST_DIRS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
 /// Some of the hidden directories, which are shown only where tests disable that layer.
 const HOST_DATA: [&str; 3] = ["root", "run", "var"];
 const SYSTEM_DATA: [&str; 1] = ["firmware"];
 /// The directories of `/sys` from which libraries read the number of processors.
-const SYSTEM_FOLDERS: [&str; 2] = ["devices/system/cpu", "devices/system/node"];
+const SYSTEM_DIRS: [&str; 2] = ["devices/system/cpu", "devices/system/node"];
 
 /// The number of bytes of a scratch file system per permitted file.
-const BYTES_A_FILE: u64 = 4_096;
+const BYTES_PER_INODE: u64 = 4_096;
 /// The minimum number of files of a scratch file system.
-const FEWEST_FILES: u64 = 1_024;
+const MIN_INODES: u64 = 1_024;
 
 /// The attributes of every mount: `nosuid` and `nodev`.
-pub(crate) const TAME: MountAttrFlags =
+pub(crate) const DEFAULT_ATTRIBUTES: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// The part of the host that a container sees, in addition to the host's programs.
@@ -112,7 +112,9 @@ pub(crate) struct MountError {
     source: io::Error,
 }
 
-pub(crate) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> MountError {
+pub(crate) fn mount_error<E: Into<io::Error>>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> MountError {
     let what = what.into();
     move |source| MountError {
         what,
@@ -132,11 +134,11 @@ struct HostPathMount {
 /// Mounts of host paths that are not attached yet.
 pub(crate) struct PreparedMounts {
     /// The container's directories, then host paths, outer ones first.
-    places: Vec<HostPathMount>,
+    mounts: Vec<HostPathMount>,
     /// `None`: the root is made of the host's programs.
     root: Option<RootMounts>,
     /// The file system with its secrets, if it has any.
-    vault: Option<OwnedFd>,
+    secrets: Option<OwnedFd>,
     /// Devices in addition to the usual ones.
     pub(crate) devices: Option<DeviceDirectory>,
 }
@@ -144,7 +146,7 @@ pub(crate) struct PreparedMounts {
 impl PreparedMounts {
     /// Opens the sandbox, the shared directory, host paths and the parts of the root, and creates
     /// nodes of `devices`, as host root.
-    pub(crate) fn take(
+    pub(crate) fn open(
         profile: &IsolationProfile,
         sandbox: &Path,
         shared: Option<&Path>,
@@ -154,8 +156,8 @@ impl PreparedMounts {
         let own = [(sandbox, SANDBOX)].into_iter();
         let own = own.chain(shared.map(|folder| (folder, SHARED)));
         let own = own.map(|(from, to)| {
-            let tree = take(CWD, from)?;
-            restrict(tree.as_fd(), TAME)?;
+            let tree = clone_mount(CWD, from)?;
+            restrict(tree.as_fd(), DEFAULT_ATTRIBUTES)?;
             Ok(HostPathMount {
                 tree,
                 to: to.into(),
@@ -164,33 +166,33 @@ impl PreparedMounts {
         });
         let mut paths: Vec<_> = view.host_paths.iter().collect();
         paths.sort_by(|one, other| one.to.cmp(&other.to));
-        let places = own.chain(paths.into_iter().map(host_paths::take));
+        let places = own.chain(paths.into_iter().map(host_paths::clone_host_path));
         let places = places.collect::<Result<_, MountError>>()?;
-        let vault = volumes::lock_secrets(&view.volumes, profile.first_host_id)?;
+        let vault = volumes::open_secrets(&view.volumes, profile.first_host_id)?;
         crash_points::passed("start.secrets-locked");
         Ok(Self {
-            places,
-            vault,
-            root: RootMounts::take(&view.root, profile.first_host_id, profile.walls)?,
+            mounts: places,
+            secrets: vault,
+            root: RootMounts::open(&view.root, profile.first_host_id, profile.walls)?,
             devices: DeviceDirectory::make(devices, profile.first_host_id)?,
         })
     }
 
     /// Whether it has mounts whose owners must be mapped.
     pub(crate) fn has_owners(&self) -> bool {
-        self.places.iter().any(|place| place.is_mapped) || self.root.is_some()
+        self.mounts.iter().any(|place| place.is_mapped) || self.root.is_some()
     }
 
     /// Maps the owners on host paths and in an image, so that the container's users have the same
     /// ids on disk. Called before init attaches the mounts.
     pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), MountError> {
-        let mut mapped = self.places.iter().filter(|place| place.is_mapped);
+        let mut mapped = self.mounts.iter().filter(|place| place.is_mapped);
         mapped.try_for_each(|place| {
             let what = format!(
                 "map users to the file system of {}: it must support mounts with mapped owners, as ext4, xfs, btrfs do",
                 place.to.display()
             );
-            sys::map_owners(place.tree.as_fd(), users).map_err(failed(what))
+            sys::map_owners(place.tree.as_fd(), users).map_err(mount_error(what))
         })?;
         self.root
             .as_ref()
@@ -206,10 +208,14 @@ pub(crate) fn enter(
     parts: &PreparedMounts,
     clones: &ClonedMounts,
     files: &[GeneratedFile],
-    walls: IsolationLayers,
+    layers: IsolationLayers,
     cgroups: bool,
 ) -> Result<Vec<PendingChown>, MountError> {
-    let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
+    let scaffold = file_system(
+        "tmpfs",
+        &[("mode", "755"), ("size", "64k")],
+        DEFAULT_ATTRIBUTES,
+    )?;
     // The root is mounted over that of the base. The parts of an image's root must be below it,
     // where they are covered later.
     let covered = match (&parts.root, disable_layer::is_enabled(MandatoryLayer::Root)) {
@@ -226,33 +232,33 @@ pub(crate) fn enter(
     if own.is_some() {
         attach(root, CWD, "/")?;
     }
-    show_programs(root, &clones.programs)?;
+    attach_programs(root, &clones.programs)?;
     let own_devices = parts.devices.as_ref().map(|own| &own.tree);
     let devices = own_devices.or(clones.devices.as_ref());
     let devices = devices.expect("a container has its own devices, or the usual ones");
     let devices = devices.as_fd();
     attach_in(devices, root, Path::new("dev"))?;
-    make_proc(root, devices, walls)?;
-    show_own(devices, view)?;
-    show_system(root, clones, cgroups)?;
-    show_own_files(root, files)?;
-    let (secrets, mut gifts) = volumes::unlock_secrets(root, parts.vault.as_ref(), &view.volumes)?;
+    make_proc(root, devices, layers)?;
+    attach_private(devices, view)?;
+    mount_system(root, clones, cgroups)?;
+    mount_generated_files(root, files)?;
+    let (secrets, mut gifts) = volumes::secret_mounts(root, parts.secrets.as_ref(), &view.volumes)?;
     crash_points::passed("init.secrets-unlocked");
     scratch(root, "tmp", view.tmp_bytes)?;
-    for HostPathMount { tree, to, .. } in &parts.places {
+    for HostPathMount { tree, to, .. } in &parts.mounts {
         let path = to.strip_prefix("/").expect("it was checked to be absolute");
         if to == Path::new(SANDBOX) {
             attach_in(tree.as_fd(), root, path)?;
             continue;
         }
-        let made = match is_folder(tree.as_fd())? {
-            true => make_folder(root, path),
-            false => make_file(root, path),
+        let made = match is_dir(tree.as_fd())? {
+            true => create_dir(root, path),
+            false => create_file(root, path),
         };
-        let place = made.map_err(|error| no_place("host path", to, error))?;
+        let place = made.map_err(|error| no_mount_point("host path", to, error))?;
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
-    gifts.extend(volumes::show(root, &view.volumes, secrets)?);
+    gifts.extend(volumes::attach_volumes(root, &view.volumes, secrets)?);
     crash_points::passed("init.volumes-shown");
     crash_points::passed("init.root-laid");
     if own.is_none() {
@@ -262,19 +268,19 @@ pub(crate) fn enter(
     hide_base(root)?;
     enter_root(root)?;
     crash_points::passed("init.host-left");
-    chdir(SANDBOX).map_err(failed("enter the sandbox"))?;
+    chdir(SANDBOX).map_err(mount_error("enter the sandbox"))?;
     Ok(gifts)
 }
 
 /// Creates an unattached mount of one directory, without its submounts.
-pub(crate) fn take_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+pub(crate) fn clone_dir(folder: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
     let tree = open_tree(folder, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
-        .map_err(failed("clone the mount of a directory"))?;
-    restrict(tree.as_fd(), TAME)?;
+        .map_err(mount_error("clone the mount of a directory"))?;
+    restrict(tree.as_fd(), DEFAULT_ATTRIBUTES)?;
     Ok(tree)
 }
 
-fn show_system(
+fn mount_system(
     root: BorrowedFd<'_>,
     clones: &ClonedMounts,
     cgroups: bool,
@@ -282,8 +288,9 @@ fn show_system(
     let system = clones.system.as_fd();
     attach_in(system, root, Path::new("sys"))?;
     if cgroups {
-        let attributes =
-            TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let attributes = DEFAULT_ATTRIBUTES
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC
+            | MountAttrFlags::MOUNT_ATTR_RDONLY;
         let groups = file_system("cgroup2", &[], attributes)?;
         attach(groups.as_fd(), system, template::GROUPS)?;
     }
@@ -299,9 +306,13 @@ fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), MountEr
 fn writable_memory(bytes: u64) -> Result<OwnedFd, MountError> {
     let size = bytes.to_string();
     // An empty file uses none of those bytes, but a kilobyte of kernel memory.
-    let files = (bytes / BYTES_A_FILE).max(FEWEST_FILES).to_string();
+    let files = (bytes / BYTES_PER_INODE).max(MIN_INODES).to_string();
     let settings = [("mode", "1777"), ("size", &*size), ("nr_inodes", &*files)];
-    file_system("tmpfs", &settings, TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+    file_system(
+        "tmpfs",
+        &settings,
+        DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
 }
 
 /// Creates an unattached file system. An option without a value is a flag.
@@ -319,22 +330,23 @@ fn file_system(
             }
         }
         fsconfig_create(made.as_fd())?;
-        let attributes = disable_layer::standing(attributes);
+        let attributes = disable_layer::enabled_attributes(attributes);
         fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
-    make().map_err(failed(format!("make a file system of kind {kind}")))
+    make().map_err(mount_error(format!("make a file system of kind {kind}")))
 }
 
 pub(crate) fn attach(
     tree: BorrowedFd<'_>,
-    place: BorrowedFd<'_>,
+    mount_point: BorrowedFd<'_>,
     path: &str,
 ) -> Result<(), MountError> {
     let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     if path.is_empty() {
         flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     }
-    move_mount(tree, "", place, path, flags).map_err(failed(format!("attach a mount at {path:?}")))
+    move_mount(tree, "", mount_point, path, flags)
+        .map_err(mount_error(format!("attach a mount at {path:?}")))
 }
 
 /// Attaches a mount at the directory of this name in `parent`, which is created if it does not
@@ -343,114 +355,118 @@ fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Resul
     let words = || format!("create the directory {}", name.display());
     match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(errno) => return Err(failed(words())(errno)),
+        Err(errno) => return Err(mount_error(words())(errno)),
     }
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     match move_mount(tree, "", parent, name, flags) {
         Ok(()) => Ok(()),
         // The kernel's error for mounting a directory over a file or a link.
-        Err(rustix::io::Errno::INVAL) => Err(failed(words())(path_below())),
-        Err(errno) => Err(failed(format!("attach a mount at {}", name.display()))(
-            errno,
-        )),
+        Err(rustix::io::Errno::INVAL) => Err(mount_error(words())(link_error())),
+        Err(errno) => Err(mount_error(format!("attach a mount at {}", name.display()))(errno)),
     }
 }
 
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// Creates an unattached mount of one directory or file, without its submounts.
-pub(crate) fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
-    open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
-        .map_err(failed(format!("clone the mount of {}", path.display())))
+pub(crate) fn clone_mount(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
+    open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW).map_err(mount_error(
+        format!("clone the mount of {}", path.display()),
+    ))
 }
 
 /// The same with its submounts.
-fn take_all(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
+fn clone_tree(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
     let flags = CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-    open_tree(parent, path, flags)
-        .map_err(failed(format!("clone the mounts of {}", path.display())))
+    open_tree(parent, path, flags).map_err(mount_error(format!(
+        "clone the mounts of {}",
+        path.display()
+    )))
 }
 
-fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, MountError> {
+fn clone_if_exists(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, MountError> {
     match open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW) {
         Ok(tree) => Ok(Some(tree)),
         Err(rustix::io::Errno::NOENT) => Ok(None),
-        Err(errno) => Err(failed(format!("clone the mount of {path}"))(errno)),
+        Err(errno) => Err(mount_error(format!("clone the mount of {path}"))(errno)),
     }
 }
 
 /// Sets attributes on a mount and its submounts.
 pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), MountError> {
-    let attributes = disable_layer::standing(attributes).bits();
-    sys::add_mount_attributes(tree, attributes.into(), true).map_err(failed("restrict mounts"))
+    let attributes = disable_layer::enabled_attributes(attributes).bits();
+    sys::add_mount_attributes(tree, attributes.into(), true).map_err(mount_error("restrict mounts"))
 }
 
 /// Sets attributes on one mount only.
 fn restrict_one(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), MountError> {
-    let attributes = disable_layer::standing(attributes).bits();
-    sys::add_mount_attributes(tree, attributes.into(), false).map_err(failed("restrict a mount"))
+    let attributes = disable_layer::enabled_attributes(attributes).bits();
+    sys::add_mount_attributes(tree, attributes.into(), false)
+        .map_err(mount_error("restrict a mount"))
 }
 
-fn is_folder(file: BorrowedFd<'_>) -> Result<bool, MountError> {
-    let found = rustix::fs::fstat(file).map_err(failed("inspect the mount source"))?;
+fn is_dir(file: BorrowedFd<'_>) -> Result<bool, MountError> {
+    let found = rustix::fs::fstat(file).map_err(mount_error("inspect the mount source"))?;
     Ok(rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir())
 }
 
 /// Creates a directory to mount on, with its parents. Never leaves `parent`, never follows a link.
-pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
+pub(crate) fn create_dir(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
     let words = || format!("create the directory {}", path.display());
     let mut made: Option<OwnedFd> = None;
     for part in path.components() {
         let Component::Normal(part) = part else {
-            return Err(failed(words())(io::Error::other("its path is not plain")));
+            return Err(mount_error(words())(io::Error::other(
+                "its path is not plain",
+            )));
         };
         let above = made.as_ref().map_or(parent, AsFd::as_fd);
         match mkdirat(above, part, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(errno) => return Err(failed(words())(errno)),
+            Err(errno) => return Err(mount_error(words())(errno)),
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         made = match openat(above, part, flags, Mode::empty()) {
             Ok(folder) => Some(folder),
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
-                return Err(failed(words())(path_below()));
+                return Err(mount_error(words())(link_error()));
             }
-            Err(errno) => return Err(failed(words())(errno)),
+            Err(errno) => return Err(mount_error(words())(errno)),
         };
     }
     match made {
         Some(folder) => Ok(folder),
-        None => parent.try_clone_to_owned().map_err(failed(words())),
+        None => parent.try_clone_to_owned().map_err(mount_error(words())),
     }
 }
 
 /// Creates a file to mount on, open for writing if it is new.
-fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
+fn create_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
     let words = || format!("make the file {}", path.display());
     let name = path
         .file_name()
         .ok_or_else(|| io::Error::other("it has no name"));
-    let name = name.map_err(failed(words()))?;
-    let folder = make_folder(parent, path.parent().unwrap_or(Path::new("")))?;
+    let name = name.map_err(mount_error(words()))?;
+    let folder = create_dir(parent, path.parent().unwrap_or(Path::new("")))?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(&folder, name, flags, Mode::from_raw_mode(0o644)) {
         Ok(file) => Ok(file),
         // An image may contain it: a file is then covered.
         Err(rustix::io::Errno::EXIST) => {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = openat(&folder, name, flags, Mode::empty()).map_err(failed(words()))?;
-            let found = rustix::fs::fstat(&file).map_err(failed(words()))?;
+            let file = openat(&folder, name, flags, Mode::empty()).map_err(mount_error(words()))?;
+            let found = rustix::fs::fstat(&file).map_err(mount_error(words()))?;
             if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
-                return Err(failed(words())(path_below()));
+                return Err(mount_error(words())(link_error()));
             }
             Ok(file)
         }
-        Err(errno) => Err(failed(words())(errno)),
+        Err(errno) => Err(mount_error(words())(errno)),
     }
 }
 
 /// Builds the error for a missing mount point, with its remedy.
-fn no_place(what: &str, path: &Path, error: MountError) -> MountError {
+fn no_mount_point(what: &str, path: &Path, error: MountError) -> MountError {
     let path = path.display();
     let remedy = match error.source.kind() {
         io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
@@ -458,12 +474,12 @@ fn no_place(what: &str, path: &Path, error: MountError) -> MountError {
         }
         _ => "",
     };
-    failed(format!("mount the {what} at {path}{remedy}"))(io::Error::other(error))
+    mount_error(format!("mount the {what} at {path}{remedy}"))(io::Error::other(error))
 }
 
 /// Returns the error for an image that has another file at a mount point: links are never followed,
 /// because the mount would land elsewhere.
-fn path_below() -> io::Error {
+fn link_error() -> io::Error {
     io::Error::other(
         "the image has another entry in its place, such as a link; build the image without it",
     )

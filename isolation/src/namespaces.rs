@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_forbids_user_namespaces_says_which_setting() {
+    fn the_setting_that_forbids_user_namespaces_is_reported() {
         let proc = host("0");
         fs::write(proc.path().join("sys/user/max_user_namespaces"), "0\n").unwrap();
         let found = detect_in(proc.path(), &Ok(()));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cgroup_mount_full_isolation_says_so() {
+    fn a_missing_cgroup_mount_is_reported() {
         let missing = Err(crate::cgroup::CgroupError::NoMount);
         let found = detect_in(host("000001ffffffffff").path(), &missing);
         assert!(found.full.unwrap_err().contains("cgroup2"));

@@ -41,7 +41,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use host::{is_own_address, why_no_ipv6};
-pub(crate) use link::raise_loopback;
+pub(crate) use link::bring_up_loopback;
 pub use link_stats::{LinkCounters, LinkStats};
 pub use networks::Networks;
 pub use published::PublishedPorts;
@@ -52,7 +52,7 @@ pub use trial::check;
 
 /// The directory in which the agents of one host record the addresses and ports of containers.
 /// Empty after a boot.
-pub const FOLDER: &str = "/run/argosy/networks";
+pub const RECORDS_DIR: &str = "/run/argosy/networks";
 
 /// The network of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,17 +124,17 @@ pub struct NetworkConfig {
     /// The agent's directory, absolute: its path identifies the owner of records. Records of an
     /// owner whose directory no longer exists are discarded.
     pub owner: PathBuf,
-    /// The directory of records, shared by all agents of the host: [`FOLDER`].
-    pub folder: PathBuf,
+    /// The directory of records, shared by all agents of the host: [`RECORDS_DIR`].
+    pub directory: PathBuf,
     /// The pool of containers' addresses. Nothing else on the host may have a route into it.
     pub subnet: Subnet,
     /// The prefix of containers' IPv6 addresses; `None`: they have IPv4 only, as on a host without
     /// IPv6 ([`why_no_ipv6`]).
     pub subnet6: Option<Subnet6>,
     /// The number of namespaces in the pool: 0 to create each on demand.
-    pub ready: usize,
+    pub pool_size: usize,
     /// Whether containers reach each other.
-    pub between: InterContainerTraffic,
+    pub traffic: InterContainerTraffic,
     /// TCP services elsewhere that no container may reach, such as the masters'. The host's
     /// services are denied anyway.
     pub denied: Vec<SocketAddr>,
@@ -157,8 +157,8 @@ pub struct ContainerNamespace {
 ///
 /// # Errors
 /// If the host refuses it.
-pub fn alone() -> Result<OwnedFd, NetworkError> {
-    namespace::alone()
+pub fn create_isolated() -> Result<OwnedFd, NetworkError> {
+    namespace::create_isolated()
 }
 
 /// An error of setting up or removing a network.
@@ -233,7 +233,7 @@ pub enum NetworkError {
     },
 }
 
-fn refused<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> NetworkError {
+fn network_error<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> NetworkError {
     let what = what.into();
     move |source| NetworkError::Kernel {
         what,

@@ -72,7 +72,7 @@ mod tests {
     };
 
     #[test]
-    fn a_shortage_of_memory_is_told_with_its_figures() {
+    fn an_oom_kill_is_formatted_with_its_figures() {
         let told = |shortage: OomKill| shortage.to_string();
         assert_eq!(
             told(SHORTAGE),

@@ -38,7 +38,7 @@ use store::OutputStore;
 /// pipe holds.
 const CHUNK_BYTES: [usize; 2] = [4 * 1024, 64 * 1024];
 /// The number of chunks per turn, so that a command that writes continuously delays no order.
-const CHUNKS_A_TURN: usize = 16;
+const CHUNKS_PER_TURN: usize = 16;
 
 /// Limits on what is kept of each of a command's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub struct OutputLimits {
 
 impl OutputLimits {
     /// Five files of 10 MiB, and 64 MiB per second.
-    pub const USUAL: Self = Self {
+    pub const DEFAULT: Self = Self {
         file_bytes: 10 * 1024 * 1024,
         files: 5,
         bytes_per_second: 64 * 1024 * 1024,
@@ -61,7 +61,7 @@ impl OutputLimits {
 
     /// Returns the maximum size of both streams' files, in bytes.
     #[must_use]
-    pub fn most_bytes(&self) -> u64 {
+    pub fn max_bytes(&self) -> u64 {
         let files = u64::from(self.files).saturating_mul(2);
         self.file_bytes.saturating_mul(files)
     }
@@ -112,7 +112,7 @@ impl CommandOutput {
     }
 
     /// Switches to the command's terminal as the source of all output.
-    pub(crate) fn come_from_terminal(&mut self, master: OwnedFd) {
+    pub(crate) fn attach_terminal(&mut self, master: OwnedFd) {
         let [stdout, stderr] = &mut self.streams;
         (stdout.pipe, stderr.pipe) = (Some(master), None);
     }
@@ -124,9 +124,9 @@ impl CommandOutput {
     }
 
     /// Returns the end of each stream's newest file, at most this many bytes.
-    pub(crate) fn tails(&self, most_bytes: usize) -> [Vec<u8>; 2] {
+    pub(crate) fn tails(&self, max_bytes: usize) -> [Vec<u8>; 2] {
         let streams = self.streams.each_ref();
-        streams.map(|stream| stream.log.tail(most_bytes))
+        streams.map(|stream| stream.log.tail(max_bytes))
     }
 
     /// Returns the pipes to poll, of stdout and stderr; `None` once every writer has closed one.
@@ -148,8 +148,8 @@ impl CommandOutput {
     ) -> bool {
         let mut more = false;
         for (stream, ready) in self.streams.iter_mut().zip(ready) {
-            if stream.log.owes_note() {
-                stream.log.settle(&mut self.store, Instant::now());
+            if stream.log.has_pending_note() {
+                stream.log.flush_note(&mut self.store, Instant::now());
             }
             more |= ready && stream.pump(&mut self.store, buffer, show);
         }
@@ -157,19 +157,21 @@ impl CommandOutput {
     }
 
     /// Whether to call again within a second although there is no data: a note is pending.
-    pub(crate) fn is_unsettled(&self) -> bool {
-        self.streams.iter().any(|stream| stream.log.owes_note())
+    pub(crate) fn has_pending_note(&self) -> bool {
+        self.streams
+            .iter()
+            .any(|stream| stream.log.has_pending_note())
     }
 
     /// Moves the remaining data, for at most this long, and writes a note about the last dropped
     /// bytes.
     pub(crate) fn finish(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         buffer: &mut Vec<u8>,
         show: &mut dyn FnMut(StreamName, &[u8]),
     ) {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while self.pump([true; 2], buffer, show) && Instant::now() < deadline {}
         for stream in &mut self.streams {
             stream.log.finish(&mut self.store);
@@ -196,7 +198,7 @@ impl StreamOutput {
         buffer: &mut Vec<u8>,
         show: &mut dyn FnMut(StreamName, &[u8]),
     ) -> bool {
-        for _ in 0..CHUNKS_A_TURN {
+        for _ in 0..CHUNKS_PER_TURN {
             let Some(pipe) = &self.pipe else { return false };
             if buffer.is_empty() {
                 buffer.resize(CHUNK_BYTES[0], 0);
@@ -204,7 +206,7 @@ impl StreamOutput {
             match nix::unistd::read(pipe, buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(length) => {
-                    self.log.take(store, Instant::now(), &buffer[..length]);
+                    self.log.accept(store, Instant::now(), &buffer[..length]);
                     show(self.log.stream(), &buffer[..length]);
                     if length == CHUNK_BYTES[0] {
                         buffer.resize(CHUNK_BYTES[1], 0);

@@ -13,8 +13,8 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 
 use crate::ebpf::{
-    BpfProgram, FROM_NETWORK, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS, JUMP_UNLESS_EQUAL,
-    LOAD_PLACE, LOAD_WORD, QUESTION, answer, instruction,
+    BpfProgram, CONTEXT, FROM_NETWORK, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS,
+    JUMP_UNLESS_EQUAL, LOAD_POINTER, LOAD_WORD, instruction, return_value,
 };
 use crate::sys::bpf::ProgramKind;
 
@@ -23,25 +23,25 @@ const BINDS: [ProgramKind; 2] = [
     ProgramKind {
         program: 18,
         expected: 8,
-        place: 8,
+        attach_type: 8,
     },
     ProgramKind {
         program: 18,
         expected: 9,
-        place: 9,
+        attach_type: 9,
     },
 ];
 /// From linux/bpf.h: creating a socket.
 const SOCKETS: ProgramKind = ProgramKind {
     program: 9,
     expected: 2,
-    place: 2,
+    attach_type: 2,
 };
 /// From linux/bpf.h: incoming packets of a socket.
 const PACKETS: ProgramKind = ProgramKind {
     program: 8,
     expected: 0,
-    place: 0,
+    attach_type: 0,
 };
 
 /// Offsets in the context of a bind: the port, in network order, and the socket's type.
@@ -63,14 +63,14 @@ const LISTENS: u32 = 10;
 const PROTOCOLS: [u16; 5] = [6, 262, 17, 1, 58];
 
 /// Registers for the fields of the context.
-const ASKED: u8 = 2;
+const REQUESTED: u8 = 2;
 const SOCKET: u8 = 3;
 
 /// Programs that are loaded once and attached to every cgroup.
 #[derive(Debug)]
 pub(crate) struct PortFilter {
     sockets: BpfProgram,
-    none: PortPrograms,
+    no_ports: PortPrograms,
 }
 
 /// Programs for commands that may use these ports: one per address family, and one for incoming
@@ -84,17 +84,17 @@ impl PortFilter {
     pub(crate) fn load() -> Result<Self, Errno> {
         Ok(Self {
             sockets: BpfProgram::load(SOCKETS, &sockets())?,
-            none: PortPrograms::load(&[])?,
+            no_ports: PortPrograms::load(&[])?,
         })
     }
 
     /// Attaches the programs to a cgroup for its lifetime; its commands may use these ports. 0
     /// stands for any port that the kernel picks; a datagram socket gets one anyway.
-    pub(crate) fn put_on(&self, group: BorrowedFd<'_>, ports: &[u16]) -> Result<(), Errno> {
+    pub(crate) fn attach(&self, group: BorrowedFd<'_>, ports: &[u16]) -> Result<(), Errno> {
         // Each program that can be attached is, even if another cannot.
         let ports = match ports {
-            [] => self.none.put_on(group),
-            ports => PortPrograms::load(ports).and_then(|ports| ports.put_on(group)),
+            [] => self.no_ports.attach(group),
+            ports => PortPrograms::load(ports).and_then(|ports| ports.attach(group)),
         };
         self.sockets.attach(group).and(ports)
     }
@@ -111,7 +111,7 @@ impl PortPrograms {
         ]))
     }
 
-    fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
+    fn attach(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
         let put_on = self.0.iter().map(|program| program.attach(group));
         put_on.fold(Ok(()), Result::and)
     }
@@ -128,8 +128,8 @@ pub fn supported() -> io::Result<()> {
 /// Returns the name that is reported as not enforced without this filter; `landlock` is whether a
 /// command has that layer.
 #[must_use]
-pub fn left_open(landlock: bool) -> &'static str {
-    match landlock && crate::drop_privileges::knows_ports() {
+pub fn unenforced_name(landlock: bool) -> &'static str {
+    match landlock && crate::drop_privileges::supports_ports() {
         true => "udp-ports",
         false => "ports",
     }
@@ -138,57 +138,63 @@ pub fn left_open(landlock: bool) -> &'static str {
 /// Builds a program that returns 1 if a port may be bound, and 0 otherwise.
 fn binds(ports: &[u16]) -> Vec<u64> {
     let mut program = vec![
-        instruction(LOAD_WORD, ASKED, QUESTION, PORT, 0),
-        instruction(FROM_NETWORK, ASKED, 0, 0, 16),
-        instruction(LOAD_WORD, SOCKET, QUESTION, TYPE, 0),
+        instruction(LOAD_WORD, REQUESTED, CONTEXT, PORT, 0),
+        instruction(FROM_NETWORK, REQUESTED, 0, 0, 16),
+        instruction(LOAD_WORD, SOCKET, CONTEXT, TYPE, 0),
         // Jumps over the answer, unless a datagram socket binds any port.
-        instruction(JUMP_UNLESS_EQUAL, ASKED, 0, 3, 0),
+        instruction(JUMP_UNLESS_EQUAL, REQUESTED, 0, 3, 0),
         instruction(JUMP_UNLESS_EQUAL, SOCKET, 0, 2, DATAGRAMS),
     ];
-    program.extend(answer(1));
-    program.extend(own(ports));
+    program.extend(return_value(1));
+    program.extend(allow_ports(ports));
     program
 }
 
 /// Builds a program that accepts a packet, unless it is for a socket that listens at another port.
 fn packets(ports: &[u16]) -> Vec<u64> {
     if ports.contains(&0) {
-        return answer(1).to_vec();
+        return return_value(1).to_vec();
     }
     let mut program = vec![
-        instruction(LOAD_PLACE, SOCKET, QUESTION, OF_PACKET, 0),
+        instruction(LOAD_POINTER, SOCKET, CONTEXT, OF_PACKET, 0),
         // Jumps over the answer, if it is for a listening socket.
         instruction(JUMP_IF_EQUAL, SOCKET, 0, 2, 0),
-        instruction(LOAD_WORD, ASKED, SOCKET, STATE, 0),
-        instruction(JUMP_IF_EQUAL, ASKED, 0, 2, LISTENS),
+        instruction(LOAD_WORD, REQUESTED, SOCKET, STATE, 0),
+        instruction(JUMP_IF_EQUAL, REQUESTED, 0, 2, LISTENS),
     ];
-    program.extend(answer(1));
-    program.push(instruction(LOAD_WORD, ASKED, SOCKET, OWN_PORT, 0));
-    program.extend(own(ports));
+    program.extend(return_value(1));
+    program.push(instruction(LOAD_WORD, REQUESTED, SOCKET, OWN_PORT, 0));
+    program.extend(allow_ports(ports));
     program
 }
 
 /// Returns 1 if the port is one of these.
-fn own(ports: &[u16]) -> Vec<u64> {
+fn allow_ports(ports: &[u16]) -> Vec<u64> {
     let mut program = Vec::new();
     for (first, last) in ranges(ports) {
         // Jumps over the rest of this range.
-        program.push(instruction(JUMP_IF_LESS, ASKED, 0, 3, first.into()));
-        program.push(instruction(JUMP_IF_GREATER, ASKED, 0, 2, last.into()));
-        program.extend(answer(1));
+        program.push(instruction(JUMP_IF_LESS, REQUESTED, 0, 3, first.into()));
+        program.push(instruction(JUMP_IF_GREATER, REQUESTED, 0, 2, last.into()));
+        program.extend(return_value(1));
     }
-    program.extend(answer(0));
+    program.extend(return_value(0));
     program
 }
 
 /// Builds a program that decides whether a socket may be created.
 fn sockets() -> Vec<u64> {
-    let mut program = vec![instruction(LOAD_WORD, ASKED, QUESTION, PROTOCOL, 0)];
+    let mut program = vec![instruction(LOAD_WORD, REQUESTED, CONTEXT, PROTOCOL, 0)];
     for protocol in PROTOCOLS {
-        program.push(instruction(JUMP_UNLESS_EQUAL, ASKED, 0, 2, protocol.into()));
-        program.extend(answer(1));
+        program.push(instruction(
+            JUMP_UNLESS_EQUAL,
+            REQUESTED,
+            0,
+            2,
+            protocol.into(),
+        ));
+        program.extend(return_value(1));
     }
-    program.extend(answer(0));
+    program.extend(return_value(0));
     program
 }
 
@@ -220,7 +226,7 @@ mod tests {
         run(program, &question) == 1
     }
 
-    fn is_heard(program: &[u64], port: u16, state: u32) -> bool {
+    fn accepts_packet(program: &[u64], port: u16, state: u32) -> bool {
         let mut socket = [0; 20];
         socket[OWN_PORT as usize / 4] = port.into();
         socket[STATE as usize / 4] = state;
@@ -228,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn every_port_is_answered_as_it_was_asked_for() {
+    fn only_requested_ports_may_be_bound() {
         for ports in [
             &[][..],
             &[31_000],
@@ -242,34 +248,34 @@ mod tests {
                     let may = may_bind(&program, port, kind);
                     assert_eq!(may, ports.contains(&port), "{port} of {ports:?}");
                 }
-                let heard = is_heard(&packets, port, LISTENS);
+                let heard = accepts_packet(&packets, port, LISTENS);
                 assert_eq!(heard, ports.contains(&port), "{port} of {ports:?}");
             }
         }
     }
 
     #[test]
-    fn any_port_is_for_datagrams_and_for_who_may_bind_any() {
+    fn port_zero_is_for_datagrams_and_unrestricted_tasks() {
         for (ports, stream) in [(&[31_000][..], false), (&[], false), (&[0, 31_000], true)] {
             let program = binds(ports);
             assert!(may_bind(&program, 0, DATAGRAMS));
             assert_eq!(may_bind(&program, 0, STREAM), stream, "{ports:?}");
-            let heard = is_heard(&packets(ports), 40_000, LISTENS);
+            let heard = accepts_packet(&packets(ports), 40_000, LISTENS);
             assert_eq!(heard, stream, "{ports:?}");
         }
     }
 
     #[test]
-    fn who_does_not_listen_is_answered_at_any_port() {
+    fn packets_to_non_listening_sockets_are_accepted() {
         let program = packets(&[31_000]);
         for state in (1..LISTENS).chain([LISTENS + 1, LISTENS + 2]) {
-            assert!(is_heard(&program, 40_000, state), "{state}");
+            assert!(accepts_packet(&program, 40_000, state), "{state}");
         }
         assert_eq!(run_with(&program, &[], None), 1, "it is for no socket");
     }
 
     #[test]
-    fn sockets_are_of_protocols_whose_ports_are_known() {
+    fn only_sockets_of_covered_protocols_are_allowed() {
         let program = sockets();
         let made = |protocol: u32| run(&program, &[0, 0, 0, protocol]) == 1;
         let all: Vec<_> = (0..=300).filter(|protocol| made(*protocol)).collect();
@@ -277,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_side_by_side_are_one_range() {
+    fn adjacent_ports_form_one_range() {
         let all: Vec<u16> = (0..=u16::MAX).collect();
         assert_eq!(ranges(&all), [(0, u16::MAX)]);
         assert_eq!(ranges(&[5, 3, 4, 9, 9]), [(3, 5), (9, 9)]);

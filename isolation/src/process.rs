@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys;
 
 /// Milliseconds per clock tick in `/proc`: `USER_HZ` is 100 on x86_64 and aarch64.
-const MS_A_TICK: u64 = 10;
+const MS_PER_TICK: u64 = 10;
 
 /// One process of one boot. A process id alone would mean another process after its reuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ impl ProcessId {
     #[must_use]
     pub fn started_at(self) -> BootTime {
         let next_tick = self.start_ticks.saturating_add(1);
-        BootTime(next_tick.saturating_mul(MS_A_TICK))
+        BootTime(next_tick.saturating_mul(MS_PER_TICK))
     }
 
     /// Opens a pidfd (readable when the process has ended), or returns `None` if it has ended or
@@ -69,7 +69,7 @@ impl ProcessId {
         // Read after the pidfd was opened: equal start times then prove that the pidfd is for this
         // process.
         match ProcStat::read(self.pid) {
-            Ok(stat) if stat.start_ticks == self.start_ticks && !stat.ended => Ok(Some(handle)),
+            Ok(stat) if stat.start_ticks == self.start_ticks && !stat.has_ended => Ok(Some(handle)),
             Ok(_) => Ok(None),
             Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(error),
@@ -80,7 +80,9 @@ impl ProcessId {
     /// first one of a pid namespace waits there for all others.
     pub(crate) fn is_ending(self) -> io::Result<bool> {
         match ProcStat::read(self.pid) {
-            Ok(stat) => Ok(stat.start_ticks != self.start_ticks || stat.ended || stat.is_exiting),
+            Ok(stat) => {
+                Ok(stat.start_ticks != self.start_ticks || stat.has_ended || stat.is_exiting)
+            }
             Err(error) if is_gone(&error) => Ok(true),
             Err(error) => Err(error),
         }
@@ -90,7 +92,7 @@ impl ProcessId {
     ///
     /// # Errors
     /// If the host refuses to report or to kill.
-    pub fn kill(self, patience: Duration) -> io::Result<bool> {
+    pub fn kill(self, timeout: Duration) -> io::Result<bool> {
         let Some(handle) = self.open()? else {
             return Ok(true);
         };
@@ -98,7 +100,7 @@ impl ProcessId {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno.into()),
         }
-        has_ended(&handle, patience)
+        has_ended(&handle, timeout)
     }
 }
 
@@ -110,8 +112,8 @@ pub(crate) fn detect_features() {
 }
 
 /// Waits until the process of a pidfd has ended. Returns false on a timeout.
-pub(crate) fn has_ended(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + patience;
+pub(crate) fn has_ended(handle: &OwnedFd, limit: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + limit;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -135,7 +137,7 @@ const PF_EXITING: u32 = 4;
 struct ProcStat {
     start_ticks: u64,
     parent: i32,
-    ended: bool,
+    has_ended: bool,
     is_exiting: bool,
 }
 
@@ -161,7 +163,7 @@ impl ProcStat {
         Some(Self {
             start_ticks,
             parent,
-            ended,
+            has_ended: ended,
             is_exiting: flags & PF_EXITING != 0,
         })
     }
@@ -248,11 +250,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_name_full_of_fields_does_not_mislead() {
+    fn a_process_name_that_looks_like_fields_is_parsed() {
         let line = b"42 (a) R 1 (b) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 1";
         let stat = ProcStat::parse(line).unwrap();
         assert_eq!(
-            (stat.parent, stat.start_ticks, stat.ended),
+            (stat.parent, stat.start_ticks, stat.has_ended),
             (7, 98765, false)
         );
         assert!(!stat.is_exiting);
@@ -272,13 +274,13 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_known_on_the_boot_clock_to_a_tick() {
+    fn the_start_time_is_accurate_to_a_tick() {
         let before = BootTime::now();
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let after = BootTime::now();
         let started_at = ProcessId::of(child.id() as i32).unwrap().started_at();
         child.wait().unwrap();
-        assert!(before <= started_at && started_at.0 <= after.0 + MS_A_TICK);
+        assert!(before <= started_at && started_at.0 <= after.0 + MS_PER_TICK);
     }
 
     #[test]

@@ -12,8 +12,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::ebpf::{
-    AND, BpfProgram, CALL, COPY, FROM_NETWORK, JUMP, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS,
-    JUMP_UNLESS_EQUAL_32, JUMP_UNLESS_SAME, LOAD_WORD, QUESTION, answer, instruction, load_long,
+    AND, BpfProgram, CALL, CONTEXT, COPY, FROM_NETWORK, JUMP, JUMP_IF_EQUAL, JUMP_IF_GREATER,
+    JUMP_IF_LESS, JUMP_UNLESS_EQUAL_32, JUMP_UNLESS_SAME, LOAD_WORD, instruction, load_long,
+    return_value,
 };
 use crate::port_filter::ranges;
 use crate::sys;
@@ -50,8 +51,8 @@ const NAT64: Ipv6Addr = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0);
 /// From linux/bpf.h: the type of programs that check socket addresses, and where they are attached:
 /// connect and sendmsg.
 const ADDRESSES: u32 = 18;
-const PLACES_4: [u32; 2] = [10, 14];
-const PLACES_6: [u32; 2] = [11, 15];
+const ATTACH_TYPES_4: [u32; 2] = [10, 14];
+const ATTACH_TYPES_6: [u32; 2] = [11, 15];
 /// The helper that returns the cookie of a socket's network namespace.
 const GET_NETNS_COOKIE: u32 = 122;
 
@@ -61,9 +62,9 @@ const ADDRESS_6: i16 = 8;
 const PORT: i16 = 24;
 
 /// Registers: the context, which survives calls of helpers; the port; and the compared value.
-const KEPT: u8 = 6;
-const ASKED: u8 = 7;
-const TAKEN: u8 = 2;
+const SAVED_CONTEXT: u8 = 6;
+const REQUESTED: u8 = 7;
+const VALUE: u8 = 2;
 const HOST: u8 = 3;
 
 /// Words of an address that a rule compares: offset in the context, mask and value, in the kernel's
@@ -86,13 +87,16 @@ impl BlockedDestinations {
     pub fn apply(&self, group: &Path) -> io::Result<()> {
         let host = sys::netns_cookie()?;
         let group = std::fs::File::open(group)?;
-        for (family, places) in [(IpFamily::V4, PLACES_4), (IpFamily::V6, PLACES_6)] {
+        for (family, places) in [
+            (IpFamily::V4, ATTACH_TYPES_4),
+            (IpFamily::V6, ATTACH_TYPES_6),
+        ] {
             let instructions = self.instructions(family, host);
             for place in places {
                 let kind = ProgramKind {
                     program: ADDRESSES,
                     expected: place,
-                    place,
+                    attach_type: place,
                 };
                 BpfProgram::load(kind, &instructions)?.replace(group.as_fd())?;
             }
@@ -103,15 +107,15 @@ impl BlockedDestinations {
     /// `host` is the cookie of the network namespace in which loopback is not the container's own.
     fn instructions(&self, family: IpFamily, host: u64) -> Vec<u64> {
         let mut program = vec![
-            instruction(COPY, KEPT, QUESTION, 0, 0),
-            instruction(LOAD_WORD, ASKED, KEPT, PORT, 0),
-            instruction(FROM_NETWORK, ASKED, 0, 0, 16),
+            instruction(COPY, SAVED_CONTEXT, CONTEXT, 0, 0),
+            instruction(LOAD_WORD, REQUESTED, SAVED_CONTEXT, PORT, 0),
+            instruction(FROM_NETWORK, REQUESTED, 0, 0, 16),
         ];
         if self.metadata {
-            let mut all_but_dns = vec![instruction(JUMP_IF_EQUAL, ASKED, 0, 2, DNS.into())];
-            all_but_dns.extend(answer(0));
+            let mut all_but_dns = vec![instruction(JUMP_IF_EQUAL, REQUESTED, 0, 2, DNS.into())];
+            all_but_dns.extend(return_value(0));
             for link_local in family.forms_of_4(LINK_LOCAL, 16) {
-                program.extend(at(&link_local, all_but_dns.clone()));
+                program.extend(if_address(&link_local, all_but_dns.clone()));
             }
             for address in METADATA {
                 let forms = match address {
@@ -120,28 +124,28 @@ impl BlockedDestinations {
                     IpAddr::V6(_) => Vec::new(),
                 };
                 for words in forms {
-                    program.extend(at(&words, answer(0).to_vec()));
+                    program.extend(if_address(&words, return_value(0).to_vec()));
                 }
             }
         }
         // In a separate network a container's loopback is private: skip these where the namespace
         // is the host's.
-        let own: Vec<_> = (family.own().iter())
-            .flat_map(|own| at(own, answer(1).to_vec()))
+        let own: Vec<_> = (family.own_addresses().iter())
+            .flat_map(|own| if_address(own, return_value(1).to_vec()))
             .collect();
         let over = i16::try_from(own.len()).expect("a few addresses");
-        program.push(instruction(COPY, QUESTION, KEPT, 0, 0));
+        program.push(instruction(COPY, CONTEXT, SAVED_CONTEXT, 0, 0));
         program.push(instruction(CALL, 0, 0, 0, GET_NETNS_COOKIE));
         program.extend(load_long(HOST, host));
         program.push(instruction(JUMP_UNLESS_SAME, 0, HOST, 1, 0));
         program.push(instruction(JUMP, 0, 0, over, 0));
         program.extend(own);
         for (first, last) in ranges(&self.ports) {
-            program.push(instruction(JUMP_IF_LESS, ASKED, 0, 3, first.into()));
-            program.push(instruction(JUMP_IF_GREATER, ASKED, 0, 2, last.into()));
-            program.extend(answer(0));
+            program.push(instruction(JUMP_IF_LESS, REQUESTED, 0, 3, first.into()));
+            program.push(instruction(JUMP_IF_GREATER, REQUESTED, 0, 2, last.into()));
+            program.extend(return_value(0));
         }
-        program.extend(answer(1));
+        program.extend(return_value(1));
         program
     }
 }
@@ -153,7 +157,7 @@ impl IpFamily {
         let value = u32::from_ne_bytes(address.octets()) & mask;
         match self {
             Self::V4 => vec![(ADDRESS_4, mask, value)],
-            Self::V6 => behind(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), mask, value),
+            Self::V6 => embedded(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped(), mask, value),
         }
     }
 
@@ -163,13 +167,13 @@ impl IpFamily {
         let mut forms = vec![self.network_4(address, bits)];
         if self == Self::V6 {
             let (_, mask, value) = Self::V4.network_4(address, bits)[0];
-            forms.push(behind(NAT64, mask, value));
+            forms.push(embedded(NAT64, mask, value));
         }
         forms
     }
 
     /// Returns a container's own addresses: loopback, and the unspecified one, which stands for it.
-    fn own(self) -> Vec<AddressWords> {
+    fn own_addresses(self) -> Vec<AddressWords> {
         let mut own = vec![
             self.network_4(Ipv4Addr::LOCALHOST, 8),
             self.network_4(Ipv4Addr::UNSPECIFIED, 32),
@@ -183,7 +187,7 @@ impl IpFamily {
 }
 
 /// Returns the words of an IPv4 address in IPv6 form, with this prefix of 96 bits.
-fn behind(prefix: Ipv6Addr, mask: u32, value: u32) -> AddressWords {
+fn embedded(prefix: Ipv6Addr, mask: u32, value: u32) -> AddressWords {
     let mut words = words_6(prefix);
     words.pop();
     words.push((ADDRESS_6 + 12, mask, value));
@@ -201,15 +205,15 @@ fn words_6(address: Ipv6Addr) -> AddressWords {
 }
 
 /// Runs `then` if the address has these words, and continues after it otherwise.
-fn at(words: &AddressWords, then: Vec<u64>) -> Vec<u64> {
+fn if_address(words: &AddressWords, then: Vec<u64>) -> Vec<u64> {
     let mut program = then;
     for (place, mask, value) in words.iter().rev() {
-        let mut compare = vec![instruction(LOAD_WORD, TAKEN, KEPT, *place, 0)];
+        let mut compare = vec![instruction(LOAD_WORD, VALUE, SAVED_CONTEXT, *place, 0)];
         if *mask != !0 {
-            compare.push(instruction(AND, TAKEN, 0, 0, *mask));
+            compare.push(instruction(AND, VALUE, 0, 0, *mask));
         }
         let over = i16::try_from(program.len()).expect("a few words");
-        compare.push(instruction(JUMP_UNLESS_EQUAL_32, TAKEN, 0, over, *value));
+        compare.push(instruction(JUMP_UNLESS_EQUAL_32, VALUE, 0, over, *value));
         compare.append(&mut program);
         program = compare;
     }
@@ -254,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clusters_ports_are_closed_at_every_address_and_in_every_form() {
+    fn cluster_ports_are_blocked_at_every_address_form() {
         for address in ["127.0.0.1", "0.0.0.0", "10.1.2.3", "203.0.113.9"] {
             for port in [5_050, 5_051, 5_052, 40_123] {
                 for form in [
@@ -276,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_loopback_of_a_network_of_its_own_is_a_containers_own() {
+    fn loopback_is_open_in_a_separate_network() {
         for form in [
             "127.0.0.1:5050",
             "127.9.9.9:5051",
@@ -294,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_services_are_closed_unless_they_are_opened() {
+    fn metadata_services_are_blocked_by_default() {
         let open = BlockedDestinations {
             metadata: false,
             ..usual()
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_closed_means_that_all_is_open() {
+    fn an_empty_set_blocks_nothing() {
         let none = BlockedDestinations {
             ports: Vec::new(),
             metadata: false,

@@ -55,7 +55,7 @@ pub enum RemovalError {
 pub fn destroy(
     directory: &Path,
     cgroup: Option<&Path>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<(), RemovalError> {
     let files = StateDirectory::at(directory);
     let handle = if directory.exists() {
@@ -82,11 +82,11 @@ pub fn destroy(
         crash_points::passed("destroy.group-killed");
     }
     if let Some(handle) = &handle {
-        end_processes(handle, directory, patience)?;
+        end_processes(handle, directory, timeout)?;
         crash_points::passed("destroy.processes-ended");
     }
     if let Some(group) = &group {
-        group.remove(patience)?;
+        group.remove(timeout)?;
         crash_points::passed("destroy.group-removed");
     }
     let path = files.control();
@@ -102,11 +102,7 @@ pub fn destroy(
 
 /// The supervisor exits once its container has ended, and writes the status before; it is killed on
 /// a timeout.
-fn end_processes(
-    handle: &Handle,
-    directory: &Path,
-    patience: Duration,
-) -> Result<(), RemovalError> {
+fn end_processes(handle: &Handle, directory: &Path, timeout: Duration) -> Result<(), RemovalError> {
     let kill = |source| RemovalError::Kill {
         directory: directory.to_owned(),
         source,
@@ -114,7 +110,7 @@ fn end_processes(
     let late = |process: ProcessId| RemovalError::Alive {
         pid: process.pid,
         directory: directory.to_owned(),
-        waited_ms: patience.as_millis(),
+        waited_ms: timeout.as_millis(),
     };
     let supervisor: Option<OwnedFd> = handle.supervisor.open().map_err(kill)?;
     if supervisor.is_none()
@@ -123,16 +119,16 @@ fn end_processes(
     {
         // Init has seen its supervisor's end and kills the processes that it started: only init
         // still knows them.
-        has_ended(&init, patience).map_err(kill)?;
+        has_ended(&init, timeout).map_err(kill)?;
     }
-    if !handle.init.kill(patience).map_err(kill)? {
+    if !handle.init.kill(timeout).map_err(kill)? {
         return Err(late(handle.init));
     }
     let Some(supervisor) = supervisor else {
         return Ok(());
     };
-    let ended = has_ended(&supervisor, patience).map_err(kill)?;
-    if !ended && !handle.supervisor.kill(patience).map_err(kill)? {
+    let ended = has_ended(&supervisor, timeout).map_err(kill)?;
+    if !ended && !handle.supervisor.kill(timeout).map_err(kill)? {
         return Err(late(handle.supervisor));
     }
     Ok(())
@@ -157,7 +153,7 @@ pub fn cancel_start(directory: &Path) -> Result<bool, StateDirectoryError> {
 pub fn clean_up_abandoned(
     tree: &CgroupTree,
     known: &BTreeSet<ContainerId>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Vec<ContainerId>, RemovalError> {
     let mut removed = Vec::new();
     let mut failure = None;
@@ -165,7 +161,7 @@ pub fn clean_up_abandoned(
         if known.contains(&id) {
             continue;
         }
-        match tree.group(&id).remove(patience) {
+        match tree.group(&id).remove(timeout) {
             Ok(()) => removed.push(id),
             Err(error) => drop(failure.get_or_insert(error)),
         }

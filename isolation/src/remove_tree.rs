@@ -22,18 +22,18 @@ use crate::crash_points;
 /// # Errors
 /// If it is not a directory, something is mounted in it, or the disk refuses. What could not be
 /// removed is still in it, maybe under another name.
-pub fn remove_folder(path: &Path) -> io::Result<()> {
+pub fn remove_dir_all(path: &Path) -> io::Result<()> {
     let top = open(CWD, path)?;
     let mut moved = 0;
-    while empty(top.as_fd(), &mut |name| {
-        dispose(top.as_fd(), name, &mut moved)
+    while for_each_entry(top.as_fd(), &mut |name| {
+        remove_entry(top.as_fd(), name, &mut moved)
     })? {}
     crash_points::passed("disposal.emptied");
     fs::remove_dir(path)
 }
 
 /// Calls `remove` for every entry; returns false if there was none.
-fn empty(
+fn for_each_entry(
     folder: BorrowedFd<'_>,
     remove: &mut dyn FnMut(&TreeEntry<'_>) -> io::Result<()>,
 ) -> io::Result<bool> {
@@ -52,7 +52,10 @@ fn empty(
             }
             known => known.is_dir(),
         };
-        remove(&TreeEntry { name, is_folder })?;
+        remove(&TreeEntry {
+            name,
+            is_dir: is_folder,
+        })?;
     }
     Ok(some)
 }
@@ -60,13 +63,13 @@ fn empty(
 /// An entry of a directory.
 struct TreeEntry<'a> {
     name: &'a std::ffi::CStr,
-    is_folder: bool,
+    is_dir: bool,
 }
 
 /// Removes an entry of the top. Directories in it are moved to the top, where a later pass finds
 /// them.
-fn dispose(top: BorrowedFd<'_>, entry: &TreeEntry<'_>, moved: &mut u64) -> io::Result<()> {
-    if !entry.is_folder {
+fn remove_entry(top: BorrowedFd<'_>, entry: &TreeEntry<'_>, moved: &mut u64) -> io::Result<()> {
+    if !entry.is_dir {
         return Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::empty())?);
     }
     match rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR) {
@@ -75,13 +78,13 @@ fn dispose(top: BorrowedFd<'_>, entry: &TreeEntry<'_>, moved: &mut u64) -> io::R
     }
     let folder = open(top, entry.name)?;
     let mut raise = |inner: &TreeEntry<'_>| {
-        if inner.is_folder {
+        if inner.is_dir {
             move_up(folder.as_fd(), inner, top, moved)
         } else {
             Ok(rustix::fs::unlinkat(&folder, inner.name, AtFlags::empty())?)
         }
     };
-    while empty(folder.as_fd(), &mut raise)? {}
+    while for_each_entry(folder.as_fd(), &mut raise)? {}
     Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR)?)
 }
 
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     /// Creates a chain of directories that no path of the kernel could name.
-    fn dig(folder: &Path, depth: usize) {
+    fn create_deep(folder: &Path, depth: usize) {
         let mut place = open(CWD, folder).unwrap();
         for level in 0..depth {
             rustix::fs::mkdirat(&place, "deeper", Mode::RWXU).unwrap();
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_goes_with_all_that_is_in_it_and_nothing_that_links_lead_to() {
+    fn a_directory_is_removed_without_following_links() {
         let folder = tempfile::tempdir().unwrap();
         let (kept, filled) = (folder.path().join("kept"), folder.path().join("filled"));
         fs::create_dir_all(filled.join("a/b/c")).unwrap();
@@ -146,14 +149,14 @@ mod tests {
         }
         symlink(&kept, filled.join("a/link")).unwrap();
         symlink("nowhere", filled.join("a/b/c/dangling")).unwrap();
-        remove_folder(&filled).unwrap();
+        remove_dir_all(&filled).unwrap();
         assert!(!filled.exists());
         assert!(kept.join("file").exists());
         let link = folder.path().join("link");
         symlink(&kept, &link).unwrap();
-        assert!(remove_folder(&link).is_err(), "a link is no folder");
+        assert!(remove_dir_all(&link).is_err(), "a link is no folder");
         assert!(kept.join("file").exists());
-        let gone = remove_folder(&filled).unwrap_err();
+        let gone = remove_dir_all(&filled).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::NotFound);
     }
 
@@ -162,13 +165,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let filled = folder.path().join("filled");
         fs::create_dir_all(filled.join("many")).unwrap();
-        dig(&filled, 5_000);
+        create_deep(&filled, 5_000);
         for number in 0..2_000 {
             File::create(filled.join(format!("many/{number}"))).unwrap();
         }
         // A thread with a small stack, like those of an async runtime.
         let small = std::thread::Builder::new().stack_size(128 * 1024);
-        let removal = small.spawn(move || remove_folder(&filled).map(|()| filled.exists()));
+        let removal = small.spawn(move || remove_dir_all(&filled).map(|()| filled.exists()));
         assert!(!removal.unwrap().join().unwrap().unwrap());
     }
 }

@@ -41,7 +41,7 @@ const PERSONALITIES: [u32; 5] = [0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 #[derive(Debug, Clone, Copy)]
 struct ArgumentTest {
     argument: u32,
-    holds: ArgumentComparison,
+    comparison: ArgumentComparison,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,17 +69,17 @@ impl SeccompFilter {
 
     /// Returns the same filter with the calls that only commands with certain security options
     /// need.
-    pub(crate) fn widened(&self, walls: IsolationLayers) -> Self {
+    pub(crate) fn widened(&self, layers: IsolationLayers) -> Self {
         let mut calls: Vec<libc::c_long> = Vec::new();
         let mut conditions = Vec::from(conditions());
-        if walls.capabilities.has("SYS_CHROOT") {
+        if layers.capabilities.has("SYS_CHROOT") {
             calls.push(libc::SYS_chroot);
         }
-        if !walls.user_namespaces {
+        if !layers.user_namespaces {
             calls.extend([libc::SYS_chroot, libc::SYS_unshare, libc::SYS_clone]);
             conditions.retain(|(call, _)| *call != libc::SYS_clone);
         }
-        if walls.capabilities.has("NET_RAW") {
+        if layers.capabilities.has("NET_RAW") {
             let sockets = conditions
                 .iter_mut()
                 .filter(|(call, _)| *call == libc::SYS_socket);
@@ -87,7 +87,7 @@ impl SeccompFilter {
                 let packets = ArgumentComparison::Is(libc::AF_PACKET as u32);
                 alternatives.push(vec![ArgumentTest {
                     argument: 0,
-                    holds: packets,
+                    comparison: packets,
                 }]);
             }
         } else if calls.is_empty() {
@@ -131,7 +131,7 @@ impl SeccompFilter {
     pub(crate) fn of_brokers() -> Self {
         let is = |argument, value: i32| ArgumentTest {
             argument,
-            holds: ArgumentComparison::Is(value as u32),
+            comparison: ArgumentComparison::Is(value as u32),
         };
         // It also needs internet sockets: it binds one to check whether a port of the host is free.
         let mut conditions = Vec::from(conditions());
@@ -159,7 +159,7 @@ impl SeccompFilter {
         }
         let is_thread = ArgumentTest {
             argument: 0,
-            holds: ArgumentComparison::HasSome(libc::CLONE_THREAD as u32),
+            comparison: ArgumentComparison::HasSome(libc::CLONE_THREAD as u32),
         };
         rules[libc::SYS_clone as usize] = SyscallAction::AllowedIf(vec![vec![is_thread]]);
         for call in refused.iter().copied().flatten() {
@@ -179,7 +179,7 @@ impl SeccompFilter {
 fn conditions() -> [SyscallRule; 5] {
     let is = |argument, value: i32| ArgumentTest {
         argument,
-        holds: ArgumentComparison::Is(value as u32),
+        comparison: ArgumentComparison::Is(value as u32),
     };
     let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6];
     let mut sockets: Vec<_> = families.map(|family| vec![is(0, family)]).into();
@@ -188,11 +188,11 @@ fn conditions() -> [SyscallRule; 5] {
     sockets.push(vec![is(0, libc::AF_NETLINK), is(2, libc::NETLINK_ROUTE)]);
     let no_namespace = ArgumentTest {
         argument: 0,
-        holds: ArgumentComparison::HasNone(NAMESPACE_FLAGS),
+        comparison: ArgumentComparison::HasNone(NAMESPACE_FLAGS),
     };
     let no_typing = [TIOCSTI, TIOCLINUX].map(|request| ArgumentTest {
         argument: 1,
-        holds: ArgumentComparison::IsNot(request),
+        comparison: ArgumentComparison::IsNot(request),
     });
     let personalities = PERSONALITIES.map(|personality| vec![is(0, personality as i32)]);
     [

@@ -44,7 +44,7 @@ const FILES_LIMIT: u64 = 4_096;
 /// memory controller. Its stacks map less than 100 MiB of it.
 const MEMORY_LIMIT_BYTES: u64 = 1 << 30;
 /// The time in which it must exit once the agent has closed the socket.
-const END_LIMIT: Duration = Duration::from_secs(1);
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One end of the socket between an agent and its service.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl PacketSocket {
 
     /// Wraps an end that came from another process.
     #[must_use]
-    pub fn passed_on(socket: OwnedFd) -> Self {
+    pub fn from_socket(socket: OwnedFd) -> Self {
         Self(socket)
     }
 
@@ -98,7 +98,7 @@ impl PacketSocket {
     ///
     /// # Errors
     /// As [`PacketSocket::send`].
-    pub fn offer<T: Serialize>(&self, message: &T) -> io::Result<bool> {
+    pub fn try_send<T: Serialize>(&self, message: &T) -> io::Result<bool> {
         match messages::send_packet(&self.0, message, WaitMode::Return) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -166,22 +166,22 @@ pub fn spawn(
         output: child::null().map_err(failed)?,
         error: None,
     };
-    let execution = ProgramCall::of(command).called(name).apart();
+    let execution = ProgramCall::of(command).named(name).detached();
     let execution = execution.without_environment().with_ours(kept);
     let process = ChildProcess::execute(&execution, streams).map_err(failed)?;
     if let Some(group) = group
         && let Err(error) = Cgroup::at(group).add(process.id() as i32)
     {
-        process.end();
+        process.kill();
         return Err(error.into());
     }
     Ok((process, PacketSocket(ours)))
 }
 
 /// Ends a service whose socket was closed: kills it if it has not exited within a second.
-pub fn end(mut process: ChildProcess) {
-    if !matches!(process.reaped(END_LIMIT), Ok(Some(_))) {
-        process.end();
+pub fn stop(mut process: ChildProcess) {
+    if !matches!(process.wait(STOP_TIMEOUT), Ok(Some(_))) {
+        process.kill();
     }
 }
 
@@ -246,14 +246,14 @@ pub fn confine(readable: &[PathBuf], largest_bytes: u64) -> Result<(), String> {
         setrlimit(resource, limit, limit).map_err(words("limit itself"))?;
     }
     if nix::unistd::geteuid().is_root() {
-        sys::forgo_capabilities().map_err(words("forgo capabilities"))?;
+        sys::drop_capabilities().map_err(words("forgo capabilities"))?;
         sys::become_user(SERVICE_HOST_ID, SERVICE_HOST_ID, &[])
             .map_err(words("become another user"))?;
         sys::set_capabilities(0, 0).map_err(words("drop capabilities"))?;
     }
     nix::sys::prctl::set_dumpable(false).map_err(words("hide its memory"))?;
     nix::sys::prctl::set_no_new_privs().map_err(words("forbid new privileges"))?;
-    drop_privileges::only_read(readable)
+    drop_privileges::restrict_to_reading(readable)
         .map_err(|error| format!("cannot enforce Landlock: {error}"))?;
     SeccompFilter::of_services()
         .install()

@@ -34,18 +34,18 @@ use crate::sys;
 /// The name of its process.
 const NAME: &std::ffi::CStr = c"argosy-spawner";
 /// The maximum length of an order, in bytes.
-const ORDER_LIMIT_BYTES: usize = 64 * 1024;
+const REQUEST_LIMIT_BYTES: usize = 64 * 1024;
 /// The maximum number of concurrent programs. Further ones are refused.
 const RUNNING: usize = 256;
 /// The descriptors of an order: the answer socket, the network namespace, and three standard
 /// streams.
 const DESCRIPTORS: usize = 5;
 /// The time in which the end of a program must be reported.
-const TELL_LIMIT: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The timeout of an order: executing a program takes milliseconds, but a stopped spawner does not
 /// answer.
-const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The spawner of this process, set before its filter is installed.
 static SPAWNER: OnceLock<OwnedFd> = OnceLock::new();
@@ -56,7 +56,7 @@ pub struct AllowedPrograms {
     /// Programs by exactly these names.
     pub files: Vec<PathBuf>,
     /// All programs in these directories.
-    pub folders: Vec<PathBuf>,
+    pub directories: Vec<PathBuf>,
 }
 
 impl AllowedPrograms {
@@ -65,7 +65,7 @@ impl AllowedPrograms {
         let is_plain = !program.components().any(|part| part.as_os_str() == "..");
         let folder = program.parent().filter(|_| is_plain);
         self.files.iter().any(|file| file == program)
-            || folder.is_some_and(|folder| self.folders.iter().any(|one| one == folder))
+            || folder.is_some_and(|folder| self.directories.iter().any(|one| one == folder))
     }
 }
 
@@ -95,7 +95,7 @@ pub(crate) struct SpawnedProgram {
     pub(crate) pid: u32,
     handle: OwnedFd,
     /// The socket that reports its end.
-    ended: OwnedFd,
+    exit_socket: OwnedFd,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -134,7 +134,7 @@ impl ProgramCall {
         self
     }
 
-    pub(crate) fn called(mut self, name: Option<&str>) -> Self {
+    pub(crate) fn named(mut self, name: Option<&str>) -> Self {
         self.name = name.map(str::to_owned);
         self
     }
@@ -156,7 +156,7 @@ impl ProgramCall {
 
     /// Detaches the program from this process, which it outlives: from its environment, directory
     /// and process group.
-    pub(crate) fn apart(mut self) -> Self {
+    pub(crate) fn detached(mut self) -> Self {
         self.is_apart = true;
         self.without_our_environment()
     }
@@ -185,7 +185,7 @@ impl ProgramCall {
 ///
 /// # Errors
 /// If the host refuses it, or this process has a spawner already.
-pub fn begin(programs: AllowedPrograms, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+pub fn start(programs: AllowedPrograms, kept: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     let (ours, theirs) = packet_pair()?;
     let mut all = vec![theirs.as_fd()];
     all.extend_from_slice(kept);
@@ -195,7 +195,7 @@ pub fn begin(programs: AllowedPrograms, kept: &[BorrowedFd<'_>]) -> io::Result<O
     })?;
     let watched = ours.try_clone()?;
     // A stopped spawner accepts no more orders once its socket is full.
-    let limit = TimeVal::seconds(RESPONSE_LIMIT.as_secs().cast_signed());
+    let limit = TimeVal::seconds(RESPONSE_TIMEOUT.as_secs().cast_signed());
     setsockopt(&ours, sockopt::SendTimeout, &limit)?;
     SPAWNER
         .set(ours)
@@ -222,19 +222,19 @@ pub(crate) fn spawn(
     streams: &StandardStreams,
 ) -> io::Result<Option<SpawnedProgram>> {
     match SPAWNER.get() {
-        Some(spawner) => order(spawner.as_fd(), execution, streams, RESPONSE_LIMIT).map(Some),
+        Some(spawner) => request(spawner.as_fd(), execution, streams, RESPONSE_TIMEOUT).map(Some),
         None => Ok(None),
     }
 }
 
-fn order(
+fn request(
     spawner: BorrowedFd<'_>,
     execution: &ProgramCall,
     streams: &StandardStreams,
     limit: Duration,
 ) -> io::Result<SpawnedProgram> {
     let bytes = serde_json::to_vec(execution)?;
-    if bytes.len() > ORDER_LIMIT_BYTES {
+    if bytes.len() > REQUEST_LIMIT_BYTES {
         let why = "its arguments and environment are longer than 64 KiB";
         return Err(io::Error::other(why));
     }
@@ -259,13 +259,13 @@ fn order(
         None,
     )
     .map_err(|errno| match errno {
-        Errno::EAGAIN => stopped(),
+        Errno::EAGAIN => stopped_error(),
         errno => errno.into(),
     })?;
     // Otherwise its end would not be detected.
     drop(theirs);
     if !has_ended(&ours, limit)? {
-        return Err(stopped());
+        return Err(stopped_error());
     }
     match messages::receive_packet_with(&ours, WaitMode::Block)? {
         ReceiveResult::Message((SpawnerReply::Started { pid }, mut handles)) => {
@@ -273,7 +273,7 @@ fn order(
             Ok(SpawnedProgram {
                 pid,
                 handle: handle.ok_or_else(|| io::Error::other("a process without a handle"))?,
-                ended: ours,
+                exit_socket: ours,
             })
         }
         ReceiveResult::Message((
@@ -285,34 +285,34 @@ fn order(
         ReceiveResult::Message((SpawnerReply::Failed { why, .. }, _)) => Err(io::Error::other(why)),
         ReceiveResult::Message((SpawnerReply::Ended { .. }, _))
         | ReceiveResult::Nothing
-        | ReceiveResult::Closed => Err(gone()),
+        | ReceiveResult::Closed => Err(gone_error()),
     }
 }
 
-fn stopped() -> io::Error {
+fn stopped_error() -> io::Error {
     io::Error::other("the spawner of this agent does not respond")
 }
 
-fn gone() -> io::Error {
+fn gone_error() -> io::Error {
     io::Error::other("the spawner of this agent has exited")
 }
 
 impl SpawnedProgram {
     /// Returns its exit status; `None` if it has not ended in time.
-    pub(crate) fn reaped(&self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn wait(&self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         if !has_ended(&self.handle, limit)? {
             return Ok(None);
         }
-        if !has_ended(&self.ended, TELL_LIMIT)? {
-            return Err(stopped());
+        if !has_ended(&self.exit_socket, REPLY_TIMEOUT)? {
+            return Err(stopped_error());
         }
-        match messages::receive_packet(&self.ended, WaitMode::Return)? {
+        match messages::receive_packet(&self.exit_socket, WaitMode::Return)? {
             ReceiveResult::Message(SpawnerReply::Ended { status }) => {
                 Ok(Some(ExitStatus::from_raw(status)))
             }
             ReceiveResult::Message(SpawnerReply::Started { .. } | SpawnerReply::Failed { .. })
             | ReceiveResult::Nothing
-            | ReceiveResult::Closed => Err(gone()),
+            | ReceiveResult::Closed => Err(gone_error()),
         }
     }
 
@@ -325,7 +325,7 @@ impl SpawnedProgram {
 /// The main loop of the spawner: runs until its owner has exited.
 fn serve(owner: BorrowedFd<'_>, programs: &AllowedPrograms) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let mut buffer = vec![0; ORDER_LIMIT_BYTES];
+    let mut buffer = vec![0; REQUEST_LIMIT_BYTES];
     loop {
         let flags = MsgFlags::empty();
         let received = sys::receive_with_descriptors::<DESCRIPTORS>(owner, &mut buffer, flags);

@@ -311,7 +311,7 @@ impl LaunchSpec {
             missing: MissingPolicy::RequireAll,
             devices: Vec::new(),
             resource_limits: Vec::new(),
-            output: OutputLimits::USUAL,
+            output: OutputLimits::DEFAULT,
             output_record: directory.join("output.json"),
             stop_after: None,
             stop_signal: None,

@@ -202,7 +202,7 @@ impl StateDirectory {
     /// Checks first: a container that ends has been claimed, and creating and removing a draft
     /// costs a disk as much as everything else at its end.
     pub(crate) fn cancel(&self) -> Result<HandleFile, StateDirectoryError> {
-        match self.claimed()? {
+        match self.read_claim()? {
             Some(claimed) => Ok(claimed),
             None => self.claim(&HandleFile::Cancelled),
         }
@@ -233,13 +233,13 @@ impl StateDirectory {
                 }
                 // It is created atomically, so it is unreadable only if a power cut truncated it:
                 // the processes of that boot no longer exist.
-                Ok(self.claimed()?.unwrap_or(HandleFile::Cancelled))
+                Ok(self.read_claim()?.unwrap_or(HandleFile::Cancelled))
             }
         }
     }
 
     /// Returns the content of `handle.json`, if it exists.
-    pub(crate) fn claimed(&self) -> Result<Option<HandleFile>, StateDirectoryError> {
+    pub(crate) fn read_claim(&self) -> Result<Option<HandleFile>, StateDirectoryError> {
         self.read("handle.json")
     }
 
@@ -334,19 +334,19 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_claimed_once_and_the_first_claim_stands() {
+    fn only_the_first_claim_of_a_start_succeeds() {
         let folder = tempfile::tempdir().unwrap();
         let files = StateDirectory::at(folder.path());
-        assert_eq!(files.claimed().unwrap(), None);
+        assert_eq!(files.read_claim().unwrap(), None);
         let held = HandleFile::Started(Box::new(handle()));
         assert_eq!(files.claim(&held).unwrap(), held);
         assert_eq!(files.claim(&HandleFile::Cancelled).unwrap(), held);
         assert_eq!(files.cancel().unwrap(), held);
-        assert_eq!(files.claimed().unwrap(), Some(held));
+        assert_eq!(files.read_claim().unwrap(), Some(held));
     }
 
     #[test]
-    fn a_claimed_start_is_found_so_without_a_file_being_made() {
+    fn cancelling_a_claimed_start_creates_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let files = StateDirectory::at(folder.path());
         files
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_voided_start_cannot_be_claimed_later() {
+    fn a_cancelled_start_cannot_be_claimed() {
         let folder = tempfile::tempdir().unwrap();
         let files = StateDirectory::at(folder.path());
         assert_eq!(files.cancel().unwrap(), HandleFile::Cancelled);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_is_read_back_and_a_torn_one_counts_as_none() {
+    fn an_exit_round_trips_and_a_truncated_one_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let files = StateDirectory::at(folder.path());
         assert_eq!(files.exit().unwrap(), None);
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_is_told_as_it_was() {
+    fn a_wait_status_is_decoded() {
         assert_eq!(CommandOutcome::of_status(7 << 8), CommandOutcome::Exited(7));
         assert_eq!(CommandOutcome::of_status(9), CommandOutcome::Signaled(9));
         let with_core_dump = CommandOutcome::of_status(6 | 0x80);
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_of_an_earlier_release_is_read_and_a_later_one_is_read_by_it() {
+    fn exits_are_compatible_with_an_earlier_release() {
         let earlier = r#"{"outcome":{"signaled":9},"reason":"killed","stop":null,"out_of_memory":true,
             "usage":{"cpu_ms":3,"peak_memory_bytes":4096},"finished_at_ms":2}"#;
         let read: Exit = serde_json::from_str(earlier).unwrap();
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_folder_takes_no_claim() {
+    fn a_claim_fails_in_a_removed_directory() {
         let folder = tempfile::tempdir().unwrap();
         let files = StateDirectory::at(&folder.path().join("gone"));
         let error = files.claim(&HandleFile::Cancelled).unwrap_err();

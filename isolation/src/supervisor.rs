@@ -48,7 +48,7 @@ pub(crate) use ending::{error_chain, refuse_unread};
 const CONNECTIONS: usize = 8;
 
 /// The interval for retrying to listen, and for notes about dropped output.
-const LOOK_AGAIN_MS: u16 = 1000;
+const RETRY_MS: u16 = 1000;
 
 /// State that all supervisors of a launcher share.
 pub(crate) struct SupervisorContext {
@@ -135,15 +135,15 @@ struct Supervisor<'a> {
     /// which most containers do not outlive.
     listener: Option<OwnedFd>,
     connections: Vec<OwnedFd>,
-    course: Termination,
+    termination: Termination,
     timer: Option<TimerFd>,
     /// The deadline that the timer is set to.
     armed: Option<BootTime>,
     executed: bool,
     /// Whether init was ordered to kill everything, where its end does not do so.
-    init_told: bool,
+    kill_sent: bool,
     refusal: Option<String>,
-    ended: Option<(i32, LifetimeUsage)>,
+    exit_status: Option<(i32, LifetimeUsage)>,
     buffer: Vec<u8>,
 }
 
@@ -177,13 +177,13 @@ impl<'a> Supervisor<'a> {
             attached: AttachedClients::new(started.input, spec.stdin),
             listener: None,
             connections: vec![agent],
-            course: Termination::new(spec.stop_after, spec.stop_signal),
+            termination: Termination::new(spec.stop_after, spec.stop_signal),
             timer: None,
             armed: None,
             executed: false,
-            init_told: false,
+            kill_sent: false,
             refusal: None,
-            ended: None,
+            exit_status: None,
             buffer: Vec::new(),
         }
     }
@@ -207,11 +207,11 @@ impl<'a> Supervisor<'a> {
             if ready.channel {
                 self.read_reports();
             }
-            self.read_orders(&ready.connections);
+            self.read_requests(&ready.connections);
             if ready.listener {
                 self.accept();
             }
-            if let Some(action) = self.course.tick(BootTime::now()) {
+            if let Some(action) = self.termination.tick(BootTime::now()) {
                 self.perform(action);
             }
             if ready.init {
@@ -234,7 +234,7 @@ impl<'a> Supervisor<'a> {
         let pipes = self.outputs.pipes();
         watched.extend(pipes.iter().flatten().copied().map(input));
         let attached_from = watched.len();
-        let attached = self.attached.watched();
+        let attached = self.attached.poll_fds();
         watched.extend(attached.map(|(fd, events)| PollFd::new(fd, events)));
         let connections_from = watched.len();
         watched.extend(
@@ -242,8 +242,8 @@ impl<'a> Supervisor<'a> {
                 .iter()
                 .map(|connection| input(connection.as_fd())),
         );
-        let timeout = if self.is_unreachable() || self.outputs.is_unsettled() {
-            PollTimeout::from(LOOK_AGAIN_MS)
+        let timeout = if self.is_unreachable() || self.outputs.has_pending_note() {
+            PollTimeout::from(RETRY_MS)
         } else {
             PollTimeout::NONE
         };
@@ -271,7 +271,7 @@ impl<'a> Supervisor<'a> {
     /// Sets the timer to the next deadline. It uses the boot clock, so that it fires right after a
     /// suspend.
     fn arm(&mut self) {
-        let next = self.course.next();
+        let next = self.termination.next();
         if next == self.armed {
             return;
         }
@@ -307,7 +307,7 @@ impl<'a> Supervisor<'a> {
                     self.refusal = Some(reason);
                 }
                 Ok(ReceiveResult::Message((InitReport::Ended { status, usage }, _))) => {
-                    self.ended = Some((status, usage));
+                    self.exit_status = Some((status, usage));
                 }
                 Ok(ReceiveResult::Nothing) => return,
                 // Init is about to exit, or its message is invalid: its exit decides.
@@ -319,8 +319,8 @@ impl<'a> Supervisor<'a> {
     /// Takes the terminal that init has created, before any program of the container runs. This
     /// process, which is root, writes to it and resizes it. So it must be the master of a terminal,
     /// and the command's end must belong to that master.
-    fn take_terminal(&mut self, sides: Vec<OwnedFd>) {
-        let master = sides.into_iter().next().filter(|_| !self.executed);
+    fn take_terminal(&mut self, ends: Vec<OwnedFd>) {
+        let master = ends.into_iter().next().filter(|_| !self.executed);
         let Some(master) = master else { return };
         let Ok(command_side) = exec::terminal_peer(&master) else {
             return;
@@ -328,14 +328,14 @@ impl<'a> Supervisor<'a> {
         // Without a descriptor for it the command's output is still read.
         let input = master.try_clone().map_err(|_| Errno::EMFILE);
         if let Ok(input) = input.and_then(|master| CommandInput::terminal(master, command_side)) {
-            self.attached.give_terminal(input);
+            self.attached.set_terminal(input);
         }
-        self.outputs.come_from_terminal(master);
+        self.outputs.attach_terminal(master);
     }
 
     fn pump(&mut self, ready: [bool; 2]) {
         let attached = &mut self.attached;
-        let show = &mut |stream, bytes: &[u8]| attached.tell(stream, bytes);
+        let show = &mut |stream, bytes: &[u8]| attached.send_output(stream, bytes);
         self.outputs.pump(ready, &mut self.buffer, show);
     }
 
@@ -390,7 +390,7 @@ impl<'a> Supervisor<'a> {
         !self.connections.is_empty()
     }
 
-    fn read_orders(&mut self, ready: &[bool]) {
+    fn read_requests(&mut self, ready: &[bool]) {
         let mut orders = Vec::new();
         let mut ready = ready.iter();
         self.connections.retain(|connection| {
@@ -417,7 +417,7 @@ impl<'a> Supervisor<'a> {
                 | SupervisorRequest::Kill { .. }
                 | SupervisorRequest::Renew { .. } => {}
             }
-            if let Some(action) = self.course.order(BootTime::now(), order) {
+            if let Some(action) = self.termination.request(BootTime::now(), order) {
                 self.perform(action);
             }
         }
@@ -428,7 +428,7 @@ impl<'a> Supervisor<'a> {
             return attached::refuse(&session, "it has not been started yet: try again");
         }
         let begins = self.outputs.lengths();
-        self.attached.admit(session, stdin, begins);
+        self.attached.attach(session, stdin, begins);
     }
 
     /// Passes the session to init, which starts the command and holds the session. Its data does
@@ -465,11 +465,11 @@ impl<'a> Supervisor<'a> {
     /// Kills everything. Each failure below leaves a process alive, which the next round, a second
     /// later, tries again.
     fn kill_all(&mut self) {
-        if self.group.is_none() && !self.spec.namespaces.pid && !self.init_told {
+        if self.group.is_none() && !self.spec.namespaces.pid && !self.kill_sent {
             // Only init knows all the processes that it started, and it continues to kill them if
             // the supervisor dies. If it has not finished by the next round, it is killed itself,
             // and the supervisor kills the rest.
-            self.init_told = true;
+            self.kill_sent = true;
             return self.perform(TerminationAction::Signal(libc::SIGKILL));
         }
         if let Some(group) = &self.group {
@@ -480,7 +480,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Kills what the command left behind where no pid namespace did.
-    fn kill_the_rest(&self) {
+    fn kill_leftovers(&self) {
         if self.spec.namespaces.pid {
             return;
         }

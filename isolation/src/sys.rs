@@ -364,7 +364,7 @@ pub(crate) fn bound_capabilities(kept: u64) -> Result<(), Errno> {
 
 /// Drops permanently what could restore a capability: empties the bounding and ambient sets, and
 /// makes root's user id unprivileged.
-pub(crate) fn forgo_capabilities() -> Result<(), Errno> {
+pub(crate) fn drop_capabilities() -> Result<(), Errno> {
     // From linux/securebits.h: no capabilities for root, none kept or raised, and all bits locked.
     const LOCKED: libc::c_ulong = 0b1110_1011;
     bound_capabilities(0)?;

@@ -8,7 +8,7 @@ use crate::spec::StopAfter;
 use crate::state_dir::StopReason;
 
 /// The interval after a KILL before it is repeated, if the first was not enough.
-const KILL_AGAIN: Duration = Duration::from_secs(1);
+const KILL_RETRY: Duration = Duration::from_secs(1);
 
 /// The next action on the container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,26 +47,26 @@ impl Termination {
     /// Returns when to call [`Termination::tick`] next.
     pub(crate) fn next(&self) -> Option<BootTime> {
         match self.stop {
-            Some(_) => self.kill_at.into_iter().chain(self.expire()).min(),
+            Some(_) => self.kill_at.into_iter().chain(self.hard_deadline()).min(),
             None => self.stop_after.map(|stop_after| stop_after.deadline),
         }
     }
 
     /// Returns the time after which nothing may run, regardless of any ordered grace period: other
     /// nodes rely on it.
-    fn expire(&self) -> Option<BootTime> {
+    fn hard_deadline(&self) -> Option<BootTime> {
         let stop_after = self.stop_after?;
         Some(stop_after.deadline + Duration::from_millis(stop_after.grace_ms))
     }
 
-    pub(crate) fn order(
+    pub(crate) fn request(
         &mut self,
         now: BootTime,
         order: SupervisorRequest,
     ) -> Option<TerminationAction> {
         match order {
             SupervisorRequest::Signal { signal } => Some(TerminationAction::Signal(signal)),
-            SupervisorRequest::Kill { grace_ms } => self.end(now, StopReason::Ordered, grace_ms),
+            SupervisorRequest::Kill { grace_ms } => self.begin(now, StopReason::Ordered, grace_ms),
             SupervisorRequest::Renew { deadline } => {
                 if let Some(stop_after) = &mut self.stop_after {
                     // A late or reordered renewal must not take back a newer one.
@@ -88,17 +88,22 @@ impl Termination {
             let late = Duration::from_millis(now.0.saturating_sub(stop_after.deadline.0));
             let grace = Duration::from_millis(stop_after.grace_ms).saturating_sub(late);
             let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-            return self.end(now, StopReason::StopAfter, grace_ms);
+            return self.begin(now, StopReason::StopAfter, grace_ms);
         }
         // From here on it is killed repeatedly; renewals have no effect.
         self.stop_after = None;
-        self.kill_at = Some(now + KILL_AGAIN);
+        self.kill_at = Some(now + KILL_RETRY);
         Some(TerminationAction::KillAll)
     }
 
     /// Handles an order to end. The first one sends the stop signal and its reason stands; a later
     /// one can only shorten the grace period.
-    fn end(&mut self, now: BootTime, stop: StopReason, grace_ms: u64) -> Option<TerminationAction> {
+    fn begin(
+        &mut self,
+        now: BootTime,
+        stop: StopReason,
+        grace_ms: u64,
+    ) -> Option<TerminationAction> {
         let kill_at = now + Duration::from_millis(grace_ms);
         let first = self.stop.is_none();
         self.stop.get_or_insert(stop);
@@ -125,18 +130,18 @@ mod tests {
     const TERM: Option<TerminationAction> = Some(TerminationAction::Signal(libc::SIGTERM));
 
     #[test]
-    fn a_command_is_asked_to_end_by_the_signal_that_it_wants() {
+    fn a_kill_sends_the_configured_stop_signal() {
         let mut course = Termination::new(None, Some(libc::SIGQUIT));
-        let asked = course.order(at(0), kill(1_000));
+        let asked = course.request(at(0), kill(1_000));
         assert_eq!(asked, Some(TerminationAction::Signal(libc::SIGQUIT)));
         assert_eq!(course.tick(at(1_000)), Some(TerminationAction::KillAll));
     }
 
     #[test]
-    fn a_kill_says_term_and_kills_after_the_grace() {
+    fn a_kill_sends_term_and_then_kill_after_the_grace_period() {
         let mut course = Termination::new(None, None);
         assert_eq!(course.next(), None);
-        assert_eq!(course.order(at(100), kill(50)), TERM);
+        assert_eq!(course.request(at(100), kill(50)), TERM);
         assert_eq!(course.next(), Some(at(150)));
         assert_eq!(course.tick(at(149)), None);
         assert_eq!(course.tick(at(150)), Some(TerminationAction::KillAll));
@@ -150,47 +155,47 @@ mod tests {
     }
 
     #[test]
-    fn without_grace_there_is_no_term() {
+    fn without_a_grace_period_no_term_is_sent() {
         let mut course = Termination::new(None, None);
         assert_eq!(
-            course.order(at(100), kill(0)),
+            course.request(at(100), kill(0)),
             Some(TerminationAction::KillAll)
         );
     }
 
     #[test]
-    fn a_repeated_kill_says_nothing_and_only_shortens_the_grace() {
+    fn a_repeated_kill_only_shortens_the_grace_period() {
         let mut course = Termination::new(None, None);
-        assert_eq!(course.order(at(0), kill(1000)), TERM);
-        assert_eq!(course.order(at(10), kill(5000)), None);
+        assert_eq!(course.request(at(0), kill(1000)), TERM);
+        assert_eq!(course.request(at(10), kill(5000)), None);
         assert_eq!(course.next(), Some(at(1000)));
-        assert_eq!(course.order(at(20), kill(100)), None);
+        assert_eq!(course.request(at(20), kill(100)), None);
         assert_eq!(course.next(), Some(at(120)));
         assert_eq!(
-            course.order(at(30), kill(0)),
+            course.request(at(30), kill(0)),
             Some(TerminationAction::KillAll)
         );
     }
 
     #[test]
-    fn stop_after_ends_it_unless_renewed_and_renewals_never_move_back() {
+    fn stop_after_expires_and_renewals_are_monotonic() {
         let stop_after = StopAfter {
             deadline: at(100),
             grace_ms: 10,
         };
         let mut course = Termination::new(Some(stop_after), None);
         assert_eq!(
-            course.order(at(50), SupervisorRequest::Renew { deadline: at(200) }),
+            course.request(at(50), SupervisorRequest::Renew { deadline: at(200) }),
             None
         );
         assert_eq!(
-            course.order(at(60), SupervisorRequest::Renew { deadline: at(150) }),
+            course.request(at(60), SupervisorRequest::Renew { deadline: at(150) }),
             None
         );
         assert_eq!(course.tick(at(199)), None);
         assert_eq!(course.tick(at(200)), TERM);
         assert_eq!(
-            course.order(at(201), SupervisorRequest::Renew { deadline: at(900) }),
+            course.request(at(201), SupervisorRequest::Renew { deadline: at(900) }),
             None
         );
         assert_eq!(course.tick(at(210)), Some(TerminationAction::KillAll));
@@ -198,15 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn an_order_with_a_long_grace_does_not_outlive_stop_after() {
+    fn a_long_grace_period_does_not_exceed_stop_after() {
         let stop_after = StopAfter {
             deadline: at(100),
             grace_ms: 10,
         };
         let mut course = Termination::new(Some(stop_after), None);
-        assert_eq!(course.order(at(50), kill(60_000)), TERM);
+        assert_eq!(course.request(at(50), kill(60_000)), TERM);
         // After the renewal, its grace period may last longer.
-        course.order(at(60), SupervisorRequest::Renew { deadline: at(200) });
+        course.request(at(60), SupervisorRequest::Renew { deadline: at(200) });
         assert_eq!(course.next(), Some(at(210)));
         assert_eq!(course.tick(at(209)), None);
         assert_eq!(course.tick(at(210)), Some(TerminationAction::KillAll));
@@ -232,10 +237,10 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_of_what_has_no_deadline_changes_nothing() {
+    fn a_renewal_without_a_deadline_has_no_effect() {
         let mut course = Termination::new(None, None);
         assert_eq!(
-            course.order(at(0), SupervisorRequest::Renew { deadline: at(1) }),
+            course.request(at(0), SupervisorRequest::Renew { deadline: at(1) }),
             None
         );
         assert_eq!(course.next(), None);

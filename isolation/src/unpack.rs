@@ -187,7 +187,7 @@ pub fn unpack(
     rules: &UnpackLimits,
     progress: &mut dyn FnMut(UnpackProgress) -> ControlFlow<()>,
 ) -> Result<UnpackResult, UnpackError> {
-    let fault = |fault: EntryWriteError| fault.of(format.name(), b"");
+    let fault = |fault: EntryWriteError| fault.into_error(format.name(), b"");
     let length = archive
         .metadata()
         .map_err(|error| fault(EntryWriteError::Read(error)))?
@@ -212,12 +212,12 @@ pub fn unpack(
         )
     };
     let mut work = UnpackBudget {
-        rules,
-        most,
+        limits: rules,
+        max_bytes: most,
         rule,
         counts: Rc::new(ByteCounts::default()),
         written: 0,
-        told: 0,
+        reported: 0,
         entries: 0,
         skipped: 0,
         progress,
@@ -229,7 +229,7 @@ pub fn unpack(
     };
     tree.finish().map_err(fault)?;
     Ok(UnpackResult {
-        progress: work.so_far(),
+        progress: work.current(),
         skipped: work.skipped,
         digest,
     })
@@ -237,7 +237,7 @@ pub fn unpack(
 
 /// One checked entry.
 struct ArchiveEntry {
-    place: EntryPath,
+    path: EntryPath,
     kind: EntryKind,
     attributes: EntryAttributes,
 }
@@ -264,21 +264,21 @@ struct EntryAttributes {
 
 /// The totals of one archive, and their limits.
 struct UnpackBudget<'a> {
-    rules: &'a UnpackLimits,
+    limits: &'a UnpackLimits,
     /// The maximum number of bytes, and the rule behind it.
-    most: u64,
+    max_bytes: u64,
     rule: ArchiveRule,
     counts: Rc<ByteCounts>,
     written: u64,
     /// The number of bytes at the last progress report.
-    told: u64,
+    reported: u64,
     entries: u64,
     skipped: u64,
     progress: &'a mut dyn FnMut(UnpackProgress) -> ControlFlow<()>,
 }
 
 impl UnpackBudget<'_> {
-    fn so_far(&self) -> UnpackProgress {
+    fn current(&self) -> UnpackProgress {
         UnpackProgress {
             read_bytes: self.counts.read.get(),
             written_bytes: self.written,
@@ -286,9 +286,9 @@ impl UnpackBudget<'_> {
         }
     }
 
-    fn tell(&mut self) -> Result<(), EntryWriteError> {
-        self.told = self.written;
-        let so_far = self.so_far();
+    fn report(&mut self) -> Result<(), EntryWriteError> {
+        self.reported = self.written;
+        let so_far = self.current();
         match (self.progress)(so_far) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(EntryWriteError::Read(std::io::Error::other(
@@ -298,21 +298,21 @@ impl UnpackBudget<'_> {
     }
 
     /// Counts another entry of this declared size.
-    fn begin(&mut self, bytes: u64) -> Result<(), EntryWriteError> {
-        if self.entries == self.rules.entries_max {
+    fn begin_entry(&mut self, bytes: u64) -> Result<(), EntryWriteError> {
+        if self.entries == self.limits.entries_max {
             return Err(ArchiveRule::Entries {
-                most: self.rules.entries_max,
+                most: self.limits.entries_max,
             }
             .into());
         }
         self.entries += 1;
-        self.judge_bytes(bytes)?;
-        self.tell()
+        self.check_bytes(bytes)?;
+        self.report()
     }
 
-    fn judge_bytes(&self, more: u64) -> Result<(), EntryWriteError> {
+    fn check_bytes(&self, more: u64) -> Result<(), EntryWriteError> {
         match self.written.checked_add(more) {
-            Some(sum) if sum <= self.most => Ok(()),
+            Some(sum) if sum <= self.max_bytes => Ok(()),
             _ => Err(self.rule.clone().into()),
         }
     }
@@ -327,14 +327,14 @@ impl UnpackBudget<'_> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(EntryWriteError::Read(error)),
             };
-            self.judge_bytes(length as u64)?;
+            self.check_bytes(length as u64)?;
             self.written += length as u64;
             if let Some(file) = &mut to {
                 file.write_all(&buffer[..length])
                     .map_err(EntryWriteError::Write)?;
             }
-            if self.written - self.told >= PROGRESS_STEP_BYTES {
-                self.tell()?;
+            if self.written - self.reported >= PROGRESS_STEP_BYTES {
+                self.report()?;
             }
         }
     }

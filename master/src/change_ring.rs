@@ -52,7 +52,7 @@ pub(crate) struct ChangePage {
     /// Whole entries, in the order of the log.
     pub(crate) entries: Vec<EntryChanges>,
     /// The log index up to which nothing is missing: the start of the next page.
-    pub(crate) upto: u64,
+    pub(crate) through: u64,
 }
 
 /// The requested changes are no longer kept, or never were.
@@ -133,7 +133,10 @@ impl Ring {
             Some(last) if !is_last => last[0].revision.index,
             Some(_) | None => self.newest.max(after),
         };
-        Ok(ChangePage { entries, upto })
+        Ok(ChangePage {
+            entries,
+            through: upto,
+        })
     }
 }
 
@@ -188,7 +191,7 @@ impl ChangeRing {
 
     /// Sets the gauges.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-    pub(crate) fn show(&self) {
+    pub(crate) fn export_metrics(&self) {
         let (records, bytes, floor) = {
             let ring = self.ring();
             (ring.records, ring.bytes, ring.floor)
@@ -240,20 +243,23 @@ mod tests {
         changes.add(9, &[write("a", None)]);
         let all = changes.since(5, 10).unwrap();
         assert_eq!(read(&all), ["6.0 a=1", "6.1 b=2", "9.0 a="]);
-        assert_eq!(all.upto, 9);
+        assert_eq!(all.through, 9);
         // An entry is never split, and a page ends where the next one begins.
         let first = changes.since(5, 1).unwrap();
-        assert_eq!((read(&first).len(), first.upto), (2, 6));
-        let second = changes.since(first.upto, 1).unwrap();
-        assert_eq!((read(&second), second.upto), (vec!["9.0 a=".to_owned()], 9));
+        assert_eq!((read(&first).len(), first.through), (2, 6));
+        let second = changes.since(first.through, 1).unwrap();
+        assert_eq!(
+            (read(&second), second.through),
+            (vec!["9.0 a=".to_owned()], 9)
+        );
         for caught_up in [9, 20] {
             let nothing = changes.since(caught_up, 10).unwrap();
-            assert_eq!((read(&nothing).len(), nothing.upto), (0, caught_up));
+            assert_eq!((read(&nothing).len(), nothing.through), (0, caught_up));
         }
     }
 
     #[test]
-    fn what_overflows_is_lost_entry_by_entry_and_said_to_be_lost() {
+    fn overflow_drops_oldest_entries_and_reports_history_lost() {
         let changes = changes(3, 1 << 20, 0);
         for index in 1..=3 {
             changes.add(index, &[write("a", Some("1")), write("b", Some("1"))]);
@@ -275,12 +281,12 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_leaves_nothing_but_its_index() {
+    fn restart_keeps_only_the_index() {
         let changes = changes(100, 1 << 20, 0);
         changes.add(1, &[write("a", Some("1"))]);
         changes.restart(40);
         assert_eq!(changes.since(1, 10), Err(HistoryLost { oldest: 40 }));
-        assert_eq!(changes.since(40, 10).unwrap().upto, 40);
+        assert_eq!(changes.since(40, 10).unwrap().through, 40);
         // An entry that is added twice is stored once.
         changes.add(40, &[write("a", Some("1"))]);
         changes.add(41, &[write("a", Some("2"))]);

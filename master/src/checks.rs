@@ -45,11 +45,11 @@ pub(crate) struct CheckProgress {
     /// Ticks since the start of this round.
     ticks: u32,
     /// Consecutive busy ticks.
-    busy: u32,
+    busy_ticks: u32,
     /// The applied log index at the start of this round.
-    began_at: u64,
+    start_index: u64,
     /// The applied log index if a whole round found no error and no entry was applied during it.
-    settled_at: Option<u64>,
+    settled_index: Option<u64>,
 }
 
 impl CheckProgress {
@@ -65,18 +65,18 @@ impl CheckProgress {
         book: Option<&OfferBook>,
     ) -> Result<SliceSummary, String> {
         self.ticks = self.ticks.saturating_add(1);
-        self.busy = match load {
+        self.busy_ticks = match load {
             OwnerLoad::Idle => 0,
-            OwnerLoad::Busy => self.busy.wrapping_add(1),
+            OwnerLoad::Busy => self.busy_ticks.wrapping_add(1),
         };
-        if !self.busy.is_multiple_of(BUSY_TICKS) {
+        if !self.busy_ticks.is_multiple_of(BUSY_TICKS) {
             return Ok(SliceSummary::default());
         }
         if self.is_done == [true, true] {
-            if self.began_at == registry.applied() {
-                self.settled_at = Some(self.began_at);
+            if self.start_index == registry.applied() {
+                self.settled_index = Some(self.start_index);
             }
-            if self.ticks < TICKS_PER_ROUND || self.settled_at == Some(registry.applied()) {
+            if self.ticks < TICKS_PER_ROUND || self.settled_index == Some(registry.applied()) {
                 return Ok(SliceSummary::default());
             }
             self.begin(registry.applied());
@@ -85,9 +85,9 @@ impl CheckProgress {
         if !self.is_done[0] {
             let slice = registry
                 .check_slice(&mut self.round, SLICE)
-                .map_err(|broken| broken_rule("registry", registry, &broken.to_string()))?;
+                .map_err(|broken| violation("registry", registry, &broken.to_string()))?;
             checked.records = slice.records;
-            checked.left_out = slice.left_out;
+            checked.left_out = slice.skipped;
             self.is_done[0] = slice.is_last;
         }
         if !self.is_done[1] {
@@ -95,7 +95,7 @@ impl CheckProgress {
                 None => (0, None),
                 Some(book) => book
                     .check_slice(registry, self.offer, SLICE)
-                    .map_err(|broken| broken_rule("offer book", registry, &broken))?,
+                    .map_err(|broken| violation("offer book", registry, &broken))?,
             };
             checked.offers = offers;
             self.offer = next;
@@ -106,13 +106,13 @@ impl CheckProgress {
 
     fn begin(&mut self, applied: u64) {
         *self = Self {
-            began_at: applied,
+            start_index: applied,
             ..Self::default()
         };
     }
 }
 
-fn broken_rule(what: &str, registry: &Registry, broken: &str) -> String {
+fn violation(what: &str, registry: &Registry, broken: &str) -> String {
     let applied = registry.applied();
     format!(
         "a check of the {what} failed after entry {applied}: {broken}; this is a defect: please report it with the log of this master"
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_made_at_most_every_hundred_ticks_and_none_while_nothing_is_applied() {
+    fn rounds_run_every_hundred_ticks_if_entries_were_applied() {
         let mut world = World::with_running_task("web");
         let mut checks = CheckProgress::default();
         assert_eq!(ticks_to_records(&mut checks, &world.registry), Some(1));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_that_is_never_idle_checks_a_slice_a_second() {
+    fn busy_owner_checks_one_slice_per_second() {
         let world = World::with_running_task("web");
         let mut checks = CheckProgress::default();
         let mut records = |load| checks.tick(load, &world.registry, None).unwrap().records > 0;
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_of_what_is_not_free_is_found_and_named() {
+    fn offer_of_used_resources_is_found_and_named() {
         let mut world = World::new();
         let agent = world.register("cpus:4;mem:64");
         let framework = world.subscribe("web");

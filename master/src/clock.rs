@@ -12,13 +12,16 @@ const LONGEST_GAP: Duration = Duration::from_secs(1);
 /// Cluster time, and the time of the last reading.
 pub(crate) struct ClusterClock {
     now: Timestamp,
-    looked: Instant,
+    last_read: Instant,
 }
 
 impl ClusterClock {
     pub(crate) fn new(now: Timestamp) -> Self {
         let looked = Instant::now();
-        Self { now, looked }
+        Self {
+            now,
+            last_read: looked,
+        }
     }
 
     /// Returns the cluster time of the last reading.
@@ -33,8 +36,8 @@ impl ClusterClock {
     }
 
     fn advance_to(&mut self, present: Instant, runs: bool) -> Option<Duration> {
-        let gap = present.saturating_duration_since(self.looked);
-        self.looked = present;
+        let gap = present.saturating_duration_since(self.last_read);
+        self.last_read = present;
         if !runs {
             return None;
         }
@@ -43,7 +46,7 @@ impl ClusterClock {
         let ms = counted.as_millis().try_into().unwrap_or(0);
         self.now = self.now.plus_ms(ms);
         // Fractions of a millisecond are carried over.
-        self.looked -= Duration::from_nanos(u64::from(counted.subsec_nanos() % 1_000_000));
+        self.last_read -= Duration::from_nanos(u64::from(counted.subsec_nanos() % 1_000_000));
         (gap > LONGEST_GAP && !expires).then_some(gap)
     }
 }
@@ -57,9 +60,9 @@ mod tests {
     }
 
     #[test]
-    fn many_short_looks_lose_no_time() {
+    fn many_short_reads_lose_no_time() {
         let mut clock = ClusterClock::new(Timestamp(500));
-        let begin = clock.looked;
+        let begin = clock.last_read;
         for look in 1..=10_000 {
             assert_eq!(clock.advance_to(after(begin, look * 300), true), None);
         }
@@ -67,9 +70,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_counts_as_a_second_and_is_told() {
+    fn pause_counts_as_one_second_and_is_reported() {
         let mut clock = ClusterClock::new(Timestamp(0));
-        let begin = clock.looked;
+        let begin = clock.last_read;
         let pause = clock.advance_to(after(begin, 60_000_000), true);
         assert_eq!(pause, Some(Duration::from_secs(60)));
         assert_eq!(clock.now(), Timestamp(1_000));
@@ -78,18 +81,18 @@ mod tests {
     }
 
     #[test]
-    fn it_stands_still_while_nobody_leads_here() {
+    fn clock_stops_while_not_leading() {
         let mut clock = ClusterClock::new(Timestamp(7));
-        let begin = clock.looked;
+        let begin = clock.last_read;
         assert_eq!(clock.advance_to(after(begin, 9_000_000), false), None);
         clock.advance_to(after(begin, 9_010_000), true);
         assert_eq!(clock.now(), Timestamp(17));
     }
 
     #[test]
-    fn a_look_that_is_not_later_changes_nothing() {
+    fn reading_at_an_earlier_time_changes_nothing() {
         let mut clock = ClusterClock::new(Timestamp(7));
-        let begin = clock.looked;
+        let begin = clock.last_read;
         clock.advance_to(begin - Duration::from_millis(5), true);
         assert_eq!(clock.now(), Timestamp(7));
     }

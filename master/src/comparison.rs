@@ -18,11 +18,11 @@ use argosy_state::level::Level;
 
 /// Entries between two digests. The leader logs a digest in each epoch, and another one when this
 /// many entries have been applied since. An idle cluster applies none, so it logs none.
-pub(crate) const EVERY: u64 = 1_000;
+pub(crate) const INTERVAL: u64 = 1_000;
 /// Number of digests that are kept, 32 bytes each. Between an index and the entry with its digest
 /// lie the entries that were in flight when it was proposed: at most 256 of a full queue and 8 of
 /// raft.
-const REMEMBERED: usize = 1_024;
+const CAPACITY: usize = 1_024;
 
 /// The registry of this master differs from the leader's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +56,7 @@ pub(crate) struct DigestComparison {
     digests: VecDeque<u128>,
     /// The index and the epoch in which this master, as leader, last logged its digest.
     logged_at: u64,
-    logged_in: Epoch,
+    logged_epoch: Epoch,
 }
 
 impl DigestComparison {
@@ -66,7 +66,7 @@ impl DigestComparison {
             first: registry.applied(),
             digests: VecDeque::from([registry.digest()]),
             logged_at: registry.applied(),
-            logged_in: Epoch::default(),
+            logged_epoch: Epoch::default(),
         }
     }
 
@@ -110,7 +110,7 @@ impl DigestComparison {
             self.first = index;
             self.digests.clear();
         }
-        if self.digests.len() == REMEMBERED {
+        if self.digests.len() == CAPACITY {
             self.digests.pop_front();
             self.first += 1;
         }
@@ -122,9 +122,10 @@ impl DigestComparison {
     pub(crate) fn due(&mut self, registry: &Registry) -> Option<ProposedCommand> {
         let (index, epoch) = (registry.applied(), registry.epoch());
         let has_digests = registry.level() >= Level::RELEASE_0_2;
-        let is_due = has_digests && (epoch != self.logged_in || index >= self.logged_at + EVERY);
+        let is_due =
+            has_digests && (epoch != self.logged_epoch || index >= self.logged_at + INTERVAL);
         is_due.then(|| {
-            (self.logged_at, self.logged_in) = (index, epoch);
+            (self.logged_at, self.logged_epoch) = (index, epoch);
             let digest = registry.digest();
             // No caller waits for the outcome.
             let ticket = Ticket { epoch, serial: 0 };
@@ -147,7 +148,7 @@ const READ_BACK_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// As [`encode::read_command`].
-pub(crate) fn readable(command: &[u8]) -> Result<(), DecodeError> {
+pub(crate) fn check_readable(command: &[u8]) -> Result<(), DecodeError> {
     if command.len() > READ_BACK_BYTES {
         return Ok(());
     }
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn another_digest_is_a_divergence_that_names_the_entry_both_digests_and_the_remedy() {
+    fn different_digest_is_a_divergence_with_entry_digests_and_remedy() {
         let mut world = World::new();
         let mut comparison = DigestComparison::of(&world.registry);
         let mut logged = comparison.due(&world.registry).unwrap();
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_of_what_this_master_has_not_applied_one_by_one_is_not_compared() {
+    fn digest_of_entries_not_applied_individually_is_not_compared() {
         let mut world = World::new();
         let mut leader = DigestComparison::of(&world.registry);
         let logged = leader.due(&world.registry).unwrap();
@@ -285,16 +286,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
+    fn kept_digests_are_bounded_and_the_oldest_is_dropped() {
         let mut world = World::new();
         let mut comparison = DigestComparison::of(&world.registry);
         let first = comparison.due(&world.registry).unwrap();
-        for _ in 0..REMEMBERED {
+        for _ in 0..CAPACITY {
             world.pass(1);
             world.apply(Command::Tick);
             comparison.applied(&world.registry, &[]).unwrap();
         }
-        assert_eq!(comparison.digests.len(), REMEMBERED);
+        assert_eq!(comparison.digests.len(), CAPACITY);
         let all = commit(&mut world, first);
         let compared = comparison.applied(&world.registry, &all).unwrap();
         assert_eq!(compared, [ComparisonResult::Unknown]);
@@ -307,7 +308,7 @@ mod tests {
         let logged = comparison.due(&world.registry).expect("the epoch is new");
         let begun = world.registry.applied();
         commit(&mut world, logged);
-        while world.registry.applied() < begun + EVERY {
+        while world.registry.applied() < begun + INTERVAL {
             // Its own entry does not make another digest due.
             assert_eq!(comparison.due(&world.registry), None);
             world.apply(Command::Tick);
@@ -319,13 +320,16 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_nobody_could_read_is_noticed_before_it_is_proposed() {
+    fn undecodable_command_is_detected_before_it_is_proposed() {
         let world = World::new();
         let ticket = Ticket::default();
         let mut proposed = DigestComparison::of(&world.registry)
             .due(&world.registry)
             .unwrap();
-        assert_eq!(readable(&encode::command(&proposed, Level::NEWEST)), Ok(()));
+        assert_eq!(
+            check_readable(&encode::command(&proposed, Level::NEWEST)),
+            Ok(())
+        );
         let task = argosy_state::ids::TaskId::new_unchecked("a/b");
         let kill = argosy_state::command::OperatorOperation::KillTask {
             key: argosy_state::ids::TaskKey {
@@ -344,7 +348,7 @@ mod tests {
                 wall_ms: 0,
             }),
         };
-        let why = readable(&encode::command(&proposed, Level::NEWEST)).unwrap_err();
+        let why = check_readable(&encode::command(&proposed, Level::NEWEST)).unwrap_err();
         assert_eq!(why.to_string(), "the command has no valid task id");
     }
 }

@@ -38,10 +38,10 @@ pub struct MasterConfig {
     /// The lease: maximum age of a quorum's last acknowledgement while this master acts as leader,
     /// in milliseconds. Only promptness depends on it, as simulations of masters with a longer
     /// lease show. `None`: the longest wait before an election.
-    pub office_lease_ms: Option<u64>,
+    pub leader_lease_ms: Option<u64>,
     /// The highest feature level at which a new cluster begins. Simulations of upgrades begin at an
     /// earlier level.
-    pub founding_level: Level,
+    pub initial_level: Level,
     /// Which clients may enter tasks through the API, by way of the agents.
     pub access: ApiAccess,
     /// Host names that the API accepts in requests that could come from web pages, in addition to
@@ -67,8 +67,8 @@ impl MasterConfig {
             framework_timeout_ms: 15_000,
             framework_grace_ms: 10_000,
             lost_agent_ms: argosy_state::limits::LOST_AGENT_MS,
-            office_lease_ms: None,
-            founding_level: Level::NEWEST,
+            leader_lease_ms: None,
+            initial_level: Level::NEWEST,
             access: ApiAccess::default(),
             host_names: Vec::new(),
             seed: 0,
@@ -83,7 +83,7 @@ impl MasterConfig {
 
     /// Returns the maximum age of a quorum's last acknowledgement while this master acts as leader.
     pub(crate) fn leader_lease(&self) -> Duration {
-        let lease_ms = self.office_lease_ms;
+        let lease_ms = self.leader_lease_ms;
         Duration::from_millis(lease_ms.unwrap_or(self.timing.election_max_ms))
     }
 }

@@ -47,7 +47,7 @@ struct Encoding {
     record: Weak<dyn Any + Send + Sync>,
     bytes: Box<[u8]>,
     /// The number of the sweep before which it was last read.
-    read: u32,
+    last_read: u32,
 }
 
 impl Default for EncodingCache {
@@ -96,7 +96,7 @@ impl CachedEncodings {
         match self.entries.entry(Arc::as_ptr(record).addr()) {
             Entry::Occupied(known) => {
                 let known = known.into_mut();
-                known.read = self.sweeps;
+                known.last_read = self.sweeps;
                 Cow::Borrowed(&known.bytes)
             }
             Entry::Vacant(place) => {
@@ -111,7 +111,7 @@ impl CachedEncodings {
                 let kept = place.insert(Encoding {
                     record: weak,
                     bytes: bytes.into_boxed_slice(),
-                    read: self.sweeps,
+                    last_read: self.sweeps,
                 });
                 Cow::Borrowed(&kept.bytes)
             }
@@ -123,7 +123,7 @@ impl CachedEncodings {
         self.sweeps += 1;
         let (sweeps, bytes) = (self.sweeps, &mut self.bytes);
         self.entries.retain(|_, encoding| {
-            let is_read = sweeps - encoding.read < UNREAD_SWEEPS;
+            let is_read = sweeps - encoding.last_read < UNREAD_SWEEPS;
             let stays = is_read && encoding.record.strong_count() > 0;
             if !stays {
                 *bytes -= encoding.bytes.len() + ENTRY_BYTES;
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_the_bound_nothing_is_kept_and_everything_is_answered() {
+    fn at_the_limit_records_are_encoded_without_caching() {
         let encodings = EncodingCache::bounded(10 * (ENTRY_BYTES + 8));
         let records: Vec<_> = (0..100)
             .map(|number| record(&format!("r-{number:04}")))
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_read_for_a_minute_or_outdated_is_dropped() {
+    fn unread_and_outdated_encodings_are_dropped() {
         let encodings = EncodingCache::default();
         let (read_on, unread, outdated) = (record("a"), record("b"), record("c"));
         for record in [&read_on, &unread, &outdated] {

@@ -9,7 +9,7 @@ use argosy_state::ids::Epoch;
 use crate::metrics::failover;
 
 /// Number of leader changes kept for display; the oldest is dropped.
-const KEPT: usize = 50;
+const CAPACITY: usize = 50;
 
 /// Epochs of this master as leader.
 pub(crate) struct Failovers {
@@ -61,7 +61,7 @@ impl Failovers {
             failover("leading", &began, now_ms);
         }
         self.list.push_back(began);
-        if self.list.len() > KEPT {
+        if self.list.len() > CAPACITY {
             self.list.pop_front();
         }
     }
@@ -89,7 +89,7 @@ impl Failovers {
 mod tests {
     use super::*;
 
-    fn seen_dead(dead_term: u64) -> FailoverPhases {
+    fn dead_phases(dead_term: u64) -> FailoverPhases {
         FailoverPhases {
             dead_term,
             dead_seen_us: 5_000,
@@ -101,12 +101,12 @@ mod tests {
     fn began(former: u64, term: u64, dead_term: u64) -> i64 {
         let mut failovers = Failovers::new(former);
         let former = failovers.record_epoch(term);
-        failovers.begin(Epoch(7), former, seen_dead(dead_term), 10);
+        failovers.begin(Epoch(7), former, dead_phases(dead_term), 10);
         failovers.list()[0].dead_seen_ms
     }
 
     #[test]
-    fn only_the_death_that_led_to_this_reign_counts() {
+    fn only_the_failure_before_this_epoch_counts() {
         assert_eq!(began(3, 4, 3), 5);
         // The failed leader was elected after the previous epoch and never became the active
         // leader.
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn first_moments_stay_as_they_were_noted_first() {
+    fn first_times_are_recorded_once() {
         let mut failovers = Failovers::new(0);
         failovers.first_offer(1);
         failovers.record_epoch(1);

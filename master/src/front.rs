@@ -28,18 +28,18 @@ pub(crate) struct ApiRouter {
 }
 
 struct Shared {
-    desk: OwnerHandle,
+    owner: OwnerHandle,
     hosts: AllowedHosts,
-    named: ReplyHeaders,
+    reply_headers: ReplyHeaders,
     times: CallTimes,
 }
 
 impl ApiRouter {
     pub(crate) fn new(routes: Router, desk: OwnerHandle, hosts: AllowedHosts) -> Self {
         let shared = Shared {
-            named: ReplyHeaders::new(&desk.own_address),
+            reply_headers: ReplyHeaders::new(&desk.own_address),
             times: CallTimes::default(),
-            desk,
+            owner: desk,
             hosts,
         };
         Self {
@@ -64,8 +64,8 @@ impl ApiRouter {
             response = service::correct(response);
         }
         shared
-            .named
-            .name(&shared.desk.office, response.headers_mut());
+            .reply_headers
+            .add_to(&shared.owner.leader_status, response.headers_mut());
         if let Some(path) = call {
             shared
                 .times
@@ -88,7 +88,7 @@ impl Shared {
                 Err(never) => match never {},
             }
         };
-        reads::bounded(&self.desk.reads, peer.as_ref(), answered).await
+        reads::bounded(&self.owner.reads, peer.as_ref(), answered).await
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
 use crate::reads;
-use crate::service::{self, ListKind, Services, choices, on_readers_thread};
+use crate::service::{self, ListKind, Services, choices, spawn_reader};
 
 use caller::RequestPeer;
 #[cfg(test)]
@@ -106,7 +106,7 @@ pub(crate) fn router(
 }
 
 async fn ready(State(http): State<Http>) -> Response {
-    match http.services.desk.ready().await {
+    match http.services.owner.ready().await {
         Ok(()) => "ready\n".into_response(),
         Err(why) => problem(&Status::unavailable(why)),
     }
@@ -118,18 +118,18 @@ async fn show_metrics(State(http): State<Http>) -> Response {
     };
     let reserved = http
         .services
-        .desk
+        .owner
         .reserve(METRICS_BYTES, LIKELY_METRICS_BYTES);
     let mut share = match reserved.await {
         Ok(share) => share,
         Err(status) => return problem(&status),
     };
-    http.services.desk.counts.borrow().show();
-    http.services.desk.reads.show();
-    http.services.desk.changes.show();
+    http.services.owner.counts.borrow().export();
+    http.services.owner.reads.export_metrics();
+    http.services.owner.changes.export_metrics();
     metrics.run_upkeep();
     let text = metric_names::with_former_names(&metrics.render());
-    share.fit(text.len());
+    share.resize(text.len());
     share.attach_to_answer();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
@@ -137,7 +137,7 @@ async fn show_metrics(State(http): State<Http>) -> Response {
 async fn cluster(State(http): State<Http>, parameters: QueryParameters) -> Response {
     let consistency = parameters.only(&["consistency"]);
     match consistency.and_then(|()| parameters.consistency()) {
-        Ok(consistency) => json(service::cluster(&http.services.desk, consistency).await),
+        Ok(consistency) => json(service::cluster(&http.services.owner, consistency).await),
         Err(status) => problem(&status),
     }
 }
@@ -158,7 +158,9 @@ async fn agent(
     parameters: QueryParameters,
 ) -> Response {
     match one(id, &parameters) {
-        Ok(request) => json(answer(http.services.get_agent(caller.asks(request)).await)),
+        Ok(request) => json(answer(
+            http.services.get_agent(caller.request(request)).await,
+        )),
         Err(status) => problem(&status),
     }
 }
@@ -180,7 +182,7 @@ async fn framework(
 ) -> Response {
     match one(id, &parameters) {
         Ok(request) => json(answer(
-            http.services.get_framework(caller.asks(request)).await,
+            http.services.get_framework(caller.request(request)).await,
         )),
         Err(status) => problem(&status),
     }
@@ -195,7 +197,7 @@ async fn explain(
     parameters: QueryParameters,
 ) -> Response {
     match explain_request(framework_id, &parameters) {
-        Ok(request) => json(answer(http.services.explain(caller.asks(request)).await)),
+        Ok(request) => json(answer(http.services.explain(caller.request(request)).await)),
         Err(status) => problem(&status),
     }
 }
@@ -241,7 +243,9 @@ async fn task(
         ..request
     });
     match request {
-        Ok(request) => json(answer(http.services.get_task(caller.asks(request)).await)),
+        Ok(request) => json(answer(
+            http.services.get_task(caller.request(request)).await,
+        )),
         Err(status) => problem(&status),
     }
 }
@@ -294,9 +298,9 @@ async fn agent_files(
 /// Returns the API address of the requested agent.
 pub(crate) async fn address_of(http: &Http, request: v1::GetRequest) -> Result<String, Status> {
     let id = request.id.clone();
-    let agent = reads::apart(service::one_agent(&http.services.desk, request)).await?;
+    let agent = reads::detached(service::one_agent(&http.services.owner, request)).await?;
     let address = agent.info.unwrap_or_default().address;
-    if is_place(&address) {
+    if is_host_and_port(&address) {
         return Ok(address);
     }
     Err(Status::failed_precondition(format!(
@@ -327,7 +331,7 @@ pub(crate) fn stream_response(
 }
 
 /// Returns whether an agent's reported address is a host and a port and nothing else.
-fn is_place(address: &str) -> bool {
+fn is_host_and_port(address: &str) -> bool {
     let authority = address.parse::<Authority>();
     authority.is_ok_and(|place| !address.contains('@') && place.port_u16().is_some())
 }
@@ -387,13 +391,13 @@ async fn listed<T: prost::Message + Default + serde::Serialize>(
     request: Result<v1::ListRequest, Status>,
 ) -> Response {
     let page = match request {
-        Ok(request) => http.services.list(list, caller.asks(request)).await,
+        Ok(request) => http.services.list(list, caller.request(request)).await,
         Err(status) => Err(status),
     };
     let written = match answer(page) {
         Ok(page) => {
             let written = async move { json(page.decoded::<T>()) };
-            on_readers_thread(&http.services.desk, written).await
+            spawn_reader(&http.services.owner, written).await
         }
         Err(status) => Err(status),
     };
@@ -457,9 +461,9 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_cannot_send_a_question_about_its_files_elsewhere() {
+    fn agent_address_cannot_redirect_file_requests() {
         for good in ["127.0.0.1:5051", "agent-7.example:5051", "[::1]:5051"] {
-            assert!(is_place(good), "{good}");
+            assert!(is_host_and_port(good), "{good}");
         }
         for bad in [
             "",
@@ -470,7 +474,7 @@ mod tests {
             "http://host:1",
             "host:99999",
         ] {
-            assert!(!is_place(bad), "{bad}");
+            assert!(!is_host_and_port(bad), "{bad}");
         }
     }
 }

@@ -52,7 +52,7 @@ impl OwnerState<'_> {
             leader: self.leader.map(Leader::view),
             now: self.now,
             failovers: self.failovers.clone(),
-            taken: Instant::now(),
+            created_at: Instant::now(),
         }
     }
 }
@@ -65,14 +65,14 @@ pub(crate) struct StateView {
     pub(crate) leader: Option<LeaderView>,
     pub(crate) now: Timestamp,
     pub(crate) failovers: VecDeque<v1::Failover>,
-    pub(crate) taken: Instant,
+    pub(crate) created_at: Instant,
 }
 
 /// The leader status for services; cheap to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LeaderStatus {
     /// Whether this process is the active leader.
-    pub(crate) here: bool,
+    pub(crate) is_local: bool,
     /// API address of the leader, if it is another master.
     pub(crate) leader: Option<String>,
     /// The newest epoch that this master knows.

@@ -12,18 +12,18 @@ use tokio::time::Instant;
 use crate::inbox::OwnerMessage;
 
 /// Interval of probes.
-const PROBE: Duration = Duration::from_millis(500);
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Lag at which a leader steps down: agents drop a link after three seconds of silence.
-pub(crate) const TOO_LATE: Duration = Duration::from_secs(3);
+pub(crate) const MAX_LAG: Duration = Duration::from_secs(3);
 /// Ticks of the owner that must pass after the last timely probe. After a pause of the process, the
 /// probe is late once although nothing is wrong.
-const TICKS: u32 = 15;
+const MIN_TICKS: u32 = 15;
 /// Minimum interval of leadership transfers for this reason: the load may follow the leader.
-const AGAIN: Duration = Duration::from_secs(60);
+const TRANSFER_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Sends probes until the owner ends.
 pub(crate) async fn probe(inbox: mpsc::Sender<OwnerMessage>) {
-    let mut due = tokio::time::interval(PROBE);
+    let mut due = tokio::time::interval(PROBE_INTERVAL);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // The moment at which the probe was due, not the one at which this task was scheduled.
@@ -37,28 +37,28 @@ pub(crate) async fn probe(inbox: mpsc::Sender<OwnerMessage>) {
 /// The lag of the owner, as its probes show it.
 pub(crate) struct OwnerLag {
     /// When the last timely probe was due. Messages sent later are not known to have arrived.
-    answered: Instant,
+    last_timely_probe: Instant,
     /// Ticks since the last timely probe.
     ticks: u32,
-    handed_over: Option<Instant>,
-    seconds: Histogram,
+    transferred_at: Option<Instant>,
+    lag_seconds: Histogram,
 }
 
 impl OwnerLag {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
-            answered: now,
+            last_timely_probe: now,
             ticks: 0,
-            handed_over: None,
-            seconds: histogram!("argosy_master_inbox_lag_seconds"),
+            transferred_at: None,
+            lag_seconds: histogram!("argosy_master_inbox_lag_seconds"),
         }
     }
 
     /// Records the arrival of a probe. A late one does not reset the lag.
     pub(crate) fn record_probe(&mut self, now: Instant, due: Instant) {
-        self.seconds.record(now.saturating_duration_since(due));
-        if now.saturating_duration_since(due) < TOO_LATE {
-            self.answered = due;
+        self.lag_seconds.record(now.saturating_duration_since(due));
+        if now.saturating_duration_since(due) < MAX_LAG {
+            self.last_timely_probe = due;
             self.ticks = 0;
         }
     }
@@ -66,12 +66,15 @@ impl OwnerLag {
     /// Returns the lag if the leader must transfer leadership now.
     pub(crate) fn tick(&mut self, now: Instant) -> Option<Duration> {
         self.ticks = self.ticks.saturating_add(1);
-        let late = now.saturating_duration_since(self.answered);
-        let lately = |at: Instant| now.saturating_duration_since(at) < AGAIN;
-        if late < TOO_LATE + PROBE || self.ticks < TICKS || self.handed_over.is_some_and(lately) {
+        let late = now.saturating_duration_since(self.last_timely_probe);
+        let lately = |at: Instant| now.saturating_duration_since(at) < TRANSFER_INTERVAL;
+        if late < MAX_LAG + PROBE_INTERVAL
+            || self.ticks < MIN_TICKS
+            || self.transferred_at.is_some_and(lately)
+        {
             return None;
         }
-        self.handed_over = Some(now);
+        self.transferred_at = Some(now);
         Some(late)
     }
 }
@@ -99,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_serves_its_links_late_but_in_time_stays() {
+    fn leader_with_tolerable_lag_keeps_leadership() {
         let begun = Instant::now();
         let mut lag = OwnerLag::new(begun);
         let late = Duration::from_millis(2_500);
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_whose_links_wait_for_more_than_three_seconds_hands_over_once_a_minute() {
+    fn lagging_leader_transfers_leadership_once_a_minute() {
         let begun = Instant::now();
         let mut lag = OwnerLag::new(begun);
         let late = Duration::from_secs(4);
@@ -118,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_was_paused_hands_nothing_over() {
+    fn paused_process_transfers_no_leadership() {
         let begun = Instant::now();
         let mut lag = OwnerLag::new(begun);
         let back = begun + Duration::from_secs(20);
         // Probe and tick coincide; the result does not depend on their order.
         assert_eq!(lag.tick(back), None);
-        lag.record_probe(back, begun + PROBE);
+        lag.record_probe(back, begun + PROBE_INTERVAL);
         let minute = Duration::from_secs(60);
         assert_eq!(run(&mut lag, back, minute, Duration::ZERO), []);
     }

@@ -2,9 +2,9 @@
 //! services at the edge make no decisions.
 //!
 //! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`, `comparison`,
-//! `checks`, `clock`, `failovers`, `watchdog`, `leader`, `offers`, `allocator`, `leader_reply`, `links`,
-//! `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `front`, `service`, `http`,
-//! `metrics`, `error`.
+//! `checks`, `clock`, `failovers`, `watchdog`, `leader`, `offers`, `allocator`, `leader_reply`,
+//! `links`, `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `front`, `service`,
+//! `http`, `metrics`, `error`.
 
 pub mod allocator;
 mod change_ring;

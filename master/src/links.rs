@@ -28,7 +28,7 @@ pub(crate) struct RequestId(pub(crate) u64);
 /// one message, and updates in flight are bounded by 1,000 for each framework.
 pub(crate) const LINK_MESSAGES: usize = 8_192;
 /// Remaining capacity in messages at which a framework's reader counts as behind.
-const ROOM_LEFT: usize = LINK_MESSAGES / 2;
+const CAUGHT_UP_MESSAGES: usize = LINK_MESSAGES / 2;
 /// Unread bytes at which a framework's reader counts as behind.
 const BACKLOG_BYTES: usize = 1 << 20;
 /// Unread bytes of one link at which its peer counts as not draining: far more than a framework is
@@ -98,7 +98,7 @@ impl<T: prost::Message> LinkSender<T> {
     }
 
     fn is_behind(&self) -> bool {
-        self.sender.capacity() < ROOM_LEFT || self.backlog() > BACKLOG_BYTES
+        self.sender.capacity() < CAUGHT_UP_MESSAGES || self.backlog() > BACKLOG_BYTES
     }
 
     /// Returns the same end as a weak reference, which does not keep the stream open.

@@ -32,7 +32,7 @@ pub(crate) const CALLS: &str = "/argosy.v1.";
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct OwnerCounts {
     is_leader: bool,
-    in_office: bool,
+    is_active: bool,
     has_leader: bool,
     term: u64,
     epoch: u64,
@@ -84,7 +84,7 @@ impl OwnerCounts {
         let linked = leader.map_or(0, Leader::linked_frameworks);
         Self {
             is_leader: status.is_leader,
-            in_office: leader.is_some(),
+            is_active: leader.is_some(),
             // A leader without an answer of a quorum does not count.
             has_leader: match status.is_leader {
                 true => leader.is_some(),
@@ -116,10 +116,10 @@ impl OwnerCounts {
 
     /// Sets every gauge.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-    pub(crate) fn show(&self) {
+    pub(crate) fn export(&self) {
         let flag = |flag: bool| if flag { 1.0 } else { 0.0 };
         gauge!("argosy_raft_is_leader").set(flag(self.is_leader));
-        gauge!("argosy_master_is_active_leader").set(flag(self.in_office));
+        gauge!("argosy_master_is_active_leader").set(flag(self.is_active));
         gauge!("argosy_raft_has_leader").set(flag(self.has_leader));
         gauge!("argosy_raft_term").set(self.term as f64);
         gauge!("argosy_raft_epoch").set(self.epoch as f64);
@@ -157,11 +157,11 @@ impl OwnerCounts {
             gauge!("argosy_resources", "resource" => resource, "use" => "total")
                 .set(milli as f64 / 1_000.0);
         }
-        self.show_usage();
+        self.export_usage();
     }
 
     #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-    fn show_usage(&self) {
+    fn export_usage(&self) {
         for usage in &self.usage {
             let kind = usage.kind;
             gauge!("argosy_registry_records", "kind" => kind).set(usage.records as f64);

@@ -28,7 +28,7 @@ pub(crate) struct OwnerHandle {
     pub(crate) inbox: mpsc::Sender<OwnerMessage>,
     /// A full channel means that readers wait; each has one query in it at most, so they take
     /// turns.
-    looks: mpsc::Sender<StateQuery>,
+    queries: mpsc::Sender<StateQuery>,
     views: SharedView,
     /// The newest changes of the registry.
     pub(crate) changes: ChangeRing,
@@ -39,7 +39,7 @@ pub(crate) struct OwnerHandle {
     pub(crate) encodings: EncodingCache,
     /// A separate budget for frameworks: readers of lists cannot use it up.
     pub(crate) reconciliations: ReadLimiter,
-    pub(crate) office: watch::Receiver<LeaderStatus>,
+    pub(crate) leader_status: watch::Receiver<LeaderStatus>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) counts: watch::Receiver<OwnerCounts>,
     pub(crate) own_address: String,
@@ -59,7 +59,7 @@ impl OwnerHandle {
         Self {
             node,
             inbox,
-            looks,
+            queries: looks,
             views,
             changes,
             reads,
@@ -69,10 +69,10 @@ impl OwnerHandle {
                 bytes: 32 << 20,
                 // A follower forwards the calls of many frameworks over one connection.
                 bytes_each: 32 << 20,
-                bytes_kept: 0,
+                bytes_reserved: 0,
                 ..ReadBounds::default()
             }),
-            office,
+            leader_status: office,
             applied,
             counts,
             own_address,
@@ -102,12 +102,12 @@ impl OwnerHandle {
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
     ) -> Result<LeaderReply, Status> {
-        let term = self.office.borrow().term;
+        let term = self.leader_status.borrow().term;
         let answer = self.answer(input).await?;
         if matches!(answer, LeaderReply::Refused { .. }) {
             let led = self.node.confirm_term().await;
             if led.map_err(|why| unavailable(&why.to_string()))? != Some(term) {
-                return Err(unavailable(MOVED));
+                return Err(unavailable(LEADER_MOVED));
             }
         }
         Ok(answer)
@@ -124,7 +124,7 @@ impl OwnerHandle {
             waiter,
         ))
         .await?;
-        answer.await.map_err(|_| unavailable(MOVED))
+        answer.await.map_err(|_| unavailable(LEADER_MOVED))
     }
 
     /// Returns the facts as of log index `index` or later, for reads outside the owner's turns. The
@@ -134,21 +134,22 @@ impl OwnerHandle {
             return Ok(view);
         }
         let views = self.views.clone();
-        self.query(move |facts| views.renewed(facts, index)).await
+        self.query(move |facts| views.recent_or_new(facts, index))
+            .await
     }
 
     /// Queries the owner's state within one of its turns; `look` must touch only a bounded number
     /// of records.
     pub(crate) async fn query<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&OwnerState<'_>) -> T + Send + 'static,
+        query: impl FnOnce(&OwnerState<'_>) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let (sender, answer) = oneshot::channel();
         let read = move |facts: &OwnerState<'_>| {
             // A reader that has disconnected needs no answer.
-            let _ = sender.send(look(facts));
+            let _ = sender.send(query(facts));
         };
-        let sent = self.looks.send(Box::new(read)).await;
+        let sent = self.queries.send(Box::new(read)).await;
         sent.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
     }
@@ -172,7 +173,7 @@ impl OwnerHandle {
     ) -> Result<T, Status> {
         let mut share = self.reserve(RECORD_BYTES, LIKELY_BYTES).await?;
         let found = read(&*self.view(index).await?);
-        share.fit(2 * bytes(&found));
+        share.resize(2 * bytes(&found));
         share.attach_to_answer();
         Ok(found)
     }
@@ -193,8 +194,8 @@ impl OwnerHandle {
     /// that. A master that is cut off trusts its last known leader for another second. Returns the
     /// reason if it cannot.
     pub(crate) async fn ready(&self) -> Result<(), String> {
-        let office = self.office.borrow().clone();
-        if !office.here && office.leader.is_none() {
+        let office = self.leader_status.borrow().clone();
+        if !office.is_local && office.leader.is_none() {
             return Err("no leader is known: fewer than half of the masters are up, or they cannot reach each other".to_owned());
         }
         match tokio::time::timeout(CONFIRMED, self.confirm()).await {
@@ -220,12 +221,12 @@ impl OwnerHandle {
 
     /// Waits for a leader and returns its status; UNAVAILABLE at the deadline.
     pub(crate) async fn leader(&self, deadline: Instant) -> Result<LeaderStatus, Status> {
-        let known = self.office.borrow().clone();
-        if known.here || known.leader.is_some() {
+        let known = self.leader_status.borrow().clone();
+        if known.is_local || known.leader.is_some() {
             return Ok(known);
         }
-        let mut office = self.office.clone();
-        let led = office.wait_for(|office| office.here || office.leader.is_some());
+        let mut office = self.leader_status.clone();
+        let led = office.wait_for(|office| office.is_local || office.leader.is_some());
         match tokio::time::timeout_at(deadline, led).await {
             Ok(Ok(office)) => Ok(office.clone()),
             Ok(Err(_)) => Err(stopping()),
@@ -240,7 +241,7 @@ impl OwnerHandle {
 const RECORD_BYTES: usize = 2 << 20;
 /// Typical memory of one record.
 const LIKELY_BYTES: usize = 4 << 10;
-const MOVED: &str =
+const LEADER_MOVED: &str =
     "leadership has moved: the outcome is unknown, repeat the call with the same number";
 /// Timeout of a check whether this master can answer.
 const CONFIRMED: Duration = Duration::from_secs(1);

@@ -34,22 +34,22 @@ pub(crate) struct ReadBounds {
     pub(crate) builders_each: usize,
     /// Maximum number of waiting reads. Beyond it, the newest read of the connection with the most
     /// of them is rejected.
-    pub(crate) line: usize,
+    pub(crate) max_waiting: usize,
     /// Maximum bytes of answers that are built or being sent.
     pub(crate) bytes: usize,
     /// The same for one connection. One read is served regardless of its size.
     pub(crate) bytes_each: usize,
     /// The part of these bytes that is reserved for reads of at most a third of it, such as one
     /// record.
-    pub(crate) bytes_kept: usize,
+    pub(crate) bytes_reserved: usize,
     /// Timeout of a waiting read, after which it is rejected.
-    pub(crate) patience: Duration,
+    pub(crate) wait_timeout: Duration,
     /// Time for which a reader may read nothing of its answer. After it, the answer is dropped.
-    pub(crate) stalled: Duration,
+    pub(crate) stall_timeout: Duration,
     /// The same while other reads wait.
-    pub(crate) hurried: Duration,
+    pub(crate) busy_stall_timeout: Duration,
     /// Maximum time in which an answer must be read. After it, the answer is dropped.
-    pub(crate) longest: Duration,
+    pub(crate) send_timeout: Duration,
 }
 
 impl Default for ReadBounds {
@@ -57,14 +57,14 @@ impl Default for ReadBounds {
         Self {
             builders: 8,
             builders_each: 4,
-            line: 1_024,
+            max_waiting: 1_024,
             bytes: 96 << 20,
             bytes_each: 12 << 20,
-            bytes_kept: 8 << 20,
-            patience: Duration::from_secs(2),
-            stalled: Duration::from_secs(5),
-            hurried: Duration::from_secs(1),
-            longest: Duration::from_secs(60),
+            bytes_reserved: 8 << 20,
+            wait_timeout: Duration::from_secs(2),
+            stall_timeout: Duration::from_secs(5),
+            busy_stall_timeout: Duration::from_secs(1),
+            send_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -78,8 +78,8 @@ const ANSWER_BYTES: usize = 32 << 10;
 #[derive(Debug, Clone)]
 pub(crate) struct ReadLimiter {
     bounds: ReadBounds,
-    line: Arc<SharedReadQueue>,
-    sending: SendTracker,
+    queue: Arc<SharedReadQueue>,
+    tracker: SendTracker,
 }
 
 type SharedReadQueue = Mutex<FairReadQueue<oneshot::Sender<ReadReservation>>>;
@@ -87,16 +87,16 @@ type SharedReadQueue = Mutex<FairReadQueue<oneshot::Sender<ReadReservation>>>;
 /// A part of the budget; released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ReadReservation {
-    line: Arc<SharedReadQueue>,
+    queue: Arc<SharedReadQueue>,
     caller: ConnectionKey,
     units: usize,
-    builds: bool,
+    is_building: bool,
 }
 
 /// The call that this task answers.
 struct CurrentCall {
     caller: ConnectionKey,
-    shares: RefCell<Vec<ReadReservation>>,
+    reservations: RefCell<Vec<ReadReservation>>,
 }
 
 tokio::task_local! {
@@ -112,13 +112,13 @@ impl ReadLimiter {
         let line = FairReadQueue::new(
             room(bounds.bytes, bounds.builders),
             room(bounds.bytes_each, bounds.builders_each),
-            bounds.bytes_kept / UNIT,
-            bounds.line,
+            bounds.bytes_reserved / UNIT,
+            bounds.max_waiting,
         );
         Self {
             bounds,
-            line: Arc::new(Mutex::new(line)),
-            sending: SendTracker::default(),
+            queue: Arc::new(Mutex::new(line)),
+            tracker: SendTracker::default(),
         }
     }
 
@@ -142,21 +142,21 @@ impl ReadLimiter {
         bytes: usize,
         likely: usize,
     ) -> Result<ReadReservation, Status> {
-        let units =
-            units(bytes + ANSWER_BYTES).min((self.bounds.bytes - self.bounds.bytes_kept) / UNIT);
+        let units = units(bytes + ANSWER_BYTES)
+            .min((self.bounds.bytes - self.bounds.bytes_reserved) / UNIT);
         let (waiter, turn) = oneshot::channel();
         let cost = units.min(self::units(likely + ANSWER_BYTES));
-        let serial = locked(&self.line).enter(caller, units, cost, waiter);
+        let serial = lock_queue(&self.queue).push(caller, units, cost, waiter);
         // Also when this call is dropped while it waits.
         let _place = QueueTicket {
-            line: &self.line,
+            queue: &self.queue,
             caller,
             serial,
         };
-        serve(&self.line);
+        serve(&self.queue);
         // Dropping the waiter rejects its read.
-        drop(locked(&self.line).overflow());
-        match tokio::time::timeout(self.bounds.patience, turn).await {
+        drop(lock_queue(&self.queue).overflow());
+        match tokio::time::timeout(self.bounds.wait_timeout, turn).await {
             Ok(Ok(share)) => Ok(share),
             Ok(Err(_)) => Err(refused("too many reads are waiting")),
             Err(_) => Err(refused("this read found no room within its timeout")),
@@ -165,19 +165,19 @@ impl ReadLimiter {
 
     /// Drops answers whose readers are too slow, until the future is dropped.
     pub(crate) async fn cut_off_slow_readers(self) {
-        let mut looks = tokio::time::interval(self.bounds.hurried / 2);
+        let mut looks = tokio::time::interval(self.bounds.busy_stall_timeout / 2);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            let others_wait = locked(&self.line).waiting() > 0;
+            let others_wait = lock_queue(&self.queue).waiting() > 0;
             let stalled = if others_wait {
-                self.bounds.hurried
+                self.bounds.busy_stall_timeout
             } else {
-                self.bounds.stalled
+                self.bounds.stall_timeout
             };
             let cut = self
-                .sending
-                .drop_slow(Instant::now(), stalled, self.bounds.longest);
+                .tracker
+                .drop_slow(Instant::now(), stalled, self.bounds.send_timeout);
             if cut > 0 {
                 counter!("argosy_reads_cut_off_total").increment(cut);
             }
@@ -185,29 +185,30 @@ impl ReadLimiter {
     }
 
     /// Returns the bytes of the budget that answers hold.
-    pub(crate) fn held(&self) -> usize {
-        (self.bounds.bytes / UNIT - locked(&self.line).free().units) * UNIT
+    pub(crate) fn held_bytes(&self) -> usize {
+        (self.bounds.bytes / UNIT - lock_queue(&self.queue).free().units) * UNIT
     }
 
     /// Sets the gauges.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-    pub(crate) fn show(&self) {
-        gauge!("argosy_read_bytes").set(self.held() as f64);
-        gauge!("argosy_queue_depth", "queue" => "reads").set(locked(&self.line).waiting() as f64);
+    pub(crate) fn export_metrics(&self) {
+        gauge!("argosy_read_bytes").set(self.held_bytes() as f64);
+        gauge!("argosy_queue_depth", "queue" => "reads")
+            .set(lock_queue(&self.queue).waiting() as f64);
     }
 }
 
 /// Grants their shares to all reads that are next.
 fn serve(line: &Arc<SharedReadQueue>) {
     loop {
-        let Some(turn) = locked(line).next() else {
+        let Some(turn) = lock_queue(line).next() else {
             return;
         };
         let share = ReadReservation {
-            line: Arc::clone(line),
+            queue: Arc::clone(line),
             caller: turn.caller,
             units: turn.units,
-            builds: true,
+            is_building: true,
         };
         // If its reader has just disconnected, this returns the share.
         drop(turn.waiter.send(share));
@@ -216,20 +217,20 @@ fn serve(line: &Arc<SharedReadQueue>) {
 
 impl ReadReservation {
     /// Releases the builder slot: the answer is built.
-    pub(crate) fn built(&mut self) {
-        if std::mem::take(&mut self.builds) {
+    pub(crate) fn finish_building(&mut self) {
+        if std::mem::take(&mut self.is_building) {
             let room = ReadCapacity {
                 units: 0,
                 builders: 1,
             };
-            locked(&self.line).give_back(self.caller, room);
-            serve(&self.line);
+            lock_queue(&self.queue).release(self.caller, room);
+            serve(&self.queue);
         }
     }
 
     /// Adjusts the share to the size of the answer. A larger answer takes more if the budget has
     /// it, and is kept even if it has not.
-    pub(crate) fn fit(&mut self, bytes: usize) {
+    pub(crate) fn resize(&mut self, bytes: usize) {
         let units = units(bytes + ANSWER_BYTES);
         if units <= self.units {
             let room = ReadCapacity {
@@ -237,9 +238,9 @@ impl ReadReservation {
                 builders: 0,
             };
             self.units = units;
-            locked(&self.line).give_back(self.caller, room);
-            serve(&self.line);
-        } else if locked(&self.line).take_more(self.caller, units - self.units) {
+            lock_queue(&self.queue).release(self.caller, room);
+            serve(&self.queue);
+        } else if lock_queue(&self.queue).grow(self.caller, units - self.units) {
             self.units = units;
         }
     }
@@ -247,7 +248,7 @@ impl ReadReservation {
     /// Attaches the share to the answer of this task. Outside a call it is released immediately.
     pub(crate) fn attach_to_answer(self) {
         // Outside a call nothing is sent.
-        let _ = CALL.try_with(|call| call.shares.borrow_mut().push(self));
+        let _ = CALL.try_with(|call| call.reservations.borrow_mut().push(self));
     }
 }
 
@@ -255,31 +256,31 @@ impl Drop for ReadReservation {
     fn drop(&mut self) {
         let room = ReadCapacity {
             units: self.units,
-            builders: usize::from(self.builds),
+            builders: usize::from(self.is_building),
         };
-        locked(&self.line).give_back(self.caller, room);
-        serve(&self.line);
+        lock_queue(&self.queue).release(self.caller, room);
+        serve(&self.queue);
     }
 }
 
 /// A place in the line, released when it is dropped.
 struct QueueTicket<'a> {
-    line: &'a Arc<SharedReadQueue>,
+    queue: &'a Arc<SharedReadQueue>,
     caller: ConnectionKey,
     serial: u64,
 }
 
 impl Drop for QueueTicket<'_> {
     fn drop(&mut self) {
-        locked(self.line).leave(self.caller, self.serial);
+        lock_queue(self.queue).remove(self.caller, self.serial);
         // It may have been the first one, followed by others that need less.
-        serve(self.line);
+        serve(self.queue);
     }
 }
 
 /// Locks the line. Code under the lock panics only because of a bug, and the line is consistent
 /// between its calls.
-fn locked(
+fn lock_queue(
     line: &SharedReadQueue,
 ) -> MutexGuard<'_, FairReadQueue<oneshot::Sender<ReadReservation>>> {
     line.lock().unwrap_or_else(PoisonError::into_inner)
@@ -300,7 +301,7 @@ fn refused(why: &str) -> Status {
 
 /// Runs a read whose result is not the answer, such as one before a file is streamed: its share
 /// ends here, and the answer is not cut off.
-pub(crate) async fn apart<T>(read: impl Future<Output = T>) -> T {
+pub(crate) async fn detached<T>(read: impl Future<Output = T>) -> T {
     let caller = CALL.try_with(|call| call.caller).unwrap_or_default();
     CALL.scope(CurrentCall::of(caller), read).await
 }
@@ -314,20 +315,20 @@ pub(crate) async fn bounded(
     let caller = peer.and_then(PeerIdentity::address);
     let answered = async {
         let response = answered.await;
-        (response, CALL.with(|call| call.shares.take()))
+        (response, CALL.with(|call| call.reservations.take()))
     };
     let (response, shares) = CALL.scope(CurrentCall::of(caller), answered).await;
     if shares.is_empty() {
         return response;
     }
-    response.map(|body| reads.sending.send(body, shares))
+    response.map(|body| reads.tracker.send(body, shares))
 }
 
 impl CurrentCall {
     fn of(caller: ConnectionKey) -> Self {
         Self {
             caller,
-            shares: RefCell::default(),
+            reservations: RefCell::default(),
         }
     }
 }
@@ -339,20 +340,20 @@ mod tests {
     fn small() -> ReadLimiter {
         ReadLimiter::new(ReadBounds {
             builders: 2,
-            line: 1,
+            max_waiting: 1,
             bytes: 4 * ANSWER_BYTES,
-            bytes_kept: 0,
-            patience: Duration::from_millis(20),
+            bytes_reserved: 0,
+            wait_timeout: Duration::from_millis(20),
             ..ReadBounds::default()
         })
     }
 
     #[tokio::test(start_paused = true)]
-    async fn beyond_the_budget_a_read_waits_in_line_and_beyond_the_line_it_is_refused() {
+    async fn read_over_budget_waits_and_is_rejected_when_queue_is_full() {
         let reads = small();
         let first = reads.reserve(ANSWER_BYTES, 0).await.unwrap();
         let _second = reads.reserve(ANSWER_BYTES, 0).await.unwrap();
-        assert_eq!(reads.held(), 4 * ANSWER_BYTES);
+        assert_eq!(reads.held_bytes(), 4 * ANSWER_BYTES);
         // One waits in line, the next one is rejected immediately, with a hint.
         let begun = Instant::now();
         let (waited, refused) = tokio::join!(reads.reserve(0, 0), reads.reserve(0, 0));
@@ -365,32 +366,32 @@ mod tests {
         // A released share goes to the waiting read.
         let (waited, ()) = tokio::join!(reads.reserve(ANSWER_BYTES, 0), async { drop(first) });
         drop(waited.unwrap());
-        assert_eq!(reads.held(), 2 * ANSWER_BYTES);
+        assert_eq!(reads.held_bytes(), 2 * ANSWER_BYTES);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_built_holds_what_it_takes_and_builds_no_longer() {
+    async fn built_answer_holds_its_size_and_frees_the_builder() {
         let reads = small();
         let mut shares = Vec::new();
         // More answers than builders: those that are built make room.
         for _ in 0..4 {
             let mut share = reads.reserve(ANSWER_BYTES, 0).await;
             if let Ok(share) = &mut share {
-                share.fit(0);
-                share.built();
+                share.resize(0);
+                share.finish_building();
             }
             shares.extend(share);
         }
-        assert_eq!((shares.len(), reads.held()), (3, 3 * ANSWER_BYTES));
+        assert_eq!((shares.len(), reads.held_bytes()), (3, 3 * ANSWER_BYTES));
         shares.clear();
-        assert_eq!(reads.held(), 0);
+        assert_eq!(reads.held_bytes(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_connection_is_served_although_one_asks_for_more_than_the_line_takes() {
+    async fn flooding_connection_does_not_block_others() {
         let reads = ReadLimiter::new(ReadBounds {
             builders: 2,
-            line: 20,
+            max_waiting: 20,
             ..ReadBounds::default()
         });
         let greedy = Some("10.0.0.1:1".parse().unwrap());
@@ -414,18 +415,21 @@ mod tests {
             assert!(begun.elapsed() <= Duration::from_millis(80), "{begun:?}");
         }
         flood.shutdown().await;
-        assert_eq!((reads.held(), locked(&reads.line).waiting()), (0, 0));
+        assert_eq!(
+            (reads.held_bytes(), lock_queue(&reads.queue).waiting()),
+            (0, 0)
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_read_that_goes_away_while_it_waits_leaves_nothing() {
+    async fn cancelled_waiting_read_releases_everything() {
         let reads = small();
         let first = reads.reserve(4 * ANSWER_BYTES, 0).await.unwrap();
         let waiting = tokio::time::timeout(Duration::from_millis(5), reads.reserve(0, 0));
         assert!(waiting.await.is_err());
-        assert_eq!(locked(&reads.line).waiting(), 0);
+        assert_eq!(lock_queue(&reads.queue).waiting(), 0);
         drop(first);
         drop(reads.reserve(0, 0).await.unwrap());
-        assert_eq!(reads.held(), 0);
+        assert_eq!(reads.held_bytes(), 0);
     }
 }

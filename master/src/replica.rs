@@ -45,32 +45,32 @@ use proposing::PendingProposal;
 
 /// The state that the replica publishes.
 pub(crate) struct PublishedState {
-    pub(crate) office: watch::Sender<LeaderStatus>,
+    pub(crate) leader_status: watch::Sender<LeaderStatus>,
     pub(crate) applied: watch::Sender<u64>,
     pub(crate) counts: watch::Sender<OwnerCounts>,
     pub(crate) views: SharedView,
     pub(crate) changes: ChangeRing,
-    pub(crate) pulse: Arc<TurnCounter>,
+    pub(crate) turn_counter: Arc<TurnCounter>,
 }
 
 /// Maximum number of inputs taken from the inbox at one time.
 const INPUTS: usize = 256;
 /// Log message of a leadership transfer because of agents that fell silent.
-const AGENTS_SILENT: &str = "many agents fell silent at the same time: transferring leadership in case this master is cut off";
+const MASS_LOSS: &str = "many agents fell silent at the same time: transferring leadership in case this master is cut off";
 /// Log message of a leadership transfer because links wait for this master.
-const LINKS_LATE: &str =
+const LINKS_LAGGING: &str =
     "agents and frameworks wait too long for this master: transferring leadership";
 /// Interval at which a leader checks its timers.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// Timeout after which a proposal to open an epoch counts as lost.
-const REOPEN: Duration = Duration::from_secs(2);
+const REOPEN_DELAY: Duration = Duration::from_secs(2);
 
 /// The state of the owner's loop.
 pub(crate) struct Replica {
     node: Node,
     process: u64,
     limits: LeaderTimeouts,
-    office_lease: Duration,
+    leader_lease: Duration,
     registry: Registry,
     comparison: DigestComparison,
     checks: CheckProgress,
@@ -79,29 +79,29 @@ pub(crate) struct Replica {
     published: PublishedState,
     status: watch::Receiver<RaftStatus>,
     /// Inputs that were taken and not processed yet.
-    taken: VecDeque<OwnerMessage>,
+    queued: VecDeque<OwnerMessage>,
     /// Proposals for which raft's queue had no room. While there are any, nothing is taken from the
     /// inbox, and callers wait.
     unproposed: VecDeque<PendingProposal>,
     /// The term for which an `OpenEpoch` was proposed.
-    opened: u64,
+    opened_term: u64,
     opened_at: Instant,
-    founding: InitialLevel,
+    initial_level: InitialLevel,
     clock: ClusterClock,
     failovers: Failovers,
     /// Whether offers or orders are due for which the last turn had no time.
     more_to_send: bool,
-    falls: StepDowns,
-    distance: FarTransfer,
-    hand_over: mpsc::Sender<&'static str>,
+    step_downs: StepDowns,
+    far_transfer: FarTransfer,
+    transfer: mpsc::Sender<&'static str>,
     entropy: [u8; 32],
-    meters: OwnerMetrics,
-    ticked: Instant,
+    metrics: OwnerMetrics,
+    last_tick: Instant,
     /// Entries in progress. Raft passes no more until these are applied.
     applying: Option<ApplyProgress>,
     loading: RegistryLoad,
-    turns: OwnerTurn,
-    look_share: QueryShare,
+    turn: OwnerTurn,
+    query_share: QueryShare,
     lag: OwnerLag,
 }
 
@@ -121,7 +121,7 @@ impl Replica {
             process,
             node,
             limits,
-            office_lease,
+            leader_lease: office_lease,
             clock: ClusterClock::new(registry.time()),
             failovers: Failovers::new(registry.cluster().term),
             comparison: DigestComparison::of(&registry),
@@ -131,22 +131,22 @@ impl Replica {
             outbox: Outbox::default(),
             published,
             status,
-            taken: VecDeque::new(),
+            queued: VecDeque::new(),
             unproposed: VecDeque::new(),
-            opened: 0,
+            opened_term: 0,
             opened_at: Instant::now(),
-            founding: InitialLevel::default(),
+            initial_level: InitialLevel::default(),
             more_to_send: false,
-            falls: StepDowns::new(office_lease),
-            distance: FarTransfer::default(),
-            hand_over,
+            step_downs: StepDowns::new(office_lease),
+            far_transfer: FarTransfer::default(),
+            transfer: hand_over,
             entropy,
-            meters: OwnerMetrics::new(),
-            ticked: Instant::now(),
+            metrics: OwnerMetrics::new(),
+            last_tick: Instant::now(),
             applying: None,
             loading: RegistryLoad::default(),
-            turns: OwnerTurn::new(),
-            look_share: QueryShare::new(Instant::now()),
+            turn: OwnerTurn::new(),
+            query_share: QueryShare::new(Instant::now()),
             lag: OwnerLag::new(Instant::now()),
         }
     }
@@ -166,13 +166,13 @@ impl Replica {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(INPUTS);
         loop {
-            self.published.pulse.beat();
+            self.published.turn_counter.record_turn();
             let has_room = self.unproposed.is_empty();
-            let has_work = self.more_to_send || (has_room && !self.taken.is_empty());
-            let is_owed = self.turns.are_offers_owed();
-            let has_look = !looks.is_empty() && self.look_share.is_open(Instant::now());
+            let has_work = self.more_to_send || (has_room && !self.queued.is_empty());
+            let is_owed = self.turn.owes_offers();
+            let has_look = !looks.is_empty() && self.query_share.is_open(Instant::now());
             // Work that earlier turns deferred comes before more of the log.
-            let is_free = !is_owed && !has_look && !self.loading.is_under_way();
+            let is_free = !is_owed && !has_look && !self.loading.is_loading();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -187,33 +187,33 @@ impl Replica {
                     self.status_changed().map_err(MasterError::Failed)?;
                 }
                 _ = tick.tick() => self.tick(inbox.len())?,
-                () = std::future::ready(()), if is_owed => self.turns.begin(),
+                () = std::future::ready(()), if is_owed => self.turn.begin(),
                 () = std::future::ready(()), if has_look => {
                     if let Ok(look) = looks.try_recv() {
-                        self.show(look);
+                        self.run_query(look);
                     }
                 }
                 () = std::future::ready(()), if self.applying.is_some() => self.apply_on()?,
-                loaded = self.loading.loaded(), if self.loading.is_under_way() => self.take_loaded(loaded?),
-                _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.taken.is_empty() => {
+                loaded = self.loading.loaded(), if self.loading.is_loading() => self.take_loaded(loaded?),
+                _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.queued.is_empty() => {
                     if batch.is_empty() {
                         return Ok(());
                     }
-                    self.taken.extend(batch.drain(..));
+                    self.queued.extend(batch.drain(..));
                     self.process_inputs();
                 }
                 // After everything else: continues with the work for which the last turn had no
                 // time.
                 () = tokio::task::yield_now(), if has_work => self.process_inputs(),
                 look = looks.recv(), if !has_work => match look {
-                    Some(look) => self.show(look),
+                    Some(look) => self.run_query(look),
                     None => return Ok(()),
                 },
             }
-            if self.turns.has_time_for_offers() {
+            if self.turn.has_time_for_offers() {
                 self.offer();
             }
-            if self.turns.end() {
+            if self.turn.end() {
                 // Consensus uses this thread as well.
                 tokio::task::yield_now().await;
             }
@@ -222,10 +222,10 @@ impl Replica {
 
     /// Processes inputs in their order, as long as there is time and raft accepts their proposals.
     fn process_inputs(&mut self) {
-        self.turns.begin();
+        self.turn.begin();
         self.run_queries();
-        while self.unproposed.is_empty() && !self.turns.is_spent() {
-            let Some(message) = self.taken.pop_front() else {
+        while self.unproposed.is_empty() && !self.turn.is_spent() {
+            let Some(message) = self.queued.pop_front() else {
                 return;
             };
             self.message(message);
@@ -240,13 +240,13 @@ impl Replica {
             gap_ms = gap.as_millis(),
             "this process was paused: the timeouts of agents and frameworks restart"
         );
-        let now = self.clocks();
+        let now = self.leader_time();
         if let Some(leader) = &mut self.leader {
             leader.refresh(now);
         }
     }
 
-    fn clocks(&self) -> LeaderTime {
+    fn leader_time(&self) -> LeaderTime {
         LeaderTime {
             at: self.clock.now(),
             wall_ms: self.node.wall_clock().now_ms(),
@@ -265,7 +265,7 @@ impl Replica {
         };
         if ours && leads {
             self.stop_leading("a new epoch begins");
-            self.opened = self.registry.cluster().term;
+            self.opened_term = self.registry.cluster().term;
             self.clock = ClusterClock::new(self.registry.time());
             self.start_leading(epoch);
             let phases = self.status.borrow().phases;
@@ -273,7 +273,7 @@ impl Replica {
                 .begin(epoch, former_term, phases, self.node.wall_clock().now_ms());
         } else {
             self.stop_leading("another master has opened a new epoch");
-            self.publish_office();
+            self.publish_leader_status();
         }
     }
 
@@ -283,8 +283,8 @@ impl Replica {
             term = self.registry.cluster().term,
             "became the active leader"
         );
-        self.leader = Some(Leader::new(&self.registry, self.clocks(), self.limits));
-        self.publish_office();
+        self.leader = Some(Leader::new(&self.registry, self.leader_time(), self.limits));
+        self.publish_leader_status();
         self.step(Input::Tick);
     }
 
@@ -294,15 +294,15 @@ impl Replica {
         }
         // If this node still leads, it becomes the active leader again with a new epoch: tickets
         // and offers of the former epoch never gain another meaning.
-        self.opened = 0;
+        self.opened_term = 0;
         warn!(epoch = self.registry.epoch().0, why, "stepped down");
         self.unproposed.clear();
         self.node.clear_queue();
         self.outbox.close_all();
-        self.publish_office();
+        self.publish_leader_status();
     }
 
-    fn publish_office(&self) {
+    fn publish_leader_status(&self) {
         let status = self.status.borrow();
         let leader = status
             .leader
@@ -310,12 +310,12 @@ impl Replica {
             .filter(|(id, _)| *id != self.node.id())
             .map(|(_, member)| member.api_address.clone());
         let office = LeaderStatus {
-            here: self.leader.is_some(),
+            is_local: self.leader.is_some(),
             leader,
             epoch: self.registry.epoch().0,
             term: self.registry.cluster().term,
         };
-        self.published.office.send_if_modified(|known| {
+        self.published.leader_status.send_if_modified(|known| {
             let changed = *known != office;
             *known = office;
             changed
@@ -323,7 +323,7 @@ impl Replica {
     }
 
     fn status_changed(&mut self) -> Result<(), String> {
-        self.turns.begin();
+        self.turn.begin();
         let (is_leader, term, failure) = {
             let status = self.status.borrow_and_update();
             (status.is_leader, status.term, status.failure.clone())
@@ -334,10 +334,10 @@ impl Replica {
         if self.leader.is_some() && (!is_leader || term != self.registry.cluster().term) {
             self.stop_leading("the term has ended");
         }
-        if is_leader && self.opened != term && self.has_quorum() {
+        if is_leader && self.opened_term != term && self.has_quorum() {
             self.open_epoch(term);
         }
-        self.publish_office();
+        self.publish_leader_status();
         Ok(())
     }
 
@@ -345,17 +345,17 @@ impl Replica {
     /// epoch either: its entries would keep the others from electing a leader that has one.
     fn has_quorum(&self) -> bool {
         let acked = self.node.quorum_acked_ago();
-        acked.is_some_and(|ago| ago <= self.office_lease)
+        acked.is_some_and(|ago| ago <= self.leader_lease)
     }
 
     fn tick(&mut self, waiting: usize) -> Result<(), MasterError> {
-        self.turns.begin();
+        self.turn.begin();
         self.run_queries();
         self.propose_pending();
-        self.meters
-            .tick(self.ticked.elapsed(), TICK, waiting + self.taken.len());
-        self.ticked = Instant::now();
-        self.published.views.expire(self.ticked);
+        self.metrics
+            .tick(self.last_tick.elapsed(), TICK, waiting + self.queued.len());
+        self.last_tick = Instant::now();
+        self.published.views.expire(self.last_tick);
         let (is_leader, term) = {
             let status = self.status.borrow();
             (status.is_leader, status.term)
@@ -363,14 +363,14 @@ impl Replica {
         let heard = self.has_quorum();
         if self.leader.is_some() && !heard && !bugs::is_on(Bug::QuorumLossIgnored) {
             self.stop_leading("no quorum has answered for too long");
-            if self.falls.record(Instant::now()) {
+            if self.step_downs.record(Instant::now()) {
                 // A full channel means that a transfer is already in progress.
-                let _ = self.hand_over.try_send(TOO_OFTEN);
+                let _ = self.transfer.try_send(TOO_OFTEN);
             }
         } else if is_leader
             && heard
             && self.leader.is_none()
-            && (self.opened != term || self.opened_at.elapsed() > REOPEN)
+            && (self.opened_term != term || self.opened_at.elapsed() > REOPEN_DELAY)
         {
             self.open_epoch(term);
         }
@@ -383,14 +383,14 @@ impl Replica {
         self.check_lag();
         self.check_distance();
         self.publish_counts();
-        let is_idle = waiting == 0 && self.taken.is_empty() && !self.more_to_send;
+        let is_idle = waiting == 0 && self.queued.is_empty() && !self.more_to_send;
         let load = match is_idle && self.unproposed.is_empty() {
             true => OwnerLoad::Idle,
             false => OwnerLoad::Busy,
         };
         let book = self.leader.as_ref().map(Leader::book);
         let checked = self.checks.tick(load, &self.registry, book);
-        self.meters.checked(checked.map_err(MasterError::Failed)?);
+        self.metrics.checked(checked.map_err(MasterError::Failed)?);
         Ok(())
     }
 
@@ -405,15 +405,18 @@ impl Replica {
             "messages of agents and frameworks were not processed in time"
         );
         // A full channel means that a transfer is already in progress.
-        let _ = self.hand_over.try_send(LINKS_LATE);
+        let _ = self.transfer.try_send(LINKS_LAGGING);
     }
 
     /// Transfers leadership if this leader cannot confirm reads: another master may be closer to a
     /// majority.
     fn check_distance(&mut self) {
-        if self.distance.check(self.node.is_far_away(), Instant::now()) {
+        if self
+            .far_transfer
+            .check(self.node.is_far_away(), Instant::now())
+        {
             // A full channel means that a transfer is already in progress.
-            let _ = self.hand_over.try_send(FAR_AWAY);
+            let _ = self.transfer.try_send(FAR_AWAY);
         }
     }
 
@@ -444,7 +447,7 @@ impl Replica {
     }
 
     fn step(&mut self, input: Input) {
-        let now = self.clocks();
+        let now = self.leader_time();
         let Some(leader) = &mut self.leader else {
             return;
         };
@@ -458,7 +461,7 @@ impl Replica {
             let behind = false;
             self.step(Input::FrameworkBehind { link, behind });
         }
-        let now = self.clocks();
+        let now = self.leader_time();
         let Some(leader) = &mut self.leader else {
             self.more_to_send = false;
             return;
@@ -496,7 +499,7 @@ impl Replica {
                 Effect::CloseAgent(link) => self.outbox.close_agent(link),
                 Effect::CloseFramework(link) => self.outbox.close_framework(link),
                 Effect::Answer(request, answer) => self.outbox.answer(request, answer),
-                Effect::TransferLeadership => drop(self.hand_over.try_send(AGENTS_SILENT)),
+                Effect::TransferLeadership => drop(self.transfer.try_send(MASS_LOSS)),
             }
         }
     }

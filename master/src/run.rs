@@ -66,12 +66,12 @@ const RAFT_REQUESTS: usize = 4;
 /// Capacity for messages to the owner; senders wait when it is full.
 const INBOX: usize = 16_384;
 /// Capacity for queries of readers; readers wait when it is full.
-const LOOKS: usize = 64;
+const QUERIES: usize = 64;
 /// Time for which a new leader waits for frameworks to present the offers that they hold, in
 /// milliseconds.
 const RESUME_MS: u64 = 100;
 /// Time for which open calls may continue when this master stops.
-const GOODBYE: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a master until `stop`, after which it transfers leadership and ends.
 ///
@@ -113,30 +113,31 @@ async fn lead_or_follow(
     };
     let RegistryOwner {
         replica,
-        desk,
+        handle,
         messages,
-        looks,
-        handing,
-        pulse,
+        queries,
+        transfers,
+        turn_counter,
     } = owner_of(&config, &node, registry, (parts.entropy, parts.readers));
     let replica = replica.with_threads(has_threads);
-    let watchdog = watched(pulse, &node, has_threads)?;
-    let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(desk.inbox.clone())));
-    let sweeper = desk.readers.spawn(desk.encodings.clone().sweep());
+    let watchdog = run_watched(turn_counter, &node, has_threads)?;
+    let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(handle.inbox.clone())));
+    let sweeper = handle.readers.spawn(handle.encodings.clone().sweep());
     let _sweeper = AbortOnDropHandle::new(sweeper);
-    let _cutter = AbortOnDropHandle::new(tokio::spawn(desk.reads.clone().cut_off_slow_readers()));
+    let _cutter = AbortOnDropHandle::new(tokio::spawn(handle.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
     let services = Services {
-        desk,
+        owner: handle,
         peers,
         tasks: TaskTracker::new(),
     };
-    let door = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
-    let pages = http::router(services.clone(), parts.metrics, door, config.access.clone());
+    let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
+    let access = config.access.clone();
+    let pages = http::router(services.clone(), parts.metrics, exec_limit, access);
     let hosts = config.hosts();
     let mut server = tokio::spawn(serve(services, api, (pages, hosts), served.clone()));
-    let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
-    let inboxes = (requests, messages, looks);
+    let hands = tokio::spawn(transfer_on_request(node.clone(), transfers));
+    let inboxes = (requests, messages, queries);
     let owner = run_owner(replica, inboxes, node.clone(), stop.clone());
     let mut owner = AbortOnDropHandle::new(parts.raft_runtime.spawn(owner));
     let ended = tokio::select! {
@@ -158,7 +159,7 @@ async fn lead_or_follow(
 }
 
 /// Runs on threads that are independent of the owner's; a simulation has one thread.
-fn watched(
+fn run_watched(
     pulse: Arc<TurnCounter>,
     node: &Node,
     has_threads: bool,
@@ -184,11 +185,11 @@ fn step_down_handler(node: Node) -> impl Fn() + Send + Sync + 'static {
 /// The owner of the registry and the ends of its channels.
 struct RegistryOwner {
     replica: Replica,
-    desk: OwnerHandle,
+    handle: OwnerHandle,
     messages: mpsc::Receiver<OwnerMessage>,
-    looks: mpsc::Receiver<StateQuery>,
-    handing: mpsc::Receiver<&'static str>,
-    pulse: Arc<TurnCounter>,
+    queries: mpsc::Receiver<StateQuery>,
+    transfers: mpsc::Receiver<&'static str>,
+    turn_counter: Arc<TurnCounter>,
 }
 
 /// The owner's receivers: raft's requests, messages, queries.
@@ -214,10 +215,10 @@ fn owner_of(
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(OwnerCounts::default());
     let (inbox, messages) = mpsc::channel(INBOX);
-    let (look, looks) = mpsc::channel(LOOKS);
+    let (query, queries) = mpsc::channel(QUERIES);
     let views = SharedView::default();
     let changes = ChangeRing::new(change_ring::RingBounds::default(), registry.applied());
-    let (hand_over, handing) = mpsc::channel(1);
+    let (hand_over, transfers) = mpsc::channel(1);
     let limits = LeaderTimeouts {
         agent_timeout_ms: config.agent_timeout_ms,
         framework_timeout_ms: config.framework_timeout_ms,
@@ -226,14 +227,14 @@ fn owner_of(
         deposed_leader_ms: deposed_leader_ms(config),
         resume_ms: RESUME_MS,
     };
-    let pulse = Arc::new(TurnCounter::default());
+    let turn_counter = Arc::new(TurnCounter::default());
     let published = PublishedState {
-        office,
+        leader_status: office,
         applied,
         counts,
         views: views.clone(),
         changes: changes.clone(),
-        pulse: Arc::clone(&pulse),
+        turn_counter: Arc::clone(&turn_counter),
     };
     let lease = config.leader_lease();
     let replica = Replica::new(
@@ -245,10 +246,10 @@ fn owner_of(
         registry,
         entropy,
     );
-    let replica = replica.beginning_at(config.founding_level);
-    let desk = OwnerHandle::new(
+    let replica = replica.with_initial_level(config.initial_level);
+    let handle = OwnerHandle::new(
         node.clone(),
-        (inbox, look),
+        (inbox, query),
         (views, changes),
         (ReadLimiter::new(ReadBounds::default()), readers),
         (office_seen, applied_seen),
@@ -257,11 +258,11 @@ fn owner_of(
     );
     RegistryOwner {
         replica,
-        desk,
+        handle,
         messages,
-        looks,
-        handing,
-        pulse,
+        queries,
+        transfers,
+        turn_counter,
     }
 }
 
@@ -269,12 +270,12 @@ fn owner_of(
 /// until then still take effect.
 async fn run_owner(
     replica: Replica,
-    (requests, messages, looks): Inboxes,
+    (requests, messages, queries): Inboxes,
     node: Node,
     stop: CancellationToken,
 ) -> Result<(), MasterError> {
     let owner_stop = CancellationToken::new();
-    let owner = replica.run(requests, messages, looks, owner_stop.clone());
+    let owner = replica.run(requests, messages, queries, owner_stop.clone());
     tokio::pin!(owner);
     tokio::select! {
         ended = &mut owner => return ended,
@@ -390,8 +391,8 @@ async fn transfer_leadership(node: &Node) {
     }
 }
 
-async fn transfer_when_asked(node: Node, mut asked: mpsc::Receiver<&'static str>) {
-    while let Some(why) = asked.recv().await {
+async fn transfer_on_request(node: Node, mut requests: mpsc::Receiver<&'static str>) {
+    while let Some(why) = requests.recv().await {
         warn!("{why}");
         transfer_leadership(&node).await;
     }
@@ -414,7 +415,7 @@ async fn serve(
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(LeadershipServer::new(services.clone()))
         .add_service(ReignsServer::new(services.clone()))
-        .add_service(health(services.desk.clone()));
+        .add_service(health(services.owner.clone()));
     let router = routes
         .routes()
         .into_axum_router()
@@ -422,12 +423,12 @@ async fn serve(
         .merge(reflection)
         .merge(pages)
         .fallback(http::unknown);
-    let front = ApiRouter::new(router, services.desk, hosts);
+    let front = ApiRouter::new(router, services.owner, hosts);
     let connections = Connections::of_this_process("api");
     tokio::select! {
         () = server::serve(socket, front, connections, stop.clone()) => {}
         // Streams end with the owner; those that are still open after a second are cut.
-        () = async { stop.cancelled().await; tokio::time::sleep(GOODBYE).await } => {}
+        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN_TIMEOUT).await } => {}
     }
     Ok(())
 }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Number of step-downs after which another one is expected.
-const FALLS: usize = 3;
+const MAX_STEP_DOWNS: usize = 3;
 /// The window in which they must occur, in leases. Isolated step-downs with healthy periods between
 /// them do not count.
-const LEASES: u32 = 16;
+const WINDOW_LEASES: u32 = 16;
 
 /// Log message of a leadership transfer for this reason.
 pub(crate) const TOO_OFTEN: &str = "a quorum repeatedly answers too late: transferring leadership in case this master is far away or slow";
@@ -25,27 +25,27 @@ pub(crate) const FAR_AWAY: &str = "a majority of the masters is too far away to 
 /// The step-downs that still count.
 #[derive(Debug)]
 pub(crate) struct StepDowns {
-    within: Duration,
-    falls: Vec<Instant>,
+    window: Duration,
+    recent: Vec<Instant>,
 }
 
 impl StepDowns {
     pub(crate) fn new(lease: Duration) -> Self {
         Self {
-            within: lease * LEASES,
-            falls: Vec::new(),
+            window: lease * WINDOW_LEASES,
+            recent: Vec::new(),
         }
     }
 
     /// Records a step-down. Returns true, and resets the count, if leadership should be
     /// transferred.
     pub(crate) fn record(&mut self, now: Instant) -> bool {
-        self.falls
-            .retain(|fall| now.duration_since(*fall) < self.within);
-        self.falls.push(now);
-        let is_often = self.falls.len() >= FALLS;
+        self.recent
+            .retain(|fall| now.duration_since(*fall) < self.window);
+        self.recent.push(now);
+        let is_often = self.recent.len() >= MAX_STEP_DOWNS;
         if is_often {
-            self.falls.clear();
+            self.recent.clear();
         }
         is_often
     }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leader_far_away_hands_leadership_over_once_until_it_was_near() {
+    fn distant_leader_transfers_once_until_it_was_near() {
         let begun = Instant::now();
         let mut distance = FarTransfer::default();
         let mut look = |is_far, ms: u64| distance.check(is_far, begun + Duration::from_millis(ms));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_far_away_tries_again_if_nobody_took_leadership_over() {
+    fn distant_leader_retries_a_failed_transfer() {
         let begun = Instant::now();
         let mut distance = FarTransfer::default();
         let mut look = |ms: u64| distance.check(Some(true), begun + Duration::from_millis(ms));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_third_fall_in_a_short_time_gives_leadership_away_and_single_ones_do_not() {
+    fn third_step_down_in_the_window_transfers_leadership() {
         let begun = Instant::now();
         let mut falls = StepDowns::new(Duration::from_millis(300));
         let mut at = |ms: u64| falls.record(begun + Duration::from_millis(ms));

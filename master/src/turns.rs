@@ -101,27 +101,27 @@ pub(crate) fn work(command: &Command) -> u32 {
 
 /// The reciprocal of the share of the owner's time that queries may use while other work waits: one
 /// in four.
-const LOOK_SHARE: u32 = 4;
+const QUERY_SHARE: u32 = 4;
 
 /// Time from which the next query may run although other work waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueryShare {
-    open: Instant,
+    open_from: Instant,
 }
 
 impl QueryShare {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { open: now }
+        Self { open_from: now }
     }
 
     /// Returns whether a query may run before other work.
     pub(crate) fn is_open(self, now: Instant) -> bool {
-        now >= self.open
+        now >= self.open_from
     }
 
     /// Records the duration of a query.
     pub(crate) fn took(&mut self, now: Instant, took: Duration) {
-        self.open = now + took * (LOOK_SHARE - 1);
+        self.open_from = now + took * (QUERY_SHARE - 1);
     }
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct OwnerTurn {
     began: Instant,
     spent: TurnWork,
     /// Whether the last turn left offers and orders to the next one.
-    are_offers_owed: bool,
+    owes_offers: bool,
     took: Histogram,
     cpu_began: Option<Duration>,
     cpu_took: Histogram,
@@ -139,7 +139,7 @@ pub(crate) struct OwnerTurn {
 }
 
 /// Duration of turns after which other tasks get the thread, regardless of waiting work.
-const SHARE: Duration = Duration::from_millis(1);
+const YIELD_AFTER: Duration = Duration::from_millis(1);
 
 /// Returns the CPU time of this thread. A turn does not await, so it stays on its thread.
 fn cpu() -> Option<Duration> {
@@ -152,7 +152,7 @@ impl OwnerTurn {
         Self {
             began: Instant::now(),
             spent: TurnWork::default(),
-            are_offers_owed: false,
+            owes_offers: false,
             took: histogram!("argosy_master_turn_seconds"),
             cpu_began: None,
             cpu_took: histogram!("argosy_master_turn_cpu_seconds"),
@@ -184,13 +184,13 @@ impl OwnerTurn {
     /// Returns whether offers and orders follow in this turn. If not, they are owed: the next turn
     /// makes them before it accepts anything that takes long.
     pub(crate) fn has_time_for_offers(&mut self) -> bool {
-        self.are_offers_owed = !self.spent.is_little() || self.began.elapsed() >= LITTLE_TIME;
-        !self.are_offers_owed
+        self.owes_offers = !self.spent.is_little() || self.began.elapsed() >= LITTLE_TIME;
+        !self.owes_offers
     }
 
     /// Returns whether the last turn had no time for offers and orders.
-    pub(crate) fn are_offers_owed(&self) -> bool {
-        self.are_offers_owed
+    pub(crate) fn owes_offers(&self) -> bool {
+        self.owes_offers
     }
 
     /// Ends the turn. Returns true if other tasks of this thread should run.
@@ -201,7 +201,7 @@ impl OwnerTurn {
             self.cpu_took.record(now.saturating_sub(began));
         }
         self.since_yield += took;
-        let yields = self.since_yield >= SHARE;
+        let yields = self.since_yield >= YIELD_AFTER;
         if yields {
             self.since_yield = Duration::ZERO;
         }
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_change_much_wait_for_the_next_turn() {
+    fn large_entries_wait_for_the_next_turn() {
         let mut spent = TurnWork::default();
         spent.add(1, &[write(100), write(100)]);
         assert!(!spent.is_enough());
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn offers_wait_for_the_turn_after_one_that_applied_much_or_took_long() {
+    async fn offers_follow_in_the_next_turn_after_a_long_one() {
         let mut turns = OwnerTurn::new();
         let launches = applied(63);
         turns.begin();
@@ -330,18 +330,18 @@ mod tests {
         turns.spend(16, &[write(200), write(20)]);
         turns.spend(16, &[write(200), write(20)]);
         assert!(!turns.has_time_for_offers());
-        assert!(turns.are_offers_owed());
+        assert!(turns.owes_offers());
         // Entries wait while they are owed, so the next turn has spent nothing when it makes them.
         turns.begin();
         assert!(turns.has_time_for_offers());
-        assert!(!turns.are_offers_owed());
+        assert!(!turns.owes_offers());
         turns.begin();
         tokio::time::advance(LITTLE_TIME).await;
         assert!(!turns.has_time_for_offers());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_thread_is_shared_after_each_millisecond_of_turns() {
+    async fn turns_yield_after_each_millisecond() {
         let mut turns = OwnerTurn::new();
         let mut shared = Vec::new();
         for turn in 1..=9 {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_have_a_quarter_of_the_time_while_other_work_waits() {
+    fn queries_get_a_quarter_of_the_time_under_load() {
         let begun = Instant::now();
         let mut share = QueryShare::new(begun);
         let (mut now, mut looked) = (begun, Duration::ZERO);

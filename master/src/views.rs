@@ -12,7 +12,7 @@ use crate::inbox::{OwnerState, StateView};
 
 /// Time for which a view is given to further readers. Each view has the revision that its reader
 /// needs; the leader's private state, such as links, may be this old.
-const SHARED: Duration = Duration::from_millis(10);
+const MAX_AGE: Duration = Duration::from_millis(10);
 
 /// The shared view. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -25,17 +25,17 @@ pub(crate) struct SharedView(
 impl SharedView {
     /// Returns a view of the registry at log index `index` or later, if there is a recent one.
     pub(crate) fn recent(&self, index: u64, now: Instant) -> Option<Arc<StateView>> {
-        let view = self.view().clone();
-        view.filter(|view| view.registry.applied() >= index && !view.is_older_than(SHARED, now))
+        let view = self.lock().clone();
+        view.filter(|view| view.registry.applied() >= index && !view.is_older_than(MAX_AGE, now))
     }
 
     /// Returns a recent view, or a new one of these facts, in which `index` is applied.
-    pub(crate) fn renewed(&self, facts: &OwnerState<'_>, index: u64) -> Arc<StateView> {
+    pub(crate) fn recent_or_new(&self, facts: &OwnerState<'_>, index: u64) -> Arc<StateView> {
         if let Some(view) = self.recent(index, Instant::now()) {
             return view;
         }
         let view = Arc::new(facts.view());
-        let former = self.view().replace(Arc::clone(&view));
+        let former = self.lock().replace(Arc::clone(&view));
         // Freed after the lock is released.
         drop(former);
         view
@@ -44,21 +44,21 @@ impl SharedView {
     /// Drops the view if it is too old to be shared.
     pub(crate) fn expire(&self, now: Instant) {
         let former = {
-            let mut view = self.view();
-            let is_old = |view: &Arc<StateView>| view.is_older_than(SHARED, now);
+            let mut view = self.lock();
+            let is_old = |view: &Arc<StateView>| view.is_older_than(MAX_AGE, now);
             view.take_if(|view| is_old(view))
         };
         drop(former);
     }
 
-    fn view(&self) -> MutexGuard<'_, Option<Arc<StateView>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<StateView>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl StateView {
     fn is_older_than(&self, age: Duration, now: Instant) -> bool {
-        now.duration_since(self.taken) > age
+        now.duration_since(self.created_at) > age
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
                 now: world.now,
                 failovers: &failovers,
             };
-            views.renewed(&facts, index)
+            views.recent_or_new(&facts, index)
         };
         let applied = world.registry.applied();
         let first = view(&world, applied);
@@ -93,14 +93,14 @@ mod tests {
         let second = view(&world, world.registry.applied());
         assert_eq!(second.registry.agents().len(), 2);
         assert!(views.recent(applied, Instant::now()).is_some());
-        tokio::time::advance(SHARED * 2).await;
+        tokio::time::advance(MAX_AGE * 2).await;
         assert!(views.recent(applied, Instant::now()).is_none());
         let third = view(&world, applied);
         assert!(!Arc::ptr_eq(&second, &third));
         // A copy without readers is not kept.
         views.expire(Instant::now());
         assert_eq!(Arc::strong_count(&third), 2);
-        tokio::time::advance(SHARED * 2).await;
+        tokio::time::advance(MAX_AGE * 2).await;
         views.expire(Instant::now());
         assert_eq!(Arc::strong_count(&third), 1);
     }

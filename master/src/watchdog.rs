@@ -20,17 +20,17 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
 /// Interval of checks.
-const LOOK: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(250);
 /// Checks without a turn after which leadership is given up: two seconds.
-const GIVE_UP: u32 = 8;
+const STEP_DOWN_CHECKS: u32 = 8;
 /// Checks without a turn after which the process ends: this leaves one second for another master to
 /// take over.
-const ABORT: u32 = 12;
+const ABORT_CHECKS: u32 = 12;
 /// A check that is late by this factor of its interval shows that the process, or the machine, was
 /// stopped.
-const LATE: u32 = 2;
+const LATE_FACTOR: u32 = 2;
 /// Time that the process waits before its end, so that the last message can be logged.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+const LOG_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// The watched loop's turn counter.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub(crate) struct TurnCounter {
 
 impl TurnCounter {
     /// Records a turn of the loop.
-    pub(crate) fn beat(&self) {
+    pub(crate) fn record_turn(&self) {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -62,12 +62,12 @@ enum WatchdogAction {
 }
 
 /// Logs the verdict, and performs the part of it that needs the rest of the process.
-fn perform_action(verdict: WatchdogAction, give_up: &impl Fn()) {
-    match verdict {
+fn perform_action(action: WatchdogAction, step_down: &impl Fn()) {
+    match action {
         WatchdogAction::None => {}
         WatchdogAction::StepDown => {
             error!("the loop that owns the registry has not turned for 2 s: giving up leadership");
-            give_up();
+            step_down();
         }
         WatchdogAction::Abort => {
             error!("the loop that owns the registry has not turned for 3 s: this process ends");
@@ -78,25 +78,25 @@ fn perform_action(verdict: WatchdogAction, give_up: &impl Fn()) {
 /// Observations of a loop so far.
 #[derive(Debug, Default)]
 struct LoopWatch {
-    seen: Option<u64>,
-    looks: u32,
+    last_turns: Option<u64>,
+    checks: u32,
 }
 
 impl LoopWatch {
     /// Checks the loop. Each verdict but the first is returned once, until the loop turns again. A
     /// late check restarts the count.
     fn check(&mut self, turns: u64, is_late: bool) -> WatchdogAction {
-        if is_late || Some(turns) != self.seen {
+        if is_late || Some(turns) != self.last_turns {
             *self = Self {
-                seen: Some(turns),
-                looks: 0,
+                last_turns: Some(turns),
+                checks: 0,
             };
             return WatchdogAction::None;
         }
-        self.looks += 1;
-        match self.looks {
-            GIVE_UP => WatchdogAction::StepDown,
-            ABORT => WatchdogAction::Abort,
+        self.checks += 1;
+        match self.checks {
+            STEP_DOWN_CHECKS => WatchdogAction::StepDown,
+            ABORT_CHECKS => WatchdogAction::Abort,
             _ => WatchdogAction::None,
         }
     }
@@ -117,21 +117,21 @@ impl Watchdog {
         pulse: Arc<TurnCounter>,
         give_up: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        Self::thread_with(pulse, LOOK, give_up, || std::process::abort())
+        Self::thread_with(pulse, INTERVAL, give_up, || std::process::abort())
     }
 
     /// Watches like [`Self::thread`], with another interval and another end.
     pub(crate) fn thread_with(
         pulse: Arc<TurnCounter>,
-        look: Duration,
-        give_up: impl Fn() + Send + 'static,
+        interval: Duration,
+        step_down: impl Fn() + Send + 'static,
         end: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        let voice = StepDownThread::start(give_up)?;
+        let voice = StepDownThread::start(step_down)?;
         let (stop, stopped) = mpsc::channel();
         let watcher = thread::Builder::new().name("watchdog".to_owned());
         watcher.spawn(move || {
-            if has_died(&pulse, look, &stopped, &voice) {
+            if must_abort(&pulse, interval, &stopped, &voice) {
                 end();
             }
         })?;
@@ -141,16 +141,16 @@ impl Watchdog {
     /// Watches from a task of the current runtime.
     pub(crate) fn task(
         pulse: Arc<TurnCounter>,
-        give_up: impl Fn() + Send + Sync + 'static,
+        step_down: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let watching = tokio::spawn(async move {
             let mut watch = LoopWatch::default();
-            let mut looks = tokio::time::interval(LOOK);
+            let mut looks = tokio::time::interval(INTERVAL);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 looks.tick().await;
                 let verdict = watch.check(pulse.turns(), false);
-                perform_action(verdict, &give_up);
+                perform_action(verdict, &step_down);
                 if verdict == WatchdogAction::Abort {
                     std::process::abort();
                 }
@@ -164,16 +164,16 @@ impl Watchdog {
 
 /// Checks the loop until the watchdog is stopped (false), or the process must end (true). Shares no
 /// lock with the loop, and allocates nothing.
-fn has_died(
+fn must_abort(
     pulse: &TurnCounter,
-    look: Duration,
+    interval: Duration,
     stopped: &Receiver<Infallible>,
     voice: &StepDownThread,
 ) -> bool {
     let mut watch = LoopWatch::default();
     let mut looked = Instant::now();
-    while stopped.recv_timeout(look) == Err(RecvTimeoutError::Timeout) {
-        let is_late = looked.elapsed() > look * LATE;
+    while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+        let is_late = looked.elapsed() > interval * LATE_FACTOR;
         looked = Instant::now();
         match watch.check(pulse.turns(), is_late) {
             WatchdogAction::None => {}
@@ -182,7 +182,7 @@ fn has_died(
                 voice.send(WatchdogAction::Abort);
                 // If it is not logged in time, the process ends without a message rather than not
                 // at all.
-                let _ = voice.said.recv_timeout(LAST_WORDS);
+                let _ = voice.logged.recv_timeout(LOG_TIMEOUT);
                 return true;
             }
         }
@@ -194,30 +194,33 @@ fn has_died(
 struct StepDownThread {
     /// Capacity for both verdicts. A full channel means that the thread is stuck with an earlier
     /// one, and nothing more can be logged.
-    verdicts: SyncSender<WatchdogAction>,
+    actions: SyncSender<WatchdogAction>,
     /// Reports that the last verdict was logged.
-    said: Receiver<()>,
+    logged: Receiver<()>,
 }
 
 impl StepDownThread {
-    fn start(give_up: impl Fn() + Send + 'static) -> io::Result<Self> {
+    fn start(step_down: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (verdicts, taken) = mpsc::sync_channel(2);
         let (saying, said) = mpsc::sync_channel(1);
         let voice = thread::Builder::new().name("watchdog-log".to_owned());
         voice.spawn(move || {
             for verdict in taken {
-                perform_action(verdict, &give_up);
+                perform_action(verdict, &step_down);
                 if verdict == WatchdogAction::Abort {
                     // The watcher waits no longer.
                     let _ = saying.try_send(());
                 }
             }
         })?;
-        Ok(Self { verdicts, said })
+        Ok(Self {
+            actions: verdicts,
+            logged: said,
+        })
     }
 
-    fn send(&self, verdict: WatchdogAction) {
-        let _ = self.verdicts.try_send(verdict);
+    fn send(&self, action: WatchdogAction) {
+        let _ = self.actions.try_send(action);
     }
 }
 
@@ -230,25 +233,28 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[test]
-    fn a_loop_that_stands_still_loses_leadership_after_two_seconds_and_then_its_process() {
+    fn blocked_loop_steps_down_then_aborts() {
         let pulse = TurnCounter::default();
         let mut watch = LoopWatch::default();
-        pulse.beat();
-        let looks = (0..=ABORT).map(|_| watch.check(pulse.turns(), false));
+        pulse.record_turn();
+        let looks = (0..=ABORT_CHECKS).map(|_| watch.check(pulse.turns(), false));
         let verdicts: Vec<_> = looks.collect();
         let first = |wanted| verdicts.iter().position(|verdict| *verdict == wanted);
-        assert_eq!(first(WatchdogAction::StepDown), Some(GIVE_UP as usize));
-        assert_eq!(first(WatchdogAction::Abort), Some(ABORT as usize));
-        assert_eq!(LOOK * GIVE_UP, Duration::from_secs(2));
+        assert_eq!(
+            first(WatchdogAction::StepDown),
+            Some(STEP_DOWN_CHECKS as usize)
+        );
+        assert_eq!(first(WatchdogAction::Abort), Some(ABORT_CHECKS as usize));
+        assert_eq!(INTERVAL * STEP_DOWN_CHECKS, Duration::from_secs(2));
     }
 
     #[test]
-    fn a_loop_that_turns_now_and_then_is_left_alone() {
+    fn slow_loop_triggers_no_action() {
         let pulse = TurnCounter::default();
         let mut watch = LoopWatch::default();
         for look in 0..100 {
-            if look % GIVE_UP == 0 {
-                pulse.beat();
+            if look % STEP_DOWN_CHECKS == 0 {
+                pulse.record_turn();
             }
             assert_eq!(watch.check(pulse.turns(), false), WatchdogAction::None);
         }
@@ -257,11 +263,11 @@ mod tests {
     /// Simulates a process that is stopped for a second, again and again, and runs in between for
     /// too short a time for a turn.
     #[test]
-    fn a_late_look_starts_the_count_again() {
+    fn late_check_restarts_the_count() {
         let pulse = TurnCounter::default();
         let mut watch = LoopWatch::default();
         for look in 1..100 {
-            let is_late = look % GIVE_UP == 0;
+            let is_late = look % STEP_DOWN_CHECKS == 0;
             assert_eq!(watch.check(pulse.turns(), is_late), WatchdogAction::None);
         }
     }
@@ -278,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn leadership_is_given_up_before_the_process_ends() {
+    fn leader_steps_down_before_the_process_aborts() {
         let (asked, giving_up) = mpsc::channel();
         let (_watchdog, end) = watched(Arc::default(), move || asked.send(()).unwrap());
         giving_up.recv_timeout(PATIENCE).unwrap();
@@ -286,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_ends_although_nothing_can_be_logged_and_nobody_takes_leadership() {
+    fn process_aborts_although_logging_is_blocked() {
         let stuck = || thread::sleep(PATIENCE * 10);
         let (_watchdog, end) = watched(Arc::default(), stuck);
         end.recv_timeout(PATIENCE).unwrap();
     }
 
     #[test]
-    fn a_watchdog_that_is_dropped_ends_nothing() {
+    fn dropped_watchdog_aborts_nothing() {
         let (watchdog, end) = watched(Arc::default(), || {});
         drop(watchdog);
         // The sender was dropped with the thread, and has sent nothing.

@@ -12,10 +12,10 @@ use tonic_prost::ProstCodec;
 /// The initial size of a buffer in bytes. It grows with its messages.
 const BUFFER: usize = 512;
 /// The size of encoded messages that are passed on together, in bytes: tonic's default.
-const TOGETHER: usize = 32 << 10;
+const BATCH_BYTES: usize = 32 << 10;
 
 fn settings() -> BufferSettings {
-    BufferSettings::new(BUFFER, TOGETHER)
+    BufferSettings::new(BUFFER, BATCH_BYTES)
 }
 
 /// The codec of messages `T` that are sent and `U` that are received.

@@ -33,7 +33,7 @@ const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const RESIZE: u8 = 3;
 const SIGNAL: u8 = 4;
-const TAKEN: u8 = 5;
+const INPUT_CREDIT: u8 = 5;
 const END: u8 = 6;
 const ATTACHED: u8 = 7;
 const MISSED: u8 = 8;
@@ -158,12 +158,12 @@ impl ClientFrame {
     /// # Errors
     /// If it is not a valid frame of this direction.
     pub fn decode(message: Bytes) -> Result<Self, FrameError> {
-        let (channel, payload) = taken_apart(message)?;
+        let (channel, payload) = split(message)?;
         match channel {
             STDIN => Ok(Self::Input(payload)),
-            RESIZE => parsed(channel, &payload).map(Self::Resize),
+            RESIZE => parse(channel, &payload).map(Self::Resize),
             SIGNAL => {
-                let SignalMessage { signal } = parsed(channel, &payload)?;
+                let SignalMessage { signal } = parse(channel, &payload)?;
                 if !(1..=64).contains(&signal) {
                     let why = format!("signals are 1 to 64, not {signal}");
                     return Err(FrameError::Payload { channel, why });
@@ -182,7 +182,7 @@ impl AgentFrame {
         match self {
             Self::Stdout(bytes) => data(STDOUT, bytes),
             Self::Stderr(bytes) => data(STDERR, bytes),
-            Self::InputCredit(bytes) => object(TAKEN, &InputCredit { bytes: *bytes }),
+            Self::InputCredit(bytes) => object(INPUT_CREDIT, &InputCredit { bytes: *bytes }),
             Self::End(end) => object(END, end),
             Self::Attached(begins) => object(ATTACHED, begins),
             Self::Missed(bytes) => object(MISSED, &MissedBytes { bytes: *bytes }),
@@ -194,16 +194,16 @@ impl AgentFrame {
     /// # Errors
     /// If it is not a valid frame of this direction.
     pub fn decode(message: Bytes) -> Result<Self, FrameError> {
-        let (channel, payload) = taken_apart(message)?;
+        let (channel, payload) = split(message)?;
         match channel {
             STDOUT => Ok(Self::Stdout(payload)),
             STDERR => Ok(Self::Stderr(payload)),
-            TAKEN => {
-                parsed(channel, &payload).map(|InputCredit { bytes }| Self::InputCredit(bytes))
+            INPUT_CREDIT => {
+                parse(channel, &payload).map(|InputCredit { bytes }| Self::InputCredit(bytes))
             }
-            END => parsed(channel, &payload).map(Self::End),
-            ATTACHED => parsed(channel, &payload).map(Self::Attached),
-            MISSED => parsed(channel, &payload).map(|MissedBytes { bytes }| Self::Missed(bytes)),
+            END => parse(channel, &payload).map(Self::End),
+            ATTACHED => parse(channel, &payload).map(Self::Attached),
+            MISSED => parse(channel, &payload).map(|MissedBytes { bytes }| Self::Missed(bytes)),
             _ => Err(FrameError::Channel { channel }),
         }
     }
@@ -218,7 +218,7 @@ fn object(channel: u8, payload: &impl Serialize) -> Bytes {
     data(channel, &json)
 }
 
-fn taken_apart(mut message: Bytes) -> Result<(u8, Bytes), FrameError> {
+fn split(mut message: Bytes) -> Result<(u8, Bytes), FrameError> {
     let bytes = message.len();
     if bytes > FRAME_LIMIT_BYTES {
         return Err(FrameError::Long { bytes });
@@ -227,7 +227,7 @@ fn taken_apart(mut message: Bytes) -> Result<(u8, Bytes), FrameError> {
     Ok((channel, message.split_off(1)))
 }
 
-fn parsed<'a, T: Deserialize<'a>>(channel: u8, payload: &'a [u8]) -> Result<T, FrameError> {
+fn parse<'a, T: Deserialize<'a>>(channel: u8, payload: &'a [u8]) -> Result<T, FrameError> {
     serde_json::from_slice(payload).map_err(|error| FrameError::Payload {
         channel,
         why: error.to_string(),
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_what_the_protocol_page_says() {
+    fn frames_match_the_protocol_page() {
         let size = TerminalSize {
             rows: 24,
             columns: 80,
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_refused_in_words() {
+    fn an_invalid_frame_is_rejected_with_a_message() {
         let long = vec![0; FRAME_LIMIT_BYTES + 1];
         for (bytes, says) in [
             (&b""[..], "empty frame"),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_not_known_yet_is_passed_over() {
+    fn unknown_fields_are_ignored() {
         let later = Bytes::from_static(b"\x03{\"rows\":2,\"columns\":3,\"depth\":4}");
         let size = TerminalSize {
             rows: 2,

@@ -11,7 +11,7 @@ pub fn of_failed_write(source: &io::Error) -> &'static str {
     match source.raw_os_error().map(Errno::from_raw) {
         // Without file descriptors a process fails as if its disk were broken.
         Some(Errno::EMFILE | Errno::ENFILE) => OPEN_FILES,
-        Some(Errno::ENOSPC | Errno::EDQUOT) => ROOM,
+        Some(Errno::ENOSPC | Errno::EDQUOT) => FREE_SPACE,
         Some(_) => DISK,
         // RocksDB reports errors as texts.
         None => {
@@ -20,7 +20,7 @@ pub fn of_failed_write(source: &io::Error) -> &'static str {
             if says("too many open files") {
                 OPEN_FILES
             } else if says("no space left on device") || says("disk quota exceeded") {
-                ROOM
+                FREE_SPACE
             } else {
                 DISK
             }
@@ -29,7 +29,7 @@ pub fn of_failed_write(source: &io::Error) -> &'static str {
 }
 
 const OPEN_FILES: &str = "raise the limit of open files (LimitNOFILE in the unit, ulimit -n)";
-const ROOM: &str = "make room on the disk";
+const FREE_SPACE: &str = "make room on the disk";
 const DISK: &str = "check the disk";
 
 #[cfg(test)]
@@ -41,8 +41,12 @@ mod tests {
         for (errno, text, remedy) in [
             (Errno::EMFILE, "IO error: Too many open files", OPEN_FILES),
             (Errno::ENFILE, "Too many open files in system", OPEN_FILES),
-            (Errno::ENOSPC, "IO error: No space left on device", ROOM),
-            (Errno::EDQUOT, "IO error: Disk quota exceeded", ROOM),
+            (
+                Errno::ENOSPC,
+                "IO error: No space left on device",
+                FREE_SPACE,
+            ),
+            (Errno::EDQUOT, "IO error: Disk quota exceeded", FREE_SPACE),
             (Errno::EIO, "IO error: Input/output error", DISK),
         ] {
             assert_eq!(of_failed_write(&errno.into()), remedy, "{errno}");

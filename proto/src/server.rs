@@ -37,11 +37,11 @@ pub use holding::GuardedBody;
 
 /// The minimum number of descriptors that a port leaves for files and for connections to other
 /// hosts.
-const LEAST_RESERVE: u64 = 512;
+const MIN_RESERVE: u64 = 512;
 /// The minimum number of connections of a port, however few descriptors there are.
-const LEAST_CONNECTIONS: u64 = 64;
+const MIN_CONNECTIONS: u64 = 64;
 /// The maximum number of connections of a port.
-const MOST_CONNECTIONS: u64 = 1 << 20;
+const MAX_CONNECTIONS: u64 = 1 << 20;
 /// The limit of descriptors that is assumed if the system does not report one.
 const USUAL_DESCRIPTORS: u64 = 1_024;
 /// The minimum interval between two log lines about rejected and evicted connections.
@@ -59,9 +59,9 @@ pub struct PortLimits {
     pub per_peer: usize,
     /// The time for the first request, or for the preface of HTTP/2, and for the head of each later
     /// request of HTTP/1.1.
-    pub head: Duration,
+    pub head_timeout: Duration,
     /// The maximum time for which a connection may stay open without a request.
-    pub idle: Duration,
+    pub idle_timeout: Duration,
     /// The interval of HTTP/2 pings.
     pub ping_interval: Duration,
     /// The timeout of the answer to a ping, after which the peer counts as lost.
@@ -80,7 +80,7 @@ pub struct PortLimits {
     /// The maximum size of the incomplete messages of one connection, in bytes.
     pub incomplete_bytes_of_connection: usize,
     /// The maximum time from the first byte of a message to its last.
-    pub message: Duration,
+    pub message_timeout: Duration,
 }
 
 impl PortLimits {
@@ -90,13 +90,13 @@ impl PortLimits {
     #[must_use]
     pub fn of_descriptors(port: &'static str, descriptors: u64) -> Self {
         let left = descriptors.saturating_sub(reserve(descriptors));
-        let connections = left.clamp(LEAST_CONNECTIONS, MOST_CONNECTIONS) as usize;
+        let connections = left.clamp(MIN_CONNECTIONS, MAX_CONNECTIONS) as usize;
         Self {
             port,
             connections,
             per_peer: connections / 2,
-            head: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(5),
             // A lost scheduler is detected by its missing heartbeats within 15 s, which releases
             // its offers immediately. If its connection were closed before, the offers would wait
@@ -108,7 +108,7 @@ impl PortLimits {
             head_bytes: 128 << 10,
             incomplete_bytes: 512 << 20,
             incomplete_bytes_of_connection: 128 << 20,
-            message: Duration::from_secs(30),
+            message_timeout: Duration::from_secs(30),
         }
     }
 
@@ -136,7 +136,7 @@ fn descriptors() -> u64 {
 }
 
 fn reserve(descriptors: u64) -> u64 {
-    (descriptors / 4).max(LEAST_RESERVE)
+    (descriptors / 4).max(MIN_RESERVE)
 }
 
 /// Returns how many connections this process may open at a time on behalf of its clients, at most
@@ -187,7 +187,7 @@ pub async fn serve(
         limits.connections,
         limits.per_peer,
     ));
-    let door = Arc::new(PortState::new(limits, service, stop.clone()));
+    let state = Arc::new(PortState::new(limits, service, stop.clone()));
     let mut reports = FullPortReports::default();
     // Bounded by the admission.
     let mut connections = JoinSet::new();
@@ -203,7 +203,7 @@ pub async fn serve(
         };
         admit(
             &admission,
-            &door,
+            &state,
             connection,
             &mut reports,
             &mut connections,
@@ -216,18 +216,18 @@ pub async fn serve(
 
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
 fn show(admission: &ConnectionAdmission, port: &'static str) {
-    gauge!("argosy_connections", "port" => port).set(admission.taken() as f64);
+    gauge!("argosy_connections", "port" => port).set(admission.count() as f64);
 }
 
 fn admit(
     admission: &Arc<ConnectionAdmission>,
-    door: &Arc<PortState<impl HttpService>>,
+    state: &Arc<PortState<impl HttpService>>,
     (connection, peer): IdentifiedConnection,
     reports: &mut FullPortReports,
     connections: &mut JoinSet<()>,
 ) {
-    let port = door.limits.port;
-    let ends = connection.ends();
+    let port = state.limits.port;
+    let ends = connection.addresses();
     let address = peer.address();
     let (decision, evicted) = admission.admit(address.map(|address| address.ip()));
     if evicted {
@@ -238,7 +238,7 @@ fn admit(
     match decision {
         AdmissionDecision::Admitted(seat) => {
             let (io, watch) = WatchedStream::new(connection, seat);
-            connections.spawn(Arc::clone(door).drive(io, watch, (ends, peer)));
+            connections.spawn(Arc::clone(state).drive(io, watch, (ends, peer)));
         }
         AdmissionDecision::Refused(refusal) => {
             let reason = match refusal {

@@ -36,9 +36,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A stream of bytes in both directions.
 pub struct Connection {
     stream: Box<dyn Duplex>,
-    ends: Option<ConnectionAddresses>,
+    addresses: Option<ConnectionAddresses>,
     /// Bytes that are read before those of the stream.
-    first: Vec<u8>,
+    prefix: Vec<u8>,
 }
 
 impl Connection {
@@ -46,30 +46,33 @@ impl Connection {
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self {
             stream: Box::new(stream),
-            ends: None,
-            first: Vec::new(),
+            addresses: None,
+            prefix: Vec::new(),
         }
     }
 
     /// Returns the same connection with these bytes, which were read already, to be read again.
     #[must_use]
     pub fn with_prefix(self, first: Vec<u8>) -> Self {
-        Self { first, ..self }
+        Self {
+            prefix: first,
+            ..self
+        }
     }
 
     /// Returns the same connection between these addresses.
     #[must_use]
-    pub fn with_addresses(self, ends: ConnectionAddresses) -> Self {
+    pub fn with_addresses(self, addresses: ConnectionAddresses) -> Self {
         Self {
-            ends: Some(ends),
+            addresses: Some(addresses),
             ..self
         }
     }
 
     /// Returns its addresses, if they are known.
     #[must_use]
-    pub fn ends(&self) -> Option<ConnectionAddresses> {
-        self.ends
+    pub fn addresses(&self) -> Option<ConnectionAddresses> {
+        self.addresses
     }
 }
 
@@ -88,10 +91,10 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let count = self.first.len().min(buffer.remaining());
-            let first: Vec<u8> = self.first.drain(..count).collect();
-            buffer.put_slice(&first);
+        if !self.prefix.is_empty() {
+            let count = self.prefix.len().min(buffer.remaining());
+            let prefix: Vec<u8> = self.prefix.drain(..count).collect();
+            buffer.put_slice(&prefix);
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)

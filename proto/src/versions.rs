@@ -92,18 +92,18 @@ impl VersionRange {
     ///
     /// # Errors
     /// [`NoCommonVersion`].
-    pub fn negotiated(self, peer: &str, said: &v1::Protocol) -> Result<u32, NoCommonVersion> {
-        let peer = match said.release.as_str() {
+    pub fn negotiate(self, peer: &str, message: &v1::Protocol) -> Result<u32, NoCommonVersion> {
+        let peer = match message.release.as_str() {
             "" => peer.to_owned(),
             release => format!("{peer} of release {release:?}"),
         };
-        self.common(Self::of(said), &peer)
+        self.common(Self::of(message), &peer)
     }
 
     /// Returns the first message of a stream: in the oldest version, which the peer is most likely
     /// to read.
     #[must_use]
-    pub fn first(self) -> v1::Protocol {
+    pub fn first_message(self) -> v1::Protocol {
         self.answer(self.oldest)
     }
 
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn two_programs_speak_the_newest_version_that_both_know() {
+    fn two_programs_use_the_newest_common_version() {
         let common = |one: (u32, u32), other: (u32, u32)| {
             let (one, other) = (range(one.0, one.1), range(other.0, other.1));
             let newest = one.common(other, "a master").ok();
@@ -173,8 +173,8 @@ mod tests {
     #[test]
     fn a_refusal_names_both_ranges_and_the_one_to_upgrade() {
         let text = |own: VersionRange, theirs: VersionRange| {
-            let said = theirs.first();
-            let refused = own.negotiated("the client", &said).unwrap_err();
+            let message = theirs.first_message();
+            let refused = own.negotiate("the client", &message).unwrap_err();
             refused.to_string()
         };
         let release = env!("CARGO_PKG_VERSION");
@@ -188,16 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn release_0_1_0_speaks_version_1_and_reads_what_this_one_says_first() {
+    fn release_0_1_0_uses_version_1_and_reads_the_first_message() {
         let theirs = v1::Protocol {
             version: 1,
             release: "0.1.0".to_owned(),
             ..v1::Protocol::default()
         };
-        assert_eq!(VersionRange::OWN.negotiated("a master", &theirs), Ok(1));
-        assert_eq!(range(2, 3).negotiated("a master", &theirs).ok(), None);
+        assert_eq!(VersionRange::OWN.negotiate("a master", &theirs), Ok(1));
+        assert_eq!(range(2, 3).negotiate("a master", &theirs).ok(), None);
         // The other program compares the one number that it knows.
-        assert_eq!(VersionRange::OWN.first().version, theirs.version);
+        assert_eq!(VersionRange::OWN.first_message().version, theirs.version);
     }
 
     #[test]

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_in_the_place_of_another_is_refused() {
+    fn entry_at_another_index_is_rejected() {
         let (bytes, _) = seal(&EntryHash::ORIGIN, &entry(1));
         let error = open(2, bytes).unwrap_err();
         assert_eq!(

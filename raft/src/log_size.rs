@@ -74,7 +74,7 @@ impl LogGrowth {
                 index(metrics.purged.as_ref()),
             )
         };
-        if let Some(last) = too_long(self.0.policy, covered, purged) {
+        if let Some(last) = purge_index(self.0.policy, covered, purged) {
             // As above, an error means that the node stops.
             let _ = raft.trigger().purge_log(last).await;
         }
@@ -83,7 +83,7 @@ impl LogGrowth {
 
 /// Returns the last entry to truncate from a log that starts after `purged` and is covered by a
 /// snapshot up to `covered`.
-fn too_long(policy: SnapshotPolicy, covered: u64, purged: u64) -> Option<u64> {
+fn purge_index(policy: SnapshotPolicy, covered: u64, purged: u64) -> Option<u64> {
     let last = covered.checked_sub(policy.keep_entries)?;
     (last > purged.saturating_add(policy.entries)).then_some(last)
 }
@@ -93,16 +93,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_cut_at_the_start_when_it_is_longer_than_the_policy_lets_it_grow() {
+    fn log_is_purged_at_start_when_it_exceeds_the_policy() {
         let policy = SnapshotPolicy {
             entries: 100,
             bytes: 1,
             keep_entries: 50,
         };
-        assert_eq!(too_long(policy, 0, 0), None);
-        assert_eq!(too_long(policy, 150, 0), None);
-        assert_eq!(too_long(policy, 151, 0), Some(101));
-        assert_eq!(too_long(policy, 151, 1), None);
-        assert_eq!(too_long(policy, 40, 0), None);
+        assert_eq!(purge_index(policy, 0, 0), None);
+        assert_eq!(purge_index(policy, 150, 0), None);
+        assert_eq!(purge_index(policy, 151, 0), Some(101));
+        assert_eq!(purge_index(policy, 151, 1), None);
+        assert_eq!(purge_index(policy, 40, 0), None);
     }
 }

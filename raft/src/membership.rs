@@ -40,9 +40,9 @@ use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig};
 
 /// The maximum number of voters in a group.
-const MOST_VOTERS: usize = 5;
+const MAX_VOTERS: usize = 5;
 /// The maximum number of learners: the leader sends the whole log to each of them.
-const MOST_LEARNERS: usize = 4;
+const MAX_LEARNERS: usize = 4;
 /// A learner that lacks at most this many entries may vote: it receives the rest within one or two
 /// round trips.
 const CLOSE_ENTRIES: u64 = 256;
@@ -50,9 +50,9 @@ const CLOSE_ENTRIES: u64 = 256;
 const STALLED: Duration = Duration::from_secs(20);
 /// The time for which a request waits for a quorum. The change itself remains in the log after
 /// that.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The timeout of a new master's answer, and of a change that waits for the previous one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A requested change of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub(crate) struct MemberChanger {
     status: watch::Receiver<RaftStatus>,
     liveness: Liveness,
     /// Held during a change. A second change waits briefly and is then rejected.
-    changing: Arc<Mutex<()>>,
+    change_lock: Arc<Mutex<()>>,
     /// The feature level of the cluster.
     level: AtomicU32,
 }
@@ -99,7 +99,7 @@ impl MemberChanger {
             timing,
             status,
             liveness,
-            changing,
+            change_lock: changing,
             level: AtomicU32::new(0),
         }
     }
@@ -123,10 +123,10 @@ impl MemberChanger {
             return self.transfer(to).await;
         }
         // The previous change may be about to finish.
-        let Ok(_one) = tokio::time::timeout(PATIENCE, self.changing.lock()).await else {
+        let Ok(_one) = tokio::time::timeout(TIMEOUT, self.change_lock.lock()).await else {
             return Err(MembershipError::Busy);
         };
-        self.settle().await?;
+        self.finish_change().await?;
         match change {
             MemberChange::Join {
                 raft_address,
@@ -138,8 +138,8 @@ impl MemberChanger {
     }
 
     async fn join(&self, address: &str, promote: bool) -> Result<u64, MembershipError> {
-        let question = connections::question();
-        let answer = self.peers.query(address, question, PATIENCE).await;
+        let question = connections::ask_request();
+        let answer = self.peers.query(address, question, TIMEOUT).await;
         let answer = answer.map_err(|status| MembershipError::Unreachable {
             address: address.to_owned(),
             reason: status.message().to_owned(),
@@ -171,7 +171,7 @@ impl MemberChanger {
             None => None,
         };
         let others = voters.difference(&formers).count();
-        if promote && others >= MOST_VOTERS {
+        if promote && others >= MAX_VOTERS {
             return Err(MembershipError::TooManyVoters(others));
         }
         let is_known = id.is_some_and(|id| members.contains_key(&id));
@@ -211,7 +211,7 @@ impl MemberChanger {
             .copied()
             .max()
             .unwrap_or(0)
-            .max(MOST_VOTERS as u64);
+            .max(MAX_VOTERS as u64);
         let id = loop {
             let written = self.raft.write_blank().await.map_err(unfinished)?;
             if written.log_id.index > known {
@@ -232,7 +232,7 @@ impl MemberChanger {
             incarnation: member.incarnation,
         };
         let mut client = connections::client(connections.control.clone());
-        let invited = tokio::time::timeout(PATIENCE, client.invite(request)).await;
+        let invited = tokio::time::timeout(TIMEOUT, client.invite(request)).await;
         invited
             .unwrap_or_else(|_elapsed| Err(Refusal::deadline_exceeded("no answer")))
             .map_err(unreachable)?;
@@ -312,9 +312,9 @@ impl MemberChanger {
             return Err(MembershipError::LastVoter(id));
         }
         let remaining: BTreeSet<u64> = voters.iter().copied().filter(|one| *one != id).collect();
-        let alive = self.enough_alive(&remaining).await;
+        let alive = self.wait_for_majority(&remaining).await;
         if alive <= remaining.len() / 2 {
-            self.leads()?;
+            self.check_leads()?;
             return Err(MembershipError::QuorumLost {
                 id,
                 alive,
@@ -363,8 +363,8 @@ impl MemberChanger {
             });
         };
         // openraft's leader stays silent after a transfer to a dead node, until another is elected.
-        if self.enough_alive(&BTreeSet::from([to])).await == 0 {
-            self.leads()?;
+        if self.wait_for_majority(&BTreeSet::from([to])).await == 0 {
+            self.check_leads()?;
             let reason = "it has not answered lately; the present leader keeps leading";
             return Err(MembershipError::NotTransferred { to, reason });
         }
@@ -402,7 +402,7 @@ impl MemberChanger {
 
     async fn commit(&self, change: ChangeMembers<u64, Member>) -> Result<(), MembershipError> {
         let committed = self.raft.change_membership(change, false);
-        let Ok(committed) = tokio::time::timeout(COMMIT_PATIENCE, committed).await else {
+        let Ok(committed) = tokio::time::timeout(COMMIT_TIMEOUT, committed).await else {
             let reason = "too few masters answer to commit it".to_owned();
             return Err(MembershipError::Unfinished { reason });
         };
@@ -436,7 +436,7 @@ fn check_learners(
 ) -> Result<(), MembershipError> {
     let stays = |id: &&u64| !voters.contains(id) && !formers.contains(id);
     let learners = members.keys().filter(stays).count();
-    match learners < MOST_LEARNERS {
+    match learners < MAX_LEARNERS {
         true => Ok(()),
         false => Err(MembershipError::TooManyLearners(learners)),
     }
@@ -465,7 +465,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fifth_learner_is_refused_unless_it_takes_the_place_of_one() {
+    fn fifth_learner_is_rejected_unless_it_replaces_one() {
         let member = |id| Member {
             raft_address: format!("m{id}:1"),
             api_address: format!("m{id}:2"),

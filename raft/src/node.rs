@@ -177,7 +177,7 @@ pub struct ListedMember {
     /// The number of entries that the member lacks. Known at the leader only.
     pub lag: Option<u64>,
     /// The time since its last answer. Known at the leader only, and not for the leader itself.
-    pub heard_ago: Option<Duration>,
+    pub acked_ago: Option<Duration>,
     /// The feature levels that the member has reported. Known at the leader only.
     pub levels: Option<Levels>,
 }
@@ -235,11 +235,11 @@ impl Node {
         owner: mpsc::Sender<OwnerRequest>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
-        let place = match &config.directory {
+        let location = match &config.directory {
             Some(directory) => StoreLocation::Directory(directory.clone()),
             None => StoreLocation::Memory(MemoryDisk::default()),
         };
-        start(config, place, surroundings, owner, stop).await
+        start(config, location, surroundings, owner, stop).await
     }
 
     /// Starts a node on a reusable store in memory. `config.directory` is ignored.
@@ -303,7 +303,7 @@ impl Node {
         let metrics = self.inner.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
         let phases = *self.inner.parts.phases.borrow();
-        status::quorum_heard_ago(&metrics, phases, &self.inner.parts.liveness).filter(|_| {
+        status::quorum_acked_ago(&metrics, phases, &self.inner.parts.liveness).filter(|_| {
             !self
                 .inner
                 .parts
@@ -406,7 +406,7 @@ impl Node {
                 is_voter,
                 is_leader: leader == Some(*id),
                 lag,
-                heard_ago: status::heard_ago(&metrics, &self.inner.parts.liveness, *id),
+                acked_ago: status::acked_ago(&metrics, &self.inner.parts.liveness, *id),
                 levels: self.reported_levels(&metrics, *id),
             }
         };

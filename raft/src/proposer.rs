@@ -42,7 +42,7 @@ const QUEUE_BYTES: usize = 64 << 20;
 const UNAPPLIED: usize = 8;
 
 /// The pause before a rejected proposal is retried.
-const REFUSED: Duration = Duration::from_millis(1);
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// One command, and the time at which it was made.
 #[derive(Clone, Debug)]
@@ -59,12 +59,12 @@ pub struct Proposal {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct LeadershipPeriod {
     term: u64,
-    forgotten: u64,
+    clears: u64,
 }
 
 struct QueuedProposal {
     /// The term of leadership in which it was queued: it is not proposed in another one.
-    reign: LeadershipPeriod,
+    period: LeadershipPeriod,
     proposal: Proposal,
     /// Its share of the queue's bytes, released when it is proposed or dropped.
     _bytes: OwnedSemaphorePermit,
@@ -76,7 +76,7 @@ pub(crate) struct ProposalQueue {
     sender: mpsc::Sender<QueuedProposal>,
     bytes: Arc<Semaphore>,
     leading_term: Arc<AtomicU64>,
-    forgotten: Arc<AtomicU64>,
+    clears: Arc<AtomicU64>,
 }
 
 impl ProposalQueue {
@@ -88,15 +88,15 @@ impl ProposalQueue {
             sender,
             bytes,
             leading_term: leading_term.clone(),
-            forgotten: forgotten.clone(),
+            clears: forgotten.clone(),
         };
         (
             queue,
             Proposer {
                 receiver,
                 leading_term,
-                forgotten,
-                held: None,
+                clears: forgotten,
+                next: None,
                 unapplied: VecDeque::new(),
             },
         )
@@ -105,7 +105,7 @@ impl ProposalQueue {
     /// Drops the queued commands that are not yet proposed: their owner is no longer the active
     /// leader.
     pub(crate) fn clear(&self) {
-        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        self.clears.fetch_add(1, Ordering::Relaxed);
     }
 
     fn admit(&self, proposal: &Proposal) -> Result<(LeadershipPeriod, u32), ProposeError> {
@@ -116,13 +116,19 @@ impl ProposalQueue {
                 limit: ENTRY_LIMIT_BYTES,
             });
         }
-        let forgotten = self.forgotten.load(Ordering::Relaxed);
+        let forgotten = self.clears.load(Ordering::Relaxed);
         match self.leading_term.load(Ordering::Relaxed) {
             0 if self.sender.is_closed() => Err(ProposeError::Stopped),
             0 => Err(ProposeError::NotLeader),
             term => {
                 let bytes = u32::try_from(bytes).expect("an entry is smaller than 4 GiB");
-                Ok((LeadershipPeriod { term, forgotten }, bytes))
+                Ok((
+                    LeadershipPeriod {
+                        term,
+                        clears: forgotten,
+                    },
+                    bytes,
+                ))
             }
         }
     }
@@ -136,7 +142,7 @@ impl ProposalQueue {
         };
         self.sender
             .try_send(QueuedProposal {
-                reign,
+                period: reign,
                 proposal,
                 _bytes: permit,
             })
@@ -155,7 +161,7 @@ impl ProposalQueue {
             .await
             .map_err(|_closed| ProposeError::Stopped)?;
         let queued = QueuedProposal {
-            reign,
+            period: reign,
             proposal,
             _bytes: permit,
         };
@@ -182,9 +188,9 @@ type WriteResultReceiver = OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeC
 pub(crate) struct Proposer {
     receiver: mpsc::Receiver<QueuedProposal>,
     leading_term: Arc<AtomicU64>,
-    forgotten: Arc<AtomicU64>,
+    clears: Arc<AtomicU64>,
     /// The first command of the next entry: it did not fit into the last one.
-    held: Option<QueuedProposal>,
+    next: Option<QueuedProposal>,
     unapplied: VecDeque<WriteResultReceiver>,
 }
 
@@ -199,15 +205,15 @@ impl Proposer {
 
     async fn propose_all(&mut self, raft: &Consensus, growth: &LogGrowth) {
         loop {
-            let first = match self.held.take() {
+            let first = match self.next.take() {
                 Some(held) => held,
                 None => match self.receiver.recv().await {
                     Some(first) => first,
                     None => return,
                 },
             };
-            let reign = first.reign;
-            if !self.is_current(reign) {
+            let period = first.period;
+            if !self.is_current(period) {
                 // Leadership was lost, or won again, in between: the owner has forgotten the
                 // command.
                 continue;
@@ -216,8 +222,8 @@ impl Proposer {
             growth.add(batch.bytes() as u64);
             loop {
                 let term = match bugs::is_on(Bug::StaleReignCommits) {
-                    true => self.reign().term,
-                    false => reign.term,
+                    true => self.period().term,
+                    false => period.term,
                 };
                 match self.commit(raft, term, batch.clone()).await {
                     ProposalOutcome::Done => break,
@@ -225,8 +231,8 @@ impl Proposer {
                     // No voter has answered a new leader yet, or a transfer is under way. If this
                     // node keeps leading, the owner has no reason to forget the commands, so they
                     // must not be lost.
-                    ProposalOutcome::Rejected if self.is_current(reign) => {
-                        tokio::time::sleep(REFUSED).await
+                    ProposalOutcome::Rejected if self.is_current(period) => {
+                        tokio::time::sleep(RETRY_PAUSE).await
                     }
                     ProposalOutcome::Rejected => break,
                 }
@@ -234,22 +240,22 @@ impl Proposer {
         }
     }
 
-    fn reign(&self) -> LeadershipPeriod {
+    fn period(&self) -> LeadershipPeriod {
         LeadershipPeriod {
             term: self.leading_term.load(Ordering::Relaxed),
-            forgotten: self.forgotten.load(Ordering::Relaxed),
+            clears: self.clears.load(Ordering::Relaxed),
         }
     }
 
     /// Returns whether the owner still expects what was queued in this term of leadership.
-    fn is_current(&self, reign: LeadershipPeriod) -> bool {
-        reign == self.reign() || bugs::is_on(Bug::StaleReignCommits)
+    fn is_current(&self, period: LeadershipPeriod) -> bool {
+        period == self.period() || bugs::is_on(Bug::StaleReignCommits)
     }
 
     /// Takes queued commands up to the limits of one request to the owner: an entry is applied in
     /// one.
     fn batch(&mut self, first: QueuedProposal) -> Batch {
-        let reign = first.reign;
+        let period = first.period;
         let mut bytes = first.proposal.command.len();
         let mut work = first.proposal.work;
         let mut batch = Batch {
@@ -263,8 +269,8 @@ impl Proposer {
             };
             bytes += next.proposal.command.len();
             work = work.saturating_add(next.proposal.work);
-            if next.reign != reign || bytes > TURN_BYTES || work > TURN_WORK {
-                self.held = Some(next);
+            if next.period != period || bytes > TURN_BYTES || work > TURN_WORK {
+                self.next = Some(next);
                 break;
             }
             batch.at_ms = batch.at_ms.max(next.proposal.at_ms);
@@ -340,7 +346,7 @@ mod tests {
     fn entries(mut proposer: Proposer) -> Vec<(usize, usize)> {
         let mut all = Vec::new();
         while let Some(first) = proposer
-            .held
+            .next
             .take()
             .or_else(|| proposer.receiver.try_recv().ok())
         {
@@ -351,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_is_a_short_turn_however_much_waits() {
+    fn entry_is_bounded_regardless_of_queue_length() {
         let (queue, proposer) = queue();
         for _ in 0..10_000 {
             put(&queue, 100);
@@ -364,7 +370,7 @@ mod tests {
 
     /// Ten acceptances of 256 small launches are 256 KiB and take fifty milliseconds.
     #[test]
-    fn an_entry_is_a_short_turn_however_much_work_is_in_few_bytes() {
+    fn entry_is_bounded_by_work_regardless_of_bytes() {
         let (queue, proposer) = queue();
         for _ in 0..10 {
             put_work(&queue, 25_600, TURN_WORK);

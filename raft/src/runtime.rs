@@ -19,7 +19,7 @@ type Tokio = TokioRuntime;
 pub(crate) struct Runtime(Tokio);
 
 /// Returns 64 random bits of the current tokio runtime.
-fn chance() -> u64 {
+fn random_seed() -> u64 {
     let tosses = async {
         let mut bits = 0;
         for _ in 0..u64::BITS {
@@ -85,7 +85,7 @@ impl AsyncRuntime for Runtime {
 
     fn thread_rng() -> Self::ThreadLocalRng {
         type Seeded = DeterministicRng<Tokio>;
-        let drawn = Seeded::scope(chance(), async { Seeded::thread_rng() });
+        let drawn = Seeded::scope(random_seed(), async { Seeded::thread_rng() });
         drawn.now_or_never().expect("there is nothing to wait for")
     }
 
@@ -105,18 +105,18 @@ impl AsyncRuntime for Runtime {
 mod tests {
     use super::*;
 
-    fn drawn() -> u64 {
+    fn draw() -> u64 {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
-        runtime.unwrap().block_on(async { chance() })
+        runtime.unwrap().block_on(async { random_seed() })
     }
 
     #[test]
-    fn two_runtimes_toss_differently() {
-        assert_ne!(drawn(), drawn());
+    fn two_runtimes_draw_different_numbers() {
+        assert_ne!(draw(), draw());
     }
 
     #[test]
-    fn it_keeps_the_rules_of_a_runtime() {
+    fn runtime_passes_the_openraft_suite() {
         openraft_rt::testing::Suite::<Runtime>::test_all();
     }
 }

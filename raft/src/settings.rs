@@ -132,7 +132,7 @@ impl NodeEnvironment {
 
 impl NodeConfig {
     /// Returns the list of masters in its canonical form: sorted, without duplicates.
-    pub(crate) fn listed(&self) -> Vec<String> {
+    pub(crate) fn sorted_peers(&self) -> Vec<String> {
         let mut listed = self.peers.clone();
         listed.sort();
         listed.dedup();

@@ -42,16 +42,16 @@ pub(crate) struct StoreParts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) writer: DiskWriter,
     pub(crate) unwritten: WriteBuffer,
-    pub(crate) shelf: SnapshotStore,
+    pub(crate) snapshots: SnapshotStore,
     pub(crate) fatal: FatalHandler,
     /// Allows one snapshot to be written at a time.
-    pub(crate) turn: image::SnapshotWriteLock,
+    pub(crate) write_lock: image::SnapshotWriteLock,
 }
 
 pub(crate) struct StateMachine {
     parts: StoreParts,
     /// The minimum number of applied entries that stay in the log.
-    kept_entries: u64,
+    keep_entries: u64,
     owner: mpsc::Sender<OwnerRequest>,
 }
 
@@ -76,7 +76,7 @@ impl StateMachine {
         parts.unwritten.reset(applied);
         let machine = StateMachine {
             parts,
-            kept_entries,
+            keep_entries: kept_entries,
             owner,
         };
         machine.load(records).await?;
@@ -102,20 +102,20 @@ impl StateMachine {
     }
 
     /// Performs one request to the owner.
-    async fn perform(&mut self, turn: ApplyBatch) -> io::Result<()> {
+    async fn perform(&mut self, batch: ApplyBatch) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         let request = OwnerRequest::Apply {
-            entries: turn.entries,
+            entries: batch.entries,
             done,
         };
         self.owner.send(request).await.map_err(|_| OwnerGone)?;
         let records = answer.await.map_err(|_| OwnerGone)?;
         let reached = AppliedPosition {
-            last: turn.last,
-            members: turn.membership,
+            last: batch.last,
+            members: batch.membership,
         };
         self.parts.unwritten.add(records, reached).await?;
-        for responder in turn.responders {
+        for responder in batch.responders {
             responder.send(());
         }
         Ok(())
@@ -187,17 +187,17 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
-        let mut turn = ApplyBatch::default();
+        let mut batch = ApplyBatch::default();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            if turn.is_too_full_for(&entry) {
-                self.perform(std::mem::take(&mut turn)).await?;
+            if batch.is_too_full_for(&entry) {
+                self.perform(std::mem::take(&mut batch)).await?;
             }
-            turn.push(entry, responder);
+            batch.push(entry, responder);
         }
-        match turn.entries.is_empty() {
+        match batch.entries.is_empty() {
             true => Ok(()),
-            false => self.perform(turn).await,
+            false => self.perform(batch).await,
         }
     }
 
@@ -244,8 +244,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         // A snapshot from the older half of the kept log is too old: the log may lose the entries
         // after it during the transfer.
-        let least = applied.index.saturating_sub(self.kept_entries / 2);
-        let recent = self.parts.shelf.current().filter(|image| {
+        let least = applied.index.saturating_sub(self.keep_entries / 2);
+        let recent = self.parts.snapshots.current().filter(|image| {
             let last = image.meta().last_log_id;
             last.is_some_and(|last| last.index >= least)
         });

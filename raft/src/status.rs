@@ -58,10 +58,10 @@ impl RaftStatus {
 
     /// Records that no leader is known any more. `heard` is when the former leader, if it was
     /// another node, was last heard.
-    fn clear_leader(&mut self, heard: Instant) {
+    fn clear_leader(&mut self, last_contact: Instant) {
         if let Some((id, _)) = self.leader.take() {
             let own = id == self.id;
-            self.leaderless_since = Some(if own { Instant::now() } else { heard });
+            self.leaderless_since = Some(if own { Instant::now() } else { last_contact });
         }
     }
 
@@ -94,7 +94,7 @@ pub struct FailoverPhases {
 }
 
 impl FailoverPhases {
-    pub(crate) fn leader_dead_seen(&mut self, term: u64, wall: &WallClock) {
+    pub(crate) fn record_dead_leader(&mut self, term: u64, wall: &WallClock) {
         self.dead_term = term;
         self.dead_seen_us = wall.now_us();
     }
@@ -107,7 +107,7 @@ pub(crate) struct StatusReporter {
     /// The saved part of openraft's vote, which may be ahead of openraft's metrics.
     pub(crate) votes: watch::Receiver<Option<Vote>>,
     pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
-    pub(crate) hearing: LeaderContact,
+    pub(crate) leader_contact: LeaderContact,
     pub(crate) wall: WallClock,
     /// The term that this node leads, 0 while it does not lead: read by the proposer's callers on
     /// each command.
@@ -123,7 +123,7 @@ impl StatusReporter {
         // openraft's other metrics change with every entry.
         let mut metrics = self.raft.server_metrics();
         let mut phases = self.phases.subscribe();
-        let mut voice = self.hearing.watch();
+        let mut contacts = self.leader_contact.watch();
         let mut votes = self.votes.clone();
         let mut shown: Option<Arc<StoredMembership>> = None;
         loop {
@@ -141,9 +141,9 @@ impl StatusReporter {
                     let phases = *phases.borrow_and_update();
                     self.status.send_modify(|status| status.phases = phases);
                 }
-                () = self.leader_falls_silent() => {}
+                () = self.leader_silent() => {}
                 // The sender is owned here, so it is never closed.
-                _ = voice.changed() => {}
+                _ = contacts.changed() => {}
                 Ok(()) = votes.changed() => {}
                 () = self.first_commit(waits) => {}
                 changed = metrics.changed() => if changed.is_err() {
@@ -226,13 +226,13 @@ impl StatusReporter {
     }
 
     /// Returns when the reported leader has been silent for too long.
-    async fn leader_falls_silent(&self) {
+    async fn leader_silent(&self) {
         let follows = {
             let status = self.status.borrow();
             status.leader.is_some() && !status.is_leader
         };
         // A leader that was never heard is not reported.
-        match self.hearing.silent_from().filter(|_| follows) {
+        match self.leader_contact.silent_from().filter(|_| follows) {
             Some(until) => tokio::time::sleep_until(until).await,
             None => std::future::pending().await,
         }
@@ -242,11 +242,11 @@ impl StatusReporter {
     /// an election openraft never forgets a leader.
     fn current_leader(&self, metrics: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
         let leader = metrics.current_leader?;
-        let heard = self
-            .hearing
+        let is_recent = self
+            .leader_contact
             .silent_from()
             .is_some_and(|until| Instant::now() < until);
-        (leader == metrics.id || heard).then_some(leader)
+        (leader == metrics.id || is_recent).then_some(leader)
     }
 
     fn report(
@@ -260,19 +260,19 @@ impl StatusReporter {
         self.leading_term
             .store(if is_leader { term } else { 0 }, Ordering::Relaxed);
         if is_leader {
-            self.note_election(term);
+            self.record_election(term);
         }
         let leader = self.current_leader(metrics);
         let saved = self.votes.borrow().map(|vote| vote.leader_id.term);
         // Either may be ahead: openraft's vote before it is saved, the saved vote before openraft's
         // metrics report it.
-        let told = saved.map(|saved| saved.min(term));
+        let reported = saved.map(|saved| saved.min(term));
         let membership = &metrics.membership_config;
         let regrouped = !shown
             .as_ref()
             .is_some_and(|shown| Arc::ptr_eq(shown, membership));
         self.status.send_if_modified(|status| {
-            let told = told.unwrap_or(0);
+            let told = reported.unwrap_or(0);
             let mut modified = status.term != told;
             status.term = told;
             modified |= status.is_leader != is_leader;
@@ -285,7 +285,9 @@ impl StatusReporter {
                 let leader = leader.and_then(|id| Some((id, membership.get_node(&id)?.clone())));
                 match leader {
                     Some(leader) => (status.leader, status.leaderless_since) = (Some(leader), None),
-                    None => status.clear_leader(self.hearing.at().unwrap_or_else(Instant::now)),
+                    None => {
+                        status.clear_leader(self.leader_contact.at().unwrap_or_else(Instant::now))
+                    }
                 }
                 modified = true;
             }
@@ -296,7 +298,7 @@ impl StatusReporter {
         }
     }
 
-    fn note_election(&self, term: u64) {
+    fn record_election(&self, term: u64) {
         let now = self.wall.now_us();
         self.phases.send_if_modified(|phases| {
             let elected = phases.elected_term != term;
@@ -338,7 +340,7 @@ fn members(membership: &StoredMembership) -> (MemberList, MemberList) {
 /// Returns the time since sending the newest message that a quorum has answered as followers of
 /// this leader: an append, a heartbeat, or an `Alive` request, which waits for no disk. `None` if
 /// this node does not lead. A group of one is always its own quorum.
-pub(crate) fn quorum_heard_ago(
+pub(crate) fn quorum_acked_ago(
     metrics: &RaftMetrics<TypeConfig>,
     phases: FailoverPhases,
     liveness: &Liveness,
@@ -348,7 +350,7 @@ pub(crate) fn quorum_heard_ago(
     }
     let ago = |id: &u64| match *id == metrics.id {
         true => Some(Duration::ZERO),
-        false => heard_ago(metrics, liveness, *id),
+        false => acked_ago(metrics, liveness, *id),
     };
     let config = metrics.membership_config.get_joint_config();
     // During a member change, both quorums must have answered.
@@ -376,7 +378,7 @@ fn majority_ago(voters: impl Iterator<Item = Option<Duration>>) -> Option<Durati
 }
 
 /// Returns the time since sending the newest message that this member has answered to this leader.
-pub(crate) fn heard_ago(
+pub(crate) fn acked_ago(
     metrics: &RaftMetrics<TypeConfig>,
     liveness: &Liveness,
     id: u64,
@@ -384,7 +386,7 @@ pub(crate) fn heard_ago(
     let heartbeats = metrics.heartbeat.as_ref()?;
     let synced = heartbeats.get(&id).copied().flatten();
     let synced = synced.map(|at| at.elapsed());
-    let followed = liveness.followed_at(&metrics.vote.leader_id, id);
+    let followed = liveness.answered_at(&metrics.vote.leader_id, id);
     let followed = followed.map(|at| at.elapsed());
     synced.into_iter().chain(followed).min()
 }
@@ -394,7 +396,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_majority_is_as_old_as_the_member_that_completes_it() {
+    fn majority_age_is_that_of_its_oldest_member() {
         let ago = |agos: &[Option<u64>]| {
             let agos = agos.iter().map(|ago| ago.map(Duration::from_millis));
             majority_ago(agos).map(|ago| ago.as_millis())

@@ -188,9 +188,9 @@ pub struct Agent {
     /// The random number of the first registration.
     pub nonce: u64,
     /// The reported facts, shared with copies of the registry.
-    pub reported: Arc<AgentReport>,
+    pub report: Arc<AgentReport>,
     /// The decisions of the masters.
-    pub agreed: AgentAdministration,
+    pub admin: AgentAdministration,
     /// Whether heartbeats arrive.
     pub reachability: Reachability,
     /// The number of the last order for this agent.
@@ -207,7 +207,7 @@ impl Agent {
     /// Returns the state of the agent in one word.
     #[must_use]
     pub fn mode(&self) -> AgentMode {
-        match (self.agreed.administration, self.reachability) {
+        match (self.admin.administration, self.reachability) {
             (Administration::Gone, _) => AgentMode::Gone,
             (_, Reachability::Unreachable { .. }) => AgentMode::Unreachable,
             (Administration::Active, Reachability::Reachable { .. }) => AgentMode::Registered,
@@ -221,12 +221,12 @@ impl Agent {
     #[must_use]
     pub fn mode_since(&self) -> Timestamp {
         match self.mode() {
-            AgentMode::Gone => self.agreed.since,
+            AgentMode::Gone => self.admin.since,
             AgentMode::Unreachable => self.reachability.since(),
             AgentMode::Registered
             | AgentMode::Draining
             | AgentMode::Drained
-            | AgentMode::Deactivated => self.reachability.since().max(self.agreed.since),
+            | AgentMode::Deactivated => self.reachability.since().max(self.admin.since),
         }
     }
 
@@ -234,14 +234,14 @@ impl Agent {
     /// decisions of the masters.
     #[must_use]
     pub fn total(&self) -> &Resources {
-        &self.reported.info.resources
+        &self.report.info.resources
     }
 
     /// Returns the attributes as frameworks see them.
     #[must_use]
     pub fn attributes(&self) -> BTreeMap<String, String> {
-        let mut all = self.reported.info.attributes.clone();
-        all.extend(self.agreed.attributes.clone());
+        let mut all = self.report.info.attributes.clone();
+        all.extend(self.admin.attributes.clone());
         all
     }
 }

@@ -43,13 +43,13 @@ turns! {
 }
 
 /// The probability, in sixteenths, that a simulation enables one kind.
-const TURNS_IN_16: u64 = 4;
+const ENABLED_IN_16: u64 = 4;
 /// The probability, in sixteenths, that an enabled kind occurs at an opportunity.
-const TIMES_IN_16: u64 = 4;
+const OCCURS_IN_16: u64 = 4;
 
 thread_local! {
     /// The state of the generator, and one bit for each enabled kind; `None` outside a simulation.
-    static CHOICE: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+    static CHOICES: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
 }
 
 /// Starts a simulation in this thread. `seed` determines which kinds are enabled and when they
@@ -57,40 +57,40 @@ thread_local! {
 pub fn begin(seed: u64) -> Vec<Rare> {
     let mut state = seed;
     let turns = Rare::ALL.iter().copied();
-    let taken: Vec<Rare> = turns
-        .filter(|_| next(&mut state) % 16 < TURNS_IN_16)
+    let enabled: Vec<Rare> = turns
+        .filter(|_| next(&mut state) % 16 < ENABLED_IN_16)
         .collect();
-    let bits = taken.iter().fold(0, |bits, turn| bits | bit(*turn));
-    CHOICE.set(Some((state, bits)));
-    taken
+    let bits = enabled.iter().fold(0, |bits, turn| bits | bit(*turn));
+    CHOICES.set(Some((state, bits)));
+    enabled
 }
 
 /// Ends the simulation in this thread.
 pub fn end() {
-    CHOICE.set(None);
+    CHOICES.set(None);
 }
 
 /// Returns whether the rare behaviour occurs now. Outside a simulation it never does.
 #[must_use]
-pub fn occurs(turn: Rare) -> bool {
-    let Some((mut state, taken)) = CHOICE.get() else {
+pub fn occurs(kind: Rare) -> bool {
+    let Some((mut state, taken)) = CHOICES.get() else {
         return false;
     };
-    if taken & bit(turn) == 0 {
+    if taken & bit(kind) == 0 {
         return false;
     }
     let number = next(&mut state);
-    CHOICE.set(Some((state, taken)));
-    number % 16 < TIMES_IN_16
+    CHOICES.set(Some((state, taken)));
+    number % 16 < OCCURS_IN_16
 }
 
 /// Returns the value to use now: nearly always `usual`.
-pub fn or<T>(turn: Rare, usual: T, rare: T) -> T {
-    if occurs(turn) { rare } else { usual }
+pub fn or<T>(kind: Rare, usual: T, rare: T) -> T {
+    if occurs(kind) { rare } else { usual }
 }
 
-fn bit(turn: Rare) -> u64 {
-    1 << (turn as u32)
+fn bit(kind: Rare) -> u64 {
+    1 << (kind as u32)
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014). Its high bits have the better quality.
@@ -106,32 +106,32 @@ fn next(state: &mut u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn taken(seed: u64) -> Vec<bool> {
+    fn choices(seed: u64) -> Vec<bool> {
         begin(seed);
-        let times = (0..64).flat_map(|_| Rare::ALL.iter().map(|turn| occurs(*turn)));
+        let times = (0..64).flat_map(|_| Rare::ALL.iter().map(|kind| occurs(*kind)));
         let times = times.collect();
         end();
         times
     }
 
     #[test]
-    fn no_turn_is_taken_outside_a_simulation() {
+    fn nothing_rare_occurs_outside_a_simulation() {
         assert!(Rare::ALL.len() < 64);
-        for turn in Rare::ALL {
-            assert_eq!(or(*turn, 1, 2), 1);
+        for kind in Rare::ALL {
+            assert_eq!(or(*kind, 1, 2), 1);
         }
     }
 
     #[test]
-    fn a_seed_fixes_every_choice_and_among_few_seeds_each_turn_is_taken() {
+    fn a_seed_determines_every_choice_and_each_kind_occurs() {
         let count = Rare::ALL.len();
         let mut ever = vec![false; count];
         for seed in 0..40 {
-            assert_eq!(taken(seed), taken(seed));
-            let at = taken(seed).into_iter().enumerate();
+            assert_eq!(choices(seed), choices(seed));
+            let at = choices(seed).into_iter().enumerate();
             at.for_each(|(at, is_taken)| ever[at % count] |= is_taken);
         }
         assert!(ever.iter().all(|ever| *ever), "{ever:?}");
-        assert_ne!(taken(1), taken(2));
+        assert_ne!(choices(1), choices(2));
     }
 }

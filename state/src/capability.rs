@@ -293,7 +293,7 @@ mod tests {
         let names = ["kill", "of-a-later-release"];
         let (world, agent, _) = world(Level::NEWEST, &names);
         let stored = world.reloaded();
-        let stored = &stored.agent(agent).unwrap().reported.info.capabilities;
+        let stored = &stored.agent(agent).unwrap().report.info.capabilities;
         assert_eq!(*stored, CapabilityNames::from(names.map(ToOwned::to_owned)));
         let many = (0..=limits::CAPABILITIES)
             .map(|at| at.to_string())

@@ -55,7 +55,7 @@ pub enum InvariantViolation {
 }
 
 /// Returns an error with `rule` about `what` unless the rule holds.
-fn must(holds: bool, what: &impl ToString, rule: &'static str) -> Result<(), InvariantViolation> {
+fn ensure(holds: bool, what: &impl ToString, rule: &'static str) -> Result<(), InvariantViolation> {
     if holds {
         Ok(())
     } else {
@@ -98,24 +98,24 @@ impl Registry {
         self.check_groups()
     }
 
-    fn past(&self, revision: Revision) -> bool {
+    fn is_applied(&self, revision: Revision) -> bool {
         revision.index <= self.applied
     }
 
     fn check_cluster(&self) -> Result<(), InvariantViolation> {
         let what = &"the cluster";
-        must(
+        ensure(
             self.cluster.epoch.0 <= self.applied,
             what,
             "its epoch began in the past",
         )?;
-        must(
+        ensure(
             (self.level() < Level::RELEASE_0_2) == (self.cluster.layout == Layout::Whole),
             what,
             "its records are laid out as its level has them",
         )?;
         let answers = self.operator_answers.len();
-        must(
+        ensure(
             answers <= limits::OPERATOR_ANSWERS,
             what,
             "answers to operators are bounded",
@@ -128,61 +128,61 @@ impl Registry {
             SweepTarget::Agent(id) => {
                 let mode = self.agents.get(id).map(|agent| agent.mode());
                 let fits = matches!(mode, Some(AgentMode::Unreachable | AgentMode::Gone));
-                must(fits, id, "only unreachable or gone agents are swept")
+                ensure(fits, id, "only unreachable or gone agents are swept")
             }
             SweepTarget::PrunedAgent(id) => {
                 let mode = self.agents.get(id).map(|agent| agent.mode());
                 let fits = mode == Some(AgentMode::Gone);
-                must(fits, id, "an agent that is removed is gone first")
+                ensure(fits, id, "an agent that is removed is gone first")
             }
-            SweepTarget::Layout => must(false, what, "the layout holds its own progress"),
+            SweepTarget::Layout => ensure(false, what, "the layout holds its own progress"),
             SweepTarget::Framework(id) => {
                 let is_known = self.frameworks.contains_key(id);
-                must(is_known, id, "only live frameworks are swept")
+                ensure(is_known, id, "only live frameworks are swept")
             }
         }
     }
 
     fn check_agent(&self, agent: &Agent) -> Result<(), InvariantViolation> {
         let id = &agent.id;
-        must(id.0 <= self.cluster.last_agent, id, "its id was assigned")?;
-        let agreed = &agent.agreed;
-        must(
+        ensure(id.0 <= self.cluster.last_agent, id, "its id was assigned")?;
+        let agreed = &agent.admin;
+        ensure(
             agreed.since.max(agent.reachability.since()) <= self.time,
             id,
             "its mode began in the past",
         )?;
-        must(
-            self.past(agent.revision) && agent.promise.max(agreed.revision) <= agent.revision,
+        ensure(
+            self.is_applied(agent.revision) && agent.promise.max(agreed.revision) <= agent.revision,
             id,
             "its revisions are past",
         )?;
-        must(
+        ensure(
             agreed
                 .deadline
                 .is_none_or(|deadline| deadline >= agreed.since),
             id,
             "its administrative state ends after it began",
         )?;
-        must(
-            agent.reported.incarnation != 0,
+        ensure(
+            agent.report.incarnation != 0,
             id,
             "it is registered under an incarnation",
         )?;
         let used = &agent.used_offers;
-        must(
+        ensure(
             used.ids.len() <= limits::USED_OFFERS,
             id,
             "the window of used offers is bounded",
         )?;
-        must(
+        ensure(
             used.ids.first().is_none_or(|first| *first > used.floor),
             id,
             "used offers lie above the floor",
         )?;
         let mut reduced = agent.clone();
         reduced.reduce_to_0_1_0();
-        must(
+        ensure(
             self.cluster.layout.splits_agent(*id) || *agent == reduced,
             id,
             "its single record holds all its facts",
@@ -213,26 +213,24 @@ impl Registry {
     fn check_framework(&self, framework: &Framework) -> Result<(), InvariantViolation> {
         let id = &framework.id;
         let info = &framework.info;
-        must(
-            id.0 <= self.cluster.last_framework,
-            id,
-            "its id was assigned",
-        )?;
-        must(self.past(framework.revision), id, "its revision is past")?;
-        must(framework.session != 0, id, "it is in a session")?;
-        must(
+        let is_assigned = id.0 <= self.cluster.last_framework;
+        ensure(is_assigned, id, "its id was assigned")?;
+        let is_past = self.is_applied(framework.revision);
+        ensure(is_past, id, "its revision is past")?;
+        ensure(framework.session != 0, id, "it is in a session")?;
+        ensure(
             framework.past_sessions.len() <= limits::PAST_SESSIONS
                 && !framework.past_sessions.contains(&framework.session),
             id,
             "its past sessions are bounded and past",
         )?;
-        must(
+        ensure(
             !info.roles.is_empty() && framework.suppressed.is_subset(&info.roles),
             id,
             "it is suppressed only in roles that it has",
         )?;
         if let SchedulerConnection::Disconnected { since } = framework.connection {
-            must(since <= self.time, id, "it disconnected in the past")?;
+            ensure(since <= self.time, id, "it disconnected in the past")?;
         }
         self.check_answers(framework)
     }
@@ -245,14 +243,15 @@ impl Registry {
             count += 1;
             let known =
                 *session == framework.session || framework.past_sessions.back() == Some(session);
-            must(
+            ensure(
                 known,
                 &id,
                 "its answers are of the current session or the previous one",
             )?;
-            must(self.past(answer.revision), &id, "its answers are past")?;
+            let is_past = self.is_applied(answer.revision);
+            ensure(is_past, &id, "its answers are past")?;
         }
-        must(
+        ensure(
             count <= limits::ANSWERS_PER_FRAMEWORK,
             &id,
             "its answers are bounded",
@@ -274,13 +273,13 @@ impl Registry {
         let ended = index.map_or(0, |index| index.ended);
         if framework.removing {
             let killed = self.tasks_of(*id).all(|task| task.kill.is_some());
-            must(killed, id, "tasks of a removed framework are being killed")?;
-            must(tasks > 0, id, "a removed framework ends with its last task")?;
+            ensure(killed, id, "tasks of a removed framework are being killed")?;
+            ensure(tasks > 0, id, "a removed framework ends with its last task")?;
         }
         if framework.info.detached {
             let alone = framework.connection != SchedulerConnection::Connected;
-            must(ended == 0, id, "its ended tasks are acknowledged")?;
-            must(
+            ensure(ended == 0, id, "its ended tasks are acknowledged")?;
+            ensure(
                 tasks > 0 || !alone,
                 id,
                 "a detached and disconnected framework ends with its last task",
@@ -293,34 +292,34 @@ impl Registry {
         let key = &task.key;
         let agent = self.agents.get(&task.agent);
         let orders = agent.map_or(0, |agent| agent.orders.0);
-        must(agent.is_some(), key, "its agent is known")?;
-        must(
+        ensure(agent.is_some(), key, "its agent is known")?;
+        ensure(
             self.frameworks.contains_key(&key.framework),
             key,
             "its framework is known",
         )?;
-        must(
+        ensure(
             (1..=orders).contains(&task.order.0),
             key,
             "its launch was ordered",
         )?;
         if let Some(kill) = task.kill {
-            must(
+            ensure(
                 kill.order > task.order && kill.order.0 <= orders,
                 key,
                 "its kill was ordered after its launch",
             )?;
         }
         if let Some(change) = &task.limits_change {
-            must(
+            ensure(
                 change.order > task.order && change.order.0 <= orders,
                 key,
                 "its limits were changed by an order after its launch",
             )?;
         }
-        must(task.spec.task == key.task, key, "its description names it")?;
-        must(task.state != TaskState::Unknown, key, "its state is known")?;
-        must(
+        ensure(task.spec.task == key.task, key, "its description names it")?;
+        ensure(task.state != TaskState::Unknown, key, "its state is known")?;
+        ensure(
             task.latest.state == task.state,
             key,
             "its newest update has its state",
@@ -328,15 +327,15 @@ impl Registry {
         let same = task.state == TaskState::Unreachable
             || task.is_terminal()
             || task.agent_state == task.state;
-        must(
+        ensure(
             same,
             key,
             "its state is that of its agent, unless a master has set it",
         )?;
         let same = task.agent_state != task.state || task.latest.standing == task.standing;
-        must(same, key, "its newest update has the results of its checks")?;
-        must(
-            task.latest.revision <= task.revision && self.past(task.revision),
+        ensure(same, key, "its newest update has the results of its checks")?;
+        ensure(
+            task.latest.revision <= task.revision && self.is_applied(task.revision),
             key,
             "its revisions ascend",
         )?;
@@ -355,12 +354,12 @@ impl Registry {
             return Ok(());
         }
         let mode = self.agents.get(&task.agent).map(|agent| agent.mode());
-        must(
+        ensure(
             mode != Some(AgentMode::Gone),
             &task.key,
             "no task is live on a gone agent",
         )?;
-        must(
+        ensure(
             mode != Some(AgentMode::Unreachable) || task.state == TaskState::Unreachable,
             &task.key,
             "a task on an unreachable agent is UNREACHABLE",
@@ -369,7 +368,7 @@ impl Registry {
 
     fn check_history(&self) -> Result<(), InvariantViolation> {
         let what = &"the history";
-        must(
+        ensure(
             self.finished_tasks.len() <= limits::FINISHED_TASKS
                 && self.finished_frameworks.len() <= limits::FINISHED_FRAMEWORKS,
             what,
@@ -384,7 +383,7 @@ impl Registry {
                 .map(|(serial, _)| *serial),
         ];
         let given = newest.iter().flatten().max().unwrap_or(&0);
-        must(
+        ensure(
             *given <= self.cluster.last_finished,
             what,
             "its serials were assigned",
@@ -394,12 +393,12 @@ impl Registry {
 
     fn check_finished_task(&self, finished: &FinishedTask) -> Result<(), InvariantViolation> {
         let key = &finished.task.key;
-        must(
+        ensure(
             finished.task.is_terminal() && finished.task.unacknowledged.is_empty(),
             key,
             "only ended and acknowledged tasks are history",
         )?;
-        must(
+        ensure(
             !self.tasks.contains_key(key),
             key,
             "a task in the history is not live",
@@ -407,7 +406,7 @@ impl Registry {
     }
 
     fn check_finished_framework(&self, id: FrameworkId) -> Result<(), InvariantViolation> {
-        must(
+        ensure(
             !self.frameworks.contains_key(&id),
             &id,
             "a removed framework never returns",
@@ -442,7 +441,7 @@ impl Registry {
                 let changes = [task.kill.is_some(), task.limits_change.is_some()];
                 sum + 1 + changes.into_iter().filter(|is_ordered| *is_ordered).count()
             });
-            must(
+            ensure(
                 index.orders.len() == wanted,
                 id,
                 "no two orders share a number",
@@ -450,7 +449,7 @@ impl Registry {
         }
         self.check_roles()?;
         let nonces = kept.nonces.len();
-        must(
+        ensure(
             nonces == self.agents.len(),
             &"the agents",
             "no two agents share a nonce",
@@ -461,7 +460,7 @@ impl Registry {
 fn check_stopped(task: &Task) -> Result<(), InvariantViolation> {
     let updates = task.unacknowledged.iter().chain([&task.latest]);
     let mut stopped = updates.filter(|update| update.stopped);
-    must(
+    ensure(
         stopped.all(|update| update.state == TaskState::Unreachable)
             && (!task.latest.stopped || task.spec.stop_after_ms > 0),
         &task.key,
@@ -477,22 +476,22 @@ fn check_unacknowledged(task: &Task) -> Result<(), InvariantViolation> {
     let ascending = updates
         .windows(2)
         .all(|pair| pair[0].revision < pair[1].revision);
-    must(ascending, key, "its updates ascend")?;
+    ensure(ascending, key, "its updates ascend")?;
     let open = updates
         .iter()
         .filter(|update| !update.state.is_terminal())
         .count();
-    must(
+    ensure(
         open <= 1 && updates.len() - open <= 1,
         key,
         "at most one update of each kind is unacknowledged",
     )?;
-    must(
+    ensure(
         updates.last().is_none_or(|last| *last == task.latest),
         key,
         "its newest unacknowledged update is its newest one",
     )?;
-    must(
+    ensure(
         !task.is_terminal() || !updates.is_empty(),
         key,
         "an ended and acknowledged task is history",

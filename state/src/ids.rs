@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_could_leave_a_folder_are_refused() {
+    fn names_that_could_leave_a_directory_are_refused() {
         for bad in ["", ".", "..", "a/b", "a b", "a\0", "ü", &"x".repeat(256)] {
             assert!(TaskId::new(bad).is_err(), "{bad:?}");
         }
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_prefix_is_no_id() {
+    fn an_id_with_another_prefix_is_rejected() {
         assert!("framework-1".parse::<AgentId>().is_err());
         assert!("agent--1".parse::<AgentId>().is_err());
     }

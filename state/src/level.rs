@@ -67,7 +67,7 @@ impl Levels {
 /// Returns the level at which a cluster of these first members begins: the newest that all of them
 /// support. Returns `None` until every member has reported its levels.
 #[must_use]
-pub fn of_founders(reported: impl IntoIterator<Item = Option<Levels>>) -> Option<Level> {
+pub fn initial(reported: impl IntoIterator<Item = Option<Levels>>) -> Option<Level> {
     let newest = reported
         .into_iter()
         .map(|levels| Some(levels?.newest))
@@ -92,9 +92,9 @@ mod tests {
             oldest: Level::NEWEST,
             newest: Level(Level::NEWEST.0 + 1),
         });
-        assert_eq!(of_founders([own]), Some(Level::NEWEST));
-        assert_eq!(of_founders([own, later, own]), Some(Level::NEWEST));
-        assert_eq!(of_founders([own, former, own]), Some(Level::RELEASE_0_1));
-        assert_eq!(of_founders([own, None, former]), None);
+        assert_eq!(initial([own]), Some(Level::NEWEST));
+        assert_eq!(initial([own, later, own]), Some(Level::NEWEST));
+        assert_eq!(initial([own, former, own]), Some(Level::RELEASE_0_1));
+        assert_eq!(initial([own, None, former]), None);
     }
 }

@@ -23,13 +23,13 @@ pub const VOLUMES: usize = 64;
 /// The longest path of a volume, in bytes. Longer ones are refused.
 pub const VOLUME_PATH_BYTES: usize = 1024;
 /// The smallest tmpfs that a task may request, in bytes: a page.
-pub const TMPFS_LEAST_BYTES: u64 = 4096;
+pub const MIN_TMPFS_BYTES: u64 = 4096;
 /// The largest tmpfs, in bytes: 1 TiB. Larger ones are refused, and so is one that exceeds the
 /// task's memory.
 pub const TMPFS_BYTES: u64 = 1 << 40;
 /// The smallest number of open files that a task may request: with fewer, most programs cannot
 /// start. Fewer are refused.
-pub const OPEN_FILES_LEAST: u64 = 64;
+pub const MIN_OPEN_FILES: u64 = 64;
 /// The largest number of open files: Linux' own bound (`fs.nr_open`). More are refused.
 pub const OPEN_FILES: u64 = 1_048_576;
 /// The longest grace period of an executor, in milliseconds: a minute. During it the executor's

@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_is_only_an_answer() {
+    fn unknown_is_only_a_reconciliation_answer() {
         assert!(
             ALL.into_iter()
                 .all(|state| !state.may_become(Unknown) && !Unknown.may_become(state))

@@ -199,10 +199,10 @@ impl World {
         let register = RegisterAgent {
             agent: Some(id),
             nonce: agent.nonce,
-            confirmed: agent.reported.incarnation,
+            confirmed: agent.report.incarnation,
             tried: Vec::new(),
-            boot_id: agent.reported.boot_id.clone(),
-            info: agent.reported.info.clone(),
+            boot_id: agent.report.boot_id.clone(),
+            info: agent.report.info.clone(),
         };
         self.apply(Command::RegisterAgent(register))
     }
@@ -233,7 +233,7 @@ impl World {
             .registry
             .agent(agent)
             .expect("a known agent")
-            .reported
+            .report
             .incarnation;
         self.apply(Command::ReconcileAgent(ReconcileAgent {
             agent,

@@ -21,7 +21,7 @@ enum BehaviourStatus {
 }
 
 #[test]
-fn every_behaviour_is_there_once_and_has_a_status() {
+fn every_behaviour_is_listed_once_with_a_status() {
     let found: Vec<u32> = behaviours().keys().copied().collect();
     assert_eq!(found, (1..=ALL).collect::<Vec<_>>());
 }
@@ -59,7 +59,7 @@ fn a_difference_has_a_reason() {
 }
 
 #[test]
-fn a_test_that_is_not_there_would_be_seen() {
+fn a_missing_test_is_detected() {
     let sources = sources();
     assert!(!exists(&sources, "state::task::no_such_test_was_written"));
     assert!(!exists(&sources, "no-such-scenario.txt"));

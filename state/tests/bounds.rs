@@ -21,7 +21,7 @@ fn revive(framework: FrameworkId, session: u64, number: u64, lowest: u64) -> Com
 }
 
 #[test]
-fn answers_that_nobody_reads_stop_further_calls_of_the_session_only() {
+fn unread_answers_block_only_calls_of_their_session() {
     let mut world = World::new();
     let id = world.subscribe("web");
     let session = world.registry.framework(id).unwrap().session;
@@ -172,7 +172,7 @@ fn a_list_is_cut_into_parts_that_say_the_same() {
         .collect();
     let list = ReconcileAgent {
         agent,
-        incarnation: world.registry.agent(agent).unwrap().reported.incarnation,
+        incarnation: world.registry.agent(agent).unwrap().report.incarnation,
         floor: world.registry.last_order(agent),
         after: None,
         through: None,
@@ -218,7 +218,7 @@ fn commands_that_would_touch_too_much_are_refused_whole() {
     });
     let list = Command::ReconcileAgent(ReconcileAgent {
         agent,
-        incarnation: world.registry.agent(agent).unwrap().reported.incarnation,
+        incarnation: world.registry.agent(agent).unwrap().report.incarnation,
         floor: OrderIndex(1),
         after: None,
         through: None,

@@ -58,7 +58,7 @@ fn every_link_leads_to_a_file() {
 
 /// Returns whether `name` is a file or directory to which a paragraph about the crate `room` may
 /// refer.
-fn is_there(room: &str, name: &str) -> bool {
+fn exists(room: &str, name: &str) -> bool {
     let root = root();
     let name = name.trim_end_matches('/');
     let below = [
@@ -96,7 +96,7 @@ fn the_map_names_files_that_exist() {
                 let is_path = name.ends_with(".rs") || name.ends_with('/') || name.ends_with(".md");
                 if is_path && !name.contains(' ') && !name.contains('*') && !name.contains('{') {
                     seen += 1;
-                    if !is_there(&room, name) {
+                    if !exists(&room, name) {
                         wrong.push(format!("{page}: {room}: no {name}"));
                     }
                 }
@@ -160,7 +160,7 @@ fn the_protocol_lists_every_capability() {
 }
 
 #[test]
-fn the_protocol_tells_of_every_call() {
+fn the_protocol_describes_every_call() {
     let page = read("docs/protocol.md");
     let mut wrong = Vec::new();
     let mut seen = 0;

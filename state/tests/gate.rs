@@ -19,7 +19,7 @@ fn stage(target: &Path, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -30,16 +30,16 @@ fn a_stage_over_its_budget_is_named_and_only_a_failed_or_hung_one_fails() {
     assert!(!stage(&target, &["summary"]).status.success(), "none yet");
     for state in ["cold", "warm"] {
         let slow = stage(&target, &["slow", "1/1", "sleep", "2"]);
-        assert!(slow.status.success(), "{}", said(&slow));
-        assert!(said(&slow).contains(state), "{}", said(&slow));
+        assert!(slow.status.success(), "{}", output_text(&slow));
+        assert!(output_text(&slow).contains(state), "{}", output_text(&slow));
     }
     let failed = stage(&target, &["failing", "9/9", "false"]);
     assert_eq!(failed.status.code(), Some(1));
-    assert!(said(&failed).contains("repeat it with: false"));
+    assert!(output_text(&failed).contains("repeat it with: false"));
     let hung = stage(&target, &["hung", "1/2", "sleep", "60"]);
     assert_eq!(hung.status.code(), Some(124));
-    assert!(said(&hung).contains("did not end within 6 s"));
-    let summary = said(&stage(&target, &["summary"]));
+    assert!(output_text(&hung).contains("did not end within 6 s"));
+    let summary = output_text(&stage(&target, &["summary"]));
     let lines: Vec<&str> = summary.lines().collect();
     assert_eq!(lines.len(), 3, "{summary}");
     assert!(lines[0].starts_with("slow") && lines[0].ends_with("over its budget"));
@@ -48,22 +48,22 @@ fn a_stage_over_its_budget_is_named_and_only_a_failed_or_hung_one_fails() {
 }
 
 /// Returns the output of `scripts/skips` for this input, and whether it succeeds.
-fn judged(output: &str) -> (bool, String) {
+fn check_skips(output: &str) -> (bool, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut judge = Command::new(root.join("scripts/skips"))
+    let mut command = Command::new(root.join("scripts/skips"))
         .env_remove("CARGO_TARGET_DIR")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    judge
+    command
         .stdin
         .take()
         .unwrap()
         .write_all(output.as_bytes())
         .unwrap();
-    let ended = judge.wait_with_output().unwrap();
+    let ended = command.wait_with_output().unwrap();
     let said = [ended.stdout, ended.stderr].concat();
     (ended.status.success(), String::from_utf8(said).unwrap())
 }
@@ -71,24 +71,27 @@ fn judged(output: &str) -> (bool, String) {
 #[test]
 fn a_skip_needs_a_reason_that_this_kind_of_host_may_have_and_not_more_often_than_it_may() {
     let skip = |reason: &str| format!("test some::test ... SKIPPED: {reason}\n");
-    let (passes, said) = judged("test some::test ... ok\n");
-    assert!(passes && said.ends_with("skipped: 0 tests\n"), "{said}");
+    let (passes, output) = check_skips("test some::test ... ok\n");
+    assert!(passes && output.ends_with("skipped: 0 tests\n"), "{output}");
     let kernel = skip("this kernel has no loop devices: mknod: Operation not permitted");
-    let (passes, said) = judged(&kernel);
-    assert!(passes && said.contains("\nskipped: 1 tests\n"), "{said}");
-    let (passes, said) = judged(&kernel.repeat(1_000));
+    let (passes, output) = check_skips(&kernel);
     assert!(
-        !passes && said.contains("1000 tests were skipped, at most"),
-        "{said}"
+        passes && output.contains("\nskipped: 1 tests\n"),
+        "{output}"
+    );
+    let (passes, output) = check_skips(&kernel.repeat(1_000));
+    assert!(
+        !passes && output.contains("1000 tests were skipped, at most"),
+        "{output}"
     );
     for reason in ["needs root because everything is broken", "it is late"] {
-        let (passes, said) = judged(&skip(reason));
+        let (passes, output) = check_skips(&skip(reason));
         assert!(
-            !passes && said.contains("some::test may not be skipped"),
-            "{said}"
+            !passes && output.contains("some::test may not be skipped"),
+            "{output}"
         );
     }
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let (passes, said) = judged(&skip("needs root"));
-    assert_eq!(passes, !is_root, "{said}");
+    let (passes, output) = check_skips(&skip("needs root"));
+    assert_eq!(passes, !is_root, "{output}");
 }

@@ -110,7 +110,7 @@ fn uses() -> BTreeMap<String, Uses> {
 }
 
 /// Returns all modules that can be reached from a module.
-fn reached(uses: &Uses, from: &str) -> BTreeSet<String> {
+fn reachable(uses: &Uses, from: &str) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     let mut next = vec![from];
     while let Some(module) = next.pop() {
@@ -124,9 +124,9 @@ fn reached(uses: &Uses, from: &str) -> BTreeSet<String> {
 }
 
 /// Returns the modules that can be reached from themselves.
-fn in_cycles(uses: &Uses) -> Vec<&str> {
+fn modules_in_cycles(uses: &Uses) -> Vec<&str> {
     let all = uses.keys().map(String::as_str);
-    all.filter(|module| reached(uses, module).contains(*module))
+    all.filter(|module| reachable(uses, module).contains(*module))
         .collect()
 }
 
@@ -135,7 +135,7 @@ fn cycles_of_modules_only_shrink() {
     let allowed = BTreeMap::from(IN_CYCLES);
     let mut wrong = Vec::new();
     for (name, uses) in uses() {
-        let found = in_cycles(&uses);
+        let found = modules_in_cycles(&uses);
         let most = allowed.get(name.as_str()).copied().unwrap_or(0);
         if found.len() != most {
             wrong.push(format!(
@@ -163,9 +163,9 @@ fn a_cycle_is_found_and_a_chain_is_none() {
         }
         uses
     };
-    assert!(in_cycles(&uses(&[("a", "b"), ("b", "c")])).is_empty());
+    assert!(modules_in_cycles(&uses(&[("a", "b"), ("b", "c")])).is_empty());
     let cycle = uses(&[("a", "b"), ("b", "c"), ("c", "b")]);
-    assert_eq!(in_cycles(&cycle), ["b", "c"]);
+    assert_eq!(modules_in_cycles(&cycle), ["b", "c"]);
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn apply((table, map, set): &mut Collections, model: &mut BTreeMap<u16, u32>, st
 
 proptest! {
     #[test]
-    fn maps_do_as_ordered_maps_do_and_copies_stay_as_they_are(
+    fn maps_match_ordered_maps_and_copies_do_not_change(
         steps in proptest::collection::vec(step(), 1..600),
     ) {
         let mut now = Collections::default();

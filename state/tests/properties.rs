@@ -32,9 +32,9 @@ use tally::{AnswerCounts, name};
 use witness::HistoryChecker;
 
 /// The number of registrations that did not change unusual administrative state.
-const KEPT: &str = "agreed facts kept";
+const ADMIN_UNCHANGED: &str = "agreed facts kept";
 /// The number of commands in one run of a cluster.
-const LIFE: usize = 1_000;
+const COMMANDS_PER_RUN: usize = 1_000;
 /// The number of steps between two reloads.
 const RELOAD: usize = 100;
 
@@ -43,8 +43,8 @@ struct ReplicatedRun {
     first: Registry,
     second: Registry,
     stored: BTreeMap<Vec<u8>, Vec<u8>>,
-    witness: HistoryChecker,
-    tally: AnswerCounts,
+    history: HistoryChecker,
+    counts: AnswerCounts,
 }
 
 impl ReplicatedRun {
@@ -53,14 +53,14 @@ impl ReplicatedRun {
             first: Registry::new(),
             second: Registry::new(),
             stored: BTreeMap::new(),
-            witness: HistoryChecker::default(),
-            tally: AnswerCounts::new(),
+            history: HistoryChecker::default(),
+            counts: AnswerCounts::new(),
         }
     }
 
     /// Applies an entry to both masters. Returns the writes for storage, and whether all commands
     /// were refused.
-    fn feed(&mut self, entry: &LogEntry) -> (Vec<RecordWrite>, bool) {
+    fn apply_entry(&mut self, entry: &LogEntry) -> (Vec<RecordWrite>, bool) {
         let read = LogEntry {
             at: entry.at,
             commands: entry.commands.iter().map(through_bytes).collect(),
@@ -87,12 +87,13 @@ impl ReplicatedRun {
         if let Err(broken) = self.first.check() {
             panic!("{broken}");
         }
-        self.witness.check(&self.first);
-        self.witness.look_at_agreements(&self.first, entry, &writes);
+        self.history.check(&self.first);
+        self.history
+            .check_administration(&self.first, entry, &writes);
         for (ProposedCommand { command, .. }, AppliedProposal { outcome, .. }) in
             entry.commands.iter().zip(&applied)
         {
-            *self.tally.entry(name(command, outcome)).or_default() += 1;
+            *self.counts.entry(name(command, outcome)).or_default() += 1;
         }
         let refused = applied.iter().all(|applied| applied.outcome.is_err());
         (writes, refused)
@@ -110,7 +111,7 @@ impl ReplicatedRun {
 }
 
 /// The answers that a run must contain to be conclusive.
-const MUST_BE_MET: [&str; 43] = [
+const REQUIRED_ANSWERS: [&str; 43] = [
     "Accept",
     "Acknowledge",
     "Compare",
@@ -178,7 +179,7 @@ fn kinds(writes: &[RecordWrite]) -> Vec<u8> {
         .collect()
 }
 
-fn play(seed: u64) -> AnswerCounts {
+fn run_seed(seed: u64) -> AnswerCounts {
     let mut life = ReplicatedRun::new();
     let mut dice = TestRng::new(seed);
     // Every second cluster is of an earlier release, until its level is raised.
@@ -188,7 +189,7 @@ fn play(seed: u64) -> AnswerCounts {
     };
     let mut actor = CommandGenerator::new(&mut dice, level);
     let mut commands = 0;
-    while commands < LIFE {
+    while commands < COMMANDS_PER_RUN {
         let count = if dice.percent(70) { 1 } else { dice.below(4) };
         let mut entry = actor.entry(&mut dice, &life.first, count);
         let level = life.first.level().max(level);
@@ -197,13 +198,13 @@ fn play(seed: u64) -> AnswerCounts {
             .filter_map(|proposed| CommandGenerator::at_level(level, proposed))
             .collect();
         commands += entry.commands.len().max(1);
-        let (writes, refused) = life.feed(&entry);
+        let (writes, refused) = life.apply_entry(&entry);
         if let [only] = &entry.commands[..] {
             if refused {
                 assert_refusal_is_clean(&only.command, &kinds(&writes));
             }
             if dice.percent(25) && may_be_repeated(&only.command) {
-                let (writes, _) = life.feed(&entry);
+                let (writes, _) = life.apply_entry(&entry);
                 assert_eq!(
                     kinds(&writes),
                     [0; 0],
@@ -216,9 +217,9 @@ fn play(seed: u64) -> AnswerCounts {
         }
     }
     life.reload();
-    life.witness.assert_busy();
-    *life.tally.entry(KEPT).or_default() += life.witness.kept();
-    life.tally
+    life.history.assert_busy();
+    *life.counts.entry(ADMIN_UNCHANGED).or_default() += life.history.replaced();
+    life.counts
 }
 
 /// Asserts that a refusal changes nothing, except for the answer of a numbered call and the low
@@ -247,20 +248,20 @@ fn may_be_repeated(command: &Command) -> bool {
 }
 
 fn run(seed: u64) -> AnswerCounts {
-    let played = std::panic::catch_unwind(|| play(seed));
-    played.unwrap_or_else(|panic| {
+    let result = std::panic::catch_unwind(|| run_seed(seed));
+    result.unwrap_or_else(|panic| {
         eprintln!("repeat it with ARGOSY_SEED={seed}");
         std::panic::resume_unwind(panic)
     })
 }
 
 fn commands(tally: &AnswerCounts) -> usize {
-    let counted = tally.iter().filter(|(name, _)| **name != KEPT);
+    let counted = tally.iter().filter(|(name, _)| **name != ADMIN_UNCHANGED);
     counted.map(|(_, count)| count).sum()
 }
 
 #[test]
-fn whatever_is_proposed_the_facts_stay_sound() {
+fn invariants_hold_for_all_proposals() {
     if let Ok(seed) = std::env::var("ARGOSY_SEED") {
         run(seed.parse().unwrap());
         return;
@@ -277,14 +278,17 @@ fn whatever_is_proposed_the_facts_stay_sound() {
     }
     let commands = commands(&tally);
     eprintln!("{commands} commands in {seed} runs, seeds 0 and up: {tally:?}");
-    for name in MUST_BE_MET {
+    for name in REQUIRED_ANSWERS {
         assert!(tally.contains_key(name), "no answer was {name}");
     }
-    assert!(tally[KEPT] > 0, "no registration kept agreed facts");
+    assert!(
+        tally[ADMIN_UNCHANGED] > 0,
+        "no registration kept agreed facts"
+    );
 }
 
 #[test]
-fn one_more_life_whose_seed_is_random_stays_sound() {
+fn invariants_hold_for_a_random_seed() {
     let mut bytes = [0; 8];
     let mut random = std::fs::File::open("/dev/urandom").unwrap();
     random.read_exact(&mut bytes).unwrap();

@@ -50,9 +50,9 @@ use tally::{AnswerCounts, name};
 /// The level of release 0.1.0.
 const LEVEL: Level = Level::RELEASE_0_1;
 /// The number of commands in one run of a cluster.
-const LIFE: usize = 1_000;
+const COMMANDS_PER_RUN: usize = 1_000;
 /// The answers that the runs must contain to be conclusive.
-const MUST_BE_MET: [&str; 20] = [
+const REQUIRED_ANSWERS: [&str; 20] = [
     "Accept",
     "Acknowledge",
     "Disconnect",
@@ -75,7 +75,7 @@ const MUST_BE_MET: [&str; 20] = [
     "unknown-task",
 ];
 /// The number of tasks that are launched together.
-const WAVE: usize = 250;
+const BATCH_TASKS: usize = 250;
 
 /// Returns what a leader at level 2 proposes; the level is never raised.
 fn as_proposed(proposed: ProposedCommand) -> Option<ProposedCommand> {
@@ -85,7 +85,11 @@ fn as_proposed(proposed: ProposedCommand) -> Option<ProposedCommand> {
 
 /// Applies an entry to both registries, which must write the same records. Returns the counts of
 /// answers.
-fn feed(registry: &mut Registry, former: &mut FormerRegistry, entry: &LogEntry) -> AnswerCounts {
+fn apply_entry(
+    registry: &mut Registry,
+    former: &mut FormerRegistry,
+    entry: &LogEntry,
+) -> AnswerCounts {
     let commands: Vec<Vec<u8>> = entry
         .commands
         .iter()
@@ -120,13 +124,13 @@ fn feed(registry: &mut Registry, former: &mut FormerRegistry, entry: &LogEntry) 
     tally
 }
 
-fn play(executable: &Path, seed: u64) -> AnswerCounts {
+fn run_seed(executable: &Path, seed: u64) -> AnswerCounts {
     let mut former = FormerRegistry::start(executable);
     let mut registry = Registry::new();
     let mut dice = TestRng::new(seed);
     let mut actor = CommandGenerator::new(&mut dice, LEVEL);
     let (mut commands, mut tally) = (0, AnswerCounts::new());
-    while commands < LIFE {
+    while commands < COMMANDS_PER_RUN {
         let count = if dice.percent(70) { 1 } else { dice.below(4) };
         let mut entry = actor.entry(&mut dice, &registry, count);
         for proposed in &mut entry.commands {
@@ -134,7 +138,7 @@ fn play(executable: &Path, seed: u64) -> AnswerCounts {
         }
         entry.commands = entry.commands.into_iter().filter_map(as_proposed).collect();
         commands += entry.commands.len().max(1);
-        for (name, count) in feed(&mut registry, &mut former, &entry) {
+        for (name, count) in apply_entry(&mut registry, &mut former, &entry) {
             *tally.entry(name).or_default() += count;
         }
     }
@@ -148,8 +152,8 @@ fn at_level_2_the_records_are_those_of_release_0_1_0() {
         return;
     };
     let run = |seed: u64| {
-        let played = std::panic::catch_unwind(|| play(&executable, seed));
-        played.unwrap_or_else(|panic| {
+        let result = std::panic::catch_unwind(|| run_seed(&executable, seed));
+        result.unwrap_or_else(|panic| {
             eprintln!("repeat it with ARGOSY_SEED={seed}");
             std::panic::resume_unwind(panic)
         })
@@ -158,33 +162,33 @@ fn at_level_2_the_records_are_those_of_release_0_1_0() {
         run(seed.parse().unwrap());
         return;
     }
-    let lives = match std::env::var_os("ARGOSY_LONG") {
+    let runs = match std::env::var_os("ARGOSY_LONG") {
         Some(_) => 500,
         None => 20,
     };
     let mut tally = AnswerCounts::new();
-    for (name, count) in (0..lives).flat_map(run) {
+    for (name, count) in (0..runs).flat_map(run) {
         *tally.entry(name).or_default() += count;
     }
     let commands: usize = tally.values().sum();
-    eprintln!("{commands} commands in {lives} runs, seeds 0 and up: {tally:?}");
-    for name in MUST_BE_MET {
+    eprintln!("{commands} commands in {runs} runs, seeds 0 and up: {tally:?}");
+    for name in REQUIRED_ANSWERS {
         assert!(tally.contains_key(name), "no answer was {name}");
     }
 }
 
 /// Returns the entries of a scenario file, run at level 2.
 fn scenario(text: &str) -> Vec<LogEntry> {
-    let mut stage = Interpreter::new(LEVEL);
-    stage.world.log = Some(Vec::new());
+    let mut interpreter = Interpreter::new(LEVEL);
+    interpreter.world.log = Some(Vec::new());
     for block in text.trim_end().split("\n\n") {
         let script = block.split("\n----").next().unwrap_or_default();
         let lines = script.lines().filter(|line| !line.starts_with('#'));
         for line in lines.filter(|line| !line.trim().is_empty()) {
-            stage.play(line);
+            interpreter.play(line);
         }
     }
-    let log = stage.world.log.take().unwrap_or_default().into_iter();
+    let log = interpreter.world.log.take().unwrap_or_default().into_iter();
     // Release 0.1.0 applies nothing from here on.
     let is_raise = |one: &ProposedCommand| matches!(one.command, Command::RaiseLevel { .. });
     log.take_while(|entry| !entry.commands.iter().any(is_raise))
@@ -207,7 +211,7 @@ fn the_scenarios_leave_the_same_records_at_level_2() {
         let mut former = FormerRegistry::start(&executable);
         let mut registry = Registry::new();
         for entry in scenario(&std::fs::read_to_string(&path).unwrap()) {
-            drop(feed(&mut registry, &mut former, &entry));
+            drop(apply_entry(&mut registry, &mut former, &entry));
             entries += 1;
         }
     }
@@ -216,7 +220,7 @@ fn the_scenarios_leave_the_same_records_at_level_2() {
 
 /// Launches, ends and acknowledges a wave of tasks.
 fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) {
-    let launches = (0..WAVE).map(|at| {
+    let launches = (0..BATCH_TASKS).map(|at| {
         let mut spec = spec(&format!("t{wave}-{at}"), "cpus:0.001");
         spec.environment.insert("A".to_owned(), "v".repeat(at));
         spec
@@ -259,13 +263,13 @@ fn the_history_is_that_of_release_0_1_0() {
     world.open_epoch(NodeId(1));
     let agent = world.register("cpus:1000");
     let frameworks = [world.subscribe("a"), world.subscribe("b")];
-    for at in 0..limits::FINISHED_TASKS / WAVE + 8 {
+    for at in 0..limits::FINISHED_TASKS / BATCH_TASKS + 8 {
         wave(&mut world, frameworks[usize::from(at % 3 == 0)], agent, at);
     }
     let mut former = FormerRegistry::start(&executable);
     let mut registry = Registry::new();
     for entry in world.log.take().unwrap_or_default() {
-        drop(feed(&mut registry, &mut former, &entry));
+        drop(apply_entry(&mut registry, &mut former, &entry));
     }
     assert_eq!(
         registry.finished_tasks_after(0).count(),

@@ -36,14 +36,14 @@ fn the_registry_answers_as_every_scenario_says() {
     let mut wrong = Vec::new();
     for path in files {
         let text = fs::read_to_string(&path).unwrap();
-        let played = play(&text);
-        if text == played {
+        let output = play(&text);
+        if text == output {
             continue;
         }
         if bless {
-            fs::write(&path, played).unwrap();
+            fs::write(&path, output).unwrap();
         } else {
-            wrong.push(difference(&path, &text, &played));
+            wrong.push(difference(&path, &text, &output));
         }
     }
     assert!(
@@ -55,14 +55,14 @@ fn the_registry_answers_as_every_scenario_says() {
 
 /// Returns the file with the actual outputs.
 fn play(text: &str) -> String {
-    let mut stage = Interpreter::new(Level::NEWEST);
+    let mut interpreter = Interpreter::new(Level::NEWEST);
     let mut played = String::new();
     for block in text.trim_end().split("\n\n") {
         let script = block.split("\n----").next().unwrap_or_default();
         let mut output = String::new();
         for line in script.lines() {
             if !line.starts_with('#') && !line.trim().is_empty() {
-                output.push_str(&stage.play(line));
+                output.push_str(&interpreter.play(line));
             }
         }
         writeln!(played, "{script}").unwrap();
@@ -75,17 +75,17 @@ fn play(text: &str) -> String {
     format!("{}\n", played.trim_end())
 }
 
-fn difference(path: &Path, wanted: &str, played: &str) -> String {
+fn difference(path: &Path, wanted: &str, output: &str) -> String {
     let line = wanted
         .lines()
-        .zip(played.lines())
+        .zip(output.lines())
         .position(|(a, b)| a != b)
-        .unwrap_or_else(|| wanted.lines().count().min(played.lines().count()));
+        .unwrap_or_else(|| wanted.lines().count().min(output.lines().count()));
     format!(
         "{}:{}\n  wanted: {}\n  played: {}",
         path.display(),
         line + 1,
         wanted.lines().nth(line).unwrap_or("(end)"),
-        played.lines().nth(line).unwrap_or("(end)")
+        output.lines().nth(line).unwrap_or("(end)")
     )
 }

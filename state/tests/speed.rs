@@ -215,27 +215,31 @@ fn the_largest_commands_take_no_longer_than_their_parts() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
         return;
     }
-    let mut lives = TaskLifecycles::new();
-    let launches: Vec<Command> = (0..ACCEPTED).map(|at| lives.launch(at)).collect();
-    let single = lives.apply(launches);
+    let mut lifecycles = TaskLifecycles::new();
+    let launches: Vec<Command> = (0..ACCEPTED).map(|at| lifecycles.launch(at)).collect();
+    let single = lifecycles.apply(launches);
     let accepts = (0..20).map(|call| {
         let first = ACCEPTED * (call + 1);
-        lives.accept(first, first..first + ACCEPTED)
+        lifecycles.accept(first, first..first + ACCEPTED)
     });
     let accepts: Vec<Command> = accepts.collect();
-    within_its_parts("accept", (lives.apply(accepts), ACCEPTED), single);
-    let ended = (0..ACCEPTED * 21).map(|at| lives.update(at, 1, TaskState::Finished));
+    within_its_parts("accept", (lifecycles.apply(accepts), ACCEPTED), single);
+    let ended = (0..ACCEPTED * 21).map(|at| lifecycles.update(at, 1, TaskState::Finished));
     let ended: Vec<Command> = ended.collect();
-    lives.apply(ended);
-    let one_by_one = (0..ACCEPTED).map(|at| lives.acknowledge(at..at + 1));
+    lifecycles.apply(ended);
+    let one_by_one = (0..ACCEPTED).map(|at| lifecycles.acknowledge(at..at + 1));
     let one_by_one: Vec<Command> = one_by_one.collect();
-    let single = lives.apply(one_by_one);
+    let single = lifecycles.apply(one_by_one);
     let together = (0..20).map(|call| {
         let first = ACCEPTED * (call + 1);
-        lives.acknowledge(first..first + ACKNOWLEDGED)
+        lifecycles.acknowledge(first..first + ACKNOWLEDGED)
     });
     let together: Vec<Command> = together.collect();
-    within_its_parts("acknowledge", (lives.apply(together), ACKNOWLEDGED), single);
+    within_its_parts(
+        "acknowledge",
+        (lifecycles.apply(together), ACKNOWLEDGED),
+        single,
+    );
 }
 
 fn within_its_parts(name: &str, (commands_per_s, parts): (f64, usize), parts_per_s: f64) {
@@ -253,31 +257,33 @@ fn commands_are_cheap() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
         return;
     }
-    let mut lives = TaskLifecycles::new();
+    let mut lifecycles = TaskLifecycles::new();
     let ticket = ProposedCommand {
-        ticket: lives.world.ticket(),
+        ticket: lifecycles.world.ticket(),
         actor: Actor::default(),
         command: Command::Tick,
     };
     let mut slowest = f64::MAX;
-    let mut phase = |lives: &mut TaskLifecycles, name: &str, commands: Vec<Command>| {
+    let mut phase = |lifecycles: &mut TaskLifecycles, name: &str, commands: Vec<Command>| {
         slowest = slowest.min(write_and_read(name, &commands, &ticket));
-        let applied = lives.apply(commands);
+        let applied = lifecycles.apply(commands);
         eprintln!("{name:>12}: applied {applied:.0}/s");
         applied
     };
-    let launches = (0..TASKS).map(|at| lives.launch(at)).collect();
-    let launched = phase(&mut lives, "launch", launches);
-    let running = (0..TASKS).map(|at| lives.update(at, 1, TaskState::Running));
+    let launches = (0..TASKS).map(|at| lifecycles.launch(at)).collect();
+    let launched = phase(&mut lifecycles, "launch", launches);
+    let running = (0..TASKS).map(|at| lifecycles.update(at, 1, TaskState::Running));
     let running = running.collect();
-    phase(&mut lives, "running", running);
-    check_in_slices(&lives.world.registry, launched);
-    let finished = (0..TASKS).map(|at| lives.update(at, 2, TaskState::Finished));
+    phase(&mut lifecycles, "running", running);
+    check_in_slices(&lifecycles.world.registry, launched);
+    let finished = (0..TASKS).map(|at| lifecycles.update(at, 2, TaskState::Finished));
     let finished = finished.collect();
-    phase(&mut lives, "finished", finished);
-    let acknowledged = (0..TASKS).map(|at| lives.acknowledge(at..at + 1)).collect();
-    phase(&mut lives, "acknowledged", acknowledged);
-    assert_eq!(lives.world.registry.tasks().len(), 0);
-    lives.world.registry.check().unwrap();
+    phase(&mut lifecycles, "finished", finished);
+    let acknowledged = (0..TASKS)
+        .map(|at| lifecycles.acknowledge(at..at + 1))
+        .collect();
+    phase(&mut lifecycles, "acknowledged", acknowledged);
+    assert_eq!(lifecycles.world.registry.tasks().len(), 0);
+    lifecycles.world.registry.check().unwrap();
     assert!(slowest > FLOOR, "{slowest:.0} commands per second");
 }

@@ -99,7 +99,7 @@ fn rooms_named(manifest: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn rooms_depend_only_downward() {
+fn crates_depend_only_downward() {
     let edges: BTreeMap<&str, &[&str]> = EDGES.into();
     let mut found = Vec::new();
     let mut manifests = 0;
@@ -123,14 +123,14 @@ fn rooms_depend_only_downward() {
 }
 
 #[test]
-fn a_manifest_with_a_forbidden_edge_would_be_seen() {
+fn a_manifest_with_a_forbidden_edge_is_detected() {
     let manifest = "[dependencies]\nargosy-raft = { path = \"x\" }\n[dev-dependencies]\nargosy-client.workspace = true\n[target.'cfg(unix)'.dependencies]\nargosy-agent.workspace = true\n";
     let wanted: BTreeSet<String> = ["agent".to_owned(), "raft".to_owned()].into();
     assert_eq!(rooms_named(manifest), wanted);
 }
 
 #[test]
-fn every_source_file_says_what_it_is() {
+fn every_source_file_has_a_module_comment() {
     let found: Vec<_> = sources()
         .into_iter()
         .filter(|file| !file.text.starts_with("//!"))
@@ -157,7 +157,7 @@ fn no_source_file_is_too_long() {
 }
 
 #[test]
-fn modules_are_called_by_what_they_hold() {
+fn modules_have_domain_names() {
     let empty = [
         "util", "utils", "common", "helper", "helpers", "manager", "misc",
     ];
@@ -172,7 +172,7 @@ fn modules_are_called_by_what_they_hold() {
 }
 
 #[test]
-fn nothing_is_left_for_later() {
+fn no_todo_comments_remain() {
     let marks = [
         "FIXME",
         "XXX:",
@@ -185,7 +185,7 @@ fn nothing_is_left_for_later() {
 }
 
 #[test]
-fn unsafe_code_stands_in_one_module() {
+fn unsafe_code_is_in_one_module() {
     let marks = [
         "unsafe {",
         "unsafe fn",
@@ -199,7 +199,7 @@ fn unsafe_code_stands_in_one_module() {
 }
 
 #[test]
-fn no_text_names_a_private_place_or_a_registry() {
+fn no_text_names_a_private_host_or_registry() {
     let marks = [
         "/work/",
         "/tmp/bash_jobs",
@@ -216,7 +216,7 @@ fn no_text_names_a_private_place_or_a_registry() {
 }
 
 #[test]
-fn no_text_tells_how_it_was_made() {
+fn no_text_describes_its_authors() {
     let marks = [
         "Claude",
         "Anthropic",
@@ -234,7 +234,7 @@ fn no_text_tells_how_it_was_made() {
 }
 
 #[test]
-fn the_pure_room_bans_what_would_make_masters_differ() {
+fn the_state_crate_bans_nondeterminism() {
     let file = root().join("state/clippy.toml");
     let text = fs::read_to_string(file).unwrap();
     for banned in [
@@ -303,7 +303,7 @@ fn every_dependency_is_used() {
 }
 
 #[test]
-fn every_shared_version_is_used_by_a_room() {
+fn every_workspace_dependency_is_used() {
     let files = tree();
     let root = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let shared = listed(&root, "workspace.dependencies");

@@ -21,7 +21,7 @@ use argosy_state::testing::{World, key, registration, spec};
 
 /// The largest number of bytes that an entry of one command may write, for each byte of the
 /// command.
-const MOST: usize = 3;
+const MAX_RATIO: usize = 3;
 
 /// A cluster with large values in the records that an update does not change.
 struct LargeCluster {
@@ -179,7 +179,7 @@ impl LargeCluster {
     fn silence(&mut self) {
         let mut register = registration(78, "cpus:1");
         let info = self.world.registry.agent(self.agent).unwrap();
-        register.info = info.reported.info.clone();
+        register.info = info.report.info.clone();
         let registered = self.world.apply(Command::RegisterAgent(register));
         let Ok(CommandReply::Agent(agent)) = registered.outcome else {
             panic!("{registered:?}");
@@ -204,10 +204,10 @@ impl LargeCluster {
         let back = RegisterAgent {
             agent: Some(agent),
             nonce: known.nonce,
-            confirmed: known.reported.incarnation,
+            confirmed: known.report.incarnation,
             tried: Vec::new(),
-            boot_id: known.reported.boot_id.clone(),
-            info: known.reported.info.clone(),
+            boot_id: known.report.boot_id.clone(),
+            info: known.report.info.clone(),
         };
         self.measure("agent back", Command::RegisterAgent(back));
         self.measure("reactivated", operate(OperatorOperation::Reactivate(agent)));
@@ -261,50 +261,52 @@ fn sweeps(world: &mut World) {
 }
 
 fn life(level: Level) -> Vec<(&'static str, usize, usize)> {
-    let mut stage = LargeCluster::new(level);
+    let mut cluster = LargeCluster::new(level);
     let mut spec = spec("web", "cpus:0.001");
     let value = "x".repeat(16 * 1024);
     spec.environment.insert("CONTENTS".to_owned(), value);
-    let offer = stage.world.promise(stage.framework, stage.agent, "cpus:1");
+    let offer = cluster
+        .world
+        .promise(cluster.framework, cluster.agent, "cpus:1");
     let accept = Accept {
         offers: vec![offer],
         operations: vec![OfferOperation::Launch(vec![spec])],
         all_or_nothing: false,
         wall_ms: 1_700_000_000_000,
     };
-    stage.call("launched", CallAction::Accept(accept));
-    let key = key(stage.framework, "web");
-    stage.update("starting", &key, |update| {
+    cluster.call("launched", CallAction::Accept(accept));
+    let key = key(cluster.framework, "web");
+    cluster.update("starting", &key, |update| {
         update.state = TaskState::Starting
     });
-    stage.update("running", &key, |_| ());
-    stage.acknowledge("acknowledged", &key);
-    stage.update("healthy", &key, |update| {
+    cluster.update("running", &key, |_| ());
+    cluster.acknowledge("acknowledged", &key);
+    cluster.update("healthy", &key, |update| {
         update.reason = Reason::HealthCheckStatusUpdated;
         update.standing.healthy = Some(true);
     });
-    stage.update("with a message", &key, |update| {
+    cluster.update("with a message", &key, |update| {
         update.message = "m".repeat(limits::MESSAGE_BYTES);
     });
-    stage.update("running again", &key, |_| ());
-    stage.acknowledge("acknowledged", &key);
-    stage.change_limits(&key);
-    stage.update("with a message", &key, |update| {
+    cluster.update("running again", &key, |_| ());
+    cluster.acknowledge("acknowledged", &key);
+    cluster.change_limits(&key);
+    cluster.update("with a message", &key, |update| {
         update.message = "m".repeat(limits::MESSAGE_BYTES);
     });
-    let running = stage.world.registry.task(&key).unwrap().latest.revision;
-    stage.update("finished", &key, |update| {
+    let running = cluster.world.registry.task(&key).unwrap().latest.revision;
+    cluster.update("finished", &key, |update| {
         update.state = TaskState::Finished;
         update.source = UpdateSource::Task;
         update.reason = Reason::CommandExited;
         update.exit = Some(Exit::Code(0));
         update.message = "m".repeat(limits::MESSAGE_BYTES);
     });
-    stage.acknowledge_up_to("acknowledged", &key, running);
-    stage.acknowledge("end acknowledged", &key);
-    assert_eq!(stage.world.registry.task(&key), None);
-    stage.silence();
-    stage.figures
+    cluster.acknowledge_up_to("acknowledged", &key, running);
+    cluster.acknowledge("end acknowledged", &key);
+    assert_eq!(cluster.world.registry.task(&key), None);
+    cluster.silence();
+    cluster.figures
 }
 
 #[test]
@@ -313,7 +315,7 @@ fn an_update_writes_at_most_three_times_its_command() {
     let mut too_much = Vec::new();
     for ((name, bytes, written), (_, _, before)) in life(Level::NEWEST).into_iter().zip(before) {
         eprintln!("{name:>20}: {bytes} bytes, written {written}, at level 2 {before}");
-        if written > MOST * bytes {
+        if written > MAX_RATIO * bytes {
             too_much.push(format!("{name}: {written} of {bytes}"));
         }
     }

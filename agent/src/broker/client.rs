@@ -71,7 +71,7 @@ impl BrokerClient {
             Some((Ok(BrokerReply::Opened(host)), _)) => host,
             Some((Ok(_), _)) => return Err(failed(unexpected_reply())),
             Some((Err(why), _)) => return Err(failed(why)),
-            None => return Err(failed(gone())),
+            None => return Err(failed(connection_lost())),
         };
         let (tell, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("broker".to_owned());
@@ -104,15 +104,15 @@ impl BrokerClient {
         }
     }
 
-    pub(super) fn ask(
+    pub(super) fn request(
         &self,
         request: BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
     ) -> OperationResult {
-        self.ask_with(request, descriptors, TimeoutPolicy::Wait)
+        self.request_with(request, descriptors, TimeoutPolicy::Wait)
     }
 
-    fn ask_with(
+    fn request_with(
         &self,
         request: BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
@@ -124,17 +124,17 @@ impl BrokerClient {
                 let owned = owned.collect::<io::Result<_>>();
                 operations.perform(request, owned.map_err(|error| error.to_string())?)
             }
-            Self::Remote(connections) => connections.ask(&request, descriptors, patience),
+            Self::Remote(connections) => connections.request(&request, descriptors, patience),
         }
     }
 
     pub(super) fn plain(&self, request: BrokerRequest) -> BrokerResult<BrokerReply> {
-        self.ask(request, &[]).map(|(reply, _)| reply)
+        self.request(request, &[]).map(|(reply, _)| reply)
     }
 
     /// Fails if the broker does not respond: for values that are only displayed.
     pub(super) fn request_for_display(&self, request: BrokerRequest) -> BrokerResult<BrokerReply> {
-        let asked = self.ask_with(request, &[], TimeoutPolicy::FailFast);
+        let asked = self.request_with(request, &[], TimeoutPolicy::FailFast);
         asked.map(|(reply, _)| reply)
     }
 
@@ -152,13 +152,15 @@ impl BrokerClient {
             why: text.into(),
         };
         let descriptors: Vec<_> = namespace.into_iter().collect();
-        let asked = self.ask(BrokerRequest::Launch(Box::new(spec.clone())), &descriptors);
+        let asked = self.request(BrokerRequest::Launch(Box::new(spec.clone())), &descriptors);
         match asked.map_err(failed)? {
             (BrokerReply::Running(handle), connection) => {
-                let connection = one(connection).map_err(failed)?;
+                let connection = single_descriptor(connection).map_err(failed)?;
                 let handle = handle.map(|handle| *handle);
                 let (folder, group) = (&spec.directory, spec.cgroup.clone());
-                Ok(Container::passed_on(folder, group, handle, connection))
+                Ok(Container::from_connection(
+                    folder, group, handle, connection,
+                ))
             }
             (BrokerReply::Invalid(text), _) => Err(CreateError {
                 reason: v1::Reason::TaskInvalid,
@@ -179,8 +181,8 @@ impl BrokerClient {
             rules: UnpackLimits::layer(),
             target: UnpackTarget::Layer { draft },
         };
-        let (_, connection) = self.ask(request, &[archive])?;
-        one(connection).map(UnpackHandle::passed_on)
+        let (_, connection) = self.request(request, &[archive])?;
+        single_descriptor(connection).map(UnpackHandle::from_connection)
     }
 
     pub(crate) fn unpack_files(
@@ -195,8 +197,8 @@ impl BrokerClient {
             rules: UnpackLimits::archive(),
             target: UnpackTarget::Files { uid, gid },
         };
-        let (_, connection) = self.ask(request, &[archive, target])?;
-        one(connection).map(UnpackHandle::passed_on)
+        let (_, connection) = self.request(request, &[archive, target])?;
+        single_descriptor(connection).map(UnpackHandle::from_connection)
     }
 
     /// Adopts a container of an earlier agent. `folder` and `group` are the container's.
@@ -206,11 +208,11 @@ impl BrokerClient {
         folder: &Path,
         group: Option<PathBuf>,
     ) -> BrokerResult<AdoptedContainer> {
-        match self.ask(BrokerRequest::Adopt(name), &[])? {
+        match self.request(BrokerRequest::Adopt(name), &[])? {
             (BrokerReply::Running(handle), connection) => {
                 let handle = handle.map(|handle| *handle);
-                let connection = one(connection)?;
-                let container = Container::passed_on(folder, group, handle, connection);
+                let connection = single_descriptor(connection)?;
+                let container = Container::from_connection(folder, group, handle, connection);
                 Ok(AdoptedContainer::Running(container))
             }
             (BrokerReply::Exited(exit), _) => Ok(AdoptedContainer::Exited(*exit)),
@@ -233,16 +235,16 @@ impl BrokerClient {
         number(self.plain(BrokerRequest::CountLaunchers)?)
     }
 
-    pub(crate) fn take_users(&self, name: ContainerName) -> BrokerResult<u32> {
+    pub(crate) fn allocate_ids(&self, name: ContainerName) -> BrokerResult<u32> {
         let first = number(self.plain(BrokerRequest::AllocateUsers(name))?)?;
         u32::try_from(first).map_err(|_| unexpected_reply())
     }
 
-    pub(crate) fn return_users(&self, name: ContainerName) -> BrokerResult {
+    pub(crate) fn release_ids(&self, name: ContainerName) -> BrokerResult {
         self.done(BrokerRequest::ReleaseUsers(name))
     }
 
-    pub(crate) fn keep_users(&self, known: Vec<ContainerName>) -> BrokerResult {
+    pub(crate) fn retain_ids(&self, known: Vec<ContainerName>) -> BrokerResult {
         self.done(BrokerRequest::RetainUsers(known))
     }
 
@@ -299,7 +301,7 @@ impl BrokerClient {
         }
     }
 
-    pub(crate) fn bound_disk(
+    pub(crate) fn limit_disk(
         &self,
         key: &TaskKey,
         name: ContainerName,
@@ -309,7 +311,7 @@ impl BrokerClient {
         self.done(BrokerRequest::LimitDisk { at, bytes })
     }
 
-    pub(crate) fn is_disk_bounded(&self, key: &TaskKey, name: ContainerName) -> BrokerResult<bool> {
+    pub(crate) fn is_disk_limited(&self, key: &TaskKey, name: ContainerName) -> BrokerResult<bool> {
         match self.plain(BrokerRequest::IsDiskLimited(TaskContainer::new(key, name)))? {
             BrokerReply::Bool(is) => Ok(is),
             _ => Err(unexpected_reply()),
@@ -326,7 +328,7 @@ impl BrokerClient {
         usage(self.request_for_display(BrokerRequest::DiskUsage(TaskContainer::new(key, name))))
     }
 
-    pub(crate) fn disk_keeper(
+    pub(crate) fn quota_scope(
         &self,
         key: &TaskKey,
         name: ContainerName,
@@ -368,23 +370,27 @@ impl BrokerClient {
     ) -> BrokerResult<RootFs> {
         let at = TaskContainer::new(key, name);
         let request = BrokerRequest::MakeRoot { at, holder, layers };
-        match self.ask(request, &[wanted])? {
+        match self.request(request, &[wanted])? {
             (BrokerReply::Root(root), _) => Ok(root),
             _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn make_place(&self, name: ContainerName, guest: &DirectoryAccess) -> BrokerResult {
+    pub(crate) fn make_socket_dir(
+        &self,
+        name: ContainerName,
+        guest: &DirectoryAccess,
+    ) -> BrokerResult {
         self.done(BrokerRequest::MakeExecutorDirectory(name, guest.clone()))
     }
 
     /// Opens an executor's socket. Returns the listener, the user ids that may connect, and the
     /// token.
-    pub(crate) fn listen_at_place(
+    pub(crate) fn listen_executor(
         &self,
         name: ContainerName,
     ) -> BrokerResult<(UnixListener, RangeInclusive<u32>, Vec<u8>)> {
-        match self.ask(BrokerRequest::ListenForExecutor(name), &[])? {
+        match self.request(BrokerRequest::ListenForExecutor(name), &[])? {
             (
                 BrokerReply::Listening {
                     first_peer,
@@ -392,7 +398,11 @@ impl BrokerClient {
                     token,
                 },
                 listener,
-            ) => Ok((one(listener)?.into(), first_peer..=last_peer, token)),
+            ) => Ok((
+                single_descriptor(listener)?.into(),
+                first_peer..=last_peer,
+                token,
+            )),
             _ => Err(unexpected_reply()),
         }
     }
@@ -420,19 +430,19 @@ impl BrokerClient {
         missing(self.plain(BrokerRequest::ApplyLimits(name, Box::new(limits), policy))?)
     }
 
-    pub(crate) fn note_cores(&self, name: ContainerName, text: String) -> BrokerResult {
+    pub(crate) fn record_cpus(&self, name: ContainerName, text: String) -> BrokerResult {
         self.done(BrokerRequest::RecordCpuset(name, text))
     }
 
     /// Starts the content service; replaces a running one.
     pub(crate) fn start_content(&self) -> BrokerResult<StartedService> {
-        let (reply, socket) = self.ask(BrokerRequest::StartContent, &[])?;
+        let (reply, socket) = self.request(BrokerRequest::StartContent, &[])?;
         let pid = u32::try_from(number(reply)?).map_err(|_| unexpected_reply())?;
         let broker = self.clone();
         Ok(StartedService {
-            packets: PacketSocket::passed_on(one(socket)?),
+            packets: PacketSocket::from_socket(single_descriptor(socket)?),
             pid,
-            end: Box::new(move || {
+            stop: Box::new(move || {
                 // If the broker has exited, so has the service.
                 let _ = broker.done(BrokerRequest::EndContent);
             }),
@@ -445,7 +455,7 @@ impl BrokerClient {
     }
 }
 
-pub(super) fn one(descriptors: Vec<OwnedFd>) -> BrokerResult<OwnedFd> {
+pub(super) fn single_descriptor(descriptors: Vec<OwnedFd>) -> BrokerResult<OwnedFd> {
     descriptors.into_iter().next().ok_or_else(unexpected_reply)
 }
 
@@ -485,6 +495,6 @@ pub(super) fn unresponsive() -> String {
     "the broker of this agent does not respond".to_owned()
 }
 
-pub(super) fn gone() -> String {
+pub(super) fn connection_lost() -> String {
     "the broker of this agent has ended".to_owned()
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use argosy_isolation::service::PacketSocket;
 
-use super::client::{gone, unresponsive};
+use super::client::{connection_lost, unresponsive};
 use super::link;
 use super::operations::OperationResult;
 use super::request::BrokerRequest;
 use super::server::ReplyResult;
 
 /// The interval at which a waiting request checks whether to give up.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Sockets to a broker, each for one request at a time.
 pub(crate) struct BrokerConnections {
@@ -33,7 +33,7 @@ pub(crate) struct BrokerConnections {
 struct BrokerSocket {
     packets: PacketSocket,
     /// True while the reply to an abandoned request is pending.
-    owes: bool,
+    has_pending_reply: bool,
 }
 
 /// Timeout policy of a request to an unresponsive broker.
@@ -55,7 +55,7 @@ impl BrokerConnections {
     pub(super) fn new(idle: Vec<PacketSocket>) -> Self {
         let sockets = idle.into_iter().map(|packets| BrokerSocket {
             packets,
-            owes: false,
+            has_pending_reply: false,
         });
         Self {
             idle: Mutex::new(sockets.collect()),
@@ -83,7 +83,7 @@ impl BrokerConnections {
     }
 
     /// Waits for a socket, and for the reply.
-    pub(super) fn ask(
+    pub(super) fn request(
         &self,
         request: &BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
@@ -102,22 +102,22 @@ impl BrokerConnections {
         match answered {
             Ok(Some((said, descriptors))) => said.map(|reply| (reply, descriptors)),
             Ok(None) => Err(unresponsive()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(gone()),
-            Err(error) => Err(format!("{}: {error}", gone())),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(connection_lost()),
+            Err(error) => Err(format!("{}: {error}", connection_lost())),
         }
     }
 
     /// Returns `None` if the wait was abandoned.
-    fn take(&self, patience: TimeoutPolicy) -> Option<BrokerSocket> {
+    fn take(&self, policy: TimeoutPolicy) -> Option<BrokerSocket> {
         let mut idle = self.lock();
         loop {
             if let Some(socket) = idle.pop() {
                 return Some(socket);
             }
-            if self.timed_out(patience) {
+            if self.timed_out(policy) {
                 return None;
             }
-            let waited = self.returned.wait_timeout(idle, LOOK_EVERY);
+            let waited = self.returned.wait_timeout(idle, CHECK_INTERVAL);
             idle = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -135,33 +135,33 @@ impl BrokerConnections {
                 return Ok(None);
             }
             let received = link::receive::<ReplyResult>(&socket.packets)?;
-            socket.owes = false;
+            socket.has_pending_reply = false;
             received
                 .map(Some)
                 .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
         };
-        if socket.owes && receive(socket)?.is_none() {
+        if socket.has_pending_reply && receive(socket)?.is_none() {
             return Ok(None);
         }
         link::send(&socket.packets, request, descriptors)?;
-        socket.owes = true;
+        socket.has_pending_reply = true;
         receive(socket)
     }
 
-    fn wait(&self, socket: &BrokerSocket, patience: TimeoutPolicy) -> io::Result<WaitOutcome> {
+    fn wait(&self, socket: &BrokerSocket, policy: TimeoutPolicy) -> io::Result<WaitOutcome> {
         loop {
-            if socket.packets.is_readable(LOOK_EVERY)? {
+            if socket.packets.is_readable(CHECK_INTERVAL)? {
                 return Ok(WaitOutcome::Readable);
             }
-            if self.timed_out(patience) {
+            if self.timed_out(policy) {
                 return Ok(WaitOutcome::TimedOut);
             }
         }
     }
 
-    fn timed_out(&self, patience: TimeoutPolicy) -> bool {
+    fn timed_out(&self, policy: TimeoutPolicy) -> bool {
         !self.responds.load(Ordering::SeqCst)
-            && (patience == TimeoutPolicy::FailFast || self.is_ending.load(Ordering::SeqCst))
+            && (policy == TimeoutPolicy::FailFast || self.is_ending.load(Ordering::SeqCst))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<BrokerSocket>> {
@@ -175,12 +175,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reply_that_nobody_waits_for_any_more_is_no_reply_to_the_next_request() {
+    fn abandoned_replies_do_not_answer_later_requests() {
         let (ours, theirs) = PacketSocket::pair().unwrap();
         let connections = BrokerConnections::new(vec![ours]);
         connections.set_responds(false);
         let given_up =
-            connections.ask(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::FailFast);
+            connections.request(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::FailFast);
         assert_eq!(given_up.unwrap_err(), unresponsive());
         assert!(!connections.is_lost());
         let serving = std::thread::spawn(move || {
@@ -191,28 +191,28 @@ mod tests {
             }
         });
         connections.set_responds(true);
-        let asked = connections.ask(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::Wait);
+        let asked = connections.request(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::Wait);
         let (reply, _) = asked.unwrap();
         assert!(matches!(reply, BrokerReply::Number(2)), "{reply:?}");
         serving.join().unwrap();
     }
 
     #[test]
-    fn who_waits_for_a_broker_that_does_not_respond_waits_on_until_the_agent_ends() {
+    fn requests_to_a_hung_broker_wait_until_shutdown() {
         let (ours, _theirs) = PacketSocket::pair().unwrap();
         let connections = BrokerConnections::new(vec![ours]);
         connections.set_responds(false);
         std::thread::scope(|scope| {
             // The second one waits for the socket of the first.
             let ask = || {
-                connections.ask(
+                connections.request(
                     &BrokerRequest::NewNetworkNamespace,
                     &[],
                     TimeoutPolicy::Wait,
                 )
             };
             let asked = [scope.spawn(ask), scope.spawn(ask)];
-            std::thread::sleep(3 * LOOK_EVERY);
+            std::thread::sleep(3 * CHECK_INTERVAL);
             assert!(asked.iter().all(|asked| !asked.is_finished()));
             connections.end();
             for asked in asked {
@@ -222,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_has_ended_is_lost() {
+    fn a_disconnected_broker_is_reported_as_lost() {
         let (ours, theirs) = PacketSocket::pair().unwrap();
         let connections = BrokerConnections::new(vec![ours]);
         drop(theirs);
-        let asked = connections.ask(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::Wait);
-        assert!(asked.unwrap_err().starts_with(&gone()));
+        let asked = connections.request(&BrokerRequest::CountLaunchers, &[], TimeoutPolicy::Wait);
+        assert!(asked.unwrap_err().starts_with(&connection_lost()));
         assert!(connections.is_lost());
     }
 }

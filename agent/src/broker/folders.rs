@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use argosy_isolation::crash_points;
 use argosy_isolation::division::HostUser;
-use argosy_isolation::remove_tree::remove_folder;
+use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_proto::remedy;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
 
@@ -48,7 +48,7 @@ pub(crate) struct ParentDirMode {
 impl ParentDirMode {
     /// Returns the mode for an agent whose files are this user's.
     pub(crate) fn of(owner: HostUser) -> Self {
-        let group = (owner != HostUser::own()).then_some(owner.gid);
+        let group = (owner != HostUser::current()).then_some(owner.gid);
         Self {
             mode: if group.is_some() { 0o751 } else { 0o711 },
             group,
@@ -56,7 +56,7 @@ impl ParentDirMode {
     }
 
     /// Returns the same without access for other users.
-    pub(crate) fn closed(self) -> Self {
+    pub(crate) fn without_others(self) -> Self {
         let mode = if self.group.is_some() { 0o750 } else { 0o700 };
         Self { mode, ..self }
     }
@@ -64,7 +64,7 @@ impl ParentDirMode {
     /// Returns the mode for an agent without a broker.
     #[cfg(test)]
     pub(crate) fn own() -> Self {
-        Self::of(HostUser::own())
+        Self::of(HostUser::current())
     }
 
     /// Creates a directory and its parents. An existing directory is left unchanged.
@@ -98,18 +98,15 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
     };
     let make = |path: &Path, mode: u32| {
         let mut builder = DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(mode)
-            .create(path)
-            .map_err(at(path))
+        let made = builder.recursive(true).mode(mode).create(path);
+        made.map_err(at(path))
     };
     // Tasks of other users can traverse to their sandboxes; everything next to these is accessible
     // only to the agent.
     make(paths.root(), 0o711)?;
     make(&paths.containers(), 0o700)?;
     make(&paths.sandboxes(), 0o711)?;
-    if owner == HostUser::own() {
+    if owner == HostUser::current() {
         return close(paths.root()).map_err(at(paths.root()));
     }
     // The directory itself last: then the agent can take no name in it.
@@ -119,7 +116,7 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         (paths.groups(), 0o750),
         (paths.images(), 0o750),
         (layers(paths), 0o750),
-        (paths.executor_places(), 0o700),
+        (paths.executor_sockets(), 0o700),
         (paths.disks(), 0o711),
         (paths.cni_records(), 0o700),
         (paths.root().to_owned(), 0o1771),
@@ -135,10 +132,13 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
     let images = ["blobs", "records", "leases"].map(|name| paths.images().join(name));
     for path in images.into_iter().chain([paths.cache()]) {
         make(&path, 0o700)?;
-        take_over_folder(&path, owner).map_err(at(&path))?;
+        take_over_directory(&path, owner).map_err(at(&path))?;
     }
     let above = ParentDirMode::of(owner);
-    for (path, above) in [(paths.sandboxes(), above), (paths.groups(), above.closed())] {
+    for (path, above) in [
+        (paths.sandboxes(), above),
+        (paths.groups(), above.without_others()),
+    ] {
         let frameworks = folders(&path);
         for folder in frameworks
             .iter()
@@ -189,12 +189,12 @@ fn take_over(at: impl AsFd, path: impl rustix::path::Arg, owner: HostUser) -> io
     let found = fstat(&file)?;
     let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
     if is_file && found.st_nlink == 1 && found.st_uid == 0 {
-        give(&file, owner)?;
+        set_owner(&file, owner)?;
     }
     Ok(())
 }
 
-fn give(file: &OwnedFd, owner: HostUser) -> io::Result<()> {
+fn set_owner(file: &OwnedFd, owner: HostUser) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     Ok(chownat(
         file,
@@ -206,7 +206,7 @@ fn give(file: &OwnedFd, owner: HostUser) -> io::Result<()> {
 }
 
 /// Gives a directory of root's and the regular files in it to the agent.
-fn take_over_folder(path: &Path, owner: HostUser) -> io::Result<()> {
+fn take_over_directory(path: &Path, owner: HostUser) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = openat(CWD, path, flags, Mode::empty())?;
     if fstat(&folder)?.st_uid != 0 {
@@ -220,7 +220,7 @@ fn take_over_folder(path: &Path, owner: HostUser) -> io::Result<()> {
         }
     }
     // Last: after an interruption the whole step is repeated.
-    give(&folder, owner)
+    set_owner(&folder, owner)
 }
 
 /// Creates the state directory of a container, which its agent reads and its supervisor writes.
@@ -239,10 +239,10 @@ pub(super) fn make_container(paths: &Paths, name: ContainerName) -> Result<(), S
 }
 
 pub(super) fn remove(folder: &Path) -> io::Result<()> {
-    remove_folder(folder)
+    remove_dir_all(folder)
 }
 
-pub(super) fn note_cores(paths: &Paths, name: ContainerName, text: &str) -> Result<(), String> {
+pub(super) fn record_cpus(paths: &Paths, name: ContainerName, text: &str) -> Result<(), String> {
     let path = paths.container(name).join(CORES);
     let is_list = |byte: u8| byte.is_ascii_digit() || byte == b',';
     if text.len() > CORES_BYTES || !text.bytes().all(is_list) {
@@ -298,7 +298,7 @@ pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()
 
 /// Removes directories of tasks and of frameworks from which an interrupted run of the agent had
 /// removed the last sandbox.
-pub(super) fn clear_emptied(paths: &Paths) {
+pub(super) fn remove_empty(paths: &Paths) {
     for path in [paths.sandboxes(), paths.groups()] {
         for framework in folders(&path) {
             for task in folders(&framework) {
@@ -311,7 +311,7 @@ pub(super) fn clear_emptied(paths: &Paths) {
 }
 
 fn folders(path: &Path) -> Vec<PathBuf> {
-    crate::gc::folders(path)
+    crate::gc::directories(path)
 }
 
 #[cfg(test)]
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_removal_that_was_cut_off_leaves_goes_at_the_next_start() {
+    fn the_next_start_completes_interrupted_removals() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::new(folder.path());
         let sandboxes = paths.sandboxes();
@@ -331,7 +331,7 @@ mod tests {
         ] {
             fs::create_dir_all(made).unwrap();
         }
-        clear_emptied(&paths);
+        remove_empty(&paths);
         let left = |path: &Path| folders(path).len();
         assert_eq!(
             (left(&sandboxes), left(&sandboxes.join("framework-1"))),
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_changed_by_names_that_lead_nowhere_else() {
+    fn layer_changes_accept_only_plain_names() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::new(folder.path());
         fs::create_dir_all(layers(&paths)).unwrap();
@@ -380,14 +380,14 @@ mod tests {
     }
 
     #[test]
-    fn only_lists_of_processors_are_noted() {
+    fn only_processor_lists_are_recorded() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::new(folder.path());
         let name = "1-2-3".parse().unwrap();
         make_container(&paths, name).unwrap();
-        note_cores(&paths, name, "2,3").unwrap();
+        record_cpus(&paths, name, "2,3").unwrap();
         for text in ["2\n", "x", &"1,".repeat(CORES_BYTES)] {
-            note_cores(&paths, name, text).unwrap_err();
+            record_cpus(&paths, name, text).unwrap_err();
         }
         let noted = fs::read_to_string(paths.container(name).join(CORES)).unwrap();
         assert_eq!(noted, "2,3");

@@ -31,7 +31,7 @@ pub(super) struct RequestPolicy {
     /// Without the profile tasks are users of the host, and an agent has only its own rights.
     profile: bool,
     host_paths: Vec<PathBuf>,
-    secret_folder: Option<PathBuf>,
+    secret_dir: Option<PathBuf>,
     devices: BTreeSet<PathBuf>,
     allowed: SecurityOptions,
 }
@@ -48,7 +48,7 @@ impl RequestPolicy {
             tree,
             profile,
             host_paths: config.host_paths.clone(),
-            secret_folder: config.secret_folder.clone(),
+            secret_dir: config.secret_dir.clone(),
             devices: config.devices.values().flatten().cloned().collect(),
             allowed: config.allowed_opt_outs.clone(),
         }
@@ -58,8 +58,8 @@ impl RequestPolicy {
         &self.host_paths
     }
 
-    pub(super) fn secret_folder(&self) -> Option<&Path> {
-        self.secret_folder.as_deref()
+    pub(super) fn secret_dir(&self) -> Option<&Path> {
+        self.secret_dir.as_deref()
     }
 
     /// Checks a launch. `holds` returns which host user ids belong to this agent's containers.
@@ -115,7 +115,7 @@ impl RequestPolicy {
     }
 
     fn check_sandbox(&self, spec: &LaunchSpec, name: ContainerName) -> Result<(), String> {
-        let names = below(&self.paths.sandboxes(), &spec.sandbox);
+        let names = names_below(&self.paths.sandboxes(), &spec.sandbox);
         let key = names.as_deref().and_then(|names| match names {
             [framework, task, last] if *last == name.to_string() => task_key(framework, task),
             _ => None,
@@ -140,7 +140,7 @@ impl RequestPolicy {
         let own = self.paths.executor(name);
         if let Some(path) = host_paths
             .iter()
-            .find(|path| !is_at(path, &own) && !self.is_open(&path.from))
+            .find(|path| !is_at(path, &own) && !self.is_allowed_path(&path.from))
         {
             return Err(format!("{} is not a path for tasks", path.from.display()));
         }
@@ -149,7 +149,7 @@ impl RequestPolicy {
                 continue;
             };
             let is_one = secret.name.components().count() == 2 && is_plain(&secret.name);
-            if Some(&secret.folder) != self.secret_folder.as_ref() || !is_one {
+            if Some(&secret.folder) != self.secret_dir.as_ref() || !is_one {
                 return Err("its secret is not in the operator's directory".to_owned());
             }
         }
@@ -158,7 +158,7 @@ impl RequestPolicy {
 
     /// Whether a path is below one that the operator has opened; links on the path are detected
     /// when it is opened.
-    fn is_open(&self, path: &Path) -> bool {
+    fn is_allowed_path(&self, path: &Path) -> bool {
         let is_below = |open: &PathBuf| {
             let open = std::fs::canonicalize(open);
             open.is_ok_and(|open| path.strip_prefix(open).is_ok_and(is_plain_or_itself))
@@ -251,7 +251,7 @@ fn is_at(path: &HostPath, own: &Path) -> bool {
 }
 
 /// Returns the names between a directory and a path below it; `None` if it is not clearly below.
-fn below<'a>(folder: &Path, path: &'a Path) -> Option<Vec<&'a str>> {
+fn names_below<'a>(folder: &Path, path: &'a Path) -> Option<Vec<&'a str>> {
     let names = path.strip_prefix(folder).ok()?.components();
     names
         .map(|part| match part {
@@ -280,22 +280,22 @@ fn is_container(name: &str) -> bool {
 
 /// Whether a path is three levels below the directory, and ends in the name of a container or a
 /// group.
-fn is_held(folder: &Path, path: &Path) -> bool {
-    let names = below(folder, path);
+fn is_container_path(folder: &Path, path: &Path) -> bool {
+    let names = names_below(folder, path);
     names.is_some_and(|names| names.len() == 3 && is_container(names[2]))
 }
 
 fn is_shared(paths: &Paths, path: &Path) -> bool {
     let on_a_disk = || {
-        let names = below(&paths.disks(), path);
+        let names = names_below(&paths.disks(), path);
         names
             .is_some_and(|names| matches!(names[..], [name, "root", "group"] if is_container(name)))
     };
-    is_held(&paths.groups(), path) || on_a_disk()
+    is_container_path(&paths.groups(), path) || on_a_disk()
 }
 
 /// Returns the directory of a group, computed from valid names.
-pub(super) fn group_folder(
+pub(super) fn group_dir(
     paths: &Paths,
     framework: &str,
     group: &str,
@@ -309,7 +309,7 @@ pub(super) fn group_folder(
 
 /// Checks that a path is a sandbox, or the directory of a group.
 pub(super) fn is_removable(paths: &Paths, path: &Path) -> Result<(), String> {
-    if is_held(&paths.sandboxes(), path) || is_held(&paths.groups(), path) {
+    if is_container_path(&paths.sandboxes(), path) || is_container_path(&paths.groups(), path) {
         return Ok(());
     }
     Err(format!("{} is not a sandbox", path.display()))
@@ -317,10 +317,10 @@ pub(super) fn is_removable(paths: &Paths, path: &Path) -> Result<(), String> {
 
 /// Checks the same, or that it is a container's changes of its image.
 pub(super) fn is_measurable(paths: &Paths, path: &Path) -> Result<(), String> {
-    let changes = below(&paths.containers(), path);
+    let changes = names_below(&paths.containers(), path);
     let is_changes =
         changes.is_some_and(|names| matches!(names[..], [name, "changes"] if is_container(name)));
-    let disk = below(&paths.disks(), path);
+    let disk = names_below(&paths.disks(), path);
     let is_on_disk = disk.is_some_and(
         |names| matches!(names[..], [name, "root", "changes" | "group"] if is_container(name)),
     );
@@ -332,7 +332,7 @@ pub(super) fn is_measurable(paths: &Paths, path: &Path) -> Result<(), String> {
 
 /// Checks that a path contains the files of a stored layer.
 pub(super) fn is_layer(paths: &Paths, path: &Path) -> Result<(), String> {
-    let names = below(&super::folders::layers(paths), path);
+    let names = names_below(&super::folders::layers(paths), path);
     let is_one =
         names.is_some_and(|names| matches!(names[..], [digest, "root"] if is_digest(digest)));
     match is_one {

@@ -10,27 +10,27 @@ use super::link::{self, ControlMessage};
 use super::server::ReplyResult;
 
 /// The heartbeat interval.
-const EVERY: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(2);
 /// The timeout is ten seconds, in parts: an agent that is stopped together with its broker for
 /// longer loses only one of them.
-const PARTS: u32 = 20;
-const PART: Duration = Duration::from_millis(500);
+const TIMEOUT_PARTS: u32 = 20;
+const TIMEOUT_PART: Duration = Duration::from_millis(500);
 
 /// Sends heartbeats to the broker until it has exited.
 pub(super) fn watch(control: &PacketSocket, connections: &BrokerConnections, pid: Option<u32>) {
     // The broker sends nothing unrequested: readable means closed.
-    while let Ok(false) = control.is_readable(EVERY) {
+    while let Ok(false) = control.is_readable(INTERVAL) {
         if link::send(control, &ControlMessage::Heartbeat, &[]).is_err() {
             return;
         }
         let mut parts = 0;
         loop {
-            match control.is_readable(PART) {
+            match control.is_readable(TIMEOUT_PART) {
                 Ok(true) => break,
                 Ok(false) => parts += 1,
                 Err(_) => return,
             }
-            if parts == PARTS {
+            if parts == TIMEOUT_PARTS {
                 connections.set_responds(false);
                 ::metrics::gauge!("argosy_agent_broker_responds").set(0);
                 tracing::error!(
@@ -42,7 +42,7 @@ pub(super) fn watch(control: &PacketSocket, connections: &BrokerConnections, pid
         if !matches!(link::receive::<ReplyResult>(control), Ok(Some(_))) {
             return;
         }
-        if parts >= PARTS {
+        if parts >= TIMEOUT_PARTS {
             connections.set_responds(true);
             tracing::info!(pid, "the broker of this agent responds again");
         }

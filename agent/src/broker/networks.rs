@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use argosy_isolation::network::{LinkStats, PortPublication, cni::CniResult};
 
-use super::client::{BrokerClient, BrokerResult, one, unexpected_reply};
+use super::client::{BrokerClient, BrokerResult, single_descriptor, unexpected_reply};
 use super::request::{BlockedEndpoints, BrokerReply, BrokerRequest};
 use crate::core::ContainerName;
 
@@ -23,14 +23,16 @@ impl BrokerClient {
         name: ContainerName,
         ports: Vec<PortPublication>,
     ) -> BrokerResult<(OwnedFd, Vec<IpAddr>)> {
-        match self.ask(BrokerRequest::AllocateNetwork(name, ports), &[])? {
-            (BrokerReply::Network { addresses }, namespace) => Ok((one(namespace)?, addresses)),
+        match self.request(BrokerRequest::AllocateNetwork(name, ports), &[])? {
+            (BrokerReply::Network { addresses }, namespace) => {
+                Ok((single_descriptor(namespace)?, addresses))
+            }
             _ => Err(unexpected_reply()),
         }
     }
 
     pub(crate) fn network_alone(&self) -> BrokerResult<OwnedFd> {
-        one(self.ask(BrokerRequest::NewNetworkNamespace, &[])?.1)
+        single_descriptor(self.request(BrokerRequest::NewNetworkNamespace, &[])?.1)
     }
 
     pub(crate) fn release_network(&self, name: ContainerName) -> BrokerResult {
@@ -52,38 +54,38 @@ impl BrokerClient {
         }
     }
 
-    pub(crate) fn plug(
+    pub(crate) fn add_cni(
         &self,
         name: ContainerName,
         list: String,
         ports: Vec<PortPublication>,
     ) -> BrokerResult<CniResult> {
-        match self.ask(BrokerRequest::AttachCni { name, list, ports }, &[])? {
+        match self.request(BrokerRequest::AttachCni { name, list, ports }, &[])? {
             (BrokerReply::Network { addresses }, namespace) => Ok(CniResult {
-                namespace: one(namespace)?,
+                namespace: single_descriptor(namespace)?,
                 addresses,
             }),
             _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn unplug(&self, name: ContainerName) -> BrokerResult {
+    pub(crate) fn delete_cni(&self, name: ContainerName) -> BrokerResult {
         self.done(BrokerRequest::DetachCni(name))
     }
 
     /// Returns the containers with CNI resources.
-    pub(crate) fn plugged(&self) -> BrokerResult<Vec<ContainerName>> {
+    pub(crate) fn cni_containers(&self) -> BrokerResult<Vec<ContainerName>> {
         match self.plain(BrokerRequest::ListCni)? {
             BrokerReply::Containers(names) => Ok(names),
             _ => Err(unexpected_reply()),
         }
     }
 
-    pub(crate) fn sweep_plugged(&self, known: Vec<ContainerName>) -> BrokerResult {
+    pub(crate) fn sweep_cni(&self, known: Vec<ContainerName>) -> BrokerResult {
         self.done(BrokerRequest::CleanUpCni(known))
     }
 
-    pub(crate) fn close_reach(
+    pub(crate) fn block_endpoints(
         &self,
         tasks: BlockedEndpoints,
         content: BlockedEndpoints,

@@ -38,16 +38,16 @@ use crate::runner::description::never_started;
 use crate::runner::host_ids::{self, HostIdAllocator};
 use crate::runner::launcher_process::LauncherProcess;
 use crate::runner::roots::{self, RootFsBuilder};
-use crate::runner::{HelperCommands, REMOVAL_PATIENCE, groups};
+use crate::runner::{HelperCommands, REMOVAL_TIMEOUT, groups};
 use crate::sandbox;
 use crate::start::HostFeatures;
 
 /// Maximum number of waiting disk measurements.
-const PASSES: usize = 16_384;
+const MAX_SCANS: usize = 16_384;
 /// The time for which a stopping agent waits for the last of its ended containers.
-const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
+const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);
 /// The polling interval.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A reply with its descriptors, or an error message.
 pub(super) type OperationResult = Result<(BrokerReply, Vec<OwnedFd>), String>;
@@ -60,24 +60,24 @@ pub(crate) struct PrivilegedOperations {
     owner: HostUser,
     tree: Option<CgroupTree>,
     host_ids: Option<HostIdAllocator>,
-    launching: LauncherProcess,
+    launcher: LauncherProcess,
     bridges: BridgeNetworks,
-    plugs: CniNetworks,
-    bounds: DiskLimits,
+    cni: CniNetworks,
+    limits: DiskLimits,
     roots: RootFsBuilder,
     /// The endpoints closed to tasks, and to the content service. A lock, so that no older set
     /// overwrites a newer one.
-    closed: Mutex<[BlockedEndpoints; 2]>,
+    blocked: Mutex<[BlockedEndpoints; 2]>,
     content: ServiceCommand,
     /// A lock, since any thread may request it.
     service: Mutex<Option<service::ChildProcess>>,
-    passes: Mutex<OpenScans>,
+    scans: Mutex<OpenScans>,
 }
 
 #[derive(Default)]
 struct OpenScans {
     serial: u64,
-    waiting: BTreeMap<u64, Scan>,
+    suspended: BTreeMap<u64, Scan>,
 }
 
 impl PrivilegedOperations {
@@ -88,7 +88,7 @@ impl PrivilegedOperations {
         owner: HostUser,
     ) -> Result<(Self, HostFeatures), RunError> {
         let paths = Paths::new(&config.directory);
-        let mut host = HostFeatures::look(config, &paths)?;
+        let mut host = HostFeatures::detect(config, &paths)?;
         let tree = host.tree();
         let host_ids = match host.profile {
             true => Some(host_ids::open(&paths)?),
@@ -97,34 +97,34 @@ impl PrivilegedOperations {
         let reach = EgressRules::new(config, None);
         let operations = Self {
             guard: RequestPolicy::new(config, &paths, host.profile, tree.clone()),
-            launching: LauncherProcess::start(commands.launcher, tree.clone())?,
+            launcher: LauncherProcess::start(commands.launcher, tree.clone())?,
             bridges: BridgeNetworks::new(paths.root(), config, host.isolation),
-            plugs: CniNetworks::open(&paths, &config.networks.cni)?,
-            bounds: DiskLimits::new(&paths, config.disk_enforcement),
+            cni: CniNetworks::open(&paths, &config.networks.cni)?,
+            limits: DiskLimits::new(&paths, config.disk_enforcement),
             roots: RootFsBuilder::new(config.image_roots, &paths),
-            closed: Mutex::new([reach.closed(), reach.closed_to_content()]),
+            blocked: Mutex::new([reach.blocked(), reach.blocked_for_content()]),
             content: commands.content,
             service: Mutex::default(),
-            passes: Mutex::default(),
+            scans: Mutex::default(),
             owner,
             tree,
             host_ids,
             paths,
         };
         host.task_subnets = operations.bridges.subnets();
-        folders::clear_emptied(&operations.paths);
+        folders::remove_empty(&operations.paths);
         Ok((operations, host))
     }
 
     fn launch(&self, spec: &LaunchSpec, namespace: Option<OwnedFd>) -> OperationResult {
         if let Err(rule) = self
             .guard
-            .check(spec, namespace.as_ref(), |first| self.holds(first))
+            .check(spec, namespace.as_ref(), |first| self.owns_id(first))
         {
             return Err(format!("the launch of {} is refused: {rule}", spec.id));
         }
         let namespace = namespace.as_ref().map(AsFd::as_fd);
-        match self.launching.launch(spec, namespace) {
+        match self.launcher.launch(spec, namespace) {
             Ok(container) => Ok((
                 BrokerReply::Running(None),
                 vec![container.into_connection()],
@@ -154,7 +154,7 @@ impl PrivilegedOperations {
     fn destroy(&self, name: ContainerName) -> Result<(), String> {
         let folder = self.paths.container(name);
         if folder.exists() && cancel_start(&folder).map_err(|error| error_chain(&error))? {
-            let ended = self.launching.end_supervisor(&id(name), REMOVAL_PATIENCE);
+            let ended = self.launcher.end_supervisor(&id(name), REMOVAL_TIMEOUT);
             if !ended
                 .map_err(|error| format!("the supervisor of {name} cannot be ended: {error}"))?
             {
@@ -163,7 +163,7 @@ impl PrivilegedOperations {
         }
         let group = self.group(name);
         let path = group.as_ref().map(Cgroup::path);
-        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| error_chain(&error))
+        destroy(&folder, path, REMOVAL_TIMEOUT).map_err(|error| error_chain(&error))
     }
 
     /// Releases a container's resources. Without a cgroup the container has ended, as an agent
@@ -178,10 +178,10 @@ impl PrivilegedOperations {
         let released = self.bridges.release(name);
         released.map_err(|error| error_chain(&error))?;
         crash_points::passed("remove.network-released");
-        roots::clear(&self.bounds.changes(name))?;
+        roots::clear(&self.limits.changes(name))?;
         let removed = ExecutorDirectory::new(self.paths.executor(name)).remove();
         removed.map_err(|error| error.to_string())?;
-        let returned = self.host_ids.as_ref().map(|ids| ids.give_back(name));
+        let returned = self.host_ids.as_ref().map(|ids| ids.release(name));
         returned.transpose().map_err(|error| error.to_string())?;
         crash_points::passed("remove.users-returned");
         Ok(())
@@ -198,7 +198,7 @@ impl PrivilegedOperations {
         if let Some(number) = numbers.find(|number| *number >= CONTAINER_IDS) {
             return Err(format!("a container has no user or group {number}"));
         }
-        let taken = self.ids()?.take(holder);
+        let taken = self.ids()?.allocate(holder);
         let first = taken.map_err(|error| host_ids::none_free(&error))?;
         folders::make_container(&self.paths, at.name)?;
         self.make_sandbox(at, Some(&user.on_host(first)))?;
@@ -230,7 +230,7 @@ impl PrivilegedOperations {
                     gid: *gid,
                     groups: Vec::new(),
                 };
-                self.judge_user(&user)?;
+                self.check_user(&user)?;
                 let owner = HostOwner {
                     uid: *uid,
                     gid: *gid,
@@ -245,7 +245,7 @@ impl PrivilegedOperations {
             owner,
             group: self.tree.as_ref().map(CgroupTree::content),
         };
-        let unpacking = self.launching.unpack(&job, archive.as_fd(), target.as_fd());
+        let unpacking = self.launcher.unpack(&job, archive.as_fd(), target.as_fd());
         let unpacking = unpacking.map_err(|error| error_chain(&error))?;
         Ok((BrokerReply::Done, vec![unpacking.into_connection()]))
     }
@@ -276,7 +276,7 @@ impl PrivilegedOperations {
     ) -> Result<(), String> {
         let sandbox = self.sandbox(at)?;
         if let Some(owner) = owner {
-            self.judge_user(owner)?;
+            self.check_user(owner)?;
         }
         let above = folders::ParentDirMode::of(self.owner);
         sandbox::make(&sandbox, owner, above).map_err(|error| error.to_string())
@@ -289,50 +289,51 @@ impl PrivilegedOperations {
         owner: Option<&ContainerUser>,
     ) -> OperationResult {
         if let Some(owner) = owner {
-            self.judge_user(owner)?;
+            self.check_user(owner)?;
         }
-        let usual = guard::group_folder(&self.paths, framework, group, name)?;
-        let on_its_own = first.and_then(|first| self.bounds.group(first.name));
+        let usual = guard::group_dir(&self.paths, framework, group, name)?;
+        let on_its_own = first.and_then(|first| self.limits.group(first.name));
         let folder = on_its_own.unwrap_or(usual);
         let above = folders::ParentDirMode::of(self.owner);
         // With the profile all users of the group's containers may write to it, and no other user
         // can access it.
         let profile = self.host_ids.is_some();
-        let above = if profile { above.closed() } else { above };
+        let closed = above.without_others();
+        let above = if profile { closed } else { above };
         groups::make(&folder, owner, profile, above).map_err(|error| {
             let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
             format!("cannot create the group directory {folder}: {error}; {remedy}")
         })?;
         if let Some(first) = first {
-            self.bounds.share(&self.sandbox(first)?, &folder)?;
+            self.limits.add_directory(&self.sandbox(first)?, &folder)?;
         }
         Ok((BrokerReply::Path(folder), Vec::new()))
     }
 
     fn measure(&self, step: MeasureStep) -> OperationResult {
         let mut walk = match step.pass {
-            Some(pass) => self.passes().waiting.remove(&pass),
+            Some(pass) => self.scans().suspended.remove(&pass),
             None => {
                 for folder in &step.folders {
                     guard::is_measurable(&self.paths, folder)?;
                 }
                 let group = step.processes.and_then(|name| self.group(name));
                 let group = group.as_ref().map(Cgroup::path);
-                Some(Scan::through(&step.folders).then_through(group))
+                Some(Scan::new(&step.folders).with_group(group))
             }
         }
         .ok_or("unknown disk measurement")?;
-        let progress = walk.go(step.until_cost, step.enough_bytes);
+        let progress = walk.advance(step.until_cost, step.enough_bytes);
         let passage = ScanState::of(progress, &walk);
-        let pass = passage.goes_on().then(|| {
-            let mut passes = self.passes();
+        let pass = passage.is_incomplete().then(|| {
+            let mut passes = self.scans();
             // Measurements that an agent has forgotten are dropped: it begins them again.
-            while passes.waiting.len() >= PASSES {
-                passes.waiting.pop_first();
+            while passes.suspended.len() >= MAX_SCANS {
+                passes.suspended.pop_first();
             }
             passes.serial += 1;
             let serial = passes.serial;
-            passes.waiting.insert(serial, walk);
+            passes.suspended.insert(serial, walk);
             serial
         });
         Ok((BrokerReply::Measured { passage, pass }, Vec::new()))
@@ -350,30 +351,30 @@ impl PrivilegedOperations {
             guard::is_layer(&self.paths, layer)?;
         }
         let first_host_id = match &self.host_ids {
-            Some(ids) => ids.take(holder).map_err(|error| error.to_string())?,
+            Some(ids) => ids.allocate(holder).map_err(|error| error.to_string())?,
             None => 0,
         };
         let group = self.group(at.name);
         let place = roots::RootFsLocation {
-            changes: &self.bounds.changes(at.name),
+            changes: &self.limits.changes(at.name),
             first_host_id,
             id: id(at.name),
             cgroup: group.map(|group| group.path().to_owned()),
-            launching: &self.launching,
-            made: &|made| self.bounds.share(&sandbox, made),
-            goes_on: &|| wanted.as_ref().is_none_or(|end| !has_hung_up(end)),
+            launcher: &self.launcher,
+            prepare: &|made| self.limits.add_directory(&sandbox, made),
+            is_active: &|| wanted.as_ref().is_none_or(|end| !has_hung_up(end)),
         };
         let root = self.roots.make(layers, &place)?;
         Ok((BrokerReply::Root(root), Vec::new()))
     }
 
     /// Closes more endpoints. Closed endpoints stay closed, whatever the agent requests.
-    fn close_reach(
+    fn block_endpoints(
         &self,
         tasks: BlockedEndpoints,
         content: BlockedEndpoints,
     ) -> Result<(), String> {
-        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut closed = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
         for (closed, more) in closed.iter_mut().zip([tasks, content]) {
             closed.join(more);
         }
@@ -402,7 +403,7 @@ impl PrivilegedOperations {
     fn end_content(&self) {
         let present = self.service().take();
         if let Some(process) = present {
-            service::end(process);
+            service::stop(process);
         }
     }
 
@@ -411,9 +412,9 @@ impl PrivilegedOperations {
     fn clear(&self) {
         self.end();
         let Some(tree) = &self.tree else { return };
-        let deadline = Instant::now() + CLEAR_PATIENCE;
+        let deadline = Instant::now() + CLEAR_TIMEOUT;
         let again = || {
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_INTERVAL);
             Instant::now() < deadline
         };
         let is_empty = || tree.containers().is_ok_and(|living| living.is_empty());
@@ -424,14 +425,14 @@ impl PrivilegedOperations {
             tracing::warn!(why, "the networks of containers stay on this host");
         }
         if is_empty() {
-            self.plugs.remove();
+            self.cni.remove();
         }
         while is_empty() && tree.remove().is_err() && again() {}
     }
 
     /// Ends its child processes.
     pub(super) fn end(&self) {
-        self.launching.end();
+        self.launcher.end();
         self.end_content();
     }
 
@@ -453,18 +454,18 @@ impl PrivilegedOperations {
         ids.ok_or_else(|| "containers of this agent have no separate users".to_owned())
     }
 
-    fn holds(&self, first: u32) -> bool {
-        self.host_ids.as_ref().is_some_and(|ids| ids.holds(first))
+    fn owns_id(&self, first: u32) -> bool {
+        self.host_ids.as_ref().is_some_and(|ids| ids.owns(first))
     }
 
     /// Checks that a host user belongs to one of this agent's containers. Without the profile the
     /// agent may use any user that its own rights allow.
-    fn judge_user(&self, user: &ContainerUser) -> Result<(), String> {
+    fn check_user(&self, user: &ContainerUser) -> Result<(), String> {
         let Some(ids) = &self.host_ids else {
             return Ok(());
         };
         let all = [user.uid, user.gid].into_iter().chain(user.groups.clone());
-        match all.into_iter().find(|number| !ids.holds(*number)) {
+        match all.into_iter().find(|number| !ids.owns(*number)) {
             None => Ok(()),
             Some(number) => Err(format!(
                 "{number} is not a user or group of a container of this agent"
@@ -476,8 +477,8 @@ impl PrivilegedOperations {
         self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn passes(&self) -> MutexGuard<'_, OpenScans> {
-        self.passes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn scans(&self) -> MutexGuard<'_, OpenScans> {
+        self.scans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -46,8 +46,8 @@ pub fn separate_privileges(
         return Ok(None);
     }
     let failed = |source| RunError::SplitPrivileges { source };
-    let owner = HostUser::of_agents();
-    prepare(&config.directory, HostUser::own())?;
+    let owner = HostUser::agent();
+    prepare(&config.directory, HostUser::current())?;
     if let Err(error) = start::is_reachable(&config.directory, owner) {
         let why = error_chain(&error);
         tracing::warn!(why, "this agent keeps root, without a broker");
@@ -62,7 +62,7 @@ pub fn separate_privileges(
     let served = Arc::clone(&theirs);
     let broker = division::fork(c"argosy-broker", &all, move || {
         // Before the broker's own filter, which executed programs would inherit.
-        let spawner = spawner::begin(programs(config, commands), kept);
+        let spawner = spawner::start(programs(config, commands), kept);
         let ended = spawner.and_then(|spawner| serve(&served, config, commands, owner, spawner));
         at_end();
         match ended {
@@ -84,17 +84,20 @@ pub fn separate_privileges(
             None => Err(io::Error::other("the broker has ended")),
         }
     };
-    division::give_up_root(map).map_err(|why| failed(io::Error::other(why)))?;
+    division::drop_root(map).map_err(|why| failed(io::Error::other(why)))?;
     Ok(Some(own))
 }
 
 /// Returns all programs that are executed for an agent.
 fn programs(config: &Config, commands: &HelperCommands) -> AllowedPrograms {
     let own = [&commands.launcher.program, &commands.content.program];
-    let of_host = ["nft"].into_iter().chain(disk::MAKERS).map(PathBuf::from);
+    let of_host = ["nft"]
+        .into_iter()
+        .chain(disk::MKFS_PATHS)
+        .map(PathBuf::from);
     AllowedPrograms {
         files: own.into_iter().cloned().chain(of_host).collect(),
-        folders: config.networks.cni.plugins.clone(),
+        directories: config.networks.cni.plugins.clone(),
     }
 }
 
@@ -109,7 +112,7 @@ fn serve(
     let Some((ControlMessage::MapUsers, _)) = link::receive(&link.control)? else {
         return Ok(());
     };
-    let mapped = division::map_users(agent, owner, &host_ids::given());
+    let mapped = division::map_users(agent, owner, &host_ids::foreign_ids());
     let said: ReplyResult = mapped
         .map(|()| BrokerReply::Done)
         .map_err(|error| error.to_string());

@@ -38,7 +38,7 @@ fn config(directory: &std::path::Path) -> Config {
         "127.0.0.1:5051".to_owned(),
     );
     config.host_paths = vec!["/usr/share".into()];
-    config.secret_folder = Some("/etc/argosy-secrets".into());
+    config.secret_dir = Some("/etc/argosy-secrets".into());
     config.devices = [("one".to_owned(), vec!["/dev/fuse".into()])].into();
     config.allow_missing_controllers = true;
     config
@@ -103,7 +103,7 @@ fn image(layer: std::path::PathBuf, changes: std::path::PathBuf) -> RootFs {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a list of what is refused")]
-fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
+fn launches_outside_the_operators_settings_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let paths = Paths::new(folder.path());
     let guard = RequestPolicy::new(&config(folder.path()), &paths, true, None);
@@ -293,7 +293,7 @@ fn a_launch_is_what_the_operator_allows_or_it_is_refused() {
 }
 
 #[test]
-fn paths_that_are_no_sandboxes_are_neither_removed_nor_measured() {
+fn paths_outside_sandboxes_are_rejected() {
     let paths = Paths::new(std::path::Path::new("/var/lib/argosy"));
     let sandbox = paths.sandboxes().join("framework-1/web/1-2-3");
     guard::is_removable(&paths, &sandbox).unwrap();
@@ -318,7 +318,7 @@ fn paths_that_are_no_sandboxes_are_neither_removed_nor_measured() {
 }
 
 #[test]
-fn messages_that_make_no_sense_are_errors_and_keep_nobody_waiting() {
+fn invalid_messages_are_errors_and_do_not_block() {
     let (one, other) = PacketSocket::pair().unwrap();
     one.send(&"garbage", &[]).unwrap();
     link::receive::<BrokerRequest>(&other).unwrap_err();
@@ -351,7 +351,7 @@ fn messages_that_make_no_sense_are_errors_and_keep_nobody_waiting() {
 /// Returns the operations of an agent whose launcher only waits.
 fn opened(folder: &std::path::Path) -> PrivilegedOperations {
     let directory = folder.join("agent");
-    prepare(&directory, HostUser::own()).unwrap();
+    prepare(&directory, HostUser::current()).unwrap();
     let commands = HelperCommands {
         launcher: LauncherCommand {
             program: "/bin/cat".into(),
@@ -365,12 +365,12 @@ fn opened(folder: &std::path::Path) -> PrivilegedOperations {
     let mut config = config(&directory);
     // Not every host has it.
     config.devices.clear();
-    let opened = PrivilegedOperations::open(&config, commands, HostUser::own());
+    let opened = PrivilegedOperations::open(&config, commands, HostUser::current());
     opened.unwrap().0
 }
 
 #[test]
-fn a_container_that_an_agent_reports_as_ended_is_ended_if_it_has_a_group() {
+fn release_kills_a_container_that_has_a_cgroup() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -527,7 +527,7 @@ fn what_would_make_an_agent_root_is_refused() {
 }
 
 #[test]
-fn what_is_closed_stays_closed() {
+fn blocked_endpoints_stay_blocked() {
     let mut closed = BlockedEndpoints {
         ports: vec![5_050, 5_051],
         metadata: true,

@@ -21,16 +21,16 @@ use super::lifecycle::{FailureCause, InstancePhase};
 #[derive(Debug)]
 pub(super) struct TaskChecks {
     checks: CheckSet,
-    asked: CheckSpecs,
+    specs: CheckSpecs,
     /// Its position in the schedule.
     due: Option<Timestamp>,
     /// The newest change, for the update that reports it.
-    pub(super) news: Option<(v1::Reason, Explanation)>,
+    pub(super) change: Option<(v1::Reason, Explanation)>,
 }
 
 impl TaskChecks {
-    pub(super) fn standing(&self) -> CheckResults {
-        self.checks.standing()
+    pub(super) fn results(&self) -> CheckResults {
+        self.checks.results()
     }
 }
 
@@ -74,60 +74,69 @@ impl CheckSpecs {
 impl Core {
     /// Starts the checks of a task whose command runs since `started_at`. `was` is its former
     /// phase.
-    pub(super) fn watch(&mut self, instance: Instance, started_at: Timestamp, was: InstancePhase) {
+    pub(super) fn start_checks(
+        &mut self,
+        instance: Instance,
+        started_at: Timestamp,
+        previous: InstancePhase,
+    ) {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
         // An order with invalid checks was refused before its start.
-        let asked = CheckSpecs::of(&task.launch).unwrap_or_default();
+        let specs = CheckSpecs::of(&task.launch).unwrap_or_default();
         let policies = CheckPolicies {
-            health: asked.health.as_ref().map(CheckPolicy::from),
-            readiness: asked.readiness.as_ref().map(CheckPolicy::from),
+            health: specs.health.as_ref().map(CheckPolicy::from),
+            readiness: specs.readiness.as_ref().map(CheckPolicy::from),
         };
         if policies == CheckPolicies::default() {
             return;
         }
-        let mut checks = CheckSet::new(policies, started_at, task.standing);
-        if matches!(was, InstancePhase::Recovering | InstancePhase::Unknown) {
+        let mut checks = CheckSet::new(policies, started_at, task.check_results);
+        if matches!(previous, InstancePhase::Recovering | InstancePhase::Unknown) {
             let random = &mut self.random;
             checks.spread(self.now, |bound| random.below(bound));
         }
         let watch = TaskChecks {
             checks,
-            asked,
+            specs,
             due: None,
-            news: None,
+            change: None,
         };
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.watch = Some(watch);
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.checks = Some(watch);
             self.step_checks(instance, |_, _| Vec::new());
         }
     }
 
     /// Stops the checks of a task.
-    pub(super) fn unwatch(&mut self, instance: Instance) {
+    pub(super) fn stop_checks(&mut self, instance: Instance) {
         self.step_checks(instance, |checks, _| checks.end());
     }
 
     /// Reports check results and limits that waited: some updates of the task are committed, so
     /// there is space for them.
-    pub(super) fn catch_up(&mut self, instance: Instance) {
-        let course = self.courses.get(&instance);
-        let known = course.and_then(|course| course.watch.as_ref());
-        let told = self.facts.tasks.get(&instance).map(|task| task.standing);
-        let is_limited = course.is_some_and(|course| course.limiting.limited.is_some());
-        let standing = known.map(TaskChecks::standing);
+    pub(super) fn report_deferred(&mut self, instance: Instance) {
+        let state = self.instances.get(&instance);
+        let known = state.and_then(|course| course.checks.as_ref());
+        let told = self
+            .facts
+            .tasks
+            .get(&instance)
+            .map(|task| task.check_results);
+        let is_limited = state.is_some_and(|course| course.limit_update.result.is_some());
+        let standing = known.map(TaskChecks::results);
         if is_limited || standing.is_some_and(|known| Some(known) != told) {
             self.mark_dirty(instance);
         }
     }
 
     /// Runs every check that is due.
-    pub(super) fn run_probe(&mut self) {
-        while let Some((at, instance)) = self.looks.first().copied()
+    pub(super) fn run_due_checks(&mut self) {
+        while let Some((at, instance)) = self.check_deadlines.first().copied()
             && at <= self.now
         {
-            self.looks.remove(&(at, instance));
+            self.check_deadlines.remove(&(at, instance));
             self.step_checks(instance, CheckSet::tick);
         }
     }
@@ -135,10 +144,12 @@ impl Core {
     pub(super) fn probe_finished(
         &mut self,
         instance: Instance,
-        look: ProbeId,
+        probe: ProbeId,
         answer: CheckResult,
     ) {
-        self.step_checks(instance, |checks, now| checks.answered(now, look, answer));
+        self.step_checks(instance, |checks, now| {
+            checks.probe_finished(now, probe, answer)
+        });
     }
 
     /// Runs a step of the checks of a task; they are scheduled again for their next deadline.
@@ -147,38 +158,38 @@ impl Core {
         instance: Instance,
         act: impl FnOnce(&mut CheckSet, Timestamp) -> Vec<checks::CheckEffect>,
     ) {
-        let course = self.courses.get_mut(&instance);
-        let Some(watch) = course.and_then(|course| course.watch.as_mut()) else {
+        let state = self.instances.get_mut(&instance);
+        let Some(watch) = state.and_then(|course| course.checks.as_mut()) else {
             return;
         };
         let effects = act(&mut watch.checks, self.now);
         let next = watch.checks.deadline();
         if let Some(former) = std::mem::replace(&mut watch.due, next) {
-            self.looks.remove(&(former, instance));
+            self.check_deadlines.remove(&(former, instance));
         }
         if let Some(next) = next {
-            self.looks.insert((next, instance));
+            self.check_deadlines.insert((next, instance));
         }
         for effect in effects {
-            self.follow(instance, effect);
+            self.perform_check(instance, effect);
         }
     }
 
-    fn follow(&mut self, instance: Instance, effect: checks::CheckEffect) {
+    fn perform_check(&mut self, instance: Instance, effect: checks::CheckEffect) {
         let task = self.facts.tasks.get(&instance);
-        let told = task.map(|task| task.standing).unwrap_or_default();
-        let Some(course) = self.courses.get_mut(&instance) else {
+        let told = task.map(|task| task.check_results).unwrap_or_default();
+        let Some(state) = self.instances.get_mut(&instance) else {
             return;
         };
-        let Some(watch) = &mut course.watch else {
+        let Some(watch) = &mut state.checks else {
             return;
         };
         match effect {
-            checks::CheckEffect::Run { look, timeout_ms } => {
-                if let Some(kind) = watch.asked.kind(look.kind).cloned() {
+            checks::CheckEffect::Run { probe, timeout_ms } => {
+                if let Some(kind) = watch.specs.kind(probe.kind).cloned() {
                     self.effects.push(Effect::Probe {
                         instance,
-                        look,
+                        probe,
                         kind,
                         timeout_ms,
                     });
@@ -186,7 +197,7 @@ impl Core {
             }
             checks::CheckEffect::Cancel(look, cause) => self.effects.push(Effect::CancelProbe {
                 instance,
-                look,
+                probe: look,
                 cause,
             }),
             checks::CheckEffect::Report { kind, why, .. } => {
@@ -194,25 +205,23 @@ impl Core {
                     CheckPurpose::Health => v1::Reason::HealthCheckStatusUpdated,
                     CheckPurpose::Readiness => v1::Reason::ReadinessCheckStatusUpdated,
                 };
-                let known = watch.standing();
+                let known = watch.results();
                 let is_other_told = match kind {
                     CheckPurpose::Health => known.ready == told.ready,
                     CheckPurpose::Readiness => known.healthy == told.healthy,
                 };
                 // One update may report both: then it has the reasons of both.
-                let why = match watch.news.take() {
+                let why = match watch.change.take() {
                     Some((_, other)) if !is_other_told => other.then(why),
                     Some(_) | None => why,
                 };
-                watch.news = Some((reason, why));
+                watch.change = Some((reason, why));
                 self.mark_dirty(instance);
             }
             checks::CheckEffect::Kill { reason } => {
                 // The task is ended when the update with the reason is on disk: the next run knows
                 // the reason, and does not probe again.
-                course
-                    .failing
-                    .get_or_insert(FailureCause::Unhealthy(reason));
+                state.failure.get_or_insert(FailureCause::Unhealthy(reason));
                 self.mark_dirty(instance);
             }
         }

@@ -83,7 +83,7 @@ pub enum CheckEffect {
     /// Run a probe, and return its result under the same number. The time is a hint for the probe:
     /// the check itself enforces the timeout.
     Run {
-        look: ProbeId,
+        probe: ProbeId,
         /// Timeout in milliseconds.
         timeout_ms: u64,
     },
@@ -94,7 +94,7 @@ pub enum CheckEffect {
         /// The check whose result has changed.
         kind: CheckPurpose,
         /// All current results: both go into each update, whichever has changed.
-        standing: CheckResults,
+        results: CheckResults,
         /// The result and its reason.
         why: Explanation,
     },
@@ -117,7 +117,7 @@ pub struct CheckSet {
     started_at: Timestamp,
     health: Option<CheckRun>,
     readiness: Option<CheckRun>,
-    standing: CheckResults,
+    results: CheckResults,
 }
 
 /// The state of one check.
@@ -128,7 +128,7 @@ struct CheckRun {
     number: u64,
     state: CheckState,
     /// Failures since the last success.
-    failed: u32,
+    failures: u32,
     /// Whether it has ever succeeded.
     has_passed: bool,
 }
@@ -153,13 +153,13 @@ impl CheckSet {
     /// Returns the checks of a task that began to run at `started_at`, on the boot clock. `told` is
     /// the content of its last update: empty for a new task.
     #[must_use]
-    pub fn new(policies: CheckPolicies, started_at: Timestamp, told: CheckResults) -> Self {
+    pub fn new(policies: CheckPolicies, started_at: Timestamp, results: CheckResults) -> Self {
         let check = |policy: Option<CheckPolicy>, has_passed| {
             policy.map(|policy| CheckRun {
                 policy,
                 number: 0,
                 state: CheckState::Waiting(started_at.plus_ms(policy.delay_ms)),
-                failed: 0,
+                failures: 0,
                 has_passed,
             })
         };
@@ -167,9 +167,9 @@ impl CheckSet {
         // reported.
         Self {
             started_at,
-            health: check(policies.health, told.healthy.is_some()),
-            readiness: check(policies.readiness, told.ready.is_some()),
-            standing: told,
+            health: check(policies.health, results.healthy.is_some()),
+            readiness: check(policies.readiness, results.ready.is_some()),
+            results,
         }
     }
 
@@ -188,8 +188,8 @@ impl CheckSet {
 
     /// Returns the current results.
     #[must_use]
-    pub fn standing(&self) -> CheckResults {
-        self.standing
+    pub fn results(&self) -> CheckResults {
+        self.results
     }
 
     /// Returns the time at which [`CheckSet::tick`] is due; `None` if never.
@@ -215,14 +215,14 @@ impl CheckSet {
                     let timeout_ms = check.policy.timeout_ms.max(1);
                     check.state = CheckState::Probing(now.plus_ms(timeout_ms));
                     let number = check.number;
-                    let look = ProbeId { kind, number };
-                    effects.push(CheckEffect::Run { look, timeout_ms });
+                    let probe = ProbeId { kind, number };
+                    effects.push(CheckEffect::Run { probe, timeout_ms });
                 }
                 CheckState::Probing(until) if until <= now => {
                     let number = check.number;
                     let look = ProbeId { kind, number };
                     effects.push(CheckEffect::Cancel(look, CancelReason::Timeout));
-                    effects.extend(self.answered(now, look, CheckResult::TimedOut));
+                    effects.extend(self.probe_finished(now, look, CheckResult::TimedOut));
                 }
                 CheckState::Waiting(_) | CheckState::Probing(_) => {}
             }
@@ -231,18 +231,18 @@ impl CheckSet {
     }
 
     /// Handles the result of a probe. A late, repeated or unrequested result changes nothing.
-    pub fn answered(
+    pub fn probe_finished(
         &mut self,
         now: Timestamp,
-        look: ProbeId,
+        probe: ProbeId,
         answer: CheckResult,
     ) -> Vec<CheckEffect> {
         let started_at = self.started_at;
-        let Some(check) = self.check(look.kind) else {
+        let Some(check) = self.check(probe.kind) else {
             return Vec::new();
         };
         let is_awaited =
-            check.number == look.number && matches!(check.state, CheckState::Probing(_));
+            check.number == probe.number && matches!(check.state, CheckState::Probing(_));
         if !is_awaited {
             return Vec::new();
         }
@@ -250,19 +250,19 @@ impl CheckSet {
         check.state = CheckState::Waiting(now.plus_ms(interval_ms));
         let reason = match answer {
             CheckResult::Passed => {
-                check.failed = 0;
+                check.failures = 0;
                 check.has_passed = true;
                 let passed = Explanation::of(Code::CheckPassed, &[]);
-                return self.found(look.kind, true, passed);
+                return self.update_result(probe.kind, true, passed);
             }
             CheckResult::Failed(reason) => reason,
             CheckResult::TimedOut => {
                 Explanation::of(Code::CheckTimedOut, &[&check.policy.timeout_ms])
             }
         };
-        match look.kind {
+        match probe.kind {
             CheckPurpose::Health => self.unhealthy(now.since_ms(started_at), reason),
-            CheckPurpose::Readiness => self.found(CheckPurpose::Readiness, false, reason),
+            CheckPurpose::Readiness => self.update_result(CheckPurpose::Readiness, false, reason),
         }
     }
 
@@ -302,9 +302,9 @@ impl CheckSet {
         if !check.has_passed && age_ms < check.policy.grace_ms {
             return Vec::new();
         }
-        check.failed += 1;
-        let (failed, limit) = (check.failed, check.policy.failures.max(1));
-        let mut effects = self.found(CheckPurpose::Health, false, reason.clone());
+        check.failures += 1;
+        let (failed, limit) = (check.failures, check.policy.failures.max(1));
+        let mut effects = self.update_result(CheckPurpose::Health, false, reason.clone());
         if failed >= limit {
             let reason = Explanation::of(Code::HealthCheckFailed, &[&failed]).then(reason);
             effects.push(CheckEffect::Kill { reason });
@@ -315,27 +315,23 @@ impl CheckSet {
     }
 
     /// Reports a result only if it is new: an idle cluster writes nothing.
-    fn found(
+    fn update_result(
         &mut self,
         kind: CheckPurpose,
         is_well: bool,
         reason: Explanation,
     ) -> Vec<CheckEffect> {
         let (known, code) = match (kind, is_well) {
-            (CheckPurpose::Health, true) => (&mut self.standing.healthy, Code::Healthy),
-            (CheckPurpose::Health, false) => (&mut self.standing.healthy, Code::Unhealthy),
-            (CheckPurpose::Readiness, true) => (&mut self.standing.ready, Code::Ready),
-            (CheckPurpose::Readiness, false) => (&mut self.standing.ready, Code::NotReady),
+            (CheckPurpose::Health, true) => (&mut self.results.healthy, Code::Healthy),
+            (CheckPurpose::Health, false) => (&mut self.results.healthy, Code::Unhealthy),
+            (CheckPurpose::Readiness, true) => (&mut self.results.ready, Code::Ready),
+            (CheckPurpose::Readiness, false) => (&mut self.results.ready, Code::NotReady),
         };
         if known.replace(is_well) == Some(is_well) {
             return Vec::new();
         }
         let why = Explanation::of(code, &[]).then(reason);
-        let standing = self.standing;
-        vec![CheckEffect::Report {
-            kind,
-            standing,
-            why,
-        }]
+        let results = self.results;
+        vec![CheckEffect::Report { kind, results, why }]
     }
 }

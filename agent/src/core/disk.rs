@@ -53,15 +53,15 @@ impl DiskDefault {
 impl Core {
     /// Starts to measure the disk usage of a task whose command runs.
     pub(super) fn measure(&mut self, instance: Instance) {
-        self.measure_alone(instance);
+        self.measure_container(instance);
         // The group directory counts toward the disk usage of a task that an earlier run of the
         // agent has measured.
         if let Some(first) = self.late_first(instance) {
-            self.measure_alone(first);
+            self.measure_container(first);
         }
     }
 
-    fn measure_alone(&mut self, instance: Instance) {
+    fn measure_container(&mut self, instance: Instance) {
         let most_bytes = self.disk_limit(instance).unwrap_or(u64::MAX);
         let name = self.facts.container(instance);
         let key = self.facts.tasks.get(&instance).map(|task| task.key.clone());
@@ -76,7 +76,7 @@ impl Core {
                 key,
                 limit_bytes: most_bytes,
                 requested_bytes,
-                counts_nameless: is_alone,
+                counts_unlinked: is_alone,
                 group,
             });
         }
@@ -85,7 +85,7 @@ impl Core {
     fn disk_limit(&self, instance: Instance) -> Option<u64> {
         let task = self.facts.tasks.get(&instance)?;
         let spec = task.launch.spec.as_ref()?;
-        self.setup.disk_default.limit_bytes(spec)
+        self.config.disk_default.limit_bytes(spec)
     }
 
     /// Kills a task that exceeds its disk limit immediately: during a grace period it would only
@@ -99,12 +99,12 @@ impl Core {
         if let Some(task) = self.facts.tasks.get(&first).filter(|_| instance != first) {
             why = Explanation::of(Code::GroupFolder, &[&task.key.task]).then(why);
         }
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course
-                .failing
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state
+                .failure
                 .get_or_insert(FailureCause::DiskLimitExceeded(why));
         }
-        self.unwatch(instance);
+        self.stop_checks(instance);
         let grace_ms = 0;
         self.effects.push(Effect::Kill { instance, grace_ms });
         self.mark_dirty(instance);
@@ -112,9 +112,13 @@ impl Core {
 
     /// Whether it ended because one of its files reached its limit, which is the total limit of the
     /// task.
-    pub(super) fn outgrown(&self, instance: Instance, ended: &CommandExit) -> Option<FailureCause> {
+    pub(super) fn disk_failure(
+        &self,
+        instance: Instance,
+        ended: &CommandExit,
+    ) -> Option<FailureCause> {
         let limit_bytes = self.disk_limit(instance)?;
-        if ended.how != CommandStatus::Signal(Signal::SIGXFSZ as i32) {
+        if ended.status != CommandStatus::Signal(Signal::SIGXFSZ as i32) {
             return None;
         }
         let why = Explanation::of(Code::FileLimitReached, &[&limit_bytes]);
@@ -135,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_what_is_asked_for_in_mebibytes() {
+    fn disk_limits_are_requested_mebibytes() {
         let limit = |resources: &[v1::Resource]| {
             limit_bytes(&v1::TaskSpec {
                 resources: resources.to_vec(),
@@ -156,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_asks_for_none_has_the_agents_default() {
+    fn the_default_disk_limit_applies_without_a_request() {
         let mut task = v1::TaskSpec::default();
         let agents = DiskDefault(7 * MIB);
         assert_eq!(agents.limit_bytes(&task), Some(7 * MIB));

@@ -11,7 +11,7 @@ impl AgentState {
     /// agent.
     pub(super) fn learn(&mut self, record: &JournalRecord) {
         if let JournalRecord::OrderAccepted {
-            what: OrderBody::Launch {
+            body: OrderBody::Launch {
                 agent: Some(agent), ..
             },
             ..
@@ -25,7 +25,7 @@ impl AgentState {
         {
             self.floor = self.floor.max(instance.order);
         }
-        self.identity.life = self.identity.life.max(life(record));
+        self.identity.run = self.identity.run.max(run(record));
     }
 
     /// Skips this many update numbers of each task that has not ended: records of updates were
@@ -33,7 +33,7 @@ impl AgentState {
     pub(crate) fn skip_numbers(&mut self, count: u64) {
         let live = self.tasks.values_mut();
         live.filter(|task| !task.state.is_terminal())
-            .for_each(|task| task.made = task.made.saturating_add(count));
+            .for_each(|task| task.newest_update = task.newest_update.saturating_add(count));
     }
 }
 
@@ -44,7 +44,7 @@ impl JournalRecord {
             JournalRecord::Identity(_)
             | JournalRecord::IdentityReset(_)
             | JournalRecord::Floor(_) => None,
-            JournalRecord::OrderAccepted { what, .. } => match what {
+            JournalRecord::OrderAccepted { body, .. } => match body {
                 OrderBody::Launch { .. } | OrderBody::Nothing => None,
                 OrderBody::Kill { instance, .. } | OrderBody::Limits { instance, .. } => {
                     Some(*instance)
@@ -69,15 +69,15 @@ impl JournalRecord {
 }
 
 /// Returns the run that a record names; 0 for none.
-fn life(record: &JournalRecord) -> u64 {
+fn run(record: &JournalRecord) -> u64 {
     match record {
         JournalRecord::OrderAccepted {
-            what: OrderBody::Launch { life, .. },
+            body: OrderBody::Launch { run, .. },
             ..
         }
-        | JournalRecord::Retried { life, .. } => *life,
-        JournalRecord::Task { facts, .. } => facts.life,
-        JournalRecord::Executor(ExecutorRecord::Created { facts, .. }) => facts.life,
+        | JournalRecord::Retried { run, .. } => *run,
+        JournalRecord::Task { facts, .. } => facts.run,
+        JournalRecord::Executor(ExecutorRecord::Created { facts, .. }) => facts.run,
         // Identities replace the run.
         JournalRecord::Identity(_)
         | JournalRecord::IdentityReset(_)

@@ -20,7 +20,7 @@ use super::executors::{ExecutorInfo, ExecutorRecord};
 use super::wire;
 
 /// Longest grace period of a task that the cluster no longer tracks, in milliseconds.
-const STRAY_GRACE_MS: u64 = 10_000;
+const ORPHAN_GRACE_MS: u64 = 10_000;
 /// Grace period of a task that sets none, in milliseconds. Mesos' default.
 const DEFAULT_GRACE_MS: u64 = 3_000;
 
@@ -39,13 +39,13 @@ pub struct ContainerName {
     /// The instance that runs in the container.
     pub instance: Instance,
     /// The number of the run: a count of the starts of the agent process.
-    pub life: u64,
+    pub run: u64,
 }
 
 impl fmt::Display for ContainerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Instance { agent, order } = self.instance;
-        write!(f, "{}-{}-{}", agent.0, order.0, self.life)
+        write!(f, "{}-{}-{}", agent.0, order.0, self.run)
     }
 }
 
@@ -61,12 +61,12 @@ impl FromStr for ContainerName {
         let mut parts = text.split('-').map(|part| part.parse::<u64>().ok());
         let mut next = || parts.next().flatten();
         let named = match (next(), next(), next()) {
-            (Some(agent), Some(order), Some(life)) => Some(Self {
+            (Some(agent), Some(order), Some(run)) => Some(Self {
                 instance: Instance {
                     agent: AgentId(agent),
                     order: OrderIndex(order),
                 },
-                life,
+                run,
             }),
             _ => None,
         };
@@ -91,14 +91,14 @@ pub struct AgentIdentity {
     /// The last incarnation that a master confirmed; 0 for none.
     pub confirmed: u64,
     /// Incarnations that may have been sent since, newest last.
-    pub tried: Vec<u64>,
+    pub unconfirmed: Vec<u64>,
     /// A count of the starts of the process.
-    pub life: u64,
+    pub run: u64,
     /// The boot id of the host when this record was written.
     pub boot_id: String,
     /// The first run in that boot. Containers of earlier runs have ended, whatever their files
     /// contain.
-    pub boot_life: u64,
+    pub boot_run: u64,
 }
 
 /// The start of a command.
@@ -118,32 +118,32 @@ pub struct TaskFacts {
     /// The launch order, with the limits that were ordered last.
     pub launch: Arc<v1::LaunchOrder>,
     /// The run in which the task's container is started.
-    pub life: u64,
+    pub run: u64,
     /// The grace period in milliseconds, once the task is to be killed.
     pub kill_grace_ms: Option<u64>,
     /// The newest order that changed the limits in `launch`; 0 if there is none.
     pub limits_order: OrderIndex,
     /// The newest of these orders whose outcome an update has reported.
-    pub limits_told: OrderIndex,
+    pub limits_reported: OrderIndex,
     /// Set once the command was executed.
     pub started: Option<StartedFact>,
     /// Updates that are not known to be committed, oldest first.
     pub updates: VecDeque<v1::NumberedUpdate>,
     /// Number of the newest update made.
-    pub made: u64,
+    pub newest_update: u64,
     /// Number of the newest update that a master reported as committed.
     pub committed: u64,
     /// State in the newest update; STAGING before the first.
     pub state: TaskState,
     /// The results of the checks, by the newest update.
-    pub standing: CheckResults,
+    pub check_results: CheckResults,
     /// The times since which these results hold.
-    pub since: CheckTimes,
+    pub check_times: CheckTimes,
     /// The reason why the health check ended the task, once an update reports it.
     pub unhealthy: Option<Explanation>,
     /// The highest serial number of the executor's updates that an update contains or that changed
     /// nothing; 0 without an executor.
-    pub heard: u64,
+    pub executor_serial: u64,
     /// Whether the cluster tracks the task. Otherwise it is only ended and cleaned up.
     pub held: bool,
 }
@@ -159,10 +159,10 @@ pub struct CheckTimes {
 }
 
 impl CheckTimes {
-    fn follow(&mut self, was: CheckResults, is: CheckResults, now_ms: i64) {
+    fn update(&mut self, previous: CheckResults, current: CheckResults, now_ms: i64) {
         for (was, is, since) in [
-            (was.healthy, is.healthy, &mut self.healthy),
-            (was.ready, is.ready, &mut self.ready),
+            (previous.healthy, current.healthy, &mut self.healthy),
+            (previous.ready, current.ready, &mut self.ready),
         ] {
             if was != is {
                 *since = Some(now_ms);
@@ -183,7 +183,7 @@ pub enum JournalRecord {
     OrderAccepted {
         order: OrderIndex,
         /// The request of the order.
-        what: OrderBody,
+        body: OrderBody,
     },
     /// A command was executed.
     Started {
@@ -210,7 +210,7 @@ pub enum JournalRecord {
     Retried {
         instance: Instance,
         /// The new run in the container's name.
-        life: u64,
+        run: u64,
     },
     /// The last order taken, in a compacted journal.
     Floor(OrderIndex),
@@ -233,7 +233,7 @@ pub enum OrderBody {
         key: TaskKey,
         launch: Arc<v1::LaunchOrder>,
         /// The run in the container's name.
-        life: u64,
+        run: u64,
     },
     /// Kill a task.
     Kill {
@@ -263,7 +263,7 @@ pub struct AgentState {
     /// Every executor, by the task that brought it.
     pub executors: BTreeMap<Instance, ExecutorInfo>,
     /// The held instance of each name.
-    pub held: BTreeMap<TaskKey, Instance>,
+    pub by_key: BTreeMap<TaskKey, Instance>,
     /// Digests over the held instances.
     pub digests: Digests,
 }
@@ -278,26 +278,27 @@ impl AgentState {
                 // damaged.
                 let former = self.identity.agent;
                 if former.is_some() && former != identity.agent {
-                    self.forget();
+                    self.orphan_all();
                 }
                 self.identity = identity.clone();
             }
             JournalRecord::IdentityReset(identity) => {
                 self.identity = identity.clone();
-                self.forget();
+                self.orphan_all();
             }
-            JournalRecord::OrderAccepted { order, what } => self.take(*order, what),
+            JournalRecord::OrderAccepted { order, body } => self.apply_order(*order, body),
             JournalRecord::Started { instance, fact } => self.change(*instance, |task| {
                 task.started = Some(*fact);
             }),
             JournalRecord::Updated { instance, update } => self.change(*instance, |task| {
-                task.made = update.number;
+                task.newest_update = update.number;
                 task.state = wire::task_state(update.state);
-                let standing = wire::standing(update);
-                task.since.follow(task.standing, standing, update.wall_ms);
-                task.standing = standing;
+                let standing = wire::check_results(update);
+                task.check_times
+                    .update(task.check_results, standing, update.wall_ms);
+                task.check_results = standing;
                 if let Some(report) = &update.limits {
-                    task.limits_told = OrderIndex(report.order_index);
+                    task.limits_reported = OrderIndex(report.order_index);
                 }
                 if wire::is_unhealthy(update) {
                     task.unhealthy = Some(wire::explanation(update));
@@ -310,8 +311,8 @@ impl AgentState {
                 self.tasks.remove(instance);
             }
             JournalRecord::Orphaned { instance } => self.release(*instance),
-            JournalRecord::Retried { instance, life } => {
-                self.change(*instance, |task| task.life = *life)
+            JournalRecord::Retried { instance, run } => {
+                self.change(*instance, |task| task.run = *run)
             }
             JournalRecord::Floor(order) => self.floor = *order,
             JournalRecord::Task { instance, facts } => self.insert(*instance, (**facts).clone()),
@@ -348,7 +349,7 @@ impl AgentState {
         task.filter(|task| task.executor().is_none())
             .map(|task| ContainerName {
                 instance,
-                life: task.life,
+                run: task.run,
             })
     }
 
@@ -364,20 +365,20 @@ impl AgentState {
     }
 
     /// Turns every held instance into an orphan, and restarts the numbering of orders at 1.
-    fn forget(&mut self) {
+    fn orphan_all(&mut self) {
         self.floor = OrderIndex(0);
-        let held: Vec<_> = self.held.values().copied().collect();
+        let held: Vec<_> = self.by_key.values().copied().collect();
         held.into_iter().for_each(|instance| self.release(instance));
     }
 
-    fn take(&mut self, order: OrderIndex, what: &OrderBody) {
+    fn apply_order(&mut self, order: OrderIndex, body: &OrderBody) {
         self.floor = self.floor.max(order);
-        match what {
+        match body {
             OrderBody::Launch {
                 agent,
                 key,
                 launch,
-                life,
+                run,
             } => {
                 let Some(agent) = agent.or(self.identity.agent) else {
                     return;
@@ -385,19 +386,19 @@ impl AgentState {
                 let facts = TaskFacts {
                     key: key.clone(),
                     launch: launch.clone(),
-                    life: *life,
+                    run: *run,
                     kill_grace_ms: launch.never_start.then_some(0),
                     limits_order: OrderIndex(0),
-                    limits_told: OrderIndex(0),
+                    limits_reported: OrderIndex(0),
                     started: None,
                     updates: VecDeque::new(),
-                    made: 0,
+                    newest_update: 0,
                     committed: 0,
                     state: TaskState::Staging,
-                    standing: CheckResults::default(),
-                    since: CheckTimes::default(),
+                    check_results: CheckResults::default(),
+                    check_times: CheckTimes::default(),
                     unhealthy: None,
-                    heard: 0,
+                    executor_serial: 0,
                     held: true,
                 };
                 self.insert(Instance { agent, order }, facts);
@@ -421,11 +422,12 @@ impl AgentState {
     /// Inserts a task. The registry reuses a name only after it has released the former instance.
     fn insert(&mut self, instance: Instance, facts: TaskFacts) {
         if facts.held {
-            if let Some(former) = self.held.get(&facts.key).copied() {
+            if let Some(former) = self.by_key.get(&facts.key).copied() {
                 self.release(former);
             }
-            self.held.insert(facts.key.clone(), instance);
-            self.digests.add(DigestKind::Task, mark(instance, &facts));
+            self.by_key.insert(facts.key.clone(), instance);
+            self.digests
+                .add(DigestKind::Task, task_digest(instance, &facts));
         }
         self.tasks.insert(instance, facts);
     }
@@ -435,9 +437,10 @@ impl AgentState {
             return;
         };
         task.held = false;
-        self.digests.remove(DigestKind::Task, mark(instance, task));
-        if self.held.get(&task.key) == Some(&instance) {
-            self.held.remove(&task.key);
+        self.digests
+            .remove(DigestKind::Task, task_digest(instance, task));
+        if self.by_key.get(&task.key) == Some(&instance) {
+            self.by_key.remove(&task.key);
         }
     }
 
@@ -445,9 +448,9 @@ impl AgentState {
         let Some(task) = self.tasks.get_mut(&instance) else {
             return;
         };
-        let before = mark(instance, task);
+        let before = task_digest(instance, task);
         // A committed update was made: its own record may be damaged.
-        task.made = task.made.max(number);
+        task.newest_update = task.newest_update.max(number);
         task.committed = task.committed.max(number);
         while task
             .updates
@@ -457,7 +460,7 @@ impl AgentState {
             task.updates.pop_front();
         }
         if task.held {
-            let after = mark(instance, task);
+            let after = task_digest(instance, task);
             self.digests.remove(DigestKind::Task, before);
             self.digests.add(DigestKind::Task, after);
         }
@@ -470,7 +473,7 @@ impl AgentState {
     }
 }
 
-fn mark(instance: Instance, task: &TaskFacts) -> u128 {
+fn task_digest(instance: Instance, task: &TaskFacts) -> u128 {
     task_mark(&task.key, instance.order, task.committed)
 }
 
@@ -484,9 +487,9 @@ impl TaskFacts {
         };
         match self.kill_grace_ms {
             Some(asked) if self.held => asked,
-            Some(asked) => asked.min(STRAY_GRACE_MS),
+            Some(asked) => asked.min(ORPHAN_GRACE_MS),
             None if self.held => own,
-            None => own.min(STRAY_GRACE_MS),
+            None => own.min(ORPHAN_GRACE_MS),
         }
     }
 }

@@ -54,7 +54,7 @@ impl TaskGroupOrders {
     fn name(self) -> ContainerName {
         ContainerName {
             instance: self.first,
-            life: 0,
+            run: 0,
         }
     }
 
@@ -100,9 +100,9 @@ pub(super) struct GroupProgress {
     /// Whether the order is on disk, so that only the other tasks delay the preparation.
     ordered: bool,
     /// Whether the kill order is on disk.
-    wanted: bool,
+    kill_ordered: bool,
     /// The end of the grace period of its kill; after it the next task is killed.
-    told: Option<Timestamp>,
+    kill_deadline: Option<Timestamp>,
     /// The cause of the kill, if another task is the reason for it.
     why: Option<Explanation>,
 }
@@ -140,20 +140,20 @@ impl Core {
 
     /// Waits for the other orders of a group: the group acts when the last one has arrived or is
     /// cancelled.
-    pub(super) fn gather(&mut self, instance: Instance) {
+    pub(super) fn wait_for_group(&mut self, instance: Instance) {
         let group = self.group(instance);
         if let Some(group) = group.filter(|group| !self.is_delivered(*group)) {
-            self.gathering.insert(group);
+            self.incomplete_groups.insert(group);
         }
     }
 
     /// Handles an increase of the last order taken.
-    pub(super) fn gathered(&mut self) {
-        let groups = self.gathering.iter().copied();
+    pub(super) fn orders_advanced(&mut self) {
+        let groups = self.incomplete_groups.iter().copied();
         let whole: Vec<_> = groups.filter(|group| self.is_delivered(*group)).collect();
         for group in whole {
-            self.gathering.remove(&group);
-            self.tend(group);
+            self.incomplete_groups.remove(&group);
+            self.advance_group(group);
             let tasks = &self.facts.tasks;
             let mut known = group.members().filter_map(|member| tasks.get(&member));
             // Tasks that a master still tracks are reported before the cleanup.
@@ -164,20 +164,20 @@ impl Core {
     }
 
     /// Adds an instance whose order is on disk to its group. Returns false if it is in no group.
-    pub(super) fn is_grouped(&mut self, instance: Instance) -> bool {
+    pub(super) fn join_group(&mut self, instance: Instance) -> bool {
         let Some(group) = self.group(instance) else {
             return false;
         };
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.turn.ordered = true;
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.group.ordered = true;
         }
-        self.tend(group);
+        self.advance_group(group);
         true
     }
 
     /// Handles a kill order on disk for an instance that may run. Returns false if no other task
     /// has to end before it.
-    pub(super) fn waits_its_turn(&mut self, instance: Instance) -> bool {
+    pub(super) fn defer_group_kill(&mut self, instance: Instance) -> bool {
         let Some(group) = self.group(instance) else {
             return false;
         };
@@ -185,59 +185,59 @@ impl Core {
             // It has failed, and is the reason why the others will end.
             return false;
         }
-        let Some(course) = self.courses.get_mut(&instance) else {
+        let Some(state) = self.instances.get_mut(&instance) else {
             return false;
         };
-        course.turn.wanted = true;
-        if course.turn.told.is_some() {
+        state.group.kill_ordered = true;
+        if state.group.kill_deadline.is_some() {
             // The grace period became shorter.
             return false;
         }
-        self.tend(group);
+        self.advance_group(group);
         true
     }
 
     /// Handles a change of one of the group's tasks.
     pub(super) fn advance_group_of(&mut self, instance: Instance) {
         if let Some(group) = self.group(instance) {
-            self.tend(group);
+            self.advance_group(group);
         }
     }
 
     /// Continues with the next kill of each group whose current grace period is over.
-    pub(super) fn next_turns(&mut self) {
-        while let Some((at, instance)) = self.turns.first().copied()
+    pub(super) fn continue_group_kills(&mut self) {
+        while let Some((at, instance)) = self.group_kills.first().copied()
             && at <= self.now
         {
-            self.turns.remove(&(at, instance));
+            self.group_kills.remove(&(at, instance));
             self.advance_group_of(instance);
         }
     }
 
     /// Takes every step of a group that the states of its tasks allow.
-    fn tend(&mut self, group: TaskGroupOrders) {
-        let course = |instance| self.courses.get(&instance);
-        let is_found = |instance| course(instance).is_none_or(|course| !course.is_sought());
+    fn advance_group(&mut self, group: TaskGroupOrders) {
+        let state = |instance| self.instances.get(&instance);
+        let is_found = |instance| state(instance).is_none_or(|course| !course.is_recovering());
         if !group.members().all(is_found) {
             return;
         }
         match self.cause(group) {
-            Some(cause) => self.wind_down(group, &cause),
-            None => self.go_on(group),
+            Some(cause) => self.end_group(group, &cause),
+            None => self.prepare_or_start(group),
         }
     }
 
     /// Prepares all tasks once all are ordered, and starts all once all are prepared.
-    fn go_on(&mut self, group: TaskGroupOrders) {
+    fn prepare_or_start(&mut self, group: TaskGroupOrders) {
         let all = |is_so: &dyn Fn(&InstanceState) -> bool| {
-            let mut courses = group.members().map(|member| self.courses.get(&member));
-            courses.all(|course| course.is_some_and(is_so))
+            let mut instances = group.members().map(|member| self.instances.get(&member));
+            instances.all(|state| state.is_some_and(is_so))
         };
-        if all(&|course| course.phase == InstancePhase::Waiting && course.turn.ordered) {
+        if all(&|state| state.phase == InstancePhase::Waiting && state.group.ordered) {
             for member in group.members() {
                 self.fetch(member);
             }
-        } else if all(&|course| course.phase == InstancePhase::Prepared)
+        } else if all(&|state| state.phase == InstancePhase::Prepared)
             || (bugs::is_on(Bug::GroupUnprepared) && self.is_last_prepared(group))
         {
             self.start_group(group);
@@ -252,7 +252,7 @@ impl Core {
 
     /// Starts all tasks, or none: every obstacle to a start is known before the first.
     fn start_group(&mut self, group: TaskGroupOrders) {
-        let late = |member| Some((member, self.is_stopped_already(member)?));
+        let late = |member| Some((member, self.expired_end(member)?));
         if let Some((member, end)) = group.members().find_map(late) {
             return self.end(member, end);
         }
@@ -268,8 +268,11 @@ impl Core {
         let (mut has_started, mut is_unready) = (false, false);
         let name = self.name_of(group);
         for member in group.members() {
-            let known = self.courses.get(&member).zip(self.facts.tasks.get(&member));
-            let Some((course, task)) = known else {
+            let known = self
+                .instances
+                .get(&member)
+                .zip(self.facts.tasks.get(&member));
+            let Some((state, task)) = known else {
                 if self.is_delivered(group) {
                     let what = Explanation::of(Code::GroupTaskMissing, &[]);
                     let reason = v1::Reason::TaskMissingOnAgent;
@@ -284,12 +287,12 @@ impl Core {
                 causes.push((CausePriority::Other, GroupEndCause::of_group(what, reason)));
                 continue;
             }
-            has_started |= task.started.is_some() || course.phase == InstancePhase::Running;
+            has_started |= task.started.is_some() || state.phase == InstancePhase::Running;
             is_unready |= matches!(
-                course.phase,
+                state.phase,
                 InstancePhase::Waiting | InstancePhase::Fetching | InstancePhase::Prepared
             );
-            causes.extend(cause_in(course, task));
+            causes.extend(cause_in(state, task));
         }
         if has_started && is_unready {
             let what = Explanation::of(Code::GroupAgentRestarted, &[]);
@@ -312,7 +315,7 @@ impl Core {
 
     /// Ends all tasks that were not started, and then the others one by one, from the last to the
     /// first: each when the former has ended, or its grace period is over.
-    fn wind_down(&mut self, group: TaskGroupOrders, cause: &GroupEndCause) {
+    fn end_group(&mut self, group: TaskGroupOrders, cause: &GroupEndCause) {
         // An order that contradicts those of a group has a position in it, and is ignored.
         let mut own: Vec<_> = group.members().rev().collect();
         own.retain(|member| self.group(*member) == Some(group));
@@ -340,11 +343,11 @@ impl Core {
         if self.is_unwanted(instance) {
             return self.end_unstarted(instance);
         }
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.turn.why = Some(cause.why.clone());
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.group.why = Some(cause.why.clone());
         }
         let why = cause.why.clone();
-        let end = match cause.failed {
+        let end = match cause.failure_reason {
             Some(reason) => TaskEnd::by_agent(TaskState::Failed, reason, why),
             None => TaskEnd::by_agent(TaskState::Killed, v1::Reason::KilledDuringLaunch, why),
         };
@@ -355,18 +358,18 @@ impl Core {
     /// happened yet.
     fn kill_in_turn(&mut self, instance: Instance, cause: &GroupEndCause) -> bool {
         let is_unwanted = self.is_unwanted(instance);
-        let Some(course) = self.courses.get_mut(&instance) else {
+        let Some(state) = self.instances.get_mut(&instance) else {
             return true;
         };
-        if let Some(until) = course.turn.told {
+        if let Some(until) = state.group.kill_deadline {
             return until <= self.now;
         }
-        if !is_unwanted || cause.failed.is_some() {
-            course.turn.why.get_or_insert_with(|| cause.why.clone());
+        if !is_unwanted || cause.failure_reason.is_some() {
+            state.group.why.get_or_insert_with(|| cause.why.clone());
         }
         if !is_unwanted {
             self.request_kill(instance);
-        } else if course.turn.wanted && course.phase == InstancePhase::Running {
+        } else if state.group.kill_ordered && state.phase == InstancePhase::Running {
             self.kill_member(instance);
         }
         // This is called again when the kill order is on disk, and when the task runs, has ended,
@@ -377,27 +380,27 @@ impl Core {
     fn kill_member(&mut self, instance: Instance) {
         let grace_ms = self.end_running(instance);
         let until = self.now.plus_ms(grace_ms);
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.turn.told = Some(until);
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.group.kill_deadline = Some(until);
         }
-        self.turns.insert((until, instance));
+        self.group_kills.insert((until, instance));
     }
 
     /// Whether the instance is kept for the other tasks, though nothing remains of it and no report
     /// is due.
-    pub(super) fn is_kept(&self, instance: Instance) -> bool {
+    pub(super) fn is_retained(&self, instance: Instance) -> bool {
         let Some(group) = self.group(instance) else {
             return false;
         };
-        !self.is_delivered(group) || !self.is_all_clear(group)
+        !self.is_delivered(group) || !self.is_group_cleaned_up(group)
     }
 
-    fn is_all_clear(&self, group: TaskGroupOrders) -> bool {
+    fn is_group_cleaned_up(&self, group: TaskGroupOrders) -> bool {
         let own = group
             .members()
             .filter(|own| self.group(*own) == Some(group));
-        let mut courses = own.filter_map(|member| self.courses.get(&member));
-        courses.all(InstanceState::is_clear)
+        let mut instances = own.filter_map(|member| self.instances.get(&member));
+        instances.all(InstanceState::is_cleaned_up)
     }
 
     /// Handles the complete cleanup of one task. The shared resources of the group are released
@@ -409,11 +412,11 @@ impl Core {
     }
 
     fn clear_group(&mut self, group: TaskGroupOrders) {
-        if !self.is_delivered(group) || !self.is_all_clear(group) {
+        if !self.is_delivered(group) || !self.is_group_cleaned_up(group) {
             return;
         }
         let name = group.name();
-        if self.parting.insert(name) {
+        if self.releasing_groups.insert(name) {
             self.effects.push(Effect::DestroyGroup { name });
         }
         for member in group.members() {

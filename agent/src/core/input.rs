@@ -50,7 +50,7 @@ pub enum Input {
     Fetching {
         instance: Instance,
         /// The current file, and how much of it is fetched.
-        what: Explanation,
+        progress: Explanation,
     },
     /// The files of a task are fetched, or the fetch failed.
     Fetched {
@@ -73,7 +73,7 @@ pub enum Input {
     Exited {
         instance: Instance,
         /// Its status.
-        ended: CommandExit,
+        exit: CommandExit,
     },
     /// A supervisor has ended without a report.
     Lost {
@@ -84,7 +84,7 @@ pub enum Input {
     /// The state of a container of an earlier run.
     ContainerFound {
         instance: Instance,
-        found: RecoveredContainer,
+        container: RecoveredContainer,
     },
     /// A container, or the shared resources of a group, are removed.
     Destroyed { name: ContainerName },
@@ -92,7 +92,7 @@ pub enum Input {
     ProbeFinished {
         instance: Instance,
         /// The check and the number of the probe.
-        look: ProbeId,
+        probe: ProbeId,
         /// The result.
         answer: CheckResult,
     },
@@ -115,7 +115,7 @@ pub enum Input {
         instance: Instance,
         /// The number of the stream, over all executors.
         connection: u64,
-        said: ExecutorEvent,
+        event: ExecutorEvent,
     },
     /// A deadline has passed.
     Tick,
@@ -136,7 +136,7 @@ pub struct CreateError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandExit {
     /// The exit status.
-    pub how: CommandStatus,
+    pub status: CommandStatus,
     /// Set if the supervisor ended the command.
     pub stop: Option<StopCause>,
     /// Whether its memory limit was reached.
@@ -196,7 +196,7 @@ pub struct ContainerStart {
 impl ContainerStart {
     /// Returns the name that owns its shareable resources: host user ids, and a network.
     #[must_use]
-    pub fn holder(&self) -> ContainerName {
+    pub fn resource_owner(&self) -> ContainerName {
         self.group.as_ref().map_or(self.name, |group| group.name)
     }
 }
@@ -277,7 +277,7 @@ pub enum Effect {
     Probe {
         instance: Instance,
         /// The check and the number of the probe.
-        look: ProbeId,
+        probe: ProbeId,
         /// The kind of the probe.
         kind: CheckKind,
         /// The timeout in milliseconds.
@@ -287,7 +287,7 @@ pub enum Effect {
     CancelProbe {
         instance: Instance,
         /// The check and the number of the probe.
-        look: ProbeId,
+        probe: ProbeId,
         /// The reason.
         cause: CancelReason,
     },
@@ -301,7 +301,7 @@ pub enum Effect {
         requested_bytes: u64,
         /// Whether unlinked files count that its processes hold open. Not if some of them may lie
         /// on host paths or in a group directory, which do not belong to the task.
-        counts_nameless: bool,
+        counts_unlinked: bool,
         /// Id and name of the group whose directory counts toward its disk usage: then it is
         /// measured until that is destroyed.
         group: Option<(String, ContainerName)>,

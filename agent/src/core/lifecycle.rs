@@ -12,8 +12,8 @@ use super::facts::{ContainerName, Instance, JournalRecord, StartedFact, TaskFact
 use super::groups::{self, GroupProgress};
 use super::input::{CommandExit, ContainerStart, CreateError, Effect};
 use super::limits::LimitUpdateState;
-use super::outcome::{TaskEnd, as_shells_tell, outcome_of};
-use super::preparing::is_brought;
+use super::outcome::{TaskEnd, as_shell_status, outcome_of};
+use super::preparing::needs_fetch;
 use super::{Core, DeferredStep, SyncMode};
 
 /// The phase of an instance.
@@ -77,17 +77,17 @@ pub(super) struct InstanceState {
     pub(super) phase: InstancePhase,
     pub(super) end: Option<TaskEnd>,
     /// Set when the agent itself ends the task.
-    pub(super) failing: Option<FailureCause>,
+    pub(super) failure: Option<FailureCause>,
     /// The progress of the fetch, if it is to be reported.
-    pub(super) fetching: Option<Explanation>,
-    pub(super) limiting: LimitUpdateState,
+    pub(super) fetch_progress: Option<Explanation>,
+    pub(super) limit_update: LimitUpdateState,
     /// The checks, once the task runs.
-    pub(super) watch: Option<TaskChecks>,
+    pub(super) checks: Option<TaskChecks>,
     /// The state that replaces a container if an executor runs the task.
     pub(super) hosted: Option<Box<HostedTask>>,
     /// The position in its task group, if it is in one.
-    pub(super) turn: GroupProgress,
-    remains: CleanupState,
+    pub(super) group: GroupProgress,
+    cleanup: CleanupState,
 }
 
 /// The reason for which the agent itself ends a task, which then has failed.
@@ -106,13 +106,13 @@ impl InstanceState {
         Self {
             phase,
             end: None,
-            failing: None,
-            fetching: None,
-            limiting: LimitUpdateState::default(),
-            watch: None,
+            failure: None,
+            fetch_progress: None,
+            limit_update: LimitUpdateState::default(),
+            checks: None,
             hosted: None,
-            turn: GroupProgress::default(),
-            remains: match phase == InstancePhase::Waiting {
+            group: GroupProgress::default(),
+            cleanup: match phase == InstancePhase::Waiting {
                 true => CleanupState::Nothing,
                 false => CleanupState::Container,
             },
@@ -120,7 +120,7 @@ impl InstanceState {
     }
 
     /// Whether the state of the container of an earlier run is still unknown.
-    pub(super) fn is_sought(&self) -> bool {
+    pub(super) fn is_recovering(&self) -> bool {
         matches!(
             self.phase,
             InstancePhase::Recovering | InstancePhase::Unknown
@@ -128,26 +128,26 @@ impl InstanceState {
     }
 
     /// Records that host resources are acquired for the instance.
-    pub(super) fn take_host(&mut self) {
-        self.remains = CleanupState::Container;
+    pub(super) fn acquire_host(&mut self) {
+        self.cleanup = CleanupState::Container;
     }
 
     pub(super) fn has_ended(&self) -> bool {
         self.phase == InstancePhase::Ended
     }
 
-    pub(super) fn is_clear(&self) -> bool {
-        self.has_ended() && self.remains == CleanupState::Nothing
+    pub(super) fn is_cleaned_up(&self) -> bool {
+        self.has_ended() && self.cleanup == CleanupState::Nothing
     }
 }
 
 impl Core {
     /// Continues a launch whose order is on disk.
     pub(super) fn launch(&mut self, instance: Instance) {
-        let Some(course) = self.courses.get(&instance) else {
+        let Some(state) = self.instances.get(&instance) else {
             return;
         };
-        if course.phase != InstancePhase::Waiting {
+        if state.phase != InstancePhase::Waiting {
             return;
         }
         let Some(task) = self.facts.tasks.get(&instance) else {
@@ -157,7 +157,7 @@ impl Core {
             self.end_unstarted(instance);
             return;
         }
-        if let Some(end) = self.has_no_space() {
+        if let Some(end) = self.no_space_end() {
             return self.end(instance, end);
         }
         if let Some(why) = groups::is_malformed(instance, &task.launch) {
@@ -174,8 +174,8 @@ impl Core {
             self.end(instance, end);
             return;
         }
-        let is_brought = is_brought(&task.launch);
-        if self.is_grouped(instance) {
+        let is_brought = needs_fetch(&task.launch);
+        if self.join_group(instance) {
             return;
         }
         match is_brought {
@@ -186,9 +186,9 @@ impl Core {
 
     pub(super) fn fetch(&mut self, instance: Instance) {
         self.enter(instance, InstancePhase::Fetching);
-        if let Some(course) = self.courses.get_mut(&instance) {
+        if let Some(state) = self.instances.get_mut(&instance) {
             // Its files need an owner: host user ids are allocated for it.
-            course.take_host();
+            state.acquire_host();
         }
         let start = self.description(instance);
         self.effects.push(Effect::Fetch(start));
@@ -196,12 +196,12 @@ impl Core {
     }
 
     pub(super) fn start(&mut self, instance: Instance) {
-        if let Some(end) = self.is_stopped_already(instance) {
+        if let Some(end) = self.expired_end(instance) {
             return self.end(instance, end);
         }
         self.enter(instance, InstancePhase::Starting);
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.take_host();
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.acquire_host();
         }
         let start = self.description(instance);
         self.effects.push(Effect::Start(start));
@@ -219,10 +219,10 @@ impl Core {
         })
     }
 
-    pub(super) fn fetching(&mut self, instance: Instance, what: Explanation) {
-        let fetches = |course: &&mut InstanceState| course.phase == InstancePhase::Fetching;
-        if let Some(course) = self.courses.get_mut(&instance).filter(fetches) {
-            course.fetching = Some(what);
+    pub(super) fn fetch_progressed(&mut self, instance: Instance, progress: Explanation) {
+        let fetches = |state: &&mut InstanceState| state.phase == InstancePhase::Fetching;
+        if let Some(state) = self.instances.get_mut(&instance).filter(fetches) {
+            state.fetch_progress = Some(progress);
             self.mark_dirty(instance);
         }
     }
@@ -267,15 +267,16 @@ impl Core {
         }
         let is_forgotten = bugs::is_on(Bug::CompletionForgotten) && was != InstancePhase::Starting;
         if limit_ms > 0 && !is_forgotten {
-            self.overdue.insert((at.plus_ms(limit_ms), instance));
+            self.completion_deadlines
+                .insert((at.plus_ms(limit_ms), instance));
         }
         self.mark_started(instance);
         if unwanted {
             self.kill(instance);
         } else {
-            self.watch(instance, at, was);
+            self.start_checks(instance, at, was);
             self.measure(instance);
-            self.limit(instance);
+            self.apply_limits(instance);
         }
     }
 
@@ -295,18 +296,18 @@ impl Core {
         self.end(instance, end);
     }
 
-    pub(super) fn exited(&mut self, instance: Instance, ended: CommandExit) {
+    pub(super) fn exited(&mut self, instance: Instance, exit: CommandExit) {
         let phase = self.phase(instance);
         if !phase.is_some_and(InstancePhase::may_have_processes) {
             return;
         }
-        let course = self.courses.get(&instance);
-        let failing = course.and_then(|course| course.failing.clone());
-        let failing = failing.or_else(|| self.outgrown(instance, &ended));
+        let state = self.instances.get(&instance);
+        let failing = state.and_then(|course| course.failure.clone());
+        let failing = failing.or_else(|| self.disk_failure(instance, &exit));
         let killed = self.is_unwanted(instance);
-        let mut end = outcome_of(ended, killed, failing.as_ref());
+        let mut end = outcome_of(exit, killed, failing.as_ref());
         if bugs::is_on(Bug::SignalAsCode) && self.is_adopted(instance) {
-            end.exit = end.exit.map(as_shells_tell);
+            end.exit = end.exit.map(as_shell_status);
         }
         self.end(instance, end);
     }
@@ -339,7 +340,7 @@ impl Core {
                 self.effects.push(Effect::CancelFetch(instance));
                 self.end_unstarted(instance);
             }
-            Some(InstancePhase::Running) if self.waits_its_turn(instance) => {}
+            Some(InstancePhase::Running) if self.defer_group_kill(instance) => {}
             Some(InstancePhase::Running) => drop(self.end_running(instance)),
             // The task is killed as soon as it is known to run, if its command is executed by then.
             Some(InstancePhase::Starting) => self.effects.push(Effect::CancelStart(instance)),
@@ -354,7 +355,7 @@ impl Core {
     pub(super) fn end_running(&mut self, instance: Instance) -> u64 {
         let task = self.facts.tasks.get(&instance);
         let grace_ms = task.map_or(0, TaskFacts::grace_ms);
-        self.unwatch(instance);
+        self.stop_checks(instance);
         self.effects.push(Effect::Kill { instance, grace_ms });
         self.mark_dirty(instance);
         grace_ms
@@ -364,15 +365,15 @@ impl Core {
         if self.phase(instance) != Some(InstancePhase::Running) {
             return;
         }
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.failing.get_or_insert(FailureCause::DeadlineExceeded);
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.failure.get_or_insert(FailureCause::DeadlineExceeded);
         }
         self.end_running(instance);
     }
 
     /// Kills every task, because the agent is being stopped.
     pub(super) fn end_all(&mut self) {
-        let live = self.courses.iter().filter(|(_, one)| !one.has_ended());
+        let live = self.instances.iter().filter(|(_, one)| !one.has_ended());
         let live: Vec<_> = live.map(|(instance, _)| *instance).collect();
         for instance in live {
             self.request_kill(instance);
@@ -383,13 +384,13 @@ impl Core {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
-        let what = super::OrderBody::Kill {
+        let body = super::OrderBody::Kill {
             instance,
             grace_ms: task.grace_ms(),
         };
         let order = self.facts.floor;
         self.persist(
-            JournalRecord::OrderAccepted { order, what },
+            JournalRecord::OrderAccepted { order, body },
             SyncMode::Awaited,
         );
         self.when_durable(DeferredStep::Kill(instance));
@@ -406,12 +407,12 @@ impl Core {
 
     /// Handles an end. The cleanup waits until the end is on disk, unless no report is due.
     pub(super) fn end(&mut self, instance: Instance, end: TaskEnd) {
-        self.unwatch(instance);
-        let Some(course) = self.courses.get_mut(&instance) else {
+        self.stop_checks(instance);
+        let Some(state) = self.instances.get_mut(&instance) else {
             return;
         };
-        course.phase = InstancePhase::Ended;
-        course.end = Some(course.turn.explain(end));
+        state.phase = InstancePhase::Ended;
+        state.end = Some(state.group.explain(end));
         self.unstarted.remove(&instance);
         self.unhost(instance);
         if self.is_held(instance) {
@@ -425,16 +426,16 @@ impl Core {
     pub(super) fn destroy(&mut self, instance: Instance) {
         let name = self.facts.container(instance);
         let key = self.facts.tasks.get(&instance).map(|task| task.key.clone());
-        let Some(course) = self.courses.get_mut(&instance) else {
+        let Some(state) = self.instances.get_mut(&instance) else {
             return;
         };
-        match (course.remains, name.zip(key)) {
+        match (state.cleanup, name.zip(key)) {
             (CleanupState::Container, Some((name, key))) => {
-                course.remains = CleanupState::Destroying;
+                state.cleanup = CleanupState::Destroying;
                 self.effects.push(Effect::Destroy { name, key });
             }
             (CleanupState::Container, None) | (CleanupState::Nothing, _) => {
-                course.remains = CleanupState::Nothing;
+                state.cleanup = CleanupState::Nothing;
                 self.cleared(instance);
             }
             (CleanupState::Destroying, _) => {}
@@ -445,11 +446,11 @@ impl Core {
     pub(super) fn destroyed(&mut self, name: ContainerName) {
         let instance = name.instance;
         let present = self.facts.container(instance);
-        if self.parting.remove(&name) || present.is_some_and(|present| present != name) {
+        if self.releasing_groups.remove(&name) || present.is_some_and(|present| present != name) {
             return;
         }
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.remains = CleanupState::Nothing;
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.cleanup = CleanupState::Nothing;
         }
         self.cleared(instance);
     }
@@ -461,12 +462,12 @@ impl Core {
 
     /// Forgets an instance when nothing remains of it and no report is due.
     pub(super) fn release_if_done(&mut self, instance: Instance) {
-        let course = self.courses.get(&instance);
-        let is_clear = course.is_some_and(InstanceState::is_clear);
-        if !is_clear || self.is_held(instance) || self.is_kept(instance) {
+        let state = self.instances.get(&instance);
+        let is_clear = state.is_some_and(InstanceState::is_cleaned_up);
+        if !is_clear || self.is_held(instance) || self.is_retained(instance) {
             return;
         }
-        self.courses.remove(&instance);
+        self.instances.remove(&instance);
         if self.facts.tasks.contains_key(&instance) {
             self.persist(JournalRecord::Released { instance }, SyncMode::Lazy);
         }
@@ -479,12 +480,12 @@ impl Core {
     }
 
     pub(super) fn phase(&self, instance: Instance) -> Option<InstancePhase> {
-        self.courses.get(&instance).map(|course| course.phase)
+        self.instances.get(&instance).map(|state| state.phase)
     }
 
     pub(super) fn enter(&mut self, instance: Instance, phase: InstancePhase) {
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.phase = phase;
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.phase = phase;
         }
     }
 

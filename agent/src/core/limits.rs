@@ -32,9 +32,9 @@ pub(super) struct LimitUpdateResult {
 #[derive(Debug, Default)]
 pub(super) struct LimitUpdateState {
     /// The order that it has begun to apply.
-    begun: Option<OrderIndex>,
+    applying: Option<OrderIndex>,
     /// The outcome of an order, until it is reported.
-    pub(super) limited: Option<LimitUpdateResult>,
+    pub(super) result: Option<LimitUpdateResult>,
 }
 
 impl LimitUpdateResult {
@@ -46,7 +46,7 @@ impl LimitUpdateResult {
                 ..v1::LimitsReport::default()
             };
         };
-        let (causes, refusal, detail_bytes) = convert::explained(why.clone());
+        let (causes, refusal, detail_bytes) = convert::to_wire_causes(why.clone());
         v1::LimitsReport {
             order_index,
             refusal: Some(refusal),
@@ -77,17 +77,17 @@ impl Core {
     ) {
         let held = task_of(subject)
             .or_else(|| key(&wanted.framework_id, &wanted.task_id))
-            .and_then(|key| self.facts.held.get(&key).copied())
+            .and_then(|key| self.facts.by_key.get(&key).copied())
             .filter(|instance| self.facts.container(*instance).is_some());
         let Some(instance) = held else {
-            return self.take_nothing(order);
+            return self.skip_order(order);
         };
-        let what = OrderBody::Limits {
+        let body = OrderBody::Limits {
             instance,
             limits: wanted.limits,
         };
         self.persist(
-            JournalRecord::OrderAccepted { order, what },
+            JournalRecord::OrderAccepted { order, body },
             SyncMode::Awaited,
         );
         self.when_durable(DeferredStep::Limit(instance));
@@ -97,20 +97,20 @@ impl Core {
     /// order is on disk, once the task runs, and once it is found running after a restart of the
     /// agent. Each run of the agent tries once: of two attempts the second might succeed after the
     /// first was reported as refused.
-    pub(super) fn limit(&mut self, instance: Instance) {
+    pub(super) fn apply_limits(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
         let told = |task: &TaskFacts| match bugs::is_on(Bug::LimitsAgain) {
             true => OrderIndex(0),
-            false => task.limits_told,
+            false => task.limits_reported,
         };
         let Some(task) = task.filter(|task| task.limits_order > told(task)) else {
             return;
         };
         let order = Some(task.limits_order);
-        let course = self.courses.get_mut(&instance);
-        let course = course.filter(|course| course.phase == InstancePhase::Running);
-        if let (Some(name), Some(course)) = (self.facts.container(instance), course)
-            && std::mem::replace(&mut course.limiting.begun, order) != order
+        let state = self.instances.get_mut(&instance);
+        let state = state.filter(|course| course.phase == InstancePhase::Running);
+        if let (Some(name), Some(state)) = (self.facts.container(instance), state)
+            && std::mem::replace(&mut state.limit_update.applying, order) != order
         {
             self.effects.push(Effect::Limit {
                 name,
@@ -130,10 +130,10 @@ impl Core {
     ) {
         let task = self.facts.tasks.get(&instance);
         let is_newest = task.is_some_and(|task| task.limits_order == order);
-        let course = self.courses.get_mut(&instance);
-        let course = course.filter(|course| course.phase == InstancePhase::Running && is_newest);
-        if let Some(course) = course {
-            course.limiting.limited = Some(LimitUpdateResult { order, outcome });
+        let state = self.instances.get_mut(&instance);
+        let state = state.filter(|course| course.phase == InstancePhase::Running && is_newest);
+        if let Some(state) = state {
+            state.limit_update.result = Some(LimitUpdateResult { order, outcome });
             self.mark_dirty(instance);
         }
     }

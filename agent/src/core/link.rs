@@ -21,11 +21,11 @@ const SILENCE_MINIMUM_MS: u64 = 1_000;
 /// Heartbeat intervals of silence that end a link.
 const SILENCE_INTERVALS: u64 = 3;
 /// Bounds of the heartbeat interval that a master may set, in milliseconds.
-const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
+const HEARTBEAT_RANGE_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
 /// Backoff between dials, in milliseconds: doubled up to the longest, plus up to half of it as
 /// jitter.
-const DIAL_FIRST_MS: u64 = 10;
-const DIAL_LONGEST_MS: u64 = 1_000;
+const DIAL_MIN_MS: u64 = 10;
+const DIAL_MAX_MS: u64 = 1_000;
 /// The backoff after a rejection, in milliseconds: only an operator can resolve one.
 const DIAL_REFUSED_MS: u64 = 5_000;
 /// The code by which a leader rejects an agent that has seen a later epoch. Usually that leader was
@@ -33,9 +33,9 @@ const DIAL_REFUSED_MS: u64 = 5_000;
 /// link.
 const EPOCH_ABOVE: &str = "epoch-above";
 /// Unanswered pings remembered; older ones can no longer renew a lease.
-const PINGS: usize = 64;
+const MAX_PINGS: usize = 64;
 /// Incarnations remembered until one is confirmed; the oldest is dropped.
-const TRIED: usize = 1_000;
+const MAX_UNCONFIRMED: usize = 1_000;
 
 /// One stream to a master.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Link {
     /// The time at which its hello was made.
     hello_at: Timestamp,
     interval_ms: u64,
-    heard_at: Timestamp,
+    received_at: Timestamp,
     ping_at: Timestamp,
     ping_serial: u64,
     pings: VecDeque<(u64, Timestamp)>,
@@ -58,23 +58,23 @@ impl Link {
             registered: false,
             hello_at,
             interval_ms: REGISTRATION_MS / SILENCE_INTERVALS,
-            heard_at: now,
+            received_at: now,
             ping_at: now,
             ping_serial: 0,
             pings: VecDeque::new(),
         }
     }
 
-    fn silent_at(&self) -> Timestamp {
+    fn timeout_at(&self) -> Timestamp {
         let patience_ms = (SILENCE_INTERVALS * self.interval_ms).max(SILENCE_MINIMUM_MS);
-        self.heard_at.plus_ms(patience_ms)
+        self.received_at.plus_ms(patience_ms)
     }
 
     pub(super) fn deadline(&self) -> Timestamp {
         if self.registered {
-            self.ping_at.min(self.silent_at())
+            self.ping_at.min(self.timeout_at())
         } else {
-            self.silent_at()
+            self.timeout_at()
         }
     }
 }
@@ -83,49 +83,49 @@ impl Link {
 #[derive(Debug, Default)]
 pub(super) struct DialState {
     failures: u32,
-    under_way: bool,
+    is_dialing: bool,
     /// The time at which the hello was made: nothing that follows can be older.
     at: Timestamp,
 }
 
 impl Core {
     pub(super) fn connected(&mut self, serial: u64) {
-        self.dial.under_way = false;
+        self.dial.is_dialing = false;
         self.link = Some(Link::new(serial, self.now, self.dial.at));
     }
 
     /// Adds a new incarnation. It is on disk before it is sent to a master.
-    fn put_incarnation(&mut self) {
-        if self.incarnated {
+    fn add_incarnation(&mut self) {
+        if self.has_incarnation {
             return;
         }
         let mut identity = self.facts.identity.clone();
-        identity.tried.push(self.random.name());
-        if identity.tried.len() > TRIED {
-            identity.tried.remove(0);
+        identity.unconfirmed.push(self.random.name());
+        if identity.unconfirmed.len() > MAX_UNCONFIRMED {
+            identity.unconfirmed.remove(0);
         }
-        self.incarnated = true;
+        self.has_incarnation = true;
         self.persist(JournalRecord::Identity(identity), SyncMode::Awaited);
     }
 
     pub(super) fn dial_now(&mut self, after_ms: u64) {
         let identity = &self.facts.identity;
         let hello = v1::Hello {
-            protocol: Some(VersionRange::OWN.first()),
+            protocol: Some(VersionRange::OWN.first_message()),
             cluster_id: identity
                 .cluster
                 .map(|id| id.to_string())
                 .unwrap_or_default(),
             agent_id: identity.agent.map(|id| id.to_string()).unwrap_or_default(),
             confirmed_incarnation: identity.confirmed,
-            tried_incarnations: identity.tried.clone(),
+            tried_incarnations: identity.unconfirmed.clone(),
             nonce: identity.nonce,
-            boot_id: self.setup.boot_id.clone(),
+            boot_id: self.config.boot_id.clone(),
             highest_epoch: match bugs::is_on(Bug::EpochNotChecked) {
                 true => 0,
                 false => identity.epoch.0,
             },
-            info: Some(self.setup.info.clone()),
+            info: Some(self.config.info.clone()),
             floor: self.facts.floor.0,
             digest: self
                 .facts
@@ -162,14 +162,14 @@ impl Core {
         let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) else {
             return;
         };
-        link.heard_at = self.now;
+        link.received_at = self.now;
         let registered = link.registered;
         if let Some(Said::Refused(refused)) = envelope.message {
             self.refused(serial, &refused);
             return;
         }
         if let Err(why) = self.fence(&envelope) {
-            self.hang_up(serial, why);
+            self.close_link(serial, why);
             return;
         }
         match envelope.message {
@@ -177,7 +177,7 @@ impl Core {
             Some(Said::Shutdown(shutdown)) => self.shutdown(serial, &shutdown.reason),
             Some(Said::Refused(_)) => {}
             Some(_) if !registered => {
-                self.hang_up(
+                self.close_link(
                     serial,
                     "a master sent a message before it had registered this agent".into(),
                 );
@@ -188,7 +188,7 @@ impl Core {
             Some(Said::ListTasks(v1::ListTasks {})) => self.list_tasks(serial),
             Some(Said::KillStray(kill)) => self.kill_orphan(&kill),
             Some(Said::ExecutorMessage(message)) => self.pass_to_executor(message),
-            None => self.hang_up(serial, "a master sent a message of an unknown kind".into()),
+            None => self.close_link(serial, "a master sent a message of an unknown kind".into()),
         }
     }
 
@@ -232,13 +232,13 @@ impl Core {
 
     fn registered(&mut self, serial: u64, answer: &v1::Registered) {
         let said = answer.protocol.as_ref();
-        let agreed = said.map(|said| VersionRange::OWN.negotiated("the master", said));
+        let agreed = said.map(|said| VersionRange::OWN.negotiate("the master", said));
         if let Some(Err(why)) = agreed {
             let why = format!("this agent refuses the master ({}): {why}", versions::CODE);
-            return self.part(serial, why, versions::CODE);
+            return self.reject_link(serial, why, versions::CODE);
         }
         let Ok(agent) = answer.agent_id.parse::<AgentId>() else {
-            self.hang_up(
+            self.close_link(
                 serial,
                 format!("registered under no agent id: {:?}", answer.agent_id),
             );
@@ -246,17 +246,17 @@ impl Core {
         };
         let identity = &self.facts.identity;
         if let Some(own) = identity.agent.filter(|own| *own != agent) {
-            self.hang_up(serial, format!("{own} was registered as {agent}"));
+            self.close_link(serial, format!("{own} was registered as {agent}"));
             return;
         }
         let confirmed = identity
-            .tried
+            .unconfirmed
             .iter()
             .position(|tried| *tried == answer.incarnation);
         let next = AgentIdentity {
             agent: Some(agent),
             confirmed: answer.incarnation,
-            tried: identity.tried[confirmed.map_or(0, |at| at + 1)..].to_vec(),
+            unconfirmed: identity.unconfirmed[confirmed.map_or(0, |at| at + 1)..].to_vec(),
             ..identity.clone()
         };
         if next != *identity {
@@ -266,7 +266,7 @@ impl Core {
             link.registered = true;
             link.interval_ms = answer
                 .heartbeat_interval_ms
-                .clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
+                .clamp(*HEARTBEAT_RANGE_MS.start(), *HEARTBEAT_RANGE_MS.end());
             link.ping_at = self.now.plus_ms(link.interval_ms);
             let hello_at = link.hello_at;
             self.answered(hello_at);
@@ -279,15 +279,15 @@ impl Core {
     fn refused(&mut self, serial: u64, refused: &v1::RefusedAgent) {
         let v1::RefusedAgent { code, text } = refused;
         let why = format!("the master refuses this agent ({code}): {text}");
-        self.part(serial, why, code);
+        self.reject_link(serial, why, code);
     }
 
     /// Ends a link over which agent and master cannot work.
-    fn part(&mut self, serial: u64, why: String, code: &str) {
+    fn reject_link(&mut self, serial: u64, why: String, code: &str) {
         self.link = None;
         self.effects.push(Effect::Hangup { link: serial, why });
         match code == EPOCH_ABOVE {
-            true => self.redial(),
+            true => self.reset_dial(),
             false => self.dial_after(DIAL_REFUSED_MS),
         }
     }
@@ -317,9 +317,9 @@ impl Core {
             return;
         };
         let serial = link.serial;
-        if link.silent_at() <= self.now {
-            let silence_ms = self.now.since_ms(link.heard_at);
-            self.hang_up(
+        if link.timeout_at() <= self.now {
+            let silence_ms = self.now.since_ms(link.received_at);
+            self.close_link(
                 serial,
                 format!("no message from the master for {silence_ms} ms"),
             );
@@ -328,33 +328,33 @@ impl Core {
             let ping = link.ping_serial;
             link.ping_at = self.now.plus_ms(link.interval_ms);
             link.pings.push_back((ping, self.now));
-            if link.pings.len() > PINGS {
+            if link.pings.len() > MAX_PINGS {
                 link.pings.pop_front();
             }
             self.send_message(serial, Say::Ping(v1::Ping { serial: ping }));
         }
     }
 
-    pub(super) fn hang_up(&mut self, serial: u64, why: String) {
+    pub(super) fn close_link(&mut self, serial: u64, why: String) {
         self.link = None;
         self.effects.push(Effect::Hangup { link: serial, why });
-        self.redial();
+        self.reset_dial();
     }
 
     pub(super) fn disconnected(&mut self, serial: u64, why: &str) {
         if self.link.as_ref().is_some_and(|link| link.serial == serial) {
-            self.hang_up(serial, why.to_owned());
+            self.close_link(serial, why.to_owned());
         }
     }
 
     pub(super) fn dial_again(&mut self) {
-        self.dial.under_way = false;
-        self.redial();
+        self.dial.is_dialing = false;
+        self.reset_dial();
     }
 
-    fn redial(&mut self) {
-        let longest = DIAL_FIRST_MS << self.dial.failures.min(10);
-        let wait_ms = longest.min(DIAL_LONGEST_MS);
+    fn reset_dial(&mut self) {
+        let longest = DIAL_MIN_MS << self.dial.failures.min(10);
+        let wait_ms = longest.min(DIAL_MAX_MS);
         self.dial.failures = self.dial.failures.saturating_add(1);
         let jitter_ms = self.random.below(wait_ms / 2 + 1);
         self.dial_after(wait_ms + jitter_ms);
@@ -364,11 +364,11 @@ impl Core {
     /// of a former agent id are removed, since their resources count as free.
     pub(super) fn dial_after(&mut self, after_ms: u64) {
         let knows_all = self.is_recovered();
-        let is_empty = self.courses.is_empty() && self.executors.is_empty();
+        let is_empty = self.instances.is_empty() && self.executors.is_empty();
         let fresh = self.facts.identity.agent.is_some() || is_empty;
-        if knows_all && fresh && !self.dial.under_way && self.link.is_none() {
-            self.dial.under_way = true;
-            self.put_incarnation();
+        if knows_all && fresh && !self.dial.is_dialing && self.link.is_none() {
+            self.dial.is_dialing = true;
+            self.add_incarnation();
             self.when_durable(DeferredStep::Dial(after_ms));
         }
     }

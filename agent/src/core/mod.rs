@@ -83,9 +83,9 @@ pub struct CoreConfig {
 #[derive(Debug)]
 pub struct Core {
     facts: AgentState,
-    courses: BTreeMap<Instance, InstanceState>,
+    instances: BTreeMap<Instance, InstanceState>,
     executors: Executors,
-    setup: CoreConfig,
+    config: CoreConfig,
     random: RandomSequence,
     now: Timestamp,
     /// Records handed to the journal so far.
@@ -105,27 +105,27 @@ pub struct Core {
     acked_at: Option<Timestamp>,
     dial: DialState,
     /// Whether this process has put a new incarnation into the identity.
-    incarnated: bool,
+    has_incarnation: bool,
     /// Tasks whose newest state is not in an update yet.
     dirty: BTreeSet<Instance>,
     report_at: Option<Timestamp>,
     /// The time at which ended tasks are reported.
-    ends_at: Option<Timestamp>,
+    report_ends_at: Option<Timestamp>,
     reported_at: Timestamp,
     /// Deadlines by `max_completion_ms`.
-    overdue: BTreeSet<(Timestamp, Instance)>,
+    completion_deadlines: BTreeSet<(Timestamp, Instance)>,
     /// The next steps of the checks of running tasks.
-    looks: BTreeSet<(Timestamp, Instance)>,
+    check_deadlines: BTreeSet<(Timestamp, Instance)>,
     /// The times at which containers that could not be queried are queried again.
-    asks: BTreeSet<(Timestamp, Instance)>,
+    query_retries: BTreeSet<(Timestamp, Instance)>,
     /// The time until which the hello waits for the containers of the previous run.
-    found_by: Option<Timestamp>,
+    recovery_deadline: Option<Timestamp>,
     /// Groups with orders that have not arrived.
-    gathering: BTreeSet<TaskGroupOrders>,
+    incomplete_groups: BTreeSet<TaskGroupOrders>,
     /// The times of the next kills in groups.
-    turns: BTreeSet<(Timestamp, Instance)>,
+    group_kills: BTreeSet<(Timestamp, Instance)>,
     /// Groups without tasks whose shared resources are being released.
-    parting: BTreeSet<ContainerName>,
+    releasing_groups: BTreeSet<ContainerName>,
     /// Recovered launches that never started; they wait for a registration.
     unstarted: BTreeSet<Instance>,
     effects: Vec<Effect>,
@@ -172,13 +172,13 @@ pub enum SyncMode {
 impl Core {
     /// Returns a core with these `facts`. The first input must be [`Input::Begin`].
     #[must_use]
-    pub fn new(facts: AgentState, setup: CoreConfig) -> Self {
+    pub fn new(facts: AgentState, config: CoreConfig) -> Self {
         Self {
             facts,
-            courses: BTreeMap::new(),
+            instances: BTreeMap::new(),
             executors: Executors::default(),
-            random: RandomSequence::new(setup.seed),
-            setup,
+            random: RandomSequence::new(config.seed),
+            config,
             now: Timestamp(0),
             appended: 0,
             awaited: 0,
@@ -188,18 +188,18 @@ impl Core {
             link: None,
             acked_at: None,
             dial: DialState::default(),
-            incarnated: false,
+            has_incarnation: false,
             dirty: BTreeSet::new(),
             report_at: None,
-            ends_at: None,
+            report_ends_at: None,
             reported_at: Timestamp(0),
-            overdue: BTreeSet::new(),
-            looks: BTreeSet::new(),
-            asks: BTreeSet::new(),
-            found_by: None,
-            gathering: BTreeSet::new(),
-            turns: BTreeSet::new(),
-            parting: BTreeSet::new(),
+            completion_deadlines: BTreeSet::new(),
+            check_deadlines: BTreeSet::new(),
+            query_retries: BTreeSet::new(),
+            recovery_deadline: None,
+            incomplete_groups: BTreeSet::new(),
+            group_kills: BTreeSet::new(),
+            releasing_groups: BTreeSet::new(),
             unstarted: BTreeSet::new(),
             effects: Vec::new(),
         }
@@ -220,8 +220,8 @@ impl Core {
     /// Whether all containers and all shared resources of groups are removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let is_clear = self.courses.values().all(InstanceState::is_clear);
-        is_clear && self.executors.is_empty() && self.parting.is_empty()
+        let is_clear = self.instances.values().all(InstanceState::is_cleaned_up);
+        is_clear && self.executors.is_empty() && self.releasing_groups.is_empty()
     }
 
     /// Returns every instance that is not cleaned up, for display.
@@ -234,11 +234,11 @@ impl Core {
                 framework_id: task.key.framework.to_string(),
                 task_id: task.key.task.to_string(),
                 order: instance.order.0,
-                state: self.courses.get(instance)?.phase.name(),
+                state: self.instances.get(instance)?.phase.name(),
                 pid: task.started.map(|started| started.pid),
                 held: task.held,
-                healthy: ReportedCheck::of(task.standing.healthy, task.since.healthy),
-                ready: ReportedCheck::of(task.standing.ready, task.since.ready),
+                healthy: ReportedCheck::of(task.check_results.healthy, task.check_times.healthy),
+                ready: ReportedCheck::of(task.check_results.ready, task.check_times.ready),
                 tasks: Vec::new(),
                 group: group_name(*instance, &task.launch),
             })
@@ -253,12 +253,12 @@ impl Core {
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         let link = self.link.as_ref().map(Link::deadline);
-        let overdue = self.overdue.first().map(|(at, _)| *at);
-        let look = self.looks.first().map(|(at, _)| *at);
+        let overdue = self.completion_deadlines.first().map(|(at, _)| *at);
+        let look = self.check_deadlines.first().map(|(at, _)| *at);
         let executor = self.executors.deadline();
-        let turn = self.turns.first().map(|(at, _)| *at);
-        let ask = self.asks.first().map(|(at, _)| *at);
-        let found = self.found_by;
+        let turn = self.group_kills.first().map(|(at, _)| *at);
+        let ask = self.query_retries.first().map(|(at, _)| *at);
+        let found = self.recovery_deadline;
         let all = [
             link,
             overdue,
@@ -268,7 +268,7 @@ impl Core {
             ask,
             found,
             self.report_at,
-            self.ends_at,
+            self.report_ends_at,
         ];
         all.into_iter().flatten().min()
     }
@@ -281,7 +281,7 @@ impl Core {
             return std::mem::take(&mut self.effects);
         };
         match input {
-            Input::Begin => self.begin(),
+            Input::Begin => self.recover(),
             Input::Connected { link } => self.connected(link),
             Input::Disconnected { link, why } => self.disconnected(link, &why),
             Input::DialFailed => self.dial_again(),
@@ -289,19 +289,22 @@ impl Core {
             Input::Durable { number } => self.durable(number),
             Input::JournalFull(is_full) => self.journal_is_full = is_full,
             Input::JournalLarge => self.effects.push(Effect::Compact(self.facts.snapshot())),
-            Input::Fetching { instance, what } => self.fetching(instance, what),
+            Input::Fetching { instance, progress } => self.fetch_progressed(instance, progress),
             Input::Fetched { instance, result } => self.fetched(instance, result),
             Input::Started { instance, fact } => self.started(instance, fact),
             Input::NotStarted { instance, refusal } => self.not_started(instance, refusal),
-            Input::Exited { instance, ended } => self.exited(instance, ended),
+            Input::Exited { instance, exit } => self.exited(instance, exit),
             Input::Lost { instance, why } => self.lost(instance, why),
-            Input::ContainerFound { instance, found } => self.found(instance, found),
+            Input::ContainerFound {
+                instance,
+                container,
+            } => self.container_found(instance, container),
             Input::Destroyed { name } => self.destroyed(name),
             Input::ProbeFinished {
                 instance,
-                look,
+                probe,
                 answer,
-            } => self.probe_finished(instance, look, answer),
+            } => self.probe_finished(instance, probe, answer),
             Input::LimitsApplied {
                 instance,
                 order,
@@ -357,7 +360,7 @@ impl Core {
             DeferredStep::Send(link, message) => self.send_message(link, *message),
             DeferredStep::Launch(instance) => self.launch(instance),
             DeferredStep::Kill(instance) => self.kill(instance),
-            DeferredStep::Limit(instance) => self.limit(instance),
+            DeferredStep::Limit(instance) => self.apply_limits(instance),
             DeferredStep::Destroy(instance) => self.destroy(instance),
             DeferredStep::Execute(instance) => self.execute(instance),
             DeferredStep::SendToExecutor(instance, message) => {
@@ -365,8 +368,8 @@ impl Core {
             }
             DeferredStep::DetachTask(instance, executor) => self.leave(instance, executor),
             DeferredStep::ClearExecutor(instance) => self.clear_executor(instance),
-            DeferredStep::Renew(acked_at) => self.renew(acked_at),
-            DeferredStep::Registered(link) => self.registration_holds(link),
+            DeferredStep::Renew(acked_at) => self.lease_renewed(acked_at),
+            DeferredStep::Registered(link) => self.complete_registration(link),
         }
     }
 
@@ -374,23 +377,23 @@ impl Core {
         if self.report_at.is_some_and(|at| at <= self.now) {
             self.report();
         }
-        if self.ends_at.is_some_and(|at| at <= self.now) {
+        if self.report_ends_at.is_some_and(|at| at <= self.now) {
             self.report_ends();
         }
-        self.give_up_finding();
+        self.recovery_timed_out();
         while let Some((at, instance)) = self
-            .overdue
+            .completion_deadlines
             .first()
             .copied()
             .filter(|(at, _)| *at <= self.now)
         {
-            self.overdue.remove(&(at, instance));
+            self.completion_deadlines.remove(&(at, instance));
             self.deadline_exceeded(instance);
         }
-        self.run_probe();
-        self.ask_unknown();
+        self.run_due_checks();
+        self.query_unknown();
         self.check_executors();
-        self.next_turns();
+        self.continue_group_kills();
         self.check_link();
     }
 }

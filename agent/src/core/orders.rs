@@ -25,7 +25,7 @@ impl Core {
         let is_void = matches!(order.order, Some(What::Void(_)));
         if index.0 != self.facts.floor.0 + 1 && !is_void && !is_repeated {
             let floor = self.facts.floor.0;
-            self.hang_up(
+            self.close_link(
                 link,
                 format!("order {} arrived after order {floor}", index.0),
             );
@@ -38,16 +38,16 @@ impl Core {
             Some(What::Launch(launch)) => self.take_launch(index, subject, launch),
             Some(What::Kill(kill)) => self.take_kill(index, subject, &kill),
             Some(What::Limits(limits)) => self.take_limits(index, subject, limits),
-            Some(What::Void(v1::Void {})) => self.take_nothing(index),
+            Some(What::Void(v1::Void {})) => self.skip_order(index),
             None => self.take_unknown(link, index),
         }
-        self.gathered();
+        self.orders_advanced();
     }
 
-    pub(super) fn take_nothing(&mut self, order: OrderIndex) {
-        let what = OrderBody::Nothing;
+    pub(super) fn skip_order(&mut self, order: OrderIndex) {
+        let body = OrderBody::Nothing;
         self.persist(
-            JournalRecord::OrderAccepted { order, what },
+            JournalRecord::OrderAccepted { order, body },
             SyncMode::Awaited,
         );
     }
@@ -57,7 +57,7 @@ impl Core {
     /// taken, and the report states that it had no effect. A task that it should have started is
     /// missing in the agent's next list, and is GONE.
     fn take_unknown(&mut self, link: u64, order: OrderIndex) {
-        self.take_nothing(order);
+        self.skip_order(order);
         let order_index = order.0;
         let unsupported = v1::UnsupportedOrder { order_index };
         self.send_message(link, Say::UnsupportedOrder(unsupported));
@@ -77,17 +77,17 @@ impl Core {
         let key = key.filter(|key| subject.is_none() || task_of(subject) == Some(key.clone()));
         let (Some(key), Some(agent)) = (key, self.facts.identity.agent) else {
             // A task without a name cannot be reported; the masters find it missing.
-            self.take_nothing(order);
+            self.skip_order(order);
             return;
         };
         let instance = Instance { agent, order };
-        let former = self.facts.held.get(&key).copied();
+        let former = self.facts.by_key.get(&key).copied();
         let former = former.filter(|former| *former != instance);
-        let what = OrderBody::Launch {
+        let body = OrderBody::Launch {
             agent: Some(agent),
             key,
             launch: Arc::new(launch),
-            life: self.facts.identity.life,
+            run: self.facts.identity.run,
         };
         let is_lazy = bugs::is_on(Bug::OrderNotSynced);
         let sync = if is_lazy {
@@ -95,10 +95,10 @@ impl Core {
         } else {
             SyncMode::Awaited
         };
-        self.persist(JournalRecord::OrderAccepted { order, what }, sync);
-        self.courses
+        self.persist(JournalRecord::OrderAccepted { order, body }, sync);
+        self.instances
             .insert(instance, InstanceState::new(InstancePhase::Waiting));
-        self.gather(instance);
+        self.wait_for_group(instance);
         if let Some(former) = former {
             self.end_orphan(former);
         }
@@ -109,17 +109,17 @@ impl Core {
     fn take_kill(&mut self, order: OrderIndex, subject: Option<v1::Subject>, kill: &v1::KillOrder) {
         let held = task_of(subject)
             .or_else(|| key(&kill.framework_id, &kill.task_id))
-            .and_then(|key| self.facts.held.get(&key).copied());
+            .and_then(|key| self.facts.by_key.get(&key).copied());
         let Some(instance) = held else {
-            self.take_nothing(order);
+            self.skip_order(order);
             return;
         };
-        let what = OrderBody::Kill {
+        let body = OrderBody::Kill {
             instance,
             grace_ms: kill.grace_ms,
         };
         self.persist(
-            JournalRecord::OrderAccepted { order, what },
+            JournalRecord::OrderAccepted { order, body },
             SyncMode::Awaited,
         );
         self.when_durable(DeferredStep::Kill(instance));
@@ -133,13 +133,13 @@ impl Core {
                 continue;
             };
             let task = &self.facts.tasks[&instance];
-            let number = update.number.min(task.made);
+            let number = update.number.min(task.newest_update);
             if task.committed < number {
                 self.persist(
                     JournalRecord::Committed { instance, number },
                     SyncMode::Lazy,
                 );
-                self.catch_up(instance);
+                self.report_deferred(instance);
             }
             if update.released {
                 self.release(instance);
@@ -150,20 +150,20 @@ impl Core {
     /// Releases an instance that the registry no longer needs: if it runs, it is ended.
     fn release(&mut self, instance: Instance) {
         if self
-            .courses
+            .instances
             .get(&instance)
-            .is_some_and(|course| !course.has_ended())
+            .is_some_and(|state| !state.has_ended())
         {
             self.orphan(instance);
             return;
         }
         let is_clear = self
-            .courses
+            .instances
             .get(&instance)
-            .is_none_or(InstanceState::is_clear);
-        if is_clear && !self.is_kept(instance) {
+            .is_none_or(InstanceState::is_cleaned_up);
+        if is_clear && !self.is_retained(instance) {
             self.clear_group_of(instance);
-            self.courses.remove(&instance);
+            self.instances.remove(&instance);
             self.persist(JournalRecord::Released { instance }, SyncMode::Lazy);
         } else {
             self.persist(JournalRecord::Orphaned { instance }, SyncMode::Lazy);
@@ -188,7 +188,7 @@ impl Core {
     fn end_orphan(&mut self, instance: Instance) {
         self.dirty.remove(&instance);
         let ended = self
-            .courses
+            .instances
             .get(&instance)
             .is_none_or(InstanceState::has_ended);
         self.when_durable(if ended {
@@ -201,20 +201,20 @@ impl Core {
     /// Handles a registry that no longer knows this agent: all tasks are ended, and the agent
     /// registers as a new one.
     pub(super) fn shutdown(&mut self, link: u64, reason: &str) {
-        let held: Vec<_> = self.facts.held.values().copied().collect();
+        let held: Vec<_> = self.facts.by_key.values().copied().collect();
         let identity = AgentIdentity {
             agent: None,
             nonce: self.random.name(),
             confirmed: 0,
-            tried: Vec::new(),
+            unconfirmed: Vec::new(),
             ..self.facts.identity.clone()
         };
-        self.incarnated = false;
+        self.has_incarnation = false;
         self.persist(JournalRecord::IdentityReset(identity), SyncMode::Awaited);
         for instance in held {
             self.end_orphan(instance);
         }
-        self.hang_up(
+        self.close_link(
             link,
             format!("ordered to end all tasks and register again: {reason}"),
         );

@@ -45,12 +45,12 @@ pub(super) fn outcome_of(
         FailureCause::Unhealthy(_) => Reason::HealthCheckFailed,
         FailureCause::DiskLimitExceeded(_) => Reason::LimitDisk,
     });
-    let exit = match ended.how {
+    let exit = match ended.status {
         CommandStatus::Code(code) => Some(v1::exit::How::Code(code)),
         CommandStatus::Signal(signal) => Some(v1::exit::How::Signal(signal)),
         CommandStatus::NotStarted => None,
     };
-    let (state, reason) = match (ended.how, ended.stop) {
+    let (state, reason) = match (ended.status, ended.stop) {
         (CommandStatus::NotStarted, _) if killed => (TaskState::Killed, Reason::KilledDuringLaunch),
         (CommandStatus::NotStarted, _) => (TaskState::Failed, Reason::CommandNotStarted),
         _ if killed => (TaskState::Killed, Reason::TaskKilled),
@@ -69,7 +69,7 @@ pub(super) fn outcome_of(
     TaskEnd {
         state,
         reason,
-        source: match ended.how {
+        source: match ended.status {
             CommandStatus::NotStarted => v1::Source::Agent,
             CommandStatus::Code(_) | CommandStatus::Signal(_) => v1::Source::Task,
         },
@@ -92,7 +92,7 @@ pub(super) fn outcome_of(
 
 /// Returns the exit status as shells report it: a signal is 128 and its number. For a planted
 /// defect only.
-pub(super) fn as_shells_tell(exit: v1::Exit) -> v1::Exit {
+pub(super) fn as_shell_status(exit: v1::Exit) -> v1::Exit {
     let how = exit.how.map(|how| match how {
         v1::exit::How::Signal(number) => v1::exit::How::Code(128 + number),
         code @ v1::exit::How::Code(_) => code,

@@ -8,7 +8,7 @@ use super::facts::{Instance, TaskFacts};
 use super::input::Effect;
 
 /// Whether a launch needs files or an image.
-pub(super) fn is_brought(launch: &v1::LaunchOrder) -> bool {
+pub(super) fn needs_fetch(launch: &v1::LaunchOrder) -> bool {
     launch.spec.as_ref().is_some_and(|spec| {
         let container = spec.container.as_ref();
         !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
@@ -22,14 +22,14 @@ impl Core {
         let is_plain = |task: &TaskFacts| {
             let launch = &task.launch;
             let is_valid = !launch.never_start && CheckSpecs::of(launch).is_ok();
-            is_valid && task.executor().is_none() && !is_brought(launch)
+            is_valid && task.executor().is_none() && !needs_fetch(launch)
         };
         if task.is_some_and(is_plain)
             && self.group(instance).is_none()
-            && self.has_no_space().is_none()
+            && self.no_space_end().is_none()
         {
-            if let Some(course) = self.courses.get_mut(&instance) {
-                course.take_host();
+            if let Some(state) = self.instances.get_mut(&instance) {
+                state.acquire_host();
             }
             let start = self.description(instance);
             self.effects.push(Effect::Prepare(start));

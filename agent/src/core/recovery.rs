@@ -15,28 +15,28 @@ use super::outcome::{TaskEnd, unknown_end};
 use super::{Core, DeferredStep, SyncMode};
 
 /// The time after which a container that could not be queried is queried again, in milliseconds.
-const ASK_AGAIN_MS: u64 = 5_000;
+const QUERY_RETRY_MS: u64 = 5_000;
 
 /// The time for which the report waits for the state of all containers, in milliseconds. An agent
 /// that is silent for longer than its timeout, 15 s unless configured otherwise, is considered
 /// lost, and so are all of its tasks.
-const FINDING_MS: u64 = 4_000;
+const RECOVERY_TIMEOUT_MS: u64 = 4_000;
 
 impl Core {
-    pub(super) fn begin(&mut self) {
+    pub(super) fn recover(&mut self) {
         let former = &self.facts.identity;
         let nonce = match former.nonce {
             0 => self.random.name(),
             given => given,
         };
-        let life = former.life + 1;
+        let run = former.run + 1;
         let is_same_boot =
-            former.boot_id == self.setup.boot_id || bugs::is_on(Bug::RebootForgotten);
+            former.boot_id == self.config.boot_id || bugs::is_on(Bug::RebootForgotten);
         let identity = AgentIdentity {
             nonce,
-            life,
-            boot_life: if is_same_boot { former.boot_life } else { life },
-            boot_id: self.setup.boot_id.clone(),
+            run,
+            boot_run: if is_same_boot { former.boot_run } else { run },
+            boot_id: self.config.boot_id.clone(),
             ..former.clone()
         };
         self.persist(JournalRecord::Identity(identity), SyncMode::Awaited);
@@ -52,20 +52,20 @@ impl Core {
             .collect();
         self.recover_executors();
         for (instance, state) in tasks {
-            self.gather(instance);
+            self.wait_for_group(instance);
             if self.facts.container(instance).is_none() && !state.is_terminal() {
-                self.courses
+                self.instances
                     .insert(instance, InstanceState::new(InstancePhase::Waiting));
                 self.recover_hosted(instance);
             } else if state.is_terminal() {
-                self.courses
+                self.instances
                     .insert(instance, InstanceState::new(InstancePhase::Ended));
                 self.when_durable(DeferredStep::Destroy(instance));
             } else {
-                let mut course = InstanceState::new(InstancePhase::Recovering);
+                let mut recovering = InstanceState::new(InstancePhase::Recovering);
                 let unhealthy = self.facts.tasks[&instance].unhealthy.clone();
-                course.failing = unhealthy.map(FailureCause::Unhealthy);
-                self.courses.insert(instance, course);
+                recovering.failure = unhealthy.map(FailureCause::Unhealthy);
+                self.instances.insert(instance, recovering);
                 let name = self
                     .facts
                     .container(instance)
@@ -80,20 +80,20 @@ impl Core {
             }
         }
         if !self.is_recovered() {
-            self.found_by = Some(self.now.plus_ms(FINDING_MS));
+            self.recovery_deadline = Some(self.now.plus_ms(RECOVERY_TIMEOUT_MS));
         }
         self.dial_if_clear();
     }
 
     /// Stops waiting for containers that were not found in time. The search continues, and a later
     /// result is accepted.
-    pub(super) fn give_up_finding(&mut self) {
-        if self.found_by.is_none_or(|at| at > self.now) {
+    pub(super) fn recovery_timed_out(&mut self) {
+        if self.recovery_deadline.is_none_or(|at| at > self.now) {
             return;
         }
-        self.found_by = None;
-        let courses = self.courses.iter();
-        let slow = courses.filter(|(_, course)| course.phase == InstancePhase::Recovering);
+        self.recovery_deadline = None;
+        let instances = self.instances.iter();
+        let slow = instances.filter(|(_, state)| state.phase == InstancePhase::Recovering);
         let slow: Vec<_> = slow.map(|(instance, _)| *instance).collect();
         for instance in slow {
             self.enter(instance, InstancePhase::Unknown);
@@ -103,17 +103,17 @@ impl Core {
     }
 
     pub(super) fn is_recovered(&self) -> bool {
-        self.courses
+        self.instances
             .values()
-            .all(|course| course.phase != InstancePhase::Recovering)
-            && self.executors.are_found()
+            .all(|state| state.phase != InstancePhase::Recovering)
+            && self.executors.are_recovered()
     }
 
-    pub(super) fn found(&mut self, instance: Instance, found: RecoveredContainer) {
+    pub(super) fn container_found(&mut self, instance: Instance, found: RecoveredContainer) {
         if !self
-            .courses
+            .instances
             .get(&instance)
-            .is_some_and(InstanceState::is_sought)
+            .is_some_and(InstanceState::is_recovering)
         {
             return;
         }
@@ -127,10 +127,10 @@ impl Core {
                 self.end_unstarted(instance)
             }
             RecoveredContainer::NeverStarted if self.may_start_again(instance) => {
-                self.courses
+                self.instances
                     .insert(instance, InstanceState::new(InstancePhase::Waiting));
                 self.unstarted.insert(instance);
-                self.go_on_if_registered();
+                self.resume_if_registered();
             }
             RecoveredContainer::Gone
             | RecoveredContainer::NeverStarted
@@ -154,20 +154,21 @@ impl Core {
             self.end(instance, end);
         } else {
             self.enter(instance, InstancePhase::Unknown);
-            self.ask_again(instance);
+            self.schedule_query(instance);
         }
     }
 
-    pub(super) fn ask_again(&mut self, instance: Instance) {
-        self.asks.insert((self.now.plus_ms(ASK_AGAIN_MS), instance));
+    pub(super) fn schedule_query(&mut self, instance: Instance) {
+        self.query_retries
+            .insert((self.now.plus_ms(QUERY_RETRY_MS), instance));
     }
 
     /// Queries again the containers that could not be queried.
-    pub(super) fn ask_unknown(&mut self) {
-        while let Some((at, instance)) = self.asks.first().copied()
+    pub(super) fn query_unknown(&mut self) {
+        while let Some((at, instance)) = self.query_retries.first().copied()
             && at <= self.now
         {
-            self.asks.remove(&(at, instance));
+            self.query_retries.remove(&(at, instance));
             let executor = self.executor_to_ask(instance);
             let is_unknown = self.phase(instance) == Some(InstancePhase::Unknown);
             let task = self.facts.tasks.get(&instance).filter(|_| is_unknown);
@@ -183,7 +184,7 @@ impl Core {
 
     /// Continues with containers that were found after a registration, without waiting for the next
     /// one.
-    pub(super) fn go_on_if_registered(&mut self) {
+    pub(super) fn resume_if_registered(&mut self) {
         if let Some(link) = self.link.as_ref().filter(|link| link.registered) {
             let registered = DeferredStep::Registered(link.serial);
             self.when_durable(registered);
@@ -193,7 +194,7 @@ impl Core {
     /// Returns the end of an instance whose container has no exit status.
     pub(super) fn unknown_end(&self, rebooted: bool) -> TaskEnd {
         let mut end = unknown_end(rebooted);
-        if self.setup.journal_damaged {
+        if self.config.journal_damaged {
             end.why = end.why.then(Explanation::of(Code::JournalDamaged, &[]));
         }
         end
@@ -204,13 +205,13 @@ impl Core {
     /// ended before it could report its tasks.
     pub(super) fn is_of_earlier_boot(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
-        task.is_some_and(|task| task.life < self.facts.identity.boot_life)
+        task.is_some_and(|task| task.run < self.facts.identity.boot_run)
     }
 
     /// Whether its container was started by an earlier run of this agent.
     pub(super) fn is_adopted(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
-        task.is_some_and(|task| task.life < self.facts.identity.life)
+        task.is_some_and(|task| task.run < self.facts.identity.run)
     }
 
     /// Whether a launch may start again. The supervisor's state files may not survive a power loss.
@@ -240,7 +241,7 @@ impl Core {
     /// Completes a registration. A launch that never started is tried again only now: an agent that
     /// was long disconnected from the masters may have been replaced, and the master that
     /// registered it would have reported that.
-    pub(super) fn registration_holds(&mut self, link: u64) {
+    pub(super) fn complete_registration(&mut self, link: u64) {
         let current = self
             .link
             .as_ref()
@@ -248,9 +249,9 @@ impl Core {
         if !current {
             return;
         }
-        let life = self.facts.identity.life;
+        let run = self.facts.identity.run;
         for instance in std::mem::take(&mut self.unstarted) {
-            self.persist(JournalRecord::Retried { instance, life }, SyncMode::Awaited);
+            self.persist(JournalRecord::Retried { instance, run }, SyncMode::Awaited);
             self.when_durable(DeferredStep::Launch(instance));
         }
     }

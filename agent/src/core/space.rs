@@ -26,7 +26,7 @@ pub(super) fn strip(launch: &mut v1::LaunchOrder) {
 
 impl Core {
     /// Returns the end of a launch for which the disk has no space; `None` if there is space.
-    pub(super) fn has_no_space(&self) -> Option<TaskEnd> {
+    pub(super) fn no_space_end(&self) -> Option<TaskEnd> {
         self.journal_is_full.then(|| {
             TaskEnd::by_agent(
                 TaskState::Failed,

@@ -23,7 +23,7 @@ impl Core {
     }
 
     /// Returns the end of a task whose deadline passed before it could be started.
-    pub(super) fn is_stopped_already(&self, instance: Instance) -> Option<TaskEnd> {
+    pub(super) fn expired_end(&self, instance: Instance) -> Option<TaskEnd> {
         let stop_at = self.stop_at(instance).filter(|at| *at <= self.now)?;
         let late_ms = self.now.since_ms(stop_at);
         let why = Explanation::of(Code::StopAfterPassed, &[&late_ms]);
@@ -32,14 +32,14 @@ impl Core {
     }
 
     /// Records that an active leader has answered a message sent at this time.
-    pub(super) fn renew(&mut self, acked_at: Timestamp) {
-        for (instance, course) in &self.courses {
+    pub(super) fn lease_renewed(&mut self, acked_at: Timestamp) {
+        for (instance, state) in &self.instances {
             let Some(task) = self.facts.tasks.get(instance) else {
                 continue;
             };
             let spec = task.launch.spec.as_ref();
             let stop_after_ms = spec.map_or(0, |spec| spec.stop_after_ms);
-            if course.phase == InstancePhase::Running && stop_after_ms > 0 {
+            if state.phase == InstancePhase::Running && stop_after_ms > 0 {
                 self.effects.push(Effect::Renew {
                     instance: *instance,
                     stop_at: acked_at.plus_ms(stop_after_ms),

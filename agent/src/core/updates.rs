@@ -18,22 +18,22 @@ use super::{Core, DeferredStep, SyncMode, wire};
 /// The time for which a change waits for others to share a record, a sync and a message, in
 /// milliseconds. A command that ends in this time is never reported as RUNNING: one command less
 /// for the masters.
-const GATHER_MS: u64 = 2;
+const BATCH_MS: u64 = 2;
 /// The time after a report from which an agent counts as quiet, in milliseconds: the next start is
 /// reported immediately.
 const QUIET_MS: u64 = 50;
 /// Maximum number of updates in one message.
-const UPDATES_A_MESSAGE: usize = 500;
+const UPDATES_PER_MESSAGE: usize = 500;
 /// Maximum number of uncommitted updates of one task, except for a new state. Later check results
 /// are reported, with their then current values, when fewer are waiting.
-const WAITING_UPDATES: usize = 8;
+const MAX_UNCOMMITTED: usize = 8;
 /// Tasks in one chunk of a list.
-const TASKS_A_CHUNK: usize = 500;
+const TASKS_PER_CHUNK: usize = 500;
 
 impl Core {
     pub(super) fn mark_dirty(&mut self, instance: Instance) {
         self.dirty.insert(instance);
-        let gather_ms = buggify::or(Rare::LateReport, GATHER_MS, 300);
+        let gather_ms = buggify::or(Rare::LateReport, BATCH_MS, 300);
         self.report_at.get_or_insert(self.now.plus_ms(gather_ms));
     }
 
@@ -52,9 +52,9 @@ impl Core {
     /// it can save a report: it waits only as long as others have just been reported.
     pub(super) fn mark_ended(&mut self, instance: Instance) {
         self.mark_dirty(instance);
-        let gather_ms = buggify::or(Rare::LateReport, GATHER_MS, 300);
+        let gather_ms = buggify::or(Rare::LateReport, BATCH_MS, 300);
         let at = self.reported_at.plus_ms(gather_ms).max(self.now);
-        self.ends_at.get_or_insert(at);
+        self.report_ends_at.get_or_insert(at);
     }
 
     /// Makes updates of everything that has changed.
@@ -67,8 +67,8 @@ impl Core {
     /// Makes updates of the tasks that have ended.
     pub(super) fn report_ends(&mut self) {
         let has_ended = |instance: &Instance| {
-            let course = self.courses.get(instance);
-            course.is_some_and(InstanceState::has_ended)
+            let state = self.instances.get(instance);
+            state.is_some_and(InstanceState::has_ended)
         };
         let (ended, others) = self.dirty.iter().partition(|instance| has_ended(instance));
         self.dirty = others;
@@ -79,7 +79,7 @@ impl Core {
     }
 
     fn update(&mut self, dirty: BTreeSet<Instance>) {
-        self.ends_at = None;
+        self.report_ends_at = None;
         self.reported_at = self.now;
         let mut updates = Vec::new();
         let mut ended = Vec::new();
@@ -87,10 +87,10 @@ impl Core {
         for instance in dirty {
             let update = self.next_update(instance);
             // Reported, or older than the next report.
-            if let Some(course) = self.courses.get_mut(&instance) {
-                course.fetching = None;
+            if let Some(state) = self.instances.get_mut(&instance) {
+                state.fetch_progress = None;
                 if update.is_some() {
-                    course.limiting.limited = None;
+                    state.limit_update.result = None;
                 }
             }
             if let Some(update) = update {
@@ -120,29 +120,29 @@ impl Core {
     }
 
     fn next_update(&self, instance: Instance) -> Option<v1::NumberedUpdate> {
-        let course = self.courses.get(&instance)?;
+        let state = self.instances.get(&instance)?;
         let task = self.facts.tasks.get(&instance).filter(|task| task.held)?;
-        let draft = observe(course, task)?;
-        let standing = course
-            .watch
+        let draft = observe(state, task)?;
+        let standing = state
+            .checks
             .as_ref()
-            .map_or(task.standing, TaskChecks::standing);
-        let hosted = course.hosted.as_deref();
+            .map_or(task.check_results, TaskChecks::results);
+        let hosted = state.hosted.as_deref();
         let has_words = hosted.is_some_and(|hosted| hosted.has_new_explanation(task, self.now));
-        let is_news = standing != task.standing
-            || course.fetching.is_some()
-            || course.limiting.limited.is_some()
+        let is_news = standing != task.check_results
+            || state.fetch_progress.is_some()
+            || state.limit_update.result.is_some()
             || has_words;
-        let is_new = draft.state != task.state || (is_news && task.updates.len() < WAITING_UPDATES);
+        let is_new = draft.state != task.state || (is_news && task.updates.len() < MAX_UNCOMMITTED);
         if !is_new || !task.state.may_become(draft.state) {
             return None;
         }
-        let (causes, text, detail_bytes) = convert::explained(draft.why);
+        let (causes, text, detail_bytes) = convert::to_wire_causes(draft.why);
         Some(v1::NumberedUpdate {
             framework_id: task.key.framework.to_string(),
             task_id: task.key.task.to_string(),
             order_index: instance.order.0,
-            number: task.made + 1,
+            number: task.newest_update + 1,
             state: wire::number(draft.state),
             source: draft.source.into(),
             reason: draft.reason.into(),
@@ -153,9 +153,9 @@ impl Core {
             wall_ms: self.wall_ms(),
             healthy: standing.healthy,
             ready: standing.ready,
-            limits: course
-                .limiting
-                .limited
+            limits: state
+                .limit_update
+                .result
                 .as_ref()
                 .map(LimitUpdateResult::report),
         })
@@ -164,7 +164,7 @@ impl Core {
     fn wall_ms(&self) -> i64 {
         i64::try_from(self.now.0)
             .unwrap_or(i64::MAX)
-            .saturating_add(self.setup.wall_offset_ms)
+            .saturating_add(self.config.wall_offset_ms)
     }
 
     /// Sends updates. An unregistered agent sends nothing: it sends all updates right after the
@@ -174,7 +174,7 @@ impl Core {
             return;
         };
         let link = link.serial;
-        let most = buggify::or(Rare::OneUpdateAMessage, UPDATES_A_MESSAGE, 1);
+        let most = buggify::or(Rare::OneUpdateAMessage, UPDATES_PER_MESSAGE, 1);
         for chunk in updates.chunks(most) {
             let report = v1::Report {
                 updates: chunk.to_vec(),
@@ -195,13 +195,13 @@ impl Core {
     pub(super) fn list_tasks(&mut self, link: u64) {
         let held: Vec<_> = self
             .facts
-            .held
+            .by_key
             .values()
             .filter_map(|instance| Some((instance, self.facts.tasks.get(instance)?)))
             .map(|(instance, task)| held_task(*instance, task))
             .collect();
         let floor = self.facts.floor.0;
-        let most = buggify::or(Rare::OneTaskAChunk, TASKS_A_CHUNK, 1);
+        let most = buggify::or(Rare::OneTaskAChunk, TASKS_PER_CHUNK, 1);
         let chunks = held.len().div_ceil(most).max(1);
         for at in 0..chunks {
             let tasks = held.iter().skip(at * most).take(most);
@@ -226,41 +226,41 @@ fn held_task(instance: Instance, task: &TaskFacts) -> v1::HeldTask {
 }
 
 /// Returns the reportable state of an instance, if it has one.
-fn observe(course: &InstanceState, task: &TaskFacts) -> Option<TaskEnd> {
+fn observe(current: &InstanceState, task: &TaskFacts) -> Option<TaskEnd> {
     let now = |state, reason, why: Explanation| TaskEnd::by_agent(state, reason, why);
     let quiet = v1::Reason::Unspecified;
     let nothing = Explanation::default;
-    if let Some(hosted) = course.hosted.as_deref().filter(|_| !course.has_ended()) {
+    if let Some(hosted) = current.hosted.as_deref().filter(|_| !current.has_ended()) {
         return hosted.observe(task);
     }
-    match course.phase {
+    match current.phase {
         InstancePhase::Waiting
         | InstancePhase::Recovering
         | InstancePhase::Unknown
         | InstancePhase::Starting => None,
         InstancePhase::Fetching | InstancePhase::Prepared => {
-            let known = course.fetching.clone();
+            let known = current.fetch_progress.clone();
             let what = known.unwrap_or_else(|| Explanation::of(Code::Fetching, &[]));
             Some(now(TaskState::Starting, quiet, what))
         }
         InstancePhase::Running if task.kill_grace_ms.is_some() => {
-            let why = course.turn.why();
+            let why = current.group.why();
             Some(now(TaskState::Killing, v1::Reason::TaskKilled, why))
         }
         InstancePhase::Running
-            if let (None, Some(limited)) = (&course.failing, &course.limiting.limited) =>
+            if let (None, Some(limited)) = (&current.failure, &current.limit_update.result) =>
         {
             // A master keeps only the newest update, so its text contains the check results, too.
-            let watch = course.watch.as_ref();
-            let untold = watch.filter(|watch| watch.standing() != task.standing);
-            let news = untold.and_then(|watch| watch.news.as_ref());
+            let watch = current.checks.as_ref();
+            let untold = watch.filter(|watch| watch.results() != task.check_results);
+            let news = untold.and_then(|watch| watch.change.as_ref());
             let why = match news {
                 Some((_, found)) => found.clone().then(limited.explanation()),
                 None => limited.explanation(),
             };
             Some(now(TaskState::Running, v1::Reason::LimitsUpdated, why))
         }
-        InstancePhase::Running => Some(match (&course.failing, &course.watch) {
+        InstancePhase::Running => Some(match (&current.failure, &current.checks) {
             (Some(FailureCause::DeadlineExceeded), _) => {
                 now(TaskState::Killing, v1::Reason::MaxCompletionTime, nothing())
             }
@@ -275,12 +275,12 @@ fn observe(course: &InstanceState, task: &TaskFacts) -> Option<TaskEnd> {
             (
                 None,
                 Some(TaskChecks {
-                    news: Some((reason, why)),
+                    change: Some((reason, why)),
                     ..
                 }),
             ) => now(TaskState::Running, *reason, why.clone()),
             (None, _) => now(TaskState::Running, quiet, nothing()),
         }),
-        InstancePhase::Ended => course.end.clone(),
+        InstancePhase::Ended => current.end.clone(),
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn explanation(update: &v1::NumberedUpdate) -> Explanation {
 }
 
 /// Returns the check results in an update.
-pub(crate) fn standing(update: &v1::NumberedUpdate) -> CheckResults {
+pub(crate) fn check_results(update: &v1::NumberedUpdate) -> CheckResults {
     CheckResults {
         healthy: update.healthy,
         ready: update.ready,

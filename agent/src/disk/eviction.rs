@@ -25,7 +25,7 @@ pub(super) struct Evictions {
     floor: DiskFloor,
     last: Option<Eviction>,
     /// Whether the level could not be read, which was logged.
-    is_blind: bool,
+    is_unreadable: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,12 +39,12 @@ impl Evictions {
         Self {
             floor,
             last: None,
-            is_blind: false,
+            is_unreadable: false,
         }
     }
 
     /// Returns the task to evict now, and the reason. It is no longer measured.
-    pub(super) fn next(&mut self, rounds: &mut ScanSchedule) -> Option<(Instance, Explanation)> {
+    pub(super) fn next(&mut self, schedule: &mut ScanSchedule) -> Option<(Instance, Explanation)> {
         let level = self.level()?;
         let now = Instant::now();
         if !self.is_due(level, now) {
@@ -54,12 +54,12 @@ impl Evictions {
             instance,
             used_bytes,
             requested_bytes,
-        } = rounds.most_above_request()?;
+        } = schedule.most_above_request()?;
         self.last = Some(Eviction {
             at: now,
             free_bytes: level.free_bytes,
         });
-        rounds.end(instance);
+        schedule.end(instance);
         metrics::counter!("argosy_agent_disk_evictions_total").increment(1);
         let [free, floor, used, requested] = [
             level.free_bytes,
@@ -76,11 +76,11 @@ impl Evictions {
     fn level(&mut self) -> Option<DiskSpace> {
         match self.floor.level() {
             Ok(level) => {
-                self.is_blind = false;
+                self.is_unreadable = false;
                 Some(level)
             }
             Err(why) => {
-                if !std::mem::replace(&mut self.is_blind, true) {
+                if !std::mem::replace(&mut self.is_unreadable, true) {
                     tracing::error!(%why, "free space cannot be read: no task is evicted, however full the disk is");
                 }
                 None
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_next_eviction_waits_for_the_last_one_to_free_its_space() {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let mut evictions = Evictions::new(DiskFloor::new(PathBuf::new(), None));
         let due = |evictions: &Evictions, free_bytes, seconds| {
             let level = DiskSpace {
@@ -117,11 +117,11 @@ mod tests {
                 total_bytes: 1_000,
                 floor_bytes: 100,
             };
-            evictions.is_due(level, begun + Duration::from_secs(seconds))
+            evictions.is_due(level, started_at + Duration::from_secs(seconds))
         };
         assert!(due(&evictions, 99, 0) && !due(&evictions, 100, 0));
         evictions.last = Some(Eviction {
-            at: begun,
+            at: started_at,
             free_bytes: 50,
         });
         assert!(!due(&evictions, 50, 89) && due(&evictions, 50, 90));
@@ -137,9 +137,9 @@ mod tests {
         let gone = folder.path().join("gone");
         let mut evictions = Evictions::new(DiskFloor::new(gone.clone(), Some(u64::MAX)));
         assert_eq!(evictions.level(), None);
-        assert!(evictions.is_blind);
+        assert!(evictions.is_unreadable);
         std::fs::create_dir(gone).unwrap();
         assert!(evictions.level().is_some_and(DiskSpace::is_below));
-        assert!(!evictions.is_blind);
+        assert!(!evictions.is_unreadable);
     }
 }

@@ -14,7 +14,7 @@ const DEFAULT_MAX_BYTES: u64 = 1 << 30;
 /// The floor of the disk with one directory.
 #[derive(Debug, Clone)]
 pub(crate) struct DiskFloor {
-    folder: PathBuf,
+    directory: PathBuf,
     bytes: Option<u64>,
 }
 
@@ -29,8 +29,8 @@ pub(crate) struct DiskSpace {
 impl DiskFloor {
     /// Returns a floor of at least `bytes` of free space on the disk with `folder`; `None` for the
     /// default, 0 for no floor.
-    pub(crate) fn new(folder: PathBuf, bytes: Option<u64>) -> Self {
-        Self { folder, bytes }
+    pub(crate) fn new(directory: PathBuf, bytes: Option<u64>) -> Self {
+        Self { directory, bytes }
     }
 
     /// Returns the current level of the disk.
@@ -38,7 +38,7 @@ impl DiskFloor {
     /// # Errors
     /// If the kernel does not report it.
     pub(crate) fn level(&self) -> io::Result<DiskSpace> {
-        let (free_bytes, total_bytes) = space(&self.folder)?;
+        let (free_bytes, total_bytes) = space(&self.directory)?;
         Ok(self.level_of(free_bytes, total_bytes))
     }
 

@@ -29,19 +29,19 @@ use crate::inbox::Event;
 use eviction::Evictions;
 pub(crate) use floor::{DiskFloor, DiskSpace};
 pub(crate) use quota::{
-    DiskLimits, QuotaScope, check, enforced_bytes, judge, keeper, release, usage,
+    DiskLimits, QuotaScope, check, check_usage, enforced_bytes, release, scope, usage,
 };
 pub(crate) use scan::{Scan, ScanState};
 use schedule::ScanSchedule;
 
 /// The interval of measurements.
-const EVERY: Duration = Duration::from_secs(1);
+const ROUND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A task whose disk usage is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MeasuredTask {
     /// The directories with its files.
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     /// The container whose processes are scanned, too.
     pub(crate) processes: Option<ContainerName>,
     /// The limit in bytes; [`u64::MAX`] for no limit.
@@ -60,26 +60,26 @@ pub(crate) struct MeasureRequest {
     /// Maximum size of its stored output.
     pub(crate) output_bytes: u64,
     /// Without its changes of its image.
-    pub(crate) measured: MeasuredTask,
+    pub(crate) task: MeasuredTask,
 }
 
 impl MeasureRequest {
     /// Returns `None` if the task cannot exceed its limit. Blocks.
-    fn seen(self, broker: &BrokerClient) -> Option<MeasuredTask> {
+    fn resolve(self, broker: &BrokerClient) -> Option<MeasuredTask> {
         let Self {
             key,
             name,
             output_bytes,
-            mut measured,
+            mut task,
         } = self;
-        let keeper = broker.disk_keeper(&key, name);
+        let keeper = broker.quota_scope(&key, name);
         match keeper.and_then(|keeper| Ok((keeper, broker.changes(name)?))) {
             Ok((keeper, changes)) => {
-                let limit_bytes = measured.limit_bytes;
-                measured.limit_bytes = keeper.measured_above(limit_bytes, output_bytes)?;
+                let limit_bytes = task.limit_bytes;
+                task.limit_bytes = keeper.measured_above(limit_bytes, output_bytes)?;
                 // After its sandbox, before the directory of its group.
-                measured.folders.insert(1, changes);
-                Some(measured)
+                task.directories.insert(1, changes);
+                Some(task)
             }
             Err(why) => {
                 tracing::warn!(container = %name, why, "the disk of a task is not measured");
@@ -113,7 +113,7 @@ impl DiskExcess {
     fn explanation(&self) -> Explanation {
         let [found, limit] = [self.found_bytes, self.limit_bytes].map(mebibytes);
         match self.is_too_deep {
-            true => Explanation::of(Code::FoldersTooDeep, &[&scan::DEPTH, &limit]),
+            true => Explanation::of(Code::FoldersTooDeep, &[&scan::MAX_DEPTH, &limit]),
             false => Explanation::of(Code::DiskExceeded, &[&found, &limit]),
         }
     }
@@ -142,7 +142,7 @@ enum MeterChange {
 }
 
 impl MeterChange {
-    fn happens(
+    fn apply(
         self,
         rounds: &mut ScanSchedule,
         seen: impl FnOnce(MeasureRequest) -> Option<MeasuredTask>,
@@ -163,21 +163,21 @@ impl MeterChange {
 impl DiskMeter {
     /// Begins a measurement in the next round.
     pub(crate) fn begin(&self, wanted: MeasureRequest) {
-        self.changed(MeterChange::Begin(Box::new(wanted)));
+        self.push(MeterChange::Begin(Box::new(wanted)));
     }
 
     /// Ends a measurement. The first task of a group continues. It is no error if it was never
     /// begun.
     pub(crate) fn end(&self, instance: Instance) {
-        self.changed(MeterChange::End(instance));
+        self.push(MeterChange::End(instance));
     }
 
     /// Ends the measurement of the first task of a group that is removed.
     pub(crate) fn end_group(&self, first: Instance) {
-        self.changed(MeterChange::EndGroup(first));
+        self.push(MeterChange::EndGroup(first));
     }
 
-    fn changed(&self, change: MeterChange) {
+    fn push(&self, change: MeterChange) {
         // A lock, since the loop adds and another thread takes; each holds it for one line.
         let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         changes.push(change);
@@ -197,10 +197,10 @@ impl DiskMeter {
     ) {
         let mut rounds = ScanSchedule::of(broker.clone());
         let mut evictions = Evictions::new(floor);
-        let mut turn = tokio::time::interval(EVERY);
-        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut interval = tokio::time::interval(ROUND_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            turn.tick().await;
+            interval.tick().await;
             let changes = self.take();
             if rounds.is_empty() && changes.is_empty() {
                 continue;
@@ -208,7 +208,7 @@ impl DiskMeter {
             let broker = broker.clone();
             let round = tokio::task::spawn_blocking(move || {
                 for change in changes {
-                    change.happens(&mut rounds, |wanted| wanted.seen(&broker));
+                    change.apply(&mut rounds, |wanted| wanted.resolve(&broker));
                 }
                 let found = rounds.round();
                 let found = found.into_iter().map(|excess| {
@@ -238,15 +238,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_leads_a_group_is_measured_until_that_is_gone() {
+    fn the_first_group_task_is_measured_until_the_group_is_removed() {
         let [alone, first] = [1, 2].map(|order| Instance {
             agent: AgentId(1),
             order: OrderIndex(order),
         });
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         for (instance, leads_group) in [(alone, false), (first, true)] {
-            let measured = MeasuredTask {
-                folders: Vec::new(),
+            let task = MeasuredTask {
+                directories: Vec::new(),
                 processes: None,
                 limit_bytes: 1,
                 requested_bytes: 1,
@@ -254,22 +254,22 @@ mod tests {
             };
             let wanted = MeasureRequest {
                 key: crate::core::task_key("framework-1", "web").unwrap(),
-                name: ContainerName { instance, life: 1 },
+                name: ContainerName { instance, run: 1 },
                 output_bytes: 0,
-                measured,
+                task,
             };
             let begin = MeterChange::Begin(Box::new(wanted));
-            begin.happens(&mut rounds, |wanted| Some(wanted.measured));
+            begin.apply(&mut rounds, |wanted| Some(wanted.task));
         }
-        MeterChange::End(alone).happens(&mut rounds, |_| None);
-        MeterChange::End(first).happens(&mut rounds, |_| None);
+        MeterChange::End(alone).apply(&mut rounds, |_| None);
+        MeterChange::End(first).apply(&mut rounds, |_| None);
         assert!(rounds.leads_group(first));
-        MeterChange::EndGroup(first).happens(&mut rounds, |_| None);
+        MeterChange::EndGroup(first).apply(&mut rounds, |_| None);
         assert!(rounds.is_empty());
     }
 
     #[test]
-    fn too_much_is_told_with_limit_and_usage() {
+    fn a_disk_excess_is_explained_with_limit_and_usage() {
         let instance = Instance {
             agent: AgentId(1),
             order: OrderIndex(1),

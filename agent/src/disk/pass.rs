@@ -19,17 +19,17 @@ pub(super) enum Scanner {
 
 /// A traversal of a task's files in progress.
 pub(super) struct RunningScan {
-    looker: Scanner,
+    scanner: Scanner,
     step: MeasureStep,
     /// The cost so far, in entries.
     pub(super) cost: u64,
-    held: usize,
+    open_dirs: usize,
 }
 
 impl Scanner {
     /// Returns the looker for this process.
     #[cfg(test)]
-    pub(super) fn own() -> Self {
+    pub(super) fn in_process() -> Self {
         Self::Local(std::sync::Arc::default())
     }
 
@@ -40,11 +40,11 @@ impl Scanner {
             Self::Local(walks) => {
                 let mut walks = walks.lock().unwrap();
                 let begun = step.pass.and_then(|pass| walks.remove(&pass));
-                let mut walk = begun.unwrap_or_else(|| Scan::through(&step.folders));
-                let progress = walk.go(step.until_cost, step.enough_bytes);
+                let mut walk = begun.unwrap_or_else(|| Scan::new(&step.folders));
+                let progress = walk.advance(step.until_cost, step.enough_bytes);
                 let passage = ScanState::of(progress, &walk);
                 let next = walks.keys().max().map_or(1, |pass| pass + 1);
-                let pass = passage.goes_on().then_some(next);
+                let pass = passage.is_incomplete().then_some(next);
                 walks.extend(pass.map(|pass| (pass, walk)));
                 Ok((passage, pass))
             }
@@ -54,34 +54,34 @@ impl Scanner {
 
 impl RunningScan {
     /// Returns a traversal that is not begun yet.
-    pub(super) fn through(
-        looker: Scanner,
-        folders: Vec<PathBuf>,
+    pub(super) fn new(
+        scanner: Scanner,
+        directories: Vec<PathBuf>,
         processes: Option<ContainerName>,
     ) -> Self {
         let step = MeasureStep {
             pass: None,
-            folders,
+            folders: directories,
             processes,
             until_cost: 0,
             enough_bytes: 0,
         };
         Self {
-            looker,
+            scanner,
             step,
             cost: 0,
-            held: 0,
+            open_dirs: 0,
         }
     }
 
     /// Continues until the cost is reached, or it has found more bytes than `enough`.
-    pub(super) fn go(&mut self, until_cost: u64, enough_bytes: u64) -> ScanProgress {
+    pub(super) fn advance(&mut self, until_cost: u64, enough_bytes: u64) -> ScanProgress {
         let step = &mut self.step;
         (step.until_cost, step.enough_bytes) = (until_cost, enough_bytes);
-        match self.looker.scan(step) {
+        match self.scanner.scan(step) {
             Ok((passage, pass)) => {
                 step.pass = pass;
-                (self.cost, self.held) = (passage.cost, passage.held);
+                (self.cost, self.open_dirs) = (passage.cost, passage.held);
                 passage.progress
             }
             Err(why) => {
@@ -91,21 +91,21 @@ impl RunningScan {
                 );
                 // The traversal is begun again.
                 step.pass = None;
-                (self.cost, self.held) = (until_cost, 0);
+                (self.cost, self.open_dirs) = (until_cost, 0);
                 ScanProgress::Unfinished(0)
             }
         }
     }
 
     /// Returns the number of descriptors that it holds while suspended.
-    pub(super) fn held(&self) -> usize {
-        self.held
+    pub(super) fn open_dirs(&self) -> usize {
+        self.open_dirs
     }
 }
 
 impl Drop for RunningScan {
     fn drop(&mut self) {
-        match (&self.looker, self.step.pass) {
+        match (&self.scanner, self.step.pass) {
             (Scanner::Broker(broker), Some(pass)) => broker.end_measure(pass),
             (Scanner::Broker(_), None) => {}
             #[cfg(test)]

@@ -17,15 +17,19 @@ use crate::gc::below;
 use crate::paths::Paths;
 
 /// The lock for the search of an unused project id, shared by all agents of the host.
-const ALONE: &str = "/run/argosy/projects";
+const PROJECTS_LOCK: &str = "/run/argosy/projects";
 /// In a container's state directory: the changes of its image, if they have no dedicated file
 /// system.
 const CHANGES: &str = "changes";
 
 /// Checks whether this host supports it; the error has the reason. `profile`: tasks have separate
 /// users.
-pub(crate) fn check(how: DiskEnforcement, profile: bool, directory: &Path) -> Result<(), String> {
-    match how {
+pub(crate) fn check(
+    enforcement: DiskEnforcement,
+    profile: bool,
+    directory: &Path,
+) -> Result<(), String> {
+    match enforcement {
         DiskEnforcement::Measured => return Ok(()),
         DiskEnforcement::Quota | DiskEnforcement::Loop if !profile => {
             let why = "without separate users tasks could leave their project, and keep the mounts of others busy: \
@@ -51,7 +55,7 @@ pub(crate) fn enforced_bytes(how: DiskEnforcement, task: &v1::TaskSpec) -> Optio
 
 /// Checks the usage before the start of a task. The agent fetches files into the sandbox, and no
 /// quota limits the agent.
-pub(crate) fn judge(usage: Option<DiskUsage>) -> Result<(), Cause> {
+pub(crate) fn check_usage(usage: Option<DiskUsage>) -> Result<(), Cause> {
     match usage {
         Some(has) if has.used_bytes > has.limit_bytes => Err(Cause::new(
             Code::FetchedTooMuch,
@@ -65,14 +69,14 @@ pub(crate) fn judge(usage: Option<DiskUsage>) -> Result<(), Cause> {
 #[derive(Debug)]
 pub(crate) struct DiskLimits {
     paths: Paths,
-    how: DiskEnforcement,
+    enforcement: DiskEnforcement,
 }
 
 impl DiskLimits {
-    pub(crate) fn new(paths: &Paths, how: DiskEnforcement) -> Self {
+    pub(crate) fn new(paths: &Paths, enforcement: DiskEnforcement) -> Self {
         Self {
             paths: paths.clone(),
-            how,
+            enforcement,
         }
     }
 
@@ -80,19 +84,19 @@ impl DiskLimits {
     /// nothing.
     pub(crate) fn is_limited(&self, name: ContainerName, sandbox: &Path) -> bool {
         let system = FileSystem::at(&self.paths.disk(name));
-        system.is_shown(sandbox) || project::usage(sandbox).is_some()
+        system.is_sandbox_mounted(sandbox) || project::usage(sandbox).is_some()
     }
 
     /// Limits an existing, empty sandbox. Replaces the result of an earlier attempt. Blocks.
-    pub(crate) fn take(
+    pub(crate) fn limit(
         &self,
         name: ContainerName,
         sandbox: &Path,
         bytes: u64,
     ) -> Result<(), String> {
-        let taken = match self.how {
+        let taken = match self.enforcement {
             DiskEnforcement::Measured => Ok(()),
-            DiskEnforcement::Quota => project::take(sandbox, bytes, Path::new(ALONE)),
+            DiskEnforcement::Quota => project::assign(sandbox, bytes, Path::new(PROJECTS_LOCK)),
             DiskEnforcement::Loop => {
                 let system = FileSystem::at(&self.paths.disk(name));
                 let removed = system.remove(sandbox);
@@ -119,7 +123,7 @@ impl DiskLimits {
     }
 
     /// Counts an empty directory to the limit of a sandbox.
-    pub(crate) fn share(&self, sandbox: &Path, folder: &Path) -> Result<(), String> {
+    pub(crate) fn add_directory(&self, sandbox: &Path, folder: &Path) -> Result<(), String> {
         let shared = project::share(sandbox, folder);
         shared.map_err(|error| crate::error::error_chain(&error))
     }
@@ -140,7 +144,9 @@ impl DiskLimits {
             let sandbox = name.and_then(|name| sandboxes.get(&name.parse().ok()?));
             let system = FileSystem::at(&folder);
             // An agent may have crashed between the two steps of the adoption.
-            if system.is_mounted() && sandbox.is_none_or(|sandbox| system.is_shown(sandbox)) {
+            if system.is_mounted()
+                && sandbox.is_none_or(|sandbox| system.is_sandbox_mounted(sandbox))
+            {
                 continue;
             }
             if let Err(error) = resume(&system, sandbox) {
@@ -196,7 +202,7 @@ impl QuotaScope {
 }
 
 /// Returns the method by which a container's disk usage is limited.
-pub(crate) fn keeper(paths: &Paths, name: ContainerName, sandbox: &Path) -> QuotaScope {
+pub(crate) fn scope(paths: &Paths, name: ContainerName, sandbox: &Path) -> QuotaScope {
     if FileSystem::at(&paths.disk(name)).is_mounted() {
         return QuotaScope::All;
     }
@@ -212,7 +218,7 @@ pub(crate) fn release(paths: &Paths, sandbox: &Path) -> Result<(), DiskError> {
     if let Some(name) = name.and_then(|name| name.parse().ok()) {
         FileSystem::at(&paths.disk(name)).remove(sandbox)?;
     }
-    project::lift(sandbox)
+    project::clear_limit(sandbox)
 }
 
 #[cfg(test)]
@@ -224,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_that_is_kept_under_other_names_is_measured_beside_a_quota() {
+    fn output_under_other_names_is_measured_in_addition_to_the_quota() {
         let above = |keeper: QuotaScope| keeper.measured_above(100, 30);
         assert_eq!(above(QuotaScope::None), Some(100));
         assert_eq!(above(QuotaScope::Users), Some(130));
@@ -243,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tasks_that_ask_for_disk_are_bounded_and_only_where_it_is_asked_for() {
+    fn only_disk_requests_are_limited_where_configured() {
         let bounds = |how| DiskLimits::new(&Paths::new(Path::new("/nowhere")), how);
         let looped = bounds(DiskEnforcement::Loop);
         let bytes = |task| enforced_bytes(DiskEnforcement::Loop, &task);
@@ -256,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn without_users_of_their_own_tasks_are_measured() {
+    fn tasks_without_host_ids_are_measured() {
         let folder = tempfile::tempdir().unwrap();
         for how in [DiskEnforcement::Quota, DiskEnforcement::Loop] {
             let why = check(how, false, folder.path()).unwrap_err();
@@ -280,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_another_mount_namespace_has_is_found_again_and_not_removed() {
+    fn a_file_system_in_another_mount_namespace_is_found_and_kept() {
         if impossible() {
             return;
         }
@@ -319,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_is_mounted_and_not_shown_is_shown_again() {
+    fn a_mounted_file_system_is_bound_to_its_sandbox_again() {
         if impossible() {
             return;
         }
@@ -329,7 +335,7 @@ mod tests {
         std::fs::create_dir_all(&sandbox).unwrap();
         let bounds = DiskLimits::new(&paths, DiskEnforcement::Loop);
         let name = "1-2-3".parse().unwrap();
-        bounds.take(name, &sandbox, 4 << 20).unwrap();
+        bounds.limit(name, &sandbox, 4 << 20).unwrap();
         std::fs::write(sandbox.join("file"), "kept").unwrap();
         nix::mount::umount(&sandbox).unwrap();
         let hidden = bounds.is_limited(name, &sandbox);
@@ -341,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sandbox_that_its_file_system_is_not_shown_at_is_not_bounded() {
+    fn a_sandbox_without_its_mounted_file_system_is_not_limited() {
         if impossible() {
             return;
         }
@@ -353,7 +359,7 @@ mod tests {
             std::fs::create_dir(path).unwrap();
         }
         let name = "1-2-3".parse().unwrap();
-        bounds.take(name, &sandbox, 4 << 20).unwrap();
+        bounds.limit(name, &sandbox, 4 << 20).unwrap();
         let group = bounds.group(name);
         let found = [&sandbox, &other].map(|path| bounds.is_limited(name, path));
         FileSystem::at(&paths.disk(name)).remove(&sandbox).unwrap();
@@ -363,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_boot_has_left_is_removed_at_the_start() {
+    fn leftovers_of_an_earlier_boot_are_removed_at_start() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::new(folder.path());
         let left = paths.disk("1-2-3".parse().unwrap());

@@ -17,14 +17,14 @@ use serde::{Deserialize, Serialize};
 use super::unlinked;
 
 /// Maximum depth of nested directories: each one on the path is held open.
-pub(super) const DEPTH: usize = 256;
+pub(super) const MAX_DEPTH: usize = 256;
 /// The cost of opening a directory, in entries.
-const FOLDER_COST: u64 = 8;
+const DIRECTORY_COST: u64 = 8;
 /// The disk usage of a file in addition to its blocks: ext4's inode.
 const INODE_BYTES: u64 = 256;
 /// Maximum number of unlinked files that are distinguished; further ones may be counted once for
 /// each process that has them open.
-const NAMELESS: usize = 65_536;
+const MAX_UNLINKED: usize = 65_536;
 /// The unit of block counts from the kernel, for all file systems.
 const BLOCK_BYTES: u64 = 512;
 
@@ -32,15 +32,15 @@ const BLOCK_BYTES: u64 = 512;
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     /// Directories still to be entered.
-    folders: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
     /// The open directories on the current path: each lies in the one before.
     open: Vec<Dir>,
     /// The cgroup whose processes are scanned afterwards.
     group: Option<PathBuf>,
     processes: Vec<u32>,
     /// The process that is being scanned, and its open files.
-    holding: Option<(u32, Dir)>,
-    nameless: BTreeSet<u64>,
+    current: Option<(u32, Dir)>,
+    unlinked: BTreeSet<u64>,
     /// The device of the last top-level directory.
     device: u64,
     bytes: u64,
@@ -74,42 +74,42 @@ impl ScanState {
         Self {
             progress,
             cost: walk.cost,
-            held: walk.held(),
+            held: walk.open_descriptors(),
         }
     }
 
     /// Whether the traversal is not complete.
-    pub(crate) fn goes_on(self) -> bool {
+    pub(crate) fn is_incomplete(self) -> bool {
         matches!(self.progress, ScanProgress::Unfinished(_))
     }
 }
 
 impl Scan {
-    pub(crate) fn through(folders: &[PathBuf]) -> Self {
+    pub(crate) fn new(folders: &[PathBuf]) -> Self {
         Self {
-            folders: folders.to_vec(),
+            directories: folders.to_vec(),
             ..Self::default()
         }
     }
 
     /// Continues with the open files of this cgroup's processes.
-    pub(crate) fn then_through(mut self, group: Option<&Path>) -> Self {
+    pub(crate) fn with_group(mut self, group: Option<&Path>) -> Self {
         self.group = group.map(Path::to_owned);
         self
     }
 
     /// Returns the number of descriptors that it holds while suspended.
-    pub(super) fn held(&self) -> usize {
-        self.open.len() + usize::from(self.holding.is_some())
+    pub(super) fn open_descriptors(&self) -> usize {
+        self.open.len() + usize::from(self.current.is_some())
     }
 
     /// Continues until the cost is reached, or it has found more bytes than `enough`.
-    pub(crate) fn go(&mut self, until_cost: u64, enough: u64) -> ScanProgress {
+    pub(crate) fn advance(&mut self, until_cost: u64, enough: u64) -> ScanProgress {
         while self.cost < until_cost && self.bytes <= enough {
             let Some(folder) = self.open.last_mut() else {
-                match self.folders.pop() {
+                match self.directories.pop() {
                     Some(next) => self.enter_from_outside(&next),
-                    None if self.look_at_processes() => {}
+                    None if self.scan_processes() => {}
                     None => return ScanProgress::Done(self.bytes),
                 }
                 continue;
@@ -124,7 +124,7 @@ impl Scan {
                     if name == c"." || name == c".." {
                         continue;
                     }
-                    if self.count(name) && self.open.len() > DEPTH {
+                    if self.count(name) && self.open.len() > MAX_DEPTH {
                         return ScanProgress::TooDeep;
                     }
                 }
@@ -134,33 +134,33 @@ impl Scan {
     }
 
     /// Scans the next open file of the processes; returns false if none is left.
-    fn look_at_processes(&mut self) -> bool {
+    fn scan_processes(&mut self) -> bool {
         if let Some(group) = self.group.take() {
-            self.cost += FOLDER_COST;
+            self.cost += DIRECTORY_COST;
             self.processes = unlinked::processes(&group);
             return true;
         }
-        let Some((process, descriptors)) = &mut self.holding else {
+        let Some((process, descriptors)) = &mut self.current else {
             let Some(process) = self.processes.pop() else {
                 return false;
             };
-            self.cost += FOLDER_COST;
-            self.holding = unlinked::descriptors(process).map(|open| (process, open));
+            self.cost += DIRECTORY_COST;
+            self.current = unlinked::descriptors(process).map(|open| (process, open));
             return true;
         };
         self.cost += 1;
         let Some(Ok(entry)) = descriptors.read() else {
-            self.holding = None;
+            self.current = None;
             return true;
         };
         let found = descriptors.fd().ok().and_then(|folder| {
-            unlinked::nameless(*process, folder, entry.file_name(), self.device)
+            unlinked::unlinked_file(*process, folder, entry.file_name(), self.device)
         });
         if let Some((number, blocks)) = found
-            && !self.nameless.contains(&number)
+            && !self.unlinked.contains(&number)
         {
-            if self.nameless.len() < NAMELESS {
-                self.nameless.insert(number);
+            if self.unlinked.len() < MAX_UNLINKED {
+                self.unlinked.insert(number);
             }
             let bytes = blocks.saturating_mul(BLOCK_BYTES);
             self.bytes = self.bytes.saturating_add(bytes + INODE_BYTES);
@@ -175,7 +175,7 @@ impl Scan {
         let Ok(folder) = openat(CWD, path, flags, Mode::empty()) else {
             return;
         };
-        self.cost += FOLDER_COST;
+        self.cost += DIRECTORY_COST;
         if let Ok(found) = fstat(&folder)
             && let Ok(opened) = Dir::new(folder)
         {
@@ -201,7 +201,7 @@ impl Scan {
         if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
             return false;
         }
-        self.cost += FOLDER_COST;
+        self.cost += DIRECTORY_COST;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let within = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
         let inner = openat2(folder, name, flags, Mode::empty(), within).and_then(Dir::new);
@@ -245,7 +245,7 @@ mod tests {
 
     fn measured(folders: &[&Path]) -> ScanProgress {
         let folders: Vec<_> = folders.iter().map(|path| path.to_path_buf()).collect();
-        Scan::through(&folders).go(u64::MAX, u64::MAX)
+        Scan::new(&folders).advance(u64::MAX, u64::MAX)
     }
 
     fn bytes(folders: &[&Path]) -> u64 {
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_what_lies_on_the_disk_in_all_folders() {
+    fn scans_count_disk_blocks_in_all_directories() {
         let world = tempfile::tempdir().unwrap();
         let (one, other) = (world.path().join("one"), world.path().join("other"));
         fs::create_dir_all(one.join("deep/er")).unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_open_and_has_no_name_is_counted_once() {
+    fn unlinked_open_files_are_counted_once() {
         let world = tempfile::tempdir().unwrap();
         let (task, group) = (world.path().join("task"), world.path().join("group"));
         fs::create_dir(&task).unwrap();
@@ -289,8 +289,8 @@ mod tests {
         let own = std::process::id();
         fs::write(group.join("cgroup.procs"), format!("0\n{own}\n4194303\n")).unwrap();
         let through = || {
-            let walk = Scan::through(std::slice::from_ref(&task));
-            match walk.then_through(Some(&group)).go(u64::MAX, u64::MAX) {
+            let walk = Scan::new(std::slice::from_ref(&task));
+            match walk.with_group(Some(&group)).advance(u64::MAX, u64::MAX) {
                 ScanProgress::Done(bytes) => bytes,
                 other => panic!("{other:?}"),
             }
@@ -328,17 +328,17 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_may_be_interrupted_and_ends_early_when_it_knows_enough() {
+    fn scans_can_be_suspended_and_stop_at_the_limit() {
         let world = tempfile::tempdir().unwrap();
         for number in 0..100 {
             fs::write(world.path().join(number.to_string()), [1; 100]).unwrap();
         }
         let whole = bytes(&[world.path()]);
-        let mut walk = Scan::through(&[world.path().to_owned()]);
+        let mut walk = Scan::new(&[world.path().to_owned()]);
         let mut steps = 0;
         let pieces = loop {
             steps += 1;
-            match walk.go(walk.cost + 10, u64::MAX) {
+            match walk.advance(walk.cost + 10, u64::MAX) {
                 ScanProgress::Done(bytes) => break bytes,
                 ScanProgress::Unfinished(_) => {}
                 ScanProgress::TooDeep => panic!("it is flat"),
@@ -346,18 +346,18 @@ mod tests {
         };
         assert_eq!(pieces, whole);
         assert!(steps > 9, "{steps}");
-        let mut walk = Scan::through(&[world.path().to_owned()]);
-        let ScanProgress::Unfinished(found) = walk.go(u64::MAX, whole / 2) else {
+        let mut walk = Scan::new(&[world.path().to_owned()]);
+        let ScanProgress::Unfinished(found) = walk.advance(u64::MAX, whole / 2) else {
             panic!("half of it is enough");
         };
         assert!(found > whole / 2 && found < whole);
     }
 
     #[test]
-    fn folders_that_lie_too_deep_are_told() {
+    fn too_deep_directories_are_reported() {
         let world = tempfile::tempdir().unwrap();
         let mut path = world.path().to_owned();
-        for _ in 0..DEPTH - 1 {
+        for _ in 0..MAX_DEPTH - 1 {
             path.push("d");
         }
         fs::create_dir_all(&path).unwrap();

@@ -20,7 +20,7 @@ const PROCESSES_EVERY: u64 = 5;
 /// A task with a higher cost has many files.
 const SMALL_COST: u64 = 2_000;
 /// The minimum cost of a turn of a task with many files.
-const TURN_COST: u64 = 500;
+const SLICE_COST: u64 = 500;
 /// Maximum number of directories that all suspended traversals may hold open. A traversal that
 /// would exceed it runs to completion, before all others: deeply nested directories cannot use up
 /// the agent's descriptors.
@@ -28,22 +28,22 @@ const HELD_FOLDERS: usize = 1_024;
 
 /// All tasks that are measured.
 pub(super) struct ScanSchedule {
-    looker: Scanner,
-    measured: BTreeMap<Instance, TaskScan>,
+    scanner: Scanner,
+    tasks: BTreeMap<Instance, TaskScan>,
     /// Tasks with few files, or not measured yet; the next one first.
     small: VecDeque<Instance>,
     /// Tasks with many files.
     large: VecDeque<Instance>,
     /// The suspended traversals of these tasks.
-    walks: BTreeMap<Instance, RunningScan>,
+    scans: BTreeMap<Instance, RunningScan>,
 }
 
 /// The known facts about a task.
 #[derive(Debug)]
 struct TaskScan {
-    measured: MeasuredTask,
+    task: MeasuredTask,
     /// Number of traversals that were begun.
-    passes: u64,
+    scans: u64,
     /// The bytes that the newest complete traversal found, or those that the present one has found
     /// so far, if that is more.
     bytes: u64,
@@ -61,55 +61,55 @@ enum ScanOutcome {
 
 impl ScanSchedule {
     pub(super) fn of(broker: BrokerClient) -> Self {
-        Self::by(Scanner::Broker(broker))
+        Self::with_scanner(Scanner::Broker(broker))
     }
 
-    fn by(looker: Scanner) -> Self {
+    fn with_scanner(scanner: Scanner) -> Self {
         Self {
-            looker,
-            measured: BTreeMap::new(),
+            scanner,
+            tasks: BTreeMap::new(),
             small: VecDeque::new(),
             large: VecDeque::new(),
-            walks: BTreeMap::new(),
+            scans: BTreeMap::new(),
         }
     }
 
     /// Measures in this process.
     #[cfg(test)]
-    pub(super) fn own() -> Self {
-        Self::by(Scanner::own())
+    pub(super) fn in_process() -> Self {
+        Self::with_scanner(Scanner::in_process())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.measured.is_empty()
+        self.tasks.is_empty()
     }
 
     /// Begins to measure a task, or changes its directories and limits; its results so far are
     /// kept.
-    pub(super) fn begin(&mut self, instance: Instance, measured: MeasuredTask) {
-        if let Some(known) = self.measured.get_mut(&instance) {
-            known.measured = measured;
+    pub(super) fn begin(&mut self, instance: Instance, task: MeasuredTask) {
+        if let Some(known) = self.tasks.get_mut(&instance) {
+            known.task = task;
             return;
         }
         let known = TaskScan {
-            measured,
-            passes: 0,
+            task,
+            scans: 0,
             bytes: 0,
         };
-        self.measured.insert(instance, known);
+        self.tasks.insert(instance, known);
         self.small.push_back(instance);
     }
 
     /// Whether one of its measured directories is that of its group.
     pub(super) fn leads_group(&self, instance: Instance) -> bool {
-        let measured = self.measured.get(&instance);
-        measured.is_some_and(|known| known.measured.leads_group)
+        let measured = self.tasks.get(&instance);
+        measured.is_some_and(|known| known.task.leads_group)
     }
 
     /// Returns the task that exceeds its request by most; `None` if all are within their requests.
     pub(super) fn most_above_request(&self) -> Option<TaskDiskUsage> {
-        let above = self.measured.iter().filter_map(|(instance, known)| {
-            let requested_bytes = known.measured.requested_bytes;
+        let above = self.tasks.iter().filter_map(|(instance, known)| {
+            let requested_bytes = known.task.requested_bytes;
             (known.bytes > requested_bytes).then_some(TaskDiskUsage {
                 instance: *instance,
                 used_bytes: known.bytes,
@@ -120,11 +120,11 @@ impl ScanSchedule {
     }
 
     pub(super) fn end(&mut self, instance: Instance) {
-        if self.measured.remove(&instance).is_none() {
+        if self.tasks.remove(&instance).is_none() {
             return;
         }
         self.small.retain(|waiting| *waiting != instance);
-        self.walks.remove(&instance);
+        self.scans.remove(&instance);
         self.large.retain(|waiting| *waiting != instance);
     }
 
@@ -152,8 +152,8 @@ impl ScanSchedule {
                 break;
             }
             let instance = self.small.pop_front().expect("the count matches the queue");
-            let mut walk = self.walk(instance);
-            match self.turn(instance, &mut walk, SMALL_COST) {
+            let mut walk = self.new_scan(instance);
+            match self.run_slice(instance, &mut walk, SMALL_COST) {
                 ScanOutcome::Done => self.small.push_back(instance),
                 ScanOutcome::Unfinished => self.large.push_back(instance),
                 ScanOutcome::LimitExceeded(excess) => {
@@ -172,17 +172,17 @@ impl ScanSchedule {
                 return;
             }
             let instance = self.large.pop_front().expect("the count matches the queue");
-            let begun = self.walks.remove(&instance);
-            let mut walk = begun.unwrap_or_else(|| self.walk(instance));
+            let begun = self.scans.remove(&instance);
+            let mut walk = begun.unwrap_or_else(|| self.new_scan(instance));
             let before = walk.cost;
-            let share = cost.div_ceil(turns).max(TURN_COST).min(cost);
-            let turn = self.turn(instance, &mut walk, before.saturating_add(share));
+            let share = cost.div_ceil(turns).max(SLICE_COST).min(cost);
+            let turn = self.run_slice(instance, &mut walk, before.saturating_add(share));
             cost = cost.saturating_sub(walk.cost - before);
             match turn {
                 ScanOutcome::Unfinished => {
-                    let held: usize = self.walks.values().map(RunningScan::held).sum();
-                    let is_beyond = held + walk.held() > HELD_FOLDERS;
-                    self.walks.insert(instance, walk);
+                    let held: usize = self.scans.values().map(RunningScan::open_dirs).sum();
+                    let is_beyond = held + walk.open_dirs() > HELD_FOLDERS;
+                    self.scans.insert(instance, walk);
                     if is_beyond {
                         self.large.push_front(instance);
                     } else {
@@ -200,20 +200,29 @@ impl ScanSchedule {
     }
 
     /// Begins a new traversal of a task's files.
-    fn walk(&mut self, instance: Instance) -> RunningScan {
-        let known = self.measured.get_mut(&instance);
+    fn new_scan(&mut self, instance: Instance) -> RunningScan {
+        let known = self.tasks.get_mut(&instance);
         let known = known.expect("only measured tasks have turns");
-        known.passes += 1;
-        let looks_at_processes = known.passes.is_multiple_of(PROCESSES_EVERY);
-        let measured = &known.measured;
+        known.scans += 1;
+        let looks_at_processes = known.scans.is_multiple_of(PROCESSES_EVERY);
+        let measured = &known.task;
         let processes = measured.processes.filter(|_| looks_at_processes);
-        RunningScan::through(self.looker.clone(), measured.folders.clone(), processes)
+        RunningScan::new(
+            self.scanner.clone(),
+            measured.directories.clone(),
+            processes,
+        )
     }
 
-    fn turn(&mut self, instance: Instance, walk: &mut RunningScan, until_cost: u64) -> ScanOutcome {
-        let known = self.measured.get_mut(&instance);
+    fn run_slice(
+        &mut self,
+        instance: Instance,
+        scan: &mut RunningScan,
+        until_cost: u64,
+    ) -> ScanOutcome {
+        let known = self.tasks.get_mut(&instance);
         let known = known.expect("only measured tasks have turns");
-        let limit_bytes = known.measured.limit_bytes;
+        let limit_bytes = known.task.limit_bytes;
         let excess = |found_bytes, is_too_deep| {
             ScanOutcome::LimitExceeded(DiskExcess {
                 instance,
@@ -222,7 +231,7 @@ impl ScanSchedule {
                 is_too_deep,
             })
         };
-        let progress = walk.go(until_cost, limit_bytes);
+        let progress = scan.advance(until_cost, limit_bytes);
         known.bytes = match progress {
             ScanProgress::Done(bytes) => bytes,
             ScanProgress::Unfinished(bytes) => known.bytes.max(bytes),
@@ -266,7 +275,7 @@ mod tests {
 
     fn may_have(folder: &Path, limit_bytes: u64) -> MeasuredTask {
         MeasuredTask {
-            folders: vec![folder.to_owned()],
+            directories: vec![folder.to_owned()],
             processes: None,
             limit_bytes,
             requested_bytes: MIB,
@@ -281,9 +290,9 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn who_has_too_much_is_told_once_and_others_go_on() {
+    fn an_excess_is_reported_once_and_others_continue() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         let folders = [1, 2].map(|order| task(world.path(), order, 3));
         for (order, folder) in (1..).zip(&folders) {
             rounds.begin(instance(order), may_have(folder, MIB));
@@ -303,7 +312,7 @@ mod tests {
     #[test]
     fn the_first_to_be_evicted_exceeds_its_request_by_most() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         for (order, mib, requested) in [(1, 40, 39), (2, 5, 1), (3, 60, 64), (4, 3, 0)] {
             let folder = task(world.path(), order, 1);
             fs::write(folder.join("0"), vec![1; mib * MIB as usize]).unwrap();
@@ -325,9 +334,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_of_a_task_stays_when_its_request_changes() {
+    fn measurements_survive_a_changed_request() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         let folder = task(world.path(), 1, 1);
         fs::write(folder.join("0"), vec![1; 5 * MIB as usize]).unwrap();
         rounds.begin(instance(1), may_have(&folder, u64::MAX));
@@ -343,9 +352,9 @@ mod tests {
     }
 
     #[test]
-    fn a_task_with_many_files_keeps_no_other_waiting_and_has_its_end_too() {
+    fn large_tasks_do_not_delay_others_and_complete() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         let (large, small) = (task(world.path(), 1, 5_000), task(world.path(), 2, 3));
         rounds.begin(instance(1), may_have(&large, 64 * MIB));
         assert_eq!(rounds.round_of(1_000), []);
@@ -353,7 +362,7 @@ mod tests {
         rounds.begin(instance(2), may_have(&small, MIB));
         fs::write(small.join("0"), vec![1; 2 * MIB as usize]).unwrap();
         assert_eq!(over(&rounds.round_of(1_000)), [2]);
-        assert_eq!(rounds.walks.len(), 1, "it is not through yet");
+        assert_eq!(rounds.scans.len(), 1, "it is not through yet");
         fs::write(large.join("new"), vec![1; 65 * MIB as usize]).unwrap();
         let mut found = Vec::new();
         for _ in 0..12 {
@@ -363,9 +372,9 @@ mod tests {
     }
 
     #[test]
-    fn a_task_with_millions_of_names_holds_up_no_other_that_has_many() {
+    fn very_large_tasks_do_not_delay_other_large_ones() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         for (order, files) in [(1, 20_000), (2, 3_000)] {
             let folder = task(world.path(), order, files);
             rounds.begin(instance(order), may_have(&folder, 64 * MIB));
@@ -384,13 +393,13 @@ mod tests {
         };
         assert_eq!(over(&found), [2]);
         assert_eq!(rounds.large, [instance(1)]);
-        assert!(rounds.walks.contains_key(&instance(1)), "it goes on");
+        assert!(rounds.scans.contains_key(&instance(1)), "it goes on");
     }
 
     #[test]
-    fn folders_that_wait_for_their_next_turn_are_bounded_and_who_holds_too_many_goes_first() {
+    fn open_directories_of_suspended_scans_are_bounded() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         let deep = vec!["d"; 200].join("/");
         for order in 1..=8 {
             let folder = task(world.path(), order, 0);
@@ -402,9 +411,9 @@ mod tests {
         let mut through = BTreeMap::new();
         for _ in 0..100 {
             assert_eq!(rounds.round_of(8_000), []);
-            most = most.max(rounds.walks.values().map(RunningScan::held).sum());
-            for (instance, known) in &rounds.measured {
-                through.insert(*instance, known.passes);
+            most = most.max(rounds.scans.values().map(RunningScan::open_dirs).sum());
+            for (instance, known) in &rounds.tasks {
+                through.insert(*instance, known.scans);
             }
         }
         assert!((600..=HELD_FOLDERS + 257).contains(&most), "{most}");
@@ -412,9 +421,9 @@ mod tests {
     }
 
     #[test]
-    fn a_round_costs_no_more_than_it_may_and_everybody_has_a_turn() {
+    fn rounds_are_bounded_and_measure_every_task() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         for order in 1..=50 {
             let folder = task(world.path(), order, 10);
             rounds.begin(instance(order), may_have(&folder, MIB));
@@ -434,9 +443,9 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_has_grown_small_is_one_of_the_small_again() {
+    fn a_shrunk_task_is_queued_as_small_again() {
         let world = tempfile::tempdir().unwrap();
-        let mut rounds = ScanSchedule::own();
+        let mut rounds = ScanSchedule::in_process();
         let folder = task(world.path(), 1, 3_000);
         rounds.begin(instance(1), may_have(&folder, 64 * MIB));
         assert_eq!(rounds.round(), []);

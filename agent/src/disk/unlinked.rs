@@ -30,7 +30,7 @@ pub(super) fn descriptors(process: u32) -> Option<Dir> {
 
 /// Returns an unlinked file on this device, or on the container's own root: its inode number, and
 /// the size of its blocks.
-pub(super) fn nameless(
+pub(super) fn unlinked_file(
     process: u32,
     descriptors: BorrowedFd<'_>,
     name: &CStr,

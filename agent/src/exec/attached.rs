@@ -28,8 +28,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::input::{InputChunk, InputQueue};
 use super::request::AttachOptions;
-use super::session::{FAREWELL, QUEUED, SessionEnd, send, unreadable};
-use super::{ExecError, START_LIMIT, container_of, speaking};
+use super::session::{CLOSE_TIMEOUT, QUEUE_FRAMES, SessionEnd, send, unreadable};
+use super::{ExecError, START_TIMEOUT, container_of, negotiate};
 use crate::api::ApiState;
 use crate::descriptors::watched;
 use crate::runner::AttachError;
@@ -41,32 +41,30 @@ pub(crate) async fn attach(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ExecError> {
-    super::refuse_pages(&headers)?;
-    let asked = AttachOptions::parse(&query.unwrap_or_default())?;
-    let upgrade = speaking(upgrade, ATTACH_PROTOCOL)?;
+    super::reject_web_pages(&headers)?;
+    let options = AttachOptions::parse(&query.unwrap_or_default())?;
+    let upgrade = negotiate(upgrade, ATTACH_PROTOCOL)?;
     let permit = shared.exec.admit()?;
-    let attached = timeout(START_LIMIT, begin(&shared, &asked)).await;
+    let attached = timeout(START_TIMEOUT, begin(&shared, &options)).await;
     let late = |_| ExecError::Timeout {
-        task: asked.task.clone(),
+        task: options.task.clone(),
     };
     let attached = attached.map_err(late)??;
-    tracing::info!(task = %asked.task, stdin = asked.stdin, "client attached");
-    let silence = shared.exec.silence;
-    Ok(
-        upgrade
-            .on_upgrade(move |socket| run(attend(attached, socket, silence), asked.task, permit)),
-    )
+    tracing::info!(task = %options.task, stdin = options.stdin, "client attached");
+    let silence = shared.exec.idle_timeout;
+    Ok(upgrade
+        .on_upgrade(move |socket| run(attend(attached, socket, silence), options.task, permit)))
 }
 
 /// Attaches, and waits for the result.
-async fn begin(shared: &ApiState, asked: &AttachOptions) -> Result<AttachSession, ExecError> {
-    let task = &asked.task;
+async fn begin(shared: &ApiState, options: &AttachOptions) -> Result<AttachSession, ExecError> {
+    let task = &options.task;
     let name = container_of(shared, task).await?;
     let failed = |error: &dyn std::error::Error| ExecError::Failed {
         task: task.clone(),
         why: crate::error::error_chain(error),
     };
-    let attachment = shared.controls.attach(name.instance, asked.stdin).await;
+    let attachment = shared.controls.attach(name.instance, options.stdin).await;
     let attachment = attachment.map_err(|error| match error {
         AttachError::NotRunning | AttachError::Attachment(AttachmentError::Socket { .. }) => {
             ExecError::NotRunning(task.clone())
@@ -79,10 +77,10 @@ async fn begin(shared: &ApiState, asked: &AttachOptions) -> Result<AttachSession
     let attachment = watched(attachment, Interest::READABLE).map_err(|error| failed(&error))?;
     let mut attached = AttachSession {
         attachment,
-        stdin: asked.stdin,
+        stdin: options.stdin,
         frames: VecDeque::new(),
-        feeding: Bytes::new(),
-        on_its_way: 0,
+        pending_input: Bytes::new(),
+        in_transit: 0,
         is_over: false,
         input_is_over: false,
     };
@@ -117,7 +115,7 @@ async fn run(
 /// disconnected.
 async fn attend(attached: AttachSession, socket: WebSocket, silence: Duration) -> SessionEnd {
     let (sink, frames) = socket.split();
-    let (queue, queued) = mpsc::channel(QUEUED);
+    let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
     let mut serving = std::pin::pin!(attached.serve(frames, queue, silence));
     let told = tokio::select! {
         why = &mut serving => return SessionEnd::ClientGone(why),
@@ -127,12 +125,12 @@ async fn attend(attached: AttachSession, socket: WebSocket, silence: Duration) -
         return SessionEnd::ClientGone("it no longer receives data".to_owned());
     };
     // Closed by the client: closing with unread input could destroy output that it has not read.
-    let _ = timeout(FAREWELL, serving).await;
+    let _ = timeout(CLOSE_TIMEOUT, serving).await;
     SessionEnd::Reported(end)
 }
 
 /// Waits until the time of a client whose messages cannot be read is over; forever if they can.
-async fn over(farewell: &Option<(Instant, String)>) -> String {
+async fn farewell_timeout(farewell: &Option<(Instant, String)>) -> String {
     match farewell {
         Some((until, why)) => {
             sleep_until(*until).await;
@@ -151,9 +149,9 @@ struct AttachSession {
     /// there are some.
     frames: VecDeque<AgentFrame>,
     /// Input that follows the input in transit.
-    feeding: Bytes,
+    pending_input: Bytes,
     /// Bytes of input that the supervisor has received and the command may not have.
-    on_its_way: usize,
+    in_transit: usize,
     /// Whether the end has been sent: only the client's disconnection is awaited.
     is_over: bool,
     input_is_over: bool,
@@ -173,17 +171,17 @@ impl AttachSession {
         // output.
         let mut farewell: Option<(Instant, String)> = None;
         loop {
-            let takes_input = !self.is_over && !self.input_is_over && self.on_its_way == 0;
+            let takes_input = !self.is_over && !self.input_is_over && self.in_transit == 0;
             let asks = !self.is_over && self.frames.is_empty();
             tokio::select! {
-                why = over(&farewell) => return why,
+                why = farewell_timeout(&farewell) => return why,
                 message = timeout_at(last + silence, heard.next()), if farewell.is_none() => {
                     last = Instant::now();
                     let message = match message {
                         Ok(Some(Ok(message))) => message,
                         Ok(Some(Err(error))) => {
                             self.end(unreadable(&error));
-                            farewell = Some((last + FAREWELL, crate::error::error_chain(&error)));
+                            farewell = Some((last + CLOSE_TIMEOUT, crate::error::error_chain(&error)));
                             continue;
                         }
                         Ok(None) => return "the connection was closed".to_owned(),
@@ -203,12 +201,12 @@ impl AttachSession {
                     Err(_) => std::future::pending().await,
                 },
                 notice = self.notice(), if asks => match notice {
-                    Ok(notice) => self.take(notice, &input),
+                    Ok(notice) => self.handle_notice(notice, &input),
                     Err(error) => self.end(ExecResult::Lost(crate::error::error_chain(&error))),
                 },
-                next = input.next(), if takes_input && self.feeding.is_empty() => match next {
+                next = input.next(), if takes_input && self.pending_input.is_empty() => match next {
                     InputChunk::Bytes(bytes) => {
-                        self.feeding = bytes;
+                        self.pending_input = bytes;
                         self.feed();
                     }
                     InputChunk::End => {
@@ -261,7 +259,7 @@ impl AttachSession {
         Ok(true)
     }
 
-    fn take(&mut self, notice: AttachmentNotice, input: &InputQueue) {
+    fn handle_notice(&mut self, notice: AttachmentNotice, input: &InputQueue) {
         match notice {
             AttachmentNotice::Output(bytes) => {
                 self.frames.push_back(AgentFrame::Stdout(bytes.into()));
@@ -271,7 +269,7 @@ impl AttachSession {
             }
             AttachmentNotice::Missed(bytes) => self.frames.push_back(AgentFrame::Missed(bytes)),
             AttachmentNotice::InputConsumed => {
-                let count = std::mem::take(&mut self.on_its_way);
+                let count = std::mem::take(&mut self.in_transit);
                 if count > 0 {
                     input.consumed(count);
                     self.frames.push_back(AgentFrame::InputCredit(count));
@@ -295,13 +293,13 @@ impl AttachSession {
 
     /// Sends the next piece of input.
     fn feed(&mut self) {
-        if self.feeding.is_empty() {
+        if self.pending_input.is_empty() {
             return;
         }
         let piece = self
-            .feeding
-            .split_to(self.feeding.len().min(INPUT_LIMIT_BYTES));
-        self.on_its_way = piece.len();
+            .pending_input
+            .split_to(self.pending_input.len().min(INPUT_LIMIT_BYTES));
+        self.in_transit = piece.len();
         self.or_end(|attachment| attachment.input(&piece));
     }
 

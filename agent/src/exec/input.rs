@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 /// since both use it; nothing is awaited under it.
 #[derive(Debug, Default)]
 pub(super) struct InputQueue {
-    waiting: Mutex<QueuedInput>,
+    queued: Mutex<QueuedInput>,
     changed: Notify,
 }
 
@@ -19,7 +19,7 @@ pub(super) struct InputQueue {
 struct QueuedInput {
     bytes: BytesMut,
     /// Bytes that wait, and bytes that are being written.
-    untaken: usize,
+    unconsumed: usize,
     has_ended: bool,
 }
 
@@ -43,14 +43,14 @@ pub(super) enum InputError {
 impl InputQueue {
     /// Adds input of the client; empty input is the end.
     pub(super) fn add(&self, bytes: &[u8]) -> Result<(), InputError> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.queued();
         if waiting.has_ended {
             return Err(InputError::AfterEnd);
         }
-        if waiting.untaken + bytes.len() > INPUT_WINDOW_BYTES {
+        if waiting.unconsumed + bytes.len() > INPUT_WINDOW_BYTES {
             return Err(InputError::TooMuch);
         }
-        waiting.untaken += bytes.len();
+        waiting.unconsumed += bytes.len();
         waiting.bytes.extend_from_slice(bytes);
         waiting.has_ended = bytes.is_empty();
         self.changed.notify_one();
@@ -61,7 +61,7 @@ impl InputQueue {
     pub(super) async fn next(&self) -> InputChunk {
         loop {
             {
-                let mut waiting = self.waiting();
+                let mut waiting = self.queued();
                 if !waiting.bytes.is_empty() {
                     return InputChunk::Bytes(waiting.bytes.split().freeze());
                 }
@@ -75,12 +75,12 @@ impl InputQueue {
 
     /// Records that the command has received this many bytes: the client may send as many again.
     pub(super) fn consumed(&self, bytes: usize) {
-        self.waiting().untaken -= bytes;
+        self.queued().unconsumed -= bytes;
     }
 
     /// Locks the queue. No panic leaves it half-changed.
-    fn waiting(&self) -> MutexGuard<'_, QueuedInput> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queued(&self) -> MutexGuard<'_, QueuedInput> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_added_comes_out_in_order_and_then_the_end() {
+    async fn input_is_read_in_order_until_its_end() {
         let input = InputQueue::default();
         input.add(b"one ").unwrap();
         input.add(b"two").unwrap();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_may_send_no_more_than_the_window_untaken() {
+    async fn input_beyond_the_window_is_rejected() {
         let input = InputQueue::default();
         let half = vec![0; INPUT_WINDOW_BYTES / 2];
         input.add(&half).unwrap();

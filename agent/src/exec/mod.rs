@@ -41,7 +41,7 @@ use stream::SessionNotices;
 /// while its peers are slow, and five descriptors.
 const SESSIONS: usize = 512;
 /// Timeout of the start of a command in a container, until it is executed.
-const START_LIMIT: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Buffer size of a WebSocket, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
 
@@ -49,18 +49,21 @@ const BUFFER_BYTES: usize = 16 * 1024;
 #[derive(Clone)]
 pub(crate) struct ExecLimits {
     /// The timeout after which a silent client is considered gone.
-    silence: Duration,
-    room: Arc<Semaphore>,
+    idle_timeout: Duration,
+    slots: Arc<Semaphore>,
 }
 
 impl ExecLimits {
-    pub(crate) fn new(silence: Duration) -> Self {
-        let room = Arc::new(Semaphore::new(SESSIONS));
-        Self { silence, room }
+    pub(crate) fn new(idle_timeout: Duration) -> Self {
+        let slots = Arc::new(Semaphore::new(SESSIONS));
+        Self {
+            idle_timeout,
+            slots,
+        }
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, ExecError> {
-        let permit = Arc::clone(&self.room).try_acquire_owned();
+        let permit = Arc::clone(&self.slots).try_acquire_owned();
         permit.map_err(|_| ExecError::Full)
     }
 }
@@ -92,7 +95,7 @@ pub(crate) enum ExecError {
     Full,
     #[error("{reason}")]
     TaskFull { reason: String },
-    #[error("{task} has not started the command within {} s", START_LIMIT.as_secs())]
+    #[error("{task} has not started the command within {} s", START_TIMEOUT.as_secs())]
     Timeout { task: TaskKey },
     #[error("cannot exec in {task}: {why}")]
     Failed { task: TaskKey, why: String },
@@ -118,7 +121,7 @@ impl IntoResponse for ExecError {
 
 /// Refuses requests of web pages. A browser sends an origin with every WebSocket that a page opens,
 /// without asking the user.
-fn refuse_pages(headers: &HeaderMap) -> Result<(), ExecError> {
+fn reject_web_pages(headers: &HeaderMap) -> Result<(), ExecError> {
     match headers.get(ORIGIN) {
         Some(origin) => Err(ExecError::CrossOrigin {
             origin: String::from_utf8_lossy(origin.as_bytes()).into_owned(),
@@ -134,21 +137,21 @@ pub(crate) async fn exec(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ExecError> {
-    refuse_pages(&headers)?;
-    let asked = ExecOptions::parse(&query.unwrap_or_default())?;
-    let upgrade = speaking(upgrade, PROTOCOL)?;
+    reject_web_pages(&headers)?;
+    let options = ExecOptions::parse(&query.unwrap_or_default())?;
+    let upgrade = negotiate(upgrade, PROTOCOL)?;
     let permit = shared.exec.admit()?;
-    let entering = enter(&shared, &asked.task, asked.request);
-    let entered = timeout(START_LIMIT, entering).await;
+    let entering = enter(&shared, &options.task, options.request);
+    let entered = timeout(START_TIMEOUT, entering).await;
     let late = |_| ExecError::Timeout {
-        task: asked.task.clone(),
+        task: options.task.clone(),
     };
     let (entered, place) = entered.map_err(late)??;
-    tracing::info!(task = %asked.task, program = asked.program, "exec session started");
-    let silence = shared.exec.silence;
+    tracing::info!(task = %options.task, program = options.program, "exec session started");
+    let silence = shared.exec.idle_timeout;
     Ok(upgrade.on_upgrade(move |socket| {
         let attended = attend(entered, socket, silence);
-        run(attended, asked.task, [permit, place])
+        run(attended, options.task, [permit, place])
     }))
 }
 
@@ -166,7 +169,7 @@ async fn run(
     tracing::info!(task = %task, %ending, "exec session ended");
 }
 
-fn speaking(
+fn negotiate(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     protocol: &'static str,
 ) -> Result<WebSocketUpgrade, ExecError> {
@@ -189,7 +192,7 @@ fn speaking(
 
 /// Returns the container of a task that this agent holds.
 async fn container_of(shared: &ApiState, task: &TaskKey) -> Result<ContainerName, ExecError> {
-    let view = shared.asker.task(task.clone()).await;
+    let view = shared.queries.task(task.clone()).await;
     let container = view.ok_or(ExecError::Stopping)?.container;
     container.ok_or_else(|| ExecError::Unknown(task.clone()))
 }
@@ -205,14 +208,14 @@ async fn enter(
         task: task.clone(),
         why: crate::error::error_chain(error),
     };
-    let place = shared.controls.place(name.instance);
-    let place = place.map_err(|error| match error {
+    let slot = shared.controls.exec_slot(name.instance);
+    let slot = slot.map_err(|error| match error {
         SlotError::NotRunning => ExecError::NotRunning(task.clone()),
         SlotError::Full => ExecError::TaskFull {
             reason: error.to_string(),
         },
     })?;
-    let session = shared.controls.enter(name.instance, request).await;
+    let session = shared.controls.exec(name.instance, request).await;
     let session = session.map_err(|error| match error {
         ExecStartError::NotRunning | ExecStartError::Entry(ExecSessionError::Socket { .. }) => {
             ExecError::NotRunning(task.clone())
@@ -226,7 +229,7 @@ async fn enter(
     match notices.next().await {
         Ok(ExecNotice::Started(streams)) => {
             let entered = ExecCommand::new(notices, streams).map_err(|error| failed(&error))?;
-            Ok((entered, place))
+            Ok((entered, slot))
         }
         Ok(ExecNotice::Refused { reason }) => Err(ExecError::Refused { reason }),
         Ok(ExecNotice::Ended(_) | ExecNotice::Probed(_)) => Err(ExecError::Failed {

@@ -1,6 +1,6 @@
 //! Parses the query of an exec request. Pure.
 
-use argosy_isolation::exec::USUAL_SIZE;
+use argosy_isolation::exec::DEFAULT_SIZE;
 use argosy_isolation::{ExecAction, ExecRequest, Program, WindowSize};
 use argosy_state::ids::TaskKey;
 use axum::extract::Query;
@@ -9,7 +9,7 @@ use axum::http::Uri;
 use super::ExecError;
 
 /// Maximum length of a value in an error message, in characters.
-const SHOWN: usize = 200;
+const SHOWN_CHARS: usize = 200;
 
 /// A parsed exec request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub(super) struct ExecOptions {
 
 fn invalid(field: &str, value: &str, remedy: &'static str) -> ExecError {
     ExecError::Invalid {
-        field: field.chars().take(SHOWN).collect(),
-        value: value.chars().take(SHOWN).collect(),
+        field: field.chars().take(SHOWN_CHARS).collect(),
+        value: value.chars().take(SHOWN_CHARS).collect(),
         remedy,
     }
 }
@@ -75,8 +75,8 @@ impl ExecOptions {
             return Err(invalid("rows, columns", "", remedy));
         }
         request.terminal = tty.then(|| WindowSize {
-            rows: rows.unwrap_or(USUAL_SIZE.rows),
-            columns: columns.unwrap_or(USUAL_SIZE.columns),
+            rows: rows.unwrap_or(DEFAULT_SIZE.rows),
+            columns: columns.unwrap_or(DEFAULT_SIZE.columns),
         });
         request.work = ExecAction::Command(Program::Arguments(arguments));
         Ok(Self {
@@ -119,8 +119,8 @@ fn pairs(query: &str) -> Result<Vec<(String, String)>, ExecError> {
     Ok(pairs.0)
 }
 
-fn once<T>(place: &mut Option<T>, name: &str, value: &str, given: T) -> Result<(), ExecError> {
-    match place.replace(given) {
+fn once<T>(slot: &mut Option<T>, name: &str, value: &str, given: T) -> Result<(), ExecError> {
+    match slot.replace(given) {
         None => Ok(()),
         Some(_) => Err(invalid(name, value, "it was given already: leave one out")),
     }
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_says_what_is_to_be_run_where_and_how() {
+    fn exec_queries_are_parsed_completely() {
         let query = "task=framework-7/web&argument=sh&argument=-c&argument=echo+%22%24A%22%3B%20ls&tty=true&rows=50\
                      &columns=120&user=daemon%3Aadm&env=A=1%3D2&env=B=&workdir=%2Fusr";
         let asked = ExecOptions::parse(query).unwrap();
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn who_attaches_says_to_what_and_whether_to_write() {
+    fn attach_queries_name_the_task_and_stdin() {
         let asked = AttachOptions::parse("task=framework-7/web&stdin=true").unwrap();
         assert_eq!(
             (asked.task.to_string().as_str(), asked.stdin),
@@ -195,17 +195,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_the_task_has_it() {
+    fn omitted_exec_options_default_to_the_task() {
         let asked = ExecOptions::parse("task=framework-7/web&argument=true").unwrap();
         let arguments = vec!["true".to_owned()];
         let expected = ExecRequest::new(ExecAction::Command(Program::Arguments(arguments)));
         assert_eq!(asked.request, expected);
         let asked = ExecOptions::parse("task=framework-7/web&argument=true&tty=true").unwrap();
-        assert_eq!(asked.request.terminal, Some(USUAL_SIZE));
+        assert_eq!(asked.request.terminal, Some(DEFAULT_SIZE));
     }
 
     #[test]
-    fn what_cannot_be_right_is_refused_by_field_value_and_remedy() {
+    fn invalid_fields_are_rejected_with_value_and_remedy() {
         let good = "task=framework-7/web&argument=true";
         for (query, field, remedy) in [
             ("argument=true", "task", "FRAMEWORK/TASK"),

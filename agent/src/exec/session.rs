@@ -31,16 +31,16 @@ use super::stream::{CommandStream, SessionNotices};
 
 /// Capacity of the queue of frames for the connection. While it is full, the command's output is
 /// not read.
-pub(super) const QUEUED: usize = 2;
+pub(super) const QUEUE_FRAMES: usize = 2;
 /// Number of consecutive unanswered pings after which a client is considered gone.
-const ASKED: u32 = 4;
+const MAX_PINGS: u32 = 4;
 /// The time without output after which the output of an ended command is closed: a process that it
 /// did not start may hold it open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// Maximum size of that remaining output: the capacity of a pipe.
 const DRAIN_BYTES: usize = 1024 * 1024;
 /// The time for which a client may take to close after it has received the end.
-pub(super) const FAREWELL: Duration = Duration::from_secs(5);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The end-of-input character of a terminal.
 const END_OF_INPUT: &[u8] = b"\x04";
 
@@ -113,7 +113,7 @@ pub(super) async fn attend(
     silence: Duration,
 ) -> SessionEnd {
     let (sink, frames) = socket.split();
-    let (queue, queued) = mpsc::channel(QUEUED);
+    let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
     let (outcome, ended) = oneshot::channel();
     let input = InputQueue::default();
     let terminal = entered.is_terminal.then(|| entered.stdin.clone());
@@ -124,7 +124,7 @@ pub(super) async fn attend(
             outcome,
         }),
         terminal: terminal.clone(),
-        silence,
+        idle_timeout: silence,
     };
     let speaker = StreamForwarder {
         stdin: entered.stdin,
@@ -142,7 +142,7 @@ pub(super) async fn attend(
         return SessionEnd::ClientGone("it no longer receives data".to_owned());
     };
     // Closed by the client: closing with unread input could destroy output that it has not read.
-    let _ = timeout(FAREWELL, listen).await;
+    let _ = timeout(CLOSE_TIMEOUT, listen).await;
     SessionEnd::Reported(end)
 }
 
@@ -153,7 +153,7 @@ pub(super) async fn send(
     mut queued: mpsc::Receiver<AgentFrame>,
     silence: Duration,
 ) -> Option<ExecResult> {
-    let every = silence / ASKED;
+    let every = silence / MAX_PINGS;
     let mut pings = interval_at(Instant::now() + every, every);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -180,7 +180,7 @@ struct SessionReceiver {
     running: Option<CommandGuard>,
     terminal: Option<CommandStream>,
     /// The timeout after which a silent client is considered gone.
-    silence: Duration,
+    idle_timeout: Duration,
 }
 
 /// Dropping it ends the command.
@@ -194,17 +194,17 @@ impl SessionReceiver {
     async fn listen(mut self, input: &InputQueue) -> String {
         loop {
             let message = tokio::select! {
-                heard = timeout(self.silence, self.frames.next()) => match heard {
+                heard = timeout(self.idle_timeout, self.frames.next()) => match heard {
                     Ok(Some(Ok(message))) => message,
                     Ok(Some(Err(error))) => {
                         self.end(unreadable(&error));
                         // The client may still read the message, which closing with unread input
                         // could destroy.
-                        sleep(FAREWELL).await;
+                        sleep(CLOSE_TIMEOUT).await;
                         return crate::error::error_chain(&error);
                     }
                     Ok(None) => return "the connection was closed".to_owned(),
-                    Err(_) => return format!("no message for {} s", self.silence.as_secs()),
+                    Err(_) => return format!("no message for {} s", self.idle_timeout.as_secs()),
                 },
                 told = next_notice(&mut self.running) => {
                     self.end(end_of(told));
@@ -272,8 +272,8 @@ async fn next_notice(running: &mut Option<CommandGuard>) -> Result<ExecNotice, E
     }
 }
 
-fn end_of(told: Result<ExecNotice, ExecSessionError>) -> ExecResult {
-    match told {
+fn end_of(notice: Result<ExecNotice, ExecSessionError>) -> ExecResult {
+    match notice {
         Ok(ExecNotice::Ended(CommandOutcome::Exited(code))) => ExecResult::Code(code),
         Ok(ExecNotice::Ended(CommandOutcome::Signaled(signal))) => ExecResult::Signal(signal),
         Ok(ExecNotice::Refused { reason }) => ExecResult::Lost(reason),

@@ -24,7 +24,7 @@ async fn agent(access: ApiAccess, container: Option<ContainerName>) -> String {
             if let Event::Query(AgentQuery::Task(home, answer)) = event {
                 let ended = false;
                 let _ = answer.send(TaskView {
-                    home,
+                    sandbox_key: home,
                     container,
                     ended,
                 });
@@ -35,7 +35,7 @@ async fn agent(access: ApiAccess, container: Option<ContainerName>) -> String {
     let address = listener.local_addr().unwrap();
     let shared = ApiState {
         paths: Paths::new(std::path::Path::new("/nonexistent")),
-        asker: QueryHandle::new(inbox),
+        queries: QueryHandle::new(inbox),
         statistics: crate::statistics::Statistics::simulated(),
         controls: ContainerControls::default(),
         exec: ExecLimits::new(SILENCE_LIMIT),
@@ -84,7 +84,7 @@ async fn refused(request: reqwest::RequestBuilder) -> (u16, String, String) {
 }
 
 #[tokio::test]
-async fn nobody_is_let_in_unless_the_operator_allows_it() {
+async fn exec_is_rejected_unless_the_operator_allows_it() {
     // These connections have no address.
     let agent = agent(ApiAccess::default(), None).await;
     let (status, code, message) = refused(request(&agent, QUERY)).await;
@@ -93,7 +93,7 @@ async fn nobody_is_let_in_unless_the_operator_allows_it() {
 }
 
 #[tokio::test]
-async fn no_web_page_is_let_in() {
+async fn requests_of_web_pages_are_rejected() {
     let agent = agent(everybody(), None).await;
     let request = request(&agent, QUERY).header("origin", "http://127.0.0.1:5050");
     let (status, code, message) = refused(request).await;
@@ -126,7 +126,7 @@ async fn a_task_that_is_not_there_or_does_not_run_is_named() {
         agent: AgentId(1),
         order: OrderIndex(1),
     };
-    let still = agent(everybody(), Some(ContainerName { instance, life: 1 })).await;
+    let still = agent(everybody(), Some(ContainerName { instance, run: 1 })).await;
     let (status, code, message) = refused(request(&still, QUERY)).await;
     assert_eq!((status, code.as_str()), (409, "FailedPrecondition"));
     assert_eq!(message, "framework-1/web does not run on this agent now");

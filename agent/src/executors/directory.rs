@@ -47,7 +47,7 @@ impl ExecutorDirectory {
         self.0.join("token")
     }
 
-    fn guest_file(&self) -> PathBuf {
+    fn access_file(&self) -> PathBuf {
         self.0.join("guest")
     }
 
@@ -61,9 +61,9 @@ impl ExecutorDirectory {
         }
         let parent = self.0.parent().unwrap_or(&self.0);
         let mode = if guest.is_hidden { 0o700 } else { 0o711 };
-        make_folder(parent, mode)?;
-        make_folder(&self.0, 0o711)?;
-        self.write(&self.guest_file(), 0o600, None, &guest_text(guest))?;
+        make_directory(parent, mode)?;
+        make_directory(&self.0, 0o711)?;
+        self.write(&self.access_file(), 0o600, None, &access_text(guest))?;
         let mode = guest.owner.map_or(0o444, |_| 0o400);
         self.write(&self.token_file(), mode, guest.owner, &new_token()?)
     }
@@ -78,13 +78,13 @@ impl ExecutorDirectory {
         file.write_all(text.as_bytes())?;
         // Regardless of the agent's umask.
         file.set_permissions(Permissions::from_mode(mode))?;
-        give(path, owner)
+        set_owner(path, owner)
     }
 
     /// Binds the socket, replacing an old one; returns the listener, the permitted users, and the
     /// token.
     pub(crate) fn listen(&self) -> io::Result<(UnixListener, RangeInclusive<u32>, Vec<u8>)> {
-        let guest = guest_from(&fs::read_to_string(self.guest_file())?)?;
+        let guest = parse_access(&fs::read_to_string(self.access_file())?)?;
         let token = fs::read(self.token_file())?;
         let path = self.socket();
         match fs::remove_file(&path) {
@@ -94,7 +94,7 @@ impl ExecutorDirectory {
         let listener = UnixListener::bind(&path)?;
         let mode = guest.owner.map_or(0o666, |_| 0o600);
         fs::set_permissions(&path, Permissions::from_mode(mode))?;
-        give(&path, guest.owner)?;
+        set_owner(&path, guest.owner)?;
         Ok((listener, guest.peers, token))
     }
 
@@ -107,7 +107,7 @@ impl ExecutorDirectory {
     }
 }
 
-fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(mode).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -116,7 +116,7 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-fn give(path: &Path, owner: Option<u32>) -> io::Result<()> {
+fn set_owner(path: &Path, owner: Option<u32>) -> io::Result<()> {
     let Some(owner) = owner.filter(|owner| *owner != nix::unistd::geteuid().as_raw()) else {
         return Ok(());
     };
@@ -124,14 +124,14 @@ fn give(path: &Path, owner: Option<u32>) -> io::Result<()> {
     Ok(nix::unistd::chown(path, Some(user), Some(group))?)
 }
 
-fn guest_text(guest: &DirectoryAccess) -> String {
+fn access_text(guest: &DirectoryAccess) -> String {
     let owner = guest.owner.map(|owner| owner.to_string());
     let owner = owner.unwrap_or_else(|| "any".to_owned());
     let (first, last) = (guest.peers.start(), guest.peers.end());
     format!("{owner} {first} {last} {}", guest.is_hidden)
 }
 
-fn guest_from(text: &str) -> io::Result<DirectoryAccess> {
+fn parse_access(text: &str) -> io::Result<DirectoryAccess> {
     let words: Vec<_> = text.split(' ').collect();
     let damaged = || io::Error::other("the record of its users is damaged");
     let [owner, first, last, is_hidden] = words[..] else {
@@ -156,9 +156,9 @@ fn new_token() -> io::Result<String> {
 }
 
 /// Compares two tokens in constant time.
-pub(crate) fn is_same_token(own: &[u8], told: &[u8]) -> bool {
-    let differences = own.iter().zip(told).fold(0, |all, (a, b)| all | (a ^ b));
-    own.len() == told.len() && differences == 0
+pub(crate) fn is_same_token(own: &[u8], given: &[u8]) -> bool {
+    let differences = own.iter().zip(given).fold(0, |all, (a, b)| all | (a ^ b));
+    own.len() == given.len() && differences == 0
 }
 
 #[cfg(test)]
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_listened_at_again_with_the_same_token() {
+    fn reopening_a_socket_keeps_its_token() {
         let folder = tempfile::tempdir().unwrap();
         let place = ExecutorDirectory::new(folder.path().join("executors/1-1-1"));
         place.make(&own()).unwrap();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_no_socket_can_have_is_refused_with_its_remedy() {
+    fn too_long_socket_paths_are_rejected_with_a_remedy() {
         let folder = tempfile::tempdir().unwrap();
         let place = ExecutorDirectory::new(folder.path().join("x".repeat(100)));
         let refused = place.make(&own()).unwrap_err().to_string();

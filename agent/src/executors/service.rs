@@ -31,16 +31,16 @@ use crate::inbox::Event;
 /// Maximum number of connections of one executor; more wait in the kernel.
 const CONNECTIONS: usize = 8;
 /// Timeout for the executor's token.
-const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Capacity of the queue of messages to an executor. When it is full, its stream ends: unread
 /// messages are repeated on the next.
 const OUTBOX: usize = 1_024;
 /// The interval of messages to a framework: at most a hundred a second from one executor, and a
 /// mebibyte.
-const MESSAGE_PAUSE: Duration = Duration::from_millis(10);
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(10);
 /// The interval of updates: at most a thousand a second, so that no executor monopolizes the agent.
-const UPDATE_PAUSE: Duration = Duration::from_millis(1);
-const PAUSE_A_BYTE: Duration = Duration::from_nanos(1_000_000_000 / (1024 * 1024));
+const UPDATE_INTERVAL: Duration = Duration::from_millis(1);
+const INTERVAL_PER_BYTE: Duration = Duration::from_nanos(1_000_000_000 / (1024 * 1024));
 /// Maximum size of a message of an executor, in bytes.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -62,18 +62,18 @@ struct ConnectService {
 impl ExecutorSocket {
     /// Serves until it is stopped.
     pub(super) async fn run(self, name: ContainerName, broker: BrokerClient) -> io::Result<()> {
-        let listening = tokio::task::spawn_blocking(move || broker.listen_at_place(name));
+        let listening = tokio::task::spawn_blocking(move || broker.listen_executor(name));
         let listening = listening.await.expect("listening never panics");
         let (listener, peers, token) = listening.map_err(io::Error::other)?;
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let stop = self.stop.clone();
         let service = self;
-        let door = ExecutorServer::new(ConnectService { service, token })
+        let server = ExecutorServer::new(ConnectService { service, token })
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let served = tonic::transport::Server::builder()
-            .add_service(door)
+            .add_service(server)
             .serve_with_incoming_shutdown(incoming(listener, peers), stop.cancelled_owned());
         served.await.map_err(io::Error::other)
     }
@@ -88,7 +88,7 @@ impl Executor for ConnectService {
         request: Request<Streaming<v1::FromExecutor>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut inbound = request.into_inner();
-        let first = tokio::time::timeout(SUBSCRIBE_LIMIT, inbound.message()).await;
+        let first = tokio::time::timeout(SUBSCRIBE_TIMEOUT, inbound.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("subscribe first"))??;
         let Some(Said::Subscribe(subscribe)) = first.and_then(|first| first.message) else {
             return Err(Status::invalid_argument("message: subscribe first"));
@@ -106,7 +106,7 @@ impl Executor for ConnectService {
             instance: service.instance,
             connection,
             sender,
-            said: ExecutorEvent::Subscribed {
+            event: ExecutorEvent::Subscribed {
                 tasks: subscribe.tasks,
                 unacknowledged: subscribe.unacknowledged,
                 version,
@@ -127,12 +127,12 @@ impl Executor for ConnectService {
 }
 
 /// Returns the negotiated version of the protocol. An executor that names none uses the first one.
-fn negotiated(said: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
+fn negotiated(range: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
     let first = v1::Protocol {
         version: 1,
         ..v1::Protocol::default()
     };
-    VersionRange::OWN.negotiated("the executor", said.unwrap_or(&first))
+    VersionRange::OWN.negotiate("the executor", range.unwrap_or(&first))
 }
 
 async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {
@@ -141,27 +141,31 @@ async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<
         let input = Input::Executor {
             instance,
             connection,
-            said,
+            event: said,
         };
         service.inbox.send(Event::Core(input))
     };
     while let Ok(Some(message)) = inbound.message().await {
-        let said = match message.message {
+        let event = match message.message {
             Some(Said::Update(update)) => {
-                tokio::time::sleep(UPDATE_PAUSE.max(PAUSE_A_BYTE * size(update.text.len()))).await;
+                tokio::time::sleep(
+                    UPDATE_INTERVAL.max(INTERVAL_PER_BYTE * size(update.text.len())),
+                )
+                .await;
                 ExecutorEvent::Update(Box::new(update))
             }
             Some(Said::FrameworkMessage(data)) if data.len() > EXECUTOR_MESSAGE_BYTES => break,
             Some(Said::FrameworkMessage(data)) => {
                 // Throttles a flood of messages, and only its sender.
-                tokio::time::sleep(MESSAGE_PAUSE.max(PAUSE_A_BYTE * size(data.len()))).await;
+                tokio::time::sleep(MESSAGE_INTERVAL.max(INTERVAL_PER_BYTE * size(data.len())))
+                    .await;
                 ExecutorEvent::Message(data)
             }
             // From a newer release: it is repeated where that matters.
             None => continue,
             Some(Said::Subscribe(_)) => break,
         };
-        if tell(said).await.is_err() {
+        if tell(event).await.is_err() {
             return;
         }
     }

@@ -24,8 +24,8 @@ use crate::api::ApiState;
 const READ_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
 /// The polling interval of a followed file: doubled from the first to the last while nothing is
 /// written.
-const LOOK_FIRST: Duration = Duration::from_millis(10);
-const LOOK_LAST: Duration = Duration::from_millis(200);
+const POLL_MIN: Duration = Duration::from_millis(10);
+const POLL_MAX: Duration = Duration::from_millis(200);
 
 /// The query parameters.
 #[derive(Debug, Deserialize)]
@@ -42,8 +42,8 @@ pub(crate) struct FileQuery {
 
 type FileQueryResult = Result<Query<FileQuery>, QueryRejection>;
 
-fn parameters(asked: FileQueryResult) -> Result<FileQuery, FilesError> {
-    match asked {
+fn parameters(query: FileQueryResult) -> Result<FileQuery, FilesError> {
+    match query {
         Ok(Query(asked)) => Ok(asked),
         Err(rejection) => Err(FilesError::Invalid {
             field: "query",
@@ -58,14 +58,14 @@ pub(crate) async fn browse(
     State(shared): State<ApiState>,
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
-    let asked = parameters(asked)?;
-    let place = FilePath::parse(&asked.path)?;
-    let (folder, parts) = match &place.target {
+    let query = parameters(asked)?;
+    let path = FilePath::parse(&query.path)?;
+    let (folder, parts) = match &path.target {
         PathTarget::Frameworks => (shared.paths.sandboxes(), Vec::new()),
         PathTarget::Tasks(framework) => (shared.paths.sandboxes(), vec![framework.clone()]),
         PathTarget::Sandbox(key, parts) => {
-            let found = sandbox(&place, key, &shared.paths, &shared.asker).await?;
-            (found.folder, parts.clone())
+            let found = sandbox(&path, key, &shared.paths, &shared.queries).await?;
+            (found.directory, parts.clone())
         }
     };
     let slot = shared.listings.try_acquire_owned();
@@ -73,7 +73,7 @@ pub(crate) async fn browse(
     let list = move || {
         // Held until the directory is read, even after a disconnection of the client.
         let _slot = slot;
-        list(&place, &folder, &parts)
+        list(&path, &folder, &parts)
     };
     let listing = tokio::task::spawn_blocking(list)
         .await
@@ -84,47 +84,47 @@ pub(crate) async fn browse(
 /// A file being served.
 struct FileResponse {
     shared: ApiState,
-    place: FilePath,
+    path: FilePath,
     reader: StreamReader,
     ended: bool,
     /// The offset at which to stop, whatever the file's size.
-    until: u64,
+    end: u64,
     /// Counted from before the file is opened until the response has ended.
     _follower: Option<Follower>,
-    pause: Duration,
+    poll_interval: Duration,
 }
 
 /// Opens the requested file and determines its size.
 async fn serve(
     shared: ApiState,
-    place: FilePath,
-    asked: &FileQuery,
+    path: FilePath,
+    query: &FileQuery,
 ) -> Result<FileResponse, FilesError> {
-    let PathTarget::Sandbox(key, parts) = &place.target else {
+    let PathTarget::Sandbox(key, parts) = &path.target else {
         return Err(FilesError::Kind {
-            path: place.path.clone(),
+            path: path.path.clone(),
             what: "a directory; browse lists it",
         });
     };
-    let follower = match asked.follow {
+    let follower = match query.follow {
         true => Some(shared.followers.admit(key)?),
         false => None,
     };
     // First the state of the task, then the size: the file of an ended task is complete.
-    let sandbox = sandbox(&place, key, &shared.paths, &shared.asker).await?;
+    let sandbox = sandbox(&path, key, &shared.paths, &shared.queries).await?;
     let ended = sandbox.ended;
-    let (named, parts) = (place.clone(), parts.clone());
+    let (named, parts) = (path.clone(), parts.clone());
     let open = move || StreamReader::open(&named, &sandbox, &parts);
     let opened = tokio::task::spawn_blocking(open).await;
     Ok(FileResponse {
         reader: opened.expect("opening never panics")?,
-        until: asked
+        end: query
             .length
-            .map_or(u64::MAX, |length| asked.offset.saturating_add(length)),
+            .map_or(u64::MAX, |length| query.offset.saturating_add(length)),
         _follower: follower,
-        pause: LOOK_FIRST,
+        poll_interval: POLL_MIN,
         shared,
-        place,
+        path,
         ended,
     })
 }
@@ -134,18 +134,18 @@ pub(crate) async fn read(
     State(shared): State<ApiState>,
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
-    let asked = parameters(asked)?;
-    let mut served = serve(shared, FilePath::parse(&asked.path)?, &asked).await?;
-    let (place, reader) = (&served.place, &mut served.reader);
+    let query = parameters(asked)?;
+    let mut served = serve(shared, FilePath::parse(&query.path)?, &query).await?;
+    let (place, reader) = (&served.path, &mut served.reader);
     reader
-        .seek(asked.offset, served.ended)
+        .seek(query.offset, served.ended)
         .map_err(|source| place.failed(source))?;
     let headers = served.headers();
-    if asked.follow {
+    if query.follow {
         return Ok((headers, follow(served)).into_response());
     }
     let most = served.reader.offset().saturating_add(READ_LIMIT_BYTES);
-    served.until = served.until.min(most);
+    served.end = served.end.min(most);
     Ok((headers, part(served)).into_response())
 }
 
@@ -154,20 +154,20 @@ pub(crate) async fn download(
     State(shared): State<ApiState>,
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
-    let asked = parameters(asked)?;
-    let mut served = serve(shared, FilePath::parse(&asked.path)?, &asked).await?;
-    let (place, reader) = (&served.place, &mut served.reader);
+    let query = parameters(asked)?;
+    let mut served = serve(shared, FilePath::parse(&query.path)?, &query).await?;
+    let (place, reader) = (&served.path, &mut served.reader);
     let end = reader
-        .seek_whole(asked.offset)
+        .seek_whole(query.offset)
         .map_err(|source| place.failed(source))?;
     // Bytes that are appended during the transfer would exceed the announced length.
-    served.until = served.until.min(end);
-    let name = served.place.path.rsplit('/').next().unwrap_or("file");
+    served.end = served.end.min(end);
+    let name = served.path.path.rsplit('/').next().unwrap_or("file");
     let name: String = name
         .chars()
         .filter(|c| c.is_ascii_graphic() && *c != '"' && *c != '\\')
         .collect();
-    let length = served.until.saturating_sub(served.reader.offset());
+    let length = served.end.saturating_sub(served.reader.offset());
     let headers = [
         (CONTENT_LENGTH.as_str(), length.to_string()),
         (
@@ -205,17 +205,17 @@ fn follow(served: FileResponse) -> Body {
                 (served, step) = served.next().await?;
                 match step {
                     ReadResult::Bytes(bytes) => {
-                        served.pause = LOOK_FIRST;
+                        served.poll_interval = POLL_MIN;
                         return Ok::<_, io::Error>(Some((Bytes::from(bytes), served)));
                     }
                     ReadResult::Gap => return Ok(None),
                     ReadResult::Nothing => {}
                 }
-                if ended || served.reader.offset() >= served.until {
+                if ended || served.reader.offset() >= served.end {
                     return Ok(None);
                 }
-                tokio::time::sleep(served.pause).await;
-                served.pause = (served.pause * 2).min(LOOK_LAST);
+                tokio::time::sleep(served.poll_interval).await;
+                served.poll_interval = (served.poll_interval * 2).min(POLL_MAX);
             }
         },
     ))
@@ -232,10 +232,10 @@ impl FileResponse {
     }
 
     async fn has_ended(&mut self) -> bool {
-        if let PathTarget::Sandbox(key, _) = &self.place.target
+        if let PathTarget::Sandbox(key, _) = &self.path.target
             && !self.ended
         {
-            let view = self.shared.asker.task(key.clone()).await;
+            let view = self.shared.queries.task(key.clone()).await;
             self.ended = view.is_none_or(|view| view.ended);
         }
         self.ended
@@ -244,7 +244,7 @@ impl FileResponse {
     /// Reads on.
     async fn next(mut self) -> io::Result<(Self, ReadResult)> {
         let read = move || {
-            let step = self.reader.next(self.until);
+            let step = self.reader.next(self.end);
             step.map(|step| (self, step))
         };
         let read = tokio::task::spawn_blocking(read).await;

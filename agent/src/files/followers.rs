@@ -9,9 +9,9 @@ use argosy_state::ids::TaskKey;
 use super::FilesError;
 
 /// Maximum number of followers of one agent.
-const IN_TOTAL: usize = 512;
+const MAX_FOLLOWERS: usize = 512;
 /// Maximum number of followers of one task.
-const OF_A_TASK: usize = 64;
+const MAX_TASK_FOLLOWERS: usize = 64;
 
 /// The current followers. Cheap to clone.
 #[derive(Clone, Default)]
@@ -26,7 +26,7 @@ struct FollowerCounts {
 
 /// One follower, counted until it is dropped.
 pub(super) struct Follower {
-    all: Followers,
+    followers: Followers,
     task: TaskKey,
 }
 
@@ -40,20 +40,22 @@ impl Followers {
         if counts
             .tasks
             .get(task)
-            .is_some_and(|count| *count >= OF_A_TASK)
+            .is_some_and(|count| *count >= MAX_TASK_FOLLOWERS)
         {
             return Err(FilesError::FollowedTask {
                 task: task.clone(),
-                most: OF_A_TASK,
+                most: MAX_TASK_FOLLOWERS,
             });
         }
-        if counts.total >= IN_TOTAL {
-            return Err(FilesError::Followed { most: IN_TOTAL });
+        if counts.total >= MAX_FOLLOWERS {
+            return Err(FilesError::Followed {
+                most: MAX_FOLLOWERS,
+            });
         }
         counts.total += 1;
         *counts.tasks.entry(task.clone()).or_default() += 1;
         Ok(Follower {
-            all: self.clone(),
+            followers: self.clone(),
             task: task.clone(),
         })
     }
@@ -65,7 +67,7 @@ impl Followers {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let mut counts = self.all.counts();
+        let mut counts = self.followers.counts();
         counts.total -= 1;
         if let Some(count) = counts.tasks.get_mut(&self.task) {
             *count -= 1;
@@ -85,9 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn one_task_s_followers_leave_room_for_those_of_others() {
+    fn followers_of_one_task_do_not_exhaust_the_total() {
         let followers = Followers::default();
-        let held: Vec<_> = (0..OF_A_TASK)
+        let held: Vec<_> = (0..MAX_TASK_FOLLOWERS)
             .map(|_| followers.admit(&task(0)).ok().unwrap())
             .collect();
         let error = followers.admit(&task(0)).err().unwrap();
@@ -100,12 +102,12 @@ mod tests {
     }
 
     #[test]
-    fn all_of_them_together_are_bounded() {
+    fn the_total_of_followers_is_bounded() {
         let followers = Followers::default();
-        let held: Vec<_> = (0..IN_TOTAL)
+        let held: Vec<_> = (0..MAX_FOLLOWERS)
             .map(|number| followers.admit(&task(number)).ok().unwrap())
             .collect();
-        let error = followers.admit(&task(IN_TOTAL)).err().unwrap();
+        let error = followers.admit(&task(MAX_FOLLOWERS)).err().unwrap();
         let text = "512 requests follow files of this agent already; end one first";
         assert_eq!(error.to_string(), text);
         drop(held);

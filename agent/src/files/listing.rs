@@ -94,21 +94,21 @@ fn entry(base: &str, folder: &Path, name: &OsString) -> std::io::Result<ListingE
 struct FirstNames {
     /// The last one on top.
     names: BinaryHeap<OsString>,
-    most: usize,
+    limit: usize,
     left_out: u64,
 }
 
 impl FirstNames {
-    fn new(most: usize) -> Self {
+    fn new(limit: usize) -> Self {
         Self {
             names: BinaryHeap::new(),
-            most,
+            limit,
             left_out: 0,
         }
     }
 
     fn add(&mut self, name: OsString) {
-        if self.names.len() < self.most {
+        if self.names.len() < self.limit {
             self.names.push(name);
             return;
         }

@@ -92,7 +92,7 @@ impl FilePath {
 /// A task's newest sandbox.
 #[derive(Debug, Clone)]
 pub(super) struct Sandbox {
-    pub(super) folder: PathBuf,
+    pub(super) directory: PathBuf,
     /// The record of its output files, once they were rotated.
     pub(super) output_record: PathBuf,
     /// Whether no more output will follow.
@@ -101,13 +101,13 @@ pub(super) struct Sandbox {
 
 /// Finds the newest sandbox of a task, held or past: that of its executor, if it has one.
 pub(super) async fn sandbox(
-    place: &FilePath,
+    path: &FilePath,
     key: &TaskKey,
     paths: &Paths,
     asker: &QueryHandle,
 ) -> Result<Sandbox, FilesError> {
     let view = asker.task(key.clone()).await.ok_or(FilesError::Stopping)?;
-    let home = &view.home;
+    let home = &view.sandbox_key;
     let name = match view.container {
         Some(name) => Some(name),
         None => {
@@ -117,12 +117,12 @@ pub(super) async fn sandbox(
         }
     };
     let Some(name) = name else {
-        return Err(place.missing(format!(
+        return Err(path.missing(format!(
             "{key} has never run on this agent, or its sandbox was removed after an hour"
         )));
     };
     Ok(Sandbox {
-        folder: paths.sandbox(home, name),
+        directory: paths.sandbox(home, name),
         output_record: paths.output_record(home, name),
         ended: view.ended,
     })

@@ -44,7 +44,7 @@ impl SequenceFile {
 /// The location of a rotated stream.
 #[derive(Debug, Clone)]
 struct StreamLocation {
-    place: FilePath,
+    path: FilePath,
     sandbox: Sandbox,
     stream: StreamName,
 }
@@ -93,7 +93,7 @@ impl StreamReader {
             _ => None,
         };
         let source = stream.map(|stream| StreamLocation {
-            place: place.clone(),
+            path: place.clone(),
             sandbox: sandbox.clone(),
             stream,
         });
@@ -101,7 +101,7 @@ impl StreamReader {
         if let Some(rotated) = Self::rotated(source.as_ref()).map_err(failed)? {
             return Ok(rotated);
         }
-        let file = open_below(place, &sandbox.folder, parts)?;
+        let file = open_below(place, &sandbox.directory, parts)?;
         let metadata = file.metadata().map_err(failed)?;
         // If it has been rotated by now, this might not be its first file.
         if let Some(rotated) = Self::rotated(source.as_ref()).map_err(failed)? {
@@ -139,7 +139,7 @@ impl StreamReader {
         let Some(record) = source.record()? else {
             return Ok(None);
         };
-        let kept = source.look(&record, Vec::new())?;
+        let kept = source.open_retained(&record, Vec::new())?;
         let present = kept.parts.last().map(SequenceFile::present).transpose()?;
         Ok(Some(Self {
             size: present.unwrap_or(0).max(kept.end),
@@ -241,7 +241,7 @@ impl StreamReader {
         if has_newest && recorded.is_none_or(|newest| newest.begin == self.newest) {
             return Ok(false);
         }
-        let kept = source.look(&record, std::mem::take(&mut self.parts))?;
+        let kept = source.open_retained(&record, std::mem::take(&mut self.parts))?;
         (self.parts, self.newest) = (kept.parts, kept.newest);
         Ok(true)
     }
@@ -253,7 +253,7 @@ impl StreamLocation {
     }
 
     /// Opens the retained files that are not open already. `before` is the current record.
-    fn look(
+    fn open_retained(
         &self,
         before: &OutputRecord,
         mut held: Vec<SequenceFile>,
@@ -304,7 +304,7 @@ impl StreamLocation {
         let mut found = HashMap::new();
         for rotations in 0..names {
             let name = [self.stream.file(rotations)];
-            let file = match open_below(&self.place, &self.sandbox.folder, &name) {
+            let file = match open_below(&self.path, &self.sandbox.directory, &name) {
                 Ok(file) => file,
                 Err(FilesError::Read { source, .. })
                     if source.kind() != io::ErrorKind::WouldBlock =>

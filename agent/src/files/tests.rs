@@ -43,7 +43,7 @@ impl FilesServer {
             while let Some(event) = events.recv().await {
                 if let Event::Query(AgentQuery::Task(key, answer)) = event {
                     let view = TaskView {
-                        home: key,
+                        sandbox_key: key,
                         container: None,
                         ended,
                     };
@@ -56,7 +56,7 @@ impl FilesServer {
         let listings = crate::api::listings();
         let shared = ApiState {
             paths: Paths::new(folder.path()),
-            asker: QueryHandle::new(inbox),
+            queries: QueryHandle::new(inbox),
             statistics: crate::statistics::Statistics::simulated(),
             controls: ContainerControls::default(),
             exec: ExecLimits::new(SILENCE_LIMIT),
@@ -191,7 +191,7 @@ async fn output_that_was_rotated_is_served_by_the_offsets_of_its_stream() {
 }
 
 #[tokio::test]
-async fn large_files_are_whole() {
+async fn large_files_are_served_completely() {
     let server = FilesServer::start().await;
     let bytes: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
     fs::write(server.sandbox("1-1-1").join("big"), &bytes).unwrap();
@@ -296,7 +296,7 @@ async fn nothing_outside_a_sandbox_is_served_by_any_name() {
 }
 
 #[tokio::test]
-async fn a_folder_of_many_files_is_listed_up_to_the_limit_and_counted() {
+async fn large_directories_are_listed_up_to_the_limit() {
     let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-10-1");
     for number in 0..10_003 {
@@ -337,7 +337,7 @@ async fn more_listings_than_there_are_places_are_refused_in_words() {
 }
 
 #[tokio::test]
-async fn another_method_and_an_agent_that_stops_are_answered_in_json() {
+async fn wrong_methods_and_shutdown_are_answered_in_json() {
     // Its loop does not answer questions about the agent as a whole, as when it stops.
     let server = FilesServer::start().await;
     let client = reqwest::Client::new();
@@ -360,7 +360,7 @@ async fn another_method_and_an_agent_that_stops_are_answered_in_json() {
 }
 
 #[tokio::test]
-async fn a_web_page_under_another_name_reads_nothing() {
+async fn requests_with_a_foreign_host_header_are_rejected() {
     let server = FilesServer::start().await;
     fs::write(server.sandbox("1-1-1").join("stdout"), "secret").unwrap();
     let client = reqwest::Client::new();
@@ -388,7 +388,7 @@ async fn a_web_page_under_another_name_reads_nothing() {
 }
 
 #[tokio::test]
-async fn more_followers_of_a_task_than_it_may_have_are_refused_until_one_goes() {
+async fn excess_followers_of_a_task_are_rejected_until_one_ends() {
     let server = FilesServer::start_with(false).await;
     fs::write(server.sandbox("1-1-1").join("stdout"), "text").unwrap();
     let read = "/v1/files/read?path=tasks/framework-1/web/stdout";

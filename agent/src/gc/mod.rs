@@ -29,13 +29,13 @@ use argosy_content::images::ImageManager;
 pub(crate) use removal::remove;
 
 /// Retention time of a sandbox after the end of its task.
-const KEEP: Duration = Duration::from_secs(3_600);
+const RETENTION: Duration = Duration::from_secs(3_600);
 /// Maximum number of retained sandboxes of ended tasks.
-const KEEP_NEWEST: usize = 1_000;
+const MAX_RETAINED: usize = 1_000;
 /// The interval of rounds, unless many containers end.
-const EVERY: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(30);
 /// A round starts immediately after this many containers have ended.
-const MANY_ENDED: usize = KEEP_NEWEST;
+const MANY_ENDED: usize = MAX_RETAINED;
 
 /// The count of containers that end between two rounds. Cheap to clone; all clones share it.
 #[derive(Debug, Clone, Default)]
@@ -51,11 +51,11 @@ impl EndedContainers {
     }
 
     /// Returns as soon as many containers have ended.
-    async fn many(&self) {
+    async fn wait_for_many(&self) {
         self.0.1.notified().await;
     }
 
-    fn begin_again(&self) {
+    fn reset(&self) {
         self.0.0.store(0, Ordering::Relaxed);
     }
 }
@@ -90,7 +90,7 @@ impl SandboxCollector {
     ) -> Vec<PathBuf> {
         let is_live = |name: &ContainerName| {
             // The group of which it is the first task.
-            let group = ContainerName { life: 0, ..*name };
+            let group = ContainerName { run: 0, ..*name };
             live.contains(name) || live.contains(&group)
         };
         let past: Vec<_> = present
@@ -104,7 +104,7 @@ impl SandboxCollector {
             .collect();
         aged.sort_by(|a, b| b.cmp(a));
         // Rounds may be more frequent while many containers end.
-        let has_been_there = |since: Instant| now.duration_since(since) >= EVERY / 2;
+        let has_been_there = |since: Instant| now.duration_since(since) >= INTERVAL / 2;
         let oldest = match room {
             DiskPressure::None | DiskPressure::Critical => None,
             DiskPressure::Low => aged.last().filter(|(since, ..)| has_been_there(*since)),
@@ -115,8 +115,8 @@ impl SandboxCollector {
         for (at, (since, _, path)) in aged.into_iter().enumerate() {
             let is_oldest = oldest.as_ref() == Some(&path);
             let is_unaffordable = is_critical && has_been_there(since);
-            if at >= KEEP_NEWEST
-                || now.duration_since(since) >= KEEP
+            if at >= MAX_RETAINED
+                || now.duration_since(since) >= RETENTION
                 || is_oldest
                 || is_unaffordable
             {
@@ -138,18 +138,18 @@ pub(crate) async fn run(
     ends: EndedContainers,
 ) {
     let mut keeper = SandboxCollector::default();
-    let mut turn = tokio::time::interval(EVERY);
+    let mut turn = tokio::time::interval(INTERVAL);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = turn.tick() => {}
-            () = ends.many() => {}
+            () = ends.wait_for_many() => {}
         }
-        ends.begin_again();
+        ends.reset();
         // The list is made before the query for live tasks, so it contains no later sandboxes.
         let (listed, floor) = (paths.clone(), floor.clone());
         let list = move || {
-            let room = room(&floor, headroom_percent);
+            let room = measure_pressure(&floor, headroom_percent);
             let mut present = below(&listed.sandboxes());
             // A group's directory is removed like the sandbox of its last task.
             present.extend(below(&listed.groups()));
@@ -182,7 +182,7 @@ pub(crate) async fn run(
 }
 
 /// Returns the free space. If it cannot be read, nothing is removed for lack of space.
-fn room(floor: &DiskFloor, headroom_percent: u64) -> DiskPressure {
+fn measure_pressure(floor: &DiskFloor, headroom_percent: u64) -> DiskPressure {
     match floor.level() {
         Ok(level) => disk_pressure(level, headroom_percent),
         Err(error) => {
@@ -204,13 +204,13 @@ fn disk_pressure(level: DiskSpace, headroom_percent: u64) -> DiskPressure {
 }
 
 /// Collects unused images until the agent stops.
-pub(crate) async fn run_images(images: Arc<ImageManager>, asker: QueryHandle) {
-    let mut turn = tokio::time::interval(EVERY);
+pub(crate) async fn collect_images(images: Arc<ImageManager>, queries: QueryHandle) {
+    let mut turn = tokio::time::interval(INTERVAL);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         turn.tick().await;
         let living = async {
-            let containers = asker.containers().await?;
+            let containers = queries.containers().await?;
             Some(
                 containers
                     .iter()
@@ -218,7 +218,7 @@ pub(crate) async fn run_images(images: Arc<ImageManager>, asker: QueryHandle) {
                     .collect(),
             )
         };
-        match images.tidy(living).await {
+        match images.collect_garbage(living).await {
             Ok(Some((0, 0))) => {}
             Ok(Some((images, layers))) => {
                 tracing::info!(images, layers, "unused images were removed");
@@ -234,19 +234,21 @@ pub(crate) async fn run_images(images: Arc<ImageManager>, asker: QueryHandle) {
 
 /// Returns all sandboxes, or group directories: three levels of directories.
 pub(crate) fn below(path: &Path) -> Vec<(ContainerName, PathBuf)> {
-    let frameworks = folders(path);
-    let tasks = frameworks.iter().flat_map(|framework| folders(framework));
+    let frameworks = directories(path);
+    let tasks = frameworks
+        .iter()
+        .flat_map(|framework| directories(framework));
     tasks.flat_map(|task| named(&task)).collect()
 }
 
 /// Returns the subdirectories with a container's name.
 fn named(path: &Path) -> Vec<(ContainerName, PathBuf)> {
-    let all = folders(path).into_iter();
+    let all = directories(path).into_iter();
     all.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)))
         .collect()
 }
 
-pub(crate) fn folders(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn directories(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(path) else {
         return Vec::new();
     };
@@ -270,7 +272,7 @@ mod tests {
             agent: AgentId(1),
             order: OrderIndex(order),
         };
-        ContainerName { instance, life: 1 }
+        ContainerName { instance, run: 1 }
     }
 
     fn present(count: u64) -> Vec<(ContainerName, PathBuf)> {
@@ -280,36 +282,36 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_sandbox_stays_an_hour_and_a_living_one_for_ever() {
+    fn ended_sandboxes_are_retained_for_an_hour() {
         let mut keeper = SandboxCollector::default();
         let start = Instant::now();
         let live = BTreeSet::from([name(2)]);
         let mut judge = |at, room| keeper.select(at, room, present(2), &live);
         assert!(judge(start, DiskPressure::None).is_empty());
-        assert!(judge(start + KEEP / 2, DiskPressure::None).is_empty());
-        let leaving = judge(start + KEEP, DiskPressure::None);
+        assert!(judge(start + RETENTION / 2, DiskPressure::None).is_empty());
+        let leaving = judge(start + RETENTION, DiskPressure::None);
         assert_eq!(leaving, [PathBuf::from("/s/1")]);
     }
 
     #[test]
-    fn the_first_sandbox_of_a_group_stays_as_long_as_the_group_lives() {
+    fn the_first_sandbox_of_a_running_group_is_retained() {
         let mut keeper = SandboxCollector::default();
         let start = Instant::now();
-        let group = ContainerName { life: 0, ..name(2) };
+        let group = ContainerName { run: 0, ..name(2) };
         let mut judge = |at, live: &[ContainerName]| {
             let live = live.iter().copied().collect();
             keeper.select(at, DiskPressure::None, present(2), &live)
         };
         assert!(judge(start, &[group]).is_empty());
-        assert_eq!(judge(start + KEEP, &[group]), [PathBuf::from("/s/1")]);
+        assert_eq!(judge(start + RETENTION, &[group]), [PathBuf::from("/s/1")]);
         // Its hour begins when the last of them has ended.
-        assert!(judge(start + KEEP, &[]).contains(&PathBuf::from("/s/1")));
-        let leaving = judge(start + KEEP * 2, &[]);
+        assert!(judge(start + RETENTION, &[]).contains(&PathBuf::from("/s/1")));
+        let leaving = judge(start + RETENTION * 2, &[]);
         assert!(leaving.contains(&PathBuf::from("/s/2")), "{leaving:?}");
     }
 
     #[test]
-    fn beyond_a_thousand_the_oldest_go_at_once() {
+    fn above_the_maximum_the_oldest_sandboxes_are_removed() {
         let mut keeper = SandboxCollector::default();
         let (now, none) = (Instant::now(), BTreeSet::new());
         let mut leaving = keeper.select(now, DiskPressure::None, present(1_002), &none);
@@ -325,7 +327,7 @@ mod tests {
             let there = there
                 .iter()
                 .map(|order| (name(*order), PathBuf::from(format!("/s/{order}"))));
-            keeper.select(start + EVERY * number, room, there.collect(), &live)
+            keeper.select(start + INTERVAL * number, room, there.collect(), &live)
         };
         assert!(round(0, DiskPressure::Low, &[1, 2, 3]).is_empty());
         assert!(round(1, DiskPressure::None, &[1, 2, 3, 4]).is_empty());
@@ -345,11 +347,11 @@ mod tests {
     }
 
     #[test]
-    fn below_its_floor_all_go_that_ended_before_the_last_round() {
+    fn below_the_floor_all_earlier_ended_sandboxes_are_removed() {
         let mut keeper = SandboxCollector::default();
         let (start, live) = (Instant::now(), BTreeSet::from([name(1)]));
         let mut round = |number: u32, room, count| {
-            let mut leaving = keeper.select(start + EVERY * number, room, present(count), &live);
+            let mut leaving = keeper.select(start + INTERVAL * number, room, present(count), &live);
             leaving.sort();
             leaving
         };
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_short_of_room_below_its_headroom_and_critical_below_its_floor() {
+    fn disk_pressure_starts_below_headroom_and_is_critical_below_the_floor() {
         let judge = |free_bytes, total_bytes, percent| {
             let level = DiskSpace {
                 free_bytes,
@@ -375,23 +377,26 @@ mod tests {
         assert_eq!(judge(u64::MAX, u64::MAX, 1_000), DiskPressure::None);
         let folder = tempfile::tempdir().unwrap();
         let floor = |path: &Path, bytes| DiskFloor::new(path.to_owned(), Some(bytes));
-        assert_eq!(room(&floor(folder.path(), 0), 0), DiskPressure::None);
         assert_eq!(
-            room(&floor(folder.path(), 0), 100),
+            measure_pressure(&floor(folder.path(), 0), 0),
+            DiskPressure::None
+        );
+        assert_eq!(
+            measure_pressure(&floor(folder.path(), 0), 100),
             DiskPressure::Low,
             "something is on it"
         );
         assert_eq!(
-            room(&floor(folder.path(), u64::MAX), 0),
+            measure_pressure(&floor(folder.path(), u64::MAX), 0),
             DiskPressure::Critical,
             "no disk has so much"
         );
         let gone = floor(&folder.path().join("gone"), u64::MAX);
-        assert_eq!(room(&gone, 100), DiskPressure::None);
+        assert_eq!(measure_pressure(&gone, 100), DiskPressure::None);
     }
 
     #[test]
-    fn the_folder_of_a_group_is_found_as_a_sandbox_is() {
+    fn group_directories_are_listed_like_sandboxes() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::new(folder.path());
         let (framework, id) = (FrameworkId(1), GroupId::new("pod").unwrap());
@@ -404,16 +409,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_round_comes_at_once_when_many_containers_have_ended() {
+    async fn a_round_starts_immediately_after_many_ends() {
         let ends = EndedContainers::default();
-        let many = ends.many();
+        let many = ends.wait_for_many();
         tokio::pin!(many);
         (1..MANY_ENDED).for_each(|_| ends.count());
         assert!(futures::poll!(&mut many).is_pending());
         ends.count();
         many.await;
-        ends.begin_again();
+        ends.reset();
         (0..MANY_ENDED).for_each(|_| ends.count());
-        ends.many().await;
+        ends.wait_for_many().await;
     }
 }

@@ -6,21 +6,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::crash_points;
-use argosy_isolation::remove_tree::remove_folder;
+use argosy_isolation::remove_tree::remove_dir_all;
 
 use crate::disk::release;
 use crate::paths::Paths;
 
 /// Removes these sandboxes.
 pub(crate) fn remove(paths: &Paths, leaving: Vec<PathBuf>) {
-    remove_beside(paths, leaving, || {
+    remove_all(paths, leaving, || {
         fs::read_to_string("/proc/self/mountinfo")
     });
 }
 
 /// Removes these sandboxes and their related files. `read_mounts` is called once for all of them:
 /// its cost grows with the number of the host's mounts.
-fn remove_beside(
+fn remove_all(
     paths: &Paths,
     mut leaving: Vec<PathBuf>,
     mut read_mounts: impl FnMut() -> io::Result<String>,
@@ -67,7 +67,7 @@ fn remove_sandbox(path: &Path) {
         }
     }
     crash_points::passed("gc.record-removed");
-    if let Err(error) = remove_folder(path) {
+    if let Err(error) = remove_dir_all(path) {
         tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
         return;
     }
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sandbox_with_a_mount_in_it_is_seen() {
+    fn mounts_below_a_sandbox_are_detected() {
         let line = "36 35 98:0 /a /srv/my\\040box/in rw,noatime master:1 - ext4 /dev/root rw\n";
         let mounts = mount_points(&format!(
             "{line}37 35 98:1 / /srv/my-other rw - ext4 /dev/b rw\n"
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_system_of_a_sandbox_goes_with_it() {
+    fn removing_a_sandbox_removes_its_file_system() {
         if !nix::unistd::geteuid().is_root() {
             return skip("needs root");
         }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mounts_of_the_host_are_read_once_for_many_sandboxes_and_not_for_none() {
+    fn mounts_are_read_once_per_removal() {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::new(folder.path());
         let sandbox = |order| {
@@ -209,7 +209,7 @@ mod tests {
         };
         let readings = |count| {
             let mut readings = 0;
-            remove_beside(&paths, (0..count).map(sandbox).collect(), || {
+            remove_all(&paths, (0..count).map(sandbox).collect(), || {
                 readings += 1;
                 Ok(String::new())
             });

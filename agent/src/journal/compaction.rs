@@ -21,7 +21,7 @@ pub(super) struct Compaction {
     writing: InitialWrite,
     salt: u64,
     /// Encoded records since it began. Bounded by what is appended while the successor is written.
-    since: Vec<Vec<u8>>,
+    appended: Vec<Vec<u8>>,
 }
 
 /// The writer of the initial records.
@@ -65,13 +65,13 @@ impl Compaction {
         Some(Self {
             writing,
             salt,
-            since: Vec::new(),
+            appended: Vec::new(),
         })
     }
 
     /// Adds an encoded record that was also appended to the old file.
-    pub(super) fn follow(&mut self, payload: Vec<u8>) {
-        self.since.push(payload);
+    pub(super) fn append(&mut self, payload: Vec<u8>) {
+        self.appended.push(payload);
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -96,7 +96,7 @@ impl Compaction {
             InitialWrite::Written(written) => written,
         }?;
         let mut rest = Vec::new();
-        for payload in &self.since {
+        for payload in &self.appended {
             frame::put(&mut rest, self.salt, payload);
         }
         file.append(&rest)?;

@@ -61,7 +61,7 @@ impl From<&ExecutorRecord> for StoredExecutorRecord {
                 ExecutorRecordBody::Created(StoredExecutor {
                     instance: (*instance).into(),
                     launch: (*facts.launch).clone(),
-                    life: facts.life,
+                    life: facts.run,
                     started: facts.started.map(Into::into),
                     ending: facts.ending,
                 })
@@ -90,7 +90,7 @@ impl StoredExecutorRecord {
                 facts: Box::new(ExecutorInfo {
                     key: key(&stored.launch)?,
                     launch: Arc::new(stored.launch),
-                    life: stored.life,
+                    run: stored.life,
                     started: stored.started.map(Into::into),
                     ending: stored.ending,
                 }),
@@ -146,7 +146,7 @@ mod tests {
         let facts = Box::new(ExecutorInfo {
             key: key(&launch).unwrap(),
             launch: Arc::new(launch),
-            life: 3,
+            run: 3,
             started: Some(fact),
             ending: true,
         });

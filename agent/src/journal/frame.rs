@@ -68,7 +68,7 @@ pub(super) fn read_head(bytes: &[u8]) -> HeaderStatus {
     let Some(found) = bytes.first_chunk::<HEAD_BYTES>() else {
         return HeaderStatus::Foreign;
     };
-    let whole = match is_whole(found) {
+    let whole = match is_intact(found) {
         true => Some((*found, false)),
         false => repaired(found).map(|head| (head, true)),
     };
@@ -91,7 +91,7 @@ pub(super) fn read_head(bytes: &[u8]) -> HeaderStatus {
     })
 }
 
-fn is_whole(head: &[u8; HEAD_BYTES]) -> bool {
+fn is_intact(head: &[u8; HEAD_BYTES]) -> bool {
     head[..8] == MAGIC[..] && word(&head[20..]) == checksum(&[&head[..20]])
 }
 
@@ -103,7 +103,7 @@ fn repaired(head: &[u8; HEAD_BYTES]) -> Option<[u8; HEAD_BYTES]> {
         head[bit / 8] ^= 1 << (bit % 8);
         head
     };
-    (0..HEAD_BYTES * 8).map(flipped).find(is_whole)
+    (0..HEAD_BYTES * 8).map(flipped).find(is_intact)
 }
 
 /// Appends one frame to `out`.

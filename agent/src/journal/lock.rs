@@ -11,9 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 /// Timeout for a lock whose holder has exited.
-const DEAD_HOLDER_PATIENCE: Duration = Duration::from_secs(10);
+const DEAD_HOLDER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The interval of attempts.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A lock that is held while an agent runs, and as long as a process to which it has passed the
 /// descriptor. There is no explicit unlock, which would take it from that process, too.
@@ -63,7 +63,7 @@ impl DirectoryLock {
     /// [`LockError::InUse`] names the process that holds it, [`LockError::HeldByChild`] the one that has
     /// left it.
     pub fn take(path: &Path) -> Result<Self, LockError> {
-        Self::take_within(path, DEAD_HOLDER_PATIENCE)
+        Self::take_within(path, DEAD_HOLDER_TIMEOUT)
     }
 
     fn take_within(path: &Path, patience: Duration) -> Result<Self, LockError> {
@@ -80,7 +80,7 @@ impl DirectoryLock {
             let holder = holder(&mut file);
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
-                    sign(&mut file).map_err(failed)?;
+                    write_pid(&mut file).map_err(failed)?;
                     return Ok(Self { file });
                 }
                 Err(Errno::WOULDBLOCK) => {}
@@ -88,7 +88,7 @@ impl DirectoryLock {
             }
             let directory = path.parent().unwrap_or(path).to_owned();
             match holder {
-                Some(pid) if !lives(pid) => {
+                Some(pid) if !is_running(pid) => {
                     if Instant::now() >= deadline {
                         return Err(LockError::HeldByChild { pid, directory });
                     }
@@ -98,7 +98,7 @@ impl DirectoryLock {
                     return Err(LockError::InUse { pid, directory });
                 }
             }
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(RETRY_INTERVAL);
         }
     }
 }
@@ -110,7 +110,7 @@ fn holder(file: &mut File) -> Option<u32> {
     read.ok().and_then(|_| text.trim().parse().ok())
 }
 
-fn sign(file: &mut File) -> io::Result<()> {
+fn write_pid(file: &mut File) -> io::Result<()> {
     // Overwrites in place: a full disk has no space for a new block.
     let pid = std::process::id().to_string();
     file.rewind()?;
@@ -119,7 +119,7 @@ fn sign(file: &mut File) -> io::Result<()> {
 }
 
 /// Whether a running process has this id.
-fn lives(pid: u32) -> bool {
+fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
     state.is_some_and(|state| !state.starts_with(['Z', 'X']))
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_held_until_all_who_have_it_are_gone() {
+    fn a_lock_is_held_until_all_its_holders_exit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let lock = DirectoryLock::take(&path).unwrap();
@@ -154,15 +154,15 @@ mod tests {
         );
         drop(of_the_broker);
         // A child that another test is creating has it, too, until it executes its program.
-        let deadline = Instant::now() + DEAD_HOLDER_PATIENCE;
+        let deadline = Instant::now() + DEAD_HOLDER_TIMEOUT;
         while let Err(refused) = DirectoryLock::take(&path) {
             assert!(Instant::now() < deadline, "{refused}");
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(RETRY_INTERVAL);
         }
     }
 
     #[test]
-    fn a_lock_that_a_dead_agents_child_still_has_is_waited_for() {
+    fn the_lock_of_an_exited_agents_child_is_awaited() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let left = left_behind(&path);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_stays_is_refused_in_time_and_that_of_a_living_agent_at_once() {
+    fn locks_time_out_and_fail_immediately_for_a_running_agent() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let left = left_behind(&path);
@@ -186,12 +186,12 @@ mod tests {
         assert!(matches!(refused, Err(LockError::HeldByChild { .. })));
         drop(left);
         let _held = DirectoryLock::take(&path).unwrap();
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let refused = DirectoryLock::take_within(&path, Duration::from_secs(600));
         let Err(LockError::InUse { pid, .. }) = refused else {
             panic!("{refused:?}");
         };
         assert_eq!(pid, std::process::id().to_string());
-        assert!(begun.elapsed() < Duration::from_secs(300), "at once");
+        assert!(started_at.elapsed() < Duration::from_secs(300), "at once");
     }
 }

@@ -32,7 +32,7 @@ pub struct JournalContents {
 }
 
 impl JournalContents {
-    fn follow(&mut self, record: &JournalRecord) {
+    fn apply(&mut self, record: &JournalRecord) {
         self.facts.apply(record);
         self.records += 1;
         let Some(instance) = record.instance() else {
@@ -152,13 +152,13 @@ struct IdentityEvidence {
 
 impl IdentityEvidence {
     /// Checks a record that is about to be applied.
-    fn look(&mut self, facts: &AgentState, record: &JournalRecord) {
+    fn observe(&mut self, facts: &AgentState, record: &JournalRecord) {
         match record {
             JournalRecord::Identity(_) | JournalRecord::IdentityReset(_) => {
                 self.has_identity = true
             }
             JournalRecord::OrderAccepted {
-                what: OrderBody::Launch { agent: None, .. },
+                body: OrderBody::Launch { agent: None, .. },
                 ..
             } => self.has_ownerless_launch |= facts.identity.agent.is_none(),
             JournalRecord::OrderAccepted { .. }
@@ -174,7 +174,7 @@ impl IdentityEvidence {
         }
     }
 
-    fn are_lost(&self) -> bool {
+    fn is_identity_lost(&self) -> bool {
         !self.has_identity || self.has_ownerless_launch
     }
 }
@@ -190,9 +190,9 @@ fn contents(bytes: &[u8], head: JournalHeader) -> Result<JournalContents, Journa
     while at < bytes.len() {
         if let Some(payload) = frame::get(&bytes[at..], salt) {
             if let Some(record) = record::decode(payload) {
-                names.look(&contents.facts, &record);
+                names.observe(&contents.facts, &record);
                 contents.has_old_launches |= is_old_launch(&record);
-                contents.follow(&record);
+                contents.apply(&record);
                 at += FRAME_BYTES + payload.len();
                 continue;
             }
@@ -211,7 +211,7 @@ fn contents(bytes: &[u8], head: JournalHeader) -> Result<JournalContents, Journa
         at = next;
     }
     if let Some(first) = contents.damage.first() {
-        if names.are_lost() {
+        if names.is_identity_lost() {
             return Err(JournalRejection::NoIdentity {
                 offset: first.offset,
             });
@@ -234,7 +234,7 @@ fn is_old_launch(record: &JournalRecord) -> bool {
     matches!(
         record,
         JournalRecord::OrderAccepted {
-            what: OrderBody::Launch { agent: None, .. },
+            body: OrderBody::Launch { agent: None, .. },
             ..
         }
     )

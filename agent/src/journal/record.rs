@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use argosy_proto::convert::{explained, explanation_from};
+use argosy_proto::convert::{explanation_from, to_wire_causes};
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::task::CheckResults;
@@ -192,8 +192,8 @@ pub(super) fn encode(record: &JournalRecord) -> Vec<u8> {
     let body = match record {
         JournalRecord::Identity(identity) => RecordBody::Identity(identity.into()),
         JournalRecord::IdentityReset(identity) => RecordBody::IdentityReset(identity.into()),
-        JournalRecord::OrderAccepted { order, what } => {
-            RecordBody::OrderAccepted(stored_order(*order, what))
+        JournalRecord::OrderAccepted { order, body } => {
+            RecordBody::OrderAccepted(stored_order(*order, body))
         }
         JournalRecord::Started { instance, fact } => RecordBody::Started(StoredStarted {
             instance: (*instance).into(),
@@ -208,9 +208,7 @@ pub(super) fn encode(record: &JournalRecord) -> Vec<u8> {
         }
         JournalRecord::Released { instance } => RecordBody::Released((*instance).into()),
         JournalRecord::Orphaned { instance } => RecordBody::Orphaned((*instance).into()),
-        JournalRecord::Retried { instance, life } => {
-            RecordBody::Retried(numbered(*instance, *life))
-        }
+        JournalRecord::Retried { instance, run } => RecordBody::Retried(numbered(*instance, *run)),
         JournalRecord::Floor(order) => RecordBody::Floor(order.0),
         JournalRecord::Task { instance, facts } => {
             RecordBody::Task(Box::new(stored_task(*instance, facts)))
@@ -248,7 +246,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<JournalRecord> {
         },
         RecordBody::Retried(StoredInstanceNumber { instance, number }) => JournalRecord::Retried {
             instance: instance.into(),
-            life: number,
+            run: number,
         },
         RecordBody::Floor(order) => JournalRecord::Floor(OrderIndex(order)),
         RecordBody::Task(task) => {
@@ -267,21 +265,18 @@ pub(super) fn is_of_unknown_kind(bytes: &[u8]) -> bool {
     !bytes.is_empty() && StoredRecord::decode(bytes).is_ok_and(|stored| stored.body.is_none())
 }
 
-fn stored_order(order: OrderIndex, what: &OrderBody) -> StoredOrder {
+fn stored_order(order: OrderIndex, body: &OrderBody) -> StoredOrder {
     let mut took = StoredOrder {
         order: order.0,
         ..StoredOrder::default()
     };
-    match what {
+    match body {
         OrderBody::Launch {
-            agent,
-            launch,
-            life,
-            ..
+            agent, launch, run, ..
         } => {
             took.agent = agent.map(|id| id.0);
             took.launch = Some((**launch).clone());
-            took.life = *life;
+            took.life = *run;
         }
         OrderBody::Kill { instance, grace_ms } => took.kill = Some(numbered(*instance, *grace_ms)),
         OrderBody::Limits { instance, limits } => {
@@ -302,7 +297,7 @@ impl StoredOrder {
                 agent: self.agent.map(AgentId),
                 key: key(&launch)?,
                 launch: Arc::new(launch),
-                life: self.life,
+                run: self.life,
             },
             (None, Some(StoredInstanceNumber { instance, number }), _) => OrderBody::Kill {
                 instance: instance.into(),
@@ -316,13 +311,13 @@ impl StoredOrder {
         };
         Some(JournalRecord::OrderAccepted {
             order: OrderIndex(self.order),
-            what,
+            body: what,
         })
     }
 }
 
 fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
-    let unhealthy = facts.unhealthy.clone().map(explained);
+    let unhealthy = facts.unhealthy.clone().map(to_wire_causes);
     let (causes, text, detail_bytes) = match unhealthy {
         Some((causes, text, detail_bytes)) => (causes, Some(text), detail_bytes),
         None => (Vec::new(), None, 0),
@@ -330,24 +325,24 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
     StoredTask {
         instance: instance.into(),
         launch: (*facts.launch).clone(),
-        life: facts.life,
+        life: facts.run,
         kill_grace_ms: facts.kill_grace_ms,
         started: facts.started.map(Into::into),
         updates: facts.updates.iter().cloned().collect(),
-        made: facts.made,
+        made: facts.newest_update,
         committed: facts.committed,
         state: wire::number(facts.state),
         held: facts.held,
-        healthy: facts.standing.healthy,
-        ready: facts.standing.ready,
+        healthy: facts.check_results.healthy,
+        ready: facts.check_results.ready,
         unhealthy: text,
         unhealthy_causes: causes,
         unhealthy_detail_bytes: detail_bytes,
-        heard: facts.heard,
+        heard: facts.executor_serial,
         limits_order: facts.limits_order.0,
-        limits_told: facts.limits_told.0,
-        healthy_since_ms: facts.since.healthy,
-        ready_since_ms: facts.since.ready,
+        limits_told: facts.limits_reported.0,
+        healthy_since_ms: facts.check_times.healthy,
+        ready_since_ms: facts.check_times.ready,
     }
 }
 
@@ -356,25 +351,25 @@ impl StoredTask {
         Some(TaskFacts {
             key: key(&self.launch)?,
             launch: Arc::new(self.launch),
-            life: self.life,
+            run: self.life,
             kill_grace_ms: self.kill_grace_ms,
             started: self.started.map(Into::into),
             updates: self.updates.into(),
-            made: self.made,
+            newest_update: self.made,
             committed: self.committed,
             state: wire::task_state(self.state),
             held: self.held,
-            standing: CheckResults {
+            check_results: CheckResults {
                 healthy: self.healthy,
                 ready: self.ready,
             },
             unhealthy: self.unhealthy.map(|text| {
                 explanation_from(self.unhealthy_causes, text, self.unhealthy_detail_bytes)
             }),
-            heard: self.heard,
+            executor_serial: self.heard,
             limits_order: OrderIndex(self.limits_order),
-            limits_told: OrderIndex(self.limits_told),
-            since: CheckTimes {
+            limits_reported: OrderIndex(self.limits_told),
+            check_times: CheckTimes {
                 healthy: self.healthy_since_ms,
                 ready: self.ready_since_ms,
             },
@@ -405,10 +400,10 @@ impl From<&AgentIdentity> for StoredIdentity {
             agent: identity.agent.map(|id| id.0),
             nonce: identity.nonce,
             confirmed: identity.confirmed,
-            tried: identity.tried.clone(),
-            life: identity.life,
+            tried: identity.unconfirmed.clone(),
+            life: identity.run,
             boot_id: identity.boot_id.clone(),
-            boot_life: identity.boot_life,
+            boot_life: identity.boot_run,
         }
     }
 }
@@ -425,10 +420,10 @@ impl StoredIdentity {
             agent: self.agent.map(AgentId),
             nonce: self.nonce,
             confirmed: self.confirmed,
-            tried: self.tried,
-            life: self.life,
+            unconfirmed: self.tried,
+            run: self.life,
             boot_id: self.boot_id,
-            boot_life: self.boot_life,
+            boot_run: self.boot_life,
         })
     }
 }

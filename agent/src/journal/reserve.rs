@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Preallocation {
     /// Blocks are allocated up to this offset, in bytes.
-    until: u64,
+    end: u64,
     /// The time at which the disk was last found full; `None` while it is not.
     full_at: Option<Instant>,
     /// Whether the file system cannot allocate in advance.
@@ -31,7 +31,7 @@ impl Preallocation {
     /// Ensures space for `bytes` at `end` and a reserve after it. Cheap while there is enough.
     pub(super) fn renew(&mut self, file: &File, end: u64, bytes: u64) {
         let wanted = end + bytes + RESERVE_BYTES;
-        let has_enough = self.until + RESERVE_BYTES / 2 >= wanted;
+        let has_enough = self.end + RESERVE_BYTES / 2 >= wanted;
         let waits = self.full_at.is_some_and(|tried| tried.elapsed() < RETRY);
         if has_enough || self.is_unsupported || waits {
             return;
@@ -41,13 +41,13 @@ impl Preallocation {
                 if self.full_at.take().is_some() {
                     tracing::info!("the disk has space again: tasks are started");
                 }
-                self.until = wanted;
+                self.end = wanted;
             }
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => self.is_unsupported = true,
             // The write reports any other error.
             Err(errno) => {
                 if self.full_at.replace(Instant::now()).is_none() {
-                    let left_bytes = self.until.saturating_sub(end + bytes);
+                    let left_bytes = self.end.saturating_sub(end + bytes);
                     tracing::error!(
                         left_bytes,
                         why = %errno,
@@ -65,8 +65,8 @@ impl Preallocation {
     }
 
     /// Returns the allocated and unused space, in bytes.
-    pub(super) fn left_bytes(&self, end: u64) -> u64 {
-        self.until.saturating_sub(end)
+    pub(super) fn unused_bytes(&self, end: u64) -> u64 {
+        self.end.saturating_sub(end)
     }
 }
 
@@ -102,7 +102,7 @@ impl AppendFile {
         io::Write::write_all(&mut self.file, bytes)?;
         self.end += bytes.len() as u64;
         metrics::gauge!("argosy_agent_journal_reserve_bytes")
-            .set(self.reserve.left_bytes(self.end) as f64);
+            .set(self.reserve.unused_bytes(self.end) as f64);
         Ok(())
     }
 
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn space_is_allocated_behind_the_end_and_readers_do_not_see_it() {
+    fn preallocated_space_is_invisible_to_readers() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let mut appended = AppendFile::new(File::create(&path).unwrap(), 0);

@@ -24,7 +24,7 @@ impl Seal {
     }
 
     /// Applies one record.
-    pub(super) fn follow(&mut self, record: &JournalRecord) {
+    pub(super) fn apply(&mut self, record: &JournalRecord) {
         match record {
             JournalRecord::Identity(identity) => self.identity.clone_from(identity),
             JournalRecord::IdentityReset(identity) => {
@@ -57,7 +57,7 @@ impl Seal {
 /// same as once.
 pub(super) fn copies(record: &JournalRecord) -> usize {
     let is_doubled = match record {
-        JournalRecord::OrderAccepted { what, .. } => match what {
+        JournalRecord::OrderAccepted { body, .. } => match body {
             // Without it the task would continue to run, or with other limits.
             OrderBody::Kill { .. } | OrderBody::Limits { .. } => true,
             OrderBody::Launch { .. } | OrderBody::Nothing => false,

@@ -23,7 +23,7 @@ struct MemoryDiskState {
     delay: Duration,
     /// Number of appends and syncs that still succeed before every further one fails; `None` for
     /// all.
-    left: Option<usize>,
+    operations_left: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ struct MemoryFile {
 }
 
 impl MemoryDisk {
-    fn held(&self) -> MutexGuard<'_, MemoryDiskState> {
+    fn lock(&self) -> MutexGuard<'_, MemoryDiskState> {
         self.0.lock().expect("no holder of the lock panics")
     }
 
@@ -45,28 +45,28 @@ impl MemoryDisk {
             bytes: bytes.to_vec(),
             synced: bytes.len(),
         });
-        let held = MemoryDiskState {
+        let state = MemoryDiskState {
             journal,
             ..MemoryDiskState::default()
         };
-        Self(Arc::new(Mutex::new(held)))
+        Self(Arc::new(Mutex::new(state)))
     }
 
     /// Returns the number of bytes that are written and not synced.
     #[must_use]
     pub fn unsynced_bytes(&self) -> usize {
-        let held = self.held();
-        let journal = held.journal.as_ref();
+        let state = self.lock();
+        let journal = state.journal.as_ref();
         journal.map_or(0, |file| file.bytes.len() - file.synced)
     }
 
     /// Simulates a power loss, after the agent on the disk has ended: of the unsynced bytes only
     /// the first `kept` remain. A broken disk is repaired.
     pub fn cut_power(&self, kept: usize) {
-        let mut held = self.held();
-        held.left = None;
-        held.next = None;
-        if let Some(file) = &mut held.journal {
+        let mut state = self.lock();
+        state.operations_left = None;
+        state.next = None;
+        if let Some(file) = &mut state.journal {
             file.bytes.truncate(file.synced + kept);
             file.synced = file.bytes.len();
         }
@@ -74,23 +74,23 @@ impl MemoryDisk {
 
     /// Sets the time that each further group of records takes to be written and synced.
     pub fn slow_down(&self, delay: Duration) {
-        self.held().delay = delay;
+        self.lock().delay = delay;
     }
 
     /// Makes every append and sync fail after `left` more, until the power loss: the disk is full,
     /// or broken. Of the failing append one half is written.
     pub fn break_after(&self, left: usize) {
-        self.held().left = Some(left);
+        self.lock().operations_left = Some(left);
     }
 
     /// Whether an append or a sync has failed, or the next one will.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.held().left == Some(0)
+        self.lock().operations_left == Some(0)
     }
 
     pub(super) fn delay(&self) -> Duration {
-        self.held().delay
+        self.lock().delay
     }
 
     /// Returns another disk with the content that a power loss would leave of this one.
@@ -100,24 +100,24 @@ impl MemoryDisk {
             synced: bytes.len(),
             bytes,
         });
-        let held = MemoryDiskState {
+        let state = MemoryDiskState {
             journal,
             ..MemoryDiskState::default()
         };
-        MemoryDisk(Arc::new(Mutex::new(held)))
+        MemoryDisk(Arc::new(Mutex::new(state)))
     }
 
     /// Returns the content of the journal after a power loss; `None` if there is none.
     pub(super) fn synced(&self) -> Option<Vec<u8>> {
-        let held = self.held();
-        let journal = held.journal.as_ref();
+        let state = self.lock();
+        let journal = state.journal.as_ref();
         journal.map(|file| file.bytes[..file.synced].to_vec())
     }
 
     /// Returns the content of the journal; `None` if there is none.
     pub(super) fn bytes(&self) -> Option<Vec<u8>> {
-        let held = self.held();
-        held.journal.as_ref().map(|file| file.bytes.clone())
+        let state = self.lock();
+        state.journal.as_ref().map(|file| file.bytes.clone())
     }
 }
 
@@ -165,12 +165,12 @@ impl JournalStorage {
                 Ok(AppendTarget::File(AppendFile::new(file, end)))
             }
             Self::Memory(disk) => {
-                let mut held = disk.held();
-                let file = held.journal.get_or_insert_default();
+                let mut state = disk.lock();
+                let file = state.journal.get_or_insert_default();
                 file.bytes
                     .truncate(usize::try_from(end).unwrap_or(usize::MAX));
                 file.synced = file.bytes.len();
-                drop(held);
+                drop(state);
                 Ok(AppendTarget::Memory(disk.clone(), JournalFile::Current))
             }
         }
@@ -185,7 +185,7 @@ impl JournalStorage {
                 Ok(AppendTarget::File(AppendFile::new(options.open(next)?, 0)))
             }
             Self::Memory(disk) => {
-                disk.held().next = Some(MemoryFile::default());
+                disk.lock().next = Some(MemoryFile::default());
                 Ok(AppendTarget::Memory(disk.clone(), JournalFile::Next))
             }
         }
@@ -196,7 +196,7 @@ impl JournalStorage {
     pub(super) fn discard(&self) {
         match self {
             Self::Files { next, .. } => drop(std::fs::remove_file(next)),
-            Self::Memory(disk) => disk.held().next = None,
+            Self::Memory(disk) => disk.lock().next = None,
         }
     }
 
@@ -209,8 +209,8 @@ impl JournalStorage {
                 File::open(folder)?.sync_all()
             }
             Self::Memory(disk) => {
-                let mut held = disk.held();
-                held.journal = held.next.take();
+                let mut state = disk.lock();
+                state.journal = state.next.take();
                 *successor = AppendTarget::Memory(disk.clone(), JournalFile::Current);
                 Ok(())
             }
@@ -228,13 +228,13 @@ impl AppendTarget {
         match self {
             Self::File(file) => file.append(bytes),
             Self::Memory(disk, which) => {
-                let mut held = disk.held();
-                let counted = held.count();
+                let mut state = disk.lock();
+                let counted = state.count();
                 let written = match counted {
                     Ok(()) => bytes,
                     Err(_) => &bytes[..bytes.len() / 2],
                 };
-                held.file(*which)?.bytes.extend_from_slice(written);
+                state.file(*which)?.bytes.extend_from_slice(written);
                 counted
             }
         }
@@ -253,9 +253,9 @@ impl AppendTarget {
         match self {
             Self::File(file) => file.sync(),
             Self::Memory(disk, which) => {
-                let mut held = disk.held();
-                held.count()?;
-                let file = held.file(*which)?;
+                let mut state = disk.lock();
+                state.count()?;
+                let file = state.file(*which)?;
                 file.synced = file.bytes.len();
                 Ok(())
             }
@@ -266,7 +266,7 @@ impl AppendTarget {
 impl MemoryDiskState {
     /// Counts an append or sync.
     fn count(&mut self) -> io::Result<()> {
-        match &mut self.left {
+        match &mut self.operations_left {
             None => Ok(()),
             Some(0) => Err(io::Error::other("the disk is broken")),
             Some(left) => {

@@ -10,7 +10,7 @@ use crate::core::{AgentState, JournalRecord, SyncMode};
 
 /// Returns the journal of these records. Each awaited record is written with those before it, and
 /// synced.
-pub(crate) fn written(records: &[(JournalRecord, SyncMode)]) -> Vec<u8> {
+pub(crate) fn journal_of(records: &[(JournalRecord, SyncMode)]) -> Vec<u8> {
     let requests = records.iter().zip(1..).map(|((record, sync), number)| {
         let request = WriteRequest::Append {
             number,
@@ -67,6 +67,6 @@ pub(crate) fn frames(bytes: &[u8]) -> Vec<(Range<usize>, JournalRecord)> {
 }
 
 /// Reads these bytes as a journal.
-pub(crate) fn judged(bytes: &[u8]) -> Result<JournalContents, JournalError> {
+pub(crate) fn parsed(bytes: &[u8]) -> Result<JournalContents, JournalError> {
     read::parse_journal(bytes, Path::new("journal"))
 }

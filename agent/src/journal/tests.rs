@@ -78,24 +78,24 @@ fn launch_line(order: u64, line: &str) -> JournalRecord {
     };
     JournalRecord::OrderAccepted {
         order: OrderIndex(order),
-        what: OrderBody::Launch {
+        body: OrderBody::Launch {
             agent: Some(AgentId(1)),
             key: crate::core::task_key("framework-1", &format!("task-{order}")).unwrap(),
             launch: Arc::new(launch),
-            life: 1,
+            run: 1,
         },
     }
 }
 
 /// Returns an agent's registration, and launches up to this order.
-fn story(orders: u64) -> Vec<JournalRecord> {
+fn sample_records(orders: u64) -> Vec<JournalRecord> {
     let identity = JournalRecord::Identity(AgentIdentity {
         agent: Some(AgentId(1)),
         nonce: 9,
-        tried: vec![3, 4],
-        life: 6,
+        unconfirmed: vec![3, 4],
+        run: 6,
         boot_id: "boot".into(),
-        boot_life: 5,
+        boot_run: 5,
         ..AgentIdentity::default()
     });
     std::iter::once(identity)
@@ -155,7 +155,7 @@ fn limited(instance: Instance) -> OrderBody {
 }
 
 #[test]
-fn a_journal_that_cannot_be_written_names_the_remedy_for_its_cause() {
+fn journal_write_errors_name_a_remedy() {
     for (errno, remedy) in [
         (Errno::ENFILE, "raise the limit of open files"),
         (Errno::EDQUOT, "make room"),
@@ -175,7 +175,7 @@ fn every_kind_of_record_reads_back() {
         agent: AgentId(1),
         order: OrderIndex(1),
     };
-    let mut records = story(3);
+    let mut records = sample_records(3);
     let start = crate::core::StartedFact {
         pid: 12,
         at: argosy_state::ids::Timestamp(34),
@@ -183,18 +183,18 @@ fn every_kind_of_record_reads_back() {
     records.extend([
         JournalRecord::OrderAccepted {
             order: OrderIndex(4),
-            what: OrderBody::Kill {
+            body: OrderBody::Kill {
                 instance,
                 grace_ms: 50,
             },
         },
         JournalRecord::OrderAccepted {
             order: OrderIndex(5),
-            what: OrderBody::Nothing,
+            body: OrderBody::Nothing,
         },
         JournalRecord::OrderAccepted {
             order: OrderIndex(6),
-            what: limited(instance),
+            body: limited(instance),
         },
         JournalRecord::Started {
             instance,
@@ -204,7 +204,7 @@ fn every_kind_of_record_reads_back() {
             instance,
             update: Box::new(unhealthy()),
         },
-        JournalRecord::Retried { instance, life: 7 },
+        JournalRecord::Retried { instance, run: 7 },
     ]);
     let before = facts(&records);
     records.extend(before.snapshot());
@@ -238,7 +238,7 @@ fn no_file_is_an_empty_journal() {
 }
 
 #[test]
-fn many_waiting_records_share_few_syncs_and_lazy_ones_wait_for_the_next() {
+fn queued_records_share_syncs_and_lazy_ones_wait() {
     let folder = TestDir::new();
     let mut journal = folder.open();
     journal.request(append(1, &launch(1), SyncMode::Lazy));
@@ -256,9 +256,9 @@ fn many_waiting_records_share_few_syncs_and_lazy_ones_wait_for_the_next() {
 }
 
 #[test]
-fn a_write_that_was_cut_off_anywhere_loses_only_itself_and_appending_goes_on() {
+fn a_torn_write_loses_only_its_record() {
     let folder = TestDir::new();
-    folder.write(&story(2));
+    folder.write(&sample_records(2));
     let two = fs::read(folder.path()).unwrap();
     folder.write(&[launch(3)]);
     let three = fs::read(folder.path()).unwrap();
@@ -269,13 +269,17 @@ fn a_write_that_was_cut_off_anywhere_loses_only_itself_and_appending_goes_on() {
         let ends = frames.iter().map(|(range, _)| range.end);
         let whole = ends.filter(|end| *end <= length).max().unwrap();
         let orders = if whole == two.len() { 2 } else { 3 };
-        assert_eq!(contents.facts, facts(&story(orders)), "cut at {length}");
+        assert_eq!(
+            contents.facts,
+            facts(&sample_records(orders)),
+            "cut at {length}"
+        );
         assert_eq!(contents.torn_bytes, (length - whole) as u64);
         assert!(contents.damage.is_empty());
         folder.write(&[launch(3)]);
         assert_eq!(
             folder.read().facts,
-            facts(&story(3)),
+            facts(&sample_records(3)),
             "written again after a cut at {length}"
         );
     }
@@ -284,12 +288,12 @@ fn a_write_that_was_cut_off_anywhere_loses_only_itself_and_appending_goes_on() {
 #[test]
 fn a_flipped_bit_loses_one_record_and_says_where() {
     let folder = TestDir::new();
-    folder.write(&story(3));
+    folder.write(&sample_records(3));
     let whole = fs::read(folder.path()).unwrap();
     let frames = testing::frames(&whole);
     let is_second = |record: &JournalRecord| *record == launch(2);
     let (second, _) = frames.iter().find(|(_, record)| is_second(record)).unwrap();
-    let mut without = story(3);
+    let mut without = sample_records(3);
     without.retain(|record| !is_second(record));
     for at in second.clone() {
         let mut bytes = whole.clone();
@@ -309,7 +313,7 @@ fn a_flipped_bit_loses_one_record_and_says_where() {
 }
 
 #[test]
-fn bytes_of_a_task_never_pass_for_a_record() {
+fn task_bytes_are_never_parsed_as_records() {
     let other = TestDir::new();
     other.write(&[launch(66)]);
     let forged = fs::read(other.path()).unwrap()[frame::HEAD_BYTES..].to_vec();
@@ -335,7 +339,7 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
         journal.request(append(number, &record, SyncMode::Awaited));
         number
     };
-    for record in story(0) {
+    for record in sample_records(0) {
         put(&journal, &mut all, record);
     }
     let started = Instant::now();
@@ -381,7 +385,7 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
 #[test]
 fn a_journal_that_closes_during_a_compaction_leaves_no_successor() {
     let folder = TestDir::new();
-    let records = story(2_000);
+    let records = sample_records(2_000);
     let journal = folder.open();
     for (number, record) in (1..).zip(&records) {
         journal.request(append(number, record, SyncMode::Lazy));
@@ -395,15 +399,15 @@ fn a_journal_that_closes_during_a_compaction_leaves_no_successor() {
 #[test]
 fn a_compaction_that_was_cut_off_leaves_the_old_file() {
     let folder = TestDir::new();
-    folder.write(&story(2));
+    folder.write(&sample_records(2));
     fs::write(folder.next(), b"half of a new journal").unwrap();
-    assert_eq!(folder.read().facts, facts(&story(2)));
+    assert_eq!(folder.read().facts, facts(&sample_records(2)));
     folder.write(&[launch(3)]);
-    assert_eq!(folder.read().facts, facts(&story(3)));
+    assert_eq!(folder.read().facts, facts(&sample_records(3)));
 }
 
 #[test]
-fn a_disk_that_refuses_ends_the_writer_with_the_path() {
+fn a_write_error_ends_the_writer_and_names_the_path() {
     let folder = TestDir::new();
     let mut journal = folder.open();
     // A descriptor that cannot be written to, in place of a full disk.
@@ -425,7 +429,7 @@ fn a_disk_that_refuses_ends_the_writer_with_the_path() {
 }
 
 #[tokio::test]
-async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced() {
+async fn a_failing_memory_disk_ends_the_writer_and_keeps_synced_bytes() {
     // A record takes an append and a sync: they fail in the middle of the third, or between two of
     // them.
     for (left, safe) in [(4, 2), (5, 2), (0, 0)] {
@@ -433,7 +437,7 @@ async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced(
         let journal = Journal::in_memory(&disk, &JournalContents::default(), 42).unwrap();
         disk.break_after(left);
         let mut progress = journal.progress();
-        for (at, record) in story(9).iter().enumerate() {
+        for (at, record) in sample_records(9).iter().enumerate() {
             journal.request(append(at as u64 + 1, record, SyncMode::Awaited));
             // Each in a separate group; the channel closes when the writer has failed.
             let _ = progress
@@ -448,7 +452,7 @@ async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced(
         disk.cut_power(disk.unsynced_bytes());
         assert!(!disk.is_broken());
         let contents = read_synced(&disk).unwrap();
-        let records = story(9);
+        let records = sample_records(9);
         let known = |count: usize| facts(&records[..count]);
         let safe = safe as usize;
         // A record whose sync, or the rest of whose append, failed may exist; half of one never

@@ -24,7 +24,7 @@ use crate::core::{JournalRecord, SyncMode};
 /// waits: it must not run ahead of its durable state.
 const WAITING: usize = 16 * 1024;
 /// Maximum number of records written with one sync, so that no record waits for an endless group.
-const GROUP: usize = 4 * 1024;
+const GROUP_RECORDS: usize = 4 * 1024;
 /// A journal below this size is never compacted, in bytes.
 const COMPACT_MINIMUM_BYTES: u64 = 4 * 1024 * 1024;
 /// A journal is compacted when it has grown to this multiple of its size after the last compaction.
@@ -33,7 +33,7 @@ const COMPACT_FACTOR: u64 = 4;
 /// bytes.
 const RETRY_BYTES: u64 = 512 * 1024;
 /// The interval of checks of a full disk while there is nothing to write.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A request to the writer.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub struct WriterProgress {
 /// The agent's end of its journal. Dropping it ends the writer after everything was synced.
 #[derive(Debug)]
 pub struct Journal {
-    hand: WriterHandle,
+    handle: WriterHandle,
     progress: watch::Receiver<WriterProgress>,
 }
 
@@ -101,8 +101,8 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(JournalError::Write { path: next, source }),
         }
-        let place = JournalStorage::Files { path, next };
-        let mut writer = JournalWriter::open(place, contents, salt)?;
+        let storage = JournalStorage::Files { path, next };
+        let mut writer = JournalWriter::open(storage, contents, salt)?;
         let (requests, waiting) = sync_channel(WAITING);
         let (sender, progress) = watch::channel(WriterProgress {
             is_full: writer.file.is_short(),
@@ -113,11 +113,11 @@ impl Journal {
         let spawned = std::thread::Builder::new()
             .name("journal".into())
             .spawn(run);
-        let hand = WriterHandle::Thread {
+        let handle = WriterHandle::Thread {
             requests: Some(requests),
             writer: Some(spawned.map_err(failed)?),
         };
-        Ok(Self { hand, progress })
+        Ok(Self { handle, progress })
     }
 
     /// Does the same on a disk in memory; the writer is a task of the present runtime.
@@ -133,8 +133,8 @@ impl Journal {
         let (requests, waiting) = mpsc::channel(WAITING);
         let (sender, progress) = watch::channel(WriterProgress::default());
         let writer = tokio::spawn(writer.run_as_task(disk.clone(), waiting, sender));
-        let hand = WriterHandle::Task { requests, writer };
-        Ok(Self { hand, progress })
+        let handle = WriterHandle::Task { requests, writer };
+        Ok(Self { handle, progress })
     }
 
     /// Sends a request. After a failure of the writer it is dropped: `failure` returns the error.
@@ -142,7 +142,7 @@ impl Journal {
     /// # Panics
     /// In memory, if the queue is full: a simulation is not that large.
     pub fn request(&self, request: WriteRequest) {
-        match &self.hand {
+        match &self.handle {
             WriterHandle::Thread {
                 requests: Some(requests),
                 ..
@@ -174,7 +174,7 @@ impl Journal {
     /// # Panics
     /// If the writer panicked.
     pub async fn close(mut self) -> Result<(), JournalError> {
-        if let WriterHandle::Thread { .. } = self.hand {
+        if let WriterHandle::Thread { .. } = self.handle {
             let closed = tokio::task::spawn_blocking(move || self.finish()).await;
             return closed.expect("closing the journal never panics");
         }
@@ -182,7 +182,7 @@ impl Journal {
             requests: None,
             writer: None,
         };
-        let WriterHandle::Task { requests, writer } = std::mem::replace(&mut self.hand, nobody)
+        let WriterHandle::Task { requests, writer } = std::mem::replace(&mut self.handle, nobody)
         else {
             return Ok(());
         };
@@ -192,7 +192,7 @@ impl Journal {
 
     /// Does the same, blocking.
     pub(super) fn finish(&mut self) -> Result<(), JournalError> {
-        let WriterHandle::Thread { requests, writer } = &mut self.hand else {
+        let WriterHandle::Thread { requests, writer } = &mut self.handle else {
             return Ok(());
         };
         *requests = None;
@@ -212,13 +212,13 @@ impl Drop for Journal {
 
 #[derive(Debug)]
 struct JournalWriter {
-    place: JournalStorage,
+    storage: JournalStorage,
     file: AppendTarget,
     salt: u64,
     bytes: u64,
     /// Size after the last compaction.
     base_bytes: u64,
-    asked: bool,
+    compaction_requested: bool,
     /// After a failed compaction: the next one is requested at this size.
     retry_at_bytes: u64,
     compaction: Option<Compaction>,
@@ -228,32 +228,32 @@ struct JournalWriter {
 
 impl JournalWriter {
     fn open(
-        place: JournalStorage,
+        storage: JournalStorage,
         contents: &JournalContents,
         salt: u64,
     ) -> Result<Self, JournalError> {
-        let path = place.path().to_owned();
+        let path = storage.path().to_owned();
         let failed = |source| JournalError::Write { path, source };
         let begin_anew = |records: &[JournalRecord]| {
-            let (mut file, bytes) = create(&place, salt, records)?;
-            place.replace(&mut file)?;
+            let (mut file, bytes) = create(&storage, salt, records)?;
+            storage.replace(&mut file)?;
             Ok((file, bytes, salt))
         };
         let begin = || match contents.end {
             Some(end) if end.version < frame::VERSION || contents.is_fragile() => {
                 begin_anew(&contents.facts.snapshot())
             }
-            Some(end) => Ok((place.reopen(end.offset)?, end.offset, end.salt)),
+            Some(end) => Ok((storage.reopen(end.offset)?, end.offset, end.salt)),
             None => begin_anew(&[]),
         };
         let (file, bytes, salt) = begin().map_err(failed)?;
         Ok(Self {
-            place,
+            storage,
             file,
             salt,
             bytes,
             base_bytes: bytes.min(COMPACT_MINIMUM_BYTES),
-            asked: false,
+            compaction_requested: false,
             retry_at_bytes: 0,
             compaction: None,
             seal: Seal::of(&contents.facts),
@@ -263,7 +263,7 @@ impl JournalWriter {
 
     /// Returns the conversion of a disk error to a journal error.
     fn failure(&self) -> impl FnOnce(io::Error) -> JournalError + use<> {
-        let path = self.place.path().to_owned();
+        let path = self.storage.path().to_owned();
         move |source| JournalError::Write { path, source }
     }
 
@@ -274,7 +274,7 @@ impl JournalWriter {
         progress: watch::Sender<WriterProgress>,
     ) -> Result<(), JournalError> {
         let mut group = Vec::new();
-        let most = || buggify::or(Rare::OneRecordAGroup, GROUP, 1);
+        let most = || buggify::or(Rare::OneRecordAGroup, GROUP_RECORDS, 1);
         while waiting.recv_many(&mut group, most()).await > 0 {
             // Later requests wait for the next group, as on a real disk.
             tokio::time::sleep(disk.delay()).await;
@@ -290,18 +290,18 @@ impl JournalWriter {
     ) -> Result<(), JournalError> {
         loop {
             let next = match progress.borrow().is_full {
-                true => waiting.recv_timeout(LOOK_EVERY),
+                true => waiting.recv_timeout(CHECK_INTERVAL),
                 false => waiting.recv().map_err(RecvTimeoutError::from),
             };
             let mut group = match next {
                 Ok(first) => vec![first],
                 Err(RecvTimeoutError::Timeout) => {
-                    self.tell_of_space(progress);
+                    self.report_space(progress);
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            while group.len() < GROUP {
+            while group.len() < GROUP_RECORDS {
                 match waiting.try_recv() {
                     Ok(request) => group.push(request),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
@@ -324,11 +324,11 @@ impl JournalWriter {
             progress.compactions_wanted += u64::from(wants);
             *progress != before
         });
-        self.tell_of_space(progress);
+        self.report_space(progress);
         Ok(())
     }
 
-    fn tell_of_space(&mut self, progress: &watch::Sender<WriterProgress>) {
+    fn report_space(&mut self, progress: &watch::Sender<WriterProgress>) {
         let is_full = self.file.is_short();
         metrics::gauge!("argosy_agent_journal_full").set(f64::from(u8::from(is_full)));
         progress.send_if_modified(|progress| {
@@ -340,7 +340,7 @@ impl JournalWriter {
         if let Some(compaction) = self.compaction.take() {
             // The old file is complete without it.
             compaction.abandon();
-            self.place.discard();
+            self.storage.discard();
         }
         if self.dirty {
             self.file.sync().map_err(self.failure())?;
@@ -361,7 +361,7 @@ impl JournalWriter {
                     record,
                     sync,
                 } => {
-                    self.seal.follow(&record);
+                    self.seal.apply(&record);
                     self.append(&mut bytes, &record);
                     last = number;
                     awaited |= sync == SyncMode::Awaited;
@@ -380,18 +380,18 @@ impl JournalWriter {
         self.put(&bytes)?;
         crash_points::passed("journal.appended");
         if awaited {
-            let begun = Instant::now();
+            let started_at = Instant::now();
             self.file.sync()?;
             crash_points::passed("journal.synced");
             metrics::histogram!("argosy_agent_journal_sync_duration_seconds")
-                .record(begun.elapsed().as_secs_f64());
+                .record(started_at.elapsed().as_secs_f64());
             self.dirty = false;
         }
         self.switch_if_ready()?;
         let least = buggify::or(Rare::EarlyCompaction, COMPACT_MINIMUM_BYTES, 64);
         let large = self.bytes > COMPACT_FACTOR * self.base_bytes.max(least);
-        let wants = large && !self.asked && self.bytes >= self.retry_at_bytes;
-        self.asked |= wants;
+        let wants = large && !self.compaction_requested && self.bytes >= self.retry_at_bytes;
+        self.compaction_requested |= wants;
         Ok((awaited.then_some(last), wants))
     }
 
@@ -401,7 +401,7 @@ impl JournalWriter {
         for _ in 0..copies(record) {
             frame::put(bytes, self.salt, &payload);
             if let Some(compaction) = &mut self.compaction {
-                compaction.follow(payload.clone());
+                compaction.append(payload.clone());
             }
         }
     }
@@ -417,8 +417,8 @@ impl JournalWriter {
 
     fn compact(&mut self, records: Vec<JournalRecord>) {
         if self.compaction.is_none() {
-            self.compaction = Compaction::begin(&self.place, self.salt, records);
-            self.asked = self.compaction.is_some();
+            self.compaction = Compaction::begin(&self.storage, self.salt, records);
+            self.compaction_requested = self.compaction.is_some();
         }
     }
 
@@ -436,20 +436,20 @@ impl JournalWriter {
             Ok(successor) => successor,
             Err(why) => {
                 tracing::warn!(%why, "the journal could not be compacted; retrying later");
-                self.place.discard();
-                self.asked = false;
+                self.storage.discard();
+                self.compaction_requested = false;
                 self.retry_at_bytes = self.bytes + RETRY_BYTES;
                 return Ok(());
             }
         };
         crash_points::passed("journal.successor-synced");
-        self.place.replace(&mut file)?;
+        self.storage.replace(&mut file)?;
         crash_points::passed("journal.replaced");
         self.file = file;
         self.salt = salt;
         self.bytes = bytes;
         self.base_bytes = bytes;
-        self.asked = false;
+        self.compaction_requested = false;
         self.retry_at_bytes = 0;
         self.dirty = false;
         Ok(())

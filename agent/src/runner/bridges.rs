@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::network::{
-    self, ContainerNamespace, FOLDER, InterContainerTraffic, LinkStats, NetworkConfig,
-    PortPublication, Protocol, PublishedPorts, Subnet, why_no_ipv6,
+    self, ContainerNamespace, InterContainerTraffic, LinkStats, NetworkConfig, PortPublication,
+    Protocol, PublishedPorts, RECORDS_DIR, Subnet, why_no_ipv6,
 };
 use argosy_isolation::{ContainerId, Isolation, NetworkError, Networks};
 use argosy_proto::v1;
@@ -21,7 +21,7 @@ use crate::core::ContainerName;
 use crate::error::error_chain;
 
 /// Number of namespaces kept ready: as many as are created at a time.
-const READY: usize = 8;
+const NAMESPACE_POOL: usize = 8;
 
 /// The operator's settings of container networks.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct NetworkSettings {
     /// The IPv6 address range of containers.
     pub subnet6: TaskSubnet6,
     /// Whether containers of this host can connect to each other's addresses.
-    pub between: InterContainerTraffic,
+    pub inter_container: InterContainerTraffic,
     /// The CNI settings.
     pub cni: CniSettings,
 }
@@ -39,9 +39,9 @@ pub struct NetworkSettings {
 impl Default for NetworkSettings {
     fn default() -> Self {
         Self {
-            subnet: Subnet::USUAL,
+            subnet: Subnet::DEFAULT,
             subnet6: TaskSubnet6::default(),
-            between: InterContainerTraffic::Isolated,
+            inter_container: InterContainerTraffic::Isolated,
             cni: CniSettings::default(),
         }
     }
@@ -51,13 +51,13 @@ impl Default for NetworkSettings {
 pub(crate) struct BridgeNetworks {
     settings: NetworkConfig,
     /// The reason why this agent cannot create networks at all.
-    cannot: Option<&'static str>,
+    unsupported: Option<&'static str>,
     /// The reason why containers have no IPv6 addresses although the operator enabled them.
     no_ipv6: Option<String>,
     /// Set after the first successful probe of the host.
-    possible: OnceLock<()>,
+    probed: OnceLock<()>,
     /// A lock, since launches come from many blocking threads.
-    open: Mutex<HostPreparation>,
+    host: Mutex<HostPreparation>,
 }
 
 /// The state of the host's preparation.
@@ -74,44 +74,44 @@ impl BridgeNetworks {
     pub(crate) fn new(directory: &Path, config: &Config, isolation: Isolation) -> Self {
         let wanted = &config.networks;
         let owner = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
-        let cannot = (isolation != Isolation::Full)
+        let unsupported = (isolation != Isolation::Full)
             .then_some("it is not root, or is configured with less isolation");
-        let wanted_ipv6 = match (cannot, wanted.subnet6, why_no_ipv6()) {
+        let wanted_ipv6 = match (unsupported, wanted.subnet6, why_no_ipv6()) {
             (Some(_), _, _) | (None, TaskSubnet6::Off, _) => Ok(None),
             (None, _, Some(why)) => Err(why.to_owned()),
             (None, subnet6, None) => subnet6.of(directory),
         };
         Self {
-            cannot,
+            unsupported,
             no_ipv6: wanted_ipv6.as_ref().err().cloned(),
-            possible: OnceLock::new(),
+            probed: OnceLock::new(),
             settings: NetworkConfig {
                 owner,
-                folder: PathBuf::from(FOLDER),
+                directory: PathBuf::from(RECORDS_DIR),
                 subnet: wanted.subnet,
                 subnet6: wanted_ipv6.ok().flatten(),
-                ready: READY,
-                between: wanted.between,
+                pool_size: NAMESPACE_POOL,
+                traffic: wanted.inter_container,
                 denied: config
                     .masters
                     .iter()
-                    .filter_map(|master| plain(master))
+                    .filter_map(|master| numeric_address(master))
                     .collect(),
             },
-            open: Mutex::new(HostPreparation::Pending(BTreeSet::new())),
+            host: Mutex::new(HostPreparation::Pending(BTreeSet::new())),
         }
     }
 
     /// Probes whether this host can give containers private networks, and returns the reason if it
     /// cannot. Blocks. Only success is cached.
-    pub(crate) fn possible(&self) -> Result<(), String> {
-        if let Some(why) = self.cannot {
+    pub(crate) fn check_support(&self) -> Result<(), String> {
+        if let Some(why) = self.unsupported {
             return Err(why.to_owned());
         }
-        if self.possible.get().is_none() {
+        if self.probed.get().is_none() {
             network::check(self.settings.subnet, self.settings.subnet6)
                 .map_err(|error| error_chain(&error))?;
-            self.possible.get_or_init(|| ());
+            self.probed.get_or_init(|| ());
         }
         Ok(())
     }
@@ -125,16 +125,16 @@ impl BridgeNetworks {
             ipv4: subnet,
             ipv6: subnet6,
         };
-        self.cannot.is_none().then_some(subnets)
+        self.unsupported.is_none().then_some(subnets)
     }
 
     /// Creates the directory in which a fetch process finds published ports. Blocks.
     pub(crate) fn prepare_records(&self) {
-        if self.cannot.is_some() {
+        if self.unsupported.is_some() {
             return;
         }
-        if let Err(error) = PublishedPorts::prepare(&self.settings.folder) {
-            let folder = self.settings.folder.display();
+        if let Err(error) = PublishedPorts::prepare(&self.settings.directory) {
+            let folder = self.settings.directory.display();
             tracing::warn!(%error, %folder, "tasks cannot fetch from published ports of this host");
         }
     }
@@ -157,14 +157,14 @@ impl BridgeNetworks {
     pub(crate) fn retry(&self) -> Result<(), NetworkError> {
         let mut host = self.lock();
         match *host {
-            HostPreparation::Pending(_) if Networks::are_left(&self.settings) => {
-                self.opened(&mut host).map(drop)
+            HostPreparation::Pending(_) if Networks::has_leftovers(&self.settings) => {
+                self.open_networks(&mut host).map(drop)
             }
             HostPreparation::Pending(_) | HostPreparation::Ready(_) => Ok(()),
         }
     }
 
-    fn opened(&self, host: &mut HostPreparation) -> Result<Arc<Networks>, NetworkError> {
+    fn open_networks(&self, host: &mut HostPreparation) -> Result<Arc<Networks>, NetworkError> {
         let known = match host {
             HostPreparation::Ready(networks) => return Ok(Arc::clone(networks)),
             HostPreparation::Pending(known) => known,
@@ -175,13 +175,13 @@ impl BridgeNetworks {
     }
 
     /// Creates a network for this container, with these published host ports.
-    pub(crate) fn take(
+    pub(crate) fn allocate(
         &self,
         container: ContainerName,
         ports: &[PortPublication],
     ) -> Result<ContainerNamespace, NetworkError> {
-        let networks = self.opened(&mut self.lock())?;
-        networks.take(&id(container), ports)
+        let networks = self.open_networks(&mut self.lock())?;
+        networks.acquire(&id(container), ports)
     }
 
     /// Returns the traffic of the container's link; `None` without a link, or if the kernel does
@@ -221,7 +221,7 @@ impl BridgeNetworks {
     }
 
     fn lock(&self) -> MutexGuard<'_, HostPreparation> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -230,7 +230,7 @@ fn id(container: ContainerName) -> ContainerId {
 }
 
 /// Returns a master's address, if it is numeric.
-fn plain(address: &str) -> Option<SocketAddr> {
+fn numeric_address(address: &str) -> Option<SocketAddr> {
     let address: SocketAddr = address.parse().ok()?;
     // An IPv4 address in the form of IPv6 is denied as IPv4.
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_is_none_becomes_one_that_is_refused() {
+    fn invalid_ports_become_rejected_ports() {
         let wire = v1::PublishedPort {
             host_port: 70_000,
             container_port: 80,
@@ -270,16 +270,19 @@ mod tests {
     }
 
     #[test]
-    fn masters_by_name_are_left_to_the_hosts_own_rules() {
-        assert_eq!(plain("10.0.0.1:5050"), "10.0.0.1:5050".parse().ok());
+    fn named_masters_are_not_blocked_by_address() {
         assert_eq!(
-            plain("[2001:db8::1]:5050"),
+            numeric_address("10.0.0.1:5050"),
+            "10.0.0.1:5050".parse().ok()
+        );
+        assert_eq!(
+            numeric_address("[2001:db8::1]:5050"),
             "[2001:db8::1]:5050".parse().ok()
         );
         assert_eq!(
-            plain("[::ffff:10.0.0.1]:5050"),
+            numeric_address("[::ffff:10.0.0.1]:5050"),
             "10.0.0.1:5050".parse().ok()
         );
-        assert_eq!(plain("master.example:5050"), None);
+        assert_eq!(numeric_address("master.example:5050"), None);
     }
 }

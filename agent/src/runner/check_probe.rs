@@ -31,7 +31,7 @@ const OUTPUT_BYTES: usize = 1024 * 1024;
 /// The part of the output that is kept for the explanation of a failure, in bytes: its end.
 const TAIL_BYTES: usize = 256;
 /// The time for which the remaining output of a failed command is awaited.
-const REST: Duration = Duration::from_millis(100);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The senders that cancel a probe, with the cause.
 #[derive(Debug, Default)]
@@ -67,21 +67,21 @@ impl Runner {
     pub(super) fn probe(
         &mut self,
         instance: Instance,
-        look: ProbeId,
+        probe: ProbeId,
         kind: CheckKind,
         timeout_ms: u64,
     ) {
-        let stopped = self.looks.begin(instance, look.kind);
+        let stopped = self.probes.begin(instance, probe.kind);
         let (controls, shared) = (self.controls.clone(), self.shared.clone());
         self.spawn(async move {
             let answer = tokio::select! {
                 cause = stopped => {
                     if cause == Ok(CancelReason::Timeout) {
-                        count(look.kind, &kind, "timed_out");
+                        count(probe.kind, &kind, "timed_out");
                     }
                     return;
                 }
-                answer = ask(&controls, instance, &kind, timeout_ms) => answer,
+                answer = run_probe(&controls, instance, &kind, timeout_ms) => answer,
             };
             let (answer, result) = match answer {
                 Ok(()) => (CheckResult::Passed, "passed"),
@@ -89,10 +89,10 @@ impl Runner {
                 // The end of the container follows; otherwise the timeout ends the wait.
                 Err(ProbeFailure::Unknown) => return,
             };
-            count(look.kind, &kind, result);
+            count(probe.kind, &kind, result);
             let told = Input::ProbeFinished {
                 instance,
-                look,
+                probe,
                 answer,
             };
             shared.report(told).await;
@@ -101,12 +101,12 @@ impl Runner {
 }
 
 /// Counts a probe, once. Probes that the end of their task interrupts are not counted.
-fn count(check: CheckPurpose, asked: &CheckKind, result: &'static str) {
+fn count(check: CheckPurpose, kind: &CheckKind, result: &'static str) {
     let check = match check {
         CheckPurpose::Health => "health",
         CheckPurpose::Readiness => "readiness",
     };
-    let kind = match asked {
+    let kind = match kind {
         CheckKind::Shell(_) | CheckKind::Argv(_) => "command",
         CheckKind::Http { scheme, .. } => match scheme {
             task::Scheme::Http => "http",
@@ -157,20 +157,20 @@ impl From<ExecStartError> for ProbeFailure {
 }
 
 /// Runs a probe and waits for its result; the caller drops this at the timeout.
-async fn ask(
+async fn run_probe(
     controls: &ContainerControls,
     instance: Instance,
     kind: &CheckKind,
     timeout_ms: u64,
 ) -> Result<(), ProbeFailure> {
-    let request = ExecRequest::new(work(kind, timeout_ms));
-    let session = controls.enter(instance, request).await?;
+    let request = ExecRequest::new(exec_action(kind, timeout_ms));
+    let session = controls.exec(instance, request).await?;
     let socket = watched(session, Interest::READABLE)
         .map_err(|error| format!("cannot watch the probe: {error}"))?;
-    attend(socket).await
+    follow_session(socket).await
 }
 
-fn work(kind: &CheckKind, timeout_ms: u64) -> ExecAction {
+fn exec_action(kind: &CheckKind, timeout_ms: u64) -> ExecAction {
     let probe = |port: u16, kind: ProbeKind| {
         ExecAction::Probe(Probe {
             port,
@@ -202,7 +202,7 @@ fn work(kind: &CheckKind, timeout_ms: u64) -> ExecAction {
 }
 
 /// Follows a session to its last notice.
-async fn attend(mut socket: AsyncFd<ExecSession>) -> Result<(), ProbeFailure> {
+async fn follow_session(mut socket: AsyncFd<ExecSession>) -> Result<(), ProbeFailure> {
     let mut output = ProbeOutput::default();
     loop {
         match socket.get_mut().notice()? {
@@ -217,7 +217,7 @@ async fn attend(mut socket: AsyncFd<ExecSession>) -> Result<(), ProbeFailure> {
             Some(ExecNotice::Ended(CommandOutcome::Exited(0))) => return Ok(()),
             Some(ExecNotice::Ended(outcome)) => {
                 // Background processes of the command may keep the streams open.
-                let _ = tokio::time::timeout(REST, output.drain()).await;
+                let _ = tokio::time::timeout(DRAIN_TIMEOUT, output.drain()).await;
                 return Err(ProbeFailure::Failed(explanation(
                     outcome,
                     output.last_line(),
@@ -227,7 +227,7 @@ async fn attend(mut socket: AsyncFd<ExecSession>) -> Result<(), ProbeFailure> {
         }
         tokio::select! {
             ready = socket.readable() => ready.map_err(|error| error.to_string())?.clear_ready(),
-            () = output.take_in() => {}
+            () = output.read_next() => {}
         }
     }
 }
@@ -269,7 +269,7 @@ impl ProbeOutput {
     }
 
     /// Reads the next output. Never completes once the streams are closed. Cancel-safe.
-    async fn take_in(&mut self) {
+    async fn read_next(&mut self) {
         let at = match self.streams.as_slice() {
             [] => pending().await,
             [only] => only.readable().await.map(|()| 0),
@@ -284,7 +284,7 @@ impl ProbeOutput {
         let mut part = [0; 4096];
         match self.streams[at].try_read(&mut part) {
             Ok(0) => drop(self.streams.remove(at)),
-            Ok(count) => self.keep(&part[..count]),
+            Ok(count) => self.append(&part[..count]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => drop(self.streams.remove(at)),
         }
@@ -295,11 +295,11 @@ impl ProbeOutput {
 
     async fn drain(&mut self) {
         while !self.streams.is_empty() {
-            self.take_in().await;
+            self.read_next().await;
         }
     }
 
-    fn keep(&mut self, part: &[u8]) {
+    fn append(&mut self, part: &[u8]) {
         self.read_bytes += part.len();
         self.tail.extend_from_slice(part);
         let excess = self.tail.len().saturating_sub(TAIL_BYTES);
@@ -322,12 +322,12 @@ mod tests {
 
     fn kept(parts: &[&[u8]]) -> ProbeOutput {
         let mut output = ProbeOutput::default();
-        parts.iter().for_each(|part| output.keep(part));
+        parts.iter().for_each(|part| output.append(part));
         output
     }
 
     #[test]
-    fn the_words_of_a_failure_end_with_the_last_line_that_was_said() {
+    fn failures_are_explained_with_the_last_output_line() {
         let output = kept(&[b"one\n", b"cannot\x1b[1m connect\r\n \n"]);
         let line = output.last_line();
         assert_eq!(line, "cannot[1m connect");
@@ -338,19 +338,19 @@ mod tests {
     }
 
     #[test]
-    fn only_the_end_of_what_is_said_is_kept() {
+    fn only_the_end_of_the_output_is_kept() {
         let mut output = kept(&[&[b'a'; 4096], b"\xff"]);
         assert_eq!(output.tail.len(), TAIL_BYTES);
         assert_eq!(
             (output.read_bytes, output.last_line().chars().count()),
             (4097, TAIL_BYTES)
         );
-        output.keep(&[b'\n'; TAIL_BYTES]);
+        output.append(&[b'\n'; TAIL_BYTES]);
         assert_eq!(output.last_line(), "");
     }
 
     #[tokio::test]
-    async fn a_command_that_says_too_much_is_not_listened_to() {
+    async fn output_beyond_the_limit_closes_the_streams() {
         let (reader, mut writer) = io::pipe().unwrap();
         let (silent, _held) = io::pipe().unwrap();
         let streams = ExecStreams::Pipes {
@@ -364,14 +364,14 @@ mod tests {
             while writer.write_all(&[b'x'; 65_536]).is_ok() {}
         });
         while !output.streams.is_empty() {
-            output.take_in().await;
+            output.read_next().await;
         }
         talks.join().unwrap();
         assert!(output.read_bytes <= OUTPUT_BYTES + 4096);
     }
 
     #[test]
-    fn a_session_that_breaks_off_says_nothing_of_the_task() {
+    fn an_interrupted_session_is_no_check_result() {
         assert_eq!(
             ProbeFailure::from(ExecStartError::NotRunning),
             ProbeFailure::Unknown
@@ -385,14 +385,14 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_check_becomes_work_of_the_same_kind() {
+    fn every_check_kind_maps_to_its_probe() {
         let http = CheckKind::Http {
             scheme: task::Scheme::Https,
             port: 80,
             path: "/x".into(),
             statuses: [204].into(),
         };
-        let ExecAction::Probe(probe) = work(&http, 500) else {
+        let ExecAction::Probe(probe) = exec_action(&http, 500) else {
             panic!("it is asked by a probe")
         };
         assert_eq!((probe.port, probe.timeout_ms), (80, 500));
@@ -402,7 +402,7 @@ mod tests {
             statuses: [204].into(),
         };
         assert_eq!(probe.kind, asked);
-        let line = work(&CheckKind::Shell("true".into()), 1);
+        let line = exec_action(&CheckKind::Shell("true".into()), 1);
         assert_eq!(line, ExecAction::Command(Program::Shell("true".into())));
     }
 }

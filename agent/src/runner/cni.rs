@@ -29,17 +29,17 @@ use crate::paths::Paths;
 /// boot.
 const NAMESPACES: &str = "/run/argosy/cni";
 /// Timeout of one plugin.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of containers whose plugins run concurrently: some plugins lock all their
 /// addresses.
-const AT_A_TIME: usize = 8;
+const MAX_CONCURRENT: usize = 8;
 
 /// The operator's CNI settings.
 #[derive(Debug, Clone)]
 pub struct CniSettings {
     /// A directory whose files `*.conflist` are the networks that tasks may name; `None`: none
     /// exist.
-    pub lists: Option<PathBuf>,
+    pub conf_dir: Option<PathBuf>,
     /// The search path of plugins, in order.
     pub plugins: Vec<PathBuf>,
 }
@@ -48,7 +48,7 @@ impl Default for CniSettings {
     fn default() -> Self {
         let usual = ["/opt/cni/bin", "/usr/lib/cni"];
         Self {
-            lists: None,
+            conf_dir: None,
             plugins: usual.map(PathBuf::from).to_vec(),
         }
     }
@@ -57,7 +57,7 @@ impl Default for CniSettings {
 /// CNI networks.
 pub(crate) struct CniNetworks {
     cni: Cni,
-    lists: BTreeMap<String, NetworkConfList>,
+    conf_lists: BTreeMap<String, NetworkConfList>,
 }
 
 /// The containers with CNI networks.
@@ -66,7 +66,7 @@ pub(super) struct CniContainers {
     /// Containers with possible CNI resources: the ends of other containers cost no disk access. A
     /// lock, since many containers come and go concurrently; nothing is awaited under it.
     holders: Mutex<BTreeSet<ContainerName>>,
-    room: Semaphore,
+    slots: Semaphore,
 }
 
 impl CniNetworks {
@@ -76,13 +76,13 @@ impl CniNetworks {
             plugins: wanted.plugins.clone(),
             records: paths.cni_records(),
             namespaces: Path::new(NAMESPACES).join(crate::start::tree_name(paths).as_str()),
-            patience: PATIENCE,
+            timeout: PLUGIN_TIMEOUT,
         };
-        let lists = match &wanted.lists {
+        let conf_lists = match &wanted.conf_dir {
             Some(folder) => lists(&cni, folder)?,
             None => BTreeMap::new(),
         };
-        Ok(Self { cni, lists })
+        Ok(Self { cni, conf_lists })
     }
 
     /// Creates a container's network, by the configuration of this name.
@@ -111,8 +111,8 @@ impl CniNetworks {
     }
 
     /// Returns the containers with CNI resources.
-    pub(crate) fn held(&self) -> Result<Vec<ContainerName>, String> {
-        let held = self.cni.held().map_err(|error| error_chain(&error))?;
+    pub(crate) fn containers(&self) -> Result<Vec<ContainerName>, String> {
+        let held = self.cni.containers().map_err(|error| error_chain(&error))?;
         let names = held.iter().filter_map(|id| id.as_str().parse().ok());
         Ok(names.collect())
     }
@@ -125,8 +125,8 @@ impl CniNetworks {
     }
 
     fn list(&self, name: &str) -> Result<&NetworkConfList, String> {
-        self.lists.get(name).ok_or_else(|| {
-            let others: Vec<_> = self.lists.keys().map(String::as_str).collect();
+        self.conf_lists.get(name).ok_or_else(|| {
+            let others: Vec<_> = self.conf_lists.keys().map(String::as_str).collect();
             let others = match others.as_slice() {
                 [] => {
                     "none: its operator gives a directory of them with --cni-config-dir".to_owned()
@@ -143,13 +143,13 @@ impl CniContainers {
         Arc::new(Self {
             broker,
             holders: Mutex::default(),
-            room: Semaphore::new(AT_A_TIME),
+            slots: Semaphore::new(MAX_CONCURRENT),
         })
     }
 
     /// Finds which of these containers of an earlier run have CNI resources.
     pub(super) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), String> {
-        let held = self.broker.plugged()?;
+        let held = self.broker.cni_containers()?;
         let held = held.into_iter().filter(|name| known.contains(name));
         self.holders().extend(held);
         Ok(())
@@ -159,7 +159,7 @@ impl CniContainers {
     /// the agent: the release is retried at the next start.
     pub(super) fn sweep(&self, known: &BTreeSet<ContainerName>) {
         let known = known.iter().copied().collect();
-        if let Err(why) = self.broker.sweep_plugged(known) {
+        if let Err(why) = self.broker.sweep_cni(known) {
             tracing::warn!(
                 why,
                 "a CNI network of a removed container cannot be deleted"
@@ -173,7 +173,7 @@ impl CniContainers {
         start: &ContainerStart,
         isolation: Isolation,
     ) -> Result<Option<CniResult>, CreateError> {
-        let Some(wanted) = wanted(start) else {
+        let Some(wanted) = cni_network(start) else {
             return Ok(None);
         };
         if isolation != Isolation::Full {
@@ -183,7 +183,7 @@ impl CniContainers {
         let ports = publications(&wanted.published);
         let name = start.name;
         self.holders().insert(name);
-        let added = self.apart(move |broker| broker.plug(name, list, ports));
+        let added = self.run_blocking(move |broker| broker.add_cni(name, list, ports));
         let added = added.await.map(Some);
         added.map_err(|why| failed(Explanation::of(Code::PluginsFailed, &[]).with_detail(why)))
     }
@@ -193,18 +193,19 @@ impl CniContainers {
         if !self.holders().contains(&name) {
             return Ok(());
         }
-        self.apart(move |broker| broker.unplug(name)).await?;
+        self.run_blocking(move |broker| broker.delete_cni(name))
+            .await?;
         crash_points::passed("remove.unplugged");
         self.holders().remove(&name);
         Ok(())
     }
 
     /// Runs plugins on a blocking thread.
-    async fn apart<T: Send + 'static>(
+    async fn run_blocking<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&BrokerClient) -> Result<T, String> + Send + 'static,
     ) -> Result<T, String> {
-        let _place = self.room.acquire().await;
+        let _place = self.slots.acquire().await;
         let own = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || work(&own.broker)).await;
         done.expect("running plugins never panics: each failure is returned")
@@ -216,7 +217,7 @@ impl CniContainers {
 }
 
 /// Returns the CNI network that a task names.
-pub(super) fn wanted(start: &ContainerStart) -> Option<&v1::CniNetwork> {
+pub(super) fn cni_network(start: &ContainerStart) -> Option<&v1::CniNetwork> {
     let container = start.launch.spec.as_ref()?.container.as_ref()?;
     match container.network.as_ref()?.mode.as_ref()? {
         Mode::Cni(cni) => Some(cni),
@@ -266,7 +267,7 @@ mod tests {
 
     fn opened(folder: &Path) -> Result<CniNetworks, String> {
         let wanted = CniSettings {
-            lists: Some(folder.join("lists")),
+            conf_dir: Some(folder.join("lists")),
             plugins: vec![folder.join("plugins")],
         };
         let opened = CniNetworks::open(&Paths::new(folder), &wanted);
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_is_not_there_is_refused_with_those_that_are() {
+    fn unknown_networks_are_rejected_with_the_known_ones() {
         let (blue, green) = (list("blue", "wire"), list("green", "wire"));
         let folder = folder(&[("1.conflist", &green), ("2.conflist", &blue), ("x", "{")]);
         let plugged = opened(folder.path()).unwrap();
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_that_cannot_be_used_are_refused_at_the_start_by_their_file() {
+    fn invalid_network_lists_are_rejected_at_start_by_file() {
         let blue = list("blue", "wire");
         for (lists, says) in [
             (vec![("1.conflist", "{")], "1.conflist"),

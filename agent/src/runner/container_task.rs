@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::handles::ContainerControl;
-use super::{RunnerState, TRY_AGAIN, boot_now};
+use super::{RETRY_DELAY, RunnerState, boot_now};
 use crate::core::{
     CommandExit, CommandStatus, ContainerName, Input, Instance, StartedFact, StopCause,
 };
@@ -32,11 +32,11 @@ pub(super) async fn watch(
     container: Container,
     control: &ContainerControl,
 ) {
-    attend(shared, name, container, control).await;
+    follow(shared, name, container, control).await;
     control.close();
 }
 
-async fn attend(
+async fn follow(
     shared: &RunnerState,
     name: ContainerName,
     container: Container,
@@ -60,9 +60,9 @@ async fn attend(
                 crash_points::passed("watch.started");
                 // Only a start that was cancelled had a deadline; the kill that follows has
                 // another.
-                due.force = None;
+                due.force_at = None;
                 let fact = started_fact(Some(&handle));
-                shared.cores.started(name);
+                shared.cpus.started(name);
                 shared.report(Input::Started { instance, fact }).await;
                 continue;
             }
@@ -72,8 +72,13 @@ async fn attend(
                 }
                 crash_points::passed("watch.exited");
                 let nothing_left = exit.nothing_left;
-                let ended = ended(*exit);
-                shared.report(Input::Exited { instance, ended }).await;
+                let ended = command_exit(*exit);
+                shared
+                    .report(Input::Exited {
+                        instance,
+                        exit: ended,
+                    })
+                    .await;
                 if nothing_left {
                     supervisor_ended(&mut socket, control).await;
                 }
@@ -91,9 +96,9 @@ async fn attend(
                 Ok(mut guard) => guard.clear_ready(),
                 Err(error) => return shared.report(lost(error.to_string().into())).await,
             },
-            () = control.changed.notified() => due.pass_on(socket.get_ref(), control, instance),
-            () = at(due.again) => due.pass_on(socket.get_ref(), control, instance),
-            () = at(due.force) => due.force = force(shared, name).await,
+            () = control.changed.notified() => due.forward(socket.get_ref(), control, instance),
+            () = at(due.retry_at) => due.forward(socket.get_ref(), control, instance),
+            () = at(due.force_at) => due.force_at = force(shared, name).await,
         }
     }
 }
@@ -102,23 +107,23 @@ async fn attend(
 #[derive(Default)]
 struct PendingActions {
     /// The supervisor has not accepted an order yet.
-    again: Option<Instant>,
+    retry_at: Option<Instant>,
     /// The deadline of the supervisor.
-    force: Option<Instant>,
+    force_at: Option<Instant>,
 }
 
 impl PendingActions {
-    fn pass_on(&mut self, container: &Container, control: &ContainerControl, instance: Instance) {
+    fn forward(&mut self, container: &Container, control: &ContainerControl, instance: Instance) {
         let wishes = control.take();
-        for entry in wishes.entries {
+        for entry in wishes.execs {
             // If the receiver no longer exists, the session ends immediately.
-            let _ = entry.answer.send(container.enter(&entry.request));
+            let _ = entry.answer.send(container.exec(&entry.request));
         }
         for attach in wishes.attachments {
             // As above.
             let _ = attach.answer.send(container.attach(attach.stdin));
         }
-        let grace_ms = match wishes.is_called_off {
+        let grace_ms = match wishes.is_cancelled {
             true => Some(wishes.kill_grace_ms.unwrap_or(0)),
             false => wishes.kill_grace_ms,
         };
@@ -126,7 +131,7 @@ impl PendingActions {
             let patience = Duration::from_millis(grace_ms).saturating_add(FORCE_AFTER);
             // A grace period that exceeds the range of time never ends.
             let limit = Instant::now().checked_add(patience);
-            self.force = self.force.into_iter().chain(limit).min();
+            self.force_at = self.force_at.into_iter().chain(limit).min();
         }
         let kill = wishes
             .kill_grace_ms
@@ -134,7 +139,7 @@ impl PendingActions {
         let renew = wishes
             .stop_at
             .map_or(Ok(()), |at| container.renew(BootTime(at.0)));
-        self.again = None;
+        self.retry_at = None;
         for error in [&kill, &renew]
             .into_iter()
             .filter_map(|sent| sent.as_ref().err())
@@ -146,9 +151,9 @@ impl PendingActions {
                 why,
                 "a supervisor does not accept an order; retrying"
             );
-            self.again = Some(Instant::now() + TRY_AGAIN);
+            self.retry_at = Some(Instant::now() + RETRY_DELAY);
         }
-        control.put_back(
+        control.restore(
             wishes.kill_grace_ms.filter(|_| kill.is_err()),
             wishes.stop_at.filter(|_| renew.is_err()),
         );
@@ -162,7 +167,7 @@ async fn supervisor_ended(socket: &mut AsyncFd<Container>, control: &ContainerCo
     control.close();
     while let Ok(mut ready) = socket.readable().await {
         if ready.get_inner().is_closed() {
-            return control.note_end();
+            return control.mark_ended();
         }
         ready.clear_ready();
     }
@@ -199,9 +204,9 @@ pub(super) fn started_fact(handle: Option<&Handle>) -> StartedFact {
     }
 }
 
-pub(super) fn ended(exit: Exit) -> CommandExit {
+pub(super) fn command_exit(exit: Exit) -> CommandExit {
     CommandExit {
-        how: match exit.outcome {
+        status: match exit.outcome {
             CommandOutcome::Exited(code) => CommandStatus::Code(code),
             CommandOutcome::Signaled(signal) => CommandStatus::Signal(signal),
             CommandOutcome::NotStarted => CommandStatus::NotStarted,
@@ -246,7 +251,7 @@ fn explanation(exit: Exit) -> Explanation {
         CommandOutcome::NotStarted => return exit.reason.into(),
     };
     if let Some(shortage) = exit.memory_shortage {
-        why = why.then(shortage_explained(&shortage));
+        why = why.then(oom_explanation(&shortage));
     }
     if exit.lacks_capability {
         let set = LinuxCapability::SERVER_NAME;
@@ -255,7 +260,7 @@ fn explanation(exit: Exit) -> Explanation {
     why
 }
 
-fn shortage_explained(shortage: &OomKill) -> Explanation {
+fn oom_explanation(shortage: &OomKill) -> Explanation {
     let is_own = shortage.of == OomScope::Container;
     let code = |own: Code, host: Code| if is_own { own } else { host };
     let [used, limit] =
@@ -301,22 +306,22 @@ mod tests {
         }
     }
 
-    fn explained(outcome: CommandOutcome, stop: Option<StopReason>) -> String {
+    fn describe(outcome: CommandOutcome, stop: Option<StopReason>) -> String {
         let why = explanation(exit(outcome, stop, None));
         assert_eq!((why.causes.len(), why.detail.as_str()), (1, ""));
         why.to_string()
     }
 
     #[test]
-    fn an_end_is_explained_by_codes() {
+    fn exits_are_explained_by_codes() {
         use CommandOutcome::{Exited, Signaled};
-        assert_eq!(explained(Exited(7), None), "exited with code 7");
+        assert_eq!(describe(Exited(7), None), "exited with code 7");
         assert_eq!(
-            explained(Signaled(15), Some(StopReason::Ordered)),
+            describe(Signaled(15), Some(StopReason::Ordered)),
             "killed by signal 15 (SIGTERM) after it was told to end"
         );
         assert_eq!(
-            explained(Signaled(64), Some(StopReason::StopAfter)),
+            describe(Signaled(64), Some(StopReason::StopAfter)),
             "killed by signal 64 because the agent did not renew its stop_after deadline"
         );
         let said = explanation(exit(CommandOutcome::NotStarted, None, None));
@@ -329,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_of_memory_is_explained_as_its_container_says_it() {
+    fn oom_kills_are_explained_from_the_container_report() {
         for of in [OomScope::Container, OomScope::Host] {
             for (used, limit) in [
                 (None, None),
@@ -352,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_of_the_wall_clock_moves_no_start() {
+    fn wall_clock_jumps_do_not_change_start_times() {
         // Old enough for its start to be a whole clock tick ago.
         let own = ProcessId::of(std::os::unix::process::parent_id().cast_signed()).unwrap();
         let handle = |started_at_ms| Handle {

@@ -27,13 +27,13 @@ pub(super) type CpuNumbers = BTreeSet<u32>;
 #[derive(Debug, Default)]
 struct CpuAllocator {
     all: CpuNumbers,
-    taken: BTreeMap<ContainerName, CpuNumbers>,
+    allocated: BTreeMap<ContainerName, CpuNumbers>,
 }
 
 impl CpuAllocator {
     /// Allocates exclusive processors to a container, the last ones first; repeated, the same.
-    fn take(&mut self, name: ContainerName, count: usize) -> Result<CpuNumbers, Explanation> {
-        if let Some(held) = self.taken.get(&name) {
+    fn allocate(&mut self, name: ContainerName, count: usize) -> Result<CpuNumbers, Explanation> {
+        if let Some(held) = self.allocated.get(&name) {
             return Ok(held.clone());
         }
         let shared = self.shared();
@@ -42,24 +42,24 @@ impl CpuAllocator {
             return Err(Explanation::of(Code::ProcessorsMissing, &[&count, &left]));
         }
         let cores: CpuNumbers = shared.into_iter().rev().take(count).collect();
-        self.taken.insert(name, cores.clone());
+        self.allocated.insert(name, cores.clone());
         Ok(cores)
     }
 
-    fn give_back(&mut self, name: ContainerName) -> bool {
-        self.taken.remove(&name).is_some()
+    fn release(&mut self, name: ContainerName) -> bool {
+        self.allocated.remove(&name).is_some()
     }
 
     /// Returns the processors of a container: its exclusive ones, or the shared ones.
     fn of(&self, name: ContainerName) -> CpuNumbers {
-        self.taken
+        self.allocated
             .get(&name)
             .cloned()
             .unwrap_or_else(|| self.shared())
     }
 
     fn shared(&self) -> CpuNumbers {
-        let taken: CpuNumbers = self.taken.values().flatten().copied().collect();
+        let taken: CpuNumbers = self.allocated.values().flatten().copied().collect();
         self.all.difference(&taken).copied().collect()
     }
 }
@@ -71,9 +71,9 @@ pub(super) struct ContainerCpus {
     broker: Option<BrokerClient>,
     /// A lock, since containers are created and removed by many blocking threads. Held during
     /// broker calls, which may take long: only threads that may block wait for it.
-    book: Mutex<CpuAllocator>,
+    allocator: Mutex<CpuAllocator>,
     /// One start at a time waits for the book, so that a hung broker blocks only one thread.
-    turn: Semaphore,
+    start_slot: Semaphore,
 }
 
 impl ContainerCpus {
@@ -87,11 +87,11 @@ impl ContainerCpus {
         Self {
             tree,
             broker,
-            book: Mutex::new(CpuAllocator {
+            allocator: Mutex::new(CpuAllocator {
                 all,
                 ..CpuAllocator::default()
             }),
-            turn: Semaphore::new(1),
+            start_slot: Semaphore::new(1),
         }
     }
 
@@ -105,7 +105,7 @@ impl ContainerCpus {
             }
             let noted = fs::read_to_string(folder.join(CORES)).ok();
             if let Some(cores) = noted.and_then(|text| parse(&text)) {
-                book.taken.insert(*name, cores);
+                book.allocated.insert(*name, cores);
             }
         }
         self.write(&book);
@@ -123,21 +123,21 @@ impl ContainerCpus {
         }
         let count = amount_milli(task, "cpus") / 1_000;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.take(name, count)
+        self.allocate(name, count)
     }
 
     /// Allocates exclusive processors to this container and records them in its directory; all
     /// other containers leave them.
-    fn take(&self, name: ContainerName, count: usize) -> Result<Vec<u32>, Explanation> {
+    fn allocate(&self, name: ContainerName, count: usize) -> Result<Vec<u32>, Explanation> {
         let mut book = self.lock();
         if book.all.is_empty() {
             return Err(Explanation::of(Code::CpusetMissing, &[]));
         }
-        let cores = book.take(name, count)?;
+        let cores = book.allocate(name, count)?;
         let broker = self.broker.as_ref();
-        let noted = broker.map_or(Ok(()), |broker| broker.note_cores(name, list(&cores)));
+        let noted = broker.map_or(Ok(()), |broker| broker.record_cpus(name, list(&cores)));
         if let Err(why) = noted {
-            book.give_back(name);
+            book.release(name);
             return Err(Explanation::of(Code::ProcessorsFailed, &[]).with_detail(why));
         }
         self.write(&book);
@@ -147,7 +147,7 @@ impl ContainerCpus {
     /// Returns the processors for a container without exclusive ones; empty means all.
     fn shared(&self) -> Vec<u32> {
         let book = self.lock();
-        if book.taken.is_empty() {
+        if book.allocated.is_empty() {
             return Vec::new();
         }
         book.shared().into_iter().collect()
@@ -161,9 +161,13 @@ impl ContainerCpus {
         }
         let cores = Arc::clone(self);
         tokio::spawn(async move {
-            let _turn = cores.turn.acquire().await.expect("turns are never closed");
+            let _turn = cores
+                .start_slot
+                .acquire()
+                .await
+                .expect("turns are never closed");
             let book = Arc::clone(&cores);
-            let applied = tokio::task::spawn_blocking(move || book.apply(name));
+            let applied = tokio::task::spawn_blocking(move || book.write_one(name));
             applied.await.expect("applying the book never panics");
         });
     }
@@ -171,39 +175,39 @@ impl ContainerCpus {
     /// Whether no task has exclusive processors; `false` if the book is locked. A change of the
     /// book is applied to every container that has a cgroup by then.
     fn is_idle(&self) -> bool {
-        match self.book.try_lock() {
-            Ok(book) => book.taken.is_empty(),
-            Err(TryLockError::Poisoned(book)) => book.into_inner().taken.is_empty(),
+        match self.allocator.try_lock() {
+            Ok(book) => book.allocated.is_empty(),
+            Err(TryLockError::Poisoned(book)) => book.into_inner().allocated.is_empty(),
             Err(TryLockError::WouldBlock) => false,
         }
     }
 
     /// Writes the cpuset of one container according to the book.
-    fn apply(&self, name: ContainerName) {
+    fn write_one(&self, name: ContainerName) {
         let book = self.lock();
-        if let Some(tree) = self.tree.as_ref().filter(|_| !book.taken.is_empty()) {
+        if let Some(tree) = self.tree.as_ref().filter(|_| !book.allocated.is_empty()) {
             self.set(&group_of(tree, name), name, &book.of(name));
         }
     }
 
     /// Releases the processors of a container that is removed.
-    pub(super) fn give_back(&self, name: ContainerName) {
+    pub(super) fn release(&self, name: ContainerName) {
         let mut book = self.lock();
-        if book.give_back(name) {
+        if book.release(name) {
             self.write(&book);
         }
     }
 
     /// Applies the book to every container with a cgroup. A container that is being started gets it
     /// after the start.
-    fn write(&self, book: &CpuAllocator) {
-        let Some(tree) = self.tree.as_ref().filter(|_| !book.all.is_empty()) else {
+    fn write(&self, allocator: &CpuAllocator) {
+        let Some(tree) = self.tree.as_ref().filter(|_| !allocator.all.is_empty()) else {
             return;
         };
         let containers = tree.containers().unwrap_or_default();
         let names = containers.iter().filter_map(|id| id.as_str().parse().ok());
         for name in names {
-            self.set(&group_of(tree, name), name, &book.of(name));
+            self.set(&group_of(tree, name), name, &allocator.of(name));
         }
     }
 
@@ -224,7 +228,9 @@ impl ContainerCpus {
 
     fn lock(&self) -> MutexGuard<'_, CpuAllocator> {
         // No panic leaves the book half-changed.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.allocator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -267,23 +273,27 @@ mod tests {
     }
 
     #[test]
-    fn no_processor_is_had_by_two_and_one_stays_shared() {
+    fn exclusive_processors_are_disjoint_and_one_stays_shared() {
         let mut book = book("0-3");
-        assert_eq!(book.take(name(1), 1), Ok(CpuNumbers::from([3])));
-        assert_eq!(book.take(name(1), 1), Ok(CpuNumbers::from([3])), "repeated");
-        assert_eq!(book.take(name(2), 2), Ok(CpuNumbers::from([1, 2])));
+        assert_eq!(book.allocate(name(1), 1), Ok(CpuNumbers::from([3])));
+        assert_eq!(
+            book.allocate(name(1), 1),
+            Ok(CpuNumbers::from([3])),
+            "repeated"
+        );
+        assert_eq!(book.allocate(name(2), 2), Ok(CpuNumbers::from([1, 2])));
         assert_eq!(book.shared(), CpuNumbers::from([0]));
-        let refused = book.take(name(3), 1).unwrap_err();
+        let refused = book.allocate(name(3), 1).unwrap_err();
         assert_eq!(refused, Explanation::of(Code::ProcessorsMissing, &[&1, &0]));
         assert_eq!(book.of(name(2)), CpuNumbers::from([1, 2]));
         assert_eq!(book.of(name(9)), CpuNumbers::from([0]));
-        assert!(book.give_back(name(2)));
-        assert!(!book.give_back(name(2)));
+        assert!(book.release(name(2)));
+        assert!(!book.release(name(2)));
         assert_eq!(book.shared(), CpuNumbers::from([0, 1, 2]));
     }
 
     #[test]
-    fn sets_are_read_as_the_kernel_writes_them() {
+    fn cpusets_parse_in_the_kernel_format() {
         assert_eq!(parse("0-2,5\n"), Some(CpuNumbers::from([0, 1, 2, 5])));
         assert_eq!(parse("\n"), Some(CpuNumbers::new()));
         assert_eq!(parse("x"), None);
@@ -295,15 +305,15 @@ mod tests {
     }
 
     #[test]
-    fn without_the_controller_nothing_is_handed_out() {
+    fn without_the_controller_nothing_is_allocated() {
         let cores = ContainerCpus::of(None, None);
-        let refused = cores.take(name(1), 1).unwrap_err();
+        let refused = cores.allocate(name(1), 1).unwrap_err();
         assert_eq!(refused, Explanation::of(Code::CpusetMissing, &[]));
         assert_eq!(cores.shared(), [0; 0]);
     }
 
     #[test]
-    fn what_an_earlier_life_handed_out_is_known_by_its_note() {
+    fn processor_allocations_are_restored_from_their_records() {
         let root = tempfile::tempdir().unwrap();
         let paths = Paths::new(root.path());
         for (order, ended) in [(1, false), (2, true)] {
@@ -317,25 +327,25 @@ mod tests {
         let cores = ContainerCpus {
             tree: None,
             broker: None,
-            book: Mutex::new(book("0-3")),
-            turn: Semaphore::new(1),
+            allocator: Mutex::new(book("0-3")),
+            start_slot: Semaphore::new(1),
         };
         cores.resume(&paths, &[name(1), name(2), name(3)].into());
         assert_eq!(cores.shared(), [0, 2, 3]);
-        cores.give_back(name(1));
+        cores.release(name(1));
         assert_eq!(cores.shared(), [0; 0], "all of them");
     }
 
     #[tokio::test]
-    async fn a_start_does_not_wait_for_a_broker_that_hangs() {
+    async fn a_hung_broker_does_not_block_starts() {
         let folder = tempfile::tempdir().unwrap();
         let mut book = book("0-3");
-        book.take(name(1), 1).unwrap();
+        book.allocate(name(1), 1).unwrap();
         let cores = Arc::new(ContainerCpus {
             tree: Some(CgroupTree::at(folder.path())),
             broker: None,
-            book: Mutex::new(book),
-            turn: Semaphore::new(1),
+            allocator: Mutex::new(book),
+            start_slot: Semaphore::new(1),
         });
         // As a thread holds it that waits for the broker.
         let hanging = cores.lock();
@@ -351,7 +361,7 @@ mod tests {
         };
         let in_time = tokio::time::timeout(Duration::from_secs(60), applied).await;
         in_time.expect("each start is applied");
-        cores.give_back(name(1));
+        cores.release(name(1));
         cores.started(name(2));
         assert_eq!(Arc::strong_count(&cores), 1, "nobody has any alone");
     }

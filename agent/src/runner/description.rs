@@ -88,12 +88,12 @@ pub(super) fn prepare(
     let sandbox = shared.paths.sandbox(&start.key, start.name);
     let has_image = !image_rootfs::image_of(task).is_empty();
     let user = user(task, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
-    let begun = begin(shared, start, task, user.as_ref());
+    let begun = create_dirs(shared, start, task, user.as_ref());
     let (owner, first_host_id) = begun.map_err(failed)?;
-    let places = places(shared, start, task, user.as_ref())?;
+    let places = mounts(shared, start, task, user.as_ref())?;
     let id = container_id(start);
     let mut spec = if has_image {
-        let launch = imaged(shared, start, task, cancelled)?;
+        let launch = with_image(shared, start, task, cancelled)?;
         let mut spec = LaunchSpec::new(id, &folder, &sandbox, launch.program);
         spec.profile = profile(shared, start, places, (first_host_id, launch.root))?;
         spec.image_user = Some(launch.user);
@@ -116,19 +116,19 @@ pub(super) fn prepare(
         spec
     };
     confine(shared, start, task, &mut spec)?;
-    groups::share(shared, start, owner.as_ref(), &mut spec).map_err(failed)?;
+    groups::share_directory(shared, start, owner.as_ref(), &mut spec).map_err(failed)?;
     let namespace = networks::network(shared, start, plugged, &mut spec)?;
     Ok(PreparedLaunch { spec, namespace })
 }
 
 /// Returns the mounts that the task requests, checked against the configuration of this agent.
-fn places(
+fn mounts(
     shared: &RunnerState,
     start: &ContainerStart,
     task: &v1::TaskSpec,
     user: Option<&ContainerUser>,
 ) -> Result<ContainerMounts, CreateError> {
-    let viewer = viewer(shared, task, user)?;
+    let viewer = host_path_user(shared, task, user)?;
     let host_paths =
         shared
             .broker
@@ -138,7 +138,7 @@ fn places(
         volumes: volumes::volumes(task, &start.launch.role, &shared.settings, &shared.broker)?,
         sizes: sizes::of_task(task, &shared.settings.largest_sizes).map_err(invalid)?,
     };
-    let place = executors::place(shared, start, task, user)?;
+    let place = executors::socket_directory(shared, start, task, user)?;
     places.host_paths.extend(place.map(|path| HostPath {
         from: path.clone(),
         to: path,
@@ -150,7 +150,7 @@ fn places(
 
 /// Returns the user that accesses the host paths of a task. The user of an image is known only
 /// inside the container.
-fn viewer(
+fn host_path_user(
     shared: &RunnerState,
     task: &v1::TaskSpec,
     user: Option<&ContainerUser>,
@@ -167,7 +167,7 @@ fn viewer(
 }
 
 /// Combines the task with its image and creates its root file system.
-fn imaged(
+fn with_image(
     shared: &RunnerState,
     start: &ContainerStart,
     task: &v1::TaskSpec,
@@ -183,21 +183,21 @@ fn imaged(
             cancelled.cancelled().await;
             drop(held);
         });
-        let names = (start.name, start.holder());
+        let names = (start.name, start.resource_owner());
         let made = shared
             .broker
             .make_root(&start.key, names, layers, wanted.as_fd());
         calling_off.abort();
         made
     };
-    let launch = shared.imaged.launch(task, start.name, root);
+    let launch = shared.images.launch(task, start.name, root);
     launch.map_err(failed)
 }
 
 /// Creates state directory and sandbox of a container; the latter does not exist yet if no files
 /// were fetched. Returns the owner of the sandbox, and with the profile the container's user 0 on
 /// the host.
-fn begin(
+fn create_dirs(
     shared: &RunnerState,
     start: &ContainerStart,
     task: &v1::TaskSpec,
@@ -206,7 +206,7 @@ fn begin(
     let (broker, key, name) = (&shared.broker, &start.key, start.name);
     let (owner, first) = if shared.settings.profile {
         let user = command_user(user);
-        let first = broker.begin(key, (name, start.holder()), user.clone())?;
+        let first = broker.begin(key, (name, start.resource_owner()), user.clone())?;
         (Some(user.on_host(first)), Some(first))
     } else {
         broker.make_container(name)?;
@@ -214,8 +214,8 @@ fn begin(
         (user.cloned(), None)
     };
     match disk::enforced_bytes(shared.enforcement, task) {
-        Some(bytes) if !broker.is_disk_bounded(key, name)? => {
-            broker.bound_disk(key, name, bytes)?;
+        Some(bytes) if !broker.is_disk_limited(key, name)? => {
+            broker.limit_disk(key, name, bytes)?;
             // The mount covers the former directory.
             broker.make_sandbox(key, name, owner.as_ref())?;
         }
@@ -264,7 +264,7 @@ fn confine(
         let disk = |name: &str| disks::disk_of(name, &spec.sandbox);
         let limits = limits::limits(task, shared.settings.defaults, disk);
         spec.limits = limits.map_err(failed)?;
-        let cpuset = shared.cores.of_task(start.name, task);
+        let cpuset = shared.cpus.of_task(start.name, task);
         spec.limits.cpuset = cpuset.map_err(failed)?;
     }
     if spec.profile.is_some() {

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_device_is_refused_by_name() {
+    fn unknown_devices_are_rejected_by_name() {
         let one = |path: &str| -> Devices { [("a".to_owned(), vec![path.into()])].into() };
         assert_eq!(check(&one("/dev/null")), Ok(()));
         for path in ["/dev/no-such-device", "/etc/passwd", "/dev"] {

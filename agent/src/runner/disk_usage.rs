@@ -40,9 +40,9 @@ impl Runner {
         let wanted = MeasureRequest {
             key: key.clone(),
             name,
-            output_bytes: shared.settings.output.most_bytes(),
-            measured: MeasuredTask {
-                folders,
+            output_bytes: shared.settings.output.max_bytes(),
+            task: MeasuredTask {
+                directories: folders,
                 // Unlinked files that it has open elsewhere look like its own; and that disk may
                 // hang.
                 processes: Some(name).filter(|_| counts_nameless && shared.tree.is_some()),

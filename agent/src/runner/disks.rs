@@ -26,7 +26,7 @@ pub(super) fn disk_of(name: &str, sandbox: &Path) -> Result<BlockDevice, String>
         (Path::new(name), number_of(Path::new(name), true))
     };
     let number = number.map_err(|error| format!("{}: {error}", path.display()))?;
-    whole(Path::new(SYSTEM), number)
+    parent_disk(Path::new(SYSTEM), number)
         .ok_or_else(|| format!("{}: the kernel has no disk for it", path.display()))
 }
 
@@ -43,7 +43,7 @@ fn number_of(path: &Path, is_device: bool) -> io::Result<u64> {
 }
 
 /// Returns the whole disk: the kernel counts use by disks, never by partitions.
-fn whole(system: &Path, number: u64) -> Option<BlockDevice> {
+fn parent_disk(system: &Path, number: u64) -> Option<BlockDevice> {
     // The kernel has 12 bits for the major and 20 for the minor number.
     let (major, minor) = (major(number) as u32, minor(number) as u32);
     let folder = system.join(format!("{major}:{minor}"));
@@ -79,7 +79,7 @@ mod tests {
         fs::write(disk.join("sda1/partition"), "1\n").unwrap();
         symlink(&disk, system.path().join("8:0")).unwrap();
         symlink(disk.join("sda1"), system.path().join("8:1")).unwrap();
-        let found = |minor| whole(system.path(), nix::sys::stat::makedev(8, minor));
+        let found = |minor| parent_disk(system.path(), nix::sys::stat::makedev(8, minor));
         let sda = Some(BlockDevice { major: 8, minor: 0 });
         assert_eq!(found(0), sda);
         assert_eq!(found(1), sda);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_disk_is_refused_by_name() {
+    fn unknown_disks_are_rejected_by_name() {
         for name in ["/dev/null", "/dev/no-such-disk", "/etc"] {
             let refused = disk_of(name, Path::new("/")).unwrap_err();
             assert!(refused.starts_with(name), "{refused}");

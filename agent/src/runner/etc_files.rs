@@ -9,9 +9,9 @@ use argosy_isolation::network::names;
 
 /// The file with the upstream servers of systemd's resolver, when the usual file names only the
 /// resolver itself.
-const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+const RESOLVED_UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
 /// Maximum length of a host name.
-const HOST_NAME_LETTERS: usize = 63;
+const MAX_HOST_NAME: usize = 63;
 
 /// The network location of a container, for these files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(super) fn own_files(
         NetworkLocation::Host => [names::HOSTS, names::RESOLVERS].map(read),
         NetworkLocation::None => [names::hosts(name, &[]), String::new()],
         NetworkLocation::Private(addresses) => {
-            let upstream = fs::read_to_string(BEHIND_RESOLVED).ok();
+            let upstream = fs::read_to_string(RESOLVED_UPSTREAM).ok();
             let found = names::resolvers(&read(names::RESOLVERS), upstream.as_deref(), addresses);
             if !found.text.contains("nameserver") && !found.unreachable.is_empty() {
                 tracing::warn!(
@@ -75,7 +75,7 @@ pub(super) fn host_name(task: &str) -> String {
         let allowed = letter.is_ascii_alphanumeric() || letter == '-';
         if allowed { letter } else { '-' }
     };
-    let letters = task.chars().map(plain).take(HOST_NAME_LETTERS);
+    let letters = task.chars().map(plain).take(MAX_HOST_NAME);
     let name: String = letters.collect();
     match name.trim_matches('-') {
         "" => "task".to_owned(),
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_gives_its_host_its_name() {
+    fn the_host_name_is_derived_from_the_task() {
         assert_eq!(host_name("web"), "web");
         assert_eq!(host_name("my_web.1"), "my-web-1");
         assert_eq!(host_name("_"), "task");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_files_are_shown_where_they_are_true() {
+    fn host_files_are_kept_where_they_are_correct() {
         assert_eq!(own_files("web", NetworkLocation::Host, false), []);
         let alone = own_files("web", NetworkLocation::None, true);
         let paths: Vec<_> = alone.iter().map(|file| file.path.to_str()).collect();

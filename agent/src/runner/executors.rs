@@ -13,10 +13,10 @@ use crate::core::{ContainerStart, CreateError};
 use crate::executors::{DirectoryAccess, ExecutorDirectory};
 
 /// Number of host user ids of one container.
-const USERS: u32 = 65_536;
+const HOST_IDS: u32 = 65_536;
 
 /// Creates the socket directory of an executor, for its container; `None` for any other container.
-pub(super) fn place(
+pub(super) fn socket_directory(
     shared: &RunnerState,
     start: &ContainerStart,
     task: &v1::TaskSpec,
@@ -30,7 +30,7 @@ pub(super) fn place(
         // Its container owns its files by an id-mapped mount, so on disk they have the container's
         // ids.
         true => {
-            let first = shared.broker.take_users(start.name).map_err(failed)?;
+            let first = shared.broker.allocate_ids(start.name).map_err(failed)?;
             let inside = command_user(user).uid;
             // The user of an image is known only inside the container.
             let is_known = image_rootfs::image_of(task).is_empty();
@@ -39,7 +39,7 @@ pub(super) fn place(
                 peers: if is_known {
                     first + inside..=first + inside
                 } else {
-                    first..=first + (USERS - 1)
+                    first..=first + (HOST_IDS - 1)
                 },
                 is_hidden: true,
             }
@@ -54,7 +54,7 @@ pub(super) fn place(
         }
     };
     let folder = shared.paths.executor(start.name);
-    let made = shared.broker.make_place(start.name, &guest);
+    let made = shared.broker.make_socket_dir(start.name, &guest);
     made.map_err(|error| {
         let unmet = Explanation::of(Code::ExecutorUnmet, &[&folder.display()]);
         failed(unmet.with_detail(error))

@@ -16,7 +16,7 @@ use argosy_isolation::mounts::SHARED;
 use argosy_isolation::{ContainerUser, LaunchSpec, crash_points};
 use argosy_state::ids::GroupId;
 
-use super::{Runner, RunnerState, TRY_AGAIN};
+use super::{RETRY_DELAY, Runner, RunnerState};
 use crate::broker::{BrokerClient, ParentDirMode};
 use crate::core::{ContainerName, ContainerStart, GroupStart, Input};
 
@@ -31,7 +31,7 @@ pub(super) struct GroupNamespaces {
 
 impl GroupNamespaces {
     /// Returns the group's namespace and addresses; the first of its containers creates them.
-    pub(super) fn joined(
+    pub(super) fn group_namespace(
         &self,
         name: ContainerName,
         take: impl FnOnce() -> Result<(OwnedFd, Vec<IpAddr>), String>,
@@ -49,13 +49,13 @@ impl GroupNamespaces {
     }
 
     /// Does the same for a group without a network.
-    pub(super) fn alone(
+    pub(super) fn without_network(
         &self,
         name: ContainerName,
         broker: &BrokerClient,
     ) -> Result<(OwnedFd, Vec<IpAddr>), String> {
         let own = vec![Ipv4Addr::LOCALHOST.into()];
-        self.joined(name, || Ok((broker.network_alone()?, own)))
+        self.group_namespace(name, || Ok((broker.network_alone()?, own)))
     }
 
     fn forget(&self, name: ContainerName) {
@@ -71,7 +71,7 @@ impl GroupNamespaces {
 
 /// Creates the directory that a container shares with its group, as a part of its first task's disk
 /// usage, and passes both to the container. Does nothing for a container without a group.
-pub(super) fn share(
+pub(super) fn share_directory(
     shared: &RunnerState,
     start: &ContainerStart,
     owner: Option<&ContainerUser>,
@@ -147,7 +147,7 @@ impl Runner {
                     Ok(()) => break,
                     Err(why) => {
                         tracing::warn!(group = %name, why, "shared resources of a group cannot be released yet");
-                        tokio::time::sleep(TRY_AGAIN).await;
+                        tokio::time::sleep(RETRY_DELAY).await;
                     }
                 }
             }
@@ -161,7 +161,7 @@ impl RunnerState {
         self.groups.forget(name);
         self.broker.release_network(name)?;
         crash_points::passed("group.network-released");
-        self.broker.return_users(name)?;
+        self.broker.release_ids(name)?;
         crash_points::passed("group.users-returned");
         Ok(())
     }
@@ -179,18 +179,18 @@ mod tests {
             let null = fs::File::open("/dev/null").unwrap();
             Ok((null.into(), vec![Ipv4Addr::new(10, 0, 0, 2).into()]))
         };
-        let (_first, address) = groups.joined(name, take).unwrap();
+        let (_first, address) = groups.group_namespace(name, take).unwrap();
         let again = || panic!("it is taken once");
-        assert_eq!(groups.joined(name, again).unwrap().1, address);
+        assert_eq!(groups.group_namespace(name, again).unwrap().1, address);
         groups.forget(name);
-        groups.joined(name, take).unwrap();
+        groups.group_namespace(name, take).unwrap();
     }
 
     #[test]
-    fn a_groups_folder_is_closed_to_the_host_and_open_to_all_its_users() {
+    fn group_directories_are_accessible_only_to_their_users() {
         let host = tempfile::tempdir().unwrap();
         let folder = host.path().join("groups/framework-1/pod/1-5-0");
-        let above = ParentDirMode::own().closed();
+        let above = ParentDirMode::own().without_others();
         make(&folder, None, true, above).unwrap();
         make(&folder, None, true, above).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

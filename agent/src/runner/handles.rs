@@ -70,22 +70,22 @@ impl ContainerControls {
     }
 
     /// Returns a slot for an interactive command, held until it is dropped. Checks need none.
-    pub(crate) fn place(&self, instance: Instance) -> Result<OwnedSemaphorePermit, SlotError> {
+    pub(crate) fn exec_slot(&self, instance: Instance) -> Result<OwnedSemaphorePermit, SlotError> {
         let control = self.get(instance).ok_or(SlotError::NotRunning)?;
-        let place = Arc::clone(&control.places).try_acquire_owned();
-        place.map_err(|_| SlotError::Full)
+        let slot = Arc::clone(&control.exec_slots).try_acquire_owned();
+        slot.map_err(|_| SlotError::Full)
     }
 
     /// Starts another command in a container. The session's first notice reports whether it has
     /// started.
-    pub(crate) async fn enter(
+    pub(crate) async fn exec(
         &self,
         instance: Instance,
         request: ExecRequest,
     ) -> Result<ExecSession, ExecStartError> {
         let control = self.get(instance).ok_or(ExecStartError::NotRunning)?;
         let (answer, entered) = oneshot::channel();
-        control.change(|wishes| wishes.entries.push(PendingExec { request, answer }));
+        control.change(|wishes| wishes.execs.push(PendingExec { request, answer }));
         Ok(entered.await.map_err(|_| ExecStartError::NotRunning)??)
     }
 
@@ -110,9 +110,9 @@ impl ContainerControls {
 /// container's task reads; nothing is awaited under it.
 #[derive(Debug)]
 pub(super) struct ContainerControl {
-    wishes: Mutex<PendingRequests>,
+    requests: Mutex<PendingRequests>,
     pub(super) changed: Notify,
-    places: Arc<Semaphore>,
+    exec_slots: Arc<Semaphore>,
     /// Nothing is left of the container but its files.
     is_ended: AtomicBool,
 }
@@ -120,9 +120,9 @@ pub(super) struct ContainerControl {
 impl Default for ContainerControl {
     fn default() -> Self {
         Self {
-            wishes: Mutex::default(),
+            requests: Mutex::default(),
             changed: Notify::new(),
-            places: Arc::new(Semaphore::new(PLACES_FOR_PEOPLE)),
+            exec_slots: Arc::new(Semaphore::new(PLACES_FOR_PEOPLE)),
             is_ended: AtomicBool::new(false),
         }
     }
@@ -132,12 +132,12 @@ impl Default for ContainerControl {
 pub(super) struct PendingRequests {
     pub(super) kill_grace_ms: Option<u64>,
     /// Its start is cancelled: it is to end without an order, or to report that it has started.
-    pub(super) is_called_off: bool,
+    pub(super) is_cancelled: bool,
     pub(super) stop_at: Option<Timestamp>,
-    pub(super) entries: Vec<PendingExec>,
+    pub(super) execs: Vec<PendingExec>,
     pub(super) attachments: Vec<PendingAttach>,
     /// Requests are no longer forwarded.
-    over: bool,
+    is_closed: bool,
 }
 
 /// A request to start a command, and the channel for its result.
@@ -160,14 +160,14 @@ impl ContainerControl {
     }
 
     pub(super) fn cancel_start(&self) {
-        self.change(|wishes| wishes.is_called_off = true);
+        self.change(|wishes| wishes.is_cancelled = true);
     }
 
     /// Puts back requests that the supervisor did not accept, unless newer ones exist by now. Sends
     /// no notification.
-    pub(super) fn put_back(&self, kill_grace_ms: Option<u64>, stop_at: Option<Timestamp>) {
-        let mut wishes = lock(&self.wishes);
-        if !wishes.over {
+    pub(super) fn restore(&self, kill_grace_ms: Option<u64>, stop_at: Option<Timestamp>) {
+        let mut wishes = lock(&self.requests);
+        if !wishes.is_closed {
             wishes.kill_grace_ms = wishes.kill_grace_ms.or(kill_grace_ms);
             wishes.stop_at = wishes.stop_at.or(stop_at);
         }
@@ -178,11 +178,11 @@ impl ContainerControl {
     }
 
     pub(super) fn take(&self) -> PendingRequests {
-        std::mem::take(&mut lock(&self.wishes))
+        std::mem::take(&mut lock(&self.requests))
     }
 
     /// Records that the container has ended normally, and its supervisor has exited.
-    pub(super) fn note_end(&self) {
+    pub(super) fn mark_ended(&self) {
         self.is_ended.store(true, Ordering::Release);
     }
 
@@ -192,15 +192,15 @@ impl ContainerControl {
 
     /// Refuses all exec requests, now and later, because the container has ended.
     pub(super) fn close(&self) {
-        *lock(&self.wishes) = PendingRequests {
-            over: true,
+        *lock(&self.requests) = PendingRequests {
+            is_closed: true,
             ..PendingRequests::default()
         };
     }
 
     fn change(&self, change: impl FnOnce(&mut PendingRequests)) {
-        let mut wishes = lock(&self.wishes);
-        if !wishes.over {
+        let mut wishes = lock(&self.requests);
+        if !wishes.is_closed {
             change(&mut wishes);
             self.changed.notify_one();
         }

@@ -27,7 +27,7 @@ pub(crate) const FOLDER: &str = "/run/argosy/ids";
 /// subgid(5)).
 const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 /// The directory in which systemd-nspawn records the first users of its ranges.
-const PICKED: &str = "/run/systemd/nspawn-uid";
+const NSPAWN_DIR: &str = "/run/systemd/nspawn-uid";
 /// The maximum number of containers on a host.
 const RANGES: u32 = (END_HOST_ID - FIRST_HOST_ID) / CONTAINER_IDS;
 /// The separator between the agent's directory and the container in a link; it occurs in no
@@ -36,10 +36,10 @@ const MARK: char = '#';
 
 /// The ranges of this agent's containers.
 pub(crate) struct HostIdAllocator {
-    folder: PathBuf,
-    others: ForeignIdRanges,
+    shared_dir: PathBuf,
+    foreign: ForeignIdRanges,
     directory: PathBuf,
-    held: Mutex<AllocatedRanges>,
+    allocated: Mutex<AllocatedRanges>,
 }
 
 struct AllocatedRanges {
@@ -56,7 +56,7 @@ pub(crate) fn open(paths: &Paths) -> Result<HostIdAllocator, RunError> {
         path: PathBuf::from(FOLDER),
         source,
     })?;
-    ids.others = ForeignIdRanges::of_host();
+    ids.foreign = ForeignIdRanges::of_host();
     Ok(ids)
 }
 
@@ -66,8 +66,8 @@ pub(crate) fn none_free(error: &dyn std::fmt::Display) -> String {
 }
 
 /// Returns the host ids, among those for containers, that other software now uses.
-pub(crate) fn given() -> Vec<Range<u32>> {
-    let ranges = ForeignIdRanges::of_host().given().into_iter();
+pub(crate) fn foreign_ids() -> Vec<Range<u32>> {
+    let ranges = ForeignIdRanges::of_host().delegated_ranges().into_iter();
     ranges
         .map(|range| first_id(range)..first_id(range + 1))
         .collect()
@@ -118,35 +118,38 @@ impl HostIdAllocator {
             .fold(0_u32, |mixed, byte| {
                 mixed.wrapping_mul(0x0100_0193) ^ u32::from(*byte)
             });
-        let held = AllocatedRanges {
+        let allocated = AllocatedRanges {
             ranges,
             next: first % RANGES,
         };
         Ok(Self {
-            folder: folder.to_owned(),
-            others: ForeignIdRanges::default(),
+            shared_dir: folder.to_owned(),
+            foreign: ForeignIdRanges::default(),
             directory: directory.to_owned(),
-            held: Mutex::new(held),
+            allocated: Mutex::new(allocated),
         })
     }
 
     /// Allocates the container's user 0 on the host: the same one each time until it is released.
-    pub(crate) fn take(&self, name: ContainerName) -> io::Result<u32> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(range) = held.ranges.get(&name) {
+    pub(crate) fn allocate(&self, name: ContainerName) -> io::Result<u32> {
+        let mut allocated = self
+            .allocated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(range) = allocated.ranges.get(&name) {
             return Ok(first_id(*range));
         }
         let target = format!("{}{MARK}{name}", self.directory.display());
-        let given = self.others.given();
+        let given = self.foreign.delegated_ranges();
         for _ in 0..RANGES {
-            let range = held.next;
-            held.next = (range + 1) % RANGES;
-            if given.contains(&range) || self.others.have_picked(range) {
+            let range = allocated.next;
+            allocated.next = (range + 1) % RANGES;
+            if given.contains(&range) || self.foreign.is_in_use(range) {
                 continue;
             }
-            match std::os::unix::fs::symlink(&target, self.folder.join(range.to_string())) {
+            match std::os::unix::fs::symlink(&target, self.shared_dir.join(range.to_string())) {
                 Ok(()) => {
-                    held.ranges.insert(name, range);
+                    allocated.ranges.insert(name, range);
                     return Ok(first_id(range));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -159,35 +162,44 @@ impl HostIdAllocator {
     }
 
     /// Whether a host id belongs to a container of this agent.
-    pub(crate) fn holds(&self, number: u32) -> bool {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn owns(&self, number: u32) -> bool {
+        let allocated = self
+            .allocated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let is_of = |range: &u32| (first_id(*range)..first_id(*range + 1)).contains(&number);
-        held.ranges.values().any(is_of)
+        allocated.ranges.values().any(is_of)
     }
 
     /// Releases the range of a container that is removed, with all its processes.
-    pub(crate) fn give_back(&self, name: ContainerName) -> io::Result<()> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(range) = held.ranges.get(&name) else {
+    pub(crate) fn release(&self, name: ContainerName) -> io::Result<()> {
+        let mut allocated = self
+            .allocated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(range) = allocated.ranges.get(&name) else {
             return Ok(());
         };
-        match fs::remove_file(self.folder.join(range.to_string())) {
+        match fs::remove_file(self.shared_dir.join(range.to_string())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        held.ranges.remove(&name);
+        allocated.ranges.remove(&name);
         Ok(())
     }
 
     /// Releases the ranges of all containers but these.
-    pub(crate) fn keep_only(&self, known: &BTreeSet<ContainerName>) -> io::Result<()> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let names: Vec<_> = held.ranges.keys().copied().collect();
-        drop(held);
+    pub(crate) fn retain(&self, known: &BTreeSet<ContainerName>) -> io::Result<()> {
+        let allocated = self
+            .allocated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<_> = allocated.ranges.keys().copied().collect();
+        drop(allocated);
         names
             .into_iter()
             .filter(|name| !known.contains(name))
-            .try_for_each(|name| self.give_back(name))
+            .try_for_each(|name| self.release(name))
     }
 }
 
@@ -195,28 +207,28 @@ impl HostIdAllocator {
 #[derive(Debug, Default)]
 struct ForeignIdRanges {
     subordinate: Vec<PathBuf>,
-    picked: PathBuf,
+    nspawn_dir: PathBuf,
 }
 
 impl ForeignIdRanges {
     fn of_host() -> Self {
         Self {
             subordinate: SUBORDINATE.map(PathBuf::from).into(),
-            picked: PathBuf::from(PICKED),
+            nspawn_dir: PathBuf::from(NSPAWN_DIR),
         }
     }
 
     /// Returns ranges that overlap with those given to a user of the host. Missing files give none,
     /// and neither do lines that the tools that read them ignore.
-    fn given(&self) -> BTreeSet<u32> {
+    fn delegated_ranges(&self) -> BTreeSet<u32> {
         let texts = self.subordinate.iter().map(fs::read_to_string);
         let texts: Vec<_> = texts.filter_map(Result::ok).collect();
         let lines = texts.iter().flat_map(|text| text.lines());
         lines.filter_map(ranges_of).flatten().collect()
     }
 
-    fn have_picked(&self, range: u32) -> bool {
-        self.picked.join(first_id(range).to_string()).exists()
+    fn is_in_use(&self, range: u32) -> bool {
+        self.nspawn_dir.join(first_id(range).to_string()).exists()
     }
 }
 
@@ -285,11 +297,15 @@ mod tests {
             .collect();
         let taken = names
             .iter()
-            .flat_map(|name| [&ids, &others].map(|ids| ids.take(*name).unwrap()));
+            .flat_map(|name| [&ids, &others].map(|ids| ids.allocate(*name).unwrap()));
         let distinct: BTreeSet<_> = taken.collect();
         assert_eq!(distinct.len(), 40);
-        let again = ids.take(names[3]).unwrap();
-        assert_eq!(open(&mine).take(names[3]).unwrap(), again, "after a crash");
+        let again = ids.allocate(names[3]).unwrap();
+        assert_eq!(
+            open(&mine).allocate(names[3]).unwrap(),
+            again,
+            "after a crash"
+        );
     }
 
     #[test]
@@ -297,7 +313,7 @@ mod tests {
         let shared = tempfile::tempdir().unwrap();
         let mine = tempfile::tempdir().unwrap();
         let mut ids = HostIdAllocator::open(shared.path(), mine.path()).unwrap();
-        let next = ids.held.lock().unwrap().next;
+        let next = ids.allocated.lock().unwrap().next;
         let [given, half, picked, free] = [0, 1, 2, 3].map(|more| (next + more) % RANGES);
         let host = tempfile::tempdir().unwrap();
         let subuid = host.path().join("subuid");
@@ -308,16 +324,16 @@ mod tests {
         );
         fs::write(&subuid, lines).unwrap();
         fs::write(host.path().join(first_id(picked).to_string()), "").unwrap();
-        ids.others = ForeignIdRanges {
+        ids.foreign = ForeignIdRanges {
             subordinate: vec![subuid, host.path().join("absent")],
-            picked: host.path().to_owned(),
+            nspawn_dir: host.path().to_owned(),
         };
-        assert_eq!(ids.take(name("1-1-0")).unwrap(), first_id(free));
+        assert_eq!(ids.allocate(name("1-1-0")).unwrap(), first_id(free));
         // It keeps a range that it already has: its container runs.
         let first = first_id(free);
         let also = format!("late:{first}:{CONTAINER_IDS}\n");
         fs::write(host.path().join("subuid"), also).unwrap();
-        assert_eq!(ids.take(name("1-1-0")).unwrap(), first);
+        assert_eq!(ids.allocate(name("1-1-0")).unwrap(), first);
     }
 
     #[test]
@@ -326,7 +342,7 @@ mod tests {
         let dead = tempfile::tempdir().unwrap();
         let ids = HostIdAllocator::open(shared.path(), dead.path()).unwrap();
         for order in 1..=200 {
-            ids.take(name(&format!("1-{order}-0"))).unwrap();
+            ids.allocate(name(&format!("1-{order}-0"))).unwrap();
         }
         let gone = dead.path().to_owned();
         drop(dead);
@@ -334,7 +350,7 @@ mod tests {
         std::thread::scope(|scope| {
             for agent in &agents {
                 let open = || HostIdAllocator::open(shared.path(), agent.path()).unwrap();
-                scope.spawn(move || open().take(name("1-1-0")).unwrap());
+                scope.spawn(move || open().allocate(name("1-1-0")).unwrap());
             }
         });
         // A container that runs on this host may use these ranges by chance: such a range is kept.
@@ -353,17 +369,17 @@ mod tests {
     }
 
     #[test]
-    fn a_range_comes_into_use_again_when_its_container_is_gone() {
+    fn released_id_ranges_are_reused() {
         let shared = tempfile::tempdir().unwrap();
         let mine = tempfile::tempdir().unwrap();
         let ids = HostIdAllocator::open(shared.path(), mine.path()).unwrap();
         let count = || fs::read_dir(shared.path()).unwrap().count();
-        let first = ids.take(name("1-1-0")).unwrap();
-        ids.take(name("1-2-0")).unwrap();
-        ids.give_back(name("1-1-0")).unwrap();
+        let first = ids.allocate(name("1-1-0")).unwrap();
+        ids.allocate(name("1-2-0")).unwrap();
+        ids.release(name("1-1-0")).unwrap();
         assert_eq!(count(), 1);
-        assert_ne!(ids.take(name("1-3-0")).unwrap(), first, "not soon");
-        ids.keep_only(&BTreeSet::from([name("1-3-0")])).unwrap();
+        assert_ne!(ids.allocate(name("1-3-0")).unwrap(), first, "not soon");
+        ids.retain(&BTreeSet::from([name("1-3-0")])).unwrap();
         assert_eq!(count(), 1);
         let path = mine.path().to_owned();
         drop(mine);

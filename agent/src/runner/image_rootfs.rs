@@ -91,7 +91,7 @@ impl ContainerImages {
             Some(ImagePull::Always) => PullPolicy::Always,
         };
         let obtaining = images.obtain(reference, policy, container.to_string());
-        let image = obtained(obtaining, meter)
+        let image = wait_for_image(obtaining, meter)
             .await
             .map_err(|error| error.explanation())?;
         self.pulled().insert(container.instance, image);
@@ -150,7 +150,7 @@ impl ContainerImages {
 }
 
 /// Waits for an image, and reports the progress.
-async fn obtained(
+async fn wait_for_image(
     mut obtaining: PendingPull,
     meter: &watch::Sender<FetchProgress>,
 ) -> Result<LeasedImage, PullError> {

@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use crate::broker::BrokerClient;
 
 /// The interval of liveness checks of the launcher.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The command of the launcher: a program that calls `argosy_isolation::launcher::run_from_fd`
 /// first of all.
@@ -38,7 +38,7 @@ pub(crate) struct LauncherProcess {
     /// stops.
     launcher: Mutex<Option<Launcher>>,
     /// Number of replaced launchers.
-    replaced: AtomicU64,
+    replacements: AtomicU64,
     /// A lock for the same reason, taken after that of the launcher.
     supervisors: Mutex<Supervisors>,
 }
@@ -46,22 +46,22 @@ pub(crate) struct LauncherProcess {
 /// The running supervisors of this launcher and of earlier ones, by their containers.
 #[derive(Default)]
 struct Supervisors {
-    of: BTreeMap<ContainerId, ProcessId>,
+    by_container: BTreeMap<ContainerId, ProcessId>,
     /// Whether some were added since the last cleanup.
-    is_grown: bool,
+    has_new: bool,
 }
 
 impl Supervisors {
-    fn note(&mut self, launcher: &mut Launcher) {
+    fn add_new(&mut self, launcher: &mut Launcher) {
         let made = launcher.supervisors();
-        self.is_grown |= !made.is_empty();
-        self.of.extend(made);
+        self.has_new |= !made.is_empty();
+        self.by_container.extend(made);
     }
 
     /// Forgets those that have ended, at a cost that follows the number of launches.
-    fn tidy(&mut self) {
-        if std::mem::take(&mut self.is_grown) {
-            self.of
+    fn remove_ended(&mut self) {
+        if std::mem::take(&mut self.has_new) {
+            self.by_container
                 .retain(|_, process| !matches!(process.open(), Ok(None)));
         }
     }
@@ -77,7 +77,7 @@ impl LauncherProcess {
             command,
             tree,
             launcher: Mutex::new(Some(launcher)),
-            replaced: AtomicU64::new(0),
+            replacements: AtomicU64::new(0),
             supervisors: Mutex::default(),
         })
     }
@@ -90,7 +90,7 @@ impl LauncherProcess {
         spec: &LaunchSpec,
         namespace: Option<BorrowedFd<'_>>,
     ) -> Result<Container, LaunchError> {
-        self.ask(|launcher| match namespace {
+        self.request(|launcher| match namespace {
             Some(namespace) => launcher.launch_joined(spec, namespace),
             None => launcher.launch(spec),
         })
@@ -103,10 +103,10 @@ impl LauncherProcess {
         archive: BorrowedFd<'_>,
         target: BorrowedFd<'_>,
     ) -> Result<UnpackHandle, LaunchError> {
-        match self.ask(|launcher| launcher.unpack(job, archive, target)) {
+        match self.request(|launcher| launcher.unpack(job, archive, target)) {
             // A process without its request does nothing, so that the request can be repeated.
             Err(LaunchError::Gone { .. }) => {
-                self.ask(|launcher| launcher.unpack(job, archive, target))
+                self.request(|launcher| launcher.unpack(job, archive, target))
             }
             answer => answer,
         }
@@ -114,7 +114,7 @@ impl LauncherProcess {
 
     /// Replaces a launcher that has ended, is stopped or hangs, and returns the number of
     /// replacements so far. Its unread requests fail, as their containers show.
-    pub(crate) fn look(&self) -> u64 {
+    pub(crate) fn replace_if_dead(&self) -> u64 {
         // The thread that holds the lock sends a request, and detects a failure itself.
         if let Ok(mut present) = self.launcher.try_lock()
             && let Some(launcher) = present.as_mut()
@@ -123,10 +123,10 @@ impl LauncherProcess {
                 self.replace(launcher);
             }
             let mut supervisors = self.supervisors();
-            supervisors.note(launcher);
-            supervisors.tidy();
+            supervisors.add_new(launcher);
+            supervisors.remove_ended();
         }
-        self.replaced.load(Ordering::Relaxed)
+        self.replacements.load(Ordering::Relaxed)
     }
 
     /// Kills the supervisor of a container that it has not claimed, and never will: no file names
@@ -137,9 +137,9 @@ impl LauncherProcess {
         patience: Duration,
     ) -> io::Result<bool> {
         if let Some(launcher) = self.lock().as_mut() {
-            self.supervisors().note(launcher);
+            self.supervisors().add_new(launcher);
         }
-        let supervisor = self.supervisors().of.get(container).copied();
+        let supervisor = self.supervisors().by_container.get(container).copied();
         supervisor.map_or(Ok(true), |supervisor| supervisor.kill(patience))
     }
 
@@ -148,7 +148,7 @@ impl LauncherProcess {
         drop(self.lock().take());
     }
 
-    fn ask<T>(
+    fn request<T>(
         &self,
         request: impl FnOnce(&mut Launcher) -> Result<T, LaunchError>,
     ) -> Result<T, LaunchError> {
@@ -168,9 +168,9 @@ impl LauncherProcess {
         let pid = launcher.pid();
         match self.command.spawn(self.tree.as_ref()) {
             Ok(fresh) => {
-                self.supervisors().note(launcher);
+                self.supervisors().add_new(launcher);
                 *launcher = fresh;
-                self.replaced.fetch_add(1, Ordering::Relaxed);
+                self.replacements.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(
                     pid,
                     "the launcher accepted no requests; another one is started"
@@ -200,7 +200,7 @@ impl LauncherProcess {
 
 /// Replaces a launcher that no longer accepts requests, even when there are none.
 pub(super) async fn watch(broker: BrokerClient) {
-    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let mut looks = tokio::time::interval(CHECK_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = 0;
     loop {

@@ -10,7 +10,7 @@ use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation};
 
 use super::disks::disk_of;
-use super::limits::{limits, named};
+use super::limits::{explicit_limits, limits};
 use super::{Runner, RunnerState};
 use crate::core::{ContainerName, Input, Instance, UnappliedLimits};
 
@@ -54,7 +54,7 @@ impl Runner {
         order: Option<OrderIndex>,
     ) {
         let instance = name.instance;
-        let (number, applied) = self.changes.next(instance);
+        let (number, applied) = self.limit_updates.next(instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             let slot = shared.slots.acquire().await;
@@ -72,8 +72,8 @@ impl Runner {
                 };
                 match &written {
                     Ok(()) => newest.held = Some(task.limits.unwrap_or_default()),
-                    Err(LimitUpdateFailure { part: Some(part), .. }) => newest.held = Some((**part).clone()),
-                    Err(LimitUpdateFailure { part: None, .. }) => {}
+                    Err(LimitUpdateFailure { held: Some(part), .. }) => newest.held = Some((**part).clone()),
+                    Err(LimitUpdateFailure { held: None, .. }) => {}
                 }
                 let held = newest.held.clone();
                 Some(written.map_err(|LimitUpdateFailure { why, .. }| UnappliedLimits { why, held }))
@@ -111,14 +111,14 @@ impl RunnerState {
         let key = key.ok_or_else(|| Explanation::from("it has no name"))?;
         let sandbox = self.paths.sandbox(&key, name);
         let limits = limits(task, self.settings.defaults, |disk| disk_of(disk, &sandbox))?;
-        let asked = named(task, &limits);
+        let explicit = explicit_limits(task, &limits);
         if self.tree.is_none() {
-            return if asked == Limits::default() {
+            return if explicit == Limits::default() {
                 Ok(())
             } else {
                 Err(LimitUpdateFailure {
                     why: Explanation::of(Code::ControlGroupsMissing, &[]),
-                    part: Some(Box::default()),
+                    held: Some(Box::default()),
                 })
             };
         }
@@ -127,7 +127,10 @@ impl RunnerState {
             false => MissingPolicy::RequireAll,
         };
         let missing = self.broker.replace_limits(name, limits, policy)?;
-        kept(&missing.of(&asked), task.limits.clone().unwrap_or_default())
+        check_applied(
+            &missing.needed_by(&explicit),
+            task.limits.clone().unwrap_or_default(),
+        )
     }
 
     /// Applies the limits of an executor's container, which follow from its tasks.
@@ -142,7 +145,7 @@ impl RunnerState {
         let Some(group) = self.group(name) else {
             return Ok(());
         };
-        if holds_more(&group, limits.memory_max_bytes) {
+        if exceeds_limit(&group, limits.memory_max_bytes) {
             // Memory that it holds for ended tasks must not kill the others.
             (limits.memory_high_bytes, limits.memory_max_bytes) = (None, None);
         }
@@ -158,12 +161,12 @@ impl RunnerState {
 struct LimitUpdateFailure {
     why: Explanation,
     /// Those that are in force; `None`: the former limits.
-    part: Option<Box<v1::Limits>>,
+    held: Option<Box<v1::Limits>>,
 }
 
 impl From<Explanation> for LimitUpdateFailure {
     fn from(why: Explanation) -> Self {
-        Self { why, part: None }
+        Self { why, held: None }
     }
 }
 
@@ -176,7 +179,10 @@ impl From<String> for LimitUpdateFailure {
 
 /// Checks the applied limits. A host may lack controllers if its operator allows that; then limits
 /// that need them are not in force.
-fn kept(missing: &MissingControllers, wanted: v1::Limits) -> Result<(), LimitUpdateFailure> {
+fn check_applied(
+    missing: &MissingControllers,
+    wanted: v1::Limits,
+) -> Result<(), LimitUpdateFailure> {
     if missing.controllers.is_empty() {
         return Ok(());
     }
@@ -199,11 +205,11 @@ fn kept(missing: &MissingControllers, wanted: v1::Limits) -> Result<(), LimitUpd
     }
     Err(LimitUpdateFailure {
         why: Explanation::of(Code::ControllersMissing, &[&names]),
-        part: Some(Box::new(part)),
+        held: Some(Box::new(part)),
     })
 }
 
-fn holds_more(group: &Cgroup, limit_bytes: Option<u64>) -> bool {
+fn exceeds_limit(group: &Cgroup, limit_bytes: Option<u64>) -> bool {
     let held = std::fs::read_to_string(group.path().join("memory.current"));
     let held = held.ok().and_then(|text| text.trim().parse::<u64>().ok());
     held.zip(limit_bytes)
@@ -217,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_host_cannot_keep_is_named_and_is_not_in_force() {
+    fn limits_without_controllers_are_named_and_not_in_force() {
         let wanted = v1::Limits {
             cpu_millis: Some(500),
             memory_bytes: Some(1 << 20),
@@ -226,11 +232,15 @@ mod tests {
             io: vec![v1::DiskLimit::default()],
             exclusive_cpus: true,
         };
-        assert_eq!(kept(&MissingControllers::default(), wanted.clone()), Ok(()));
+        assert_eq!(
+            check_applied(&MissingControllers::default(), wanted.clone()),
+            Ok(())
+        );
         let missing = MissingControllers {
             controllers: vec!["cpu".to_owned(), "io".to_owned()],
         };
-        let LimitUpdateFailure { why, part } = kept(&missing, wanted.clone()).unwrap_err();
+        let LimitUpdateFailure { why, held: part } =
+            check_applied(&missing, wanted.clone()).unwrap_err();
         assert_eq!(
             why.causes,
             [Cause::new(Code::ControllersMissing, &[&"cpu, io"])]

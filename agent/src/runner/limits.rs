@@ -13,7 +13,7 @@ use super::disks::BlockDevice;
 use super::memory_high;
 
 /// `cpu.weight` of one cpu: the kernel's default.
-const WEIGHT_OF_A_CPU: u64 = 100;
+const WEIGHT_PER_CPU: u64 = 100;
 const MIB: u64 = 1024 * 1024;
 
 /// Limits of tasks that request none; 0 means no limit.
@@ -55,7 +55,7 @@ pub(super) fn limits(
     }
     Ok(Limits {
         cpu_weight: some(amount_milli(task, "cpus"))
-            .map(|cpus| (cpus * WEIGHT_OF_A_CPU / 1000).clamp(1, 10_000)),
+            .map(|cpus| (cpus * WEIGHT_PER_CPU / 1000).clamp(1, 10_000)),
         cpu_max_millis: wanted.cpu_millis,
         cpuset: Vec::new(),
         memory_low_bytes: asked,
@@ -72,7 +72,7 @@ pub(super) fn limits(
 
 /// Returns those of `limits` that the task requests explicitly, and not by its resources or its
 /// agent's defaults.
-pub(super) fn named(task: &v1::TaskSpec, limits: &Limits) -> Limits {
+pub(super) fn explicit_limits(task: &v1::TaskSpec, limits: &Limits) -> Limits {
     let wanted = task.limits.clone().unwrap_or_default();
     Limits {
         cpu_max_millis: limits.cpu_max_millis,
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn without_limits_a_task_gets_its_memory_and_what_is_free_of_the_rest() {
+    fn without_limits_a_task_has_its_memory_and_shares_the_rest() {
         let limits = limits(&task("cpus:1.5;mem:64", None), DEFAULTS, |_| Ok(DISK)).unwrap();
         let expected = Limits {
             cpu_weight: Some(150),
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_asks_for_no_memory_has_the_agents_default_and_nothing_is_kept_for_it() {
+    fn the_default_memory_limit_protects_nothing() {
         let plain = task("cpus:1", None);
         let limits = |defaults| limits(&plain, defaults, |_| Ok(DISK)).unwrap();
         let own = limits(DEFAULTS);
         assert_eq!(own.memory_max_bytes, Some(96 * MIB));
         assert_eq!(own.memory_high_bytes, Some(memory_high::below(96 * MIB)));
         assert_eq!(own.memory_low_bytes, None);
-        assert_eq!(named(&plain, &own), Limits::default());
+        assert_eq!(explicit_limits(&plain, &own), Limits::default());
         let memory_bytes = 0;
         let none = limits(DefaultLimits {
             memory_bytes,
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_for_is_protected_and_the_limit_is_above_it() {
+    fn requests_are_protected_below_higher_limits() {
         let wanted = v1::Limits {
             cpu_millis: Some(2_000),
             memory_bytes: Some(256 * MIB),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_below_what_is_asked_for_or_above_the_agents_own() {
+    fn limits_stay_between_the_request_and_the_agents_maximum() {
         let wanted = v1::Limits {
             memory_bytes: Some(1),
             pids: Some(1_000_000),
@@ -209,17 +209,17 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_by_name_is_told_from_what_follows() {
+    fn explicit_limits_are_distinguished_from_derived_ones() {
         let plain = task("cpus:1;mem:64", None);
         let limits = limits(&plain, DEFAULTS, |_| Ok(DISK)).unwrap();
-        assert_eq!(named(&plain, &limits), Limits::default());
+        assert_eq!(explicit_limits(&plain, &limits), Limits::default());
         let wanted = v1::Limits {
             memory_bytes: Some(65 * MIB),
             pids: Some(7),
             ..v1::Limits::default()
         };
         let asked = task("mem:64", Some(wanted.clone()));
-        let asked = named(&asked, &of("mem:64", wanted));
+        let asked = explicit_limits(&asked, &of("mem:64", wanted));
         let expected = Limits {
             memory_max_bytes: Some(65 * MIB),
             pids_max: Some(7),
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_none_refuses_the_task() {
+    fn a_limit_for_an_invalid_disk_is_rejected() {
         let wanted = v1::Limits {
             io: vec![v1::DiskLimit::default()],
             ..v1::Limits::default()

@@ -20,7 +20,7 @@ mod tests {
     const MIB: u64 = 1024 * 1024;
 
     #[test]
-    fn a_task_is_warned_at_nine_tenths_and_a_large_one_a_little_below() {
+    fn memory_high_is_nine_tenths_or_a_fixed_margin_below_the_limit() {
         assert_eq!(below(100 * MIB), 90 * MIB);
         assert_eq!(below(160 * MIB), 144 * MIB);
         assert_eq!(below(1024 * MIB), 1008 * MIB);

@@ -65,7 +65,7 @@ use crate::paths::Paths;
 use crate::start::HostFeatures;
 use crate::statistics::Statistics;
 use argosy_content::fetcher::{
-    FetchCache, FetchProgress, FetchSettings, Fetcher, TELL_EVERY, tell,
+    FetchCache, FetchProgress, FetchSettings, Fetcher, REPORT_INTERVAL, report,
 };
 use argosy_content::images::{ImageManager, Unpacker};
 use argosy_content::service::{ContentService, ServiceCommand, ServiceSettings};
@@ -83,14 +83,14 @@ use unpacking::LauncherUnpacker;
 
 /// Maximum number of containers that are created or adopted concurrently; the same number is
 /// removed concurrently. More would only queue in the kernel.
-const AT_A_TIME: usize = 8;
+const CONTAINER_SLOTS: usize = 8;
 /// Maximum number of tasks whose files are fetched concurrently. It is high because a task that
 /// waits for its server keeps its slot.
-const FETCHING: usize = 128;
+const FETCH_SLOTS: usize = 128;
 /// Timeout of each step of a removal before it is retried.
-pub(crate) const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The delay before a failed removal or adoption is retried.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Number of queries to a supervisor that runs but does not answer.
 const ADOPTION_TRIES: u32 = 3;
 
@@ -110,10 +110,10 @@ pub(crate) struct Runner {
     controls: ContainerControls,
     fetches: HashMap<Instance, CancellationToken>,
     starts: starting::PendingStarts,
-    looks: check_probe::RunningProbes,
+    probes: check_probe::RunningProbes,
     meter: DiskMeter,
-    ends: EndedContainers,
-    changes: limit_updates::LimitUpdates,
+    ended: EndedContainers,
+    limit_updates: limit_updates::LimitUpdates,
     tasks: TaskTracker,
     /// The runtime of the agent's worker threads. The loop, which calls this, runs on another one.
     threads: Handle,
@@ -128,9 +128,9 @@ pub(super) struct RunnerState {
     counts_pids: bool,
     /// The process that performs operations that need root.
     pub(super) broker: BrokerClient,
-    imaged: ContainerImages,
-    cores: Arc<ContainerCpus>,
-    plugged: Arc<CniContainers>,
+    images: ContainerImages,
+    cpus: Arc<ContainerCpus>,
+    cni: Arc<CniContainers>,
     groups: groups::GroupNamespaces,
     enforcement: DiskEnforcement,
     fetcher: Fetcher,
@@ -150,7 +150,7 @@ pub(super) struct RunnerState {
 fn fetch_settings(config: &Config, host: &HostFeatures) -> FetchSettings {
     FetchSettings {
         limit_bytes: config.fetch_limit_bytes,
-        folders: config.fetch_folders.clone(),
+        folders: config.fetch_dirs.clone(),
         allow: config.fetch_allow.clone(),
         masters: config.masters.clone(),
         api: config.address.clone(),
@@ -212,20 +212,20 @@ impl Runner {
                 cache(config, &paths)?,
             ),
             service,
-            plugged: CniContainers::new(broker.clone()),
+            cni: CniContainers::new(broker.clone()),
             groups: groups::GroupNamespaces::default(),
             enforcement: config.disk_enforcement,
-            imaged: ContainerImages::new(images.clone()),
-            cores: Arc::new(ContainerCpus::of(tree.clone(), Some(broker.clone()))),
+            images: ContainerImages::new(images.clone()),
+            cpus: Arc::new(ContainerCpus::of(tree.clone(), Some(broker.clone()))),
             counts_pids: tree.as_ref().is_some_and(limits::counts_pids),
             settings,
             paths,
             tree,
             broker,
-            slots: Arc::new(Semaphore::new(AT_A_TIME)),
-            removal_slots: Semaphore::new(AT_A_TIME),
-            fetch_slots: Semaphore::new(FETCHING),
-            user_slots: Arc::new(Semaphore::new(AT_A_TIME)),
+            slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
+            removal_slots: Semaphore::new(CONTAINER_SLOTS),
+            fetch_slots: Semaphore::new(FETCH_SLOTS),
+            user_slots: Arc::new(Semaphore::new(CONTAINER_SLOTS)),
             inbox,
         };
         let runner = Self {
@@ -234,26 +234,26 @@ impl Runner {
             controls: ContainerControls::default(),
             fetches: HashMap::new(),
             starts: starting::PendingStarts::default(),
-            looks: check_probe::RunningProbes::default(),
+            probes: check_probe::RunningProbes::default(),
             meter: DiskMeter::default(),
-            ends: EndedContainers::default(),
-            changes: limit_updates::LimitUpdates::default(),
+            ended: EndedContainers::default(),
+            limit_updates: limit_updates::LimitUpdates::default(),
             tasks: TaskTracker::new(),
             threads: Handle::current(),
             stop: CancellationToken::new(),
         };
         runner.begin_measuring();
-        runner.tell_networks();
+        runner.check_networks();
         runner.spawn(launcher_process::watch(runner.shared.broker.clone()));
         Ok(runner)
     }
 
     /// Runs in the background, since it may wait for programs of the host.
-    fn tell_networks(&self) {
+    fn check_networks(&self) {
         let broker = self.shared.broker.clone();
         let allows_host = self.shared.settings.allowed_opt_outs.host_network;
         self.threads
-            .spawn_blocking(move || networks::tell(&broker, allows_host));
+            .spawn_blocking(move || networks::log_availability(&broker, allows_host));
     }
 
     /// Returns the handles of its containers.
@@ -263,7 +263,7 @@ impl Runner {
 
     /// Returns the number of its containers that have ended.
     pub(crate) fn ends(&self) -> EndedContainers {
-        self.ends.clone()
+        self.ended.clone()
     }
 
     /// Returns the statistics of its containers.
@@ -298,16 +298,16 @@ impl Runner {
                 let _slot = shared.fetch_slots.acquire().await;
                 shared.fetch(&start, &meter).await
             };
-            let say = |what| shared.report(Input::Fetching { instance, what });
+            let say = |progress| shared.report(Input::Fetching { instance, progress });
             let result = tokio::select! {
                 // A cancelled fetch acquires nothing more.
                 biased;
-                () = cancel.cancelled() => return shared.imaged.forget(instance),
+                () = cancel.cancelled() => return shared.images.forget(instance),
                 result = fetching => result,
-                never = tell(seen, TELL_EVERY, say) => match never {},
+                never = report(seen, REPORT_INTERVAL, say) => match never {},
             };
             if result.is_err() {
-                shared.imaged.forget(instance);
+                shared.images.forget(instance);
             }
             shared.report(Input::Fetched { instance, result }).await;
         });
@@ -328,17 +328,23 @@ impl Runner {
                     let fact = container_task::started_fact(container.handle());
                     let found = RecoveredContainer::Running(fact);
                     shared
-                        .report(Input::ContainerFound { instance, found })
+                        .report(Input::ContainerFound {
+                            instance,
+                            container: found,
+                        })
                         .await;
                     container_task::watch(&shared, name, container, &control).await;
                 }
-                Err(found) => {
-                    if matches!(found, RecoveredContainer::NeverStarted) {
+                Err(container) => {
+                    if matches!(container, RecoveredContainer::NeverStarted) {
                         // The next start has another name, and needs the same ports.
                         removing::remove(&shared, name, &key, None).await;
                     }
                     shared
-                        .report(Input::ContainerFound { instance, found })
+                        .report(Input::ContainerFound {
+                            instance,
+                            container,
+                        })
                         .await;
                 }
             }
@@ -348,14 +354,14 @@ impl Runner {
     fn destroy(&mut self, name: ContainerName, key: TaskKey) {
         let control = self.controls.forget(name.instance);
         let preparation = self.starts.forget(name.instance);
-        self.looks.forget(name.instance);
+        self.probes.forget(name.instance);
         self.meter.end(name.instance);
-        self.ends.count();
-        self.changes.forget(name.instance);
+        self.ended.count();
+        self.limit_updates.forget(name.instance);
         if let Some(fetch) = self.fetches.remove(&name.instance) {
             fetch.cancel();
         }
-        self.shared.imaged.forget(name.instance);
+        self.shared.images.forget(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             if let Some(preparation) = preparation {
@@ -377,7 +383,7 @@ impl ContainerRuntime for Runner {
                     cancel.cancel();
                 }
                 // The core may already have received the completion.
-                self.shared.imaged.forget(instance);
+                self.shared.images.forget(instance);
             }
             Effect::Prepare(start) => self.prepare(*start),
             Effect::Start(start) => self.start(*start),
@@ -395,10 +401,10 @@ impl ContainerRuntime for Runner {
             }
             Effect::Probe {
                 instance,
-                look,
+                probe,
                 kind,
                 timeout_ms,
-            } => self.probe(instance, look, kind, timeout_ms),
+            } => self.probe(instance, probe, kind, timeout_ms),
             Effect::Limit {
                 name,
                 launch,
@@ -406,19 +412,19 @@ impl ContainerRuntime for Runner {
             } => self.limit(name, launch, order),
             Effect::CancelProbe {
                 instance,
-                look,
+                probe,
                 cause,
-            } => self.looks.stop(instance, look.kind, cause),
+            } => self.probes.stop(instance, probe.kind, cause),
             Effect::Measure {
                 name,
                 key,
                 limit_bytes,
                 requested_bytes,
-                counts_nameless,
+                counts_unlinked,
                 group,
             } => {
                 let bytes = (limit_bytes, requested_bytes);
-                self.measure(name, &key, bytes, counts_nameless, group);
+                self.measure(name, &key, bytes, counts_unlinked, group);
             }
             Effect::Destroy { name, key } => self.destroy(name, key),
             Effect::DestroyGroup { name } => self.destroy_group(name),

@@ -29,7 +29,7 @@ fn named_network(start: &ContainerStart) -> Option<&v1::Network> {
 }
 
 /// Returns the servers from which it may fetch.
-pub(super) fn reach(start: &ContainerStart) -> ServerAccess {
+pub(super) fn server_access(start: &ContainerStart) -> ServerAccess {
     match named_network(start).and_then(|network| network.mode.as_ref()) {
         Some(Mode::None(_)) => ServerAccess::None,
         None | Some(Mode::Host(_) | Mode::Bridge(_) | Mode::Cni(_)) => ServerAccess::Default,
@@ -38,7 +38,7 @@ pub(super) fn reach(start: &ContainerStart) -> ServerAccess {
 
 /// Returns the network mode for the named one, or the reason for a refusal. `own` probes for
 /// private networks.
-fn chosen(
+fn choose_mode(
     named: Option<&Mode>,
     allows_host: bool,
     own: impl FnOnce() -> Result<(), String>,
@@ -56,7 +56,7 @@ fn chosen(
 
 /// Logs a warning if tasks that name no network cannot get a private one, or one without IPv6.
 /// Blocks.
-pub(super) fn tell(broker: &BrokerClient, allows_host: bool) {
+pub(super) fn log_availability(broker: &BrokerClient, allows_host: bool) {
     let why = match broker.check_networks() {
         Ok(None) => return,
         Ok(Some(why)) => {
@@ -92,7 +92,7 @@ pub(super) fn network(
     let named = named_network(start).and_then(|network| network.mode.as_ref());
     let allowed = shared.settings.allowed_opt_outs.host_network;
     let own = || shared.broker.check_networks().map(drop);
-    let mode = chosen(named, allowed, own).map_err(failed)?;
+    let mode = choose_mode(named, allowed, own).map_err(failed)?;
     let mut addresses: Vec<IpAddr> = Vec::new();
     let (network, place, namespace) = match mode {
         Mode::Host(_) => {
@@ -107,12 +107,12 @@ pub(super) fn network(
         Mode::None(_) => {
             let (namespace, _) = shared
                 .groups
-                .alone(start.holder(), &shared.broker)
+                .without_network(start.resource_owner(), &shared.broker)
                 .map_err(refused)?;
             (Network::Joined, NetworkLocation::None, Some(namespace))
         }
         Mode::Bridge(bridge) => {
-            let (namespace, given) = bridged(shared, start, &bridge).map_err(refused)?;
+            let (namespace, given) = bridge_network(shared, start, &bridge).map_err(refused)?;
             addresses.extend(given);
             (
                 Network::Joined,
@@ -123,12 +123,12 @@ pub(super) fn network(
         Mode::Cni(_) => {
             let added = plugged.ok_or_else(|| failed(Cause::new(Code::NetworkNotMade, &[])))?;
             addresses.extend(added.addresses.first());
-            let place = NetworkLocation::Private(&addresses);
-            (Network::Joined, place, Some(added.namespace))
+            let location = NetworkLocation::Private(&addresses);
+            (Network::Joined, location, Some(added.namespace))
         }
     };
     if let NetworkLocation::Private(addresses) = place {
-        tell_addresses(addresses, &mut spec.environment);
+        add_addresses(addresses, &mut spec.environment);
     }
     if place != NetworkLocation::Host {
         spec.hostname = Some(name.clone());
@@ -141,7 +141,7 @@ pub(super) fn network(
 }
 
 /// Adds addresses to a task's environment: the first one, and the first IPv6 address after it.
-fn tell_addresses(addresses: &[IpAddr], environment: &mut Vec<(String, String)>) {
+fn add_addresses(addresses: &[IpAddr], environment: &mut Vec<(String, String)>) {
     let [first, ipv6] = ["ARGOSY_ADDRESS", "ARGOSY_ADDRESS6"];
     environment.retain(|(name, _)| name != first && name != ipv6);
     let later = addresses.iter().skip(1).find(|address| address.is_ipv6());
@@ -153,17 +153,17 @@ fn tell_addresses(addresses: &[IpAddr], environment: &mut Vec<(String, String)>)
 }
 
 /// Returns the namespace and addresses of a container on the bridge, or of its group.
-fn bridged(
+fn bridge_network(
     shared: &RunnerState,
     start: &ContainerStart,
     bridge: &v1::BridgeNetwork,
 ) -> Result<(OwnedFd, Vec<IpAddr>), String> {
     let take = || {
         let ports = bridges::publications(&bridge.published);
-        shared.broker.take_network(start.holder(), ports)
+        shared.broker.take_network(start.resource_owner(), ports)
     };
     match &start.group {
-        Some(group) => shared.groups.joined(group.name, take),
+        Some(group) => shared.groups.group_namespace(group.name, take),
         None => take(),
     }
 }
@@ -190,28 +190,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_is_told_both_addresses_and_none_of_its_hosts() {
+    fn the_environment_has_both_addresses_and_none_of_the_host() {
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut environment = vec![
             variable("ARGOSY_ADDRESS", "127.0.0.1"),
             variable("HOME", "/"),
         ];
         let addresses = ["10.183.0.5", "fd12::ab7:5"].map(|text| text.parse().unwrap());
-        tell_addresses(&addresses, &mut environment);
+        add_addresses(&addresses, &mut environment);
         let expected = [
             variable("HOME", "/"),
             variable("ARGOSY_ADDRESS", "10.183.0.5"),
             variable("ARGOSY_ADDRESS6", "fd12::ab7:5"),
         ];
         assert_eq!(environment, expected);
-        tell_addresses(&addresses[..1], &mut environment);
+        add_addresses(&addresses[..1], &mut environment);
         assert_eq!(environment, expected[..2]);
-        tell_addresses(&[], &mut environment);
+        add_addresses(&[], &mut environment);
         assert_eq!(environment, expected[..1]);
     }
 
     #[test]
-    fn a_task_that_names_no_network_has_its_own_or_what_the_operator_allows() {
+    fn the_default_network_is_private_or_the_allowed_host_network() {
         let (host, bridge) = (
             Mode::Host(v1::HostNetwork {}),
             Mode::Bridge(v1::BridgeNetwork::default()),
@@ -219,13 +219,16 @@ mod tests {
         let cannot = || Err("no nft".to_owned());
         let can = || Ok(());
         for allows_host in [false, true] {
-            assert_eq!(chosen(None, allows_host, can), Ok(bridge.clone()));
+            assert_eq!(choose_mode(None, allows_host, can), Ok(bridge.clone()));
             let none = Mode::None(v1::NoNetwork {});
-            assert_eq!(chosen(Some(&none), allows_host, cannot), Ok(none));
+            assert_eq!(choose_mode(Some(&none), allows_host, cannot), Ok(none));
         }
-        assert_eq!(chosen(None, true, cannot), Ok(host.clone()));
-        assert_eq!(chosen(Some(&host), true, can), Ok(host.clone()));
-        for refused in [chosen(None, false, cannot), chosen(Some(&host), false, can)] {
+        assert_eq!(choose_mode(None, true, cannot), Ok(host.clone()));
+        assert_eq!(choose_mode(Some(&host), true, can), Ok(host.clone()));
+        for refused in [
+            choose_mode(None, false, cannot),
+            choose_mode(Some(&host), false, can),
+        ] {
             let why = refused.unwrap_err().to_string();
             assert!(why.starts_with("container.network: this agent"), "{why}");
             assert!(why.ends_with("with --allow-host-network"), "{why}");

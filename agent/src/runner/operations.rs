@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::description::PreparedLaunch;
 use super::starting::start_cancelled;
 use super::{
-    ADOPTION_TRIES, RunnerState, TRY_AGAIN, container_task, description, host_ids, networks,
+    ADOPTION_TRIES, RETRY_DELAY, RunnerState, container_task, description, host_ids, networks,
 };
 use crate::broker::AdoptedContainer;
 use crate::core::{ContainerName, ContainerStart, CreateError, RecoveredContainer};
@@ -31,13 +31,13 @@ impl RunnerState {
         start: &ContainerStart,
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), Explanation> {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
         let user = self.user(&spec).await?;
-        let (shared, holder) = (self.clone(), start.holder());
+        let (shared, holder) = (self.clone(), start.resource_owner());
         let (key, name) = (start.key.clone(), start.name);
-        let making = occupying(&self.slots, move || {
+        let making = run_in_slot(&self.slots, move || {
             let owner = shared.owner(holder, user.as_ref())?;
             crash_points::passed("fetch.users-taken");
             shared.broker.make_sandbox(&key, name, owner.as_ref())?;
@@ -50,22 +50,22 @@ impl RunnerState {
                 .await?;
         }
         crash_points::passed("fetch.disk-bounded");
-        self.imaged.pull(&spec, start.name, meter).await?;
-        let whose = FetchContext {
+        self.images.pull(&spec, start.name, meter).await?;
+        let context = FetchContext {
             owner: owner.as_ref(),
-            reach: networks::reach(start),
+            reach: networks::server_access(start),
         };
-        let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, whose, meter);
+        let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, context, meter);
         let result = fetching.await;
         crash_points::passed("fetch.fetched");
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
-            .record(begun.elapsed().as_secs_f64());
+            .record(started_at.elapsed().as_secs_f64());
         let result = result.map_err(|error| error.explanation());
         let usage = match disk::enforced_bytes(self.enforcement, &spec) {
             Some(_) => self.disk_usage(&start.key, start.name).await,
             None => None,
         };
-        let result = result.and_then(|()| Ok(disk::judge(usage)?));
+        let result = result.and_then(|()| Ok(disk::check_usage(usage)?));
         result.inspect_err(|_| {
             metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
         })
@@ -78,14 +78,14 @@ impl RunnerState {
         match spec.user.as_str() {
             "" => look_up(),
             // Tasks without users do not wait for these lookups.
-            _ => occupying(&self.user_slots, look_up).await,
+            _ => run_in_slot(&self.user_slots, look_up).await,
         }
     }
 
     /// Returns the task's usage of a disk with quotas.
     async fn disk_usage(self: &Arc<Self>, key: &TaskKey, name: ContainerName) -> Option<DiskUsage> {
         let (shared, key) = (self.clone(), key.clone());
-        occupying(&self.slots, move || shared.broker.disk_usage(&key, name)).await
+        run_in_slot(&self.slots, move || shared.broker.disk_usage(&key, name)).await
     }
 
     /// Sets the task's disk limit in the kernel.
@@ -98,8 +98,8 @@ impl RunnerState {
     ) -> Result<(), String> {
         let (shared, key, owner) = (self.clone(), key.clone(), owner.cloned());
         // As many at a time as containers.
-        let bound = occupying(&self.slots, move || {
-            shared.broker.bound_disk(&key, name, bytes)?;
+        let bound = run_in_slot(&self.slots, move || {
+            shared.broker.limit_disk(&key, name, bytes)?;
             // The mount covers the former directory.
             shared.broker.make_sandbox(&key, name, owner.as_ref())
         });
@@ -115,7 +115,7 @@ impl RunnerState {
         if !self.settings.profile {
             return Ok(user.cloned());
         }
-        let first = self.broker.take_users(name);
+        let first = self.broker.allocate_ids(name);
         let first = first.map_err(|error| host_ids::none_free(&error))?;
         Ok(Some(description::command_user(user).on_host(first)))
     }
@@ -166,7 +166,9 @@ impl RunnerState {
                     return Ok(container);
                 }
                 Ok(AdoptedContainer::Exited(exit)) => {
-                    return Err(RecoveredContainer::Exited(container_task::ended(exit)));
+                    return Err(RecoveredContainer::Exited(container_task::command_exit(
+                        exit,
+                    )));
                 }
                 Ok(AdoptedContainer::Gone {
                     reason,
@@ -180,7 +182,7 @@ impl RunnerState {
                 }
                 Err(why) => {
                     tracing::warn!(container = %name, task = %key, why, "a container cannot be adopted yet");
-                    std::thread::sleep(TRY_AGAIN);
+                    std::thread::sleep(RETRY_DELAY);
                 }
             }
         }
@@ -196,8 +198,8 @@ impl RunnerState {
     /// Removes a container. Its directory is removed later, with others: see `gc`.
     pub(super) fn remove(&self, name: ContainerName, is_ended: bool) -> Result<(), String> {
         self.broker.release(name, is_ended)?;
-        self.imaged.release(name)?;
-        self.cores.give_back(name);
+        self.images.release(name)?;
+        self.cpus.release(name);
         crash_points::passed("remove.image-released");
         Ok(())
     }
@@ -205,7 +207,7 @@ impl RunnerState {
 
 /// Runs blocking work in a slot that it holds until it is done, even when its result is no longer
 /// awaited.
-async fn occupying<T: Send + 'static>(
+async fn run_in_slot<T: Send + 'static>(
     slots: &Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> T {
@@ -226,9 +228,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_slot_is_taken_until_the_work_is_done_whoever_waits_for_it() {
+    async fn slots_are_held_until_the_work_completes() {
         let slots = Arc::new(Semaphore::new(1));
-        assert_eq!(occupying(&slots, || 7).await, 7);
+        assert_eq!(run_in_slot(&slots, || 7).await, 7);
         let (begun, is_begun) = mpsc::channel();
         let (go, gone) = mpsc::channel::<()>();
         let of_work = slots.clone();
@@ -238,7 +240,7 @@ mod tests {
                 // An error means that the test has ended.
                 let _ = gone.recv();
             };
-            occupying(&of_work, work).await;
+            run_in_slot(&of_work, work).await;
         });
         let begun = tokio::task::spawn_blocking(move || is_begun.recv());
         begun.await.unwrap().unwrap();

@@ -15,9 +15,9 @@ use super::{Runner, RunnerState, name_of};
 use crate::core::ContainerName;
 
 /// The time for which the agent waits for the ends of all orphans before it continues its start.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// The delay before a retry.
-const TRY_AGAIN: Duration = Duration::from_secs(10);
+const RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// Names of possible failures, as logs and the metric `argosy_agent_unresolved` show them.
 const ORPHANS: &str = "orphans";
@@ -32,28 +32,28 @@ impl Runner {
     /// If the agent's own directory or tree cannot be read.
     pub(crate) fn clear_orphans(&self, known: &[ContainerName]) -> io::Result<usize> {
         let known: BTreeSet<_> = known.iter().copied().collect();
-        let found = self.shared.found()?;
+        let found = self.shared.leftovers()?;
         let orphans: Vec<_> = found.difference(&known).copied().collect();
         let alive = self.shared.end_all(&orphans);
         let kept: BTreeSet<_> = known.union(&alive).copied().collect();
         let is_open = self.shared.resume_adopted(&kept);
         let mut left = alive;
         for name in &orphans {
-            if !left.contains(name) && !self.shared.cleared(*name) {
+            if !left.contains(name) && !self.shared.clean_up(*name) {
                 left.insert(*name);
             }
         }
         crash_points::passed("begin.orphans-removed");
         let kept: BTreeSet<_> = known.union(&left).copied().collect();
-        self.shared.plugged.sweep(&kept);
-        self.spawn(Arc::clone(&self.shared).settle(left, is_open));
+        self.shared.cni.sweep(&kept);
+        self.spawn(Arc::clone(&self.shared).retry_until_clean(left, is_open));
         Ok(orphans.len())
     }
 }
 
 impl RunnerState {
     /// Returns the containers with a cgroup, or with a directory that records no end.
-    fn found(&self) -> io::Result<BTreeSet<ContainerName>> {
+    fn leftovers(&self) -> io::Result<BTreeSet<ContainerName>> {
         let mut found = BTreeSet::new();
         for entry in std::fs::read_dir(self.paths.containers())? {
             let entry = entry?;
@@ -70,11 +70,11 @@ impl RunnerState {
 
     /// Ends the processes of these containers; returns those that still run.
     fn end_all(&self, orphans: &[ContainerName]) -> BTreeSet<ContainerName> {
-        let begun = Instant::now();
+        let started_at = Instant::now();
         let mut alive = BTreeSet::new();
         for name in orphans {
             // Each may take a while: the rest is ended in the background when the time is over.
-            let ended = match begun.elapsed() < PATIENCE {
+            let ended = match started_at.elapsed() < STARTUP_TIMEOUT {
                 true => self.broker.destroy(*name),
                 false => Err("other containers took too long".to_owned()),
             };
@@ -90,7 +90,7 @@ impl RunnerState {
     /// networks are still to be adopted.
     fn resume_adopted(&self, kept: &BTreeSet<ContainerName>) -> bool {
         let all = || kept.iter().copied().collect();
-        if let Err(why) = self.broker.keep_users(all()) {
+        if let Err(why) = self.broker.retain_ids(all()) {
             tracing::warn!(why, "host ids stay allocated until the next start");
         }
         if let Err(why) = self.broker.resume_disks() {
@@ -105,8 +105,8 @@ impl RunnerState {
             );
         }
         crash_points::passed("begin.networks-resumed");
-        self.cores.resume(&self.paths, kept);
-        if let Err(why) = self.plugged.resume(kept) {
+        self.cpus.resume(&self.paths, kept);
+        if let Err(why) = self.cni.resume(kept) {
             tracing::error!(
                 why,
                 "CNI networks of earlier containers cannot be read; they are released after the next start"
@@ -117,7 +117,7 @@ impl RunnerState {
 
     /// Releases the resources of an orphan whose processes have ended. Returns false if some are
     /// left.
-    fn cleared(&self, name: ContainerName) -> bool {
+    fn clean_up(&self, name: ContainerName) -> bool {
         match self.remove(name, false) {
             Ok(()) => {
                 counter!("argosy_agent_orphans_removed_total").increment(1);
@@ -131,18 +131,22 @@ impl RunnerState {
     }
 
     /// Retries the failed steps until all succeed.
-    async fn settle(self: Arc<Self>, mut left: BTreeSet<ContainerName>, mut is_open: bool) {
+    async fn retry_until_clean(
+        self: Arc<Self>,
+        mut left: BTreeSet<ContainerName>,
+        mut is_open: bool,
+    ) {
         loop {
-            show(ORPHANS, left.len());
-            show(NETWORKS, usize::from(!is_open));
+            set_gauge(ORPHANS, left.len());
+            set_gauge(NETWORKS, usize::from(!is_open));
             if left.is_empty() && is_open {
                 return;
             }
-            tokio::time::sleep(TRY_AGAIN).await;
+            tokio::time::sleep(RETRY_DELAY).await;
             let shared = Arc::clone(&self);
             let again = tokio::task::spawn_blocking(move || {
                 let gone: Vec<_> = left
-                    .extract_if(.., |name| shared.is_removed(*name))
+                    .extract_if(.., |name| shared.try_remove(*name))
                     .collect();
                 (left, gone, shared.broker.retry_networks().is_ok())
             });
@@ -150,7 +154,7 @@ impl RunnerState {
             (left, gone, is_open) = again.await.expect("removing containers never panics");
             for name in gone {
                 // A network that a plugin cannot release now is released after the next start.
-                if let Err(why) = self.plugged.detach(name).await {
+                if let Err(why) = self.cni.detach(name).await {
                     tracing::warn!(container = %name, why, "a CNI network cannot be deleted");
                 }
             }
@@ -158,7 +162,7 @@ impl RunnerState {
     }
 
     /// Tries once, without a log message for a failure.
-    fn is_removed(&self, name: ContainerName) -> bool {
+    fn try_remove(&self, name: ContainerName) -> bool {
         let is_removed = self.remove(name, false).is_ok();
         if is_removed {
             counter!("argosy_agent_orphans_removed_total").increment(1);
@@ -169,6 +173,6 @@ impl RunnerState {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-fn show(what: &'static str, count: usize) {
+fn set_gauge(what: &'static str, count: usize) {
     gauge!("argosy_agent_unresolved", "what" => what).set(count as f64);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use argosy_state::ids::TaskKey;
 
 use super::handles::ContainerControl;
-use super::{RunnerState, TRY_AGAIN};
+use super::{RETRY_DELAY, RunnerState};
 use crate::core::ContainerName;
 
 /// Releases all resources that were ever acquired in a container's name. `control` is that of a
@@ -24,14 +24,14 @@ pub(super) async fn remove(
         // A removal that waits for its retry gives its slot to others.
         drop(slot);
         let removed = match removed.expect("removing a container never panics") {
-            Ok(()) => shared.plugged.detach(name).await,
+            Ok(()) => shared.cni.detach(name).await,
             Err(why) => Err(why),
         };
         match removed {
             Ok(()) => return,
             Err(why) => {
                 tracing::warn!(container = %name, task = %key, why, "a container cannot be removed yet");
-                tokio::time::sleep(TRY_AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
         }
     }

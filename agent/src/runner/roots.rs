@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use argosy_isolation::image::lacks_overlay;
 use argosy_isolation::profile::IsolationLayers;
-use argosy_isolation::remove_tree::remove_folder;
+use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_isolation::unpack::copy_layers;
 use argosy_isolation::{
     CommandOutcome, ContainerId, Exit, Image, IsolationProfile, LaunchSpec, MountSpec, Program,
@@ -24,7 +24,7 @@ use crate::error::error_chain;
 use crate::paths::Paths;
 
 /// Timeout of the container that probes for overlay support, and of its removal.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The program of that container, which does not exist.
 const NO_PROGRAM: &str = "/no-such-program";
 /// In the directory of the changes: the container's changes of its image, and the kernel's work
@@ -36,9 +36,9 @@ const COPY: &str = "root";
 
 /// The method by which roots are created here.
 pub(crate) struct RootFsBuilder {
-    wanted: ImageRoots,
+    mode: ImageRoots,
     /// The directory of the probe for overlay support.
-    folder: PathBuf,
+    probe_dir: PathBuf,
     /// Whether layers are copied, once that is known. A lock: only one thread probes.
     copies: Mutex<Option<bool>>,
 }
@@ -53,18 +53,18 @@ pub(crate) struct RootFsLocation<'a> {
     pub(crate) id: ContainerId,
     pub(crate) cgroup: Option<PathBuf>,
     /// The launcher of the probe.
-    pub(crate) launching: &'a LauncherProcess,
+    pub(crate) launcher: &'a LauncherProcess,
     /// Called with the directory of the changes while that is empty.
-    pub(crate) made: &'a dyn Fn(&Path) -> Result<(), String>,
+    pub(crate) prepare: &'a dyn Fn(&Path) -> Result<(), String>,
     /// Returns false once the start is cancelled.
-    pub(crate) goes_on: &'a dyn Fn() -> bool,
+    pub(crate) is_active: &'a dyn Fn() -> bool,
 }
 
 impl RootFsBuilder {
-    pub(crate) fn new(wanted: ImageRoots, paths: &Paths) -> Self {
+    pub(crate) fn new(mode: ImageRoots, paths: &Paths) -> Self {
         Self {
-            wanted,
-            folder: paths.probe(),
+            mode,
+            probe_dir: paths.probe(),
             copies: Mutex::new(None),
         }
     }
@@ -83,13 +83,13 @@ impl RootFsBuilder {
         }
         // Other users can traverse it to its contents, and to nothing else.
         make(place.changes, 0o711)?;
-        (place.made)(place.changes)?;
+        (place.prepare)(place.changes)?;
         overlay(layers, place.changes).map(RootFs::Image)
     }
 
     /// Whether layers are copied here. A failed probe is repeated with the next container.
     fn copies(&self, place: &RootFsLocation<'_>) -> Result<bool, String> {
-        match self.wanted {
+        match self.mode {
             ImageRoots::Overlay => return Ok(false),
             ImageRoots::Copy => return Ok(true),
             ImageRoots::Detect => {}
@@ -98,9 +98,11 @@ impl RootFsBuilder {
         if let Some(copies) = *known {
             return Ok(copies);
         }
-        let tried = attempt(&self.folder, place);
-        let cleared = clear(&self.folder);
-        let found = tried.and_then(|exit| cleared.map(|()| exit)).and_then(told);
+        let tried = probe(&self.probe_dir, place);
+        let cleared = clear(&self.probe_dir);
+        let found = tried
+            .and_then(|exit| cleared.map(|()| exit))
+            .and_then(unsupported_reason);
         let missing = found.map_err(|why| {
             format!("cannot determine whether this host supports overlays in containers: {why}")
         })?;
@@ -119,7 +121,7 @@ impl RootFsBuilder {
 
 /// Starts a container whose image is an empty directory: it never runs its program, which does not
 /// exist. Its end shows whether an overlay was mounted.
-fn attempt(folder: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
+fn probe(folder: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
     clear(folder)?;
     make(folder, 0o711)?;
     let [hand_off, sandbox, layer] =
@@ -142,20 +144,20 @@ fn attempt(folder: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
         walls: IsolationLayers::ALL,
     });
     let mut container = place
-        .launching
+        .launcher
         .launch(&spec, None)
         .map_err(|error| error_chain(&error))?;
     let exit = container
-        .wait(PATIENCE)
+        .wait(PROBE_TIMEOUT)
         .map_err(|error| error_chain(&error));
-    let destroyed = destroy(&hand_off, place.cgroup.as_deref(), PATIENCE);
+    let destroyed = destroy(&hand_off, place.cgroup.as_deref(), PROBE_TIMEOUT);
     destroyed.map_err(|error| error_chain(&error))?;
     exit
 }
 
 /// Returns the reason why overlays are unsupported, from the end of the probe; `None` if they are
 /// supported.
-fn told(exit: Exit) -> Result<Option<String>, String> {
+fn unsupported_reason(exit: Exit) -> Result<Option<String>, String> {
     if lacks_overlay(&exit) {
         return Ok(Some(exit.reason));
     }
@@ -180,13 +182,13 @@ fn overlay(layers: Vec<PathBuf>, changes: &Path) -> Result<Image, String> {
 fn copy(layers: &[PathBuf], place: &RootFsLocation<'_>) -> Result<RootFs, String> {
     // A file of the image's user n belongs to the host's user n in there, and may be setuid.
     make(place.changes, 0o700)?;
-    (place.made)(place.changes)?;
+    (place.prepare)(place.changes)?;
     let root = place.changes.join(COPY);
     make(&root, 0o755)?;
     let opened = File::open(&root);
     let opened = opened.map_err(|error| format!("cannot open {}: {error}", root.display()))?;
     crash_points::passed("launch.copy-begun");
-    copy_layers(layers, opened.as_fd(), place.goes_on).map_err(|error| {
+    copy_layers(layers, opened.as_fd(), place.is_active).map_err(|error| {
         let why = error_chain(&error);
         format!(
             "{why}; the copy counts as the task's disk, so request more of it if the space is too small"
@@ -203,7 +205,7 @@ fn make(path: &Path, mode: u32) -> Result<(), String> {
 
 /// Removes the files of a container's root.
 pub(crate) fn clear(folder: &Path) -> Result<(), String> {
-    match remove_folder(folder) {
+    match remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(format!("cannot remove {}: {error}", folder.display()))
         }

@@ -16,30 +16,30 @@ pub(super) fn isolation_layers(
     confines: bool,
 ) -> Result<IsolationLayers, Explanation> {
     let container = task.container.as_ref();
-    let asked = container.and_then(|container| container.opt_outs.clone());
-    let asked = SecurityOptions {
+    let requested = container.and_then(|container| container.opt_outs.clone());
+    let requested = SecurityOptions {
         // Not an isolation layer of the profile: the code that creates its network checks this.
         host_network: false,
-        ..convert::opt_outs_from(asked)
+        ..convert::opt_outs_from(requested)
             .map_err(|malformed| malformed.inside("container.opt_outs").to_string())?
     };
-    if asked.is_empty() {
+    if requested.is_empty() {
         return Ok(IsolationLayers::ALL);
     }
     if !confines {
         return Err(Explanation::of(Code::OptOutsUnavailable, &[]));
     }
-    if let Some((what, flag)) = asked.first_not_allowed(allowed) {
+    if let Some((what, flag)) = requested.first_not_allowed(allowed) {
         return Err(Explanation::of(Code::OptOutForbidden, &[&what, &flag]));
     }
-    let names = asked.capabilities.iter().map(|one| one.name());
+    let names = requested.capabilities.iter().map(|one| one.name());
     let capabilities = Capabilities::named(names)
         .map_err(|unknown| format!("container.opt_outs.capabilities: {unknown}"))?;
     Ok(IsolationLayers {
         capabilities,
-        privileges: !asked.new_privileges,
-        system_calls: !asked.unconfined_seccomp,
-        user_namespaces: !asked.nested_user_namespaces,
+        privileges: !requested.new_privileges,
+        system_calls: !requested.unconfined_seccomp,
+        user_namespaces: !requested.nested_user_namespaces,
         ..IsolationLayers::ALL
     })
 }
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn each_opt_out_takes_one_wall_away_and_no_other() {
+    fn each_security_option_removes_exactly_one_layer() {
         let one = |change: fn(&mut SecurityOptions)| {
             let mut asked = SecurityOptions::default();
             change(&mut asked);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_allowed_is_refused_by_the_flag_that_would_allow_it() {
+    fn forbidden_options_are_rejected_with_their_flag() {
         let refused =
             isolation_layers(&asking(&all()), &SecurityOptions::default(), true).unwrap_err();
         assert!(

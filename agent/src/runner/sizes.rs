@@ -37,12 +37,12 @@ pub(crate) fn largest(configured: Sizes, confines: bool) -> Sizes {
 /// Returns the sizes of a task's container, or the reason for a refusal.
 pub(super) fn of_task(task: &v1::TaskSpec, largest: &Sizes) -> Result<ContainerSizes, Cause> {
     let container = task.container.as_ref();
-    let asked = convert::sizes_from(container.and_then(|container| container.sizes));
-    match asked.first_exceeding(largest) {
+    let requested = convert::sizes_from(container.and_then(|container| container.sizes));
+    match requested.first_exceeding(largest) {
         None => Ok(ContainerSizes {
-            open_files: asked.open_files.unwrap_or(OPEN_FILES),
-            shm_bytes: asked.shm_bytes.unwrap_or(SCRATCH_BYTES),
-            tmp_bytes: asked.tmp_bytes.unwrap_or(SCRATCH_BYTES),
+            open_files: requested.open_files.unwrap_or(OPEN_FILES),
+            shm_bytes: requested.shm_bytes.unwrap_or(SCRATCH_BYTES),
+            tmp_bytes: requested.tmp_bytes.unwrap_or(SCRATCH_BYTES),
         }),
         Some(SizeExceeded {
             field, most: None, ..
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_gives_no_more_files_than_it_may_have_itself() {
+    fn open_file_limits_are_bounded_by_the_agents_own() {
         let configured = Sizes {
             open_files: Some(u64::MAX),
             shm_bytes: Some(5),

@@ -26,7 +26,7 @@ type PreparedStart = oneshot::Receiver<Result<PreparedLaunch, CreateError>>;
 /// The starts of containers that are not known to have ended.
 #[derive(Default)]
 pub(super) struct PendingStarts {
-    of: HashMap<Instance, PendingStart>,
+    pending: HashMap<Instance, PendingStart>,
     /// Prepared starts whose orders were not known to be durable.
     prepared: HashMap<Instance, PreparedStart>,
 }
@@ -44,13 +44,13 @@ impl PendingStarts {
             name,
             cancelled: cancelled.clone(),
         };
-        self.of.insert(name.instance, starting);
+        self.pending.insert(name.instance, starting);
         cancelled
     }
 
     /// Forgets a start whose container will be removed, after its preparation is complete.
     pub(super) fn forget(&mut self, instance: Instance) -> Option<PreparedStart> {
-        self.of.remove(&instance);
+        self.pending.remove(&instance);
         self.prepared.remove(&instance)
     }
 }
@@ -58,7 +58,7 @@ impl PendingStarts {
 impl Runner {
     /// Prepares a start before its order is durable: nothing is requested from the launcher.
     pub(super) fn prepare(&mut self, start: ContainerStart) {
-        if cni::wanted(&start).is_some() {
+        if cni::cni_network(&start).is_some() {
             // Plugins create its network first, and may take long.
             return;
         }
@@ -91,7 +91,7 @@ impl Runner {
             let started = Instant::now();
             let made = shared
                 .clone()
-                .make(start, preparation, cancelled.clone())
+                .create(start, preparation, cancelled.clone())
                 .await;
             metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
                 .record(started.elapsed().as_secs_f64());
@@ -110,7 +110,7 @@ impl Runner {
     }
 
     pub(super) fn cancel_start(&self, instance: Instance) {
-        let Some(PendingStart { name, cancelled }) = self.starts.of.get(&instance) else {
+        let Some(PendingStart { name, cancelled }) = self.starts.pending.get(&instance) else {
             return;
         };
         // First, so that a start which is not cancelled below has not been requested.
@@ -131,7 +131,7 @@ impl Runner {
 
 impl RunnerState {
     /// Creates a container, once its plugins have created its network.
-    async fn make(
+    async fn create(
         self: Arc<Self>,
         start: ContainerStart,
         preparation: Option<PreparedStart>,
@@ -141,7 +141,7 @@ impl RunnerState {
             Some(preparation) => preparation.await.ok().transpose()?,
             None => None,
         };
-        let plugged = self.plugged.attach(&start, self.settings.isolation).await?;
+        let plugged = self.cni.attach(&start, self.settings.isolation).await?;
         crash_points::passed("launch.plugged");
         let _slot = tokio::select! {
             biased;

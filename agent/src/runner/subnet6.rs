@@ -55,7 +55,7 @@ impl TaskSubnet6 {
     /// Returns the prefix of the agent of this directory, or the reason why it has none.
     pub(crate) fn of(self, directory: &Path) -> Result<Option<Subnet6>, String> {
         match self {
-            Self::Generated => kept(directory).map(Some),
+            Self::Generated => load_or_generate(directory).map(Some),
             Self::Given(subnet) => Ok(Some(subnet)),
             Self::Off => Ok(None),
         }
@@ -64,7 +64,7 @@ impl TaskSubnet6 {
 
 /// Returns the prefix that an earlier run of the agent has generated, or a new one, which is on
 /// disk when this returns.
-fn kept(directory: &Path) -> Result<Subnet6, String> {
+fn load_or_generate(directory: &Path) -> Result<Subnet6, String> {
     let path = Paths::new(directory).network_prefix6();
     match read(&path) {
         Ok(text) => text
@@ -73,7 +73,7 @@ fn kept(directory: &Path) -> Result<Subnet6, String> {
             .map_err(|error: Subnet6Error| format!("{}: {error}; delete the file", path.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let generated = generate().map_err(|error| format!("no random numbers: {error}"))?;
-            keep(directory, &path, generated)
+            save(directory, &path, generated)
                 .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
             Ok(generated)
         }
@@ -101,7 +101,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn keep(directory: &Path, path: &Path, subnet: Subnet6) -> io::Result<()> {
+fn save(directory: &Path, path: &Path, subnet: Subnet6) -> io::Result<()> {
     let draft = path.with_extension("draft");
     match fs::remove_file(&draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_generated_once_and_is_no_other_agents() {
+    fn a_prefix_is_generated_once_and_is_unique() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let of = |directory: &Path| TaskSubnet6::Generated.of(directory).unwrap().unwrap();
         let first = of(one.path());
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_cannot_be_read_or_kept_is_a_reason_that_names_its_file() {
+    fn prefix_file_errors_name_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = Paths::new(directory.path()).network_prefix6();
         fs::write(&path, "rubbish").unwrap();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_says_is_read_as_it_is_shown() {
+    fn prefix_settings_round_trip_through_display() {
         for text in ["auto", "none", "fd12:3456:789a::/64"] {
             assert_eq!(text.parse::<TaskSubnet6>().unwrap().to_string(), text);
         }

@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use super::RunnerState;
 
 /// The time for which a stopping agent waits for the last of its ended containers.
-const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
+const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);
 /// The polling interval.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Ends the helpers, and requests the removal of the tree when the last supervisor of an ended
 /// container has exited.
 pub(super) fn clear(mut shared: Arc<RunnerState>) {
-    let deadline = Instant::now() + CLEAR_PATIENCE;
+    let deadline = Instant::now() + CLEAR_TIMEOUT;
     let again = || {
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
         Instant::now() < deadline
     };
     let shared = loop {
@@ -27,7 +27,7 @@ pub(super) fn clear(mut shared: Arc<RunnerState>) {
             Err(_) => return,
         }
     };
-    shared.service.end();
+    shared.service.stop();
     if let Err(why) = shared.broker.clear() {
         tracing::warn!(why, "resources of containers stay on this host");
     }

@@ -19,23 +19,23 @@ use argosy_content::fetcher::Extractor;
 use argosy_content::images::{Digest, LayerCompression, UnpackError, UnpackedLayer, Unpacker};
 
 /// The size of an archive's header that identifies its format, in bytes.
-const BEGINNING_BYTES: u64 = 262;
+const HEADER_BYTES: u64 = 262;
 
 /// Maximum number of archives and layers that are unpacked concurrently: each may take a decoder's
 /// 128 MiB, and a core.
-const AT_A_TIME: usize = 4;
+const MAX_CONCURRENT: usize = 4;
 
 /// Unpacking by the agent's launcher.
 pub(super) struct LauncherUnpacker {
     broker: BrokerClient,
-    turns: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 impl LauncherUnpacker {
     pub(super) fn new(broker: BrokerClient) -> Self {
         Self {
             broker,
-            turns: Arc::new(Semaphore::new(AT_A_TIME)),
+            slots: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         }
     }
 }
@@ -91,7 +91,7 @@ impl Extractor for LauncherUnpacker {
         let unpacking = self.unpack(move || {
             let mut beginning = Vec::new();
             let read = (&mut archive)
-                .take(BEGINNING_BYTES)
+                .take(HEADER_BYTES)
                 .read_to_end(&mut beginning);
             read.and_then(|_| archive.rewind())
                 .map_err(|error| format!("cannot read the fetched file: {error}"))?;
@@ -110,10 +110,10 @@ impl LauncherUnpacker {
         &self,
         begin: impl FnOnce() -> Result<UnpackHandle, String> + Send + 'static,
     ) -> impl Future<Output = Result<UnpackResult, String>> + Send + 'static {
-        let turns = Arc::clone(&self.turns);
+        let turns = Arc::clone(&self.slots);
         async move {
-            let turn = turns.acquire().await;
-            let _turn = turn.expect("turns are given as long as there is an agent");
+            let slot = turns.acquire().await;
+            let _turn = slot.expect("turns are given as long as there is an agent");
             let begun = tokio::task::spawn_blocking(begin).await;
             let unpacking = begun.expect("asking the launcher never panics");
             finish(unpacking?).await

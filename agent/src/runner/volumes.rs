@@ -39,7 +39,7 @@ pub(super) fn volumes(
                             let secret = Explanation::of(Code::SecretUnavailable, &[name, &role]);
                             failed(secret.with_detail(why))
                         })?;
-                        let folder = settings.secret_folder.clone().unwrap_or_default();
+                        let folder = settings.secret_dir.clone().unwrap_or_default();
                         let name = Path::new(role).join(name);
                         VolumeSource::Secret(SecretFile { folder, name })
                     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_its_roles_alone_and_its_absence_is_told() {
+    fn secrets_belong_to_one_role_and_missing_ones_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         for role in ["web", "*", "eng/backend"] {

@@ -37,7 +37,7 @@ enum MetricType {
 struct MetricValue {
     /// `name="value"` pairs, separated by commas, which need no escapes.
     labels: &'static str,
-    figure: SampleNumber,
+    number: SampleNumber,
 }
 
 #[derive(Clone, Copy)]
@@ -54,15 +54,15 @@ fn number(value: Option<u64>) -> Vec<MetricValue> {
 fn seconds(microseconds: Option<u64>) -> Vec<MetricValue> {
     let value = microseconds.map(|figure| MetricValue {
         labels: "",
-        figure: SampleNumber::Microseconds(figure),
+        number: SampleNumber::Microseconds(figure),
     });
     value.into_iter().collect()
 }
 
 fn labelled<const N: usize>(values: [(&'static str, Option<u64>); N]) -> Vec<MetricValue> {
     let values = values.into_iter().filter_map(|(labels, value)| {
-        let figure = SampleNumber::Number(value?);
-        Some(MetricValue { labels, figure })
+        let number = SampleNumber::Number(value?);
+        Some(MetricValue { labels, number })
     });
     values.collect()
 }
@@ -116,8 +116,8 @@ fn pressure(usage: &ContainerUsage) -> Vec<MetricValue> {
         ("resource=\"io\",share=\"full\"", full(stats.io_pressure)),
     ];
     let told = all.into_iter().filter_map(|(labels, stall)| {
-        let figure = SampleNumber::Microseconds(stall?.total_us);
-        Some(MetricValue { labels, figure })
+        let number = SampleNumber::Microseconds(stall?.total_us);
+        Some(MetricValue { labels, number })
     });
     told.collect()
 }
@@ -310,7 +310,7 @@ pub(super) fn text(samples: impl IntoIterator<Item = TaskSample>) -> String {
                     describe(&mut text, family);
                     is_described = true;
                 }
-                tell(&mut text, family.name, labels, &value);
+                write_sample(&mut text, family.name, labels, &value);
             }
         }
     }
@@ -327,10 +327,10 @@ fn describe(text: &mut String, family: &MetricFamily) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn tell(text: &mut String, name: &str, labels: &str, value: &MetricValue) {
+fn write_sample(text: &mut String, name: &str, labels: &str, value: &MetricValue) {
     let comma = if value.labels.is_empty() { "" } else { "," };
     let further = value.labels;
-    let _ = match value.figure {
+    let _ = match value.number {
         SampleNumber::Number(number) => {
             writeln!(text, "{name}{{{labels}{comma}{further}}} {number}")
         }
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_are_told_metric_by_metric_and_described_once() {
+    fn tasks_are_exported_by_metric_with_one_description() {
         let mut busy = used(1_000_001);
         busy.stats.memory_bytes = Some(4096);
         let told = text([sample("web", used(2_500_000)), sample("api", busy)]);
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_told_once_and_cannot_break_out_of_its_label() {
+    fn metric_labels_are_unique_and_escaped() {
         let told = text([sample("a\"}\n\\", used(1)), sample("a\"}\n\\", used(2))]);
         let lines: Vec<_> = told.lines().skip(2).collect();
         assert_eq!(

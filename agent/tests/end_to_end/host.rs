@@ -129,11 +129,11 @@ impl TestHost {
         let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
         let (mut config, mut parts) =
             configured(&self.directory(), master, end_tasks.clone()).await;
-        parts.ground = Environment::Machine(commands);
+        parts.environment = Environment::Machine(commands);
         change(&mut config);
         Agent {
             api: config.address.parse().unwrap(),
-            running: tokio::spawn(telling(run(config, parts, stop.clone()))),
+            running: tokio::spawn(log_error(run(config, parts, stop.clone()))),
             stop,
             end_tasks,
         }
@@ -326,12 +326,12 @@ fn configuration(directory: &Path, master: SocketAddr, api: SocketAddr) -> Confi
     );
     config.allow_missing_controllers = true;
     config.host_paths = vec![directory.with_file_name(SHARED)];
-    config.fetch_folders = vec![directory.with_file_name(FILES)];
+    config.fetch_dirs = vec![directory.with_file_name(FILES)];
     // The addresses of the servers of the tests.
     config.fetch_allow = vec!["127.0.0.0/8".parse().unwrap()];
     let plugins = directory.with_file_name(PLUGINS);
     if plugins.exists() {
-        config.networks.cni.lists = Some(plugins.clone());
+        config.networks.cni.conf_dir = Some(plugins.clone());
         config.networks.cni.plugins = vec![plugins];
     }
     if directory.with_file_name(LOOPED).exists() {
@@ -342,7 +342,7 @@ fn configuration(directory: &Path, master: SocketAddr, api: SocketAddr) -> Confi
     }
     let layouts = directory.with_file_name(LAYOUTS);
     if layouts.exists() {
-        config.images.folders = vec![layouts];
+        config.images.directories = vec![layouts];
     }
     config.resources = "cpus:4;mem:1024".parse().unwrap();
     if !nix::unistd::geteuid().is_root() {
@@ -364,13 +364,13 @@ fn commands() -> HelperCommands {
     }
 }
 
-fn parts(api: Listener, ground: Environment, end_tasks: CancellationToken) -> AgentDependencies {
+fn parts(api: Listener, environment: Environment, stop: CancellationToken) -> AgentDependencies {
     AgentDependencies {
         api,
-        ground,
+        environment,
         connector: ConnectorConfig::default(),
         metrics: Some(recorder()),
-        end_tasks,
+        end_tasks: stop,
     }
 }
 
@@ -448,7 +448,7 @@ pub(crate) fn divided_process() -> ExitCode {
         let api = Listener::tcp(TcpListener::from_std(listener).unwrap());
         let parts = parts(api, ground, CancellationToken::new());
         let stop = CancellationToken::new();
-        let running = telling(run(config, parts, stop.clone()));
+        let running = log_error(run(config, parts, stop.clone()));
         let mut terminate = signal(SignalKind::terminate()).unwrap();
         let stopping = async {
             terminate.recv().await;
@@ -530,7 +530,7 @@ impl AgentProcess {
 
     /// Returns the kernel wait states of the agent and its launcher, and the states of its
     /// unfinished containers.
-    pub(crate) fn look(&self) -> String {
+    pub(crate) fn list_leftovers(&self) -> String {
         let own = self.0.id();
         let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
         let mut text = String::new();
@@ -567,7 +567,7 @@ impl Drop for AgentProcess {
 }
 
 /// Prints the reason of its end: a test may wait for its effects.
-async fn telling(running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+async fn log_error(running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
     let ended = running.await;
     if let Err(error) = &ended {
         eprintln!("the agent has ended: {error:?}");

@@ -28,7 +28,7 @@ pub(crate) const FRAMEWORK: &str = "framework-1";
 #[derive(Clone)]
 struct MasterService {
     streams: mpsc::Sender<AgentStream>,
-    reigns: watch::Receiver<v1::Reign>,
+    leadership: watch::Receiver<v1::Reign>,
 }
 
 #[tonic::async_trait]
@@ -39,8 +39,8 @@ impl Leadership for MasterService {
         &self,
         _: Request<v1::WatchReigns>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let told = WatchStream::new(self.reigns.clone());
-        Ok(Response::new(Box::pin(told.map(Ok))))
+        let updates = WatchStream::new(self.leadership.clone());
+        Ok(Response::new(Box::pin(updates.map(Ok))))
     }
 }
 
@@ -59,7 +59,7 @@ impl Agents for MasterService {
             outbound: sender,
             epoch: 5,
             reported: BTreeMap::new(),
-            settles: true,
+            commits_updates: true,
             pings: 0,
             may_hang_up: false,
         };
@@ -76,7 +76,7 @@ pub(crate) struct Master {
     pub(crate) address: SocketAddr,
     streams: mpsc::Receiver<AgentStream>,
     /// The leader that it reports.
-    pub(crate) reigns: watch::Sender<v1::Reign>,
+    pub(crate) leadership: watch::Sender<v1::Reign>,
 }
 
 impl Master {
@@ -84,10 +84,10 @@ impl Master {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, streams) = mpsc::channel(16);
-        let (reigns, reigns_seen) = watch::channel(v1::Reign::default());
+        let (leadership, reigns_seen) = watch::channel(v1::Reign::default());
         let service = MasterService {
             streams: sender,
-            reigns: reigns_seen,
+            leadership: reigns_seen,
         };
         let server = tonic::transport::Server::builder()
             .add_service(AgentsServer::new(service.clone()))
@@ -96,7 +96,7 @@ impl Master {
         Self {
             address,
             streams,
-            reigns,
+            leadership,
         }
     }
 
@@ -132,7 +132,7 @@ pub(crate) struct AgentStream {
     /// Updates by task, in order of arrival.
     reported: BTreeMap<String, Vec<v1::NumberedUpdate>>,
     /// Whether updates are committed, and ended tasks released, on arrival.
-    pub(crate) settles: bool,
+    pub(crate) commits_updates: bool,
     /// Number of received heartbeats.
     pub(crate) pings: u32,
     /// Whether the agent may be about to crash.
@@ -162,10 +162,10 @@ impl AgentStream {
             equal,
             protocol: None,
         };
-        self.say(ToAgent::Registered(registered)).await;
+        self.send(ToAgent::Registered(registered)).await;
     }
 
-    pub(crate) async fn say(&mut self, message: ToAgent) {
+    pub(crate) async fn send(&mut self, message: ToAgent) {
         let envelope = v1::ToAgent {
             epoch: self.epoch,
             cluster_id: CLUSTER.into(),
@@ -181,7 +181,7 @@ impl AgentStream {
             order: Some(order),
             subject: None,
         };
-        self.say(ToAgent::Order(order)).await;
+        self.send(ToAgent::Order(order)).await;
     }
 
     pub(crate) async fn launch(&mut self, index: u64, spec: v1::TaskSpec) {
@@ -203,7 +203,7 @@ impl AgentStream {
             match message.message.expect("a message has a body") {
                 FromAgent::Ping(ping) => {
                     self.pings += 1;
-                    self.say(ToAgent::Pong(ping)).await;
+                    self.send(ToAgent::Pong(ping)).await;
                 }
                 other => return Some(other),
             }
@@ -217,7 +217,7 @@ impl AgentStream {
 
     /// Does the same; returns `None` when the agent has disconnected.
     pub(crate) async fn try_list(&mut self) -> Option<v1::TaskList> {
-        self.say(ToAgent::ListTasks(v1::ListTasks {})).await;
+        self.send(ToAgent::ListTasks(v1::ListTasks {})).await;
         loop {
             if let FromAgent::TaskList(list) = self.try_next().await? {
                 return Some(list);
@@ -226,7 +226,7 @@ impl AgentStream {
     }
 
     pub(crate) async fn kill_stray(&mut self, task: &str, order_index: u64) {
-        self.say(ToAgent::KillStray(v1::KillStray {
+        self.send(ToAgent::KillStray(v1::KillStray {
             framework_id: FRAMEWORK.into(),
             task_id: task.into(),
             order_index,
@@ -304,8 +304,8 @@ impl AgentStream {
                 .or_default()
                 .push(update);
         }
-        if self.settles {
-            self.say(ToAgent::Committed(committed)).await;
+        if self.commits_updates {
+            self.send(ToAgent::Committed(committed)).await;
         }
     }
 }

@@ -49,8 +49,8 @@ pub(super) struct EmulatedAgent {
     boot_id: String,
     highest_epoch: u64,
     floor: u64,
-    life: TaskLifetime,
-    held: BTreeMap<TaskKey, UnreleasedTask>,
+    lifetime: TaskLifetime,
+    tasks: BTreeMap<TaskKey, UnreleasedTask>,
 }
 
 impl EmulatedAgent {
@@ -74,8 +74,8 @@ impl EmulatedAgent {
             boot_id: format!("{nonce:016x}"),
             highest_epoch: 0,
             floor: 0,
-            life,
-            held: BTreeMap::new(),
+            lifetime: life,
+            tasks: BTreeMap::new(),
         }
     }
 
@@ -85,7 +85,7 @@ impl EmulatedAgent {
             self.tried.push(random_seed());
         }
         v1::Hello {
-            protocol: Some(VersionRange::OWN.first()),
+            protocol: Some(VersionRange::OWN.first_message()),
             cluster_id: self.cluster_id.clone(),
             agent_id: self.agent_id.clone(),
             confirmed_incarnation: self.confirmed,
@@ -104,11 +104,11 @@ impl EmulatedAgent {
         let mark = |(key, held): (&TaskKey, &UnreleasedTask)| {
             task_mark(key, OrderIndex(held.order), held.committed)
         };
-        self.held.iter().map(mark).fold(0, u128::wrapping_add)
+        self.tasks.iter().map(mark).fold(0, u128::wrapping_add)
     }
 
     /// Returns the answers to a message. A message of an earlier epoch is ignored.
-    pub(super) fn take(&mut self, message: v1::ToAgent) -> Vec<v1::FromAgent> {
+    pub(super) fn handle(&mut self, message: v1::ToAgent) -> Vec<v1::FromAgent> {
         use v1::to_agent::Message as Said;
         if message.epoch < self.highest_epoch {
             return Vec::new();
@@ -120,7 +120,7 @@ impl EmulatedAgent {
                 self.agent_id = registered.agent_id;
                 self.confirmed = registered.incarnation;
                 self.tried.clear();
-                let unsaid: Vec<TaskKey> = self.held.keys().cloned().collect();
+                let unsaid: Vec<TaskKey> = self.tasks.keys().cloned().collect();
                 self.report(&unsaid)
             }
             Some(Said::Order(order)) => self.order(order),
@@ -136,14 +136,14 @@ impl EmulatedAgent {
             }
             Some(Said::KillStray(kill)) => {
                 if let Some(key) = key(&kill.framework_id, &kill.task_id) {
-                    self.held.remove(&key);
+                    self.tasks.remove(&key);
                 }
                 None
             }
             Some(Said::Shutdown(_)) => {
                 (self.agent_id, self.nonce) = (String::new(), random_seed());
                 (self.confirmed, self.floor) = (0, 0);
-                self.held.clear();
+                self.tasks.clear();
                 None
             }
             Some(Said::Pong(_) | Said::Refused(_) | Said::ExecutorMessage(_)) | None => None,
@@ -165,7 +165,7 @@ impl EmulatedAgent {
             return None;
         };
         let key = key(&launch.framework_id, &launch.spec?.task_id)?;
-        self.held.insert(
+        self.tasks.insert(
             key.clone(),
             UnreleasedTask {
                 order: order.index,
@@ -178,9 +178,9 @@ impl EmulatedAgent {
     fn report(&self, keys: &[TaskKey]) -> Option<v1::from_agent::Message> {
         let held = keys
             .iter()
-            .filter_map(|key| Some((key, self.held.get(key)?)));
+            .filter_map(|key| Some((key, self.tasks.get(key)?)));
         let updates = held.flat_map(|(key, held)| {
-            (held.committed + 1..=self.life.updates()).map(|number| update(key, *held, number))
+            (held.committed + 1..=self.lifetime.updates()).map(|number| update(key, *held, number))
         });
         let updates: Vec<_> = updates.collect();
         (!updates.is_empty()).then_some(v1::from_agent::Message::Report(v1::Report { updates }))
@@ -191,13 +191,15 @@ impl EmulatedAgent {
             return;
         };
         if let Some(held) = self
-            .held
+            .tasks
             .get_mut(&key)
             .filter(|held| held.order == update.order_index)
         {
-            held.committed = held.committed.max(update.number.min(self.life.updates()));
+            held.committed = held
+                .committed
+                .max(update.number.min(self.lifetime.updates()));
             if update.released {
-                self.held.remove(&key);
+                self.tasks.remove(&key);
             }
         }
     }
@@ -208,7 +210,7 @@ impl EmulatedAgent {
             task_id: key.task.to_string(),
             order_index: held.order,
             committed_number: held.committed,
-            state: match self.life {
+            state: match self.lifetime {
                 TaskLifetime::Ends => v1::TaskState::Finished,
                 TaskLifetime::RunsUntilKilled => v1::TaskState::Running,
             }
@@ -216,7 +218,7 @@ impl EmulatedAgent {
         };
         v1::TaskList {
             floor: self.floor,
-            tasks: self.held.iter().map(task).collect(),
+            tasks: self.tasks.iter().map(task).collect(),
             last: true,
         }
     }
@@ -265,7 +267,7 @@ mod tests {
         EmulatedAgent::new(0, &Arc::new(Vec::new()), TaskLifetime::Ends)
     }
 
-    fn said(epoch: u64, message: v1::to_agent::Message) -> v1::ToAgent {
+    fn from_master(epoch: u64, message: v1::to_agent::Message) -> v1::ToAgent {
         v1::ToAgent {
             epoch,
             cluster_id: "c".into(),
@@ -316,40 +318,43 @@ mod tests {
     }
 
     #[test]
-    fn a_task_runs_and_ends_at_once_and_is_forgotten_when_released() {
+    fn a_task_ends_immediately_and_is_removed_when_released() {
         let mut agent = agent();
-        assert_eq!(updates(&agent.take(said(1, launch(1, "a")))), 2);
+        assert_eq!(updates(&agent.handle(from_master(1, launch(1, "a")))), 2);
         assert_eq!(
-            updates(&agent.take(said(1, launch(1, "a")))),
+            updates(&agent.handle(from_master(1, launch(1, "a")))),
             0,
             "a repeat starts nothing"
         );
         assert_ne!(agent.digest(), 0);
-        agent.take(said(1, committed(2, true)));
+        agent.handle(from_master(1, committed(2, true)));
         assert_eq!((agent.digest(), agent.floor), (0, 1));
     }
 
     #[test]
-    fn a_task_that_runs_on_never_ends() {
+    fn a_task_without_an_end_stays_running() {
         let mut agent = EmulatedAgent::new(0, &Arc::new(Vec::new()), TaskLifetime::RunsUntilKilled);
-        assert_eq!(updates(&agent.take(said(1, launch(1, "a")))), 1);
-        agent.take(said(1, committed(1, false)));
-        assert_eq!(updates(&agent.take(said(1, launch(1, "a")))), 0);
+        assert_eq!(updates(&agent.handle(from_master(1, launch(1, "a")))), 1);
+        agent.handle(from_master(1, committed(1, false)));
+        assert_eq!(updates(&agent.handle(from_master(1, launch(1, "a")))), 0);
         assert_ne!(agent.digest(), 0);
     }
 
     #[test]
-    fn what_is_not_committed_is_said_again_to_the_next_leader() {
+    fn uncommitted_updates_are_repeated_to_the_next_leader() {
         let mut agent = agent();
-        agent.take(said(1, launch(1, "a")));
-        agent.take(said(1, committed(1, false)));
+        agent.handle(from_master(1, launch(1, "a")));
+        agent.handle(from_master(1, committed(1, false)));
         let registered = v1::Registered {
             agent_id: "agent-1".into(),
             incarnation: 5,
             ..Default::default()
         };
         assert_eq!(
-            updates(&agent.take(said(2, v1::to_agent::Message::Registered(registered)))),
+            updates(&agent.handle(from_master(
+                2,
+                v1::to_agent::Message::Registered(registered)
+            ))),
             1
         );
         let hello = agent.hello();
@@ -364,10 +369,10 @@ mod tests {
     }
 
     #[test]
-    fn an_order_of_an_earlier_reign_is_not_obeyed() {
+    fn an_order_of_an_earlier_epoch_is_ignored() {
         let mut agent = agent();
-        agent.take(said(7, launch(1, "a")));
-        assert_eq!(updates(&agent.take(said(6, launch(2, "b")))), 0);
+        agent.handle(from_master(7, launch(1, "a")));
+        assert_eq!(updates(&agent.handle(from_master(6, launch(2, "b")))), 0);
         assert_eq!(agent.floor, 1);
     }
 }

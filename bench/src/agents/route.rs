@@ -12,9 +12,9 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// Timeout of one attempt.
-const DIALLING: Duration = Duration::from_secs(5);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between a failed attempt and the next one.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Capacity of the queue of outgoing messages.
 const OUTBOX: usize = 16;
 
@@ -44,7 +44,7 @@ impl MasterRoute {
         match self {
             Self::Leader(uplink) => {
                 // A failed search has paused already.
-                let link = uplink.connect(hello, DIALLING).await.ok()?;
+                let link = uplink.connect(hello, DIAL_TIMEOUT).await.ok()?;
                 Some(Link {
                     sender: link.sender,
                     inbound: InboundStream::Leader(link.inbound),
@@ -53,10 +53,10 @@ impl MasterRoute {
             }
             Self::Fixed(channel) => {
                 let opening = open(channel.clone(), hello);
-                match tokio::time::timeout(DIALLING, opening).await {
+                match tokio::time::timeout(DIAL_TIMEOUT, opening).await {
                     Ok(Ok(link)) => Some(link),
                     Ok(Err(_)) | Err(_) => {
-                        tokio::time::sleep(AGAIN).await;
+                        tokio::time::sleep(RETRY_PAUSE).await;
                         None
                     }
                 }

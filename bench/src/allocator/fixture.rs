@@ -121,7 +121,7 @@ impl AllocatorFixture {
             agent: offer.agent,
             resources: offer.resources.clone(),
             filter_ms: None,
-            because: None,
+            reason: None,
         };
         self.allocator.decline(declined, self.now);
     }
@@ -150,7 +150,7 @@ impl AllocatorFixture {
                     agent,
                     resources: resources.clone(),
                     filter_ms: Some(3_600_000),
-                    because: None,
+                    reason: None,
                 };
                 self.allocator.decline(declined, self.now);
             }

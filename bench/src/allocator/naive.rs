@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::fixture::RESOURCES;
 
 /// Pairs of agents and frameworks beyond which only a part of the agents is timed.
-const MOST_PAIRS: u64 = 40_000_000;
+const MAX_PAIRS: u64 = 40_000_000;
 
 pub(super) struct NaiveResult {
     /// Time for all agents; scaled if fewer were timed.
@@ -37,7 +37,7 @@ pub(super) fn round(agents: u64, frameworks: u64) -> NaiveResult {
         add(&mut totals, resources);
     }
     let filters: HashSet<(String, String)> = HashSet::new();
-    let timed = agents.min(MOST_PAIRS / frameworks);
+    let timed = agents.min(MAX_PAIRS / frameworks);
     let mut offers = Vec::new();
     let begin = Instant::now();
     for (agent, free) in free.iter().take(timed as usize) {

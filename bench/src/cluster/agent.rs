@@ -12,7 +12,7 @@ use crate::processes::{Process, ProcessSpec, StopMethod};
 
 const HOST: &str = "127.78.1.1";
 /// Time for the agent to register.
-const REGISTERING: Duration = Duration::from_secs(30);
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The isolation of an agent's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl fmt::Display for AgentKind {
 /// An agent process, which ends all its tasks on drop.
 pub(crate) struct RealAgent {
     process: Process,
-    recipe: ProcessSpec,
+    spec: ProcessSpec,
 }
 
 impl RealAgent {
@@ -85,7 +85,7 @@ impl RealAgent {
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
         let network = kind.network().map(|_| "--allow-host-network".to_owned());
-        let words = [
+        let args = [
             "agent",
             "start",
             "--allow-missing-controllers",
@@ -94,13 +94,13 @@ impl RealAgent {
         .map(str::to_owned);
         let recipe = ProcessSpec {
             program: ground.argosy.clone(),
-            arguments: words.into_iter().chain(network).chain(arguments).collect(),
+            arguments: args.into_iter().chain(network).chain(arguments).collect(),
             log: cluster.directory().join("agent.log"),
-            ending: StopMethod::InputClosed,
+            stop_method: StopMethod::InputClosed,
         };
         let mut agent = Self {
             process: Process::start(&recipe)?,
-            recipe,
+            spec: recipe,
         };
         agent.registered(cluster).await?;
         Ok(agent)
@@ -116,10 +116,10 @@ impl RealAgent {
     /// If it is still listed as connected after half a minute.
     pub(crate) async fn kill(&mut self, cluster: &Cluster) -> Result<()> {
         self.process.signal(nix::sys::signal::Signal::SIGKILL)?;
-        let end = Instant::now() + REGISTERING;
+        let end = Instant::now() + REGISTRATION_TIMEOUT;
         while is_connected(cluster).await? {
             if Instant::now() > end {
-                bail!("the killed agent is still connected after {REGISTERING:?}");
+                bail!("the killed agent is still connected after {REGISTRATION_TIMEOUT:?}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -132,16 +132,16 @@ impl RealAgent {
     /// # Errors
     /// As [`RealAgent::start`].
     pub(crate) async fn start_again(&mut self, cluster: &Cluster) -> Result<()> {
-        self.process = Process::start(&self.recipe)?;
+        self.process = Process::start(&self.spec)?;
         self.registered(cluster).await
     }
 
     async fn registered(&mut self, cluster: &Cluster) -> Result<()> {
-        let end = Instant::now() + REGISTERING;
+        let end = Instant::now() + REGISTRATION_TIMEOUT;
         while !is_connected(cluster).await? {
             self.process.expect_alive().context("the agent")?;
             if Instant::now() > end {
-                bail!("the agent is not registered after {REGISTERING:?}");
+                bail!("the agent is not registered after {REGISTRATION_TIMEOUT:?}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -18,7 +18,7 @@ pub(crate) type MasterClient = OperatorClient<Channel>;
 const NETWORK: &str = "127.78.0";
 
 /// Returns the API addresses, and the command of each master.
-pub(super) fn recipes(argosy: &Path, directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
+pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
     let mut places = Vec::with_capacity(MEMBERS);
     for number in 1..=MEMBERS {
         let addresses = free_addresses(&format!("{NETWORK}.{number}"), 2)?;
@@ -47,7 +47,7 @@ pub(super) fn recipes(argosy: &Path, directory: &Path) -> Result<Vec<(String, Pr
             program: argosy.to_owned(),
             arguments: arguments.map(str::to_owned).to_vec(),
             log: directory.join(format!("{name}.log")),
-            ending: StopMethod::Killed,
+            stop_method: StopMethod::Killed,
         };
         (api.clone(), recipe)
     };
@@ -138,7 +138,7 @@ fn check_build_output(text: &str) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn said(release: &str, build: &str, features: &str) -> String {
+    fn version_output(release: &str, build: &str, features: &str) -> String {
         format!(
             "argosy {release}\nprotocol  argosy.v1, version 1\nfeatures  {features}\nbuild     {build}\n"
         )
@@ -147,21 +147,21 @@ mod tests {
     #[test]
     fn another_build_is_refused() {
         let own = env!("CARGO_PKG_VERSION");
-        assert!(check_build_output(&said(own, "debug", "rocksdb")).is_ok());
+        assert!(check_build_output(&version_output(own, "debug", "rocksdb")).is_ok());
         assert!(
-            check_build_output(&said("0.0.9", "debug", "rocksdb"))
+            check_build_output(&version_output("0.0.9", "debug", "rocksdb"))
                 .unwrap_err()
                 .to_string()
                 .contains("release 0.0.9")
         );
         assert!(
-            check_build_output(&said(own, "release", "rocksdb"))
+            check_build_output(&version_output(own, "release", "rocksdb"))
                 .unwrap_err()
                 .to_string()
                 .contains("release build")
         );
         assert!(
-            check_build_output(&said(own, "debug", "rocksdb, testing"))
+            check_build_output(&version_output(own, "debug", "rocksdb, testing"))
                 .unwrap_err()
                 .to_string()
                 .contains("testing")

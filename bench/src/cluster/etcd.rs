@@ -17,7 +17,7 @@ pub(crate) mod wire {
 }
 
 /// Returns the API addresses, and the command of each member.
-pub(super) fn recipes(directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
+pub(super) fn specs(directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
     let addresses = free_addresses("127.0.0.1", 2 * MEMBERS)?;
     let (clients, peers) = addresses.split_at(MEMBERS);
     let cluster: Vec<String> = (1..)
@@ -47,7 +47,7 @@ pub(super) fn recipes(directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
                 .map(|(flag, value)| format!("--{flag}={value}"))
                 .collect(),
             log: directory.join(format!("{name}.log")),
-            ending: StopMethod::Killed,
+            stop_method: StopMethod::Killed,
         };
         (client.clone(), recipe)
     };

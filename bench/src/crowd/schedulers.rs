@@ -17,9 +17,9 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 /// Time for all schedulers to subscribe.
-const SUBSCRIBING: Duration = Duration::from_secs(120);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pause between the end of a stream and the next attempt.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Schedulers that stay subscribed until drop.
 pub(super) struct Schedulers {
@@ -32,11 +32,11 @@ impl Schedulers {
     ///
     /// # Errors
     /// If they are not subscribed within two minutes.
-    pub(super) async fn start(ways: &[Channel], count: u32) -> Result<Self> {
+    pub(super) async fn start(channels: &[Channel], count: u32) -> Result<Self> {
         let (subscribed, mut known) = mpsc::channel(count.max(1) as usize);
         let closed = Arc::new(AtomicU64::new(0));
         let mut streams = JoinSet::new();
-        for (number, way) in (0..count).zip(ways.iter().cycle()) {
+        for (number, way) in (0..count).zip(channels.iter().cycle()) {
             let (subscribed, closed, way) = (subscribed.clone(), closed.clone(), way.clone());
             streams.spawn(async move {
                 let mut scheduler = CrowdScheduler::new(number, way);
@@ -44,11 +44,11 @@ impl Schedulers {
                     // Only the number of ended streams is counted, not the causes.
                     let _ = scheduler.run_stream(&subscribed).await;
                     closed.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(AGAIN).await;
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
             });
         }
-        let end = Instant::now() + SUBSCRIBING;
+        let end = Instant::now() + SUBSCRIBE_TIMEOUT;
         for number in 0..count {
             let one = tokio::time::timeout_at(end, known.recv()).await;
             one.with_context(|| format!("only {number} of {count} schedulers are subscribed"))?
@@ -85,7 +85,7 @@ impl CrowdScheduler {
 
     fn subscription(&self) -> v1::SubscribeRequest {
         v1::SubscribeRequest {
-            protocol: Some(VersionRange::OWN.first()),
+            protocol: Some(VersionRange::OWN.first_message()),
             info: Some(v1::FrameworkInfo {
                 name: self.name.clone(),
                 roles: vec!["*".to_owned()],
@@ -124,7 +124,7 @@ impl CrowdScheduler {
                     }
                     self.framework_id = now.framework_id;
                     let interval = Duration::from_millis(now.scheduler_heartbeat_interval_ms);
-                    beats = Some(paced(interval.max(AGAIN)));
+                    beats = Some(paced(interval.max(RETRY_PAUSE)));
                 }
                 Some(_) => {}
             }

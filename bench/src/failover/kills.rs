@@ -23,11 +23,11 @@ use crate::writer::{Target, Writer};
 /// Interval of fresh writes at each survivor.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 /// Delay of the first one after the signal.
-const DYING: Duration = Duration::from_millis(1);
+const FIRST_PROBE_DELAY: Duration = Duration::from_millis(1);
 /// Timeout of one write.
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// Time after which a cluster counts as lost.
-const LOST: Duration = Duration::from_secs(60);
+const LOSS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Load before the signal.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Load after the gap, so that offers and launches follow under it too.
@@ -115,7 +115,7 @@ impl LoadedCluster {
 
     /// Injects the fault into the leader once, and waits until three members are as before.
     pub(super) async fn kill(&mut self, fault: LeaderFault, load: LoadLevel) -> Result<Kill> {
-        let leader = self.cluster.settled().await?;
+        let leader = self.cluster.wait_until_settled().await?;
         let leader_pid = self.cluster.pid(leader)?;
         let clients = self.load(load);
         tokio::time::sleep(WARM_UP).await;
@@ -135,7 +135,7 @@ impl LoadedCluster {
             LeaderFault::Kill => self.cluster.restart(leader)?,
             LeaderFault::Freeze => self.cluster.signal(leader, Signal::SIGCONT)?,
         }
-        let next = self.cluster.settled().await?;
+        let next = self.cluster.wait_until_settled().await?;
         let phases = match self.cluster.side {
             Side::Argosy => self.phases(next, wall_ms).await?,
             Side::Etcd | Side::Hyperqueue => None,
@@ -196,16 +196,17 @@ async fn first_write(survivors: Vec<(Writer, Target)>) -> Result<Instant> {
     for (writer, target) in survivors {
         probes.spawn(probe(writer, target, sender.clone()));
     }
-    let first = tokio::time::timeout(LOST, answers.recv()).await;
+    let first = tokio::time::timeout(LOSS_TIMEOUT, answers.recv()).await;
     first
-        .with_context(|| format!("no survivor wrote anything for {LOST:?}"))?
+        .with_context(|| format!("no survivor wrote anything for {LOSS_TIMEOUT:?}"))?
         .context("the probes have ended")
 }
 
 /// Sends a new write on every tick until one is answered. At most a hundred are in flight.
 async fn probe(writer: Writer, target: Target, sender: mpsc::Sender<Instant>) {
     // The killed leader is certainly inactive at the first tick.
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + DYING, PROBE_EVERY);
+    let mut ticks =
+        tokio::time::interval_at(tokio::time::Instant::now() + FIRST_PROBE_DELAY, PROBE_EVERY);
     let mut writes = JoinSet::new();
     let target = Arc::new(target);
     for serial in 1.. {

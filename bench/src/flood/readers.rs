@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_taken_apart() {
+    fn a_response_is_parsed() {
         let head =
             "http/1.1 200 ok\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n";
         assert_eq!(header(head, "content-length"), Some(17));

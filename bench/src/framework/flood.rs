@@ -16,30 +16,30 @@ use super::{config, room, task};
 /// Prefix of the id of each task; its number follows.
 const TASK: &str = "task-";
 /// Time without a finished task after which the run fails.
-const STALLED: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 struct FloodScheduler {
     total: u32,
     network: Option<v1::Network>,
     /// Numbers of the tasks to launch.
-    waiting: VecDeque<u32>,
+    to_launch: VecDeque<u32>,
     finished: u32,
     refused: u32,
-    failed: Option<String>,
+    failure: Option<String>,
     last: Option<Instant>,
-    moved: Instant,
+    last_progress: Instant,
 }
 
 impl Scheduler for FloodScheduler {
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
-            let count = room(&offer).min(self.waiting.len());
+            let count = room(&offer).min(self.to_launch.len());
             if count == 0 {
                 // Not unlimited: a rejected launch needs another offer.
                 driver.decline(&offer, Some(1_000));
                 continue;
             }
-            let tasks = self.waiting.drain(..count).map(|number| {
+            let tasks = self.to_launch.drain(..count).map(|number| {
                 task(
                     format!("{TASK}{number}"),
                     &["/bin/true"],
@@ -54,9 +54,9 @@ impl Scheduler for FloodScheduler {
         if !is_terminal(status.state()) {
             return;
         }
-        self.moved = Instant::now();
+        self.last_progress = Instant::now();
         if status.state() != v1::TaskState::Finished {
-            self.failed = Some(format!(
+            self.failure = Some(format!(
                 "{} is {:?}: {}",
                 status.task_id,
                 status.state(),
@@ -81,16 +81,16 @@ impl Scheduler for FloodScheduler {
                 .strip_prefix(TASK)
                 .and_then(|number| number.parse().ok())
             {
-                Some(number) => self.waiting.push_back(number),
-                None => self.failed = Some(format!("{task} was not launched: {why}")),
+                Some(number) => self.to_launch.push_back(number),
+                None => self.failure = Some(format!("{task} was not launched: {why}")),
             }
         }
     }
 
     fn tick(&mut self, driver: &SchedulerDriver) {
-        if self.moved.elapsed() > STALLED && self.failed.is_none() {
-            self.failed = Some(format!(
-                "nothing finished for {STALLED:?}; {} of {} had",
+        if self.last_progress.elapsed() > STALL_TIMEOUT && self.failure.is_none() {
+            self.failure = Some(format!(
+                "nothing finished for {STALL_TIMEOUT:?}; {} of {} had",
                 self.finished, self.total
             ));
             drop(driver.teardown());
@@ -102,7 +102,7 @@ impl Scheduler for FloodScheduler {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FloodResult {
     /// Time from before the first call to the masters until the last FINISHED was seen.
-    pub(crate) took: Duration,
+    pub(crate) duration: Duration,
     /// Number of launches that were rejected and repeated.
     pub(crate) refused: u32,
 }
@@ -120,23 +120,23 @@ pub(crate) async fn flood(
     let mut flood = FloodScheduler {
         total,
         network,
-        waiting: (0..total).collect(),
+        to_launch: (0..total).collect(),
         finished: 0,
         refused: 0,
-        failed: None,
+        failure: None,
         last: None,
-        moved: begin,
+        last_progress: begin,
     };
     let run = SchedulerRunner::new(config(masters, "bench-flood"))
         .run(&mut flood, CancellationToken::new());
     // The run of a framework ends by itself after its teardown.
     run.await.context("the framework ended")?;
-    if let Some(why) = flood.failed {
+    if let Some(why) = flood.failure {
         bail!("{why}");
     }
     let last = flood.last.context("the framework ended before its tasks")?;
     Ok(FloodResult {
-        took: last - begin,
+        duration: last - begin,
         refused: flood.refused,
     })
 }

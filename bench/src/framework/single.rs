@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{config, room, task};
 
 /// Timeout of a start.
-const LOST: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// The command, long enough that its end does not overtake its start.
 const COMMAND: &[&str] = &["/bin/sleep", "0.05"];
 /// Interval of ticks, and the pause between two tasks, so that the cluster is idle again.
@@ -21,27 +21,27 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Times from an offer's acceptance to RUNNING, in milliseconds.
 pub(crate) struct StartScheduler {
-    wanted: u32,
+    total: u32,
     network: Option<v1::Network>,
     pub(crate) times_ms: Vec<f64>,
-    held: Option<v1::Offer>,
-    begun: Option<Instant>,
+    offer: Option<v1::Offer>,
+    started: Option<Instant>,
     is_running: bool,
-    failed: Option<String>,
-    moved: Instant,
+    failure: Option<String>,
+    last_progress: Instant,
 }
 
 impl StartScheduler {
     fn new(wanted: u32, network: Option<v1::Network>) -> Self {
         Self {
-            wanted,
+            total: wanted,
             network,
             times_ms: Vec::new(),
-            held: None,
-            begun: None,
+            offer: None,
+            started: None,
             is_running: false,
-            failed: None,
-            moved: Instant::now(),
+            failure: None,
+            last_progress: Instant::now(),
         }
     }
 
@@ -62,15 +62,15 @@ impl StartScheduler {
             .run(&mut starts, CancellationToken::new())
             .await
             .context("the framework ended")?;
-        match starts.failed.take() {
+        match starts.failure.take() {
             Some(why) => bail!("{why}"),
             None => Ok(starts),
         }
     }
 
     fn fail(&mut self, driver: &SchedulerDriver, why: String) {
-        if self.failed.is_none() {
-            self.failed = Some(why);
+        if self.failure.is_none() {
+            self.failure = Some(why);
             drop(driver.teardown());
         }
     }
@@ -79,8 +79,8 @@ impl StartScheduler {
 impl Scheduler for StartScheduler {
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
-            if self.held.is_none() && room(&offer) > 0 {
-                self.held = Some(offer);
+            if self.offer.is_none() && room(&offer) > 0 {
+                self.offer = Some(offer);
             } else {
                 driver.decline(&offer, Some(PAUSE.as_millis() as u64));
             }
@@ -88,13 +88,13 @@ impl Scheduler for StartScheduler {
     }
 
     fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
-        self.held.take_if(|offer| offer.offer_id == offer_id);
+        self.offer.take_if(|offer| offer.offer_id == offer_id);
     }
 
     fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
-        self.moved = Instant::now();
+        self.last_progress = Instant::now();
         if let Some(begun) = self
-            .begun
+            .started
             .filter(|_| status.state() == v1::TaskState::Running && !self.is_running)
         {
             self.is_running = true;
@@ -114,9 +114,9 @@ impl Scheduler for StartScheduler {
                 ),
             );
         }
-        self.begun = None;
+        self.started = None;
         self.is_running = false;
-        if self.times_ms.len() == self.wanted as usize {
+        if self.times_ms.len() == self.total as usize {
             drop(driver.teardown());
         }
     }
@@ -129,22 +129,22 @@ impl Scheduler for StartScheduler {
     }
 
     fn tick(&mut self, driver: &SchedulerDriver) {
-        if self.moved.elapsed() > LOST {
+        if self.last_progress.elapsed() > START_TIMEOUT {
             self.fail(
                 driver,
                 format!(
-                    "nothing happened for {LOST:?}; {} tasks were started",
+                    "nothing happened for {START_TIMEOUT:?}; {} tasks were started",
                     self.times_ms.len()
                 ),
             );
         }
-        if self.begun.is_none()
-            && self.times_ms.len() < self.wanted as usize
-            && let Some(offer) = self.held.take()
+        if self.started.is_none()
+            && self.times_ms.len() < self.total as usize
+            && let Some(offer) = self.offer.take()
         {
             let name = format!("task-{}", self.times_ms.len());
             let task = task(name, COMMAND, self.network.as_ref());
-            self.begun = Some(Instant::now());
+            self.started = Some(Instant::now());
             drop(driver.accept(&offer, vec![task]));
         }
     }
@@ -153,10 +153,10 @@ impl Scheduler for StartScheduler {
 /// A framework that registers, waits for an offer, launches on it and exits.
 struct OneTaskFramework {
     network: Option<v1::Network>,
-    begun: Instant,
+    started: Instant,
     launched: bool,
     time_ms: Option<f64>,
-    failed: Option<String>,
+    failure: Option<String>,
 }
 
 impl Scheduler for OneTaskFramework {
@@ -176,7 +176,7 @@ impl Scheduler for OneTaskFramework {
 
     fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
         if status.state() == v1::TaskState::Running && self.time_ms.is_none() {
-            self.time_ms = Some(self.begun.elapsed().as_secs_f64() * 1e3);
+            self.time_ms = Some(self.started.elapsed().as_secs_f64() * 1e3);
         }
         if is_terminal(status.state()) {
             drop(driver.teardown());
@@ -184,8 +184,8 @@ impl Scheduler for OneTaskFramework {
     }
 
     fn tick(&mut self, driver: &SchedulerDriver) {
-        if self.begun.elapsed() > LOST && self.failed.is_none() {
-            self.failed = Some(format!("no task ran within {LOST:?}"));
+        if self.started.elapsed() > START_TIMEOUT && self.failure.is_none() {
+            self.failure = Some(format!("no task ran within {START_TIMEOUT:?}"));
             drop(driver.teardown());
         }
     }
@@ -197,20 +197,20 @@ impl Scheduler for OneTaskFramework {
 /// # Errors
 /// If it does not run.
 pub(crate) async fn fresh_start(masters: &Masters, network: Option<v1::Network>) -> Result<f64> {
-    let mut visitor = OneTaskFramework {
+    let mut framework = OneTaskFramework {
         network,
-        begun: Instant::now(),
+        started: Instant::now(),
         launched: false,
         time_ms: None,
-        failed: None,
+        failure: None,
     };
     let run = SchedulerRunner::new(config(masters, "bench-visitor"))
-        .run(&mut visitor, CancellationToken::new());
+        .run(&mut framework, CancellationToken::new());
     run.await.context("the framework ended")?;
-    if let Some(why) = visitor.failed {
+    if let Some(why) = framework.failure {
         bail!("{why}");
     }
-    visitor
+    framework
         .time_ms
         .context("the task ended before it was seen running")
 }

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::{config, room, task};
 
 /// Time without a start or end after which the run fails.
-const STALLED: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval at which the request to end is polled.
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Maximum number of unanswered calls, below the limit of the client library.
 const OPEN_CALLS: u32 = 1_000;
@@ -42,7 +42,7 @@ struct SleeperScheduler {
     total: u32,
     launched: u32,
     /// Tasks whose offer had expired before their launch was applied; they go into a later offer.
-    again: Vec<u32>,
+    retries: Vec<u32>,
     /// How often that happened.
     expired: u32,
     /// Offers that wait for an answer to earlier calls.
@@ -50,11 +50,11 @@ struct SleeperScheduler {
     open_calls: u32,
     running: u32,
     ended: u32,
-    begun: Instant,
-    moved: Instant,
+    started: Instant,
+    last_progress: Instant,
     /// Time at which the end was requested.
-    ending: Option<Instant>,
-    stage: watch::Sender<SleeperPhase>,
+    end_requested: Option<Instant>,
+    phase: watch::Sender<SleeperPhase>,
     end: watch::Receiver<bool>,
 }
 
@@ -78,7 +78,9 @@ impl SleeperScheduler {
 
     /// The tasks to launch next, at most so many.
     fn next_tasks(&mut self, most: usize) -> Vec<u32> {
-        let repeated = self.again.split_off(self.again.len().saturating_sub(most));
+        let repeated = self
+            .retries
+            .split_off(self.retries.len().saturating_sub(most));
         let left = (self.total - self.launched) as usize;
         let new = (most - repeated.len()).min(left) as u32;
         let first = self.launched;
@@ -92,7 +94,7 @@ impl SleeperScheduler {
     }
 
     fn fail(&mut self, driver: &SchedulerDriver, why: String) {
-        self.stage.send_replace(SleeperPhase::Failed(why));
+        self.phase.send_replace(SleeperPhase::Failed(why));
         drop(driver.teardown());
     }
 }
@@ -118,22 +120,25 @@ impl Scheduler for SleeperScheduler {
     }
 
     fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
-        self.moved = Instant::now();
+        self.last_progress = Instant::now();
         let state = status.state();
-        if state == v1::TaskState::Running && self.ending.is_none() {
+        if state == v1::TaskState::Running && self.end_requested.is_none() {
             self.running += 1;
             if self.running == self.total {
                 let repeated = self.expired;
-                (self.stage).send_replace(SleeperPhase::AllRun(self.begun.elapsed(), repeated));
+                (self.phase).send_replace(SleeperPhase::AllRun(self.started.elapsed(), repeated));
             }
         } else if is_terminal(state) {
-            let Some(ending) = self.ending.filter(|_| state == v1::TaskState::Killed) else {
+            let Some(ending) = self
+                .end_requested
+                .filter(|_| state == v1::TaskState::Killed)
+            else {
                 let why = format!("{} is {state:?}: {}", status.task_id, status.message);
                 return self.fail(driver, why);
             };
             self.ended += 1;
             if self.ended == self.total {
-                self.stage
+                self.phase
                     .send_replace(SleeperPhase::AllEnded(ending.elapsed()));
                 drop(driver.teardown());
             }
@@ -148,7 +153,7 @@ impl Scheduler for SleeperScheduler {
         match refused.first() {
             Some(_) if expired => {
                 let numbers = refused.iter().filter_map(|(id, _)| number(id));
-                self.again.extend(numbers);
+                self.retries.extend(numbers);
                 self.expired += 1;
             }
             Some((task, why)) => {
@@ -161,17 +166,17 @@ impl Scheduler for SleeperScheduler {
     }
 
     fn tick(&mut self, driver: &SchedulerDriver) {
-        let waits = self.running < self.total || self.ending.is_some();
-        if waits && self.moved.elapsed() > STALLED {
+        let waits = self.running < self.total || self.end_requested.is_some();
+        if waits && self.last_progress.elapsed() > STALL_TIMEOUT {
             let why = format!(
-                "nothing happened for {STALLED:?}; of {} there ran {} and ended {}",
+                "nothing happened for {STALL_TIMEOUT:?}; of {} there ran {} and ended {}",
                 self.total, self.running, self.ended
             );
             return self.fail(driver, why);
         }
-        if self.ending.is_none() && *self.end.borrow() {
-            self.moved = Instant::now();
-            self.ending = Some(self.moved);
+        if self.end_requested.is_none() && *self.end.borrow() {
+            self.last_progress = Instant::now();
+            self.end_requested = Some(self.last_progress);
             for number in 0..self.total {
                 drop(driver.kill(&name(number), None));
             }
@@ -182,10 +187,10 @@ impl Scheduler for SleeperScheduler {
 /// Sleeping tasks. They end with their framework, which ends with this value.
 pub(crate) struct SleepingTasks {
     /// Time from before the framework's first call until the last of them was known to run.
-    pub(crate) took: Duration,
+    pub(crate) duration: Duration,
     /// Launches that were repeated, since their offer had expired before they were applied.
     pub(crate) expired: u32,
-    stage: watch::Receiver<SleeperPhase>,
+    phase: watch::Receiver<SleeperPhase>,
     end: watch::Sender<bool>,
     stop: CancellationToken,
     run: JoinHandle<Result<()>>,
@@ -207,20 +212,20 @@ pub(crate) async fn sleepers(
         network,
         total,
         launched: 0,
-        again: Vec::new(),
+        retries: Vec::new(),
         expired: 0,
         waiting: VecDeque::new(),
         open_calls: 0,
         running: 0,
         ended: 0,
-        begun: now,
-        moved: now,
-        ending: None,
-        stage,
+        started: now,
+        last_progress: now,
+        end_requested: None,
+        phase: stage,
         end: ends,
     };
     let mut config = config(masters, "bench-sleepers");
-    config.tick = LOOK;
+    config.tick = POLL_INTERVAL;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let run = tokio::spawn(async move {
@@ -241,9 +246,9 @@ pub(crate) async fn sleepers(
     };
     match reached {
         SleeperPhase::AllRun(took, expired) => Ok(SleepingTasks {
-            took,
+            duration: took,
             expired,
-            stage: watched,
+            phase: watched,
             end,
             stop,
             run,
@@ -260,8 +265,8 @@ impl SleepingTasks {
     pub(crate) async fn end(mut self) -> Result<Duration> {
         self.end.send_replace(true);
         let took = match next(
-            &mut self.stage,
-            SleeperPhase::AllRun(self.took, self.expired),
+            &mut self.phase,
+            SleeperPhase::AllRun(self.duration, self.expired),
         )
         .await?
         {
@@ -284,7 +289,7 @@ async fn next(
     watched: &mut watch::Receiver<SleeperPhase>,
     now: SleeperPhase,
 ) -> Result<SleeperPhase> {
-    let other = watched.wait_for(|stage| *stage != now).await;
+    let other = watched.wait_for(|phase| *phase != now).await;
     match other.context("the framework is gone")?.clone() {
         SleeperPhase::Failed(why) => bail!("{why}"),
         stage => Ok(stage),

@@ -15,11 +15,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{config, room, task};
 
 /// Interval of tasks, if an offer is available.
-const EVERY: Duration = Duration::from_millis(20);
+const TASK_INTERVAL: Duration = Duration::from_millis(20);
 /// Timeout of the first subscription.
-const SUBSCRIBING: Duration = Duration::from_secs(30);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of offers that are kept; others are declined.
-const KEPT: usize = 4;
+const HELD_OFFERS: usize = 4;
 
 /// The longest time between two events. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -69,7 +69,7 @@ pub(crate) struct Trickle {
 }
 
 struct TrickleScheduler {
-    held: VecDeque<v1::Offer>,
+    offers: VecDeque<v1::Offer>,
     launched: u64,
     subscribed: Option<oneshot::Sender<()>>,
     gaps: LongestGap,
@@ -85,8 +85,8 @@ impl Scheduler for TrickleScheduler {
 
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
-            if self.held.len() < KEPT && room(&offer) > 0 {
-                self.held.push_back(offer);
+            if self.offers.len() < HELD_OFFERS && room(&offer) > 0 {
+                self.offers.push_back(offer);
             } else {
                 driver.decline(&offer, Some(100));
             }
@@ -94,7 +94,7 @@ impl Scheduler for TrickleScheduler {
     }
 
     fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
-        self.held.retain(|offer| offer.offer_id != offer_id);
+        self.offers.retain(|offer| offer.offer_id != offer_id);
     }
 
     fn update(&mut self, _: &SchedulerDriver, _: &v1::TaskStatus) {
@@ -102,7 +102,7 @@ impl Scheduler for TrickleScheduler {
     }
 
     fn tick(&mut self, driver: &SchedulerDriver) {
-        if let Some(offer) = self.held.pop_front() {
+        if let Some(offer) = self.offers.pop_front() {
             self.launched += 1;
             let task = task(format!("task-{}", self.launched), &["/bin/true"], None);
             drop(driver.accept(&offer, vec![task]));
@@ -118,7 +118,7 @@ impl Trickle {
     pub(crate) async fn start(masters: &Masters) -> Result<Self> {
         let (sender, subscribed) = oneshot::channel();
         let mut drip = TrickleScheduler {
-            held: VecDeque::new(),
+            offers: VecDeque::new(),
             launched: 0,
             subscribed: Some(sender),
             gaps: LongestGap::default(),
@@ -127,7 +127,7 @@ impl Trickle {
         let mut config = config(masters, "bench-trickle");
         // It must outlive every gap.
         config.info.failover_timeout_ms = Some(600_000);
-        config.tick = EVERY;
+        config.tick = TASK_INTERVAL;
         let run = tokio::spawn(async move {
             // Its end shows in the missing phases.
             let _ = SchedulerRunner::new(config)
@@ -135,7 +135,7 @@ impl Trickle {
                 .await;
         });
         let run = AbortOnDropHandle::new(run);
-        let waited = tokio::time::timeout(SUBSCRIBING, subscribed).await;
+        let waited = tokio::time::timeout(SUBSCRIBE_TIMEOUT, subscribed).await;
         waited
             .context("the framework is not subscribed in time")?
             .context("the framework was refused")?;

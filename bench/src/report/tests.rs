@@ -103,7 +103,7 @@ fn a_gate_allows_a_fifth_less_than_the_goal() {
 }
 
 #[test]
-fn the_peer_is_who_was_measured_beside_argosy() {
+fn the_peer_is_the_other_measured_side() {
     let runs = vec![
         run(Side::Argosy, 1, 300.0, 0.0),
         run(Side::Hyperqueue, 1, 600.0, 0.0),
@@ -165,7 +165,7 @@ fn quantiles_lie_between_the_ends() {
 }
 
 #[test]
-fn nothing_is_divided_by_nothing() {
+fn a_ratio_without_measurements_is_not_computed() {
     let runs = vec![run(Side::Argosy, 1, 0.0, 0.0), run(Side::Etcd, 1, 0.0, 0.0)];
     let idle = report(RatioGoal::OwnAtMost(0.0), runs);
     assert_eq!(idle.ratio("32 clients"), None);

@@ -21,7 +21,7 @@ use nix::unistd::{Gid, Uid};
 use super::ContainerNetwork;
 
 /// Timeout of any step.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// First of the user ids that the agents of this host use last.
 const FIRST_HOST_ID: u32 = END_HOST_ID - CONTAINER_IDS;
 const MIB: u64 = 1 << 20;
@@ -44,7 +44,7 @@ pub(super) struct ArgosyContainers {
     tree: CgroupTree,
     directory: PathBuf,
     layer: PathBuf,
-    made: u32,
+    count: u32,
 }
 
 /// Returns the controllers of the host, as text.
@@ -87,7 +87,7 @@ impl ArgosyContainers {
             tree,
             directory: directory.to_owned(),
             layer: layer.to_owned(),
-            made: 0,
+            count: 0,
         })
     }
 
@@ -99,16 +99,16 @@ impl ArgosyContainers {
             ContainerNetwork::Ready => Some(new_network()?),
         };
         let used = self.used_us()?;
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut container = match &namespace {
             Some(namespace) => self.launcher.launch_joined(&spec, namespace.as_fd())?,
             None => self.launcher.launch(&spec)?,
         };
-        let until_exec_ms = until_exec(&mut container, begun)?;
-        let exit = container.wait(PATIENCE)?;
-        let until_reaped_ms = begun.elapsed().as_secs_f64() * 1e3;
-        destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE)?;
-        let until_removed_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let until_exec_ms = until_exec(&mut container, started)?;
+        let exit = container.wait(STEP_TIMEOUT)?;
+        let until_reaped_ms = started.elapsed().as_secs_f64() * 1e3;
+        destroy(&spec.directory, spec.cgroup.as_deref(), STEP_TIMEOUT)?;
+        let until_removed_ms = started.elapsed().as_secs_f64() * 1e3;
         let core_us = self.used_us()? - used;
         if exit.outcome != CommandOutcome::Exited(0) {
             bail!("a container ended with {}", exit.reason);
@@ -131,8 +131,8 @@ impl ArgosyContainers {
     /// Creates its directories before the measured time. Agents create them, and crun's bundle
     /// exists in advance too.
     fn spec(&mut self, of_image: bool, net: ContainerNetwork) -> Result<LaunchSpec> {
-        self.made += 1;
-        let id = ContainerId::new(format!("c{}", self.made)).expect("letters make a name");
+        self.count += 1;
+        let id = ContainerId::new(format!("c{}", self.count)).expect("letters make a name");
         let place = self.directory.join(id.as_str());
         let (hand_off, sandbox, changes) = (
             place.join("own"),
@@ -196,7 +196,7 @@ impl ArgosyContainers {
     /// Removes everything from the host.
     pub(super) fn end(self) -> Result<()> {
         drop(self.launcher);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STEP_TIMEOUT;
         while let Err(error) = self.tree.remove() {
             if Instant::now() > deadline {
                 return Err(error).context("a control group of the bench stays");
@@ -226,9 +226,9 @@ pub(super) fn processor_us(who: UsageWho) -> Result<f64> {
         .sum())
 }
 
-fn until_exec(container: &mut Container, begun: Instant) -> Result<f64> {
-    match container.wait_started(PATIENCE)? {
-        Ok(_) => Ok(begun.elapsed().as_secs_f64() * 1e3),
+fn until_exec(container: &mut Container, started: Instant) -> Result<f64> {
+    match container.wait_started(STEP_TIMEOUT)? {
+        Ok(_) => Ok(started.elapsed().as_secs_f64() * 1e3),
         Err(exit) => bail!("a container did not start: {}", exit.reason),
     }
 }

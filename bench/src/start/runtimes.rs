@@ -132,12 +132,12 @@ fn time(program: &str, bundle: &Path) -> Result<RuntimeResult> {
     command.args(["run", "--bundle"]).arg(bundle).arg(name);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let used = processor_us(UsageWho::RUSAGE_CHILDREN)?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let ended = command
         .stderr(Stdio::piped())
         .spawn()
         .and_then(|child| child.wait_with_output());
-    let took = begun.elapsed().as_secs_f64() * 1e3;
+    let took = started.elapsed().as_secs_f64() * 1e3;
     let ended = ended.with_context(|| format!("cannot run {program}: install its package"))?;
     if !ended.status.success() {
         let words = String::from_utf8_lossy(&ended.stderr);

@@ -21,7 +21,7 @@ const PAGE: u32 = 1_000;
 /// Pause after a read that was refused because the queue of readers is full.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Timeout for the lists that are in progress at the end.
-const ENDING: Duration = Duration::from_secs(60);
+const END_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The measurements of pollers.
 #[derive(Debug, Default)]
@@ -79,8 +79,8 @@ impl Drop for PollerThreads {
 pub(super) struct Pollers {
     tasks: JoinSet<Result<ListResults>>,
     /// Nothing is begun any more once it is true.
-    ending: watch::Sender<bool>,
-    begun: Instant,
+    stop: watch::Sender<bool>,
+    started: Instant,
     _threads: PollerThreads,
 }
 
@@ -115,8 +115,8 @@ impl Pollers {
         }
         Ok(Self {
             tasks,
-            ending,
-            begun: Instant::now(),
+            stop: ending,
+            started: Instant::now(),
             _threads: threads,
         })
     }
@@ -126,16 +126,16 @@ impl Pollers {
     /// # Errors
     /// The first error of a poller, or a list that is not whole.
     pub(super) async fn end(mut self) -> Result<ListResults> {
-        self.ending.send_replace(true);
+        self.stop.send_replace(true);
         let mut all = ListResults::default();
-        let end = Instant::now() + ENDING;
+        let end = Instant::now() + END_TIMEOUT;
         while let Some(joined) = tokio::time::timeout_at(end, self.tasks.join_next())
             .await
             .context("lists that were begun do not end")?
         {
             all.extend(joined.context("a poller panicked")??);
         }
-        all.seconds = self.begun.elapsed().as_secs_f64();
+        all.seconds = self.started.elapsed().as_secs_f64();
         Ok(all)
     }
 }
@@ -158,7 +158,7 @@ impl Poller {
                 _ = ending.wait_for(|ending| *ending) => return Ok(self.lists),
                 () = tokio::time::sleep_until(due) => {}
             }
-            let begun = Instant::now();
+            let started = Instant::now();
             let agents = self.agents().await?;
             let tasks = self.tasks().await?;
             let (some_agents, some_tasks) = *self.expected;
@@ -167,8 +167,10 @@ impl Poller {
                 "a list of {agents} agents and {tasks} tasks lacks some"
             );
             self.lists.records += (agents + tasks) as u64;
-            self.lists.list_ms.push(begun.elapsed().as_secs_f64() * 1e3);
-            due = (begun + every).max(Instant::now());
+            self.lists
+                .list_ms
+                .push(started.elapsed().as_secs_f64() * 1e3);
+            due = (started + every).max(Instant::now());
         }
     }
 
@@ -193,7 +195,7 @@ impl Poller {
     async fn tasks(&mut self) -> Result<usize> {
         let (mut count, mut token) = (0, String::new());
         loop {
-            let begun = Instant::now();
+            let started = Instant::now();
             let page = match self.client.list_tasks(request(&token)).await {
                 Err(status) if status.code() == Code::ResourceExhausted => {
                     tokio::time::sleep(PAUSE).await;
@@ -203,7 +205,9 @@ impl Poller {
             };
             count += page.tasks.len();
             if page.tasks.len() == PAGE as usize {
-                self.lists.page_ms.push(begun.elapsed().as_secs_f64() * 1e3);
+                self.lists
+                    .page_ms
+                    .push(started.elapsed().as_secs_f64() * 1e3);
             }
             if page.next_page_token.is_empty() {
                 return Ok(count);

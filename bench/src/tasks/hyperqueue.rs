@@ -13,12 +13,12 @@ use crate::processes::{Process, ProcessSpec, StopMethod};
 
 const PROGRAM: &str = "hq";
 /// Time for server and worker to become available.
-const PATIENCE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The results of one case.
 pub(super) struct HyperQueueResult {
     /// Time from before `submit` until it has seen the last end.
-    pub(super) took: Duration,
+    pub(super) duration: Duration,
     /// Processor time of server, worker and tasks.
     pub(super) core_seconds: f64,
 }
@@ -54,14 +54,14 @@ pub(super) fn run(directory: &Path, slots: u32, tasks: u32) -> Result<HyperQueue
     let mut worker = own.start(&["worker", "start", "--cpus", &cpus], "worker")?;
     own.wait_for(&mut worker, &["worker", "list"], "RUNNING")?;
     let seconds = || tree_seconds(server.pid()) + tree_seconds(worker.pid());
-    let (before, begun) = (seconds(), Instant::now());
+    let (before, started) = (seconds(), Instant::now());
     let array = format!("1-{tasks}");
     let streams = ["--stdout=none", "--stderr=none", "--wait"];
-    let mut words = vec!["submit", "--array", array.as_str()];
-    words.extend(streams);
-    words.push("/bin/true");
-    let output = own.run_program(&words)?;
-    let took = begun.elapsed();
+    let mut args = vec!["submit", "--array", array.as_str()];
+    args.extend(streams);
+    args.push("/bin/true");
+    let output = own.run_program(&args)?;
+    let took = started.elapsed();
     if !output.status.success() {
         bail!(
             "HyperQueue's submit failed: {}",
@@ -69,7 +69,7 @@ pub(super) fn run(directory: &Path, slots: u32, tasks: u32) -> Result<HyperQueue
         );
     }
     Ok(HyperQueueResult {
-        took,
+        duration: took,
         core_seconds: seconds() - before,
     })
 }
@@ -83,41 +83,38 @@ impl HyperQueue<'_> {
         self.directory.join("server").display().to_string()
     }
 
-    fn start(&self, words: &[&str], name: &str) -> Result<Process> {
+    fn start(&self, args: &[&str], name: &str) -> Result<Process> {
         let mut arguments = vec!["--server-dir".to_owned(), self.place()];
-        arguments.extend(words.iter().map(|word| (*word).to_owned()));
+        arguments.extend(args.iter().map(|word| (*word).to_owned()));
         Process::start(&ProcessSpec {
             program: PROGRAM.into(),
             arguments,
             log: self.directory.join(format!("{name}.log")),
-            ending: StopMethod::Killed,
+            stop_method: StopMethod::Killed,
         })
     }
 
-    fn run_program(&self, words: &[&str]) -> Result<Output> {
+    fn run_program(&self, args: &[&str]) -> Result<Output> {
         Command::new(PROGRAM)
             .args(["--server-dir", &self.place()])
-            .args(words)
+            .args(args)
             .current_dir(self.directory)
             .stdin(Stdio::null())
             .output()
             .context("cannot start hq")
     }
 
-    fn wait_for(&self, process: &mut Process, words: &[&str], any_of: &str) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+    fn wait_for(&self, process: &mut Process, args: &[&str], any_of: &str) -> Result<()> {
+        let end = Instant::now() + START_TIMEOUT;
         loop {
-            let output = self.run_program(words)?;
+            let output = self.run_program(args)?;
             let text = String::from_utf8_lossy(&output.stdout);
             if output.status.success() && any_of.split('|').any(|word| text.contains(word)) {
                 return Ok(());
             }
             process.expect_alive()?;
             if Instant::now() > end {
-                bail!(
-                    "HyperQueue's {} does not report it: {text}",
-                    words.join(" ")
-                );
+                bail!("HyperQueue's {} does not report it: {text}", args.join(" "));
             }
             std::thread::sleep(Duration::from_millis(50));
         }

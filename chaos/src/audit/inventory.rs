@@ -30,9 +30,9 @@ pub fn take() -> Result<Inventory, AuditError> {
     let mounts = mounts()?;
     let mut inventory = Inventory::default();
     inventory
-        .things
+        .objects
         .insert(ObjectKind::Cgroup, cgroups(&mounts));
-    let told = |(id, mount): (String, MountEntry)| (id, mount.told);
+    let told = |(id, mount): (String, MountEntry)| (id, mount.description);
     let mounts = mounts.into_iter().map(told).collect();
     for (kind, things) in [
         (ObjectKind::Process, processes),
@@ -42,7 +42,7 @@ pub fn take() -> Result<Inventory, AuditError> {
         (ObjectKind::LoopDevice, loop_devices()),
         (ObjectKind::RuleTable, rule_tables()),
     ] {
-        inventory.things.insert(kind, things);
+        inventory.objects.insert(kind, things);
     }
     Ok(inventory)
 }
@@ -114,7 +114,7 @@ fn start_time(stat: &str) -> Option<u64> {
 }
 
 struct MountEntry {
-    told: String,
+    description: String,
     point: String,
     is_cgroup: bool,
 }
@@ -131,7 +131,7 @@ fn mount(line: &str) -> Option<(String, MountEntry)> {
     let point = fields.nth(3)?.to_owned();
     let kind = after.split(' ').next()?;
     let mount = MountEntry {
-        told: format!("{point} ({kind})"),
+        description: format!("{point} ({kind})"),
         is_cgroup: kind == "cgroup2",
         point: point.clone(),
     };
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_told_by_its_start_and_a_zombie_is_none() {
+    fn processes_are_identified_by_start_time_and_zombies_are_skipped() {
         let rest: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
         let stat = |state: &str| format!("12 (a ) b) {state} {}", rest.join(" "));
         assert_eq!(start_time(&stat("S")), Some(22));
@@ -200,13 +200,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_mounts_is_read() {
+    fn a_mountinfo_line_is_parsed() {
         let line = "36 35 98:0 /a /mnt/x rw,noatime shared:1 - cgroup2 cgroup2 rw";
         let (id, mount) = mount(line).unwrap();
         assert_eq!(
             (id.as_str(), mount.point.as_str(), mount.is_cgroup),
             ("36 /mnt/x", "/mnt/x", true)
         );
-        assert_eq!(mount.told, "/mnt/x (cgroup2)");
+        assert_eq!(mount.description, "/mnt/x (cgroup2)");
     }
 }

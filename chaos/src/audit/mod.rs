@@ -45,7 +45,7 @@ impl fmt::Display for ObjectKind {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inventory {
     /// An identity never names two things, even over time: a pid is paired with its start time.
-    pub things: BTreeMap<ObjectKind, BTreeMap<String, String>>,
+    pub objects: BTreeMap<ObjectKind, BTreeMap<String, String>>,
 }
 
 /// The selection of things that count.
@@ -54,12 +54,12 @@ pub struct Scope {
     /// Texts that mark a thing as part of the run: a directory in a command line, an environment or
     /// a mount, or the beginning of a cgroup's or an interface's name. An empty list selects
     /// everything.
-    pub marks: Vec<String>,
+    pub markers: Vec<String>,
 }
 
 impl Scope {
     fn covers(&self, text: &str) -> bool {
-        self.marks.is_empty() || self.marks.iter().any(|mark| text.contains(mark.as_str()))
+        self.markers.is_empty() || self.markers.iter().any(|mark| text.contains(mark.as_str()))
     }
 }
 
@@ -67,7 +67,7 @@ impl Inventory {
     /// Returns the number of things.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.things.values().map(BTreeMap::len).sum()
+        self.objects.values().map(BTreeMap::len).sum()
     }
 
     /// Whether nothing was found, which is impossible on a running host.
@@ -80,8 +80,8 @@ impl Inventory {
     #[must_use]
     pub fn leftovers(&self, before: &Self, scope: &Scope) -> Vec<String> {
         let mut left = BTreeSet::new();
-        for (kind, things) in &self.things {
-            let known = before.things.get(kind);
+        for (kind, things) in &self.objects {
+            let known = before.objects.get(kind);
             for (identity, told) in things {
                 let is_new = known.is_none_or(|known| !known.contains_key(identity));
                 if is_new && (scope.covers(identity) || scope.covers(told)) {
@@ -110,14 +110,14 @@ mod tests {
     fn inventory(things: &[(ObjectKind, &str, &str)]) -> Inventory {
         let mut inventory = Inventory::default();
         for (kind, identity, told) in things {
-            let of_kind = inventory.things.entry(*kind).or_default();
+            let of_kind = inventory.objects.entry(*kind).or_default();
             of_kind.insert((*identity).to_owned(), (*told).to_owned());
         }
         inventory
     }
 
     #[test]
-    fn only_what_is_new_and_ours_is_left_behind() {
+    fn leftovers_are_new_objects_within_the_scope() {
         let before = inventory(&[
             (ObjectKind::Process, "7/100", "7 sh /run/x"),
             (ObjectKind::Mount, "1", "/run/x"),
@@ -129,7 +129,7 @@ mod tests {
             (ObjectKind::Cgroup, "/run/x/1", "/run/x/1"),
         ]);
         let marks = vec!["/run/x".to_owned()];
-        let left = after.leftovers(&before, &Scope { marks });
+        let left = after.leftovers(&before, &Scope { markers: marks });
         assert_eq!(left, ["cgroup /run/x/1", "process 7 sleep /run/x"]);
         assert_eq!(after.leftovers(&before, &Scope::default()).len(), 3);
         assert_eq!(
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_and_a_folder_of_cgroups_that_appear_are_seen_and_seen_to_go() {
+    fn processes_and_cgroup_directories_are_listed_until_they_are_gone() {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().to_string_lossy().into_owned();
         let scope = Scope {
-            marks: vec![mark.clone()],
+            markers: vec![mark.clone()],
         };
         let before = take().unwrap();
-        assert!(!before.is_empty() && before.things.contains_key(&ObjectKind::Mount));
+        assert!(!before.is_empty() && before.objects.contains_key(&ObjectKind::Mount));
         let mut child = std::process::Command::new("sleep")
             .arg("600")
             .env("ARGOSY_SANDBOX", &mark)

@@ -171,18 +171,18 @@ pub struct CallView<'a> {
     /// The position of its beginning among the events.
     pub position: usize,
     /// The event of its beginning.
-    pub begun: &'a HistoryEvent,
+    pub start: &'a HistoryEvent,
     /// The request.
     pub operation: &'a Operation,
     /// The position and the event of its end; absent if the run ended before.
-    pub ended: Option<(usize, &'a HistoryEvent)>,
+    pub end: Option<(usize, &'a HistoryEvent)>,
 }
 
 impl<'a> CallView<'a> {
     /// Returns the response, if the operation took place.
     #[must_use]
     pub fn outcome(&self) -> Option<&'a OperationResponse> {
-        match self.ended {
+        match self.end {
             Some((
                 _,
                 HistoryEvent {
@@ -197,7 +197,7 @@ impl<'a> CallView<'a> {
     /// Returns why the operation did not take place, if that is certain.
     #[must_use]
     pub fn failure(&self) -> Option<&'a str> {
-        match self.ended {
+        match self.end {
             Some((
                 _,
                 HistoryEvent {
@@ -229,16 +229,16 @@ impl History {
                     places.insert(*call, calls.len());
                     calls.push(CallView {
                         position,
-                        begun: event,
+                        start: event,
                         operation,
-                        ended: None,
+                        end: None,
                     });
                 }
                 EventKind::Ok { call, .. }
                 | EventKind::Fail { call, .. }
                 | EventKind::Info { call, .. } => {
                     if let Some(place) = places.get(call) {
-                        calls[*place].ended.get_or_insert((position, event));
+                        calls[*place].end.get_or_insert((position, event));
                     }
                 }
                 EventKind::Fault(_) | EventKind::Observation(_) => {}

@@ -19,7 +19,7 @@ use super::{
 
 /// Capacity of the queue to the thread that owns the history. When it is full, recording blocks: a
 /// history with gaps would prove nothing.
-const EVENTS_WAITING: usize = 65_536;
+const EVENT_QUEUE_CAPACITY: usize = 65_536;
 
 /// The reason why a history is incomplete.
 #[derive(Debug, thiserror::Error)]
@@ -65,9 +65,9 @@ enum EventSink {
 /// A handle that records events. All clones feed the same history.
 #[derive(Clone)]
 pub struct Recorder {
-    events: EventSink,
+    sink: EventSink,
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
-    calls: Arc<AtomicU64>,
+    next_call: Arc<AtomicU64>,
 }
 
 /// A history that is being recorded. Its owner finishes it.
@@ -103,13 +103,13 @@ impl Recorder {
             source,
         })?;
         let (path, mut file) = (path.to_owned(), BufWriter::new(file));
-        let (events, inbox) = sync_channel(EVENTS_WAITING);
+        let (events, inbox) = sync_channel(EVENT_QUEUE_CAPACITY);
         // A dedicated thread: a busy runtime must not delay the file, and a slow disk must not
         // delay the runtime.
         let owner = std::thread::Builder::new()
             .name("history".to_owned())
             .spawn(move || {
-                own(&inbox, &mut file).map_err(|source| RecordError::Write { path, source })
+                run_writer(&inbox, &mut file).map_err(|source| RecordError::Write { path, source })
             })
             .map_err(|source| RecordError::Start { source })?;
         let recorder = Self::new(EventSink::File(events.clone()), clock);
@@ -118,15 +118,15 @@ impl Recorder {
 
     fn new(events: EventSink, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self {
-            events,
+            sink: events,
             clock: Arc::new(clock),
-            calls: Arc::new(AtomicU64::new(0)),
+            next_call: Arc::new(AtomicU64::new(0)),
         }
     }
 
     /// Records the beginning of an operation.
     pub fn invoke(&self, process: impl Into<ProcessName>, operation: Operation) -> CallId {
-        let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = self.next_call.fetch_add(1, Ordering::Relaxed) + 1;
         let process = process.into();
         let call = number;
         self.record(process.clone(), None, EventKind::Invoke { call, operation });
@@ -200,7 +200,7 @@ impl Recorder {
         };
         // After the recording has ended there is no receiver. Later events are not part of the
         // history.
-        match &self.events {
+        match &self.sink {
             EventSink::Memory(kept) => {
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(kept) = kept.as_mut() {
@@ -242,11 +242,11 @@ pub(super) fn line(event: &HistoryEvent) -> Vec<u8> {
     line
 }
 
-fn own(
+fn run_writer(
     inbox: &Receiver<WriterMessage>,
     file: &mut BufWriter<File>,
 ) -> io::Result<Vec<HistoryEvent>> {
-    let mut kept = Vec::new();
+    let mut events = Vec::new();
     loop {
         let message = match inbox.try_recv() {
             Ok(message) => Some(message),
@@ -259,9 +259,9 @@ fn own(
         };
         let Some(WriterMessage::Event(event)) = message else {
             file.flush()?;
-            return Ok(kept);
+            return Ok(events);
         };
         file.write_all(&line(&event))?;
-        kept.push(event);
+        events.push(event);
     }
 }

@@ -120,7 +120,7 @@ fn record_facts(recorder: &Recorder) {
 }
 
 #[test]
-fn what_is_recorded_is_read_back() {
+fn recorded_events_are_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.jsonl");
     let (now, clock) = clock();
@@ -139,13 +139,13 @@ fn what_is_recorded_is_read_back() {
         Some(OperationResponse::Accepted { .. })
     ));
     assert_eq!(calls[1].failure(), Some("superseded"));
-    assert!(calls[2].ended.is_some() && calls[2].outcome().is_none());
+    assert!(calls[2].end.is_some() && calls[2].outcome().is_none());
     recorder.fault(Fault::new(FaultKind::Heal, "*"));
     assert_eq!(read_file(&path).unwrap().events.len(), 11, "it has ended");
 }
 
 #[test]
-fn events_stand_in_the_order_of_their_times_and_any_difference_changes_the_hash() {
+fn events_are_sorted_by_time_and_any_difference_changes_the_hash() {
     let (now, clock) = clock();
     let (recorder, recording) = Recorder::in_memory(clock);
     now.store(9, Ordering::SeqCst);
@@ -166,7 +166,7 @@ fn events_stand_in_the_order_of_their_times_and_any_difference_changes_the_hash(
 }
 
 #[test]
-fn a_line_says_what_it_is_in_words() {
+fn lines_have_readable_names() {
     let (_, clock) = clock();
     let (recorder, recording) = Recorder::in_memory(clock);
     recorder.fault(Fault::new(FaultKind::CutLeaderFromMasters, "master-1"));
@@ -197,7 +197,7 @@ fn a_line_says_what_it_is_in_words() {
 }
 
 #[test]
-fn a_damaged_history_is_refused_by_line_and_one_that_was_cut_off_is_read() {
+fn a_corrupt_history_is_an_error_with_a_line_and_a_truncated_one_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.jsonl");
     let (_, clock) = clock();

@@ -116,7 +116,7 @@ mod tests {
     const FRAMEWORK: FrameworkId = FrameworkId(3);
 
     #[test]
-    fn a_line_with_an_order_and_one_without_are_both_read() {
+    fn lines_with_and_without_an_order_are_parsed() {
         let (key, start) = parse_line("map-1 17 00ff b-1 4 900", FRAMEWORK).unwrap();
         assert_eq!(key.to_string(), "framework-3/map-1");
         assert_eq!(start.order, Some(OrderIndex(17)));
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_is_refused_by_number() {
+    fn an_invalid_line_is_an_error_with_its_number() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("witness");
         assert_eq!(read_file(&path, FRAMEWORK).unwrap(), []);

@@ -16,16 +16,16 @@ pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     if let Some(end) = final_phase(history) {
         for (key, calls) in registers(history) {
-            holds(&mut findings, key, &calls, end);
+            check_register(&mut findings, key, &calls, end);
         }
-        tasks(&mut findings, history);
+        check_tasks(&mut findings, history);
     }
     findings
 }
 
 /// Returns the values that the calls on a register may have left after all calls that ended before
 /// `end`.
-fn left<'a>(calls: &[RegisterCall<'a>], end: usize) -> BTreeSet<Option<&'a str>> {
+fn possible_values<'a>(calls: &[RegisterCall<'a>], end: usize) -> BTreeSet<Option<&'a str>> {
     let mut values = BTreeSet::new();
     let sets = |call: &RegisterCall<'a>| match call.action {
         RegisterOp::Read(_) => None,
@@ -38,16 +38,16 @@ fn left<'a>(calls: &[RegisterCall<'a>], end: usize) -> BTreeSet<Option<&'a str>>
             RegisterOp::Write(_) => true,
             RegisterOp::Read(_) => false,
         };
-        is_sure && call.ended.is_some_and(|ended| ended < end)
+        is_sure && call.end.is_some_and(|ended| ended < end)
     };
-    let latest_begun = calls.iter().filter(surely).map(|call| call.begun).max();
-    if latest_begun.is_none() {
+    let latest_start = calls.iter().filter(surely).map(|call| call.start).max();
+    if latest_start.is_none() {
         values.insert(None);
     }
     for call in calls {
         let is_over = call
-            .ended
-            .zip(latest_begun)
+            .end
+            .zip(latest_start)
             .is_some_and(|(ended, begun)| ended < begun);
         if !is_over && let Some(value) = sets(call) {
             values.insert(value);
@@ -56,20 +56,20 @@ fn left<'a>(calls: &[RegisterCall<'a>], end: usize) -> BTreeSet<Option<&'a str>>
     values
 }
 
-fn holds(findings: &mut Findings, key: &str, calls: &[RegisterCall<'_>], end: usize) {
-    let allowed = left(calls, end);
-    for call in calls.iter().filter(|call| call.begun > end) {
-        let (RegisterOp::Read(found), Some(ended)) = (call.action, call.ended) else {
+fn check_register(findings: &mut Findings, key: &str, calls: &[RegisterCall<'_>], end: usize) {
+    let allowed = possible_values(calls, end);
+    for call in calls.iter().filter(|call| call.start > end) {
+        let (RegisterOp::Read(found), Some(ended)) = (call.action, call.end) else {
             continue;
         };
-        findings.require(allowed.contains(&found), [call.begun, ended], || {
+        findings.require(allowed.contains(&found), [call.start, ended], || {
             format!("{key} holds {found:?} at the end; what was acknowledged leaves {allowed:?}")
         });
     }
 }
 
 /// Returns every task of an acceptance that was not rejected.
-fn accepted<'a>(call: &CallView<'a>) -> Vec<&'a TaskKey> {
+fn accepted_tasks<'a>(call: &CallView<'a>) -> Vec<&'a TaskKey> {
     let (Operation::Accept { launches, .. }, Some(OperationResponse::Accepted { refused })) =
         (call.operation, call.outcome())
     else {
@@ -87,7 +87,7 @@ fn accepted<'a>(call: &CallView<'a>) -> Vec<&'a TaskKey> {
     launched.map(|(_, launch)| &launch.task).collect()
 }
 
-fn tasks(findings: &mut Findings, history: &History) {
+fn check_tasks(findings: &mut Findings, history: &History) {
     let Some((audit, known)) = registered(history) else {
         return;
     };
@@ -102,10 +102,10 @@ fn tasks(findings: &mut Findings, history: &History) {
     }
     let removed = removed(history);
     for call in history.calls() {
-        for task in accepted(&call) {
+        for task in accepted_tasks(&call) {
             // A run that ends early may have taken its last audit while calls were still in
             // progress.
-            let is_later = call.ended.is_some_and(|(ended, _)| ended > audit);
+            let is_later = call.end.is_some_and(|(ended, _)| ended > audit);
             if is_later || removed.contains(&task.framework) {
                 continue;
             }
@@ -122,7 +122,8 @@ mod tests {
     use super::*;
     use crate::history::{AuditFinding, Consistency, FinalTask, Removal, RunPhase};
     use crate::invariants::fixture::{
-        AGENT, CallEnd, HistoryBuilder, assert_nothing_compared, catches, key, offer, passes,
+        AGENT, CallEnd, HistoryBuilder, assert_clean, assert_nothing_compared, assert_violation,
+        key, offer,
     };
     use argosy_state::task::TaskState;
 
@@ -134,7 +135,7 @@ mod tests {
         }
     }
 
-    fn finds(scene: HistoryBuilder, value: Option<&str>) -> HistoryBuilder {
+    fn read_value(scene: HistoryBuilder, value: Option<&str>) -> HistoryBuilder {
         let read = Operation::Read {
             key: "k".to_owned(),
             consistency: Consistency::Linearizable,
@@ -157,27 +158,27 @@ mod tests {
     }
 
     #[test]
-    fn the_last_write_or_one_of_unknown_end_may_be_there() {
+    fn the_last_write_or_one_with_unknown_outcome_may_remain() {
         let scene = HistoryBuilder::new()
             .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
             .call("a", write("2"), CallEnd::Info)
             .call("a", write("3"), CallEnd::Ok(OperationResponse::Done));
-        passes(check, finds(scene.clone(), Some("3")));
-        passes(check, finds(scene.clone(), Some("2")));
+        assert_clean(check, read_value(scene.clone(), Some("3")));
+        assert_clean(check, read_value(scene.clone(), Some("2")));
         assert_nothing_compared(check, scene.clone());
-        catches(
+        assert_violation(
             check,
-            finds(scene.clone(), Some("1")),
+            read_value(scene.clone(), Some("1")),
             "k holds Some(\"1\")",
         );
-        catches(check, finds(scene, None), "k holds None");
+        assert_violation(check, read_value(scene, None), "k holds None");
     }
 
     #[test]
-    fn a_register_that_nobody_surely_wrote_may_be_absent() {
-        passes(
+    fn a_register_without_an_acknowledged_write_may_be_absent() {
+        assert_clean(
             check,
-            finds(
+            read_value(
                 HistoryBuilder::new().call("a", write("1"), CallEnd::Info),
                 None,
             ),
@@ -185,10 +186,10 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_task_that_is_nowhere_is_seen() {
+    fn a_lost_accepted_task_is_reported() {
         let scene = HistoryBuilder::new().accepted(1, offer(12, 1), "web");
-        passes(check, registry(scene.clone(), &["web"]));
-        passes(
+        assert_clean(check, registry(scene.clone(), &["web"]));
+        assert_clean(
             check,
             registry(
                 scene.clone().update_received(9, "web", TaskState::Finished),
@@ -199,14 +200,14 @@ mod tests {
             check,
             registry(HistoryBuilder::new(), &[]).accepted(1, offer(12, 1), "web"),
         );
-        catches(
+        assert_violation(
             check,
             registry(scene.clone(), &["other"]),
             "framework-3/web was accepted",
         );
         let expired = scene.clone().removed(Removal::Deadline, 60_000);
         assert_nothing_compared(check, registry(expired, &[]));
-        catches(
+        assert_violation(
             check,
             registry(scene.removed(Removal::Deadline, 1), &[]),
             "framework-3/web was accepted",

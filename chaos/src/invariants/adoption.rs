@@ -35,7 +35,7 @@ pub(super) fn check(history: &History) -> Findings {
                 findings.count_comparison();
                 let adopted = (boot_id.as_str(), *pid, *start_time);
                 if let Some((seen, life)) = alive.get(task).filter(|(_, life)| *life != adopted) {
-                    findings.wrong(
+                    findings.violation(
                         format!("{adopted:?} was adopted as {task}, which is {life:?}"),
                         [*seen, at],
                     );
@@ -47,7 +47,7 @@ pub(super) fn check(history: &History) -> Findings {
             _ => {}
         }
     }
-    orphans(history, &mut findings);
+    check_orphans(history, &mut findings);
     for (at, _, fact) in of_tasks(history) {
         if let TaskFact::UpdateReceived {
             task,
@@ -66,7 +66,7 @@ pub(super) fn check(history: &History) -> Findings {
 }
 
 /// Checks that an agent has dropped a task only after the registry had its end.
-fn orphans(history: &History, findings: &mut Findings) {
+fn check_orphans(history: &History, findings: &mut Findings) {
     let mut over: BTreeSet<&TaskKey> = BTreeSet::new();
     for (at, _, fact) in of_tasks(history) {
         match fact {
@@ -90,7 +90,8 @@ fn orphans(history: &History, findings: &mut Findings) {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        AGENT, HistoryBuilder, assert_nothing_compared, catches, key, passes, revision,
+        AGENT, HistoryBuilder, assert_clean, assert_nothing_compared, assert_violation, key,
+        revision,
     };
 
     fn adopted(scene: HistoryBuilder, pid: u32, start_time: u64) -> HistoryBuilder {
@@ -123,38 +124,38 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_adopts_its_own_and_tells_true_ends_is_fine() {
+    fn adopting_own_processes_and_reporting_true_exits_passes() {
         let scene = adopted(HistoryBuilder::new().alive("web", 4, 1), 4, 900);
-        passes(check, exit_received(scene, ProcessExit::Code(7)));
+        assert_clean(check, exit_received(scene, ProcessExit::Code(7)));
     }
 
     #[test]
-    fn a_stranger_with_the_same_pid_that_is_adopted_is_seen() {
+    fn adopting_another_process_with_the_same_pid_is_reported() {
         let scene = adopted(HistoryBuilder::new().alive("web", 4, 1), 4, 901);
-        catches(check, scene, "was adopted as framework-3/web");
+        assert_violation(check, scene, "was adopted as framework-3/web");
     }
 
     #[test]
-    fn a_task_that_its_agent_has_forgotten_is_seen() {
+    fn killing_a_live_task_as_an_orphan_is_reported() {
         let orphaned = |scene: HistoryBuilder| {
             let (task, agent) = (key("web"), AGENT);
             scene.observe("host-1", TaskFact::Orphaned { task, agent })
         };
         let ended = HistoryBuilder::new().changed(9, "web", TaskState::Finished);
         assert_nothing_compared(check, ended.clone());
-        passes(check, orphaned(ended));
+        assert_clean(check, orphaned(ended));
         let running = HistoryBuilder::new().changed(9, "web", TaskState::Running);
-        catches(check, orphaned(running), "framework-3/web as nobody's");
+        assert_violation(check, orphaned(running), "framework-3/web as nobody's");
     }
 
     #[test]
-    fn an_end_that_is_made_up_is_seen() {
-        catches(
+    fn an_invented_exit_is_reported() {
+        assert_violation(
             check,
             exit_received(HistoryBuilder::new(), ProcessExit::Code(0)),
             "ended by Code(7), and Code(0) was told",
         );
-        catches(
+        assert_violation(
             check,
             exit_received(HistoryBuilder::new(), ProcessExit::Signal(9)),
             "Signal(9) was told",

@@ -78,7 +78,7 @@ impl AuditSnapshot<'_> {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        AGENT, HistoryBuilder, assert_nothing_compared, catches, key, passes,
+        AGENT, HistoryBuilder, assert_clean, assert_nothing_compared, assert_violation, key,
     };
 
     fn registry(tasks: &[(&str, TaskState)]) -> HistoryBuilder {
@@ -98,22 +98,22 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_and_a_host_that_agree_are_fine() {
+    fn a_registry_that_matches_its_hosts_passes() {
         let both = registry(&[("web", TaskState::Running), ("new", TaskState::Staging)]);
         assert_nothing_compared(check, both.clone());
-        passes(check, host(both.clone(), &["web"]));
-        passes(check, host(both, &["web", "new"]));
+        assert_clean(check, host(both.clone(), &["web"]));
+        assert_clean(check, host(both, &["web", "new"]));
     }
 
     #[test]
-    fn a_task_without_a_process_and_a_process_without_a_task_are_seen() {
+    fn tasks_without_processes_and_processes_without_tasks_are_reported() {
         let one = registry(&[("web", TaskState::Running)]);
-        catches(
+        assert_violation(
             check,
             host(one.clone(), &[]),
             "framework-3/web is Running on agent-5",
         );
-        catches(
+        assert_violation(
             check,
             host(one, &["web", "orphan"]),
             "framework-3/orphan runs on agent-5",
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn every_moment_is_judged_and_none_by_the_audits_of_another_one() {
+    fn audits_are_compared_only_within_one_moment() {
         let one = host(registry(&[("web", TaskState::Running)]), &["web"]);
         let more = |scene: HistoryBuilder, name: &str, runs: &[&str]| {
             let task = FinalTask {
@@ -135,16 +135,16 @@ mod tests {
                 runs,
             )
         };
-        passes(check, more(one.clone(), "db", &["db"]));
+        assert_clean(check, more(one.clone(), "db", &["db"]));
         let wrong = more(one, "db", &[]);
-        catches(check, wrong.clone(), "framework-3/db is Running");
-        catches(
+        assert_violation(check, wrong.clone(), "framework-3/db is Running");
+        assert_violation(
             check,
             more(wrong, "web", &["web"]),
             "framework-3/db is Running",
         );
         let after = host(HistoryBuilder::new(), &["web"]);
         assert_nothing_compared(check, after.clone());
-        passes(check, more(after, "web", &[]));
+        assert_clean(check, more(after, "web", &[]));
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn check(history: &History) -> Findings {
                     } else {
                         "votes"
                     };
-                    findings.wrong(
+                    findings.violation(
                         format!("{node} {act} although its disk had forgotten what was on it"),
                         [*since, at],
                     );
@@ -55,11 +55,13 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{HistoryBuilder, ONE, TWO, catches, passes};
+    use crate::invariants::fixture::{
+        HistoryBuilder, NODE_1, NODE_2, assert_clean, assert_violation,
+    };
 
     fn started(last_index: u64) -> RaftFact {
         RaftFact::Started {
-            node: ONE,
+            node: NODE_1,
             term: 2,
             last_index,
             committed: 0,
@@ -70,40 +72,40 @@ mod tests {
         RaftFact::Voted {
             node,
             term: 3,
-            candidate: TWO,
+            candidate: NODE_2,
         }
     }
 
     fn durable(last_index: u64) -> RaftFact {
         RaftFact::Durable {
-            node: ONE,
+            node: NODE_1,
             last_index,
         }
     }
 
     #[test]
-    fn a_node_that_kept_all_and_a_new_id_for_a_wiped_one_may_vote() {
+    fn a_node_with_its_log_and_a_wiped_one_with_a_new_id_may_vote() {
         let scene = HistoryBuilder::new()
             .observe("disk", durable(9))
             .observe("master-1", started(9))
-            .observe("master-1", voted(ONE))
+            .observe("master-1", voted(NODE_1))
             .fault(FaultKind::WipeDisk, "master-1")
-            .observe("master-2", voted(TWO));
-        passes(check, scene);
+            .observe("master-2", voted(NODE_2));
+        assert_clean(check, scene);
     }
 
     #[test]
-    fn a_wiped_node_that_votes_is_seen() {
+    fn a_vote_of_a_wiped_node_is_reported() {
         let scene = HistoryBuilder::new()
             .fault(FaultKind::WipeDisk, "master-1")
-            .observe("master-1", voted(ONE));
-        catches(check, scene, "master-1 votes");
+            .observe("master-1", voted(NODE_1));
+        assert_violation(check, scene, "master-1 votes");
     }
 
     #[test]
-    fn a_node_that_lost_its_tail_and_leads_is_seen() {
+    fn a_leader_that_lost_entries_is_reported() {
         let led = RaftFact::Led {
-            node: ONE,
+            node: NODE_1,
             term: 4,
             last_index: 9,
         };
@@ -111,6 +113,6 @@ mod tests {
             .observe("disk", durable(9))
             .observe("master-1", started(8))
             .observe("master-1", led);
-        catches(check, scene, "master-1 leads");
+        assert_violation(check, scene, "master-1 leads");
     }
 }

@@ -13,7 +13,7 @@ pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut answers: BTreeMap<&CallName, (usize, Option<&OperationResponse>)> = BTreeMap::new();
     for call in history.calls() {
-        let (Some(name), Some((ended, event))) = (call.operation.call_name(), call.ended) else {
+        let (Some(name), Some((ended, event))) = (call.operation.call_name(), call.end) else {
             continue;
         };
         let answer = match event {
@@ -37,11 +37,11 @@ pub(super) fn check(history: &History) -> Findings {
             format!("call {number} of session {session} of {framework} has two answers: {known:?} and {answer:?}")
         });
     }
-    launches(history, &mut findings);
+    check_launches(history, &mut findings);
     findings
 }
 
-fn launches(history: &History, findings: &mut Findings) {
+fn check_launches(history: &History, findings: &mut Findings) {
     let mut orders: BTreeMap<&TaskKey, (usize, OrderIndex)> = BTreeMap::new();
     let mut carried: BTreeMap<(AgentId, OrderIndex), (usize, &TaskKey)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
@@ -70,10 +70,12 @@ fn launches(history: &History, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{CallEnd, HistoryBuilder, accept, catches, offer, passes};
+    use crate::invariants::fixture::{
+        CallEnd, HistoryBuilder, accept, assert_clean, assert_violation, offer,
+    };
 
     #[test]
-    fn a_repeated_call_with_its_answer_is_fine() {
+    fn a_repeated_call_with_the_same_response_passes() {
         let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .accepted(1, offer(12, 1), "web")
@@ -85,17 +87,17 @@ mod tests {
             )
             .launched(9, "web", 1)
             .launched(9, "web", 1);
-        passes(check, scene);
+        assert_clean(check, scene);
     }
 
     #[test]
-    fn a_second_answer_that_differs_is_seen() {
+    fn a_different_second_response_is_reported() {
         let scene = HistoryBuilder::new().accepted(1, offer(12, 1), "web").call(
             "greedy",
             accept(1, offer(12, 1), "web"),
             CallEnd::Fail("offer-used"),
         );
-        catches(
+        assert_violation(
             check,
             scene,
             "call 1 of session 7 of framework-3 has two answers",
@@ -103,11 +105,11 @@ mod tests {
     }
 
     #[test]
-    fn a_task_launched_under_two_orders_is_seen() {
+    fn a_task_with_two_launch_orders_is_reported() {
         let scene = HistoryBuilder::new()
             .launched(9, "web", 1)
             .launched(11, "web", 2);
-        catches(
+        assert_violation(
             check,
             scene,
             "framework-3/web was launched under orders 1 and 2",
@@ -115,11 +117,11 @@ mod tests {
     }
 
     #[test]
-    fn two_tasks_under_one_order_are_seen() {
+    fn two_tasks_with_one_order_are_reported() {
         let scene = HistoryBuilder::new()
             .launched(9, "web", 1)
             .launched(9, "db", 1);
-        catches(
+        assert_violation(
             check,
             scene,
             "framework-3/web and framework-3/db were launched on agent-5 under order 1",

@@ -31,7 +31,9 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{AGENT, HistoryBuilder, catches, passes, resources};
+    use crate::invariants::fixture::{
+        AGENT, HistoryBuilder, assert_clean, assert_violation, resources,
+    };
 
     fn account(used: &str, free: &str) -> HistoryBuilder {
         let seen = AgentFact::Account {
@@ -46,21 +48,21 @@ mod tests {
     }
 
     #[test]
-    fn what_adds_up_is_fine() {
-        passes(check, account("cpus:2;ports:[1-3]", "cpus:1;ports:[4-9]"));
+    fn a_balanced_account_passes() {
+        assert_clean(check, account("cpus:2;ports:[1-3]", "cpus:1;ports:[4-9]"));
     }
 
     #[test]
-    fn a_thousandth_too_much_or_too_little_is_seen() {
+    fn a_difference_of_a_thousandth_is_reported() {
         let lost = account("cpus:2;ports:[1-3]", "cpus:0.999;ports:[4-9]");
-        catches(check, lost, "after entry 9 agent-5 gives");
+        assert_violation(check, lost, "after entry 9 agent-5 gives");
         let freed_twice = account("cpus:2;ports:[1-3]", "cpus:1.001;ports:[4-9]");
-        catches(check, freed_twice, "used, offered and free are");
+        assert_violation(check, freed_twice, "used, offered and free are");
     }
 
     #[test]
-    fn a_port_that_is_used_and_free_is_seen() {
-        catches(
+    fn a_port_that_is_used_and_free_is_reported() {
+        assert_violation(
             check,
             account("cpus:2;ports:[1-3]", "cpus:1;ports:[3-9]"),
             "twice",

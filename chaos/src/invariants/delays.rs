@@ -21,8 +21,8 @@ impl<'a> FaultWindows<'a> {
         for (_, event, fault) in history.faults() {
             let now_ns = event.time_ns;
             let open = delays.iter_mut().filter(|delay| delay.until_ns == u64::MAX);
-            for delay in open.filter(|delay| ends(fault, delay.fault)) {
-                delay.until_ns = now_ns.saturating_add(takes_ns(delay.fault));
+            for delay in open.filter(|delay| is_end_of(fault, delay.fault)) {
+                delay.until_ns = now_ns.saturating_add(duration_ns(delay.fault));
             }
             let delaying = [
                 FaultKind::Delay,
@@ -42,7 +42,7 @@ impl<'a> FaultWindows<'a> {
     }
 
     /// Returns for how much of this time the master, or its link to the process, was delayed.
-    pub(super) fn held_up_ns(&self, time_ns: &Range<u64>, master: &str, process: &str) -> u64 {
+    pub(super) fn delay_ns(&self, time_ns: &Range<u64>, master: &str, process: &str) -> u64 {
         let concerned = self.0.iter().filter(|delay| {
             let target = delay.fault.target.as_str();
             match target.split_once('>') {
@@ -69,7 +69,7 @@ impl<'a> FaultWindows<'a> {
 
 /// Returns the duration of a write or a packet under a fault with a detail such as "120 ms". The
 /// last one begins just before the end of the fault.
-fn takes_ns(fault: &Fault) -> u64 {
+fn duration_ns(fault: &Fault) -> u64 {
     let ms = fault
         .detail
         .strip_suffix(" ms")
@@ -78,7 +78,7 @@ fn takes_ns(fault: &Fault) -> u64 {
 }
 
 /// Whether one fault ends another one.
-fn ends(end: &Fault, fault: &Fault) -> bool {
+fn is_end_of(end: &Fault, fault: &Fault) -> bool {
     let is_same = end.target == fault.target;
     match end.kind {
         FaultKind::Heal => end.target == "*" || is_same && fault.kind != FaultKind::Pause,
@@ -99,15 +99,15 @@ mod tests {
 
     /// Returns the delay in the first ten seconds of messages from master 1 to `greedy`, in
     /// milliseconds.
-    fn held_up_ms(scene: HistoryBuilder) -> u64 {
+    fn delay_ms(scene: HistoryBuilder) -> u64 {
         let history = scene.history();
         let held_up_ns =
-            FaultWindows::of(&history).held_up_ns(&(0..10 * SECOND), "master-1", "greedy");
+            FaultWindows::of(&history).delay_ns(&(0..10 * SECOND), "master-1", "greedy");
         held_up_ns / 1_000_000
     }
 
     #[test]
-    fn a_link_or_a_master_is_held_up_until_its_fault_ends() {
+    fn a_fault_delays_a_link_or_a_master_until_it_ends() {
         for (kind, target, end) in [
             (FaultKind::Delay, "greedy>master-1", FaultKind::Heal),
             (FaultKind::SlowLink, "master-1>greedy", FaultKind::Heal),
@@ -115,11 +115,11 @@ mod tests {
             (FaultKind::Pause, "master-1", FaultKind::Resume),
         ] {
             let begun = HistoryBuilder::new().fault(kind, target).after_ms(499);
-            assert_eq!(held_up_ms(begun.clone().fault(end, target)), 500, "{kind}");
+            assert_eq!(delay_ms(begun.clone().fault(end, target)), 500, "{kind}");
             let other = begun.fault(end, "master-2").after_ms(498);
-            assert_eq!(held_up_ms(other.fault(FaultKind::Heal, "*")), 999, "{kind}");
+            assert_eq!(delay_ms(other.fault(FaultKind::Heal, "*")), 999, "{kind}");
             assert_eq!(
-                held_up_ms(HistoryBuilder::new().fault(kind, target)),
+                delay_ms(HistoryBuilder::new().fault(kind, target)),
                 9_999,
                 "{kind}"
             );
@@ -130,14 +130,14 @@ mod tests {
     fn the_last_slow_write_outlasts_its_fault() {
         let slow = Fault::new(FaultKind::SlowDisk, "master-1").with("120 ms");
         let scene = HistoryBuilder::new().inject(slow).after_ms(499);
-        assert_eq!(held_up_ms(scene.fault(FaultKind::Heal, "master-1")), 620);
+        assert_eq!(delay_ms(scene.fault(FaultKind::Heal, "master-1")), 620);
         let words = Fault::new(FaultKind::Delay, "greedy>master-1").with("held");
         let scene = HistoryBuilder::new().inject(words).after_ms(499);
-        assert_eq!(held_up_ms(scene.fault(FaultKind::Heal, "*")), 500);
+        assert_eq!(delay_ms(scene.fault(FaultKind::Heal, "*")), 500);
     }
 
     #[test]
-    fn faults_of_others_hold_nothing_up() {
+    fn faults_of_other_targets_delay_nothing() {
         for (kind, target) in [
             (FaultKind::Delay, "greedy>master-2"),
             (FaultKind::Delay, "master-1>master-2"),
@@ -145,12 +145,12 @@ mod tests {
             (FaultKind::Crash, "master-1"),
         ] {
             assert_eq!(
-                held_up_ms(HistoryBuilder::new().fault(kind, target)),
+                delay_ms(HistoryBuilder::new().fault(kind, target)),
                 0,
                 "{kind}"
             );
         }
-        assert_eq!(held_up_ms(HistoryBuilder::new()), 0);
+        assert_eq!(delay_ms(HistoryBuilder::new()), 0);
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
             .fault(FaultKind::Heal, "master-1")
             .after_ms(99)
             .fault(FaultKind::Resume, "master-1");
-        assert_eq!(held_up_ms(both), 300);
+        assert_eq!(delay_ms(both), 300);
     }
 
     #[test]
@@ -172,6 +172,6 @@ mod tests {
             .fault(FaultKind::Pause, "master-1")
             .after_ms(99)
             .fault(FaultKind::Crash, "master-1");
-        assert_eq!(held_up_ms(killed), 100);
+        assert_eq!(delay_ms(killed), 100);
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn check(history: &History) -> Findings {
                     let mut events: Vec<usize> = seen.map(|log| log.0).collect();
                     events.push(at);
                     let all = voters.len();
-                    findings.wrong(
+                    findings.violation(
                         format!("{node} tells entry {index} committed, but only {holders} of {all} voters have it on disk"),
                         events,
                     );
@@ -47,7 +47,8 @@ pub(super) fn check(history: &History) -> Findings {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        HistoryBuilder, ONE, THREE, TWO, assert_nothing_compared, catches, passes,
+        HistoryBuilder, NODE_1, NODE_2, NODE_3, assert_clean, assert_nothing_compared,
+        assert_violation,
     };
 
     fn durable(node: NodeId, last_index: u64) -> RaftFact {
@@ -55,8 +56,8 @@ mod tests {
     }
 
     fn committed(index: u64) -> RaftFact {
-        let node = ONE;
-        let voters = vec![ONE, TWO, THREE];
+        let node = NODE_1;
+        let voters = vec![NODE_1, NODE_2, NODE_3];
         RaftFact::Committed {
             node,
             index,
@@ -65,12 +66,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_quorum_has_synced_is_committed() {
+    fn an_entry_synced_by_a_quorum_is_committed() {
         let scene = HistoryBuilder::new()
-            .observe("disk", durable(TWO, 7))
-            .observe("disk", durable(ONE, 9))
+            .observe("disk", durable(NODE_2, 7))
+            .observe("disk", durable(NODE_1, 9))
             .observe("master-1", committed(7));
-        passes(check, scene);
+        assert_clean(check, scene);
         assert_nothing_compared(
             check,
             HistoryBuilder::new().observe("master-1", committed(7)),
@@ -80,19 +81,19 @@ mod tests {
     #[test]
     fn an_entry_on_one_disk_of_three_is_not_committed() {
         let scene = HistoryBuilder::new()
-            .observe("disk", durable(TWO, 6))
-            .observe("disk", durable(ONE, 9))
+            .observe("disk", durable(NODE_2, 6))
+            .observe("disk", durable(NODE_1, 9))
             .observe("master-1", committed(7));
-        catches(check, scene, "only 1 of 3 voters");
+        assert_violation(check, scene, "only 1 of 3 voters");
     }
 
     #[test]
     fn a_disk_that_lost_an_entry_does_not_count() {
         let scene = HistoryBuilder::new()
-            .observe("disk", durable(ONE, 7))
-            .observe("disk", durable(TWO, 7))
-            .observe("disk", durable(TWO, 5))
+            .observe("disk", durable(NODE_1, 7))
+            .observe("disk", durable(NODE_2, 7))
+            .observe("disk", durable(NODE_2, 5))
             .observe("master-1", committed(7));
-        catches(check, scene, "entry 7");
+        assert_violation(check, scene, "entry 7");
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn check(history: &History) -> Findings {
     for (at, _, fact) in of_masters(history) {
         match fact {
             RaftFact::Led { node, term, .. } => {
-                lead(&mut findings, &mut leaders, (at, *node), *term);
+                check_leader(&mut findings, &mut leaders, (at, *node), *term);
             }
             RaftFact::EpochOpened {
                 node,
@@ -47,7 +47,7 @@ pub(super) fn check(history: &History) -> Findings {
                 term,
                 life,
             } => {
-                lead(&mut findings, &mut leaders, (at, *node), *term);
+                check_leader(&mut findings, &mut leaders, (at, *node), *term);
                 let reign = (*node, *term, *life);
                 let (first, known) = *reigns.entry(*epoch).or_insert((at, reign));
                 findings.require(known == reign, [first, at], || {
@@ -72,7 +72,7 @@ pub(super) fn check(history: &History) -> Findings {
                 // one learns them again.
                 let before = places.entry(*node).or_default();
                 (before.committed, before.applied) = (0, 0);
-                place(
+                check_progress(
                     &mut findings,
                     &mut places,
                     *node,
@@ -86,7 +86,7 @@ pub(super) fn check(history: &History) -> Findings {
                 applied,
             } => {
                 let now = NodeProgress::at(at, *term, *committed, *applied);
-                place(&mut findings, &mut places, *node, now);
+                check_progress(&mut findings, &mut places, *node, now);
             }
             _ => {}
         }
@@ -94,7 +94,7 @@ pub(super) fn check(history: &History) -> Findings {
     findings
 }
 
-fn lead(
+fn check_leader(
     findings: &mut Findings,
     leaders: &mut BTreeMap<u64, (usize, NodeId)>,
     (at, node): (usize, NodeId),
@@ -106,13 +106,13 @@ fn lead(
     });
 }
 
-fn place(
+fn check_progress(
     findings: &mut Findings,
-    places: &mut BTreeMap<NodeId, NodeProgress>,
+    progress: &mut BTreeMap<NodeId, NodeProgress>,
     node: NodeId,
     now: NodeProgress,
 ) {
-    let before = places.insert(node, now).unwrap_or(now);
+    let before = progress.insert(node, now).unwrap_or(now);
     for (what, was, is) in [
         ("term", before.term, now.term),
         ("commit", before.committed, now.committed),
@@ -127,7 +127,9 @@ fn place(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{HistoryBuilder, ONE, TWO, catches, passes};
+    use crate::invariants::fixture::{
+        HistoryBuilder, NODE_1, NODE_2, assert_clean, assert_violation,
+    };
     use argosy_state::ids::Epoch;
 
     fn led(node: NodeId, term: u64) -> RaftFact {
@@ -141,7 +143,7 @@ mod tests {
 
     fn progress(term: u64, committed: u64) -> RaftFact {
         RaftFact::Progress {
-            node: ONE,
+            node: NODE_1,
             term,
             committed,
             applied: committed,
@@ -150,7 +152,7 @@ mod tests {
 
     fn started(term: u64) -> RaftFact {
         RaftFact::Started {
-            node: ONE,
+            node: NODE_1,
             term,
             last_index: 9,
             committed: 0,
@@ -159,35 +161,35 @@ mod tests {
 
     fn voted(term: u64, candidate: NodeId) -> RaftFact {
         RaftFact::Voted {
-            node: ONE,
+            node: NODE_1,
             term,
             candidate,
         }
     }
 
     #[test]
-    fn leaders_of_their_own_terms_and_a_restart_are_fine() {
+    fn leaders_of_different_terms_and_a_restart_pass() {
         let scene = HistoryBuilder::new()
-            .observe("master-1", led(ONE, 2))
+            .observe("master-1", led(NODE_1, 2))
             .observe("master-1", progress(2, 40))
-            .observe("master-2", led(TWO, 3))
-            .observe("master-1", voted(3, TWO))
-            .observe("master-1", voted(3, TWO))
+            .observe("master-2", led(NODE_2, 3))
+            .observe("master-1", voted(3, NODE_2))
+            .observe("master-1", voted(3, NODE_2))
             .observe("master-1", started(3))
             .observe("master-1", progress(3, 30));
-        passes(check, scene);
+        assert_clean(check, scene);
     }
 
     #[test]
-    fn two_leaders_of_a_term_are_seen() {
+    fn two_leaders_in_one_term_are_reported() {
         let scene = HistoryBuilder::new()
-            .observe("master-1", led(ONE, 2))
-            .observe("master-2", led(TWO, 2));
-        catches(check, scene, "master-1 and master-2 both lead in term 2");
+            .observe("master-1", led(NODE_1, 2))
+            .observe("master-2", led(NODE_2, 2));
+        assert_violation(check, scene, "master-1 and master-2 both lead in term 2");
     }
 
     #[test]
-    fn a_reign_of_two_masters_is_seen() {
+    fn two_leaders_in_one_epoch_are_reported() {
         let opened = |node, life| RaftFact::EpochOpened {
             node,
             epoch: Epoch(12),
@@ -195,30 +197,30 @@ mod tests {
             life,
         };
         let scene = HistoryBuilder::new()
-            .observe("master-1", opened(ONE, 1))
-            .observe("master-2", opened(ONE, 2));
-        catches(check, scene, "the reign of entry 12");
+            .observe("master-1", opened(NODE_1, 1))
+            .observe("master-2", opened(NODE_1, 2));
+        assert_violation(check, scene, "the reign of entry 12");
     }
 
     #[test]
-    fn two_votes_in_a_term_are_seen_also_over_a_restart() {
+    fn two_votes_in_one_term_are_reported_even_across_a_restart() {
         let scene = HistoryBuilder::new()
-            .observe("master-1", voted(3, TWO))
+            .observe("master-1", voted(3, NODE_2))
             .observe("master-1", started(3))
-            .observe("master-1", voted(3, ONE));
-        catches(check, scene, "voted in term 3");
+            .observe("master-1", voted(3, NODE_1));
+        assert_violation(check, scene, "voted in term 3");
     }
 
     #[test]
-    fn a_term_that_was_lost_in_a_restart_is_seen() {
+    fn a_term_lost_in_a_restart_is_reported() {
         let scene = HistoryBuilder::new()
             .observe("master-1", progress(5, 1))
             .observe("master-1", started(4));
-        catches(check, scene, "term of master-1 went back from 5 to 4");
+        assert_violation(check, scene, "term of master-1 went back from 5 to 4");
     }
 
     #[test]
-    fn a_commit_that_goes_back_is_seen() {
+    fn a_decreasing_commit_index_is_reported() {
         let mut backward = progress(5, 9);
         if let RaftFact::Progress { applied, .. } = &mut backward {
             *applied = 10;
@@ -226,6 +228,6 @@ mod tests {
         let scene = HistoryBuilder::new()
             .observe("master-1", progress(5, 10))
             .observe("master-1", backward);
-        catches(check, scene, "commit of master-1 went back from 10 to 9");
+        assert_violation(check, scene, "commit of master-1 went back from 10 to 9");
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn check(history: &History) -> Findings {
 mod tests {
     use super::*;
     use crate::history::OrderAction;
-    use crate::invariants::fixture::{AGENT, HistoryBuilder, catches, passes};
+    use crate::invariants::fixture::{AGENT, HistoryBuilder, assert_clean, assert_violation};
     use argosy_state::ids::OrderIndex;
 
     fn stored(scene: HistoryBuilder, epoch: u64) -> HistoryBuilder {
@@ -71,16 +71,16 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_stores_a_reign_and_acts_in_it_is_fine() {
-        passes(
+    fn acting_in_a_stored_epoch_passes() {
+        assert_clean(
             check,
             acted(stored(acted(stored(HistoryBuilder::new(), 12), 12), 30), 30),
         );
     }
 
     #[test]
-    fn an_order_of_a_reign_that_is_over_is_seen() {
-        catches(
+    fn an_order_of_an_older_epoch_is_reported() {
+        assert_violation(
             check,
             acted(stored(stored(HistoryBuilder::new(), 12), 30), 12),
             "reign 12 with 30 stored",
@@ -88,8 +88,8 @@ mod tests {
     }
 
     #[test]
-    fn an_action_before_the_reign_is_stored_is_seen() {
-        catches(
+    fn an_action_before_the_epoch_is_stored_is_reported() {
+        assert_violation(
             check,
             acted(stored(HistoryBuilder::new(), 12), 30),
             "reign 30 with 12 stored",
@@ -97,8 +97,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_reign_that_goes_back_is_seen() {
-        catches(
+    fn a_decreasing_stored_epoch_is_reported() {
+        assert_violation(
             check,
             stored(stored(HistoryBuilder::new(), 30), 12),
             "stored reign 12 after 30",

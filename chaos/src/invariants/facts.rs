@@ -12,7 +12,7 @@ use crate::history::{
 
 /// The maximum difference between the times at which separate observers record an event. Within it,
 /// the order of two events that two processes recorded is unknown.
-pub(super) const APART_NS: u64 = 1_000_000_000;
+pub(super) const SKEW_NS: u64 = 1_000_000_000;
 
 /// Defines an iterator over the facts of one kind.
 macro_rules! walk {
@@ -99,7 +99,7 @@ pub(super) struct FrameworkRemoval {
     pub(super) framework: FrameworkId,
     /// The reason why the removal is wrong, and the event that shows it; `None` for a justified
     /// removal.
-    pub(super) wrong: Option<(usize, String)>,
+    pub(super) violation: Option<(usize, String)>,
 }
 
 /// Returns every committed removal. If a history records no facts about frameworks, it returns
@@ -107,7 +107,7 @@ pub(super) struct FrameworkRemoval {
 /// the framework was disconnected for its whole failover timeout, by cluster time.
 pub(super) fn removals(history: &History) -> Vec<FrameworkRemoval> {
     let calls = history.calls();
-    let asked: Vec<(usize, FrameworkId)> = calls
+    let requested: Vec<(usize, FrameworkId)> = calls
         .iter()
         .filter_map(|call| match call.operation {
             Operation::Teardown { framework, .. } => Some((call.position, *framework)),
@@ -118,9 +118,9 @@ pub(super) fn removals(history: &History) -> Vec<FrameworkRemoval> {
         let removed = |(at, framework)| FrameworkRemoval {
             at,
             framework,
-            wrong: None,
+            violation: None,
         };
-        return asked.into_iter().map(removed).collect();
+        return requested.into_iter().map(removed).collect();
     }
     let mut removals = Vec::new();
     let mut timeouts = BTreeMap::new();
@@ -143,12 +143,12 @@ pub(super) fn removals(history: &History) -> Vec<FrameworkRemoval> {
             } => {
                 let was_asked = |(asked, of): &(usize, FrameworkId)| of == framework && *asked < at;
                 let wrong = match by {
-                    Removal::Teardown if asked.iter().any(was_asked) => None,
+                    Removal::Teardown if requested.iter().any(was_asked) => None,
                     Removal::Teardown => {
                         Some((at, "by a teardown that nobody asked for".to_owned()))
                     }
                     Removal::Deadline => {
-                        early(timeouts.get(framework), absences.get(framework), *at_ms)
+                        early_reason(timeouts.get(framework), absences.get(framework), *at_ms)
                     }
                     // Such a framework had no tasks.
                     Removal::Quota => None,
@@ -156,7 +156,7 @@ pub(super) fn removals(history: &History) -> Vec<FrameworkRemoval> {
                 removals.push(FrameworkRemoval {
                     at,
                     framework: *framework,
-                    wrong,
+                    violation: wrong,
                 });
             }
         }
@@ -167,7 +167,7 @@ pub(super) fn removals(history: &History) -> Vec<FrameworkRemoval> {
 /// Returns the reason why a removal by a deadline came too early, if it did. A framework that was
 /// killed before it received its subscription, or whose disconnection no master could record, is
 /// not checked.
-fn early(
+fn early_reason(
     timeout_ms: Option<&u64>,
     absence: Option<&(usize, u64)>,
     at_ms: u64,
@@ -185,7 +185,7 @@ fn early(
 pub(super) fn removed(history: &History) -> BTreeSet<FrameworkId> {
     let excused = removals(history)
         .into_iter()
-        .filter(|one| one.wrong.is_none());
+        .filter(|one| one.violation.is_none());
     excused.map(|one| one.framework).collect()
 }
 

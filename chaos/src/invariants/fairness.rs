@@ -12,7 +12,7 @@ use crate::history::{
 };
 
 /// The maximum age of a list of open offers when it is recorded.
-const LATE_NS: u64 = 2_000_000_000;
+const MAX_LIST_AGE_NS: u64 = 2_000_000_000;
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
@@ -47,20 +47,20 @@ pub(super) fn check(history: &History) -> Findings {
         } else if end < history.events.len() && !disturbed && !is_removed {
             findings.count_comparison();
             let waited_ms = within_ns / 1_000_000;
-            findings.wrong(
+            findings.violation(
                 format!("{framework} wants resources and was offered none within {waited_ms} ms"),
                 [at, end],
             );
         }
     }
-    pools(history, &mut findings);
-    void_offers(history, &mut findings);
+    check_pools(history, &mut findings);
+    check_void_offers(history, &mut findings);
     findings
 }
 
 /// Checks that the resources of rescinded and expired offers are free: the leader that reported the
 /// end must not hold them any longer.
-fn void_offers(history: &History, findings: &mut Findings) {
+fn check_void_offers(history: &History, findings: &mut Findings) {
     let mut void: BTreeMap<OfferId, usize> = BTreeMap::new();
     let mut newest = Epoch::default();
     for (at, event, seen) in history.observations() {
@@ -78,15 +78,14 @@ fn void_offers(history: &History, findings: &mut Findings) {
                 findings.count_comparison();
                 for listed in offers {
                     let offer = listed.offer;
-                    let since = void
-                        .get(&offer)
-                        .copied()
-                        .filter(|since| history.events[*since].time_ns + LATE_NS < event.time_ns);
+                    let since = void.get(&offer).copied().filter(|since| {
+                        history.events[*since].time_ns + MAX_LIST_AGE_NS < event.time_ns
+                    });
                     if let Some(since) = since {
                         // Reported once, however often the offer is listed.
                         void.remove(&offer);
                         let (agent, resources) = (listed.agent, &listed.resources);
-                        findings.wrong(
+                        findings.violation(
                             format!("offer {offer} is void, and its leader holds {resources} of {agent} for it all the same"),
                             [since, at],
                         );
@@ -105,7 +104,7 @@ fn is_of(list: &HistoryEvent, newest: Epoch) -> bool {
         .is_some_and(|revision| revision.index >= newest.0)
 }
 
-fn pools(history: &History, findings: &mut Findings) {
+fn check_pools(history: &History, findings: &mut Findings) {
     for (at, _, fact) in of_offers(history) {
         if let OfferFact::Pool {
             total,
@@ -134,8 +133,8 @@ mod tests {
     use super::*;
     use crate::history::{FaultKind, ListedOffer, Operation, OperationResponse, RunPhase};
     use crate::invariants::fixture::{
-        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, ONE, assert_nothing_compared, catches, offer,
-        passes, resources,
+        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, NODE_1, assert_clean, assert_nothing_compared,
+        assert_violation, offer, resources,
     };
 
     fn expected() -> HistoryBuilder {
@@ -151,15 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_in_time_is_fine() {
-        passes(check, expected().after_ms(400).made(offer(12, 1)));
+    fn an_offer_in_time_passes() {
+        assert_clean(check, expected().after_ms(400).offer_made(offer(12, 1)));
     }
 
     #[test]
-    fn a_framework_that_starves_is_seen() {
-        catches(
+    fn a_framework_without_offers_is_reported() {
+        assert_violation(
             check,
-            expected().after_ms(600).made(offer(12, 1)),
+            expected().after_ms(600).offer_made(offer(12, 1)),
             "framework-3 wants",
         );
         let disturbed = expected().fault(FaultKind::Crash, "master-1").after_ms(900);
@@ -172,16 +171,16 @@ mod tests {
             let name = None;
             let teardown = Operation::Teardown { name, framework };
             let scene = expected().call("log", teardown, CallEnd::Ok(OperationResponse::Done));
-            scene.after_ms(600).made(offer(12, 1))
+            scene.after_ms(600).offer_made(offer(12, 1))
         };
         assert_nothing_compared(check, removed(FRAMEWORK));
-        catches(check, removed(FrameworkId(9)), "framework-3 wants");
+        assert_violation(check, removed(FrameworkId(9)), "framework-3 wants");
     }
 
     #[test]
-    fn a_void_offer_that_its_leader_still_holds_is_seen() {
+    fn a_void_offer_that_the_leader_still_lists_is_reported() {
         let opened = RaftFact::EpochOpened {
-            node: ONE,
+            node: NODE_1,
             epoch: Epoch(12),
             term: 2,
             life: 7,
@@ -198,27 +197,27 @@ mod tests {
         };
         let scene = list(HistoryBuilder::new().observe("log", opened), 20);
         let void = scene.observe("greedy", OfferFact::Rescinded { offer });
-        passes(check, list(void.clone().after_ms(1_500), 21));
+        assert_clean(check, list(void.clone().after_ms(1_500), 21));
         let late = void.after_ms(2_500);
-        catches(check, list(list(late.clone(), 21), 22), "offer 12.1");
+        assert_violation(check, list(list(late.clone(), 21), 22), "offer 12.1");
         assert_eq!(
             check(&list(list(late.clone(), 21), 22).history())
-                .wrong
+                .violations
                 .len(),
             1
         );
-        passes(check, list(late.clone(), 11));
+        assert_clean(check, list(late.clone(), 11));
         let next = RaftFact::EpochOpened {
-            node: ONE,
+            node: NODE_1,
             epoch: Epoch(21),
             term: 3,
             life: 8,
         };
-        passes(check, list(late.observe("log", next), 22));
+        assert_clean(check, list(late.observe("log", next), 22));
     }
 
     #[test]
-    fn a_pool_that_leaks_is_seen() {
+    fn leaked_resources_are_reported() {
         let pool = |free: &str| {
             HistoryBuilder::new().observe(
                 "master-1",
@@ -230,7 +229,7 @@ mod tests {
                 },
             )
         };
-        passes(check, pool("cpus:2"));
-        catches(check, pool("cpus:1"), "agents give");
+        assert_clean(check, pool("cpus:2"));
+        assert_violation(check, pool("cpus:1"), "agents give");
     }
 }

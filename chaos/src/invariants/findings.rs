@@ -150,9 +150,9 @@ pub struct Violation {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Findings {
     /// How many things it has compared. Zero proves nothing.
-    pub looked_at: u64,
+    pub compared: u64,
     /// The violations, and the events that show them.
-    pub wrong: Vec<(String, Vec<usize>)>,
+    pub violations: Vec<(String, Vec<usize>)>,
     /// The checks that were not decided in time: neither a pass nor a failure.
     pub undecided: Vec<String>,
 }
@@ -160,12 +160,12 @@ pub struct Findings {
 impl Findings {
     /// Counts one comparison.
     pub(super) fn count_comparison(&mut self) {
-        self.looked_at += 1;
+        self.compared += 1;
     }
 
     /// Adds a violation.
-    pub(super) fn wrong(&mut self, what: String, events: impl Into<Vec<usize>>) {
-        self.wrong.push((what, events.into()));
+    pub(super) fn violation(&mut self, what: String, events: impl Into<Vec<usize>>) {
+        self.violations.push((what, events.into()));
     }
 
     /// Counts one comparison, and adds a violation unless `holds` is true.
@@ -177,7 +177,7 @@ impl Findings {
     ) {
         self.count_comparison();
         if !holds {
-            self.wrong(what(), events);
+            self.violation(what(), events);
         }
     }
 }

@@ -15,9 +15,9 @@ use crate::history::{
 
 pub(super) const FRAMEWORK: FrameworkId = FrameworkId(3);
 pub(super) const AGENT: AgentId = AgentId(5);
-pub(super) const ONE: NodeId = NodeId(1);
-pub(super) const TWO: NodeId = NodeId(2);
-pub(super) const THREE: NodeId = NodeId(3);
+pub(super) const NODE_1: NodeId = NodeId(1);
+pub(super) const NODE_2: NodeId = NodeId(2);
+pub(super) const NODE_3: NodeId = NodeId(3);
 
 pub(super) fn key(task: &str) -> TaskKey {
     TaskKey {
@@ -155,7 +155,7 @@ impl HistoryBuilder {
         self.call("greedy", accept(number, used, task), CallEnd::Ok(outcome))
     }
 
-    pub(super) fn made(self, made: OfferId) -> Self {
+    pub(super) fn offer_made(self, made: OfferId) -> Self {
         let seen = OfferFact::Made {
             offer: made,
             framework: FRAMEWORK,
@@ -277,21 +277,25 @@ pub(super) fn accept(number: u64, used: OfferId, task: &str) -> Operation {
 
 /// Asserts that the checker compares something and finds no violation.
 #[track_caller]
-pub(super) fn passes(check: fn(&History) -> Findings, scene: HistoryBuilder) {
+pub(super) fn assert_clean(check: fn(&History) -> Findings, scene: HistoryBuilder) {
     let findings = check(&scene.history());
-    assert_eq!(findings.wrong, []);
-    assert!(findings.looked_at > 0, "it looked at nothing");
+    assert_eq!(findings.violations, []);
+    assert!(findings.compared > 0, "it looked at nothing");
 }
 
 /// Asserts that the checker finds exactly one violation, with this text, and names events.
 #[track_caller]
-pub(super) fn catches(check: fn(&History) -> Findings, scene: HistoryBuilder, words: &str) {
+pub(super) fn assert_violation(
+    check: fn(&History) -> Findings,
+    scene: HistoryBuilder,
+    message: &str,
+) {
     let history = scene.history();
     let findings = check(&history);
-    let [(what, events)] = findings.wrong.as_slice() else {
-        panic!("not one thing is wrong: {:#?}", findings.wrong);
+    let [(what, events)] = findings.violations.as_slice() else {
+        panic!("not one thing is wrong: {:#?}", findings.violations);
     };
-    assert!(what.contains(words), "{what:?} does not say {words:?}");
+    assert!(what.contains(message), "{what:?} does not say {message:?}");
     assert!(!events.is_empty(), "no event shows it");
     assert!(events.iter().all(|at| *at < history.events.len()));
 }

@@ -11,13 +11,13 @@ use crate::history::{AgentFact, CallView, History, Operation, OperationResponse}
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    agents(history, &mut findings);
-    schedulers(&history.calls(), &mut findings);
+    check_agents(history, &mut findings);
+    check_schedulers(&history.calls(), &mut findings);
     findings
 }
 
 /// Checks incarnations in the order of their revisions: each names the previous one as its own.
-fn agents(history: &History, findings: &mut Findings) {
+fn check_agents(history: &History, findings: &mut Findings) {
     let mut registered: BTreeMap<AgentId, BTreeMap<Revision, (usize, u64, u64)>> = BTreeMap::new();
     for (at, event, fact) in of_agents(history) {
         if let AgentFact::Registered {
@@ -50,13 +50,13 @@ fn agents(history: &History, findings: &mut Findings) {
     }
 }
 
-fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
+fn check_schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
     // The current session of each framework, and when each earlier one was superseded.
     let mut present: BTreeMap<FrameworkId, u64> = BTreeMap::new();
     let mut superseded: BTreeMap<(FrameworkId, u64), usize> = BTreeMap::new();
     let mut subscriptions: Vec<(usize, FrameworkId, u64)> = calls
         .iter()
-        .filter_map(|call| match (call.operation, call.outcome(), call.ended) {
+        .filter_map(|call| match (call.operation, call.outcome(), call.end) {
             (
                 Operation::Subscribe { session, .. },
                 Some(OperationResponse::Subscribed { framework, .. }),
@@ -92,7 +92,7 @@ fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
             .filter(|since| **since < call.position)
         {
             let (framework, session) = caller;
-            findings.wrong(
+            findings.violation(
                 format!("a call of {framework} in session {session} was granted after another scheduler had taken over"),
                 [*since, call.position],
             );
@@ -104,7 +104,7 @@ fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, accept, catches, offer, passes,
+        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, accept, assert_clean, assert_violation, offer,
     };
 
     fn registered(
@@ -141,15 +141,15 @@ mod tests {
     }
 
     #[test]
-    fn lives_that_follow_each_other_are_fine() {
+    fn successive_incarnations_pass() {
         let scene = registered(registered(HistoryBuilder::new(), 5, 100, 0), 9, 200, 100);
-        passes(check, registered(scene, 9, 200, 100));
+        assert_clean(check, registered(scene, 9, 200, 100));
     }
 
     #[test]
-    fn a_copy_of_a_disk_that_is_registered_is_seen() {
+    fn registering_a_copied_disk_is_reported() {
         let scene = registered(registered(HistoryBuilder::new(), 5, 100, 0), 9, 200, 100);
-        catches(
+        assert_violation(
             check,
             registered(scene, 12, 300, 100),
             "while 200 held the id",
@@ -157,23 +157,23 @@ mod tests {
     }
 
     #[test]
-    fn a_superseded_scheduler_that_is_refused_is_fine() {
+    fn rejecting_a_superseded_scheduler_passes() {
         let scene = subscribed(subscribed(HistoryBuilder::new(), 7), 8);
         let late = accept(2, offer(12, 1), "web");
-        passes(
+        assert_clean(
             check,
             scene.call("greedy", late, CallEnd::Fail("superseded")),
         );
     }
 
     #[test]
-    fn a_superseded_scheduler_that_is_granted_a_call_is_seen() {
+    fn an_accepted_call_of_a_superseded_scheduler_is_reported() {
         let scene = subscribed(subscribed(HistoryBuilder::new(), 7), 8);
-        catches(
+        assert_violation(
             check,
             scene.clone().accepted(2, offer(12, 1), "web"),
             "in session 7",
         );
-        catches(check, subscribed(scene, 7), "in session 7");
+        assert_violation(check, subscribed(scene, 7), "in session 7");
     }
 }

@@ -7,12 +7,12 @@ use argosy_state::ids::TaskKey;
 use argosy_state::task::TaskState;
 
 use super::Findings;
-use super::facts::{APART_NS, expectations, of_tasks};
+use super::facts::{SKEW_NS, expectations, of_tasks};
 use crate::history::{EventKind, Expectation, History, HistoryEvent, TaskFact};
 
 /// Whether a state of this kind means that no process is left. The processes on a host that is gone
 /// are unknown.
-fn leaves_nothing(state: TaskState) -> bool {
+fn has_no_process(state: TaskState) -> bool {
     state.is_terminal() && !matches!(state, TaskState::Gone | TaskState::GoneByOperator)
 }
 
@@ -24,7 +24,7 @@ pub(super) fn check(history: &History) -> Findings {
         match fact {
             TaskFact::UpdateReceived { task, state, .. }
             | TaskFact::Changed { task, state, .. } => {
-                if leaves_nothing(*state) {
+                if has_no_process(*state) {
                     ended.entry(task).or_insert(at);
                 }
                 if *state == TaskState::Dropped {
@@ -46,13 +46,13 @@ pub(super) fn check(history: &History) -> Findings {
             _ => {}
         }
     }
-    remains(history, &mut findings, &ended, &never);
-    deadlines(history, &mut findings);
+    check_processes(history, &mut findings, &ended, &never);
+    check_deadlines(history, &mut findings);
     findings
 }
 
 /// Checks the observations of tasks that ended, or were never to start.
-fn remains(
+fn check_processes(
     history: &History,
     findings: &mut Findings,
     ended: &BTreeMap<&TaskKey, usize>,
@@ -64,7 +64,7 @@ fn remains(
             TaskFact::Alive { task, .. } => {
                 if let Some(end) = ended.get(task) {
                     let end_ns = history.events[*end].time_ns;
-                    findings.require(event.time_ns <= end_ns + APART_NS, [*end, at], || {
+                    findings.require(event.time_ns <= end_ns + SKEW_NS, [*end, at], || {
                         format!("{task} has a process after it was told ended, or stopped")
                     });
                 }
@@ -74,7 +74,7 @@ fn remains(
             TaskFact::Witnessed { task, .. } => {
                 findings.count_comparison();
                 if let Some((since, why)) = never.get(task) {
-                    findings.wrong(format!("{task} was {why}, and started"), [*since, at]);
+                    findings.violation(format!("{task} was {why}, and started"), [*since, at]);
                 }
             }
             _ => {}
@@ -84,7 +84,7 @@ fn remains(
 
 /// Checks the ends that must come in time. A run that ended early, or was disturbed, proves
 /// nothing.
-fn deadlines(history: &History, findings: &mut Findings) {
+fn check_deadlines(history: &History, findings: &mut Findings) {
     for (at, event, expected) in expectations(history) {
         let Expectation::Ends { task, within_ns } = expected else {
             continue;
@@ -110,7 +110,7 @@ fn deadlines(history: &History, findings: &mut Findings) {
         } else if end < history.events.len() && !is_disturbed {
             findings.count_comparison();
             let waited_ms = within_ns / 1_000_000;
-            findings.wrong(
+            findings.violation(
                 format!("{task} was to end, and has not within {waited_ms} ms"),
                 [at, end],
             );
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::history::{FaultKind, RunPhase};
     use crate::invariants::fixture::{
-        HistoryBuilder, assert_nothing_compared, catches, key, passes,
+        HistoryBuilder, assert_clean, assert_nothing_compared, assert_violation, key,
     };
 
     fn killed(delivered: bool) -> HistoryBuilder {
@@ -132,47 +132,47 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ends_with_its_task_is_fine() {
+    fn a_process_that_ends_with_its_task_passes() {
         let scene = HistoryBuilder::new()
             .witnessed("web", "n")
             .alive("web", 4, 1)
             .update_received(9, "web", TaskState::Killed)
             .alive("web", 4, 2);
-        passes(check, scene);
-        passes(check, killed(true).witnessed("web", "n"));
-        passes(check, killed(false));
+        assert_clean(check, scene);
+        assert_clean(check, killed(true).witnessed("web", "n"));
+        assert_clean(check, killed(false));
     }
 
     #[test]
-    fn a_process_that_outlives_its_end_is_seen() {
+    fn a_process_that_outlives_its_task_is_reported() {
         let scene = HistoryBuilder::new()
             .update_received(9, "web", TaskState::Killed)
             .after_ms(1500);
-        catches(check, scene.alive("web", 4, 1), "after it was told ended");
+        assert_violation(check, scene.alive("web", 4, 1), "after it was told ended");
         let gone = HistoryBuilder::new()
             .update_received(9, "web", TaskState::Gone)
             .after_ms(1500);
-        assert_eq!(check(&gone.alive("web", 4, 1).history()).wrong, []);
+        assert_eq!(check(&gone.alive("web", 4, 1).history()).violations, []);
     }
 
     #[test]
-    fn a_process_that_outlives_its_stop_after_is_seen() {
+    fn a_process_that_outlives_stop_after_is_reported() {
         let stopped =
             || HistoryBuilder::new().observe("log", TaskFact::Stopped { task: key("web") });
-        passes(check, stopped());
+        assert_clean(check, stopped());
         let scene = stopped().after_ms(1500);
-        catches(check, scene.alive("web", 4, 1), "or stopped");
+        assert_violation(check, scene.alive("web", 4, 1), "or stopped");
     }
 
     #[test]
-    fn a_task_that_was_never_to_start_and_starts_is_seen() {
-        catches(
+    fn a_start_of_a_dropped_or_undelivered_task_is_reported() {
+        assert_violation(
             check,
             killed(false).witnessed("web", "n"),
             "killed before it was delivered",
         );
         let dropped = HistoryBuilder::new().changed(9, "web", TaskState::Dropped);
-        catches(
+        assert_violation(
             check,
             dropped.witnessed("web", "n"),
             "framework-3/web was dropped",
@@ -180,17 +180,17 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_must_end_and_does_not_is_seen() {
+    fn a_task_that_misses_its_deadline_is_reported() {
         let expected = || {
             let task = key("web");
             let within_ns = 500_000_000;
             HistoryBuilder::new().observe("harness", Expectation::Ends { task, within_ns })
         };
-        passes(
+        assert_clean(
             check,
             expected().update_received(9, "web", TaskState::Killed),
         );
-        catches(
+        assert_violation(
             check,
             expected().after_ms(600).phase(RunPhase::Final),
             "was to end",

@@ -55,12 +55,12 @@ pub(super) fn check(history: &History) -> Findings {
             || format!("{task} runs, and no entry launched it"),
         );
     }
-    chains(history, &mut findings, &asked, &principals);
+    check_chains(history, &mut findings, &asked, &principals);
     findings
 }
 
 /// Checks the chain from every committed launch to its acceptance, its offers and its principal.
-fn chains(
+fn check_chains(
     history: &History,
     findings: &mut Findings,
     asked: &BTreeMap<&TaskKey, Vec<(usize, &[OfferId])>>,
@@ -113,7 +113,7 @@ fn made(history: &History) -> BTreeMap<&OfferId, BTreeSet<FrameworkId>> {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, catches, offer, passes, resources,
+        AGENT, CallEnd, FRAMEWORK, HistoryBuilder, assert_clean, assert_violation, offer, resources,
     };
     use argosy_state::ids::Role;
 
@@ -133,17 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn a_task_with_its_whole_chain_is_fine() {
+    fn a_launch_with_a_complete_chain_passes() {
         let scene = subscribed("alice")
-            .made(offer(12, 1))
+            .offer_made(offer(12, 1))
             .accepted(1, offer(12, 1), "web")
             .launched(9, "web", 1);
-        passes(check, scene.witnessed("web", "n").alive("web", 4, 1));
+        assert_clean(check, scene.witnessed("web", "n").alive("web", 4, 1));
     }
 
     #[test]
-    fn a_task_that_nobody_asked_for_is_seen() {
-        catches(
+    fn a_launch_without_a_request_is_reported() {
+        assert_violation(
             check,
             HistoryBuilder::new().witnessed("web", "n"),
             "nobody asked for it",
@@ -151,24 +151,24 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_no_entry_launched_is_seen() {
+    fn a_start_without_a_launch_entry_is_reported() {
         let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .accepted(2, offer(12, 2), "db")
             .launched(9, "web", 1);
-        catches(check, scene.alive("db", 4, 1), "no entry launched it");
+        assert_violation(check, scene.alive("db", 4, 1), "no entry launched it");
     }
 
     #[test]
-    fn a_task_on_an_offer_that_was_not_named_is_seen() {
+    fn a_launch_on_an_unnamed_offer_is_reported() {
         let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 9), "web")
             .launched(9, "web", 1);
-        catches(check, scene, "no acceptance for it named");
+        assert_violation(check, scene, "no acceptance for it named");
     }
 
     #[test]
-    fn a_task_on_a_foreign_offer_or_for_a_foreign_principal_is_seen() {
+    fn a_launch_with_another_frameworks_offer_or_principal_is_reported() {
         let foreign = OfferFact::Made {
             offer: offer(12, 1),
             framework: FrameworkId(8),
@@ -179,12 +179,12 @@ mod tests {
         };
         let launch =
             |scene: HistoryBuilder| scene.accepted(1, offer(12, 1), "web").launched(9, "web", 1);
-        catches(
+        assert_violation(
             check,
             launch(HistoryBuilder::new().observe("other", foreign)),
             "made to another framework",
         );
-        catches(
+        assert_violation(
             check,
             launch(subscribed("mallory")),
             "launched for \"alice\"",

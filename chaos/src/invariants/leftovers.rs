@@ -15,9 +15,9 @@ pub(super) fn check(history: &History) -> Findings {
             leftovers,
         } = audit
         {
-            findings.looked_at += looked_at;
+            findings.compared += looked_at;
             for left in leftovers {
-                findings.wrong(format!("{left} is left behind on {place}"), [at]);
+                findings.violation(format!("{left} is left behind on {place}"), [at]);
             }
         }
     }
@@ -27,7 +27,9 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{HistoryBuilder, assert_nothing_compared, catches, passes};
+    use crate::invariants::fixture::{
+        HistoryBuilder, assert_clean, assert_nothing_compared, assert_violation,
+    };
 
     fn audit(looked_at: u64, leftovers: &[&str]) -> HistoryBuilder {
         let leftovers = leftovers.iter().map(ToString::to_string).collect();
@@ -43,14 +45,14 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_host_is_fine_and_an_audit_of_nothing_shows_nothing() {
-        passes(check, audit(40, &[]));
+    fn a_clean_host_passes_and_an_empty_audit_compares_nothing() {
+        assert_clean(check, audit(40, &[]));
         assert_nothing_compared(check, audit(0, &[]));
     }
 
     #[test]
-    fn what_is_left_is_seen() {
-        catches(
+    fn leftovers_are_reported() {
+        assert_violation(
             check,
             audit(40, &["cgroup /argosy/x"]),
             "cgroup /argosy/x is left behind on agent-3",

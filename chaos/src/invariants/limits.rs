@@ -15,7 +15,7 @@ use crate::history::{AgentFact, History, OfferFact, ProcessName, RaftFact};
 
 /// The maximum delay between the making of an offer and its record, while nothing delays the leader
 /// or its link: a round of the allocator and a few packets.
-const LATE_NS: u64 = 300_000_000;
+const MAX_DELAY_NS: u64 = 300_000_000;
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
@@ -43,7 +43,7 @@ pub(super) fn check(history: &History) -> Findings {
             }
             OfferFact::Made { offer, agent, .. } => {
                 let by_a_leader = event.process.as_str().starts_with("master-");
-                let apart_ns = if by_a_leader { 0 } else { LATE_NS };
+                let apart_ns = if by_a_leader { 0 } else { MAX_DELAY_NS };
                 let leader = leaders.get(&offer.epoch).map_or("", |name| name.as_str());
                 let time_ns = made[offer];
                 let known = modes.get(agent).map_or(&[][..], Vec::as_slice);
@@ -61,13 +61,13 @@ pub(super) fn check(history: &History) -> Findings {
                 }
                 let process = event.process.as_str();
                 let way_ns = |from_ns: u64, until_ns: u64| {
-                    (until_ns - from_ns) - delays.held_up_ns(&(from_ns..until_ns), leader, process)
+                    (until_ns - from_ns) - delays.delay_ns(&(from_ns..until_ns), leader, process)
                 };
                 let since_ns = way_ns(history.events[seen].time_ns, time_ns);
                 // The leader may have registered the agent before the record of it.
                 let soon = known[before..].first().is_some_and(|(next, mode)| {
                     let next_ns = history.events[*next].time_ns;
-                    *mode == AgentMode::Registered && way_ns(time_ns, next_ns) <= LATE_NS
+                    *mode == AgentMode::Registered && way_ns(time_ns, next_ns) <= MAX_DELAY_NS
                 });
                 let is_in_use = mode == AgentMode::Registered || since_ns < apart_ns || soon;
                 findings.require(is_in_use, [seen, at], || {
@@ -167,7 +167,8 @@ mod tests {
     use super::*;
     use crate::history::FaultKind;
     use crate::invariants::fixture::{
-        AGENT, HistoryBuilder, ONE, assert_nothing_compared, catches, offer, passes, resources,
+        AGENT, HistoryBuilder, NODE_1, assert_clean, assert_nothing_compared, assert_violation,
+        offer, resources,
     };
     use argosy_state::ids::Role;
 
@@ -176,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn offers_of_agents_whose_modes_are_not_recorded_are_not_judged() {
-        assert_nothing_compared(check, HistoryBuilder::new().made(offer(12, 1)));
+    fn offers_of_agents_without_recorded_modes_are_skipped() {
+        assert_nothing_compared(check, HistoryBuilder::new().offer_made(offer(12, 1)));
     }
 
     fn account(offered: &str) -> HistoryBuilder {
@@ -191,31 +192,31 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_within_its_limit_is_fine() {
-        passes(check, account("cpus:1;mem:1000"));
+    fn usage_within_the_limit_passes() {
+        assert_clean(check, account("cpus:1;mem:1000"));
     }
 
     #[test]
-    fn a_limit_that_is_passed_is_seen() {
-        catches(check, account("cpus:1.001"), "role batch may hold");
+    fn usage_above_the_limit_is_reported() {
+        assert_violation(check, account("cpus:1.001"), "role batch may hold");
     }
 
     #[test]
-    fn an_agent_in_use_is_offered_and_a_silent_one_is_not() {
+    fn an_unreachable_agent_is_not_offered() {
         let lost = HistoryBuilder::new()
             .observe_at("master-1", 8, mode(AgentMode::Registered))
             .observe_at("master-1", 9, mode(AgentMode::Unreachable))
             .observe_at("master-2", 8, mode(AgentMode::Registered));
-        passes(
+        assert_clean(
             check,
             HistoryBuilder::new()
                 .observe_at("master-1", 8, mode(AgentMode::Registered))
-                .made(offer(12, 1)),
+                .offer_made(offer(12, 1)),
         );
-        passes(check, lost.clone().made(offer(12, 1)));
-        passes(check, lost.clone().after_ms(290).made(offer(12, 1)));
-        let late = lost.after_ms(310).made(offer(12, 1));
-        catches(
+        assert_clean(check, lost.clone().offer_made(offer(12, 1)));
+        assert_clean(check, lost.clone().after_ms(290).offer_made(offer(12, 1)));
+        let late = lost.after_ms(310).offer_made(offer(12, 1));
+        assert_violation(
             check,
             late.after_ms(2000).observe("x", mode(AgentMode::Gone)),
             "which is Unreachable",
@@ -223,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_may_be_late_by_as_much_as_its_way_was_held_up() {
+    fn an_offer_may_be_late_by_the_delay_of_its_link() {
         let led = RaftFact::Led {
-            node: ONE,
+            node: NODE_1,
             term: 2,
             last_index: 11,
         };
         let opened = RaftFact::EpochOpened {
-            node: ONE,
+            node: NODE_1,
             epoch: Epoch(12),
             term: 2,
             life: 7,
@@ -245,26 +246,30 @@ mod tests {
                 .after_ms(held_ms)
                 .fault(FaultKind::Heal, target)
                 .after_ms(250)
-                .made(offer(12, 1))
+                .offer_made(offer(12, 1))
         };
-        passes(check, late("greedy>master-1", 2_000));
+        assert_clean(check, late("greedy>master-1", 2_000));
         for target in ["greedy>master-2", "other>master-1"] {
-            passes(check, late(target, 10));
-            catches(check, late(target, 2_000), "which is Deactivated");
+            assert_clean(check, late(target, 10));
+            assert_violation(check, late(target, 2_000), "which is Deactivated");
         }
         let later = late("greedy>master-1", 10).after_ms(100);
-        catches(check, later.made(offer(12, 2)), "which is Deactivated");
+        assert_violation(
+            check,
+            later.offer_made(offer(12, 2)),
+            "which is Deactivated",
+        );
     }
 
     #[test]
-    fn an_agent_that_comes_into_use_may_be_offered_a_little_earlier() {
+    fn an_agent_may_be_offered_shortly_before_its_return_is_recorded() {
         let idle = HistoryBuilder::new()
             .observe_at("log", 8, mode(AgentMode::Unreachable))
             .after_ms(500)
-            .made(offer(12, 1));
+            .offer_made(offer(12, 1));
         let used = |scene: HistoryBuilder| scene.observe_at("log", 19, mode(AgentMode::Registered));
-        passes(check, used(idle.clone().after_ms(290)));
-        catches(check, used(idle.after_ms(310)), "which is Unreachable");
+        assert_clean(check, used(idle.clone().after_ms(290)));
+        assert_violation(check, used(idle.after_ms(310)), "which is Unreachable");
     }
 
     #[test]
@@ -278,13 +283,13 @@ mod tests {
             let epoch = Epoch(epoch);
             scene.observe("agent-5", AgentFact::EpochStored { agent, epoch })
         };
-        let replaced = next(lost.clone(), 15).made(offer(12, 1));
-        assert_eq!(check(&replaced.history()).wrong, []);
+        let replaced = next(lost.clone(), 15).offer_made(offer(12, 1));
+        assert_eq!(check(&replaced.history()).violations, []);
         for wrong in [
-            next(lost.clone(), 20).made(offer(12, 1)),
-            next(lost, 15).made(offer(15, 1)),
+            next(lost.clone(), 20).offer_made(offer(12, 1)),
+            next(lost, 15).offer_made(offer(15, 1)),
         ] {
-            catches(check, wrong, "which is Unreachable");
+            assert_violation(check, wrong, "which is Unreachable");
         }
     }
 
@@ -292,16 +297,20 @@ mod tests {
     fn an_offer_that_a_slow_link_tells_late_was_made_before_the_next_one() {
         let scene = HistoryBuilder::new()
             .observe_at("master-1", 8, mode(AgentMode::Registered))
-            .made(offer(12, 2))
+            .offer_made(offer(12, 2))
             .after_ms(500)
             .observe_at("master-1", 9, mode(AgentMode::Deactivated))
             .after_ms(3_000);
-        passes(check, scene.clone().made(offer(12, 1)));
-        catches(
+        assert_clean(check, scene.clone().offer_made(offer(12, 1)));
+        assert_violation(
             check,
-            scene.clone().made(offer(12, 3)),
+            scene.clone().offer_made(offer(12, 3)),
             "which is Deactivated",
         );
-        catches(check, scene.made(offer(11, 1)), "which is Deactivated");
+        assert_violation(
+            check,
+            scene.offer_made(offer(11, 1)),
+            "which is Deactivated",
+        );
     }
 }

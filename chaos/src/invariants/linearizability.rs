@@ -10,19 +10,19 @@ use crate::history::{Consistency, History, Operation};
 use crate::linearizability::{Budget, SearchOutcome, registers, search};
 
 /// Steps of the search for one register: a few seconds, with the same result on every machine.
-const STEPS: u64 = 20_000_000;
+const MAX_STEPS: u64 = 20_000_000;
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     for (key, calls) in registers(history) {
-        findings.looked_at += calls.len() as u64;
-        match search(&calls, Budget::Steps(STEPS)) {
+        findings.compared += calls.len() as u64;
+        match search(&calls, Budget::Steps(MAX_STEPS)) {
             SearchOutcome::Linearizable => {}
             SearchOutcome::Undecided => findings.undecided.push(key.to_owned()),
             SearchOutcome::Impossible { stuck } => {
                 let call = calls[stuck];
-                let events: Vec<usize> = std::iter::once(call.begun).chain(call.ended).collect();
-                findings.wrong(
+                let events: Vec<usize> = std::iter::once(call.start).chain(call.end).collect();
+                findings.violation(
                     format!(
                         "no order of the {} calls on {key} explains {:?}",
                         calls.len(),
@@ -33,20 +33,20 @@ pub(super) fn check(history: &History) -> Findings {
             }
         }
     }
-    backward(history, &mut findings);
+    check_revisions(history, &mut findings);
     findings
 }
 
 /// A call whose response has a revision.
 struct RevisionedCall {
-    begun: usize,
-    ended: usize,
+    start: usize,
+    end: usize,
     revision: Revision,
 }
 
 /// Checks the revisions of responses for each register: a response is not older than any response
 /// before the call began.
-fn backward(history: &History, findings: &mut Findings) {
+fn check_revisions(history: &History, findings: &mut Findings) {
     let mut answered: BTreeMap<&str, Vec<RevisionedCall>> = BTreeMap::new();
     for call in history.calls() {
         let key = match call.operation {
@@ -57,20 +57,20 @@ fn backward(history: &History, findings: &mut Findings) {
             Operation::Write { key, .. } => key,
             _ => continue,
         };
-        let (Some((ended, event)), Some(_)) = (call.ended, call.outcome()) else {
+        let (Some((ended, event)), Some(_)) = (call.end, call.outcome()) else {
             continue;
         };
         if let Some(revision) = event.revision {
             let begun = call.position;
             answered.entry(key).or_default().push(RevisionedCall {
-                begun,
-                ended,
+                start: begun,
+                end: ended,
                 revision,
             });
         }
     }
     for (key, mut calls) in answered {
-        calls.sort_by_key(|call| call.ended);
+        calls.sort_by_key(|call| call.end);
         let mut newest: Vec<usize> = Vec::with_capacity(calls.len());
         for (place, call) in calls.iter().enumerate() {
             let before = newest.last().copied().unwrap_or(place);
@@ -78,12 +78,12 @@ fn backward(history: &History, findings: &mut Findings) {
             newest.push(if is_newer { place } else { before });
         }
         for call in &calls {
-            let before = calls.partition_point(|other| other.ended < call.begun);
+            let before = calls.partition_point(|other| other.end < call.start);
             let Some(last) = before.checked_sub(1) else {
                 continue;
             };
             let other = &calls[newest[last]];
-            let shown = [other.ended, call.begun, call.ended];
+            let shown = [other.end, call.start, call.end];
             findings.require(call.revision >= other.revision, shown, || {
                 let (now, then) = (call.revision.index, other.revision.index);
                 format!(
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use crate::history::OperationResponse;
     use crate::invariants::fixture::{
-        CallEnd, HistoryBuilder, assert_nothing_compared, catches, passes,
+        CallEnd, HistoryBuilder, assert_clean, assert_nothing_compared, assert_violation,
     };
 
     fn read(consistency: Consistency) -> Operation {
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_a_refusal_and_an_old_local_read_are_fine() {
+    fn timeouts_rejections_and_stale_local_reads_pass() {
         let scene = HistoryBuilder::new()
             .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
             .call("a", write("2"), CallEnd::Info)
@@ -130,7 +130,7 @@ mod tests {
             .call("b", read(Consistency::Linearizable), found("2"))
             .call("b", read(Consistency::Local), found("1"))
             .call("b", read(Consistency::Linearizable), CallEnd::Info);
-        passes(check, scene);
+        assert_clean(check, scene);
         assert_nothing_compared(
             check,
             HistoryBuilder::new().call("b", read(Consistency::Local), found("1")),
@@ -138,24 +138,24 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_read_is_seen() {
+    fn a_stale_read_is_reported() {
         let scene = HistoryBuilder::new()
             .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
             .call("a", write("2"), CallEnd::Ok(OperationResponse::Done))
             .call("b", read(Consistency::Linearizable), found("1"));
-        catches(check, scene, "weight/batch");
+        assert_violation(check, scene, "weight/batch");
     }
 
     #[test]
-    fn a_write_that_was_refused_and_is_found_is_seen() {
+    fn the_effect_of_a_rejected_write_is_reported() {
         let scene = HistoryBuilder::new()
             .call("a", write("1"), CallEnd::Fail("invalid"))
             .call("b", read(Consistency::Linearizable), found("1"));
-        catches(check, scene, "no order");
+        assert_violation(check, scene, "no order");
     }
 
     #[test]
-    fn an_answer_from_further_back_is_seen_by_its_revision() {
+    fn a_response_with_an_older_revision_is_reported() {
         let scene = |index| {
             HistoryBuilder::new()
                 .begin("a", read(Consistency::Linearizable))
@@ -163,7 +163,7 @@ mod tests {
                 .begin("b", read(Consistency::Linearizable))
                 .end_at("b", 2, 7, None)
         };
-        passes(check, scene(7));
-        catches(check, scene(8), "as of entry 7, after");
+        assert_clean(check, scene(7));
+        assert_violation(check, scene(8), "as of entry 7, after");
     }
 }

@@ -20,16 +20,16 @@ pub(super) fn check(history: &History) -> Findings {
             Expectation::Commit { within_ns } => PendingExpectation {
                 at,
                 within_ns: *within_ns,
-                came: after(&commits, at),
-                unsays: |_| true,
-                words: "nothing was committed, although a majority was connected",
+                met_at: after(&commits, at),
+                cancelled_by: |_| true,
+                message: "nothing was committed, although a majority was connected",
             },
             Expectation::NextLeader { within_ns } => PendingExpectation {
                 at,
                 within_ns: *within_ns,
-                came: after(&epochs, at),
-                unsays: |fault| !fault.kind.is_repair(),
-                words: "no new leader took office, although a majority was connected",
+                met_at: after(&epochs, at),
+                cancelled_by: |fault| !fault.kind.is_repair(),
+                message: "no new leader took office, although a majority was connected",
             },
             _ => continue,
         };
@@ -43,11 +43,11 @@ struct PendingExpectation {
     at: usize,
     within_ns: u64,
     /// The position at which it first came after the event.
-    came: Option<usize>,
+    met_at: Option<usize>,
     /// Whether this fault cancels the expectation if it comes first.
-    unsays: fn(&Fault) -> bool,
+    cancelled_by: fn(&Fault) -> bool,
     /// The violation that is reported if it does not come.
-    words: &'static str,
+    message: &'static str,
 }
 
 /// Returns the first of these positions after another one.
@@ -66,19 +66,19 @@ fn check_event(
     let PendingExpectation {
         at,
         within_ns,
-        came,
+        met_at,
         ..
     } = *expected;
     let until = event.time_ns.saturating_add(within_ns);
     let is_late = |place: usize| history.events[place].time_ns > until;
     let later = &history.events[at..];
     let end = at + later.partition_point(|event| event.time_ns <= until);
-    if came.is_some_and(|came| !is_late(came)) {
+    if met_at.is_some_and(|came| !is_late(came)) {
         findings.count_comparison();
         return;
     }
     let is_fault = |event: &HistoryEvent| match &event.what {
-        EventKind::Fault(fault) => (expected.unsays)(fault),
+        EventKind::Fault(fault) => (expected.cancelled_by)(fault),
         _ => false,
     };
     // A run that ended early, or was disturbed, proves nothing.
@@ -87,8 +87,8 @@ fn check_event(
     }
     findings.count_comparison();
     let waited_ms = within_ns / 1_000_000;
-    findings.wrong(
-        format!("within {waited_ms} ms {}", expected.words),
+    findings.violation(
+        format!("within {waited_ms} ms {}", expected.message),
         [at, end],
     );
 }
@@ -103,7 +103,7 @@ fn writes<'a>(calls: &'a [CallView<'_>]) -> impl Iterator<Item = usize> + 'a {
     calls
         .iter()
         .filter(is_write)
-        .filter_map(|call| call.outcome().and(call.ended).map(|(at, _)| at))
+        .filter_map(|call| call.outcome().and(call.end).map(|(at, _)| at))
 }
 
 fn epochs(history: &History) -> impl Iterator<Item = usize> {
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::history::{FaultKind, OperationResponse, RunPhase};
     use crate::invariants::fixture::{
-        CallEnd, HistoryBuilder, ONE, assert_nothing_compared, catches, passes,
+        CallEnd, HistoryBuilder, NODE_1, assert_clean, assert_nothing_compared, assert_violation,
     };
     use argosy_state::ids::{AgentId, Epoch};
 
@@ -145,7 +145,7 @@ mod tests {
 
     fn opened(scene: HistoryBuilder) -> HistoryBuilder {
         let opened = RaftFact::EpochOpened {
-            node: ONE,
+            node: NODE_1,
             epoch: Epoch(12),
             term: 2,
             life: 7,
@@ -154,20 +154,20 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_is_lost_is_replaced_in_time() {
+    fn a_leader_replaced_in_time_passes() {
         let scene = lost(HistoryBuilder::new()).after_ms(1_100);
-        passes(check, opened(scene).after_ms(900).phase(RunPhase::Final));
+        assert_clean(check, opened(scene).after_ms(900).phase(RunPhase::Final));
         assert_nothing_compared(check, lost(HistoryBuilder::new()));
         let disturbed = lost(HistoryBuilder::new()).fault(FaultKind::Crash, "master-2");
         assert_nothing_compared(check, opened(disturbed.after_ms(1_300)));
     }
 
     #[test]
-    fn a_leader_that_is_replaced_late_or_never_is_seen() {
+    fn a_late_or_missing_next_leader_is_reported() {
         let words = "within 1200 ms no new leader took office";
         let late = lost(opened(HistoryBuilder::new())).after_ms(1_300);
-        catches(check, opened(late), words);
-        catches(
+        assert_violation(check, opened(late), words);
+        assert_violation(
             check,
             lost(HistoryBuilder::new())
                 .after_ms(1_300)
@@ -175,9 +175,9 @@ mod tests {
             words,
         );
         let restarted = lost(HistoryBuilder::new()).fault(FaultKind::Restart, "master-1");
-        catches(check, opened(restarted.after_ms(1_300)), words);
+        assert_violation(check, opened(restarted.after_ms(1_300)), words);
         // A commit that the former leader had in flight is not a sign of the next one.
-        catches(
+        assert_violation(
             check,
             commit(lost(HistoryBuilder::new()))
                 .after_ms(1_300)
@@ -187,9 +187,9 @@ mod tests {
     }
 
     fn commit(scene: HistoryBuilder) -> HistoryBuilder {
-        let voters = vec![ONE];
+        let voters = vec![NODE_1];
         let committed = RaftFact::Committed {
-            node: ONE,
+            node: NODE_1,
             index: 4,
             voters,
         };
@@ -197,24 +197,24 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_or_an_acknowledged_write_in_time_is_fine() {
-        passes(
+    fn a_commit_or_acknowledged_write_in_time_passes() {
+        assert_clean(
             check,
             commit(expected().after_ms(400))
                 .after_ms(900)
                 .phase(RunPhase::Final),
         );
         let deactivate = Operation::Deactivate { agent: AgentId(1) };
-        passes(
+        assert_clean(
             check,
             expected().call("a", deactivate, CallEnd::Ok(OperationResponse::Done)),
         );
     }
 
     #[test]
-    fn a_commit_that_comes_late_or_never_is_seen() {
-        catches(check, commit(expected().after_ms(600)), "within 500 ms");
-        catches(
+    fn a_late_or_missing_commit_is_reported() {
+        assert_violation(check, commit(expected().after_ms(600)), "within 500 ms");
+        assert_violation(
             check,
             expected().after_ms(600).phase(RunPhase::Final),
             "within 500 ms",
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_or_the_end_of_the_run_makes_it_unsaid() {
+    fn a_fault_or_the_end_of_the_run_cancels_the_expectation() {
         let disturbed = expected().fault(FaultKind::Crash, "master-1");
         assert_nothing_compared(check, disturbed.after_ms(600).phase(RunPhase::Final));
         assert_nothing_compared(check, expected());

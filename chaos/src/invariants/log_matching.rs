@@ -65,7 +65,7 @@ pub(super) fn check(history: &History) -> Findings {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        HistoryBuilder, ONE, TWO, assert_nothing_compared, catches, passes,
+        HistoryBuilder, NODE_1, NODE_2, assert_clean, assert_nothing_compared, assert_violation,
     };
 
     fn applied(node: NodeId, chain: &str) -> RaftFact {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn committed(node: NodeId, index: u64) -> RaftFact {
-        let voters = vec![ONE, TWO];
+        let voters = vec![NODE_1, NODE_2];
         RaftFact::Committed {
             node,
             index,
@@ -95,44 +95,44 @@ mod tests {
     }
 
     #[test]
-    fn logs_that_agree_are_fine() {
+    fn equal_logs_pass() {
         let scene = HistoryBuilder::new()
-            .observe("master-1", led(ONE, 1, 0))
-            .observe("master-1", committed(ONE, 7))
-            .observe("master-1", applied(ONE, "x"))
-            .observe("master-2", applied(TWO, "x"))
-            .observe("master-2", led(TWO, 2, 7));
-        passes(check, scene);
+            .observe("master-1", led(NODE_1, 1, 0))
+            .observe("master-1", committed(NODE_1, 7))
+            .observe("master-1", applied(NODE_1, "x"))
+            .observe("master-2", applied(NODE_2, "x"))
+            .observe("master-2", led(NODE_2, 2, 7));
+        assert_clean(check, scene);
         assert_nothing_compared(
             check,
-            HistoryBuilder::new().observe("master-1", applied(ONE, "x")),
+            HistoryBuilder::new().observe("master-1", applied(NODE_1, "x")),
         );
     }
 
     #[test]
-    fn two_entries_of_one_index_are_seen() {
+    fn two_entries_at_one_index_are_reported() {
         let scene = HistoryBuilder::new()
-            .observe("master-1", applied(ONE, "x"))
-            .observe("master-2", applied(TWO, "y"));
-        catches(check, scene, "entry 7");
+            .observe("master-1", applied(NODE_1, "x"))
+            .observe("master-2", applied(NODE_2, "y"));
+        assert_violation(check, scene, "entry 7");
     }
 
     #[test]
-    fn a_leader_without_a_committed_entry_is_seen() {
+    fn a_leader_without_a_committed_entry_is_reported() {
         let scene = HistoryBuilder::new()
-            .observe("master-1", led(ONE, 1, 0))
-            .observe("master-1", committed(ONE, 7))
-            .observe("master-2", led(TWO, 2, 6));
-        catches(check, scene, "entry 7 was committed before");
+            .observe("master-1", led(NODE_1, 1, 0))
+            .observe("master-1", committed(NODE_1, 7))
+            .observe("master-2", led(NODE_2, 2, 6));
+        assert_violation(check, scene, "entry 7 was committed before");
     }
 
     #[test]
-    fn what_a_later_leader_commits_is_not_asked_of_an_earlier_one() {
+    fn earlier_leaders_need_no_later_entries() {
         let scene = HistoryBuilder::new()
-            .observe("master-2", led(TWO, 2, 5))
-            .observe("master-2", committed(TWO, 9))
-            .observe("master-1", led(ONE, 1, 4))
-            .observe("master-1", led(ONE, 3, 9));
-        passes(check, scene);
+            .observe("master-2", led(NODE_2, 2, 5))
+            .observe("master-2", committed(NODE_2, 9))
+            .observe("master-1", led(NODE_1, 1, 4))
+            .observe("master-1", led(NODE_1, 3, 9));
+        assert_clean(check, scene);
     }
 }

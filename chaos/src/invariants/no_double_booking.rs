@@ -17,9 +17,9 @@ use crate::history::{History, ListedOffer, OfferFact, Operation, TaskFact};
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    tasks(history, &mut findings);
-    offers(history, &mut findings);
-    lists(history, &mut findings);
+    check_tasks(history, &mut findings);
+    check_offers(history, &mut findings);
+    check_offer_lists(history, &mut findings);
     findings
 }
 
@@ -29,31 +29,31 @@ struct TaskLifetime<'a> {
     task: &'a TaskKey,
     from: Revision,
     until: Option<Revision>,
-    uses: &'a Resources,
+    resources: &'a Resources,
 }
 
 /// The resources that tasks asked for, and the offers that they named.
 type LaunchRequests<'a> = BTreeMap<&'a TaskKey, Vec<(&'a [OfferId], &'a Resources)>>;
 
 fn launch_requests(history: &History) -> LaunchRequests<'_> {
-    let mut asked = LaunchRequests::new();
+    let mut requests = LaunchRequests::new();
     for call in history.calls() {
         if let Operation::Accept {
             launches, offers, ..
         } = call.operation
         {
             for launch in launches {
-                let asks = asked.entry(&launch.task).or_default();
+                let asks = requests.entry(&launch.task).or_default();
                 asks.push((offers, &launch.resources));
             }
         }
     }
-    asked
+    requests
 }
 
 /// Returns the tasks of each agent, in the order of their launches.
 fn task_lifetimes(history: &History) -> BTreeMap<AgentId, Vec<TaskLifetime<'_>>> {
-    let asked = launch_requests(history);
+    let requests = launch_requests(history);
     let changes = changes(history);
     let mut lives: BTreeMap<AgentId, BTreeMap<&TaskKey, TaskLifetime<'_>>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
@@ -67,7 +67,7 @@ fn task_lifetimes(history: &History) -> BTreeMap<AgentId, Vec<TaskLifetime<'_>>>
             continue;
         };
         // A task id may be used again with another offer after a rejection.
-        let asks = asked.get(task).map_or(&[][..], Vec::as_slice);
+        let asks = requests.get(task).map_or(&[][..], Vec::as_slice);
         let granted = asks.iter().find(|(of, _)| *of == offers.as_slice());
         if let (Some(from), Some((_, uses))) = (event.revision, granted.or(asks.first())) {
             let ends = changes.get(task).into_iter().flatten();
@@ -79,7 +79,7 @@ fn task_lifetimes(history: &History) -> BTreeMap<AgentId, Vec<TaskLifetime<'_>>>
                 task,
                 from,
                 until: until.min(),
-                uses,
+                resources: uses,
             };
             lives.entry(*agent).or_default().entry(task).or_insert(life);
         }
@@ -92,18 +92,18 @@ fn task_lifetimes(history: &History) -> BTreeMap<AgentId, Vec<TaskLifetime<'_>>>
     in_order.collect()
 }
 
-fn tasks(history: &History, findings: &mut Findings) {
+fn check_tasks(history: &History, findings: &mut Findings) {
     for (agent, lives) in task_lifetimes(history) {
         let mut live: Vec<&TaskLifetime<'_>> = Vec::new();
         for life in &lives {
             findings.count_comparison();
             live.retain(|other| other.until.is_none_or(|until| until > life.from));
             for other in &live {
-                if other.uses.plus(life.uses).is_none() {
-                    findings.wrong(
+                if other.resources.plus(life.resources).is_none() {
+                    findings.violation(
                         format!(
                             "on {agent} {} and {} use the same: {} and {}",
-                            other.task, life.task, other.uses, life.uses
+                            other.task, life.task, other.resources, life.resources
                         ),
                         [other.at, life.at],
                     );
@@ -115,7 +115,7 @@ fn tasks(history: &History, findings: &mut Findings) {
 }
 
 /// Returns the position at which an offer certainly became invalid: used, declined or rescinded.
-fn ends(history: &History) -> BTreeMap<OfferId, usize> {
+fn offer_ends(history: &History) -> BTreeMap<OfferId, usize> {
     let mut ends: BTreeMap<OfferId, usize> = BTreeMap::new();
     let mut end = |offer: OfferId, at: usize| {
         let known = ends.entry(offer).or_insert(at);
@@ -138,8 +138,8 @@ fn ends(history: &History) -> BTreeMap<OfferId, usize> {
 /// An offer that was made: its position, its id, and its resources.
 type SentOffer<'a> = (usize, OfferId, &'a Resources);
 
-fn offers(history: &History, findings: &mut Findings) {
-    let ends = ends(history);
+fn check_offers(history: &History, findings: &mut Findings) {
+    let ends = offer_ends(history);
     let mut made: BTreeMap<(Epoch, AgentId), Vec<SentOffer<'_>>> = BTreeMap::new();
     for (at, event, fact) in of_offers(history) {
         let OfferFact::Made {
@@ -167,7 +167,7 @@ fn offers(history: &History, findings: &mut Findings) {
         }
         for (first, other, given) in live.iter() {
             if given.plus(resources).is_none() && !is_over(offer) {
-                findings.wrong(
+                findings.violation(
                     format!("offers {other} and {offer} of {agent} promise the same: {given} and {resources}"),
                     [*first, at],
                 );
@@ -179,7 +179,7 @@ fn offers(history: &History, findings: &mut Findings) {
 
 /// Checks the open offers of one leader at one moment. A pair of offers is reported once, however
 /// often it is listed.
-fn lists(history: &History, findings: &mut Findings) {
+fn check_offer_lists(history: &History, findings: &mut Findings) {
     let mut known: BTreeSet<(OfferId, OfferId)> = BTreeSet::new();
     for (at, _, fact) in of_offers(history) {
         let OfferFact::Listed { offers } = fact else {
@@ -193,7 +193,7 @@ fn lists(history: &History, findings: &mut Findings) {
                 let overlap = other.resources.plus(&listed.resources).is_none();
                 if overlap && known.insert((other.offer, listed.offer)) {
                     let (one, two) = (&other.resources, &listed.resources);
-                    findings.wrong(
+                    findings.violation(
                         format!(
                             "offers {} and {} of {} are open at once and promise the same: {one} and {two}",
                             other.offer, listed.offer, listed.agent
@@ -211,7 +211,7 @@ fn lists(history: &History, findings: &mut Findings) {
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        AGENT, FRAMEWORK, HistoryBuilder, accept, catches, offer, passes, resources,
+        AGENT, FRAMEWORK, HistoryBuilder, accept, assert_clean, assert_violation, offer, resources,
     };
     use argosy_state::ids::Role;
     use argosy_state::task::TaskState;
@@ -229,25 +229,25 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_given_again_after_an_end_is_fine() {
+    fn reusing_a_port_after_a_task_ended_passes() {
         let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .launched(9, "web", 1)
             .accepted(2, offer(12, 2), "db")
             .launched(20, "db", 2)
             .changed(15, "web", TaskState::Finished);
-        passes(check, scene);
+        assert_clean(check, scene);
     }
 
     #[test]
-    fn two_tasks_on_one_port_are_seen() {
+    fn two_tasks_on_one_port_are_reported() {
         let scene = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .launched(9, "web", 1)
             .accepted(2, offer(12, 2), "db")
             .launched(14, "db", 2)
             .changed(15, "web", TaskState::Finished);
-        catches(
+        assert_violation(
             check,
             scene,
             "framework-3/web and framework-3/db use the same",
@@ -269,11 +269,11 @@ mod tests {
             .begin("greedy", ask(offer(12, 1), "db", "ports:[31001-31001]"))
             .launched(9, "web", 1)
             .launched(14, "db", 2);
-        passes(check, scene);
+        assert_clean(check, scene);
     }
 
     #[test]
-    fn offers_of_one_port_are_fine_once_the_first_is_void_or_of_another_reign() {
+    fn offering_a_port_again_after_a_rescind_or_in_another_epoch_passes() {
         let first = made(
             HistoryBuilder::new(),
             "master-1",
@@ -286,12 +286,12 @@ mod tests {
                 offer: offer(12, 1),
             },
         );
-        passes(check, made(other, "master-1", offer(12, 2), "ports:[3-4]"));
-        passes(check, made(first, "master-2", offer(30, 1), "ports:[3-4]"));
+        assert_clean(check, made(other, "master-1", offer(12, 2), "ports:[3-4]"));
+        assert_clean(check, made(first, "master-2", offer(30, 1), "ports:[3-4]"));
     }
 
     #[test]
-    fn two_offers_of_one_port_are_seen() {
+    fn two_open_offers_of_one_port_are_reported() {
         let first = made(
             HistoryBuilder::new(),
             "master-1",
@@ -299,18 +299,18 @@ mod tests {
             "ports:[1-3]",
         );
         let both = made(first, "master-1", offer(12, 2), "ports:[3-4]");
-        catches(check, both.clone(), "offers 12.1 and 12.2");
+        assert_violation(check, both.clone(), "offers 12.1 and 12.2");
         let late = both.observe(
             "greedy",
             OfferFact::Rescinded {
                 offer: offer(12, 1),
             },
         );
-        catches(check, late, "offers 12.1 and 12.2");
+        assert_violation(check, late, "offers 12.1 and 12.2");
     }
 
     #[test]
-    fn a_leader_that_lists_one_port_in_two_offers_is_seen_once() {
+    fn a_port_listed_in_two_offers_is_reported_once() {
         let listed = |serial, agent, text: &str| ListedOffer {
             offer: offer(12, serial),
             agent,
@@ -325,22 +325,22 @@ mod tests {
             listed(2, AGENT, "ports:[4-5]"),
             listed(3, other, "ports:[1-3]"),
         ];
-        passes(check, list(apart));
+        assert_clean(check, list(apart));
         let both = vec![
             listed(1, AGENT, "ports:[1-3]"),
             listed(2, AGENT, "ports:[3-4]"),
         ];
         let twice = list(both.clone()).observe("x", OfferFact::Listed { offers: both });
-        assert_eq!(check(&twice.clone().history()).wrong.len(), 1);
-        catches(check, twice, "offers 12.1 and 12.2");
+        assert_eq!(check(&twice.clone().history()).violations.len(), 1);
+        assert_violation(check, twice, "offers 12.1 and 12.2");
     }
 
     #[test]
-    fn what_frameworks_still_hold_is_not_judged() {
+    fn offers_still_held_by_frameworks_are_skipped() {
         let first = made(HistoryBuilder::new(), "greedy", offer(12, 1), "ports:[1-3]");
         let both = made(first, "crasher", offer(12, 2), "ports:[3-4]");
         let found = check(&both.after_ms(60_000).history());
-        assert_eq!(found.looked_at, 0);
-        assert!(found.wrong.is_empty(), "{:?}", found.wrong);
+        assert_eq!(found.compared, 0);
+        assert!(found.violations.is_empty(), "{:?}", found.violations);
     }
 }

@@ -18,15 +18,15 @@ use crate::history::{
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let calls = history.calls();
-    uses(history, &calls, &mut findings);
-    commits(history, &mut findings);
-    refusals(history, &calls, &mut findings);
-    holdings(history, &mut findings);
+    check_uses(history, &calls, &mut findings);
+    check_commits(history, &mut findings);
+    check_rejections(history, &calls, &mut findings);
+    check_held_offers(history, &mut findings);
     findings
 }
 
 /// Checks that at the end a connected framework knows which of its offers are invalid.
-fn holdings(history: &History, findings: &mut Findings) {
+fn check_held_offers(history: &History, findings: &mut Findings) {
     for (at, _, audit) in audits(history) {
         if let AuditFinding::Offers {
             framework,
@@ -45,12 +45,12 @@ fn holdings(history: &History, findings: &mut Findings) {
 /// The known facts about an offer.
 #[derive(Default)]
 struct OfferRecord {
-    made: BTreeSet<(FrameworkId, u64)>,
+    recipients: BTreeSet<(FrameworkId, u64)>,
     made_at: usize,
     void_at: Option<usize>,
 }
 
-fn known(history: &History) -> BTreeMap<OfferId, OfferRecord> {
+fn offer_records(history: &History) -> BTreeMap<OfferId, OfferRecord> {
     let mut known: BTreeMap<OfferId, OfferRecord> = BTreeMap::new();
     for (at, _, fact) in of_offers(history) {
         match fact {
@@ -61,7 +61,7 @@ fn known(history: &History) -> BTreeMap<OfferId, OfferRecord> {
                 ..
             } => {
                 let offer = known.entry(*offer).or_default();
-                offer.made.insert((*framework, *session));
+                offer.recipients.insert((*framework, *session));
                 offer.made_at = at;
             }
             OfferFact::Rescinded { offer } => {
@@ -74,7 +74,7 @@ fn known(history: &History) -> BTreeMap<OfferId, OfferRecord> {
 }
 
 /// Returns the number of launches that an acceptance was granted.
-fn granted(call: &CallView<'_>) -> usize {
+fn launch_count(call: &CallView<'_>) -> usize {
     match (call.operation, call.outcome()) {
         (Operation::Accept { launches, .. }, Some(OperationResponse::Accepted { refused })) => {
             launches.len().saturating_sub(refused.len())
@@ -83,15 +83,15 @@ fn granted(call: &CallView<'_>) -> usize {
     }
 }
 
-fn uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
-    let known = known(history);
+fn check_uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
+    let known = offer_records(history);
     let mut used: BTreeMap<OfferId, (usize, &CallName)> = BTreeMap::new();
-    for call in calls.iter().filter(|call| granted(call) > 0) {
+    for call in calls.iter().filter(|call| launch_count(call) > 0) {
         let Operation::Accept { name, offers, .. } = call.operation else {
             continue;
         };
         let at = call.position;
-        let ended = call.ended.map_or(at, |(ended, _)| ended);
+        let ended = call.end.map_or(at, |(ended, _)| ended);
         for offer in offers {
             let (first, by) = *used.entry(*offer).or_insert((at, name));
             findings.require(by == name, [first, at], || {
@@ -104,8 +104,8 @@ fn uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
                 continue;
             };
             let to = (name.framework, name.session);
-            if !known.made.is_empty() {
-                findings.require(known.made.contains(&to), [known.made_at, at], || {
+            if !known.recipients.is_empty() {
+                findings.require(known.recipients.contains(&to), [known.made_at, at], || {
                     format!(
                         "offer {offer} was used by {} in session {}, to whom it was not made",
                         to.0, to.1
@@ -129,7 +129,7 @@ fn epoch_after(history: &History, offer: OfferId, by: usize) -> bool {
 }
 
 /// Checks committed uses. Each master records a use separately.
-fn commits(history: &History, findings: &mut Findings) {
+fn check_commits(history: &History, findings: &mut Findings) {
     let mut used: BTreeMap<OfferId, (usize, Revision)> = BTreeMap::new();
     for (at, event, fact) in of_offers(history) {
         if let (OfferFact::Used { offer, .. }, Some(revision)) = (fact, event.revision) {
@@ -144,7 +144,7 @@ fn commits(history: &History, findings: &mut Findings) {
     }
 }
 
-fn refusals(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
+fn check_rejections(history: &History, calls: &[CallView<'_>], findings: &mut Findings) {
     let mut refused: BTreeMap<&TaskKey, usize> = BTreeMap::new();
     let mut wanted: BTreeSet<&TaskKey> = BTreeSet::new();
     for call in calls {
@@ -167,12 +167,12 @@ fn refusals(history: &History, calls: &[CallView<'_>], findings: &mut Findings) 
     }
     // Rejected once, and granted, or perhaps granted, by another call.
     refused.retain(|task, _| !wanted.contains(task));
-    findings.looked_at += refused.len() as u64;
+    findings.compared += refused.len() as u64;
     for (at, _, fact) in of_tasks(history) {
         if let TaskFact::Witnessed { task, .. } | TaskFact::Launched { task, .. } = fact
             && let Some(call) = refused.get(task)
         {
-            findings.wrong(
+            findings.violation(
                 format!("{task} was refused, and started all the same"),
                 [*call, at],
             );
@@ -184,7 +184,7 @@ fn refusals(history: &History, calls: &[CallView<'_>], findings: &mut Findings) 
 mod tests {
     use super::*;
     use crate::invariants::fixture::{
-        CallEnd, FRAMEWORK, HistoryBuilder, ONE, accept, catches, offer, passes,
+        CallEnd, FRAMEWORK, HistoryBuilder, NODE_1, accept, assert_clean, assert_violation, offer,
     };
     use argosy_state::ids::Epoch;
 
@@ -194,9 +194,9 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_used_once_by_its_framework_is_fine() {
+    fn an_offer_used_once_by_its_framework_passes() {
         let scene = HistoryBuilder::new()
-            .made(offer(12, 1))
+            .offer_made(offer(12, 1))
             .accepted(1, offer(12, 1), "web")
             .accepted(1, offer(12, 1), "web")
             .call(
@@ -204,16 +204,16 @@ mod tests {
                 accept(2, offer(12, 1), "db"),
                 CallEnd::Fail("offer-used"),
             );
-        passes(check, scene);
+        assert_clean(check, scene);
     }
 
     #[test]
-    fn an_offer_used_twice_is_seen() {
+    fn an_offer_used_twice_is_reported() {
         let scene = HistoryBuilder::new()
-            .made(offer(12, 1))
+            .offer_made(offer(12, 1))
             .accepted(1, offer(12, 1), "web")
             .accepted(2, offer(12, 1), "db");
-        catches(check, scene, "offer 12.1 was used by call 1");
+        assert_violation(check, scene, "offer 12.1 was used by call 1");
         let used = || OfferFact::Used {
             offer: offer(12, 1),
             framework: FRAMEWORK,
@@ -224,11 +224,11 @@ mod tests {
             .observe_at("master-1", 20, used())
             .observe_at("master-2", 20, used())
             .observe_at("master-2", 21, used());
-        catches(check, scene, "by entry 20 and by entry 21");
+        assert_violation(check, scene, "by entry 20 and by entry 21");
     }
 
     #[test]
-    fn an_offer_of_another_session_is_seen() {
+    fn an_offer_of_another_session_is_reported() {
         let foreign = OfferFact::Made {
             offer: offer(12, 1),
             framework: FRAMEWORK,
@@ -241,26 +241,26 @@ mod tests {
             HistoryBuilder::new()
                 .observe("greedy", foreign)
                 .accepted(1, offer(12, 1), "web");
-        catches(check, scene, "to whom it was not made");
+        assert_violation(check, scene, "to whom it was not made");
     }
 
     #[test]
-    fn a_withdrawn_offer_is_honoured_only_by_a_later_reign() {
+    fn a_rescinded_offer_is_valid_only_in_a_later_epoch() {
         let void = HistoryBuilder::new()
-            .made(offer(12, 1))
+            .offer_made(offer(12, 1))
             .observe("greedy", rescinded());
-        catches(
+        assert_violation(
             check,
             void.clone().accepted(1, offer(12, 1), "web"),
             "withdrawn in its reign",
         );
         let opened = RaftFact::EpochOpened {
-            node: ONE,
+            node: NODE_1,
             epoch: Epoch(30),
             term: 5,
             life: 1,
         };
-        passes(
+        assert_clean(
             check,
             void.observe("master-1", opened)
                 .accepted(1, offer(12, 1), "web"),
@@ -268,10 +268,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_task_that_starts_is_seen() {
+    fn a_start_of_a_rejected_task_is_reported() {
         let refused = accept(1, offer(12, 1), "web");
         let scene = HistoryBuilder::new().call("greedy", refused, CallEnd::Fail("offer-expired"));
-        catches(
+        assert_violation(
             check,
             scene.witnessed("web", "n"),
             "framework-3/web was refused",
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_framework_that_holds_what_is_void_is_seen() {
+    fn a_framework_that_holds_a_void_offer_is_reported() {
         let audit = |open: &[OfferId]| {
             HistoryBuilder::new().observe(
                 "audit",
@@ -290,7 +290,7 @@ mod tests {
                 },
             )
         };
-        passes(check, audit(&[offer(12, 1), offer(12, 2)]));
-        catches(check, audit(&[offer(12, 2)]), "framework-3 holds offers");
+        assert_clean(check, audit(&[offer(12, 1), offer(12, 2)]));
+        assert_violation(check, audit(&[offer(12, 2)]), "framework-3 holds offers");
     }
 }

@@ -14,13 +14,13 @@ pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     for (at, target) in faults_of_kind(history, FaultKind::HostReboot) {
         if let Ok(agent) = target.parse() {
-            reboot(history, &mut findings, at, agent);
+            check_reboot(history, &mut findings, at, agent);
         }
     }
     findings
 }
 
-fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: AgentId) {
+fn check_reboot(history: &History, findings: &mut Findings, fault: usize, agent: AgentId) {
     let mut before: BTreeMap<&TaskKey, usize> = BTreeMap::new();
     let mut boots: BTreeSet<&str> = BTreeSet::new();
     let mut ended: BTreeSet<&TaskKey> = BTreeSet::new();
@@ -61,7 +61,7 @@ fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: Agent
             _ => {}
         }
     }
-    still_live(history, findings, fault, &before);
+    check_live_tasks(history, findings, fault, &before);
     if final_phase(history).is_none() {
         return;
     }
@@ -76,7 +76,7 @@ fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: Agent
 
 /// Checks that at rest the tasks from before the reboot have ended. An UNREACHABLE task is checked
 /// after its agent has returned.
-fn still_live(
+fn check_live_tasks(
     history: &History,
     findings: &mut Findings,
     fault: usize,
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use crate::history::{FinalTask, RunPhase};
     use crate::invariants::fixture::{
-        AGENT, HistoryBuilder, assert_nothing_compared, catches, key, passes,
+        AGENT, HistoryBuilder, assert_clean, assert_nothing_compared, assert_violation, key,
     };
 
     fn rebooted() -> HistoryBuilder {
@@ -133,17 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_ends_with_its_host_is_fine() {
+    fn a_task_that_ends_with_its_host_passes() {
         let scene = rebooted()
             .changed(9, "web", TaskState::Failed)
             .alive_in("boot-2", "db", 4, 1)
             .phase(RunPhase::Final);
-        passes(check, scene);
+        assert_clean(check, scene);
     }
 
     #[test]
-    fn a_task_of_the_boot_before_that_runs_is_seen() {
-        catches(
+    fn a_task_running_from_an_earlier_boot_is_reported() {
+        assert_violation(
             check,
             rebooted().alive("web", 4, 2),
             "in a boot that is over",
@@ -151,17 +151,17 @@ mod tests {
     }
 
     #[test]
-    fn an_adoption_over_a_reboot_is_seen() {
-        catches(check, adopted(rebooted()), "over a reboot");
+    fn an_adoption_across_a_reboot_is_reported() {
+        assert_violation(check, adopted(rebooted()), "over a reboot");
     }
 
     #[test]
-    fn a_task_that_never_ends_is_seen() {
-        catches(check, rebooted().phase(RunPhase::Final), "has not ended");
+    fn a_task_without_an_end_after_a_reboot_is_reported() {
+        assert_violation(check, rebooted().phase(RunPhase::Final), "has not ended");
     }
 
     #[test]
-    fn a_task_of_the_boot_before_that_is_said_to_live_at_rest_is_seen() {
+    fn a_task_of_an_earlier_boot_listed_as_live_at_rest_is_reported() {
         let audited = |scene: HistoryBuilder, name: &str, state| {
             let (task, agent) = (key(name), AGENT);
             let tasks = vec![FinalTask { task, agent, state }];
@@ -174,9 +174,9 @@ mod tests {
         );
         assert_nothing_compared(check, early.clone());
         let early = early.fault(FaultKind::HostReboot, "agent-5");
-        passes(check, audited(early.clone(), "db", TaskState::Running));
-        passes(check, audited(early.clone(), "web", TaskState::Unreachable));
+        assert_clean(check, audited(early.clone(), "db", TaskState::Running));
+        assert_clean(check, audited(early.clone(), "web", TaskState::Unreachable));
         let live = audited(early, "web", TaskState::Running);
-        catches(check, live, "is still said to live");
+        assert_violation(check, live, "is still said to live");
     }
 }

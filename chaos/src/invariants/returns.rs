@@ -30,16 +30,16 @@ pub(super) fn check(history: &History) -> Findings {
     for (task, changes) in changes(history) {
         let agent = launched.get(task).map(|(_, _, agent)| *agent);
         for pair in changes.windows(2) {
-            came_back(
+            check_return(
                 &mut findings,
                 task,
                 pair,
                 agent.and_then(|agent| modes.get(&agent)),
             );
         }
-        gone(history, &mut findings, task, &changes);
+        check_gone(history, &mut findings, task, &changes);
         if let Some(modes) = agent.and_then(|agent| modes.get(&agent)) {
-            late_launch(history, &mut findings, task, &changes, modes);
+            check_late_launch(history, &mut findings, task, &changes, modes);
         }
     }
     findings
@@ -47,7 +47,7 @@ pub(super) fn check(history: &History) -> Findings {
 
 /// Checks a launch that was not delivered when its task became UNREACHABLE: after its agent has
 /// re-registered under its id, the launch is never acted on.
-fn late_launch(
+fn check_late_launch(
     history: &History,
     findings: &mut Findings,
     task: &TaskKey,
@@ -94,7 +94,7 @@ fn modes(history: &History) -> ModeHistory {
 
 /// Checks that the agent is no longer unreachable when its task leaves UNREACHABLE for a live
 /// state.
-fn came_back(
+fn check_return(
     findings: &mut Findings,
     task: &TaskKey,
     pair: &[StateChange],
@@ -127,7 +127,7 @@ fn came_back(
     );
 }
 
-fn gone(history: &History, findings: &mut Findings, task: &TaskKey, changes: &[StateChange]) {
+fn check_gone(history: &History, findings: &mut Findings, task: &TaskKey, changes: &[StateChange]) {
     let is_gone =
         |change: &&StateChange| matches!(change.state, TaskState::Gone | TaskState::GoneByOperator);
     if let (Some(gone), Some((audit, live))) = (changes.iter().find(is_gone), registered(history)) {
@@ -141,7 +141,7 @@ fn gone(history: &History, findings: &mut Findings, task: &TaskKey, changes: &[S
 mod tests {
     use super::*;
     use crate::history::{AuditFinding, FinalTask};
-    use crate::invariants::fixture::{AGENT, HistoryBuilder, catches, key, passes};
+    use crate::invariants::fixture::{AGENT, HistoryBuilder, assert_clean, assert_violation, key};
     use argosy_state::ids::{Epoch, OrderIndex};
 
     fn mode(scene: HistoryBuilder, index: u64, mode: AgentMode) -> HistoryBuilder {
@@ -158,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn a_task_whose_agent_came_back_is_fine() {
+    fn a_task_that_returns_with_its_agent_passes() {
         let back = mode(lost(), 8, AgentMode::Registered);
-        passes(check, back.changed(8, "web", TaskState::Running));
+        assert_clean(check, back.changed(8, "web", TaskState::Running));
     }
 
     #[test]
-    fn a_task_that_runs_while_its_agent_is_lost_is_seen() {
-        catches(
+    fn a_task_that_returns_before_its_agent_is_reported() {
+        assert_violation(
             check,
             lost().changed(8, "web", TaskState::Running),
             "still unreachable",
@@ -173,9 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_was_gone_and_returns_is_seen() {
+    fn a_gone_agent_that_returns_is_reported() {
         let gone = mode(lost(), 7, AgentMode::Gone);
-        catches(
+        assert_violation(
             check,
             mode(gone, 9, AgentMode::Registered),
             "was declared gone",
@@ -183,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_was_gone_and_is_live_at_the_end_is_seen() {
+    fn a_gone_task_that_is_live_at_the_end_is_reported() {
         let tasks = vec![FinalTask {
             task: key("web"),
             agent: AGENT,
             state: TaskState::Running,
         }];
         let scene = lost().changed(8, "web", TaskState::GoneByOperator);
-        catches(
+        assert_violation(
             check,
             scene.observe("audit", AuditFinding::Registry { tasks }),
             "declared gone, and is in",
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_that_is_delivered_after_the_return_is_seen() {
+    fn a_launch_delivered_after_the_return_is_reported() {
         let taken = || AgentFact::OrderTaken {
             agent: AGENT,
             epoch: Epoch(12),
@@ -208,8 +208,8 @@ mod tests {
             repeated: false,
         };
         let before = mode(lost().observe("agent-5", taken()), 8, AgentMode::Registered);
-        passes(check, before);
+        assert_clean(check, before);
         let after = mode(lost(), 8, AgentMode::Registered).observe("agent-5", taken());
-        catches(check, after, "delivered after the task was UNREACHABLE");
+        assert_violation(check, after, "delivered after the task was UNREACHABLE");
     }
 }

@@ -29,21 +29,21 @@ pub(super) fn check(history: &History) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{HistoryBuilder, catches, passes};
+    use crate::invariants::fixture::{HistoryBuilder, assert_clean, assert_violation};
 
     #[test]
-    fn one_start_read_twice_is_one() {
+    fn one_start_read_twice_passes() {
         let scene = HistoryBuilder::new()
             .witnessed("web", "a")
             .witnessed("db", "b");
-        passes(check, scene.witnessed("web", "a"));
+        assert_clean(check, scene.witnessed("web", "a"));
     }
 
     #[test]
-    fn two_starts_are_seen() {
+    fn two_starts_are_reported() {
         let scene = HistoryBuilder::new()
             .witnessed("web", "a")
             .witnessed("web", "b");
-        catches(check, scene, "framework-3/web has started twice");
+        assert_violation(check, scene, "framework-3/web has started twice");
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn check(history: &History) -> Findings {
             continue;
         }
         let Some((first, order, _)) = committed.get(task) else {
-            findings.wrong(format!("{task} started, and no entry launched it"), [at]);
+            findings.violation(format!("{task} started, and no entry launched it"), [at]);
             continue;
         };
         let same = start.order.is_none_or(|under| under == *order);
@@ -83,7 +83,7 @@ fn committed(history: &History) -> CommittedLaunches<'_> {
 mod tests {
     use super::*;
     use crate::history::witness::ProcessStart;
-    use crate::invariants::fixture::{AGENT, HistoryBuilder, catches, key, passes};
+    use crate::invariants::fixture::{AGENT, HistoryBuilder, assert_clean, assert_violation, key};
     use argosy_state::ids::Epoch;
 
     fn order_accepted(scene: HistoryBuilder, order: u64, repeated: bool) -> HistoryBuilder {
@@ -101,15 +101,15 @@ mod tests {
     }
 
     #[test]
-    fn a_committed_launch_that_is_sent_twice_is_fine() {
+    fn a_committed_launch_sent_twice_passes() {
         let scene = order_accepted(HistoryBuilder::new().launched(9, "web", 4), 4, false);
-        passes(check, order_accepted(scene, 4, true).witnessed("web", "n"));
+        assert_clean(check, order_accepted(scene, 4, true).witnessed("web", "n"));
     }
 
     #[test]
-    fn an_order_that_is_acted_on_twice_is_seen() {
+    fn an_order_executed_twice_is_reported() {
         let scene = order_accepted(HistoryBuilder::new().launched(9, "web", 4), 4, false);
-        catches(
+        assert_violation(
             check,
             order_accepted(scene, 4, false),
             "acted twice on order 4",
@@ -117,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_under_an_order_that_nobody_gave_is_seen() {
-        catches(
+    fn a_launch_with_an_unknown_order_is_reported() {
+        assert_violation(
             check,
             order_accepted(HistoryBuilder::new().launched(9, "web", 4), 5, false),
             "no entry gave it",
@@ -126,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_was_not_committed_is_seen() {
+    fn an_uncommitted_start_is_reported() {
         let scene = HistoryBuilder::new().launched(9, "web", 4);
-        catches(
+        assert_violation(
             check,
             scene.clone().witnessed("db", "n"),
             "no entry launched it",
@@ -142,11 +142,11 @@ mod tests {
         };
         let task = key("web");
         let other = scene.observe("witness", TaskFact::Witnessed { task, start });
-        catches(check, other, "another order than 4");
+        assert_violation(check, other, "another order than 4");
     }
 
     #[test]
-    fn what_the_registry_says_later_counts_as_committed() {
+    fn a_later_registry_record_counts_as_committed() {
         let recorded = TaskFact::Recorded {
             task: key("web"),
             order: OrderIndex(4),
@@ -155,7 +155,7 @@ mod tests {
         let scene = HistoryBuilder::new()
             .witnessed("web", "n")
             .observe("historian", recorded);
-        passes(check, scene.clone());
-        catches(check, scene.witnessed("db", "n"), "no entry launched it");
+        assert_clean(check, scene.clone());
+        assert_violation(check, scene.witnessed("db", "n"), "no entry launched it");
     }
 }

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
     use crate::history::Origin;
     use crate::invariants::fixture::{
-        HistoryBuilder, ONE, TWO, assert_nothing_compared, catches, passes,
+        HistoryBuilder, NODE_1, NODE_2, assert_clean, assert_nothing_compared, assert_violation,
     };
     use argosy_state::ids::NodeId;
 
@@ -52,19 +52,19 @@ mod tests {
     }
 
     #[test]
-    fn equal_registries_are_fine_and_one_alone_shows_nothing() {
+    fn equal_registries_pass_and_a_single_one_compares_nothing() {
         let alone = HistoryBuilder::new()
-            .observe("master-1", digest(ONE, 7, "aa"))
-            .observe("master-2", digest(TWO, 8, "bb"));
+            .observe("master-1", digest(NODE_1, 7, "aa"))
+            .observe("master-2", digest(NODE_2, 8, "bb"));
         assert_nothing_compared(check, alone.clone());
-        passes(check, alone.observe("master-2", digest(TWO, 7, "aa")));
+        assert_clean(check, alone.observe("master-2", digest(NODE_2, 7, "aa")));
     }
 
     #[test]
-    fn registries_that_differ_are_seen() {
+    fn different_registries_are_reported() {
         let scene = HistoryBuilder::new()
-            .observe("master-1", digest(ONE, 7, "aa"))
-            .observe("master-2", digest(TWO, 7, "ab"));
-        catches(check, scene, "after entry 7 master-2");
+            .observe("master-1", digest(NODE_1, 7, "aa"))
+            .observe("master-2", digest(NODE_2, 7, "ab"));
+        assert_violation(check, scene, "after entry 7 master-2");
     }
 }

@@ -13,24 +13,24 @@ use crate::history::{
 };
 
 /// A running task makes progress within this time.
-const PROGRESS_NS: u64 = 10_000_000_000;
+const MAX_STALL_NS: u64 = 10_000_000_000;
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    processes(history, &mut findings);
+    check_processes(history, &mut findings);
     let removals = removals(history);
     for removed in &removals {
-        match &removed.wrong {
+        match &removed.violation {
             None => findings.count_comparison(),
             Some((shown, why)) => {
-                let words = format!("{} was removed {why}", removed.framework);
-                findings.require(false, [*shown, removed.at], || words);
+                let message = format!("{} was removed {why}", removed.framework);
+                findings.require(false, [*shown, removed.at], || message);
             }
         }
     }
     for (at, _, expected) in expectations(history) {
         if let Expectation::KeepsRunning { task } = expected {
-            keeps_running(history, &mut findings, &removals, (at, task));
+            check_keeps_running(history, &mut findings, &removals, (at, task));
         }
     }
     findings
@@ -41,11 +41,11 @@ pub(super) fn check(history: &History) -> Findings {
 struct LastObservation<'a> {
     at: usize,
     time_ns: u64,
-    life: (&'a str, u32, u64),
+    process: (&'a str, u32, u64),
     progress: Option<u64>,
 }
 
-fn processes(history: &History, findings: &mut Findings) {
+fn check_processes(history: &History, findings: &mut Findings) {
     // The position at which its progress last grew.
     let mut seen: BTreeMap<&TaskKey, LastObservation<'_>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
@@ -63,27 +63,27 @@ fn processes(history: &History, findings: &mut Findings) {
         let now = LastObservation {
             at,
             time_ns: event.time_ns,
-            life: (boot_id, *pid, *start_time),
+            process: (boot_id, *pid, *start_time),
             progress: *progress,
         };
         let Some(before) = seen.insert(task, now) else {
             continue;
         };
         let shown = [before.at, at];
-        findings.require(before.life == now.life, shown, || {
+        findings.require(before.process == now.process, shown, || {
             format!(
                 "{task} is another process now: {:?} was {:?}",
-                now.life, before.life
+                now.process, before.process
             )
         });
-        if before.life == now.life
+        if before.process == now.process
             && let (Some(was), Some(is)) = (before.progress, now.progress)
         {
             findings.require(is >= was, shown, || {
                 format!("the progress of {task} went back from {was} to {is}")
             });
             let waited_ns = now.time_ns - before.time_ns;
-            findings.require(is > was || waited_ns < PROGRESS_NS, shown, || {
+            findings.require(is > was || waited_ns < MAX_STALL_NS, shown, || {
                 format!(
                     "{task} has made no progress in {} s",
                     waited_ns / 1_000_000_000
@@ -96,7 +96,7 @@ fn processes(history: &History, findings: &mut Findings) {
     }
 }
 
-fn keeps_running(
+fn check_keeps_running(
     history: &History,
     findings: &mut Findings,
     removals: &[FrameworkRemoval],
@@ -112,9 +112,11 @@ fn keeps_running(
         _ => None,
     });
     let later = &history.events[from..];
-    let ended = later.iter().position(|event| ends(event, task, agent));
+    let ended = later
+        .iter()
+        .position(|event| may_end_task(event, task, agent));
     let removed = removals.iter().find(|removed| {
-        removed.framework == task.framework && removed.at >= from && removed.wrong.is_none()
+        removed.framework == task.framework && removed.at >= from && removed.violation.is_none()
     });
     let ended = ended.map(|place| from + place);
     let excused = ended
@@ -136,7 +138,7 @@ fn keeps_running(
                 });
             }
             TaskFact::Ended { task: of, end } if of == task && at > from => {
-                findings.wrong(
+                findings.violation(
                     format!("{task} ended by {end:?}, and nobody asked for it"),
                     [from, at],
                 );
@@ -154,7 +156,7 @@ fn keeps_running(
 }
 
 /// Whether a task may end because of this event.
-fn ends(event: &HistoryEvent, task: &TaskKey, agent: Option<AgentId>) -> bool {
+fn may_end_task(event: &HistoryEvent, task: &TaskKey, agent: Option<AgentId>) -> bool {
     match &event.what {
         EventKind::Invoke { operation, .. } => match operation {
             Operation::Kill { task: of, .. } => of == task,
@@ -179,7 +181,7 @@ mod tests {
     use super::*;
     use crate::history::{FrameworkFact, Removal, RunPhase};
     use crate::invariants::fixture::{
-        FRAMEWORK, HistoryBuilder, assert_nothing_compared, catches, key, passes,
+        FRAMEWORK, HistoryBuilder, assert_clean, assert_nothing_compared, assert_violation, key,
     };
     use argosy_state::task::TaskState;
 
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_runs_on_is_fine() {
+    fn a_service_that_keeps_running_passes() {
         let scene = service()
             .fault(FaultKind::FreezeAllMasters, "*")
             .alive("web", 4, 2)
@@ -199,26 +201,29 @@ mod tests {
             .after_ms(9000)
             .alive("web", 4, 2)
             .phase(RunPhase::Final);
-        passes(check, scene.alive("web", 4, 3));
+        assert_clean(check, scene.alive("web", 4, 3));
         let rebooted = service().fault(FaultKind::HostReboot, "agent-5");
         let rebooted = rebooted.update_received(9, "web", TaskState::Failed);
-        assert_eq!(check(&rebooted.phase(RunPhase::Final).history()).wrong, []);
+        assert_eq!(
+            check(&rebooted.phase(RunPhase::Final).history()).violations,
+            []
+        );
     }
 
     #[test]
-    fn a_framework_that_was_torn_down_or_away_for_too_long_is_removed_with_its_tasks() {
+    fn tasks_may_end_with_a_teardown_or_failover_timeout() {
         let torn_down = HistoryBuilder::new()
             .torn_down()
             .removed(Removal::Teardown, 0);
-        passes(check, torn_down);
-        passes(check, HistoryBuilder::new().removed(Removal::Quota, 0));
+        assert_clean(check, torn_down);
+        assert_clean(check, HistoryBuilder::new().removed(Removal::Quota, 0));
         let expired = service().removed(Removal::Deadline, 60_000);
-        passes(check, expired.update_received(9, "web", TaskState::Killed));
+        assert_clean(check, expired.update_received(9, "web", TaskState::Killed));
     }
 
     #[test]
-    fn a_framework_that_was_removed_by_mistake_is_seen() {
-        catches(
+    fn an_unjustified_framework_removal_is_reported() {
+        assert_violation(
             check,
             HistoryBuilder::new().removed(Removal::Deadline, 59_999),
             "framework-3 was removed 59999 ms after it was disconnected, and may be away for 60000 ms",
@@ -226,14 +231,18 @@ mod tests {
         let later = HistoryBuilder::new()
             .removed(Removal::Teardown, 0)
             .torn_down();
-        catches(check, later, "by a teardown that nobody asked for");
+        assert_violation(check, later, "by a teardown that nobody asked for");
         let ended = service().removed(Removal::Deadline, 9);
         let ended = check(&ended.update_received(9, "web", TaskState::Killed).history());
-        assert_eq!(ended.wrong.len(), 2, "the end of its task is not excused");
+        assert_eq!(
+            ended.violations.len(),
+            2,
+            "the end of its task is not excused"
+        );
     }
 
     #[test]
-    fn a_removal_whose_absence_is_not_recorded_is_not_judged() {
+    fn a_removal_without_a_recorded_disconnection_is_skipped() {
         let framework = FRAMEWORK;
         let removing = FrameworkFact::Removing {
             framework,
@@ -241,37 +250,37 @@ mod tests {
             at_ms: 1,
         };
         let found = check(&HistoryBuilder::new().observe("log", removing).history());
-        assert_eq!(found.wrong, []);
+        assert_eq!(found.violations, []);
         assert_nothing_compared(check, HistoryBuilder::new());
     }
 
     #[test]
-    fn another_process_and_progress_that_goes_back_are_seen() {
-        catches(check, service().alive("web", 5, 9), "another process now");
-        catches(check, service().alive("web", 4, 0), "went back from 1 to 0");
+    fn another_process_and_decreasing_progress_are_reported() {
+        assert_violation(check, service().alive("web", 5, 9), "another process now");
+        assert_violation(check, service().alive("web", 4, 0), "went back from 1 to 0");
     }
 
     #[test]
-    fn a_task_that_stands_still_is_seen_however_often_it_is_looked_at() {
+    fn a_task_without_progress_is_reported_despite_observations() {
         let scene = service().after_ms(6000).alive("web", 4, 1);
-        catches(
+        assert_violation(
             check,
             scene.after_ms(6000).alive("web", 4, 1),
             "no progress in 12 s",
         );
         let cut_off = service().fault(FaultKind::PartitionBoth, "host-1");
         let cut_off = cut_off.after_ms(11_000).alive("web", 4, 1);
-        catches(check, cut_off, "no progress in 11 s");
+        assert_violation(check, cut_off, "no progress in 11 s");
     }
 
     #[test]
-    fn an_end_that_nobody_asked_for_is_seen() {
-        catches(
+    fn an_unrequested_end_is_reported() {
+        assert_violation(
             check,
             service().update_received(9, "web", TaskState::Killed),
             "is Killed, and nobody",
         );
-        catches(
+        assert_violation(
             check,
             service().phase(RunPhase::Final),
             "not there any more",

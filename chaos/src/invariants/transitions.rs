@@ -22,12 +22,12 @@ pub(super) fn check(history: &History) -> Findings {
             });
         }
     }
-    made(history, &mut findings);
+    check_stored_updates(history, &mut findings);
     check_received_updates(history, &mut findings);
     findings
 }
 
-fn made(history: &History, findings: &mut Findings) {
+fn check_stored_updates(history: &History, findings: &mut Findings) {
     let mut newest: BTreeMap<(&TaskKey, OrderIndex), (usize, u64, TaskState)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
         let TaskFact::UpdateStored {
@@ -94,7 +94,7 @@ fn check_received_updates(history: &History, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{HistoryBuilder, catches, key, passes};
+    use crate::invariants::fixture::{HistoryBuilder, assert_clean, assert_violation, key};
 
     fn made(scene: HistoryBuilder, number: u64, state: TaskState) -> HistoryBuilder {
         let task = key("web");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_told_by_several_masters_in_any_order_is_fine() {
+    fn transitions_recorded_by_several_masters_in_any_order_pass() {
         let scene = HistoryBuilder::new()
             .changed(4, "web", TaskState::Running)
             .changed(3, "web", TaskState::Staging)
@@ -120,18 +120,18 @@ mod tests {
             .changed(9, "web", TaskState::Running)
             .changed(12, "web", TaskState::Finished)
             .changed(12, "web", TaskState::Finished);
-        passes(check, scene);
+        assert_clean(check, scene);
     }
 
     #[test]
-    fn a_second_end_and_a_life_after_the_end_are_seen() {
+    fn transitions_after_a_terminal_state_are_reported() {
         let ended = HistoryBuilder::new().changed(4, "web", TaskState::Killed);
-        catches(
+        assert_violation(
             check,
             ended.clone().changed(5, "web", TaskState::Finished),
             "Finished after Killed",
         );
-        catches(
+        assert_violation(
             check,
             ended.changed(5, "web", TaskState::Running),
             "Running after Killed",
@@ -139,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_makes_is_numbered_and_follows_the_table() {
+    fn agent_updates_are_numbered_and_follow_the_transition_table() {
         let scene = made(
             made(HistoryBuilder::new(), 1, TaskState::Running),
             2,
             TaskState::Finished,
         );
-        passes(check, made(scene.clone(), 2, TaskState::Finished));
-        catches(
+        assert_clean(check, made(scene.clone(), 2, TaskState::Finished));
+        assert_violation(
             check,
             made(scene.clone(), 3, TaskState::Failed),
             "update 3 (Failed) after update 2",
@@ -156,28 +156,28 @@ mod tests {
             1,
             TaskState::Running,
         );
-        catches(check, scene, "update 1");
+        assert_violation(check, scene, "update 1");
     }
 
     #[test]
-    fn a_framework_is_told_one_end_and_nothing_newer() {
+    fn a_framework_receives_one_end_and_no_newer_state() {
         let scene = HistoryBuilder::new()
             .update_received(4, "web", TaskState::Running)
             .update_received(9, "web", TaskState::Finished)
             .update_received(9, "web", TaskState::Finished);
-        passes(check, scene.clone());
-        catches(
+        assert_clean(check, scene.clone());
+        assert_violation(
             check,
             scene.clone().update_received(10, "web", TaskState::Running),
             "newer than its end",
         );
-        catches(
+        assert_violation(
             check,
             scene.update_received(8, "web", TaskState::Failed),
             "two ends",
         );
         let scene = HistoryBuilder::new().update_received(4, "web", TaskState::Running);
-        catches(
+        assert_violation(
             check,
             scene.update_received(4, "web", TaskState::Killing),
             "as Running and as Killing",

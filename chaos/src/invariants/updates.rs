@@ -12,10 +12,10 @@ use crate::history::{AgentFact, FaultKind, History, ProcessName, TaskFact};
 
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    agents(history, &mut findings);
-    in_order(history, &mut findings);
+    check_agents(history, &mut findings);
+    check_order(history, &mut findings);
     if final_phase(history).is_some() {
-        ends_were_told(history, &mut findings);
+        check_ends_delivered(history, &mut findings);
     }
     findings
 }
@@ -25,14 +25,14 @@ type Instance<'a> = (&'a TaskKey, OrderIndex);
 /// The acknowledgements that agents received.
 #[derive(Default)]
 struct AcknowledgedUpdates<'a> {
-    settled: BTreeMap<Instance<'a>, u64>,
+    acknowledged: BTreeMap<Instance<'a>, u64>,
     committed: BTreeMap<&'a TaskKey, u64>,
-    strays: BTreeSet<Instance<'a>>,
+    orphans: BTreeSet<Instance<'a>>,
 }
 
 impl<'a> AcknowledgedUpdates<'a> {
     fn of(history: &'a History) -> Self {
-        let mut told = Self::default();
+        let mut updates = Self::default();
         for (_, _, fact) in of_tasks(history) {
             match fact {
                 TaskFact::UpdateAcknowledged {
@@ -40,34 +40,34 @@ impl<'a> AcknowledgedUpdates<'a> {
                     order,
                     number,
                 } => {
-                    let newest = told.settled.entry((task, *order)).or_default();
+                    let newest = updates.acknowledged.entry((task, *order)).or_default();
                     *newest = (*newest).max(*number);
                 }
                 TaskFact::Changed { task, number, .. } => {
-                    let newest = told.committed.entry(task).or_default();
+                    let newest = updates.committed.entry(task).or_default();
                     *newest = (*newest).max(*number);
                 }
                 TaskFact::OrphanReported { task, order } => {
-                    told.strays.insert((task, *order));
+                    updates.orphans.insert((task, *order));
                 }
                 _ => {}
             }
         }
-        told
+        updates
     }
 
     /// Returns the newest update that the agent need not keep. An update that was committed before
     /// the registry dropped the task needs no separate acknowledgement: the agent may only learn
     /// that the task is an orphan.
     fn newest(&self, instance: &Instance<'_>) -> u64 {
-        let settled = self.settled.get(instance).copied().unwrap_or_default();
-        let is_stray = self.strays.contains(instance);
+        let settled = self.acknowledged.get(instance).copied().unwrap_or_default();
+        let is_stray = self.orphans.contains(instance);
         let committed = self.committed.get(instance.0).filter(|_| is_stray);
         settled.max(committed.copied().unwrap_or_default())
     }
 }
 
-fn agents(history: &History, findings: &mut Findings) {
+fn check_agents(history: &History, findings: &mut Findings) {
     let mut made: BTreeMap<Instance<'_>, (usize, u64)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
         match fact {
@@ -98,7 +98,7 @@ fn agents(history: &History, findings: &mut Findings) {
     if final_phase(history).is_none() {
         return;
     }
-    let lost = lost(history);
+    let lost = lost_tasks(history);
     let told = AcknowledgedUpdates::of(history);
     for (instance, (at, number)) in made {
         if lost.contains(instance.0) {
@@ -113,7 +113,7 @@ fn agents(history: &History, findings: &mut Findings) {
 
 /// Returns the tasks of agents that cannot be expected to deliver anything: gone agents, and agents
 /// without their disk.
-fn lost(history: &History) -> BTreeSet<&TaskKey> {
+fn lost_tasks(history: &History) -> BTreeSet<&TaskKey> {
     let gone = of_agents(history).filter_map(|(_, _, fact)| match fact {
         AgentFact::Mode {
             agent,
@@ -137,7 +137,7 @@ fn lost(history: &History) -> BTreeSet<&TaskKey> {
 /// than all earlier ones of the task. A superseded scheduler may still read earlier messages after
 /// its successor has read more. A killed one starts a new sequence: a reconciliation may have
 /// delivered a newer state to its former incarnation, which receives no older one then.
-fn in_order(history: &History, findings: &mut Findings) {
+fn check_order(history: &History, findings: &mut Findings) {
     let kills: Vec<_> = history
         .faults()
         .filter(|(_, _, fault)| fault.kind == FaultKind::FrameworkCrash)
@@ -170,7 +170,7 @@ fn in_order(history: &History, findings: &mut Findings) {
 
 /// Checks that every committed end reached every framework whose updates are recorded and that was
 /// not removed.
-fn ends_were_told(history: &History, findings: &mut Findings) {
+fn check_ends_delivered(history: &History, findings: &mut Findings) {
     let mut listening = BTreeSet::new();
     let mut told = BTreeSet::new();
     for (_, _, fact) in of_tasks(history) {
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::history::{FrameworkFact, Removal, RunPhase};
     use crate::invariants::fixture::{
-        AGENT, FRAMEWORK, HistoryBuilder, catches, key, passes, revision,
+        AGENT, FRAMEWORK, HistoryBuilder, assert_clean, assert_violation, key, revision,
     };
     use argosy_state::task::TaskState;
 
@@ -246,18 +246,18 @@ mod tests {
     }
 
     #[test]
-    fn made_sent_settled_and_told_is_fine() {
+    fn a_stored_sent_acknowledged_and_delivered_update_passes() {
         let scene = settled(sent(made(made(HistoryBuilder::new(), 1), 2), 2), 2)
             .update_received(4, "web", TaskState::Running)
             .update_received(9, "web", TaskState::Finished)
             .update_received(4, "web", TaskState::Running)
             .changed(9, "web", TaskState::Finished);
-        passes(check, scene.phase(RunPhase::Final));
+        assert_clean(check, scene.phase(RunPhase::Final));
     }
 
     #[test]
-    fn an_update_that_is_sent_before_it_is_made_is_seen() {
-        catches(
+    fn an_update_sent_before_it_is_stored_is_reported() {
+        assert_violation(
             check,
             made(sent(made(HistoryBuilder::new(), 1), 2), 2),
             "update 2 of framework-3/web was sent",
@@ -265,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn an_update_that_is_never_settled_is_seen_unless_its_agent_is_gone() {
+    fn an_unacknowledged_update_is_reported_unless_its_agent_is_gone() {
         let scene = settled(made(made(HistoryBuilder::new(), 1), 2), 1);
-        catches(
+        assert_violation(
             check,
             scene.clone().phase(RunPhase::Final),
             "update 2 of framework-3/web was never",
@@ -276,7 +276,7 @@ mod tests {
         let gone = scene
             .launched(2, "web", 1)
             .observe("master-1", AgentFact::Mode { agent: AGENT, mode });
-        assert_eq!(check(&gone.phase(RunPhase::Final).history()).wrong, []);
+        assert_eq!(check(&gone.phase(RunPhase::Final).history()).violations, []);
     }
 
     #[test]
@@ -297,19 +297,19 @@ mod tests {
             };
             scene.observe("log", fact)
         };
-        passes(
+        assert_clean(
             check,
             stray(changed(scene.clone(), 2)).phase(RunPhase::Final),
         );
         for wrong in [stray(changed(scene.clone(), 1)), changed(scene, 2)] {
-            catches(check, wrong.phase(RunPhase::Final), "was never settled");
+            assert_violation(check, wrong.phase(RunPhase::Final), "was never settled");
         }
     }
 
     #[test]
-    fn an_older_update_told_for_the_first_time_is_seen() {
+    fn an_older_update_delivered_late_is_reported() {
         let scene = HistoryBuilder::new().update_received(9, "web", TaskState::Running);
-        catches(
+        assert_violation(
             check,
             scene.update_received(4, "web", TaskState::Starting),
             "with entry 4 after",
@@ -329,9 +329,9 @@ mod tests {
             .clone()
             .fault(FaultKind::FrameworkCrash, "framework-2");
         let killed = killed.observe("framework-2", told(4));
-        passes(check, killed.observe("framework-2", told(9)));
+        assert_clean(check, killed.observe("framework-2", told(9)));
         let another = scene.fault(FaultKind::FrameworkCrash, "framework-3");
-        catches(
+        assert_violation(
             check,
             another.observe("framework-2", told(4)),
             "with entry 4 after",
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_superseded_scheduler_may_be_told_late() {
+    fn a_superseded_scheduler_may_receive_late_updates() {
         let late = TaskFact::UpdateReceived {
             task: key("web"),
             update: revision(4),
@@ -348,22 +348,22 @@ mod tests {
         };
         let scene = HistoryBuilder::new().update_received(9, "web", TaskState::Finished);
         let later = scene.observe("superseded", late);
-        passes(check, later.update_received(11, "web", TaskState::Finished));
+        assert_clean(check, later.update_received(11, "web", TaskState::Finished));
     }
 
     #[test]
-    fn an_end_that_nobody_is_told_is_seen() {
+    fn an_undelivered_end_is_reported() {
         let scene = HistoryBuilder::new()
             .update_received(4, "web", TaskState::Running)
             .changed(9, "web", TaskState::Failed);
-        passes(
+        assert_clean(
             check,
             scene
                 .clone()
                 .update_received(9, "web", TaskState::Failed)
                 .phase(RunPhase::Final),
         );
-        catches(
+        assert_violation(
             check,
             scene.clone().phase(RunPhase::Final),
             "ended as Failed",
@@ -372,7 +372,10 @@ mod tests {
             scene.clone().torn_down(),
             scene.clone().removed(Removal::Deadline, 60_000),
         ] {
-            assert_eq!(check(&excused.phase(RunPhase::Final).history()).wrong, []);
+            assert_eq!(
+                check(&excused.phase(RunPhase::Final).history()).violations,
+                []
+            );
         }
         let subscribed = FrameworkFact::Subscribed {
             framework: FRAMEWORK,
@@ -384,7 +387,7 @@ mod tests {
             // The requested teardown did not take place.
             scene.torn_down().observe("greedy", subscribed),
         ] {
-            catches(check, mistaken.phase(RunPhase::Final), "ended as Failed");
+            assert_violation(check, mistaken.phase(RunPhase::Final), "ended as Failed");
         }
     }
 }

@@ -67,7 +67,7 @@ impl InvariantReport {
 
     /// Returns the rules whose checkers compared nothing.
     #[must_use]
-    pub fn silent(&self) -> Vec<Rule> {
+    pub fn uncompared(&self) -> Vec<Rule> {
         let silent = self
             .rules
             .iter()
@@ -160,8 +160,8 @@ pub fn check_history(history: &History) -> InvariantReport {
     let mut violations = Vec::new();
     for (rule, check) in CHECKERS {
         let Findings {
-            looked_at,
-            wrong,
+            compared: looked_at,
+            violations: wrong,
             undecided,
         } = check(history);
         let judged = RuleResult {
@@ -213,11 +213,11 @@ fn evidence(history: &History) -> Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::fixture::{HistoryBuilder, ONE, offer};
+    use crate::invariants::fixture::{HistoryBuilder, NODE_1, offer};
     use argosy_state::ids::Epoch;
 
     #[test]
-    fn a_verdict_names_rules_events_and_those_that_saw_nothing() {
+    fn a_report_lists_violations_and_rules_that_compared_nothing() {
         let scene = HistoryBuilder::new()
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web")
@@ -233,15 +233,15 @@ mod tests {
             (violation.rule, violation.events.as_slice()),
             (Rule::SingleStart, &[3, 4][..])
         );
-        assert!(verdict.silent().contains(&Rule::ElectionSafety));
-        assert!(!verdict.silent().contains(&Rule::SingleStart));
+        assert!(verdict.uncompared().contains(&Rule::ElectionSafety));
+        assert!(!verdict.uncompared().contains(&Rule::SingleStart));
         assert_eq!(verdict.evidence.faults[&FaultKind::Crash], 1);
     }
 
     #[test]
-    fn a_run_that_proves_too_little_says_what_is_missing() {
+    fn a_run_that_proves_too_little_lists_its_shortfalls() {
         let opened = |epoch| RaftFact::EpochOpened {
-            node: ONE,
+            node: NODE_1,
             epoch: Epoch(epoch),
             term: epoch,
             life: 1,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_decided_is_a_shortfall_of_every_run() {
+    fn undecided_checks_are_shortfalls() {
         let mut verdict = check_history(&History::default());
         assert_eq!(verdict.shortfalls(&Minimum::default()), [""; 0]);
         let registers = verdict.rules.get_mut(&Rule::Linearizability).unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_of_a_batch_add_up() {
+    fn reports_of_a_batch_are_summed() {
         let scene = HistoryBuilder::new()
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web")
@@ -321,9 +321,9 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_history_is_clean_and_every_rule_says_that_it_saw_nothing() {
+    fn an_empty_history_is_clean_and_every_rule_is_a_shortfall() {
         let verdict = check_history(&History::default());
         assert!(verdict.is_clean());
-        assert_eq!(verdict.silent().len(), CHECKERS.len());
+        assert_eq!(verdict.uncompared().len(), CHECKERS.len());
     }
 }

@@ -14,7 +14,7 @@ pub struct CommitDistance {
 }
 
 /// The maximum distance at which a line is valid for the current code.
-const MOST: CommitDistance = CommitDistance {
+const MAX_DISTANCE: CommitDistance = CommitDistance {
     commits: 400,
     changed_lines: 30_000,
 };
@@ -49,7 +49,7 @@ const HARNESSES: [(&str, &str); 6] = [
 ///
 /// # Errors
 /// If the git history has no answer at all.
-pub fn stale(
+pub fn stale_harnesses(
     newest: &BTreeMap<String, NewestLine>,
     distance: impl Fn(&str) -> Result<CommitDistance, GitError>,
 ) -> Result<Vec<String>, GitError> {
@@ -61,7 +61,10 @@ pub fn stale(
                 Ok(distance) if distance.is_near() => continue,
                 Ok(distance) => format!(
                     "is too old: the newest line is of {commit}, {} commits and {} changed lines of product code ago (at most {} and {})",
-                    distance.commits, distance.changed_lines, MOST.commits, MOST.changed_lines
+                    distance.commits,
+                    distance.changed_lines,
+                    MAX_DISTANCE.commits,
+                    MAX_DISTANCE.changed_lines
                 ),
                 Err(error @ GitError::Unknown { .. }) => format!("cannot be dated: {error}"),
                 Err(error @ GitError::Absent { .. }) => return Err(error),
@@ -75,7 +78,7 @@ pub fn stale(
 
 impl CommitDistance {
     fn is_near(self) -> bool {
-        self.commits <= MOST.commits && self.changed_lines <= MOST.changed_lines
+        self.commits <= MAX_DISTANCE.commits && self.changed_lines <= MAX_DISTANCE.changed_lines
     }
 }
 
@@ -107,9 +110,12 @@ mod tests {
 
     #[test]
     fn a_line_is_too_old_after_so_many_commits_or_changed_lines() {
-        assert_eq!(stale(&all("aaa"), at(400, 30_000)).unwrap(), [""; 0]);
+        assert_eq!(
+            stale_harnesses(&all("aaa"), at(400, 30_000)).unwrap(),
+            [""; 0]
+        );
         for (commits, changed_lines) in [(401, 0), (0, 30_001)] {
-            let stale = stale(&all("aaa"), at(commits, changed_lines)).unwrap();
+            let stale = stale_harnesses(&all("aaa"), at(commits, changed_lines)).unwrap();
             assert_eq!(stale.len(), HARNESSES.len());
             let wanted = format!(
                 "sim-raft is too old: the newest line is of aaa, {commits} commits and {changed_lines} changed lines"
@@ -122,10 +128,10 @@ mod tests {
     }
 
     #[test]
-    fn a_harness_without_a_line_is_named_alone() {
+    fn only_the_harness_without_a_line_is_reported() {
         let mut newest = all("aaa");
         newest.remove(POWER);
-        let stale = stale(&newest, at(1, 1)).unwrap();
+        let stale = stale_harnesses(&newest, at(1, 1)).unwrap();
         let [only] = &stale[..] else {
             panic!("{stale:?}");
         };
@@ -133,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_only_kill_leaders_do_not_stand_for_every_fault() {
+    fn batches_that_only_kill_leaders_do_not_count_for_every_fault() {
         let line = |commit: &str, kinds: u64| {
             format!("{{\"tier\":\"real\",\"commit\":\"{commit}\",\"fault_kinds\":{kinds}}}\n")
         };
@@ -148,7 +154,7 @@ mod tests {
         assert_eq!(every_fault(&many).as_deref(), Some("bbb"));
         let mut lines = all("aaa");
         lines.remove(EVERY_FAULT);
-        let stale = stale(&lines, at(1, 1)).unwrap();
+        let stale = stale_harnesses(&lines, at(1, 1)).unwrap();
         let [only] = &stale[..] else {
             panic!("{stale:?}");
         };
@@ -163,7 +169,7 @@ mod tests {
                 commit: commit.to_owned(),
             })
         };
-        let stale_lines = stale(&all("fff"), unknown).unwrap();
+        let stale_lines = stale_harnesses(&all("fff"), unknown).unwrap();
         assert!(
             stale_lines[0].contains("no commit \"fff\""),
             "{stale_lines:?}"
@@ -174,7 +180,7 @@ mod tests {
             })
         };
         assert!(matches!(
-            stale(&all("aaa"), absent),
+            stale_harnesses(&all("aaa"), absent),
             Err(GitError::Absent { .. })
         ));
     }

@@ -112,8 +112,8 @@ fn append(
 }
 
 /// Runs git; `None` outside a checkout.
-fn git(words: &[&str]) -> Option<String> {
-    let said = host_tools::run("git", words).ok()?;
+fn git(args: &[&str]) -> Option<String> {
+    let said = host_tools::run("git", args).ok()?;
     Some(said.trim().to_owned())
 }
 
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_batch_says_why_and_an_abandoned_one_has_no_last_line() {
+    fn a_failed_batch_has_a_reason_and_an_interrupted_one_no_last_line() {
         let folder = tempfile::tempdir().unwrap();
         let (ledger, batch) = begin(folder.path());
         batch.fail("no room".to_owned()).unwrap();

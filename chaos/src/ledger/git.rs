@@ -45,7 +45,7 @@ pub struct FileVersion {
 /// A checkout with its whole history.
 #[derive(Debug)]
 pub struct GitRepository {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl GitRepository {
@@ -55,7 +55,7 @@ impl GitRepository {
     /// If the directory is not a checkout, git cannot be executed, or the clone is shallow.
     pub fn open(folder: &Path) -> Result<Self, GitError> {
         let git = Self {
-            folder: folder.to_owned(),
+            directory: folder.to_owned(),
         };
         match git.run(&["rev-parse", "--is-shallow-repository"])?.trim() {
             "false" => Ok(git),
@@ -65,9 +65,9 @@ impl GitRepository {
         }
     }
 
-    fn run(&self, words: &[&str]) -> Result<String, GitError> {
-        let folder = self.folder.display().to_string();
-        let words = [&["-C", folder.as_str()], words].concat();
+    fn run(&self, args: &[&str]) -> Result<String, GitError> {
+        let folder = self.directory.display().to_string();
+        let words = [&["-C", folder.as_str()], args].concat();
         host_tools::run("git", &words).map_err(|error| GitError::Absent {
             why: error.to_string(),
         })
@@ -182,7 +182,7 @@ mod tests {
     const NO_PRODUCT: [&str; 3] = ["bench", "chaos", "testing"];
 
     #[test]
-    fn every_crate_of_the_workspace_is_product_or_said_not_to_be() {
+    fn every_crate_is_listed_as_product_or_not() {
         let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
         let manifest = std::fs::read_to_string(manifest).unwrap();
         let members = manifest.lines().find(|line| line.starts_with("members"));

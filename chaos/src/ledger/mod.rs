@@ -19,7 +19,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use age::{CommitDistance, stale};
+pub use age::{CommitDistance, stale_harnesses};
 pub(crate) use batch::{Batch, BatchPlan, Details};
 pub use command::{LedgerArguments, ledger};
 pub use git::{FileVersion, GitError, GitRepository, is_kept};

@@ -10,56 +10,56 @@ use crate::graphs;
 
 /// A sum that must be reached before a release.
 struct ReleaseGoal {
-    what: &'static str,
-    least: u64,
-    reached: fn(&LedgerTotals) -> u64,
+    name: &'static str,
+    minimum: u64,
+    value: fn(&LedgerTotals) -> u64,
 }
 
 const GOALS: [ReleaseGoal; 9] = [
     ReleaseGoal {
-        what: "simulated hours of the whole system",
-        least: 100,
-        reached: |sums| sums.all.of(SYSTEM).seconds / 3600,
+        name: "simulated hours of the whole system",
+        minimum: 100,
+        value: |sums| sums.all.of(SYSTEM).seconds / 3600,
     },
     ReleaseGoal {
-        what: "faults in them, without repairs",
-        least: 100_000,
-        reached: |sums| sums.all.of(SYSTEM).faults,
+        name: "faults in them, without repairs",
+        minimum: 100_000,
+        value: |sums| sums.all.of(SYSTEM).faults,
     },
     ReleaseGoal {
-        what: "kinds of connectivity graphs of five masters, each with each kind of place for the leader",
-        least: graphs::CLASSES,
-        reached: |sums| sums.all.graphs.range(..graphs::CLASSES).count() as u64,
+        name: "kinds of connectivity graphs of five masters, each with each kind of place for the leader",
+        minimum: graphs::CLASSES,
+        value: |sums| sums.all.graphs.range(..graphs::CLASSES).count() as u64,
     },
     ReleaseGoal {
-        what: "connectivity graphs of five masters, each with each place of the leader",
-        least: graphs::CASES,
-        reached: |sums| sums.all.graphs.len() as u64,
+        name: "connectivity graphs of five masters, each with each place of the leader",
+        minimum: graphs::CASES,
+        value: |sums| sums.all.graphs.len() as u64,
     },
     ReleaseGoal {
-        what: "seeds of raft alone",
-        least: 20_000,
-        reached: |sums| sums.all.of(RAFT).seeds,
+        name: "seeds of raft alone",
+        minimum: 20_000,
+        value: |sums| sums.all.of(RAFT).seeds,
     },
     ReleaseGoal {
-        what: "leaders of real processes killed",
-        least: 1_000,
-        reached: |sums| sums.all.kills(),
+        name: "leaders of real processes killed",
+        minimum: 1_000,
+        value: |sums| sums.all.kills(),
     },
     ReleaseGoal {
-        what: "power cuts",
-        least: 300,
-        reached: |sums| sums.all.cuts(),
+        name: "power cuts",
+        minimum: 300,
+        value: |sums| sums.all.cuts(),
     },
     ReleaseGoal {
-        what: "seeds of the whole system since the newest fix",
-        least: 2_000,
-        reached: |sums| sums.since_fix.of(SYSTEM).seeds,
+        name: "seeds of the whole system since the newest fix",
+        minimum: 2_000,
+        value: |sums| sums.since_fix.of(SYSTEM).seeds,
     },
     ReleaseGoal {
-        what: "leaders of real processes killed since the newest fix",
-        least: 100,
-        reached: |sums| sums.since_fix.kills(),
+        name: "leaders of real processes killed since the newest fix",
+        minimum: 100,
+        value: |sums| sums.since_fix.kills(),
     },
 ];
 
@@ -76,21 +76,21 @@ of its fix.
 pub fn render(lines: &[LedgerLine]) -> String {
     let totals = totals(lines);
     let mut page = TITLE.to_owned();
-    reached(&mut page, &totals);
+    write_goals(&mut page, &totals);
     page.push_str("\n## Sums by harness\n\n");
     page.push_str(HEAD);
     for (tier, sum) in &totals.all.by_tier {
-        row(&mut page, tier, sum);
+        write_row(&mut page, tier, sum);
     }
-    newest(&mut page, &totals);
-    unfinished(&mut page, &totals);
-    excluded(&mut page, &totals);
-    bugs(&mut page, lines);
+    write_newest(&mut page, &totals);
+    write_unfinished(&mut page, &totals);
+    write_excluded(&mut page, &totals);
+    write_bugs(&mut page, lines);
     page.push_str("\n## By commit\n\n");
     page.push_str(HEAD);
     for (commit, sums) in totals.commits.iter().rev() {
         for (tier, sum) in &sums.by_tier {
-            row(&mut page, &format!("{commit} {tier}"), sum);
+            write_row(&mut page, &format!("{commit} {tier}"), sum);
         }
     }
     page
@@ -102,10 +102,10 @@ pub fn shortfalls(lines: &[LedgerLine]) -> Vec<String> {
     let totals = totals(lines);
     let mut short = Vec::new();
     for goal in &GOALS {
-        let reached = (goal.reached)(&totals);
-        if reached < goal.least {
-            let [reached, least] = [reached, goal.least].map(number);
-            short.push(format!("{}: {reached}, at least {least}", goal.what));
+        let reached = (goal.value)(&totals);
+        if reached < goal.minimum {
+            let [reached, least] = [reached, goal.minimum].map(number);
+            short.push(format!("{}: {reached}, at least {least}", goal.name));
         }
     }
     let violations = totals.since_fix.violations();
@@ -118,11 +118,11 @@ pub fn shortfalls(lines: &[LedgerLine]) -> Vec<String> {
     short
 }
 
-fn reached(page: &mut String, totals: &LedgerTotals) {
+fn write_goals(page: &mut String, totals: &LedgerTotals) {
     page.push_str("\n## Reached\n\n| What | At least | Reached |\n|---|--:|--:|\n");
     for goal in &GOALS {
-        let [least, reached] = [goal.least, (goal.reached)(totals)].map(number);
-        line(page, &[goal.what.to_owned(), least, reached]);
+        let [least, reached] = [goal.minimum, (goal.value)(totals)].map(number);
+        write_cells(page, &[goal.name.to_owned(), least, reached]);
     }
     let excluded: u64 = totals.excluded.iter().map(|(_, sum)| sum.violations).sum();
     let mixed = totals.all.of(SYSTEM).mixed_faults;
@@ -167,13 +167,13 @@ fn reached(page: &mut String, totals: &LedgerTotals) {
             mixed,
         ),
     ] {
-        line(page, &[what.to_owned(), most.to_owned(), number(reached)]);
+        write_cells(page, &[what.to_owned(), most.to_owned(), number(reached)]);
     }
 }
 
 const HEAD: &str = "| | Runs | Seconds | Faults | Faults and repairs (old lines) | Leader kills | Power cuts | Changes of leader | Operations | Violations |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
 
-fn row(page: &mut String, name: &str, sum: &HarnessSum) {
+fn write_row(page: &mut String, name: &str, sum: &HarnessSum) {
     let numbers = [
         sum.seeds,
         sum.seconds,
@@ -188,10 +188,10 @@ fn row(page: &mut String, name: &str, sum: &HarnessSum) {
     let cells: Vec<String> = std::iter::once(name.to_owned())
         .chain(numbers.map(number))
         .collect();
-    line(page, &cells);
+    write_cells(page, &cells);
 }
 
-fn newest(page: &mut String, totals: &LedgerTotals) {
+fn write_newest(page: &mut String, totals: &LedgerTotals) {
     page.push_str("\n## Newest commit of each harness\n\n| Harness | Commit | Time (UTC) | Working tree |\n|---|---|---|---|\n");
     for (tier, newest) in &totals.newest {
         let known = |text: &str| {
@@ -208,11 +208,11 @@ fn newest(page: &mut String, totals: &LedgerTotals) {
             known(&newest.time),
             known(&newest.tree),
         ];
-        line(page, &cells);
+        write_cells(page, &cells);
     }
 }
 
-fn unfinished(page: &mut String, totals: &LedgerTotals) {
+fn write_unfinished(page: &mut String, totals: &LedgerTotals) {
     page.push_str("\n## Batches that did not complete\n\n");
     if totals.unfinished.is_empty() {
         page.push_str("None since batches have a first line.\n");
@@ -225,24 +225,24 @@ fn unfinished(page: &mut String, totals: &LedgerTotals) {
             batch.commit.clone(),
             batch.seed.to_string(),
             batch.time.clone(),
-            batch.why.clone(),
+            batch.reason.clone(),
         ];
-        line(page, &cells);
+        write_cells(page, &cells);
     }
 }
 
-fn excluded(page: &mut String, totals: &LedgerTotals) {
+fn write_excluded(page: &mut String, totals: &LedgerTotals) {
     page.push_str("\n## Lines that do not count\n\n| Harness | Commit | Lines | Seeds | Seconds | Violations | Why |\n|---|---|--:|--:|--:|--:|---|\n");
     for (correction, sum) in &totals.excluded {
         let mut cells = vec![correction.tier.clone(), correction.commit.clone()];
         cells.extend([sum.lines, sum.seeds, sum.seconds, sum.violations].map(number));
         cells.push(correction.why.clone());
-        line(page, &cells);
+        write_cells(page, &cells);
     }
 }
 
 /// Adds each bug once, at its first position, with the content of its newest line.
-fn bugs(page: &mut String, lines: &[LedgerLine]) {
+fn write_bugs(page: &mut String, lines: &[LedgerLine]) {
     page.push_str("\n## Bugs found\n\n| Bug | Seed or script | Cause | Fix | Kept by |\n|---|---|---|---|---|\n");
     let mut order: Vec<(&str, &str)> = Vec::new();
     let mut newest: BTreeMap<(&str, &str), &FoundBug> = BTreeMap::new();
@@ -264,11 +264,11 @@ fn bugs(page: &mut String, lines: &[LedgerLine]) {
             ..
         } = newest[&key];
         let fix = if fix.is_empty() { "open" } else { fix };
-        line(page, &[bug, seed, cause, fix, test].map(ToOwned::to_owned));
+        write_cells(page, &[bug, seed, cause, fix, test].map(ToOwned::to_owned));
     }
 }
 
-fn line(page: &mut String, cells: &[String]) {
+fn write_cells(page: &mut String, cells: &[String]) {
     let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
     // Writing to a string never fails.
     let _ = writeln!(page, "| {} |", cells.join(" | "));

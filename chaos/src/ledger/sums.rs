@@ -68,7 +68,7 @@ impl HarnessSums {
         let sum = self.by_tier.entry(run.tier.clone()).or_default();
         sum.violations += run.violations;
         self.too_little += u64::from(run.proves_too_little);
-        if !proves(run) {
+        if !is_sufficient(run) {
             return;
         }
         if run.tier == GRAPHS {
@@ -97,7 +97,7 @@ impl HarnessSums {
     }
 }
 
-fn proves(run: &BatchRecord) -> bool {
+fn is_sufficient(run: &BatchRecord) -> bool {
     run.outcome == BatchOutcome::Complete && !run.proves_too_little && !run.is_broken()
 }
 
@@ -117,7 +117,7 @@ pub(super) struct UnfinishedBatch {
     pub(super) commit: String,
     pub(super) seed: u64,
     pub(super) time: String,
-    pub(super) why: String,
+    pub(super) reason: String,
 }
 
 /// The newest line of a harness that proves something.
@@ -181,29 +181,29 @@ pub(super) fn totals(lines: &[LedgerLine]) -> LedgerTotals {
                 totals.add(run, met);
             }
             LedgerLine::Correction(_) => met += 1,
-            LedgerLine::Bug(found) => totals.fixed(found),
+            LedgerLine::Bug(found) => totals.add_fix(found),
         }
     }
-    totals.unfinished.extend(open.into_iter().map(without_end));
+    totals.unfinished.extend(open.into_iter().map(interrupted));
     totals
         .unfinished
         .sort_by(|one, other| one.time.cmp(&other.time));
     totals
 }
 
-fn without_end(start: &BatchStart) -> UnfinishedBatch {
+fn interrupted(start: &BatchStart) -> UnfinishedBatch {
     UnfinishedBatch {
         tier: start.tier.clone(),
         commit: start.commit.clone(),
         seed: start.seed,
         time: start.stamp.time.clone(),
-        why: "interrupted: it has no last line".to_owned(),
+        reason: "interrupted: it has no last line".to_owned(),
     }
 }
 
 impl LedgerTotals {
     /// Restarts the count, unless everything that is counted began after the fix.
-    fn fixed(&mut self, found: &FoundBug) {
+    fn add_fix(&mut self, found: &FoundBug) {
         let is_older = |batch: &String| *batch < found.fixed_at;
         let is_late = !found.fixed_at.is_empty() && !self.batches_since_fix.iter().any(is_older);
         if !found.fix.is_empty() && !is_late {
@@ -236,7 +236,7 @@ impl LedgerTotals {
         sums.add(run);
         self.commits.push((commit, sums));
         let Stamp { time, tree, .. } = run.stamp.clone();
-        if proves(run) {
+        if is_sufficient(run) {
             let commit = run.commit.clone();
             let newest = NewestLine { commit, time, tree };
             if run.has_every_fault() {
@@ -254,7 +254,7 @@ impl LedgerTotals {
             commit: run.commit.clone(),
             seed: run.seed,
             time: run.stamp.time.clone(),
-            why,
+            reason: why,
         });
     }
 }

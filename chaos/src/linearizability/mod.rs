@@ -42,12 +42,12 @@ pub fn registers(history: &History) -> BTreeMap<&str, Vec<RegisterCall<'_>>> {
             _ => continue,
         };
         let is_known = |what: &EventKind| matches!(what, EventKind::Ok { .. });
-        let ended = call.ended.filter(|(_, event)| is_known(&event.what));
+        let ended = call.end.filter(|(_, event)| is_known(&event.what));
         let action = register::action(call.operation, call.outcome());
         if let (Some(action), None) = (action, call.failure()) {
             all.entry(key).or_default().push(RegisterCall {
-                begun: call.position,
-                ended: ended.map(|(at, _)| at),
+                start: call.position,
+                end: ended.map(|(at, _)| at),
                 action,
             });
         }

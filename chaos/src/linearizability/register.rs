@@ -25,9 +25,9 @@ pub enum RegisterOp<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegisterCall<'a> {
     /// The position of its beginning.
-    pub begun: usize,
+    pub start: usize,
     /// The position of its end; `None` if it may still take place.
-    pub ended: Option<usize>,
+    pub end: Option<usize>,
     pub action: RegisterOp<'a>,
 }
 

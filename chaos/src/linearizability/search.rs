@@ -25,7 +25,7 @@ pub enum SearchOutcome {
 /// Marks a missing position in the list.
 const NONE: usize = usize::MAX;
 /// Steps between two readings of the clock.
-const STEPS_A_LOOK: u64 = 4096;
+const STEPS_PER_CHECK: u64 = 4096;
 
 /// Searches for an order of the calls on one register that is absent at the beginning.
 #[must_use]
@@ -37,7 +37,7 @@ pub fn search(calls: &[RegisterCall<'_>], budget: Budget) -> SearchOutcome {
         steps += 1;
         let over = match budget {
             Budget::Steps(most) => steps > most,
-            Budget::Deadline(end) => steps.is_multiple_of(STEPS_A_LOOK) && Instant::now() >= end,
+            Budget::Deadline(end) => steps.is_multiple_of(STEPS_PER_CHECK) && Instant::now() >= end,
         };
         if over {
             return SearchOutcome::Undecided;
@@ -67,7 +67,7 @@ fn relevant_calls<'a>(calls: &[RegisterCall<'a>]) -> Vec<(usize, RegisterCall<'a
         })
         .collect();
     let counts = |call: &RegisterCall<'_>| match call.action {
-        RegisterOp::Write(value) => call.ended.is_some() || swaps || found.contains(&value),
+        RegisterOp::Write(value) => call.end.is_some() || swaps || found.contains(&value),
         RegisterOp::Read(_) | RegisterOp::Swap { .. } => true,
     };
     let numbered = calls.iter().copied().enumerate();
@@ -93,16 +93,16 @@ struct Search<'a> {
     calls: &'a [(usize, RegisterCall<'a>)],
     /// All beginnings and ends in order, with those of taken calls unlinked. The first one is only
     /// the head.
-    marks: Vec<CallBoundary>,
+    boundaries: Vec<CallBoundary>,
     /// The position of the end of each call.
     ends: Vec<usize>,
     /// The current position.
-    now: usize,
+    position: usize,
     value: Option<&'a str>,
-    taken: Vec<u64>,
+    linearized: Vec<u64>,
     /// Taken calls: their beginnings, and the value before each.
     path: Vec<(usize, Option<&'a str>)>,
-    tried: HashSet<(Vec<u64>, Option<&'a str>)>,
+    visited: HashSet<(Vec<u64>, Option<&'a str>)>,
     furthest: usize,
     stuck: usize,
 }
@@ -111,8 +111,8 @@ impl<'a> Search<'a> {
     fn new(calls: &'a [(usize, RegisterCall<'a>)]) -> Self {
         let mut order: Vec<(usize, usize, bool)> = Vec::with_capacity(calls.len() * 2);
         for (number, (_, call)) in calls.iter().enumerate() {
-            order.push((call.begun, number, false));
-            order.push((call.ended.unwrap_or(NONE), number, true));
+            order.push((call.start, number, false));
+            order.push((call.end.unwrap_or(NONE), number, true));
         }
         order.sort_unstable();
         let mut marks = vec![CallBoundary {
@@ -137,69 +137,69 @@ impl<'a> Search<'a> {
         }
         Self {
             calls,
-            now: marks[0].next,
-            marks,
+            position: marks[0].next,
+            boundaries: marks,
             ends,
             value: None,
-            taken: vec![0; calls.len().div_ceil(64)],
+            linearized: vec![0; calls.len().div_ceil(64)],
             path: Vec::new(),
-            tried: HashSet::new(),
+            visited: HashSet::new(),
             furthest: 0,
             stuck: 0,
         }
     }
 
     fn step(&mut self) -> SearchStep {
-        if self.marks[0].next == NONE {
+        if self.boundaries[0].next == NONE {
             return SearchStep::Done;
         }
-        let mark = self.marks[self.now];
-        if mark.is_end {
+        let boundary = self.boundaries[self.position];
+        if boundary.is_end {
             // This call had to be taken before here.
             if self.path.len() >= self.furthest {
                 self.furthest = self.path.len();
-                self.stuck = mark.call;
+                self.stuck = boundary.call;
             }
-            return self.back();
+            return self.backtrack();
         }
-        let (_, call) = self.calls[mark.call];
+        let (_, call) = self.calls[boundary.call];
         if let Some(after) = call.action.apply(self.value) {
-            self.flip(mark.call);
-            if self.tried.insert((self.taken.clone(), after)) {
-                self.path.push((self.now, self.value));
+            self.toggle(boundary.call);
+            if self.visited.insert((self.linearized.clone(), after)) {
+                self.path.push((self.position, self.value));
                 self.value = after;
-                self.unlink(self.now, self.ends[mark.call]);
-                self.now = self.marks[0].next;
+                self.unlink(self.position, self.ends[boundary.call]);
+                self.position = self.boundaries[0].next;
                 return SearchStep::Advanced;
             }
-            self.flip(mark.call);
+            self.toggle(boundary.call);
         }
-        self.now = mark.next;
+        self.position = boundary.next;
         SearchStep::Advanced
     }
 
-    fn back(&mut self) -> SearchStep {
+    fn backtrack(&mut self) -> SearchStep {
         let Some((beginning, value)) = self.path.pop() else {
             return SearchStep::Stuck;
         };
-        let call = self.marks[beginning].call;
+        let call = self.boundaries[beginning].call;
         self.value = value;
-        self.flip(call);
+        self.toggle(call);
         self.link(beginning, self.ends[call]);
-        self.now = self.marks[beginning].next;
+        self.position = self.boundaries[beginning].next;
         SearchStep::Advanced
     }
 
-    fn flip(&mut self, call: usize) {
-        self.taken[call / 64] ^= 1 << (call % 64);
+    fn toggle(&mut self, call: usize) {
+        self.linearized[call / 64] ^= 1 << (call % 64);
     }
 
     fn unlink(&mut self, beginning: usize, end: usize) {
         for place in [beginning, end] {
-            let CallBoundary { previous, next, .. } = self.marks[place];
-            self.marks[previous].next = next;
+            let CallBoundary { previous, next, .. } = self.boundaries[place];
+            self.boundaries[previous].next = next;
             if next != NONE {
-                self.marks[next].previous = previous;
+                self.boundaries[next].previous = previous;
             }
         }
     }
@@ -207,10 +207,10 @@ impl<'a> Search<'a> {
     /// Undoes `unlink`, in the opposite order.
     fn link(&mut self, beginning: usize, end: usize) {
         for place in [end, beginning] {
-            let CallBoundary { previous, next, .. } = self.marks[place];
-            self.marks[previous].next = place;
+            let CallBoundary { previous, next, .. } = self.boundaries[place];
+            self.boundaries[previous].next = place;
             if next != NONE {
-                self.marks[next].previous = place;
+                self.boundaries[next].previous = place;
             }
         }
     }

@@ -9,16 +9,16 @@ const STEPS: Budget = Budget::Steps(1_000_000);
 
 fn call<'a>(begun: usize, ended: usize, action: RegisterOp<'a>) -> RegisterCall<'a> {
     RegisterCall {
-        begun,
-        ended: Some(ended),
+        start: begun,
+        end: Some(ended),
         action,
     }
 }
 
 fn open<'a>(begun: usize, action: RegisterOp<'a>) -> RegisterCall<'a> {
     RegisterCall {
-        begun,
-        ended: None,
+        start: begun,
+        end: None,
         action,
     }
 }
@@ -50,7 +50,7 @@ fn bad(calls: &[RegisterCall<'_>], stuck: usize) {
 }
 
 #[test]
-fn nothing_and_one_after_the_other_are_fine() {
+fn empty_and_sequential_histories_are_linearizable() {
     good(&[]);
     good(&[
         call(0, 1, RegisterOp::Read(None)),
@@ -64,7 +64,7 @@ fn nothing_and_one_after_the_other_are_fine() {
 }
 
 #[test]
-fn a_read_beside_a_write_may_find_either() {
+fn a_concurrent_read_may_return_either_value() {
     good(&[
         call(0, 1, write("a")),
         call(2, 9, write("b")),
@@ -103,7 +103,7 @@ fn a_stale_read_and_a_lost_write_are_impossible() {
 }
 
 #[test]
-fn a_value_that_nobody_wrote_is_impossible() {
+fn an_unwritten_value_is_impossible() {
     bad(&[call(0, 1, write("a")), call(2, 3, read("z"))], 1);
 }
 
@@ -120,7 +120,7 @@ fn two_swaps_from_one_value_are_impossible() {
 }
 
 #[test]
-fn an_open_write_may_come_at_any_time_or_never_but_not_twice() {
+fn an_open_write_takes_effect_at_most_once() {
     let begun = [call(0, 1, write("a")), open(2, write("b"))];
     good(&[begun[0], begun[1], call(3, 4, read("a"))]);
     good(&[begun[0], begun[1], call(3, 4, read("b"))]);
@@ -163,7 +163,7 @@ fn a_swap_of_unknown_end_explains_one_that_did_not_swap() {
 }
 
 #[test]
-fn a_budget_that_is_used_up_decides_nothing() {
+fn an_exhausted_budget_is_undecided() {
     let values: Vec<String> = (0..40).map(|number| number.to_string()).collect();
     let mut calls: Vec<RegisterCall<'_>> = values
         .iter()
@@ -180,7 +180,7 @@ fn a_budget_that_is_used_up_decides_nothing() {
 }
 
 #[test]
-fn two_thousand_calls_of_eight_clients_are_judged_at_once() {
+fn two_thousand_calls_of_eight_clients_are_decided() {
     let values: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
     let mut calls = Vec::new();
     for (number, value) in values.iter().enumerate() {
@@ -205,15 +205,15 @@ fn brute_force(calls: &[RegisterCall<'_>]) -> bool {
         let free = |number: &usize| taken & (1 << number) == 0;
         let waiting: Vec<usize> = (0..calls.len()).filter(free).collect();
         // Calls that are still open need not take place.
-        if waiting.iter().all(|number| calls[*number].ended.is_none()) {
+        if waiting.iter().all(|number| calls[*number].end.is_none()) {
             return true;
         }
-        let ends = waiting.iter().filter_map(|number| calls[*number].ended);
+        let ends = waiting.iter().filter_map(|number| calls[*number].end);
         let first_end = ends.min().unwrap_or(usize::MAX);
         waiting.into_iter().any(|number| {
             let call = calls[number];
             let after = call.action.apply(value);
-            call.begun < first_end
+            call.start < first_end
                 && after.is_some_and(|after| place(calls, taken | 1 << number, after))
         })
     }
@@ -262,13 +262,13 @@ fn any_calls() -> impl Strategy<Value = Vec<RegisterCall<'static>>> {
                     other => other,
                 };
                 (!(is_read && is_open)).then_some(RegisterCall {
-                    begun: begun_place,
-                    ended: (!is_open).then_some(end_place),
+                    start: begun_place,
+                    end: (!is_open).then_some(end_place),
                     action,
                 })
             })
             .collect();
-        calls.sort_by_key(|call| call.begun);
+        calls.sort_by_key(|call| call.start);
         calls
     })
 }

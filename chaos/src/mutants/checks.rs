@@ -17,7 +17,7 @@ pub(super) enum ViolationSource {
 }
 
 /// Checks without a rule: a part of their messages, and their names.
-const OTHERS: [(&str, &str); 5] = [
+const OTHER_CHECKS: [(&str, &str); 5] = [
     ("the registry at", "`Registry::check`"),
     ("has not come to rest", "timeout: all must come to rest"),
     ("is not as it should be", "timeout: all must be well again"),
@@ -37,7 +37,7 @@ impl ViolationSource {
             (Some(rule), None) => Self::Checker(rule),
             (Some(rule), Some(_)) => Self::Live(rule),
             (None, _) => {
-                let known = OTHERS.iter().find(|(part, _)| words.contains(part));
+                let known = OTHER_CHECKS.iter().find(|(part, _)| words.contains(part));
                 let quoted = || format!("“{}”", words.chars().take(60).collect::<String>());
                 Self::Other(known.map_or_else(quoted, |(_, name)| (*name).to_owned()))
             }
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checker_a_live_check_and_a_timeout_are_told_apart() {
+    fn checkers_live_checks_and_timeouts_are_distinguished() {
         for (words, judge, shown) in [
             (
                 "AgentReturns: a came back",

@@ -8,10 +8,10 @@ use std::time::Duration;
 use argosy_state::bugs::{self, Bug};
 
 use crate::real::RunReport;
-use crate::sim::subprocess::{OWN, output};
+use crate::sim::subprocess::{EXECUTABLE, output};
 
 /// The timeout of a run. Eight faults take a minute.
-const LONGEST: Duration = Duration::from_mins(10);
+const TIMEOUT: Duration = Duration::from_mins(10);
 
 /// Checks that bugs can be planted in this executable.
 ///
@@ -40,7 +40,7 @@ pub(super) fn run_seed(
 ) -> io::Result<Vec<String>> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("report.json");
-    let mut command = Command::new(OWN);
+    let mut command = Command::new(EXECUTABLE);
     command
         .args(["run", "--pace", "quick", "--least-leader-changes", "0"])
         .args(["--seed", &seed.to_string(), "--faults", faults])
@@ -52,7 +52,7 @@ pub(super) fn run_seed(
         .arg("--findings")
         .arg(folder.path())
         .env(bugs::VARIABLE, bug.map_or("", Bug::name));
-    let (_, ended) = output(&mut command, LONGEST)?;
+    let (_, ended) = output(&mut command, TIMEOUT)?;
     let Ok(bytes) = std::fs::read(&report) else {
         return Ok(vec![format!("its process ended without a report: {ended}")]);
     };

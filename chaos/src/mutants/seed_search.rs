@@ -14,18 +14,18 @@ use crate::bugs::{Harness, PlantedBug};
 use crate::sim::subprocess;
 
 /// The maximum length of a violation that is printed.
-const LONGEST: usize = 300;
+const MAX_MESSAGE_LEN: usize = 300;
 /// The number of seeds that see a bug only by other checks, after which the search for it ends:
 /// none of its rules will find it.
-const OTHERWISE: usize = 6;
+const MAX_OTHER_FINDS: usize = 6;
 
 /// A seed with violations that is clean without the bug.
 #[derive(Debug, Clone)]
 struct DetectingSeed {
     seed: u64,
     /// Time since the search for this bug began.
-    after: Duration,
-    judges: BTreeSet<ViolationSource>,
+    elapsed: Duration,
+    sources: BTreeSet<ViolationSource>,
 }
 
 /// The result of the search for one bug.
@@ -34,7 +34,7 @@ struct BugSearchResult {
     /// Seeds in which one of its rules named it.
     finds: Vec<DetectingSeed>,
     /// Seeds in which only other checks reported it.
-    otherwise: Vec<DetectingSeed>,
+    other_finds: Vec<DetectingSeed>,
     /// Seeds that were played.
     seeds: u64,
     /// Whether its rules found it in the requested number of seeds.
@@ -45,10 +45,10 @@ struct BugSearchResult {
 struct BugSearch<'a> {
     arguments: &'a ProveArguments,
     planted: &'a PlantedBug,
-    began: Instant,
+    started: Instant,
     state: Mutex<SearchState>,
     /// The results of seeds without any bug.
-    plain: &'a BaselineResults,
+    baseline: &'a BaselineResults,
     /// The executable with the bugs, for real processes.
     argosy: &'a Path,
 }
@@ -57,7 +57,7 @@ struct BugSearch<'a> {
 struct SearchState {
     next: u64,
     finds: Vec<DetectingSeed>,
-    otherwise: Vec<DetectingSeed>,
+    other_finds: Vec<DetectingSeed>,
     error: Option<io::Error>,
 }
 
@@ -79,7 +79,7 @@ pub(super) fn search(arguments: &ProveArguments, planted: &[PlantedBug]) -> u8 {
     let mut all = Vec::new();
     for planted in planted {
         match search_bug(arguments, planted, (&plain, &argosy)) {
-            Ok(hunted) => all.push(hunted),
+            Ok(result) => all.push(result),
             Err(error) => {
                 eprintln!("argosy-chaos: {error}");
                 return 2;
@@ -92,8 +92,8 @@ pub(super) fn search(arguments: &ProveArguments, planted: &[PlantedBug]) -> u8 {
         all.len() - missed.len(),
         all.len()
     );
-    for hunted in &missed {
-        println!("{} not found: {}", hunted.planted.bug, hunted.seen());
+    for result in &missed {
+        println!("{} not found: {}", result.planted.bug, result.detected_by());
     }
     if let Some(path) = &arguments.table
         && let Err(error) = write_table(path, &all)
@@ -123,34 +123,34 @@ fn search_bug(
     planted: &PlantedBug,
     (plain, argosy): (&BaselineResults, &Path),
 ) -> io::Result<BugSearchResult> {
-    let hunt = BugSearch {
+    let search = BugSearch {
         arguments,
         planted,
-        began: Instant::now(),
+        started: Instant::now(),
         state: Mutex::new(SearchState {
             next: arguments.from,
             ..SearchState::default()
         }),
-        plain,
+        baseline: plain,
         argosy,
     };
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-    let at_a_time = match planted.place {
+    let at_a_time = match planted.harness {
         // Two clusters at the same time would delay each other.
         Harness::RealProcesses { .. } => 1,
         _ => arguments.at_a_time.unwrap_or_else(processors).max(1),
     };
     std::thread::scope(|scope| {
         for _ in 0..at_a_time {
-            scope.spawn(|| hunt.run_seeds());
+            scope.spawn(|| search.run_seeds());
         }
     });
     let SearchState {
         next,
         finds,
-        otherwise,
+        other_finds: otherwise,
         error,
-    } = hunt
+    } = search
         .state
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
@@ -160,14 +160,14 @@ fn search_bug(
     let seeds = next - arguments.from;
     let is_found = finds.len() as u64 >= arguments.times;
     if !is_found {
-        let (bug, needs) = (planted.bug, planted.needs);
+        let (bug, needs) = (planted.bug, planted.trigger);
         let found = finds.len();
         println!("{bug} found by {found} of {seeds} seeds; it needs {needs}");
     }
     Ok(BugSearchResult {
         planted: *planted,
         finds,
-        otherwise,
+        other_finds: otherwise,
         seeds,
         is_found,
     })
@@ -179,8 +179,8 @@ impl BugSearch<'_> {
         let mut state = lock(&self.state);
         let is_over = state.error.is_some()
             || state.finds.len() as u64 >= self.arguments.times
-            || state.otherwise.len() >= OTHERWISE
-            || self.began.elapsed() >= Duration::from_secs(self.arguments.patience);
+            || state.other_finds.len() >= MAX_OTHER_FINDS
+            || self.started.elapsed() >= Duration::from_secs(self.arguments.patience);
         if is_over {
             return None;
         }
@@ -210,8 +210,8 @@ impl BugSearch<'_> {
         }
         let find = DetectingSeed {
             seed,
-            after: self.began.elapsed(),
-            judges: violations
+            elapsed: self.started.elapsed(),
+            sources: violations
                 .iter()
                 .map(|words| ViolationSource::of(words))
                 .collect(),
@@ -221,51 +221,51 @@ impl BugSearch<'_> {
             Some(words) => ("found", words),
             None => ("seen, but by none of its rules,", first),
         };
-        let words: String = words.chars().take(LONGEST).collect();
+        let words: String = words.chars().take(MAX_MESSAGE_LEN).collect();
         println!(
             "{bug} {how} by seed {seed} after {} s: {words}",
-            find.after.as_secs()
+            find.elapsed.as_secs()
         );
         let mut state = lock(&self.state);
         match intended {
             Some(_) => state.finds.push(find),
-            None => state.otherwise.push(find),
+            None => state.other_finds.push(find),
         }
         Ok(())
     }
 
     /// Plays a seed without any bug, once.
     fn run_baseline(&self, seed: u64) -> io::Result<Option<String>> {
-        let key = (self.planted.place, seed);
-        if let Some(known) = lock(self.plain).get(&key) {
+        let key = (self.planted.harness, seed);
+        if let Some(known) = lock(self.baseline).get(&key) {
             return Ok(known.clone());
         }
         let first = self.run_seed(seed, None)?.into_iter().next();
-        lock(self.plain).insert(key, first.clone());
+        lock(self.baseline).insert(key, first.clone());
         Ok(first)
     }
 
     /// Plays a seed and returns all violations.
     fn run_seed(&self, seed: u64, bug: Option<Bug>) -> io::Result<Vec<String>> {
-        let mut words = Vec::new();
-        match self.planted.place {
-            Harness::RaftSimulation => words.push("--raft-only".to_owned()),
+        let mut args = Vec::new();
+        match self.planted.harness {
+            Harness::RaftSimulation => args.push("--raft-only".to_owned()),
             Harness::SystemSimulation => {}
             Harness::RealProcesses { faults, rounds } => {
                 return real::run_seed(self.argosy, seed, (faults, rounds), bug);
             }
         }
-        words.extend(bug.map(|bug| format!("--plant={bug}")));
-        let played = subprocess::run_seed(seed, &words)?;
+        args.extend(bug.map(|bug| format!("--plant={bug}")));
+        let played = subprocess::run_seed(seed, &args)?;
         Ok(played.violations().map(str::to_owned).collect())
     }
 }
 
 impl BugSearchResult {
     /// Returns the checks that saw the bug.
-    fn seen(&self) -> String {
-        let finds = self.finds.iter().chain(&self.otherwise);
-        let judges: BTreeSet<&ViolationSource> = finds.flat_map(|find| &find.judges).collect();
+    fn detected_by(&self) -> String {
+        let finds = self.finds.iter().chain(&self.other_finds);
+        let judges: BTreeSet<&ViolationSource> = finds.flat_map(|find| &find.sources).collect();
         if judges.is_empty() {
             return format!("nothing was seen in {} seeds", self.seeds);
         }
@@ -277,15 +277,15 @@ impl BugSearchResult {
     fn row(&self) -> String {
         let rules: Vec<String> = self.planted.rules.iter().map(ToString::to_string).collect();
         let finds = match self.finds.is_empty() {
-            true => &self.otherwise,
+            true => &self.other_finds,
             false => &self.finds,
         };
         let seeds: Vec<String> = finds.iter().map(|find| find.seed.to_string()).collect();
-        let took = finds.last().map_or(0, |find| find.after.as_secs().max(1));
+        let took = finds.last().map_or(0, |find| find.elapsed.as_secs().max(1));
         let seen = match (self.is_found, self.finds.len()) {
-            (true, _) => self.seen(),
-            (false, 0) => format!("**none of its rules**; {}", self.seen()),
-            (false, few) => format!("{few} of {} seeds only; {}", self.seeds, self.seen()),
+            (true, _) => self.detected_by(),
+            (false, 0) => format!("**none of its rules**; {}", self.detected_by()),
+            (false, few) => format!("{few} of {} seeds only; {}", self.seeds, self.detected_by()),
         };
         let (bug, rules, seeds) = (self.planted.bug, rules.join(", "), seeds.join(", "));
         format!("| `{bug}` | {rules} | {seeds} | {took} | {seen} |\n")

@@ -16,13 +16,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 /// Links that share one connection.
-const PER_CONNECTION: usize = 100;
+const LINKS_PER_CONNECTION: usize = 100;
 /// Timeout of an attempt to reach the leader.
-const DIALLING: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Silence after which a master counts as dead.
-const SILENT: Duration = Duration::from_secs(3);
+const MASTER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause between two heartbeats.
-const PING: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The links. They end when this value is dropped.
 pub(crate) struct AgentSwarm {
@@ -37,11 +37,15 @@ impl AgentSwarm {
         let mut links = JoinSet::new();
         let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
         for number in 0..count {
-            if number.is_multiple_of(PER_CONNECTION) {
+            if number.is_multiple_of(LINKS_PER_CONNECTION) {
                 connector = Connector::new(masters.clone(), ConnectorConfig::default());
             }
             let uplink = AgentUplink::new(connector.clone());
-            links.spawn(live(SwarmAgent::new(number), uplink, Arc::clone(&linked)));
+            links.spawn(run_agent(
+                SwarmAgent::new(number),
+                uplink,
+                Arc::clone(&linked),
+            ));
         }
         Self {
             _links: links,
@@ -78,7 +82,7 @@ impl SwarmAgent {
             ..Default::default()
         };
         let hello = v1::Hello {
-            protocol: Some(VersionRange::OWN.first()),
+            protocol: Some(VersionRange::OWN.first_message()),
             nonce,
             tried_incarnations: vec![random_seed()],
             boot_id: format!("{nonce:016x}"),
@@ -102,16 +106,16 @@ impl SwarmAgent {
     }
 }
 
-async fn live(mut speaker: SwarmAgent, uplink: AgentUplink, linked: Arc<AtomicUsize>) {
+async fn run_agent(mut agent: SwarmAgent, uplink: AgentUplink, linked: Arc<AtomicUsize>) {
     loop {
         // A failed search has paused already.
-        if let Ok(link) = uplink.connect(speaker.hello.clone(), DIALLING).await {
+        if let Ok(link) = uplink.connect(agent.hello.clone(), CONNECT_TIMEOUT).await {
             let address = link.address.clone();
             let mut counted = LinkGuard {
                 linked: &linked,
                 is_counted: false,
             };
-            if run_link(&mut speaker, link, &mut counted).await {
+            if run_link(&mut agent, link, &mut counted).await {
                 uplink.mark_silent(&address);
             }
         }
@@ -142,18 +146,18 @@ impl Drop for LinkGuard<'_> {
 }
 
 /// Runs until the link ends. Returns whether the master had become silent.
-async fn run_link(speaker: &mut SwarmAgent, mut link: Uplink, counted: &mut LinkGuard<'_>) -> bool {
-    let mut pings = tokio::time::interval(PING);
-    let mut heard = Instant::now();
+async fn run_link(agent: &mut SwarmAgent, mut link: Uplink, guard: &mut LinkGuard<'_>) -> bool {
+    let mut pings = tokio::time::interval(HEARTBEAT_INTERVAL);
+    let mut last_message = Instant::now();
     let mut serial = 0;
     loop {
         let answer = tokio::select! {
             message = link.inbound.message() => {
                 let Ok(Some(message)) = message else { return false };
-                heard = Instant::now();
+                last_message = Instant::now();
                 let asks_for_tasks = matches!(message.message, Some(v1::to_agent::Message::ListTasks(_)));
-                if speaker.receive(message) {
-                    counted.count();
+                if agent.receive(message) {
+                    guard.count();
                 }
                 asks_for_tasks.then(|| v1::from_agent::Message::TaskList(v1::TaskList {
                     last: true,
@@ -161,7 +165,7 @@ async fn run_link(speaker: &mut SwarmAgent, mut link: Uplink, counted: &mut Link
                 }))
             }
             _ = pings.tick() => {
-                if heard.elapsed() > SILENT {
+                if last_message.elapsed() > MASTER_TIMEOUT {
                     return true;
                 }
                 serial += 1;

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_no_group_should_have_are_refused() {
+    fn invalid_group_sizes_are_rejected() {
         assert_eq!("5x6".parse::<ClusterSize>().unwrap().to_string(), "5x6");
         for bad in ["2x3", "3", "3x0", "3x31", "x", "3x3x3", "-1x2"] {
             let error = bad.parse::<ClusterSize>().unwrap_err().to_string();

@@ -30,7 +30,7 @@ pub(crate) struct TaskProcess {
 /// sandbox in its directory, in any cgroup.
 pub(crate) fn task_processes(folder: &RunDirectory) -> Vec<TaskProcess> {
     let mount = cgroup::mount_point().unwrap_or_default();
-    let trees = folder.trees();
+    let trees = folder.cgroups();
     let trees: Vec<&Path> = trees
         .iter()
         .filter_map(|tree| tree.strip_prefix(&mount).ok())

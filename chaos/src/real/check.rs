@@ -71,7 +71,7 @@ fn call_of_mut(event: &mut HistoryEvent) -> Option<&mut u64> {
 ///
 /// # Errors
 /// If a file cannot be read or contains an invalid line.
-pub(crate) fn signed(shared: &Path, time_ns: u64) -> Result<Vec<HistoryEvent>> {
+pub(crate) fn witness_events(shared: &Path, time_ns: u64) -> Result<Vec<HistoryEvent>> {
     // Every line names its framework.
     let nobody = FrameworkId(0);
     let starts = witness::read_file(&shared.join(super::cluster::WITNESS), nobody)?;
@@ -109,7 +109,7 @@ pub(crate) fn check_run(history: &History, report: &mut RunReport) {
         .filter(|(_, _, seen)| matches!(seen, Observation::Task(TaskFact::Witnessed { .. })));
     report.witnessed = witnessed.count() as u64;
     report.violations.extend(services(history));
-    report.violations.extend(twice_led(&report.reigns));
+    report.violations.extend(duplicate_leaders(&report.reigns));
     let verdict = invariants::check_history(history);
     for (rule, judged) in &verdict.rules {
         report.checkers.insert(rule.to_string(), judged.looked_at);
@@ -164,7 +164,7 @@ pub(crate) fn operations(history: &History) -> BTreeMap<String, OperationCounts>
             Operation::Transfer { .. } | Operation::ChangeVoters { .. } => "masters",
         };
         let count = counted.entry(kind.to_owned()).or_default();
-        match call.ended.map(|(_, event)| &event.what) {
+        match call.end.map(|(_, event)| &event.what) {
             Some(EventKind::Ok { .. }) => count.ok += 1,
             Some(EventKind::Fail { .. }) => count.failed += 1,
             Some(_) | None => count.unknown += 1,
@@ -273,7 +273,7 @@ pub(crate) fn services(history: &History) -> Vec<ReportedViolation> {
 }
 
 /// Checks the epochs that masters reported: each has one leader.
-pub(crate) fn twice_led(reigns: &[EpochRecord]) -> Vec<ReportedViolation> {
+pub(crate) fn duplicate_leaders(reigns: &[EpochRecord]) -> Vec<ReportedViolation> {
     let mut leaders: BTreeMap<u64, &str> = BTreeMap::new();
     let mut found = Vec::new();
     for reign in reigns {
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_ends_unasked_is_a_violation_and_a_killed_one_is_not() {
+    fn an_unrequested_end_of_a_service_is_a_violation() {
         let (recorder, recording) = Recorder::in_memory(|| 1);
         recorder.observe("f", update_received("f-service-1", TaskState::Running));
         recorder.observe("f", update_received("f-service-1", TaskState::Failed));
@@ -388,13 +388,16 @@ mod tests {
     }
 
     #[test]
-    fn two_leaders_of_one_reign_are_found() {
+    fn two_leaders_of_one_epoch_are_found() {
         let reign = |leader: &str| EpochRecord {
             epoch: 4,
             leader: leader.to_owned(),
             seen_ns: 1,
         };
-        assert!(twice_led(&[reign("master-1"), reign("master-1")]).is_empty());
-        assert_eq!(twice_led(&[reign("master-1"), reign("master-2")]).len(), 1);
+        assert!(duplicate_leaders(&[reign("master-1"), reign("master-1")]).is_empty());
+        assert_eq!(
+            duplicate_leaders(&[reign("master-1"), reign("master-2")]).len(),
+            1
+        );
     }
 }

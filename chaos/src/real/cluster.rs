@@ -40,13 +40,13 @@ pub(crate) const WITNESS: &str = "witness";
 pub(crate) struct ClusterEnvironment {
     pub(crate) argosy: PathBuf,
     pub(crate) chaos: PathBuf,
-    pub(crate) folder: RunDirectory,
+    pub(crate) directory: RunDirectory,
     pub(crate) size: ClusterSize,
     pub(crate) seed: u64,
     /// The habits of the frameworks, assigned in turn. Not empty.
-    pub(crate) habits: &'static [FrameworkBehaviour],
+    pub(crate) behaviours: &'static [FrameworkBehaviour],
     /// Monotonic clock at the beginning, in nanoseconds.
-    pub(crate) began_ns: u64,
+    pub(crate) started_ns: u64,
 }
 
 /// The kind of a member.
@@ -59,7 +59,7 @@ pub(crate) enum MemberKind {
 
 /// The members, by their places.
 pub(crate) struct Cluster {
-    pub(crate) ground: ClusterEnvironment,
+    pub(crate) environment: ClusterEnvironment,
     pub(crate) network: Network,
     pub(crate) members: Vec<ManagedProcess>,
     kinds: Vec<MemberKind>,
@@ -67,7 +67,7 @@ pub(crate) struct Cluster {
     pub(crate) voters: Vec<HostIndex>,
     pub(crate) watch: MasterWatch,
     /// The number of tasks over time.
-    pub(crate) counts: TaskCounts,
+    pub(crate) task_counts: TaskCounts,
     /// Disturbances of the network by number. Each fault removes the one that it added.
     disturbances: BTreeMap<u64, NetworkDisturbances>,
     next_disturbance: u64,
@@ -107,19 +107,19 @@ impl Cluster {
             kinds.push(MemberKind::Framework);
         }
         Ok(Self {
-            ground,
+            environment: ground,
             network,
             members,
             kinds,
             voters,
             watch: MasterWatch::default(),
-            counts: TaskCounts::default(),
+            task_counts: TaskCounts::default(),
             disturbances: BTreeMap::new(),
             next_disturbance: 1,
         })
     }
 
-    pub(crate) fn places(&self, kind: MemberKind) -> Vec<HostIndex> {
+    pub(crate) fn hosts_of(&self, kind: MemberKind) -> Vec<HostIndex> {
         (0..self.members.len())
             .filter(|place| self.kinds[*place] == kind)
             .collect()
@@ -132,7 +132,7 @@ impl Cluster {
     /// Returns the agents that run tasks.
     pub(crate) fn workers(&self) -> Vec<HostIndex> {
         let is_register = |place: &HostIndex| self.members[*place].name() == REGISTER_HOST;
-        self.places(MemberKind::Agent)
+        self.hosts_of(MemberKind::Agent)
             .into_iter()
             .filter(|place| !is_register(place))
             .collect()
@@ -166,7 +166,7 @@ impl Cluster {
         let watched = self.voters.iter().map(|place| (*place, self.api(*place)));
         self.watch.begin(watched.collect());
         self.await_health(Duration::from_secs(60)).await?;
-        for place in self.places(MemberKind::Framework) {
+        for place in self.hosts_of(MemberKind::Framework) {
             self.members[place].start()?;
         }
         Ok(())
@@ -174,7 +174,7 @@ impl Cluster {
 
     /// Starts a member if it has ended. The unsynced state of a master may be lost with its
     /// process.
-    pub(crate) fn start_again(&mut self, place: HostIndex) -> Result<()> {
+    pub(crate) fn restart(&mut self, place: HostIndex) -> Result<()> {
         let member = &mut self.members[place];
         if member.poll().is_some() || !member.is_up() {
             self.watch.restarted(place);
@@ -211,7 +211,7 @@ impl Cluster {
     pub(crate) async fn await_health(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            let missing = match self.what_is_missing().await {
+            let missing = match self.unhealthy_reason().await {
                 None => return Ok(()),
                 Some(missing) => missing,
             };
@@ -223,7 +223,7 @@ impl Cluster {
     }
 
     /// Returns why the cluster is not healthy.
-    pub(crate) async fn what_is_missing(&self) -> Option<String> {
+    pub(crate) async fn unhealthy_reason(&self) -> Option<String> {
         let Some(leader) = self.watch.leader() else {
             return Some("no master leads".to_owned());
         };
@@ -255,7 +255,7 @@ impl Cluster {
             Err(error) => return Some(format!("agents cannot be listed ({error})")),
         };
         let missing: Vec<&str> = self
-            .places(MemberKind::Agent)
+            .hosts_of(MemberKind::Agent)
             .into_iter()
             .map(|place| self.members[place].name())
             .filter(|name| {
@@ -308,8 +308,8 @@ impl Cluster {
     }
 
     /// Writes the requested phase for all schedulers.
-    pub(crate) fn want(&self, wanted: WorkPhase) -> Result<()> {
-        let path = self.ground.folder.path().join("phase");
+    pub(crate) fn set_phase(&self, wanted: WorkPhase) -> Result<()> {
+        let path = self.environment.directory.path().join("phase");
         let fresh = path.with_extension("new");
         std::fs::write(&fresh, wanted.word())
             .and_then(|()| std::fs::rename(&fresh, &path))
@@ -317,29 +317,29 @@ impl Cluster {
     }
 
     /// Records the cgroup trees of all agents, so that they are always removed at the end.
-    pub(crate) fn note_trees(&self) -> Result<BTreeSet<PathBuf>> {
+    pub(crate) fn record_cgroups(&self) -> Result<BTreeSet<PathBuf>> {
         let mut trees = BTreeSet::new();
-        for place in self.places(MemberKind::Agent) {
+        for place in self.hosts_of(MemberKind::Agent) {
             let member = &self.members[place];
             let tree = member.pid().and_then(audit::tree_of);
             let tree = tree.with_context(|| format!("{} has no cgroup", member.name()))?;
-            self.ground.folder.note_tree(&tree)?;
+            self.environment.directory.record_cgroup(&tree)?;
             trees.insert(tree);
         }
         Ok(trees)
     }
 
     /// Returns the number of agents, including the one with the registers.
-    pub(crate) fn members_of_agents(&self) -> usize {
-        self.places(MemberKind::Agent).len()
+    pub(crate) fn agent_count(&self) -> usize {
+        self.hosts_of(MemberKind::Agent).len()
     }
 
     pub(crate) fn data(&self, place: HostIndex) -> PathBuf {
-        self.ground.folder.data(self.members[place].name())
+        self.environment.directory.data(self.members[place].name())
     }
 }
 
-fn recipe(
+fn process_spec(
     ground: &ClusterEnvironment,
     network: &Network,
     name: &str,
@@ -354,7 +354,7 @@ fn recipe(
         name: name.to_owned(),
         namespace: host.namespace.clone(),
         argv,
-        log: ground.folder.logs().join(format!("{name}.log")),
+        log: ground.directory.logs().join(format!("{name}.log")),
     }
 }
 
@@ -363,17 +363,17 @@ fn address(network: &Network, name: &str) -> String {
     host.expect("its host was just created").address.to_string()
 }
 
-fn words(program: &Path, words: &[&str]) -> Vec<String> {
+fn argv(program: &Path, words: &[&str]) -> Vec<String> {
     std::iter::once(program.display().to_string())
         .chain(words.iter().map(|word| (*word).to_owned()))
         .collect()
 }
 
 fn master(ground: &ClusterEnvironment, network: &Network, name: &str, peers: &str) -> ProcessSpec {
-    let data = ground.folder.data(name).display().to_string();
+    let data = ground.directory.data(name).display().to_string();
     let listen = address(network, name);
     let timeout = format!("{}s", AGENT_TIMEOUT.as_secs());
-    let argv = words(
+    let argv = argv(
         &ground.argosy,
         &[
             "master",
@@ -393,20 +393,20 @@ fn master(ground: &ClusterEnvironment, network: &Network, name: &str, peers: &st
             "info,openraft=error",
         ],
     );
-    recipe(ground, network, name, argv)
+    process_spec(ground, network, name, argv)
 }
 
 fn agent(ground: &ClusterEnvironment, network: &Network, name: &str, masters: &str) -> ProcessSpec {
-    let data = ground.folder.data(name).display().to_string();
+    let data = ground.directory.data(name).display().to_string();
     let listen = address(network, name);
-    let shared = ground.folder.shared().display().to_string();
+    let shared = ground.directory.shared().display().to_string();
     let own = ground.chaos.display().to_string();
     let resources = if name == REGISTER_HOST {
         REGISTER_RESOURCES
     } else {
         AGENT_RESOURCES
     };
-    let argv = words(
+    let argv = argv(
         &ground.argosy,
         &[
             "agent",
@@ -432,7 +432,7 @@ fn agent(ground: &ClusterEnvironment, network: &Network, name: &str, masters: &s
             "--allow-missing-controllers",
         ],
     );
-    recipe(ground, network, name, argv)
+    process_spec(ground, network, name, argv)
 }
 
 fn framework(
@@ -442,10 +442,10 @@ fn framework(
     masters: &str,
     number: u8,
 ) -> ProcessSpec {
-    let folder = ground.folder.path().display().to_string();
-    let (seed, began) = (ground.seed.to_string(), ground.began_ns.to_string());
-    let habit = ground.habits[usize::from(number - 1) % ground.habits.len()];
-    let argv = words(
+    let folder = ground.directory.path().display().to_string();
+    let (seed, began) = (ground.seed.to_string(), ground.started_ns.to_string());
+    let habit = ground.behaviours[usize::from(number - 1) % ground.behaviours.len()];
+    let argv = argv(
         &ground.chaos,
         &[
             "framework",
@@ -463,5 +463,5 @@ fn framework(
             habit.word(),
         ],
     );
-    recipe(ground, network, name, argv)
+    process_spec(ground, network, name, argv)
 }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::{ClusterSize, duration};
 use super::cluster::Cluster;
 use super::progress::ProgressDisplay;
-use super::run::{UsageError, usable};
+use super::run::{UsageError, find_programs};
 use super::testbed::{TestPrograms, with_cluster};
 use crate::history::{FaultKind, Recorder};
 use crate::host_tools;
@@ -34,13 +34,13 @@ use peers::{Peer, PeerPlan, can_lose};
 use samples::{MeasuredSystem, Samples};
 
 /// Delay of the first write after the loss, so that any last action of the old leader is over.
-const DYING: Duration = Duration::from_millis(1);
+const FIRST_WRITE_DELAY: Duration = Duration::from_millis(1);
 /// Time after which a cluster counts as lost.
-const LOST: Duration = Duration::from_secs(60);
+const LOSS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default duration of `--loss none`.
-const ALONE: Duration = Duration::from_hours(1);
+const UNDISTURBED_TIME: Duration = Duration::from_hours(1);
 /// How long the leader stays lost after the last phase was observed.
-const AFTERMATH: Duration = Duration::from_millis(300);
+const RECOVERY_DELAY: Duration = Duration::from_millis(300);
 
 /// Arguments of the measurement of leader changes.
 #[derive(Debug, Clone, Args)]
@@ -178,17 +178,17 @@ fn prepare(arguments: &FailoverArguments) -> Result<TestPrograms, UsageError> {
     if let Some(missing) = arguments.peers.iter().find_map(|peer| peer.missing()) {
         return Err(UsageError(missing));
     }
-    usable(arguments.argosy.as_ref())
+    find_programs(arguments.argosy.as_ref())
 }
 
 fn measure(
     arguments: &FailoverArguments,
-    means: &TestPrograms,
+    programs: &TestPrograms,
     samples: &mut Samples,
 ) -> Result<()> {
     let screen = ProgressDisplay::new();
     with_cluster(
-        means,
+        programs,
         &arguments.directory,
         (arguments.size, arguments.seed),
         &screen,
@@ -211,7 +211,7 @@ async fn measure_peers(
         loads: &arguments.load,
         kills: arguments.peer_kills.unwrap_or(arguments.kills),
     };
-    let folder = cluster.ground.folder.clone();
+    let folder = cluster.environment.directory.clone();
     for peer in &arguments.peers {
         let place = (&mut cluster.network, &folder);
         peers::measure(*peer, &plan, place, (screen, stop), samples).await?;
@@ -229,10 +229,10 @@ async fn measure_argosy(
     if stop.is_cancelled() {
         return Ok(());
     }
-    let mut scene = FailoverCluster::set(cluster, recorder).await?;
+    let mut scene = FailoverCluster::start(cluster, recorder).await?;
     for (loss, load) in cases(arguments) {
         if loss == LeaderLoss::None {
-            let duration = arguments.duration.unwrap_or(ALONE);
+            let duration = arguments.duration.unwrap_or(UNDISTURBED_TIME);
             let spell = scene.run_undisturbed(load, duration, stop).await?;
             screen.print(&spell.line());
             samples.add_period(spell);
@@ -244,7 +244,7 @@ async fn measure_argosy(
                 return Ok(());
             }
             screen.show(&format!("{what}: {number} of {}", arguments.kills));
-            samples.add(scene.lose(loss, load).await?);
+            samples.add(scene.lose_leader(loss, load).await?);
         }
         screen.print(&samples.line((MeasuredSystem::Argosy, loss, load)));
     }

@@ -164,34 +164,35 @@ impl fmt::Display for FaultName {
 pub(crate) struct FaultMix {
     allowed: Vec<FaultName>,
     /// Each kind once before any is repeated, in random order.
-    first: Vec<FaultName>,
+    pending: Vec<FaultName>,
 }
 
 impl FaultMix {
     /// Creates a sequence in which each of these faults comes once first.
-    pub(crate) fn new(allowed: Vec<FaultName>, chance: &mut Rng) -> Self {
+    pub(crate) fn new(allowed: Vec<FaultName>, rng: &mut Rng) -> Self {
         let mut left = allowed.clone();
         let mut first = Vec::new();
-        while let Some(fault) = chance.weighted(&left, |fault| fault.weight()).copied() {
+        while let Some(fault) = rng.weighted(&left, |fault| fault.weight()).copied() {
             left.retain(|other| *other != fault);
             first.push(fault);
         }
         first.reverse();
-        Self { allowed, first }
+        Self {
+            allowed,
+            pending: first,
+        }
     }
 
     /// Returns the next fault.
-    pub(crate) fn next(&mut self, chance: &mut Rng) -> Option<FaultName> {
-        self.first.pop().or_else(|| {
-            chance
-                .weighted(&self.allowed, |fault| fault.weight())
-                .copied()
-        })
+    pub(crate) fn next(&mut self, rng: &mut Rng) -> Option<FaultName> {
+        self.pending
+            .pop()
+            .or_else(|| rng.weighted(&self.allowed, |fault| fault.weight()).copied())
     }
 
     /// Returns a fault that was not possible now. It comes after all others that have not come yet.
     pub(crate) fn put_back(&mut self, fault: FaultName) {
-        self.first.insert(0, fault);
+        self.pending.insert(0, fault);
     }
 }
 
@@ -215,26 +216,26 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_comes_once_before_any_comes_again() {
-        let mut chance = Rng::new(3);
-        let mut mix = FaultMix::new(FaultName::ALL.to_vec(), &mut chance);
+    fn each_fault_is_chosen_once_before_any_is_repeated() {
+        let mut rng = Rng::new(3);
+        let mut mix = FaultMix::new(FaultName::ALL.to_vec(), &mut rng);
         let mut seen: Vec<_> = FaultName::ALL
             .iter()
-            .map(|_| mix.next(&mut chance).unwrap())
+            .map(|_| mix.next(&mut rng).unwrap())
             .collect();
         seen.sort();
         assert_eq!(seen, FaultName::ALL);
-        assert!(mix.next(&mut chance).is_some());
+        assert!(mix.next(&mut rng).is_some());
     }
 
     #[test]
-    fn what_could_not_be_done_comes_once_more_when_the_others_have_come() {
-        let mut chance = Rng::new(3);
-        let mut mix = FaultMix::new(FaultName::ALL.to_vec(), &mut chance);
-        let first = mix.next(&mut chance).unwrap();
+    fn an_impossible_fault_is_retried_after_the_others() {
+        let mut rng = Rng::new(3);
+        let mut mix = FaultMix::new(FaultName::ALL.to_vec(), &mut rng);
+        let first = mix.next(&mut rng).unwrap();
         mix.put_back(first);
         let others = FaultName::ALL.len() - 1;
-        assert!((0..others).all(|_| mix.next(&mut chance) != Some(first)));
-        assert_eq!(mix.next(&mut chance), Some(first));
+        assert!((0..others).all(|_| mix.next(&mut rng) != Some(first)));
+        assert_eq!(mix.next(&mut rng), Some(first));
     }
 }

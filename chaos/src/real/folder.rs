@@ -20,9 +20,9 @@ use super::network;
 /// Beginning of every name that a run assigns.
 const NAME: &str = "argosy-chaos";
 /// Timeout for killed processes to disappear.
-const PATIENCE: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval at which they are checked.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The reason why the directory of a run cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ impl RunDirectory {
     ///
     /// # Errors
     /// [`RunDirectoryError`]
-    pub(crate) fn make(base: &Path) -> Result<Self, RunDirectoryError> {
+    pub(crate) fn create(base: &Path) -> Result<Self, RunDirectoryError> {
         let own =
             ProcessId::of(std::process::id().cast_signed()).map_err(RunDirectoryError::Own)?;
         let prefix = format!("{NAME}-{}", own.pid);
@@ -108,9 +108,9 @@ impl RunDirectory {
     ///
     /// # Errors
     /// [`RunDirectoryError`]
-    pub(crate) fn note_tree(&self, tree: &Path) -> Result<(), RunDirectoryError> {
+    pub(crate) fn record_cgroup(&self, tree: &Path) -> Result<(), RunDirectoryError> {
         let path = self.path.join("trees");
-        let mut known = self.trees();
+        let mut known = self.cgroups();
         if known.iter().any(|one| one == tree) {
             return Ok(());
         }
@@ -121,7 +121,7 @@ impl RunDirectory {
     }
 
     /// Returns the recorded trees.
-    pub(crate) fn trees(&self) -> Vec<PathBuf> {
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
         let text = fs::read_to_string(self.path.join("trees")).unwrap_or_default();
         text.lines().map(PathBuf::from).collect()
     }
@@ -131,13 +131,13 @@ impl RunDirectory {
     pub(crate) fn clear(&self) -> Vec<String> {
         let mut left = Vec::new();
         let namespaces = network::namespaces(&format!("{}-", self.prefix));
-        left.extend(end_all_in(&namespaces));
-        for tree in self.trees() {
+        left.extend(kill_all_in(&namespaces));
+        for tree in self.cgroups() {
             if let Err(error) = remove_tree(&tree) {
                 left.push(format!("cgroup {}: {error}", tree.display()));
             }
         }
-        left.extend(end_all_in(&namespaces));
+        left.extend(kill_all_in(&namespaces));
         for mount in mounts_below(&self.path) {
             if let Err(errno) = umount2(&mount, MntFlags::MNT_DETACH) {
                 left.push(format!("mount {}: {errno}", mount.display()));
@@ -158,15 +158,15 @@ impl RunDirectory {
             if fs::remove_dir_all(&self.path).is_ok() || !self.path.exists() {
                 return;
             }
-            std::thread::sleep(LOOK_AGAIN);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
 /// Removes the leftovers in `base` of runs whose process has ended. Returns their names.
-pub(crate) fn clear_dead(base: &Path) -> Vec<String> {
+pub(crate) fn remove_stale(base: &Path) -> Vec<String> {
     let mut cleared = Vec::new();
-    for path in folders_in(base) {
+    for path in directories_in(base) {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             continue;
         };
@@ -174,7 +174,7 @@ pub(crate) fn clear_dead(base: &Path) -> Vec<String> {
             .strip_prefix(NAME)
             .and_then(|rest| rest.strip_prefix('-'))
             .is_some_and(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()));
-        if !is_run || owner_lives(&path) {
+        if !is_run || is_owner_alive(&path) {
             continue;
         }
         let folder = RunDirectory {
@@ -188,7 +188,7 @@ pub(crate) fn clear_dead(base: &Path) -> Vec<String> {
     cleared
 }
 
-fn owner_lives(folder: &Path) -> bool {
+fn is_owner_alive(folder: &Path) -> bool {
     let text = fs::read_to_string(folder.join("owner")).unwrap_or_default();
     let mut words = text.split_ascii_whitespace();
     let pid = words.next().and_then(|word| word.parse().ok());
@@ -206,12 +206,12 @@ pub(crate) fn is_alive(process: ProcessId) -> bool {
 
 /// Kills all processes in these namespaces except this one, until none is left. Returns those that
 /// remain.
-fn end_all_in(namespaces: &[String]) -> Vec<String> {
+fn kill_all_in(namespaces: &[String]) -> Vec<String> {
     let identities: Vec<_> = namespaces
         .iter()
         .filter_map(|namespace| network::identity(namespace))
         .collect();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + EXIT_TIMEOUT;
     loop {
         let living = processes_in(&identities);
         if living.is_empty() {
@@ -227,7 +227,7 @@ fn end_all_in(namespaces: &[String]) -> Vec<String> {
                 let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
             }
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -254,10 +254,10 @@ fn processes_in(identities: &[(u64, u64)]) -> Vec<ProcessId> {
 
 /// Kills everything in the tree of an agent, and removes the tree.
 fn remove_tree(tree: &Path) -> Result<(), CgroupError> {
-    for group in folders_in(tree) {
-        Cgroup::at(&group).remove(PATIENCE)?;
+    for group in directories_in(tree) {
+        Cgroup::at(&group).remove(EXIT_TIMEOUT)?;
     }
-    Cgroup::at(tree).remove(PATIENCE)?;
+    Cgroup::at(tree).remove(EXIT_TIMEOUT)?;
     if let Some(all) = tree.parent() {
         // Stays while another agent of this host has its tree there.
         let _ = fs::remove_dir(all);
@@ -265,7 +265,7 @@ fn remove_tree(tree: &Path) -> Result<(), CgroupError> {
     Ok(())
 }
 
-fn folders_in(path: &Path) -> Vec<PathBuf> {
+fn directories_in(path: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(path)
         .into_iter()
         .flatten()
@@ -295,24 +295,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_whose_owner_lives_is_left_alone_and_a_dead_one_is_removed() {
+    fn only_directories_of_dead_owners_are_removed() {
         let base = tempfile::tempdir().unwrap();
-        let living = RunDirectory::make(base.path()).unwrap();
+        let living = RunDirectory::create(base.path()).unwrap();
         let dead = base.path().join("argosy-chaos-999999999");
         fs::create_dir_all(dead.join("logs")).unwrap();
         fs::write(dead.join("owner"), "999999999 1\n").unwrap();
         let other = base.path().join("argosy-chaos-findings");
         fs::create_dir_all(&other).unwrap();
-        assert_eq!(clear_dead(base.path()), ["argosy-chaos-999999999"]);
+        assert_eq!(remove_stale(base.path()), ["argosy-chaos-999999999"]);
         assert!(living.path().exists() && other.exists() && !dead.exists());
     }
 
     #[test]
-    fn an_owner_whose_number_was_given_out_again_is_dead() {
+    fn an_owner_with_a_reused_pid_is_dead() {
         let base = tempfile::tempdir().unwrap();
-        let folder = RunDirectory::make(base.path()).unwrap();
+        let folder = RunDirectory::create(base.path()).unwrap();
         let own = std::process::id();
         fs::write(folder.path().join("owner"), format!("{own} 1\n")).unwrap();
-        assert!(!owner_lives(folder.path()));
+        assert!(!is_owner_alive(folder.path()));
     }
 }

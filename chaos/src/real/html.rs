@@ -321,7 +321,7 @@ mod tests {
     use crate::real::report::{EpochRecord, FaultLine, ReportedViolation, TaskCount};
 
     #[test]
-    fn the_page_shows_every_lane_and_nothing_from_elsewhere() {
+    fn the_page_shows_every_lane_and_has_no_external_content() {
         let report = RunReport {
             faults_ns: (1_000_000_000, 61_000_000_000),
             faults: vec![FaultLine {

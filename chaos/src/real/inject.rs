@@ -21,7 +21,7 @@ use crate::history::{Fault, FaultKind, Recorder};
 use crate::rng::Rng;
 
 /// Timeout for finding a leader before a fault that needs one, if no other fault holds.
-pub(super) const FINDING: Duration = Duration::from_secs(10);
+pub(super) const LEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A fault in force.
 pub(crate) struct InjectedFault {
@@ -29,7 +29,7 @@ pub(crate) struct InjectedFault {
     /// The target in words, for the live view and the report.
     pub(crate) target: String,
     /// The default duration.
-    pub(crate) lasts: Duration,
+    pub(crate) duration: Duration,
     undo: Vec<UndoStep>,
 }
 
@@ -51,44 +51,44 @@ pub(super) enum UndoStep {
 /// The context for injecting a fault.
 pub(crate) struct Injector<'a> {
     pub(crate) cluster: &'a mut Cluster,
-    pub(crate) chance: &'a mut Rng,
+    pub(crate) rng: &'a mut Rng,
     pub(crate) recorder: &'a Recorder,
     /// Timeout for finding a leader.
-    finding: Duration,
+    leader_timeout: Duration,
     undo: Vec<UndoStep>,
 }
 
 impl<'a> Injector<'a> {
     pub(crate) fn new(
         cluster: &'a mut Cluster,
-        chance: &'a mut Rng,
+        rng: &'a mut Rng,
         recorder: &'a Recorder,
-        finding: Duration,
+        leader_timeout: Duration,
     ) -> Self {
         Self {
             cluster,
-            chance,
+            rng,
             recorder,
-            finding,
+            leader_timeout,
             undo: Vec::new(),
         }
     }
 
     /// Injects a fault. If it fails half-way, its steps are undone.
     pub(crate) async fn begin(mut self, fault: FaultName) -> Result<InjectedFault> {
-        let begun = self.inject(fault).await;
-        match begun {
+        let result = self.inject(fault).await;
+        match result {
             Ok((target, lasts)) => Ok(InjectedFault {
                 fault,
                 target,
-                lasts,
+                duration: lasts,
                 undo: self.undo,
             }),
             Err(error) => {
                 let half = InjectedFault {
                     fault,
                     target: String::new(),
-                    lasts: Duration::ZERO,
+                    duration: Duration::ZERO,
                     undo: std::mem::take(&mut self.undo),
                 };
                 half.end(self.cluster, self.recorder).await?;
@@ -147,7 +147,7 @@ impl<'a> Injector<'a> {
     }
 
     fn between(&mut self, from_ms: u64, to_ms: u64) -> Duration {
-        Duration::from_millis(self.chance.between(from_ms, to_ms))
+        Duration::from_millis(self.rng.between(from_ms, to_ms))
     }
 
     /// Kills a member with kill -9. It is started again when the fault ends.
@@ -176,13 +176,13 @@ impl<'a> Injector<'a> {
     }
 
     /// Returns a random running member of these places.
-    fn some(&mut self, places: &[HostIndex]) -> Result<HostIndex> {
+    fn random_member(&mut self, places: &[HostIndex]) -> Result<HostIndex> {
         let well: Vec<HostIndex> = places
             .iter()
             .copied()
             .filter(|place| self.cluster.members[*place].is_healthy())
             .collect();
-        self.chance
+        self.rng
             .pick(&well)
             .copied()
             .context("no running member can be the target")
@@ -218,7 +218,7 @@ impl UndoStep {
             recorder.fault(Fault::new(kind, name_of(cluster, place)));
         };
         match self {
-            Self::Start(place) => revive(cluster, recorder, place)?,
+            Self::Start(place) => restart_if_ended(cluster, recorder, place)?,
             Self::Resume(place) => {
                 note(cluster, FaultKind::Resume, place);
                 cluster.members[place].resume();
@@ -240,7 +240,7 @@ impl UndoStep {
                 // Blocks until the tracer has detached.
                 tokio::task::spawn_blocking(move || drop(tracer)).await?;
                 cluster.members[place].forbid_exit();
-                revive(cluster, recorder, place)?;
+                restart_if_ended(cluster, recorder, place)?;
             }
             Self::RemoveLimit(place, limit) => {
                 let member = &mut cluster.members[place];
@@ -250,7 +250,7 @@ impl UndoStep {
                     loosened?;
                 }
                 member.forbid_exit();
-                revive(cluster, recorder, place)?;
+                restart_if_ended(cluster, recorder, place)?;
             }
             Self::RestoreDisk(place, disk) => {
                 note(cluster, FaultKind::DiskFreed, place);
@@ -258,14 +258,14 @@ impl UndoStep {
                 cluster.members[place].kill();
                 cluster.members[place].forbid_exit();
                 disk.remove()?;
-                revive(cluster, recorder, place)?;
+                restart_if_ended(cluster, recorder, place)?;
             }
             Self::ResetClock(place) => {
                 cluster.members[place].kill();
-                revive(cluster, recorder, place)?;
+                restart_if_ended(cluster, recorder, place)?;
             }
             Self::AddMaster(place) => {
-                revive(cluster, recorder, place)?;
+                restart_if_ended(cluster, recorder, place)?;
                 masters::join(cluster, recorder, place).await?;
             }
             Self::StopSwarm(herd) => stop_swarm(cluster, herd).await,
@@ -275,19 +275,19 @@ impl UndoStep {
 }
 
 /// Starts a member that may have ended because of the fault.
-fn revive(cluster: &mut Cluster, recorder: &Recorder, place: HostIndex) -> Result<()> {
+fn restart_if_ended(cluster: &mut Cluster, recorder: &Recorder, place: HostIndex) -> Result<()> {
     let member = &mut cluster.members[place];
     let ended = member.poll().is_some() || !member.is_up();
     if ended {
         recorder.fault(Fault::new(FaultKind::Restart, name_of(cluster, place)));
-        cluster.start_again(place)?;
+        cluster.restart(place)?;
     }
     Ok(())
 }
 
 /// Ends the swarm and marks its agents as gone.
-async fn stop_swarm(cluster: &Cluster, herd: AgentSwarm) {
-    drop(herd);
+async fn stop_swarm(cluster: &Cluster, swarm: AgentSwarm) {
+    drop(swarm);
     let operator = cluster.operator();
     let page = operator
         .list_agents(v1::ListRequest {

@@ -31,7 +31,7 @@ use crate::rng::Rng;
 use processes::ListeningProcess;
 
 /// Faults that can be injected into an existing cluster.
-const POSSIBLE: [FaultName; 5] = [
+const POSSIBLE_FAULTS: [FaultName; 5] = [
     FaultName::KillLeader,
     FaultName::KillFollower,
     FaultName::PauseLeader,
@@ -39,19 +39,19 @@ const POSSIBLE: [FaultName; 5] = [
     FaultName::TransferLeader,
 ];
 /// Pause between two requests of the probe.
-const PROBE: Duration = Duration::from_millis(20);
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 /// Timeout of a request of the probe.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Timeout for the next leader, and for the return of a killed master.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An existing cluster.
 struct ExistingCluster {
     operator: OperatorClient,
-    screen: ProgressDisplay,
+    display: ProgressDisplay,
     report: RunReport,
-    chance: Rng,
-    begun: Instant,
+    rng: Rng,
+    started: Instant,
 }
 
 /// Asks for confirmation, injects the faults and reports.
@@ -64,8 +64,8 @@ pub(crate) fn run_live(
     seed: u64,
 ) -> Result<RunReport, anyhow::Error> {
     for fault in &arguments.only {
-        if !POSSIBLE.contains(fault) {
-            let names: Vec<_> = POSSIBLE.iter().map(|fault| fault.name()).collect();
+        if !POSSIBLE_FAULTS.contains(fault) {
+            let names: Vec<_> = POSSIBLE_FAULTS.iter().map(|fault| fault.name()).collect();
             let text = format!(
                 "{fault} cannot be injected into an existing cluster; possible faults: {}",
                 names.join(", ")
@@ -96,15 +96,15 @@ pub(crate) fn run_live(
         super::testbed::watch_signals(stop.clone())?;
         let theirs = ExistingCluster {
             operator,
-            screen: ProgressDisplay::new(),
+            display: ProgressDisplay::new(),
             report: RunReport {
                 seed,
                 size: format!("{}x{}", cluster.masters.len(), cluster.agents),
                 version: cluster.protocol.map(|who| who.release).unwrap_or_default(),
                 ..RunReport::default()
             },
-            chance: Rng::new(seed),
-            begun: Instant::now(),
+            rng: Rng::new(seed),
+            started: Instant::now(),
         };
         theirs.run(arguments, &stop).await
     })
@@ -163,25 +163,25 @@ impl ExistingCluster {
         loop {
             let is_over = match arguments.rounds {
                 Some(most) => rounds >= most,
-                None => self.begun.elapsed() >= arguments.duration,
+                None => self.started.elapsed() >= arguments.duration,
             };
             if is_over || stop.is_cancelled() || !self.report.too_little.is_empty() {
                 break;
             }
             rounds += 1;
-            let Some(fault) = self.chance.pick(&arguments.only).copied() else {
+            let Some(fault) = self.rng.pick(&arguments.only).copied() else {
                 break;
             };
             self.round(fault).await?;
-            tokio::time::sleep(Duration::from_millis(self.chance.between(500, 3_000))).await;
+            tokio::time::sleep(Duration::from_millis(self.rng.between(500, 3_000))).await;
         }
         self.report.faults_ns.1 = self.now_ns();
         let (outages, reads) = probing.end().await?;
         self.report.outages = outages;
         self.report.operations.insert("read".to_owned(), reads);
-        self.compare(before).await?;
+        self.compare_tasks(before).await?;
         self.report.interrupted = stop.is_cancelled();
-        self.report.seconds = self.begun.elapsed().as_secs();
+        self.report.seconds = self.started.elapsed().as_secs();
         if self.report.faults.is_empty() {
             self.report.too_little.push("no fault was done".to_owned());
         }
@@ -189,7 +189,7 @@ impl ExistingCluster {
     }
 
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Returns the running tasks, by framework and id.
@@ -228,22 +228,18 @@ impl ExistingCluster {
             .iter()
             .filter(|master| master.voter && leads(master) == wants_leader)
             .collect();
-        let Some(victim) = self
-            .chance
-            .pick(&candidates)
-            .map(|master| (*master).clone())
-        else {
+        let Some(victim) = self.rng.pick(&candidates).map(|master| (*master).clone()) else {
             return Ok(());
         };
         let begun_ns = self.now_ns();
-        self.screen.print(&format!("{fault}: {}", victim.node_id));
+        self.display.print(&format!("{fault}: {}", victim.node_id));
         match fault {
             FaultName::TransferLeader => {
                 let asked = self
                     .operator
                     .transfer_leader(v1::TransferLeaderRequest::default());
                 if let Err(error) = asked.await {
-                    self.screen.print(&format!("it was refused: {error}"));
+                    self.display.print(&format!("it was refused: {error}"));
                 }
             }
             FaultName::KillLeader | FaultName::KillFollower => self.kill(&victim).await?,
@@ -265,7 +261,7 @@ impl ExistingCluster {
     async fn kill(&mut self, victim: &v1::Master) -> Result<()> {
         let listener = processes::listener(&victim.api_address).map_err(UsageError)?;
         listener.send(Signal::SIGKILL)?;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LEADER_TIMEOUT;
         while Instant::now() < deadline {
             let again = processes::listener(&victim.api_address);
             if again.is_ok_and(|again: ListeningProcess| again != listener) {
@@ -274,10 +270,10 @@ impl ExistingCluster {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let why = format!(
-            "{} at {} was not restarted within {PATIENCE:?}: start it manually",
+            "{} at {} was not restarted within {LEADER_TIMEOUT:?}: start it manually",
             victim.node_id, victim.api_address
         );
-        self.screen.print(&why);
+        self.display.print(&why);
         self.report.too_little.push(why);
         Ok(())
     }
@@ -285,13 +281,13 @@ impl ExistingCluster {
     async fn pause(&mut self, victim: &v1::Master) -> Result<()> {
         let listener = processes::listener(&victim.api_address).map_err(UsageError)?;
         listener.send(Signal::SIGSTOP)?;
-        let time = Duration::from_millis(self.chance.between(300, 4_000));
+        let time = Duration::from_millis(self.rng.between(300, 4_000));
         tokio::time::sleep(time).await;
         listener.send(Signal::SIGCONT)
     }
 
     /// Reports tasks that ran before and are lost now, although their end was not requested.
-    async fn compare(&mut self, before: BTreeSet<(String, String)>) -> Result<()> {
+    async fn compare_tasks(&mut self, before: BTreeSet<(String, String)>) -> Result<()> {
         let compared = before.len() as u64;
         for (framework_id, id) in before {
             let request = v1::GetRequest {
@@ -323,7 +319,7 @@ impl ExistingCluster {
     }
 
     fn probe(&self) -> Probe {
-        let (operator, begun) = (self.operator.with_deadline(DEADLINE), self.begun);
+        let (operator, begun) = (self.operator.with_deadline(DEADLINE), self.started);
         let over = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&over);
         let asking = tokio::spawn(async move {
@@ -337,25 +333,28 @@ impl ExistingCluster {
                     }
                     Err(_) => reads.unknown += 1,
                 }
-                tokio::time::sleep(PROBE).await;
+                tokio::time::sleep(PROBE_INTERVAL).await;
             }
             answered.push(begun.elapsed());
             (answered, reads)
         });
-        Probe { over, asking }
+        Probe {
+            stop: over,
+            task: asking,
+        }
     }
 }
 
 /// A client that sends requests continuously.
 struct Probe {
-    over: Arc<AtomicBool>,
-    asking: JoinHandle<(Vec<Duration>, OperationCounts)>,
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<(Vec<Duration>, OperationCounts)>,
 }
 
 impl Probe {
     async fn end(self) -> Result<(Vec<Outage>, OperationCounts)> {
-        self.over.store(true, Ordering::Relaxed);
-        let (answered, reads) = self.asking.await.context("the probe task failed")?;
+        self.stop.store(true, Ordering::Relaxed);
+        let (answered, reads) = self.task.await.context("the probe task failed")?;
         let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let gaps = answered.windows(2).map(|pair| Outage {
             from_ns: ns(pair[0]),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::FaultTiming;
 use super::cluster::{Cluster, MemberKind};
 use super::faults::{FaultMix, FaultName};
-use super::inject::{FINDING, InjectedFault, Injector, name_of};
+use super::inject::{InjectedFault, Injector, LEADER_TIMEOUT, name_of};
 use super::processes::describe;
 use super::progress::ProgressDisplay;
 use super::report::{FaultLine, ReportedViolation};
@@ -21,15 +21,15 @@ use crate::history::{Expectation, Recorder};
 use crate::rng::Rng;
 
 /// Timeout for the cluster to become healthy after a fault.
-const RECOVERY: Duration = Duration::from_secs(60);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Timeout for the next commit after a majority is connected.
-const COMMIT: Duration = Duration::from_secs(15);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Interval of checks of the members.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Percentage of rounds in which a second fault overlaps the first.
 const OVERLAP_PERCENT: u64 = 25;
 /// Number of attempts of a fault that is not possible at the moment.
-const TRIES: usize = 3;
+const MAX_ATTEMPTS: usize = 3;
 /// Percentage of rounds after which the next fault does not wait for a healthy cluster.
 const HASTE_PERCENT: u64 = 20;
 
@@ -39,7 +39,7 @@ pub(crate) enum FaultSource {
     Random {
         mix: FaultMix,
         rounds: Option<u64>,
-        lasts: Duration,
+        duration: Duration,
     },
     /// A timeline.
     Script(Vec<ScriptStep>),
@@ -48,15 +48,15 @@ pub(crate) enum FaultSource {
 /// The driver of the faults.
 pub(crate) struct Nemesis<'a> {
     pub(crate) cluster: &'a mut Cluster,
-    pub(crate) chance: Rng,
-    pub(crate) pace: FaultTiming,
+    pub(crate) rng: Rng,
+    pub(crate) timing: FaultTiming,
     pub(crate) recorder: &'a Recorder,
-    pub(crate) screen: &'a ProgressDisplay,
+    pub(crate) display: &'a ProgressDisplay,
     pub(crate) stop: &'a CancellationToken,
     pub(crate) faults: Vec<FaultLine>,
     pub(crate) violations: Vec<ReportedViolation>,
     /// Further text of the live line.
-    pub(crate) pulse: &'a dyn Fn() -> String,
+    pub(crate) status: &'a dyn Fn() -> String,
 }
 
 /// One part of a round, after its first fault has begun.
@@ -66,25 +66,31 @@ enum RoundStep {
     /// The second fault, and the timeout for finding a leader if it needs one.
     Begin {
         fault: FaultName,
-        finding: Duration,
+        leader_timeout: Duration,
     },
     EndFirst,
 }
 
 /// Returns the parts of a round. The first fault lasts for the given time, and a second one may
 /// begin in it. The first one holds no longer, however long the second one waits.
-fn parts(lasts: Duration, second: Option<(FaultName, Duration)>) -> Vec<RoundStep> {
+fn round_steps(lasts: Duration, second: Option<(FaultName, Duration)>) -> Vec<RoundStep> {
     match second {
         None => vec![RoundStep::Wait(lasts), RoundStep::EndFirst],
         Some((fault, _)) if fault.waits_for_health() => {
-            let finding = FINDING;
-            let begin = RoundStep::Begin { fault, finding };
+            let finding = LEADER_TIMEOUT;
+            let begin = RoundStep::Begin {
+                fault,
+                leader_timeout: finding,
+            };
             vec![RoundStep::Wait(lasts), RoundStep::EndFirst, begin]
         }
         Some((fault, after)) => {
             let rest = lasts.saturating_sub(after);
-            let finding = FINDING.min(rest);
-            let begin = RoundStep::Begin { fault, finding };
+            let finding = LEADER_TIMEOUT.min(rest);
+            let begin = RoundStep::Begin {
+                fault,
+                leader_timeout: finding,
+            };
             vec![
                 RoundStep::Wait(after),
                 begin,
@@ -99,7 +105,11 @@ impl Nemesis<'_> {
     /// Runs until the plan is over or is cancelled. Then it ends all faults.
     pub(crate) async fn run(&mut self, plan: FaultSource) -> Result<()> {
         match plan {
-            FaultSource::Random { mix, rounds, lasts } => self.by_chance(mix, rounds, lasts).await,
+            FaultSource::Random {
+                mix,
+                rounds,
+                duration: lasts,
+            } => self.by_chance(mix, rounds, lasts).await,
             FaultSource::Script(steps) => self.by_script(&steps).await,
         }
     }
@@ -121,14 +131,14 @@ impl Nemesis<'_> {
             if is_over || self.stop.is_cancelled() {
                 return Ok(());
             }
-            let pause = Duration::from_millis(self.chance.between(100, 1_200));
-            self.wait(self.pace.of(pause)).await?;
-            let Some(fault) = mix.next(&mut self.chance) else {
+            let pause = Duration::from_millis(self.rng.between(100, 1_200));
+            self.wait(self.timing.of(pause)).await?;
+            let Some(fault) = mix.next(&mut self.rng) else {
                 return Ok(());
             };
             // With a number of rounds, faults do not overlap.
-            let second = (rounds.is_none() && self.chance.percent(OVERLAP_PERCENT))
-                .then(|| mix.next(&mut self.chance))
+            let second = (rounds.is_none() && self.rng.percent(OVERLAP_PERCENT))
+                .then(|| mix.next(&mut self.rng))
                 .flatten();
             if self.round(fault, second, None).await? {
                 done += 1;
@@ -136,7 +146,7 @@ impl Nemesis<'_> {
             }
             // For example, a leader was needed while there was none.
             failed.push(fault);
-            if failed.iter().filter(|other| **other == fault).count() < TRIES {
+            if failed.iter().filter(|other| **other == fault).count() < MAX_ATTEMPTS {
                 mix.put_back(fault);
             } else {
                 done += 1;
@@ -152,7 +162,7 @@ impl Nemesis<'_> {
             if self.stop.is_cancelled() {
                 return Ok(());
             }
-            self.round(step.fault, None, step.lasts).await?;
+            self.round(step.fault, None, step.duration).await?;
         }
         Ok(())
     }
@@ -164,20 +174,23 @@ impl Nemesis<'_> {
         second: Option<FaultName>,
         lasts: Option<Duration>,
     ) -> Result<bool> {
-        let Some(held) = self.begin(fault, FINDING).await else {
+        let Some(held) = self.begin(fault, LEADER_TIMEOUT).await else {
             self.recover().await?;
             return Ok(false);
         };
-        let lasts = lasts.unwrap_or_else(|| self.pace.of(held.lasts));
+        let lasts = lasts.unwrap_or_else(|| self.timing.of(held.duration));
         let second = second.map(|second| {
             let whole = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
-            (second, Duration::from_millis(self.chance.below(whole)))
+            (second, Duration::from_millis(self.rng.below(whole)))
         });
         let (mut held, mut over) = (Some(held), None);
-        for part in parts(lasts, second) {
+        for part in round_steps(lasts, second) {
             match part {
                 RoundStep::Wait(time) => self.wait(time).await?,
-                RoundStep::Begin { fault, finding } => over = self.begin(fault, finding).await,
+                RoundStep::Begin {
+                    fault,
+                    leader_timeout: finding,
+                } => over = self.begin(fault, finding).await,
                 RoundStep::EndFirst => {
                     if let Some(held) = held.take() {
                         self.end(held).await?;
@@ -186,14 +199,14 @@ impl Nemesis<'_> {
             }
         }
         if let Some(over) = over {
-            let more = self.pace.of(over.lasts / 2);
+            let more = self.timing.of(over.duration / 2);
             self.wait(more).await?;
             self.end(over).await?;
         }
-        let within_ns = u64::try_from(COMMIT.as_nanos()).unwrap_or(u64::MAX);
+        let within_ns = u64::try_from(COMMIT_TIMEOUT.as_nanos()).unwrap_or(u64::MAX);
         self.recorder
             .observe("nemesis", Expectation::Commit { within_ns });
-        if !self.chance.percent(HASTE_PERCENT) {
+        if !self.rng.percent(HASTE_PERCENT) {
             self.recover().await?;
         }
         Ok(true)
@@ -201,10 +214,10 @@ impl Nemesis<'_> {
 
     async fn begin(&mut self, fault: FaultName, finding: Duration) -> Option<InjectedFault> {
         let at = self.recorder.now_ns();
-        let hand = Injector::new(self.cluster, &mut self.chance, self.recorder, finding);
+        let hand = Injector::new(self.cluster, &mut self.rng, self.recorder, finding);
         match hand.begin(fault).await {
             Ok(held) => {
-                self.screen.print(&format!("{fault}: {}", held.target));
+                self.display.print(&format!("{fault}: {}", held.target));
                 self.faults.push(FaultLine {
                     fault: fault.name().to_owned(),
                     target: held.target.clone(),
@@ -216,7 +229,7 @@ impl Nemesis<'_> {
             }
             Err(error) => {
                 let failure = format!("{error:#}");
-                self.screen.print(&failure);
+                self.display.print(&failure);
                 self.faults.push(FaultLine {
                     fault: fault.name().to_owned(),
                     target: String::new(),
@@ -229,9 +242,9 @@ impl Nemesis<'_> {
         }
     }
 
-    async fn end(&mut self, held: InjectedFault) -> Result<()> {
-        let (fault, target) = (held.fault, held.target.clone());
-        if let Err(error) = held.end(self.cluster, self.recorder).await {
+    async fn end(&mut self, fault_in_force: InjectedFault) -> Result<()> {
+        let (fault, target) = (fault_in_force.fault, fault_in_force.target.clone());
+        if let Err(error) = fault_in_force.end(self.cluster, self.recorder).await {
             self.violation("Liveness", format!("{error:#}"));
         }
         let now = self.recorder.now_ns();
@@ -249,22 +262,22 @@ impl Nemesis<'_> {
         let begun = Instant::now();
         loop {
             self.check_members()?;
-            let Some(missing) = self.cluster.what_is_missing().await else {
+            let Some(missing) = self.cluster.unhealthy_reason().await else {
                 return Ok(());
             };
             if self.stop.is_cancelled() {
                 return Ok(());
             }
-            if begun.elapsed() > RECOVERY {
+            if begun.elapsed() > RECOVERY_TIMEOUT {
                 self.violation(
                     "Liveness",
-                    format!("not in health {RECOVERY:?} after the last fault: {missing}"),
+                    format!("not in health {RECOVERY_TIMEOUT:?} after the last fault: {missing}"),
                 );
                 return Ok(());
             }
-            self.screen
-                .show(&format!("recovering: {missing}; {}", (self.pulse)()));
-            tokio::time::sleep(LOOK).await;
+            self.display
+                .show(&format!("recovering: {missing}; {}", (self.status)()));
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -279,9 +292,9 @@ impl Nemesis<'_> {
             }
             let open = self.faults.iter().filter(|line| line.ended_ns.is_none());
             let open: Vec<&str> = open.map(|line| line.fault.as_str()).collect();
-            self.screen
-                .show(&format!("{}; {}", open.join(" + "), (self.pulse)()));
-            tokio::time::sleep(left.min(LOOK)).await;
+            self.display
+                .show(&format!("{}; {}", open.join(" + "), (self.status)()));
+            tokio::time::sleep(left.min(POLL_INTERVAL)).await;
         }
     }
 
@@ -303,13 +316,13 @@ impl Nemesis<'_> {
                 MemberKind::Framework => "framework-ended",
             };
             self.violation(checker, what);
-            self.cluster.start_again(place)?;
+            self.cluster.restart(place)?;
         }
         Ok(())
     }
 
     fn violation(&mut self, checker: &str, what: String) {
-        self.screen.print(&format!("VIOLATION {checker}: {what}"));
+        self.display.print(&format!("VIOLATION {checker}: {what}"));
         self.violations.push(ReportedViolation {
             checker: checker.to_owned(),
             what,
@@ -330,10 +343,13 @@ mod tests {
         for fault in FaultName::ALL.iter().copied() {
             for after in [0, 3, 6].map(Duration::from_secs) {
                 let mut held = Duration::ZERO;
-                for part in parts(lasts, Some((fault, after))) {
+                for part in round_steps(lasts, Some((fault, after))) {
                     match part {
                         RoundStep::Wait(time) => held += time,
-                        RoundStep::Begin { finding, .. } => {
+                        RoundStep::Begin {
+                            leader_timeout: finding,
+                            ..
+                        } => {
                             assert!(!fault.waits_for_health(), "{fault} waits");
                             assert!(finding <= lasts - after, "{fault}");
                         }
@@ -343,7 +359,7 @@ mod tests {
                 assert_eq!(held, lasts, "{fault}");
             }
         }
-        let waits = parts(lasts, Some((FaultName::RollingRestart, Duration::ZERO)));
+        let waits = round_steps(lasts, Some((FaultName::RollingRestart, Duration::ZERO)));
         assert!(
             matches!(waits.last(), Some(RoundStep::Begin { .. })),
             "it comes"

@@ -49,7 +49,7 @@ pub(crate) struct NetworkHost {
 pub(crate) struct Network {
     prefix: String,
     hosts: Vec<NetworkHost>,
-    cuts: NetworkDisturbances,
+    disturbances: NetworkDisturbances,
 }
 
 impl Network {
@@ -58,7 +58,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]
-    pub(crate) fn make(prefix: &str) -> Result<Self, NetworkError> {
+    pub(crate) fn create(prefix: &str) -> Result<Self, NetworkError> {
         let switch = format!("{prefix}-switch");
         ip(&["netns", "add", &switch])?;
         enter(&switch)?;
@@ -70,7 +70,7 @@ impl Network {
         Ok(Self {
             prefix: prefix.to_owned(),
             hosts: Vec::new(),
-            cuts: NetworkDisturbances::default(),
+            disturbances: NetworkDisturbances::default(),
         })
     }
 
@@ -115,12 +115,12 @@ impl Network {
     /// [`NetworkError`]. Some hosts may have the new rules then, and the next call repairs that.
     pub(crate) fn disturb(&mut self, cuts: NetworkDisturbances) -> Result<(), NetworkError> {
         let addresses: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
-        for place in cuts.changed(&self.cuts, &addresses, OWN_ADDRESS) {
+        for place in cuts.changed(&self.disturbances, &addresses, OWN_ADDRESS) {
             let rules = cuts.rules(place, &addresses, OWN_ADDRESS);
             let namespace = &self.hosts[place].namespace;
             execute_inside(namespace, "nft", &["-f", "-"], &rules)?;
         }
-        self.cuts = cuts;
+        self.disturbances = cuts;
         Ok(())
     }
 
@@ -150,14 +150,14 @@ impl Network {
 pub(crate) fn execute_inside(
     namespace: &str,
     program: &str,
-    words: &[&str],
+    args: &[&str],
     input: &str,
 ) -> Result<(), ToolError> {
     let mut line = vec![
         OsString::from(inside(namespace)),
         host_tools::path(program).into_os_string(),
     ];
-    line.extend(words.iter().map(OsString::from));
+    line.extend(args.iter().map(OsString::from));
     host_tools::run_with_input("nsenter", &line, input).map(drop)
 }
 
@@ -175,8 +175,8 @@ fn enter(namespace: &str) -> Result<(), NetworkError> {
     setns(handle, CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))
 }
 
-fn ip(words: &[&str]) -> Result<(), ToolError> {
-    host_tools::run("ip", words).map(drop)
+fn ip(args: &[&str]) -> Result<(), ToolError> {
+    host_tools::run("ip", args).map(drop)
 }
 
 /// Returns the namespaces whose names begin with the prefix.

@@ -13,7 +13,7 @@ pub(crate) type HostIndex = usize;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NetworkDisturbances {
     /// `(from, to)`: `to` receives nothing from `from`.
-    deaf: BTreeSet<(HostIndex, HostIndex)>,
+    cut_links: BTreeSet<(HostIndex, HostIndex)>,
     /// The percentage of incoming packets that a host loses.
     loss_percent: BTreeMap<HostIndex, u8>,
     /// Connections of `from` to the Raft port of `to` go to a proxy at this port.
@@ -24,7 +24,7 @@ impl NetworkDisturbances {
     /// Drops all packets from `from` at `to`.
     pub(crate) fn cut(&mut self, from: HostIndex, to: HostIndex) {
         if from != to {
-            self.deaf.insert((from, to));
+            self.cut_links.insert((from, to));
         }
     }
 
@@ -35,7 +35,7 @@ impl NetworkDisturbances {
     }
 
     /// Lets a host lose this percentage of packets.
-    pub(crate) fn lose(&mut self, host: HostIndex, percent: u8) {
+    pub(crate) fn set_loss(&mut self, host: HostIndex, percent: u8) {
         self.loss_percent.insert(host, percent.min(99));
     }
 
@@ -46,7 +46,7 @@ impl NetworkDisturbances {
 
     /// Adds the disturbances of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.deaf.extend(&other.deaf);
+        self.cut_links.extend(&other.cut_links);
         for (host, percent) in &other.loss_percent {
             let own = self.loss_percent.entry(*host).or_default();
             *own = (*own).max(*percent);
@@ -74,7 +74,7 @@ impl NetworkDisturbances {
             "table ip chaos {}\nflush table ip chaos\ntable ip chaos {\n chain in {\n  type filter hook input priority 0; policy accept;\n",
         );
         let silent: Vec<String> = self
-            .deaf
+            .cut_links
             .iter()
             .filter(|(_, to)| *to == host)
             .filter_map(|(from, _)| addresses.get(*from).map(ToString::to_string))
@@ -122,7 +122,7 @@ mod tests {
     const PROXY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
 
     #[test]
-    fn one_direction_is_a_rule_at_the_deaf_end_only() {
+    fn one_direction_is_a_rule_at_the_receiver_only() {
         let mut cuts = NetworkDisturbances::default();
         cuts.cut(0, 1);
         assert!(
@@ -141,7 +141,7 @@ mod tests {
         let mut cuts = NetworkDisturbances::default();
         cuts.cut_both(0, 2);
         let mut more = NetworkDisturbances::default();
-        more.lose(1, 30);
+        more.set_loss(1, 30);
         more.detour(0, 1, 7_000);
         cuts.add(&more);
         assert!(cuts.rules(2, &addresses(), PROXY).contains("10.99.0.1"));

@@ -17,9 +17,9 @@ use super::processes::RunSettings;
 use crate::host_tools;
 
 /// Timeout for a tracer to attach.
-const ATTACHING: Duration = Duration::from_secs(5);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Free space of a small disk in addition to its content.
-const ROOM_BYTES: u64 = 24 << 20;
+const FREE_BYTES: u64 = 24 << 20;
 
 /// A resource that is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Tracer {
             .spawn()
             .context("cannot execute strace")?;
         let mut tracer = Self { child };
-        let end = tokio::time::Instant::now() + ATTACHING;
+        let end = tokio::time::Instant::now() + ATTACH_TIMEOUT;
         loop {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
             let traced = |line: &str| line.starts_with("TracerPid:") && !line.ends_with("\t0");
@@ -151,16 +151,16 @@ impl Drop for Tracer {
 /// A small file system in place of a directory whose process does not run.
 #[derive(Debug)]
 pub(crate) struct SmallDisk {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl SmallDisk {
     /// Mounts it with the content of the directory.
-    pub(crate) fn under(folder: &Path) -> Result<Self> {
+    pub(crate) fn mount(folder: &Path) -> Result<Self> {
         let kept = saved_path(folder);
         fs::rename(folder, &kept).with_context(|| format!("cannot move {}", folder.display()))?;
         fs::create_dir_all(folder)?;
-        let size = format!("size={}", bytes_in(&kept)? + ROOM_BYTES);
+        let size = format!("size={}", bytes_in(&kept)? + FREE_BYTES);
         mount(
             Some("argosy-chaos"),
             folder,
@@ -170,7 +170,7 @@ impl SmallDisk {
         )
         .with_context(|| format!("cannot mount {}", folder.display()))?;
         let disk = Self {
-            folder: folder.to_owned(),
+            directory: folder.to_owned(),
         };
         copy(&kept, folder)?;
         Ok(disk)
@@ -191,7 +191,7 @@ impl SmallDisk {
     }
 
     fn filler(&self) -> PathBuf {
-        self.folder.join("filler")
+        self.directory.join("filler")
     }
 
     /// Frees the space again.
@@ -203,13 +203,13 @@ impl SmallDisk {
     /// Unmounts it and copies its content back into the directory. The process must not run.
     pub(crate) fn remove(self) -> Result<()> {
         self.free();
-        let kept = saved_path(&self.folder);
+        let kept = saved_path(&self.directory);
         fs::remove_dir_all(&kept)?;
         fs::create_dir_all(&kept)?;
-        copy(&self.folder, &kept)?;
-        umount2(&self.folder, MntFlags::MNT_DETACH)?;
-        fs::remove_dir_all(&self.folder)?;
-        fs::rename(&kept, &self.folder)?;
+        copy(&self.directory, &kept)?;
+        umount2(&self.directory, MntFlags::MNT_DETACH)?;
+        fs::remove_dir_all(&self.directory)?;
+        fs::rename(&kept, &self.directory)?;
         Ok(())
     }
 }
@@ -247,7 +247,7 @@ pub(crate) struct FakeClock {
 
 impl FakeClock {
     /// Creates a clock that is correct at first.
-    pub(crate) fn make(file: &Path) -> Result<Self> {
+    pub(crate) fn create(file: &Path) -> Result<Self> {
         let library = host_tools::fake_clock().context("libfaketime is not installed")?;
         let clock = Self {
             file: file.to_owned(),
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_that_was_tightened_is_gone_again() {
+    fn a_lowered_limit_is_restored() {
         let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
         let limits = || fs::read_to_string(format!("/proc/{}/limits", sleeper.id())).unwrap();
         for (limit, name) in [

@@ -18,7 +18,7 @@ use super::network::inside;
 use crate::host_tools;
 
 /// Interval at which the end of a process is polled.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// An error of a process.
 #[derive(Debug, thiserror::Error)]
@@ -61,42 +61,42 @@ pub(crate) struct RunSettings {
 /// A process that may be running, frozen or down.
 #[derive(Debug)]
 pub(crate) struct ManagedProcess {
-    pub(crate) recipe: ProcessSpec,
+    pub(crate) spec: ProcessSpec,
     child: Option<Child>,
     frozen: bool,
     /// Active faults that may end it.
-    excuses: u32,
+    allowed_exits: u32,
     /// The number of its starts.
     pub(crate) starts: u32,
 }
 
 impl ManagedProcess {
-    pub(crate) fn new(recipe: ProcessSpec) -> Self {
+    pub(crate) fn new(spec: ProcessSpec) -> Self {
         Self {
-            recipe,
+            spec,
             child: None,
             frozen: false,
-            excuses: 0,
+            allowed_exits: 0,
             starts: 0,
         }
     }
 
     pub(crate) fn name(&self) -> &str {
-        &self.recipe.name
+        &self.spec.name
     }
 
     /// Starts the process, unless it runs.
     pub(crate) fn start(&mut self) -> Result<(), ProcessError> {
-        self.start_in(&RunSettings::default())
+        self.start_with(&RunSettings::default())
     }
 
     /// Starts the process with settings in addition to its recipe, unless it runs.
-    pub(crate) fn start_in(&mut self, mood: &RunSettings) -> Result<(), ProcessError> {
+    pub(crate) fn start_with(&mut self, settings: &RunSettings) -> Result<(), ProcessError> {
         if self.child.is_some() {
             return Ok(());
         }
-        let child = self.spawn(mood).map_err(|source| ProcessError::Start {
-            name: self.recipe.name.clone(),
+        let child = self.spawn(settings).map_err(|source| ProcessError::Start {
+            name: self.spec.name.clone(),
             source,
         })?;
         self.child = Some(child);
@@ -105,15 +105,15 @@ impl ManagedProcess {
         Ok(())
     }
 
-    fn spawn(&self, mood: &RunSettings) -> io::Result<Child> {
+    fn spawn(&self, settings: &RunSettings) -> io::Result<Child> {
         let log = File::options()
             .create(true)
             .append(true)
-            .open(&self.recipe.log)?;
+            .open(&self.spec.log)?;
         let mut command = Command::new(host_tools::path("nsenter"));
         command
-            .args([&inside(&self.recipe.namespace), "--"])
-            .args(&self.recipe.argv)
+            .args([&inside(&self.spec.namespace), "--"])
+            .args(&self.spec.argv)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -126,22 +126,27 @@ impl ManagedProcess {
                 command.env_remove(&name);
             }
         }
-        command.envs(mood.environment.iter().map(|(name, value)| (name, value)));
+        command.envs(
+            settings
+                .environment
+                .iter()
+                .map(|(name, value)| (name, value)),
+        );
         command.spawn()
     }
 
     /// Marks the start of a fault that may end the process.
     pub(crate) fn allow_exit(&mut self) {
-        self.excuses += 1;
+        self.allowed_exits += 1;
     }
 
     /// Marks the end of such a fault.
     pub(crate) fn forbid_exit(&mut self) {
-        self.excuses = self.excuses.saturating_sub(1);
+        self.allowed_exits = self.allowed_exits.saturating_sub(1);
     }
 
     pub(crate) fn may_exit(&self) -> bool {
-        self.excuses > 0
+        self.allowed_exits > 0
     }
 
     /// Returns its pid, while it runs.
@@ -164,7 +169,7 @@ impl ManagedProcess {
     }
 
     fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
-        let absent = || ProcessError::NotRunning(self.recipe.name.clone());
+        let absent = || ProcessError::NotRunning(self.spec.name.clone());
         let pid = self.pid().ok_or_else(absent)?;
         // It is a child that was not waited for, so the pid is still valid.
         let pid = Pid::from_raw(i32::try_from(pid).map_err(|_| absent())?);
@@ -215,7 +220,7 @@ impl ManagedProcess {
         }
         self.kill();
         Err(ProcessError::DoesNotEnd {
-            name: self.recipe.name.clone(),
+            name: self.spec.name.clone(),
             patience,
         })
     }
@@ -230,7 +235,7 @@ impl ManagedProcess {
             if Instant::now() >= deadline || self.child.is_none() {
                 return None;
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -244,7 +249,7 @@ impl ManagedProcess {
 
     /// Returns the last lines of its log.
     pub(crate) fn log_tail(&self, lines: usize) -> String {
-        last_lines(&self.recipe.log, lines)
+        last_lines(&self.spec.log, lines)
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// Maximum number of bytes in one read.
 const CHUNK_BYTES: usize = 16 * 1024;
 /// Chunks in flight on a slow link. When the queue is full, the sender blocks, as on a real link.
-const CHUNKS_UNDER_WAY: usize = 256;
+const MAX_CHUNKS_IN_FLIGHT: usize = 256;
 
 /// The behaviour of the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,16 +35,16 @@ pub(crate) enum ProxyMode {
 /// The position of a corrupting connection.
 #[derive(Debug, Default)]
 struct CorruptionOffset {
-    carried: usize,
+    position: usize,
 }
 
 impl CorruptionOffset {
     /// Flips one bit in every `every` bytes, a different one of the eight each time.
     fn corrupt(&mut self, every: NonZeroUsize, chunk: &mut [u8]) {
         for byte in chunk {
-            self.carried += 1;
-            if self.carried.is_multiple_of(every.get()) {
-                *byte ^= 1 << (self.carried / every.get() % 8);
+            self.position += 1;
+            if self.position.is_multiple_of(every.get()) {
+                *byte ^= 1 << (self.position / every.get() % 8);
             }
         }
     }
@@ -64,12 +64,12 @@ impl Proxy {
     pub(crate) async fn start(
         own: Ipv4Addr,
         target: SocketAddr,
-        manner: ProxyMode,
+        mode: ProxyMode,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind((own, 0)).await?;
         let port = listener.local_addr()?.port();
         let mut links = JoinSet::new();
-        links.spawn(accept(listener, target, manner));
+        links.spawn(accept(listener, target, mode));
         Ok(Self {
             port,
             _links: links,
@@ -81,16 +81,16 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, manner: ProxyMode) {
+async fn accept(listener: TcpListener, target: SocketAddr, mode: ProxyMode) {
     let mut links = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        links.spawn(link(client, target, manner));
+        links.spawn(link(client, target, mode));
         // Removes ended connections.
         while links.try_join_next().is_some() {}
     }
 }
 
-async fn link(client: TcpStream, target: SocketAddr, manner: ProxyMode) {
+async fn link(client: TcpStream, target: SocketAddr, mode: ProxyMode) {
     let Ok(server) = TcpStream::connect(target).await else {
         return;
     };
@@ -101,25 +101,25 @@ async fn link(client: TcpStream, target: SocketAddr, manner: ProxyMode) {
     let (from_server, to_server) = server.into_split();
     let carry = async {
         tokio::select! {
-            () = carry(from_client, to_server, manner, true) => {}
-            () = carry(from_server, to_client, manner, false) => {}
+            () = carry(from_client, to_server, mode, true) => {}
+            () = carry(from_server, to_client, mode, false) => {}
         }
     };
-    match manner {
+    match mode {
         ProxyMode::Closed(after) => drop(tokio::time::timeout(after, carry).await),
         ProxyMode::Delayed(_) | ProxyMode::Silent(_) | ProxyMode::Damaged(_) => carry.await,
     }
 }
 
 /// Carries one direction until it ends.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, manner: ProxyMode, asks: bool) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mode: ProxyMode, asks: bool) {
     let begun = Instant::now();
-    let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
+    let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(MAX_CHUNKS_IN_FLIGHT);
     let read = async {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut damage = CorruptionOffset::default();
         while let Ok(length @ 1..) = from.read(&mut chunk).await {
-            let arrives = match manner {
+            let arrives = match mode {
                 ProxyMode::Delayed(delay) => Instant::now() + delay,
                 ProxyMode::Silent(after) if asks && begun.elapsed() > after => {
                     // Reads nothing more, so that further data fills the buffers.
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_one_bit_in_so_many_bytes_however_they_are_cut() {
+    fn corruption_is_independent_of_chunk_boundaries() {
         let every = NonZeroUsize::new(100).unwrap();
         let mut bytes = [0; 1_000];
         let mut damage = CorruptionOffset::default();

@@ -29,13 +29,13 @@ const PAUSE_MS: u64 = 40;
 /// The clients. They end when this value is dropped.
 pub(crate) struct Registers {
     clients: JoinSet<()>,
-    counted: Arc<OperationCounters>,
+    counters: Arc<OperationCounters>,
 }
 
 /// The number of operations.
 #[derive(Debug, Default)]
 pub(crate) struct OperationCounters {
-    begun: AtomicU64,
+    started: AtomicU64,
     pub(crate) answered: AtomicU64,
     pub(crate) unknown: AtomicU64,
     pub(crate) refused: AtomicU64,
@@ -43,13 +43,13 @@ pub(crate) struct OperationCounters {
 
 impl Registers {
     /// Starts the clients on the attributes of `agent`.
-    pub(crate) fn start(masters: &Masters, agent: &str, recorder: &Recorder, chance: &Rng) -> Self {
+    pub(crate) fn start(masters: &Masters, agent: &str, recorder: &Recorder, rng: &Rng) -> Self {
         let counted = Arc::new(OperationCounters::default());
         let mut clients = JoinSet::new();
         for number in 1..=CLIENTS {
             let client = RegisterClient {
                 name: format!("client-{number}"),
-                lives: 1,
+                incarnation: 1,
                 agent: agent.to_owned(),
                 operator: OperatorClient::new(Connector::new(
                     masters.clone(),
@@ -57,16 +57,19 @@ impl Registers {
                 ))
                 .with_deadline(DEADLINE),
                 recorder: recorder.clone(),
-                chance: chance.fork(0x7265_6700 + number),
-                counted: Arc::clone(&counted),
+                rng: rng.fork(0x7265_6700 + number),
+                counters: Arc::clone(&counted),
             };
-            clients.spawn(client.live());
+            clients.spawn(client.run());
         }
-        Self { clients, counted }
+        Self {
+            clients,
+            counters: counted,
+        }
     }
 
-    pub(crate) fn counted(&self) -> &OperationCounters {
-        &self.counted
+    pub(crate) fn counters(&self) -> &OperationCounters {
+        &self.counters
     }
 
     /// Ends the clients. Operations in flight stay open.
@@ -77,32 +80,32 @@ impl Registers {
 
 struct RegisterClient {
     name: String,
-    lives: u64,
+    incarnation: u64,
     agent: String,
     operator: OperatorClient,
     recorder: Recorder,
-    chance: Rng,
-    counted: Arc<OperationCounters>,
+    rng: Rng,
+    counters: Arc<OperationCounters>,
 }
 
 impl RegisterClient {
-    async fn live(mut self) {
+    async fn run(mut self) {
         loop {
-            let number = self.counted.begun.fetch_add(1, Ordering::Relaxed);
+            let number = self.counters.started.fetch_add(1, Ordering::Relaxed);
             let generation = number / (OPERATIONS_EACH * REGISTERS);
-            let register = format!("r{}-{generation}", self.chance.below(REGISTERS));
-            if self.chance.percent(50) {
+            let register = format!("r{}-{generation}", self.rng.below(REGISTERS));
+            if self.rng.percent(50) {
                 self.write(&register, number).await;
             } else {
                 self.read(&register).await;
             }
-            let pause = Duration::from_millis(self.chance.below(PAUSE_MS));
+            let pause = Duration::from_millis(self.rng.below(PAUSE_MS));
             tokio::time::sleep(pause).await;
         }
     }
 
     fn process(&self) -> ProcessName {
-        ProcessName::new(&format!("{}.{}", self.name, self.lives))
+        ProcessName::new(&format!("{}.{}", self.name, self.incarnation))
     }
 
     fn key(&self, register: &str) -> String {
@@ -132,11 +135,11 @@ impl RegisterClient {
                 });
                 match reply.outcomes.first() {
                     Some(outcome) if !outcome.done => {
-                        self.counted.refused.fetch_add(1, Ordering::Relaxed);
+                        self.counters.refused.fetch_add(1, Ordering::Relaxed);
                         self.recorder.fail(call, outcome.code.clone());
                     }
                     Some(_) | None => {
-                        self.counted.answered.fetch_add(1, Ordering::Relaxed);
+                        self.counters.answered.fetch_add(1, Ordering::Relaxed);
                         self.recorder.ok(call, OperationResponse::Done, at);
                     }
                 }
@@ -160,7 +163,7 @@ impl RegisterClient {
         };
         match self.operator.get_agent(request).await {
             Ok(agent) => {
-                self.counted.answered.fetch_add(1, Ordering::Relaxed);
+                self.counters.answered.fetch_add(1, Ordering::Relaxed);
                 let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
                 let value = attributes.get(register).cloned();
                 self.recorder
@@ -173,19 +176,19 @@ impl RegisterClient {
     fn failed(&mut self, call: crate::history::CallId, error: &CallError) {
         match error {
             CallError::Refused(refusal) => {
-                self.counted.refused.fetch_add(1, Ordering::Relaxed);
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 self.recorder
                     .fail(call, format!("{}: {}", refusal.reason, refusal.message));
             }
             CallError::NoMaster(why) => {
-                self.counted.refused.fetch_add(1, Ordering::Relaxed);
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 self.recorder.fail(call, format!("not sent: {why}"));
             }
             CallError::Unanswered { .. } => {
-                self.counted.unknown.fetch_add(1, Ordering::Relaxed);
+                self.counters.unknown.fetch_add(1, Ordering::Relaxed);
                 self.recorder.info(call, error.to_string());
                 // It may still take effect, so the client continues under another name.
-                self.lives += 1;
+                self.incarnation += 1;
             }
         }
     }

@@ -24,7 +24,7 @@ const HISTORY: &str = "~0";
 /// A reader that polls until it is finished.
 pub(crate) struct RegistryObserver {
     stop: CancellationToken,
-    looking: JoinHandle<Result<()>>,
+    task: JoinHandle<Result<()>>,
 }
 
 impl RegistryObserver {
@@ -33,7 +33,7 @@ impl RegistryObserver {
         let mut reader = RegistryReader {
             operator,
             recorder,
-            place: HISTORY.to_owned(),
+            page_token: HISTORY.to_owned(),
             known: BTreeSet::new(),
         };
         let ends = stop.clone();
@@ -49,7 +49,10 @@ impl RegistryObserver {
             reader.read_ended().await?;
             reader.read(String::new(), false).await.map(|_| ())
         });
-        Self { stop, looking }
+        Self {
+            stop,
+            task: looking,
+        }
     }
 
     /// Reads the rest, when no more tasks start.
@@ -58,7 +61,7 @@ impl RegistryObserver {
     /// If it cannot be read.
     pub(crate) async fn finish(self) -> Result<()> {
         self.stop.cancel();
-        self.looking
+        self.task
             .await
             .context("the registry observer has failed")?
     }
@@ -68,22 +71,22 @@ struct RegistryReader {
     operator: OperatorClient,
     recorder: Recorder,
     /// The position from which the task history is read.
-    place: String,
+    page_token: String,
     known: BTreeSet<(TaskKey, OrderIndex)>,
 }
 
 impl RegistryReader {
     async fn read_ended(&mut self) -> Result<()> {
-        self.place = self.read(self.place.clone(), true).await?;
+        self.page_token = self.read(self.page_token.clone(), true).await?;
         Ok(())
     }
 
     /// Reads from a position to the end. Returns the position of the last page.
-    async fn read(&mut self, mut place: String, include_ended: bool) -> Result<String> {
+    async fn read(&mut self, mut page_token: String, include_ended: bool) -> Result<String> {
         loop {
             let request = v1::ListRequest {
                 page_size: PAGE,
-                page_token: place.clone(),
+                page_token: page_token.clone(),
                 include_ended,
                 ..Default::default()
             };
@@ -91,9 +94,9 @@ impl RegistryReader {
             let page = page.context("cannot read the registry's tasks")?;
             page.tasks.iter().for_each(|task| self.note(task));
             if page.next_page_token.is_empty() {
-                return Ok(place);
+                return Ok(page_token);
             }
-            place = page.next_page_token;
+            page_token = page.next_page_token;
         }
     }
 

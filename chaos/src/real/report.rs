@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_that_could_not_be_done_does_not_count() {
+    fn a_failed_injection_does_not_count() {
         let line = |failure: Option<&str>| FaultLine {
             fault: "kill-leader".to_owned(),
             target: "master-1".to_owned(),

@@ -19,7 +19,7 @@ use super::nemesis::FaultSource;
 use super::progress::ProgressDisplay;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
-use super::testbed::{TestPrograms, Testbed, make_folder};
+use super::testbed::{TestPrograms, Testbed, create_directory};
 use super::{check, html, run_log, script};
 use crate::host_tools;
 use crate::ledger::{Batch, REAL};
@@ -37,11 +37,11 @@ pub(crate) struct UsageError(pub(crate) String);
 
 /// The settled parameters of a run, before anything is touched.
 struct RunSetup {
-    means: TestPrograms,
+    programs: TestPrograms,
     seed: u64,
     plan: FaultSource,
     /// Faults that this host cannot inject, with the reasons.
-    absent: Vec<String>,
+    unavailable: Vec<String>,
 }
 
 /// Returns the names and descriptions of all faults.
@@ -55,7 +55,7 @@ pub fn faults() -> String {
 #[must_use]
 pub fn run(arguments: &RunArguments) -> u8 {
     if let Some(masters) = &arguments.masters {
-        let seed = arguments.seed.unwrap_or_else(seed_of_chance);
+        let seed = arguments.seed.unwrap_or_else(random_seed);
         let report = run_live(arguments, masters, seed).and_then(|report| {
             write_report(arguments, &report)?;
             let _ = writeln!(std::io::stdout(), "{}", report.table());
@@ -70,11 +70,11 @@ pub fn run(arguments: &RunArguments) -> u8 {
             return USAGE;
         }
     };
-    code(recorded(arguments, prepared))
+    code(run_recorded(arguments, prepared))
 }
 
 /// Runs between the first and the last line of the ledger.
-fn recorded(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
+fn run_recorded(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
     let Some(path) = &arguments.ledger else {
         return perform(arguments, prepared);
     };
@@ -82,7 +82,7 @@ fn recorded(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
         tier: REAL,
         seed: prepared.seed,
         seeds: 1,
-        executable: &prepared.means.argosy,
+        executable: &prepared.programs.argosy,
     };
     let cannot = || format!("cannot write {}", path.display());
     let batch = Batch::begin(path, &plan).with_context(cannot)?;
@@ -105,7 +105,7 @@ fn code(outcome: Result<RunReport>) -> u8 {
     }
 }
 
-fn seed_of_chance() -> u64 {
+fn random_seed() -> u64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -113,7 +113,7 @@ fn seed_of_chance() -> u64 {
 }
 
 /// Returns the programs with which this host can run clusters in namespaces.
-pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<TestPrograms, UsageError> {
+pub(crate) fn find_programs(argosy: Option<&PathBuf>) -> Result<TestPrograms, UsageError> {
     let usage = |text: String| UsageError(text);
     if !nix::unistd::geteuid().is_root() {
         return Err(usage(
@@ -146,20 +146,20 @@ pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<TestPrograms, UsageErro
 }
 
 fn prepare(arguments: &RunArguments) -> Result<RunSetup, UsageError> {
-    let means = usable(arguments.argosy.as_ref())?;
-    places(arguments)?;
-    let seed = arguments.seed.unwrap_or_else(seed_of_chance);
+    let means = find_programs(arguments.argosy.as_ref())?;
+    check_paths(arguments)?;
+    let seed = arguments.seed.unwrap_or_else(random_seed);
     let (plan, absent) = plan(arguments, seed)?;
     Ok(RunSetup {
-        means,
+        programs: means,
         seed,
         plan,
-        absent,
+        unavailable: absent,
     })
 }
 
 /// Checks that every output file can be created, before the run and not after it.
-fn places(arguments: &RunArguments) -> Result<(), UsageError> {
+fn check_paths(arguments: &RunArguments) -> Result<(), UsageError> {
     let folder = &arguments.directory;
     if !folder.is_dir() {
         return Err(UsageError(format!(
@@ -213,16 +213,16 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(FaultSource, Vec<String>
         }
         (arguments.faults.clone(), Vec::new())
     };
-    let mut chance = Rng::new(seed).fork(0x006d_6978);
+    let mut rng = Rng::new(seed).fork(0x006d_6978);
     let rounds = if arguments.each_once {
         Some(allowed.len() as u64)
     } else {
         arguments.rounds
     };
     let plan = FaultSource::Random {
-        mix: FaultMix::new(allowed, &mut chance),
+        mix: FaultMix::new(allowed, &mut rng),
         rounds,
-        lasts: arguments.duration,
+        duration: arguments.duration,
     };
     Ok((plan, absent))
 }
@@ -248,7 +248,7 @@ fn check_possible(fault: FaultName, masters: usize) -> Result<(), String> {
 
 fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
     let screen = ProgressDisplay::new();
-    for why in &prepared.absent {
+    for why in &prepared.unavailable {
         screen.print(why);
         if arguments.each_once {
             // In the format of a test. The gate counts this line, and fails where setup should have
@@ -256,13 +256,13 @@ fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
             println!("test each fault once ... SKIPPED: {why}");
         }
     }
-    let folder = make_folder(&arguments.directory, &screen)?;
+    let folder = create_directory(&arguments.directory, &screen)?;
     screen.print(&format!(
         "seed {}, {}",
         prepared.seed,
         folder.path().display()
     ));
-    let outcome = inside(arguments, prepared, &folder, &screen);
+    let outcome = run_in_testbed(arguments, prepared, &folder, &screen);
     let left = folder.clear();
     let report = outcome.and_then(|mut report| {
         report
@@ -273,7 +273,7 @@ fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
                 time_ns: None,
             }));
         report.seconds = screen.elapsed().as_secs();
-        keep(arguments, &folder, &mut report);
+        keep_findings(arguments, &folder, &mut report);
         write_report(arguments, &report)?;
         let _ = writeln!(std::io::stdout(), "{}", report.table());
         Ok(report)
@@ -283,15 +283,15 @@ fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
 }
 
 /// Does everything between the creation of the network and the checks.
-fn inside(
+fn run_in_testbed(
     arguments: &RunArguments,
     prepared: RunSetup,
     folder: &RunDirectory,
     screen: &ProgressDisplay,
 ) -> Result<RunReport> {
-    let version = version(&prepared.means.argosy);
-    let stage = Testbed::set(
-        &prepared.means,
+    let version = version(&prepared.programs.argosy);
+    let stage = Testbed::new(
+        &prepared.programs,
         folder,
         (arguments.size, prepared.seed),
         &FrameworkBehaviour::ALL,
@@ -301,17 +301,17 @@ fn inside(
         let mut session = RunSession {
             cluster,
             recorder,
-            screen,
+            display: screen,
             stop,
-            chance: Rng::new(seed),
-            pace: arguments.pace,
-            found: SessionFindings::default(),
+            rng: Rng::new(seed),
+            timing: arguments.pace,
+            findings: SessionFindings::default(),
         };
         let ended = session.run(prepared.plan).await;
         Ok((session.take_findings(), ended.err()))
     })?;
     screen.print("judging");
-    let mut report = checked(arguments, folder, found, failure)?;
+    let mut report = check_results(arguments, folder, found, failure)?;
     report.version = version;
     report.seed = seed;
     report.size = arguments.size.to_string();
@@ -319,19 +319,19 @@ fn inside(
     Ok(report)
 }
 
-fn checked(
+fn check_results(
     arguments: &RunArguments,
     folder: &RunDirectory,
     found: SessionFindings,
     failure: Option<anyhow::Error>,
 ) -> Result<RunReport> {
-    let signed = check::signed(&folder.shared(), u64::MAX / 2)?;
+    let signed = check::witness_events(&folder.shared(), u64::MAX / 2)?;
     let history = check::merge(&folder.history(), signed)?;
     let mut report = RunReport {
         operations: check::operations(&history),
         outages: check::outages(&history, found.faults_ns.0, found.faults_ns.1),
         faults: found.faults,
-        reigns: found.reigns,
+        reigns: found.epochs,
         tasks: found.tasks,
         faults_ns: found.faults_ns,
         violations: found.violations,
@@ -420,7 +420,7 @@ fn version(argosy: &Path) -> String {
 }
 
 /// Copies the files that are needed to analyse a violation.
-fn keep(arguments: &RunArguments, folder: &RunDirectory, report: &mut RunReport) {
+fn keep_findings(arguments: &RunArguments, folder: &RunDirectory, report: &mut RunReport) {
     if report.violations.is_empty() && !arguments.keep {
         return;
     }

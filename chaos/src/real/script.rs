@@ -14,7 +14,7 @@ pub(crate) struct ScriptStep {
     pub(crate) at: Duration,
     pub(crate) fault: FaultName,
     /// Its duration; absent for a random one.
-    pub(crate) lasts: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
 }
 
 /// An invalid line.
@@ -69,7 +69,11 @@ fn step(line: &str) -> Result<ScriptStep, String> {
     let fault = fault
         .parse::<FaultName>()
         .map_err(|error| error.to_string())?;
-    Ok(ScriptStep { at, fault, lasts })
+    Ok(ScriptStep {
+        at,
+        fault,
+        duration: lasts,
+    })
 }
 
 #[cfg(test)]
@@ -81,7 +85,7 @@ mod tests {
         let steps = parse("# warm up\nat 0s kill-leader\nat 2s pause-leader for 500ms # short\n");
         let steps = steps.unwrap();
         assert_eq!(steps.len(), 2);
-        assert_eq!(steps[1].lasts, Some(Duration::from_millis(500)));
+        assert_eq!(steps[1].duration, Some(Duration::from_millis(500)));
     }
 
     #[test]

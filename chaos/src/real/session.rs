@@ -31,69 +31,65 @@ use crate::rng::Rng;
 /// Work before the first fault.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Timeout for complete recovery after the faults are over.
-const HEALING: Duration = Duration::from_secs(90);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(90);
 /// Timeout for a process to end after a request.
-const ENDING: Duration = Duration::from_secs(20);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Interval of polling.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The findings of a session, in addition to its history.
 #[derive(Default)]
 pub(crate) struct SessionFindings {
     pub(crate) faults: Vec<FaultLine>,
     pub(crate) violations: Vec<ReportedViolation>,
-    pub(crate) reigns: Vec<EpochRecord>,
+    pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) tasks: Vec<TaskCount>,
     pub(crate) faults_ns: (u64, u64),
-    trees: BTreeSet<PathBuf>,
+    cgroups: BTreeSet<PathBuf>,
 }
 
 /// A run on a cluster.
 pub(crate) struct RunSession<'a> {
     pub(crate) cluster: Cluster,
     pub(crate) recorder: Recorder,
-    pub(crate) screen: &'a ProgressDisplay,
+    pub(crate) display: &'a ProgressDisplay,
     pub(crate) stop: CancellationToken,
-    pub(crate) chance: Rng,
-    pub(crate) pace: FaultTiming,
-    pub(crate) found: SessionFindings,
+    pub(crate) rng: Rng,
+    pub(crate) timing: FaultTiming,
+    pub(crate) findings: SessionFindings,
 }
 
 impl RunSession<'_> {
     /// Runs all steps. The findings from before an error are in `found`.
     pub(crate) async fn run(&mut self, plan: FaultSource) -> Result<()> {
-        self.cluster.want(WorkPhase::Work)?;
+        self.cluster.set_phase(WorkPhase::Work)?;
         self.cluster.watch.record(self.recorder.clone());
         self.cluster
             .start()
             .await
             .context("the cluster does not start")?;
-        self.screen.print(&format!(
+        self.display.print(&format!(
             "{} masters, {} agents, {} schedulers are up",
             self.cluster.voters.len(),
             self.cluster.workers().len(),
-            self.cluster.places(MemberKind::Framework).len()
+            self.cluster.hosts_of(MemberKind::Framework).len()
         ));
-        self.found.trees = self.cluster.note_trees()?;
+        self.findings.cgroups = self.cluster.record_cgroups()?;
         let operator = self.cluster.operator();
         let ids = audit::agent_ids(&operator).await?;
         let register = ids
             .get(REGISTER_HOST)
             .context("the agent with the registers is not registered")?;
         let masters = self.cluster.masters();
-        let registers = Registers::start(
-            &masters,
-            &register.to_string(),
-            &self.recorder,
-            &self.chance,
-        );
-        let historian = RegistryObserver::start(operator.clone(), self.recorder.clone());
+        let registers =
+            Registers::start(&masters, &register.to_string(), &self.recorder, &self.rng);
+        let observer = RegistryObserver::start(operator.clone(), self.recorder.clone());
         let counts = self.count_tasks();
         tokio::time::sleep(WARM_UP).await;
         self.phase(RunPhase::Faults);
-        self.found.faults_ns.0 = self.recorder.now_ns();
-        self.faults(plan, &registers).await?;
-        self.found.faults_ns.1 = self.recorder.now_ns();
+        self.findings.faults_ns.0 = self.recorder.now_ns();
+        self.inject_faults(plan, &registers).await?;
+        self.findings.faults_ns.1 = self.recorder.now_ns();
         self.phase(RunPhase::Healing);
         self.expect_services();
         self.heal().await?;
@@ -101,14 +97,14 @@ impl RunSession<'_> {
         self.phase(RunPhase::Final);
         self.read_registers(&operator, register).await;
         self.audit(&operator, &ids).await;
-        if let Err(error) = historian.finish().await {
+        if let Err(error) = observer.finish().await {
             self.violation("StaleLeaderFencing", format!("{error:#}"));
         }
         self.end_services().await?;
         counts.abort();
-        self.look_for_leftovers();
+        self.check_leftovers();
         self.stop_members().await;
-        self.found.reigns = self.epochs();
+        self.findings.epochs = self.epochs();
         Ok(())
     }
 
@@ -117,10 +113,10 @@ impl RunSession<'_> {
             .observe("nemesis", Expectation::Phase { phase });
     }
 
-    async fn faults(&mut self, plan: FaultSource, registers: &Registers) -> Result<()> {
+    async fn inject_faults(&mut self, plan: FaultSource, registers: &Registers) -> Result<()> {
         let watch = self.cluster.watch.clone();
         let pulse = || {
-            let counted = registers.counted();
+            let counted = registers.counters();
             let load = |number: &std::sync::atomic::AtomicU64| {
                 number.load(std::sync::atomic::Ordering::Relaxed)
             };
@@ -136,42 +132,42 @@ impl RunSession<'_> {
         };
         let mut nemesis = Nemesis {
             cluster: &mut self.cluster,
-            chance: self.chance.fork(0x6661_756c),
-            pace: self.pace,
+            rng: self.rng.fork(0x6661_756c),
+            timing: self.timing,
             recorder: &self.recorder,
-            screen: self.screen,
+            display: self.display,
             stop: &self.stop,
             faults: Vec::new(),
             violations: Vec::new(),
-            pulse: &pulse,
+            status: &pulse,
         };
         let raged = nemesis.run(plan).await;
         let (faults, violations) = (
             std::mem::take(&mut nemesis.faults),
             std::mem::take(&mut nemesis.violations),
         );
-        self.found.faults.extend(faults);
-        self.found.violations.extend(violations);
+        self.findings.faults.extend(faults);
+        self.findings.violations.extend(violations);
         raged
     }
 
     /// Ends all faults. Then the cluster must become healthy, and all short tasks must end.
     async fn heal(&mut self) -> Result<()> {
-        self.screen.print("healing");
+        self.display.print("healing");
         self.cluster.end_disturbances()?;
         for member in &mut self.cluster.members {
             member.resume();
         }
         for place in self.cluster.voters.clone() {
-            self.cluster.start_again(place)?;
+            self.cluster.restart(place)?;
         }
         for kind in [MemberKind::Agent, MemberKind::Framework] {
-            for place in self.cluster.places(kind) {
+            for place in self.cluster.hosts_of(kind) {
                 self.cluster.members[place].start()?;
             }
         }
-        self.cluster.want(WorkPhase::Drain)?;
-        if let Err(error) = self.cluster.await_health(HEALING).await {
+        self.cluster.set_phase(WorkPhase::Drain)?;
+        if let Err(error) = self.cluster.await_health(RECOVERY_TIMEOUT).await {
             self.violation(
                 "Liveness",
                 format!("the cluster is not in health again: {error:#}"),
@@ -197,8 +193,8 @@ impl RunSession<'_> {
         otherwise: &str,
         is_done: impl Fn(&FrameworkProgress) -> bool,
     ) {
-        let deadline = Instant::now() + HEALING;
-        for place in self.cluster.places(MemberKind::Framework) {
+        let deadline = Instant::now() + RECOVERY_TIMEOUT;
+        for place in self.cluster.hosts_of(MemberKind::Framework) {
             loop {
                 let progress = self.progress(place);
                 let done = progress.wanted == wanted.word() && is_done(&progress);
@@ -208,11 +204,14 @@ impl RunSession<'_> {
                 if Instant::now() >= deadline {
                     let name = self.cluster.members[place].name().to_owned();
                     let open: Vec<_> = progress.open.iter().take(10).cloned().collect();
-                    let why = format!("{name}: {otherwise} after {HEALING:?}: {}", open.join(" "));
+                    let why = format!(
+                        "{name}: {otherwise} after {RECOVERY_TIMEOUT:?}: {}",
+                        open.join(" ")
+                    );
                     self.violation("Agreement", why);
                     break;
                 }
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
     }
@@ -261,9 +260,9 @@ impl RunSession<'_> {
 
     /// Records the expectation that running services continue until their framework ends them.
     fn expect_services(&mut self) {
-        let processes = audit::task_processes(&self.cluster.ground.folder);
+        let processes = audit::task_processes(&self.cluster.environment.directory);
         let mut services = BTreeSet::new();
-        for place in self.cluster.places(MemberKind::Framework) {
+        for place in self.cluster.hosts_of(MemberKind::Framework) {
             services.extend(self.progress(place).services);
         }
         let (of_services, _): (Vec<_>, Vec<_>) = processes
@@ -303,7 +302,7 @@ impl RunSession<'_> {
             Ok(listed) => listed,
             Err(error) => return self.violation("Agreement", format!("{error:#}")),
         };
-        let processes = audit::task_processes(&self.cluster.ground.folder);
+        let processes = audit::task_processes(&self.cluster.environment.directory);
         let mut by_agent: BTreeMap<AgentId, BTreeSet<TaskKey>> = BTreeMap::new();
         for place in self.cluster.workers() {
             if let Some(id) = ids.get(self.cluster.members[place].name()) {
@@ -330,32 +329,32 @@ impl RunSession<'_> {
 
     /// Lets frameworks end their services. Then nothing of any task may remain.
     async fn end_services(&mut self) -> Result<()> {
-        self.screen.print("ending services");
-        self.cluster.want(WorkPhase::End)?;
+        self.display.print("ending services");
+        self.cluster.set_phase(WorkPhase::End)?;
         self.await_frameworks(WorkPhase::End, "services are open", |progress| {
             progress.open.is_empty()
         })
         .await;
-        let deadline = Instant::now() + ENDING;
+        let deadline = Instant::now() + EXIT_TIMEOUT;
         while !self.leftovers().is_empty() && Instant::now() < deadline {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Ok(())
     }
 
     fn leftovers(&self) -> Vec<String> {
-        let processes = audit::task_processes(&self.cluster.ground.folder);
+        let processes = audit::task_processes(&self.cluster.environment.directory);
         let mut left: Vec<String> = processes
             .iter()
             .map(|process| format!("process {} of {}", process.pid, process.task))
             .collect();
-        left.extend(audit::container_groups(&self.found.trees));
+        left.extend(audit::container_groups(&self.findings.cgroups));
         left
     }
 
-    fn look_for_leftovers(&mut self) {
+    fn check_leftovers(&mut self) {
         let leftovers = self.leftovers();
-        let looked_at = (self.found.trees.len() + self.cluster.workers().len()) as u64;
+        let looked_at = (self.findings.cgroups.len() + self.cluster.workers().len()) as u64;
         self.recorder.observe(
             "auditor",
             AuditFinding::Leftovers {
@@ -368,12 +367,12 @@ impl RunSession<'_> {
 
     /// Ends all members in order.
     async fn stop_members(&mut self) {
-        for place in self.cluster.places(MemberKind::Framework) {
+        for place in self.cluster.hosts_of(MemberKind::Framework) {
             self.cluster.members[place].kill();
         }
         for kind in [MemberKind::Agent, MemberKind::Master] {
-            for place in self.cluster.places(kind) {
-                if let Err(error) = self.cluster.members[place].stop(ENDING).await {
+            for place in self.cluster.hosts_of(kind) {
+                if let Err(error) = self.cluster.members[place].stop(EXIT_TIMEOUT).await {
                     self.violation("member-ended", error.to_string());
                 }
             }
@@ -382,13 +381,13 @@ impl RunSession<'_> {
 
     /// Records the number of tasks twice a second.
     fn count_tasks(&mut self) -> tokio::task::AbortHandle {
-        let places = self.cluster.places(MemberKind::Framework);
+        let places = self.cluster.hosts_of(MemberKind::Framework);
         let files: Vec<PathBuf> = places
             .into_iter()
             .map(|place| self.cluster.data(place).join("progress"))
             .collect();
         let recorder = self.recorder.clone();
-        let counts = Arc::clone(&self.cluster.counts);
+        let counts = Arc::clone(&self.cluster.task_counts);
         let counting = tokio::spawn(async move {
             loop {
                 let mut count = TaskCount {
@@ -423,14 +422,14 @@ impl RunSession<'_> {
 
     /// Returns the findings, also after an error.
     pub(crate) fn take_findings(&mut self) -> SessionFindings {
-        self.found.reigns = self.epochs();
-        self.found.tasks = std::mem::take(&mut *lock(&self.cluster.counts));
-        std::mem::take(&mut self.found)
+        self.findings.epochs = self.epochs();
+        self.findings.tasks = std::mem::take(&mut *lock(&self.cluster.task_counts));
+        std::mem::take(&mut self.findings)
     }
 
     fn violation(&mut self, checker: &str, what: String) {
-        self.screen.print(&format!("VIOLATION {checker}: {what}"));
-        self.found.violations.push(ReportedViolation {
+        self.display.print(&format!("VIOLATION {checker}: {what}"));
+        self.findings.violations.push(ReportedViolation {
             checker: checker.to_owned(),
             what,
             time_ns: Some(self.recorder.now_ns()),

@@ -27,19 +27,19 @@ pub(crate) struct TestPrograms {
     pub(super) chaos: PathBuf,
 }
 
-pub(super) fn make_folder(base: &Path, screen: &ProgressDisplay) -> Result<RunDirectory> {
+pub(super) fn create_directory(base: &Path, screen: &ProgressDisplay) -> Result<RunDirectory> {
     fs::create_dir_all(base).with_context(|| format!("cannot create {}", base.display()))?;
-    for cleared in folder::clear_dead(base) {
+    for cleared in folder::remove_stale(base) {
         screen.print(&format!("removed what {cleared} had left"));
     }
-    Ok(RunDirectory::make(base)?)
+    Ok(RunDirectory::create(base)?)
 }
 
 /// The program with which an agent creates containers, in addition to its own.
 const LAUNCHER: &str = "argosy-launcher";
 
 /// Copies a program under test, so that a concurrent build cannot replace it.
-fn keep(program: &Path, copy: &Path) -> Result<()> {
+fn copy_program(program: &Path, copy: &Path) -> Result<()> {
     fs::hard_link(program, copy)
         .or_else(|_| fs::copy(program, copy).map(drop))
         .with_context(|| format!("cannot copy {}", program.display()))
@@ -50,14 +50,14 @@ const MEASURED: [FrameworkBehaviour; 1] = [FrameworkBehaviour::Steady];
 
 /// Runs `work` on a cluster for a measurement, and removes the cluster afterwards.
 pub(super) fn with_cluster<T>(
-    means: &TestPrograms,
+    programs: &TestPrograms,
     base: &Path,
     (size, seed): (ClusterSize, u64),
     screen: &ProgressDisplay,
     work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
 ) -> Result<T> {
-    let folder = make_folder(base, screen)?;
-    let outcome = Testbed::set(means, &folder, (size, seed), &MEASURED).and_then(|stage| {
+    let folder = create_directory(base, screen)?;
+    let outcome = Testbed::new(programs, &folder, (size, seed), &MEASURED).and_then(|stage| {
         let done = stage.run(work)?;
         Ok(done.0)
     });
@@ -70,7 +70,7 @@ pub(super) fn with_cluster<T>(
 
 /// Network, threads and recorder of one run.
 pub(super) struct Testbed {
-    ground: ClusterEnvironment,
+    environment: ClusterEnvironment,
     network: Network,
     runtime: tokio::runtime::Runtime,
     recorder: Recorder,
@@ -78,37 +78,37 @@ pub(super) struct Testbed {
 }
 
 impl Testbed {
-    pub(super) fn set(
-        means: &TestPrograms,
+    pub(super) fn new(
+        programs: &TestPrograms,
         folder: &RunDirectory,
         (size, seed): (ClusterSize, u64),
         habits: &'static [FrameworkBehaviour],
     ) -> Result<Self> {
         let began_ns = clock::monotonic_ns();
         let argosy = folder.path().join("argosy");
-        keep(&means.argosy, &argosy)?;
-        let launcher = means.argosy.with_file_name(LAUNCHER);
+        copy_program(&programs.argosy, &argosy)?;
+        let launcher = programs.argosy.with_file_name(LAUNCHER);
         if launcher.is_file() {
-            keep(&launcher, &argosy.with_file_name(LAUNCHER))?;
+            copy_program(&launcher, &argosy.with_file_name(LAUNCHER))?;
         }
         let ground = ClusterEnvironment {
             argosy,
-            chaos: means.chaos.clone(),
-            folder: folder.clone(),
+            chaos: programs.chaos.clone(),
+            directory: folder.clone(),
             size,
             seed,
-            habits,
-            began_ns,
+            behaviours: habits,
+            started_ns: began_ns,
         };
         // Before the first thread is created, so that all threads are in the namespace of the
         // bridge.
-        let network = Network::make(folder.prefix())?;
+        let network = Network::create(folder.prefix())?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
         let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
         let main = folder.history().join("main.jsonl");
         let (recorder, recording) = Recorder::to_file(&main, clock)?;
         Ok(Self {
-            ground,
+            environment: ground,
             network,
             runtime,
             recorder,
@@ -125,7 +125,7 @@ impl Testbed {
         let done = self.runtime.block_on(async {
             let stop = CancellationToken::new();
             watch_signals(stop.clone())?;
-            let cluster = Cluster::plan(self.ground, self.network)?;
+            let cluster = Cluster::plan(self.environment, self.network)?;
             let done = work(cluster, recorder, stop.clone()).await?;
             anyhow::Ok((done, stop.is_cancelled()))
         });

@@ -17,11 +17,11 @@ use super::partitions::HostIndex;
 use crate::history::{Origin, RaftFact, Recorder};
 
 /// Interval of polls of one master.
-const PAUSE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Timeout of a poll.
-const PATIENCE: Duration = Duration::from_millis(400);
+const POLL_TIMEOUT: Duration = Duration::from_millis(400);
 /// Age above which an answer is out of date.
-const STALE: Duration = Duration::from_millis(900);
+const MAX_AGE: Duration = Duration::from_millis(900);
 /// Number of answers after which the digest is recorded, too.
 const DIGEST_EVERY: u64 = 5;
 
@@ -30,17 +30,17 @@ const DIGEST_EVERY: u64 = 5;
 pub(crate) struct MasterStatus {
     pub(crate) at: Instant,
     pub(crate) term: u64,
-    pub(crate) leads: bool,
+    pub(crate) is_leader: bool,
     pub(crate) node: Option<NodeId>,
 }
 
 #[derive(Debug, Default)]
 struct ObservedMasters {
-    said: BTreeMap<HostIndex, MasterStatus>,
+    statuses: BTreeMap<HostIndex, MasterStatus>,
     /// Each epoch with the terms in which a master reported that it leads, and when that was first
     /// received. A new leader reports the previous epoch until its own has begun: the lowest term
     /// counts.
-    reigns: BTreeMap<(u64, u64, HostIndex), u64>,
+    epochs: BTreeMap<(u64, u64, HostIndex), u64>,
     /// Masters that were restarted and have not reported since.
     restarted: BTreeSet<HostIndex>,
 }
@@ -50,8 +50,8 @@ struct ObservedMasters {
 pub(crate) struct MasterWatch {
     // A lock, because faults, the live view and the pollers use it. It is never held across an
     // await.
-    seen: Arc<Mutex<ObservedMasters>>,
-    asking: Arc<Mutex<JoinSet<()>>>,
+    observed: Arc<Mutex<ObservedMasters>>,
+    pollers: Arc<Mutex<JoinSet<()>>>,
     recorder: Arc<Mutex<Option<Recorder>>>,
 }
 
@@ -65,48 +65,48 @@ impl MasterWatch {
     pub(crate) fn begin(&self, masters: Vec<(HostIndex, String)>) {
         for (place, api) in masters {
             let watch = Self {
-                asking: Arc::default(),
+                pollers: Arc::default(),
                 ..self.clone()
             };
-            lock(&self.asking).spawn(async move { watch.poll(place, &api).await });
+            lock(&self.pollers).spawn(async move { watch.poll(place, &api).await });
         }
     }
 
     /// Returns the active leader: a master that reports itself as leader, while none reports so for
     /// a later term.
     pub(crate) fn leader(&self) -> Option<HostIndex> {
-        let seen = lock(&self.seen);
+        let seen = lock(&self.observed);
         let fresh = seen
-            .said
+            .statuses
             .iter()
-            .filter(|(_, said)| said.at.elapsed() < STALE);
+            .filter(|(_, said)| said.at.elapsed() < MAX_AGE);
         let (place, _) = fresh
-            .filter(|(_, said)| said.leads)
+            .filter(|(_, said)| said.is_leader)
             .max_by_key(|(_, said)| said.term)?;
         Some(*place)
     }
 
     /// Drops the status of a master that was just killed or frozen.
     pub(crate) fn forget(&self, place: HostIndex) {
-        lock(&self.seen).said.remove(&place);
+        lock(&self.observed).statuses.remove(&place);
     }
 
     /// Marks the next report of this master as the first one of a new process. The former process
     /// must have ended.
     pub(crate) fn restarted(&self, place: HostIndex) {
-        lock(&self.seen).restarted.insert(place);
+        lock(&self.observed).restarted.insert(place);
     }
 
     /// Returns the epochs with the master that reported to lead in them, and when that was first
     /// received, in nanoseconds of the recorder's clock.
     pub(crate) fn epochs(&self) -> Vec<(u64, HostIndex, u64)> {
-        let seen = lock(&self.seen);
+        let seen = lock(&self.observed);
         let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
-        for (epoch, term, _) in seen.reigns.keys() {
+        for (epoch, term, _) in seen.epochs.keys() {
             let lowest = terms.entry(*epoch).or_insert(*term);
             *lowest = (*lowest).min(*term);
         }
-        let reigns = seen.reigns.iter();
+        let reigns = seen.epochs.iter();
         reigns
             .filter(|((epoch, term, _), _)| terms.get(epoch) == Some(term))
             .map(|((epoch, _, place), at)| (*epoch, *place, *at))
@@ -115,13 +115,13 @@ impl MasterWatch {
 
     /// Returns the id of the master in the group.
     pub(crate) fn node(&self, place: HostIndex) -> Option<NodeId> {
-        lock(&self.seen).said.get(&place)?.node
+        lock(&self.observed).statuses.get(&place)?.node
     }
 
     async fn poll(&self, place: HostIndex, api: &str) {
         let channel = Endpoint::from_shared(format!("http://{api}"))
             .expect("the address is valid")
-            .connect_timeout(PATIENCE)
+            .connect_timeout(POLL_TIMEOUT)
             .connect_lazy();
         let mut answers = 0_u64;
         loop {
@@ -129,7 +129,7 @@ impl MasterWatch {
                 self.note(place, &cluster, answers.is_multiple_of(DIGEST_EVERY));
                 answers += 1;
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -137,20 +137,20 @@ impl MasterWatch {
         let node: Option<NodeId> = cluster.answered_by.parse().ok();
         let leads = !cluster.leader.is_empty() && cluster.leader == cluster.answered_by;
         let recorder = lock(&self.recorder).clone();
-        let mut seen = lock(&self.seen);
+        let mut seen = lock(&self.observed);
         if leads && cluster.epoch > 0 {
             let now_ns = recorder.as_ref().map_or(0, Recorder::now_ns);
-            seen.reigns
+            seen.epochs
                 .entry((cluster.epoch, cluster.term, place))
                 .or_insert(now_ns);
         }
         let said = MasterStatus {
             at: Instant::now(),
             term: cluster.term,
-            leads,
+            is_leader: leads,
             node,
         };
-        seen.said.insert(place, said);
+        seen.statuses.insert(place, said);
         // A master that has just been started does not know its term yet.
         let (Some(recorder), Some(node), 1..) = (recorder, node, cluster.term) else {
             return;
@@ -193,9 +193,9 @@ async fn read_cluster(channel: Channel) -> Option<v1::Cluster> {
     let mut request = tonic::Request::new(v1::GetClusterRequest {
         consistency: v1::Consistency::Local.into(),
     });
-    request.set_timeout(PATIENCE);
+    request.set_timeout(POLL_TIMEOUT);
     let mut stub = Stub::new(channel);
-    let asked = tokio::time::timeout(PATIENCE, stub.get_cluster(request)).await;
+    let asked = tokio::time::timeout(POLL_TIMEOUT, stub.get_cluster(request)).await;
     Some(asked.ok()?.ok()?.into_inner())
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::subprocess::{self, SUM, SeedResult, SeedSums, VIOLATION};
+use super::subprocess::{self, SUM_PREFIX, SeedResult, SeedSums, VIOLATION_PREFIX};
 use super::{SimulationResult, log, minimum, raft, system};
 use crate::invariants;
 use crate::ledger::{Batch, BatchPlan, BatchRecord, Details, GRAPHS, RAFT, SYSTEM};
@@ -72,9 +72,9 @@ pub struct SimArguments {
 #[derive(Debug, Default)]
 struct BatchSum {
     run: BatchRecord,
-    judged: invariants::InvariantReport,
+    report: invariants::InvariantReport,
     cpu_ms: u64,
-    violated: Vec<u64>,
+    violating_seeds: Vec<u64>,
     /// The reasons why the batch proves too little; empty if it proves enough.
     too_little: Vec<String>,
 }
@@ -100,22 +100,22 @@ impl BatchSum {
         *violations += sums.run.violations;
         *aborted_seeds += sums.run.aborted_seeds;
         if sums.run.violations > 0 {
-            self.violated.push(seed);
+            self.violating_seeds.push(seed);
         }
-        self.judged.add(sums.judged);
+        self.report.add(sums.judged);
     }
 
     /// Compares the whole batch with its minimum.
     fn finish(&mut self, tier: &str) {
-        self.violated.sort_unstable();
-        self.run.violating_seeds = self.violated.len() as u64;
+        self.violating_seeds.sort_unstable();
+        self.run.violating_seeds = self.violating_seeds.len() as u64;
         let minimum = minimum::of(tier, self.run.seeds);
-        self.too_little = self.judged.shortfalls(&minimum);
+        self.too_little = self.report.shortfalls(&minimum);
         self.run.proves_too_little = !self.too_little.is_empty();
     }
 
     fn exit_code(&self) -> u8 {
-        match (self.violated.is_empty(), self.too_little.is_empty()) {
+        match (self.violating_seeds.is_empty(), self.too_little.is_empty()) {
             (false, _) => 1,
             (true, false) => 3,
             (true, true) => 0,
@@ -124,7 +124,7 @@ impl BatchSum {
 
     /// Returns the fields that the sums of the ledger do not use.
     fn details(&self) -> Details {
-        let rules = self.judged.rules.iter();
+        let rules = self.report.rules.iter();
         let looked_at: Details = rules
             .map(|(rule, judged)| (rule.to_string(), judged.looked_at.into()))
             .collect();
@@ -135,7 +135,7 @@ impl BatchSum {
     }
 
     fn show(&self) {
-        let rules = self.judged.rules.iter();
+        let rules = self.report.rules.iter();
         let compared: Vec<String> = rules
             .map(|(rule, judged)| format!("{rule} {}", judged.looked_at))
             .collect();
@@ -149,8 +149,8 @@ impl BatchSum {
             self.run.faults,
             self.run.leader_changes,
             self.run.operations,
-            self.violated.len(),
-            self.violated
+            self.violating_seeds.len(),
+            self.violating_seeds
         );
         for reason in &self.too_little {
             println!("proves too little: {reason}");
@@ -189,11 +189,11 @@ fn run_in_process(arguments: &SimArguments) -> io::Result<u8> {
         cpu_ms: u64::try_from(verdict.cpu.as_millis()).unwrap_or(u64::MAX),
         judged: invariants::InvariantReport {
             violations: Vec::new(),
-            ..verdict.judged
+            ..verdict.report
         },
     };
     let line = serde_json::to_string(&sums).map_err(io::Error::other)?;
-    println!("{SUM}{line}");
+    println!("{SUM_PREFIX}{line}");
     Ok(u8::from(sums.run.violations > 0))
 }
 
@@ -203,7 +203,7 @@ fn all(arguments: &SimArguments) -> io::Result<u8> {
         tier: tier(arguments),
         seed: arguments.from,
         seeds: arguments.seeds,
-        executable: Path::new(subprocess::OWN),
+        executable: Path::new(subprocess::EXECUTABLE),
     };
     let begin = |ledger: &PathBuf| Batch::begin(ledger, &plan);
     let batch = arguments.ledger.as_ref().map(begin).transpose()?;
@@ -302,14 +302,14 @@ fn tier(arguments: &SimArguments) -> &'static str {
 }
 
 fn run_of(verdict: &SimulationResult, arguments: &SimArguments) -> BatchRecord {
-    let evidence = &verdict.judged.evidence;
+    let evidence = &verdict.report.evidence;
     // The simulation of Raft alone has no epochs, only leaders.
-    let led = verdict.counts.happened.get("led").copied().unwrap_or(0);
+    let led = verdict.counts.events.get("led").copied().unwrap_or(0);
     BatchRecord {
         tier: tier(arguments).to_owned(),
         seed: verdict.seed,
         seeds: 1,
-        seconds: verdict.simulated.as_secs(),
+        seconds: verdict.simulated_time.as_secs(),
         faults: evidence.faults.values().sum(),
         leader_changes: evidence.leader_changes.max(led.saturating_sub(1)),
         operations: evidence.operations,
@@ -339,14 +339,14 @@ fn run_seed(seed: u64, arguments: &SimArguments) -> SimulationResult {
 fn show(verdict: &SimulationResult) {
     let happened: Vec<String> = verdict
         .counts
-        .happened
+        .events
         .iter()
         .map(|(what, count)| format!("{count} {what}"))
         .collect();
     println!(
         "seed {}: {:.1} s in {:.1} s, history {}, {} faults of {} kinds, {}",
         verdict.seed,
-        verdict.simulated.as_secs_f64(),
+        verdict.simulated_time.as_secs_f64(),
         verdict.cpu.as_secs_f64(),
         verdict.history.hash(),
         verdict.counts.faults.values().sum::<u64>(),
@@ -355,7 +355,7 @@ fn show(verdict: &SimulationResult) {
     );
     for violation in &verdict.violations {
         // One line for each violation. The rest of a list is in the history.
-        println!("{VIOLATION}{}", violation.replace('\n', " "));
+        println!("{VIOLATION_PREFIX}{}", violation.replace('\n', " "));
     }
 }
 
@@ -378,9 +378,9 @@ mod tests {
     fn sum() -> BatchSum {
         let mut sum = BatchSum::default();
         sum.run.seeds = 100;
-        sum.judged = check_history(&History::default());
-        sum.judged.evidence.operations = 1_000_000;
-        for judged in sum.judged.rules.values_mut() {
+        sum.report = check_history(&History::default());
+        sum.report.evidence.operations = 1_000_000;
+        for judged in sum.report.rules.values_mut() {
             judged.looked_at = 1_000_000;
         }
         sum
@@ -396,7 +396,7 @@ mod tests {
         );
         let mut silent = sum();
         silent
-            .judged
+            .report
             .rules
             .get_mut(&Rule::SingleStart)
             .unwrap()
@@ -415,7 +415,7 @@ mod tests {
         );
         let mut undecided = sum();
         let registers = undecided
-            .judged
+            .report
             .rules
             .get_mut(&Rule::Linearizability)
             .unwrap();
@@ -438,6 +438,6 @@ mod tests {
             (101, 1, 1)
         );
         assert_eq!(sum.run.violating_seeds, 1);
-        assert_eq!((sum.exit_code(), &sum.violated[..]), (1, &[7][..]));
+        assert_eq!((sum.exit_code(), &sum.violating_seeds[..]), (1, &[7][..]));
     }
 }

@@ -39,17 +39,20 @@ impl LinkFault {
 /// All broken links.
 pub(super) struct LinkFaults {
     cuts: CutLinks,
-    broken: Vec<LinkFault>,
+    active: Vec<LinkFault>,
 }
 
 impl LinkFaults {
     pub(super) fn new(cuts: CutLinks) -> Self {
         let broken = Vec::new();
-        Self { cuts, broken }
+        Self {
+            cuts,
+            active: broken,
+        }
     }
 
     fn is_broken(&self, from: &str, to: &str) -> bool {
-        self.broken.iter().any(|link| link.affects(from, to))
+        self.active.iter().any(|link| link.affects(from, to))
     }
 
     /// Cuts a link. Returns `None` if the link is broken already.
@@ -65,7 +68,7 @@ impl LinkFaults {
         self.cuts.cut(from, to);
         simulation.sim.partition_oneway(from, to);
         let link = LinkFault::Cut(from.to_owned(), to.to_owned());
-        self.broken.push(link.clone());
+        self.active.push(link.clone());
         Some(link)
     }
 
@@ -81,7 +84,7 @@ impl LinkFaults {
         }
         simulation.sim.hold(one, other);
         let link = LinkFault::Buffered(one.to_owned(), other.to_owned());
-        self.broken.push(link.clone());
+        self.active.push(link.clone());
         Some(link)
     }
 
@@ -100,12 +103,12 @@ impl LinkFaults {
             .sim
             .set_link_max_message_latency(one, other, latency);
         let link = LinkFault::Slow(one.to_owned(), other.to_owned());
-        self.broken.push(link.clone());
+        self.active.push(link.clone());
         Some(link)
     }
 
     pub(super) fn repair(&mut self, simulation: &Simulation<'_>, link: &LinkFault) {
-        self.broken.retain(|one| one != link);
+        self.active.retain(|one| one != link);
         match link {
             LinkFault::Cut(from, to) => {
                 self.cuts.repair(from, to);
@@ -126,20 +129,20 @@ impl LinkFaults {
 pub(super) struct ExpiryQueue<T> {
     /// The number separates items that end at the same time.
     due: BTreeMap<(Duration, u64), T>,
-    number: u64,
+    next_number: u64,
 }
 
 impl<T> ExpiryQueue<T> {
     pub(super) fn new() -> Self {
         Self {
             due: BTreeMap::new(),
-            number: 0,
+            next_number: 0,
         }
     }
 
     pub(super) fn add(&mut self, until: Duration, what: T) {
-        self.number += 1;
-        self.due.insert((until, self.number), what);
+        self.next_number += 1;
+        self.due.insert((until, self.next_number), what);
     }
 
     /// Takes an item whose time has come.

@@ -27,21 +27,21 @@ const PIPE_BYTES: usize = 64 * 1024;
 pub(super) struct CutLinks(Arc<Mutex<BTreeSet<(String, String)>>>);
 
 impl CutLinks {
-    fn set(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+    fn links(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
         self.0.lock().expect("no holder of the lock panics")
     }
 
     pub(super) fn cut(&self, from: &str, to: &str) {
-        self.set().insert((from.to_owned(), to.to_owned()));
+        self.links().insert((from.to_owned(), to.to_owned()));
     }
 
     pub(super) fn repair(&self, from: &str, to: &str) {
-        self.set().remove(&(from.to_owned(), to.to_owned()));
+        self.links().remove(&(from.to_owned(), to.to_owned()));
     }
 
     /// Whether a packet, or its response, would be lost.
-    pub(super) fn part(&self, one: &str, other: &str) -> bool {
-        let set = self.set();
+    pub(super) fn is_cut(&self, one: &str, other: &str) -> bool {
+        let set = self.links();
         let cut = |from: &str, to: &str| set.contains(&(from.to_owned(), to.to_owned()));
         cut(one, other) || cut(other, one)
     }
@@ -99,7 +99,7 @@ async fn connect(own: &str, cuts: &CutLinks, address: String) -> io::Result<TcpS
     match TcpStream::connect(address).await {
         Ok(stream) => Ok(stream),
         // turmoil refuses connections whose packets it drops. A real network does not respond.
-        Err(_) if cuts.part(own, &host) => std::future::pending().await,
+        Err(_) if cuts.is_cut(own, &host) => std::future::pending().await,
         Err(error) => Err(error),
     }
 }
@@ -115,7 +115,7 @@ pub(super) struct ProcessEndpoint<const PORTS: usize> {
 /// The host's end of the network. It carries bytes between network and process, whether the process
 /// runs or not.
 pub(super) struct HostEndpoint {
-    own: String,
+    host: String,
     cuts: CutLinks,
     ports: Vec<(u16, mpsc::Sender<io::Result<IdentifiedConnection>>)>,
     dials: mpsc::Receiver<DialRequest>,
@@ -156,7 +156,7 @@ pub(super) fn endpoints<const PORTS: usize>(
         }
     });
     let card = HostEndpoint {
-        own: own.to_owned(),
+        host: own.to_owned(),
         cuts: cuts.clone(),
         ports: senders,
         dials,
@@ -191,7 +191,7 @@ impl HostEndpoint {
             mut answer,
         }) = self.dials.recv().await
         {
-            let (own, cuts) = (self.own.clone(), self.cuts.clone());
+            let (own, cuts) = (self.host.clone(), self.cuts.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     biased;

@@ -26,31 +26,31 @@ struct StartRequest {
     host: String,
     /// The seed of tokio's random choices.
     seed: u64,
-    life: ProcessMain,
-    ended: oneshot::Sender<String>,
+    main: ProcessMain,
+    exit: oneshot::Sender<String>,
 }
 
 impl StartQueue {
-    fn waiting(&self) -> MutexGuard<'_, Vec<StartRequest>> {
+    fn requests(&self) -> MutexGuard<'_, Vec<StartRequest>> {
         self.0.lock().expect("no holder of the lock panics")
     }
 
     /// Starts a process on this host. Returns only if the process ends by itself, with its reason.
-    pub(super) async fn run(&self, host: &str, seed: u64, life: ProcessMain) -> String {
-        match self.begin(host, seed, life).await {
+    pub(super) async fn run(&self, host: &str, seed: u64, main: ProcessMain) -> String {
+        match self.enqueue(host, seed, main).await {
             Ok(words) => words,
             // It was killed, and its host is about to be killed.
             Err(_) => std::future::pending().await,
         }
     }
 
-    fn begin(&self, host: &str, seed: u64, life: ProcessMain) -> oneshot::Receiver<String> {
-        let (ended, end) = oneshot::channel();
-        self.waiting().push(StartRequest {
+    fn enqueue(&self, host: &str, seed: u64, main: ProcessMain) -> oneshot::Receiver<String> {
+        let (exit, end) = oneshot::channel();
+        self.requests().push(StartRequest {
             host: host.to_owned(),
             seed,
-            life,
-            ended,
+            main,
+            exit,
         });
         end
     }
@@ -68,7 +68,7 @@ struct SimProcess {
     local: LocalSet,
     runtime: Runtime,
     /// The time since which it is paused.
-    stalled: Option<Duration>,
+    paused_since: Option<Duration>,
 }
 
 impl SimProcesses {
@@ -86,15 +86,15 @@ impl SimProcesses {
     /// Kills the process on this host. Everything that is not on its disk is lost.
     pub(super) fn kill(&mut self, host: &str) {
         self.by_host.remove(host);
-        self.starts.waiting().retain(|start| start.host != host);
+        self.starts.requests().retain(|start| start.host != host);
     }
 
     /// Pauses the process until it is resumed. Returns false if there is none, or it is paused
     /// already.
     pub(super) fn stall(&mut self, host: &str, now: Duration) -> bool {
         match self.by_host.get_mut(host) {
-            Some(process) if process.stalled.is_none() => {
-                process.stalled = Some(now);
+            Some(process) if process.paused_since.is_none() => {
+                process.paused_since = Some(now);
                 true
             }
             Some(_) | None => false,
@@ -105,7 +105,7 @@ impl SimProcesses {
     /// killed.
     pub(super) fn resume(&mut self, host: &str, now: Duration) {
         if let Some(process) = self.by_host.get_mut(host)
-            && let Some(since) = process.stalled.take()
+            && let Some(since) = process.paused_since.take()
         {
             let missed = now.saturating_sub(since);
             let late = process
@@ -131,7 +131,11 @@ impl SimProcess {
         local.unhandled_panic(UnhandledPanic::ShutdownRuntime);
         // Timers have whole milliseconds, and from here on the clock has, too.
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
-        let StartRequest { life, ended, .. } = start;
+        let StartRequest {
+            main: life,
+            exit: ended,
+            ..
+        } = start;
         runtime.block_on(local.run_until(async {
             tokio::task::spawn_local(async move {
                 // The receiver is gone if its host is gone.
@@ -141,12 +145,12 @@ impl SimProcess {
         Self {
             local,
             runtime,
-            stalled: None,
+            paused_since: None,
         }
     }
 
     fn step(&self) {
-        if self.stalled.is_none() {
+        if self.paused_since.is_none() {
             let step = self
                 .local
                 .run_until(async { tokio::time::sleep(STEP).await });
@@ -163,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_stood_still_goes_on_later_with_its_clock_ahead() {
+    fn a_resumed_process_continues_with_its_clock_advanced() {
         let mut processes = SimProcesses::default();
         let beats: Arc<Mutex<Vec<u128>>> = Arc::default();
         let seen = beats.clone();
@@ -175,7 +179,7 @@ mod tests {
             }
         };
         let life = Box::new(move || life.boxed_local());
-        let mut end = processes.starts.begin("host-1", 7, life);
+        let mut end = processes.starts.enqueue("host-1", 7, life);
         let run = |processes: &mut SimProcesses, ms: u128| {
             for _ in 0..ms / STEP.as_millis() {
                 processes.step();
@@ -198,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_says_at_its_end_is_told_once_it_has_run() {
+    fn the_exit_reason_of_a_process_is_returned() {
         let mut processes = SimProcesses::default();
         let life = Box::new(|| async { "no more".to_owned() }.boxed_local());
-        let mut end = processes.starts.begin("host-1", 7, life);
+        let mut end = processes.starts.enqueue("host-1", 7, life);
         assert!(end.try_recv().is_err(), "it has not run yet");
         processes.step();
         assert_eq!(end.try_recv().unwrap(), "no more");

@@ -24,7 +24,7 @@ pub(super) const STEP: Duration = Duration::from_millis(2);
 
 /// Maximum number of recorded violations: a simulation that continues may report the same one at
 /// each step.
-const NOTED: usize = 200;
+const MAX_VIOLATIONS: usize = 200;
 
 thread_local! {
     /// The time between two steps, in nanoseconds. Processes in separate runtimes run then.
@@ -48,7 +48,7 @@ pub struct SimulationCounts {
     /// Faults by kind, without repairs.
     pub faults: BTreeMap<FaultKind, u64>,
     /// Other events by name.
-    pub happened: BTreeMap<&'static str, u64>,
+    pub events: BTreeMap<&'static str, u64>,
 }
 
 /// The result of a simulation.
@@ -59,13 +59,13 @@ pub struct SimulationResult {
     /// Violations that were found while it ran, or in its history.
     pub violations: Vec<String>,
     /// The findings of every checker in the history.
-    pub judged: invariants::InvariantReport,
+    pub report: invariants::InvariantReport,
     /// The recorded history.
     pub history: History,
     /// The counts.
     pub counts: SimulationCounts,
     /// The simulated time.
-    pub simulated: Duration,
+    pub simulated_time: Duration,
     /// CPU time; zero if the system does not report it.
     pub cpu: Duration,
 }
@@ -111,11 +111,11 @@ impl SimContext {
     }
 
     /// Records a violation.
-    pub(super) fn violation(&self, words: String) {
+    pub(super) fn violation(&self, message: String) {
         let at_ms = self.recorder.now_ns() / 1_000_000;
         let violations = &mut self.inner().violations;
-        if violations.len() < NOTED {
-            violations.push(format!("at {at_ms} ms: {words}"));
+        if violations.len() < MAX_VIOLATIONS {
+            violations.push(format!("at {at_ms} ms: {message}"));
         }
     }
 
@@ -124,13 +124,13 @@ impl SimContext {
     }
 
     pub(super) fn count(&self, what: &'static str) {
-        *self.inner().counts.happened.entry(what).or_default() += 1;
+        *self.inner().counts.events.entry(what).or_default() += 1;
     }
 
     /// Returns how often this was counted.
-    pub(super) fn happened(&self, what: &'static str) -> u64 {
+    pub(super) fn event_count(&self, what: &'static str) -> u64 {
         let inner = self.inner();
-        inner.counts.happened.get(what).copied().unwrap_or(0)
+        inner.counts.events.get(what).copied().unwrap_or(0)
     }
 
     pub(super) fn fault(&self, fault: Fault) {
@@ -145,7 +145,7 @@ impl SimContext {
 pub(super) struct Simulation<'a> {
     /// Whether it continues after a violation: with a planted bug, each rule must have its chance
     /// to name it.
-    pub(super) plays_on: bool,
+    pub(super) ignores_violations: bool,
     pub(super) sim: Sim<'a>,
     pub(super) processes: SimProcesses,
     pub(super) notes: SimContext,
@@ -168,12 +168,12 @@ impl Simulation<'_> {
             return false;
         }
         self.processes.step();
-        self.goes_on()
+        self.continues()
     }
 
     /// Whether there is no violation, or the simulation continues despite one.
-    pub(super) fn goes_on(&self) -> bool {
-        self.plays_on || !self.notes.is_violated()
+    pub(super) fn continues(&self) -> bool {
+        self.ignores_violations || !self.notes.is_violated()
     }
 
     /// Makes rare orders of events frequent in masters and agents, by seed.
@@ -223,7 +223,7 @@ pub(super) fn simulate(seed: u64, play: impl FnOnce(&mut Simulation<'_>)) -> Sim
     let mut simulated = Duration::ZERO;
     let played = catch_unwind(AssertUnwindSafe(|| {
         let mut simulation = Simulation {
-            plays_on: Bug::ALL.iter().any(|bug| is_on(*bug)),
+            ignores_violations: Bug::ALL.iter().any(|bug| is_on(*bug)),
             sim: builder.build(),
             processes: SimProcesses::default(),
             notes: notes.clone(),
@@ -253,10 +253,10 @@ pub(super) fn simulate(seed: u64, play: impl FnOnce(&mut Simulation<'_>)) -> Sim
     SimulationResult {
         seed,
         violations,
-        judged,
+        report: judged,
         history,
         counts,
-        simulated,
+        simulated_time: simulated,
         cpu: cpu().saturating_sub(began),
     }
 }

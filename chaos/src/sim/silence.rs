@@ -51,16 +51,16 @@ impl ObservedLines {
 
 struct OfferHolder {
     name: &'static str,
-    seen: ObservedLines,
+    lines: ObservedLines,
 }
 
 impl Scheduler for OfferHolder {
     fn registered(&mut self, _: &SchedulerDriver, _: &Subscription) {
-        self.seen.note(format!("{} registered", self.name));
+        self.lines.note(format!("{} registered", self.name));
     }
 
     fn offers(&mut self, _: &SchedulerDriver, _: Vec<v1::Offer>) {
-        self.seen.note(format!("{} holds an offer", self.name));
+        self.lines.note(format!("{} holds an offer", self.name));
     }
 
     fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
@@ -68,7 +68,7 @@ impl Scheduler for OfferHolder {
     }
 
     fn disconnected(&mut self, _: &SchedulerDriver, _: &str) {
-        self.seen.note(format!("{} disconnected", self.name));
+        self.lines.note(format!("{} disconnected", self.name));
     }
 }
 
@@ -113,7 +113,7 @@ async fn master(cuts: CutLinks) -> Result {
 /// Registers with four processors, and stays connected.
 async fn agent(cuts: CutLinks) -> Result {
     let hello = v1::Hello {
-        protocol: Some(VersionRange::OWN.first()),
+        protocol: Some(VersionRange::OWN.first_message()),
         tried_incarnations: vec![7],
         nonce: 7,
         boot_id: "boot".to_owned(),
@@ -146,7 +146,7 @@ async fn agent(cuts: CutLinks) -> Result {
 async fn scheduler(name: &'static str, cuts: CutLinks, seen: ObservedLines) -> Result {
     let mut config = SchedulerConfig::new(masters(), name);
     config.connector = connector(name, &cuts);
-    let mut holder = OfferHolder { name, seen };
+    let mut holder = OfferHolder { name, lines: seen };
     run(&mut holder, config, CancellationToken::new()).await?;
     Ok(())
 }

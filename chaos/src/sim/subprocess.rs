@@ -33,31 +33,31 @@ impl SeedResult {
     /// Returns all violations, one line each.
     pub(crate) fn violations(&self) -> impl Iterator<Item = &str> {
         let lines = self.lines.iter();
-        lines.filter_map(|line| line.strip_prefix(VIOLATION))
+        lines.filter_map(|line| line.strip_prefix(VIOLATION_PREFIX))
     }
 }
 
 /// Prefix of the line of a violation.
-pub(crate) const VIOLATION: &str = "  VIOLATION ";
+pub(crate) const VIOLATION_PREFIX: &str = "  VIOLATION ";
 /// Prefix of the line of sums, which is for the parent process only.
-pub(crate) const SUM: &str = "sum ";
+pub(crate) const SUM_PREFIX: &str = "sum ";
 /// The executable of this process, even after a build has replaced the file.
-pub(crate) const OWN: &str = "/proc/self/exe";
+pub(crate) const EXECUTABLE: &str = "/proc/self/exe";
 /// The timeout of a seed. A seed takes seconds.
-const LONGEST: Duration = Duration::from_mins(15);
+const TIMEOUT: Duration = Duration::from_mins(15);
 
 /// Plays one seed with these further arguments. A process that ends without its sums is a
 /// violation.
 ///
 /// # Errors
 /// If no process can be started.
-pub(crate) fn run_seed(seed: u64, words: &[String]) -> io::Result<SeedResult> {
-    let mut command = Command::new(OWN);
+pub(crate) fn run_seed(seed: u64, args: &[String]) -> io::Result<SeedResult> {
+    let mut command = Command::new(EXECUTABLE);
     command
         .args(["sim", "--alone", "--seeds", "1", "--from"])
         .arg(seed.to_string())
-        .args(words);
-    let (text, ended) = output(&mut command, LONGEST)?;
+        .args(args);
+    let (text, ended) = output(&mut command, TIMEOUT)?;
     Ok(read(&text).unwrap_or_else(|| aborted(seed, &text, &ended)))
 }
 
@@ -102,7 +102,7 @@ fn wait(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> 
 fn read(text: &str) -> Option<SeedResult> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let sum = lines.pop()?;
-    let sums = serde_json::from_str(sum.strip_prefix(SUM)?).ok()?;
+    let sums = serde_json::from_str(sum.strip_prefix(SUM_PREFIX)?).ok()?;
     Some(SeedResult { lines, sums })
 }
 
@@ -111,7 +111,7 @@ fn read(text: &str) -> Option<SeedResult> {
 fn aborted(seed: u64, text: &str, ended: &str) -> SeedResult {
     let violation = format!("seed {seed}: its process ended without a report: {ended}");
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    lines.push(format!("{VIOLATION}{violation}"));
+    lines.push(format!("{VIOLATION_PREFIX}{violation}"));
     let run = BatchRecord {
         seed,
         seeds: 1,
@@ -172,7 +172,8 @@ mod tests {
             ..SeedSums::default()
         };
         let sums = serde_json::to_string(&sums).unwrap();
-        let text = format!("seed 3: 9 s\n{VIOLATION}SingleStart: twice\n{SUM}{sums}\n");
+        let text =
+            format!("seed 3: 9 s\n{VIOLATION_PREFIX}SingleStart: twice\n{SUM_PREFIX}{sums}\n");
         let played = read(&text).unwrap();
         assert_eq!((played.sums.cpu_ms, played.sums.run.violations), (45, 2));
         assert_eq!(

@@ -65,7 +65,7 @@ fn a_seed_gives_the_same_history_in_another_process() {
 
 /// Nothing can come to rest in zero time. The rules check the remaining state nevertheless.
 #[test]
-fn a_cluster_that_does_not_come_to_rest_is_judged_by_its_end() {
+fn a_cluster_that_does_not_settle_is_checked_at_its_end() {
     let options = system::SystemOptions {
         faults: Duration::from_secs(2),
         healing: Duration::ZERO,

@@ -13,7 +13,7 @@ use super::report::GuestReport;
 pub(crate) const LAST_LINES: usize = 40;
 
 /// Timeout from power on to the first case.
-const BOOTING: Duration = Duration::from_secs(60);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The result of one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,24 +37,24 @@ pub(crate) fn run(
 ) -> anyhow::Result<Vec<CaseResult>> {
     let wanted: Vec<&str> = group.split(',').collect();
     let disks = power_cuts::new_disks(work, DISKS, Flushes::Honoured)?;
-    let words = format!("argosy.cases={group} argosy.limit={}", limit.as_secs());
-    let verdicts = in_machine(hardware, &disks, &words, &wanted, limit, work)?;
+    let message = format!("argosy.cases={group} argosy.limit={}", limit.as_secs());
+    let verdicts = in_machine(hardware, &disks, &message, &wanted, limit, work)?;
     Ok(verdicts)
 }
 
 fn in_machine(
     hardware: &Hardware,
     disks: &[SharedDisk],
-    words: &str,
+    args: &str,
     wanted: &[&str],
     limit: Duration,
     work: &Path,
 ) -> Result<Vec<CaseResult>, MachineError> {
-    let machine = VirtualMachine::start(hardware, disks, words, work)?;
+    let machine = VirtualMachine::start(hardware, disks, args, work)?;
     let mut verdicts = Vec::new();
     for case in wanted {
         // The guest applies the limit, too. This deadline is for a guest that hangs.
-        let deadline = Instant::now() + limit + BOOTING;
+        let deadline = Instant::now() + limit + BOOT_TIMEOUT;
         let verdict = wait(&machine, case, deadline);
         let over = verdict.why.starts_with("no verdict");
         if !verdict.why.is_empty() {

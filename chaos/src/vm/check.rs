@@ -23,7 +23,7 @@ pub(crate) fn batch(writer: u64, batch: u64) -> Vec<(String, u64)> {
 }
 
 /// Returns the values of a writer's keys after this many batches.
-fn after(writer: u64, batches: u64) -> Values {
+fn values_after(writer: u64, batches: u64) -> Values {
     let first = batches.saturating_sub(KEYS / BATCH) + 1;
     (first..=batches)
         .flat_map(|number| batch(writer, number))
@@ -89,7 +89,7 @@ pub(crate) enum DurabilityViolation {
 /// All acknowledgements in one series.
 #[derive(Debug, Default)]
 pub(crate) struct AcknowledgedWrites {
-    settled: BTreeMap<String, Values>,
+    read_values: BTreeMap<String, Values>,
     current: Option<CurrentLoad>,
     revision: u64,
     digests: BTreeMap<u64, String>,
@@ -107,7 +107,7 @@ struct CurrentLoad {
 }
 
 impl AcknowledgedWrites {
-    pub(crate) fn loading(&mut self, agent: &str) {
+    pub(crate) fn start_load(&mut self, agent: &str) {
         self.current = Some(CurrentLoad {
             agent: agent.to_owned(),
             batches: [0; WRITERS as usize],
@@ -178,7 +178,7 @@ impl AcknowledgedWrites {
             });
         }
         let promised = self
-            .settled
+            .read_values
             .keys()
             .chain(self.current.iter().map(|current| &current.agent));
         for agent in promised.filter(|agent| !found.contains_key(*agent)) {
@@ -189,7 +189,7 @@ impl AcknowledgedWrites {
             .values()
             .map(|values| values.len() as u64)
             .sum::<u64>();
-        for (agent, before) in &self.settled {
+        for (agent, before) in &self.read_values {
             if let Some(values) = found.get(agent) {
                 violations.extend(changes(agent, before, values));
             }
@@ -200,7 +200,7 @@ impl AcknowledgedWrites {
             violations.extend(current.check(values));
         }
         // This includes an agent whose registration was in flight: from now on it must stay.
-        self.settled = found.clone();
+        self.read_values = found.clone();
         violations
     }
 }
@@ -239,13 +239,13 @@ impl CurrentLoad {
             let ours =
                 |key: &str| (0..WRITERS).any(|writer| key.starts_with(&format!("w{writer}-")));
             let strange = found.iter().filter(|(key, _)| !ours(key));
-            violations.extend(strange.map(|(key, value)| self.invented(key, *value)));
+            violations.extend(strange.map(|(key, value)| self.never_written(key, *value)));
         }
         violations
     }
 
     fn check_writer(&self, writer: u64, last: u64, found: &Values) -> Vec<DurabilityViolation> {
-        let (promised, next) = (after(writer, last), after(writer, last + 1));
+        let (promised, next) = (values_after(writer, last), values_after(writer, last + 1));
         if *found == promised || *found == next {
             return Vec::new();
         }
@@ -265,7 +265,7 @@ impl CurrentLoad {
             // A value older than promised is lost, which was reported above.
             let older = promised.get(key).is_some_and(|promised| value <= promised);
             if !older && next.get(key) != Some(value) {
-                violations.push(self.invented(key, *value));
+                violations.push(self.never_written(key, *value));
             }
         }
         if violations.is_empty() {
@@ -278,7 +278,7 @@ impl CurrentLoad {
         violations
     }
 
-    fn invented(&self, key: &str, found: u64) -> DurabilityViolation {
+    fn never_written(&self, key: &str, found: u64) -> DurabilityViolation {
         DurabilityViolation::NeverWritten {
             agent: self.agent.clone(),
             key: key.to_owned(),
@@ -294,7 +294,7 @@ mod tests {
     /// Returns promises of a load in which 20 batches of writer 1 were acknowledged.
     fn promises() -> AcknowledgedWrites {
         let mut promises = AcknowledgedWrites::default();
-        promises.loading("agent-1");
+        promises.start_load("agent-1");
         (1..=20).for_each(|batch| promises.acknowledge(1, batch, 100 + batch).unwrap());
         promises
     }
@@ -304,20 +304,30 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_is_enough_and_what_was_on_its_way_is_allowed() {
+    fn acknowledged_and_in_flight_batches_are_accepted() {
         for batches in [20, 21] {
             let mut promises = promises();
-            assert_eq!(promises.read_back(&found(after(1, batches)), 120), []);
-            assert_eq!(promises.read_back(&found(after(1, batches)), 130), []);
+            assert_eq!(
+                promises.read_back(&found(values_after(1, batches)), 120),
+                []
+            );
+            assert_eq!(
+                promises.read_back(&found(values_after(1, batches)), 130),
+                []
+            );
         }
-        assert_eq!(after(1, 20).len(), 60, "old numbers are written over");
-        assert_eq!(after(1, 20)["w1-20"], 80);
-        assert_eq!(after(1, 20)["w1-21"], 21);
+        assert_eq!(
+            values_after(1, 20).len(),
+            60,
+            "old numbers are written over"
+        );
+        assert_eq!(values_after(1, 20)["w1-20"], 80);
+        assert_eq!(values_after(1, 20)["w1-21"], 21);
     }
 
     #[test]
     fn each_acknowledged_value_that_is_missing_is_named() {
-        let violations = promises().read_back(&found(after(1, 19)), 120);
+        let violations = promises().read_back(&found(values_after(1, 19)), 120);
         assert_eq!(violations.len(), 4, "{violations:?}");
         let text = violations[0].to_string();
         assert_eq!(text, "agent-1: w1-17 was acknowledged as 77 and reads 17");
@@ -329,8 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_is_there_in_part_is_seen() {
-        let mut values = after(1, 20);
+    fn a_partial_batch_is_reported() {
+        let mut values = values_after(1, 20);
         let (key, value) = batch(1, 21).remove(0);
         values.insert(key, value);
         let violations = promises().read_back(&found(values), 120);
@@ -344,9 +354,9 @@ mod tests {
     }
 
     #[test]
-    fn values_from_nowhere_are_seen() {
+    fn unwritten_values_are_reported() {
         for (key, value) in [("w1-3", 9_963), ("w9-3", 3), ("w2-5", 5)] {
-            let mut values = after(1, 20);
+            let mut values = values_after(1, 20);
             values.insert(key.into(), value);
             let violations = promises().read_back(&found(values), 120);
             let invented = |violation: &DurabilityViolation| {
@@ -357,11 +367,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_on_its_way_may_not_appear_or_go_later() {
+    fn in_flight_batches_may_not_change_after_recovery() {
         let mut promises = promises();
-        promises.read_back(&found(after(1, 20)), 120);
-        promises.loading("agent-2");
-        let mut later = found(after(1, 21));
+        promises.read_back(&found(values_after(1, 20)), 120);
+        promises.start_load("agent-2");
+        let mut later = found(values_after(1, 21));
         later.insert("agent-2".into(), Values::new());
         let violations = promises.read_back(&later, 130);
         assert_eq!(violations.len(), 4);
@@ -369,8 +379,8 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_behind_its_own_word_is_seen() {
-        let violations = promises().read_back(&found(after(1, 20)), 119);
+    fn a_registry_behind_its_acknowledgements_is_reported() {
+        let violations = promises().read_back(&found(values_after(1, 20)), 119);
         assert!(matches!(
             violations[..],
             [DurabilityViolation::RevisionLost {
@@ -390,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_out_of_turn_are_not_believed() {
+    fn out_of_order_acknowledgements_are_rejected() {
         let mut promises = promises();
         assert!(promises.acknowledge(1, 22, 200).is_err());
         assert!(promises.acknowledge(WRITERS, 1, 200).is_err());

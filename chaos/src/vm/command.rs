@@ -15,13 +15,13 @@ use super::{cases, guest, power_cuts};
 use crate::ledger::{Batch, BatchPlan, POWER};
 
 /// No failure.
-const GOOD: u8 = 0;
+const EXIT_SUCCESS: u8 = 0;
 /// A case failed, or an acknowledged write is lost.
-const BAD: u8 = 1;
+const EXIT_VIOLATION: u8 = 1;
 /// The run was not possible.
-const IMPOSSIBLE: u8 = 2;
+const EXIT_NOT_RUN: u8 = 2;
 /// No failure, but too little evidence.
-const TOO_LITTLE: u8 = 3;
+const EXIT_TOO_LITTLE: u8 = 3;
 
 /// Tests in a small virtual machine: kernel limits, power cuts, failing disks.
 #[derive(Debug, Parser)]
@@ -113,11 +113,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let ended = match &arguments.verb {
         Verb::Cases(arguments) => run_cases(arguments),
         Verb::PowerCuts(arguments) => run_cuts(arguments),
-        Verb::Guest { case } => guest::run(case).map(|()| GOOD),
+        Verb::Guest { case } => guest::run(case).map(|()| EXIT_SUCCESS),
     };
     ExitCode::from(ended.unwrap_or_else(|error| {
         eprintln!("argosy-vm: {error:#}");
-        IMPOSSIBLE
+        EXIT_NOT_RUN
     }))
 }
 
@@ -137,7 +137,11 @@ fn run_cases(arguments: &Cases) -> anyhow::Result<u8> {
             }
         }
     }
-    Ok(if failures == 0 { GOOD } else { BAD })
+    Ok(if failures == 0 {
+        EXIT_SUCCESS
+    } else {
+        EXIT_VIOLATION
+    })
 }
 
 fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
@@ -166,13 +170,13 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
     if !summary.violations.is_empty() {
         work.disable_cleanup(true);
         println!("the disks are kept in {}", work.path().display());
-        return Ok(BAD);
+        return Ok(EXIT_VIOLATION);
     }
     if let Some(what) = summary.too_little() {
         println!("this run shows too little: {what}");
-        return Ok(TOO_LITTLE);
+        return Ok(EXIT_TOO_LITTLE);
     }
-    Ok(GOOD)
+    Ok(EXIT_SUCCESS)
 }
 
 /// Runs the cuts between the first and the last line of the ledger.
@@ -205,11 +209,11 @@ fn proven(summary: &CutSummary) -> u8 {
     match summary.violations.first() {
         Some(violation) => {
             println!("found on disks that ignore flushes: {violation}");
-            GOOD
+            EXIT_SUCCESS
         }
         None => {
             println!("nothing was found on disks that ignore flushes");
-            BAD
+            EXIT_VIOLATION
         }
     }
 }

@@ -43,8 +43,8 @@ pub(crate) enum UnflushedLoss {
 }
 
 impl UnflushedLoss {
-    pub(crate) fn choose(chance: &mut Rng) -> Self {
-        match chance.below(8) {
+    pub(crate) fn choose(rng: &mut Rng) -> Self {
+        match rng.below(8) {
             0..=3 => Self::Everything,
             4 => Self::Nothing,
             5 => Self::Blocks,
@@ -159,10 +159,10 @@ impl Disk {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub(crate) fn cut(&mut self, loss: UnflushedLoss, chance: &mut Rng) -> io::Result<()> {
+    pub(crate) fn cut(&mut self, loss: UnflushedLoss, rng: &mut Rng) -> io::Result<()> {
         self.powered = false;
         let unflushed = std::mem::take(&mut self.unflushed);
-        for (number, versions) in unflushed.settle(loss, chance) {
+        for (number, versions) in unflushed.settle(loss, rng) {
             self.counts.at_risk += 1;
             let Some(content) = versions else { continue };
             self.counts.lost += 1;
@@ -201,13 +201,13 @@ impl UnflushedSectors {
 
     /// Returns the content after the cut of each sector at risk; `None` if it is the newest
     /// version.
-    fn settle(self, loss: UnflushedLoss, chance: &mut Rng) -> Vec<(u64, Option<Sector>)> {
+    fn settle(self, loss: UnflushedLoss, rng: &mut Rng) -> Vec<(u64, Option<Sector>)> {
         let mut settled = Vec::new();
         let (mut block, mut keep_block) = (u64::MAX, true);
         for (number, mut versions) in self.0 {
             if number / SECTORS_PER_BLOCK != block {
                 block = number / SECTORS_PER_BLOCK;
-                keep_block = chance.below(2) == 0;
+                keep_block = rng.below(2) == 0;
             }
             let newest = versions.len() - 1;
             let kept = match loss {
@@ -215,7 +215,7 @@ impl UnflushedSectors {
                 UnflushedLoss::Nothing => newest,
                 UnflushedLoss::Blocks if keep_block => newest,
                 UnflushedLoss::Blocks => 0,
-                UnflushedLoss::Sectors => chance.below(versions.len() as u64) as usize,
+                UnflushedLoss::Sectors => rng.below(versions.len() as u64) as usize,
             };
             let content = (kept != newest).then(|| versions.swap_remove(kept));
             settled.push((number, content));
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_flushed_survives_and_the_rest_is_gone() {
+    fn flushed_sectors_survive_and_the_others_are_lost() {
         let (_file, mut disk) = disk(Flushes::Honoured);
         put(&mut disk, 3, 1, WriteMode::WriteBack);
         disk.flush().unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_sector_of_this_disk_is_refused() {
+    fn partial_and_out_of_range_sectors_are_rejected() {
         let (_file, mut disk) = disk(Flushes::Honoured);
         assert!(
             disk.write(1, &[0; SECTOR_BYTES], WriteMode::WriteBack)

@@ -22,7 +22,7 @@ const REPORTS: usize = 4_096;
 /// Lines of the console that are kept. The oldest are dropped first.
 const CONSOLE_LINES: usize = 400;
 /// Timeout for QEMU to connect.
-const CONNECTING: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The hardware of a machine.
 #[derive(Debug, Clone)]
@@ -118,12 +118,12 @@ impl VirtualMachine {
     pub(crate) fn start(
         hardware: &Hardware,
         disks: &[SharedDisk],
-        words: &str,
+        args: &str,
         work: &Path,
     ) -> Result<Self, MachineError> {
         let report_socket = work.join("report");
         let listener = bind(&report_socket)?;
-        let mut command = qemu(hardware, words, &report_socket);
+        let mut command = qemu(hardware, args, &report_socket);
         let mut sockets = Vec::new();
         for (number, disk) in disks.iter().enumerate() {
             let socket = work.join(format!("disk-{}", number + 1));
@@ -158,7 +158,7 @@ impl VirtualMachine {
         listener: &UnixListener,
         sender: SyncSender<GuestReport>,
     ) -> Result<(), MachineError> {
-        let deadline = Instant::now() + CONNECTING;
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
         let console = self.console.clone();
         loop {
             match listener.accept() {
@@ -235,7 +235,7 @@ fn bind(path: &Path) -> Result<UnixListener, MachineError> {
     Ok(listener)
 }
 
-fn qemu(hardware: &Hardware, words: &str, report_socket: &Path) -> Command {
+fn qemu(hardware: &Hardware, args: &str, report_socket: &Path) -> Command {
     // setpriv: the machine is killed whenever this program ends, for any reason.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
@@ -258,7 +258,7 @@ fn qemu(hardware: &Hardware, words: &str, report_socket: &Path) -> Command {
     // An emulator that gets no CPU time for a while must not appear as broken hardware to the
     // kernel.
     let patience = "no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
-    let append = format!("console=ttyS0 quiet panic=-1 rdinit=/init {patience} {words}");
+    let append = format!("console=ttyS0 quiet panic=-1 rdinit=/init {patience} {args}");
     command.args(["-append", &append]);
     command
         .stdin(Stdio::null())
@@ -281,7 +281,7 @@ fn device(number: usize, socket: &Path) -> [String; 4] {
 
 /// Serves one client, QEMU, for as long as it is connected.
 fn serve(listener: &UnixListener, disk: &SharedDisk) {
-    let deadline = Instant::now() + CONNECTING;
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
     loop {
         match listener.accept() {
             Ok((stream, _)) => {

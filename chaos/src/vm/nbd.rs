@@ -232,24 +232,24 @@ mod tests {
             let disk = disk.clone();
             std::thread::spawn(move || serve(theirs, &disk).unwrap());
             let mut client = Self(ours);
-            assert_eq!(client.take(18)[..8], *b"NBDMAGIC");
-            client.give(&[&3_u32.to_be_bytes()]);
+            assert_eq!(client.receive(18)[..8], *b"NBDMAGIC");
+            client.send(&[&3_u32.to_be_bytes()]);
             // Structured replies, which are not offered; then the export.
             client.option(8, &[]);
-            assert_eq!(client.take(20)[12..16], REPLY_UNSUPPORTED.to_be_bytes());
+            assert_eq!(client.receive(20)[12..16], REPLY_UNSUPPORTED.to_be_bytes());
             client.option(OPTION_GO, &[0; 6]);
-            let export = client.take(20 + 12);
+            let export = client.receive(20 + 12);
             assert_eq!(export[22..30], 32_768_u64.to_be_bytes());
-            client.take(20 + 14);
-            assert_eq!(client.take(20)[12..16], REPLY_ACK.to_be_bytes());
+            client.receive(20 + 14);
+            assert_eq!(client.receive(20)[12..16], REPLY_ACK.to_be_bytes());
             client
         }
 
-        fn give(&mut self, parts: &[&[u8]]) {
+        fn send(&mut self, parts: &[&[u8]]) {
             self.0.write_all(&parts.concat()).unwrap();
         }
 
-        fn take(&mut self, length: usize) -> Vec<u8> {
+        fn receive(&mut self, length: usize) -> Vec<u8> {
             let mut bytes = vec![0; length];
             self.0.read_exact(&mut bytes).unwrap();
             bytes
@@ -257,7 +257,7 @@ mod tests {
 
         fn option(&mut self, option: u32, data: &[u8]) {
             let length = data.len() as u32;
-            self.give(&[
+            self.send(&[
                 b"IHAVEOPT",
                 &option.to_be_bytes(),
                 &length.to_be_bytes(),
@@ -266,7 +266,7 @@ mod tests {
         }
 
         fn request(&mut self, kind: u16, offset: u64, length: u32, data: &[u8]) -> u32 {
-            self.give(&[
+            self.send(&[
                 &REQUEST_MAGIC.to_be_bytes(),
                 &0_u16.to_be_bytes(),
                 &kind.to_be_bytes(),
@@ -275,14 +275,14 @@ mod tests {
                 &length.to_be_bytes(),
                 data,
             ]);
-            let reply = self.take(16);
+            let reply = self.receive(16);
             assert_eq!(reply[8..], 77_u64.to_be_bytes());
             u32::from_be_bytes(reply[4..8].try_into().unwrap())
         }
     }
 
     #[test]
-    fn a_client_reads_what_it_wrote_and_hears_of_errors() {
+    fn a_client_reads_its_writes_and_receives_errors() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(32_768).unwrap();
         let disk = Disk::open(file.path(), Flushes::Honoured).unwrap();
@@ -292,15 +292,15 @@ mod tests {
         assert_eq!(client.request(3, 0, 0, &[]), 0);
         assert_eq!(lock(&disk).counts.flushes, 1);
         assert_eq!(client.request(0, 512, 512, &[]), 0);
-        assert_eq!(client.take(512), [9; 512]);
+        assert_eq!(client.receive(512), [9; 512]);
         assert_eq!(client.request(0, 32_768, 512, &[]), 22, "behind the end");
         assert_eq!(client.request(9, 0, 512, &[]), 22, "an unknown request");
-        let mut chance = crate::rng::Rng::new(1);
+        let mut rng = crate::rng::Rng::new(1);
         let cut = super::super::disk::UnflushedLoss::Everything;
-        lock(&disk).cut(cut, &mut chance).unwrap();
+        lock(&disk).cut(cut, &mut rng).unwrap();
         assert_eq!(client.request(3, 0, 0, &[]), 5, "a flush without power");
         assert_eq!(client.request(0, 0, 512, &[]), 5);
-        client.give(&[&REQUEST_MAGIC.to_be_bytes(), &[0, 0, 0, 2], &[0; 20]]);
+        client.send(&[&REQUEST_MAGIC.to_be_bytes(), &[0, 0, 0, 2], &[0; 20]]);
         assert_eq!(client.0.read(&mut [0; 1]).unwrap(), 0, "a goodbye is taken");
     }
 }

@@ -25,9 +25,9 @@ use crate::rng::Rng;
 /// Size of a master's disk.
 const DISK_BYTES: u64 = 512 << 20;
 /// Timeout from power on until everything is read back, also on a busy machine.
-const RECOVERING: Duration = Duration::from_secs(240);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(240);
 /// Timeout from the mark that starts the clock until the chosen moment.
-const COMING: Duration = Duration::from_secs(240);
+const CUT_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// The settings of a run.
 #[derive(Debug, Clone)]
@@ -65,9 +65,9 @@ enum BootMilestone {
 /// The plan of one boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct CutPlan {
-    moment: CutTime,
+    time: CutTime,
     /// Disks that lose power separately, with the delay after the load has begun.
-    alone: Option<PartialCut>,
+    partial: Option<PartialCut>,
     loss: UnflushedLoss,
 }
 
@@ -79,8 +79,8 @@ struct PartialCut {
 }
 
 impl CutPlan {
-    fn choose(chance: &mut Rng) -> Self {
-        let (after, bound_ms) = match chance.below(20) {
+    fn choose(rng: &mut Rng) -> Self {
+        let (after, bound_ms) = match rng.below(20) {
             0..=1 => (BootMilestone::PowerOn, 6_000),
             2..=4 => (BootMilestone::Mounted, 3_000),
             5..=13 => (BootMilestone::Loading, 2_500),
@@ -89,35 +89,35 @@ impl CutPlan {
         };
         let moment = CutTime {
             after,
-            ms: chance.below(bound_ms),
+            ms: rng.below(bound_ms),
         };
         let alone = matches!(after, BootMilestone::DiskOff | BootMilestone::DiskBack)
-            .then(|| PartialCut::choose(chance));
+            .then(|| PartialCut::choose(rng));
         Self {
-            moment,
-            alone,
-            loss: UnflushedLoss::choose(chance),
+            time: moment,
+            partial: alone,
+            loss: UnflushedLoss::choose(rng),
         }
     }
 
     fn last() -> Self {
         Self {
-            moment: CutTime {
+            time: CutTime {
                 after: BootMilestone::Settled,
                 ms: 0,
             },
-            alone: None,
+            partial: None,
             loss: UnflushedLoss::Nothing,
         }
     }
 
     /// Returns the parameters of the guest for the kernel's command line.
-    fn words(&self) -> String {
+    fn kernel_args(&self) -> String {
         let mut words = "argosy.cases=power".to_owned();
-        if self.moment.after == BootMilestone::Settled {
+        if self.time.after == BootMilestone::Settled {
             words.push_str(" argosy.last=1");
         }
-        if let Some(alone) = &self.alone {
+        if let Some(alone) = &self.partial {
             let disks: Vec<String> = alone.disks.iter().map(u64::to_string).collect();
             words.push_str(&format!(
                 " argosy.alone={} argosy.alone_ms={}",
@@ -130,15 +130,15 @@ impl CutPlan {
 }
 
 impl PartialCut {
-    fn choose(chance: &mut Rng) -> Self {
-        let first = chance.below(DISKS as u64) + 1;
+    fn choose(rng: &mut Rng) -> Self {
+        let first = rng.below(DISKS as u64) + 1;
         let mut disks = vec![first];
-        if chance.below(4) == 0 {
+        if rng.below(4) == 0 {
             disks.push(first % DISKS as u64 + 1);
         }
         Self {
             disks,
-            after_ms: 200 + chance.below(1_000),
+            after_ms: 200 + rng.below(1_000),
         }
     }
 }
@@ -202,7 +202,7 @@ struct CutSeries<'a> {
 /// The state of one boot.
 struct BootState {
     plan: CutPlan,
-    chance: Rng,
+    rng: Rng,
     /// The time of the cut, once it is known.
     cut_at: Option<Instant>,
     /// If no mark is reached until then, the boot has failed.
@@ -210,7 +210,7 @@ struct BootState {
     found: BTreeMap<String, Values>,
     violations: Vec<DurabilityViolation>,
     settled: bool,
-    over: bool,
+    finished: bool,
 }
 
 impl<'a> CutSeries<'a> {
@@ -225,14 +225,14 @@ impl<'a> CutSeries<'a> {
     fn run(&mut self, cuts: u64, summary: &mut CutSummary) -> anyhow::Result<()> {
         for _ in 0..cuts {
             // Each cut has its own seed, which repeats its plan.
-            let mut chance = Rng::new(self.settings.seed.wrapping_add(summary.cuts));
-            let mut plan = CutPlan::choose(&mut chance);
+            let mut rng = Rng::new(self.settings.seed.wrapping_add(summary.cuts));
+            let mut plan = CutPlan::choose(&mut rng);
             if self.settings.flushes == Flushes::Ignored {
                 // This reverts to a consistent older state, so that a violation is found in the
                 // registry.
                 plan.loss = UnflushedLoss::Everything;
             }
-            self.boot(plan, chance, summary)?;
+            self.boot(plan, rng, summary)?;
             summary.cuts += 1;
             if !summary.violations.is_empty() {
                 break;
@@ -250,36 +250,36 @@ impl<'a> CutSeries<'a> {
     }
 
     /// Switches the machine on, reads everything back, generates load, and cuts the power.
-    fn boot(&mut self, plan: CutPlan, chance: Rng, summary: &mut CutSummary) -> anyhow::Result<()> {
+    fn boot(&mut self, plan: CutPlan, rng: Rng, summary: &mut CutSummary) -> anyhow::Result<()> {
         let started = Instant::now();
         self.disks.iter().for_each(|disk| lock(disk).power_on());
         let settings = self.settings;
-        let words = plan.words();
+        let words = plan.kernel_args();
         let mut machine =
             VirtualMachine::start(&settings.hardware, &self.disks, &words, &settings.work)?;
-        let mut boot = BootState::new(plan, chance, Instant::now());
-        while !boot.over {
+        let mut boot = BootState::new(plan, rng, Instant::now());
+        while !boot.finished {
             match machine.wait_for_report(boot.next_deadline()) {
                 ReportWait::Report(report) => self.take(&mut boot, report, summary),
-                ReportWait::Silence if boot.cut_at.is_some() => boot.over = true,
+                ReportWait::Silence if boot.cut_at.is_some() => boot.finished = true,
                 ReportWait::Silence => boot.fail("nothing more was heard of the guest in time"),
                 ReportWait::Ended => boot.fail("the machine has ended by itself"),
             }
         }
         let late = machine.cut();
         for disk in &self.disks {
-            lock(disk).cut(boot.plan.loss, &mut boot.chance)?;
+            lock(disk).cut(boot.plan.loss, &mut boot.rng)?;
         }
         // An acknowledgement that was sent before the cut counts, even if it is read later.
         late.into_iter()
             .for_each(|report| self.take(&mut boot, report, summary));
         if !boot.violations.is_empty() {
-            eprintln!("  {:?} {}", boot.plan, boot.plan.words());
+            eprintln!("  {:?} {}", boot.plan, boot.plan.kernel_args());
             let lines = machine.console(LAST_LINES);
             eprintln!("  the last lines:\n    {}", lines.join("\n    "));
         }
         summary.note_boot(
-            &format!("{:?}", boot.plan.moment.after),
+            &format!("{:?}", boot.plan.time.after),
             boot.settled,
             started.elapsed(),
         );
@@ -314,7 +314,7 @@ impl<'a> CutSeries<'a> {
                 Ok(())
             }
             GuestReport::Loading { agent } => {
-                self.promises.loading(&agent);
+                self.promises.start_load(&agent);
                 boot.reached(BootMilestone::Loading);
                 Ok(())
             }
@@ -323,10 +323,10 @@ impl<'a> CutSeries<'a> {
                 batch,
                 revision,
             } => self.promises.acknowledge(writer, batch, revision),
-            GuestReport::PowerOff { disk } => self.cut_alone(boot, disk, summary),
+            GuestReport::PowerOff { disk } => self.cut_disk(boot, disk, summary),
             GuestReport::Released { disk } => self.disk(disk).map(|disk| lock(disk).power_on()),
             GuestReport::CaughtUp { ms, .. } => {
-                summary.back_ms.push(ms);
+                summary.caught_up_ms.push(ms);
                 boot.reached(BootMilestone::DiskBack);
                 Ok(())
             }
@@ -338,7 +338,7 @@ impl<'a> CutSeries<'a> {
         if let Err(violation) = judged {
             boot.violations.push(violation);
         }
-        boot.over |= !boot.violations.is_empty();
+        boot.finished |= !boot.violations.is_empty();
     }
 
     fn disk(&self, number: u64) -> Result<&SharedDisk, DurabilityViolation> {
@@ -352,45 +352,45 @@ impl<'a> CutSeries<'a> {
             })
     }
 
-    fn cut_alone(
+    fn cut_disk(
         &self,
         boot: &mut BootState,
         number: u64,
         summary: &mut CutSummary,
     ) -> Result<(), DurabilityViolation> {
         let disk = self.disk(number)?;
-        let loss = UnflushedLoss::choose(&mut boot.chance);
-        let cut = lock(disk).cut(loss, &mut boot.chance);
+        let loss = UnflushedLoss::choose(&mut boot.rng);
+        let cut = lock(disk).cut(loss, &mut boot.rng);
         cut.map_err(|error| DurabilityViolation::Failed {
             why: format!("disk {number} cannot be cut: {error}"),
         })?;
-        summary.alone += 1;
+        summary.partial_cuts += 1;
         boot.reached(BootMilestone::DiskOff);
         Ok(())
     }
 }
 
 impl BootState {
-    fn new(plan: CutPlan, chance: Rng, now: Instant) -> Self {
+    fn new(plan: CutPlan, rng: Rng, now: Instant) -> Self {
         let mut boot = Self {
             plan,
-            chance,
+            rng,
             cut_at: None,
-            deadline: now + RECOVERING,
+            deadline: now + RECOVERY_TIMEOUT,
             found: BTreeMap::new(),
             violations: Vec::new(),
             settled: false,
-            over: false,
+            finished: false,
         };
         boot.reached(BootMilestone::PowerOn);
         boot
     }
 
     fn reached(&mut self, mark: BootMilestone) {
-        if mark == self.plan.moment.after {
-            self.cut_at = Some(Instant::now() + Duration::from_millis(self.plan.moment.ms));
+        if mark == self.plan.time.after {
+            self.cut_at = Some(Instant::now() + Duration::from_millis(self.plan.time.ms));
         } else if mark == BootMilestone::Settled {
-            self.deadline = Instant::now() + COMING;
+            self.deadline = Instant::now() + CUT_TIMEOUT;
         }
     }
 
@@ -401,7 +401,7 @@ impl BootState {
     fn fail(&mut self, why: &str) {
         self.violations
             .push(DurabilityViolation::Failed { why: why.into() });
-        self.over = true;
+        self.finished = true;
     }
 }
 
@@ -421,14 +421,11 @@ mod tests {
             BootMilestone::DiskOff,
             BootMilestone::DiskBack,
         ] {
-            assert!(
-                plans.iter().any(|plan| plan.moment.after == mark),
-                "{mark:?}"
-            );
+            assert!(plans.iter().any(|plan| plan.time.after == mark), "{mark:?}");
         }
         let alone = |count| {
             move |plan: &&CutPlan| {
-                plan.alone
+                plan.partial
                     .as_ref()
                     .is_some_and(|alone| alone.disks.len() == count)
             }
@@ -437,11 +434,11 @@ mod tests {
         assert!(plans.iter().any(|plan| alone(2)(&plan)));
         for plan in plans {
             let needs_disk = matches!(
-                plan.moment.after,
+                plan.time.after,
                 BootMilestone::DiskOff | BootMilestone::DiskBack
             );
-            assert_eq!(plan.alone.is_some(), needs_disk, "{plan:?}");
-            if let Some(alone) = plan.alone {
+            assert_eq!(plan.partial.is_some(), needs_disk, "{plan:?}");
+            if let Some(alone) = plan.partial {
                 assert!(alone.disks.iter().all(|disk| (1..=3).contains(disk)));
                 assert!(alone.disks.windows(2).all(|pair| pair[0] != pair[1]));
             }
@@ -449,15 +446,15 @@ mod tests {
     }
 
     #[test]
-    fn the_guest_is_told_its_part_of_the_plan() {
+    fn the_guest_receives_its_part_of_the_plan() {
         let mut plan = CutPlan::last();
-        assert_eq!(plan.words(), "argosy.cases=power argosy.last=1");
-        plan.moment.after = BootMilestone::DiskBack;
-        plan.alone = Some(PartialCut {
+        assert_eq!(plan.kernel_args(), "argosy.cases=power argosy.last=1");
+        plan.time.after = BootMilestone::DiskBack;
+        plan.partial = Some(PartialCut {
             disks: vec![3, 1],
             after_ms: 250,
         });
         let words = "argosy.cases=power argosy.alone=3,1 argosy.alone_ms=250";
-        assert_eq!(plan.words(), words);
+        assert_eq!(plan.kernel_args(), words);
     }
 }

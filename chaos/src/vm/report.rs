@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_is_read_back() {
+    fn reports_are_parsed_back() {
         let values = Values::from([("w0-1".to_owned(), 61), ("w1-2".to_owned(), 2)]);
         for report in [
             GuestReport::Mounted,
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_broke_off_or_is_the_kernels_is_no_report() {
+    fn truncated_and_kernel_lines_are_no_reports() {
         for line in [
             "",
             "ack 1 2",

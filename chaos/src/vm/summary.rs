@@ -13,7 +13,7 @@ pub(crate) struct CutSummary {
     /// Cuts of the whole machine.
     pub(crate) cuts: u64,
     /// Cuts of one disk while the other masters continued.
-    pub(crate) alone: u64,
+    pub(crate) partial_cuts: u64,
     /// Acknowledged batches.
     pub(crate) acknowledged: u64,
     /// Values that were read back and compared.
@@ -21,40 +21,40 @@ pub(crate) struct CutSummary {
     /// Time from the start of the masters to the first answer, one for each boot.
     pub(crate) serving_ms: Vec<u64>,
     /// Time from a disk's loss of power until its master has caught up.
-    pub(crate) back_ms: Vec<u64>,
+    pub(crate) caught_up_ms: Vec<u64>,
     pub(crate) violations: Vec<DurabilityViolation>,
     /// Cuts by the mark from which they were counted.
-    moments: BTreeMap<String, u64>,
+    cuts_by_mark: BTreeMap<String, u64>,
     /// Boots in which everything was read back.
     settled: u64,
     disks: DiskCounts,
-    spent: Duration,
+    duration: Duration,
 }
 
 impl CutSummary {
     pub(crate) fn new() -> Self {
         Self {
             cuts: 0,
-            alone: 0,
+            partial_cuts: 0,
             acknowledged: 0,
             compared: 0,
             serving_ms: Vec::new(),
-            back_ms: Vec::new(),
+            caught_up_ms: Vec::new(),
             violations: Vec::new(),
-            moments: BTreeMap::new(),
+            cuts_by_mark: BTreeMap::new(),
             settled: 0,
             disks: DiskCounts::default(),
-            spent: Duration::ZERO,
+            duration: Duration::ZERO,
         }
     }
 
     pub(crate) fn note_boot(&mut self, moment: &str, settled: bool, spent: Duration) {
-        *self.moments.entry(moment.to_owned()).or_default() += 1;
+        *self.cuts_by_mark.entry(moment.to_owned()).or_default() += 1;
         self.settled += u64::from(settled);
-        self.spent += spent;
+        self.duration += spent;
         println!(
             "  boot {:3}  {:8}  {}  {:4.1} s  {} single cuts so far",
-            self.moments.values().sum::<u64>(),
+            self.cuts_by_mark.values().sum::<u64>(),
             moment,
             if settled {
                 "all read back"
@@ -62,7 +62,7 @@ impl CutSummary {
                 "cut before  "
             },
             spent.as_secs_f64(),
-            self.alone,
+            self.partial_cuts,
         );
     }
 
@@ -92,9 +92,9 @@ impl CutSummary {
     pub(crate) fn run(&self) -> BatchRecord {
         BatchRecord {
             seeds: self.cuts,
-            seconds: self.spent.as_secs(),
-            power_cuts: self.cuts + self.alone,
-            moments: self.moments.clone(),
+            seconds: self.duration.as_secs(),
+            power_cuts: self.cuts + self.partial_cuts,
+            moments: self.cuts_by_mark.clone(),
             operations: self.acknowledged,
             violations: self.violations.len() as u64,
             proves_too_little: self.too_little().is_some(),
@@ -127,7 +127,7 @@ impl CutSummary {
              sectors unflushed at a cut {}, lost {}; flushes {}\n\
              serving after a boot: median {} ms, longest {} ms; a single master back: median {} ms, longest {} ms",
             self.cuts,
-            self.alone,
+            self.partial_cuts,
             self.acknowledged,
             self.compared,
             self.disks.at_risk,
@@ -135,8 +135,8 @@ impl CutSummary {
             self.disks.flushes,
             middle(&self.serving_ms),
             most(&self.serving_ms),
-            middle(&self.back_ms),
-            most(&self.back_ms),
+            middle(&self.caught_up_ms),
+            most(&self.caught_up_ms),
         )
     }
 }
@@ -165,7 +165,7 @@ mod tests {
             lost: 2,
         });
         assert_eq!(summary.too_little(), None);
-        summary.alone = 2;
+        summary.partial_cuts = 2;
         let run = summary.run();
         assert_eq!((run.seeds, run.power_cuts), (3, 5));
         assert!(!run.proves_too_little);

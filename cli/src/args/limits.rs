@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_limits_nothing_is_refused_in_words() {
+    fn a_limit_without_effect_is_rejected_with_a_message() {
         for (text, part) in [
             ("", "none of rbps"),
             ("/dev/sda:", "none of rbps"),

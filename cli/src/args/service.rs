@@ -350,7 +350,7 @@ pub(crate) struct AgentStart {
     )]
     pub(crate) image_dirs: Vec<PathBuf>,
     /// IPv4 subnet of the tasks' bridge network
-    #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET", value_name = "CIDR", default_value_t = Subnet::USUAL)]
+    #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET", value_name = "CIDR", default_value_t = Subnet::DEFAULT)]
     pub(crate) network_subnet: Subnet,
     /// IPv6 subnet of that network: a prefix, auto (a unique local one that the agent generates
     /// once) or none

@@ -55,7 +55,7 @@ fn the_grammar_is_sound() {
 }
 
 #[test]
-fn help_reads_as_it_was_agreed() {
+fn help_texts_match_the_golden_files() {
     let mut text = String::new();
     every_command(&command(), "", &mut |path, found| {
         let help = found.clone().term_width(100).render_help();
@@ -64,18 +64,18 @@ fn help_reads_as_it_was_agreed() {
     expect_file!["../../tests/help.txt"].assert_eq(&text);
 }
 
-fn refused(words: &[&str]) -> clap::Error {
-    let words = std::iter::once(&"argosy").chain(words);
+fn parse_error(args: &[&str]) -> clap::Error {
+    let args = std::iter::once(&"argosy").chain(args);
     command()
-        .try_get_matches_from(words)
+        .try_get_matches_from(args)
         .expect_err("it should be refused")
 }
 
 #[test]
-fn an_unknown_word_gets_the_nearest_one() {
-    let verb = refused(&["taks", "list"]).to_string();
+fn an_unknown_word_gets_a_suggestion() {
+    let verb = parse_error(&["taks", "list"]).to_string();
     assert!(verb.contains("'task'"), "{verb}");
-    let flag = refused(&["run", "--cpu", "1", "--", "true"]).to_string();
+    let flag = parse_error(&["run", "--cpu", "1", "--", "true"]).to_string();
     assert!(flag.contains("'--cpus'"), "{flag}");
 }
 
@@ -97,7 +97,7 @@ fn usage_errors_name_field_value_and_remedy() {
         ),
         (&["ps", "--timeout", "soon"], ["--timeout", "soon", "10s"]),
     ];
-    refuses_each(&table);
+    assert_each_rejected(&table);
 }
 
 #[test]
@@ -144,13 +144,13 @@ fn usage_errors_of_services_name_field_value_and_remedy() {
             ["--log-files", "0", "1..=100"],
         ),
     ];
-    refuses_each(&table);
+    assert_each_rejected(&table);
 }
 
 /// Asserts that each command line is rejected with an error that contains the given words.
-fn refuses_each(table: &[(&[&str], [&str; 3])]) {
+fn assert_each_rejected(table: &[(&[&str], [&str; 3])]) {
     for (words, parts) in table {
-        let error = refused(words);
+        let error = parse_error(words);
         assert_eq!(error.exit_code(), 2, "{words:?}");
         let text = error.to_string();
         for part in parts {
@@ -161,23 +161,23 @@ fn refuses_each(table: &[(&[&str], [&str; 3])]) {
 
 #[test]
 fn a_command_is_required_after_two_dashes() {
-    let error = refused(&["run", "--cpus", "1"]);
+    let error = parse_error(&["run", "--cpus", "1"]);
     assert_eq!(error.kind(), ErrorKind::MissingRequiredArgument);
 }
 
 #[test]
 fn a_bare_number_of_memory_is_mib() {
-    let words = ["argosy", "run", "--mem", "64", "--", "true"];
-    let Verb::Run(run) = Arguments::try_parse_from(words).unwrap().verb else {
+    let args = ["argosy", "run", "--mem", "64", "--", "true"];
+    let Verb::Run(run) = Arguments::try_parse_from(args).unwrap().verb else {
         panic!("it is a run");
     };
     assert_eq!(run.mem.0, 64_000);
     assert_eq!(run.command, ["true"]);
 }
 
-fn parsed(command: clap::Command, words: &[&str]) -> Arguments {
-    let words = std::iter::once(&"argosy").chain(words);
-    let matches = command.try_get_matches_from(words).unwrap();
+fn parse(command: clap::Command, args: &[&str]) -> Arguments {
+    let args = std::iter::once(&"argosy").chain(args);
+    let matches = command.try_get_matches_from(args).unwrap();
     Arguments::from_arg_matches(&matches).unwrap()
 }
 
@@ -254,9 +254,9 @@ const FORMER_VARIABLES: [(&str, &str, &[&str]); 5] = [
 ];
 
 #[test]
-fn former_flags_and_values_mean_what_replaced_them() {
+fn former_flags_and_values_are_aliases() {
     for (former, present) in RENAMED {
-        let [former, present] = [former, present].map(|words| parsed(command(), words));
+        let [former, present] = [former, present].map(|words| parse(command(), words));
         assert_eq!(format!("{former:?}"), format!("{present:?}"));
     }
 }
@@ -266,17 +266,17 @@ fn a_former_variable_is_read_unless_the_flag_is_given() {
     assert_eq!(FORMER_VARIABLES.len(), former_names::VARIABLES.len());
     for (former, value, flags) in FORMER_VARIABLES {
         let variable = |name: &str| (name == former).then(|| value.into());
-        let from_variable = parsed(former_names::read(command(), &variable), &flags[..2]);
-        let from_flags = parsed(command(), flags);
+        let from_variable = parse(former_names::read(command(), &variable), &flags[..2]);
+        let from_flags = parse(command(), flags);
         assert_eq!(format!("{from_variable:?}"), format!("{from_flags:?}"));
-        let neither = parsed(command(), &flags[..2]);
+        let neither = parse(command(), &flags[..2]);
         assert_ne!(format!("{from_flags:?}"), format!("{neither:?}"));
         if let [.., flag, _] = flags
             && flag.starts_with("--secret")
         {
             let other = [&flags[..2], &[*flag, "/other"]].concat();
-            let both = parsed(former_names::read(command(), &variable), &other);
-            let flag_only = parsed(command(), &other);
+            let both = parse(former_names::read(command(), &variable), &other);
+            let flag_only = parse(command(), &other);
             assert_eq!(format!("{both:?}"), format!("{flag_only:?}"));
         }
     }

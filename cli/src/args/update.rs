@@ -116,8 +116,8 @@ mod tests {
         update: Update,
     }
 
-    fn changed(words: &[&str]) -> v1::Limits {
-        let line = [&["update", "web"], words].concat();
+    fn parse_limits(args: &[&str]) -> v1::Limits {
+        let line = [&["update", "web"], args].concat();
         let disk = |disk: &str| v1::DiskLimit {
             disk: disk.to_owned(),
             read_bytes: Some(1),
@@ -138,8 +138,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_stays() {
-        let after = changed(&["--mem-limit", "64M", "--pids-limit", "none"]);
+    fn unnamed_limits_are_unchanged() {
+        let after = parse_limits(&["--mem-limit", "64M", "--pids-limit", "none"]);
         assert_eq!(after.memory_bytes, Some(64 << 20));
         assert_eq!(after.pids, None);
         assert_eq!((after.cpu_millis, after.io_weight), (Some(500), Some(50)));
@@ -148,31 +148,31 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_named_has_only_what_is_said_now() {
-        let after = changed(&["--io-limit", "/dev/sda:wiops=7"]);
+    fn limits_of_a_named_disk_are_replaced() {
+        let after = parse_limits(&["--io-limit", "/dev/sda:wiops=7"]);
         let disks: Vec<_> = after.io.iter().map(|limit| limit.disk.as_str()).collect();
         assert_eq!(disks, ["", "/dev/sda"]);
         assert_eq!(after.io[1].read_bytes, None);
         assert_eq!(after.io[1].write_operations, Some(7));
-        let lifted = changed(&["--io-limit", "none", "--cpu-limit", "none"]);
+        let lifted = parse_limits(&["--io-limit", "none", "--cpu-limit", "none"]);
         assert_eq!((lifted.io.len(), lifted.cpu_millis), (0, None));
     }
 
     #[test]
-    fn a_change_names_a_limit() {
-        let update = |words: &[&str]| {
-            let line = [&["update", "web"], words].concat();
+    fn a_change_requires_a_limit() {
+        let update = |args: &[&str]| {
+            let line = [&["update", "web"], args].concat();
             TestArguments::try_parse_from(line).map(|line| line.update.names_any())
         };
         assert!(!update(&[]).unwrap());
-        for words in [
+        for args in [
             ["--cpu-limit", "1"],
             ["--mem-limit", "none"],
             ["--pids-limit", "9"],
             ["--io-weight", "9"],
             ["--io-limit", "wiops=9"],
         ] {
-            assert!(update(&words).unwrap(), "{words:?}");
+            assert!(update(&args).unwrap(), "{args:?}");
         }
         assert!(update(&["--pids-limit", "0"]).is_err());
     }

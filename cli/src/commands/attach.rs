@@ -25,20 +25,20 @@ pub(crate) async fn run(arguments: &Attach) -> VerbResult {
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     may_be_entered(&task, &shown)?;
     let spec = task.spec.clone().unwrap_or_default();
-    let manner = stream_mode(arguments, &spec, io::stdin().is_terminal())?;
+    let mode = stream_mode(arguments, &spec, io::stdin().is_terminal())?;
     let mut socket = open(&operator, &task, &shown, arguments.interactive).await?;
     note_executor(
         &task,
         &shown,
         "this is the output of the executor and all its tasks",
     );
-    let begins = attached::begin(&mut socket).await;
-    let begins = begins.map_err(|why| broken(&shown, &why))?;
+    let offsets = attached::begin(&mut socket).await;
+    let offsets = offsets.map_err(|why| connection_lost(&shown, &why))?;
     if arguments.tail > 0 {
         let mut files = FileReader::new(operator.masters().addresses())?;
-        tail(&mut files, &task, arguments.tail, begins).await;
+        tail(&mut files, &task, arguments.tail, offsets).await;
     }
-    match attached::run(socket, manner).await? {
+    match attached::run(socket, mode).await? {
         ClientSessionEnd::Ended(ExecResult::Code(code)) => Ok(code as u8),
         ClientSessionEnd::Ended(ExecResult::Signal(signal)) => Ok(by_signal(signal)),
         ClientSessionEnd::Ended(ExecResult::Lost(why)) => Err(Failure::new(
@@ -46,7 +46,7 @@ pub(crate) async fn run(arguments: &Attach) -> VerbResult {
             format!("cannot follow {shown} any longer: {why}"),
         )
         .advise(format!("argosy task show {shown} shows its state"))),
-        ClientSessionEnd::Broken(why) => Err(broken(&shown, &why)),
+        ClientSessionEnd::Broken(why) => Err(connection_lost(&shown, &why)),
         ClientSessionEnd::Detached => {
             note(&format!("detached from {shown}, which keeps running"));
             Ok(DONE)
@@ -117,16 +117,16 @@ async fn open(
     })
 }
 
-fn broken(shown: &str, why: &str) -> Failure {
+fn connection_lost(shown: &str, why: &str) -> Failure {
     let text = format!("the connection to {shown} was lost: {why}");
     Failure::new(FailureCode::Unavailable, text)
         .advise("the task keeps running; attach to it again")
 }
 
 /// Prints the last lines from before the attachment. A failure does not prevent the attachment.
-async fn tail(files: &mut FileReader, task: &v1::Task, lines: usize, begins: AttachOffsets) {
-    for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
-        let place = FileLocation::of(task, file);
+async fn tail(files: &mut FileReader, task: &v1::Task, lines: usize, offsets: AttachOffsets) {
+    for (file, end) in [("stdout", offsets.stdout), ("stderr", offsets.stderr)] {
+        let location = FileLocation::of(task, file);
         let begin = end.saturating_sub(TAIL_BYTES);
         let mut read = Vec::new();
         let mut sink = |piece: FileChunk<'_>| {
@@ -135,7 +135,7 @@ async fn tail(files: &mut FileReader, task: &v1::Task, lines: usize, begins: Att
             }
             Ok(())
         };
-        if let Err(error) = files.read_part(&place, begin, end, &mut sink).await {
+        if let Err(error) = files.read_part(&location, begin, end, &mut sink).await {
             note(&format!("earlier output is not shown: {error}"));
             return;
         }
@@ -167,9 +167,9 @@ mod tests {
 
     use crate::args::{Arguments, Verb};
 
-    fn attach(words: &[&str]) -> Attach {
-        let words = [&["argosy", "attach"], words].concat();
-        match Arguments::try_parse_from(words).unwrap().verb {
+    fn attach(args: &[&str]) -> Attach {
+        let args = [&["argosy", "attach"], args].concat();
+        match Arguments::try_parse_from(args).unwrap().verb {
             Verb::Attach(attach) => attach,
             other => panic!("{other:?}"),
         }
@@ -184,26 +184,26 @@ mod tests {
     }
 
     #[test]
-    fn what_the_task_has_not_is_refused_before_anybody_is_asked() {
+    fn unsupported_options_are_rejected_before_any_request() {
         let spec = |tty, stdin| v1::TaskSpec {
             tty,
             stdin,
             ..v1::TaskSpec::default()
         };
         let both = attach(&["-it", "web"]);
-        let manner = |spec| super::stream_mode(&both, &spec, true);
+        let mode = |spec| super::stream_mode(&both, &spec, true);
         assert_eq!(
-            manner(spec(true, true)).unwrap(),
+            mode(spec(true, true)).unwrap(),
             StreamMode::AttachedTerminal
         );
-        let refused = manner(spec(false, true)).unwrap_err();
+        let refused = mode(spec(false, true)).unwrap_err();
         assert!(refused.message.contains("--tty"), "{refused}");
-        let refused = manner(spec(true, false)).unwrap_err();
+        let refused = mode(spec(true, false)).unwrap_err();
         assert_eq!(refused.code, FailureCode::Refused);
         let piped = super::stream_mode(&both, &spec(true, true), false).unwrap_err();
         assert!(piped.message.contains("not a terminal"), "{piped}");
         let looks = attach(&["web"]);
-        let manner = super::stream_mode(&looks, &spec(true, true), false);
-        assert_eq!(manner.unwrap(), StreamMode::OutputOnly);
+        let mode = super::stream_mode(&looks, &spec(true, true), false);
+        assert_eq!(mode.unwrap(), StreamMode::OutputOnly);
     }
 }

@@ -52,13 +52,13 @@ pub(crate) async fn run(arguments: &Exec) -> VerbResult {
     };
     let what = "the command runs in the container of the executor and all its tasks";
     note_executor(&task, &shown, what);
-    let manner = match (arguments.tty, arguments.interactive) {
+    let mode = match (arguments.tty, arguments.interactive) {
         (true, true) => StreamMode::Terminal,
         (true, false) => StreamMode::TerminalWithoutInput,
         (false, true) => StreamMode::Pipes,
         (false, false) => StreamMode::PipesWithoutInput,
     };
-    match attached::run(socket, manner).await? {
+    match attached::run(socket, mode).await? {
         ClientSessionEnd::Ended(ExecResult::Code(code)) => Ok(code as u8),
         ClientSessionEnd::Ended(ExecResult::Signal(signal)) => Ok(by_signal(signal)),
         ClientSessionEnd::Ended(ExecResult::Lost(why)) => Err(Failure::new(
@@ -136,7 +136,7 @@ fn parameters(
         arguments
             .workdir
             .iter()
-            .map(|folder| ("workdir", folder.clone())),
+            .map(|directory| ("workdir", directory.clone())),
     );
     all
 }
@@ -164,16 +164,16 @@ mod tests {
     use super::*;
     use crate::args::{Arguments, Verb};
 
-    fn exec(words: &[&str]) -> Exec {
-        let words = [&["argosy", "exec"], words].concat();
-        match Arguments::try_parse_from(words).unwrap().verb {
+    fn exec(args: &[&str]) -> Exec {
+        let args = [&["argosy", "exec"], args].concat();
+        match Arguments::try_parse_from(args).unwrap().verb {
             Verb::Exec(exec) => *exec,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn everything_that_was_typed_is_asked_of_the_agent() {
+    fn all_given_options_are_sent_to_the_agent() {
         let typed = exec(&[
             "-it",
             "-u",
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_asked_that_was_not_typed() {
+    fn omitted_options_are_not_sent() {
         let asked = parameters(&exec(&["web", "--", "true"]), "framework-1/web", None);
         let expected = [("task", "framework-1/web"), ("argument", "true")];
         assert_eq!(
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_cannot_be_entered_is_said_to_be_so_in_a_sentence() {
+    fn exec_in_a_task_that_does_not_run_is_rejected_with_a_message() {
         let task = |state: v1::TaskState, agent_id: &str| v1::Task {
             state: state.into(),
             agent_id: agent_id.to_owned(),

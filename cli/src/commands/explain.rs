@@ -82,7 +82,7 @@ fn explanation_text(subject: &Subject, explanation: &v1::Explanation) -> String 
         Subject::Task(task) => {
             lines.push(("task", subject.name()));
             lines.push(("state", state_word(task.state)));
-            lines.push(("why", placed(task)));
+            lines.push(("why", explain_placed(task)));
             return plain(&lines);
         }
         Subject::Framework(framework) => {
@@ -100,7 +100,7 @@ fn explanation_text(subject: &Subject, explanation: &v1::Explanation) -> String 
 }
 
 /// Explains the progress of a task that has a record, and therefore an agent.
-fn placed(task: &v1::Task) -> String {
+fn explain_placed(task: &v1::Task) -> String {
     let latest = task.latest.clone().unwrap_or_default();
     let agent = &task.agent_id;
     let parts = match v1::TaskState::try_from(task.state).unwrap_or_default() {

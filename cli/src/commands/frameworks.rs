@@ -12,7 +12,7 @@ use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, note, resources, span_ms};
 
 /// Interval at which the end of a framework's tasks is polled.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list(arguments: &FrameworkList) -> Exit {
     let operator = ClusterClient::open(&arguments.reach);
@@ -101,7 +101,7 @@ pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> Exit {
             note(&format!("{shown} is removed"));
             return Ok(DONE);
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Err(Failure::failed(format!(
         "{shown} is removed permanently, but some of its tasks have not ended yet"

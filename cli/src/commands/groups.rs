@@ -6,7 +6,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 use serde::Serialize;
 
-use super::tasks::LOOK_AGAIN;
+use super::tasks::POLL_INTERVAL;
 use crate::args::{GroupKill, GroupList};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult as Exit};
 use crate::lookup::{self, Candidate};
@@ -183,8 +183,8 @@ async fn find(operator: &ClusterClient, wanted: &str) -> Result<ListedGroup, Fai
         None => (None, wanted),
     };
     let mut groups = list_groups(operator, framework_id.as_deref()).await?;
-    let lives = |group: &ListedGroup| group.group_id == name && !group.has_ended();
-    if groups.iter().any(lives) {
+    let is_live = |group: &ListedGroup| group.group_id == name && !group.has_ended();
+    if groups.iter().any(is_live) {
         groups.retain(|group| !group.has_ended());
     }
     let candidates: Vec<_> = groups.iter().map(candidate).collect();
@@ -196,7 +196,7 @@ fn candidate(group: &ListedGroup) -> Candidate {
     Candidate {
         id: group.group_id.clone(),
         name: group.group_id.clone(),
-        shown: group.shown(),
+        label: group.shown(),
     }
 }
 
@@ -222,7 +222,7 @@ async fn wait_for_end(operator: &ClusterClient, group: &ListedGroup) -> Exit {
             ));
             return Ok(DONE);
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let waited = output::span_ms(operator.timeout().as_millis() as u64);
     let left: Vec<_> = live.iter().map(|task| task.task_id.as_str()).collect();
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_what_their_tasks_say_in_the_order_of_their_start() {
+    fn groups_are_derived_from_tasks_in_start_order() {
         use v1::TaskState::{Killed, Running};
         let tasks = [
             task("reader", 8, 1, Running),

@@ -13,7 +13,7 @@ use crate::operator::{ClusterClient, is_terminal};
 use crate::output::note;
 
 /// Interval at which a followed task is polled, so that its end is seen even if its agent is gone.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) async fn show(arguments: &Logs) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
@@ -26,7 +26,7 @@ pub(crate) async fn show(arguments: &Logs) -> VerbResult {
         ));
     }
     let file = if arguments.stderr { "stderr" } else { "stdout" };
-    let place = FileLocation::of(&task, file);
+    let location = FileLocation::of(&task, file);
     note_executor(
         &task,
         &shown,
@@ -47,11 +47,11 @@ pub(crate) async fn show(arguments: &Logs) -> VerbResult {
         let over = CancellationToken::new();
         let watch = watch(&operator, &task.framework_id, &task.task_id, &over);
         tokio::select! {
-            read = files.follow(&place, &over, &mut sink) => read,
+            read = files.follow(&location, &over, &mut sink) => read,
             never = watch => match never {},
         }
     } else {
-        files.read(&place, &mut sink).await
+        files.read(&location, &mut sink).await
     };
     read.map(|()| DONE)
         .or_else(|error| failure(error, &shown, &task.agent_id))
@@ -70,7 +70,7 @@ async fn watch(
         {
             over.cancel();
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -98,6 +98,6 @@ fn candidate(master: &v1::Master) -> Candidate {
     Candidate {
         id: master.node_id.clone(),
         name: master.api_address.clone(),
-        shown: format!("{} ({})", master.node_id, master.api_address),
+        label: format!("{} ({})", master.node_id, master.api_address),
     }
 }

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failover_is_told_from_a_transfer() {
+    fn a_failover_is_distinguished_from_a_transfer() {
         let failover = |dead_seen_ms, elected_ms, first_commit_ms| v1::Failover {
             epoch: 7,
             dead_seen_ms,

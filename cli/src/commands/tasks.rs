@@ -16,7 +16,7 @@ use crate::output::{
 };
 
 /// Interval at which an expected change is polled.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list(arguments: &TaskList) -> Exit {
     let operator = ClusterClient::open(&arguments.reach);
@@ -199,7 +199,7 @@ async fn wait_for_end(operator: &ClusterClient, task: &v1::Task, shown: &str) ->
             ));
             return Ok(DONE);
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let waited = output::span_ms(operator.timeout().as_millis() as u64);
     Err(Failure::new(

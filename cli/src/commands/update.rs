@@ -11,7 +11,7 @@ use crate::operator::{ClusterClient, is_terminal};
 use crate::output::{self, limits_text, note, state_word};
 
 /// Interval at which an expected change is polled.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(arguments: &Update) -> VerbResult {
     if !arguments.names_any() {
@@ -85,7 +85,7 @@ async fn wait_until_settled(operator: &ClusterClient, task: &v1::Task, change: &
             ));
             return Ok(DONE);
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let waited = output::span_ms(operator.timeout().as_millis() as u64);
     let text = format!("{shown} does not have the requested limits yet, after {waited}");

@@ -12,7 +12,7 @@ use anyhow::Context;
 use argosy_isolation::{Cgroup, ProcessId, cgroup};
 
 /// Time for the processes of a cgroup to exit.
-const PATIENCE: Duration = Duration::from_secs(5);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Returns the tree of each agent: the parent of its launcher's cgroup.
 pub(super) fn trees(agents: &[ProcessId]) -> Vec<PathBuf> {
@@ -21,7 +21,7 @@ pub(super) fn trees(agents: &[ProcessId]) -> Vec<PathBuf> {
     };
     let mut trees: Vec<_> = agents
         .iter()
-        .flat_map(|agent| below(agent.pid))
+        .flat_map(|agent| descendants(agent.pid))
         .filter_map(|child| {
             let groups = fs::read_to_string(format!("/proc/{child}/cgroup")).ok()?;
             tree_in(&groups, &mount)
@@ -34,7 +34,7 @@ pub(super) fn trees(agents: &[ProcessId]) -> Vec<PathBuf> {
 
 /// Returns the processes below an agent, the launcher among them. The launcher of an agent without
 /// root privileges is a child of its broker's spawner.
-fn below(agent: i32) -> Vec<i32> {
+fn descendants(agent: i32) -> Vec<i32> {
     let mut found = children(agent);
     for _ in 0..2 {
         let deeper: Vec<_> = found.iter().flat_map(|child| children(*child)).collect();
@@ -79,7 +79,9 @@ pub(super) fn remove(trees: &[PathBuf]) -> anyhow::Result<()> {
         for entry in fs::read_dir(tree).with_context(failed)? {
             let path = entry.with_context(failed)?.path();
             if path.is_dir() {
-                Cgroup::at(&path).remove(PATIENCE).with_context(failed)?;
+                Cgroup::at(&path)
+                    .remove(EXIT_TIMEOUT)
+                    .with_context(failed)?;
             }
         }
         fs::remove_dir(tree).with_context(failed)?;

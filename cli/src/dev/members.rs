@@ -25,9 +25,9 @@ use crate::exit::Failure;
 use crate::pid_file;
 
 /// Time for a member to stop before it is killed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval at which process exits are polled.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Variables that a member inherits in addition to those that are reported as opened.
 const LOGS: [&str; 2] = ["ARGOSY_LOG", "ARGOSY_LOG_FORMAT"];
 /// Number of log lines that are shown when a member fails.
@@ -125,7 +125,7 @@ impl DevMembers {
     }
 
     /// Returns the processes that are running now, by member, including manually restarted ones.
-    pub(super) fn living(&self, kind: MemberKind) -> Vec<ProcessId> {
+    pub(super) fn running_processes(&self, kind: MemberKind) -> Vec<ProcessId> {
         let members = self
             .plan
             .members
@@ -148,7 +148,7 @@ impl DevMembers {
 
     /// Finds the cgroup trees of the agents that are running now.
     pub(super) fn find_trees(&mut self) {
-        let found = groups::trees(&self.living(MemberKind::Agent));
+        let found = groups::trees(&self.running_processes(MemberKind::Agent));
         self.trees.extend(found);
         self.trees.sort();
         self.trees.dedup();
@@ -164,11 +164,11 @@ impl DevMembers {
     /// Stops all members of a kind, including manually restarted ones: `signal`, and KILL after a
     /// timeout.
     pub(super) async fn stop(&mut self, kind: MemberKind, signal: Signal) -> Result<(), Failure> {
-        let mut waiting = self.living(kind);
+        let mut waiting = self.running_processes(kind);
         let mut first = signal_all(&waiting, signal).err();
-        if !gone(&mut waiting, PATIENCE).await {
+        if !wait_for_exit(&mut waiting, STOP_TIMEOUT).await {
             first = first.or(signal_all(&waiting, Signal::SIGKILL).err());
-            if !gone(&mut waiting, PATIENCE).await {
+            if !wait_for_exit(&mut waiting, STOP_TIMEOUT).await {
                 let pids: Vec<_> = waiting
                     .iter()
                     .map(|process| process.pid.to_string())
@@ -196,14 +196,17 @@ impl DevMembers {
 }
 
 fn start(member: &DevMember) -> anyhow::Result<MemberProcess> {
-    let folder = member.log.parent().context("a log has a folder")?;
+    let directory = member.log.parent().context("a log has a folder")?;
     // An agent without root privileges traverses it to its own; that of a master is private.
     let mode = match member.kind {
         MemberKind::Master => 0o700,
         MemberKind::Agent => 0o711,
     };
-    let made = DirBuilder::new().recursive(true).mode(mode).create(folder);
-    made.with_context(|| format!("cannot make {}", folder.display()))?;
+    let created = DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory);
+    created.with_context(|| format!("cannot make {}", directory.display()))?;
     let log = File::options().create(true).append(true).open(&member.log);
     let log = log.with_context(|| format!("cannot write {}", member.log.display()))?;
     let (program, words) = member
@@ -213,7 +216,7 @@ fn start(member: &DevMember) -> anyhow::Result<MemberProcess> {
     let mut command = Command::new(program);
     command
         .args(words)
-        .args(&member.bound)
+        .args(&member.dev_flags)
         .stdin(Stdio::piped());
     command
         .stdout(log.try_clone()?)
@@ -254,14 +257,14 @@ fn signal_all(processes: &[ProcessId], signal: Signal) -> Result<(), Failure> {
 }
 
 /// Waits until all processes have exited. Those that have not stay in the list.
-async fn gone(processes: &mut Vec<ProcessId>, patience: Duration) -> bool {
+async fn wait_for_exit(processes: &mut Vec<ProcessId>, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
     loop {
         processes.retain(|process| pid_file::is_alive(*process));
         if processes.is_empty() || Instant::now() >= deadline {
             return processes.is_empty();
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -6,7 +6,7 @@ use super::plan::{DevPlan, MemberKind};
 use crate::args::former_variable;
 
 /// Flags of agents that open something to tasks or to other users.
-const OPENING: [&str; 15] = [
+const OPENING_FLAGS: [&str; 15] = [
     "--allow-capabilities",
     "--allow-files",
     "--allow-host",
@@ -32,7 +32,7 @@ pub(super) const INHERITED: [(&str, &str); 3] = [
 
 /// Returns the opening flags with their values, as all agents of the cluster have them. `variable`
 /// reads the environment.
-pub(super) fn opened(
+pub(super) fn opening_flags(
     plan: &DevPlan,
     variable: impl Fn(&'static str) -> Option<OsString>,
 ) -> Vec<String> {
@@ -41,7 +41,7 @@ pub(super) fn opened(
     let words = agent.map_or(&[][..], |agent| &agent.argv);
     let mut opened = Vec::new();
     for (at, flag) in words.iter().enumerate() {
-        if !OPENING.contains(&flag.as_str()) {
+        if !OPENING_FLAGS.contains(&flag.as_str()) {
             continue;
         }
         let value = words.get(at + 1).filter(|word| !word.starts_with("--"));
@@ -63,13 +63,13 @@ pub(super) fn opened(
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::tests::planned;
+    use super::super::plan::tests::plan_of;
     use super::*;
 
     #[test]
-    fn each_flag_that_opens_something_is_named_with_its_value_and_no_other() {
-        assert!(opened(&planned(&["--isolation", "full"]), |_| None).is_empty());
-        let mut plan = planned(&[
+    fn exactly_the_opening_flags_are_listed_with_their_values() {
+        assert!(opening_flags(&plan_of(&["--isolation", "full"]), |_| None).is_empty());
+        let mut plan = plan_of(&[
             "--isolation",
             "processes",
             "--host-path",
@@ -96,7 +96,7 @@ mod tests {
             "--allow-nested-user-namespaces",
         ]);
         plan.allow_host_network();
-        let mut opened = opened(&plan, |name| match name {
+        let mut opened = opening_flags(&plan, |name| match name {
             // It is set under its former name.
             "ARGOSY_AGENT_CNI_CONFIG_DIR" => None,
             "ARGOSY_AGENT_CNI_CONFIG" => Some("/etc/cni/net.d".into()),

@@ -37,7 +37,7 @@ pub(super) struct DevMember {
     /// The whole command line, which also serves for a manual restart.
     pub(super) argv: Vec<String>,
     /// Flags that `dev` itself adds, so that the member stops with `dev`.
-    pub(super) bound: Vec<String>,
+    pub(super) dev_flags: Vec<String>,
 }
 
 /// The whole cluster.
@@ -62,7 +62,7 @@ impl DevPlan {
         for index in 0..masters {
             let mut member = member(MemberKind::Master, index + 1, at(index), home);
             member.argv = master_line(&executable, &member, &peers, arguments);
-            member.bound = vec!["--stop-with-stdin".to_owned()];
+            member.dev_flags = vec!["--stop-with-stdin".to_owned()];
             members.push(member);
         }
         for index in 0..arguments.size.agents {
@@ -73,7 +73,7 @@ impl DevPlan {
             } else {
                 OrphanTasks::End
             };
-            member.bound = vec!["--stop-with-stdin".to_owned(), name_of(tasks)];
+            member.dev_flags = vec!["--stop-with-stdin".to_owned(), name_of(tasks)];
             members.push(member);
         }
         Self {
@@ -146,16 +146,16 @@ fn member(kind: MemberKind, number: u8, address: Ipv4Addr, home: &Path) -> DevMe
         MemberKind::Agent => "agent",
     };
     let name = format!("{noun}-{number}");
-    let folder = home.join(&name);
+    let directory = home.join(&name);
     DevMember {
         kind,
         address,
-        directory: folder.join("data"),
-        log: folder.join("log"),
-        pid_file: folder.join("pid"),
+        directory: directory.join("data"),
+        log: directory.join("log"),
+        pid_file: directory.join("pid"),
         name,
         argv: Vec::new(),
-        bound: Vec::new(),
+        dev_flags: Vec::new(),
     }
 }
 
@@ -255,12 +255,12 @@ fn line(
     noun: &str,
     flags: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Vec<String> {
-    let mut words = vec![executable.to_owned(), noun.to_owned(), "start".to_owned()];
+    let mut args = vec![executable.to_owned(), noun.to_owned(), "start".to_owned()];
     for (flag, value) in flags {
-        words.push(flag.to_owned());
-        words.push(value);
+        args.push(flag.to_owned());
+        args.push(value);
     }
-    words
+    args
 }
 
 #[cfg(test)]
@@ -274,17 +274,17 @@ pub(super) mod tests {
     use super::*;
     use crate::args::{AgentCommand, Arguments, MasterCommand, Verb};
 
-    pub(in crate::dev) fn planned(words: &[&str]) -> DevPlan {
-        let words = ["argosy", "dev"].iter().chain(words);
-        let Verb::Dev(arguments) = Arguments::try_parse_from(words).unwrap().verb else {
+    pub(in crate::dev) fn plan_of(args: &[&str]) -> DevPlan {
+        let args = ["argosy", "dev"].iter().chain(args);
+        let Verb::Dev(arguments) = Arguments::try_parse_from(args).unwrap().verb else {
             panic!("it is a dev");
         };
         DevPlan::new(&arguments, Path::new("/d"), Path::new("/bin/argosy"))
     }
 
     #[test]
-    fn every_member_has_an_address_of_its_own_and_default_ports() {
-        let plan = planned(&["--size", "3x2"]);
+    fn every_member_has_a_unique_address_and_default_ports() {
+        let plan = plan_of(&["--size", "3x2"]);
         let addresses: BTreeSet<_> = plan.members.iter().map(|member| member.address).collect();
         assert_eq!(addresses.len(), 5);
         assert_eq!(
@@ -299,7 +299,7 @@ pub(super) mod tests {
         assert_eq!(all[..2], ["127.77.0.1:5050", "127.77.0.1:5052"]);
         assert_eq!(all[6..], ["127.77.0.4:5051", "127.77.0.5:5051"]);
         assert!(plan.is_default());
-        assert!(!planned(&["--base", "127.78.0.1"]).is_default());
+        assert!(!plan_of(&["--base", "127.78.0.1"]).is_default());
     }
 
     const FLAGS: &[&str] = &[
@@ -331,9 +331,9 @@ pub(super) mod tests {
 
     #[test]
     fn recorded_command_lines_start_the_member_again() {
-        let plan = planned(FLAGS);
+        let plan = plan_of(FLAGS);
         for member in &plan.members {
-            let bound = member.argv.iter().chain(&member.bound);
+            let bound = member.argv.iter().chain(&member.dev_flags);
             for line in [member.argv.iter().collect::<Vec<_>>(), bound.collect()] {
                 let parsed =
                     Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
@@ -373,9 +373,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn sizes_are_told_in_words() {
+    fn cluster_sizes_are_described() {
         assert_eq!(
-            planned(&["--size", "1x3"]).size_text(),
+            plan_of(&["--size", "1x3"]).size_text(),
             "1 master, 3 agents"
         );
     }

@@ -11,7 +11,7 @@ use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::span_ms;
 
 /// Interval at which the cluster is polled.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// State of the ready cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,7 +45,7 @@ pub(super) async fn wait(
             )
             .advise("ARGOSY_LOG=debug argosy dev --keep DIR leaves logs to read"));
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

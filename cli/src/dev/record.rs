@@ -113,13 +113,13 @@ fn member(member: &DevMember) -> RecordedMember {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::tests::planned;
+    use super::super::plan::tests::plan_of;
     use super::*;
 
     #[test]
-    fn a_record_holds_what_a_script_needs() {
+    fn a_record_contains_the_fields_for_scripts() {
         let opened = vec!["--allow-files".to_owned()];
-        let record = DevRecord::new(&planned(&["--size", "1x1"]), Path::new("/d"), opened);
+        let record = DevRecord::new(&plan_of(&["--size", "1x1"]), Path::new("/d"), opened);
         let json = serde_json::to_value(&record).unwrap();
         assert_eq!(json["masters"], "127.77.0.1:5050");
         assert_eq!(json["members"][0]["raft"], "127.77.0.1:5052");

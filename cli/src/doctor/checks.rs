@@ -26,7 +26,7 @@ const SLOW_SYNC: Duration = Duration::from_millis(10);
 /// Sync time above which a single sync can cost leadership.
 const STALL: Duration = Duration::from_millis(250);
 /// Free space, in bytes, below which a warning is given.
-const LITTLE_SPACE: u64 = 2 * 1024 * 1024 * 1024;
+const LOW_SPACE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
 pub(super) fn all(directory: &Path) -> Vec<Finding> {
     let mut findings = vec![
@@ -184,7 +184,7 @@ fn can_make_networks() -> Result<(), String> {
     if detect().best() != Some(Isolation::Full) {
         return Err("they need root and full isolation".to_owned());
     }
-    network::check(Subnet::USUAL, None).map_err(|error| chain(&error))
+    network::check(Subnet::DEFAULT, None).map_err(|error| chain(&error))
 }
 
 fn networks(possible: Result<(), String>, no_ipv6: Option<&str>) -> Finding {
@@ -264,7 +264,7 @@ fn space(directory: &Path) -> Finding {
                 .blocks_available()
                 .saturating_mul(found.fragment_size());
             let text = format!("{} free in {name}", crate::output::bytes(free));
-            if free >= LITTLE_SPACE {
+            if free >= LOW_SPACE_BYTES {
                 Finding::ok("disk space", text)
             } else {
                 Finding::new(
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_disk_is_told_what_it_costs() {
+    fn a_slow_disk_is_reported_with_its_effect() {
         let syncs = |median, slowest| SyncLatency {
             median: Duration::from_millis(median),
             slowest: Duration::from_millis(slowest),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_networks_is_told_what_to_allow() {
+    fn a_host_without_networks_is_reported_with_the_remedy() {
         let finding = networks(Err("no nft".to_owned()), None);
         assert_eq!(finding.verdict, CheckStatus::Warning);
         assert!(finding.fix.contains("--allow-host-network"));
@@ -382,8 +382,8 @@ mod tests {
 
     #[test]
     fn every_finding_that_is_not_fine_has_a_fix() {
-        let folder = tempfile::tempdir().unwrap();
-        for finding in all(folder.path()) {
+        let directory = tempfile::tempdir().unwrap();
+        for finding in all(directory.path()) {
             assert!(
                 finding.verdict == CheckStatus::Ok || !finding.fix.is_empty(),
                 "{finding:?}"

@@ -29,10 +29,10 @@ pub(super) fn measure(directory: &Path) -> io::Result<SyncLatency> {
 fn write(mut file: File) -> io::Result<SyncLatency> {
     let mut times = Vec::with_capacity(WRITES);
     for _ in 0..WRITES {
-        let begun = Instant::now();
+        let started = Instant::now();
         file.write_all(&BLOCK)?;
         file.sync_data()?;
-        times.push(begun.elapsed());
+        times.push(started.elapsed());
     }
     times.sort();
     Ok(SyncLatency {
@@ -47,9 +47,9 @@ mod tests {
 
     #[test]
     fn the_disk_is_measured_and_nothing_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let syncs = measure(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let syncs = measure(directory.path()).unwrap();
         assert!(syncs.median <= syncs.slowest);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -53,7 +53,7 @@ fn answer_from(begin: usize, body: &str, ended: bool, size: usize) -> String {
 }
 
 /// Collects what a reader receives, as text.
-fn told(all: &mut Vec<String>) -> impl FnMut(FileChunk<'_>) -> io::Result<()> {
+fn collect(all: &mut Vec<String>) -> impl FnMut(FileChunk<'_>) -> io::Result<()> {
     |piece| {
         all.push(match piece {
             FileChunk::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
@@ -63,15 +63,15 @@ fn told(all: &mut Vec<String>) -> impl FnMut(FileChunk<'_>) -> io::Result<()> {
     }
 }
 
-fn place() -> FileLocation {
+fn location() -> FileLocation {
     FileLocation::of_task("agent-1", "framework-1", "web", "stdout")
 }
 
 #[tokio::test]
-async fn a_follow_goes_on_at_its_offset_when_a_master_breaks_off() {
+async fn a_follow_resumes_at_its_offset_after_a_broken_connection() {
     // Declares ten bytes, sends four, and closes, as a killed master does.
     let (first, _) = master(vec![answer("tick", 10, false, 4)]).await;
-    let (second, asked) = master(vec![answer("\ntock\n", 6, true, 10)]).await;
+    let (second, requests) = master(vec![answer("\ntock\n", 6, true, 10)]).await;
     let mut files = FileReader::new(&[first.to_string(), second.to_string()]).unwrap();
     let mut text = Vec::new();
     let mut sink = |piece: FileChunk<'_>| {
@@ -79,20 +79,20 @@ async fn a_follow_goes_on_at_its_offset_when_a_master_breaks_off() {
         Ok(())
     };
     files
-        .follow(&place(), &CancellationToken::new(), &mut sink)
+        .follow(&location(), &CancellationToken::new(), &mut sink)
         .await
         .unwrap();
     assert_eq!(text, b"tick\ntock\n");
-    let asked = asked.lock().unwrap().clone();
+    let requests = requests.lock().unwrap().clone();
     assert!(
-        asked[0].starts_with("GET /v1/agents/agent-1/files/read?path=tasks/framework-1/web/stdout&offset=4&follow=true"),
-        "{asked:?}"
+        requests[0].starts_with("GET /v1/agents/agent-1/files/read?path=tasks/framework-1/web/stdout&offset=4&follow=true"),
+        "{requests:?}"
     );
 }
 
 #[tokio::test]
-async fn a_follow_is_told_what_was_rotated_away_and_goes_on_after_it() {
-    let (address, asked) = master(vec![
+async fn a_follow_reports_rotated_bytes_and_continues() {
+    let (address, requests) = master(vec![
         answer_from(4, "four", false, 8),
         answer_from(8, "eight", false, 13),
         // Slow: a file was removed in the meantime.
@@ -102,16 +102,23 @@ async fn a_follow_is_told_what_was_rotated_away_and_goes_on_after_it() {
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut all = Vec::new();
     files
-        .follow(&place(), &CancellationToken::new(), &mut told(&mut all))
+        .follow(
+            &location(),
+            &CancellationToken::new(),
+            &mut collect(&mut all),
+        )
         .await
         .unwrap();
     assert_eq!(all, ["-4", "four", "eight", "-7", "twenty"]);
-    let asked = asked.lock().unwrap().clone();
-    assert!(asked[2].contains("&offset=13&follow=true"), "{asked:?}");
+    let requests = requests.lock().unwrap().clone();
+    assert!(
+        requests[2].contains("&offset=13&follow=true"),
+        "{requests:?}"
+    );
 }
 
 #[tokio::test]
-async fn a_read_asks_on_until_it_has_all_that_was_there() {
+async fn a_read_continues_to_the_initial_end_of_the_file() {
     let (address, _) = master(vec![
         answer_from(4, "four", false, 13),
         answer_from(8, "eight", false, 99),
@@ -119,7 +126,10 @@ async fn a_read_asks_on_until_it_has_all_that_was_there() {
     .await;
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut all = Vec::new();
-    files.read(&place(), &mut told(&mut all)).await.unwrap();
+    files
+        .read(&location(), &mut collect(&mut all))
+        .await
+        .unwrap();
     assert_eq!(
         all,
         ["-4", "four", "eight"],
@@ -128,7 +138,7 @@ async fn a_read_asks_on_until_it_has_all_that_was_there() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_is_told_with_the_masters_sentence() {
+async fn a_missing_file_is_reported_with_the_masters_message() {
     let body = "{\"code\":\"NotFound\",\"message\":\"no task \\\"web\\\"\"}";
     let absent = format!(
         "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -136,7 +146,7 @@ async fn a_file_that_is_not_there_is_told_with_the_masters_sentence() {
     );
     let (address, _) = master(vec![absent]).await;
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
-    let error = files.read(&place(), &mut |_| Ok(())).await.unwrap_err();
+    let error = files.read(&location(), &mut |_| Ok(())).await.unwrap_err();
     assert!(
         matches!(&error, ReadError::NotFound(text) if text == "no task \"web\""),
         "{error:?}"
@@ -144,19 +154,19 @@ async fn a_file_that_is_not_there_is_told_with_the_masters_sentence() {
 }
 
 #[tokio::test]
-async fn a_reader_who_has_gone_ends_the_follow() {
+async fn a_closed_output_ends_the_follow() {
     let (address, _) = master(vec![answer("tick", 4, true, 4)]).await;
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut sink = |_: FileChunk<'_>| Err(io::Error::from(io::ErrorKind::BrokenPipe));
     let error = files
-        .follow(&place(), &CancellationToken::new(), &mut sink)
+        .follow(&location(), &CancellationToken::new(), &mut sink)
         .await
         .unwrap_err();
     assert!(matches!(error, ReadError::Sink(_)));
 }
 
 #[test]
-fn the_sentence_of_an_error_is_found() {
+fn the_message_of_an_error_is_extracted() {
     assert_eq!(
         response_message("{\"code\":\"NotFound\",\"message\":\"x\"}"),
         "x"
@@ -166,8 +176,8 @@ fn the_sentence_of_an_error_is_found() {
 }
 
 #[tokio::test]
-async fn a_follow_of_what_others_write_too_ends_with_the_task() {
-    let (address, asked) = master(vec![
+async fn a_follow_of_a_shared_file_ends_with_the_task() {
+    let (address, requests) = master(vec![
         answer_from(4, "four", false, 8),
         // No more bytes are available, and other tasks may write without end.
         answer_from(8, "", false, 8),
@@ -175,22 +185,22 @@ async fn a_follow_of_what_others_write_too_ends_with_the_task() {
     .await;
     let over = CancellationToken::new();
     over.cancel();
-    let place = FileLocation {
+    let location = FileLocation {
         shared: true,
-        ..place()
+        ..location()
     };
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut all = Vec::new();
     files
-        .follow(&place, &over, &mut told(&mut all))
+        .follow(&location, &over, &mut collect(&mut all))
         .await
         .unwrap();
     assert_eq!(all, ["-4", "four"]);
-    assert_eq!(asked.lock().unwrap().len(), 1);
+    assert_eq!(requests.lock().unwrap().len(), 1);
 }
 
 #[test]
-fn what_a_task_of_an_executor_wrote_is_where_its_executor_wrote() {
+fn output_of_an_executors_task_is_in_the_executors_files() {
     let mut task = v1::Task {
         framework_id: "framework-1".to_owned(),
         task_id: "web".to_owned(),
@@ -198,7 +208,7 @@ fn what_a_task_of_an_executor_wrote_is_where_its_executor_wrote() {
         spec: Some(v1::TaskSpec::default()),
         ..v1::Task::default()
     };
-    assert_eq!(FileLocation::of(&task, "stdout"), place());
+    assert_eq!(FileLocation::of(&task, "stdout"), location());
     let spec = task.spec.as_mut().unwrap();
     spec.executor = Some(v1::ExecutorSpec {
         executor_id: "shell".to_owned(),
@@ -210,10 +220,10 @@ fn what_a_task_of_an_executor_wrote_is_where_its_executor_wrote() {
 }
 
 #[tokio::test]
-async fn masters_are_asked_by_any_name_as_no_web_page_can() {
+async fn requests_under_any_host_name_are_not_those_of_web_pages() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let asked = tokio::spawn(async move {
+    let requests = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -224,7 +234,7 @@ async fn masters_are_asked_by_any_name_as_no_web_page_can() {
         String::from_utf8(head).unwrap().to_lowercase()
     });
     let mut files = FileReader::new(&[address]).unwrap();
-    files.read(&place(), &mut |_| Ok(())).await.unwrap();
-    let head = asked.await.unwrap();
+    files.read(&location(), &mut |_| Ok(())).await.unwrap();
+    let head = requests.await.unwrap();
     assert!(head.contains("\r\nsec-argosy-client: argosy\r\n"), "{head}");
 }

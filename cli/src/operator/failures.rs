@@ -68,10 +68,10 @@ pub(super) fn change_failure(error: CallError) -> Failure {
 }
 
 /// Returns the command line that repeats this very change.
-fn repeat_line(words: &[String], request_id: &str) -> String {
+fn repeat_line(args: &[String], request_id: &str) -> String {
     let mut line = vec!["argosy".to_owned()];
-    line.extend(words.iter().skip(1).map(|word| quote(word)));
-    if !words.iter().any(|word| word.starts_with("--request-id")) {
+    line.extend(args.iter().skip(1).map(|word| quote(word)));
+    if !args.iter().any(|word| word.starts_with("--request-id")) {
         line.push(format!("--request-id {request_id}"));
     }
     line.join(" ")
@@ -141,21 +141,21 @@ mod tests {
     }
 
     #[test]
-    fn a_change_without_an_answer_says_how_to_repeat_it() {
-        let words = ["argosy", "task", "kill", "my task"].map(str::to_owned);
+    fn a_change_without_an_answer_is_reported_with_its_repetition() {
+        let args = ["argosy", "task", "kill", "my task"].map(str::to_owned);
         assert_eq!(
-            repeat_line(&words, "01ab"),
+            repeat_line(&args, "01ab"),
             "argosy task kill 'my task' --request-id 01ab"
         );
-        let words = ["argosy", "task", "kill", "web", "--request-id=7"].map(str::to_owned);
+        let args = ["argosy", "task", "kill", "web", "--request-id=7"].map(str::to_owned);
         assert_eq!(
-            repeat_line(&words, "7"),
+            repeat_line(&args, "7"),
             "argosy task kill web --request-id=7"
         );
     }
 
     #[test]
-    fn words_are_quoted_as_a_shell_takes_them() {
+    fn arguments_are_quoted_for_a_shell() {
         assert_eq!(quote("a-b/c"), "a-b/c");
         assert_eq!(quote(""), "''");
         assert_eq!(quote("it's"), r"'it'\''s'");

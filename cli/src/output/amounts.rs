@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_read_well() {
+    fn amounts_are_formatted() {
         assert_eq!(
             [milli(500), milli(64_000), milli(1_250), milli(1)],
             ["0.5", "64", "1.25", "0.001"]
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn resources_read_as_they_are_typed() {
+    fn resources_are_formatted_as_flags_accept_them() {
         let scalar = |name: &str, value| v1::Resource {
             name: name.to_owned(),
             value: Some(Value::ScalarMilli(value)),

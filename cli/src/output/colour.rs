@@ -7,11 +7,11 @@ use anstyle::{AnsiColor, Style};
 
 use crate::args::Colour;
 
-static CHOICE: OnceLock<Colour> = OnceLock::new();
+static COLOUR: OnceLock<Colour> = OnceLock::new();
 
 /// Applies the `--color` flag; only the first call has an effect.
 pub(crate) fn choose(colour: Colour) {
-    let _ = CHOICE.set(colour);
+    let _ = COLOUR.set(colour);
 }
 
 /// The use of colour on one stream.
@@ -32,7 +32,7 @@ pub(crate) fn for_stderr() -> Palette {
 
 fn decide(terminal: bool) -> Palette {
     let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let on = match CHOICE.get().unwrap_or(&Colour::Auto) {
+    let on = match COLOUR.get().unwrap_or(&Colour::Auto) {
         Colour::Always => true,
         Colour::Never => false,
         Colour::Auto => {

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_runs_shows_what_its_checks_have_found() {
+    fn a_running_task_shows_its_check_results() {
         let of = |state: v1::TaskState, healthy, ready| {
             state_of(&v1::Task {
                 state: state.into(),

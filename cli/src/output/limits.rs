@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_read_well() {
+    fn limits_are_formatted() {
         assert_eq!(
             limits_text(&v1::Limits::default()),
             "no limits except its resources"
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_asked_then_in_force_or_refused() {
+    fn a_change_is_requested_then_in_force_or_refused() {
         let asked = v1::LimitsStatus::default();
         let held = v1::LimitsStatus {
             in_force: true,

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_without_a_value_are_left_out() {
+    fn fields_without_a_value_are_omitted() {
         let text = plain(&[
             ("id", "a".to_owned()),
             ("message", String::new()),

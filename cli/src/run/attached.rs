@@ -23,15 +23,15 @@ use crate::operator::{ClusterClient, EndedObjects as Listed, is_terminal};
 use crate::output::{self, note, span_ms};
 
 /// Time for which a task waits before the reason is shown.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REASON_DELAY: Duration = Duration::from_secs(5);
 /// Interval at which the reason is updated.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const REASON_INTERVAL: Duration = Duration::from_secs(5);
 /// Time without contact to the masters before it is reported.
-const OUT_OF_REACH: Duration = Duration::from_secs(3);
+const CONTACT_LOSS: Duration = Duration::from_secs(3);
 /// Number of rejected launches after which the run fails.
 const TRIES: usize = 20;
 /// Timeout of the removal of the framework.
-const FAREWELL: Duration = Duration::from_secs(5);
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Exit code after Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -45,13 +45,13 @@ pub(super) struct AttachedRun {
     framework_id: String,
     times: RunTimes,
     agent_id: Option<String>,
-    refused: Option<String>,
+    last_refusal: Option<String>,
     refusals: usize,
     interrupts: u8,
     silent_since: Option<Instant>,
     last_reason: String,
     /// The pending request for the reason; at most one at a time.
-    asking: Option<JoinHandle<Result<PendingReason, Failure>>>,
+    reason_request: Option<JoinHandle<Result<PendingReason, Failure>>>,
     tails: JoinSet<Result<(), ReadError>>,
 }
 
@@ -80,12 +80,12 @@ impl AttachedRun {
             framework_id: String::new(),
             times: RunTimes::default(),
             agent_id: None,
-            refused: None,
+            last_refusal: None,
             refusals: 0,
             interrupts: 0,
             silent_since: None,
             last_reason: String::new(),
-            asking: None,
+            reason_request: None,
             tails: JoinSet::new(),
         }
     }
@@ -95,7 +95,7 @@ impl AttachedRun {
         let mut signals = Signals::new()?;
         let mut ticks = tokio::time::interval(Duration::from_millis(250));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut ask_at = Instant::now() + PATIENCE;
+        let mut ask_at = Instant::now() + REASON_DELAY;
         loop {
             let ended = match self.wait(&mut signals, &mut ticks).await {
                 LoopEvent::Event(Some(event)) => self.handle(event).await?,
@@ -106,7 +106,7 @@ impl AttachedRun {
                     None
                 }
                 LoopEvent::PendingReason(found) => {
-                    self.asking = None;
+                    self.reason_request = None;
                     self.print_reason(found);
                     None
                 }
@@ -120,11 +120,11 @@ impl AttachedRun {
 
     async fn wait(&mut self, signals: &mut Signals, ticks: &mut Interval) -> LoopEvent {
         loop {
-            let asking = self.asking.is_some();
+            let asking = self.reason_request.is_some();
             tokio::select! {
                 event = self.session.events.recv() => return LoopEvent::Event(event),
                 () = signals.next() => return LoopEvent::Interrupted,
-                found = async { self.asking.as_mut().expect("guarded by the condition").await }, if asking => {
+                found = async { self.reason_request.as_mut().expect("guarded by the condition").await }, if asking => {
                     let failed = |_| Err(Failure::failed("the request for the reason failed"));
                     return LoopEvent::PendingReason(found.unwrap_or_else(failed));
                 }
@@ -160,7 +160,7 @@ impl AttachedRun {
 
     /// Handles an event. Returns the exit code if it was the last one.
     async fn handle(&mut self, event: RunEvent) -> Result<Option<u8>, Failure> {
-        let now = self.session.begun.elapsed();
+        let now = self.session.started.elapsed();
         match event {
             RunEvent::Registered { framework_id } => {
                 self.framework_id = framework_id;
@@ -183,7 +183,7 @@ impl AttachedRun {
                         format!("{} was refused: {message}", self.job.name()),
                     ));
                 }
-                self.refused = Some(message);
+                self.last_refusal = Some(message);
             }
             RunEvent::Status(status) => return Ok(self.status(*status).await),
             RunEvent::Disconnected { why } => {
@@ -193,7 +193,7 @@ impl AttachedRun {
             RunEvent::Reconnected => {
                 self.last_reason.clear();
                 let silent = self.silent_since.take().map(|since| since.elapsed());
-                if let Some(silent) = silent.filter(|silent| *silent >= OUT_OF_REACH) {
+                if let Some(silent) = silent.filter(|silent| *silent >= CONTACT_LOSS) {
                     let text = format!(
                         "the masters are reachable again after {}",
                         span_ms(silent.as_millis() as u64)
@@ -234,7 +234,7 @@ impl AttachedRun {
             }
             return None;
         }
-        let is_last = self.members.ended(status.clone());
+        let is_last = self.members.record_end(status.clone());
         if is_last {
             while let Some(tail) = self.tails.join_next().await {
                 if let Ok(Err(error)) = tail {
@@ -251,13 +251,13 @@ impl AttachedRun {
     }
 
     fn started(&mut self, task: &str) {
-        let now = self.session.begun.elapsed();
+        let now = self.session.started.elapsed();
         self.times.started = Some(now);
         let Some(member) = self.members.named(task) else {
             return;
         };
         member.started = Some(now);
-        let (label, over) = (member.label.clone(), member.over.clone());
+        let (label, over) = (member.label.clone(), member.ended.clone());
         let agent_id = self.agent_id.clone().unwrap_or_default();
         let text = ending::start_text(&self.times, &agent_id);
         print_note(&self.options, task, &text);
@@ -269,20 +269,20 @@ impl AttachedRun {
                 framework_id: self.framework_id.clone(),
                 task_id: task.to_owned(),
                 tty: self.options.tty,
-                over,
+                ended: over,
             };
             self.tails.spawn(typing.run());
             return;
         }
         for file in ["stdout", "stderr"] {
-            let place = FileLocation::of_task(&agent_id, &self.framework_id, task, file);
+            let location = FileLocation::of_task(&agent_id, &self.framework_id, task, file);
             let (masters, over) = (masters.clone(), over.clone());
             let mut labelled = PrefixedOutput::new(file, label.clone());
             self.tails.spawn(async move {
                 let broken = |error: anyhow::Error| ReadError::Broken(format!("{error:#}"));
                 let mut files = FileReader::new(&masters).map_err(broken)?;
                 let mut sink = |piece: FileChunk<'_>| labelled.pass(piece);
-                let followed = files.follow(&place, &over, &mut sink).await;
+                let followed = files.follow(&location, &over, &mut sink).await;
                 labelled.finish(followed)
             });
         }
@@ -294,7 +294,7 @@ impl AttachedRun {
     }
 
     fn print_end(&mut self, status: &v1::TaskStatus) {
-        let now = self.session.begun.elapsed();
+        let now = self.session.started.elapsed();
         let task = &status.task_id;
         let started = self.members.named(task).and_then(|member| member.started);
         let ran = started.map(|started| now.saturating_sub(started));
@@ -309,22 +309,22 @@ impl AttachedRun {
 
     async fn tick(&mut self, ask_at: &mut Instant) -> Result<Option<u8>, Failure> {
         if let Some(since) = self.silent_since
-            && since.elapsed() >= OUT_OF_REACH
+            && since.elapsed() >= CONTACT_LOSS
             && self.last_reason != "silent"
         {
             self.last_reason = "silent".to_owned();
-            let what = if self.members.have_started() {
+            let what = if self.members.all_started() {
                 "; the task keeps running"
             } else {
                 ""
             };
-            let text = format!("no leader for {} s{what}, waiting", OUT_OF_REACH.as_secs());
+            let text = format!("no leader for {} s{what}, waiting", CONTACT_LOSS.as_secs());
             self.print(&text);
         }
         if self.agent_id.is_some() {
             return Ok(None);
         }
-        let waited = self.session.begun.elapsed();
+        let waited = self.session.started.elapsed();
         // If the masters were never reached, the session itself ends, with its own failure.
         let is_known = !self.framework_id.is_empty();
         if let Some(limit) = self
@@ -336,9 +336,9 @@ impl AttachedRun {
             self.remove().await;
             return Err(ending::not_placed(self.job.name(), limit, found));
         }
-        if Instant::now() >= *ask_at && self.asking.is_none() && is_known {
-            *ask_at = Instant::now() + LOOK_AGAIN;
-            self.asking = Some(tokio::spawn(self.request_reason()));
+        if Instant::now() >= *ask_at && self.reason_request.is_none() && is_known {
+            *ask_at = Instant::now() + REASON_INTERVAL;
+            self.reason_request = Some(tokio::spawn(self.request_reason()));
         }
         Ok(None)
     }
@@ -346,7 +346,7 @@ impl AttachedRun {
     fn request_reason(&self) -> impl Future<Output = Result<PendingReason, Failure>> + use<> {
         let operator = ClusterClient::to(self.operator.masters().clone(), self.operator.timeout());
         let job = self.job.clone();
-        let refused = self.refused.clone();
+        let refused = self.last_refusal.clone();
         let request = v1::ExplainRequest {
             framework_id: self.framework_id.clone(),
             task_id: String::new(),
@@ -361,12 +361,12 @@ impl AttachedRun {
                 .map(|found| found.counts)
                 .unwrap_or_default();
             let known = PendingContext {
-                wanted: job.wanted(),
+                requested: job.wanted(),
                 opt_outs: job.opt_outs(),
                 sizes: job.sizes(),
                 agents: &agents,
                 counts: &counts,
-                refused: refused.as_deref(),
+                last_refusal: refused.as_deref(),
             };
             Ok(pending_reason::explain(&known))
         }
@@ -392,7 +392,7 @@ impl AttachedRun {
             Some(line) => *line = format!("{line}. {last}"),
             None => lines.push(last.to_owned()),
         }
-        let waited = span_ms(self.session.begun.elapsed().as_millis() as u64);
+        let waited = span_ms(self.session.started.elapsed().as_millis() as u64);
         self.print(&format!("waiting {waited}: {reason}"));
         for line in lines.iter().filter(|_| !self.options.quiet) {
             note(&format!("  {line}"));
@@ -441,7 +441,7 @@ impl AttachedRun {
     async fn detach(&mut self) -> VerbResult {
         self.session.driver.stop();
         // The session ends by itself once everything is acknowledged; a slow end changes nothing.
-        let _ = tokio::time::timeout(FAREWELL, &mut self.session.ended).await;
+        let _ = tokio::time::timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
         let id = |name: &str| format!("{}/{name}", self.framework_id);
         let tasks = self.job.tasks().iter();
         let lines: String = tasks.map(|task| id(&task.task_id) + "\n").collect();
@@ -461,7 +461,7 @@ impl AttachedRun {
     async fn remove(&mut self) {
         drop(self.session.driver.teardown());
         // If there is no leader now, the masters remove it later: its failover timeout is zero.
-        let _ = tokio::time::timeout(FAREWELL, &mut self.session.ended).await;
+        let _ = tokio::time::timeout(REMOVE_TIMEOUT, &mut self.session.ended).await;
     }
 
     async fn session_ended(self) -> VerbResult {

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_checks_and_docker_users_find_their_words() {
+    fn flags_become_checks_also_under_dockers_names() {
         let job = job(&[
             "--health-http",
             "8080/health",
@@ -137,9 +137,9 @@ mod tests {
     }
 
     #[test]
-    fn https_is_asked_as_http_is() {
-        let words = ["--ready-https", "8443/up", "--ready-status", "204"];
-        let all = words.iter().chain(&["--", "true"]).copied();
+    fn https_checks_are_parsed_like_http() {
+        let args = ["--ready-https", "8443/up", "--ready-status", "204"];
+        let all = args.iter().chain(&["--", "true"]).copied();
         let job = job(&all.collect::<Vec<_>>()).unwrap();
         let ready = job.spec().readiness_check.clone().unwrap();
         let Some(Kind::Http(http)) = ready.kind else {
@@ -150,8 +150,8 @@ mod tests {
     }
 
     #[test]
-    fn one_thing_is_asked_and_times_need_something_to_ask() {
-        for words in [
+    fn one_kind_of_check_is_allowed_and_times_require_one() {
+        for args in [
             &["--health-cmd", "true", "--health-tcp", "80"][..],
             &["--health-interval", "1s"],
             &["--ready-tcp", "80", "--health-failures", "2"],
@@ -161,8 +161,8 @@ mod tests {
             &["--health-cmd", "true", "--health-status", "200"],
             &["--ready-http", "80", "--ready-status", "99"],
         ] {
-            let all = ["argosy", "run"].iter().chain(words).chain(&["--", "true"]);
-            assert!(Arguments::try_parse_from(all).is_err(), "{words:?}");
+            let all = ["argosy", "run"].iter().chain(args).chain(&["--", "true"]);
+            assert!(Arguments::try_parse_from(all).is_err(), "{args:?}");
         }
     }
 }

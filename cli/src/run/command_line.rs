@@ -19,8 +19,8 @@ pub(super) fn check(arguments: &Run) -> Result<(), Failure> {
         ));
     }
     let most = limits::ARGUMENT_BYTES;
-    let mut words = arguments.command.iter().enumerate();
-    if let Some((at, word)) = words.find(|(_, word)| word.len() > most) {
+    let mut args = arguments.command.iter().enumerate();
+    if let Some((at, word)) = args.find(|(_, word)| word.len() > most) {
         let bytes = word.len();
         return Err(Failure::usage(format!(
             "the command: its word {at} takes {bytes} bytes; Linux executes at most {most} in one argument"
@@ -36,8 +36,8 @@ pub(super) fn check(arguments: &Run) -> Result<(), Failure> {
         ))
         .advise(ADVICE));
     }
-    let words = arguments.command.iter().map(String::len);
-    let bytes: usize = words.chain(arguments.environment.iter().map(size)).sum();
+    let args = arguments.command.iter().map(String::len);
+    let bytes: usize = args.chain(arguments.environment.iter().map(size)).sum();
     if bytes > limits::TASK_SPEC_BYTES {
         let limit = limits::TASK_SPEC_BYTES / 1024;
         return Err(Failure::usage(format!(
@@ -54,14 +54,14 @@ mod tests {
     use crate::exit::FailureCode;
     use crate::run::job::tests::job;
 
-    fn refusal(words: &[&str]) -> String {
-        let failure = job(words).unwrap_err();
-        assert_eq!(failure.code, FailureCode::Usage, "{words:?}");
+    fn refusal(args: &[&str]) -> String {
+        let failure = job(args).unwrap_err();
+        assert_eq!(failure.code, FailureCode::Usage, "{args:?}");
         failure.to_string()
     }
 
     #[test]
-    fn what_linux_would_not_execute_is_told_before_anyone_is_asked() {
+    fn command_lines_too_long_for_linux_are_rejected_before_any_request() {
         assert!(refusal(&["--", ""]).contains("command is empty"));
         let longest = "x".repeat(131_071);
         job(&["--", "echo", &longest]).unwrap();

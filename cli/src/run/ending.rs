@@ -91,7 +91,7 @@ pub(super) fn exit_code(status: &v1::TaskStatus, has_started: bool) -> u8 {
 mod tests {
     use super::*;
 
-    fn ended(state: v1::TaskState, how: Option<v1::exit::How>) -> v1::TaskStatus {
+    fn task_status(state: v1::TaskState, how: Option<v1::exit::How>) -> v1::TaskStatus {
         v1::TaskStatus {
             state: state.into(),
             exit: how.map(|how| v1::Exit { how: Some(how) }),
@@ -104,14 +104,14 @@ mod tests {
         use v1::TaskState as S;
         use v1::exit::How;
         let table = [
-            (ended(S::Finished, Some(How::Code(0))), true, 0),
-            (ended(S::Failed, Some(How::Code(7))), true, 7),
-            (ended(S::Failed, Some(How::Signal(9))), true, 137),
-            (ended(S::Killed, Some(How::Signal(15))), true, 143),
-            (ended(S::Killed, Some(How::Code(0))), true, 0),
-            (ended(S::Gone, None), true, 1),
-            (ended(S::Failed, None), false, 125),
-            (ended(S::Dropped, None), false, 125),
+            (task_status(S::Finished, Some(How::Code(0))), true, 0),
+            (task_status(S::Failed, Some(How::Code(7))), true, 7),
+            (task_status(S::Failed, Some(How::Signal(9))), true, 137),
+            (task_status(S::Killed, Some(How::Signal(15))), true, 143),
+            (task_status(S::Killed, Some(How::Code(0))), true, 0),
+            (task_status(S::Gone, None), true, 1),
+            (task_status(S::Failed, None), false, 125),
+            (task_status(S::Dropped, None), false, 125),
         ];
         for (status, has_started, code) in table {
             assert_eq!(exit_code(&status, has_started), code, "{status:?}");
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_and_the_end_read_as_agreed() {
+    fn start_and_end_messages_match_the_expected_texts() {
         let ms = |ms| Some(Duration::from_millis(ms));
         let times = RunTimes {
             registered: ms(4),
@@ -130,17 +130,17 @@ mod tests {
             start_text(&times, "agent-2"),
             "accepted 4 ms, on agent-2 after 40 ms, started after 110 ms"
         );
-        let mut status = ended(v1::TaskState::Finished, Some(v1::exit::How::Code(0)));
+        let mut status = task_status(v1::TaskState::Finished, Some(v1::exit::How::Code(0)));
         status.reason = v1::Reason::CommandExited.into();
         assert_eq!(end_text(&status, ms(2_100)), "finished, exit 0, 2.1 s");
-        let mut status = ended(v1::TaskState::Failed, Some(v1::exit::How::Code(1)));
+        let mut status = task_status(v1::TaskState::Failed, Some(v1::exit::How::Code(1)));
         status.reason = v1::Reason::CommandExited.into();
         status.message = "exited with code 1; it lacks something".to_owned();
         assert_eq!(
             end_text(&status, ms(20)),
             "failed, exit 1, 20 ms, it lacks something"
         );
-        let mut status = ended(v1::TaskState::Failed, None);
+        let mut status = task_status(v1::TaskState::Failed, None);
         status.reason = v1::Reason::CommandNotStarted.into();
         status.message = "no such file: nope".to_owned();
         assert_eq!(
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn not_placed_says_why_and_what_helps() {
+    fn an_unplaced_task_is_reported_with_reason_and_remedy() {
         let why = PendingReason {
             reason: "no agent is large enough".to_owned(),
             lines: vec!["helps: --cpus 2".to_owned()],

@@ -11,7 +11,7 @@ use crate::args::Run;
 use crate::exit::Failure;
 
 /// Flags of the group or its caller, which a task cannot have.
-const NOT_OF_A_TASK: [&str; 5] = ["role", "detach", "timeout", "quiet", "masters"];
+const GROUP_ONLY_FLAGS: [&str; 5] = ["role", "detach", "timeout", "quiet", "masters"];
 /// The field of the command, which follows the flags.
 const COMMAND: &str = "command";
 
@@ -64,7 +64,7 @@ fn parse(task: &Map<String, Value>) -> Result<Run, String> {
         let Some(flag) = flag else {
             return Err(format!("argosy run has no flag --{name}"));
         };
-        if NOT_OF_A_TASK.contains(&name.as_str()) {
+        if GROUP_ONLY_FLAGS.contains(&name.as_str()) {
             return Err(format!(
                 "{name} is not a field of a task: give --{name} to argosy group run"
             ));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_says_what_run_can_say_by_the_names_of_its_flags() {
+    fn a_task_of_a_file_accepts_the_flags_of_run() {
         let text = r#"{"group": "site", "tasks": [
             {"name": "web", "cpus": 0.5, "mem": "64M", "env": ["A=1", "B=2"], "publish": ["8080:80"],
              "tty": true, "interactive": false, "health-cmd": "true", "command": ["serve", "--port", "80"]},
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_file_task_and_field() {
+    fn errors_name_file_task_and_field() {
         let task = |more: &str| format!(r#"{{"group": "g", "tasks": [{{"name": "web"{more}}}]}}"#);
         let table = [
             ("{".to_owned(), "site.json: it is not a group"),

@@ -23,7 +23,7 @@ pub(crate) struct Job {
     /// Empty for a single task.
     group: String,
     tasks: Vec<v1::TaskSpec>,
-    wanted: Resources,
+    requested: Resources,
     opt_outs: SecurityOptions,
     sizes: Sizes,
 }
@@ -36,7 +36,7 @@ impl Job {
             name: spec.name.clone(),
             group: String::new(),
             tasks: vec![spec],
-            wanted,
+            requested: wanted,
             opt_outs: opt_outs(arguments),
             sizes: arguments.limits.sizes(),
         })
@@ -50,7 +50,7 @@ impl Job {
             name: group.to_owned(),
             group: group.to_owned(),
             tasks: Vec::new(),
-            wanted: Resources::default(),
+            requested: Resources::default(),
             opt_outs: SecurityOptions::default(),
             sizes: Sizes::default(),
         };
@@ -63,8 +63,8 @@ impl Job {
                     "task {name:?} occurs twice; each task of a group needs a unique name"
                 )));
             }
-            let sum = job.wanted.plus(&wanted);
-            job.wanted = sum.ok_or_else(|| {
+            let sum = job.requested.plus(&wanted);
+            job.requested = sum.ok_or_else(|| {
                 let name = &spec.task_id;
                 Failure::usage(format!(
                     "task {name:?} requests a port or a device that another one has, or more than any cluster has"
@@ -104,7 +104,7 @@ impl Job {
     }
 
     pub(crate) fn wanted(&self) -> &Resources {
-        &self.wanted
+        &self.requested
     }
 
     /// Returns the security options that an agent must allow.
@@ -126,7 +126,7 @@ impl Job {
 
     /// Returns whether the offer holds all requested resources.
     pub(crate) fn fits(&self, offer: &v1::Offer) -> bool {
-        from_wire(&offer.resources).is_some_and(|offered| offered.contains(&self.wanted))
+        from_wire(&offer.resources).is_some_and(|offered| offered.contains(&self.requested))
     }
 
     /// Returns the framework of this job alone. It ends with its `run`, or with its last task if
@@ -284,9 +284,9 @@ pub(crate) mod tests {
     use crate::args::{Arguments, Verb};
 
     /// Returns the job of the arguments of `argosy run`.
-    pub(crate) fn job(words: &[&str]) -> Result<Job, Failure> {
-        let words = ["argosy", "run"].iter().chain(words);
-        let Verb::Run(arguments) = Arguments::try_parse_from(words).unwrap().verb else {
+    pub(crate) fn job(args: &[&str]) -> Result<Job, Failure> {
+        let args = ["argosy", "run"].iter().chain(args);
+        let Verb::Run(arguments) = Arguments::try_parse_from(args).unwrap().verb else {
             panic!("it is a run");
         };
         Job::new(&arguments, 4 + (40 << 6))
@@ -309,8 +309,8 @@ pub(crate) mod tests {
 
     #[test]
     fn an_image_and_published_ports_become_a_container() {
-        let words = ["--image", "web:1", "-p", "8080:80", "-p", "8080:80/udp"];
-        let job = job(&words).unwrap();
+        let args = ["--image", "web:1", "-p", "8080:80", "-p", "8080:80/udp"];
+        let job = job(&args).unwrap();
         assert_eq!(
             job.wanted().to_string(),
             "cpus:0.1;mem:32;ports:[8080-8080]"
@@ -326,15 +326,15 @@ pub(crate) mod tests {
             .map(|port| (port.host_port, port.container_port, port.udp))
             .collect();
         assert_eq!(ports, [(8080, 80, false), (8080, 80, true)]);
-        let words = ["--network", "cni:blue", "-p", "8080:80", "--", "serve"];
-        let plugged = super::tests::job(&words).unwrap();
+        let args = ["--network", "cni:blue", "-p", "8080:80", "--", "serve"];
+        let plugged = super::tests::job(&args).unwrap();
         let network = plugged.spec().container.clone().unwrap().network;
         let Some(Mode::Cni(cni)) = network.and_then(|network| network.mode) else {
             panic!("it names a network of plugins");
         };
         assert_eq!((cni.name.as_str(), cni.published.len()), ("blue", 1));
-        let words = ["--network", "host", "--port", "8000", "--", "true"];
-        let own = super::tests::job(&words).unwrap();
+        let args = ["--network", "host", "--port", "8000", "--", "true"];
+        let own = super::tests::job(&args).unwrap();
         assert_eq!(
             own.wanted().to_string(),
             "cpus:0.1;mem:32;ports:[8000-8000]"
@@ -348,8 +348,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn volumes_go_to_the_host_the_sandbox_or_neither() {
-        let words = [
+    fn volumes_are_host_paths_sandbox_directories_or_tmpfs() {
+        let args = [
             "--volume",
             "/srv:/srv",
             "--volume",
@@ -361,7 +361,7 @@ pub(crate) mod tests {
             "--",
             "true",
         ];
-        let job = job(&words).unwrap();
+        let job = job(&args).unwrap();
         let spec = job.spec();
         assert_eq!(spec.host_paths.len(), 1);
         let paths = spec.volumes.iter();
@@ -370,20 +370,20 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_signal_of_a_kill_is_asked_for_by_name() {
-        let signal = |words: &[&str]| job(words).unwrap().spec().kill_policy.unwrap().signal();
+    fn the_kill_signal_is_set_by_name() {
+        let signal = |args: &[&str]| job(args).unwrap().spec().kill_policy.unwrap().signal();
         assert_eq!(signal(&["--", "true"]), v1::KillSignal::Unspecified);
-        let words = ["--kill-signal", "sigquit", "--", "true"];
-        assert_eq!(signal(&words), v1::KillSignal::Quit);
-        let words = ["argosy", "run", "--kill-signal", "KILL", "--", "true"];
-        let refused = Arguments::try_parse_from(words).unwrap_err().to_string();
+        let args = ["--kill-signal", "sigquit", "--", "true"];
+        assert_eq!(signal(&args), v1::KillSignal::Quit);
+        let args = ["argosy", "run", "--kill-signal", "KILL", "--", "true"];
+        let refused = Arguments::try_parse_from(args).unwrap_err().to_string();
         assert!(refused.contains("name one of HUP, INT"), "{refused}");
     }
 
     #[test]
-    fn sizes_are_asked_for_by_name_and_of_agents_that_give_them() {
-        let words = ["--open-files", "65536", "--shm-size", "2M", "--", "true"];
-        let job = job(&words).unwrap();
+    fn sizes_are_set_by_name_and_require_agents_that_allow_them() {
+        let args = ["--open-files", "65536", "--shm-size", "2M", "--", "true"];
+        let job = job(&args).unwrap();
         let asked = job.spec().container.clone().unwrap().sizes.unwrap();
         let wanted = v1::ContainerSizes {
             open_files: Some(65_536),
@@ -405,13 +405,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn limits_and_opt_outs_are_asked_for_by_name() {
+    fn limits_and_security_options_are_set_by_name() {
         let plain = job(&["--", "true"]).unwrap();
         assert_eq!(
             (&plain.spec().limits, &plain.spec().container),
             (&None, &None)
         );
-        let words = [
+        let args = [
             "--mem-limit",
             "64M",
             "--cpu-limit",
@@ -421,7 +421,7 @@ pub(crate) mod tests {
             "--",
             "true",
         ];
-        let job = job(&words).unwrap();
+        let job = job(&args).unwrap();
         let limits = job.spec().limits.clone().unwrap();
         assert_eq!(limits.memory_bytes, Some(64 << 20));
         assert_eq!(limits.cpu_millis, Some(1_500));
@@ -432,7 +432,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_right_is_told_before_anyone_is_asked() {
+    fn invalid_flags_are_rejected_before_any_request() {
         let table: [(&[&str], &str); 5] = [
             (
                 &["--network", "none", "-p", "1:1", "--", "true"],
@@ -454,7 +454,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_offer_fits_only_if_it_holds_everything() {
+    fn an_offer_fits_only_with_all_resources() {
         let job = job(&["--cpus", "2", "--mem", "64", "--", "true"]).unwrap();
         let offer = |text: &str| v1::Offer {
             resources: argosy_client::resources::resources(text).unwrap(),
@@ -466,7 +466,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_offer_is_taken_only_of_an_agent_that_allows_what_is_asked_for() {
+    fn an_offer_is_used_only_if_its_agent_allows_the_options() {
         let job = job(&["--capability", "CHOWN", "--", "true"]).unwrap();
         let offer = |names: &[&str]| v1::Offer {
             allowed_opt_outs: Some(v1::OptOuts {

@@ -30,7 +30,7 @@ pub(super) struct JobTask {
     pub(super) started: Option<Duration>,
     end: Option<v1::TaskStatus>,
     /// Cancelled when the task is known to have ended.
-    pub(super) over: CancellationToken,
+    pub(super) ended: CancellationToken,
 }
 
 impl JobTasks {
@@ -46,7 +46,7 @@ impl JobTasks {
             task: task.task_id.clone(),
             started: None,
             end: None,
-            over: CancellationToken::new(),
+            ended: CancellationToken::new(),
         });
         Self {
             all: all.collect(),
@@ -65,15 +65,15 @@ impl JobTasks {
         &goes_on.unwrap_or(&self.all[0]).task
     }
 
-    pub(super) fn have_started(&self) -> bool {
+    pub(super) fn all_started(&self) -> bool {
         self.all.iter().any(|member| member.started.is_some())
     }
 
     /// Records an end, and returns whether it was the last one.
-    pub(super) fn ended(&mut self, status: v1::TaskStatus) -> bool {
+    pub(super) fn record_end(&mut self, status: v1::TaskStatus) -> bool {
         let found = self.all.iter().position(|one| one.task == status.task_id);
         if let Some(at) = found.filter(|at| self.all[*at].end.is_none()) {
-            self.all[at].over.cancel();
+            self.all[at].ended.cancel();
             self.all[at].end = Some(status);
             self.ended.push(at);
         }
@@ -131,19 +131,19 @@ mod tests {
         let mut members = group();
         assert_eq!(members.named("web").unwrap().label, "web    | ");
         let along = "its group ended because task web failed: it exited with 7";
-        assert!(!members.ended(end("reader", Killed, Signal(15), along)));
-        assert!(!members.ended(end("reader", Killed, Signal(15), along)));
-        assert!(members.ended(end("web", Failed, Code(7), "")));
+        assert!(!members.record_end(end("reader", Killed, Signal(15), along)));
+        assert!(!members.record_end(end("reader", Killed, Signal(15), along)));
+        assert!(members.record_end(end("web", Failed, Code(7), "")));
         assert_eq!(members.exit_code(), 7);
         let mut members = group();
         assert_eq!(members.first(), "web");
-        assert!(!members.ended(end("web", Finished, Code(0), "")));
+        assert!(!members.record_end(end("web", Finished, Code(0), "")));
         assert_eq!(members.first(), "reader", "a finished one ends nobody");
-        assert!(members.ended(end("reader", Finished, Code(0), "")));
+        assert!(members.record_end(end("reader", Finished, Code(0), "")));
         assert_eq!(members.exit_code(), DONE);
         let mut members = group();
-        assert!(!members.ended(end("reader", Killed, Signal(15), "")));
-        assert!(members.ended(end("web", Killed, Signal(9), along)));
+        assert!(!members.record_end(end("reader", Killed, Signal(15), "")));
+        assert!(members.record_end(end("web", Killed, Signal(9), along)));
         assert_eq!(members.exit_code(), 143);
     }
 }

@@ -15,7 +15,7 @@ use crate::reasons;
 
 /// What is known while a task waits.
 pub(crate) struct PendingContext<'a> {
-    pub(crate) wanted: &'a Resources,
+    pub(crate) requested: &'a Resources,
     /// Security options that the agent must allow.
     pub(crate) opt_outs: &'a SecurityOptions,
     /// The largest sizes of the containers.
@@ -24,7 +24,7 @@ pub(crate) struct PendingContext<'a> {
     /// The masters' own counts, if available.
     pub(crate) counts: &'a [v1::ReasonCount],
     /// The last rejection of a launch.
-    pub(crate) refused: Option<&'a str>,
+    pub(crate) last_refusal: Option<&'a str>,
 }
 
 /// The reason why a task waits.
@@ -55,7 +55,7 @@ pub(crate) fn explain(known: &PendingContext<'_>) -> PendingReason {
     } else {
         compare(known, &reachable)
     };
-    if let Some(refused) = known.refused {
+    if let Some(refused) = known.last_refusal {
         lines.insert(0, format!("the last launch was rejected: {refused}"));
     }
     PendingReason { reason, lines }
@@ -85,15 +85,15 @@ fn free(agent: &v1::Agent) -> Resources {
 /// Returns all of `asked` that is not in `allowed`, and the flags that would allow it.
 pub(crate) fn allows(
     allowed: Option<&v1::OptOuts>,
-    asked: &SecurityOptions,
+    requested: &SecurityOptions,
 ) -> Option<(String, String)> {
     // This release does not request options that it does not know.
     let allowed = convert::opt_outs_from(allowed.cloned()).unwrap_or_default();
-    let beyond = &asked.capabilities - &allowed.capabilities;
+    let beyond = &requested.capabilities - &allowed.capabilities;
     // If the capabilities are part of a named set, the whole set is suggested.
     let server = BTreeSet::from(LinuxCapability::SERVER);
     let is_set =
-        beyond.len() > 1 && beyond.is_subset(&server) && server.is_subset(&asked.capabilities);
+        beyond.len() > 1 && beyond.is_subset(&server) && server.is_subset(&requested.capabilities);
     let names = LinuxCapability::list(if is_set { &server } else { &beyond });
     let capabilities = (!beyond.is_empty()).then(|| {
         let what = match beyond.len() {
@@ -105,19 +105,19 @@ pub(crate) fn allows(
     let nothing = SecurityOptions::default;
     let others = [
         SecurityOptions {
-            unconfined_seccomp: asked.unconfined_seccomp,
+            unconfined_seccomp: requested.unconfined_seccomp,
             ..nothing()
         },
         SecurityOptions {
-            new_privileges: asked.new_privileges,
+            new_privileges: requested.new_privileges,
             ..nothing()
         },
         SecurityOptions {
-            nested_user_namespaces: asked.nested_user_namespaces,
+            nested_user_namespaces: requested.nested_user_namespaces,
             ..nothing()
         },
         SecurityOptions {
-            host_network: asked.host_network,
+            host_network: requested.host_network,
             ..nothing()
         },
     ];
@@ -144,11 +144,11 @@ fn not_allowed(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> Option<(Str
 }
 
 /// Returns a reason if no agent allows the requested sizes.
-fn too_large(asked: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<String>)> {
+fn too_large(requested: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<String>)> {
     let beyond = |agent: &&v1::Agent| {
         let info = agent.info.as_ref();
         let largest = info.and_then(|info| info.largest_sizes);
-        asked.first_exceeding(&convert::sizes_from(largest))
+        requested.first_exceeding(&convert::sizes_from(largest))
     };
     let beyond: Option<Vec<_>> = agents.iter().map(beyond).collect();
     let SizeExceeded {
@@ -161,11 +161,11 @@ fn too_large(asked: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<String>
 fn compare(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
     let large: Vec<_> = agents
         .iter()
-        .filter(|agent| total(agent).contains(known.wanted))
+        .filter(|agent| total(agent).contains(known.requested))
         .collect();
     let busy = large
         .iter()
-        .filter(|agent| !free(agent).contains(known.wanted))
+        .filter(|agent| !free(agent).contains(known.requested))
         .count();
     let small = agents.len() - large.len();
     let counted = [("too-small", small), ("busy", busy)].map(|(reason, count)| v1::ReasonCount {
@@ -188,25 +188,25 @@ fn compare(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec<St
     }
     let counts = reasons::counts(&all);
     if large.is_empty() {
-        let (asked, has, helps) = shortage(known.wanted, agents);
-        let first = format!("requested {asked}; the largest agent has {has}");
+        let (requested, has, helps) = shortage(known.requested, agents);
+        let first = format!("requested {requested}; the largest agent has {has}");
         return (
             "no agent is large enough, now or later".to_owned(),
             vec![first, counts, helps],
         );
     }
-    let asked = format!("requested {}", known.wanted);
+    let requested = format!("requested {}", known.requested);
     if busy == large.len() {
         let helps = "helps: waiting for a task to end, or another agent".to_owned();
         return (
             "every agent that is large enough is busy".to_owned(),
-            vec![asked, counts, helps],
+            vec![requested, counts, helps],
         );
     }
     let role = "helps: argosy explain with this name shows why each agent was skipped".to_owned();
     (
         "nothing is offered yet".to_owned(),
-        vec![asked, counts, role],
+        vec![requested, counts, role],
     )
 }
 
@@ -277,28 +277,28 @@ mod tests {
         }
     }
 
-    fn said(wanted: &str, agents: &[v1::Agent]) -> String {
+    fn reason_lines(wanted: &str, agents: &[v1::Agent]) -> String {
         let wanted = wanted.parse().unwrap();
         let known = PendingContext {
-            wanted: &wanted,
+            requested: &wanted,
             opt_outs: &SecurityOptions::default(),
             sizes: Sizes::default(),
             agents,
             counts: &[],
-            refused: None,
+            last_refusal: None,
         };
         let why = explain(&known);
         format!("{}\n{}", why.reason, why.lines.join("\n"))
     }
 
     #[test]
-    fn a_task_larger_than_every_agent_is_told_so() {
+    fn a_task_larger_than_every_agent_is_reported() {
         let agents = [
             agent("agent-1", "cpus:2;mem:1024", ""),
             agent("agent-2", "cpus:1;mem:1024", ""),
         ];
         assert_eq!(
-            said("cpus:64;mem:32", &agents),
+            reason_lines("cpus:64;mem:32", &agents),
             "no agent is large enough, now or later\n\
              requested 64 cpus; the largest agent has 2 (agent-1)\n\
              2 agents: 2 too small, 0 busy, 0 filtered, 0 draining, 0 offered and declined\n\
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn memory_is_named_with_its_unit() {
-        let text = said(
+        let text = reason_lines(
             "cpus:1;mem:4096",
             &[agent("agent-1", "cpus:2;mem:1024", "")],
         );
@@ -320,8 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_agent_is_not_a_small_one() {
-        let text = said(
+    fn a_busy_agent_is_not_reported_as_too_small() {
+        let text = reason_lines(
             "cpus:1;mem:32",
             &[agent("agent-1", "cpus:2;mem:1024", "cpus:1.5")],
         );
@@ -333,17 +333,17 @@ mod tests {
     }
 
     #[test]
-    fn no_agents_is_said_first() {
-        assert!(said("cpus:1", &[]).starts_with("there is no agent"));
+    fn missing_agents_are_reported_first() {
+        assert!(reason_lines("cpus:1", &[]).starts_with("there is no agent"));
         let mut away = agent("agent-1", "cpus:2", "");
         away.mode = v1::AgentMode::Unreachable.into();
-        assert!(said("cpus:1", &[away]).starts_with("none of 1 agents can be used now"));
+        assert!(reason_lines("cpus:1", &[away]).starts_with("none of 1 agents can be used now"));
     }
 
     #[test]
-    fn what_no_agent_allows_is_named_with_the_flag_that_would() {
+    fn an_option_that_no_agent_allows_is_named_with_its_flag() {
         let wanted = "cpus:1".parse().unwrap();
-        let asked = SecurityOptions {
+        let requested = SecurityOptions {
             capabilities: [LinuxCapability::Chown].into(),
             ..SecurityOptions::default()
         };
@@ -353,12 +353,12 @@ mod tests {
         ];
         let reason = |agents: &[v1::Agent]| {
             let known = PendingContext {
-                wanted: &wanted,
-                opt_outs: &asked,
+                requested: &wanted,
+                opt_outs: &requested,
                 sizes: Sizes::default(),
                 agents,
                 counts: &[],
-                refused: None,
+                last_refusal: None,
             };
             explain(&known)
         };
@@ -368,12 +368,12 @@ mod tests {
             why.lines,
             ["helps: argosy agent start --allow-capabilities CHOWN"]
         );
-        agents[1].info.as_mut().unwrap().allowed_opt_outs = convert::opt_outs(&asked);
+        agents[1].info.as_mut().unwrap().allowed_opt_outs = convert::opt_outs(&requested);
         assert_eq!(reason(&agents).reason, "nothing is offered yet");
     }
 
     #[test]
-    fn a_size_that_no_agent_gives_is_named_with_the_flag_that_would() {
+    fn a_size_that_no_agent_allows_is_named_with_its_flag() {
         let wanted = "cpus:1".parse().unwrap();
         let sizes = Sizes {
             shm_bytes: Some(2 << 20),
@@ -382,12 +382,12 @@ mod tests {
         let mut agents = [agent("agent-1", "cpus:2", "")];
         let reason = |agents: &[v1::Agent]| {
             let known = PendingContext {
-                wanted: &wanted,
+                requested: &wanted,
                 opt_outs: &SecurityOptions::default(),
                 sizes,
                 agents,
                 counts: &[],
-                refused: None,
+                last_refusal: None,
             };
             explain(&known)
         };
@@ -400,8 +400,8 @@ mod tests {
     }
 
     #[test]
-    fn all_that_an_agent_would_have_to_allow_is_named_at_once() {
-        let asked = SecurityOptions {
+    fn all_missing_permissions_of_an_agent_are_named_together() {
+        let requested = SecurityOptions {
             capabilities: [
                 LinuxCapability::Chown,
                 LinuxCapability::Setgid,
@@ -415,14 +415,15 @@ mod tests {
             capabilities: [LinuxCapability::Setgid].into(),
             ..SecurityOptions::default()
         };
-        let of = |allowed: &SecurityOptions| allows(convert::opt_outs(allowed).as_ref(), &asked);
+        let of =
+            |allowed: &SecurityOptions| allows(convert::opt_outs(allowed).as_ref(), &requested);
         let (what, flags) = of(&allowed).unwrap();
         assert_eq!(what, "the capabilities CHOWN, SETUID, new_privileges");
         assert_eq!(
             flags,
             "--allow-capabilities CHOWN,SETUID --allow-new-privileges"
         );
-        assert_eq!(of(&asked), None);
+        assert_eq!(of(&requested), None);
         let server = SecurityOptions {
             capabilities: LinuxCapability::SERVER.into(),
             ..SecurityOptions::default()
@@ -440,12 +441,12 @@ mod tests {
     fn the_last_refusal_is_shown() {
         let wanted = "cpus:1".parse().unwrap();
         let known = PendingContext {
-            wanted: &wanted,
+            requested: &wanted,
             opt_outs: &SecurityOptions::default(),
             sizes: Sizes::default(),
             agents: &[],
             counts: &[],
-            refused: Some("offer 1.2 is used"),
+            last_refusal: Some("offer 1.2 is used"),
         };
         assert_eq!(
             explain(&known).lines[0],

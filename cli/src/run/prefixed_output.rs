@@ -17,7 +17,7 @@ pub(super) struct PrefixedOutput {
     /// Text before each line. If empty, the output is passed on unchanged.
     label: String,
     /// A line without its end.
-    begun: Vec<u8>,
+    partial: Vec<u8>,
 }
 
 impl PrefixedOutput {
@@ -30,7 +30,7 @@ impl PrefixedOutput {
         Self {
             out,
             label,
-            begun: Vec::new(),
+            partial: Vec::new(),
         }
     }
 
@@ -48,7 +48,7 @@ impl PrefixedOutput {
 
     /// Ends the output. A last line without a newline is printed too, also after an interruption.
     pub(super) fn finish(mut self, followed: Result<(), ReadError>) -> Result<(), ReadError> {
-        if self.begun.is_empty() {
+        if self.partial.is_empty() {
             return followed;
         }
         let lines = self.lines(b"\n");
@@ -60,11 +60,11 @@ impl PrefixedOutput {
     fn lines(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut whole = Vec::with_capacity(bytes.len());
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.begun.extend_from_slice(part);
+            self.partial.extend_from_slice(part);
             let has_ended = part.ends_with(b"\n");
-            if has_ended || self.begun.len() >= LINE_BYTES {
+            if has_ended || self.partial.len() >= LINE_BYTES {
                 whole.extend_from_slice(self.label.as_bytes());
-                whole.append(&mut self.begun);
+                whole.append(&mut self.partial);
                 if !has_ended {
                     whole.push(b'\n');
                 }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_marked_once_they_have_ended_or_are_too_long() {
+    fn lines_are_prefixed_when_complete_or_too_long() {
         let mut own = PrefixedOutput::new("stdout", "web | ".to_owned());
         assert_eq!(own.lines(b"one\ntw"), b"web | one\n");
         assert_eq!(own.lines(b"o\n\nthree"), b"web | two\nweb | \n");
@@ -87,11 +87,11 @@ mod tests {
         let long = vec![b'x'; LINE_BYTES];
         let marked = own.lines(&long);
         assert_eq!(marked.len(), LINE_BYTES + "web | \n".len());
-        assert!(own.begun.is_empty());
+        assert!(own.partial.is_empty());
     }
 
     #[test]
-    fn a_last_line_without_an_end_is_shown_whether_all_came_or_it_broke_off() {
+    fn an_incomplete_last_line_is_printed_also_after_an_interruption() {
         for followed in [Ok(()), Err(ReadError::Broken("lost".to_owned()))] {
             let (shown, seen) = std::sync::mpsc::channel();
             let out = move |piece: FileChunk<'_>| {

@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use super::job::Job;
 
 /// Filter time of declined offers that are too small or not needed, in milliseconds.
-const NOT_AGAIN_MS: u64 = 600_000;
+const LONG_FILTER_MS: u64 = 600_000;
 /// Filter time of an offer that is too small now, in milliseconds: its agent may have more soon.
-const SOON_MS: u64 = 1_000;
+const SHORT_FILTER_MS: u64 = 1_000;
 
 /// Events for the waiting run.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,18 +102,23 @@ impl Scheduler for JobScheduler {
             if self.step != LaunchStep::AwaitingOffer {
                 driver.decline_because(
                     vec![offer.offer_id],
-                    Some(NOT_AGAIN_MS),
+                    Some(LONG_FILTER_MS),
                     "not-needed",
                     "its work has an agent",
                 );
             } else if !self.job.is_allowed(&offer) {
                 let text = "the agent does not allow the security options of its tasks";
-                driver.decline_because(vec![offer.offer_id], Some(SOON_MS), "not-allowed", text);
+                driver.decline_because(
+                    vec![offer.offer_id],
+                    Some(SHORT_FILTER_MS),
+                    "not-allowed",
+                    text,
+                );
             } else if self.job.fits(&offer) {
                 let call = driver.accept_with(Accept {
                     offer_ids: vec![offer.offer_id],
                     operations: vec![self.job.operation()],
-                    filter_ms: Some(NOT_AGAIN_MS),
+                    filter_ms: Some(LONG_FILTER_MS),
                     all_or_nothing: true,
                 });
                 self.step = LaunchStep::LaunchSent {
@@ -122,7 +127,12 @@ impl Scheduler for JobScheduler {
                 };
             } else {
                 let text = format!("{} does not fit", self.job.wanted());
-                driver.decline_because(vec![offer.offer_id], Some(SOON_MS), "too-small", &text);
+                driver.decline_because(
+                    vec![offer.offer_id],
+                    Some(SHORT_FILTER_MS),
+                    "too-small",
+                    &text,
+                );
             }
         }
     }

@@ -18,7 +18,7 @@ pub(super) struct AttachedInput {
     /// Whether the task has a terminal.
     pub(super) tty: bool,
     /// Cancelled when the task is known to have ended.
-    pub(super) over: CancellationToken,
+    pub(super) ended: CancellationToken,
 }
 
 impl AttachedInput {
@@ -32,14 +32,14 @@ impl AttachedInput {
         };
         for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
             let mut sink = |piece: FileChunk<'_>| write(file, piece);
-            let place = self.place(file);
-            files.read_part(&place, 0, end, &mut sink).await?;
+            let location = self.location(file);
+            files.read_part(&location, 0, end, &mut sink).await?;
         }
-        let manner = match self.tty && io::stdin().is_terminal() {
+        let mode = match self.tty && io::stdin().is_terminal() {
             true => StreamMode::Terminal,
             false => StreamMode::PipesWithoutSignals,
         };
-        let left = attached::run(socket, manner).await;
+        let left = attached::run(socket, mode).await;
         match left.map_err(|failure| ReadError::Broken(failure.message))? {
             // The framework receives the result of the task.
             ClientSessionEnd::Ended(ExecResult::Code(_) | ExecResult::Signal(_))
@@ -63,21 +63,21 @@ impl AttachedInput {
         };
         let socket = connection::open(&self.masters, &wanted).await;
         let mut socket = socket.map_err(|error| error.to_string())?;
-        let begins = attached::begin(&mut socket).await?;
-        Ok((socket, begins))
+        let offsets = attached::begin(&mut socket).await?;
+        Ok((socket, offsets))
     }
 
     async fn follow(&self, files: &mut FileReader) -> Result<(), ReadError> {
         for file in ["stdout", "stderr"] {
             let mut sink = |piece: FileChunk<'_>| write(file, piece);
             files
-                .follow(&self.place(file), &self.over, &mut sink)
+                .follow(&self.location(file), &self.ended, &mut sink)
                 .await?;
         }
         Ok(())
     }
 
-    fn place(&self, file: &str) -> FileLocation {
+    fn location(&self, file: &str) -> FileLocation {
         FileLocation::of_task(&self.agent_id, &self.framework_id, &self.task_id, file)
     }
 }

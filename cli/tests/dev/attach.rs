@@ -13,44 +13,44 @@ const READS: &str = "echo begun; while read word; do case $word in \
 
 fn run(cluster: &DevCluster, flags: &[&str], line: &str) {
     let words = [&["run", "--detach"], flags, &["--", "sh", "-c", line]].concat();
-    let (code, _, stderr) = cluster.ran(&words);
+    let (code, _, stderr) = cluster.run(&words);
     assert_eq!(code, 0, "{stderr}");
 }
 
-fn until_runs(cluster: &DevCluster, task: &str) {
+fn wait_until_running(cluster: &DevCluster, task: &str) {
     wait_for("the task to run", || {
-        cluster.ran(&["logs", task]).1.contains("begun")
+        cluster.run(&["logs", task]).1.contains("begun")
     });
 }
 
 #[test]
-fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
+fn a_terminal_is_detached_and_attached_again_through_any_master() {
     let mut cluster = DevCluster::start(30, "3x1", &[]);
     run(&cluster, &["-it", "--name", "web"], READS);
-    until_runs(&cluster, "web");
+    wait_until_running(&cluster, "web");
     let words = ["attach", "-it", "--tail", "5", "web"];
-    let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
-    desk.wait_for_output("begun");
-    desk.press("size\r");
-    desk.wait_for_output("40 100\r\n");
+    let mut terminal = TestTerminal::start(&cluster, 40, 100, &words);
+    terminal.wait_for_output("begun");
+    terminal.press("size\r");
+    terminal.wait_for_output("40 100\r\n");
     for rows in 41..=80 {
-        resize(&desk.person, rows, 132);
-        desk.press("size\r");
-        desk.wait_for_output(&format!("{rows} 132\r\n"));
+        resize(&terminal.pty, rows, 132);
+        terminal.press("size\r");
+        terminal.wait_for_output(&format!("{rows} 132\r\n"));
     }
-    desk.press("\x10\x11");
-    assert_eq!(desk.end(), Some(0));
-    assert_eq!(desk.mode(), desk.before);
+    terminal.press("\x10\x11");
+    assert_eq!(terminal.end(), Some(0));
+    assert_eq!(terminal.mode(), terminal.initial_mode);
 
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
     for master in masters.split(',') {
         let words = ["attach", "-it", "--masters", master, "web"];
-        let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
-        desk.press("through\r");
-        desk.wait_for_output("got through\r\n");
-        desk.press("\x10\x11");
-        desk.wait_for_output("keeps running");
-        assert_eq!(desk.end(), Some(0));
+        let mut terminal = TestTerminal::start(&cluster, 40, 100, &words);
+        terminal.press("through\r");
+        terminal.wait_for_output("got through\r\n");
+        terminal.press("\x10\x11");
+        terminal.wait_for_output("keeps running");
+        assert_eq!(terminal.end(), Some(0));
     }
     let mut first = TestTerminal::start(&cluster, 40, 100, &["attach", "-it", "web"]);
     // Includes earlier output, because the time of the attachment is not known.
@@ -61,12 +61,12 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
     first.press("again\r");
     second.wait_for_output("got again");
     first.press("exit\r");
-    for desk in [&mut first, &mut second] {
-        assert_eq!(desk.end(), Some(7));
+    for terminal in [&mut first, &mut second] {
+        assert_eq!(terminal.end(), Some(7));
     }
-    let (_, log, _) = cluster.ran(&["logs", "web"]);
+    let (_, log, _) = cluster.run(&["logs", "web"]);
     assert!(log.contains("got through\r\n"), "{log:?}");
-    let (code, _, stderr) = cluster.ran(&["attach", "web"]);
+    let (code, _, stderr) = cluster.run(&["attach", "web"]);
     assert_eq!(code, 4, "{stderr}");
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
@@ -81,12 +81,12 @@ fn a_task_without_a_terminal_takes_input_only_if_it_was_asked_for() {
         "echo begun; wc -c; exit 3",
     );
     run(&cluster, &["--name", "deaf"], "echo begun; exec sleep 1000");
-    until_runs(&cluster, "counts");
-    until_runs(&cluster, "deaf");
-    let (code, _, stderr) = cluster.ran(&["attach", "-i", "deaf"]);
+    wait_until_running(&cluster, "counts");
+    wait_until_running(&cluster, "deaf");
+    let (code, _, stderr) = cluster.run(&["attach", "-i", "deaf"]);
     assert_eq!(code, 4, "{stderr}");
     assert!(stderr.contains("takes no input"), "{stderr}");
-    let (code, _, stderr) = cluster.ran(&["attach", "-t", "counts"]);
+    let (code, _, stderr) = cluster.run(&["attach", "-t", "counts"]);
     assert_eq!(code, 2, "{stderr}");
     let attach = cluster
         .argosy(&["attach", "-i", "counts"])
@@ -100,7 +100,7 @@ fn a_task_without_a_terminal_takes_input_only_if_it_was_asked_for() {
     let ended = attach.wait_with_output().unwrap();
     assert_eq!(ended.status.code(), Some(3));
     assert_eq!(String::from_utf8_lossy(&ended.stdout), "300000\n");
-    assert_eq!(cluster.ran(&["task", "kill", "deaf"]).0, 0);
+    assert_eq!(cluster.run(&["task", "kill", "deaf"]).0, 0);
 }
 
 #[test]
@@ -112,10 +112,10 @@ fn a_run_that_is_interactive_is_attached_from_its_start() {
         &["stty size; read word; echo got $word; exit 5"],
     ]
     .concat();
-    let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
-    desk.press("word\r");
-    desk.wait_for_output("got word\r\n");
-    assert_eq!(desk.end(), Some(5));
+    let mut terminal = TestTerminal::start(&cluster, 40, 100, &words);
+    terminal.press("word\r");
+    terminal.wait_for_output("got word\r\n");
+    assert_eq!(terminal.end(), Some(5));
 
     let words = [
         "run",

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Time limit of a step on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Returns the executable under test. The virtual machine has it at another place than the build.
 pub(crate) fn executable() -> PathBuf {
@@ -111,7 +111,7 @@ impl DevCluster {
         command
     }
 
-    pub(crate) fn ran(&self, words: &[&str]) -> CommandOutput {
+    pub(crate) fn run(&self, words: &[&str]) -> CommandOutput {
         split(self.argosy(words).output().unwrap())
     }
 
@@ -157,11 +157,11 @@ pub(crate) fn split(output: Output) -> CommandOutput {
 }
 
 pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + STEP_TIMEOUT;
     while !holds() {
         assert!(
             Instant::now() < deadline,
-            "{what} did not happen within {PATIENCE:?}"
+            "{what} did not happen within {STEP_TIMEOUT:?}"
         );
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
-use crate::cluster::{DevCluster, PATIENCE, wait_for};
+use crate::cluster::{DevCluster, STEP_TIMEOUT, wait_for};
 
 /// Returns the same command, started by another program.
 pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
@@ -26,12 +26,12 @@ pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
 
 /// A terminal, and `argosy` at it: the process that leads its session.
 pub(crate) struct TestTerminal {
-    pub(crate) person: File,
+    pub(crate) pty: File,
     /// The terminal's mode before its use.
-    pub(crate) before: (u32, u32),
+    pub(crate) initial_mode: (u32, u32),
     screen: String,
     /// Further output; closed when no process can write to the terminal any more.
-    shown: Receiver<String>,
+    output: Receiver<String>,
     argosy: Child,
 }
 
@@ -51,9 +51,9 @@ impl TestTerminal {
         let argosy = command.stdin(there()).stdout(there()).stderr(there());
         let argosy = argosy.spawn().unwrap();
         Self {
-            shown: watch(person.try_clone().unwrap()),
-            before,
-            person,
+            output: watch(person.try_clone().unwrap()),
+            initial_mode: before,
+            pty: person,
             screen: String::new(),
             argosy,
         }
@@ -61,10 +61,10 @@ impl TestTerminal {
 
     /// Waits until this is on the screen.
     pub(crate) fn wait_for_output(&mut self, text: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STEP_TIMEOUT;
         while !self.screen.contains(text) {
             let shown = self
-                .shown
+                .output
                 .recv_timeout(deadline.saturating_duration_since(Instant::now()));
             let shown = shown.unwrap_or_else(|error| {
                 panic!("{text:?} was not seen ({error}): {:?}", self.screen)
@@ -74,7 +74,7 @@ impl TestTerminal {
     }
 
     pub(crate) fn press(&mut self, keys: &str) {
-        self.person.write_all(keys.as_bytes()).unwrap();
+        self.pty.write_all(keys.as_bytes()).unwrap();
     }
 
     /// Returns the exit code of `argosy`, once it has exited.
@@ -89,7 +89,7 @@ impl TestTerminal {
     }
 
     pub(crate) fn mode(&self) -> (u32, u32) {
-        mode(&self.person)
+        mode(&self.pty)
     }
 }
 

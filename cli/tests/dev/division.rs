@@ -29,9 +29,9 @@ pub(crate) fn open_folder() -> tempfile::TempDir {
     let mut places = [usual].into_iter().chain(PLACES.map(PathBuf::from));
     let place = places.find(|place| passable(place));
     let place = place.expect("a folder for temporary files is open to all users");
-    let folder = tempfile::tempdir_in(place).unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
-    folder
+    let directory = tempfile::tempdir_in(place).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    directory
 }
 
 /// Returns a line of `/proc/PID/status`.
@@ -66,7 +66,7 @@ fn agents(cluster: &DevCluster) -> Vec<(i64, Vec<i64>)> {
 /// host, and has one broker, which is root.
 #[track_caller]
 pub(crate) fn gives_up_root(cluster: &DevCluster) {
-    let own = HostUser::of_agents();
+    let own = HostUser::agent();
     let agents = agents(cluster);
     assert!(!agents.is_empty());
     for (agent, brokers) in agents {
@@ -89,18 +89,18 @@ fn an_agent_that_root_starts_gives_root_up_where_its_folders_are_open_and_nowher
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let folder = open_folder();
-    let home = folder.path().join("kept");
+    let directory = open_folder();
+    let home = directory.path().join("kept");
     let keep = ["--keep", home.to_str().unwrap()];
     let mut cluster = DevCluster::start(50, "1x1", &keep);
     gives_up_root(&cluster);
-    let (code, stdout, stderr) = cluster.ran(&["run", "--", "sh", "-c", "echo out; exit 7"]);
+    let (code, stdout, stderr) = cluster.run(&["run", "--", "sh", "-c", "echo out; exit 7"]);
     assert_eq!((code, stdout.as_str()), (7, "out\n"), "{stderr}");
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
 
     // Only the mode of a directory above decides it.
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let mut cluster = DevCluster::start(50, "1x1", &keep);
     for (agent, brokers) in agents(&cluster) {
         assert_eq!(status(agent, "Uid:"), ["0"; 4]);

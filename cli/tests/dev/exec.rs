@@ -8,17 +8,17 @@ use nix::unistd::Pid;
 
 use crate::cluster::{DevCluster, argosy, split, wait_for};
 use crate::desk::{TestTerminal, resize, through};
-use crate::executors::leader_but;
+use crate::executors::leader_other_than;
 
 /// Starts a cluster with a running task of this name.
 fn with_task(number: u32, size: &str, name: &str) -> DevCluster {
     let cluster = DevCluster::start(number, size, &[]);
     let line = "echo up > up; exec sleep 1000";
     let words = ["run", "--detach", "--name", name, "--", "sh", "-c", line];
-    let (code, _, stderr) = cluster.ran(&words);
+    let (code, _, stderr) = cluster.run(&words);
     assert_eq!(code, 0, "{stderr}");
     wait_for("the task to run", || {
-        cluster.ran(&["ps"]).1.contains("running")
+        cluster.run(&["ps"]).1.contains("running")
     });
     cluster
 }
@@ -32,9 +32,9 @@ fn is_alive(line: &str) -> bool {
 }
 
 #[test]
-fn a_command_in_a_task_is_as_if_it_ran_here() {
+fn a_command_in_a_task_behaves_as_a_local_one() {
     let cluster = with_task(7, "1x1", "web");
-    let (code, stdout, stderr) = cluster.ran(&[
+    let (code, stdout, stderr) = cluster.run(&[
         "exec",
         "-e",
         "A=b",
@@ -51,16 +51,16 @@ fn a_command_in_a_task_is_as_if_it_ran_here() {
         (7, "b /usr\n", "err\n")
     );
     let (code, stdout, stderr) =
-        cluster.ran(&["exec", "--user", "daemon", "web", "--", "id", "-un"]);
+        cluster.run(&["exec", "--user", "daemon", "web", "--", "id", "-un"]);
     assert_eq!((code, stdout.as_str()), (0, "daemon\n"), "{stderr}");
     let (code, stdout, stderr) =
-        cluster.ran(&["exec", "web", "--", "sh", "-c", "cat up; kill -9 $$"]);
+        cluster.run(&["exec", "web", "--", "sh", "-c", "cat up; kill -9 $$"]);
     assert_eq!((code, stdout.as_str()), (137, "up\n"), "{stderr}");
-    every_byte_goes_there_and_back(&cluster);
-    what_cannot_be_run_is_said_to_be_so(&cluster);
+    check_binary_streams(&cluster);
+    check_exec_errors(&cluster);
 }
 
-fn every_byte_goes_there_and_back(cluster: &DevCluster) {
+fn check_binary_streams(cluster: &DevCluster) {
     let mut cat = cluster.argosy(&["exec", "-i", "web", "--", "cat"]);
     let mut cat = cat
         .stdin(Stdio::piped())
@@ -87,25 +87,25 @@ fn every_byte_goes_there_and_back(cluster: &DevCluster) {
     );
 }
 
-fn what_cannot_be_run_is_said_to_be_so(cluster: &DevCluster) {
+fn check_exec_errors(cluster: &DevCluster) {
     let long = "x".repeat(50_000);
     let words = ["exec", "web", "--", "sh", "-c", "echo ${#1}", "sh", &long];
-    let (code, stdout, stderr) = cluster.ran(&words);
+    let (code, stdout, stderr) = cluster.run(&words);
     assert_eq!((code, stdout.as_str()), (0, "50000\n"), "{stderr}");
-    let (code, _, stderr) = cluster.ran(&["exec", "web", "--", "echo", &long, &long]);
+    let (code, _, stderr) = cluster.run(&["exec", "web", "--", "echo", &long, &long]);
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("the limit is 60000"), "{stderr}");
 
-    let (code, stdout, stderr) = cluster.ran(&["exec", "web", "--", "no-such-command"]);
+    let (code, stdout, stderr) = cluster.run(&["exec", "web", "--", "no-such-command"]);
     assert_eq!((code, stdout.as_str()), (125, ""), "{stderr}");
     assert!(stderr.starts_with("never started in "), "{stderr}");
     assert!(stderr.contains("\"no-such-command\""), "{stderr}");
-    let (code, _, stderr) = cluster.ran(&["exec", "-it", "web", "--", "true"]);
+    let (code, _, stderr) = cluster.run(&["exec", "-it", "web", "--", "true"]);
     assert_eq!(code, 2, "{stderr}");
-    let (code, _, stderr) = cluster.ran(&["exec", "nothing-like-it", "--", "true"]);
+    let (code, _, stderr) = cluster.run(&["exec", "nothing-like-it", "--", "true"]);
     assert_eq!(code, 3, "{stderr}");
-    assert_eq!(cluster.ran(&["task", "kill", "web"]).0, 0);
-    let (code, _, stderr) = cluster.ran(&["exec", "web", "--", "true"]);
+    assert_eq!(cluster.run(&["task", "kill", "web"]).0, 0);
+    let (code, _, stderr) = cluster.run(&["exec", "web", "--", "true"]);
     assert_eq!(code, 4, "{stderr}");
     assert!(stderr.contains("is no longer running: killed"), "{stderr}");
 }
@@ -139,20 +139,20 @@ fn signals_go_to_the_command_and_it_ends_with_its_client() {
     wait_for("both to end with their client", || {
         !is_alive("sleep 7357") && !is_alive("sleep 7358")
     });
-    assert_eq!(cluster.ran(&["exec", "web", "--", "cat", "up"]).1, "up\n");
+    assert_eq!(cluster.run(&["exec", "web", "--", "cat", "up"]).1, "up\n");
 
-    let mut talking = cluster.argosy(&["exec", "web", "--", "yes", "7361"]);
-    let mut talking = talking.stdout(Stdio::piped()).spawn().unwrap();
-    let mut output = BufReader::new(talking.stdout.take().unwrap());
+    let mut child = cluster.argosy(&["exec", "web", "--", "yes", "7361"]);
+    let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut text = String::new();
     output.read_line(&mut text).unwrap();
     drop(output);
-    assert_eq!(talking.wait().unwrap().code(), Some(141), "as by SIGPIPE");
+    assert_eq!(child.wait().unwrap().code(), Some(141), "as by SIGPIPE");
     wait_for("it to end with its reader", || !is_alive("yes 7361"));
 }
 
 #[test]
-fn any_master_leads_into_a_task_and_a_change_of_leader_does_not_end_it() {
+fn exec_works_through_any_master_and_survives_failovers() {
     let cluster = with_task(45, "3x1", "web");
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
     for master in masters.split(',') {
@@ -164,7 +164,7 @@ fn any_master_leads_into_a_task_and_a_change_of_leader_does_not_end_it() {
             format!("{master}\n")
         );
     }
-    let leader = leader_but(&cluster, None);
+    let leader = leader_other_than(&cluster, None);
     let other = masters.split(',').find(|master| *master != leader).unwrap();
     let words = ["exec", "-i", "web", "--masters", other, "--", "cat"];
     let mut cat = argosy(&words);
@@ -187,7 +187,7 @@ fn any_master_leads_into_a_task_and_a_change_of_leader_does_not_end_it() {
     let pid = members.next().unwrap()["pid"].as_i64().unwrap();
     kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
     wait_for("another leader", || {
-        let (code, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
+        let (code, page, _) = cluster.run(&["master", "list", "-o", "json"]);
         let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
         let masters = page["masters"].as_array().cloned().unwrap_or_default();
         let leads = |master: &serde_json::Value| {
@@ -198,10 +198,10 @@ fn any_master_leads_into_a_task_and_a_change_of_leader_does_not_end_it() {
     echo("after\n");
     drop(stdin);
     assert_eq!(cat.wait().unwrap().code(), Some(0));
-    it_ends_with_the_master_that_it_goes_through(&cluster, other);
+    check_end_with_master(&cluster, other);
 }
 
-fn it_ends_with_the_master_that_it_goes_through(cluster: &DevCluster, other: &str) {
+fn check_end_with_master(cluster: &DevCluster, other: &str) {
     let script = "echo up; exec sleep 7360";
     let mut sleep = argosy(&["exec", "web", "--masters", other, "--", "sh", "-c", script]);
     let sleep = sleep.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -220,23 +220,23 @@ fn it_ends_with_the_master_that_it_goes_through(cluster: &DevCluster, other: &st
 }
 
 #[test]
-fn a_terminal_is_passed_through_and_given_back_as_it_was() {
+fn a_terminal_is_forwarded_and_restored() {
     let cluster = with_task(10, "1x1", "web");
     let script = "stty size; echo $TERM; read word; echo got $word; until [ \"$(stty size)\" = '50 132' ]; \
                   do sleep 0.05; done; echo larger; trap 'echo interrupted; exit 9' INT; echo ready; \
                   while :; do sleep 0.05; done";
     let words = ["exec", "-it", "web", "--", "sh", "-c", script];
-    let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
-    desk.wait_for_output("40 100\r\ndumb\r\n");
-    assert_ne!(desk.mode(), desk.before, "raw");
-    desk.press("word\r");
-    desk.wait_for_output("got word\r\n");
-    resize(&desk.person, 50, 132);
-    desk.wait_for_output("larger\r\nready\r\n");
-    desk.press("\x03");
-    desk.wait_for_output("interrupted\r\n");
-    assert_eq!(desk.end(), Some(9));
-    assert_eq!(desk.mode(), desk.before);
+    let mut terminal = TestTerminal::start(&cluster, 40, 100, &words);
+    terminal.wait_for_output("40 100\r\ndumb\r\n");
+    assert_ne!(terminal.mode(), terminal.initial_mode, "raw");
+    terminal.press("word\r");
+    terminal.wait_for_output("got word\r\n");
+    resize(&terminal.pty, 50, 132);
+    terminal.wait_for_output("larger\r\nready\r\n");
+    terminal.press("\x03");
+    terminal.wait_for_output("interrupted\r\n");
+    assert_eq!(terminal.end(), Some(9));
+    assert_eq!(terminal.mode(), terminal.initial_mode);
 
     let words = [
         "exec",
@@ -247,8 +247,8 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
         "-c",
         "echo ready; exec sleep 7359",
     ];
-    let mut desk = TestTerminal::start(&cluster, 40, 100, &words);
-    desk.wait_for_output("ready\r\n");
+    let mut terminal = TestTerminal::start(&cluster, 40, 100, &words);
+    terminal.wait_for_output("ready\r\n");
     let found = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
@@ -262,10 +262,10 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
         .parse()
         .unwrap();
     kill(Pid::from_raw(client), Signal::SIGTERM).unwrap();
-    assert_eq!(desk.end(), Some(143));
+    assert_eq!(terminal.end(), Some(143));
     assert_eq!(
-        desk.mode(),
-        desk.before,
+        terminal.mode(),
+        terminal.initial_mode,
         "also when it is ended from outside"
     );
     wait_for("its command to end", || !is_alive("sleep 7359"));
@@ -275,7 +275,7 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
 /// the agent's.
 struct RoutedCluster {
     networks: [Child; 2],
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     members: Vec<Child>,
 }
 
@@ -294,7 +294,7 @@ impl RoutedCluster {
         };
         let reachable = Self {
             networks: [network().unwrap(), network().unwrap()],
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
             members: Vec::new(),
         };
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
@@ -315,55 +315,55 @@ impl RoutedCluster {
         reachable
     }
 
-    fn ip(&self, place: usize, words: &str) {
+    fn ip(&self, index: usize, words: &str) {
         let mut ip = Command::new("ip");
         ip.args(words.split(' '));
-        let done = through(self.within(place), &ip).status().unwrap();
+        let done = through(self.in_namespace(index), &ip).status().unwrap();
         assert!(done.success(), "ip {words}");
     }
 
-    fn within(&self, place: usize) -> Command {
+    fn in_namespace(&self, index: usize) -> Command {
         let mut within = Command::new("nsenter");
-        within.arg(format!("--net=/proc/{}/ns/net", self.networks[place].id()));
+        within.arg(format!("--net=/proc/{}/ns/net", self.networks[index].id()));
         within
     }
 
-    fn argosy(&self, place: usize, words: &[&str]) -> Command {
-        let mut command = through(self.within(place), &argosy(words));
+    fn argosy(&self, index: usize, words: &[&str]) -> Command {
+        let mut command = through(self.in_namespace(index), &argosy(words));
         command.env("ARGOSY_MASTERS", Self::ADDRESSES[MASTER]);
         command
     }
 
-    fn ran(&self, words: &[&str]) -> (i32, String, String) {
+    fn run(&self, words: &[&str]) -> (i32, String, String) {
         split(self.argosy(AGENT, words).output().unwrap())
     }
 
     /// Starts a member that listens where others could reach it, and ends its predecessor.
-    fn start(&mut self, place: usize, more: &[&str]) {
-        if place < self.members.len() {
-            let mut former = self.members.remove(place);
+    fn start(&mut self, index: usize, more: &[&str]) {
+        if index < self.members.len() {
+            let mut former = self.members.remove(index);
             // Kept open until the process has exited: the end of its input would make an agent end
             // its tasks.
             let _input = former.stdin.take();
             kill(Pid::from_raw(former.id() as i32), Signal::SIGTERM).unwrap();
             former.wait().unwrap();
         }
-        let kind = ["master", "agent"][place];
-        let directory = self.folder.path().join(kind);
-        let mut command = self.argosy(place, &[kind, "start", "--insecure-plaintext"]);
-        command.args(["--listen", Self::ADDRESSES[place], "--data-dir"]);
+        let kind = ["master", "agent"][index];
+        let directory = self.directory.path().join(kind);
+        let mut command = self.argosy(index, &[kind, "start", "--insecure-plaintext"]);
+        command.args(["--listen", Self::ADDRESSES[index], "--data-dir"]);
         let member = command.arg(directory).args(more);
         let member = member.stdin(Stdio::piped()).stderr(Stdio::null());
-        self.members.insert(place, member.spawn().unwrap());
+        self.members.insert(index, member.spawn().unwrap());
     }
 
     /// Waits until this is refused with these words.
-    fn is_refused(&self, words: &[&str], why: &str) {
-        let mut said = String::new();
+    fn assert_refused(&self, words: &[&str], why: &str) {
+        let mut output = String::new();
         let refused = || {
-            let (code, _, stderr) = self.ran(words);
-            said = stderr;
-            code == 4 && said.contains(why)
+            let (code, _, stderr) = self.run(words);
+            output = stderr;
+            code == 4 && output.contains(why)
         };
         wait_for(&format!("{words:?} to be refused: {why}"), refused);
     }
@@ -401,10 +401,10 @@ fn other_hosts_neither_enter_tasks_nor_see_their_output_until_the_operator_allow
     reachable.start(AGENT, &agent);
     let line = "echo up; exec sleep 1000";
     let words = ["run", "--detach", "--name", "web", "--", "sh", "-c", line];
-    let (code, _, stderr) = reachable.ran(&words);
+    let (code, _, stderr) = reachable.run(&words);
     assert_eq!(code, 0, "{stderr}");
     wait_for("the task to run", || {
-        reachable.ran(&["ps"]).1.contains("running")
+        reachable.run(&["ps"]).1.contains("running")
     });
     let exec = ["exec", "web", "--", "echo", "inside"];
     let logs = ["logs", "web"];
@@ -412,9 +412,9 @@ fn other_hosts_neither_enter_tasks_nor_see_their_output_until_the_operator_allow
         format!("{what} are closed on this {server} to callers that are not on this host")
     };
     let (commands, files) = ("exec and attach", "files of tasks");
-    reachable.is_refused(&exec, &closed(commands, "master"));
-    reachable.is_refused(&logs, &closed(files, "master"));
-    let (_, stdout, stderr) = reachable.ran(&["run", "--quiet", "--", "echo", "unseen"]);
+    reachable.assert_refused(&exec, &closed(commands, "master"));
+    reachable.assert_refused(&logs, &closed(files, "master"));
+    let (_, stdout, stderr) = reachable.run(&["run", "--quiet", "--", "echo", "unseen"]);
     let why = format!("output is incomplete: {}", closed(files, "master"));
     assert!(
         stdout.is_empty() && stderr.contains(&why),
@@ -422,13 +422,13 @@ fn other_hosts_neither_enter_tasks_nor_see_their_output_until_the_operator_allow
     );
 
     reachable.start(MASTER, &["--stop-with-stdin", "--allow-exec"]);
-    reachable.is_refused(&exec, &closed(commands, "agent"));
-    reachable.is_refused(&logs, &closed(files, "master"));
+    reachable.assert_refused(&exec, &closed(commands, "agent"));
+    reachable.assert_refused(&logs, &closed(files, "master"));
     reachable.start(
         MASTER,
         &["--stop-with-stdin", "--allow-exec", "--allow-files"],
     );
-    reachable.is_refused(&logs, &closed(files, "agent"));
+    reachable.assert_refused(&logs, &closed(files, "agent"));
 
     let allowed: Vec<_> = agent
         .into_iter()
@@ -437,7 +437,7 @@ fn other_hosts_neither_enter_tasks_nor_see_their_output_until_the_operator_allow
     reachable.start(AGENT, &allowed);
     for (words, shown) in [(&exec[..], "inside\n"), (&logs, "up\n")] {
         wait_for("what the task says", || {
-            let (code, stdout, _) = reachable.ran(words);
+            let (code, stdout, _) = reachable.run(words);
             (code, stdout.as_str()) == (0, shown)
         });
     }

@@ -36,19 +36,19 @@ fn this_program_is_an_executor_where_an_agent_has_started_it() {
 }
 
 /// Creates a directory that agents may fetch from, with this program in it.
-fn served() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+fn fetch_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(folder.path(), all).unwrap();
+    std::fs::set_permissions(directory.path(), all).unwrap();
     let (own, path) = (
         std::env::current_exe().unwrap(),
-        folder.path().join("program"),
+        directory.path().join("program"),
     );
     // Copied if it is on another file system.
     if std::fs::hard_link(&own, &path).is_err() {
         std::fs::copy(&own, &path).unwrap();
     }
-    folder
+    directory
 }
 
 fn executor(served: &Path) -> v1::ExecutorSpec {
@@ -101,19 +101,19 @@ impl Scheduler for EventRecorder {
     }
 
     fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
-        let mut heard = self.0.lock().unwrap();
-        heard.states.insert(status.task_id.clone(), status.clone());
+        let mut events = self.0.lock().unwrap();
+        events.states.insert(status.task_id.clone(), status.clone());
     }
 
     fn message(&mut self, _: &SchedulerDriver, message: &v1::ExecutorMessage) {
-        let mut heard = self.0.lock().unwrap();
-        heard.messages.push(message.data.clone());
+        let mut events = self.0.lock().unwrap();
+        events.messages.push(message.data.clone());
     }
 }
 
 /// A framework in a separate thread.
 struct TestFramework {
-    heard: Arc<Mutex<ReceivedEvents>>,
+    events: Arc<Mutex<ReceivedEvents>>,
     driver: SchedulerDriver,
     thread: std::thread::JoinHandle<()>,
 }
@@ -135,47 +135,47 @@ impl TestFramework {
             runtime.block_on(ended).unwrap();
         });
         Self {
-            heard,
+            events: heard,
             driver,
             thread,
         }
     }
 
     fn launch(&self, task: v1::TaskSpec) {
-        self.heard.lock().unwrap().queue.push(task);
+        self.events.lock().unwrap().queue.push(task);
         drop(self.driver.revive(Vec::new()));
     }
 
-    fn until(&self, task: &str, state: v1::TaskState) {
+    fn wait_for_state(&self, task: &str, state: v1::TaskState) {
         wait_for(&format!("{task} to be {state:?}"), || {
-            let heard = self.heard.lock().unwrap();
-            let told = heard.states.get(task);
+            let events = self.events.lock().unwrap();
+            let told = events.states.get(task);
             told.is_some_and(|told| told.state() == state)
         });
     }
 
     /// Checks that the executor echoes messages. Lost messages are sent again.
     fn exchange_message(&self, word: &str) {
-        let agent = self.heard.lock().unwrap().states["a"].agent_id.clone();
+        let agent = self.events.lock().unwrap().states["a"].agent_id.clone();
         wait_for(&format!("the executor to say {word} back"), || {
             self.driver.message(&agent, "shell", word.into());
             std::thread::sleep(std::time::Duration::from_millis(200));
-            let heard = self.heard.lock().unwrap();
-            heard.messages.iter().any(|said| said == word.as_bytes())
+            let events = self.events.lock().unwrap();
+            events.messages.iter().any(|said| said == word.as_bytes())
         });
     }
 }
 
 /// Checks what a user sees of a task, through this master.
 fn is_reached(cluster: &DevCluster, task: &str, master: &str) {
-    let (code, text, stderr) = cluster.ran(&["logs", task, "--masters", master]);
+    let (code, text, stderr) = cluster.run(&["logs", task, "--masters", master]);
     assert_eq!(code, 0, "{stderr}");
     let begun = format!("{task} has begun\n");
     assert!(text.contains(&begun), "{text}");
     assert!(stderr.contains("is run by executor shell"), "{stderr}");
     let line = format!("cat file-{task}");
     let words = ["exec", "--masters", master, task, "--", "sh", "-c", &line];
-    let (code, text, stderr) = cluster.ran(&words);
+    let (code, text, stderr) = cluster.run(&words);
     assert_eq!((code, text), (0, format!("{task}\n")), "{stderr}");
     assert!(stderr.contains("is run by executor shell"), "{stderr}");
 }
@@ -191,7 +191,7 @@ fn pid(member: &serde_json::Value) -> i32 {
 
 /// Returns the address of the leader, once it is not `dead`. A busy host may leave a cluster
 /// without a leader for a moment.
-pub(crate) fn leader_but(cluster: &DevCluster, dead: Option<&str>) -> String {
+pub(crate) fn leader_other_than(cluster: &DevCluster, dead: Option<&str>) -> String {
     let mut found = None;
     wait_for("a leader", || {
         found = leader(cluster).filter(|leads| Some(leads.as_str()) != dead);
@@ -201,7 +201,7 @@ pub(crate) fn leader_but(cluster: &DevCluster, dead: Option<&str>) -> String {
 }
 
 fn leader(cluster: &DevCluster) -> Option<String> {
-    let (_, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
+    let (_, page, _) = cluster.run(&["master", "list", "-o", "json"]);
     let page: serde_json::Value = serde_json::from_str(&page).ok()?;
     let mut masters = page["masters"].as_array()?.iter();
     let leader = masters.find(|master| master["role"] == "leader")?;
@@ -240,20 +240,20 @@ fn restart(agent: &serde_json::Value) -> Child {
 }
 
 #[test]
-fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die() {
-    let served = served();
+fn an_executors_tasks_survive_failures_of_leader_and_agent() {
+    let served = fetch_directory();
     let flags = ["--fetch-dir", served.path().to_str().unwrap()];
     let mut cluster = DevCluster::start(43, "3x1", &flags);
     let framework = TestFramework::start(&cluster);
     framework.launch(task(served.path(), "a"));
-    framework.until("a", v1::TaskState::Running);
+    framework.wait_for_state("a", v1::TaskState::Running);
     framework.launch(task(served.path(), "b"));
-    framework.until("b", v1::TaskState::Running);
+    framework.wait_for_state("b", v1::TaskState::Running);
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
     for master in masters.split(',') {
         is_reached(&cluster, "a", master);
     }
-    let (code, shown, stderr) = cluster.ran(&["task", "show", "a"]);
+    let (code, shown, stderr) = cluster.run(&["task", "show", "a"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(
         shown.contains("executor") && shown.contains("shell"),
@@ -261,36 +261,36 @@ fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die(
     );
     framework.exchange_message("before");
 
-    let dead = leader_but(&cluster, None);
+    let dead = leader_other_than(&cluster, None);
     kill(
         Pid::from_raw(pid(member(&cluster, |one| one["api"] == dead.as_str()))),
         Signal::SIGKILL,
     )
     .unwrap();
-    leader_but(&cluster, Some(&dead));
+    leader_other_than(&cluster, Some(&dead));
     framework.exchange_message("under another leader");
     framework.launch(task(served.path(), "c"));
-    framework.until("c", v1::TaskState::Running);
+    framework.wait_for_state("c", v1::TaskState::Running);
 
     let mut agent = restart(member(&cluster, |one| one["kind"] == "agent"));
     framework.exchange_message("after the agent's death");
     for task in ["a", "c"] {
-        is_reached(&cluster, task, &leader_but(&cluster, None));
+        is_reached(&cluster, task, &leader_other_than(&cluster, None));
     }
     for task in ["a", "b"] {
         drop(framework.driver.kill(task, None));
-        framework.until(task, v1::TaskState::Killed);
+        framework.wait_for_state(task, v1::TaskState::Killed);
     }
     // Its executor keeps running, and with it the files that it wrote.
-    let (code, text, stderr) = cluster.ran(&["logs", "-f", "a"]);
+    let (code, text, stderr) = cluster.run(&["logs", "-f", "a"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(text.contains("a has begun\n"), "{text}");
     drop(framework.driver.kill("c", None));
-    framework.until("c", v1::TaskState::Killed);
-    let (code, text, stderr) = cluster.ran(&["logs", "c"]);
+    framework.wait_for_state("c", v1::TaskState::Killed);
+    let (code, text, stderr) = cluster.run(&["logs", "c"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(text.contains("c has begun\n"), "{text}");
-    let (code, _, stderr) = cluster.ran(&["exec", "c", "--", "true"]);
+    let (code, _, stderr) = cluster.run(&["exec", "c", "--", "true"]);
     assert_eq!(code, 4, "{stderr}");
     drop(framework.driver.teardown());
     framework.thread.join().unwrap();

@@ -15,7 +15,7 @@ use argosy_proto::v1;
 use argosy_testing::skip;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{DevCluster, PATIENCE, wait_for};
+use crate::cluster::{DevCluster, STEP_TIMEOUT, wait_for};
 use crate::web::{on_a_host, port_of_examples};
 
 /// Launches first a group that is too large for the agent, then one that fits, of which one task is
@@ -102,7 +102,11 @@ fn a_framework_launches_a_group_as_a_whole_and_kills_it_by_one_task() {
         .build()
         .unwrap();
     let ended = runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, run(&mut pod, config, CancellationToken::new())).await
+        tokio::time::timeout(
+            STEP_TIMEOUT,
+            run(&mut pod, config, CancellationToken::new()),
+        )
+        .await
     });
     ended
         .unwrap_or_else(|_| panic!("it went no further than {:?}", pod.states))
@@ -153,19 +157,19 @@ fn the_example_of_a_group_serves_pages_and_reads_its_own_log() {
             assert_ne!(output.read_line(&mut line).unwrap(), 0, "it has ended");
         }
         assert!(line.starts_with("reader | "), "{line}");
-        let (_, listed, _) = cluster.ran(&["task", "list"]);
+        let (_, listed, _) = cluster.run(&["task", "list"]);
         for part in ["GROUP", "site", "web", "reader"] {
             assert!(listed.contains(part), "{listed}");
         }
-        let (_, listed, _) = cluster.ran(&["group", "list"]);
+        let (_, listed, _) = cluster.run(&["group", "list"]);
         assert!(listed.contains("web running, reader running"), "{listed}");
-        let (code, _, stderr) = cluster.ran(&["group", "kill", "site"]);
+        let (code, _, stderr) = cluster.run(&["group", "kill", "site"]);
         assert_eq!(code, 0, "{stderr}");
         assert!(stderr.contains("/site has ended"), "{stderr}");
         assert_eq!(run.wait().unwrap().code(), Some(128 + 15));
-        let (_, listed, _) = cluster.ran(&["group", "list"]);
+        let (_, listed, _) = cluster.run(&["group", "list"]);
         assert_eq!(listed, "");
-        let (_, listed, _) = cluster.ran(&["group", "list", "--all"]);
+        let (_, listed, _) = cluster.run(&["group", "list", "--all"]);
         assert!(listed.contains("web killed, reader killed"), "{listed}");
         a_task_that_fails_ends_its_group_and_gives_the_code(&cluster);
         let (code, text) = cluster.stop();
@@ -192,6 +196,6 @@ fn a_task_that_fails_ends_its_group_and_gives_the_code(cluster: &DevCluster) {
         "{}",
         ran.2
     );
-    let unread = cluster.ran(&["group", "run", "/nonexistent.json"]);
+    let unread = cluster.run(&["group", "run", "/nonexistent.json"]);
     assert_eq!(unread.0, 2, "{}", unread.2);
 }

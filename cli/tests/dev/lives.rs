@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{DevCluster, executable, wait_for};
-use crate::executors::leader_but;
+use crate::executors::leader_other_than;
 
 /// Returns processes whose command line or environment names this directory, or that have something
 /// of it mounted, as tasks have their sandboxes.
@@ -96,7 +96,7 @@ fn programs(cluster: &DevCluster) -> Vec<PathBuf> {
 #[test]
 fn a_cluster_runs_tasks_and_leaves_nothing() {
     let mut cluster = DevCluster::start(1, "1x1", &[]);
-    let (code, stdout, stderr) = cluster.ran(&[
+    let (code, stdout, stderr) = cluster.run(&[
         "run",
         "--mem",
         "64M",
@@ -114,14 +114,14 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
     let small = executable().with_file_name("argosy-launcher");
     assert_eq!(programs(&cluster), [small.canonicalize().unwrap()]);
 
-    let (code, _, stderr) = cluster.ran(&["run", "--", "no-such-command"]);
+    let (code, _, stderr) = cluster.run(&["run", "--", "no-such-command"]);
     assert_eq!(code, 125, "{stderr}");
     assert!(
         stderr.contains("never started") && stderr.contains("no-such-command"),
         "{stderr}"
     );
 
-    let (code, id, _) = cluster.ran(&[
+    let (code, id, _) = cluster.run(&[
         "run",
         "--detach",
         "--name",
@@ -134,21 +134,21 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
     assert_eq!(code, 0);
     assert!(id.ends_with("/ticker\n"), "{id}");
     wait_for("output of a detached task", || {
-        cluster.ran(&["logs", "ticker"]).1.contains("tick\ntick\n")
+        cluster.run(&["logs", "ticker"]).1.contains("tick\ntick\n")
     });
-    assert_eq!(cluster.ran(&["ps", "-o", "name"]).1, id);
-    let (_, page, _) = cluster.ran(&["task", "list", "-o", "json"]);
+    assert_eq!(cluster.run(&["ps", "-o", "name"]).1, id);
+    let (_, page, _) = cluster.run(&["task", "list", "-o", "json"]);
     let page: serde_json::Value = serde_json::from_str(&page).unwrap();
     assert_eq!(page["tasks"][0]["taskId"], "ticker");
-    let (code, _, stderr) = cluster.ran(&["task", "kill", "tick"]);
+    let (code, _, stderr) = cluster.run(&["task", "kill", "tick"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("has ended: killed"), "{stderr}");
 
     // One more is left running, and is killed at the end of the cluster.
-    let (code, _, stderr) = cluster.ran(&["run", "--detach", "--", "sleep", "1000"]);
+    let (code, _, stderr) = cluster.run(&["run", "--detach", "--", "sleep", "1000"]);
     assert_eq!(code, 0, "{stderr}");
     wait_for("the task to run", || {
-        cluster.ran(&["ps"]).1.contains("running")
+        cluster.run(&["ps"]).1.contains("running")
     });
     let (directory, trees) = (cluster.directory(), trees(&cluster));
     let (code, text) = cluster.stop();
@@ -161,12 +161,12 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
 }
 
 #[test]
-fn a_task_shows_how_it_is_and_is_ended_when_it_is_not_healthy() {
+fn a_task_shows_its_health_and_is_killed_when_unhealthy() {
     let cluster = DevCluster::start(9, "1x1", &[]);
     let run = |words: &[&str], line: &str| {
         let quick = ["--health-delay", "0", "--health-interval", "100ms"];
         let words = [&["run"], words, &quick, &["--", "sh", "-c", line]].concat();
-        cluster.ran(&words)
+        cluster.run(&words)
     };
     let both = ["--health-cmd", "true", "--ready-cmd", "echo soon; exit 1"];
     let kept = [&both[..], &["--ready-delay", "0", "-d", "--name", "kept"]].concat();
@@ -174,11 +174,11 @@ fn a_task_shows_how_it_is_and_is_ended_when_it_is_not_healthy() {
     assert_eq!(code, 0, "{stderr}");
     wait_for("both to be known", || {
         cluster
-            .ran(&["ps"])
+            .run(&["ps"])
             .1
             .contains("running (healthy, not ready)")
     });
-    let (_, task, _) = cluster.ran(&["task", "show", "kept", "-o", "json"]);
+    let (_, task, _) = cluster.run(&["task", "show", "kept", "-o", "json"]);
     let task: serde_json::Value = serde_json::from_str(&task).unwrap();
     assert_eq!(task["latest"]["healthy"], true, "{task}");
     assert_eq!(task["latest"]["ready"], false, "{task}");
@@ -206,25 +206,25 @@ fn a_task_shows_how_it_is_and_is_ended_when_it_is_not_healthy() {
 fn a_teardown_asks_first_and_waits_for_the_end_of_the_tasks() {
     let cluster = DevCluster::start(6, "1x1", &[]);
     let (code, id, stderr) =
-        cluster.ran(&["run", "--detach", "--name", "doomed", "--", "sleep", "1000"]);
+        cluster.run(&["run", "--detach", "--name", "doomed", "--", "sleep", "1000"]);
     assert_eq!(code, 0, "{stderr}");
-    let (code, _, stderr) = cluster.ran(&["framework", "teardown", "doomed"]);
+    let (code, _, stderr) = cluster.run(&["framework", "teardown", "doomed"]);
     assert_eq!(code, 2, "nobody can be asked here: {stderr}");
     assert!(
         stderr.contains("kills 1 task") && stderr.contains("--yes"),
         "{stderr}"
     );
-    assert_eq!(cluster.ran(&["ps", "-o", "name"]).1, id);
-    let (code, _, stderr) = cluster.ran(&["framework", "teardown", "doomed", "--yes"]);
+    assert_eq!(cluster.run(&["ps", "-o", "name"]).1, id);
+    let (code, _, stderr) = cluster.run(&["framework", "teardown", "doomed", "--yes"]);
     assert_eq!(code, 0, "{stderr}");
-    assert_eq!(cluster.ran(&["ps", "-o", "name"]).1, "");
+    assert_eq!(cluster.run(&["ps", "-o", "name"]).1, "");
 }
 
 #[test]
-fn what_nobody_can_run_is_explained_and_ends_with_six() {
+fn an_unplaceable_task_is_explained_and_exits_with_six() {
     let cluster = DevCluster::start(2, "1x1", &["--agent-resources", "cpus:2;mem:512"]);
     let (code, stdout, stderr) =
-        cluster.ran(&["run", "--cpus", "64", "--timeout", "2s", "--", "true"]);
+        cluster.run(&["run", "--cpus", "64", "--timeout", "2s", "--", "true"]);
     assert_eq!((code, stdout.as_str()), (6, ""), "{stderr}");
     assert!(
         stderr.contains("no agent is large enough, now or later"),
@@ -235,15 +235,15 @@ fn what_nobody_can_run_is_explained_and_ends_with_six() {
         "{stderr}"
     );
     assert!(stderr.contains("1 agent: 1 too small, 0 busy"), "{stderr}");
-    let (code, _, stderr) = cluster.ran(&["task", "show", "nothing-like-it"]);
+    let (code, _, stderr) = cluster.run(&["task", "show", "nothing-like-it"]);
     assert_eq!(code, 3, "{stderr}");
-    let (code, stdout, stderr) = cluster.ran(&["status"]);
+    let (code, stdout, stderr) = cluster.run(&["status"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.starts_with("healthy: 1 master"), "{stdout}");
 }
 
 #[test]
-fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
+fn a_run_survives_the_leader_and_status_names_what_is_missing() {
     let cluster = DevCluster::start(3, "3x1", &[]);
     let script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.1; done; exit 9";
     let mut running = cluster.argosy(&["run", "--", "sh", "-c", script]);
@@ -258,8 +258,8 @@ fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
         let count = output.read_line(&mut text).unwrap();
         assert_ne!(count, 0, "it has ended: {text}");
     }
-    leader_but(&cluster, None);
-    let (_, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
+    leader_other_than(&cluster, None);
+    let (_, page, _) = cluster.run(&["master", "list", "-o", "json"]);
     let page: serde_json::Value = serde_json::from_str(&page).unwrap();
     let masters = page["masters"].as_array().unwrap();
     let leader = masters
@@ -281,7 +281,7 @@ fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
     assert_eq!(text, expected);
     assert_eq!(running.wait().unwrap().code(), Some(9));
 
-    let (code, stdout, stderr) = cluster.ran(&["status"]);
+    let (code, stdout, stderr) = cluster.run(&["status"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(
         stdout.starts_with("degraded: 2 of 3 masters, one more loss stops changes; "),
@@ -291,11 +291,11 @@ fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
         stdout.contains(leader["nodeId"].as_str().unwrap()),
         "{stdout}"
     );
-    quorum_loss_is_said(&cluster, leader);
+    check_quorum_loss(&cluster, leader);
 }
 
 /// Kills another of the two remaining masters.
-fn quorum_loss_is_said(cluster: &DevCluster, leader: &serde_json::Value) {
+fn check_quorum_loss(cluster: &DevCluster, leader: &serde_json::Value) {
     let mut others = cluster
         .members()
         .iter()
@@ -308,7 +308,7 @@ fn quorum_loss_is_said(cluster: &DevCluster, leader: &serde_json::Value) {
     .unwrap();
     let mut said = (0, String::new(), String::new());
     wait_for("the loss of the quorum to be seen", || {
-        said = cluster.ran(&["status"]);
+        said = cluster.run(&["status"]);
         said.0 == 5
     });
     assert!(
@@ -340,13 +340,13 @@ fn ctrl_c_ends_a_running_task_with_term() {
 }
 
 #[test]
-fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
+fn a_persistent_cluster_resumes_with_the_printed_command() {
     let folder = tempfile::tempdir().unwrap();
     // A shell splits it unless it is quoted.
     let home = folder.path().join("it's;kept");
     let keep = ["--keep", home.to_str().unwrap()];
     let mut cluster = DevCluster::start(5, "1x1", &keep);
-    let (code, _, stderr) = cluster.ran(&[
+    let (code, _, stderr) = cluster.run(&[
         "run",
         "--detach",
         "--name",
@@ -358,7 +358,7 @@ fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
     ]);
     assert_eq!(code, 0, "{stderr}");
     wait_for("the task to run", || {
-        cluster.ran(&["ps"]).1.contains("running")
+        cluster.run(&["ps"]).1.contains("running")
     });
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
@@ -373,9 +373,9 @@ fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
     let mut again = DevCluster::start_by(line.lines().next().unwrap());
     assert_eq!(again.record["masters"], cluster.record["masters"]);
     wait_for("the task to be found again", || {
-        again.ran(&["ps"]).1.contains("running")
+        again.run(&["ps"]).1.contains("running")
     });
-    assert!(again.ran(&["ps"]).1.contains("stays"));
+    assert!(again.run(&["ps"]).1.contains("stays"));
     let (code, text) = again.stop();
     assert_eq!(code, 0, "{text}");
     let agent = again
@@ -384,7 +384,7 @@ fn a_kept_cluster_goes_on_with_its_tasks_by_the_command_that_is_printed() {
         .find(|member| member["kind"] == "agent")
         .unwrap();
     let directory = agent["directory"].as_str().unwrap();
-    let (code, _, stderr) = again.ran(&["agent", "stop", "--kill-tasks", "--data-dir", directory]);
+    let (code, _, stderr) = again.run(&["agent", "stop", "--kill-tasks", "--data-dir", directory]);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("1 task ended"), "{stderr}");
     wait_for("the end of every process", || {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{DevCluster, wait_for};
 use crate::registry::{self, ImageRegistry};
-use crate::web::{nothing_is_left, on_a_host, page, port_of_examples};
+use crate::web::{check_no_leftovers, on_a_host, page, port_of_examples};
 
 /// The page that documents the commands of such images.
 const ISOLATION: &str = include_str!("../../../docs/isolation.md");
@@ -28,7 +28,7 @@ struct OfficialImage {
     /// Name and number of its user.
     user: (&'static str, u32),
     /// Directories, and their owners.
-    folders: &'static [(&'static str, u32, u32)],
+    directories: &'static [(&'static str, u32, u32)],
     files: &'static [(&'static str, u32, &'static str)],
     links: &'static [(&'static str, &'static str)],
     config: fn() -> Value,
@@ -38,7 +38,7 @@ const NGINX: OfficialImage = OfficialImage {
     name: "nginx",
     tag: "1.27",
     user: ("nginx", 101),
-    folders: &[
+    directories: &[
         ("tmp", 0o1777, 0),
         ("run", 0o755, 0),
         ("var", 0o755, 0),
@@ -91,7 +91,7 @@ const POSTGRES: OfficialImage = OfficialImage {
     name: "postgres",
     tag: "15",
     user: ("postgres", 999),
-    folders: &[
+    directories: &[
         ("tmp", 0o1777, 0),
         ("run", 0o755, 0),
         ("run/postgresql", 0o3777, 999),
@@ -134,7 +134,7 @@ const REDIS: OfficialImage = OfficialImage {
     name: "redis",
     tag: "7",
     user: ("redis", 998),
-    folders: &[("tmp", 0o1777, 0), ("run", 0o755, 0), ("data", 0o755, 998)],
+    directories: &[("tmp", 0o1777, 0), ("run", 0o755, 0), ("data", 0o755, 998)],
     files: &[(
         "usr/bin/docker-entrypoint.sh",
         0o755,
@@ -170,7 +170,7 @@ impl OfficialImage {
             header.set_mtime(0);
             header
         };
-        for (path, mode, owner) in self.folders {
+        for (path, mode, owner) in self.directories {
             let mut header = header(tar::EntryType::Directory, *mode, *owner, 0);
             archive.append_data(&mut header, path, &[][..]).unwrap();
         }
@@ -220,8 +220,8 @@ impl OfficialImage {
 )]
 fn layers() -> Option<PathBuf> {
     let cache = std::env::var_os("ARGOSY_CACHE")?;
-    let folder = Path::new(&cache).join("official-images");
-    folder.exists().then_some(folder)
+    let directory = Path::new(&cache).join("official-images");
+    directory.exists().then_some(directory)
 }
 
 /// A registry and a cluster whose agent is started with these flags.
@@ -229,7 +229,7 @@ struct ImageCluster {
     registry: ImageRegistry,
     layers: PathBuf,
     cluster: DevCluster,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl ImageCluster {
@@ -241,7 +241,7 @@ impl ImageCluster {
         let mut words = image.command(&self.registry, &self.layers);
         change(&mut words);
         let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.cluster.ran(&words)
+        self.cluster.run(&words)
     }
 
     /// Runs an image as documented, and waits until it serves.
@@ -250,15 +250,15 @@ impl ImageCluster {
         assert_eq!(code, 0, "{stderr}");
         let mut serves = serves;
         wait_for(image.name, || {
-            let (_, listed, _) = self.cluster.ran(&["ps", "--all", "-o", "json"]);
-            let (_, logged, _) = self.cluster.ran(&["logs", "--stderr", image.name]);
+            let (_, listed, _) = self.cluster.run(&["ps", "--all", "-o", "json"]);
+            let (_, logged, _) = self.cluster.run(&["logs", "--stderr", image.name]);
             assert!(!listed.contains("FAILED"), "{listed}\n{logged}");
             serves()
         });
     }
 }
 
-fn at_a_site(
+fn with_image_cluster(
     number: u32,
     allowed: &'static [&'static str],
     body: impl FnOnce(&mut ImageCluster) + Send + 'static,
@@ -273,25 +273,25 @@ fn at_a_site(
         return skip("needs what scripts/official-images makes");
     };
     on_a_host(move || {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let resources = [
             "--agent-resources",
             "cpus:4;mem:2048;disk:8192;ports:[31000-32000]",
         ];
-        let mut site = ImageCluster {
-            registry: ImageRegistry::start(folder.path()),
+        let mut fixture = ImageCluster {
+            registry: ImageRegistry::start(directory.path()),
             layers,
             cluster: DevCluster::start(
                 number,
                 "1x1",
-                &[&resources[..], &registry::LISTED, allowed].concat(),
+                &[&resources[..], &registry::REGISTRY_FLAGS, allowed].concat(),
             ),
-            _folder: folder,
+            _directory: directory,
         };
-        body(&mut site);
-        let (code, text) = site.cluster.stop();
+        body(&mut fixture);
+        let (code, text) = fixture.cluster.stop();
         assert_eq!(code, 0, "{text}");
-        nothing_is_left();
+        check_no_leftovers();
     });
 }
 
@@ -333,8 +333,8 @@ fn an_image_as_the_official_nginx_one_serves_a_page_by_the_command_that_the_read
         "README names another command"
     );
     let _port = port_of_examples();
-    at_a_site(31, ALLOWED, |site| {
-        site.serve(&NGINX, || {
+    with_image_cluster(31, ALLOWED, |fixture| {
+        fixture.serve(&NGINX, || {
             page(31080).as_deref() == Some("Welcome to nginx!\n")
         });
         assert!(
@@ -342,14 +342,15 @@ fn an_image_as_the_official_nginx_one_serves_a_page_by_the_command_that_the_read
             "a master and its workers"
         );
         wait_for("its log", || {
-            site.cluster
-                .ran(&["logs", "nginx"])
+            fixture
+                .cluster
+                .run(&["logs", "nginx"])
                 .1
                 .contains("\"GET / HTTP/1.0\" 200")
         });
-        let (code, _, stderr) = site.cluster.ran(&["task", "kill", "nginx"]);
+        let (code, _, stderr) = fixture.cluster.run(&["task", "kill", "nginx"]);
         assert_eq!(code, 0, "{stderr}");
-        let (_, logged, _) = site.cluster.ran(&["logs", "--stderr", "nginx"]);
+        let (_, logged, _) = fixture.cluster.run(&["logs", "--stderr", "nginx"]);
         assert!(logged.contains("gracefully shutting down"), "{logged}");
         assert_eq!(page(31080), None);
     });
@@ -357,7 +358,7 @@ fn an_image_as_the_official_nginx_one_serves_a_page_by_the_command_that_the_read
 
 #[test]
 fn an_image_as_the_official_postgres_one_answers_queries() {
-    at_a_site(32, ALLOWED, |site| {
+    with_image_cluster(32, ALLOWED, |fixture| {
         let query = |text: &str| {
             let words = [
                 "exec",
@@ -371,12 +372,12 @@ fn an_image_as_the_official_postgres_one_answers_queries() {
                 "-tAc",
                 text,
             ];
-            site.cluster.ran(&words)
+            fixture.cluster.run(&words)
         };
         let line = "LOG:  database system is ready to accept connections";
         // The first time it is ready only for its own entry point.
-        site.serve(&POSTGRES, || {
-            let (_, logged, _) = site.cluster.ran(&["logs", "--stderr", "postgres"]);
+        fixture.serve(&POSTGRES, || {
+            let (_, logged, _) = fixture.cluster.run(&["logs", "--stderr", "postgres"]);
             logged.matches(line).count() >= 1
                 && TcpStream::connect("10.99.99.1:31432").is_ok()
                 && query("SELECT 1").0 == 0
@@ -384,27 +385,27 @@ fn an_image_as_the_official_postgres_one_answers_queries() {
         let (code, said, stderr) = query("INSERT INTO started VALUES (7) RETURNING at");
         assert_eq!((code, said.lines().next()), (0, Some("7")), "{stderr}");
         assert!(runs_as("postgres", 999) && !runs_as("postgres", 0));
-        let (code, _, stderr) = site.cluster.ran(&["task", "kill", "postgres"]);
+        let (code, _, stderr) = fixture.cluster.run(&["task", "kill", "postgres"]);
         assert_eq!(code, 0, "{stderr}");
     });
 }
 
 #[test]
 fn an_image_as_the_official_redis_one_keeps_what_it_is_given() {
-    at_a_site(33, ALLOWED, |site| {
-        site.serve(&REDIS, || {
+    with_image_cluster(33, ALLOWED, |fixture| {
+        fixture.serve(&REDIS, || {
             redis(31379, "SET key kept").is_some_and(|text| text.starts_with("+OK"))
         });
         let said = redis(31379, "GET key").unwrap();
         assert!(said.contains("kept"), "{said}");
         assert!(runs_as("redis-server", 998) && !runs_as("redis-server", 0));
-        let (code, _, stderr) = site.cluster.ran(&["task", "kill", "redis"]);
+        let (code, _, stderr) = fixture.cluster.run(&["task", "kill", "redis"]);
         assert_eq!(code, 0, "{stderr}");
     });
 }
 
 /// Removes from the words what requests capabilities and what detaches.
-fn on_the_defaults(words: &mut Vec<String>) {
+fn without_options(words: &mut Vec<String>) {
     let at = words
         .iter()
         .position(|word| word == "--capability")
@@ -418,9 +419,9 @@ fn on_the_defaults(words: &mut Vec<String>) {
 
 #[test]
 fn an_image_as_the_official_ones_on_the_defaults_fails_with_the_options_that_help() {
-    at_a_site(34, ALLOWED, |site| {
+    with_image_cluster(34, ALLOWED, |fixture| {
         for image in [NGINX, POSTGRES, REDIS] {
-            let (code, said, errors) = site.run(&image, on_the_defaults);
+            let (code, said, errors) = fixture.run(&image, without_options);
             assert_ne!(code, 0, "{}: {said} {errors}", image.name);
             assert!(
                 errors.contains("--capability SERVER")
@@ -434,9 +435,9 @@ fn an_image_as_the_official_ones_on_the_defaults_fails_with_the_options_that_hel
 
 #[test]
 fn an_agent_that_does_not_allow_the_options_of_official_images_is_named_the_set() {
-    at_a_site(35, &[], |site| {
-        let (code, _, errors) = site.run(&NGINX, |words| {
-            on_the_defaults(words);
+    with_image_cluster(35, &[], |fixture| {
+        let (code, _, errors) = fixture.run(&NGINX, |words| {
+            without_options(words);
             let more = ["--capability", "SERVER", "--timeout", "3s"];
             words.extend(more.map(str::to_owned));
         });

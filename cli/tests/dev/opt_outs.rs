@@ -19,7 +19,7 @@ fn a_program_that_changes_its_user_runs_with_the_capabilities_that_its_agent_all
             &["--", "sh", "-c", SERVE],
         ]
         .concat();
-        cluster.ran(&words)
+        cluster.run(&words)
     };
     let capabilities = ["--capability", "CHOWN,SETUID,SETGID"];
     let (code, output, errors) = run(&capabilities);
@@ -35,7 +35,7 @@ fn a_program_that_changes_its_user_runs_with_the_capabilities_that_its_agent_all
     assert!(errors.contains("--allow-capabilities KILL"), "{errors}");
     let (code, _, errors) = run(&["--capability", "SYS_ADMIN"]);
     assert_eq!(code, 2, "{errors}");
-    let (_, agents, _) = cluster.ran(&["agent", "list", "-o", "json"]);
+    let (_, agents, _) = cluster.run(&["agent", "list", "-o", "json"]);
     assert!(agents.contains("\"SETGID\""), "{agents}");
     assert_eq!(cluster.stop().0, 0);
 }

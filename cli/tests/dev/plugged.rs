@@ -36,8 +36,8 @@ fn a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port() {
         return skip("needs the package containernetworking-plugins");
     }
     on_a_host(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let leases = folder.path().join("leases");
+        let directory = tempfile::tempdir().unwrap();
+        let leases = directory.path().join("leases");
         let text = format!(
             r#"{{"cniVersion": "1.0.0", "name": "blue", "plugins": [
                 {{"type": "bridge", "bridge": "blue0", "isGateway": true, "ipam": {{
@@ -46,35 +46,35 @@ fn a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port() {
                 {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
             leases.display()
         );
-        fs::write(folder.path().join("blue.conflist"), text).unwrap();
+        fs::write(directory.path().join("blue.conflist"), text).unwrap();
         let resources = ["--agent-resources", "cpus:2;mem:512;ports:[31000-31100]"];
         let variables = [
             (
                 "ARGOSY_AGENT_CNI_CONFIG_DIR",
-                folder.path().to_str().unwrap(),
+                directory.path().to_str().unwrap(),
             ),
             ("ARGOSY_AGENT_CNI_PLUGINS", PLUGINS),
         ];
         let mut cluster = DevCluster::start_with(33, "1x1", &resources, &variables);
-        is_reported(&cluster, folder.path());
+        is_reported(&cluster, directory.path());
         let line = "echo plugged > index.html; exec busybox httpd -f -p 80";
         let words = ["run", "--detach", "--name", "web", "--network", "cni:blue"];
         let words = [&words[..], &["-p", "31083:80", "--", "sh", "-c", line]].concat();
-        let (code, _, stderr) = cluster.ran(&words);
+        let (code, _, stderr) = cluster.run(&words);
         assert_eq!(code, 0, "{stderr}");
         wait_for("the page", || {
-            let (_, listed, _) = cluster.ran(&["ps", "--all", "-o", "json"]);
+            let (_, listed, _) = cluster.run(&["ps", "--all", "-o", "json"]);
             assert!(!listed.contains("FAILED"), "{listed}");
             page(31083).as_deref() == Some("plugged\n")
         });
         let words = ["run", "--network", "cni:red", "--", "true"];
-        let (code, _, stderr) = cluster.ran(&words);
+        let (code, _, stderr) = cluster.run(&words);
         assert_eq!(code, 125, "{stderr}");
         assert!(
             stderr.contains("no network \"red\"; it has blue"),
             "{stderr}"
         );
-        assert_eq!(cluster.ran(&["task", "kill", "web"]).0, 0);
+        assert_eq!(cluster.run(&["task", "kill", "web"]).0, 0);
         wait_for("the lease to end", || {
             let left = fs::read_dir(leases.join("blue")).unwrap().flatten();
             let mut left = left.map(|entry| entry.file_name());

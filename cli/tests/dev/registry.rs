@@ -13,7 +13,7 @@ use crate::cluster::wait_for;
 const PROGRAM: &str = "/usr/bin/docker-registry";
 /// Its address, and the flag of clusters that pull from it.
 const ADDRESS: &str = "127.0.0.1:5000";
-pub(crate) const LISTED: [&str; 2] = ["--insecure-registry", ADDRESS];
+pub(crate) const REGISTRY_FLAGS: [&str; 2] = ["--insecure-registry", ADDRESS];
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 pub(crate) fn digest(bytes: &[u8]) -> String {
@@ -52,8 +52,8 @@ pub(crate) fn image(layers: Vec<Vec<u8>>, config: &Value) -> Vec<Vec<u8>> {
 }
 
 /// Writes the image to a layout on disk, and returns its name.
-pub(crate) fn in_a_layout(folder: &Path, blobs: &[Vec<u8>]) -> String {
-    let places = folder.join("blobs/sha256");
+pub(crate) fn in_a_layout(directory: &Path, blobs: &[Vec<u8>]) -> String {
+    let places = directory.join("blobs/sha256");
     fs::create_dir_all(&places).unwrap();
     for blob in blobs {
         let name = digest(blob);
@@ -62,19 +62,19 @@ pub(crate) fn in_a_layout(folder: &Path, blobs: &[Vec<u8>]) -> String {
     let mut entry = descriptor(MANIFEST, blobs.last().unwrap());
     entry["annotations"] = json!({"org.opencontainers.image.ref.name": "1"});
     let index = json!({"schemaVersion": 2, "manifests": [entry]});
-    fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    fs::write(directory.join("index.json"), index.to_string()).unwrap();
     fs::write(
-        folder.join("oci-layout"),
+        directory.join("oci-layout"),
         r#"{"imageLayoutVersion":"1.0.0"}"#,
     )
     .unwrap();
-    format!("oci:{}:1", folder.display())
+    format!("oci:{}:1", directory.display())
 }
 
 /// Debian's registry, stopped with the test.
 pub(crate) struct ImageRegistry {
     child: Child,
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Drop for ImageRegistry {
@@ -90,20 +90,20 @@ impl ImageRegistry {
         Path::new(PROGRAM).exists()
     }
 
-    pub(crate) fn start(folder: &Path) -> Self {
+    pub(crate) fn start(directory: &Path) -> Self {
         let config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: \
              {ADDRESS}\n",
-            folder.join("data").display()
+            directory.join("data").display()
         );
-        let file = folder.join("config.yml");
+        let file = directory.join("config.yml");
         fs::write(&file, config).unwrap();
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg(&file).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let registry = Self {
             child: command.spawn().unwrap(),
-            folder: folder.to_owned(),
+            directory: directory.to_owned(),
         };
         wait_for("the registry", || TcpStream::connect(ADDRESS).is_ok());
         registry
@@ -114,7 +114,7 @@ impl ImageRegistry {
         let base = format!("http://{ADDRESS}/v2/{repository}");
         let (manifest, rest) = blobs.split_last().unwrap();
         let put = |url: &str, kind: &str, bytes: &[u8]| {
-            let file = self.folder.join("upload");
+            let file = self.directory.join("upload");
             fs::write(&file, bytes).unwrap();
             let data = format!("@{}", file.display());
             let kind = format!("Content-Type: {kind}");

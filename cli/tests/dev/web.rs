@@ -86,7 +86,7 @@ pub(crate) fn page(port: u16) -> Option<String> {
     Some(text.rsplit_once("\r\n\r\n")?.1.to_owned())
 }
 
-pub(crate) fn nothing_is_left() {
+pub(crate) fn check_no_leftovers() {
     let ran = |program: &str, words: &[&str]| {
         let output = Command::new(program).args(words).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -107,8 +107,8 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
     }
     on_a_host(|| {
         // The port is published by an agent that has given up root, as in a release.
-        let folder = open_folder();
-        let home = folder.path().join("kept");
+        let directory = open_folder();
+        let home = directory.path().join("kept");
         let resources = "cpus:2;mem:512;ports:[31000-31100]";
         let more = [
             "--keep",
@@ -121,7 +121,7 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
         let line = "echo kept > index.html; exec busybox httpd -f -p 80";
         let words = ["--detach", "--name", "web", "--publish", "31081:80", "--"];
         let words = [&["run"], &words[..], &["sh", "-c", line]].concat();
-        let (code, _, stderr) = cluster.ran(&words);
+        let (code, _, stderr) = cluster.run(&words);
         assert_eq!(code, 0, "{stderr}");
         let answers = || page(31081).as_deref() == Some("kept\n");
         wait_for("the page", answers);
@@ -131,20 +131,20 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
 
         let mut cluster = DevCluster::start(21, "1x1", &more);
         wait_for("the task to be found again", || {
-            cluster.ran(&["ps"]).1.contains("running")
+            cluster.run(&["ps"]).1.contains("running")
         });
         assert!(answers(), "the next agent leaves it as it is");
-        let (code, _, stderr) = cluster.ran(&["task", "kill", "web"]);
+        let (code, _, stderr) = cluster.run(&["task", "kill", "web"]);
         assert_eq!(code, 0, "{stderr}");
         assert_eq!(page(31081), None);
         let (code, text) = cluster.stop();
         assert_eq!(code, 0, "{text}");
-        nothing_is_left();
+        check_no_leftovers();
     });
 }
 
 #[test]
-fn a_web_server_from_an_image_is_reached_and_leaves_nothing() {
+fn a_web_server_from_an_image_is_reachable_and_removed_completely() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -152,29 +152,33 @@ fn a_web_server_from_an_image_is_reached_and_leaves_nothing() {
         return skip("needs the package busybox-static");
     }
     on_a_host(move || {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let blobs = image();
-        let registry = ImageRegistry::is_installed().then(|| ImageRegistry::start(folder.path()));
+        let registry =
+            ImageRegistry::is_installed().then(|| ImageRegistry::start(directory.path()));
         let image = match &registry {
             Some(registry) => registry.push("team/web", &blobs),
-            None => registry::in_a_layout(folder.path(), &blobs),
+            None => registry::in_a_layout(directory.path(), &blobs),
         };
-        serve(&image, folder.path());
-        nothing_is_left();
+        serve(&image, directory.path());
+        check_no_leftovers();
     });
 }
 
-fn serve(image: &str, folder: &Path) {
+fn serve(image: &str, directory: &Path) {
     let resources = ["--agent-resources", "cpus:2;mem:512;ports:[31000-31100]"];
-    let folders = folder.to_str().unwrap();
+    let folders = directory.to_str().unwrap();
     let mut cluster = DevCluster::start_with(
         20,
         "1x1",
-        &[resources, registry::LISTED].concat(),
+        &[resources, registry::REGISTRY_FLAGS].concat(),
         &[("ARGOSY_AGENT_IMAGE_DIRS", folders)],
     );
     let opened = cluster.record["opened"].as_array().unwrap();
-    for flag in [registry::LISTED.join(" "), format!("--image-dir {folders}")] {
+    for flag in [
+        registry::REGISTRY_FLAGS.join(" "),
+        format!("--image-dir {folders}"),
+    ] {
         assert!(
             opened.iter().any(|word| *word == flag),
             "{flag}: {opened:?}"
@@ -182,27 +186,27 @@ fn serve(image: &str, folder: &Path) {
     }
     let run = |more: &[&str]| {
         let words = ["run", "--image", image, "--mem", "64M"];
-        cluster.ran(&[&words, more].concat())
+        cluster.run(&[&words, more].concat())
     };
     let checked = ["--health-http", "80/index.html", "--health-delay", "0s"];
     let detached = ["--detach", "--name", "web", "--publish", "31082:80"];
     let (code, _, stderr) = run(&[&detached[..], &checked].concat());
     assert_eq!(code, 0, "{stderr}");
     wait_for("the page", || {
-        let (_, listed, _) = cluster.ran(&["ps", "--all", "-o", "json"]);
+        let (_, listed, _) = cluster.run(&["ps", "--all", "-o", "json"]);
         assert!(!listed.contains("FAILED"), "{listed}");
         page(31082).as_deref() == Some("hello from an image\n")
     });
     wait_for("its log", || {
-        cluster.ran(&["logs", "--stderr", "web"]).1.contains("200")
+        cluster.run(&["logs", "--stderr", "web"]).1.contains("200")
     });
 
     wait_for("its health to be told", || {
-        let (_, listed, _) = cluster.ran(&["task", "show", "web", "-o", "json"]);
+        let (_, listed, _) = cluster.run(&["task", "show", "web", "-o", "json"]);
         listed.contains(r#""healthy": true"#)
     });
     let look = ["exec", "web", "--", "busybox", "cat", "index.html"];
-    let (code, stdout, stderr) = cluster.ran(&look);
+    let (code, stdout, stderr) = cluster.run(&look);
     assert_eq!(
         (code, stdout.as_str()),
         (0, "hello from an image\n"),
@@ -214,7 +218,7 @@ fn serve(image: &str, folder: &Path) {
     let second = ["--publish", "31082:80", "--timeout", "1s"];
     let (code, _, stderr) = run(&second);
     assert_eq!(code, 6, "a port is one task's: {stderr}");
-    let (code, _, stderr) = cluster.ran(&["task", "kill", "web"]);
+    let (code, _, stderr) = cluster.run(&["task", "kill", "web"]);
     assert_eq!(code, 0, "{stderr}");
     assert_eq!(page(31082), None);
     let (code, text) = cluster.stop();

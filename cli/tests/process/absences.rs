@@ -18,7 +18,7 @@ const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
 const FROZEN: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn masters_frozen_together_for_a_minute_expire_nobody() {
+async fn masters_frozen_for_a_minute_expire_no_agent_or_framework() {
     let more = [
         "--agent-timeout",
         "4s",
@@ -32,16 +32,16 @@ async fn masters_frozen_together_for_a_minute_expire_nobody() {
     let framework = TestFramework::start_with(config).await;
     framework.launch([task("long", "sleep 600")]);
     let has = |name: &'static str, state| {
-        move |heard: &ReceivedEvents| heard.states(name).contains(&state).then_some(())
+        move |events: &ReceivedEvents| events.states(name).contains(&state).then_some(())
     };
     let running = has("long", v1::TaskState::Running);
     framework.wait_for_event("it runs", LONG, running).await;
     for master in &cluster.masters {
         master.signal(Signal::SIGSTOP);
     }
-    let asleep = Instant::now();
-    cluster.rest(FROZEN).await;
-    assert!(asleep.elapsed() >= FROZEN);
+    let frozen_at = Instant::now();
+    cluster.yield_machine(FROZEN).await;
+    assert!(frozen_at.elapsed() >= FROZEN);
     for master in &cluster.masters {
         master.signal(Signal::SIGCONT);
     }
@@ -51,15 +51,15 @@ async fn masters_frozen_together_for_a_minute_expire_nobody() {
         .wait_for_event("the cluster serves again", LONG, finished)
         .await;
     // Effects of the outage end within the deadlines, counted from now.
-    cluster.rest(2 * AGENT_TIMEOUT).await;
+    cluster.yield_machine(2 * AGENT_TIMEOUT).await;
     framework.launch([task("later", "true")]);
     let finished = has("later", v1::TaskState::Finished);
     framework
         .wait_for_event("it still serves", LONG, finished)
         .await;
-    let heard = framework.heard.lock().unwrap();
-    assert!(heard.errors.is_empty(), "{:?}", heard.errors);
-    let states = heard.states("long");
+    let events = framework.events.lock().unwrap();
+    assert!(events.errors.is_empty(), "{:?}", events.errors);
+    let states = events.states("long");
     assert_eq!(states.last(), Some(&v1::TaskState::Running), "{states:?}");
     assert!(!states.contains(&v1::TaskState::Unreachable), "{states:?}");
 }

@@ -9,24 +9,24 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The product's target for a single failover.
-const BAR: Duration = Duration::from_millis(600);
+const TARGET: Duration = Duration::from_millis(600);
 /// The longest accepted median of a test program. Elections that wait for their timeout twice take
 /// this long. A host that is occasionally slow does not affect it.
-const MEDIAN: Duration = BAR.saturating_mul(2);
+const MEDIAN: Duration = TARGET.saturating_mul(2);
 /// The longest accepted single failover. Ten rounds of elections have failed by then.
-const LONGEST: Duration = BAR.saturating_mul(10);
+const LONGEST: Duration = TARGET.saturating_mul(10);
 /// The number of failovers below which there is no meaningful median.
-const ENOUGH: usize = 5;
+const MIN_FAILOVERS: usize = 5;
 
 /// The durations of all failovers of this test program.
-static TOOK: Mutex<Vec<Duration>> = Mutex::new(Vec::new());
+static DURATIONS: Mutex<Vec<Duration>> = Mutex::new(Vec::new());
 
 /// Checks one more failover.
 ///
 /// # Panics
 /// If it, or the median of all so far, took too long.
 pub(crate) fn check(took: Duration) {
-    let mut all = TOOK.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = DURATIONS.lock().unwrap_or_else(PoisonError::into_inner);
     all.push(took);
     if let Some(why) = too_long(took, &mut all) {
         let all = all.clone();
@@ -40,7 +40,7 @@ fn too_long(took: Duration, all: &mut [Duration]) -> Option<String> {
     let median = all[all.len() / 2];
     if took > LONGEST {
         Some(format!("a failover took {took:?}, longer than {LONGEST:?}"))
-    } else if all.len() >= ENOUGH && median > MEDIAN {
+    } else if all.len() >= MIN_FAILOVERS && median > MEDIAN {
         Some(format!(
             "the median of the failovers is {median:?}, longer than {MEDIAN:?}"
         ))

@@ -44,7 +44,7 @@ impl TestMember {
     }
 
     /// Returns whether each of its threads is stopped by a signal.
-    pub(crate) fn stands_still(&self) -> bool {
+    pub(crate) fn is_hung(&self) -> bool {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it is there");
         threads.flatten().all(|thread| {
             let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
@@ -54,7 +54,7 @@ impl TestMember {
     }
 
     /// Returns whether this metric is 1, or `None` if the member does not answer.
-    pub(crate) async fn shows_one(&self, metric: &str) -> Option<bool> {
+    pub(crate) async fn metric_is_one(&self, metric: &str) -> Option<bool> {
         let port = if self.name.starts_with("agent") {
             5051
         } else {
@@ -83,7 +83,7 @@ impl TestMember {
     }
 
     /// Replaces the argument `from` by `to`, from the next start on.
-    pub(crate) fn argue(&mut self, from: &str, to: &str) {
+    pub(crate) fn replace_argument(&mut self, from: &str, to: &str) {
         let argument = self.arguments.iter_mut().find(|one| *one == from);
         *argument.expect("it is an argument") = to.to_owned();
     }
@@ -169,10 +169,10 @@ pub(crate) struct Cluster {
     pub(crate) agents: Vec<TestMember>,
     pub(crate) directory: TempDir,
     /// Exclusive use of the machine, because elections are measured in wall time.
-    alone: Option<MutexGuard<'static, ()>>,
+    exclusive: Option<MutexGuard<'static, ()>>,
 }
 
-static ALONE: Mutex<()> = Mutex::const_new(());
+static EXCLUSIVE: Mutex<()> = Mutex::const_new(());
 
 /// Number of clusters of this process. Each has a separate network.
 static CLUSTERS: AtomicU8 = AtomicU8::new(0);
@@ -316,7 +316,7 @@ impl Cluster {
             masters,
             agents,
             directory,
-            alone: Some(ALONE.lock().await),
+            exclusive: Some(EXCLUSIVE.lock().await),
         };
         for member in cluster.masters.iter_mut().chain(&mut cluster.agents) {
             member.start();
@@ -326,15 +326,15 @@ impl Cluster {
     }
 
     /// Waits, and lets another test use the machine in this time.
-    pub(crate) async fn rest(&mut self, time: Duration) {
-        self.alone = None;
+    pub(crate) async fn yield_machine(&mut self, time: Duration) {
+        self.exclusive = None;
         tokio::time::sleep(time).await;
-        self.alone = Some(ALONE.lock().await);
+        self.exclusive = Some(EXCLUSIVE.lock().await);
     }
 
     /// Shares the machine with other tests from now on. Nothing that follows is measured in time.
-    pub(crate) fn share(&mut self) {
-        self.alone = None;
+    pub(crate) fn release_machine(&mut self) {
+        self.exclusive = None;
     }
 
     pub(crate) fn masters_list(&self) -> Masters {
@@ -351,12 +351,12 @@ impl Cluster {
     }
 
     pub(crate) fn witness(&self) -> PathBuf {
-        let folder = self.directory.path().join("shared");
-        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        let directory = self.directory.path().join("shared");
+        std::fs::create_dir_all(&directory).expect("a folder can be made");
         // Tasks are `nobody` there.
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        std::fs::set_permissions(&folder, all).expect("the folder is ours");
-        folder.join("witness")
+        std::fs::set_permissions(&directory, all).expect("the folder is ours");
+        directory.join("witness")
     }
 
     /// Waits until every agent is registered and connected.
@@ -475,12 +475,12 @@ impl Drop for Cluster {
 }
 
 /// Ends the tasks of an agent that is gone, and removes its kernel objects.
-pub(crate) fn clear_agent(folder: &Path) {
+pub(crate) fn clear_agent(directory: &Path) {
     let _ = Command::new(argosy())
         .args(["agent", "stop", "--kill-tasks", "--data-dir"])
-        .arg(folder)
+        .arg(directory)
         .output();
-    end_leftovers(folder);
+    kill_leftovers(directory);
 }
 
 /// Returns the processes that sleep for this time.
@@ -505,7 +505,7 @@ pub(crate) async fn sleeping(mark: &str, count: usize) -> Vec<Pid> {
 }
 
 /// Kills every process whose working directory is below `folder`: tasks of an agent that is gone.
-fn end_leftovers(folder: &Path) {
+fn kill_leftovers(directory: &Path) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry
             .file_name()
@@ -514,8 +514,8 @@ fn end_leftovers(folder: &Path) {
         else {
             continue;
         };
-        let inside =
-            std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+        let inside = std::fs::read_link(entry.path().join("cwd"))
+            .is_ok_and(|cwd| cwd.starts_with(directory));
         if inside {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use argosy_proto::v1;
 
 use crate::cluster::{Cluster, wait_until};
-use crate::rejoin::{LONG, ends_with, folder, output_text, rejoin};
+use crate::rejoin::{LONG, data_directory, ends_with, output_text, rejoin};
 
 const WRITES: usize = 25;
 
@@ -38,7 +38,7 @@ async fn keep(cluster: &Cluster) {
 }
 
 /// Returns what the cluster serves as attributes of the first agent, if it serves.
-async fn served(cluster: &Cluster) -> Option<BTreeSet<String>> {
+async fn served_attributes(cluster: &Cluster) -> Option<BTreeSet<String>> {
     let request = v1::GetRequest {
         id: "agent-1".to_owned(),
         ..Default::default()
@@ -49,7 +49,7 @@ async fn served(cluster: &Cluster) -> Option<BTreeSet<String>> {
 }
 
 /// Fails unless these are all attributes that [`keep`] has set.
-fn nothing_is_missing(found: &BTreeSet<String>) {
+fn check_attributes(found: &BTreeSet<String>) {
     let missing: Vec<String> = (0..WRITES)
         .map(name)
         .filter(|name| !found.contains(name))
@@ -59,13 +59,16 @@ fn nothing_is_missing(found: &BTreeSet<String>) {
 
 /// Fails unless the cluster serves all attributes that [`keep`] has set.
 async fn serves_all(cluster: &Cluster) {
-    let found = wait_until("the agent is shown", LONG, async || served(cluster).await).await;
-    nothing_is_missing(&found);
+    let found = wait_until("the agent is shown", LONG, async || {
+        served_attributes(cluster).await
+    })
+    .await;
+    check_attributes(&found);
 }
 
 /// Returns the files of a master's store whose names end with `suffix`.
-fn files(cluster: &Cluster, place: usize, suffix: &str) -> Vec<PathBuf> {
-    let store = folder(cluster, place).join("store");
+fn files(cluster: &Cluster, index: usize, suffix: &str) -> Vec<PathBuf> {
+    let store = data_directory(cluster, index).join("store");
     let entries = fs::read_dir(store).unwrap();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.to_string_lossy().ends_with(suffix));
@@ -80,7 +83,7 @@ fn flip_a_bit(path: &Path, at: usize) {
 }
 
 /// Returns where the files have these bytes.
-fn found(files: &[PathBuf], wanted: &[u8]) -> Option<(PathBuf, usize)> {
+fn find_bytes(files: &[PathBuf], wanted: &[u8]) -> Option<(PathBuf, usize)> {
     files.iter().find_map(|path| {
         let bytes = fs::read(path).unwrap();
         let at = bytes.windows(wanted.len()).position(|part| part == wanted);
@@ -94,7 +97,7 @@ struct DivergedCluster {
     cluster: Cluster,
     leader: usize,
     follower: usize,
-    behind: usize,
+    lagging: usize,
 }
 
 async fn lost_leader() -> DivergedCluster {
@@ -109,7 +112,7 @@ async fn lost_leader() -> DivergedCluster {
         cluster,
         leader,
         follower,
-        behind,
+        lagging: behind,
     }
 }
 
@@ -119,14 +122,14 @@ async fn a_follower_with_a_flipped_bit_in_its_log_elects_nobody_and_rejoins() {
         mut cluster,
         leader,
         follower,
-        behind,
+        lagging,
     } = lost_leader().await;
     let logs = files(&cluster, follower, ".log");
-    let (path, at) = found(&logs, name(3).as_bytes()).expect("the log has the write");
+    let (path, at) = find_bytes(&logs, name(3).as_bytes()).expect("the log has the write");
     flip_a_bit(&path, at);
 
     // It and the one without the writes would be a quorum that has lost them.
-    cluster.masters[behind].start();
+    cluster.masters[lagging].start();
     let file = path.file_name().unwrap().to_string_lossy().into_owned();
     for _ in 0..2 {
         ends_with(&mut cluster, follower, &file).await;
@@ -151,15 +154,15 @@ async fn damaged_tables_and_records_are_refused_or_nothing_is_missing() {
         mut cluster,
         leader,
         follower,
-        behind,
+        lagging,
     } = lost_leader().await;
     // A start writes tables from the content of logs.
-    for place in [leader, follower, behind] {
-        cluster.masters[place].start();
+    for index in [leader, follower, lagging] {
+        cluster.masters[index].start();
     }
     cluster.wait_caught_up().await;
     cluster.masters[follower].kill();
-    let data = folder(&cluster, follower);
+    let data = data_directory(&cluster, follower);
     let whole = cluster.directory.path().join("whole");
     copy(&data, &whole);
     let mut damaged = files(&cluster, follower, ".sst");
@@ -206,22 +209,22 @@ async fn refuses(cluster: &mut Cluster, follower: usize, leader: usize) -> bool 
         if cluster.masters[follower].has_ended() {
             return Some(None);
         }
-        served(cluster).await.map(Some)
+        served_attributes(cluster).await.map(Some)
     });
     let found = found.await;
     cluster.masters[leader].start();
     if let Some(found) = &found {
-        nothing_is_missing(found);
+        check_attributes(found);
     }
     found.is_none()
 }
 
 /// Returns whether the master at `place` is a voter that the leader has contact to.
-async fn follows(cluster: &Cluster, place: usize) -> bool {
+async fn follows(cluster: &Cluster, index: usize) -> bool {
     let operator = cluster.operator();
     let reply = operator.get_cluster(v1::GetClusterRequest::default());
     let Ok(found) = reply.await else { return false };
-    let api = cluster.masters[place].api();
+    let api = cluster.masters[index].api();
     let mut masters = found.masters.into_iter();
     masters.any(|master| master.api_address == api && master.voter && master.lag == Some(0))
 }
@@ -230,10 +233,10 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
-        let place = to.join(path.file_name().unwrap());
+        let index = to.join(path.file_name().unwrap());
         match path.is_dir() {
-            true => copy(&path, &place),
-            false => drop(fs::copy(&path, &place).unwrap()),
+            true => copy(&path, &index),
+            false => drop(fs::copy(&path, &index).unwrap()),
         }
     }
 }

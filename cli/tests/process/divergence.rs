@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use rocksdb::{DB, DBCompressionType, Options, WriteOptions};
 
 use crate::cluster::{Cluster, TestMember, wait_until};
-use crate::rejoin::{LONG, ends_with, folder, id, output_text, rejoin};
+use crate::rejoin::{LONG, data_directory, ends_with, id, output_text, rejoin};
 
 const ROLE: &str = "ops";
 const WEIGHT_MILLI: u64 = 2_000;
@@ -21,12 +21,12 @@ const WEIGHT_MILLI: u64 = 2_000;
 const FAMILIES: [&str; 4] = ["log", "meta", "registry", "registry_meta"];
 
 /// Opens the store of a stopped master.
-fn open(folder: &Path) -> DB {
+fn open(directory: &Path) -> DB {
     let mut options = Options::default();
     // As a master does, so that it finds what it knows.
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_compression_type(DBCompressionType::Lz4);
-    DB::open_cf(&options, folder.join("store"), FAMILIES).expect("the store opens")
+    DB::open_cf(&options, directory.join("store"), FAMILIES).expect("the store opens")
 }
 
 fn key() -> Vec<u8> {
@@ -34,18 +34,18 @@ fn key() -> Vec<u8> {
 }
 
 /// Returns the stored record of the weight.
-fn record(folder: &Path) -> Vec<u8> {
-    let store = open(folder);
+fn record(directory: &Path) -> Vec<u8> {
+    let store = open(directory);
     let registry = store.cf_handle("registry").expect("it was opened");
     let record = store.get_cf(registry, key()).expect("it can be read");
     record.expect("the weight is stored")
 }
 
 /// Changes that record through RocksDB itself, so all checksums of the store are valid.
-fn tamper(folder: &Path) {
-    let mut changed = record(folder);
+fn tamper(directory: &Path) {
+    let mut changed = record(directory);
     *changed.last_mut().expect("it has a value") ^= 1;
-    let store = open(folder);
+    let store = open(directory);
     let registry = store.cf_handle("registry").expect("it was opened");
     let mut synced = WriteOptions::default();
     synced.set_sync(true);
@@ -83,7 +83,7 @@ async fn metric(master: &TestMember, name: &str) -> Option<u64> {
 /// Makes another running master lead, which logs its digest.
 async fn change_leader(cluster: &Cluster, stopped: usize) {
     let former = cluster.leader().await;
-    let next = (0..3).find(|place| ![former, stopped].contains(place));
+    let next = (0..3).find(|index| ![former, stopped].contains(index));
     let next = next.expect("two run");
     let node_id = id(cluster, next).await.expect("it is a member");
     wait_until("another one leads", LONG, async || {
@@ -102,7 +102,7 @@ async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_afte
     let mut cluster = Cluster::start(0).await;
     let index = set_weight(&cluster).await;
     let place = (cluster.leader().await + 1) % 3;
-    let folder = folder(&cluster, place);
+    let directory = data_directory(&cluster, place);
     wait_until("the follower has applied it", LONG, async || {
         let applied = metric(&cluster.masters[place], "argosy_raft_applied_index").await?;
         (applied >= index).then_some(())
@@ -112,14 +112,14 @@ async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_afte
     master.signal(Signal::SIGTERM);
     wait_until("it stops", LONG, async || master.has_ended().then_some(())).await;
     master.kill();
-    let right = record(&folder);
+    let right = record(&directory);
     change_leader(&cluster, place).await;
-    tamper(&folder);
-    assert_ne!(record(&folder), right);
+    tamper(&directory);
+    assert_ne!(record(&directory), right);
 
     // It compares its digest with the one that was logged in the meantime.
     ends_with(&mut cluster, place, "differs from that of the leader").await;
-    let note = fs::read_to_string(folder.join("MUST-REJOIN")).expect("the reason is noted");
+    let note = fs::read_to_string(directory.join("MUST-REJOIN")).expect("the reason is noted");
     let entry = note.split("after entry ").nth(1);
     let entry = entry.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
     assert!(entry.is_some_and(|entry| entry >= index), "{note}");
@@ -129,13 +129,13 @@ async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_afte
         ends_with(&mut cluster, place, refused).await;
     }
     assert_eq!(
-        fs::read_to_string(folder.join("MUST-REJOIN")).ok(),
+        fs::read_to_string(directory.join("MUST-REJOIN")).ok(),
         Some(note)
     );
 
     let output = rejoin(&cluster, place, &[]).await;
     assert!(output.status.success(), "{}", output_text(&output));
-    assert!(!folder.join("MUST-REJOIN").exists());
+    assert!(!directory.join("MUST-REJOIN").exists());
     cluster.masters[place].start();
     cluster.wait_caught_up().await;
     // The next leader's digest is its own.
@@ -152,5 +152,5 @@ async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_afte
     master.signal(Signal::SIGTERM);
     wait_until("it stops", LONG, async || master.has_ended().then_some(())).await;
     master.kill();
-    assert_eq!(record(&folder), right);
+    assert_eq!(record(&directory), right);
 }

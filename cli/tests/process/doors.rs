@@ -28,7 +28,7 @@ const SERVICES: [&str; 5] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_master_says_what_it_serves_and_whom_it_does_not_understand() {
+async fn every_master_reports_its_services_and_rejects_other_protocols() {
     let cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "asker").await;
     for master in &cluster.masters {
@@ -220,10 +220,10 @@ fn a_master_without_a_group_keeps_nobody_waiting() {
     connection
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
-    let heard = connection.read(&mut [0; 16]);
+    let events = connection.read(&mut [0; 16]);
     master.kill().unwrap();
     master.wait().unwrap();
-    let kind = heard.as_ref().map_err(std::io::Error::kind);
+    let kind = events.as_ref().map_err(std::io::Error::kind);
     let is_over = matches!(kind, Ok(0) | Err(std::io::ErrorKind::ConnectionReset));
-    assert!(is_over, "{heard:?}");
+    assert!(is_over, "{events:?}");
 }

@@ -8,7 +8,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, argosy, kill_count, sleepers, wait_until};
-use crate::work::{TestFramework, signatures, task, witnessed};
+use crate::work::{TestFramework, signatures, task, witnessed_task};
 
 const LONG: Duration = Duration::from_secs(90);
 
@@ -21,14 +21,14 @@ async fn every_task_starts_once_and_every_end_arrives_through_many_kills() {
     for _ in 0..kill_count() {
         framework.launch(
             (launched..launched + 60)
-                .map(|number| witnessed(&format!("t{number}"), &witness, "sleep 0.05")),
+                .map(|number| witnessed_task(&format!("t{number}"), &witness, "sleep 0.05")),
         );
         launched += 60;
         cluster.fail_over().await;
     }
     framework
-        .wait_for_event("every task has ended", LONG, |heard| {
-            (heard.ended() >= launched).then_some(())
+        .wait_for_event("every task has ended", LONG, |events| {
+            (events.ended() >= launched).then_some(())
         })
         .await;
     let signed = signatures(&witness);
@@ -37,9 +37,9 @@ async fn every_task_starts_once_and_every_end_arrives_through_many_kills() {
         signed.values().all(|times| *times == 1),
         "a task started twice: {signed:?}"
     );
-    let heard = framework.heard.lock().unwrap();
+    let events = framework.events.lock().unwrap();
     for number in 0..launched {
-        let states = heard.states(&format!("t{number}"));
+        let states = events.states(&format!("t{number}"));
         assert_eq!(
             states.last(),
             Some(&v1::TaskState::Finished),
@@ -54,14 +54,14 @@ async fn every_task_starts_once_and_every_end_arrives_through_many_kills() {
             "t{number}: {states:?}"
         );
     }
-    assert!(heard.errors.is_empty(), "{:?}", heard.errors);
+    assert!(events.errors.is_empty(), "{:?}", events.errors);
     assert!(
-        heard
+        events
             .answers
             .iter()
             .all(|answer| answer.not_launched().is_empty()),
         "{:?}",
-        heard.answers
+        events.answers
     );
 }
 
@@ -105,7 +105,7 @@ async fn an_attached_run_outlives_failovers_and_exits_with_the_tasks_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_is_told_to_end_hands_leadership_over_first() {
+async fn a_master_that_is_stopped_transfers_leadership_first() {
     let mut cluster = Cluster::start(0).await;
     let leader = cluster.leader().await;
     cluster.masters[leader].signal(Signal::SIGTERM);
@@ -128,20 +128,20 @@ async fn a_scheduler_that_returns_gets_all_it_missed() {
     let first = TestFramework::start_with(config).await;
     first.launch([task("slow", "sleep 3; exit 5")]);
     first
-        .wait_for_event("it runs", LONG, |heard| {
-            heard
+        .wait_for_event("it runs", LONG, |events| {
+            events
                 .states("slow")
                 .contains(&v1::TaskState::Running)
                 .then_some(())
         })
         .await;
-    let config = first.die().await;
+    let config = first.kill().await;
     cluster.fail_over().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let second = TestFramework::start_with(TestFramework::successor(config)).await;
     let end = second
-        .wait_for_event("the end arrives", LONG, |heard| {
-            heard
+        .wait_for_event("the end arrives", LONG, |events| {
+            events
                 .updates
                 .iter()
                 .find(|update| update.task_id == "slow" && update.exit.is_some())
@@ -157,8 +157,8 @@ async fn a_framework_torn_down_stays_torn_down() {
     let framework = TestFramework::start(cluster.masters_list(), "ending").await;
     framework.launch([task("long", "exec sleep 60061")]);
     framework
-        .wait_for_event("it runs", LONG, |heard| {
-            heard
+        .wait_for_event("it runs", LONG, |events| {
+            events
                 .states("long")
                 .contains(&v1::TaskState::Running)
                 .then_some(())
@@ -173,17 +173,17 @@ async fn a_framework_torn_down_stays_torn_down() {
     // it. Then the call is answered as lost, and what follows shows whether it was.
     let teardown = framework.driver.teardown().key;
     framework
-        .wait_for_event("the teardown is answered", LONG, |heard| {
-            let mut answers = heard.answers.iter();
+        .wait_for_event("the teardown is answered", LONG, |events| {
+            let mut answers = events.answers.iter();
             answers.any(|answer| answer.call == teardown).then_some(())
         })
         .await;
-    let config = framework.die().await;
+    let config = framework.kill().await;
     cluster.fail_over().await;
     let again = TestFramework::start_with(TestFramework::successor(config)).await;
     again
-        .wait_for_event("it is refused", LONG, |heard| {
-            (!heard.errors.is_empty()).then_some(())
+        .wait_for_event("it is refused", LONG, |events| {
+            (!events.errors.is_empty()).then_some(())
         })
         .await;
     let operator = cluster.operator();

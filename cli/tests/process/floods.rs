@@ -28,7 +28,7 @@ sys.stdin.read()";
 /// Descriptors of each master, independent of the limit of this host.
 const DESCRIPTORS: usize = 2_000;
 /// Connections of each of the two processes: together more than a master has descriptors.
-const EACH: usize = 2_000;
+const CONNECTIONS_EACH: usize = 2_000;
 
 struct Flood {
     child: Child,
@@ -38,7 +38,7 @@ impl Flood {
     fn start(host: &str, network: u8) -> Self {
         let child = Command::new("python3")
             .args(["-c", HOLD, host, "5050", &network.to_string()])
-            .arg(EACH.to_string())
+            .arg(CONNECTIONS_EACH.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

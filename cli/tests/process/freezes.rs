@@ -7,7 +7,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, TestMember, wait_until, write};
-use crate::work::{TestFramework, signatures, witnessed};
+use crate::work::{TestFramework, signatures, witnessed_task};
 
 const LONG: Duration = Duration::from_secs(90);
 /// Time for which a leader is frozen.
@@ -18,28 +18,30 @@ async fn a_frozen_leader_that_wakes_gives_no_order_that_an_agent_obeys() {
     let mut cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
-    framework.launch((0..20).map(|number| witnessed(&format!("a{number}"), &witness, "true")));
+    framework.launch((0..20).map(|number| witnessed_task(&format!("a{number}"), &witness, "true")));
     let frozen = cluster.leader().await;
     cluster.masters[frozen].signal(Signal::SIGSTOP);
-    let asleep = Instant::now();
+    let frozen_at = Instant::now();
     wait_until("another master leads", LONG, async || {
         let leader = cluster.leader().await;
         (leader != frozen).then_some(())
     })
     .await;
-    framework.launch((0..20).map(|number| witnessed(&format!("b{number}"), &witness, "true")));
+    framework.launch((0..20).map(|number| witnessed_task(&format!("b{number}"), &witness, "true")));
     framework
-        .wait_for_event("all ended", LONG, |heard| {
-            (heard.ended() >= 40).then_some(())
+        .wait_for_event("all ended", LONG, |events| {
+            (events.ended() >= 40).then_some(())
         })
         .await;
-    cluster.rest(FROZEN.saturating_sub(asleep.elapsed())).await;
-    assert!(asleep.elapsed() >= FROZEN);
+    cluster
+        .yield_machine(FROZEN.saturating_sub(frozen_at.elapsed()))
+        .await;
+    assert!(frozen_at.elapsed() >= FROZEN);
     cluster.masters[frozen].signal(Signal::SIGCONT);
-    framework.launch((0..20).map(|number| witnessed(&format!("c{number}"), &witness, "true")));
+    framework.launch((0..20).map(|number| witnessed_task(&format!("c{number}"), &witness, "true")));
     framework
-        .wait_for_event("all ended", LONG, |heard| {
-            (heard.ended() >= 60).then_some(())
+        .wait_for_event("all ended", LONG, |events| {
+            (events.ended() >= 60).then_some(())
         })
         .await;
     let signed = signatures(&witness);
@@ -53,27 +55,27 @@ async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
     let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
     framework
-        .wait_for_event("an offer is held", LONG, |heard| {
-            (!heard.offers.is_empty()).then_some(())
+        .wait_for_event("an offer is held", LONG, |events| {
+            (!events.offers.is_empty()).then_some(())
         })
         .await;
     let frozen = cluster.leader().await;
-    let others: Vec<usize> = (0..3).filter(|place| *place != frozen).collect();
-    for place in &others {
-        cluster.masters[*place].signal(Signal::SIGSTOP);
+    let others: Vec<usize> = (0..3).filter(|index| *index != frozen).collect();
+    for index in &others {
+        cluster.masters[*index].signal(Signal::SIGSTOP);
     }
     wait_until("both stand still", LONG, async || {
-        let mut others = others.iter().map(|place| &cluster.masters[*place]);
-        others.all(TestMember::stands_still).then_some(())
+        let mut others = others.iter().map(|index| &cluster.masters[*index]);
+        others.all(TestMember::is_hung).then_some(())
     })
     .await;
-    framework.launch((0..20).map(|number| witnessed(&format!("a{number}"), &witness, "true")));
+    framework.launch((0..20).map(|number| witnessed_task(&format!("a{number}"), &witness, "true")));
     // It reaches the leader, which still leads and writes it to its own disk only.
-    cluster.rest(Duration::from_millis(200)).await;
+    cluster.yield_machine(Duration::from_millis(200)).await;
     assert!(signatures(&witness).is_empty(), "started before the commit");
     cluster.masters[frozen].signal(Signal::SIGSTOP);
-    for place in &others {
-        cluster.masters[*place].signal(Signal::SIGCONT);
+    for index in &others {
+        cluster.masters[*index].signal(Signal::SIGCONT);
     }
     wait_until("another master leads", LONG, async || {
         let leader = cluster.leader().await;
@@ -81,10 +83,10 @@ async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
     })
     .await;
     cluster.masters[frozen].signal(Signal::SIGCONT);
-    framework.launch((0..20).map(|number| witnessed(&format!("b{number}"), &witness, "true")));
+    framework.launch((0..20).map(|number| witnessed_task(&format!("b{number}"), &witness, "true")));
     framework
-        .wait_for_event("all ended", LONG, |heard| {
-            (heard.ended() >= 40).then_some(())
+        .wait_for_event("all ended", LONG, |events| {
+            (events.ended() >= 40).then_some(())
         })
         .await;
     cluster.wait_caught_up().await;
@@ -94,24 +96,28 @@ async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
+async fn a_leader_without_a_quorum_closes_links_within_a_second() {
     let cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
-    let others: Vec<usize> = (0..3).filter(|place| *place != leader).collect();
+    let others: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
     let in_office = async || {
         cluster.masters[leader]
-            .shows_one("argosy_master_is_active_leader")
+            .metric_is_one("argosy_master_is_active_leader")
             .await
     };
-    let registered = async || cluster.agents[0].shows_one("argosy_agent_registered").await;
+    let registered = async || {
+        cluster.agents[0]
+            .metric_is_one("argosy_agent_registered")
+            .await
+    };
     wait_until(
         "the leader shows that it leads, and the agent that it has one",
         LONG,
         async || (in_office().await? && registered().await?).then_some(()),
     )
     .await;
-    for place in &others {
-        cluster.masters[*place].signal(Signal::SIGSTOP);
+    for index in &others {
+        cluster.masters[*index].signal(Signal::SIGSTOP);
     }
     let alone = Instant::now();
     wait_until("it has left office", Duration::from_secs(5), async || {
@@ -123,8 +129,8 @@ async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
         registered().await.filter(|here| !*here)
     })
     .await;
-    for place in &others {
-        cluster.masters[*place].signal(Signal::SIGCONT);
+    for index in &others {
+        cluster.masters[*index].signal(Signal::SIGCONT);
     }
     assert!(took < Duration::from_secs(1), "it took {took:?}");
     cluster.wait_registered().await;
@@ -136,14 +142,14 @@ async fn a_call_passed_on_to_a_leader_that_freezes_does_not_wait_for_it() {
     let leader = cluster.leader().await;
     cluster.masters[leader].signal(Signal::SIGSTOP);
     let mut calls = tokio::task::JoinSet::new();
-    for place in (0..3).filter(|place| *place != leader) {
+    for index in (0..3).filter(|place| *place != leader) {
         // It knows this follower only, and does not know the leader.
-        let only = cluster.masters[place].api().parse().unwrap();
+        let only = cluster.masters[index].api().parse().unwrap();
         let connector = argosy_client::Connector::new(only, Default::default());
         let operator = argosy_client::OperatorClient::new(connector);
         calls.spawn(async move {
             let asked = Instant::now();
-            let answer = write(&operator, format!("by {place}")).await;
+            let answer = write(&operator, format!("by {index}")).await;
             answer.map(|_| asked.elapsed())
         });
     }
@@ -154,7 +160,7 @@ async fn a_call_passed_on_to_a_leader_that_freezes_does_not_wait_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_leader_that_is_asked_about_its_cluster_goes_on() {
+async fn a_busy_leader_survives_status_requests() {
     let cluster = Cluster::start(1).await;
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut askers = tokio::task::JoinSet::new();

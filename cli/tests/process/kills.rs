@@ -6,7 +6,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::Cluster;
-use crate::work::{TestFramework, signatures, task, witnessed};
+use crate::work::{TestFramework, signatures, task, witnessed_task};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -16,8 +16,8 @@ async fn a_kill_committed_and_not_yet_sent_happens_under_the_next_leader() {
     let framework = TestFramework::start(cluster.masters_list(), "killer").await;
     framework.launch([task("victim", "sleep 600")]);
     framework
-        .wait_for_event("it runs", LONG, |heard| {
-            heard
+        .wait_for_event("it runs", LONG, |events| {
+            events
                 .states("victim")
                 .contains(&v1::TaskState::Running)
                 .then_some(())
@@ -29,8 +29,8 @@ async fn a_kill_committed_and_not_yet_sent_happens_under_the_next_leader() {
     cluster.fail_over().await;
     cluster.agents[0].signal(Signal::SIGCONT);
     framework
-        .wait_for_event("it is killed", LONG, |heard| {
-            heard
+        .wait_for_event("it is killed", LONG, |events| {
+            events
                 .states("victim")
                 .contains(&v1::TaskState::Killed)
                 .then_some(())
@@ -44,15 +44,16 @@ async fn a_task_killed_before_it_was_delivered_never_starts() {
     let framework = TestFramework::start(cluster.masters_list(), "killer").await;
     framework.hold_offers(true);
     let offer = framework
-        .wait_for_event("an offer", LONG, |heard| {
-            heard.offers.values().next().cloned()
+        .wait_for_event("an offer", LONG, |events| {
+            events.offers.values().next().cloned()
         })
         .await;
     let witness = cluster.witness();
     cluster.agents[0].signal(Signal::SIGSTOP);
-    let accepted = framework
-        .driver
-        .accept(&offer, vec![witnessed("unborn", &witness, "sleep 600")]);
+    let accepted = framework.driver.accept(
+        &offer,
+        vec![witnessed_task("unborn", &witness, "sleep 600")],
+    );
     let killed = framework.driver.kill("unborn", None);
     assert!(accepted.answer().await.is_done());
     assert!(killed.answer().await.is_done());
@@ -61,8 +62,8 @@ async fn a_task_killed_before_it_was_delivered_never_starts() {
     cluster.agents[0].kill();
     cluster.agents[0].start();
     framework
-        .wait_for_event("it ended", LONG, |heard| {
-            heard
+        .wait_for_event("it ended", LONG, |events| {
+            events
                 .states("unborn")
                 .contains(&v1::TaskState::Killed)
                 .then_some(())

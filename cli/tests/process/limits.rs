@@ -27,8 +27,8 @@ fn revision(answer: &CallResult) -> v1::Revision {
 /// Returns the status of the newest change, once it is settled.
 async fn settled(framework: &TestFramework, revision: v1::Revision) -> v1::LimitsStatus {
     framework
-        .wait_for_event("its limits are settled", LONG, |heard| {
-            let mut told = heard.updates.iter().filter_map(|update| {
+        .wait_for_event("its limits are settled", LONG, |events| {
+            let mut told = events.updates.iter().filter_map(|update| {
                 assert_ne!(update.state(), v1::TaskState::Failed, "{update:?}");
                 update.limits.clone()
             });
@@ -45,8 +45,8 @@ fn has_controller(name: &str) -> bool {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
     let mut mounts = mounts.lines().map(|line| line.split(' '));
     let found = mounts.find_map(|mut mount| {
-        let place = mount.nth(1)?;
-        (mount.next()? == "cgroup2").then(|| format!("{place}/cgroup.controllers"))
+        let index = mount.nth(1)?;
+        (mount.next()? == "cgroup2").then(|| format!("{index}/cgroup.controllers"))
     });
     let found = found.and_then(|file| std::fs::read_to_string(file).ok());
     found.is_some_and(|found| {
@@ -57,13 +57,13 @@ fn has_controller(name: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_framework_changes_limits_and_is_told_what_became_of_them_under_every_leader() {
+async fn limit_changes_are_reported_under_every_leader() {
     let mut cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "limiter").await;
     framework.launch([task("web", "sleep 600")]);
     framework
-        .wait_for_event("it runs", LONG, |heard| {
-            let states = heard.states("web");
+        .wait_for_event("it runs", LONG, |events| {
+            let states = events.states("web");
             states.contains(&v1::TaskState::Running).then_some(())
         })
         .await;

@@ -56,20 +56,20 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
     let framework = TestFramework::start(cluster.masters_list(), "holder").await;
     framework.hold_offers(true);
     let offer = framework
-        .wait_for_event("an offer", LONG, |heard| {
-            heard.offers.values().next().cloned()
+        .wait_for_event("an offer", LONG, |events| {
+            events.offers.values().next().cloned()
         })
         .await;
-    let before = framework.heard.lock().unwrap().subscriptions.len();
+    let before = framework.events.lock().unwrap().subscriptions.len();
     cluster.fail_over().await;
     framework
-        .wait_for_event("it is subscribed again", LONG, |heard| {
-            (heard.subscriptions.len() > before).then_some(())
+        .wait_for_event("it is subscribed again", LONG, |events| {
+            (events.subscriptions.len() > before).then_some(())
         })
         .await;
     assert!(
         framework
-            .heard
+            .events
             .lock()
             .unwrap()
             .offers
@@ -88,8 +88,8 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
         "{answer:?}"
     );
     framework
-        .wait_for_event("it finished", LONG, |heard| {
-            heard
+        .wait_for_event("it finished", LONG, |events| {
+            events
                 .states("late")
                 .contains(&v1::TaskState::Finished)
                 .then_some(())

@@ -21,7 +21,7 @@ use crate::work::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 /// An isolated master reports the lack of contact within a second, and a poll takes a moment.
-const SAID: Duration = Duration::from_millis(1_500);
+const REPORT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Number of sites so far. Each site has unique namespace names.
 static SITES: AtomicU8 = AtomicU8::new(0);
@@ -52,14 +52,14 @@ impl PartitionNamespaces {
             ip(&format!("link set {switch} up"));
         }
         ip("address add 10.77.2.101/24 dev api");
-        let mut site = Self {
+        let mut namespaces = Self {
             number: SITES.fetch_add(1, Ordering::Relaxed),
             namespaces: Vec::new(),
         };
         for host in 1..=3 {
-            site.add_host(host, &[(1, "raft"), (2, "api")]);
+            namespaces.add_host(host, &[(1, "raft"), (2, "api")]);
         }
-        site
+        namespaces
     }
 
     /// Adds a namespace with a cable to each of these switches.
@@ -80,8 +80,8 @@ impl PartitionNamespaces {
         self.namespaces.push(name);
     }
 
-    pub(crate) fn master(&self, directory: &TempDir, place: usize, more: &[&str]) -> TestMember {
-        let host = place + 1;
+    pub(crate) fn master(&self, directory: &TempDir, index: usize, more: &[&str]) -> TestMember {
+        let host = index + 1;
         let folder = directory.path().join(format!("master-{host}"));
         let mut arguments = to_strings(&[
             "master",
@@ -104,7 +104,7 @@ impl PartitionNamespaces {
             address,
             arguments,
         );
-        master.within(&["ip", "netns", "exec", &self.namespaces[place]])
+        master.within(&["ip", "netns", "exec", &self.namespaces[index]])
     }
 
     /// Returns an agent on the host of this thread.
@@ -147,19 +147,19 @@ impl PartitionNamespaces {
 
     async fn cluster(&self) -> Cluster {
         let directory = tempfile::tempdir().expect("a temporary folder");
-        let masters = (0..3).map(|place| self.master(&directory, place, &[]));
+        let masters = (0..3).map(|index| self.master(&directory, index, &[]));
         let masters = masters.collect();
         let agents = vec![Self::agent(&directory)];
         Cluster::of(masters, agents, directory).await
     }
 
     /// Cuts all traffic between this master and the others; the API's network is unchanged.
-    fn cut(place: usize) {
-        ip(&format!("link set {} nomaster", port("raft", place + 1)));
+    fn cut(index: usize) {
+        ip(&format!("link set {} nomaster", port("raft", index + 1)));
     }
 
-    fn heal(place: usize) {
-        ip(&format!("link set {} master raft", port("raft", place + 1)));
+    fn heal(index: usize) {
+        ip(&format!("link set {} master raft", port("raft", index + 1)));
     }
 
     /// Cuts all traffic between this agent, which has a separate host, and any other host.
@@ -253,7 +253,7 @@ async fn cluster_of(master: &TestMember) -> v1::Cluster {
 
 /// Waits until the master reports a leader nowhere, and checks that all its interfaces agree.
 async fn knows_no_leader(master: &TestMember) {
-    wait_until("it knows no leader", SAID, async || {
+    wait_until("it knows no leader", REPORT_TIMEOUT, async || {
         let has_leader = figure(master, 5050, "argosy_raft_has_leader ").await?;
         (has_leader == 0.0).then_some(())
     })
@@ -285,13 +285,13 @@ async fn knows_a_leader_again(master: &TestMember) {
 }
 
 #[test]
-fn a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second() {
+fn a_partitioned_leader_closes_links_within_a_second() {
     if !may_make_networks() {
         return;
     }
     in_a_network_of_its_own(async || {
-        let site = PartitionNamespaces::new();
-        let cluster = site.cluster().await;
+        let namespaces = PartitionNamespaces::new();
+        let cluster = namespaces.cluster().await;
         let framework = TestFramework::start(cluster.masters_list(), "witness").await;
         let leader = cluster.leader().await;
         let old = &cluster.masters[leader];
@@ -321,18 +321,18 @@ fn a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second() {
         framework.launch([task("after", "true")]);
         ended(&framework, "after").await;
         drop(cluster);
-        drop(site);
+        drop(namespaces);
     });
 }
 
 #[test]
-fn a_follower_that_is_cut_off_names_no_leader_after_a_second_and_disturbs_nobody() {
+fn a_partitioned_follower_names_no_leader_and_causes_no_election() {
     if !may_make_networks() {
         return;
     }
     in_a_network_of_its_own(async || {
-        let site = PartitionNamespaces::new();
-        let cluster = site.cluster().await;
+        let namespaces = PartitionNamespaces::new();
+        let cluster = namespaces.cluster().await;
         let leader = cluster.leader().await;
         let follower = (leader + 1) % 3;
         let term = cluster_of(&cluster.masters[leader]).await.term;
@@ -343,14 +343,14 @@ fn a_follower_that_is_cut_off_names_no_leader_after_a_second_and_disturbs_nobody
         let after = cluster_of(&cluster.masters[leader]).await;
         assert_eq!((after.term, after.without_leader_ms), (term, 0));
         drop(cluster);
-        drop(site);
+        drop(namespaces);
     });
 }
 
 async fn ended(framework: &TestFramework, name: &str) {
     framework
-        .wait_for_event("the task has ended", LONG, |heard| {
-            heard
+        .wait_for_event("the task has ended", LONG, |events| {
+            events
                 .states(name)
                 .contains(&v1::TaskState::Finished)
                 .then_some(())

@@ -14,8 +14,8 @@ use crate::cluster::{Cluster, argosy, wait_until, write};
 pub(crate) const LONG: Duration = Duration::from_secs(90);
 
 /// Returns the command on the host of the master at `place`, with that master's own flags.
-fn command(cluster: &Cluster, place: usize, more: &[&str]) -> Command {
-    let own = cluster.masters[place].arguments();
+fn command(cluster: &Cluster, index: usize, more: &[&str]) -> Command {
+    let own = cluster.masters[index].arguments();
     assert_eq!(own[..2], ["master", "start"]);
     let mut command = Command::new(argosy());
     command.args(["master", "rejoin"]).args(&own[2..]);
@@ -25,8 +25,8 @@ fn command(cluster: &Cluster, place: usize, more: &[&str]) -> Command {
     command
 }
 
-pub(crate) async fn rejoin(cluster: &Cluster, place: usize, more: &[&str]) -> Output {
-    let mut command = command(cluster, place, more);
+pub(crate) async fn rejoin(cluster: &Cluster, index: usize, more: &[&str]) -> Output {
+    let mut command = command(cluster, index, more);
     let output = tokio::task::spawn_blocking(move || command.output());
     let ended = tokio::time::timeout(LONG, output).await;
     ended
@@ -40,14 +40,14 @@ pub(crate) fn output_text(output: &Output) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-pub(crate) fn folder(cluster: &Cluster, place: usize) -> PathBuf {
-    let name = &cluster.masters[place].name;
+pub(crate) fn data_directory(cluster: &Cluster, index: usize) -> PathBuf {
+    let name = &cluster.masters[index].name;
     cluster.directory.path().join(name)
 }
 
 /// Returns every file below the data directory of a master, with its content.
-fn contents(cluster: &Cluster, place: usize) -> Vec<(PathBuf, Vec<u8>)> {
-    let mut waiting = vec![folder(cluster, place)];
+fn contents(cluster: &Cluster, index: usize) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut waiting = vec![data_directory(cluster, index)];
     let mut files = Vec::new();
     while let Some(path) = waiting.pop() {
         if path.is_dir() {
@@ -64,7 +64,7 @@ fn contents(cluster: &Cluster, place: usize) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
-async fn listed(cluster: &Cluster) -> Vec<v1::Master> {
+async fn list_masters(cluster: &Cluster) -> Vec<v1::Master> {
     let operator = cluster.operator();
     wait_until("the masters are listed", LONG, async || {
         let reply = operator.get_cluster(v1::GetClusterRequest::default()).await;
@@ -74,9 +74,9 @@ async fn listed(cluster: &Cluster) -> Vec<v1::Master> {
 }
 
 /// Returns the id of the master at `place` in the group.
-pub(crate) async fn id(cluster: &Cluster, place: usize) -> Option<String> {
-    let api = cluster.masters[place].api();
-    let found = listed(cluster).await.into_iter();
+pub(crate) async fn id(cluster: &Cluster, index: usize) -> Option<String> {
+    let api = cluster.masters[index].api();
+    let found = list_masters(cluster).await.into_iter();
     let mut found = found.filter(|master| master.api_address == api);
     let id = found.next().map(|master| master.node_id);
     assert!(found.next().is_none(), "two members have one address");
@@ -88,26 +88,26 @@ async fn follower(cluster: &Cluster) -> usize {
 }
 
 /// Kills a follower that has data, and returns its position.
-async fn stopped(cluster: &mut Cluster) -> usize {
+async fn kill_follower(cluster: &mut Cluster) -> usize {
     for number in 0..20 {
         let reply = write(&cluster.operator(), number.to_string()).await;
         reply.expect("the write is acknowledged");
     }
-    let place = follower(cluster).await;
-    cluster.masters[place].kill();
-    place
+    let index = follower(cluster).await;
+    cluster.masters[index].kill();
+    index
 }
 
 /// The same, with a directory as a damaged file or a digest mismatch leaves it.
-async fn stopped_and_forbidden(cluster: &mut Cluster) -> usize {
-    let place = stopped(cluster).await;
+async fn forbid_follower(cluster: &mut Cluster) -> usize {
+    let index = kill_follower(cluster).await;
     let why = "it differs: run `argosy master rejoin` on this host";
-    argosy_raft::forbid_start(&folder(cluster, place), why).unwrap();
-    place
+    argosy_raft::forbid_start(&data_directory(cluster, index), why).unwrap();
+    index
 }
 
-pub(crate) async fn ends_with(cluster: &mut Cluster, place: usize, words: &str) {
-    let master = &mut cluster.masters[place];
+pub(crate) async fn ends_with(cluster: &mut Cluster, index: usize, words: &str) {
+    let master = &mut cluster.masters[index];
     master.start();
     wait_until("it ends", LONG, async || master.has_ended().then_some(())).await;
     assert!(master.log().contains(words), "{}", master.log());
@@ -117,13 +117,13 @@ pub(crate) async fn ends_with(cluster: &mut Cluster, place: usize, words: &str) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_must_not_serve_rejoins_under_a_new_id() {
     let mut cluster = Cluster::start(0).await;
-    let place = stopped_and_forbidden(&mut cluster).await;
-    let former = id(&cluster, place).await.expect("it is a member");
+    let index = forbid_follower(&mut cluster).await;
+    let former = id(&cluster, index).await.expect("it is a member");
     for _ in 0..2 {
-        ends_with(&mut cluster, place, "must not be served: it differs").await;
+        ends_with(&mut cluster, index, "must not be served: it differs").await;
     }
-    let before = contents(&cluster, place);
-    let dry = rejoin(&cluster, place, &["--dry-run"]).await;
+    let before = contents(&cluster, index);
+    let dry = rejoin(&cluster, index, &["--dry-run"]).await;
     assert!(dry.status.success(), "{}", output_text(&dry));
     assert!(
         output_text(&dry).contains(&format!("removes {former}")),
@@ -131,18 +131,18 @@ async fn a_master_that_must_not_serve_rejoins_under_a_new_id() {
         output_text(&dry)
     );
     assert_eq!(
-        contents(&cluster, place),
+        contents(&cluster, index),
         before,
         "a dry run changes nothing"
     );
-    let output = rejoin(&cluster, place, &[]).await;
+    let output = rejoin(&cluster, index, &[]).await;
     assert!(output.status.success(), "{}", output_text(&output));
-    cluster.masters[place].start();
+    cluster.masters[index].start();
     cluster.wait_caught_up().await;
-    let present = id(&cluster, place).await.expect("it is a member");
+    let present = id(&cluster, index).await.expect("it is a member");
     assert_ne!(present, former);
     // Its vote counts: the group keeps working without one of the others.
-    let other = (0..3).find(|one| *one != place).unwrap();
+    let other = (0..3).find(|one| *one != index).unwrap();
     cluster.masters[other].kill();
     cluster.leader().await;
     write(&cluster.operator(), "after".to_owned())
@@ -153,43 +153,43 @@ async fn a_master_that_must_not_serve_rejoins_under_a_new_id() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_with_a_damaged_store_rejoins() {
     let mut cluster = Cluster::start(0).await;
-    let place = follower(&cluster).await;
-    cluster.masters[place].kill();
-    let current = folder(&cluster, place).join("store/CURRENT");
+    let index = follower(&cluster).await;
+    cluster.masters[index].kill();
+    let current = data_directory(&cluster, index).join("store/CURRENT");
     fs::write(current, "nothing\n").unwrap();
-    ends_with(&mut cluster, place, "store").await;
-    let output = rejoin(&cluster, place, &[]).await;
+    ends_with(&mut cluster, index, "store").await;
+    let output = rejoin(&cluster, index, &[]).await;
     assert!(output.status.success(), "{}", output_text(&output));
-    cluster.masters[place].start();
+    cluster.masters[index].start();
     cluster.wait_caught_up().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_discarded_of_a_running_master_or_without_a_quorum_of_the_others() {
     let mut cluster = Cluster::start(0).await;
-    let place = follower(&cluster).await;
-    let running = rejoin(&cluster, place, &[]).await;
+    let index = follower(&cluster).await;
+    let running = rejoin(&cluster, index, &[]).await;
     assert!(!running.status.success());
     assert!(
         output_text(&running).contains("is in use by process"),
         "{}",
         output_text(&running)
     );
-    assert!(id(&cluster, place).await.is_some(), "it is still a member");
-    let other = (place + 1) % 3;
-    cluster.masters[place].kill();
+    assert!(id(&cluster, index).await.is_some(), "it is still a member");
+    let other = (index + 1) % 3;
+    cluster.masters[index].kill();
     cluster.masters[other].kill();
-    let before = contents(&cluster, place);
-    let alone = rejoin(&cluster, place, &["--timeout", "3s"]).await;
+    let before = contents(&cluster, index);
+    let alone = rejoin(&cluster, index, &["--timeout", "3s"]).await;
     assert!(!alone.status.success());
     assert!(
         output_text(&alone).contains("nothing was removed"),
         "{}",
         output_text(&alone)
     );
-    assert_eq!(contents(&cluster, place), before);
+    assert_eq!(contents(&cluster, index), before);
     // It can still be started, and make a quorum.
-    cluster.masters[place].start();
+    cluster.masters[index].start();
     cluster.leader().await;
     write(&cluster.operator(), "after".to_owned())
         .await
@@ -198,12 +198,12 @@ async fn nothing_is_discarded_of_a_running_master_or_without_a_quorum_of_the_oth
 
 /// A step of the command, and the system call after it at which the process is killed.
 struct KillPoint {
-    done: &'static str,
+    step: &'static str,
     call: &'static str,
     /// Only calls that name this file count.
-    of: Option<&'static str>,
+    file: Option<&'static str>,
     at: CallIndex,
-    leaves: RemainingFiles,
+    remaining: RemainingFiles,
 }
 
 /// The index of the call, among those of one thread.
@@ -230,16 +230,16 @@ impl KillPoint {
         leaves: RemainingFiles,
     ) -> Self {
         Self {
-            done,
+            step: done,
             call,
-            of: None,
+            file: None,
             at: CallIndex::Call(at),
-            leaves,
+            remaining: leaves,
         }
     }
 
     const fn of(mut self, name: &'static str) -> Self {
-        self.of = Some(name);
+        self.file = Some(name);
         self
     }
 
@@ -269,26 +269,30 @@ const STEPS: [KillPoint; 10] = [
 ];
 
 /// Runs the command until this step is done, and kills it there.
-async fn killed_after(cluster: &Cluster, place: usize, step: &KillPoint) {
-    let raft = format!("{}:5052", cluster.masters[place].address);
+async fn kill_after(cluster: &Cluster, index: usize, step: &KillPoint) {
+    let raft = format!("{}:5052", cluster.masters[index].address);
     let own = |master: &v1::Master| master.raft_address == raft;
-    let formers = listed(cluster).await.into_iter().filter(own).count();
+    let formers = list_masters(cluster).await.into_iter().filter(own).count();
     let (at, log_filter) = match step.at {
         // One line is logged when the group has added the member.
         CallIndex::Call(at) => (at, "off,argosy_raft::bootstrap::run=info"),
         CallIndex::AfterNotes => (1 + 2 * formers, "off"),
     };
-    let own = command(cluster, place, &[]);
+    let own = command(cluster, index, &[]);
     let log = cluster.directory.path().join(OUTPUT);
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e"]);
     command.arg(format!("trace={}", step.call));
     let inject = format!("inject={}:signal=KILL:when={at}", step.call);
     command.args(["-e", &inject]);
-    match step.of {
+    match step.file {
         None => {}
         Some(OUTPUT) => drop(command.arg("-P").arg(&log)),
-        Some(name) => drop(command.arg("-P").arg(folder(cluster, place).join(name))),
+        Some(name) => drop(
+            command
+                .arg("-P")
+                .arg(data_directory(cluster, index).join(name)),
+        ),
     }
     command.arg(own.get_program()).args(own.get_args());
     let output = fs::File::create(&log).unwrap();
@@ -299,34 +303,38 @@ async fn killed_after(cluster: &Cluster, place: usize, step: &KillPoint) {
         .stderr(output)
         .spawn();
     let mut child = child.expect("strace is installed");
-    let ended = wait_until(step.done, LONG, async || child.try_wait().unwrap()).await;
+    let ended = wait_until(step.step, LONG, async || child.try_wait().unwrap()).await;
     let said = fs::read_to_string(&log).unwrap();
     // strace exits as the process that it traces.
-    assert_eq!(ended.signal(), Some(9), "{}: {ended}: {said}", step.done);
+    assert_eq!(ended.signal(), Some(9), "{}: {ended}: {said}", step.step);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejoin_that_is_killed_after_any_of_its_steps_can_be_repeated() {
     let mut cluster = Cluster::start(0).await;
-    cluster.share();
-    let place = stopped(&mut cluster).await;
-    let before = contents(&cluster, place);
+    cluster.release_machine();
+    let index = kill_follower(&mut cluster).await;
+    let before = contents(&cluster, index);
     for step in &STEPS {
-        killed_after(&cluster, place, step).await;
-        match step.leaves {
+        kill_after(&cluster, index, step).await;
+        match step.remaining {
             Everything => {
-                assert!(id(&cluster, place).await.is_some(), "{}", step.done);
-                assert!(contents(&cluster, place) == before, "{}", step.done);
+                assert!(id(&cluster, index).await.is_some(), "{}", step.step);
+                assert!(contents(&cluster, index) == before, "{}", step.step);
             }
             AForbiddenDirectory => {
-                ends_with(&mut cluster, place, "run `argosy master rejoin`").await;
+                ends_with(&mut cluster, index, "run `argosy master rejoin`").await;
             }
             ADirectory => {}
         }
     }
-    let output = rejoin(&cluster, place, &[]).await;
+    let output = rejoin(&cluster, index, &[]).await;
     assert!(output.status.success(), "{}", output_text(&output));
-    cluster.masters[place].start();
+    cluster.masters[index].start();
     cluster.wait_caught_up().await;
-    assert_eq!(listed(&cluster).await.len(), 3, "nothing is left behind");
+    assert_eq!(
+        list_masters(&cluster).await.len(),
+        3,
+        "nothing is left behind"
+    );
 }

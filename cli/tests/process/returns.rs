@@ -14,8 +14,8 @@ const LONG: Duration = Duration::from_secs(60);
 
 async fn wait_for_state(framework: &TestFramework, name: &str, state: v1::TaskState) {
     framework
-        .wait_for_event(&format!("{name} is {state:?}"), LONG, |heard| {
-            heard.states(name).contains(&state).then_some(())
+        .wait_for_event(&format!("{name} is {state:?}"), LONG, |events| {
+            events.states(name).contains(&state).then_some(())
         })
         .await;
 }
@@ -34,7 +34,7 @@ async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offe
     wait_for_state(&framework, "large", v1::TaskState::Running).await;
     cluster.agents[0].kill();
     let smaller = AGENT_RESOURCES.replace("cpus:8", "cpus:4");
-    cluster.agents[0].argue(AGENT_RESOURCES, &smaller);
+    cluster.agents[0].replace_argument(AGENT_RESOURCES, &smaller);
     cluster.agents[0].start();
     let operator = cluster.operator();
     wait_until("it is back, and smaller", LONG, async || {
@@ -50,17 +50,17 @@ async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offe
     })
     .await;
     framework.hold_offers(true);
-    framework.heard.lock().unwrap().offers.clear();
+    framework.events.lock().unwrap().offers.clear();
     // Long enough for several rounds of offers: this shows that something does not happen.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let promised = |offer: &v1::Offer| offer.resources.iter().any(|one| one.name == "cpus");
-    let offered = framework.heard.lock().unwrap().offers.clone();
+    let offered = framework.events.lock().unwrap().offers.clone();
     assert!(!offered.values().any(promised), "{offered:?}");
     framework.driver.kill("large", Some(0));
     wait_for_state(&framework, "large", v1::TaskState::Killed).await;
     framework
-        .wait_for_event("all it has now is offered", LONG, |heard| {
-            let cpus = heard.offers.values().flat_map(|offer| &offer.resources);
+        .wait_for_event("all it has now is offered", LONG, |events| {
+            let cpus = events.offers.values().flat_map(|offer| &offer.resources);
             let cpus = cpus.filter(|one| one.name == "cpus");
             let is_all =
                 |one: &v1::Resource| one.value == Some(v1::resource::Value::ScalarMilli(4_000));
@@ -76,8 +76,8 @@ async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
     let mark = format!("78{}.25", std::process::id());
     framework.hold_offers(true);
     let offers = framework
-        .wait_for_event("an offer of each agent", LONG, |heard| {
-            let offers = heard.offers.values().cloned();
+        .wait_for_event("an offer of each agent", LONG, |events| {
+            let offers = events.offers.values().cloned();
             let offers = offers.map(|offer| (offer.agent_id.clone(), offer));
             let offers = BTreeMap::from_iter(offers);
             (offers.len() == 2).then_some(offers)
@@ -114,7 +114,7 @@ async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
     }
     for agent in &cluster.agents {
         wait_until("it is back", LONG, async || {
-            let registered = agent.shows_one("argosy_agent_registered").await;
+            let registered = agent.metric_is_one("argosy_agent_registered").await;
             registered.filter(|registered| *registered)
         })
         .await;
@@ -187,7 +187,7 @@ async fn an_operator_who_asks_a_new_leader_before_any_agent_is_back_misses_no_ta
     }
     wait_until("the agents stand still", LONG, async || {
         let mut agents = cluster.agents.iter();
-        agents.all(TestMember::stands_still).then_some(())
+        agents.all(TestMember::is_hung).then_some(())
     })
     .await;
     let leader = cluster.leader().await;

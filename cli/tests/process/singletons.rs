@@ -74,8 +74,8 @@ impl Scheduler for UpdateRecorder {
 
 /// Returns a task that holds a lock of the host while it runs, and records whether it got it. Only
 /// KILL ends it.
-fn singleton(folder: &Path, mark: &str) -> v1::TaskSpec {
-    let path = folder.display();
+fn singleton(directory: &Path, mark: &str) -> v1::TaskSpec {
+    let path = directory.display();
     let line = format!(
         "trap '' TERM; exec 9>{path}/lock; \
          if flock -n 9; then echo alone >> {path}/starts; else echo second >> {path}/starts; fi; \
@@ -122,12 +122,12 @@ async fn agent_of(cluster: &Cluster, task: &str) -> usize {
     1 + cluster.agents.iter().position(api).expect("it is ours")
 }
 
-async fn two_agents_apart(site: &mut PartitionNamespaces) -> Cluster {
+async fn two_agents_apart(namespaces: &mut PartitionNamespaces) -> Cluster {
     let directory = tempfile::tempdir().expect("a temporary folder");
     let more = ["--agent-timeout", "4s"];
-    let masters = (0..3).map(|place| site.master(&directory, place, &more));
+    let masters = (0..3).map(|index| namespaces.master(&directory, index, &more));
     let masters = masters.collect();
-    let agents = (1..=2).map(|number| site.agent_apart(&directory, number));
+    let agents = (1..=2).map(|number| namespaces.agent_apart(&directory, number));
     let agents = agents.collect();
     Cluster::of(masters, agents, directory).await
 }
@@ -164,16 +164,16 @@ fn a_singleton_on_an_agent_that_is_cut_off_is_replaced_after_it_has_stopped_itse
         return;
     }
     in_a_network_of_its_own(async || {
-        let mut site = PartitionNamespaces::new();
-        let mut cluster = two_agents_apart(&mut site).await;
+        let mut namespaces = PartitionNamespaces::new();
+        let mut cluster = two_agents_apart(&mut namespaces).await;
         let witness = cluster.witness();
-        let folder = witness.parent().unwrap();
-        make_shared_files(folder);
+        let directory = witness.parent().unwrap();
+        make_shared_files(directory);
         let mark = format!("79{}.5", std::process::id());
         let copies = CopySpec {
             number: 1,
             with_port: false,
-            template: singleton(folder, &mark),
+            template: singleton(directory, &mark),
         };
         let updates = Arc::default();
         let mut watched = UpdateRecorder {
@@ -195,7 +195,7 @@ fn a_singleton_on_an_agent_that_is_cut_off_is_replaced_after_it_has_stopped_itse
         position(&updates, "the first copy runs", running("one-0-1")).await;
         let first = agent_of(&cluster, "one-0-1").await;
         PartitionNamespaces::cut_agent(first);
-        cluster.share();
+        cluster.release_machine();
         let stopped = position(&updates, "the first copy has stopped", |one| one.stopped).await;
         position(&updates, "the second copy runs", running("one-0-2")).await;
         assert_ne!(agent_of(&cluster, "one-0-2").await, first);
@@ -207,7 +207,7 @@ fn a_singleton_on_an_agent_that_is_cut_off_is_replaced_after_it_has_stopped_itse
         let all = updates.lock().unwrap().clone();
         one_replaced_the_other(&all, stopped, ended);
         let starts = wait_until("both copies have started", LONG, async || {
-            let text = std::fs::read_to_string(folder.join("starts")).unwrap();
+            let text = std::fs::read_to_string(directory.join("starts")).unwrap();
             (text.lines().count() == 2).then_some(text)
         })
         .await;
@@ -216,6 +216,6 @@ fn a_singleton_on_an_agent_that_is_cut_off_is_replaced_after_it_has_stopped_itse
         let ended = tokio::time::timeout(LONG, run).await;
         ended.expect("the framework ends").unwrap().unwrap();
         drop(cluster);
-        drop(site);
+        drop(namespaces);
     });
 }

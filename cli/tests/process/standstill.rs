@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, TestMember, wait_until, write};
-use crate::work::{ReceivedEvents, TestFramework, signatures, witnessed};
+use crate::work::{ReceivedEvents, TestFramework, signatures, witnessed_task};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -31,12 +31,12 @@ impl StoppedThreads {
 
     fn threads(cluster: &Cluster, master: &TestMember, is_held: impl Fn(&str) -> bool) -> Self {
         let threads = std::fs::read_dir(format!("/proc/{}/task", master.pid()));
-        let held = threads.expect("it runs").flatten().filter_map(|entry| {
+        let stopped = threads.expect("it runs").flatten().filter_map(|entry| {
             let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
             is_held(name.trim_end()).then(|| entry.file_name().into_string().ok())?
         });
-        let held: Vec<String> = held.collect();
-        assert!(!held.is_empty(), "no thread would be held");
+        let stopped: Vec<String> = stopped.collect();
+        assert!(!stopped.is_empty(), "no thread would be held");
         let said = cluster.directory.path().join("strace");
         let said = File::create(said).expect("a file can be made");
         let mut strace = Command::new("strace");
@@ -45,7 +45,7 @@ impl StoppedThreads {
         // messages.
         strace.args(["-qq", "-o", "/dev/null", "-e"]);
         strace.arg("inject=futex,epoll_wait,epoll_pwait,read:delay_enter=60s");
-        strace.args(held.iter().flat_map(|thread| ["-p", thread]));
+        strace.args(stopped.iter().flat_map(|thread| ["-p", thread]));
         let strace = strace.stdin(Stdio::null()).stderr(said).spawn();
         Self(strace.expect("strace is installed"))
     }
@@ -61,7 +61,7 @@ impl Drop for StoppedThreads {
 
 /// Returns when a master whose threads are held logs that it gives up leadership, and that its
 /// process exits.
-async fn logged(master: &TestMember, began: Instant) -> (Duration, Duration) {
+async fn wait_for_exit_logs(master: &TestMember, began: Instant) -> (Duration, Duration) {
     // A restarted master appends to its log.
     let earlier = master.log().len();
     let logged = async |words: &str| {
@@ -81,7 +81,7 @@ async fn another_leads(cluster: &Cluster, former: usize, began: Instant) -> Dura
     let others: Vec<_> = others.filter(|(place, _)| *place != former).collect();
     wait_until("another master leads", LONG, async || {
         for (_, other) in &others {
-            if other.shows_one("argosy_master_is_active_leader").await == Some(true) {
+            if other.metric_is_one("argosy_master_is_active_leader").await == Some(true) {
                 return Some(began.elapsed());
             }
         }
@@ -91,8 +91,8 @@ async fn another_leads(cluster: &Cluster, former: usize, began: Instant) -> Dura
 }
 
 /// Waits for the exit. A held thread does not exit before it is released.
-async fn ends_by_itself(held: StoppedThreads, master: &mut TestMember) {
-    drop(held);
+async fn ends_by_itself(stopped: StoppedThreads, master: &mut TestMember) {
+    drop(stopped);
     let status = wait_until("its process has ended", LONG, async || master.ended()).await;
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status:?}");
 }
@@ -108,18 +108,19 @@ async fn a_leader_whose_loop_stands_still_is_replaced_and_then_ends_its_process(
     for _ in 0..3 {
         let leader = cluster.leader().await;
         let began = Instant::now();
-        let held = StoppedThreads::loop_of(&cluster, &cluster.masters[leader]);
+        let stopped = StoppedThreads::loop_of(&cluster, &cluster.masters[leader]);
         let numbers = launched..launched + 20;
-        framework.launch(numbers.map(|number| witnessed(&format!("t{number}"), &witness, "true")));
+        framework
+            .launch(numbers.map(|number| witnessed_task(&format!("t{number}"), &witness, "true")));
         launched += 20;
         let (replaced, (gave_up, ended)) = tokio::join!(
             another_leads(&cluster, leader, began),
-            logged(&cluster.masters[leader], began)
+            wait_for_exit_logs(&cluster.masters[leader], began)
         );
         println!("replaced after {replaced:?}, gave up after {gave_up:?}, ended after {ended:?}");
         assert!(gave_up < ended, "it ended before it gave up");
-        ends_by_itself(held, &mut cluster.masters[leader]).await;
-        let ended_all = |heard: &ReceivedEvents| (heard.ended() >= launched).then_some(());
+        ends_by_itself(stopped, &mut cluster.masters[leader]).await;
+        let ended_all = |events: &ReceivedEvents| (events.ended() >= launched).then_some(());
         framework
             .wait_for_event("all tasks have ended", LONG, ended_all)
             .await;
@@ -139,9 +140,9 @@ async fn a_leader_whose_loop_stands_still_is_replaced_and_then_ends_its_process(
     let signed = signatures(&witness);
     assert_eq!(signed.len(), launched, "{signed:?}");
     assert!(signed.values().all(|times| *times == 1), "{signed:?}");
-    let heard = framework.heard.lock().unwrap();
+    let events = framework.events.lock().unwrap();
     for number in 0..launched {
-        let states = heard.states(&format!("t{number}"));
+        let states = events.states(&format!("t{number}"));
         assert_eq!(states.last(), Some(&v1::TaskState::Finished), "{states:?}");
     }
 }
@@ -152,10 +153,10 @@ async fn a_follower_of_which_everything_stands_still_ends_its_process_and_distur
     let leader = cluster.leader().await;
     let follower = (leader + 1) % 3;
     let began = Instant::now();
-    let held = StoppedThreads::all_but_watchdog(&cluster, &cluster.masters[follower]);
-    let (gave_up, ended) = logged(&cluster.masters[follower], began).await;
+    let stopped = StoppedThreads::all_but_watchdog(&cluster, &cluster.masters[follower]);
+    let (gave_up, ended) = wait_for_exit_logs(&cluster.masters[follower], began).await;
     println!("gave up after {gave_up:?}, ended after {ended:?}");
-    ends_by_itself(held, &mut cluster.masters[follower]).await;
+    ends_by_itself(stopped, &mut cluster.masters[follower]).await;
     assert_eq!(cluster.leader().await, leader, "the leader has changed");
     let operator = cluster.operator();
     wait_until("two masters serve", LONG, async || {

@@ -50,7 +50,7 @@ impl TestScheduler {
             failover_timeout_ms: Some(600_000),
             ..Default::default()
         };
-        let protocol = argosy_proto::versions::VersionRange::OWN.first();
+        let protocol = argosy_proto::versions::VersionRange::OWN.first_message();
         let request = v1::SubscribeRequest {
             protocol: Some(protocol),
             info: Some(info),
@@ -152,7 +152,7 @@ async fn all_are_connected(schedulers: &[TestScheduler], operator: &OperatorClie
 async fn schedulers_that_return_while_their_disconnection_is_committed_are_connected() {
     let grace = format!("{}ms", GRACE.as_millis());
     let mut cluster = Cluster::start_with(0, &["--framework-disconnect-timeout", &grace]).await;
-    cluster.share();
+    cluster.release_machine();
     let leader = cluster.leader().await;
     let url = format!("http://{}", cluster.masters[leader].api());
     let channel = Endpoint::from_shared(url).unwrap().connect_lazy();

@@ -101,8 +101,8 @@ async fn load(operator: OperatorClient, stop: CancellationToken) -> usize {
 }
 
 /// Stops a master gracefully, and starts it with another release.
-async fn replace(cluster: &mut Cluster, place: usize, executable: Option<&Path>) {
-    let master = &mut cluster.masters[place];
+async fn replace(cluster: &mut Cluster, index: usize, executable: Option<&Path>) {
+    let master = &mut cluster.masters[index];
     master.signal(Signal::SIGTERM);
     wait_until("it stops", LONG, async || master.has_ended().then_some(())).await;
     master.kill();
@@ -112,8 +112,8 @@ async fn replace(cluster: &mut Cluster, place: usize, executable: Option<&Path>)
 }
 
 /// Makes this master lead.
-async fn lead(cluster: &Cluster, place: usize) {
-    let api = cluster.masters[place].api();
+async fn lead(cluster: &Cluster, index: usize) {
+    let api = cluster.masters[index].api();
     wait_until("it leads", LONG, async || {
         let known = cluster.operator();
         let listed = known.get_cluster(v1::GetClusterRequest::default()).await;
@@ -124,18 +124,18 @@ async fn lead(cluster: &Cluster, place: usize) {
         };
         // Rejected while the group makes another change.
         let _ = known.transfer_leader(request).await;
-        (cluster.leader().await == place).then_some(())
+        (cluster.leader().await == index).then_some(())
     })
     .await;
 }
 
 /// Makes this master lead, and kills it while it does.
-async fn kill_leading(cluster: &mut Cluster, place: usize) {
-    lead(cluster, place).await;
-    cluster.masters[place].kill();
+async fn kill_leading(cluster: &mut Cluster, index: usize) {
+    lead(cluster, index).await;
+    cluster.masters[index].kill();
     let next = cluster.leader().await;
-    assert_ne!(next, place, "a dead master leads");
-    cluster.masters[place].start();
+    assert_ne!(next, index, "a dead master leads");
+    cluster.masters[index].start();
     cluster.wait_caught_up().await;
 }
 
@@ -150,8 +150,8 @@ async fn level(cluster: &Cluster) -> u32 {
 
 /// Runs tasks, ends some, and waits until the framework has received all updates.
 async fn run_tasks(framework: &TestFramework, name: &str) {
-    let before = framework.heard.lock().unwrap().ended();
-    let ended = || framework.heard.lock().unwrap().ended() - before;
+    let before = framework.events.lock().unwrap().ended();
+    let ended = || framework.events.lock().unwrap().ended() - before;
     for round in 0.. {
         assert!(round < 8, "{} of {TASKS} tasks have ended", ended());
         // Offers of a former leader may be rejected, and the tasks with them.
@@ -219,8 +219,8 @@ fn assert_same_history(cluster: &mut Cluster, reported: &ReportedDigests, level:
     }
     let reported = reported.lock().unwrap();
     for number in 1..=3 {
-        let folder = cluster.directory.path().join(format!("master-{number}"));
-        let replayed = history::replay(&folder.join("store"));
+        let directory = cluster.directory.path().join(format!("master-{number}"));
+        let replayed = history::replay(&directory.join("store"));
         assert_eq!(replayed.level, level);
         let digests = replayed.digests;
         let known = reported.iter().filter_map(|(index, digest)| {
@@ -279,10 +279,10 @@ async fn raise(cluster: &Cluster) -> v1::RaiseLevelReply {
 
 /// Checks a rejection by this master, which must lead: one of the former release does not know the
 /// call.
-async fn assert_refused(cluster: &Cluster, place: usize, words: &str) {
-    let only = cluster.masters[place].api();
+async fn assert_refused(cluster: &Cluster, index: usize, words: &str) {
+    let only = cluster.masters[index].api();
     let refused = wait_until("the raise is refused", LONG, async || {
-        lead(cluster, place).await;
+        lead(cluster, index).await;
         let masters = only.parse().expect("it is an address");
         let operator = OperatorClient::new(Connector::new(masters, ConnectorConfig::default()));
         let request = v1::RaiseLevelRequest { level: 3 };
@@ -297,8 +297,8 @@ async fn assert_refused(cluster: &Cluster, place: usize, words: &str) {
 async fn assert_needs_level(framework: &TestFramework) {
     framework.hold_offers(true);
     let offer = framework
-        .wait_for_event("an offer", LONG, |heard| {
-            heard.offers.values().next().cloned()
+        .wait_for_event("an offer", LONG, |events| {
+            events.offers.values().next().cloned()
         })
         .await;
     let mut signalled = task("signalled", "sleep 600");
@@ -323,8 +323,8 @@ async fn assert_needs_level(framework: &TestFramework) {
 /// Checks that a master of the former release exits without a change, and that this one continues
 /// from there.
 async fn refuses_the_directory(cluster: &mut Cluster, executable: &Path) {
-    let place = (cluster.leader().await + 1) % 3;
-    let master = &mut cluster.masters[place];
+    let index = (cluster.leader().await + 1) % 3;
+    let master = &mut cluster.masters[index];
     master.signal(Signal::SIGTERM);
     wait_until("it stops", LONG, async || master.has_ended().then_some(())).await;
     master.kill();
@@ -351,15 +351,15 @@ async fn all_masters_return_to_the_former_release_before_the_level_is_raised() {
     let watched = DigestWatch::begin(&cluster);
     let framework = TestFramework::start(cluster.masters_list(), "steady").await;
     run_tasks(&framework, "before").await;
-    for place in 0..3 {
-        replace(&mut cluster, place, None).await;
+    for index in 0..3 {
+        replace(&mut cluster, index, None).await;
     }
     kill_leading(&mut cluster, 1).await;
     run_tasks(&framework, "upgraded").await;
     assert_eq!(level(&cluster).await, 2);
-    for place in 0..3 {
-        replace(&mut cluster, place, Some(&executable)).await;
-        run_tasks(&framework, &format!("returning-{place}")).await;
+    for index in 0..3 {
+        replace(&mut cluster, index, Some(&executable)).await;
+        run_tasks(&framework, &format!("returning-{index}")).await;
     }
     run_tasks(&framework, "returned").await;
     kill_leading(&mut cluster, 0).await;
@@ -379,9 +379,9 @@ async fn masters_of_two_releases_form_a_cluster_at_level_2_whichever_of_them_lea
         let watched = DigestWatch::begin(&cluster);
         let framework = TestFramework::start(cluster.masters_list(), "steady").await;
         run_tasks(&framework, "founded").await;
-        for place in 0..3 {
-            kill_leading(&mut cluster, place).await;
-            run_tasks(&framework, &format!("led-{place}")).await;
+        for index in 0..3 {
+            kill_leading(&mut cluster, index).await;
+            run_tasks(&framework, &format!("led-{index}")).await;
         }
         let reported = watched.end().await;
         assert_same_history(&mut cluster, &reported, Level(2));

@@ -61,7 +61,7 @@ impl ReceivedEvents {
 
 /// A running scheduler.
 pub(crate) struct TestFramework {
-    pub(crate) heard: Arc<Mutex<ReceivedEvents>>,
+    pub(crate) events: Arc<Mutex<ReceivedEvents>>,
     pub(crate) driver: SchedulerDriver,
     pub(crate) config: SchedulerConfig,
     stop: CancellationToken,
@@ -105,9 +105,9 @@ impl Drop for EventDump {
 struct EventRecorder(Arc<Mutex<ReceivedEvents>>);
 
 impl EventRecorder {
-    fn launch(heard: &mut ReceivedEvents, driver: &SchedulerDriver) {
-        while !heard.hold && !heard.queue.is_empty() {
-            let Some(offer) = heard.pop_oldest() else {
+    fn launch(events: &mut ReceivedEvents, driver: &SchedulerDriver) {
+        while !events.hold && !events.queue.is_empty() {
+            let Some(offer) = events.pop_oldest() else {
                 return;
             };
             let room = offer
@@ -120,8 +120,8 @@ impl EventRecorder {
                 });
             let fit = usize::try_from(room.unwrap_or(0))
                 .unwrap_or(0)
-                .min(heard.queue.len());
-            let tasks: Vec<_> = heard.queue.drain(..fit).collect();
+                .min(events.queue.len());
+            let tasks: Vec<_> = events.queue.drain(..fit).collect();
             if tasks.is_empty() {
                 driver.decline(&offer, Some(100));
             } else {
@@ -133,9 +133,9 @@ impl EventRecorder {
 
 impl Scheduler for EventRecorder {
     fn registered(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
-        let mut heard = self.0.lock().unwrap();
-        heard.framework_id.clone_from(&subscription.framework_id);
-        heard.subscriptions.push(subscription.clone());
+        let mut events = self.0.lock().unwrap();
+        events.framework_id.clone_from(&subscription.framework_id);
+        events.subscriptions.push(subscription.clone());
     }
 
     fn reconnected(&mut self, _: &SchedulerDriver, subscription: &Subscription) {
@@ -147,19 +147,19 @@ impl Scheduler for EventRecorder {
     }
 
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
-        let mut heard = self.0.lock().unwrap();
-        heard.offers.extend(
+        let mut events = self.0.lock().unwrap();
+        events.offers.extend(
             offers
                 .into_iter()
                 .map(|offer| (offer.offer_id.clone(), offer)),
         );
-        Self::launch(&mut heard, driver);
+        Self::launch(&mut events, driver);
     }
 
     fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, _: &str) {
-        let mut heard = self.0.lock().unwrap();
-        heard.offers.remove(offer_id);
-        heard.rescinded.push(offer_id.to_owned());
+        let mut events = self.0.lock().unwrap();
+        events.offers.remove(offer_id);
+        events.rescinded.push(offer_id.to_owned());
     }
 
     fn update(&mut self, _: &SchedulerDriver, status: &v1::TaskStatus) {
@@ -196,7 +196,7 @@ impl TestFramework {
         let run = tokio::spawn(async move { runner.run(&mut recorder, token).await });
         let framework = Self {
             _witness: EventDump(Arc::clone(&heard)),
-            heard,
+            events: heard,
             driver,
             config,
             stop,
@@ -206,7 +206,7 @@ impl TestFramework {
             "the framework is registered",
             Duration::from_secs(20),
             async || {
-                let heard = framework.heard.lock().unwrap();
+                let heard = framework.events.lock().unwrap();
                 (!heard.framework_id.is_empty() || !heard.errors.is_empty()).then_some(())
             },
         )
@@ -215,17 +215,17 @@ impl TestFramework {
     }
 
     pub(crate) fn id(&self) -> String {
-        self.heard.lock().unwrap().framework_id.clone()
+        self.events.lock().unwrap().framework_id.clone()
     }
 
     /// Launches tasks as offers allow.
     pub(crate) fn launch(&self, tasks: impl IntoIterator<Item = v1::TaskSpec>) {
-        self.heard.lock().unwrap().queue.extend(tasks);
+        self.events.lock().unwrap().queue.extend(tasks);
     }
 
     /// Keeps incoming offers instead of using them.
     pub(crate) fn hold_offers(&self, hold: bool) {
-        self.heard.lock().unwrap().hold = hold;
+        self.events.lock().unwrap().hold = hold;
     }
 
     /// Waits until `ask` returns a value for the received events.
@@ -235,14 +235,14 @@ impl TestFramework {
         limit: Duration,
         mut ask: impl FnMut(&ReceivedEvents) -> Option<T>,
     ) -> T {
-        wait_until(what, limit, async || ask(&self.heard.lock().unwrap())).await
+        wait_until(what, limit, async || ask(&self.events.lock().unwrap())).await
     }
 
     /// Stops the process without a call to the masters.
-    pub(crate) async fn die(self) -> SchedulerConfig {
+    pub(crate) async fn kill(self) -> SchedulerConfig {
         self.stop.cancel();
         let _ = self.run.await;
-        let framework_id = Some(self.heard.lock().unwrap().framework_id.clone());
+        let framework_id = Some(self.events.lock().unwrap().framework_id.clone());
         SchedulerConfig {
             framework_id,
             ..self.config
@@ -270,8 +270,8 @@ pub(crate) fn task(id: &str, line: &str) -> v1::TaskSpec {
 
 /// Returns a task that signs the witness file `witness` (mounted at its own path) before it runs
 /// `line`.
-pub(crate) fn witnessed(id: &str, witness: &Path, line: &str) -> v1::TaskSpec {
-    let folder = witness
+pub(crate) fn witnessed_task(id: &str, witness: &Path, line: &str) -> v1::TaskSpec {
+    let directory = witness
         .parent()
         .expect("the file is in a folder")
         .display()
@@ -281,8 +281,8 @@ pub(crate) fn witnessed(id: &str, witness: &Path, line: &str) -> v1::TaskSpec {
         witness.display()
     );
     let path = v1::HostPath {
-        host_path: folder.clone(),
-        container_path: folder,
+        host_path: directory.clone(),
+        container_path: directory,
         read_only: false,
     };
     v1::TaskSpec {

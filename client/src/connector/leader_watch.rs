@@ -23,12 +23,12 @@ use crate::connector::Connector;
 use crate::masters::Masters;
 
 /// Time in which a master must report the leader; it reports much faster if it knows one.
-const OPENING: Duration = Duration::from_secs(1);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for which a new stream may be silent at first. A master that stays silent knows no leader,
 /// such as one whose disk hangs.
 const FIRST_WORD: Duration = Duration::from_millis(500);
 /// Time for which a master that failed is tried after masters that have never answered.
-const RECENT: Duration = Duration::from_secs(10);
+const FAILURE_MEMORY: Duration = Duration::from_secs(10);
 /// Half the minimum pause after a failure, and the maximum pause, in milliseconds.
 const PAUSE_MS: (u64, u64) = (25, 1_000);
 /// The pause after a master of an earlier release, which does not support the watch.
@@ -47,7 +47,7 @@ pub(crate) struct LeaderEpoch {
 pub(crate) struct LeaderWatch {
     newest: watch::Sender<LeaderEpoch>,
     // Held while listening, by one caller for all: the others wait for `newest`, or for the lock.
-    ear: Mutex<WatchListener>,
+    listener: Mutex<WatchListener>,
 }
 
 #[derive(Default)]
@@ -55,7 +55,7 @@ struct WatchListener {
     open: Option<EpochStream>,
     failures: u32,
     /// Whether the last master that was called does not support the watch.
-    is_unknown: bool,
+    is_unsupported: bool,
     /// When each master last failed: the one with the oldest failure is tried next.
     failed: HashMap<String, Instant>,
 }
@@ -63,19 +63,19 @@ struct WatchListener {
 struct EpochStream {
     address: String,
     stream: Streaming<v1::Reign>,
-    has_spoken: bool,
+    has_received: bool,
 }
 
 impl EpochStream {
     async fn next(&mut self) -> Option<v1::Reign> {
         let message = self.stream.message();
-        let told = if self.has_spoken {
+        let told = if self.has_received {
             message.await
         } else {
             let first = tokio::time::timeout(FIRST_WORD, message).await;
             first.unwrap_or(Ok(None))
         };
-        self.has_spoken = true;
+        self.has_received = true;
         told.ok().flatten()
     }
 }
@@ -84,7 +84,7 @@ impl LeaderWatch {
     pub(crate) fn new() -> Self {
         Self {
             newest: watch::Sender::new(LeaderEpoch::default()),
-            ear: Mutex::default(),
+            listener: Mutex::default(),
         }
     }
 
@@ -127,18 +127,18 @@ impl LeaderWatch {
 
     /// Performs one step of listening. May be dropped at any time: the next step continues.
     async fn listen(&self, connector: &Connector) {
-        let mut ear = self.ear.lock().await;
-        let Some(open) = &mut ear.open else {
-            return ear.open(connector).await;
+        let mut listener = self.listener.lock().await;
+        let Some(open) = &mut listener.open else {
+            return listener.open(connector).await;
         };
         let Some(reign) = open.next().await else {
-            return ear.close();
+            return listener.close();
         };
         if reign.here {
             // The leader could not report its own replacement.
-            ear.close();
+            listener.close();
         } else {
-            ear.failures = 0;
+            listener.failures = 0;
         }
         self.handle_message(&reign, connector);
     }
@@ -177,7 +177,7 @@ impl WatchListener {
         };
         let pause_ms = match self.failures {
             0 => 0,
-            _ if self.is_unknown => UNKNOWN_PAUSE_MS,
+            _ if self.is_unsupported => UNKNOWN_PAUSE_MS,
             failures => (PAUSE_MS.0 << failures.min(10)).min(PAUSE_MS.1),
         };
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
@@ -185,18 +185,18 @@ impl WatchListener {
         self.failed.insert(address.clone(), Instant::now());
         let unanswered = |_| Err(Status::deadline_exceeded("no answer in time"));
         let opened = match connector.channel(&address) {
-            Ok(channel) => tokio::time::timeout(OPENING, watch(channel))
+            Ok(channel) => tokio::time::timeout(OPEN_TIMEOUT, watch(channel))
                 .await
                 .unwrap_or_else(unanswered),
             Err(_) => Err(Status::unavailable("its address is not usable")),
         };
-        self.is_unknown = matches!(&opened, Err(why) if why.code() == Code::Unimplemented);
+        self.is_unsupported = matches!(&opened, Err(why) if why.code() == Code::Unimplemented);
         match opened {
             Ok(stream) => {
                 self.open = Some(EpochStream {
                     address,
                     stream,
-                    has_spoken: false,
+                    has_received: false,
                 });
             }
             Err(_) => self.failures = self.failures.saturating_add(1),
@@ -219,9 +219,14 @@ impl WatchListener {
         let others = masters.filter(|address| Some(*address) != leader.as_ref());
         let first = others.min_by_key(|address| {
             let failed = self.failed.get(*address);
-            let is_useless = failed.is_some_and(|at| at.elapsed() < RECENT);
-            let is_strange = !connector.has_heard(address);
-            (connector.avoids(address), is_useless, is_strange, failed)
+            let is_useless = failed.is_some_and(|at| at.elapsed() < FAILURE_MEMORY);
+            let is_strange = !connector.is_responsive(address);
+            (
+                connector.is_avoided(address),
+                is_useless,
+                is_strange,
+                failed,
+            )
         });
         first.cloned()
     }

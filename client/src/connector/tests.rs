@@ -18,9 +18,9 @@ fn client(masters: &str, dialer: Dialer) -> OperatorClient {
 }
 
 #[tokio::test]
-async fn masters_that_take_connections_and_say_nothing_are_named_with_how_long_was_waited() {
-    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = mute.local_addr().unwrap();
+async fn unresponsive_masters_are_named_with_the_waiting_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
     let client = client(&address.to_string(), Dialer::tcp());
     let short = client.with_deadline(Duration::from_millis(200));
     let error = short
@@ -70,23 +70,23 @@ async fn a_connection_that_fell_silent_makes_all_others_suspect() {
         matches!(answer, Err(CallError::Refused(_)))
     };
     for address in cluster.masters().addresses() {
-        connector.known(|known| known.likely = Some(address.clone()));
+        connector.known(|known| known.likely_leader = Some(address.clone()));
         assert!(ask(DEFAULT_DEADLINE).await);
     }
     is_dead.send_replace(true);
-    assert!(!ask(QUIET).await);
+    assert!(!ask(QUIET_TIME).await);
     // The other master is called, and not over the connection that was open before: that would take
     // all the remaining time.
-    connector.known(|known| known.likely = Some(cluster.masters().addresses()[0].clone()));
+    connector.known(|known| known.likely_leader = Some(cluster.masters().addresses()[0].clone()));
     assert!(ask(ATTEMPT_TIMEOUT).await);
 }
 
 #[tokio::test]
-async fn a_master_that_was_never_heard_gets_less_time_than_one_that_was() {
+async fn an_unknown_master_gets_less_time_than_a_responsive_one() {
     let cluster = crate::test_masters::FakeCluster::start(1).await;
-    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mute = mute.local_addr().unwrap().to_string();
-    let masters = format!("{mute},{}", cluster.masters().addresses()[0]);
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
+    let masters = format!("{silent},{}", cluster.masters().addresses()[0]);
     let config = ConnectorConfig {
         dialer: Dialer::new(|address, _| async move {
             let stream = tokio::net::TcpStream::connect(address).await;
@@ -102,12 +102,12 @@ async fn a_master_that_was_never_heard_gets_less_time_than_one_that_was() {
     let connector = Connector::new(masters.parse().unwrap(), config);
     let client = OperatorClient::new(connector.clone()).with_deadline(ATTEMPT_TIMEOUT);
     let ask = async || client.get_cluster(v1::GetClusterRequest::default()).await;
-    connector.known(|known| known.likely = Some(mute.clone()));
+    connector.known(|known| known.likely_leader = Some(silent.clone()));
     assert!(matches!(ask().await, Err(CallError::Refused(_))));
     connector.known(|known| {
         known.avoided.clear();
-        known.likely = Some(mute.clone());
-        known.heard.insert(mute.clone());
+        known.likely_leader = Some(silent.clone());
+        known.responsive.insert(silent.clone());
     });
     let unanswered = ask().await;
     assert!(
@@ -117,7 +117,7 @@ async fn a_master_that_was_never_heard_gets_less_time_than_one_that_was() {
 }
 
 #[tokio::test]
-async fn garbage_for_an_answer_is_a_cause_and_no_panic() {
+async fn a_malformed_answer_is_a_cause_and_no_panic() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let garbage = tokio::spawn(async move {

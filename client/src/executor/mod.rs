@@ -18,7 +18,7 @@ pub use state::ExecutorState;
 /// Capacity for messages that wait for the stream. When it is full, further ones are lost.
 const MESSAGES: usize = 64;
 /// Capacity for updates that wait for the stream. When it is full, callers wait.
-const WAITING: usize = 1_024;
+const UPDATE_CAPACITY: usize = 1_024;
 
 /// One instance of a task: an id may be reused for another instance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,7 +92,7 @@ const TOKEN_FILE: &str = "ARGOSY_EXECUTOR_TOKEN_FILE";
 /// A handle through which the work of an executor reports its tasks to the agent. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ExecutorDriver {
-    news: mpsc::Sender<TaskStateChange>,
+    changes: mpsc::Sender<TaskStateChange>,
     messages: mpsc::Sender<Vec<u8>>,
 }
 
@@ -113,9 +113,9 @@ impl ExecutorDriver {
     /// Reports a state of a task. The report is kept, and repeated if necessary, until the agent
     /// has stored it on its disk. Waits while too many updates are unsent; does nothing once the
     /// executor has ended.
-    pub async fn report(&self, news: TaskStateChange) {
+    pub async fn report(&self, change: TaskStateChange) {
         // The receiver is gone: the process is about to end.
-        let _ = self.news.send(news).await;
+        let _ = self.changes.send(change).await;
     }
 
     /// Sends the framework up to 65,536 bytes, if it can be reached now. A longer message is lost,
@@ -144,12 +144,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_no_agent_started_is_told_so() {
+    fn a_program_without_an_agent_gets_an_error() {
         let pair = |name: &str| (name.to_owned(), "/x".to_owned());
-        let meeting =
+        let endpoint =
             AgentEndpoint::from_environment([pair(SOCKET), pair(TOKEN_FILE), pair("OTHER")])
                 .unwrap();
-        assert_eq!(meeting.socket, PathBuf::from("/x"));
+        assert_eq!(endpoint.socket, PathBuf::from("/x"));
         let refused = AgentEndpoint::from_environment([pair(SOCKET)]).unwrap_err();
         assert!(refused.to_string().contains(TOKEN_FILE), "{refused}");
     }

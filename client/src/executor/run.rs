@@ -16,13 +16,13 @@ use tonic::{Code, Status, Streaming};
 
 use super::state::ExecutorState;
 use super::{
-    AgentEndpoint, Executor, ExecutorDriver, MESSAGES, TaskName, TaskStateChange, WAITING,
+    AgentEndpoint, Executor, ExecutorDriver, MESSAGES, TaskName, TaskStateChange, UPDATE_CAPACITY,
 };
 
 /// Backoff between attempts, doubled up to the maximum: the agent may be down for any length of
 /// time.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 /// Timeout of one attempt.
 const TRY_LIMIT: Duration = Duration::from_secs(10);
 /// Capacity for messages to be sent. When it is full, the stream is abandoned: all of them are
@@ -49,11 +49,11 @@ pub enum ExecutorError {
 
 /// Keeps the stream open.
 pub struct ExecutorRunner {
-    meeting: AgentEndpoint,
+    endpoint: AgentEndpoint,
     driver: ExecutorDriver,
-    news: mpsc::Receiver<TaskStateChange>,
+    changes: mpsc::Receiver<TaskStateChange>,
     messages: mpsc::Receiver<Vec<u8>>,
-    book: ExecutorState,
+    state: ExecutorState,
     /// Set once the agent asks the executor to end.
     end_by: Option<Instant>,
 }
@@ -67,17 +67,17 @@ impl ExecutorRunner {
     /// Creates a runner that will connect to this agent.
     #[must_use]
     pub fn new(meeting: AgentEndpoint) -> Self {
-        let (sender, news) = mpsc::channel(WAITING);
+        let (sender, news) = mpsc::channel(UPDATE_CAPACITY);
         let (outgoing, messages) = mpsc::channel(MESSAGES);
         Self {
-            meeting,
+            endpoint: meeting,
             driver: ExecutorDriver {
-                news: sender,
+                changes: sender,
                 messages: outgoing,
             },
-            news,
+            changes: news,
             messages,
-            book: ExecutorState::default(),
+            state: ExecutorState::default(),
             end_by: None,
         }
     }
@@ -101,10 +101,10 @@ impl ExecutorRunner {
                     wait = FIRST_WAIT;
                     self.serve_stream(stream, executor).await?;
                 }
-                None => wait = LONGEST_WAIT.min(wait * 2),
+                None => wait = MAX_WAIT.min(wait * 2),
             }
             let is_late = self.end_by.is_some_and(|by| by <= Instant::now());
-            if is_late || (self.end_by.is_some() && self.book.is_idle()) {
+            if is_late || (self.end_by.is_some() && self.state.is_idle()) {
                 return Ok(());
             }
             self.pause(wait).await;
@@ -113,7 +113,7 @@ impl ExecutorRunner {
 
     /// Connects to the agent; `None` if the attempt is to be repeated.
     async fn connect(&self) -> Result<Option<ExecutorStream>, ExecutorError> {
-        let path = &self.meeting.token_file;
+        let path = &self.endpoint.token_file;
         let token = tokio::fs::read(path)
             .await
             .map_err(|source| ExecutorError::Token {
@@ -121,7 +121,7 @@ impl ExecutorRunner {
                 source,
             })?;
         let first = v1::FromExecutor {
-            message: Some(Say::Subscribe(self.book.subscribe(token))),
+            message: Some(Say::Subscribe(self.state.subscribe(token))),
         };
         match tokio::time::timeout(TRY_LIMIT, self.open(first)).await {
             Ok(Ok(stream)) => Ok(Some(stream)),
@@ -142,7 +142,7 @@ impl ExecutorRunner {
     }
 
     async fn open(&self, first: v1::FromExecutor) -> Result<ExecutorStream, Status> {
-        let address = format!("unix://{}", self.meeting.socket.display());
+        let address = format!("unix://{}", self.endpoint.socket.display());
         let endpoint = Endpoint::from_shared(address);
         let endpoint = endpoint.map_err(|error| Status::internal(error.to_string()))?;
         let channel = endpoint.connect().await;
@@ -166,7 +166,7 @@ impl ExecutorRunner {
         executor: &mut impl Executor,
     ) -> Result<(), ExecutorError> {
         loop {
-            if self.end_by.is_some() && self.book.is_idle() {
+            if self.end_by.is_some() && self.state.is_idle() {
                 return Ok(());
             }
             let late = sleep_until(self.end_by);
@@ -183,8 +183,8 @@ impl ExecutorRunner {
                     }
                 }
                 // The runner itself holds a sender, so the channel never ends.
-                Some(news) = self.news.recv() => {
-                    let Some(update) = self.book.note(news) else { continue };
+                Some(news) = self.changes.recv() => {
+                    let Some(update) = self.state.update(news) else { continue };
                     let message = Some(Say::Update(update));
                     if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
                         return Ok(());
@@ -208,7 +208,7 @@ impl ExecutorRunner {
                     task_id: spec.task_id.clone(),
                     order: launch.order_index,
                 };
-                if self.book.take(&name) {
+                if self.state.add(&name) {
                     executor.launch(name, spec, &self.driver);
                 }
             }
@@ -217,7 +217,7 @@ impl ExecutorRunner {
                     task_id: kill.task_id,
                     order: kill.order_index,
                 };
-                if self.book.is_live(&name) {
+                if self.state.is_live(&name) {
                     let grace = Duration::from_millis(kill.grace_ms);
                     executor.kill(&name, grace, &self.driver);
                 }
@@ -227,7 +227,7 @@ impl ExecutorRunner {
                     task_id: acknowledged.task_id,
                     order: acknowledged.order_index,
                 };
-                self.book.acknowledged(&name, acknowledged.serial);
+                self.state.acknowledged(&name, acknowledged.serial);
             }
             Some(Said::FrameworkMessage(data)) => executor.message(data, &self.driver),
             Some(Said::Shutdown(shutdown)) => {
@@ -236,8 +236,8 @@ impl ExecutorRunner {
                 executor.shutdown(grace);
             }
             Some(Said::Subscribed(subscribed)) => {
-                let said = subscribed.protocol.as_ref();
-                let agreed = said.map(|said| VersionRange::OWN.negotiated("the agent", said));
+                let protocol = subscribed.protocol.as_ref();
+                let agreed = protocol.map(|said| VersionRange::OWN.negotiate("the agent", said));
                 if let Some(Err(why)) = agreed {
                     return Err(ExecutorError::Refused(why.to_string()));
                 }
@@ -251,8 +251,8 @@ impl ExecutorRunner {
     /// Waits, and records events during the wait.
     async fn pause(&mut self, wait: Duration) {
         let over = Instant::now() + wait;
-        while let Ok(Some(news)) = tokio::time::timeout_at(over, self.news.recv()).await {
-            self.book.note(news);
+        while let Ok(Some(news)) = tokio::time::timeout_at(over, self.changes.recv()).await {
+            self.state.update(news);
         }
     }
 }

@@ -17,14 +17,14 @@ pub struct ExecutorState {
 #[derive(Debug, Default)]
 struct TaskEntry {
     /// Number of the newest update.
-    made: u64,
+    last_number: u64,
     has_ended: bool,
     unacknowledged: VecDeque<v1::ExecutorUpdate>,
 }
 
 impl ExecutorState {
     /// Adds a task; false if it is already known.
-    pub fn take(&mut self, name: &TaskName) -> bool {
+    pub fn add(&mut self, name: &TaskName) -> bool {
         let is_new = !self.tasks.contains_key(name);
         if is_new {
             self.tasks.insert(name.clone(), TaskEntry::default());
@@ -35,26 +35,26 @@ impl ExecutorState {
     /// Returns whether a known task has not ended.
     #[must_use]
     pub fn is_live(&self, name: &TaskName) -> bool {
-        self.tasks.get(name).is_some_and(|held| !held.has_ended)
+        self.tasks.get(name).is_some_and(|entry| !entry.has_ended)
     }
 
     /// Creates an update; `None` for a task that has ended or is unknown.
-    pub fn note(&mut self, news: TaskStateChange) -> Option<v1::ExecutorUpdate> {
-        let held = self.tasks.get_mut(&news.name)?;
-        if held.has_ended {
+    pub fn update(&mut self, change: TaskStateChange) -> Option<v1::ExecutorUpdate> {
+        let entry = self.tasks.get_mut(&change.name)?;
+        if entry.has_ended {
             return None;
         }
-        held.made += 1;
-        held.has_ended = is_end(news.state);
+        entry.last_number += 1;
+        entry.has_ended = is_end(change.state);
         let update = v1::ExecutorUpdate {
-            task_id: news.name.task_id,
-            order_index: news.name.order,
-            serial: held.made,
-            state: news.state.into(),
-            text: news.text,
-            exit: news.exit,
+            task_id: change.name.task_id,
+            order_index: change.name.order,
+            serial: entry.last_number,
+            state: change.state.into(),
+            text: change.text,
+            exit: change.exit,
         };
-        held.unacknowledged.push_back(update.clone());
+        entry.unacknowledged.push_back(update.clone());
         Some(update)
     }
 
@@ -82,9 +82,9 @@ impl ExecutorState {
             task_id: name.task_id.clone(),
             order_index: name.order,
         });
-        let unacknowledged = self.tasks.values().flat_map(|held| &held.unacknowledged);
+        let unacknowledged = self.tasks.values().flat_map(|entry| &entry.unacknowledged);
         v1::ExecutorSubscribe {
-            protocol: Some(VersionRange::OWN.first()),
+            protocol: Some(VersionRange::OWN.first_message()),
             token,
             tasks: tasks.collect(),
             unacknowledged: unacknowledged.cloned().collect(),
@@ -117,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_taken_once_and_kept_until_its_end_is_acknowledged() {
+    fn a_task_is_added_once_and_stored_until_its_end_is_acknowledged() {
         let mut book = ExecutorState::default();
-        assert!(book.take(&name(1)) && !book.take(&name(1)));
-        assert!(book.take(&name(2)), "the same id under another order");
-        let running = book.note(news(1, v1::TaskState::Running)).unwrap();
-        let finished = book.note(news(1, v1::TaskState::Finished)).unwrap();
+        assert!(book.add(&name(1)) && !book.add(&name(1)));
+        assert!(book.add(&name(2)), "the same id under another order");
+        let running = book.update(news(1, v1::TaskState::Running)).unwrap();
+        let finished = book.update(news(1, v1::TaskState::Finished)).unwrap();
         assert_eq!((running.serial, finished.serial), (1, 2));
-        assert_eq!(book.note(news(1, v1::TaskState::Failed)), None);
+        assert_eq!(book.update(news(1, v1::TaskState::Failed)), None);
         assert!(!book.is_live(&name(1)) && book.is_live(&name(2)));
         book.acknowledged(&name(1), 1);
         let again = book.subscribe(b"token".to_vec());

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_waits_for_the_accepts_before_it_and_holds_up_none_behind_it() {
+    fn a_kill_waits_for_earlier_accepts_and_delays_no_later_call() {
         let mut calls = with([accept(), kill(), accept()]);
         assert_eq!(numbers(&mut calls), [1, 3]);
         calls.answered(1);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_limit_is_on_its_way() {
+    fn no_more_calls_than_the_limit_are_in_flight() {
         let mut calls = with((0..1_000).map(|_| accept()));
         assert_eq!(numbers(&mut calls).len(), IN_FLIGHT);
         for number in 2..=64 {

@@ -140,7 +140,7 @@ pub struct SchedulerDriver(Arc<Shared>);
 
 struct Shared {
     // A lock, because callbacks and other tasks both make requests; never held across an await.
-    asked: Mutex<CommandQueue>,
+    queue: Mutex<CommandQueue>,
     wake: Notify,
 }
 
@@ -151,13 +151,13 @@ struct CommandQueue {
     commands: VecDeque<Command>,
     waiting: BTreeMap<u64, oneshot::Sender<CallResult>>,
     last_key: u64,
-    is_over: bool,
+    is_closed: bool,
 }
 
 impl SchedulerDriver {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared {
-            asked: Mutex::new(CommandQueue::default()),
+            queue: Mutex::new(CommandQueue::default()),
             wake: Notify::new(),
         }))
     }
@@ -302,44 +302,44 @@ impl SchedulerDriver {
 
     fn call(&self, task_ids: Vec<String>, command: impl FnOnce(CallKey) -> Command) -> CallHandle {
         let (sender, answer) = oneshot::channel();
-        let mut asked = self.asked();
-        asked.last_key += 1;
-        let key = CallKey(asked.last_key);
-        if asked.is_over {
+        let mut queue = self.lock();
+        queue.last_key += 1;
+        let key = CallKey(queue.last_key);
+        if queue.is_closed {
             // The sender is dropped: the answer is that the run has ended.
             return CallHandle { key, answer };
         }
-        let command = if asked.waiting.len() < OPEN_CALLS {
+        let command = if queue.waiting.len() < OPEN_CALLS {
             command(key)
         } else {
             Command::TooMany(key, task_ids)
         };
-        asked.waiting.insert(key.0, sender);
-        asked.commands.push_back(command);
-        drop(asked);
+        queue.waiting.insert(key.0, sender);
+        queue.commands.push_back(command);
+        drop(queue);
         self.0.wake.notify_one();
         CallHandle { key, answer }
     }
 
     fn push(&self, command: Command) {
-        let mut asked = self.asked();
-        if !asked.is_over {
-            asked.commands.push_back(command);
-            drop(asked);
+        let mut queue = self.lock();
+        if !queue.is_closed {
+            queue.commands.push_back(command);
+            drop(queue);
             self.0.wake.notify_one();
         }
     }
 
-    pub(crate) async fn woken(&self) {
+    pub(crate) async fn notified(&self) {
         self.0.wake.notified().await;
     }
 
-    pub(crate) fn take(&self) -> VecDeque<Command> {
-        std::mem::take(&mut self.asked().commands)
+    pub(crate) fn take_commands(&self) -> VecDeque<Command> {
+        std::mem::take(&mut self.lock().commands)
     }
 
     pub(crate) fn answer(&self, answer: &CallResult) {
-        let sender = self.asked().waiting.remove(&answer.call.0);
+        let sender = self.lock().waiting.remove(&answer.call.0);
         if let Some(sender) = sender {
             // There may be no waiter: the callback is called anyway.
             let _ = sender.send(answer.clone());
@@ -348,15 +348,15 @@ impl SchedulerDriver {
 
     /// Stops accepting requests; waiting callers receive the answer that the run has ended.
     pub(crate) fn close(&self) {
-        let mut asked = self.asked();
-        asked.is_over = true;
-        asked.commands.clear();
-        asked.waiting.clear();
+        let mut queue = self.lock();
+        queue.is_closed = true;
+        queue.commands.clear();
+        queue.waiting.clear();
     }
 
-    fn asked(&self) -> std::sync::MutexGuard<'_, CommandQueue> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, CommandQueue> {
         self.0
-            .asked
+            .queue
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_that_comes_twice_is_told_once() {
+    fn a_repeated_offer_is_delivered_once() {
         let mut offers = holding(&["1.1"]);
         let used = BTreeSet::from(["1.2".to_owned()]);
         let new = offers.receive(
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn held_offers_are_presented_with_their_tokens_and_what_is_not_kept_is_lost() {
+    fn held_offers_are_presented_with_tokens_and_others_are_rescinded() {
         let mut offers = holding(&["1.1", "1.2"]);
         let (presented, left_out) = offers.present(std::iter::empty());
         assert!(left_out.is_empty());
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_offers_are_presented_as_a_master_takes() {
+    fn presented_offers_are_bounded() {
         let ids: Vec<String> = (0..30_000).map(|serial| format!("1.{serial}")).collect();
         let mut offers = holding(&ids.iter().map(String::as_str).collect::<Vec<_>>());
         let used = v1::HeldOffer {
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn declines_run_out_and_a_revival_ends_them() {
+    fn declines_expire_and_a_revive_ends_them() {
         let mut offers = holding(&["1.1", "1.2"]);
         offers.decline(&["1.1".into()], None, 1_000);
         offers.decline(&["1.2".into()], Some(60_000), 1_000);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_beyond_the_bound_are_left_out() {
+    fn filters_beyond_the_bound_are_omitted() {
         let mut offers = SessionOffers::default();
         for serial in 0..10_000 {
             let id = format!("1.{serial}");

@@ -81,7 +81,7 @@ struct Rim {
     session: Session,
     driver: SchedulerDriver,
     connector: Connector,
-    begun: Instant,
+    started: Instant,
     tick: Duration,
     first_subscription: Option<Duration>,
     // Calls and the reading of the stream; each ends with an input.
@@ -108,7 +108,7 @@ impl Rim {
             session: Session::new(identity),
             driver,
             connector: Connector::new(config.masters, config.connector),
-            begun: Instant::now(),
+            started: Instant::now(),
             tick: config.tick,
             first_subscription: config.first_subscription,
             tasks: JoinSet::new(),
@@ -134,7 +134,7 @@ impl Rim {
                 .map_or(far, |limit| limit + FIRST_EVENT),
         );
         tokio::pin!(first);
-        if let Some(result) = self.feed(scheduler, Input::Begin) {
+        if let Some(result) = self.handle(scheduler, Input::Begin) {
             return result;
         }
         loop {
@@ -143,7 +143,7 @@ impl Rim {
                 biased;
                 () = stop.cancelled(), if self.drain_until.is_none() => Input::Command(Command::Stop),
                 () = tokio::time::sleep_until(drain_until), if self.drain_until.is_some() => return Ok(()),
-                () = self.driver.woken() => {
+                () = self.driver.notified() => {
                     if let Some(result) = self.take_commands(scheduler) {
                         return result;
                     }
@@ -162,7 +162,7 @@ impl Rim {
                 }
                 () = &mut first, if !self.session.was_registered() => return self.not_reached(scheduler),
             };
-            if let Some(result) = self.feed(scheduler, input) {
+            if let Some(result) = self.handle(scheduler, input) {
                 return result;
             }
             if self.is_first_subscription_over() {
@@ -177,7 +177,8 @@ impl Rim {
             .filter(|_| !self.session.was_registered());
         // The failed search itself has used up the time, up to the precision of a timer.
         self.last_failure.is_some()
-            && limit.is_some_and(|limit| self.begun.elapsed() + Duration::from_millis(50) >= limit)
+            && limit
+                .is_some_and(|limit| self.started.elapsed() + Duration::from_millis(50) >= limit)
     }
 
     fn not_reached(&mut self, scheduler: &mut impl Scheduler) -> Result<(), SchedulerError> {
@@ -192,7 +193,7 @@ impl Rim {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Handles the requests that callbacks and other tasks have made since the last call.
@@ -201,8 +202,8 @@ impl Rim {
         scheduler: &mut impl Scheduler,
     ) -> Option<Result<(), SchedulerError>> {
         let mut result = None;
-        for command in self.driver.take() {
-            result = result.or(self.feed(scheduler, Input::Command(command)));
+        for command in self.driver.take_commands() {
+            result = result.or(self.handle(scheduler, Input::Command(command)));
         }
         result
     }
@@ -222,7 +223,7 @@ impl Rim {
 
     /// Handles one input, all its effects, and all inputs that callbacks create. `Some` ends the
     /// run.
-    fn feed(
+    fn handle(
         &mut self,
         scheduler: &mut impl Scheduler,
         input: Input,
@@ -238,7 +239,7 @@ impl Rim {
                 }
                 Effect::Notify(notice) => {
                     let handled = self.notify(scheduler, notice);
-                    let asked = self.driver.take().into_iter().map(Input::Command);
+                    let asked = self.driver.take_commands().into_iter().map(Input::Command);
                     // Acknowledged last, so that the callback's requests are sent first.
                     for input in asked.chain(handled) {
                         effects.extend(self.step(input));
@@ -318,7 +319,7 @@ impl Rim {
                 let limit = self
                     .first_subscription
                     .filter(|_| !self.session.was_registered());
-                let left = limit.map(|limit| limit.saturating_sub(self.begun.elapsed()));
+                let left = limit.map(|limit| limit.saturating_sub(self.started.elapsed()));
                 let deadline = left.unwrap_or(DEFAULT_DEADLINE).min(DEFAULT_DEADLINE);
                 self.tasks.spawn(async move {
                     tokio::time::sleep(Duration::from_millis(after_ms)).await;

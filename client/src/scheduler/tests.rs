@@ -107,15 +107,15 @@ impl World {
             offers,
             run,
         };
-        world.told("registered framework-1").await;
+        world.wait_for_line("registered framework-1").await;
         world
     }
 
-    async fn told(&self, line: &str) {
-        self.told_times(line, 1).await;
+    async fn wait_for_line(&self, line: &str) {
+        self.wait_for_lines(line, 1).await;
     }
 
-    async fn told_times(&self, line: &str, times: usize) {
+    async fn wait_for_lines(&self, line: &str, times: usize) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         while self.times(line) < times {
             let now = tokio::time::Instant::now();
@@ -139,7 +139,7 @@ impl World {
 
     async fn offer(&self, agent: &str) -> v1::Offer {
         let id = self.cluster.offer(agent, "cpus:1;mem:100");
-        self.told(&format!("offer {id}")).await;
+        self.wait_for_line(&format!("offer {id}")).await;
         let offers = self.offers.lock().unwrap();
         offers
             .iter()
@@ -214,7 +214,7 @@ async fn a_call_whose_reply_is_lost_is_repeated_as_it_was_and_happens_once() {
 }
 
 #[tokio::test]
-async fn calls_are_numbered_from_one_and_say_what_is_still_open() {
+async fn calls_are_numbered_from_one_with_the_lowest_unanswered() {
     let world = World::start(1).await;
     for (at, agent) in (1..).zip(["agent-1", "agent-2", "agent-3"]) {
         let offer = world.offer(agent).await;
@@ -238,7 +238,7 @@ async fn an_offer_held_over_a_change_of_leader_is_presented_and_used_under_its_o
     let kept = world.offer("agent-1").await;
     let gone = world.offer("agent-2").await;
     world.cluster.change_leader();
-    world.told("reconnected in epoch 1").await;
+    world.wait_for_line("reconnected in epoch 1").await;
     let presented = &world.subscriptions()[1];
     assert!(
         presented.contains(&(kept.offer_id.clone(), kept.token.to_vec())),
@@ -249,7 +249,7 @@ async fn an_offer_held_over_a_change_of_leader_is_presented_and_used_under_its_o
     assert!(answer.is_done(), "{answer:?}");
     // A used offer is not presented again.
     world.cluster.change_leader();
-    world.told("reconnected in epoch 2").await;
+    world.wait_for_line("reconnected in epoch 2").await;
     assert!(
         !world.subscriptions()[2]
             .iter()
@@ -265,7 +265,9 @@ async fn an_offer_that_the_new_leader_does_not_keep_is_rescinded() {
     // The leader rescinds it, and the event is lost with the stream.
     world.cluster.drop_streams();
     world.cluster.rescind(&offer.offer_id);
-    world.told(&format!("rescinded {}", offer.offer_id)).await;
+    world
+        .wait_for_line(&format!("rescinded {}", offer.offer_id))
+        .await;
     let answer = world.driver.accept(&offer, vec![task("a")]).answer().await;
     assert!(
         matches!(&answer.outcome, CallOutcome::Refused(refusal) if refusal.reason == "offer-used")
@@ -279,12 +281,12 @@ async fn an_offer_that_the_new_leader_does_not_keep_is_rescinded() {
 }
 
 #[tokio::test]
-async fn an_update_that_comes_twice_is_told_once_and_acknowledged_in_order() {
+async fn a_repeated_update_is_delivered_once_and_acknowledged_in_order() {
     let world = World::start(2).await;
     world.cluster.repeat_updates();
     world.cluster.update("a", TaskState::Running);
     world.cluster.update("a", TaskState::Finished);
-    world.told("update a TASK_STATE_FINISHED").await;
+    world.wait_for_line("update a TASK_STATE_FINISHED").await;
     let acknowledged = |all: &[ReceivedInput]| {
         let of = |received: &ReceivedInput| match received {
             ReceivedInput::Acknowledged(list) => list.iter().map(|(_, index)| *index).collect(),
@@ -300,17 +302,17 @@ async fn an_update_that_comes_twice_is_told_once_and_acknowledged_in_order() {
         .await;
     assert!(acknowledged(&world.cluster.received()).is_sorted());
     world.cluster.change_leader();
-    world.told("reconnected in epoch 1").await;
+    world.wait_for_line("reconnected in epoch 1").await;
     assert_eq!(world.times("update a TASK_STATE_RUNNING"), 1);
     assert_eq!(world.times("update a TASK_STATE_FINISHED"), 1);
     world.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn nothing_is_acknowledged_before_an_explicit_word() {
+async fn nothing_is_acknowledged_before_an_explicit_call() {
     let world = World::with(1, |config| config.acknowledge = AcknowledgeMode::Explicitly).await;
     world.cluster.update("a", TaskState::Running);
-    world.told("update a TASK_STATE_RUNNING").await;
+    world.wait_for_line("update a TASK_STATE_RUNNING").await;
     // An answered call shows that everything before it was sent.
     world.driver.revive(Vec::new()).answer().await;
     let is_acknowledged = |all: &[ReceivedInput]| {
@@ -346,10 +348,10 @@ async fn a_killed_leader_is_left_for_the_next_with_every_open_call() {
             .accept(&offer, vec![task(&format!("task-{serial}"))]);
     }
     world.cluster.kill_leader().await;
-    world.told("reconnected in epoch 1").await;
+    world.wait_for_line("reconnected in epoch 1").await;
     for serial in 1..=6 {
         world
-            .told(&format!("answered call-{serial} done, 0 refused"))
+            .wait_for_line(&format!("answered call-{serial} done, 0 refused"))
             .await;
     }
     assert_eq!(world.cluster.launches().len(), 6);
@@ -367,18 +369,18 @@ async fn a_killed_leader_is_left_for_the_next_with_every_open_call() {
 async fn a_silent_stream_is_given_up_and_resumed() {
     let world = World::start(2).await;
     world.cluster.stop_heartbeats();
-    world.told("disconnected").await;
+    world.wait_for_line("disconnected").await;
     world.cluster.change_leader();
-    world.told("reconnected in epoch 1").await;
+    world.wait_for_line("reconnected in epoch 1").await;
     world.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_leader_that_was_replaced_is_left_although_its_heartbeats_go_on() {
+async fn a_replaced_leader_is_left_despite_its_heartbeats() {
     let world = World::start(3).await;
     let offer = world.offer("agent-1").await;
     world.cluster.depose_leader();
-    world.told("reconnected in epoch 1").await;
+    world.wait_for_line("reconnected in epoch 1").await;
     let held = world.subscriptions().pop().unwrap();
     assert_eq!(held.len(), 1, "{held:?}");
     world.driver.accept(&offer, vec![task("a")]).answer().await;
@@ -423,8 +425,12 @@ async fn a_reconciliation_waits_for_the_calls_before_it_and_answers_without_revi
     let question = world.driver.reconcile(vec!["a".into(), "b".into()]);
     assert!(accept.answer().await.is_done());
     assert!(question.answer().await.is_done());
-    world.told("update a TASK_STATE_STAGING (answer)").await;
-    world.told("update b TASK_STATE_UNKNOWN (answer)").await;
+    world
+        .wait_for_line("update a TASK_STATE_STAGING (answer)")
+        .await;
+    world
+        .wait_for_line("update b TASK_STATE_UNKNOWN (answer)")
+        .await;
     assert!(
         world
             .cluster
@@ -459,7 +465,7 @@ async fn declines_in_force_are_presented_again_and_no_declined_offer_is() {
         })
         .await;
     world.cluster.change_leader();
-    world.told("reconnected in epoch 1").await;
+    world.wait_for_line("reconnected in epoch 1").await;
     let last = world.cluster.received();
     let last = last.iter().rev().find_map(|received| match received {
         ReceivedInput::Subscribed {
@@ -475,7 +481,7 @@ async fn declines_in_force_are_presented_again_and_no_declined_offer_is() {
 }
 
 #[tokio::test]
-async fn a_list_that_reaches_no_one_ends_with_each_address_and_its_cause() {
+async fn a_list_without_a_reachable_master_ends_with_all_causes() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
@@ -520,7 +526,7 @@ async fn a_thousand_tasks_start_once_each_through_ten_changes_of_leader() {
     }
     for round in 0..10 {
         world
-            .told(&format!("update task-{round}-9-9 TASK_STATE_FINISHED"))
+            .wait_for_line(&format!("update task-{round}-9-9 TASK_STATE_FINISHED"))
             .await;
     }
     let launches = world.cluster.launches();
@@ -544,7 +550,7 @@ async fn a_leader_that_wants_heartbeats_gets_them_as_long_as_the_stream_is_read(
     assert_eq!(world.cluster.heartbeats(), 0);
     world.cluster.expect_heartbeats(Duration::from_millis(20));
     world.cluster.change_leader();
-    world.told("reconnected in epoch 1").await;
+    world.wait_for_line("reconnected in epoch 1").await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while world.cluster.heartbeats() < 5 {
         let now = tokio::time::Instant::now();

@@ -17,11 +17,11 @@ type RevisionKey = (u64, u32);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct UpdateProgress {
-    seen: RevisionKey,
+    newest: RevisionKey,
     acknowledged: Option<RevisionKey>,
     is_terminal: bool,
     /// The entry up to which an answer to a reconciliation has reported it.
-    answered: u64,
+    reconciled: u64,
 }
 
 /// Updates of one session.
@@ -30,7 +30,7 @@ pub(crate) struct UpdateTracker {
     tasks: BTreeMap<String, UpdateProgress>,
     // Order in which tasks ended and were acknowledged.
     ended: VecDeque<String>,
-    to_send: BTreeMap<String, RevisionKey>,
+    pending: BTreeMap<String, RevisionKey>,
     in_flight: BTreeMap<String, RevisionKey>,
 }
 
@@ -44,32 +44,32 @@ impl UpdateTracker {
         let progress = self.tasks.entry(status.task_id.clone()).or_default();
         let is_passed_over =
             bugs::is_on(Bug::UpdatePassedOver) && self.in_flight.contains_key(&status.task_id);
-        if revision > progress.seen && !is_passed_over {
-            progress.seen = revision;
+        if revision > progress.newest && !is_passed_over {
+            progress.newest = revision;
             progress.is_terminal |= is_terminal;
-            if is_terminal || revision.0 > progress.answered {
+            if is_terminal || revision.0 > progress.reconciled {
                 return true;
             }
             // An answer has reported a newer state: the old one is not delivered, so it is
             // acknowledged here.
             progress.acknowledged = Some(revision);
-            self.to_send.insert(status.task_id.clone(), revision);
+            self.pending.insert(status.task_id.clone(), revision);
             return false;
         }
         if let Some(acknowledged) = progress
             .acknowledged
             .filter(|acknowledged| *acknowledged >= revision)
         {
-            self.to_send.insert(status.task_id.clone(), acknowledged);
+            self.pending.insert(status.task_id.clone(), acknowledged);
         }
         false
     }
 
     /// Returns whether an update of this task was received that is newer than everything up to the
     /// entry at `index`.
-    pub(crate) fn is_past(&self, task_id: &str, index: u64) -> bool {
+    pub(crate) fn has_newer(&self, task_id: &str, index: u64) -> bool {
         let progress = self.tasks.get(task_id);
-        progress.is_some_and(|progress| progress.seen.0 > index)
+        progress.is_some_and(|progress| progress.newest.0 > index)
     }
 
     /// Acknowledges this update and all before it.
@@ -83,9 +83,9 @@ impl UpdateTracker {
             return;
         }
         progress.acknowledged = Some(revision);
-        self.to_send.insert(task_id.to_owned(), revision);
-        if progress.is_terminal && revision >= progress.seen {
-            self.has_ended(task_id);
+        self.pending.insert(task_id.to_owned(), revision);
+        if progress.is_terminal && revision >= progress.newest {
+            self.record_end(task_id);
         }
     }
 
@@ -93,13 +93,13 @@ impl UpdateTracker {
     pub(crate) fn answer(&mut self, task_id: &str, index: u64, is_terminal: bool) {
         let is_new = !self.tasks.contains_key(task_id);
         let progress = self.tasks.entry(task_id.to_owned()).or_default();
-        progress.answered = progress.answered.max(index);
+        progress.reconciled = progress.reconciled.max(index);
         if is_new && is_terminal {
-            self.has_ended(task_id);
+            self.record_end(task_id);
         }
     }
 
-    fn has_ended(&mut self, task_id: &str) {
+    fn record_end(&mut self, task_id: &str) {
         self.ended.push_back(task_id.to_owned());
         while self.ended.len() > ENDED {
             if let Some(oldest) = self.ended.pop_front() {
@@ -111,11 +111,11 @@ impl UpdateTracker {
     /// Returns the acknowledgements for the next call; one call at a time, so that later ones are
     /// batched.
     pub(crate) fn send(&mut self) -> Option<Vec<v1::Acknowledgement>> {
-        if !self.in_flight.is_empty() || self.to_send.is_empty() {
+        if !self.in_flight.is_empty() || self.pending.is_empty() {
             return None;
         }
         while self.in_flight.len() < BATCH {
-            let Some((task, revision)) = self.to_send.pop_first() else {
+            let Some((task, revision)) = self.pending.pop_first() else {
                 break;
             };
             self.in_flight.insert(task, revision);
@@ -138,14 +138,14 @@ impl UpdateTracker {
     /// Records that they may not have arrived: they are sent again, unless a later one covers them.
     pub(crate) fn unsent(&mut self) {
         for (task, revision) in std::mem::take(&mut self.in_flight) {
-            let entry = self.to_send.entry(task).or_insert(revision);
+            let entry = self.pending.entry(task).or_insert(revision);
             *entry = (*entry).max(revision);
         }
     }
 
     /// Returns whether every acknowledgement has arrived.
     pub(crate) fn is_empty(&self) -> bool {
-        self.to_send.is_empty() && self.in_flight.is_empty()
+        self.pending.is_empty() && self.in_flight.is_empty()
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_is_told_once_and_a_replay_is_acknowledged_again() {
+    fn an_update_is_delivered_once_and_a_repetition_acknowledged_again() {
         let mut updates = UpdateTracker::default();
         assert!(updates.receive(&status("a", 5), false));
         assert!(!updates.receive(&status("a", 5), false));
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_without_a_revision_are_always_told() {
+    fn answers_without_a_revision_are_always_delivered() {
         let mut updates = UpdateTracker::default();
         let answer = v1::TaskStatus {
             task_id: "a".into(),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_that_an_answer_has_overtaken_is_acknowledged_and_not_told() {
+    fn an_update_older_than_an_answer_is_acknowledged_and_not_delivered() {
         let mut updates = UpdateTracker::default();
         updates.answer("a", 7, true);
         assert!(!updates.receive(&status("a", 6), false));

@@ -184,7 +184,7 @@ async fn events(
     let closed = |why: String| Input::Closed { link, why };
     let mut want = Some(want);
     let mut patience = FIRST_EVENT;
-    let mut replaced = Box::pin(connector.replaced(None, address.clone()));
+    let mut replaced = Box::pin(connector.until_replaced(None, address.clone()));
     loop {
         let message = tokio::select! {
             biased;
@@ -214,7 +214,7 @@ async fn events(
             let interval =
                 Duration::from_millis(subscribed.heartbeat_interval_ms.clamp(10, 600_000));
             patience = interval * HEARTBEATS;
-            replaced = Box::pin(connector.replaced(Some(subscribed.epoch), address.clone()));
+            replaced = Box::pin(connector.until_replaced(Some(subscribed.epoch), address.clone()));
             let heartbeat_ms = subscribed.scheduler_heartbeat_interval_ms;
             if let Some(want) = want.take().filter(|_| heartbeat_ms > 0) {
                 let interval = Duration::from_millis(heartbeat_ms.clamp(10, 600_000));

@@ -70,13 +70,13 @@ pub(super) struct FakeState {
     pub(super) scheduler_heartbeat_ms: u64,
     pub(super) heartbeats: usize,
     pub(super) script: Vec<v1::TaskState>,
-    pub(super) open: BTreeMap<String, v1::Offer>,
+    pub(super) open_offers: BTreeMap<String, v1::Offer>,
     pub(super) launches: BTreeMap<String, usize>,
     // Launched and not yet taken by the test; it must take them.
     pub(super) launched: Vec<v1::TaskSpec>,
     pub(super) agent_address: String,
     // Offers of former leaders that may still be presented.
-    former: BTreeMap<String, v1::Offer>,
+    former_offers: BTreeMap<String, v1::Offer>,
     epoch: u64,
     serial: u64,
     index: u64,
@@ -89,7 +89,7 @@ pub(super) struct FakeState {
     tasks: BTreeMap<String, v1::TaskStatus>,
     pub(super) link: Option<mpsc::Sender<Result<v1::Event, Status>>>,
     /// Streams of leaders that have not noticed their end.
-    deposed: Vec<mpsc::Sender<Result<v1::Event, Status>>>,
+    deposed_streams: Vec<mpsc::Sender<Result<v1::Event, Status>>>,
 }
 
 pub(super) const FRAMEWORK: &str = "framework-1";
@@ -127,7 +127,7 @@ impl FakeState {
             allowed_opt_outs: Some(super::host_network()),
             ..Default::default()
         };
-        self.open.insert(offer_id.clone(), offer.clone());
+        self.open_offers.insert(offer_id.clone(), offer.clone());
         self.send_event(v1::event::Event::Offers(v1::Offers {
             offers: vec![offer],
         }));
@@ -135,7 +135,7 @@ impl FakeState {
     }
 
     pub(super) fn rescind(&mut self, offer_id: &str) {
-        self.open.remove(offer_id);
+        self.open_offers.remove(offer_id);
         let reason = "the test says so".to_owned();
         let offer_id = offer_id.to_owned();
         self.send_event(v1::event::Event::Rescind(v1::Rescind { offer_id, reason }));
@@ -181,19 +181,19 @@ impl FakeState {
         self.epoch += 1;
         self.link = None;
         self.is_silent = false;
-        self.former.append(&mut self.open);
+        self.former_offers.append(&mut self.open_offers);
     }
 
     pub(super) fn depose_leader(&mut self) {
-        self.deposed.extend(self.link.take());
+        self.deposed_streams.extend(self.link.take());
         self.change_leader();
     }
 
-    pub(super) fn reign(&self, place: usize) -> v1::Reign {
+    pub(super) fn leadership(&self, index: usize) -> v1::Reign {
         v1::Reign {
             epoch: self.epoch,
             leader_address: self.addresses[self.leader].clone(),
-            here: self.leader == place,
+            here: self.leader == index,
         }
     }
 
@@ -251,11 +251,11 @@ impl FakeState {
         let (link, events) = mpsc::channel(EVENTS);
         self.link = Some(link);
         // Offers made while no stream was open are sent now.
-        let unheard = self
-            .open
+        let undelivered = self
+            .open_offers
             .values()
             .filter(|offer| !kept.contains(&offer.offer_id));
-        let offers: Vec<_> = unheard.cloned().collect();
+        let offers: Vec<_> = undelivered.cloned().collect();
         let subscribed = v1::Subscribed {
             framework_id: FRAMEWORK.into(),
             session: request.session,
@@ -287,13 +287,13 @@ impl FakeState {
         let (mut kept, mut rescinded) = (Vec::new(), Vec::new());
         for offer in held {
             let id = offer.offer_id.clone();
-            let is_good = self.open.contains_key(&id)
+            let is_good = self.open_offers.contains_key(&id)
                 || self
-                    .former
+                    .former_offers
                     .remove(&id)
                     .is_some_and(|former| former == offer);
             if is_good {
-                self.open.insert(id.clone(), offer);
+                self.open_offers.insert(id.clone(), offer);
                 kept.push(id);
             } else {
                 rescinded.push(id);
@@ -316,7 +316,7 @@ impl FakeState {
 
     pub(super) fn decline(&mut self, request: v1::DeclineRequest) {
         for id in &request.offer_ids {
-            self.open.remove(id);
+            self.open_offers.remove(id);
         }
         self.received
             .push(ReceivedInput::Declined(request.offer_ids));
@@ -421,9 +421,9 @@ impl FakeState {
         let mut agent = String::new();
         for offer in request.offers.iter().filter_map(|held| held.offer.as_ref()) {
             if self
-                .open
+                .open_offers
                 .get(&offer.offer_id)
-                .or(self.former.get(&offer.offer_id))
+                .or(self.former_offers.get(&offer.offer_id))
                 != Some(offer)
             {
                 return Err(format!("offer {} is no longer open", offer.offer_id));
@@ -432,8 +432,8 @@ impl FakeState {
             left.extend(offer.resources.clone());
         }
         for offer in request.offers.iter().filter_map(|held| held.offer.as_ref()) {
-            self.open.remove(&offer.offer_id);
-            self.former.remove(&offer.offer_id);
+            self.open_offers.remove(&offer.offer_id);
+            self.former_offers.remove(&offer.offer_id);
         }
         let mut left = from_wire(&left).ok_or("the offers overlap")?;
         let refused = self.launch(request, &agent, &mut left);

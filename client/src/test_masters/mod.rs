@@ -23,7 +23,7 @@ pub use cluster::{CallFault, ReceivedInput};
 use crate::masters::Masters;
 
 /// Time that [`FakeCluster::wait`] waits before it fails the test.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Masters that share one registry, each with a separate port; one of them leads.
 pub struct FakeCluster {
@@ -43,30 +43,27 @@ impl FakeCluster {
     /// # Panics
     /// If no port is available.
     pub async fn start(masters: usize) -> Self {
-        let brain = Arc::new(Mutex::new(FakeState::default()));
+        let state = Arc::new(Mutex::new(FakeState::default()));
         let mut servers = Vec::new();
-        for place in 0..masters {
+        for index in 0..masters {
             let listener = TcpListener::bind("127.0.0.1:0")
                 .await
                 .expect("loopback has a free port");
             let address = listener.local_addr().expect("it is bound").to_string();
-            brain
+            state
                 .lock()
                 .expect("no test panicked in it")
                 .addresses
                 .push(address.clone());
             let stop = CancellationToken::new();
-            let task = tokio::spawn(serve(listener, (brain.clone(), place), stop.clone()));
+            let task = tokio::spawn(serve(listener, (state.clone(), index), stop.clone()));
             servers.push(FakeServer {
                 address,
                 stop,
                 task,
             });
         }
-        Self {
-            state: brain,
-            servers,
-        }
+        Self { state, servers }
     }
 
     /// Returns the addresses of the masters.
@@ -195,7 +192,7 @@ impl FakeCluster {
     /// Returns the ids of the offers that are open at the leader.
     #[must_use]
     pub fn open_offers(&self) -> Vec<String> {
-        self.state().open.keys().cloned().collect()
+        self.state().open_offers.keys().cloned().collect()
     }
 
     /// Returns the launched tasks, with the number of launches of each: one, unless there is an
@@ -210,10 +207,10 @@ impl FakeCluster {
     /// # Panics
     /// After 20 s, with all inputs.
     pub async fn wait(&self, what: &str, done: impl Fn(&[ReceivedInput]) -> bool) {
-        let begun = tokio::time::Instant::now();
+        let started = tokio::time::Instant::now();
         // A copy, so that `done` may call the cluster as well.
         while !done(&self.received()) {
-            if begun.elapsed() > PATIENCE {
+            if started.elapsed() > WAIT_TIMEOUT {
                 panic!("waited in vain for {what}; came in: {:#?}", self.received());
             }
             tokio::time::sleep(Duration::from_millis(2)).await;

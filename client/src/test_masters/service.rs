@@ -20,17 +20,17 @@ use crate::connector::LEADER_HEADER;
 pub(super) struct FakeMaster {
     state: Arc<Mutex<FakeState>>,
     /// The index of this master.
-    place: usize,
+    index: usize,
     stop: CancellationToken,
 }
 
 type RpcResult<T> = Result<Response<T>, Status>;
 
 impl FakeMaster {
-    pub(super) fn new(brain: Arc<Mutex<FakeState>>, place: usize, stop: CancellationToken) -> Self {
+    pub(super) fn new(state: Arc<Mutex<FakeState>>, place: usize, stop: CancellationToken) -> Self {
         Self {
-            state: brain,
-            place,
+            state,
+            index: place,
             stop,
         }
     }
@@ -42,8 +42,8 @@ impl FakeMaster {
     /// Builds a reply: any master serves any call, and names the leader.
     fn reply<T>(&self, body: T) -> Response<T> {
         let mut response = Response::new(body);
-        let brain = self.state();
-        let leader = brain.addresses[brain.leader]
+        let state = self.state();
+        let leader = state.addresses[state.leader]
             .parse()
             .expect("an address is plain text");
         response.metadata_mut().insert(LEADER_HEADER, leader);
@@ -53,12 +53,12 @@ impl FakeMaster {
     fn unary<T>(&self, act: impl FnOnce(&mut FakeState) -> T) -> RpcResult<T> {
         let lost = Status::unavailable("no leader is known");
         let body = {
-            let mut brain = self.state();
-            let fault = brain.faults.pop_front();
+            let mut state = self.state();
+            let fault = state.faults.pop_front();
             if fault == Some(CallFault::Unavailable) {
                 return Err(lost);
             }
-            let body = act(&mut brain);
+            let body = act(&mut state);
             if fault == Some(CallFault::LostReply) {
                 return Err(lost);
             }
@@ -75,7 +75,7 @@ impl FakeMaster {
     ) -> RpcResult<v1::AcceptReply> {
         let call = call.cloned().unwrap_or_default();
         let content = format!("{request:?}");
-        let response = self.unary(|brain| brain.call(kind, &call, content, act))?;
+        let response = self.unary(|state| state.call(kind, &call, content, act))?;
         let (metadata, body, extensions) = response.into_parts();
         let body = body.map_err(refusal)?;
         Ok(Response::from_parts(metadata, body, extensions))
@@ -118,12 +118,12 @@ impl Scheduler for FakeMaster {
             .map_err(refusal)?;
         // Weak, so that dropping the leader's end closes the stream.
         let link = self.state().link.as_ref().map(mpsc::Sender::downgrade);
-        let (brain, stop) = (self.state.clone(), self.stop.clone());
+        let (state, stop) = (self.state.clone(), self.stop.clone());
         tokio::spawn(async move {
             let Some(link) = link else { return };
             while !stop.is_cancelled() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                let is_silent = brain.lock().expect("no test panicked in it").is_silent;
+                let is_silent = state.lock().expect("no test panicked in it").is_silent;
                 let Some(link) = link.upgrade() else { return };
                 let event = Some(v1::event::Event::Heartbeat(v1::Heartbeat {}));
                 if !is_silent && link.try_send(Ok(v1::Event { event })).is_err() {
@@ -136,8 +136,8 @@ impl Scheduler for FakeMaster {
 
     async fn accept(&self, request: Request<v1::AcceptRequest>) -> RpcResult<v1::AcceptReply> {
         let request = request.into_inner();
-        self.numbered("accept", (&request, request.call.as_ref()), |brain| {
-            brain.accept(&request)
+        self.numbered("accept", (&request, request.call.as_ref()), |state| {
+            state.accept(&request)
         })
     }
 
@@ -157,8 +157,8 @@ impl Scheduler for FakeMaster {
 
     async fn decline(&self, request: Request<v1::DeclineRequest>) -> RpcResult<v1::DeclineReply> {
         let request = request.into_inner();
-        self.unary(|brain| {
-            brain.decline(request);
+        self.unary(|state| {
+            state.decline(request);
             v1::DeclineReply {}
         })
     }
@@ -168,8 +168,8 @@ impl Scheduler for FakeMaster {
         request: Request<v1::AcknowledgeRequest>,
     ) -> RpcResult<v1::AcknowledgeReply> {
         let request = request.into_inner();
-        self.unary(|brain| {
-            brain.acknowledge(request);
+        self.unary(|state| {
+            state.acknowledge(request);
             v1::AcknowledgeReply {}
         })
     }
@@ -178,7 +178,7 @@ impl Scheduler for FakeMaster {
         &self,
         request: Request<v1::ReconcileRequest>,
     ) -> RpcResult<v1::ReconcileReply> {
-        self.unary(|brain| brain.reconcile(&request.into_inner()))
+        self.unary(|state| state.reconcile(&request.into_inner()))
     }
 
     async fn kill(&self, request: Request<v1::KillRequest>) -> RpcResult<v1::KillReply> {
@@ -219,8 +219,8 @@ impl Scheduler for FakeMaster {
             "teardown",
             request,
             TeardownReply,
-            |brain: &mut FakeState| {
-                brain.remove();
+            |state: &mut FakeState| {
+                state.remove();
                 Ok(Vec::new())
             }
         )
@@ -238,7 +238,7 @@ impl Leadership for FakeMaster {
         tokio::spawn(async move {
             let mut told = None;
             while !master.stop.is_cancelled() && !sender.is_closed() {
-                let reign = master.state().reign(master.place);
+                let reign = master.state().leadership(master.index);
                 if told.as_ref() != Some(&reign) {
                     told = Some(reign.clone());
                     if sender.send(Ok(reign)).await.is_err() {

@@ -13,19 +13,19 @@ use tonic::Response;
 use super::*;
 use crate::connector::ConnectorConfig;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A master that opens streams, or refers clients that request it to the leader.
 struct ReferringMaster {
     address: String,
     /// For each requested stream: whether it asked for a referral.
-    asked: Arc<Mutex<Vec<bool>>>,
+    referrals: Arc<Mutex<Vec<bool>>>,
     _task: AbortOnDropHandle<()>,
 }
 
 struct ReferringService {
     leader: Option<String>,
-    asked: Arc<Mutex<Vec<bool>>>,
+    referrals: Arc<Mutex<Vec<bool>>>,
 }
 
 #[tonic::async_trait]
@@ -37,7 +37,7 @@ impl Agents for ReferringService {
         request: Request<Streaming<v1::FromAgent>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let refers = request.metadata().contains_key(REFER);
-        self.asked.lock().unwrap().push(refers);
+        self.referrals.lock().unwrap().push(refers);
         let Some(leader) = self.leader.as_ref().filter(|_| refers) else {
             return Ok(Response::new(Box::pin(pending())));
         };
@@ -55,7 +55,7 @@ impl ReferringMaster {
         let asked = Arc::default();
         let service = ReferringService {
             leader: leader.map(str::to_owned),
-            asked: Arc::clone(&asked),
+            referrals: Arc::clone(&asked),
         };
         let task = tokio::spawn(async move {
             let server =
@@ -65,13 +65,13 @@ impl ReferringMaster {
         });
         Self {
             address,
-            asked,
+            referrals: asked,
             _task: AbortOnDropHandle::new(task),
         }
     }
 
-    fn asked(&self) -> Vec<bool> {
-        self.asked.lock().unwrap().clone()
+    fn referrals(&self) -> Vec<bool> {
+        self.referrals.lock().unwrap().clone()
     }
 }
 
@@ -79,17 +79,17 @@ impl ReferringMaster {
 async fn connected(listed: &ReferringMaster) -> String {
     let masters = listed.address.parse().unwrap();
     let uplink = AgentUplink::new(Connector::new(masters, ConnectorConfig::default()));
-    let link = uplink.connect(v1::Hello::default(), PATIENCE).await;
+    let link = uplink.connect(v1::Hello::default(), STEP_TIMEOUT).await;
     link.unwrap().address
 }
 
 #[tokio::test]
-async fn an_agent_goes_to_the_leader_that_another_master_names() {
+async fn an_agent_connects_to_the_leader_that_a_master_names() {
     let leader = ReferringMaster::start(None).await;
     let follower = ReferringMaster::start(Some(&leader.address)).await;
     assert_eq!(connected(&follower).await, leader.address);
-    assert_eq!(follower.asked(), [true]);
-    assert_eq!(leader.asked().len(), 1);
+    assert_eq!(follower.referrals(), [true]);
+    assert_eq!(leader.referrals().len(), 1);
 }
 
 #[tokio::test]
@@ -99,5 +99,5 @@ async fn an_agent_that_does_not_reach_the_leader_has_its_stream_forwarded() {
     drop(nobody);
     let follower = ReferringMaster::start(Some(&address)).await;
     assert_eq!(connected(&follower).await, follower.address);
-    assert_eq!(follower.asked(), [true, false]);
+    assert_eq!(follower.referrals(), [true, false]);
 }

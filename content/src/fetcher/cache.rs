@@ -39,7 +39,7 @@ type DownloadResult = Result<Arc<File>, Arc<FetchError>>;
 
 /// The cached files.
 pub struct FetchCache {
-    folder: PathBuf,
+    directory: PathBuf,
     /// The maximum size of the cache, in bytes.
     capacity_bytes: u64,
     /// Digests of the pinned URIs; the most recently used file of each stays.
@@ -47,7 +47,7 @@ pub struct FetchCache {
     /// Names of files in use, with the number of users. Bounded by the number of concurrent
     /// fetches. A lock, because threads remove files while others start to copy them: the check for
     /// use and the removal are one step.
-    lease: Mutex<BTreeMap<String, usize>>,
+    leases: Mutex<BTreeMap<String, usize>>,
     serial: AtomicU64,
     downloads: Arc<Singleflight<String, DownloadResult, FetchProgress>>,
 }
@@ -70,10 +70,10 @@ impl FetchCache {
             }
         }
         let cache = Self {
-            folder: folder.to_owned(),
+            directory: folder.to_owned(),
             capacity_bytes,
-            pins: pinned_uris.iter().map(|uri| mark(uri)).collect(),
-            lease: Mutex::default(),
+            pins: pinned_uris.iter().map(|uri| hex_digest(uri)).collect(),
+            leases: Mutex::default(),
             serial: AtomicU64::new(0),
             downloads: Singleflight::new(),
         };
@@ -91,7 +91,7 @@ impl FetchCache {
             if all <= self.capacity_bytes {
                 break;
             }
-            remove(&self.folder.join(&entry.name))?;
+            remove(&self.directory.join(&entry.name))?;
             all -= entry.bytes;
         }
         self.entries()?.publish();
@@ -106,9 +106,9 @@ impl FetchCache {
         to: &Path,
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<File, FetchError> {
-        let name = name(uri);
-        let path = self.folder.join(&name);
-        let _used = self.used(&name);
+        let name = file_name(uri);
+        let path = self.directory.join(&name);
+        let _used = self.lease(&name);
         let kept = match open(&path) {
             Some(file) => {
                 metrics::counter!("argosy_agent_fetch_cache_hits_total").increment(1);
@@ -126,7 +126,9 @@ impl FetchCache {
                         }
                     }
                 });
-                watched(seat, meter).await.map_err(FetchError::Shared)?
+                await_download(seat, meter)
+                    .await
+                    .map_err(FetchError::Shared)?
             }
         };
         let place = to.to_owned();
@@ -141,17 +143,17 @@ impl FetchCache {
     }
 
     /// Marks a file as in use: it is not removed while the result exists.
-    fn used(self: &Arc<Self>, name: &str) -> CacheLease {
-        *self.lease().entry(name.to_owned()).or_default() += 1;
+    fn lease(self: &Arc<Self>, name: &str) -> CacheLease {
+        *self.leases().entry(name.to_owned()).or_default() += 1;
         CacheLease {
             cache: Arc::clone(self),
             name: name.to_owned(),
         }
     }
 
-    fn lease(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+    fn leases(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
         // Every change under the lock is one step, so that a panic leaves nothing half-done.
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn download(
@@ -162,14 +164,14 @@ impl FetchCache {
         progress: &watch::Sender<FetchProgress>,
     ) -> Result<Arc<File>, FetchError> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let draft = PartialFile(self.folder.join(format!("{DRAFT}{serial}")));
+        let draft = PartialFile(self.directory.join(format!("{DRAFT}{serial}")));
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
         // Files of this host are not cached, nor are files for tasks that reach no server.
         let rights = FetchRights {
             reader: ReadIdentity::Unmapped,
             reach: ServerAccess::Default,
         };
-        let file = origin.bring(uri, &draft.0, &rights, progress).await?;
+        let file = origin.fetch(uri, &draft.0, &rights, progress).await?;
         crash_points::passed("cache.draft-written");
         let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());
         let keeping = move || -> io::Result<File> {
@@ -181,7 +183,7 @@ impl FetchCache {
                 crash_points::passed("cache.draft-synced");
             }
             // It is complete and open: an error of caching does not affect the waiting tasks.
-            if let Err(error) = cache.keep(&draft.0, &place, bytes, &wanted) {
+            if let Err(error) = cache.store(&draft.0, &place, bytes, &wanted) {
                 let uri = RedactedUri::of(&wanted);
                 tracing::warn!(%uri, %error, "a fetched file is not cached");
             }
@@ -197,10 +199,10 @@ impl FetchCache {
     }
 
     /// Gives a complete file its name if there is space for it. Blocks.
-    fn keep(&self, draft: &Path, place: &Path, bytes: u64, uri: &str) -> io::Result<()> {
+    fn store(&self, draft: &Path, place: &Path, bytes: u64, uri: &str) -> io::Result<()> {
         // Held until it has its name, so that no two files take the same space.
-        let in_use = self.lease();
-        let mark = mark(uri);
+        let in_use = self.leases();
+        let mark = hex_digest(uri);
         let entries = self.entries()?;
         let stays = |entry: &CacheEntry| {
             in_use.contains_key(&entry.name) || (entry.is_pinned && !entry.name.starts_with(&mark))
@@ -225,7 +227,7 @@ impl FetchCache {
             if all + bytes <= self.capacity_bytes {
                 break;
             }
-            remove(&self.folder.join(&entry.name))?;
+            remove(&self.directory.join(&entry.name))?;
             all -= entry.bytes;
         }
         crash_points::passed("cache.room-made");
@@ -237,7 +239,7 @@ impl FetchCache {
 
     /// Returns the size of the cache, and the pinned part.
     #[cfg(test)]
-    pub(super) fn held_bytes(&self) -> io::Result<(u64, u64)> {
+    pub(super) fn sizes(&self) -> io::Result<(u64, u64)> {
         let entries = self.entries()?;
         Ok((
             entries.total(|_| true),
@@ -247,13 +249,13 @@ impl FetchCache {
 
     #[cfg(test)]
     pub(super) fn used_by_uri(self: &Arc<Self>, uri: &v1::Uri) -> CacheLease {
-        self.used(&name(uri))
+        self.lease(&file_name(uri))
     }
 
     /// Returns the cached files, least recently used first.
     fn entries(&self) -> io::Result<CacheState> {
         let mut entries = Vec::new();
-        for found in fs::read_dir(&self.folder)? {
+        for found in fs::read_dir(&self.directory)? {
             let found = found?;
             let name = found.file_name().to_string_lossy().into_owned();
             if name.starts_with(DRAFT) {
@@ -322,7 +324,7 @@ pub(super) struct CacheLease {
 
 impl Drop for CacheLease {
     fn drop(&mut self) {
-        let mut in_use = self.cache.lease();
+        let mut in_use = self.cache.leases();
         if let Some(users) = in_use.get_mut(&self.name) {
             *users -= 1;
             if *users == 0 {
@@ -333,16 +335,16 @@ impl Drop for CacheLease {
 }
 
 /// Waits for a download that is shared with others, and reports its progress to each of them.
-async fn watched(
-    mut seat: Waiter<DownloadResult, FetchProgress>,
+async fn await_download(
+    mut waiter: Waiter<DownloadResult, FetchProgress>,
     meter: &watch::Sender<FetchProgress>,
 ) -> DownloadResult {
     loop {
         tokio::select! {
             biased;
-            end = &mut seat.work => return end,
-            Ok(()) = seat.progress.changed() => {
-                let now = seat.progress.borrow_and_update().clone();
+            end = &mut waiter.work => return end,
+            Ok(()) = waiter.progress.changed() => {
+                let now = waiter.progress.borrow_and_update().clone();
                 meter.send_modify(|shown| {
                     (shown.done_bytes, shown.total_bytes) = (now.done_bytes, now.total_bytes);
                 });
@@ -361,11 +363,11 @@ impl Drop for PartialFile {
 }
 
 /// Returns the digest of its URI, followed by that of its required digest.
-fn name(uri: &v1::Uri) -> String {
-    format!("{}-{}", mark(&uri.value), mark(&uri.sha256))
+fn file_name(uri: &v1::Uri) -> String {
+    format!("{}-{}", hex_digest(&uri.value), hex_digest(&uri.sha256))
 }
 
-fn mark(text: &str) -> String {
+fn hex_digest(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -380,7 +382,7 @@ fn open(path: &Path) -> Option<Arc<File>> {
 
 /// Copies by offset, because others read the same file concurrently. Returns the copy.
 fn copy(from: &File, to: &Path) -> io::Result<File> {
-    let to = draft::file(to)?;
+    let to = draft::create_file(to)?;
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut offset = 0;
     loop {

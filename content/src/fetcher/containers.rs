@@ -25,7 +25,7 @@ pub struct TaskSubnets {
 }
 
 impl TaskSubnets {
-    fn contain(&self, address: IpAddr) -> bool {
+    fn contains(&self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => self.ipv4.contains(address),
             IpAddr::V6(address) => self.ipv6.is_some_and(|subnet| subnet.contains(address)),
@@ -63,8 +63,11 @@ impl ContainerAddresses {
     }
 
     /// Whether the address is, or may become, a container's.
-    pub(super) fn hold(&self, address: IpAddr) -> io::Result<bool> {
-        if self.subnets.is_some_and(|subnets| subnets.contain(address)) {
+    pub(super) fn contains(&self, address: IpAddr) -> io::Result<bool> {
+        if self
+            .subnets
+            .is_some_and(|subnets| subnets.contains(address))
+        {
             return Ok(true);
         }
         Ok(match (address, &self.routes6) {
@@ -157,12 +160,12 @@ fd120000000000000000000000b70005 80 00000000000000000000000000000000 00 00000000
     }
 
     fn hold(containers: &ContainerAddresses, address: &str) -> bool {
-        containers.hold(address.parse().unwrap()).unwrap()
+        containers.contains(address.parse().unwrap()).unwrap()
     }
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn containers_of_all_agents_are_known_by_the_routes_to_their_devices() {
+    fn containers_of_all_agents_are_found_by_their_routes() {
         let containers = listed(None, ROUTES, ROUTES_6);
         for address in ["10.184.5.4", "fd12::b7:5"] {
             assert!(hold(&containers, address), "{address}");
@@ -180,9 +183,9 @@ fd120000000000000000000000b70005 80 00000000000000000000000000000000 00 00000000
     }
 
     #[test]
-    fn each_address_of_the_agents_own_subnets_may_be_a_containers() {
+    fn every_address_of_the_task_subnets_counts_as_a_container() {
         let subnets = TaskSubnets {
-            ipv4: Subnet::USUAL,
+            ipv4: Subnet::DEFAULT,
             ipv6: Some("fd12:3456:789a::/64".parse().unwrap()),
         };
         let containers = listed(Some(subnets), "", "");
@@ -195,7 +198,7 @@ fd120000000000000000000000b70005 80 00000000000000000000000000000000 00 00000000
     }
 
     #[test]
-    fn a_list_longer_than_one_reading_is_read_to_its_end() {
+    fn a_long_route_list_is_read_completely() {
         let many = ROUTES.lines().nth(1).unwrap().to_owned() + "\n";
         let last = "argoabcde2\t00000000\t0\t0\t0\t0\t0\t00000000\t0\t0\t0\n";
         let containers = listed(None, &(many.repeat(CHUNK / 32) + last), "");

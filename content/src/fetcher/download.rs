@@ -18,8 +18,8 @@ use super::{FetchProgress, FetchSettings};
 /// The time for which a server that is unreachable, or breaks off, is retried.
 const RETRY_FOR: Duration = Duration::from_secs(30);
 /// The first delay between retries; doubled up to the maximum.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LONGEST: Duration = Duration::from_secs(2);
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
 /// The maximum silence of a server in the middle of a file, as in Mesos.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// The timeout for connecting.
@@ -75,12 +75,12 @@ impl DownloadClient {
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         let begun = Instant::now();
-        let mut pause = RETRY_FIRST;
+        let mut pause = RETRY_MIN;
         loop {
             match self.download(wanted, reach, (path, file), meter).await {
                 Err(error) if error.is_transient() && begun.elapsed() + pause < self.retry_for => {
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_LONGEST);
+                    pause = (pause * 2).min(RETRY_MAX);
                 }
                 end => return end,
             }
@@ -109,12 +109,12 @@ impl DownloadClient {
                 status: answer.status().as_u16(),
             });
         }
-        let mut sink = FileSink::begin(wanted, draft, self.limit_bytes, meter).await?;
-        sink.expects(answer.content_length().unwrap_or(0));
+        let mut sink = FileSink::new(wanted, draft, self.limit_bytes, meter).await?;
+        sink.set_total(answer.content_length().unwrap_or(0));
         loop {
             let chunk = tokio::time::timeout(limit, answer.chunk()).await;
             match chunk.map_err(stalled)?.map_err(get)? {
-                Some(bytes) => sink.put(&bytes).await?,
+                Some(bytes) => sink.write(&bytes).await?,
                 None => return sink.finish().await,
             }
         }

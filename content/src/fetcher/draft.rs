@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, fchown, geteuid};
 
 /// Creates an empty file for writing and reading. A leftover of an earlier attempt under its name
 /// is removed.
-pub(super) fn file(path: &Path) -> io::Result<File> {
+pub(super) fn create_file(path: &Path) -> io::Result<File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -26,7 +26,7 @@ pub(super) fn file(path: &Path) -> io::Result<File> {
 }
 
 /// Creates an empty directory.
-pub(super) fn folder(path: &Path) -> io::Result<File> {
+pub(super) fn create_dir(path: &Path) -> io::Result<File> {
     DirBuilder::new().mode(0o755).create(path)?;
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW);
@@ -40,7 +40,7 @@ pub(super) fn folder(path: &Path) -> io::Result<File> {
 }
 
 /// Makes a task's user the owner of a draft.
-pub(super) fn give(draft: &File, user: &ContainerUser) -> io::Result<()> {
+pub(super) fn chown(draft: &File, user: &ContainerUser) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     Ok(fchown(draft, Some(uid), Some(gid))?)
 }

@@ -78,7 +78,7 @@ fn escaped(uri: &RedactedUri) -> String {
 
 impl fmt::Display for FetchError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.own().fmt(formatter)
+        self.own_explanation().fmt(formatter)
     }
 }
 
@@ -102,11 +102,11 @@ impl Error for FetchError {
 }
 
 /// The TLS library's prefix of the reason why it does not trust a server.
-const DISTRUST: &str = "invalid peer certificate";
+const UNTRUSTED: &str = "invalid peer certificate";
 
 impl FetchError {
     /// Returns the error text, without its source's.
-    fn own(&self) -> Explanation {
+    fn own_explanation(&self) -> Explanation {
         let plain = |code: Code, uri: &RedactedUri| Explanation::of(code, &[&escaped(uri)]);
         match self {
             Self::Invalid { uri, rule } => plain(Code::FetchInvalid, uri).with_detail(rule),
@@ -132,7 +132,7 @@ impl FetchError {
                 Explanation::of(Code::FetchDigest, &[&escaped(uri), found, wanted])
             }
             Self::Service { why } => why.clone(),
-            Self::Shared(error) => error.own(),
+            Self::Shared(error) => error.own_explanation(),
             Self::Archive { uri, rule } => plain(Code::FetchArchive, uri).with_detail(rule),
             Self::Write { uri, path, .. } => {
                 Explanation::of(Code::FetchUnwritten, &[&escaped(uri), &path.display()])
@@ -143,19 +143,19 @@ impl FetchError {
     /// Returns the explanation for the task.
     #[must_use]
     pub fn explanation(&self) -> Explanation {
-        self.own().with_detail(sources(self))
+        self.own_explanation().with_detail(sources(self))
     }
 
     /// Builds the error of a missing or incomplete response.
     pub(super) fn of_server(uri: &str, source: reqwest::Error) -> Self {
         let shown = RedactedUri::of(uri);
-        if let Some(refusal) = AccessDenied::behind(&source) {
+        if let Some(refusal) = AccessDenied::find_in(&source) {
             return Self::refused(uri, refusal);
         }
         let mut cause = std::error::Error::source(&source);
         while let Some(error) = cause {
             let words = error.to_string();
-            if words.starts_with(DISTRUST) {
+            if words.starts_with(UNTRUSTED) {
                 return Self::Untrusted {
                     uri: shown,
                     why: words,

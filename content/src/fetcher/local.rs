@@ -20,13 +20,13 @@ use rustix::io::Errno;
 use super::error::FetchError;
 
 /// Path resolution within one directory.
-const BELOW: ResolveFlags = ResolveFlags::BENEATH
+const RESOLVE_BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS);
 /// Flags for opening a directory: no right to read it is needed.
-const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const DIR_FLAGS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// A file to be read. A pipe or a terminal neither blocks nor attaches.
-const FILE: OFlags = OFlags::RDONLY
+const FILE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY)
     .union(OFlags::CLOEXEC);
@@ -83,7 +83,7 @@ impl FetchDirs {
             rule,
         };
         let path = local_path(uri)?;
-        let (folder, below) = self.granted(&path).map_err(invalid)?;
+        let (folder, below) = self.allowed_dir(&path).map_err(invalid)?;
         let failed = |error: PathError| match error {
             PathError::Denied(rule) => invalid(rule),
             PathError::Failed(source) => FetchError::Open {
@@ -96,7 +96,7 @@ impl FetchDirs {
     }
 
     /// Returns the directory that a path is below, and the names from there to the file.
-    fn granted<'a>(&'a self, path: &'a Path) -> Result<(&'a Path, Vec<&'a OsStr>), String> {
+    fn allowed_dir<'a>(&'a self, path: &'a Path) -> Result<(&'a Path, Vec<&'a OsStr>), String> {
         let elsewhere = "or serve it by http:// or https://";
         if self.0.is_empty() {
             return Err(format!(
@@ -153,25 +153,25 @@ fn walk(folder: &Path, names: &[&OsStr], reader: &ReadIdentity) -> Result<(File,
     let not_a_file = || PathError::Denied("it is not a regular file".to_owned());
     let (last, folders) = names.split_last().ok_or_else(not_a_file)?;
     let mut at = PathBuf::from("/");
-    let mut here = openat2(CWD, "/", FOLDER, Mode::empty(), ResolveFlags::empty())?;
+    let mut here = openat2(CWD, "/", DIR_FLAGS, Mode::empty(), ResolveFlags::empty())?;
     search(&here, &at, reader)?;
     let above = folder.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name),
         _ => None,
     });
     for name in above.chain(folders.iter().copied()) {
-        here = openat2(&here, name, FOLDER, Mode::empty(), BELOW)?;
+        here = openat2(&here, name, DIR_FLAGS, Mode::empty(), RESOLVE_BENEATH)?;
         at.push(name);
         search(&here, &at, reader)?;
     }
-    let file = openat2(&here, *last, FILE, Mode::empty(), BELOW)?;
+    let file = openat2(&here, *last, FILE_FLAGS, Mode::empty(), RESOLVE_BENEATH)?;
     let found = fstat(&file)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
         return Err(not_a_file());
     }
     if !reader.has(0o4, &found) {
         at.push(last);
-        return Err(refused(reader, "read", &at));
+        return Err(denied(reader, "read", &at));
     }
     Ok((File::from(file), u64::try_from(found.st_size).unwrap_or(0)))
 }
@@ -180,11 +180,11 @@ fn walk(folder: &Path, names: &[&OsStr], reader: &ReadIdentity) -> Result<(File,
 fn search(folder: &OwnedFd, path: &Path, reader: &ReadIdentity) -> Result<(), PathError> {
     match reader.has(0o1, &fstat(folder.as_fd())?) {
         true => Ok(()),
-        false => Err(refused(reader, "search", path)),
+        false => Err(denied(reader, "search", path)),
     }
 }
 
-fn refused(reader: &ReadIdentity, verb: &str, path: &Path) -> PathError {
+fn denied(reader: &ReadIdentity, verb: &str, path: &Path) -> PathError {
     let bit = if verb == "read" { "r" } else { "x" };
     let (reader, path) = (reader.name(), path.display());
     PathError::Denied(format!(

@@ -37,8 +37,8 @@ pub use containers::TaskSubnets;
 pub(crate) use download::{DownloadClient, client};
 pub use error::FetchError;
 use local::ReadIdentity;
-use origin::{Downloader, FetchRights, Origin, is_of_the_web};
-pub use progress::{FetchProgress, ItemKind, TELL_EVERY, tell};
+use origin::{Downloader, FetchRights, Origin, is_remote};
+pub use progress::{FetchProgress, ItemKind, REPORT_INTERVAL, report};
 pub use reach::{AccessDenied, FetchAllow, ServerAccess};
 pub(crate) use reach::{AccessPolicy, RequestPurpose};
 pub(crate) use sink::RequestedFile;
@@ -125,14 +125,14 @@ impl Fetcher {
         &self,
         uris: &[v1::Uri],
         sandbox: &Path,
-        whose: FetchContext<'_>,
+        context: FetchContext<'_>,
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         for uri in uris {
             let name = output_name(uri)?;
             let shown = RedactedUri::of(&uri.value).to_string();
             meter.send_replace(FetchProgress::of(ItemKind::File(shown)));
-            self.fetch(uri, sandbox, &name, whose, meter).await?;
+            self.fetch(uri, sandbox, &name, context, meter).await?;
         }
         Ok(())
     }
@@ -142,25 +142,23 @@ impl Fetcher {
         uri: &v1::Uri,
         sandbox: &Path,
         name: &str,
-        whose: FetchContext<'_>,
+        context: FetchContext<'_>,
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), FetchError> {
         let fetched = sandbox.join(format!(".fetching-{name}"));
         let file = match &self.cache {
             // A task that may fetch nothing does not get what others have fetched either.
             Some(cache)
-                if uri.cache
-                    && is_of_the_web(&uri.value)
-                    && whose.reach == ServerAccess::Default =>
+                if uri.cache && is_remote(&uri.value) && context.reach == ServerAccess::Default =>
             {
                 cache.get(&self.origin, uri, &fetched, meter).await?
             }
             _ => {
                 let rights = FetchRights {
-                    reader: ReadIdentity::of(whose.owner),
-                    reach: whose.reach,
+                    reader: ReadIdentity::of(context.owner),
+                    reach: context.reach,
                 };
-                self.origin.bring(uri, &fetched, &rights, meter).await?
+                self.origin.fetch(uri, &fetched, &rights, meter).await?
             }
         };
         crash_points::passed("fetch.draft-written");
@@ -168,15 +166,15 @@ impl Fetcher {
             let shown = RedactedUri::of(&uri.value).to_string();
             meter.send_replace(FetchProgress::of(ItemKind::Archive(shown)));
             return self
-                .extract(uri, sandbox, name, (file, &fetched), whose)
+                .extract(uri, sandbox, name, (file, &fetched), context)
                 .await;
         }
         let path = sandbox.join(name);
         let finish = || -> io::Result<()> {
             let mode = if uri.executable { 0o755 } else { 0o644 };
             file.set_permissions(Permissions::from_mode(mode))?;
-            if let Some(user) = whose.owner {
-                draft::give(&file, user)?;
+            if let Some(user) = context.owner {
+                draft::chown(&file, user)?;
             }
             std::fs::rename(&fetched, &path)?;
             crash_points::passed("fetch.file-named");
@@ -196,7 +194,7 @@ impl Fetcher {
         sandbox: &Path,
         name: &str,
         (mut archive, fetched): (File, &Path),
-        whose: FetchContext<'_>,
+        context: FetchContext<'_>,
     ) -> Result<(), FetchError> {
         let path = sandbox.join(name);
         let extracted = sandbox.join(format!(".extracting-{name}"));
@@ -208,15 +206,15 @@ impl Fetcher {
         let mut make = || -> io::Result<File> {
             archive.rewind()?;
             std::fs::remove_file(fetched)?;
-            let folder = draft::folder(&extracted)?;
-            if let Some(user) = whose.owner {
-                draft::give(&folder, user)?;
+            let folder = draft::create_dir(&extracted)?;
+            if let Some(user) = context.owner {
+                draft::chown(&folder, user)?;
             }
             Ok(folder)
         };
         let folder = make().map_err(failed)?;
         crash_points::passed("extract.folder-made");
-        if let Err(rule) = self.extractor.extract(archive, folder, whose.owner).await {
+        if let Err(rule) = self.extractor.extract(archive, folder, context.owner).await {
             // The sandbox is removed as a whole later.
             let _ = tokio::fs::remove_dir_all(&extracted).await;
             return Err(FetchError::Archive {

@@ -22,7 +22,7 @@ use crate::service::ContentService;
 /// The origins of files for one agent.
 pub(super) struct Origin {
     web: Downloader,
-    folders: FetchDirs,
+    directories: FetchDirs,
     limit_bytes: u64,
 }
 
@@ -46,20 +46,20 @@ impl Origin {
     pub(super) fn new(settings: FetchSettings, web: Downloader) -> Self {
         Self {
             web,
-            folders: FetchDirs(settings.folders),
+            directories: FetchDirs(settings.folders),
             limit_bytes: settings.limit_bytes,
         }
     }
 
     /// Copies the file of the URI to a new file at `draft`. A failure leaves nothing behind.
-    pub(super) async fn bring(
+    pub(super) async fn fetch(
         &self,
         uri: &v1::Uri,
         draft: &Path,
-        task: &FetchRights,
+        rights: &FetchRights,
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<std::fs::File, FetchError> {
-        let brought = self.copy(uri, draft, task, meter).await;
+        let brought = self.copy(uri, draft, rights, meter).await;
         if brought.is_err() {
             // Its directory is removed as a whole later.
             let _ = tokio::fs::remove_file(draft).await;
@@ -71,19 +71,19 @@ impl Origin {
         &self,
         uri: &v1::Uri,
         draft: &Path,
-        task: &FetchRights,
+        rights: &FetchRights,
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<std::fs::File, FetchError> {
         let wanted = RequestedFile {
             uri: &uri.value,
             sha256: &uri.sha256,
         };
-        if is_of_the_web(wanted.uri) {
-            let made = make(wanted.uri, draft).await?;
+        if is_remote(wanted.uri) {
+            let made = create(wanted.uri, draft).await?;
             return match &self.web {
                 Downloader::Service(service) => {
                     service
-                        .fetch(wanted, task.reach, (draft, &made), meter)
+                        .fetch(wanted, rights.reach, (draft, &made), meter)
                         .await?;
                     Ok(made)
                 }
@@ -91,31 +91,34 @@ impl Origin {
                 Downloader::Local(downloads) => {
                     let mut file = File::from_std(made);
                     let place = (draft, &mut file);
-                    downloads.fetch(wanted, task.reach, place, meter).await?;
+                    downloads.fetch(wanted, rights.reach, place, meter).await?;
                     Ok(file.into_std().await)
                 }
             };
         }
-        let (folders, named, reader) =
-            (self.folders.clone(), uri.value.clone(), task.reader.clone());
+        let (folders, named, reader) = (
+            self.directories.clone(),
+            uri.value.clone(),
+            rights.reader.clone(),
+        );
         let opening = tokio::task::spawn_blocking(move || folders.open(&named, &reader));
         let (source, length) = opening.await.expect("opening a file never panics")?;
-        let mut file = File::from_std(make(wanted.uri, draft).await?);
-        let sink = FileSink::begin(wanted, (draft, &mut file), self.limit_bytes, meter).await?;
-        sink.expects(length);
+        let mut file = File::from_std(create(wanted.uri, draft).await?);
+        let sink = FileSink::new(wanted, (draft, &mut file), self.limit_bytes, meter).await?;
+        sink.set_total(length);
         sink.copy_from(File::from_std(source)).await?;
         Ok(file.into_std().await)
     }
 }
 
 /// Whether the URI names a server.
-pub(super) fn is_of_the_web(uri: &str) -> bool {
+pub(super) fn is_remote(uri: &str) -> bool {
     uri.starts_with("http://") || uri.starts_with("https://")
 }
 
-async fn make(uri: &str, draft: &Path) -> Result<std::fs::File, FetchError> {
+async fn create(uri: &str, draft: &Path) -> Result<std::fs::File, FetchError> {
     let place = draft.to_owned();
-    let made = tokio::task::spawn_blocking(move || draft::file(&place)).await;
+    let made = tokio::task::spawn_blocking(move || draft::create_file(&place)).await;
     made.expect("making a file never panics")
         .map_err(|source| FetchError::Write {
             uri: RedactedUri::of(uri),

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use argosy_isolation::network::{FOLDER, PublishedPorts, is_own_address};
+use argosy_isolation::network::{PublishedPorts, RECORDS_DIR, is_own_address};
 
 /// The check for the host's addresses; see the file header.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct HostAddresses {
 impl HostAddresses {
     /// Returns the host on which this process runs. Opens a directory.
     pub(super) fn open(has_ipv6: bool) -> io::Result<Self> {
-        Self::listed(has_ipv6, Path::new(FOLDER))
+        Self::listed(has_ipv6, Path::new(RECORDS_DIR))
     }
 
     pub(super) fn listed(has_ipv6: bool, records: &Path) -> io::Result<Self> {

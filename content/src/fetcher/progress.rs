@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// The time from the start to the first report, and from each to the next.
-pub const TELL_EVERY: Duration = Duration::from_secs(5);
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The current item, and the received part of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchProgress {
     /// `None` if nothing is being fetched.
-    pub what: Option<ItemKind>,
+    pub item: Option<ItemKind>,
     /// The received bytes.
     pub done_bytes: u64,
     /// 0 if unknown.
@@ -39,14 +39,14 @@ impl FetchProgress {
     /// Returns the progress of an item that starts.
     pub fn of(what: ItemKind) -> Self {
         Self {
-            what: Some(what),
+            item: Some(what),
             ..Self::default()
         }
     }
 
     fn explanation(&self) -> Explanation {
         let Self {
-            what,
+            item: what,
             done_bytes,
             total_bytes,
         } = self;
@@ -77,12 +77,12 @@ fn mib(bytes: u64) -> String {
 }
 
 /// Reports the progress at this interval, as long as the future is polled; never returns.
-pub async fn tell<F: Future<Output = ()>>(
+pub async fn report<F: Future<Output = ()>>(
     meter: watch::Receiver<FetchProgress>,
-    every: Duration,
-    mut said: impl FnMut(Explanation) -> F,
+    interval: Duration,
+    mut send: impl FnMut(Explanation) -> F,
 ) -> std::convert::Infallible {
-    let mut ticks = interval_at(Instant::now() + every, every);
+    let mut ticks = interval_at(Instant::now() + interval, interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = Explanation::default();
     loop {
@@ -90,7 +90,7 @@ pub async fn tell<F: Future<Output = ()>>(
         let now = meter.borrow().explanation();
         if now != last {
             last.clone_from(&now);
-            said(now).await;
+            send(now).await;
         }
     }
 }
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_said() {
+    fn unknown_totals_are_omitted() {
         let told = |done, total| at(done, total).explanation().to_string();
         assert_eq!(told(0, 0), "fetching x");
         assert_eq!(told(3 << 19, 0), "fetching x: 1.5 MiB so far");
@@ -119,10 +119,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_not_changed_is_not_told_again() {
+    async fn unchanged_progress_is_not_reported_again() {
         let (meter, seen) = watch::channel(FetchProgress::default());
         let (said, mut told) = mpsc::unbounded_channel();
-        let telling = tell(seen, Duration::from_millis(1), |now| {
+        let telling = report(seen, Duration::from_millis(1), |now| {
             said.send(now).unwrap();
             std::future::ready(())
         });

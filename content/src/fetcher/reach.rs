@@ -51,12 +51,12 @@ impl FromStr for FetchAllow {
             )
         };
         if let Ok(address) = text.parse::<IpAddr>() {
-            let bits = length(address);
+            let bits = max_bits(address);
             return Ok(Self::Network { address, bits });
         }
         if let Some((address, bits)) = text.split_once('/') {
             let address: IpAddr = address.parse().map_err(|_| invalid())?;
-            let bits = bits.parse().ok().filter(|bits| *bits <= length(address));
+            let bits = bits.parse().ok().filter(|bits| *bits <= max_bits(address));
             let bits = bits.ok_or_else(invalid)?;
             if masked(address, bits) != number(address) {
                 let first = first(address, bits);
@@ -89,7 +89,7 @@ impl FromStr for FetchAllow {
 impl FetchAllow {
     /// Whether it allows a host, as URLs name it, on this port.
     pub(crate) fn lists(&self, host: &str, port: u16) -> bool {
-        self.names(&plain(bare(host)), port)
+        self.names(&normalized(without_brackets(host)), port)
     }
 
     /// Whether it allows a host of this name on this port, whatever its addresses.
@@ -119,7 +119,7 @@ impl FetchAllow {
     }
 }
 
-fn length(address: IpAddr) -> u8 {
+fn max_bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
@@ -132,7 +132,7 @@ fn number(address: IpAddr) -> u128 {
 
 /// Returns the first address of the network with this prefix length, as a number.
 fn masked(address: IpAddr, bits: u8) -> u128 {
-    let rest = u32::from(length(address) - bits);
+    let rest = u32::from(max_bits(address) - bits);
     number(address)
         .checked_shr(rest)
         .map_or(0, |kept| kept << rest)
@@ -226,7 +226,7 @@ impl Error for AccessDenied {}
 
 impl AccessDenied {
     /// Returns the refusal among the causes of an error, if there is one.
-    pub(crate) fn behind(error: &(dyn Error + 'static)) -> Option<Self> {
+    pub(crate) fn find_in(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut cause = Some(error);
         while let Some(error) = cause {
             if let Some(refusal) = error.downcast_ref::<Self>() {
@@ -289,7 +289,7 @@ impl AccessPolicy {
         port: u16,
         reach: ServerAccess,
     ) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
-        let host = plain(host);
+        let host = normalized(host);
         let is_named = self.allow.iter().any(|allow| allow.names(&host, port));
         let lists_addresses = self.allow.iter().any(|allow| match allow {
             FetchAllow::Network { .. } => true,
@@ -319,7 +319,7 @@ impl AccessPolicy {
         host: &str,
         server: SocketAddr,
     ) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let (host, address, port) = (plain(host), server.ip(), server.port());
+        let (host, address, port) = (normalized(host), server.ip(), server.port());
         let meant = meant(address);
         let is_allowed = self.allow.iter().any(|allow| {
             allow.names(&host, port) || allow.covers(address, port) || allow.covers(meant, port)
@@ -327,7 +327,7 @@ impl AccessPolicy {
         if is_allowed {
             return Ok(());
         }
-        let what = if self.containers.hold(meant)? {
+        let what = if self.containers.contains(meant)? {
             CONTAINER
         } else if self.is_of_host(server)? {
             HOST
@@ -411,18 +411,18 @@ impl AccessPolicy {
 }
 
 /// Normalizes a name for comparison.
-fn plain(host: &str) -> String {
+fn normalized(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
 /// Returns an address without brackets, or a name.
-pub(super) fn bare(host: &str) -> &str {
+pub(super) fn without_brackets(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
-    Some((bare(host), port.parse().ok()?))
+    Some((without_brackets(host), port.parse().ok()?))
 }
 
 /// Resolves names for connections to one port.

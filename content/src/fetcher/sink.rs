@@ -26,7 +26,7 @@ pub(crate) struct RequestedFile<'a> {
 
 /// The destination of a file.
 pub(super) struct FileSink<'a> {
-    wanted: RequestedFile<'a>,
+    request: RequestedFile<'a>,
     /// For messages.
     path: &'a Path,
     file: &'a mut File,
@@ -38,7 +38,7 @@ pub(super) struct FileSink<'a> {
 
 impl<'a> FileSink<'a> {
     /// Starts at the first byte, whatever an earlier attempt left in the file.
-    pub(super) async fn begin(
+    pub(super) async fn new(
         wanted: RequestedFile<'a>,
         (path, file): (&'a Path, &'a mut File),
         limit_bytes: u64,
@@ -54,7 +54,7 @@ impl<'a> FileSink<'a> {
             source,
         })?;
         Ok(Self {
-            wanted,
+            request: wanted,
             path,
             file,
             written: 0,
@@ -65,17 +65,17 @@ impl<'a> FileSink<'a> {
     }
 
     /// Sets the expected size; 0 if unknown. No byte has come yet.
-    pub(super) fn expects(&self, bytes: u64) {
+    pub(super) fn set_total(&self, bytes: u64) {
         self.meter.send_modify(|progress| {
             (progress.done_bytes, progress.total_bytes) = (0, bytes);
         });
     }
 
-    pub(super) async fn put(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
         self.written += bytes.len() as u64;
         if self.written > self.limit_bytes {
             return Err(FetchError::TooLarge {
-                uri: RedactedUri::of(self.wanted.uri),
+                uri: RedactedUri::of(self.request.uri),
                 limit_bytes: self.limit_bytes,
             });
         }
@@ -97,13 +97,13 @@ impl<'a> FileSink<'a> {
         loop {
             let read = source.read(&mut buffer).await;
             let length = read.map_err(|source| FetchError::Open {
-                uri: RedactedUri::of(self.wanted.uri),
+                uri: RedactedUri::of(self.request.uri),
                 source,
             })?;
             if length == 0 {
                 return self.finish().await;
             }
-            self.put(&buffer[..length]).await?;
+            self.write(&buffer[..length]).await?;
         }
     }
 
@@ -113,19 +113,19 @@ impl<'a> FileSink<'a> {
         flushed.map_err(|source| self.failed(source))?;
         let sum = self.hash.finalize();
         let found: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-        if self.wanted.sha256.is_empty() || self.wanted.sha256 == found {
+        if self.request.sha256.is_empty() || self.request.sha256 == found {
             return Ok(());
         }
         Err(FetchError::Digest {
-            uri: RedactedUri::of(self.wanted.uri),
-            wanted: self.wanted.sha256.to_owned(),
+            uri: RedactedUri::of(self.request.uri),
+            wanted: self.request.sha256.to_owned(),
             found,
         })
     }
 
     fn failed(&self, source: io::Error) -> FetchError {
         FetchError::Write {
-            uri: RedactedUri::of(self.wanted.uri),
+            uri: RedactedUri::of(self.request.uri),
             path: self.path.to_owned(),
             source,
         }

@@ -139,7 +139,7 @@ async fn a_local_file_is_copied_under_its_last_part_and_may_be_executable() {
 }
 
 #[tokio::test]
-async fn a_page_is_fetched_and_named_without_its_query() {
+async fn the_file_name_excludes_the_query() {
     let base = serve(Router::new().route("/a/data.txt", get(|| async { "hello" }))).await;
     let (sandbox, result) = fetch(&fetcher(), uri(format!("{base}/a/data.txt?x=/y"))).await;
     result.unwrap();
@@ -175,7 +175,7 @@ async fn a_host_without_certificates_fetches_all_but_https() {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_up_later_is_waited_for() {
+async fn a_server_that_starts_later_is_retried() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -196,7 +196,7 @@ async fn a_server_that_comes_up_later_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_refused_port_is_given_up_in_the_end_with_uri_and_cause() {
+async fn a_closed_port_fails_with_uri_and_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -210,7 +210,7 @@ async fn a_refused_port_is_given_up_in_the_end_with_uri_and_cause() {
 }
 
 #[tokio::test]
-async fn a_server_error_is_tried_again_and_a_missing_page_is_not() {
+async fn server_errors_are_retried_and_404_is_not() {
     let asked = Arc::new(AtomicU32::new(0));
     let counter = asked.clone();
     let flaky = move || async move {
@@ -268,7 +268,7 @@ fn archive(folder: &Path, bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn an_archive_becomes_a_folder_of_its_name_or_nothing() {
+async fn an_archive_becomes_a_directory_or_nothing() {
     let folder = open_folder();
     let mut made = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
@@ -300,7 +300,7 @@ async fn an_archive_becomes_a_folder_of_its_name_or_nothing() {
 }
 
 #[tokio::test]
-async fn what_has_another_digest_than_was_asked_for_is_refused() {
+async fn a_digest_mismatch_is_rejected() {
     let source = open_file("");
     let mut wanted = uri(source.path().display().to_string());
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -317,7 +317,7 @@ async fn what_has_another_digest_than_was_asked_for_is_refused() {
 }
 
 #[test]
-fn an_archive_loses_its_ending_and_nothing_else() {
+fn only_the_archive_extension_is_stripped() {
     for (name, stem) in [
         ("a.tar.gz", "a"),
         ("a-1.2.tgz", "a-1.2"),
@@ -408,7 +408,7 @@ async fn the_file_used_longest_ago_makes_room_and_one_that_is_too_large_is_passe
 }
 
 #[test]
-fn what_a_crash_left_half_fetched_goes_at_the_next_start() {
+fn partial_downloads_are_removed_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(".draft-7"), "half").unwrap();
     fs::write(folder.path().join("whole"), "whole").unwrap();
@@ -418,7 +418,7 @@ fn what_a_crash_left_half_fetched_goes_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn a_download_says_how_far_it_is_to_each_who_waits_for_it() {
+async fn progress_is_reported_to_every_waiter() {
     let folder = tempfile::tempdir().unwrap();
     let gate = Arc::new(tokio::sync::Notify::new());
     let held = gate.clone();
@@ -450,7 +450,7 @@ async fn a_download_says_how_far_it_is_to_each_who_waits_for_it() {
         });
         let is_half = |now: &FetchProgress| (now.done_bytes, now.total_bytes) == (50, 100);
         let now = seen.wait_for(is_half).await.unwrap().clone();
-        assert_eq!(now.what, Some(ItemKind::File(format!("{base}/half"))));
+        assert_eq!(now.item, Some(ItemKind::File(format!("{base}/half"))));
         waiting.push(fetching);
     }
     gate.notify_one();

@@ -12,7 +12,7 @@ use reqwest::header::LOCATION;
 use reqwest::{ClientBuilder, Response, Url, redirect};
 
 use super::error::FetchError;
-use super::reach::{AccessDenied, AccessPolicy, PolicyResolver, ServerAccess, bare};
+use super::reach::{AccessDenied, AccessPolicy, PolicyResolver, ServerAccess, without_brackets};
 use crate::http_client::HttpClient;
 
 /// The maximum number of redirects, as in the library.
@@ -41,7 +41,7 @@ type ClientBuilderFn = Arc<dyn Fn() -> ClientBuilder + Send + Sync>;
 pub(crate) struct HttpClientPool {
     settings: ClientBuilderFn,
     /// What a host without certificate authorities cannot do, for the log.
-    lost: &'static str,
+    consequence: &'static str,
     policy: Arc<AccessPolicy>,
     /// A lock, because fetches of many tasks share the clients. Nothing is awaited under it.
     clients: Mutex<HashMap<ClientKey, Arc<HttpClient>>>,
@@ -55,7 +55,7 @@ impl HttpClientPool {
     ) -> Self {
         Self {
             settings: Arc::new(settings),
-            lost,
+            consequence: lost,
             policy: Arc::new(policy),
             clients: Mutex::default(),
         }
@@ -90,7 +90,7 @@ impl HttpClientPool {
         let (Some(host), Some(peer)) = (url.host_str(), answer.remote_addr()) else {
             return Ok(());
         };
-        Ok(self.policy.check_peer(bare(host), peer)?)
+        Ok(self.policy.check_peer(without_brackets(host), peer)?)
     }
 
     /// Returns a client for this server, if the server is allowed. A name is checked when it is
@@ -104,7 +104,7 @@ impl HttpClientPool {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return Err(invalid("it names no server; correct it"));
         };
-        let host = bare(host);
+        let host = without_brackets(host);
         if host.parse::<std::net::IpAddr>().is_ok() {
             // The library does not call its resolver for addresses.
             self.policy.resolve(host, port, reach).await?;
@@ -145,7 +145,7 @@ impl HttpClientPool {
                     false => client.tls_certs_only([]),
                 }
             };
-            Arc::new(HttpClient::new(self.lost, settings))
+            Arc::new(HttpClient::new(self.consequence, settings))
         });
         Arc::clone(made)
     }

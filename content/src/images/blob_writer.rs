@@ -25,7 +25,7 @@ pub(super) struct BlobWriter<'a> {
 
 impl<'a> BlobWriter<'a> {
     /// Starts at the first byte, whatever an earlier attempt left in the file.
-    pub(super) async fn into(
+    pub(super) async fn new(
         content: &'a BlobDescriptor,
         (path, file): (PathBuf, tokio::fs::File),
         progress: &'a watch::Sender<u64>,
@@ -47,7 +47,7 @@ impl<'a> BlobWriter<'a> {
         self.written
     }
 
-    pub(super) async fn put(&mut self, bytes: &[u8]) -> Result<(), PullErrorKind> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), PullErrorKind> {
         let written = self.written.saturating_add(bytes.len() as u64);
         if written > self.content.size {
             return Err(self.wrong_size(written));

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_task_wins_over_the_image_name_by_name() {
+    fn task_variables_override_those_of_the_image() {
         // the image's PATH and A, the task's A and B; the image's user, the task's
         for (image_env, task_env, wanted) in [
             ("", "", "PATH=default"),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_is_the_tasks_else_the_images_else_nobody_named_one() {
+    fn the_user_of_the_task_overrides_that_of_the_image() {
         for (image_user, task_user, wanted) in [
             ("", "", None),
             ("web:www", "", Some("web:www")),

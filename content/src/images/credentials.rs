@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_registry_gets_its_own_log_in_and_no_other() {
+    fn each_registry_gets_only_its_own_credentials() {
         let text = r#"{"auths": {
             "https://index.docker.io/v1/": {"auth": "aHViOmE="},
             "localhost:5000": {"auth": "bG9jYWw6Yg=="}
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_tells_what_is_in_the_file() {
+    fn no_output_contains_the_credentials() {
         let marks = ["hunter2", "aHVudGVyMg"];
         for text in [
             r#"{"auths": {"docker.io": {"auth": "hunter2 aHVudGVyMg"}}}"#,

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_reads_as_it_is_written() {
+    fn digests_round_trip_as_text() {
         let digest = Digest::of(b"");
         let text = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(digest.to_string(), text);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_has_no_second_name() {
+    fn only_canonical_digests_are_accepted() {
         let good = Digest::of(b"x").to_string();
         for bad in [
             good.to_uppercase(),

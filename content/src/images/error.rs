@@ -150,7 +150,7 @@ impl Error for PullError {
 
 impl fmt::Display for PullErrorKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.own().fmt(formatter)
+        self.own_explanation().fmt(formatter)
     }
 }
 
@@ -181,7 +181,7 @@ impl Error for PullErrorKind {
 
 impl PullErrorKind {
     /// Returns the error text, without its source's.
-    fn own(&self) -> Explanation {
+    fn own_explanation(&self) -> Explanation {
         match self {
             Self::Forbidden { path } => Explanation::of(Code::ImageForbidden, &[&path.display()]),
             Self::Read { path, .. } => Explanation::of(Code::ImageUnread, &[&path.display()]),
@@ -244,7 +244,7 @@ impl PullErrorKind {
     /// Returns the explanation for the task.
     #[must_use]
     pub fn explanation(&self) -> Explanation {
-        self.own().with_detail(sources(self))
+        self.own_explanation().with_detail(sources(self))
     }
 
     /// Whether a retry may succeed.
@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_cannot_be_written_names_the_remedy_for_its_cause() {
+    fn store_write_errors_name_a_remedy() {
         for (errno, remedy) in [
             (Errno::EMFILE, "raise the limit of open files"),
             (Errno::ENOSPC, "make room"),

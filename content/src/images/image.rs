@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_says_how_the_image_wants_to_be_run() {
+    fn a_configuration_is_read() {
         let config = read(json!({
             "Entrypoint": ["/entry"], "Cmd": null, "User": "web:www", "WorkingDir": "srv",
             "Env": ["PATH=/bin", "A=1=2", "A=3", "EMPTY="],
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_that_cannot_be_right_is_refused() {
+    fn an_invalid_configuration_is_rejected() {
         for (config, wanted) in [
             (json!({"Env": ["=x"]}), "NAME=VALUE"),
             (json!({"Env": ["x"]}), "NAME=VALUE"),

@@ -29,7 +29,7 @@ const TAG: &str = "org.opencontainers.image.ref.name";
 pub(super) struct ImageLayout {
     /// As in the image's name, for messages.
     path: PathBuf,
-    inside: LayoutContents,
+    contents: LayoutContents,
 }
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub(super) enum LayoutForm {
 pub(super) struct LayoutFile {
     path: PathBuf,
     file: Arc<File>,
-    at: u64,
+    position: u64,
     end: u64,
 }
 
@@ -82,14 +82,14 @@ impl ImageLayout {
         };
         let layout = Self {
             path: path.to_owned(),
-            inside,
+            contents: inside,
         };
-        let marker = layout.small("oci-layout", 4_096)?;
+        let marker = layout.read_small("oci-layout", 4_096)?;
         let marker: OciLayout = serde_json::from_slice(&marker)
-            .map_err(|error| layout.wrong(format!("its file oci-layout: {error}")))?;
+            .map_err(|error| layout.invalid(format!("its file oci-layout: {error}")))?;
         let version = marker.image_layout_version();
         if version.split('.').next() != Some("1") {
-            return Err(layout.wrong(format!("its version {version:?} is not 1")));
+            return Err(layout.invalid(format!("its version {version:?} is not 1")));
         }
         Ok(layout)
     }
@@ -99,11 +99,11 @@ impl ImageLayout {
         &self,
         tag: Option<&str>,
     ) -> Result<(Vec<Descriptor>, Digest), PullErrorKind> {
-        let bytes = self.small("index.json", MANIFEST_BYTES)?;
+        let bytes = self.read_small("index.json", MANIFEST_BYTES)?;
         let digest = Digest::of(&bytes);
         let ManifestDocument::Index(mut entries) = document("the file index.json", &bytes, None)?
         else {
-            return Err(self.wrong("its file index.json is not an index".to_owned()));
+            return Err(self.invalid("its file index.json is not an index".to_owned()));
         };
         let tags: Vec<_> = entries.iter().filter_map(tag_of).collect();
         let tags = match tags.is_empty() {
@@ -114,12 +114,12 @@ impl ImageLayout {
             Some(tag) => {
                 entries.retain(|entry| tag_of(entry) == Some(tag));
                 if entries.is_empty() {
-                    return Err(self.wrong(format!("it has no tag {tag:?}: {tags}")));
+                    return Err(self.invalid(format!("it has no tag {tag:?}: {tags}")));
                 }
             }
             // Entries for several platforms name their platform.
             None if entries.len() > 1 && entries.iter().any(|entry| entry.platform().is_none()) => {
-                return Err(self.wrong(format!("it has several images: name a tag; {tags}")));
+                return Err(self.invalid(format!("it has several images: name a tag; {tags}")));
             }
             None => {}
         }
@@ -128,7 +128,7 @@ impl ImageLayout {
 
     /// Opens a blob. Its length is the file's, whatever was announced. Blocks.
     pub(super) fn blob(&self, digest: Digest) -> Result<LayoutFile, PullErrorKind> {
-        self.part(&format!("blobs/sha256/{}", digest.hex()))
+        self.open_file(&format!("blobs/sha256/{}", digest.hex()))
     }
 
     /// Reads a small blob. Blocks.
@@ -137,41 +137,41 @@ impl ImageLayout {
         part.whole(content.size)
     }
 
-    fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>, PullErrorKind> {
-        self.part(name)?.whole(limit)
+    fn read_small(&self, name: &str, limit: u64) -> Result<Vec<u8>, PullErrorKind> {
+        self.open_file(name)?.whole(limit)
     }
 
-    fn part(&self, name: &str) -> Result<LayoutFile, PullErrorKind> {
-        match &self.inside {
+    fn open_file(&self, name: &str) -> Result<LayoutFile, PullErrorKind> {
+        match &self.contents {
             LayoutContents::Directory(folder) => {
                 let path = self.path.join(name);
-                let file = beneath(folder, name).map_err(PullErrorKind::read(&path))?;
+                let file = open_beneath(folder, name).map_err(PullErrorKind::read(&path))?;
                 let metadata = file.metadata().map_err(PullErrorKind::read(&path))?;
                 if !metadata.is_file() {
-                    return Err(self.wrong(format!("{name} in it is not a regular file")));
+                    return Err(self.invalid(format!("{name} in it is not a regular file")));
                 }
                 Ok(LayoutFile {
                     path,
                     file: Arc::new(file),
-                    at: 0,
+                    position: 0,
                     end: metadata.len(),
                 })
             }
             LayoutContents::Archive { file, entries } => {
                 let Some((at, length)) = entries.get(name).copied() else {
-                    return Err(self.wrong(format!("it has no file {name}")));
+                    return Err(self.invalid(format!("it has no file {name}")));
                 };
                 Ok(LayoutFile {
                     path: self.path.clone(),
                     file: Arc::clone(file),
-                    at,
+                    position: at,
                     end: at.saturating_add(length),
                 })
             }
         }
     }
 
-    fn wrong(&self, rule: String) -> PullErrorKind {
+    fn invalid(&self, rule: String) -> PullErrorKind {
         PullErrorKind::Layout {
             path: self.path.clone(),
             rule,
@@ -182,17 +182,17 @@ impl ImageLayout {
 impl LayoutFile {
     /// Returns the next bytes; none at the end. Blocks.
     pub(super) fn chunk(&mut self) -> Result<Vec<u8>, PullErrorKind> {
-        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
         let mut bytes = vec![0; CHUNK_BYTES.min(left)];
-        let length = self.file.read_at(&mut bytes, self.at);
+        let length = self.file.read_at(&mut bytes, self.position);
         let length = length.map_err(PullErrorKind::read(&self.path))?;
         bytes.truncate(length);
-        self.at += length as u64;
+        self.position += length as u64;
         Ok(bytes)
     }
 
     fn whole(&mut self, limit: u64) -> Result<Vec<u8>, PullErrorKind> {
-        if self.end - self.at > limit {
+        if self.end - self.position > limit {
             return Err(PullErrorKind::TooLarge {
                 what: format!("a file in {}", self.path.display()),
                 limit_bytes: limit,
@@ -224,7 +224,7 @@ fn folder(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Opens a file of the directory: links that stay inside are followed, others are refused.
-fn beneath(folder: &OwnedFd, name: &str) -> io::Result<File> {
+fn open_beneath(folder: &OwnedFd, name: &str) -> io::Result<File> {
     let how = OpenHow::new()
         // Opening must not block on a pipe.
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
@@ -240,7 +240,7 @@ fn archive(path: &Path, real: &Path) -> Result<LayoutContents, PullErrorKind> {
     };
     let parent = real.parent().unwrap_or(real);
     let name = real.file_name().unwrap_or_default().to_string_lossy();
-    let opened = folder(parent).and_then(|folder| beneath(&folder, &name));
+    let opened = folder(parent).and_then(|folder| open_beneath(&folder, &name));
     let file = opened.map_err(PullErrorKind::read(path))?;
     let is_file = file
         .metadata()
@@ -249,7 +249,7 @@ fn archive(path: &Path, real: &Path) -> Result<LayoutContents, PullErrorKind> {
     if !is_file {
         return Err(wrong("it is not a regular file".to_owned()));
     }
-    let entries = places(&file).map_err(wrong)?;
+    let entries = file_ranges(&file).map_err(wrong)?;
     Ok(LayoutContents::Archive {
         file: Arc::new(file),
         entries,
@@ -257,7 +257,7 @@ fn archive(path: &Path, real: &Path) -> Result<LayoutContents, PullErrorKind> {
 }
 
 /// Returns offset and length of each regular file of a tar file.
-fn places(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
+fn file_ranges(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
     let unreadable = |error: io::Error| format!("it cannot be read as a plain tar file: {error}");
     let mut reader = tar::Archive::new(file);
     let mut places = BTreeMap::new();

@@ -68,7 +68,7 @@ pub struct ImageSettings {
     /// Registries that are contacted without TLS, wherever they are.
     pub insecure_registries: Vec<InsecureRegistry>,
     /// Host directories below which images may be used; empty means none.
-    pub folders: Vec<PathBuf>,
+    pub directories: Vec<PathBuf>,
     /// The maximum size of the packed layers of one image, in bytes.
     pub limit_bytes: u64,
     /// Unused images are removed when less of the disk is free, in per cent; with 0 only to make
@@ -83,7 +83,7 @@ impl Default for ImageSettings {
         Self {
             credentials: None,
             insecure_registries: Vec::new(),
-            folders: Vec::new(),
+            directories: Vec::new(),
             limit_bytes: IMAGE_LIMIT_BYTES,
             headroom_percent: IMAGE_HEADROOM_PERCENT,
             pull: PullPolicy::default(),
@@ -105,8 +105,8 @@ pub enum PullPolicy {
 }
 
 impl PullPolicy {
-    fn is_content_with(self, kept: &ImageReference) -> bool {
-        let (tag, digest) = match kept {
+    fn accepts_cached(self, reference: &ImageReference) -> bool {
+        let (tag, digest) = match reference {
             ImageReference::Registry(of) => (of.tag.as_deref(), of.digest),
             ImageReference::Layout(of) | ImageReference::Archive(of) => (of.tag.as_deref(), None),
         };
@@ -204,11 +204,11 @@ impl ImageManager {
         policy: PullPolicy,
         container: String,
     ) -> PendingPull {
-        if policy.is_content_with(&reference)
+        if policy.accepts_cached(&reference)
             && let Some((record, pin)) = self.store.find(&reference.to_string())
         {
             let pulled = Ok(Arc::new(PinnedImage { record, _pin: pin }));
-            let image = self.held(std::future::ready(pulled), reference, container);
+            let image = self.leased(std::future::ready(pulled), reference, container);
             let (_, progress) = watch::channel(PullProgress::default());
             return PendingPull { progress, image };
         }
@@ -219,7 +219,7 @@ impl ImageManager {
         });
         PendingPull {
             progress,
-            image: self.held(work, reference, container),
+            image: self.leased(work, reference, container),
         }
     }
 
@@ -238,12 +238,12 @@ impl ImageManager {
     ///
     /// # Errors
     /// If the store cannot be read or written.
-    pub async fn tidy(
+    pub async fn collect_garbage(
         &self,
-        living: impl Future<Output = Option<BTreeSet<String>>>,
+        live: impl Future<Output = Option<BTreeSet<String>>>,
     ) -> Result<Option<(usize, usize)>, PullErrorKind> {
         let listed = self.store.leases();
-        let Some(living) = living.await else {
+        let Some(living) = live.await else {
             return Ok(None);
         };
         let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
@@ -256,7 +256,7 @@ impl ImageManager {
     }
 
     /// Returns the pulled image, leased to a container as soon as it is here.
-    fn held(
+    fn leased(
         &self,
         pulled: impl Future<Output = PullResult> + Send + 'static,
         reference: ImageReference,
@@ -329,7 +329,7 @@ impl ImageManager {
         };
         let settings = Arc::clone(&self.settings);
         let open = move || -> Result<ImageSource, PullErrorKind> {
-            let layout = ImageLayout::open(&of.path, form, &settings.folders)?;
+            let layout = ImageLayout::open(&of.path, form, &settings.directories)?;
             Ok(ImageSource::Direct(DirectSource::Layout {
                 layout: Arc::new(layout),
                 tag: of.tag,

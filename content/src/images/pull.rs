@@ -27,11 +27,11 @@ pub(super) struct Puller {
     store: Arc<ImageStore>,
     unpacker: Arc<dyn Unpacker>,
     settings: Arc<ImageSettings>,
-    host: Platform,
+    platform: Platform,
     /// By diff id and blob: a layer that claims a diff id for another blob is not shared.
     layers: Arc<Singleflight<(Digest, Digest), LayerResult, u64>>,
     /// The limit of [`LAYERS_AT_ONCE`].
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 /// A pulled image, pinned until this is dropped.
@@ -51,9 +51,9 @@ impl Puller {
             store,
             unpacker,
             settings,
-            host: Platform::of_this_host(),
+            platform: Platform::of_this_host(),
             layers: Singleflight::new(),
-            turns: Arc::new(Semaphore::new(LAYERS_AT_ONCE)),
+            permits: Arc::new(Semaphore::new(LAYERS_AT_ONCE)),
         }
     }
 
@@ -66,7 +66,7 @@ impl Puller {
     ) -> Result<PinnedImage, Arc<PullErrorKind>> {
         let source = Arc::new(source);
         let limit_bytes = self.settings.limit_bytes;
-        let plan = source.plan(&self.host, limit_bytes).await?;
+        let plan = source.plan(&self.platform, limit_bytes).await?;
         let total =
             |layers: &[LayerDescriptor]| layers.iter().map(|layer| layer.blob.size).sum::<u64>();
         let packed_bytes = total(&plan.layers);
@@ -109,9 +109,9 @@ impl Puller {
         progress: &watch::Sender<PullProgress>,
     ) -> LayerResult {
         loop {
-            let seat = self.board(Arc::clone(source), layer.clone());
+            let seat = self.join_download(Arc::clone(source), layer.clone());
             let is_ours = seat.is_first;
-            match watched(seat, progress).await {
+            match await_layer(seat, progress).await {
                 Err(fault) if !is_ours => tracing::info!(
                     layer = %layer.blob.digest,
                     why = crate::error_chain(&fault),
@@ -123,7 +123,11 @@ impl Puller {
     }
 
     /// Joins the download of this layer, or starts it.
-    fn board(&self, source: Arc<ImageSource>, layer: LayerDescriptor) -> Waiter<LayerResult, u64> {
+    fn join_download(
+        &self,
+        source: Arc<ImageSource>,
+        layer: LayerDescriptor,
+    ) -> Waiter<LayerResult, u64> {
         let puller = self.clone();
         let key = (layer.diff_id, layer.blob.digest);
         self.layers.join(key, move |progress| async move {
@@ -139,7 +143,7 @@ impl Puller {
         layer: &LayerDescriptor,
         progress: &watch::Sender<u64>,
     ) -> Result<(), PullErrorKind> {
-        let turn = self.turns.acquire().await;
+        let turn = self.permits.acquire().await;
         let _turn = turn.expect("turns are given as long as there is a store");
         if self.store.has_layer(layer.diff_id) {
             // It was downloaded with another compression.
@@ -173,8 +177,8 @@ impl Puller {
 }
 
 /// Waits for a layer, and adds its progress to that of its image.
-async fn watched(
-    mut seat: Waiter<LayerResult, u64>,
+async fn await_layer(
+    mut waiter: Waiter<LayerResult, u64>,
     progress: &watch::Sender<PullProgress>,
 ) -> LayerResult {
     let mut known = 0;
@@ -188,12 +192,12 @@ async fn watched(
     loop {
         tokio::select! {
             biased;
-            end = &mut seat.work => {
-                add(*seat.progress.borrow());
+            end = &mut waiter.work => {
+                add(*waiter.progress.borrow());
                 return end;
             }
-            Ok(()) = seat.progress.changed() => {
-                let now = *seat.progress.borrow_and_update();
+            Ok(()) = waiter.progress.changed() => {
+                let now = *waiter.progress.borrow_and_update();
                 add(now);
             }
         }

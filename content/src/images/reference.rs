@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_completed_as_everybody_expects() {
+    fn names_get_the_docker_defaults() {
         let digest = Digest::of(b"");
         let pinned = format!("quay.io/a/b@{digest}");
         let both = format!("quay.io/a/b:t@{digest}");
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_name_is_told_what_is_wrong_with_it() {
+    fn an_invalid_name_is_rejected_with_the_reason() {
         let short = format!("x@sha256:{}", "0".repeat(40));
         let other = format!("x@sha512:{}", "0".repeat(128));
         let (long, longer) = ("a".repeat(300), "a".repeat(2_000));

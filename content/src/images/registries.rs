@@ -27,7 +27,7 @@ type RegistryKey = (RegistryReference, Option<String>);
 /// The registries of the service.
 pub(crate) struct RegistryPool {
     registries: Registries,
-    host: Platform,
+    platform: Platform,
     limit_bytes: u64,
     /// By image and credentials. A lock, because requests run concurrently; nothing is awaited
     /// under it.
@@ -43,7 +43,7 @@ impl RegistryPool {
     ) -> io::Result<Self> {
         Ok(Self {
             registries: Registries::new(fetch, insecure, RetryTimeouts::default())?,
-            host: Platform::of_this_host(),
+            platform: Platform::of_this_host(),
             limit_bytes,
             sessions: Mutex::default(),
         })
@@ -55,8 +55,8 @@ impl RegistryPool {
         reference: &RegistryReference,
         login: Option<String>,
     ) -> Result<ResolvedImage, PullErrorKind> {
-        let reading = self.reading(reference, login);
-        reading.resolve(&self.host, self.limit_bytes).await
+        let reading = self.source(reference, login);
+        reading.resolve(&self.platform, self.limit_bytes).await
     }
 
     /// Writes a blob to a file, whose path is for messages.
@@ -67,7 +67,7 @@ impl RegistryPool {
         (path, file): (PathBuf, File),
         meter: &watch::Sender<FetchProgress>,
     ) -> Result<(), PullErrorKind> {
-        let reading = self.reading(reference, login);
+        let reading = self.source(reference, login);
         let (progress, mut seen) = watch::channel(0);
         let place = (path, tokio::fs::File::from_std(file));
         let mut bringing = std::pin::pin!(reading.blob(blob, place, &progress));
@@ -85,7 +85,7 @@ impl RegistryPool {
         }
     }
 
-    fn reading(&self, reference: &RegistryReference, login: Option<String>) -> Arc<DirectSource> {
+    fn source(&self, reference: &RegistryReference, login: Option<String>) -> Arc<DirectSource> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (reference.clone(), login);
         if sessions.len() >= SESSIONS && !sessions.contains_key(&key) {

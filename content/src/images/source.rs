@@ -167,7 +167,7 @@ impl DirectSource {
                 };
                 let (document, digest) = manifest(session, &name).await?;
                 if let Some(wanted) = reference.digest {
-                    expect(&format!("the manifest {name}"), wanted, digest)?;
+                    check_digest(&format!("the manifest {name}"), wanted, digest)?;
                 }
                 Ok((document, digest))
             }
@@ -191,7 +191,7 @@ impl DirectSource {
         match self {
             Self::Registry { session, .. } => {
                 let (document, found) = manifest(session, &content.digest.to_string()).await?;
-                expect(&content.what, content.digest, found)?;
+                check_digest(&content.what, content.digest, found)?;
                 Ok(document)
             }
             Self::Layout { .. } => document(&content.what, &self.small(content).await?, None),
@@ -202,11 +202,11 @@ impl DirectSource {
     async fn small(&self, content: &BlobDescriptor) -> Result<Vec<u8>, PullErrorKind> {
         let bytes = match self {
             Self::Registry { session, .. } => {
-                let mut retry = RetryState::new(session.patience());
+                let mut retry = RetryState::new(session.timeouts());
                 loop {
                     match session.small(content).await {
                         Ok(bytes) => break bytes,
-                        Err(fault) => retry.after(fault).await?,
+                        Err(fault) => retry.wait_after(fault).await?,
                     }
                 }
             }
@@ -222,7 +222,7 @@ impl DirectSource {
                 found_bytes: bytes.len() as u64,
             });
         }
-        expect(&content.what, content.digest, Digest::of(&bytes))?;
+        check_digest(&content.what, content.digest, Digest::of(&bytes))?;
         Ok(bytes)
     }
 
@@ -233,12 +233,12 @@ impl DirectSource {
         place: (PathBuf, tokio::fs::File),
         progress: &watch::Sender<u64>,
     ) -> Result<File, PullErrorKind> {
-        let mut intake = BlobWriter::into(content, place, progress).await?;
+        let mut intake = BlobWriter::new(content, place, progress).await?;
         match self {
             Self::Registry { session, .. } => {
-                let mut retry = RetryState::new(session.patience());
+                let mut retry = RetryState::new(session.timeouts());
                 while let Err(fault) = download(session, content, &mut intake, &mut retry).await {
-                    retry.after(fault).await?;
+                    retry.wait_after(fault).await?;
                 }
             }
             Self::Layout { layout, .. } => {
@@ -253,7 +253,7 @@ impl DirectSource {
                     if bytes.is_empty() {
                         break;
                     }
-                    intake.put(&bytes).await?;
+                    intake.write(&bytes).await?;
                     part = rest;
                 }
             }
@@ -266,11 +266,11 @@ async fn manifest(
     session: &RegistrySession,
     name: &str,
 ) -> Result<(ManifestDocument, Digest), PullErrorKind> {
-    let mut retry = RetryState::new(session.patience());
+    let mut retry = RetryState::new(session.timeouts());
     let answer = loop {
         match session.manifest(name).await {
             Ok(answer) => break answer,
-            Err(fault) => retry.after(fault).await?,
+            Err(fault) => retry.wait_after(fault).await?,
         }
     };
     let what = format!("the manifest {name}");
@@ -282,15 +282,15 @@ async fn manifest(
 async fn download(
     session: &RegistrySession,
     content: &BlobDescriptor,
-    intake: &mut BlobWriter<'_>,
+    writer: &mut BlobWriter<'_>,
     retry: &mut RetryState,
 ) -> Result<(), PullErrorKind> {
-    if intake.written() == content.size && content.size > 0 {
+    if writer.written() == content.size && content.size > 0 {
         return Ok(());
     }
-    let mut answer = session.blob(content, intake.written()).await?;
-    if resumes_at(&answer) != intake.written() {
-        intake.restart().await?;
+    let mut answer = session.blob(content, writer.written()).await?;
+    if resumes_at(&answer) != writer.written() {
+        writer.restart().await?;
         // The response starts at an offset that is not usable.
         if resumes_at(&answer) != 0 {
             answer = session.blob(content, 0).await?;
@@ -298,12 +298,12 @@ async fn download(
     }
     while let Some(bytes) = session.chunk(&mut answer).await? {
         retry.record_data();
-        intake.put(&bytes).await?;
+        writer.write(&bytes).await?;
     }
-    intake.is_complete()
+    writer.is_complete()
 }
 
-fn expect(what: &str, wanted: Digest, found: Digest) -> Result<(), PullErrorKind> {
+fn check_digest(what: &str, wanted: Digest, found: Digest) -> Result<(), PullErrorKind> {
     if wanted == found {
         return Ok(());
     }

@@ -23,11 +23,11 @@ use crate::images::{
 };
 
 /// The time for which a service with work may be silent.
-const SILENCE_LIMIT: Duration = Duration::from_secs(15);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 /// The interval of that check.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of attempts for a request whose service is lost.
-const TRIES: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 /// The maximum length of an image description, in bytes.
 const PLAN_BYTES: u64 = 32 * 1024 * 1024;
 /// The variables that it inherits: locations of certificate authorities, and resolver settings.
@@ -55,7 +55,7 @@ pub struct StartedService {
     /// Its process id.
     pub pid: u32,
     /// Ends it once its socket is closed, if it does not exit by itself. May block for a second.
-    pub end: Box<dyn FnOnce() + Send>,
+    pub stop: Box<dyn FnOnce() + Send>,
 }
 
 /// Starts a service, or returns the error as text. Blocks.
@@ -73,7 +73,7 @@ impl ServiceCommand {
             Ok(StartedService {
                 packets,
                 pid: process.id(),
-                end: Box::new(move || service::end(process)),
+                stop: Box::new(move || service::stop(process)),
             })
         })
     }
@@ -93,11 +93,11 @@ pub struct ServiceSettings {
 /// The service of one agent.
 pub struct ContentService {
     start: ServiceStarter,
-    begin: ServiceConfig,
+    config: ServiceConfig,
     serial: AtomicU64,
     /// A lock, because many requests share it. The service is started under it, on threads that may
     /// block.
-    present: Mutex<Option<Arc<ServiceConnection>>>,
+    current: Mutex<Option<Arc<ServiceConnection>>>,
 }
 
 /// The reason for a missing answer.
@@ -121,8 +121,8 @@ struct ServiceConnection {
 
 struct ConnectionState {
     /// By request id. `None` once it has exited.
-    waiting: Option<BTreeMap<u64, mpsc::UnboundedSender<ReceivedReply>>>,
-    heard: Instant,
+    pending: Option<BTreeMap<u64, mpsc::UnboundedSender<ReceivedReply>>>,
+    last_received: Instant,
 }
 
 impl ContentService {
@@ -136,26 +136,26 @@ impl ContentService {
         } = settings;
         Arc::new(Self {
             start,
-            begin: ServiceConfig {
+            config: ServiceConfig {
                 fetch,
                 insecure_registries,
                 image_limit_bytes,
             },
             serial: AtomicU64::new(0),
-            present: Mutex::default(),
+            current: Mutex::default(),
         })
     }
 
     /// Returns the process id of the current service, if there is one.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.present().as_ref().map(|connection| connection.pid)
+        self.current().as_ref().map(|connection| connection.pid)
     }
 
     /// Ends the service; the next request starts another one. Requests in progress fail or are
     /// repeated.
-    pub fn end(&self) {
-        if let Some(connection) = self.present().take() {
+    pub fn stop(&self) {
+        if let Some(connection) = self.current().take() {
             connection.packets.close();
         }
     }
@@ -175,7 +175,7 @@ impl ContentService {
             reach,
             path: path.to_owned(),
         };
-        let said = self.ask(ask, Some(file), |done_bytes, total_bytes| {
+        let said = self.request(ask, Some(file), |done_bytes, total_bytes| {
             meter.send_modify(|shown| {
                 (shown.done_bytes, shown.total_bytes) = (done_bytes, total_bytes);
             });
@@ -201,10 +201,10 @@ impl ContentService {
             image: image.clone(),
         };
         let said = self
-            .ask(ask, None, |_, _| {})
+            .request(ask, None, |_, _| {})
             .await
             .map_err(PullErrorKind::from)?;
-        let reading = tokio::task::spawn_blocking(move || described(said));
+        let reading = tokio::task::spawn_blocking(move || read_plan(said));
         let plan = reading.await.expect("reading a description never panics");
         plan.map_err(|error| PullErrorKind::Service {
             why: format!("the content service returned no valid image: {error}").into(),
@@ -226,39 +226,39 @@ impl ContentService {
             blob: blob.clone(),
             path: path.to_owned(),
         };
-        let said = self.ask(ask, Some(file), |done_bytes, _| {
+        let said = self.request(ask, Some(file), |done_bytes, _| {
             progress.send_replace(done_bytes);
         });
         said.await.map(drop).map_err(PullErrorKind::from)
     }
 
     /// Sends a request, and repeats it where the service was lost. Dropping it cancels the request.
-    async fn ask(
+    async fn request(
         self: &Arc<Self>,
-        ask: impl Fn(u64) -> ServiceRequest,
+        build: impl Fn(u64) -> ServiceRequest,
         file: Option<&File>,
-        told: impl Fn(u64, u64),
+        on_progress: impl Fn(u64, u64),
     ) -> Result<Vec<OwnedFd>, RequestError> {
         let mut tries = 1;
         loop {
-            match self.ask_once(&ask, file, &told).await {
-                Err(RequestError::Lost) if tries < TRIES => tries += 1,
+            match self.request_once(&build, file, &on_progress).await {
+                Err(RequestError::Lost) if tries < MAX_ATTEMPTS => tries += 1,
                 end => return end,
             }
         }
     }
 
-    async fn ask_once(
+    async fn request_once(
         self: &Arc<Self>,
-        ask: impl Fn(u64) -> ServiceRequest,
+        build: impl Fn(u64) -> ServiceRequest,
         file: Option<&File>,
-        told: impl Fn(u64, u64),
+        on_progress: impl Fn(u64, u64),
     ) -> Result<Vec<OwnedFd>, RequestError> {
         let id = self.serial.fetch_add(1, Ordering::Relaxed);
         let service = Arc::clone(self);
         let connecting = tokio::task::spawn_blocking(move || service.connection());
         let connection = connecting.await.expect("connecting never panics")?;
-        let mut answers = connection.wait_for(id).ok_or(RequestError::Lost)?;
+        let mut answers = connection.register(id).ok_or(RequestError::Lost)?;
         let asked = PendingRequest {
             connection: Arc::clone(&connection),
             id,
@@ -266,7 +266,7 @@ impl ContentService {
         let file = file.map(File::try_clone).transpose().map_err(|error| {
             RequestError::Failed(format!("cannot pass a file on: {error}").into())
         })?;
-        let (sender, message) = (Arc::clone(&connection), ask(id));
+        let (sender, message) = (Arc::clone(&connection), build(id));
         let mut sending = tokio::task::spawn_blocking(move || {
             let files: Vec<_> = file.iter().map(AsFd::as_fd).collect();
             sender.packets.send(&message, &files)
@@ -276,13 +276,13 @@ impl ContentService {
             tokio::select! {
                 biased;
                 said = answers.recv() => match said {
-                    Some((ServiceReply::Progress { done_bytes, total_bytes, .. }, _)) => told(done_bytes, total_bytes),
+                    Some((ServiceReply::Progress { done_bytes, total_bytes, .. }, _)) => on_progress(done_bytes, total_bytes),
                     Some((ServiceReply::Done { .. }, descriptors)) => {
-                        asked.is_answered();
+                        asked.mark_answered();
                         return Ok(descriptors);
                     }
                     Some((ServiceReply::Failed { why, .. }, _)) => {
-                        asked.is_answered();
+                        asked.mark_answered();
                         return Err(RequestError::Failed(why.into()));
                     }
                     Some((ServiceReply::Heartbeat, _)) => {}
@@ -291,94 +291,98 @@ impl ContentService {
                 sent = &mut sending, if !is_sent => {
                     is_sent = true;
                     if sent.expect("sending never panics").is_err() {
-                        connection.break_off();
+                        connection.disconnect();
                     }
                 }
-                () = tokio::time::sleep(LOOK_EVERY) => connection.check_reply(),
+                () = tokio::time::sleep(CHECK_INTERVAL) => connection.check_reply(),
             }
         }
     }
 
     /// Returns the current service, or starts one. Blocks.
     fn connection(&self) -> Result<Arc<ServiceConnection>, RequestError> {
-        let mut present = self.present();
-        if let Some(connection) = present.as_ref().filter(|one| one.is_there()) {
+        let mut current = self.current();
+        if let Some(connection) = current.as_ref().filter(|one| one.is_alive()) {
             return Ok(Arc::clone(connection));
         }
-        if present.take().is_some() {
+        if current.take().is_some() {
             metrics::counter!("argosy_agent_content_services_replaced_total").increment(1);
             tracing::warn!("content service lost; starting another one");
         }
         let started = (self.start)().map_err(RequestError::NotStarted)?;
-        let connection = ServiceConnection::open(started, &self.begin);
-        *present = Some(Arc::clone(&connection));
+        let connection = ServiceConnection::open(started, &self.config);
+        *current = Some(Arc::clone(&connection));
         Ok(connection)
     }
 
-    fn present(&self) -> MutexGuard<'_, Option<Arc<ServiceConnection>>> {
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Option<Arc<ServiceConnection>>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for ContentService {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 
 impl ServiceConnection {
-    fn open(started: StartedService, begin: &ServiceConfig) -> Arc<Self> {
-        let StartedService { packets, pid, end } = started;
+    fn open(started: StartedService, config: &ServiceConfig) -> Arc<Self> {
+        let StartedService {
+            packets,
+            pid,
+            stop: end,
+        } = started;
         // If this cannot be sent, the exit is detected immediately.
-        let _ = packets.send(&ServiceRequest::Begin(Box::new(begin.clone())), &[]);
+        let _ = packets.send(&ServiceRequest::Begin(Box::new(config.clone())), &[]);
         let connection = Arc::new(Self {
             packets,
             pid,
             state: Mutex::new(ConnectionState {
-                waiting: Some(BTreeMap::new()),
-                heard: Instant::now(),
+                pending: Some(BTreeMap::new()),
+                last_received: Instant::now(),
             }),
         });
         let reader = Arc::clone(&connection);
         std::thread::spawn(move || {
             while let Ok(Packet::Message(answer, descriptors)) = reader.packets.receive() {
-                reader.pass_on(answer, descriptors);
+                reader.dispatch(answer, descriptors);
             }
-            reader.break_off();
+            reader.disconnect();
             end();
         });
         connection
     }
 
-    fn is_there(&self) -> bool {
-        self.state().waiting.is_some()
+    fn is_alive(&self) -> bool {
+        self.state().pending.is_some()
     }
 
     /// Returns the channel for answers to a request. `None` if the service has exited.
-    fn wait_for(&self, id: u64) -> Option<mpsc::UnboundedReceiver<ReceivedReply>> {
+    fn register(&self, id: u64) -> Option<mpsc::UnboundedReceiver<ReceivedReply>> {
         let mut state = self.state();
-        let waiting = state.waiting.as_mut()?;
+        let waiting = state.pending.as_mut()?;
         let is_first = waiting.is_empty();
         // Bounded by the progress reports of one request, ten per second.
         let (sender, answers) = mpsc::unbounded_channel();
         waiting.insert(id, sender);
         if is_first {
             // Without work it sends nothing.
-            state.heard = Instant::now();
+            state.last_received = Instant::now();
         }
         Some(answers)
     }
 
-    fn pass_on(&self, answer: ServiceReply, descriptors: Vec<OwnedFd>) {
+    fn dispatch(&self, answer: ServiceReply, descriptors: Vec<OwnedFd>) {
         let mut state = self.state();
-        state.heard = Instant::now();
+        state.last_received = Instant::now();
         let id = match &answer {
             ServiceReply::Heartbeat => return,
             ServiceReply::Progress { id, .. }
             | ServiceReply::Done { id }
             | ServiceReply::Failed { id, .. } => *id,
         };
-        if let Some(waiting) = state.waiting.as_ref().and_then(|all| all.get(&id)) {
+        if let Some(waiting) = state.pending.as_ref().and_then(|all| all.get(&id)) {
             // A requester that no longer waits has cancelled the request.
             let _ = waiting.send((answer, descriptors));
         }
@@ -386,21 +390,21 @@ impl ServiceConnection {
 
     /// Disconnects a silent service.
     fn check_reply(&self) {
-        let silent = self.state().heard.elapsed();
-        if silent >= SILENCE_LIMIT {
+        let silent = self.state().last_received.elapsed();
+        if silent >= SILENCE_TIMEOUT {
             tracing::warn!(
                 pid = self.pid,
                 seconds = silent.as_secs(),
                 "content service does not respond; ending it"
             );
-            self.break_off();
+            self.disconnect();
         }
     }
 
     /// Fails all waiting requests. The reading thread ends the process.
-    fn break_off(&self) {
+    fn disconnect(&self) {
         self.packets.close();
-        self.state().waiting = None;
+        self.state().pending = None;
     }
 
     fn state(&self) -> MutexGuard<'_, ConnectionState> {
@@ -409,7 +413,7 @@ impl ServiceConnection {
 }
 
 /// Reads the parts of an image from the file that came with an answer. Blocks.
-fn described(descriptors: Vec<OwnedFd>) -> io::Result<ResolvedImage> {
+fn read_plan(descriptors: Vec<OwnedFd>) -> io::Result<ResolvedImage> {
     let descriptor = descriptors.into_iter().next();
     let mut file = File::from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
     if !file.metadata()?.is_file() {
@@ -431,8 +435,8 @@ struct PendingRequest {
 }
 
 impl PendingRequest {
-    fn is_answered(&self) {
-        if let Some(waiting) = &mut self.connection.state().waiting {
+    fn mark_answered(&self) {
+        if let Some(waiting) = &mut self.connection.state().pending {
             waiting.remove(&self.id);
         }
     }
@@ -440,7 +444,7 @@ impl PendingRequest {
 
 impl Drop for PendingRequest {
     fn drop(&mut self) {
-        let waiting = &mut self.connection.state().waiting;
+        let waiting = &mut self.connection.state().pending;
         let was_waited_for = waiting
             .as_mut()
             .is_some_and(|waiting| waiting.remove(&self.id).is_some());
@@ -449,7 +453,7 @@ impl Drop for PendingRequest {
             let _ = self
                 .connection
                 .packets
-                .offer(&ServiceRequest::Cancel { id: self.id });
+                .try_send(&ServiceRequest::Cancel { id: self.id });
         }
     }
 }

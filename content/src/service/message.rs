@@ -92,13 +92,13 @@ impl From<Explanation> for ErrorExplanation {
 }
 
 impl From<ErrorExplanation> for Explanation {
-    fn from(said: ErrorExplanation) -> Self {
-        let causes = said.causes.into_iter();
+    fn from(explanation: ErrorExplanation) -> Self {
+        let causes = explanation.causes.into_iter();
         Self {
             causes: causes
                 .map(|(code, arguments)| Cause { code, arguments })
                 .collect(),
-            detail: said.detail,
+            detail: explanation.detail,
         }
     }
 }

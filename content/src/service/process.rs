@@ -32,9 +32,9 @@ const READABLE: [&str; 6] = [
 /// Variables with locations of certificate authorities.
 const AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 /// The interval of its signs of life.
-const ALIVE_EVERY: Duration = Duration::from_secs(2);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// The interval of progress reports.
-const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Threads for blocking work: name resolution and file writes.
 const BLOCKING_THREADS: usize = 32;
 
@@ -109,17 +109,17 @@ async fn serve(packets: PacketSocket, downloads: DownloadClient, registry: Regis
         downloads,
         registry,
         packets,
-        going: Mutex::default(),
+        requests: Mutex::default(),
     });
-    let mut alive = interval(ALIVE_EVERY);
+    let mut alive = interval(HEARTBEAT_INTERVAL);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            Some((ask, descriptors)) = asked.recv() => work.take(ask, descriptors),
+            Some((ask, descriptors)) = asked.recv() => work.accept(ask, descriptors),
             _ = alive.tick() => {
-                if !work.going().is_empty() {
+                if !work.requests().is_empty() {
                     // An agent that does not read it has enough unread messages.
-                    let _ = work.packets.offer(&ServiceReply::Heartbeat);
+                    let _ = work.packets.try_send(&ServiceReply::Heartbeat);
                 }
             }
         }
@@ -131,14 +131,14 @@ struct ServiceState {
     registry: RegistryPool,
     packets: Arc<PacketSocket>,
     /// Requests in progress. A lock, because each removes itself.
-    going: Mutex<BTreeMap<u64, JoinHandle<()>>>,
+    requests: Mutex<BTreeMap<u64, JoinHandle<()>>>,
 }
 
 impl ServiceState {
-    fn take(self: &Arc<Self>, ask: ServiceRequest, descriptors: Vec<OwnedFd>) {
-        let (id, request) = match (ask, descriptors.into_iter().next()) {
+    fn accept(self: &Arc<Self>, message: ServiceRequest, descriptors: Vec<OwnedFd>) {
+        let (id, request) = match (message, descriptors.into_iter().next()) {
             (ServiceRequest::Cancel { id }, _) => {
-                if let Some(going) = self.going().remove(&id) {
+                if let Some(going) = self.requests().remove(&id) {
                     going.abort();
                 }
                 return;
@@ -189,10 +189,10 @@ impl ServiceState {
             ) => return,
         };
         let work = Arc::clone(self);
-        let mut going = self.going();
+        let mut going = self.requests();
         let serving = tokio::spawn(async move {
             work.serve(id, request).await;
-            work.going().remove(&id);
+            work.requests().remove(&id);
         });
         going.insert(id, serving);
     }
@@ -210,11 +210,11 @@ impl ServiceState {
                         (now.done_bytes, now.total_bytes)
                     };
                     // If it is not read in time, the next one reports more.
-                    let _ = self.packets.offer(&ServiceReply::Progress { id, done_bytes, total_bytes });
+                    let _ = self.packets.try_send(&ServiceReply::Progress { id, done_bytes, total_bytes });
                     tokio::select! {
                         biased;
                         done = &mut performing => break done,
-                        () = sleep_until(Instant::now() + PROGRESS_EVERY) => {}
+                        () = sleep_until(Instant::now() + PROGRESS_INTERVAL) => {}
                     }
                 }
             }
@@ -258,7 +258,7 @@ impl ServiceState {
             AcceptedRequest::Plan(image) => {
                 let plan = self.registry.plan(&image.reference, image.secret).await;
                 let plan = plan.map_err(|fault| fault.explanation())?;
-                let written = written(&plan);
+                let written = write_plan(&plan);
                 written.map(Some).map_err(|error| {
                     format!("cannot tell what the image consists of: {error}").into()
                 })
@@ -279,8 +279,8 @@ impl ServiceState {
         }
     }
 
-    fn going(&self) -> MutexGuard<'_, BTreeMap<u64, JoinHandle<()>>> {
-        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    fn requests(&self) -> MutexGuard<'_, BTreeMap<u64, JoinHandle<()>>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -303,7 +303,7 @@ enum AcceptedRequest {
 }
 
 /// Writes the description to an unlinked file, because it may be longer than a message.
-fn written(plan: &ResolvedImage) -> io::Result<File> {
+fn write_plan(plan: &ResolvedImage) -> io::Result<File> {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let mut file: File = rustix::fs::memfd_create("argosy-plan", flags)?.into();
     file.write_all(&serde_json::to_vec(plan)?)?;

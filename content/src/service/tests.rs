@@ -5,7 +5,7 @@ use super::message::RegistryLogin;
 use crate::images::{AuthHeader, ImageReference};
 
 #[test]
-fn a_log_in_reaches_the_service_as_it_is_and_is_not_printed() {
+fn credentials_are_passed_unchanged_and_not_printed() {
     let name = "registry.example/site:1".parse().unwrap();
     let ImageReference::Registry(reference) = name else {
         panic!("it names a registry");

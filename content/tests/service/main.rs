@@ -34,15 +34,17 @@ const VERB: &str = "content";
 /// The verb with which it is a compromised service.
 const LIAR: &str = "lie";
 /// The timeout of all waits in tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 type TestCase = (&'static str, fn() -> LocalBoxFuture<'static, ()>);
 
 const CASES: &[TestCase] = &[
     ("a_file_is_brought_by_a_process_of_its_own", || {
-        brought().boxed_local()
+        fetch_succeeds().boxed_local()
     }),
-    ("what_is_brought_is_judged", || judged().boxed_local()),
+    ("what_is_brought_is_judged", || {
+        access_is_checked().boxed_local()
+    }),
     ("a_service_that_is_killed_is_replaced", || {
         killed().boxed_local()
     }),
@@ -56,7 +58,7 @@ const CASES: &[TestCase] = &[
         missing().boxed_local()
     }),
     ("a_service_that_was_taken_over_holds_nobody_up", || {
-        lied_to().boxed_local()
+        compromised_service().boxed_local()
     }),
     ("an_image_of_a_registry_is_pulled", || {
         pulled().boxed_local()
@@ -88,7 +90,7 @@ fn main() -> ExitCode {
         print!("test {name} ... ");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime
-            .block_on(async { tokio::time::timeout(PATIENCE, case()).await })
+            .block_on(async { tokio::time::timeout(TIMEOUT, case()).await })
             .unwrap();
         println!("ok");
         count += 1;
@@ -227,7 +229,7 @@ fn half(mut stream: &TcpStream) {
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
+        assert!(begun.elapsed() < TIMEOUT, "{what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -236,7 +238,7 @@ fn is_there(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
 }
 
-async fn brought() {
+async fn fetch_succeeds() {
     let (address, _) = serve(|_, stream, _| whole(&stream, "text/plain", b"hello"));
     let folder = tempfile::tempdir().unwrap();
     let service = service_by(command());
@@ -287,7 +289,7 @@ fn own_address() -> Option<IpAddr> {
     (!own.is_loopback()).then_some(own)
 }
 
-async fn judged() {
+async fn access_is_checked() {
     let (address, _) = serve(|_, stream, head| {
         let size = if head.starts_with("GET /large") {
             2 << 20
@@ -437,7 +439,7 @@ impl Unpacker for CountingUnpacker {
     }
 }
 
-async fn lied_to() {
+async fn compromised_service() {
     let folder = tempfile::tempdir().unwrap();
     let service = service_by(ServiceCommand {
         program: PathBuf::from("/proc/self/exe"),
@@ -523,7 +525,7 @@ async fn pulled() {
     assert_eq!(image.config.cmd, ["serve"]);
     assert_eq!(image.layers.len(), 1);
     let none: ImageReference = format!("{address}/none:1").parse().unwrap();
-    service.end();
+    service.stop();
     let failed = images
         .obtain(none, PullPolicy::Always, "1-2-1".to_owned())
         .image;

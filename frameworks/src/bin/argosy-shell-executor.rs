@@ -18,8 +18,8 @@ struct Arguments {}
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Arguments {} = Arguments::parse();
-    let meeting = AgentEndpoint::from_environment(std::env::vars())?;
-    ExecutorRunner::new(meeting)
+    let endpoint = AgentEndpoint::from_environment(std::env::vars())?;
+    ExecutorRunner::new(endpoint)
         .run(&mut ShellExecutor::default())
         .await?;
     Ok(())

@@ -97,21 +97,21 @@ impl Arguments {
     fn settings(&self) -> anyhow::Result<TaskSettings> {
         let mapper = match &self.mapper {
             Some(uri) if uri.contains("://") => uri.clone(),
-            Some(path) => found(Path::new(path))?,
-            None => found(&std::env::current_exe()?.with_file_name("argosy-wordmap"))?,
+            Some(path) => find_program(Path::new(path))?,
+            None => find_program(&std::env::current_exe()?.with_file_name("argosy-wordmap"))?,
         };
         let witness = self.witness.as_ref().map(std::path::absolute).transpose()?;
         Ok(TaskSettings {
             mapper,
-            witness: witness.map(|folder| folder.display().to_string()),
-            least_ms: self.task_ms,
+            witness: witness.map(|directory| directory.display().to_string()),
+            min_ms: self.task_ms,
             resources: self.resources.clone(),
-            most_failures: self.attempts.max(1),
+            max_failures: self.attempts.max(1),
         })
     }
 }
 
-fn found(path: &Path) -> anyhow::Result<String> {
+fn find_program(path: &Path) -> anyhow::Result<String> {
     let path = std::path::absolute(path)?;
     ensure!(
         path.is_file(),
@@ -149,7 +149,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let bytes: u64 = inputs.iter().map(|input| input.size).sum();
     let style = arguments.progress;
     let event = serde_json::json!({"event": "input", "files": inputs.len(), "bytes": bytes});
@@ -186,7 +186,7 @@ async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()
     let report = serde_json::json!({
         "event": "report",
         "files": inputs.len(), "bytes": bytes, "output": output, "counts": written, "work": progress,
-        "tasks": tasks, "crossings": crossings, "elapsed_ms": begun.elapsed().as_millis() as u64,
+        "tasks": tasks, "crossings": crossings, "elapsed_ms": started.elapsed().as_millis() as u64,
     });
     let text = format!(
         "{} words, {} different, in {}; {} tasks retried, {} offers used after a change of leader, {:.1} s",
@@ -195,7 +195,7 @@ async fn count(arguments: &Arguments, inputs: &[InputFile]) -> anyhow::Result<()
         output.display(),
         progress.retries,
         crossings.len(),
-        begun.elapsed().as_secs_f64()
+        started.elapsed().as_secs_f64()
     );
     style.print(&report, &text);
     Ok(())

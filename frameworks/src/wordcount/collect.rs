@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, ensure};
 use crate::words::{WordCounts, add_lines, to_lines};
 
 /// Time for which an unresponsive agent is retried.
-const PATIENCE: Duration = Duration::from_secs(60);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Statistics of the written result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -62,7 +62,7 @@ pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<ResultSta
 }
 
 async fn download(client: &reqwest::Client, url: &str) -> anyhow::Result<Vec<u8>> {
-    let begun = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     loop {
         let error = match get(client, url).await {
             Ok(bytes) => return Ok(bytes),
@@ -72,7 +72,7 @@ async fn download(client: &reqwest::Client, url: &str) -> anyhow::Result<Vec<u8>
         let is_final = error
             .status()
             .is_some_and(|status| status.is_client_error());
-        if is_final || begun.elapsed() > PATIENCE {
+        if is_final || started.elapsed() > FETCH_TIMEOUT {
             return Err(error).with_context(|| format!("cannot fetch {url}"));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

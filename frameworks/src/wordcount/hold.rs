@@ -35,7 +35,7 @@ struct HeldOffer {
 pub struct OfferHold {
     // Time after which a newer offer replaces the kept one; `None` keeps no offer.
     longest_ms: Option<u64>,
-    kept: Option<HeldOffer>,
+    held: Option<HeldOffer>,
     // A kept offer that a newer one has replaced.
     replaced: Option<v1::Offer>,
     in_use: BTreeMap<CallKey, CrossEpochOffer>,
@@ -55,17 +55,17 @@ impl OfferHold {
 
     /// Returns whether an offer is kept.
     #[must_use]
-    pub fn is_keeping(&self) -> bool {
-        self.kept.is_some()
+    pub fn is_holding(&self) -> bool {
+        self.held.is_some()
     }
 
     /// Takes an offer out of the hand to keep: the smallest that fits one task.
-    pub fn choose(&mut self, hand: &mut VecDeque<v1::Offer>, needs: &Resources, now_ms: u64) {
+    pub fn choose(&mut self, offers: &mut VecDeque<v1::Offer>, needs: &Resources, now_ms: u64) {
         let Some(longest_ms) = self.longest_ms else {
             return;
         };
         let is_fresh = self
-            .kept
+            .held
             .as_ref()
             .is_some_and(|kept| now_ms < kept.since_ms.saturating_add(longest_ms));
         if is_fresh || self.replaced.is_some() {
@@ -76,14 +76,14 @@ impl OfferHold {
             let cpus = rest.resources().scalar_milli("cpus");
             rest.take(needs).then_some(cpus)
         };
-        let good = hand
+        let good = offers
             .iter()
             .enumerate()
             .filter_map(|(at, offer)| Some((size(offer)?, at)));
-        let Some(offer) = good.min().and_then(|(_, at)| hand.remove(at)) else {
+        let Some(offer) = good.min().and_then(|(_, at)| offers.remove(at)) else {
             return;
         };
-        let old = self.kept.replace(HeldOffer {
+        let old = self.held.replace(HeldOffer {
             offer,
             since_ms: now_ms,
         });
@@ -91,20 +91,20 @@ impl OfferHold {
     }
 
     /// Returns the offer to use now, if there is one. `is_stuck`: nothing can run without it.
-    pub fn due(&mut self, epoch: u64, is_stuck: bool) -> Option<v1::Offer> {
+    pub fn take_due(&mut self, epoch: u64, is_stuck: bool) -> Option<v1::Offer> {
         if let Some(offer) = self.replaced.take() {
             return Some(offer);
         }
-        let made_in = made_in_epoch(&self.kept.as_ref()?.offer);
+        let made_in = epoch_of(&self.held.as_ref()?.offer);
         if is_stuck || made_in < epoch {
-            return self.kept.take().map(|kept| kept.offer);
+            return self.held.take().map(|kept| kept.offer);
         }
         None
     }
 
-    /// Records that an offer of [`Self::due`] was accepted by this call.
-    pub fn used(&mut self, offer: &v1::Offer, epoch: u64, call: Option<CallKey>) {
-        let made_in = made_in_epoch(offer);
+    /// Records that an offer of [`Self::take_due`] was accepted by this call.
+    pub fn record_use(&mut self, offer: &v1::Offer, epoch: u64, call: Option<CallKey>) {
+        let made_in = epoch_of(offer);
         if let Some(call) = call.filter(|_| made_in < epoch) {
             let crossing = CrossEpochOffer {
                 offer: offer.offer_id.clone(),
@@ -138,7 +138,7 @@ impl OfferHold {
 
     /// Removes an offer that became invalid.
     pub fn rescinded(&mut self, offer_id: &str) {
-        self.kept.take_if(|kept| kept.offer.offer_id == offer_id);
+        self.held.take_if(|kept| kept.offer.offer_id == offer_id);
         self.replaced.take_if(|offer| offer.offer_id == offer_id);
     }
 
@@ -150,7 +150,7 @@ impl OfferHold {
 }
 
 /// Returns the first part of an offer's id, or 0 if it has none.
-fn made_in_epoch(offer: &v1::Offer) -> u64 {
+fn epoch_of(offer: &v1::Offer) -> u64 {
     let epoch = offer
         .offer_id
         .split_once('.')
@@ -180,22 +180,22 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_good_offer_is_kept_until_the_next_reign() {
+    fn the_smallest_sufficient_offer_is_held_until_the_next_epoch() {
         let mut hold = OfferHold::new(Some(8_000));
-        let mut hand = VecDeque::from([
+        let mut offers = VecDeque::from([
             offer("1.1", "cpus:4;mem:64"),
             offer("1.2", "cpus:1;mem:64"),
             offer("1.3", "cpus:0.05;mem:64"),
         ]);
-        hold.choose(&mut hand, &needs(), 0);
-        assert_eq!(hand.len(), 2);
-        assert_eq!(hold.due(1, false), None);
-        assert_eq!(id(hold.due(2, false)), Some("1.2".into()));
-        assert!(!hold.is_keeping());
+        hold.choose(&mut offers, &needs(), 0);
+        assert_eq!(offers.len(), 2);
+        assert_eq!(hold.take_due(1, false), None);
+        assert_eq!(id(hold.take_due(2, false)), Some("1.2".into()));
+        assert!(!hold.is_holding());
     }
 
     #[test]
-    fn an_old_one_goes_only_when_a_newer_takes_its_place() {
+    fn an_old_offer_is_released_only_for_a_newer_one() {
         let mut hold = OfferHold::new(Some(8_000));
         hold.choose(
             &mut VecDeque::from([offer("1.1", "cpus:1;mem:64")]),
@@ -203,30 +203,30 @@ mod tests {
             0,
         );
         hold.choose(&mut VecDeque::new(), &needs(), 9_000);
-        assert_eq!(hold.due(1, false), None);
+        assert_eq!(hold.take_due(1, false), None);
         hold.choose(
             &mut VecDeque::from([offer("1.2", "cpus:1;mem:64")]),
             &needs(),
             9_000,
         );
-        assert_eq!(id(hold.due(1, false)), Some("1.1".into()));
-        assert!(hold.is_keeping());
+        assert_eq!(id(hold.take_due(1, false)), Some("1.1".into()));
+        assert!(hold.is_holding());
         assert_eq!(
-            id(hold.due(1, true)),
+            id(hold.take_due(1, true)),
             Some("1.2".into()),
             "nothing else gets on"
         );
     }
 
     #[test]
-    fn nothing_is_kept_unasked_and_nothing_void() {
+    fn no_offer_is_held_without_the_option_or_if_insufficient() {
         let mut off = OfferHold::new(None);
-        let mut hand = VecDeque::from([offer("1.1", "cpus:1;mem:64")]);
-        off.choose(&mut hand, &needs(), 0);
-        assert_eq!(hand.len(), 1);
+        let mut offers = VecDeque::from([offer("1.1", "cpus:1;mem:64")]);
+        off.choose(&mut offers, &needs(), 0);
+        assert_eq!(offers.len(), 1);
         let mut hold = OfferHold::new(Some(1));
-        hold.choose(&mut hand, &needs(), 0);
+        hold.choose(&mut offers, &needs(), 0);
         hold.rescinded("1.1");
-        assert_eq!(hold.due(9, true), None);
+        assert_eq!(hold.take_due(9, true), None);
     }
 }

@@ -20,7 +20,7 @@ use crate::wordmap::{COUNTS, Segment, part_name};
 const ACCEPT_BYTES: usize = 640 * 1024;
 /// Consecutive rejections of one piece of work after which the job fails. Offers are often gone
 /// when they are used, so a few rejections are normal.
-const MOST_REFUSALS: u32 = 100;
+const MAX_REFUSALS: u32 = 100;
 
 /// The settings of the tasks.
 #[derive(Debug, Clone, Default)]
@@ -30,11 +30,11 @@ pub struct TaskSettings {
     /// Directory on the agents' hosts for the witness file.
     pub witness: Option<String>,
     /// Minimum run time of each task in milliseconds; 0 for none.
-    pub least_ms: u64,
+    pub min_ms: u64,
     /// Resources of each task.
     pub resources: Resources,
     /// Failures of one piece of work after which the job fails.
-    pub most_failures: u32,
+    pub max_failures: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ enum WorkState {
 
 #[derive(Debug, Clone)]
 struct WorkSlot {
-    piece: WorkItem,
+    item: WorkItem,
     state: WorkState,
     attempt: u32,
     failures: u32,
@@ -109,7 +109,7 @@ impl Job {
     pub fn new(settings: TaskSettings, splits: Vec<Vec<Segment>>, reduces: usize) -> Self {
         let maps = splits.len();
         let slot = |piece| WorkSlot {
-            piece,
+            item: piece,
             state: WorkState::Waiting,
             attempt: 0,
             failures: 0,
@@ -221,7 +221,7 @@ impl Job {
         let slot = &mut self.slots[at];
         slot.attempt += 1;
         self.retries += u32::from(slot.attempt > 1);
-        slot.task_id = match slot.piece {
+        slot.task_id = match slot.item {
             WorkItem::Map(map) => format!("map-{map:03}-{}", slot.attempt),
             WorkItem::Reduce(reduce) => format!("reduce-{reduce:02}-{}", slot.attempt),
         };
@@ -230,7 +230,7 @@ impl Job {
         self.running += 1;
         self.by_task.insert(slot.task_id.clone(), at);
         self.launched.insert(slot.task_id.clone());
-        let (task_id, piece) = (slot.task_id.clone(), slot.piece);
+        let (task_id, piece) = (slot.task_id.clone(), slot.item);
         let mut spec = self.common(&task_id);
         match piece {
             WorkItem::Map(map) => {
@@ -275,8 +275,8 @@ impl Job {
                 read_only: false,
             });
         }
-        if settings.least_ms > 0 {
-            argv.extend(["--least-ms".to_owned(), settings.least_ms.to_string()]);
+        if settings.min_ms > 0 {
+            argv.extend(["--least-ms".to_owned(), settings.min_ms.to_string()]);
         }
         v1::TaskSpec {
             task_id: task_id.to_owned(),
@@ -324,13 +324,13 @@ impl Job {
         if slot.refusals < 2 {
             slot.attempt -= 1;
         }
-        if slot.refusals >= MOST_REFUSALS {
+        if slot.refusals >= MAX_REFUSALS {
             self.failure.get_or_insert(format!(
-                "{task_id} was rejected {MOST_REFUSALS} times; the last: {why}"
+                "{task_id} was rejected {MAX_REFUSALS} times; the last: {why}"
             ));
         }
         self.running -= 1;
-        self.wait(at);
+        self.enqueue(at);
     }
 
     /// Processes an update. Returns a message if a failure should be reported to the user.
@@ -341,7 +341,7 @@ impl Job {
         if state == v1::TaskState::Finished {
             self.slots[at].state = WorkState::Done;
             self.running -= 1;
-            match self.slots[at].piece {
+            match self.slots[at].item {
                 WorkItem::Map(_) => self.maps_done += 1,
                 WorkItem::Reduce(_) => self.reduces_done += 1,
             }
@@ -363,7 +363,7 @@ impl Job {
         if status.reason() == v1::Reason::FetchFailed {
             self.repeat_lost_map(&status.message);
         }
-        self.again(at, &problem);
+        self.retry(at, &problem);
         Some(problem)
     }
 
@@ -375,22 +375,22 @@ impl Job {
         (slot.task_id == task_id && slot.state == WorkState::Launched).then_some(at)
     }
 
-    fn again(&mut self, at: usize, why: &str) {
+    fn retry(&mut self, at: usize, why: &str) {
         let slot = &mut self.slots[at];
         slot.state = WorkState::Waiting;
         slot.failures += 1;
         self.running -= 1;
-        if slot.failures >= self.settings.most_failures && self.failure.is_none() {
+        if slot.failures >= self.settings.max_failures && self.failure.is_none() {
             self.failure = Some(format!(
                 "failed after {} failures; the last: {why}",
                 slot.failures
             ));
         }
-        self.wait(at);
+        self.enqueue(at);
     }
 
-    fn wait(&mut self, at: usize) {
-        match self.slots[at].piece {
+    fn enqueue(&mut self, at: usize) {
+        match self.slots[at].item {
             WorkItem::Map(_) => self.waiting_maps.insert(at),
             WorkItem::Reduce(_) => self.waiting_reduces.insert(at),
         };
@@ -405,7 +405,7 @@ impl Job {
         if let Some(at) = self.slots[..self.maps].iter().position(is_named) {
             self.slots[at].state = WorkState::Waiting;
             self.maps_done -= 1;
-            self.wait(at);
+            self.enqueue(at);
         }
     }
 }

@@ -50,13 +50,13 @@ pub struct WordCount {
     job: Job,
     hold: OfferHold,
     // Offers in hand, to be answered in the same callback.
-    hand: VecDeque<v1::Offer>,
+    offers: VecDeque<v1::Offer>,
     // Maximum number of tasks that run together; 0 means no limit.
     parallel: usize,
     style: ProgressFormat,
     last_line: Option<ProgressLine>,
     idle_since_ms: Option<u64>,
-    begun: Instant,
+    started: Instant,
     epoch: u64,
     is_over: bool,
     outcome: Option<oneshot::Sender<Result<Outputs, String>>>,
@@ -76,12 +76,12 @@ impl WordCount {
         Self {
             job,
             hold,
-            hand: VecDeque::new(),
+            offers: VecDeque::new(),
             parallel,
             style,
             last_line: None,
             idle_since_ms: None,
-            begun: Instant::now(),
+            started: Instant::now(),
             epoch: 0,
             is_over: false,
             outcome: Some(outcome),
@@ -107,18 +107,18 @@ impl WordCount {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Answers every offer in hand, and uses the kept one when it is due.
     fn use_offers(&mut self, driver: &SchedulerDriver) {
         let now_ms = self.now_ms();
         if self.job.waiting() > 1 {
-            self.hold.choose(&mut self.hand, self.job.needs(), now_ms);
+            self.hold.choose(&mut self.offers, self.job.needs(), now_ms);
         }
-        while let Some(offer) = self.hand.pop_front() {
+        while let Some(offer) = self.offers.pop_front() {
             // The last piece waits for the kept offer, so that the offer always has a use.
-            let reserve = usize::from(self.hold.is_keeping());
+            let reserve = usize::from(self.hold.is_holding());
             let most = self
                 .free_slots()
                 .min(self.job.waiting().saturating_sub(reserve));
@@ -126,12 +126,12 @@ impl WordCount {
         }
         let is_stuck = self.is_stuck(now_ms);
         if self.job.waiting() > 0
-            && let Some(offer) = self.hold.due(self.epoch, is_stuck)
+            && let Some(offer) = self.hold.take_due(self.epoch, is_stuck)
         {
             // At least one, whatever the limit, because the offer must be used.
             let most = self.free_slots().max(1).min(self.job.waiting());
             let call = self.use_offer(driver, &offer, most);
-            self.hold.used(&offer, self.epoch, call);
+            self.hold.record_use(&offer, self.epoch, call);
         }
     }
 
@@ -179,7 +179,7 @@ impl WordCount {
 
     /// Must be called after every change: a new phase requests offers immediately, and the end is
     /// reported.
-    fn moved_on(&mut self, driver: &SchedulerDriver, waiting_before: usize) {
+    fn advance(&mut self, driver: &SchedulerDriver, waiting_before: usize) {
         if self.is_over {
             return;
         }
@@ -211,7 +211,7 @@ impl WordCount {
         let line = ProgressLine {
             event: "progress",
             progress: self.job.progress(),
-            offers_held: usize::from(self.hold.is_keeping()),
+            offers_held: usize::from(self.hold.is_holding()),
             epoch: self.epoch,
         };
         if self.last_line.as_ref() == Some(&line) {
@@ -262,14 +262,14 @@ impl Scheduler for WordCount {
     }
 
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
-        self.hand.extend(offers);
+        self.offers.extend(offers);
         self.use_offers(driver);
     }
 
     fn rescinded(&mut self, _: &SchedulerDriver, offer_id: &str, reason: &str) {
         tracing::info!(offer_id, reason, "an offer became invalid");
         self.hold.rescinded(offer_id);
-        self.hand.retain(|offer| offer.offer_id != offer_id);
+        self.offers.retain(|offer| offer.offer_id != offer_id);
     }
 
     fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
@@ -289,7 +289,7 @@ impl Scheduler for WordCount {
             );
             self.style.print(&event, &text);
         }
-        self.moved_on(driver, waiting);
+        self.advance(driver, waiting);
     }
 
     fn update(&mut self, driver: &SchedulerDriver, status: &v1::TaskStatus) {
@@ -299,7 +299,7 @@ impl Scheduler for WordCount {
                 serde_json::json!({"event": "problem", "task": status.task_id, "text": problem});
             self.style.print(&event, &problem);
         }
-        self.moved_on(driver, waiting);
+        self.advance(driver, waiting);
     }
 
     fn tick(&mut self, driver: &SchedulerDriver) {

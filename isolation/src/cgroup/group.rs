@@ -12,7 +12,7 @@ use super::CgroupError;
 use super::stats::{CgroupStats, LastUsage, value_of};
 
 /// The interval at which an emptying group is polled: the kernel notifies at most every 10 ms.
-const LOOK_AGAIN_MS: u8 = 2;
+const POLL_MS: u8 = 2;
 
 #[derive(Debug, Clone)]
 pub struct Cgroup {
@@ -51,7 +51,7 @@ impl Cgroup {
                 }
                 // The group is created again: the old one may have limits that this container does
                 // not request.
-                super::remove_folder(&self.path)?;
+                super::remove_dir(&self.path)?;
                 fs::create_dir(&self.path).map_err(failed)
             }
             Err(source) => Err(failed(source)),
@@ -115,21 +115,21 @@ impl Cgroup {
     ///
     /// # Errors
     /// If a process has not ended within `patience`, or a directory cannot be removed.
-    pub fn remove(&self, patience: Duration) -> Result<(), CgroupError> {
+    pub fn remove(&self, timeout: Duration) -> Result<(), CgroupError> {
         // The usual case after a clean end: no process in the group and no group below it.
-        if super::remove_folder(&self.path).is_ok() {
+        if super::remove_dir(&self.path).is_ok() {
             return Ok(());
         }
         self.kill()?;
-        self.wait_empty(patience)?;
-        let deadline = Instant::now() + patience;
+        self.wait_empty(timeout)?;
+        let deadline = Instant::now() + timeout;
         loop {
             match remove_all(&self.path) {
                 // The last process may still be exiting in the kernel.
                 Err(CgroupError::Remove { source, .. })
                     if source.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
                 {
-                    std::thread::sleep(Duration::from_millis(LOOK_AGAIN_MS.into()));
+                    std::thread::sleep(Duration::from_millis(POLL_MS.into()));
                 }
                 other => return other,
             }
@@ -140,7 +140,7 @@ impl Cgroup {
     ///
     /// # Errors
     /// If a process has not ended within `patience`, or the group cannot be read.
-    pub fn wait_empty(&self, patience: Duration) -> Result<(), CgroupError> {
+    pub fn wait_empty(&self, timeout: Duration) -> Result<(), CgroupError> {
         let path = self.path.join("cgroup.events");
         let started = Instant::now();
         let mut file = match File::open(&path) {
@@ -160,15 +160,15 @@ impl Cgroup {
                 Ok(_) if value_of(&events, "populated") == Some(0) => return Ok(()),
                 Ok(_) => {}
             }
-            if started.elapsed() >= patience {
+            if started.elapsed() >= timeout {
                 return Err(CgroupError::StillPopulated {
                     path: self.path.clone(),
-                    waited_ms: patience.as_millis(),
+                    waited_ms: timeout.as_millis(),
                 });
             }
             let mut watched = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
             // The file is read again whatever the poll returns.
-            let _ = poll(&mut watched, PollTimeout::from(LOOK_AGAIN_MS));
+            let _ = poll(&mut watched, PollTimeout::from(POLL_MS));
         }
     }
 
@@ -199,7 +199,7 @@ fn remove_all(path: &Path) -> Result<(), CgroupError> {
             remove_all(&entry.path())?;
         }
     }
-    super::remove_folder(path)
+    super::remove_dir(path)
 }
 
 /// Whether the error means that the group is removed: its files are not found or, if open, return
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_replaced_only_when_nothing_lives_in_it() {
+    fn a_group_is_replaced_only_when_it_is_empty() {
         let folder = tempfile::tempdir().unwrap();
         let group = Cgroup::at(&folder.path().join("c"));
         group.create().unwrap();

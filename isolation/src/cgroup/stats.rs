@@ -246,7 +246,7 @@ mod tests {
     const EVENTS: &str = "low 0\nhigh 91\nmax 23\noom 1\noom_kill 3\noom_group_kill 1\n";
 
     #[test]
-    fn a_group_with_all_controllers_tells_everything() {
+    fn a_group_with_all_controllers_reports_all_statistics() {
         let folder = folder(&[
             ("cpu.stat", CPU),
             ("memory.current", "32882688\n"),
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_without_controllers_tells_its_processor_time() {
+    fn a_group_without_controllers_reports_its_cpu_time() {
         let folder = folder(&[("cpu.stat", "usage_usec 9\nuser_usec 4\nsystem_usec 5\n")]);
         let expected = CgroupStats {
             cpu_us: Some(9),
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_looked_at_last_of_all_and_only_after_a_kill() {
+    fn the_limit_is_read_last_and_only_after_a_kill() {
         let files = [
             ("cpu.stat", CPU),
             ("memory.peak", "33554432\n"),

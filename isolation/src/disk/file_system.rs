@@ -21,7 +21,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::{DiskError, DiskUsage, failed};
+use super::{DiskError, DiskUsage, disk_error};
 use crate::{child, crash_points, sys};
 
 /// The minimum size, in bytes: a smaller file system has no space for its metadata.
@@ -30,7 +30,7 @@ pub const FEWEST_BYTES: u64 = 1 << 20;
 /// The block size, in bytes; also the unit in which a loop device writes past the page cache.
 const BLOCK_BYTES: u32 = 4_096;
 /// The number of bytes per inode.
-const BYTES_A_FILE: &str = "16384";
+const BYTES_PER_INODE: &str = "16384";
 /// The maximum space reserved for host root, in bytes, so that the last output of a container with
 /// a full disk is still stored. The reserve is a twentieth of the size, up to this value.
 const RESERVED_BYTES: u64 = 16 << 20;
@@ -44,16 +44,16 @@ const MOUNT_OPTIONS: &str = "discard,noinit_itable";
 
 const CONTROL: &str = "/dev/loop-control";
 /// The paths of the program that creates file systems.
-pub const MAKERS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
+pub const MKFS_PATHS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
 /// The timeout for creating one, which writes only metadata: the same as for other host programs.
-const FORMAT_LIMIT: Duration = Duration::from_secs(10);
+const FORMAT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of attempts to get a loop device when another process takes the free one first.
 const TRIES: u32 = 64;
 
 /// The file system of one container.
 #[derive(Debug, Clone)]
 pub struct FileSystem {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl FileSystem {
@@ -61,7 +61,7 @@ impl FileSystem {
     #[must_use]
     pub fn at(folder: &Path) -> Self {
         Self {
-            folder: folder.to_owned(),
+            directory: folder.to_owned(),
         }
     }
 
@@ -70,7 +70,7 @@ impl FileSystem {
     /// # Errors
     /// A message with its remedy.
     pub fn supported() -> Result<(), String> {
-        maker().map(drop)?;
+        mkfs().map(drop)?;
         let control = File::open(CONTROL).map_err(|error| {
             format!("{CONTROL} cannot be opened ({error}): this host needs loop devices; load the module loop")
         })?;
@@ -82,11 +82,11 @@ impl FileSystem {
     }
 
     fn file(&self) -> PathBuf {
-        self.folder.join("file")
+        self.directory.join("file")
     }
 
     fn root(&self) -> PathBuf {
-        self.folder.join("root")
+        self.directory.join("root")
     }
 
     /// Returns the directory that is mounted at the sandbox.
@@ -115,7 +115,7 @@ impl FileSystem {
 
     /// Whether its sandbox is mounted at `at`.
     #[must_use]
-    pub fn is_shown(&self, at: &Path) -> bool {
+    pub fn is_sandbox_mounted(&self, at: &Path) -> bool {
         let found = |path: &Path| fs::symlink_metadata(path).map(|data| (data.dev(), data.ino()));
         self.is_mounted()
             && matches!((found(at), found(&self.sandbox())), (Ok(one), Ok(other)) if one == other)
@@ -131,7 +131,7 @@ impl FileSystem {
             let source = io::Error::other(format!(
                 "the least is {FEWEST_BYTES}: ask for more disk, or for none"
             ));
-            return Err(failed(format!("make a file system of {bytes} bytes"))(
+            return Err(disk_error(format!("make a file system of {bytes} bytes"))(
                 source,
             ));
         }
@@ -141,7 +141,7 @@ impl FileSystem {
         crash_points::passed("disk.formatted");
         self.mount()?;
         crash_points::passed("disk.mounted");
-        self.show(at)
+        self.mount_sandbox(at)
     }
 
     /// Mounts a file system again that is mounted in another mount namespace: that of an earlier
@@ -158,14 +158,15 @@ impl FileSystem {
             self.mount_device(&path)?;
         }
         drop(device);
-        self.show(at)?;
+        self.mount_sandbox(at)?;
         Ok(true)
     }
 
-    fn show(&self, at: &Path) -> Result<(), DiskError> {
+    fn mount_sandbox(&self, at: &Path) -> Result<(), DiskError> {
         let bind = MsFlags::MS_BIND;
-        mount(Some(&self.sandbox()), at, None::<&str>, bind, None::<&str>)
-            .map_err(failed(format!("mount a file system at {}", at.display())))?;
+        mount(Some(&self.sandbox()), at, None::<&str>, bind, None::<&str>).map_err(disk_error(
+            format!("mount a file system at {}", at.display()),
+        ))?;
         crash_points::passed("disk.shown");
         Ok(())
     }
@@ -174,7 +175,7 @@ impl FileSystem {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         let options = Some(MOUNT_OPTIONS);
         mount(Some(device), &self.root(), Some("ext4"), flags, options)
-            .map_err(failed(format!("mount {}", self.file().display())))
+            .map_err(disk_error(format!("mount {}", self.file().display())))
     }
 
     /// Returns the loop device of its file, in whichever mount namespace it is mounted. The device
@@ -185,8 +186,8 @@ impl FileSystem {
             return Ok(None);
         };
         let what = || format!("find a loop device of {}", self.file().display());
-        for entry in fs::read_dir("/sys/block").map_err(failed(what()))? {
-            let device = entry.map_err(failed(what()))?;
+        for entry in fs::read_dir("/sys/block").map_err(disk_error(what()))? {
+            let device = entry.map_err(disk_error(what()))?;
             // Other block devices, and loop devices without a file, have no such directory.
             if !device.path().join("loop").exists() {
                 continue;
@@ -195,9 +196,9 @@ impl FileSystem {
             let device = match File::open(&path) {
                 // It was detached a moment ago.
                 Err(error) if error.raw_os_error() == Some(libc::ENXIO) => continue,
-                opened => opened.map_err(failed(what()))?,
+                opened => opened.map_err(disk_error(what()))?,
             };
-            let shown = sys::disk::shown_by_loop_device(device.as_fd());
+            let shown = sys::disk::loop_device_backing(device.as_fd());
             if shown == Ok((file.dev(), file.ino())) {
                 return Ok(Some((device, path)));
             }
@@ -211,7 +212,7 @@ impl FileSystem {
             .mode(0o700)
             .recursive(true)
             .create(self.root());
-        made.map_err(failed(what()))?;
+        made.map_err(disk_error(what()))?;
         let mut options = OpenOptions::new();
         let file = options
             .write(true)
@@ -219,26 +220,28 @@ impl FileSystem {
             .mode(0o600)
             .open(self.file());
         file.and_then(|file| file.set_len(bytes))
-            .map_err(failed(what()))
+            .map_err(disk_error(what()))
     }
 
     fn format(&self, bytes: u64) -> Result<(), DiskError> {
         let what = || format!("make a file system in {}", self.file().display());
-        let maker = maker().map_err(io::Error::other).map_err(failed(what()))?;
+        let maker = mkfs()
+            .map_err(io::Error::other)
+            .map_err(disk_error(what()))?;
         let reserved = RESERVED_BYTES.min(bytes / 20) as f64 / bytes as f64;
         let mut command = Command::new(maker);
         command
-            .args(["-q", "-F", "-I", "256", "-i", BYTES_A_FILE])
+            .args(["-q", "-F", "-I", "256", "-i", BYTES_PER_INODE])
             .args(["-O", FEATURES, "-E", OPTIONS])
             .args(["-b", &BLOCK_BYTES.to_string()])
             .args(["-m", &format!("{:.6}", reserved * 100.0)])
             .arg(self.file());
-        let ran = child::run(&command, "", FORMAT_LIMIT).map_err(failed(what()))?;
+        let ran = child::run(&command, "", FORMAT_TIMEOUT).map_err(disk_error(what()))?;
         if ran.status.success() {
             return Ok(());
         }
-        let why = ran.complaint.lines().next().unwrap_or("no error output");
-        Err(failed(what())(io::Error::other(format!(
+        let why = ran.stderr.lines().next().unwrap_or("no error output");
+        Err(disk_error(what())(io::Error::other(format!(
             "{maker} ended with {}: {why}",
             ran.status
         ))))
@@ -247,7 +250,7 @@ impl FileSystem {
     fn mount(&self) -> Result<(), DiskError> {
         // The device is detached when it is neither open nor mounted: this process keeps it open
         // until it is mounted.
-        let (device, path) = self.attach().map_err(failed(format!(
+        let (device, path) = self.attach().map_err(disk_error(format!(
             "give {} a loop device",
             self.file().display()
         )))?;
@@ -256,9 +259,9 @@ impl FileSystem {
         drop(device);
         let what = || format!("mount {}", self.file().display());
         // For files that a repair finds: there is never a repair here.
-        fs::remove_dir(self.root().join("lost+found")).map_err(failed(what()))?;
+        fs::remove_dir(self.root().join("lost+found")).map_err(disk_error(what()))?;
         let made = DirBuilder::new().mode(0o750).create(self.sandbox());
-        made.map_err(failed(what()))
+        made.map_err(disk_error(what()))
     }
 
     fn attach(&self) -> io::Result<(File, PathBuf)> {
@@ -302,7 +305,7 @@ impl FileSystem {
     /// # Errors
     /// The step that failed; the next call continues.
     pub fn remove(&self, at: &Path) -> Result<(), DiskError> {
-        if !self.folder.exists() {
+        if !self.directory.exists() {
             return Ok(());
         }
         self.shut_down()?;
@@ -313,14 +316,14 @@ impl FileSystem {
         crash_points::passed("disk.unmounted");
         let gone = |removed: io::Result<()>| match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(failed(format!("remove {}", self.folder.display()))),
+            other => other.map_err(disk_error(format!("remove {}", self.directory.display()))),
         };
         let emptied = OpenOptions::new().write(true).open(self.file());
         gone(emptied.and_then(|file| file.set_len(0)))?;
         gone(fs::remove_file(self.file()))?;
         crash_points::passed("disk.file-removed");
         gone(fs::remove_dir(self.root()))?;
-        gone(fs::remove_dir(&self.folder))
+        gone(fs::remove_dir(&self.directory))
     }
 
     /// Called before its file is removed: unwritten data need not be written, and nothing is
@@ -340,7 +343,7 @@ impl FileSystem {
         match shut_down() {
             // It is shut down already.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(()),
-            other => other.map_err(failed(what())),
+            other => other.map_err(disk_error(what())),
         }
     }
 }
@@ -356,14 +359,19 @@ fn is_mount(path: &Path) -> bool {
 fn unmount(path: &Path) -> Result<(), DiskError> {
     while is_mount(path) {
         umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-            .map_err(failed(format!("unmount {}", path.display())))?;
+            .map_err(disk_error(format!("unmount {}", path.display())))?;
     }
     Ok(())
 }
 
-fn maker() -> Result<&'static str, String> {
-    let found = MAKERS.into_iter().find(|path| Path::new(path).exists());
-    found.ok_or_else(|| format!("{} is missing: install the package e2fsprogs", MAKERS[0]))
+fn mkfs() -> Result<&'static str, String> {
+    let found = MKFS_PATHS.into_iter().find(|path| Path::new(path).exists());
+    found.ok_or_else(|| {
+        format!(
+            "{} is missing: install the package e2fsprogs",
+            MKFS_PATHS[0]
+        )
+    })
 }
 
 #[cfg(test)]
@@ -371,7 +379,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_without_room_for_its_own_tables_is_refused_and_leaves_nothing() {
+    fn a_file_system_too_small_for_its_metadata_is_rejected() {
         let world = tempfile::tempdir().unwrap();
         let folder = world.path().join("c");
         let made = FileSystem::at(&folder).make(FEWEST_BYTES - 1, world.path());
@@ -382,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_made_is_removed_and_a_file_that_was_never_mounted_goes() {
+    fn removal_is_idempotent_and_removes_an_unmounted_file() {
         let world = tempfile::tempdir().unwrap();
         let system = FileSystem::at(&world.path().join("c"));
         system.remove(world.path()).unwrap();

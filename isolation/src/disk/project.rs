@@ -13,7 +13,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::{DiskError, DiskUsage, failed};
+use super::{DiskError, DiskUsage, disk_error};
 use crate::{crash_points, sys};
 
 /// The first id of this runtime: an operator's projects have other ids.
@@ -29,8 +29,8 @@ const ENFORCED: u16 = 1 << 5;
 /// The unit of quota limits.
 const BLOCK_BYTES: u64 = 1_024;
 /// The number of bytes per permitted file; also the minimum number of files.
-const BYTES_A_FILE: u64 = 4_096;
-const FEWEST_FILES: u64 = 1_024;
+const BYTES_PER_INODE: u64 = 4_096;
+const MIN_INODES: u64 = 1_024;
 /// The number of ids that the search for a free one tries.
 const TRIES: u32 = 65_536;
 
@@ -60,9 +60,9 @@ pub fn supported(folder: &Path) -> Result<(), String> {
 ///
 /// # Errors
 /// The step that failed. The directory can be removed like any other.
-pub fn take(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> {
+pub fn assign(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> {
     let what = || format!("make {} a project with a quota", folder.display());
-    let open = open(folder).map_err(failed(what()))?;
+    let open = open(folder).map_err(disk_error(what()))?;
     let lock = OpenOptions::new()
         .write(true)
         .create(true)
@@ -70,20 +70,20 @@ pub fn take(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> {
         .mode(0o600)
         .open(alone)
         .and_then(|file| file.lock().map(|()| file))
-        .map_err(failed(what()))?;
+        .map_err(disk_error(what()))?;
     let project = match own_project(open.as_fd()) {
         Some(project) => project,
         None => {
-            let free = find_free(open.as_fd()).map_err(failed(what()))?;
-            join(open.as_fd(), free).map_err(failed(what()))?;
+            let free = find_free(open.as_fd()).map_err(disk_error(what()))?;
+            join(open.as_fd(), free).map_err(disk_error(what()))?;
             free
         }
     };
     crash_points::passed("quota.joined");
     drop(lock);
     let blocks = (bytes / BLOCK_BYTES).max(1);
-    let files = (bytes / BYTES_A_FILE).max(FEWEST_FILES);
-    sys::disk::limit_project(open.as_fd(), project, blocks, files).map_err(failed(what()))?;
+    let files = (bytes / BYTES_PER_INODE).max(MIN_INODES);
+    sys::disk::limit_project(open.as_fd(), project, blocks, files).map_err(disk_error(what()))?;
     crash_points::passed("quota.limited");
     Ok(())
 }
@@ -100,7 +100,7 @@ pub fn share(of: &Path, folder: &Path) -> Result<(), DiskError> {
             None => Ok(()),
         }
     };
-    shared().map_err(failed(format!(
+    shared().map_err(disk_error(format!(
         "count {} as a part of {}",
         folder.display(),
         of.display()
@@ -127,7 +127,7 @@ pub fn usage(folder: &Path) -> Option<DiskUsage> {
 ///
 /// # Errors
 /// The step that failed.
-pub fn lift(folder: &Path) -> Result<(), DiskError> {
+pub fn clear_limit(folder: &Path) -> Result<(), DiskError> {
     let Ok(open) = open(folder) else {
         return Ok(());
     };
@@ -141,9 +141,10 @@ pub fn lift(folder: &Path) -> Result<(), DiskError> {
             crash_points::passed("quota.lifted");
             Ok(())
         }
-        Err(errno) => Err(failed(format!("lift the quota of {}", folder.display()))(
-            errno,
-        )),
+        Err(errno) => Err(disk_error(format!(
+            "lift the quota of {}",
+            folder.display()
+        ))(errno)),
     }
 }
 

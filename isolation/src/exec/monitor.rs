@@ -37,7 +37,7 @@ pub(crate) fn refuse(session: &OwnedFd, reason: String) {
 }
 
 /// Runs in a copy of init. Returns the exit code, which is not used.
-pub(crate) fn keep(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> i32 {
+pub(crate) fn run_monitor(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> i32 {
     // A name for process lists; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-entry");
     crash_points::passed("entry.begun");
@@ -61,14 +61,12 @@ fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result
         Err(error) => return Err(format!("the request is invalid: {error}")),
     };
     request.look_up_user()?;
-    let spec = request
-        .applied_to(spec)
-        .map_err(|error| error.to_string())?;
+    let spec = request.apply_to(spec).map_err(|error| error.to_string())?;
     let command = PreparedCommand::prepare(&spec, filter);
     let streams = StreamPair::make(&request, spec.user.as_ref())?;
     let (report, its_report) = packet_pair().map_err(|errno| words("make a channel", errno))?;
     let made = sys::clone_process(0, None, || {
-        let told = match become_entered(&request.work, &command, &streams.inner, &its_report) {
+        let told = match execute(&request.work, &command, &streams.inner, &its_report) {
             Ok(told) => told,
             Err(reason) => MonitorMessage::Refused { reason },
         };
@@ -83,7 +81,7 @@ fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result
         command: made.pid,
         report: Some(report),
         streams: streams.outer,
-        probes: matches!(request.work, ExecAction::Probe(_)),
+        is_probe: matches!(request.work, ExecAction::Probe(_)),
     };
     // The streams must close with the command, and its report with its execution: neither may stay
     // open here.
@@ -93,7 +91,7 @@ fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result
 }
 
 /// Runs in the new process. Returns only if the command cannot be executed.
-fn become_entered(
+fn execute(
     work: &ExecAction,
     command: &PreparedCommand<'_>,
     streams: &CommandStreams,
@@ -105,14 +103,14 @@ fn become_entered(
         rustix::process::ioctl_tiocsctty(terminal)
             .map_err(|errno| format!("cannot take the terminal: {errno}"))?;
     }
-    for (target, source) in (0..).zip(streams.each()) {
+    for (target, source) in (0..).zip(streams.descriptors()) {
         sys::replace_descriptor(source, target)
             .map_err(|errno| words("set up standard streams", errno))?;
     }
-    command.settle(Some(report.as_fd()))?;
+    command.confine(Some(report.as_fd()))?;
     match work {
         ExecAction::Command(_) => Err(command.execute()),
-        ExecAction::Probe(probe) => Ok(MonitorMessage::Probed(probe.ask())),
+        ExecAction::Probe(probe) => Ok(MonitorMessage::Probed(probe.run())),
     }
 }
 
@@ -123,7 +121,7 @@ enum CommandStreams {
 }
 
 impl CommandStreams {
-    fn each(&self) -> [&OwnedFd; 3] {
+    fn descriptors(&self) -> [&OwnedFd; 3] {
         match self {
             Self::Pipes([stdin, stdout, stderr]) => [stdin, stdout, stderr],
             Self::Terminal(terminal) => [terminal; 3],
@@ -144,7 +142,7 @@ impl StreamPair {
     fn make(request: &ExecRequest, user: Option<&ContainerUser>) -> Result<Self, ExecuteError> {
         let pair = match request.terminal {
             Some(size) => {
-                let (master, terminal) = terminal::make(size)
+                let (master, terminal) = terminal::open_pair(size)
                     .map_err(|error| format!("cannot make a terminal: {error}"))?;
                 Self {
                     inner: CommandStreams::Terminal(terminal),
@@ -169,7 +167,7 @@ impl StreamPair {
             let uid = Some(Uid::from_raw(user.uid));
             // The file system sets a terminal's group.
             let gid = request.terminal.is_none().then(|| Gid::from_raw(user.gid));
-            for stream in pair.inner.each() {
+            for stream in pair.inner.descriptors() {
                 nix::unistd::fchown(stream, uid, gid).map_err(|errno| {
                     format!("cannot give its user the streams: {}", errno.desc())
                 })?;
@@ -188,7 +186,7 @@ struct ExecMonitor<'a> {
     report: Option<OwnedFd>,
     /// The agent's ends, until they are sent.
     streams: Vec<OwnedFd>,
-    probes: bool,
+    is_probe: bool,
 }
 
 impl ExecMonitor<'_> {
@@ -204,7 +202,7 @@ impl ExecMonitor<'_> {
             // Checked before waiting: it may have ended before the descriptor was created.
             while let Ok(Some(ended)) = sys::wait_child(-1, false) {
                 if ended.pid == self.command {
-                    return self.ended(ended.status);
+                    return self.report_end(ended.status);
                 }
             }
             let mut watched = vec![
@@ -218,7 +216,7 @@ impl ExecMonitor<'_> {
                 Err(_) => return,
             }
             while let Ok(Some(_)) = children.read_signal() {}
-            if !self.listen() {
+            if !self.read_report() {
                 return;
             }
             match receive_packet(self.session, WaitMode::Return) {
@@ -232,7 +230,7 @@ impl ExecMonitor<'_> {
     }
 
     /// Reads the report of the command's process. Returns false if the command is not executed.
-    fn listen(&mut self) -> bool {
+    fn read_report(&mut self) -> bool {
         let Some(report) = &self.report else {
             return true;
         };
@@ -249,7 +247,7 @@ impl ExecMonitor<'_> {
                 let streams = std::mem::take(&mut self.streams);
                 let descriptors: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
                 // A disconnected client is detected by the end of the session.
-                let told = self.probes
+                let told = self.is_probe
                     || send_packet_with(
                         self.session,
                         &MonitorMessage::Started,
@@ -264,11 +262,11 @@ impl ExecMonitor<'_> {
     }
 
     /// Messages that were sent before the end are handled first.
-    fn ended(&mut self, status: i32) {
-        if !self.listen() {
+    fn report_end(&mut self, status: i32) {
+        if !self.read_report() {
             return;
         }
-        if self.probes {
+        if self.is_probe {
             let reason = "the probe was killed before it had an answer";
             return refuse(self.session, reason.to_owned());
         }

@@ -95,17 +95,17 @@ impl Probe {
     }
 
     /// Runs the probe and waits for the result.
-    pub(super) fn ask(&self) -> ProbeResult {
+    pub(super) fn run(&self) -> ProbeResult {
         let deadline = Instant::now() + Duration::from_millis(self.timeout_ms);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
-        let asked = self.ask_until(address, deadline);
+        let asked = self.run_until(address, deadline);
         match asked {
             Ok(()) => ProbeResult::Pass,
             Err(reason) => ProbeResult::Fail { reason },
         }
     }
 
-    fn ask_until(&self, address: SocketAddr, deadline: Instant) -> Result<(), String> {
+    fn run_until(&self, address: SocketAddr, deadline: Instant) -> Result<(), String> {
         let words = |what: &str, error: &io::Error| match error.kind() {
             io::ErrorKind::TimedOut => {
                 let (port, timeout_ms) = (self.port, self.timeout_ms);
@@ -171,12 +171,12 @@ struct DeadlineStream {
 
 impl DeadlineStream {
     fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
+        let stream = TcpStream::connect_timeout(&address, remaining(deadline)?)?;
         Ok(Self { stream, deadline })
     }
 }
 
-fn left(deadline: Instant) -> io::Result<Duration> {
+fn remaining(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     // A timeout of zero would mean none.
     (!left.is_zero())
@@ -185,7 +185,7 @@ fn left(deadline: Instant) -> io::Result<Duration> {
 }
 
 /// Maps the socket's error for an expired timeout to `TimedOut`.
-fn timed<T>(result: io::Result<T>) -> io::Result<T> {
+fn map_timeout<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
         _ => error,
@@ -194,15 +194,17 @@ fn timed<T>(result: io::Result<T>) -> io::Result<T> {
 
 impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
-        timed(self.stream.read(buffer))
+        self.stream
+            .set_read_timeout(Some(remaining(self.deadline)?))?;
+        map_timeout(self.stream.read(buffer))
     }
 }
 
 impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(left(self.deadline)?))?;
-        timed(self.stream.write(bytes))
+        self.stream
+            .set_write_timeout(Some(remaining(self.deadline)?))?;
+        map_timeout(self.stream.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -211,8 +213,8 @@ impl Write for DeadlineStream {
 }
 
 /// Evaluates the first line of a response.
-fn evaluate_response(answer: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
-    match status(answer) {
+fn evaluate_response(response: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
+    match status(response) {
         Some(200..=399) if expected.is_empty() => Ok(()),
         Some(status) if expected.contains(&status) => Ok(()),
         Some(status) => Err(format!("answered with status {status}")),
@@ -222,9 +224,11 @@ fn evaluate_response(answer: &[u8], expected: &BTreeSet<u16>) -> Result<(), Stri
 
 /// Returns the status of a complete status line: `HTTP/1.1 200 OK`, where the reason phrase may be
 /// missing.
-fn status(answer: &[u8]) -> Option<u16> {
-    let end = answer.iter().position(|byte| *byte == b'\n')?;
-    let line = answer[..end].strip_suffix(b"\r").unwrap_or(&answer[..end]);
+fn status(response: &[u8]) -> Option<u16> {
+    let end = response.iter().position(|byte| *byte == b'\n')?;
+    let line = response[..end]
+        .strip_suffix(b"\r")
+        .unwrap_or(&response[..end]);
     let rest = line
         .strip_prefix(b"HTTP/1.1 ")
         .or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;

@@ -26,7 +26,7 @@ pub struct WindowSize {
 }
 
 /// The default size of a terminal.
-pub const USUAL_SIZE: WindowSize = WindowSize {
+pub const DEFAULT_SIZE: WindowSize = WindowSize {
     rows: 24,
     columns: 80,
 };
@@ -48,7 +48,7 @@ impl WindowSize {
 }
 
 /// Creates a terminal; returns the agent's end and the command's end.
-pub(crate) fn make(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn open_pair(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
     let master = open_master()?;
     unlockpt(&master)?;
     let command_side = peer(&master)?;
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_master_of_a_terminal_has_a_peer_and_no_other_file_has() {
-        let (master, command_side) = make(USUAL_SIZE).unwrap();
+        let (master, command_side) = open_pair(DEFAULT_SIZE).unwrap();
         let mut own = File::from(peer(&master).unwrap());
         let mut master = File::from(master);
         master.write_all(b"typed\n").unwrap();

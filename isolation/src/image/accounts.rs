@@ -38,45 +38,41 @@ impl<'a> UserSpec<'a> {
 }
 
 /// Resolves the user in the root `root`, with all groups.
-pub(crate) fn user(root: BorrowedFd<'_>, wanted: &UserSpec<'_>) -> Result<ContainerUser, String> {
-    find(
-        &read(root, "etc/passwd")?,
-        &read(root, "etc/group")?,
-        wanted,
-    )
+pub(crate) fn user(root: BorrowedFd<'_>, spec: &UserSpec<'_>) -> Result<ContainerUser, String> {
+    find(&read(root, "etc/passwd")?, &read(root, "etc/group")?, spec)
 }
 
 /// Returns the home of that user in the root `root`, for the variable HOME; `/` if there is no
 /// entry.
-pub(crate) fn home(root: BorrowedFd<'_>, wanted: &UserSpec<'_>) -> Result<String, String> {
-    Ok(home_of(&read(root, "etc/passwd")?, wanted))
+pub(crate) fn home(root: BorrowedFd<'_>, spec: &UserSpec<'_>) -> Result<String, String> {
+    Ok(home_of(&read(root, "etc/passwd")?, spec))
 }
 
-fn home_of(passwd: &str, wanted: &UserSpec<'_>) -> String {
-    let account = account(passwd, wanted);
+fn home_of(passwd: &str, spec: &UserSpec<'_>) -> String {
+    let account = account(passwd, spec);
     let home = account.map_or("", |account| account.home);
     let is_usable = home.starts_with('/') && !home.contains('\0');
     if is_usable { home } else { "/" }.to_owned()
 }
 
-fn account<'a>(passwd: &'a str, wanted: &UserSpec<'_>) -> Option<PasswdEntry<'a>> {
+fn account<'a>(passwd: &'a str, spec: &UserSpec<'_>) -> Option<PasswdEntry<'a>> {
     let mut accounts = passwd.lines().filter_map(PasswdEntry::parse);
-    match wanted.user.parse::<u32>().ok() {
+    match spec.user.parse::<u32>().ok() {
         Some(uid) => accounts.find(|account| account.uid == uid),
-        None => accounts.find(|account| account.name == wanted.user),
+        None => accounts.find(|account| account.name == spec.user),
     }
 }
 
-fn find(passwd: &str, group: &str, wanted: &UserSpec<'_>) -> Result<ContainerUser, String> {
-    let number = wanted.user.parse::<u32>().ok();
-    let account = account(passwd, wanted);
+fn find(passwd: &str, group: &str, spec: &UserSpec<'_>) -> Result<ContainerUser, String> {
+    let number = spec.user.parse::<u32>().ok();
+    let account = account(passwd, spec);
     let uid = match (&account, number) {
         (Some(account), _) => account.uid,
         (None, Some(uid)) => uid,
-        (None, None) => return Err(unknown("user", wanted.user, "/etc/passwd")),
+        (None, None) => return Err(unknown("user", spec.user, "/etc/passwd")),
     };
     let mut groups = group.lines().filter_map(GroupEntry::parse);
-    let (gid, further) = match wanted.group {
+    let (gid, further) = match spec.group {
         Some(name) => {
             let number = name.parse().ok();
             let named = || {
@@ -100,7 +96,7 @@ fn find(passwd: &str, group: &str, wanted: &UserSpec<'_>) -> Result<ContainerUse
     if let Some(number) = all.into_iter().find(|number| *number >= CONTAINER_IDS) {
         return Err(format!(
             "cannot run as {}: a container has the users and groups 0 to 65,535, not {number}",
-            wanted.user
+            spec.user
         ));
     }
     Ok(ContainerUser {
@@ -195,28 +191,32 @@ mod tests {
     const GROUP: &str =
         "root:x:0:\nweb:x:1001:\ndocs:x:1002:other, web\nbroken:x:y:web\nlogs:x:1003:web,other\n";
 
-    fn found(wanted: &str) -> Result<(u32, u32, Vec<u32>), String> {
+    fn resolve(wanted: &str) -> Result<(u32, u32, Vec<u32>), String> {
         let wanted = UserSpec::parse(wanted).ok_or("meaningless")?;
         find(PASSWD, GROUP, &wanted).map(|user| (user.uid, user.gid, user.groups))
     }
 
     #[test]
     fn names_and_numbers_are_found_with_their_groups() {
-        assert_eq!(found("web"), Ok((1000, 1001, vec![1002, 1003])));
-        assert_eq!(found("1000"), Ok((1000, 1001, vec![1002, 1003])));
-        assert_eq!(found("web:docs"), Ok((1000, 1002, vec![])));
-        assert_eq!(found("web:7"), Ok((1000, 7, vec![])));
-        assert_eq!(found(""), Ok((0, 0, vec![])));
+        assert_eq!(resolve("web"), Ok((1000, 1001, vec![1002, 1003])));
+        assert_eq!(resolve("1000"), Ok((1000, 1001, vec![1002, 1003])));
+        assert_eq!(resolve("web:docs"), Ok((1000, 1002, vec![])));
+        assert_eq!(resolve("web:7"), Ok((1000, 7, vec![])));
+        assert_eq!(resolve(""), Ok((0, 0, vec![])));
         assert_eq!(
-            found("7777"),
+            resolve("7777"),
             Ok((7777, 0, vec![])),
             "a number needs no account"
         );
-        assert_eq!(found("12"), Ok((12, 0, vec![])), "a number is never a name");
+        assert_eq!(
+            resolve("12"),
+            Ok((12, 0, vec![])),
+            "a number is never a name"
+        );
     }
 
     #[test]
-    fn a_home_is_the_accounts_or_the_root() {
+    fn the_home_is_that_of_the_account_or_the_root() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/srv/www\nodd:x:2:2::home:\n";
         let home = |wanted: &str| home_of(passwd, &UserSpec::parse(wanted).unwrap());
         assert_eq!(
@@ -227,22 +227,22 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_refused_by_name() {
-        let refusal = found("nobody").unwrap_err();
+    fn unknown_users_and_groups_are_rejected_by_name() {
+        let refusal = resolve("nobody").unwrap_err();
         assert!(
             refusal.contains("no user \"nobody\" in /etc/passwd"),
             "{refusal}"
         );
-        let refusal = found("web:nogroup").unwrap_err();
+        let refusal = resolve("web:nogroup").unwrap_err();
         assert!(
             refusal.contains("no group \"nogroup\" in /etc/group"),
             "{refusal}"
         );
-        assert!(found("huge").unwrap_err().contains("not 70000"));
-        assert!(found("0:65536").unwrap_err().contains("not 65536"));
+        assert!(resolve("huge").unwrap_err().contains("not 70000"));
+        assert!(resolve("0:65536").unwrap_err().contains("not 65536"));
         for meaningless in ["a:", "a:b:c", "a\nb", "a\0b"] {
             assert_eq!(
-                found(meaningless),
+                resolve(meaningless),
                 Err("meaningless".to_owned()),
                 "{meaningless:?}"
             );
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_files_are_those_of_the_root_whatever_links_say() {
+    fn links_in_the_image_do_not_lead_outside_the_root() {
         let root = tempfile::tempdir().unwrap();
         let etc = root.path().join("etc");
         let folder = File::open(root.path()).unwrap();

@@ -13,16 +13,16 @@ use crate::spec::ContainerId;
 
 /// Sends an answer, in the launcher. Never blocks: an agent has few unanswered requests, so there
 /// is space unless the socket is closed.
-pub(super) fn answer(socket: Option<&UnixStream>, made: Option<i32>) {
+pub(super) fn answer(socket: Option<&UnixStream>, pid: Option<i32>) {
     if let Some(socket) = socket {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         // If the answer cannot be sent, the agent has dropped this launcher.
-        let _ = send(socket.as_raw_fd(), &written(made), flags);
+        let _ = send(socket.as_raw_fd(), &encode(pid), flags);
     }
 }
 
 /// Encodes a process id, or 0 if no process was created.
-fn written(pid: Option<i32>) -> [u8; size_of::<i32>()] {
+fn encode(pid: Option<i32>) -> [u8; size_of::<i32>()] {
     pid.unwrap_or(0).to_le_bytes()
 }
 
@@ -30,7 +30,7 @@ fn written(pid: Option<i32>) -> [u8; size_of::<i32>()] {
 #[derive(Debug)]
 pub(super) struct PendingLaunches {
     /// Unanswered requests, with the container if they are launches.
-    awaited: VecDeque<Option<ContainerId>>,
+    unanswered: VecDeque<Option<ContainerId>>,
     /// The time since when none of those was answered.
     waiting_since: Instant,
     /// The bytes of an incomplete answer.
@@ -41,7 +41,7 @@ pub(super) struct PendingLaunches {
 impl PendingLaunches {
     pub(super) fn new() -> Self {
         Self {
-            awaited: VecDeque::new(),
+            unanswered: VecDeque::new(),
             waiting_since: Instant::now(),
             partial: Vec::new(),
             supervisors: Vec::new(),
@@ -50,25 +50,25 @@ impl PendingLaunches {
 
     /// Records one more request.
     pub(super) fn expect(&mut self, container: Option<ContainerId>) {
-        if self.awaited.is_empty() {
+        if self.unanswered.is_empty() {
             self.waiting_since = Instant::now();
         }
-        self.awaited.push_back(container);
+        self.unanswered.push_back(container);
     }
 
     /// Whether no awaited answer has come for this time.
-    pub(super) fn are_late(&self, limit: Duration) -> bool {
-        !self.awaited.is_empty() && self.waiting_since.elapsed() >= limit
+    pub(super) fn are_overdue(&self, limit: Duration) -> bool {
+        !self.unanswered.is_empty() && self.waiting_since.elapsed() >= limit
     }
 
     /// Handles bytes from the launcher of this process id.
-    pub(super) fn take(&mut self, bytes: &[u8], launcher: u32) {
+    pub(super) fn push(&mut self, bytes: &[u8], launcher: u32) {
         self.waiting_since = Instant::now();
         self.partial.extend(bytes);
         while let Some((answer, rest)) = self.partial.split_first_chunk() {
             let pid = i32::from_le_bytes(*answer);
             self.partial = rest.to_vec();
-            let Some(Some(container)) = self.awaited.pop_front() else {
+            let Some(Some(container)) = self.unanswered.pop_front() else {
                 continue;
             };
             // A process that has ended is no longer the launcher's child, even if its id was
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn each_answer_names_the_process_of_its_request_however_it_arrives() {
+    fn answers_match_their_requests_across_partial_reads() {
         let id = |name: &str| ContainerId::new(name).unwrap();
         let mut children = [child(), child()];
         let [first, second] = [&children[0], &children[1]].map(|child| child.id() as i32);
@@ -112,9 +112,9 @@ mod tests {
         }
         // The second is not for a container, the third could not be created, and the fourth is not
         // a child of the launcher.
-        let all = [Some(first), Some(second), None, Some(1), Some(second)].map(written);
+        let all = [Some(first), Some(second), None, Some(1), Some(second)].map(encode);
         for part in all.concat().chunks(3) {
-            answers.take(part, std::process::id());
+            answers.push(part, std::process::id());
         }
         let made = answers.supervisors();
         let pids: Vec<_> = made
@@ -123,9 +123,9 @@ mod tests {
             .collect();
         assert_eq!(pids, [(id("a"), first), (id("d"), second)]);
         assert!(answers.supervisors().is_empty(), "reported once");
-        assert!(!answers.are_late(Duration::ZERO), "all are answered");
+        assert!(!answers.are_overdue(Duration::ZERO), "all are answered");
         answers.expect(None);
-        assert!(answers.are_late(Duration::ZERO));
+        assert!(answers.are_overdue(Duration::ZERO));
         for child in &mut children {
             child.kill().unwrap();
             child.wait().unwrap();

@@ -25,7 +25,7 @@ pub struct MissingControllers {
 impl MissingControllers {
     /// Returns the part that these limits need.
     #[must_use]
-    pub fn of(&self, limits: &Limits) -> Self {
+    pub fn needed_by(&self, limits: &Limits) -> Self {
         let settings = limits.settings();
         let needs = |name: &&String| {
             let mut settings = settings.iter();
@@ -43,7 +43,7 @@ impl MissingControllers {
 }
 
 /// Returns what the available controllers cannot enforce.
-pub(super) fn lacking(settings: &[CgroupSetting], present: &[String]) -> MissingControllers {
+pub(super) fn find_missing(settings: &[CgroupSetting], present: &[String]) -> MissingControllers {
     let mut controllers = Vec::new();
     for setting in settings {
         let known = |name: &String| name == setting.controller;

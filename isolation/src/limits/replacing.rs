@@ -29,7 +29,7 @@ impl Limits {
     ) -> Result<MissingControllers, LimitsError> {
         let mut settings = self.settings();
         let missing = check(&settings, group, policy)?;
-        let lifted = self.lifted(group)?;
+        let lifted = self.reset_settings(group)?;
         settings.extend(
             lifted
                 .into_iter()
@@ -37,16 +37,16 @@ impl Limits {
         );
         let former = PreviousLimits::read(&settings, group, &missing)?;
         let written = self
-            .make_room(group)
+            .reclaim(group)
             .and_then(|()| write(settings, group, &missing));
         match written {
             Ok(()) => Ok(missing),
-            Err(error) => Err(former.put_back(group, error)),
+            Err(error) => Err(former.roll_back(group, error)),
         }
     }
 
     /// Returns the settings that lift the limits that are not among these.
-    fn lifted(&self, group: &Path) -> Result<Vec<CgroupSetting>, LimitsError> {
+    fn reset_settings(&self, group: &Path) -> Result<Vec<CgroupSetting>, LimitsError> {
         let own = self.settings();
         let defaults = [
             ("cpu", "cpu.max", format!("max {CPU_PERIOD_US}")),
@@ -63,7 +63,7 @@ impl Limits {
                 controller,
                 file,
                 value,
-                without: IfMissing::Ignore,
+                if_missing: IfMissing::Ignore,
             })
             .collect();
         for disk in limited_disks(&group.join("io.max"))? {
@@ -73,7 +73,7 @@ impl Limits {
                     controller: "io",
                     file: "io.max",
                     value: disk.line(),
-                    without: IfMissing::Ignore,
+                    if_missing: IfMissing::Ignore,
                 });
             }
         }
@@ -82,7 +82,7 @@ impl Limits {
 
     /// Reclaims page cache until the container fits into its new memory limit. Until the limit
     /// applies, the container is throttled so that it does not grow again.
-    fn make_room(&self, group: &Path) -> Result<(), LimitsError> {
+    fn reclaim(&self, group: &Path) -> Result<(), LimitsError> {
         let (high, current) = (group.join("memory.high"), group.join("memory.current"));
         let Some(limit_bytes) = self.memory_max_bytes.filter(|_| current.exists()) else {
             return Ok(());
@@ -125,7 +125,7 @@ impl PreviousLimits {
 
     /// Restores the former content. Returns the original error, or [`LimitsError::Partial`] with
     /// the files that could not be restored.
-    fn put_back(&self, group: &Path, error: LimitsError) -> LimitsError {
+    fn roll_back(&self, group: &Path, error: LimitsError) -> LimitsError {
         let is_left = |(file, text): &&(&'static str, String)| {
             let now = read(group.join(file)).ok();
             now.as_ref() != Some(text) && restore(group, file, text).is_err()
@@ -241,7 +241,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_is_not_named_is_lifted_and_shares_and_protection_stay() {
+    fn unset_limits_are_lifted_and_weights_are_kept() {
         let group = group(0, "");
         Limits::default()
             .replace(group.path(), MissingPolicy::RequireAll)
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_is_written() {
+    fn set_limits_are_written() {
         let group = group(0, "");
         let limits = Limits {
             cpu_max_millis: Some(2_000),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_not_named_any_more_is_free() {
+    fn the_limits_of_an_omitted_disk_are_lifted() {
         let group = group(0, "254:0 rbps=1 wbps=max riops=max wiops=max\n");
         Limits::default()
             .replace(group.path(), MissingPolicy::RequireAll)
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn less_memory_than_is_used_is_refused_and_nothing_is_changed() {
+    fn a_limit_below_memory_in_use_is_rejected_without_a_change() {
         let group = group(6 << 20, "");
         let before = read_all(&group, &FILES);
         let limits = Limits {
@@ -312,12 +312,12 @@ mod tests {
         assert_eq!(read_all(&group, &FILES), before);
         let missing = limits.replace(group.path(), MissingPolicy::AllowMissing);
         let missing = missing.unwrap();
-        assert_eq!(missing.of(&limits).controllers, ["pids"]);
+        assert_eq!(missing.needed_by(&limits).controllers, ["pids"]);
         let cpu_only = Limits {
             pids_max: None,
             ..limits
         };
-        assert_eq!(missing.of(&cpu_only), MissingControllers::default());
+        assert_eq!(missing.needed_by(&cpu_only), MissingControllers::default());
         assert_eq!(read_all(&group, &["cpu.max"]), ["200000 100000"]);
     }
 
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_fails_on_the_way_leaves_what_was_before() {
+    fn a_failed_change_is_rolled_back() {
         let group = group(0, "254:0 rbps=1 wbps=max riops=max wiops=max");
         let before = read_all(&group, &ALL);
         // This file is written last.
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_put_back_is_named_and_nothing_is_ended_by_its_return() {
+    fn limits_that_cannot_be_rolled_back_are_reported() {
         let group = group(0, "");
         let settings = twice().settings();
         let former =
@@ -369,7 +369,7 @@ mod tests {
             used_bytes: 1,
             limit_bytes: 1,
         };
-        let left = former.put_back(group.path(), cause).to_string();
+        let left = former.roll_back(group.path(), cause).to_string();
         assert!(left.contains("written to memory.max could not"), "{left}");
         let files = ["memory.max", "memory.high", "pids.max"];
         let now = read_all(&group, &files);

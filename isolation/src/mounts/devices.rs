@@ -13,8 +13,8 @@ use rustix::fs::{
 use rustix::mount::MountAttrFlags;
 
 use super::{
-    MountError, MountSpec, TAME, attach, failed, file_system, make_folder, restrict_one,
-    writable_memory,
+    DEFAULT_ATTRIBUTES, MountError, MountSpec, attach, create_dir, file_system, mount_error,
+    restrict_one, writable_memory,
 };
 use crate::device_filter::{Device, DeviceType};
 use crate::disable_layer::{self, MandatoryLayer};
@@ -58,7 +58,9 @@ impl DeviceDirectory {
         if paths.is_empty() {
             return Ok(None);
         }
-        let found = paths.iter().map(|path| Ok((path.as_path(), look(path)?)));
+        let found = paths
+            .iter()
+            .map(|path| Ok((path.as_path(), stat_device(path)?)));
         let found: Vec<_> = found.collect::<Result<_, MountError>>()?;
         Ok(Some(Self {
             tree: make_devices(&found, owner)?,
@@ -86,20 +88,19 @@ pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedF
             .strip_prefix("/dev")
             .expect("it was checked to be there");
         if let Some(folder) = place.parent() {
-            make_folder(made.as_fd(), folder)?;
+            create_dir(made.as_fd(), folder)?;
         }
         make_node(made.as_fd(), place, device)?;
         let (user, group) = (Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)));
-        chownat(&made, place, user, group, AtFlags::SYMLINK_NOFOLLOW).map_err(failed(format!(
-            "give {} to the container's root",
-            path.display()
-        )))?;
+        chownat(&made, place, user, group, AtFlags::SYMLINK_NOFOLLOW).map_err(mount_error(
+            format!("give {} to the container's root", path.display()),
+        ))?;
     }
     for (name, to) in DEVICE_LINKS {
-        symlinkat(to, &made, name).map_err(failed(format!("link /dev/{name}")))?;
+        symlinkat(to, &made, name).map_err(mount_error(format!("link /dev/{name}")))?;
     }
     for folder in [TERMINALS, QUEUES, MEMORY] {
-        make_folder(made.as_fd(), Path::new(folder))?;
+        create_dir(made.as_fd(), Path::new(folder))?;
     }
     restrict_one(made.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     Ok(made)
@@ -118,35 +119,42 @@ fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<()
     let made = mknodat(folder, place, kind, mode, which);
     // Independent of the agent's umask.
     made.and_then(|()| chmodat(folder, place, mode, AtFlags::empty()))
-        .map_err(failed(format!("make a node of /dev/{}", place.display())))
+        .map_err(mount_error(format!(
+            "make a node of /dev/{}",
+            place.display()
+        )))
 }
 
 /// Attaches the container's private mounts in `/dev`. Called by init once `/dev` is attached.
-pub(super) fn show_own(devices: BorrowedFd<'_>, view: &MountSpec) -> Result<(), MountError> {
+pub(super) fn attach_private(devices: BorrowedFd<'_>, view: &MountSpec) -> Result<(), MountError> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let settings = [("mode", "620"), ("ptmxmode", "666")];
     let terminals = file_system("devpts", &settings, quiet)?;
     attach(terminals.as_fd(), devices, TERMINALS)?;
     // Only the owner of an ipc namespace can mount its queues.
     if disable_layer::is_enabled(MandatoryLayer::Ipc) {
-        let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+        let queues = file_system(
+            "mqueue",
+            &[],
+            DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        )?;
         attach(queues.as_fd(), devices, QUEUES)?;
     }
     attach(writable_memory(view.shm_bytes)?.as_fd(), devices, MEMORY)
 }
 
 /// Returns the device at a host path: the device itself, not a link to one.
-fn look(path: &Path) -> Result<Device, MountError> {
+fn stat_device(path: &Path) -> Result<Device, MountError> {
     let words = || format!("use the device {}", path.display());
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(CWD, path, flags, Mode::empty()).map_err(failed(words()))?;
-    let found = rustix::fs::fstat(&file).map_err(failed(words()))?;
+    let file = openat(CWD, path, flags, Mode::empty()).map_err(mount_error(words()))?;
+    let found = rustix::fs::fstat(&file).map_err(mount_error(words()))?;
     let kind = match FileType::from_raw_mode(found.st_mode) {
         FileType::BlockDevice => DeviceType::Block,
         FileType::CharacterDevice => DeviceType::Character,
         _ => {
             let other = std::io::Error::other("it is no device; a link to one does not count");
-            return Err(failed(words())(other));
+            return Err(mount_error(words())(other));
         }
     };
     Ok(Device {

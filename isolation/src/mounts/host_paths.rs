@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 use serde::{Deserialize, Serialize};
 
-use super::{CLONE, HostPathMount, MountError, TAME, failed, restrict};
+use super::{CLONE, DEFAULT_ATTRIBUTES, HostPathMount, MountError, mount_error, restrict};
 
 /// A host file or directory that a container sees. Its submounts are not part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,11 +38,11 @@ pub enum OwnerMapping {
 }
 
 /// Creates an unattached mount of it, as host root.
-pub(super) fn take(path: &HostPath) -> Result<HostPathMount, MountError> {
-    let tree = take_plain(&path.from)?;
+pub(super) fn clone_host_path(path: &HostPath) -> Result<HostPathMount, MountError> {
+    let tree = clone_plain(&path.from)?;
     let attributes = match path.read_only {
-        true => TAME | MountAttrFlags::MOUNT_ATTR_RDONLY,
-        false => TAME,
+        true => DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_RDONLY,
+        false => DEFAULT_ATTRIBUTES,
     };
     restrict(tree.as_fd(), attributes)?;
     Ok(HostPathMount {
@@ -54,7 +54,7 @@ pub(super) fn take(path: &HostPath) -> Result<HostPathMount, MountError> {
 
 /// Creates a mount of a path without links, without its submounts. A user who may write to a parent
 /// directory could otherwise redirect it after it was checked.
-fn take_plain(path: &Path) -> Result<OwnedFd, MountError> {
+fn clone_plain(path: &Path) -> Result<OwnedFd, MountError> {
     let words = || {
         format!(
             "clone the mount of {} without following a link",
@@ -64,6 +64,6 @@ fn take_plain(path: &Path) -> Result<OwnedFd, MountError> {
     // With O_NOFOLLOW a link at the end would itself be opened and mounted.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let found = openat2(CWD, path, flags, Mode::empty(), resolve).map_err(failed(words()))?;
-    open_tree(&found, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).map_err(failed(words()))
+    let found = openat2(CWD, path, flags, Mode::empty(), resolve).map_err(mount_error(words()))?;
+    open_tree(&found, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).map_err(mount_error(words()))
 }

@@ -10,8 +10,8 @@ use rustix::mount::MountAttrFlags;
 use super::devices::{NULL, QUEUES};
 use super::userns_limit::forbid_user_namespaces;
 use super::{
-    MountError, TAME, attach, attach_in, failed, file_system, restrict, take, take_all,
-    take_if_there,
+    DEFAULT_ATTRIBUTES, MountError, attach, attach_in, clone_if_exists, clone_mount, clone_tree,
+    file_system, mount_error, restrict,
 };
 use crate::disable_layer::{self, MandatoryLayer};
 use crate::profile::IsolationLayers;
@@ -37,38 +37,38 @@ const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
 pub(super) fn make_proc(
     root: BorrowedFd<'_>,
     devices: BorrowedFd<'_>,
-    walls: IsolationLayers,
+    layers: IsolationLayers,
 ) -> Result<(), MountError> {
-    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let processes = match disable_layer::is_enabled(MandatoryLayer::Pid) {
         true => file_system("proc", &[("hidepid", "invisible")], attributes)?,
         // A new `/proc` shows the processes of the current pid namespace.
-        false => take_all(CWD, Path::new("/proc"))?,
+        false => clone_tree(CWD, Path::new("/proc"))?,
     };
     attach_in(processes.as_fd(), root, Path::new("proc"))?;
-    if walls.user_namespaces
+    if layers.user_namespaces
         && disable_layer::is_enabled(MandatoryLayer::Nesting)
         && disable_layer::is_enabled(MandatoryLayer::User)
     {
         forbid_user_namespaces(root)?;
     }
-    if !walls.masks {
+    if !layers.masks {
         return Ok(());
     }
     for path in READ_ONLY {
-        if let Some(tree) = take_if_there(root, path)? {
+        if let Some(tree) = clone_if_exists(root, path)? {
             restrict(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
             attach(tree.as_fd(), root, path)?;
         }
     }
     for path in MASKED {
-        let Some(is_folder) = look(root, path)? else {
+        let Some(is_folder) = is_dir_if_exists(root, path)? else {
             continue;
         };
         // Both are as read-only as `/dev`.
         let mask = match is_folder {
-            true => take(devices, Path::new(QUEUES))?,
-            false => take(devices, Path::new(NULL))?,
+            true => clone_mount(devices, Path::new(QUEUES))?,
+            false => clone_mount(devices, Path::new(NULL))?,
         };
         attach(mask.as_fd(), root, path)?;
     }
@@ -77,10 +77,10 @@ pub(super) fn make_proc(
 
 /// Whether the path is a directory, if it exists. It is not checked through a mount: freeing a
 /// never attached mount waits for all processors, which would cost more than the rest of one mask.
-fn look(root: BorrowedFd<'_>, path: &str) -> Result<Option<bool>, MountError> {
+fn is_dir_if_exists(root: BorrowedFd<'_>, path: &str) -> Result<Option<bool>, MountError> {
     match statat(root, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => Ok(Some(FileType::from_raw_mode(found.st_mode).is_dir())),
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(failed(format!("inspect {path}"))(errno)),
+        Err(errno) => Err(mount_error(format!("inspect {path}"))(errno)),
     }
 }

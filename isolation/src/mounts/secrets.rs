@@ -15,10 +15,10 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 
-use super::{MountError, TAME, failed, file_system};
+use super::{DEFAULT_ATTRIBUTES, MountError, file_system, mount_error};
 
 /// The maximum size of a secret, in bytes: 1 MiB.
-pub const SECRET_BYTES: u64 = 1024 * 1024;
+pub const SECRET_LIMIT_BYTES: u64 = 1024 * 1024;
 
 /// The location of a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ pub enum SecretError {
         folder: PathBuf,
         source: io::Error,
     },
-    /// It is not a file of at most [`SECRET_BYTES`].
+    /// It is not a file of at most [`SECRET_LIMIT_BYTES`].
     #[error("the secret {name:?} is not a regular file of at most 1 MiB")]
     Kind {
         /// Its name in the directory.
@@ -87,7 +87,7 @@ impl SecretFile {
         let file = openat2(&folder, &self.name, flags, Mode::empty(), beneath);
         let file = File::from(file.map_err(|errno| opened(errno.into()))?);
         let found = file.metadata().map_err(opened)?;
-        if !found.is_file() || found.len() > SECRET_BYTES {
+        if !found.is_file() || found.len() > SECRET_LIMIT_BYTES {
             return Err(SecretError::Kind {
                 name: self.name.clone(),
             });
@@ -115,20 +115,20 @@ pub(super) fn fill_vault<'a>(
     for (number, secret) in secrets {
         let mut from = secret
             .open()
-            .map_err(|error| failed("give it its secrets")(io::Error::other(error)))?
-            .take(SECRET_BYTES);
+            .map_err(|error| mount_error("give it its secrets")(io::Error::other(error)))?
+            .take(SECRET_LIMIT_BYTES);
         let words = || format!("keep the secret {}", secret.name.display());
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name = name_in_vault(number);
-        let made = openat(&vault, name, flags, Mode::RUSR).map_err(failed(words()))?;
+        let made = openat(&vault, name, flags, Mode::RUSR).map_err(mount_error(words()))?;
         let mut made = File::from(made);
         io::copy(&mut from, &mut made)
             .and_then(|_| made.set_permissions(fs::Permissions::from_mode(0o400)))
             .and_then(|()| {
                 std::os::unix::fs::fchown(&made, Some(first_host_id), Some(first_host_id))
             })
-            .map_err(failed(words()))?;
+            .map_err(mount_error(words()))?;
     }
     Ok(Some(vault))
 }
@@ -138,7 +138,7 @@ pub(super) fn fill_vault<'a>(
 fn make_vault() -> Result<OwnedFd, MountError> {
     // Its root lets users pass to files of the container of which they know only the names.
     let settings = [("mode", "711"), ("size", "65m")];
-    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let unswapped: Vec<_> = settings.into_iter().chain([("noswap", "")]).collect();
     file_system("tmpfs", &unswapped, attributes)
         .or_else(|_| file_system("tmpfs", &settings, attributes))
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_a_plain_small_file_below_its_folder() {
+    fn a_secret_is_a_small_regular_file_in_its_directory() {
         let folder = folder();
         let mut text = String::new();
         let mut file = secret(folder.path(), "web/db").open().unwrap();
@@ -178,12 +178,12 @@ mod tests {
         assert!(matches!(absent, SecretError::Open { .. }), "{absent}");
         assert!(matches!(refused("web"), SecretError::Kind { .. }));
         let large = File::create(folder.path().join("web/large")).unwrap();
-        large.set_len(SECRET_BYTES + 1).unwrap();
+        large.set_len(SECRET_LIMIT_BYTES + 1).unwrap();
         assert!(matches!(refused("web/large"), SecretError::Kind { .. }));
     }
 
     #[test]
-    fn no_link_leads_to_a_secret_or_out_of_the_folder() {
+    fn links_to_secrets_are_not_followed() {
         let folder = folder();
         fs::write(folder.path().join("key"), "another's").unwrap();
         symlink("../key", folder.path().join("web/link")).unwrap();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_may_enter_holds_no_secrets() {
+    fn a_secret_directory_open_to_others_is_rejected() {
         let folder = folder();
         for mode in [0o750, 0o701, 0o777] {
             fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();

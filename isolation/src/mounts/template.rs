@@ -24,8 +24,9 @@ use rustix::mount::MountAttrFlags;
 use super::change_root::leave_host;
 use super::devices::make_devices;
 use super::{
-    HOST_DATA, HOST_FOLDERS, MountError, PreparedMounts, SYSTEM_DATA, SYSTEM_FOLDERS, TAME, attach,
-    attach_in, failed, file_system, make_folder, restrict, restrict_one, take, take_all,
+    DEFAULT_ATTRIBUTES, HOST_DATA, HOST_DIRS, MountError, PreparedMounts, SYSTEM_DATA, SYSTEM_DIRS,
+    attach, attach_in, clone_mount, clone_tree, create_dir, file_system, mount_error, restrict,
+    restrict_one,
 };
 use crate::disable_layer::{self, MandatoryLayer};
 use crate::sys;
@@ -67,17 +68,17 @@ impl MountTemplate {
         let (store, base) = (CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWPID);
         Ok(Self {
             host: File::open("/proc/self/ns/mnt")
-                .map_err(failed("open the host's mount namespace"))?
+                .map_err(mount_error("open the host's mount namespace"))?
                 .into(),
-            store: namespace_of(store, || fill_store(&programs))?,
-            base: namespace_of(store | base, fill_base)?,
+            store: create_namespace(store, || fill_store(&programs))?,
+            base: create_namespace(store | base, fill_base)?,
             programs,
         })
     }
 
     /// Runs `make`, which creates a container's first process, in the base, with clones of the
     /// mounts that the container needs. Called by a supervisor.
-    pub(crate) fn below<T>(
+    pub(crate) fn with_clones<T>(
         &self,
         parts: &PreparedMounts,
         make: impl FnOnce(ClonedMounts) -> T,
@@ -97,12 +98,15 @@ impl MountTemplate {
     }
 
     fn clones(&self, parts: &PreparedMounts) -> Result<ClonedMounts, MountError> {
-        let clone = |name: &Path| take_all(CWD, &Path::new("/").join(name));
+        let clone = |name: &Path| clone_tree(CWD, &Path::new("/").join(name));
         // Later mounts of the host get the same restrictions, and the clone receives no mounts
         // after that.
         let clone_of_host = |name: &Path| {
             let tree = clone(name)?;
-            restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            restrict(
+                tree.as_fd(),
+                DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_RDONLY,
+            )?;
             Ok(tree)
         };
         let programs = match &parts.root {
@@ -127,11 +131,11 @@ impl MountTemplate {
 
 /// Enters a mount namespace; its root becomes this process's root.
 fn enter(namespace: &OwnedFd, what: &str) -> Result<(), MountError> {
-    setns(namespace, CloneFlags::CLONE_NEWNS).map_err(failed(what))
+    setns(namespace, CloneFlags::CLONE_NEWNS).map_err(mount_error(what))
 }
 
 /// Returns the directories that are visible only where tests have disabled that layer.
-fn shown_when_breached(data: &'static [&'static str]) -> &'static [&'static str] {
+fn visible_if_disabled(data: &'static [&'static str]) -> &'static [&'static str] {
     match disable_layer::is_enabled(MandatoryLayer::Files) {
         true => &[],
         false => data,
@@ -141,42 +145,43 @@ fn shown_when_breached(data: &'static [&'static str]) -> &'static [&'static str]
 /// Lists the host's programs.
 fn programs() -> Result<Vec<ProgramPath>, MountError> {
     let mut programs = Vec::new();
-    for name in HOST_FOLDERS.iter().chain(shown_when_breached(&HOST_DATA)) {
+    for name in HOST_DIRS.iter().chain(visible_if_disabled(&HOST_DATA)) {
         let from = Path::new("/").join(name);
         let found = match fs::symlink_metadata(&from) {
             Ok(found) => found,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed(format!("inspect {}", from.display()))(error)),
+            Err(error) => return Err(mount_error(format!("inspect {}", from.display()))(error)),
         };
         let link = found.is_symlink().then(|| fs::read_link(&from));
         let link = link.transpose();
         programs.push(ProgramPath {
             name: name.into(),
-            link: link.map_err(failed(format!("read the link {}", from.display())))?,
+            link: link.map_err(mount_error(format!("read the link {}", from.display())))?,
         });
     }
     Ok(programs)
 }
 
 /// Returns the mount namespace of a child that has filled it; then only this descriptor holds it.
-fn namespace_of(
+fn create_namespace(
     flags: CloneFlags,
     fill: impl FnOnce() -> Result<(), MountError>,
 ) -> Result<OwnedFd, MountError> {
     let words = "make a mount namespace for containers";
-    let (mut ours, theirs) = UnixStream::pair().map_err(failed(words))?;
+    let (mut ours, theirs) = UnixStream::pair().map_err(mount_error(words))?;
     let child = sys::clone_process(flags.bits(), None, || {
         // Including the parent's end: otherwise the child would not notice when the parent closes
         // it.
         let closed = sys::close_all_but_these(&[theirs.as_fd()]);
-        let filled = closed.map_err(failed(words)).and_then(|()| fill());
+        let filled = closed.map_err(mount_error(words)).and_then(|()| fill());
         i32::from(send_reply(&theirs, filled).is_err())
     })
-    .map_err(failed(words))?;
+    .map_err(mount_error(words))?;
     drop(theirs);
-    let told = receive_reply(&mut ours).map_err(failed(words));
-    let namespace = told
-        .and_then(|()| File::open(format!("/proc/{}/ns/mnt", child.pid)).map_err(failed(words)));
+    let told = receive_reply(&mut ours).map_err(mount_error(words));
+    let namespace = told.and_then(|()| {
+        File::open(format!("/proc/{}/ns/mnt", child.pid)).map_err(mount_error(words))
+    });
     // The child exits when the parent's end closes, and must not stay as a zombie. Where the kernel
     // reaps children there is none.
     drop(ours);
@@ -211,31 +216,39 @@ fn send_reply(mut to: &UnixStream, filled: Result<(), MountError>) -> io::Result
 fn fill_store(programs: &[ProgramPath]) -> Result<(), MountError> {
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)
-        .map_err(failed("follow the host's mounts"))?;
-    let root = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
+        .map_err(mount_error("follow the host's mounts"))?;
+    let root = file_system(
+        "tmpfs",
+        &[("mode", "755"), ("size", "64k")],
+        DEFAULT_ATTRIBUTES,
+    )?;
     let root = root.as_fd();
     attach(root, CWD, "/")?;
     for program in programs.iter().filter(|program| program.link.is_none()) {
-        let tree = take_all(CWD, &Path::new("/").join(&program.name))?;
-        attach(tree.as_fd(), make_folder(root, &program.name)?.as_fd(), "")?;
+        let tree = clone_tree(CWD, &Path::new("/").join(&program.name))?;
+        attach(tree.as_fd(), create_dir(root, &program.name)?.as_fd(), "")?;
     }
     let devices = make_devices(&[], 0)?;
     attach_in(devices.as_fd(), root, Path::new(DEVICES))?;
-    let system = file_system("tmpfs", &[("mode", "555"), ("size", "64k")], TAME)?;
+    let system = file_system(
+        "tmpfs",
+        &[("mode", "555"), ("size", "64k")],
+        DEFAULT_ATTRIBUTES,
+    )?;
     attach_in(system.as_fd(), root, Path::new(SYSTEM))?;
-    for folder in SYSTEM_FOLDERS
-        .iter()
-        .chain(shown_when_breached(&SYSTEM_DATA))
-    {
+    for folder in SYSTEM_DIRS.iter().chain(visible_if_disabled(&SYSTEM_DATA)) {
         let from = Path::new("/sys").join(folder);
         if from.is_dir() {
-            let tree = take(CWD, &from)?;
-            restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-            let place = make_folder(system.as_fd(), Path::new(folder))?;
+            let tree = clone_mount(CWD, &from)?;
+            restrict(
+                tree.as_fd(),
+                DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_RDONLY,
+            )?;
+            let place = create_dir(system.as_fd(), Path::new(folder))?;
             attach(tree.as_fd(), place.as_fd(), "")?;
         }
     }
-    make_folder(system.as_fd(), Path::new(GROUPS))?;
+    create_dir(system.as_fd(), Path::new(GROUPS))?;
     restrict_one(system.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     leave_host(root)
@@ -247,13 +260,17 @@ fn fill_store(programs: &[ProgramPath]) -> Result<(), MountError> {
 fn fill_base() -> Result<(), MountError> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
-        .map_err(failed("make mounts private"))?;
-    let root = file_system("tmpfs", &[("mode", "555"), ("size", "4k")], TAME)?;
+        .map_err(mount_error("make mounts private"))?;
+    let root = file_system(
+        "tmpfs",
+        &[("mode", "555"), ("size", "4k")],
+        DEFAULT_ATTRIBUTES,
+    )?;
     let root = root.as_fd();
-    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let processes = match disable_layer::is_enabled(MandatoryLayer::Pid) {
         true => file_system("proc", &[], attributes)?,
-        false => take_all(CWD, Path::new("/proc"))?,
+        false => clone_tree(CWD, Path::new("/proc"))?,
     };
     attach(root, CWD, "/")?;
     attach_in(processes.as_fd(), root, Path::new("proc"))?;
@@ -262,7 +279,7 @@ fn fill_base() -> Result<(), MountError> {
 }
 
 /// Attaches the host's programs in a container.
-pub(super) fn show_programs(
+pub(super) fn attach_programs(
     root: BorrowedFd<'_>,
     programs: &[(ProgramPath, Option<OwnedFd>)],
 ) -> Result<(), MountError> {
@@ -271,7 +288,8 @@ pub(super) fn show_programs(
         if let Some(folder) = folder {
             attach_in(folder.as_fd(), root, name)?;
         } else if let Some(link) = &program.link {
-            symlinkat(link, root, name).map_err(failed(format!("link /{}", name.display())))?;
+            symlinkat(link, root, name)
+                .map_err(mount_error(format!("link /{}", name.display())))?;
         }
     }
     Ok(())

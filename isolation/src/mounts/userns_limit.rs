@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{Mode, OFlags, openat};
 
-use super::{MountError, failed};
+use super::{MountError, mount_error};
 
 /// Sets the limit of init's user namespace to zero, before the setting becomes read-only. `root`
 /// has the container's `/proc`.
@@ -15,7 +15,7 @@ pub(super) fn forbid_user_namespaces(root: BorrowedFd<'_>) -> Result<(), MountEr
     let setting = "proc/sys/user/max_user_namespaces";
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = openat(root, setting, flags, Mode::empty());
-    let mut file = std::fs::File::from(opened.map_err(failed(format!("open /{setting}")))?);
+    let mut file = std::fs::File::from(opened.map_err(mount_error(format!("open /{setting}")))?);
     file.write_all(b"0")
-        .map_err(failed(format!("write to /{setting}")))
+        .map_err(mount_error(format!("write to /{setting}")))
 }

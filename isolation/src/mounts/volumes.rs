@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::{SecretFile, fill_vault, name_in_vault};
 use super::{
-    MountError, SANDBOX, SHARED, TAME, attach, failed, make_file, make_folder, no_place, restrict,
-    take, take_folder, writable_memory,
+    DEFAULT_ATTRIBUTES, MountError, SANDBOX, SHARED, attach, clone_dir, clone_mount, create_dir,
+    create_file, mount_error, no_mount_point, restrict, writable_memory,
 };
 use crate::spec::{ContainerUser, SpecError};
 
@@ -62,7 +62,7 @@ impl Volume {
 /// A file or directory whose owner becomes the command's user, once that user is known.
 pub(crate) struct PendingChown {
     /// The file, or its parent directory.
-    at: OwnedFd,
+    directory: OwnedFd,
     /// The name in that directory; empty if it is `at` itself.
     name: String,
 }
@@ -73,8 +73,14 @@ impl PendingChown {
         let (uid, gid) = user.map_or((0, 0), |user| (user.uid, user.gid));
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-        chownat(&self.at, self.name.as_str(), Some(uid), Some(gid), flags)
-            .map_err(failed("give a volume to the command's user"))
+        chownat(
+            &self.directory,
+            self.name.as_str(),
+            Some(uid),
+            Some(gid),
+            flags,
+        )
+        .map_err(mount_error("give a volume to the command's user"))
     }
 }
 
@@ -117,7 +123,7 @@ pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
 }
 
 /// Opens the secrets among the volumes, in order, as host root.
-pub(super) fn lock_secrets(
+pub(super) fn open_secrets(
     volumes: &[Volume],
     first_host_id: u32,
 ) -> Result<Option<OwnedFd>, MountError> {
@@ -133,7 +139,7 @@ fn secrets(volumes: &[Volume]) -> impl Iterator<Item = &SecretFile> {
 
 /// Returns unattached mounts of the single secrets, in order, with their future owners. `/tmp` must
 /// still be unused.
-pub(super) fn unlock_secrets(
+pub(super) fn secret_mounts(
     root: BorrowedFd<'_>,
     vault: Option<&OwnedFd>,
     volumes: &[Volume],
@@ -144,29 +150,35 @@ pub(super) fn unlock_secrets(
     // Only an attached mount can be cloned.
     attach(
         vault.as_fd(),
-        make_folder(root, Path::new("tmp"))?.as_fd(),
+        create_dir(root, Path::new("tmp"))?.as_fd(),
         "",
     )?;
     let single = (0..secrets(volumes).count()).map(|number| {
         let name = name_in_vault(number);
-        let tree = take(vault.as_fd(), Path::new(&name))?;
+        let tree = clone_mount(vault.as_fd(), Path::new(&name))?;
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        restrict(tree.as_fd(), TAME | attributes)?;
-        let at = vault
-            .try_clone()
-            .map_err(failed("duplicate the descriptor of the secret directory"))?;
-        Ok((tree, PendingChown { at, name }))
+        restrict(tree.as_fd(), DEFAULT_ATTRIBUTES | attributes)?;
+        let at = vault.try_clone().map_err(mount_error(
+            "duplicate the descriptor of the secret directory",
+        ))?;
+        Ok((
+            tree,
+            PendingChown {
+                directory: at,
+                name,
+            },
+        ))
     });
     let single = single.collect::<Result<_, MountError>>()?;
     fchdir(root)
         .and_then(|()| unmount("tmp", UnmountFlags::DETACH))
-        .map_err(failed("unmount the secret directory"))?;
+        .map_err(mount_error("unmount the secret directory"))?;
     Ok(single)
 }
 
 /// Attaches the volumes, outer ones first. `secrets` are the mounts of the secrets among them, in
 /// order.
-pub(super) fn show(
+pub(super) fn attach_volumes(
     root: BorrowedFd<'_>,
     volumes: &[Volume],
     secrets: Vec<OwnedFd>,
@@ -175,7 +187,7 @@ pub(super) fn show(
     let mut secrets = secrets.into_iter();
     let trees = volumes.iter().map(|volume| {
         let tree = match &volume.source {
-            VolumeSource::Sandbox(below) => sandbox_folder(root, below, &mut gifts)?,
+            VolumeSource::Sandbox(below) => sandbox_dir(root, below, &mut gifts)?,
             VolumeSource::Tmpfs { bytes } => writable_memory(*bytes)?,
             VolumeSource::Secret(_) => secrets.next().expect("each secret has a mount"),
         };
@@ -187,7 +199,8 @@ pub(super) fn show(
     let mut trees = trees.collect::<Result<Vec<_>, MountError>>()?;
     trees.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
     for (volume, tree) in trees {
-        let place = place(root, volume).map_err(|error| no_place("volume", &volume.path, error))?;
+        let place = mount_point(root, volume)
+            .map_err(|error| no_mount_point("volume", &volume.path, error))?;
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
     Ok(gifts)
@@ -195,43 +208,46 @@ pub(super) fn show(
 
 /// Returns a mount of a directory of the sandbox. Missing parts of its path are created for the
 /// command's user.
-fn sandbox_folder(
+fn sandbox_dir(
     root: BorrowedFd<'_>,
     below: &Path,
-    gifts: &mut Vec<PendingChown>,
+    chowns: &mut Vec<PendingChown>,
 ) -> Result<OwnedFd, MountError> {
     let words = || format!("create the directory {} of the sandbox", below.display());
     let sandbox = Path::new(SANDBOX).strip_prefix("/");
-    let mut folder = make_folder(root, sandbox.expect("it is absolute"))?;
+    let mut folder = create_dir(root, sandbox.expect("it is absolute"))?;
     for part in below {
         let is_new = match mkdirat(&folder, part, Mode::from_raw_mode(0o755)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
-            Err(errno) => return Err(failed(words())(errno)),
+            Err(errno) => return Err(mount_error(words())(errno)),
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         folder = openat(&folder, part, flags, Mode::empty()).map_err(|errno| match errno {
             Errno::NOTDIR | Errno::LOOP => {
                 let text = "a file or a link is in its place; leave it out of what is fetched";
-                failed(words())(io::Error::other(text))
+                mount_error(words())(io::Error::other(text))
             }
-            errno => failed(words())(errno),
+            errno => mount_error(words())(errno),
         })?;
         if is_new {
-            let at = folder.try_clone().map_err(failed(words()))?;
+            let at = folder.try_clone().map_err(mount_error(words()))?;
             let name = String::new();
-            gifts.push(PendingChown { at, name });
+            chowns.push(PendingChown {
+                directory: at,
+                name,
+            });
         }
     }
-    take_folder(folder.as_fd())
+    clone_dir(folder.as_fd())
 }
 
 /// Returns the mount point of a volume.
-fn place(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, MountError> {
+fn mount_point(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, MountError> {
     let path = volume.path.strip_prefix("/").unwrap_or(&volume.path);
     match &volume.source {
-        VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => make_folder(root, path),
-        VolumeSource::Secret(_) => make_file(root, path),
+        VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => create_dir(root, path),
+        VolumeSource::Secret(_) => create_file(root, path),
     }
 }
 

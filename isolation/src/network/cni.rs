@@ -115,7 +115,7 @@ pub struct Cni {
     /// The agent's directory of bound namespaces, below `/run`. Created if missing.
     pub namespaces: PathBuf,
     /// The timeout of one plugin.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 impl Cni {
@@ -145,7 +145,7 @@ impl Cni {
         };
         self.write(container, &record)?;
         crash_points::passed("cni.recorded");
-        let added = self.join(container, &mut record);
+        let added = self.run_add(container, &mut record);
         if added.is_err() {
             // The first failure is the one to return.
             let _ = self.delete(container);
@@ -162,10 +162,14 @@ impl Cni {
         plugins.try_for_each(|plugin| self.executable(plugin).map(drop))
     }
 
-    fn join(&self, container: &ContainerId, record: &mut CniRecord) -> Result<CniResult, CniError> {
+    fn run_add(
+        &self,
+        container: &ContainerId,
+        record: &mut CniRecord,
+    ) -> Result<CniResult, CniError> {
         let place = self.namespace(container);
         fs::create_dir_all(&self.namespaces)
-            .map_err(failed("create the directory", &self.namespaces))?;
+            .map_err(record_error("create the directory", &self.namespaces))?;
         namespace::bind(&place)?;
         crash_points::passed("cni.namespace-bound");
         for plugin in &record.list.plugins {
@@ -177,7 +181,7 @@ impl Cni {
         }
         self.write(container, record)?;
         crash_points::passed("cni.result-kept");
-        let namespace = File::open(&place).map_err(failed("open", &place))?;
+        let namespace = File::open(&place).map_err(record_error("open", &place))?;
         Ok(CniResult {
             namespace: namespace.into(),
             addresses: record.result.as_ref().map_or_else(Vec::new, addresses),
@@ -202,15 +206,15 @@ impl Cni {
         if place.exists() {
             // Nothing is mounted there if a crash came between file and mount.
             let _ = umount2(&place, MntFlags::MNT_DETACH);
-            fs::remove_file(&place).map_err(failed("remove", &place))?;
+            fs::remove_file(&place).map_err(record_error("remove", &place))?;
             crash_points::passed("cni.namespace-removed");
         }
         // The record is removed last: while it exists, deletion is retried.
-        let (turn, draft) = (self.turn(container), self.draft(container));
+        let (turn, draft) = (self.lock_path(container), self.draft(container));
         for path in [turn, draft, self.record(container)] {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(failed("remove", &path))?,
+                other => other.map_err(record_error("remove", &path))?,
             }
         }
         crash_points::passed("cni.record-removed");
@@ -224,7 +228,7 @@ impl Cni {
     /// The first deletion that failed, or the directories if they cannot be read.
     pub fn sweep(&self, known: &BTreeSet<ContainerId>) -> Result<(), CniError> {
         let mut failure = None;
-        for container in self.held()?.difference(known) {
+        for container in self.containers()?.difference(known) {
             if let Err(error) = self.delete(container) {
                 failure.get_or_insert(error);
             }
@@ -236,17 +240,17 @@ impl Cni {
     ///
     /// # Errors
     /// If a directory cannot be read.
-    pub fn held(&self) -> Result<BTreeSet<ContainerId>, CniError> {
+    pub fn containers(&self) -> Result<BTreeSet<ContainerId>, CniError> {
         let mut found = BTreeSet::new();
         let (records, namespaces) = (&self.records, &self.namespaces);
         let ends = [(records, ".json"), (records, ".draft"), (records, ".turn")];
         for (folder, end) in ends.into_iter().chain([(namespaces, "")]) {
             let entries = match fs::read_dir(folder) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries.map_err(failed("read", folder))?,
+                entries => entries.map_err(record_error("read", folder))?,
             };
             for entry in entries {
-                let name = entry.map_err(failed("read", folder))?.file_name();
+                let name = entry.map_err(record_error("read", folder))?.file_name();
                 let name = name.to_str().and_then(|name| name.strip_suffix(end));
                 found.extend(name.and_then(|name| ContainerId::new(name).ok()));
             }
@@ -280,16 +284,16 @@ impl Cni {
                 ),
                 ("CNI_NETNS", namespace.into()),
                 ("CNI_IFNAME", DEVICE.into()),
-                ("CNI_PATH", self.folders(":").into()),
+                ("CNI_PATH", self.search_path(":").into()),
             ],
-            patience: self.patience,
+            timeout: self.timeout,
         };
-        let turn = self.turn(container);
-        let mut turn = ContainerLock::take(&turn, self.patience).map_err(failed(
+        let turn = self.lock_path(container);
+        let mut turn = ContainerLock::take(&turn, self.timeout).map_err(record_error(
             "run a plugin while an earlier agent's plugin uses",
             &turn,
         ))?;
-        call.perform(input, &mut turn)
+        call.run(input, &mut turn)
             .map_err(|reason| CniError::Plugin {
                 plugin: kind(plugin).unwrap_or_default().to_owned(),
                 verb,
@@ -304,11 +308,11 @@ impl Cni {
         let found = places.find(|path| path.is_file());
         found.ok_or_else(|| CniError::Missing {
             plugin: kind.to_owned(),
-            folders: self.folders(", "),
+            folders: self.search_path(", "),
         })
     }
 
-    fn folders(&self, between: &str) -> String {
+    fn search_path(&self, between: &str) -> String {
         let folders = self.plugins.iter().map(|folder| folder.to_string_lossy());
         folders.collect::<Vec<_>>().join(between)
     }
@@ -325,7 +329,7 @@ impl Cni {
         self.records.join(format!("{container}.draft"))
     }
 
-    fn turn(&self, container: &ContainerId) -> PathBuf {
+    fn lock_path(&self, container: &ContainerId) -> PathBuf {
         self.records.join(format!("{container}.turn"))
     }
 
@@ -333,10 +337,12 @@ impl Cni {
         let path = self.record(container);
         let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(failed("read", &path))?,
+            text => text.map_err(record_error("read", &path))?,
         };
         let record = serde_json::from_slice(&text).map_err(io::Error::from);
-        record.map(Some).map_err(failed("make sense of", &path))
+        record
+            .map(Some)
+            .map_err(record_error("make sense of", &path))
     }
 
     /// Writes the record atomically: it is on disk when this returns, or unchanged.
@@ -354,7 +360,7 @@ impl Cni {
             fs::rename(&draft, &path)?;
             File::open(&self.records)?.sync_all()
         };
-        write().map_err(failed("write", &path))
+        write().map_err(record_error("write", &path))
     }
 }
 
@@ -367,7 +373,7 @@ fn addresses(result: &Value) -> Vec<IpAddr> {
     texts.collect()
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CniError {
+fn record_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CniError {
     let path = path.to_owned();
     move |source| CniError::Record { what, path, source }
 }
@@ -377,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_result_says_beyond_addresses_is_passed_over() {
+    fn only_the_addresses_of_a_result_are_read() {
         let result = serde_json::json!({ "cniVersion": "1.0.0", "new": [1], "ips": [
             { "address": "10.1.0.5/16", "gateway": "10.1.0.1", "interface": 2 },
             { "address": "fd00::5/64" }, { "address": 7 }

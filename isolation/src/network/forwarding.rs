@@ -15,7 +15,7 @@ use super::ipam::{ForwardingRecord, Ipam};
 use super::link::NetlinkSocket;
 use super::namespace;
 use super::rules::DEVICES;
-use super::{NetworkError, Subnet6, refused};
+use super::{NetworkError, Subnet6, network_error};
 
 const SETTING: &str = "net/ipv4/ip_forward";
 
@@ -28,75 +28,76 @@ pub(super) struct ForwardingDenied {
 }
 
 /// Enables forwarding if it is disabled; for IPv6 only if containers have a prefix.
-pub(super) fn switch_on(
+pub(super) fn enable(
     records: &Ipam,
     subnet6: Option<Subnet6>,
 ) -> Result<ForwardingDenied, NetworkError> {
-    let ipv4 = switch_on_ipv4(records)?;
+    let ipv4 = enable_ipv4(records)?;
     let ipv6 = match subnet6 {
-        Some(_) => ipv6::switch_on(records)?,
+        Some(_) => ipv6::enable(records)?,
         // Another agent, or an earlier run of this one, may have enabled it.
-        None => ipv6::closed_between(records)?,
+        None => ipv6::recorded_devices(records)?,
     };
     Ok(ForwardingDenied { ipv4, ipv6 })
 }
 
 /// Disables forwarding once no agent has a table.
-pub(super) fn switch_off(records: &Ipam) -> Result<(), NetworkError> {
+pub(super) fn disable(records: &Ipam) -> Result<(), NetworkError> {
     if records.has_other_owners()? {
         return Ok(());
     }
-    switch_off_ipv4(records)?;
-    ipv6::switch_off(records)
+    disable_ipv4(records)?;
+    ipv6::disable(records)
 }
 
-fn switch_on_ipv4(records: &Ipam) -> Result<Vec<String>, NetworkError> {
+fn enable_ipv4(records: &Ipam) -> Result<Vec<String>, NetworkError> {
     let read = fs::read_to_string(format!("/proc/sys/{SETTING}"));
-    let forwards = read.map_err(refused("read the setting net.ipv4.ip_forward"))?;
+    let forwards = read.map_err(network_error("read the setting net.ipv4.ip_forward"))?;
     if forwards.trim() == "0" {
         // The record first: a crash in between leaves a host that forwards nothing, as before.
         // Forwarding may have been disabled since an earlier record, so the current devices count.
-        records.note_closed(&devices()?)?;
+        records.record_denied(&devices()?)?;
         set("1")?;
     }
-    match records.closed_between()? {
+    match records.recorded_denied()? {
         Some(ForwardingRecord::Devices(devices)) => Ok(devices),
         Some(ForwardingRecord::Unknown) => {
             let devices = devices()?;
-            records.note_closed(&devices)?;
+            records.record_denied(&devices)?;
             Ok(devices)
         }
         None => Ok(Vec::new()),
     }
 }
 
-fn switch_off_ipv4(records: &Ipam) -> Result<(), NetworkError> {
-    let Some(ForwardingRecord::Devices(noted)) = records.closed_between()? else {
+fn disable_ipv4(records: &Ipam) -> Result<(), NetworkError> {
+    let Some(ForwardingRecord::Devices(noted)) = records.recorded_denied()? else {
         return Ok(());
     };
-    if !are_all_noted(&noted)? {
+    if !are_all_recorded(&noted)? {
         return Ok(());
     }
     set("0")?;
     // A crash in between leaves a record that the next agent would write again.
-    records.forget_closed()
+    records.clear_denied()
 }
 
 /// Whether no device was added since these were recorded.
-fn are_all_noted(noted: &[String]) -> Result<bool, NetworkError> {
+fn are_all_recorded(recorded: &[String]) -> Result<bool, NetworkError> {
     let devices = devices()?;
-    Ok(devices.iter().all(|device| noted.contains(device)))
+    Ok(devices.iter().all(|device| recorded.contains(device)))
 }
 
 /// Returns the devices of the host, except containers' devices and loopback.
 fn devices() -> Result<Vec<String>, NetworkError> {
-    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
-    let all = links.list().map_err(refused("list devices"))?;
+    let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
+    let all = links.list().map_err(network_error("list devices"))?;
     let names = all.into_iter().map(|link| link.name);
     let of_host = names.filter(|name| name != "lo" && !name.starts_with(DEVICES));
     Ok(of_host.collect())
 }
 
 fn set(value: &str) -> Result<(), NetworkError> {
-    namespace::set(SETTING, value).map_err(refused(format!("set net.ipv4.ip_forward to {value}")))
+    namespace::set(SETTING, value)
+        .map_err(network_error(format!("set net.ipv4.ip_forward to {value}")))
 }

@@ -9,7 +9,7 @@ use netlink_packet_route::AddressFamily;
 
 use super::link::{NetlinkSocket, NetworkDevice, Route};
 use super::rules::DEVICES;
-use super::{NetworkError, PortPublication, Protocol, Subnet, Subnet6, refused};
+use super::{NetworkError, PortPublication, Protocol, Subnet, Subnet6, network_error};
 
 /// IPv6 routes of at most this prefix length lead to the whole internet, or to all unique local
 /// addresses.
@@ -38,10 +38,10 @@ pub(super) fn possible(wanted: Option<Subnet6>) -> Option<Subnet6> {
 
 /// Checks that only containers have a route into their subnets.
 pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkError> {
-    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
-    let devices = links.list().map_err(refused("list devices"))?;
+    let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
+    let devices = links.list().map_err(network_error("list devices"))?;
     let mut check = |family, pool: String, overlaps: &dyn Fn(&Route) -> bool| {
-        for route in links.routes(family).map_err(refused("list routes"))? {
+        for route in links.routes(family).map_err(network_error("list routes"))? {
             let device = devices.iter().find(|link| link.index == route.device);
             let device = device.map_or("no device", |link| &link.name);
             if !device.starts_with(DEVICES) && overlaps(&route) {
@@ -70,7 +70,7 @@ pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(
 
 /// Checks that the port is free. Publishing takes precedence over listening: a process that listens
 /// there would receive no more connections.
-pub(super) fn check_free(
+pub(super) fn check_port_free(
     publication: &PortPublication,
     subnet6: Option<Subnet6>,
 ) -> Result<(), NetworkError> {
@@ -103,8 +103,8 @@ pub fn is_own_address(address: IpAddr) -> io::Result<bool> {
 
 /// Lists all devices of the host.
 pub(super) fn list_devices() -> Result<Vec<NetworkDevice>, NetworkError> {
-    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
-    links.list().map_err(refused("list devices"))
+    let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
+    links.list().map_err(network_error("list devices"))
 }
 
 /// Removes devices. A namespace exists until its last holder exits; if that process cannot be
@@ -112,12 +112,12 @@ pub(super) fn list_devices() -> Result<Vec<NetworkDevice>, NetworkError> {
 pub(super) fn remove_devices(
     devices: impl IntoIterator<Item = NetworkDevice>,
 ) -> Result<(), NetworkError> {
-    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
+    let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
     for device in devices {
         match links.remove(device.index) {
             // The kernel has removed it already, with its namespace.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-            other => other.map_err(refused(format!("remove the device {}", device.name)))?,
+            other => other.map_err(network_error(format!("remove the device {}", device.name)))?,
         }
     }
     Ok(())
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_knows_which_addresses_are_its_hosts() {
+    fn local_addresses_are_recognized_by_the_kernel() {
         let is_own = |address: &str| is_own_address(address.parse().unwrap()).unwrap();
         for address in ["127.0.0.1", "127.7.7.7"] {
             assert!(is_own(address), "{address}");
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_ipv6_says_why() {
+    fn missing_ipv6_is_reported_with_the_reason() {
         let settings = tempfile::tempdir().unwrap();
         let set = |name: &str, value: &str| fs::write(settings.path().join(name), value).unwrap();
         let why = || why_none_by(settings.path());

@@ -36,7 +36,7 @@ use super::{NetworkError, Protocol, Subnet, published};
 use crate::spec::ContainerId;
 
 /// The time for which one agent may block the startup and exit of the host's other agents.
-const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The interval at which a held lock is retried.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// The separator of a link target's parts; it occurs in no container id.
@@ -45,7 +45,7 @@ const MARK: char = '#';
 /// The records of one host, as seen by one of its agents.
 #[derive(Debug)]
 pub(super) struct Ipam {
-    folder: PathBuf,
+    directory: PathBuf,
     owner: PathBuf,
     /// `None` before the first address is taken. A lock, since any thread may take an address.
     cursor: Mutex<Option<AddressCursor>>,
@@ -77,13 +77,13 @@ pub(super) enum ClaimResult {
 impl Ipam {
     pub(super) fn open(folder: &Path, owner: &Path) -> Result<Self, NetworkError> {
         let records = Self {
-            folder: folder.to_owned(),
+            directory: folder.to_owned(),
             owner: owner.to_owned(),
             cursor: Mutex::default(),
         };
         for kind in ["addresses", "ports", "cursors", "owners"] {
             let path = folder.join(kind);
-            fs::create_dir_all(&path).map_err(failed("create the directory", &path))?;
+            fs::create_dir_all(&path).map_err(record_error("create the directory", &path))?;
         }
         Ok(records)
     }
@@ -153,7 +153,7 @@ impl Ipam {
                 };
                 Ok(ClaimResult::Conflict(holder))
             }
-            Err(source) => Err(failed("make the link", &path)(source)),
+            Err(source) => Err(record_error("make the link", &path)(source)),
         }
     }
 
@@ -201,9 +201,9 @@ impl Ipam {
     }
 
     /// Returns the same records as seen by another owner.
-    pub(super) fn of(&self, owner: &Path) -> Self {
+    pub(super) fn for_owner(&self, owner: &Path) -> Self {
         Self {
-            folder: self.folder.clone(),
+            directory: self.directory.clone(),
             owner: owner.to_owned(),
             cursor: Mutex::default(),
         }
@@ -218,30 +218,31 @@ impl Ipam {
             self.release_address(held.address)?;
         }
         remove(&self.cursor_path())?;
-        remove(&self.folder.join("owners").join(self.tag()))
+        remove(&self.directory.join("owners").join(self.tag()))
     }
 
     /// Takes the lock that one agent of the host holds at a time, during startup or exit. A stopped
     /// agent keeps the others waiting for at most [`LOCK_PATIENCE`].
-    pub(super) fn alone(&self) -> Result<Flock<File>, NetworkError> {
-        self.alone_within(LOCK_PATIENCE)
+    pub(super) fn lock(&self) -> Result<Flock<File>, NetworkError> {
+        self.lock_for(LOCK_TIMEOUT)
     }
 
-    fn alone_within(&self, patience: Duration) -> Result<Flock<File>, NetworkError> {
-        let folder =
-            File::open(&self.folder).map_err(failed("open the directory", &self.folder))?;
-        let locked = lock_within(folder, patience);
-        locked.map_err(|(_, errno)| failed("lock the directory", &self.folder)(errno.into()))
+    fn lock_for(&self, timeout: Duration) -> Result<Flock<File>, NetworkError> {
+        let folder = File::open(&self.directory)
+            .map_err(record_error("open the directory", &self.directory))?;
+        let locked = lock_within(folder, timeout);
+        locked
+            .map_err(|(_, errno)| record_error("lock the directory", &self.directory)(errno.into()))
     }
 
     /// Registers this agent, before it takes an address.
-    pub(super) fn announce(&self, subnet: Subnet) -> Result<(), NetworkError> {
+    pub(super) fn register(&self, subnet: Subnet) -> Result<(), NetworkError> {
         let begin = PathBuf::from(self.first_number(subnet).to_string());
         for (kind, target) in [("owners", &self.owner), ("cursors", &begin)] {
-            let path = self.folder.join(kind).join(self.tag());
+            let path = self.directory.join(kind).join(self.tag());
             match symlink(target, &path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                other => other.map_err(failed("make the link", &path))?,
+                other => other.map_err(record_error("make the link", &path))?,
             }
         }
         Ok(())
@@ -249,11 +250,11 @@ impl Ipam {
 
     /// Whether another agent is registered.
     pub(super) fn has_other_owners(&self) -> Result<bool, NetworkError> {
-        let path = self.folder.join("cursors");
-        let entries = fs::read_dir(&path).map_err(failed("list the directory", &path))?;
+        let path = self.directory.join("cursors");
+        let entries = fs::read_dir(&path).map_err(record_error("list the directory", &path))?;
         let own = self.tag();
         for entry in entries {
-            let entry = entry.map_err(failed("list the directory", &path))?;
+            let entry = entry.map_err(record_error("list the directory", &path))?;
             if *entry.file_name() != *own {
                 return Ok(true);
             }
@@ -264,16 +265,16 @@ impl Ipam {
     /// Returns the number at which the search for a free address starts. Agents that share a subnet
     /// start far apart.
     fn first_number(&self, subnet: Subnet) -> u32 {
-        mixed(&self.owner) % subnet.capacity()
+        hash(&self.owner) % subnet.capacity()
     }
 
     fn address(&self, address: Ipv4Addr) -> PathBuf {
-        self.folder.join("addresses").join(address.to_string())
+        self.directory.join("addresses").join(address.to_string())
     }
 
     fn port(&self, mapping: &PortMapping) -> PathBuf {
         let name = published::record(mapping.protocol, mapping.host_port);
-        published::ports(&self.folder).join(name)
+        published::ports(&self.directory).join(name)
     }
 
     fn target(&self, container: Option<&ContainerId>) -> String {
@@ -284,11 +285,11 @@ impl Ipam {
     /// Returns names and targets of one kind. A link that vanishes during the call was another
     /// agent's.
     fn links(&self, kind: &str) -> Result<Vec<(String, String)>, NetworkError> {
-        let folder = self.folder.join(kind);
-        let entries = fs::read_dir(&folder).map_err(failed("read the directory", &folder))?;
+        let folder = self.directory.join(kind);
+        let entries = fs::read_dir(&folder).map_err(record_error("read the directory", &folder))?;
         let mut links = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(failed("read the directory", &folder))?;
+            let entry = entry.map_err(record_error("read the directory", &folder))?;
             let Ok(target) = fs::read_link(entry.path()) else {
                 continue;
             };
@@ -301,11 +302,8 @@ impl Ipam {
 
 /// Locks a file within this time, or returns it with the error: [`Errno::EWOULDBLOCK`] if another
 /// process holds the lock.
-pub(super) fn lock_within(
-    mut file: File,
-    patience: Duration,
-) -> Result<Flock<File>, (File, Errno)> {
-    let deadline = Instant::now() + patience;
+pub(super) fn lock_within(mut file: File, timeout: Duration) -> Result<Flock<File>, (File, Errno)> {
+    let deadline = Instant::now() + timeout;
     loop {
         file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file,
@@ -322,7 +320,7 @@ fn port_target(target: &str) -> Option<(&str, &str, SocketAddrV4)> {
 }
 
 /// Returns a hash of the owner; collisions are rare enough.
-fn mixed(owner: &Path) -> u32 {
+fn hash(owner: &Path) -> u32 {
     let bytes = owner.as_os_str().as_encoded_bytes().iter();
     bytes.fold(0x811c_9dc5, |mixed: u32, byte| {
         (mixed ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
@@ -330,7 +328,7 @@ fn mixed(owner: &Path) -> u32 {
 }
 
 pub(super) fn tag(owner: &Path) -> String {
-    let mixed = mixed(owner);
+    let mixed = hash(owner);
     format!("{:05x}", (mixed >> 20) ^ (mixed & 0xf_ffff))
 }
 
@@ -339,8 +337,8 @@ pub(super) fn tag(owner: &Path) -> String {
 fn replace(path: &Path, target: &str) -> Result<(), NetworkError> {
     let draft = draft_of(path);
     remove(&draft)?;
-    symlink(target, &draft).map_err(failed("make the link", &draft))?;
-    fs::rename(&draft, path).map_err(failed("change the link", path))
+    symlink(target, &draft).map_err(record_error("make the link", &draft))?;
+    fs::rename(&draft, path).map_err(record_error("change the link", path))
 }
 
 fn draft_of(path: &Path) -> PathBuf {
@@ -351,11 +349,11 @@ fn draft_of(path: &Path) -> PathBuf {
 fn remove(path: &Path) -> Result<(), NetworkError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(failed("remove", path)),
+        other => other.map_err(record_error("remove", path)),
     }
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
+fn record_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
     let path = path.to_owned();
     move |source| NetworkError::Record { what, path, source }
 }
@@ -367,12 +365,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agent_waits_for_another_one_and_not_for_ever() {
+    fn waiting_for_the_lock_times_out() {
         let folder = tempfile::tempdir().unwrap();
         let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
         let other = Ipam::open(folder.path(), Path::new("/b")).unwrap();
-        let held = other.alone().unwrap();
-        let refused = records.alone_within(Duration::from_millis(50));
+        let held = other.lock().unwrap();
+        let refused = records.lock_for(Duration::from_millis(50));
         assert!(matches!(
             refused,
             Err(NetworkError::Record {
@@ -381,7 +379,7 @@ mod tests {
             })
         ));
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| records.alone().is_ok());
+            let waits = scope.spawn(|| records.lock().is_ok());
             drop(held);
             assert!(waits.join().unwrap());
         });
@@ -403,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_given_twice_and_none_is_used_again_soon() {
+    fn addresses_are_unique_and_not_reused_soon() {
         let folder = tempfile::tempdir().unwrap();
         let open = |owner: &str| Ipam::open(folder.path(), Path::new(owner)).unwrap();
         let subnet: Subnet = "10.9.0.0/26".parse().unwrap();
@@ -428,15 +426,15 @@ mod tests {
     }
 
     #[test]
-    fn an_address_says_whose_it_is() {
+    fn an_address_records_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let records = Ipam::open(folder.path(), Path::new("/a#1")).unwrap();
-        let address = records.take_address(Subnet::USUAL).unwrap();
+        let address = records.take_address(Subnet::DEFAULT).unwrap();
         let held = |container| AddressRecord { address, container };
         assert_eq!(records.addresses().unwrap(), [held(None)]);
         records.assign(address, &id("c")).unwrap();
         assert_eq!(records.addresses().unwrap(), [held(Some(id("c")))]);
-        let other = records.of(Path::new("/b"));
+        let other = records.for_owner(Path::new("/b"));
         assert_eq!(other.addresses().unwrap(), []);
         assert!(Ipam::has_records(folder.path(), Path::new("/a#1")));
         records.clear().unwrap();
@@ -445,10 +443,10 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_one_containers_on_the_whole_host() {
+    fn a_port_belongs_to_one_container_of_the_host() {
         let folder = tempfile::tempdir().unwrap();
         let ours = Ipam::open(folder.path(), Path::new("/a")).unwrap();
-        let theirs = ours.of(Path::new("/b"));
+        let theirs = ours.for_owner(Path::new("/b"));
         assert_eq!(ours.claim_port(&web("c")).unwrap(), ClaimResult::Granted);
         let held = "container c".to_owned();
         assert_eq!(
@@ -471,13 +469,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let here = tempfile::tempdir().unwrap();
         let lost = Ipam::open(folder.path(), Path::new("/nowhere/at/all")).unwrap();
-        lost.take_address(Subnet::USUAL).unwrap();
-        let records = lost.of(here.path());
-        records.take_address(Subnet::USUAL).unwrap();
+        lost.take_address(Subnet::DEFAULT).unwrap();
+        let records = lost.for_owner(here.path());
+        records.take_address(Subnet::DEFAULT).unwrap();
         assert_eq!(records.lost_owners().unwrap(), [lost.owner]);
-        let idle = records.of(Path::new("/nowhere/without/addresses"));
-        idle.announce(Subnet::USUAL).unwrap();
-        records.announce(Subnet::USUAL).unwrap();
+        let idle = records.for_owner(Path::new("/nowhere/without/addresses"));
+        idle.register(Subnet::DEFAULT).unwrap();
+        records.register(Subnet::DEFAULT).unwrap();
         assert!(records.lost_owners().unwrap().contains(&idle.owner));
         idle.clear().unwrap();
         assert!(!records.lost_owners().unwrap().contains(&idle.owner));

@@ -68,7 +68,7 @@ pub(super) struct NetworkDevice {
     pub(super) index: u32,
     pub(super) name: String,
     /// Its hardware address; empty if it has none.
-    pub(super) hardware: Vec<u8>,
+    pub(super) mac: Vec<u8>,
 }
 
 /// A route.
@@ -109,7 +109,7 @@ impl NetlinkSocket {
         ];
         inner.attributes.extend(one_queue.clone());
         let mut outer = LinkMessage::default();
-        raise(&mut outer);
+        set_up_flag(&mut outer);
         outer.attributes = vec![
             LinkAttribute::IfName(pair.outer.to_owned()),
             LinkAttribute::LinkInfo(vec![
@@ -118,37 +118,41 @@ impl NetlinkSocket {
             ]),
         ];
         outer.attributes.extend(one_queue);
-        self.ask(
+        self.request(
             RouteNetlinkMessage::NewLink(outer),
             NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
         )
         .map(drop)
     }
 
-    pub(super) fn raise(&mut self, index: u32) -> io::Result<()> {
+    pub(super) fn bring_up(&mut self, index: u32) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        raise(&mut link);
-        self.ask(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+        set_up_flag(&mut link);
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
             .map(drop)
     }
 
     /// Sets up the loopback device.
-    pub(super) fn raise_loopback(&mut self) -> io::Result<()> {
-        self.raise(LOOPBACK)
+    pub(super) fn bring_up_loopback(&mut self) -> io::Result<()> {
+        self.bring_up(LOOPBACK)
     }
 
     /// Changes settings in one request, for which the kernel sleeps on its lock of all network
     /// settings. For the same writes to `/proc/sys`, the kernel restarts the call in a loop while
     /// another thread holds the lock. That takes a processor away from the lock holders.
-    pub(super) fn set_conduct(&mut self, index: u32, conduct: DeviceSettings) -> io::Result<()> {
+    pub(super) fn apply_settings(
+        &mut self,
+        index: u32,
+        settings: DeviceSettings,
+    ) -> io::Result<()> {
         let mut families = Vec::new();
-        if conduct.route_localnet {
+        if settings.route_localnet {
             let mut wanted = InetDevConf::default();
             wanted.route_localnet = 1;
             families.push(AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(wanted)]));
         }
-        if !conduct.link_local {
+        if !settings.link_local {
             let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
             families.push(AfSpecUnspec::Inet6(vec![mode]));
         }
@@ -158,7 +162,7 @@ impl NetlinkSocket {
         let mut link = LinkMessage::default();
         link.header.index = index;
         link.attributes = vec![LinkAttribute::AfSpecUnspec(families)];
-        self.ask(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
             .map(drop)
     }
 
@@ -166,52 +170,52 @@ impl NetlinkSocket {
     pub(super) fn remove(&mut self, index: u32) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        self.ask(RouteNetlinkMessage::DelLink(link), NLM_F_ACK)
+        self.request(RouteNetlinkMessage::DelLink(link), NLM_F_ACK)
             .map(drop)
     }
 
     /// Returns the traffic counters of the device with this name.
     pub(super) fn counters(&mut self, name: &str) -> io::Result<Stats64> {
-        let answers = self.look(name)?;
+        let answers = self.request_link(name)?;
         let found = answers.into_iter().find_map(counters);
         found.ok_or_else(|| io::Error::other(format!("the kernel returns no counters for {name}")))
     }
 
     /// Returns the device with this name.
     pub(super) fn find(&mut self, name: &str) -> io::Result<NetworkDevice> {
-        let answers = self.look(name)?;
+        let answers = self.request_link(name)?;
         let found = answers.into_iter().find_map(device);
         found.ok_or_else(|| io::Error::other(format!("the kernel returns no index for {name}")))
     }
 
-    fn look(&mut self, name: &str) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn request_link(&mut self, name: &str) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut link = LinkMessage::default();
         link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        self.ask(RouteNetlinkMessage::GetLink(link), NLM_F_ACK)
+        self.request(RouteNetlinkMessage::GetLink(link), NLM_F_ACK)
     }
 
     /// Returns all devices.
     pub(super) fn list(&mut self) -> io::Result<Vec<NetworkDevice>> {
         let wanted = RouteNetlinkMessage::GetLink(LinkMessage::default());
-        let answers = self.ask(wanted, NLM_F_DUMP)?;
+        let answers = self.request(wanted, NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(device).collect())
     }
 
     /// Sets a device's address and the route to its peer. An IPv6 address is usable immediately:
     /// duplicate address detection is off.
-    pub(super) fn connect(&mut self, index: u32, ends: PeerAddresses) -> io::Result<()> {
+    pub(super) fn connect(&mut self, index: u32, addresses: PeerAddresses) -> io::Result<()> {
         let mut address = AddressMessage::default();
-        address.header.family = family(ends.own);
-        address.header.prefix_len = if ends.own.is_ipv4() { 32 } else { 128 };
+        address.header.family = family(addresses.own);
+        address.header.prefix_len = if addresses.own.is_ipv4() { 32 } else { 128 };
         address.header.index = index;
-        if ends.own.is_ipv6() {
+        if addresses.own.is_ipv6() {
             address.header.flags = AddressHeaderFlags::Nodad;
         }
         address.attributes = vec![
-            AddressAttribute::Local(ends.own),
-            AddressAttribute::Address(ends.peer),
+            AddressAttribute::Local(addresses.own),
+            AddressAttribute::Address(addresses.peer),
         ];
-        self.ask(
+        self.request(
             RouteNetlinkMessage::NewAddress(address),
             NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
         )
@@ -219,7 +223,12 @@ impl NetlinkSocket {
     }
 
     /// Adds a permanent neighbour entry, so that the kernel never queries the hardware address.
-    pub(super) fn know(&mut self, index: u32, peer: Ipv6Addr, hardware: &[u8]) -> io::Result<()> {
+    pub(super) fn add_neighbour(
+        &mut self,
+        index: u32,
+        peer: Ipv6Addr,
+        hardware: &[u8],
+    ) -> io::Result<()> {
         let mut neighbour = NeighbourMessage::default();
         neighbour.header.family = AddressFamily::Inet6;
         neighbour.header.ifindex = index;
@@ -228,7 +237,7 @@ impl NetlinkSocket {
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(peer)),
             NeighbourAttribute::LinkLayerAddress(hardware.to_vec()),
         ];
-        self.ask(
+        self.request(
             RouteNetlinkMessage::NewNeighbour(neighbour),
             NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK,
         )
@@ -238,7 +247,7 @@ impl NetlinkSocket {
     /// Sets the default route of a family to `gateway`, at the other end of the device's pair. The
     /// kernel does not check that the gateway is reachable: for IPv6 it is not while the device is
     /// just being set up.
-    pub(super) fn route_all(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
+    pub(super) fn set_default_route(&mut self, index: u32, gateway: IpAddr) -> io::Result<()> {
         let mut route = RouteMessage::default();
         route.header.address_family = family(gateway);
         route.header.table = RouteHeader::RT_TABLE_MAIN;
@@ -250,7 +259,7 @@ impl NetlinkSocket {
             RouteAttribute::Gateway(gateway.into()),
             RouteAttribute::Oif(index),
         ];
-        self.ask(
+        self.request(
             RouteNetlinkMessage::NewRoute(route),
             NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
         )
@@ -262,7 +271,7 @@ impl NetlinkSocket {
     pub(super) fn routes(&mut self, family: AddressFamily) -> io::Result<Vec<Route>> {
         let mut wanted = RouteMessage::default();
         wanted.header.address_family = family;
-        let answers = self.ask(RouteNetlinkMessage::GetRoute(wanted), NLM_F_DUMP)?;
+        let answers = self.request(RouteNetlinkMessage::GetRoute(wanted), NLM_F_DUMP)?;
         Ok(answers.into_iter().filter_map(route).collect())
     }
 
@@ -272,7 +281,7 @@ impl NetlinkSocket {
         wanted.header.address_family = family(address);
         wanted.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
         wanted.attributes = vec![RouteAttribute::Destination(address.into())];
-        let answers = match self.ask(RouteNetlinkMessage::GetRoute(wanted), NLM_F_ACK) {
+        let answers = match self.request(RouteNetlinkMessage::GetRoute(wanted), NLM_F_ACK) {
             Err(error) if error.raw_os_error().is_some_and(is_no_route) => return Ok(false),
             answers => answers?,
         };
@@ -286,7 +295,7 @@ impl NetlinkSocket {
     }
 
     /// Sends one request and collects its answers.
-    fn ask(
+    fn request(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
@@ -325,8 +334,8 @@ impl NetlinkSocket {
 }
 
 /// Sets up the loopback device of the calling thread's namespace.
-pub(crate) fn raise_loopback() -> io::Result<()> {
-    NetlinkSocket::open()?.raise_loopback()
+pub(crate) fn bring_up_loopback() -> io::Result<()> {
+    NetlinkSocket::open()?.bring_up_loopback()
 }
 
 /// Whether the kernel's error means that it has no route to an address, or that the route rejects
@@ -344,7 +353,7 @@ fn is_no_route(errno: i32) -> bool {
     .contains(&errno)
 }
 
-fn raise(link: &mut LinkMessage) {
+fn set_up_flag(link: &mut LinkMessage) {
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
 }
@@ -364,7 +373,7 @@ fn device(message: RouteNetlinkMessage) -> Option<NetworkDevice> {
     Some(NetworkDevice {
         index: link.header.index,
         name: name?,
-        hardware,
+        mac: hardware,
     })
 }
 

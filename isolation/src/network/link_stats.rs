@@ -6,7 +6,7 @@ use netlink_packet_route::link::Stats64;
 use serde::{Deserialize, Serialize};
 
 use super::link::NetlinkSocket;
-use super::{NetworkError, refused};
+use super::{NetworkError, network_error};
 
 /// The traffic of a container's link since its creation, from the container's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -54,7 +54,9 @@ pub(super) fn of(device: &str) -> Result<Option<LinkStats>, NetworkError> {
     match counted {
         Ok(counters) => Ok(Some(LinkStats::at_the_other_end(&counters))),
         Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(refused(format!("read the counters of {device}"))(error)),
+        Err(error) => Err(network_error(format!("read the counters of {device}"))(
+            error,
+        )),
     }
 }
 
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_is_not_there_has_no_traffic() {
+    fn a_missing_device_has_no_statistics() {
         assert_eq!(of("argosy-no-such").unwrap(), None);
     }
 }

@@ -59,13 +59,13 @@ pub fn resolvers(host: &str, upstream: Option<&str>, addresses: &[IpAddr]) -> Re
     };
     for line in host.lines() {
         match nameserver(line) {
-            Some(server) if !is_reached(server, has_ipv6) => {
+            Some(server) if !is_reachable(server, has_ipv6) => {
                 kept.unreachable.push(server);
             }
             Some(server) => {
                 let _ = writeln!(kept.text, "nameserver {server}");
             }
-            None if is_told(line) => {
+            None if is_copied(line) => {
                 let _ = writeln!(kept.text, "{}", line.trim());
             }
             None => {}
@@ -76,13 +76,13 @@ pub fn resolvers(host: &str, upstream: Option<&str>, addresses: &[IpAddr]) -> Re
 
 /// Whether a container reaches a resolver of its host. It shares no link with the host's
 /// neighbours.
-fn is_reached(server: IpAddr, has_ipv6: bool) -> bool {
+fn is_reachable(server: IpAddr, has_ipv6: bool) -> bool {
     let is_on_link = matches!(server, IpAddr::V6(server) if server.is_unicast_link_local());
     !server.is_loopback() && !is_on_link && (has_ipv6 || server.is_ipv4())
 }
 
 /// Whether a line is copied: those that mean the same in a container. Comments describe the host.
-fn is_told(line: &str) -> bool {
+fn is_copied(line: &str) -> bool {
     let keyword = line.split_ascii_whitespace().next().unwrap_or_default();
     ["search", "domain", "options", "sortlist"].contains(&keyword)
 }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_container_finds_itself() {
+    fn a_container_resolves_its_own_name() {
         let address = "10.183.0.5".parse().unwrap();
         let text = hosts("web-1", &[address]);
         assert!(text.ends_with("10.183.0.5\tweb-1\n"), "{text}");

@@ -14,11 +14,11 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::Mode;
 
 use super::link::{DeviceSettings, NetlinkSocket, NetworkDevice, PeerAddresses, VethPair};
-use super::{NetworkError, refused};
+use super::{NetworkError, network_error};
 use crate::crash_points;
 
 /// The name of a container's end of the pair.
-pub(super) const INNER: &str = "eth0";
+pub(super) const CONTAINER_DEVICE: &str = "eth0";
 
 /// The calling thread's namespace.
 const CURRENT: &str = "/proc/thread-self/ns/net";
@@ -42,7 +42,7 @@ pub(super) struct NamespaceConfig {
 #[derive(Debug)]
 pub(super) struct Ipv6SysctlDir {
     /// `None`: the kernel has no IPv6.
-    folder: Option<OwnedFd>,
+    directory: Option<OwnedFd>,
 }
 
 /// The IPv6 addresses of a link.
@@ -60,9 +60,9 @@ impl Ipv6SysctlDir {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         match open("/proc/sys/net/ipv6/conf", flags, Mode::empty()) {
             Ok(folder) => Ok(Self {
-                folder: Some(folder),
+                directory: Some(folder),
             }),
-            Err(Errno::ENOENT) => Ok(Self { folder: None }),
+            Err(Errno::ENOENT) => Ok(Self { directory: None }),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -70,19 +70,19 @@ impl Ipv6SysctlDir {
     /// Disables IPv6 for a device or, with the name `default`, for later devices of the namespace.
     /// Or enables it, without addresses and routes from router advertisements; link-local addresses
     /// are left to [`NetlinkSocket::set_conduct`].
-    fn set_up(&self, device: &str, wanted: bool) -> io::Result<()> {
-        if wanted {
+    fn set_up(&self, device: &str, enabled: bool) -> io::Result<()> {
+        if enabled {
             for name in ["accept_ra", "accept_redirects", "autoconf", "accept_dad"] {
                 self.set(device, name, "0")?;
             }
         }
-        self.set(device, "disable_ipv6", if wanted { "0" } else { "1" })
+        self.set(device, "disable_ipv6", if enabled { "0" } else { "1" })
     }
 
     /// Writes a setting only if it differs. For `disable_ipv6` the kernel needs the lock of all
     /// network settings, and while another thread holds it, the kernel restarts the call in a loop.
     fn set(&self, device: &str, name: &str, value: &str) -> io::Result<()> {
-        let Some(folder) = &self.folder else {
+        let Some(folder) = &self.directory else {
             return Ok(());
         };
         let path = format!("{device}/{name}");
@@ -104,25 +104,25 @@ impl Ipv6SysctlDir {
 
 /// Creates a namespace that is connected to the calling thread's, whose settings are `settings6`.
 /// Runs in a separate thread, so that a failure leaves no other thread in the wrong namespace.
-pub(super) fn make(
-    wiring: &NamespaceConfig,
+pub(super) fn create(
+    config: &NamespaceConfig,
     settings6: &Ipv6SysctlDir,
 ) -> Result<OwnedFd, NetworkError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("network".to_owned());
         let made = thread
-            .spawn_scoped(scope, || make_here(wiring, settings6))
-            .map_err(refused("start a thread"))?;
+            .spawn_scoped(scope, || create_here(config, settings6))
+            .map_err(network_error("start a thread"))?;
         made.join()
             .expect("making a namespace does not panic: each failure is returned")
     })
 }
 
 /// Creates an unconnected namespace, also in a separate thread.
-pub(super) fn alone() -> Result<OwnedFd, NetworkError> {
+pub(super) fn create_isolated() -> Result<OwnedFd, NetworkError> {
     let make = || {
-        begin()?;
-        current().map_err(refused("open a new network namespace"))
+        enter_new()?;
+        current().map_err(network_error("open a new network namespace"))
     };
     std::thread::scope(|scope| scope.spawn(make).join())
         .expect("making a namespace does not panic: each failure is returned")
@@ -132,53 +132,58 @@ pub(super) fn alone() -> Result<OwnedFd, NetworkError> {
 /// also in a separate thread.
 pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {
     let bind = || -> Result<(), NetworkError> {
-        File::create(place).map_err(refused(format!("make {}", place.display())))?;
-        begin()?;
+        File::create(place).map_err(network_error(format!("make {}", place.display())))?;
+        enter_new()?;
         let bind = MsFlags::MS_BIND;
-        mount(Some(CURRENT), place, None::<&str>, bind, None::<&str>)
-            .map_err(refused(format!("bind a namespace to {}", place.display())))
+        mount(Some(CURRENT), place, None::<&str>, bind, None::<&str>).map_err(network_error(
+            format!("bind a namespace to {}", place.display()),
+        ))
     };
     std::thread::scope(|scope| scope.spawn(bind).join())
         .expect("making a namespace does not panic: each failure is returned")
 }
 
 /// Moves the calling thread into a new namespace with the settings that commands need.
-pub(super) fn begin() -> Result<NetlinkSocket, NetworkError> {
-    unshare(CloneFlags::CLONE_NEWNET).map_err(refused("make a network namespace"))?;
-    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
+pub(super) fn enter_new() -> Result<NetlinkSocket, NetworkError> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(network_error("make a network namespace"))?;
+    let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
     links
-        .raise_loopback()
-        .map_err(refused("set up a loopback device"))?;
+        .bring_up_loopback()
+        .map_err(network_error("set up a loopback device"))?;
     // A container's user 0 is not root of this namespace, and a web server needs port 80.
     let low_ports = "net/ipv4/ip_unprivileged_port_start";
-    set(low_ports, "0").map_err(refused("open ports below 1024"))?;
+    set(low_ports, "0").map_err(network_error("open ports below 1024"))?;
     Ok(links)
 }
 
-fn make_here(wiring: &NamespaceConfig, settings6: &Ipv6SysctlDir) -> Result<OwnedFd, NetworkError> {
-    let mut outside = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
-    let home = current().map_err(refused("open the host's network namespace"))?;
-    let mut inside = begin()?;
-    let namespace = current().map_err(refused("open a new network namespace"))?;
+fn create_here(
+    config: &NamespaceConfig,
+    settings6: &Ipv6SysctlDir,
+) -> Result<OwnedFd, NetworkError> {
+    let mut outside = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
+    let home = current().map_err(network_error("open the host's network namespace"))?;
+    let mut inside = enter_new()?;
+    let namespace = current().map_err(network_error("open a new network namespace"))?;
     crash_points::passed("network.namespace-made");
     Ipv6SysctlDir::of_current()
-        .and_then(|settings6| settings6.set_up("default", wiring.ipv6.is_some()))
-        .map_err(refused("set up IPv6 in a container"))?;
-    setns(&home, CloneFlags::CLONE_NEWNET).map_err(refused("return to the host's network"))?;
+        .and_then(|settings6| settings6.set_up("default", config.ipv6.is_some()))
+        .map_err(network_error("set up IPv6 in a container"))?;
+    setns(&home, CloneFlags::CLONE_NEWNET)
+        .map_err(network_error("return to the host's network"))?;
 
-    let device = &wiring.device;
+    let device = &config.device;
     let pair = VethPair {
         outer: device,
-        inner: INNER,
+        inner: CONTAINER_DEVICE,
         namespace: namespace.as_fd(),
     };
     outside
         .add_pair(&pair)
-        .map_err(refused(format!("make the device {device}")))?;
+        .map_err(network_error(format!("make the device {device}")))?;
     crash_points::passed("network.device-made");
-    let link_local = wiring.ipv6.is_none();
+    let link_local = config.ipv6.is_none();
     let mut connect = || -> io::Result<()> {
-        settings6.set_up(device, wiring.ipv6.is_some())?;
+        settings6.set_up(device, config.ipv6.is_some())?;
         let outer = outside.find(device)?;
         // A client of 127.0.0.1 on the host reaches published ports; the rules drop such packets
         // from a container.
@@ -186,25 +191,25 @@ fn make_here(wiring: &NamespaceConfig, settings6: &Ipv6SysctlDir) -> Result<Owne
             route_localnet: true,
             link_local,
         };
-        outside.set_conduct(outer.index, conduct)?;
-        let (own, peer) = (wiring.gateway.into(), wiring.address.into());
+        outside.apply_settings(outer.index, conduct)?;
+        let (own, peer) = (config.gateway.into(), config.address.into());
         outside.connect(outer.index, PeerAddresses { own, peer })?;
-        let inner = inside.find(INNER)?;
+        let inner = inside.find(CONTAINER_DEVICE)?;
         let conduct = DeviceSettings {
             route_localnet: false,
             link_local,
         };
-        inside.set_conduct(inner.index, conduct)?;
-        let (own, peer) = (wiring.address.into(), wiring.gateway.into());
+        inside.apply_settings(inner.index, conduct)?;
+        let (own, peer) = (config.address.into(), config.gateway.into());
         inside.connect(inner.index, PeerAddresses { own, peer })?;
-        inside.raise(inner.index)?;
-        inside.route_all(inner.index, wiring.gateway.into())?;
-        let Some(ipv6) = wiring.ipv6 else {
+        inside.bring_up(inner.index)?;
+        inside.set_default_route(inner.index, config.gateway.into())?;
+        let Some(ipv6) = config.ipv6 else {
             return Ok(());
         };
         connect_ipv6(ipv6, (&mut outside, &outer), (&mut inside, &inner))
     };
-    connect().map_err(refused(format!("connect the device {device}")))?;
+    connect().map_err(network_error(format!("connect the device {device}")))?;
     crash_points::passed("network.connected");
     Ok(namespace)
 }
@@ -222,10 +227,10 @@ fn connect_ipv6(
         peer: peer.into(),
     };
     outside.connect(outer.index, ends(gateway, address))?;
-    outside.know(outer.index, address, &inner.hardware)?;
+    outside.add_neighbour(outer.index, address, &inner.mac)?;
     inside.connect(inner.index, ends(address, gateway))?;
-    inside.know(inner.index, gateway, &outer.hardware)?;
-    inside.route_all(inner.index, gateway.into())
+    inside.add_neighbour(inner.index, gateway, &outer.mac)?;
+    inside.set_default_route(inner.index, gateway.into())
 }
 
 pub(super) fn current() -> io::Result<OwnedFd> {
@@ -247,7 +252,7 @@ mod tests {
         let place = folder.path().join("eth0");
         fs::create_dir(&place).unwrap();
         let settings6 = Ipv6SysctlDir {
-            folder: Some(File::open(folder.path()).unwrap().into()),
+            directory: Some(File::open(folder.path()).unwrap().into()),
         };
         let set_to = |present: &str| {
             let path = place.join("disable_ipv6");
@@ -259,7 +264,7 @@ mod tests {
         assert_eq!(set_to(" 0\n"), " 0\n", "a write would begin with 0");
         // A kernel without the setting, or without IPv6.
         settings6.set("eth0", "accept_dad", "0").unwrap();
-        let none = Ipv6SysctlDir { folder: None };
+        let none = Ipv6SysctlDir { directory: None };
         none.set_up("eth0", true).unwrap();
     }
 }

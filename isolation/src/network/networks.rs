@@ -22,7 +22,8 @@ use super::link_stats::{self, LinkStats};
 use super::namespace::{self, Ipv6SysctlDir, NamespaceConfig, NamespaceConfig6};
 use super::rules::{self, DEVICES, NftTable, PortMapping};
 use super::{
-    ContainerNamespace, NetworkConfig, NetworkError, PortPublication, forwarding, host, refused,
+    ContainerNamespace, NetworkConfig, NetworkError, PortPublication, forwarding, host,
+    network_error,
 };
 use crate::crash_points;
 use crate::spec::ContainerId;
@@ -38,8 +39,8 @@ struct NetworkState {
     settings: NetworkConfig,
     records: Ipam,
     tag: String,
-    closed_between: ForwardingDenied,
-    settings6: Ipv6SysctlDir,
+    forwarding_denied: ForwardingDenied,
+    sysctl6: Ipv6SysctlDir,
     /// A lock and not an owner task: calls come from any thread, and each is short.
     pool: Mutex<NamespacePool>,
     /// Held while ports are recorded and their rules changed: the table is built from the records
@@ -54,9 +55,9 @@ struct NamespacePool {
     /// that are being created or assigned.
     unassigned: BTreeSet<Ipv4Addr>,
     containers: BTreeMap<ContainerId, NetworkAssignment>,
-    filling: bool,
+    is_filling: bool,
     filler: Option<JoinHandle<()>>,
-    ended: bool,
+    is_closed: bool,
 }
 
 struct PooledNamespace {
@@ -73,8 +74,8 @@ struct NetworkAssignment {
 impl Networks {
     /// Whether an earlier run of this agent left state that must be opened. Changes nothing.
     #[must_use]
-    pub fn are_left(settings: &NetworkConfig) -> bool {
-        Ipam::has_records(&settings.folder, &settings.owner)
+    pub fn has_leftovers(settings: &NetworkConfig) -> bool {
+        Ipam::has_records(&settings.directory, &settings.owner)
     }
 
     /// Prepares the host: forwarding, the table, the pool. Keeps the networks of known containers
@@ -92,20 +93,20 @@ impl Networks {
         rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;
         settings.subnet6 = host::possible(settings.subnet6);
         host::check_routes(settings.subnet, settings.subnet6)?;
-        let records = Ipam::open(&settings.folder, &settings.owner)?;
-        let _alone = records.alone()?;
-        records.announce(settings.subnet)?;
+        let records = Ipam::open(&settings.directory, &settings.owner)?;
+        let _alone = records.lock()?;
+        records.register(settings.subnet)?;
         let shared = NetworkState {
             tag: records.tag(),
-            closed_between: forwarding::switch_on(&records, settings.subnet6)?,
-            settings6: Ipv6SysctlDir::of_current()
-                .map_err(refused("open the IPv6 settings of devices"))?,
+            forwarding_denied: forwarding::enable(&records, settings.subnet6)?,
+            sysctl6: Ipv6SysctlDir::of_current()
+                .map_err(network_error("open the IPv6 settings of devices"))?,
             settings,
             records,
             pool: Mutex::default(),
             rules: Mutex::default(),
         };
-        shared.forget_lost_owners()?;
+        shared.remove_lost_owners()?;
         let networks = Self {
             shared: Arc::new(shared),
         };
@@ -121,7 +122,7 @@ impl Networks {
     /// # Errors
     /// If another container has a port, all addresses are in use, or the host refuses an operation.
     /// Nothing is kept then.
-    pub fn take(
+    pub fn acquire(
         &self,
         container: &ContainerId,
         publications: &[PortPublication],
@@ -195,7 +196,7 @@ impl Networks {
     /// Returns the size of the pool, for tests: they are separate programs, so `cfg(test)` would
     /// hide it.
     #[must_use]
-    pub fn ready(&self) -> usize {
+    pub fn pool_size(&self) -> usize {
         self.shared.pool().ready.len()
     }
 
@@ -244,21 +245,21 @@ impl Networks {
     /// # Errors
     /// The first step that failed.
     pub fn remove(self) -> Result<(), NetworkError> {
-        self.shared.end();
+        self.shared.close();
         let _alone = lock(&self.shared.rules);
         remove_devices(self.shared.devices()?)?;
         crash_points::passed("network.devices-removed");
         rules::apply(&rules::remove(&self.shared.tag))?;
         crash_points::passed("network.table-removed");
-        let _alone_on_host = self.shared.records.alone()?;
-        forwarding::switch_off(&self.shared.records)?;
+        let _alone_on_host = self.shared.records.lock()?;
+        forwarding::disable(&self.shared.records)?;
         self.shared.records.clear()
     }
 }
 
 impl Drop for Networks {
     fn drop(&mut self) {
-        self.shared.end();
+        self.shared.close();
     }
 }
 
@@ -321,7 +322,7 @@ impl NetworkState {
                 gateway: subnet6.address(subnet.gateway()),
             }),
         };
-        match namespace::make(&wiring, &self.settings6) {
+        match namespace::create(&wiring, &self.sysctl6) {
             Ok(namespace) => Ok(PooledNamespace { namespace, address }),
             Err(error) => {
                 self.abandon(address);
@@ -373,7 +374,7 @@ impl NetworkState {
             };
             // Before the record exists: with a record, other agents treat the port as the
             // container's.
-            host::check_free(publication, self.settings.subnet6)?;
+            host::check_port_free(publication, self.settings.subnet6)?;
             let claimed = self.records.claim_port(&wanted)?;
             if let ClaimResult::Conflict(holder) = claimed {
                 return Err(NetworkError::Published {
@@ -415,9 +416,9 @@ impl NetworkState {
             tag: &self.tag,
             subnet: self.settings.subnet,
             subnet6: self.settings.subnet6,
-            between: self.settings.between,
+            traffic: self.settings.traffic,
             denied: &self.settings.denied,
-            closed_between: &self.closed_between,
+            forwarding_denied: &self.forwarding_denied,
             mappings: &mappings,
         };
         rules::apply(&table.script())?;
@@ -444,14 +445,14 @@ impl NetworkState {
 
     /// Removes the state of agents whose directories no longer exist, unless one of their
     /// containers still has its device.
-    fn forget_lost_owners(&self) -> Result<(), NetworkError> {
+    fn remove_lost_owners(&self) -> Result<(), NetworkError> {
         let owners = self.records.lost_owners()?;
         if owners.is_empty() {
             return Ok(());
         }
         let links = list_devices()?;
         for owner in owners {
-            let records = self.records.of(&owner);
+            let records = self.records.for_owner(&owner);
             let tag = records.tag();
             let devices = format!("{DEVICES}{tag}");
             if tag != self.tag && !links.iter().any(|link| link.name.starts_with(&devices)) {
@@ -463,9 +464,9 @@ impl NetworkState {
     }
 
     /// Releases the waiting namespaces.
-    fn end(&self) {
+    fn close(&self) {
         let mut pool = self.pool();
-        pool.ended = true;
+        pool.is_closed = true;
         let filler = pool.filler.take();
         drop(pool);
         if let Some(filler) = filler {

@@ -17,7 +17,7 @@ use super::Protocol;
 #[derive(Debug)]
 pub struct PublishedPorts {
     /// `None`: no container of this host can publish a port.
-    folder: Option<File>,
+    directory: Option<File>,
 }
 
 impl PublishedPorts {
@@ -30,7 +30,7 @@ impl PublishedPorts {
         fs::create_dir_all(ports(records))
     }
 
-    /// Opens the records below this directory: [`super::FOLDER`].
+    /// Opens the records below this directory: [`super::RECORDS_DIR`].
     ///
     /// # Errors
     /// If it exists and cannot be opened.
@@ -40,7 +40,7 @@ impl PublishedPorts {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { folder })
+        Ok(Self { directory: folder })
     }
 
     /// Whether a container publishes this TCP port.
@@ -48,7 +48,7 @@ impl PublishedPorts {
     /// # Errors
     /// If the record cannot be looked up.
     pub fn has_tcp(&self, port: u16) -> io::Result<bool> {
-        let Some(folder) = &self.folder else {
+        let Some(folder) = &self.directory else {
             return Ok(false);
         };
         let name = record(Protocol::Tcp, port);

@@ -17,7 +17,7 @@ use super::{InterContainerTraffic, NetworkError, Protocol, Subnet, Subnet6};
 use crate::child;
 
 /// The timeout of nft: other processes that change rules delay it by milliseconds.
-const LIMIT: Duration = Duration::from_secs(10);
+const NFT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The name prefix of the host ends of all agents' veth pairs.
 pub const DEVICES: &str = "argo";
@@ -61,10 +61,10 @@ pub(super) struct NftTable<'a> {
     pub(super) tag: &'a str,
     pub(super) subnet: Subnet,
     pub(super) subnet6: Option<Subnet6>,
-    pub(super) between: InterContainerTraffic,
+    pub(super) traffic: InterContainerTraffic,
     pub(super) denied: &'a [SocketAddr],
     /// Devices of the host between which nothing is forwarded; see `forwarding`.
-    pub(super) closed_between: &'a ForwardingDenied,
+    pub(super) forwarding_denied: &'a ForwardingDenied,
     pub(super) mappings: &'a [PortMapping],
 }
 
@@ -105,7 +105,7 @@ impl NftTable<'_> {
 "#,
             from_containers = six.from_containers,
         );
-        if self.between == InterContainerTraffic::Open {
+        if self.traffic == InterContainerTraffic::Open {
             let _ = writeln!(text, "    iifname {devices} oifname {devices} accept");
         }
         let _ = write!(
@@ -116,8 +116,8 @@ impl NftTable<'_> {
 {to_containers}"#,
             to_containers = six.to_containers,
         );
-        write_closed(&mut text, "ipv4", &self.closed_between.ipv4);
-        write_closed(&mut text, "ipv6", &self.closed_between.ipv6);
+        write_denied(&mut text, "ipv4", &self.forwarding_denied.ipv4);
+        write_denied(&mut text, "ipv6", &self.forwarding_denied.ipv6);
         let _ = write!(
             text,
             r#"  }}
@@ -208,7 +208,7 @@ struct NftRules6 {
     out: String,
 }
 
-fn write_closed(text: &mut String, family: &str, devices: &[String]) {
+fn write_denied(text: &mut String, family: &str, devices: &[String]) {
     if !devices.is_empty() {
         let quoted: Vec<_> = devices.iter().map(|name| format!("\"{name}\"")).collect();
         let all = format!("{{ {} }}", quoted.join(", "));
@@ -246,7 +246,7 @@ fn elements(mappings: &[PortMapping], subnet6: Option<Subnet6>) -> [Vec<String>;
 }
 
 /// Returns the same line for the elements of each map.
-fn about_ports(
+fn port_command(
     line: &str,
     tag: &str,
     mappings: &[PortMapping],
@@ -265,14 +265,14 @@ fn about_ports(
 
 /// Returns the script that publishes ports of a container.
 pub(super) fn publish(tag: &str, mappings: &[PortMapping], subnet6: Option<Subnet6>) -> String {
-    about_ports("add element", tag, mappings, subnet6)
+    port_command("add element", tag, mappings, subnet6)
 }
 
 /// Returns the script that withdraws ports, whether or not they are published: a crash may have
 /// come between record and rule.
 pub(super) fn withdraw(tag: &str, mappings: &[PortMapping], subnet6: Option<Subnet6>) -> String {
     let add = publish(tag, mappings, subnet6);
-    add + &about_ports("delete element", tag, mappings, subnet6)
+    add + &port_command("delete element", tag, mappings, subnet6)
 }
 
 /// Returns the script that removes the table, whether or not it exists.
@@ -285,14 +285,14 @@ pub(super) fn remove(tag: &str) -> String {
 pub(super) fn apply(script: &str) -> Result<(), NetworkError> {
     let mut nft = Command::new("nft");
     nft.args(["-f", "-"]);
-    apply_by(&nft, script, LIMIT)
+    apply_with(&nft, script, NFT_TIMEOUT)
 }
 
-fn apply_by(nft: &Command, script: &str, limit: Duration) -> Result<(), NetworkError> {
+fn apply_with(nft: &Command, script: &str, limit: Duration) -> Result<(), NetworkError> {
     match child::run(nft, script, limit) {
         Ok(ran) if ran.status.success() => Ok(()),
         Ok(ran) => Err(NetworkError::Rules {
-            reason: ran.complaint.trim().to_owned(),
+            reason: ran.stderr.trim().to_owned(),
         }),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(NetworkError::Rules {
             reason: error.to_string(),
@@ -305,7 +305,7 @@ fn apply_by(nft: &Command, script: &str, limit: Duration) -> Result<(), NetworkE
 pub(super) fn is_installed() -> io::Result<()> {
     let mut nft = Command::new("nft");
     nft.arg("--version");
-    let version = child::run(&nft, "", LIMIT)?;
+    let version = child::run(&nft, "", NFT_TIMEOUT)?;
     if version.status.success() {
         return Ok(());
     }
@@ -316,7 +316,7 @@ pub(super) fn is_installed() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    static NOTHING: ForwardingDenied = ForwardingDenied {
+    static NONE_DENIED: ForwardingDenied = ForwardingDenied {
         ipv4: Vec::new(),
         ipv6: Vec::new(),
     };
@@ -331,11 +331,11 @@ mod tests {
     fn table() -> NftTable<'static> {
         NftTable {
             tag: "0abcd",
-            subnet: Subnet::USUAL,
+            subnet: Subnet::DEFAULT,
             subnet6: None,
-            between: InterContainerTraffic::Isolated,
+            traffic: InterContainerTraffic::Isolated,
             denied: &[],
-            closed_between: &NOTHING,
+            forwarding_denied: &NONE_DENIED,
             mappings: &[],
         }
     }
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_one_element_that_comes_and_goes() {
+    fn publishing_a_port_changes_one_map_element() {
         assert_eq!(
             publish("0abcd", &[web()], None),
             "add element inet argosy-0abcd published { tcp . 8080 : 10.183.0.2 . 80 }\n"
@@ -408,18 +408,18 @@ mod tests {
     }
 
     #[test]
-    fn containers_are_strangers_unless_the_operator_says_otherwise() {
+    fn containers_are_isolated_unless_the_operator_allows_traffic() {
         let accept = "iifname \"argo0abcd*\" oifname \"argo0abcd*\" accept";
         assert!(!table().script().contains(accept));
         let open = NftTable {
-            between: InterContainerTraffic::Open,
+            traffic: InterContainerTraffic::Open,
             ..table()
         };
         assert!(open.script().contains(accept));
     }
 
     #[test]
-    fn a_host_that_forwarded_nothing_does_not_begin_to_between_its_devices() {
+    fn forwarding_between_host_devices_stays_denied() {
         let drop =
             r#"meta nfproto ipv4 iifname { "eth0", "eth1" } oifname { "eth0", "eth1" } drop"#;
         assert!(!table().script().contains(drop));
@@ -434,7 +434,7 @@ mod tests {
         };
         for (closed_between, times) in [(&ipv4_only, 1), (&both, 2)] {
             let script = NftTable {
-                closed_between,
+                forwarding_denied: closed_between,
                 ..table()
             }
             .script();
@@ -459,15 +459,15 @@ mod tests {
     }
 
     #[test]
-    fn an_nft_that_hangs_is_an_error_that_says_so() {
+    fn a_hung_nft_is_reported_as_a_timeout() {
         let mut hanging = Command::new("sleep");
         hanging.arg("1000");
-        let error = apply_by(&hanging, "table inet t", Duration::from_millis(100));
+        let error = apply_with(&hanging, "table inet t", Duration::from_millis(100));
         assert_eq!(
             error.unwrap_err().to_string(),
             "nft rejected the rules of containers' networks: sleep has not ended within 100ms and was killed"
         );
-        let missing = apply_by(&Command::new("/nonexistent/nft"), "", LIMIT);
+        let missing = apply_with(&Command::new("/nonexistent/nft"), "", NFT_TIMEOUT);
         assert!(matches!(missing, Err(NetworkError::NoNft { .. })));
     }
 }

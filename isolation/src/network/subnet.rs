@@ -7,9 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// The shortest prefix, so the largest pool: the number of an address must fit into a device name.
-const FEWEST_BITS: u8 = 8;
+const MIN_BITS: u8 = 8;
 /// The longest prefix, so the smallest pool: 13 containers.
-const MOST_BITS: u8 = 28;
+const MAX_BITS: u8 = 28;
 
 /// An IPv4 subnet of 16 to 16,777,216 addresses, written `10.183.0.0/16`. The first and the last
 /// address are unused; the second is the host's, as seen by containers.
@@ -30,7 +30,7 @@ pub struct SubnetError {
 
 impl Subnet {
     /// `10.183.0.0/16`: private, and not the default of any other known container software.
-    pub const USUAL: Self = Self {
+    pub const DEFAULT: Self = Self {
         first: u32::from_be_bytes([10, 183, 0, 0]),
         bits: 16,
     };
@@ -93,7 +93,7 @@ impl FromStr for Subnet {
         let (first, bits) = text.split_once('/').ok_or_else(|| error(form))?;
         let first: Ipv4Addr = first.parse().map_err(|_| error(form))?;
         let bits: u8 = bits.parse().map_err(|_| error(form))?;
-        if !(FEWEST_BITS..=MOST_BITS).contains(&bits) {
+        if !(MIN_BITS..=MAX_BITS).contains(&bits) {
             return Err(error("give /8 to /28"));
         }
         let first = u32::from(first);
@@ -135,16 +135,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subnet_is_read_as_it_is_written() {
+    fn subnets_round_trip_as_text() {
         let subnet: Subnet = "10.183.0.0/16".parse().unwrap();
-        assert_eq!(subnet, Subnet::USUAL);
+        assert_eq!(subnet, Subnet::DEFAULT);
         assert_eq!(subnet.to_string(), "10.183.0.0/16");
         assert_eq!(subnet.gateway(), Ipv4Addr::new(10, 183, 0, 1));
         assert_eq!(subnet.capacity(), 65_533);
     }
 
     #[test]
-    fn what_is_no_subnet_for_containers_is_refused_with_a_remedy() {
+    fn invalid_subnets_are_rejected_with_a_remedy() {
         for (text, remedy) in [
             ("10.183.0.0", "write it as"),
             ("10.183.0/16", "write it as"),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_numbered_round_and_round_without_the_hosts() {
+    fn address_numbers_wrap_and_skip_the_hosts() {
         let subnet: Subnet = "192.168.9.16/28".parse().unwrap();
         let all: Vec<_> = (0..14).map(|number| subnet.address(number)).collect();
         assert_eq!(all[0], Ipv4Addr::new(192, 168, 9, 18));
@@ -172,8 +172,8 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_is_seen_whichever_is_larger() {
-        let overlaps = |other: [u8; 4], bits| Subnet::USUAL.overlaps(other.into(), bits);
+    fn overlaps_are_detected_in_both_directions() {
+        let overlaps = |other: [u8; 4], bits| Subnet::DEFAULT.overlaps(other.into(), bits);
         assert!(overlaps([10, 0, 0, 0], 8));
         assert!(overlaps([10, 183, 4, 0], 24));
         assert!(overlaps([10, 183, 255, 255], 32));

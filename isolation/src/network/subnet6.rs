@@ -7,9 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// The shortest prefix: that of one site.
-const FEWEST_BITS: u8 = 32;
+const MIN_BITS: u8 = 32;
 /// The longest prefix: an IPv4 address must fit behind it.
-const MOST_BITS: u8 = 96;
+const MAX_BITS: u8 = 96;
 /// Unicast addresses of the internet.
 const GLOBAL: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 /// Unique local addresses (RFC 4193).
@@ -87,7 +87,7 @@ impl FromStr for Subnet6 {
         let (first, bits) = text.split_once('/').ok_or_else(|| error(form))?;
         let first: Ipv6Addr = first.parse().map_err(|_| error(form))?;
         let bits: u8 = bits.parse().map_err(|_| error(form))?;
-        if !(FEWEST_BITS..=MOST_BITS).contains(&bits) {
+        if !(MIN_BITS..=MAX_BITS).contains(&bits) {
             return Err(error("give /32 to /96"));
         }
         let first = u128::from(first);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_read_as_it_is_written() {
+    fn prefixes_round_trip_as_text() {
         assert_eq!(usual().to_string(), "fd12:3456:789a::/64");
         assert_eq!("fd12:3456:789a::/64".parse(), Ok(usual()));
         assert!("2001:db8:1::/48".parse::<Subnet6>().is_ok());
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_prefix_for_containers_is_refused_with_a_remedy() {
+    fn invalid_prefixes_are_rejected_with_a_remedy() {
         for (text, remedy) in [
             ("fd12::", "write it as"),
             ("10.183.0.0/16", "write it as"),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overlap_is_seen_whichever_is_larger() {
+    fn overlaps_are_detected_in_both_directions() {
         let overlaps = |other: &str, bits| usual().overlaps(other.parse().unwrap(), bits);
         assert!(overlaps("fd12::", 16));
         assert!(overlaps("fd12:3456:789a::", 64));

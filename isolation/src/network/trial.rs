@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 
 use super::forwarding::ForwardingDenied;
 use super::link::{NetlinkSocket, VethPair};
-use super::namespace::{self, INNER};
+use super::namespace::{self, CONTAINER_DEVICE};
 use super::rules::{self, DEVICES, NftTable};
-use super::{InterContainerTraffic, NetworkError, Subnet, Subnet6, host, refused};
+use super::{InterContainerTraffic, NetworkError, Subnet, Subnet6, host, network_error};
 
 /// Creates a veth pair and an nft table as for a container, in a temporary network namespace. Does
 /// not change the host.
@@ -22,9 +22,9 @@ pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkErro
         tag: "trial",
         subnet,
         subnet6,
-        between: InterContainerTraffic::Isolated,
+        traffic: InterContainerTraffic::Isolated,
         denied: &[],
-        closed_between: &closed_between,
+        forwarding_denied: &closed_between,
         mappings: &[],
     };
     // In a separate thread, so that a failure leaves no other thread in the wrong namespace.
@@ -33,17 +33,17 @@ pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkErro
 }
 
 fn make(table: &NftTable<'_>) -> Result<(), NetworkError> {
-    namespace::begin()?;
-    let mut links = NetlinkSocket::open().map_err(refused("open a netlink socket"))?;
-    let namespace = namespace::current().map_err(refused("open a new network namespace"))?;
+    namespace::enter_new()?;
+    let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
+    let namespace = namespace::current().map_err(network_error("open a new network namespace"))?;
     let device = format!("{DEVICES}{}", table.tag);
     let pair = VethPair {
         outer: &device,
-        inner: INNER,
+        inner: CONTAINER_DEVICE,
         namespace: namespace.as_fd(),
     };
     links
         .add_pair(&pair)
-        .map_err(refused(format!("make the device {device}")))?;
+        .map_err(network_error(format!("make the device {device}")))?;
     rules::apply(&table.script())
 }

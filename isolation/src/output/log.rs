@@ -20,10 +20,10 @@ pub(super) struct OutputLog {
     /// Bytes in `file`.
     written: u64,
     /// Whether the last byte ended a line.
-    is_line_over: bool,
-    allowance: RateLimit,
+    is_line_complete: bool,
+    rate_limit: RateLimit,
     /// Bytes dropped since the last note because of the rate limit.
-    hasty: u64,
+    over_limit: u64,
     /// Bytes dropped since the last note because no file accepted them.
     unwritten: u64,
 }
@@ -32,18 +32,18 @@ impl OutputLog {
     pub(super) fn create(store: &mut OutputStore, stream: StreamName) -> io::Result<Self> {
         Ok(Self {
             stream,
-            file: store.begin(stream)?,
+            file: store.create_first(stream)?,
             written: 0,
-            is_line_over: true,
-            allowance: RateLimit::new(store.limits.bytes_per_second),
-            hasty: 0,
+            is_line_complete: true,
+            rate_limit: RateLimit::new(store.limits.bytes_per_second),
+            over_limit: 0,
             unwritten: 0,
         })
     }
 
     /// Returns the last bytes of the newest file, at most this many; none if they cannot be read.
-    pub(super) fn tail(&self, most_bytes: usize) -> Vec<u8> {
-        let length = self.written.min(most_bytes as u64);
+    pub(super) fn tail(&self, max_bytes: usize) -> Vec<u8> {
+        let length = self.written.min(max_bytes as u64);
         let mut bytes = vec![0; length as usize];
         let read = self.file.read_exact_at(&mut bytes, self.written - length);
         read.map_or_else(|_| Vec::new(), |()| bytes)
@@ -55,59 +55,60 @@ impl OutputLog {
 
     /// Returns the number of bytes of the whole stream that were written so far.
     pub(super) fn length(&self, store: &OutputStore) -> u64 {
-        store.begin_of_newest(self.stream) + self.written
+        store.newest_offset(self.stream) + self.written
     }
 
     /// Writes what the rate limit allows now, and drops the rest.
-    pub(super) fn take(&mut self, store: &mut OutputStore, now: Instant, bytes: &[u8]) {
-        let granted = self.allowance.grant(now, bytes.len());
+    pub(super) fn accept(&mut self, store: &mut OutputStore, now: Instant, bytes: &[u8]) {
+        let granted = self.rate_limit.grant(now, bytes.len());
         if granted > 0 {
-            self.tell_dropped(store);
-            let put = self.put(store, &bytes[..granted]);
+            self.write_notes(store);
+            let put = self.append(store, &bytes[..granted]);
             self.unwritten += (granted - put) as u64;
         }
-        self.hasty += (bytes.len() - granted) as u64;
+        self.over_limit += (bytes.len() - granted) as u64;
     }
 
     /// Whether bytes were dropped that no note reports yet.
-    pub(super) fn owes_note(&self) -> bool {
-        self.hasty > 0 || self.unwritten > 0
+    pub(super) fn has_pending_note(&self) -> bool {
+        self.over_limit > 0 || self.unwritten > 0
     }
 
     /// Writes the pending note, even if no byte follows, once its second is over.
-    pub(super) fn settle(&mut self, store: &mut OutputStore, now: Instant) {
-        if self.allowance.is_over(now) {
-            self.tell_dropped(store);
+    pub(super) fn flush_note(&mut self, store: &mut OutputStore, now: Instant) {
+        if self.rate_limit.is_over(now) {
+            self.write_notes(store);
         }
     }
 
     /// Writes the pending notes after the last byte.
     pub(super) fn finish(&mut self, store: &mut OutputStore) {
-        self.tell_dropped(store);
-        store.end(self.stream, self.written);
+        self.write_notes(store);
+        store.set_end(self.stream, self.written);
     }
 
     /// A note that cannot be written stays pending.
-    fn tell_dropped(&mut self, store: &mut OutputStore) {
-        if self.hasty > 0 {
+    fn write_notes(&mut self, store: &mut OutputStore) {
+        if self.over_limit > 0 {
             let limit = store.limits.bytes_per_second;
             let why = format!("they came faster than {limit} bytes a second");
-            if self.tell(store, self.hasty, &why) {
-                self.hasty = 0;
+            if self.write_note(store, self.over_limit, &why) {
+                self.over_limit = 0;
             }
         }
-        if self.unwritten > 0 && self.tell(store, self.unwritten, "they could not be written") {
+        if self.unwritten > 0 && self.write_note(store, self.unwritten, "they could not be written")
+        {
             self.unwritten = 0;
         }
     }
 
-    fn tell(&mut self, store: &mut OutputStore, count: u64, why: &str) -> bool {
+    fn write_note(&mut self, store: &mut OutputStore, count: u64, why: &str) -> bool {
         let note = format!("\n[argosy: {count} bytes of output are missing here: {why}]\n");
-        self.put(store, note.as_bytes()) == note.len()
+        self.append(store, note.as_bytes()) == note.len()
     }
 
     /// Returns the number of bytes that a file has accepted.
-    fn put(&mut self, store: &mut OutputStore, bytes: &[u8]) -> usize {
+    fn append(&mut self, store: &mut OutputStore, bytes: &[u8]) -> usize {
         let mut done = 0;
         loop {
             let rest = &bytes[done..];
@@ -138,7 +139,7 @@ impl OutputLog {
             }
         }
         if let Some(last) = bytes[..done].last() {
-            self.is_line_over = *last == b'\n';
+            self.is_line_complete = *last == b'\n';
         }
         self.written += done as u64;
         done
@@ -153,7 +154,7 @@ impl OutputLog {
         let line = bytes[..room].iter().rposition(|byte| *byte == b'\n');
         match line {
             Some(end) => &bytes[..=end],
-            None if self.is_line_over && self.written > 0 => &[],
+            None if self.is_line_complete && self.written > 0 => &[],
             None => &bytes[..room],
         }
     }

@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct RateLimit {
     per_second: u64,
-    left: u64,
+    remaining: u64,
     since: Option<Instant>,
 }
 
@@ -20,7 +20,7 @@ impl RateLimit {
     pub(super) fn new(bytes_per_second: u64) -> Self {
         Self {
             per_second: bytes_per_second,
-            left: 0,
+            remaining: 0,
             since: None,
         }
     }
@@ -28,10 +28,10 @@ impl RateLimit {
     /// Returns how many of the requested bytes are accepted now: the first ones.
     pub(super) fn grant(&mut self, now: Instant, wanted: usize) -> usize {
         if self.is_over(now) {
-            (self.since, self.left) = (Some(now), self.per_second);
+            (self.since, self.remaining) = (Some(now), self.per_second);
         }
-        let granted = wanted.min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        self.left -= granted as u64;
+        let granted = wanted.min(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        self.remaining -= granted as u64;
         granted
     }
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_is_granted_its_bytes_and_no_more() {
+    fn a_second_grants_at_most_its_bytes() {
         let mut allowance = RateLimit::new(100);
         let now = Instant::now();
         assert_eq!(allowance.grant(now, 70), 70);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_stands_still_grants_no_second_time() {
+    fn a_stopped_clock_grants_no_more_bytes() {
         let mut allowance = RateLimit::new(100);
         let now = Instant::now();
         assert_eq!(allowance.grant(now + SECOND, 100), 100);

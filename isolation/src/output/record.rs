@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_back_and_a_torn_or_strange_one_counts_as_none() {
+    fn a_record_round_trips_and_invalid_ones_are_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record");
         assert_eq!(OutputRecord::read(&path).unwrap(), None);

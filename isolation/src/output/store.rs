@@ -24,7 +24,7 @@ const MODE: Mode = Mode::from_bits_truncate(0o644);
 /// The directory of the files, and their record.
 #[derive(Debug)]
 pub(super) struct OutputStore {
-    folder: OwnedFd,
+    directory: OwnedFd,
     pub(super) limits: OutputLimits,
     path: PathBuf,
     record: OutputRecord,
@@ -36,7 +36,7 @@ impl OutputStore {
     pub(super) fn open(sandbox: &Path, record: &Path, limits: OutputLimits) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(Self {
-            folder: open(sandbox, flags, Mode::empty())?,
+            directory: open(sandbox, flags, Mode::empty())?,
             limits,
             path: record.to_owned(),
             record: OutputRecord::new(),
@@ -46,7 +46,7 @@ impl OutputStore {
 
     /// Creates the first file of a stream. An existing file is replaced: an earlier attempt of this
     /// start has left it, or the task's description has put it there.
-    pub(super) fn begin(&mut self, stream: StreamName) -> io::Result<File> {
+    pub(super) fn create_first(&mut self, stream: StreamName) -> io::Result<File> {
         let name = stream.name();
         let file = match self.create(name) {
             Err(Errno::EEXIST) if self.is_file(name) => {
@@ -76,21 +76,21 @@ impl OutputStore {
         self.clear(&draft);
         let file = self.create(&draft)?;
         let id = FileId::of(&file.metadata()?);
-        if let Err(error) = self.enter(stream, id, written) {
+        if let Err(error) = self.add_file(stream, id, written) {
             self.clear(&draft);
             return Err(error);
         }
         for rotations in (1..self.limits.files as usize).rev() {
-            self.shift(&stream.file(rotations - 1), &stream.file(rotations));
+            self.rename(&stream.file(rotations - 1), &stream.file(rotations));
         }
         // If the command has put a non-empty directory there, the file keeps the draft's name: no
         // reader finds it, and readers get a note that these bytes are missing.
-        self.shift(&draft, stream.name());
+        self.rename(&draft, stream.name());
         Ok(file)
     }
 
     /// Adds a new file to the record, and removes the oldest if there are too many.
-    fn enter(&mut self, stream: StreamName, file: FileId, written: u64) -> io::Result<()> {
+    fn add_file(&mut self, stream: StreamName, file: FileId, written: u64) -> io::Result<()> {
         let files = self.record.of_mut(stream);
         let former = files.clone();
         let begin = former.parts.last().map_or(0, |part| part.begin) + written;
@@ -106,13 +106,13 @@ impl OutputStore {
     }
 
     /// Returns the offset of the newest file's first byte.
-    pub(super) fn begin_of_newest(&self, stream: StreamName) -> u64 {
+    pub(super) fn newest_offset(&self, stream: StreamName) -> u64 {
         let newest = self.record.of(stream).parts.last();
         newest.map_or(0, |part| part.begin)
     }
 
     /// Records the final length of a stream whose newest file has this many bytes.
-    pub(super) fn end(&mut self, stream: StreamName, written: u64) {
+    pub(super) fn set_end(&mut self, stream: StreamName, written: u64) {
         let files = self.record.of_mut(stream);
         files.end = files.parts.last().map_or(0, |part| part.begin) + written;
     }
@@ -139,21 +139,21 @@ impl OutputStore {
             | OFlag::O_EXCL
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
-        let file = openat(&self.folder, name, flags, MODE)?;
+        let file = openat(&self.directory, name, flags, MODE)?;
         // Independent of the agent's umask.
         fchmod(&file, MODE)?;
         Ok(File::from(file))
     }
 
     fn is_file(&self, name: &str) -> bool {
-        let kind = fstatat(&self.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        let kind = fstatat(&self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW);
         kind.is_ok_and(|kind| kind.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits())
     }
 
     /// Renames a file, replacing an existing one. A file that cannot be moved stays, and the next
     /// one overwrites it.
-    fn shift(&self, from: &str, to: &str) {
-        let rename = || renameat(&self.folder, from, &self.folder, to);
+    fn rename(&self, from: &str, to: &str) {
+        let rename = || renameat(&self.directory, from, &self.directory, to);
         match rename() {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(_) => {
@@ -165,7 +165,7 @@ impl OutputStore {
 
     /// Removes the entry of this name, except a non-empty directory.
     fn clear(&self, name: &str) {
-        let unlink = |flags| unlinkat(&self.folder, name, flags);
+        let unlink = |flags| unlinkat(&self.directory, name, flags);
         if unlink(UnlinkatFlags::NoRemoveDir) == Err(Errno::EISDIR) {
             // A caller that needs the name gets the error.
             let _ = unlink(UnlinkatFlags::RemoveDir);

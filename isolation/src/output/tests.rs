@@ -76,7 +76,7 @@ impl OutputFixture {
 
     /// Returns the stored part of standard output, and the offset of its first byte, found by the
     /// record alone.
-    fn kept(&self) -> (u64, Vec<u8>) {
+    fn stored(&self) -> (u64, Vec<u8>) {
         let files: Vec<_> = self
             .names()
             .into_iter()
@@ -112,7 +112,7 @@ fn lines(count: u32) -> Vec<u8> {
 
 #[test]
 fn little_output_is_one_file_of_a_stream_and_needs_no_record() {
-    let mut world = OutputFixture::new(OutputLimits::USUAL);
+    let mut world = OutputFixture::new(OutputLimits::DEFAULT);
     world.write(b"hello ");
     world.writers[1].write_all(b"oops").unwrap();
     world.write(b"world");
@@ -128,13 +128,13 @@ fn little_output_is_one_file_of_a_stream_and_needs_no_record() {
 }
 
 #[test]
-fn every_byte_that_is_kept_is_kept_once_and_the_record_says_where() {
+fn stored_bytes_are_unique_and_located_by_the_record() {
     let mut world = OutputFixture::new(SMALL);
     let all = lines(1_000);
     for piece in all.chunks(77) {
         world.write(piece);
     }
-    let (begin, bytes) = world.kept();
+    let (begin, bytes) = world.stored();
     assert!(begin > 0);
     assert_eq!(bytes, all[begin as usize..]);
     assert_eq!(
@@ -148,7 +148,7 @@ fn every_byte_that_is_kept_is_kept_once_and_the_record_says_where() {
 }
 
 #[test]
-fn a_line_that_comes_at_once_is_in_one_file() {
+fn a_line_written_at_once_is_not_split() {
     let mut world = OutputFixture::new(SMALL);
     let all = lines(1_000);
     for line in all.split_inclusive(|byte| *byte == b'\n') {
@@ -159,7 +159,7 @@ fn a_line_that_comes_at_once_is_in_one_file() {
         assert!(content.starts_with(b"line ") && content.ends_with(b"\n"));
         assert!((980..=1_000).contains(&content.len()), "files are filled");
     }
-    let (begin, bytes) = world.kept();
+    let (begin, bytes) = world.stored();
     assert_eq!(bytes, all[begin as usize..]);
 }
 
@@ -170,7 +170,7 @@ fn a_line_longer_than_a_file_is_split_where_the_file_is_full() {
         .map(|number| b'a' + (number % 26) as u8)
         .collect();
     world.write(&all);
-    assert_eq!(world.kept(), (0, all));
+    assert_eq!(world.stored(), (0, all));
     let length = |name: &str| fs::metadata(world.path(name)).unwrap().len();
     assert_eq!(
         ["stdout.2", "stdout.1", "stdout"].map(length),
@@ -179,18 +179,18 @@ fn a_line_longer_than_a_file_is_split_where_the_file_is_full() {
 }
 
 #[test]
-fn one_file_alone_begins_anew_when_it_is_full() {
+fn a_single_file_is_truncated_when_it_is_full() {
     let mut world = OutputFixture::new(OutputLimits { files: 1, ..SMALL });
     world.write(&[b'x'; 2_300]);
     assert_eq!(world.names(), ["stderr", "stdout"]);
-    assert_eq!(world.kept(), (2_000, vec![b'x'; 300]));
+    assert_eq!(world.stored(), (2_000, vec![b'x'; 300]));
 }
 
 #[test]
-fn a_flood_is_dropped_beyond_the_cap_and_a_note_says_how_much() {
+fn output_above_the_rate_limit_is_dropped_with_a_note() {
     let limits = OutputLimits {
         bytes_per_second: 5_000,
-        ..OutputLimits::USUAL
+        ..OutputLimits::DEFAULT
     };
     let mut world = OutputFixture::new(limits);
     // Less than a second passes, or a few do: the missing bytes are reported in both cases.
@@ -211,29 +211,29 @@ fn a_flood_is_dropped_beyond_the_cap_and_a_note_says_how_much() {
 }
 
 #[test]
-fn what_was_dropped_is_told_though_nothing_follows() {
+fn dropped_bytes_are_reported_even_without_more_output() {
     let folder = tempfile::tempdir().unwrap();
     let limits = OutputLimits {
         bytes_per_second: 5_000,
-        ..OutputLimits::USUAL
+        ..OutputLimits::DEFAULT
     };
     let spec = spec(folder.path(), limits);
     let mut store = OutputStore::open(&spec.sandbox, &spec.output_record, limits).unwrap();
     let mut log = OutputLog::create(&mut store, StreamName::Stdout).unwrap();
     let (now, second) = (Instant::now(), Duration::from_secs(1));
     let text = || fs::read_to_string(spec.sandbox.join("stdout")).unwrap();
-    log.take(&mut store, now, &[b'x'; 5_000]);
-    assert!(!log.owes_note());
-    log.take(&mut store, now, b"more");
-    log.settle(&mut store, now + second / 2);
+    log.accept(&mut store, now, &[b'x'; 5_000]);
+    assert!(!log.has_pending_note());
+    log.accept(&mut store, now, b"more");
+    log.flush_note(&mut store, now + second / 2);
     assert_eq!(text().len(), 5_000, "it may become more");
-    log.settle(&mut store, now + second);
+    log.flush_note(&mut store, now + second);
     assert!(text().contains("x\n[argosy: 4 bytes of output are missing here"));
-    assert!(!log.owes_note());
+    assert!(!log.has_pending_note());
 }
 
 #[test]
-fn no_link_leads_a_write_elsewhere() {
+fn writes_do_not_follow_links() {
     let mut world = OutputFixture::new(SMALL);
     let victim = world.folder.path().join("victim");
     fs::write(&victim, "untouched").unwrap();
@@ -250,7 +250,7 @@ fn no_link_leads_a_write_elsewhere() {
     }
     assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched");
     world.write(&[b'y'; 5_000]);
-    let (_, bytes) = world.kept();
+    let (_, bytes) = world.stored();
     assert_eq!(bytes.last(), Some(&b'y'));
     assert_eq!(
         fs::metadata(&victim).unwrap().nlink(),
@@ -260,7 +260,7 @@ fn no_link_leads_a_write_elsewhere() {
 }
 
 #[test]
-fn files_that_are_removed_come_back_with_the_next_rotation() {
+fn removed_files_are_recreated_at_the_next_rotation() {
     let mut world = OutputFixture::new(SMALL);
     world.write(&[b'x'; 1_500]);
     for name in ["stdout", "stdout.1"] {
@@ -277,7 +277,7 @@ fn files_that_are_removed_come_back_with_the_next_rotation() {
 }
 
 #[test]
-fn folders_in_the_way_cost_their_owner_output_and_nobody_else_anything() {
+fn directories_at_file_names_lose_only_their_owners_output() {
     let mut world = OutputFixture::new(SMALL);
     for name in ["stdout.1", "stdout.2", "stdout.3"] {
         fs::create_dir(world.path(name)).unwrap();
@@ -296,13 +296,13 @@ fn folders_in_the_way_cost_their_owner_output_and_nobody_else_anything() {
         fs::remove_dir_all(world.path(name)).unwrap();
     }
     world.write(&[b'z'; 5_000]);
-    let (begin, bytes) = world.kept();
+    let (begin, bytes) = world.stored();
     assert_eq!(begin + bytes.len() as u64, 11_500);
     assert_eq!(bytes.last(), Some(&b'z'));
 }
 
 #[test]
-fn without_a_record_nothing_is_rotated_and_what_is_lost_is_told_later() {
+fn without_a_record_nothing_is_rotated_and_loss_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let mut spec = spec(folder.path(), SMALL);
     spec.output_record = folder.path().join("missing/record");
@@ -327,7 +327,7 @@ fn without_a_record_nothing_is_rotated_and_what_is_lost_is_told_later() {
 }
 
 #[test]
-fn a_file_of_an_earlier_try_is_replaced_and_anything_else_is_refused() {
+fn files_of_an_earlier_attempt_are_replaced_and_others_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let spec = spec(folder.path(), SMALL);
     let (stdout, kept) = (spec.sandbox.join("stdout"), folder.path().join("kept"));

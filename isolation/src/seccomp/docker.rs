@@ -1,12 +1,12 @@
 //! The comparison with Docker's default profile in `docs/isolation.md` follows the table.
 
-use super::program::tests::{ALLOW, EPERM, answer};
+use super::program::tests::{ALLOW, EPERM, evaluate};
 use super::table;
 
 /// The page names every call on which the default profiles of Argosy and Docker differ. Both
 /// columns follow the table.
 #[test]
-fn the_page_names_what_the_table_refuses_and_docker_allows() {
+fn the_page_lists_calls_that_only_docker_allows() {
     let page = include_str!("../../../docs/isolation.md");
     let section = page.split("### Compared with Docker").nth(1).unwrap();
     let section = section.split("\n## ").next().unwrap();
@@ -42,7 +42,7 @@ fn the_page_names_what_the_table_refuses_and_docker_allows() {
     ];
     assert_eq!(named("refused"), refused.map(|(name, _)| name));
     for (name, call) in refused {
-        assert_eq!(answer(call, [0; 6]), EPERM, "{name}");
+        assert_eq!(evaluate(call, [0; 6]), EPERM, "{name}");
     }
     let only_here = [
         ("fchmodat2", 452),
@@ -51,7 +51,7 @@ fn the_page_names_what_the_table_refuses_and_docker_allows() {
     ];
     assert_eq!(named("allowed"), only_here.map(|(name, _)| name));
     for (name, call) in only_here {
-        assert_eq!(answer(call, [0; 6]), ALLOW, "{name}");
+        assert_eq!(evaluate(call, [0; 6]), ALLOW, "{name}");
     }
     let listed = table::ALWAYS.iter().chain([&table::LEGACY]);
     let always: usize = listed.map(|calls| calls.len()).sum();

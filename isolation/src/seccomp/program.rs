@@ -43,9 +43,9 @@ const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
 const IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
 
 /// The maximum offset of a conditional jump.
-const FARTHEST: usize = u8::MAX as usize;
+const MAX_JUMP: usize = u8::MAX as usize;
 
-fn step(code: u16, k: u32) -> sock_filter {
+fn instruction(code: u16, k: u32) -> sock_filter {
     sock_filter {
         code,
         jt: 0,
@@ -54,33 +54,33 @@ fn step(code: u16, k: u32) -> sock_filter {
     }
 }
 
-fn end(action: u32) -> sock_filter {
-    step(RETURN, action)
+fn return_action(action: u32) -> sock_filter {
+    instruction(RETURN, action)
 }
 
-fn refused() -> sock_filter {
-    end(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32)
+fn deny() -> sock_filter {
+    return_action(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32)
 }
 
-fn absent() -> sock_filter {
-    end(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32)
+fn not_implemented() -> sock_filter {
+    return_action(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32)
 }
 
-fn allowed() -> sock_filter {
-    end(libc::SECCOMP_RET_ALLOW)
+fn allow() -> sock_filter {
+    return_action(libc::SECCOMP_RET_ALLOW)
 }
 
 /// Compiles the program; `rules` has a verdict for each number from 0 on. Later numbers are absent.
 pub(super) fn compile(rules: &[SyscallAction]) -> Vec<sock_filter> {
     let ours = sock_filter {
         jt: 1,
-        ..step(IF_EQUAL, ARCHITECTURE)
+        ..instruction(IF_EQUAL, ARCHITECTURE)
     };
     let mut program = vec![
-        step(LOAD, ARCH),
+        instruction(LOAD, ARCH),
         ours,
-        end(libc::SECCOMP_RET_KILL_PROCESS),
-        step(LOAD, NUMBER),
+        return_action(libc::SECCOMP_RET_KILL_PROCESS),
+        instruction(LOAD, NUMBER),
     ];
     // Adjacent numbers with the same verdict are one leaf.
     let mut leaves: Vec<(u32, Vec<sock_filter>)> = Vec::new();
@@ -93,8 +93,8 @@ pub(super) fn compile(rules: &[SyscallAction]) -> Vec<sock_filter> {
             leaves.push((number, code));
         }
     }
-    leaves.push((rules.len() as u32, vec![absent()]));
-    leaves.push((X32, vec![refused()]));
+    leaves.push((rules.len() as u32, vec![not_implemented()]));
+    leaves.push((X32, vec![deny()]));
     program.extend(tree(&leaves));
     program
 }
@@ -108,34 +108,34 @@ fn tree(leaves: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
     let (below, above) = (tree(left), tree(right));
     let first = right[0].0;
     let mut code = Vec::with_capacity(below.len() + above.len() + 2);
-    if below.len() <= FARTHEST {
+    if below.len() <= MAX_JUMP {
         code.push(sock_filter {
             jt: below.len() as u8,
-            ..step(IF_AT_LEAST, first)
+            ..instruction(IF_AT_LEAST, first)
         });
     } else {
         code.push(sock_filter {
             jf: 1,
-            ..step(IF_AT_LEAST, first)
+            ..instruction(IF_AT_LEAST, first)
         });
-        code.push(step(JUMP, below.len() as u32));
+        code.push(instruction(JUMP, below.len() as u32));
     }
     code.extend(below);
     code.extend(above);
     code
 }
 
-fn leaf(verdict: &SyscallAction) -> Vec<sock_filter> {
-    match verdict {
-        SyscallAction::Allow => vec![allowed()],
-        SyscallAction::Deny => vec![refused()],
-        SyscallAction::NotImplemented => vec![absent()],
+fn leaf(action: &SyscallAction) -> Vec<sock_filter> {
+    match action {
+        SyscallAction::Allow => vec![allow()],
+        SyscallAction::Deny => vec![deny()],
+        SyscallAction::NotImplemented => vec![not_implemented()],
         SyscallAction::AllowedIf(alternatives) => {
             let mut code: Vec<_> = alternatives
                 .iter()
                 .flat_map(|tests| alternative(tests))
                 .collect();
-            code.push(refused());
+            code.push(deny());
             code
         }
     }
@@ -147,20 +147,20 @@ fn alternative(tests: &[ArgumentTest]) -> Vec<sock_filter> {
     for (at, test) in tests.iter().enumerate() {
         // The remaining tests, and the permission.
         let rest = (2 * (tests.len() - at - 1) + 1) as u8;
-        let (condition, if_true, if_false) = match test.holds {
-            ArgumentComparison::Is(value) => (step(IF_EQUAL, value), 0, rest),
-            ArgumentComparison::IsNot(value) => (step(IF_EQUAL, value), rest, 0),
-            ArgumentComparison::HasNone(bits) => (step(IF_ANY_BIT, bits), rest, 0),
-            ArgumentComparison::HasSome(bits) => (step(IF_ANY_BIT, bits), 0, rest),
+        let (condition, if_true, if_false) = match test.comparison {
+            ArgumentComparison::Is(value) => (instruction(IF_EQUAL, value), 0, rest),
+            ArgumentComparison::IsNot(value) => (instruction(IF_EQUAL, value), rest, 0),
+            ArgumentComparison::HasNone(bits) => (instruction(IF_ANY_BIT, bits), rest, 0),
+            ArgumentComparison::HasSome(bits) => (instruction(IF_ANY_BIT, bits), 0, rest),
         };
-        code.push(step(LOAD, ARGUMENTS + 8 * test.argument));
+        code.push(instruction(LOAD, ARGUMENTS + 8 * test.argument));
         code.push(sock_filter {
             jt: if_true,
             jf: if_false,
             ..condition
         });
     }
-    code.push(allowed());
+    code.push(allow());
     code
 }
 
@@ -202,7 +202,7 @@ pub(super) mod tests {
         unreachable!("a program ends")
     }
 
-    pub(in crate::seccomp) fn answer(number: libc::c_long, arguments: [u32; 6]) -> u32 {
+    pub(in crate::seccomp) fn evaluate(number: libc::c_long, arguments: [u32; 6]) -> u32 {
         run(
             &SeccompFilter::new().0,
             ARCHITECTURE,
@@ -217,7 +217,7 @@ pub(super) mod tests {
     pub(in crate::seccomp) const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 
     #[test]
-    fn every_number_gets_the_verdict_of_the_table_within_a_few_steps() {
+    fn every_call_gets_its_action_in_few_instructions() {
         let program = SeccompFilter::new().0;
         let conditional = [
             libc::SYS_clone,
@@ -280,7 +280,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_is_let_off_a_wall_may_make_the_calls_that_need_it_and_no_others() {
+    fn a_disabled_layer_allows_only_the_calls_that_need_it() {
         let answered = |walls: IsolationLayers, number: libc::c_long, arguments| {
             let filter = SeccompFilter::new().widened(walls);
             run(&filter.0, ARCHITECTURE, number as u32, arguments).0
@@ -360,7 +360,7 @@ pub(super) mod tests {
         libc::SYS_vmsplice,
     ];
 
-    fn broker_is_answered(number: libc::c_long, arguments: &[(usize, i32)]) -> u32 {
+    fn evaluate_broker(number: libc::c_long, arguments: &[(usize, i32)]) -> u32 {
         let mut all = [0; 6];
         for (at, value) in arguments {
             all[*at] = *value as u32;
@@ -376,7 +376,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_broker_mounts_and_neither_executes_nor_accepts_connections() {
-        let answered = broker_is_answered;
+        let answered = evaluate_broker;
         for call in FOR_BROKERS {
             assert_eq!(answered(call, &[]), ALLOW, "{call}");
         }
@@ -404,8 +404,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_broker_makes_threads_and_namespaces_of_networks_and_no_others() {
-        let answered = broker_is_answered;
+    fn a_broker_creates_only_threads_and_network_namespaces() {
+        let answered = evaluate_broker;
         let thread = libc::CLONE_THREAD | libc::CLONE_VM;
         assert_eq!(answered(libc::SYS_clone, &[(0, thread)]), ALLOW);
         assert_eq!(answered(libc::SYS_clone, &[(0, libc::SIGCHLD)]), EPERM);
@@ -423,7 +423,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn another_architecture_ends_the_process_and_x32_is_refused() {
+    fn a_foreign_architecture_is_killed_and_x32_denied() {
         let program = SeccompFilter::new().0;
         let i386 = 0x4000_0003;
         assert_eq!(
@@ -435,9 +435,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn arguments_are_looked_at() {
+    fn arguments_are_checked() {
         let socket = |family: i32, protocol: i32| {
-            answer(
+            evaluate(
                 libc::SYS_socket,
                 [family as u32, 3, protocol as u32, 0, 0, 0],
             )
@@ -448,7 +448,7 @@ pub(super) mod tests {
         assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_ROUTE), ALLOW);
         assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_AUDIT), EPERM);
         assert_eq!(socket(libc::AF_PACKET, 0), EPERM);
-        let pair = |family: i32| answer(libc::SYS_socketpair, [family as u32, 5, 0, 0, 0, 0]);
+        let pair = |family: i32| evaluate(libc::SYS_socketpair, [family as u32, 5, 0, 0, 0, 0]);
         for family in 0..64 {
             let expected = if family == libc::AF_UNIX {
                 ALLOW
@@ -457,13 +457,13 @@ pub(super) mod tests {
             };
             assert_eq!(pair(family), expected, "{family}");
         }
-        let clone = |flags: i32| answer(libc::SYS_clone, [flags as u32, 0, 0, 0, 0, 0]);
+        let clone = |flags: i32| evaluate(libc::SYS_clone, [flags as u32, 0, 0, 0, 0, 0]);
         assert_eq!(clone(libc::CLONE_VM | libc::SIGCHLD), ALLOW);
         assert_eq!(clone(libc::CLONE_NEWUSER | libc::SIGCHLD), EPERM);
-        let ioctl = |request: u32| answer(libc::SYS_ioctl, [0, request, 0, 0, 0, 0]);
+        let ioctl = |request: u32| evaluate(libc::SYS_ioctl, [0, request, 0, 0, 0, 0]);
         assert_eq!(ioctl(0x5401), ALLOW);
         assert_eq!([ioctl(0x5412), ioctl(0x541c)], [EPERM; 2]);
-        let personality = |kind: u32| answer(libc::SYS_personality, [kind, 0, 0, 0, 0, 0]);
+        let personality = |kind: u32| evaluate(libc::SYS_personality, [kind, 0, 0, 0, 0, 0]);
         assert_eq!(personality(0xffff_ffff), ALLOW);
         assert_eq!(personality(0x0004_0000), EPERM);
     }

@@ -3,10 +3,10 @@
 use super::*;
 
 #[test]
-fn programs_are_executed_by_their_names_or_out_of_their_folders_and_no_others() {
+fn only_allowed_programs_and_directories_are_executed() {
     let programs = AllowedPrograms {
         files: vec!["nft".into(), "/proc/self/exe".into()],
-        folders: vec!["/opt/cni/bin".into()],
+        directories: vec!["/opt/cni/bin".into()],
     };
     for program in ["nft", "/proc/self/exe", "/opt/cni/bin/bridge"] {
         assert!(programs.contains(OsStr::new(program)), "{program}");
@@ -26,13 +26,13 @@ fn programs_are_executed_by_their_names_or_out_of_their_folders_and_no_others() 
 }
 
 #[test]
-fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
+fn a_spawner_runs_allowed_programs_and_reports_their_exits() {
     let (ours, theirs) = packet_pair().unwrap();
     let limit = Duration::from_secs(60);
     let serving = std::thread::spawn(move || {
         let programs = AllowedPrograms {
             files: vec!["/bin/sh".into(), "/nonexistent".into()],
-            folders: Vec::new(),
+            directories: Vec::new(),
         };
         serve(theirs.as_fd(), &programs);
     });
@@ -48,14 +48,14 @@ fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
                 .into(),
             error: None,
         };
-        order(ours.as_fd(), &ProgramCall::of(&command), &streams, limit)
+        request(ours.as_fd(), &ProgramCall::of(&command), &streams, limit)
     };
-    let ended = ordered("/bin/sh", "exit 7").unwrap().reaped(limit).unwrap();
+    let ended = ordered("/bin/sh", "exit 7").unwrap().wait(limit).unwrap();
     assert_eq!(ended.unwrap().code(), Some(7));
     let hanging = ordered("/bin/sh", "exec sleep 1000").unwrap();
-    assert_eq!(hanging.reaped(Duration::ZERO).unwrap(), None);
+    assert_eq!(hanging.wait(Duration::ZERO).unwrap(), None);
     hanging.kill();
-    assert_eq!(hanging.reaped(limit).unwrap().unwrap().signal(), Some(9));
+    assert_eq!(hanging.wait(limit).unwrap().unwrap().signal(), Some(9));
     let missing = ordered("/nonexistent", "").unwrap_err();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     let refused = ordered("/bin/true", "").unwrap_err().to_string();
@@ -66,7 +66,7 @@ fn a_spawner_executes_its_programs_tells_their_ends_and_refuses_others() {
 
 /// Nothing reads the orders until they have been given up.
 #[test]
-fn what_is_given_up_while_a_spawner_is_stopped_is_never_executed() {
+fn a_request_that_timed_out_is_never_executed() {
     let (ours, theirs) = packet_pair().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let ordered = |name: &str, limit: Duration| {
@@ -78,7 +78,7 @@ fn what_is_given_up_while_a_spawner_is_stopped_is_never_executed() {
             output: null().unwrap().into(),
             error: None,
         };
-        order(ours.as_fd(), &ProgramCall::of(&command), &streams, limit)
+        request(ours.as_fd(), &ProgramCall::of(&command), &streams, limit)
     };
     let given_up = ordered("given-up", Duration::from_millis(50)).unwrap_err();
     assert!(
@@ -88,13 +88,13 @@ fn what_is_given_up_while_a_spawner_is_stopped_is_never_executed() {
     let serving = std::thread::spawn(move || {
         let programs = AllowedPrograms {
             files: vec!["/usr/bin/touch".into()],
-            folders: Vec::new(),
+            directories: Vec::new(),
         };
         serve(theirs.as_fd(), &programs);
     });
     let limit = Duration::from_secs(60);
     let executed = ordered("executed", limit).unwrap();
-    assert!(executed.reaped(limit).unwrap().unwrap().success());
+    assert!(executed.wait(limit).unwrap().unwrap().success());
     assert!(folder.path().join("executed").exists());
     assert!(!folder.path().join("given-up").exists());
     drop(ours);

@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_names_field_value_and_remedy() {
+    fn every_error_names_field_value_and_remedy() {
         let empty = refusal(|spec| spec.program = Program::Arguments(vec![]));
         assert_eq!(
             empty,
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_the_mode_cannot_give_is_refused() {
+    fn a_network_unsupported_by_the_mode_is_rejected() {
         let plain = refusal(|spec| {
             spec.isolation = Isolation::Processes;
             spec.namespaces = Namespaces::NONE;
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_environment_is_refused_whether_in_one_variable_or_in_many() {
+    fn an_oversized_environment_is_rejected() {
         let one = refusal(|spec| spec.environment = vec![("A".into(), "x".repeat(200_000))]);
         assert!(one.contains("at most 128 KiB"), "{one}");
         let many = refusal(|spec| {

@@ -18,7 +18,7 @@ use crate::output::StreamName;
 /// The maximum number of attached clients; a further one is refused with a message.
 const CLIENTS: usize = 16;
 /// The number of requests per client and turn, so that no client delays the others.
-const WISHES_A_TURN: usize = 16;
+const REQUESTS_PER_TURN: usize = 16;
 /// The end-of-file character of a terminal.
 const END_OF_INPUT: u8 = 4;
 
@@ -34,14 +34,14 @@ pub(super) struct CommandInput {
 impl CommandInput {
     /// Wraps the writing end of a pipe.
     pub(super) fn pipe(file: OwnedFd) -> Result<Self, Errno> {
-        without_waiting(&file)?;
+        set_nonblocking(&file)?;
         let terminal = None;
         Ok(Self { file, terminal })
     }
 
     /// Wraps the master of a terminal, and the command's end of it.
     pub(super) fn terminal(master: OwnedFd, command_side: OwnedFd) -> Result<Self, Errno> {
-        without_waiting(&master)?;
+        set_nonblocking(&master)?;
         Ok(Self {
             file: master,
             terminal: Some(command_side),
@@ -49,7 +49,7 @@ impl CommandInput {
     }
 }
 
-fn without_waiting(file: &OwnedFd) -> Result<(), Errno> {
+fn set_nonblocking(file: &OwnedFd) -> Result<(), Errno> {
     fcntl(file, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
 }
 
@@ -73,7 +73,7 @@ struct AttachedClient {
     /// A piece of its input that is not completely written yet.
     pending: Vec<u8>,
     /// Whether the notice that a piece was taken is pending.
-    owes_taken: bool,
+    owes_ack: bool,
     /// Bytes of missed output that are not reported to it yet.
     missed: u64,
 }
@@ -96,12 +96,12 @@ impl AttachedClients {
     }
 
     /// Sets the command's terminal.
-    pub(super) fn give_terminal(&mut self, input: CommandInput) {
+    pub(super) fn set_terminal(&mut self, input: CommandInput) {
         self.input = Some(input);
     }
 
     /// Attaches a client, from these bytes of the command's streams on.
-    pub(super) fn admit(&mut self, session: OwnedFd, stdin: bool, begins: [u64; 2]) {
+    pub(super) fn attach(&mut self, session: OwnedFd, stdin: bool, begins: [u64; 2]) {
         let reason = if self.clients.len() >= CLIENTS {
             Some("16 are attached to it already: detach one first")
         } else if stdin && !self.is_open {
@@ -118,34 +118,39 @@ impl AttachedClients {
                 session,
                 stdin,
                 pending: Vec::new(),
-                owes_taken: false,
+                owes_ack: false,
                 missed: 0,
             });
         }
     }
 
     /// Sends output of the command to all clients.
-    pub(super) fn tell(&mut self, stream: StreamName, bytes: &[u8]) {
-        self.clients.retain_mut(|client| client.tell(stream, bytes));
+    pub(super) fn send_output(&mut self, stream: StreamName, bytes: &[u8]) {
+        self.clients
+            .retain_mut(|client| client.send_output(stream, bytes));
     }
 
     /// Reports the end of output. A client with an unreported gap gets more space in its socket for
     /// the report. Nothing can be sent after the supervisor exits, but sent data can still be read.
     pub(super) fn finish(&mut self) {
-        for client in self.clients.iter_mut().filter(|client| client.owes()) {
+        for client in self
+            .clients
+            .iter_mut()
+            .filter(|client| client.has_pending())
+        {
             // Linux doubles the given size (socket(7)), and accepts any.
             if let Ok(bytes) = getsockopt(&client.session, sockopt::SndBuf) {
                 let _ = setsockopt(&client.session, sockopt::SndBuf, &bytes);
             }
-            client.settle();
+            client.send_pending();
         }
     }
 
     /// Returns the descriptors to poll: each client, then the input if data waits for it.
-    pub(super) fn watched(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+    pub(super) fn poll_fds(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let clients = self.clients.iter().map(|client| {
             let mut events = PollFlags::POLLIN;
-            events.set(PollFlags::POLLOUT, client.owes());
+            events.set(PollFlags::POLLOUT, client.has_pending());
             (client.session.as_fd(), events)
         });
         let waits = self.clients.iter().any(|client| !client.pending.is_empty());
@@ -158,15 +163,15 @@ impl AttachedClients {
     pub(super) fn serve(&mut self) -> Vec<i32> {
         let mut signals = Vec::new();
         let mut clients = std::mem::take(&mut self.clients);
-        clients.retain_mut(|client| self.receive(client, &mut signals) && client.settle());
+        clients.retain_mut(|client| self.receive(client, &mut signals) && client.send_pending());
         self.clients = clients;
-        self.pass_on();
+        self.write_input();
         signals
     }
 
     /// Returns false if the client has disconnected.
     fn receive(&mut self, client: &mut AttachedClient, signals: &mut Vec<i32>) -> bool {
-        for _ in 0..WISHES_A_TURN {
+        for _ in 0..REQUESTS_PER_TURN {
             match AttachRequest::receive(client.session.as_fd()) {
                 Ok(ReceiveResult::Message(AttachRequest::Input(bytes))) => {
                     // A client without permission, or one that does not wait until a piece is
@@ -198,7 +203,7 @@ impl AttachedClients {
     }
 
     /// Writes pending input, and the end of input after it.
-    fn pass_on(&mut self) {
+    fn write_input(&mut self) {
         let mut waits = false;
         for client in &mut self.clients {
             if client.pending.is_empty() {
@@ -216,12 +221,12 @@ impl AttachedClients {
                 None | Some(Err(_)) => client.pending.clear(),
             }
             waits |= !client.pending.is_empty();
-            client.owes_taken |= client.pending.is_empty();
+            client.owes_ack |= client.pending.is_empty();
         }
         if self.is_ending && !waits {
             self.end_input();
         }
-        self.clients.retain_mut(AttachedClient::settle);
+        self.clients.retain_mut(AttachedClient::send_pending);
     }
 
     fn end_input(&mut self) {
@@ -245,13 +250,13 @@ impl AttachedClients {
 }
 
 impl AttachedClient {
-    fn owes(&self) -> bool {
-        self.owes_taken || self.missed > 0
+    fn has_pending(&self) -> bool {
+        self.owes_ack || self.missed > 0
     }
 
     /// Returns false if the client has disconnected.
-    fn tell(&mut self, stream: StreamName, bytes: &[u8]) -> bool {
-        if !self.settle() {
+    fn send_output(&mut self, stream: StreamName, bytes: &[u8]) -> bool {
+        if !self.send_pending() {
             return false;
         }
         let mut left = bytes.len();
@@ -275,10 +280,10 @@ impl AttachedClient {
 
     /// Sends pending notices, as far as the client accepts them. Returns false if it has
     /// disconnected.
-    fn settle(&mut self) -> bool {
-        if self.owes_taken {
+    fn send_pending(&mut self) -> bool {
+        if self.owes_ack {
             match AttachMessage::InputConsumed.send(self.session.as_fd()) {
-                Ok(()) => self.owes_taken = false,
+                Ok(()) => self.owes_ack = false,
                 Err(Errno::EAGAIN | Errno::ENOBUFS) => return true,
                 Err(_) => return false,
             }

@@ -21,10 +21,10 @@ use crate::state_dir::{
 use crate::sys;
 
 /// The time in which killed processes must leave the group; `destroy` finishes the rest.
-const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
+const EMPTY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time for which remaining output is read if a process outside the container holds the pipe
 /// open.
-const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time for which a status that cannot be written (a full disk) is kept for an agent that
 /// connects.
 const KEEP_LIMIT: Duration = Duration::from_secs(3600);
@@ -99,17 +99,17 @@ impl Supervisor<'_> {
         let own = sys::wait_child(self.init.pid, true).ok().flatten();
         crash_points::passed("ending.init-reaped");
         self.read_reports();
-        self.kill_the_rest();
+        self.kill_leftovers();
         crash_points::passed("ending.rest-killed");
         let attached = &mut self.attached;
-        let show = &mut |stream, bytes: &[u8]| attached.tell(stream, bytes);
-        self.outputs.finish(DRAIN_LIMIT, &mut self.buffer, show);
+        let show = &mut |stream, bytes: &[u8]| attached.send_output(stream, bytes);
+        self.outputs.finish(DRAIN_TIMEOUT, &mut self.buffer, show);
         self.attached.finish();
         crash_points::passed("ending.output-kept");
         let exit = self.exit(own.as_ref());
         // `destroy` removes the rest.
         let removed = self.group.as_ref();
-        let removed = removed.is_some_and(|group| group.remove(EMPTY_PATIENCE).is_ok());
+        let removed = removed.is_some_and(|group| group.remove(EMPTY_TIMEOUT).is_ok());
         crash_points::passed("ending.group-removed");
         self.write_exit(exit, removed && self.spec.namespaces.pid);
         crash_points::passed("ending.exit-told");
@@ -123,7 +123,7 @@ impl Supervisor<'_> {
     fn exit(&self, own: Option<&sys::ExitedChild>) -> Exit {
         let last = self.group.as_ref().map(Cgroup::last_usage);
         let last = last.unwrap_or_default();
-        let reported = self.ended.map(|(_, usage)| usage);
+        let reported = self.exit_status.map(|(_, usage)| usage);
         let usage = LifetimeUsage {
             cpu_ms: match last.cpu_us {
                 Some(cpu_us) => cpu_us / 1000,
@@ -135,11 +135,11 @@ impl Supervisor<'_> {
         };
         // Init's exit status stands for the command's only if init could not report: it was killed
         // with the command.
-        let status = self.ended.map(|(status, _)| status);
+        let status = self.exit_status.map(|(status, _)| status);
         let status = status
             .or(own.map(|own| own.status))
             .unwrap_or(libc::SIGKILL);
-        let stop = self.course.stop();
+        let stop = self.termination.stop();
         let memory_shortage = oom_kill(&last, usage.peak_memory_bytes);
         let outcome = match &self.refusal {
             Some(_) => CommandOutcome::NotStarted,
@@ -171,7 +171,7 @@ impl Supervisor<'_> {
             return false;
         };
         let mut tails = self.outputs.tails(lacking::TAIL_BYTES).into_iter();
-        tails.any(|tail| lacking::is_named(&tail, profile.walls.capabilities))
+        tails.any(|tail| lacking::reports_denial(&tail, profile.walls.capabilities))
     }
 
     /// Writes the exit to disk, then reports it. An agent that receives it stores it in its
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shortage_of_the_hosts_memory_is_not_called_its_own() {
+    fn host_memory_exhaustion_is_reported_as_the_hosts() {
         let whose = |last: LastUsage| oom_kill(&last, None).map(|shortage| shortage.of);
         assert_eq!(whose(GLUTTON), Some(OomScope::Container));
         let innocent = LastUsage {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_with_its_causes() {
+    fn an_error_is_formatted_with_its_causes() {
         let error = StartError::MapUser {
             source: std::io::Error::other("not permitted"),
         };

@@ -27,7 +27,7 @@ const OPERATIONS: [(&str, &[&str]); 3] = [
 
 /// Whether the text reports that one of these operations was refused, for a command with these
 /// capabilities.
-pub(super) fn is_named(text: &[u8], kept: Capabilities) -> bool {
+pub(super) fn reports_denial(text: &[u8], kept: Capabilities) -> bool {
     let text = String::from_utf8_lossy(text).to_lowercase();
     let mut refusals = text.lines().filter(|line| line.contains(REFUSAL));
     refusals.any(|line| {
@@ -52,18 +52,24 @@ mod tests {
             "su-exec: setgroups(0): Operation not permitted",
         ] {
             let text = format!("starting\n{line}\n");
-            assert!(is_named(text.as_bytes(), Capabilities::NONE), "{line}");
-            assert!(!is_named(text.as_bytes(), Capabilities::all()), "{line}");
+            assert!(
+                reports_denial(text.as_bytes(), Capabilities::NONE),
+                "{line}"
+            );
+            assert!(
+                !reports_denial(text.as_bytes(), Capabilities::all()),
+                "{line}"
+            );
         }
         let line = b"chown: changing ownership of 'data': Operation not permitted";
         let user = Capabilities::named(["SETUID", "SETGID"]).unwrap();
-        assert!(is_named(line, user));
+        assert!(reports_denial(line, user));
         let owner = Capabilities::named(["CHOWN"]).unwrap();
-        assert!(!is_named(line, owner));
+        assert!(!reports_denial(line, owner));
     }
 
     #[test]
-    fn other_failures_are_no_lack_of_a_capability() {
+    fn other_failures_are_not_reported_as_denials() {
         for text in [
             "",
             "bind() to 0.0.0.0:80 failed (1: Operation not permitted)",
@@ -72,8 +78,11 @@ mod tests {
             "chown: changing ownership of 'data': Read-only file system",
             "calling chown\nptrace: Operation not permitted",
         ] {
-            assert!(!is_named(text.as_bytes(), Capabilities::NONE), "{text}");
+            assert!(
+                !reports_denial(text.as_bytes(), Capabilities::NONE),
+                "{text}"
+            );
         }
-        assert!(!is_named(&[0xff; TAIL_BYTES], Capabilities::NONE));
+        assert!(!reports_denial(&[0xff; TAIL_BYTES], Capabilities::NONE));
     }
 }

@@ -34,7 +34,7 @@ use crate::state_dir::{Handle, HandleFile, StateDirectory, StateDirectoryError};
 use crate::sys::{self, ClonedChild};
 
 /// The time in which a group must become empty when a start is undone.
-const UNDO_PATIENCE: Duration = Duration::from_secs(2);
+const UNDO_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The OOM score adjustment of its processes, of 1,000: the kernel prefers to kill them when the
 /// host is out of memory.
@@ -108,19 +108,19 @@ pub(super) fn start(
             .map_err(|source| StartError::Network { source })?;
         crash_points::passed("start.network-entered");
     }
-    let (group, missing) = make_group(spec)?;
+    let (group, missing) = create_group(spec)?;
     let undo_group = group.clone();
     let started = start_in(spec, files, host, (group, missing));
     if started.is_err()
         && let Some(group) = undo_group
     {
         // `destroy` removes what cannot be undone now.
-        let _ = group.remove(UNDO_PATIENCE);
+        let _ = group.remove(UNDO_TIMEOUT);
     }
     started
 }
 
-fn make_group(spec: &LaunchSpec) -> Result<(Option<Cgroup>, MissingControllers), StartError> {
+fn create_group(spec: &LaunchSpec) -> Result<(Option<Cgroup>, MissingControllers), StartError> {
     let Some(path) = &spec.cgroup else {
         return Ok((None, MissingControllers::default()));
     };
@@ -133,7 +133,7 @@ fn make_group(spec: &LaunchSpec) -> Result<(Option<Cgroup>, MissingControllers),
             Ok((Some(group), missing))
         }
         Err(error) => {
-            let _ = group.remove(UNDO_PATIENCE);
+            let _ = group.remove(UNDO_TIMEOUT);
             Err(error.into())
         }
     }
@@ -158,10 +158,10 @@ fn start_in(
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|source| StartError::Subreaper { source })?;
     }
-    let parts = take_parts(spec)?;
+    let parts = open_mounts(spec)?;
     let inherited = init::InitContext {
         spec,
-        parts: parts.as_ref(),
+        mounts: parts.as_ref(),
         filter: &host.filter,
         channel: &init_channel,
         null: &host.null,
@@ -170,12 +170,12 @@ fn start_in(
         stderr: &stderr,
     };
     let group_fd = group.as_ref().map(Cgroup::open).transpose()?;
-    let unfiltered = put_on_filters(spec, group_fd.as_ref(), parts.as_ref(), host);
+    let unfiltered = attach_filters(spec, group_fd.as_ref(), parts.as_ref(), host);
     missing
         .controllers
         .extend(unfiltered.into_iter().map(str::to_owned));
     let group_fd = group_fd.as_ref().map(AsFd::as_fd);
-    let init = make_init(&inherited, host, group_fd, &mut channel)?;
+    let init = create_init(&inherited, host, group_fd, &mut channel)?;
     let channel = channel.expect("only init lets go of it");
     crash_points::passed("start.init-made");
     let prepared = PreparedInit {
@@ -183,7 +183,7 @@ fn start_in(
         files,
         host,
         init: &init,
-        parts: parts.as_ref(),
+        mounts: parts.as_ref(),
     };
     match prepared.claim(&channel, missing) {
         Ok(handle) => Ok(StartedContainer {
@@ -204,27 +204,27 @@ fn start_in(
 }
 
 /// Creates init. `channel` is the supervisor's end of init's channel.
-fn make_init(
-    inherited: &init::InitContext<'_>,
+fn create_init(
+    context: &init::InitContext<'_>,
     host: &SupervisorContext,
     group: Option<BorrowedFd<'_>>,
     channel: &mut Option<OwnedFd>,
 ) -> Result<ClonedChild, StartError> {
-    let spec = inherited.spec;
+    let spec = context.spec;
     let mut make = |clones: Option<&ClonedMounts>| {
         sys::clone_process(spec.clone_flags(), group, || {
             // Otherwise it would wait forever if the supervisor died before the release: it would
             // hold the supervisor's end open itself.
             *channel = None;
-            init::run(inherited, clones)
+            init::run(context, clones)
         })
     };
-    let made = match inherited.parts {
+    let made = match context.mounts {
         None => make(None),
         Some(parts) => {
             let template = host.template.as_ref();
             let template = template.map_err(|why| StartError::Template { why: why.clone() })?;
-            template.below(parts, |clones| make(Some(&clones)))?
+            template.with_clones(parts, |clones| make(Some(&clones)))?
         }
     };
     made.map_err(|source| StartError::Clone {
@@ -241,10 +241,10 @@ pub(super) fn mounts_of(spec: &LaunchSpec, init: i32) -> Option<OwnedFd> {
     namespace.map(OwnedFd::from)
 }
 
-fn take_parts(spec: &LaunchSpec) -> Result<Option<PreparedMounts>, StartError> {
+fn open_mounts(spec: &LaunchSpec) -> Result<Option<PreparedMounts>, StartError> {
     let take = |profile| {
         let shared = spec.shared_folder.as_deref();
-        PreparedMounts::take(profile, &spec.sandbox, shared, &spec.devices)
+        PreparedMounts::open(profile, &spec.sandbox, shared, &spec.devices)
     };
     let parts = spec.profile.as_ref().map(take).transpose()?;
     crash_points::passed("start.view-taken");
@@ -253,7 +253,7 @@ fn take_parts(spec: &LaunchSpec) -> Result<Option<PreparedMounts>, StartError> {
 
 /// Attaches the optional layers, without which a container starts all the same; returns those that
 /// cannot be attached.
-fn put_on_filters(
+fn attach_filters(
     spec: &LaunchSpec,
     group: Option<&OwnedFd>,
     parts: Option<&PreparedMounts>,
@@ -261,24 +261,24 @@ fn put_on_filters(
 ) -> Vec<&'static str> {
     let mut unfiltered = Vec::new();
     if let (Some(group), Some(parts)) = (group, parts)
-        && !put_on_device_filter(group.as_fd(), parts, host)
+        && !attach_device_filter(group.as_fd(), parts, host)
     {
         unfiltered.push(DEVICES);
     }
     if let Network::Host { ports: Some(ports) } = &spec.network
-        && !group.is_some_and(|group| put_on_port_filter(group.as_fd(), ports, host))
+        && !group.is_some_and(|group| attach_port_filter(group.as_fd(), ports, host))
     {
         let landlock = spec
             .profile
             .as_ref()
             .is_some_and(|profile| profile.walls.landlock);
-        unfiltered.push(port_filter::left_open(landlock));
+        unfiltered.push(port_filter::unenforced_name(landlock));
     }
     unfiltered
 }
 
 /// Returns whether the filter was attached.
-fn put_on_device_filter(
+fn attach_device_filter(
     group: BorrowedFd<'_>,
     parts: &PreparedMounts,
     host: &SupervisorContext,
@@ -288,20 +288,20 @@ fn put_on_device_filter(
     }
     match (&parts.devices, &host.device_filter) {
         (_, None) => false,
-        (None, Some(filter)) => filter.put_on(group).is_ok(),
+        (None, Some(filter)) => filter.attach(group).is_ok(),
         (Some(own), Some(_)) => {
-            DeviceFilter::load(&own.devices).is_ok_and(|filter| filter.put_on(group).is_ok())
+            DeviceFilter::load(&own.devices).is_ok_and(|filter| filter.attach(group).is_ok())
         }
     }
 }
 
 /// Returns whether the filter was attached.
-fn put_on_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &SupervisorContext) -> bool {
+fn attach_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &SupervisorContext) -> bool {
     if !disable_layer::is_enabled(MandatoryLayer::Ports) {
         return true;
     }
     let filter = host.port_filter.as_ref();
-    filter.is_some_and(|filter| filter.put_on(group, ports).is_ok())
+    filter.is_some_and(|filter| filter.attach(group, ports).is_ok())
 }
 
 /// Creates a pipe to the command, whose end of it belongs to its user; `None` if no client may
@@ -324,7 +324,7 @@ struct PreparedInit<'a> {
     files: &'a StateDirectory,
     host: &'a SupervisorContext,
     init: &'a ClonedChild,
-    parts: Option<&'a PreparedMounts>,
+    mounts: Option<&'a PreparedMounts>,
 }
 
 impl PreparedInit<'_> {
@@ -340,7 +340,7 @@ impl PreparedInit<'_> {
             };
             mapped.map_err(|source| StartError::MapUser { source })?;
             crash_points::passed("start.users-mapped");
-            if let Some(parts) = self.parts.filter(|parts| parts.has_owners()) {
+            if let Some(parts) = self.mounts.filter(|parts| parts.has_owners()) {
                 let users = fs::File::open(format!("/proc/{}/ns/user", self.init.pid))
                     .map_err(|source| StartError::MapUser { source })?;
                 parts.map_owners(users.as_fd())?;

@@ -12,7 +12,7 @@ pub(crate) struct ProgramKind {
     /// The attach type that is passed on loading; 0 where the program type implies it.
     pub(crate) expected: u32,
     /// The attach type on a cgroup.
-    pub(crate) place: u32,
+    pub(crate) attach_type: u32,
 }
 
 /// Loads a program, which the kernel verifies.
@@ -45,17 +45,17 @@ pub(crate) fn attach_program(
     kind: ProgramKind,
     group: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
-    how: AttachMode,
+    mode: AttachMode,
 ) -> Result<(), Errno> {
     const PROG_ATTACH: c_int = 8;
     const ALLOW_MULTI: u64 = 2;
     let mut attributes = [0_u64; 16];
     attributes[0] = group.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32;
-    let flags = match how {
+    let flags = match mode {
         AttachMode::Multi => ALLOW_MULTI,
         AttachMode::Exclusive => 0,
     };
-    attributes[1] = u64::from(kind.place) | flags << 32;
+    attributes[1] = u64::from(kind.attach_type) | flags << 32;
     // SAFETY: these attributes name descriptors and point to nothing.
     unsafe { bpf(PROG_ATTACH, &attributes) }.map(drop)
 }

@@ -150,7 +150,7 @@ pub(crate) fn attach_loop_device(
 }
 
 /// Returns device and inode of the file behind a loop device; an error if there is none.
-pub(crate) fn shown_by_loop_device(device: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
+pub(crate) fn loop_device_backing(device: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
     // `struct loop_info64`, which starts with the two.
     let mut status = [0_u64; 29];
     // SAFETY: the kernel fills 232 bytes, and the array is live for the call.

@@ -181,8 +181,8 @@ impl From<rustix::io::Errno> for EntryWriteError {
 }
 
 impl EntryWriteError {
-    pub(super) fn of(self, format: &'static str, entry: &[u8]) -> UnpackError {
-        let entry = shown(entry);
+    pub(super) fn into_error(self, format: &'static str, entry: &[u8]) -> UnpackError {
+        let entry = display_path(entry);
         let source = match self {
             Self::Rule(rule) => return UnpackError::Rejected { entry, rule },
             Self::Write(source) => return UnpackError::Write { entry, source },
@@ -214,7 +214,7 @@ impl EntryWriteError {
 }
 
 /// Formats an entry's path for display: it may contain any bytes.
-pub(super) fn shown(path: &[u8]) -> String {
+pub(super) fn display_path(path: &[u8]) -> String {
     const MOST: usize = 200;
     let start = String::from_utf8_lossy(&path[..path.len().min(MOST)]);
     let rest = if path.len() > MOST { "…" } else { "" };

@@ -19,7 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::EntryWriteError;
-use super::tree::{BELOW, ExistingEntry, OPAQUE, look, open_folder, remove};
+use super::tree::{ExistingEntry, OPAQUE, RESOLVE_BENEATH, lookup, open_dir, remove};
 
 /// The maximum depth of directories: far above any rule for layers.
 const DEPTH_MAX: u32 = 1000;
@@ -49,14 +49,14 @@ pub fn copy_layers(
 ) -> Result<(), CopyError> {
     for layer in layers {
         let mut copy = LayerCopy {
-            at: PathBuf::new(),
+            path: PathBuf::new(),
             linked: HashMap::new(),
             root: target,
-            goes_on,
+            should_continue: goes_on,
         };
         copy.layer(layer).map_err(|fault| CopyError {
             layer: layer.clone(),
-            path: copy.at,
+            path: copy.path,
             source: match fault {
                 EntryWriteError::Read(error) | EntryWriteError::Write(error) => error,
                 EntryWriteError::Rule(rule) => io::Error::other(rule),
@@ -69,23 +69,28 @@ pub fn copy_layers(
 /// The copy of one layer.
 struct LayerCopy<'a> {
     /// The current path.
-    at: PathBuf,
+    path: PathBuf,
     /// Files with several names, by device and inode: the path of the first copy.
     linked: HashMap<(u64, u64), PathBuf>,
     root: BorrowedFd<'a>,
-    goes_on: &'a dyn Fn() -> bool,
+    should_continue: &'a dyn Fn() -> bool,
 }
 
 impl LayerCopy<'_> {
     fn layer(&mut self, layer: &Path) -> Result<(), EntryWriteError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let from = open(layer, flags, Mode::empty())?;
-        let to = openat2(self.root, ".", flags, Mode::empty(), BELOW)?;
-        self.folder(&from, &to, 0)
+        let to = openat2(self.root, ".", flags, Mode::empty(), RESOLVE_BENEATH)?;
+        self.directory(&from, &to, 0)
     }
 
     /// Copies the content of a directory, then its attributes.
-    fn folder(&mut self, from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<(), EntryWriteError> {
+    fn directory(
+        &mut self,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        depth: u32,
+    ) -> Result<(), EntryWriteError> {
         if depth > DEPTH_MAX {
             return Err(EntryWriteError::Write(io::Error::other(
                 "it is deeper than 1000 directories",
@@ -96,9 +101,9 @@ impl LayerCopy<'_> {
             names(to)?.iter().try_for_each(|name| clear(to, name))?;
         }
         for name in names(from)? {
-            self.at.push(&name);
+            self.path.push(&name);
             self.entry(from, to, &name, depth)?;
-            self.at.pop();
+            self.path.pop();
         }
         finish(to.as_fd(), &fstat(from)?)
     }
@@ -110,8 +115,8 @@ impl LayerCopy<'_> {
         name: &OsStr,
         depth: u32,
     ) -> Result<(), EntryWriteError> {
-        self.ask()?;
-        let found = look(from, name)?;
+        self.check_cancelled()?;
+        let found = lookup(from, name)?;
         if found != ExistingEntry::Directory {
             clear(to, name)?;
         }
@@ -119,12 +124,12 @@ impl LayerCopy<'_> {
             // A whiteout: the hidden entry has just been removed.
             ExistingEntry::Nothing | ExistingEntry::Whiteout => Ok(()),
             ExistingEntry::Directory => {
-                if look(to, name)? != ExistingEntry::Directory {
+                if lookup(to, name)? != ExistingEntry::Directory {
                     clear(to, name)?;
                     mkdirat(to, name, Mode::from_raw_mode(0o700))?;
                 }
-                let inner = open_folder(from, Path::new(name))?;
-                self.folder(&inner, &open_folder(to, Path::new(name))?, depth + 1)
+                let inner = open_dir(from, Path::new(name))?;
+                self.directory(&inner, &open_dir(to, Path::new(name))?, depth + 1)
             }
             ExistingEntry::Symlink => {
                 let data = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -146,7 +151,7 @@ impl LayerCopy<'_> {
     fn file(&mut self, from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
         // Opening must not block on a pipe.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let from = openat2(from, name, flags, Mode::empty(), BELOW)?;
+        let from = openat2(from, name, flags, Mode::empty(), RESOLVE_BENEATH)?;
         let data = fstat(&from)?;
         if !rustix::fs::FileType::from_raw_mode(data.st_mode).is_file() {
             return Err(EntryWriteError::Write(io::Error::other(
@@ -160,27 +165,27 @@ impl LayerCopy<'_> {
                 ".",
                 OFlags::PATH | OFlags::CLOEXEC,
                 Mode::empty(),
-                BELOW,
+                RESOLVE_BENEATH,
             )?;
-            let folder = open_folder(&root, first.parent().unwrap_or(Path::new("")))?;
+            let folder = open_dir(&root, first.parent().unwrap_or(Path::new("")))?;
             let first = first.file_name().unwrap_or_default();
             return Ok(linkat(&folder, first, to, name, AtFlags::empty())?);
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let to = openat2(to, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
+        let to = openat2(to, name, flags, Mode::from_raw_mode(0o600), RESOLVE_BENEATH)?;
         let (from, mut to) = (File::from(from), File::from(to));
         while io::copy(&mut (&from).take(CHUNK_BYTES), &mut to).map_err(EntryWriteError::Write)? > 0
         {
-            self.ask()?;
+            self.check_cancelled()?;
         }
         if data.st_nlink > 1 {
-            self.linked.insert(key, self.at.clone());
+            self.linked.insert(key, self.path.clone());
         }
         finish(to.as_fd(), &data)
     }
 
-    fn ask(&self) -> Result<(), EntryWriteError> {
-        match (self.goes_on)() {
+    fn check_cancelled(&self) -> Result<(), EntryWriteError> {
+        match (self.should_continue)() {
             true => Ok(()),
             false => Err(EntryWriteError::Write(io::Error::other("it was cancelled"))),
         }
@@ -201,7 +206,7 @@ fn names(folder: &OwnedFd) -> Result<Vec<OsString>, EntryWriteError> {
 }
 
 fn clear(folder: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
-    match look(folder, name)? {
+    match lookup(folder, name)? {
         ExistingEntry::Nothing => Ok(()),
         ExistingEntry::Directory => remove(folder, name),
         ExistingEntry::File | ExistingEntry::Symlink | ExistingEntry::Whiteout => {

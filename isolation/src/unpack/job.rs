@@ -80,12 +80,12 @@ impl UnpackFailure {
 #[derive(Debug)]
 pub struct UnpackHandle {
     connection: OwnedFd,
-    ended: bool,
+    has_ended: bool,
 }
 
 impl UnpackHandle {
     /// Sends the archive and the target.
-    pub(crate) fn begin(
+    pub(crate) fn start(
         connection: OwnedFd,
         archive: BorrowedFd<'_>,
         target: BorrowedFd<'_>,
@@ -99,16 +99,16 @@ impl UnpackHandle {
         }
         Ok(Self {
             connection,
-            ended: false,
+            has_ended: false,
         })
     }
 
     /// Wraps a connection that came from another process.
     #[must_use]
-    pub fn passed_on(connection: OwnedFd) -> Self {
+    pub fn from_connection(connection: OwnedFd) -> Self {
         Self {
             connection,
-            ended: false,
+            has_ended: false,
         }
     }
 
@@ -121,7 +121,7 @@ impl UnpackHandle {
     /// Returns the next report, or `None` if there is none now. Call it when the descriptor is
     /// readable; after [`UnpackReport::Done`] and [`UnpackReport::Failed`] there are no more.
     pub fn report(&mut self) -> Option<UnpackReport> {
-        if self.ended {
+        if self.has_ended {
             return None;
         }
         let report = match receive_packet(&self.connection, WaitMode::Return) {
@@ -134,7 +134,7 @@ impl UnpackHandle {
                 "cannot read from the unpacking process: {error}"
             ))),
         };
-        self.ended = !matches!(report, UnpackReport::Progress(_));
+        self.has_ended = !matches!(report, UnpackReport::Progress(_));
         Some(report)
     }
 
@@ -143,8 +143,8 @@ impl UnpackHandle {
     /// # Errors
     /// The failure, or a timeout after `patience`: the process then continues until this is
     /// dropped.
-    pub fn wait(&mut self, patience: Duration) -> Result<UnpackResult, UnpackFailure> {
-        let deadline = Instant::now() + patience;
+    pub fn wait(&mut self, limit: Duration) -> Result<UnpackResult, UnpackFailure> {
+        let deadline = Instant::now() + limit;
         loop {
             match self.report() {
                 Some(UnpackReport::Progress(_)) => continue,
@@ -153,8 +153,8 @@ impl UnpackHandle {
                 None => {}
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.ended {
-                let waited = patience.as_millis();
+            if left.is_zero() || self.has_ended {
+                let waited = limit.as_millis();
                 return Err(UnpackFailure::of_host(format!(
                     "not unpacked within {waited} ms; wait longer"
                 )));

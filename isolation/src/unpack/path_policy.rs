@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::error::shown;
+use super::error::display_path;
 use super::{ArchivePurpose, ArchiveRule, UnpackLimits};
 
 /// The maximum length of a file name on Linux, in bytes.
@@ -66,7 +66,7 @@ impl EntryPath {
     }
 
     /// Returns the whiteout that its name stands for, if any.
-    pub(super) fn mark(&self) -> Result<WhiteoutKind, ArchiveRule> {
+    pub(super) fn whiteout_kind(&self) -> Result<WhiteoutKind, ArchiveRule> {
         let Some((folder, name)) = self.split() else {
             return Ok(WhiteoutKind::None);
         };
@@ -120,7 +120,9 @@ pub(super) fn check_link(
     if rules.source == ArchivePurpose::Layer {
         return Ok(OsString::from_vec(target.to_owned()));
     }
-    let outside = || ArchiveRule::LinkOut { to: shown(target) };
+    let outside = || ArchiveRule::LinkOut {
+        to: display_path(target),
+    };
     if target.starts_with(b"/") {
         return Err(outside());
     }
@@ -144,35 +146,38 @@ pub(super) fn check_link(
 mod tests {
     use super::*;
 
-    fn place(path: &[u8], rules: &UnpackLimits) -> Result<String, ArchiveRule> {
+    fn parsed(path: &[u8], rules: &UnpackLimits) -> Result<String, ArchiveRule> {
         let place = EntryPath::parse(path, rules)?;
         Ok(place.path().to_str().unwrap().to_owned())
     }
 
     #[test]
-    fn a_path_is_below_the_target_or_refused() {
+    fn a_path_outside_the_target_is_rejected() {
         let rules = UnpackLimits::archive();
-        assert_eq!(place(b"./a//b/", &rules), Ok("a/b".to_owned()));
-        assert_eq!(place(b"./", &rules), Ok(String::new()));
-        assert_eq!(place(b"...", &rules), Ok("...".to_owned()));
-        assert_eq!(place(b"a/../../b", &rules), Err(ArchiveRule::Parent));
-        assert_eq!(place(b"..", &rules), Err(ArchiveRule::Parent));
-        assert_eq!(place(b"/etc", &rules), Err(ArchiveRule::Absolute));
-        assert_eq!(place(b"a\0b", &rules), Err(ArchiveRule::Nul));
-        assert_eq!(place(b"", &rules), Err(ArchiveRule::NoName));
-        assert_eq!(place(&[b'a'; 256], &rules), Err(ArchiveRule::LongName));
+        assert_eq!(parsed(b"./a//b/", &rules), Ok("a/b".to_owned()));
+        assert_eq!(parsed(b"./", &rules), Ok(String::new()));
+        assert_eq!(parsed(b"...", &rules), Ok("...".to_owned()));
+        assert_eq!(parsed(b"a/../../b", &rules), Err(ArchiveRule::Parent));
+        assert_eq!(parsed(b"..", &rules), Err(ArchiveRule::Parent));
+        assert_eq!(parsed(b"/etc", &rules), Err(ArchiveRule::Absolute));
+        assert_eq!(parsed(b"a\0b", &rules), Err(ArchiveRule::Nul));
+        assert_eq!(parsed(b"", &rules), Err(ArchiveRule::NoName));
+        assert_eq!(parsed(&[b'a'; 256], &rules), Err(ArchiveRule::LongName));
         let deep = b"a/".repeat(rules.depth_max as usize + 1);
         assert_eq!(
-            place(&deep, &rules),
+            parsed(&deep, &rules),
             Err(ArchiveRule::Depth {
                 most: rules.depth_max
             })
         );
-        assert_eq!(place(b"/etc", &UnpackLimits::layer()), Ok("etc".to_owned()));
+        assert_eq!(
+            parsed(b"/etc", &UnpackLimits::layer()),
+            Ok("etc".to_owned())
+        );
     }
 
     #[test]
-    fn a_link_stays_inside_whatever_other_links_do() {
+    fn a_link_stays_inside_regardless_of_other_links() {
         let rules = UnpackLimits::archive();
         let judge = |path: &[u8], target: &[u8]| {
             check_link(&EntryPath::parse(path, &rules).unwrap(), target, &rules).is_ok()
@@ -188,9 +193,9 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_layers_are_told_from_files() {
+    fn whiteouts_are_distinguished_from_files() {
         let rules = UnpackLimits::layer();
-        let mark = |path: &[u8]| EntryPath::parse(path, &rules).unwrap().mark();
+        let mark = |path: &[u8]| EntryPath::parse(path, &rules).unwrap().whiteout_kind();
         let at = |path: &[u8]| EntryPath::parse(path, &rules).unwrap();
         assert_eq!(mark(b"a/.wh.b"), Ok(WhiteoutKind::Whiteout(at(b"a/b"))));
         assert_eq!(mark(b"a/.wh..wh..opq"), Ok(WhiteoutKind::Opaque(at(b"a"))));

@@ -56,7 +56,7 @@ const REPORT_STEP_ENTRIES: u64 = 1000;
 const REPORT_STEP_BYTES: u64 = 1 << 20;
 
 /// All namespaces.
-const APART: CloneFlags = CloneFlags::CLONE_NEWUSER
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWNS)
     .union(CloneFlags::CLONE_NEWPID)
     .union(CloneFlags::CLONE_NEWNET)
@@ -157,17 +157,17 @@ fn supervise_unpack(request: &[u8], agent: &OwnedFd) -> Result<(), UnpackStartEr
     crash_points::passed("unpack.files-received");
     let is_layer = job.rules.source == ArchivePurpose::Layer;
     let target = if is_layer {
-        mounts::take_folder(target.as_fd()).map_err(|error| error_chain(&error))?
+        mounts::clone_dir(target.as_fd()).map_err(|error| error_chain(&error))?
     } else {
         target
     };
     let words = |what: &str, errno: nix::errno::Errno| format!("cannot {what}: {}", errno.desc());
     let (channel, workers) = packet_pair().map_err(|errno| words("make a channel", errno))?;
     let mut channel = Some(channel);
-    let worker = sys::clone_process(APART.bits(), None, || {
+    let worker = sys::clone_process(NAMESPACES.bits(), None, || {
         // Otherwise it would not notice that this process has exited.
         channel = None;
-        work(&job, &archive, &target, &workers, agent)
+        run_worker(&job, &archive, &target, &workers, agent)
     });
     let worker = worker.map_err(|errno| words("make the unpacking process", errno))?;
     crash_points::passed("unpack.worker-made");
@@ -180,7 +180,7 @@ fn supervise_unpack(request: &[u8], agent: &OwnedFd) -> Result<(), UnpackStartEr
         })
         .map(|()| {
             crash_points::passed("unpack.leave-given");
-            attend(&worker, agent);
+            wait_for_worker(&worker, agent);
         });
     // It has ended, or must: the requester has disconnected.
     let _ = sys::pidfd_send_signal(worker.handle.as_fd(), libc::SIGKILL);
@@ -236,7 +236,7 @@ fn prepare(
 }
 
 /// Returns when the worker has ended or the agent has disconnected.
-fn attend(worker: &ClonedChild, agent: &OwnedFd) {
+fn wait_for_worker(worker: &ClonedChild, agent: &OwnedFd) {
     loop {
         let mut watched = [
             PollFd::new(worker.handle.as_fd(), PollFlags::POLLIN),
@@ -251,7 +251,7 @@ fn attend(worker: &ClonedChild, agent: &OwnedFd) {
 }
 
 /// The worker: returns 0 if the result was sent to the agent.
-fn work(
+fn run_worker(
     job: &UnpackJob,
     archive: &OwnedFd,
     target: &OwnedFd,
@@ -273,7 +273,7 @@ fn work(
                 .map_err(|error| format!("cannot keep the archive: {error}"))
         })
         .map_err(UnpackFailure::of_host)
-        .and_then(|archive| unpack_telling(job, archive, target, agent));
+        .and_then(|archive| unpack_with_progress(job, archive, target, agent));
     let report = match report {
         Ok(unpacked) => UnpackReport::Done(unpacked),
         Err(failure) => UnpackReport::Failed(failure),
@@ -283,7 +283,7 @@ fn work(
     i32::from(send_packet(agent, &report, WaitMode::Block).is_err())
 }
 
-fn unpack_telling(
+fn unpack_with_progress(
     job: &UnpackJob,
     archive: OwnedFd,
     target: &OwnedFd,
@@ -327,7 +327,7 @@ fn confine(job: &UnpackJob, target: &OwnedFd) -> Result<(), UnpackStartError> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(|errno| words("make mounts private", errno))?;
-    mounts::leave_for_nothing().map_err(|error| error_chain(&error))?;
+    mounts::enter_empty_root().map_err(|error| error_chain(&error))?;
     let limits = [
         (Resource::RLIMIT_AS, MEMORY_LIMIT_BYTES),
         (Resource::RLIMIT_CPU, CPU_LIMIT_SECONDS),
@@ -338,7 +338,7 @@ fn confine(job: &UnpackJob, target: &OwnedFd) -> Result<(), UnpackStartError> {
     for (resource, limit) in limits {
         setrlimit(resource, limit, limit).map_err(|errno| words("limit itself", errno))?;
     }
-    sys::forgo_capabilities().map_err(|errno| words("forgo capabilities", errno))?;
+    sys::drop_capabilities().map_err(|errno| words("forgo capabilities", errno))?;
     // The worker changes the owners of a layer's files, and after that may still link to them and
     // set their modes.
     let kept: &[&str] = match job.rules.source {

@@ -26,7 +26,7 @@ pub(super) struct ByteCounts {
     /// Of the decoder's output.
     pub(super) decoded: Cell<u64>,
     /// The position up to which the decoder's output may be read now; 0 means up to its limit.
-    pub(super) until: Cell<u64>,
+    pub(super) read_limit: Cell<u64>,
 }
 
 /// A reader of the raw archive that counts its bytes.
@@ -53,7 +53,7 @@ impl Seek for CountingReader {
 pub(super) struct DecodingReader {
     decoder: Box<dyn Read>,
     counts: Rc<ByteCounts>,
-    most: u64,
+    max_bytes: u64,
     rule: ArchiveRule,
     digest: Option<Sha256>,
 }
@@ -90,7 +90,7 @@ impl DecodingReader {
         Ok(Self {
             decoder,
             counts: Rc::clone(counts),
-            most,
+            max_bytes: most,
             rule,
             digest,
         })
@@ -98,7 +98,7 @@ impl DecodingReader {
 
     /// Reads the rest after the last entry, which must be zeroes.
     pub(super) fn finish(mut self) -> io::Result<Option<[u8; 32]>> {
-        self.counts.until.set(0);
+        self.counts.read_limit.set(0);
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match self.read(&mut buffer)? {
@@ -116,10 +116,10 @@ impl Read for DecodingReader {
         let length = self.decoder.read(buffer)?;
         let decoded = self.counts.decoded.get() + length as u64;
         self.counts.decoded.set(decoded);
-        if decoded > self.most {
+        if decoded > self.max_bytes {
             return Err(io::Error::other(RuleViolation(self.rule.clone())));
         }
-        let until = self.counts.until.get();
+        let until = self.counts.read_limit.get();
         if until != 0 && decoded > until {
             let rule = ArchiveRule::Header {
                 most: HEADER_LIMIT_BYTES,

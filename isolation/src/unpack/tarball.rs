@@ -23,29 +23,29 @@ pub(super) fn unpack(
     archive: File,
     format: ArchiveFormat,
     tree: &mut TargetTree,
-    work: &mut UnpackBudget<'_>,
+    budget: &mut UnpackBudget<'_>,
 ) -> Result<Option<[u8; 32]>, UnpackError> {
     let mut last = Vec::new();
-    let done = entries(archive, format, tree, work, &mut last);
-    done.map_err(|fault| fault.of(format.name(), &last))
+    let done = entries(archive, format, tree, budget, &mut last);
+    done.map_err(|fault| fault.into_error(format.name(), &last))
 }
 
 fn entries(
     archive: File,
     format: ArchiveFormat,
     tree: &mut TargetTree,
-    work: &mut UnpackBudget<'_>,
+    budget: &mut UnpackBudget<'_>,
     last: &mut Vec<u8>,
 ) -> Result<Option<[u8; 32]>, EntryWriteError> {
-    let counts = std::rc::Rc::clone(&work.counts);
-    let bound = (work.most, work.rule.clone());
-    let is_layer = work.rules.source == ArchivePurpose::Layer;
+    let counts = std::rc::Rc::clone(&budget.counts);
+    let bound = (budget.max_bytes, budget.rule.clone());
+    let is_layer = budget.limits.source == ArchivePurpose::Layer;
     let decoded = DecodingReader::new(archive, format, &counts, bound, is_layer);
     let mut archive = Archive::new(decoded.map_err(EntryWriteError::Read)?);
     let mut found = archive.entries().map_err(EntryWriteError::Read)?;
     loop {
         let header_at = counts.decoded.get().next_multiple_of(BLOCK_BYTES);
-        counts.until.set(header_at + HEADER_LIMIT_BYTES);
+        counts.read_limit.set(header_at + HEADER_LIMIT_BYTES);
         let Some(entry) = found.next() else {
             // A layer's digest shows that it is complete; an archive has no other sign of its end.
             if !is_layer && counts.decoded.get() <= header_at {
@@ -56,16 +56,16 @@ fn entries(
             break;
         };
         let mut entry = entry.map_err(EntryWriteError::Read)?;
-        counts.until.set(0);
+        counts.read_limit.set(0);
         *last = entry.path_bytes().into_owned();
-        work.begin(entry.size())?;
+        budget.begin_entry(entry.size())?;
         // A global header has no more than comments, if anything.
         if entry.header().entry_type() != EntryType::XGlobalHeader {
-            let judged = check_entry(&mut entry, work.rules)?;
-            tree.put(&judged, &mut entry, work)?;
+            let judged = check_entry(&mut entry, budget.limits)?;
+            tree.put(&judged, &mut entry, budget)?;
         }
         // What was not written is still read here, so that it counts towards the limits.
-        work.copy(&mut entry, None)?;
+        budget.copy(&mut entry, None)?;
     }
     archive.into_inner().finish().map_err(EntryWriteError::Read)
 }
@@ -102,10 +102,10 @@ fn check_entry<R: Read>(
     let owner = match rules.source {
         ArchivePurpose::Archive => None,
         ArchivePurpose::Layer => {
-            let user = judge_owner(header.uid().map_err(EntryWriteError::Read)?)?;
+            let user = check_owner(header.uid().map_err(EntryWriteError::Read)?)?;
             Some((
                 user,
-                judge_owner(header.gid().map_err(EntryWriteError::Read)?)?,
+                check_owner(header.gid().map_err(EntryWriteError::Read)?)?,
             ))
         }
     };
@@ -115,7 +115,7 @@ fn check_entry<R: Read>(
         .ok()
         .and_then(|time| i64::try_from(time).ok());
     Ok(ArchiveEntry {
-        place,
+        path: place,
         kind,
         attributes: EntryAttributes {
             mode,
@@ -130,7 +130,7 @@ fn unknown(kind: EntryType) -> ArchiveRule {
     ArchiveRule::Special { kind }
 }
 
-fn judge_owner(owner: u64) -> Result<u32, ArchiveRule> {
+fn check_owner(owner: u64) -> Result<u32, ArchiveRule> {
     let small = u32::try_from(owner)
         .ok()
         .filter(|owner| *owner < CONTAINER_IDS);

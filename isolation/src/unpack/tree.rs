@@ -19,7 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::error::{EntryWriteError, shown};
+use super::error::{EntryWriteError, display_path};
 use super::path_policy::{EntryPath, WhiteoutKind};
 use super::{
     ArchiveEntry, ArchivePurpose, ArchiveRule, EntryAttributes, EntryKind, UnpackBudget,
@@ -28,7 +28,7 @@ use super::{
 use crate::crash_points;
 
 /// The flags of every path lookup.
-pub(super) const BELOW: ResolveFlags = ResolveFlags::BENEATH
+pub(super) const RESOLVE_BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
@@ -40,9 +40,9 @@ pub(super) struct TargetTree {
     root: Rc<OwnedFd>,
     source: ArchivePurpose,
     /// Directories that were created or named, with their final attributes.
-    folders: BTreeMap<PathBuf, EntryAttributes>,
+    dirs: BTreeMap<PathBuf, EntryAttributes>,
     /// The maximum number of directories: one entry can need many.
-    folders_max: u64,
+    dirs_max: u64,
     /// The parent of the last entry: the next entry is mostly there as well.
     last: Option<(PathBuf, Rc<OwnedFd>)>,
 }
@@ -69,8 +69,8 @@ impl TargetTree {
         Ok(Self {
             root: Rc::new(root),
             source: rules.source,
-            folders: BTreeMap::new(),
-            folders_max: rules.entries_max,
+            dirs: BTreeMap::new(),
+            dirs_max: rules.entries_max,
             last: None,
         })
     }
@@ -80,29 +80,35 @@ impl TargetTree {
         &mut self,
         entry: &ArchiveEntry,
         body: &mut dyn Read,
-        work: &mut UnpackBudget<'_>,
+        budget: &mut UnpackBudget<'_>,
     ) -> Result<(), EntryWriteError> {
         if self.source == ArchivePurpose::Layer {
-            match entry.place.mark()? {
+            match entry.path.whiteout_kind()? {
                 WhiteoutKind::Whiteout(place) => return self.hide(&place),
                 WhiteoutKind::Opaque(place) => return self.hide_below(&place),
                 WhiteoutKind::ToolPrivate => {
-                    work.skipped += 1;
+                    budget.skipped += 1;
                     return Ok(());
                 }
                 WhiteoutKind::None => {}
             }
         }
-        let attributes = self.tame(entry);
-        let place = &entry.place;
+        let attributes = self.allowed_attributes(entry);
+        let place = &entry.path;
         match &entry.kind {
-            EntryKind::Directory => self.put_folder(place, attributes),
+            EntryKind::Directory => self.put_dir(place, attributes),
             EntryKind::File => {
                 let (folder, name) = self.vacate(place)?;
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-                let file = openat2(&folder, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
+                let file = openat2(
+                    &folder,
+                    name,
+                    flags,
+                    Mode::from_raw_mode(0o600),
+                    RESOLVE_BENEATH,
+                )?;
                 let file = File::from(file);
-                work.copy(body, Some(&file))?;
+                budget.copy(body, Some(&file))?;
                 crash_points::passed("unpack.file-written");
                 finish(file.as_fd(), attributes)
             }
@@ -119,7 +125,7 @@ impl TargetTree {
             }
             EntryKind::HardLink(target) => self.put_hard_link(place, target),
             EntryKind::Special(_) if self.source == ArchivePurpose::Layer => {
-                work.skipped += 1;
+                budget.skipped += 1;
                 Ok(())
             }
             EntryKind::Special(kind) => Err(ArchiveRule::Special { kind: kind.clone() }.into()),
@@ -129,15 +135,15 @@ impl TargetTree {
     /// Sets modes, owners and times of directories, deepest first: until then they must stay
     /// accessible.
     pub(super) fn finish(self) -> Result<(), EntryWriteError> {
-        for (path, attributes) in self.folders.into_iter().rev() {
-            let folder = open_folder(&self.root, &path)?;
+        for (path, attributes) in self.dirs.into_iter().rev() {
+            let folder = open_dir(&self.root, &path)?;
             finish(folder.as_fd(), attributes)?;
         }
         Ok(())
     }
 
     /// Returns the attributes that an entry may keep.
-    fn tame(&self, entry: &ArchiveEntry) -> EntryAttributes {
+    fn allowed_attributes(&self, entry: &ArchiveEntry) -> EntryAttributes {
         let mode = match (self.source, &entry.kind) {
             // So that the owner of the files can still remove them.
             (ArchivePurpose::Archive, EntryKind::Directory) => {
@@ -154,7 +160,7 @@ impl TargetTree {
         }
     }
 
-    fn put_folder(
+    fn put_dir(
         &mut self,
         place: &EntryPath,
         attributes: EntryAttributes,
@@ -163,27 +169,31 @@ impl TargetTree {
             // The target itself: for an image it is the root; for an archive it does not belong to
             // the archive.
             if self.source == ArchivePurpose::Layer {
-                self.note(Path::new(""), attributes)?;
+                self.record_dir(Path::new(""), attributes)?;
             }
             return Ok(());
         };
-        let parent = self.folder(parent)?;
-        self.make_folder(&parent, name)?;
-        self.note(place.path(), attributes)
+        let parent = self.dir(parent)?;
+        self.create_dir(&parent, name)?;
+        self.record_dir(place.path(), attributes)
     }
 
-    fn note(&mut self, path: &Path, attributes: EntryAttributes) -> Result<(), EntryWriteError> {
-        self.folders.insert(path.to_owned(), attributes);
-        let most = self.folders_max;
-        if self.folders.len() as u64 > most {
+    fn record_dir(
+        &mut self,
+        path: &Path,
+        attributes: EntryAttributes,
+    ) -> Result<(), EntryWriteError> {
+        self.dirs.insert(path.to_owned(), attributes);
+        let most = self.dirs_max;
+        if self.dirs.len() as u64 > most {
             return Err(ArchiveRule::Entries { most }.into());
         }
         Ok(())
     }
 
     /// Creates a directory, replacing an entry of another type.
-    fn make_folder(&self, parent: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
-        let found = look(parent, name)?;
+    fn create_dir(&self, parent: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
+        let found = lookup(parent, name)?;
         match found {
             ExistingEntry::Directory => return Ok(()),
             ExistingEntry::Nothing => {}
@@ -194,7 +204,7 @@ impl TargetTree {
         mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
         if found == ExistingEntry::Whiteout {
             // It hid the entry of lower layers, and still must.
-            make_opaque(&open_folder(parent, Path::new(name))?)?;
+            make_opaque(&open_dir(parent, Path::new(name))?)?;
         }
         Ok(())
     }
@@ -205,7 +215,7 @@ impl TargetTree {
         target: &EntryPath,
     ) -> Result<(), EntryWriteError> {
         let refused = || {
-            let to = shown(target.path().as_os_str().as_encoded_bytes());
+            let to = display_path(target.path().as_os_str().as_encoded_bytes());
             EntryWriteError::Rule(ArchiveRule::HardLink { to })
         };
         let (parent, target_name) = target.split().ok_or_else(refused)?;
@@ -216,13 +226,13 @@ impl TargetTree {
         let parent = if parent.as_os_str().is_empty() {
             Rc::clone(&self.root)
         } else {
-            match openat2(&self.root, parent, flags, Mode::empty(), BELOW) {
+            match openat2(&self.root, parent, flags, Mode::empty(), RESOLVE_BENEATH) {
                 Ok(parent) => Rc::new(parent),
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(refused()),
                 Err(errno) => return Err(errno.into()),
             }
         };
-        match look(&parent, target_name)? {
+        match lookup(&parent, target_name)? {
             ExistingEntry::File => {}
             // The link itself, at another path: the move matters only where links must stay inside.
             ExistingEntry::Symlink if self.source == ArchivePurpose::Layer => {}
@@ -242,10 +252,10 @@ impl TargetTree {
     /// Records that lower layers have nothing at this path.
     fn hide(&mut self, place: &EntryPath) -> Result<(), EntryWriteError> {
         let (parent, name) = place.split().ok_or(ArchiveRule::Whiteout)?;
-        let parent = self.folder(parent)?;
-        match look(&parent, name)? {
+        let parent = self.dir(parent)?;
+        match lookup(&parent, name)? {
             // An entry of the same layer stays, regardless of the order.
-            ExistingEntry::Directory => make_opaque(&open_folder(&parent, Path::new(name))?),
+            ExistingEntry::Directory => make_opaque(&open_dir(&parent, Path::new(name))?),
             ExistingEntry::Nothing => {
                 let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
                 Ok(mknodat(&parent, name, kind, mode, makedev(0, 0))?)
@@ -256,8 +266,8 @@ impl TargetTree {
 
     /// Records that lower layers have nothing in this directory.
     fn hide_below(&mut self, place: &EntryPath) -> Result<(), EntryWriteError> {
-        self.folder(place.path())?;
-        make_opaque(&open_folder(&self.root, place.path())?)
+        self.dir(place.path())?;
+        make_opaque(&open_dir(&self.root, place.path())?)
     }
 
     /// Returns the parent for a file and its name there, after removing an existing entry.
@@ -266,8 +276,8 @@ impl TargetTree {
         place: &'p EntryPath,
     ) -> Result<(Rc<OwnedFd>, &'p OsStr), EntryWriteError> {
         let (parent, name) = place.split().ok_or(ArchiveRule::NoName)?;
-        let parent = self.folder(parent)?;
-        match look(&parent, name)? {
+        let parent = self.dir(parent)?;
+        match lookup(&parent, name)? {
             ExistingEntry::Nothing => {}
             ExistingEntry::File | ExistingEntry::Symlink | ExistingEntry::Whiteout => {
                 unlinkat(&parent, name, AtFlags::empty())?;
@@ -277,11 +287,11 @@ impl TargetTree {
                 self.last = None;
                 let path = place.path();
                 // Paths are ordered by name, so those below follow directly.
-                let below = self.folders.range(path.to_owned()..);
+                let below = self.dirs.range(path.to_owned()..);
                 let below = below.take_while(|(other, _)| other.starts_with(path));
                 let below: Vec<_> = below.map(|(other, _)| other.clone()).collect();
                 for other in below {
-                    self.folders.remove(&other);
+                    self.dirs.remove(&other);
                 }
             }
         }
@@ -289,7 +299,7 @@ impl TargetTree {
     }
 
     /// Returns the directory at this path, which is created if the archive did not name it.
-    fn folder(&mut self, path: &Path) -> Result<Rc<OwnedFd>, EntryWriteError> {
+    fn dir(&mut self, path: &Path) -> Result<Rc<OwnedFd>, EntryWriteError> {
         if path.as_os_str().is_empty() {
             return Ok(Rc::clone(&self.root));
         }
@@ -314,28 +324,34 @@ impl TargetTree {
         name: &OsStr,
         at: &Path,
     ) -> Result<Rc<OwnedFd>, EntryWriteError> {
-        let shown = || shown(at.as_os_str().as_encoded_bytes());
-        match look(parent, name)? {
+        let shown = || display_path(at.as_os_str().as_encoded_bytes());
+        match lookup(parent, name)? {
             ExistingEntry::Directory => {}
             ExistingEntry::Symlink => return Err(ArchiveRule::ThroughLink { link: shown() }.into()),
             ExistingEntry::File => return Err(ArchiveRule::ThroughFile { file: shown() }.into()),
             ExistingEntry::Nothing | ExistingEntry::Whiteout => {
-                self.make_folder(parent, name)?;
+                self.create_dir(parent, name)?;
                 let owner = (self.source == ArchivePurpose::Layer).then_some((0, 0));
                 let usual = EntryAttributes {
                     mode: 0o755,
                     owner,
                     modified: None,
                 };
-                self.note(at, usual)?;
+                self.record_dir(at, usual)?;
             }
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Rc::new(openat2(parent, name, flags, Mode::empty(), BELOW)?))
+        Ok(Rc::new(openat2(
+            parent,
+            name,
+            flags,
+            Mode::empty(),
+            RESOLVE_BENEATH,
+        )?))
     }
 }
 
-pub(super) fn look(parent: &OwnedFd, name: &OsStr) -> Result<ExistingEntry, EntryWriteError> {
+pub(super) fn lookup(parent: &OwnedFd, name: &OsStr) -> Result<ExistingEntry, EntryWriteError> {
     let found = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(found) => found,
         Err(Errno::NOENT) => return Ok(ExistingEntry::Nothing),
@@ -350,14 +366,20 @@ pub(super) fn look(parent: &OwnedFd, name: &OsStr) -> Result<ExistingEntry, Entr
 }
 
 /// Opens a directory for reading and changing.
-pub(super) fn open_folder(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, EntryWriteError> {
+pub(super) fn open_dir(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, EntryWriteError> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
         path
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat2(parent, path, flags, Mode::empty(), BELOW)?)
+    Ok(openat2(
+        parent,
+        path,
+        flags,
+        Mode::empty(),
+        RESOLVE_BENEATH,
+    )?)
 }
 
 fn make_opaque(folder: &OwnedFd) -> Result<(), EntryWriteError> {
@@ -401,7 +423,7 @@ fn times(attributes: EntryAttributes) -> Timestamps {
 /// Removes a directory with its content. The depth is limited by that of entries, with one
 /// descriptor per level.
 pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
-    let folder = open_folder(parent, Path::new(name))?;
+    let folder = open_dir(parent, Path::new(name))?;
     for entry in Dir::read_from(&folder)? {
         let entry = entry?;
         let bytes = entry.file_name().to_bytes();
@@ -409,7 +431,7 @@ pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteErr
             continue;
         }
         let inner: &OsStr = std::os::unix::ffi::OsStrExt::from_bytes(bytes);
-        match look(&folder, inner)? {
+        match lookup(&folder, inner)? {
             ExistingEntry::Directory => remove(&folder, inner)?,
             ExistingEntry::Nothing
             | ExistingEntry::File

@@ -26,30 +26,30 @@ const LINK_LIMIT_BYTES: u64 = 4096;
 pub(super) fn unpack(
     archive: File,
     tree: &mut TargetTree,
-    work: &mut UnpackBudget<'_>,
+    budget: &mut UnpackBudget<'_>,
 ) -> Result<(), UnpackError> {
     let mut last = Vec::new();
-    let done = entries(archive, tree, work, &mut last);
-    done.map_err(|fault| fault.of(ArchiveFormat::Zip.name(), &last))
+    let done = entries(archive, tree, budget, &mut last);
+    done.map_err(|fault| fault.into_error(ArchiveFormat::Zip.name(), &last))
 }
 
 fn entries(
     archive: File,
     tree: &mut TargetTree,
-    work: &mut UnpackBudget<'_>,
+    budget: &mut UnpackBudget<'_>,
     last: &mut Vec<u8>,
 ) -> Result<(), EntryWriteError> {
-    let allowed = work.rules.entries_max;
+    let allowed = budget.limits.entries_max;
     let left = allowed
         .saturating_mul(LIST_BYTES_AN_ENTRY)
         .clamp(1 << 20, LIST_LIMIT_BYTES);
     let counted = CountingReader {
         file: archive,
-        counts: Rc::clone(&work.counts),
+        counts: Rc::clone(&budget.counts),
     };
     let listed = ListReader {
         inner: counted,
-        left: Some(left),
+        remaining: Some(left),
         rule: ArchiveRule::Entries { most: allowed },
     };
     let mut archive = ZipArchive::new(listed).map_err(read)?;
@@ -61,20 +61,20 @@ fn entries(
         return Err(ArchiveRule::Overlap.into());
     }
     let mut listed = archive.into_inner();
-    listed.left = None;
+    listed.remaining = None;
     let mut archive = ZipArchive::new(listed).map_err(read)?;
     for index in 0..archive.len() {
         let mut file = archive.by_index(index).map_err(read)?;
         *last = file.name_raw().to_vec();
-        work.begin(file.size())?;
-        let entry = judge(&mut file, work.rules)?;
-        tree.put(&entry, &mut file, work)?;
-        work.copy(&mut file, None)?;
+        budget.begin_entry(file.size())?;
+        let entry = check_entry(&mut file, budget.limits)?;
+        tree.put(&entry, &mut file, budget)?;
+        budget.copy(&mut file, None)?;
     }
     Ok(())
 }
 
-fn judge<R: Read>(
+fn check_entry<R: Read>(
     file: &mut zip::read::ZipFile<'_, R>,
     rules: &UnpackLimits,
 ) -> Result<ArchiveEntry, EntryWriteError> {
@@ -110,7 +110,7 @@ fn judge<R: Read>(
         modified: None,
     };
     Ok(ArchiveEntry {
-        place,
+        path: place,
         kind,
         attributes,
     })
@@ -126,14 +126,14 @@ fn read(error: ZipError) -> EntryWriteError {
 /// The archive, of which only a limited part may be read for its list of entries.
 struct ListReader {
     inner: CountingReader,
-    left: Option<u64>,
+    remaining: Option<u64>,
     rule: ArchiveRule,
 }
 
 impl Read for ListReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(buffer)?;
-        if let Some(left) = &mut self.left {
+        if let Some(left) = &mut self.remaining {
             *left = left
                 .checked_sub(length as u64)
                 .ok_or_else(|| io::Error::other(RuleViolation(self.rule.clone())))?;

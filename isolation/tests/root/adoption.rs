@@ -74,7 +74,7 @@ fn outlives() {
     let mut world = RootFixture::new();
     for spec in [world.spec(SLEEP), plain(world.spec(SLEEP))] {
         let agent = Agent::launching(&spec, Some(&world.tree), None);
-        assert_eq!(Agent::heard(&spec), "started");
+        assert_eq!(Agent::outcome(&spec), "started");
         has_run(&spec);
         agent.kill();
         let mut container = running(&spec);

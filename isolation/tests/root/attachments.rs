@@ -64,7 +64,7 @@ fn refusal(container: &Container, stdin: bool) -> String {
 }
 
 /// Reads until the output ends with `until`, or until the command's end, which is then returned.
-fn hear(attachment: &mut Attachment, until: &str) -> (String, Option<CommandOutcome>) {
+fn read_until(attachment: &mut Attachment, until: &str) -> (String, Option<CommandOutcome>) {
     let mut said = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&said).into_owned();
@@ -104,13 +104,13 @@ fn terminal() {
         first.resize(size).unwrap();
         first.input(b"size\n").unwrap();
         // The echo of the input, and the answer; at both clients.
-        assert_eq!(hear(&mut first, "132\r\n").0, "size\r\n50 132\r\n");
-        assert_eq!(hear(&mut second, "132\r\n").0, "size\r\n50 132\r\n");
+        assert_eq!(read_until(&mut first, "132\r\n").0, "size\r\n50 132\r\n");
+        assert_eq!(read_until(&mut second, "132\r\n").0, "size\r\n50 132\r\n");
         // Ctrl-C is handled by the terminal, and ends no detached client.
         drop(first);
         second.input(b"exit\n").unwrap();
         assert_eq!(
-            hear(&mut second, ""),
+            read_until(&mut second, ""),
             ("exit\r\n".to_owned(), Some(CommandOutcome::Exited(7)))
         );
         container.wait(PATIENCE).unwrap();
@@ -139,11 +139,11 @@ fn pipe() {
             while next(one) != AttachmentNotice::InputConsumed {}
         }
         both[1].end_input().unwrap();
-        assert_eq!(hear(&mut both[0], "over\n").0, "409600\nover\n");
+        assert_eq!(read_until(&mut both[0], "over\n").0, "409600\nover\n");
         let late = refusal(&container, true);
         assert!(late.contains("has ended"), "{late}");
         both[0].signal(15).unwrap();
-        let ended = hear(&mut both[0], "").1;
+        let ended = read_until(&mut both[0], "").1;
         assert_eq!(ended, Some(CommandOutcome::Signaled(15)));
     }
 }
@@ -194,20 +194,20 @@ fn adopted() {
     let line = "while read word; do echo got $word; [ $word = exit ] && exit 5; done";
     let spec = with_terminal(profiled(&mut world, line));
     let agent = Agent::launching(&spec, None, None);
-    assert_eq!(Agent::heard(&spec), "started");
+    assert_eq!(Agent::outcome(&spec), "started");
     agent.kill();
     let Adoption::Running(mut container) = adopt(&spec.directory).unwrap() else {
         panic!("it runs")
     };
     let mut again = attached(&container, true);
     again.input(b"a\n").unwrap();
-    assert_eq!(hear(&mut again, "got a\r\n").0, "a\r\ngot a\r\n");
+    assert_eq!(read_until(&mut again, "got a\r\n").0, "a\r\ngot a\r\n");
     drop(again);
     // Detaching leaves the command unchanged.
     let mut third = attached(&container, true);
     third.input(b"exit\n").unwrap();
     assert_eq!(
-        hear(&mut third, ""),
+        read_until(&mut third, ""),
         (
             "exit\r\ngot exit\r\n".to_owned(),
             Some(CommandOutcome::Exited(5))

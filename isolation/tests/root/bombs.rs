@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use argosy_isolation::disk::FileSystem;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
-use argosy_isolation::remove_tree::remove_folder;
+use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_isolation::{
     Cgroup, CommandOutcome, Container, Handle, LaunchSpec, OomScope, OutputLimits, ResourceLimit,
 };
@@ -46,7 +46,7 @@ pub(crate) const CASES: &[TestCase] = &[
         "a_storm_of_signals_to_its_supervisor_changes_nothing",
         storm_outside,
     ),
-    ("one_that_ignores_term_goes_all_the_same", deaf),
+    ("one_that_ignores_term_goes_all_the_same", ignores_term),
     ("a_deep_and_full_sandbox_can_be_removed", deep),
 ];
 
@@ -54,9 +54,9 @@ const MIB: u64 = 1 << 20;
 /// The process limit of a bomb.
 const PROCESSES: u64 = 150;
 /// The interval at which the neighbour is queried.
-const EVERY: Duration = Duration::from_millis(10);
+const INTERVAL: Duration = Duration::from_millis(10);
 /// The minimum number of answers during a bomb.
-const ANSWERS: u64 = 25;
+const MIN_ANSWERS: u64 = 25;
 /// Echoes each line. It opens both ends, so that it continues while no query comes.
 const ECHO: &str = "while read line; do echo $line >&3; done 0<> ask 3<> answer";
 
@@ -73,7 +73,7 @@ struct NeighbourFixture {
 struct Neighbour {
     answers: AtomicU64,
     slowest_us: AtomicU64,
-    over: AtomicBool,
+    is_over: AtomicBool,
 }
 
 impl NeighbourFixture {
@@ -136,20 +136,20 @@ impl NeighbourFixture {
 
     /// Runs `act` while the neighbour is queried every ten milliseconds, and until it has answered
     /// often enough.
-    fn beside<T>(&mut self, act: impl FnOnce(&mut RootFixture) -> T) -> T {
+    fn during<T>(&mut self, act: impl FnOnce(&mut RootFixture) -> T) -> T {
         let service = Neighbour::default();
         let [ask, answer] = ["ask", "answer"].map(|name| self.spec.sandbox.join(name));
         std::thread::scope(|scope| {
             scope.spawn(|| service.watch(&ask, &answer));
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let done = act(&mut self.world);
-                let enough = service.answers.load(Ordering::SeqCst) + ANSWERS;
+                let enough = service.answers.load(Ordering::SeqCst) + MIN_ANSWERS;
                 eventually("the neighbour continues to serve", || {
                     service.answers.load(Ordering::SeqCst) >= enough
                 });
                 done
             }));
-            service.over.store(true, Ordering::SeqCst);
+            service.is_over.store(true, Ordering::SeqCst);
             match done {
                 Ok(done) => done,
                 Err(cause) => std::panic::resume_unwind(cause),
@@ -158,8 +158,8 @@ impl NeighbourFixture {
     }
 
     /// Starts a bomb and waits until it has reported its end.
-    fn go_off(&mut self, spec: &LaunchSpec) -> (Container, Handle) {
-        self.beside(|world| {
+    fn start_bomb(&mut self, spec: &LaunchSpec) -> (Container, Handle) {
+        self.during(|world| {
             let (container, handle) = world.start(spec);
             eventually("it does its worst", || {
                 stdout(spec).lines().any(|line| line == DONE)
@@ -171,11 +171,11 @@ impl NeighbourFixture {
     /// Removes a bomb, and checks that it has left nothing; the neighbour still runs then. The
     /// caller has checked that the bomb reached its limit, or did all its work where no limit stops
     /// it: this is its control. `scripts/techniques` counts these calls.
-    fn contains(mut self, spec: &LaunchSpec, container: Container, name: &str) {
+    fn remove_bomb(mut self, spec: &LaunchSpec, container: Container, name: &str) {
         println!("technique of a bomb: {name}: open");
-        self.beside(|_| container.destroy(PATIENCE).unwrap());
+        self.during(|_| container.destroy(PATIENCE).unwrap());
         drop(container);
-        remove_folder(&spec.directory).unwrap();
+        remove_dir_all(&spec.directory).unwrap();
         // The program of all bombs.
         fs::remove_file(self.world.work().join("inside")).unwrap();
         self.audit.expect_nothing_left("after a bomb");
@@ -200,7 +200,7 @@ impl Neighbour {
         let waited = answered.try_clone().unwrap();
         let mut lines = BufReader::new(answered).lines();
         for number in 0_u64.. {
-            if self.over.load(Ordering::SeqCst) {
+            if self.is_over.load(Ordering::SeqCst) {
                 break;
             }
             let begun = Instant::now();
@@ -212,7 +212,7 @@ impl Neighbour {
             let took = u64::try_from(begun.elapsed().as_micros()).unwrap();
             self.slowest_us.fetch_max(took, Ordering::SeqCst);
             self.answers.fetch_add(1, Ordering::SeqCst);
-            std::thread::sleep(EVERY);
+            std::thread::sleep(INTERVAL);
         }
         println!(
             "the neighbour has answered {} times, after {} us at most",
@@ -237,27 +237,27 @@ fn figure(spec: &LaunchSpec) -> u64 {
 fn forks() {
     let mut street = NeighbourFixture::new();
     let spec = street.bomb("forks");
-    let (container, _) = street.go_off(&spec);
+    let (container, _) = street.start_bomb(&spec);
     let count = population(&spec);
     // Init does not count as a user of the container.
     assert!(
         (50..=PROCESSES as usize + 2).contains(&count),
         "{count} processes"
     );
-    street.contains(&spec, container, "processes");
+    street.remove_bomb(&spec, container, "processes");
 }
 
 fn threads() {
     let mut street = NeighbourFixture::new();
     let spec = street.bomb("threads");
-    let (container, _) = street.go_off(&spec);
+    let (container, _) = street.start_bomb(&spec);
     let threads = spec.cgroup.as_ref().unwrap().join("cgroup.threads");
     let count = fs::read_to_string(threads).unwrap().lines().count();
     assert!(
         (50..=PROCESSES as usize + 2).contains(&count),
         "{count} threads"
     );
-    street.contains(&spec, container, "threads");
+    street.remove_bomb(&spec, container, "threads");
 }
 
 fn memory() {
@@ -267,33 +267,33 @@ fn memory() {
         skip("needs the cgroup controller memory".to_owned());
     }
     let spec = street.bomb("memory");
-    let (container, exit) = street.beside(|world| {
+    let (container, exit) = street.during(|world| {
         let mut container = world.launch(&spec);
         let exit = container.wait(PATIENCE).unwrap();
         (container, exit)
     });
     assert_eq!(exit.outcome, CommandOutcome::Signaled(9), "{exit:?}");
     assert_eq!(exit.memory_shortage.unwrap().of, OomScope::Container);
-    street.contains(&spec, container, "memory");
+    street.remove_bomb(&spec, container, "memory");
 }
 
 fn descriptors() {
     let mut street = NeighbourFixture::new();
     let spec = street.bomb("descriptors");
-    let (container, _) = street.go_off(&spec);
+    let (container, _) = street.start_bomb(&spec);
     assert!(stdout(&spec).starts_with("409"), "{}", stdout(&spec));
-    street.contains(&spec, container, "descriptors");
+    street.remove_bomb(&spec, container, "descriptors");
 }
 
 fn files() {
     for place in ["/tmp", "/dev/shm"] {
         let mut street = NeighbourFixture::new();
         let spec = street.bomb(&format!("files {place}"));
-        let (container, _) = street.go_off(&spec);
+        let (container, _) = street.start_bomb(&spec);
         // The minimum number of files, as its scratch file systems are small; one file is the
         // directory itself.
         assert_eq!(figure(&spec), 1_023, "in {place}");
-        street.contains(&spec, container, &format!("files in {place}"));
+        street.remove_bomb(&spec, container, &format!("files in {place}"));
     }
 }
 
@@ -301,9 +301,9 @@ fn fillers() {
     for place in ["/tmp", "/dev/shm"] {
         let mut street = NeighbourFixture::new();
         let spec = street.bomb(&format!("fill {place}"));
-        let (container, _) = street.go_off(&spec);
+        let (container, _) = street.start_bomb(&spec);
         assert_eq!(figure(&spec), MIB, "in {place}");
-        street.contains(&spec, container, &format!("bytes in {place}"));
+        street.remove_bomb(&spec, container, &format!("bytes in {place}"));
     }
 }
 
@@ -326,20 +326,20 @@ fn disk_filler() {
     let system = FileSystem::at(&disks.join("bomb"));
     system.make(DISK, &spec.sandbox).unwrap();
     give_sandbox(&spec);
-    let (mut container, _) = street.go_off(&spec);
+    let (mut container, _) = street.start_bomb(&spec);
     let bytes = figure(&spec);
     assert!((DISK * 8 / 10..=DISK).contains(&bytes), "{bytes} bytes");
     let said = stdout(&spec);
     let names = said.lines().nth(1).unwrap().parse::<u64>().unwrap();
     let most = system.usage().unwrap().files_limit;
     assert!((500..=most).contains(&names), "{names} names of {most}");
-    street.beside(|_| {
+    street.during(|_| {
         container.kill(0).unwrap();
         container.wait(PATIENCE).unwrap();
         system.remove(&spec.sandbox).unwrap();
     });
-    remove_folder(&disks).unwrap();
-    street.contains(&spec, container, "its own disk");
+    remove_dir_all(&disks).unwrap();
+    street.remove_bomb(&spec, container, "its own disk");
 }
 
 fn flood() {
@@ -350,7 +350,7 @@ fn flood() {
         files: 3,
         bytes_per_second: 16 * MIB,
     };
-    let container = street.beside(|world| {
+    let container = street.during(|world| {
         let (container, _) = world.start(&spec);
         eventually("it was rotated out", || {
             spec.sandbox.join("stdout.2").exists()
@@ -362,7 +362,7 @@ fn flood() {
     let kept: u64 = kept.map(|file| file.len()).sum();
     // A rotation may be in progress, and a note about dropped output.
     assert!(kept <= 4 * MIB, "{kept} bytes");
-    street.contains(&spec, container, "output");
+    street.remove_bomb(&spec, container, "output");
 }
 
 fn zombies() {
@@ -370,14 +370,14 @@ fn zombies() {
     let mut spec = street.bomb("zombies");
     spec.resource_limits.retain(|limit| limit.name != "nproc");
     spec.limits.pids_max = None;
-    let (container, _) = street.go_off(&spec);
-    street.contains(&spec, container, "zombies");
+    let (container, _) = street.start_bomb(&spec);
+    street.remove_bomb(&spec, container, "zombies");
 }
 
 fn daemons() {
     let mut street = NeighbourFixture::new();
     let spec = street.bomb("daemons");
-    let (container, exit) = street.beside(|world| {
+    let (container, exit) = street.during(|world| {
         let mut container = world.launch(&spec);
         let exit = container.wait(PATIENCE).unwrap();
         (container, exit)
@@ -387,19 +387,19 @@ fn daemons() {
         !spec.cgroup.as_ref().unwrap().exists(),
         "they went with their command"
     );
-    street.contains(&spec, container, "daemons");
+    street.remove_bomb(&spec, container, "daemons");
 }
 
 fn storm_inside() {
     let mut street = NeighbourFixture::new();
     let spec = street.bomb("signals");
-    let (container, exit) = street.beside(|world| {
+    let (container, exit) = street.during(|world| {
         let mut container = world.launch(&spec);
         let exit = container.wait(PATIENCE).unwrap();
         (container, exit)
     });
     assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{}", exit.reason);
-    street.contains(&spec, container, "signals from inside");
+    street.remove_bomb(&spec, container, "signals from inside");
 }
 
 fn storm_outside() {
@@ -407,7 +407,7 @@ fn storm_outside() {
     let spec = street.bomb("sleep");
     let (mut container, handle) = street.world.start(&spec);
     let pids = [handle.supervisor.pid, handle.init.pid].map(|pid| pid.to_string());
-    street.beside(|_| {
+    street.during(|_| {
         // By number, because the last ones have no names here; without the two that cannot be
         // handled.
         let signals = (1..=64).filter(|signal| ![9, 19, 32, 33].contains(signal));
@@ -423,32 +423,32 @@ fn storm_outside() {
         container.wait(PATIENCE).unwrap().outcome,
         CommandOutcome::Signaled(15)
     );
-    street.contains(&spec, container, "signals to its supervisor");
+    street.remove_bomb(&spec, container, "signals to its supervisor");
 }
 
-fn deaf() {
+fn ignores_term() {
     let mut street = NeighbourFixture::new();
     let mut spec = street.bomb("sleep");
     let line = "trap '' TERM HUP INT QUIT; echo done; while :; do sleep 0.01; done";
     spec.program = argosy_isolation::Program::Shell(line.to_owned());
-    let (mut container, _) = street.go_off(&spec);
+    let (mut container, _) = street.start_bomb(&spec);
     container.kill(50).unwrap();
     assert_eq!(
         container.wait(PATIENCE).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
-    street.contains(&spec, container, "ignored signals");
+    street.remove_bomb(&spec, container, "ignored signals");
 }
 
 fn deep() {
     let mut street = NeighbourFixture::new();
     let spec = street.bomb("deep");
-    let (container, exit) = street.beside(|world| {
+    let (container, exit) = street.during(|world| {
         let mut container = world.launch(&spec);
         let exit = container.wait(PATIENCE).unwrap();
         (container, exit)
     });
     assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", exit.reason);
     assert!(!Cgroup::at(spec.cgroup.as_ref().unwrap()).path().exists());
-    street.contains(&spec, container, "a deep sandbox");
+    street.remove_bomb(&spec, container, "a deep sandbox");
 }

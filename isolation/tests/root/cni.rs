@@ -16,9 +16,9 @@ use crate::profile::profiled;
 use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("plugins_are_told_what_the_specification_says", told),
+    ("plugins_are_told_what_the_specification_says", plugin_input),
     ("what_a_plugin_refuses_is_undone", refused),
-    ("a_plugin_that_hangs_is_ended", hanging),
+    ("a_plugin_that_hangs_is_ended", hung_plugin),
     ("a_crash_leaves_nothing_with_plugins", crash),
     ("the_next_agent_waits_for_the_plugin_of_a_killed_one", waits),
     ("the_next_agent_ends_a_plugin_that_hangs", ends),
@@ -85,7 +85,7 @@ fn cni(world: &RootFixture, plugins: &Path) -> Cni {
         plugins: vec![plugins.to_owned()],
         records: world.work().join("cni/records"),
         namespaces: world.work().join("cni/namespaces"),
-        patience: PATIENCE,
+        timeout: PATIENCE,
     }
 }
 
@@ -99,7 +99,7 @@ fn nothing_is_left(cni: &Cni) {
     assert!(!mounts.contains(cni.namespaces.to_str().unwrap()));
 }
 
-fn told() {
+fn plugin_input() {
     on_a_host(|_| {
         let world = RootFixture::new();
         let plugins = Plugins::new(&world);
@@ -159,11 +159,11 @@ fn refused() {
     });
 }
 
-fn hanging() {
+fn hung_plugin() {
     on_a_host(|_| {
         let world = RootFixture::new();
         let mut plugins = Plugins::new(&world);
-        plugins.cni.patience = Duration::from_millis(200);
+        plugins.cni.timeout = Duration::from_millis(200);
         let id = ContainerId::new("c-1").unwrap();
         fs::write(plugins.folder.join("hang"), "").unwrap();
         let error = plugins
@@ -173,7 +173,7 @@ fn hanging() {
             .to_string();
         assert!(error.ends_with("it did not end within 200ms"), "{error}");
         fs::remove_file(plugins.folder.join("hang")).unwrap();
-        plugins.cni.patience = PATIENCE;
+        plugins.cni.timeout = PATIENCE;
         plugins.cni.sweep(&BTreeSet::new()).unwrap();
         nothing_is_left(&plugins.cni);
     });
@@ -231,7 +231,7 @@ fn slow(folder: &Path, patience: Duration) -> Cni {
         plugins: vec![folder.to_owned()],
         records: folder.join("records"),
         namespaces: folder.join("namespaces"),
-        patience,
+        timeout: patience,
     }
 }
 

@@ -219,7 +219,7 @@ fn user_namespaces() {
         std::os::unix::fs::chown(folder, Some(uid), None).unwrap();
     }
     let agent = Agent::launching(&spec, None, Some(uid));
-    assert_eq!(Agent::heard(&spec), "started");
+    assert_eq!(Agent::outcome(&spec), "started");
     eventually("everything is written", || {
         stdout(&spec).lines().count() == 9
     });

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use argosy_isolation::network::cni::{Cni, NetworkConfList};
 use argosy_isolation::network::{InterContainerTraffic, NetworkConfig, Subnet};
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, IsolationLayers};
-use argosy_isolation::remove_tree::remove_folder;
+use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_isolation::unpack::UnpackLimits;
 use argosy_isolation::{
     Adoption, CgroupTree, CommandOutcome, Container, ContainerId, ContainerUser, Exit, Handle,
@@ -229,11 +229,11 @@ fn containers(work: &Path) -> PathBuf {
 fn settings(work: &Path) -> NetworkConfig {
     NetworkConfig {
         owner: work.to_owned(),
-        folder: work.join("networks"),
-        subnet: Subnet::USUAL,
+        directory: work.join("networks"),
+        subnet: Subnet::DEFAULT,
         subnet6: Some(networks::PREFIX6.parse().unwrap()),
-        ready: 1,
-        between: InterContainerTraffic::Isolated,
+        pool_size: 1,
+        traffic: InterContainerTraffic::Isolated,
         denied: Vec::new(),
     }
 }
@@ -346,7 +346,7 @@ impl RunParameters {
             plugins: vec![self.layer.with_file_name("plugins")],
             records: self.work.join("cni/records"),
             namespaces: self.work.join("cni/namespaces"),
-            patience: PATIENCE,
+            timeout: PATIENCE,
         }
     }
 
@@ -366,7 +366,7 @@ impl RunParameters {
             Imaged | Orphaned => {
                 let mut container = launcher.launch(&spec)?;
                 let handle = started(&mut container)?;
-                entered(&container)?;
+                exec(&container)?;
                 drop(container);
                 let mut container = adopted(&spec)?;
                 if self.life == Orphaned {
@@ -393,7 +393,7 @@ impl RunParameters {
             }
             Bridged => {
                 let networks = Networks::open(settings(&self.work), &BTreeSet::new())?;
-                let given = networks.take(&spec.id, &[web(8080)])?;
+                let given = networks.acquire(&spec.id, &[web(8080)])?;
                 let mut container = launcher.launch_joined(&spec, given.namespace.as_fd())?;
                 drop(given);
                 started(&mut container)?;
@@ -409,7 +409,7 @@ impl RunParameters {
             }
             Archived => unpacking::keep(&mut launcher, &self.work, UnpackLimits::archive())?,
             Layered => unpacking::keep(&mut launcher, &self.work, UnpackLimits::layer())?,
-            Emptied => emptied(&self.work.join(FILLED))?,
+            Emptied => fill_and_remove(&self.work.join(FILLED))?,
         }
         destroy(&spec.directory, group, PATIENCE)?;
         Ok(())
@@ -449,7 +449,7 @@ impl RunParameters {
         match self.life {
             Archived => unpacking::recover(&mut launcher, &self.work, UnpackLimits::archive()),
             Layered => unpacking::recover(&mut launcher, &self.work, UnpackLimits::layer()),
-            Emptied => remove_folder(&self.work.join(FILLED)).unwrap(),
+            Emptied => remove_dir_all(&self.work.join(FILLED)).unwrap(),
             Imaged | Brief | Plain | Unprivileged | Void | Orphaned | Bridged | Plugged => {}
         }
         // No agent reuses a container id: a late launch must not meet the new container.
@@ -491,8 +491,8 @@ fn adopted(spec: &LaunchSpec) -> Result<Container> {
 }
 
 /// Runs an exec command that does not end before its session does.
-fn entered(container: &Container) -> Result<()> {
-    let mut session = container.enter(&entry::request(SLEEP))?;
+fn exec(container: &Container) -> Result<()> {
+    let mut session = container.exec(&entry::request(SLEEP))?;
     session.wait(PATIENCE).context("it cannot be entered")?;
     // A process that has reported the start passes this point before the end.
     session.signal(9)?;
@@ -501,12 +501,12 @@ fn entered(container: &Container) -> Result<()> {
 }
 
 /// Fills a directory and removes it.
-fn emptied(folder: &Path) -> Result<()> {
+fn fill_and_remove(folder: &Path) -> Result<()> {
     for inner in ["a/b/c", "d/e"] {
         fs::create_dir_all(folder.join(inner))?;
         fs::write(folder.join(inner).join("file"), "")?;
     }
-    Ok(remove_folder(folder)?)
+    Ok(remove_dir_all(folder)?)
 }
 
 fn ended(container: &mut Container) -> Result<Exit> {
@@ -515,7 +515,7 @@ fn ended(container: &mut Container) -> Result<Exit> {
 }
 
 /// The agent's side: a separate program that may be killed.
-pub(crate) fn life(arguments: &[String]) -> ExitCode {
+pub(crate) fn run_scenario(arguments: &[String]) -> ExitCode {
     let script: RunParameters = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
     if script.whose == CrashTarget::Agent {
         crash_points::arm(&script.step, 1, &script.witness).unwrap();
@@ -541,13 +541,13 @@ fn layer(folder: &Path) -> PathBuf {
 }
 
 /// Runs one scenario in which a process dies, and the recovery after it.
-fn crash_at(step: &str, life: CrashScenario, whose: CrashTarget) {
+fn crash_at(step: &str, life: CrashScenario, target: CrashTarget) {
     let folder = tempfile::tempdir().unwrap();
     let work = folder.path().join("work");
     fs::create_dir_all(&work).unwrap();
     let script = RunParameters {
         life,
-        whose,
+        whose: target,
         step: step.to_owned(),
         agent: ContainerId::new(format!("crash-{}", std::process::id())).unwrap(),
         layer: layer(folder.path()),
@@ -595,7 +595,7 @@ fn crash_at(step: &str, life: CrashScenario, whose: CrashTarget) {
     audit.expect_nothing_left(&format!("after a crash at {step}, in the life {life:?}"));
 }
 
-fn crash_at_each(steps: &[(&str, &[CrashScenario])], whose: CrashTarget, on_a_host: bool) {
+fn crash_at_each(steps: &[(&str, &[CrashScenario])], target: CrashTarget, on_a_host: bool) {
     if !crash_points::IS_ON {
         skip("this build has no crash points".to_owned());
     }
@@ -606,7 +606,7 @@ fn crash_at_each(steps: &[(&str, &[CrashScenario])], whose: CrashTarget, on_a_ho
             .iter()
             .filter(|life| (**life == Bridged) == on_a_host)
         {
-            crash_at(step, *life, whose);
+            crash_at(step, *life, target);
             lives += 1;
         }
     }

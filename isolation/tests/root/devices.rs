@@ -37,7 +37,7 @@ fn device() -> PathBuf {
     }
 }
 
-fn said(world: &mut RootFixture, spec: &LaunchSpec) -> String {
+fn output_of(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let exit = world.run(spec);
     assert_eq!(
         exit.outcome,
@@ -59,14 +59,14 @@ fn own() {
     let mut spec = profiled(&mut world, &line);
     spec.devices = vec![device.clone()];
     assert_eq!(
-        said(&mut world, &spec),
+        output_of(&mut world, &spec),
         "character special file 666\nopened\n0\nno more\n"
     );
     let without = profiled(
         &mut world,
         &format!("test -e {} || echo none", device.display()),
     );
-    assert_eq!(said(&mut world, &without), "none\n");
+    assert_eq!(output_of(&mut world, &without), "none\n");
 }
 
 fn no_device() {

@@ -76,7 +76,7 @@ pub(crate) const LIMIT: u64 = 16 * MIB;
 const FILL: &str = "cat /dev/zero > fill; rm fill; echo ended; echo x > again && exit 7";
 
 /// Attempts to exceed the disk limit. Each line ends with an error, or reports that it succeeded.
-const HARM: &str = r#"exec python3 -I - << 'END'
+const ATTACKS: &str = r#"exec python3 -I - << 'END'
 import errno, fcntl, os, struct
 
 def attempt(name, action):
@@ -184,7 +184,7 @@ fn on_a_file_system(world: &mut RootFixture, line: &str) -> (LaunchSpec, FileSys
     (spec, system)
 }
 
-fn said(spec: &LaunchSpec) -> String {
+fn output_of(spec: &LaunchSpec) -> String {
     stdout(spec) + &stderr(spec)
 }
 
@@ -212,7 +212,7 @@ fn full_file_system() {
         most > empty.limit_bytes * 9 / 10
     });
     let exit = container.wait(crate::world::PATIENCE).unwrap();
-    let said = said(&spec);
+    let said = output_of(&spec);
     assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{said}");
     for words in ["begun\n", "No space left on device", "ended\n"] {
         assert!(said.contains(words), "{words:?} in {said:?}");
@@ -230,7 +230,7 @@ fn full_file_system() {
 }
 
 /// Returns the result of each line of [`HARM`], by its name.
-fn harm(spec: &LaunchSpec) -> impl Fn(&str) -> String {
+fn attack_results(spec: &LaunchSpec) -> impl Fn(&str) -> String {
     let (said, errors) = (stdout(spec), stderr(spec));
     move |name| {
         let found = said.lines().find_map(|line| line.strip_prefix(name));
@@ -245,9 +245,9 @@ fn numbers(text: &str) -> (u64, &str) {
 }
 
 /// Checks that the attempts did not exceed the limit.
-fn expect_held(spec: &LaunchSpec, refusals: [&str; 2], files: u64) {
+fn expect_limit(spec: &LaunchSpec, refusals: [&str; 2], files: u64) {
     let [full, many] = refusals;
-    let came_to = harm(spec);
+    let came_to = attack_results(spec);
     for project in ["no-project", "next-project", "no-inheritance", "no-flag"] {
         for path in [" .", " inner", " file"] {
             if project.contains("-project") || path != " file" {
@@ -289,7 +289,7 @@ fn with_group(world: &RootFixture, spec: &mut LaunchSpec, below: &Path) {
 fn hostile_file_system() {
     let mut world = RootFixture::new();
     let audit = audit(&world);
-    let (mut spec, system) = on_a_file_system(&mut world, HARM);
+    let (mut spec, system) = on_a_file_system(&mut world, ATTACKS);
     let work = world.work().to_owned();
     with_group(&world, &mut spec, &work);
     let limit = system.usage().unwrap();
@@ -297,9 +297,9 @@ fn hostile_file_system() {
         world.run(&spec).outcome,
         CommandOutcome::Exited(0),
         "{}",
-        said(&spec)
+        output_of(&spec)
     );
-    expect_held(&spec, ["ENOSPC", "ENOSPC"], limit.files_limit);
+    expect_limit(&spec, ["ENOSPC", "ENOSPC"], limit.files_limit);
     system.remove(&spec.sandbox).unwrap();
     audit.expect_nothing_left("after the worst in a file system");
 }
@@ -349,12 +349,12 @@ fn image_on_a_file_system() {
         CommandOutcome::Exited(7),
         "{} {}",
         exit.reason,
-        said(&spec)
+        output_of(&spec)
     );
     assert!(
         stderr(&spec).contains("No space left on device"),
         "{}",
-        said(&spec)
+        output_of(&spec)
     );
     system.remove(&spec.sandbox).unwrap();
     audit.expect_nothing_left("after an image on a file system");
@@ -473,7 +473,7 @@ impl MountedFileSystem {
     }
 
     fn take(&self, folder: &Path) {
-        project::take(folder, LIMIT, &self.0.join("alone")).unwrap();
+        project::assign(folder, LIMIT, &self.0.join("alone")).unwrap();
     }
 }
 
@@ -508,9 +508,14 @@ fn full_quota(kind: QuotaFileSystem) {
     let spec = quotas.spec(&mut world, &line);
     let mut container = world.launch(&spec);
     let exit = container.wait(crate::world::PATIENCE).unwrap();
-    assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{}", said(&spec));
+    assert_eq!(
+        exit.outcome,
+        CommandOutcome::Exited(7),
+        "{}",
+        output_of(&spec)
+    );
     let [_, words] = kind.refusal();
-    assert!(said(&spec).contains(words), "{}", said(&spec));
+    assert!(output_of(&spec).contains(words), "{}", output_of(&spec));
     let has = usage(&spec.sandbox);
     assert_eq!((has.limit_bytes, has.files_limit), (LIMIT, LIMIT / 4_096));
     assert!(has.used_bytes < MIB && has.files == 4, "{has:?}");
@@ -522,22 +527,22 @@ fn full_quota(kind: QuotaFileSystem) {
 fn hostile_quota(kind: QuotaFileSystem) {
     let mut world = RootFixture::new();
     let quotas = MountedFileSystem::on(kind, &world);
-    let mut spec = quotas.spec(&mut world, HARM);
+    let mut spec = quotas.spec(&mut world, ATTACKS);
     with_group(&world, &mut spec, &quotas.0);
     assert_eq!(
         world.run(&spec).outcome,
         CommandOutcome::Exited(0),
         "{}",
-        said(&spec)
+        output_of(&spec)
     );
     let [refusal, _] = kind.refusal();
-    expect_held(&spec, [refusal, refusal], LIMIT / 4_096);
+    expect_limit(&spec, [refusal, refusal], LIMIT / 4_096);
     let neighbour = quotas.spec(&mut world, "head -c 1000000 /dev/zero > file");
     assert_eq!(
         world.run(&neighbour).outcome,
         CommandOutcome::Exited(0),
         "{}",
-        said(&neighbour)
+        output_of(&neighbour)
     );
     // Not even host root can link a file of another project into it.
     let linked = fs::hard_link(spec.sandbox.join("stdout"), neighbour.sandbox.join("x"));
@@ -566,12 +571,12 @@ fn image_in_a_quota() {
         CommandOutcome::Exited(7),
         "{} {}",
         exit.reason,
-        said(&spec)
+        output_of(&spec)
     );
     assert!(
         stderr(&spec).contains("Disk quota exceeded"),
         "{}",
-        said(&spec)
+        output_of(&spec)
     );
     assert_eq!(usage(&spec.sandbox), usage(&changes));
 }
@@ -586,7 +591,7 @@ fn projects() {
     };
     let (one, other) = (folder("one"), folder("other"));
     assert_eq!(project::usage(&one), None);
-    project::lift(&one).unwrap();
+    project::clear_limit(&one).unwrap();
     quotas.take(&one);
     quotas.take(&one);
     quotas.take(&other);
@@ -595,7 +600,7 @@ fn projects() {
     assert!(usage(&one).used_bytes >= MIB && usage(&other).used_bytes < MIB);
     // Its limit is lifted before its files are removed: no limit remains for the next holder of the
     // id.
-    project::lift(&one).unwrap();
+    project::clear_limit(&one).unwrap();
     assert_eq!(project::usage(&one), None);
     fs::remove_dir_all(&one).unwrap();
     quotas.take(&folder("three"));
@@ -609,21 +614,21 @@ fn no_quotas() {
     };
     assert!(why.contains("prjquota") && why.contains("mount"), "{why}");
     assert_eq!(project::usage(world.work()), None);
-    project::lift(world.work()).unwrap();
+    project::clear_limit(world.work()).unwrap();
     project::share(world.work(), &world.work().join("nowhere")).unwrap();
 }
 
 /// Creates a disk and removes it, as a process that may die on the way: `kind step witness folder
 /// sandbox`.
-pub(crate) fn life(arguments: &[String]) -> ExitCode {
+pub(crate) fn run_maker(arguments: &[String]) -> ExitCode {
     let [kind, step, witness, folder, sandbox] = arguments else {
         panic!("{arguments:?}");
     };
     let (folder, sandbox) = (Path::new(folder), Path::new(sandbox));
     crash_points::arm(step, 1, Path::new(witness)).unwrap();
     if kind == "quota" {
-        project::take(sandbox, LIMIT, &folder.join("alone")).unwrap();
-        project::lift(sandbox).unwrap();
+        project::assign(sandbox, LIMIT, &folder.join("alone")).unwrap();
+        project::clear_limit(sandbox).unwrap();
     } else {
         let system = FileSystem::at(folder);
         system.make(LIMIT, sandbox).unwrap();
@@ -632,7 +637,7 @@ pub(crate) fn life(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn die_at(kind: &str, step: &str, world: &RootFixture, folder: &Path, sandbox: &Path) {
+fn crash_at(kind: &str, step: &str, world: &RootFixture, folder: &Path, sandbox: &Path) {
     let witness = world.work().join(format!("witness-{step}"));
     let mut maker = Command::new("/proc/self/exe")
         .args([LIFE, kind, step])
@@ -663,7 +668,7 @@ fn dying_makers() {
         let folder = world.work().join("disk");
         let sandbox = world.work().join("sandbox");
         fs::create_dir(&sandbox).unwrap();
-        die_at("file-system", step, &world, &folder, &sandbox);
+        crash_at("file-system", step, &world, &folder, &sandbox);
         let system = FileSystem::at(&folder);
         system.remove(&sandbox).unwrap();
         assert!(!folder.exists(), "{step}");
@@ -685,11 +690,11 @@ fn dying_quotas() {
     for step in OF_QUOTAS {
         let sandbox = quotas.0.join("sandbox");
         fs::create_dir(&sandbox).unwrap();
-        die_at("quota", step, &world, &quotas.0, &sandbox);
+        crash_at("quota", step, &world, &quotas.0, &sandbox);
         // The next process detects its kind, and lifts its limit.
         quotas.take(&sandbox);
         assert_eq!(usage(&sandbox).limit_bytes, LIMIT, "{step}");
-        project::lift(&sandbox).unwrap();
+        project::clear_limit(&sandbox).unwrap();
         fs::remove_dir(&sandbox).unwrap();
     }
 }

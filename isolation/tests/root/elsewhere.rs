@@ -86,7 +86,7 @@ fn elsewhere(test: impl FnOnce(&FileSystem, &Path, ForeignMountNamespace)) {
     fs::create_dir(&sandbox).unwrap();
     let system = FileSystem::at(&folder);
     let there = ForeignMountNamespace::make(&system, &sandbox);
-    assert!(!system.is_mounted() && !system.is_shown(&sandbox));
+    assert!(!system.is_mounted() && !system.is_sandbox_mounted(&sandbox));
     test(&system, &sandbox, there);
     assert!(!folder.exists());
     fs::remove_dir(&sandbox).unwrap();
@@ -96,7 +96,7 @@ fn elsewhere(test: impl FnOnce(&FileSystem, &Path, ForeignMountNamespace)) {
 fn found() {
     elsewhere(|system, sandbox, there| {
         assert!(system.recover(sandbox).unwrap());
-        assert!(system.is_mounted() && system.is_shown(sandbox));
+        assert!(system.is_mounted() && system.is_sandbox_mounted(sandbox));
         let file = sandbox.join("file");
         assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
         fs::write(&file, "ours").unwrap();

@@ -63,7 +63,7 @@ pub(crate) fn outcome(session: &mut ExecSession) -> CommandOutcome {
 }
 
 pub(crate) fn enter(container: &Container, line: &str) -> (ExecSession, ExecStreams) {
-    let mut session = container.enter(&request(line)).unwrap();
+    let mut session = container.exec(&request(line)).unwrap();
     let streams = started(&mut session);
     (session, streams)
 }
@@ -74,7 +74,7 @@ pub(crate) fn run(
     request: &ExecRequest,
     input: &[u8],
 ) -> (String, String, CommandOutcome) {
-    let mut session = container.enter(request).unwrap();
+    let mut session = container.exec(request).unwrap();
     let ExecStreams::Pipes {
         stdin,
         stdout,
@@ -120,7 +120,7 @@ fn compare(world: &mut RootFixture, mut spec: LaunchSpec) {
         soft: 100,
         hard: 200,
     }];
-    spec.program = Program::Shell(drawing());
+    spec.program = Program::Shell(write_confinement());
     let (mut container, _) = world.start(&spec);
     compare_running(&spec, &container);
     container.kill(0).unwrap();
@@ -128,7 +128,7 @@ fn compare(world: &mut RootFixture, mut spec: LaunchSpec) {
 }
 
 /// Returns a command that writes its portrait into the file `portrait`, and continues.
-fn drawing() -> String {
+fn write_confinement() -> String {
     format!("exec 9>&1 > drawing\n{PORTRAIT}\nexec >&9 9>&-; mv drawing portrait; exec sleep 1000")
 }
 
@@ -173,13 +173,13 @@ fn confined_unprivileged() {
     }
     let uid = ContainerUser::named("nobody").unwrap().uid;
     let work = tempfile::tempdir().unwrap();
-    let mut spec = spec_in(work.path(), "c", &drawing());
+    let mut spec = spec_in(work.path(), "c", &write_confinement());
     spec.isolation = argosy_isolation::Isolation::UserNamespaces;
     for folder in [work.path(), &spec.directory, &spec.sandbox] {
         std::os::unix::fs::chown(folder, Some(uid), None).unwrap();
     }
     let agent = Agent::launching(&spec, None, Some(uid));
-    assert_eq!(Agent::heard(&spec), "started");
+    assert_eq!(Agent::outcome(&spec), "started");
     agent.kill();
     let container = running(&spec);
     compare_running(&spec, &container);
@@ -238,7 +238,7 @@ fn named() {
 }
 
 pub(crate) fn refusal(container: &Container, request: &ExecRequest) -> String {
-    match container.enter(request).unwrap().wait(PATIENCE).unwrap() {
+    match container.exec(request).unwrap().wait(PATIENCE).unwrap() {
         ExecNotice::Refused { reason } => reason,
         other => panic!("{other:?}"),
     }
@@ -286,7 +286,7 @@ fn refused() {
         assert!(reason.contains(says), "{reason}");
     }
     let long = request(&"x".repeat(200_000));
-    let reason = container.enter(&long).unwrap_err().to_string();
+    let reason = container.exec(&long).unwrap_err().to_string();
     assert!(reason.contains("128 KiB"), "{reason}");
     assert_eq!(output(&container, "echo still there"), "still there\n");
     end(container);
@@ -346,7 +346,7 @@ fn catch(world: &mut RootFixture, mut spec: LaunchSpec) {
     let deadline = Instant::now() + Duration::from_secs(4);
     while Instant::now() < deadline {
         // Killing or stopping one may end it: that affects nothing else.
-        let mut session = container.enter(&request("exec sleep 0.01")).unwrap();
+        let mut session = container.exec(&request("exec sleep 0.01")).unwrap();
         session.wait(PATIENCE).unwrap();
         session.wait(PATIENCE).unwrap();
     }

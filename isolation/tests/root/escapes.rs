@@ -67,7 +67,7 @@ pub(crate) struct ProtectedObjects {
 }
 
 impl ProtectedObjects {
-    pub(crate) fn lay() -> Self {
+    pub(crate) fn new() -> Self {
         if !Path::new(PYTHON).exists() {
             skip("needs the package python3".to_owned());
         }
@@ -114,7 +114,7 @@ impl ProtectedObjects {
     }
 
     /// Returns what the container's main command finds.
-    pub(crate) fn tried(
+    pub(crate) fn run(
         &self,
         world: &mut RootFixture,
         mut spec: LaunchSpec,
@@ -151,7 +151,7 @@ fn block_device() -> String {
 }
 
 /// Returns a launch with the default profile and an agent's other settings, by this user.
-pub(crate) fn by(world: &mut RootFixture, who: AttemptUser) -> LaunchSpec {
+pub(crate) fn launch_as(world: &mut RootFixture, who: AttemptUser) -> LaunchSpec {
     let mut spec = profiled(world, "");
     spec.hostname = Some("contained".to_owned());
     spec.network = walls::hosts_network();
@@ -178,8 +178,8 @@ pub(crate) fn by(world: &mut RootFixture, who: AttemptUser) -> LaunchSpec {
     spec
 }
 
-fn read(said: &str) -> EscapeResults {
-    let answers = said.lines().map(|line| {
+fn read(output: &str) -> EscapeResults {
+    let answers = output.lines().map(|line| {
         let parts: Vec<_> = line.splitn(3, '\t').collect();
         let [verdict, name, answer] = parts[..] else {
             panic!("{line}")
@@ -194,7 +194,7 @@ fn read(said: &str) -> EscapeResults {
 type HarmlessTechniques = [(&'static str, &'static str)];
 
 /// For all in the host's network.
-const NETWORKED: &HarmlessTechniques = &[
+const HARMLESS_NETWORK: &HarmlessTechniques = &[
     ("the host's ports", LET_IN),
     ("the host's ports by IPv6", LET_IN),
     ("the host's ports by a mapped IPv6 address", LET_IN),
@@ -212,7 +212,7 @@ const CAPABLE: &HarmlessTechniques = &[
 ];
 
 /// For commands that may also make any system call, and create user namespaces.
-const LET_OFF: &HarmlessTechniques = &[
+const RELAXED: &HarmlessTechniques = &[
     ("a call of 32-bit code", "it is the filter that ends it"),
     ("a socket to hypervisors", "it reaches none of this host's"),
     (
@@ -245,13 +245,13 @@ const LET_OFF: &HarmlessTechniques = &[
 const SEEN_BY_KERNEL: &str = "call ";
 
 /// Returns the techniques that succeeded and were not granted.
-fn beyond(answers: &EscapeResults, granted: &[&HarmlessTechniques]) -> Vec<String> {
+fn not_granted(answers: &EscapeResults, granted: &[&HarmlessTechniques]) -> Vec<String> {
     let all = walls::names();
     let tried: Vec<_> = answers.keys().map(String::as_str).collect();
     assert_eq!(tried, all, "the table of layers names each technique");
     let is_granted = |name: &str| {
         let mut granted = granted.iter().flat_map(|list| list.iter());
-        walls::is_unheld(name) || granted.any(|(known, _)| *known == name)
+        walls::is_unprevented(name) || granted.any(|(known, _)| *known == name)
     };
     let open = answers
         .iter()
@@ -264,43 +264,49 @@ fn beyond(answers: &EscapeResults, granted: &[&HarmlessTechniques]) -> Vec<Strin
 }
 
 /// Returns what this user finds in a run of all techniques.
-fn found_by(who: AttemptUser, granted: &[&HarmlessTechniques]) -> Vec<String> {
+fn attempt_as(who: AttemptUser, granted: &[&HarmlessTechniques]) -> Vec<String> {
     let mut world = RootFixture::new();
-    world.launch_without(&[]);
-    let bait = ProtectedObjects::lay();
-    let spec = by(&mut world, who);
-    beyond(&bait.tried(&mut world, spec, &[]), granted)
+    world.disable_layers(&[]);
+    let bait = ProtectedObjects::new();
+    let spec = launch_as(&mut world, who);
+    not_granted(&bait.run(&mut world, spec, &[]), granted)
 }
 
 fn nobody() {
-    assert_eq!(found_by(AttemptUser::Unprivileged, &[NETWORKED]), [""; 0]);
+    assert_eq!(
+        attempt_as(AttemptUser::Unprivileged, &[HARMLESS_NETWORK]),
+        [""; 0]
+    );
 }
 
 fn root() {
-    assert_eq!(found_by(AttemptUser::Root, &[NETWORKED, TO_ROOT]), [""; 0]);
+    assert_eq!(
+        attempt_as(AttemptUser::Root, &[HARMLESS_NETWORK, TO_ROOT]),
+        [""; 0]
+    );
 }
 
 fn capable() {
-    let granted = [NETWORKED, TO_ROOT, CAPABLE];
-    assert_eq!(found_by(AttemptUser::Capable, &granted), [""; 0]);
+    let granted = [HARMLESS_NETWORK, TO_ROOT, CAPABLE];
+    assert_eq!(attempt_as(AttemptUser::Capable, &granted), [""; 0]);
 }
 
 fn let_off() {
-    let granted = [NETWORKED, TO_ROOT, CAPABLE, LET_OFF];
-    let mut open = found_by(AttemptUser::Relaxed, &granted);
+    let granted = [HARMLESS_NETWORK, TO_ROOT, CAPABLE, RELAXED];
+    let mut open = attempt_as(AttemptUser::Relaxed, &granted);
     open.retain(|answer| !answer.starts_with(SEEN_BY_KERNEL));
     assert_eq!(open, [""; 0]);
 }
 
 fn entered() {
     let mut world = RootFixture::new();
-    world.launch_without(&[]);
-    let bait = ProtectedObjects::lay();
-    let mut spec = by(&mut world, AttemptUser::Unprivileged);
+    world.disable_layers(&[]);
+    let bait = ProtectedObjects::new();
+    let mut spec = launch_as(&mut world, AttemptUser::Unprivileged);
     spec.program = Program::Shell("exec sleep 1000".to_owned());
     let (container, _) = world.start(&spec);
     let line = bait.line(&spec, &[]);
     let answers = read(&crate::entry::output(&container, &line));
-    assert_eq!(beyond(&answers, &[NETWORKED]), [""; 0]);
+    assert_eq!(not_granted(&answers, &[HARMLESS_NETWORK]), [""; 0]);
     crate::entry::end(container);
 }

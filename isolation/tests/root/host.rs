@@ -109,12 +109,12 @@ impl LinkedHost {
         host.outside("ip", &["link", "set", "in", "up"]);
         host.outside("ip", &["link", "set", "lo", "up"]);
         if why_no_ipv6().is_none() {
-            host.speak_ipv6();
+            host.enable_ipv6();
         }
         host
     }
 
-    fn speak_ipv6(&self) {
+    fn enable_ipv6(&self) {
         ip(&format!("address add {HOST6}/64 dev out nodad"));
         ip(&format!("route add default via {OUTSIDE6}"));
         for address in [format!("{OUTSIDE6}/64"), format!("{METADATA6}/128")] {

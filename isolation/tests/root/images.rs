@@ -136,7 +136,7 @@ pub(crate) fn imaged(world: &mut RootFixture, layers: &[PathBuf], line: &str) ->
     spec
 }
 
-fn said(world: &mut RootFixture, spec: &LaunchSpec) -> String {
+fn output_of(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let exit = world.run(spec);
     assert_eq!(
         exit.outcome,
@@ -149,7 +149,7 @@ fn said(world: &mut RootFixture, spec: &LaunchSpec) -> String {
 }
 
 /// Describes everything below a directory, with owner, kind, mode and content.
-fn picture(folder: &Path) -> BTreeMap<PathBuf, String> {
+fn describe(folder: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![folder.to_owned()];
     while let Some(path) = waiting.pop() {
@@ -180,15 +180,15 @@ fn picture(folder: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-fn pictures(folders: &[PathBuf]) -> Vec<BTreeMap<PathBuf, String>> {
-    folders.iter().map(|folder| picture(folder)).collect()
+fn describe_all(folders: &[PathBuf]) -> Vec<BTreeMap<PathBuf, String>> {
+    folders.iter().map(|folder| describe(folder)).collect()
 }
 
 fn layers_show() {
     let mut world = RootFixture::new();
     let layers = usual(&mut world);
     let spec = imaged(&mut world, &layers, LIST);
-    assert_eq!(said(&mut world, &spec), LISTED);
+    assert_eq!(output_of(&mut world, &spec), LISTED);
     let spec = imaged(
         &mut world,
         &layers,
@@ -196,7 +196,7 @@ fn layers_show() {
     );
     let expected =
         "bin\ndeep\ndev\netc\nhome\nmotd\nproc\nsandbox\nsys\ntmp\n/sandbox\n1000 1000\n0\n";
-    assert_eq!(said(&mut world, &spec), expected);
+    assert_eq!(output_of(&mut world, &spec), expected);
 }
 
 fn many_layers() {
@@ -215,7 +215,7 @@ fn many_layers() {
         let line = "cat /top; echo; set -- /own-*; echo $#; cat /motd";
         let spec = imaged(&mut world, &layers, line);
         let expected = format!("{}\n{}\ntop", count - 1, count - base.len());
-        assert_eq!(said(&mut world, &spec), expected);
+        assert_eq!(output_of(&mut world, &spec), expected);
     }
     let layers = vec![base[0].clone(); LAYERS_MAX + 1];
     let spec = imaged(&mut world, &layers, "true");
@@ -226,11 +226,11 @@ fn many_layers() {
 fn changes() {
     let mut world = RootFixture::new();
     let layers = usual(&mut world);
-    let before = pictures(&layers);
+    let before = describe_all(&layers);
     let line = "cd /; echo new > new; echo changed > motd; rm etc/group; rm -r deep; mkdir deep gone; echo x > deep/d; ls deep";
     let spec = imaged(&mut world, &layers, line);
-    assert_eq!(said(&mut world, &spec), "d\n");
-    assert_eq!(pictures(&layers), before, "layers are as they were");
+    assert_eq!(output_of(&mut world, &spec), "d\n");
+    assert_eq!(describe_all(&layers), before, "layers are as they were");
     let upper = spec.directory.join("upper");
     assert_eq!(fs::read(upper.join("new")).unwrap(), b"new\n");
     assert_eq!(fs::read(upper.join("motd")).unwrap(), b"changed\n");
@@ -255,7 +255,7 @@ fn users() {
         let mut spec = imaged(&mut world, &layers, line);
         spec.image_user = Some(name.to_owned());
         assert_eq!(
-            said(&mut world, &spec),
+            output_of(&mut world, &spec),
             format!("{ids}\nhersyes\nyes\nno\n"),
             "{name}"
         );
@@ -290,7 +290,7 @@ fn users() {
 fn shared() {
     let mut world = RootFixture::new();
     let layers = usual(&mut world);
-    let before = pictures(&layers);
+    let before = describe_all(&layers);
     let line = "echo $NAME > /motd; echo ready; while [ ! -e go ]; do sleep 0.01; done; cat /motd /deep/c; stat -c %u /home/web/file";
     let mut running = Vec::new();
     for number in 0..2 {
@@ -310,7 +310,7 @@ fn shared() {
         assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
         assert_eq!(stdout(&spec), format!("ready\n{number}\nkept1000\n"));
     }
-    assert_eq!(pictures(&layers), before);
+    assert_eq!(describe_all(&layers), before);
 }
 
 fn copied() {
@@ -328,7 +328,7 @@ fn copied() {
         1000
     );
     assert!(!folder.join("gone").exists() && !folder.join("deep/a").exists());
-    let before = pictures(&layers);
+    let before = describe_all(&layers);
     let mut spec = imaged(
         &mut world,
         &layers,
@@ -345,7 +345,7 @@ fn copied() {
         stderr(&spec)
     );
     assert!(!folder.join("new").exists(), "the root is its root's");
-    assert_eq!(pictures(&layers), before);
+    assert_eq!(describe_all(&layers), before);
 }
 
 fn refused(world: &mut RootFixture, spec: &LaunchSpec) -> String {
@@ -373,7 +373,7 @@ fn own(paths: &[&str]) -> Vec<GeneratedFile> {
 fn own_files() {
     let mut world = RootFixture::new();
     let mut layers = usual(&mut world);
-    let before = pictures(&layers);
+    let before = describe_all(&layers);
     let paths = ["/etc/hosts", "/etc/group", "/run/names/web"];
     let line = format!(
         "cat {}; for file in {}; do (echo x > $file) 2>/dev/null || echo refused; done; ls /tmp",
@@ -384,10 +384,10 @@ fn own_files() {
     spec.files = own(&paths);
     let shown: String = paths.iter().map(|path| format!("own {path}\n")).collect();
     assert_eq!(
-        said(&mut world, &spec),
+        output_of(&mut world, &spec),
         format!("{shown}refused\nrefused\nrefused\n")
     );
-    assert_eq!(pictures(&layers), before, "layers are as they were");
+    assert_eq!(describe_all(&layers), before, "layers are as they were");
     let upper = spec.directory.join("upper");
     assert_eq!(fs::read(upper.join("etc/hosts")).unwrap(), b"");
     assert!(!upper.join("etc/group").exists(), "it is covered only");
@@ -412,7 +412,7 @@ fn hostile() {
     fs::write(outside.join("secret"), "kept").unwrap();
     let target = outside.to_str().unwrap().as_bytes().to_owned();
     let base = store(&mut world, &[]);
-    let before = picture(&outside);
+    let before = describe(&outside);
     for place in ["proc", "dev", "sys", "tmp", "sandbox"] {
         for (kind, body) in [
             (b'2', &target[..]),
@@ -430,7 +430,7 @@ fn hostile() {
                 "{reason}"
             );
             assert!(reason.contains("another entry in its place"), "{reason}");
-            assert_eq!(picture(&outside), before, "{place}");
+            assert_eq!(describe(&outside), before, "{place}");
             assert!(!bad.join("etc/cpu").exists());
             fs::remove_dir_all(&bad).unwrap();
         }
@@ -501,7 +501,7 @@ fn escapes() {
         grep Cap /proc/self/status | cut -f2
         cut -d' ' -f5,6 /proc/self/mountinfo";
     let spec = imaged(&mut world, &layers, line);
-    let said = said(&mut world, &spec);
+    let said = output_of(&mut world, &spec);
     assert!(!said.contains("open: "), "{said}");
     let capabilities: Vec<_> = said.lines().take(5).collect();
     assert_eq!(capabilities, ["0000000000000000"; 5]);

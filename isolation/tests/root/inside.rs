@@ -51,8 +51,8 @@ fn bind(asked: &[String]) -> ExitCode {
             false => UdpSocket::bind(here).map(drop),
         };
         match bound {
-            Ok(()) => say("bound"),
-            Err(error) => say(&format!(
+            Ok(()) => report("bound"),
+            Err(error) => report(&format!(
                 "{:?}",
                 Errno::from_raw(error.raw_os_error().unwrap())
             )),
@@ -67,7 +67,7 @@ fn itself(verb: &str) -> Command {
     command
 }
 
-fn say(what: &str) {
+fn report(what: &str) {
     use std::io::Write;
     // A process beyond all limits may not be able to write either.
     let _ = writeln!(std::io::stdout(), "{what}");
@@ -86,7 +86,7 @@ fn forks() -> ExitCode {
         match itself("forks").spawn() {
             Ok(child) => made.push(child),
             Err(_) => {
-                say(DONE);
+                report(DONE);
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -97,7 +97,7 @@ fn threads() -> ExitCode {
     loop {
         let thread = std::thread::Builder::new().stack_size(16 * 1024);
         if thread.spawn(sleep).is_err() {
-            say(DONE);
+            report(DONE);
             sleep();
         }
     }
@@ -121,8 +121,8 @@ fn descriptors() -> ExitCode {
     while let Ok(pair) = UnixStream::pair() {
         pairs.push(pair);
     }
-    say(&format!("{count} files, {} pairs", pairs.len()));
-    say(DONE);
+    report(&format!("{count} files, {} pairs", pairs.len()));
+    report(DONE);
     sleep()
 }
 
@@ -132,8 +132,8 @@ fn files(folder: &str) -> ExitCode {
     while count < 1_000_000 && File::create(format!("{folder}/{count}")).is_ok() {
         count += 1;
     }
-    say(&format!("{count}"));
-    say(DONE);
+    report(&format!("{count}"));
+    report(DONE);
     sleep()
 }
 
@@ -146,8 +146,8 @@ fn fill(folder: &str) -> ExitCode {
             bytes += count;
         }
     }
-    say(&format!("{bytes}"));
-    say(DONE);
+    report(&format!("{bytes}"));
+    report(DONE);
     sleep()
 }
 
@@ -159,12 +159,12 @@ fn zombies() -> ExitCode {
         match Command::new("true").stdin(Stdio::null()).spawn() {
             Ok(child) => made.push(child),
             Err(error) => {
-                say(&error.to_string());
+                report(&error.to_string());
                 return ExitCode::FAILURE;
             }
         }
     }
-    say(DONE);
+    report(DONE);
     sleep()
 }
 
@@ -176,7 +176,7 @@ fn daemons() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    say(DONE);
+    report(DONE);
     ExitCode::SUCCESS
 }
 
@@ -200,7 +200,7 @@ fn signals() -> ExitCode {
             }
         }
     }
-    say(DONE);
+    report(DONE);
     ExitCode::from(7)
 }
 

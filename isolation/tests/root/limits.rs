@@ -13,10 +13,10 @@ use crate::adoption::exited;
 use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("an_end_for_want_of_memory_is_told_with_figures", glutton),
+    ("an_end_for_want_of_memory_is_told_with_figures", oom),
     (
         "an_end_for_want_of_memory_while_the_agent_was_away_keeps_its_figures",
-        glutton_alone,
+        oom_without_agent,
     ),
     ("above_memory_high_it_is_slowed_and_lives", memory_high),
     ("memory_is_told_by_kind", memory_kinds),
@@ -98,7 +98,7 @@ fn is_out_of_memory(exit: &Exit, limit: u64) {
     );
 }
 
-fn glutton() {
+fn oom() {
     let mut world = world_with(&["memory"]);
     let mut spec = world.spec("tail /dev/zero");
     spec.limits = memory(32 * MIB);
@@ -110,12 +110,12 @@ fn glutton() {
     assert!(exit.reason.contains("MiB of 32 MiB; "), "{}", exit.reason);
 }
 
-fn glutton_alone() {
+fn oom_without_agent() {
     let mut world = world_with(&["memory"]);
     let mut spec = world.spec("until [ -e go ]; do sleep 0.01; done; tail /dev/zero");
     spec.limits = memory(32 * MIB);
     let agent = Agent::launching(&spec, Some(&world.tree), None);
-    assert_eq!(Agent::heard(&spec), "started");
+    assert_eq!(Agent::outcome(&spec), "started");
     agent.kill();
     fs::write(spec.sandbox.join("go"), "").unwrap();
     eventually("the supervisor writes the status", || {

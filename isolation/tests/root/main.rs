@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         Some("launcher") => {
             let each: Vec<_> = arguments.iter().map(String::as_str).collect();
             if let [_, walls::WITHOUT, gone] = &each[..] {
-                walls::take_away(gone);
+                walls::disable_layers(gone);
             } else if let [_, step, witness] = &arguments[..] {
                 let armed = crash_points::arm(step, 1, Path::new(witness));
                 armed.expect("the test has made a folder for the witness");
@@ -77,8 +77,8 @@ fn main() -> ExitCode {
         Some(confinement::DETECT) => confinement::print_profile(),
         Some(services::VERB) => services::main(),
         Some(inside::VERB) => inside::main(&arguments[1..]),
-        Some(disks::LIFE) => disks::life(&arguments[1..]),
-        Some(crashes::LIFE) => crashes::life(&arguments[1..]),
+        Some(disks::LIFE) => disks::run_maker(&arguments[1..]),
+        Some(crashes::LIFE) => crashes::run_scenario(&arguments[1..]),
         _ => run(&arguments),
     }
 }

@@ -33,7 +33,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "containers_are_strangers_to_each_other_and_the_host",
-        strangers,
+        isolated,
     ),
     (
         "containers_are_no_strangers_where_the_operator_says_so",
@@ -69,7 +69,7 @@ raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 raw.sendto(header + datagram, (target, 0))";
 
 /// Prints the senders of datagrams, until the last one.
-const HEAR: &str = "import socket
+const RECEIVE: &str = "import socket
 hearing = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 hearing.bind(('', 999))
 print('ready', flush=True)
@@ -85,11 +85,11 @@ pub(crate) const GATEWAY6: &str = "fd12:3456:789a::ab7:1";
 pub(crate) fn settings(world: &RootFixture) -> NetworkConfig {
     NetworkConfig {
         owner: world.work().to_owned(),
-        folder: world.work().join("networks"),
-        subnet: Subnet::USUAL,
+        directory: world.work().join("networks"),
+        subnet: Subnet::DEFAULT,
         subnet6: Some(PREFIX6.parse().unwrap()),
-        ready: 2,
-        between: InterContainerTraffic::Isolated,
+        pool_size: 2,
+        traffic: InterContainerTraffic::Isolated,
         denied: Vec::new(),
     }
 }
@@ -131,7 +131,7 @@ fn joined(
 ) -> (LaunchSpec, ContainerNamespace) {
     let mut spec = profiled(world, line);
     spec.network = Network::Joined;
-    let network = networks.take(&spec.id, ports).unwrap();
+    let network = networks.acquire(&spec.id, ports).unwrap();
     (spec, network)
 }
 
@@ -264,7 +264,7 @@ fn reach() {
     });
 }
 
-fn strangers() {
+fn isolated() {
     on_a_host(|host| {
         let mut world = RootFixture::new();
         let mut settings = settings(&world);
@@ -309,15 +309,15 @@ fn strangers() {
 }
 
 fn open() {
-    on_a_host(|_| are_no_strangers(|served| &served.address));
+    on_a_host(|_| expect_reachable(|served| &served.address));
 }
 
 /// Checks that containers of an agent without isolation between them reach each other, by their
 /// addresses of one kind.
-pub(crate) fn are_no_strangers(address: fn(&ServingContainer) -> &str) {
+pub(crate) fn expect_reachable(address: fn(&ServingContainer) -> &str) {
     let mut world = RootFixture::new();
     let mut settings = settings(&world);
-    settings.between = InterContainerTraffic::Open;
+    settings.traffic = InterContainerTraffic::Open;
     let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
     let first = served(&mut world, "first", &networks, &[]);
     let second = served(&mut world, "second", &networks, &[]);
@@ -329,8 +329,8 @@ pub(crate) fn are_no_strangers(address: fn(&ServingContainer) -> &str) {
 }
 
 fn spoofing() {
-    const STRANGERS: [&str; 4] = ["203.0.113.9", HOST, "10.183.0.1", "127.0.0.1"];
-    on_a_host(|host| speaks_for_itself(host, &INTERNET, &STRANGERS));
+    const SPOOFED: [&str; 4] = ["203.0.113.9", HOST, "10.183.0.1", "127.0.0.1"];
+    on_a_host(|host| expect_no_spoofing(host, &INTERNET, &SPOOFED));
 }
 
 /// The means of a test for one version of the internet protocol.
@@ -338,7 +338,7 @@ pub(crate) struct FamilyFixture {
     /// Sends one datagram to an address with another source address.
     pub(crate) spoof: &'static str,
     /// Prints the senders of datagrams, until the last one.
-    pub(crate) hear: &'static str,
+    pub(crate) receive: &'static str,
     pub(crate) address: fn(&ServingContainer) -> &str,
     pub(crate) host: &'static str,
     pub(crate) outside: &'static str,
@@ -346,7 +346,7 @@ pub(crate) struct FamilyFixture {
 
 const INTERNET: FamilyFixture = FamilyFixture {
     spoof: SPOOF,
-    hear: HEAR,
+    receive: RECEIVE,
     address: |served| &served.address,
     host: HOST,
     outside: OUTSIDE,
@@ -354,14 +354,14 @@ const INTERNET: FamilyFixture = FamilyFixture {
 
 /// Checks that the world receives only a container's datagrams with its own source address, and
 /// none with its neighbour's or with `strangers`.
-pub(crate) fn speaks_for_itself(host: &LinkedHost, by: &FamilyFixture, strangers: &[&str]) {
+pub(crate) fn expect_no_spoofing(host: &LinkedHost, by: &FamilyFixture, strangers: &[&str]) {
     let mut world = RootFixture::new();
     let networks = networks(&world);
     let first = served(&mut world, "first", &networks, &[]);
     let second = served(&mut world, "second", &networks, &[]);
     let outside = host.world.id().to_string();
     let mut hearing = Command::new("nsenter")
-        .args(["-t", &outside, "-n", PYTHON, "-c", by.hear])
+        .args(["-t", &outside, "-n", PYTHON, "-c", by.receive])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -397,7 +397,7 @@ fn one_owner() {
         let first = served(&mut world, "first", &networks, &[web(8080)]);
         let id = ContainerId::new("other").unwrap();
         let refusal = networks
-            .take(&id, &[web(9000), web(8080)])
+            .acquire(&id, &[web(9000), web(8080)])
             .unwrap_err()
             .to_string();
         let expected = format!(
@@ -407,10 +407,10 @@ fn one_owner() {
         assert_eq!(refusal, expected);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let refusal = networks.take(&id, &[web(port)]).unwrap_err().to_string();
+        let refusal = networks.acquire(&id, &[web(port)]).unwrap_err().to_string();
         assert!(refusal.contains("is in use on this host"), "{refusal}");
         // Resources that were taken before the refusal are free again.
-        networks.take(&id, &[web(9000)]).unwrap();
+        networks.acquire(&id, &[web(9000)]).unwrap();
         networks.release(&id).unwrap();
         networks.release(&id).unwrap();
         assert!(call(HOST, 8080).starts_with("first"));
@@ -425,13 +425,13 @@ fn away() {
         let before = networks(&world);
         let kept = served(&mut world, "kept", &before, &[web(8080)]);
         let lost = ContainerId::new("lost").unwrap();
-        before.take(&lost, &[web(8081)]).unwrap();
-        eventually("the pool is full", || before.ready() == 2);
+        before.acquire(&lost, &[web(8081)]).unwrap();
+        eventually("the pool is full", || before.pool_size() == 2);
         // From here on that agent does nothing more, as if it had been killed.
         run("nft", &["flush", "ruleset"]);
         let known = BTreeSet::from([kept.id.clone()]);
         let mut settings = settings(&world);
-        settings.ready = 0;
+        settings.pool_size = 0;
         let networks = Networks::open(settings, &known).unwrap();
         assert_eq!(
             networks.address(&kept.id).unwrap().to_string(),
@@ -464,13 +464,14 @@ fn overlap() {
 fn trial() {
     on_a_host(|_| {
         assert_eq!(
-            network::check(Subnet::USUAL, PREFIX6.parse().ok()).map_err(|error| error.to_string()),
+            network::check(Subnet::DEFAULT, PREFIX6.parse().ok())
+                .map_err(|error| error.to_string()),
             Ok(())
         );
         assert_eq!(devices(), Vec::<String>::new());
         assert_eq!(run("nft", &["list", "ruleset"]), "");
         ip("route add 10.183.4.0/24 via 192.0.2.2");
-        let error = network::check(Subnet::USUAL, None).unwrap_err();
+        let error = network::check(Subnet::DEFAULT, None).unwrap_err();
         assert!(
             error.to_string().contains("overlaps 10.183.4.0/24"),
             "{error}"
@@ -480,7 +481,7 @@ fn trial() {
 
 /// Returns the only record of forwarding.
 fn note_on_forwarding(world: &RootFixture) -> PathBuf {
-    let found = fs::read_dir(settings(world).folder).unwrap().flatten();
+    let found = fs::read_dir(settings(world).directory).unwrap().flatten();
     let mut notes = found.filter(|entry| {
         let name = entry.file_name();
         name.to_string_lossy().starts_with("forwarding-")
@@ -591,7 +592,7 @@ fn killed() {
                     .any(|path| path.ends_with("tcp-8080"))
             );
             eventually("only devices of the pool are left", || {
-                networks.ready() == 2 && devices().len() == 2
+                networks.pool_size() == 2 && devices().len() == 2
             });
             assert_eq!(records(&world).len(), 2);
         }
@@ -619,7 +620,7 @@ fn many() {
         }
         assert_eq!(addresses.len(), 200, "no address is used again soon");
         eventually("the pool is full, and there is nothing else", || {
-            networks.ready() == 2 && devices().len() == 2 && records(&world).len() == 2
+            networks.pool_size() == 2 && devices().len() == 2 && records(&world).len() == 2
         });
         assert_eq!(held_namespaces(), 2);
         leave_nothing(&world, networks);

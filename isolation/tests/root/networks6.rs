@@ -11,8 +11,8 @@ use crate::host::{
     run, web,
 };
 use crate::networks::{
-    FamilyFixture, GATEWAY6, PREFIX6, ServingContainer, are_no_strangers, leave_nothing, networks,
-    served, settings, speaks_for_itself, wired,
+    FamilyFixture, GATEWAY6, PREFIX6, ServingContainer, expect_no_spoofing, expect_reachable,
+    leave_nothing, networks, served, settings, wired,
 };
 use crate::world::{RootFixture, TestCase, eventually, skip};
 
@@ -23,7 +23,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "containers_are_strangers_to_each_other_and_the_host_by_ipv6",
-        strangers,
+        isolated,
     ),
     (
         "containers_are_no_strangers_by_ipv6_where_the_operator_says_so",
@@ -56,7 +56,7 @@ raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
 raw.sendto(header + datagram(~check & 0xffff or 0xffff), (target, 0))";
 
 /// Prints the senders of datagrams, until the last one.
-const HEAR: &str = "import socket
+const RECEIVE: &str = "import socket
 hearing = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 hearing.bind(('::', 999))
 print('ready', flush=True)
@@ -169,7 +169,7 @@ fn reach() {
     });
 }
 
-fn strangers() {
+fn isolated() {
     on_a_host_with_ipv6(|host| {
         let mut world = RootFixture::new();
         let mut settings = settings(&world);
@@ -235,18 +235,18 @@ fn strangers() {
 }
 
 fn open() {
-    on_a_host_with_ipv6(|_| are_no_strangers(|served| &served.address6));
+    on_a_host_with_ipv6(|_| expect_reachable(|served| &served.address6));
 }
 
 fn spoofing() {
     const BY_IPV6: FamilyFixture = FamilyFixture {
         spoof: SPOOF,
-        hear: HEAR,
+        receive: RECEIVE,
         address: |served| &served.address6,
         host: HOST6,
         outside: OUTSIDE6,
     };
-    const STRANGERS: [&str; 6] = [
+    const SPOOFED: [&str; 6] = [
         "2001:db8::9",
         "fd12:3456:789a::9",
         HOST6,
@@ -254,7 +254,7 @@ fn spoofing() {
         "::1",
         "::ffff:10.183.0.5",
     ];
-    on_a_host_with_ipv6(|host| speaks_for_itself(host, &BY_IPV6, &STRANGERS));
+    on_a_host_with_ipv6(|host| expect_no_spoofing(host, &BY_IPV6, &SPOOFED));
 }
 
 /// Checks that a host does not accept a container as a router: the rules and the device's setting
@@ -346,7 +346,7 @@ fn forwarding() {
         networks.remove().unwrap();
         assert_eq!(forwarding_settings(), before, "as it was");
         assert_eq!(setting("more", "forwarding"), "1");
-        let notes = fs::read_dir(settings(&world).folder).unwrap().flatten();
+        let notes = fs::read_dir(settings(&world).directory).unwrap().flatten();
         let notes = notes.filter(|entry| {
             let name = entry.file_name();
             name.to_string_lossy().contains("forwarding")
@@ -375,7 +375,7 @@ fn lost() {
         fs::create_dir(&owner).unwrap();
         let lost = NetworkConfig {
             owner: owner.clone(),
-            ready: 0,
+            pool_size: 0,
             ..settings(&world)
         };
         drop(Networks::open(lost, &BTreeSet::new()).unwrap());

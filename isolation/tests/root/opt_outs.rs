@@ -49,7 +49,11 @@ pub(crate) const ROOT: ContainerUser = ContainerUser {
 const SHOW: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'";
 
 /// Returns a launch of this line as root of the container, with these layers.
-pub(crate) fn behind(world: &mut RootFixture, walls: IsolationLayers, line: &str) -> LaunchSpec {
+pub(crate) fn with_layers(
+    world: &mut RootFixture,
+    walls: IsolationLayers,
+    line: &str,
+) -> LaunchSpec {
     let mut spec = profiled(world, line);
     spec.user = Some(ROOT);
     spec.profile.as_mut().unwrap().walls = walls;
@@ -64,7 +68,7 @@ fn keeping(names: &[&str]) -> IsolationLayers {
     }
 }
 
-fn said(world: &mut RootFixture, spec: &LaunchSpec) -> String {
+fn output_of(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     let exit = world.run(spec);
     assert_eq!(
         exit.outcome,
@@ -83,31 +87,34 @@ const BECOME: &str = "touch mine; chown 33:34 mine 2>/dev/null && stat -c %u:%g 
 
 fn changes_users() {
     let mut world = RootFixture::new();
-    let spec = behind(&mut world, IsolationLayers::ALL, BECOME);
-    assert_eq!(said(&mut world, &spec), "cannot give away\ncannot become\n");
+    let spec = with_layers(&mut world, IsolationLayers::ALL, BECOME);
+    assert_eq!(
+        output_of(&mut world, &spec),
+        "cannot give away\ncannot become\n"
+    );
     let kept = keeping(&["CHOWN", "SETUID", "SETGID"]);
-    let spec = behind(&mut world, kept, BECOME);
+    let spec = with_layers(&mut world, kept, BECOME);
     // A process that is no longer root has no capability left.
     assert_eq!(
-        said(&mut world, &spec),
+        output_of(&mut world, &spec),
         "33:34\n33\n34\nCapPrm:\t0000000000000000\n"
     );
 }
 
 fn only_named() {
     let mut world = RootFixture::new();
-    let spec = behind(&mut world, keeping(&["CHOWN", "KILL"]), SHOW);
+    let spec = with_layers(&mut world, keeping(&["CHOWN", "KILL"]), SHOW);
     let (kept, none) = ("0000000000000021", "0000000000000000");
     let expected = format!(
         "CapInh:{none}\nCapPrm:{kept}\nCapEff:{kept}\nCapBnd:{kept}\nCapAmb:{none}\nNoNewPrivs:1\nSeccomp:2\n"
     );
-    assert_eq!(said(&mut world, &spec), expected);
+    assert_eq!(output_of(&mut world, &spec), expected);
     let refused = "setpriv --reuid 33 true 2>/dev/null || echo no user; chroot / true 2>/dev/null || echo no root; \
         mount -t tmpfs none /tmp 2>/dev/null || echo no mount; hostname x 2>/dev/null || echo no name; \
         cat /etc/shadow >/dev/null 2>&1 || echo no file of the host";
-    let spec = behind(&mut world, keeping(&["CHOWN", "DAC_OVERRIDE"]), refused);
+    let spec = with_layers(&mut world, keeping(&["CHOWN", "DAC_OVERRIDE"]), refused);
     assert_eq!(
-        said(&mut world, &spec),
+        output_of(&mut world, &spec),
         "no user\nno root\nno mount\nno name\nno file of the host\n"
     );
 }
@@ -123,12 +130,12 @@ fn kept_by_nobody() {
     let expected = format!(
         "CapInh:{kept}\nCapPrm:{kept}\nCapEff:{kept}\nCapBnd:{kept}\nCapAmb:{kept}\nNoNewPrivs:1\nSeccomp:2\n33:34\n"
     );
-    assert_eq!(said(&mut world, &spec), expected);
+    assert_eq!(output_of(&mut world, &spec), expected);
 }
 
 fn entered() {
     let mut world = RootFixture::new();
-    let spec = behind(
+    let spec = with_layers(
         &mut world,
         keeping(&["CHOWN", "SETUID", "SETGID"]),
         "exec sleep 1000",
@@ -192,7 +199,7 @@ fn set_user_id() {
         spec.image_user = Some("1000:1000".to_owned());
         spec.profile.as_mut().unwrap().walls.privileges = privileges;
         assert_eq!(
-            said(&mut world, &spec),
+            output_of(&mut world, &spec),
             format!("{user}\nNoNewPrivs:\t{}\n", u8::from(privileges))
         );
     }
@@ -204,7 +211,7 @@ fn nested() {
     let mut ended = |walls| {
         let mut spec = profiled(&mut world, line);
         spec.profile.as_mut().unwrap().walls = walls;
-        said(&mut world, &spec)
+        output_of(&mut world, &spec)
     };
     let refused = ended(IsolationLayers::ALL);
     assert!(refused.contains("Operation not permitted"), "{refused}");
@@ -230,11 +237,11 @@ fn unfiltered() {
         ..IsolationLayers::ALL
     };
     let none = "0000000000000000";
-    let spec = behind(&mut world, walls, SHOW);
+    let spec = with_layers(&mut world, walls, SHOW);
     let expected = format!(
         "CapInh:{none}\nCapPrm:{none}\nCapEff:{none}\nCapBnd:{none}\nCapAmb:{none}\nNoNewPrivs:1\nSeccomp:0\n"
     );
-    assert_eq!(said(&mut world, &spec), expected);
+    assert_eq!(output_of(&mut world, &spec), expected);
 }
 
 /// Prints the number of its session keyring, whose keys its processes possess. 250 is keyctl on
@@ -264,8 +271,8 @@ fn keyring() {
         ..IsolationLayers::ALL
     };
     let line = format!("exec {PYTHON} -I -S -c '{KEYRING}'");
-    let spec = behind(&mut world, unfiltered, &line);
-    let inside: i64 = said(&mut world, &spec).trim().parse().unwrap();
+    let spec = with_layers(&mut world, unfiltered, &line);
+    let inside: i64 = output_of(&mut world, &spec).trim().parse().unwrap();
     assert!(inside > 0, "it has one: {inside}");
     let keys = fs::read_to_string("/proc/keys").unwrap();
     let starters = format!("{inside:08x}");

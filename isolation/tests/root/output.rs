@@ -81,7 +81,7 @@ fn flood() {
     assert!(begun.elapsed() < Duration::from_secs(20), "it was held up");
     assert!(spec.sandbox.join("done").exists());
     let (begin, bytes) = kept(&spec, StreamName::Stdout);
-    let usual = OutputLimits::USUAL;
+    let usual = OutputLimits::DEFAULT;
     assert!(bytes.len() as u64 <= usual.file_bytes * u64::from(usual.files));
     // Rotated files are not counted here: a flood of a second or less loses nothing.
     if begin == 0 {

@@ -38,7 +38,7 @@ const ASKED: &str = "tcp4 31000 tcp6 31000 tcp4 31001 tcp6 31001 tcp4 0 \
     udp4 31000 udp6 31000 udp4 31001 udp6 31001 udp4 0 udp6 0";
 /// Tries sockets of every kind, and listening at unbound ports: one line each, with the attempt and
 /// its result.
-const TRIED: &str = r#"exec /usr/bin/python3 -I -S - << 'END'
+const ATTEMPTS: &str = r#"exec /usr/bin/python3 -I -S - << 'END'
 import errno, socket
 
 KINDS = [("udplite", socket.SOCK_DGRAM, 136), ("sctp", socket.SOCK_STREAM, 132), ("sctp-packets", socket.SOCK_SEQPACKET, 132),
@@ -151,7 +151,7 @@ fn expected(refused: &str) -> Vec<String> {
 fn of_its_own() {
     on_a_network(|| {
         let mut world = RootFixture::new();
-        let refused = match port_filter::left_open(true) {
+        let refused = match port_filter::unenforced_name(true) {
             "udp-ports" => NOT_BY_LANDLOCK,
             _ => NOT_BY_FILTER,
         };
@@ -199,7 +199,7 @@ fn any() {
 
 /// Returns the result of each attempt, by its name, for a user who may bind these ports.
 fn tried(world: &mut RootFixture, ports: Option<&[u16]>) -> BTreeMap<String, String> {
-    let spec = binding(world, ports, true, TRIED);
+    let spec = binding(world, ports, true, ATTEMPTS);
     let exit = world.run(&spec);
     assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
     let said = stdout(&spec);

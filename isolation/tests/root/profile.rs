@@ -56,7 +56,7 @@ pub(crate) fn give_sandbox(spec: &LaunchSpec) {
 }
 
 /// Returns the output of the line, which must succeed.
-fn seen(world: &mut RootFixture, line: &str) -> String {
+fn output_of(world: &mut RootFixture, line: &str) -> String {
     let spec = profiled(world, line);
     let exit = world.run(&spec);
     assert_eq!(
@@ -95,7 +95,7 @@ fn nobody() {
 
 fn no_capabilities() {
     let mut world = RootFixture::new();
-    let status = seen(
+    let status = output_of(
         &mut world,
         "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'",
     );
@@ -108,7 +108,7 @@ fn no_capabilities() {
 
 fn files() {
     let mut world = RootFixture::new();
-    let root = seen(&mut world, "ls /; pwd; ls; test -x /usr/bin/env");
+    let root = output_of(&mut world, "ls /; pwd; ls; test -x /usr/bin/env");
     let hosts: Vec<_> = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"]
         .into_iter()
         .filter(|name| PathBuf::from("/").join(name).exists())
@@ -119,7 +119,7 @@ fn files() {
     let (folders, rest) = lines.split_at(expected.len());
     assert_eq!(folders, expected);
     assert_eq!(rest, ["/sandbox", "stderr", "stdout"]);
-    let mounts = seen(&mut world, "cut -d' ' -f5,6 /proc/self/mountinfo");
+    let mounts = output_of(&mut world, "cut -d' ' -f5,6 /proc/self/mountinfo");
     for line in mounts.lines() {
         assert!(line.contains("nosuid"), "{line}");
         let (place, attributes) = line.split_once(' ').unwrap();
@@ -147,15 +147,15 @@ fn files() {
 
 fn writes() {
     let mut world = RootFixture::new();
-    let tried = seen(&mut world, "for place in / /usr /etc /dev /proc /proc/sys/kernel /sys/fs/cgroup /sandbox /tmp /dev/shm; do
+    let tried = output_of(&mut world, "for place in / /usr /etc /dev /proc /proc/sys/kernel /sys/fs/cgroup /sandbox /tmp /dev/shm; do
         (echo x > $place/probe) 2>/dev/null && echo $place; done; true");
     assert_eq!(tried, "/sandbox\n/tmp\n/dev/shm\n");
-    let full = seen(
+    let full = output_of(
         &mut world,
         "head -c 2000000 /dev/zero 2>/dev/null > /tmp/large; wc -c < /tmp/large",
     );
     assert_eq!(full, "1048576\n");
-    let executed = seen(
+    let executed = output_of(
         &mut world,
         "cp /bin/true /tmp/true; /tmp/true 2>/dev/null && echo executed; cp /bin/true here; ./here && echo here",
     );
@@ -164,7 +164,7 @@ fn writes() {
 
 fn devices() {
     let mut world = RootFixture::new();
-    let found = seen(
+    let found = output_of(
         &mut world,
         "ls -p /dev | tr '\\n' ' '; echo; head -c 3 /dev/zero | wc -c; echo > /dev/null; head -c 1 /dev/urandom | wc -c; mknod mine b 8 0 2>/dev/null || echo refused; echo > /dev/full 2>/dev/null || echo full",
     );
@@ -176,7 +176,7 @@ fn devices() {
 
 fn masked() {
     let mut world = RootFixture::new();
-    let found = seen(
+    let found = output_of(
         &mut world,
         "for file in kcore keys timer_list sysrq-trigger interrupts; do wc -c < /proc/$file; done 2>/dev/null | sort -u; set -- /proc/[0-9]*; echo $#; hostname -I >/dev/null 2>&1; (echo 1 > /proc/sysrq-trigger) 2>/dev/null; cat /proc/1/environ 2>/dev/null || echo hidden",
     );
@@ -185,7 +185,7 @@ fn masked() {
 
 fn calls() {
     let mut world = RootFixture::new();
-    let refused = seen(
+    let refused = output_of(
         &mut world,
         "unshare -U true 2>/dev/null || echo no user namespace; unshare -m true 2>/dev/null || echo no mount namespace; mount -t tmpfs none /tmp 2>/dev/null || echo no mount; dmesg >/dev/null 2>&1 || echo no kernel log; nsenter -t 1 -m true 2>/dev/null || echo no other namespace",
     );

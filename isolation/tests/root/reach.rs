@@ -23,7 +23,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "what_was_closed_is_replaced_when_it_is_closed_anew",
-        closed_anew,
+        replaced,
     ),
 ];
 
@@ -31,7 +31,7 @@ const CLOSED: u16 = 5_051;
 
 /// Listens at a port of its own network, then connects to it in every known way: one line each,
 /// with name and answer.
-const TRIED: &str = r#"exec /usr/bin/python3 -I -S - << 'END'
+const ATTEMPTS: &str = r#"exec /usr/bin/python3 -I -S - << 'END'
 import errno, socket
 
 def attempt(name, action):
@@ -109,7 +109,7 @@ const OWN: &str = "192.0.2.7";
 const OWN6: &str = "2001:db8::7";
 
 impl ClosedEndpoint {
-    fn lay() -> Self {
+    fn new() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         for arguments in [
             "link set lo up",
@@ -134,7 +134,7 @@ fn on_a_network(test: impl FnOnce(&ClosedEndpoint) + Send) {
     if !Path::new(PYTHON).exists() {
         skip("needs the package python3".to_owned());
     }
-    let ended = std::thread::scope(|scope| scope.spawn(|| test(&ClosedEndpoint::lay())).join());
+    let ended = std::thread::scope(|scope| scope.spawn(|| test(&ClosedEndpoint::new())).join());
     if let Err(cause) = ended {
         std::panic::resume_unwind(cause);
     }
@@ -149,7 +149,7 @@ fn usual() -> BlockedDestinations {
 
 /// Returns the result of each way.
 fn tried(world: &mut RootFixture, network: Network) -> BTreeMap<String, String> {
-    let line = TRIED
+    let line = ATTEMPTS
         .replace("PORT\n", &format!("{CLOSED}\n"))
         .replace("OWN)", &format!("\"{OWN}\")"))
         .replace("SIX)", &format!("\"{OWN6}\")"));
@@ -225,7 +225,7 @@ fn in_its_own() {
     });
 }
 
-fn closed_anew() {
+fn replaced() {
     on_a_network(|_ground| {
         let mut world = RootFixture::new();
         usual().apply(world.tree.root()).unwrap();

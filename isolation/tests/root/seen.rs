@@ -26,7 +26,7 @@ pub(crate) const CASES: &[TestCase] = &[
 pub(crate) const VERB: &str = "look";
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/root/seen.json");
 /// The path of the program on a machine without a compiler.
-const BROUGHT: &str = "/bin/isolation-look";
+const PROGRAM_PATH: &str = "/bin/isolation-look";
 /// The limits that the agent sets; all others are the host's.
 const LIMITS: [(&str, &str, u64); 5] = [
     ("core", "Max core file size", 0),
@@ -49,8 +49,8 @@ const PROGRAMS: [&str; 8] = [
 
 /// Compiles the program, statically linked.
 fn program(folder: &Path) -> PathBuf {
-    if Path::new(BROUGHT).exists() {
-        return BROUGHT.into();
+    if Path::new(PROGRAM_PATH).exists() {
+        return PROGRAM_PATH.into();
     }
     let source = folder.join("look.rs");
     fs::write(&source, include_str!("look.rs")).unwrap();
@@ -84,10 +84,10 @@ fn ours(world: &mut RootFixture, program: &Path) -> Value {
         .into();
     fs::copy(program, spec.sandbox.join("look")).unwrap();
     spec.program = Program::Arguments(vec!["./look".into()]);
-    said(world, &spec)
+    output_of(world, &spec)
 }
 
-fn said(world: &mut RootFixture, spec: &LaunchSpec) -> Value {
+fn output_of(world: &mut RootFixture, spec: &LaunchSpec) -> Value {
     let exit = world.run(spec);
     assert_eq!(
         exit.outcome,

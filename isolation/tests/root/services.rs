@@ -298,7 +298,7 @@ fn abstract_name(host: u32) -> String {
 }
 
 /// Runs a misbehaving service; returns its results, and the status of its process.
-fn played(is_confined: bool) -> (ServiceEscapeResults, String) {
+fn run_service(is_confined: bool) -> (ServiceEscapeResults, String) {
     let folder = tempfile::tempdir().unwrap();
     let bait = folder.path().to_owned();
     for name in ["secret", "open", "moved", "removed"] {
@@ -332,7 +332,7 @@ fn played(is_confined: bool) -> (ServiceEscapeResults, String) {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let environment = fs::read(format!("/proc/{}/environ", process.id())).unwrap();
     packets.close();
-    service::end(process);
+    service::stop(process);
     (
         tried,
         format!("{status}Environment:\t{}\n", environment.len()),
@@ -340,12 +340,12 @@ fn played(is_confined: bool) -> (ServiceEscapeResults, String) {
 }
 
 fn techniques() {
-    let (mut control, _) = played(false);
+    let (mut control, _) = run_service(false);
     // Not every host has all targets.
     control.retain(|_, why| !why.as_ref().is_some_and(|why| why.contains("No such file")));
     let failed: Vec<_> = control.iter().filter(|(_, why)| why.is_some()).collect();
     assert!(failed.is_empty(), "these trials show nothing: {failed:?}");
-    let (mut tried, _) = played(true);
+    let (mut tried, _) = run_service(true);
     tried.retain(|name, _| control.contains_key(name));
     assert!(tried.len() >= 30, "only {} were tried", tried.len());
     for (name, why) in &tried {
@@ -363,7 +363,7 @@ fn techniques() {
 }
 
 fn nobody() {
-    let (_, status) = played(true);
+    let (_, status) = run_service(true);
     let found = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_else(|| panic!("no {name} in {status}"))

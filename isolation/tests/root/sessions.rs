@@ -87,7 +87,7 @@ fn on_terminal(container: &Container, line: &str) -> (ExecSession, File, String)
         rows: 24,
         columns: 80,
     });
-    let mut session = container.enter(&asked).unwrap();
+    let mut session = container.exec(&asked).unwrap();
     let ExecStreams::Terminal(master) = started(&mut session) else {
         panic!("a terminal was asked for")
     };
@@ -151,7 +151,7 @@ fn interrupts() {
 }
 
 /// Returns the number of processes, zombies included, of each exec monitor in this container.
-fn started_by_keeper(spec: &LaunchSpec) -> Vec<usize> {
+fn monitor_children(spec: &LaunchSpec) -> Vec<usize> {
     let path = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
     let members = fs::read_to_string(path).unwrap();
     let read = |pid: &str, name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
@@ -179,7 +179,7 @@ fn client_gone() {
     }
     // Disconnected before its command could be started.
     for _ in 0..20 {
-        drop(container.enter(&request("exec sleep 1000")).unwrap());
+        drop(container.exec(&request("exec sleep 1000")).unwrap());
     }
     assert_eq!(output(&container, "echo next"), "next\n");
     eventually("nothing of them is left", || members(&spec) == 2);
@@ -209,7 +209,7 @@ fn orphans() {
     );
     // A group does not list them, their parent does.
     eventually("the monitor has reaped them", || {
-        started_by_keeper(&spec) == [1]
+        monitor_children(&spec) == [1]
     });
     drop(session);
     eventually("nothing is left", || members(&spec) == 2);
@@ -230,7 +230,7 @@ fn container_ended() {
         );
         assert!(session.wait(PATIENCE).is_err(), "its end is not known");
         assert_eq!(processes_with("1000.0002"), 0);
-        let late = container.enter(&request("true"));
+        let late = container.exec(&request("true"));
         assert!(
             late.is_err() || late.unwrap().wait(PATIENCE).is_err(),
             "too late"
@@ -242,7 +242,7 @@ fn adopted() {
     let mut world = RootFixture::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let agent = Agent::launching(&spec, Some(&world.tree), None);
-    assert_eq!(Agent::heard(&spec), "started");
+    assert_eq!(Agent::outcome(&spec), "started");
     agent.kill();
     let container = running(&spec);
     let none = "CapEff:\t0000000000000000\nSeccomp:\t2\n";
@@ -285,7 +285,7 @@ fn stopped() {
     let spec = profiled(&mut world, "while :; do kill -STOP -1 2>/dev/null; done");
     let (container, _) = world.start(&spec);
     let mut sessions: Vec<_> = (0..8)
-        .map(|_| container.enter(&request("sleep 1000")).unwrap())
+        .map(|_| container.exec(&request("sleep 1000")).unwrap())
         .collect();
     for session in &mut sessions {
         // It may have been stopped before it could be started: then there is no notice.
@@ -329,7 +329,7 @@ fn ask(container: &Container, kind: ProbeKind, port: u16) -> ProbeResult {
         kind,
     };
     let request = ExecRequest::new(ExecAction::Probe(probe));
-    match container.enter(&request).unwrap().wait(PATIENCE).unwrap() {
+    match container.exec(&request).unwrap().wait(PATIENCE).unwrap() {
         ExecNotice::Probed(verdict) => verdict,
         other => panic!("{other:?}"),
     }

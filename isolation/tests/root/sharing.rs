@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use argosy_isolation::network::alone;
+use argosy_isolation::network::create_isolated;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::{CommandOutcome, LaunchSpec, Network};
 
@@ -84,7 +84,7 @@ fn strangers() {
 
 fn network() {
     let mut world = RootFixture::new();
-    let namespace = alone().unwrap();
+    let namespace = create_isolated().unwrap();
     let folder = shared(&world);
     let launch = |world: &mut RootFixture, line: &str| {
         let mut spec = sharing(world, &folder, line);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use argosy_isolation::Launcher;
 use argosy_isolation::profile::FIRST_HOST_ID;
-use argosy_isolation::remove_tree::remove_folder;
+use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_isolation::unpack::{
     ArchiveFormat, ArchivePurpose, FailureOrigin, HostOwner, UnpackHandle, UnpackJob, UnpackLimits,
     UnpackReport,
@@ -132,7 +132,7 @@ pub(crate) fn recover(launcher: &mut Launcher, work: &Path, rules: UnpackLimits)
     let (draft, kept) = (work.join("draft"), work.join("kept"));
     // The unpack process may write there until it has noticed that its agent has exited.
     eventually("the draft goes", || {
-        !draft.exists() || remove_folder(&draft).is_ok()
+        !draft.exists() || remove_dir_all(&draft).is_ok()
     });
     if !kept.exists() {
         keep(launcher, work, rules).unwrap();
@@ -140,7 +140,7 @@ pub(crate) fn recover(launcher: &mut Launcher, work: &Path, rules: UnpackLimits)
     for (_, path, _, content) in KEPT.iter().filter(|(kind, ..)| *kind == b'0') {
         assert_eq!(fs::read(kept.join(path)).unwrap(), *content, "{path}");
     }
-    remove_folder(&kept).unwrap();
+    remove_dir_all(&kept).unwrap();
 }
 
 fn owner(path: &Path) -> (u32, u32) {

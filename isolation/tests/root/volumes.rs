@@ -43,7 +43,7 @@ fn folder(path: &str, below: &str) -> Volume {
 }
 
 /// Returns a volume with this secret of an operator; `text` is the content of the operator's file.
-fn kept(world: &RootFixture, path: &str, text: &str) -> Volume {
+fn secret_volume(world: &RootFixture, path: &str, text: &str) -> Volume {
     let secrets = world.work().join("secrets");
     let _ = fs::create_dir(&secrets);
     fs::set_permissions(&secrets, fs::Permissions::from_mode(0o700)).unwrap();
@@ -98,7 +98,7 @@ fn kinds() {
         tmpfs("/data/fast"),
         folder("/data", "a/b"),
         tmpfs("/tmp"),
-        kept(&world, "/run/secrets/db", "s3cret\n"),
+        secret_volume(&world, "/run/secrets/db", "s3cret\n"),
     ];
     let spec = with(profiled(&mut world, line), &volumes);
     let expected = "one\ntwo\n400 65534 65534\ns3cret\nkept\nstays\n1\n1\n2\n";
@@ -206,7 +206,7 @@ fn secret() {
         std::time::Instant::now()
     );
     let line = "env; cat /proc/self/environ; read -r first < /key; echo ${#first}; exec sleep 600";
-    let volumes = [kept(&world, "/key", &canary)];
+    let volumes = [secret_volume(&world, "/key", &canary)];
     let spec = with(profiled(&mut world, line), &volumes);
     let (mut container, handle) = world.start(&spec);
     let length = canary.len().to_string();
@@ -231,7 +231,7 @@ fn secret() {
 
 fn absent() {
     let mut world = RootFixture::new();
-    let there = kept(&world, "/key", "x");
+    let there = secret_volume(&world, "/key", "x");
     let VolumeSource::Secret(secret) = &there.source else {
         unreachable!("it is a secret");
     };
@@ -253,7 +253,7 @@ fn image() {
     let volumes = [
         folder("/new/deep", "d"),
         tmpfs("/home/web"),
-        kept(&world, "/run/key", "s3cret\n"),
+        secret_volume(&world, "/run/key", "s3cret\n"),
     ];
     let mut spec = with(imaged(&mut world, &layers, line), &volumes);
     spec.user = None;
@@ -279,7 +279,11 @@ fn links() {
         &[(b'2', "srv", 0, b"/sandbox"), (b'2', "key", 0, b"/motd")],
     );
     let layers = [layers, vec![trap]].concat();
-    for trapped in [tmpfs("/srv"), tmpfs("/srv/x"), kept(&world, "/key", "x")] {
+    for trapped in [
+        tmpfs("/srv"),
+        tmpfs("/srv/x"),
+        secret_volume(&world, "/key", "x"),
+    ] {
         let spec = with(imaged(&mut world, &layers, "true"), &[trapped]);
         let reason = refusal(&mut world, &spec);
         assert!(reason.contains("another entry in its place"), "{reason}");

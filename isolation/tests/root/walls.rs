@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use argosy_isolation::disable_layer::{self, WALLS};
+use argosy_isolation::disable_layer::{self, LAYERS};
 use argosy_isolation::network::why_no_ipv6;
 use argosy_isolation::{LaunchSpec, Network as Net, port_filter};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use crate::escapes::{AttemptUser, EscapeResults, ProtectedObjects, by};
+use crate::escapes::{AttemptUser, EscapeResults, ProtectedObjects, launch_as};
 use crate::opt_outs::ROOT;
 use crate::profile::give_sandbox;
 use crate::world::{RootFixture, TestCase};
@@ -68,7 +68,7 @@ type LayerTable = [(&'static [TestedLayer], &'static [&'static str])];
 type LayerRow = (&'static [TestedLayer], Vec<&'static str>);
 
 /// In the host's network, where most layers are needed.
-const HELD: &LayerTable = &[
+const LAYER_TABLE: &LayerTable = &[
     (
         &[Calls],
         &[
@@ -194,7 +194,7 @@ const HELD: &LayerTable = &[
         &["a block device", "a device of memory"],
     ),
     (&[Privileges], &["set-user-id files"]),
-    (&[Landlock], &[KEPT_BY_LANDLOCK_6]),
+    (&[Landlock], &[DENIED_BY_LANDLOCK_6]),
     (&[USERS, User], &["the host's passwords"]),
     (&[Masks], &["the kernel's interrupts", "the kernel's keys"]),
     (
@@ -271,12 +271,12 @@ const HELD: &LayerTable = &[
     ),
     (
         &[Mandatory(disable_layer::MandatoryLayer::Ports)],
-        KEPT_BY_PORT_FILTER,
+        DENIED_BY_PORT_FILTER,
     ),
 ];
 
 /// Techniques that only eBPF programs stop, for a command with ports of the host.
-const KEPT_BY_PORT_FILTER: &[&str] = &[
+const DENIED_BY_PORT_FILTER: &[&str] = &[
     "a port of others",
     "a port of others by IPv6",
     "a socket of SCTP",
@@ -288,20 +288,22 @@ const KEPT_BY_PORT_FILTER: &[&str] = &[
 ];
 
 /// Before Linux 6.11 this needs a capability on the host: more layers stop it there.
-const HELD_BEFORE_6_11: &LayerTable = &[(&[Calls, CAPABILITIES, USERS], &[BY_HANDLE])];
+const LAYERS_BEFORE_6_11: &LayerTable = &[(&[Calls, CAPABILITIES, USERS], &[BY_HANDLE])];
 const BY_HANDLE: &str = "call open_by_handle_at";
 
 /// Returns the rows of [`HELD`], as they are on this kernel.
-fn held() -> Vec<LayerRow> {
+fn layer_rows() -> Vec<LayerRow> {
     if is_at_least(6, 11) {
-        return rows_of(HELD).collect();
+        return rows_of(LAYER_TABLE).collect();
     }
     let but_that = |names: &[&'static str]| {
         let names = names.iter().filter(|name| **name != BY_HANDLE);
         names.copied().collect()
     };
-    let rows = HELD.iter().map(|(walls, names)| (*walls, but_that(names)));
-    let rows = rows.chain(rows_of(HELD_BEFORE_6_11));
+    let rows = LAYER_TABLE
+        .iter()
+        .map(|(walls, names)| (*walls, but_that(names)));
+    let rows = rows.chain(rows_of(LAYERS_BEFORE_6_11));
     rows.collect()
 }
 
@@ -310,15 +312,15 @@ fn rows_of(table: &'static LayerTable) -> impl Iterator<Item = LayerRow> {
 }
 
 /// In a separate network.
-const HELD_APART: &LayerTable = &[
-    (&[Network], &UNHELD),
-    (&[Network, Landlock], &[KEPT_BY_LANDLOCK_6]),
+const SEPARATE_NETWORK_TABLE: &LayerTable = &[
+    (&[Network], &UNPREVENTED),
+    (&[Network, Landlock], &[DENIED_BY_LANDLOCK_6]),
 ];
 
 /// The kernel refuses this to every process, including host root, while the program runs.
-const HELD_BY_KERNEL: &str = "writing to its executable";
+const DENIED_BY_KERNEL: &str = "writing to its executable";
 /// Access to the host that no layer stops in the host's network.
-const UNHELD: [&str; 3] = [
+const UNPREVENTED: [&str; 3] = [
     "the host's ports",
     "the host's ports by IPv6",
     "the host's ports by a mapped IPv6 address",
@@ -357,8 +359,10 @@ fn is_absent(name: &str, answer: &str) -> bool {
 
 /// Returns the names of all techniques, in order.
 pub(crate) fn names() -> Vec<&'static str> {
-    let held = HELD.iter().flat_map(|(_, names)| names.iter().copied());
-    let mut all: Vec<_> = held.chain([HELD_BY_KERNEL]).chain(UNHELD).collect();
+    let held = LAYER_TABLE
+        .iter()
+        .flat_map(|(_, names)| names.iter().copied());
+    let mut all: Vec<_> = held.chain([DENIED_BY_KERNEL]).chain(UNPREVENTED).collect();
     all.sort_unstable();
     all
 }
@@ -366,7 +370,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 /// The user and the network of the attempts.
 #[derive(Clone, Copy)]
 struct AttemptContext {
-    who: AttemptUser,
+    user: AttemptUser,
     network: fn() -> Net,
 }
 
@@ -378,19 +382,19 @@ pub(crate) fn hosts_network() -> Net {
 
 const fn in_hosts_network(who: AttemptUser) -> AttemptContext {
     AttemptContext {
-        who,
+        user: who,
         network: hosts_network,
     }
 }
 
 /// Checks that each technique succeeds when only the layers named for it are disabled; returns
 /// those that this kernel does not support.
-fn all_open(ground: AttemptContext, rows: &[LayerRow]) -> BTreeSet<&'static str> {
-    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::lay());
+fn all_open(context: AttemptContext, rows: &[LayerRow]) -> BTreeSet<&'static str> {
+    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::new());
     let (mut shut, mut absent) = (Vec::new(), BTreeSet::new());
     for (walls, names) in rows {
         let gone = walls.iter().copied().collect();
-        let answers = without(&mut world, &bait, ground, &gone, names);
+        let answers = run_without(&mut world, &bait, context, &gone, names);
         for name in names {
             match &answers[*name] {
                 (true, _) => println!("technique inside: {name}: open"),
@@ -403,7 +407,7 @@ fn all_open(ground: AttemptContext, rows: &[LayerRow]) -> BTreeSet<&'static str>
     absent
 }
 
-fn say_absent(absent: &BTreeSet<&str>) {
+fn report_absent(absent: &BTreeSet<&str>) {
     if !absent.is_empty() {
         let list: Vec<_> = absent.iter().copied().collect();
         println!("this kernel has nothing of: {}", list.join(", "));
@@ -411,45 +415,45 @@ fn say_absent(absent: &BTreeSet<&str>) {
 }
 
 fn open_to_nobody() {
-    say_absent(&all_open(
+    report_absent(&all_open(
         in_hosts_network(AttemptUser::Unprivileged),
-        &held(),
+        &layer_rows(),
     ));
 }
 
 fn open_to_root() {
-    all_open(in_hosts_network(AttemptUser::Root), &held());
+    all_open(in_hosts_network(AttemptUser::Root), &layer_rows());
 }
 
 fn open_to_let_off() {
-    all_open(in_hosts_network(AttemptUser::Relaxed), &held());
+    all_open(in_hosts_network(AttemptUser::Relaxed), &layer_rows());
 }
 
 /// The user `nobody` in a network of its container alone.
 const APART: AttemptContext = AttemptContext {
-    who: AttemptUser::Unprivileged,
+    user: AttemptUser::Unprivileged,
     network: || Net::None,
 };
 
 fn open_apart() {
-    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::lay());
-    let names: Vec<_> = HELD_APART
+    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::new());
+    let names: Vec<_> = SEPARATE_NETWORK_TABLE
         .iter()
         .flat_map(|(_, names)| *names)
         .copied()
         .collect();
-    let answers = without(&mut world, &bait, APART, &BTreeSet::new(), &names);
+    let answers = run_without(&mut world, &bait, APART, &BTreeSet::new(), &names);
     assert!(answers.values().all(|(is_open, _)| !is_open), "{answers:?}");
     drop((world, bait));
-    all_open(APART, &rows_of(HELD_APART).collect::<Vec<_>>());
+    all_open(APART, &rows_of(SEPARATE_NETWORK_TABLE).collect::<Vec<_>>());
 }
 
 /// Checks that a technique fails while any of its layers is enabled.
 fn alone() {
-    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::lay());
+    let (mut world, bait) = (RootFixture::new(), ProtectedObjects::new());
     // One container tries several techniques that lack the same layers.
     let mut trials: BTreeMap<BTreeSet<TestedLayer>, Vec<&str>> = BTreeMap::new();
-    for (walls, names) in held().iter().filter(|(walls, _)| walls.len() > 1) {
+    for (walls, names) in layer_rows().iter().filter(|(walls, _)| walls.len() > 1) {
         for left in *walls {
             let gone = walls.iter().copied().filter(|wall| wall != left).collect();
             trials.entry(gone).or_default().extend(names);
@@ -457,7 +461,7 @@ fn alone() {
     }
     let mut open = Vec::new();
     for (gone, names) in &trials {
-        let answers = without(
+        let answers = run_without(
             &mut world,
             &bait,
             in_hosts_network(AttemptUser::Unprivileged),
@@ -471,12 +475,12 @@ fn alone() {
 }
 
 /// What only Landlock 6, from Linux 6.12 on, denies a container in the host's network.
-const KEPT_BY_LANDLOCK_6: &str = "the host's abstract sockets";
+const DENIED_BY_LANDLOCK_6: &str = "the host's abstract sockets";
 
 /// Whether this kernel has no layer against the technique.
-pub(crate) fn is_unheld(name: &str) -> bool {
-    name == KEPT_BY_LANDLOCK_6 && !has_landlock_6()
-        || KEPT_BY_PORT_FILTER.contains(&name) && port_filter::supported().is_err()
+pub(crate) fn is_unprevented(name: &str) -> bool {
+    name == DENIED_BY_LANDLOCK_6 && !has_landlock_6()
+        || DENIED_BY_PORT_FILTER.contains(&name) && port_filter::supported().is_err()
 }
 
 pub(crate) fn has_landlock_6() -> bool {
@@ -495,37 +499,39 @@ fn is_at_least(major: u32, minor: u32) -> bool {
 
 /// Disables layers. Called by the launcher before anything else. Containers can find the
 /// descriptors that it has open.
-pub(crate) fn take_away(names: &str) {
+pub(crate) fn disable_layers(names: &str) {
     let named = |wall: &&disable_layer::MandatoryLayer| {
         names.split(',').any(|name| name == format!("{wall:?}"))
     };
-    let gone: Vec<_> = WALLS.iter().filter(named).copied().collect();
+    let gone: Vec<_> = LAYERS.iter().filter(named).copied().collect();
     disable_layer::disable(gone).expect("a build with debug assertions");
     let leak = open("/dev/null", OFlag::O_RDONLY, Mode::empty()).expect("every host has it");
     std::mem::forget(leak);
 }
 
 /// Returns what a user finds of `wanted` with these layers disabled.
-fn without(
+fn run_without(
     world: &mut RootFixture,
     bait: &ProtectedObjects,
-    ground: AttemptContext,
-    gone: &BTreeSet<TestedLayer>,
-    wanted: &[&str],
+    context: AttemptContext,
+    disabled: &BTreeSet<TestedLayer>,
+    techniques: &[&str],
 ) -> EscapeResults {
-    let built = gone.iter().filter_map(|wall| match wall {
+    let built = disabled.iter().filter_map(|wall| match wall {
         Mandatory(wall) => Some(*wall),
         _ => None,
     });
     let built: Vec<_> = built.collect();
-    world.launch_without(&built);
-    let mut spec = by(world, ground.who);
-    spec.network = (ground.network)();
-    gone.iter().for_each(|wall| leave_out(&mut spec, *wall));
-    bait.tried(world, spec, wanted)
+    world.disable_layers(&built);
+    let mut spec = launch_as(world, context.user);
+    spec.network = (context.network)();
+    disabled
+        .iter()
+        .for_each(|wall| disable_in_spec(&mut spec, *wall));
+    bait.run(world, spec, techniques)
 }
 
-fn leave_out(spec: &mut LaunchSpec, wall: TestedLayer) {
+fn disable_in_spec(spec: &mut LaunchSpec, wall: TestedLayer) {
     let walls = &mut spec.profile.as_mut().expect("it has one").walls;
     match wall {
         User => {

@@ -66,8 +66,8 @@ impl RootFixture {
     }
 
     /// Switches to a launcher that disables these layers.
-    pub(crate) fn launch_without(&mut self, gone: &[disable_layer::MandatoryLayer]) {
-        let gone: Vec<_> = gone.iter().map(|wall| format!("{wall:?}")).collect();
+    pub(crate) fn disable_layers(&mut self, disabled: &[disable_layer::MandatoryLayer]) {
+        let gone: Vec<_> = disabled.iter().map(|wall| format!("{wall:?}")).collect();
         let mut command = launcher::own_executable().unwrap();
         command.args(["launcher", WITHOUT, &gone.join(",")]);
         self.launcher = Some(Launcher::spawn(&command, Some(&self.tree)).unwrap());
@@ -229,7 +229,7 @@ impl Agent {
     }
 
     /// Returns the agent's result: "started" or the error.
-    pub(crate) fn heard(spec: &LaunchSpec) -> String {
+    pub(crate) fn outcome(spec: &LaunchSpec) -> String {
         fs::read_to_string(spec.directory.join("told")).unwrap()
     }
 

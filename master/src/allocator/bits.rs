@@ -67,7 +67,7 @@ mod tests {
     use super::Bits;
 
     #[test]
-    fn the_next_member_is_found_behind_hidden_ones() {
+    fn next_skips_hidden_members() {
         let (mut all, mut hidden) = (Bits::default(), Bits::default());
         for at in [3, 63, 64, 200] {
             all.set(at, true);

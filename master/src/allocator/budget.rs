@@ -50,10 +50,10 @@ pub struct AllocationRound {
 /// The facts of one turn and the rest of its budget.
 pub(super) struct AllocationTurn<'a> {
     pub(super) registry: &'a Registry,
-    pub(super) demand: LinkStates<'a>,
+    pub(super) links: LinkStates<'a>,
     pub(super) now: Timestamp,
     pub(super) book: &'a mut OfferBook,
-    pub(super) left: usize,
+    pub(super) steps_left: usize,
     pub(super) joined: Vec<Arc<OfferTerms>>,
     pub(super) offers: Vec<Arc<OfferTerms>>,
     pub(super) unmet: Vec<(FrameworkId, Role)>,
@@ -61,10 +61,10 @@ pub(super) struct AllocationTurn<'a> {
 
 impl AllocationTurn<'_> {
     pub(super) fn spend(&mut self, steps: usize) {
-        self.left = self.left.saturating_sub(steps);
+        self.steps_left = self.steps_left.saturating_sub(steps);
     }
 
     pub(super) fn is_spent(&self) -> bool {
-        self.left == 0
+        self.steps_left == 0
     }
 }

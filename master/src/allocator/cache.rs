@@ -24,24 +24,24 @@ pub(super) struct CachedAgent {
     pub(super) amounts: Amounts,
     pub(super) promise: Revision,
     /// Whether all clients see the same resources of the agent.
-    pub(super) plain: bool,
+    pub(super) is_plain: bool,
 }
 
 /// All agents by slot. Slots are reused.
 #[derive(Debug, Default)]
 pub(super) struct AgentCache {
     all: Vec<CachedAgent>,
-    places: BTreeMap<AgentId, u32>,
-    spare: Vec<u32>,
+    slots: BTreeMap<AgentId, u32>,
+    free_slots: Vec<u32>,
     /// Agents with any free resources.
-    pub(super) some: Bits,
+    pub(super) nonempty: Bits,
     /// Agents with at least the general minimum free.
     pub(super) ample: Bits,
 }
 
 impl AgentCache {
     pub(super) fn slot(&self, id: AgentId) -> Option<u32> {
-        self.places.get(&id).copied()
+        self.slots.get(&id).copied()
     }
 
     /// Returns the agents after `after`, up to and including `through`.
@@ -51,7 +51,7 @@ impl AgentCache {
         through: AgentId,
     ) -> impl Iterator<Item = AgentId> {
         let range = (Bound::Excluded(after), Bound::Included(through.max(after)));
-        let places = (after < through).then(|| self.places.range(range));
+        let places = (after < through).then(|| self.slots.range(range));
         places.into_iter().flatten().map(|(id, _)| *id)
     }
 
@@ -64,7 +64,7 @@ impl AgentCache {
         if let Some(at) = self.slot(id) {
             return at;
         }
-        let at = self.spare.pop().unwrap_or(self.all.len() as u32);
+        let at = self.free_slots.pop().unwrap_or(self.all.len() as u32);
         if at as usize == self.all.len() {
             self.all.push(CachedAgent::default());
         }
@@ -72,25 +72,25 @@ impl AgentCache {
             id,
             ..CachedAgent::default()
         };
-        self.places.insert(id, at);
+        self.slots.insert(id, at);
         at
     }
 
     /// Releases the slot of an agent.
     pub(super) fn remove(&mut self, id: AgentId) -> Option<u32> {
-        let at = self.places.remove(&id)?;
+        let at = self.slots.remove(&id)?;
         self.all[at as usize] = CachedAgent::default();
-        self.some.set(at, false);
+        self.nonempty.set(at, false);
         self.ample.set(at, false);
-        self.spare.push(at);
+        self.free_slots.push(at);
         Some(at)
     }
 
     /// Stores the agent's total and promise. Returns whether the promise has changed.
-    pub(super) fn promise(&mut self, at: u32, agent: &Agent) -> bool {
+    pub(super) fn update_promise(&mut self, at: u32, agent: &Agent) -> bool {
         let mirror = &mut self.all[at as usize];
         // Negotiated features may shape the total without changing the promise.
-        mirror.plain = is_plain(agent.total());
+        mirror.is_plain = is_plain(agent.total());
         let is_other = mirror.promise != agent.promise;
         mirror.promise = agent.promise;
         is_other
@@ -109,7 +109,7 @@ impl AgentCache {
         if mirror.free == free && mirror.amounts == amounts {
             return false;
         }
-        self.some.set(at, !free.is_empty());
+        self.nonempty.set(at, !free.is_empty());
         self.ample.set(at, minimum.is_met(&free));
         mirror.free = free;
         mirror.amounts = amounts;
@@ -119,7 +119,7 @@ impl AgentCache {
     /// Marks all free resources as offered and returns them.
     pub(super) fn take_all(&mut self, at: u32) -> (Resources, Amounts) {
         let mirror = &mut self.all[at as usize];
-        self.some.set(at, false);
+        self.nonempty.set(at, false);
         self.ample.set(at, false);
         let amounts = std::mem::take(&mut mirror.amounts);
         (std::mem::take(&mut mirror.free), amounts)
@@ -133,7 +133,7 @@ pub(super) struct Client {
     pub(super) session: u64,
     pub(super) role: Role,
     pub(super) offer_timeout_ms: u64,
-    pub(super) sight: VisibilityRules,
+    pub(super) visibility: VisibilityRules,
     /// The framework's own minimum; `None` means the general one.
     pub(super) minimum: Option<OfferMinimum>,
     pub(super) last_decline: Option<LastDecline>,

@@ -53,7 +53,7 @@ mod tests {
     use super::DirtyQueue;
 
     #[test]
-    fn one_that_comes_again_and_again_does_not_starve_the_others() {
+    fn repeated_insertions_starve_no_other_id() {
         let mut due = DirtyQueue::default();
         due.extend([1, 2, 2, 3]);
         assert_eq!(due.len(), 3);

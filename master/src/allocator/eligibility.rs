@@ -103,14 +103,14 @@ impl VisibilityRules {
     }
 
     /// Returns the part of the resources that is visible.
-    pub(super) fn part(&self, resources: &Resources) -> Resources {
-        let seen = resources.iter().filter(|resource| self.sees(resource));
+    pub(super) fn visible_part(&self, resources: &Resources) -> Resources {
+        let seen = resources.iter().filter(|resource| self.allows(resource));
         Resources::collect(seen.cloned()).unwrap_or_default()
     }
 
     /// Returns whether the resource is visible: a reservation is for its role and the roles below
     /// it.
-    fn sees(&self, resource: &Resource) -> bool {
+    fn allows(&self, resource: &Resource) -> bool {
         let identity = &resource.identity;
         let ours = identity.reservations.last().is_none_or(|reservation| {
             let rest = self.role.as_str().strip_prefix(reservation.role.as_str());
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn either_a_little_cpu_or_a_little_memory_is_worth_an_offer() {
+    fn minimum_is_met_by_cpu_or_memory_alone() {
         let minimum = OfferMinimum::default();
         assert!(minimum.is_met(&parse("cpus:0.01")) && minimum.is_met(&parse("mem:32")));
         assert!(!minimum.is_met(&parse("cpus:0.009;mem:31.999;disk:1000;ports:[1-9]")));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minimum_reads_back_and_the_empty_one_takes_anything() {
+    fn minimum_round_trips_and_empty_accepts_anything() {
         let minimum: OfferMinimum = "cpus:1;mem:64|gpus:1".parse().unwrap();
         assert_eq!(minimum.to_string().parse(), Ok(minimum.clone()));
         assert!(minimum.is_met(&parse("gpus:1")) && !minimum.is_met(&parse("cpus:8;mem:63")));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn gpus_revocable_and_reserved_resources_are_seen_only_by_those_they_are_for() {
+    fn gpus_revocable_and_reserved_are_visible_by_capability_and_role() {
         let mut all = parse("cpus:4;gpus:2");
         let mut reserved = parse("mem:64").iter().next().unwrap().clone();
         reserved.identity.reservations.push(Reservation {
@@ -248,13 +248,13 @@ mod tests {
                 labels: labels.collect(),
                 ..FrameworkInfo::default()
             };
-            let [seen, same] = [able, labelled].map(|info| sight(&info, role, &all));
+            let [seen, same] = [able, labelled].map(|info| visible(&info, role, &all));
             assert_eq!(seen, same);
             seen
         };
-        fn sight(info: &FrameworkInfo, role: &str, all: &Resources) -> String {
+        fn visible(info: &FrameworkInfo, role: &str, all: &Resources) -> String {
             let sight = VisibilityRules::new(info, &Role::new(role).unwrap());
-            sight.part(all).to_string()
+            sight.visible_part(all).to_string()
         }
         assert_eq!(sees("web", &[]), "cpus:4");
         assert_eq!(sees("ops", &[]), "cpus:4;mem(ops):64");

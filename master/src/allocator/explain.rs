@@ -78,7 +78,7 @@ pub struct ExplainInputs {
 struct RoleVisibility {
     role: Role,
     suppressed: bool,
-    sight: VisibilityRules,
+    visibility: VisibilityRules,
     minimum: OfferMinimum,
     client: Option<u32>,
     limit: Option<RoleLimit>,
@@ -88,7 +88,7 @@ struct RoleVisibility {
 #[derive(Debug, Clone)]
 struct RoleLimit {
     text: String,
-    room: LimitHeadroom,
+    headroom: LimitHeadroom,
 }
 
 /// The leader's private state about one agent, as far as the question needs it.
@@ -97,7 +97,7 @@ pub struct AgentInputs {
     linked: bool,
     offered: Resources,
     /// An open offer to the framework itself.
-    own: Option<OfferId>,
+    own_offer: Option<OfferId>,
     /// The number of open offers. If `own` is `None`, all of them are to other frameworks.
     offers: usize,
     /// The roles, by index, from which a filter hides the agent.
@@ -112,13 +112,13 @@ impl Allocator {
         registry: &Registry,
         book: &OfferBook,
         demand: LinkStates<'_>,
-        question: &ExplainQuery,
+        query: &ExplainQuery,
     ) -> DemandExplanation {
-        let inputs = self.inputs(registry, demand, question);
+        let inputs = self.inputs(registry, demand, query);
         let mut explanation = inputs.begin();
-        let mut agents = registry.agents_after(question.after);
-        for agent in agents.by_ref().take(question.agents.max(1)) {
-            let known = self.agent_inputs(&inputs, book, demand, (question.framework, agent.id));
+        let mut agents = registry.agents_after(query.after);
+        for agent in agents.by_ref().take(query.agents.max(1)) {
+            let known = self.agent_inputs(&inputs, book, demand, (query.framework, agent.id));
             inputs.evaluate(&mut explanation, registry, agent, &known);
         }
         if agents.next().is_none() {
@@ -133,22 +133,21 @@ impl Allocator {
         &self,
         registry: &Registry,
         demand: LinkStates<'_>,
-        question: &ExplainQuery,
+        query: &ExplainQuery,
     ) -> ExplainInputs {
-        let framework = registry.framework(question.framework);
+        let framework = registry.framework(query.framework);
         let obstacle = framework.map_or(Some(SkipReason::NotActive), |framework| {
             framework_obstacle(registry, &demand, framework)
         });
         ExplainInputs {
-            wanted: question.wanted.clone().unwrap_or_default(),
-            verdicts: question.verdicts,
+            wanted: query.wanted.clone().unwrap_or_default(),
+            verdicts: query.verdicts,
             obstacle: obstacle.map(|reason| (reason, framework_detail(framework, reason))),
-            roles: framework.map_or_else(Vec::new, |framework| {
-                self.role_visibility(framework, question)
-            }),
+            roles: framework
+                .map_or_else(Vec::new, |framework| self.role_visibility(framework, query)),
             kinds: self.kinds.clone(),
-            last_decline: self.last_decline(question),
-            declined: self.decline_detail(question.framework),
+            last_decline: self.last_decline(query),
+            declined: self.decline_detail(query.framework),
             round: self.rounds,
         }
     }
@@ -170,7 +169,7 @@ impl Allocator {
             known.offered = book.offered_on(agent);
             known.offers = book.offers_on(agent).count();
             let mut own = book.offers_on(agent).map(|(promise, _)| promise);
-            known.own = own
+            known.own_offer = own
                 .find(|promise| promise.framework == framework)
                 .map(|promise| promise.id);
         }
@@ -187,13 +186,9 @@ impl Allocator {
         known
     }
 
-    fn role_visibility(
-        &self,
-        framework: &Framework,
-        question: &ExplainQuery,
-    ) -> Vec<RoleVisibility> {
+    fn role_visibility(&self, framework: &Framework, query: &ExplainQuery) -> Vec<RoleVisibility> {
         let roles = framework.info.roles.iter();
-        let asked = roles.filter(|role| question.role.as_ref().is_none_or(|asked| asked == *role));
+        let asked = roles.filter(|role| query.role.as_ref().is_none_or(|asked| asked == *role));
         let own = OfferMinimum::of(&framework.info);
         asked
             .map(|role| {
@@ -202,24 +197,24 @@ impl Allocator {
                 RoleVisibility {
                     role: role.clone(),
                     suppressed: framework.suppressed.contains(role),
-                    sight: VisibilityRules::new(&framework.info, role),
+                    visibility: VisibilityRules::new(&framework.info, role),
                     minimum: own.clone().unwrap_or_else(|| self.settings.minimum.clone()),
                     client,
                     limit: limit.map(|(limit, client)| RoleLimit {
                         text: limit.to_string(),
-                        room: self.tree.room(client),
+                        headroom: self.tree.headroom(client),
                     }),
                 }
             })
             .collect()
     }
 
-    fn last_decline(&self, question: &ExplainQuery) -> Option<LastDecline> {
-        let known = self.clients.frameworks.get(&question.framework)?;
+    fn last_decline(&self, query: &ExplainQuery) -> Option<LastDecline> {
+        let known = self.clients.frameworks.get(&query.framework)?;
         let asked = known
             .clients
             .iter()
-            .filter(|(role, _)| question.role.as_ref().is_none_or(|asked| asked == *role));
+            .filter(|(role, _)| query.role.as_ref().is_none_or(|asked| asked == *role));
         let declines = asked.filter_map(|(_, at)| self.clients.get(*at).last_decline.clone());
         declines.max_by_key(|last| last.at)
     }
@@ -277,7 +272,7 @@ impl ExplainInputs {
         agent: &Agent,
         known: &AgentInputs,
     ) {
-        let (reason, detail) = self.best(registry, agent, known);
+        let (reason, detail) = self.best_reason(registry, agent, known);
         *explanation.counts.entry(reason).or_default() += 1;
         if reason == SkipReason::TooSmall {
             let this = (agent.id, agent.total().clone());
@@ -299,7 +294,7 @@ impl ExplainInputs {
     }
 
     /// Returns the best result of any role: the later a check fails, the closer the agent was.
-    fn best(
+    fn best_reason(
         &self,
         registry: &Registry,
         agent: &Agent,
@@ -329,11 +324,11 @@ impl ExplainInputs {
         &self,
         registry: &Registry,
         agent: &Agent,
-        eyes: &RoleVisibility,
+        role: &RoleVisibility,
         (known, is_hidden): (&AgentInputs, bool),
     ) -> (SkipReason, String) {
-        if eyes.suppressed {
-            let detail = format!("the framework has suppressed offers in role {}", eyes.role);
+        if role.suppressed {
+            let detail = format!("the framework has suppressed offers in role {}", role.role);
             return (SkipReason::Suppressed, detail);
         }
         if let Some(reason) = mode_obstacle(agent, || known.linked) {
@@ -342,77 +337,80 @@ impl ExplainInputs {
         let total = agent.total();
         let enough = |part: &Resources| {
             if self.wanted.is_empty() {
-                eyes.minimum.is_met(part)
+                role.minimum.is_met(part)
             } else {
                 part.contains(&self.wanted)
             }
         };
         if !has(total, &self.wanted, enough(total)) {
-            return (SkipReason::TooSmall, self.lack("it has", total));
+            return (SkipReason::TooSmall, self.shortfall("it has", total));
         }
-        if !enough(&eyes.sight.part(total)) {
+        if !enough(&role.visibility.visible_part(total)) {
             let detail = "what would do is reserved, or of a kind that was not asked for";
             return (SkipReason::NotVisible, detail.to_owned());
         }
-        self.evaluate_free(registry, agent.id, eyes, (known, is_hidden), &enough)
+        self.evaluate_free(registry, agent.id, role, (known, is_hidden), &enough)
     }
 
     fn evaluate_free(
         &self,
         registry: &Registry,
         agent: AgentId,
-        eyes: &RoleVisibility,
+        role: &RoleVisibility,
         (known, is_hidden): (&AgentInputs, bool),
         enough: &dyn Fn(&Resources) -> bool,
     ) -> (SkipReason, String) {
         let free = registry.free(agent);
         let left = free.minus_saturating(&known.offered);
-        let visible = eyes.sight.part(&left);
-        if let Some(detail) = self.over_limit(eyes, &visible) {
+        let visible = role.visibility.visible_part(&left);
+        if let Some(detail) = self.over_limit(role, &visible) {
             return (SkipReason::OverLimit, detail);
         }
         if is_hidden && !left.is_empty() {
             return (SkipReason::Filtered, self.declined.clone());
         }
         if enough(&visible) {
-            return if eyes.minimum.is_met(&visible) {
+            return if role.minimum.is_met(&visible) {
                 (
                     SkipReason::Ready,
                     "it is offered as soon as it is its turn".to_owned(),
                 )
             } else {
-                let detail = format!("{visible} is free, less than {}", eyes.minimum);
+                let detail = format!("{visible} is free, less than {}", role.minimum);
                 (SkipReason::BelowMinimum, detail)
             };
         }
-        if enough(&eyes.sight.part(&free)) {
+        if enough(&role.visibility.visible_part(&free)) {
             return offered(known);
         }
         let tasks = registry.agent_index(agent);
         let tasks = tasks.map_or(0, |index| index.live);
         if self.wanted.is_empty() && !visible.is_empty() {
-            let detail = format!("{visible} is free, less than {}", eyes.minimum);
+            let detail = format!("{visible} is free, less than {}", role.minimum);
             return (SkipReason::BelowMinimum, detail);
         }
-        let detail = format!("{}; {tasks} tasks use the rest", self.lack("free", &left));
+        let detail = format!(
+            "{}; {tasks} tasks use the rest",
+            self.shortfall("free", &left)
+        );
         (SkipReason::Busy, detail)
     }
 
-    fn over_limit(&self, eyes: &RoleVisibility, visible: &Resources) -> Option<String> {
-        let limit = eyes.limit.as_ref()?;
+    fn over_limit(&self, role: &RoleVisibility, visible: &Resources) -> Option<String> {
+        let limit = role.limit.as_ref()?;
         let wanted = if self.wanted.is_empty() {
             visible
         } else {
             &self.wanted
         };
         let amounts = self.kinds.amounts(wanted);
-        (!limit.room.has(&amounts))
-            .then(|| format!("role {} is limited to {}", eyes.role, limit.text))
+        (!limit.headroom.has(&amounts))
+            .then(|| format!("role {} is limited to {}", role.role, limit.text))
     }
 
     /// Returns the first requested resource that `have` falls short of: "asked cpus:64; it has
     /// cpus:2".
-    fn lack(&self, verb: &str, have: &Resources) -> String {
+    fn shortfall(&self, verb: &str, have: &Resources) -> String {
         let short = self.wanted.iter().find(|asked| !covers(have, asked));
         let Some(asked) = short else {
             return format!("{verb} {}", text(have));
@@ -434,7 +432,7 @@ impl ExplainInputs {
 
 /// Describes an agent that has enough free resources which are on offer.
 fn offered(known: &AgentInputs) -> (SkipReason, String) {
-    match known.own {
+    match known.own_offer {
         Some(id) => {
             let detail = format!("offer {id} awaits the framework's answer");
             (SkipReason::Offered, detail)

@@ -36,10 +36,10 @@ struct ShareNode {
     active: bool,
     limit: Option<AmountLimit>,
     /// The share under which its parent lists it.
-    listed: Option<DominantShare>,
+    listed_share: Option<DominantShare>,
     stale: bool,
     /// The number of direct children, listed or not.
-    members: usize,
+    child_count: usize,
     children: BTreeSet<(DominantShare, u32)>,
 }
 
@@ -54,9 +54,9 @@ impl ShareNode {
             served: 0,
             active: false,
             limit: None,
-            listed: None,
+            listed_share: None,
             stale: false,
-            members: 0,
+            child_count: 0,
             children: BTreeSet::new(),
         }
     }
@@ -66,7 +66,7 @@ impl ShareNode {
 #[derive(Debug)]
 pub(super) struct ShareTree {
     nodes: Vec<ShareNode>,
-    spare: Vec<u32>,
+    free_slots: Vec<u32>,
     stale: Vec<u32>,
     served: u64,
 }
@@ -89,7 +89,7 @@ impl ShareTree {
     pub(super) fn new() -> Self {
         Self {
             nodes: vec![ShareNode::new(ROOT, AccountKind::Role)],
-            spare: Vec::new(),
+            free_slots: Vec::new(),
             stale: Vec::new(),
             served: 0,
         }
@@ -101,9 +101,9 @@ impl ShareTree {
     }
 
     pub(super) fn add(&mut self, parent: u32, account: AccountKind) -> u32 {
-        self.node_mut(parent).members += 1;
+        self.node_mut(parent).child_count += 1;
         let node = ShareNode::new(parent, account);
-        if let Some(at) = self.spare.pop() {
+        if let Some(at) = self.free_slots.pop() {
             self.nodes[at as usize] = node;
             return at;
         }
@@ -117,13 +117,13 @@ impl ShareTree {
         self.node_mut(at).active = false;
         self.relist(at, None);
         let parent = self.parent(at);
-        self.node_mut(parent).members -= 1;
-        self.spare.push(at);
+        self.node_mut(parent).child_count -= 1;
+        self.free_slots.push(at);
     }
 
     /// Returns whether a node has no children.
     pub(super) fn is_empty(&self, at: u32) -> bool {
-        self.node(at).members == 0
+        self.node(at).child_count == 0
     }
 
     pub(super) fn parent(&self, at: u32) -> u32 {
@@ -202,7 +202,7 @@ impl ShareTree {
     }
 
     /// Returns a copy of the room below the limits above a client.
-    pub(super) fn room(&self, client: u32) -> LimitHeadroom {
+    pub(super) fn headroom(&self, client: u32) -> LimitHeadroom {
         let mut limits = Vec::new();
         let mut at = self.parent(client);
         while at != ROOT {
@@ -225,28 +225,28 @@ impl ShareTree {
     pub(super) fn settle(&mut self, kinds: &ResourceKinds) {
         while let Some(at) = self.stale.pop() {
             self.node_mut(at).stale = false;
-            let wanted = self.wants_listing(at).then(|| self.share(at, kinds));
+            let wanted = self.should_be_listed(at).then(|| self.share(at, kinds));
             self.relist(at, wanted);
         }
     }
 
     /// Returns the first client in fair order for which `judge` returns a result.
-    pub(super) fn first<T>(&self, judge: &mut impl FnMut(u32) -> Option<T>) -> Option<(u32, T)> {
+    pub(super) fn first<T>(&self, probe: &mut impl FnMut(u32) -> Option<T>) -> Option<(u32, T)> {
         debug_assert!(self.stale.is_empty(), "settle comes first");
-        self.first_below(ROOT, judge)
+        self.first_below(ROOT, probe)
     }
 
     fn first_below<T>(
         &self,
         at: u32,
-        judge: &mut impl FnMut(u32) -> Option<T>,
+        probe: &mut impl FnMut(u32) -> Option<T>,
     ) -> Option<(u32, T)> {
         self.node(at)
             .children
             .iter()
             .find_map(|(_, child)| match self.node(*child).account {
-                AccountKind::Client => judge(*child).map(|found| (*child, found)),
-                AccountKind::Role => self.first_below(*child, judge),
+                AccountKind::Client => probe(*child).map(|found| (*child, found)),
+                AccountKind::Role => self.first_below(*child, probe),
             })
     }
 
@@ -278,7 +278,7 @@ impl ShareTree {
         }
     }
 
-    fn wants_listing(&self, at: u32) -> bool {
+    fn should_be_listed(&self, at: u32) -> bool {
         let node = self.node(at);
         match node.account {
             AccountKind::Client => node.active,
@@ -288,7 +288,7 @@ impl ShareTree {
 
     fn relist(&mut self, at: u32, wanted: Option<DominantShare>) {
         let parent = self.parent(at);
-        let former = std::mem::replace(&mut self.node_mut(at).listed, wanted);
+        let former = std::mem::replace(&mut self.node_mut(at).listed_share, wanted);
         let children = &mut self.node_mut(parent).children;
         let was_empty = children.is_empty();
         if let Some(share) = former {

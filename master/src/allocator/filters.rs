@@ -26,16 +26,16 @@ struct FilterEntry {
 struct DeclinedBundle {
     declined: Resources,
     /// The visibility rules to apply; `None` for an agent of which all clients see the same.
-    sight: Option<VisibilityRules>,
+    visibility: Option<VisibilityRules>,
     hides: bool,
     users: u32,
 }
 
 impl DeclinedBundle {
     fn covers(&self, free: &Resources) -> bool {
-        match &self.sight {
+        match &self.visibility {
             None => self.declined.contains(free),
-            Some(sight) => self.declined.contains(&sight.part(free)),
+            Some(sight) => self.declined.contains(&sight.visible_part(free)),
         }
     }
 }
@@ -72,7 +72,7 @@ pub(super) struct Filter<'a> {
     pub(super) client: u32,
     pub(super) agent: u32,
     pub(super) declined: &'a Resources,
-    pub(super) sight: Option<VisibilityRules>,
+    pub(super) visibility: Option<VisibilityRules>,
     pub(super) until: Timestamp,
 }
 
@@ -117,7 +117,7 @@ impl Filters {
         let batch = self.expiries.entry((filter.until, client)).or_default();
         batch.push(agent);
         let on_agent = &mut self.agents[agent as usize];
-        let bundle = on_agent.bundle(filter.declined, filter.sight);
+        let bundle = on_agent.bundle(filter.declined, filter.visibility);
         let entry = FilterEntry {
             client,
             bundle,
@@ -126,7 +126,7 @@ impl Filters {
         match on_agent.position(client) {
             Ok(at) => {
                 let former = std::mem::replace(&mut on_agent.entries[at], entry);
-                on_agent.leave(former.bundle);
+                on_agent.release_bundle(former.bundle);
             }
             Err(at) => {
                 on_agent.entries.insert(at, entry);
@@ -176,7 +176,7 @@ impl Filters {
         };
         for entry in std::mem::take(on_agent).entries {
             self.entries -= 1;
-            self.clients[entry.client as usize].unset(agent);
+            self.clients[entry.client as usize].clear(agent);
         }
     }
 
@@ -203,7 +203,7 @@ impl Filters {
             .flatten();
         let ((until, client), agents) = due?;
         for agent in &agents {
-            self.end(client, *agent, until);
+            self.remove_expired(client, *agent, until);
         }
         Some((client, agents.len()))
     }
@@ -214,7 +214,7 @@ impl Filters {
         self.entries
     }
 
-    fn end(&mut self, client: u32, agent: u32, until: Timestamp) {
+    fn remove_expired(&mut self, client: u32, agent: u32, until: Timestamp) {
         let Some(on_agent) = self.agents.get_mut(agent as usize) else {
             return;
         };
@@ -226,9 +226,9 @@ impl Filters {
             return;
         }
         let entry = on_agent.entries.remove(at);
-        on_agent.leave(entry.bundle);
+        on_agent.release_bundle(entry.bundle);
         self.entries -= 1;
-        self.clients[client as usize].unset(agent);
+        self.clients[client as usize].clear(agent);
     }
 
     fn drop_first(&mut self) -> Option<u32> {
@@ -239,7 +239,7 @@ impl Filters {
             first.remove();
         }
         if let Some(agent) = agent {
-            self.end(client, agent, until);
+            self.remove_expired(client, agent, until);
         }
         Some(client)
     }
@@ -254,7 +254,7 @@ impl AgentFilters {
     /// Returns the slot of a bundle and adds one user to it.
     fn bundle(&mut self, declined: &Resources, sight: Option<VisibilityRules>) -> u32 {
         let same = |bundle: &DeclinedBundle| {
-            bundle.users > 0 && bundle.declined == *declined && bundle.sight == sight
+            bundle.users > 0 && bundle.declined == *declined && bundle.visibility == sight
         };
         if let Some(at) = self.bundles.iter().position(same) {
             self.bundles[at].users += 1;
@@ -262,7 +262,7 @@ impl AgentFilters {
         }
         let bundle = DeclinedBundle {
             declined: declined.clone(),
-            sight,
+            visibility: sight,
             hides: true,
             users: 1,
         };
@@ -278,7 +278,7 @@ impl AgentFilters {
         }
     }
 
-    fn leave(&mut self, bundle: u32) {
+    fn release_bundle(&mut self, bundle: u32) {
         let bundle = &mut self.bundles[bundle as usize];
         bundle.users -= 1;
         if bundle.users == 0 {
@@ -288,7 +288,7 @@ impl AgentFilters {
 }
 
 impl ClientFilters {
-    fn unset(&mut self, agent: u32) {
+    fn clear(&mut self, agent: u32) {
         self.declined.set(agent, false);
         self.hidden.set(agent, false);
     }
@@ -313,13 +313,13 @@ mod tests {
             client,
             agent,
             declined: &parse(declined),
-            sight: None,
+            visibility: None,
             until: Timestamp(until),
         });
     }
 
     #[test]
-    fn a_filter_hides_while_what_is_free_is_a_part_of_what_was_declined() {
+    fn filter_hides_while_free_is_within_declined() {
         let mut filters = Filters::new(100);
         add(&mut filters, 1, 7, "cpus:2;mem:64", 5_000);
         filters.reevaluate(7, &parse("cpus:2;mem:64"));
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_declined_different_bundles_are_judged_apart() {
+    fn different_bundles_are_evaluated_separately() {
         let mut filters = Filters::new(100);
         add(&mut filters, 1, 0, "cpus:2", 9);
         add(&mut filters, 2, 0, "cpus:4", 9);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_end_at_their_time_and_a_later_decline_moves_the_end() {
+    fn filters_expire_and_a_later_decline_extends_them() {
         let mut filters = Filters::new(100);
         add(&mut filters, 1, 0, "cpus:2", 10);
         add(&mut filters, 1, 1, "cpus:2", 10);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_revived_stays_open_and_its_leftovers_mean_nothing_to_the_next_one() {
+    fn dropped_filters_do_not_hide_from_the_next_client() {
         let mut filters = Filters::new(100);
         add(&mut filters, 1, 0, "cpus:2", 10);
         filters.drop_client(1);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_limit_the_filter_that_ends_first_makes_room() {
+    fn at_the_limit_the_earliest_expiring_filter_is_dropped() {
         let mut filters = Filters::new(2);
         add(&mut filters, 1, 0, "cpus:2", 30);
         add(&mut filters, 1, 1, "cpus:2", 10);
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_agent_is_open_to_all() {
+    fn changing_an_agent_drops_its_filters() {
         let mut filters = Filters::new(9);
         add(&mut filters, 1, 0, "cpus:2", 30);
         add(&mut filters, 2, 0, "cpus:2", 30);

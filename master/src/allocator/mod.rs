@@ -93,7 +93,7 @@ pub struct DeclinedResources {
     /// round and at most [`LONGEST_FILTER_MS`].
     pub filter_ms: Option<u64>,
     /// The reason, if the decline answers an offer.
-    pub because: Option<DeclineReason>,
+    pub reason: Option<DeclineReason>,
 }
 
 /// A framework's own reason for a decline; `explain` shows it.
@@ -125,14 +125,14 @@ pub struct Allocator {
     closed_on: BTreeSet<AgentId>,
     /// Emptied by every step that has the budget; a step without it offers nothing.
     declines_due: VecDeque<(DeclinedResources, Timestamp)>,
-    sweep: AgentScan,
+    scan: AgentScan,
     /// Clients for which nothing was found, reported a few in each turn because an explanation is
     /// expensive.
     unmet_due: VecDeque<u32>,
     /// Nothing is offered until everything has been loaded once.
-    loaded: CacheProgress,
+    progress: CacheProgress,
     next_round: Timestamp,
-    looked_through: RefreshPosition,
+    refresh_position: RefreshPosition,
     rounds: u64,
 }
 
@@ -170,11 +170,11 @@ impl Allocator {
             agents_due: DirtyQueue::default(),
             closed_on: BTreeSet::new(),
             declines_due: VecDeque::new(),
-            sweep: AgentScan::default(),
+            scan: AgentScan::default(),
             unmet_due: VecDeque::new(),
-            loaded: CacheProgress::Nothing,
+            progress: CacheProgress::Nothing,
             next_round: Timestamp(0),
-            looked_through: RefreshPosition::default(),
+            refresh_position: RefreshPosition::default(),
             rounds: 0,
             settings,
         }
@@ -248,7 +248,7 @@ impl Allocator {
             .filter(|(role, _)| roles.is_empty() || roles.contains(role));
         for (_, client) in revived {
             self.filters.drop_client(*client);
-            self.sweep.wake(*client);
+            self.scan.wake(*client);
         }
     }
 
@@ -274,7 +274,7 @@ impl Allocator {
             || !self.agents_due.is_empty()
             || !self.declines_due.is_empty()
             || !self.unmet_due.is_empty();
-        if is_due || !self.sweep.is_over() || self.loaded != CacheProgress::Everything {
+        if is_due || !self.scan.is_over() || self.progress != CacheProgress::Everything {
             return Timestamp(0);
         }
         let expiry = self.filters.next_expiry();
@@ -304,10 +304,10 @@ impl Allocator {
         self.frameworks_due.extend(touched.frameworks);
         let mut turn = AllocationTurn {
             registry,
-            demand,
+            links: demand,
             now,
             book,
-            left: budget.0.max(1),
+            steps_left: budget.0.max(1),
             joined: Vec::new(),
             offers: Vec::new(),
             unmet: Vec::new(),

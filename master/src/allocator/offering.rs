@@ -16,10 +16,10 @@ use crate::offers::{OfferBook, OfferState};
 
 /// Maximum number of offers of one agent to one framework in one role and session; offers in use
 /// count.
-const OFFERS: usize = 2;
+const MAX_OFFERS: usize = 2;
 /// Time for which an offer is not joined with others, in milliseconds: a scheduler that reads its
 /// stream can use the offer within it.
-const JOIN_MS: u64 = 1_000;
+const MERGE_DELAY_MS: u64 = 1_000;
 
 /// The part of an agent's free resources that a client may receive.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) enum VisiblePart {
 #[derive(Debug)]
 pub(super) struct ClientOffer {
     offer: Arc<OfferTerms>,
-    standing: OfferState,
+    state: OfferState,
     since: Timestamp,
 }
 
@@ -42,15 +42,15 @@ impl ClientOffer {
     /// Returns whether the offer must not be joined yet. It is young, or in use, which ends soon,
     /// or expires soon, after which its resources are offered as a whole.
     fn is_settling(&self, now: Timestamp) -> bool {
-        self.standing == OfferState::Pending
-            || self.since.plus_ms(JOIN_MS) > now
-            || self.offer.expires <= now.plus_ms(JOIN_MS)
+        self.state == OfferState::Pending
+            || self.since.plus_ms(MERGE_DELAY_MS) > now
+            || self.offer.expires <= now.plus_ms(MERGE_DELAY_MS)
     }
 }
 
 impl Allocator {
     /// Returns the resources of an agent that a client may receive now; `None` for nothing.
-    pub(super) fn part(
+    pub(super) fn offerable_part(
         &self,
         book: &OfferBook,
         now: Timestamp,
@@ -58,7 +58,7 @@ impl Allocator {
         agent: u32,
     ) -> Option<VisiblePart> {
         let part = self.free_part(client, agent)?;
-        let waits = match self.to_join(book, client, agent) {
+        let waits = match self.offers_to_merge(book, client, agent) {
             None => false,
             Some(held) => held.iter().any(|held| held.is_settling(now)),
         };
@@ -67,7 +67,7 @@ impl Allocator {
 
     /// Returns the offers with which another offer of this agent must be joined, once none of them
     /// is left alone. `None` means that the new offer stands alone.
-    pub(super) fn to_join(
+    pub(super) fn offers_to_merge(
         &self,
         book: &OfferBook,
         client: u32,
@@ -80,21 +80,21 @@ impl Allocator {
         let all: Vec<ClientOffer> = held
             .map(|(offer, standing, since)| ClientOffer {
                 offer: Arc::clone(offer),
-                standing,
+                state: standing,
                 since,
             })
             .collect();
-        (all.len() >= OFFERS).then_some(all)
+        (all.len() >= MAX_OFFERS).then_some(all)
     }
 
     pub(super) fn free_part(&self, client: u32, agent: u32) -> Option<VisiblePart> {
-        if !self.agents.some.contains(agent) || self.filters.hides(client, agent) {
+        if !self.agents.nonempty.contains(agent) || self.filters.hides(client, agent) {
             return None;
         }
         let facts = self.clients.get(client);
         let mirror = self.agents.get(agent);
         let minimum = facts.minimum.as_ref().unwrap_or(&self.settings.minimum);
-        if mirror.plain {
+        if mirror.is_plain {
             let ample = match &facts.minimum {
                 None => self.agents.ample.contains(agent),
                 Some(minimum) => minimum.is_met(&mirror.free),
@@ -102,7 +102,7 @@ impl Allocator {
             let fits = ample && self.tree.has_room(client, &mirror.amounts);
             return fits.then_some(VisiblePart::Whole);
         }
-        let part = facts.sight.part(&mirror.free);
+        let part = facts.visibility.visible_part(&mirror.free);
         let fits = minimum.is_met(&part) && self.tree.has_room(client, &self.kinds.amounts(&part));
         fits.then_some(VisiblePart::Partial(part))
     }
@@ -126,7 +126,9 @@ impl Allocator {
             }
         };
         self.tree.charge(client, &amounts);
-        let joined = self.to_join(turn.book, client, agent).unwrap_or_default();
+        let joined = self
+            .offers_to_merge(turn.book, client, agent)
+            .unwrap_or_default();
         let facts = self.clients.get_mut(client);
         facts.unmet = false;
         let mirror = self.agents.get(agent);
@@ -143,7 +145,7 @@ impl Allocator {
             expires = expires.min(offer.expires);
             turn.joined.extend(turn.book.rescind(offer.id));
         }
-        let promise = OfferTerms {
+        let terms = OfferTerms {
             id: OfferId::default(),
             framework: facts.framework,
             session: facts.session,
@@ -153,18 +155,18 @@ impl Allocator {
             promise: mirror.promise,
             expires,
         };
-        turn.offers.push(turn.book.open(promise));
+        turn.offers.push(turn.book.open(terms));
         turn.spend(1);
     }
 
     /// Offers one agent to the first client in fair order that can use it.
     pub(super) fn offer_agent(&mut self, turn: &mut AllocationTurn<'_>, agent: u32) {
-        while self.agents.some.contains(agent) {
+        while self.agents.nonempty.contains(agent) {
             self.tree.settle(&self.kinds);
             let mut asked = 0;
             let found = self.tree.first(&mut |client| {
                 asked += 1;
-                self.part(turn.book, turn.now, client, agent)
+                self.offerable_part(turn.book, turn.now, client, agent)
             });
             // A client that is skipped costs a few dozen nanoseconds.
             turn.spend(1 + asked / 32);

@@ -35,14 +35,14 @@ impl Allocator {
                         self.tree.set_limit(*at, Some(self.kinds.limit(limit)));
                     }
                 }
-                self.loaded = CacheProgress::Nothing;
+                self.progress = CacheProgress::Nothing;
             }
         }
     }
 
     /// Loads all facts, a part in each turn. Nothing is offered before that is done.
     pub(super) fn load(&mut self, turn: &mut AllocationTurn<'_>) {
-        while let CacheProgress::UpTo(after) = self.loaded {
+        while let CacheProgress::UpTo(after) = self.progress {
             if turn.is_spent() {
                 return;
             }
@@ -53,9 +53,9 @@ impl Allocator {
             }
             turn.spend(1 + part.len());
             match part.last() {
-                Some(last) => self.loaded = CacheProgress::UpTo(*last),
+                Some(last) => self.progress = CacheProgress::UpTo(*last),
                 None => {
-                    self.loaded = CacheProgress::Everything;
+                    self.progress = CacheProgress::Everything;
                     self.begin_round(turn);
                 }
             }
@@ -74,14 +74,14 @@ impl Allocator {
         let facts = turn.registry.framework(id);
         self.leave_roles(id, facts);
         if let Some(framework) = facts {
-            self.follow_session(id, framework.session);
-            let blocked = framework_obstacle(turn.registry, &turn.demand, framework).is_some();
+            self.update_session(id, framework.session);
+            let blocked = framework_obstacle(turn.registry, &turn.links, framework).is_some();
             for role in &framework.info.roles {
                 let at = self.ensure_client(id, role);
-                self.follow_client(turn, at, framework);
+                self.update_client(turn, at, framework);
                 let active = !blocked && !framework.suppressed.contains(role);
                 if active && !self.tree.is_active(at) {
-                    self.sweep.wake(at);
+                    self.scan.wake(at);
                 }
                 self.tree.set_active(at, active);
             }
@@ -129,7 +129,7 @@ impl Allocator {
         let used = used
             .map(|used| self.kinds.amounts(used))
             .unwrap_or_default();
-        let offered = self.kinds.tallied(turn.book.offered_in(role));
+        let offered = self.kinds.tallied_amounts(turn.book.offered_in(role));
         self.set_own(at, used, &offered);
         self.tree.set_weight(at, turn.registry.weight_milli(role));
     }
@@ -143,11 +143,11 @@ impl Allocator {
             return false;
         };
         let at = self.agents.ensure(id);
-        let is_new = self.agents.promise(at, agent);
+        let is_new = self.agents.update_promise(at, agent);
         if is_new {
             self.filters.drop_agent(at);
         }
-        let obstacle = agent_obstacle(&turn.demand, agent);
+        let obstacle = agent_obstacle(&turn.links, agent);
         let is_passed_over = obstacle == Some(SkipReason::Deactivated)
             && bugs::is_on(Bug::DeactivatedOffered)
             && turn.registry.free(id) != *agent.total();
@@ -167,7 +167,7 @@ impl Allocator {
         {
             return is_new;
         }
-        if self.agents.some.contains(at) {
+        if self.agents.nonempty.contains(at) {
             self.filters.reevaluate(at, &self.agents.get(at).free);
         }
         true
@@ -181,13 +181,13 @@ impl Allocator {
         let parent = self.ensure_role(role);
         let at = self.tree.add(parent, AccountKind::Client);
         self.filters.drop_client(at);
-        self.sweep.forget(at);
+        self.scan.forget(at);
         let client = Client {
             framework: id,
             session: 0,
             role: role.clone(),
             offer_timeout_ms: limits::OFFER_TIMEOUT_MS,
-            sight: VisibilityRules::new(&Default::default(), role),
+            visibility: VisibilityRules::new(&Default::default(), role),
             minimum: None,
             last_decline: None,
             unmet: false,
@@ -200,7 +200,7 @@ impl Allocator {
     }
 
     /// Removes the filters of the previous session when a new one starts.
-    fn follow_session(&mut self, id: FrameworkId, session: u64) {
+    fn update_session(&mut self, id: FrameworkId, session: u64) {
         let mirror = self.clients.frameworks.entry(id).or_default();
         if mirror.session == session {
             return;
@@ -208,7 +208,7 @@ impl Allocator {
         let is_first = std::mem::replace(&mut mirror.session, session) == 0;
         for at in mirror.clients.values().filter(|_| !is_first) {
             self.filters.drop_client(*at);
-            self.sweep.wake(*at);
+            self.scan.wake(*at);
         }
     }
 
@@ -236,7 +236,7 @@ impl Allocator {
         }
     }
 
-    fn follow_client(&mut self, turn: &AllocationTurn<'_>, at: u32, framework: &Framework) {
+    fn update_client(&mut self, turn: &AllocationTurn<'_>, at: u32, framework: &Framework) {
         let role = &self.clients.get(at).role;
         let used = turn.registry.framework_index(framework.id);
         let used = used.and_then(|index| index.used.get(role));
@@ -244,7 +244,7 @@ impl Allocator {
             .map(|used| self.kinds.amounts(used))
             .unwrap_or_default();
         let offered = turn.book.offered_to(framework.id, role);
-        let offered = self.kinds.tallied(offered);
+        let offered = self.kinds.tallied_amounts(offered);
         self.set_own(at, used, &offered);
         let mirror = self.clients.frameworks.get(&framework.id);
         if mirror.is_some_and(|mirror| mirror.revision == framework.revision) {
@@ -252,7 +252,7 @@ impl Allocator {
         }
         let client = self.clients.get_mut(at);
         client.session = framework.session;
-        client.sight = VisibilityRules::new(&framework.info, &client.role);
+        client.visibility = VisibilityRules::new(&framework.info, &client.role);
         client.minimum = OfferMinimum::of(&framework.info);
         client.offer_timeout_ms = match framework.info.offer_timeout_ms {
             0 => limits::OFFER_TIMEOUT_MS,
@@ -272,7 +272,7 @@ impl Allocator {
         let left = left.map(|(role, at)| (role.clone(), *at));
         for (role, at) in left.collect::<Vec<_>>() {
             self.filters.drop_client(at);
-            self.sweep.forget(at);
+            self.scan.forget(at);
             self.clients.remove(at);
             self.tree.remove(at);
             self.drop_role_if_empty(&role);

@@ -15,26 +15,26 @@ use super::{
 
 /// Agents that each full round refreshes although no event named them, so that a missed event is
 /// repaired. A bigger cluster takes several rounds.
-const AGENTS_A_ROUND: usize = 2_048;
+const AGENTS_PER_ROUND: usize = 2_048;
 /// Frameworks that each full round refreshes.
-const FRAMEWORKS_A_ROUND: usize = 512;
+const FRAMEWORKS_PER_ROUND: usize = 512;
 /// Roles that each full round refreshes.
-const ROLES_A_ROUND: usize = 512;
+const ROLES_PER_ROUND: usize = 512;
 /// With more agents due at the same time, one pass over all agents is cheaper than one search for
 /// each.
-const WALKS_A_TURN: usize = 256;
+const WALKS_PER_TURN: usize = 256;
 
 /// Clients without an offer that one turn reports.
-const UNMET_A_TURN: usize = 8;
+const UNMET_PER_TURN: usize = 8;
 
 impl Allocator {
     pub(super) fn work(&mut self, turn: &mut AllocationTurn<'_>) {
         self.refresh_totals(turn, false);
-        if self.loaded == CacheProgress::Nothing {
+        if self.progress == CacheProgress::Nothing {
             self.mark_frameworks(turn);
-            self.loaded = CacheProgress::UpTo(AgentId(0));
+            self.progress = CacheProgress::UpTo(AgentId(0));
         }
-        if self.loaded == CacheProgress::Everything && turn.now >= self.next_round {
+        if self.progress == CacheProgress::Everything && turn.now >= self.next_round {
             self.begin_round(turn);
         }
         while !turn.is_spent()
@@ -47,18 +47,18 @@ impl Allocator {
             self.refresh_framework(turn, framework);
             turn.spend(1);
         }
-        self.note_declines(turn);
+        self.record_declines(turn);
         self.load(turn);
         self.serve_agents(turn);
-        self.end_filters(turn);
-        if self.loaded == CacheProgress::Everything {
+        self.expire_filters(turn);
+        if self.progress == CacheProgress::Everything {
             self.continue_scan(turn);
         }
-        self.name_unmet(turn);
+        self.report_unmet(turn);
     }
 
-    fn name_unmet(&mut self, turn: &mut AllocationTurn<'_>) {
-        while turn.unmet.len() < UNMET_A_TURN {
+    fn report_unmet(&mut self, turn: &mut AllocationTurn<'_>) {
+        while turn.unmet.len() < UNMET_PER_TURN {
             let Some(at) = self.unmet_due.pop_front() else {
                 return;
             };
@@ -70,7 +70,7 @@ impl Allocator {
         }
     }
 
-    fn end_filters(&mut self, turn: &mut AllocationTurn<'_>) {
+    fn expire_filters(&mut self, turn: &mut AllocationTurn<'_>) {
         while !turn.is_spent() {
             let Some((client, filters)) = self.filters.expire(turn.now) else {
                 return;
@@ -86,17 +86,17 @@ impl Allocator {
             .flatten()
     }
 
-    fn note_declines(&mut self, turn: &mut AllocationTurn<'_>) {
+    fn record_declines(&mut self, turn: &mut AllocationTurn<'_>) {
         while !turn.is_spent() {
             let Some((declined, at)) = self.declines_due.pop_front() else {
                 return;
             };
             turn.spend(1);
-            self.note_decline(turn, declined, at);
+            self.record_decline(turn, declined, at);
         }
     }
 
-    fn note_decline(
+    fn record_decline(
         &mut self,
         turn: &AllocationTurn<'_>,
         declined: DeclinedResources,
@@ -109,7 +109,7 @@ impl Allocator {
         let Some(client) = self.clients.slot(declined.framework, &declined.role) else {
             return;
         };
-        if let Some(because) = declined.because {
+        if let Some(because) = declined.reason {
             self.clients.get_mut(client).last_decline = Some(LastDecline {
                 code: because.code.chars().take(DECLINE_CODE).collect(),
                 text: because.text.chars().take(DECLINE_TEXT).collect(),
@@ -128,12 +128,12 @@ impl Allocator {
         let Some(agent) = self.agents.slot(declined.agent) else {
             return;
         };
-        let plain = self.agents.get(agent).plain;
+        let plain = self.agents.get(agent).is_plain;
         let dropped = self.filters.add(Filter {
             client,
             agent,
             declined: &declined.resources,
-            sight: (!plain).then(|| self.clients.get(client).sight.clone()),
+            visibility: (!plain).then(|| self.clients.get(client).visibility.clone()),
             until: at.plus_ms(filter_ms),
         });
         self.filters.reevaluate(agent, &self.agents.get(agent).free);
@@ -146,13 +146,13 @@ impl Allocator {
     /// exists.
     fn wake(&mut self, client: u32) {
         if self.clients.contains(client) {
-            self.sweep.wake(client);
+            self.scan.wake(client);
         }
     }
 
     fn serve_agents(&mut self, turn: &mut AllocationTurn<'_>) {
         let one_by_one =
-            self.loaded == CacheProgress::Everything && self.agents_due.len() <= WALKS_A_TURN;
+            self.progress == CacheProgress::Everything && self.agents_due.len() <= WALKS_PER_TURN;
         let mut changed = false;
         while !turn.is_spent() {
             let Some(id) = self.agents_due.take() else {
@@ -160,7 +160,7 @@ impl Allocator {
             };
             turn.spend(1);
             let is_closed_on = self.closed_on.remove(&id);
-            let has_some = |at| self.agents.some.contains(at);
+            let has_some = |at| self.agents.nonempty.contains(at);
             let waits = is_closed_on && self.agents.slot(id).is_some_and(has_some);
             if !self.refresh_agent(turn, id) && !waits {
                 continue;
@@ -171,7 +171,7 @@ impl Allocator {
             }
         }
         if changed && !one_by_one {
-            self.sweep_all();
+            self.scan_all();
         }
     }
 
@@ -184,35 +184,35 @@ impl Allocator {
         for role in self.next_roles() {
             self.refresh_role(turn, &role);
         }
-        let after = self.looked_through.agent;
-        let most = buggify::or(Rare::OneAgentARound, AGENTS_A_ROUND, 1);
+        let after = self.refresh_position.agent;
+        let most = buggify::or(Rare::OneAgentARound, AGENTS_PER_ROUND, 1);
         let agents = turn.registry.agents_after(after).take(most);
         let part: Vec<_> = agents.map(|agent| agent.id).collect();
-        self.looked_through.agent = last_of(&part, most);
+        self.refresh_position.agent = last_of(&part, most);
         let through = part.last().filter(|_| part.len() == most);
         let through = through.copied().unwrap_or(AgentId(u64::MAX));
         self.agents_due.extend(self.agents.between(after, through));
         self.agents_due.extend(part);
-        let after = self.looked_through.framework;
+        let after = self.refresh_position.framework;
         let frameworks = turn.registry.frameworks_after(after);
-        let part = frameworks.take(FRAMEWORKS_A_ROUND);
+        let part = frameworks.take(FRAMEWORKS_PER_ROUND);
         let part: Vec<_> = part.map(|framework| framework.id).collect();
-        self.looked_through.framework = last_of(&part, FRAMEWORKS_A_ROUND);
+        self.refresh_position.framework = last_of(&part, FRAMEWORKS_PER_ROUND);
         self.frameworks_due.extend(part);
-        self.sweep_all();
+        self.scan_all();
     }
 
     /// Returns the roles of this round; the rest follows in the next rounds.
     pub(super) fn next_roles(&mut self) -> Vec<Role> {
-        let after = match &self.looked_through.role {
+        let after = match &self.refresh_position.role {
             Some(role) => Bound::Excluded(role),
             None => Bound::Unbounded,
         };
         let roles = self.roles.range((after, Bound::Unbounded));
-        let part = roles.take(ROLES_A_ROUND).map(|(role, _)| role.clone());
+        let part = roles.take(ROLES_PER_ROUND).map(|(role, _)| role.clone());
         let part: Vec<Role> = part.collect();
-        let is_full = part.len() == ROLES_A_ROUND;
-        self.looked_through.role = part.last().filter(|_| is_full).cloned();
+        let is_full = part.len() == ROLES_PER_ROUND;
+        self.refresh_position.role = part.last().filter(|_| is_full).cloned();
         part
     }
 }

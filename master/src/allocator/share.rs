@@ -107,7 +107,7 @@ pub(super) struct ResourceKinds {
     /// The four well-known kinds, then custom scalars in the order in which agents introduced them.
     names: Vec<Arc<str>>,
     totals: Amounts,
-    seen: Resources,
+    last_total: Resources,
 }
 
 impl ResourceKinds {
@@ -115,17 +115,17 @@ impl ResourceKinds {
         Self {
             names: WELL_KNOWN.map(Arc::from).to_vec(),
             totals: Amounts::default(),
-            seen: Resources::none(),
+            last_total: Resources::none(),
         }
     }
 
     /// Stores the cluster's current totals; unless `exactly`, only when a kind has changed by more
     /// than a hundredth.
     pub(super) fn update(&mut self, total: &Resources, exactly: bool) -> TotalsChange {
-        if *total == self.seen || !(exactly || self.has_drifted(total)) {
+        if *total == self.last_total || !(exactly || self.has_drifted(total)) {
             return TotalsChange::None;
         }
-        self.seen = total.clone();
+        self.last_total = total.clone();
         let scalars = total
             .iter()
             .filter(|resource| matches!(resource.value, Value::Scalar(_)));
@@ -168,7 +168,7 @@ impl ResourceKinds {
         amounts
     }
 
-    pub(super) fn tallied(&self, tally: Option<&ResourceSums>) -> Amounts {
+    pub(super) fn tallied_amounts(&self, tally: Option<&ResourceSums>) -> Amounts {
         let mut amounts = Amounts::default();
         for (name, milli) in tally.into_iter().flat_map(ResourceSums::iter) {
             if let Some(at) = self.position(name) {
@@ -214,7 +214,7 @@ impl ResourceKinds {
         let (amount, whole) = self.dominant(amounts);
         DominantShare {
             amount,
-            whole: u128::from(whole) * u128::from(weight_milli.max(1)),
+            total: u128::from(whole) * u128::from(weight_milli.max(1)),
             served,
         }
     }
@@ -225,16 +225,16 @@ impl ResourceKinds {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DominantShare {
     amount: u64,
-    whole: u128,
+    total: u128,
     served: u64,
 }
 
 impl Ord for DominantShare {
     fn cmp(&self, other: &Self) -> Ordering {
-        let shares = if self.whole == other.whole {
+        let shares = if self.total == other.total {
             self.amount.cmp(&other.amount)
         } else {
-            wide(other.whole, self.amount).cmp(&wide(self.whole, other.amount))
+            wide(other.total, self.amount).cmp(&wide(self.total, other.amount))
         };
         shares.then(self.served.cmp(&other.served))
     }
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_which_most_is_held_decides() {
+    fn dominant_kind_determines_the_share() {
         let kinds = kinds("cpus:9;mem:18");
         // 1/9 of cpus and 4/18 of mem against 3/9 of cpus: the classic example of the DRF paper.
         assert!(share(&kinds, "cpus:1;mem:4", 1_000) < share(&kinds, "cpus:3;mem:1", 1_000));
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_that_floats_cannot_tell_apart_are_told_apart() {
+    fn shares_equal_as_floats_are_distinguished() {
         let largest = i64::MAX;
         let mut kinds = ResourceKinds::new();
         let all = |amount| Amounts {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn small_moves_of_the_totals_wait_for_the_next_exact_look() {
+    fn small_changes_of_totals_wait_for_an_exact_update() {
         let mut kinds = kinds("cpus:1000;mem:1000");
         let update = |kinds: &mut ResourceKinds, total: &str, exactly| {
             kinds.update(&total.parse().unwrap(), exactly)
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn every_custom_scalar_counts_however_many_there_are() {
+    fn every_custom_scalar_counts_regardless_of_number() {
         let mut kinds = ResourceKinds::new();
         let names = (0..60).map(|number| format!(";kind-{number}:2"));
         let total = format!("cpus:1{}", names.collect::<String>())
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_that_is_gone_gives_its_place_to_the_next_new_one() {
+    fn removed_kind_frees_its_slot_for_a_new_kind() {
         let mut kinds = kinds("cpus:1;a:1");
         let update =
             |kinds: &mut ResourceKinds, total: &str| kinds.update(&total.parse().unwrap(), true);

@@ -260,7 +260,7 @@ mod tests {
     use super::SkipReason;
 
     #[test]
-    fn every_reason_is_listed_once_in_the_order_of_judging() {
+    fn every_reason_is_listed_once_in_order_of_evaluation() {
         assert!(SkipReason::ALL.is_sorted_by(|a, b| a < b));
         let codes: std::collections::BTreeSet<_> = SkipReason::ALL.map(SkipReason::code).into();
         assert_eq!(codes.len(), SkipReason::ALL.len());

@@ -17,10 +17,10 @@ use super::offering::VisiblePart;
 use super::share::DominantShare;
 
 /// Words of agents that are scanned in about a microsecond.
-const WORDS_A_STEP: usize = 512;
+const WORDS_PER_STEP: usize = 512;
 
 /// Clients that are ordered in about a microsecond.
-const CLIENTS_A_STEP: usize = 16;
+const CLIENTS_PER_STEP: usize = 16;
 
 type Heap = BinaryHeap<Reverse<(DominantShare, u32)>>;
 
@@ -61,21 +61,21 @@ impl AgentScan {
 
 impl Allocator {
     /// Starts a scan of all agents for every client that takes offers.
-    pub(super) fn sweep_all(&mut self) {
+    pub(super) fn scan_all(&mut self) {
         for client in self.clients.slots() {
             if self.tree.is_active(client) {
-                self.sweep.wake(client);
+                self.scan.wake(client);
             }
         }
     }
 
     /// Continues the pass, if one is running.
     pub(super) fn continue_scan(&mut self, turn: &mut AllocationTurn<'_>) {
-        if self.sweep.is_over() || turn.is_spent() {
+        if self.scan.is_over() || turn.is_spent() {
             return;
         }
-        let mut heaps = std::mem::take(&mut self.sweep.heaps);
-        turn.spend(self.sweep.waiting.len() / CLIENTS_A_STEP);
+        let mut heaps = std::mem::take(&mut self.scan.heaps);
+        turn.spend(self.scan.waiting.len() / CLIENTS_PER_STEP);
         self.fill(&mut heaps);
         let mut path = Vec::new();
         while !turn.is_spent() {
@@ -91,27 +91,25 @@ impl Allocator {
                 }
             } else if let Some((role, _)) = path.last() {
                 heaps[*role as usize].pop();
-                self.sweep.members.set(client, false);
-                self.note_unmet(turn, client);
+                self.scan.members.set(client, false);
+                self.record_unmet(turn, client);
             }
         }
         for heap in &mut heaps {
             heap.clear();
         }
-        self.sweep.heaps = heaps;
-        let members = &self.sweep.members;
-        self.sweep
-            .waiting
-            .retain(|client| members.contains(*client));
+        self.scan.heaps = heaps;
+        let members = &self.scan.members;
+        self.scan.waiting.retain(|client| members.contains(*client));
     }
 
     /// Fills one heap for each role with waiting clients below it, in the order of the current
     /// shares.
     fn fill(&mut self, heaps: &mut Vec<Heap>) {
         heaps.resize_with(self.tree.len(), Heap::new);
-        let (tree, members) = (&self.tree, &mut self.sweep.members);
+        let (tree, members) = (&self.tree, &mut self.scan.members);
         let mut filled = Bits::default();
-        for client in &self.sweep.waiting {
+        for client in &self.scan.waiting {
             if !tree.is_active(*client) {
                 members.set(*client, false);
                 continue;
@@ -139,29 +137,29 @@ impl Allocator {
         let candidates = if facts.minimum.is_none() {
             &self.agents.ample
         } else {
-            &self.agents.some
+            &self.agents.nonempty
         };
         if candidates.is_empty() {
             return None;
         }
         let hidden = self.filters.hidden(client);
-        let mut cursor = self.sweep.cursors[client as usize];
+        let mut cursor = self.scan.cursors[client as usize];
         loop {
             let (found, words) = candidates.next_without(hidden, cursor);
-            turn.spend(1 + words / WORDS_A_STEP);
+            turn.spend(1 + words / WORDS_PER_STEP);
             let Some(agent) = found else {
-                self.sweep.cursors[client as usize] = u32::MAX;
+                self.scan.cursors[client as usize] = u32::MAX;
                 return None;
             };
             cursor = agent + 1;
-            if let Some(part) = self.part(turn.book, turn.now, client, agent) {
-                self.sweep.cursors[client as usize] = cursor;
+            if let Some(part) = self.offerable_part(turn.book, turn.now, client, agent) {
+                self.scan.cursors[client as usize] = cursor;
                 return Some((agent, part));
             }
         }
     }
 
-    fn note_unmet(&mut self, turn: &AllocationTurn<'_>, at: u32) {
+    fn record_unmet(&mut self, turn: &AllocationTurn<'_>, at: u32) {
         let client = self.clients.get_mut(at);
         let offered = turn.book.offered_to(client.framework, &client.role);
         if !client.unmet && offered.is_none() {

@@ -20,7 +20,7 @@ impl<S: Sync> FromRequestParts<S> for RequestPeer {
 
 impl RequestPeer {
     /// Builds the caller's request. Headers are dropped: masters do not forward HTTP.
-    pub(super) fn asks<T>(self, question: T) -> Request<T> {
+    pub(super) fn request<T>(self, question: T) -> Request<T> {
         let mut request = Request::new(question);
         if let Some(peer) = self.0 {
             request.extensions_mut().insert(peer);
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_question_has_the_peer_of_its_request_and_none_of_its_headers() {
+    async fn request_keeps_the_peer_and_no_headers() {
         let alice = PeerIdentity::authenticated("operator/alice".parse().unwrap(), None);
         let request = axum::http::Request::get("/v1/agents")
             .header("argosy-forwarded-actor", "operator/bob")
@@ -42,7 +42,7 @@ mod tests {
             .body(());
         let (mut parts, ()) = request.unwrap().into_parts();
         let Ok(caller) = RequestPeer::from_request_parts(&mut parts, &()).await;
-        let question = caller.asks(());
+        let question = caller.request(());
         assert_eq!(question.extensions().get(), Some(&alice));
         assert!(question.metadata().is_empty());
     }

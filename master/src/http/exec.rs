@@ -27,12 +27,12 @@ use super::{Http, PathSegments, address_of, problem, stream_response};
 /// Maximum number of concurrent streams of one master; further ones are rejected.
 pub(crate) const STREAMS: usize = 1024;
 /// Timeout for an agent's answer. The agent's own timeout is shorter.
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for which one direction may continue after the other has ended.
-const FAREWELL: Duration = Duration::from_secs(10);
+const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Request headers that describe the client's WebSocket and the page that opened it.
-const ASKED: [HeaderName; 7] = [
+const REQUEST_HEADERS: [HeaderName; 7] = [
     header::CONNECTION,
     header::UPGRADE,
     header::SEC_WEBSOCKET_KEY,
@@ -42,7 +42,7 @@ const ASKED: [HeaderName; 7] = [
     header::ORIGIN,
 ];
 /// Response headers that describe the agent's WebSocket.
-const ANSWERED: [HeaderName; 5] = [
+const RESPONSE_HEADERS: [HeaderName; 5] = [
     header::CONNECTION,
     header::UPGRADE,
     header::SEC_WEBSOCKET_ACCEPT,
@@ -53,18 +53,21 @@ const ANSWERED: [HeaderName; 5] = [
 /// Limit of concurrent streams.
 #[derive(Clone)]
 pub(crate) struct StreamLimit {
-    room: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     streams: usize,
 }
 
 impl StreamLimit {
     pub(crate) fn new(streams: usize) -> Self {
         let room = Arc::new(Semaphore::new(streams));
-        Self { room, streams }
+        Self {
+            permits: room,
+            streams,
+        }
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        let permit = Arc::clone(&self.room).try_acquire_owned();
+        let permit = Arc::clone(&self.permits).try_acquire_owned();
         permit.map_err(|_| {
             let text = format!(
                 "this master forwards {} streams: close one, or use another master",
@@ -81,7 +84,7 @@ pub(crate) async fn exec(
     PathSegments(id): PathSegments<String>,
     request: Parts,
 ) -> Response {
-    pass_to_agent(http, &id, "exec", request).await
+    forward_to_agent(http, &id, "exec", request).await
 }
 
 /// `GET /v1/agents/{id}/attach?…`: forwards the agent's answer.
@@ -90,16 +93,16 @@ pub(crate) async fn attach(
     PathSegments(id): PathSegments<String>,
     request: Parts,
 ) -> Response {
-    pass_to_agent(http, &id, "attach", request).await
+    forward_to_agent(http, &id, "attach", request).await
 }
 
-async fn pass_to_agent(http: Http, id: &str, what: &str, mut request: Parts) -> Response {
+async fn forward_to_agent(http: Http, id: &str, what: &str, mut request: Parts) -> Response {
     let permit = match http.exec.admit() {
         Ok(permit) => permit,
         Err(status) => return problem(&status),
     };
     let ours = request.extensions.remove::<OnUpgrade>();
-    let answer = match ask(&http, id, what, &request).await {
+    let answer = match request_upgrade(&http, id, what, &request).await {
         Ok(answer) => answer,
         Err(status) => return problem(&status),
     };
@@ -112,20 +115,20 @@ async fn pass_to_agent(http: Http, id: &str, what: &str, mut request: Parts) -> 
     };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *response.headers_mut() = chosen(answer.headers(), &ANSWERED);
+    *response.headers_mut() = select_headers(answer.headers(), &RESPONSE_HEADERS);
     let tasks = http.services.tasks.clone();
     tasks.spawn(async move {
         let _permit = permit;
         // If either peer disconnects before the start, the other is dropped, which ends the
         // command.
         if let (Ok(client), Ok(agent)) = tokio::join!(ours, answer.upgrade()) {
-            join(TokioIo::new(client), agent).await;
+            relay(TokioIo::new(client), agent).await;
         }
     });
     response
 }
 
-async fn ask(
+async fn request_upgrade(
     http: &Http,
     id: &str,
     what: &str,
@@ -139,9 +142,9 @@ async fn ask(
     let address = address_of(http, wanted).await?;
     let query = request.uri.query().unwrap_or_default();
     let url = format!("http://{address}/v1/{what}?{query}");
-    let headers = chosen(&request.headers, &ASKED);
+    let headers = select_headers(&request.headers, &REQUEST_HEADERS);
     let asked = http.agents.get(url).headers(headers).send();
-    match timeout(ANSWER_LIMIT, asked).await {
+    match timeout(ANSWER_TIMEOUT, asked).await {
         Ok(Ok(answer)) => Ok(answer),
         // The URL contains the command's arguments, which may be secret.
         Ok(Err(why)) => Err(Status::unavailable(format!(
@@ -150,12 +153,12 @@ async fn ask(
         ))),
         Err(_) => Err(Status::unavailable(format!(
             "{id} at {address} has not answered within {} s",
-            ANSWER_LIMIT.as_secs()
+            ANSWER_TIMEOUT.as_secs()
         ))),
     }
 }
 
-fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+fn select_headers(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
     let named = headers.iter().filter(|(name, _)| names.contains(name));
     named
         .map(|(name, value)| (name.clone(), value.clone()))
@@ -163,20 +166,20 @@ fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
 }
 
 /// Copies bytes until both directions have ended, or one has and the other does not follow in time.
-async fn join(client: impl AsyncRead + AsyncWrite, agent: impl AsyncRead + AsyncWrite) {
+async fn relay(client: impl AsyncRead + AsyncWrite, agent: impl AsyncRead + AsyncWrite) {
     let (from_client, to_client) = tokio::io::split(client);
     let (from_agent, to_agent) = tokio::io::split(agent);
-    let mut there = std::pin::pin!(pass(from_client, to_agent));
-    let mut back = std::pin::pin!(pass(from_agent, to_client));
+    let mut there = std::pin::pin!(copy(from_client, to_agent));
+    let mut back = std::pin::pin!(copy(from_agent, to_client));
     // A direction that makes no progress and does not end is cut: its peer has already closed the
     // other.
     tokio::select! {
-        () = &mut there => drop(timeout(FAREWELL, back).await),
-        () = &mut back => drop(timeout(FAREWELL, there).await),
+        () = &mut there => drop(timeout(HALF_CLOSE_TIMEOUT, back).await),
+        () = &mut back => drop(timeout(HALF_CLOSE_TIMEOUT, there).await),
     }
 }
 
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
     // The peer always sees the end of the stream; the outcome is part of the inner protocol.
     let _ = tokio::io::copy(&mut from, &mut to).await;
     let _ = to.shutdown().await;
@@ -192,7 +195,7 @@ mod tests {
     async fn bytes_go_both_ways_and_an_end_is_passed_on() {
         let (mut client, ours) = duplex(64);
         let (mut agent, theirs) = duplex(64);
-        let joined = tokio::spawn(join(ours, theirs));
+        let joined = tokio::spawn(relay(ours, theirs));
         client.write_all(b"to the agent").await.unwrap();
         client.shutdown().await.unwrap();
         let mut text = String::new();
@@ -207,16 +210,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_side_that_does_not_follow_the_others_end_is_cut() {
+    async fn half_closed_relay_is_cut_after_a_timeout() {
         let (_silent, ours) = duplex(64);
         let (agent, theirs) = duplex(64);
-        let joined = tokio::spawn(join(ours, theirs));
+        let joined = tokio::spawn(relay(ours, theirs));
         drop(agent);
         joined.await.unwrap();
     }
 
     #[test]
-    fn what_a_client_says_beside_its_web_socket_stays_here() {
+    fn only_web_socket_headers_are_forwarded() {
         let said = [
             ("upgrade", "websocket"),
             ("origin", "http://example"),
@@ -227,18 +230,21 @@ mod tests {
             .into_iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
             .collect();
-        let mut names: Vec<_> = chosen(&said, &ASKED).keys().cloned().collect();
+        let mut names: Vec<_> = select_headers(&said, &REQUEST_HEADERS)
+            .keys()
+            .cloned()
+            .collect();
         names.sort_by_key(|name| name.as_str().to_owned());
         assert_eq!(names, [header::ORIGIN, header::UPGRADE]);
     }
 
     #[test]
-    fn a_full_door_says_what_to_do() {
-        let door = StreamLimit::new(7);
-        let held: Vec<_> = (0..7).map(|_| door.admit().unwrap()).collect();
-        let full = door.admit().unwrap_err();
+    fn full_stream_limit_names_the_remedy() {
+        let limit = StreamLimit::new(7);
+        let held: Vec<_> = (0..7).map(|_| limit.admit().unwrap()).collect();
+        let full = limit.admit().unwrap_err();
         assert_eq!(full.code(), tonic::Code::ResourceExhausted);
         drop(held);
-        drop(door.admit().unwrap());
+        drop(limit.admit().unwrap());
     }
 }

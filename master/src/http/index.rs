@@ -80,7 +80,7 @@ pub(super) async fn list() -> Response {
 }
 
 fn v1_release() -> String {
-    let v1::Protocol { release, .. } = VersionRange::OWN.first();
+    let v1::Protocol { release, .. } = VersionRange::OWN.first_message();
     release
 }
 

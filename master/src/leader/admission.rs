@@ -36,7 +36,7 @@ pub(super) struct ListAdmission {
     /// Links whose lists are in progress, and when each was asked or last sent a chunk.
     listing: BTreeMap<LinkId, Timestamp>,
     /// Links in line. Their numbers ascend as connections arrive: the first one is the next.
-    in_line: BTreeSet<LinkId>,
+    queued: BTreeSet<LinkId>,
 }
 
 impl ListAdmission {
@@ -50,12 +50,12 @@ impl ListAdmission {
     /// Removes a link that is closed, or whose list is compared.
     pub(super) fn leave(&mut self, link: LinkId) {
         self.listing.remove(&link);
-        self.in_line.remove(&link);
+        self.queued.remove(&link);
     }
 
     /// Returns the next link to ask, if there is room for another list.
     fn next(&mut self, now: Timestamp) -> Option<LinkId> {
-        if self.in_line.is_empty() {
+        if self.queued.is_empty() {
             return None;
         }
         if self.listing.len() >= LISTS {
@@ -65,7 +65,7 @@ impl ListAdmission {
         if self.listing.len() >= LISTS {
             return None;
         }
-        let link = self.in_line.pop_first()?;
+        let link = self.queued.pop_first()?;
         self.listing.insert(link, now);
         Some(link)
     }
@@ -100,14 +100,14 @@ impl Leader {
         } else {
             hello.floor
         };
-        let (incarnation, version) = (agent.reported.incarnation, hello.version);
+        let (incarnation, version) = (agent.report.incarnation, hello.version);
         state.agent = Some(id);
-        state.heard = now.at;
+        state.last_contact = now.at;
         state.stage = if equal {
             LinkStage::Ready { sent }
         } else {
-            self.admission.in_line.insert(link);
-            LinkStage::InLine { incarnation }
+            self.admission.queued.insert(link);
+            LinkStage::Queued { incarnation }
         };
         if let Some(former) = self
             .linked_agents
@@ -116,7 +116,7 @@ impl Leader {
         {
             self.agent_links.remove(&former);
             self.admission.leave(former);
-            self.out.push(Effect::CloseAgent(former));
+            self.effects.push(Effect::CloseAgent(former));
         }
         let registered = v1::Registered {
             agent_id: id.to_string(),
@@ -140,7 +140,7 @@ impl Leader {
                 self.admission.leave(link);
                 continue;
             };
-            let LinkStage::InLine { incarnation } = *stage else {
+            let LinkStage::Queued { incarnation } = *stage else {
                 self.admission.leave(link);
                 continue;
             };
@@ -169,7 +169,7 @@ pub(super) fn interval_ms(watched: usize, timeout_ms: u64) -> u64 {
 /// Launches after that order are still to be delivered, so their digests do not count. The cost is
 /// proportional to the number of undelivered orders.
 fn matches_registry(registry: &Registry, agent: &Agent, hello: &Hello) -> bool {
-    let mut held = expected_digests(registry, agent.id);
+    let mut expected = expected_digests(registry, agent.id);
     let index = registry.agent_index(agent.id);
     let unreachable = index.map_or(0, |index| index.unreachable);
     // UNREACHABLE tasks need the comparison: it reports that they are back.
@@ -189,29 +189,29 @@ fn matches_registry(registry: &Registry, agent: &Agent, hello: &Hello) -> bool {
                     return false;
                 };
                 // The comparison ends tasks that an agent of an earlier release cannot run.
-                if !agent.reported.info.can_launch(&task.spec) {
+                if !agent.report.info.can_launch(&task.spec) {
                     return false;
                 }
-                held.remove(DigestKind::Task, task_mark(key, task.order, task.reported));
+                expected.remove(DigestKind::Task, task_mark(key, task.order, task.reported));
             }
             Order::Kill(_) => {}
             // The comparison settles limit changes that an agent of an earlier release cannot
             // confirm.
-            Order::Limits(_) if !agent.reported.info.takes(order.kind()) => return false,
+            Order::Limits(_) if !agent.report.info.takes(order.kind()) => return false,
             Order::Limits(_) => {}
         }
     }
-    is_equal(hello, &held)
+    is_equal(hello, &expected)
 }
 
 fn expected_digests(registry: &Registry, id: AgentId) -> Digests {
     let index = registry.agent_index(id);
-    index.map_or_else(Digests::default, |index| index.held)
+    index.map_or_else(Digests::default, |index| index.expected)
 }
 
 /// Returns whether the agent holds this, as far as it reports it. An agent of another release may
 /// not know a kind.
-fn is_equal(hello: &Hello, held: &Digests) -> bool {
+fn is_equal(hello: &Hello, expected: &Digests) -> bool {
     let mut reported = hello.digests.iter();
-    reported.all(|(kind, digest)| held.of(*kind) == *digest)
+    reported.all(|(kind, digest)| expected.of(*kind) == *digest)
 }

@@ -33,7 +33,7 @@ pub(super) enum LinkStage {
     /// The registration is proposed, or waits in line.
     Registering(Box<Hello>),
     /// The agent will be asked for its list.
-    InLine { incarnation: u64 },
+    Queued { incarnation: u64 },
     /// The agent's list is awaited; orders wait for the comparison.
     Listing {
         incarnation: u64,
@@ -52,7 +52,7 @@ pub(super) struct AgentLink {
     /// Known once it is registered.
     pub(super) agent: Option<AgentId>,
     /// Time at which the last message arrived.
-    pub(super) heard: Timestamp,
+    pub(super) last_contact: Timestamp,
     pub(super) stage: LinkStage,
 }
 
@@ -110,8 +110,9 @@ impl Leader {
         }
         let known = hello.agent.and_then(|id| registry.agent(id));
         let newest = hello.tried.last().copied().unwrap_or(hello.confirmed);
-        let from_another_boot = |agent: &Agent| agent.reported.boot_id != hello.boot_id;
-        if known.is_some_and(|agent| from_another_boot(agent) && self.is_heard(now, agent.id))
+        let from_another_boot = |agent: &Agent| agent.report.boot_id != hello.boot_id;
+        if known
+            .is_some_and(|agent| from_another_boot(agent) && self.has_recent_contact(now, agent.id))
             && !bugs::is_on(Bug::CloneAccepted)
         {
             let text = "another host is connected with this agent's id: the data directory was copied; empty its --data-dir. \
@@ -120,9 +121,9 @@ impl Leader {
         }
         let nothing_new = known.is_some_and(|agent| {
             agent.mode() != AgentMode::Unreachable
-                && agent.reported.incarnation == newest
-                && agent.reported.info == hello.info
-                && agent.reported.boot_id == hello.boot_id
+                && agent.report.incarnation == newest
+                && agent.report.info == hello.info
+                && agent.report.boot_id == hello.boot_id
         });
         let agent = hello.agent;
         self.agent_links.insert(
@@ -130,13 +131,13 @@ impl Leader {
             AgentLink {
                 actor,
                 agent: None,
-                heard: now.at,
+                last_contact: now.at,
                 stage: LinkStage::Registering(Box::new(hello)),
             },
         );
         match agent {
             Some(agent) if nothing_new => self.admit(registry, now, link, agent),
-            Some(_) | None => self.register_in_turn(link),
+            Some(_) | None => self.queue_registration(link),
         }
     }
 
@@ -145,10 +146,10 @@ impl Leader {
     ///
     /// Incarnations alone do not show a copy of a disk that was made after the agent had stored its
     /// next incarnation and before the master had confirmed it: the copy knows both.
-    fn is_heard(&self, now: LeaderTime, agent: AgentId) -> bool {
+    fn has_recent_contact(&self, now: LeaderTime, agent: AgentId) -> bool {
         let link = link_of(&self.linked_agents, &self.agent_links, agent);
         let interval_ms = self.heartbeat_interval_ms();
-        link.is_some_and(|link| now.at.since_ms(link.heard) <= 2 * interval_ms)
+        link.is_some_and(|link| now.at.since_ms(link.last_contact) <= 2 * interval_ms)
     }
 
     pub(super) fn agent_registered(
@@ -247,7 +248,7 @@ impl Leader {
     /// must reconnect.
     pub(super) fn list_compared(&mut self, link: LinkId, outcome: &ApplyOutcome) {
         if outcome.is_err() && self.agent_links.contains_key(&link) {
-            self.out.push(Effect::CloseAgent(link));
+            self.effects.push(Effect::CloseAgent(link));
             self.agent_closed(link);
         }
     }
@@ -307,7 +308,7 @@ impl Leader {
                 .iter()
                 .filter(|_| bugs::is_on(Bug::SettledBeforeCommit));
             for update in early {
-                self.settled(agent, &update.key, update.order, update.number, false);
+                self.update_settled(agent, &update.key, update.order, update.number, false);
             }
             let mut report = Command::UpdateTasks(UpdateTasks { agent, updates });
             level::reduce(self.level, &mut report);
@@ -325,7 +326,7 @@ impl Leader {
 
     fn record_contact(&mut self, now: LeaderTime, link: LinkId) {
         if let Some(state) = self.agent_links.get_mut(&link) {
-            state.heard = now.at;
+            state.last_contact = now.at;
             if let Some(agent) = state.agent {
                 self.deadlines.record_contact(agent, now.at);
             }
@@ -347,20 +348,20 @@ impl Leader {
 
     /// Updates links and offers after the agent's record has changed.
     pub(super) fn agent_changed(&mut self, registry: &Registry, now: LeaderTime, id: AgentId) {
-        self.outdated(registry, id);
+        self.rescind_outdated(registry, id);
         match registry.agent(id).map(|agent| agent.mode()) {
             Some(AgentMode::Unreachable) => {
                 if let Some(link) = self.linked_agents.get(&id).copied() {
-                    self.out.push(Effect::CloseAgent(link));
+                    self.effects.push(Effect::CloseAgent(link));
                     self.agent_closed(link);
                 }
                 self.unwatch_agent(id);
-                self.agent_is_silent(registry, now, id);
+                self.start_stop_timer(registry, now, id);
                 self.send_agent_failure(id, "unreachable");
             }
             Some(AgentMode::Gone) | None => {
                 self.unwatch_agent(id);
-                self.agent_is_not_silent(id);
+                self.cancel_stop_timer(id);
             }
             Some(
                 AgentMode::Registered
@@ -369,7 +370,7 @@ impl Leader {
                 | AgentMode::Deactivated,
             ) => {
                 self.watch_agent(now, id);
-                self.agent_is_not_silent(id);
+                self.cancel_stop_timer(id);
             }
         }
         self.offer_agent(id);
@@ -388,7 +389,7 @@ impl Leader {
             text: text.to_owned(),
         };
         self.send_to_agent(link, v1::to_agent::Message::Refused(refused));
-        self.out.push(Effect::CloseAgent(link));
+        self.effects.push(Effect::CloseAgent(link));
         self.agent_closed(link);
     }
 
@@ -397,7 +398,7 @@ impl Leader {
             reason: reason.to_owned(),
         };
         self.send_to_agent(link, v1::to_agent::Message::Shutdown(shutdown));
-        self.out.push(Effect::CloseAgent(link));
+        self.effects.push(Effect::CloseAgent(link));
         self.agent_closed(link);
     }
 
@@ -407,7 +408,7 @@ impl Leader {
             cluster_id: self.cluster.to_string(),
             message: Some(message),
         };
-        self.out.push(Effect::ToAgent(link, Box::new(message)));
+        self.effects.push(Effect::ToAgent(link, Box::new(message)));
     }
 }
 

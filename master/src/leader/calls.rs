@@ -23,7 +23,7 @@ use crate::offers::{OfferState, verify};
 
 /// Repeats of one call that wait with it. Beyond this number, the repeat that has waited longest is
 /// asked to retry.
-const REPEATS: usize = 16;
+const MAX_REPEATS: usize = 16;
 
 /// A call in flight in the log.
 #[derive(Debug)]
@@ -35,14 +35,14 @@ pub(super) struct PendingCall {
     /// The shape of its operations: the log may hold them as one.
     shape: CallShape,
     /// The offers that it uses, all of one agent and role.
-    used: Option<CallOffers>,
+    offers: Option<CallOffers>,
 }
 
 impl PendingCall {
     /// Returns the used offers. Once the call is applied, facts alone determine which of their
     /// resources are free.
     pub(super) fn used_offers(&self) -> &[OfferId] {
-        self.used.as_ref().map_or(&[], |used| &used.ids)
+        self.offers.as_ref().map_or(&[], |used| &used.ids)
     }
 }
 
@@ -71,7 +71,7 @@ impl Leader {
             // Release 0.1.0 may have answered the first one.
             let same = stored.hash == call.hash || stored.hash == fingerprint::call_of_0_1_0(&call);
             let answer = if same {
-                repeated(stored, &shape_of(&call))
+                repeated_reply(stored, &shape_of(&call))
             } else {
                 refused(&Rejection::CallReused(call.number))
             };
@@ -80,13 +80,13 @@ impl Leader {
         if let Some(ProposalOrigin::Call(pending)) = self
             .pending_calls
             .get(&key)
-            .and_then(|serial| self.routes.get_mut(serial))
+            .and_then(|serial| self.origins.get_mut(serial))
         {
             if pending.hash != call.hash {
                 return self.answer(request, refused(&Rejection::CallReused(call.number)));
             }
             pending.requests.push_back(request);
-            if pending.requests.len() > REPEATS
+            if pending.requests.len() > MAX_REPEATS
                 && let Some(oldest) = pending.requests.pop_front()
             {
                 let code = "repeated";
@@ -109,7 +109,7 @@ impl Leader {
                     call.action = CallAction::Accept(Accept { offers, ..accept });
                 }
                 Err(why @ (Rejection::OfferUsed(_) | Rejection::OfferExpired(_))) => {
-                    return self.refuse_once_confirmed(request, why);
+                    return self.confirm_refusal(request, why);
                 }
                 Err(why) => return self.answer(request, refused(&why)),
             }
@@ -118,14 +118,14 @@ impl Leader {
         let mut requests = VecDeque::from([request]);
         if bugs::is_on(Bug::AnswerBeforeCommit) {
             requests.clear();
-            self.answer(request, done(registry));
+            self.answer(request, done_reply(registry));
         }
         let pending = PendingCall {
             requests,
             hash,
             key,
             shape: shape_of(&call),
-            used,
+            offers: used,
         };
         let route = ProposalOrigin::Call(Box::new(pending));
         let serial = self.propose(actor, Command::Call(call), route);
@@ -149,7 +149,7 @@ impl Leader {
     /// Rejects a call for a reason that only the book and the clock of this leader show. If another
     /// master leads by now, the call may have been answered there. So the rejection waits for an
     /// entry, which a deposed leader cannot commit.
-    fn refuse_once_confirmed(&mut self, request: RequestId, why: Rejection) {
+    fn confirm_refusal(&mut self, request: RequestId, why: Rejection) {
         self.decide(Command::Tick, ProposalOrigin::Refusal(request, why));
     }
 
@@ -230,13 +230,13 @@ impl Leader {
     }
 
     /// Returns whether an offer fits: a token of an earlier epoch loses against an open offer.
-    fn fits(&self, registry: &Registry, promise: &OfferTerms) -> bool {
-        let free = registry.free(promise.agent);
-        free.minus(&self.book.offered_on(promise.agent))
-            .is_some_and(|left| left.contains(&promise.resources))
+    fn fits(&self, registry: &Registry, terms: &OfferTerms) -> bool {
+        let free = registry.free(terms.agent);
+        free.minus(&self.book.offered_on(terms.agent))
+            .is_some_and(|left| left.contains(&terms.resources))
     }
 
-    pub(super) fn called(
+    pub(super) fn call_applied(
         &mut self,
         registry: &Registry,
         now: LeaderTime,
@@ -244,7 +244,7 @@ impl Leader {
         outcome: ApplyOutcome,
     ) {
         self.pending_calls.remove(&pending.key);
-        if let Some(used) = &pending.used {
+        if let Some(used) = &pending.offers {
             self.after_accept(
                 registry,
                 now,
@@ -266,8 +266,8 @@ impl Leader {
                     refused: refused.collect(),
                 }
             }
-            Ok(CommandReply::Repeated(stored)) => repeated(&stored, &pending.shape),
-            Ok(_) => done(registry),
+            Ok(CommandReply::Repeated(stored)) => repeated_reply(&stored, &pending.shape),
+            Ok(_) => done_reply(registry),
             Err(why) => refused(&why),
         };
         for request in pending.requests {
@@ -295,7 +295,7 @@ impl Leader {
             Some(_) => {}
         }
         // An offer that is gone, or belongs to another framework, needs no declining.
-        self.declined(now, decline);
+        self.offers_declined(now, decline);
         self.answer(request, LeaderReply::Declined);
     }
 
@@ -314,7 +314,7 @@ impl Leader {
                 operate.hash = answer.hash;
             }
             let outcome = answer.repeated(&operate);
-            return self.operated(registry, request, outcome);
+            return self.operation_applied(registry, request, outcome);
         }
         if self.level < Level::RELEASE_0_2 {
             // The same as for calls.
@@ -327,7 +327,7 @@ impl Leader {
         );
     }
 
-    pub(super) fn operated(
+    pub(super) fn operation_applied(
         &mut self,
         registry: &Registry,
         request: RequestId,
@@ -389,7 +389,7 @@ fn shape_of(call: &Call) -> CallShape {
 }
 
 /// Returns the answer to a call whose operations all succeeded.
-fn done(registry: &Registry) -> LeaderReply {
+fn done_reply(registry: &Registry) -> LeaderReply {
     let revision = Revision {
         index: registry.applied(),
         position: 0,
@@ -412,7 +412,7 @@ fn used_offers(accept: &Accept, filter_ms: u64) -> Option<CallOffers> {
 }
 
 /// Returns a stored answer, with the messages of its codes.
-fn repeated(stored: &Stored, shape: &CallShape) -> LeaderReply {
+fn repeated_reply(stored: &Stored, shape: &CallShape) -> LeaderReply {
     match &stored.outcome {
         AnswerOutcome::Done { refused } => {
             let refused = refused.iter().map(|(position, number)| {

@@ -49,7 +49,7 @@ impl Default for TimerBudget {
 #[derive(Debug, Default)]
 struct DeadlinePass {
     /// The deadline that was handled last.
-    behind: Option<(DeadlineKind, Timestamp, Subject)>,
+    last: Option<(DeadlineKind, Timestamp, Subject)>,
     /// The earliest start of the next pass.
     next: Timestamp,
 }
@@ -60,17 +60,17 @@ pub(super) struct LeaderTimers {
     timers: BTreeSet<(Timestamp, Timer)>,
     pass: DeadlinePass,
     /// Watched agents, and when the last message of each arrived.
-    record_contact: BTreeMap<AgentId, Timestamp>,
+    last_contact: BTreeMap<AgentId, Timestamp>,
     /// Frameworks without a stream, and since when.
-    gone: BTreeMap<FrameworkId, Timestamp>,
+    without_stream: BTreeMap<FrameworkId, Timestamp>,
     /// Frameworks whose disconnection is being committed, and the number of these decisions in the
     /// log.
     disconnecting: BTreeMap<FrameworkId, usize>,
     last_heartbeat: Timestamp,
     /// The first stream that has not been sent the current heartbeat.
-    next_beat: Option<LinkId>,
+    next_heartbeat: Option<LinkId>,
     /// The last tick, while timers or heartbeats that were due at it are left.
-    unfinished: Option<LeaderTime>,
+    unfinished_tick: Option<LeaderTime>,
     steps: TimerBudget,
     /// Cluster time of the newest entry, or of the last tick that was proposed.
     last_entry: Timestamp,
@@ -78,7 +78,7 @@ pub(super) struct LeaderTimers {
 
 impl LeaderTimers {
     pub(super) fn record_contact(&mut self, agent: AgentId, at: Timestamp) {
-        if let Some(heard) = self.record_contact.get_mut(&agent) {
+        if let Some(heard) = self.last_contact.get_mut(&agent) {
             *heard = at;
         }
     }
@@ -86,7 +86,7 @@ impl LeaderTimers {
     /// Returns the number of agents that are expected to send heartbeats: those that are neither
     /// unreachable nor gone.
     pub(super) fn watched(&self) -> usize {
-        self.record_contact.len()
+        self.last_contact.len()
     }
 
     /// Returns whether a decision that the framework is disconnected is in flight in the log. Until
@@ -111,7 +111,7 @@ impl LeaderTimers {
         registry: &'a Registry,
         now: LeaderTime,
     ) -> Option<(DeadlineKind, Timestamp, &'a Subject)> {
-        let behind = self.pass.behind.as_ref();
+        let behind = self.pass.last.as_ref();
         let from = behind.map(|(kind, _, _)| *kind);
         let kinds = DeadlineKind::ALL.into_iter();
         let mut left =
@@ -129,7 +129,7 @@ impl LeaderTimers {
     fn begin_pass(&mut self, registry: &Registry, now: LeaderTime) {
         if now.at >= self.pass.next && self.due(registry, now).is_none() {
             self.pass = DeadlinePass {
-                behind: None,
+                last: None,
                 next: now.at.plus_ms(PASS_MS),
             };
         }
@@ -154,19 +154,19 @@ impl Leader {
     /// Restarts every timeout after a pause of this process, which must not count as silence of
     /// others.
     pub(crate) fn refresh(&mut self, now: LeaderTime) {
-        for heard in self.deadlines.record_contact.values_mut() {
+        for heard in self.deadlines.last_contact.values_mut() {
             *heard = now.at;
         }
-        for gone in self.deadlines.gone.values_mut() {
+        for gone in self.deadlines.without_stream.values_mut() {
             *gone = now.at;
         }
         for link in self.framework_links.values_mut() {
-            link.heard = now.at;
+            link.last_contact = now.at;
         }
     }
 
     pub(super) fn arm_agent(&mut self, now: LeaderTime, agent: AgentId) {
-        let watched = self.deadlines.record_contact.insert(agent, now.at);
+        let watched = self.deadlines.last_contact.insert(agent, now.at);
         if watched.is_none() {
             self.deadlines.timers.insert((
                 now.at.plus_ms(self.limits.agent_timeout_ms),
@@ -178,14 +178,14 @@ impl Leader {
     /// Watches an agent whose record has changed. An agent that is already watched keeps its
     /// timeout.
     pub(super) fn watch_agent(&mut self, now: LeaderTime, agent: AgentId) {
-        if !self.deadlines.record_contact.contains_key(&agent) {
+        if !self.deadlines.last_contact.contains_key(&agent) {
             self.arm_agent(now, agent);
         }
     }
 
     /// Stops watching an unreachable agent; its timer finds nothing.
     pub(super) fn unwatch_agent(&mut self, agent: AgentId) {
-        self.deadlines.record_contact.remove(&agent);
+        self.deadlines.last_contact.remove(&agent);
     }
 
     pub(super) fn arm_framework(&mut self, registry: &Registry, now: LeaderTime, id: FrameworkId) {
@@ -194,13 +194,13 @@ impl Leader {
         if framework.is_some_and(is_expected) && !listened {
             self.stream_gone(now, id);
         } else {
-            self.deadlines.gone.remove(&id);
+            self.deadlines.without_stream.remove(&id);
         }
     }
 
     /// Records that a stream ended: its framework has a limited time to return.
     pub(super) fn stream_gone(&mut self, now: LeaderTime, id: FrameworkId) {
-        self.deadlines.gone.insert(id, now.at);
+        self.deadlines.without_stream.insert(id, now.at);
         self.deadlines
             .timers
             .insert((now.at.plus_ms(self.framework_grace_ms()), Timer::Stream(id)));
@@ -213,7 +213,11 @@ impl Leader {
     }
 
     fn silence_due(&mut self, now: LeaderTime, link: LinkId) {
-        let Some(heard) = self.framework_links.get(&link).map(|state| state.heard) else {
+        let Some(heard) = self
+            .framework_links
+            .get(&link)
+            .map(|state| state.last_contact)
+        else {
             return;
         };
         let due = heard.plus_ms(self.limits.framework_timeout_ms);
@@ -233,15 +237,15 @@ impl Leader {
 
     pub(super) fn tick(&mut self, registry: &Registry, now: LeaderTime) {
         let deadlines = &mut self.deadlines;
-        deadlines.unfinished = Some(now);
-        if deadlines.next_beat.is_none()
+        deadlines.unfinished_tick = Some(now);
+        if deadlines.next_heartbeat.is_none()
             && now.at.since_ms(deadlines.last_heartbeat) >= HEARTBEAT_MS
         {
             deadlines.last_heartbeat = now.at;
-            deadlines.next_beat = Some(LinkId(0));
+            deadlines.next_heartbeat = Some(LinkId(0));
         }
         self.deadlines.begin_pass(registry, now);
-        self.work_off_tick(registry);
+        self.continue_tick(registry);
         self.advance_time(registry, now);
         self.stop_tasks(registry, now);
         self.prune(registry, now);
@@ -250,28 +254,28 @@ impl Leader {
 
     /// Continues with the work that was due at the last tick, and returns the number of steps that
     /// the turn has taken for it. Called once at the end of each turn.
-    pub(super) fn end_ticking(&mut self, registry: &Registry) -> usize {
-        self.work_off_tick(registry);
+    pub(super) fn finish_tick(&mut self, registry: &Registry) -> usize {
+        self.continue_tick(registry);
         let TimerBudget(left) = std::mem::take(&mut self.deadlines.steps);
         TimerBudget::TURN.0 - left
     }
 
     /// Returns whether timers or heartbeats are left that were due at the last tick.
-    pub(super) fn is_ticking(&self) -> bool {
-        self.deadlines.unfinished.is_some()
+    pub(super) fn has_unfinished_tick(&self) -> bool {
+        self.deadlines.unfinished_tick.is_some()
     }
 
-    fn work_off_tick(&mut self, registry: &Registry) {
-        let Some(now) = self.deadlines.unfinished else {
+    fn continue_tick(&mut self, registry: &Registry) {
+        let Some(now) = self.deadlines.unfinished_tick else {
             return;
         };
         while self.deadlines.steps.0 > 0 {
             // Timers come last: at each tick, as many as there are agents may be due.
-            let has_worked = self.beat()
+            let has_worked = self.send_next_heartbeat()
                 || self.check_deadline(registry, now)
                 || self.check_timer(registry, now);
             if !has_worked {
-                self.deadlines.unfinished = None;
+                self.deadlines.unfinished_tick = None;
                 return;
             }
             self.deadlines.steps.0 -= 1;
@@ -279,13 +283,13 @@ impl Leader {
     }
 
     /// Sends the next heartbeat that is due; false if there is none.
-    fn beat(&mut self) -> bool {
-        let Some(from) = self.deadlines.next_beat else {
+    fn send_next_heartbeat(&mut self) -> bool {
+        let Some(from) = self.deadlines.next_heartbeat else {
             return false;
         };
         let next = self.framework_links.range(from..).next();
         let next = next.map(|(link, _)| *link);
-        self.deadlines.next_beat = next.map(|link| LinkId(link.0 + 1));
+        self.deadlines.next_heartbeat = next.map(|link| LinkId(link.0 + 1));
         if let Some(link) = next {
             self.send_to_framework(link, v1::event::Event::Heartbeat(v1::Heartbeat {}));
         }
@@ -297,7 +301,7 @@ impl Leader {
         let Some((kind, at, subject)) = self.deadlines.due(registry, now) else {
             return false;
         };
-        self.deadlines.pass.behind = Some((kind, at, subject.clone()));
+        self.deadlines.pass.last = Some((kind, at, subject.clone()));
         self.deadline_due(registry, kind, subject);
         true
     }
@@ -337,11 +341,11 @@ impl Leader {
     }
 
     fn agent_due(&mut self, registry: &Registry, now: LeaderTime, id: AgentId) {
-        let Some(heard) = self.deadlines.record_contact.get(&id).copied() else {
+        let Some(heard) = self.deadlines.last_contact.get(&id).copied() else {
             return;
         };
         let Some(agent) = registry.agent(id).filter(|agent| !agent.mode().is_lost()) else {
-            self.deadlines.record_contact.remove(&id);
+            self.deadlines.last_contact.remove(&id);
             return;
         };
         let due = heard.plus_ms(self.limits.agent_timeout_ms);
@@ -349,7 +353,7 @@ impl Leader {
             self.deadlines.timers.insert((due, Timer::Agent(id)));
             return;
         }
-        if let Some(later) = self.hold_back(registry, now) {
+        if let Some(later) = self.throttle(registry, now) {
             self.deadlines.timers.insert((later, Timer::Agent(id)));
             return;
         }
@@ -367,11 +371,11 @@ impl Leader {
     }
 
     fn stream_due(&mut self, registry: &Registry, now: LeaderTime, id: FrameworkId) {
-        let Some(since) = self.deadlines.gone.get(&id).copied() else {
+        let Some(since) = self.deadlines.without_stream.get(&id).copied() else {
             return;
         };
         let Some(framework) = registry.framework(id).filter(|known| is_expected(known)) else {
-            self.deadlines.gone.remove(&id);
+            self.deadlines.without_stream.remove(&id);
             return;
         };
         let due = since.plus_ms(self.framework_grace_ms());

@@ -63,7 +63,8 @@ impl Leader {
                 return;
             }
             let waits = state.unsent.pop_first();
-            let Some(task) = waits.or_else(|| replayed(registry, framework, &mut state.replay))
+            let Some(task) =
+                waits.or_else(|| next_replayed(registry, framework, &mut state.replay))
             else {
                 return;
             };
@@ -140,7 +141,7 @@ impl Leader {
         );
     }
 
-    pub(super) fn acknowledged(
+    pub(super) fn acknowledge_applied(
         &mut self,
         registry: &Registry,
         request: RequestId,
@@ -217,7 +218,7 @@ impl Leader {
         );
     }
 
-    pub(super) fn reconciled(
+    pub(super) fn reconcile_applied(
         &mut self,
         registry: &Registry,
         now: LeaderTime,
@@ -234,14 +235,14 @@ impl Leader {
 
 /// Returns the next task of a stream's replay. A task that is in flight by then is sent nothing
 /// twice.
-fn replayed(
+fn next_replayed(
     registry: &Registry,
     framework: FrameworkId,
     replay: &mut ReplayCursor,
 ) -> Option<TaskId> {
     let from = match replay {
         ReplayCursor::Start => Bound::Unbounded,
-        ReplayCursor::Behind(last) => Bound::Excluded(&*last),
+        ReplayCursor::After(last) => Bound::Excluded(&*last),
         ReplayCursor::Done => return None,
     };
     let next = registry.framework_index(framework).and_then(|index| {
@@ -250,9 +251,7 @@ fn replayed(
             .range::<TaskId, _>((from, Bound::Unbounded));
         waiting.next().cloned()
     });
-    *replay = next
-        .clone()
-        .map_or(ReplayCursor::Done, ReplayCursor::Behind);
+    *replay = next.clone().map_or(ReplayCursor::Done, ReplayCursor::After);
     next
 }
 
@@ -260,10 +259,10 @@ fn replayed(
 /// tasks, it returns a bounded part.
 fn statuses(registry: &Registry, now: LeaderTime, reconcile: &ReconcileQuery) -> LeaderReply {
     let (statuses, more) = if reconcile.tasks.is_empty() {
-        part(registry, reconcile)
+        statuses_page(registry, reconcile)
     } else {
         let named = reconcile.tasks.iter();
-        let named = named.map(|task| one(registry, now, reconcile, task));
+        let named = named.map(|task| task_status(registry, now, reconcile, task));
         (named.collect(), None)
     };
     let revision = Revision {
@@ -278,7 +277,10 @@ fn statuses(registry: &Registry, now: LeaderTime, reconcile: &ReconcileQuery) ->
     LeaderReply::Reconciled { reply, more }
 }
 
-fn part(registry: &Registry, reconcile: &ReconcileQuery) -> (Vec<v1::TaskStatus>, Option<TaskId>) {
+fn statuses_page(
+    registry: &Registry,
+    reconcile: &ReconcileQuery,
+) -> (Vec<v1::TaskStatus>, Option<TaskId>) {
     let framework = reconcile.framework;
     let from = reconcile
         .after
@@ -296,14 +298,14 @@ fn part(registry: &Registry, reconcile: &ReconcileQuery) -> (Vec<v1::TaskStatus>
         let task = (*task).clone();
         registry.task(&TaskKey { framework, task })
     });
-    let statuses = tasks.filter(|task| !task.is_terminal()).map(answer);
+    let statuses = tasks.filter(|task| !task.is_terminal()).map(current_status);
     let more = names
         .last()
         .filter(|_| names.len() == limits::RECORDS_PER_COMMAND);
     (statuses.collect(), more.map(|task| (*task).clone()))
 }
 
-fn one(
+fn task_status(
     registry: &Registry,
     now: LeaderTime,
     reconcile: &ReconcileQuery,
@@ -328,12 +330,12 @@ fn one(
             wall_ms: now.wall_ms,
             ..v1::TaskStatus::default()
         },
-        answer,
+        current_status,
     )
 }
 
 /// Returns the current state of a task. Answers are not acknowledged, so they carry no revision.
-fn answer(task: &Task) -> v1::TaskStatus {
+fn current_status(task: &Task) -> v1::TaskStatus {
     let status = convert::status(task, &task.latest);
     v1::TaskStatus {
         revision: None,

@@ -17,7 +17,7 @@ use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
 
 /// Heartbeats that a scheduler sends within its silence timeout.
-const HEARTBEATS_IN_A_TIMEOUT: u64 = 3;
+const HEARTBEATS_PER_TIMEOUT: u64 = 3;
 
 /// Progress of a stream's replay: a cursor, because 100,000 tasks may wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(super) enum ReplayCursor {
     /// Starts with the first task.
     Start,
     /// Continues after this task.
-    Behind(TaskId),
+    After(TaskId),
     /// The whole replay was sent.
     Done,
 }
@@ -45,9 +45,9 @@ pub(super) struct FrameworkLink {
     /// index.
     pub(super) replay: ReplayCursor,
     /// Whether its reader is behind: it is sent neither offers nor hints.
-    pub(super) behind: bool,
+    pub(super) is_behind: bool,
     /// Time at which the last message of its scheduler arrived.
-    pub(super) heard: Timestamp,
+    pub(super) last_contact: Timestamp,
 }
 
 impl Leader {
@@ -100,8 +100,8 @@ impl Leader {
             in_flight: BTreeMap::new(),
             unsent: BTreeSet::new(),
             replay: ReplayCursor::Start,
-            behind: false,
-            heard: now.at,
+            is_behind: false,
+            last_contact: now.at,
         };
         self.framework_links.insert(link, state);
         match known {
@@ -181,7 +181,7 @@ impl Leader {
         let filters = std::mem::take(&mut state.subscription.filters);
         let session = state.subscription.session;
         let version = state.subscription.version;
-        state.heard = now.at;
+        state.last_contact = now.at;
         if let Some(former) = self
             .linked_frameworks
             .insert(id, link)
@@ -193,7 +193,7 @@ impl Leader {
                 .is_some_and(|former| former.subscription.session == session);
             if same {
                 self.framework_links.remove(&former);
-                self.out.push(Effect::CloseFramework(former));
+                self.effects.push(Effect::CloseFramework(former));
             } else {
                 self.end_stream(former, "superseded", &Rejection::Superseded(id).to_string());
             }
@@ -216,7 +216,7 @@ impl Leader {
         };
         self.send_to_framework(link, v1::event::Event::Subscribed(subscribed));
         self.pump_updates(registry, link);
-        self.resumed(registry, now, id, filters);
+        self.framework_resumed(registry, now, id, filters);
     }
 
     /// Returns the heartbeat interval for the scheduler of a stream, in milliseconds; 0 for a
@@ -227,7 +227,7 @@ impl Leader {
             return 0;
         }
         self.arm_stream(now, link);
-        self.limits.framework_timeout_ms / HEARTBEATS_IN_A_TIMEOUT
+        self.limits.framework_timeout_ms / HEARTBEATS_PER_TIMEOUT
     }
 
     pub(super) fn framework_closed(&mut self, now: LeaderTime, link: LinkId) {
@@ -254,7 +254,7 @@ impl Leader {
         if let Some(state) = link.and_then(|link| self.framework_links.get_mut(link))
             && state.subscription.session == session
         {
-            state.heard = now.at;
+            state.last_contact = now.at;
         }
         self.answer(request, LeaderReply::HeartbeatRecorded);
     }
@@ -270,7 +270,7 @@ impl Leader {
             return;
         };
         self.rescind_all(id, "its scheduler sends no heartbeats");
-        self.out.push(Effect::CloseFramework(link));
+        self.effects.push(Effect::CloseFramework(link));
         self.framework_closed(now, link);
     }
 
@@ -278,7 +278,7 @@ impl Leader {
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
         };
-        state.behind = behind;
+        state.is_behind = behind;
         if let Some(id) = state.framework {
             self.allocator.framework_changed(id);
         }
@@ -309,7 +309,7 @@ impl Leader {
             }
         }
         self.arm_framework(registry, now, id);
-        self.framework_moved(registry, id);
+        self.rescind_after_change(registry, id);
     }
 
     pub(super) fn framework_removing(
@@ -319,7 +319,7 @@ impl Leader {
         id: FrameworkId,
     ) {
         self.arm_framework(registry, now, id);
-        self.framework_moved(registry, id);
+        self.rescind_after_change(registry, id);
         if let Some(link) = self.linked_frameworks.remove(&id) {
             self.end_stream(
                 link,
@@ -336,7 +336,7 @@ impl Leader {
         id: FrameworkId,
     ) {
         self.arm_framework(registry, now, id);
-        self.framework_moved(registry, id);
+        self.rescind_after_change(registry, id);
         if let Some(link) = self.linked_frameworks.remove(&id) {
             self.end_stream(
                 link,
@@ -352,7 +352,7 @@ impl Leader {
         let read = |link: &LinkId| {
             self.framework_links
                 .get(link)
-                .is_some_and(|link| !link.behind)
+                .is_some_and(|link| !link.is_behind)
         };
         let links = self.linked_frameworks.values().copied().filter(read);
         for link in links.collect::<Vec<_>>() {
@@ -365,7 +365,7 @@ impl Leader {
     }
 
     pub(super) fn send_to_framework(&mut self, link: LinkId, event: v1::event::Event) {
-        self.out.push(Effect::ToFramework(
+        self.effects.push(Effect::ToFramework(
             link,
             Box::new(v1::Event { event: Some(event) }),
         ));
@@ -378,7 +378,7 @@ impl Leader {
     fn close_stream(&mut self, id: FrameworkId, link: LinkId) {
         self.linked_frameworks.remove(&id);
         self.framework_links.remove(&link);
-        self.out.push(Effect::CloseFramework(link));
+        self.effects.push(Effect::CloseFramework(link));
     }
 
     /// Sends the reason, then ends the stream.
@@ -393,7 +393,7 @@ impl Leader {
 
     fn end_stream_with(&mut self, link: LinkId, error: v1::Error) {
         self.send_to_framework(link, v1::event::Event::Error(error));
-        self.out.push(Effect::CloseFramework(link));
+        self.effects.push(Effect::CloseFramework(link));
         self.framework_links.remove(&link);
     }
 }

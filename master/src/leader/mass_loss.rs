@@ -20,24 +20,24 @@ const FEW: usize = 10;
 const RECENT_TIMEOUTS: u64 = 4;
 /// Time for which the leader waits for its successor before it declares the next agent unreachable,
 /// in milliseconds.
-const HAND_OVER_MS: u64 = 1_000;
+const TRANSFER_MS: u64 = 1_000;
 
 /// State of the rate limit for declaring agents unreachable.
 #[derive(Debug, Default)]
 pub(super) struct MassLoss {
     /// Agents declared unreachable within the current window.
-    silent: usize,
+    marked: usize,
     window_began: Timestamp,
     /// The maximum number of watched agents within the current window.
     watched: usize,
     /// Time at which an agent was last held back, or declared unreachable at the slow rate.
-    held_back: Timestamp,
+    last_held_back: Timestamp,
     /// Time at which the next agent may be declared unreachable while many are silent.
     next_mark: Timestamp,
     /// Whether a record of the mass loss is in flight in the log.
     recording: bool,
     /// Before level 3: whether leadership was transferred for a mass loss.
-    handed_over: bool,
+    has_transferred: bool,
 }
 
 impl Leader {
@@ -48,34 +48,34 @@ impl Leader {
         let state = &mut self.mass_loss;
         state.window_began = now.at;
         if goes_on {
-            state.silent = usize::MAX;
+            state.marked = usize::MAX;
             // Agents are due after one timeout: until the first of them is held back, no new window
             // begins.
-            state.held_back = now.at.plus_ms(self.limits.agent_timeout_ms);
+            state.last_held_back = now.at.plus_ms(self.limits.agent_timeout_ms);
         }
     }
 
     /// Returns when the agent is checked again, if it must not be declared unreachable now. When
     /// more than max(10, a fifth) of the watched agents fall silent within one timeout, the leader
     /// transfers leadership, once. Then it declares one agent in a hundred per second unreachable.
-    pub(super) fn hold_back(&mut self, registry: &Registry, now: LeaderTime) -> Option<Timestamp> {
+    pub(super) fn throttle(&mut self, registry: &Registry, now: LeaderTime) -> Option<Timestamp> {
         let watched = self.deadlines.watched();
         let timeout_ms = self.limits.agent_timeout_ms;
         let state = &mut self.mass_loss;
         // While agents are held back, no new window lets another fifth through.
         if now.at.since_ms(state.window_began) > timeout_ms
-            && now.at.since_ms(state.held_back) > timeout_ms
+            && now.at.since_ms(state.last_held_back) > timeout_ms
         {
             state.window_began = now.at;
-            state.silent = 0;
+            state.marked = 0;
             state.watched = 0;
         }
         state.watched = state.watched.max(watched);
-        if state.silent < (state.watched / 5).max(FEW) {
-            state.silent += 1;
+        if state.marked < (state.watched / 5).max(FEW) {
+            state.marked += 1;
             return None;
         }
-        state.held_back = state.held_back.max(now.at);
+        state.last_held_back = state.last_held_back.max(now.at);
         self.record_mass_loss(registry, now);
         let state = &mut self.mass_loss;
         if state.next_mark > now.at {
@@ -93,23 +93,23 @@ impl Leader {
             return;
         }
         if self.level < Level::RELEASE_0_2 {
-            return self.hand_over_once(now);
+            return self.transfer_once(now);
         }
         self.mass_loss.recording = true;
         let hand_over = since_ms.is_none();
         if hand_over {
-            self.mass_loss.next_mark = now.at.plus_ms(HAND_OVER_MS);
+            self.mass_loss.next_mark = now.at.plus_ms(TRANSFER_MS);
         }
         self.decide(Command::MassLoss, ProposalOrigin::MassLoss { hand_over });
     }
 
     /// Transfers leadership once in the epoch, as release 0.1.0 does: before level 3 a mass loss is
     /// not recorded.
-    fn hand_over_once(&mut self, now: LeaderTime) {
+    fn transfer_once(&mut self, now: LeaderTime) {
         let state = &mut self.mass_loss;
-        if !std::mem::replace(&mut state.handed_over, true) {
-            state.next_mark = now.at.plus_ms(HAND_OVER_MS);
-            self.out.push(Effect::TransferLeadership);
+        if !std::mem::replace(&mut state.has_transferred, true) {
+            state.next_mark = now.at.plus_ms(TRANSFER_MS);
+            self.effects.push(Effect::TransferLeadership);
         }
     }
 
@@ -117,7 +117,7 @@ impl Leader {
     pub(super) fn mass_loss_recorded(&mut self, hand_over: bool) {
         self.mass_loss.recording = false;
         if hand_over {
-            self.out.push(Effect::TransferLeadership);
+            self.effects.push(Effect::TransferLeadership);
         }
     }
 

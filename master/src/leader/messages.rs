@@ -14,7 +14,7 @@ use crate::links::{LinkId, RequestId};
 
 /// Maximum bytes per second from frameworks to one agent, and from agents to one framework. Excess
 /// messages are rejected or lost, so that they never cause an important stream to be closed.
-const BYTES_A_SECOND: usize = 1024 * 1024;
+const BYTES_PER_SECOND: usize = 1024 * 1024;
 
 /// A message of a framework to an executor.
 #[derive(Debug, Clone)]
@@ -35,7 +35,7 @@ pub(super) struct ForwardedBytes {
 }
 
 impl ForwardedBytes {
-    fn at(&mut self, now: Timestamp) -> &mut Self {
+    fn window_at(&mut self, now: Timestamp) -> &mut Self {
         if now.since_ms(self.since) >= 1_000 {
             *self = Self {
                 since: now,
@@ -47,9 +47,9 @@ impl ForwardedBytes {
 }
 
 /// Returns whether there is room for `bytes` more.
-fn takes<K: Ord>(passed: &mut BTreeMap<K, usize>, key: K, bytes: usize) -> bool {
-    let sum = passed.entry(key).or_default();
-    let fits = sum.saturating_add(bytes) <= BYTES_A_SECOND;
+fn admit<K: Ord>(forwarded: &mut BTreeMap<K, usize>, key: K, bytes: usize) -> bool {
+    let sum = forwarded.entry(key).or_default();
+    let fits = sum.saturating_add(bytes) <= BYTES_PER_SECOND;
     if fits {
         *sum += bytes;
     }
@@ -86,7 +86,13 @@ impl Leader {
             .is_some();
         // Only delivered messages count: otherwise one framework could use up the budget for the
         // executors of others.
-        if is_there && !takes(&mut self.passed.at(now.at).to_agents, agent, data.len()) {
+        if is_there
+            && !admit(
+                &mut self.forwarded.window_at(now.at).to_agents,
+                agent,
+                data.len(),
+            )
+        {
             let message = format!("{agent} is sent more than a mebibyte a second; send less");
             let code = "too-many-requests";
             return self.answer(request, LeaderReply::Refused { code, message });
@@ -118,11 +124,15 @@ impl Leader {
         };
         let to = self.linked_frameworks.get(&framework).copied();
         let state = to.and_then(|to| self.framework_links.get(&to));
-        let Some(to) = to.filter(|_| state.is_some_and(|state| !state.behind)) else {
+        let Some(to) = to.filter(|_| state.is_some_and(|state| !state.is_behind)) else {
             return;
         };
         let bytes = message.data.len();
-        if takes(&mut self.passed.at(now.at).to_frameworks, framework, bytes) {
+        if admit(
+            &mut self.forwarded.window_at(now.at).to_frameworks,
+            framework,
+            bytes,
+        ) {
             let message = v1::ExecutorMessage {
                 agent_id: agent.to_string(),
                 ..message

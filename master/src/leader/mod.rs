@@ -93,7 +93,7 @@ pub(crate) struct Leader {
     limits: LeaderTimeouts,
     /// The last serial of a ticket.
     serial: u64,
-    routes: BTreeMap<u64, ProposalOrigin>,
+    origins: BTreeMap<u64, ProposalOrigin>,
     agent_links: BTreeMap<LinkId, AgentLink>,
     admission: admission::ListAdmission,
     registering: registering::RegistrationQueue,
@@ -106,7 +106,7 @@ pub(crate) struct Leader {
     /// Agents with orders for which the last turn had no time.
     orders_due: BTreeSet<AgentId>,
     /// Budget of orders that this turn may still send.
-    orders_left: OrderBudget,
+    order_budget: OrderBudget,
     book: OfferBook,
     allocator: Allocator,
     offering: offering::OfferResumption,
@@ -114,8 +114,8 @@ pub(crate) struct Leader {
     mass_loss: mass_loss::MassLoss,
     stops: stopping::StopTimers,
     pruning: pruning::PruningSchedule,
-    passed: messages::ForwardedBytes,
-    out: Vec<Effect>,
+    forwarded: messages::ForwardedBytes,
+    effects: Vec<Effect>,
 }
 
 /// The state of a leader that readers see.
@@ -149,7 +149,7 @@ impl Leader {
             level: registry.level(),
             limits,
             serial: 0,
-            routes: BTreeMap::new(),
+            origins: BTreeMap::new(),
             agent_links: BTreeMap::new(),
             admission: admission::ListAdmission::default(),
             registering: registering::RegistrationQueue::default(),
@@ -159,7 +159,7 @@ impl Leader {
             pending_calls: BTreeMap::new(),
             sweeping: false,
             orders_due: BTreeSet::new(),
-            orders_left: OrderBudget::AT_ONCE,
+            order_budget: OrderBudget::AT_ONCE,
             book: OfferBook::new(registry.epoch()),
             allocator: Allocator::new(AllocatorSettings::default()),
             offering: offering::OfferResumption::new(registry, now.at.plus_ms(limits.resume_ms)),
@@ -167,8 +167,8 @@ impl Leader {
             mass_loss: mass_loss::MassLoss::default(),
             stops: stopping::StopTimers::default(),
             pruning: pruning::PruningSchedule::default(),
-            passed: messages::ForwardedBytes::default(),
-            out: Vec::new(),
+            forwarded: messages::ForwardedBytes::default(),
+            effects: Vec::new(),
         };
         leader.arm_all(registry, now);
         leader.arm_stops(registry, now);
@@ -259,7 +259,7 @@ impl Leader {
             Input::Tick => self.tick(registry, now),
         }
         self.ask_for_lists(now);
-        std::mem::take(&mut self.out)
+        std::mem::take(&mut self.effects)
     }
 
     /// Settles an applied entry before the events of its commands are handled one by one. An offer
@@ -268,7 +268,8 @@ impl Leader {
     pub(crate) fn settle(&mut self, entry: &[AppliedProposal]) {
         for applied in entry {
             if applied.ticket.epoch == self.epoch
-                && let Some(ProposalOrigin::Call(pending)) = self.routes.get(&applied.ticket.serial)
+                && let Some(ProposalOrigin::Call(pending)) =
+                    self.origins.get(&applied.ticket.serial)
             {
                 self.book.settle(pending.used_offers());
             }
@@ -300,10 +301,10 @@ impl Leader {
     }
 
     /// Proposes a command that an actor has requested.
-    fn propose(&mut self, actor: Actor, command: Command, route: ProposalOrigin) -> u64 {
+    fn propose(&mut self, actor: Actor, command: Command, origin: ProposalOrigin) -> u64 {
         self.serial += 1;
-        self.routes.insert(self.serial, route);
-        self.out.push(Effect::Propose(Box::new(ProposedCommand {
+        self.origins.insert(self.serial, origin);
+        self.effects.push(Effect::Propose(Box::new(ProposedCommand {
             ticket: Ticket {
                 epoch: self.epoch,
                 serial: self.serial,
@@ -315,18 +316,18 @@ impl Leader {
     }
 
     /// Proposes a decision of this leader.
-    fn decide(&mut self, command: Command, route: ProposalOrigin) -> u64 {
-        self.propose(Actor::Cluster, command, route)
+    fn decide(&mut self, command: Command, origin: ProposalOrigin) -> u64 {
+        self.propose(Actor::Cluster, command, origin)
     }
 
     fn answer(&mut self, request: RequestId, answer: LeaderReply) {
-        self.out.push(Effect::Answer(request, answer));
+        self.effects.push(Effect::Answer(request, answer));
     }
 
     fn applied(&mut self, registry: &Registry, now: LeaderTime, applied: AppliedProposal) {
         let ours = applied.ticket.epoch == self.epoch;
         let route = if ours {
-            self.routes.remove(&applied.ticket.serial)
+            self.origins.remove(&applied.ticket.serial)
         } else {
             None
         };
@@ -348,7 +349,7 @@ impl Leader {
     }
 
     fn not_proposed(&mut self, registry: &Registry, now: LeaderTime, serial: u64, why: Rejection) {
-        match self.routes.remove(&serial) {
+        match self.origins.remove(&serial) {
             None => {}
             // The same piece would be proposed again immediately, and rejected again.
             Some(ProposalOrigin::Sweep) => self.sweeping = false,
@@ -365,10 +366,10 @@ impl Leader {
         &mut self,
         registry: &Registry,
         now: LeaderTime,
-        route: ProposalOrigin,
+        origin: ProposalOrigin,
         outcome: ApplyOutcome,
     ) {
-        match route {
+        match origin {
             ProposalOrigin::Events => {}
             ProposalOrigin::Sweep => {
                 self.sweeping = false;
@@ -385,15 +386,15 @@ impl Leader {
             }
             ProposalOrigin::MassLoss { hand_over } => self.mass_loss_recorded(hand_over),
             ProposalOrigin::Disconnect(framework) => self.deadlines.disconnect_concluded(framework),
-            ProposalOrigin::Call(pending) => self.called(registry, now, *pending, outcome),
+            ProposalOrigin::Call(pending) => self.call_applied(registry, now, *pending, outcome),
             ProposalOrigin::Refusal(request, why) => self.refusal_confirmed(request, why, outcome),
             ProposalOrigin::Acknowledge(request, acknowledge) => {
-                self.acknowledged(registry, request, &acknowledge, outcome)
+                self.acknowledge_applied(registry, request, &acknowledge, outcome)
             }
             ProposalOrigin::Reconcile(request, reconcile) => {
-                self.reconciled(registry, now, request, &reconcile, outcome)
+                self.reconcile_applied(registry, now, request, &reconcile, outcome)
             }
-            ProposalOrigin::Operate(request) => self.operated(registry, request, outcome),
+            ProposalOrigin::Operate(request) => self.operation_applied(registry, request, outcome),
             ProposalOrigin::RaiseLevel(request) => {
                 let answer =
                     outcome.map_or_else(|why| refused(&why), |_| LeaderReply::Acknowledged);
@@ -410,8 +411,8 @@ impl Leader {
             Event::TaskForgotten(key) => self.task_forgotten(registry, key),
             Event::AgentChanged(agent) => self.agent_changed(registry, now, *agent),
             Event::AgentGone(agent) => self.agent_gone(*agent),
-            Event::AgentForgotten(agent) => self.agent_is_not_silent(*agent),
-            Event::AgentUsageChanged(agent) => self.usage_changed(registry, *agent),
+            Event::AgentForgotten(agent) => self.cancel_stop_timer(*agent),
+            Event::AgentUsageChanged(agent) => self.agent_usage_changed(registry, *agent),
             Event::AgentReconciled { agent, complete } => {
                 self.agent_reconciled(registry, *agent, *complete)
             }
@@ -438,7 +439,7 @@ impl Leader {
                 order,
                 number,
                 released,
-            } => self.settled(*agent, key, *order, *number, *released),
+            } => self.update_settled(*agent, key, *order, *number, *released),
             Event::OrphanFound { agent, key, order } => self.kill_orphan(*agent, key, *order),
             Event::SweepNeeded => self.sweep(registry),
         }

@@ -64,9 +64,9 @@ impl Leader {
     /// work is due immediately.
     pub(crate) fn offer(&mut self, registry: &Registry, now: LeaderTime) -> (Vec<Effect>, bool) {
         let due = self.allocator.next_wakeup() <= now.at || self.book.has_changes();
-        let ticked = self.end_ticking(registry);
+        let ticked = self.finish_tick(registry);
         let ordered = self.pump_due_orders(registry);
-        let mut more = self.is_ticking() || !self.orders_due.is_empty();
+        let mut more = self.has_unfinished_tick() || !self.orders_due.is_empty();
         if due && self.offering.is_open(now) {
             let round = self.allocate(registry, now, TurnBudget::after(ticked, ordered));
             more |= round.more;
@@ -76,7 +76,7 @@ impl Leader {
             self.send_offers(registry, round.offers);
             self.send_unmet(registry, &round.unmet);
         }
-        (std::mem::take(&mut self.out), more)
+        (std::mem::take(&mut self.effects), more)
     }
 
     fn allocate(
@@ -148,7 +148,7 @@ impl Leader {
     }
 
     /// Includes a framework that has a stream again in the allocation.
-    pub(super) fn resumed(
+    pub(super) fn framework_resumed(
         &mut self,
         registry: &Registry,
         now: LeaderTime,
@@ -173,7 +173,7 @@ impl Leader {
                 agent,
                 resources,
                 filter_ms: Some(remaining_ms),
-                because: None,
+                reason: None,
             };
             self.allocator.decline(declined, now.at);
         }
@@ -197,7 +197,7 @@ impl Leader {
     }
 
     /// Withdraws offers of resources that the agent no longer promises.
-    pub(super) fn outdated(&mut self, registry: &Registry, id: AgentId) {
+    pub(super) fn rescind_outdated(&mut self, registry: &Registry, id: AgentId) {
         let promise = registry
             .agent(id)
             .filter(|agent| agent.mode() == AgentMode::Registered)
@@ -212,7 +212,7 @@ impl Leader {
     }
 
     /// Withdraws open offers whose resources tasks now use, newest first, and refreshes the agent.
-    pub(super) fn usage_changed(&mut self, registry: &Registry, id: AgentId) {
+    pub(super) fn agent_usage_changed(&mut self, registry: &Registry, id: AgentId) {
         let free = registry.free(id);
         while !free.contains(&self.book.offered_on(id)) {
             let newest = self
@@ -230,7 +230,7 @@ impl Leader {
 
     /// Withdraws open offers of earlier epochs that `apply` can no longer distinguish from used
     /// ones: the agent's record keeps a limited number of used offers.
-    fn forgotten_as_used(&mut self, registry: &Registry, id: AgentId) {
+    fn rescind_forgotten(&mut self, registry: &Registry, id: AgentId) {
         let Some(agent) = registry.agent(id) else {
             return;
         };
@@ -253,7 +253,7 @@ impl Leader {
         role: &Role,
         filter_ms: u64,
     ) {
-        self.forgotten_as_used(registry, agent);
+        self.rescind_forgotten(registry, agent);
         let left = registry
             .free(agent)
             .minus_saturating(&self.book.offered_on(agent));
@@ -268,13 +268,13 @@ impl Leader {
             agent,
             resources: left,
             filter_ms: Some(filter_ms),
-            because: None,
+            reason: None,
         };
         self.allocator.decline(declined, now.at);
         self.allocator.agent_changed(agent);
     }
 
-    pub(super) fn declined(&mut self, now: LeaderTime, decline: &Decline) {
+    pub(super) fn offers_declined(&mut self, now: LeaderTime, decline: &Decline) {
         for id in &decline.offers {
             let Some(offer) = self.book.decline(decline.framework, *id) else {
                 continue;
@@ -287,7 +287,7 @@ impl Leader {
                 agent: offer.agent,
                 resources: offer.resources.clone(),
                 filter_ms: Some(decline.filter_ms),
-                because: Some(DeclineReason { code, text }),
+                reason: Some(DeclineReason { code, text }),
             };
             self.allocator.decline(declined, now.at);
         }
@@ -295,7 +295,7 @@ impl Leader {
 
     /// Withdraws offers after a framework's record has changed: offers in roles that it left,
     /// of former sessions, and of a framework that is gone.
-    pub(super) fn framework_moved(&mut self, registry: &Registry, id: FrameworkId) {
+    pub(super) fn rescind_after_change(&mut self, registry: &Registry, id: FrameworkId) {
         let facts = registry.framework(id).filter(|framework| {
             !framework.removing && framework.connection == SchedulerConnection::Connected
         });
@@ -372,7 +372,7 @@ impl Leader {
             let Some(link) = self.linked_frameworks.get(&framework).copied() else {
                 continue;
             };
-            for offers in events(offers) {
+            for offers in offer_batches(offers) {
                 self.send_to_framework(link, v1::event::Event::Offers(v1::Offers { offers }));
             }
         }
@@ -385,13 +385,13 @@ impl Leader {
             let Some(link) = self.linked_frameworks.get(framework).copied() else {
                 continue;
             };
-            let question = ExplainQuery {
+            let query = ExplainQuery {
                 role: Some(role.clone()),
                 verdicts: 10,
                 agents: 200,
                 ..ExplainQuery::new(*framework, None)
             };
-            let explanation = explanation(self.explain(registry, &question));
+            let explanation = explanation(self.explain(registry, &query));
             let unmet = v1::DemandUnmet {
                 role: role.to_string(),
                 counts: explanation.counts,
@@ -402,9 +402,9 @@ impl Leader {
     }
 
     /// Explains why a framework is not offered something, agent by agent: one page of the answer.
-    fn explain(&self, registry: &Registry, question: &ExplainQuery) -> DemandExplanation {
+    fn explain(&self, registry: &Registry, query: &ExplainQuery) -> DemandExplanation {
         let (allocator, book) = (&self.allocator, &self.book);
-        self.demanded(|demand| allocator.explain(registry, book, demand, question))
+        self.with_links(|demand| allocator.explain(registry, book, demand, query))
     }
 
     /// Returns the leader's private state for a question, without agents.
@@ -413,7 +413,7 @@ impl Leader {
         registry: &Registry,
         query: &ExplainQuery,
     ) -> ExplainInputs {
-        self.demanded(|demand| self.allocator.inputs(registry, demand, query))
+        self.with_links(|demand| self.allocator.inputs(registry, demand, query))
     }
 
     /// Returns the leader's private state about these agents: a microsecond each.
@@ -423,7 +423,7 @@ impl Leader {
         framework: FrameworkId,
         agents: &[AgentId],
     ) -> Vec<AgentInputs> {
-        self.demanded(|demand| {
+        self.with_links(|demand| {
             let (allocator, book) = (&self.allocator, &self.book);
             let inputs_of =
                 |agent| allocator.agent_inputs(inputs, book, demand, (framework, agent));
@@ -431,7 +431,7 @@ impl Leader {
         })
     }
 
-    fn demanded<T>(&self, ask: impl FnOnce(LinkStates<'_>) -> T) -> T {
+    fn with_links<T>(&self, ask: impl FnOnce(LinkStates<'_>) -> T) -> T {
         let linked = |agent| is_ready(&self.linked_agents, &self.agent_links, agent);
         let (linked_frameworks, framework_links) = (&self.linked_frameworks, &self.framework_links);
         let stream = |framework| stream_of(linked_frameworks, framework_links, framework);
@@ -444,7 +444,7 @@ impl Leader {
 
 /// Divides offers into events of at most [`limits::RECORDS_PER_COMMAND`] and about [`EVENT_BYTES`]
 /// each.
-fn events(offers: Vec<v1::Offer>) -> Vec<Vec<v1::Offer>> {
+fn offer_batches(offers: Vec<v1::Offer>) -> Vec<Vec<v1::Offer>> {
     let mut events: Vec<Vec<v1::Offer>> = Vec::new();
     let mut bytes = 0;
     for offer in offers {
@@ -473,7 +473,7 @@ fn stream_of(
 ) -> StreamState {
     match linked.get(&framework).and_then(|link| links.get(link)) {
         None => StreamState::None,
-        Some(link) if link.behind => StreamState::Behind,
+        Some(link) if link.is_behind => StreamState::Behind,
         Some(_) => StreamState::Open,
     }
 }

@@ -46,13 +46,13 @@ impl OrderBudget {
 impl Leader {
     /// Sends orders for which the turn has had no time, and returns their number.
     pub(super) fn pump_due_orders(&mut self, registry: &Registry) -> usize {
-        self.orders_left = OrderBudget::TURN;
-        while !self.orders_left.is_spent()
+        self.order_budget = OrderBudget::TURN;
+        while !self.order_budget.is_spent()
             && let Some(agent) = self.orders_due.pop_first()
         {
             self.pump_orders(registry, agent);
         }
-        let left = std::mem::replace(&mut self.orders_left, OrderBudget::AT_ONCE);
+        let left = std::mem::replace(&mut self.order_budget, OrderBudget::AT_ONCE);
         OrderBudget::TURN.orders - left.orders
     }
 
@@ -79,7 +79,7 @@ impl Leader {
         let mut orders = Vec::new();
         let mut is_cut = false;
         for (index, order) in registry.orders_after(id, *sent) {
-            if self.orders_left.is_spent() {
+            if self.order_budget.is_spent() {
                 is_cut = true;
                 break;
             }
@@ -89,8 +89,8 @@ impl Leader {
             if is_early_kill(registry, order) && bugs::is_on(Bug::KillLost) {
                 continue;
             }
-            let order = message(registry, index, order, takes(order));
-            self.orders_left.spend(&order);
+            let order = order_message(registry, index, order, takes(order));
+            self.order_budget.spend(&order);
             orders.push(order);
             next = index;
         }
@@ -110,7 +110,7 @@ impl Leader {
 /// Returns whether an agent supports an order: its kind, and the features of a launch's
 /// description.
 fn can_take(registry: &Registry, agent: &Agent, order: &Order) -> bool {
-    let info = &agent.reported.info;
+    let info = &agent.report.info;
     let is_within = |key| {
         let task = registry.task(key);
         task.is_none_or(|task| info.can_launch(&task.spec))
@@ -123,7 +123,12 @@ fn can_take(registry: &Registry, agent: &Agent, order: &Order) -> bool {
 }
 
 /// Returns the wire form of the order, or a cancelled one in its place.
-fn message(registry: &Registry, index: OrderIndex, order: &Order, is_known: bool) -> v1::Order {
+fn order_message(
+    registry: &Registry,
+    index: OrderIndex,
+    order: &Order,
+    is_known: bool,
+) -> v1::Order {
     // The agent's release is an earlier one than when this was ordered.
     if !is_known {
         return convert::order_void(index);

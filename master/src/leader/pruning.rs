@@ -33,11 +33,11 @@ pub(super) struct PruningSchedule {
 #[derive(Debug)]
 pub(super) struct PruningPass {
     /// The agent that was examined last, and when it was lost.
-    behind: Option<(Timestamp, Subject)>,
+    last_examined: Option<(Timestamp, Subject)>,
     /// Lost agents in excess of those that are kept, without those that the pass has chosen.
     surplus: usize,
     /// Number of agents that the pass may still return.
-    left: usize,
+    removals_left: usize,
     is_over: bool,
 }
 
@@ -63,11 +63,11 @@ impl Leader {
 }
 
 impl PruningPass {
-    pub(super) fn new(registry: &Registry, kept: usize) -> Self {
+    pub(super) fn new(registry: &Registry, keep: usize) -> Self {
         Self {
-            behind: None,
-            surplus: registry.lost_agents().saturating_sub(kept),
-            left: AGENTS_PER_PASS,
+            last_examined: None,
+            surplus: registry.lost_agents().saturating_sub(keep),
+            removals_left: AGENTS_PER_PASS,
             is_over: false,
         }
     }
@@ -83,18 +83,18 @@ impl PruningPass {
         let mut found = Vec::new();
         let mut lost = registry
             .deadlines()
-            .of(DeadlineKind::Lost, self.behind.as_ref());
+            .of(DeadlineKind::Lost, self.last_examined.as_ref());
         for _ in 0..most {
             let Some((since, subject)) = lost.next() else {
                 self.is_over = true;
                 break;
             };
             let is_old = now.since_ms(since) >= kept_ms;
-            if self.left == 0 || !is_old && self.surplus == 0 {
+            if self.removals_left == 0 || !is_old && self.surplus == 0 {
                 self.is_over = true;
                 break;
             }
-            self.behind = Some((since, subject.clone()));
+            self.last_examined = Some((since, subject.clone()));
             let Subject::Agent(id) = subject else {
                 continue;
             };
@@ -108,7 +108,7 @@ impl PruningPass {
             // Updates that a framework has not acknowledged yet keep the record; it is removed
             // after them.
             if agent.mode() == AgentMode::Unreachable || !has_tasks(registry, agent.id) {
-                self.left -= 1;
+                self.removals_left -= 1;
                 found.push(agent);
             }
         }

@@ -22,20 +22,20 @@ pub(super) const REGISTRATIONS: usize = 1_024;
 pub(super) struct RegistrationQueue {
     proposed: usize,
     /// Link numbers ascend as connections arrive: the first is the next.
-    in_line: BTreeSet<LinkId>,
+    queued: BTreeSet<LinkId>,
 }
 
 impl RegistrationQueue {
     /// Removes a link that is closed.
     pub(super) fn leave(&mut self, link: LinkId) {
-        self.in_line.remove(&link);
+        self.queued.remove(&link);
     }
 }
 
 impl Leader {
     /// Queues a hello that changes the record: it is proposed in turn.
-    pub(super) fn register_in_turn(&mut self, link: LinkId) {
-        self.registering.in_line.insert(link);
+    pub(super) fn queue_registration(&mut self, link: LinkId) {
+        self.registering.queued.insert(link);
         self.register_next();
     }
 
@@ -49,7 +49,7 @@ impl Leader {
 
     fn register_next(&mut self) {
         while self.registering.proposed < REGISTRATIONS
-            && let Some(link) = self.registering.in_line.pop_first()
+            && let Some(link) = self.registering.queued.pop_first()
         {
             let Some(state) = self.agent_links.get(&link) else {
                 continue;

@@ -18,7 +18,7 @@ use super::{Leader, LeaderTime, ProposalOrigin};
 /// Agents that one tick examines; the others wait for the next tick.
 const AGENTS_PER_TICK: usize = 100;
 /// Delay before an agent is examined again whose record changed in the meantime, in milliseconds.
-const AGAIN_MS: u64 = 1_000;
+const RETRY_MS: u64 = 1_000;
 
 /// Unreachable agents, and the time at which the next of their tasks has stopped itself.
 #[derive(Debug, Default)]
@@ -53,19 +53,19 @@ impl Leader {
             if let Subject::Agent(id) = subject
                 && registry.agent(*id).is_some_and(is_unreachable)
             {
-                self.agent_is_silent(registry, now, *id);
+                self.start_stop_timer(registry, now, *id);
             }
         }
     }
 
     /// Records that the agent is UNREACHABLE, and that its link is closed.
-    pub(super) fn agent_is_silent(&mut self, registry: &Registry, now: LeaderTime, id: AgentId) {
+    pub(super) fn start_stop_timer(&mut self, registry: &Registry, now: LeaderTime, id: AgentId) {
         self.stops.silent_since.entry(id).or_insert(now.at);
         self.arm_stop(registry, id);
     }
 
     /// Removes an agent that has returned, is gone, or was removed.
-    pub(super) fn agent_is_not_silent(&mut self, id: AgentId) {
+    pub(super) fn cancel_stop_timer(&mut self, id: AgentId) {
         self.stops.silent_since.remove(&id);
         self.stops.schedule(id, None);
     }
@@ -111,7 +111,7 @@ impl Leader {
         };
         let agent = registry.agent(id);
         let Some(agent) = agent.filter(|agent| is_unreachable(agent)) else {
-            return self.agent_is_not_silent(id);
+            return self.cancel_stop_timer(id);
         };
         // A deposed leader may have answered the agent for a moment after that.
         let silent_ms = now
@@ -138,7 +138,7 @@ impl Leader {
         match outcome {
             Ok(_) => self.arm_stop(registry, id),
             Err(_) if self.stops.silent_since.contains_key(&id) => {
-                self.stops.schedule(id, Some(now.at.plus_ms(AGAIN_MS)));
+                self.stops.schedule(id, Some(now.at.plus_ms(RETRY_MS)));
             }
             Err(_) => {}
         }

@@ -7,7 +7,7 @@ use argosy_state::ids::{AgentId, OrderIndex, TaskKey};
 use super::{Effect, Leader};
 
 impl Leader {
-    pub(super) fn settled(
+    pub(super) fn update_settled(
         &mut self,
         agent: AgentId,
         key: &TaskKey,
@@ -26,7 +26,7 @@ impl Leader {
             return;
         };
         // Neighbouring acknowledgements of one turn share a message.
-        if let Some(Effect::ToAgent(last, message)) = self.out.last_mut()
+        if let Some(Effect::ToAgent(last, message)) = self.effects.last_mut()
             && *last == link
             && let Some(v1::to_agent::Message::Committed(committed)) = &mut message.message
         {

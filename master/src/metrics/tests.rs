@@ -20,7 +20,7 @@ fn shown(registry: &Registry) -> BTreeMap<(String, String), u64> {
         (&RaftStatus::default(), &LogProgress::default()),
         &Outbox::default(),
     );
-    metrics::with_local_recorder(&recorder, || counts.show());
+    metrics::with_local_recorder(&recorder, || counts.export());
     let text = recorder.handle().render();
     let lines = text.lines().filter_map(|line| {
         let (name, rest) = line.strip_prefix("argosy_registry_")?.split_once('{')?;

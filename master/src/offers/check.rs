@@ -106,11 +106,11 @@ impl OfferBook {
     pub(super) fn check_indexes(&self) -> Result<(), String> {
         let mut fresh = Self::new(self.epoch);
         for entry in self.offers.values() {
-            fresh.insert(&entry.promise);
-            if entry.standing == OfferState::Pending {
+            fresh.insert(&entry.terms);
+            if entry.state == OfferState::Pending {
                 fresh
                     .expiries
-                    .remove(&(entry.promise.expires, entry.promise.id));
+                    .remove(&(entry.terms.expires, entry.terms.id));
             }
         }
         let agents = |book: &Self| -> BTreeMap<_, BTreeSet<_>> {

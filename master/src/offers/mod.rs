@@ -44,7 +44,7 @@ pub enum TakeError {
     Pending(OfferId),
     /// The offer is named twice in one acceptance.
     #[error("offer {0} is given twice")]
-    Twice(OfferId),
+    Duplicate(OfferId),
 }
 
 /// Agents and frameworks whose free resources or share a change of the book has moved; see
@@ -59,8 +59,8 @@ pub struct BookChanges {
 
 #[derive(Debug)]
 struct BookEntry {
-    promise: Arc<OfferTerms>,
-    standing: OfferState,
+    terms: Arc<OfferTerms>,
+    state: OfferState,
     /// When it was opened or adopted.
     since: Timestamp,
 }
@@ -82,7 +82,7 @@ pub struct OfferBook {
     frameworks: BTreeMap<FrameworkId, FrameworkOffers>,
     roles: BTreeMap<Role, ResourceSums>,
     expiries: BTreeSet<(Timestamp, OfferId)>,
-    touched: BookChanges,
+    changes: BookChanges,
 }
 
 impl OfferBook {
@@ -98,7 +98,7 @@ impl OfferBook {
             frameworks: BTreeMap::new(),
             roles: BTreeMap::new(),
             expiries: BTreeSet::new(),
-            touched: BookChanges::default(),
+            changes: BookChanges::default(),
         }
     }
 
@@ -115,29 +115,29 @@ impl OfferBook {
 
     /// Opens an offer under the next id of this epoch; `promise.id` is overwritten. The allocator
     /// does this as it decides, so nothing counts as touched.
-    pub fn open(&mut self, mut promise: OfferTerms) -> Arc<OfferTerms> {
+    pub fn open(&mut self, mut terms: OfferTerms) -> Arc<OfferTerms> {
         self.last_serial += 1;
-        promise.id = OfferId {
+        terms.id = OfferId {
             epoch: self.epoch,
             serial: self.last_serial,
         };
-        let promise = Arc::new(promise);
-        self.insert(&promise);
-        promise
+        let terms = Arc::new(terms);
+        self.insert(&terms);
+        terms
     }
 
     /// Opens an offer of an earlier epoch under its old id; the caller has judged it with
     /// [`revalidate`]. It counts as opened at `now`. An offer that is already in the book stays
     /// unchanged.
-    pub fn adopt(&mut self, promise: OfferTerms, now: Timestamp) -> Arc<OfferTerms> {
-        if let Some(known) = self.offers.get(&promise.id) {
-            return Arc::clone(&known.promise);
+    pub fn adopt(&mut self, terms: OfferTerms, now: Timestamp) -> Arc<OfferTerms> {
+        if let Some(known) = self.offers.get(&terms.id) {
+            return Arc::clone(&known.terms);
         }
         self.advance(now);
-        let promise = Arc::new(promise);
-        self.touch(&promise);
-        self.insert(&promise);
-        promise
+        let terms = Arc::new(terms);
+        self.mark_changed(&terms);
+        self.insert(&terms);
+        terms
     }
 
     /// Marks open offers as pending, all or none; their resources stay held until [`Self::settle`].
@@ -149,18 +149,18 @@ impl OfferBook {
         for id in ids {
             let entry = self.offers.get(id).ok_or(TakeError::NotOpen(*id))?;
             if !seen.insert(*id) {
-                return Err(TakeError::Twice(*id));
+                return Err(TakeError::Duplicate(*id));
             }
-            if entry.standing == OfferState::Pending {
+            if entry.state == OfferState::Pending {
                 return Err(TakeError::Pending(*id));
             }
         }
         let mut taken = Vec::with_capacity(ids.len());
         for id in ids {
             let entry = self.offers.get_mut(id).expect("it was just looked up");
-            entry.standing = OfferState::Pending;
-            self.expiries.remove(&(entry.promise.expires, *id));
-            taken.push(Arc::clone(&entry.promise));
+            entry.state = OfferState::Pending;
+            self.expiries.remove(&(entry.terms.expires, *id));
+            taken.push(Arc::clone(&entry.terms));
         }
         Ok(taken)
     }
@@ -177,7 +177,7 @@ impl OfferBook {
     /// pending.
     pub fn decline(&mut self, framework: FrameworkId, id: OfferId) -> Option<Arc<OfferTerms>> {
         let entry = self.offers.get(&id)?;
-        if entry.promise.framework != framework || entry.standing == OfferState::Pending {
+        if entry.terms.framework != framework || entry.state == OfferState::Pending {
             return None;
         }
         self.close(id)
@@ -187,7 +187,7 @@ impl OfferBook {
     pub fn rescind(&mut self, id: OfferId) -> Option<Arc<OfferTerms>> {
         self.offers
             .get(&id)
-            .is_some_and(|entry| entry.standing == OfferState::Open)
+            .is_some_and(|entry| entry.state == OfferState::Open)
             .then(|| self.close(id))
             .flatten()
     }
@@ -249,20 +249,20 @@ impl OfferBook {
     pub fn get(&self, id: OfferId) -> Option<(&Arc<OfferTerms>, OfferState)> {
         self.offers
             .get(&id)
-            .map(|entry| (&entry.promise, entry.standing))
+            .map(|entry| (&entry.terms, entry.state))
     }
 
     /// Returns all offers, ascending by id.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<OfferTerms>, OfferState)> {
         self.offers
             .values()
-            .map(|entry| (&entry.promise, entry.standing))
+            .map(|entry| (&entry.terms, entry.state))
     }
 
     /// Returns the offers after `after`, ascending by id.
     pub fn after(&self, after: OfferId) -> impl Iterator<Item = &Arc<OfferTerms>> {
         let above = (Bound::Excluded(after), Bound::Unbounded);
-        self.offers.range(above).map(|(_, entry)| &entry.promise)
+        self.offers.range(above).map(|(_, entry)| &entry.terms)
     }
 
     /// Returns the number of offers.
@@ -298,10 +298,10 @@ impl OfferBook {
         let ids = self.agents.get(&agent).into_iter().flatten();
         let entries = ids.filter_map(|id| self.offers.get(id));
         let fitting = entries.filter(move |entry| {
-            let promise = &entry.promise;
-            promise.framework == framework && promise.session == session && promise.role == *role
+            let terms = &entry.terms;
+            terms.framework == framework && terms.session == session && terms.role == *role
         });
-        fitting.map(|entry| (&entry.promise, entry.standing, entry.since))
+        fitting.map(|entry| (&entry.terms, entry.state, entry.since))
     }
 
     /// Returns whether an agent has any offers.
@@ -353,38 +353,38 @@ impl OfferBook {
     /// Returns the agents and frameworks whose offers changed since the last call, by other means
     /// than [`Self::open`]. The allocator refreshes them.
     pub fn take_changes(&mut self) -> BookChanges {
-        std::mem::take(&mut self.touched)
+        std::mem::take(&mut self.changes)
     }
 
     /// Returns whether [`Self::take_changes`] would return anything.
     #[must_use]
     pub fn has_changes(&self) -> bool {
-        !self.touched.agents.is_empty() || !self.touched.frameworks.is_empty()
+        !self.changes.agents.is_empty() || !self.changes.frameworks.is_empty()
     }
 
-    fn touch(&mut self, promise: &OfferTerms) {
-        self.touched.agents.insert(promise.agent);
-        self.touched.frameworks.insert(promise.framework);
+    fn mark_changed(&mut self, terms: &OfferTerms) {
+        self.changes.agents.insert(terms.agent);
+        self.changes.frameworks.insert(terms.framework);
     }
 
-    fn insert(&mut self, promise: &Arc<OfferTerms>) {
-        let id = promise.id;
-        self.agents.entry(promise.agent).or_default().push(id);
-        let held = self.frameworks.entry(promise.framework).or_default();
+    fn insert(&mut self, terms: &Arc<OfferTerms>) {
+        let id = terms.id;
+        self.agents.entry(terms.agent).or_default().push(id);
+        let held = self.frameworks.entry(terms.framework).or_default();
         held.offers.insert(id);
-        tally(&mut held.roles, &promise.role).add(&promise.resources);
-        tally(&mut self.roles, &promise.role).add(&promise.resources);
-        self.expiries.insert((promise.expires, id));
+        tally(&mut held.roles, &terms.role).add(&terms.resources);
+        tally(&mut self.roles, &terms.role).add(&terms.resources);
+        self.expiries.insert((terms.expires, id));
         let entry = BookEntry {
-            promise: Arc::clone(promise),
-            standing: OfferState::Open,
+            terms: Arc::clone(terms),
+            state: OfferState::Open,
             since: self.now,
         };
         self.offers.insert(id, entry);
     }
 
     fn close(&mut self, id: OfferId) -> Option<Arc<OfferTerms>> {
-        let BookEntry { promise, .. } = self.offers.remove(&id)?;
+        let BookEntry { terms: promise, .. } = self.offers.remove(&id)?;
         self.expiries.remove(&(promise.expires, id));
         if let Some(ids) = self.agents.get_mut(&promise.agent) {
             ids.retain(|other| *other != id);
@@ -400,7 +400,7 @@ impl OfferBook {
             }
         }
         untally(&mut self.roles, &promise);
-        self.touch(&promise);
+        self.mark_changed(&promise);
         Some(promise)
     }
 
@@ -429,11 +429,11 @@ fn tally<'a>(by_role: &'a mut BTreeMap<Role, ResourceSums>, role: &Role) -> &'a 
     by_role.get_mut(role).expect("it was just put there")
 }
 
-fn untally(by_role: &mut BTreeMap<Role, ResourceSums>, promise: &OfferTerms) {
-    if let Some(sum) = by_role.get_mut(&promise.role) {
-        sum.take(&promise.resources);
+fn untally(by_role: &mut BTreeMap<Role, ResourceSums>, terms: &OfferTerms) {
+    if let Some(sum) = by_role.get_mut(&terms.role) {
+        sum.take(&terms.resources);
         if sum.is_empty() {
-            by_role.remove(&promise.role);
+            by_role.remove(&terms.role);
         }
     }
 }

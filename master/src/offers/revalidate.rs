@@ -63,58 +63,58 @@ impl RescindReason {
 pub fn revalidate(
     registry: &Registry,
     book: &OfferBook,
-    promise: &OfferTerms,
+    terms: &OfferTerms,
     now: Timestamp,
 ) -> Result<(), RescindReason> {
-    if promise.expires <= now {
+    if terms.expires <= now {
         return Err(RescindReason::Expired);
     }
-    check_framework(registry, promise)?;
-    match book.get(promise.id) {
-        Some((known, OfferState::Open)) if **known == *promise => return Ok(()),
+    check_framework(registry, terms)?;
+    match book.get(terms.id) {
+        Some((known, OfferState::Open)) if **known == *terms => return Ok(()),
         Some((_, OfferState::Pending)) => return Err(RescindReason::InFlight),
         Some((_, OfferState::Open)) => return Err(RescindReason::Used),
         // All offers of this epoch are in the book, so a missing one has been closed.
-        None if promise.id.epoch >= book.epoch() => return Err(RescindReason::Used),
+        None if terms.id.epoch >= book.epoch() => return Err(RescindReason::Used),
         None => {}
     }
-    check_agent(registry, promise)?;
+    check_agent(registry, terms)?;
     let free = registry
-        .free(promise.agent)
-        .minus_saturating(&book.offered_on(promise.agent));
-    if free.contains(&promise.resources) {
+        .free(terms.agent)
+        .minus_saturating(&book.offered_on(terms.agent));
+    if free.contains(&terms.resources) {
         Ok(())
     } else {
-        Err(RescindReason::NotFree(promise.agent))
+        Err(RescindReason::NotFree(terms.agent))
     }
 }
 
-fn check_framework(registry: &Registry, promise: &OfferTerms) -> Result<(), RescindReason> {
+fn check_framework(registry: &Registry, terms: &OfferTerms) -> Result<(), RescindReason> {
     let framework = registry
-        .framework(promise.framework)
+        .framework(terms.framework)
         .filter(|framework| !framework.removing)
-        .ok_or(RescindReason::UnknownFramework(promise.framework))?;
-    if framework.session != promise.session {
-        return Err(RescindReason::OtherSession(promise.framework));
+        .ok_or(RescindReason::UnknownFramework(terms.framework))?;
+    if framework.session != terms.session {
+        return Err(RescindReason::OtherSession(terms.framework));
     }
-    if !framework.info.roles.contains(&promise.role) {
-        return Err(RescindReason::LeftRole(promise.role.clone()));
+    if !framework.info.roles.contains(&terms.role) {
+        return Err(RescindReason::LeftRole(terms.role.clone()));
     }
     Ok(())
 }
 
-fn check_agent(registry: &Registry, promise: &OfferTerms) -> Result<(), RescindReason> {
+fn check_agent(registry: &Registry, terms: &OfferTerms) -> Result<(), RescindReason> {
     let agent = registry
-        .agent(promise.agent)
-        .ok_or(RescindReason::UnknownAgent(promise.agent))?;
+        .agent(terms.agent)
+        .ok_or(RescindReason::UnknownAgent(terms.agent))?;
     if agent.mode() != AgentMode::Registered {
-        return Err(RescindReason::AgentNotActive(promise.agent, agent.mode()));
+        return Err(RescindReason::AgentNotActive(terms.agent, agent.mode()));
     }
-    if agent.promise != promise.promise {
-        return Err(RescindReason::Outdated(promise.agent));
+    if agent.promise != terms.promise {
+        return Err(RescindReason::Outdated(terms.agent));
     }
     let window = &agent.used_offers;
-    if promise.id <= window.floor || window.ids.contains(&promise.id) {
+    if terms.id <= window.floor || window.ids.contains(&terms.id) {
         return Err(RescindReason::Used);
     }
     Ok(())

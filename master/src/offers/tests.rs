@@ -10,7 +10,7 @@ use crate::allocator::AllocatorSettings;
 use crate::allocator::tests::random::TestRng;
 use crate::allocator::tests::world::{World, parse, role};
 
-fn promise(framework: u64, agent: u64, expires: u64) -> OfferTerms {
+fn terms(framework: u64, agent: u64, expires: u64) -> OfferTerms {
     OfferTerms {
         id: OfferId::default(),
         framework: FrameworkId(framework),
@@ -28,9 +28,9 @@ fn book() -> OfferBook {
 }
 
 #[test]
-fn an_offer_that_is_being_used_stays_held_until_that_is_settled() {
+fn pending_offer_stays_held_until_settled() {
     let mut book = book();
-    let offer = book.open(promise(1, 1, 100));
+    let offer = book.open(terms(1, 1, 100));
     assert_eq!(offer.id.to_string(), "5.1");
     assert_eq!(book.take(&[offer.id]), Ok(vec![Arc::clone(&offer)]));
     assert_eq!(book.offered_on(AgentId(1)), offer.resources);
@@ -50,7 +50,7 @@ fn an_offer_that_is_being_used_stays_held_until_that_is_settled() {
 #[test]
 fn offers_are_taken_all_or_none() {
     let mut book = book();
-    let (a, b) = (book.open(promise(1, 1, 9)), book.open(promise(1, 2, 9)));
+    let (a, b) = (book.open(terms(1, 1, 9)), book.open(terms(1, 2, 9)));
     let missing = OfferId {
         epoch: Epoch(5),
         serial: 77,
@@ -59,7 +59,10 @@ fn offers_are_taken_all_or_none() {
         book.take(&[a.id, missing]),
         Err(TakeError::NotOpen(missing))
     );
-    assert_eq!(book.take(&[a.id, b.id, a.id]), Err(TakeError::Twice(a.id)));
+    assert_eq!(
+        book.take(&[a.id, b.id, a.id]),
+        Err(TakeError::Duplicate(a.id))
+    );
     assert!(
         book.iter()
             .all(|(_, standing)| standing == OfferState::Open)
@@ -68,19 +71,19 @@ fn offers_are_taken_all_or_none() {
 }
 
 #[test]
-fn nobody_declines_the_offer_of_another() {
+fn only_its_framework_declines_an_offer() {
     let mut book = book();
-    let offer = book.open(promise(1, 1, 9));
+    let offer = book.open(terms(1, 1, 9));
     assert_eq!(book.decline(FrameworkId(2), offer.id), None);
     assert_eq!(book.decline(FrameworkId(1), offer.id), Some(offer));
 }
 
 #[test]
-fn offers_lapse_in_the_order_of_their_time() {
+fn offers_expire_in_order_of_their_time() {
     let mut book = book();
-    let late = book.open(promise(1, 1, 30));
-    let early = book.open(promise(1, 2, 10));
-    let middle = book.open(promise(2, 3, 20));
+    let late = book.open(terms(1, 1, 30));
+    let early = book.open(terms(1, 2, 10));
+    let middle = book.open(terms(2, 3, 20));
     assert_eq!(book.next_expiry(), Some(Timestamp(10)));
     assert_eq!(book.expire(Timestamp(9), 9), []);
     assert_eq!(book.expire(Timestamp(25), 1), [early]);
@@ -89,18 +92,18 @@ fn offers_lapse_in_the_order_of_their_time() {
 }
 
 #[test]
-fn those_to_be_told_of_a_rescind_are_named() {
+fn rescinds_return_the_withdrawn_offers() {
     let mut book = book();
-    let mut other = promise(1, 2, 9);
+    let mut other = terms(1, 2, 9);
     other.session = 2;
-    let mut role_b = promise(1, 3, 9);
+    let mut role_b = terms(1, 3, 9);
     role_b.role = role("b");
     let (a, other, role_b) = (
-        book.open(promise(1, 1, 9)),
+        book.open(terms(1, 1, 9)),
         book.open(other),
         book.open(role_b),
     );
-    let second = book.open(promise(2, 4, 9));
+    let second = book.open(terms(2, 4, 9));
     assert_eq!(book.rescind_role(FrameworkId(1), &role("b")), [role_b]);
     assert_eq!(book.rescind_other_sessions(FrameworkId(1), 2), [a]);
     assert_eq!(book.rescind_agent(AgentId(4)), [second]);
@@ -121,7 +124,7 @@ fn every_index_agrees_with_the_offers_after_random_operations() {
             let framework = FrameworkId(dice.below(4) as u64);
             match dice.below(10) {
                 0..=3 => {
-                    let mut new = promise(framework.0, dice.below(300) as u64, step + 50);
+                    let mut new = terms(framework.0, dice.below(300) as u64, step + 50);
                     new.role = [role("a"), role("b")][dice.below(2)].clone();
                     new.session = dice.below(3) as u64;
                     // No two offers of an agent may overlap: each has a different port.
@@ -149,7 +152,7 @@ fn every_index_agrees_with_the_offers_after_random_operations() {
 }
 
 #[test]
-fn an_overlap_or_an_offer_of_what_is_not_free_is_found_by_the_check() {
+fn check_finds_overlaps_and_offers_of_used_resources() {
     let mut world = World::new();
     let framework = world.framework(&["a"]);
     let agent = world.agent("cpus:2;ports:[1-9]");
@@ -179,7 +182,7 @@ fn held_over_a_failover() -> (World, OfferTerms) {
     (world, (*offer).clone())
 }
 
-fn judge(world: &World, offer: &OfferTerms) -> Result<(), RescindReason> {
+fn check_offer(world: &World, offer: &OfferTerms) -> Result<(), RescindReason> {
     revalidate(&world.registry, &world.book, offer, world.now)
 }
 
@@ -188,14 +191,14 @@ fn an_offer_held_over_a_failover_is_adopted_once_and_accepted_under_its_old_id()
     let (mut world, offer) = held_over_a_failover();
     let token = sign(&world.registry.cluster().facts, &offer);
     assert!(verify(&world.registry.cluster().facts, &offer, &token));
-    assert_eq!(judge(&world, &offer), Ok(()));
+    assert_eq!(check_offer(&world, &offer), Ok(()));
     world.book.adopt(offer.clone(), Timestamp(0));
-    assert_eq!(judge(&world, &offer), Ok(()), "again: it is open");
+    assert_eq!(check_offer(&world, &offer), Ok(()), "again: it is open");
     world.book.adopt(offer.clone(), Timestamp(0));
     assert_eq!(world.book.len(), 1);
     assert_eq!(world.offered(), [], "nothing of it is offered anew");
     world.accept(&offer, &[("t", "cpus:1")]);
-    assert_eq!(judge(&world, &offer), Err(RescindReason::Used));
+    assert_eq!(check_offer(&world, &offer), Err(RescindReason::Used));
     assert_eq!(
         world.offers()[0].resources,
         parse("cpus:3;mem:64;ports:[1-9]")
@@ -203,12 +206,12 @@ fn an_offer_held_over_a_failover_is_adopted_once_and_accepted_under_its_old_id()
 }
 
 #[test]
-fn whatever_has_changed_under_a_held_offer_is_found_at_the_failover() {
+fn changes_under_a_held_offer_are_found_at_failover() {
     let (mut world, offer) = held_over_a_failover();
     let with = |change: fn(&mut OfferTerms)| {
         let mut other = offer.clone();
         change(&mut other);
-        judge(&world, &other)
+        check_offer(&world, &other)
     };
     assert_eq!(
         with(|offer| offer.session += 1),
@@ -242,22 +245,22 @@ fn whatever_has_changed_under_a_held_offer_is_found_at_the_failover() {
         "of this reign or a later one, and not in the book"
     );
     world.wait_ms(59_999);
-    assert_eq!(judge(&world, &offer), Ok(()));
+    assert_eq!(check_offer(&world, &offer), Ok(()));
     world.wait_ms(1);
-    assert_eq!(judge(&world, &offer), Err(RescindReason::Expired));
+    assert_eq!(check_offer(&world, &offer), Err(RescindReason::Expired));
 }
 
 #[test]
-fn a_held_offer_loses_against_an_open_one_and_against_an_agent_that_is_away() {
+fn held_offer_yields_to_an_open_one_and_to_an_unreachable_agent() {
     let (mut world, offer) = held_over_a_failover();
     assert_eq!(world.offers().len(), 1, "the new leader was faster");
     assert_eq!(
-        judge(&world, &offer),
+        check_offer(&world, &offer),
         Err(RescindReason::NotFree(offer.agent))
     );
     world.operate(OperatorOperation::Deactivate(offer.agent));
     assert!(matches!(
-        judge(&world, &offer),
+        check_offer(&world, &offer),
         Err(RescindReason::AgentNotActive(..))
     ));
 }
@@ -267,5 +270,5 @@ fn an_offer_in_use_is_not_adopted_again() {
     let (mut world, offer) = held_over_a_failover();
     world.book.adopt(offer.clone(), Timestamp(0));
     world.book.take(&[offer.id]).unwrap();
-    assert_eq!(judge(&world, &offer), Err(RescindReason::InFlight));
+    assert_eq!(check_offer(&world, &offer), Err(RescindReason::InFlight));
 }

@@ -16,16 +16,16 @@ const LAYOUT: &[u8] = b"argosy offer 1";
 
 /// Returns the token of a promise, under the cluster's present key.
 #[must_use]
-pub fn sign(facts: &ClusterFacts, promise: &OfferTerms) -> [u8; TOKEN_BYTES] {
-    let mac = seal(&facts.offer_key, &canonical(facts, promise));
+pub fn sign(facts: &ClusterFacts, terms: &OfferTerms) -> [u8; TOKEN_BYTES] {
+    let mac = seal(&facts.offer_key, &canonical(facts, terms));
     mac.finalize().into_bytes().into()
 }
 
 /// Returns whether `token` was made for exactly this promise, under the present key or the previous
 /// one. The time does not depend on the position of a difference.
 #[must_use]
-pub fn verify(facts: &ClusterFacts, promise: &OfferTerms, token: &[u8]) -> bool {
-    let bytes = canonical(facts, promise);
+pub fn verify(facts: &ClusterFacts, terms: &OfferTerms, token: &[u8]) -> bool {
+    let bytes = canonical(facts, terms);
     let keys = std::iter::once(&facts.offer_key).chain(&facts.former_offer_key);
     keys.into_iter()
         .any(|key| seal(key, &bytes).verify_slice(token).is_ok())
@@ -39,20 +39,20 @@ fn seal(key: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
 
 /// Returns the canonical bytes of a promise and of its cluster. Numbers are big-endian, and texts
 /// and lists follow their length: no two promises share their bytes.
-fn canonical(facts: &ClusterFacts, promise: &OfferTerms) -> Vec<u8> {
+fn canonical(facts: &ClusterFacts, terms: &OfferTerms) -> Vec<u8> {
     let mut out = TokenWriter(Vec::with_capacity(384));
     out.text(LAYOUT);
     out.0.extend(facts.id.0.to_be_bytes());
-    out.number(promise.id.epoch.0);
-    out.number(promise.id.serial);
-    out.number(promise.framework.0);
-    out.number(promise.session);
-    out.number(promise.agent.0);
-    out.text(promise.role.as_str().as_bytes());
-    out.number(promise.promise.index);
-    out.number(u64::from(promise.promise.position));
-    out.number(promise.expires.0);
-    out.resources(&promise.resources);
+    out.number(terms.id.epoch.0);
+    out.number(terms.id.serial);
+    out.number(terms.framework.0);
+    out.number(terms.session);
+    out.number(terms.agent.0);
+    out.text(terms.role.as_str().as_bytes());
+    out.number(terms.promise.index);
+    out.number(u64::from(terms.promise.position));
+    out.number(terms.expires.0);
+    out.resources(&terms.resources);
     out.0
 }
 
@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    fn promise() -> OfferTerms {
+    fn terms() -> OfferTerms {
         let mut parts: Vec<Resource> = "cpus:3.5;mem:1024;ports:[31000-31009];zones:{a,b}"
             .parse::<Resources>()
             .unwrap()
@@ -192,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_a_known_promise_never_changes() {
+    fn token_of_known_terms_never_changes() {
         // Both were made by a program in another language. Another value means that offers held
         // from the former release would be rejected.
-        assert_eq!(hex(&canonical(&facts(), &promise())), GOLDEN_BYTES);
-        assert_eq!(hex(&sign(&facts(), &promise())), GOLDEN_TOKEN);
+        assert_eq!(hex(&canonical(&facts(), &terms())), GOLDEN_BYTES);
+        assert_eq!(hex(&sign(&facts(), &terms())), GOLDEN_TOKEN);
     }
 
     const GOLDEN_BYTES: &str = "\
@@ -213,20 +213,20 @@ mod tests {
 
     #[test]
     fn a_token_with_any_bit_flipped_is_refused() {
-        let token = sign(&facts(), &promise());
-        assert!(verify(&facts(), &promise(), &token));
+        let token = sign(&facts(), &terms());
+        assert!(verify(&facts(), &terms(), &token));
         for bit in 0..TOKEN_BYTES * 8 {
             let mut forged = token;
             forged[bit / 8] ^= 1 << (bit % 8);
-            assert!(!verify(&facts(), &promise(), &forged), "bit {bit}");
+            assert!(!verify(&facts(), &terms(), &forged), "bit {bit}");
         }
-        assert!(!verify(&facts(), &promise(), &token[..31]));
-        assert!(!verify(&facts(), &promise(), &[]));
+        assert!(!verify(&facts(), &terms(), &token[..31]));
+        assert!(!verify(&facts(), &terms(), &[]));
     }
 
     #[test]
-    fn a_token_vouches_for_nothing_but_its_own_promise() {
-        let token = sign(&facts(), &promise());
+    fn token_verifies_only_its_own_terms() {
+        let token = sign(&facts(), &terms());
         let changes: [fn(&mut OfferTerms); 11] = [
             |promise| promise.id.epoch.0 += 1,
             |promise| promise.id.serial += 1,
@@ -252,30 +252,30 @@ mod tests {
             },
         ];
         for (at, change) in changes.into_iter().enumerate() {
-            let mut other = promise();
+            let mut other = terms();
             change(&mut other);
-            assert_ne!(other, promise(), "change {at}");
+            assert_ne!(other, terms(), "change {at}");
             assert!(!verify(&facts(), &other, &token), "change {at}");
         }
         let mut elsewhere = facts();
         elsewhere.id.0 += 1;
-        assert!(!verify(&elsewhere, &promise(), &token));
+        assert!(!verify(&elsewhere, &terms(), &token));
     }
 
     #[test]
-    fn the_former_key_is_still_honoured_and_the_one_before_is_not() {
-        let token = sign(&facts(), &promise());
+    fn previous_key_is_accepted_older_ones_are_not() {
+        let token = sign(&facts(), &terms());
         let rotated = ClusterFacts {
             offer_key: [8; 32],
             former_offer_key: Some([7; 32]),
             ..facts()
         };
-        assert!(verify(&rotated, &promise(), &token));
+        assert!(verify(&rotated, &terms(), &token));
         let again = ClusterFacts {
             offer_key: [9; 32],
             former_offer_key: Some([8; 32]),
             ..facts()
         };
-        assert!(!verify(&again, &promise(), &token));
+        assert!(!verify(&again, &terms(), &token));
     }
 }

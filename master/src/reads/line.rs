@@ -40,7 +40,7 @@ struct ConnectionQueue<W> {
     /// The start of the first read in the queue.
     start: u64,
     /// Its position in the order, while it waits.
-    place: Option<(u64, u64)>,
+    position: Option<(u64, u64)>,
 }
 
 /// The read that is served next.
@@ -57,11 +57,11 @@ pub(super) struct FairReadQueue<W> {
     /// Maximum that one connection may hold. A connection that holds nothing may take any one read.
     each: ReadCapacity,
     /// Units that are reserved for small reads: those of at most a third of it.
-    kept: usize,
-    longest: usize,
+    reserved: usize,
+    max_waiting: usize,
     /// The cost that a permanently waiting connection would have received.
-    clock: u64,
-    last: u64,
+    virtual_time: u64,
+    last_serial: u64,
     waiting: usize,
     connections: BTreeMap<ConnectionKey, ConnectionQueue<W>>,
     /// Waiting connections, by the tag and number of their first read.
@@ -74,10 +74,10 @@ impl<W> FairReadQueue<W> {
         Self {
             free,
             each,
-            kept,
-            longest,
-            clock: 0,
-            last: 0,
+            reserved: kept,
+            max_waiting: longest,
+            virtual_time: 0,
+            last_serial: 0,
             waiting: 0,
             connections: BTreeMap::new(),
             order: BTreeSet::new(),
@@ -93,32 +93,32 @@ impl<W> FairReadQueue<W> {
     }
 
     /// Adds a read to the end of its connection's queue. Returns its number.
-    pub(super) fn enter(
+    pub(super) fn push(
         &mut self,
         caller: ConnectionKey,
         units: usize,
         cost: usize,
         waiter: W,
     ) -> u64 {
-        self.last += 1;
+        self.last_serial += 1;
         self.waiting += 1;
         let connection = self.connections.entry(caller).or_insert(ConnectionQueue {
             held: ReadCapacity::NONE,
             queue: VecDeque::new(),
-            start: self.clock,
-            place: None,
+            start: self.virtual_time,
+            position: None,
         });
         if connection.queue.is_empty() {
-            connection.start = self.clock;
+            connection.start = self.virtual_time;
         }
         connection.queue.push_back(WaitingRead {
-            serial: self.last,
+            serial: self.last_serial,
             units,
             cost: cost as u64 * COST,
             waiter,
         });
-        self.place(caller);
-        self.last
+        self.update_position(caller);
+        self.last_serial
     }
 
     /// Takes the next read for which there is room.
@@ -133,11 +133,11 @@ impl<W> FairReadQueue<W> {
         let (tag, caller) = self.order.iter().find_map(|&(tag, _, caller)| {
             let connection = &self.connections[&caller];
             let units = connection.queue[0].units;
-            let is_small = units <= self.kept / 3;
-            if !connection.may_take(units, self.each) || (only_small && !is_small) {
+            let is_small = units <= self.reserved / 3;
+            if !connection.can_take(units, self.each) || (only_small && !is_small) {
                 return None;
             }
-            let others = if is_small { 0 } else { self.kept };
+            let others = if is_small { 0 } else { self.reserved };
             let fits = units + others <= self.free.units;
             only_small |= !fits;
             fits.then_some((tag, caller))
@@ -148,11 +148,11 @@ impl<W> FairReadQueue<W> {
         connection.start = tag;
         connection.held.units += read.units;
         connection.held.builders += 1;
-        self.clock += read.cost / sharers;
+        self.virtual_time += read.cost / sharers;
         self.free.units -= read.units;
         self.free.builders -= 1;
         self.waiting -= 1;
-        self.place(caller);
+        self.update_position(caller);
         Some(NextRead {
             caller,
             units: read.units,
@@ -163,30 +163,30 @@ impl<W> FairReadQueue<W> {
     /// Removes a read from a line that is too long: the newest of the connection with the most
     /// reads.
     pub(super) fn overflow(&mut self) -> Option<W> {
-        if self.waiting <= self.longest {
+        if self.waiting <= self.max_waiting {
             return None;
         }
         let most = self.order.iter().map(|(_, _, caller)| caller);
         let caller = *most.max_by_key(|caller| self.connections[caller].queue.len())?;
         let read = self.connections.get_mut(&caller)?.queue.pop_back()?;
         self.waiting -= 1;
-        self.place(caller);
+        self.update_position(caller);
         Some(read.waiter)
     }
 
     /// Removes a read that no longer waits, if it is still in line.
-    pub(super) fn leave(&mut self, caller: ConnectionKey, serial: u64) {
+    pub(super) fn remove(&mut self, caller: ConnectionKey, serial: u64) {
         let Some(connection) = self.connections.get_mut(&caller) else {
             return;
         };
         let before = connection.queue.len();
         connection.queue.retain(|read| read.serial != serial);
         self.waiting -= before - connection.queue.len();
-        self.place(caller);
+        self.update_position(caller);
     }
 
     /// Returns the room that a connection held.
-    pub(super) fn give_back(&mut self, caller: ConnectionKey, room: ReadCapacity) {
+    pub(super) fn release(&mut self, caller: ConnectionKey, room: ReadCapacity) {
         self.free.units += room.units;
         self.free.builders += room.builders;
         if let Some(connection) = self.connections.get_mut(&caller) {
@@ -197,7 +197,7 @@ impl<W> FairReadQueue<W> {
     }
 
     /// Takes more units for a read that is being served, if there is room.
-    pub(super) fn take_more(&mut self, caller: ConnectionKey, units: usize) -> bool {
+    pub(super) fn grow(&mut self, caller: ConnectionKey, units: usize) -> bool {
         let Some(connection) = self.connections.get_mut(&caller) else {
             return false;
         };
@@ -210,18 +210,18 @@ impl<W> FairReadQueue<W> {
     }
 
     /// Orders a connection by its first read.
-    fn place(&mut self, caller: ConnectionKey) {
+    fn update_position(&mut self, caller: ConnectionKey) {
         if let Some(connection) = self.connections.get_mut(&caller) {
             let head = connection.queue.front();
             let place = head.map(|read| (connection.start + read.cost, read.serial));
-            if place != connection.place {
-                if let Some((tag, serial)) = connection.place {
+            if place != connection.position {
+                if let Some((tag, serial)) = connection.position {
                     self.order.remove(&(tag, serial, caller));
                 }
                 if let Some((tag, serial)) = place {
                     self.order.insert((tag, serial, caller));
                 }
-                connection.place = place;
+                connection.position = place;
             }
         }
         self.forget_if_idle(caller);
@@ -245,7 +245,7 @@ impl ReadCapacity {
 }
 
 impl<W> ConnectionQueue<W> {
-    fn may_take(&self, units: usize, each: ReadCapacity) -> bool {
+    fn can_take(&self, units: usize, each: ReadCapacity) -> bool {
         self.held.units == 0
             || (self.held.units + units <= each.units && self.held.builders < each.builders)
     }
@@ -283,35 +283,35 @@ mod tests {
                 units: turn.units,
                 builders: 1,
             };
-            line.give_back(turn.caller, room);
+            line.release(turn.caller, room);
             Some(turn.waiter)
         });
         served.collect()
     }
 
     #[test]
-    fn a_small_read_of_an_idle_connection_passes_the_pages_of_all_others() {
+    fn small_read_of_an_idle_connection_goes_first() {
         let mut line = line(PAGE, 1, 10_000);
         for at in 0..200 {
             for _ in 0..20 {
-                line.enter(caller(at), PAGE, PAGE, u32::from(at));
+                line.push(caller(at), PAGE, PAGE, u32::from(at));
             }
         }
         serve(&mut line, 500);
-        line.enter(caller(999), 100, 16, 999);
+        line.push(caller(999), 100, 16, 999);
         let next = serve(&mut line, 3);
         assert!(next.contains(&999), "{next:?}");
     }
 
     #[test]
-    fn connections_get_the_same_however_much_they_ask_for() {
+    fn connections_get_equal_shares_regardless_of_demand() {
         let mut line = line(PAGE, 1, 10_000);
         for _ in 0..100 {
-            line.enter(caller(1), PAGE, PAGE, 1);
+            line.push(caller(1), PAGE, PAGE, 1);
         }
         for _ in 0..10 {
-            line.enter(caller(2), PAGE, PAGE, 2);
-            line.enter(caller(3), PAGE / 2, PAGE / 2, 3);
+            line.push(caller(2), PAGE, PAGE, 2);
+            line.push(caller(3), PAGE / 2, PAGE / 2, 3);
         }
         let served = serve(&mut line, 20);
         let of = |name| served.iter().filter(|one| **one == name).count();
@@ -321,14 +321,14 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_was_idle_has_saved_up_nothing() {
+    fn idle_connection_gains_no_credit() {
         let mut line = line(PAGE, 1, 10_000);
         for _ in 0..50 {
-            line.enter(caller(1), PAGE, PAGE, 1);
+            line.push(caller(1), PAGE, PAGE, 1);
         }
         serve(&mut line, 40);
         for _ in 0..10 {
-            line.enter(caller(2), PAGE, PAGE, 2);
+            line.push(caller(2), PAGE, PAGE, 2);
         }
         let served = serve(&mut line, 10);
         let of_first = served.iter().filter(|one| **one == 1).count();
@@ -336,46 +336,46 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_full_gives_up_the_newest_read_of_who_has_most() {
+    fn full_queue_drops_the_newest_read_of_the_largest_connection() {
         let mut line = line(PAGE, 1, 4);
         for name in 0..4 {
-            line.enter(caller(1), PAGE, PAGE, name);
+            line.push(caller(1), PAGE, PAGE, name);
         }
         assert_eq!(line.overflow(), None);
-        line.enter(caller(2), PAGE, PAGE, 9);
+        line.push(caller(2), PAGE, PAGE, 9);
         assert_eq!(line.overflow(), Some(3));
         assert_eq!((line.overflow(), line.waiting()), (None, 4));
         // If its connection has as many reads as any other, the new read itself is rejected.
-        line.enter(caller(1), PAGE, PAGE, 5);
+        line.push(caller(1), PAGE, PAGE, 5);
         assert_eq!(line.overflow(), Some(5));
         assert_eq!(serve(&mut line, 10), [0, 9, 1, 2]);
     }
 
     #[test]
-    fn one_connection_holds_its_share_and_others_pass_it() {
+    fn connection_at_its_share_is_skipped() {
         let mut line = line(100 * PAGE, 100, 100);
         for name in 0..5 {
-            line.enter(caller(1), PAGE, PAGE, name);
+            line.push(caller(1), PAGE, PAGE, name);
         }
-        line.enter(caller(2), 50 * PAGE, 50 * PAGE, 9);
+        line.push(caller(2), 50 * PAGE, 50 * PAGE, 9);
         // Two pages each; but any one read of a connection that holds nothing.
         let turns: Vec<_> = std::iter::from_fn(|| line.next()).collect();
         let names: Vec<_> = turns.iter().map(|turn| turn.waiter).collect();
         assert_eq!(names, [0, 1, 9]);
         assert_eq!(line.waiting(), 3);
-        line.give_back(caller(1), ONE_PAGE);
+        line.release(caller(1), ONE_PAGE);
         assert_eq!(line.next().map(|turn| turn.waiter), Some(2));
     }
 
     #[test]
-    fn a_large_read_is_not_passed_for_want_of_room() {
+    fn large_read_is_not_overtaken_for_lack_of_room() {
         let mut line = line(2 * PAGE, 10, 100);
-        line.enter(caller(1), PAGE, PAGE, 1);
+        line.push(caller(1), PAGE, PAGE, 1);
         assert_eq!(line.next().map(|turn| turn.waiter), Some(1));
-        line.enter(caller(2), 2 * PAGE, 10, 2);
-        line.enter(caller(3), 10, 20, 3);
+        line.push(caller(2), 2 * PAGE, 10, 2);
+        line.push(caller(3), 10, 20, 3);
         assert!(line.next().is_none());
-        line.give_back(caller(1), ONE_PAGE);
+        line.release(caller(1), ONE_PAGE);
         assert_eq!(line.next().map(|turn| turn.waiter), Some(2));
     }
 
@@ -387,15 +387,15 @@ mod tests {
         };
         let mut line = FairReadQueue::new(room, room, PAGE, 100);
         for at in 1..=4 {
-            line.enter(caller(at), PAGE, PAGE, u32::from(at));
+            line.push(caller(at), PAGE, PAGE, u32::from(at));
         }
         for at in 5..=6 {
-            line.enter(caller(at), PAGE / 3, PAGE / 3, u32::from(at));
+            line.push(caller(at), PAGE / 3, PAGE / 3, u32::from(at));
         }
         let turns: Vec<_> = std::iter::from_fn(|| line.next()).collect();
         let names: Vec<_> = turns.iter().map(|turn| turn.waiter).collect();
         assert_eq!(names, [5, 6, 1]);
-        line.enter(caller(7), PAGE / 3, PAGE / 3, 7);
+        line.push(caller(7), PAGE / 3, PAGE / 3, 7);
         assert_eq!(line.next().map(|turn| turn.waiter), Some(7));
         assert!(line.next().is_none());
         let small = ReadCapacity {
@@ -403,31 +403,31 @@ mod tests {
             builders: 1,
         };
         for at in 5..=7 {
-            line.give_back(caller(at), small);
+            line.release(caller(at), small);
         }
         assert_eq!(line.next().map(|turn| turn.waiter), Some(2));
     }
 
     #[test]
-    fn a_line_that_all_have_left_is_as_new() {
+    fn empty_queue_is_reset() {
         let mut line = line(4 * PAGE, 3, 100);
         let free = line.free();
-        let first = line.enter(caller(1), PAGE, PAGE, 1);
-        let second = line.enter(caller(1), PAGE, PAGE, 2);
-        line.leave(caller(1), first);
-        line.leave(caller(7), 99);
+        let first = line.push(caller(1), PAGE, PAGE, 1);
+        let second = line.push(caller(1), PAGE, PAGE, 2);
+        line.remove(caller(1), first);
+        line.remove(caller(7), 99);
         assert_eq!(line.waiting(), 1);
         let turn = line.next().unwrap();
         assert_eq!(turn.waiter, 2);
         // It was served before it left.
-        line.leave(caller(1), second);
-        assert!(line.take_more(caller(1), PAGE));
-        assert!(!line.take_more(caller(1), 3 * PAGE));
+        line.remove(caller(1), second);
+        assert!(line.grow(caller(1), PAGE));
+        assert!(!line.grow(caller(1), 3 * PAGE));
         let all = ReadCapacity {
             units: 2 * PAGE,
             builders: 1,
         };
-        line.give_back(caller(1), all);
+        line.release(caller(1), all);
         assert_eq!((line.free(), line.waiting()), (free, 0));
         assert!(line.connections.is_empty() && line.order.is_empty());
     }

@@ -26,58 +26,58 @@ pub(super) struct SendTracker {
 
 #[derive(Debug, Default)]
 struct OpenAnswers {
-    last: u64,
+    last_number: u64,
     open: BTreeMap<u64, Arc<Mutex<AnswerProgress>>>,
 }
 
 /// One answer: the rest of it, until it is sent or cut off.
 #[derive(Debug)]
 struct AnswerProgress {
-    rest: Option<UnsentBody>,
+    unsent: Option<UnsentBody>,
     began: Instant,
     /// When its reader last read something.
-    moved: Instant,
+    last_progress: Instant,
 }
 
 #[derive(Debug)]
 struct UnsentBody {
     body: Body,
     chunk: Bytes,
-    _shares: Vec<ReadReservation>,
+    _reservations: Vec<ReadReservation>,
 }
 
 /// A body that releases its share of the budget when it is sent, dropped or cut off.
 struct TrackedBody {
     answer: Arc<Mutex<AnswerProgress>>,
-    all: SendTracker,
+    tracker: SendTracker,
     number: u64,
 }
 
 impl SendTracker {
     pub(super) fn send(&self, body: Body, mut shares: Vec<ReadReservation>) -> Body {
-        shares.iter_mut().for_each(ReadReservation::built);
+        shares.iter_mut().for_each(ReadReservation::finish_building);
         if let (Some(bytes), Some(share)) = (body.size_hint().exact(), shares.first_mut()) {
-            share.fit(usize::try_from(bytes).unwrap_or(usize::MAX / 2));
+            share.resize(usize::try_from(bytes).unwrap_or(usize::MAX / 2));
         }
         let now = Instant::now();
         let rest = UnsentBody {
             body,
             chunk: Bytes::new(),
-            _shares: shares,
+            _reservations: shares,
         };
         let answer = Arc::new(Mutex::new(AnswerProgress {
-            rest: Some(rest),
+            unsent: Some(rest),
             began: now,
-            moved: now,
+            last_progress: now,
         }));
         let mut answers = locked(&self.answers);
-        answers.last += 1;
-        let number = answers.last;
+        answers.last_number += 1;
+        let number = answers.last_number;
         answers.open.insert(number, Arc::clone(&answer));
         let all = self.clone();
         Body::new(TrackedBody {
             answer,
-            all,
+            tracker: all,
             number,
         })
     }
@@ -89,9 +89,9 @@ impl SendTracker {
         let mut cut = 0;
         for answer in open {
             let mut answer = locked(&answer);
-            let is_slow = now.duration_since(answer.moved) >= stalled
+            let is_slow = now.duration_since(answer.last_progress) >= stalled
                 || now.duration_since(answer.began) >= longest;
-            if is_slow && answer.rest.take().is_some() {
+            if is_slow && answer.unsent.take().is_some() {
                 cut += 1;
             }
         }
@@ -101,7 +101,7 @@ impl SendTracker {
 
 impl Drop for TrackedBody {
     fn drop(&mut self) {
-        locked(&self.all.answers).open.remove(&self.number);
+        locked(&self.tracker.answers).open.remove(&self.number);
     }
 }
 
@@ -114,7 +114,7 @@ impl HttpBody for TrackedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut answer = locked(&self.answer);
-        let Some(rest) = &mut answer.rest else {
+        let Some(rest) = &mut answer.unsent else {
             return Poll::Ready(Some(Err(axum::Error::new(SlowReaderError))));
         };
         if rest.chunk.is_empty() {
@@ -127,19 +127,19 @@ impl HttpBody for TrackedBody {
             }
         }
         let part = rest.chunk.split_to(rest.chunk.len().min(CHUNK));
-        answer.moved = Instant::now();
+        answer.last_progress = Instant::now();
         Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
         let answer = locked(&self.answer);
-        let rest = answer.rest.as_ref();
+        let rest = answer.unsent.as_ref();
         rest.is_some_and(|rest| rest.chunk.is_empty() && rest.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
         let answer = locked(&self.answer);
-        let exact = answer.rest.as_ref().and_then(|rest| {
+        let exact = answer.unsent.as_ref().and_then(|rest| {
             let later = rest.body.size_hint().exact()?;
             Some(later + rest.chunk.len() as u64)
         });
@@ -165,7 +165,7 @@ mod tests {
 
     async fn answer(reads: &ReadLimiter, bytes: usize) -> Body {
         let share = reads.reserve(bytes, bytes).await.unwrap();
-        reads.sending.send(Body::from(vec![7; bytes]), vec![share])
+        reads.tracker.send(Body::from(vec![7; bytes]), vec![share])
     }
 
     #[tokio::test]
@@ -177,16 +177,16 @@ mod tests {
             let chunk = chunk.unwrap();
             assert!(chunk.len() <= CHUNK);
             assert!(chunk.iter().all(|byte| *byte == 7));
-            assert!(reads.held() >= 100_000);
+            assert!(reads.held_bytes() >= 100_000);
             sent += chunk.len();
         }
         drop(body);
-        assert_eq!((sent, reads.held()), (100_000, 0));
-        assert_eq!(locked(&reads.sending.answers).open.len(), 0);
+        assert_eq!((sent, reads.held_bytes()), (100_000, 0));
+        assert_eq!(locked(&reads.tracker.answers).open.len(), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_takes_nothing_is_cut_off_and_its_bytes_are_given_back() {
+    async fn stalled_reader_is_cut_off_and_its_bytes_released() {
         let reads = ReadLimiter::new(ReadBounds::default());
         let cutter = tokio::spawn(reads.clone().cut_off_slow_readers());
         let mut stalled = answer(&reads, 1_000_000).await.into_data_stream();
@@ -197,7 +197,7 @@ mod tests {
             slow.next().await.unwrap().unwrap();
         }
         // The memory is released although the connection never requested the next chunk.
-        assert!(reads.held() < 1_100_000, "{}", reads.held());
+        assert!(reads.held_bytes() < 1_100_000, "{}", reads.held_bytes());
         stalled.next().await.unwrap().unwrap_err();
         // A reader that occasionally reads a little is cut off too.
         let begun = Instant::now();
@@ -205,7 +205,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         assert!(begun.elapsed() < Duration::from_secs(60));
-        assert_eq!(reads.held(), 0);
+        assert_eq!(reads.held_bytes(), 0);
         cutter.abort();
     }
 }

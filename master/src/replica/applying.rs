@@ -50,28 +50,28 @@ fn note_refusal(applied: &AppliedProposal) {
 }
 
 /// Time for which the first leader of a cluster waits for the feature levels of its members.
-const FOUNDERS: Duration = Duration::from_secs(5);
+const FOUNDERS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The level of a new cluster, as far as this master decides it.
 pub(super) struct InitialLevel {
     /// The newest level at which it begins.
     newest: Level,
     /// The term in which this master waits for the members' reports, and since when.
-    waits: Option<(u64, Instant)>,
+    waiting_since: Option<(u64, Instant)>,
 }
 
 impl Default for InitialLevel {
     fn default() -> Self {
         Self {
             newest: Level::NEWEST,
-            waits: None,
+            waiting_since: None,
         }
     }
 }
 
 impl Replica {
     pub(super) fn raft(&mut self, request: OwnerRequest) -> Result<(), MasterError> {
-        self.turns.begin();
+        self.turn.begin();
         match request {
             OwnerRequest::Load {
                 last_index,
@@ -100,20 +100,20 @@ impl Replica {
         let Some(mut applying) = self.applying.take() else {
             return Ok(());
         };
-        self.turns.begin();
+        self.turn.begin();
         self.run_queries();
         let began = Instant::now();
-        while !self.turns.is_spent()
+        while !self.turn.is_spent()
             && let Some(entry) = applying.take_next()?
         {
             let work = entry.commands().map(turns::work).sum();
-            if !self.turns.has_time_for(work) {
+            if !self.turn.has_time_for(work) {
                 applying.next = Some(entry);
                 break;
             }
             let before = applying.writes.len();
             self.apply(&entry, &mut applying.writes)?;
-            self.turns.spend(work, &applying.writes[before..]);
+            self.turn.spend(work, &applying.writes[before..]);
         }
         applying.took += began.elapsed();
         self.published.applied.send_replace(self.registry.applied());
@@ -123,19 +123,22 @@ impl Replica {
         }
         // Applied entries have left raft's queue: there is room again.
         self.propose_pending();
-        self.meters.applied.record(applying.took);
+        self.metrics.applied.record(applying.took);
         // Raft stops with the process, and so do its waiters.
         let _ = applying.done.send(applying.writes);
         Ok(())
     }
 
     /// Sets the highest level at which a new cluster begins.
-    pub(crate) fn beginning_at(self, founding_level: Level) -> Self {
+    pub(crate) fn with_initial_level(self, initial_level: Level) -> Self {
         let founding = InitialLevel {
-            newest: founding_level,
-            ..self.founding
+            newest: initial_level,
+            ..self.initial_level
         };
-        Self { founding, ..self }
+        Self {
+            initial_level: founding,
+            ..self
+        }
     }
 
     /// Returns the level at which an epoch is opened; `None` as long as it is unknown. A new
@@ -150,16 +153,16 @@ impl Replica {
             return None;
         }
         let members = self.node.members();
-        let reported = level::of_founders(members.iter().map(|one| one.levels));
+        let reported = level::initial(members.iter().map(|one| one.levels));
         if let Some(reported) = reported {
-            return Some(reported.min(self.founding.newest));
+            return Some(reported.min(self.initial_level.newest));
         }
-        let since = match self.founding.waits {
+        let since = match self.initial_level.waiting_since {
             Some((known, since)) if known == term => since,
             Some(_) | None => Instant::now(),
         };
-        self.founding.waits = Some((term, since));
-        let is_late = since.elapsed() > FOUNDERS;
+        self.initial_level.waiting_since = Some((term, since));
+        let is_late = since.elapsed() > FOUNDERS_TIMEOUT;
         is_late.then(|| {
             let level = Level::OLDEST;
             warn!(

@@ -24,24 +24,24 @@ pub(super) struct LoadedRegistry {
 pub(super) struct RegistryLoad {
     /// False in a simulation, which has one thread.
     has_threads: bool,
-    reading: Option<(JoinHandle<LoadResult>, oneshot::Sender<()>)>,
+    reader: Option<(JoinHandle<LoadResult>, oneshot::Sender<()>)>,
 }
 
 impl RegistryLoad {
     /// Returns whether a registry is being loaded. Nothing is applied and no epoch is opened during
     /// that time: the present registry is out of date.
-    pub(super) fn is_under_way(&self) -> bool {
-        self.reading.is_some()
+    pub(super) fn is_loading(&self) -> bool {
+        self.reader.is_some()
     }
 
     /// Waits until the registry is loaded. May be dropped at any time.
     pub(super) async fn loaded(&mut self) -> Result<LoadedRegistry, MasterError> {
-        let Some((reading, _)) = &mut self.reading else {
+        let Some((reading, _)) = &mut self.reader else {
             return std::future::pending().await;
         };
         let read = reading.await;
         let registry = read.map_err(|why| MasterError::unreadable(&why))??;
-        let (_, done) = self.reading.take().expect("it was there a moment ago");
+        let (_, done) = self.reader.take().expect("it was there a moment ago");
         Ok(LoadedRegistry { registry, done })
     }
 }
@@ -65,7 +65,7 @@ impl Replica {
             read.map_err(|why| MasterError::unreadable(&why))
         };
         if self.loading.has_threads {
-            self.loading.reading = Some((tokio::task::spawn_blocking(read), done));
+            self.loading.reader = Some((tokio::task::spawn_blocking(read), done));
         } else {
             let registry = read()?;
             self.take_loaded(LoadedRegistry { registry, done });
@@ -74,7 +74,7 @@ impl Replica {
     }
 
     pub(super) fn take_loaded(&mut self, loaded: LoadedRegistry) {
-        self.turns.begin();
+        self.turn.begin();
         let former = std::mem::replace(&mut self.registry, loaded.registry);
         if self.loading.has_threads {
             // Freeing a large registry takes as long as a turn may, and longer.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 
 use super::Replica;
-use crate::comparison::readable;
+use crate::comparison::check_readable;
 use crate::leader::Input;
 use crate::turns;
 
@@ -26,7 +26,7 @@ impl Replica {
     /// opens another one.
     pub(super) fn open_epoch(&mut self, term: u64) {
         use sha2::Digest;
-        if self.loading.is_under_way() {
+        if self.loading.is_loading() {
             return;
         }
         let Some(level) = self.level_to_open(term) else {
@@ -54,7 +54,7 @@ impl Replica {
         };
         match self.node.try_propose(proposal) {
             Ok(()) => {
-                self.opened = term;
+                self.opened_term = term;
                 self.opened_at = Instant::now();
             }
             Err(why) => warn!(term, %why, "cannot open an epoch yet"),
@@ -74,9 +74,9 @@ impl Replica {
         }
         let work = turns::work(&proposed.command);
         let command = encode::command(proposed, level);
-        if let Err(why) = readable(&command) {
+        if let Err(why) = check_readable(&command) {
             error!(serial, %why, "a command cannot be decoded and is not proposed: please report this defect");
-            self.meters.unreadable.increment(1);
+            self.metrics.unreadable.increment(1);
             return self.step(Input::Unreadable { serial, why });
         }
         let proposal = Proposal {
@@ -98,7 +98,7 @@ impl Replica {
         while let Some(first) = self.unproposed.front() {
             let (serial, proposal) = (first.serial, first.proposal.clone());
             let taken = self.node.try_propose(proposal);
-            self.meters.proposed(&taken);
+            self.metrics.proposed(&taken);
             match taken {
                 Ok(()) => drop(self.unproposed.pop_front()),
                 Err(ProposeError::Full) => return,

@@ -7,10 +7,10 @@ use crate::inbox::{OwnerState, StateQuery};
 
 impl Replica {
     /// Runs a reader's query on the facts.
-    pub(super) fn show(&mut self, look: StateQuery) {
-        self.turns.begin();
+    pub(super) fn run_query(&mut self, query: StateQuery) {
+        self.turn.begin();
         let began = Instant::now();
-        look(&OwnerState {
+        query(&OwnerState {
             registry: &self.registry,
             leader: self.leader.as_ref(),
             // Only a leader's clock advances.
@@ -21,6 +21,6 @@ impl Replica {
             failovers: self.failovers.list(),
         });
         let now = Instant::now();
-        self.look_share.took(now, now.duration_since(began));
+        self.query_share.took(now, now.duration_since(began));
     }
 }

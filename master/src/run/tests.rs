@@ -33,15 +33,15 @@ use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 struct SingleMaster {
     memory: MemoryStore,
-    desk: OwnerHandle,
+    handle: OwnerHandle,
     node: Node,
     stop: CancellationToken,
     owner: JoinHandle<Result<(), MasterError>>,
-    pulse: Arc<TurnCounter>,
+    turn_counter: Arc<TurnCounter>,
     /// Sends raft's requests to the owner.
     requests: mpsc::Sender<OwnerRequest>,
 }
@@ -107,10 +107,10 @@ impl SingleMaster {
         let rest = ([seed as u8 + 2; 32], Handle::current());
         let RegistryOwner {
             replica,
-            desk,
+            handle: desk,
             messages,
-            looks,
-            pulse,
+            queries: looks,
+            turn_counter: pulse,
             ..
         } = owner_of(&config, &node, registry, rest);
         let replica = replica.with_threads(true);
@@ -118,19 +118,19 @@ impl SingleMaster {
         let owner = tokio::spawn(replica.run(requests, messages, looks, stop.clone()));
         Self {
             memory: memory.clone(),
-            desk,
+            handle: desk,
             node,
             stop,
             owner,
-            pulse,
+            turn_counter: pulse,
             requests: asking,
         }
     }
 
-    async fn in_office(&self) -> LeaderStatus {
-        let mut office = self.desk.office.clone();
-        let here = office.wait_for(|office| office.here);
-        let here = tokio::time::timeout(PATIENCE, here).await.unwrap();
+    async fn active_leader(&self) -> LeaderStatus {
+        let mut office = self.handle.leader_status.clone();
+        let here = office.wait_for(|office| office.is_local);
+        let here = tokio::time::timeout(TIMEOUT, here).await.unwrap();
         here.unwrap().clone()
     }
 
@@ -149,15 +149,12 @@ impl SingleMaster {
             operations: vec![operation],
             wall_ms: 0,
         };
-        let asked = self.desk.ask(move |request| Input::Operate {
+        let asked = self.handle.ask(move |request| Input::Operate {
             request,
             actor: Actor::default(),
             operate,
         });
-        tokio::time::timeout(PATIENCE, asked)
-            .await
-            .unwrap()
-            .unwrap()
+        tokio::time::timeout(TIMEOUT, asked).await.unwrap().unwrap()
     }
 
     /// Proposes these commands as if the owner had done so. Returns when the last is proposed.
@@ -202,9 +199,9 @@ fn attribute(bytes: usize) -> OperatorOperation {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_that_no_entry_holds_is_refused_and_costs_no_office() {
+async fn oversized_command_is_rejected_and_leadership_is_kept() {
     let alone = SingleMaster::start().await;
-    let epoch = alone.in_office().await.epoch;
+    let epoch = alone.active_leader().await.epoch;
     let refused = alone.operate(attribute(2 << 20)).await;
     assert!(
         matches!(&refused, LeaderReply::Refused { code: "invalid", message } if message.contains("more than an entry holds")),
@@ -215,14 +212,14 @@ async fn a_command_that_no_entry_holds_is_refused_and_costs_no_office() {
         matches!(&done, LeaderReply::Operated { outcomes, .. } if outcomes[0].is_ok()),
         "{done:?}"
     );
-    assert_eq!(alone.in_office().await.epoch, epoch);
+    assert_eq!(alone.active_leader().await.epoch, epoch);
     alone.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_batch_has_the_answer_and_revision_of_the_first_and_writes_nothing() {
     let alone = SingleMaster::start().await;
-    alone.in_office().await;
+    alone.active_leader().await;
     let revision_of = |answer: LeaderReply| match answer {
         LeaderReply::Operated { revision, outcomes } => (revision, outcomes),
         other => panic!("{other:?}"),
@@ -246,11 +243,11 @@ async fn a_repeated_batch_has_the_answer_and_revision_of_the_first_and_writes_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_reply_names_the_leader_also_those_that_no_service_has_made() {
+async fn every_reply_names_the_leader_even_without_a_service() {
     let alone = SingleMaster::start().await;
-    alone.in_office().await;
+    alone.active_leader().await;
     let pages = Router::new().route("/read", get(|| async { "read" }));
-    let front = ApiRouter::new(pages, alone.desk.clone(), AllowedHosts::default());
+    let front = ApiRouter::new(pages, alone.handle.clone(), AllowedHosts::default());
     let pages = Router::new().fallback_service(front);
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -261,16 +258,16 @@ async fn every_reply_names_the_leader_also_those_that_no_service_has_made() {
         let answer = client.get(format!("http://{address}/{path}")).send().await;
         let answer = answer.unwrap();
         let named = answer.headers().get("argosy-leader");
-        assert_eq!(named.unwrap(), alone.desk.own_address.as_str(), "{path}");
+        assert_eq!(named.unwrap(), alone.handle.own_address.as_str(), "{path}");
     }
     serving.abort();
     alone.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_that_does_not_read_back_is_refused_and_ends_no_master() {
+async fn undecodable_command_is_rejected_and_stops_no_master() {
     let alone = SingleMaster::start().await;
-    let epoch = alone.in_office().await.epoch;
+    let epoch = alone.active_leader().await.epoch;
     let key = TaskKey {
         framework: FrameworkId(1),
         task: TaskId::new_unchecked("a/b"),
@@ -286,7 +283,7 @@ async fn a_command_that_does_not_read_back_is_refused_and_ends_no_master() {
     );
     let done = alone.operate(weight(2_000)).await;
     assert!(matches!(&done, LeaderReply::Operated { .. }), "{done:?}");
-    assert_eq!(alone.in_office().await.epoch, epoch);
+    assert_eq!(alone.active_leader().await.epoch, epoch);
     alone.end().await;
 }
 
@@ -295,7 +292,7 @@ async fn a_command_that_does_not_read_back_is_refused_and_ends_no_master() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_of_another_reign_is_no_answer() {
     let alone = SingleMaster::start().await;
-    let mut office = alone.in_office().await;
+    let mut office = alone.active_leader().await;
     let refused = alone.operate(attribute(2 << 20)).await;
     assert!(
         matches!(refused, LeaderReply::Refused { .. }),
@@ -303,8 +300,8 @@ async fn a_refusal_of_another_reign_is_no_answer() {
     );
     office.term -= 1;
     let (_office, former) = watch::channel(office);
-    let mut desk = alone.desk.clone();
-    desk.office = former;
+    let mut desk = alone.handle.clone();
+    desk.leader_status = former;
     for (operation, is_refused) in [(attribute(2 << 20), true), (weight(2_000), false)] {
         let operate = Operate {
             request: None,
@@ -317,7 +314,7 @@ async fn a_refusal_of_another_reign_is_no_answer() {
             actor: Actor::default(),
             operate,
         });
-        let answered = tokio::time::timeout(PATIENCE, asked).await.unwrap();
+        let answered = tokio::time::timeout(TIMEOUT, asked).await.unwrap();
         let code = answered.map_or_else(|status| status.code(), |_| tonic::Code::Ok);
         // The log contains the change, regardless of the leader.
         let expected = if is_refused {
@@ -333,7 +330,7 @@ async fn a_refusal_of_another_reign_is_no_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
     let alone = SingleMaster::start().await;
-    let epoch = alone.in_office().await.epoch;
+    let epoch = alone.active_leader().await.epoch;
     // Ninety mebibytes; 64 may wait for raft.
     let calls = (0..100).map(|_| alone.operate(attribute(900_000)));
     for answer in join_all(calls).await {
@@ -342,7 +339,7 @@ async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
             "{answer:?}"
         );
     }
-    assert_eq!(alone.in_office().await.epoch, epoch);
+    assert_eq!(alone.active_leader().await.epoch, epoch);
     alone.end().await;
 }
 
@@ -356,7 +353,7 @@ async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
     ];
     for (format, words) in commands {
         let alone = SingleMaster::start().await;
-        alone.in_office().await;
+        alone.active_leader().await;
         let command = vec![8, format, 0xd2, 0x05, 0].into();
         let at_ms = 1;
         alone
@@ -367,7 +364,7 @@ async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
                 work: 1,
             })
             .unwrap();
-        let ended = tokio::time::timeout(PATIENCE, alone.owner).await;
+        let ended = tokio::time::timeout(TIMEOUT, alone.owner).await;
         let why = ended.expect("it ends").unwrap().unwrap_err().to_string();
         assert!(
             why.contains("cannot be read") && why.contains(words),

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     /// Returns the actor that a leader derives for a call from `peer` with these metadata.
-    fn taken(peer: &str, metadata: &[(&'static str, &str)]) -> Result<String, Code> {
+    fn read_actor(peer: &str, metadata: &[(&'static str, &str)]) -> Result<String, Code> {
         let mut map = MetadataMap::new();
         for (name, value) in metadata {
             map.append(*name, MetadataValue::try_from(*value).unwrap());
@@ -97,36 +97,36 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_asks_for_itself() {
+    fn caller_acts_for_itself() {
         for peer in [
             "operator/alice",
             "agent/host-1",
             "framework/web",
             "master/m1",
         ] {
-            assert_eq!(taken(peer, &[]), Ok(peer.to_owned()));
+            assert_eq!(read_actor(peer, &[]), Ok(peer.to_owned()));
         }
-        assert_eq!(taken("", &[]), Ok("unauthenticated".to_owned()));
+        assert_eq!(read_actor("", &[]), Ok("unauthenticated".to_owned()));
         let unknown = actor(&MetadataMap::new(), &Extensions::new());
         assert_eq!(unknown.unwrap(), Actor::Unauthenticated);
     }
 
     #[test]
-    fn a_master_asks_for_others() {
+    fn master_forwards_other_actors() {
         for named in ["operator/alice", "unauthenticated", "master/m2"] {
             let metadata = [(FORWARDED, "1"), (FORWARDED_ACTOR, named)];
-            assert_eq!(taken("master/m1", &metadata), Ok(named.to_owned()));
+            assert_eq!(read_actor("master/m1", &metadata), Ok(named.to_owned()));
         }
         // A release that names no actor does not lend its own rights.
-        let unnamed = taken("master/m1", &[(FORWARDED, "1")]);
+        let unnamed = read_actor("master/m1", &[(FORWARDED, "1")]);
         assert_eq!(unnamed, Ok("unauthenticated".to_owned()));
         // Without authentication masters are not identified, so the actor is unauthenticated.
         let plain = [(FORWARDED, "1"), (FORWARDED_ACTOR, "unauthenticated")];
-        assert_eq!(taken("", &plain), Ok("unauthenticated".to_owned()));
+        assert_eq!(read_actor("", &plain), Ok("unauthenticated".to_owned()));
     }
 
     #[test]
-    fn nobody_else_is_believed() {
+    fn forwarded_actors_of_other_peers_are_rejected() {
         for (peer, named) in [
             ("", "operator/alice"),
             ("", "master/m1"),
@@ -143,26 +143,26 @@ mod tests {
                 vec![(FORWARDED_ACTOR, named)],
                 vec![(FORWARDED, "1"), (FORWARDED_ACTOR, named)],
             ] {
-                let taken = taken(peer, &metadata);
+                let taken = read_actor(peer, &metadata);
                 assert_eq!(taken, Err(Code::PermissionDenied), "{peer} as {named}");
             }
         }
         // The mark alone does not hide the actor.
-        let marked = taken("operator/alice", &[(FORWARDED, "1")]);
+        let marked = read_actor("operator/alice", &[(FORWARDED, "1")]);
         assert_eq!(marked, Ok("operator/alice".to_owned()));
     }
 
     #[test]
-    fn a_name_that_is_none_is_refused() {
+    fn malformed_actor_is_rejected() {
         let long = format!("operator/{}", "a".repeat(Actor::TEXT_BYTES));
         for named in ["", "alice", "root/alice", "operator/a b", &long] {
-            let taken = taken("master/m1", &[(FORWARDED_ACTOR, named)]);
+            let taken = read_actor("master/m1", &[(FORWARDED_ACTOR, named)]);
             assert_eq!(taken, Err(Code::InvalidArgument), "{named}");
         }
         let both = [
             (FORWARDED_ACTOR, "operator/alice"),
             (FORWARDED_ACTOR, "operator/bob"),
         ];
-        assert_eq!(taken("master/m1", &both), Err(Code::InvalidArgument));
+        assert_eq!(read_actor("master/m1", &both), Err(Code::InvalidArgument));
     }
 }

@@ -45,7 +45,7 @@ impl Agents for Services {
             CallRoute::Local => {
                 let opened = self.connect_here(request.into_inner(), actor).await?;
                 let mut response = Response::new(opened);
-                name_leader(response.metadata_mut(), &self.desk.own_address);
+                name_leader(response.metadata_mut(), &self.owner.own_address);
                 Ok(response)
             }
             CallRoute::Forward(_, address) if refers => Err(leader_moved(&address)),
@@ -70,11 +70,11 @@ impl Services {
         messages: Streaming<v1::FromAgent>,
         actor: Actor,
     ) -> Result<AgentMessages, Status> {
-        let link = self.desk.new_link();
+        let link = self.owner.new_link();
         let (sender, receiver) = links::link();
         // Weak: the stream ends when the owner drops its end.
         let refusals = sender.weak();
-        self.desk
+        self.owner
             .send(OwnerMessage::AgentLink(link, sender))
             .await?;
         let services = self.clone();
@@ -98,7 +98,7 @@ impl Services {
             let _ = over.set(read);
             // The owner may have ended by now, and its links with it.
             let _ = services
-                .desk
+                .owner
                 .send(OwnerMessage::Input(Input::AgentClosed { link }))
                 .await;
         });
@@ -110,7 +110,7 @@ impl Services {
     /// Reports a malformed message, or one of another version, to the agent, so that its log shows
     /// the reason.
     async fn refuse(&self, refusals: &WeakLinkSender<v1::ToAgent>, code: &str, text: &str) {
-        let facts = self.desk.query(|facts| {
+        let facts = self.owner.query(|facts| {
             let cluster = facts.registry.cluster();
             (cluster.epoch.0, cluster.facts.id.to_string())
         });
@@ -153,7 +153,7 @@ impl Services {
                 Some(_) | None => 0,
             };
             let input = input(link, &actor, message, version).map_err(|why| malformed(&why))?;
-            self.desk.send(OwnerMessage::Input(input)).await?;
+            self.owner.send(OwnerMessage::Input(input)).await?;
         }
         Ok(())
     }
@@ -276,7 +276,7 @@ mod tests {
             digest: digest.to_vec(),
         });
         v1::Hello {
-            protocol: Some(versions::VersionRange::OWN.first()),
+            protocol: Some(versions::VersionRange::OWN.first_message()),
             info: Some(v1::AgentInfo::default()),
             digest: 7_u128.to_be_bytes().to_vec(),
             digests: digests.collect(),

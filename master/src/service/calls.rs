@@ -27,7 +27,7 @@ pub(super) fn accept(
     let mut tokens = Vec::with_capacity(offers.len());
     for (at, held) in offers.iter().enumerate() {
         let (promise, token) =
-            convert::promise(held).map_err(|why| why.inside(&format!("offers[{at}]")))?;
+            convert::offer_terms(held).map_err(|why| why.inside(&format!("offers[{at}]")))?;
         promises.push(promise);
         tokens.push(token);
     }
@@ -56,8 +56,9 @@ pub(super) fn subscription(
         return Err(InvalidMessage::new("held", text));
     }
     let held = wire.held.iter().enumerate();
-    let held = held
-        .map(|(at, held)| convert::promise(held).map_err(|why| why.inside(&format!("held[{at}]"))));
+    let held = held.map(|(at, held)| {
+        convert::offer_terms(held).map_err(|why| why.inside(&format!("held[{at}]")))
+    });
     let bytes: usize = wire.filters.iter().map(prost::Message::encoded_len).sum();
     if bytes > FILTER_BYTES {
         let text = format!("they take {bytes} bytes; at most {FILTER_BYTES}");
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_subscription_itself_is_named_before_it_is_proposed() {
+    fn invalid_subscription_is_rejected_before_it_is_proposed() {
         assert!(subscription(request(), 1).is_ok());
         let field = |change: fn(&mut v1::SubscribeRequest)| {
             let mut wire = request();
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_one_task_of_a_launch_is_named_by_its_path() {
+    fn invalid_task_of_a_launch_is_named_by_its_path() {
         let task = |id: &str| v1::TaskSpec {
             task_id: id.to_owned(),
             ..convert::spec(&spec("task", "cpus:1"))
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn more_offers_than_a_turn_can_judge_are_refused_with_a_remedy() {
+    fn too_many_presented_offers_are_rejected_with_a_remedy() {
         let mut wire = request();
         wire.held = vec![v1::HeldOffer::default(); HELD_OFFERS + 1];
         let why = subscription(wire, 1).unwrap_err();

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_of_no_set_is_refused_with_the_words_that_are() {
+    fn unknown_choice_is_rejected_with_the_valid_ones() {
         for (field, value, says) in [
             ("state", "nonsense", "staging, starting, running"),
             ("state", "unspecified", "running"),

@@ -27,7 +27,7 @@ impl Services {
                 consistency: v1::Consistency::Local.into(),
                 ..Default::default()
             };
-            return Ok(placed(&one_task(&self.desk, request).await?));
+            return Ok(placed_explanation(&one_task(&self.owner, request).await?));
         }
         let id: FrameworkId =
             convert::id("framework_id", &question.framework_id).map_err(|why| malformed(&why))?;
@@ -35,13 +35,13 @@ impl Services {
             convert::resources_from("wanted", &question.wanted).map_err(|why| malformed(&why))?;
         let wanted = (!wanted.is_empty()).then_some(wanted);
         let mut share = self
-            .desk
+            .owner
             .reserve(EXPLANATION_BYTES, EXPLANATION_BYTES)
             .await?;
         let judged = self.explain_copy(ExplainQuery::new(id, wanted)).await?;
         let found = judged.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
         let explanation = crate::leader::explanation(found);
-        share.fit(2 * explanation.encoded_len());
+        share.resize(2 * explanation.encoded_len());
         share.attach_to_answer();
         Ok(explanation)
     }
@@ -49,27 +49,24 @@ impl Services {
     /// Judges all agents of a copy of the registry outside the owner's turns; `None` if the
     /// framework does not exist. The leader's private state comes from short queries, so it may be
     /// some milliseconds newer.
-    async fn explain_copy(
-        &self,
-        question: ExplainQuery,
-    ) -> Result<Option<DemandExplanation>, Status> {
-        let framework = question.framework;
+    async fn explain_copy(&self, query: ExplainQuery) -> Result<Option<DemandExplanation>, Status> {
+        let framework = query.framework;
         let first = move |facts: &OwnerState<'_>| {
             facts.registry.framework(framework)?;
             let leader = facts.leader.map(|leader| {
-                let inputs = leader.explain_inputs(facts.registry, &question);
+                let inputs = leader.explain_inputs(facts.registry, &query);
                 (Arc::new(inputs), leader.book().epoch())
             });
             Some(leader.map(|(inputs, epoch)| (inputs, epoch, facts.registry.snapshot())))
         };
-        let Some(known) = self.desk.query(first).await? else {
+        let Some(known) = self.owner.query(first).await? else {
             return Ok(None);
         };
         let (inputs, epoch, registry) = known.ok_or_else(moved)?;
         let mut explanation = inputs.begin();
         let mut after = AgentId(0);
         loop {
-            let agents = registry.agents_after(after).take(AGENTS_A_LOOK);
+            let agents = registry.agents_after(after).take(AGENTS_PER_QUERY);
             let ids: Vec<AgentId> = agents.map(|agent| agent.id).collect();
             let Some(last) = ids.last() else {
                 return Ok(Some(explanation));
@@ -85,7 +82,7 @@ impl Services {
                     Some(leader.agent_inputs(&inputs, framework, &ids))
                 }
             };
-            let known = self.desk.query(of_agents).await?.ok_or_else(moved)?;
+            let known = self.owner.query(of_agents).await?.ok_or_else(moved)?;
             for (id, known) in ids.into_iter().zip(known) {
                 if let Some(agent) = registry.agent(id) {
                     inputs.evaluate(&mut explanation, &registry, agent, &known);
@@ -101,12 +98,12 @@ fn moved() -> Status {
 
 /// Agents that one query covers, at a microsecond each, and that are judged before other work of
 /// the thread is scheduled.
-const AGENTS_A_LOOK: usize = 200;
+const AGENTS_PER_QUERY: usize = 200;
 /// Memory reserved for an explanation: a hundred details.
 const EXPLANATION_BYTES: usize = 256 << 10;
 
 /// Explains a task with a record: it has an agent, so there is nothing left to offer.
-fn placed(task: &v1::Task) -> v1::Explanation {
+fn placed_explanation(task: &v1::Task) -> v1::Explanation {
     use v1::TaskState;
     let (id, agent) = (&task.task_id, &task.agent_id);
     let message = task.latest.as_ref().map_or("", |latest| &latest.message);
@@ -141,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_task_is_explained_by_how_far_it_came() {
+    fn task_explanation_depends_on_its_state() {
         let task = |state: v1::TaskState, message: &str| v1::Task {
             task_id: "web".to_owned(),
             agent_id: "agent-2".to_owned(),
@@ -154,7 +151,7 @@ mod tests {
         };
         let mut stopped = task(v1::TaskState::Unreachable, "");
         assert_eq!(
-            placed(&stopped).summary,
+            placed_explanation(&stopped).summary,
             "agent-2 is unreachable; web may run on there, and counts again when agent-2 returns"
         );
         stopped.latest = Some(v1::TaskStatus {
@@ -162,10 +159,10 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(
-            placed(&stopped).summary,
+            placed_explanation(&stopped).summary,
             "agent-2 is unreachable; web has stopped itself after its stop_after_ms and may be replaced"
         );
-        let summary = |state, message| placed(&task(state, message)).summary;
+        let summary = |state, message| placed_explanation(&task(state, message)).summary;
         assert_eq!(
             summary(v1::TaskState::Staging, ""),
             "web was given to agent-2, which has not started it yet"

@@ -34,9 +34,9 @@ pub(super) const REFER: &str = "argosy-refer";
 const LEADER: &str = "argosy-leader";
 
 /// Maximum time in which the leader opens a stream. After it, the client is referred to the leader.
-const OPENING: Duration = Duration::from_secs(1);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Minimum timeout of a forwarded call, even if the client's deadline is shorter.
-const ANSWERING: Duration = LONGEST_WAIT;
+const CALL_TIMEOUT: Duration = LONGEST_WAIT;
 /// A forwarded stream of the leader's messages.
 pub(crate) type ForwardedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -58,11 +58,11 @@ impl Services {
         kind: ConnectionUse,
     ) -> Result<(CallRoute, Actor), Status> {
         let actor = actor(metadata, extensions)?;
-        let office = self.desk.leader(deadline(metadata)).await?;
-        if office.here {
+        let leader = self.owner.leader(deadline(metadata)).await?;
+        if leader.is_local {
             return Ok((CallRoute::Local, actor));
         }
-        let address = office.leader.unwrap_or_default();
+        let address = leader.leader.unwrap_or_default();
         if metadata.contains_key(FORWARDED) || buggify::occurs(Rare::NotPassedOn) {
             let mut status = unavailable(&format!("leadership has just moved to {address}"));
             name_leader(status.metadata_mut(), &address);
@@ -97,10 +97,10 @@ impl Services {
                 let deadline = deadline(request.metadata());
                 let rest = deadline.saturating_duration_since(Instant::now());
                 let mut forwarded = forwarded(request.into_inner(), &actor);
-                forwarded.set_timeout(rest.max(ANSWERING));
+                forwarded.set_timeout(rest.max(CALL_TIMEOUT));
                 let answered = remote(lease.channel(), forwarded);
-                let office = self.desk.office.clone();
-                let answered = asked(lease, office, address.clone(), answered);
+                let office = self.owner.leader_status.clone();
+                let answered = forward_call(lease, office, address.clone(), answered);
                 let response = tokio::time::timeout_at(deadline, answered).await;
                 let mut response = response.unwrap_or_else(|_| {
                     Err(unknown(&format!(
@@ -129,8 +129,8 @@ impl Services {
                 let _held = &holding;
             }))
         };
-        let office = self.desk.office.clone();
-        let opened = asked(held, office.clone(), address.to_owned(), opened);
+        let office = self.owner.leader_status.clone();
+        let opened = forward_call(held, office.clone(), address.to_owned(), opened);
         forward_stream(office, opened, address).await
     }
 }
@@ -138,17 +138,17 @@ impl Services {
 /// Waits for the leader's answer, or for its replacement. The call continues, and keeps its place
 /// on the connection, even if its client cancels: a server closes a connection when many of its
 /// streams are reset before it has accepted them, and other clients share this connection.
-async fn asked<T: Send + 'static>(
-    place: impl Send + 'static,
-    office: watch::Receiver<LeaderStatus>,
+async fn forward_call<T: Send + 'static>(
+    lease: impl Send + 'static,
+    leader_status: watch::Receiver<LeaderStatus>,
     address: String,
     answered: impl Future<Output = Result<T, Status>> + Send + 'static,
 ) -> Result<T, Status> {
     let task = tokio::spawn(async move {
-        let _place = place;
+        let _place = lease;
         tokio::select! {
-            answer = answered => answer.map_err(|status| lost(status, &address)),
-            () = superseded(office, &address) => Err(unknown(&format!(
+            answer = answered => answer.map_err(|status| connection_lost(status, &address)),
+            () = superseded(leader_status, &address) => Err(unknown(&format!(
                 "the leader at {address} was replaced before it answered"
             ))),
         }
@@ -161,11 +161,11 @@ async fn asked<T: Send + 'static>(
 /// ends with its hop, and as soon as another master leads: the connection to a frozen or isolated
 /// leader stays open.
 async fn forward_stream<T: Send + 'static>(
-    office: watch::Receiver<LeaderStatus>,
+    leader_status: watch::Receiver<LeaderStatus>,
     opened: impl Future<Output = Result<impl Stream<Item = Result<T, Status>> + Send + 'static, Status>>,
     address: &str,
 ) -> Result<ForwardedStream<T>, Status> {
-    let stream = tokio::time::timeout(OPENING, opened)
+    let stream = tokio::time::timeout(OPEN_TIMEOUT, opened)
         .await
         .unwrap_or_else(|_| {
             let mut status = unavailable(&format!(
@@ -175,10 +175,11 @@ async fn forward_stream<T: Send + 'static>(
             Err(status)
         })?;
     let leader = address.to_owned();
-    let stream = stream.map(move |message| message.map_err(|status| lost(status, &leader)));
+    let stream =
+        stream.map(move |message| message.map_err(|status| connection_lost(status, &leader)));
     let leader = address.to_owned();
     let over = async move {
-        superseded(office, &leader).await;
+        superseded(leader_status, &leader).await;
         Err(unavailable(&format!(
             "the leader at {leader} was replaced: open a new stream"
         )))
@@ -236,9 +237,9 @@ impl StreamReadError {
 
 /// Waits until another master leads: a frozen or partitioned leader would delay the call up to its
 /// deadline.
-async fn superseded(mut office: watch::Receiver<LeaderStatus>, address: &str) {
-    let moved = office.wait_for(|office| {
-        office.here
+async fn superseded(mut leader_status: watch::Receiver<LeaderStatus>, address: &str) {
+    let moved = leader_status.wait_for(|office| {
+        office.is_local
             || office
                 .leader
                 .as_deref()
@@ -262,7 +263,7 @@ pub(crate) fn forwarded<Q>(message: Q, actor: &Actor) -> Request<Q> {
 
 /// Returns the status of a forwarded call. The leader's own rejection is returned unchanged; after
 /// a broken hop the outcome is unknown.
-pub(crate) fn lost(status: Status, address: &str) -> Status {
+pub(crate) fn connection_lost(status: Status, address: &str) -> Status {
     // A status that this master's transport created has a source; one that the leader sent has
     // none.
     if std::error::Error::source(&status).is_none() {
@@ -326,14 +327,18 @@ impl ReplyHeaders {
 
     /// Names the leader and the versions of this master in every reply. That includes replies to
     /// reads, rejections, and replies that no service has created.
-    pub(crate) fn name(&self, office: &watch::Receiver<LeaderStatus>, headers: &mut HeaderMap) {
+    pub(crate) fn add_to(
+        &self,
+        leader_status: &watch::Receiver<LeaderStatus>,
+        headers: &mut HeaderMap,
+    ) {
         headers.insert(versions::HEADER, self.versions.clone());
         if headers.contains_key(LEADER) {
             return;
         }
         let leader = {
-            let office = office.borrow();
-            match office.here {
+            let office = leader_status.borrow();
+            match office.is_local {
                 true => self.own_address.clone(),
                 false => office
                     .leader
@@ -380,17 +385,23 @@ mod tests {
     #[test]
     fn a_broken_hop_is_unavailable_and_a_refusal_passes() {
         let refusal = Status::failed_precondition("no");
-        assert_eq!(lost(refusal, "a:1").code(), tonic::Code::FailedPrecondition);
+        assert_eq!(
+            connection_lost(refusal, "a:1").code(),
+            tonic::Code::FailedPrecondition
+        );
         let broken = Status::from_error(Box::new(std::io::Error::other("reset")));
         assert_eq!(broken.code(), tonic::Code::Unknown);
-        assert_eq!(lost(broken, "a:1").code(), tonic::Code::Unavailable);
+        assert_eq!(
+            connection_lost(broken, "a:1").code(),
+            tonic::Code::Unavailable
+        );
     }
 
     type Said = futures::stream::Iter<std::vec::IntoIter<Result<u8, Status>>>;
 
     fn led_by(leader: &str) -> LeaderStatus {
         LeaderStatus {
-            here: false,
+            is_local: false,
             leader: Some(leader.to_owned()),
             epoch: 5,
             term: 2,
@@ -406,13 +417,13 @@ mod tests {
             .await
             .err()
             .expect("nothing was opened");
-        assert_eq!(started.elapsed(), OPENING);
+        assert_eq!(started.elapsed(), OPEN_TIMEOUT);
         assert_eq!(status.code(), tonic::Code::Unavailable);
         assert_eq!(status.metadata().get(LEADER).unwrap(), "a:1");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_was_passed_on_ends_with_the_reign() {
+    async fn forwarded_stream_ends_with_the_epoch() {
         let (office, seen) = watch::channel(led_by("a:1"));
         let says = futures::stream::iter(vec![Ok(1_u8)]).chain(futures::stream::pending());
         let opened = std::future::ready(Ok::<_, Status>(says));
@@ -423,17 +434,17 @@ mod tests {
         assert_eq!(last.code(), tonic::Code::Unavailable);
         assert!(passed.next().await.is_none());
         let never = std::future::pending::<Result<Said, Status>>();
-        let status = asked((), seen, "a:1".to_owned(), never).await.err();
+        let status = forward_call((), seen, "a:1".to_owned(), never).await.err();
         let status = status.expect("nothing was opened");
         assert!(status.message().contains("was replaced"), "{status}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_its_client_gives_up_keeps_its_place_until_the_leader_answers() {
+    async fn cancelled_forwarded_call_holds_its_lease_until_answered() {
         let (_office, seen) = watch::channel(led_by("a:1"));
         let place = Arc::new(());
         let answers = tokio::time::sleep(Duration::from_secs(3)).map(Ok);
-        let call = asked(Arc::clone(&place), seen, "a:1".to_owned(), answers);
+        let call = forward_call(Arc::clone(&place), seen, "a:1".to_owned(), answers);
         tokio::time::timeout(Duration::from_secs(1), call)
             .await
             .expect_err("it takes three seconds");
@@ -443,7 +454,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_the_leader_ends_ends_and_one_that_breaks_says_so_once() {
+    async fn broken_stream_reports_one_error_ended_stream_none() {
         let (_office, seen) = watch::channel(led_by("a:1"));
         for (says, is_broken) in [
             (vec![Ok(1_u8)], false),
@@ -458,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_read_as_grpc_writes_them() {
+    fn grpc_timeouts_are_parsed() {
         assert_eq!(timeout("250m"), Some(Duration::from_millis(250)));
         assert_eq!(timeout("3S"), Some(Duration::from_secs(3)));
         assert_eq!(timeout(""), None);

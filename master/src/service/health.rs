@@ -18,17 +18,17 @@ use super::Services;
 use crate::owner_handle::OwnerHandle;
 
 /// Interval at which a watched service is checked.
-const LOOK: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 type HealthStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
 /// Returns the service of this master.
 pub(crate) fn health(desk: OwnerHandle) -> HealthServer<HealthService> {
-    HealthServer::new(HealthService { desk })
+    HealthServer::new(HealthService { owner: desk })
 }
 
 pub(crate) struct HealthService {
-    desk: OwnerHandle,
+    owner: OwnerHandle,
 }
 
 /// The subject that the name in a request denotes.
@@ -87,7 +87,7 @@ impl Health for HealthService {
         match subject(&service) {
             HealthSubject::Unknown => Err(Status::not_found(format!("no service {service:?}"))),
             known => Ok(Response::new(answer(
-                serving_status(&self.desk, known).await,
+                serving_status(&self.owner, known).await,
             ))),
         }
     }
@@ -97,10 +97,10 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthStream>, Status> {
         let subject = subject(&request.into_inner().service);
-        let looks = stream::unfold((self.desk.clone(), None), move |(desk, told)| async move {
+        let looks = stream::unfold((self.owner.clone(), None), move |(desk, told)| async move {
             loop {
                 if told.is_some() {
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(INTERVAL).await;
                 }
                 let status = serving_status(&desk, subject).await;
                 if told != Some(status) {

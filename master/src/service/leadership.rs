@@ -25,8 +25,8 @@ impl Leadership for Services {
         &self,
         _: Request<v1::WatchReigns>,
     ) -> Result<Response<LeadershipStream>, Status> {
-        let own = self.desk.own_address.clone();
-        let told = epochs(self.desk.office.clone(), own).map(Ok);
+        let own = self.owner.own_address.clone();
+        let told = epochs(self.owner.leader_status.clone(), own).map(Ok);
         Ok(Response::new(told.boxed()))
     }
 }
@@ -46,10 +46,10 @@ impl Reigns for Services {
 /// Returns each epoch once. A slow reader misses epochs that have ended by then. The stream ends
 /// with this master's owner.
 fn epochs(
-    office: watch::Receiver<LeaderStatus>,
+    leader_status: watch::Receiver<LeaderStatus>,
     own: String,
 ) -> impl Stream<Item = v1::Reign> + Send {
-    stream::unfold((office, 0), move |(mut office, told)| {
+    stream::unfold((leader_status, 0), move |(mut office, told)| {
         let own = own.clone();
         async move {
             let news = office
@@ -61,16 +61,16 @@ fn epochs(
     })
 }
 
-fn epoch_message(office: &LeaderStatus, own: &str) -> Option<v1::Reign> {
-    let leader_address = if office.here {
+fn epoch_message(status: &LeaderStatus, own: &str) -> Option<v1::Reign> {
+    let leader_address = if status.is_local {
         own.to_owned()
     } else {
-        office.leader.clone()?
+        status.leader.clone()?
     };
     Some(v1::Reign {
-        epoch: office.epoch,
+        epoch: status.epoch,
         leader_address,
-        here: office.here,
+        here: status.is_local,
     })
 }
 
@@ -80,7 +80,7 @@ mod tests {
 
     fn office(epoch: u64, leader: Option<&str>) -> LeaderStatus {
         LeaderStatus {
-            here: leader == Some("me:1"),
+            is_local: leader == Some("me:1"),
             leader: leader.filter(|leader| *leader != "me:1").map(str::to_owned),
             epoch,
             term: 0,
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_reign_is_told_once_and_only_when_its_leader_is_known() {
+    async fn each_epoch_is_sent_once_when_its_leader_is_known() {
         let (sender, receiver) = watch::channel(office(0, None));
         let mut told = Box::pin(epochs(receiver, "me:1".to_owned()));
         assert!(futures::poll!(told.next()).is_pending(), "nobody leads yet");

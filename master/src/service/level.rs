@@ -18,12 +18,12 @@ impl Services {
         actor: Actor,
     ) -> Result<v1::RaiseLevelReply, Status> {
         let wanted = (request.level != 0).then_some(Level(request.level));
-        let held = self.desk.node.lock_members().await;
+        let held = self.owner.node.lock_members().await;
         let MembershipGuard { members, .. } = held.as_ref().map_err(unchanged)?;
-        let former = self.desk.query(|facts| facts.registry.level()).await?;
-        let level =
-            chosen(former, wanted, members).map_err(|text| refused("feature-level", &text))?;
-        let raised = self.desk.ask(move |request| Input::RaiseLevel {
+        let former = self.owner.query(|facts| facts.registry.level()).await?;
+        let level = choose_level(former, wanted, members)
+            .map_err(|text| refused("feature-level", &text))?;
+        let raised = self.owner.ask(move |request| Input::RaiseLevel {
             request,
             actor,
             level,
@@ -32,13 +32,13 @@ impl Services {
         Ok(v1::RaiseLevelReply {
             level: level.0,
             former_level: former.0,
-            masters: super::views::masters(&self.desk.node),
+            masters: super::views::masters(&self.owner.node),
         })
     }
 }
 
 /// Returns the new level of the cluster: the requested one, or the newest that all members support.
-fn chosen(
+fn choose_level(
     present: Level,
     wanted: Option<Level>,
     members: &[(u64, Member, Option<Levels>)],
@@ -89,7 +89,7 @@ mod tests {
                 (id, member, *levels)
             })
             .collect();
-        chosen(Level(present), wanted.map(Level), &members).map(|level| level.0)
+        choose_level(Level(present), wanted.map(Level), &members).map(|level| level.0)
     }
 
     #[test]

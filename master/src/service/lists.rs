@@ -66,7 +66,7 @@ pub(super) async fn settle(
     Ok(index.max(min_revision))
 }
 
-fn size(request: &v1::ListRequest) -> Result<usize, Status> {
+fn page_size(request: &v1::ListRequest) -> Result<usize, Status> {
     match request.page_size as usize {
         0 => Ok(PAGE),
         size if size <= LARGEST_PAGE => Ok(size),
@@ -130,7 +130,7 @@ impl EncodedRecords {
 fn gather<R>(
     records: impl Iterator<Item = R>,
     room: PageCapacity,
-    place: impl Fn(&R) -> String,
+    token_of: impl Fn(&R) -> String,
     mut show: impl FnMut(&R, &mut EncodedRecords),
 ) -> PagePart {
     let mut part = PagePart::default();
@@ -140,7 +140,7 @@ fn gather<R>(
             || part.found.count >= room.records
             || part.found.cost() >= room.bytes.min(PART_BYTES);
         if is_full {
-            part.next = last.as_ref().map(&place);
+            part.next = last.as_ref().map(&token_of);
             return part;
         }
         show(&record, &mut part.found);
@@ -223,7 +223,7 @@ async fn within_share(
     let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
     let mut share = desk.reserve(2 * PAGE_BYTES, likely).await?;
     let BuiltPage { page, cost } = made.await?;
-    share.fit(2 * cost);
+    share.resize(2 * cost);
     share.attach_to_answer();
     Ok(page)
 }
@@ -239,12 +239,12 @@ async fn collect<T: prost::Message>(
 ) -> Result<EncodedPage, Status> {
     let made = async {
         let view = desk.view(index).await?;
-        on_readers_thread(desk, async move {
+        spawn_reader(desk, async move {
             let mut making = PageBuilder::new(size, token);
             loop {
                 let found = part(&view, &making.token, making.room());
                 if !making.add(found) {
-                    return making.end(here(&view.registry), end);
+                    return making.end(revision_of(&view.registry), end);
                 }
                 tokio::task::yield_now().await;
             }
@@ -256,7 +256,7 @@ async fn collect<T: prost::Message>(
 
 /// Computes with lower priority than everything else in this process. Ends with the reader that
 /// requested it.
-pub(crate) async fn on_readers_thread<T: Send + 'static>(
+pub(crate) async fn spawn_reader<T: Send + 'static>(
     desk: &OwnerHandle,
     computed: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Status> {
@@ -265,7 +265,7 @@ pub(crate) async fn on_readers_thread<T: Send + 'static>(
         .map_err(|why| Status::internal(format!("a page could not be built: {why}")))
 }
 
-fn here(registry: &Registry) -> Revision {
+fn revision_of(registry: &Registry) -> Revision {
     Revision {
         index: registry.applied(),
         position: 0,
@@ -282,7 +282,7 @@ fn bad_token(token: &str) -> Status {
 async fn list_agents(desk: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["agent_id", "host_name", "mode"])?;
-    let size = size(&request)?;
+    let size = page_size(&request)?;
     if !request.page_token.is_empty() && request.page_token.parse::<AgentId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
@@ -314,7 +314,7 @@ async fn list_agents(desk: &OwnerHandle, request: v1::ListRequest) -> Result<Enc
 fn matches_filter(filter: &HashMap<String, String>, agent: &Agent) -> bool {
     let mode = || convert::mode_from(agent.mode()).as_str_name();
     is(filter, "agent_id", &agent.id)
-        && matches(filter, "host_name", &agent.reported.info.host_name)
+        && matches(filter, "host_name", &agent.report.info.host_name)
         && (!filter.contains_key("mode") || matches(filter, "mode", &plain(mode(), "AGENT_MODE_")))
 }
 
@@ -326,7 +326,7 @@ async fn list_frameworks(
 ) -> Result<EncodedPage, Status> {
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
-    let size = size(&request)?;
+    let size = page_size(&request)?;
     let (filter, ended) = (choices::filter(request.filter)?, request.include_ended);
     let id = request.page_token.trim_start_matches('~');
     if !request.page_token.is_empty() && id.parse::<FrameworkId>().is_err() {
@@ -382,7 +382,7 @@ async fn list_frameworks(
 async fn list_offers(desk: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
     settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
-    let size = size(&request)?;
+    let size = page_size(&request)?;
     if !request.page_token.is_empty() && request.page_token.parse::<OfferId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
@@ -395,7 +395,7 @@ async fn list_offers(desk: &OwnerHandle, request: v1::ListRequest) -> Result<Enc
             let look = move |facts: &OwnerState<'_>| {
                 (
                     open_offers(facts, &filter, &token, room),
-                    here(facts.registry),
+                    revision_of(facts.registry),
                 )
             };
             let (found, revision) = desk.query(look).await?;
@@ -412,7 +412,7 @@ async fn list_offers(desk: &OwnerHandle, request: v1::ListRequest) -> Result<Enc
         Ok(making.end(first.unwrap_or_default(), end))
     };
     let page = within_share(desk, size, read).await?;
-    if !desk.office.borrow().here {
+    if !desk.leader_status.borrow().is_local {
         // The last queries may have found no book any more.
         return Err(unavailable("leadership has just moved"));
     }

@@ -36,7 +36,7 @@ use crate::owner_handle::OwnerHandle;
 pub(crate) use codes::correct;
 pub(crate) use forward::{ReplyHeaders, check_versions};
 pub(crate) use health::health;
-pub(crate) use lists::{ListKind, on_readers_thread, routes as list_routes};
+pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
 pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::MasterConnections;
 pub(crate) use reflection::reflection;
@@ -44,7 +44,7 @@ pub(crate) use reflection::reflection;
 /// All services of `argosy.v1`; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Services {
-    pub(crate) desk: OwnerHandle,
+    pub(crate) owner: OwnerHandle,
     pub(crate) peers: MasterConnections,
     /// Tasks that read streams; they end with their streams.
     pub(crate) tasks: TaskTracker,
@@ -128,7 +128,7 @@ fn check_protocol(peer: &str, protocol: Option<&v1::Protocol>) -> Result<u32, St
         let why = InvalidMessage::new("protocol", "name the protocol version");
         return Err(malformed(&why));
     };
-    let agreed = VersionRange::OWN.negotiated(peer, protocol);
+    let agreed = VersionRange::OWN.negotiate(peer, protocol);
     agreed.map_err(|why| refused(versions::CODE, &why.to_string()))
 }
 
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     /// Reports a version without a range, as release 0.1.0 does.
-    fn spoken(version: u32, release: &str) -> Option<v1::Protocol> {
+    fn protocol(version: u32, release: &str) -> Option<v1::Protocol> {
         Some(v1::Protocol {
             version,
             release: release.to_owned(),
@@ -145,33 +145,33 @@ mod tests {
         })
     }
 
-    fn judged(protocol: Option<v1::Protocol>) -> Result<u32, Status> {
+    fn check(protocol: Option<v1::Protocol>) -> Result<u32, Status> {
         check_protocol("the scheduler", protocol.as_ref())
     }
 
     #[test]
-    fn the_version_of_a_protocol_is_judged_and_its_release_may_be_any_or_none() {
+    fn protocol_version_is_checked_and_release_is_ignored() {
         let version = VersionRange::OWN.newest;
         for release in ["", "0.2.0", "0.1", "what my framework calls itself"] {
-            assert_eq!(judged(spoken(version, release)).unwrap(), version);
+            assert_eq!(check(protocol(version, release)).unwrap(), version);
         }
-        let refused = judged(spoken(version + 1, "9.9")).unwrap_err();
+        let refused = check(protocol(version + 1, "9.9")).unwrap_err();
         let text = refused.message();
         assert!(
             text.contains(&(version + 1).to_string()) && text.contains("\"9.9\""),
             "{text}"
         );
-        let absent = judged(None).unwrap_err();
+        let absent = check(None).unwrap_err();
         assert_eq!(absent.code(), tonic::Code::InvalidArgument);
         assert!(absent.message().contains("protocol"), "{absent}");
     }
 
     #[test]
     fn a_range_of_versions_is_good_if_it_meets_that_of_this_master() {
-        let range = |oldest, newest| Some(VersionRange { oldest, newest }.first());
+        let range = |oldest, newest| Some(VersionRange { oldest, newest }.first_message());
         let newest = VersionRange::OWN.newest;
-        assert_eq!(judged(range(newest, newest + 5)).unwrap(), newest);
-        let refused = judged(range(newest + 1, newest + 5)).unwrap_err();
+        assert_eq!(check(range(newest, newest + 5)).unwrap(), newest);
+        let refused = check(range(newest + 1, newest + 5)).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         let text = refused.message();
         assert!(text.contains("upgrade this program"), "{text}");

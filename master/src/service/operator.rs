@@ -21,7 +21,7 @@ use super::codes::correct_status;
 use super::forward::{CallRoute, forwarded, readable};
 use super::lists::settle;
 use super::membership::unchanged;
-use super::pace::taking_room;
+use super::pace::with_flow_control;
 use super::peers::ConnectionUse;
 use super::{ListKind, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views};
 use crate::inbox::StateView;
@@ -87,7 +87,7 @@ impl Operator for Services {
                 let room = Arc::new(Semaphore::new(BATCHES));
                 let given_back = Arc::clone(&room);
                 let mut client = client(lease.channel());
-                let batches = forwarded(taking_room(batches, room), &actor);
+                let batches = forwarded(with_flow_control(batches, room), &actor);
                 let opened = async move { client.write(batches).await };
                 let replies = self.forward_stream(opened, &address, lease).await?;
                 let replies = replies.inspect(move |_| given_back.add_permits(1)).boxed();
@@ -109,7 +109,7 @@ impl Operator for Services {
         request: Request<v1::GetClusterRequest>,
     ) -> Result<Response<v1::Cluster>, Status> {
         Ok(Response::new(
-            cluster(&self.desk, request.into_inner().consistency).await?,
+            cluster(&self.owner, request.into_inner().consistency).await?,
         ))
     }
 
@@ -126,11 +126,12 @@ impl Operator for Services {
     ) -> Result<Response<v1::Agent>, Status> {
         if is_local(request.get_ref().consistency) {
             return Ok(Response::new(
-                one_agent(&self.desk, request.into_inner()).await?,
+                one_agent(&self.owner, request.into_inner()).await?,
             ));
         }
         routed!(self, request, get_agent, |wanted, _| one_agent(
-            &self.desk, wanted
+            &self.owner,
+            wanted
         ))
     }
 
@@ -147,11 +148,12 @@ impl Operator for Services {
     ) -> Result<Response<v1::Framework>, Status> {
         if is_local(request.get_ref().consistency) {
             return Ok(Response::new(
-                one_framework(&self.desk, request.into_inner()).await?,
+                one_framework(&self.owner, request.into_inner()).await?,
             ));
         }
         routed!(self, request, get_framework, |wanted, _| one_framework(
-            &self.desk, wanted
+            &self.owner,
+            wanted
         ))
     }
 
@@ -167,7 +169,7 @@ impl Operator for Services {
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Task>, Status> {
         Ok(Response::new(
-            one_task(&self.desk, request.into_inner()).await?,
+            one_task(&self.owner, request.into_inner()).await?,
         ))
     }
 
@@ -191,7 +193,7 @@ impl Operator for Services {
         request: Request<v1::JoinMasterRequest>,
     ) -> Result<Response<v1::MembershipReply>, Status> {
         let address = request.into_inner().raft_address;
-        self.desk
+        self.owner
             .node
             .join(&address)
             .await
@@ -205,7 +207,7 @@ impl Operator for Services {
     ) -> Result<Response<v1::MembershipReply>, Status> {
         let id: NodeId =
             convert::id("node_id", &request.into_inner().node_id).map_err(|why| malformed(&why))?;
-        self.desk
+        self.owner
             .node
             .remove(id.0)
             .await
@@ -223,7 +225,7 @@ impl Operator for Services {
         } else {
             Some(convert::id("node_id", &wanted).map_err(|why| malformed(&why))?)
         };
-        self.desk
+        self.owner
             .node
             .transfer(id.map(|id| id.0))
             .await
@@ -243,7 +245,7 @@ impl Operator for Services {
 impl Services {
     fn members(&self) -> v1::MembershipReply {
         v1::MembershipReply {
-            masters: views::masters(&self.desk.node),
+            masters: views::masters(&self.owner.node),
         }
     }
 
@@ -254,9 +256,9 @@ impl Services {
     ) -> Result<v1::WriteReply, Status> {
         bounded(batch.encoded_len())?;
         let mut operate = operate(batch).map_err(|why| malformed(&why))?;
-        operate.wall_ms = self.desk.node.wall_clock().now_ms();
+        operate.wall_ms = self.owner.node.wall_clock().now_ms();
         match accepted(
-            self.desk
+            self.owner
                 .ask(move |request| Input::Operate {
                     request,
                     actor,
@@ -374,37 +376,38 @@ fn bytes<T: Message>(found: &Option<T>) -> usize {
     found.as_ref().map_or(0, Message::encoded_len)
 }
 
-pub(crate) async fn cluster(desk: &OwnerHandle, consistency: i32) -> Result<v1::Cluster, Status> {
-    let index = settle(desk, consistency, 0).await?;
-    desk.read_one(
-        index,
-        |view| views::cluster(view, &desk.node),
-        Message::encoded_len,
-    )
-    .await
+pub(crate) async fn cluster(owner: &OwnerHandle, consistency: i32) -> Result<v1::Cluster, Status> {
+    let index = settle(owner, consistency, 0).await?;
+    owner
+        .read_one(
+            index,
+            |view| views::cluster(view, &owner.node),
+            Message::encoded_len,
+        )
+        .await
 }
 
 pub(crate) async fn one_agent(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     request: v1::GetRequest,
 ) -> Result<v1::Agent, Status> {
-    let index = settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(owner, request.consistency, request.min_revision).await?;
     let id: Option<AgentId> = request.id.parse().ok();
     let read = |view: &StateView| {
         id.and_then(|id| view.registry.agent(id))
             .map(|agent| views::agent(view, agent))
     };
-    let found = desk.read_one(index, read, bytes);
+    let found = owner.read_one(index, read, bytes);
     found
         .await?
         .ok_or_else(|| not_found("agent", &request.id, &[]))
 }
 
 pub(crate) async fn one_framework(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     request: v1::GetRequest,
 ) -> Result<v1::Framework, Status> {
-    let index = settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(owner, request.consistency, request.min_revision).await?;
     let id: Option<FrameworkId> = request.id.parse().ok();
     let read = |view: &StateView| {
         let live = id
@@ -417,7 +420,7 @@ pub(crate) async fn one_framework(
                 .map(views::finished_framework)
         })
     };
-    let found = desk.read_one(index, read, bytes);
+    let found = owner.read_one(index, read, bytes);
     found
         .await?
         .ok_or_else(|| not_found("framework", &request.id, &[]))
@@ -425,10 +428,10 @@ pub(crate) async fn one_framework(
 
 /// Returns a task by the ids of its framework and its own; both are required.
 pub(crate) async fn one_task(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     request: v1::GetRequest,
 ) -> Result<v1::Task, Status> {
-    let index = settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(owner, request.consistency, request.min_revision).await?;
     let framework: FrameworkId =
         convert::id("framework_id", &request.framework_id).map_err(|why| malformed(&why))?;
     let Ok(task) = TaskId::new(&request.id) else {
@@ -445,7 +448,7 @@ pub(crate) async fn one_task(
             .or(finished)
             .map(|task| views::task(&view.registry, task))
     };
-    let found = desk.read_one(index, read, bytes);
+    let found = owner.read_one(index, read, bytes);
     found
         .await?
         .ok_or_else(|| not_found("task", &request.id, &[]))

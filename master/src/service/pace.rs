@@ -20,7 +20,7 @@ pub(super) fn paced<T: Send + 'static>(
     let mut due = Instant::now();
     messages.then(move |message| {
         let now = Instant::now();
-        let at = admitted(&mut due, now);
+        let at = admit_at(&mut due, now);
         async move {
             if at > now {
                 tokio::time::sleep_until(at).await;
@@ -32,7 +32,7 @@ pub(super) fn paced<T: Send + 'static>(
 
 /// Returns the same messages, each of which takes a permit first. The receiver of its answer
 /// returns the permit.
-pub(super) fn taking_room<T: Send + 'static>(
+pub(super) fn with_flow_control<T: Send + 'static>(
     messages: impl Stream<Item = T> + Send + 'static,
     room: Arc<Semaphore>,
 ) -> impl Stream<Item = T> + Send + 'static {
@@ -50,7 +50,7 @@ pub(super) fn taking_room<T: Send + 'static>(
 
 /// Returns when a message that has just arrived may be forwarded. `due` is the time at which all
 /// messages so far would have been forwarded without bursts.
-fn admitted(due: &mut Instant, now: Instant) -> Instant {
+fn admit_at(due: &mut Instant, now: Instant) -> Instant {
     let at = due.checked_sub(INTERVAL * BURST).unwrap_or(now).max(now);
     *due = (*due).max(now) + INTERVAL;
     at

@@ -19,7 +19,7 @@ use super::forward::name_leader;
 use crate::owner_handle::unavailable;
 
 /// Timeout of connecting to another master.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,29 +33,29 @@ pub(crate) enum ConnectionUse {
 /// The limits of the connections for one use.
 struct ConnectionLimits {
     /// Users of one connection, as long as there may be more connections.
-    shared_by: usize,
+    users_per_connection: usize,
     /// Maximum users of one connection.
-    most: usize,
+    max_users: usize,
     /// Maximum connections to one master.
-    connections: usize,
+    max_connections: usize,
     stream_window: u32,
     connection_window: u32,
 }
 
 impl ConnectionUse {
-    const fn shape(self) -> ConnectionLimits {
+    const fn limits(self) -> ConnectionLimits {
         match self {
             Self::Calls => ConnectionLimits {
-                shared_by: 100,
-                most: 400,
-                connections: 16,
+                users_per_connection: 100,
+                max_users: 400,
+                max_connections: 16,
                 stream_window: 1 << 20,
                 connection_window: 128 << 20,
             },
             Self::Streams => ConnectionLimits {
-                shared_by: 64,
-                most: 64,
-                connections: 256,
+                users_per_connection: 64,
+                max_users: 64,
+                max_connections: 256,
                 stream_window: 128 << 10,
                 connection_window: 1 << 30,
             },
@@ -122,7 +122,7 @@ impl MasterConnections {
         address: &str,
         kind: ConnectionUse,
     ) -> Result<ConnectionLease, Status> {
-        let shape = kind.shape();
+        let shape = kind.limits();
         let mut all = self.shared.lock().expect("no holder of the lock panics");
         // Another master may have led before: its connections close with their last users.
         all.retain(|(of, _), shared| {
@@ -131,7 +131,10 @@ impl MasterConnections {
         });
         let key = (address.to_owned(), kind);
         let shared = all.entry(key).or_default();
-        if let Some(with_room) = shared.iter().find(|one| one.users() < shape.shared_by) {
+        if let Some(with_room) = shared
+            .iter()
+            .find(|one| one.users() < shape.users_per_connection)
+        {
             let lease = with_room.lease();
             let is_unused = |one: &SharedConnection| one.users() == 0;
             // The first with room is taken, so the last ones become unused; one of them is kept for
@@ -141,7 +144,7 @@ impl MasterConnections {
             }
             return Ok(lease);
         }
-        if shared.len() < shape.connections {
+        if shared.len() < shape.max_connections {
             let channel = self.channel(address, &shape)?;
             let new = SharedConnection {
                 channel,
@@ -152,12 +155,12 @@ impl MasterConnections {
             return Ok(lease);
         }
         let least_used = shared.iter().min_by_key(|one| one.users());
-        if let Some(with_room) = least_used.filter(|one| one.users() < shape.most) {
+        if let Some(with_room) = least_used.filter(|one| one.users() < shape.max_users) {
             return Ok(with_room.lease());
         }
         let mut status = unavailable(&format!(
             "this master forwards {} {} to the leader, which is as many as it can: connect to the leader at {address}",
-            shape.most * shape.connections,
+            shape.max_users * shape.max_connections,
             match kind {
                 ConnectionUse::Calls => "calls",
                 ConnectionUse::Streams => "streams",
@@ -181,9 +184,7 @@ impl MasterConnections {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(shape.stream_window)
             .initial_connection_window_size(shape.connection_window);
-        let connector = self
-            .dialer
-            .connector(CONNECT_PATIENCE, ExpectedPeer::MASTER);
+        let connector = self.dialer.connector(CONNECT_TIMEOUT, ExpectedPeer::MASTER);
         Ok(endpoint.connect_with_connector_lazy(connector))
     }
 }
@@ -208,13 +209,16 @@ mod tests {
     /// All streams of a connection, none of them read, full of the smallest frames.
     #[test]
     fn streams_that_are_not_read_never_use_up_their_connection() {
-        let shape = ConnectionUse::Streams.shape();
+        let shape = ConnectionUse::Streams.limits();
         let of_one =
             u64::from(shape.stream_window / SMALLEST_FRAME) * u64::from(COUNTED - SMALLEST_FRAME);
         let budget = u64::from(shape.connection_window) / 2;
-        assert!(of_one * shape.shared_by as u64 <= budget);
-        for shape in [ConnectionUse::Streams.shape(), ConnectionUse::Calls.shape()] {
-            let windows = u64::from(shape.stream_window) * shape.shared_by as u64;
+        assert!(of_one * shape.users_per_connection as u64 <= budget);
+        for shape in [
+            ConnectionUse::Streams.limits(),
+            ConnectionUse::Calls.limits(),
+        ] {
+            let windows = u64::from(shape.stream_window) * shape.users_per_connection as u64;
             assert!(windows <= u64::from(shape.connection_window));
         }
     }
@@ -222,23 +226,25 @@ mod tests {
     #[tokio::test]
     async fn connections_grow_with_their_users_up_to_a_bound_and_shrink_again() {
         let peers = MasterConnections::new(Dialer::tcp());
-        let shape = ConnectionUse::Streams.shape();
+        let shape = ConnectionUse::Streams.limits();
         let lease = || peers.lease("a:1", ConnectionUse::Streams);
-        let mut leases: Vec<_> = (0..shape.shared_by).map(|_| lease().unwrap()).collect();
+        let mut leases: Vec<_> = (0..shape.users_per_connection)
+            .map(|_| lease().unwrap())
+            .collect();
         assert_eq!(connections(&peers, "a:1", ConnectionUse::Streams), 1);
         leases.push(lease().unwrap());
         assert_eq!(connections(&peers, "a:1", ConnectionUse::Streams), 2);
         // Calls do not use these connections.
         let call = peers.lease("a:1", ConnectionUse::Calls).unwrap();
         assert_eq!(connections(&peers, "a:1", ConnectionUse::Calls), 1);
-        while leases.len() < shape.shared_by * shape.connections {
+        while leases.len() < shape.users_per_connection * shape.max_connections {
             leases.push(lease().unwrap());
         }
         let full = lease().err().expect("it is full");
         assert_eq!(full.code(), tonic::Code::Unavailable);
         assert!(full.message().contains("a:1"), "{full}");
         drop(leases);
-        for _ in 0..shape.connections {
+        for _ in 0..shape.max_connections {
             lease().unwrap();
         }
         assert_eq!(connections(&peers, "a:1", ConnectionUse::Streams), 2);
@@ -250,15 +256,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_beyond_the_bound_share_further_until_all_connections_are_full() {
+    async fn calls_beyond_the_bound_share_connections_until_full() {
         let peers = MasterConnections::new(Dialer::tcp());
-        let shape = ConnectionUse::Calls.shape();
-        let leases: Vec<_> = (0..shape.most * shape.connections)
+        let shape = ConnectionUse::Calls.limits();
+        let leases: Vec<_> = (0..shape.max_users * shape.max_connections)
             .map(|_| peers.lease("a:1", ConnectionUse::Calls).unwrap())
             .collect();
         assert_eq!(
             connections(&peers, "a:1", ConnectionUse::Calls),
-            shape.connections
+            shape.max_connections
         );
         let full = peers
             .lease("a:1", ConnectionUse::Calls)
@@ -271,7 +277,7 @@ mod tests {
 
     /// Simulates a partitioned host: the connection stays open, and its peer does not read.
     #[tokio::test]
-    async fn a_connection_that_is_dead_without_a_word_ends() {
+    async fn dead_connection_ends_by_keepalive() {
         let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = host.local_addr().unwrap().to_string();
         let lease = MasterConnections::new(Dialer::tcp())
@@ -282,7 +288,7 @@ mod tests {
         let status = tokio::time::timeout(Duration::from_secs(30), call).await;
         let status = status.expect("it waits for ever").unwrap_err();
         assert_eq!(
-            super::super::forward::lost(status, &address).code(),
+            super::super::forward::connection_lost(status, &address).code(),
             tonic::Code::Unavailable
         );
         drop(host);

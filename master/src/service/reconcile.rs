@@ -25,7 +25,7 @@ impl Services {
         actor: Actor,
     ) -> Result<v1::ReconcileReply, Status> {
         let mut share = self
-            .desk
+            .owner
             .reconciliations
             .reserve(2 * MESSAGE_BYTES, PAGE_BYTES)
             .await?;
@@ -33,7 +33,7 @@ impl Services {
             self.reconcile_part(part, actor.clone())
         })
         .await?;
-        share.fit(2 * reply.encoded_len());
+        share.resize(2 * reply.encoded_len());
         share.attach_to_answer();
         Ok(reply)
     }
@@ -43,7 +43,7 @@ impl Services {
         reconcile: ReconcileQuery,
         actor: Actor,
     ) -> Result<ReconcilePart, Status> {
-        let asked = self.desk.ask(move |request| Input::Reconcile {
+        let asked = self.owner.ask(move |request| Input::Reconcile {
             request,
             actor,
             reconcile,
@@ -62,7 +62,7 @@ type ReconcilePart = (v1::ReconcileReply, Option<TaskId>);
 
 /// The start of a page: after a task, or at a position in the list of named tasks.
 struct ReconcileCursor {
-    named: Vec<TaskId>,
+    tasks: Vec<TaskId>,
     position: usize,
     after: Option<TaskId>,
 }
@@ -85,7 +85,7 @@ impl ReconcileCursor {
             (token, false) => (token.parse().map_err(|_| foreign())?, None),
         };
         Ok(Self {
-            named,
+            tasks: named,
             position,
             after,
         })
@@ -93,18 +93,18 @@ impl ReconcileCursor {
 
     /// Returns the tasks of one turn; an empty list means all that have not ended.
     fn part(&self) -> Vec<TaskId> {
-        let rest = self.named.iter().skip(self.position);
+        let rest = self.tasks.iter().skip(self.position);
         rest.take(limits::RECORDS_PER_COMMAND).cloned().collect()
     }
 
     /// Advances past the tasks that a turn has answered. Returns the token of the rest.
     fn advance(&mut self, more: Option<TaskId>) -> Option<String> {
-        if self.named.is_empty() {
+        if self.tasks.is_empty() {
             self.after = more;
             return self.after.as_ref().map(ToString::to_string);
         }
         self.position = self.position.saturating_add(limits::RECORDS_PER_COMMAND);
-        (self.position < self.named.len()).then(|| self.position.to_string())
+        (self.position < self.tasks.len()).then(|| self.position.to_string())
     }
 }
 
@@ -127,7 +127,7 @@ async fn page<Asked: Future<Output = Result<ReconcilePart, Status>>>(
             after: cursor.after.clone(),
             next_number: wire.next_number,
         };
-        if part.tasks.is_empty() && !cursor.named.is_empty() {
+        if part.tasks.is_empty() && !cursor.tasks.is_empty() {
             return Ok(page);
         }
         let (mut reply, more) = ask(part).await?;
@@ -197,7 +197,7 @@ mod tests {
         }
     }
 
-    async fn asked(
+    async fn reconcile(
         registry: &Registry,
         wire: v1::ReconcileRequest,
     ) -> Result<v1::ReconcileReply, Status> {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_of_any_size_comes_in_pages_that_fit_into_messages() {
+    async fn answers_are_split_into_pages_that_fit_messages() {
         let registry = registry();
         let named: Vec<String> = (0..TASKS).map(|at| format!("task-{at:05}")).collect();
         for task_ids in [Vec::new(), named.clone()] {
@@ -242,7 +242,7 @@ mod tests {
             };
             let (mut told, mut pages) = (Vec::new(), 0);
             loop {
-                let page = asked(&registry, wire.clone()).await.unwrap();
+                let page = reconcile(&registry, wire.clone()).await.unwrap();
                 assert!(page.encoded_len() < 3 * PAGE, "{}", page.encoded_len());
                 assert!(page.revision.is_some());
                 told.extend(page.statuses.into_iter().map(|status| status.task_id));
@@ -257,21 +257,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_knows_no_pages_gets_a_whole_answer_or_none() {
+    async fn caller_without_paging_gets_all_or_an_error() {
         let registry = registry();
-        let refused = asked(&registry, request(&registry)).await.unwrap_err();
+        let refused = reconcile(&registry, request(&registry)).await.unwrap_err();
         assert!(refused.message().contains("`paged`"), "{refused}");
         let wire = v1::ReconcileRequest {
             task_ids: vec!["task-00007".to_owned()],
             ..request(&registry)
         };
-        let whole = asked(&registry, wire.clone()).await.unwrap();
+        let whole = reconcile(&registry, wire.clone()).await.unwrap();
         assert_eq!(
             (whole.statuses.len(), whole.next_page_token),
             (1, String::new())
         );
         let page_token = "x".to_owned();
-        let foreign = asked(&registry, v1::ReconcileRequest { page_token, ..wire });
+        let foreign = reconcile(&registry, v1::ReconcileRequest { page_token, ..wire });
         assert_eq!(
             foreign.await.unwrap_err().code(),
             tonic::Code::InvalidArgument

@@ -64,7 +64,7 @@ impl Scheduler for Services {
             CallRoute::Local => {
                 let events = self.subscribe_here(request.into_inner(), actor).await?;
                 let mut response = Response::new(events);
-                name_leader(response.metadata_mut(), &self.desk.own_address);
+                name_leader(response.metadata_mut(), &self.owner.own_address);
                 Ok(response)
             }
             CallRoute::Forward(lease, address) => {
@@ -172,19 +172,19 @@ impl Services {
     ) -> Result<Events, Status> {
         let version = check_protocol("the scheduler", wire.protocol.as_ref())?;
         let subscription = subscription(wire, version).map_err(|why| malformed(&why))?;
-        let link = self.desk.new_link();
+        let link = self.owner.new_link();
         let (sender, receiver) = links::link();
         // The stream is dropped with its connection, or with this call if its caller cancels while
         // the owner is busy; that drops the guard.
         let (guard, dropped) = oneshot::channel::<()>();
-        let desk = self.desk.clone();
+        let desk = self.owner.clone();
         self.tasks.spawn(async move {
             let _ = dropped.await;
             let _ = desk
                 .send(OwnerMessage::Input(Input::FrameworkClosed { link }))
                 .await;
         });
-        let address = self.desk.own_address.clone();
+        let address = self.owner.own_address.clone();
         let events = receiver.map(move |mut event: v1::Event| {
             let _held = &guard;
             if let Some(v1::event::Event::Subscribed(subscribed)) = &mut event.event {
@@ -192,10 +192,10 @@ impl Services {
             }
             Ok(event)
         });
-        self.desk
+        self.owner
             .send(OwnerMessage::FrameworkLink(link, sender))
             .await?;
-        self.desk
+        self.owner
             .send(OwnerMessage::Input(Input::Subscribe {
                 link,
                 actor,
@@ -212,7 +212,7 @@ impl Services {
     ) -> Result<v1::AcceptReply, Status> {
         bounded(wire.encoded_len())?;
         let filter_ms = wire.filter_ms.unwrap_or(FILTER_MS);
-        let wall_ms = self.desk.node.wall_clock().now_ms();
+        let wall_ms = self.owner.node.wall_clock().now_ms();
         let (offers, operations) = (wire.offers, wire.operations);
         let shape = convert::shape(&operations).unwrap_or_default();
         let (action, tokens) = accept(offers, operations, wire.all_or_nothing, wall_ms)
@@ -255,7 +255,7 @@ impl Services {
                 ..decline.clone()
             };
             accepted(
-                self.desk
+                self.owner
                     .ask(move |request| Input::Decline { request, decline })
                     .await?,
             )?;
@@ -284,7 +284,7 @@ impl Services {
             data: wire.data,
         };
         accepted(
-            self.desk
+            self.owner
                 .ask(move |request| Input::Message { request, message })
                 .await?,
         )?;
@@ -298,7 +298,7 @@ impl Services {
     ) -> Result<v1::HeartbeatReply, Status> {
         let (framework, session) = (framework(&wire.framework_id)?, wire.session);
         accepted(
-            self.desk
+            self.owner
                 .ask(move |request| Input::FrameworkHeartbeat {
                     request,
                     framework,
@@ -363,7 +363,7 @@ impl Services {
                 updates,
             };
             let actor = actor.clone();
-            let asked = self.desk.ask(move |request| Input::Acknowledge {
+            let asked = self.owner.ask(move |request| Input::Acknowledge {
                 request,
                 actor,
                 acknowledge,
@@ -460,7 +460,7 @@ impl Services {
             ..call
         });
         match accepted(
-            self.desk
+            self.owner
                 .ask(move |request| Input::Call {
                     request,
                     actor,

@@ -26,7 +26,7 @@ pub(super) fn agent(view: &StateView, agent: &Agent) -> v1::Agent {
 pub(super) fn agent_record(agent: &Agent) -> v1::Agent {
     let info = v1::AgentInfo {
         attributes: agent.attributes().into_iter().collect(),
-        ..convert::agent_info(&agent.reported.info)
+        ..convert::agent_info(&agent.report.info)
     };
     v1::Agent {
         agent_id: agent.id.to_string(),
@@ -95,7 +95,7 @@ pub(super) fn finished_framework(framework: &FinishedFramework) -> v1::Framework
 pub(super) fn task(registry: &Registry, task: &Task) -> v1::Task {
     let address = registry
         .agent(task.agent)
-        .map_or("", |agent| agent.reported.info.address.as_str());
+        .map_or("", |agent| agent.report.info.address.as_str());
     convert::task(task, address)
 }
 
@@ -108,17 +108,17 @@ pub(super) fn task_record(task: &Task) -> v1::Task {
 pub(super) fn task_now(registry: &Registry, task: &Task) -> v1::Task {
     let agent = registry.agent(task.agent);
     v1::Task {
-        agent_address: agent.map_or_else(String::new, |agent| agent.reported.info.address.clone()),
+        agent_address: agent.map_or_else(String::new, |agent| agent.report.info.address.clone()),
         ..v1::Task::default()
     }
 }
 
 /// Returns an open offer without its token, which belongs to its holder.
-pub(super) fn offer(registry: &Registry, promise: &OfferTerms) -> Option<v1::Offer> {
-    let agent = registry.agent(promise.agent)?;
+pub(super) fn offer(registry: &Registry, terms: &OfferTerms) -> Option<v1::Offer> {
+    let agent = registry.agent(terms.agent)?;
     Some(v1::Offer {
         token: Default::default(),
-        ..convert::offer(promise, agent, &[])
+        ..convert::offer(terms, agent, &[])
     })
 }
 
@@ -167,8 +167,8 @@ pub(super) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
 
 /// Returns the milliseconds since this master last knew a leader with a quorum; 0 if it knows one
 /// now.
-fn without_leader_ms(in_office: bool, status: &RaftStatus, node: &Node) -> u64 {
-    let ago = match (in_office, status.is_leader) {
+fn without_leader_ms(is_active: bool, status: &RaftStatus, node: &Node) -> u64 {
+    let ago = match (is_active, status.is_leader) {
         (true, _) => None,
         (false, true) => Some(node.quorum_acked_ago().unwrap_or_default()),
         (false, false) => status.leaderless_since.map(|since| since.elapsed()),
@@ -194,7 +194,7 @@ pub(super) fn masters(node: &Node) -> Vec<v1::Master> {
         voter: member.is_voter,
         lag: member.lag,
         last_contact_ms: member
-            .heard_ago
+            .acked_ago
             .map(|ago| ago.as_millis().try_into().unwrap_or(u64::MAX)),
         oldest_level: member.levels.map(|levels| levels.oldest.0),
         newest_level: member.levels.map(|levels| levels.newest.0),

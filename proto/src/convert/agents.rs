@@ -105,7 +105,7 @@ fn limits_report_from(report: v1::LimitsReport) -> LimitsReport {
 /// Returns the causes for a master, the text that begins with them, and the number of text bytes
 /// after them. The text is truncated to the length that masters keep.
 #[must_use]
-pub fn explained(explanation: Explanation) -> (Vec<v1::Cause>, String, u32) {
+pub fn to_wire_causes(explanation: Explanation) -> (Vec<v1::Cause>, String, u32) {
     let mut text = explanation.to_string();
     let begin = text.len().saturating_sub(explanation.detail.len());
     text.truncate(text.floor_char_boundary(limits::MESSAGE_BYTES.max(begin)));
@@ -117,7 +117,7 @@ pub fn explained(explanation: Explanation) -> (Vec<v1::Cause>, String, u32) {
     (causes.collect(), text, detail_bytes)
 }
 
-/// Reverses [`explained`]. Causes that this release does not know become free text.
+/// Reverses [`to_wire_causes`]. Causes that this release does not know become free text.
 #[must_use]
 pub fn explanation_from(causes: Vec<v1::Cause>, text: String, detail_bytes: u32) -> Explanation {
     let (causes, detail) = causes_from(causes, text, detail_bytes);
@@ -262,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_explains_is_read_as_it_was_explained() {
+    fn explanations_of_agents_survive_the_wire() {
         let failed = Explanation::of(Code::GroupTaskFailed, &[&"web"]);
         let short = failed.clone().with_detail("refused");
         let long = failed
             .clone()
             .with_detail("ä".repeat(limits::MESSAGE_BYTES));
         for explanation in [failed, short, Explanation::from("free"), long] {
-            let (causes, text, bytes) = explained(explanation.clone());
+            let (causes, text, bytes) = to_wire_causes(explanation.clone());
             assert!(explanation.to_string().starts_with(&text));
             let read = explanation_from(causes, text, bytes);
             assert_eq!(read.causes, explanation.causes);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_text_with_causes_only_the_free_part_is_kept() {
+    fn only_the_detail_of_a_text_with_causes_is_stored() {
         let text = "its health check failed 3 times in a row, at last: refused";
         let (causes, message) = reported("health-check-failed", text, 7);
         assert_eq!(message, "refused");
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_kept_whole_if_its_causes_are_not_understood() {
+    fn a_text_with_unknown_causes_is_stored_completely() {
         let free = |code: &str, text: &str, bytes| {
             assert_eq!(reported(code, text, bytes), (Vec::new(), text.to_owned()));
         };

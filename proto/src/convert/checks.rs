@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_come_back_as_they_were() {
+    fn checks_survive_the_wire() {
         let http = |scheme| CheckKind::Http {
             scheme,
             port: 80,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_mesos_has_it() {
+    fn omitted_fields_have_the_defaults_of_mesos() {
         let wire = v1::HealthCheck {
             check: Some(tcp(80)),
             ..v1::HealthCheck::default()
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_check_names_its_field() {
+    fn an_invalid_check_names_its_field() {
         let of = |kind| v1::Check {
             kind: Some(kind),
             ..v1::Check::default()

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_come_back_as_they_were() {
+    fn containers_survive_the_wire() {
         let port = PublishedPort {
             host: 8080,
             container: 80,
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_comes_back_and_one_of_a_newer_release_is_named() {
+    fn a_pull_survives_the_wire_and_an_unknown_one_is_named() {
         for pull in [ImagePull::IfAbsent, ImagePull::Always] {
             let ours = Container {
                 image: "web:1".to_owned(),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_network_is_asked_for_by_either_field_and_told_by_both() {
+    fn the_host_network_is_read_from_either_field_and_written_to_both() {
         let host = v1::Network {
             mode: Some(Mode::Host(v1::HostNetwork {})),
         };
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_none_is_named() {
+    fn an_invalid_port_is_named() {
         for (host_port, container_port, field) in
             [(0, 80, "host_port"), (80, 65_536, "container_port")]
         {

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_an_executor_is_named_with_its_path() {
+    fn errors_of_an_executor_name_their_path() {
         let nameless = v1::ExecutorSpec {
             executor_id: String::new(),
             ..wire()

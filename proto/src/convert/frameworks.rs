@@ -68,30 +68,30 @@ pub fn roles(field: &str, wire: &[String]) -> Result<Vec<Role>, InvalidMessage> 
 
 /// Returns an offer as its framework receives it, with its token.
 #[must_use]
-pub fn offer(promise: &OfferTerms, agent: &Agent, token: &[u8]) -> v1::Offer {
+pub fn offer(terms: &OfferTerms, agent: &Agent, token: &[u8]) -> v1::Offer {
     v1::Offer {
-        offer_id: promise.id.to_string(),
-        framework_id: promise.framework.to_string(),
-        agent_id: promise.agent.to_string(),
-        host_name: agent.reported.info.host_name.clone(),
-        role: promise.role.to_string(),
-        resources: resources(&promise.resources),
+        offer_id: terms.id.to_string(),
+        framework_id: terms.framework.to_string(),
+        agent_id: terms.agent.to_string(),
+        host_name: agent.report.info.host_name.clone(),
+        role: terms.role.to_string(),
+        resources: resources(&terms.resources),
         attributes: agent.attributes().into_iter().collect(),
-        expires_ms: promise.expires.0,
-        token: seal(promise, token).into(),
-        agent_address: agent.reported.info.address.clone(),
-        allowed_opt_outs: opt_outs(&agent.reported.info.allowed_opt_outs),
-        largest_sizes: sizes(agent.reported.info.largest_sizes),
+        expires_ms: terms.expires.0,
+        token: seal(terms, token).into(),
+        agent_address: agent.report.info.address.clone(),
+        allowed_opt_outs: opt_outs(&agent.report.info.allowed_opt_outs),
+        largest_sizes: sizes(agent.report.info.largest_sizes),
     }
 }
 
 /// Encodes the token, which also carries fields that its holder need not understand: session and
 /// promise revision, then the proof.
-fn seal(promise: &OfferTerms, token: &[u8]) -> Vec<u8> {
+fn seal(terms: &OfferTerms, token: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20 + token.len());
-    bytes.extend(promise.session.to_be_bytes());
-    bytes.extend(promise.promise.index.to_be_bytes());
-    bytes.extend(promise.promise.position.to_be_bytes());
+    bytes.extend(terms.session.to_be_bytes());
+    bytes.extend(terms.promise.index.to_be_bytes());
+    bytes.extend(terms.promise.position.to_be_bytes());
     bytes.extend(token);
     bytes
 }
@@ -100,7 +100,7 @@ fn seal(promise: &OfferTerms, token: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// Names the field.
-pub fn promise(wire: &v1::HeldOffer) -> Result<(OfferTerms, Vec<u8>), InvalidMessage> {
+pub fn offer_terms(wire: &v1::HeldOffer) -> Result<(OfferTerms, Vec<u8>), InvalidMessage> {
     let offer = wire
         .offer
         .as_ref()
@@ -112,7 +112,7 @@ pub fn promise(wire: &v1::HeldOffer) -> Result<(OfferTerms, Vec<u8>), InvalidMes
             "it is truncated: return the offer unchanged",
         ));
     };
-    let promise = OfferTerms {
+    let terms = OfferTerms {
         id: id("offer.offer_id", &offer.offer_id)?,
         framework: id("offer.framework_id", &offer.framework_id)?,
         session: u64::from_be_bytes(session.try_into().expect("it is 8 bytes long")),
@@ -126,7 +126,7 @@ pub fn promise(wire: &v1::HeldOffer) -> Result<(OfferTerms, Vec<u8>), InvalidMes
         },
         expires: Timestamp(offer.expires_ms),
     };
-    Ok((promise, offer.token[20..].to_vec()))
+    Ok((terms, offer.token[20..].to_vec()))
 }
 
 /// Returns the name of a call in metrics and logs.

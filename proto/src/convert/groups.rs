@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_one_of_its_group() {
+    fn an_index_is_within_its_group() {
         let read = |place, size| {
             group_from(v1::TaskGroup {
                 group_id: "pod".into(),

@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn every_signal_of_a_kill_policy_comes_back_and_no_other_is_taken() {
+    fn kill_signals_survive_the_wire_and_others_are_rejected() {
         for signal in KillSignal::ALL {
             let wire = kill_signal(Some(signal)).into();
             assert_eq!(kill_signal_from(wire), Ok(Some(signal)));

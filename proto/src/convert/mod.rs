@@ -23,13 +23,13 @@ use argosy_state::ids::{InvalidId, Revision};
 use crate::v1;
 
 pub use agents::{
-    agent_info, agent_info_from, explained, explanation_from, held_task, mode_from, order_kill,
-    order_launch, order_limits, order_void, update_from,
+    agent_info, agent_info_from, explanation_from, held_task, mode_from, order_kill, order_launch,
+    order_limits, order_void, to_wire_causes, update_from,
 };
 pub use checks::{check_from, health_check_from};
 pub use containers::image_pull_from;
 pub use executors::executor_as_task;
-pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
+pub use frameworks::{call_kind, framework_info, framework_info_from, offer, offer_terms, roles};
 pub use groups::group_from;
 pub use kill_policy::{kill_signal, kill_signal_from};
 pub use operations::{operations_from, refused, refused_position, shape};

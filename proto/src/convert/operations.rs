@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_an_operation_is_named() {
+    fn errors_of_an_operation_are_named() {
         let field = |wire| {
             let wire = vec![launch(vec![task("fine")]), wire];
             operations_from(wire).unwrap_err().field

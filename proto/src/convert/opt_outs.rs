@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn opt_outs_sizes_and_limits_come_back_as_they_were() {
+    fn security_options_sizes_and_limits_survive_the_wire() {
         let named = Sizes {
             open_files: Some(1),
             shm_bytes: Some(2),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capability_that_is_none_is_named() {
+    fn an_unknown_capability_is_named() {
         let wire = v1::OptOuts {
             capabilities: vec!["CHOWN".to_owned(), "SYS_ADMIN".to_owned()],
             ..v1::OptOuts::default()

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_cannot_take_names_its_field() {
+    fn values_that_the_kernel_rejects_name_their_field() {
         let cases: [(&str, v1::TaskSpec); 5] = [
             (
                 "task_id",
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_a_twin() {
+    fn every_state_has_a_wire_value() {
         for wire in 1..=13 {
             let state = state_from(wire).unwrap();
             assert_eq!(i32::from(v1::TaskState::from(state)), wire);

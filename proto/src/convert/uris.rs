@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_names_its_field() {
+    fn an_invalid_uri_names_its_field() {
         let change = |change: fn(&mut v1::Uri)| {
             let mut wire = plain();
             change(&mut wire);

@@ -24,16 +24,16 @@ const NONE: u64 = u64::MAX;
 /// admission.
 #[derive(Debug)]
 pub(super) struct Activity {
-    began: Instant,
+    started: Instant,
     /// Whether a request, or the preface of HTTP/2, has arrived.
-    has_spoken: AtomicBool,
+    has_received: AtomicBool,
     is_http2: AtomicBool,
     /// Whether its task has ended; its byte stream may continue as a WebSocket.
     is_detached: AtomicBool,
     /// The number of requests whose responses have not ended.
-    open: AtomicUsize,
+    open_requests: AtomicUsize,
     /// The milliseconds from `began` to the moment since which no request is open.
-    quiet_since: AtomicU64,
+    idle_since: AtomicU64,
     /// The milliseconds from `began` to the first byte of the incoming head, in HTTP/1.1.
     head_since: AtomicU64,
 }
@@ -50,22 +50,22 @@ pub(super) enum ActivityAction {
 impl Activity {
     pub(super) fn new() -> Self {
         Self {
-            began: Instant::now(),
-            has_spoken: AtomicBool::new(false),
+            started: Instant::now(),
+            has_received: AtomicBool::new(false),
             is_http2: AtomicBool::new(false),
             is_detached: AtomicBool::new(false),
-            open: AtomicUsize::new(0),
-            quiet_since: AtomicU64::new(0),
+            open_requests: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(NONE),
         }
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(NONE - 1)
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(NONE - 1)
     }
 
     fn at(&self, millis: u64) -> Instant {
-        self.began + Duration::from_millis(millis)
+        self.started + Duration::from_millis(millis)
     }
 
     pub(super) fn detach(&self) {
@@ -75,9 +75,9 @@ impl Activity {
     /// Returns since when it could be closed without interrupting a request; `None` if it could
     /// not.
     pub(super) fn unused_since(&self) -> Option<Instant> {
-        let is_used =
-            self.open.load(Ordering::Relaxed) > 0 || self.is_detached.load(Ordering::Relaxed);
-        (!is_used).then(|| self.at(self.quiet_since.load(Ordering::Relaxed)))
+        let is_used = self.open_requests.load(Ordering::Relaxed) > 0
+            || self.is_detached.load(Ordering::Relaxed);
+        (!is_used).then(|| self.at(self.idle_since.load(Ordering::Relaxed)))
     }
 
     /// Checks whether the connection has been silent, idle or slow for too long.
@@ -87,24 +87,29 @@ impl Activity {
             true => ActivityAction::Close(reason),
             false => ActivityAction::Later(at),
         };
-        if !self.has_spoken.load(Ordering::Relaxed) {
-            return until(self.began + limits.head, "silent");
+        if !self.has_received.load(Ordering::Relaxed) {
+            return until(self.started + limits.head_timeout, "silent");
         }
         let is_http2 = self.is_http2.load(Ordering::Relaxed);
         // The first byte of a head wakes no task, so it is polled at this interval.
-        let look = now + if is_http2 { limits.idle } else { limits.head };
-        if self.open.load(Ordering::Relaxed) > 0 {
-            return ActivityAction::Later(look);
+        let check_at = now
+            + if is_http2 {
+                limits.idle_timeout
+            } else {
+                limits.head_timeout
+            };
+        if self.open_requests.load(Ordering::Relaxed) > 0 {
+            return ActivityAction::Later(check_at);
         }
         let head_since = self.head_since.load(Ordering::Relaxed);
         if !is_http2 && head_since != NONE {
-            return until(self.at(head_since) + limits.head, "slow-head");
+            return until(self.at(head_since) + limits.head_timeout, "slow-head");
         }
         match until(
-            self.at(self.quiet_since.load(Ordering::Relaxed)) + limits.idle,
+            self.at(self.idle_since.load(Ordering::Relaxed)) + limits.idle_timeout,
             "idle",
         ) {
-            ActivityAction::Later(at) => ActivityAction::Later(at.min(look)),
+            ActivityAction::Later(at) => ActivityAction::Later(at.min(check_at)),
             close @ ActivityAction::Close(_) => close,
         }
     }
@@ -114,28 +119,28 @@ impl Activity {
 #[derive(Debug, Clone)]
 pub(super) struct ConnectionWatch {
     pub(super) activity: Arc<Activity>,
-    seat: Arc<ConnectionSlot>,
+    slot: Arc<ConnectionSlot>,
 }
 
 impl ConnectionWatch {
     pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
-        self.seat.evicted()
+        self.slot.evicted()
     }
 
     /// Records a request, which is open until the returned value is dropped.
     pub(super) fn open(&self) -> OpenRequest {
         self.record_request();
-        self.activity.open.fetch_add(1, Ordering::Relaxed);
+        self.activity.open_requests.fetch_add(1, Ordering::Relaxed);
         self.activity.head_since.store(NONE, Ordering::Relaxed);
         OpenRequest(Arc::clone(&self.activity))
     }
 
     fn record_request(&self) {
-        if !self.activity.has_spoken.swap(true, Ordering::Relaxed) {
+        if !self.activity.has_received.swap(true, Ordering::Relaxed) {
             self.activity
-                .quiet_since
+                .idle_since
                 .store(self.activity.now(), Ordering::Relaxed);
-            self.seat.record_request();
+            self.slot.record_request();
         }
     }
 }
@@ -146,8 +151,8 @@ pub(super) struct OpenRequest(Arc<Activity>);
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.idle_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.open_requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -161,10 +166,10 @@ pub(super) struct WatchedStream {
 }
 
 impl WatchedStream {
-    pub(super) fn new(connection: Connection, seat: ConnectionSlot) -> (Self, ConnectionWatch) {
+    pub(super) fn new(connection: Connection, slot: ConnectionSlot) -> (Self, ConnectionWatch) {
         let watch = ConnectionWatch {
-            activity: seat.activity(),
-            seat: Arc::new(seat),
+            activity: slot.activity(),
+            slot: Arc::new(slot),
         };
         let io = Self {
             connection,
@@ -192,7 +197,7 @@ impl WatchedStream {
             }
         }
         let activity = &self.watch.activity;
-        if activity.open.load(Ordering::Relaxed) == 0
+        if activity.open_requests.load(Ordering::Relaxed) == 0
             && activity.head_since.load(Ordering::Relaxed) == NONE
         {
             activity.head_since.store(activity.now(), Ordering::Relaxed);

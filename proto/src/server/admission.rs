@@ -13,17 +13,17 @@ use super::activity::Activity;
 
 /// The number of connections that a search for one without a request checks: the longest unused of
 /// them is evicted.
-const LOOKED_AT: usize = 64;
+const MAX_EXAMINED: usize = 64;
 /// The maximum number of evicted connections that are still closing; beyond it new connections are
 /// rejected.
-const CLOSING: usize = 256;
+const MAX_CLOSING: usize = 256;
 
 /// The connections of one port.
 pub(super) struct ConnectionAdmission {
     connections: usize,
     per_peer: usize,
     // Held for a look-up; nothing is awaited under it.
-    seats: Mutex<SlotTable>,
+    slots: Mutex<SlotTable>,
 }
 
 #[derive(Default)]
@@ -102,7 +102,7 @@ impl ConnectionSlot {
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut seats = self.admission.lock();
-        if !seats.free(self.id) {
+        if !seats.release(self.id) {
             seats.closing = seats.closing.saturating_sub(1);
         }
     }
@@ -113,16 +113,16 @@ impl ConnectionAdmission {
         Self {
             connections,
             per_peer,
-            seats: Mutex::default(),
+            slots: Mutex::default(),
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotTable> {
-        self.seats.lock().expect("no holder of the lock panics")
+        self.slots.lock().expect("no holder of the lock panics")
     }
 
     /// Returns the number of connections that hold a descriptor.
-    pub(super) fn taken(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         let seats = self.lock();
         seats.taken.len() + seats.closing
     }
@@ -143,25 +143,25 @@ impl ConnectionAdmission {
             let among = peer.filter(|_| peer_is_full);
             let victim = seats
                 .eviction_candidate(among)
-                .filter(|_| seats.closing < CLOSING);
+                .filter(|_| seats.closing < MAX_CLOSING);
             let Some(victim) = victim else {
                 return (AdmissionDecision::Refused(refusal), false);
             };
             seats.evict(victim);
         }
-        let (id, activity, evict) = seats.take(peer);
-        let seat = ConnectionSlot {
+        let (id, activity, evict) = seats.occupy(peer);
+        let slot = ConnectionSlot {
             id,
             admission: Arc::clone(self),
             activity,
             evict,
         };
-        (AdmissionDecision::Admitted(seat), peer_is_full || is_full)
+        (AdmissionDecision::Admitted(slot), peer_is_full || is_full)
     }
 }
 
 impl SlotTable {
-    fn take(&mut self, peer: Option<IpAddr>) -> (u64, Arc<Activity>, CancellationToken) {
+    fn occupy(&mut self, peer: Option<IpAddr>) -> (u64, Arc<Activity>, CancellationToken) {
         self.next += 1;
         let (id, activity) = (self.next, Arc::new(Activity::new()));
         let evict = CancellationToken::new();
@@ -197,12 +197,14 @@ impl SlotTable {
         }
         let cursor = self.cursor;
         let looked_at: Vec<u64> = match peer {
-            Some(peer) => around(&peer.taken, cursor).take(LOOKED_AT).collect(),
+            Some(peer) => wrapping_from(&peer.taken, cursor)
+                .take(MAX_EXAMINED)
+                .collect(),
             None => {
                 let (from, rest) = (self.taken.range(cursor..), self.taken.range(..cursor));
                 from.chain(rest)
                     .map(|(id, _)| *id)
-                    .take(LOOKED_AT)
+                    .take(MAX_EXAMINED)
                     .collect()
             }
         };
@@ -219,11 +221,11 @@ impl SlotTable {
             taken.evict.cancel();
             self.closing += 1;
         }
-        self.free(id);
+        self.release(id);
     }
 
     /// Removes the connection, and returns whether it still had a seat.
-    fn free(&mut self, id: u64) -> bool {
+    fn release(&mut self, id: u64) -> bool {
         self.silent.remove(&id);
         let Some(taken) = self.taken.remove(&id) else {
             return false;
@@ -242,7 +244,7 @@ impl SlotTable {
 }
 
 /// Returns all ids of a set, starting at `cursor` and wrapping around.
-fn around(set: &BTreeSet<u64>, cursor: u64) -> impl Iterator<Item = u64> {
+fn wrapping_from(set: &BTreeSet<u64>, cursor: u64) -> impl Iterator<Item = u64> {
     set.range(cursor..).chain(set.range(..cursor)).copied()
 }
 
@@ -283,14 +285,14 @@ mod tests {
 
     /// Returns a connection that has sent a request, which is still open.
     fn busy(
-        seat: ConnectionSlot,
+        slot: ConnectionSlot,
     ) -> (
         super::super::activity::OpenRequest,
         super::super::activity::ConnectionWatch,
     ) {
         let (end, _) = tokio::io::duplex(1);
         let connection = crate::transport::Connection::new(end);
-        let (_io, watch) = super::super::activity::WatchedStream::new(connection, seat);
+        let (_io, watch) = super::super::activity::WatchedStream::new(connection, slot);
         (watch.open(), watch)
     }
 
@@ -303,12 +305,12 @@ mod tests {
         assert!(first.evict.is_cancelled());
         assert!(!second.evict.is_cancelled());
         assert_eq!(
-            admission.taken(),
+            admission.count(),
             3,
             "the evicted one holds its descriptor until it is closed"
         );
         drop(first);
-        assert_eq!(admission.taken(), 2);
+        assert_eq!(admission.count(), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_is_full_costs_no_other_one_its_place() {
+    async fn a_full_peer_evicts_no_connection_of_another() {
         let admission = Arc::new(ConnectionAdmission::new(4, 2));
         let other = admitted(&admission, OTHER);
         let (one, _watch) = busy(admitted(&admission, ONE));

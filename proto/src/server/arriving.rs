@@ -25,9 +25,9 @@ const HEAD: usize = 5;
 #[derive(Clone)]
 pub(super) struct MessageBudget {
     port: &'static str,
-    of_port: Arc<Semaphore>,
-    of_connection: Arc<Semaphore>,
-    patience: Duration,
+    port_permits: Arc<Semaphore>,
+    connection_permits: Arc<Semaphore>,
+    timeout: Duration,
 }
 
 impl MessageBudget {
@@ -35,9 +35,9 @@ impl MessageBudget {
     pub(super) fn new(limits: &PortLimits, of_port: &Arc<Semaphore>) -> Self {
         Self {
             port: limits.port,
-            of_port: Arc::clone(of_port),
-            of_connection: Arc::new(Semaphore::new(limits.incomplete_bytes_of_connection)),
-            patience: limits.message,
+            port_permits: Arc::clone(of_port),
+            connection_permits: Arc::new(Semaphore::new(limits.incomplete_bytes_of_connection)),
+            timeout: limits.message_timeout,
         }
     }
 
@@ -52,8 +52,8 @@ impl MessageBudget {
             })
         };
         Ok([
-            taken(&self.of_connection, "connection")?,
-            taken(&self.of_port, "port")?,
+            taken(&self.connection_permits, "connection")?,
+            taken(&self.port_permits, "port")?,
         ])
     }
 
@@ -70,30 +70,30 @@ struct Framing {
     is_whole: bool,
     head: [u8; HEAD],
     /// Bytes received of the incomplete message.
-    come: usize,
+    received: usize,
 }
 
 impl Framing {
     /// Advances by the received bytes. Returns whether a message became complete.
-    fn follow(&mut self, mut bytes: &[u8]) -> bool {
+    fn advance(&mut self, mut bytes: &[u8]) -> bool {
         if self.is_whole {
-            self.come += bytes.len();
+            self.received += bytes.len();
             return false;
         }
         let mut is_complete = false;
         while !bytes.is_empty() {
-            let end = match self.come < HEAD {
+            let end = match self.received < HEAD {
                 true => HEAD,
                 false => HEAD + self.length(),
             };
-            let part = bytes.len().min(end - self.come);
-            if self.come < HEAD {
-                self.head[self.come..self.come + part].copy_from_slice(&bytes[..part]);
+            let part = bytes.len().min(end - self.received);
+            if self.received < HEAD {
+                self.head[self.received..self.received + part].copy_from_slice(&bytes[..part]);
             }
-            self.come += part;
+            self.received += part;
             bytes = &bytes[part..];
-            if self.come >= HEAD && self.come == HEAD + self.length() {
-                self.come = 0;
+            if self.received >= HEAD && self.received == HEAD + self.length() {
+                self.received = 0;
                 is_complete = true;
             }
         }
@@ -110,11 +110,11 @@ impl Framing {
 pub(super) struct LimitedBody<B> {
     body: B,
     framing: Framing,
-    room: MessageBudget,
+    budget: MessageBudget,
     /// Permits for the incomplete message: of the connection, of the port.
-    held: Option<[OwnedSemaphorePermit; 2]>,
+    permits: Option<[OwnedSemaphorePermit; 2]>,
     /// The deadline of the incomplete message.
-    late: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> LimitedBody<B> {
@@ -127,41 +127,44 @@ impl<B> LimitedBody<B> {
                 is_whole: !is_grpc,
                 ..Framing::default()
             },
-            room,
-            held: None,
-            late: None,
+            budget: room,
+            permits: None,
+            deadline: None,
         }
     }
 
     /// Acquires permits for the bytes of an incomplete message. Releases those of a complete one.
     fn acquire(&mut self, bytes: &[u8]) -> Result<(), Box<Status>> {
-        if self.framing.follow(bytes) {
-            self.held = None;
-            self.late = None;
+        if self.framing.advance(bytes) {
+            self.permits = None;
+            self.deadline = None;
         }
-        let held = self.held.as_ref().map_or(0, |[held, _]| held.num_permits());
-        let more = self.framing.come.saturating_sub(held);
+        let held = self
+            .permits
+            .as_ref()
+            .map_or(0, |[held, _]| held.num_permits());
+        let more = self.framing.received.saturating_sub(held);
         if more == 0 {
             return Ok(());
         }
-        let taken = self.room.take(more)?;
-        match &mut self.held {
-            None => self.held = Some(taken),
+        let taken = self.budget.take(more)?;
+        match &mut self.permits {
+            None => self.permits = Some(taken),
             Some(held) => held
                 .iter_mut()
                 .zip(taken)
                 .for_each(|(held, taken)| held.merge(taken)),
         }
-        let patience = self.room.patience;
-        self.late
+        let patience = self.budget.timeout;
+        self.deadline
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         Ok(())
     }
 
     fn refuse(&mut self, reason: &'static str, status: Status) -> BoxError {
-        self.room.count(reason);
-        self.held = None;
-        self.late = None;
+        self.budget.count(reason);
+        self.permits = None;
+        self.deadline = None;
         status.into()
     }
 }
@@ -179,17 +182,17 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let late = this.late.as_mut();
+        let late = this.deadline.as_mut();
         if late.is_some_and(|late| late.as_mut().poll(context).is_ready()) {
-            let why = format!("a message was not complete after {:?}", this.room.patience);
+            let why = format!("a message was not complete after {:?}", this.budget.timeout);
             let status = Status::deadline_exceeded(why);
             return Poll::Ready(Some(Err(this.refuse("late", status))));
         }
         let frame = match ready!(Pin::new(&mut this.body).poll_frame(context)) {
             Some(Ok(frame)) => frame,
             other => {
-                this.held = None;
-                this.late = None;
+                this.permits = None;
+                this.deadline = None;
                 return Poll::Ready(other.map(|frame| frame.map_err(Into::into)));
             }
         };
@@ -199,7 +202,7 @@ where
         }
         // A timer wakes its task only once it was polled.
         if this
-            .late
+            .deadline
             .as_mut()
             .is_some_and(|late| late.as_mut().poll(context).is_ready())
         {
@@ -235,24 +238,24 @@ mod tests {
             let mut framing = Framing::default();
             let mut complete = 0;
             for part in three.chunks(cut) {
-                let before = framing.come;
-                let is_complete = framing.follow(part);
+                let before = framing.received;
+                let is_complete = framing.advance(part);
                 complete += usize::from(is_complete);
-                assert!(is_complete || framing.come == before + part.len());
+                assert!(is_complete || framing.received == before + part.len());
             }
-            assert_eq!(framing.come, 0, "{cut}");
+            assert_eq!(framing.received, 0, "{cut}");
             assert!(complete >= 1, "{cut}");
         }
         let mut framing = Framing::default();
-        assert!(framing.follow(&[message(8), message(8)[..9].to_vec()].concat()));
-        assert_eq!(framing.come, 9);
+        assert!(framing.advance(&[message(8), message(8)[..9].to_vec()].concat()));
+        assert_eq!(framing.received, 9);
     }
 
     fn limits() -> PortLimits {
         PortLimits {
             incomplete_bytes: 300,
             incomplete_bytes_of_connection: 200,
-            message: Duration::from_secs(30),
+            message_timeout: Duration::from_secs(30),
             ..PortLimits::of_descriptors("test", 10_000)
         }
     }
@@ -262,8 +265,8 @@ mod tests {
         http::HeaderMap::from_iter([(http::header::CONTENT_TYPE, kind)])
     }
 
-    fn arriving(room: &MessageBudget) -> LimitedBody<axum::body::Body> {
-        LimitedBody::new(axum::body::Body::empty(), &grpc(), room.clone())
+    fn arriving(budget: &MessageBudget) -> LimitedBody<axum::body::Body> {
+        LimitedBody::new(axum::body::Body::empty(), &grpc(), budget.clone())
     }
 
     #[tokio::test(start_paused = true)]

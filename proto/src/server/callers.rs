@@ -117,12 +117,12 @@ impl AllowedCallers {
         router.route_layer(middleware::from_fn_with_state(guard, guarded))
     }
 
-    fn check(&self, ends: Option<ConnectionAddresses>) -> Result<(), CallerRejection> {
+    fn check(&self, addresses: Option<ConnectionAddresses>) -> Result<(), CallerRejection> {
         let Self::Users(users) = self else {
             return Ok(());
         };
-        let ends = ends.ok_or(CallerRejection::Remote)?;
-        let (end, other) = (ends.peer, ends.own);
+        let addresses = addresses.ok_or(CallerRejection::Remote)?;
+        let (end, other) = (addresses.peer, addresses.own);
         let owner = match owner::of(end, other) {
             Err(why) if why.kind() == io::ErrorKind::Unsupported => table::of(end, other),
             answered => answered,
@@ -133,7 +133,7 @@ impl AllowedCallers {
             // No socket of this host is its other end.
             Err(why)
                 if why.kind() == io::ErrorKind::NotFound
-                    && !ends.peer.ip().to_canonical().is_loopback() =>
+                    && !addresses.peer.ip().to_canonical().is_loopback() =>
             {
                 Err(CallerRejection::Remote)
             }
@@ -177,13 +177,13 @@ impl CallerCheck {
 }
 
 async fn guarded(State(guard): State<CallerCheck>, request: Request, next: Next) -> Response {
-    let ends = request.extensions().get::<ConnectionAddresses>().copied();
-    let Err(stranger) = guard.callers.check(ends) else {
+    let addresses = request.extensions().get::<ConnectionAddresses>().copied();
+    let Err(stranger) = guard.callers.check(addresses) else {
         return next.run(request).await;
     };
     counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
     let message = guard.message(&stranger);
-    tracing::debug!(?ends, message, "rejecting the caller of a request");
+    tracing::debug!(?addresses, message, "rejecting the caller of a request");
     let body = serde_json::json!({ "code": "PermissionDenied", "message": message });
     (StatusCode::FORBIDDEN, axum::Json(body)).into_response()
 }

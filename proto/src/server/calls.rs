@@ -43,7 +43,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Pending
 /// A connection with its calls. It ends when the connection ends, which ends the calls.
 pub(super) struct ServedConnection<'a, C> {
     pub(super) connection: Pin<&'a mut C>,
-    arrived: PendingCalls,
+    pending: PendingCalls,
     calls: FuturesUnordered<CallFuture>,
 }
 
@@ -52,7 +52,7 @@ impl<'a, C> ServedConnection<'a, C> {
     pub(super) fn new(connection: Pin<&'a mut C>, arrived: PendingCalls) -> Self {
         Self {
             connection,
-            arrived,
+            pending: arrived,
             calls: FuturesUnordered::new(),
         }
     }
@@ -68,7 +68,7 @@ impl<C: Future> Future for ServedConnection<'_, C> {
         if let Poll::Ready(ended) = self.connection.as_mut().poll(context) {
             return Poll::Ready(ended);
         }
-        let arrived = self.arrived.take();
+        let arrived = self.pending.take();
         self.calls.extend(arrived);
         while let Poll::Ready(Some(())) = Pin::new(&mut self.calls).poll_next(context) {}
         Poll::Pending

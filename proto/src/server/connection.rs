@@ -23,7 +23,7 @@ use super::{HttpService, PortLimits};
 use crate::transport::{ConnectionAddresses, PeerIdentity};
 
 /// The time that a closing connection gets for its shutdown.
-const GOODBYE: Duration = Duration::from_secs(1);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state that all connections of a port share.
 pub(super) struct PortState<S> {
@@ -77,8 +77,8 @@ impl<S: HttpService> PortState<S> {
         let answers = ConnectionService {
             service: self.service.clone(),
             watch: watch.clone(),
-            room: MessageBudget::new(&self.limits, &self.incomplete),
-            ends,
+            budget: MessageBudget::new(&self.limits, &self.incomplete),
+            addresses: ends,
             peer,
         };
         let activity = Arc::clone(&watch.activity);
@@ -90,7 +90,7 @@ impl<S: HttpService> PortState<S> {
         let connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), answers));
         let mut serving = ServedConnection::new(connection, arrived);
         let mut evicted = pin!(evicted);
-        let mut deadline = pin!(tokio::time::sleep(self.limits.head));
+        let mut deadline = pin!(tokio::time::sleep(self.limits.head_timeout));
         loop {
             tokio::select! {
                 ended = &mut serving => {
@@ -111,7 +111,7 @@ impl<S: HttpService> PortState<S> {
                         serving.connection.as_mut().graceful_shutdown();
                         // A peer that does not complete the shutdown is cut off; a request that
                         // arrives at this moment is not.
-                        while tokio::time::timeout(GOODBYE, &mut serving).await.is_err()
+                        while tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut serving).await.is_err()
                             && activity.unused_since().is_none()
                         {}
                         return;
@@ -129,8 +129,8 @@ impl<S: HttpService> PortState<S> {
 struct ConnectionService<S> {
     service: S,
     watch: ConnectionWatch,
-    room: MessageBudget,
-    ends: Option<ConnectionAddresses>,
+    budget: MessageBudget,
+    addresses: Option<ConnectionAddresses>,
     peer: PeerIdentity,
 }
 
@@ -146,11 +146,11 @@ impl<S: HttpService> hyper::service::Service<http::Request<Incoming>> for Connec
     fn call(&self, request: http::Request<Incoming>) -> ResponseFuture {
         let open = self.watch.open();
         let (parts, body) = request.into_parts();
-        let body = LimitedBody::new(body, &parts.headers, self.room.clone());
+        let body = LimitedBody::new(body, &parts.headers, self.budget.clone());
         let mut request = http::Request::from_parts(parts, Body::new(body));
         let extensions = request.extensions_mut();
         extensions.insert(self.peer.clone());
-        if let Some(ends) = self.ends {
+        if let Some(ends) = self.addresses {
             extensions.insert(ends);
         }
         let service = self.service.clone();

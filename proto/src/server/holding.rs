@@ -10,14 +10,17 @@ use hyper::body::{Frame, SizeHint};
 /// an open request.
 pub struct GuardedBody<T> {
     body: Body,
-    _held: T,
+    _guard: T,
 }
 
 impl<T> GuardedBody<T> {
     /// Returns a body that holds `held`.
     #[must_use]
-    pub fn new(body: Body, held: T) -> Self {
-        Self { body, _held: held }
+    pub fn new(body: Body, guard: T) -> Self {
+        Self {
+            body,
+            _guard: guard,
+        }
     }
 }
 

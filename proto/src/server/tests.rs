@@ -16,7 +16,7 @@ use super::*;
 use crate::transport::{Connection, PeerIdentity};
 
 /// Longer than any step here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 /// The number of files that a request opens at a time, as a store does.
 const FILES: usize = 100;
 /// The variable that marks a process started by a test.
@@ -63,14 +63,17 @@ async fn ask(address: SocketAddr, path: &str) -> String {
         stream.read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    timeout(PATIENCE, asked).await.expect("it answers").unwrap()
+    timeout(STEP_TIMEOUT, asked)
+        .await
+        .expect("it answers")
+        .unwrap()
 }
 
 /// Waits until the peer has closed the connection, and returns the bytes before that.
 async fn closed(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     // A reset closes it as well.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes))
+    let _ = timeout(STEP_TIMEOUT, stream.read_to_end(&mut bytes))
         .await
         .expect("it is never closed");
     bytes
@@ -101,10 +104,10 @@ async fn silent_connections_beyond_the_cap_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_connection_that_says_nothing_is_closed_at_its_deadline() {
+async fn a_connection_without_requests_is_closed_at_its_deadline() {
     let head = Duration::from_millis(200);
     let (address, _stop) = started(PortLimits {
-        head,
+        head_timeout: head,
         ..limits(100)
     })
     .await;
@@ -119,7 +122,7 @@ async fn a_connection_that_says_nothing_is_closed_at_its_deadline() {
 async fn half_a_head_is_not_a_request_first_or_later() {
     let head = Duration::from_millis(200);
     let (address, _stop) = started(PortLimits {
-        head,
+        head_timeout: head,
         ..limits(100)
     })
     .await;
@@ -149,8 +152,8 @@ async fn a_connection_without_requests_is_closed_and_one_with_a_request_stays() 
     let idle = Duration::from_millis(300);
     let (head, second) = (Duration::from_millis(200), Duration::from_secs(1));
     let (address, _stop) = started(PortLimits {
-        head,
-        idle,
+        head_timeout: head,
+        idle_timeout: idle,
         ..limits(100)
     })
     .await;
@@ -170,7 +173,7 @@ async fn a_connection_without_requests_is_closed_and_one_with_a_request_stays() 
 }
 
 #[tokio::test]
-async fn a_peer_that_answers_no_pings_is_gone() {
+async fn a_peer_without_ping_answers_is_disconnected() {
     let limits = PortLimits {
         ping_interval: Duration::from_millis(100),
         ping_timeout: Duration::from_millis(200),
@@ -212,7 +215,7 @@ async fn a_stopped_server_ends_its_connections_and_returns() {
     // It is accepted: a later connection has been answered.
     ask(address, "/").await;
     stop.cancel();
-    timeout(PATIENCE, serving)
+    timeout(STEP_TIMEOUT, serving)
         .await
         .expect("it returns")
         .unwrap();
@@ -220,7 +223,7 @@ async fn a_stopped_server_ends_its_connections_and_returns() {
 }
 
 #[test]
-fn a_part_of_the_descriptors_is_kept_back() {
+fn some_descriptors_are_reserved() {
     let of = |descriptors| PortLimits::of_descriptors("test", descriptors).connections;
     assert_eq!(of(1_024), 512);
     assert_eq!(of(20_000), 15_000);
@@ -258,9 +261,9 @@ async fn a_flood_of_connections_leaves_descriptors_for_files() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let said = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut said = said.map_while(Result::ok);
-    let address = said.find_map(|line| line.strip_prefix("serves at ").map(str::to_owned));
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut lines = lines.map_while(Result::ok);
+    let address = lines.find_map(|line| line.strip_prefix("serves at ").map(str::to_owned));
     let address: SocketAddr = address.expect("it serves").parse().unwrap();
     let flood = silent(address, 500).await;
     for _ in 0..10 {
@@ -292,10 +295,10 @@ async fn part_of_a_message(address: SocketAddr, length: usize, sent: usize) -> S
 }
 
 #[tokio::test]
-async fn a_message_of_which_a_part_has_come_holds_few_bytes_and_not_for_long() {
+async fn incomplete_messages_are_bounded_in_bytes_and_time() {
     let (address, _stop) = started(PortLimits {
         incomplete_bytes_of_connection: 64 << 10,
-        message: Duration::from_millis(500),
+        message_timeout: Duration::from_millis(500),
         ..limits(100)
     })
     .await;
@@ -325,7 +328,10 @@ async fn seen(listener: Listener, mut stream: impl AsyncRead + AsyncWrite + Unpi
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answers = String::new();
     let read = stream.read_to_string(&mut answers);
-    timeout(PATIENCE, read).await.expect("it answers").unwrap();
+    timeout(STEP_TIMEOUT, read)
+        .await
+        .expect("it answers")
+        .unwrap();
     let bodies = answers.split("HTTP/1.1 200 OK").skip(1);
     let body = |answer: &str| Some(answer.split_once("\r\n\r\n")?.1.to_owned());
     bodies.filter_map(body).collect()

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dialer_talks_to_nobody_but_whom_it_expects() {
+    async fn a_dialer_accepts_only_the_expected_peer() {
         let first = ExpectedPeer {
             kind: PrincipalKind::Master,
             name: Some(PrincipalName::new("m1").unwrap()),

@@ -65,13 +65,13 @@ struct AnswersByKind<'a> {
 
 /// Decides what an empty node does, given the answers of its peers.
 pub(crate) fn decide(own: &Member, peers: &[String], answers: &PeerAnswers) -> BootstrapDecision {
-    let heard = match classify(own, peers, answers) {
+    let by_kind = match classify(own, peers, answers) {
         Ok(heard) => heard,
         Err(refusal) => return BootstrapDecision::Refuse(refusal),
     };
     // A group already knows this directory: formation was interrupted here after the others had
     // finished it.
-    for (answer, _, identity) in &heard.formed {
+    for (answer, _, identity) in &by_kind.formed {
         let known = answer.members.iter().find(|node| {
             node.member
                 .as_ref()
@@ -82,9 +82,9 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &PeerAnswers) -> B
             return BootstrapDecision::Take(NodeIdentity { cluster_key, id }, None);
         }
     }
-    if heard.silent.is_empty() {
-        let (cluster_key, founders) = compute(&heard.members);
-        if heard
+    if by_kind.silent.is_empty() {
+        let (cluster_key, founders) = compute(&by_kind.members);
+        if by_kind
             .formed
             .iter()
             .all(|(_, _, identity)| identity.cluster_key == cluster_key)
@@ -99,21 +99,21 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &PeerAnswers) -> B
     }
     // Only a running group accepts new members; a group that is still forming may prove to be this
     // node's own.
-    match heard
+    match by_kind
         .formed
         .iter()
         .find(|(answer, _, _)| answer.initialized)
     {
         Some((_, member, _)) => BootstrapDecision::Join((*member).clone()),
-        None if heard.silent.is_empty() => {
-            let formed = heard.formed.iter();
+        None if by_kind.silent.is_empty() => {
+            let formed = by_kind.formed.iter();
             BootstrapDecision::Wait(
                 formed
                     .map(|(_, member, _)| member.raft_address.clone())
                     .collect(),
             )
         }
-        None => BootstrapDecision::Wait(heard.silent),
+        None => BootstrapDecision::Wait(by_kind.silent),
     }
 }
 
@@ -128,22 +128,22 @@ fn classify<'a>(
     peers: &[String],
     answers: &'a PeerAnswers,
 ) -> Result<AnswersByKind<'a>, StartError> {
-    let mut heard = AnswersByKind::default();
-    heard.members.push(own.clone());
+    let mut by_kind = AnswersByKind::default();
+    by_kind.members.push(own.clone());
     for (address, answer) in answers {
         let Some((answer, member)) = answer
             .as_ref()
             .and_then(|one| Some((one, one.member.as_ref()?)))
         else {
-            heard.silent.push(address.clone());
+            by_kind.silent.push(address.clone());
             continue;
         };
-        let same = heard
+        let same = by_kind
             .members
             .iter()
             .any(|one| one.incarnation == member.incarnation);
         if same
-            || heard
+            || by_kind
                 .members
                 .iter()
                 .any(|one| one.raft_address == member.raft_address)
@@ -154,9 +154,9 @@ fn classify<'a>(
             );
             return Err(StartError::Settings { reason });
         }
-        heard.members.push(member.clone());
+        by_kind.members.push(member.clone());
         match &answer.identity {
-            Some(identity) => heard.formed.push((answer, member, identity)),
+            Some(identity) => by_kind.formed.push((answer, member, identity)),
             None if answer.peers != peers => {
                 return Err(StartError::UnequalPeers {
                     peer: address.clone(),
@@ -167,12 +167,12 @@ fn classify<'a>(
             None => {}
         }
     }
-    contradiction(&heard).map_or(Ok(heard), Err)
+    contradiction(&by_kind).map_or(Ok(by_kind), Err)
 }
 
-fn contradiction(heard: &AnswersByKind<'_>) -> Option<StartError> {
-    let (_, _, first) = heard.formed.first()?;
-    let other = heard
+fn contradiction(by_kind: &AnswersByKind<'_>) -> Option<StartError> {
+    let (_, _, first) = by_kind.formed.first()?;
+    let other = by_kind
         .formed
         .iter()
         .find(|(_, _, other)| other.cluster_key != first.cluster_key);
@@ -256,14 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_peer_is_waited_for_and_named() {
+    fn silent_peer_is_awaited_and_named() {
         let said = answers([("b:1", Some(empty(&member("b:1", 8)))), ("c:1", None)]);
         let decision = decide(&member("a:1", 7), &listed(), &said);
         assert!(matches!(decision, BootstrapDecision::Wait(silent) if silent == ["c:1"]));
     }
 
     #[test]
-    fn unequal_lists_are_refused_and_both_are_named() {
+    fn unequal_lists_are_rejected_and_named() {
         let mut other = empty(&member("b:1", 8));
         other.peers.pop();
         let said = answers([("b:1", Some(other)), ("c:1", None)]);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_founder_finds_the_group_that_knows_its_directory() {
+    fn interrupted_founder_rejoins_its_group() {
         let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
         let group = formed(&a, 5, 1, &[(1, &a), (2, &b), (3, &c)]);
         let said = answers([("a:1", Some(group)), ("b:1", None)]);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wiped_master_is_a_stranger_that_may_only_ask_to_join() {
+    fn wiped_master_can_only_request_to_join() {
         let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
         let group = formed(&a, 5, 1, &[(1, &a), (2, &b), (3, &c)]);
         let said = answers([("a:1", Some(group)), ("b:1", None)]);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn two_wiped_masters_found_nothing_while_the_third_is_away() {
+    fn two_wiped_masters_form_no_group_without_the_third() {
         let said = answers([("b:1", Some(empty(&member("b:1", 80)))), ("c:1", None)]);
         assert!(matches!(
             decide(&member("a:1", 70), &listed(), &said),

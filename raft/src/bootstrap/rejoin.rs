@@ -11,24 +11,24 @@ use std::path::{Path, PathBuf};
 use crate::storage::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format, temporary};
 
 /// The marker file. It contains the reason, which is shown at each attempt to start a master.
-const NOTE: &str = "MUST-REJOIN";
-const UNFINISHED: &str = "an `argosy master rejoin` has begun to discard it and was interrupted: run `argosy master rejoin` on this host again";
+const MARKER_FILE: &str = "MUST-REJOIN";
+const UNFINISHED_REJOIN: &str = "an `argosy master rejoin` has begun to discard it and was interrupted: run `argosy master rejoin` on this host again";
 
 /// Forbids every further start on this data directory. Durable on return.
 ///
 /// # Errors
 /// If the marker cannot be written.
 pub fn forbid_start(directory: &Path, why: &str) -> io::Result<()> {
-    let unfinished = directory.join(temporary(NOTE));
+    let unfinished = directory.join(temporary(MARKER_FILE));
     let mut file = File::create(&unfinished)?;
     writeln!(file, "{why}")?;
     file.sync_all()?;
-    fs::rename(&unfinished, directory.join(NOTE))?;
+    fs::rename(&unfinished, directory.join(MARKER_FILE))?;
     File::open(directory)?.sync_all()
 }
 
 pub(crate) fn refuse_forbidden(directory: &Path) -> Result<(), OpenError> {
-    let note = directory.join(NOTE);
+    let note = directory.join(MARKER_FILE);
     match fs::read(&note) {
         Ok(text) => Err(OpenError::MustRejoin {
             path: directory.to_owned(),
@@ -79,15 +79,15 @@ impl LockedDirectory {
     /// # Errors
     /// If something cannot be removed.
     pub fn discard(&self) -> Result<(), OpenError> {
-        let note = self.path.join(NOTE);
+        let note = self.path.join(MARKER_FILE);
         if !note.exists() {
-            forbid_start(&self.path, UNFINISHED).map_err(OpenError::io("write", &note))?;
+            forbid_start(&self.path, UNFINISHED_REJOIN).map_err(OpenError::io("write", &note))?;
         }
         let list = fs::read_dir(&self.path).map_err(OpenError::io("read", &self.path))?;
         for entry in list {
             let entry = entry.map_err(OpenError::io("read", &self.path))?;
             let name = entry.file_name();
-            if HARMLESS.iter().any(|kept| name == *kept) || name == NOTE {
+            if HARMLESS.iter().any(|kept| name == *kept) || name == MARKER_FILE {
                 continue;
             }
             remove(&entry).map_err(OpenError::io("remove", &entry.path()))?;
@@ -174,7 +174,7 @@ mod tests {
             let place = used();
             assert_eq!(names(place.path()), whole);
             // The state after a process that ended right after removing this entry.
-            forbid_start(place.path(), UNFINISHED).unwrap();
+            forbid_start(place.path(), UNFINISHED_REJOIN).unwrap();
             let path = place.path().join(gone);
             let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
             let refused = Directory::open(place.path()).unwrap_err();

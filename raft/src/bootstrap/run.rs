@@ -23,13 +23,13 @@ use crate::transport::wire::proto;
 use crate::types::Member;
 
 /// The timeout of a peer's answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause between two rounds of questions: short at first, since the masters of a group are
 /// mostly started together.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The interval at which the missing masters are logged.
-const REPORT: Duration = Duration::from_secs(5);
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The identity of a node, and how it was obtained.
 pub(crate) struct InitialIdentity {
@@ -40,14 +40,14 @@ pub(crate) struct InitialIdentity {
     pub(crate) accepted: Option<oneshot::Sender<()>>,
 }
 
-async fn ask_all(door: &RaftPort, peers: &Peers, patience: Duration) -> PeerAnswers {
-    let own = &door.member.raft_address;
-    let others = door.peers.iter().filter(|address| *address != own);
+async fn ask_all(port: &RaftPort, peers: &Peers, patience: Duration) -> PeerAnswers {
+    let own = &port.member.raft_address;
+    let others = port.peers.iter().filter(|address| *address != own);
     let questions = others.map(async |address| {
         let question = proto::AskRequest {
             raft_address: own.clone(),
-            peers: door.peers.clone(),
-            ..connections::question()
+            peers: port.peers.clone(),
+            ..connections::ask_request()
         };
         let answer = peers.query(address, question, patience).await;
         if let Err(status) = &answer
@@ -62,7 +62,7 @@ async fn ask_all(door: &RaftPort, peers: &Peers, patience: Duration) -> PeerAnsw
 
 /// The formation of a group, for a node whose directory is empty.
 pub(crate) struct GroupFormation {
-    pub(crate) door: Arc<RaftPort>,
+    pub(crate) port: Arc<RaftPort>,
     pub(crate) peers: Peers,
     pub(crate) invitations: mpsc::Receiver<Invitation>,
 }
@@ -70,14 +70,14 @@ pub(crate) struct GroupFormation {
 impl GroupFormation {
     /// Forms a group of one, unless a listed master belongs to a group already.
     pub(crate) async fn bootstrap(&self) -> Result<InitialIdentity, StartError> {
-        let answers = ask_all(&self.door, &self.peers, PATIENCE).await;
+        let answers = ask_all(&self.port, &self.peers, ANSWER_TIMEOUT).await;
         let formed = answers
             .into_iter()
             .find(|(_, answer)| answer.as_ref().is_some_and(|one| one.identity.is_some()));
         if let Some((peer, _)) = formed {
             return Err(StartError::AlreadyFormed { peer });
         }
-        let (cluster_key, founders) = compute(std::slice::from_ref(&self.door.member));
+        let (cluster_key, founders) = compute(std::slice::from_ref(&self.port.member));
         Ok(InitialIdentity {
             identity: NodeIdentity { cluster_key, id: 1 },
             founders: Some(founders),
@@ -87,8 +87,8 @@ impl GroupFormation {
 
     /// Waits until this node has an identity.
     pub(crate) async fn run(mut self) -> Result<InitialIdentity, StartError> {
-        let own = self.door.member.clone();
-        let listed = &self.door.peers;
+        let own = self.port.member.clone();
+        let listed = &self.port.peers;
         if listed.is_empty() {
             return Err(StartError::NoPeers);
         }
@@ -99,15 +99,15 @@ impl GroupFormation {
             });
         }
         let mut pause = FIRST_PAUSE;
-        let mut report = Instant::now() + REPORT;
+        let mut report = Instant::now() + REPORT_INTERVAL;
         loop {
-            let answers = ask_all(&self.door, &self.peers, PATIENCE).await;
-            if let Some((peer, theirs)) = self.door.unequal.get() {
+            let answers = ask_all(&self.port, &self.peers, ANSWER_TIMEOUT).await;
+            if let Some((peer, theirs)) = self.port.unequal.get() {
                 let (peer, theirs) = (peer.clone(), theirs.clone());
-                let ours = self.door.peers.clone();
+                let ours = self.port.peers.clone();
                 return Err(StartError::UnequalPeers { peer, ours, theirs });
             }
-            let said = match decide(&own, &self.door.peers, &answers) {
+            let said = match decide(&own, &self.port.peers, &answers) {
                 BootstrapDecision::Take(identity, founders) => {
                     return Ok(InitialIdentity {
                         identity,
@@ -126,11 +126,11 @@ impl GroupFormation {
                 },
             };
             if Instant::now() >= report || pause == FIRST_PAUSE {
-                report = Instant::now() + REPORT;
+                report = Instant::now() + REPORT_INTERVAL;
                 warn!("this master does not belong to a group yet: {said}");
             }
             tokio::select! {
-                Some(invitation) = self.invitations.recv() => return Ok(invited(invitation)),
+                Some(invitation) = self.invitations.recv() => return Ok(accept_invitation(invitation)),
                 () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             }
         }
@@ -140,11 +140,11 @@ impl GroupFormation {
     /// answer that counts.
     async fn ask_to_join(&mut self, peer: &Member) -> Result<InitialIdentity, MembershipError> {
         let change = MemberChange::Join {
-            raft_address: self.door.member.raft_address.clone(),
+            raft_address: self.port.member.raft_address.clone(),
             promote: false,
         };
         tokio::select! {
-            Some(invitation) = self.invitations.recv() => Ok(invited(invitation)),
+            Some(invitation) = self.invitations.recv() => Ok(accept_invitation(invitation)),
             answer = forwarding::forward(&self.peers, 0, peer, &change) => match answer {
                 Ok(_id) => Err(MembershipError::Unfinished { reason: "no invitation arrived".to_owned() }),
                 Err(error) => Err(error),
@@ -153,7 +153,7 @@ impl GroupFormation {
     }
 }
 
-fn invited(invitation: Invitation) -> InitialIdentity {
+fn accept_invitation(invitation: Invitation) -> InitialIdentity {
     let Invitation { identity, accepted } = invitation;
     info!(id = identity.id, "accepted an invitation to a group");
     InitialIdentity {
@@ -166,12 +166,12 @@ fn invited(invitation: Invitation) -> InitialIdentity {
 /// Checks the peers of a directory with an identity: listed masters that answer must belong to the
 /// same cluster. Silent ones do not matter.
 pub(crate) async fn check_peers(
-    door: &RaftPort,
+    port: &RaftPort,
     peers: &Peers,
     timing: Timing,
     cluster_key: u64,
 ) -> Result<PeerAnswers, StartError> {
-    let answers = ask_all(door, peers, Duration::from_millis(timing.heartbeat_ms)).await;
+    let answers = ask_all(port, peers, Duration::from_millis(timing.heartbeat_ms)).await;
     for (peer, answer) in &answers {
         if let Some(identity) = answer.as_ref().and_then(|answer| answer.identity.as_ref())
             && identity.cluster_key != cluster_key
@@ -191,11 +191,11 @@ pub(crate) async fn check_peers(
 /// was initialized. The first of the founders initializes it, once all of them answer. Returns
 /// `None` if this node is not the first, or the group runs.
 pub(crate) async fn finish(
-    door: &RaftPort,
+    port: &RaftPort,
     peers: &Peers,
     identity: NodeIdentity,
 ) -> Option<BTreeMap<u64, Member>> {
-    let own = &door.member;
+    let own = &port.member;
     if identity.id != 1 {
         return None;
     }
@@ -204,7 +204,7 @@ pub(crate) async fn finish(
         return Some(founders);
     }
     loop {
-        let answers = ask_all(door, peers, PATIENCE).await;
+        let answers = ask_all(port, peers, ANSWER_TIMEOUT).await;
         let answered: Vec<&proto::AskResponse> = answers.values().flatten().collect();
         if answered.iter().any(|answer| answer.initialized) {
             return None;

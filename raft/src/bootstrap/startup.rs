@@ -168,7 +168,7 @@ impl NodeStartup {
             });
         }
         let forming = GroupFormation {
-            door: door.clone(),
+            port: door.clone(),
             peers: peers.clone(),
             invitations,
         };
@@ -215,12 +215,12 @@ impl NodeStartup {
                 api_address: self.config.api_address.clone(),
                 incarnation,
             },
-            peers: self.config.listed(),
+            peers: self.config.sorted_peers(),
             identity: OnceLock::new(),
             formed: OnceLock::new(),
             unequal: OnceLock::new(),
             invitations,
-            hearing: LeaderContact::new(self.config.timing),
+            leader_contact: LeaderContact::new(self.config.timing),
             stop: self.stop.clone(),
         }
     }
@@ -249,13 +249,13 @@ impl NodeStartup {
             status: status_sender,
             votes: store.log().votes(),
             phases: phases.clone(),
-            hearing: door.hearing.clone(),
+            leader_contact: door.leader_contact.clone(),
             wall: wall.clone(),
             leading_term,
             failed: stop.clone(),
         };
         let (watch, prober) = self.watchers(&group, &phases, &wall);
-        let detector = LeaderDetector::new(&group, &door.hearing, &phases, &wall);
+        let detector = LeaderDetector::new(&group, &door.leader_contact, &phases, &wall);
         let reader = ReadIndexTask::new(group.clone());
         let tasks: [BoxFuture<'static, ()>; 10] = [
             Box::pin(reporter.run(stop.clone())),
@@ -264,7 +264,7 @@ impl NodeStartup {
             Box::pin(watch.run(stop.clone())),
             Box::pin(detector.clone().run(stop.clone())),
             Box::pin(prober.run(stop.clone())),
-            Box::pin(changes.clone().settle_always(stop.clone())),
+            Box::pin(changes.clone().finish_interrupted(stop.clone())),
             Box::pin(growth.clone().run(raft.clone(), stop.clone())),
             Box::pin(store.unwritten().run(stop.clone())),
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),

@@ -98,7 +98,7 @@ impl Campaign {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const TIMEOUT: Duration = Duration::from_secs(1);
     const DEAD: TermView = TermView {
         term: 7,
         applied_term: 7,
@@ -112,7 +112,7 @@ mod tests {
     fn the_first_rank_starts_at_once_and_the_next_ones_forty_milliseconds_apart() {
         let start = Instant::now();
         for rank in 0..3 {
-            let mut campaign = Campaign::new(7, rank, 1, start, PATIENCE);
+            let mut campaign = Campaign::new(7, rank, 1, start, TIMEOUT);
             let turn = after(start, 40 * u64::from(rank));
             if rank > 0 {
                 assert_eq!(campaign.step(start, DEAD), CampaignStep::WaitUntil(turn));
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_silent_attempt_is_repeated_after_twenty_milliseconds_and_a_little() {
         let start = Instant::now();
-        let mut campaign = Campaign::new(7, 0, 1, start, PATIENCE);
+        let mut campaign = Campaign::new(7, 0, 1, start, TIMEOUT);
         assert_eq!(campaign.step(start, DEAD), CampaignStep::Elect);
         let CampaignStep::WaitUntil(next) = campaign.step(start, DEAD) else {
             panic!("no pause after an attempt")
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_newer_term_is_given_time_but_help_goes_on_until_its_entry_is_applied() {
         let start = Instant::now();
-        let mut campaign = Campaign::new(7, 0, 3, start, PATIENCE);
+        let mut campaign = Campaign::new(7, 0, 3, start, TIMEOUT);
         assert_eq!(campaign.step(start, DEAD), CampaignStep::Elect);
         let newer = TermView {
             term: 8,
@@ -163,7 +163,7 @@ mod tests {
     fn two_nodes_do_not_stay_in_step() {
         let start = Instant::now();
         let pauses = |seed| {
-            let mut campaign = Campaign::new(7, 0, seed, start, PATIENCE);
+            let mut campaign = Campaign::new(7, 0, seed, start, TIMEOUT);
             let mut now = start;
             let mut pauses = Vec::new();
             for term in 8..12 {
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_campaign_ends_when_the_ordinary_timeouts_are_due() {
         let start = Instant::now();
-        let mut campaign = Campaign::new(7, 0, 1, start, PATIENCE);
+        let mut campaign = Campaign::new(7, 0, 1, start, TIMEOUT);
         assert_eq!(campaign.step(after(start, 1_000), DEAD), CampaignStep::Done);
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct LeaderDetector(Arc<Inner>);
 
 struct Inner {
     group: GroupHandle,
-    hearing: LeaderContact,
+    leader_contact: LeaderContact,
     phases: Arc<watch::Sender<FailoverPhases>>,
     wall: WallClock,
     // A plain lock, never held over an await.
@@ -54,7 +54,7 @@ impl LeaderDetector {
     ) -> LeaderDetector {
         LeaderDetector(Arc::new(Inner {
             group: group.clone(),
-            hearing: hearing.clone(),
+            leader_contact: hearing.clone(),
             phases: phases.clone(),
             wall: wall.clone(),
             suspicion: Mutex::new(Suspicion::new(group.timing)),
@@ -110,13 +110,13 @@ impl LeaderDetector {
     fn tick(&self, due: Instant) -> Option<WatchedLeader> {
         let leader = self.followed();
         let term = leader.as_ref().map(|leader| leader.vote.leader_id.term);
-        let heard = term.and_then(|term| self.0.hearing.contact_of(term));
+        let heard = term.and_then(|term| self.0.leader_contact.contact_of(term));
         let mut suspicion = self.suspicion();
         suspicion.tick(Tick {
             due,
             now: Instant::now(),
             term,
-            heard,
+            last_contact: heard,
         });
         let leader = leader?;
         let rank = self.rank(&leader)?;
@@ -190,10 +190,10 @@ impl LeaderDetector {
     /// leadership transfer.
     async fn start_election(&self, leader: &WatchedLeader) {
         let (term, now) = (leader.vote.leader_id.term, Instant::now());
-        let heard = self.0.hearing.contact_of(term);
+        let last_contact = self.0.leader_contact.contact_of(term);
         let patience = {
             let mut suspicion = self.suspicion();
-            let still = suspicion.supports(now, heard);
+            let still = suspicion.supports(now, last_contact);
             suspicion.set_asking(still);
             still.then(|| suspicion.timeout())
         };
@@ -208,7 +208,7 @@ impl LeaderDetector {
         );
         self.0
             .phases
-            .send_modify(|phases| phases.leader_dead_seen(term, &self.0.wall));
+            .send_modify(|phases| phases.record_dead_leader(term, &self.0.wall));
         let request = TransferLeaderRequest::<TypeConfig>::new(leader.vote, self.own(), None);
         if let Err(error) = self.0.group.raft.handle_transfer_leader(request).await {
             debug!(%error, "the election was not started");
@@ -233,10 +233,10 @@ impl LeaderDetector {
         {
             return false;
         }
-        let heard = self.0.hearing.contact_of(suspected.leader_id.term);
+        let last_contact = self.0.leader_contact.contact_of(suspected.leader_id.term);
         let suspicion = self.suspicion();
         let is_rival = suspicion.has_requested_election() && self.own() < from;
-        suspicion.supports(Instant::now(), heard) && !is_rival
+        suspicion.supports(Instant::now(), last_contact) && !is_rival
     }
 
     /// Returns the id of the last entry in this node's log.

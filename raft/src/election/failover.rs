@@ -32,11 +32,11 @@ use crate::types::{Member, TypeConfig, Vote};
 
 /// The time for which a port that gives no clear answer is queried: an exiting process may still
 /// accept or reset connections for a while.
-const DOUBT: Duration = Duration::from_millis(200);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 /// The pause between a reset connection and the next query.
 const RESET_PAUSE: Duration = Duration::from_micros(300);
 /// The pause between two attempts to reconnect to a live leader.
-const HOLD_PAUSE: Duration = Duration::from_millis(50);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The parts of a node that the watch uses.
 pub(crate) struct PresenceWatch {
@@ -140,9 +140,9 @@ impl PresenceWatch {
             }
             self.tasks.spawn(async move {
                 let mut client = connections::client(connections.control.clone());
-                let asking = client.ask(connections::question());
+                let asking = client.ask(connections::ask_request());
                 // Without an answer no connection can be opened.
-                if let Ok(Ok(answer)) = tokio::time::timeout(DOUBT, asking).await {
+                if let Ok(Ok(answer)) = tokio::time::timeout(PROBE_TIMEOUT, asking).await {
                     connections.reported(MasterVersions::of(answer.into_inner().versions));
                     connections.frames.preconnect().await;
                 }
@@ -163,7 +163,7 @@ impl PresenceWatch {
                         return;
                     }
                     incarnation = Some(found);
-                    ended(presence).await;
+                    stream_end(presence).await;
                     debug!(
                         leader = leader.id,
                         address, "the leader's connection closed"
@@ -185,7 +185,7 @@ impl PresenceWatch {
                     ),
                 }
             }
-            tokio::time::sleep(HOLD_PAUSE).await;
+            tokio::time::sleep(RECONNECT_PAUSE).await;
         }
     }
 
@@ -195,7 +195,7 @@ impl PresenceWatch {
     ) -> Result<(u64, Streaming<proto::AskResponse>), Status> {
         let open = async {
             let channel = self.peers.connect(address).await?;
-            let question = connections::question();
+            let question = connections::ask_request();
             let mut presence = connections::client(channel)
                 .presence(question)
                 .await?
@@ -234,8 +234,9 @@ impl PresenceWatch {
             rank,
             "the leader is dead, starting an election"
         );
-        self.phases
-            .send_modify(|phases| phases.leader_dead_seen(leader.vote.leader_id.term, &self.wall));
+        self.phases.send_modify(|phases| {
+            phases.record_dead_leader(leader.vote.leader_id.term, &self.wall)
+        });
         self.drop_lease(leader).await;
 
         let now = Instant::now().into_std();
@@ -289,13 +290,13 @@ impl PresenceWatch {
 }
 
 /// Returns when the presence has ended for any reason.
-async fn ended(mut presence: Streaming<proto::AskResponse>) {
+async fn stream_end(mut presence: Streaming<proto::AskResponse>) {
     while let Ok(Some(_)) = presence.message().await {}
 }
 
 /// Queries the port of a leader to find out whether its process still runs.
 async fn probe_leader(peers: &Peers, address: &str, known: u64) -> LeaderLiveness {
-    let deadline = Instant::now() + DOUBT;
+    let deadline = Instant::now() + PROBE_TIMEOUT;
     loop {
         match peers.probe(address).await {
             // No process listens there: the kernel reports it.
@@ -306,7 +307,7 @@ async fn probe_leader(peers: &Peers, address: &str, known: u64) -> LeaderLivenes
             Ok(()) => {
                 let patience = deadline.saturating_duration_since(Instant::now());
                 match peers
-                    .query(address, connections::question(), patience)
+                    .query(address, connections::ask_request(), patience)
                     .await
                 {
                     Ok(answer) if answer.process_incarnation == known => {

@@ -45,7 +45,7 @@ impl LeaderContact {
     /// newer one.
     pub(crate) fn record_append(&self, term: u64) {
         let now = Instant::now();
-        self.note(term, now);
+        self.record(term, now);
         self.at.send_if_modified(|at| {
             let former = at.replace(now);
             former.is_none_or(|former| now - former > self.silence)
@@ -54,10 +54,10 @@ impl LeaderContact {
 
     /// Records a message of the leader of `term` that does not wait for the leader's disk either.
     pub(crate) fn record_alive(&self, term: u64) {
-        self.note(term, Instant::now());
+        self.record(term, Instant::now());
     }
 
-    fn note(&self, term: u64, at: Instant) {
+    fn record(&self, term: u64, at: Instant) {
         let mut contact = self.contact();
         if contact.is_none_or(|newest| newest.term <= term) {
             *contact = Some(LastContact { term, at });

@@ -37,12 +37,12 @@ pub(crate) struct Liveness(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     // A plain lock, never held over an await.
-    heard: Mutex<VoterAnswers>,
+    answers: Mutex<VoterAnswers>,
     /// Whether the leader sends no heartbeats at the moment, so that the others can elect a leader
     /// that they can answer.
     is_silent: AtomicBool,
     /// The round-trip times of the answers.
-    distances: RttTracker,
+    rtts: RttTracker,
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ struct VoterAnswers {
     /// The leader that the answers below were sent to.
     leader: Option<LeaderId>,
     /// When the newest request was sent that a voter has answered with the vote of this leader.
-    followed: BTreeMap<u64, Instant>,
+    last_answer: BTreeMap<u64, Instant>,
     /// Whether a voter has answered with the vote of a newer term.
     is_deposed: bool,
     /// The feature levels that members have reported to this leader.
@@ -58,35 +58,35 @@ struct VoterAnswers {
 }
 
 impl Liveness {
-    fn heard(&self) -> std::sync::MutexGuard<'_, VoterAnswers> {
-        self.0.heard.lock().expect("no holder of the lock panics")
+    fn answers(&self) -> std::sync::MutexGuard<'_, VoterAnswers> {
+        self.0.answers.lock().expect("no holder of the lock panics")
     }
 
     /// Returns the answers to `leader`, or `None` if a later one leads by now. Answers to an
     /// earlier leader are cleared.
-    fn heard_by(&self, leader: LeaderId) -> Option<std::sync::MutexGuard<'_, VoterAnswers>> {
-        let mut heard = self.heard();
-        let known = heard.leader.as_ref();
+    fn answers_to(&self, leader: LeaderId) -> Option<std::sync::MutexGuard<'_, VoterAnswers>> {
+        let mut answers = self.answers();
+        let known = answers.leader.as_ref();
         if known.is_some_and(|known| known.term > leader.term) {
             return None;
         }
-        if heard.leader != Some(leader) {
-            *heard = VoterAnswers {
+        if answers.leader != Some(leader) {
+            *answers = VoterAnswers {
                 leader: Some(leader),
                 ..VoterAnswers::default()
             };
         }
-        Some(heard)
+        Some(answers)
     }
 
     /// Records the vote with which `voter` answered a request that `leader` sent at `sent`. Answers
     /// to an earlier leader change nothing.
-    fn answered(&self, leader: LeaderId, voter: u64, vote: &Vote, sent: Instant) {
-        let Some(mut heard) = self.heard_by(leader) else {
+    fn record_answer(&self, leader: LeaderId, voter: u64, vote: &Vote, sent: Instant) {
+        let Some(mut heard) = self.answers_to(leader) else {
             return;
         };
         if vote.leader_id == leader {
-            let newest = heard.followed.entry(voter).or_insert(sent);
+            let newest = heard.last_answer.entry(voter).or_insert(sent);
             *newest = sent.max(*newest);
         } else if vote.leader_id.term > leader.term {
             // In the same term the voter is a candidate that lost. It learns of its leader with the
@@ -96,15 +96,15 @@ impl Liveness {
     }
 
     /// Returns when the newest request was sent that `voter` answered as a follower of `leader`.
-    pub(crate) fn followed_at(&self, leader: &LeaderId, voter: u64) -> Option<Instant> {
-        let heard = self.heard();
-        let followed = (heard.leader.as_ref() == Some(leader)).then_some(&heard.followed);
+    pub(crate) fn answered_at(&self, leader: &LeaderId, voter: u64) -> Option<Instant> {
+        let answers = self.answers();
+        let followed = (answers.leader.as_ref() == Some(leader)).then_some(&answers.last_answer);
         followed?.get(&voter).copied()
     }
 
     /// Records the feature levels that a member has reported to `leader`.
-    fn reported(&self, leader: LeaderId, member: u64, levels: Levels) {
-        if let Some(mut heard) = self.heard_by(leader) {
+    fn record_levels(&self, leader: LeaderId, member: u64, levels: Levels) {
+        if let Some(mut heard) = self.answers_to(leader) {
             heard.levels.insert(member, levels);
         }
     }
@@ -112,20 +112,20 @@ impl Liveness {
     /// Returns the feature levels that a member has reported to `leader`; `None` before its first
     /// answer.
     pub(crate) fn levels(&self, leader: &LeaderId, member: u64) -> Option<Levels> {
-        let heard = self.heard();
-        let levels = (heard.leader.as_ref() == Some(leader)).then_some(&heard.levels);
+        let answers = self.answers();
+        let levels = (answers.leader.as_ref() == Some(leader)).then_some(&answers.levels);
         levels?.get(&member).copied()
     }
 
     /// Returns whether a voter has reported a newer term to `leader`.
     pub(crate) fn is_deposed(&self, leader: &LeaderId) -> bool {
-        let heard = self.heard();
-        heard.leader.as_ref() == Some(leader) && heard.is_deposed
+        let answers = self.answers();
+        answers.leader.as_ref() == Some(leader) && answers.is_deposed
     }
 
     /// Returns the round-trip times to the voters.
     pub(crate) fn rtts(&self) -> &RttTracker {
-        &self.0.distances
+        &self.0.rtts
     }
 
     /// Returns whether the leader sends no heartbeats at the moment. It must not send any for a
@@ -171,7 +171,9 @@ impl Prober {
             let members = self.targets();
             places.retain(|id, _| members.iter().any(|member| member.id == *id));
             for member in members {
-                let free = places.entry(member.id).or_insert_with(|| self.places());
+                let free = places
+                    .entry(member.id)
+                    .or_insert_with(|| self.request_slots());
                 // A member with this many unanswered requests is queried again when the oldest of
                 // them times out.
                 if let Ok(place) = free.clone().try_acquire_owned() {
@@ -182,7 +184,7 @@ impl Prober {
     }
 
     /// Limits the concurrent requests to one voter to the number that is sent within the lease.
-    fn places(&self) -> Arc<Semaphore> {
+    fn request_slots(&self) -> Arc<Semaphore> {
         let timing = self.group.timing;
         let requests = timing.election_max_ms / timing.heartbeat_ms + 1;
         Arc::new(Semaphore::new(usize::try_from(requests).unwrap_or(1)))
@@ -193,7 +195,7 @@ impl Prober {
     fn targets(&self) -> Vec<ProbeTarget> {
         let metrics = self.group.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let age = status::quorum_heard_ago(&metrics, *self.phases.borrow(), &self.group.liveness);
+        let age = status::quorum_acked_ago(&metrics, *self.phases.borrow(), &self.group.liveness);
         let silent = age.is_some_and(|age| is_silent(age, self.group.timing));
         if self
             .group
@@ -208,7 +210,7 @@ impl Prober {
         members(&metrics)
     }
 
-    fn probe(&self, requests: &mut JoinSet<()>, place: OwnedSemaphorePermit, member: ProbeTarget) {
+    fn probe(&self, requests: &mut JoinSet<()>, permit: OwnedSemaphorePermit, member: ProbeTarget) {
         let ProbeTarget {
             leader,
             id,
@@ -241,23 +243,23 @@ impl Prober {
                 Ok(Err(status)) if status.code() == Code::Unimplemented => {
                     let versions = MasterVersions::of(None);
                     connections.reported(versions);
-                    return liveness.reported(leader.leader_id, id, versions.levels);
+                    return liveness.record_levels(leader.leader_id, id, versions.levels);
                 }
                 Ok(Err(_)) | Err(_) => return,
             };
             let versions = MasterVersions::of(answer.versions);
             connections.reported(versions);
-            liveness.reported(leader.leader_id, id, versions.levels);
+            liveness.record_levels(leader.leader_id, id, versions.levels);
             let Ok(vote) = wire::vote_from(answer.vote) else {
                 return;
             };
             if is_voter {
-                liveness.answered(leader.leader_id, id, &vote, sent);
-                if let Some(far) = distances.answered(id, sent.elapsed(), timing) {
+                liveness.record_answer(leader.leader_id, id, &vote, sent);
+                if let Some(far) = distances.record_answer(id, sent.elapsed(), timing) {
                     warn!(peer = id, "{far}");
                 }
             }
-            drop(place);
+            drop(permit);
             connections.frames.replace().await;
         });
     }
@@ -309,20 +311,20 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_for_the_leader_that_it_names_and_from_the_time_of_sending() {
+    fn answer_counts_for_its_leader_from_the_time_of_sending() {
         let liveness = Liveness::default();
         let sent = Instant::now();
         let later = sent + Duration::from_millis(60);
-        liveness.answered(leader(4, 1), 2, &vote(4, 1), later);
-        liveness.answered(leader(4, 1), 2, &vote(4, 1), sent);
-        liveness.answered(leader(4, 1), 3, &vote(3, 1), sent);
-        assert_eq!(liveness.followed_at(&leader(4, 1), 2), Some(later));
+        liveness.record_answer(leader(4, 1), 2, &vote(4, 1), later);
+        liveness.record_answer(leader(4, 1), 2, &vote(4, 1), sent);
+        liveness.record_answer(leader(4, 1), 3, &vote(3, 1), sent);
+        assert_eq!(liveness.answered_at(&leader(4, 1), 2), Some(later));
         assert_eq!(
-            liveness.followed_at(&leader(4, 1), 3),
+            liveness.answered_at(&leader(4, 1), 3),
             None,
             "an older term"
         );
-        assert_eq!(liveness.followed_at(&leader(5, 1), 2), None, "another term");
+        assert_eq!(liveness.answered_at(&leader(5, 1), 2), None, "another term");
         assert!(!liveness.is_deposed(&leader(4, 1)));
     }
 
@@ -330,23 +332,23 @@ mod tests {
     fn a_voter_of_a_newer_term_deposes_the_leader_until_it_leads_a_newer_one() {
         let liveness = Liveness::default();
         let sent = Instant::now();
-        liveness.answered(leader(4, 1), 2, &vote(5, 2), sent);
+        liveness.record_answer(leader(4, 1), 2, &vote(5, 2), sent);
         assert!(liveness.is_deposed(&leader(4, 1)));
-        assert_eq!(liveness.followed_at(&leader(4, 1), 2), None);
-        liveness.answered(leader(6, 1), 2, &vote(6, 1), sent);
+        assert_eq!(liveness.answered_at(&leader(4, 1), 2), None);
+        liveness.record_answer(leader(6, 1), 2, &vote(6, 1), sent);
         assert!(!liveness.is_deposed(&leader(6, 1)));
         // A late answer to the former leader.
-        liveness.answered(leader(4, 1), 2, &vote(5, 2), sent);
-        assert_eq!(liveness.followed_at(&leader(6, 1), 2), Some(sent));
+        liveness.record_answer(leader(4, 1), 2, &vote(5, 2), sent);
+        assert_eq!(liveness.answered_at(&leader(6, 1), 2), Some(sent));
     }
 
     #[test]
     fn a_candidate_that_lost_does_not_depose_the_leader_of_its_term() {
         let liveness = Liveness::default();
         let sent = Instant::now();
-        liveness.answered(leader(4, 1), 2, &vote(4, 2), sent);
+        liveness.record_answer(leader(4, 1), 2, &vote(4, 2), sent);
         assert!(!liveness.is_deposed(&leader(4, 1)));
-        assert_eq!(liveness.followed_at(&leader(4, 1), 2), None);
+        assert_eq!(liveness.answered_at(&leader(4, 1), 2), None);
     }
 
     #[test]

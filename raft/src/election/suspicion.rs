@@ -16,9 +16,9 @@ use crate::settings::Timing;
 /// same time.
 const RANK_DELAY: Duration = Duration::from_millis(40);
 /// A leader is suspected after this many times the longest pause between two of its messages.
-const PAUSES: u32 = 2;
+const PAUSE_FACTOR: u32 = 2;
 /// Pauses are remembered for one to two of these.
-const MEMORY: Duration = Duration::from_secs(30);
+const PAUSE_WINDOW: Duration = Duration::from_secs(30);
 
 /// One firing of the follower's timer.
 #[derive(Clone, Copy, Debug)]
@@ -30,20 +30,20 @@ pub(crate) struct Tick {
     /// The term of the leader that this node follows.
     pub(crate) term: Option<u64>,
     /// When the newest message of that leader arrived.
-    pub(crate) heard: Option<Instant>,
+    pub(crate) last_contact: Option<Instant>,
 }
 
 /// The observations that one follower has made of its leader and of its own timer.
 #[derive(Debug)]
 pub(crate) struct Suspicion {
-    shortest: Duration,
+    min_timeout: Duration,
     heartbeat: Duration,
     term: Option<u64>,
-    heard: Option<Instant>,
+    last_contact: Option<Instant>,
     /// The start of countable silence: before it, the leader was not known yet, or the timer fired
     /// late.
-    counted_from: Option<Instant>,
-    ticked: Option<Instant>,
+    silent_from: Option<Instant>,
+    last_tick: Option<Instant>,
     pauses: Pauses,
     has_requested_election: bool,
 }
@@ -51,12 +51,12 @@ pub(crate) struct Suspicion {
 impl Suspicion {
     pub(crate) fn new(timing: Timing) -> Suspicion {
         Suspicion {
-            shortest: Duration::from_millis(timing.silence_ms),
+            min_timeout: Duration::from_millis(timing.silence_ms),
             heartbeat: Duration::from_millis(timing.heartbeat_ms),
             term: None,
-            heard: None,
-            counted_from: None,
-            ticked: None,
+            last_contact: None,
+            silent_from: None,
+            last_tick: None,
             pauses: Pauses::default(),
             has_requested_election: false,
         }
@@ -73,29 +73,29 @@ impl Suspicion {
             due,
             now,
             term,
-            heard,
+            last_contact: heard,
         } = tick;
         if self.term != term {
-            (self.term, self.counted_from, self.has_requested_election) = (term, Some(now), false);
-        } else if let (Some(former), Some(heard)) = (self.heard, heard)
+            (self.term, self.silent_from, self.has_requested_election) = (term, Some(now), false);
+        } else if let (Some(former), Some(heard)) = (self.last_contact, heard)
             && heard > former
         {
-            self.pauses.note(now, heard - former);
+            self.pauses.record(now, heard - former);
             self.has_requested_election = false;
         }
-        self.heard = heard;
+        self.last_contact = heard;
         if now.saturating_duration_since(due) > self.period() {
-            self.counted_from = Some(now);
+            self.silent_from = Some(now);
         }
-        self.ticked = Some(now);
+        self.last_tick = Some(now);
     }
 
     /// Returns how long the leader has been silent while the timer of this node was on time.
     /// `heard` is as in a tick, but may be newer.
-    fn silence(&self, now: Instant, heard: Option<Instant>) -> Duration {
+    fn silence(&self, now: Instant, last_contact: Option<Instant>) -> Duration {
         let is_late = |ticked| now.saturating_duration_since(ticked) > 2 * self.period();
-        let from = self.counted_from.max(heard);
-        match from.filter(|_| !self.ticked.is_none_or(is_late)) {
+        let from = self.silent_from.max(last_contact);
+        match from.filter(|_| !self.last_tick.is_none_or(is_late)) {
             Some(from) => now.saturating_duration_since(from),
             None => Duration::ZERO,
         }
@@ -103,21 +103,23 @@ impl Suspicion {
 
     /// Returns how long a leader may be silent.
     pub(crate) fn timeout(&self) -> Duration {
-        self.shortest.max(PAUSES * self.pauses.longest())
+        self.min_timeout.max(PAUSE_FACTOR * self.pauses.longest())
     }
 
     /// Returns whether this node, of this rank among the other voters, requests an election at the
     /// newest tick.
     pub(crate) fn requests_election(&self, rank: u32) -> bool {
-        let now = self.ticked.filter(|_| self.term.is_some());
-        now.is_some_and(|now| self.silence(now, self.heard) >= self.timeout() + RANK_DELAY * rank)
+        let now = self.last_tick.filter(|_| self.term.is_some());
+        now.is_some_and(|now| {
+            self.silence(now, self.last_contact) >= self.timeout() + RANK_DELAY * rank
+        })
     }
 
     /// Returns whether this node agrees with another voter that suspects the leader. The last
     /// heartbeat may have reached this node one interval later.
-    pub(crate) fn supports(&self, now: Instant, heard: Option<Instant>) -> bool {
+    pub(crate) fn supports(&self, now: Instant, last_contact: Option<Instant>) -> bool {
         let patience = self.timeout().saturating_sub(self.heartbeat);
-        self.term.is_some() && self.silence(now, heard) >= patience
+        self.term.is_some() && self.silence(now, last_contact) >= patience
     }
 
     /// Records that this node asks the other voters, or has been rejected.
@@ -136,27 +138,27 @@ impl Suspicion {
 #[derive(Debug, Default)]
 struct Pauses {
     longest: Duration,
-    former: Duration,
+    previous: Duration,
     since: Option<Instant>,
 }
 
 impl Pauses {
-    fn note(&mut self, now: Instant, pause: Duration) {
+    fn record(&mut self, now: Instant, pause: Duration) {
         let since = *self.since.get_or_insert(now);
         let age = now.saturating_duration_since(since);
-        if age >= MEMORY {
-            let kept = if age < 2 * MEMORY {
+        if age >= PAUSE_WINDOW {
+            let kept = if age < 2 * PAUSE_WINDOW {
                 self.longest
             } else {
                 Duration::ZERO
             };
-            (self.former, self.longest, self.since) = (kept, Duration::ZERO, Some(now));
+            (self.previous, self.longest, self.since) = (kept, Duration::ZERO, Some(now));
         }
         self.longest = self.longest.max(pause);
     }
 
     fn longest(&self) -> Duration {
-        self.longest.max(self.former)
+        self.longest.max(self.previous)
     }
 }
 
@@ -195,7 +197,7 @@ mod tests {
                 due: self.at(due),
                 now: self.at(now),
                 term: Some(self.term),
-                heard: self.heard.map(|heard| self.at(heard)),
+                last_contact: self.heard.map(|heard| self.at(heard)),
             };
             self.suspicion.tick(tick);
         }
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_agrees_one_heartbeat_earlier_than_it_asks() {
+    fn follower_supports_one_heartbeat_before_it_requests() {
         let mut follower = Follower::new();
         follower.run(20, 600, every(60));
         follower.run(620, 760, never);
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_whose_timer_is_overdue_agrees_to_nothing() {
+    fn follower_with_an_overdue_timer_supports_no_election() {
         let mut follower = Follower::new();
         follower.run(20, 600, every(60));
         follower.run(620, 800, never);
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_that_hears_its_leader_again_does_not_ask_any_more() {
+    fn contact_with_the_leader_ends_the_request() {
         let mut follower = Follower::new();
         follower.run(20, 60, every(60));
         follower.run(80, 300, never);
@@ -317,14 +319,14 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_leader_suspects_none() {
+    fn node_without_a_leader_requests_no_election() {
         let mut suspicion = Suspicion::new(Timing::lan());
         let now = Instant::now();
         let tick = |now| Tick {
             due: now,
             now,
             term: None,
-            heard: None,
+            last_contact: None,
         };
         suspicion.tick(tick(now));
         let later = now + Duration::from_secs(10);

@@ -18,21 +18,21 @@ use super::MemberChanger;
 use crate::error::MembershipError;
 
 /// The pause after a failed attempt: its entry may have to be committed first.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 impl MemberChanger {
     /// Completes every change that is left between its two entries, while this node leads.
-    pub(crate) async fn settle_always(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn finish_interrupted(self: Arc<Self>, stop: CancellationToken) {
         let mut metrics = self.raft.server_metrics();
         let settling = async {
             loop {
-                while self.leads_between() {
-                    let one = self.changing.lock().await;
-                    let settled = self.settle().await;
+                while self.is_change_unfinished() {
+                    let one = self.change_lock.lock().await;
+                    let settled = self.finish_change().await;
                     drop(one);
                     if let Err(why) = settled {
                         debug!(%why, "a member change cannot be completed yet");
-                        tokio::time::sleep(AGAIN).await;
+                        tokio::time::sleep(RETRY_PAUSE).await;
                     }
                 }
                 if metrics.changed().await.is_err() {
@@ -44,8 +44,8 @@ impl MemberChanger {
     }
 
     /// Completes a change that is between its two entries. The caller holds `changing`.
-    pub(super) async fn settle(&self) -> Result<(), MembershipError> {
-        if !self.leads_between() {
+    pub(super) async fn finish_change(&self) -> Result<(), MembershipError> {
+        if !self.is_change_unfinished() {
             return Ok(());
         }
         // Adds no voter: the new voters of the first entry remain alone.
@@ -55,7 +55,7 @@ impl MemberChanger {
         Ok(())
     }
 
-    fn leads_between(&self) -> bool {
+    fn is_change_unfinished(&self) -> bool {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let sets = metrics.membership_config.get_joint_config().len();
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
     use crate::{MemoryStore, Node, NodeConfig, NodeEnvironment, OwnerRequest, Timing};
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     async fn own(mut requests: mpsc::Receiver<OwnerRequest>) {
         while let Some(request) = requests.recv().await {
@@ -108,7 +108,7 @@ mod tests {
         let node = started.unwrap();
         let mut status = node.status();
         let leads = status.wait_for(|status| status.phases.first_commit_us > 0);
-        tokio::time::timeout(PATIENCE, leads)
+        tokio::time::timeout(TIMEOUT, leads)
             .await
             .expect("it leads")
             .unwrap();
@@ -140,7 +140,7 @@ mod tests {
                 metrics.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(PATIENCE, settled)
+        tokio::time::timeout(TIMEOUT, settled)
             .await
             .expect("the group stays between two sets of voters");
         stop.cancel();

@@ -7,7 +7,7 @@ use argosy_state::level::{Level, Levels};
 use futures::future::join_all;
 use tokio::sync::OwnedMutexGuard;
 
-use super::{MemberChanger, PATIENCE};
+use super::{MemberChanger, TIMEOUT};
 use crate::error::MembershipError;
 use crate::transport::connections;
 use crate::transport::versions::MasterVersions;
@@ -19,7 +19,7 @@ use crate::types::Member;
 pub struct MembershipGuard {
     /// Each member with its levels; `None`: it does not answer.
     pub members: Vec<(u64, Member, Option<Levels>)>,
-    _changing: OwnedMutexGuard<()>,
+    _change_lock: OwnedMutexGuard<()>,
 }
 
 impl MemberChanger {
@@ -47,12 +47,12 @@ impl MemberChanger {
 
     /// See [`crate::Node::lock_members`].
     pub(crate) async fn lock_members(&self) -> Result<MembershipGuard, MembershipError> {
-        self.leads()?;
-        let locked = self.changing.clone().lock_owned();
-        let Ok(changing) = tokio::time::timeout(PATIENCE, locked).await else {
+        self.check_leads()?;
+        let locked = self.change_lock.clone().lock_owned();
+        let Ok(changing) = tokio::time::timeout(TIMEOUT, locked).await else {
             return Err(MembershipError::Busy);
         };
-        self.settle().await?;
+        self.finish_change().await?;
         let (_, members) = self.members();
         let asked = members.into_iter().map(async |(id, member)| {
             let levels = match id == self.caller.id {
@@ -62,19 +62,19 @@ impl MemberChanger {
             (id, member, levels)
         });
         let members = join_all(asked).await;
-        self.leads()?;
+        self.check_leads()?;
         Ok(MembershipGuard {
             members,
-            _changing: changing,
+            _change_lock: changing,
         })
     }
 
     /// Returns the levels that the process at this address reports now, if it is the member.
     async fn ask_levels(&self, id: u64, member: &Member) -> Option<Levels> {
-        let question = connections::question();
+        let request = connections::ask_request();
         let asked = self
             .peers
-            .query(&member.raft_address, question, PATIENCE)
+            .query(&member.raft_address, request, TIMEOUT)
             .await;
         let answer = asked.ok()?;
         let is_member = answer.identity.is_some_and(|identity| {

@@ -13,35 +13,35 @@ use crate::status;
 impl MemberChanger {
     /// Returns an error if this node no longer leads: its missing answers then prove nothing about
     /// the others.
-    pub(super) fn leads(&self) -> Result<(), MembershipError> {
+    pub(super) fn check_leads(&self) -> Result<(), MembershipError> {
         let leads = self.status.borrow().is_leader;
         leads.then_some(()).ok_or(MembershipError::NoLeader)
     }
 
     /// Returns how many of these voters are alive. A new leader has no answers yet, so a minority
     /// is reported only after all voters have had time to answer.
-    pub(super) async fn enough_alive(&self, voters: &BTreeSet<u64>) -> usize {
+    pub(super) async fn wait_for_majority(&self, voters: &BTreeSet<u64>) -> usize {
         let mut metrics = self.raft.metrics();
         let deadline = Instant::now() + Duration::from_millis(2 * self.timing.election_max_ms);
         loop {
-            let alive = self.alive(voters);
+            let alive = self.count_alive(voters);
             if alive > voters.len() / 2 {
                 return alive;
             }
             let changed = tokio::time::timeout_at(deadline, metrics.changed()).await;
             if !matches!(changed, Ok(Ok(()))) {
-                return self.alive(voters);
+                return self.count_alive(voters);
             }
         }
     }
 
     /// Returns how many of these voters have answered recently, including the leader itself.
-    fn alive(&self, voters: &BTreeSet<u64>) -> usize {
+    fn count_alive(&self, voters: &BTreeSet<u64>) -> usize {
         let fresh = Duration::from_millis(2 * self.timing.election_max_ms);
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let answered = |id: u64| {
-            let heard = status::heard_ago(&metrics, &self.liveness, id);
+            let heard = status::acked_ago(&metrics, &self.liveness, id);
             id == self.caller.id || heard.is_some_and(|ago| ago < fresh)
         };
         voters.iter().filter(|id| answered(**id)).count()

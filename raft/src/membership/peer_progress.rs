@@ -9,31 +9,31 @@ use crate::types::{LogId, Vote};
 /// The last entry that one peer has acknowledged to one leader in one term.
 #[derive(Debug, Default)]
 pub(crate) struct PeerProgress {
-    reign: Option<Vote>,
-    last: Option<LogId>,
-    is_told: bool,
+    vote: Option<Vote>,
+    last_acked: Option<LogId>,
+    is_reported: bool,
 }
 
 impl PeerProgress {
     pub(crate) fn acknowledged(&mut self, reign: Vote, last: Option<LogId>) {
-        if self.reign != Some(reign) {
+        if self.vote != Some(reign) {
             // Another leader may have replaced the entries of the previous one.
             *self = Self {
-                reign: Some(reign),
+                vote: Some(reign),
                 ..Self::default()
             };
         }
-        self.last = self.last.max(last);
+        self.last_acked = self.last_acked.max(last);
     }
 
     /// Returns whether a peer that reports `previous` as missing has acknowledged it before.
-    pub(crate) fn has_lost_entries(&self, reign: Vote, previous: Option<LogId>) -> bool {
-        self.reign == Some(reign) && previous.is_some() && previous <= self.last
+    pub(crate) fn has_lost_entries(&self, vote: Vote, previous: Option<LogId>) -> bool {
+        self.vote == Some(vote) && previous.is_some() && previous <= self.last_acked
     }
 
     /// Returns the message for operators.
     pub(crate) fn refusal(&self, peer: u64) -> String {
-        let last = self.last.map_or(0, |last| last.index);
+        let last = self.last_acked.map_or(0, |last| last.index);
         format!(
             "master-{peer} no longer has entries that it had acknowledged, up to {last}: its disk loses synced data; \
              remove it from the group and join it again with an empty directory"
@@ -42,7 +42,7 @@ impl PeerProgress {
 
     /// Returns true the first time in a term.
     pub(crate) fn is_first_report(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_told, true)
+        !std::mem::replace(&mut self.is_reported, true)
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
     use crate::types::{CommittedLeaderId, LeaderId};
 
-    fn reign(term: u64) -> Vote {
+    fn vote(term: u64) -> Vote {
         Vote {
             leader_id: LeaderId { term, voted_for: 1 },
             committed: true,
@@ -63,32 +63,32 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_lacks_what_it_acknowledged_is_seen() {
+    fn peer_that_lost_acknowledged_entries_is_detected() {
         let mut held = PeerProgress::default();
         assert!(
-            !held.has_lost_entries(reign(2), entry(2, 5)),
+            !held.has_lost_entries(vote(2), entry(2, 5)),
             "it never had it"
         );
-        held.acknowledged(reign(2), entry(2, 9));
-        held.acknowledged(reign(2), entry(2, 7));
+        held.acknowledged(vote(2), entry(2, 9));
+        held.acknowledged(vote(2), entry(2, 7));
         assert!(
-            held.has_lost_entries(reign(2), entry(2, 9)),
+            held.has_lost_entries(vote(2), entry(2, 9)),
             "an older answer takes nothing back"
         );
         assert!(
-            !held.has_lost_entries(reign(2), entry(2, 10)),
+            !held.has_lost_entries(vote(2), entry(2, 10)),
             "lagging is no fault"
         );
-        assert!(!held.has_lost_entries(reign(2), None));
+        assert!(!held.has_lost_entries(vote(2), None));
     }
 
     #[test]
-    fn what_an_earlier_leader_had_sent_may_be_gone() {
+    fn entries_of_an_earlier_leader_may_be_missing() {
         let mut held = PeerProgress::default();
-        held.acknowledged(reign(2), entry(2, 9));
-        assert!(!held.has_lost_entries(reign(3), entry(2, 9)));
-        held.acknowledged(reign(3), entry(1, 4));
-        assert!(!held.has_lost_entries(reign(3), entry(2, 9)));
-        assert!(held.has_lost_entries(reign(3), entry(1, 3)));
+        held.acknowledged(vote(2), entry(2, 9));
+        assert!(!held.has_lost_entries(vote(3), entry(2, 9)));
+        held.acknowledged(vote(3), entry(1, 4));
+        assert!(!held.has_lost_entries(vote(3), entry(2, 9)));
+        assert!(held.has_lost_entries(vote(3), entry(1, 3)));
     }
 }

@@ -291,9 +291,9 @@ mod tests {
     }
 
     #[test]
-    fn a_new_directory_is_made_and_opens_again() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("deep/master");
+    fn new_directory_is_created_and_reopened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/master");
         drop(Directory::open(&path).unwrap());
         drop(Directory::open(&path).unwrap());
         let text = fs::read_to_string(path.join(FORMAT_FILE)).unwrap();
@@ -301,37 +301,37 @@ mod tests {
     }
 
     #[test]
-    fn a_second_opener_is_told_who_has_it() {
-        let place = tempfile::tempdir().unwrap();
-        let first = Directory::open(place.path()).unwrap();
+    fn second_opener_gets_the_pid_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Directory::open(dir.path()).unwrap();
         let pid = std::process::id();
-        let text = refused(place.path());
+        let text = refused(dir.path());
         assert!(text.contains(&format!("in use by process {pid}")), "{text}");
         drop(first);
-        Directory::open(place.path()).unwrap();
+        Directory::open(dir.path()).unwrap();
     }
 
     #[test]
-    fn a_directory_of_something_else_is_left_alone() {
-        let place = tempfile::tempdir().unwrap();
-        fs::write(place.path().join("letters.txt"), "dear").unwrap();
-        let text = refused(place.path());
+    fn foreign_directory_is_not_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("letters.txt"), "dear").unwrap();
+        let text = refused(dir.path());
         assert!(text.contains("it contains \"letters.txt\""), "{text}");
-        assert!(!place.path().join(LOCK).exists());
+        assert!(!dir.path().join(LOCK).exists());
     }
 
     #[test]
     fn a_newer_format_is_refused_and_a_torn_one_is_damage() {
-        let place = tempfile::tempdir().unwrap();
-        drop(Directory::open(place.path()).unwrap());
-        let format = place.path().join(FORMAT_FILE);
+        let dir = tempfile::tempdir().unwrap();
+        drop(Directory::open(dir.path()).unwrap());
+        let format = dir.path().join(FORMAT_FILE);
         for found in ["2", "70000"] {
             fs::write(&format, format!("{FORMAT_TEXT}{found}\n")).unwrap();
-            let text = refused(place.path());
+            let text = refused(dir.path());
             let expected = format!("has format {found}, this program knows up to format 1");
             assert!(text.contains(&expected), "{text}");
         }
         fs::write(&format, "argosy mas").unwrap();
-        assert!(refused(place.path()).contains("is damaged"));
+        assert!(refused(dir.path()).contains("is damaged"));
     }
 }

@@ -58,8 +58,8 @@ impl SnapshotSource {
 }
 
 async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<SnapshotFile> {
-    let turn = Arc::clone(&parts.turn).lock_owned().await;
-    if let Some(image) = parts.shelf.current()
+    let write_lock = Arc::clone(&parts.write_lock).lock_owned().await;
+    if let Some(image) = parts.snapshots.current()
         && image.meta().last_log_id >= least
     {
         return Ok(image);
@@ -68,11 +68,11 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
     parts.unwritten.flush().await?;
     parts.writer.drain().await?;
     let pinned = Arc::clone(&parts.disk).pin().await?;
-    let shelf = parts.shelf.clone();
+    let shelf = parts.snapshots.clone();
     let (finished, image) = oneshot::channel();
     let work = move |view: &dyn DiskRead| -> io::Result<()> {
         // Held until the snapshot is written, even if the caller is dropped.
-        let _turn = turn;
+        let _turn = write_lock;
         // The batches of an install are not a consistent state. Its snapshot is in the store when
         // it is done.
         if install::is_under_way(view) {
@@ -133,29 +133,29 @@ pub(crate) fn described(mut applied: SnapshotMeta) -> SnapshotMeta {
 
 /// A rate limit for a writer.
 struct WriteRateLimit {
-    begun: Instant,
+    started: Instant,
     written: u64,
-    next_look: u64,
+    next_check: u64,
 }
 
 impl WriteRateLimit {
     fn new(begun: Instant) -> WriteRateLimit {
         WriteRateLimit {
-            begun,
+            started: begun,
             written: 0,
-            next_look: STRIDE,
+            next_check: STRIDE,
         }
     }
 
     /// Counts `bytes`, and returns how long the writer must pause if it is ahead of the rate.
     fn record(&mut self, bytes: usize, now: impl Fn() -> Instant) -> Option<Duration> {
         self.written += bytes as u64;
-        if self.written < self.next_look {
+        if self.written < self.next_check {
             return None;
         }
-        self.next_look = self.written + STRIDE;
+        self.next_check = self.written + STRIDE;
         let due = Duration::from_micros(self.written.saturating_mul(1_000_000) / RATE);
-        due.checked_sub(now().saturating_duration_since(self.begun))
+        due.checked_sub(now().saturating_duration_since(self.started))
     }
 }
 

@@ -24,7 +24,7 @@ const FEW_BYTES: usize = 256;
 
 /// Installs the snapshot and returns its records.
 pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Result<Vec<KeyValue>> {
-    let shelf = parts.shelf.clone();
+    let shelf = parts.snapshots.clone();
     let may_block = image.may_block();
     let prepared = move || -> Result<_, SnapshotError> {
         let records = image.records()?;
@@ -35,8 +35,8 @@ pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Resu
         .await
         .map_err(state_machine::invalid)?;
     if !bugs::is_on(Bug::InstallNotNoted) {
-        let begun = begin(name);
-        parts.writer.write(begun, Durability::Synced).await?;
+        let start = begin(name);
+        parts.writer.write(start, Durability::Synced).await?;
     }
     let mut swap = RegistryReplacement::new(&records);
     swap.batch_bytes = buggify::or(Rare::SmallSwap, BATCH_BYTES, FEW_BYTES);
@@ -57,7 +57,7 @@ pub(crate) fn finish_interrupted(
     };
     let SnapshotNameRecord { name } = record::unseal(&bytes)?;
     let open = || -> Result<_, SnapshotError> {
-        let image = shelf.named(&name)?;
+        let image = shelf.open_named(&name)?;
         Ok((image.meta().clone(), image.records()?))
     };
     let (meta, records) = open().map_err(|source| ResumeError::Image {
@@ -103,7 +103,7 @@ fn end(meta: &SnapshotMeta) -> ChangeBatch {
 /// gives the same result.
 struct RegistryReplacement<'a> {
     records: &'a [KeyValue],
-    begun: bool,
+    is_started: bool,
     batch_bytes: usize,
 }
 
@@ -111,7 +111,7 @@ impl<'a> RegistryReplacement<'a> {
     fn new(records: &'a [KeyValue]) -> Self {
         Self {
             records,
-            begun: false,
+            is_started: false,
             batch_bytes: BATCH_BYTES,
         }
     }
@@ -122,8 +122,8 @@ impl Iterator for RegistryReplacement<'_> {
 
     fn next(&mut self) -> Option<ChangeBatch> {
         let mut changes = ChangeBatch::default();
-        if !self.begun {
-            self.begun = true;
+        if !self.is_started {
+            self.is_started = true;
             changes.clear_registry();
         }
         let mut bytes = 0;

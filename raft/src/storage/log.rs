@@ -183,7 +183,10 @@ impl LogStore {
     /// Returns the changes that append `entries`, the link of the last of them, and the committed
     /// id that will be saved. Only one task appends, so the values read here are still valid when
     /// the write is done.
-    fn sealed(&self, entries: &[Entry]) -> io::Result<(ChangeBatch, EntryHash, Option<LogId>)> {
+    fn seal_entries(
+        &self,
+        entries: &[Entry],
+    ) -> io::Result<(ChangeBatch, EntryHash, Option<LogId>)> {
         let (mut link, mut last, committed, saved) = {
             let state = self.state();
             (
@@ -358,7 +361,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let durability = synced_unless(Bug::VoteNotSynced);
         self.0.writer.write(changes, durability).await?;
         if let Some(high_water) = self.0.disk.high_water() {
-            high_water.voted(vote);
+            high_water.record_vote(vote);
         }
         self.state().vote.send_replace(Some(*vote));
         Ok(())
@@ -383,7 +386,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let (changes, link, committed) = self.sealed(&entries)?;
+        let (changes, link, committed) = self.seal_entries(&entries)?;
         let durability = synced_unless(Bug::AppendNotSynced);
         let last = entries.last().map(|entry| entry.log_id);
         let high_water = self.0.disk.high_water();
@@ -402,9 +405,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let state = Arc::clone(&self.0.state);
         let written = move |result: io::Result<()>| {
             if let (Ok(()), Some(last)) = (&result, last) {
-                locked(&state).tail.written(last.index + 1);
+                locked(&state).tail.mark_written(last.index + 1);
                 if let Some(high_water) = high_water {
-                    high_water.appended(&last);
+                    high_water.record_append(&last);
                 }
             }
             callback.io_completed(result);
@@ -441,7 +444,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         state.truncations = Some(truncations);
         state.last = if boundary { state.purged } else { kept };
         if let Some(high_water) = self.0.disk.high_water() {
-            high_water.truncated(state.last.as_ref(), truncations);
+            high_water.record_truncation(state.last.as_ref(), truncations);
         }
         state.link = link;
         if state.last.is_none() {

@@ -18,7 +18,7 @@ use super::snapshot::{self, KeyValue, SnapshotError};
 use crate::types::{LogId, SnapshotMeta};
 
 /// The number of finished snapshots to keep; older ones are deleted when a newer one is finished.
-const KEPT: usize = 2;
+const MAX_SNAPSHOTS: usize = 2;
 
 /// A snapshot is synced each time this many bytes are written: one sync of all of it would block
 /// the write-ahead log, which is on the same disk.
@@ -32,7 +32,7 @@ const UNFINISHED: &str = ".unfinished";
 pub(crate) struct SnapshotStore(Arc<Inner>);
 
 struct Inner {
-    place: SnapshotLocation,
+    location: SnapshotLocation,
     current: Mutex<Option<SnapshotFile>>,
     /// Makes the names of unfinished files unique.
     counter: AtomicU64,
@@ -328,7 +328,7 @@ impl SnapshotStore {
 
     fn new(place: SnapshotLocation, current: Option<SnapshotFile>) -> SnapshotStore {
         SnapshotStore(Arc::new(Inner {
-            place,
+            location: place,
             current: Mutex::new(current),
             counter: AtomicU64::new(0),
         }))
@@ -341,8 +341,8 @@ impl SnapshotStore {
     }
 
     /// Returns the snapshot with this name, if it exists and is valid.
-    pub(crate) fn named(&self, name: &str) -> Result<SnapshotFile, SnapshotError> {
-        match &self.0.place {
+    pub(crate) fn open_named(&self, name: &str) -> Result<SnapshotFile, SnapshotError> {
+        match &self.0.location {
             SnapshotLocation::Directory(path) => open_file(&path.join(name)),
             SnapshotLocation::Memory(disk) => match disk.images().remove(name) {
                 Some(bytes) => SnapshotFile::verified(SnapshotBody::Memory(bytes), None),
@@ -353,7 +353,7 @@ impl SnapshotStore {
 
     /// Creates the destination of a new snapshot.
     pub(crate) fn sink(&self) -> io::Result<SnapshotSink> {
-        match &self.0.place {
+        match &self.0.location {
             SnapshotLocation::Memory(_) => Ok(SnapshotSink::Memory(Vec::new())),
             SnapshotLocation::Directory(path) => {
                 let number = self.0.counter.fetch_add(1, Ordering::Relaxed);
@@ -397,7 +397,7 @@ impl SnapshotStore {
     /// and deletes the oldest. Returns the name.
     pub(crate) fn put(&self, image: &SnapshotFile) -> io::Result<String> {
         let name = image.name();
-        match (&self.0.place, &image.0.body) {
+        match (&self.0.location, &image.0.body) {
             (SnapshotLocation::Directory(directory), _) => {
                 let mut unfinished = image
                     .0
@@ -410,14 +410,14 @@ impl SnapshotStore {
                     File::open(directory)?.sync_all()?;
                 }
                 let names = finished(directory)?;
-                for name in &names[..names.len().saturating_sub(KEPT)] {
+                for name in &names[..names.len().saturating_sub(MAX_SNAPSHOTS)] {
                     fs::remove_file(directory.join(name))?;
                 }
             }
             (SnapshotLocation::Memory(disk), SnapshotBody::Memory(bytes)) => {
                 disk.change_images(|images| {
                     images.insert(name.clone(), bytes.clone());
-                    while images.len() > KEPT {
+                    while images.len() > MAX_SNAPSHOTS {
                         images.pop_first();
                     }
                 })

@@ -49,8 +49,8 @@ pub(crate) struct Store {
 impl Store {
     /// Opens or creates the store: finishes what a crash interrupted and checks every entry of the
     /// log.
-    pub(crate) fn open(place: &StoreLocation, fatal: FatalHandler) -> Result<Store, OpenError> {
-        let (path, disk, shelf) = open_place(place)?;
+    pub(crate) fn open(location: &StoreLocation, fatal: FatalHandler) -> Result<Store, OpenError> {
+        let (path, disk, shelf) = open_location(location)?;
         let refuse = |error: StoreError| error.into_open_error(&path);
         let identity = identity(disk.as_ref()).map_err(refuse)?;
         install::finish_interrupted(disk.as_ref(), &shelf).map_err(|error| refuse(error.into()))?;
@@ -67,9 +67,9 @@ impl Store {
             disk,
             unwritten,
             writer,
-            shelf,
+            snapshots: shelf,
             fatal,
-            turn: Arc::default(),
+            write_lock: Arc::default(),
         };
         Ok(Store {
             parts,
@@ -118,7 +118,7 @@ impl Store {
 
     /// Starts to receive a snapshot from another master.
     pub(crate) fn receive_image(&self) -> io::Result<SnapshotWriter> {
-        self.parts.shelf.receive()
+        self.parts.snapshots.receive()
     }
 
     /// Returns the applied records that are not written yet.
@@ -137,8 +137,8 @@ impl Store {
 
 type OpenedParts = (PathBuf, Arc<dyn Disk>, SnapshotStore);
 
-fn open_place(place: &StoreLocation) -> Result<OpenedParts, OpenError> {
-    match place {
+fn open_location(location: &StoreLocation) -> Result<OpenedParts, OpenError> {
+    match location {
         StoreLocation::Memory(disk) => {
             let shelf = SnapshotStore::in_memory(disk.clone());
             let path = PathBuf::from(disk.name());
@@ -205,10 +205,10 @@ fn keep_high_water(
     let Some(high_water) = disk.high_water() else {
         return Ok(());
     };
-    let held = log.held();
-    high_water.check(&held)?;
-    disk.start_high_water(&held, Arc::clone(fatal))?;
-    if held.truncations.is_none() {
+    let state = log.store_state();
+    high_water.check(&state)?;
+    disk.start_high_water(&state, Arc::clone(fatal))?;
+    if state.truncations.is_none() {
         log.count_truncations()?;
     }
     Ok(())

@@ -21,10 +21,10 @@ use crate::state_machine::{APPLIED, seal_applied};
 use crate::types::{LogId, RecordWrite, SnapshotMeta, StoredMembership};
 
 /// The maximum size of the records that may wait, in bytes.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// The maximum time for which a record may wait.
-const OLDEST: Duration = Duration::from_millis(50);
+const MAX_AGE: Duration = Duration::from_millis(50);
 
 /// A mutant writes batches with more records than this in two parts.
 const LONG_BATCH: usize = 4;
@@ -40,7 +40,7 @@ struct Inner {
     // keep their order.
     state: Mutex<State>,
     /// Notified when the first record waits.
-    begun: Notify,
+    first_record: Notify,
 }
 
 #[derive(Default)]
@@ -50,7 +50,7 @@ struct State {
     records: BTreeMap<Bytes, Option<Bytes>>,
     bytes: usize,
     /// Whether `applied` is newer than what is queued.
-    waits: bool,
+    is_pending: bool,
 }
 
 /// The position that the owner reached with one request.
@@ -65,7 +65,7 @@ impl WriteBuffer {
         WriteBuffer(Arc::new(Inner {
             writer,
             state: Mutex::default(),
-            begun: Notify::new(),
+            first_record: Notify::new(),
         }))
     }
 
@@ -103,7 +103,7 @@ impl WriteBuffer {
     ) -> io::Result<()> {
         let waiting = self.state().add(records, reached);
         match waiting {
-            BufferFill::First => self.0.begun.notify_one(),
+            BufferFill::First => self.0.first_record.notify_one(),
             BufferFill::More => {}
             BufferFill::Full => self.flush().await?,
         }
@@ -114,10 +114,10 @@ impl WriteBuffer {
     /// again from the log.
     pub(crate) async fn flush(&self) -> io::Result<()> {
         self.write_early().await?;
-        let place = self.0.writer.place().await?;
+        let slot = self.0.writer.reserve_slot().await?;
         let mut state = self.state();
-        if state.waits {
-            place.queue(state.take(), Durability::Buffered, None);
+        if state.is_pending {
+            slot.queue(state.take(), Durability::Buffered, None);
         }
         Ok(())
     }
@@ -126,9 +126,9 @@ impl WriteBuffer {
     /// called after that.
     pub(crate) async fn sync(&self, done: WriteCallback) -> io::Result<()> {
         self.write_early().await?;
-        let place = self.0.writer.place().await?;
+        let slot = self.0.writer.reserve_slot().await?;
         let changes = self.state().take();
-        place.queue(changes, Durability::Synced, Some(done));
+        slot.queue(changes, Durability::Synced, Some(done));
         Ok(())
     }
 
@@ -151,8 +151,8 @@ impl WriteBuffer {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let always = async {
             loop {
-                self.0.begun.notified().await;
-                tokio::time::sleep(OLDEST).await;
+                self.0.first_record.notified().await;
+                tokio::time::sleep(MAX_AGE).await;
                 if self.flush().await.is_err() {
                     // The writer has reported the cause, or is closed.
                     return;
@@ -186,8 +186,8 @@ impl State {
             self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
             self.records.insert(key, value);
         }
-        let first = !std::mem::replace(&mut self.waits, true);
-        match (self.bytes >= MOST_BYTES, first) {
+        let first = !std::mem::replace(&mut self.is_pending, true);
+        match (self.bytes >= MAX_BYTES, first) {
             (true, _) => BufferFill::Full,
             (false, true) => BufferFill::First,
             (false, false) => BufferFill::More,
@@ -203,7 +203,7 @@ impl State {
             }
         }
         changes.put(KeySpace::RegistryMeta, APPLIED, seal_applied(&self.applied));
-        (self.bytes, self.waits) = (0, false);
+        (self.bytes, self.is_pending) = (0, false);
         changes
     }
 }

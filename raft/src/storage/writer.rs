@@ -20,7 +20,7 @@ const QUEUE: usize = 64;
 
 /// The maximum number of writes that are merged into one: an applied batch joins the next append
 /// and costs no separate write.
-const MERGED: usize = 32;
+const MAX_MERGED: usize = 32;
 
 /// A callback for a completed write. It runs on the writer's thread: it must neither wait nor
 /// panic.
@@ -108,7 +108,7 @@ impl DiskWriter {
         durability: Durability,
         done: Option<WriteCallback>,
     ) -> io::Result<()> {
-        self.place().await?.queue(changes, durability, done);
+        self.reserve_slot().await?.queue(changes, durability, done);
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl DiskWriter {
     }
 
     /// Reserves a slot in the queue; waits until one is free.
-    pub(crate) async fn place(&self) -> io::Result<QueueSlot<'_>> {
+    pub(crate) async fn reserve_slot(&self) -> io::Result<QueueSlot<'_>> {
         Ok(QueueSlot(self.0.jobs.reserve().await.map_err(|_| ended())?))
     }
 
@@ -242,7 +242,7 @@ impl WriteAccess {
                 WriteJob::End => end = ControlFlow::Break(()),
             }
             count += 1;
-            if count < MERGED && end.is_continue() {
+            if count < MAX_MERGED && end.is_continue() {
                 next = inbox.try_recv().ok();
             }
         }

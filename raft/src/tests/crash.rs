@@ -3,19 +3,19 @@
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 
-use super::harness::{entries, entry, grounds, id, kill, open, start, vote};
+use super::harness::{entries, entry, fixtures, id, kill, open, start, vote};
 
 #[tokio::test]
 async fn vote_and_log_survive_a_kill() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         let incarnation = opened.store.identity().incarnation;
         opened.store.save_identity(7, 99).await.unwrap();
         opened.log.save_vote(&vote(3, 2)).await.unwrap();
         opened.append(entries(0..20)).await;
 
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         assert_eq!(opened.log.read_vote().await.unwrap(), Some(vote(3, 2)));
         let read = opened.log.try_get_log_entries(..).await.unwrap();
         assert_eq!(read, entries(0..20));
@@ -30,10 +30,10 @@ async fn vote_and_log_survive_a_kill() {
 }
 
 #[tokio::test]
-async fn a_new_store_is_a_stranger() {
-    for (one, other) in grounds().into_iter().zip(grounds()) {
-        let one = open(&one.place).await;
-        let other = open(&other.place).await;
+async fn new_store_has_no_identity() {
+    for (one, other) in fixtures().into_iter().zip(fixtures()) {
+        let one = open(&one.location).await;
+        let other = open(&other.location).await;
         let incarnations = (one.store.identity(), other.store.identity());
         assert_ne!(incarnations.0.incarnation, incarnations.1.incarnation);
     }
@@ -41,8 +41,8 @@ async fn a_new_store_is_a_stranger() {
 
 #[tokio::test]
 async fn a_restart_applies_what_was_committed_and_never_the_tail() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.append(entries(0..5)).await;
         opened.log.save_committed(Some(id(1, 4))).await.unwrap();
         // Saves the committed id, and is itself not committed.
@@ -50,7 +50,7 @@ async fn a_restart_applies_what_was_committed_and_never_the_tail() {
         opened.apply(entries(0..3)).await;
 
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         assert_eq!(start(&mut opened).await, Some(8));
         let keys: Vec<String> = opened
             .owner
@@ -76,17 +76,17 @@ async fn a_restart_applies_what_was_committed_and_never_the_tail() {
 
 #[tokio::test]
 async fn a_committed_index_waits_for_the_next_append() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.append(entries(0..2)).await;
         opened.log.save_committed(Some(id(1, 1))).await.unwrap();
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         assert_eq!(opened.log.read_committed().await.unwrap(), None);
         opened.log.save_committed(Some(id(1, 1))).await.unwrap();
         opened.append(entries(2..3)).await;
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         assert_eq!(opened.log.read_committed().await.unwrap(), Some(id(1, 1)));
         opened.close().await;
     }
@@ -94,22 +94,22 @@ async fn a_committed_index_waits_for_the_next_append() {
 
 #[tokio::test]
 async fn truncated_entries_stay_gone_and_the_chain_goes_on() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.append(entries(0..10)).await;
         opened.log.truncate_after(Some(id(1, 5))).await.unwrap();
         let other = entry(6, &["other=1"]);
         opened.append(vec![other.clone()]).await;
 
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         let mut expected = entries(0..6);
         expected.push(other);
         assert_eq!(opened.log.try_get_log_entries(..).await.unwrap(), expected);
         opened.log.truncate_after(None).await.unwrap();
         opened.append(entries(0..2)).await;
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         let read = opened.log.try_get_log_entries(..).await.unwrap();
         assert_eq!(read, entries(0..2));
         opened.close().await;
@@ -118,14 +118,14 @@ async fn truncated_entries_stay_gone_and_the_chain_goes_on() {
 
 #[tokio::test]
 async fn purged_entries_stay_gone_and_the_chain_goes_on() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.commit(entries(0..10)).await;
         opened.log.purge(id(1, 6)).await.unwrap();
         opened.append(entries(10..12)).await;
 
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         let state = opened.log.get_log_state().await.unwrap();
         assert_eq!(state.last_purged_log_id, Some(id(1, 6)));
         assert_eq!(state.last_log_id, Some(id(1, 11)));
@@ -140,7 +140,7 @@ async fn purged_entries_stay_gone_and_the_chain_goes_on() {
         opened.append(entries(21..23)).await;
 
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         let state = opened.log.get_log_state().await.unwrap();
         assert_eq!(state.last_purged_log_id, Some(id(1, 20)));
         let read = opened.log.try_get_log_entries(..).await.unwrap();
@@ -151,8 +151,8 @@ async fn purged_entries_stay_gone_and_the_chain_goes_on() {
 
 #[tokio::test]
 async fn deleted_records_stay_deleted() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.commit(entries(0..3)).await;
         opened
             .commit(vec![entry(3, &["00001=", "00002=new"])])
@@ -162,7 +162,7 @@ async fn deleted_records_stay_deleted() {
         // Synced, so that memory keeps the applied records.
         opened.append(entries(4..5)).await;
         let ground = kill(opened, ground).await;
-        let opened = open(&ground.place).await;
+        let opened = open(&ground.location).await;
         assert_eq!(opened.owner.records(), expected);
         assert_eq!(expected.len(), 2);
         opened.close().await;

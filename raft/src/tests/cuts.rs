@@ -4,7 +4,7 @@ use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
 
 use super::harness::{
-    self, DiskFixture, OpenedStore, entries, id, observed, start, try_open, vote,
+    self, DiskFixture, OpenedStore, entries, id, record_fatal, start, try_open, vote,
 };
 use crate::storage::disk::memory::MemoryDisk;
 use crate::storage::store::StoreLocation;
@@ -61,14 +61,14 @@ async fn live(
 }
 
 #[tokio::test]
-async fn what_was_promised_is_there_after_a_cut_at_any_write() {
+async fn acknowledged_data_survives_a_cut_at_any_write() {
     let mut finished = false;
     let mut cut = 0;
     while !finished {
         for kept in [0, 1, usize::MAX] {
             let disk = MemoryDisk::default();
             let place = StoreLocation::Memory(disk.clone());
-            let (fatal, words) = observed();
+            let (fatal, words) = record_fatal();
             let mut opened = try_open(&place, fatal).await.unwrap();
             let mut promised = AckedProgress::default();
             disk.fail_writes_after(cut);
@@ -83,8 +83,8 @@ async fn what_was_promised_is_there_after_a_cut_at_any_write() {
     assert!(cut > 20, "the life has writes enough: {cut}");
 }
 
-async fn check(place: &StoreLocation, promised: &AckedProgress, cut: usize) {
-    let mut opened = harness::open(place).await;
+async fn check(location: &StoreLocation, promised: &AckedProgress, cut: usize) {
+    let mut opened = harness::open(location).await;
     let last = start(&mut opened).await;
     let term = opened
         .log
@@ -127,10 +127,10 @@ async fn check(place: &StoreLocation, promised: &AckedProgress, cut: usize) {
 async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
     let image = {
         let ground = DiskFixture {
-            place: StoreLocation::Memory(MemoryDisk::default()),
+            location: StoreLocation::Memory(MemoryDisk::default()),
             _directory: None,
         };
-        let mut opened = harness::open(&ground.place).await;
+        let mut opened = harness::open(&ground.location).await;
         let long = "x".repeat(2000);
         let commands: Vec<String> = (0..2000)
             .map(|number| format!("new{number:05}={long}"))
@@ -148,7 +148,7 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
         for kept in [0, 1, 2, usize::MAX] {
             let disk = MemoryDisk::default();
             let place = StoreLocation::Memory(disk.clone());
-            let (fatal, _words) = observed();
+            let (fatal, _words) = record_fatal();
             let mut opened = try_open(&place, fatal).await.unwrap();
             opened.commit(entries(0..10)).await;
             opened.store.unwritten().flush().await.unwrap();

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 
-use super::harness::{entries, grounds, not_expected, observed, open, tamper, try_open, vote};
+use super::harness::{
+    entries, fixtures, open, panic_on_fatal, record_fatal, tamper, try_open, vote,
+};
 use crate::storage::disk::memory::MemoryDisk;
 use crate::storage::disk::{ChangeBatch, Disk, Durability, KeySpace};
 use crate::storage::record::{self, DirectoryIdentity};
@@ -31,17 +33,20 @@ fn flip(disk: &dyn Disk, family: KeySpace, key: &[u8]) {
 /// Returns the error after `change` was made to a closed store of ten entries.
 async fn refusal_after(change: fn(&dyn Disk)) -> Vec<(PathBuf, String)> {
     let mut refusals = Vec::new();
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.log.save_vote(&vote(1, 1)).await.unwrap();
         opened.commit(entries(0..10)).await;
         opened.close().await;
-        tamper(&ground.place, change);
-        let path = match &ground.place {
+        tamper(&ground.location, change);
+        let path = match &ground.location {
             StoreLocation::Directory(path) => path.clone(),
             StoreLocation::Memory(disk) => disk.name().into(),
         };
-        let error = try_open(&ground.place, not_expected()).await.err().unwrap();
+        let error = try_open(&ground.location, panic_on_fatal())
+            .await
+            .err()
+            .unwrap();
         refusals.push((path, error.to_string()));
     }
     refusals
@@ -140,9 +145,9 @@ async fn an_unfinished_install_without_its_snapshot_is_refused() {
 }
 
 #[tokio::test]
-async fn damage_found_while_reading_stops_the_process_with_its_place() {
+async fn damage_found_while_reading_stops_the_process_with_its_location() {
     let disk = MemoryDisk::default();
-    let (fatal, words) = observed();
+    let (fatal, words) = record_fatal();
     let mut opened = try_open(&StoreLocation::Memory(disk.clone()), fatal)
         .await
         .unwrap();
@@ -163,7 +168,7 @@ async fn damage_found_while_reading_stops_the_process_with_its_place() {
 #[tokio::test]
 async fn a_failed_write_is_the_last_word_and_is_never_retried() {
     let disk = MemoryDisk::default();
-    let (fatal, words) = observed();
+    let (fatal, words) = record_fatal();
     let mut opened = try_open(&StoreLocation::Memory(disk.clone()), fatal)
         .await
         .unwrap();
@@ -185,10 +190,13 @@ async fn a_failed_write_is_the_last_word_and_is_never_retried() {
 
 #[cfg(feature = "rocksdb")]
 #[tokio::test]
-async fn a_second_process_is_told_who_has_the_directory() {
+async fn second_process_gets_the_pid_of_the_first() {
     let ground = super::harness::on_disk();
-    let opened = open(&ground.place).await;
-    let error = try_open(&ground.place, not_expected()).await.err().unwrap();
+    let opened = open(&ground.location).await;
+    let error = try_open(&ground.location, panic_on_fatal())
+        .await
+        .err()
+        .unwrap();
     let pid = std::process::id();
     let text = error.to_string();
     assert!(
@@ -196,14 +204,17 @@ async fn a_second_process_is_told_who_has_the_directory() {
         "{text}"
     );
     opened.close().await;
-    open(&ground.place).await.close().await;
+    open(&ground.location).await.close().await;
 }
 
 #[cfg(not(feature = "rocksdb"))]
 #[tokio::test]
 async fn a_build_without_disks_says_so() {
     let ground = super::harness::on_disk();
-    let error = try_open(&ground.place, not_expected()).await.err().unwrap();
+    let error = try_open(&ground.place, panic_on_fatal())
+        .await
+        .err()
+        .unwrap();
     assert!(
         error
             .to_string()

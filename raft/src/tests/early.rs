@@ -26,7 +26,7 @@ async fn slow() -> (MemoryDisk, StoreLocation, OpenedStore) {
     (disk, place, opened)
 }
 
-async fn begun(opened: &mut OpenedStore, entries: Vec<Entry>) -> SyncReceiver {
+async fn start_append(opened: &mut OpenedStore, entries: Vec<Entry>) -> SyncReceiver {
     let (done, synced) = TypeConfig::oneshot();
     let callback = IOFlushed::signal(done);
     opened.log.append(entries, callback).await.unwrap();
@@ -34,9 +34,9 @@ async fn begun(opened: &mut OpenedStore, entries: Vec<Entry>) -> SyncReceiver {
 }
 
 #[tokio::test(start_paused = true)]
-async fn entries_can_be_read_before_they_are_durable_and_are_durable_when_it_is_said() {
+async fn entries_are_readable_before_and_durable_after_the_callback() {
     let (disk, place, mut opened) = slow().await;
-    let mut synced = begun(&mut opened, entries(0..3)).await;
+    let mut synced = start_append(&mut opened, entries(0..3)).await;
     assert_eq!(
         opened.log.try_get_log_entries(..).await.unwrap(),
         entries(0..3)
@@ -55,12 +55,12 @@ async fn entries_can_be_read_before_they_are_durable_and_are_durable_when_it_is_
 #[tokio::test(start_paused = true)]
 async fn a_cut_before_the_callback_takes_the_entries_and_what_was_applied_of_them() {
     let (disk, place, mut opened) = slow().await;
-    begun(&mut opened, entries(0..3))
+    start_append(&mut opened, entries(0..3))
         .await
         .await
         .unwrap()
         .unwrap();
-    let mut synced = begun(&mut opened, entries(3..6)).await;
+    let mut synced = start_append(&mut opened, entries(3..6)).await;
     // The two other masters have committed them, so they are applied before this disk has the
     // entries.
     opened.log.save_committed(Some(id(1, 5))).await.unwrap();
@@ -83,15 +83,15 @@ async fn a_cut_before_the_callback_takes_the_entries_and_what_was_applied_of_the
 #[tokio::test(start_paused = true)]
 async fn appends_truncations_votes_and_callbacks_keep_their_order() {
     let (disk, place, mut opened) = slow().await;
-    let first = begun(&mut opened, entries(0..4)).await;
-    let mut second = begun(&mut opened, entries(4..8)).await;
+    let first = start_append(&mut opened, entries(0..4)).await;
+    let mut second = start_append(&mut opened, entries(4..8)).await;
     opened.log.truncate_after(Some(id(1, 5))).await.unwrap();
     assert!(
         second.try_recv().is_ok(),
         "entries are not reported after they are lost"
     );
     let other = entry(6, &["other=6"]);
-    let third = begun(&mut opened, vec![other.clone()]).await;
+    let third = start_append(&mut opened, vec![other.clone()]).await;
     opened.log.save_vote(&harness::vote(9, 2)).await.unwrap();
     first.await.unwrap().unwrap();
     third.await.unwrap().unwrap();
@@ -109,7 +109,7 @@ async fn entries_beyond_the_memory_for_recent_ones_stay_until_they_are_written()
     let mut waiting = Vec::new();
     for block in 0..10 {
         let first = block * 1000;
-        waiting.push(begun(&mut opened, entries(first..first + 1000)).await);
+        waiting.push(start_append(&mut opened, entries(first..first + 1000)).await);
     }
     assert_eq!(
         opened.log.try_get_log_entries(..).await.unwrap(),

@@ -10,7 +10,7 @@ use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 
 use super::harness::{
-    self, DiskFixture, OpenedStore, copy_tree, entries, entry, not_expected, on_disk, open,
+    self, DiskFixture, OpenedStore, copy_tree, entries, entry, on_disk, open, panic_on_fatal,
     try_open, vote,
 };
 use crate::storage::snapshot_store::SnapshotFile;
@@ -31,7 +31,7 @@ enum FileDamage {
 }
 
 impl FileDamage {
-    fn inflict(self, path: &Path) {
+    fn apply(self, path: &Path) {
         let mut bytes = fs::read(path).unwrap();
         match self {
             FileDamage::Flip(at) => bytes[at] ^= 1 << (at % 8),
@@ -111,20 +111,20 @@ async fn snapshot(opened: &mut OpenedStore) -> crate::state_machine::Snapshot {
 
 /// Returns a store that has used every kind of file: tables of all families with deleted ranges,
 /// two snapshots, and a write-ahead log of several blocks.
-async fn lived() -> (DiskFixture, AckedStore) {
+async fn used_store() -> (DiskFixture, AckedStore) {
     let elsewhere = on_disk();
-    let mut leader = open(&elsewhere.place).await;
+    let mut leader = open(&elsewhere.location).await;
     commit_each(&mut leader, 0..40).await;
     let newer = snapshot(&mut leader).await;
     let image = newer.snapshot.file().await.unwrap();
 
     let ground = on_disk();
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     opened.log.save_vote(&vote(1, 1)).await.unwrap();
     opened.commit(vec![entry(0, &["zzzzz=own"])]).await;
     opened.close().await;
     // Each start makes tables of the logs it finds.
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     let mut writer = opened.store.receive_image().unwrap();
     let bytes = image.read(0, usize::MAX).await.unwrap();
     writer.write(bytes).await.unwrap();
@@ -136,7 +136,7 @@ async fn lived() -> (DiskFixture, AckedStore) {
     opened.log.save_vote(&vote(2, 1)).await.unwrap();
     commit_each(&mut opened, 40..60).await;
     opened.close().await;
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     let own = snapshot(&mut opened).await.snapshot;
     own.file().await.unwrap();
     // It holds the store.
@@ -144,7 +144,7 @@ async fn lived() -> (DiskFixture, AckedStore) {
     opened.log.purge(harness::id(1, 49)).await.unwrap();
     commit_each(&mut opened, 60..70).await;
     opened.close().await;
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     opened.log.save_vote(&vote(3, 1)).await.unwrap();
     commit_each(&mut opened, 70..110).await;
     let expected = acknowledged(&mut opened).await;
@@ -158,8 +158,8 @@ async fn lived() -> (DiskFixture, AckedStore) {
     (ground, expected)
 }
 
-fn path(ground: &DiskFixture) -> &Path {
-    match &ground.place {
+fn path(fixture: &DiskFixture) -> &Path {
+    match &fixture.location {
         StoreLocation::Directory(path) => path,
         StoreLocation::Memory(_) => unreachable!("it is on disk"),
     }
@@ -185,8 +185,8 @@ fn kind(path: &Path) -> String {
 }
 
 /// Opens a damaged copy. Returns the error, or `None` if all acknowledged data exists.
-async fn judged(ground: &DiskFixture, expected: &AckedStore, what: &str) -> Option<String> {
-    let mut opened = match try_open(&ground.place, not_expected()).await {
+async fn check_open(fixture: &DiskFixture, expected: &AckedStore, what: &str) -> Option<String> {
+    let mut opened = match try_open(&fixture.location, panic_on_fatal()).await {
         Ok(opened) => opened,
         Err(error) => return Some(error.to_string()),
     };
@@ -222,21 +222,21 @@ fn records_of(image: &SnapshotFile) -> Vec<(String, String)> {
         .collect()
 }
 
-async fn damaged_copy(ground: &DiskFixture, file: &Path, damage: FileDamage) -> DiskFixture {
+async fn damaged_copy(fixture: &DiskFixture, file: &Path, damage: FileDamage) -> DiskFixture {
     let copy = on_disk();
-    copy_tree(path(ground), path(&copy));
-    damage.inflict(&path(&copy).join(file));
+    copy_tree(path(fixture), path(&copy));
+    damage.apply(&path(&copy).join(file));
     copy
 }
 
 /// Damages every file of this kind in every way, one at a time. Returns the number of rejected
 /// starts by kind of file.
-async fn damage_all(takes: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, usize)> {
-    let (ground, expected) = lived().await;
+async fn damage_all(selects: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, usize)> {
+    let (ground, expected) = used_store().await;
     let mut outcomes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for file in files(path(&ground)) {
         let kind = kind(&file);
-        if !takes(&kind) {
+        if !selects(&kind) {
             continue;
         }
         let length = fs::metadata(&file).unwrap().len() as usize;
@@ -247,7 +247,7 @@ async fn damage_all(takes: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, us
             let copy = damaged_copy(&ground, file, damage).await;
             let outcome = outcomes.entry(kind.clone()).or_default();
             outcome.0 += 1;
-            if let Some(error) = judged(&copy, &expected, &what).await {
+            if let Some(error) = check_open(&copy, &expected, &what).await {
                 outcome.1 += 1;
                 // A directory without its format cannot be identified as a master's.
                 let is_exempt = match kind.as_str() {
@@ -259,7 +259,7 @@ async fn damage_all(takes: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, us
                 assert!(is_exempt || error.contains(name), "{what}: {error}");
                 // It stays rejected.
                 if outcome.1 % 8 == 1 {
-                    let again = judged(&copy, &expected, &what).await;
+                    let again = check_open(&copy, &expected, &what).await;
                     assert!(again.is_some(), "{what}: the second start accepts it");
                 }
             }
@@ -284,7 +284,7 @@ async fn damage_of_tables_is_refused_or_harmless() {
 }
 
 #[tokio::test]
-async fn damage_of_the_files_that_say_what_is_in_use_is_refused_or_harmless() {
+async fn damage_of_manifest_files_is_refused_or_harmless() {
     let kinds = ["CURRENT", "MANIFEST-", "high-water", "FORMAT"];
     let outcomes = damage_all(|kind| kinds.contains(&kind)).await;
     for kind in kinds {
@@ -296,7 +296,7 @@ async fn damage_of_the_files_that_say_what_is_in_use_is_refused_or_harmless() {
 }
 
 #[tokio::test]
-async fn damage_of_anything_else_costs_nothing() {
+async fn damage_of_other_files_loses_nothing() {
     let kinds = [
         "CURRENT",
         "MANIFEST-",
@@ -323,7 +323,7 @@ fn newest_log(directory: &Path) -> PathBuf {
 #[tokio::test]
 async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
     let ground = on_disk();
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     opened.log.save_vote(&vote(1, 1)).await.unwrap();
     opened.commit(entries(0..900)).await;
     opened.log.save_vote(&vote(2, 2)).await.unwrap();
@@ -333,10 +333,13 @@ async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
     opened.close().await;
     let log = newest_log(path(&ground));
     let middle = fs::metadata(&log).unwrap().len() as usize / 2;
-    FileDamage::Flip(middle).inflict(&log);
+    FileDamage::Flip(middle).apply(&log);
     // The rejected start leaves the file unchanged for examination.
     let before = fs::read(&log).unwrap();
-    let error = try_open(&ground.place, not_expected()).await.err().unwrap();
+    let error = try_open(&ground.location, panic_on_fatal())
+        .await
+        .err()
+        .unwrap();
     let error = error.to_string();
     assert!(error.contains(log.to_str().unwrap()), "{error}");
     assert!(error.contains("shows that it had been synced"), "{error}");
@@ -347,9 +350,9 @@ async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
 /// Whichever unsynced blocks survive a power cut, in any order: synced data exists, and the store
 /// opens.
 #[tokio::test]
-async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
+async fn unsynced_blocks_after_a_power_cut_are_never_refused() {
     let ground = on_disk();
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     opened.log.save_vote(&vote(1, 1)).await.unwrap();
     commit_each(&mut opened, 0..50).await;
     let log = newest_log(path(&ground));
@@ -375,11 +378,11 @@ async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
         copy_tree(path(&cut), path(&copy));
         fs::write(
             newest_log(path(&copy)),
-            left_by_a_cut(&synced, &written, seed),
+            after_power_cut(&synced, &written, seed),
         )
         .unwrap();
         let what = format!("seed {seed}");
-        let mut opened = open(&copy.place).await;
+        let mut opened = open(&copy.location).await;
         let found = acknowledged(&mut opened).await;
         assert_eq!(found.vote, Some(vote(1, 1)), "{what}");
         assert!(found.entries == long_entries(0..50), "{what}");
@@ -388,7 +391,7 @@ async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
         commit_each(&mut opened, 50..60).await;
         opened.close().await;
         // Nothing of it remains that would look like damage later.
-        let mut opened = open(&copy.place).await;
+        let mut opened = open(&copy.location).await;
         let found = acknowledged(&mut opened).await;
         assert!(found.entries == long_entries(0..60), "{what}");
         opened.close().await;
@@ -396,7 +399,7 @@ async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
 }
 
 /// Combines, for each unsynced sector, either the old content or the written one.
-fn left_by_a_cut(synced: &[u8], written: &[u8], seed: u64) -> Vec<u8> {
+fn after_power_cut(synced: &[u8], written: &[u8], seed: u64) -> Vec<u8> {
     let mut before = synced.to_vec();
     before.resize(written.len(), 0);
     let unit = [512, 4096, 512, 32 << 10][seed as usize % 4];
@@ -422,7 +425,7 @@ fn left_by_a_cut(synced: &[u8], written: &[u8], seed: u64) -> Vec<u8> {
 #[tokio::test]
 async fn a_log_that_was_truncated_is_not_behind() {
     let ground = on_disk();
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     opened.append(entries(0..100)).await;
     opened
         .log
@@ -430,7 +433,7 @@ async fn a_log_that_was_truncated_is_not_behind() {
         .await
         .unwrap();
     let ground = harness::kill(opened, ground).await;
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     let read = opened.log.try_get_log_entries(..).await.unwrap();
     assert_eq!(read, entries(0..60));
     opened.close().await;
@@ -438,14 +441,14 @@ async fn a_log_that_was_truncated_is_not_behind() {
 
 /// Combines an older copy of the store with the newer high-water record.
 #[tokio::test]
-async fn a_store_that_was_set_back_is_refused() {
+async fn rolled_back_store_is_refused() {
     let ground = on_disk();
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     opened.append(entries(0..10)).await;
     opened.close().await;
     let older = on_disk();
     copy_tree(path(&ground), path(&older));
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     opened.append(entries(10..20)).await;
     opened.close().await;
     fs::copy(
@@ -453,7 +456,10 @@ async fn a_store_that_was_set_back_is_refused() {
         path(&older).join("high-water"),
     )
     .unwrap();
-    let error = try_open(&older.place, not_expected()).await.err().unwrap();
+    let error = try_open(&older.location, panic_on_fatal())
+        .await
+        .err()
+        .unwrap();
     let error = error.to_string();
     assert!(
         error.contains("was synced before") || error.contains("was in use before"),
@@ -465,10 +471,10 @@ async fn a_store_that_was_set_back_is_refused() {
 #[tokio::test]
 async fn a_store_without_a_record_gets_one_and_must_keep_it() {
     let ground = on_disk();
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     opened.append(entries(0..10)).await;
     opened.close().await;
-    harness::tamper(&ground.place, |disk| {
+    harness::tamper(&ground.location, |disk| {
         let mut changes = crate::storage::disk::ChangeBatch::default();
         changes.delete(crate::storage::disk::KeySpace::Meta, *b"truncations");
         disk.write(changes, crate::storage::disk::Durability::Synced)
@@ -476,12 +482,15 @@ async fn a_store_without_a_record_gets_one_and_must_keep_it() {
     });
     let record = path(&ground).join("high-water");
     fs::remove_file(&record).unwrap();
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     let read = opened.log.try_get_log_entries(..).await.unwrap();
     assert_eq!(read, entries(0..10));
     opened.close().await;
     assert!(record.exists());
     fs::remove_file(&record).unwrap();
-    let error = try_open(&ground.place, not_expected()).await.err().unwrap();
+    let error = try_open(&ground.location, panic_on_fatal())
+        .await
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("high-water"), "{error}");
 }

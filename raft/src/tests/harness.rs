@@ -22,7 +22,7 @@ use crate::types::{
 };
 
 /// The value used in production.
-pub(crate) const KEPT: u64 = 5_000;
+pub(crate) const KEEP_ENTRIES: u64 = 5_000;
 
 /// The requests to the owner, and its records.
 #[derive(Debug, Default)]
@@ -105,15 +105,15 @@ pub(crate) struct OpenedStore {
 
 /// A kind of disk, and the place of its data during a test.
 pub(crate) struct DiskFixture {
-    pub(crate) place: StoreLocation,
+    pub(crate) location: StoreLocation,
     /// Deletes the directory at the end.
     pub(crate) _directory: Option<tempfile::TempDir>,
 }
 
 /// Returns a place of each kind that this build has.
-pub(crate) fn grounds() -> Vec<DiskFixture> {
+pub(crate) fn fixtures() -> Vec<DiskFixture> {
     let memory = DiskFixture {
-        place: StoreLocation::Memory(MemoryDisk::default()),
+        location: StoreLocation::Memory(MemoryDisk::default()),
         _directory: None,
     };
     let mut grounds = vec![memory];
@@ -126,20 +126,20 @@ pub(crate) fn grounds() -> Vec<DiskFixture> {
 pub(crate) fn on_disk() -> DiskFixture {
     let directory = tempfile::tempdir().unwrap();
     DiskFixture {
-        place: StoreLocation::Directory(directory.path().join("master")),
+        location: StoreLocation::Directory(directory.path().join("master")),
         _directory: Some(directory),
     }
 }
 
 /// Fails the test if the store reports a fatal error.
-pub(crate) fn not_expected() -> FatalHandler {
+pub(crate) fn panic_on_fatal() -> FatalHandler {
     Arc::new(|error| {
         panic!("{error}: {}", error.source);
     })
 }
 
 /// Records the fatal error instead of ending the process.
-pub(crate) fn observed() -> (FatalHandler, Arc<Mutex<Vec<String>>>) {
+pub(crate) fn record_fatal() -> (FatalHandler, Arc<Mutex<Vec<String>>>) {
     let words = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&words);
     let fatal: FatalHandler = Arc::new(move |error: &fatal::FatalError| {
@@ -149,8 +149,8 @@ pub(crate) fn observed() -> (FatalHandler, Arc<Mutex<Vec<String>>>) {
     (fatal, words)
 }
 
-pub(crate) async fn open(place: &StoreLocation) -> OpenedStore {
-    try_open(place, not_expected()).await.unwrap()
+pub(crate) async fn open(location: &StoreLocation) -> OpenedStore {
+    try_open(location, panic_on_fatal()).await.unwrap()
 }
 
 pub(crate) async fn try_open(
@@ -161,7 +161,7 @@ pub(crate) async fn try_open(
     let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
     let store = store.await.unwrap()?;
     let owner = TestOwner::default();
-    let machine = store.state_machine(owner.start(), KEPT).await?;
+    let machine = store.state_machine(owner.start(), KEEP_ENTRIES).await?;
     let log = store.log();
     Ok(OpenedStore {
         store,
@@ -239,16 +239,16 @@ pub(crate) async fn start(opened: &mut OpenedStore) -> Option<u64> {
 
 /// Simulates a kill of the process. Memory loses unsynced data; a directory has the content of a
 /// copy that is taken while the store is open.
-pub(crate) async fn kill(opened: OpenedStore, ground: DiskFixture) -> DiskFixture {
-    match &ground.place {
+pub(crate) async fn kill(opened: OpenedStore, fixture: DiskFixture) -> DiskFixture {
+    match &fixture.location {
         StoreLocation::Memory(disk) => {
             drop(opened);
             disk.cut_power(0);
-            ground
+            fixture
         }
         StoreLocation::Directory(path) => {
             let copy = on_disk();
-            let StoreLocation::Directory(to) = &copy.place else {
+            let StoreLocation::Directory(to) = &copy.location else {
                 unreachable!("it is on disk");
             };
             copy_tree(path, to);
@@ -273,8 +273,11 @@ pub(crate) fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
 }
 
 /// Changes the bytes of a closed store directly.
-pub(crate) fn tamper(place: &StoreLocation, change: impl FnOnce(&dyn crate::storage::disk::Disk)) {
-    match place {
+pub(crate) fn tamper(
+    location: &StoreLocation,
+    change: impl FnOnce(&dyn crate::storage::disk::Disk),
+) {
+    match location {
         StoreLocation::Memory(disk) => change(disk),
         #[cfg(feature = "rocksdb")]
         StoreLocation::Directory(path) => {

@@ -7,7 +7,8 @@ use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 
 use super::harness::{
-    KEPT, OpenedStore, entries, entry, grounds, id, kill, observed, open, start, try_open,
+    KEEP_ENTRIES, OpenedStore, entries, entry, fixtures, id, kill, open, record_fatal, start,
+    try_open,
 };
 use crate::state_machine::Snapshot;
 use crate::storage::image::SnapshotSource;
@@ -23,11 +24,11 @@ async fn build(opened: &mut OpenedStore) -> (Snapshot, SnapshotFile) {
 }
 
 /// Returns the size of the snapshots on this store.
-fn image_bytes(place: &StoreLocation) -> u64 {
-    match place {
+fn image_bytes(location: &StoreLocation) -> u64 {
+    match location {
         StoreLocation::Memory(disk) => disk.image_bytes(),
         StoreLocation::Directory(_) => {
-            let sizes = files(place)
+            let sizes = files(location)
                 .into_iter()
                 .map(|path| fs::metadata(path).unwrap().len());
             sizes.sum()
@@ -51,8 +52,8 @@ async fn send(image: &SnapshotFile, to: &Store) -> SnapshotFile {
     writer.finish().await.unwrap()
 }
 
-fn files(place: &StoreLocation) -> Vec<PathBuf> {
-    let StoreLocation::Directory(path) = place else {
+fn files(location: &StoreLocation) -> Vec<PathBuf> {
+    let StoreLocation::Directory(path) = location else {
         return Vec::new();
     };
     let files = fs::read_dir(path.join("snapshots")).unwrap();
@@ -68,9 +69,9 @@ fn name(path: &Path) -> &str {
 /// The snapshot file may be newer than the moment that the snapshot names, and its records match
 /// its own description.
 #[tokio::test]
-async fn a_snapshot_names_the_moment_it_was_asked_for_and_its_image_is_of_one_moment() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+async fn snapshot_and_its_image_are_of_one_log_index() {
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.commit(entries(0..100)).await;
         let mut builder = opened.machine.get_snapshot_builder().await;
         opened.commit(entries(100..200)).await;
@@ -96,8 +97,8 @@ async fn a_snapshot_names_the_moment_it_was_asked_for_and_its_image_is_of_one_mo
 /// A regression test: each of these once wrote the whole registry.
 #[tokio::test]
 async fn snapshots_that_are_not_sent_write_no_image() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         let large = format!("large={}", "x".repeat(1_000_000));
         opened.commit(vec![entry(0, &[&large])]).await;
         for round in 0..20 {
@@ -108,10 +109,10 @@ async fn snapshots_that_are_not_sent_write_no_image() {
             assert_eq!(snapshot.meta.last_log_id, Some(id(1, index + 1)));
             opened.log.purge(id(1, index)).await.unwrap();
         }
-        assert_eq!(image_bytes(&ground.place), 0);
+        assert_eq!(image_bytes(&ground.location), 0);
         let expected = opened.owner.records();
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         start(&mut opened).await;
         assert_eq!(opened.owner.records(), expected);
         opened.close().await;
@@ -119,9 +120,9 @@ async fn snapshots_that_are_not_sent_write_no_image() {
 }
 
 #[tokio::test]
-async fn followers_that_need_one_at_the_same_time_are_sent_the_same_image() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+async fn concurrent_followers_are_sent_the_same_image() {
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.commit(entries(0..100)).await;
         let first = opened
             .machine
@@ -135,23 +136,23 @@ async fn followers_that_need_one_at_the_same_time_are_sent_the_same_image() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(image_bytes(&ground.place), 0, "nothing is sent yet");
+        assert_eq!(image_bytes(&ground.location), 0, "nothing is sent yet");
         let (first, second) = tokio::join!(first.snapshot.file(), second.snapshot.file());
         let (first, second) = (first.unwrap(), second.unwrap());
         assert_eq!(first.meta(), second.meta());
-        assert_eq!(image_bytes(&ground.place), first.len());
+        assert_eq!(image_bytes(&ground.location), first.len());
         opened.close().await;
     }
 }
 
 #[tokio::test]
 async fn an_installed_snapshot_replaces_everything_and_stays() {
-    for (from, to) in grounds().into_iter().zip(grounds()) {
-        let mut leader = open(&from.place).await;
+    for (from, to) in fixtures().into_iter().zip(fixtures()) {
+        let mut leader = open(&from.location).await;
         leader.commit(entries(0..500)).await;
         let (snapshot, image) = build(&mut leader).await;
 
-        let mut follower = open(&to.place).await;
+        let mut follower = open(&to.location).await;
         follower
             .commit(vec![entry(0, &["own=1", "00001=other"])])
             .await;
@@ -167,7 +168,7 @@ async fn an_installed_snapshot_replaces_everything_and_stays() {
         follower.commit(entries(500..503)).await;
 
         let to = kill(follower, to).await;
-        let mut follower = open(&to.place).await;
+        let mut follower = open(&to.location).await;
         let last = start(&mut follower).await;
         assert_eq!(last, Some(502));
         let (applied, _) = follower.machine.applied_state().await.unwrap();
@@ -177,7 +178,7 @@ async fn an_installed_snapshot_replaces_everything_and_stays() {
         let current = follower.machine.get_current_snapshot().await.unwrap();
         assert_eq!(current.unwrap().meta, snapshot.meta);
         assert!(
-            files(&to.place)
+            files(&to.location)
                 .iter()
                 .all(|path| name(path).ends_with(".snapshot"))
         );
@@ -187,13 +188,13 @@ async fn an_installed_snapshot_replaces_everything_and_stays() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_was_built_while_a_newer_one_came_does_not_replace_it() {
-    for (from, to) in grounds().into_iter().zip(grounds()) {
-        let mut leader = open(&from.place).await;
+async fn older_snapshot_does_not_replace_a_newer_installed_one() {
+    for (from, to) in fixtures().into_iter().zip(fixtures()) {
+        let mut leader = open(&from.location).await;
         leader.commit(entries(0..500)).await;
         let (newer, image) = build(&mut leader).await;
 
-        let mut follower = open(&to.place).await;
+        let mut follower = open(&to.location).await;
         follower.commit(entries(0..10)).await;
         let (older, late) = build(&mut follower).await;
         assert_eq!(older.meta.last_log_id, Some(id(1, 9)));
@@ -207,7 +208,7 @@ async fn a_snapshot_that_was_built_while_a_newer_one_came_does_not_replace_it() 
         let SnapshotSource::Registry(parts, _) = &older.snapshot else {
             panic!("it is made of the registry")
         };
-        parts.shelf.put(&late).unwrap();
+        parts.snapshots.put(&late).unwrap();
 
         let current = follower.machine.get_current_snapshot().await.unwrap();
         assert_eq!(current.unwrap().meta, newer.meta);
@@ -218,11 +219,11 @@ async fn a_snapshot_that_was_built_while_a_newer_one_came_does_not_replace_it() 
 
 #[tokio::test]
 async fn a_snapshot_that_was_changed_on_the_way_is_refused_and_leaves_nothing() {
-    for (from, to) in grounds().into_iter().zip(grounds()) {
-        let mut leader = open(&from.place).await;
+    for (from, to) in fixtures().into_iter().zip(fixtures()) {
+        let mut leader = open(&from.location).await;
         leader.commit(entries(0..500)).await;
         let (_, image) = build(&mut leader).await;
-        let follower = open(&to.place).await;
+        let follower = open(&to.location).await;
         let whole = image.read(0, usize::MAX).await.unwrap();
         let mut flipped = whole.to_vec();
         flipped[whole.len() / 2] ^= 1;
@@ -239,7 +240,7 @@ async fn a_snapshot_that_was_changed_on_the_way_is_refused_and_leaves_nothing() 
         let mut writer = follower.store.receive_image().unwrap();
         writer.write(whole).await.unwrap();
         drop(writer);
-        assert!(files(&to.place).is_empty());
+        assert!(files(&to.location).is_empty());
         leader.close().await;
         follower.close().await;
     }
@@ -247,8 +248,8 @@ async fn a_snapshot_that_was_changed_on_the_way_is_refused_and_leaves_nothing() 
 
 #[tokio::test]
 async fn a_snapshot_under_a_wrong_description_is_refused() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.commit(entries(0..5)).await;
         let (mut snapshot, _) = build(&mut opened).await;
         snapshot.meta.last_log_id = Some(id(1, 9));
@@ -268,16 +269,16 @@ async fn a_snapshot_under_a_wrong_description_is_refused() {
 }
 
 #[tokio::test]
-async fn two_snapshots_are_kept_and_a_pushed_out_one_can_still_be_sent() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+async fn two_snapshots_are_kept_and_a_removed_one_can_still_be_sent() {
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         let mut images = Vec::new();
         for round in 0..4 {
             opened.commit(entries(round * 10..round * 10 + 10)).await;
             images.push(build(&mut opened).await.1);
         }
-        if matches!(ground.place, StoreLocation::Directory(_)) {
-            let names: Vec<String> = files(&ground.place)
+        if matches!(ground.location, StoreLocation::Directory(_)) {
+            let names: Vec<String> = files(&ground.location)
                 .iter()
                 .map(|path| name(path).into())
                 .collect();
@@ -291,19 +292,19 @@ async fn two_snapshots_are_kept_and_a_pushed_out_one_can_still_be_sent() {
 
 #[tokio::test]
 async fn a_snapshot_covers_what_is_synced_so_the_log_may_go() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.commit(entries(0..50)).await;
         let mut builder = opened.machine.get_snapshot_builder().await;
         builder.build_snapshot().await.unwrap();
         let expected = opened.owner.records();
         let ground = kill(opened, ground).await;
         // Before anything is replayed: the applied records themselves were synced.
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         assert_eq!(opened.owner.records(), expected);
         opened.log.purge(id(1, 49)).await.unwrap();
         let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         start(&mut opened).await;
         assert_eq!(opened.owner.records(), expected);
         opened.close().await;
@@ -312,26 +313,26 @@ async fn a_snapshot_covers_what_is_synced_so_the_log_may_go() {
 
 #[cfg(feature = "rocksdb")]
 #[tokio::test]
-async fn a_torn_snapshot_is_passed_over_and_an_unfinished_one_deleted() {
+async fn torn_snapshot_is_skipped_and_an_unfinished_one_deleted() {
     let ground = super::harness::on_disk();
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     for round in 0..2 {
         opened.commit(entries(round * 10..round * 10 + 10)).await;
         build(&mut opened).await;
     }
     let expected = opened.owner.records();
     opened.close().await;
-    let newest = files(&ground.place).pop().unwrap();
+    let newest = files(&ground.location).pop().unwrap();
     let bytes = fs::read(&newest).unwrap();
     fs::write(&newest, &bytes[..bytes.len() - 5]).unwrap();
     fs::write(newest.with_file_name("3.unfinished"), b"half").unwrap();
 
-    let mut opened = open(&ground.place).await;
+    let mut opened = open(&ground.location).await;
     let current = opened.machine.get_current_snapshot().await.unwrap();
     assert_eq!(current.unwrap().meta.last_log_id, Some(id(1, 9)));
     assert_eq!(opened.owner.records(), expected);
     assert!(
-        files(&ground.place)
+        files(&ground.location)
             .iter()
             .all(|path| !name(path).contains("unfinished"))
     );
@@ -342,28 +343,32 @@ async fn a_torn_snapshot_is_passed_over_and_an_unfinished_one_deleted() {
 }
 
 #[tokio::test]
-async fn an_owner_that_is_gone_stops_the_install_and_nothing_is_lost() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+async fn install_without_an_owner_stops_and_loses_nothing() {
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.commit(entries(0..5)).await;
         // A snapshot of the registry holds the store.
         let meta = build(&mut opened).await.0.meta;
         opened.close().await;
-        let (fatal, words) = observed();
-        let place = ground.place.clone();
+        let (fatal, words) = record_fatal();
+        let place = ground.location.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
         let store = store.await.unwrap().unwrap();
         let (owner, inbox) = tokio::sync::mpsc::channel(1);
         drop(inbox);
-        let refused = store.state_machine(owner, KEPT).await.err().unwrap();
+        let refused = store
+            .state_machine(owner, KEEP_ENTRIES)
+            .await
+            .err()
+            .unwrap();
         assert_eq!(
             refused.to_string(),
             "the owner of the registry ended before it had loaded it"
         );
         store.close().await;
         drop(store);
-        let (fatal, _) = observed();
-        let mut opened = try_open(&ground.place, fatal).await.unwrap();
+        let (fatal, _) = record_fatal();
+        let mut opened = try_open(&ground.location, fatal).await.unwrap();
         assert_eq!(opened.owner.records().len(), 5);
         let read = opened.log.try_get_log_entries(..).await.unwrap();
         assert_eq!(read.len(), 5);

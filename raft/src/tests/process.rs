@@ -24,7 +24,7 @@ fn this_test(name: &str, place: &str) -> Command {
 }
 
 #[test]
-fn last_words_are_said_and_the_process_is_gone_at_once() {
+fn fatal_error_is_logged_and_the_process_aborts_at_once() {
     if env::var_os(CHILD).is_some() {
         fatal::abort()(&FatalError {
             path: "/data/master".into(),

@@ -4,13 +4,13 @@ use futures::TryStreamExt;
 use openraft::RaftLogReader;
 use openraft::storage::RaftLogStorage;
 
-use super::harness::{entries, entry, grounds, id, open};
+use super::harness::{entries, entry, fixtures, id, open};
 use crate::types::Entry;
 
 #[tokio::test]
 async fn a_read_across_disk_and_memory_has_no_gap() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.append(entries(0..6000)).await;
         for (start, end) in [
             (0, 6000),
@@ -31,7 +31,7 @@ async fn a_read_across_disk_and_memory_has_no_gap() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn a_read_that_waits_for_a_device_does_not_hold_up_its_thread() {
+fn read_of_a_slow_device_does_not_block_its_thread() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(1)
@@ -39,7 +39,7 @@ fn a_read_that_waits_for_a_device_does_not_hold_up_its_thread() {
         .unwrap();
     runtime.block_on(async {
         let ground = super::harness::on_disk();
-        let mut opened = open(&ground.place).await;
+        let mut opened = open(&ground.location).await;
         opened.append(entries(0..6000)).await;
         // The only blocking thread is occupied: work that needs it cannot end before it is free.
         let (free, taken) = std::sync::mpsc::channel::<()>();
@@ -57,8 +57,8 @@ fn a_read_that_waits_for_a_device_does_not_hold_up_its_thread() {
 
 #[tokio::test]
 async fn a_limited_read_stops_near_a_mebibyte_and_always_gives_one() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         let large = format!("key={}", "x".repeat(300_000));
         let huge = format!("key={}", "x".repeat(3_000_000));
         let mut all: Vec<Entry> = (0..100).map(|index| entry(index, &[&large])).collect();
@@ -81,9 +81,9 @@ async fn a_limited_read_stops_near_a_mebibyte_and_always_gives_one() {
 }
 
 #[tokio::test]
-async fn the_owner_is_fed_in_short_turns_and_sees_every_entry_once() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+async fn owner_gets_bounded_batches_and_every_entry_once() {
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         let commands: Vec<String> = (0..400).map(|number| format!("{number}=1")).collect();
         let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
         let large = format!("large={}", "x".repeat(700_000));
@@ -100,9 +100,9 @@ async fn the_owner_is_fed_in_short_turns_and_sees_every_entry_once() {
 }
 
 #[tokio::test]
-async fn entries_that_are_gone_are_never_stepped_over() {
-    for ground in grounds() {
-        let mut opened = open(&ground.place).await;
+async fn missing_entries_are_never_skipped() {
+    for ground in fixtures() {
+        let mut opened = open(&ground.location).await;
         opened.commit(entries(0..10)).await;
         opened.log.purge(id(1, 4)).await.unwrap();
         let sent = opened.log.limited_get_log_entries(3, 8).await.unwrap();

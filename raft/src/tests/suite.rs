@@ -14,7 +14,7 @@ struct TestStoreBuilder(fn() -> DiskFixture);
 /// Keeps the store and its directory until the test is over.
 struct TestStoreGuard {
     _store: Store,
-    _ground: DiskFixture,
+    _fixture: DiskFixture,
 }
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TestStoreGuard> for TestStoreBuilder {
@@ -27,10 +27,10 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TestStoreGuard> for TestSt
             log,
             machine,
             ..
-        } = harness::open(&ground.place).await;
+        } = harness::open(&ground.location).await;
         let guard = TestStoreGuard {
             _store: store,
-            _ground: ground,
+            _fixture: ground,
         };
         Ok((guard, log, machine))
     }
@@ -39,7 +39,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TestStoreGuard> for TestSt
 #[test]
 fn the_store_in_memory_passes_the_suite_of_openraft() {
     let ground = || DiskFixture {
-        place: StoreLocation::Memory(Default::default()),
+        location: StoreLocation::Memory(Default::default()),
         _directory: None,
     };
     run(TestStoreBuilder(ground));

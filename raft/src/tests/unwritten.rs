@@ -92,7 +92,7 @@ async fn a_mebibyte_is_written_at_once() {
 }
 
 #[tokio::test]
-async fn a_log_that_is_cut_holds_all_that_is_not_written() {
+async fn purge_keeps_entries_of_unwritten_records() {
     for with_snapshot in [false, true] {
         let (disk, place, mut opened) = opened().await;
         opened.commit(entries(0..10)).await;
@@ -112,7 +112,7 @@ async fn a_log_that_is_cut_holds_all_that_is_not_written() {
 }
 
 #[tokio::test]
-async fn an_orderly_end_writes_all() {
+async fn close_writes_all_records() {
     let (disk, place, mut opened) = opened().await;
     opened.commit(entries(0..10)).await;
     opened.store.close().await;
@@ -121,7 +121,7 @@ async fn an_orderly_end_writes_all() {
 
 /// An installed snapshot also replaces the waiting records.
 #[tokio::test]
-async fn what_waits_is_not_written_over_an_installed_snapshot() {
+async fn buffered_records_do_not_overwrite_an_installed_snapshot() {
     let image = {
         let (_disk, _place, mut opened) = opened().await;
         opened.commit(vec![entry(50, &["new=1"])]).await;

@@ -52,7 +52,7 @@ pub(crate) fn client(channel: Channel) -> PeerClient {
 }
 
 /// Returns a question without optional fields.
-pub(crate) fn question() -> proto::AskRequest {
+pub(crate) fn ask_request() -> proto::AskRequest {
     proto::AskRequest {
         format: versions::OWN.first_format(),
         versions: Some(versions::OWN.message()),
@@ -101,7 +101,7 @@ impl PeerConnections {
         if let Some(format) = versions::OWN.common_format(theirs) {
             self.format.store(format, Ordering::Relaxed);
         }
-        self.frames.reported(theirs.supports_frames());
+        self.frames.set_support(theirs.supports_frames());
     }
 }
 
@@ -123,7 +123,7 @@ impl Peers {
         }
     }
 
-    fn connect_patience(&self) -> Duration {
+    fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.timing.append_deadline_ms)
     }
 
@@ -140,7 +140,7 @@ impl Peers {
     pub(crate) async fn connect(&self, address: &str) -> Result<Channel, Status> {
         let connector = self
             .dialer
-            .connector(self.connect_patience(), ExpectedPeer::MASTER);
+            .connector(self.connect_timeout(), ExpectedPeer::MASTER);
         let channel = endpoint(address)?.connect_with_connector(connector).await;
         channel.map_err(|error| Status::unavailable(chain(&error)))
     }
@@ -188,7 +188,7 @@ impl Peers {
         let lazy = || {
             let connector = self
                 .dialer
-                .connector(self.connect_patience(), ExpectedPeer::MASTER);
+                .connector(self.connect_timeout(), ExpectedPeer::MASTER);
             endpoint.connect_with_connector_lazy(connector)
         };
         let connections = Arc::new(PeerConnections {

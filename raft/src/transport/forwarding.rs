@@ -13,7 +13,7 @@ use crate::membership::MemberChange;
 use crate::types::Member;
 
 /// The timeout of a whole change at the leader: a learner may have to receive a snapshot first.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(600);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Forwards a change to another master: the leader, or any member that knows it when an empty node
 /// requests to join.
@@ -57,12 +57,7 @@ pub(crate) async fn forward(
     };
     let connections = peers.to(&to.raft_address).map_err(failed)?;
     let mut client = connections::client(connections.control.clone());
-    match tokio::time::timeout(
-        CHANGE_PATIENCE,
-        client.change(request(connections.format())),
-    )
-    .await
-    {
+    match tokio::time::timeout(CHANGE_TIMEOUT, client.change(request(connections.format()))).await {
         Ok(Ok(answer)) => Ok(answer.into_inner().id),
         Ok(Err(status)) => Err(failed(status)),
         Err(_elapsed) => Err(MembershipError::Unfinished {

@@ -34,16 +34,16 @@ pub(crate) const GREETING: &[u8; 24] = b"\0argosy raft frames 1\n\n\n";
 
 const LENGTH_BYTES: usize = 4;
 /// Kind and checksum.
-const AROUND_BYTES: usize = 1 + 4;
+const OVERHEAD_BYTES: usize = 1 + 4;
 /// The size of a new receive buffer, which is allocated once less than `LEAST_ROOM_BYTES` is left.
 /// Entries are slices of this buffer until they leave the newest part of the log, so many entries
 /// share it.
-const ROOM_BYTES: usize = 16 << 10;
-const LEAST_ROOM_BYTES: usize = 1 << 10;
+const BUFFER_BYTES: usize = 16 << 10;
+const MIN_BUFFER_BYTES: usize = 1 << 10;
 /// The maximum length of a peer's reason, since it is logged.
 const REASON_BYTES: usize = 1 << 10;
 /// A buffer that grew beyond this for one frame is not kept.
-const KEPT_BYTES: usize = 256 << 10;
+const MAX_IDLE_BYTES: usize = 256 << 10;
 
 /// The content of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl FramedConnection {
     }
 
     async fn write(&mut self, kind: FrameKind, message: &impl Message) -> io::Result<()> {
-        let length = AROUND_BYTES + message.encoded_len();
+        let length = OVERHEAD_BYTES + message.encoded_len();
         let sent = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.outgoing.clear();
         self.outgoing.reserve(LENGTH_BYTES + length);
@@ -121,7 +121,7 @@ impl FramedConnection {
         self.outgoing.put_u32_le(checksum);
         self.connection.write_all(&self.outgoing).await?;
         self.connection.flush().await?;
-        if self.outgoing.capacity() > KEPT_BYTES {
+        if self.outgoing.capacity() > MAX_IDLE_BYTES {
             self.outgoing = BytesMut::new();
         }
         Ok(())
@@ -159,8 +159,8 @@ impl FramedConnection {
     /// Reads available bytes; returns 0 at the end of the connection. Memory grows with the
     /// received bytes, not with the announced length.
     async fn fill(&mut self) -> Result<usize, Status> {
-        if self.incoming.capacity() - self.incoming.len() < LEAST_ROOM_BYTES {
-            self.incoming.reserve(ROOM_BYTES);
+        if self.incoming.capacity() - self.incoming.len() < MIN_BUFFER_BYTES {
+            self.incoming.reserve(BUFFER_BYTES);
         }
         let read = self.connection.read_buf(&mut self.incoming).await;
         read.map_err(|error| broken(&error))
@@ -172,7 +172,7 @@ impl FramedConnection {
             return Ok(None);
         };
         let length = u32::from_le_bytes(*length) as usize;
-        if !(AROUND_BYTES..=AROUND_BYTES + wire::MESSAGE_LIMIT_BYTES).contains(&length) {
+        if !(OVERHEAD_BYTES..=OVERHEAD_BYTES + wire::MESSAGE_LIMIT_BYTES).contains(&length) {
             return Err(codec::damaged("its length is wrong"));
         }
         if self.incoming.len() < LENGTH_BYTES + length {
@@ -180,7 +180,7 @@ impl FramedConnection {
         }
         self.incoming.advance(LENGTH_BYTES);
         let mut frame = self.incoming.split_to(length).freeze();
-        if length > KEPT_BYTES {
+        if length > MAX_IDLE_BYTES {
             self.incoming = BytesMut::from(&self.incoming[..]);
         }
         let mut checksum = frame.split_off(length - 4);

@@ -68,9 +68,9 @@ impl NetworkFactory {
             caller: self.caller,
             timing: self.timing,
             connections,
-            lane,
+            class: lane,
             open: Mutex::default(),
-            held: PeerProgress::default(),
+            progress: PeerProgress::default(),
         }
     }
 }
@@ -119,10 +119,10 @@ pub(crate) struct PeerNetwork {
     caller: CallerIdentity,
     timing: Timing,
     connections: Result<Arc<PeerConnections>, Status>,
-    lane: TrafficClass,
+    class: TrafficClass,
     // Locked only by tests: openraft requires its clients to be `Sync`, and a connection is not.
     open: Mutex<Option<AppendTransport>>,
-    held: PeerProgress,
+    progress: PeerProgress,
 }
 
 impl PeerNetwork {
@@ -149,9 +149,9 @@ impl PeerNetwork {
     /// connection for them exists.
     fn take_open(&mut self) -> Option<AppendTransport> {
         let open = self.transport().take().and_then(AppendTransport::usable)?;
-        let frames = match (&open, self.lane, &self.connections) {
+        let frames = match (&open, self.class, &self.connections) {
             (AppendTransport::Stream(_), TrafficClass::Entries, Ok(connections)) => {
-                connections.frames.spare()
+                connections.frames.idle()
             }
             _ => None,
         };
@@ -183,7 +183,7 @@ impl PeerNetwork {
         request: proto::AppendRequest,
     ) -> Result<(AppendTransport, proto::AppendResponse), Status> {
         let connections = self.connections.as_ref().map_err(Clone::clone)?;
-        let frames = match self.lane {
+        let frames = match self.class {
             TrafficClass::Entries => connections.frames.open().await?,
             // openraft drops a late heartbeat, and its carrier with it. A stream is opened again
             // without a round trip.
@@ -198,7 +198,7 @@ impl PeerNetwork {
     /// Opens the stream with its first request in it, which saves a round trip.
     async fn open_append(&self, request: proto::AppendRequest) -> Result<OpenAppendStream, Status> {
         let connections = self.connections.as_ref().map_err(Clone::clone)?;
-        let channel = match self.lane {
+        let channel = match self.class {
             TrafficClass::Entries => &connections.entries,
             TrafficClass::Control => &connections.control,
         };
@@ -218,8 +218,8 @@ impl PeerNetwork {
 
     /// Logs the required action once, and treats the peer as unreachable.
     fn peer_lost_entries(&mut self) -> RPCError<TypeConfig> {
-        let text = self.held.refusal(self.target);
-        if self.held.is_first_report() {
+        let text = self.progress.refusal(self.target);
+        if self.progress.is_first_report() {
             error!(peer = self.target, "{text}");
         }
         RPCError::Unreachable(Unreachable::new(&Status::data_loss(text)))
@@ -305,9 +305,9 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let last = request.entries[..taken].last().map(|entry| entry.log_id);
         let last = last.or(request.prev_log_id);
         match &answer {
-            Ok(AppendEntriesResponse::Success) => self.held.acknowledged(request.vote, last),
+            Ok(AppendEntriesResponse::Success) => self.progress.acknowledged(request.vote, last),
             Ok(AppendEntriesResponse::PartialSuccess(last)) => {
-                self.held.acknowledged(request.vote, *last);
+                self.progress.acknowledged(request.vote, *last);
             }
             Ok(AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_)) | Err(_) => {
             }
@@ -319,7 +319,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             // openraft would retry without end, and report a bug in openraft.
             Ok(AppendEntriesResponse::Conflict)
                 if self
-                    .held
+                    .progress
                     .has_lost_entries(request.vote, request.prev_log_id) =>
             {
                 Err(self.peer_lost_entries())

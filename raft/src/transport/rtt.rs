@@ -14,7 +14,7 @@ use crate::settings::Timing;
 
 /// The number of consecutive late answers that a busy machine does not explain. There is one
 /// request per heartbeat interval.
-const IN_A_ROW: u32 = 50;
+const MAX_LATE: u32 = 50;
 
 /// The consecutive late answers, by peer. Cheap to clone; all clones share one state.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +26,12 @@ pub(crate) struct RttTracker {
 impl RttTracker {
     /// Records how long a request and its answer took. Returns a message for operators, once until
     /// the answers are in time again.
-    pub(crate) fn answered(&self, peer: u64, took: Duration, timing: Timing) -> Option<String> {
+    pub(crate) fn record_answer(
+        &self,
+        peer: u64,
+        took: Duration,
+        timing: Timing,
+    ) -> Option<String> {
         let mut late = self
             .late
             .lock()
@@ -37,7 +42,7 @@ impl RttTracker {
         }
         let count = late.entry(peer).or_default();
         *count = count.saturating_add(1);
-        (*count == IN_A_ROW).then(|| {
+        (*count == MAX_LATE).then(|| {
             format!(
                 "a request to master-{peer} and its answer take {} ms, but a heartbeat must be answered within {} ms: \
                  this master confirms no read that needs master-{peer}; repair the network, or start all masters with \
@@ -56,7 +61,7 @@ impl RttTracker {
             .late
             .lock()
             .expect("no task panics while holding the lock");
-        let is_late = |peer: &u64| late.get(peer).is_some_and(|count| *count >= IN_A_ROW);
+        let is_late = |peer: &u64| late.get(peer).is_some_and(|count| *count >= MAX_LATE);
         let far = voters
             .iter()
             .filter(|peer| **peer != own && is_late(peer))
@@ -70,11 +75,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_that_are_late_again_and_again_are_told_with_the_setting_that_helps() {
+    fn repeatedly_late_answers_are_reported_with_a_remedy() {
         let distances = RttTracker::default();
         let answered =
-            |peer, ms| distances.answered(peer, Duration::from_millis(ms), Timing::lan());
-        for _ in 1..IN_A_ROW {
+            |peer, ms| distances.record_answer(peer, Duration::from_millis(ms), Timing::lan());
+        for _ in 1..MAX_LATE {
             assert_eq!(answered(2, 180), None);
         }
         assert_eq!(answered(3, 180), None, "each peer counts by itself");
@@ -85,18 +90,19 @@ mod tests {
         );
         assert_eq!(answered(2, 180), None, "once");
         assert_eq!(answered(2, 20), None);
-        let again = (0..IN_A_ROW).filter_map(|_| answered(2, 180)).count();
+        let again = (0..MAX_LATE).filter_map(|_| answered(2, 180)).count();
         assert_eq!(again, 1, "after it was in time");
     }
 
     #[test]
-    fn a_node_is_far_away_while_it_and_those_that_answer_in_time_are_no_majority() {
+    fn node_is_far_without_a_majority_of_timely_answers() {
         let distances = RttTracker::default();
-        let answered =
-            |peer, ms| drop(distances.answered(peer, Duration::from_millis(ms), Timing::lan()));
+        let answered = |peer, ms| {
+            drop(distances.record_answer(peer, Duration::from_millis(ms), Timing::lan()))
+        };
         let far = |voters: &[u64]| distances.is_far(1, &voters.iter().copied().collect());
-        (1..IN_A_ROW).for_each(|_| answered(2, 180));
-        (0..IN_A_ROW).for_each(|_| answered(3, 180));
+        (1..MAX_LATE).for_each(|_| answered(2, 180));
+        (0..MAX_LATE).for_each(|_| answered(3, 180));
         assert!(!far(&[1, 2, 3]) && far(&[1, 3]) && !far(&[1]));
         answered(2, 180);
         assert!(far(&[1, 2, 3]) && far(&[1, 2, 3, 4]) && !far(&[1, 2, 3, 4, 5]));
@@ -105,12 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_now_and_then_is_nothing() {
+    fn occasional_late_answers_are_ignored() {
         let distances = RttTracker::default();
         for _ in 0..100 {
             for ms in [70, 80, 90, 100, 5] {
                 let took = Duration::from_millis(ms);
-                assert_eq!(distances.answered(2, took, Timing::lan()), None);
+                assert_eq!(distances.record_answer(2, took, Timing::lan()), None);
             }
         }
     }

@@ -40,7 +40,7 @@ use crate::storage::store::Store;
 use crate::types::{Member, TypeConfig, Vote};
 
 /// The time that connections get to end when the node stops.
-const GOODBYE: Duration = Duration::from_millis(300);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 const WINDOW_BYTES: u32 = 8 << 20;
 /// The maximum idle time of another master's connection.
 pub(crate) const IDLE: Duration = Duration::from_secs(3_600);
@@ -117,7 +117,7 @@ pub(crate) struct RaftPort {
     /// One slot: a second invitation waits until the first is accepted or rejected.
     pub(crate) invitations: mpsc::Sender<Invitation>,
     /// When the leader's last message arrived here.
-    pub(crate) hearing: LeaderContact,
+    pub(crate) leader_contact: LeaderContact,
     pub(crate) stop: CancellationToken,
 }
 
@@ -162,11 +162,11 @@ impl RaftPort {
 
     /// Records a listed master with another list: it will refuse to start, and this master must
     /// too.
-    fn compare(&self, question: proto::AskRequest) {
-        let listed = self.lists(&question.raft_address);
-        if listed && self.identity.get().is_none() && question.peers != self.peers {
+    fn compare(&self, request: proto::AskRequest) {
+        let listed = self.lists(&request.raft_address);
+        if listed && self.identity.get().is_none() && request.peers != self.peers {
             self.unequal
-                .get_or_init(|| (question.raft_address, question.peers));
+                .get_or_init(|| (request.raft_address, request.peers));
         }
     }
 
@@ -205,14 +205,14 @@ fn ended(error: impl std::error::Error) -> Status {
 }
 
 /// Serves the port until the node stops, and then closes it.
-pub(crate) async fn serve(door: Arc<RaftPort>, listener: Listener) {
-    let stop = door.stop.clone();
-    let (listener, framed) = port::separate_frames(door.clone(), listener);
-    let service = proto::raft_server::RaftServer::from_arc(Arc::new(RaftService(door)))
+pub(crate) async fn serve(port: Arc<RaftPort>, listener: Listener) {
+    let stop = port.stop.clone();
+    let (listener, framed) = port::separate_frames(port.clone(), listener);
+    let service = proto::raft_server::RaftServer::from_arc(Arc::new(RaftService(port)))
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
     let limits = PortLimits {
-        idle: IDLE,
+        idle_timeout: IDLE,
         streams: STREAMS,
         stream_window: WINDOW_BYTES,
         connection_window: WINDOW_BYTES,
@@ -224,7 +224,7 @@ pub(crate) async fn serve(door: Arc<RaftPort>, listener: Listener) {
     let serving = server::serve(listener, router, limits, stop.clone());
     let late = async {
         stop.cancelled().await;
-        tokio::time::sleep(GOODBYE).await;
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
     };
     tokio::select! {
         () = serving => {}
@@ -258,7 +258,8 @@ pub(crate) async fn append(
     let request = wire::append_from(message)?;
     let vote = formed.raft.server_metrics().borrow_watched().vote;
     if request.vote.leader_id.term >= vote.leader_id.term {
-        door.hearing.record_append(request.vote.leader_id.term);
+        door.leader_contact
+            .record_append(request.vote.leader_id.term);
     }
     formed
         .growth
@@ -374,7 +375,7 @@ impl proto::raft_server::Raft for RaftService {
         let leader = wire::vote_from(message.vote)?;
         let newest = newest_vote(formed);
         if leader.committed && leader.leader_id.term >= newest.leader_id.term {
-            self.0.hearing.record_alive(leader.leader_id.term);
+            self.0.leader_contact.record_alive(leader.leader_id.term);
         }
         let vote = Some(wire::vote(&newest));
         let versions = Some(versions::OWN.message());

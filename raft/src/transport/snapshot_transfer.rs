@@ -30,12 +30,12 @@ const BLOCK_BYTES: usize = 256 << 10;
 const LENGTH_LIMIT_BYTES: u64 = 64 << 30;
 
 /// The time for which a receiver waits for the next block. The sender reads it from its own disk.
-const NEXT_BLOCK_PATIENCE: Duration = Duration::from_secs(60);
+const NEXT_BLOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The maximum time for a receiver to verify and install a snapshot.
-const INSTALL_PATIENCE: Duration = Duration::from_secs(300);
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
 
-fn block_patience(timing: Timing) -> Duration {
+fn block_timeout(timing: Timing) -> Duration {
     // A receiver's disk may stall for longer than an append may take, and nothing waits behind a
     // snapshot.
     Duration::from_millis(10 * timing.append_deadline_ms)
@@ -53,7 +53,11 @@ pub(crate) async fn send(
     let to = header.to;
     let silent = |_elapsed| Status::deadline_exceeded("no answer to a block of a snapshot");
     // No snapshot file is written for an unreachable receiver.
-    let present = timeout(block_patience(timing), client.ask(connections::question())).await;
+    let present = timeout(
+        block_timeout(timing),
+        client.ask(connections::ask_request()),
+    )
+    .await;
     present.map_err(silent)??;
     let image = snapshot.snapshot.file().await;
     let image = image
@@ -71,7 +75,7 @@ pub(crate) async fn send(
     };
     give(Part::Head(head)).await?;
     let opened = timeout(
-        block_patience(timing),
+        block_timeout(timing),
         client.snapshot(ReceiverStream::new(outgoing)),
     )
     .await;
@@ -87,9 +91,9 @@ pub(crate) async fn send(
         let last = sent >= image.len();
         give(Part::Block(block)).await?;
         let patience = if last {
-            INSTALL_PATIENCE
+            INSTALL_TIMEOUT
         } else {
-            block_patience(timing)
+            block_timeout(timing)
         };
         let answer = timeout(patience, answers.message())
             .await
@@ -130,7 +134,7 @@ pub(crate) struct SnapshotReceiver {
     received: u64,
     length: u64,
     /// The slot of this transfer, released when it is completed or aborted.
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl SnapshotReceiver {
@@ -151,7 +155,7 @@ impl SnapshotReceiver {
             writer: Some(writer),
             received: 0,
             length: head.length_bytes,
-            _place: place,
+            _permit: place,
         })
     }
 
@@ -162,7 +166,7 @@ impl SnapshotReceiver {
     ) -> impl Stream<Item = Result<proto::SnapshotProgress, Status>> + Send + 'static {
         stream::unfold(Some((self, parts)), async |state| {
             let (mut receiver, mut parts) = state?;
-            let answer = match timeout(NEXT_BLOCK_PATIENCE, parts.message()).await {
+            let answer = match timeout(NEXT_BLOCK_TIMEOUT, parts.message()).await {
                 Ok(Ok(Some(part))) => receiver.take(part).await,
                 // The sender has closed the stream; received blocks are deleted with the receiver.
                 Ok(Ok(None)) => return None,

@@ -115,7 +115,7 @@ pub(crate) fn check(question: &proto::AskRequest) -> Result<(), Status> {
 mod tests {
     use super::*;
 
-    fn speaking(oldest_format: u32, newest_format: u32) -> MasterVersions {
+    fn versions(oldest_format: u32, newest_format: u32) -> MasterVersions {
         MasterVersions {
             oldest_format,
             newest_format,
@@ -125,9 +125,9 @@ mod tests {
     }
 
     #[test]
-    fn two_masters_speak_the_newest_format_that_both_know() {
+    fn masters_use_the_newest_common_format() {
         let common = |one: (u32, u32), other: (u32, u32)| {
-            let (one, other) = (speaking(one.0, one.1), speaking(other.0, other.1));
+            let (one, other) = (versions(one.0, one.1), versions(other.0, other.1));
             assert_eq!(one.common_format(other), other.common_format(one));
             one.common_format(other)
         };

@@ -76,7 +76,7 @@ async fn join(host: &NodeHost, address: SocketAddr) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_master_that_no_operator_has_named_is_not_taken_in() {
+async fn empty_master_is_admitted_only_by_an_operator() {
     let addresses = addresses(4);
     let listed = &addresses[..3];
     let plans = listed.iter().map(|address| HostPlan::new(*address, listed));
@@ -100,7 +100,7 @@ async fn an_empty_master_that_no_operator_has_named_is_not_taken_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_master_is_a_stranger_until_an_operator_lets_it_replace_its_former_self() {
+async fn wiped_master_rejoins_only_by_an_operator() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;
@@ -142,13 +142,13 @@ async fn a_wiped_master_is_a_stranger_until_an_operator_lets_it_replace_its_form
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_that_would_end_the_quorum_is_refused() {
+async fn removal_that_loses_the_quorum_is_refused() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     let dead = (lead + 1) % 3;
     let (dead_id, living_id) = (hosts[dead].node.id(), hosts[(lead + 2) % 3].node.id());
     let lead_id = hosts[lead].node.id();
-    heard(&hosts[lead]).await;
+    wait_for_contact(&hosts[lead]).await;
     hosts.remove(dead).kill();
     let lead = hosts
         .iter()
@@ -176,7 +176,7 @@ async fn a_removal_that_would_end_the_quorum_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_nobody_started_cannot_join() {
+async fn master_that_does_not_run_cannot_join() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     let nobody = addresses(1)[0].to_string();
@@ -189,7 +189,7 @@ async fn a_master_that_nobody_started_cannot_join() {
     let dead = (lead + 1) % 3;
     let dead_id = hosts[dead].node.id();
     let term = hosts[lead].status().term;
-    heard(&hosts[lead]).await;
+    wait_for_contact(&hosts[lead]).await;
     let mut hosts = hosts;
     hosts.remove(dead).kill();
     let lead = leader(&hosts).await;
@@ -207,7 +207,7 @@ async fn a_master_that_nobody_started_cannot_join() {
 async fn a_leader_that_is_replaced_meanwhile_says_nothing_about_the_others() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
-    heard(&hosts[lead]).await;
+    wait_for_contact(&hosts[lead]).await;
     let dead = hosts.remove((lead + 1) % 3);
     let dead_id = dead.node.id();
     dead.kill();
@@ -229,7 +229,7 @@ async fn silent(leader: &NodeHost, id: u64) {
     let limit = Duration::from_millis(2 * TIMING.election_max_ms);
     loop {
         let members = leader.node.members();
-        let heard = members.iter().find(|one| one.id == id).unwrap().heard_ago;
+        let heard = members.iter().find(|one| one.id == id).unwrap().acked_ago;
         if heard.is_some_and(|ago| ago > limit) {
             return;
         }
@@ -239,11 +239,11 @@ async fn silent(leader: &NodeHost, id: u64) {
 }
 
 /// Waits until the leader has heard every other member once.
-async fn heard(leader: &NodeHost) {
+async fn wait_for_contact(leader: &NodeHost) {
     let deadline = Instant::now() + DEADLINE;
     let unheard = || {
         let mut members = leader.node.members().into_iter();
-        members.any(|one| !one.is_leader && one.heard_ago.is_none())
+        members.any(|one| !one.is_leader && one.acked_ago.is_none())
     };
     while unheard() {
         assert!(Instant::now() < deadline, "{:?}", leader.node.members());

@@ -15,7 +15,7 @@ fn on_disk(plan: HostPlan, directory: &Path) -> HostPlan {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_on_disk_goes_on_after_all_of_it_was_stopped() {
+async fn group_on_disk_restarts_after_a_full_stop() {
     let place = tempfile::tempdir().unwrap();
     let addresses = addresses(3);
     let plan = |address| on_disk(HostPlan::new(address, &addresses), place.path());

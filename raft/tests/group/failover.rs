@@ -7,7 +7,7 @@ use argosy_raft::ProposeError;
 use crate::host::{NodeHost, PendingNodeStart, TIMING, commit_somewhere, equal, leader, three};
 
 /// The time between two messages of a leader on a busy machine.
-const LULL: Duration = Duration::from_secs(1);
+const QUIET_TIME: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
@@ -45,7 +45,7 @@ async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_follower_that_comes_back_costs_no_election() {
+async fn restarted_follower_causes_no_election() {
     let mut hosts = three().await;
     for _ in 0..3 {
         let lead = leader(&hosts).await;
@@ -66,7 +66,7 @@ async fn a_killed_follower_that_comes_back_costs_no_election() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leadership_is_handed_over_to_the_one_that_is_named() {
+async fn leadership_is_transferred_to_the_named_member() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;
@@ -86,7 +86,7 @@ async fn leadership_is_handed_over_to_the_one_that_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_stopped_in_order_is_replaced_at_once() {
+async fn gracefully_stopped_leader_is_replaced_at_once() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;
@@ -127,7 +127,7 @@ async fn a_master_that_starts_alone_changes_no_term() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_hears_nobody_names_no_leader_until_it_hears_one() {
+async fn follower_without_a_quorum_reports_no_leader() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;
@@ -148,7 +148,7 @@ async fn a_follower_that_hears_nobody_names_no_leader_until_it_hears_one() {
     let since = alone
         .leaderless_since
         .expect("it is counted from somewhere");
-    assert!(since.into_std() <= Instant::now() && since.elapsed() <= died.elapsed() + LULL);
+    assert!(since.into_std() <= Instant::now() && since.elapsed() <= died.elapsed() + QUIET_TIME);
     assert_eq!(alone.term, led.term);
     for plan in [dead_leader, dead_follower] {
         hosts.push(PendingNodeStart::begin(plan).finish().await.unwrap());

@@ -5,7 +5,7 @@ use argosy_raft::StartError;
 use crate::host::{HostPlan, PendingNodeStart, addresses, form, leader, three};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_forms_only_when_every_listed_master_is_there() {
+async fn group_forms_only_with_every_listed_master() {
     let addresses = addresses(3);
     let mut starting: Vec<_> = addresses
         .iter()
@@ -68,7 +68,7 @@ async fn a_master_outside_its_own_list_and_one_without_a_list_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_of_one_is_not_founded_beside_a_formed_one() {
+async fn bootstrap_is_refused_if_a_group_exists() {
     let hosts = three().await;
     let address = addresses(1)[0];
     let plan = HostPlan {

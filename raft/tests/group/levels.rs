@@ -8,7 +8,7 @@ use argosy_state::level::{Level, Levels};
 use crate::host::{DEADLINE, HostPlan, PendingNodeStart, addresses, form, leader, three};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_leader_knows_the_levels_of_all_members_and_nobody_joins_while_it_asks() {
+async fn leader_knows_all_levels_and_blocks_joins_while_it_queries() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     let deadline = Instant::now() + DEADLINE;

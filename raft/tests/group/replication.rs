@@ -105,7 +105,7 @@ async fn only_the_leader_has_a_term_to_confirm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
+async fn lagging_follower_catches_up_by_a_snapshot() {
     let policy = SnapshotPolicy {
         entries: 20,
         bytes: 64 << 20,
@@ -137,7 +137,7 @@ async fn a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
+async fn large_commands_are_split_into_entries_and_snapshots() {
     let policy = SnapshotPolicy {
         entries: 10_000,
         bytes: 4 << 20,
@@ -182,7 +182,7 @@ async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_without_followers_takes_no_more_than_its_queue_and_knows_its_age() {
+async fn isolated_leader_fills_only_its_queue_and_knows_its_age() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;
@@ -223,7 +223,7 @@ async fn a_leader_without_followers_takes_no_more_than_its_queue_and_knows_its_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_on_the_raft_port_disturbs_nobody() {
+async fn garbage_on_the_raft_port_has_no_effect() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     let term = hosts[lead].status().term;
@@ -244,7 +244,7 @@ async fn garbage_on_the_raft_port_disturbs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_goes_on_from_its_stores_after_all_of_it_was_killed() {
+async fn group_restarts_from_its_stores_after_a_full_kill() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     for number in 0..20 {

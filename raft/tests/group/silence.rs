@@ -82,7 +82,7 @@ async fn a_frozen_leader_is_replaced_long_before_the_timeout_of_elections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn followers_that_do_not_get_the_processor_replace_no_leader() {
+async fn starved_followers_replace_no_leader() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     let term = hosts[lead].status().term;

@@ -52,7 +52,7 @@ async fn slow_disks_of_both_followers_cost_no_office_and_no_election() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_followers_are_gone_leaves_office_within_its_lease() {
+async fn leader_without_followers_steps_down_within_its_lease() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     let host = hosts.remove(lead);
@@ -68,7 +68,7 @@ async fn a_leader_whose_followers_are_gone_leaves_office_within_its_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn masters_that_cut_their_logs_write_no_images() {
+async fn masters_that_purge_logs_write_no_images() {
     let policy = SnapshotPolicy {
         entries: 20,
         bytes: 64 << 20,
@@ -88,7 +88,7 @@ async fn masters_that_cut_their_logs_write_no_images() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_is_cut_although_no_life_of_its_master_is_long_enough_for_the_policy() {
+async fn log_is_purged_despite_frequent_restarts() {
     let policy = SnapshotPolicy {
         entries: 20,
         bytes: 64 << 20,

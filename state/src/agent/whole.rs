@@ -33,8 +33,8 @@ impl From<&Agent> for WholeAgent {
         let Agent {
             id,
             nonce,
-            reported,
-            agreed,
+            report: reported,
+            admin: agreed,
             reachability: _,
             orders,
             promise,
@@ -80,12 +80,12 @@ impl WholeAgent {
         Some(Agent {
             id: self.id,
             nonce: self.nonce,
-            reported: Arc::new(AgentReport {
+            report: Arc::new(AgentReport {
                 incarnation: self.incarnation,
                 boot_id: self.boot_id,
                 info: self.info,
             }),
-            agreed: AgentAdministration {
+            admin: AgentAdministration {
                 administration: match self.mode_when_heard {
                     AgentMode::Registered => Administration::Active,
                     AgentMode::Unreachable => return None,
@@ -151,9 +151,9 @@ impl Agent {
             true => Reachability::Unreachable { since },
             false => Reachability::Reachable { since },
         };
-        self.agreed.since = since;
-        self.agreed.deadline = None;
-        self.agreed.revision = Revision::default();
+        self.admin.since = since;
+        self.admin.deadline = None;
+        self.admin.revision = Revision::default();
     }
 }
 
@@ -171,12 +171,12 @@ mod tests {
         Agent {
             id: AgentId(3),
             nonce: 1,
-            reported: Arc::new(AgentReport {
+            report: Arc::new(AgentReport {
                 incarnation: 2,
                 boot_id: "boot".to_owned(),
                 info,
             }),
-            agreed: AgentAdministration {
+            admin: AgentAdministration {
                 administration,
                 since: Timestamp(20),
                 deadline: Some(Timestamp(70)),
@@ -220,7 +220,7 @@ mod tests {
                     agent.reduce_to_0_1_0();
                     assert_eq!((read.mode(), read.mode_since()), (mode, since));
                     assert_eq!(read, agent);
-                    assert_eq!(read.agreed.administration, administration);
+                    assert_eq!(read.admin.administration, administration);
                 }
                 // The administrative state takes effect when the agent returns.
                 unreachable.reachability = Reachability::Reachable {

@@ -34,11 +34,11 @@ impl Registry {
     /// Applies the operations that fit, and returns the positions of the refused ones.
     pub(super) fn accept(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         call: &Call,
         accept: &Accept,
     ) -> Result<Vec<(Position, Rejection)>, Rejection> {
-        let (agent, role, promised) = self.check_offers(scene, call, accept)?;
+        let (agent, role, promised) = self.check_offers(context, call, accept)?;
         check_size(accept)?;
         let index = self.index.frameworks.get(&call.framework);
         if index.is_some_and(|index| index.ended >= limits::UNACKNOWLEDGED_TASKS) {
@@ -58,13 +58,13 @@ impl Registry {
                 OfferOperation::Launch(tasks) | OfferOperation::LaunchGroup(tasks) => {
                     for (task, spec) in (0..).zip(tasks) {
                         if !skipped.contains(&Position { operation, task }) {
-                            self.launch(scene, call, agent, &role, spec, accept.wall_ms);
+                            self.launch(context, call, agent, &role, spec, accept.wall_ms);
                         }
                     }
                 }
             }
         }
-        scene.emit(Event::AgentUsageChanged(agent));
+        context.emit(Event::AgentUsageChanged(agent));
         Ok(refused)
     }
 
@@ -72,7 +72,7 @@ impl Registry {
     /// their resources.
     fn check_offers(
         &self,
-        scene: &CommandContext,
+        context: &CommandContext,
         call: &Call,
         accept: &Accept,
     ) -> Result<(AgentId, Role, Resources), Rejection> {
@@ -89,7 +89,7 @@ impl Registry {
             if offer.agent != first.agent || offer.role != first.role {
                 return Err(Rejection::OfferMixed(offer.id));
             }
-            self.check_offer(scene, offer)?;
+            self.check_offer(context, offer)?;
             // Two valid offers of one agent never overlap. Forged offers might.
             promised = promised
                 .plus(&offer.resources)
@@ -98,8 +98,8 @@ impl Registry {
         Ok((first.agent, first.role.clone(), promised))
     }
 
-    fn check_offer(&self, scene: &CommandContext, offer: &OfferTerms) -> Result<(), Rejection> {
-        if offer.expires <= scene.at {
+    fn check_offer(&self, context: &CommandContext, offer: &OfferTerms) -> Result<(), Rejection> {
+        if offer.expires <= context.at {
             return Err(Rejection::OfferExpired(offer.id));
         }
         let framework = self
@@ -146,21 +146,21 @@ impl Registry {
         let known = self.agents.get(&agent);
         let known = known.expect("its offers were validated");
         let supply = AvailableResources {
-            left: promised,
+            remaining: promised,
             free: self.free(agent),
             total: known.total().clone(),
         };
         let bytes = self
-            .has_bounds()
+            .is_bounded()
             .then(|| self.task_bytes_left(call.framework));
         let mut overlay = Overlay::new(supply, bytes);
-        let site = AcceptContext { call, agent, role };
+        let scope = AcceptContext { call, agent, role };
         let mut refused = Vec::new();
         for (operation, wanted) in (0..).zip(&accept.operations) {
             let refused_tasks = match wanted {
-                OfferOperation::Launch(tasks) => self.check_launches(site, tasks, &mut overlay),
+                OfferOperation::Launch(tasks) => self.check_launches(scope, tasks, &mut overlay),
                 OfferOperation::LaunchGroup(tasks) => {
-                    let why = self.check_group(site, tasks, &mut overlay).err();
+                    let why = self.check_group(scope, tasks, &mut overlay).err();
                     let each = |why: Rejection| (0..).zip(std::iter::repeat_n(why, tasks.len()));
                     why.into_iter().flat_map(each).collect()
                 }
@@ -174,17 +174,17 @@ impl Registry {
     /// Returns the refused tasks of a launch. In format 2 a launch may contain groups.
     fn check_launches<'a>(
         &self,
-        site: AcceptContext<'_>,
+        scope: AcceptContext<'_>,
         tasks: &'a [TaskSpec],
         overlay: &mut Overlay<'a>,
     ) -> Vec<(u32, Rejection)> {
         let mut refused = Vec::new();
         let mut numbers = 0_u32..;
-        for together in tasks.chunk_by(groups::are_together) {
+        for together in tasks.chunk_by(groups::in_same_group) {
             let numbers = numbers.by_ref().take(together.len());
             let judged = match (&together[0].group, together) {
-                (None, [spec]) => self.check_launch(site, spec, overlay),
-                (Some(_), _) | (None, _) => self.check_group(site, together, overlay),
+                (None, [spec]) => self.check_launch(scope, spec, overlay),
+                (Some(_), _) | (None, _) => self.check_group(scope, together, overlay),
             };
             match judged {
                 Ok(()) => numbers.for_each(drop),
@@ -198,12 +198,12 @@ impl Registry {
     /// overlay unchanged.
     pub(super) fn check_launch<'a>(
         &self,
-        site: AcceptContext<'_>,
+        scope: AcceptContext<'_>,
         spec: &'a TaskSpec,
         overlay: &mut Overlay<'a>,
     ) -> Result<(), Rejection> {
         check_spec(spec, self.level())?;
-        let AcceptContext { call, agent, role } = site;
+        let AcceptContext { call, agent, role } = scope;
         let key = TaskKey {
             framework: call.framework,
             task: spec.task.clone(),
@@ -213,7 +213,7 @@ impl Registry {
             return Err(Rejection::TaskExists(key.task));
         }
         self.check_allowed(spec, agent)?;
-        let brought = overlay.brought();
+        let brought = overlay.new_executors();
         let taken = executors::launch_resources(self, agent, call.framework, role, spec, brought)?;
         overlay.launch(call.framework, spec, &taken)
     }
@@ -221,12 +221,12 @@ impl Registry {
     fn check_allowed(&self, spec: &TaskSpec, agent: AgentId) -> Result<(), Rejection> {
         if let Some(executor) = &spec.executor {
             let judged = self.check_allowed(&executor.as_task(), agent);
-            judged.map_err(|why| inside("executor", why))?;
+            judged.map_err(|why| prefix_field("executor", why))?;
         }
         let agent = self.agents.get(&agent);
         let agent = agent.expect("its offers were validated");
         if self.level() >= Level::RELEASE_0_2 {
-            let lacking = AgentCapability::needed(spec).find(|one| !agent.reported.info.can(*one));
+            let lacking = AgentCapability::needed(spec).find(|one| !agent.report.info.can(*one));
             if let Some(capability) = lacking {
                 return Err(Rejection::AgentIncapable(agent.id, capability));
             }
@@ -250,19 +250,19 @@ impl Registry {
 
     fn launch(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         call: &Call,
         agent: AgentId,
         role: &Role,
         spec: &TaskSpec,
         wall_ms: i64,
     ) {
-        let shares = bugs::is_on(Bug::SharedOrder) && scene.position > 1;
+        let shares = bugs::is_on(Bug::SharedOrder) && context.position > 1;
         let order = match self.agents.get(&agent) {
             Some(agent) if shares => agent.orders,
             Some(_) | None => self.next_order(agent),
         };
-        let revision = scene.next_revision();
+        let revision = context.next_revision();
         let key = TaskKey {
             framework: call.framework,
             task: spec.task.clone(),
@@ -284,7 +284,7 @@ impl Registry {
             unacknowledged: Vec::new(),
             revision,
         });
-        scene.emit(Event::TaskLaunched { key, agent, order });
+        context.emit(Event::TaskLaunched { key, agent, order });
     }
 }
 
@@ -315,7 +315,7 @@ pub fn check_descriptions(accept: &Accept) -> Result<(), Rejection> {
     for (at, operation) in accept.operations.iter().enumerate() {
         type Together = fn(&TaskSpec, &TaskSpec) -> bool;
         let (name, are_together): (_, Together) = match operation {
-            OfferOperation::Launch(_) => ("launch", groups::are_together),
+            OfferOperation::Launch(_) => ("launch", groups::in_same_group),
             // One invalid task invalidates its group.
             OfferOperation::LaunchGroup(_) => ("launch_group", |_, _| true),
         };
@@ -330,7 +330,7 @@ pub fn check_descriptions(accept: &Accept) -> Result<(), Rejection> {
                 None => return Ok(()),
                 Some((task, why)) => {
                     let field = format!("operations[{at}].{name}.tasks[{task}]");
-                    let why = inside(&field, why);
+                    let why = prefix_field(&field, why);
                     if accept.all_or_nothing {
                         return Err(why);
                     }
@@ -360,7 +360,7 @@ pub(super) fn check_spec(spec: &TaskSpec, level: Level) -> Result<(), Rejection>
         return invalid(&field, &text);
     }
     if let Some(executor) = &spec.executor {
-        check_spec(&executor.as_task(), level).map_err(|why| inside("executor", why))?;
+        check_spec(&executor.as_task(), level).map_err(|why| prefix_field("executor", why))?;
     }
     if let Err((field, text)) = command_line::check(spec, level) {
         return invalid(&field, &text);
@@ -390,7 +390,7 @@ fn check_parts(spec: &TaskSpec, level: Level) -> Result<(), (String, String)> {
 }
 
 /// Returns the rejection with its field prefixed by `outer`.
-fn inside(outer: &str, why: Rejection) -> Rejection {
+fn prefix_field(outer: &str, why: Rejection) -> Rejection {
     match why {
         Rejection::Invalid { field, text } => Rejection::Invalid {
             field: format!("{outer}.{field}"),

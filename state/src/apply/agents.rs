@@ -22,7 +22,7 @@ use crate::resources::{Resource, Resources, Value};
 impl Registry {
     pub(super) fn register_agent(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         register: &RegisterAgent,
     ) -> ApplyOutcome {
         check_info(&register.info)?;
@@ -54,57 +54,57 @@ impl Registry {
             .agent
             .or_else(|| self.agent_by_nonce(register.nonce))
         {
-            Some(id) => self.reregister_agent(scene, id, incarnation, register),
-            None => self.add_agent(scene, incarnation, register),
+            Some(id) => self.reregister_agent(context, id, incarnation, register),
+            None => self.add_agent(context, incarnation, register),
         }
     }
 
     fn add_agent(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         incarnation: u64,
         register: &RegisterAgent,
     ) -> ApplyOutcome {
         let id = AgentId(self.cluster.last_agent + 1);
-        let revision = scene.next_revision();
+        let revision = context.next_revision();
         let agent = Agent {
             id,
             nonce: register.nonce,
-            reported: reported(incarnation, register),
-            agreed: AgentAdministration {
+            report: reported(incarnation, register),
+            admin: AgentAdministration {
                 administration: Administration::Active,
-                since: scene.at,
+                since: context.at,
                 deadline: None,
                 attributes: Default::default(),
                 revision,
             },
-            reachability: Reachability::Reachable { since: scene.at },
+            reachability: Reachability::Reachable { since: context.at },
             orders: OrderIndex(0),
             promise: revision,
             used_offers: UsedOffers::default(),
             revision,
         };
         self.check_agent_bytes(&agent)?;
-        self.check_resource_kinds(&agent.reported.info)?;
+        self.check_resource_kinds(&agent.report.info)?;
         self.cluster.last_agent = id.0;
         self.changed.insert(RecordKey::Cluster);
         self.put_agent(agent);
-        scene.emit(Event::AgentChanged(id));
+        context.emit(Event::AgentChanged(id));
         Ok(CommandReply::Agent(id))
     }
 
     fn reregister_agent(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: AgentId,
         incarnation: u64,
         register: &RegisterAgent,
     ) -> ApplyOutcome {
         let known = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
-        if known.agreed.administration == Administration::Gone {
+        if known.admin.administration == Administration::Gone {
             return Err(Rejection::AgentGone(id));
         }
-        let former = Arc::clone(&known.reported);
+        let former = Arc::clone(&known.report);
         if former.incarnation != register.confirmed
             && !register.tried.contains(&former.incarnation)
             && !bugs::is_on(Bug::CloneAccepted)
@@ -119,7 +119,7 @@ impl Registry {
             return Ok(CommandReply::Agent(id));
         }
         let mut agent = known.clone();
-        agent.revision = scene.next_revision();
+        agent.revision = context.next_revision();
         if former.info.resources != register.info.resources
             || former.info.attributes != register.info.attributes
             || former.info.allowed_opt_outs != register.info.allowed_opt_outs
@@ -128,22 +128,22 @@ impl Registry {
             agent.promise = agent.revision;
         }
         if !same {
-            agent.reported = reported(incarnation, register);
+            agent.report = reported(incarnation, register);
         }
         self.check_agent_bytes(&agent)?;
-        self.check_resource_kinds(&agent.reported.info)?;
+        self.check_resource_kinds(&agent.report.info)?;
         if back {
-            agent.reachability = Reachability::Reachable { since: scene.at };
+            agent.reachability = Reachability::Reachable { since: context.at };
             self.remove_sweep(SweepTarget::Agent(id));
         }
         self.put_agent(agent);
-        scene.emit(Event::AgentChanged(id));
+        context.emit(Event::AgentChanged(id));
         Ok(CommandReply::Agent(id))
     }
 
     pub(super) fn agent_unreachable(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         decision: &AgentDecision,
     ) -> ApplyOutcome {
         let agent = self
@@ -156,18 +156,22 @@ impl Registry {
         if agent.mode().is_lost() {
             return Ok(CommandReply::Done);
         }
-        let since = scene.at;
-        self.change_agent(scene, decision.agent, |agent| {
+        let since = context.at;
+        self.change_agent(context, decision.agent, |agent| {
             agent.reachability = Reachability::Unreachable { since };
         });
-        self.begin_sweep(scene, SweepTarget::Agent(decision.agent), decision.wall_ms);
+        self.begin_sweep(
+            context,
+            SweepTarget::Agent(decision.agent),
+            decision.wall_ms,
+        );
         Ok(CommandReply::Done)
     }
 
     /// Records the time at which very many agents were silent simultaneously, for later leaders.
-    pub(super) fn mass_loss(&mut self, scene: &CommandContext) -> CommandReply {
-        if self.cluster.mass_loss != Some(scene.at) {
-            self.cluster.mass_loss = Some(scene.at);
+    pub(super) fn mass_loss(&mut self, context: &CommandContext) -> CommandReply {
+        if self.cluster.mass_loss != Some(context.at) {
+            self.cluster.mass_loss = Some(context.at);
             self.changed.insert(RecordKey::Cluster);
         }
         CommandReply::Done
@@ -178,7 +182,7 @@ impl Registry {
     /// frameworks receive updates before the record is removed.
     pub(super) fn prune_agent(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         decision: &AgentDecision,
     ) -> ApplyOutcome {
         let id = decision.agent;
@@ -197,14 +201,14 @@ impl Registry {
                 self.remove_sweep(target);
             }
             self.remove_agent(id);
-            scene.emit(Event::AgentForgotten(id));
+            context.emit(Event::AgentForgotten(id));
         } else if agent.mode() == AgentMode::Unreachable && !swept.iter().any(is_swept) {
             // The agent counts as gone since it became unreachable, so it remains the next one to
             // remove.
             let since = agent.reachability.since();
-            self.set_administration(scene, id, Administration::Gone, since);
-            scene.emit(Event::AgentGone(id));
-            self.begin_sweep(scene, SweepTarget::PrunedAgent(id), decision.wall_ms);
+            self.set_administration(context, id, Administration::Gone, since);
+            context.emit(Event::AgentGone(id));
+            self.begin_sweep(context, SweepTarget::PrunedAgent(id), decision.wall_ms);
         }
         Ok(CommandReply::Done)
     }
@@ -212,7 +216,7 @@ impl Registry {
     /// Changes an existing agent. The caller has looked it up.
     pub(super) fn change_agent(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: AgentId,
         change: impl FnOnce(&mut Agent),
     ) {
@@ -221,25 +225,25 @@ impl Registry {
             .get(&id)
             .expect("the caller has just looked it up")
             .clone();
-        agent.revision = scene.next_revision();
+        agent.revision = context.next_revision();
         change(&mut agent);
         self.put_agent(agent);
-        scene.emit(Event::AgentChanged(id));
+        context.emit(Event::AgentChanged(id));
     }
 
     /// Sets the administrative state of an agent. The caller has checked the transition.
     pub(super) fn set_administration(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: AgentId,
         administration: Administration,
         since: Timestamp,
     ) {
-        self.change_agent(scene, id, |agent| {
-            agent.agreed.administration = administration;
-            agent.agreed.since = since;
-            agent.agreed.deadline = None;
-            agent.agreed.revision = agent.revision;
+        self.change_agent(context, id, |agent| {
+            agent.admin.administration = administration;
+            agent.admin.since = since;
+            agent.admin.deadline = None;
+            agent.admin.revision = agent.revision;
         });
     }
 }

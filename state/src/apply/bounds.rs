@@ -23,7 +23,7 @@ pub(super) struct TaskBytes {
 
 impl TaskBytes {
     /// Subtracts the cost of a new task.
-    pub(super) fn take(
+    pub(super) fn charge(
         &mut self,
         framework: FrameworkId,
         spec: &TaskSpec,
@@ -52,7 +52,7 @@ impl TaskBytes {
 
 impl Registry {
     /// Returns whether the whole registry is bounded, as it is since level 3.
-    pub(super) fn has_bounds(&self) -> bool {
+    pub(super) fn is_bounded(&self) -> bool {
         self.level() >= Level::RELEASE_0_2
     }
 
@@ -71,7 +71,7 @@ impl Registry {
         key: &TaskKey,
         new: &TaskLimits,
     ) -> Result<(), Rejection> {
-        if !self.has_bounds() {
+        if !self.is_bounded() {
             return Ok(());
         }
         let mut left = self.task_bytes_left(key.framework);
@@ -80,7 +80,7 @@ impl Registry {
 
     /// Validates a new framework, or a new description of one, against the bounds.
     pub(super) fn check_framework_bytes(&self, framework: &Framework) -> Result<(), Rejection> {
-        if !self.has_bounds() {
+        if !self.is_bounded() {
             return Ok(());
         }
         let former = self.frameworks.get(&framework.id);
@@ -104,7 +104,7 @@ impl Registry {
 
     /// Validates a new agent, or a new description of one, against the bounds.
     pub(super) fn check_agent_bytes(&self, agent: &Agent) -> Result<(), Rejection> {
-        if !self.has_bounds() {
+        if !self.is_bounded() {
             return Ok(());
         }
         let former = self.agents.get(&agent.id);
@@ -154,12 +154,12 @@ impl Registry {
     /// tasks or a connection never is.
     pub(super) fn make_room_for_framework(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         principal: &str,
     ) -> Result<(), Rejection> {
         let all = self.index.principals.get(principal);
         let count = all.map_or(0, crate::persistent::Set::len);
-        if count < limits::FRAMEWORKS_PER_PRINCIPAL || !self.has_bounds() {
+        if count < limits::FRAMEWORKS_PER_PRINCIPAL || !self.is_bounded() {
             return Ok(());
         }
         let idle = all.into_iter().flatten().filter_map(|id| {
@@ -175,7 +175,7 @@ impl Registry {
                 "{principal:?} has {count} frameworks, all of them connected or with tasks, which is the most: tear down some"
             )));
         };
-        self.begin_removal(scene, oldest);
+        self.begin_removal(context, oldest);
         Ok(())
     }
 }

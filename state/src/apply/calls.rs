@@ -15,10 +15,10 @@ use crate::registry::RecordKey;
 
 /// The number of refusals that an answer keeps by position. For later positions a repeat reports
 /// only that the call was applied.
-const REFUSED_KEPT: usize = 64;
+const MAX_REFUSED_STORED: usize = 64;
 
 impl Registry {
-    pub(super) fn call(&mut self, scene: &mut CommandContext, call: &Call) -> ApplyOutcome {
+    pub(super) fn call(&mut self, context: &mut CommandContext, call: &Call) -> ApplyOutcome {
         if let Some(answer) = self
             .answers
             .get(&(call.framework, call.session, call.number))
@@ -42,14 +42,14 @@ impl Registry {
         if self.answers_of(call.framework) >= limits::ANSWERS_PER_FRAMEWORK {
             return Err(Rejection::TooManyAnswers);
         }
-        if self.has_bounds() && self.answers.len() >= limits::ANSWERS {
+        if self.is_bounded() && self.answers.len() >= limits::ANSWERS {
             return Err(Rejection::Full(format!(
                 "{} answers of all frameworks are kept, which is the most: send the lowest number still open with each call",
                 limits::ANSWERS
             )));
         }
-        let revision = scene.next_revision();
-        let outcome = self.act(scene, call, revision);
+        let revision = context.next_revision();
+        let outcome = self.act(context, call, revision);
         // A teardown drops all answers, including its own. A repeat is rejected because the
         // framework is removed.
         if self
@@ -57,7 +57,7 @@ impl Registry {
             .get(&call.framework)
             .is_some_and(|framework| !framework.removing)
         {
-            self.remember(call, revision, &outcome);
+            self.store_answer(call, revision, &outcome);
         }
         outcome.map(|refused| CommandReply::Call { revision, refused })
     }
@@ -91,40 +91,40 @@ impl Registry {
 
     fn act(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         call: &Call,
         revision: Revision,
     ) -> Result<Vec<(Position, Rejection)>, Rejection> {
         match &call.action {
-            CallAction::Accept(accept) => self.accept(scene, call, accept),
-            CallAction::Kill { task, grace_ms } => {
-                self.kill(scene, call, task, *grace_ms).map(|()| Vec::new())
-            }
+            CallAction::Accept(accept) => self.accept(context, call, accept),
+            CallAction::Kill { task, grace_ms } => self
+                .kill(context, call, task, *grace_ms)
+                .map(|()| Vec::new()),
             CallAction::UpdateLimits { task, limits } => {
                 let key = TaskKey {
                     framework: call.framework,
                     task: task.clone(),
                 };
-                self.update_limits(scene, &key, limits, revision)
+                self.update_limits(context, &key, limits, revision)
                     .map(|()| Vec::new())
             }
             CallAction::Suppress(roles) => self
-                .suppress(scene, call.framework, roles, revision)
+                .suppress(context, call.framework, roles, revision)
                 .map(|()| Vec::new()),
             CallAction::Revive(roles) => self
-                .revive(scene, call.framework, roles, revision)
+                .revive(context, call.framework, roles, revision)
                 .map(|()| Vec::new()),
             CallAction::Update(info) => self
-                .update_info(scene, call.framework, info, revision)
+                .update_info(context, call.framework, info, revision)
                 .map(|()| Vec::new()),
             CallAction::Teardown => {
-                self.begin_removal(scene, call.framework);
+                self.begin_removal(context, call.framework);
                 Ok(Vec::new())
             }
         }
     }
 
-    fn remember(
+    fn store_answer(
         &mut self,
         call: &Call,
         revision: Revision,
@@ -134,7 +134,7 @@ impl Registry {
             Ok(refused) => {
                 let kept = refused
                     .iter()
-                    .take(REFUSED_KEPT)
+                    .take(MAX_REFUSED_STORED)
                     .map(|(position, why)| (*position, why.number()));
                 AnswerOutcome::Done {
                     refused: kept.collect(),
@@ -222,7 +222,7 @@ impl Registry {
     /// start the task.
     fn kill(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         call: &Call,
         task: &TaskId,
         grace_ms: Option<u64>,
@@ -232,7 +232,7 @@ impl Registry {
             task: task.clone(),
         };
         if self.tasks.contains_key(&key) {
-            self.request_kill(scene, &key, grace_ms);
+            self.request_kill(context, &key, grace_ms);
             return Ok(());
         }
         // The task has ended and its id is taken: no call can start it again.
@@ -245,7 +245,7 @@ impl Registry {
 
     fn suppress(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: FrameworkId,
         roles: &[Role],
         revision: Revision,
@@ -256,14 +256,14 @@ impl Registry {
         if framework.suppressed.len() != before {
             framework.revision = revision;
             self.put_framework(framework);
-            scene.emit(Event::FrameworkChanged(id));
+            context.emit(Event::FrameworkChanged(id));
         }
         Ok(())
     }
 
     fn revive(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: FrameworkId,
         roles: &[Role],
         revision: Revision,
@@ -278,7 +278,7 @@ impl Registry {
             framework.revision = revision;
             self.put_framework(framework);
         }
-        scene.emit(Event::FrameworkRevived {
+        context.emit(Event::FrameworkRevived {
             framework: id,
             roles,
         });
@@ -287,7 +287,7 @@ impl Registry {
 
     fn update_info(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: FrameworkId,
         info: &FrameworkInfo,
         revision: Revision,
@@ -306,9 +306,9 @@ impl Registry {
             framework.revision = revision;
             self.check_framework_bytes(&framework)?;
             self.put_framework(framework);
-            scene.emit(Event::FrameworkChanged(id));
+            context.emit(Event::FrameworkChanged(id));
             if becomes_detached {
-                self.acknowledge_ended(scene, id);
+                self.acknowledge_ended(context, id);
             }
         }
         Ok(())

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_asked_is_taken() {
+    fn valid_checks_are_accepted() {
         let path = "/".repeat(limits::CHECK_PATH_BYTES);
         let kinds = [
             CheckKind::Shell("true".into()),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_could_ask_names_its_field() {
+    fn an_invalid_check_names_its_field() {
         let long = format!("/{}", "a".repeat(limits::CHECK_PATH_BYTES));
         let many: Vec<u16> = (200..=264).collect();
         let table = [

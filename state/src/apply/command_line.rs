@@ -75,7 +75,7 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    fn judged(run: CommandSpec, variable: Option<(&str, usize)>) -> Result<(), FieldError> {
+    fn check_args(run: CommandSpec, variable: Option<(&str, usize)>) -> Result<(), FieldError> {
         let environment = variable.map(|(name, bytes)| (name.to_owned(), "v".repeat(bytes)));
         let spec = TaskSpec {
             run,
@@ -86,11 +86,11 @@ mod tests {
     }
 
     fn field(run: CommandSpec, variable: Option<(&str, usize)>) -> Option<String> {
-        judged(run, variable).err().map(|(field, _)| field)
+        check_args(run, variable).err().map(|(field, _)| field)
     }
 
     #[test]
-    fn the_longest_argument_that_linux_executes_is_taken_and_no_longer_one() {
+    fn the_longest_argument_that_linux_executes_is_the_limit() {
         let most = 131_071;
         let shell = |bytes| CommandSpec::Shell("x".repeat(bytes));
         let argv = |bytes| CommandSpec::Argv(vec!["true".to_owned(), "x".repeat(bytes)]);
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn the_refusal_names_the_size_the_bound_and_a_way_out() {
-        let (_, text) = judged(CommandSpec::Shell("x".repeat(200_000)), None).unwrap_err();
+        let (_, text) = check_args(CommandSpec::Shell("x".repeat(200_000)), None).unwrap_err();
         let wanted = "it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris";
         assert_eq!(text, wanted);
     }

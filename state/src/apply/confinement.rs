@@ -42,8 +42,8 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
 /// Validates the requests of a task against the options that its agent allows.
 pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), FieldError> {
     check_sizes(spec, agent)?;
-    let asked = &spec.container.opt_outs;
-    match asked.first_not_allowed(&agent.reported.info.allowed_opt_outs) {
+    let requested = &spec.container.opt_outs;
+    match requested.first_not_allowed(&agent.report.info.allowed_opt_outs) {
         None => Ok(()),
         Some((what, flag)) => {
             let agent = agent.id;
@@ -60,7 +60,7 @@ fn check_sizes(spec: &TaskSpec, agent: &Agent) -> Result<(), FieldError> {
     match spec
         .container
         .sizes
-        .first_exceeding(&agent.reported.info.largest_sizes)
+        .first_exceeding(&agent.report.info.largest_sizes)
     {
         None => Ok(()),
         Some(SizeExceeded {
@@ -96,10 +96,10 @@ fn check_limits(spec: &TaskSpec, limits: &TaskLimits) -> Result<(), FieldError> 
     }
     if let Some(most) = limits.memory_bytes {
         // The unit of the resource is a thousandth of a MiB.
-        let asked = amount(spec, "mem").saturating_mul(1 << 20) / 1_000;
-        if most == 0 || most < asked {
+        let requested = amount(spec, "mem").saturating_mul(1 << 20) / 1_000;
+        if most == 0 || most < requested {
             let text = format!(
-                "{most} bytes are none, or less than the {asked} that it asks for: raise the limit"
+                "{most} bytes are none, or less than the {requested} that it asks for: raise the limit"
             );
             return wrong("limits.memory_bytes", text);
         }
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_never_below_what_is_asked_for() {
+    fn a_limit_is_never_below_the_requested_resources() {
         let cpus = |most| TaskLimits {
             cpu_millis: Some(most),
             ..TaskLimits::default()
@@ -265,16 +265,16 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_does_not_allow_is_refused_with_the_flag_that_would() {
+    fn a_disallowed_option_is_refused_with_the_agents_flag() {
         let mut world = World::new();
         let framework = world.subscribe("web");
         let agent = world.register("cpus:4");
-        let mut asked = testing::spec("t", "cpus:1");
-        asked.container.opt_outs.capabilities = [LinuxCapability::Chown].into();
+        let mut requested = testing::spec("t", "cpus:1");
+        requested.container.opt_outs.capabilities = [LinuxCapability::Chown].into();
         let offers: Vec<_> = (0..2)
             .map(|_| world.promise(framework, agent, "cpus:1"))
             .collect();
-        let applied = world.accept(framework, vec![offers[0].clone()], vec![asked.clone()]);
+        let applied = world.accept(framework, vec![offers[0].clone()], vec![requested.clone()]);
         let Ok(CommandReply::Call { refused, .. }) = applied.outcome else {
             panic!("the call itself is good: {:?}", applied.outcome);
         };
@@ -292,22 +292,22 @@ mod tests {
         let allowing = RegisterAgent {
             agent: Some(agent),
             nonce: known.nonce,
-            confirmed: known.reported.incarnation,
-            tried: vec![known.reported.incarnation],
-            boot_id: known.reported.boot_id.clone(),
+            confirmed: known.report.incarnation,
+            tried: vec![known.report.incarnation],
+            boot_id: known.report.boot_id.clone(),
             info: AgentInfo {
-                allowed_opt_outs: asked.container.opt_outs.clone(),
-                ..known.reported.info.clone()
+                allowed_opt_outs: requested.container.opt_outs.clone(),
+                ..known.report.info.clone()
             },
         };
         world
             .apply(Command::RegisterAgent(allowing))
             .outcome
             .unwrap();
-        let applied = world.accept(framework, vec![offers[1].clone()], vec![asked.clone()]);
+        let applied = world.accept(framework, vec![offers[1].clone()], vec![requested.clone()]);
         assert!(matches!(applied.outcome, Err(Rejection::OfferOutdated(..))));
         let offer = world.promise(framework, agent, "cpus:1");
-        let applied = world.accept(framework, vec![offer], vec![asked]);
+        let applied = world.accept(framework, vec![offer], vec![requested]);
         let Ok(CommandReply::Call { refused, .. }) = applied.outcome else {
             panic!("{:?}", applied.outcome);
         };
@@ -319,29 +319,29 @@ mod tests {
         let mut world = World::new();
         let agent = world.register("cpus:4");
         let mut agent = world.registry.agent(agent).unwrap().clone();
-        let mut asked = testing::spec("t", "cpus:1");
-        assert_eq!(check_allowed(&asked, &agent), Ok(()));
-        asked.container.sizes.open_files = Some(5_000);
-        let (field, text) = check_allowed(&asked, &agent).unwrap_err();
+        let mut requested = testing::spec("t", "cpus:1");
+        assert_eq!(check_allowed(&requested, &agent), Ok(()));
+        requested.container.sizes.open_files = Some(5_000);
+        let (field, text) = check_allowed(&requested, &agent).unwrap_err();
         assert_eq!(field, "container.sizes");
         assert!(text.contains("takes no open_files"), "{text}");
-        Arc::make_mut(&mut agent.reported)
+        Arc::make_mut(&mut agent.report)
             .info
             .largest_sizes
             .open_files = Some(4_999);
-        let (_, text) = check_allowed(&asked, &agent).unwrap_err();
+        let (_, text) = check_allowed(&requested, &agent).unwrap_err();
         let figures = "open_files: 5000 is more than the 4999 of agent-1";
         assert!(text.starts_with(figures), "{text}");
         assert!(text.ends_with("--max-open-files 5000"), "{text}");
-        Arc::make_mut(&mut agent.reported)
+        Arc::make_mut(&mut agent.report)
             .info
             .largest_sizes
             .open_files = Some(5_000);
-        assert_eq!(check_allowed(&asked, &agent), Ok(()));
+        assert_eq!(check_allowed(&requested, &agent), Ok(()));
     }
 
     #[test]
-    fn nobody_is_in_the_hosts_network_and_in_another_one() {
+    fn the_host_network_excludes_other_networks() {
         let mut spec = testing::spec("t", "mem:1");
         spec.container.opt_outs.host_network = true;
         assert_eq!(check(&spec, Level::NEWEST), Ok(()));
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_become_another_user_writes_to_no_host_paths() {
+    fn a_task_that_changes_users_has_read_only_host_paths() {
         let mut spec = testing::spec("t", "mem:1");
         spec.host_paths = vec![HostPath {
             host_path: "/srv".into(),

@@ -45,14 +45,14 @@ fn check_sizes(sizes: &Sizes) -> Result<(), FieldError> {
         shm_bytes,
         tmp_bytes,
     } = *sizes;
-    let files = limits::OPEN_FILES_LEAST..=limits::OPEN_FILES;
-    let bytes = limits::TMPFS_LEAST_BYTES..=limits::TMPFS_BYTES;
-    let asked = [
+    let files = limits::MIN_OPEN_FILES..=limits::OPEN_FILES;
+    let bytes = limits::MIN_TMPFS_BYTES..=limits::TMPFS_BYTES;
+    let requested = [
         ("container.sizes.open_files", open_files, files),
         ("container.sizes.shm_bytes", shm_bytes, bytes.clone()),
         ("container.sizes.tmp_bytes", tmp_bytes, bytes),
     ];
-    for (field, asked, bounds) in asked {
+    for (field, asked, bounds) in requested {
         if let Some(asked) = asked.filter(|asked| !bounds.contains(asked)) {
             let (least, most) = bounds.into_inner();
             let text = format!("it is {asked}: give {least} to {most}");
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_may_bring_the_command_and_nothing_else_may() {
+    fn only_an_image_can_replace_the_command() {
         let line = || CommandSpec::Shell("true".to_owned());
         assert_eq!(
             field(&with(CommandSpec::Image, "web:1", ContainerNetwork::None)),
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn sizes_are_within_what_linux_has() {
-        let asked = |sizes: Sizes| {
+        let requested = |sizes: Sizes| {
             let mut spec = with(CommandSpec::Image, "web:1", ContainerNetwork::None);
             spec.container.sizes = sizes;
             field(&spec)
@@ -215,21 +215,21 @@ mod tests {
             tmp_bytes: Some(1 << 40),
             ..files(64)
         };
-        assert_eq!(asked(fine), None);
+        assert_eq!(requested(fine), None);
         for number in [0, 63, (1 << 20) + 1] {
-            let found = asked(files(number));
+            let found = requested(files(number));
             assert_eq!(found, Some("container.sizes.open_files"), "{number}");
         }
         let small = Sizes {
             shm_bytes: Some(4_095),
             ..Sizes::default()
         };
-        assert_eq!(asked(small), Some("container.sizes.shm_bytes"));
+        assert_eq!(requested(small), Some("container.sizes.shm_bytes"));
         let large = Sizes {
             tmp_bytes: Some((1 << 40) + 1),
             ..Sizes::default()
         };
-        assert_eq!(asked(large), Some("container.sizes.tmp_bytes"));
+        assert_eq!(requested(large), Some("container.sizes.tmp_bytes"));
     }
 
     #[test]

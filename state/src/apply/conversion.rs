@@ -15,7 +15,7 @@ use crate::registry::{Layout, RecordKey, records_of, usage};
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// The largest number of records of a task: seven, and the one that is removed.
-const MOST_OF_A_TASK: usize = 8;
+const MAX_TASK_RECORDS: usize = 8;
 
 /// The number of records and bytes that a batch may still change.
 struct ConversionBudget {
@@ -30,8 +30,8 @@ impl ConversionBudget {
     }
 
     /// Returns whether a task with the largest number of records fits.
-    fn is_left(&self) -> bool {
-        self.records >= MOST_OF_A_TASK && self.bytes > 0
+    fn has_room(&self) -> bool {
+        self.records >= MAX_TASK_RECORDS && self.bytes > 0
     }
 }
 
@@ -55,7 +55,7 @@ impl Registry {
     }
 
     /// Splits the next batch of records, if any are left.
-    pub(super) fn split_records(&mut self, scene: &mut CommandContext) {
+    pub(super) fn split_records(&mut self, context: &mut CommandContext) {
         if !self.cluster.layout.is_converting() {
             return;
         }
@@ -64,12 +64,12 @@ impl Registry {
             records: limits::RECORDS_PER_COMMAND - 1,
             bytes: PIECE_BYTES,
         };
-        while budget.is_left() && self.cluster.layout.is_converting() {
+        while budget.has_room() && self.cluster.layout.is_converting() {
             self.cluster.layout = self.split_next(&mut budget);
         }
         self.changed.insert(RecordKey::Cluster);
         if self.cluster.layout.is_converting() {
-            scene.emit(Event::SweepNeeded);
+            context.emit(Event::SweepNeeded);
         }
     }
 

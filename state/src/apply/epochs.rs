@@ -15,7 +15,7 @@ impl Registry {
     /// ones.
     pub(super) fn open_epoch(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         open: &OpenEpoch,
     ) -> ApplyOutcome {
         if self.cluster.facts.id == ClusterId::default() {
@@ -26,15 +26,15 @@ impl Registry {
             self.cluster.facts.id = ClusterId(u128::from_be_bytes(id));
             self.cluster.facts.offer_key = derive(b"offer key").into();
         }
-        self.cluster.epoch = Epoch(scene.index);
+        self.cluster.epoch = Epoch(context.index);
         self.cluster.leader = open.node;
         self.cluster.process = open.process;
         self.cluster.term = open.term;
         self.changed.insert(RecordKey::Cluster);
-        scene.emit(Event::EpochOpened(self.cluster.epoch));
+        context.emit(Event::EpochOpened(self.cluster.epoch));
         self.set_level(self.cluster.level.max(open.level));
         if self.sweeps().next().is_some() {
-            scene.emit(Event::SweepNeeded);
+            context.emit(Event::SweepNeeded);
         }
         Ok(CommandReply::Epoch(self.cluster.epoch))
     }
@@ -44,7 +44,11 @@ impl Registry {
     ///
     /// A command raises the level by one, and not while records are being converted, because
     /// records that are not converted may have no place for the facts of the new level.
-    pub(super) fn raise_level(&mut self, scene: &mut CommandContext, level: Level) -> ApplyOutcome {
+    pub(super) fn raise_level(
+        &mut self,
+        context: &mut CommandContext,
+        level: Level,
+    ) -> ApplyOutcome {
         if level > self.cluster.level {
             if level.0 != self.cluster.level.0 + 1 || self.cluster.layout.is_converting() {
                 return Err(Rejection::Invalid {
@@ -57,9 +61,9 @@ impl Registry {
             }
             self.set_level(level);
             self.changed.insert(RecordKey::Cluster);
-            scene.emit(Event::LevelRaised(level));
+            context.emit(Event::LevelRaised(level));
             if self.sweeps().next().is_some() {
-                scene.emit(Event::SweepNeeded);
+                context.emit(Event::SweepNeeded);
             }
         }
         Ok(CommandReply::Done)

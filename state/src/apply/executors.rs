@@ -49,7 +49,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
 /// executor.
 pub(super) struct LaunchResources<'a> {
     pub(super) resources: Resources,
-    pub(super) brings: Option<&'a ExecutorSpec>,
+    pub(super) new_executor: Option<&'a ExecutorSpec>,
 }
 
 /// Returns the resources that a launch takes after those that have added the executors in
@@ -70,7 +70,7 @@ pub(super) fn launch_resources<'a>(
     };
     let alone = LaunchResources {
         resources: spec.resources.clone(),
-        brings: None,
+        new_executor: None,
     };
     let Some(executor) = spec.executor.as_deref() else {
         return Ok(alone);
@@ -95,7 +95,10 @@ pub(super) fn launch_resources<'a>(
                 return invalid(text.to_owned());
             };
             let brings = Some(executor);
-            Ok(LaunchResources { resources, brings })
+            Ok(LaunchResources {
+                resources,
+                new_executor: brings,
+            })
         }
     }
 }
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_of_an_executor_asks_for_nothing_that_only_a_container_has() {
+    fn a_task_of_an_executor_has_no_container_options() {
         assert_eq!(check(&executed()), Ok(()));
         let uri = Uri {
             value: "/a".to_owned(),

@@ -16,18 +16,22 @@ use crate::registry::RecordKey;
 impl Registry {
     pub(super) fn subscribe(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         subscribe: &Subscribe,
     ) -> ApplyOutcome {
         check_subscription(subscribe.session, &subscribe.info)?;
         let by_session = || self.framework_by_session(&subscribe.info.principal, subscribe.session);
         match subscribe.framework.or_else(by_session) {
-            Some(id) => self.resume_framework(scene, id, subscribe),
-            None => self.add_framework(scene, subscribe),
+            Some(id) => self.resume_framework(context, id, subscribe),
+            None => self.add_framework(context, subscribe),
         }
     }
 
-    fn add_framework(&mut self, scene: &mut CommandContext, subscribe: &Subscribe) -> ApplyOutcome {
+    fn add_framework(
+        &mut self,
+        context: &mut CommandContext,
+        subscribe: &Subscribe,
+    ) -> ApplyOutcome {
         let id = FrameworkId(self.cluster.last_framework + 1);
         let framework = Framework {
             id,
@@ -38,20 +42,20 @@ impl Registry {
             low_water: 0,
             suppressed: Default::default(),
             removing: false,
-            revision: scene.next_revision(),
+            revision: context.next_revision(),
         };
         self.check_framework_bytes(&framework)?;
-        self.make_room_for_framework(scene, &subscribe.info.principal)?;
+        self.make_room_for_framework(context, &subscribe.info.principal)?;
         self.cluster.last_framework = id.0;
         self.changed.insert(RecordKey::Cluster);
         self.put_framework(framework);
-        scene.emit(Event::FrameworkSubscribed(id));
+        context.emit(Event::FrameworkSubscribed(id));
         Ok(CommandReply::Framework(id))
     }
 
     fn resume_framework(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: FrameworkId,
         subscribe: &Subscribe,
     ) -> ApplyOutcome {
@@ -99,59 +103,59 @@ impl Registry {
             .suppressed
             .retain(|role| subscribe.info.roles.contains(role));
         framework.connection = SchedulerConnection::Connected;
-        framework.revision = scene.next_revision();
+        framework.revision = context.next_revision();
         self.put_framework(framework);
-        scene.emit(Event::FrameworkSubscribed(id));
+        context.emit(Event::FrameworkSubscribed(id));
         if becomes_detached {
-            self.acknowledge_ended(scene, id);
+            self.acknowledge_ended(context, id);
         }
         Ok(CommandReply::Framework(id))
     }
 
     /// Moves ended tasks to the history, because the framework no longer acknowledges them.
-    pub(super) fn acknowledge_ended(&mut self, scene: &mut CommandContext, id: FrameworkId) {
-        self.begin_sweep(scene, SweepTarget::Framework(id), 0);
+    pub(super) fn acknowledge_ended(&mut self, context: &mut CommandContext, id: FrameworkId) {
+        self.begin_sweep(context, SweepTarget::Framework(id), 0);
     }
 
     pub(super) fn disconnect_framework(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         decision: &FrameworkDecision,
     ) -> ApplyOutcome {
-        let mut framework = self.decided(decision)?.clone();
+        let mut framework = self.check_decision(decision)?.clone();
         if framework.connection != SchedulerConnection::Connected {
             return Ok(CommandReply::Done);
         }
-        framework.connection = SchedulerConnection::Disconnected { since: scene.at };
-        framework.revision = scene.next_revision();
+        framework.connection = SchedulerConnection::Disconnected { since: context.at };
+        framework.revision = context.next_revision();
         let id = framework.id;
         let expires_now = !framework.info.detached && framework.info.failover_timeout_ms == 0;
         self.put_framework(framework);
-        scene.emit(Event::FrameworkChanged(id));
+        context.emit(Event::FrameworkChanged(id));
         if expires_now {
-            self.begin_removal(scene, id);
+            self.begin_removal(context, id);
         }
-        self.remove_framework_if_done(scene, id);
+        self.remove_framework_if_done(context, id);
         Ok(CommandReply::Done)
     }
 
     pub(super) fn expire_framework(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         decision: &FrameworkDecision,
     ) -> ApplyOutcome {
-        let framework = self.decided(decision)?;
+        let framework = self.check_decision(decision)?;
         if framework
             .deadline()
-            .is_none_or(|deadline| deadline > scene.at)
+            .is_none_or(|deadline| deadline > context.at)
         {
             return Err(Rejection::Conflict);
         }
-        self.begin_removal(scene, decision.framework);
+        self.begin_removal(context, decision.framework);
         Ok(CommandReply::Done)
     }
 
-    fn decided(&self, decision: &FrameworkDecision) -> Result<&Framework, Rejection> {
+    fn check_decision(&self, decision: &FrameworkDecision) -> Result<&Framework, Rejection> {
         let framework = self
             .frameworks
             .get(&decision.framework)
@@ -165,22 +169,26 @@ impl Registry {
 
     /// Marks a framework for removal. Sweeps kill its tasks, and it is removed with the last of
     /// them.
-    pub(super) fn begin_removal(&mut self, scene: &mut CommandContext, id: FrameworkId) {
+    pub(super) fn begin_removal(&mut self, context: &mut CommandContext, id: FrameworkId) {
         let mut framework = self
             .frameworks
             .get(&id)
             .expect("the caller has just looked it up")
             .clone();
         framework.removing = true;
-        framework.revision = scene.next_revision();
+        framework.revision = context.next_revision();
         self.put_framework(framework);
-        scene.emit(Event::FrameworkRemoving(id));
-        self.begin_sweep(scene, SweepTarget::Framework(id), 0);
+        context.emit(Event::FrameworkRemoving(id));
+        self.begin_sweep(context, SweepTarget::Framework(id), 0);
     }
 
     /// Removes a framework that has no tasks and no running sweep left, if it is marked for
     /// removal, or is detached and not connected.
-    pub(super) fn remove_framework_if_done(&mut self, scene: &mut CommandContext, id: FrameworkId) {
+    pub(super) fn remove_framework_if_done(
+        &mut self,
+        context: &mut CommandContext,
+        id: FrameworkId,
+    ) {
         let Some(framework) = self.frameworks.get(&id) else {
             return;
         };
@@ -217,7 +225,7 @@ impl Registry {
         let finished = FinishedFramework {
             id,
             info,
-            revision: scene.next_revision(),
+            revision: context.next_revision(),
             reason: reason.to_owned(),
         };
         self.finished_frameworks.insert(serial, finished);
@@ -228,7 +236,7 @@ impl Registry {
                 .expect("it is longer than its limit");
             self.changed.insert(RecordKey::FinishedFramework(oldest));
         }
-        scene.emit(Event::FrameworkRemoved(id));
+        context.emit(Event::FrameworkRemoved(id));
     }
 
     pub(super) fn raise_low_water(&mut self, raise: &RaiseLowWater) -> ApplyOutcome {

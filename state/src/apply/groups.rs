@@ -11,7 +11,7 @@ use crate::limits;
 use crate::task::{ContainerNetwork, RESTRICTIONS, TaskGroup, TaskSpec};
 
 /// Returns whether two consecutive launches belong to one group.
-pub(super) fn are_together(one: &TaskSpec, next: &TaskSpec) -> bool {
+pub(super) fn in_same_group(one: &TaskSpec, next: &TaskSpec) -> bool {
     let groups = one.group.as_ref().zip(next.group.as_ref());
     groups.is_some_and(|(one, next)| one.id == next.id)
 }
@@ -21,7 +21,7 @@ impl Registry {
     /// leaves the overlay unchanged.
     pub(super) fn check_group<'a>(
         &self,
-        site: AcceptContext<'_>,
+        scope: AcceptContext<'_>,
         tasks: &'a [TaskSpec],
         overlay: &mut Overlay<'a>,
     ) -> Result<(), Rejection> {
@@ -38,7 +38,7 @@ impl Registry {
             group: group.id.clone(),
             text,
         };
-        let index = self.index.frameworks.get(&site.call.framework);
+        let index = self.index.frameworks.get(&scope.call.framework);
         let is_known = index.is_some_and(|index| index.groups.contains_key(&group.id));
         if is_known || overlay.has_group(&group.id) {
             let text = "its id is in use until the ends of all its tasks are acknowledged";
@@ -47,9 +47,9 @@ impl Registry {
         check_places(tasks).map_err(invalid)?;
         check_networks(tasks).map_err(invalid)?;
         check_restrictions(tasks).map_err(invalid)?;
-        overlay.whole(|overlay| {
+        overlay.atomically(|overlay| {
             tasks.iter().try_for_each(|spec| {
-                let judged = self.check_launch(site, spec, overlay);
+                let judged = self.check_launch(scope, spec, overlay);
                 judged.map_err(|why| invalid(format!("task {}: {why}", spec.task)))
             })
         })?;
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn each_task_of_a_group_has_its_place() {
+    fn each_task_of_a_group_has_its_index() {
         let whole = group(&[
             ContainerNetwork::AgentDefault,
             ContainerNetwork::AgentDefault,

@@ -20,7 +20,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
             return wrong(why);
         }
         for other in &paths[..at] {
-            let (own, theirs) = (Path::new(path.place()), Path::new(other.place()));
+            let (own, theirs) = (Path::new(path.mount_path()), Path::new(other.mount_path()));
             let are_alike = own == theirs
                 && path.host_path == other.host_path
                 && path.read_only == other.read_only;
@@ -31,8 +31,8 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
             if are_nested && !is_fine {
                 return wrong(format!(
                     "{:?} meets the host path at {:?}: put them beside each other",
-                    path.place(),
-                    other.place()
+                    path.mount_path(),
+                    other.mount_path()
                 ));
             }
         }
@@ -46,7 +46,7 @@ fn misplaced(path: &HostPath) -> Option<String> {
         // Agents check it against their operators' list.
         return None;
     }
-    let place = path.place();
+    let place = path.mount_path();
     let parts = Path::new(place).components().skip(1);
     let is_plain = parts
         .clone()
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_path_is_at_a_plain_path_that_is_nobody_elses() {
+    fn a_host_path_is_at_a_plain_unreserved_path() {
         let home = path("/srv/data", "/srv/data");
         let named = path("/srv/data", "data");
         for fine in ["/srv/data", "data", "/conf", "/etc/app.conf", "/a/b/c"] {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_host_paths_meet_but_as_on_the_host() {
+    fn host_paths_overlap_only_as_on_the_host() {
         let conf = path("/srv/conf", "/conf");
         for other in [
             path("/srv/other", "/conf"),

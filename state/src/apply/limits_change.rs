@@ -22,7 +22,7 @@ impl Registry {
     /// new order. The same limits again change nothing, unless the agent could not apply them.
     pub(super) fn update_limits(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         key: &TaskKey,
         limits: &TaskLimits,
         revision: Revision,
@@ -40,7 +40,7 @@ impl Registry {
         let spec = limited(&task.spec, limits)?;
         check_spec(&spec, self.level())?;
         let agent = self.agents.get(&task.agent);
-        if !agent.is_some_and(|agent| agent.reported.info.takes(OrderKind::Limits)) {
+        if !agent.is_some_and(|agent| agent.report.info.takes(OrderKind::Limits)) {
             if self.level() >= Level::RELEASE_0_2 {
                 let capability = OrderKind::Limits.capability();
                 return Err(Rejection::AgentIncapable(task.agent, capability));
@@ -79,7 +79,7 @@ impl Registry {
                 causes: Vec::new(),
             });
         });
-        scene.emit(Event::TaskLimitsRequested {
+        context.emit(Event::TaskLimitsRequested {
             key: key.clone(),
             agent,
             order,
@@ -156,7 +156,7 @@ impl Registry {
     /// that are not launched yet get the new ones.
     pub(super) fn finish_limits_changes(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         key: &TaskKey,
         held: Option<&HeldTask>,
         wall_ms: i64,
@@ -195,7 +195,7 @@ impl Registry {
                 held: None,
                 causes: Vec::new(),
             });
-        self.set_state(scene, key, change);
+        self.set_state(context, key, change);
     }
 }
 

@@ -96,7 +96,7 @@ impl Registry {
             self.time = entry.at;
             self.changed.insert(RecordKey::Time);
         }
-        let mut scene = CommandContext {
+        let mut context = CommandContext {
             at: self.time,
             index,
             position: 0,
@@ -112,15 +112,15 @@ impl Registry {
             command,
         } in &entry.commands
         {
-            scene.actor.clone_from(actor);
-            scene.sweep_budget = limits::TASKS_PER_SWEEP;
-            scene.drop_budget = limits::DROPPED_RECORDS;
-            let outcome = self.command(&mut scene, *ticket, command);
+            context.actor.clone_from(actor);
+            context.sweep_budget = limits::TASKS_PER_SWEEP;
+            context.drop_budget = limits::DROPPED_RECORDS;
+            let outcome = self.command(&mut context, *ticket, command);
             all.push(AppliedProposal {
                 ticket: *ticket,
-                actor: std::mem::take(&mut scene.actor),
+                actor: std::mem::take(&mut context.actor),
                 outcome,
-                events: std::mem::take(&mut scene.events),
+                events: std::mem::take(&mut context.events),
             });
         }
         all
@@ -128,12 +128,12 @@ impl Registry {
 
     fn command(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         ticket: Ticket,
         command: &Command,
     ) -> ApplyOutcome {
         if let Command::OpenEpoch(open) = command {
-            return self.open_epoch(scene, open);
+            return self.open_epoch(context, open);
         }
         // Before the first epoch only `OpenEpoch` is applied.
         let is_stale = ticket.epoch != self.cluster.epoch;
@@ -142,24 +142,24 @@ impl Registry {
         }
         match command {
             Command::OpenEpoch(_) | Command::Tick => Ok(CommandReply::Done),
-            Command::RegisterAgent(register) => self.register_agent(scene, register),
-            Command::AgentUnreachable(decision) => self.agent_unreachable(scene, decision),
-            Command::PruneAgent(decision) => self.prune_agent(scene, decision),
-            Command::TasksStopped(stopped) => self.stopped(scene, stopped),
-            Command::ReconcileAgent(list) => self.reconcile_agent(scene, list),
-            Command::UpdateTasks(report) => self.update_tasks(scene, report),
-            Command::Subscribe(subscribe) => self.subscribe(scene, subscribe),
-            Command::DisconnectFramework(decision) => self.disconnect_framework(scene, decision),
-            Command::ExpireFramework(decision) => self.expire_framework(scene, decision),
-            Command::Call(call) => self.call(scene, call),
-            Command::Acknowledge(acknowledge) => self.acknowledge(scene, acknowledge),
+            Command::RegisterAgent(register) => self.register_agent(context, register),
+            Command::AgentUnreachable(decision) => self.agent_unreachable(context, decision),
+            Command::PruneAgent(decision) => self.prune_agent(context, decision),
+            Command::TasksStopped(stopped) => self.stopped(context, stopped),
+            Command::ReconcileAgent(list) => self.reconcile_agent(context, list),
+            Command::UpdateTasks(report) => self.update_tasks(context, report),
+            Command::Subscribe(subscribe) => self.subscribe(context, subscribe),
+            Command::DisconnectFramework(decision) => self.disconnect_framework(context, decision),
+            Command::ExpireFramework(decision) => self.expire_framework(context, decision),
+            Command::Call(call) => self.call(context, call),
+            Command::Acknowledge(acknowledge) => self.acknowledge(context, acknowledge),
             Command::RaiseLowWater(raise) => self.raise_low_water(raise),
-            Command::Operate(operate) => self.operate(scene, operate),
-            Command::Sweep(target) => self.sweep(scene, *target),
-            Command::MassLoss => Ok(self.mass_loss(scene)),
-            Command::RaiseLevel { level } => self.raise_level(scene, *level),
+            Command::Operate(operate) => self.operate(context, operate),
+            Command::Sweep(target) => self.sweep(context, *target),
+            Command::MassLoss => Ok(self.mass_loss(context)),
+            Command::RaiseLevel { level } => self.raise_level(context, *level),
             Command::CompareDigest(compare) => {
-                scene.emit(Event::DigestLogged {
+                context.emit(Event::DigestLogged {
                     index: compare.index,
                     digest: compare.digest,
                 });

@@ -18,7 +18,7 @@ const OLD_REQUESTS_DROPPED: usize = 4;
 impl Registry {
     pub(super) fn operate(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         operate: &Operate,
     ) -> ApplyOutcome {
         if operate.operations.len() > limits::OPERATIONS_PER_BATCH {
@@ -37,22 +37,22 @@ impl Registry {
             if let Some(answer) = self.operator_answers.get(key) {
                 return answer.repeated(operate);
             }
-            self.drop_old_requests(scene);
+            self.drop_old_requests(context);
             let bytes = self.index.bytes.operator_answers;
             let most = usage::most_of_answer(operate.operations.len());
-            let is_full = self.has_bounds() && bytes + most > limits::OPERATOR_ANSWER_BYTES;
+            let is_full = self.is_bounded() && bytes + most > limits::OPERATOR_ANSWER_BYTES;
             if self.operator_answers.len() >= limits::OPERATOR_ANSWERS || is_full {
                 return Err(Rejection::TooManyRequests);
             }
         }
         let revision = Revision {
-            index: scene.index,
+            index: context.index,
             position: 0,
         };
         let outcomes: Vec<_> = operate
             .operations
             .iter()
-            .map(|operation| self.operation(scene, operation, operate.wall_ms))
+            .map(|operation| self.operation(context, operation, operate.wall_ms))
             .collect();
         if let Some(key) = &operate.request {
             let level = self.level();
@@ -60,7 +60,7 @@ impl Registry {
             let kept = refusals.map(|why| why.map(|why| StoredRejection::of(why, level)));
             let answer = OperatorAnswer {
                 hash: operate.hash,
-                at: scene.at,
+                at: context.at,
                 // Release 0.1.0 did not store it.
                 revision: match self.level() >= Level::RELEASE_0_2 {
                     true => revision,
@@ -74,8 +74,8 @@ impl Registry {
     }
 
     /// Removes a few expired answers with each named request, so that no timer is needed.
-    fn drop_old_requests(&mut self, scene: &CommandContext) {
-        let oldest = scene.at.0.checked_sub(limits::OPERATOR_ANSWER_MS);
+    fn drop_old_requests(&mut self, context: &CommandContext) {
+        let oldest = context.at.0.checked_sub(limits::OPERATOR_ANSWER_MS);
         let Some(oldest) = oldest.map(|at| Timestamp(at + 1)) else {
             return;
         };
@@ -88,17 +88,17 @@ impl Registry {
 
     fn operation(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         operation: &OperatorOperation,
         wall_ms: i64,
     ) -> Result<(), Rejection> {
         match operation {
             OperatorOperation::SetAttribute { agent, name, value } => {
-                self.set_attribute(scene, *agent, name, value)
+                self.set_attribute(context, *agent, name, value)
             }
             OperatorOperation::KillTask { key, grace_ms } => {
                 if self.tasks.contains_key(key) {
-                    self.request_kill(scene, key, *grace_ms);
+                    self.request_kill(context, key, *grace_ms);
                     Ok(())
                 } else if self.index.history.contains_key(key) {
                     Ok(())
@@ -107,8 +107,8 @@ impl Registry {
                 }
             }
             OperatorOperation::UpdateLimits { key, limits } => {
-                let revision = scene.next_revision();
-                self.update_limits(scene, key, limits, revision)
+                let revision = context.next_revision();
+                self.update_limits(context, key, limits, revision)
             }
             OperatorOperation::Teardown(id) => {
                 let framework = self
@@ -116,32 +116,32 @@ impl Registry {
                     .get(id)
                     .ok_or(Rejection::UnknownFramework(*id))?;
                 if !framework.removing {
-                    self.begin_removal(scene, *id);
+                    self.begin_removal(context, *id);
                 }
                 Ok(())
             }
             OperatorOperation::SetWeight { role, weight_milli } => {
-                self.set_weight(scene, role, *weight_milli)
+                self.set_weight(context, role, *weight_milli)
             }
             OperatorOperation::Deactivate(id) => self.move_administration(
-                scene,
+                context,
                 *id,
                 Administration::Active,
                 Administration::Deactivated,
             ),
             OperatorOperation::Reactivate(id) => self.move_administration(
-                scene,
+                context,
                 *id,
                 Administration::Deactivated,
                 Administration::Active,
             ),
-            OperatorOperation::MarkGone(id) => self.mark_gone(scene, *id, wall_ms),
+            OperatorOperation::MarkGone(id) => self.mark_gone(context, *id, wall_ms),
         }
     }
 
     fn set_weight(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         role: &Role,
         weight_milli: u64,
     ) -> Result<(), Rejection> {
@@ -156,7 +156,7 @@ impl Registry {
             return Ok(());
         }
         let is_new = weight_milli != DEFAULT_WEIGHT_MILLI && !self.weights.contains_key(role);
-        if is_new && self.has_bounds() && self.weights.len() >= limits::WEIGHTS {
+        if is_new && self.is_bounded() && self.weights.len() >= limits::WEIGHTS {
             return Err(Rejection::Full(format!(
                 "{} roles have a weight, which is the most: set one of them to the default of {DEFAULT_WEIGHT_MILLI}",
                 limits::WEIGHTS
@@ -168,13 +168,13 @@ impl Registry {
             self.weights.insert(role.clone(), weight_milli);
         }
         self.changed.insert(RecordKey::Weight(role.clone()));
-        scene.emit(Event::WeightChanged(role.clone()));
+        context.emit(Event::WeightChanged(role.clone()));
         Ok(())
     }
 
     fn set_attribute(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: AgentId,
         name: &str,
         value: &str,
@@ -197,30 +197,30 @@ impl Registry {
             ));
         }
         if !value.is_empty()
-            && agent.agreed.attributes.len() >= limits::ATTRIBUTES
-            && !agent.agreed.attributes.contains_key(name)
+            && agent.admin.attributes.len() >= limits::ATTRIBUTES
+            && !agent.admin.attributes.contains_key(name)
         {
             return invalid(format!("{id} has {} already", limits::ATTRIBUTES));
         }
-        if agent.agreed.attributes.get(name).map_or("", String::as_str) == value {
+        if agent.admin.attributes.get(name).map_or("", String::as_str) == value {
             return Ok(());
         }
         let mut agent = agent.clone();
-        let revision = scene.next_revision();
+        let revision = context.next_revision();
         if value.is_empty() {
-            agent.agreed.attributes.remove(name);
+            agent.admin.attributes.remove(name);
         } else {
             agent
-                .agreed
+                .admin
                 .attributes
                 .insert(name.to_owned(), value.to_owned());
         }
         agent.promise = revision;
-        agent.agreed.revision = revision;
+        agent.admin.revision = revision;
         agent.revision = revision;
         self.check_agent_bytes(&agent)?;
         self.put_agent(agent);
-        scene.emit(Event::AgentChanged(id));
+        context.emit(Event::AgentChanged(id));
         Ok(())
     }
 
@@ -228,34 +228,34 @@ impl Registry {
     /// effect when the agent returns.
     fn move_administration(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: AgentId,
         from: Administration,
         to: Administration,
     ) -> Result<(), Rejection> {
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
-        let present = agent.agreed.administration;
+        let present = agent.admin.administration;
         if present == to {
             return Ok(());
         }
         if present != from {
             return Err(Rejection::WrongMode(id, agent.mode()));
         }
-        self.set_administration(scene, id, to, scene.at);
+        self.set_administration(context, id, to, context.at);
         Ok(())
     }
 
     fn mark_gone(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: AgentId,
         wall_ms: i64,
     ) -> Result<(), Rejection> {
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
-        if agent.agreed.administration != Administration::Gone {
-            self.set_administration(scene, id, Administration::Gone, scene.at);
-            scene.emit(Event::AgentGone(id));
-            self.begin_sweep(scene, SweepTarget::Agent(id), wall_ms);
+        if agent.admin.administration != Administration::Gone {
+            self.set_administration(context, id, Administration::Gone, context.at);
+            context.emit(Event::AgentGone(id));
+            self.begin_sweep(context, SweepTarget::Agent(id), wall_ms);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::task::TaskSpec;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct AvailableResources {
     /// The part of the offers that is left.
-    pub(super) left: Resources,
+    pub(super) remaining: Resources,
     /// The part of the agent's resources that no task holds.
     pub(super) free: Resources,
     /// All resources of the agent, held or not. Reservations and volumes are identities among them.
@@ -27,10 +27,14 @@ impl AvailableResources {
     /// See [`Overlay::exchange`].
     fn exchanged(&self, from: &Resources, into: &Resources) -> Result<Self, Rejection> {
         let free_of = |of: &Resources| of.minus(from).ok_or_else(|| too_large(from, of));
-        let (left, free) = (free_of(&self.left)?, free_of(&self.free)?);
+        let (left, free) = (free_of(&self.remaining)?, free_of(&self.free)?);
         if into.is_empty() {
             let total = self.total.clone();
-            return Ok(Self { left, free, total });
+            return Ok(Self {
+                remaining: left,
+                free,
+                total,
+            });
         }
         let impossible = || Rejection::Invalid {
             field: "resources".into(),
@@ -45,16 +49,16 @@ impl AvailableResources {
         let total = self.total.minus(from);
         let given = |of: Resources| of.plus(into).ok_or_else(impossible);
         Ok(Self {
-            left: given(left)?,
+            remaining: given(left)?,
             free: given(free)?,
             total: given(total.ok_or_else(impossible)?)?,
         })
     }
 }
 
-fn too_large(asked: &Resources, left: &Resources) -> Rejection {
+fn too_large(requested: &Resources, left: &Resources) -> Rejection {
     Rejection::TooLarge {
-        asked: asked.to_string(),
+        asked: requested.to_string(),
         left: match left.is_empty() {
             true => "nothing".to_owned(),
             false => left.to_string(),
@@ -82,7 +86,7 @@ pub(super) struct Overlay<'a> {
     tasks: BTreeSet<&'a TaskId>,
     groups: BTreeSet<&'a GroupId>,
     /// The executors that the launches add.
-    brought: AddedExecutors<'a>,
+    new_executors: AddedExecutors<'a>,
 }
 
 impl<'a> Overlay<'a> {
@@ -93,7 +97,7 @@ impl<'a> Overlay<'a> {
             launched: Vec::new(),
             tasks: BTreeSet::new(),
             groups: BTreeSet::new(),
-            brought: AddedExecutors::new(),
+            new_executors: AddedExecutors::new(),
         }
     }
 
@@ -105,8 +109,8 @@ impl<'a> Overlay<'a> {
         self.groups.contains(group)
     }
 
-    pub(super) fn brought(&self) -> &AddedExecutors<'a> {
-        &self.brought
+    pub(super) fn new_executors(&self) -> &AddedExecutors<'a> {
+        &self.new_executors
     }
 
     /// Exchanges `from` for `into`: the same amounts under other identities. If `into` is empty, a
@@ -123,18 +127,20 @@ impl<'a> Overlay<'a> {
         spec: &'a TaskSpec,
         taken: &LaunchResources<'a>,
     ) -> Result<(), Rejection> {
-        self.whole(|overlay| {
+        self.atomically(|overlay| {
             overlay.exchange(&taken.resources, &Resources::none())?;
             let bytes = overlay.bytes.as_mut();
-            bytes.map_or(Ok(()), |bytes| bytes.take(framework, spec))
+            bytes.map_or(Ok(()), |bytes| bytes.charge(framework, spec))
         })?;
-        let brings = taken.brings.map(|executor| (&executor.executor, executor));
+        let brings = taken
+            .new_executor
+            .map(|executor| (&executor.executor, executor));
         self.launched.push(TentativeLaunch {
             task: &spec.task,
             executor: brings.map(|(id, _)| id),
         });
         self.tasks.insert(&spec.task);
-        self.brought.extend(brings);
+        self.new_executors.extend(brings);
         Ok(())
     }
 
@@ -144,7 +150,7 @@ impl<'a> Overlay<'a> {
     }
 
     /// Applies all changes of `parts`, or none if it fails.
-    pub(super) fn whole<E>(
+    pub(super) fn atomically<E>(
         &mut self,
         parts: impl FnOnce(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -156,7 +162,7 @@ impl<'a> Overlay<'a> {
             for undone in self.launched.drain(launched..) {
                 self.tasks.remove(undone.task);
                 if let Some(executor) = undone.executor {
-                    self.brought.remove(executor);
+                    self.new_executors.remove(executor);
                 }
             }
         }
@@ -208,7 +214,7 @@ mod tests {
     fn overlay(left: &str, free: &str) -> Overlay<'static> {
         let registry = crate::Registry::default();
         let supply = AvailableResources {
-            left: parse(left),
+            remaining: parse(left),
             free: parse(free),
             total: parse("cpus:8;mem:512;disk:100;ports:[1-9]"),
         };
@@ -220,13 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_launch_takes_is_neither_offered_nor_free_and_still_the_agents() {
+    fn launched_resources_are_not_free_and_still_in_the_total() {
         let mut overlay = overlay("cpus:4;mem:64", "cpus:6;mem:256");
         let all = overlay.supply.total.clone();
         overlay
             .exchange(&parse("cpus:1;mem:64"), &Resources::none())
             .unwrap();
-        assert_eq!(overlay.supply.left, parse("cpus:3"));
+        assert_eq!(overlay.supply.remaining, parse("cpus:3"));
         assert_eq!(overlay.supply.free, parse("cpus:5;mem:192"));
         assert_eq!(overlay.supply.total, all);
     }
@@ -237,7 +243,10 @@ mod tests {
         overlay
             .exchange(&parse("cpus:3"), &reserved("cpus:3"))
             .unwrap();
-        assert_eq!(overlay.supply.left, plus("cpus:1", &reserved("cpus:3")));
+        assert_eq!(
+            overlay.supply.remaining,
+            plus("cpus:1", &reserved("cpus:3"))
+        );
         assert_eq!(overlay.supply.free, plus("cpus:3", &reserved("cpus:3")));
         let total = plus("cpus:5;mem:512;disk:100;ports:[1-9]", &reserved("cpus:3"));
         assert_eq!(overlay.supply.total, total);
@@ -245,17 +254,20 @@ mod tests {
         let none = Resources::none();
         assert!(overlay.exchange(&parse("cpus:2"), &none).is_err());
         overlay.exchange(&reserved("cpus:2"), &none).unwrap();
-        assert_eq!(overlay.supply.left, plus("cpus:1", &reserved("cpus:1")));
+        assert_eq!(
+            overlay.supply.remaining,
+            plus("cpus:1", &reserved("cpus:1"))
+        );
         assert_eq!(overlay.supply.total, total);
         // The rest of the reservation can be released.
         overlay
             .exchange(&reserved("cpus:1"), &parse("cpus:1"))
             .unwrap();
-        assert_eq!(overlay.supply.left, parse("cpus:2"));
+        assert_eq!(overlay.supply.remaining, parse("cpus:2"));
     }
 
     #[test]
-    fn a_volume_is_made_of_a_disk_that_was_reserved_just_before() {
+    fn a_volume_can_use_a_disk_reserved_in_the_same_call() {
         let mut overlay = overlay("disk:50;ports:[1-3]", "disk:50;ports:[1-3]");
         let (bare, on_volume) = (parse("disk:20"), volume("disk:20"));
         overlay.exchange(&bare, &on_volume).unwrap();
@@ -264,7 +276,7 @@ mod tests {
             .unwrap();
         let left = plus("disk:30;ports:[1-1,3-3]", &on_volume);
         assert_eq!(
-            overlay.supply.left,
+            overlay.supply.remaining,
             left.plus(&reserved("ports:[2-2]")).unwrap()
         );
         // A volume that a task holds cannot be destroyed.
@@ -297,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_is_done_or_leaves_nothing_behind() {
+    fn a_group_is_applied_atomically() {
         let mut overlay = overlay("cpus:4", "cpus:4");
         let before = overlay.supply.clone();
         let (first, second) = (
@@ -306,9 +318,9 @@ mod tests {
         );
         let of = |spec: &TaskSpec| LaunchResources {
             resources: spec.resources.clone(),
-            brings: None,
+            new_executor: None,
         };
-        let both = overlay.whole(|overlay| {
+        let both = overlay.atomically(|overlay| {
             overlay.launch(FrameworkId(1), &first, &of(&first))?;
             overlay.launch(FrameworkId(1), &second, &of(&second))
         });

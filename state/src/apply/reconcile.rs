@@ -22,18 +22,18 @@ use crate::task::{Reason, Task, TaskState, UpdateSource};
 impl Registry {
     pub(super) fn reconcile_agent(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         list: &ReconcileAgent,
     ) -> ApplyOutcome {
         let agent = self
             .agents
             .get(&list.agent)
             .ok_or(Rejection::UnknownAgent(list.agent))?;
-        if agent.reported.incarnation != list.incarnation || agent.mode().is_lost() {
+        if agent.report.incarnation != list.incarnation || agent.mode().is_lost() {
             return Err(Rejection::Conflict);
         }
         check_list(list)?;
-        let reported = Arc::clone(&agent.reported);
+        let reported = Arc::clone(&agent.report);
         let answers_limits = reported.info.takes(OrderKind::Limits);
         for key in &self.known(list) {
             let held = list
@@ -41,9 +41,9 @@ impl Registry {
                 .binary_search_by(|held| held.key.cmp(key))
                 .ok()
                 .map(|at| &list.held[at]);
-            self.compare(scene, list, &reported.info, key, held);
+            self.compare(context, list, &reported.info, key, held);
             if !answers_limits {
-                self.finish_limits_changes(scene, key, held, list.wall_ms);
+                self.finish_limits_changes(context, key, held, list.wall_ms);
             }
         }
         for held in &list.held {
@@ -52,14 +52,14 @@ impl Registry {
                 .get(&held.key)
                 .filter(|task| task.order == held.order && task.agent == list.agent);
             if wanted.is_none_or(Task::is_terminal) {
-                scene.emit(Event::OrphanFound {
+                context.emit(Event::OrphanFound {
                     agent: list.agent,
                     key: held.key.clone(),
                     order: held.order,
                 });
             }
         }
-        scene.emit(Event::AgentReconciled {
+        context.emit(Event::AgentReconciled {
             agent: list.agent,
             complete: list.through.is_none(),
         });
@@ -87,7 +87,7 @@ impl Registry {
 
     fn compare(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         list: &ReconcileAgent,
         info: &AgentInfo,
         key: &TaskKey,
@@ -122,7 +122,7 @@ impl Registry {
             None => return,
         };
         debug_assert_eq!(change.source, UpdateSource::Master);
-        self.set_state(scene, key, change);
+        self.set_state(context, key, change);
     }
 }
 

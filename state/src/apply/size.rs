@@ -15,7 +15,7 @@ pub(super) fn of(spec: &TaskSpec, level: Level) -> usize {
         .executor
         .as_ref()
         .filter(|_| level < Level::RELEASE_0_2);
-    described(spec)
+    size_without_limits(spec)
         + confinement::size(spec, PART_BYTES)
         + executor.map_or(0, |executor| {
             confinement::size(&executor.as_task(), PART_BYTES)
@@ -23,7 +23,7 @@ pub(super) fn of(spec: &TaskSpec, level: Level) -> usize {
 }
 
 /// Returns the same size without the limits, which may change later.
-pub(crate) fn described(spec: &TaskSpec) -> usize {
+pub(crate) fn size_without_limits(spec: &TaskSpec) -> usize {
     let pairs = |map: &crate::command::Labels| {
         map.iter()
             .map(|(name, value)| PART_BYTES + name.len() + value.len())
@@ -56,5 +56,5 @@ pub(crate) fn described(spec: &TaskSpec) -> usize {
         + spec
             .executor
             .as_ref()
-            .map_or(0, |executor| described(&executor.as_task()))
+            .map_or(0, |executor| size_without_limits(&executor.as_task()))
 }

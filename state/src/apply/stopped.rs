@@ -15,7 +15,7 @@ impl Registry {
     /// Marks a bounded number of tasks whose time has passed. A repeat finds none of them.
     pub(super) fn stopped(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         stopped: &TasksStopped,
     ) -> ApplyOutcome {
         let id = stopped.agent;
@@ -26,7 +26,7 @@ impl Registry {
         if agent.mode() != AgentMode::Unreachable {
             return Err(Rejection::WrongMode(id, agent.mode()));
         }
-        let unreachable_ms = scene.at.since_ms(agent.mode_since());
+        let unreachable_ms = context.at.since_ms(agent.mode_since());
         if stopped.silent_ms > unreachable_ms {
             return Err(Rejection::Invalid {
                 field: "silent_ms".to_owned(),
@@ -49,7 +49,7 @@ impl Registry {
                 Reason::StoppedWithoutLeader,
                 stopped.wall_ms,
             );
-            self.set_state(scene, key, change.stopped());
+            self.set_state(context, key, change.stopped());
         }
         Ok(CommandReply::Done)
     }

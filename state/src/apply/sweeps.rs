@@ -18,7 +18,7 @@ impl Registry {
     /// Records the sweep and applies its first batch.
     pub(super) fn begin_sweep(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         target: SweepTarget,
         wall_ms: i64,
     ) {
@@ -27,31 +27,31 @@ impl Registry {
             wall_ms,
         };
         self.put_sweep(target, mark);
-        self.sweep_piece(scene, target);
+        self.sweep_piece(context, target);
     }
 
     pub(super) fn sweep(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         target: SweepTarget,
     ) -> ApplyOutcome {
         if target == SweepTarget::Layout {
-            self.split_records(scene);
+            self.split_records(context);
         } else if self.cluster.sweeps.contains_key(&target) {
-            self.sweep_piece(scene, target);
+            self.sweep_piece(context, target);
         }
         Ok(CommandReply::Done)
     }
 
-    fn sweep_piece(&mut self, scene: &mut CommandContext, target: SweepTarget) {
+    fn sweep_piece(&mut self, context: &mut CommandContext, target: SweepTarget) {
         let Some(SweepMark { after, wall_ms }) = self.cluster.sweeps.get(&target).cloned() else {
             return;
         };
         if let SweepTarget::Framework(id) = target {
-            self.sweep_answers(scene, id);
+            self.sweep_answers(context, id);
         }
         let cost = self.sweep_cost(target);
-        let most = scene.sweep_budget / cost;
+        let most = context.sweep_budget / cost;
         let keys = match target {
             SweepTarget::Agent(id) | SweepTarget::PrunedAgent(id) => {
                 self.agent_keys(id, after.clone(), most)
@@ -59,12 +59,12 @@ impl Registry {
             SweepTarget::Framework(id) => self.framework_keys(id, after.clone(), most),
             SweepTarget::Layout => Vec::new(),
         };
-        scene.sweep_budget -= keys.len() * cost;
+        context.sweep_budget -= keys.len() * cost;
         for key in &keys {
             match target {
-                SweepTarget::Agent(id) => self.sweep_agent_task(scene, id, key, wall_ms),
-                SweepTarget::PrunedAgent(_) => self.end_removed_task(scene, key, wall_ms),
-                SweepTarget::Framework(_) => self.sweep_framework_task(scene, key),
+                SweepTarget::Agent(id) => self.sweep_agent_task(context, id, key, wall_ms),
+                SweepTarget::PrunedAgent(_) => self.end_removed_task(context, key, wall_ms),
+                SweepTarget::Framework(_) => self.sweep_framework_task(context, key),
                 SweepTarget::Layout => {}
             }
         }
@@ -72,12 +72,12 @@ impl Registry {
             let after = keys.last().cloned().or(after);
             let mark = SweepMark { after, wall_ms };
             self.put_sweep(target, mark);
-            scene.emit(Event::SweepNeeded);
+            context.emit(Event::SweepNeeded);
             return;
         }
         self.remove_sweep(target);
         if let SweepTarget::Framework(id) = target {
-            self.remove_framework_if_done(scene, id);
+            self.remove_framework_if_done(context, id);
         }
     }
 
@@ -98,13 +98,13 @@ impl Registry {
     }
 
     /// Drops the answers of a removed framework, whose calls are never repeated.
-    fn sweep_answers(&mut self, scene: &mut CommandContext, id: FrameworkId) {
+    fn sweep_answers(&mut self, context: &mut CommandContext, id: FrameworkId) {
         if self
             .frameworks
             .get(&id)
             .is_some_and(|framework| framework.removing)
         {
-            scene.sweep_budget -= self.drop_answers(id, scene.sweep_budget, |_| true);
+            context.sweep_budget -= self.drop_answers(id, context.sweep_budget, |_| true);
         }
     }
 
@@ -143,7 +143,7 @@ impl Registry {
 
     fn sweep_agent_task(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         id: AgentId,
         key: &TaskKey,
         wall_ms: i64,
@@ -167,21 +167,21 @@ impl Registry {
         } else {
             TaskChange::by_master(TaskState::Unreachable, Reason::AgentUnreachable, wall_ms)
         };
-        self.set_state(scene, key, change);
+        self.set_state(context, key, change);
     }
 
     /// Ends a task whose agent is being removed: no report of its end will arrive.
-    fn end_removed_task(&mut self, scene: &mut CommandContext, key: &TaskKey, wall_ms: i64) {
+    fn end_removed_task(&mut self, context: &mut CommandContext, key: &TaskKey, wall_ms: i64) {
         if self.tasks.get(key).is_none_or(Task::is_terminal) {
             return;
         }
         let change = TaskChange::by_master(TaskState::Gone, Reason::AgentRemoved, wall_ms);
-        self.set_state(scene, key, change);
+        self.set_state(context, key, change);
     }
 
     /// Moves an ended task to the history, and kills a live task of a framework that is being
     /// removed. A killed task becomes history when its agent has ended it.
-    fn sweep_framework_task(&mut self, scene: &mut CommandContext, key: &TaskKey) {
+    fn sweep_framework_task(&mut self, context: &mut CommandContext, key: &TaskKey) {
         let Some(task) = self.tasks.get(key) else {
             return;
         };
@@ -190,9 +190,9 @@ impl Registry {
             .get(&key.framework)
             .is_some_and(|framework| framework.removing);
         if task.is_terminal() {
-            self.finish_task(scene, key);
+            self.finish_task(context, key);
         } else if removing {
-            self.request_kill(scene, key, None);
+            self.request_kill(context, key, None);
         }
     }
 }

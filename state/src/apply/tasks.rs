@@ -151,7 +151,7 @@ fn is_for_agents(state: TaskState) -> bool {
 impl Registry {
     pub(super) fn update_tasks(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         report: &UpdateTasks,
     ) -> ApplyOutcome {
         let agent = self
@@ -166,7 +166,7 @@ impl Registry {
             return Err(too_many("updates", report.updates.len()));
         }
         for update in &report.updates {
-            self.update_task(scene, report, update);
+            self.update_task(context, report, update);
         }
         Ok(CommandReply::Done)
     }
@@ -175,7 +175,7 @@ impl Registry {
     /// hold, changes nothing. The agent may then remove it.
     fn update_task(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         report: &UpdateTasks,
         update: &AgentUpdate,
     ) {
@@ -193,7 +193,7 @@ impl Registry {
                 let is_legal =
                     is_for_agents(update.state) && task.agent_state.may_become(update.state);
                 if is_legal {
-                    self.set_state(scene, &update.key, TaskChange::by_agent(update));
+                    self.set_state(context, &update.key, TaskChange::by_agent(update));
                 } else {
                     // The agent counts an illegal update as settled too, so the numbers stay equal.
                     self.change_task(&update.key, |task| task.reported = update.number);
@@ -201,7 +201,7 @@ impl Registry {
                 is_legal && update.state.is_terminal()
             }
         };
-        scene.emit(Event::UpdateReleased {
+        context.emit(Event::UpdateReleased {
             agent: report.agent,
             key: update.key.clone(),
             order: update.order,
@@ -214,11 +214,11 @@ impl Registry {
     /// transition.
     pub(super) fn set_state(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         key: &TaskKey,
         change: TaskChange,
     ) {
-        let revision = scene.next_revision();
+        let revision = context.next_revision();
         let reported = change.reported;
         let level = self.level();
         let limits = change.limits.clone();
@@ -250,16 +250,16 @@ impl Registry {
             agent = Some(task.agent);
         });
         let agent = agent.expect("the change has run");
-        scene.emit(Event::TaskUpdated {
+        context.emit(Event::TaskUpdated {
             key: key.clone(),
             agent,
             revision,
             state,
         });
         if state.is_terminal() {
-            scene.emit(Event::AgentUsageChanged(agent));
+            context.emit(Event::AgentUsageChanged(agent));
             if self.acknowledges_itself(key.framework) {
-                self.finish_task(scene, key);
+                self.finish_task(context, key);
             }
         }
     }
@@ -275,7 +275,7 @@ impl Registry {
     /// cancels the order of the first one and gets a new order.
     pub(super) fn request_kill(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         key: &TaskKey,
         grace_ms: Option<u64>,
     ) {
@@ -289,12 +289,12 @@ impl Registry {
         }
         let agent = task.agent;
         let order = self.next_order(agent);
-        let revision = scene.next_revision();
+        let revision = context.next_revision();
         self.change_task(key, |task| {
             task.kill = Some(Kill { order, grace_ms });
             task.revision = revision;
         });
-        scene.emit(Event::TaskKillRequested {
+        context.emit(Event::TaskKillRequested {
             key: key.clone(),
             agent,
             order,
@@ -309,7 +309,7 @@ impl Registry {
 
     pub(super) fn acknowledge(
         &mut self,
-        scene: &mut CommandContext,
+        context: &mut CommandContext,
         acknowledge: &Acknowledge,
     ) -> ApplyOutcome {
         let framework = self
@@ -343,7 +343,7 @@ impl Registry {
             });
             let task = &self.tasks[&key];
             if task.is_terminal() && task.unacknowledged.is_empty() {
-                self.finish_task(scene, &key);
+                self.finish_task(context, &key);
             }
         }
         Ok(CommandReply::Done)
@@ -351,10 +351,10 @@ impl Registry {
 
     /// Moves an ended task to the history. If it was the last task of a framework that is marked
     /// for removal or detached, removes the framework.
-    pub(super) fn finish_task(&mut self, scene: &mut CommandContext, key: &TaskKey) {
+    pub(super) fn finish_task(&mut self, context: &mut CommandContext, key: &TaskKey) {
         let task = self.remove_task(key);
-        self.put_finished(task, &mut scene.drop_budget);
-        scene.emit(Event::TaskForgotten(key.clone()));
-        self.remove_framework_if_done(scene, key.framework);
+        self.put_finished(task, &mut context.drop_budget);
+        context.emit(Event::TaskForgotten(key.clone()));
+        self.remove_framework_if_done(context, key.framework);
     }
 }

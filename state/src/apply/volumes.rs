@@ -29,7 +29,7 @@ pub(super) fn check(spec: &TaskSpec, level: Level) -> Result<(), FieldError> {
     }
     let knows_places = level >= Level::RELEASE_0_2;
     let placed: Vec<&str> = match knows_places {
-        true => spec.host_paths.iter().map(HostPath::place).collect(),
+        true => spec.host_paths.iter().map(HostPath::mount_path).collect(),
         false => spec
             .host_paths
             .iter()
@@ -74,7 +74,7 @@ fn check_one(volume: &TaskVolume) -> Result<(), (&'static str, String)> {
             }
         }
         VolumeSource::Tmpfs { bytes } => {
-            let (least, most) = (limits::TMPFS_LEAST_BYTES, limits::TMPFS_BYTES);
+            let (least, most) = (limits::MIN_TMPFS_BYTES, limits::TMPFS_BYTES);
             if !(least..=most).contains(bytes) {
                 let text = format!("it is {bytes}: give {least} to {most}");
                 return Err(("tmpfs.bytes", text));
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_is_at_a_plain_path_that_is_nobody_elses() {
+    fn a_volume_is_at_a_plain_unreserved_path() {
         for path in ["/data", "/tmp", "/run/secrets/db", "/sandboxes", "/sysroot"] {
             assert_eq!(field(&[volume(path, SMALL)]), None, "{path}");
         }
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn no_volume_hides_another_or_lies_where_nothing_can_be_mounted() {
+    fn no_volume_hides_another_or_a_reserved_path() {
         let (data, below) = (volume("/data", sandbox("d")), volume("/data/x", SMALL));
         assert_eq!(field(&[below.clone(), data.clone()]), None);
         assert_eq!(field(&[data.clone(), below.clone()]), None);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn no_volume_meets_a_host_path() {
+    fn no_volume_overlaps_a_host_path() {
         for path in ["/srv", "/srv/data", "/srv/data/x"] {
             let spec = TaskSpec {
                 volumes: vec![volume(path, SMALL)],
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_memory_fits_into_it() {
+    fn tmpfs_volumes_fit_into_memory() {
         let half = VolumeSource::Tmpfs { bytes: 32 << 20 };
         let two = [volume("/a", half.clone()), volume("/b", half)];
         assert_eq!(refusal(&two), None);

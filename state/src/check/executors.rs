@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{InvariantViolation, must};
+use super::{InvariantViolation, ensure};
 use crate::Registry;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId};
 use crate::resources::Resources;
@@ -22,7 +22,7 @@ impl Registry {
             let name = (task.key.framework, &executor.executor);
             if let Some(first) = found.get(&name) {
                 let rule = "tasks of one executor on one agent describe it alike, in one role";
-                must(*first == own, &task.key, rule)?;
+                ensure(*first == own, &task.key, rule)?;
                 continue;
             }
             found.insert(name, own);

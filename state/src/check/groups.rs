@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{InvariantViolation, must};
+use super::{InvariantViolation, ensure};
 use crate::Registry;
 use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
 use crate::limits;
@@ -54,21 +54,21 @@ impl Registry {
         let mut kinds = BTreeSet::new();
         for task in &tasks {
             let Some(group) = &task.spec.group else {
-                return must(false, what, "its tasks belong to it");
+                return ensure(false, what, "its tasks belong to it");
             };
             let fits = group.place < group.size && group.size as usize <= limits::TASKS_PER_GROUP;
-            must(fits, what, "each of its tasks has a place in it")?;
+            ensure(fits, what, "each of its tasks has a place in it")?;
             let is_alone = places.insert(group.place);
-            must(is_alone, what, "no two of its tasks have the same place")?;
+            ensure(is_alone, what, "no two of its tasks have the same place")?;
             names.extend(name(task));
             kinds.insert((group.size, &task.role));
         }
-        must(
+        ensure(
             names.len() == 1,
             what,
             "its tasks are on one agent, by consecutive orders",
         )?;
-        must(kinds.len() == 1, what, "its tasks agree on size and role")
+        ensure(kinds.len() == 1, what, "its tasks agree on size and role")
     }
 
     fn check_whole_group(
@@ -86,7 +86,7 @@ impl Registry {
         // The history drops its oldest tasks. Only then may a task be in neither place.
         let given = self.finished_tasks.len() + self.finished_frameworks.len();
         let is_complete = given as u64 == self.cluster.last_finished;
-        must(
+        ensure(
             !is_complete || tasks.len() + gone == size,
             &format!("{framework}/{id}"),
             "it was launched as a whole",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{InvariantViolation, must};
+use super::{InvariantViolation, ensure};
 use crate::Registry;
 use crate::ids::Role;
 use crate::resources::Resources;
@@ -18,12 +18,12 @@ impl Registry {
             }
         }
         for (role, used) in &self.index.roles {
-            must(
+            ensure(
                 used.descendants == sums.remove(role).unwrap_or_default(),
                 role,
                 "a role counts the usage of its descendants",
             )?;
         }
-        must(sums.is_empty(), &"the roles", "each ancestor is counted")
+        ensure(sums.is_empty(), &"the roles", "each ancestor is counted")
     }
 }

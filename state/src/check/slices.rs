@@ -7,7 +7,7 @@
 
 use std::ops::Bound;
 
-use super::{InvariantViolation, must};
+use super::{InvariantViolation, ensure};
 use crate::Registry;
 use crate::agent::Agent;
 use crate::command::SweepTarget;
@@ -19,7 +19,7 @@ use crate::task::Task;
 
 /// The largest number of tasks with which an agent, or a framework that is being removed, is
 /// compared. More would make the slice too long.
-const MOST_TASKS: usize = 500;
+const MAX_TASKS: usize = 500;
 
 /// The progress of a round of checks. It names records by key, so it stays valid when the registry
 /// changes.
@@ -53,7 +53,7 @@ pub struct CheckSlice {
     /// The number of checked records.
     pub records: usize,
     /// The number of records with too many tasks for one slice; these tasks were not summed.
-    pub left_out: usize,
+    pub skipped: usize,
     /// Whether the round is complete. The next slice begins a new one.
     pub is_last: bool,
 }
@@ -94,28 +94,32 @@ impl Registry {
                 self.check_history()?;
                 CheckCursor::Sweeps(None)
             }
-            CheckCursor::Sweeps(after) => match self.cluster.sweeps.range(behind(after)).next() {
-                Some((target, _)) => {
-                    self.check_sweep(target)?;
-                    CheckCursor::Sweeps(Some(*target))
+            CheckCursor::Sweeps(after) => {
+                match self.cluster.sweeps.range(range_after(after)).next() {
+                    Some((target, _)) => {
+                        self.check_sweep(target)?;
+                        CheckCursor::Sweeps(Some(*target))
+                    }
+                    None => CheckCursor::Agents(None),
                 }
-                None => CheckCursor::Agents(None),
-            },
-            CheckCursor::Agents(after) => match self.agents.range(behind(after)).next() {
+            }
+            CheckCursor::Agents(after) => match self.agents.range(range_after(after)).next() {
                 Some((id, agent)) => {
                     self.check_agent_alone(agent, slice)?;
                     CheckCursor::Agents(Some(*id))
                 }
                 None => CheckCursor::Frameworks(None),
             },
-            CheckCursor::Frameworks(after) => match self.frameworks.range(behind(after)).next() {
-                Some((id, framework)) => {
-                    self.check_framework_alone(framework, slice)?;
-                    CheckCursor::Frameworks(Some(*id))
+            CheckCursor::Frameworks(after) => {
+                match self.frameworks.range(range_after(after)).next() {
+                    Some((id, framework)) => {
+                        self.check_framework_alone(framework, slice)?;
+                        CheckCursor::Frameworks(Some(*id))
+                    }
+                    None => CheckCursor::Tasks(None),
                 }
-                None => CheckCursor::Tasks(None),
-            },
-            CheckCursor::Tasks(after) => match self.tasks.range(behind(after)).next() {
+            }
+            CheckCursor::Tasks(after) => match self.tasks.range(range_after(after)).next() {
                 Some((key, task)) => {
                     self.check_task_alone(task, slice)?;
                     CheckCursor::Tasks(Some(key.clone()))
@@ -139,7 +143,7 @@ impl Registry {
     ) -> Result<Option<ImmutableRecords>, InvariantViolation> {
         Ok(Some(match past {
             ImmutableRecords::OperatorAnswers(after) => {
-                match self.operator_answers.range(behind(after)).next() {
+                match self.operator_answers.range(range_after(after)).next() {
                     Some((key, _)) => {
                         let (principal, id) = key.clone();
                         self.check_deadlines_of(&Subject::Request { principal, id }, &key.1)?;
@@ -149,19 +153,20 @@ impl Registry {
                 }
             }
             ImmutableRecords::FinishedTasks(after) => {
-                match self.finished_tasks.range(behind(after)).next() {
+                match self.finished_tasks.range(range_after(after)).next() {
                     Some((serial, finished)) => {
                         self.check_finished_task(finished)?;
                         let key = &finished.task.key;
                         let listed = self.index.history.by_key.get(key);
-                        must(listed == Some(serial), key, "history is indexed")?;
+                        ensure(listed == Some(serial), key, "history is indexed")?;
                         ImmutableRecords::FinishedTasks(Some(*serial))
                     }
                     None => ImmutableRecords::FinishedFrameworks(None),
                 }
             }
             ImmutableRecords::FinishedFrameworks(after) => {
-                let Some((serial, finished)) = self.finished_frameworks.range(behind(after)).next()
+                let Some((serial, finished)) =
+                    self.finished_frameworks.range(range_after(after)).next()
                 else {
                     return Ok(None);
                 };
@@ -180,7 +185,7 @@ impl Registry {
         for kind in DeadlineKind::ALL {
             if let Some(at) = self.deadline_of(kind, subject) {
                 let is_listed = self.deadlines().has(kind, at, subject);
-                must(is_listed, what, "its deadlines are indexed")?;
+                ensure(is_listed, what, "its deadlines are indexed")?;
             }
         }
         Ok(())
@@ -192,7 +197,7 @@ impl Registry {
         (kind, at, subject): &(DeadlineKind, Timestamp, Subject),
     ) -> Result<(), InvariantViolation> {
         let is_known = self.deadline_of(*kind, subject) == Some(*at);
-        must(
+        ensure(
             is_known,
             &format!("{subject:?}"),
             "its indexed deadline is in its record",
@@ -207,19 +212,19 @@ impl Registry {
         self.check_agent(agent)?;
         let id = agent.id;
         let listed = self.index.nonces.get(&agent.nonce);
-        must(listed == Some(&id), &id, "it is found by its nonce")?;
+        ensure(listed == Some(&id), &id, "it is found by its nonce")?;
         self.check_deadlines_of(&Subject::Agent(id), &id)?;
         let Some(kept) = self.index.agents.get(&id) else {
-            return must(false, &id, "it has an index");
+            return ensure(false, &id, "it has an index");
         };
-        if kept.tasks.len() > MOST_TASKS {
-            slice.left_out += 1;
+        if kept.tasks.len() > MAX_TASKS {
+            slice.skipped += 1;
             return Ok(());
         }
         slice.records += kept.tasks.len();
         self.check_usage(id)?;
         let fresh = self.fresh_agent_index(id);
-        must(
+        ensure(
             fresh.as_ref() == Some(kept),
             &id,
             "its index agrees with its tasks",
@@ -234,16 +239,16 @@ impl Registry {
         self.check_framework(framework)?;
         let id = framework.id;
         let Some(kept) = self.index.frameworks.get(&id) else {
-            return must(false, &id, "it has an index");
+            return ensure(false, &id, "it has an index");
         };
         slice.records += kept.answers;
         let answers = self.answers.range((id, 0, 0)..=(id, u64::MAX, u64::MAX));
-        must(
+        ensure(
             answers.count() == kept.answers,
             &id,
             "its answers are counted",
         )?;
-        must(
+        ensure(
             kept.live + kept.ended == kept.tasks.len(),
             &id,
             "its tasks are live or have ended",
@@ -251,10 +256,10 @@ impl Registry {
         let name = framework.info.principal.clone();
         let session = (name, framework.session, id);
         let is_listed = self.index.sessions.contains(&session);
-        must(is_listed, &id, "it is found by its session")?;
+        ensure(is_listed, &id, "it is found by its session")?;
         self.check_deadlines_of(&Subject::Framework(id), &id)?;
-        if framework.removing && kept.tasks.len() > MOST_TASKS {
-            slice.left_out += 1;
+        if framework.removing && kept.tasks.len() > MAX_TASKS {
+            slice.skipped += 1;
             return Ok(());
         }
         if framework.removing {
@@ -272,14 +277,14 @@ impl Registry {
         let key = &task.key;
         let agent = self.index.agents.get(&task.agent);
         let is_named = agent.is_some_and(|index| index.tasks.contains(key));
-        must(is_named, key, "the index of its agent names it")?;
+        ensure(is_named, key, "the index of its agent names it")?;
         let Some(framework) = self.index.frameworks.get(&key.framework) else {
-            return must(false, key, "its framework has an index");
+            return ensure(false, key, "its framework has an index");
         };
         let is_named = framework.tasks.contains(&key.task);
-        must(is_named, key, "the index of its framework names it")?;
+        ensure(is_named, key, "the index of its framework names it")?;
         let waits = framework.unacknowledged.contains(&key.task);
-        must(
+        ensure(
             waits != task.unacknowledged.is_empty(),
             key,
             "its framework's index lists its unacknowledged updates",
@@ -288,7 +293,7 @@ impl Registry {
             return Ok(());
         };
         let first = self.group(key.framework, &group.id).next();
-        must(first.is_some(), key, "the index of its group names it")?;
+        ensure(first.is_some(), key, "the index of its group names it")?;
         // A group is checked once in a round: with its first task.
         if first.is_some_and(|first| first.key == *key) {
             slice.records += group.size as usize;
@@ -299,7 +304,7 @@ impl Registry {
 }
 
 /// Returns the range of everything after `after`, or of everything.
-fn behind<K>(after: &Option<K>) -> (Bound<&K>, Bound<&K>) {
+fn range_after<K>(after: &Option<K>) -> (Bound<&K>, Bound<&K>) {
     let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
     (from, Bound::Unbounded)
 }
@@ -319,7 +324,7 @@ mod tests {
         let mut records = 0;
         for _ in 0..10_000 {
             let slice = registry.check_slice(&mut round, most)?;
-            assert!(slice.records <= most + MOST_TASKS, "{slice:?}");
+            assert!(slice.records <= most + MAX_TASKS, "{slice:?}");
             records += slice.records;
             if slice.is_last {
                 return Ok(records);
@@ -346,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_of_slices_looks_at_every_record_and_ends() {
+    fn a_round_of_slices_checks_every_record() {
         let world = busy();
         let all = world.registry.tasks().len() + world.registry.finished_tasks.len();
         for most in [1, 7, 200, 100_000] {
@@ -355,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_goes_on_behind_a_record_that_went() {
+    fn a_round_continues_after_a_removed_record() {
         let mut world = World::new();
         let agents: Vec<AgentId> = (0..5).map(|_| world.register("cpus:1")).collect();
         let mut round = CheckRound(CheckCursor::Agents(Some(agents[1])));
@@ -395,7 +400,7 @@ mod tests {
             }),
             ("its index agrees with its tasks", |registry| {
                 let index = registry.index.agents.first_mut().unwrap();
-                index.held.add(DigestKind::Task, 1);
+                index.expected.add(DigestKind::Task, 1);
             }),
             ("its answers are counted", |registry| {
                 let index = registry.index.frameworks.first_mut().unwrap();
@@ -414,7 +419,7 @@ mod tests {
             ("its mode began in the past", |registry| {
                 registry.time = Timestamp(0);
                 let agent = registry.agents.first_mut().unwrap();
-                agent.agreed.since = Timestamp(1);
+                agent.admin.since = Timestamp(1);
             }),
             ("live or have ended", |registry| {
                 registry.index.frameworks.first_mut().unwrap().live += 1;
@@ -429,14 +434,14 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_with_too_many_tasks_for_a_slice_is_counted_as_left_out() {
+    fn an_agent_with_too_many_tasks_is_counted_as_skipped() {
         let mut world = World::new();
         let agent = world.register("cpus:8");
         let framework = world.subscribe("many");
         let key = world.launch(framework, agent, "one", "cpus:0.001");
         // Only the index is larger, and it is not scanned.
         let index = world.registry.index.agents.get_mut(&agent).unwrap();
-        for at in 0..=MOST_TASKS {
+        for at in 0..=MAX_TASKS {
             let task = crate::ids::TaskId::new(&format!("t{at}")).unwrap();
             index.tasks.insert(TaskKey {
                 task,
@@ -446,6 +451,6 @@ mod tests {
         let slice = world
             .registry
             .check_slice(&mut CheckRound::default(), 1_000);
-        assert_eq!(slice.unwrap().left_out, 1);
+        assert_eq!(slice.unwrap().skipped, 1);
     }
 }

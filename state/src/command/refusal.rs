@@ -128,7 +128,7 @@ fn arguments(why: &Rejection) -> Vec<String> {
 }
 
 /// The message for a field whose text is not stored.
-const WRONG_BEFORE: &str = "it was refused when this call was first made; a new call is told why";
+const STORED_INVALID: &str = "it was refused when this call was first made; a new call is told why";
 
 /// Rebuilds the refusal from these arguments. Returns `None` if this release does not know it, or
 /// an argument was cut.
@@ -158,7 +158,7 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
         "principal-changed" => Rejection::PrincipalChanged(text(0)?),
         "invalid" => Rejection::Invalid {
             field: text(0)?,
-            text: WRONG_BEFORE.to_owned(),
+            text: STORED_INVALID.to_owned(),
         },
         "no-offers" => Rejection::NoOffers,
         "offer-twice" => Rejection::OfferTwice(offer()?),
@@ -185,7 +185,7 @@ fn restored(code: u8, arguments: &[String]) -> Option<Rejection> {
         "wrong-mode" => Rejection::WrongMode(agent()?, mode(&text(1)?)?),
         "task-group-invalid" => Rejection::TaskGroupInvalid {
             group: GroupId::new(&text(0)?).ok()?,
-            text: WRONG_BEFORE.to_owned(),
+            text: STORED_INVALID.to_owned(),
         },
         "agent-incapable" => Rejection::AgentIncapable(agent()?, read(arguments, 1)?),
         "registry-full" => {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_of_a_kept_refusal_is_that_of_the_first_answer() {
+    fn a_stored_refusal_has_the_message_of_the_first_answer() {
         for why in all() {
             let kept = StoredRejection::of(&why, Level::RELEASE_0_2);
             assert_eq!(kept.message, "", "{why}");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sentence_in_a_refusal_is_not_kept() {
+    fn the_message_of_a_refusal_is_not_stored() {
         let invalid = Rejection::Invalid {
             field: "command".to_owned(),
             text: "a secret".to_owned(),

@@ -52,7 +52,7 @@ fn stored() -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 #[test]
-fn stored_bytes_stay_what_they_were() {
+fn stored_bytes_do_not_change() {
     let mut text = String::new();
     for (name, proposed) in samples::commands() {
         writeln!(text, "command {name} {}", hex(&command(&proposed))).unwrap();
@@ -232,7 +232,7 @@ fn below_level_3_no_actor_is_stored() {
 }
 
 #[test]
-fn an_actor_that_no_rule_allows_is_no_command() {
+fn a_command_with_an_invalid_actor_is_rejected() {
     // Level 3, a tick, and a principal of kind 9, of no kind, and with a name that contains a
     // space.
     let tick = [8, 3, 0x8a, 0x01, 0];

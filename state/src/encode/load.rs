@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::key::read_key;
-use super::split::{SplitParts, must};
+use super::split::{SplitParts, ensure};
 use super::{DecodeError, read};
 use crate::Registry;
 use crate::agent::WholeAgent;
@@ -93,7 +93,7 @@ impl Registry {
                     what: "agent record",
                     field: "agent mode",
                 })?;
-                must("agent record", NAME, agent.id == *id)?;
+                ensure("agent record", NAME, agent.id == *id)?;
                 self.agents.insert(*id, agent);
             }
             RecordKey::Weight(role) => {
@@ -102,12 +102,12 @@ impl Registry {
             }
             RecordKey::Framework(id) => {
                 let framework: Framework = read("framework record", value)?;
-                must("framework record", NAME, framework.id == *id)?;
+                ensure("framework record", NAME, framework.id == *id)?;
                 self.frameworks.insert(*id, framework);
             }
             RecordKey::Task(key) => {
                 let task: Task = read("task record", value)?;
-                must("task record", NAME, task.key == *key)?;
+                ensure("task record", NAME, task.key == *key)?;
                 self.tasks.insert(key.clone(), task);
             }
             RecordKey::CallAnswer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}

@@ -82,11 +82,11 @@ fn read<T: StoredMessage>(what: &'static str, bytes: &[u8]) -> Result<T, DecodeE
 }
 
 fn written(message: &impl StoredMessage) -> Vec<u8> {
-    collected(|bytes| message.write(bytes))
+    collect(|bytes| message.write(bytes))
 }
 
 /// Returns the written bytes without spare capacity, because they may be kept for a long time.
-fn collected(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+fn collect(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(USUAL_BYTES);
     write(&mut bytes);
     bytes.shrink_to_fit();
@@ -150,7 +150,7 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         RecordKey::LimitsChange(key) => written(&split::change(task(key)?.0)?),
         RecordKey::AgentCounters(id) => written(&split::AgentCounters::of(agent(id)?)),
         RecordKey::AgentReport(id) => written(&split::AgentFacts::of(agent(id)?)),
-        RecordKey::AgentAdministration(id) => written(&agent(id)?.agreed),
+        RecordKey::AgentAdministration(id) => written(&agent(id)?.admin),
         RecordKey::AgentStatus(id) => written(&split::AgentStatus::of(agent(id)?)),
         RecordKey::Sweep(target) if layout.splits_sweep(*target) => {
             written(registry.cluster.sweeps.get(target)?)
@@ -185,7 +185,7 @@ pub fn command(proposed: &ProposedCommand, level: Level) -> Vec<u8> {
         head.level = head.level.max(level);
     }
     let older = at_level(proposed, level);
-    collected(|bytes| {
+    collect(|bytes| {
         head.write(bytes);
         older.as_ref().unwrap_or(proposed).write(bytes);
     })

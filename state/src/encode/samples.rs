@@ -97,7 +97,7 @@ fn framework_info() -> FrameworkInfo {
     }
 }
 
-fn able() -> FrameworkInfo {
+fn capable_info() -> FrameworkInfo {
     FrameworkInfo {
         capabilities: ["gpus", "of-a-later-release"].map(ToOwned::to_owned).into(),
         ..framework_info()
@@ -377,7 +377,7 @@ fn calls() -> Vec<(&'static str, Command)> {
         ),
         ("call-revive", call(CallAction::Revive(vec![role("*")]))),
         ("call-update", call(CallAction::Update(framework_info()))),
-        ("call-update-able", call(CallAction::Update(able()))),
+        ("call-update-able", call(CallAction::Update(capable_info()))),
         ("call-teardown", call(CallAction::Teardown)),
         ("call-accept-containers", launching(containers())),
         ("call-accept-checks", launching(checks().into())),

@@ -239,10 +239,10 @@ impl SplitParts {
                 self.agent(*id).counters = Some(read(agents::COUNTERS, value)?);
             }
             RecordKey::AgentReport(id) => {
-                self.agent(*id).facts = Some(read(agents::REPORTED, value)?);
+                self.agent(*id).facts = Some(read(agents::REPORT, value)?);
             }
             RecordKey::AgentAdministration(id) => {
-                self.agent(*id).agreed = Some(read(agents::AGREED, value)?);
+                self.agent(*id).admin = Some(read(agents::ADMINISTRATION, value)?);
             }
             RecordKey::AgentStatus(id) => {
                 self.agent(*id).status = Some(read(agents::STATUS, value)?);
@@ -278,17 +278,17 @@ impl SplitParts {
         self.join_cluster(&mut registry.cluster)?;
         let layout = registry.cluster.layout.clone();
         for id in registry.agents.keys() {
-            must("agent record", LAYOUT, !layout.splits_agent(*id))?;
+            ensure("agent record", LAYOUT, !layout.splits_agent(*id))?;
         }
         for (id, parts) in self.agents {
-            must(agents::COUNTERS, LAYOUT, layout.splits_agent(id))?;
+            ensure(agents::COUNTERS, LAYOUT, layout.splits_agent(id))?;
             registry.agents.insert(id, parts.join(id)?);
         }
         for key in registry.tasks.keys() {
-            must("task record", LAYOUT, !layout.splits_task(key))?;
+            ensure("task record", LAYOUT, !layout.splits_task(key))?;
         }
         for serial in registry.finished_tasks.keys() {
-            must(
+            ensure(
                 "finished task record",
                 LAYOUT,
                 !has_parts(registry, *serial),
@@ -297,10 +297,10 @@ impl SplitParts {
         for (key, parts) in self.tasks {
             let (task, serial) = parts.join(key)?;
             if serial == 0 {
-                must(STATUS, LAYOUT, layout.splits_task(&task.key))?;
+                ensure(STATUS, LAYOUT, layout.splits_task(&task.key))?;
                 registry.tasks.insert(task.key.clone(), task);
             } else {
-                must(STATUS, LAYOUT, has_parts(registry, serial))?;
+                ensure(STATUS, LAYOUT, has_parts(registry, serial))?;
                 registry
                     .finished_tasks
                     .insert(serial, FinishedTask { task });
@@ -312,14 +312,14 @@ impl SplitParts {
     fn join_cluster(&mut self, cluster: &mut ClusterRecord) -> Result<(), DecodeError> {
         let layout = &cluster.layout;
         let is_whole = |target: &SweepTarget| !layout.splits_sweep(*target);
-        must(
+        ensure(
             "cluster record",
             "sweep",
             cluster.sweeps.keys().all(is_whole),
         )?;
-        must(SWEEP, LAYOUT, !self.sweeps.keys().any(is_whole))?;
+        ensure(SWEEP, LAYOUT, !self.sweeps.keys().any(is_whole))?;
         let has_history = *layout != Layout::Whole;
-        must(
+        ensure(
             "cluster record",
             LAYOUT,
             self.history.is_some() == has_history,
@@ -354,7 +354,7 @@ impl TaskParts {
             }
         }
         let mut spec = self.description.unwrap_or(spec);
-        must(FACTS, "task id in its description", spec.task == key.task)?;
+        ensure(FACTS, "task id in its description", spec.task == key.task)?;
         let mut limits_change = self.change;
         let [mut limits, mut before] = self.limits;
         if limits_change
@@ -368,7 +368,7 @@ impl TaskParts {
         }
         match &mut limits_change {
             Some(change) => change.before = before,
-            None => must(LIMITS, "change", before.is_none())?,
+            None => ensure(LIMITS, "change", before.is_none())?,
         }
         let latest = status
             .latest
@@ -405,7 +405,7 @@ fn invalid(what: &'static str, field: &'static str) -> DecodeError {
     DecodeError::Invalid { what, field }
 }
 
-pub(super) fn must(
+pub(super) fn ensure(
     what: &'static str,
     field: &'static str,
     holds: bool,

@@ -11,9 +11,9 @@ use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
 /// The largest number of entries of a leaf, and of children of a branch.
-const MOST: usize = 32;
+const MAX_ENTRIES: usize = 32;
 /// The size below which a node borrows from a neighbour or is merged with it.
-const LEAST: usize = MOST / 4;
+const MIN_ENTRIES: usize = MAX_ENTRIES / 4;
 
 /// The index of the child at each depth, and of the entry in the leaf. All nodes except the
 /// rightmost have at least [`LEAST`]: fewer than 8^12 entries fit in memory.
@@ -298,8 +298,8 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
                 child.len -= 1;
                 if child.len == 0 {
                     children.remove(at);
-                } else if node.width() < LEAST {
-                    share(children, at);
+                } else if node.width() < MIN_ENTRIES {
+                    rebalance(children, at);
                 }
                 removed
             }
@@ -329,24 +329,31 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
 fn make_room<T>(items: &mut Vec<T>) {
     if items.len() == items.capacity() {
         let more = (items.len() / 4).max(4);
-        items.reserve_exact(more.min(MOST + 1 - items.len().min(MOST)));
+        items.reserve_exact(more.min(MAX_ENTRIES + 1 - items.len().min(MAX_ENTRIES)));
     }
 }
 
 /// Returns the part that does not fit after an insertion at `at`. Keys that arrive in ascending
 /// order leave full nodes.
 fn split<T>(items: &mut Vec<T>, at: usize) -> Option<Vec<T>> {
-    if items.len() <= MOST {
+    if items.len() <= MAX_ENTRIES {
         return None;
     }
     let is_last = at + 1 == items.len();
-    Some(cut(items, if is_last { MOST } else { MOST / 2 }))
+    Some(cut(
+        items,
+        if is_last {
+            MAX_ENTRIES
+        } else {
+            MAX_ENTRIES / 2
+        },
+    ))
 }
 
 /// Splits off all items from `at` on. The rest keeps space for a few more.
 fn cut<T>(items: &mut Vec<T>, at: usize) -> Vec<T> {
     let rest = items.split_off(at);
-    items.shrink_to(at + LEAST / 2);
+    items.shrink_to(at + MIN_ENTRIES / 2);
     rest
 }
 
@@ -356,7 +363,7 @@ fn join<T>(left: &mut Vec<T>, right: &mut Vec<T>) {
 }
 
 /// Merges a child that has become small with a neighbour, or moves items from the neighbour to it.
-fn share<K: Ord + Clone, V: Clone>(children: &mut Vec<Child<K, V>>, at: usize) {
+fn rebalance<K: Ord + Clone, V: Clone>(children: &mut Vec<Child<K, V>>, at: usize) {
     if children.len() == 1 {
         return;
     }
@@ -366,7 +373,7 @@ fn share<K: Ord + Clone, V: Clone>(children: &mut Vec<Child<K, V>>, at: usize) {
     let node = Arc::make_mut(&mut child.node);
     node.append(Arc::make_mut(&mut right.node));
     child.len += right.len;
-    if node.width() > MOST {
+    if node.width() > MAX_ENTRIES {
         let rest = Child::of(Arc::new(node.split_half()));
         child.len -= rest.len;
         children.insert(left + 1, rest);
@@ -378,7 +385,7 @@ fn share<K: Ord + Clone, V: Clone>(children: &mut Vec<Child<K, V>>, at: usize) {
 pub(super) struct Iter<'a, K, V> {
     root: Option<&'a Node<K, V>>,
     /// The ranks of the remaining entries.
-    left: Range<usize>,
+    remaining: Range<usize>,
     /// The rest of the leaf at the front, which may extend beyond the remaining entries.
     front: &'a [(K, V)],
     back: &'a [(K, V)],
@@ -388,7 +395,7 @@ impl<'a, K, V> Iter<'a, K, V> {
     fn new(root: Option<&'a Node<K, V>>, left: Range<usize>) -> Self {
         Self {
             root,
-            left,
+            remaining: left,
             front: &[],
             back: &[],
         }
@@ -417,7 +424,7 @@ impl<'a, K, V> Iterator for Iter<'a, K, V> {
     type Item = (&'a K, &'a V);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let rank = self.left.next()?;
+        let rank = self.remaining.next()?;
         if self.front.is_empty() {
             let (entries, at) = self.leaf(rank);
             self.front = &entries[at..];
@@ -428,13 +435,13 @@ impl<'a, K, V> Iterator for Iter<'a, K, V> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.left.size_hint()
+        self.remaining.size_hint()
     }
 }
 
 impl<K, V> DoubleEndedIterator for Iter<'_, K, V> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let rank = self.left.next_back()?;
+        let rank = self.remaining.next_back()?;
         if self.back.is_empty() {
             let (entries, at) = self.leaf(rank);
             self.back = &entries[..=at];

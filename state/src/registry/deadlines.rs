@@ -100,7 +100,7 @@ impl DeadlineIndex {
 fn of_agent(agent: &Agent) -> impl Iterator<Item = (DeadlineKind, Timestamp)> {
     let lost = agent.mode().is_lost().then(|| agent.mode_since());
     let parts = [
-        (DeadlineKind::Administration, agent.agreed.deadline),
+        (DeadlineKind::Administration, agent.admin.deadline),
         (DeadlineKind::Lost, lost),
     ];
     parts.into_iter().filter_map(|(kind, at)| Some((kind, at?)))
@@ -178,7 +178,7 @@ mod tests {
     /// Sets the deadline of the administrative state, as a drain will.
     fn agree_on(world: &mut World, id: AgentId, deadline: Option<Timestamp>) {
         let mut agent = world.registry.agent(id).unwrap().clone();
-        agent.agreed.deadline = deadline;
+        agent.admin.deadline = deadline;
         world.registry.put_agent(agent);
         let writes = world.registry.take_changes();
         world.store(&writes);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_of_a_kind_are_read_from_a_place_on() {
+    fn deadlines_of_a_kind_are_read_from_a_position() {
         let mut world = World::new();
         let agents: Vec<AgentId> = (0..4).map(|_| world.register("cpus:1")).collect();
         for agent in [agents[2], agents[0], agents[3]] {

@@ -41,7 +41,7 @@ impl HistoryIndex {
 
     /// Returns the oldest task of the framework with the largest history. So no framework evicts
     /// the history of a smaller one.
-    fn next_to_go(&self) -> Option<u64> {
+    fn next_evicted(&self) -> Option<u64> {
         let (_, framework) = self.by_bytes.last()?;
         self.frameworks.get(framework)?.serials.first().copied()
     }
@@ -91,7 +91,7 @@ impl Registry {
                 || self.index.bytes.history > limits::FINISHED_TASK_BYTES;
             // The first dropped task makes space for the new one.
             let may_drop = is_full && (at == 0 || *budget >= RECORDS);
-            let Some(oldest) = self.index.history.next_to_go().filter(|_| may_drop) else {
+            let Some(oldest) = self.index.history.next_evicted().filter(|_| may_drop) else {
                 return;
             };
             if at > 0 {

@@ -40,7 +40,7 @@ pub struct AgentIndex {
     /// in milliseconds after which they have stopped.
     pub stopping: Set<(u64, TaskKey)>,
     /// The digests of the objects that the agent should hold.
-    pub held: Digests,
+    pub expected: Digests,
 }
 
 /// The derived facts of one framework.
@@ -99,7 +99,7 @@ struct TaskFacet {
     limits: Option<OrderIndex>,
     reported: u64,
     /// Whether an update waits for the framework's acknowledgement.
-    waits: bool,
+    unacknowledged: bool,
 }
 
 impl TaskFacet {
@@ -111,7 +111,7 @@ impl TaskFacet {
             kill: task.kill.map(|kill| kill.order),
             limits: task.limits_change.as_ref().map(|change| change.order),
             reported: task.reported,
-            waits: !task.unacknowledged.is_empty(),
+            unacknowledged: !task.unacknowledged.is_empty(),
         }
     }
 }
@@ -153,7 +153,7 @@ impl Indexes {
         } else {
             &mut framework.ended
         });
-        if facet.waits {
+        if facet.unacknowledged {
             sign.set(&mut framework.unacknowledged, task.key.task.clone());
         }
         if facet.live && !facet.unreachable {
@@ -189,14 +189,14 @@ impl Indexes {
 
     /// Updates the indexes after a change of a task that was counted with `former`, as far as the
     /// change requires: most updates change only the number of the last one.
-    fn changed(&mut self, task: &Task, former: TaskFacet) {
+    fn update_task(&mut self, task: &Task, former: TaskFacet) {
         let present = TaskFacet::of(task);
         if present == former {
             return;
         }
         let only_number = TaskFacet {
             reported: former.reported,
-            waits: former.waits,
+            unacknowledged: former.unacknowledged,
             ..present
         } == former;
         if !only_number {
@@ -209,9 +209,9 @@ impl Indexes {
             Sign::Remove.mark(agent, task, former.reported);
             Sign::Add.mark(agent, task, present.reported);
         }
-        if present.waits != former.waits {
+        if present.unacknowledged != former.unacknowledged {
             let framework = self.frameworks.or_default(task.key.framework);
-            let sign = if present.waits {
+            let sign = if present.unacknowledged {
                 Sign::Add
             } else {
                 Sign::Remove
@@ -304,8 +304,8 @@ impl Sign {
     fn mark(self, agent: &mut AgentIndex, task: &Task, reported: u64) {
         let mark = task_mark(&task.key, task.order, reported);
         match self {
-            Self::Add => agent.held.add(DigestKind::Task, mark),
-            Self::Remove => agent.held.remove(DigestKind::Task, mark),
+            Self::Add => agent.expected.add(DigestKind::Task, mark),
+            Self::Remove => agent.expected.remove(DigestKind::Task, mark),
         }
     }
 
@@ -360,7 +360,7 @@ impl Registry {
         let bytes = usage::of_changes(task);
         let parts = FormerTaskRecords::of(task);
         change(task);
-        self.index.changed(task, former);
+        self.index.update_task(task, former);
         self.index.weigh_change(task, bytes);
         let present = FormerTaskRecords::of(task);
         self.note_changed(key, &parts, &present);

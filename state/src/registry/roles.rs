@@ -79,7 +79,7 @@ mod tests {
     use crate::testing::{World, framework_info, key, registration, spec};
 
     #[test]
-    fn what_a_role_uses_counts_for_each_role_above_it() {
+    fn usage_of_a_role_counts_for_its_ancestors() {
         let mut world = World::new();
         let agents = [world.register("cpus:8"), world.register("cpus:8")];
         let role = |text: &str| Role::new(text).unwrap();

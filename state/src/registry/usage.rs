@@ -154,7 +154,7 @@ pub(crate) fn most_of_answer(operations: usize) -> u64 {
 pub(crate) fn of_spec(spec: &crate::task::TaskSpec) -> u64 {
     let executor = spec.executor.as_ref();
     RECORD_BYTES
-        + size::described(spec) as u64
+        + size::size_without_limits(spec) as u64
         + of_resources(&spec.resources)
         + executor.map_or(0, |executor| of_resources(&executor.resources))
         + spec.limits.as_deref().map_or(0, of_limits)
@@ -195,13 +195,13 @@ pub(crate) fn of_limits(limits: &TaskLimits) -> u64 {
 }
 
 pub(crate) fn of_agent(agent: &Agent) -> u64 {
-    let info = &agent.reported.info;
+    let info = &agent.report.info;
     let texts = [
         &info.host_name,
         &info.address,
         &info.version,
         &info.isolation,
-        &agent.reported.boot_id,
+        &agent.report.boot_id,
     ];
     let texts = texts
         .into_iter()
@@ -211,7 +211,7 @@ pub(crate) fn of_agent(agent: &Agent) -> u64 {
         + info.capabilities.len() as u64 * PART_BYTES
         + texts.map(|text| text.len() as u64).sum::<u64>()
         + of_texts(&info.attributes)
-        + of_texts(&agent.agreed.attributes)
+        + of_texts(&agent.admin.attributes)
         + of_resources(&info.resources)
 }
 

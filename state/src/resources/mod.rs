@@ -66,13 +66,13 @@ impl ResourceIdentity {
 }
 
 /// The names of most resources, each stored once.
-static USUAL: LazyLock<[Arc<str>; 5]> =
+static COMMON_NAMES: LazyLock<[Arc<str>; 5]> =
     LazyLock::new(|| ["cpus", "mem", "disk", "gpus", "ports"].map(Arc::from));
 
 /// Returns a name of a resource. Common names share one allocation.
 #[must_use]
 pub fn shared_name(name: &str) -> Arc<str> {
-    let usual = USUAL.iter().find(|usual| &***usual == name);
+    let usual = COMMON_NAMES.iter().find(|usual| &***usual == name);
     usual.map_or_else(|| name.into(), Arc::clone)
 }
 
@@ -304,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_equal_amounts() {
+    fn subtracting_equal_amounts_leaves_nothing() {
         let all = parse("cpus:1;mem:64;ports:[10-20];zones:{a,b}");
         assert_eq!(all.minus(&all), Some(Resources::none()));
         assert!(all.contains(&Resources::none()));
     }
 
     #[test]
-    fn more_than_there_is_cannot_be_taken() {
+    fn more_than_the_total_cannot_be_subtracted() {
         assert_eq!(parse("cpus:1").minus(&parse("cpus:1.001")), None);
         assert_eq!(parse("cpus:1").minus(&parse("gpus:1")), None);
         assert_eq!(parse("ports:[10-20]").minus(&parse("ports:[20-21]")), None);

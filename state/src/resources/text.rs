@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_amount_is_refused_with_the_part() {
+    fn an_invalid_amount_is_refused_with_its_part() {
         for bad in [
             "cpus:-1",
             "cpus:NaN",

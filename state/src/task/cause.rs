@@ -33,7 +33,7 @@ stored!(message Cause {
 const SEPARATOR: &str = "; ";
 
 /// The end of an argument that was cut.
-const CUT: &str = "…";
+const ELLIPSIS: &str = "…";
 
 impl Cause {
     /// Returns a cause of this release. Arguments that are too long are cut.
@@ -71,17 +71,17 @@ impl Cause {
             let Some(longest) = self.arguments.iter_mut().max_by_key(|text| text.len()) else {
                 return;
             };
-            let kept = longest.len().saturating_sub(excess + CUT.len());
+            let kept = longest.len().saturating_sub(excess + ELLIPSIS.len());
             longest.truncate(longest.floor_char_boundary(kept));
             if kept > 0 {
-                longest.push_str(CUT);
+                longest.push_str(ELLIPSIS);
             }
         }
     }
 
     fn message(&self) -> String {
         match Code::named(&self.code) {
-            Some(code) => filled(code.sentence(), &self.arguments),
+            Some(code) => fill(code.sentence(), &self.arguments),
             // A code of a later release is displayed as it is.
             None => format!("{} {}: ", self.code, self.arguments.join(" ")),
         }
@@ -95,7 +95,7 @@ impl fmt::Display for Cause {
     }
 }
 
-fn filled(sentence: &str, arguments: &[String]) -> String {
+fn fill(sentence: &str, arguments: &[String]) -> String {
     let mut text = String::new();
     let mut arguments = arguments.iter();
     for (at, part) in sentence.split("{}").enumerate() {
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_says_stays_what_it_says() {
+    fn texts_of_programs_are_not_parsed_as_causes() {
         let said = Explanation::of(Code::Executor, &[]).with_detail("its host was rebooted; ");
         assert_eq!(said.causes.len(), 1);
         assert_eq!(said.to_string(), "its executor: its host was rebooted; ");

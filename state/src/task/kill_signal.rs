@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_that_ends_nothing_or_that_each_task_gets_is_refused_in_words() {
+    fn unsuitable_kill_signals_are_refused_with_a_message() {
         for name in ["KILL", "SIGSTOP", "CONT", "9", "", "SIG"] {
             let refused = KillSignal::named(name).unwrap_err();
             assert!(refused.contains("name one of HUP, INT, "), "{refused}");

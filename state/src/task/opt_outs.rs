@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_beyond_is_named_with_its_flag() {
+    fn disallowed_options_are_named_with_their_flags() {
         let asked = SecurityOptions {
             capabilities: [LinuxCapability::Chown, LinuxCapability::Setuid].into(),
             unconfined_seccomp: true,

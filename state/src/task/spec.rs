@@ -44,7 +44,7 @@ pub struct HostPath {
 impl HostPath {
     /// Returns its path in the container. A host path with a name in the sandbox is mounted at the
     /// host's path.
-    pub(crate) fn place(&self) -> &str {
+    pub(crate) fn mount_path(&self) -> &str {
         match self.container_path.starts_with('/') {
             true => &self.container_path,
             false => &self.host_path,
@@ -53,7 +53,7 @@ impl HostPath {
 
     /// Returns whether its path in the container is that on the host.
     pub(crate) fn has_same_path(&self) -> bool {
-        Path::new(self.place()) == Path::new(&self.host_path)
+        Path::new(self.mount_path()) == Path::new(&self.host_path)
     }
 }
 

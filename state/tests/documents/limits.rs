@@ -19,12 +19,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "proto/src/server.rs",
-        "(descriptors / 4).max(LEAST_RESERVE)",
+        "(descriptors / 4).max(MIN_RESERVE)",
         "the limit of open files less a quarter of it, and less 512 at least;",
     ),
     (
         "proto/src/server.rs",
-        "LEAST_RESERVE: u64 = 512",
+        "MIN_RESERVE: u64 = 512",
         "the limit of open files less a quarter of it, and less 512 at least;",
     ),
     (
@@ -49,12 +49,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "proto/src/server.rs",
-        "head: Duration::from_secs(10)",
+        "head_timeout: Duration::from_secs(10)",
         "for the head of a later request of HTTP/1.1 | 10 s |",
     ),
     (
         "proto/src/server.rs",
-        "idle: Duration::from_secs(60)",
+        "idle_timeout: Duration::from_secs(60)",
         "the answer to a ping | 60 s (of the Raft port an hour); 20 s |",
     ),
     (
@@ -79,7 +79,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "proto/src/server.rs",
-        "message: Duration::from_secs(30)",
+        "message_timeout: Duration::from_secs(30)",
         "| time from the first byte of a message to its last | 30 s |",
     ),
     (
@@ -154,7 +154,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "master/src/reads.rs",
-        "line: 1_024",
+        "max_waiting: 1_024",
         "| reads that wait; for how long | 1,024; 2 s |",
     ),
     (
@@ -259,12 +259,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "master/src/allocator/offering.rs",
-        "const OFFERS: usize = 2",
+        "const MAX_OFFERS: usize = 2",
         "at most two offers of one agent in one role",
     ),
     (
         "master/src/allocator/offering.rs",
-        "JOIN_MS: u64 = 1_000",
+        "MERGE_DELAY_MS: u64 = 1_000",
         "waits until both have been open for a second",
     ),
     (
@@ -318,7 +318,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "at a time | 64, 512, 1,024 |",
     ),
     (
-        "master/src/exec.rs",
+        "master/src/http/exec.rs",
         "STREAMS: usize = 1024",
         "at a time | 64, 512, 1,024 |",
     ),
@@ -359,7 +359,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
-        "TMPFS_LEAST_BYTES: u64 = 4096",
+        "MIN_TMPFS_BYTES: u64 = 4096",
         "| a file system in memory | 4 KiB to 1 TiB",
     ),
     (
@@ -369,7 +369,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
-        "OPEN_FILES_LEAST: u64 = 64",
+        "MIN_OPEN_FILES: u64 = 64",
         "| open files that a task requests | 64 to 1,048,576",
     ),
     (
@@ -494,7 +494,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/apply/calls.rs",
-        "REFUSED_KEPT: usize = 64",
+        "MAX_REFUSED_STORED: usize = 64",
         "| refused positions of a remembered answer | 64, without messages |",
     ),
     (
@@ -534,7 +534,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "master/src/leader/messages.rs",
-        "BYTES_A_SECOND: usize = 1024 * 1024",
+        "BYTES_PER_SECOND: usize = 1024 * 1024",
         "and to one framework | 1 MiB a second |",
     ),
     (

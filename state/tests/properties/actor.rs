@@ -94,7 +94,7 @@ impl CommandGenerator {
         let command = self.command(dice, registry);
         let proposed = ProposedCommand {
             ticket,
-            actor: asks(self.serial),
+            actor: actor(self.serial),
             command,
         };
         if self.past.len() < 100 {
@@ -149,7 +149,7 @@ impl CommandGenerator {
 
     fn register(&self, dice: &mut TestRng, registry: &Registry, id: AgentId) -> Command {
         let agent = registry.agent(id).unwrap();
-        let mut info = agent.reported.info.clone();
+        let mut info = agent.report.info.clone();
         if dice.percent(20) {
             let text = if self.shrinking && dice.percent(50) {
                 "cpus:2;mem:500;ports:[1-4]"
@@ -163,7 +163,7 @@ impl CommandGenerator {
             info.attributes.insert("rack".to_owned(), value);
         }
         let confirmed = if dice.percent(90) {
-            agent.reported.incarnation
+            agent.report.incarnation
         } else {
             dice.next() % 50
         };
@@ -178,7 +178,7 @@ impl CommandGenerator {
             nonce: agent.nonce,
             confirmed,
             tried,
-            boot_id: agent.reported.boot_id.clone(),
+            boot_id: agent.report.boot_id.clone(),
             info,
         })
     }
@@ -501,7 +501,7 @@ fn operate(
 }
 
 /// The actor does not affect the decision.
-fn asks(serial: u64) -> argosy_state::actor::Actor {
+fn actor(serial: u64) -> argosy_state::actor::Actor {
     let asking = match serial % 6 {
         0 => "cluster",
         1 => "master/master-1",

@@ -107,7 +107,7 @@ pub(crate) fn reconcile(dice: &mut TestRng, registry: &Registry, id: AgentId) ->
     }
     Command::ReconcileAgent(ReconcileAgent {
         agent: id,
-        incarnation: agent.reported.incarnation,
+        incarnation: agent.report.incarnation,
         floor,
         after,
         through,

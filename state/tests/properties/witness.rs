@@ -22,12 +22,12 @@ pub(crate) struct HistoryChecker {
     shrunk: BTreeMap<AgentId, bool>,
     /// The end of each instance that has ended.
     ends: BTreeMap<(TaskKey, AgentId, OrderIndex), TaskState>,
-    seen: BTreeMap<TaskState, usize>,
+    states: BTreeMap<TaskState, usize>,
     /// The administrative state of agents after the newest entry.
-    agreed: BTreeMap<AgentId, AgentAdministration>,
+    admins: BTreeMap<AgentId, AgentAdministration>,
     /// The number of registrations that replaced the reported facts while the administrative state
     /// was unusual.
-    kept: usize,
+    replaced: usize,
 }
 
 impl HistoryChecker {
@@ -57,16 +57,16 @@ impl HistoryChecker {
             );
         }
         for task in registry.tasks() {
-            *self.seen.entry(task.state).or_default() += 1;
-            self.look_at(task);
+            *self.states.entry(task.state).or_default() += 1;
+            self.check_task(task);
         }
         for (_, finished) in registry.finished_tasks_after(0) {
-            self.look_at(&finished.task);
+            self.check_task(&finished.task);
         }
     }
 
     /// Checks that no registration changes the administrative state of a known agent.
-    pub(crate) fn look_at_agreements(
+    pub(crate) fn check_administration(
         &mut self,
         registry: &Registry,
         entry: &LogEntry,
@@ -75,12 +75,12 @@ impl HistoryChecker {
         let commands = &entry.commands;
         let registers = |command: &Command| matches!(command, Command::RegisterAgent(_));
         if commands.iter().all(|proposed| registers(&proposed.command)) {
-            for (id, former) in &self.agreed {
+            for (id, former) in &self.admins {
                 let agent = registry
                     .agent(*id)
                     .expect("no registration removes an agent");
                 assert_eq!(
-                    facts(&agent.agreed, registry),
+                    facts(&agent.admin, registry),
                     facts(former, registry),
                     "{id}"
                 );
@@ -89,17 +89,17 @@ impl HistoryChecker {
                 let is_usual =
                     former.administration == Administration::Active && former.attributes.is_empty();
                 let is_new = agent.revision.index == registry.applied();
-                self.kept += usize::from(is_new && !is_usual);
+                self.replaced += usize::from(is_new && !is_usual);
             }
         }
         let agents = registry.agents();
-        self.agreed = agents
-            .map(|agent| (agent.id, agent.agreed.clone()))
+        self.admins = agents
+            .map(|agent| (agent.id, agent.admin.clone()))
             .collect();
     }
 
     /// Checks that an instance ends once, in one state.
-    fn look_at(&mut self, task: &Task) {
+    fn check_task(&mut self, task: &Task) {
         let instance = (task.key.clone(), task.agent, task.order);
         if task.is_terminal() {
             let end = *self.ends.entry(instance).or_insert(task.state);
@@ -114,13 +114,16 @@ impl HistoryChecker {
     pub(crate) fn assert_busy(&self) {
         let states = [TaskState::Staging, TaskState::Running];
         for state in states {
-            assert!(self.seen.contains_key(&state), "no task was ever {state:?}");
+            assert!(
+                self.states.contains_key(&state),
+                "no task was ever {state:?}"
+            );
         }
         assert!(!self.ends.is_empty(), "no task has ended");
     }
 
-    pub(crate) fn kept(&self) -> usize {
-        self.kept
+    pub(crate) fn replaced(&self) -> usize {
+        self.replaced
     }
 }
 

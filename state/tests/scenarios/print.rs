@@ -179,7 +179,7 @@ fn agents(registry: &Registry) -> String {
     let mut text = String::new();
     for agent in registry.agents() {
         let mode = if agent.mode() == AgentMode::Unreachable {
-            let then = match agent.agreed.administration {
+            let then = match agent.admin.administration {
                 Administration::Active => "Registered".to_owned(),
                 other => format!("{other:?}"),
             };

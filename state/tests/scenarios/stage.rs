@@ -127,11 +127,11 @@ impl Interpreter {
             self.play(&format!(
                 "offer spent {framework} {agent} cpus:0.001 id={id}"
             ));
-            let played = self.play(&format!(
+            let output = self.play(&format!(
                 "call {framework} #{} accept offers=spent",
                 first + at
             ));
-            assert!(played.starts_with("called"), "{id}: {played}");
+            assert!(output.starts_with("called"), "{id}: {output}");
         }
         format!("{count} spent\n")
     }
@@ -243,7 +243,7 @@ impl Interpreter {
             agent,
             incarnation: line
                 .number("incarnation")
-                .unwrap_or_else(|| known.map_or(0, |agent| agent.reported.incarnation)),
+                .unwrap_or_else(|| known.map_or(0, |agent| agent.report.incarnation)),
             floor: OrderIndex(line.number("floor").unwrap_or(0)),
             after: line.pair("after").map(|text| line.key(text)),
             through: line.pair("through").map(|text| line.key(text)),

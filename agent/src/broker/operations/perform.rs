@@ -57,19 +57,24 @@ impl PrivilegedOperations {
             BrokerRequest::RemoveContainer(name) => done(
                 folders::remove(&self.paths.container(name)).map_err(|error| error.to_string()),
             ),
-            BrokerRequest::CountLaunchers => plain(BrokerReply::Number(self.launching.look())),
+            BrokerRequest::CountLaunchers => {
+                plain(BrokerReply::Number(self.launcher.replace_if_dead()))
+            }
             BrokerRequest::AllocateUsers(name) => {
-                let taken = self.ids()?.take(name).map_err(|error| error.to_string());
+                let taken = self
+                    .ids()?
+                    .allocate(name)
+                    .map_err(|error| error.to_string());
                 plain(BrokerReply::Number(taken?.into()))
             }
             BrokerRequest::ReleaseUsers(name) => {
                 let ids = self.host_ids.as_ref();
-                let returned = ids.map_or(Ok(()), |ids| ids.give_back(name));
+                let returned = ids.map_or(Ok(()), |ids| ids.release(name));
                 done(returned.map_err(|error| error.to_string()))
             }
             BrokerRequest::RetainUsers(known) => {
                 let ids = self.host_ids.as_ref();
-                let kept = ids.map_or(Ok(()), |ids| ids.keep_only(&known.into_iter().collect()));
+                let kept = ids.map_or(Ok(()), |ids| ids.retain(&known.into_iter().collect()));
                 done(kept.map_err(|error| error.to_string()))
             }
             BrokerRequest::MakeSandbox { at, owner } => {
@@ -99,30 +104,30 @@ impl PrivilegedOperations {
                 plain(BrokerReply::Done)
             }
             BrokerRequest::LimitDisk { at, bytes } => {
-                done(self.bounds.take(at.name, &self.sandbox(&at)?, bytes))
+                done(self.limits.limit(at.name, &self.sandbox(&at)?, bytes))
             }
             BrokerRequest::IsDiskLimited(at) => {
                 let sandbox = self.sandbox(&at)?;
-                plain(BrokerReply::Bool(self.bounds.is_limited(at.name, &sandbox)))
+                plain(BrokerReply::Bool(self.limits.is_limited(at.name, &sandbox)))
             }
             BrokerRequest::DiskUsage(at) => {
                 let usage = disk::usage(&self.paths, at.name, &self.sandbox(&at)?);
                 plain(BrokerReply::Usage(usage))
             }
             BrokerRequest::QuotaScope(at) => {
-                let keeper = disk::keeper(&self.paths, at.name, &self.sandbox(&at)?);
+                let keeper = disk::scope(&self.paths, at.name, &self.sandbox(&at)?);
                 plain(BrokerReply::QuotaScope(keeper))
             }
             BrokerRequest::ChangesDirectory(name) => {
-                plain(BrokerReply::Path(self.bounds.changes(name)))
+                plain(BrokerReply::Path(self.limits.changes(name)))
             }
             BrokerRequest::ResumeDisks => {
-                self.bounds.resume();
+                self.limits.resume();
                 plain(BrokerReply::Done)
             }
             BrokerRequest::Measure(step) => self.measure(step),
             BrokerRequest::EndMeasure(pass) => {
-                self.passes().waiting.remove(&pass);
+                self.scans().suspended.remove(&pass);
                 plain(BrokerReply::Done)
             }
             BrokerRequest::MakeRoot { at, holder, layers } => {
@@ -147,22 +152,22 @@ impl PrivilegedOperations {
                 Ok((listening, vec![listener.into()]))
             }
             BrokerRequest::CheckSecret { role, name } => {
-                done(volumes::secret(&name, &role, self.guard.secret_folder()).map(drop))
+                done(volumes::secret(&name, &role, self.guard.secret_dir()).map(drop))
             }
             BrokerRequest::CheckNetworks => {
-                self.bridges.possible()?;
+                self.bridges.check_support()?;
                 let why = self.bridges.why_no_ipv6().map(str::to_owned);
                 plain(BrokerReply::Networks(why))
             }
             BrokerRequest::AllocateNetwork(name, ports) => {
-                let joined = self.bridges.take(name, &ports);
+                let joined = self.bridges.allocate(name, &ports);
                 let joined = joined.map_err(|error| error_chain(&error))?;
                 let mut addresses = vec![IpAddr::V4(joined.address)];
                 addresses.extend(joined.address6.map(IpAddr::V6));
                 Ok((BrokerReply::Network { addresses }, vec![joined.namespace]))
             }
             BrokerRequest::NewNetworkNamespace => {
-                let namespace = network::alone().map_err(|error| error_chain(&error))?;
+                let namespace = network::create_isolated().map_err(|error| error_chain(&error))?;
                 Ok((BrokerReply::Done, vec![namespace]))
             }
             BrokerRequest::ReleaseNetwork(name) => done(
@@ -184,14 +189,14 @@ impl PrivilegedOperations {
                 let CniResult {
                     namespace,
                     addresses,
-                } = self.plugs.add(name, &list, &ports)?;
+                } = self.cni.add(name, &list, &ports)?;
                 Ok((BrokerReply::Network { addresses }, vec![namespace]))
             }
-            BrokerRequest::DetachCni(name) => done(self.plugs.delete(name)),
-            BrokerRequest::ListCni => plain(BrokerReply::Containers(self.plugs.held()?)),
-            BrokerRequest::CleanUpCni(known) => done(self.plugs.sweep(&known)),
+            BrokerRequest::DetachCni(name) => done(self.cni.delete(name)),
+            BrokerRequest::ListCni => plain(BrokerReply::Containers(self.cni.containers()?)),
+            BrokerRequest::CleanUpCni(known) => done(self.cni.sweep(&known)),
             BrokerRequest::BlockEndpoints { tasks, content } => {
-                done(self.close_reach(tasks, content))
+                done(self.block_endpoints(tasks, content))
             }
             BrokerRequest::ReplaceLimits(name, limits, policy) => {
                 let missing = limits.replace(self.group_of(name)?.path(), policy);
@@ -206,7 +211,7 @@ impl PrivilegedOperations {
                 ))
             }
             BrokerRequest::RecordCpuset(name, text) => {
-                done(folders::note_cores(&self.paths, name, &text))
+                done(folders::record_cpus(&self.paths, name, &text))
             }
             BrokerRequest::StartContent => self.start_content(),
             BrokerRequest::EndContent => {

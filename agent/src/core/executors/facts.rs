@@ -16,7 +16,7 @@ pub struct ExecutorInfo {
     /// The executor as a task with its container, with the executor named as what runs it.
     pub launch: Arc<v1::LaunchOrder>,
     /// The run in which its container is started.
-    pub life: u64,
+    pub run: u64,
     /// Set once its command was executed.
     pub started: Option<StartedFact>,
     /// Whether it is to end: no task joins it any more.
@@ -71,7 +71,7 @@ impl AgentState {
             ExecutorRecord::Cleared { instance } => drop(self.executors.remove(instance)),
             ExecutorRecord::UpdateReceived { instance, serial } => {
                 if let Some(task) = self.tasks.get_mut(instance) {
-                    task.heard = task.heard.max(*serial);
+                    task.executor_serial = task.executor_serial.max(*serial);
                 }
             }
         }
@@ -89,8 +89,11 @@ impl AgentState {
     /// Returns the container of a known executor.
     #[must_use]
     pub fn executor_container(&self, instance: Instance) -> Option<ContainerName> {
-        let life = self.executors.get(&instance)?.life;
-        Some(ContainerName { instance, life })
+        let life = self.executors.get(&instance)?.run;
+        Some(ContainerName {
+            instance,
+            run: life,
+        })
     }
 
     /// Returns the executor of this name; never more than one exists, as a new one waits until the

@@ -35,7 +35,7 @@ impl TaskFacts {
 
 /// Returns the launch order with which the agent starts an executor: its command, and in `executor`
 /// the mark that it is one.
-fn as_launch(task: &TaskFacts, spec: &v1::ExecutorSpec) -> v1::LaunchOrder {
+fn executor_launch(task: &TaskFacts, spec: &v1::ExecutorSpec) -> v1::LaunchOrder {
     v1::LaunchOrder {
         spec: Some(v1::TaskSpec {
             executor: Some(spec.clone()),
@@ -63,30 +63,30 @@ impl Core {
         let is_over = |facts: &ExecutorInfo| bugs::is_on(Bug::ExecutorTwice) && facts.ending;
         let named = self.facts.executor_named(&key);
         match named.filter(|(_, facts)| !is_over(facts)) {
-            Some((executor, facts)) if !facts.ending && self.lives(executor) => {
+            Some((executor, facts)) if !facts.ending && self.is_alive(executor) => {
                 self.join(instance, executor);
             }
             Some(_) => drop(self.executors.unhosted.insert(instance)),
             None => {
                 let facts = ExecutorInfo {
                     key,
-                    launch: Arc::new(as_launch(task, spec)),
-                    life: self.facts.identity.life,
+                    launch: Arc::new(executor_launch(task, spec)),
+                    run: self.facts.identity.run,
                     started: None,
                     ending: false,
                 };
-                self.begin_executor(instance, facts);
+                self.add_executor(instance, facts);
                 self.join(instance, instance);
             }
         }
     }
 
-    fn lives(&self, executor: Instance) -> bool {
+    fn is_alive(&self, executor: Instance) -> bool {
         let phase = self.executors.phase(executor);
         phase.is_some_and(|phase| phase != InstancePhase::Ended)
     }
 
-    fn begin_executor(&mut self, instance: Instance, facts: ExecutorInfo) {
+    fn add_executor(&mut self, instance: Instance, facts: ExecutorInfo) {
         let facts = Box::new(facts);
         let began = ExecutorRecord::Created { instance, facts };
         self.persist(JournalRecord::Executor(began), SyncMode::Awaited);
@@ -99,15 +99,15 @@ impl Core {
         self.enter(instance, InstancePhase::Starting);
         self.attach(instance, executor, false);
         self.limit_executor(executor);
-        self.hand(instance);
+        self.deliver(instance);
     }
 
     /// Attaches a task to an executor. `handed`: the executor may have received the task.
-    pub(super) fn attach(&mut self, instance: Instance, executor: Instance, handed: bool) {
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.hosted = Some(Box::new(HostedTask {
+    pub(super) fn attach(&mut self, instance: Instance, executor: Instance, delivered: bool) {
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.hosted = Some(Box::new(HostedTask {
                 executor: Some(executor),
-                handed,
+                delivered,
                 ..HostedTask::default()
             }));
         }
@@ -123,8 +123,8 @@ impl Core {
     /// Detaches a task that has ended. The executor is ended with its last task.
     pub(in crate::core) fn unhost(&mut self, instance: Instance) {
         self.executors.unhosted.remove(&instance);
-        let course = self.courses.get_mut(&instance);
-        let hosted = course.and_then(|course| course.hosted.as_mut());
+        let state = self.instances.get_mut(&instance);
+        let hosted = state.and_then(|course| course.hosted.as_mut());
         let Some(executor) = hosted.and_then(|hosted| hosted.executor.take()) else {
             return;
         };
@@ -157,10 +157,10 @@ impl Core {
             !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
         });
         if is_brought {
-            self.executor_enters(instance, InstancePhase::Fetching);
+            self.enter_executor_phase(instance, InstancePhase::Fetching);
             self.effects.push(Effect::Fetch(start));
         } else {
-            self.executor_enters(instance, InstancePhase::Starting);
+            self.enter_executor_phase(instance, InstancePhase::Starting);
             self.effects.push(Effect::Start(start));
         }
     }
@@ -217,13 +217,13 @@ impl Core {
             return;
         };
         let requested_bytes = disk_limit_bytes(spec);
-        let limit_bytes = self.setup.disk_default.or(requested_bytes);
+        let limit_bytes = self.config.disk_default.or(requested_bytes);
         self.effects.push(Effect::Measure {
             name,
             key,
             limit_bytes: limit_bytes.unwrap_or(u64::MAX),
             requested_bytes: requested_bytes.unwrap_or(0),
-            counts_nameless: spec.host_paths.is_empty(),
+            counts_unlinked: spec.host_paths.is_empty(),
             group: None,
         });
     }
@@ -235,14 +235,14 @@ impl Core {
             return;
         }
         if let Some(executor) = self.executors.all.get_mut(&instance) {
-            executor.over_disk.get_or_insert(why);
+            executor.disk_excess.get_or_insert(why);
         }
-        self.is_ending(instance);
+        self.mark_ending(instance);
         let grace_ms = 0;
         self.effects.push(Effect::Kill { instance, grace_ms });
     }
 
-    pub(super) fn executor_enters(&mut self, instance: Instance, phase: InstancePhase) {
+    pub(super) fn enter_executor_phase(&mut self, instance: Instance, phase: InstancePhase) {
         if let Some(executor) = self.executors.all.get_mut(&instance) {
             executor.phase = phase;
         }
@@ -266,8 +266,8 @@ impl Core {
                 let why = Explanation::of(Code::Executor, &[]).then(refusal.why);
                 self.executor_ended(instance, TaskEnd::by_agent(state, refusal.reason, why));
             }
-            Input::Exited { instance, ended } if is_own(&instance) => {
-                self.executor_exited(instance, &ended);
+            Input::Exited { instance, exit } if is_own(&instance) => {
+                self.executor_exited(instance, &exit);
             }
             Input::Lost { instance, why } if is_own(&instance) => {
                 let why = Explanation::of(Code::Executor, &[]).then(why);
@@ -276,15 +276,18 @@ impl Core {
             Input::DiskLimitExceeded { instance, why } if is_own(&instance) => {
                 self.executor_over_disk(instance, why);
             }
-            Input::ContainerFound { instance, found } if is_own(&instance) => {
-                self.executor_found(instance, found);
+            Input::ContainerFound {
+                instance,
+                container,
+            } if is_own(&instance) => {
+                self.executor_found(instance, container);
             }
             Input::Destroyed { name } if is_own(&name.instance) => self.executor_cleared(name),
             Input::Executor {
                 instance,
                 connection,
-                said,
-            } => self.executor_event(instance, connection, said),
+                event,
+            } => self.executor_event(instance, connection, event),
             other => return Some(other),
         }
         None
@@ -296,7 +299,7 @@ impl Core {
         }
         match (result, self.executor_start(instance)) {
             (Ok(()), Some(start)) => {
-                self.executor_enters(instance, InstancePhase::Starting);
+                self.enter_executor_phase(instance, InstancePhase::Starting);
                 self.effects.push(Effect::Start(start));
             }
             (Ok(()), None) => {}
@@ -315,7 +318,7 @@ impl Core {
             return;
         };
         let (is_new, is_unwanted) = (facts.started.is_none(), facts.ending);
-        let by = self.now.plus_ms(self.setup.executor_timeout_ms);
+        let by = self.now.plus_ms(self.config.executor_timeout_ms);
         let Some(executor) = self.executors.all.get_mut(&instance) else {
             return;
         };
@@ -327,7 +330,7 @@ impl Core {
         }
         executor.phase = InstancePhase::Running;
         executor.subscribe_by = Some(by);
-        self.executors.turns.insert((by, instance));
+        self.executors.deadlines.insert((by, instance));
         if is_new {
             // The supervisor's state files prove the start after a crash, so no other step waits
             // for this record.
@@ -345,14 +348,14 @@ impl Core {
     pub(super) fn executor_exited(&mut self, instance: Instance, ended: &CommandExit) {
         let executor = self.executors.all.get(&instance);
         let why = Explanation::of(Code::ExecutorEnded, &[]).then(ended.why.clone());
-        let over_disk = executor.and_then(|executor| executor.over_disk.as_ref());
-        let end = match ended.how {
+        let over_disk = executor.and_then(|executor| executor.disk_excess.as_ref());
+        let end = match ended.status {
             _ if let Some(over_disk) = over_disk => {
                 let why = Explanation::of(Code::Executor, &[]).then(over_disk.clone());
                 TaskEnd::by_agent(TaskState::Failed, v1::Reason::LimitDisk, why)
             }
-            _ if executor.is_some_and(|executor| executor.is_mute) => {
-                let waited = self.setup.executor_timeout_ms / 1_000;
+            _ if executor.is_some_and(|executor| executor.subscribe_timed_out) => {
+                let waited = self.config.executor_timeout_ms / 1_000;
                 let reason = v1::Reason::ExecutorRegistrationTimeout;
                 let why = Explanation::of(Code::ExecutorSilent, &[&waited]);
                 TaskEnd::by_agent(TaskState::Failed, reason, why)

@@ -27,7 +27,7 @@ use super::outcome::TaskEnd;
 
 /// The shortest interval between two updates of a task of which the second brings only another
 /// text, in milliseconds: each is an entry of the masters' log.
-const WORDS_EVERY_MS: u64 = 1_000;
+const EXPLANATION_INTERVAL_MS: u64 = 1_000;
 
 /// All executors of this agent, and the tasks that wait for one.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub(super) struct Executors {
     /// Tasks that wait until the former executor of their name is removed.
     unhosted: BTreeSet<Instance>,
     /// The next deadlines of executors. A superfluous one is harmless.
-    turns: BTreeSet<(Timestamp, Instance)>,
+    deadlines: BTreeSet<(Timestamp, Instance)>,
 }
 
 impl Executors {
@@ -45,14 +45,14 @@ impl Executors {
     }
 
     /// Whether the state of every executor of an earlier run is known.
-    pub(super) fn are_found(&self) -> bool {
+    pub(super) fn are_recovered(&self) -> bool {
         self.all
             .values()
             .all(|executor| executor.phase != InstancePhase::Recovering)
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        self.turns.first().map(|(at, _)| *at)
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Returns the instances with executors in this run, and their phases.
@@ -77,12 +77,12 @@ struct Executor {
     /// The deadline of its subscription.
     subscribe_by: Option<Timestamp>,
     /// Whether it missed that deadline.
-    is_mute: bool,
+    subscribe_timed_out: bool,
     /// The explanation, if it exceeds its disk limit.
-    over_disk: Option<Explanation>,
+    disk_excess: Option<Explanation>,
     /// The time at which it is killed, if no task needs it by then.
     kill_at: Option<Timestamp>,
-    is_clearing: bool,
+    is_cleaning_up: bool,
 }
 
 impl Executor {
@@ -92,10 +92,10 @@ impl Executor {
             connection: None,
             tasks: BTreeSet::new(),
             subscribe_by: None,
-            is_mute: false,
-            over_disk: None,
+            subscribe_timed_out: false,
+            disk_excess: None,
             kill_at: None,
-            is_clearing: false,
+            is_cleaning_up: false,
         }
     }
 }
@@ -106,36 +106,36 @@ pub(super) struct HostedTask {
     /// `None` once the task has ended.
     executor: Option<Instance>,
     /// Whether the executor has, or may have, received the task.
-    handed: bool,
+    delivered: bool,
     /// The last state that the executor reported.
-    said: Option<TaskEnd>,
+    reported: Option<TaskEnd>,
     /// The executor's serial number of that report; 0 before the first.
     serial: u64,
     /// The time of the newest update.
-    told_at: Option<Timestamp>,
+    updated_at: Option<Timestamp>,
 }
 
 impl HostedTask {
     /// Returns the reportable state of the task while it runs.
     pub(super) fn observe(&self, task: &TaskFacts) -> Option<TaskEnd> {
-        if task.kill_grace_ms.is_some() && self.handed {
+        if task.kill_grace_ms.is_some() && self.delivered {
             let state = TaskState::Killing;
             return Some(TaskEnd::by_agent(state, v1::Reason::TaskKilled, ""));
         }
-        self.said.clone()
+        self.reported.clone()
     }
 
     /// Whether its executor has reported something that no update contains yet.
-    pub(super) fn has_news(&self, task: &TaskFacts) -> bool {
-        self.serial > task.heard
+    pub(super) fn has_unreported(&self, task: &TaskFacts) -> bool {
+        self.serial > task.executor_serial
     }
 
     /// Whether that is worth an update, though the state may be the same: once a second, and never
     /// while the task is being killed.
     pub(super) fn has_new_explanation(&self, task: &TaskFacts, now: Timestamp) -> bool {
         let is_quiet = self
-            .told_at
-            .is_none_or(|at| now.since_ms(at) >= WORDS_EVERY_MS);
-        self.has_news(task) && task.kill_grace_ms.is_none() && is_quiet
+            .updated_at
+            .is_none_or(|at| now.since_ms(at) >= EXPLANATION_INTERVAL_MS);
+        self.has_unreported(task) && task.kill_grace_ms.is_none() && is_quiet
     }
 }

@@ -11,7 +11,7 @@ use argosy_proto::versions::VersionRange;
 use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::recovery::is_unheard;
+use super::recovery::is_unreported;
 use super::shutdown::terminated;
 use crate::core::facts::{Instance, JournalRecord};
 use crate::core::input::Effect;
@@ -61,17 +61,17 @@ impl Core {
             } if executor.phase == InstancePhase::Running => {
                 executor.connection = Some(connection);
                 executor.subscribe_by = None;
-                self.greet_executor(instance, version);
+                self.send_subscribed(instance, version);
                 self.subscribed(instance, &tasks, unacknowledged);
             }
-            ExecutorEvent::Update(update) if is_present => self.heard(instance, *update),
+            ExecutorEvent::Update(update) if is_present => self.executor_update(instance, *update),
             ExecutorEvent::Closed if is_present => {
-                let by = self.now.plus_ms(self.setup.executor_timeout_ms);
+                let by = self.now.plus_ms(self.config.executor_timeout_ms);
                 executor.connection = None;
                 executor.subscribe_by = Some(by);
-                self.executors.turns.insert((by, instance));
+                self.executors.deadlines.insert((by, instance));
             }
-            ExecutorEvent::Message(data) if is_present => self.pass_to_framework(instance, data),
+            ExecutorEvent::Message(data) if is_present => self.forward_to_framework(instance, data),
             ExecutorEvent::Subscribed { .. }
             | ExecutorEvent::Update(_)
             | ExecutorEvent::Message(_)
@@ -79,7 +79,7 @@ impl Core {
         }
     }
 
-    fn greet_executor(&mut self, instance: Instance, version: u32) {
+    fn send_subscribed(&mut self, instance: Instance, version: u32) {
         let Some(facts) = self.facts.executors.get(&instance) else {
             return;
         };
@@ -98,7 +98,7 @@ impl Core {
         unacknowledged: Vec<v1::ExecutorUpdate>,
     ) {
         for update in unacknowledged {
-            self.heard(instance, update);
+            self.executor_update(instance, update);
         }
         let mut held = BTreeSet::new();
         for task in listed {
@@ -114,18 +114,18 @@ impl Core {
             .unwrap_or_default();
         for task in tasks {
             if held.contains(&task) {
-                self.is_handed(task);
+                self.mark_delivered(task);
                 if self.is_unwanted(task) {
                     self.kill_hosted(task);
                 }
             } else {
-                self.missing(task);
+                self.task_missing(task);
             }
         }
     }
 
     /// Handles a task that the executor does not have: it never received it, or has lost it.
-    fn missing(&mut self, instance: Instance) {
+    fn task_missing(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
         let (Some(task), false) = (task, self.phase(instance) == Some(InstancePhase::Ended)) else {
             return;
@@ -134,11 +134,11 @@ impl Core {
             let why = Explanation::of(Code::KilledBeforeExecutor, &[]);
             let reason = v1::Reason::KilledDuringLaunch;
             self.end(instance, TaskEnd::by_agent(TaskState::Killed, reason, why));
-        } else if is_unheard(task) {
+        } else if is_unreported(task) {
             if let Some(hosted) = self.hosted(instance) {
-                hosted.handed = false;
+                hosted.delivered = false;
             }
-            self.hand(instance);
+            self.deliver(instance);
         } else {
             let why = Explanation::of(Code::ExecutorLostTask, &[]);
             self.end(instance, terminated(why));
@@ -146,12 +146,12 @@ impl Core {
     }
 
     fn hosted(&mut self, instance: Instance) -> Option<&mut super::HostedTask> {
-        self.courses.get_mut(&instance)?.hosted.as_deref_mut()
+        self.instances.get_mut(&instance)?.hosted.as_deref_mut()
     }
 
-    fn is_handed(&mut self, instance: Instance) {
+    fn mark_delivered(&mut self, instance: Instance) {
         if let Some(hosted) = self.hosted(instance) {
-            hosted.handed = true;
+            hosted.delivered = true;
         }
     }
 
@@ -168,7 +168,7 @@ impl Core {
     }
 
     /// Sends a task to its executor, if that is connected.
-    pub(super) fn hand(&mut self, instance: Instance) {
+    pub(super) fn deliver(&mut self, instance: Instance) {
         let Some(executor) = self.hosted(instance).and_then(|hosted| hosted.executor) else {
             return;
         };
@@ -184,7 +184,7 @@ impl Core {
                 }),
         };
         if self.send_to_executor(executor, Tell::Launch(launch)) {
-            self.is_handed(instance);
+            self.mark_delivered(instance);
         }
     }
 
@@ -192,7 +192,7 @@ impl Core {
     pub(in crate::core) fn kill_hosted(&mut self, instance: Instance) {
         let phase = self.phase(instance);
         let hosted = self.hosted(instance);
-        let handed_to = hosted.filter(|hosted| hosted.handed);
+        let handed_to = hosted.filter(|hosted| hosted.delivered);
         let executor = handed_to.and_then(|hosted| hosted.executor);
         match (phase, executor) {
             (Some(InstancePhase::Ended) | None, _) => {}
@@ -223,7 +223,7 @@ impl Core {
 
     /// Handles an update of an executor. A repeated update, an update of an ended or foreign task,
     /// and one that an executor may not send are acknowledged and change nothing.
-    fn heard(&mut self, executor: Instance, update: v1::ExecutorUpdate) {
+    fn executor_update(&mut self, executor: Instance, update: v1::ExecutorUpdate) {
         let found = self.task_of(executor, &update.task_id, update.order_index);
         let task = found.and_then(|instance| self.facts.tasks.get(&instance));
         let (Some(instance), Some(task)) = (found, task) else {
@@ -234,7 +234,7 @@ impl Core {
             ));
             return;
         };
-        let (state, known) = (wire::task_state(update.state), task.heard);
+        let (state, known) = (wire::task_state(update.state), task.executor_serial);
         if self.phase(instance) == Some(InstancePhase::Ended) && update.serial > known {
             // Nothing follows an end, and nothing after it is acknowledged before it is on disk.
             return;
@@ -249,7 +249,7 @@ impl Core {
             return;
         }
         hosted.serial = update.serial;
-        hosted.handed = true;
+        hosted.delivered = true;
         let end = TaskEnd {
             state,
             reason: v1::Reason::Unspecified,
@@ -259,7 +259,7 @@ impl Core {
         };
         match state {
             TaskState::Starting | TaskState::Running => {
-                hosted.said = Some(end);
+                hosted.reported = Some(end);
                 if state == TaskState::Running {
                     self.enter(instance, InstancePhase::Running);
                 }
@@ -269,7 +269,7 @@ impl Core {
                 // The update is made before the task leaves its executor, so that this executor
                 // gets the acknowledgement.
                 self.mark_dirty(instance);
-                self.said_end(instance, executor, end);
+                self.executor_reported_end(instance, executor, end);
             }
             TaskState::Staging
             | TaskState::Killing
@@ -283,14 +283,14 @@ impl Core {
 
     /// Handles an end that the executor reported. The executor receives the acknowledgement once
     /// the end is on disk, then the news that it has no task left.
-    fn said_end(&mut self, instance: Instance, executor: Instance, end: TaskEnd) {
+    fn executor_reported_end(&mut self, instance: Instance, executor: Instance, end: TaskEnd) {
         let reason = match end.state {
             TaskState::Killed => v1::Reason::TaskKilled,
             _ => v1::Reason::CommandExited,
         };
-        if let Some(course) = self.courses.get_mut(&instance) {
-            course.phase = InstancePhase::Ended;
-            course.end = Some(TaskEnd { reason, ..end });
+        if let Some(state) = self.instances.get_mut(&instance) {
+            state.phase = InstancePhase::Ended;
+            state.end = Some(TaskEnd { reason, ..end });
         }
         self.report();
         self.when_durable(DeferredStep::DetachTask(instance, executor));
@@ -309,7 +309,7 @@ impl Core {
     pub(in crate::core) fn is_told(&mut self, instance: Instance) {
         let now = self.now;
         if let Some(hosted) = self.hosted(instance) {
-            hosted.told_at = Some(now);
+            hosted.updated_at = Some(now);
         }
     }
 
@@ -317,9 +317,9 @@ impl Core {
     /// nothing.
     pub(in crate::core) fn settle(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
-        let hosted = self.courses.get(&instance).and_then(|course| {
-            let hosted = course.hosted.as_deref()?;
-            let has_news = task.is_some_and(|task| hosted.has_news(task));
+        let hosted = self.instances.get(&instance).and_then(|state| {
+            let hosted = state.hosted.as_deref()?;
+            let has_news = task.is_some_and(|task| hosted.has_unreported(task));
             has_news.then_some((hosted.executor?, hosted.serial))
         });
         if let Some((executor, serial)) = hosted {
@@ -344,7 +344,7 @@ impl Core {
     }
 
     /// Sends a message to the framework. It is lost without a link: delivery is not guaranteed.
-    fn pass_to_framework(&mut self, instance: Instance, data: Vec<u8>) {
+    fn forward_to_framework(&mut self, instance: Instance, data: Vec<u8>) {
         let link = self.link.as_ref().filter(|link| link.registered);
         let facts = self.facts.executors.get(&instance);
         if let (Some(link), Some(facts)) = (link, facts) {

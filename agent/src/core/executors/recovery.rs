@@ -29,7 +29,7 @@ impl Core {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
-        let is_unheard = is_unheard(task);
+        let is_unheard = is_unreported(task);
         let is_unwanted = self.is_unwanted(instance);
         let key = executor_key(task);
         let named = key.and_then(|key| self.facts.executor_named(&key));
@@ -48,7 +48,7 @@ impl Core {
         }
     }
 
-    pub(super) fn executor_found(&mut self, instance: Instance, found: RecoveredContainer) {
+    pub(super) fn executor_found(&mut self, instance: Instance, container: RecoveredContainer) {
         let phase = self.executors.phase(instance);
         if !matches!(
             phase,
@@ -56,18 +56,18 @@ impl Core {
         ) {
             return;
         }
-        match found {
+        match container {
             RecoveredContainer::Unknown if !self.is_executor_of_earlier_boot(instance) => {
                 self.executor_not_found(instance);
             }
             RecoveredContainer::Running(fact) => {
                 self.executor_started(instance, fact);
-                self.remember_kills(instance);
+                self.reapply_kills(instance);
             }
             RecoveredContainer::Exited(ended) => self.executor_exited(instance, &ended),
             RecoveredContainer::NeverStarted => {
                 self.executor_never_started(instance);
-                self.go_on_if_registered();
+                self.resume_if_registered();
             }
             RecoveredContainer::Gone | RecoveredContainer::Unknown => {
                 let end = self.unknown_end(self.is_executor_of_earlier_boot(instance));
@@ -87,8 +87,8 @@ impl Core {
             let text = "its executor could not be asked, and was destroyed";
             self.executor_ended(instance, super::shutdown::terminated(text.to_owned()));
         } else {
-            self.executor_enters(instance, InstancePhase::Unknown);
-            self.ask_again(instance);
+            self.enter_executor_phase(instance, InstancePhase::Unknown);
+            self.schedule_query(instance);
         }
     }
 
@@ -98,7 +98,7 @@ impl Core {
         let slow = all.filter(|(_, phase)| *phase == InstancePhase::Recovering);
         let slow: Vec<_> = slow.map(|(instance, _)| instance).collect();
         for instance in slow {
-            self.executor_enters(instance, InstancePhase::Unknown);
+            self.enter_executor_phase(instance, InstancePhase::Unknown);
         }
     }
 
@@ -115,7 +115,7 @@ impl Core {
     }
 
     /// Applies kill orders that were taken before the executor could receive them.
-    fn remember_kills(&mut self, instance: Instance) {
+    fn reapply_kills(&mut self, instance: Instance) {
         let executor = self.executors.all.get(&instance);
         let tasks = executor.into_iter().flat_map(|executor| &executor.tasks);
         let unwanted: Vec<_> = tasks
@@ -129,7 +129,7 @@ impl Core {
 
     fn is_executor_of_earlier_boot(&self, instance: Instance) -> bool {
         let executor = self.facts.executors.get(&instance);
-        executor.is_some_and(|executor| executor.life < self.facts.identity.boot_life)
+        executor.is_some_and(|executor| executor.run < self.facts.identity.boot_run)
     }
 
     /// Handles an executor that never started. Its tasks wait for a registration, like others that
@@ -142,9 +142,9 @@ impl Core {
             .map(|executor| executor.tasks.iter().copied().collect())
             .unwrap_or_default();
         for task in tasks {
-            let is_unheard = self.facts.tasks.get(&task).is_some_and(is_unheard);
+            let is_unheard = self.facts.tasks.get(&task).is_some_and(is_unreported);
             if may_start && is_unheard && !self.is_unwanted(task) {
-                self.take_back(task);
+                self.unassign(task);
                 self.unstarted.insert(task);
             }
         }
@@ -153,9 +153,9 @@ impl Core {
     }
 
     /// Detaches a task, which waits again as if no executor had been found for it.
-    fn take_back(&mut self, instance: Instance) {
-        let course = self.courses.get_mut(&instance);
-        let hosted = course.and_then(|course| {
+    fn unassign(&mut self, instance: Instance) {
+        let state = self.instances.get_mut(&instance);
+        let hosted = state.and_then(|course| {
             course.phase = InstancePhase::Waiting;
             course.hosted.take()
         });
@@ -167,6 +167,6 @@ impl Core {
 }
 
 /// Whether no executor has ever reported this task.
-pub(super) fn is_unheard(task: &TaskFacts) -> bool {
-    task.state == TaskState::Staging && task.heard == 0
+pub(super) fn is_unreported(task: &TaskFacts) -> bool {
+    task.state == TaskState::Staging && task.executor_serial == 0
 }

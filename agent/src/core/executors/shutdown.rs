@@ -60,7 +60,7 @@ impl Core {
         };
         let key = self.facts.executors[&instance].key.clone();
         if let Some(executor) = self.executors.all.get_mut(&instance)
-            && !std::mem::replace(&mut executor.is_clearing, true)
+            && !std::mem::replace(&mut executor.is_cleaning_up, true)
         {
             self.effects.push(Effect::StopListening(name));
             self.effects.push(Effect::Destroy { name, key });
@@ -96,10 +96,10 @@ impl Core {
             }
             // It is killed as soon as it is known to run.
             Some(InstancePhase::Starting | InstancePhase::Recovering | InstancePhase::Unknown) => {
-                self.is_ending(instance)
+                self.mark_ending(instance)
             }
             Some(InstancePhase::Running) => {
-                self.is_ending(instance);
+                self.mark_ending(instance);
                 let grace_ms = self.executor_grace_ms(instance);
                 let shutdown = v1::ExecutorShutdown { grace_ms };
                 if self.send_to_executor(instance, v1::to_executor::Message::Shutdown(shutdown)) {
@@ -113,7 +113,7 @@ impl Core {
         }
     }
 
-    pub(super) fn is_ending(&mut self, instance: Instance) {
+    pub(super) fn mark_ending(&mut self, instance: Instance) {
         let facts = self.facts.executors.get(&instance);
         if facts.is_some_and(|facts| !facts.ending) {
             let ending = ExecutorRecord::Ending { instance };
@@ -128,7 +128,7 @@ impl Core {
 
     /// Kills an executor. From TERM on no task joins it.
     pub(super) fn kill_executor(&mut self, instance: Instance) {
-        self.is_ending(instance);
+        self.mark_ending(instance);
         let grace_ms = self.executor_grace_ms(instance);
         self.effects.push(Effect::Kill { instance, grace_ms });
     }
@@ -139,7 +139,7 @@ impl Core {
             // A repeated request does not extend the deadline.
             let at = executor.kill_at.map_or(at, |before| before.min(at));
             executor.kill_at = Some(at);
-            self.executors.turns.insert((at, instance));
+            self.executors.deadlines.insert((at, instance));
         }
     }
 
@@ -161,16 +161,16 @@ impl Core {
 
     /// Handles deadlines of executors.
     pub(in crate::core) fn check_executors(&mut self) {
-        while let Some((at, instance)) = self.executors.turns.first().copied() {
+        while let Some((at, instance)) = self.executors.deadlines.first().copied() {
             if at > self.now {
                 return;
             }
-            self.executors.turns.remove(&(at, instance));
-            self.tend_executor(instance);
+            self.executors.deadlines.remove(&(at, instance));
+            self.check_executor_deadlines(instance);
         }
     }
 
-    fn tend_executor(&mut self, instance: Instance) {
+    fn check_executor_deadlines(&mut self, instance: Instance) {
         let now = self.now;
         let is_due = |at: &mut Option<_>| at.take_if(|at| *at <= now).is_some();
         let Some(executor) = self.executors.all.get_mut(&instance) else {
@@ -180,7 +180,7 @@ impl Core {
             return;
         }
         let is_silent = is_due(&mut executor.subscribe_by) && executor.connection.is_none();
-        executor.is_mute |= is_silent;
+        executor.subscribe_timed_out |= is_silent;
         let is_late = is_due(&mut executor.kill_at);
         let tasks = &self.executors.all[&instance].tasks;
         let is_wanted = tasks.iter().any(|task| !self.is_unwanted(*task));

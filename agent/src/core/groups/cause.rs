@@ -14,12 +14,15 @@ pub(super) struct GroupEndCause {
     pub(super) why: Explanation,
     /// The reason with which tasks that were not started yet become FAILED; `None` if they become
     /// KILLED.
-    pub(super) failed: Option<v1::Reason>,
+    pub(super) failure_reason: Option<v1::Reason>,
 }
 
 impl GroupEndCause {
     pub(super) fn new(why: Explanation, failed: Option<v1::Reason>) -> Self {
-        Self { why, failed }
+        Self {
+            why,
+            failure_reason: failed,
+        }
     }
 
     /// Returns the cause of a malformed group.
@@ -42,23 +45,23 @@ pub(super) enum CausePriority {
 
 /// Returns the cause that this task gives for ending its group, if any.
 pub(super) fn cause_in(
-    course: &InstanceState,
+    current: &InstanceState,
     task: &TaskFacts,
 ) -> Option<(CausePriority, GroupEndCause)> {
-    if let Some(why) = &course.turn.why {
-        let failed = course
+    if let Some(why) = &current.group.why {
+        let failed = current
             .end
             .as_ref()
             .filter(|end| end.state == TaskState::Failed);
         let cause = GroupEndCause {
             why: why.clone(),
-            failed: failed.map(|end| end.reason),
+            failure_reason: failed.map(|end| end.reason),
         };
         return Some((CausePriority::InProgress, cause));
     }
     let name = &task.key.task;
-    if course.has_ended() {
-        let (state, reason, why) = last_words(course, task);
+    if current.has_ended() {
+        let (state, reason, why) = end_report(current, task);
         return match state {
             TaskState::Finished => None,
             TaskState::Failed if bugs::is_on(Bug::GroupOutlives) && is_first(task) => None,
@@ -93,8 +96,8 @@ pub(super) fn cause_in(
 
 /// Returns state, reason and explanation of its end, from this run of the agent or from its newest
 /// update.
-fn last_words(course: &InstanceState, task: &TaskFacts) -> (TaskState, v1::Reason, Explanation) {
-    match (&course.end, task.updates.back()) {
+fn end_report(state: &InstanceState, task: &TaskFacts) -> (TaskState, v1::Reason, Explanation) {
+    match (&state.end, task.updates.back()) {
         (Some(end), _) => (end.state, end.reason, end.why.clone()),
         (None, Some(update)) => (task.state, update.reason(), wire::explanation(update)),
         (None, None) => (

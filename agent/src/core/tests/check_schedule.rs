@@ -42,31 +42,31 @@ fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> Cor
     };
     world.launch_spec(1, wanted);
     world.sync();
-    world.quiet();
+    world.discard_effects();
     world.started(1);
     world
 }
 
 /// Returns the same world, with the task reported as running, and both checks passed.
-fn well() -> CoreFixture {
+fn healthy() -> CoreFixture {
     let mut world = started(Some(health()), Some(check()));
     world.wait(0);
-    world.looked(1, HEALTH, 1, CheckResult::Passed);
-    world.looked(1, READINESS, 1, CheckResult::Passed);
+    world.probe_finished(1, HEALTH, 1, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 1, CheckResult::Passed);
     world.report();
     world.committed(1, "web", 1, false);
-    world.quiet();
+    world.discard_effects();
     world
 }
 
 /// Makes the next two health probes fail.
-fn fall_ill(world: &mut CoreFixture) {
+fn fail_probes(world: &mut CoreFixture) {
     for number in [2, 3] {
         world.wait(100);
         // The first result is reported before the second probe.
         world.report();
-        world.looked(1, HEALTH, number, CheckResult::Failed("refused".into()));
-        world.looked(1, READINESS, number, CheckResult::Passed);
+        world.probe_finished(1, HEALTH, number, CheckResult::Failed("refused".into()));
+        world.probe_finished(1, READINESS, number, CheckResult::Passed);
     }
 }
 
@@ -76,19 +76,19 @@ fn last(world: &CoreFixture) -> v1::NumberedUpdate {
 }
 
 /// Returns health, readiness, reason and text of its newest update.
-fn told(world: &CoreFixture) -> (Option<bool>, Option<bool>, v1::Reason, String) {
+fn last_results(world: &CoreFixture) -> (Option<bool>, Option<bool>, v1::Reason, String) {
     let update = last(world);
     (update.healthy, update.ready, update.reason(), update.text)
 }
 
-fn runs(world: &CoreFixture) -> RecoveredContainer {
+fn found_running(world: &CoreFixture) -> RecoveredContainer {
     RecoveredContainer::Running(StartedFact {
         pid: 77,
         at: Timestamp(world.now),
     })
 }
 
-fn by_order(how: CommandStatus) -> CommandExit {
+fn killed(how: CommandStatus) -> CommandExit {
     CommandExit {
         stop: Some(StopCause::Ordered),
         ..ended(how)
@@ -105,57 +105,57 @@ fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
         "look at 1's readiness 1",
         "report web 1 Running",
     ]);
-    world.looked(1, HEALTH, 1, CheckResult::Passed);
+    world.probe_finished(1, HEALTH, 1, CheckResult::Passed);
     world.report();
     world.expect(&["report web 2 Running"]);
     let text = "healthy: passed".to_owned();
     let expected = (Some(true), None, HealthCheckStatusUpdated, text);
-    assert_eq!(told(&world), expected);
-    world.looked(1, READINESS, 1, CheckResult::Failed("no".into()));
+    assert_eq!(last_results(&world), expected);
+    world.probe_finished(1, READINESS, 1, CheckResult::Failed("no".into()));
     world.report();
     let text = "not ready: no".to_owned();
     let expected = (Some(true), Some(false), ReadinessCheckStatusUpdated, text);
-    assert_eq!(told(&world), expected);
-    world.quiet();
+    assert_eq!(last_results(&world), expected);
+    world.discard_effects();
     // Known results are not reported again.
     world.wait(100);
-    world.looked(1, HEALTH, 2, CheckResult::Passed);
-    world.looked(1, READINESS, 2, CheckResult::Failed("still".into()));
+    world.probe_finished(1, HEALTH, 2, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 2, CheckResult::Failed("still".into()));
     world.report();
     world.expect(&["look at 1's health 2", "look at 1's readiness 2"]);
 }
 
 #[test]
-fn limits_that_change_at_the_same_time_hide_nothing_that_a_check_has_found() {
-    let mut world = well();
+fn concurrent_limit_changes_keep_check_results() {
+    let mut world = healthy();
     order(&mut world, 2, "web", 9);
     world.sync();
     world.wait(100);
-    world.looked(1, HEALTH, 2, CheckResult::Passed);
-    world.looked(1, READINESS, 2, CheckResult::Failed("busy".into()));
+    world.probe_finished(1, HEALTH, 2, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 2, CheckResult::Failed("busy".into()));
     limited(&mut world, 2, Ok(()));
     world.report();
     let text = "not ready: busy; its limits are changed".to_owned();
     let expected = (Some(true), Some(false), v1::Reason::LimitsUpdated, text);
-    assert_eq!(told(&world), expected);
+    assert_eq!(last_results(&world), expected);
     assert_eq!(last(&world).limits.unwrap().order_index, 2);
     // It was reported: a later change does not report it again.
     order(&mut world, 3, "web", 8);
     world.sync();
     limited(&mut world, 3, Ok(()));
     world.report();
-    assert_eq!(told(&world).3, "its limits are changed");
+    assert_eq!(last_results(&world).3, "its limits are changed");
 }
 
 #[test]
-fn since_when_a_check_finds_what_it_finds_is_known_and_outlives_the_agent() {
-    let since = |world: &CoreFixture| world.core.facts().tasks[&instance(1)].since;
-    let mut world = well();
+fn the_time_of_a_check_result_survives_a_restart() {
+    let since = |world: &CoreFixture| world.core.facts().tasks[&instance(1)].check_times;
+    let mut world = healthy();
     let first = since(&world);
     assert!(first.healthy.is_some() && first.healthy == first.ready);
     world.wait(100);
-    world.looked(1, HEALTH, 2, CheckResult::Passed);
-    world.looked(1, READINESS, 2, CheckResult::Failed("no".into()));
+    world.probe_finished(1, HEALTH, 2, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 2, CheckResult::Failed("no".into()));
     world.report();
     let expected = CheckTimes {
         ready: Some(last(&world).wall_ms),
@@ -169,30 +169,30 @@ fn since_when_a_check_finds_what_it_finds_is_known_and_outlives_the_agent() {
 }
 
 #[test]
-fn an_update_that_tells_of_both_checks_says_why_for_both() {
+fn updates_explain_both_checks() {
     let mut world = started(Some(health()), Some(check()));
     world.report();
-    world.looked(1, READINESS, 1, CheckResult::Failed("no".into()));
-    world.looked(1, HEALTH, 1, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 1, CheckResult::Failed("no".into()));
+    world.probe_finished(1, HEALTH, 1, CheckResult::Passed);
     world.report();
-    let (healthy, ready, _, text) = told(&world);
+    let (healthy, ready, _, text) = last_results(&world);
     assert_eq!((healthy, ready), (Some(true), Some(false)));
     assert_eq!(text, "not ready: no; healthy: passed");
     // Reported results are not reported again.
     world.wait(100);
-    world.looked(1, READINESS, 2, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 2, CheckResult::Passed);
     world.report();
-    assert_eq!(told(&world).3, "ready: passed");
+    assert_eq!(last_results(&world).3, "ready: passed");
 }
 
 #[test]
-fn a_turn_comes_when_it_was_said_and_an_answer_that_does_not_is_a_failure() {
+fn probes_run_on_schedule_and_time_out_as_failures() {
     let mut world = started(None, Some(check()));
     world.wait(0);
     world.wait(2);
     world.sync();
     assert_eq!(world.core.deadline(), Some(Timestamp(1_050)));
-    world.quiet();
+    world.discard_effects();
     world.now = 1_049;
     world.wait(0);
     world.expect(&[]);
@@ -204,46 +204,46 @@ fn a_turn_comes_when_it_was_said_and_an_answer_that_does_not_is_a_failure() {
         (None, Some(false))
     );
     assert_eq!(last(&world).text, "not ready: no answer within 50 ms");
-    world.quiet();
+    world.discard_effects();
     // A late result is ignored.
-    world.looked(1, READINESS, 1, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 1, CheckResult::Passed);
     world.report();
     world.expect(&[]);
 }
 
 #[test]
-fn a_task_that_is_not_healthy_is_ended_once_that_is_on_disk_and_has_failed() {
-    let mut world = well();
-    fall_ill(&mut world);
-    world.quiet();
+fn an_unhealthy_task_is_killed_after_the_record_is_durable() {
+    let mut world = healthy();
+    fail_probes(&mut world);
+    world.discard_effects();
     world.wait(5);
     world.expect_all(&["persist update 1: Killing"]);
     let why = "its health check failed 2 times in a row, at last: refused";
     let expected = (Some(false), Some(true), v1::Reason::HealthCheckFailed);
-    let (healthy, ready, reason, text) = told(&world);
+    let (healthy, ready, reason, text) = last_results(&world);
     assert_eq!((healthy, ready, reason), expected);
     assert_eq!(text, why);
     world.sync();
     world.expect(&["report web 4 Killing", "kill 1 in 3000"]);
     // It is not probed any more, and does not become healthy again.
-    world.looked(1, HEALTH, 3, CheckResult::Passed);
+    world.probe_finished(1, HEALTH, 3, CheckResult::Passed);
     world.wait(500);
     world.expect(&[]);
     world.feed(Input::Exited {
         instance: instance(1),
-        ended: by_order(CommandStatus::Signal(15)),
+        exit: killed(CommandStatus::Signal(15)),
     });
     world.report();
     world.expect(&["report web 5 Failed", "destroy 1-1-1"]);
-    let (healthy, ready, reason, text) = told(&world);
+    let (healthy, ready, reason, text) = last_results(&world);
     assert_eq!((healthy, ready, reason), expected);
     assert_eq!(text, format!("{why}; it ended"));
 }
 
 #[test]
-fn a_task_that_ends_by_itself_before_it_is_ended_ends_as_it_did() {
-    let mut world = well();
-    fall_ill(&mut world);
+fn an_exit_before_the_health_kill_keeps_its_status() {
+    let mut world = healthy();
+    fail_probes(&mut world);
     world.exited(1, CommandStatus::Code(0));
     world.report();
     assert_eq!(last(&world).state(), v1::TaskState::Finished);
@@ -252,10 +252,10 @@ fn a_task_that_ends_by_itself_before_it_is_ended_ends_as_it_did() {
 }
 
 #[test]
-fn an_ordered_kill_ends_the_checks_and_wins_over_what_they_found() {
-    let mut world = well();
+fn an_ordered_kill_stops_the_checks_and_takes_precedence() {
+    let mut world = healthy();
     world.wait(100);
-    world.quiet();
+    world.discard_effects();
     world.kill(2, "web", 20);
     world.sync();
     world.expect(&[
@@ -264,15 +264,15 @@ fn an_ordered_kill_ends_the_checks_and_wins_over_what_they_found() {
         "kill 1 in 20",
     ]);
     world.wait(1_000);
-    assert!(!world.said.iter().any(|line| line.starts_with("look")));
+    assert!(!world.effects.iter().any(|line| line.starts_with("look")));
     // It was unhealthy before it was killed.
-    let mut world = well();
-    fall_ill(&mut world);
+    let mut world = healthy();
+    fail_probes(&mut world);
     world.kill(2, "web", 20);
     world.report();
     world.feed(Input::Exited {
         instance: instance(1),
-        ended: by_order(CommandStatus::Signal(15)),
+        exit: killed(CommandStatus::Signal(15)),
     });
     world.report();
     assert_eq!(last(&world).state(), v1::TaskState::Killed);
@@ -280,7 +280,7 @@ fn an_ordered_kill_ends_the_checks_and_wins_over_what_they_found() {
 }
 
 #[test]
-fn a_task_out_of_time_is_not_looked_at() {
+fn a_task_past_its_deadline_is_not_probed() {
     let mut world = CoreFixture::registered();
     let wanted = v1::TaskSpec {
         max_completion_ms: 150,
@@ -291,60 +291,60 @@ fn a_task_out_of_time_is_not_looked_at() {
     world.sync();
     world.started(1);
     world.report();
-    world.looked(1, READINESS, 1, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 1, CheckResult::Passed);
     world.wait(100);
-    world.quiet();
+    world.discard_effects();
     world.wait(45);
     world.expect(&["stop looking at 1's readiness 2", "kill 1 in 3000"]);
 }
 
 #[test]
-fn the_next_life_looks_again_within_an_interval_and_tells_nothing_twice() {
-    let world = well();
+fn a_restart_probes_within_an_interval_and_repeats_no_result() {
+    let world = healthy();
     let now = world.now;
     let mut world = world.restart("boot-1");
     world.now = now + 10_000;
-    world.found(1, runs(&world));
+    world.found(1, found_running(&world));
     world.register(true);
     let due = world.core.deadline().unwrap();
     assert!(due <= Timestamp(now + 10_100), "{due:?}");
-    world.quiet();
+    world.discard_effects();
     world.wait(100);
     let looks: Vec<_> = world
-        .said
+        .effects
         .iter()
         .filter(|line| line.starts_with("look"))
         .collect();
     assert_eq!(looks.len(), 2, "{looks:?}");
-    world.looked(1, HEALTH, 1, CheckResult::Passed);
-    world.looked(1, READINESS, 1, CheckResult::Passed);
-    world.quiet();
+    world.probe_finished(1, HEALTH, 1, CheckResult::Passed);
+    world.probe_finished(1, READINESS, 1, CheckResult::Passed);
+    world.discard_effects();
     world.report();
     world.expect(&[]);
-    let told = world.core.facts().tasks[&instance(1)].standing;
+    let told = world.core.facts().tasks[&instance(1)].check_results;
     assert_eq!((told.healthy, told.ready), (Some(true), Some(true)));
     world.check_snapshot();
 }
 
 #[test]
-fn the_next_life_goes_on_to_end_a_task_that_was_not_healthy_and_knows_why() {
+fn an_unhealthy_kill_continues_after_a_restart() {
     let ill = || {
-        let mut world = well();
-        fall_ill(&mut world);
+        let mut world = healthy();
+        fail_probes(&mut world);
         world.wait(5);
         world.sync();
         world.check_snapshot();
         world.restart("boot-1")
     };
     let mut world = ill();
-    world.quiet();
-    world.found(1, runs(&world));
-    assert!(world.said.contains(&"kill 1 in 3000".to_owned()));
+    world.discard_effects();
+    world.found(1, found_running(&world));
+    assert!(world.effects.contains(&"kill 1 in 3000".to_owned()));
     world.wait(1_000);
-    assert!(!world.said.iter().any(|line| line.starts_with("look")));
+    assert!(!world.effects.iter().any(|line| line.starts_with("look")));
     world.feed(Input::Exited {
         instance: instance(1),
-        ended: by_order(CommandStatus::Code(0)),
+        exit: killed(CommandStatus::Code(0)),
     });
     world.report();
     assert_eq!(last(&world).state(), v1::TaskState::Failed);
@@ -357,41 +357,41 @@ fn the_next_life_goes_on_to_end_a_task_that_was_not_healthy_and_knows_why() {
     let mut world = ill();
     world.found(
         1,
-        RecoveredContainer::Exited(by_order(CommandStatus::Signal(15))),
+        RecoveredContainer::Exited(killed(CommandStatus::Signal(15))),
     );
     world.report();
     assert_eq!(last(&world).reason(), v1::Reason::HealthCheckFailed);
 }
 
 #[test]
-fn an_end_that_was_not_on_disk_is_found_again() {
-    let mut world = well();
-    fall_ill(&mut world);
+fn an_exit_that_was_not_durable_is_recovered() {
+    let mut world = healthy();
+    fail_probes(&mut world);
     world.wait(5);
     let mut world = world.restart("boot-1");
-    world.found(1, runs(&world));
+    world.found(1, found_running(&world));
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     for number in [1, 2] {
         world.wait(100);
-        world.looked(1, HEALTH, number, CheckResult::Failed("refused".into()));
+        world.probe_finished(1, HEALTH, number, CheckResult::Failed("refused".into()));
     }
     world.report();
     assert!(
-        world.said.contains(&"kill 1 in 3000".to_owned()),
+        world.effects.contains(&"kill 1 in 3000".to_owned()),
         "{:?}",
-        world.said
+        world.effects
     );
 }
 
 #[test]
-fn what_is_found_while_no_master_listens_is_kept_in_few_updates_and_told_as_it_is_at_last() {
+fn check_results_without_a_master_are_merged_into_few_updates() {
     let mut world = started(None, Some(check()));
     world.report();
     let mut number = 0;
     let mut find = |world: &mut CoreFixture, answer: CheckResult| {
         number += 1;
-        world.looked(1, READINESS, number, answer);
+        world.probe_finished(1, READINESS, number, answer);
         world.wait(100);
     };
     for _ in 0..10 {
@@ -419,7 +419,7 @@ fn what_is_found_while_no_master_listens_is_kept_in_few_updates_and_told_as_it_i
 }
 
 #[test]
-fn an_order_that_asks_what_nobody_can_is_an_error_and_never_starts() {
+fn an_impossible_check_is_an_error_and_never_starts() {
     let mut world = CoreFixture::registered();
     let wanted = v1::TaskSpec {
         readiness_check: Some(v1::Check::default()),
@@ -434,7 +434,7 @@ fn an_order_that_asks_what_nobody_can_is_an_error_and_never_starts() {
 }
 
 #[test]
-fn a_grace_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
+fn check_grace_counts_from_the_journaled_start_after_adoption() {
     let health = v1::HealthCheck {
         grace_ms: Some(60_000),
         failures: Some(1),
@@ -452,7 +452,7 @@ fn a_grace_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
     world.found(1, RecoveredContainer::Running(fact));
     world.register(true);
     world.wait(100);
-    world.looked(1, HEALTH, 1, CheckResult::Failed("refused".into()));
+    world.probe_finished(1, HEALTH, 1, CheckResult::Failed("refused".into()));
     world.report();
     let task = &world.core.facts().tasks[&instance(1)];
     assert_eq!(task.unhealthy, None);

@@ -41,12 +41,12 @@ impl CheckFixture {
     /// Returns the effects at this age, each as a line.
     fn at(&mut self, age_ms: u64) -> Vec<String> {
         self.age_ms = age_ms;
-        tell(self.checks.tick(self.now()))
+        format_effects(self.checks.tick(self.now()))
     }
 
     fn answer(&mut self, kind: CheckPurpose, number: u64, answer: CheckResult) -> Vec<String> {
         let look = ProbeId { kind, number };
-        tell(self.checks.answered(self.now(), look, answer))
+        format_effects(self.checks.probe_finished(self.now(), look, answer))
     }
 
     fn due(&self) -> Option<u64> {
@@ -71,16 +71,16 @@ impl CheckFixture {
     }
 }
 
-fn tell(effects: Vec<CheckEffect>) -> Vec<String> {
+fn format_effects(effects: Vec<CheckEffect>) -> Vec<String> {
     let name = |look: &ProbeId| format!("{:?} {}", look.kind, look.number).to_lowercase();
     let each = effects.iter().map(|effect| match effect {
-        CheckEffect::Run { look, timeout_ms } => format!("run {} {timeout_ms}", name(look)),
+        CheckEffect::Run { probe, timeout_ms } => format!("run {} {timeout_ms}", name(probe)),
         CheckEffect::Cancel(look, CancelReason::Timeout) => format!("give up {}", name(look)),
         CheckEffect::Cancel(look, CancelReason::TaskEnded) => format!("cancel {}", name(look)),
-        CheckEffect::Report { standing, why, .. } => {
+        CheckEffect::Report { results, why, .. } => {
             let word =
                 |value: Option<bool>| value.map_or("?", |value| if value { "yes" } else { "no" });
-            let (healthy, ready) = (word(standing.healthy), word(standing.ready));
+            let (healthy, ready) = (word(results.healthy), word(results.ready));
             format!("report healthy {healthy} ready {ready}, {why}")
         }
         CheckEffect::Kill { reason } => format!("kill, {reason}"),
@@ -180,7 +180,7 @@ fn failures_in_the_grace_count_for_nothing_until_one_look_has_succeeded() {
 }
 
 #[test]
-fn after_the_grace_failures_count_though_none_has_succeeded() {
+fn failures_count_after_the_grace_period_without_a_success() {
     let policy = CheckPolicy {
         grace_ms: 100,
         failures: 2,
@@ -202,7 +202,7 @@ fn after_the_grace_failures_count_though_none_has_succeeded() {
 }
 
 #[test]
-fn neither_check_hides_what_the_other_found() {
+fn results_of_both_checks_are_reported() {
     let mut task = CheckFixture::with(Some(strict()), Some(strict()), CheckResults::default());
     assert_eq!(task.at(1), ["run health 1 5", "run readiness 1 5"]);
     let ready = task.answer(CheckPurpose::Readiness, 1, failed());
@@ -217,7 +217,7 @@ fn neither_check_hides_what_the_other_found() {
 }
 
 #[test]
-fn a_readiness_check_never_ends_its_task_and_knows_no_grace() {
+fn readiness_checks_never_kill_and_have_no_grace_period() {
     let policy = CheckPolicy {
         grace_ms: 1_000,
         failures: 1,
@@ -238,7 +238,7 @@ fn a_readiness_check_never_ends_its_task_and_knows_no_grace() {
 }
 
 #[test]
-fn what_comes_twice_late_or_for_nothing_changes_nothing() {
+fn repeated_late_and_unrequested_results_are_ignored() {
     let mut task = CheckFixture::healthy(strict());
     assert_eq!(
         task.answer(CheckPurpose::Health, 0, failed()),
@@ -260,18 +260,18 @@ fn what_comes_twice_late_or_for_nothing_changes_nothing() {
 }
 
 #[test]
-fn a_task_that_is_being_ended_is_not_looked_at() {
+fn tasks_being_killed_are_not_probed() {
     let mut task = CheckFixture::with(Some(strict()), Some(strict()), CheckResults::default());
     task.at(1);
     task.answer(CheckPurpose::Readiness, 1, CheckResult::Passed);
-    assert_eq!(tell(task.checks.end()), ["cancel health 1"]);
+    assert_eq!(format_effects(task.checks.end()), ["cancel health 1"]);
     assert_eq!(task.answer(CheckPurpose::Health, 1, failed()), NOTHING);
     assert_eq!((task.due(), task.at(100)), (None, vec![]));
-    assert_eq!(tell(task.checks.end()), NOTHING);
+    assert_eq!(format_effects(task.checks.end()), NOTHING);
 }
 
 #[test]
-fn the_kill_stops_what_the_other_check_is_looking_at() {
+fn a_health_kill_cancels_the_other_probe() {
     let policy = CheckPolicy {
         failures: 1,
         ..strict()
@@ -285,7 +285,7 @@ fn the_kill_stops_what_the_other_check_is_looking_at() {
 }
 
 #[test]
-fn after_a_restart_of_the_agent_nothing_is_told_twice_and_no_grace_is_given_again() {
+fn restarts_repeat_no_result_and_no_grace_period() {
     let told = CheckResults {
         healthy: Some(true),
         ready: Some(false),
@@ -295,7 +295,7 @@ fn after_a_restart_of_the_agent_nothing_is_told_twice_and_no_grace_is_given_agai
         ..strict()
     };
     let mut task = CheckFixture::with(Some(policy), Some(strict()), told);
-    assert_eq!(task.checks.standing(), told);
+    assert_eq!(task.checks.results(), told);
     assert_eq!(
         task.at(500),
         ["run health 1 5", "run readiness 1 5"],
@@ -312,7 +312,7 @@ fn after_a_restart_of_the_agent_nothing_is_told_twice_and_no_grace_is_given_agai
 }
 
 #[test]
-fn tasks_that_are_adopted_together_are_not_looked_at_together() {
+fn probes_of_adopted_tasks_are_spread() {
     let policy = CheckPolicy {
         interval_ms: 100,
         ..strict()
@@ -343,8 +343,8 @@ fn tasks_that_are_adopted_together_are_not_looked_at_together() {
 }
 
 #[test]
-fn without_checks_nothing_is_ever_due() {
+fn without_checks_there_is_no_deadline() {
     let mut task = CheckFixture::with(None, None, CheckResults::default());
     assert_eq!((task.due(), task.at(1_000_000)), (None, vec![]));
-    assert_eq!(task.checks.standing(), CheckResults::default());
+    assert_eq!(task.checks.results(), CheckResults::default());
 }

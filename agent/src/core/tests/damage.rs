@@ -13,8 +13,8 @@ use crate::core::{
     JournalRecord, OrderBody, RecoveredContainer, StartedFact, TaskFacts,
 };
 use crate::journal::JournalContents;
-use crate::journal::testing::{compacted, frames, judged, written};
-use crate::start::known;
+use crate::journal::testing::{compacted, frames, journal_of, parsed};
+use crate::start::known_containers;
 
 /// The last order of the story.
 const LAST: u64 = 12;
@@ -48,7 +48,7 @@ fn kind(record: &JournalRecord) -> &'static str {
     match record {
         JournalRecord::Identity(_) => "identity",
         JournalRecord::IdentityReset(_) => "forgot",
-        JournalRecord::OrderAccepted { what, .. } => match what {
+        JournalRecord::OrderAccepted { body, .. } => match body {
             OrderBody::Launch { .. } => "took a launch",
             OrderBody::Kill { .. } => "took a kill",
             OrderBody::Limits { .. } => "took limits",
@@ -93,7 +93,7 @@ fn executed(task: &str, executor: &str) -> v1::TaskSpec {
 
 /// Returns two runs of an agent, under two leaders. Its tasks are in all relevant states; the last
 /// has just been started.
-fn story() -> CoreFixture {
+fn scenario() -> CoreFixture {
     let mut world = CoreFixture::registered();
     world.launch(1, "again");
     world.sync();
@@ -133,11 +133,11 @@ fn story() -> CoreFixture {
     world.kill(8, "nobody", 0);
     world.sync();
     release(&mut world, 9);
-    abandon(&mut world, 10);
+    orphan(&mut world, 10);
     outlive(&mut world, 11);
     world.launch(LAST, "fresh");
     world.sync();
-    assert!(world.said.contains(&format!("start 1-{LAST}-2")));
+    assert!(world.effects.contains(&format!("start 1-{LAST}-2")));
     world
 }
 
@@ -159,7 +159,7 @@ fn executor(world: &mut CoreFixture, order: u64, said: ExecutorEvent) {
     world.feed(Input::Executor {
         instance: instance(order),
         connection: 1,
-        said,
+        event: said,
     });
 }
 
@@ -178,12 +178,12 @@ fn release(world: &mut CoreFixture, order: u64) {
 }
 
 /// Turns a running task into an orphan.
-fn abandon(world: &mut CoreFixture, order: u64) {
+fn orphan(world: &mut CoreFixture, order: u64) {
     world.launch(order, "stray");
     world.sync();
     world.started(order);
     world.report();
-    world.hear(v1::to_agent::Message::KillStray(v1::KillStray {
+    world.receive(v1::to_agent::Message::KillStray(v1::KillStray {
         framework_id: "framework-1".into(),
         task_id: "stray".into(),
         order_index: order,
@@ -222,7 +222,7 @@ fn owner(record: &JournalRecord) -> Option<Instance> {
     match record {
         JournalRecord::OrderAccepted {
             order,
-            what: OrderBody::Launch { .. },
+            body: OrderBody::Launch { .. },
         } => Some(instance(order.0)),
         other => other.instance(),
     }
@@ -231,7 +231,7 @@ fn owner(record: &JournalRecord) -> Option<Instance> {
 /// Removes the number of the newest update, since numbers may be skipped.
 fn unnumbered(task: &TaskFacts) -> TaskFacts {
     TaskFacts {
-        made: 0,
+        newest_update: 0,
         ..task.clone()
     }
 }
@@ -247,7 +247,7 @@ fn compare(known: &AgentState, wanted: &AgentState, own: Option<Instance>, case:
     assert_eq!(names(known), names(wanted), "{case}");
     for instance in &names(wanted) {
         let (is, was) = (&known.tasks[instance], &wanted.tasks[instance]);
-        assert!(is.made >= was.made, "{case}");
+        assert!(is.newest_update >= was.newest_update, "{case}");
         assert_eq!(unnumbered(is), unnumbered(was), "{case}");
     }
     for (instance, executor) in wanted.executors.iter().filter(|(name, _)| others(name)) {
@@ -257,19 +257,22 @@ fn compare(known: &AgentState, wanted: &AgentState, own: Option<Instance>, case:
 
 /// Starts the next run, on a host where containers unknown to the journal have been ended, until a
 /// master has registered it.
-fn relive(contents: JournalContents, epoch: u64, case: &str) -> CoreFixture {
+fn restart_registered(contents: JournalContents, epoch: u64, case: &str) -> CoreFixture {
     let facts = contents.facts;
-    let known: BTreeSet<_> = known(&facts).iter().map(ContainerName::to_string).collect();
-    let life = facts.identity.life;
+    let known: BTreeSet<_> = known_containers(&facts)
+        .iter()
+        .map(ContainerName::to_string)
+        .collect();
+    let life = facts.identity.run;
     let mut world = match contents.damage[..] {
         [] => CoreFixture::with(facts, "boot-1"),
         _ => CoreFixture::of_damaged(facts),
     };
-    assert_eq!(world.core.facts().identity.life, life + 1, "{case}");
+    assert_eq!(world.core.facts().identity.run, life + 1, "{case}");
     world.epoch = epoch;
     world.sync();
     let asked: Vec<_> = world
-        .said
+        .effects
         .iter()
         .filter_map(|line| line.strip_prefix("find "))
         .map(str::to_owned)
@@ -298,7 +301,7 @@ fn each_damage(bytes: &[u8], wanted: &AgentState, epoch: u64) {
             let mut damaged = bytes.to_vec();
             damaged[offset] ^= 0x10;
             let case = format!("record {at} of {}, byte {offset}: {record:?}", frames.len());
-            let contents = judged(&damaged).unwrap_or_else(|error| panic!("{case}: {error}"));
+            let contents = parsed(&damaged).unwrap_or_else(|error| panic!("{case}: {error}"));
             let is_last = at + 1 == frames.len();
             assert_eq!(contents.damage.len(), usize::from(!is_last), "{case}");
             assert_eq!(contents.torn_bytes > 0, is_last, "{case}");
@@ -307,7 +310,7 @@ fn each_damage(bytes: &[u8], wanted: &AgentState, epoch: u64) {
             // Nearly all bytes of a record have the same effect, and so the same next run.
             if judged_last.as_ref() != Some(&contents.facts) {
                 judged_last = Some(contents.facts.clone());
-                judge_life(contents, epoch, own, &case);
+                check_run(contents, epoch, own, &case);
             }
         }
     }
@@ -316,10 +319,10 @@ fn each_damage(bytes: &[u8], wanted: &AgentState, epoch: u64) {
 /// Orders that launched nothing, or whose tasks are no longer held.
 const NO_TASKS: [u64; 5] = [5, 7, 8, 9, 10];
 
-fn judge_life(contents: JournalContents, epoch: u64, own: Option<Instance>, case: &str) {
-    let world = relive(contents, epoch, case);
-    let said = world.said.join("\n");
-    let starts = world.said.iter().any(|line| line.starts_with("start "));
+fn check_run(contents: JournalContents, epoch: u64, own: Option<Instance>, case: &str) {
+    let world = restart_registered(contents, epoch, case);
+    let said = world.effects.join("\n");
+    let starts = world.effects.iter().any(|line| line.starts_with("start "));
     assert!(!starts, "{case}: a second start: {said}");
     if own != Some(instance(3)) {
         assert!(said.contains("ended 2 Finished"), "{case}: {said}");
@@ -339,7 +342,7 @@ fn judge_life(contents: JournalContents, epoch: u64, own: Option<Instance>, case
     }
     // Orders that were taken are not taken again.
     let mut world = world;
-    world.quiet();
+    world.discard_effects();
     world.launch(LAST, "fresh");
     world.sync();
     world.expect(&[]);
@@ -348,27 +351,27 @@ fn judge_life(contents: JournalContents, epoch: u64, own: Option<Instance>, case
 
 #[test]
 fn one_damaged_record_of_any_kind_costs_at_most_its_own_task() {
-    let world = story();
-    let bytes = written(&world.written);
+    let world = scenario();
+    let bytes = journal_of(&world.written);
     let wanted = world.core.facts();
-    assert_eq!(&judged(&bytes).unwrap().facts, wanted);
-    judge_life(judged(&bytes).unwrap(), world.epoch, None, "no damage");
+    assert_eq!(&parsed(&bytes).unwrap().facts, wanted);
+    check_run(parsed(&bytes).unwrap(), world.epoch, None, "no damage");
     each_damage(&bytes, wanted, world.epoch);
 }
 
 #[test]
 fn the_same_holds_in_a_compacted_journal() {
-    let world = story();
+    let world = scenario();
     let bytes = compacted(world.core.facts());
     let wanted = world.core.facts();
-    assert_eq!(&judged(&bytes).unwrap().facts, wanted);
+    assert_eq!(&parsed(&bytes).unwrap().facts, wanted);
     each_damage(&bytes, wanted, world.epoch);
 }
 
 /// Returns the story up to the end at which its agent is forgotten.
-fn forgotten() -> CoreFixture {
-    let mut world = story();
-    world.hear(v1::to_agent::Message::Shutdown(v1::Shutdown {
+fn reset_scenario() -> CoreFixture {
+    let mut world = scenario();
+    world.receive(v1::to_agent::Message::Shutdown(v1::Shutdown {
         reason: "unknown".into(),
     }));
     world.sync();
@@ -376,11 +379,11 @@ fn forgotten() -> CoreFixture {
 }
 
 #[test]
-fn the_stories_have_every_kind_of_record() {
+fn the_scenarios_contain_every_record_kind() {
     let journals = [
-        written(&story().written),
-        compacted(story().core.facts()),
-        written(&forgotten().written),
+        journal_of(&scenario().written),
+        compacted(scenario().core.facts()),
+        journal_of(&reset_scenario().written),
     ];
     let frames = journals.iter().flat_map(|bytes| frames(bytes));
     let found: BTreeSet<_> = frames.map(|(_, record)| kind(&record)).collect();
@@ -388,25 +391,25 @@ fn the_stories_have_every_kind_of_record() {
 }
 
 #[test]
-fn an_id_that_was_given_up_stays_so_without_its_record() {
-    let world = forgotten();
+fn a_retired_agent_id_stays_retired_without_its_record() {
+    let world = reset_scenario();
     let wanted = world.core.facts().clone();
     assert_eq!(wanted.identity.agent, None);
-    let bytes = written(&world.written);
+    let bytes = journal_of(&world.written);
     let frames = frames(&bytes);
     let forgot = |record: &JournalRecord| matches!(record, JournalRecord::IdentityReset(_));
     let (range, _) = frames.iter().find(|(_, record)| forgot(record)).unwrap();
     for offset in range.clone() {
         let mut damaged = bytes.clone();
         damaged[offset] ^= 0x10;
-        let contents = judged(&damaged).unwrap();
+        let contents = parsed(&damaged).unwrap();
         assert_eq!(contents.damage.len(), 1, "byte {offset}");
         let facts = contents.facts;
         assert_eq!(facts.identity, wanted.identity, "byte {offset}");
         assert_eq!(
             (
                 facts.floor,
-                facts.held.len(),
+                facts.by_key.len(),
                 facts.digests.of(DigestKind::Task)
             ),
             (OrderIndex(0), 0, 0),
@@ -416,9 +419,9 @@ fn an_id_that_was_given_up_stays_so_without_its_record() {
 }
 
 #[test]
-fn a_task_whose_end_is_lost_says_that_the_journal_was_damaged() {
-    let world = story();
-    let bytes = written(&world.written);
+fn lost_ends_are_explained_by_journal_damage() {
+    let world = scenario();
+    let bytes = journal_of(&world.written);
     let frames = frames(&bytes);
     let is_end = |record: &JournalRecord| match record {
         JournalRecord::Updated { instance, update } => instance.order.0 == 3 && update.number == 2,
@@ -427,7 +430,7 @@ fn a_task_whose_end_is_lost_says_that_the_journal_was_damaged() {
     let (range, _) = frames.iter().find(|(_, record)| is_end(record)).unwrap();
     let mut damaged = bytes.clone();
     damaged[range.end - 1] ^= 0x10;
-    let mut world = CoreFixture::of_damaged(judged(&damaged).unwrap().facts);
+    let mut world = CoreFixture::of_damaged(parsed(&damaged).unwrap().facts);
     world.found(3, RecoveredContainer::NeverStarted);
     world.report();
     let task = &world.core.facts().tasks[&instance(3)];

@@ -27,7 +27,7 @@ fn limited() -> CoreFixture {
     wanted.resources.push(amount(2_000));
     world.launch_spec(1, wanted);
     world.sync();
-    world.quiet();
+    world.discard_effects();
     world.started(1);
     world
 }
@@ -40,16 +40,16 @@ fn over(world: &mut CoreFixture) {
 }
 
 #[test]
-fn a_task_with_a_limit_is_measured_from_its_start_and_in_each_life_of_its_agent() {
+fn limited_tasks_are_measured_in_every_run_of_the_agent() {
     let mut world = limited();
     let measure = format!("measure 1-1-1 up to {}", 2 * MIB);
     world.expect(&[&measure]);
     world.report();
-    world.quiet();
+    world.discard_effects();
     let mut next = world.restart("boot-1");
     next.feed(Input::Begin);
     next.sync();
-    next.quiet();
+    next.discard_effects();
     let fact = StartedFact {
         pid: 77,
         at: argosy_state::ids::Timestamp(0),
@@ -63,17 +63,17 @@ fn a_task_without_a_limit_is_measured_too() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
-    world.quiet();
+    world.discard_effects();
     world.started(1);
-    let measured = world.said.iter().any(|line| line == "measure 1-1-1");
-    assert!(measured, "{:?}", world.said);
+    let measured = world.effects.iter().any(|line| line == "measure 1-1-1");
+    assert!(measured, "{:?}", world.effects);
 }
 
 #[test]
-fn a_task_with_too_much_is_killed_at_once_and_has_failed_with_the_figures() {
+fn a_task_over_its_disk_limit_is_killed_and_fails_with_both_sizes() {
     let mut world = limited();
     world.report();
-    world.quiet();
+    world.discard_effects();
     over(&mut world);
     world.expect(&["kill 1 in 0"]);
     world.report();
@@ -83,7 +83,10 @@ fn a_task_with_too_much_is_killed_at_once_and_has_failed_with_the_figures() {
         ..ended(CommandStatus::Signal(9))
     };
     let instance = instance(1);
-    world.feed(Input::Exited { instance, ended });
+    world.feed(Input::Exited {
+        instance,
+        exit: ended,
+    });
     world.report();
     world.expect(&["report web 3 Failed", "destroy 1-1-1"]);
     assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
@@ -94,26 +97,29 @@ fn a_task_with_too_much_is_killed_at_once_and_has_failed_with_the_figures() {
 }
 
 #[test]
-fn a_task_that_somebody_kills_is_killed_whatever_it_has() {
+fn an_ordered_kill_takes_precedence_over_a_disk_excess() {
     let mut world = limited();
     world.report();
     over(&mut world);
     world.kill(2, "web", 5);
     world.sync();
     world.report();
-    world.quiet();
+    world.discard_effects();
     let ended = CommandExit {
         stop: Some(StopCause::Ordered),
         ..ended(CommandStatus::Signal(9))
     };
     let instance = instance(1);
-    world.feed(Input::Exited { instance, ended });
+    world.feed(Input::Exited {
+        instance,
+        exit: ended,
+    });
     world.report();
     assert_eq!(reason(&world, 1), v1::Reason::TaskKilled);
 }
 
 #[test]
-fn a_file_that_reached_the_limit_ends_its_task_for_want_of_disk() {
+fn a_file_at_the_size_limit_ends_the_task_with_disk_exhausted() {
     let mut world = limited();
     world.report();
     world.exited(1, CommandStatus::Signal(Signal::SIGXFSZ as i32));
@@ -137,12 +143,12 @@ fn grouped() -> CoreFixture {
     }
     world.sync();
     (1..=2).for_each(|order| fetched(&mut world, order, Ok(())));
-    world.quiet();
+    world.discard_effects();
     world
 }
 
 #[test]
-fn the_folder_of_a_group_is_measured_with_its_first_task() {
+fn group_directories_are_measured_with_the_first_task() {
     let mut world = grouped();
     world.started(2);
     world.expect(&[]);
@@ -158,12 +164,12 @@ fn without_its_first() -> CoreFixture {
     world.report();
     world.exited(1, CommandStatus::Code(0));
     world.report();
-    world.quiet();
+    world.discard_effects();
     world
 }
 
 #[test]
-fn a_folder_that_grows_behind_its_groups_first_task_ends_the_next_one() {
+fn a_group_directory_over_its_limit_kills_the_next_running_task() {
     let mut world = without_its_first();
     over(&mut world);
     world.expect(&["kill 2 in 0"]);
@@ -172,7 +178,10 @@ fn a_folder_that_grows_behind_its_groups_first_task_ends_the_next_one() {
         ..ended(CommandStatus::Signal(9))
     };
     let instance = instance(2);
-    world.feed(Input::Exited { instance, ended });
+    world.feed(Input::Exited {
+        instance,
+        exit: ended,
+    });
     world.report();
     assert_eq!(reason(&world, 2), v1::Reason::LimitDisk);
     let update = world.core.facts().tasks[&instance].updates.back().cloned();
@@ -184,12 +193,12 @@ fn a_folder_that_grows_behind_its_groups_first_task_ends_the_next_one() {
 }
 
 #[test]
-fn the_next_agent_measures_the_folder_of_a_group_whose_first_task_has_ended() {
+fn a_restart_measures_group_directories_without_the_first_task() {
     let world = without_its_first();
     let mut next = world.restart("boot-1");
     next.feed(Input::Begin);
     next.sync();
-    next.quiet();
+    next.discard_effects();
     let fact = StartedFact {
         pid: 77,
         at: argosy_state::ids::Timestamp(0),
@@ -199,7 +208,7 @@ fn the_next_agent_measures_the_folder_of_a_group_whose_first_task_has_ended() {
 }
 
 #[test]
-fn while_the_journals_disk_is_full_launches_fail_and_leave_little_and_kills_are_recorded() {
+fn a_full_journal_disk_fails_launches_and_records_kills() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
@@ -209,7 +218,7 @@ fn while_the_journals_disk_is_full_launches_fail_and_leave_little_and_kills_are_
     let value = "x".repeat(100_000);
     large.environment.insert("V".into(), value);
     world.launch_spec(2, large);
-    world.quiet();
+    world.discard_effects();
     world.sync();
     world.expect(&[]);
     world.report();
@@ -219,14 +228,14 @@ fn while_the_journals_disk_is_full_launches_fail_and_leave_little_and_kills_are_
     let expected = (v1::TaskState::Failed, v1::Reason::ContainerLaunchFailed);
     assert_eq!(told, expected);
     assert!(task.launch.encoded_len() < 1_000);
-    world.quiet();
+    world.discard_effects();
     world.kill(3, "web", 0);
     world.sync();
     world.expect(&["kill 1 in 0"]);
 }
 
 #[test]
-fn a_launch_that_finds_no_space_in_the_next_life_fails_too() {
+fn a_launch_without_disk_space_fails_after_a_restart() {
     let mut world = CoreFixture::registered();
     world.feed(Input::JournalFull(true));
     world.launch(1, "web");

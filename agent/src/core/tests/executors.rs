@@ -46,7 +46,7 @@ impl CoreFixture {
         self.feed(Input::Executor {
             instance: instance(1),
             connection,
-            said,
+            event: said,
         });
     }
 
@@ -66,14 +66,14 @@ impl CoreFixture {
         );
     }
 
-    fn told(&mut self, task: &str, order: u64, serial: u64, state: v1::TaskState) {
+    fn executor_update(&mut self, task: &str, order: u64, serial: u64, state: v1::TaskState) {
         let update = Box::new(update(task, order, serial, state));
         self.executor(1, ExecutorEvent::Update(update));
     }
 
     /// Returns a world with tasks "a" and "b" of the executor "e", on its first stream; no update
     /// reports them yet.
-    fn executing() -> Self {
+    fn with_executor() -> Self {
         let mut world = Self::registered();
         world.launch_spec(1, executed("a"));
         world.launch_spec(2, executed("b"));
@@ -106,21 +106,21 @@ const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
 
 #[test]
 fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
-    let mut world = CoreFixture::executing();
-    world.told("a", 1, 1, v1::TaskState::Running);
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("a", 1, 1, v1::TaskState::Running);
     world.wait(5);
     world.expect(&[]);
     world.sync();
     world.expect(&["acknowledge a 1", "report a 1 Running"]);
-    world.told("a", 1, 2, v1::TaskState::Finished);
+    world.executor_update("a", 1, 2, v1::TaskState::Finished);
     world.sync();
     world.expect(&["acknowledge a 2", "report a 2 Finished", "limit 1-1-1 by 1"]);
     // A third one joins it.
     world.launch_spec(3, executed("c"));
     world.sync();
     world.expect(&["limit 1-1-1 by 2", "hand c@3"]);
-    world.told("b", 2, 1, v1::TaskState::Failed);
-    world.told("c", 3, 1, v1::TaskState::Killed);
+    world.executor_update("b", 2, 1, v1::TaskState::Failed);
+    world.executor_update("c", 3, 1, v1::TaskState::Killed);
     world.sync();
     world.sync();
     world.expect(&[
@@ -140,27 +140,27 @@ fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
 }
 
 #[test]
-fn an_executor_that_does_not_end_behind_its_last_task_is_killed() {
-    let mut world = CoreFixture::executing();
-    world.told("a", 1, 1, v1::TaskState::Finished);
-    world.told("b", 2, 1, v1::TaskState::Finished);
+fn an_executor_that_outlives_its_last_task_is_killed() {
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("a", 1, 1, v1::TaskState::Finished);
+    world.executor_update("b", 2, 1, v1::TaskState::Finished);
     world.sync();
     world.sync();
-    world.quiet();
+    world.discard_effects();
     world.wait(4_900);
-    world.quiet();
+    world.discard_effects();
     world.wait(200);
-    assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
+    assert!(world.effects.contains(&"kill 1 in 5000".to_owned()));
 }
 
 #[test]
 fn a_task_for_an_executor_that_is_ending_waits_for_a_new_one() {
-    let mut world = CoreFixture::executing();
-    world.told("a", 1, 1, v1::TaskState::Finished);
-    world.told("b", 2, 1, v1::TaskState::Finished);
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("a", 1, 1, v1::TaskState::Finished);
+    world.executor_update("b", 2, 1, v1::TaskState::Finished);
     world.sync();
     world.sync();
-    world.quiet();
+    world.discard_effects();
     world.launch_spec(3, executed("c"));
     world.sync();
     world.expect(&[]);
@@ -173,7 +173,7 @@ fn a_task_for_an_executor_that_is_ending_waits_for_a_new_one() {
 }
 
 #[test]
-fn an_executor_may_have_on_the_disk_what_it_and_its_tasks_request() {
+fn executor_disk_limits_include_their_tasks() {
     let mebibytes = |milli| v1::Resource {
         name: "disk".into(),
         value: Some(v1::resource::Value::ScalarMilli(milli)),
@@ -194,10 +194,10 @@ fn an_executor_may_have_on_the_disk_what_it_and_its_tasks_request() {
     let up_to = |mib: u64| format!("measure 1-1-1 up to {}", mib << 20);
     world.expect(&[&up_to(5), "limit 1-1-1 by 4", "listen 1-1-1"]);
     world.subscribed(1, &[], &[]);
-    world.told("a", 1, 1, v1::TaskState::Finished);
+    world.executor_update("a", 1, 1, v1::TaskState::Finished);
     world.report();
     world.report();
-    let said = std::mem::take(&mut world.said);
+    let said = std::mem::take(&mut world.effects);
     assert!(said.contains(&up_to(3)), "{said:?}");
     world.feed(Input::DiskLimitExceeded {
         instance: instance(1),
@@ -214,13 +214,13 @@ fn an_executor_may_have_on_the_disk_what_it_and_its_tasks_request() {
 
 #[test]
 fn the_end_of_an_executor_ends_its_tasks() {
-    let mut world = CoreFixture::executing();
-    world.told("a", 1, 1, v1::TaskState::Running);
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("a", 1, 1, v1::TaskState::Running);
     world.report();
     world.kill(3, "b", 2_000);
     world.sync();
     world.report();
-    world.quiet();
+    world.discard_effects();
     world.exited(1, CommandStatus::Signal(9));
     world.sync();
     world.expect(&[
@@ -243,7 +243,7 @@ fn an_executor_whose_first_tasks_were_all_killed_before_it_got_them_is_ended() {
     world.sync();
     world.sync();
     world.started(1);
-    world.quiet();
+    world.discard_effects();
     world.kill(3, "a", 0);
     world.kill(4, "b", 0);
     world.sync();
@@ -258,7 +258,7 @@ fn an_executor_whose_first_tasks_were_all_killed_before_it_got_them_is_ended() {
 }
 
 #[test]
-fn an_executor_that_is_killed_before_its_container_is_made_never_starts() {
+fn an_executor_killed_before_creation_never_starts() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.kill(2, "a", 0);
@@ -276,10 +276,10 @@ fn an_executor_that_does_not_subscribe_in_time_is_ended() {
     world.sync();
     world.sync();
     world.started(1);
-    world.quiet();
+    world.discard_effects();
     world.now += 60_000;
     world.feed(Input::Tick);
-    assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
+    assert!(world.effects.contains(&"kill 1 in 5000".to_owned()));
     world.exited(1, CommandStatus::Signal(15));
     assert_eq!(
         world.last(1),
@@ -288,56 +288,59 @@ fn an_executor_that_does_not_subscribe_in_time_is_ended() {
 }
 
 #[test]
-fn a_kill_goes_to_the_executor_and_ends_it_if_it_serves_nothing_else() {
-    let mut world = CoreFixture::executing();
+fn a_kill_reaches_the_executor_which_ends_after_its_last_task() {
+    let mut world = CoreFixture::with_executor();
     world.kill(3, "a", 2_000);
     world.sync();
     world.report();
     world.expect(&["tell to kill a@1 in 2000", "report a 1 Killing"]);
     world.wait(7_100);
-    assert!(!world.said.contains(&"kill 1 in 5000".to_owned()), "b runs");
+    assert!(
+        !world.effects.contains(&"kill 1 in 5000".to_owned()),
+        "b runs"
+    );
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     world.kill(4, "b", 2_000);
     world.sync();
     world.report();
-    world.quiet();
+    world.discard_effects();
     world.wait(7_100);
-    assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
+    assert!(world.effects.contains(&"kill 1 in 5000".to_owned()));
 }
 
 #[test]
 fn a_new_stream_gives_an_executor_no_more_time_to_end_its_tasks() {
-    let mut world = CoreFixture::executing();
+    let mut world = CoreFixture::with_executor();
     world.kill(3, "a", 1_000);
     world.kill(4, "b", 1_000);
     world.sync();
     world.wait(5_000);
     world.subscribed(2, &[held("a", 1), held("b", 2)], &[]);
-    world.quiet();
+    world.discard_effects();
     // The longest grace period of its tasks, plus its own.
     world.wait(1_100);
-    assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
+    assert!(world.effects.contains(&"kill 1 in 5000".to_owned()));
 }
 
 #[test]
 fn nothing_follows_the_end_of_a_task() {
-    let mut world = CoreFixture::executing();
-    world.told("a", 1, 1, v1::TaskState::Finished);
-    world.told("a", 1, 2, v1::TaskState::Running);
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("a", 1, 1, v1::TaskState::Finished);
+    world.executor_update("a", 1, 2, v1::TaskState::Running);
     world.sync();
     world.sync();
     world.expect(&["acknowledge a 1", "report a 1 Finished", "limit 1-1-1 by 1"]);
     assert_eq!(world.last(1).0, TaskState::Finished);
-    world.told("b", 2, 1, v1::TaskState::Finished);
+    world.executor_update("b", 2, 1, v1::TaskState::Finished);
     world.sync();
     world.sync();
-    assert!(world.said.contains(&"shut down in 5000".to_owned()));
+    assert!(world.effects.contains(&"shut down in 5000".to_owned()));
 }
 
 #[test]
 fn masters_do_not_wait_for_an_executor_whose_container_does_not_answer() {
-    let mut world = CoreFixture::executing().restart("boot-1");
+    let mut world = CoreFixture::with_executor().restart("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
     world.wait(3_999);
@@ -346,7 +349,7 @@ fn masters_do_not_wait_for_an_executor_whose_container_does_not_answer() {
     world.sync();
     world.expect(&["dial"]);
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     world.found(1, RUNNING);
     world.sync();
     world.expect(&["limit 1-1-1 by 2", "listen 1-1-1"]);
@@ -354,9 +357,9 @@ fn masters_do_not_wait_for_an_executor_whose_container_does_not_answer() {
 }
 
 #[test]
-fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
-    let mut world = CoreFixture::executing();
-    world.told("a", 1, 1, v1::TaskState::Running);
+fn executors_resend_unacknowledged_updates_after_a_restart() {
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("a", 1, 1, v1::TaskState::Running);
     world.report();
     let mut world = world.restart("boot-1");
     world.sync();
@@ -365,7 +368,7 @@ fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
     world.sync();
     world.expect(&["limit 1-1-1 by 2", "listen 1-1-1", "dial"]);
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     let repeated = update("a", 1, 1, v1::TaskState::Running);
     let finished = update("a", 1, 2, v1::TaskState::Finished);
     world.subscribed(1, &[held("a", 1)], &[repeated, finished]);
@@ -384,11 +387,11 @@ fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
 }
 
 #[test]
-fn what_an_executor_has_lost_has_failed_and_what_it_should_not_have_is_ended() {
-    let mut world = CoreFixture::executing();
-    world.told("a", 1, 1, v1::TaskState::Running);
+fn tasks_missing_in_an_executor_fail_and_unknown_ones_are_killed() {
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("a", 1, 1, v1::TaskState::Running);
     world.report();
-    world.quiet();
+    world.discard_effects();
     world.executor(1, ExecutorEvent::Closed);
     world.subscribed(2, &[held("b", 2), held("x", 9)], &[]);
     world.report();
@@ -400,7 +403,7 @@ fn what_an_executor_has_lost_has_failed_and_what_it_should_not_have_is_ended() {
     ]);
     assert_eq!(world.last(1).1, v1::Reason::ExecutorTerminated);
     // The former stream is outdated.
-    world.told("b", 2, 1, v1::TaskState::Finished);
+    world.executor_update("b", 2, 1, v1::TaskState::Finished);
     world.report();
     world.expect(&[]);
 }
@@ -418,9 +421,9 @@ fn an_executor_whose_launch_was_cut_off_is_ended() {
     world.sync();
     world.found(1, RUNNING);
     assert!(
-        world.said.contains(&"kill 1 in 5000".to_owned()),
+        world.effects.contains(&"kill 1 in 5000".to_owned()),
         "{:?}",
-        world.said
+        world.effects
     );
 }
 
@@ -435,11 +438,11 @@ fn an_executor_that_was_launched_before_its_agent_died_and_never_subscribes_is_e
     world.found(1, RUNNING);
     world.register(true);
     let kill = "kill 1 in 5000".to_owned();
-    assert!(!world.said.contains(&kill), "it has its time");
-    world.quiet();
+    assert!(!world.effects.contains(&kill), "it has its time");
+    world.discard_effects();
     world.now += 60_000;
     world.feed(Input::Tick);
-    assert!(world.said.contains(&kill), "{:?}", world.said);
+    assert!(world.effects.contains(&kill), "{:?}", world.effects);
     world.exited(1, CommandStatus::Signal(15));
     assert_eq!(
         world.last(1),
@@ -448,7 +451,7 @@ fn an_executor_that_was_launched_before_its_agent_died_and_never_subscribes_is_e
 }
 
 #[test]
-fn an_executor_that_never_started_is_begun_anew_once_a_master_has_spoken() {
+fn an_unstarted_executor_is_recreated_after_registration() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
@@ -459,20 +462,20 @@ fn an_executor_that_never_started_is_begun_anew_once_a_master_has_spoken() {
     world.sync();
     world.executor_destroyed();
     world.sync();
-    world.quiet();
+    world.discard_effects();
     world.register(true);
     world.sync();
     world.sync();
     assert!(
-        world.said.contains(&"start 1-1-2".to_owned()),
+        world.effects.contains(&"start 1-1-2".to_owned()),
         "{:?}",
-        world.said
+        world.effects
     );
 }
 
 #[test]
 fn tasks_of_a_host_that_was_rebooted_have_failed_with_their_executor() {
-    let mut world = CoreFixture::executing().restart("boot-2");
+    let mut world = CoreFixture::with_executor().restart("boot-2");
     world.found(1, RecoveredContainer::Gone);
     assert_eq!(
         world.last(1),
@@ -481,7 +484,7 @@ fn tasks_of_a_host_that_was_rebooted_have_failed_with_their_executor() {
 }
 
 #[test]
-fn a_task_killed_while_the_agent_was_away_is_not_handed_to_its_executor() {
+fn tasks_killed_while_the_agent_was_down_are_not_delivered() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
@@ -491,15 +494,15 @@ fn a_task_killed_while_the_agent_was_away_is_not_handed_to_its_executor() {
     let mut world = world.restart_synced("boot-1");
     world.sync();
     world.found(1, RUNNING);
-    world.quiet();
+    world.discard_effects();
     world.subscribed(1, &[], &[]);
     world.expect(&["subscribed e", "shut down in 5000"]);
     assert!(world.core.facts().executors[&instance(1)].ending);
 }
 
 #[test]
-fn messages_pass_both_ways_while_there_is_somebody_to_hear_them() {
-    let mut world = CoreFixture::executing();
+fn messages_pass_in_both_directions_while_connected() {
+    let mut world = CoreFixture::with_executor();
     let message = |executor: &str| {
         v1::to_agent::Message::ExecutorMessage(v1::ExecutorMessage {
             framework_id: "framework-1".into(),
@@ -508,22 +511,22 @@ fn messages_pass_both_ways_while_there_is_somebody_to_hear_them() {
             data: b"hello".to_vec(),
         })
     };
-    world.hear(message("e"));
-    world.hear(message("none"));
+    world.receive(message("e"));
+    world.receive(message("none"));
     world.expect(&["tell hello"]);
     world.executor(1, ExecutorEvent::Message(b"back".to_vec()));
     world.executor(7, ExecutorEvent::Message(b"of the past".to_vec()));
     world.expect(&["message of e"]);
     world.executor(1, ExecutorEvent::Closed);
-    world.hear(message("e"));
+    world.receive(message("e"));
     world.expect(&[]);
 }
 
 #[test]
-fn words_about_a_running_task_are_told_once_a_second() {
-    let mut world = CoreFixture::executing();
+fn explanations_of_running_tasks_are_reported_once_a_second() {
+    let mut world = CoreFixture::with_executor();
     for serial in 1..=3 {
-        world.told("a", 1, serial, v1::TaskState::Running);
+        world.executor_update("a", 1, serial, v1::TaskState::Running);
         world.report();
     }
     world.expect(&[
@@ -534,26 +537,26 @@ fn words_about_a_running_task_are_told_once_a_second() {
     ]);
     world.wait(900);
     world.wait(200);
-    world.quiet();
-    world.told("a", 1, 4, v1::TaskState::Running);
+    world.discard_effects();
+    world.executor_update("a", 1, 4, v1::TaskState::Running);
     world.report();
     world.expect(&["acknowledge a 4", "report a 2 Running"]);
 }
 
 #[test]
-fn a_task_is_where_its_executor_is_before_and_after_a_restart_and_when_it_has_ended() {
-    let mut world = CoreFixture::executing();
+fn tasks_are_located_in_their_executors_sandbox() {
+    let mut world = CoreFixture::with_executor();
     let key = |task: &str| crate::core::task_key("framework-1", task).unwrap();
     let seen = |world: &CoreFixture, task: &str| {
         let view = world.core.locate(&key(task));
         let container = view.container.map(|name| name.to_string());
-        (view.home.task.to_string(), container, view.ended)
+        (view.sandbox_key.task.to_string(), container, view.ended)
     };
     let there = |ended| ("e".to_owned(), Some("1-1-1".to_owned()), ended);
     assert_eq!(seen(&world, "a"), there(false));
     assert_eq!(seen(&world, "e"), there(false), "the executor itself");
     assert_eq!(seen(&world, "z"), ("z".to_owned(), None, true));
-    world.told("a", 1, 2, v1::TaskState::Finished);
+    world.executor_update("a", 1, 2, v1::TaskState::Finished);
     world.sync();
     assert_eq!(seen(&world, "a"), there(true));
     let view = world.core.containers().pop().unwrap();
@@ -567,18 +570,18 @@ fn a_task_is_where_its_executor_is_before_and_after_a_restart_and_when_it_has_en
 }
 
 #[test]
-fn an_executor_that_cannot_be_asked_is_asked_again_and_its_tasks_run_on() {
-    let mut world = CoreFixture::executing();
-    world.told("a", 1, 1, v1::TaskState::Running);
+fn a_failed_executor_query_is_retried_while_its_tasks_run() {
+    let mut world = CoreFixture::with_executor();
+    world.executor_update("a", 1, 1, v1::TaskState::Running);
     world.report();
     let mut world = world.restart_synced("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
     world.found(1, RecoveredContainer::Unknown);
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     world.wait(5_000);
-    world.said.retain(|line| line.starts_with("find"));
+    world.effects.retain(|line| line.starts_with("find"));
     world.expect(&["find 1-1-1"]);
     world.found(1, RUNNING);
     world.expect(&["limit 1-1-1 by 2", "listen 1-1-1"]);

@@ -9,7 +9,7 @@ use super::world::{CoreFixture, instance, spec};
 use crate::core::{Input, wire};
 
 #[test]
-fn why_files_are_missing_is_told_as_code_and_arguments() {
+fn fetch_failures_are_reported_as_code_and_arguments() {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.uris.push(v1::Uri::default());

@@ -10,11 +10,11 @@ use crate::core::{
 };
 
 /// Returns a task of the group "pod".
-pub(super) fn member(task: &str, place: u32, size: u32) -> v1::TaskSpec {
+pub(super) fn member(task: &str, index: u32, size: u32) -> v1::TaskSpec {
     v1::TaskSpec {
         group: Some(v1::TaskGroup {
             group_id: "pod".into(),
-            place,
+            place: index,
             size,
         }),
         ..spec(task)
@@ -43,17 +43,17 @@ fn running() -> CoreFixture {
     let mut world = ordered();
     (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
     (1..=3).for_each(|order| world.started(order));
-    settle(&mut world);
-    world.quiet();
+    commit_all(&mut world);
+    world.discard_effects();
     world
 }
 
 /// Reports and commits all changes.
-fn settle(world: &mut CoreFixture) {
+fn commit_all(world: &mut CoreFixture) {
     world.report();
     for (order, task) in (1..).zip(["a", "b", "c"]) {
         let made = world.core.facts().tasks.get(&instance(order));
-        if let Some(made) = made.map(|task| task.made) {
+        if let Some(made) = made.map(|task| task.newest_update) {
             world.committed(order, task, made, false);
         }
     }
@@ -66,7 +66,10 @@ fn stopped(world: &mut CoreFixture, order: u64) {
         ..ended(CommandStatus::Signal(15))
     };
     let instance = instance(order);
-    world.feed(Input::Exited { instance, ended });
+    world.feed(Input::Exited {
+        instance,
+        exit: ended,
+    });
     sync(world);
 }
 
@@ -102,7 +105,7 @@ fn nothing_of_a_group_is_prepared_before_all_of_it_is_on_disk() {
 #[test]
 fn nothing_of_a_group_is_started_before_all_of_it_is_prepared() {
     let mut world = ordered();
-    world.quiet();
+    world.discard_effects();
     fetched(&mut world, 3, Ok(()));
     fetched(&mut world, 1, Ok(()));
     world.expect(&[]);
@@ -111,11 +114,11 @@ fn nothing_of_a_group_is_started_before_all_of_it_is_prepared() {
 }
 
 #[test]
-fn a_task_of_a_group_that_cannot_be_prepared_fails_all() {
+fn a_preparation_failure_fails_the_group() {
     let mut world = ordered();
     fetched(&mut world, 3, Ok(()));
     world.report();
-    world.quiet();
+    world.discard_effects();
     fetched(&mut world, 2, Err("no such file"));
     world.expect(&["cancel the fetch for 1"]);
     world.report();
@@ -151,7 +154,7 @@ fn nothing_of_a_group_is_started_when_the_time_of_one_task_is_over_already() {
     world.launch_spec(2, late);
     world.sync();
     world.wait(4_000);
-    world.quiet();
+    world.discard_effects();
     fetched(&mut world, 1, Ok(()));
     fetched(&mut world, 2, Ok(()));
     world.expect(&[]);
@@ -187,18 +190,18 @@ fn a_task_of_a_group_that_fails_takes_the_others_along_the_last_one_first() {
 }
 
 #[test]
-fn the_next_task_of_a_group_is_ended_when_the_grace_of_the_former_is_over() {
+fn group_kills_continue_after_each_grace_period() {
     let mut world = running();
     world.exited(1, CommandStatus::Code(1));
     world.sync();
     world.expect(&["kill 3 in 3000"]);
     world.report();
-    world.quiet();
+    world.discard_effects();
     world.wait(2_000);
-    world.quiet();
+    world.discard_effects();
     world.wait(1_000);
     world.sync();
-    let said = std::mem::take(&mut world.said);
+    let said = std::mem::take(&mut world.effects);
     assert!(said.contains(&"kill 2 in 3000".to_owned()), "{said:?}");
     assert!(!said.contains(&"kill 1 in 3000".to_owned()), "{said:?}");
 }
@@ -224,7 +227,7 @@ fn a_kill_of_one_task_kills_its_group_in_turn() {
 }
 
 #[test]
-fn kills_of_all_tasks_of_a_group_keep_to_the_turns_too() {
+fn kills_of_all_group_tasks_stay_in_order() {
     let mut world = running();
     for (order, task) in (4..).zip(["a", "b", "c"]) {
         world.kill(order, task, 500);
@@ -259,7 +262,7 @@ fn a_task_that_finishes_leaves_its_group_alone_and_is_kept_until_it_ends() {
         world.sync();
         world.destroyed(order);
     }
-    assert!(world.said.contains(&"destroy group 1-1-0".to_owned()));
+    assert!(world.effects.contains(&"destroy group 1-1-0".to_owned()));
     assert!(world.core.facts().tasks.is_empty(), "the group has ended");
     assert!(!world.core.is_empty(), "what it shared is still there");
     group_destroyed(&mut world);
@@ -267,7 +270,7 @@ fn a_task_that_finishes_leaves_its_group_alone_and_is_kept_until_it_ends() {
 }
 
 #[test]
-fn a_group_of_which_an_order_is_void_never_starts() {
+fn a_group_with_a_void_order_never_starts() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, member("a", 0, 2));
     world.sync();
@@ -280,7 +283,7 @@ fn a_group_of_which_an_order_is_void_never_starts() {
 }
 
 #[test]
-fn a_task_that_is_killed_before_its_group_is_whole_ends_what_comes_later_too() {
+fn a_kill_before_all_orders_arrive_ends_the_later_ones() {
     let mut world = CoreFixture::registered();
     let launch = v1::LaunchOrder {
         framework_id: "framework-1".into(),
@@ -306,12 +309,12 @@ fn a_task_that_is_killed_before_its_group_is_whole_ends_what_comes_later_too() {
 }
 
 #[test]
-fn a_task_of_a_group_that_cannot_be_made_ends_those_that_run() {
+fn a_create_failure_in_a_group_kills_its_running_tasks() {
     let mut world = ordered();
     (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
     world.started(1);
-    settle(&mut world);
-    world.quiet();
+    commit_all(&mut world);
+    world.discard_effects();
     let refusal = CreateError {
         reason: v1::Reason::TaskInvalid,
         why: "no such user".into(),
@@ -330,14 +333,14 @@ fn a_task_of_a_group_that_cannot_be_made_ends_those_that_run() {
 }
 
 #[test]
-fn a_group_that_was_not_started_before_a_crash_is_started_as_a_whole() {
+fn an_unstarted_group_starts_completely_after_a_crash() {
     let mut world = ordered().restart("boot-1");
     for order in 1..=3 {
         world.found(order, RecoveredContainer::NeverStarted);
     }
     world.register(true);
     world.sync();
-    let said = std::mem::take(&mut world.said);
+    let said = std::mem::take(&mut world.effects);
     let fetches: Vec<_> = said
         .iter()
         .filter(|line| line.starts_with("fetch"))
@@ -349,7 +352,7 @@ fn a_group_that_was_not_started_before_a_crash_is_started_as_a_whole() {
 }
 
 #[test]
-fn a_group_that_was_half_started_before_a_crash_ends() {
+fn a_partly_started_group_ends_after_a_crash() {
     let mut world = ordered();
     (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
     let mut world = world.restart("boot-1");
@@ -359,13 +362,13 @@ fn a_group_that_was_half_started_before_a_crash_ends() {
     };
     world.found(1, RecoveredContainer::Running(fact));
     world.found(2, RecoveredContainer::NeverStarted);
-    world.quiet();
+    world.discard_effects();
     world.found(3, RecoveredContainer::Running(fact));
     sync(&mut world);
-    let said = std::mem::take(&mut world.said);
+    let said = std::mem::take(&mut world.effects);
     assert!(said.contains(&"kill 3 in 3000".to_owned()), "{said:?}");
     stopped(&mut world, 3);
-    assert!(world.said.contains(&"kill 1 in 3000".to_owned()));
+    assert!(world.effects.contains(&"kill 1 in 3000".to_owned()));
     world.report();
     let (state, reason, _) = last(&world, 2);
     assert_eq!(
@@ -375,11 +378,11 @@ fn a_group_that_was_half_started_before_a_crash_ends() {
 }
 
 #[test]
-fn a_group_whose_end_was_cut_off_by_a_crash_goes_on_ending() {
+fn a_group_kill_continues_after_a_crash() {
     let mut world = running();
     world.exited(2, CommandStatus::Code(1));
     world.report();
-    world.quiet();
+    world.discard_effects();
     let mut world = world.restart("boot-1");
     let fact = StartedFact {
         pid: 7,
@@ -388,18 +391,18 @@ fn a_group_whose_end_was_cut_off_by_a_crash_goes_on_ending() {
     world.found(1, RecoveredContainer::Running(fact));
     world.found(3, RecoveredContainer::Running(fact));
     sync(&mut world);
-    assert!(world.said.contains(&"kill 3 in 3000".to_owned()));
-    assert!(!world.said.contains(&"kill 1 in 3000".to_owned()));
+    assert!(world.effects.contains(&"kill 3 in 3000".to_owned()));
+    assert!(!world.effects.contains(&"kill 1 in 3000".to_owned()));
     stopped(&mut world, 3);
-    assert!(world.said.contains(&"kill 1 in 3000".to_owned()));
+    assert!(world.effects.contains(&"kill 1 in 3000".to_owned()));
 }
 
 #[test]
-fn a_group_of_which_a_task_was_lost_with_the_journal_ends() {
+fn a_group_ends_if_the_journal_lost_one_of_its_tasks() {
     let world = running();
     let mut facts = world.core.facts().clone();
     facts.tasks.remove(&instance(2));
-    facts.held.retain(|_, held| *held != instance(2));
+    facts.by_key.retain(|_, held| *held != instance(2));
     let mut world = CoreFixture::with(facts, "boot-1");
     let fact = StartedFact {
         pid: 7,
@@ -408,13 +411,13 @@ fn a_group_of_which_a_task_was_lost_with_the_journal_ends() {
     world.found(1, RecoveredContainer::Running(fact));
     world.found(3, RecoveredContainer::Running(fact));
     sync(&mut world);
-    assert!(world.said.contains(&"kill 3 in 3000".to_owned()));
+    assert!(world.effects.contains(&"kill 3 in 3000".to_owned()));
 }
 
 #[test]
-fn a_group_that_nobody_wants_any_more_is_ended_and_forgotten() {
+fn a_released_group_is_killed_and_removed() {
     let mut world = running();
-    world.hear(v1::to_agent::Message::KillStray(v1::KillStray {
+    world.receive(v1::to_agent::Message::KillStray(v1::KillStray {
         framework_id: "framework-1".into(),
         task_id: "b".into(),
         order_index: 2,
@@ -426,7 +429,7 @@ fn a_group_that_nobody_wants_any_more_is_ended_and_forgotten() {
     stopped(&mut world, 1);
     world.report();
     for (order, task) in [(1, "a"), (3, "c")] {
-        let made = world.core.facts().tasks[&instance(order)].made;
+        let made = world.core.facts().tasks[&instance(order)].newest_update;
         world.committed(order, task, made, true);
     }
     world.sync();
@@ -439,7 +442,7 @@ fn a_group_that_nobody_wants_any_more_is_ended_and_forgotten() {
 }
 
 #[test]
-fn a_place_that_is_none_is_refused_in_words() {
+fn invalid_group_positions_are_rejected() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, member("a", 1, 2));
     world.launch_spec(2, member("b", 2, 2));
@@ -456,7 +459,7 @@ fn a_place_that_is_none_is_refused_in_words() {
 }
 
 #[test]
-fn a_task_of_a_group_that_an_executor_is_to_run_is_refused_and_the_rest_told() {
+fn group_tasks_with_an_executor_are_rejected() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, member("a", 0, 3));
     let executor = v1::ExecutorSpec {
@@ -490,11 +493,11 @@ fn a_task_of_a_group_that_an_executor_is_to_run_is_refused_and_the_rest_told() {
         assert_eq!(last(&world, order), told);
     }
     let is_started = |line: &&String| line.starts_with("start") || line.starts_with("fetch");
-    assert_eq!(world.said.iter().find(is_started), None);
+    assert_eq!(world.effects.iter().find(is_started), None);
 }
 
 #[test]
-fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
+fn a_group_with_contradictory_orders_ends_and_others_continue() {
     let other = |task: &str, place, size| v1::TaskSpec {
         group: Some(v1::TaskGroup {
             group_id: "other".into(),
@@ -526,7 +529,10 @@ fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
         let state = |order| world.core.facts().tasks[&instance(order)].state;
         assert_eq!(state(2), becomes, "{contradiction:?}");
         assert_eq!(state(3), TaskState::Staging);
-        let starts = world.said.iter().filter(|line| line.starts_with("start"));
+        let starts = world
+            .effects
+            .iter()
+            .filter(|line| line.starts_with("start"));
         let strangers = if contradiction.group.is_none() { 2 } else { 1 };
         assert_eq!(starts.count(), strangers, "{contradiction:?}");
         world.destroyed(1);
@@ -537,7 +543,7 @@ fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
 }
 
 #[test]
-fn an_update_names_what_it_says_by_codes_and_what_comes_from_outside_by_its_length() {
+fn updates_have_codes_and_lengths_of_foreign_text() {
     let mut world = running();
     world.exited(2, CommandStatus::Code(1));
     world.sync();

@@ -50,7 +50,7 @@ fn found_running(world: &mut CoreFixture) {
 }
 
 #[test]
-fn an_order_is_on_disk_before_it_is_put_in_force_and_its_outcome_before_it_is_told() {
+fn limit_orders_and_results_are_durable_before_use() {
     let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     world.expect_all(&["persist order 2: limits 1"]);
@@ -75,7 +75,7 @@ fn a_repeated_order_changes_nothing() {
     let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     world.sync();
-    world.quiet();
+    world.discard_effects();
     order(&mut world, 2, "web", 4);
     world.sync();
     world.expect_all(&[]);
@@ -83,7 +83,7 @@ fn a_repeated_order_changes_nothing() {
 }
 
 #[test]
-fn why_limits_are_not_in_force_is_told() {
+fn unapplied_limits_are_explained() {
     let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     world.sync();
@@ -102,7 +102,7 @@ fn why_limits_are_not_in_force_is_told() {
 }
 
 #[test]
-fn only_the_newest_order_is_told() {
+fn only_the_newest_limit_order_is_reported() {
     let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     order(&mut world, 3, "web", 8);
@@ -117,14 +117,14 @@ fn only_the_newest_order_is_told() {
 }
 
 #[test]
-fn the_next_life_puts_in_force_what_the_last_one_has_only_written_down() {
+fn a_restart_applies_recorded_limits() {
     let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     let mut next = world.restart_synced("boot-1");
     next.sync();
     found_running(&mut next);
     assert!(
-        next.said
+        next.effects
             .contains(&"limit 1-1-1 to 9 pids by order 2".to_owned())
     );
     limited(&mut next, 2, Ok(()));
@@ -132,12 +132,16 @@ fn the_next_life_puts_in_force_what_the_last_one_has_only_written_down() {
     let mut third = next.restart_synced("boot-1");
     third.sync();
     found_running(&mut third);
-    let again = third.said.iter().any(|line| line.starts_with("limit"));
-    assert!(!again, "it was told, and so it was done: {:?}", third.said);
+    let again = third.effects.iter().any(|line| line.starts_with("limit"));
+    assert!(
+        !again,
+        "it was told, and so it was done: {:?}",
+        third.effects
+    );
 }
 
 #[test]
-fn an_order_that_was_not_on_disk_is_given_again() {
+fn limit_orders_that_were_not_durable_are_resent() {
     let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     let next = world.restart("boot-1");
@@ -146,7 +150,7 @@ fn an_order_that_was_not_on_disk_is_given_again() {
 }
 
 #[test]
-fn a_task_that_is_not_started_yet_starts_with_them_and_tells() {
+fn an_unstarted_task_starts_with_new_limits_and_reports_them() {
     let mut world = CoreFixture::registered();
     let uri = v1::Uri {
         value: "http://host/a".into(),
@@ -174,7 +178,7 @@ fn a_task_that_is_not_started_yet_starts_with_them_and_tells() {
 }
 
 #[test]
-fn a_task_that_is_being_started_gets_them_when_it_runs() {
+fn limits_ordered_during_a_start_are_applied_after_it() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
@@ -186,7 +190,7 @@ fn a_task_that_is_being_started_gets_them_when_it_runs() {
 }
 
 #[test]
-fn a_task_that_is_not_here_or_has_ended_has_none() {
+fn limits_of_unknown_and_ended_tasks_are_ignored() {
     let mut world = CoreFixture::running();
     order(&mut world, 2, "other", 9);
     world.expect_all(&["persist order 2: nothing"]);
@@ -196,12 +200,12 @@ fn a_task_that_is_not_here_or_has_ended_has_none() {
     limited(&mut world, 3, Ok(()));
     world.report();
     assert_eq!(last_update(&world, 1).limits, None);
-    let changed = world.said.iter().any(|line| line.starts_with("limit"));
-    assert!(!changed, "{:?}", world.said);
+    let changed = world.effects.iter().any(|line| line.starts_with("limit"));
+    assert!(!changed, "{:?}", world.effects);
 }
 
 #[test]
-fn a_wish_to_end_it_hides_no_outcome() {
+fn a_pending_kill_does_not_hide_limit_results() {
     let mut world = CoreFixture::running();
     order(&mut world, 2, "web", 9);
     world.kill(3, "web", 100);
@@ -214,7 +218,7 @@ fn a_wish_to_end_it_hides_no_outcome() {
 }
 
 #[test]
-fn an_outcome_for_which_there_is_no_room_is_told_later() {
+fn limit_results_wait_for_space_in_the_update_queue() {
     let mut world = CoreFixture::running();
     for index in 2..20 {
         order(&mut world, index, "web", index);
@@ -224,7 +228,7 @@ fn an_outcome_for_which_there_is_no_room_is_told_later() {
     }
     let task = &world.core.facts().tasks[&instance(1)];
     assert!(task.updates.len() <= 8, "{}", task.updates.len());
-    let made = task.made;
+    let made = task.newest_update;
     world.committed(1, "web", made, false);
     world.report();
     let told = last_update(&world, 1).limits.unwrap();

@@ -9,22 +9,22 @@ use super::world::CoreFixture;
 use crate::core::{CommandStatus, Input};
 
 #[test]
-fn a_first_hello_is_said_after_its_incarnation_is_on_disk() {
+fn the_first_hello_waits_until_its_incarnation_is_durable() {
     let mut world = CoreFixture::new();
     world.expect_all(&["persist epoch 0 life 1", "persist epoch 0 life 1"]);
     world.sync();
     world.expect_all(&["dial"]);
     let identity = &world.core.facts().identity;
     assert_ne!(identity.nonce, 0);
-    assert_eq!(identity.tried.len(), 1);
+    assert_eq!(identity.unconfirmed.len(), 1);
 }
 
 #[test]
-fn a_confirmed_incarnation_is_not_tried_any_more() {
+fn confirmed_incarnations_are_not_sent_again() {
     let world = CoreFixture::registered();
     let identity = &world.core.facts().identity;
     assert_ne!(identity.confirmed, 0);
-    assert!(identity.tried.is_empty());
+    assert!(identity.unconfirmed.is_empty());
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_lower_epoch_is_refused() {
 }
 
 #[test]
-fn a_higher_epoch_is_on_disk_before_anything_in_it_is_done() {
+fn a_higher_epoch_is_durable_before_its_messages_take_effect() {
     let mut world = CoreFixture::running();
     world.epoch = 6;
     world.kill(2, "web", 0);
@@ -56,13 +56,13 @@ fn a_master_of_other_versions_of_the_protocol_is_refused_and_one_of_a_wider_rang
         let versions = VersionRange { oldest, newest };
         let mut world = CoreFixture::new();
         world.connect();
-        world.quiet();
-        world.hear(Say::Registered(v1::Registered {
+        world.discard_effects();
+        world.receive(Say::Registered(v1::Registered {
             agent_id: "agent-1".into(),
-            incarnation: world.core.facts().identity.tried[0],
+            incarnation: world.core.facts().identity.unconfirmed[0],
             heartbeat_interval_ms: 1_000,
             equal: true,
-            protocol: Some(versions.first()),
+            protocol: Some(versions.first_message()),
         }));
         world.sync();
         world
@@ -73,7 +73,7 @@ fn a_master_of_other_versions_of_the_protocol_is_refused_and_one_of_a_wider_rang
     let why = format!(
         "hang up: this agent refuses the master (protocol-version): protocol: the master of release {release:?} speaks versions 2 to 3 of argosy.v1, and this program version 1: upgrade this program"
     );
-    assert!(world.said.contains(&why), "{:?}", world.said);
+    assert!(world.effects.contains(&why), "{:?}", world.effects);
     assert_eq!(world.core.facts().identity.agent, None);
     let world = registered(1, newest + 1);
     assert!(world.core.facts().identity.agent.is_some());
@@ -89,24 +89,24 @@ fn a_master_of_another_cluster_is_refused() {
     });
     world.feed(Input::Message { link: 1, message });
     world.sync();
-    assert_eq!(world.said.len(), 2, "{:?}", world.said);
+    assert_eq!(world.effects.len(), 2, "{:?}", world.effects);
     assert!(
-        world.said[0].contains("this agent belongs to"),
+        world.effects[0].contains("this agent belongs to"),
         "{:?}",
-        world.said
+        world.effects
     );
     assert_eq!(world.core.facts().identity.epoch.0, 5);
 }
 
 #[test]
-fn what_an_earlier_link_said_is_not_heard() {
+fn messages_of_an_earlier_link_are_ignored() {
     let mut world = CoreFixture::running();
     world.feed(Input::Disconnected {
         link: 1,
         why: "gone".into(),
     });
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     world.link = 1;
     world.kill(2, "web", 0);
     world.expect_all(&[]);
@@ -116,14 +116,14 @@ fn what_an_earlier_link_said_is_not_heard() {
 fn an_order_before_the_registration_ends_the_link() {
     let mut world = CoreFixture::new();
     world.connect();
-    world.quiet();
+    world.discard_effects();
     world.launch(1, "web");
     world.sync();
     assert_eq!(world.core.facts().floor.0, 0);
     assert!(
-        world.said.iter().any(|line| line.starts_with("hang up")),
+        world.effects.iter().any(|line| line.starts_with("hang up")),
         "{:?}",
-        world.said
+        world.effects
     );
 }
 
@@ -131,8 +131,8 @@ fn an_order_before_the_registration_ends_the_link() {
 fn refused(code: &str) -> (CoreFixture, u64) {
     let mut world = CoreFixture::new();
     world.connect();
-    world.quiet();
-    world.hear(Say::Refused(v1::RefusedAgent {
+    world.discard_effects();
+    world.receive(Say::Refused(v1::RefusedAgent {
         code: code.into(),
         text: "no".into(),
     }));
@@ -144,7 +144,7 @@ fn refused(code: &str) -> (CoreFixture, u64) {
 }
 
 #[test]
-fn a_refused_agent_tries_again_later() {
+fn a_rejected_agent_retries_later() {
     let (_, after_ms) = refused("clone");
     assert_eq!(after_ms, 5_000);
 }
@@ -161,30 +161,30 @@ fn an_agent_that_a_former_leader_refuses_asks_another_master_at_once() {
 fn a_silent_master_is_left() {
     let mut world = CoreFixture::running();
     world.wait(2_000);
-    world.quiet();
+    world.discard_effects();
     world.wait(1_001);
     world.sync();
     assert!(
-        world.said[0].starts_with("hang up: no message from the master for"),
+        world.effects[0].starts_with("hang up: no message from the master for"),
         "{:?}",
-        world.said
+        world.effects
     );
-    assert_eq!(world.said.last().unwrap(), "dial");
+    assert_eq!(world.effects.last().unwrap(), "dial");
 }
 
 #[test]
-fn a_master_that_answers_is_kept() {
+fn a_link_with_heartbeats_stays_open() {
     let mut world = CoreFixture::running();
     for serial in 1..=20 {
         world.wait(1_000);
-        world.hear(Say::Pong(v1::Ping { serial }));
+        world.receive(Say::Pong(v1::Ping { serial }));
     }
     assert!(world.core.is_registered());
     assert_eq!(
-        world.said.len(),
+        world.effects.len(),
         20,
         "a ping each second and nothing else: {:?}",
-        world.said
+        world.effects
     );
 }
 
@@ -195,17 +195,19 @@ fn a_list_is_sorted_chunked_and_names_its_floor() {
         world.launch(order, &format!("t-{}", 1_000 - order));
     }
     world.sync();
-    world.quiet();
-    world.hear(Say::ListTasks(v1::ListTasks {}));
-    assert_eq!(world.said.len(), 2);
-    assert!(world.said[0].starts_with("list at 501: framework-1/t-499:501 framework-1/t-500:500"));
-    assert_eq!(world.said[1], "list at 501: framework-1/t-999:1 last");
+    world.discard_effects();
+    world.receive(Say::ListTasks(v1::ListTasks {}));
+    assert_eq!(world.effects.len(), 2);
+    assert!(
+        world.effects[0].starts_with("list at 501: framework-1/t-499:501 framework-1/t-500:500")
+    );
+    assert_eq!(world.effects[1], "list at 501: framework-1/t-999:1 last");
 }
 
 #[test]
-fn frameworks_are_listed_by_number_and_an_empty_list_is_told_too() {
+fn frameworks_are_sorted_by_number_and_empty_lists_are_sent() {
     let mut world = CoreFixture::registered();
-    world.hear(Say::ListTasks(v1::ListTasks {}));
+    world.receive(Say::ListTasks(v1::ListTasks {}));
     world.expect(&["list at 0:  last"]);
     for (order, framework) in [(1, "framework-10"), (2, "framework-9")] {
         world.order(
@@ -217,11 +219,11 @@ fn frameworks_are_listed_by_number_and_an_empty_list_is_told_too() {
             }),
         );
     }
-    world.hear(Say::ListTasks(v1::ListTasks {}));
+    world.receive(Say::ListTasks(v1::ListTasks {}));
     world.expect(&[]);
     world.sync();
     let list = world
-        .said
+        .effects
         .iter()
         .find(|line| line.starts_with("list"))
         .unwrap();
@@ -232,16 +234,16 @@ fn frameworks_are_listed_by_number_and_an_empty_list_is_told_too() {
 }
 
 #[test]
-fn a_stray_is_ended_without_a_word_and_is_not_listed() {
+fn orphans_are_killed_without_updates_and_not_listed() {
     let mut world = CoreFixture::running();
-    world.hear(Say::KillStray(v1::KillStray {
+    world.receive(Say::KillStray(v1::KillStray {
         framework_id: "framework-1".into(),
         task_id: "web".into(),
         order_index: 1,
     }));
     world.expect_all(&["persist stray 1"]);
     world.sync();
-    world.hear(Say::ListTasks(v1::ListTasks {}));
+    world.receive(Say::ListTasks(v1::ListTasks {}));
     world.expect(&["kill 1 in 3000", "list at 1:  last"]);
     world.exited(1, CommandStatus::Signal(15));
     world.report();
@@ -252,7 +254,7 @@ fn a_stray_is_ended_without_a_word_and_is_not_listed() {
 fn a_shutdown_ends_everything_before_the_agent_comes_back_as_another() {
     let mut world = CoreFixture::running();
     let former = world.core.facts().identity.clone();
-    world.hear(Say::Shutdown(v1::Shutdown {
+    world.receive(Say::Shutdown(v1::Shutdown {
         reason: "gone".into(),
     }));
     world.sync();

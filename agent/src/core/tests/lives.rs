@@ -42,7 +42,7 @@ fn an_end_in_between_is_told_truly() {
     let mut world = CoreFixture::running().restart("boot-1");
     world.found(1, RecoveredContainer::Exited(ended(CommandStatus::Code(9))));
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     world.report();
     world.expect(&["report web 2 Failed", "destroy 1-1-1"]);
     world.check_snapshot();
@@ -111,7 +111,7 @@ fn a_life_that_ends_before_it_tells_of_a_reboot_does_not_hide_it() {
     let mut world = world.restart("boot-2");
     world.found(2, RecoveredContainer::NeverStarted);
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     world.sync();
     world.expect(&["start 1-2-4"]);
 }
@@ -131,7 +131,7 @@ fn a_kill_that_was_not_carried_out_is_carried_out_by_the_next_life() {
     world.kill(2, "web", 100);
     world.sync();
     let mut world = world.restart("boot-1");
-    world.quiet();
+    world.discard_effects();
     world.found(1, RUNNING);
     world.sync();
     world.expect(&["kill 1 in 100", "dial"]);
@@ -146,19 +146,19 @@ fn a_kill_of_what_never_started_needs_no_start() {
     let mut world = world.restart("boot-1");
     world.found(1, RecoveredContainer::NeverStarted);
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     world.report();
     world.expect(&["report web 1 Killed", "destroy 1-1-1"]);
 }
 
 #[test]
-fn an_order_that_was_not_on_disk_comes_again() {
+fn orders_that_were_not_durable_are_resent() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     let mut world = world.restart("boot-1");
     assert_eq!(world.core.facts().floor.0, 0);
     world.register(false);
-    world.quiet();
+    world.discard_effects();
     world.launch(1, "web");
     world.sync();
     world.expect(&["start 1-1-2"]);
@@ -177,16 +177,16 @@ fn an_end_that_was_recorded_is_sent_again_and_its_container_cleared() {
 }
 
 #[test]
-fn a_stray_of_the_former_life_is_ended() {
+fn orphans_of_the_previous_run_are_killed() {
     let mut world = CoreFixture::running();
-    world.hear(v1::to_agent::Message::KillStray(v1::KillStray {
+    world.receive(v1::to_agent::Message::KillStray(v1::KillStray {
         framework_id: "framework-1".into(),
         task_id: "web".into(),
         order_index: 1,
     }));
     world.sync();
     let mut world = world.restart("boot-1");
-    world.quiet();
+    world.discard_effects();
     world.found(1, RUNNING);
     world.sync();
     world.expect(&["kill 1 in 3000", "dial"]);
@@ -196,7 +196,7 @@ fn a_stray_of_the_former_life_is_ended() {
 }
 
 #[test]
-fn time_that_passed_while_away_counts_against_a_limit() {
+fn downtime_counts_against_the_completion_deadline() {
     let mut world = CoreFixture::registered();
     let mut wanted = super::world::spec("web");
     wanted.max_completion_ms = 500;
@@ -205,19 +205,19 @@ fn time_that_passed_while_away_counts_against_a_limit() {
     world.started(1);
     world.report();
     let mut world = world.restart("boot-1");
-    world.quiet();
+    world.discard_effects();
     world.now = 5_000;
     world.found(1, RUNNING);
     world.wait(0);
     assert!(
-        world.said.contains(&"kill 1 in 3000".to_owned()),
+        world.effects.contains(&"kill 1 in 3000".to_owned()),
         "{:?}",
-        world.said
+        world.effects
     );
 }
 
 #[test]
-fn a_limit_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
+fn completion_deadlines_count_from_the_journaled_start() {
     let mut world = CoreFixture::registered();
     world.now = 100_000;
     let wanted = v1::TaskSpec {
@@ -236,18 +236,18 @@ fn a_limit_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
     };
     world.found(1, RecoveredContainer::Running(fact));
     world.register(true);
-    let is_killed = |world: &CoreFixture| world.said.iter().any(|line| line.starts_with("kill"));
+    let is_killed = |world: &CoreFixture| world.effects.iter().any(|line| line.starts_with("kill"));
     for at in [130_000, 159_999] {
         world.now = at;
         world.wait(0);
-        assert!(!is_killed(&world), "at {at}: {:?}", world.said);
+        assert!(!is_killed(&world), "at {at}: {:?}", world.effects);
     }
     world.wait(1);
-    assert!(is_killed(&world), "{:?}", world.said);
+    assert!(is_killed(&world), "{:?}", world.effects);
 }
 
 #[test]
-fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
+fn a_failed_container_query_is_retried_while_the_task_runs() {
     let mut world = CoreFixture::running().restart("boot-1");
     world.sync();
     world.found(1, RecoveredContainer::Unknown);
@@ -258,10 +258,10 @@ fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
     world.expect(&["report web 1 Running"]);
     for _ in 0..3 {
         world.wait(4_000);
-        let asked = world.said.iter().any(|line| line.starts_with("find"));
-        assert!(!asked, "{:?}", world.said);
+        let asked = world.effects.iter().any(|line| line.starts_with("find"));
+        assert!(!asked, "{:?}", world.effects);
         world.wait(1_000);
-        world.said.retain(|line| line.starts_with("find"));
+        world.effects.retain(|line| line.starts_with("find"));
         world.expect(&["find 1-1-1"]);
         world.found(1, RecoveredContainer::Unknown);
         world.report();
@@ -274,7 +274,7 @@ fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
     world.found(1, RecoveredContainer::Unknown);
     world.register(true);
     world.found(1, RUNNING);
-    world.quiet();
+    world.discard_effects();
     world.exited(1, CommandStatus::Code(0));
     world.report();
     world.expect(&["report web 2 Finished", "destroy 1-1-1"]);
@@ -295,34 +295,34 @@ fn masters_do_not_wait_for_containers_that_do_not_answer() {
     let asked_at = world.now;
     world.sync();
     world.found(1, RUNNING);
-    world.quiet();
-    while !world.said.contains(&"dial".to_owned()) {
-        assert!(world.now - asked_at <= 4_000, "{:?}", world.said);
+    world.discard_effects();
+    while !world.effects.contains(&"dial".to_owned()) {
+        assert!(world.now - asked_at <= 4_000, "{:?}", world.effects);
         world.wait(500);
         world.sync();
     }
     world.register(true);
     world.report();
-    world.quiet();
+    world.discard_effects();
     // A pending query is not repeated.
     world.wait(8_000);
-    let asked = world.said.iter().any(|line| line.starts_with("find"));
-    assert!(!asked, "{:?}", world.said);
+    let asked = world.effects.iter().any(|line| line.starts_with("find"));
+    assert!(!asked, "{:?}", world.effects);
     world.register(true);
     world.report();
-    world.quiet();
+    world.discard_effects();
     world.found(2, RUNNING);
     world.found(3, RecoveredContainer::Exited(ended(CommandStatus::Code(0))));
     world.report();
     world.expect(&["report t3 2 Finished", "destroy 1-3-1"]);
     world.found(4, RecoveredContainer::Unknown);
     world.wait(5_000);
-    world.said.retain(|line| line.starts_with("find"));
+    world.effects.retain(|line| line.starts_with("find"));
     world.expect(&["find 1-4-1"]);
     world.found(4, RUNNING);
     world.register(true);
     world.report();
-    world.quiet();
+    world.discard_effects();
     world.exited(2, CommandStatus::Code(0));
     world.report();
     world.expect(&["report t2 2 Finished", "destroy 1-2-1"]);
@@ -337,7 +337,7 @@ fn a_kill_of_what_cannot_be_asked_waits_for_the_next_answer() {
         world.register(true);
         world.kill(2, "web", 100);
         world.sync();
-        world.quiet();
+        world.discard_effects();
         world
     };
     let mut world = killed();
@@ -350,21 +350,21 @@ fn a_kill_of_what_cannot_be_asked_waits_for_the_next_answer() {
 }
 
 #[test]
-fn a_launch_that_is_found_late_never_to_have_started_starts_without_another_registration() {
+fn a_late_recovered_unstarted_launch_starts_without_registering_again() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
     let mut world = world.restart("boot-1");
     world.found(1, RecoveredContainer::Unknown);
     world.register(true);
-    world.quiet();
+    world.discard_effects();
     world.found(1, RecoveredContainer::NeverStarted);
     world.sync();
     world.expect(&["start 1-1-2"]);
 }
 
 #[test]
-fn what_cannot_be_asked_after_a_reboot_is_gone() {
+fn unreachable_containers_of_an_earlier_boot_have_ended() {
     let mut world = CoreFixture::running().restart("boot-2");
     world.found(1, RecoveredContainer::Unknown);
     world.report();

@@ -21,17 +21,17 @@ struct SimulatedContainers {
     /// Every command ever executed, by order: at most once.
     executed: BTreeMap<u64, u32>,
     /// Running commands.
-    living: BTreeSet<u64>,
+    running: BTreeSet<u64>,
     /// Requested starts that are not yet performed.
-    asked: Vec<u64>,
+    start_requests: Vec<u64>,
     /// Requested fetches.
-    fetched: Vec<u64>,
+    fetch_requests: Vec<u64>,
     /// Containers that are to be removed completely.
     destroyed: BTreeSet<u64>,
     /// Containers that could not be queried.
     unknown: Vec<u64>,
     /// Commands that were killed.
-    told: BTreeSet<u64>,
+    killed: BTreeSet<u64>,
 }
 
 struct TestRng {
@@ -40,7 +40,7 @@ struct TestRng {
     containers: SimulatedContainers,
     orders: u64,
     /// Number of probes of running tasks.
-    looks: u32,
+    probes: u32,
 }
 
 /// Adds a check with frequent probes, which ends the task at its second failure.
@@ -60,7 +60,7 @@ fn checked(wanted: &mut v1::TaskSpec) {
 }
 
 impl TestRng {
-    fn turn(&mut self) {
+    fn random_step(&mut self) {
         let order = 1 + self.random.below(self.orders.max(1));
         match self.random.below(18) {
             0 | 1 => {
@@ -80,26 +80,26 @@ impl TestRng {
             }
             3 | 4 => self.world.sync(),
             5 => self.world.wait(3),
-            6 | 7 => self.carry_out(),
+            6 | 7 => self.perform_starts(),
             8 => self.exit(order),
-            9 => self.settle(order),
+            9 => self.commit_updates(order),
             10 => {
                 if let Some(name) = self.world.core.facts().container(instance(order)) {
                     // Only a missing container can be reported so.
-                    if !self.containers.living.contains(&order) {
+                    if !self.containers.running.contains(&order) {
                         self.world.feed(Input::Destroyed { name });
                     }
                 }
             }
-            11 => self.world.hear(Say::ListTasks(v1::ListTasks {})),
+            11 => self.world.receive(Say::ListTasks(v1::ListTasks {})),
             12 if self.random.below(4) == 0 => {
-                self.world.hear(Say::KillStray(v1::KillStray {
+                self.world.receive(Say::KillStray(v1::KillStray {
                     framework_id: "framework-1".into(),
                     task_id: format!("t-{}", order % 40),
                     order_index: order,
                 }));
             }
-            13 => self.find(order),
+            13 => self.finish_probe(order),
             14 => {
                 self.world.wait(200);
                 self.answer();
@@ -107,7 +107,7 @@ impl TestRng {
             15 => self.launch_group(),
             _ => self.fetch(),
         }
-        self.look();
+        self.probe_running();
     }
 
     /// Delivers all orders of a group, though not all may be synced.
@@ -129,7 +129,7 @@ impl TestRng {
 
     /// Completes fetches, mostly with success.
     fn fetch(&mut self) {
-        let Some(order) = self.containers.fetched.pop() else {
+        let Some(order) = self.containers.fetch_requests.pop() else {
             return;
         };
         let result = match self.random.below(8) {
@@ -144,18 +144,18 @@ impl TestRng {
     /// Runs until nothing is left to do: killed commands end.
     fn converge(&mut self) {
         for _ in 0..100 {
-            self.world.hear(Say::ListTasks(v1::ListTasks {}));
+            self.world.receive(Say::ListTasks(v1::ListTasks {}));
             self.world.sync();
-            self.look();
+            self.probe_running();
             self.fetch();
-            self.carry_out();
+            self.perform_starts();
             self.answer();
-            let ends = self.containers.told.pop_first();
-            if let Some(order) = ends.filter(|order| self.containers.living.remove(order)) {
+            let ends = self.containers.killed.pop_first();
+            if let Some(order) = ends.filter(|order| self.containers.running.remove(order)) {
                 self.world.exited(order, CommandStatus::Signal(15));
             }
             self.world.wait(5);
-            self.look();
+            self.probe_running();
         }
     }
 
@@ -167,7 +167,7 @@ impl TestRng {
             let Some(group) = &spec.group else { continue };
             let first = own.order.0 - u64::from(group.place);
             let orders = first..first + u64::from(group.size);
-            if orders.end > facts.floor.0 + 1 || !self.containers.living.contains(&own.order.0) {
+            if orders.end > facts.floor.0 + 1 || !self.containers.running.contains(&own.order.0) {
                 continue;
             }
             for order in orders {
@@ -185,7 +185,7 @@ impl TestRng {
     }
 
     /// Delivers a result of a probe: the present one of a check, or an outdated one.
-    fn find(&mut self, order: u64) {
+    fn finish_probe(&mut self, order: u64) {
         let kind = match self.random.below(2) {
             0 => CheckPurpose::Health,
             _ => CheckPurpose::Readiness,
@@ -195,32 +195,36 @@ impl TestRng {
             _ => CheckResult::Passed,
         };
         let number = 1 + self.random.below(4);
-        self.world.looked(order, kind, number, answer);
+        self.world.probe_finished(order, kind, number, answer);
     }
 
     /// Performs the requested starts.
-    fn carry_out(&mut self) {
-        if self.containers.asked.is_empty() {
+    fn perform_starts(&mut self) {
+        if self.containers.start_requests.is_empty() {
             return;
         }
-        let at = usize::try_from(self.random.below(self.containers.asked.len() as u64)).unwrap();
-        let order = self.containers.asked.swap_remove(at);
+        let at = usize::try_from(
+            self.random
+                .below(self.containers.start_requests.len() as u64),
+        )
+        .unwrap();
+        let order = self.containers.start_requests.swap_remove(at);
         *self.containers.executed.entry(order).or_default() += 1;
-        self.containers.living.insert(order);
+        self.containers.running.insert(order);
         self.world.started(order);
     }
 
     fn exit(&mut self, order: u64) {
         // A container that could not be queried sends no notices.
         let is_watched = !self.containers.unknown.contains(&order);
-        if self.containers.living.remove(&order) && is_watched {
+        if self.containers.running.remove(&order) && is_watched {
             self.world.exited(order, CommandStatus::Code(0));
         }
     }
 
     /// Returns the state of a container of the previous run.
     fn found(&self, order: u64) -> RecoveredContainer {
-        if self.containers.living.contains(&order) {
+        if self.containers.running.contains(&order) {
             let at = Timestamp(self.world.now);
             RecoveredContainer::Running(StartedFact { pid: 77, at })
         } else if self.containers.executed.contains_key(&order) {
@@ -241,7 +245,7 @@ impl TestRng {
         };
         let is_unknown = found == RecoveredContainer::Unknown;
         self.world.found(order, found);
-        self.look();
+        self.probe_running();
         let is_given_up = self.containers.destroyed.contains(&order);
         if is_unknown && !is_given_up {
             self.containers.unknown.push(order);
@@ -249,52 +253,52 @@ impl TestRng {
     }
 
     /// Commits all updates of one task.
-    fn settle(&mut self, order: u64) {
+    fn commit_updates(&mut self, order: u64) {
         let Some(task) = self.world.core.facts().tasks.get(&instance(order)) else {
             return;
         };
         let (name, made, ended) = (
             task.key.task.to_string(),
-            task.made,
+            task.newest_update,
             task.state.is_terminal(),
         );
         self.world.committed(order, &name, made, ended);
     }
 
-    fn look(&mut self) {
-        for line in std::mem::take(&mut self.world.said) {
+    fn probe_running(&mut self) {
+        for line in std::mem::take(&mut self.world.effects) {
             if let Some(name) = line.strip_prefix("start ") {
                 assert!(
                     self.containers.started.insert(name.to_owned()),
                     "{name} was started twice"
                 );
                 let order = name.split('-').nth(1).unwrap().parse().unwrap();
-                self.containers.asked.push(order);
+                self.containers.start_requests.push(order);
             }
             if let Some(name) = line.strip_prefix("destroy ")
                 && !name.starts_with("group")
             {
                 let order = name.split('-').nth(1).unwrap().parse().unwrap();
-                self.containers.living.remove(&order);
+                self.containers.running.remove(&order);
                 self.containers.destroyed.insert(order);
             }
             if let Some(name) = line.strip_prefix("fetch for ") {
                 let order = name.split('-').nth(1).unwrap().parse().unwrap();
-                self.containers.fetched.push(order);
+                self.containers.fetch_requests.push(order);
             }
             if let Some(told) = line.strip_prefix("kill ") {
                 let order = told.split(' ').next().unwrap().parse().unwrap();
-                self.containers.told.insert(order);
+                self.containers.killed.insert(order);
             }
             assert!(!line.starts_with("hang up"), "{line}");
             if let Some(looked_at) = line.strip_prefix("look at ") {
                 let order = looked_at.split('\'').next().unwrap().parse().unwrap();
-                assert!(self.containers.living.contains(&order), "{line}");
-                self.looks += 1;
+                assert!(self.containers.running.contains(&order), "{line}");
+                self.probes += 1;
             }
         }
         let facts = self.world.core.facts();
-        let sum = facts.held.iter().fold(0_u128, |sum, (key, instance)| {
+        let sum = facts.by_key.iter().fold(0_u128, |sum, (key, instance)| {
             sum.wrapping_add(task_mark(
                 key,
                 instance.order,
@@ -319,20 +323,20 @@ impl TestRng {
     fn crash(mut self) -> Self {
         self.world.check_snapshot();
         let world = std::mem::replace(&mut self.world, CoreFixture::new());
-        self.containers.fetched.clear();
-        self.containers.told.clear();
+        self.containers.fetch_requests.clear();
+        self.containers.killed.clear();
         // Starts in progress may complete or not: half of them do.
-        for order in std::mem::take(&mut self.containers.asked) {
+        for order in std::mem::take(&mut self.containers.start_requests) {
             if self.random.below(2) == 0 {
                 *self.containers.executed.entry(order).or_default() += 1;
-                self.containers.living.insert(order);
+                self.containers.running.insert(order);
             }
         }
         self.world = world.restart("boot-1");
         self.orders = self.world.core.facts().floor.0;
         let finding: Vec<_> = self
             .world
-            .said
+            .effects
             .iter()
             .filter_map(|line| {
                 line.strip_prefix("find ")?
@@ -353,26 +357,26 @@ impl TestRng {
             }
             self.world.found(order, found);
         }
-        self.look();
+        self.probe_running();
         self.world.register(false);
-        self.look();
+        self.probe_running();
         self
     }
 }
 
 #[test]
-fn whatever_happens_nothing_starts_twice_and_memory_is_what_the_journal_says() {
+fn random_runs_start_nothing_twice_and_match_the_journal() {
     for seed in 0..20 {
         let mut chance = TestRng {
             world: CoreFixture::registered(),
             random: RandomSequence::new(seed),
             containers: SimulatedContainers::default(),
             orders: 0,
-            looks: 0,
+            probes: 0,
         };
         for _ in 0..6 {
             for _ in 0..80 {
-                chance.turn();
+                chance.random_step();
             }
             chance = chance.crash();
         }
@@ -392,6 +396,6 @@ fn whatever_happens_nothing_starts_twice_and_memory_is_what_the_journal_says() {
             chance.containers.executed.len() > 10,
             "seed {seed}: too little happened"
         );
-        assert!(chance.looks > 10, "seed {seed}: too little was looked at");
+        assert!(chance.probes > 10, "seed {seed}: too little was looked at");
     }
 }

@@ -29,7 +29,7 @@ fn a_launch_is_on_disk_before_it_starts() {
 }
 
 #[test]
-fn a_plain_start_is_prepared_before_its_order_is_on_disk() {
+fn starts_without_files_are_prepared_before_the_order_is_durable() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     assert_eq!(world.prepared, ["1-1-1"]);
@@ -41,7 +41,7 @@ fn a_plain_start_is_prepared_before_its_order_is_on_disk() {
 }
 
 #[test]
-fn a_start_whose_files_are_brought_is_not_prepared() {
+fn starts_with_files_are_not_prepared() {
     let mut world = CoreFixture::registered();
     let mut fetching = spec("web");
     fetching.uris.push(v1::Uri::default());
@@ -55,7 +55,7 @@ fn an_update_is_on_disk_before_it_is_sent() {
     world.launch(1, "web");
     world.sync();
     world.started(1);
-    world.quiet();
+    world.discard_effects();
     world.wait(5);
     world.expect_all(&["persist update 1: Running"]);
     world.sync();
@@ -63,20 +63,20 @@ fn an_update_is_on_disk_before_it_is_sent() {
 }
 
 #[test]
-fn a_quiet_agent_reports_at_once_and_others_gather_changes() {
+fn a_quiet_agent_reports_immediately_and_a_busy_one_batches() {
     let mut world = CoreFixture::registered();
     world.launch(1, "one");
     world.launch(2, "other");
     world.sync();
     world.started(1);
-    world.quiet();
+    world.discard_effects();
     world.wait(0);
     world.expect_all(&["persist update 1: Running"]);
     world.sync();
-    world.quiet();
+    world.discard_effects();
     world.wait(10);
     world.started(2);
-    world.quiet();
+    world.discard_effects();
     world.wait(1);
     world.expect_all(&[]);
     world.wait(1);
@@ -84,7 +84,7 @@ fn a_quiet_agent_reports_at_once_and_others_gather_changes() {
 }
 
 #[test]
-fn an_end_waits_for_no_other_change_and_is_reported_without_those() {
+fn ends_are_reported_before_other_changes() {
     let mut world = CoreFixture::registered();
     for order in 1..=3 {
         world.launch(order, &format!("task-{order}"));
@@ -96,7 +96,7 @@ fn an_end_waits_for_no_other_change_and_is_reported_without_those() {
     world.wait(10);
     world.started(2);
     world.exited(1, CommandStatus::Code(0));
-    world.quiet();
+    world.discard_effects();
     world.wait(0);
     world.expect_all(&["persist update 1: Finished"]);
     // The next end waits for others within two milliseconds, and the start for as long as any end.
@@ -127,16 +127,16 @@ fn an_order_after_a_gap_ends_the_link_and_is_not_taken() {
 }
 
 #[test]
-fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
+fn unknown_orders_are_acknowledged_and_later_ones_accepted() {
     let mut world = CoreFixture::running();
     let unknown = v1::Order {
         index: 2,
         ..v1::Order::default()
     };
-    world.hear(Say::Order(unknown.clone()));
+    world.receive(Say::Order(unknown.clone()));
     world.expect_all(&["persist order 2: nothing", "order 2 is unknown"]);
     // A repeat has no effect, whatever its kind.
-    world.hear(Say::Order(unknown));
+    world.receive(Say::Order(unknown));
     world.expect_all(&[]);
     world.launch(3, "next");
     world.sync();
@@ -145,14 +145,14 @@ fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
 
 /// The kind of subject is one of a later release: its field is not read.
 #[test]
-fn an_order_about_an_unknown_kind_of_subject_is_answered_and_has_no_effect() {
+fn orders_with_unknown_subjects_are_acknowledged_without_effect() {
     let mut world = CoreFixture::running();
     let kill = v1::KillOrder {
         framework_id: "framework-1".into(),
         task_id: "web".into(),
         grace_ms: 0,
     };
-    world.hear(Say::Order(v1::Order {
+    world.receive(Say::Order(v1::Order {
         index: 2,
         order: Some(v1::order::Order::Kill(kill)),
         subject: Some(v1::Subject { subject: None }),
@@ -172,7 +172,7 @@ fn the_subject_of_an_order_names_its_task() {
         })),
     };
     let mut world = CoreFixture::running();
-    world.hear(Say::Order(v1::Order {
+    world.receive(Say::Order(v1::Order {
         index: 2,
         order: Some(v1::order::Order::Kill(v1::KillOrder::default())),
         subject: Some(subject("web")),
@@ -185,7 +185,7 @@ fn the_subject_of_an_order_names_its_task() {
         spec: Some(spec("other")),
         ..v1::LaunchOrder::default()
     };
-    world.hear(Say::Order(v1::Order {
+    world.receive(Say::Order(v1::Order {
         index: 3,
         order: Some(v1::order::Order::Launch(launch)),
         subject: Some(subject("next")),
@@ -219,7 +219,7 @@ fn a_kill_before_the_launch_is_on_disk_never_starts_it() {
 }
 
 #[test]
-fn a_launch_that_must_never_start_is_killed_at_once() {
+fn a_killed_launch_never_starts() {
     let mut world = CoreFixture::registered();
     world.order(
         1,
@@ -261,7 +261,7 @@ fn a_kill_while_files_are_fetched_never_starts_it() {
 }
 
 #[test]
-fn a_fetch_that_takes_its_time_is_told_as_it_goes_and_no_more_once_it_is_over() {
+fn fetch_progress_is_reported_until_the_fetch_ends() {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.uris.push(v1::Uri::default());
@@ -271,7 +271,7 @@ fn a_fetch_that_takes_its_time_is_told_as_it_goes_and_no_more_once_it_is_over() 
     let instance = instance(1);
     let fetching = |text: &str| Input::Fetching {
         instance,
-        what: text.into(),
+        progress: text.into(),
     };
     world.expect(&["fetch for 1-1-1", "report web 1 Starting"]);
     assert_eq!(last_update(&world, 1).text, "fetching its files");
@@ -293,7 +293,7 @@ fn a_fetch_that_takes_its_time_is_told_as_it_goes_and_no_more_once_it_is_over() 
 }
 
 #[test]
-fn a_failed_fetch_fails_the_task_with_its_sentence() {
+fn a_failed_fetch_fails_the_task_with_its_explanation() {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.uris.push(v1::Uri::default());
@@ -312,7 +312,7 @@ fn a_failed_fetch_fails_the_task_with_its_sentence() {
 }
 
 #[test]
-fn a_kill_that_is_too_late_for_a_start_is_carried_out_when_it_has_started() {
+fn a_kill_during_a_start_is_applied_after_the_start() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
@@ -341,7 +341,7 @@ fn a_killed_task_is_killed_even_if_it_exits_with_0() {
 }
 
 #[test]
-fn a_kill_that_meets_a_start_calls_it_off() {
+fn a_kill_cancels_a_pending_start() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
@@ -369,7 +369,7 @@ fn a_second_kill_only_shortens_the_grace() {
     world.kill(4, "web", 10);
     world.sync();
     let graces: Vec<_> = world
-        .said
+        .effects
         .iter()
         .filter(|line| line.starts_with("kill"))
         .collect();
@@ -380,7 +380,7 @@ fn a_second_kill_only_shortens_the_grace() {
 }
 
 #[test]
-fn a_kill_of_a_task_that_is_not_here_only_raises_the_floor() {
+fn a_kill_of_an_unknown_task_only_raises_the_floor() {
     let mut world = CoreFixture::running();
     world.kill(2, "nobody", 0);
     world.sync();
@@ -399,20 +399,20 @@ fn a_command_that_ends_at_once_is_never_reported_as_running() {
 }
 
 #[test]
-fn what_happens_in_the_same_moment_is_told_in_one_message() {
+fn simultaneous_changes_share_one_message() {
     let mut world = CoreFixture::registered();
     for (order, task) in [(1, "a"), (2, "b"), (3, "c")] {
         world.launch(order, task);
     }
     world.sync();
     (1..=3).for_each(|order| world.started(order));
-    world.quiet();
+    world.discard_effects();
     world.report();
     world.expect(&["report a 1 Running, b 1 Running, c 1 Running"]);
 }
 
 #[test]
-fn ends_are_told_as_they_were() {
+fn exit_statuses_are_reported_exactly() {
     use CommandStatus::{Code, NotStarted, Signal};
     let stopped = |stop, text: &str| CommandExit {
         stop: Some(stop),
@@ -441,7 +441,10 @@ fn ends_are_told_as_they_were() {
     for (ended, state, why) in cases {
         let mut world = CoreFixture::running();
         let instance = instance(1);
-        world.feed(Input::Exited { instance, ended });
+        world.feed(Input::Exited {
+            instance,
+            exit: ended,
+        });
         world.report();
         world.expect(&[&format!("report web 2 {state}"), "destroy 1-1-1"]);
         assert_eq!(reason(&world, 1), why);
@@ -449,7 +452,7 @@ fn ends_are_told_as_they_were() {
 }
 
 #[test]
-fn a_refused_container_is_an_error_only_if_the_task_is_wrong() {
+fn a_create_failure_is_an_error_only_for_invalid_tasks() {
     for (why, state) in [
         (v1::Reason::TaskInvalid, "Error"),
         (v1::Reason::ContainerLaunchFailed, "Failed"),
@@ -457,7 +460,7 @@ fn a_refused_container_is_an_error_only_if_the_task_is_wrong() {
         let mut world = CoreFixture::registered();
         world.launch(1, "web");
         world.sync();
-        world.quiet();
+        world.discard_effects();
         world.feed(Input::NotStarted {
             instance: instance(1),
             refusal: CreateError {
@@ -471,7 +474,7 @@ fn a_refused_container_is_an_error_only_if_the_task_is_wrong() {
 }
 
 #[test]
-fn a_task_out_of_time_is_killed_and_fails() {
+fn a_task_past_its_deadline_is_killed_and_fails() {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.max_completion_ms = 500;
@@ -479,12 +482,12 @@ fn a_task_out_of_time_is_killed_and_fails() {
     world.sync();
     world.started(1);
     world.wait(499);
-    world.quiet();
+    world.discard_effects();
     world.wait(1);
     world.expect(&["kill 1 in 3000"]);
     world.feed(Input::Exited {
         instance: instance(1),
-        ended: CommandExit {
+        exit: CommandExit {
             stop: Some(StopCause::Ordered),
             ..ended(CommandStatus::Signal(15))
         },
@@ -503,7 +506,7 @@ fn an_update_is_sent_again_on_every_link_until_it_is_committed() {
             link: world.link,
             why: "gone".into(),
         });
-        world.quiet();
+        world.discard_effects();
         world.register(true);
         world.expect(&["report web 2 Finished"]);
     }
@@ -512,7 +515,7 @@ fn an_update_is_sent_again_on_every_link_until_it_is_committed() {
         link: world.link,
         why: "gone".into(),
     });
-    world.quiet();
+    world.discard_effects();
     world.register(true);
     world.expect(&[]);
 }
@@ -528,14 +531,14 @@ fn a_late_or_repeated_commit_changes_nothing() {
 }
 
 #[test]
-fn a_released_task_is_forgotten_and_leaves_the_digest() {
+fn released_tasks_are_removed_from_facts_and_digest() {
     let mut world = CoreFixture::running();
     world.exited(1, CommandStatus::Code(0));
     world.report();
-    world.quiet();
+    world.discard_effects();
     world.committed(1, "web", 2, true);
     assert_eq!(world.core.facts().digests.of(DigestKind::Task), 0);
-    assert!(world.core.facts().held.is_empty());
+    assert!(world.core.facts().by_key.is_empty());
     world.destroyed(1);
     assert!(world.core.facts().tasks.is_empty() && world.core.is_empty());
     world.expect_all(&[
@@ -546,7 +549,7 @@ fn a_released_task_is_forgotten_and_leaves_the_digest() {
 }
 
 #[test]
-fn a_task_that_is_released_while_it_lives_is_ended_in_silence() {
+fn a_released_running_task_is_killed_without_updates() {
     let mut world = CoreFixture::running();
     world.committed(1, "web", 1, true);
     world.sync();
@@ -559,7 +562,7 @@ fn a_task_that_is_released_while_it_lives_is_ended_in_silence() {
 }
 
 #[test]
-fn a_name_that_is_given_again_ends_its_former_instance() {
+fn relaunching_a_name_kills_the_previous_instance() {
     let mut world = CoreFixture::running();
     world.launch(2, "web");
     world.sync();
@@ -573,7 +576,7 @@ fn a_name_that_is_given_again_ends_its_former_instance() {
 }
 
 #[test]
-fn a_container_whose_supervisor_is_lost_fails() {
+fn a_task_fails_when_its_supervisor_is_lost() {
     let mut world = CoreFixture::running();
     world.feed(Input::Lost {
         instance: instance(1),
@@ -584,7 +587,7 @@ fn a_container_whose_supervisor_is_lost_fails() {
 }
 
 #[test]
-fn stop_after_counts_from_what_a_leader_has_answered() {
+fn stop_after_counts_from_the_last_answered_message() {
     let mut world = CoreFixture::registered();
     world.wait(300);
     let mut wanted = spec("web");
@@ -596,9 +599,9 @@ fn stop_after_counts_from_what_a_leader_has_answered() {
     world.started(1);
     world.wait(700);
     world.sync();
-    world.quiet();
+    world.discard_effects();
     world.now += 100;
-    world.hear(v1::to_agent::Message::Pong(v1::Ping { serial: 1 }));
+    world.receive(v1::to_agent::Message::Pong(v1::Ping { serial: 1 }));
     world.expect(&["renew 1 until 12000"]);
 }
 
@@ -613,12 +616,12 @@ fn fetched_singleton(stop_after_ms: u64) -> v1::TaskSpec {
 }
 
 #[test]
-fn a_task_that_is_ready_without_a_link_counts_from_the_last_answer() {
+fn stop_after_counts_from_the_last_answer_without_a_link() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, fetched_singleton(10_000));
     world.sync();
     world.wait(4_000);
-    world.quiet();
+    world.discard_effects();
     assert!(!world.core.is_registered(), "three intervals of silence");
     let fetched = Input::Fetched {
         instance: instance(1),
@@ -631,34 +634,37 @@ fn a_task_that_is_ready_without_a_link_counts_from_the_last_answer() {
 }
 
 #[test]
-fn a_connection_that_nobody_in_office_has_answered_renews_nothing() {
+fn only_answers_of_an_active_leader_renew_the_lease() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, fetched_singleton(10_000));
     world.sync();
     world.wait(4_000);
     world.connect();
-    world.quiet();
+    world.discard_effects();
     world.feed(Input::Fetched {
         instance: instance(1),
         result: Ok(()),
     });
     world.expect(&["start 1-1-1 until 11000"]);
     world.started(1);
-    world.quiet();
+    world.discard_effects();
     // Registered again: the send time of the hello counts, immediately.
     world.register(true);
-    let renewed = world.said.iter().filter(|line| line.starts_with("renew"));
+    let renewed = world
+        .effects
+        .iter()
+        .filter(|line| line.starts_with("renew"));
     assert_eq!(renewed.collect::<Vec<_>>(), ["renew 1 until 15000"]);
-    world.quiet();
+    world.discard_effects();
 }
 
 #[test]
-fn a_task_whose_time_is_over_before_it_starts_never_starts() {
+fn an_expired_task_never_starts() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, fetched_singleton(3_000));
     world.sync();
     world.wait(3_000);
-    world.quiet();
+    world.discard_effects();
     world.feed(Input::Fetched {
         instance: instance(1),
         result: Ok(()),
@@ -667,19 +673,19 @@ fn a_task_whose_time_is_over_before_it_starts_never_starts() {
     world.report();
     // The silent link is closed by now; the end is in the journal.
     assert!(
-        world.said.contains(&"destroy 1-1-1".to_owned()),
+        world.effects.contains(&"destroy 1-1-1".to_owned()),
         "{:?}",
-        world.said
+        world.effects
     );
-    assert!(!world.said.iter().any(|line| line.starts_with("start")));
-    world.quiet();
+    assert!(!world.effects.iter().any(|line| line.starts_with("start")));
+    world.discard_effects();
     let last = last_update(&world, 1);
     assert_eq!(last.state(), v1::TaskState::Failed);
     assert_eq!(last.reason(), v1::Reason::StoppedWithoutLeader);
 }
 
 #[test]
-fn everything_is_ended_when_the_operator_says_so() {
+fn all_tasks_are_killed_on_request() {
     let mut world = CoreFixture::running();
     world.feed(Input::KillAll);
     world.sync();

@@ -24,10 +24,10 @@ pub(super) struct CoreFixture {
     /// The records of all runs, as they were handed to the journal.
     pub(super) written: Vec<(JournalRecord, SyncMode)>,
     /// The facts of a reader of these records.
-    again: AgentState,
+    replayed: AgentState,
     durable: u64,
     appended: u64,
-    pub(super) said: Vec<String>,
+    pub(super) effects: Vec<String>,
     /// Containers whose starts were prepared.
     pub(super) prepared: Vec<String>,
     /// The wait of the newest dial.
@@ -62,14 +62,14 @@ impl CoreFixture {
             wall_offset_ms: 0,
         };
         let mut world = Self {
-            again: facts.clone(),
+            replayed: facts.clone(),
             core: Core::new(facts, setup),
             now: 1_000,
             journal,
             written: Vec::new(),
             durable: 0,
             appended: 0,
-            said: Vec::new(),
+            effects: Vec::new(),
             prepared: Vec::new(),
             dialled_after_ms: 0,
             epoch: EPOCH,
@@ -83,7 +83,7 @@ impl CoreFixture {
     pub(super) fn registered() -> Self {
         let mut world = Self::new();
         world.register(true);
-        world.quiet();
+        world.discard_effects();
         world
     }
 
@@ -95,7 +95,7 @@ impl CoreFixture {
         world.started(1);
         world.report();
         world.committed(1, "web", 1, false);
-        world.quiet();
+        world.discard_effects();
         world
     }
 
@@ -126,7 +126,7 @@ impl CoreFixture {
             self.perform(effect);
         }
         assert_eq!(
-            &self.again,
+            &self.replayed,
             self.core.facts(),
             "the journal says what memory says"
         );
@@ -135,11 +135,11 @@ impl CoreFixture {
     /// Checks that a snapshot is equivalent to the records that it replaces.
     pub(super) fn check_snapshot(&self) {
         let mut copied = AgentState::default();
-        self.again
+        self.replayed
             .snapshot()
             .iter()
             .for_each(|record| copied.apply(record));
-        assert_eq!(copied, self.again);
+        assert_eq!(copied, self.replayed);
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -151,14 +151,14 @@ impl CoreFixture {
         {
             self.appended += 1;
             assert_eq!(*number, self.appended, "records are counted without gaps");
-            self.again.apply(record);
+            self.replayed.apply(record);
             self.journal.push((**record).clone());
             self.written.push(((**record).clone(), *sync));
         }
         match &effect {
             // It precedes each start; tests that check it read this list.
             Effect::Prepare(start) => self.prepared.push(start.name.to_string()),
-            _ => self.said.push(tell(&effect)),
+            _ => self.effects.push(format_effect(&effect)),
         }
         if let Effect::Dial { after_ms, .. } = &effect {
             self.dialled_after_ms = *after_ms;
@@ -192,13 +192,13 @@ impl CoreFixture {
 
     pub(super) fn register(&mut self, equal: bool) {
         self.connect();
-        self.hear(Say::Registered(v1::Registered {
+        self.receive(Say::Registered(v1::Registered {
             agent_id: "agent-1".into(),
             incarnation: self
                 .core
                 .facts()
                 .identity
-                .tried
+                .unconfirmed
                 .last()
                 .copied()
                 .unwrap_or(1),
@@ -209,7 +209,7 @@ impl CoreFixture {
         self.sync();
     }
 
-    pub(super) fn hear(&mut self, message: Say) {
+    pub(super) fn receive(&mut self, message: Say) {
         let message = Box::new(v1::ToAgent {
             epoch: self.epoch,
             cluster_id: CLUSTER.into(),
@@ -221,7 +221,7 @@ impl CoreFixture {
 
     pub(super) fn order(&mut self, index: u64, order: v1::order::Order) {
         let order = Some(order);
-        self.hear(Say::Order(v1::Order {
+        self.receive(Say::Order(v1::Order {
             index,
             order,
             subject: None,
@@ -262,7 +262,7 @@ impl CoreFixture {
             number,
             released,
         };
-        self.hear(Say::Committed(v1::Committed {
+        self.receive(Say::Committed(v1::Committed {
             updates: vec![update],
         }));
     }
@@ -279,17 +279,20 @@ impl CoreFixture {
     pub(super) fn exited(&mut self, order: u64, how: CommandStatus) {
         self.feed(Input::Exited {
             instance: instance(order),
-            ended: ended(how),
+            exit: ended(how),
         });
     }
 
     pub(super) fn found(&mut self, order: u64, found: RecoveredContainer) {
         let instance = instance(order);
-        self.feed(Input::ContainerFound { instance, found });
+        self.feed(Input::ContainerFound {
+            instance,
+            container: found,
+        });
     }
 
     /// Delivers the result of this check's probe, counted from 1.
-    pub(super) fn looked(
+    pub(super) fn probe_finished(
         &mut self,
         order: u64,
         kind: CheckPurpose,
@@ -299,7 +302,7 @@ impl CoreFixture {
         let (instance, look) = (instance(order), ProbeId { kind, number });
         self.feed(Input::ProbeFinished {
             instance,
-            look,
+            probe: look,
             answer,
         });
     }
@@ -312,7 +315,7 @@ impl CoreFixture {
     /// Compares the effects since the last check, without those of the journal.
     #[track_caller]
     pub(super) fn expect(&mut self, wanted: &[&str]) {
-        let said: Vec<_> = std::mem::take(&mut self.said);
+        let said: Vec<_> = std::mem::take(&mut self.effects);
         let said: Vec<_> = said
             .iter()
             .filter(|line| !line.starts_with("persist"))
@@ -325,12 +328,12 @@ impl CoreFixture {
     /// As `expect`, with the journal's.
     #[track_caller]
     pub(super) fn expect_all(&mut self, wanted: &[&str]) {
-        assert_eq!(std::mem::take(&mut self.said), wanted);
+        assert_eq!(std::mem::take(&mut self.effects), wanted);
     }
 
     /// Discards the effects so far.
-    pub(super) fn quiet(&mut self) {
-        self.said.clear();
+    pub(super) fn discard_effects(&mut self) {
+        self.effects.clear();
     }
 }
 
@@ -351,7 +354,7 @@ pub(super) fn spec(task: &str) -> v1::TaskSpec {
 
 pub(super) fn ended(how: CommandStatus) -> CommandExit {
     CommandExit {
-        how,
+        status: how,
         stop: None,
         out_of_memory: false,
         why: "it ended".into(),
@@ -359,13 +362,13 @@ pub(super) fn ended(how: CommandStatus) -> CommandExit {
 }
 
 /// Formats an effect as one line.
-pub(super) fn tell(effect: &Effect) -> String {
+pub(super) fn format_effect(effect: &Effect) -> String {
     let short = |instance: &Instance| instance.order.0;
     match effect {
-        Effect::Persist { record, .. } => format!("persist {}", tell_record(record)),
+        Effect::Persist { record, .. } => format!("persist {}", format_record(record)),
         Effect::Compact(_) => "compact".into(),
         Effect::Dial { .. } => "dial".into(),
-        Effect::Send { message, .. } => tell_message(message),
+        Effect::Send { message, .. } => format_message(message),
         Effect::Hangup { why, .. } => format!("hang up: {why}"),
         Effect::Fetch(start) => format!("fetch for {}", start.name),
         Effect::CancelFetch(instance) => format!("cancel the fetch for {}", short(instance)),
@@ -380,16 +383,20 @@ pub(super) fn tell(effect: &Effect) -> String {
         Effect::Renew { instance, stop_at } => {
             format!("renew {} until {}", short(instance), stop_at.0)
         }
-        Effect::Probe { instance, look, .. } => format!("look {}", tell_look(*instance, *look)),
-        Effect::CancelProbe { instance, look, .. } => {
-            format!("stop looking {}", tell_look(*instance, *look))
+        Effect::Probe {
+            instance, probe, ..
+        } => format!("look {}", format_probe(*instance, *probe)),
+        Effect::CancelProbe {
+            instance, probe, ..
+        } => {
+            format!("stop looking {}", format_probe(*instance, *probe))
         }
         Effect::Measure {
             name,
             limit_bytes,
             group,
             ..
-        } => tell_measure(*name, *limit_bytes, group.as_ref()),
+        } => format_measure(*name, *limit_bytes, group.as_ref()),
         Effect::Destroy { name, .. } => format!("destroy {name}"),
         Effect::Limit {
             name,
@@ -410,12 +417,12 @@ pub(super) fn tell(effect: &Effect) -> String {
         }
         Effect::Listen(name) => format!("listen {name}"),
         Effect::StopListening(name) => format!("stop listening {name}"),
-        Effect::SendToExecutor { message, .. } => tell_executor(message),
+        Effect::SendToExecutor { message, .. } => format_executor(message),
         Effect::DestroyGroup { name } => format!("destroy group {name}"),
     }
 }
 
-fn tell_measure(
+fn format_measure(
     name: ContainerName,
     limit_bytes: u64,
     group: Option<&(String, ContainerName)>,
@@ -427,21 +434,21 @@ fn tell_measure(
     }
 }
 
-fn tell_look(instance: Instance, look: ProbeId) -> String {
-    let (order, number) = (instance.order.0, look.number);
-    match look.kind {
+fn format_probe(instance: Instance, probe: ProbeId) -> String {
+    let (order, number) = (instance.order.0, probe.number);
+    match probe.kind {
         CheckPurpose::Health => format!("at {order}'s health {number}"),
         CheckPurpose::Readiness => format!("at {order}'s readiness {number}"),
     }
 }
 
-fn tell_record(record: &JournalRecord) -> String {
+fn format_record(record: &JournalRecord) -> String {
     match record {
         JournalRecord::Identity(identity) => {
-            format!("epoch {} life {}", identity.epoch.0, identity.life)
+            format!("epoch {} life {}", identity.epoch.0, identity.run)
         }
         JournalRecord::IdentityReset(_) => "forgot".into(),
-        JournalRecord::OrderAccepted { order, what } => match what {
+        JournalRecord::OrderAccepted { order, body } => match body {
             OrderBody::Launch { key, .. } => format!("order {}: launch {}", order.0, key.task),
             OrderBody::Limits { instance, .. } => {
                 format!("order {}: limits {}", order.0, instance.order.0)
@@ -464,7 +471,10 @@ fn tell_record(record: &JournalRecord) -> String {
         }
         JournalRecord::Released { instance } => format!("release {}", instance.order.0),
         JournalRecord::Orphaned { instance } => format!("stray {}", instance.order.0),
-        JournalRecord::Retried { instance, life } => {
+        JournalRecord::Retried {
+            instance,
+            run: life,
+        } => {
             format!("retry {} in life {life}", instance.order.0)
         }
         JournalRecord::Floor(order) => format!("floor {}", order.0),
@@ -473,7 +483,7 @@ fn tell_record(record: &JournalRecord) -> String {
     }
 }
 
-fn tell_executor(message: &v1::ToExecutor) -> String {
+fn format_executor(message: &v1::ToExecutor) -> String {
     use v1::to_executor::Message;
     match message.message.as_ref().unwrap() {
         Message::Subscribed(subscribed) => format!("subscribed {}", subscribed.executor_id),
@@ -497,7 +507,7 @@ fn tell_executor(message: &v1::ToExecutor) -> String {
     }
 }
 
-fn tell_message(message: &v1::FromAgent) -> String {
+fn format_message(message: &v1::FromAgent) -> String {
     match message.message.as_ref().unwrap() {
         Said::Hello(_) => "hello".into(),
         Said::UnsupportedOrder(order) => format!("order {} is unknown", order.order_index),

@@ -82,7 +82,7 @@ impl StreamWriter {
 fn reader(folder: &Path) -> StreamReader {
     let place = FilePath::parse("tasks/framework-1/web/stdout").unwrap();
     let sandbox = Sandbox {
-        folder: folder.join("sandbox"),
+        directory: folder.join("sandbox"),
         output_record: folder.join("record"),
         ended: false,
     };
@@ -90,7 +90,7 @@ fn reader(folder: &Path) -> StreamReader {
 }
 
 /// Reads the available bytes and checks each; returns the step at which it stopped.
-fn read_on(reader: &mut StreamReader) -> ReadResult {
+fn read_available(reader: &mut StreamReader) -> ReadResult {
     loop {
         let offset = reader.offset();
         match reader.next(u64::MAX).unwrap() {
@@ -104,13 +104,13 @@ fn read_on(reader: &mut StreamReader) -> ReadResult {
 }
 
 #[test]
-fn a_reader_that_keeps_up_gets_every_byte_once() {
+fn a_fast_reader_receives_every_byte_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = StreamWriter::begin(folder.path());
     let mut reader = reader(folder.path());
     for round in 0..40 {
         writer.write(700);
-        assert_eq!(read_on(&mut reader), ReadResult::Nothing);
+        assert_eq!(read_available(&mut reader), ReadResult::Nothing);
         writer.write(300 + round);
         // Sometimes twice: each of the files that it has not seen yet is found.
         writer.rotate();
@@ -118,13 +118,13 @@ fn a_reader_that_keeps_up_gets_every_byte_once() {
             writer.write(50);
             writer.rotate();
         }
-        assert_eq!(read_on(&mut reader), ReadResult::Nothing);
+        assert_eq!(read_available(&mut reader), ReadResult::Nothing);
         assert_eq!(reader.offset(), writer.written);
     }
 }
 
 #[test]
-fn a_slow_reader_gets_what_it_holds_and_is_told_where_it_goes_on() {
+fn a_slow_reader_receives_open_files_and_the_next_offset() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = StreamWriter::begin(folder.path());
     writer.write(1_000);
@@ -138,17 +138,17 @@ fn a_slow_reader_gets_what_it_holds_and_is_told_where_it_goes_on() {
         writer.write(1_000);
     }
     // Both of its files have been removed by now.
-    assert_eq!(read_on(&mut slow), ReadResult::Gap);
+    assert_eq!(read_available(&mut slow), ReadResult::Gap);
     assert_eq!(slow.offset(), 2_000);
     let mut next = reader(folder.path());
     next.seek(2_000, false).unwrap();
     assert_eq!(next.offset(), 4_000);
-    assert_eq!(read_on(&mut next), ReadResult::Nothing);
+    assert_eq!(read_available(&mut next), ReadResult::Nothing);
     assert_eq!(next.offset(), writer.written);
 }
 
 #[test]
-fn rotation_under_way_costs_a_reader_nothing() {
+fn a_reader_loses_nothing_during_a_rotation() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = StreamWriter::begin(folder.path());
     let mut reader = reader(folder.path());
@@ -167,7 +167,7 @@ fn rotation_under_way_costs_a_reader_nothing() {
         });
         loop {
             let is_last = over.load(std::sync::atomic::Ordering::Acquire);
-            let step = read_on(&mut reader);
+            let step = read_available(&mut reader);
             offset = reader.offset();
             if step == ReadResult::Gap {
                 gaps += 1;
@@ -183,7 +183,7 @@ fn rotation_under_way_costs_a_reader_nothing() {
 }
 
 #[test]
-fn what_a_task_puts_in_place_of_its_output_is_not_read_as_output() {
+fn replaced_output_files_are_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = StreamWriter::begin(folder.path());
     let secret = folder.path().join("secret");
@@ -201,22 +201,26 @@ fn what_a_task_puts_in_place_of_its_output_is_not_read_as_output() {
     fs::write(writer.path("stdout.1"), "x".repeat(100)).unwrap();
     let mut reader = reader(folder.path());
     reader.seek(0, false).unwrap();
-    assert_eq!(read_on(&mut reader), ReadResult::Gap);
+    assert_eq!(read_available(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 100);
     reader.seek(100, false).unwrap();
     assert_eq!(reader.offset(), 300, "two files are gone");
-    assert_eq!(read_on(&mut reader), ReadResult::Nothing);
+    assert_eq!(read_available(&mut reader), ReadResult::Nothing);
     assert_eq!(reader.offset(), 400);
     // Renamed files are still recognized.
     fs::rename(writer.path("stdout.3"), writer.path("stdout.1")).unwrap();
     let mut reader = self::reader(folder.path());
-    assert_eq!(read_on(&mut reader), ReadResult::Gap);
+    assert_eq!(read_available(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 100);
     fs::remove_file(writer.path("stdout")).unwrap();
     nix::unistd::mkfifo(&writer.path("stdout"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut reader = self::reader(folder.path());
     reader.seek(100, false).unwrap();
-    assert_eq!(read_on(&mut reader), ReadResult::Nothing, "it may come yet");
+    assert_eq!(
+        read_available(&mut reader),
+        ReadResult::Nothing,
+        "it may come yet"
+    );
     reader.seek(100, true).unwrap();
     assert_eq!(
         reader.offset(),
@@ -226,7 +230,7 @@ fn what_a_task_puts_in_place_of_its_output_is_not_read_as_output() {
 }
 
 #[test]
-fn a_file_that_was_cut_short_is_a_gap_too() {
+fn a_truncated_file_is_reported_as_a_gap() {
     let folder = tempfile::tempdir().unwrap();
     let mut writer = StreamWriter::begin(folder.path());
     writer.write(1_000);
@@ -235,7 +239,7 @@ fn a_file_that_was_cut_short_is_a_gap_too() {
     let cut = OpenOptions::new().write(true).open(writer.path("stdout.1"));
     cut.unwrap().set_len(400).unwrap();
     let mut reader = reader(folder.path());
-    assert_eq!(read_on(&mut reader), ReadResult::Gap);
+    assert_eq!(read_available(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 400);
     reader.seek(400, false).unwrap();
     assert_eq!(reader.offset(), 1_000);

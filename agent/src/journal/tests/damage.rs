@@ -6,7 +6,7 @@ use crate::start::log_damage;
 use argosy_testing::Log;
 
 /// Returns the log of an agent that finds a journal of these bytes.
-fn told(folder: &TestDir, bytes: &[u8]) -> Vec<String> {
+fn logged_errors(folder: &TestDir, bytes: &[u8]) -> Vec<String> {
     fs::write(folder.path(), bytes).unwrap();
     let contents = folder.read();
     let log = Log::default();
@@ -19,9 +19,13 @@ fn told(folder: &TestDir, bytes: &[u8]) -> Vec<String> {
 #[test]
 fn a_damaged_record_is_told_as_an_error_that_says_where() {
     let folder = TestDir::new();
-    folder.write(&story(3));
+    folder.write(&sample_records(3));
     let whole = fs::read(folder.path()).unwrap();
-    assert_eq!(told(&folder, &whole), [""; 0], "there is nothing to tell");
+    assert_eq!(
+        logged_errors(&folder, &whole),
+        [""; 0],
+        "there is nothing to tell"
+    );
     let second = frame::find(&whole, 42, frame::HEAD_BYTES + 1).unwrap();
     let third = frame::find(&whole, 42, second + 1).unwrap();
     let mut bytes = whole.clone();
@@ -32,9 +36,9 @@ fn a_damaged_record_is_told_as_an_error_that_says_where() {
         folder.path().display(),
         third - second
     );
-    assert_eq!(told(&folder, &bytes), [expected]);
+    assert_eq!(logged_errors(&folder, &bytes), [expected]);
     // An interrupted write is no damage, and was never reported as done.
-    let told = told(&folder, &whole[..whole.len() - 1]);
+    let told = logged_errors(&folder, &whole[..whole.len() - 1]);
     let [line] = &told[..] else {
         panic!("{told:?}")
     };
@@ -45,7 +49,7 @@ fn a_damaged_record_is_told_as_an_error_that_says_where() {
 }
 
 #[test]
-fn a_task_whose_record_is_lost_is_named_by_its_order() {
+fn lost_tasks_are_reported_by_order() {
     let folder = TestDir::new();
     let instance = Instance {
         agent: AgentId(1),
@@ -58,7 +62,7 @@ fn a_task_whose_record_is_lost_is_named_by_its_order() {
             at: argosy_state::ids::Timestamp(34),
         },
     };
-    folder.write(&[story(3), vec![started]].concat());
+    folder.write(&[sample_records(3), vec![started]].concat());
     let whole = fs::read(folder.path()).unwrap();
     let frames = testing::frames(&whole);
     let (second, _) = frames
@@ -67,7 +71,7 @@ fn a_task_whose_record_is_lost_is_named_by_its_order() {
         .unwrap();
     let mut bytes = whole.clone();
     bytes[second.end - 1] ^= 1;
-    let lines = told(&folder, &bytes);
+    let lines = logged_errors(&folder, &bytes);
     let [_, line] = &lines[..] else {
         panic!("{lines:?}")
     };
@@ -80,10 +84,10 @@ fn a_task_whose_record_is_lost_is_named_by_its_order() {
 
 /// Returns a journal of 0.1: a launch does not name its agent, and the identity is written once.
 fn of_0_1() -> (Vec<u8>, Vec<JournalRecord>) {
-    let mut records = story(3);
+    let mut records = sample_records(3);
     for record in &mut records {
         if let JournalRecord::OrderAccepted {
-            what: OrderBody::Launch { agent, .. },
+            body: OrderBody::Launch { agent, .. },
             ..
         } = record
         {
@@ -98,7 +102,7 @@ fn of_0_1() -> (Vec<u8>, Vec<JournalRecord>) {
 }
 
 #[test]
-fn a_journal_in_which_nothing_says_which_agent_this_is_is_refused_and_left_alone() {
+fn a_journal_without_an_identity_is_rejected_unchanged() {
     let folder = TestDir::new();
     let (mut bytes, _) = of_0_1();
     bytes[frame::HEAD_BYTES + frame::FRAME_BYTES] ^= 1;
@@ -112,7 +116,7 @@ fn a_journal_in_which_nothing_says_which_agent_this_is_is_refused_and_left_alone
 }
 
 #[test]
-fn a_journal_of_0_1_is_written_anew_so_that_each_launch_says_whose_it_is() {
+fn a_0_1_journal_is_rewritten_with_the_agent_of_each_launch() {
     let folder = TestDir::new();
     let (bytes, records) = of_0_1();
     fs::write(folder.path(), &bytes).unwrap();
@@ -124,9 +128,9 @@ fn a_journal_of_0_1_is_written_anew_so_that_each_launch_says_whose_it_is() {
 }
 
 #[test]
-fn a_damaged_journal_is_written_anew_when_it_is_opened() {
+fn a_damaged_journal_is_rewritten_when_opened() {
     let folder = TestDir::new();
-    folder.write(&story(3));
+    folder.write(&sample_records(3));
     let mut bytes = fs::read(folder.path()).unwrap();
     bytes[frame::HEAD_BYTES + frame::FRAME_BYTES] ^= 1;
     fs::write(folder.path(), &bytes).unwrap();
@@ -140,7 +144,7 @@ fn a_damaged_journal_is_written_anew_when_it_is_opened() {
 #[test]
 fn a_wrong_bit_anywhere_in_the_head_is_put_right_and_told() {
     let folder = TestDir::new();
-    folder.write(&story(3));
+    folder.write(&sample_records(3));
     let whole = fs::read(folder.path()).unwrap();
     let expected = format!(
         "ERROR message=one bit of the journal's head is wrong: the journal is written again with the right one, and \
@@ -150,23 +154,27 @@ fn a_wrong_bit_anywhere_in_the_head_is_put_right_and_told() {
     for bit in 0..frame::HEAD_BYTES * 8 {
         let mut bytes = whole.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(told(&folder, &bytes), [expected.as_str()], "bit {bit}");
+        assert_eq!(
+            logged_errors(&folder, &bytes),
+            [expected.as_str()],
+            "bit {bit}"
+        );
         let contents = folder.read();
-        assert_eq!(contents.facts, facts(&story(3)), "bit {bit}");
+        assert_eq!(contents.facts, facts(&sample_records(3)), "bit {bit}");
         assert!(contents.damage.is_empty() && contents.is_fragile());
         // Only now is the file changed.
         assert_eq!(fs::read(folder.path()).unwrap(), bytes);
         folder.write(&[launch(4)]);
         let again = folder.read();
-        assert_eq!(again.facts, facts(&story(4)), "bit {bit}");
+        assert_eq!(again.facts, facts(&sample_records(4)), "bit {bit}");
         assert!(!again.is_fragile());
     }
 }
 
 #[test]
-fn a_head_with_more_wrong_bits_is_told_as_damage_and_left_alone() {
+fn a_header_with_several_bit_errors_is_reported_and_not_changed() {
     let folder = TestDir::new();
-    folder.write(&story(3));
+    folder.write(&sample_records(3));
     let whole = fs::read(folder.path()).unwrap();
     let changed = |change: &dyn Fn(&mut [u8])| {
         let mut bytes = whole.clone();

@@ -15,18 +15,18 @@ fn first_records() -> Vec<JournalRecord> {
         agent: AgentId(1),
         order: OrderIndex(1),
     };
-    let mut records = story(3);
+    let mut records = sample_records(3);
     records.extend([
         JournalRecord::OrderAccepted {
             order: OrderIndex(4),
-            what: OrderBody::Kill {
+            body: OrderBody::Kill {
                 instance,
                 grace_ms: 50,
             },
         },
         JournalRecord::OrderAccepted {
             order: OrderIndex(5),
-            what: OrderBody::Nothing,
+            body: OrderBody::Nothing,
         },
         JournalRecord::Started {
             instance,
@@ -43,7 +43,7 @@ fn first_records() -> Vec<JournalRecord> {
                 ..unhealthy()
             }),
         },
-        JournalRecord::Retried { instance, life: 7 },
+        JournalRecord::Retried { instance, run: 7 },
         JournalRecord::Committed {
             instance,
             number: 1,
@@ -57,7 +57,7 @@ fn format(folder: &TestDir) -> u8 {
 }
 
 #[test]
-fn a_file_of_the_format_before_is_read_and_written_anew_before_anything_is_appended() {
+fn a_journal_of_the_previous_format_is_rewritten_before_appends() {
     let folder = TestDir::new();
     fs::write(folder.path(), format_1()).unwrap();
     let expected = facts(&first_records());
@@ -75,7 +75,7 @@ fn a_file_of_the_format_before_is_read_and_written_anew_before_anything_is_appen
 }
 
 #[test]
-fn a_journal_in_memory_is_written_anew_too() {
+fn an_in_memory_journal_is_rewritten_too() {
     let disk = MemoryDisk::of(&format_1());
     let contents = read_memory(&disk).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -92,7 +92,7 @@ fn a_journal_in_memory_is_written_anew_too() {
 }
 
 #[test]
-fn a_rewriting_that_was_cut_off_leaves_the_old_file() {
+fn an_interrupted_rewrite_keeps_the_old_file() {
     let folder = TestDir::new();
     fs::write(folder.path(), format_1()).unwrap();
     fs::write(folder.next(), &format_1()[..40]).unwrap();
@@ -103,9 +103,9 @@ fn a_rewriting_that_was_cut_off_leaves_the_old_file() {
 }
 
 #[test]
-fn a_newer_format_and_a_foreign_file_are_refused_with_a_remedy_and_left_alone() {
+fn newer_and_foreign_files_are_rejected_unchanged_with_a_remedy() {
     let folder = TestDir::new();
-    folder.write(&story(1));
+    folder.write(&sample_records(1));
     let mut bytes = fs::read(folder.path()).unwrap();
     bytes[..frame::HEAD_BYTES].copy_from_slice(&frame::head(3, 42));
     fs::write(folder.path(), &bytes).unwrap();
@@ -127,9 +127,9 @@ fn a_newer_format_and_a_foreign_file_are_refused_with_a_remedy_and_left_alone() 
 }
 
 #[test]
-fn a_record_of_an_unknown_kind_is_refused_rather_than_left_out() {
+fn unknown_record_kinds_are_rejected() {
     let folder = TestDir::new();
-    folder.write(&story(1));
+    folder.write(&sample_records(1));
     let whole = fs::read(folder.path()).unwrap();
     // Field 200 of the record, a number: intact, and of another release.
     let mut bytes = whole.clone();

@@ -19,7 +19,9 @@ async fn ask(agent: &Agent, parameters: &[(&str, &str)]) -> reqwest::Response {
 async fn attached(agent: &Agent) -> (ExecClient, CommandResult) {
     let mut client = ExecClient::of(ask(agent, &[("stdin", "true")]).await).await;
     let mut said = CommandResult::default();
-    client.hear(&mut said, |said| said.begins.is_some()).await;
+    client
+        .receive(&mut said, |said| said.begins.is_some())
+        .await;
     (client, said)
 }
 
@@ -55,17 +57,17 @@ pub(super) async fn all_who_are_attached_see_a_task_and_type_at_it_until_it_ends
         rows: 50,
         columns: 132,
     };
-    first.say(ClientFrame::Resize(size)).await;
+    first.send(ClientFrame::Resize(size)).await;
     first.type_in("size\n").await;
     let sized = |said: &CommandResult| said.output().ends_with("50 132\r\n");
-    first.hear(&mut one, sized).await;
-    second.hear(&mut other, sized).await;
+    first.receive(&mut one, sized).await;
+    second.receive(&mut other, sized).await;
     second.type_in("word\n").await;
     let got = |said: &CommandResult| said.output().ends_with("got word\r\n");
-    first.hear(&mut one, got).await;
+    first.receive(&mut one, got).await;
     // A client that disconnects does not affect the task and others.
     drop(first);
-    second.hear(&mut other, got).await;
+    second.receive(&mut other, got).await;
     second.type_in("exit\n").await;
     let last = second.all().await;
     assert_eq!(last.end, Some(ExecResult::Code(7)), "{last:?}");
@@ -79,7 +81,7 @@ pub(super) async fn one_can_attach_again_after_the_agent_was_restarted() {
     let (mut client, mut said) = attached(&agent).await;
     client.type_in("one\n").await;
     let got_one = |said: &CommandResult| said.output().ends_with("got one\r\n");
-    client.hear(&mut said, got_one).await;
+    client.receive(&mut said, got_one).await;
     agent.stop().await;
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -93,8 +95,8 @@ pub(super) async fn one_can_attach_again_after_the_agent_was_restarted() {
     };
     again.type_in("two\n").await;
     let got_two = |said: &CommandResult| said.output().ends_with("got two\r\n");
-    again.hear(&mut said, got_two).await;
-    again.say(ClientFrame::Signal(9)).await;
+    again.receive(&mut said, got_two).await;
+    again.send(ClientFrame::Signal(9)).await;
     assert_eq!(again.all().await.end, Some(ExecResult::Signal(9)));
     link.end_of("t").await;
     over(agent).await;
@@ -105,9 +107,9 @@ pub(super) async fn a_pipe_of_a_task_takes_input_and_its_end() {
     let (mut client, _) = attached(&agent).await;
     let piece = "0123456789abcdef".repeat(1024);
     for _ in 0..8 {
-        client.say(ClientFrame::Input(piece.clone().into())).await;
+        client.send(ClientFrame::Input(piece.clone().into())).await;
     }
-    client.say(ClientFrame::Input("".into())).await;
+    client.send(ClientFrame::Input("".into())).await;
     let said = client.all().await;
     assert_eq!(
         (said.output().as_str(), said.end),
@@ -143,7 +145,7 @@ pub(super) async fn what_cannot_be_attached_to_is_refused_before_anything_is_upg
     };
     assert!(why.contains("without having requested that"), "{why}");
     let mut client = ExecClient::of(ask(&agent, &[]).await).await;
-    client.say(ClientFrame::Signal(15)).await;
+    client.send(ClientFrame::Signal(15)).await;
     assert_eq!(client.all().await.end, Some(ExecResult::Signal(15)));
     link.end_of("t").await;
     over(agent).await;

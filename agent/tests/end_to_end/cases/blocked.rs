@@ -35,7 +35,7 @@ fn agent_on(threads: &Runtime, host: &TestHost, master: &Master) -> Agent {
 }
 
 /// Registers an agent with five heartbeats a second.
-async fn beating(master: &mut Master) -> AgentStream {
+async fn with_heartbeats(master: &mut Master) -> AgentStream {
     let (mut link, hello) = master.link().await;
     link.register_with(&hello, true, 200).await;
     link
@@ -53,7 +53,7 @@ pub(super) async fn heartbeats_go_on_while_all_other_threads_of_an_agent_are_blo
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let threads = threads();
     let agent = agent_on(&threads, &host, &master);
-    let mut link = beating(&mut master).await;
+    let mut link = with_heartbeats(&mut master).await;
     link.launch(1, shell("t", "sleep 60")).await;
     link.until("t", runs).await;
     let blocked = Arc::new(AtomicUsize::new(0));
@@ -138,7 +138,7 @@ pub(super) async fn a_task_whose_host_path_hangs_holds_up_no_other() {
     };
     let threads = threads();
     let agent = agent_on(&threads, &host, &master);
-    let mut link = beating(&mut master).await;
+    let mut link = with_heartbeats(&mut master).await;
     let mut waits = shell("waits", "sleep 60");
     waits.host_paths.push(v1::HostPath {
         host_path: hung.folder.join("file").display().to_string(),
@@ -168,7 +168,7 @@ pub(super) async fn a_user_database_that_hangs_holds_up_no_task_without_a_user()
         let (host, mut master) = (TestHost::new(), Master::start().await);
         let threads = threads();
         let agent = agent_on(&threads, &host, &master);
-        let mut link = beating(&mut master).await;
+        let mut link = with_heartbeats(&mut master).await;
         let Some(hung) = HungFileSystem::over(Path::new("/etc/passwd"), "100000") else {
             return skip("this kernel has no FUSE");
         };

@@ -98,7 +98,7 @@ async fn neighbour_runs(agent: &Agent, bomb: &str) {
     assert_eq!(neighbour.unwrap()["state"], "running", "beside {bomb}");
 }
 
-async fn goes_off(bomb: &ResourceAttack, order: u64, agent: &Agent, link: &mut AgentStream) {
+async fn run_attack(bomb: &ResourceAttack, order: u64, agent: &Agent, link: &mut AgentStream) {
     let (bad, good) = (format!("bomb-{order}"), format!("control-{order}"));
     link.launch(order, of(&bad, bomb.line)).await;
     let updates = link.end_of(&bad).await;
@@ -149,7 +149,7 @@ pub(super) async fn a_task_without_limits_meets_the_agents_defaults_and_its_neig
     let audit = audit(&host);
     let (agent, mut link) = with_a_neighbour(&host, &mut master).await;
     for (order, bomb) in (2..).step_by(2).zip(&BOMBS) {
-        goes_off(bomb, order, &agent, &mut link).await;
+        run_attack(bomb, order, &agent, &mut link).await;
     }
     end(agent).await;
     audit.expect_nothing_left("after the bombs");

@@ -42,7 +42,7 @@ pub(super) fn asking(api: SocketAddr, path: &str) -> String {
 }
 
 /// Returns the response to a user of this host.
-fn told(user: u32, api: SocketAddr, path: &str) -> String {
+fn response(user: u32, api: SocketAddr, path: &str) -> String {
     let mut bash = Command::new("bash");
     let bash = bash.args(["-c", &asking(api, path)]).uid(user).gid(user);
     let output = bash.current_dir("/").output().unwrap();
@@ -77,10 +77,10 @@ pub(super) async fn other_users_of_the_host_neither_enter_tasks_nor_read_their_f
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let (agent, mut link) = with_a_task(&host, &mut master, ApiAccess::default()).await;
     for (path, begins) in questions() {
-        let said = told(NOBODY, agent.api, &path);
+        let said = response(NOBODY, agent.api, &path);
         assert!(said.starts_with(begins), "{path}: {said}");
         // The same request of root is answered.
-        let said = told(0, agent.api, &path);
+        let said = response(0, agent.api, &path);
         assert!(
             !said.starts_with("HTTP/1.1 403") && said.starts_with("HTTP/1.1"),
             "{path}: {said}"
@@ -97,12 +97,12 @@ pub(super) async fn other_users_of_the_host_neither_enter_tasks_nor_read_their_f
         })
         .await;
     let _link = master.registered(true).await;
-    let said = told(NOBODY, agent.api, &questions()[0].0);
+    let said = response(NOBODY, agent.api, &questions()[0].0);
     assert!(
         said.starts_with("HTTP/1.1 200"),
         "one whom the operator names: {said}"
     );
-    let said = told(NOBODY - 1, agent.api, &questions()[0].0);
+    let said = response(NOBODY - 1, agent.api, &questions()[0].0);
     assert!(said.starts_with("HTTP/1.1 403"), "and nobody else: {said}");
     agent.stop().await;
 }

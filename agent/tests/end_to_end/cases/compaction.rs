@@ -51,7 +51,7 @@ fn launch(order: u64) -> JournalRecord {
     let task = format!("task-{order}");
     JournalRecord::OrderAccepted {
         order: OrderIndex(order),
-        what: OrderBody::Launch {
+        body: OrderBody::Launch {
             agent: Some(AgentId(1)),
             key: TaskKey {
                 framework: FRAMEWORK.parse().unwrap(),
@@ -62,7 +62,7 @@ fn launch(order: u64) -> JournalRecord {
                 spec: Some(shell(&task, "true")),
                 ..v1::LaunchOrder::default()
             }),
-            life: 1,
+            run: 1,
         },
     }
 }

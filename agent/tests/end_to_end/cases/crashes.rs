@@ -503,7 +503,7 @@ async fn clear(
             break (link, held);
         }
     };
-    link.settles = false;
+    link.commits_updates = false;
     for held in held.tasks {
         link.kill_stray(&held.task_id, held.order_index).await;
     }

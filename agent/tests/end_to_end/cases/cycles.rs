@@ -63,7 +63,7 @@ struct OrderLog {
     orders: Vec<Order>,
     launched: usize,
     /// Tasks that have not been killed.
-    alive: BTreeSet<String>,
+    running: BTreeSet<String>,
     ended: BTreeMap<String, u64>,
 }
 
@@ -73,7 +73,7 @@ impl OrderLog {
             chance: TestRng(seed | 1),
             orders: Vec::new(),
             launched: 0,
-            alive: BTreeSet::new(),
+            running: BTreeSet::new(),
             ended: BTreeMap::new(),
         }
     }
@@ -89,7 +89,7 @@ impl OrderLog {
     }
 
     async fn kill(&mut self, link: &mut AgentStream, task: &str) {
-        if self.alive.remove(task) {
+        if self.running.remove(task) {
             let grace_ms = [0, 20, 5_000][self.chance.below(3)];
             // A task that ignores TERM must not take that long.
             let grace_ms = if task.ends_with("-3") {
@@ -107,7 +107,7 @@ impl OrderLog {
             self.launched += 1;
             let kind = self.chance.below(LINES.len());
             let task = format!("t-{}-{kind}", self.launched);
-            self.alive.insert(task.clone());
+            self.running.insert(task.clone());
             self.order(link, launch(shell(&task, LINES[kind]))).await;
             if self.chance.below(4) == 0 {
                 self.kill(link, &task).await;
@@ -132,7 +132,7 @@ impl OrderLog {
                     let former = self.ended.insert(update.task_id.clone(), update.number);
                     let same = former.is_none_or(|former| former == update.number);
                     assert!(same, "two ends of {}", update.task_id);
-                    self.alive.remove(&update.task_id);
+                    self.running.remove(&update.task_id);
                 }
             }
             let up: Vec<_> = report

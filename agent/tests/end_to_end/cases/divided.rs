@@ -57,7 +57,7 @@ fn users(pid: u32) -> std::path::PathBuf {
 
 /// Checks that it has no right of root's in any source that the kernel provides.
 fn is_not_root(pid: u32) {
-    let own = HostUser::of_agents();
+    let own = HostUser::agent();
     assert!(own.uid >= 100 && own.gid >= 100, "{own:?}");
     for (field, number) in [("Uid:", own.uid), ("Gid:", own.gid)] {
         let number = number.to_string();
@@ -321,7 +321,7 @@ pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
     is_not_root(agent.pid());
     assert_eq!(agent.containers().await[0]["pid"], pid);
     assert_eq!(fs::metadata(&kept).unwrap().uid(), 0);
-    let own = HostUser::of_agents().uid;
+    let own = HostUser::agent().uid;
     let owner = |path: &str| fs::metadata(directory.join(path)).unwrap().uid();
     assert_eq!((owner("journal"), owner("cache")), (own, own));
     for path in [

@@ -22,7 +22,7 @@ pub(super) struct ExecClient(WebSocketStream<reqwest::Upgraded>);
 pub(super) struct CommandResult {
     output: Vec<u8>,
     errors: Vec<u8>,
-    taken: usize,
+    consumed: usize,
     pub(super) end: Option<ExecResult>,
     /// The start of the output that an attached client receives.
     pub(super) begins: Option<AttachOffsets>,
@@ -54,16 +54,16 @@ impl ExecClient {
         Self::enter(agent, &["sh", "-c", line], &[]).await
     }
 
-    pub(super) async fn say(&mut self, frame: ClientFrame) {
+    pub(super) async fn send(&mut self, frame: ClientFrame) {
         self.0.send(Message::Binary(frame.encode())).await.unwrap();
     }
 
     pub(super) async fn type_in(&mut self, text: &'static str) {
-        self.say(ClientFrame::Input(text.into())).await;
+        self.send(ClientFrame::Input(text.into())).await;
     }
 
     /// Adds received output until `is_enough`, or to the end.
-    pub(super) async fn hear(
+    pub(super) async fn receive(
         &mut self,
         said: &mut CommandResult,
         is_enough: impl Fn(&CommandResult) -> bool,
@@ -77,7 +77,7 @@ impl ExecClient {
             match AgentFrame::decode(bytes).unwrap() {
                 AgentFrame::Stdout(bytes) => said.output.extend(bytes),
                 AgentFrame::Stderr(bytes) => said.errors.extend(bytes),
-                AgentFrame::InputCredit(bytes) => said.taken += bytes,
+                AgentFrame::InputCredit(bytes) => said.consumed += bytes,
                 AgentFrame::End(end) => said.end = Some(end),
                 AgentFrame::Attached(begins) => said.begins = Some(begins),
                 AgentFrame::Missed(bytes) => said.missed += bytes,
@@ -87,7 +87,7 @@ impl ExecClient {
 
     pub(super) async fn all(mut self) -> CommandResult {
         let mut said = CommandResult::default();
-        self.hear(&mut said, |_| false).await;
+        self.receive(&mut said, |_| false).await;
         // Nothing follows an end.
         self.0.close(None).await.unwrap();
         while let Some(Ok(message)) = self.0.next().await {
@@ -146,7 +146,7 @@ pub(super) async fn over(agent: Agent) {
 }
 
 /// Whether a process has this command line.
-pub(super) fn lives(words: &[&str]) -> bool {
+pub(super) fn is_running(words: &[&str]) -> bool {
     let wanted: String = words.iter().map(|word| format!("{word}\0")).collect();
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     processes
@@ -169,12 +169,12 @@ pub(super) async fn a_command_in_a_task_has_its_streams_and_its_end_is_told() {
     let mut client = ExecClient::enter(&agent, &["sh", "-c", line], &more).await;
     client.type_in("to ").await;
     client.type_in("and fro").await;
-    client.say(ClientFrame::Input("".into())).await;
+    client.send(ClientFrame::Input("".into())).await;
     let said = client.all().await;
     let expected = CommandResult {
         output: b"to and fro".to_vec(),
         errors: b"b c in /usr\n".to_vec(),
-        taken: 10,
+        consumed: 10,
         end: Some(ExecResult::Code(7)),
         ..CommandResult::default()
     };
@@ -187,13 +187,15 @@ pub(super) async fn signals_reach_a_command_in_a_task() {
     let line = "trap 'echo told; exit 5' USR1; echo ready; while :; do sleep 0.01; done";
     let mut client = ExecClient::shell(&agent, line).await;
     let mut said = CommandResult::default();
-    client.hear(&mut said, |said| !said.output.is_empty()).await;
-    client.say(ClientFrame::Signal(10)).await;
-    client.hear(&mut said, |_| false).await;
+    client
+        .receive(&mut said, |said| !said.output.is_empty())
+        .await;
+    client.send(ClientFrame::Signal(10)).await;
+    client.receive(&mut said, |_| false).await;
     assert_eq!(said.output(), "ready\ntold\n");
     assert_eq!(said.end, Some(ExecResult::Code(5)));
     let mut client = ExecClient::enter(&agent, &["sleep", "1000"], &[]).await;
-    client.say(ClientFrame::Signal(9)).await;
+    client.send(ClientFrame::Signal(9)).await;
     assert_eq!(client.all().await.end, Some(ExecResult::Signal(9)));
     over(agent).await;
 }
@@ -205,24 +207,24 @@ pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
     let mut client = ExecClient::enter(&agent, &["sh", "-c", line], &more).await;
     let mut said = CommandResult::default();
     client
-        .hear(&mut said, |said| said.output.ends_with(b"\n"))
+        .receive(&mut said, |said| said.output.ends_with(b"\n"))
         .await;
     assert_eq!(said.output(), "40 100\r\n");
     client.type_in("word\r").await;
     client
-        .hear(&mut said, |said| said.output().contains("got word\r\n"))
+        .receive(&mut said, |said| said.output().contains("got word\r\n"))
         .await;
     client
-        .say(ClientFrame::Resize(TerminalSize {
+        .send(ClientFrame::Resize(TerminalSize {
             rows: 50,
             columns: 132,
         }))
         .await;
     client
-        .hear(&mut said, |said| said.output().contains("larger\r\n"))
+        .receive(&mut said, |said| said.output().contains("larger\r\n"))
         .await;
     // The end of input, as a user types it.
-    client.say(ClientFrame::Input("".into())).await;
+    client.send(ClientFrame::Input("".into())).await;
     let said = client.all().await;
     assert_eq!(
         (said.end, said.errors),
@@ -233,9 +235,11 @@ pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
     let more = [("tty", "true")];
     let mut client = ExecClient::enter(&agent, &["sh", "-c", line], &more).await;
     let mut said = CommandResult::default();
-    client.hear(&mut said, |said| !said.output.is_empty()).await;
+    client
+        .receive(&mut said, |said| !said.output.is_empty())
+        .await;
     client.type_in("\x03").await;
-    client.hear(&mut said, |_| false).await;
+    client.receive(&mut said, |_| false).await;
     assert!(said.output().contains("interrupted"), "{}", said.output());
     assert_eq!(said.end, Some(ExecResult::Code(9)));
     over(agent).await;
@@ -245,22 +249,24 @@ pub(super) async fn a_command_in_a_task_ends_with_its_client_and_its_task() {
     let (_host, _master, agent, _link) = running().await;
     let mut client = ExecClient::shell(&agent, "sleep 7353 & echo up; exec sleep 7354").await;
     let mut said = CommandResult::default();
-    client.hear(&mut said, |said| !said.output.is_empty()).await;
+    client
+        .receive(&mut said, |said| !said.output.is_empty())
+        .await;
     until("they run", || {
-        lives(&["sleep", "7353"]) && lives(&["sleep", "7354"])
+        is_running(&["sleep", "7353"]) && is_running(&["sleep", "7354"])
     })
     .await;
     drop(client);
     until("they have ended", || {
-        !lives(&["sleep", "7353"]) && !lives(&["sleep", "7354"])
+        !is_running(&["sleep", "7353"]) && !is_running(&["sleep", "7354"])
     })
     .await;
     let client = ExecClient::enter(&agent, &["sleep", "7355"], &[]).await;
     over(agent).await;
-    assert!(!lives(&["sleep", "7355"]));
+    assert!(!is_running(&["sleep", "7355"]));
     let mut said = CommandResult::default();
     let mut client = client;
-    client.hear(&mut said, |_| false).await;
+    client.receive(&mut said, |_| false).await;
     assert!(
         matches!(&said.end, Some(ExecResult::Lost(why)) if why.contains("with its container")),
         "{said:?}"
@@ -325,15 +331,15 @@ pub(super) async fn a_command_that_does_not_read_stops_its_input_and_not_its_sig
     let mut client = ExecClient::enter(&agent, &["sleep", "1000"], &[]).await;
     let piece = vec![0_u8; INPUT_WINDOW_BYTES / 4];
     for _ in 0..4 {
-        client.say(ClientFrame::Input(piece.clone().into())).await;
+        client.send(ClientFrame::Input(piece.clone().into())).await;
     }
-    client.say(ClientFrame::Signal(15)).await;
+    client.send(ClientFrame::Signal(15)).await;
     let said = client.all().await;
     assert_eq!(said.end, Some(ExecResult::Signal(15)));
     // A client that exceeds the window gets an error, and the command is ended.
     let mut client = ExecClient::enter(&agent, &["sleep", "7356"], &[]).await;
     for _ in 0..8 {
-        client.say(ClientFrame::Input(piece.clone().into())).await;
+        client.send(ClientFrame::Input(piece.clone().into())).await;
     }
     let said = client.all().await;
     assert!(
@@ -341,21 +347,21 @@ pub(super) async fn a_command_that_does_not_read_stops_its_input_and_not_its_sig
         "{:?}",
         said.end
     );
-    until("it has ended", || !lives(&["sleep", "7356"])).await;
+    until("it has ended", || !is_running(&["sleep", "7356"])).await;
     // All of a long input arrives, piece by piece.
     let mut client = ExecClient::shell(&agent, "wc -c").await;
     let (mut sent, mut said) = (0, CommandResult::default());
     while sent < 16 * INPUT_WINDOW_BYTES {
-        client.say(ClientFrame::Input(piece.clone().into())).await;
+        client.send(ClientFrame::Input(piece.clone().into())).await;
         sent += piece.len();
         client
-            .hear(&mut said, |said| {
-                sent - said.taken <= INPUT_WINDOW_BYTES - piece.len()
+            .receive(&mut said, |said| {
+                sent - said.consumed <= INPUT_WINDOW_BYTES - piece.len()
             })
             .await;
     }
-    client.say(ClientFrame::Input("".into())).await;
-    client.hear(&mut said, |_| false).await;
+    client.send(ClientFrame::Input("".into())).await;
+    client.receive(&mut said, |_| false).await;
     assert_eq!(said.output().trim(), sent.to_string());
     over(agent).await;
 }
@@ -387,10 +393,12 @@ pub(super) async fn a_frame_that_is_too_large_ends_the_command_in_words() {
     let (_host, _master, agent, _link) = running().await;
     let mut client = ExecClient::shell(&agent, "echo up; exec sleep 1000").await;
     let mut said = CommandResult::default();
-    client.hear(&mut said, |said| said.output() == "up\n").await;
+    client
+        .receive(&mut said, |said| said.output() == "up\n")
+        .await;
     let frame = Message::Binary(vec![0; 40 * 1024].into());
     client.0.send(frame).await.unwrap();
-    client.hear(&mut said, |_| false).await;
+    client.receive(&mut said, |_| false).await;
     let Some(ExecResult::Lost(why)) = &said.end else {
         panic!("{said:?}");
     };
@@ -411,7 +419,7 @@ pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused
     assert!(text.contains("60 interactive commands run"), "{text}");
     for client in &mut clients {
         client.type_in("mine").await;
-        client.say(ClientFrame::Input("".into())).await;
+        client.send(ClientFrame::Input("".into())).await;
     }
     for client in clients {
         let said = client.all().await;

@@ -219,7 +219,7 @@ pub(super) async fn messages_reach_an_executor_and_its_framework() {
         data: vec![7; 65_536],
     };
     let said = v1::to_agent::Message::ExecutorMessage(message.clone());
-    link.say(said).await;
+    link.send(said).await;
     // It echoes messages.
     let back = loop {
         if let v1::from_agent::Message::ExecutorMessage(back) = link.next().await {

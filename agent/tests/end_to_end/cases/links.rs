@@ -75,7 +75,7 @@ pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
     link.launch(1, shell("t", "sleep 60")).await;
     link.until("t", runs).await;
     let reason = "it was declared gone".to_owned();
-    link.say(ToAgent::Shutdown(v1::Shutdown { reason })).await;
+    link.send(ToAgent::Shutdown(v1::Shutdown { reason })).await;
     let (_link, second) = master.link().await;
     assert_eq!(
         (second.agent_id.as_str(), second.floor, second.digest),
@@ -98,7 +98,7 @@ pub(super) async fn a_leader_that_freezes_is_left_for_the_next_without_a_missed_
     );
     let other = next.address.to_string();
     // An observer of a leader learns its leadership, and observes another master.
-    frozen.reigns.send_replace(v1::Reign {
+    frozen.leadership.send_replace(v1::Reign {
         epoch: 5,
         leader_address: frozen.address.to_string(),
         here: true,
@@ -116,7 +116,7 @@ pub(super) async fn a_leader_that_freezes_is_left_for_the_next_without_a_missed_
     link.register_with(&hello, true, 60_000).await;
     link.launch(1, shell("t", "sleep 60")).await;
     link.until("t", runs).await;
-    next.reigns.send_replace(v1::Reign {
+    next.leadership.send_replace(v1::Reign {
         epoch: 6,
         leader_address: next.address.to_string(),
         here: true,

@@ -112,7 +112,7 @@ const WAITS: &str = "until [ -e go ]; do sleep 0.01; done; exit 3";
 
 /// Returns a host on which the task `t` continues to run, with this process id, after its agent has
 /// stopped.
-async fn left_running() -> (TestHost, Master, serde_json::Value) {
+async fn leave_running() -> (TestHost, Master, serde_json::Value) {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -141,7 +141,7 @@ async fn ends(host: &TestHost, agent: Agent, link: &mut AgentStream) {
 }
 
 pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on() {
-    let (host, mut master, pid) = left_running().await;
+    let (host, mut master, pid) = leave_running().await;
     let own = format(&host);
     set_format(&host, own + 1);
     let journal = host.directory().join("journal");
@@ -157,7 +157,7 @@ pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_
 }
 
 pub(super) async fn an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_format_before() {
-    let (host, mut master, pid) = left_running().await;
+    let (host, mut master, pid) = leave_running().await;
     let own = format(&host);
     set_format(&host, own - 1);
     is_adopted(&host, &mut master, &pid).await;
@@ -275,7 +275,7 @@ async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
 }
 
 pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothing() {
-    let (host, mut master, pid) = left_running().await;
+    let (host, mut master, pid) = leave_running().await;
     let journal = host.directory().join("journal");
     let whole = std::fs::read(&journal).unwrap();
     // A journal of format 1 has the identity once, in the record after its head.
@@ -292,7 +292,7 @@ pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothi
 }
 
 pub(super) async fn a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_adopted_later() {
-    let (host, mut master, pid) = left_running().await;
+    let (host, mut master, pid) = leave_running().await;
     let folder = host.directory().join("containers/1-1-1");
     let (handle, kept) = (folder.join("handle.json"), folder.join("kept"));
     // A directory is as unreadable as a file on a failing disk.
@@ -353,7 +353,7 @@ async fn news(link: &mut AgentStream, agent: &AgentProcess) -> Vec<v1::NumberedU
     match tokio::time::timeout(LONG, &mut news).await {
         Ok(news) => news,
         Err(_) => {
-            eprintln!("nothing has come for {LONG:?}\n{}", agent.look());
+            eprintln!("nothing has come for {LONG:?}\n{}", agent.list_leftovers());
             news.await
         }
     }
@@ -418,7 +418,7 @@ pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
     // leader that has released all of them treats every held one as an orphan.
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(false).await;
-    link.settles = false;
+    link.commits_updates = false;
     for held in link.list().await.tasks {
         link.kill_stray(&held.task_id, held.order_index).await;
     }

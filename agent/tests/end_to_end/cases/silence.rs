@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use argosy_proto::exec::{ATTACH_PROTOCOL, ClientFrame, PROTOCOL};
 use tokio::io::AsyncReadExt as _;
 
-use super::entering::{CommandResult, ExecClient, call, lives, over, until};
+use super::entering::{CommandResult, ExecClient, call, is_running, over, until};
 use super::runs;
 use crate::host::{Agent, TestHost, content};
 use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
@@ -18,7 +18,7 @@ const SILENCE: Duration = Duration::from_secs(6);
 
 async fn running(line: &str) -> (TestHost, Master, Agent, AgentStream) {
     let (host, mut master) = (TestHost::new(), Master::start().await);
-    let change = |config: &mut argosy_agent::Config| config.session_silence = SILENCE;
+    let change = |config: &mut argosy_agent::Config| config.session_timeout = SILENCE;
     let agent = host.agent_with(master.address, change).await;
     let (mut link, _) = master.registered(true).await;
     link.launch(1, shell("t", &format!("echo up > up; {line}")))
@@ -54,16 +54,16 @@ pub(super) async fn a_command_ends_when_its_client_has_fallen_silent_and_not_bef
     let mut well = ExecClient::of(call("cat").await).await;
     let mut said = CommandResult::default();
     let silent = call("exec sleep 7391").await;
-    until("it runs", || lives(&["sleep", "7391"])).await;
+    until("it runs", || is_running(&["sleep", "7391"])).await;
     let took = tokio::select! {
         took = closed(silent) => took,
-        () = well.hear(&mut said, |_| false) => panic!("its session ended: {said:?}"),
+        () = well.receive(&mut said, |_| false) => panic!("its session ended: {said:?}"),
     };
     assert!(took >= SILENCE - Duration::from_secs(1), "{took:?}");
-    until("it has ended", || !lives(&["sleep", "7391"])).await;
+    until("it has ended", || !is_running(&["sleep", "7391"])).await;
     well.type_in("still here").await;
-    well.say(ClientFrame::Input("".into())).await;
-    well.hear(&mut said, |_| false).await;
+    well.send(ClientFrame::Input("".into())).await;
+    well.receive(&mut said, |_| false).await;
     assert_eq!(said.output(), "still here");
     over(agent).await;
 }

@@ -12,7 +12,7 @@ use crate::host::{Agent, TestHost, content};
 use crate::master::{FRAMEWORK, Master, PATIENCE, in_hosts_network, kill, shell};
 
 /// Returns a task's processor time in the Prometheus output; `None` if it is missing.
-async fn told(agent: &Agent, task: &str) -> Option<f64> {
+async fn metric_of(agent: &Agent, task: &str) -> Option<f64> {
     metric(agent, "argosy_task_cpu_seconds_total", task, "").await
 }
 
@@ -40,9 +40,9 @@ pub(super) async fn what_a_task_uses_is_told_to_people_and_to_prometheus_while_i
             assert!(usage.get(name).is_some(), "{name} is not in {usage}");
         }
         assert!(usage["network"].is_null(), "it is in the host's: {usage}");
-        let before = told(&agent, "t").await.unwrap();
+        let before = metric_of(&agent, "t").await.unwrap();
         assert!(before >= first as f64 / 1e6, "{before} s after {first} us");
-        while told(&agent, "t").await.unwrap() < before + 0.01 {
+        while metric_of(&agent, "t").await.unwrap() < before + 0.01 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     } else {
@@ -52,7 +52,11 @@ pub(super) async fn what_a_task_uses_is_told_to_people_and_to_prometheus_while_i
     link.order(2, kill("t", 0)).await;
     link.end_of("t").await;
     agent.is_clear().await;
-    assert_eq!(told(&agent, "t").await, None, "one that has ended is gone");
+    assert_eq!(
+        metric_of(&agent, "t").await,
+        None,
+        "one that has ended is gone"
+    );
     agent.stop().await;
 }
 

@@ -42,7 +42,7 @@ pub(super) fn supervisor(host: &TestHost) -> u32 {
     u32::try_from(handle["held"]["supervisor"]["pid"].as_u64().unwrap()).unwrap()
 }
 
-fn lives(pid: u64) -> bool {
+fn is_running(pid: u64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
     state.is_some_and(|state| state != "Z")
@@ -80,10 +80,10 @@ pub(super) async fn a_kill_ends_a_task_whose_supervisor_is_stopped() {
     let updates = link.end_of("t").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
     assert!(
-        !lives(pid),
+        !is_running(pid),
         "nothing of a task that is told to be killed lives"
     );
-    assert!(!lives(supervisor.into()));
+    assert!(!is_running(supervisor.into()));
     assert_eq!(agent.counted(FORCED).await, forced + 1);
     agent.is_clear().await;
     agent.stop().await;
@@ -106,7 +106,7 @@ pub(super) async fn the_next_agent_ends_a_task_whose_supervisor_is_stopped() {
     link.order(2, kill("t", 0)).await;
     let updates = link.end_of("t").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
-    assert!(!lives(pid));
+    assert!(!is_running(pid));
     agent.is_clear().await;
     agent.stop().await;
 }
@@ -122,7 +122,7 @@ pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_run_on() {
     link.launch(2, shell("lost", "exit 0")).await;
     let updates = link.end_of("lost").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Failed);
-    assert!(!lives(stopped.into()), "it is killed");
+    assert!(!is_running(stopped.into()), "it is killed");
     link.launch(3, shell("new", "exit 0")).await;
     let updates = link.end_of("new").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
@@ -137,7 +137,7 @@ pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
     let stopped = launcher();
     stop(stopped);
     agent.stop().await;
-    assert!(!lives(stopped.into()));
+    assert!(!is_running(stopped.into()));
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     finishes(&host, agent, &mut link, "t").await;
@@ -270,7 +270,7 @@ pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
         let pid = u64::from(stopped);
         let stopped = StoppedProcess::of(stopped);
         agent.stop().await;
-        assert!(lives(pid), "{which}");
+        assert!(is_running(pid), "{which}");
         let lock = DirectoryLock::take(&host.directory().join("lock"));
         match which {
             "broker" => {
@@ -280,7 +280,7 @@ pub(super) async fn an_agent_stops_although_its_broker_or_spawner_is_stopped() {
             _ => drop(lock.unwrap()),
         }
         drop(stopped);
-        while lives(pid) {
+        while is_running(pid) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let agent = host.divided(master.address);
@@ -330,7 +330,7 @@ pub(super) async fn a_thousand_starts_that_are_killed_in_line_execute_nothing() 
             assert_eq!(state(update), v1::TaskState::Killed, "{text}");
             assert!(ended.insert(update.task_id.clone()), "ended twice");
             if text == "killed before its command was started" {
-                is_held &= lives(stopped.into());
+                is_held &= is_running(stopped.into());
                 in_line.insert(update.task_id.clone());
             }
         }
@@ -338,7 +338,7 @@ pub(super) async fn a_thousand_starts_that_are_killed_in_line_execute_nothing() 
     link.launch(2 + 2 * AT_ONCE, shell("new", "exit 0")).await;
     let updates = link.end_of("new").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
-    assert!(!lives(stopped.into()));
+    assert!(!is_running(stopped.into()));
     let has_run = |task: &String| {
         let mut sandboxes = host.sandboxes(task).into_iter();
         sandboxes.any(|sandbox| sandbox.join("ran").exists())
@@ -448,7 +448,7 @@ async fn killed_at(step: &str, at: (&TestHost, bool), starting: &Semaphore) {
     if step == "ending.refused" {
         let task = killed_in_its_request(host, &mut link).await;
         drop(started);
-        return goes(step, &task, agent, link, host).await;
+        return is_killed(step, &task, agent, link, host).await;
     }
     link.launch(1, task_for(step, host)).await;
     tokio::select! {
@@ -468,11 +468,17 @@ async fn killed_at(step: &str, at: (&TestHost, bool), starting: &Semaphore) {
     };
     link.order(2, kill("t", 0)).await;
     drop(started);
-    goes(step, "t", agent, link, host).await;
+    is_killed(step, "t", agent, link, host).await;
 }
 
 /// Waits for the end of a killed task.
-async fn goes(step: &str, task: &str, agent: AnyAgent, mut link: AgentStream, host: &TestHost) {
+async fn is_killed(
+    step: &str,
+    task: &str,
+    agent: AnyAgent,
+    mut link: AgentStream,
+    host: &TestHost,
+) {
     let updates = link.end_of(task).await;
     let last = updates.last().unwrap();
     assert_eq!(state(last), v1::TaskState::Killed, "{step}: {}", last.text);

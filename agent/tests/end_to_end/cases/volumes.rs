@@ -71,7 +71,7 @@ pub(super) async fn a_task_has_its_volumes_and_its_secret_is_nowhere_else() {
     );
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let folder = secrets(&host, &canary);
-    let agent = host.agent_with(master.address, |config| config.secret_folder = Some(folder));
+    let agent = host.agent_with(master.address, |config| config.secret_dir = Some(folder));
     let agent = agent.await;
     let (mut link, _) = master.registered(true).await;
     let volumes = vec![
@@ -107,7 +107,7 @@ pub(super) async fn a_secret_that_an_agent_has_not_fails_the_task_in_words() {
     }
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let folder = secrets(&host, "x");
-    let agent = host.agent_with(master.address, |config| config.secret_folder = Some(folder));
+    let agent = host.agent_with(master.address, |config| config.secret_dir = Some(folder));
     let agent = agent.await;
     let (mut link, _) = master.registered(true).await;
     let spec = v1::TaskSpec {

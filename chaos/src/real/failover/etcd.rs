@@ -71,7 +71,7 @@ pub(super) async fn status(channel: Channel) -> Result<PeerStatus> {
     let status: StatusResponse = call(channel, STATUS, Request::new(StatusRequest {})).await?;
     let own = status.header.unwrap_or_default().member_id;
     Ok(PeerStatus {
-        leads: (status.leader != 0).then_some(status.leader == own),
+        is_leader: (status.leader != 0).then_some(status.leader == own),
         version: status.version,
     })
 }

@@ -11,7 +11,7 @@ use super::load::{Clients, LoadLevel};
 use super::probes::{ClockReading, Probes};
 use super::samples::{FaultFreePeriod, LossSample, MeasuredSystem};
 use super::writer::{StoreKind, Writer};
-use super::{AFTERMATH, LeaderLoss};
+use super::{LeaderLoss, RECOVERY_DELAY};
 use crate::history::{Fault, Recorder};
 use crate::real::audit;
 use crate::real::cluster::{Cluster, REGISTER_HOST};
@@ -21,13 +21,13 @@ use crate::real::partitions::HostIndex;
 use crate::real::process_faults::{SyncFault, Tracer};
 
 /// Time in which the cluster must be healthy between two losses.
-const HEALTH: Duration = Duration::from_secs(60);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Load before a loss.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Duration of a sync on a stalled disk.
 const STALL: Duration = Duration::from_secs(5);
 /// Interval at which an undisturbed measurement checks for cancellation.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A running cluster whose leader can be lost.
 pub(super) struct FailoverCluster<'a> {
@@ -50,10 +50,10 @@ impl<'a> FailoverCluster<'a> {
     ///
     /// # Errors
     /// If the cluster does not become healthy.
-    pub(super) async fn set(mut cluster: Cluster, recorder: &'a Recorder) -> Result<Self> {
-        cluster.want(WorkPhase::Work)?;
+    pub(super) async fn start(mut cluster: Cluster, recorder: &'a Recorder) -> Result<Self> {
+        cluster.set_phase(WorkPhase::Work)?;
         cluster.start().await?;
-        cluster.note_trees()?;
+        cluster.record_cgroups()?;
         let ids = audit::agent_ids(&cluster.operator()).await?;
         let register = ids
             .get(REGISTER_HOST)
@@ -77,14 +77,18 @@ impl<'a> FailoverCluster<'a> {
     }
 
     /// Loses the leader once, under load.
-    pub(super) async fn lose(&mut self, loss: LeaderLoss, load: LoadLevel) -> Result<LossSample> {
-        self.cluster.await_health(HEALTH).await?;
+    pub(super) async fn lose_leader(
+        &mut self,
+        loss: LeaderLoss,
+        load: LoadLevel,
+    ) -> Result<LossSample> {
+        self.cluster.await_health(HEALTH_TIMEOUT).await?;
         let clients = self.load(load)?;
         tokio::time::sleep(WARM_UP).await;
         if clients.answered() == 0 {
             bail!("the load was not answered before the loss");
         }
-        let leader = self.cluster.leader(HEALTH).await?;
+        let leader = self.cluster.leader(HEALTH_TIMEOUT).await?;
         let survivors: Vec<HostIndex> = self.cluster.followers(leader);
         let addresses = survivors
             .iter()
@@ -97,11 +101,11 @@ impl<'a> FailoverCluster<'a> {
         }
         let (lost, at) = self.inject(loss, leader).await?;
         let case = (MeasuredSystem::Argosy, loss, load);
-        let agents = self.cluster.members_of_agents();
+        let agents = self.cluster.agent_count();
         let sample = probes.watch(case, at, agents).await;
-        tokio::time::sleep(AFTERMATH).await;
+        tokio::time::sleep(RECOVERY_DELAY).await;
         drop(clients);
-        self.take_back(lost, leader).await?;
+        self.recover(lost, leader).await?;
         sample
     }
 
@@ -112,7 +116,7 @@ impl<'a> FailoverCluster<'a> {
         duration: Duration,
         stop: &CancellationToken,
     ) -> Result<FaultFreePeriod> {
-        self.cluster.await_health(HEALTH).await?;
+        self.cluster.await_health(HEALTH_TIMEOUT).await?;
         let before = self
             .cluster
             .operator()
@@ -121,7 +125,7 @@ impl<'a> FailoverCluster<'a> {
         let clients = self.load(load)?;
         let began = Instant::now();
         while began.elapsed() < duration && !stop.is_cancelled() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         let (seconds, answered) = (began.elapsed().as_secs_f64(), clients.answered());
         drop(clients);
@@ -187,7 +191,7 @@ impl<'a> FailoverCluster<'a> {
         Ok(execute_inside(namespace, "ip", &words, "")?)
     }
 
-    async fn take_back(&mut self, lost: LossRecovery, leader: HostIndex) -> Result<()> {
+    async fn recover(&mut self, lost: LossRecovery, leader: HostIndex) -> Result<()> {
         match lost {
             LossRecovery::Killed => {
                 self.cluster.members[leader].kill();

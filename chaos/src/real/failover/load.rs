@@ -12,12 +12,12 @@ use tokio::time::MissedTickBehavior;
 use super::writer::Writer;
 
 /// Paced clients, and the interval of their writes: 500 writes a second in all.
-const PACED: usize = 6;
-const PACE: Duration = Duration::from_millis(12);
+const PACED_CLIENTS: usize = 6;
+const WRITE_INTERVAL: Duration = Duration::from_millis(12);
 /// Clients that write again as soon as they are answered.
-const SATURATING: usize = 192;
+const SATURATING_CLIENTS: usize = 192;
 /// Pause of a client whose write failed.
-const AFTER_ERROR: Duration = Duration::from_millis(10);
+const RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// The amount of load.
 #[derive(
@@ -52,8 +52,8 @@ impl Clients {
     /// Starts the clients. `members` has a writer for each member.
     pub(super) fn start(members: &[Writer], load: LoadLevel) -> Self {
         let (count, interval) = match load {
-            LoadLevel::Quiet => (PACED, Some(PACE)),
-            LoadLevel::Saturated => (SATURATING, None),
+            LoadLevel::Quiet => (PACED_CLIENTS, Some(WRITE_INTERVAL)),
+            LoadLevel::Saturated => (SATURATING_CLIENTS, None),
         };
         let answered = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
@@ -61,11 +61,11 @@ impl Clients {
             let place = number % members.len();
             let client = LoadClient {
                 members: members.iter().map(Writer::new_client).collect(),
-                place,
+                member: place,
                 writer: members[place].new_client(),
                 answered: Arc::clone(&answered),
             };
-            clients.spawn(client.live(interval));
+            clients.spawn(client.run(interval));
         }
         Self {
             _clients: clients,
@@ -81,13 +81,13 @@ impl Clients {
 
 struct LoadClient {
     members: Vec<Writer>,
-    place: usize,
+    member: usize,
     writer: Writer,
     answered: Arc<AtomicU64>,
 }
 
 impl LoadClient {
-    async fn live(mut self, interval: Option<Duration>) {
+    async fn run(mut self, interval: Option<Duration>) {
         let mut ticks = interval.map(tokio::time::interval);
         if let Some(ticks) = &mut ticks {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -101,9 +101,9 @@ impl LoadClient {
                 continue;
             }
             // Expected while a leader is lost: the client tries another member.
-            self.place = (self.place + 1) % self.members.len();
-            self.writer.move_to(&self.members[self.place]);
-            tokio::time::sleep(AFTER_ERROR).await;
+            self.member = (self.member + 1) % self.members.len();
+            self.writer.move_to(&self.members[self.member]);
+            tokio::time::sleep(RETRY_DELAY).await;
         }
     }
 }

@@ -17,7 +17,7 @@ use super::load::{Clients, LoadLevel};
 use super::probes::ClockReading;
 use super::samples::{LossSample, MeasuredSystem, Samples};
 use super::writer::{StoreKind, Writer, channel, first_answered};
-use super::{AFTERMATH, DYING, LOST, LeaderLoss, etcd, zookeeper};
+use super::{FIRST_WRITE_DELAY, LOSS_TIMEOUT, LeaderLoss, RECOVERY_DELAY, etcd, zookeeper};
 use crate::host_tools;
 use crate::real::folder::RunDirectory;
 use crate::real::network::Network;
@@ -27,7 +27,7 @@ use crate::real::progress::ProgressDisplay;
 /// Members of a peer.
 const MEMBERS: u8 = 3;
 /// Timeout for the members to agree after a start or a loss.
-const SETTLING: Duration = Duration::from_secs(60);
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Load before a loss.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// The paths of the server and of its logging libraries in Debian's packages.
@@ -95,7 +95,7 @@ impl Peer {
 #[derive(Debug)]
 pub(super) struct PeerStatus {
     /// Whether it leads; `None` if it knows no leader.
-    pub(super) leads: Option<bool>,
+    pub(super) is_leader: Option<bool>,
     pub(super) version: String,
 }
 
@@ -143,7 +143,7 @@ pub(super) async fn measure(
                     load.name(),
                     plan.kills
                 ));
-                samples.add(group.lose(loss, load).await?);
+                samples.add(group.lose_leader(loss, load).await?);
             }
             screen.print(&samples.line((system, loss, load)));
         }
@@ -215,7 +215,7 @@ impl PeerGroup {
             clients: hosts.iter().map(client).collect(),
             version: String::new(),
         };
-        group.settled().await?;
+        group.wait_for_leader().await?;
         Ok(group)
     }
 
@@ -228,8 +228,8 @@ impl PeerGroup {
     }
 
     /// Waits until one member leads and the others follow. Returns the leader.
-    async fn settled(&mut self) -> Result<usize> {
-        let deadline = Instant::now() + SETTLING;
+    async fn wait_for_leader(&mut self) -> Result<usize> {
+        let deadline = Instant::now() + ELECTION_TIMEOUT;
         loop {
             let mut leaders = Vec::new();
             let mut followers = 0;
@@ -241,7 +241,7 @@ impl PeerGroup {
                         self.members[place].log_tail(8)
                     );
                 }
-                match self.leads(place).await {
+                match self.is_leader(place).await {
                     Ok(Some(true)) => leaders.push(place),
                     Ok(Some(false)) => followers += 1,
                     // It is starting, or has no leader yet. The loop queries it again.
@@ -255,7 +255,7 @@ impl PeerGroup {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "the members of {} do not agree on a leader after {SETTLING:?}",
+                    "the members of {} do not agree on a leader after {ELECTION_TIMEOUT:?}",
                     self.system.name()
                 );
             }
@@ -263,7 +263,7 @@ impl PeerGroup {
         }
     }
 
-    async fn leads(&mut self, place: usize) -> Result<Option<bool>> {
+    async fn is_leader(&mut self, place: usize) -> Result<Option<bool>> {
         let address = &self.clients[place];
         let standing = match self.peer {
             Peer::Etcd => {
@@ -272,14 +272,14 @@ impl PeerGroup {
             }
             Peer::Zookeeper => zookeeper::status(address).await?,
         };
-        if standing.leads.is_some() {
+        if standing.is_leader.is_some() {
             self.version = standing.version;
         }
-        Ok(standing.leads)
+        Ok(standing.is_leader)
     }
 
-    async fn lose(&mut self, loss: LeaderLoss, load: LoadLevel) -> Result<LossSample> {
-        let leader = self.settled().await?;
+    async fn lose_leader(&mut self, loss: LeaderLoss, load: LoadLevel) -> Result<LossSample> {
+        let leader = self.wait_for_leader().await?;
         let mut all = Vec::new();
         for place in 0..self.members.len() {
             let mut writer = self.writer(place)?;
@@ -310,10 +310,10 @@ impl PeerGroup {
                 )
             }
         }
-        tokio::time::sleep_until(at.at() + DYING).await;
-        let answered = first_answered(survivors, LOST).await?;
+        tokio::time::sleep_until(at.at() + FIRST_WRITE_DELAY).await;
+        let answered = first_answered(survivors, LOSS_TIMEOUT).await?;
         let sample = LossSample::new((self.system, loss, load), at.until(answered));
-        tokio::time::sleep(AFTERMATH).await;
+        tokio::time::sleep(RECOVERY_DELAY).await;
         drop(clients);
         if loss == LeaderLoss::Kill {
             self.members[leader].kill();
@@ -321,7 +321,7 @@ impl PeerGroup {
         } else {
             self.members[leader].resume();
         }
-        self.settled().await?;
+        self.wait_for_leader().await?;
         Ok(sample)
     }
 }

@@ -11,12 +11,12 @@ use tonic::transport::Channel;
 use super::pulse::AnsweredWrites;
 use super::samples::{LossCase, LossSample};
 use super::writer::{DEADLINE, StoreKind, Writer, channel};
-use super::{DYING, LOST};
+use super::{FIRST_WRITE_DELAY, LOSS_TIMEOUT};
 
 /// Interval at which the next leader is queried.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Timeout for offers, launches and agents after the first write.
-const PHASES: Duration = Duration::from_secs(10);
+const PHASE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A moment on both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +73,7 @@ impl Probes {
         from: ClockReading,
         agents: usize,
     ) -> Result<LossSample> {
-        tokio::time::sleep_until(from.at + DYING).await;
+        tokio::time::sleep_until(from.at + FIRST_WRITE_DELAY).await;
         let pulse = AnsweredWrites::from(from.at);
         tokio::select! {
             biased;
@@ -93,12 +93,12 @@ impl Probes {
             if let Some(committed) = pulse.first() {
                 break committed;
             }
-            if from.at.elapsed() > LOST {
-                bail!("no write was answered for {LOST:?}");
+            if from.at.elapsed() > LOSS_TIMEOUT {
+                bail!("no write was answered for {LOSS_TIMEOUT:?}");
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         };
-        let deadline = Instant::now() + PHASES;
+        let deadline = Instant::now() + PHASE_TIMEOUT;
         let mut sample = LossSample::new(case, from.until(committed));
         while Instant::now() < deadline {
             let is_whole = sample.offer_ms.is_some() && sample.launch_ms.is_some();
@@ -108,9 +108,9 @@ impl Probes {
             for survivor in &self.survivors {
                 note(&mut sample, survivor, from, agents).await;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        sample.gap_ms = Some(pulse.longest().as_secs_f64() * 1e3);
+        sample.gap_ms = Some(pulse.longest_gap().as_secs_f64() * 1e3);
         Ok(sample)
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::writer::{EVERY, Writer, answered};
+use super::writer::{WRITE_INTERVAL, Writer, answered};
 
 /// The answered writes since a loss.
 pub(super) struct AnsweredWrites {
     first: Cell<Option<Instant>>,
-    newest: Cell<Instant>,
-    longest: Cell<Duration>,
+    latest: Cell<Instant>,
+    longest_gap: Cell<Duration>,
 }
 
 impl AnsweredWrites {
@@ -21,8 +21,8 @@ impl AnsweredWrites {
     pub(super) fn from(moment: Instant) -> Self {
         Self {
             first: Cell::new(None),
-            newest: Cell::new(moment),
-            longest: Cell::new(Duration::ZERO),
+            latest: Cell::new(moment),
+            longest_gap: Cell::new(Duration::ZERO),
         }
     }
 
@@ -33,8 +33,8 @@ impl AnsweredWrites {
 
     /// Returns the longest time between two answers so far. The moment of the loss counts as an
     /// answer.
-    pub(super) fn longest(&self) -> Duration {
-        self.longest.get()
+    pub(super) fn longest_gap(&self) -> Duration {
+        self.longest_gap.get()
     }
 
     /// Writes until it is dropped.
@@ -47,7 +47,7 @@ impl AnsweredWrites {
                 writes
                     .spawn(async move { fresh.write(serial).await.ok().map(|()| Instant::now()) });
             }
-            next += EVERY;
+            next += WRITE_INTERVAL;
             while let Ok(answer) = tokio::time::timeout_at(next, answered(&mut writes)).await {
                 if let Some(at) = answer {
                     self.note(at);
@@ -60,9 +60,9 @@ impl AnsweredWrites {
         if self.first.get().is_none() {
             self.first.set(Some(at));
         }
-        let since = at.saturating_duration_since(self.newest.get());
-        self.longest.set(self.longest.get().max(since));
-        self.newest.set(self.newest.get().max(at));
+        let since = at.saturating_duration_since(self.latest.get());
+        self.longest_gap.set(self.longest_gap.get().max(since));
+        self.latest.set(self.latest.get().max(at));
     }
 }
 
@@ -79,6 +79,6 @@ mod tests {
             pulse.note(ms(at));
         }
         assert_eq!(pulse.first(), Some(ms(10)));
-        assert_eq!(pulse.longest(), Duration::from_millis(578));
+        assert_eq!(pulse.longest_gap(), Duration::from_millis(578));
     }
 }

@@ -154,8 +154,8 @@ impl Samples {
         self.samples.push(sample);
     }
 
-    pub(super) fn add_period(&mut self, spell: FaultFreePeriod) {
-        self.spells.push(spell);
+    pub(super) fn add_period(&mut self, period: FaultFreePeriod) {
+        self.spells.push(period);
     }
 
     fn of(&self, case: LossCase) -> impl Iterator<Item = &LossSample> {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_and_bars_tell_what_was_added() {
+    fn quantiles_and_bars_show_the_samples() {
         let mut samples = Samples::default();
         for number in 1..=100 {
             samples.add(sample(f64::from(number)));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_stands_below_us_and_has_no_offers() {
+    fn a_peer_is_listed_below_argosy_without_offers() {
         let mut samples = Samples::default();
         samples.add(LossSample::new(
             (MeasuredSystem::Etcd, LeaderLoss::Freeze, LoadLevel::Quiet),

@@ -17,11 +17,11 @@ use super::zookeeper::ZookeeperSession;
 /// Timeout of a write.
 pub(super) const DEADLINE: Duration = Duration::from_secs(1);
 /// Interval at which fresh writes are sent until one is answered.
-pub(super) const EVERY: Duration = Duration::from_millis(10);
+pub(super) const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 /// Bytes of a value, the same for all systems.
 const VALUE_BYTES: usize = 128;
 /// Pause before a rejected or closed session tries again.
-const AGAIN: Duration = Duration::from_millis(5);
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// The store that is written to.
 #[derive(Debug, Clone)]
@@ -140,7 +140,7 @@ impl Writer {
                 if self.write(serial).await.is_ok() {
                     break;
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
             return Instant::now();
         }
@@ -149,7 +149,7 @@ impl Writer {
         for serial in 1.. {
             let mut fresh = self.new_client();
             writes.spawn(async move { fresh.write(serial).await.ok().map(|()| Instant::now()) });
-            next += EVERY;
+            next += WRITE_INTERVAL;
             while let Ok(answered) = tokio::time::timeout_at(next, answered(&mut writes)).await {
                 if let Some(at) = answered {
                     return at;

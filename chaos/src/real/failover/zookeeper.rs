@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::peers::PeerStatus;
 
 /// Timeout for a server to accept a connection or to report its status.
-const CONNECTING: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The requested session timeout. The server may grant less.
 const SESSION_MS: i32 = 30_000;
 /// Maximum size of a frame. No response to the requests here is larger.
@@ -20,7 +20,7 @@ const FRAME_BYTES: i32 = 1 << 20;
 /// Bytes of a session's password.
 const PASSWORD_BYTES: usize = 16;
 /// The node that is written.
-const NODE: &str = "/probe";
+const NODE_PATH: &str = "/probe";
 /// Codes of operations.
 const CREATE: i32 = 1;
 const SET_DATA: i32 = 5;
@@ -41,12 +41,12 @@ pub(super) async fn status(address: &str) -> Result<PeerStatus> {
         stream.read_to_string(&mut text).await?;
         anyhow::Ok(text)
     };
-    let text = tokio::time::timeout(CONNECTING, asked)
+    let text = tokio::time::timeout(CONNECT_TIMEOUT, asked)
         .await
         .context("no response in time")??;
     let fact = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
     Ok(PeerStatus {
-        leads: fact("Mode: ").map(|mode| mode == "leader"),
+        is_leader: fact("Mode: ").map(|mode| mode == "leader"),
         version: fact("Zookeeper version: ")
             .and_then(|version| version.split('-').next())
             .unwrap_or_default()
@@ -91,7 +91,7 @@ impl ZookeeperSession {
     /// As [`write`](Self::write).
     pub(super) async fn create(&mut self) -> Result<()> {
         let mut body = Vec::new();
-        put_bytes(&mut body, NODE.as_bytes());
+        put_bytes(&mut body, NODE_PATH.as_bytes());
         put_bytes(&mut body, b"0");
         body.extend(1_i32.to_be_bytes());
         body.extend(ALL.to_be_bytes());
@@ -110,7 +110,7 @@ impl ZookeeperSession {
     /// If the write is rejected, or not answered within `deadline`. Then the connection is dropped.
     pub(super) async fn write(&mut self, value: &str, deadline: Duration) -> Result<()> {
         let mut body = Vec::new();
-        put_bytes(&mut body, NODE.as_bytes());
+        put_bytes(&mut body, NODE_PATH.as_bytes());
         put_bytes(&mut body, value.as_bytes());
         body.extend((-1_i32).to_be_bytes());
         let asked = tokio::time::timeout(deadline, self.call(SET_DATA, &body)).await;
@@ -149,7 +149,7 @@ impl ZookeeperSession {
 
     /// Opens or resumes the session.
     async fn connect(&mut self) -> Result<TcpStream> {
-        let stream = tokio::time::timeout(CONNECTING, TcpStream::connect(&self.address)).await;
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address)).await;
         let mut stream = stream.context("no connection in time")??;
         stream.set_nodelay(true)?;
         let mut greeting = Vec::from(0_i32.to_be_bytes());
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_session_writes_tells_refusals_and_is_resumed() {
+    async fn a_session_writes_reports_errors_and_resumes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let first = tokio::spawn(server(listener, vec![NODE_EXISTS, 0, -101]));

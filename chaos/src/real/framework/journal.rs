@@ -19,7 +19,7 @@ pub(super) struct JournalError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TaskRecord {
     pub(super) ended: bool,
-    pub(super) kill_asked: bool,
+    pub(super) kill_requested: bool,
 }
 
 /// The journal of a framework.
@@ -65,7 +65,7 @@ impl FrameworkJournal {
             "life" => self.incarnation += 1,
             "framework" => self.framework_id = Some(task),
             "launch" => drop(self.tasks.insert(task, TaskRecord::default())),
-            "kill" => self.tasks.entry(task).or_default().kill_asked = true,
+            "kill" => self.tasks.entry(task).or_default().kill_requested = true,
             "ended" => self.tasks.entry(task).or_default().ended = true,
             // A truncated last line announces a call that was never sent.
             _ => {}
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_life_knows_what_the_former_asked_for() {
+    fn a_restarted_framework_reads_its_earlier_requests() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let mut journal = FrameworkJournal::open(&path).unwrap();
@@ -140,6 +140,6 @@ mod tests {
         assert_eq!(later.incarnation(), 2);
         assert_eq!(later.framework_id(), Some("framework-4"));
         assert!(later.tasks()["a"].ended && !later.tasks()["b"].ended);
-        assert!(later.tasks()["b"].kill_asked);
+        assert!(later.tasks()["b"].kill_requested);
     }
 }

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_that_another_process_has_is_said_to_be_taken() {
+    fn a_port_in_use_is_reported_as_taken() {
         let folder = tempfile::tempdir().unwrap();
         let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let arguments = HoldArguments {

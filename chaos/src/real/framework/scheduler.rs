@@ -26,13 +26,13 @@ use crate::rng::Rng;
 /// Interval of reconciliations of open tasks.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 /// Maximum time for which a greedy framework holds an offer.
-const LONGEST_HOLD_MS: u64 = 4_000;
+const MAX_HOLD_MS: u64 = 4_000;
 
 /// A task that is not known to have ended.
 #[derive(Debug, Clone, Default)]
 struct OpenTask {
     running: bool,
-    kill_asked: bool,
+    kill_requested: bool,
     kill_at: Option<Instant>,
 }
 
@@ -45,26 +45,26 @@ struct HeldOffer {
 /// The state of the framework.
 pub(super) struct ChaosScheduler {
     name: String,
-    habit: FrameworkBehaviour,
-    folder: PathBuf,
+    behaviour: FrameworkBehaviour,
+    directory: PathBuf,
     /// This executable, which also starts services.
-    own: PathBuf,
+    executable: PathBuf,
     progress_file: PathBuf,
     process: ProcessName,
     journal: FrameworkJournal,
     recorder: Recorder,
-    chance: Rng,
+    rng: Rng,
     session: u64,
     framework: Option<FrameworkId>,
-    open: BTreeMap<String, OpenTask>,
+    open_tasks: BTreeMap<String, OpenTask>,
     offers: BTreeMap<String, HeldOffer>,
-    waiting: VecDeque<(String, TaskKind)>,
+    pending: VecDeque<(String, TaskKind)>,
     /// Open calls. A kill has its task.
     calls: BTreeMap<CallKey, (CallId, Option<String>)>,
     calls_made: u64,
-    made: u64,
-    wanted: WorkPhase,
-    reconciled: Instant,
+    tasks_made: u64,
+    phase: WorkPhase,
+    reconciled_at: Instant,
 }
 
 impl ChaosScheduler {
@@ -73,38 +73,38 @@ impl ChaosScheduler {
         config: &SchedulerConfig,
         journal: FrameworkJournal,
         recorder: Recorder,
-        chance: Rng,
+        rng: Rng,
         progress_file: PathBuf,
-        own: PathBuf,
+        executable: PathBuf,
     ) -> Self {
         let open = journal.tasks().iter().filter(|(_, entry)| !entry.ended);
         let open = open.map(|(id, entry)| {
             let open = OpenTask {
-                kill_asked: entry.kill_asked,
+                kill_requested: entry.kill_requested,
                 ..OpenTask::default()
             };
             (id.clone(), open)
         });
         Self {
             name: arguments.name.clone(),
-            habit: arguments.habit,
-            folder: arguments.folder.clone(),
-            own,
+            behaviour: arguments.habit,
+            directory: arguments.folder.clone(),
+            executable,
             progress_file,
             process: ProcessName::new(&format!("{}.{}", arguments.name, journal.incarnation())),
-            open: open.collect(),
-            made: journal.tasks().len() as u64,
+            open_tasks: open.collect(),
+            tasks_made: journal.tasks().len() as u64,
             framework: None,
             journal,
             recorder,
-            chance,
+            rng,
             session: config.session,
             offers: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            pending: VecDeque::new(),
             calls: BTreeMap::new(),
             calls_made: 0,
-            wanted: WorkPhase::Work,
-            reconciled: Instant::now(),
+            phase: WorkPhase::Work,
+            reconciled_at: Instant::now(),
         }
     }
 
@@ -157,7 +157,7 @@ impl ChaosScheduler {
 
     /// Returns the target number of open tasks of each kind.
     fn targets(&self) -> (usize, usize) {
-        match (self.wanted, self.habit) {
+        match (self.phase, self.behaviour) {
             (WorkPhase::Drain | WorkPhase::End, _) => (0, 0),
             (WorkPhase::Work, FrameworkBehaviour::Steady) => (6, 6),
             (WorkPhase::Work, FrameworkBehaviour::Greedy) => (2, 10),
@@ -168,30 +168,30 @@ impl ChaosScheduler {
     fn refill(&mut self) {
         let (services, shorts) = self.targets();
         let waiting = |service: bool, worker: &Self| {
-            let queued = worker.waiting.iter();
+            let queued = worker.pending.iter();
             let queued = queued
                 .filter(|(id, _)| TaskKind::is_service(id) == service)
                 .count();
-            let open = worker.open.keys();
+            let open = worker.open_tasks.keys();
             queued
                 + open
                     .filter(|id| TaskKind::is_service(id) == service)
                     .count()
         };
         for _ in waiting(true, self)..services {
-            self.made += 1;
-            let id = format!("{}-service-{}", self.name, self.made);
-            self.waiting
+            self.tasks_made += 1;
+            let id = format!("{}-service-{}", self.name, self.tasks_made);
+            self.pending
                 .push_back((id, TaskKind::Service { port: None }));
         }
         for _ in waiting(false, self)..shorts {
-            self.made += 1;
-            let id = format!("{}-short-{}", self.name, self.made);
-            let work = TaskKind::short(&mut self.chance);
-            self.waiting.push_back((id, work));
+            self.tasks_made += 1;
+            let id = format!("{}-short-{}", self.name, self.tasks_made);
+            let work = TaskKind::short(&mut self.rng);
+            self.pending.push_back((id, work));
         }
         if services + shorts == 0 {
-            self.waiting.clear();
+            self.pending.clear();
         }
     }
 
@@ -204,7 +204,7 @@ impl ChaosScheduler {
             let Some(held) = self.offers.remove(&id) else {
                 continue;
             };
-            let gives_back = self.habit == FrameworkBehaviour::Decliner && self.chance.percent(60);
+            let gives_back = self.behaviour == FrameworkBehaviour::Decliner && self.rng.percent(60);
             let tasks = if gives_back {
                 Vec::new()
             } else {
@@ -222,17 +222,17 @@ impl ChaosScheduler {
     fn fit(&mut self, offer: &v1::Offer) -> Vec<v1::TaskSpec> {
         let each = RESOURCES.parse().expect("the resources are valid");
         let mut rest = Remainder::of(offer);
-        let shared = self.folder.join("shared");
+        let shared = self.directory.join("shared");
         let mut tasks = Vec::new();
-        while tasks.len() < 4 && !self.waiting.is_empty() && rest.take(&each) {
-            if let Some((id, work)) = self.waiting.pop_front() {
+        while tasks.len() < 4 && !self.pending.is_empty() && rest.take(&each) {
+            if let Some((id, work)) = self.pending.pop_front() {
                 let work = match work {
                     TaskKind::Service { .. } => TaskKind::Service {
                         port: rest.take_port(),
                     },
                     TaskKind::Short { .. } => work,
                 };
-                tasks.push(spec(&id, work, &shared, &self.own));
+                tasks.push(spec(&id, work, &shared, &self.executable));
             }
         }
         tasks
@@ -244,14 +244,14 @@ impl ChaosScheduler {
         for task in &tasks {
             self.journal.launch(&task.task_id);
             let service = TaskKind::is_service(&task.task_id);
-            let dies = service && self.chance.percent(40);
-            let kill_at = dies
-                .then(|| Instant::now() + Duration::from_millis(self.chance.between(0, 12_000)));
+            let dies = service && self.rng.percent(40);
+            let kill_at =
+                dies.then(|| Instant::now() + Duration::from_millis(self.rng.between(0, 12_000)));
             let open = OpenTask {
                 kill_at,
                 ..OpenTask::default()
             };
-            self.open.insert(task.task_id.clone(), open);
+            self.open_tasks.insert(task.task_id.clone(), open);
             let resources = from_wire(&task.resources).unwrap_or_default();
             launches.extend(
                 self.key(&task.task_id)
@@ -273,7 +273,7 @@ impl ChaosScheduler {
     }
 
     fn decline(&mut self, driver: &SchedulerDriver, offer: &v1::Offer) {
-        let filter_ms = self.chance.between(100, 2_000);
+        let filter_ms = self.rng.between(100, 2_000);
         if let Some(framework) = self.framework {
             let offers = offer_ids(std::slice::from_ref(&offer.offer_id));
             let call = self
@@ -287,10 +287,10 @@ impl ChaosScheduler {
 
     fn kill_due(&mut self, driver: &SchedulerDriver) {
         let now = Instant::now();
-        let ends_all = self.wanted == WorkPhase::End;
-        let due = self.open.iter().filter(|(id, open)| {
+        let ends_all = self.phase == WorkPhase::End;
+        let due = self.open_tasks.iter().filter(|(id, open)| {
             let is_due = open.kill_at.is_some_and(|at| at <= now);
-            !open.kill_asked && (is_due || (ends_all && TaskKind::is_service(id)))
+            !open.kill_requested && (is_due || (ends_all && TaskKind::is_service(id)))
         });
         let due: Vec<String> = due.map(|(id, _)| id.clone()).collect();
         for id in due {
@@ -298,8 +298,8 @@ impl ChaosScheduler {
                 return;
             };
             self.journal.kill(&id);
-            if let Some(open) = self.open.get_mut(&id) {
-                open.kill_asked = true;
+            if let Some(open) = self.open_tasks.get_mut(&id) {
+                open.kill_requested = true;
             }
             let name = Some(call);
             let invoked = self
@@ -314,32 +314,32 @@ impl ChaosScheduler {
     fn kill_refused(&mut self, task: &str, reason: &str) {
         if reason == "unknown-task" {
             self.ended(task);
-        } else if let Some(open) = self.open.get_mut(task) {
-            open.kill_asked = false;
+        } else if let Some(open) = self.open_tasks.get_mut(task) {
+            open.kill_requested = false;
         }
     }
 
     fn reconcile(&mut self, driver: &SchedulerDriver) {
-        let open: Vec<String> = self.open.keys().take(500).cloned().collect();
-        self.reconciled = Instant::now();
+        let open: Vec<String> = self.open_tasks.keys().take(500).cloned().collect();
+        self.reconciled_at = Instant::now();
         if !open.is_empty() {
             drop(driver.reconcile(open));
         }
     }
 
     fn ended(&mut self, task: &str) {
-        self.open.remove(task);
+        self.open_tasks.remove(task);
         self.journal.ended(task);
     }
 
     fn write_progress(&self) {
         let services = self
-            .open
+            .open_tasks
             .iter()
-            .filter(|(id, open)| TaskKind::is_service(id) && open.running && !open.kill_asked);
+            .filter(|(id, open)| TaskKind::is_service(id) && open.running && !open.kill_requested);
         let progress = FrameworkProgress {
             framework_id: self.framework.map(|id| id.to_string()).unwrap_or_default(),
-            wanted: self.wanted.word().to_owned(),
+            wanted: self.phase.word().to_owned(),
             launched: self.journal.tasks().len() as u64,
             ended: self
                 .journal
@@ -347,7 +347,7 @@ impl ChaosScheduler {
                 .values()
                 .filter(|entry| entry.ended)
                 .count() as u64,
-            open: self.open.keys().cloned().collect(),
+            open: self.open_tasks.keys().cloned().collect(),
             services: services.map(|(id, _)| id.clone()).collect(),
             offers_held: self.offers.len() as u64,
         };
@@ -399,8 +399,8 @@ impl Scheduler for ChaosScheduler {
             if let Some(made) = made(&offer, self.session) {
                 self.recorder.observe(&self.process, made);
             }
-            let hold_ms = match self.habit {
-                FrameworkBehaviour::Greedy => self.chance.below(LONGEST_HOLD_MS),
+            let hold_ms = match self.behaviour {
+                FrameworkBehaviour::Greedy => self.rng.below(MAX_HOLD_MS),
                 FrameworkBehaviour::Steady | FrameworkBehaviour::Decliner => 0,
             };
             let use_at = Instant::now() + Duration::from_millis(hold_ms);
@@ -423,7 +423,7 @@ impl Scheduler for ChaosScheduler {
         let state = status.state();
         if is_terminal(state) || (state == v1::TaskState::Unknown && status.revision.is_none()) {
             self.ended(&status.task_id);
-        } else if let Some(open) = self.open.get_mut(&status.task_id) {
+        } else if let Some(open) = self.open_tasks.get_mut(&status.task_id) {
             open.running = state == v1::TaskState::Running;
         }
     }
@@ -474,11 +474,11 @@ impl Scheduler for ChaosScheduler {
     }
 
     fn tick(&mut self, driver: &SchedulerDriver) {
-        self.wanted = WorkPhase::read(&self.folder);
+        self.phase = WorkPhase::read(&self.directory);
         self.refill();
         self.use_offers(driver);
         self.kill_due(driver);
-        if self.reconciled.elapsed() > RECONCILE_EVERY {
+        if self.reconciled_at.elapsed() > RECONCILE_EVERY {
             self.reconcile(driver);
         }
         self.write_progress();

@@ -26,10 +26,10 @@ pub(super) enum TaskKind {
 
 impl TaskKind {
     /// Returns a short task, which sometimes fails.
-    pub(super) fn short(chance: &mut Rng) -> Self {
+    pub(super) fn short(rng: &mut Rng) -> Self {
         Self::Short {
-            lasts_ms: chance.between(20, 1_500),
-            code: if chance.percent(10) { 7 } else { 0 },
+            lasts_ms: rng.between(20, 1_500),
+            code: if rng.percent(10) { 7 } else { 0 },
         }
     }
 

@@ -18,23 +18,23 @@ use crate::real::process_faults::{FakeClock, LimitedResource, SmallDisk, SyncFau
 use crate::real::proxy::{Proxy, ProxyMode};
 
 /// Timeout for a process to stop by itself after its disk fails.
-const GIVING_UP: Duration = Duration::from_secs(8);
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Timeout for a new master to join.
-const JOINING: Duration = Duration::from_secs(60);
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Timeout for a process to end after a request.
-const ENDING: Duration = Duration::from_secs(15);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(15);
 
 type InjectionResult = Result<(String, Duration)>;
 
 impl Injector<'_> {
     async fn leader(&self) -> Result<HostIndex> {
-        self.cluster.leader(self.finding).await
+        self.cluster.leader(self.leader_timeout).await
     }
 
     async fn follower(&mut self) -> Result<HostIndex> {
         let leader = self.leader().await?;
         let followers = self.cluster.followers(leader);
-        self.some(&followers)
+        self.random_member(&followers)
     }
 
     fn voters(&self) -> Vec<HostIndex> {
@@ -63,7 +63,7 @@ impl Injector<'_> {
                 .into_iter()
                 .filter(|one| !dead.contains(one))
                 .collect();
-            dead.push(self.some(&others)?);
+            dead.push(self.random_member(&others)?);
         }
         let names: Vec<String> = dead
             .into_iter()
@@ -83,7 +83,7 @@ impl Injector<'_> {
         let leader = self.leader().await?;
         let target = self.freeze(leader)?;
         // Around the election timeout, sometimes far longer.
-        let lasts = if self.chance.percent(70) {
+        let lasts = if self.rng.percent(70) {
             self.between(100, 1_500)
         } else {
             self.between(3_000, 8_000)
@@ -115,7 +115,7 @@ impl Injector<'_> {
                 &name,
                 "SIGTERM, then started again",
             );
-            self.cluster.members[place].stop(ENDING).await?;
+            self.cluster.members[place].stop(EXIT_TIMEOUT).await?;
             self.cluster.watch.forget(place);
             self.cluster.members[place].start()?;
             // The next one follows only when this one can replace it.
@@ -157,8 +157,8 @@ impl Injector<'_> {
 
     pub(super) fn partition_one_way(&mut self) -> InjectionResult {
         let masters = self.voters();
-        let victim = self.some(&masters)?;
-        let is_deaf = self.chance.percent(50);
+        let victim = self.random_member(&masters)?;
+        let is_deaf = self.rng.percent(50);
         let mut cuts = NetworkDisturbances::default();
         for other in masters.into_iter().filter(|other| *other != victim) {
             if is_deaf {
@@ -184,7 +184,7 @@ impl Injector<'_> {
         let mut graph = Vec::new();
         for (position, one) in masters.iter().enumerate() {
             for other in &masters[position + 1..] {
-                if self.chance.percent(45) {
+                if self.rng.percent(45) {
                     cuts.cut_both(*one, *other);
                     graph.push(format!("{}|{}", self.name(*one), self.name(*other)));
                 }
@@ -209,10 +209,10 @@ impl Injector<'_> {
     }
 
     pub(super) fn packet_loss(&mut self) -> InjectionResult {
-        let percent = u8::try_from(self.chance.between(3, 25)).unwrap_or(10);
+        let percent = u8::try_from(self.rng.between(3, 25)).unwrap_or(10);
         let mut cuts = NetworkDisturbances::default();
         for place in self.voters() {
-            cuts.lose(place, percent);
+            cuts.set_loss(place, percent);
         }
         let detail = format!("{percent} of 100 packets");
         self.note(FaultKind::PacketLoss, "*", detail.clone());
@@ -222,7 +222,7 @@ impl Injector<'_> {
 
     pub(super) async fn slow_link(&mut self) -> InjectionResult {
         let leader = self.leader().await?;
-        let rate = format!("{}kbit", self.chance.between(300, 2_000));
+        let rate = format!("{}kbit", self.rng.between(300, 2_000));
         let name = self.name(leader);
         self.note(FaultKind::SlowLink, &name, rate.clone());
         self.cluster.network.limit_rate(leader, Some(&rate))?;
@@ -243,7 +243,7 @@ impl Injector<'_> {
                 ProxyMode::Closed(self.between(50, 400)),
             ),
             FaultName::DamageLink => {
-                let every = usize::try_from(self.chance.between(500, 50_000)).unwrap_or(500);
+                let every = usize::try_from(self.rng.between(500, 50_000)).unwrap_or(500);
                 let every = NonZeroUsize::new(every).unwrap_or(NonZeroUsize::MIN);
                 (FaultKind::CorruptBytes, ProxyMode::Damaged(every))
             }
@@ -269,21 +269,21 @@ impl Injector<'_> {
 
     /// Returns some master, sometimes the leader.
     async fn victim(&mut self) -> Result<HostIndex> {
-        if self.chance.percent(50) {
+        if self.rng.percent(50) {
             return self.leader().await;
         }
         let voters = self.voters();
-        self.some(&voters)
+        self.random_member(&voters)
     }
 
     pub(super) async fn full_disk(&mut self) -> InjectionResult {
         let place = self.victim().await?;
         let name = self.kill(place, FaultKind::Crash, "to be given a small disk");
         let data = self.cluster.data(place);
-        let disk = SmallDisk::under(&data)?;
+        let disk = SmallDisk::mount(&data)?;
         self.cluster.members[place].start()?;
         let deadline = Instant::now() + Duration::from_secs(15);
-        while self.cluster.what_is_missing().await.is_some() && Instant::now() < deadline {
+        while self.cluster.unhealthy_reason().await.is_some() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.note(FaultKind::DiskFull, &name, data.display().to_string());
@@ -291,7 +291,7 @@ impl Injector<'_> {
         let filled = disk.fill();
         self.undo.push(UndoStep::RestoreDisk(place, disk));
         filled?;
-        let ended = self.cluster.members[place].ended_within(GIVING_UP).await;
+        let ended = self.cluster.members[place].ended_within(STOP_TIMEOUT).await;
         let said = ended.map_or("it still runs", |_| "it stopped");
         Ok((format!("{name} ({said})"), self.between(200, 1_500)))
     }
@@ -319,7 +319,7 @@ impl Injector<'_> {
         let name = self
             .trace(place, FaultKind::SyncFailure, SyncFault::Fail)
             .await?;
-        let ended = self.cluster.members[place].ended_within(GIVING_UP).await;
+        let ended = self.cluster.members[place].ended_within(STOP_TIMEOUT).await;
         let said = ended.map_or("it still runs", |_| "it stopped");
         Ok((format!("{name} ({said})"), self.between(100, 1_000)))
     }
@@ -338,7 +338,7 @@ impl Injector<'_> {
 
     pub(super) fn limit(&mut self, limit: LimitedResource) -> InjectionResult {
         let voters = self.voters();
-        let place = self.some(&voters)?;
+        let place = self.random_member(&voters)?;
         let pid = self.cluster.members[place].pid().context("it runs")?;
         let kind = match limit {
             LimitedResource::Memory => FaultKind::MemoryLimit,
@@ -357,13 +357,13 @@ impl Injector<'_> {
         let place = self.victim().await?;
         let file = self
             .cluster
-            .ground
-            .folder
+            .environment
+            .directory
             .path()
             .join(format!("clock-{place}"));
-        let clock = FakeClock::make(&file)?;
+        let clock = FakeClock::create(&file)?;
         let name = self.kill(place, FaultKind::Crash, "to be given a clock that jumps");
-        self.cluster.members[place].start_in(&clock.settings())?;
+        self.cluster.members[place].start_with(&clock.settings())?;
         self.undo.push(UndoStep::ResetClock(place));
         self.cluster.await_health(Duration::from_secs(30)).await?;
         for seconds in [3_600, -3_600, 86_400, 0] {
@@ -400,8 +400,8 @@ pub(super) async fn join(cluster: &Cluster, recorder: &Recorder, place: HostInde
         };
         match operator.join_master(request).await {
             Ok(_) => return Ok(()),
-            Err(error) if begun.elapsed() > JOINING => {
-                bail!("{name} cannot join again after {JOINING:?}: {error}");
+            Err(error) if begun.elapsed() > JOIN_TIMEOUT => {
+                bail!("{name} cannot join again after {JOIN_TIMEOUT:?}: {error}");
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }

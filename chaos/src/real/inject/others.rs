@@ -4,33 +4,33 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{FINDING, Injector, UndoStep};
+use super::{Injector, LEADER_TIMEOUT, UndoStep};
 use crate::history::FaultKind;
 use crate::real::agent_swarm::AgentSwarm;
 use crate::real::cluster::{AGENT_TIMEOUT, MemberKind};
 use crate::real::partitions::{HostIndex, NetworkDisturbances};
 
 /// Agents of a reconnect storm.
-const STORM: usize = 1_000;
+const SWARM_SIZE: usize = 1_000;
 /// Timeout for their registration.
-const GATHERING: Duration = Duration::from_secs(40);
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(40);
 
 type InjectionResult = Result<(String, Duration)>;
 
 impl Injector<'_> {
     fn worker(&mut self) -> Result<HostIndex> {
         let workers = self.cluster.workers();
-        self.some(&workers)
+        self.random_member(&workers)
     }
 
     fn scheduler(&mut self) -> Result<HostIndex> {
-        let schedulers = self.cluster.places(MemberKind::Framework);
-        self.some(&schedulers)
+        let schedulers = self.cluster.hosts_of(MemberKind::Framework);
+        self.random_member(&schedulers)
     }
 
     /// Returns a duration that is mostly short, and sometimes longer than the agent timeout.
-    fn absence(&mut self) -> Duration {
-        if self.chance.percent(60) {
+    fn downtime(&mut self) -> Duration {
+        if self.rng.percent(60) {
             self.between(300, 2_500)
         } else {
             AGENT_TIMEOUT + self.between(1_000, 4_000)
@@ -40,13 +40,13 @@ impl Injector<'_> {
     pub(super) fn kill_agent(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let name = self.kill(place, FaultKind::Crash, "kill -9");
-        Ok((name, self.absence()))
+        Ok((name, self.downtime()))
     }
 
     pub(super) async fn kill_agent_in_launch(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let mut name = String::new();
-        for _ in 0..self.chance.between(2, 5) {
+        for _ in 0..self.rng.between(2, 5) {
             name = self.kill(place, FaultKind::AgentCrashInLaunch, "kill -9");
             self.cluster.members[place].start()?;
             // Short tasks are launched continuously, so one of these moments is within a launch.
@@ -74,7 +74,7 @@ impl Injector<'_> {
     pub(super) fn pause_agent(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let name = self.freeze(place)?;
-        Ok((name, self.absence()))
+        Ok((name, self.downtime()))
     }
 
     pub(super) fn pause_framework(&mut self) -> InjectionResult {
@@ -97,7 +97,7 @@ impl Injector<'_> {
     pub(super) fn partition_agent(&mut self) -> InjectionResult {
         let place = self.worker()?;
         let name = self.isolate(place)?;
-        Ok((name, self.absence()))
+        Ok((name, self.downtime()))
     }
 
     pub(super) fn partition_framework(&mut self) -> InjectionResult {
@@ -107,14 +107,14 @@ impl Injector<'_> {
     }
 
     pub(super) async fn reconnect_storm(&mut self) -> InjectionResult {
-        let herd = AgentSwarm::start(&self.cluster.masters(), STORM);
-        let deadline = tokio::time::Instant::now() + GATHERING;
-        while herd.linked() < herd.count() && tokio::time::Instant::now() < deadline {
+        let swarm = AgentSwarm::start(&self.cluster.masters(), SWARM_SIZE);
+        let deadline = tokio::time::Instant::now() + REGISTRATION_TIMEOUT;
+        while swarm.linked() < swarm.count() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let gathered = herd.linked();
-        self.undo.push(UndoStep::StopSwarm(herd));
-        let leader = self.cluster.leader(FINDING).await?;
+        let gathered = swarm.linked();
+        self.undo.push(UndoStep::StopSwarm(swarm));
+        let leader = self.cluster.leader(LEADER_TIMEOUT).await?;
         self.note(FaultKind::ReconnectStorm, "*", format!("{gathered} agents"));
         let name = self.kill(leader, FaultKind::Crash, "kill -9, before a storm");
         Ok((

@@ -19,9 +19,9 @@ const REGISTERS: u64 = 4;
 /// Clients of each node.
 const CLIENTS: u64 = 2;
 /// Timeout of a client's request.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval at which a node polls its orders.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Commits between two records of a node's progress.
 const COMMITS: u64 = 50;
 
@@ -47,10 +47,10 @@ fn config(group: &RaftGroup, place: usize) -> NodeConfig {
 /// Runs the process from its start until it is killed.
 pub(super) async fn run(group: RaftGroup, place: usize) -> turmoil::Result {
     let life = group.with_status(place, |seen| {
-        seen.lives += 1;
+        seen.incarnation += 1;
         seen.is_leader = false;
-        seen.orders.clear();
-        seen.lives
+        seen.requests.clear();
+        seen.incarnation
     });
     // Raft waits for each response, so there is never more than one request.
     let (requests, inbox) = mpsc::channel(1);
@@ -70,7 +70,7 @@ pub(super) async fn run(group: RaftGroup, place: usize) -> turmoil::Result {
             node: started.clone(),
             owner: owner.clone(),
             name: format!("client-{}-{life}-{number}", place + 1),
-            chance: Rng::new(group.seed).fork(life << 20 | (place as u64) << 8 | number),
+            rng: Rng::new(group.seed).fork(life << 20 | (place as u64) << 8 | number),
         };
         tokio::spawn(client.run());
     }
@@ -102,7 +102,7 @@ async fn watch(group: &RaftGroup, place: usize, started: &Node) -> turmoil::Resu
             };
             group.notes.recorder.observe(&*name(place), fact);
         }
-        let order = group.with_status(place, |seen| seen.orders.pop_front());
+        let order = group.with_status(place, |seen| seen.requests.pop_front());
         if let Some(NodeRequest::Transfer) = order {
             // Success is not guaranteed under faults.
             let transferred = started.transfer(None).await;
@@ -112,7 +112,7 @@ async fn watch(group: &RaftGroup, place: usize, started: &Node) -> turmoil::Resu
             });
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             changed = news.changed() => if changed.is_err() {
                 return Err(format!("{} says nothing any more", name(place)).into());
             },
@@ -162,19 +162,19 @@ struct RaftClient {
     node: Node,
     owner: Owner,
     name: String,
-    chance: Rng,
+    rng: Rng,
 }
 
 impl RaftClient {
     async fn run(mut self) {
         for number in 0.. {
-            let pause = Duration::from_millis(self.chance.between(1, 40));
+            let pause = Duration::from_millis(self.rng.between(1, 40));
             tokio::time::sleep(pause).await;
-            let key = format!("r{}", self.chance.below(REGISTERS));
+            let key = format!("r{}", self.rng.below(REGISTERS));
             if !self.node.status().borrow().is_leader {
                 continue;
             }
-            match self.chance.percent(60) {
+            match self.rng.percent(60) {
                 true => self.write(key, number).await,
                 false => self.read(key).await,
             }
@@ -207,7 +207,7 @@ impl RaftClient {
                 .map_err(|why| why.to_string())?;
             applied.await.map_err(|why| why.to_string())
         };
-        match tokio::time::timeout(PATIENCE, proposed).await {
+        match tokio::time::timeout(TIMEOUT, proposed).await {
             Ok(Ok(_index)) => {
                 self.group.notes.count("written");
                 recorder.ok(call, OperationResponse::Done, None);
@@ -231,7 +231,7 @@ impl RaftClient {
             applied.wait_for(|applied| *applied >= index).await.ok()?;
             Some(lock(&self.owner.registry).registers.get(&key).cloned())
         };
-        match tokio::time::timeout(PATIENCE, reading).await {
+        match tokio::time::timeout(TIMEOUT, reading).await {
             Ok(Some(value)) => {
                 self.group.notes.count("read");
                 recorder.ok(call, OperationResponse::Value { value }, None);

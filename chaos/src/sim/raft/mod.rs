@@ -86,12 +86,12 @@ struct RaftGroup {
 /// The known state of a node.
 #[derive(Debug, Default, Clone)]
 struct NodeStatus {
-    orders: VecDeque<NodeRequest>,
+    requests: VecDeque<NodeRequest>,
     applied: u64,
     is_leader: bool,
     /// The newest term that it has reported, in any incarnation.
     term: u64,
-    lives: u64,
+    incarnation: u64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,8 +121,8 @@ impl RaftGroup {
         self.stores.len()
     }
 
-    fn with_status<T>(&self, place: usize, look: impl FnOnce(&mut NodeStatus) -> T) -> T {
-        look(&mut lock(&self.nodes)[place])
+    fn with_status<T>(&self, place: usize, change: impl FnOnce(&mut NodeStatus) -> T) -> T {
+        change(&mut lock(&self.nodes)[place])
     }
 
     /// Checks an entry that a node has applied: every node must have the same one, and a majority

@@ -48,36 +48,36 @@ enum RaftActiveFault {
 
 pub(super) struct Nemesis {
     group: RaftGroup,
-    chance: Rng,
+    rng: Rng,
     next: Duration,
     links: LinkFaults,
-    broken: ExpiryQueue<RaftActiveFault>,
+    active: ExpiryQueue<RaftActiveFault>,
     /// The terms when the wait for votes began, and how many nodes are still to lose power.
-    ambush: Option<(Vec<u64>, u64)>,
+    vote_watch: Option<(Vec<u64>, u64)>,
 }
 
 impl Nemesis {
-    pub(super) fn new(group: RaftGroup, chance: Rng) -> Self {
+    pub(super) fn new(group: RaftGroup, rng: Rng) -> Self {
         Self {
             links: LinkFaults::new(group.cuts.clone()),
             group,
-            chance: chance.fork(1),
+            rng: rng.fork(1),
             next: Duration::from_secs(2),
-            broken: ExpiryQueue::new(),
-            ambush: None,
+            active: ExpiryQueue::new(),
+            vote_watch: None,
         }
     }
 
     /// Performs the actions that are due.
     pub(super) fn act(&mut self, simulation: &mut Simulation<'_>) {
         let now = simulation.now();
-        while let Some(broken) = self.broken.take(now) {
+        while let Some(broken) = self.active.take(now) {
             self.end_fault(simulation, broken);
         }
-        self.trigger_ambush(simulation);
+        self.cut_new_voters(simulation);
         if now >= self.next {
-            self.next = now + Duration::from_millis(self.chance.between(50, 1_500));
-            let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);
+            self.next = now + Duration::from_millis(self.rng.between(50, 1_500));
+            let kind = self.rng.weighted(&KINDS, |(_, weight)| *weight);
             self.inject(simulation, kind.expect("some weights are positive").0);
         }
     }
@@ -90,17 +90,17 @@ impl Nemesis {
     }
 
     /// Waits for the next votes, and causes an election.
-    fn arm_ambush(&mut self, simulation: &mut Simulation<'_>, victim: usize) {
-        let voters = self.chance.between(1, self.group.len() as u64);
-        self.ambush = Some((self.terms(), voters));
-        match self.chance.percent(50) {
+    fn arm_vote_watch(&mut self, simulation: &mut Simulation<'_>, victim: usize) {
+        let voters = self.rng.between(1, self.group.len() as u64);
+        self.vote_watch = Some((self.terms(), voters));
+        match self.rng.percent(50) {
             true => self.take_down(simulation, victim, FaultKind::Crash),
             false => self.inject(simulation, RaftFault::Transfer),
         }
     }
 
-    fn trigger_ambush(&mut self, simulation: &mut Simulation<'_>) {
-        let Some((before, mut voters)) = self.ambush.take() else {
+    fn cut_new_voters(&mut self, simulation: &mut Simulation<'_>) {
+        let Some((before, mut voters)) = self.vote_watch.take() else {
             return;
         };
         let terms = self.terms();
@@ -111,13 +111,13 @@ impl Nemesis {
                 self.take_down(simulation, place, FaultKind::PowerCut);
             }
         }
-        self.ambush = (voters > 0).then_some((terms, voters));
+        self.vote_watch = (voters > 0).then_some((terms, voters));
     }
 
     /// Ends all faults.
     pub(super) fn heal(&mut self, simulation: &mut Simulation<'_>) {
-        self.ambush = None;
-        while let Some(broken) = self.broken.take_any() {
+        self.vote_watch = None;
+        while let Some(broken) = self.active.take_any() {
             self.end_fault(simulation, broken);
         }
         self.note(FaultKind::Heal, "*".to_owned(), "");
@@ -136,8 +136,8 @@ impl Nemesis {
         from_ms: u64,
         to_ms: u64,
     ) {
-        let until = simulation.now() + Duration::from_millis(self.chance.between(from_ms, to_ms));
-        self.broken.add(until, broken);
+        let until = simulation.now() + Duration::from_millis(self.rng.between(from_ms, to_ms));
+        self.active.add(until, broken);
     }
 
     /// Returns a random node, more often the leader.
@@ -145,16 +145,16 @@ impl Nemesis {
         let leader = lock(&self.group.nodes)
             .iter()
             .position(|seen| seen.is_leader);
-        let any = self.chance.below(self.group.len() as u64) as usize;
+        let any = self.rng.below(self.group.len() as u64) as usize;
         match leader {
-            Some(leader) if self.chance.percent(40) => leader,
+            Some(leader) if self.rng.percent(40) => leader,
             Some(_) | None => any,
         }
     }
 
     fn is_down(&self, place: usize) -> bool {
         let down = |broken: &RaftActiveFault| matches!(broken, RaftActiveFault::Down(one) if *one == place);
-        self.broken.iter().any(down)
+        self.active.iter().any(down)
     }
 
     fn inject(&mut self, simulation: &mut Simulation<'_>, kind: RaftFault) {
@@ -167,7 +167,7 @@ impl Nemesis {
                     self.take_down(simulation, place, FaultKind::PowerCut);
                 }
             }
-            RaftFault::CutVoters => self.arm_ambush(simulation, victim),
+            RaftFault::CutVoters => self.arm_vote_watch(simulation, victim),
             RaftFault::Split => self.split(simulation, victim),
             RaftFault::OneWay => {
                 let other = self.other(victim);
@@ -182,7 +182,7 @@ impl Nemesis {
                 self.note(FaultKind::PartitionPartial, "*".to_owned(), "");
                 for one in 0..self.group.len() {
                     for other in 0..one {
-                        if self.chance.percent(40) {
+                        if self.rng.percent(40) {
                             self.cut(simulation, one, other, 3_000);
                             self.cut(simulation, other, one, 3_000);
                         }
@@ -198,21 +198,22 @@ impl Nemesis {
                 self.delay(simulation, victim, other);
             }
             RaftFault::SlowDisk => {
-                let ms = self.chance.between(2, 400);
+                let ms = self.rng.between(2, 400);
                 self.note(FaultKind::SlowDisk, name(victim), &format!("{ms} ms"));
                 self.group.stores[victim].slow_down(Duration::from_millis(ms));
                 self.lasting(simulation, RaftActiveFault::Slow(victim), 100, 4_000);
             }
             RaftFault::Transfer => {
                 self.note(FaultKind::LeaderTransfer, name(victim), "");
-                self.group
-                    .with_status(victim, |seen| seen.orders.push_back(NodeRequest::Transfer));
+                self.group.with_status(victim, |seen| {
+                    seen.requests.push_back(NodeRequest::Transfer)
+                });
             }
         }
     }
 
     fn other(&mut self, than: usize) -> usize {
-        let step = self.chance.between(1, self.group.len() as u64 - 1) as usize;
+        let step = self.rng.between(1, self.group.len() as u64 - 1) as usize;
         (than + step) % self.group.len()
     }
 
@@ -223,7 +224,7 @@ impl Nemesis {
         let store = &self.group.stores[place];
         let unsynced = store.unsynced();
         let kept = match kind {
-            FaultKind::PowerCut => self.chance.below(unsynced as u64 + 1) as usize,
+            FaultKind::PowerCut => self.rng.below(unsynced as u64 + 1) as usize,
             // The operating system still has the written data.
             _ => unsynced,
         };
@@ -239,7 +240,7 @@ impl Nemesis {
         let mut inside = vec![false; count];
         inside[victim] = true;
         for inside in &mut inside {
-            *inside |= self.chance.percent(30);
+            *inside |= self.rng.percent(30);
         }
         let names = (0..count).filter(|place| inside[*place]).map(name);
         let names = names.collect::<Vec<_>>().join(",");
@@ -269,7 +270,7 @@ impl Nemesis {
     }
 
     fn delay(&mut self, simulation: &mut Simulation<'_>, one: usize, other: usize) {
-        let ms = self.chance.between(5, 200);
+        let ms = self.rng.between(5, 200);
         let (one, other) = (name(one), name(other));
         let latency = Duration::from_millis(ms);
         if let Some(link) = self.links.slow(simulation, &one, &other, latency) {

@@ -92,8 +92,8 @@ impl Owner {
         let mut registry = lock(&self.registry);
         if registry.index.is_some_and(|index| entry.index != index + 1) {
             let (who, last) = (name(place), registry.index);
-            let words = format!("{who} applied entry {} after {last:?}", entry.index);
-            group.notes.violation(words);
+            let message = format!("{who} applied entry {} after {last:?}", entry.index);
+            group.notes.violation(message);
         }
         registry.index = Some(entry.index);
         for command in &entry.commands {

@@ -49,7 +49,7 @@ impl AgentObserver {
     }
 
     /// Records that the agent obeys or reports in an epoch that is not the highest on its disk.
-    fn is_not_fenced(&self, agent: AgentId, epoch: Epoch) {
+    fn note_unfenced(&self, agent: AgentId, epoch: Epoch) {
         self.note(AgentFact::OrderTaken {
             agent,
             epoch,
@@ -73,8 +73,8 @@ impl AgentObserver {
                 (task.launch.spec.as_ref()).is_some_and(|spec| spec.executor.is_some());
             if in_executor
                 && identity.agent == Some(instance.agent)
-                && !self.machine.has_taken(*instance)
-                && self.machine.takes(*instance, identity.life)
+                && !self.machine.has_launched(*instance)
+                && self.machine.note_launch(*instance, identity.run)
             {
                 self.note(AgentFact::OrderTaken {
                     agent: instance.agent,
@@ -109,9 +109,9 @@ impl AgentObserver {
         }
     }
 
-    fn note_made(&self, contents: &JournalContents) {
+    fn note_stored_updates(&self, contents: &JournalContents) {
         for (instance, task) in &contents.facts.tasks {
-            let known = self.machine.see_made(*instance, task.made);
+            let known = self.machine.note_updates(*instance, task.newest_update);
             for update in task.updates.iter().filter(|update| update.number > known) {
                 let fact = TaskFact::UpdateStored {
                     task: task.key.clone(),
@@ -136,12 +136,12 @@ impl MessageObserver for AgentObserver {
         if !is_obeyed {
             return;
         }
-        self.machine.obeys(now_ms());
+        self.machine.note_obeyed(now_ms());
         self.epoch = Epoch(message.epoch);
         if self.epoch < self.machine.known_epoch()
             && let Some(agent) = self.machine.agent()
         {
-            self.is_not_fenced(agent, self.epoch);
+            self.note_unfenced(agent, self.epoch);
         }
         match &message.message {
             Some(Heard::Committed(committed)) => {
@@ -180,12 +180,12 @@ impl MessageObserver for AgentObserver {
         if stored < self.epoch
             && let Some(agent) = contents.facts.identity.agent
         {
-            self.is_not_fenced(agent, self.epoch);
+            self.note_unfenced(agent, self.epoch);
         }
         let Some(Said::Report(report)) = &message.message else {
             return;
         };
-        self.note_made(&contents);
+        self.note_stored_updates(&contents);
         for update in &report.updates {
             if let Some(task) = key(&update.framework_id, &update.task_id) {
                 self.note(TaskFact::UpdateSent {

@@ -31,28 +31,28 @@ fn executor_of(task: &Task) -> Option<TaskKey> {
 
 /// Time without a message of a leader, after which an agent counts as without one. A leader sends
 /// one every second.
-const LED_MS: u64 = 2_500;
+const LEADER_TIMEOUT_MS: u64 = 2_500;
 /// The number of entries by which a lagging master is behind another one.
-const LAG: u64 = 8;
+const MAX_LAG: u64 = 8;
 
 /// The durable state of the cluster, compared with the log, the machines and the frameworks.
 pub(super) struct ClusterAudit {
     world: World,
     log: LogFollower,
-    looked: Vec<u64>,
+    checked: Vec<u64>,
 }
 
 impl ClusterAudit {
     pub(super) fn new(world: World) -> Self {
         Self {
-            looked: vec![0; world.stores.len()],
+            checked: vec![0; world.stores.len()],
             log: LogFollower::new(world.clone()),
             world,
         }
     }
 
-    fn violation(&self, words: String) {
-        self.world.notes.violation(words);
+    fn violation(&self, message: String) {
+        self.world.notes.violation(message);
     }
 
     /// Applies the entries that were committed since.
@@ -76,10 +76,10 @@ impl ClusterAudit {
             let Some((index, records)) = self.world.stores[place].registry() else {
                 continue;
             };
-            if self.looked[place] == index {
+            if self.checked[place] == index {
                 continue;
             }
-            self.looked[place] = index;
+            self.checked[place] = index;
             let name = master_name(place);
             let marks = records.iter().map(|(key, value)| record_mark(key, value));
             let digest = marks.fold(0, u128::wrapping_add);
@@ -98,7 +98,7 @@ impl ClusterAudit {
             };
             self.world.notes.recorder.observe(&*name, fact);
         }
-        self.account();
+        self.check_accounts();
         self.compare_limits();
         let NodeId(id) = registry.cluster().leader;
         self.world.place(id)
@@ -122,7 +122,7 @@ impl ClusterAudit {
             let machines = self.world.machines.iter();
             let known = self.log.registry().agent(task.agent);
             let known = known.map_or(OrderIndex(0), |agent| agent.orders);
-            let found = machines.filter_map(|machine| machine.limited_to(instance));
+            let found = machines.filter_map(|machine| machine.limits_of(instance));
             for ContainerLimits { pids, .. } in found.filter(|found| found.order <= known) {
                 self.world.notes.count("limits compared");
                 if pids != wanted {
@@ -136,7 +136,7 @@ impl ClusterAudit {
     }
 
     /// Compares the registry's accounts of agents with its tasks, one by one.
-    fn account(&self) {
+    fn check_accounts(&self) {
         let registry = self.log.registry();
         for agent in registry.agents() {
             let live = registry
@@ -174,8 +174,8 @@ impl ClusterAudit {
 
     /// Returns the frameworks that can receive offers.
     pub(super) fn present_frameworks(&self) -> Vec<FrameworkId> {
-        let kept = self.world.state();
-        let ids = kept.frameworks.values();
+        let state = self.world.state();
+        let ids = state.frameworks.values();
         ids.filter_map(|stored| stored.framework.as_ref()?.parse().ok())
             .filter(|id| self.log.registry().framework(*id).is_some())
             .collect()
@@ -197,8 +197,8 @@ impl ClusterAudit {
     }
 
     /// Returns the agents that became unreachable after the first `count` ones.
-    pub(super) fn given_up_since(&self, count: usize) -> Vec<AgentId> {
-        self.log.given_up_since(count).to_vec()
+    pub(super) fn unreachable_since(&self, count: usize) -> Vec<AgentId> {
+        self.log.unreachable_since(count).to_vec()
     }
 
     /// Returns agents that are not registered, and tasks that are UNREACHABLE although their agents
@@ -213,12 +213,12 @@ impl ClusterAudit {
                 away.push(format!("{} is {mode:?}", machine.name));
             }
         }
-        away.extend(self.left_behind(registry));
+        away.extend(self.unreachable_tasks(registry));
         away
     }
 
     /// Returns tasks that are UNREACHABLE although their agents are registered.
-    fn left_behind(&self, registry: &Registry) -> Vec<String> {
+    fn unreachable_tasks(&self, registry: &Registry) -> Vec<String> {
         let unreachable = registry
             .tasks()
             .filter(|task| task.state == TaskState::Unreachable);
@@ -234,7 +234,7 @@ impl ClusterAudit {
     }
 
     /// Returns the hosts whose agents have obeyed a master since then.
-    pub(super) fn led_since(&self, since_ms: u64) -> Vec<String> {
+    pub(super) fn obeying_since(&self, since_ms: u64) -> Vec<String> {
         let machines = self.world.machines.iter();
         let led = machines.filter(|machine| machine.obeyed_ms() > since_ms);
         led.map(|machine| machine.name.to_string()).collect()
@@ -251,8 +251,8 @@ impl ClusterAudit {
 
     /// Returns the live tasks of the framework that never returns.
     pub(super) fn tasks_of_retired(&self) -> Vec<TaskKey> {
-        let kept = self.world.state();
-        let stored = kept.retired.and_then(|place| kept.frameworks.get(&place));
+        let state = self.world.state();
+        let stored = state.retired.and_then(|place| state.frameworks.get(&place));
         let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
         let tasks = self.log.registry().tasks();
         tasks
@@ -284,33 +284,33 @@ impl ClusterAudit {
     pub(super) fn unhealthy(&self) -> Vec<String> {
         let mut open = self.unrecovered();
         let machines = self.world.machines.iter();
-        open.extend(machines.flat_map(SimMachine::torn_groups));
+        open.extend(machines.flat_map(SimMachine::partly_failed_groups));
         open
     }
 
     /// Returns the same without the relations between tasks.
     fn unrecovered(&self) -> Vec<String> {
         let mut open = Vec::new();
-        let kept = self.world.state();
-        if let Some(wiped) = kept.wiped {
+        let state = self.world.state();
+        if let Some(wiped) = state.wiped {
             open.push(format!(
                 "{wiped:?}, and of it was said {:?}",
-                kept.hand_was_told
+                state.operator_error
             ));
         }
-        drop(kept);
+        drop(state);
         if let Some(leaving) = self.world.state().leaving {
             open.push(format!("{leaving:?}"));
         }
         let is_work = |order: &OperatorRequest| !matches!(order, OperatorRequest::ListOffers);
-        let kept = self.world.state();
-        if kept.hand_works || kept.orders.iter().any(is_work) {
+        let state = self.world.state();
+        if state.operator_busy || state.requests.iter().any(is_work) {
             open.push(format!(
                 "the hand has orders; it was told: {}",
-                kept.hand_was_told
+                state.operator_error
             ));
         }
-        drop(kept);
+        drop(state);
         let registry = self.log.registry();
         for machine in self.world.machines.iter() {
             let agent = machine.agent().and_then(|id| registry.agent(id));
@@ -322,12 +322,12 @@ impl ClusterAudit {
         // The registry counts an agent as connected until it has been silent for the whole timeout.
         let now_ms = self.world.notes.recorder.now_ns() / 1_000_000;
         let machines = self.world.machines.iter();
-        let unled = machines.filter(|machine| machine.obeyed_ms() + LED_MS < now_ms);
+        let unled = machines.filter(|machine| machine.obeyed_ms() + LEADER_TIMEOUT_MS < now_ms);
         open.extend(unled.map(|machine| format!("{} hears of no leader", machine.name)));
         let former = self.agents_of_former_reigns().into_iter();
         open.extend(former.map(|name| format!("{name} obeys a former leader")));
         open.extend(self.lagging_masters());
-        open.extend(self.left_behind(registry));
+        open.extend(self.unreachable_tasks(registry));
         open
     }
 
@@ -341,7 +341,7 @@ impl ClusterAudit {
             .map(|(place, store)| (master_name(place), store.applied().unwrap_or(0)))
             .collect();
         let most = applied.iter().map(|(_, index)| *index).max().unwrap_or(0);
-        let lagging = applied.iter().filter(|(_, index)| index + LAG < most);
+        let lagging = applied.iter().filter(|(_, index)| index + MAX_LAG < most);
         lagging
             .map(|(name, index)| format!("{name} has applied {index} of {most} entries"))
             .collect()
@@ -349,13 +349,13 @@ impl ClusterAudit {
 
     /// Adds the offers that frameworks hold and their leader does not know.
     fn void_offers(&self, open: &mut Vec<String>) {
-        let kept = self.world.state();
-        let Some(known) = &kept.open else {
+        let state = self.world.state();
+        let Some(known) = &state.open else {
             open.push("the leader has not said which offers are open".to_owned());
             return;
         };
-        for (place, held) in &kept.held {
-            let stored = kept.frameworks.get(place);
+        for (place, held) in &state.held {
+            let stored = state.frameworks.get(place);
             let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
             let present = id.and_then(|id| self.log.registry().framework(id));
             // Offers of a superseded session are invalid, and no notification is required.
@@ -363,7 +363,7 @@ impl ClusterAudit {
                 continue;
             }
             let void: Vec<_> = held.offers.difference(known).collect();
-            if kept.retired != Some(*place) && !void.is_empty() {
+            if state.retired != Some(*place) && !void.is_empty() {
                 open.push(format!(
                     "OfferSingleUse: {} holds void offers {void:?}",
                     framework_name(*place)
@@ -377,16 +377,16 @@ impl ClusterAudit {
         self.note_running();
         let registry = self.log.registry();
         let recorder = &self.world.notes.recorder;
-        let kept = self.world.state();
-        let open = kept.open.clone().unwrap_or_default();
-        for (place, held) in &kept.held {
-            let stored = kept.frameworks.get(place);
+        let state = self.world.state();
+        let open = state.open.clone().unwrap_or_default();
+        for (place, held) in &state.held {
+            let stored = state.frameworks.get(place);
             let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
             let is_present = |id: &FrameworkId| {
                 let present = registry.framework(*id);
                 present.is_some_and(|present| present.session == held.session)
             };
-            let id = id.filter(|id| kept.retired != Some(*place) && is_present(id));
+            let id = id.filter(|id| state.retired != Some(*place) && is_present(id));
             if let Some(framework) = id {
                 let audit = history::AuditFinding::Offers {
                     framework,
@@ -419,7 +419,7 @@ impl ClusterAudit {
         for (place, machine) in self.world.machines.iter().enumerate() {
             let name = agent_name(place);
             let mine = registry.agents().filter(|agent| {
-                agent.reported.info.host_name == name
+                agent.report.info.host_name == name
                     && !matches!(agent.mode(), AgentMode::Gone | AgentMode::Drained)
             });
             let mine: Vec<_> = mine.collect();
@@ -456,7 +456,7 @@ impl ClusterAudit {
     }
 
     fn compare_frameworks(&self, registry: &Registry, open: &mut Vec<String>) {
-        let stories = self.world.ledger.all();
+        let stories = self.world.oracle.all();
         for task in registry.tasks() {
             if !task.unacknowledged.is_empty() {
                 open.push(format!("{} has updates that nobody acknowledged", task.key));
@@ -466,28 +466,28 @@ impl ClusterAudit {
             open.push(format!("{} tasks live", registry.live_tasks()));
         }
         let frameworks: BTreeSet<_> = registry.frameworks().map(|one| one.id).collect();
-        let kept = self.world.state();
-        if let Some(place) = kept.retired {
-            let stored = kept.frameworks.get(&place);
+        let state = self.world.state();
+        if let Some(place) = state.retired {
+            let stored = state.frameworks.get(&place);
             let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
             if id.is_some_and(|id| frameworks.contains(&id)) {
                 open.push(format!("{} is still there", framework_name(place)));
             }
         }
-        drop(kept);
+        drop(state);
         for (key, story) in stories {
             if !frameworks.contains(&key.framework) {
                 continue;
             }
             let is_live = registry.task(&key).is_some_and(|task| !task.is_terminal());
             let ran = story.start.is_some() || story.accepted;
-            if ran && !is_live && story.told.is_none() {
+            if ran && !is_live && story.received.is_none() {
                 open.push(format!("the end of {key} was never told: {story:?}"));
             }
-            if is_live && story.told.is_some() {
+            if is_live && story.received.is_some() {
                 open.push(format!(
                     "{key} lives, and its framework was told {:?}",
-                    story.told
+                    story.received
                 ));
             }
         }

@@ -34,12 +34,12 @@ pub(super) fn now_ms() -> u64 {
 pub(super) struct SimContainers {
     machine: SimMachine,
     notes: SimContext,
-    teller: EventSender,
+    events: EventSender,
     /// Wakes the watcher of a container after a request.
-    wishes: BTreeMap<Instance, (ContainerName, Arc<Notify>)>,
+    wakers: BTreeMap<Instance, (ContainerName, Arc<Notify>)>,
     fetches: BTreeMap<Instance, AbortHandle>,
     /// The channels to connected executors.
-    ears: BTreeMap<Instance, ExecutorChannel>,
+    channels: BTreeMap<Instance, ExecutorChannel>,
     /// Counts the streams of executors.
     streams: Arc<AtomicU64>,
 }
@@ -48,51 +48,51 @@ impl SimContainers {
     pub(super) fn new(
         machine: SimMachine,
         notes: SimContext,
-        teller: EventSender,
+        events: EventSender,
         known: &[ContainerName],
     ) -> Self {
         machine.end_orphans(known, now_ms());
         Self {
             machine,
             notes,
-            teller,
-            wishes: BTreeMap::new(),
+            events,
+            wakers: BTreeMap::new(),
             fetches: BTreeMap::new(),
-            ears: BTreeMap::new(),
+            channels: BTreeMap::new(),
             streams: Arc::default(),
         }
     }
 
     /// Records that a launch is acted on: it must be on the disk, and so must its epoch.
-    fn takes(&self, start: &ContainerStart) {
+    fn note_start(&self, start: &ContainerStart) {
         let Instance { agent, order } = start.name.instance;
         let is_executor = (start.launch.spec.as_ref()).is_some_and(|spec| spec.executor.is_some());
         if !is_executor {
-            return self.takes_launch(start.name.instance, start.name.life);
+            return self.note_launch(start.name.instance, start.name.run);
         }
         let contents = self.machine.synced();
         if !contents.facts.executors.contains_key(&start.name.instance) {
             let order = order.0;
-            let words = format!(
+            let message = format!(
                 "StaleLeaderFencing: {agent} begins an executor for order {order}, and has not stored that"
             );
-            self.notes.violation(words);
+            self.notes.violation(message);
         }
     }
 
     /// Records that a task is started without its files.
-    fn is_unprepared(&self, start: &ContainerStart) {
+    fn report_unprepared(&self, start: &ContainerStart) {
         let (name, host) = (start.name, &self.machine.name);
         let rule = if start.group.is_some() {
             "GroupAtomicity: "
         } else {
             ""
         };
-        let words = format!("{rule}{name} is started on {host} before its files are there");
-        self.notes.violation(words);
+        let message = format!("{rule}{name} is started on {host} before its files are there");
+        self.notes.violation(message);
     }
 
-    fn takes_launch(&self, instance: Instance, life: u64) {
+    fn note_launch(&self, instance: Instance, life: u64) {
         let contents = self.machine.synced();
         let epoch = self.machine.stored_epoch(&contents);
         let Instance { agent, order } = instance;
@@ -102,7 +102,7 @@ impl SimContainers {
                 order.0
             ));
         };
-        if !self.machine.takes(instance, life) {
+        if !self.machine.note_launch(instance, life) {
             return;
         }
         let fact = AgentFact::OrderTaken {
@@ -117,23 +117,23 @@ impl SimContainers {
     }
 
     fn listen(&mut self, name: ContainerName) {
-        let (machine, teller) = (self.machine.clone(), self.teller.clone());
+        let (machine, teller) = (self.machine.clone(), self.events.clone());
         let (talk, ear) = ExecutorConnection::new(machine, teller, name, self.streams.clone());
-        self.ears.insert(name.instance, ear);
+        self.channels.insert(name.instance, ear);
         tokio::spawn(talk.run());
     }
 
     /// Passes a message to an executor. A launch that it delivers is acted on.
     fn send_to_executor(&mut self, executor: Instance, connection: u64, message: v1::ToExecutor) {
-        if let Some(launch) = conversation::launched(&message) {
+        if let Some(launch) = conversation::launch_in(&message) {
             let instance = instance(executor, launch);
             // A new stream hands it over again.
-            if !self.machine.has_taken(instance) {
-                let life = self.machine.synced().facts.identity.life;
-                self.takes_launch(instance, life);
+            if !self.machine.has_launched(instance) {
+                let life = self.machine.synced().facts.identity.run;
+                self.note_launch(instance, life);
             }
         }
-        if let Some(ear) = self.ears.get(&executor) {
+        if let Some(ear) = self.channels.get(&executor) {
             // If the send fails, the executor has ended, or its queue is full. Its next stream
             // sends everything again.
             let _ = ear.try_send((connection, message.message));
@@ -142,13 +142,13 @@ impl SimContainers {
 
     /// Answers a check, sometimes after its timeout.
     fn probe(&self, instance: Instance, look: checks::ProbeId, kind: &CheckKind) {
-        let takes = Duration::from_millis(self.machine.between(0, 420));
-        let (answer, teller) = (self.machine.run_check(kind), self.teller.clone());
+        let delay = Duration::from_millis(self.machine.between(0, 420));
+        let (answer, teller) = (self.machine.run_check(kind), self.events.clone());
         tokio::spawn(async move {
-            tokio::time::sleep(takes).await;
+            tokio::time::sleep(delay).await;
             let told = Input::ProbeFinished {
                 instance,
-                look,
+                probe: look,
                 answer,
             };
             teller.send(told).await;
@@ -157,7 +157,7 @@ impl SimContainers {
 
     /// Changes limits. The agent may die before it receives the result.
     fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder, order: OrderIndex) {
-        let outcome = match self.machine.limited_to(name.instance) {
+        let outcome = match self.machine.limits_of(name.instance) {
             Some(ContainerLimits { pids, .. }) if self.machine.between(1, 100) <= 15 => {
                 self.machine.note_refused_limits();
                 Err(UnappliedLimits {
@@ -173,10 +173,10 @@ impl SimContainers {
                 Ok(())
             }
         };
-        let takes = Duration::from_millis(self.machine.between(0, 20));
-        let teller = self.teller.clone();
+        let delay = Duration::from_millis(self.machine.between(0, 20));
+        let teller = self.events.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(takes).await;
+            tokio::time::sleep(delay).await;
             let limited = Input::LimitsApplied {
                 instance: name.instance,
                 order,
@@ -187,11 +187,11 @@ impl SimContainers {
     }
 
     fn destroy(&mut self, name: ContainerName) {
-        self.wishes.remove(&name.instance);
-        let (machine, teller) = (self.machine.clone(), self.teller.clone());
-        let takes = Duration::from_millis(self.machine.between(1, 30));
+        self.wakers.remove(&name.instance);
+        let (machine, teller) = (self.machine.clone(), self.events.clone());
+        let delay = Duration::from_millis(self.machine.between(1, 30));
         tokio::spawn(async move {
-            tokio::time::sleep(takes).await;
+            tokio::time::sleep(delay).await;
             machine.destroy(name, now_ms());
             teller.send(Input::Destroyed { name }).await;
         });
@@ -199,12 +199,12 @@ impl SimContainers {
 
     fn watcher(&mut self, name: ContainerName) -> ContainerWatcher {
         let wish = Arc::new(Notify::new());
-        self.wishes.insert(name.instance, (name, wish.clone()));
+        self.wakers.insert(name.instance, (name, wish.clone()));
         ContainerWatcher {
             machine: self.machine.clone(),
-            teller: self.teller.clone(),
+            events: self.events.clone(),
             name,
-            wish,
+            waker: wish,
         }
     }
 }
@@ -212,11 +212,11 @@ impl SimContainers {
 impl SimContainers {
     fn fetch(&mut self, start: &ContainerStart) {
         let instance = start.name.instance;
-        self.takes(start);
-        let teller = self.teller.clone();
-        let takes = Duration::from_millis(self.machine.between(0, 15));
+        self.note_start(start);
+        let teller = self.events.clone();
+        let delay = Duration::from_millis(self.machine.between(0, 15));
         let fetching = tokio::spawn(async move {
-            tokio::time::sleep(takes).await;
+            tokio::time::sleep(delay).await;
             let result = Ok(());
             teller.send(Input::Fetched { instance, result }).await;
         });
@@ -226,8 +226,8 @@ impl SimContainers {
     /// Starts a container. A launch with files to fetch was acted on when the fetch began.
     fn start(&mut self, start: &ContainerStart) {
         match self.fetches.get(&start.name.instance) {
-            None => self.takes(start),
-            Some(fetching) if !fetching.is_finished() => self.is_unprepared(start),
+            None => self.note_start(start),
+            Some(fetching) if !fetching.is_finished() => self.report_unprepared(start),
             Some(_) => {}
         }
         self.machine.prepare(start, now_ms());
@@ -253,20 +253,20 @@ impl ContainerRuntime for SimContainers {
                 tokio::spawn(self.watcher(name).find(key));
             }
             Effect::Kill { instance, grace_ms } => {
-                if let Some((name, wish)) = self.wishes.get(&instance) {
+                if let Some((name, wish)) = self.wakers.get(&instance) {
                     self.machine.kill(*name, now_ms(), grace_ms);
                     wish.notify_one();
                 }
             }
             Effect::Renew { instance, stop_at } => {
-                if let Some((name, wish)) = self.wishes.get(&instance) {
+                if let Some((name, wish)) = self.wakers.get(&instance) {
                     self.machine.renew(*name, stop_at);
                     wish.notify_one();
                 }
             }
             Effect::Probe {
                 instance,
-                look,
+                probe: look,
                 kind,
                 ..
             } => self.probe(instance, look, &kind),
@@ -282,11 +282,11 @@ impl ContainerRuntime for SimContainers {
             Effect::Destroy { name, .. } => self.destroy(name),
             // A simulated host has no resources that containers share.
             Effect::DestroyGroup { name } => {
-                self.machine.part(name);
+                self.machine.note_group_destroyed(name);
                 self.destroy(name);
             }
             Effect::Listen(name) => self.listen(name),
-            Effect::StopListening(name) => drop(self.ears.remove(&name.instance)),
+            Effect::StopListening(name) => drop(self.channels.remove(&name.instance)),
             Effect::SendToExecutor {
                 instance,
                 connection,
@@ -307,23 +307,26 @@ impl ContainerRuntime for SimContainers {
 /// The watcher of one container's task in one incarnation of the agent.
 struct ContainerWatcher {
     machine: SimMachine,
-    teller: EventSender,
+    events: EventSender,
     name: ContainerName,
-    wish: Arc<Notify>,
+    waker: Arc<Notify>,
 }
 
 impl ContainerWatcher {
     async fn find(self, key: TaskKey) {
-        let takes = Duration::from_millis(self.machine.between(0, 10));
-        tokio::time::sleep(takes).await;
+        let delay = Duration::from_millis(self.machine.between(0, 10));
+        tokio::time::sleep(delay).await;
         let found = self.machine.find(self.name, now_ms());
         let runs = matches!(found, RecoveredContainer::Running(_));
         if runs {
             self.machine.note_adopted(self.name, &key);
         }
         let instance = self.name.instance;
-        self.teller
-            .send(Input::ContainerFound { instance, found })
+        self.events
+            .send(Input::ContainerFound {
+                instance,
+                container: found,
+            })
             .await;
         if runs {
             self.watch(true).await;
@@ -339,13 +342,19 @@ impl ContainerWatcher {
                 ContainerState::Running { fact, until_ms } => {
                     if !is_known {
                         is_known = true;
-                        self.teller.send(Input::Started { instance, fact }).await;
+                        self.events.send(Input::Started { instance, fact }).await;
                         continue;
                     }
                     until_ms
                 }
                 ContainerState::Ended(ended) => {
-                    return self.teller.send(Input::Exited { instance, ended }).await;
+                    return self
+                        .events
+                        .send(Input::Exited {
+                            instance,
+                            exit: ended,
+                        })
+                        .await;
                 }
                 ContainerState::Gone => return,
             };
@@ -354,7 +363,7 @@ impl ContainerWatcher {
             });
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.wish.notified() => {}
+                () = self.waker.notified() => {}
             }
         }
     }

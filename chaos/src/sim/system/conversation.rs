@@ -16,36 +16,36 @@ use super::machine::SimMachine;
 
 /// Messages that may wait for an executor. When full, the executor receives no more until its next
 /// stream.
-const WAITING: usize = 1_024;
+const QUEUE_CAPACITY: usize = 1_024;
 
 /// The channel to an executor: the stream, and the message.
 pub(super) type ExecutorChannel = mpsc::Sender<(u64, Option<Told>)>;
 
 pub(super) struct ExecutorConnection {
     machine: SimMachine,
-    teller: EventSender,
+    events: EventSender,
     name: ContainerName,
     /// Counts the streams of all executors.
     streams: Arc<AtomicU64>,
-    heard: mpsc::Receiver<(u64, Option<Told>)>,
+    messages: mpsc::Receiver<(u64, Option<Told>)>,
 }
 
 impl ExecutorConnection {
     pub(super) fn new(
         machine: SimMachine,
-        teller: EventSender,
+        events: EventSender,
         name: ContainerName,
         streams: Arc<AtomicU64>,
     ) -> (Self, ExecutorChannel) {
-        let (ear, heard) = mpsc::channel(WAITING);
+        let (channel, messages) = mpsc::channel(QUEUE_CAPACITY);
         let own = Self {
             machine,
-            teller,
+            events,
             name,
             streams,
-            heard,
+            messages,
         };
-        (own, ear)
+        (own, channel)
     }
 
     /// Runs until the executor or its agent is gone, or the agent drops the channel.
@@ -60,9 +60,9 @@ impl ExecutorConnection {
         let input = Input::Executor {
             instance,
             connection,
-            said,
+            event: said,
         };
-        self.teller.send(input).await;
+        self.events.send(input).await;
     }
 
     /// Runs one stream. Returns `None` if there is to be no further one.
@@ -86,7 +86,7 @@ impl ExecutorConnection {
             let pause = Duration::from_millis(wake_ms.saturating_sub(now_ms).max(1));
             tokio::select! {
                 biased;
-                heard = self.heard.recv() => {
+                heard = self.messages.recv() => {
                     let (of, message) = heard?;
                     // Messages of a stream that has ended are lost with it.
                     if of == connection {
@@ -103,7 +103,7 @@ impl ExecutorConnection {
 
 /// Returns the launch in an agent's message to an executor, as its containers are asked to carry
 /// it.
-pub(super) fn launched(message: &v1::ToExecutor) -> Option<&v1::ExecutorLaunch> {
+pub(super) fn launch_in(message: &v1::ToExecutor) -> Option<&v1::ExecutorLaunch> {
     match &message.message {
         Some(Told::Launch(launch)) => Some(launch),
         _ => None,

@@ -16,7 +16,7 @@ pub(super) struct Deliveries(Arc<Mutex<DeliveryState>>);
 
 #[derive(Default)]
 struct DeliveryState {
-    heard: BTreeSet<TaskKey>,
+    received: BTreeSet<TaskKey>,
     /// Kills whose launch no agent has received: the epoch and the index of the entry.
     killed: BTreeMap<TaskKey, (Epoch, u64)>,
 }
@@ -29,7 +29,7 @@ pub(super) struct LeaderAtDial {
 }
 
 impl Deliveries {
-    fn known(&self) -> MutexGuard<'_, DeliveryState> {
+    fn state(&self) -> MutexGuard<'_, DeliveryState> {
         self.0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -38,8 +38,8 @@ impl Deliveries {
     /// Records the first committed kill of a task. Returns whether its launch was delivered before,
     /// once that is known.
     pub(super) fn killed(&self, task: &TaskKey, epoch: Epoch, index: u64) -> Option<bool> {
-        let mut known = self.known();
-        if known.heard.contains(task) {
+        let mut known = self.state();
+        if known.received.contains(task) {
             return Some(true);
         }
         known.killed.entry(task.clone()).or_insert((epoch, index));
@@ -55,8 +55,8 @@ impl Deliveries {
         epoch: Epoch,
         dialed: LeaderAtDial,
     ) -> Option<bool> {
-        let mut known = self.known();
-        known.heard.insert(task.clone());
+        let mut known = self.state();
+        known.received.insert(task.clone());
         let (of, index) = known.killed.remove(task)?;
         // A later leader begins with all entries that were committed before it.
         let sender_knew =
@@ -66,7 +66,7 @@ impl Deliveries {
 
     /// Returns killed tasks whose launch no agent has received until the end.
     pub(super) fn never_received(&self) -> Vec<TaskKey> {
-        self.known().killed.keys().cloned().collect()
+        self.state().killed.keys().cloned().collect()
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_that_was_heard_before_its_kill_was_delivered() {
+    fn a_launch_received_before_its_kill_was_delivered() {
         let deliveries = Deliveries::default();
         assert_eq!(deliveries.received(&task(), TWO, dialed(21)), None);
         assert_eq!(deliveries.killed(&task(), TWO, 25), Some(true));

@@ -15,7 +15,7 @@ use super::world::World;
 use crate::sim::network;
 
 /// Timeout of the connection and of the request, each.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sender and the task of the request.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ pub(super) struct EarlyReconcile {
     /// The task.
     pub(super) task: TaskKey,
     /// The delay before it is sent.
-    pub(super) after: Duration,
+    pub(super) delay: Duration,
 }
 
 impl EarlyReconcile {
@@ -36,7 +36,7 @@ impl EarlyReconcile {
         for master in self.world.masters() {
             let question = self.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(question.after).await;
+                tokio::time::sleep(question.delay).await;
                 question.send(master).await;
             });
         }
@@ -46,8 +46,8 @@ impl EarlyReconcile {
     async fn send(self, master: String) -> Option<()> {
         let endpoint = Endpoint::from_shared(format!("http://{master}")).ok()?;
         let connector =
-            network::dialer(&self.host, &self.world.cuts).connector(PATIENCE, ExpectedPeer::MASTER);
-        let endpoint = endpoint.timeout(PATIENCE);
+            network::dialer(&self.host, &self.world.cuts).connector(TIMEOUT, ExpectedPeer::MASTER);
+        let endpoint = endpoint.timeout(TIMEOUT);
         let channel = endpoint.connect_with_connector(connector).await.ok()?;
         let mut client = SchedulerClient::new(channel);
         let reply = client.reconcile(self.request.clone()).await.ok()?;
@@ -60,10 +60,10 @@ impl EarlyReconcile {
                 .count("questions past the SDK answered by UNKNOWN");
             let promise = UnknownGuarantee {
                 session: self.request.session,
-                below: self.request.next_number,
+                below_call: self.request.next_number,
                 index: convert::revision_from(reply.revision).index,
             };
-            self.world.ledger.unknown(&self.task, promise);
+            self.world.oracle.unknown(&self.task, promise);
         }
         Some(())
     }

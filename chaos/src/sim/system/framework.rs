@@ -18,9 +18,9 @@ use crate::history::{
 use crate::rng::Rng;
 
 /// Maximum number of tasks of a framework at the same time.
-const LIVE: usize = 12;
+const MAX_LIVE_TASKS: usize = 12;
 /// Used offers that a framework remembers.
-const USED: usize = 8;
+const MAX_USED_OFFERS: usize = 8;
 
 /// The behaviour of a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,41 +49,41 @@ pub(super) use sessions::{framework, rival};
 
 struct SimFramework {
     id: Option<FrameworkId>,
-    life: u64,
+    incarnation: u64,
     /// Counts its recorded calls.
-    number: u64,
+    call_number: u64,
     calls: BTreeMap<CallKey, CallId>,
     world: World,
-    place: usize,
+    index: usize,
     name: String,
-    habit: SimFrameworkBehaviour,
-    chance: Rng,
+    behaviour: SimFrameworkBehaviour,
+    rng: Rng,
     /// Whether it has asked for offers after the last fault.
     is_revived: bool,
     /// The newest offers that were accepted.
-    used: VecDeque<v1::Offer>,
+    used_offers: VecDeque<v1::Offer>,
     /// Counts the calls that bypass the SDK.
-    stray: u64,
+    off_sdk_calls: u64,
     /// Calls to which the SDK has assigned a number.
-    numbered: u64,
+    sdk_calls: u64,
 }
 
 impl SimFramework {
-    fn new(world: &World, place: usize, name: String, life: u64, chance: Rng) -> Self {
+    fn new(world: &World, place: usize, name: String, life: u64, rng: Rng) -> Self {
         Self {
             id: None,
-            life,
-            number: 0,
+            incarnation: life,
+            call_number: 0,
             calls: BTreeMap::new(),
             world: world.clone(),
-            place,
+            index: place,
             name,
-            habit: SimFrameworkBehaviour::of(place),
-            chance,
+            behaviour: SimFrameworkBehaviour::of(place),
+            rng,
             is_revived: false,
-            used: VecDeque::new(),
-            stray: 0,
-            numbered: 0,
+            used_offers: VecDeque::new(),
+            off_sdk_calls: 0,
+            sdk_calls: 0,
         }
     }
 
@@ -95,8 +95,8 @@ impl SimFramework {
 
     /// Returns the stored tasks that may be alive.
     fn live(&self) -> Vec<String> {
-        let kept = self.world.state();
-        let stored = kept.frameworks.get(&self.place);
+        let state = self.world.state();
+        let stored = state.frameworks.get(&self.index);
         let tasks = stored.into_iter().flat_map(|stored| &stored.tasks);
         let live = tasks.filter(|(_, is_over)| !**is_over);
         live.map(|(task, _)| task.clone()).collect()
@@ -104,39 +104,39 @@ impl SimFramework {
 
     /// Returns how many tasks it has created.
     fn count_made(&self) -> u64 {
-        let kept = self.world.state();
-        let stored = kept.frameworks.get(&self.place);
-        stored.map_or(0, |stored| stored.made)
+        let state = self.world.state();
+        let stored = state.frameworks.get(&self.index);
+        stored.map_or(0, |stored| stored.task_count)
     }
 
     /// Creates a task from the remainder of an offer. It is stored before any message names it.
     fn new_task(&mut self, left: &mut Remainder) -> Option<v1::TaskSpec> {
         let size = ["cpus:0.5;mem:64", "cpus:0.5;mem:64", "cpus:1;mem:128"];
-        let size = self.chance.pick(&size).copied().unwrap_or(size[0]);
+        let size = self.rng.pick(&size).copied().unwrap_or(size[0]);
         let size: Resources = size.parse().expect("the text is constant");
         // The lowest port, so that consecutive tasks use the same one.
         let port = left.take(&size).then(|| left.take_port()).flatten()?;
         let uses = size.plus(&resources::port_resource(port.into()))?;
-        let mut kept = self.world.state();
-        let stored = kept.frameworks.entry(self.place).or_default();
-        stored.made += 1;
-        let task_id = format!("t{}", stored.made);
-        let is_checked = stored.made.is_multiple_of(3);
-        let is_timed = stored.made % 7 == 2;
+        let mut state = self.world.state();
+        let stored = state.frameworks.entry(self.index).or_default();
+        stored.task_count += 1;
+        let task_id = format!("t{}", stored.task_count);
+        let is_checked = stored.task_count.is_multiple_of(3);
+        let is_timed = stored.task_count % 7 == 2;
         stored.tasks.insert(task_id.clone(), false);
-        drop(kept);
-        let shell = match self.chance.below(10) {
+        drop(state);
+        let shell = match self.rng.below(10) {
             // Only its agent ends it, when its time limit expires.
             _ if is_timed => "sim for-ever".to_owned(),
-            0..=5 => format!("sim {} 0", self.chance.between(10, 3_000)),
-            6 => format!("sim {} 3", self.chance.between(1, 500)),
+            0..=5 => format!("sim {} 0", self.rng.between(10, 3_000)),
+            6 => format!("sim {} 3", self.rng.between(1, 500)),
             _ => "sim for-ever".to_owned(),
         };
         Some(v1::TaskSpec {
             task_id,
             shell,
             resources: resources::to_wire(&uses),
-            stop_after_ms: match self.chance.percent(10) {
+            stop_after_ms: match self.rng.percent(10) {
                 true => 4_000,
                 false => 0,
             },
@@ -158,60 +158,60 @@ impl SimFramework {
 
     fn answer_offer(&mut self, driver: &SchedulerDriver, offer: &v1::Offer) {
         let live = self.live().len();
-        let takes = match self.habit {
+        let takes = match self.behaviour {
             SimFrameworkBehaviour::Greedy => true,
-            SimFrameworkBehaviour::Decliner => self.chance.percent(25),
-            SimFrameworkBehaviour::Crasher => self.chance.percent(60),
+            SimFrameworkBehaviour::Decliner => self.rng.percent(25),
+            SimFrameworkBehaviour::Crasher => self.rng.percent(60),
         };
         let mut left = Remainder::of(offer);
         let count = self
-            .chance
+            .rng
             .between(1, 3)
-            .min(LIVE.saturating_sub(live) as u64);
+            .min(MAX_LIVE_TASKS.saturating_sub(live) as u64);
         let mut tasks = Vec::new();
         let is_idle = {
-            let kept = self.world.state();
-            kept.quiet || kept.still
+            let state = self.world.state();
+            state.draining || state.idle
         };
         let mut form = LaunchForm::Alone;
         if takes && !is_idle {
             form = LaunchForm::of(self.count_made()).fit(&mut left);
             let made = (0..count).map_while(|_| self.new_task(&mut left));
-            tasks.extend(made.map(|task| form.shape(task)));
+            tasks.extend(made.map(|task| form.apply(task)));
         }
         if tasks.is_empty() {
             self.world.notes.count("offers declined");
-            let filter_ms = self.chance.between(0, 1_500);
+            let filter_ms = self.rng.between(0, 1_500);
             driver.decline(offer, Some(filter_ms));
             return;
         }
         self.world.notes.count("offers accepted");
-        self.used.push_back(offer.clone());
-        if self.used.len() > USED {
-            self.used.pop_front();
+        self.used_offers.push_back(offer.clone());
+        if self.used_offers.len() > MAX_USED_OFFERS {
+            self.used_offers.pop_front();
         }
         let first = tasks[0].task_id.clone();
-        let operation = self.accepting(offer, &tasks);
+        let operation = self.accept_operation(offer, &tasks);
         let invoked = operation.map(|operation| self.invoke(operation));
         let asked = self.launch(driver, offer, tasks, form);
-        self.numbered += 1;
+        self.sdk_calls += 1;
         if let Some(invoked) = invoked {
             self.calls.insert(asked.key, invoked);
         }
-        if self.chance.percent(8) {
+        if self.rng.percent(8) {
             self.reconcile_early(&first);
         }
         // Some tasks are killed immediately after their launch.
-        if self.chance.percent(10) {
+        if self.rng.percent(10) {
             self.kill(driver, &first);
         }
     }
 
     /// Changes the held offers of this session. Those of a superseded session do not count.
-    fn hold(&self, change: impl FnOnce(&mut BTreeSet<OfferId>)) {
-        let mut kept = self.world.state();
-        let held = kept.held.get_mut(&self.place);
-        if let Some(held) = held.filter(|held| held.session == self.life) {
+    fn change_held(&self, change: impl FnOnce(&mut BTreeSet<OfferId>)) {
+        let mut state = self.world.state();
+        let held = state.held.get_mut(&self.index);
+        if let Some(held) = held.filter(|held| held.session == self.incarnation) {
             change(&mut held.offers);
         }
     }
@@ -221,15 +221,15 @@ impl SimFramework {
     }
 
     fn call_name(&mut self) -> Option<CallName> {
-        self.number += 1;
+        self.call_number += 1;
         Some(CallName {
             framework: self.id?,
-            session: self.life,
-            number: self.number,
+            session: self.incarnation,
+            number: self.call_number,
         })
     }
 
-    fn accepting(&mut self, offer: &v1::Offer, tasks: &[v1::TaskSpec]) -> Option<Operation> {
+    fn accept_operation(&mut self, offer: &v1::Offer, tasks: &[v1::TaskSpec]) -> Option<Operation> {
         let launch = |task: &v1::TaskSpec| {
             Some(LaunchedTask {
                 task: self.key(&task.task_id)?,
@@ -250,7 +250,7 @@ impl SimFramework {
         let operation = self.key(task).map(|task| Operation::Kill { name, task });
         let invoked = operation.map(|operation| self.invoke(operation));
         let asked = driver.kill(task, None);
-        self.numbered += 1;
+        self.sdk_calls += 1;
         if let Some(invoked) = invoked {
             self.calls.insert(asked.key, invoked);
         }
@@ -260,7 +260,7 @@ impl SimFramework {
         Some(OfferFact::Made {
             offer: offer.offer_id.parse().ok()?,
             framework: self.id?,
-            session: self.life,
+            session: self.incarnation,
             agent: offer.agent_id.parse().ok()?,
             role: Role::new(&offer.role).ok()?,
             resources: resources::from_wire(&offer.resources)?,
@@ -268,7 +268,7 @@ impl SimFramework {
     }
 
     /// Records the end of a call.
-    fn conclude(&mut self, answer: &CallResult) {
+    fn end_call(&mut self, answer: &CallResult) {
         let Some(call) = self.calls.remove(&answer.call) else {
             return;
         };
@@ -302,12 +302,12 @@ impl Scheduler for SimFramework {
         self.world
             .state()
             .frameworks
-            .entry(self.place)
+            .entry(self.index)
             .or_default()
             .framework = Some(id);
         self.world.notes.count("sessions begun");
         if let Some(framework) = self.id {
-            let failover_timeout_ms = failover_timeout_ms(&self.world, self.place);
+            let failover_timeout_ms = failover_timeout_ms(&self.world, self.index);
             let fact = FrameworkFact::Subscribed {
                 framework,
                 failover_timeout_ms,
@@ -315,10 +315,10 @@ impl Scheduler for SimFramework {
             self.world.notes.recorder.observe(&*self.name, fact);
         }
         {
-            let mut kept = self.world.state();
-            let held = kept.held.entry(self.place).or_default();
-            if held.session != self.life {
-                held.session = self.life;
+            let mut state = self.world.state();
+            let held = state.held.entry(self.index).or_default();
+            if held.session != self.incarnation {
+                held.session = self.incarnation;
                 held.offers.clear();
             }
         }
@@ -334,10 +334,10 @@ impl Scheduler for SimFramework {
                 self.world.notes.recorder.observe(&*self.name, fact);
             }
             // Some offers are held until they are invalid.
-            if self.chance.percent(90) {
+            if self.rng.percent(90) {
                 self.answer_offer(driver, &offer);
             } else if let Ok(id) = offer.offer_id.parse() {
-                self.hold(|held| {
+                self.change_held(|held| {
                     held.insert(id);
                 });
             }
@@ -349,7 +349,7 @@ impl Scheduler for SimFramework {
         if let Ok(offer) = offer_id.parse() {
             let fact = OfferFact::Rescinded { offer };
             self.world.notes.recorder.observe(&*self.name, fact);
-            self.hold(|held| {
+            self.change_held(|held| {
                 held.remove(&offer);
             });
         }
@@ -360,13 +360,13 @@ impl Scheduler for SimFramework {
             return;
         };
         self.world
-            .ledger
-            .update_received(&self.name, self.life, &key, status);
+            .oracle
+            .update_received(&self.name, self.incarnation, &key, status);
         let state = v1::TaskState::try_from(status.state).unwrap_or_default();
         let is_unknown = state == v1::TaskState::Unknown;
         if argosy_client::scheduler::is_terminal(state) || is_unknown {
             let mut kept = self.world.state();
-            if let Some(stored) = kept.frameworks.get_mut(&self.place) {
+            if let Some(stored) = kept.frameworks.get_mut(&self.index) {
                 stored.tasks.insert(status.task_id.clone(), true);
             }
         }
@@ -377,7 +377,7 @@ impl Scheduler for SimFramework {
     }
 
     fn answered(&mut self, driver: &SchedulerDriver, answer: &CallResult) {
-        self.conclude(answer);
+        self.end_call(answer);
         if answer.task_ids.is_empty() {
             return;
         }
@@ -389,15 +389,15 @@ impl Scheduler for SimFramework {
         for task in &answer.task_ids {
             let refused = not_launched.contains(task);
             if refused {
-                let mut kept = self.world.state();
-                if let Some(stored) = kept.frameworks.get_mut(&self.place) {
+                let mut state = self.world.state();
+                if let Some(stored) = state.frameworks.get_mut(&self.index) {
                     stored.tasks.insert(task.clone(), true);
                 }
             } else if let CallOutcome::Done { .. } = answer.outcome
                 && let Some(key) = self.key(task)
             {
-                self.world.ledger.accepted(key);
-                if self.chance.percent(10) {
+                self.world.oracle.accepted(key);
+                if self.rng.percent(10) {
                     self.kill(driver, task);
                 }
             }
@@ -414,13 +414,13 @@ impl Scheduler for SimFramework {
         let live = self.live();
         if self.world.state().healing && !self.is_revived {
             self.is_revived = true;
-            self.numbered += 1;
+            self.sdk_calls += 1;
             drop(driver.revive(Vec::new()));
         }
-        if self.world.state().still {
+        if self.world.state().idle {
             return;
         }
-        if self.world.state().quiet {
+        if self.world.state().draining {
             // Ends services, and reconciles tasks without recent updates.
             for task in &live {
                 self.kill(driver, task);
@@ -430,35 +430,35 @@ impl Scheduler for SimFramework {
             }
             return;
         }
-        if self.chance.percent(30)
-            && let Some(task) = self.chance.pick(&live)
+        if self.rng.percent(30)
+            && let Some(task) = self.rng.pick(&live)
         {
             self.world.notes.count("kills");
             let task = task.clone();
             self.kill(driver, &task);
         }
-        if self.chance.percent(40)
-            && let Some(task) = self.chance.pick(&live)
+        if self.rng.percent(40)
+            && let Some(task) = self.rng.pick(&live)
         {
             self.world.notes.count("limits asked for");
             let limits = v1::Limits {
-                pids: Some(self.chance.between(1, 1_000)),
+                pids: Some(self.rng.between(1, 1_000)),
                 ..v1::Limits::default()
             };
-            self.numbered += 1;
+            self.sdk_calls += 1;
             drop(driver.update_limits(task, limits));
         }
-        if self.chance.percent(20) {
+        if self.rng.percent(20) {
             self.accept_again();
         }
-        match self.chance.below(100) {
+        match self.rng.below(100) {
             _ if self.world.state().healing => {}
             0..=2 => {
-                self.numbered += 1;
+                self.sdk_calls += 1;
                 drop(driver.suppress(Vec::new()));
             }
             3..=12 => {
-                self.numbered += 1;
+                self.sdk_calls += 1;
                 drop(driver.revive(Vec::new()));
             }
             13..=15 => drop(driver.reconcile(Vec::new())),

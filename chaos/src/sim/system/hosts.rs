@@ -30,32 +30,32 @@ pub(super) const FRAMEWORK_GRACE_MS: u64 = 2_000;
 /// Runs a master from its start until it is killed.
 pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
     let name = master_name(place);
-    let chance = world.new_incarnation(&name);
+    let rng = world.new_incarnation(&name);
     let own = world.clone();
-    let life = move |chance, seat| lead(own, place, chance, seat).boxed_local();
-    live(&world, &name, chance, [API, RAFT], life).await
+    let life = move |chance, seat| run_master(own, place, chance, seat).boxed_local();
+    run_process(&world, &name, rng, [API, RAFT], life).await
 }
 
 /// Runs a separate process on this host, until it ends by itself.
-async fn live<const PORTS: usize>(
+async fn run_process<const PORTS: usize>(
     world: &World,
     name: &str,
-    mut chance: Rng,
+    mut rng: Rng,
     ports: [u16; PORTS],
     life: impl FnOnce(Rng, ProcessEndpoint<PORTS>) -> LocalBoxFuture<'static, String> + Send + 'static,
 ) -> turmoil::Result {
-    let (card, seat) = network::endpoints(name, &world.cuts, ports);
-    let seed = chance.next();
-    let life = Box::new(move || life(chance, seat));
+    let (host, endpoint) = network::endpoints(name, &world.cuts, ports);
+    let seed = rng.next();
+    let life = Box::new(move || life(rng, endpoint));
     let ended = tokio::select! {
         words = world.starts.run(name, seed, life) => words,
-        error = card.run() => error.to_string(),
+        error = host.run() => error.to_string(),
     };
     Err(format!("{name} ended: {ended}").into())
 }
 
 /// Returns the configuration of a master.
-fn config(world: &World, place: usize, chance: &mut Rng) -> argosy_master::MasterConfig {
+fn config(world: &World, place: usize, rng: &mut Rng) -> argosy_master::MasterConfig {
     let address = |place, port| format!("{}:{port}", master_name(place));
     let mut config = argosy_master::MasterConfig::new(
         PathBuf::from("/nowhere"),
@@ -77,28 +77,33 @@ fn config(world: &World, place: usize, chance: &mut Rng) -> argosy_master::Maste
     config.agent_timeout_ms = AGENT_TIMEOUT_MS;
     config.framework_timeout_ms = FRAMEWORK_TIMEOUT_MS;
     config.framework_grace_ms = FRAMEWORK_GRACE_MS;
-    config.office_lease_ms = world.act.lease_ms();
+    config.leader_lease_ms = world.single_fault.lease_ms();
     if world.raise_at.is_some() {
-        config.founding_level = Level::RELEASE_0_1;
+        config.initial_level = Level::RELEASE_0_1;
     }
-    config.seed = chance.next();
+    config.seed = rng.next();
     config
 }
 
 /// Runs a master. Returns why it ended.
-async fn lead(world: World, place: usize, mut chance: Rng, seat: ProcessEndpoint<2>) -> String {
-    let config = config(&world, place, &mut chance);
+async fn run_master(
+    world: World,
+    place: usize,
+    mut rng: Rng,
+    endpoint: ProcessEndpoint<2>,
+) -> String {
+    let config = config(&world, place, &mut rng);
     let mut entropy = [0; 32];
     for part in entropy.chunks_mut(8) {
-        part.copy_from_slice(&chance.next().to_be_bytes());
+        part.copy_from_slice(&rng.next().to_be_bytes());
     }
-    let [api, listener] = seat.listeners;
+    let [api, listener] = endpoint.listeners;
     let parts = argosy_master::MasterParts {
         api,
         raft: NodeEnvironment {
             listener,
-            dialer: seat.dialer,
-            wall: world.walls.of(&master_name(place)),
+            dialer: endpoint.dialer,
+            wall: world.clocks.of(&master_name(place)),
         },
         raft_runtime: Handle::current(),
         readers: Handle::current(),
@@ -123,7 +128,10 @@ async fn lead(world: World, place: usize, mut chance: Rng, seat: ProcessEndpoint
         world.notes.count("masters stopped by their disk");
         return std::future::pending().await;
     }
-    ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned())
+    ended.map_or_else(
+        |why| error_chain(&why),
+        |()| "nobody asked it to".to_owned(),
+    )
 }
 
 /// Runs an agent from its start until it is killed.
@@ -142,19 +150,19 @@ pub(super) async fn copy(world: World) -> turmoil::Result {
 }
 
 async fn serve(world: World, name: String, machine: SimMachine) -> turmoil::Result {
-    let chance = world.new_incarnation(&name);
+    let rng = world.new_incarnation(&name);
     let (own, named) = (world.clone(), name.clone());
-    let life = move |chance, seat| work(own, named, machine, chance, seat).boxed_local();
-    live(&world, &name, chance, [AGENT_API], life).await
+    let life = move |chance, seat| run_agent(own, named, machine, chance, seat).boxed_local();
+    run_process(&world, &name, rng, [AGENT_API], life).await
 }
 
 /// Runs an agent. Returns why it ended.
-async fn work(
+async fn run_agent(
     world: World,
     name: String,
     machine: SimMachine,
-    mut chance: Rng,
-    seat: ProcessEndpoint<1>,
+    mut rng: Rng,
+    endpoint: ProcessEndpoint<1>,
 ) -> String {
     let mut config = argosy_agent::Config::new(
         PathBuf::from("/nowhere"),
@@ -163,7 +171,7 @@ async fn work(
     );
     config.host_name.clone_from(&name);
     config.resources = CAPACITY.parse().expect("the text is constant");
-    config.seed = chance.next().max(1);
+    config.seed = rng.next().max(1);
     config.executor_registration_timeout_ms = EXECUTOR_TIMEOUT_MS;
     let (clock, containers) = (machine.clone(), machine.clone());
     let (disk, notes) = (machine.disk.clone(), world.notes.clone());
@@ -171,20 +179,20 @@ async fn work(
     let made_up = SimulatedHost {
         boot_id: machine.boot_id(),
         boot_clock: BootClock::new(move || clock.boot_now(now_ms())),
-        wall: world.walls.of(&name),
+        wall_clock: world.clocks.of(&name),
         disk: machine.disk.clone(),
         containers: Box::new(move |teller, known| {
             Box::new(SimContainers::new(containers, notes, teller, &known))
         }),
-        onlooker: Box::new(onlooker),
+        observer: Box::new(onlooker),
     };
-    let [api] = seat.listeners;
+    let [api] = endpoint.listeners;
     let parts = argosy_agent::AgentDependencies {
         api,
-        ground: Environment::Simulated(made_up),
+        environment: Environment::Simulated(made_up),
         connector: ConnectorConfig {
-            dialer: seat.dialer,
-            seed: chance.next(),
+            dialer: endpoint.dialer,
+            seed: rng.next(),
         },
         metrics: None,
         end_tasks: CancellationToken::new(),
@@ -195,10 +203,13 @@ async fn work(
         world.notes.count("agents stopped by their disk");
         return std::future::pending().await;
     }
-    ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned())
+    ended.map_or_else(
+        |why| error_chain(&why),
+        |()| "nobody asked it to".to_owned(),
+    )
 }
 
-fn words(error: &dyn std::error::Error) -> String {
+fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

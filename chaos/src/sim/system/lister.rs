@@ -14,17 +14,17 @@ use crate::sim::network;
 /// Interval of lists.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Deadline of a list, which is also the maximum age of its contents.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the process that lists offers.
 pub(super) async fn lister(world: World) -> turmoil::Result {
-    let mut chance = world.new_incarnation("lister");
+    let mut rng = world.new_incarnation("lister");
     let config = ConnectorConfig {
         dialer: network::dialer("lister", &world.cuts),
-        seed: chance.next(),
+        seed: rng.next(),
     };
     let masters = Masters::new(world.masters())?;
-    let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(PATIENCE);
+    let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(TIMEOUT);
     loop {
         tokio::time::sleep(PAUSE).await;
         let request = v1::ListRequest {
@@ -36,8 +36,8 @@ pub(super) async fn lister(world: World) -> turmoil::Result {
             continue;
         };
         let Some(offers) = page.offers.iter().map(listed).collect() else {
-            let words = format!("the leader lists an offer that cannot be read: {page:?}");
-            world.notes.violation(words);
+            let message = format!("the leader lists an offer that cannot be read: {page:?}");
+            world.notes.violation(message);
             continue;
         };
         world.notes.count("offers listed");

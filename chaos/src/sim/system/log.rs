@@ -24,11 +24,11 @@ use crate::history::{
 };
 
 /// The name under which committed facts are recorded. It is not a process.
-const TELLER: &str = "log";
+const RECORDER_NAME: &str = "log";
 /// Digests that are kept for masters that apply later.
-const DIGESTS: usize = 4_096;
+const MAX_DIGESTS: usize = 4_096;
 /// Maximum difference of the hosts' clocks, in milliseconds.
-const APART_MS: u64 = 50;
+const TIME_TOLERANCE_MS: u64 = 50;
 
 /// A follower of the entries that any master has applied.
 pub(super) struct LogFollower {
@@ -40,11 +40,11 @@ pub(super) struct LogFollower {
     /// The newest epoch in which the cluster was at a level without actors.
     unnamed: Option<Epoch>,
     /// Cluster time at which the epoch began.
-    reign_began: Timestamp,
+    epoch_started: Timestamp,
     sessions: BTreeMap<FrameworkId, u64>,
     agents: BTreeMap<AgentId, KnownAgent>,
     /// Agents that became unreachable, in order.
-    given_up: Vec<AgentId>,
+    unreachable: Vec<AgentId>,
 }
 
 /// The last recorded state of an agent.
@@ -72,16 +72,16 @@ impl LogFollower {
             digests: BTreeMap::new(),
             epoch: Epoch::default(),
             unnamed: None,
-            reign_began: Timestamp(0),
+            epoch_started: Timestamp(0),
             sessions: BTreeMap::new(),
             agents: BTreeMap::new(),
-            given_up: Vec::new(),
+            unreachable: Vec::new(),
         }
     }
 
     /// Returns the agents that became unreachable after the first `count` ones.
-    pub(super) fn given_up_since(&self, count: usize) -> &[AgentId] {
-        self.given_up.get(count..).unwrap_or_default()
+    pub(super) fn unreachable_since(&self, count: usize) -> &[AgentId] {
+        self.unreachable.get(count..).unwrap_or_default()
     }
 
     /// Returns the registry with the entries that any master has applied.
@@ -106,29 +106,29 @@ impl LogFollower {
             let entry = first.entry(next);
             let entry = entry.or_else(|| ahead.find_map(|store| store.entry(next)));
             match entry {
-                Some(committed) => self.take(&committed),
+                Some(committed) => self.apply_entry(&committed),
                 // A snapshot covers it on any master that is this far ahead.
                 None => match first.registry() {
-                    Some((index, records)) => self.jump(index, records),
+                    Some((index, records)) => self.load_snapshot(index, records),
                     None => return,
                 },
             }
         }
     }
 
-    fn jump(&mut self, index: u64, records: argosy_raft::RegistryRecords) {
+    fn load_snapshot(&mut self, index: u64, records: argosy_raft::RegistryRecords) {
         match Registry::load(index, records) {
             Ok(registry) => {
                 self.registry = registry;
                 for (id, known) in &mut self.agents {
                     if let Some(agent) = self.registry.agent(*id) {
-                        known.incarnation = agent.reported.incarnation;
+                        known.incarnation = agent.report.incarnation;
                     }
                 }
             }
             Err(why) => {
-                let words = format!("a registry cannot be read at {index}: {why}");
-                self.world.notes.violation(words);
+                let message = format!("a registry cannot be read at {index}: {why}");
+                self.world.notes.violation(message);
             }
         }
         self.keep_digest();
@@ -137,12 +137,12 @@ impl LogFollower {
     fn keep_digest(&mut self) {
         let index = self.registry.applied();
         self.digests.insert(index, self.registry.digest());
-        if self.digests.len() > DIGESTS {
+        if self.digests.len() > MAX_DIGESTS {
             self.digests.pop_first();
         }
     }
 
-    fn take(&mut self, committed: &argosy_raft::CommittedEntry) {
+    fn apply_entry(&mut self, committed: &argosy_raft::CommittedEntry) {
         let read = committed
             .commands
             .iter()
@@ -150,8 +150,8 @@ impl LogFollower {
         let commands: Vec<ProposedCommand> = match read.collect() {
             Ok(commands) => commands,
             Err(why) => {
-                let words = format!("entry {} cannot be read: {why}", committed.index);
-                return self.world.notes.violation(words);
+                let message = format!("entry {} cannot be read: {why}", committed.index);
+                return self.world.notes.violation(message);
             }
         };
         let at = Timestamp(committed.at_ms);
@@ -187,19 +187,22 @@ impl LogFollower {
         }
     }
 
-    fn violation(&self, words: String) {
-        self.world.notes.violation(words);
+    fn violation(&self, message: String) {
+        self.world.notes.violation(message);
     }
 
     fn note(&self, fact: impl Into<Observation>, revision: Revision) {
-        self.world.notes.recorder.observe_at(TELLER, fact, revision);
+        self.world
+            .notes
+            .recorder
+            .observe_at(RECORDER_NAME, fact, revision);
     }
 
     /// Checks cluster time: it stops without a leader, and a pause of the leader counts as at most
     /// one second.
     fn check_time(&self) {
         let cluster_ms = self.registry.time().0;
-        let most_ms = self.world.cluster_time_ms() + APART_MS;
+        let most_ms = self.world.cluster_time_ms() + TIME_TOLERANCE_MS;
         if cluster_ms > most_ms {
             self.violation(format!(
                 "cluster time is {cluster_ms} ms, and only {most_ms} ms can have passed"
@@ -259,8 +262,8 @@ impl LogFollower {
 
     /// Checks that a new leader gives every agent and framework the whole timeout.
     fn check_grace(&self, index: u64, grace_ms: u64, who: &str) {
-        let waited_ms = self.registry.time().0.saturating_sub(self.reign_began.0);
-        if waited_ms + APART_MS < grace_ms {
+        let waited_ms = self.registry.time().0.saturating_sub(self.epoch_started.0);
+        if waited_ms + TIME_TOLERANCE_MS < grace_ms {
             self.violation(format!(
                 "TaskSurvival: entry {index} gives {who} up {waited_ms} ms after a new leader took office"
             ));
@@ -276,7 +279,7 @@ impl LogFollower {
                 self.sessions.insert(*id, subscribe.session);
             }
             (Command::Call(call), Ok(CommandReply::Call { revision, refused })) => {
-                self.called(call, *revision, refused.len(), &done.applied.events);
+                self.note_call(call, *revision, refused.len(), &done.applied.events);
             }
             _ => {}
         }
@@ -318,7 +321,7 @@ impl LogFollower {
     }
 
     /// Records the offers and tasks of a granted call.
-    fn called(&self, call: &Call, revision: Revision, refused: usize, events: &[Event]) {
+    fn note_call(&self, call: &Call, revision: Revision, refused: usize, events: &[Event]) {
         let CallAction::Accept(accept) = &call.action else {
             return;
         };
@@ -333,7 +336,7 @@ impl LogFollower {
             if let Event::TaskLaunched { key, agent, order } = event {
                 tasks.push(key.clone());
                 let (session, number) = (call.session, call.number);
-                let ledger = &self.world.ledger;
+                let ledger = &self.world.oracle;
                 ledger.launched(key, session, number, revision.index);
                 let fact = TaskFact::Launched {
                     task: key.clone(),
@@ -435,7 +438,7 @@ impl LogFollower {
 
     fn epoch_opened(&mut self, epoch: Epoch) {
         self.epoch = epoch;
-        self.reign_began = self.registry.time();
+        self.epoch_started = self.registry.time();
         self.world.notes.count("reigns");
         let cluster = self.registry.cluster();
         let place = self.world.place(cluster.leader.0);
@@ -446,7 +449,7 @@ impl LogFollower {
             term: cluster.term,
             life: cluster.process,
         };
-        self.world.notes.recorder.observe(TELLER, fact);
+        self.world.notes.recorder.observe(RECORDER_NAME, fact);
     }
 
     fn agent_changed(&mut self, id: AgentId) {
@@ -457,14 +460,14 @@ impl LogFollower {
         // incarnations.
         let known = self.agents.get(&id);
         let now = KnownAgent {
-            incarnation: known.map_or(agent.reported.incarnation, |known| known.incarnation),
+            incarnation: known.map_or(agent.report.incarnation, |known| known.incarnation),
             mode: agent.mode(),
             revision: agent.revision,
         };
         let mode = agent.mode();
         let before = self.agents.insert(id, now);
         if before.is_none_or(|before| before.mode != mode) {
-            self.given_up
+            self.unreachable
                 .extend((mode == AgentMode::Unreachable).then_some(id));
             self.note(AgentFact::Mode { agent: id, mode }, now.revision);
         }

@@ -40,25 +40,25 @@ pub(super) struct SimMachine {
 }
 
 struct MachineState {
-    ledger: TaskOracle,
+    oracle: TaskOracle,
     boots: u64,
     booted_ms: u64,
     /// The time up to which its containers have run.
-    settled_ms: u64,
+    advanced_ms: u64,
     pids: i32,
-    chance: Rng,
+    rng: Rng,
     containers: BTreeMap<ContainerName, SimContainer>,
     groups: SimTaskGroups,
     /// Containers of earlier boots whose files still exist, without a supervisor.
-    remains: BTreeSet<ContainerName>,
+    leftovers: BTreeSet<ContainerName>,
     capacity: Resources,
     /// The epoch that was last read from its disk, and the agent that stored it.
     epoch: Epoch,
     epoch_of: Option<AgentId>,
     /// The incarnation of the agent that acted on each launch.
-    taken: BTreeMap<Instance, u64>,
+    started_by: BTreeMap<Instance, u64>,
     /// The newest stored update of each launch, from any incarnation of the agent.
-    made: BTreeMap<Instance, u64>,
+    newest_updates: BTreeMap<Instance, u64>,
     /// When its agent last obeyed a master.
     obeyed_ms: u64,
 }
@@ -74,7 +74,7 @@ struct Script {
 struct SimContainer {
     key: TaskKey,
     script: Script,
-    uses: Resources,
+    resources: Resources,
     /// The executor, if tasks run in the container.
     executor: Option<Box<SimExecutor>>,
     /// The group of the task, if it is in one.
@@ -87,7 +87,7 @@ struct SimContainer {
     grace_ms: u64,
     /// `max_completion_ms`, which its agent enforces; 0 for none.
     complete_ms: u64,
-    limited: ContainerLimits,
+    limits: ContainerLimits,
 }
 
 /// The limits of a container.
@@ -143,27 +143,27 @@ fn script(text: &str) -> Script {
 }
 
 impl SimMachine {
-    pub(super) fn new(name: &str, ledger: TaskOracle, chance: Rng) -> Self {
-        Self::with_disk(name, ledger, chance, MemoryDisk::default())
+    pub(super) fn new(name: &str, oracle: TaskOracle, rng: Rng) -> Self {
+        Self::with_disk(name, oracle, rng, MemoryDisk::default())
     }
 
     /// Creates a machine whose disk has content already.
-    pub(super) fn with_disk(name: &str, ledger: TaskOracle, chance: Rng, disk: MemoryDisk) -> Self {
+    pub(super) fn with_disk(name: &str, oracle: TaskOracle, rng: Rng, disk: MemoryDisk) -> Self {
         let inner = MachineState {
-            ledger,
+            oracle,
             boots: 1,
             booted_ms: 0,
-            settled_ms: 0,
+            advanced_ms: 0,
             pids: 100,
-            chance,
+            rng,
             containers: BTreeMap::new(),
             groups: SimTaskGroups::default(),
-            remains: BTreeSet::new(),
+            leftovers: BTreeSet::new(),
             capacity: CAPACITY.parse().expect("the text is constant"),
             epoch: Epoch::default(),
             epoch_of: None,
-            taken: BTreeMap::new(),
-            made: BTreeMap::new(),
+            started_by: BTreeMap::new(),
+            newest_updates: BTreeMap::new(),
             obeyed_ms: 0,
         };
         Self {
@@ -190,26 +190,26 @@ impl SimMachine {
 
     /// Returns a random number of this host, both ends included.
     pub(super) fn between(&self, from: u64, to: u64) -> u64 {
-        self.inner().chance.between(from, to)
+        self.inner().rng.between(from, to)
     }
 
     /// Advances every container to this moment.
-    pub(super) fn settle(&self, now_ms: u64) {
-        self.inner().settle(&self.name, now_ms);
+    pub(super) fn advance(&self, now_ms: u64) {
+        self.inner().advance(&self.name, now_ms);
     }
 
     /// Passes a request to the launcher, which continues even if the agent dies now.
     pub(super) fn prepare(&self, start: &ContainerStart, now_ms: u64) {
         let mut inner = self.inner();
-        let at_ms = now_ms + inner.chance.between(1, 20);
+        let at_ms = now_ms + inner.rng.between(1, 20);
         let spec = start.launch.spec.as_ref();
         let executor = SimExecutor::of(start);
         if executor.is_some() {
-            inner.is_alone(&self.name, &start.key);
+            inner.check_unique(&self.name, &start.key);
         }
         if let Some(words) = inner.groups.prepare(start, now_ms) {
             inner
-                .ledger
+                .oracle
                 .notes
                 .violation(format!("{words} on {}", self.name));
         }
@@ -217,7 +217,7 @@ impl SimMachine {
         let container = SimContainer {
             key: start.key.clone(),
             script: script(spec.map_or("", |spec| &spec.shell)),
-            uses: executors::uses(start),
+            resources: executors::uses(start),
             executor: executor.map(Box::new),
             group: start.group.as_ref().map(|group| group.name),
             phase: ContainerPhase::Preparing { at_ms },
@@ -225,23 +225,23 @@ impl SimMachine {
             stop_at: start.stop_at,
             grace_ms: grace.map_or(0, |policy| policy.grace_ms),
             complete_ms: spec.map_or(0, |spec| spec.max_completion_ms),
-            limited: ContainerLimits {
+            limits: ContainerLimits {
                 pids: pids_limit(&start.launch),
                 order: start.name.instance.order,
             },
         };
         if inner.containers.insert(start.name, container).is_some() {
-            let words = format!(
+            let message = format!(
                 "SingleStart: container {} is started twice on {}",
                 start.name, self.name
             );
-            inner.ledger.notes.violation(words);
+            inner.oracle.notes.violation(message);
         }
     }
 
     pub(super) fn inspect(&self, name: ContainerName, now_ms: u64) -> ContainerState {
         let mut inner = self.inner();
-        inner.settle(&self.name, now_ms);
+        inner.advance(&self.name, now_ms);
         let booted_ms = inner.booted_ms;
         let Some(container) = inner.containers.get(&name) else {
             return ContainerState::Gone;
@@ -269,7 +269,7 @@ impl SimMachine {
             }
             ContainerState::Running { fact, .. } => RecoveredContainer::Running(fact),
             ContainerState::Ended(ended) => RecoveredContainer::Exited(ended),
-            ContainerState::Gone if self.inner().remains.contains(&name) => {
+            ContainerState::Gone if self.inner().leftovers.contains(&name) => {
                 RecoveredContainer::Unknown
             }
             ContainerState::Gone => RecoveredContainer::NeverStarted,
@@ -282,7 +282,7 @@ impl SimMachine {
             CheckKind::Shell(line) => line.rsplit(' ').next().and_then(|word| word.parse().ok()),
             CheckKind::Argv(_) | CheckKind::Http { .. } | CheckKind::Tcp { .. } => None,
         };
-        match self.inner().chance.percent(percent.unwrap_or(0)) {
+        match self.inner().rng.percent(percent.unwrap_or(0)) {
             true => CheckResult::Failed("as its line says".into()),
             false => CheckResult::Passed,
         }
@@ -291,8 +291,8 @@ impl SimMachine {
     pub(super) fn kill(&self, name: ContainerName, now_ms: u64, grace_ms: u64) {
         let mut inner = self.inner();
         // Some end on TERM, some only on KILL.
-        let takes_ms = match inner.chance.percent(70) {
-            true => inner.chance.between(1, 30).min(grace_ms),
+        let takes_ms = match inner.rng.percent(70) {
+            true => inner.rng.between(1, 30).min(grace_ms),
             false => grace_ms,
         };
         if let Some(container) = inner.containers.get_mut(&name) {
@@ -314,24 +314,26 @@ impl SimMachine {
     pub(super) fn destroy(&self, name: ContainerName, now_ms: u64) {
         let mut inner = self.inner();
         inner.clear(&self.name, now_ms, |one| *one == name);
-        inner.remains.remove(&name);
+        inner.leftovers.remove(&name);
     }
 
     /// Kills and removes containers that the journal does not know.
     pub(super) fn end_orphans(&self, known: &[ContainerName], now_ms: u64) {
         let orphan = |one: &ContainerName| !known.contains(one);
-        self.settle(now_ms);
+        self.advance(now_ms);
         self.note_orphans(orphan);
         let mut inner = self.inner();
         inner.clear(&self.name, now_ms, orphan);
-        inner.remains.retain(|one| known.contains(one));
+        inner.leftovers.retain(|one| known.contains(one));
     }
 
     /// Ends the agent's process. Whether the launcher continues with its requests is random.
     pub(super) fn agent_died(&self) {
         let mut inner = self.inner();
         let MachineState {
-            containers, chance, ..
+            containers,
+            rng: chance,
+            ..
         } = &mut *inner;
         containers.retain(|_, container| {
             !matches!(container.phase, ContainerPhase::Preparing { .. }) || chance.percent(50)
@@ -344,8 +346,8 @@ impl SimMachine {
         let mut inner = self.inner();
         let names: Vec<_> = inner.containers.keys().copied().collect();
         for name in names {
-            if inner.chance.percent(50) {
-                inner.remains.insert(name);
+            if inner.rng.percent(50) {
+                inner.leftovers.insert(name);
             }
         }
         inner.clear(&self.name, now_ms, |_| true);
@@ -364,11 +366,11 @@ impl SimMachine {
 impl MachineState {
     /// Kills and removes containers.
     fn clear(&mut self, host: &str, now_ms: u64, which: impl Fn(&ContainerName) -> bool) {
-        self.settle(host, now_ms);
+        self.advance(host, now_ms);
         let Self {
             containers,
             groups,
-            ledger,
+            oracle: ledger,
             ..
         } = self;
         containers.retain(|name, container| {
@@ -381,8 +383,8 @@ impl MachineState {
         });
     }
 
-    fn settle(&mut self, host: &str, now_ms: u64) {
-        self.settled_ms = self.settled_ms.max(now_ms);
+    fn advance(&mut self, host: &str, now_ms: u64) {
+        self.advanced_ms = self.advanced_ms.max(now_ms);
         let (boots, booted_ms) = (self.boots, self.booted_ms);
         let mut has_started = false;
         for (name, container) in &mut self.containers {
@@ -396,7 +398,7 @@ impl MachineState {
                 };
                 has_started = true;
                 if let Some(words) = self.groups.started(*name, container.group) {
-                    self.ledger.notes.violation(format!("{words} on {host}"));
+                    self.oracle.notes.violation(format!("{words} on {host}"));
                 }
                 if container.executor.is_none() {
                     let start = witness::ProcessStart {
@@ -407,18 +409,18 @@ impl MachineState {
                         pid: self.pids.unsigned_abs(),
                         start_time: at_ms,
                     };
-                    self.ledger.started(host, &container.key, start);
+                    self.oracle.started(host, &container.key, start);
                 }
             }
             let ContainerPhase::Running { since_ms, .. } = container.phase else {
                 continue;
             };
-            container.work(host, &self.ledger, since_ms, now_ms);
+            container.end_due_tasks(host, &self.oracle, since_ms, now_ms);
             if let Some((at_ms, ended)) = container.end(since_ms, booted_ms)
                 && at_ms <= now_ms
             {
-                container.end_processes(host, &self.ledger, ended.how);
-                self.groups.ended(*name, container.group, ended.how);
+                container.end_processes(host, &self.oracle, ended.status);
+                self.groups.ended(*name, container.group, ended.status);
                 container.phase = ContainerPhase::Ended(ended);
             }
         }
@@ -442,11 +444,11 @@ impl MachineState {
             .is_some_and(|used| self.capacity.contains(used))
         {
             let used = used.map_or("something twice".to_owned(), |used| used.to_string());
-            let words = format!(
+            let message = format!(
                 "ResourceConservation: what runs on {host} uses {used} of {}",
                 self.capacity
             );
-            self.ledger.notes.violation(words);
+            self.oracle.notes.violation(message);
         }
     }
 }
@@ -462,15 +464,15 @@ impl SimContainer {
             let at_ms = at_ms.max(since_ms);
             (at_ms, CommandStatus::Signal(15), Some(cause))
         });
-        let left_alone = self.stop_at.map(|at| {
+        let timed_out = self.stop_at.map(|at| {
             let at_ms = booted_ms + at.0 + self.grace_ms;
             (at_ms, CommandStatus::Signal(9), Some(StopCause::StopAfter))
         });
-        let all = [by_itself, stopped, left_alone];
+        let all = [by_itself, stopped, timed_out];
         let first = all.into_iter().flatten().min_by_key(|(at_ms, ..)| *at_ms);
         first.map(|(at_ms, how, stop)| {
             let ended = CommandExit {
-                how,
+                status: how,
                 stop,
                 out_of_memory: false,
                 why: Explanation::default(),

@@ -111,7 +111,7 @@ pub fn partition_tour(seed: u64) -> SimulationResult {
     simulate(seed, |simulation| {
         let mut world = World::new(simulation, seed, &options);
         // This act has the default lease. Nothing else of it is used.
-        world.act = SingleFault::Transfer;
+        world.single_fault = SingleFault::Transfer;
         start_hosts(simulation, &world, &options);
         let cases = graphs::GraphCases::new();
         Scenario::new(world, &options).tour(simulation, cases.of_seed(seed));

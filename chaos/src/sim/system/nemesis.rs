@@ -107,40 +107,40 @@ use single::DiskCopy;
 pub(super) struct Nemesis {
     world: World,
     frameworks: usize,
-    chance: Rng,
+    rng: Rng,
     next: Duration,
     /// When the feature level is to be raised, until it was requested.
     raise_at: Option<Duration>,
     links: LinkFaults,
-    broken: ExpiryQueue<SystemActiveFault>,
+    active: ExpiryQueue<SystemActiveFault>,
     /// The master that was last observed as leader.
     pub(super) leader: Option<usize>,
     /// A copy of an agent's disk, to be used by another host once it is out of date.
     copy: Option<DiskCopy>,
     /// Until when the removed master continues to run.
-    leaves: Option<Duration>,
+    stop_removed_at: Option<Duration>,
 }
 
 impl Nemesis {
     pub(super) fn new(world: World, frameworks: usize) -> Self {
         Self {
-            chance: Rng::new(world.seed).fork(1),
+            rng: Rng::new(world.seed).fork(1),
             links: LinkFaults::new(world.cuts.clone()),
             raise_at: world.raise_at,
             world,
             frameworks,
             next: Duration::from_secs(3),
-            broken: ExpiryQueue::new(),
+            active: ExpiryQueue::new(),
             leader: None,
             copy: None,
-            leaves: None,
+            stop_removed_at: None,
         }
     }
 
     /// Performs the actions that are due.
     pub(super) fn act(&mut self, simulation: &mut Simulation<'_>) {
         let now = simulation.now();
-        while let Some(broken) = self.broken.take(now) {
+        while let Some(broken) = self.active.take(now) {
             self.end_fault(simulation, broken);
         }
         self.world.forget_wiped();
@@ -148,19 +148,19 @@ impl Nemesis {
             self.raise_at = None;
             self.world
                 .state()
-                .orders
+                .requests
                 .push_back(OperatorRequest::RaiseLevel);
         }
         if now >= self.next {
-            self.next = now + Duration::from_millis(self.chance.between(30, 1_000));
-            let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);
+            self.next = now + Duration::from_millis(self.rng.between(30, 1_000));
+            let kind = self.rng.weighted(&KINDS, |(_, weight)| *weight);
             self.inject(simulation, kind.expect("some weights are positive").0);
         }
     }
 
     /// Ends all faults.
     pub(super) fn heal(&mut self, simulation: &mut Simulation<'_>) {
-        while let Some(broken) = self.broken.take_any() {
+        while let Some(broken) = self.active.take_any() {
             self.end_fault(simulation, broken);
         }
         self.world.state().copy = None;
@@ -180,12 +180,12 @@ impl Nemesis {
         from_ms: u64,
         to_ms: u64,
     ) {
-        let until = simulation.now() + Duration::from_millis(self.chance.between(from_ms, to_ms));
-        self.broken.add(until, broken);
+        let until = simulation.now() + Duration::from_millis(self.rng.between(from_ms, to_ms));
+        self.active.add(until, broken);
     }
 
     fn below(&mut self, bound: usize) -> usize {
-        self.chance.below(bound as u64) as usize
+        self.rng.below(bound as u64) as usize
     }
 
     /// Returns a random master, more often the leader.
@@ -193,7 +193,7 @@ impl Nemesis {
         let members = self.members();
         let any = members[self.below(members.len())];
         match self.leader {
-            Some(leader) if self.chance.percent(50) && members.contains(&leader) => leader,
+            Some(leader) if self.rng.percent(50) && members.contains(&leader) => leader,
             Some(_) | None => any,
         }
     }
@@ -204,7 +204,7 @@ impl Nemesis {
             SystemActiveFault::CopiedDisk(one) => *one == name,
             _ => false,
         };
-        self.broken.iter().any(down)
+        self.active.iter().any(down)
     }
 
     fn inject(&mut self, simulation: &mut Simulation<'_>, kind: SystemFault) {
@@ -245,19 +245,19 @@ impl Nemesis {
             SystemFault::SlowMasterDisk | SystemFault::SlowAgentDisk => self.slow(simulation, kind),
             SystemFault::Transfer => self.transfer(),
             SystemFault::ClockJump => {
-                let host = match self.chance.percent(50) {
+                let host = match self.rng.percent(50) {
                     true => master_name(self.master()),
                     false => agent_name(self.below(self.world.machines.len())),
                 };
-                let by_ms = self.chance.between(0, 20_000_000) as i64 - 10_000_000;
+                let by_ms = self.rng.between(0, 20_000_000) as i64 - 10_000_000;
                 self.note(FaultKind::ClockJump, &host, &format!("{by_ms} ms"));
-                self.world.walls.jump(&host, by_ms);
+                self.world.clocks.jump(&host, by_ms);
             }
             SystemFault::Operate => self.operate(simulation),
             SystemFault::FailingDisk => self.fail_master_disk(simulation),
             SystemFault::FailingAgentDisk => self.fail_agent_disk(simulation),
             SystemFault::FreezeMasters => {
-                let gap = Duration::from_millis(self.chance.between(1_100, 9_000));
+                let gap = Duration::from_millis(self.rng.between(1_100, 9_000));
                 self.freeze(gap);
             }
             SystemFault::Stall => self.stall(simulation),
@@ -305,12 +305,12 @@ impl Nemesis {
             let kept = self.below(unsynced + 1);
             machine.note_alive();
             let target = self.agent_target(place);
-            let words = format!("{name}: {kept} of {unsynced} bytes kept");
-            self.note(FaultKind::HostReboot, &target, &words);
+            let message = format!("{name}: {kept} of {unsynced} bytes kept");
+            self.note(FaultKind::HostReboot, &target, &message);
             self.down(simulation, &name, 6_000);
             machine.reboot(now_ms, kept);
         } else {
-            machine.settle(now_ms);
+            machine.advance(now_ms);
             machine.note_alive();
             self.note(FaultKind::Crash, &name, "");
             self.down(simulation, &name, 6_000);
@@ -320,7 +320,7 @@ impl Nemesis {
 
     fn stop_framework(&mut self, simulation: &mut Simulation<'_>) {
         // The crasher more often than the others.
-        let place = match self.chance.percent(60) && self.frameworks > 2 {
+        let place = match self.rng.percent(60) && self.frameworks > 2 {
             true => 2,
             false => self.below(self.frameworks),
         };
@@ -333,7 +333,7 @@ impl Nemesis {
     }
 
     fn slow(&mut self, simulation: &Simulation<'_>, kind: SystemFault) {
-        let ms = self.chance.between(2, 400);
+        let ms = self.rng.between(2, 400);
         let delay = Duration::from_millis(ms);
         if kind == SystemFault::SlowMasterDisk {
             let place = self.master();
@@ -355,13 +355,13 @@ impl Nemesis {
     fn operate(&mut self, simulation: &Simulation<'_>) {
         let agent = format!(
             "agent-{}",
-            self.chance.between(1, self.world.machines.len() as u64)
+            self.rng.between(1, self.world.machines.len() as u64)
         );
-        let order = match self.chance.below(10) {
+        let order = match self.rng.below(10) {
             0..=1 => {
                 let place = self.below(self.frameworks);
-                let mut kept = self.world.state();
-                let stored = kept.frameworks.entry(place).or_default();
+                let mut state = self.world.state();
+                let stored = state.frameworks.entry(place).or_default();
                 match stored.framework.clone() {
                     Some(framework) => OperatorRequest::Teardown(framework),
                     None => return,
@@ -385,7 +385,7 @@ impl Nemesis {
             _ => (FaultKind::MembershipChange, &agent),
         };
         self.note(kind, target, &format!("{order:?}"));
-        self.world.state().orders.push_back(order);
+        self.world.state().requests.push_back(order);
     }
 
     fn end_fault(&mut self, simulation: &mut Simulation<'_>, broken: SystemActiveFault) {
@@ -410,7 +410,7 @@ impl Nemesis {
             SystemActiveFault::Deactivated(agent) => {
                 self.world
                     .state()
-                    .orders
+                    .requests
                     .push_back(OperatorRequest::Reactivate(agent));
             }
             SystemActiveFault::Stalled(name) => {

@@ -17,30 +17,30 @@ const AGENT: &str = "agent-1";
 /// Attributes: few, so that operators contend.
 const ATTRIBUTES: u64 = 3;
 /// Timeout of a call.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Runs one operator's process.
 pub(super) async fn operator(world: World, place: usize) -> turmoil::Result {
     let name = format!("operator-{}", place + 1);
-    let mut chance = world.new_incarnation(&name);
+    let mut rng = world.new_incarnation(&name);
     let masters = Masters::new(world.masters())?;
     let config = ConnectorConfig {
         dialer: network::dialer(&name, &world.cuts),
-        seed: chance.next(),
+        seed: rng.next(),
     };
-    let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(PATIENCE);
+    let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(TIMEOUT);
     let mut operator = SimOperator {
         world,
         name,
-        chance,
+        rng,
         client,
         writes: 0,
     };
     loop {
-        let pause = operator.chance.between(5, 120);
+        let pause = operator.rng.between(5, 120);
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        let name = format!("x{}", operator.chance.below(ATTRIBUTES));
-        match operator.chance.percent(55) {
+        let name = format!("x{}", operator.rng.below(ATTRIBUTES));
+        match operator.rng.percent(55) {
             true => operator.write(name).await,
             false => operator.read(name).await,
         }
@@ -50,7 +50,7 @@ pub(super) async fn operator(world: World, place: usize) -> turmoil::Result {
 struct SimOperator {
     world: World,
     name: String,
-    chance: Rng,
+    rng: Rng,
     client: OperatorClient,
     writes: u64,
 }
@@ -89,8 +89,8 @@ impl SimOperator {
                     }
                     Some(outcome) => recorder.fail(call, outcome.code.clone()),
                     None => {
-                        let words = format!("{}: a write was answered with nothing", self.name);
-                        self.world.notes.violation(words);
+                        let message = format!("{}: a write was answered with nothing", self.name);
+                        self.world.notes.violation(message);
                     }
                 }
             }

@@ -14,29 +14,29 @@ use crate::history::{Operation, OperationResponse};
 use crate::sim::network;
 
 /// Interval at which it polls its orders.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The beginning of a master's message about an existing voter, up to its id.
-const KNOWN: &str = "is a voter already (id ";
+const EXISTING_VOTER: &str = "is a voter already (id ";
 /// Maximum number of requests for one transfer.
 const TRANSFERS: usize = 3;
 /// A part of a master's message that the leader, to which it forwarded a change, may or may not
 /// have received it.
 const UNFINISHED: &str = "repeating the change is safe";
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs its process.
 pub(super) async fn run_operator(world: World) -> turmoil::Result {
-    let mut chance = world.new_incarnation("hand");
+    let mut rng = world.new_incarnation("hand");
     let config = ConnectorConfig {
         dialer: network::dialer("hand", &world.cuts),
-        seed: chance.next(),
+        seed: rng.next(),
     };
     let masters = Masters::new(world.masters())?;
-    let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(PATIENCE);
+    let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(TIMEOUT);
     let mut count = 0;
     loop {
-        tokio::time::sleep(LOOK).await;
-        let Some(order) = world.state().orders.pop_front() else {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let Some(order) = world.state().requests.pop_front() else {
             continue;
         };
         if let OperatorRequest::ListOffers = order {
@@ -44,14 +44,14 @@ pub(super) async fn run_operator(world: World) -> turmoil::Result {
             continue;
         }
         count += 1;
-        world.state().hand_works = true;
+        world.state().operator_busy = true;
         let done = match order {
             OperatorRequest::Join(place) => join(&world, &client, place).await,
             OperatorRequest::Remove(place) => remove(&world, &client, place).await,
             OperatorRequest::RaiseLevel => raise_level(&world, &client).await,
             order => carry_out(&world, &client, order, count).await,
         };
-        world.state().hand_works = false;
+        world.state().operator_busy = false;
         world.notes.count(match done {
             true => "orders of the hand done",
             false => "orders of the hand not done",
@@ -68,13 +68,16 @@ async fn raise_level(world: &World, client: &OperatorClient) -> bool {
             true
         }
         Ok(reply) => {
-            let words = format!("the level is {} after a raise to {level}", reply.level);
-            world.notes.violation(words);
+            let message = format!("the level is {} after a raise to {level}", reply.level);
+            world.notes.violation(message);
             true
         }
         Err(why) => {
             note_reason(world, &why);
-            world.state().orders.push_back(OperatorRequest::RaiseLevel);
+            world
+                .state()
+                .requests
+                .push_back(OperatorRequest::RaiseLevel);
             false
         }
     }
@@ -88,7 +91,7 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
     let id = match client.join_master(request).await {
         Ok(reply) => id_at(&reply.masters, place),
         // The response to an earlier request was lost with its leader.
-        Err(CallError::Refused(refusal)) if refusal.message.contains(KNOWN) => {
+        Err(CallError::Refused(refusal)) if refusal.message.contains(EXISTING_VOTER) => {
             known_id(&refusal.message)
         }
         Err(why) => {
@@ -96,13 +99,13 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
             None
         }
     };
-    let mut kept = world.state();
+    let mut state = world.state();
     if let Some(id) = id {
-        kept.ids.insert(place, id);
+        state.ids.insert(place, id);
     }
-    match (&mut kept.wiped, id) {
+    match (&mut state.wiped, id) {
         (Some(wiped), Some(_)) => wiped.joined = true,
-        (Some(_), None) => kept.orders.push_back(OperatorRequest::Join(place)),
+        (Some(_), None) => state.requests.push_back(OperatorRequest::Join(place)),
         (None, _) => {}
     }
     id.is_some()
@@ -120,12 +123,12 @@ fn is_open(why: &CallError) -> bool {
 
 /// Stores the reason, for a later message about orders that are left.
 fn note_reason(world: &World, why: &CallError) {
-    world.state().hand_was_told = why.to_string();
+    world.state().operator_error = why.to_string();
 }
 
 /// Parses "… is a voter already (id 57)".
 fn known_id(message: &str) -> Option<u64> {
-    let (_, rest) = message.split_once(KNOWN)?;
+    let (_, rest) = message.split_once(EXISTING_VOTER)?;
     rest.split(')').next()?.parse().ok()
 }
 
@@ -156,10 +159,10 @@ async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
             false
         }
     };
-    let mut kept = world.state();
-    match &mut kept.leaving {
+    let mut state = world.state();
+    match &mut state.leaving {
         Some(leaving) if removed => leaving.removed = true,
-        Some(_) => kept.orders.push_back(OperatorRequest::Remove(place)),
+        Some(_) => state.requests.push_back(OperatorRequest::Remove(place)),
         None => {}
     }
     removed

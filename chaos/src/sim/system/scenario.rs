@@ -10,7 +10,7 @@ use super::audit::{ClusterAudit, TaskSnapshot};
 use super::hosts::FRAMEWORK_GRACE_MS;
 use super::nemesis::Nemesis;
 use super::votes::Votes;
-use super::world::{OperatorRequest, SHORT_PATIENCE_MS, SingleFault, World};
+use super::world::{OperatorRequest, SHORT_FAILOVER_MS, SingleFault, World};
 use crate::history::{Expectation, RunPhase, TaskFact};
 use crate::invariants::rule_named;
 use crate::sim::run::{STEP, Simulation};
@@ -19,37 +19,37 @@ mod acts;
 mod partition_tour;
 
 /// Interval of checks of the stored registries.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval at which the processes on all machines are recorded.
-const SIGHT: Duration = Duration::from_secs(1);
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Deadline of the first commit after all repairs: less than twice the product's limit, which is 3
 /// s after a quorum is back.
-const COMMIT: Duration = Duration::from_secs(5);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Deadline of the first offer to every framework after all repairs.
-const OFFER: Duration = Duration::from_secs(15);
+const OFFER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Deadline of the end of a killed task after all repairs.
-const ENDS: Duration = Duration::from_secs(15);
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// Deadline of the next active leader after the leader of a healthy group was killed: twice the
 /// product's maximum. In simulations followers detect a crash by their timeout.
-const KILLED: Duration = Duration::from_millis(2 * 600);
+const FAILOVER_AFTER_KILL: Duration = Duration::from_millis(2 * 600);
 /// The same after its links to the other masters were cut: twice the limit of the 99th percentile.
-const SILENT: Duration = Duration::from_millis(2 * 1_500);
+const FAILOVER_AFTER_CUT: Duration = Duration::from_millis(2 * 1_500);
 /// Deadline of the next leader after a leadership transfer.
-const HANDED_OVER: Duration = Duration::from_secs(4);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long the operator tries a master of its list that is not a member, removed or spare: the
 /// timeout of a client's connection.
-const LOOKED_FOR: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Deadline for agents to leave a leader that was cut from the other masters.
-const LEAVES: Duration = Duration::from_secs(8);
+const AGENT_MOVE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Maximum time for which frameworks stay idle.
-const RESTS: Duration = Duration::from_secs(10);
+const MAX_IDLE: Duration = Duration::from_secs(10);
 /// How long a healthy cluster must stay unchanged to count as at rest.
-const RESTED: Duration = Duration::from_millis(700);
+const STABLE_TIME: Duration = Duration::from_millis(700);
 /// How long frameworks may take to work again.
-const RESUMES: Duration = Duration::from_secs(2);
+const RESUME_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum delay of a message that was sent when the cluster had come to rest.
-const ON_ITS_WAY: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// A running simulation.
 pub(super) struct Scenario {
@@ -58,8 +58,8 @@ pub(super) struct Scenario {
     audit: ClusterAudit,
     votes: Votes,
     nemesis: Nemesis,
-    next_look: Duration,
-    next_sight: Duration,
+    next_check: Duration,
+    next_observation: Duration,
 }
 
 impl Scenario {
@@ -70,8 +70,8 @@ impl Scenario {
             nemesis: Nemesis::new(world.clone(), options.frameworks),
             options: options.clone(),
             world,
-            next_look: LOOK,
-            next_sight: SIGHT,
+            next_check: CHECK_INTERVAL,
+            next_observation: OBSERVE_INTERVAL,
         }
     }
 
@@ -94,21 +94,21 @@ impl Scenario {
         buggify::end();
         self.nemesis.heal(simulation);
         self.check_recovered();
-        self.until(
+        self.run_until(
             simulation,
             "is not as it should be",
             ClusterAudit::unhealthy,
         )?;
-        self.rest(simulation)?;
-        self.pass(simulation, RESUMES)?;
-        self.follow(simulation, self.world.act)?;
-        self.rest(simulation)?;
+        self.check_at_rest(simulation)?;
+        self.run_for(simulation, RESUME_TIMEOUT)?;
+        self.follow(simulation, self.world.single_fault)?;
+        self.check_at_rest(simulation)?;
         self.killed_end();
-        self.world.state().quiet = true;
-        self.until(simulation, "has not come to rest", ClusterAudit::unsettled)?;
+        self.world.state().draining = true;
+        self.run_until(simulation, "has not come to rest", ClusterAudit::unsettled)?;
         // The last messages may still be in flight and cause changes.
-        self.pass(simulation, ON_ITS_WAY)?;
-        self.until(simulation, "does not stay at rest", ClusterAudit::unsettled)?;
+        self.run_for(simulation, MAX_DELAY)?;
+        self.run_until(simulation, "does not stay at rest", ClusterAudit::unsettled)?;
         simulation.notes.count("came to rest");
         self.note_end();
         Some(())
@@ -137,9 +137,9 @@ impl Scenario {
         self.expect(Expectation::Phase {
             phase: RunPhase::Healing,
         });
-        let within_ns = COMMIT.as_nanos() as u64;
+        let within_ns = COMMIT_TIMEOUT.as_nanos() as u64;
         self.expect(Expectation::Commit { within_ns });
-        let within_ns = OFFER.as_nanos() as u64;
+        let within_ns = OFFER_TIMEOUT.as_nanos() as u64;
         for framework in self.audit.present_frameworks() {
             self.expect(Expectation::Offer {
                 framework,
@@ -151,7 +151,7 @@ impl Scenario {
 
     /// Records the expectation that killed tasks end soon in a healthy cluster.
     fn killed_end(&self) {
-        let within_ns = ENDS.as_nanos() as u64;
+        let within_ns = END_TIMEOUT.as_nanos() as u64;
         for task in self.audit.killed() {
             self.expect(Expectation::Ends { task, within_ns });
         }
@@ -160,8 +160,8 @@ impl Scenario {
     /// Records the expectation that a framework that never returns is removed after its timeout,
     /// and that its tasks end, under any leader.
     fn retired_end(&self) {
-        let patience = Duration::from_millis(SHORT_PATIENCE_MS + FRAMEWORK_GRACE_MS);
-        let within_ns = (patience + ENDS).as_nanos() as u64;
+        let patience = Duration::from_millis(SHORT_FAILOVER_MS + FRAMEWORK_GRACE_MS);
+        let within_ns = (patience + END_TIMEOUT).as_nanos() as u64;
         for task in self.audit.tasks_of_retired() {
             self.expect(Expectation::Ends { task, within_ns });
         }
@@ -171,26 +171,26 @@ impl Scenario {
         let goes_on = simulation.step();
         let now_ms = simulation.now().as_millis() as u64;
         for machine in self.world.machines.iter() {
-            machine.settle(now_ms);
+            machine.advance(now_ms);
         }
         self.votes.check();
         self.audit.follow();
         self.world.forget_wiped();
         self.nemesis.follow_changes(simulation);
-        if simulation.now() >= self.next_look {
-            self.next_look = simulation.now() + LOOK;
+        if simulation.now() >= self.next_check {
+            self.next_check = simulation.now() + CHECK_INTERVAL;
             self.nemesis.leader = self.audit.check().or(self.nemesis.leader);
         }
-        if simulation.now() >= self.next_sight {
-            self.next_sight = simulation.now() + SIGHT;
+        if simulation.now() >= self.next_observation {
+            self.next_observation = simulation.now() + OBSERVE_INTERVAL;
             for machine in self.world.machines.iter() {
                 machine.note_alive();
             }
         }
-        (goes_on && simulation.goes_on()).then_some(())
+        (goes_on && simulation.continues()).then_some(())
     }
 
-    fn pass(&mut self, simulation: &mut Simulation<'_>, time: Duration) -> Option<()> {
+    fn run_for(&mut self, simulation: &mut Simulation<'_>, time: Duration) -> Option<()> {
         let until = simulation.now() + time;
         while simulation.now() < until {
             self.advance(simulation)?;
@@ -199,7 +199,7 @@ impl Scenario {
     }
 
     /// Continues until `open` returns nothing, or until the timeout.
-    fn until(
+    fn run_until(
         &mut self,
         simulation: &mut Simulation<'_>,
         what: &str,
@@ -208,11 +208,11 @@ impl Scenario {
         let until = simulation.now() + self.options.healing;
         let mut left = Vec::new();
         while simulation.now() < until {
-            let is_look = simulation.now() + STEP >= self.next_look;
+            let is_look = simulation.now() + STEP >= self.next_check;
             self.advance(simulation)?;
             if is_look {
-                let mut kept = self.world.state();
-                if kept.orders.is_empty() {
+                let mut state = self.world.state();
+                if state.requests.is_empty() {
                     // An order without a clear response may be carried out after a later one, so
                     // this repeats the last one.
                     let idle = self
@@ -220,12 +220,12 @@ impl Scenario {
                         .deactivated()
                         .into_iter()
                         .map(OperatorRequest::Reactivate);
-                    kept.orders.extend(idle);
-                    if kept.quiet {
-                        kept.orders.push_back(OperatorRequest::ListOffers);
+                    state.requests.extend(idle);
+                    if state.draining {
+                        state.requests.push_back(OperatorRequest::ListOffers);
                     }
                 }
-                drop(kept);
+                drop(state);
                 left = open(&self.audit);
                 if left.is_empty() {
                     return Some(());
@@ -248,27 +248,28 @@ impl Scenario {
 
     /// Keeps frameworks idle until nothing has changed for a while, and checks that state. Services
     /// continue to run.
-    fn rest(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
-        self.world.state().still = true;
-        let until = simulation.now() + RESTS;
+    fn check_at_rest(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
+        self.world.state().idle = true;
+        let until = simulation.now() + MAX_IDLE;
         let began_ms = simulation.now().as_millis() as u64;
         let mut work: Option<TaskSnapshot> = None;
         let mut since = simulation.now();
-        while simulation.now() < until && (work.is_none() || simulation.now() < since + RESTED) {
-            self.pass(simulation, LOOK)?;
-            let now = self.audit.work(began_ms);
+        while simulation.now() < until && (work.is_none() || simulation.now() < since + STABLE_TIME)
+        {
+            self.run_for(simulation, CHECK_INTERVAL)?;
+            let now = self.audit.snapshot(began_ms);
             if now != work {
                 since = simulation.now();
                 work = now;
             }
         }
-        if work.is_some() && simulation.now() >= since + RESTED {
+        if work.is_some() && simulation.now() >= since + STABLE_TIME {
             let now_ms = simulation.now().as_millis() as u64;
             self.audit.check_rest(now_ms);
             simulation.notes.count("rests judged");
         }
-        self.world.state().still = false;
-        simulation.goes_on().then_some(())
+        self.world.state().idle = false;
+        simulation.continues().then_some(())
     }
 
     /// Records the expectation of a new leader: the leader was just lost, and no other fault is
@@ -284,8 +285,8 @@ impl Scenario {
     fn check_no_agent_lost(&self, simulation: &Simulation<'_>, what: &str) {
         let lost = self.audit.unreachable();
         if !lost.is_empty() {
-            let words = format!("TaskSurvival: {what}, and {lost:?} were given up for it");
-            simulation.notes.violation(words);
+            let message = format!("TaskSurvival: {what}, and {lost:?} were given up for it");
+            simulation.notes.violation(message);
         }
     }
 
@@ -295,26 +296,26 @@ impl Scenario {
             SingleFault::Transfer => {
                 let before = self.audit.registry().epoch();
                 let left = self.world.state().absent.len() as u32;
-                let patience = HANDED_OVER + LOOKED_FOR * left;
+                let patience = TRANSFER_TIMEOUT + CONNECT_TIMEOUT * left;
                 self.nemesis.transfer();
-                self.pass(simulation, patience)?;
+                self.run_for(simulation, patience)?;
                 if self.audit.registry().epoch() == before {
-                    let told = self.world.state().hand_was_told.clone();
+                    let told = self.world.state().operator_error.clone();
                     simulation.notes.violation(format!(
                         "{patience:?} after a transfer was asked for in a healthy group nobody else leads; the hand was told: {told}"
                     ));
                 }
                 self.check_no_agent_lost(simulation, "leadership was handed over");
             }
-            SingleFault::Freeze => self.frozen(simulation)?,
+            SingleFault::Freeze => self.freeze_masters(simulation)?,
             SingleFault::CutLeader => {
                 let former = self.nemesis.cut_leader(simulation);
-                self.replaced_within(SILENT);
-                self.pass(simulation, LEAVES)?;
+                self.replaced_within(FAILOVER_AFTER_CUT);
+                self.run_for(simulation, AGENT_MOVE_TIMEOUT)?;
                 let stayed = self.audit.agents_of_former_reigns();
                 if !stayed.is_empty() {
                     simulation.notes.violation(format!(
-                        "Liveness: {LEAVES:?} after master-{} was cut from the others, {stayed:?} have not heard of the new leader",
+                        "Liveness: {AGENT_MOVE_TIMEOUT:?} after master-{} was cut from the others, {stayed:?} have not heard of the new leader",
                         former + 1
                     ));
                 }
@@ -322,10 +323,10 @@ impl Scenario {
             }
             SingleFault::FrameworkLoss => {
                 self.nemesis.retire(simulation, self.options.frameworks - 1);
-                self.pass(simulation, Duration::from_millis(2_600))?;
+                self.run_for(simulation, Duration::from_millis(2_600))?;
                 self.nemesis.kill_leader(simulation);
-                self.replaced_within(KILLED);
-                self.pass(simulation, Duration::from_millis(700))?;
+                self.replaced_within(FAILOVER_AFTER_KILL);
+                self.run_for(simulation, Duration::from_millis(700))?;
                 self.nemesis.heal(simulation);
                 self.retired_end();
             }

@@ -13,7 +13,7 @@ use crate::history::{CallId, OperationResponse, RejectedLaunch};
 use crate::sim::network;
 
 /// Timeout of the connection and of the request, each.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The sender and the content of the acceptance.
 pub(super) struct StaleAccept {
@@ -24,7 +24,7 @@ pub(super) struct StaleAccept {
     pub(super) master: String,
     pub(super) request: v1::AcceptRequest,
     /// The framework's place, and the one task to launch.
-    pub(super) place: usize,
+    pub(super) index: usize,
     pub(super) task: String,
     pub(super) invoked: Option<CallId>,
 }
@@ -38,8 +38,8 @@ impl StaleAccept {
             Err(why) => why.is_certain,
         };
         if is_refused {
-            let mut kept = self.world.state();
-            if let Some(stored) = kept.frameworks.get_mut(&self.place) {
+            let mut state = self.world.state();
+            if let Some(stored) = state.frameworks.get_mut(&self.index) {
                 stored.tasks.insert(self.task.clone(), true);
             }
         }
@@ -68,9 +68,9 @@ impl StaleAccept {
 
     async fn call(&self) -> Result<v1::AcceptReply, AcceptFailure> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.master));
-        let endpoint = endpoint.map_err(AcceptFailure::unknown)?.timeout(PATIENCE);
+        let endpoint = endpoint.map_err(AcceptFailure::unknown)?.timeout(TIMEOUT);
         let connector =
-            network::dialer(&self.host, &self.world.cuts).connector(PATIENCE, ExpectedPeer::MASTER);
+            network::dialer(&self.host, &self.world.cuts).connector(TIMEOUT, ExpectedPeer::MASTER);
         let channel = endpoint.connect_with_connector(connector).await;
         let channel = channel.map_err(AcceptFailure::unknown)?;
         let mut client = SchedulerClient::new(channel);

@@ -27,15 +27,15 @@ pub(super) struct TaskEvents {
     pub(super) start: Option<witness::ProcessStart>,
     pub(super) end: Option<CommandStatus>,
     /// The terminal state that its framework received.
-    pub(super) told: Option<TaskState>,
+    pub(super) received: Option<TaskState>,
     /// The incarnation of the framework that last received it.
-    told_in: u64,
+    received_in: u64,
     /// Whether a call that launches it was answered as done.
     pub(super) accepted: bool,
     /// The promise of UNKNOWN to its framework: none of these calls starts it any more.
-    promise: Option<UnknownGuarantee>,
+    guarantee: Option<UnknownGuarantee>,
     /// The session and number of the call that launched it, and the entry.
-    launched: Option<(u64, u64, u64)>,
+    launch: Option<(u64, u64, u64)>,
 }
 
 /// The promise of an UNKNOWN update.
@@ -44,7 +44,7 @@ pub(super) struct UnknownGuarantee {
     /// The session of the calls.
     pub(super) session: u64,
     /// The calls have numbers below this one.
-    pub(super) below: u64,
+    pub(super) below_call: u64,
     /// The last entry that the response is based on.
     pub(super) index: u64,
 }
@@ -52,13 +52,13 @@ pub(super) struct UnknownGuarantee {
 impl TaskEvents {
     /// Checks the promise against the launch, in either order.
     fn check_guarantee(&self, key: &TaskKey, notes: &SimContext) {
-        let (Some(promise), Some((session, number, index))) = (self.promise, self.launched) else {
+        let (Some(promise), Some((session, number, index))) = (self.guarantee, self.launch) else {
             return;
         };
-        if session == promise.session && number < promise.below && index > promise.index {
+        if session == promise.session && number < promise.below_call && index > promise.index {
             notes.violation(format!(
                 "Kills: entry {index} launches {key} by call {number}, after its framework was told by entry {} that no call below {} does",
-                promise.index, promise.below
+                promise.index, promise.below_call
             ));
         }
     }
@@ -98,7 +98,7 @@ impl TaskOracle {
         }
         // An operator's declaration that a host is gone takes precedence, even while an order to
         // the host is in flight.
-        if let Some(told) = story.told
+        if let Some(told) = story.received
             && told != TaskState::GoneByOperator
         {
             self.notes.violation(format!(
@@ -134,7 +134,7 @@ impl TaskOracle {
     pub(super) fn unknown(&self, key: &TaskKey, promise: UnknownGuarantee) {
         let mut stories = self.tasks();
         let story = stories.entry(key.clone()).or_default();
-        story.promise = Some(promise);
+        story.guarantee = Some(promise);
         story.check_guarantee(key, &self.notes);
     }
 
@@ -142,7 +142,7 @@ impl TaskOracle {
     pub(super) fn launched(&self, key: &TaskKey, session: u64, number: u64, index: u64) {
         let mut stories = self.tasks();
         let story = stories.entry(key.clone()).or_default();
-        story.launched = Some((session, number, index));
+        story.launch = Some((session, number, index));
         story.check_guarantee(key, &self.notes);
     }
 
@@ -155,8 +155,8 @@ impl TaskOracle {
         status: &v1::TaskStatus,
     ) {
         let Ok(state) = convert::state_from(status.state) else {
-            let words = format!("{framework} was told a state that nobody knows: {status:?}");
-            return self.notes.violation(words);
+            let message = format!("{framework} was told a state that nobody knows: {status:?}");
+            return self.notes.violation(message);
         };
         if status.revision.is_some() {
             let fact = TaskFact::UpdateReceived {
@@ -170,23 +170,23 @@ impl TaskOracle {
         let mut stories = self.tasks();
         let story = stories.entry(key.clone()).or_default();
         // A new incarnation receives unacknowledged updates again, the earlier ones first.
-        let is_past = !state.is_terminal() && story.told_in != life;
-        if let Some(former) = story.told
+        let is_past = !state.is_terminal() && story.received_in != life;
+        if let Some(former) = story.received
             && state != former
             && state != TaskState::Unknown
             && !is_past
         {
-            let words = format!("{framework} was told {key} is {state:?} after {former:?}");
-            self.notes.violation(words);
+            let message = format!("{framework} was told {key} is {state:?} after {former:?}");
+            self.notes.violation(message);
         }
         if state.is_terminal() {
-            story.told_in = life;
+            story.received_in = life;
         }
-        if !state.is_terminal() || story.told.is_some() {
+        if !state.is_terminal() || story.received.is_some() {
             return;
         }
         self.notes.count("ends told");
-        story.told = Some(state);
+        story.received = Some(state);
         let truth = (&story.start, story.end);
         let is_true = match state {
             TaskState::Finished => matches!(truth, (Some(_), Some(CommandStatus::Code(0)))),

@@ -12,23 +12,23 @@ type RecordedVote = Option<(u64, StoredVote)>;
 /// The last recorded vote on each disk.
 pub(super) struct Votes {
     world: World,
-    seen: Vec<RecordedVote>,
+    last: Vec<RecordedVote>,
 }
 
 impl Votes {
     pub(super) fn new(world: World) -> Self {
         let seen = vec![None; world.stores.len()];
-        Self { world, seen }
+        Self { world, last: seen }
     }
 
     /// Records changed votes. Called after each step, before anything happens to a disk.
     pub(super) fn check(&mut self) {
         for (place, store) in self.world.stores.iter().enumerate() {
             let now = stored(store);
-            if self.seen[place] == now {
+            if self.last[place] == now {
                 continue;
             }
-            self.seen[place] = now;
+            self.last[place] = now;
             let fact = now.and_then(|(node, vote)| fact(store, node, vote));
             if let Some(fact) = fact {
                 let recorder = &self.world.notes.recorder;

@@ -27,7 +27,7 @@ pub(super) const AGENT_API: u16 = 5051;
 const MOST_MASTERS: usize = 5;
 
 /// A short failover timeout in milliseconds, so that removals happen within a simulation.
-pub(super) const SHORT_PATIENCE_MS: u64 = 4_000;
+pub(super) const SHORT_FAILOVER_MS: u64 = 4_000;
 
 /// The host that uses a copied disk.
 pub(super) const COPY: &str = "copy";
@@ -93,13 +93,13 @@ impl SingleFault {
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) seed: u64,
-    pub(super) act: SingleFault,
+    pub(super) single_fault: SingleFault,
     pub(super) notes: SimContext,
-    pub(super) ledger: TaskOracle,
+    pub(super) oracle: TaskOracle,
     pub(super) deliveries: Deliveries,
     pub(super) cuts: CutLinks,
     pub(super) starts: StartQueue,
-    pub(super) walls: WallClocks,
+    pub(super) clocks: WallClocks,
     /// The stores of all masters that may exist. The first ones are the founders.
     pub(super) stores: Arc<Vec<MemoryStore>>,
     pub(super) founders: usize,
@@ -115,15 +115,15 @@ pub(super) struct World {
 #[derive(Default)]
 pub(super) struct WorldState {
     /// How often each process was started, by its host.
-    lives: BTreeMap<String, u64>,
+    incarnations: BTreeMap<String, u64>,
     /// The stored state of each framework, by its place.
     pub(super) frameworks: BTreeMap<usize, StoredFramework>,
     /// Whether random faults are over. Single faults of an act still follow.
     pub(super) healing: bool,
     /// Whether frameworks are idle: they request neither launches nor kills.
-    pub(super) still: bool,
+    pub(super) idle: bool,
     /// Whether no new work begins, and the existing work comes to its end.
-    pub(super) quiet: bool,
+    pub(super) draining: bool,
     /// The master with a new disk, until it is a member again and has all entries.
     pub(super) wiped: Option<WipedMaster>,
     /// The master that is being removed, until it is gone permanently.
@@ -133,20 +133,20 @@ pub(super) struct WorldState {
     /// The group's id of the master at a place, if it differs from that of a founder.
     pub(super) ids: BTreeMap<usize, u64>,
     /// The pending orders of the operator.
-    pub(super) orders: VecDeque<OperatorRequest>,
+    pub(super) requests: VecDeque<OperatorRequest>,
     /// Whether the operator is carrying out an order. A dead connection may delay it for seconds
     /// after all is healed.
-    pub(super) hand_works: bool,
+    pub(super) operator_busy: bool,
     /// The reason of the operator's last failure.
-    pub(super) hand_was_told: String,
+    pub(super) operator_error: String,
     /// The machine with a copied disk, while there is one.
     pub(super) copy: Option<SimMachine>,
     /// The framework that a second scheduler takes over, or has taken over.
     pub(super) rival: Option<usize>,
     /// Frameworks that had a rival. Their earlier scheduler must be superseded.
-    pub(super) rivalled: BTreeSet<usize>,
+    pub(super) had_rival: BTreeSet<usize>,
     /// How often all masters were frozen.
-    pub(super) frozen: u64,
+    pub(super) freeze_count: u64,
     /// Offers that the newest session of each framework holds, by its place.
     pub(super) held: BTreeMap<usize, HeldOffers>,
     /// The open offers that the leader reported last.
@@ -167,7 +167,7 @@ pub(super) struct HeldOffers {
 /// A master that lost its disk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WipedMaster {
-    pub(super) place: usize,
+    pub(super) index: usize,
     /// Whether the master has joined the group again.
     pub(super) joined: bool,
 }
@@ -175,7 +175,7 @@ pub(super) struct WipedMaster {
 /// A master that is being removed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LeavingMaster {
-    pub(super) place: usize,
+    pub(super) index: usize,
     /// Whether the group has removed it.
     pub(super) removed: bool,
 }
@@ -220,7 +220,7 @@ pub(super) struct StoredFramework {
     /// final.
     pub(super) tasks: BTreeMap<String, bool>,
     /// Counts its tasks.
-    pub(super) made: u64,
+    pub(super) task_count: u64,
 }
 
 pub(super) fn master_name(place: usize) -> String {
@@ -239,15 +239,15 @@ pub(super) fn framework_name(place: usize) -> String {
 impl World {
     pub(super) fn new(simulation: &Simulation<'_>, seed: u64, options: &SystemOptions) -> Self {
         let notes = simulation.notes.clone();
-        let chance = Rng::new(seed);
-        let ledger = TaskOracle::new(notes.clone());
-        let store = |place: usize| MemoryStore::seeded(chance.fork(place as u64 + 100).next());
+        let rng = Rng::new(seed);
+        let oracle = TaskOracle::new(notes.clone());
+        let store = |place: usize| MemoryStore::seeded(rng.fork(place as u64 + 100).next());
         let machine = |place: usize| {
-            let chance = chance.fork(place as u64 + 200);
-            SimMachine::new(&agent_name(place), ledger.clone(), chance)
+            let rng = rng.fork(place as u64 + 200);
+            SimMachine::new(&agent_name(place), oracle.clone(), rng)
         };
         let latest_ms = options.faults.as_millis() as u64;
-        let raise_at = Duration::from_millis(chance.fork(300).between(1_000, latest_ms.max(2_000)));
+        let raise_at = Duration::from_millis(rng.fork(300).between(1_000, latest_ms.max(2_000)));
         let places = options.masters.max(MOST_MASTERS);
         let kept = WorldState {
             absent: (options.masters..places).collect(),
@@ -255,18 +255,18 @@ impl World {
         };
         Self {
             seed,
-            act: SingleFault::of(seed),
+            single_fault: SingleFault::of(seed),
             stores: Arc::new((0..places).map(store).collect()),
             founders: options.masters,
             raise_at: options.upgrade.then_some(raise_at),
             machines: Arc::new((0..options.agents).map(machine).collect()),
             freezes: watch::Sender::new(Duration::ZERO),
             notes,
-            ledger,
+            oracle,
             deliveries: Deliveries::default(),
             cuts: CutLinks::default(),
             starts: simulation.processes.starts.clone(),
-            walls: WallClocks::default(),
+            clocks: WallClocks::default(),
             state: Arc::new(Mutex::new(kept)),
         }
     }
@@ -280,7 +280,7 @@ impl World {
     /// Counts a start of the process on this host, and returns its random choices.
     pub(super) fn new_incarnation(&self, host: &str) -> Rng {
         let mut kept = self.state();
-        let lives = kept.lives.entry(host.to_owned()).or_default();
+        let lives = kept.incarnations.entry(host.to_owned()).or_default();
         *lives += 1;
         let text = host.bytes().fold(*lives, |mixed, byte| {
             mixed.wrapping_mul(31).wrapping_add(u64::from(byte))
@@ -291,7 +291,7 @@ impl World {
     /// Ends the recovery of a master that lost its disk once it has the entries of the others.
     pub(super) fn forget_wiped(&self) {
         let Some(WipedMaster {
-            place,
+            index: place,
             joined: true,
         }) = self.state().wiped
         else {
@@ -307,7 +307,7 @@ impl World {
     /// Returns the maximum cluster time: the elapsed time, and a second for each freeze of all
     /// masters.
     pub(super) fn cluster_time_ms(&self) -> u64 {
-        self.notes.recorder.now_ns() / 1_000_000 + 1_000 * self.state().frozen
+        self.notes.recorder.now_ns() / 1_000_000 + 1_000 * self.state().freeze_count
     }
 
     /// Returns the place of the master with this id.

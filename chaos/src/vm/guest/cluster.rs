@@ -15,11 +15,11 @@ use super::{DISKS, disks};
 /// The numbers of all masters.
 pub(super) const ALL: [u64; DISKS] = [1, 2, 3];
 /// Timeout of a call. It is long, because the machine is slow.
-const CALL: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Interval of polling.
-pub(super) const AGAIN: Duration = Duration::from_millis(50);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of a master's output that are shown.
-const LAST_WORDS: usize = 25;
+const LOG_TAIL_LINES: usize = 25;
 
 struct GuestMaster {
     number: u64,
@@ -117,7 +117,7 @@ impl GuestCluster {
     }
 
     /// Fails if one of these masters has ended without being killed.
-    pub(super) fn all_live(&mut self, masters: &[u64]) -> anyhow::Result<()> {
+    pub(super) fn check_running(&mut self, masters: &[u64]) -> anyhow::Result<()> {
         for &number in masters {
             if self.has_ended(number)? {
                 bail!("master-{number} has ended by itself: {}", log_tail(number));
@@ -140,7 +140,7 @@ impl Drop for GuestCluster {
 pub(super) fn log_tail(number: u64) -> String {
     let text = log_text(number);
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
+    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join(" | ")
 }
 
 /// Returns the whole output of a master.
@@ -160,7 +160,7 @@ fn client_of(number: u64) -> anyhow::Result<OperatorClient> {
 
 fn operator(masters: Masters) -> OperatorClient {
     let connector = Connector::new(masters, ConnectorConfig::default());
-    OperatorClient::new(connector).with_deadline(CALL)
+    OperatorClient::new(connector).with_deadline(CALL_TIMEOUT)
 }
 
 async fn read_cluster(number: u64, consistency: v1::Consistency) -> anyhow::Result<v1::Cluster> {
@@ -182,7 +182,10 @@ pub(super) async fn copy_of(number: u64) -> anyhow::Result<v1::Cluster> {
 }
 
 /// Waits until a quorum answers. Returns the milliseconds that it took.
-pub(super) async fn serving(cluster: &mut GuestCluster, patience: Duration) -> anyhow::Result<u64> {
+pub(super) async fn wait_for_quorum(
+    cluster: &mut GuestCluster,
+    patience: Duration,
+) -> anyhow::Result<u64> {
     let (started, client) = (Instant::now(), client()?);
     loop {
         let request = v1::GetClusterRequest {
@@ -197,8 +200,8 @@ pub(super) async fn serving(cluster: &mut GuestCluster, patience: Duration) -> a
             Err(error) if started.elapsed() > patience => {
                 bail!("no quorum within {} s: {error}", patience.as_secs());
             }
-            Err(_) => cluster.all_live(&ALL)?,
+            Err(_) => cluster.check_running(&ALL)?,
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tokio::time::Instant;
 
 /// Interval of retries.
-const AGAIN: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Returns the device of a master's disk, counted from 1.
 pub(super) fn device(disk: u64) -> PathBuf {
@@ -36,7 +36,7 @@ pub(super) async fn attach(device: &Path, disk: u64, patience: Duration) -> anyh
         match mounted.await? {
             Ok(()) => return Ok(()),
             Err(nix::errno::Errno::EIO) if Instant::now() < deadline => {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             // The cut tore a block of its journal. Linux before 6.18 requires a file system check
             // first, as hosts run it at boot.
@@ -69,7 +69,7 @@ pub(super) async fn detach(disk: u64, patience: Duration) -> anyhow::Result<()> 
         match gone.await? {
             Ok(()) => return Ok(()),
             Err(nix::errno::Errno::EBUSY) if Instant::now() < deadline => {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             Err(error) => bail!("cannot unmount disk {disk}: {error}"),
         }

@@ -9,15 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::time::Instant;
 
-use super::cluster::{self, AGAIN, ALL, GuestCluster};
+use super::cluster::{self, ALL, GuestCluster, POLL_INTERVAL};
 use super::load::{self, LoadWriters};
 use super::{DISKS, disks, power, reading};
 use crate::vm::check::AcknowledgedWrites;
 
 /// Timeout of a step.
-const PATIENCE: Duration = Duration::from_secs(80);
+const TIMEOUT: Duration = Duration::from_secs(80);
 /// Batches that must be acknowledged before and after each step.
-const SOME: u64 = 40;
+const MIN_BATCHES: u64 = 40;
 
 /// The fault of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) async fn run(fault: DiskFault) -> anyhow::Result<()> {
         let device = disks::device(disk);
         let table = linear(&device)?;
         dmsetup(&["create", &name(disk), "--table", &table])?;
-        disks::attach(&mapped(disk), disk, PATIENCE).await?;
+        disks::attach(&mapped(disk), disk, TIMEOUT).await?;
     }
     let mut cluster = GuestCluster::start()?;
     let outcome = run_case(&mut cluster, fault).await;
@@ -59,10 +59,10 @@ pub(super) async fn run(fault: DiskFault) -> anyhow::Result<()> {
 }
 
 async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Result<()> {
-    cluster::serving(cluster, PATIENCE).await?;
+    cluster::wait_for_quorum(cluster, TIMEOUT).await?;
     let agent = load::register().await?;
     let promises = Arc::new(Mutex::new(AcknowledgedWrites::default()));
-    lock(&promises).loading(&agent);
+    lock(&promises).start_load(&agent);
     let noted = promises.clone();
     let load = LoadWriters::start(
         &agent,
@@ -77,9 +77,9 @@ async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Resul
         DiskFault::Drops => leader % DISKS as u64 + 1,
     };
     println!("{fault:?} on the disk of master-{victim}; master-{leader} leads");
-    set(victim, fault)?;
+    inject(victim, fault)?;
     match fault {
-        DiskFault::Errors => stops(cluster, victim).await?,
+        DiskFault::Errors => wait_for_stop(cluster, victim).await?,
         DiskFault::Drops => {
             progress(&promises, "while writes are dropped").await?;
             cluster.kill(victim)?;
@@ -88,11 +88,11 @@ async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Resul
     progress(&promises, "with two masters").await?;
     // Waits for its end, so that the disk is no longer in use.
     cluster.kill(victim)?;
-    disks::detach(victim, PATIENCE).await?;
+    disks::detach(victim, TIMEOUT).await?;
     heal(victim)?;
-    disks::attach(&mapped(victim), victim, PATIENCE).await?;
+    disks::attach(&mapped(victim), victim, TIMEOUT).await?;
     cluster.start_one(victim)?;
-    let refused = returns(cluster, victim).await?;
+    let refused = wait_for_return(cluster, victim).await?;
     progress(&promises, "after the return").await?;
     drop(load);
     let mut others = ALL.to_vec();
@@ -103,15 +103,15 @@ async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Resul
 }
 
 /// Waits until the master has ended by itself, with the path in its last log lines.
-async fn stops(cluster: &mut GuestCluster, victim: u64) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+async fn wait_for_stop(cluster: &mut GuestCluster, victim: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + TIMEOUT;
     while !cluster.has_ended(victim)? {
         ensure!(
             Instant::now() < deadline,
             "master-{victim} still runs although its disk fails: {}",
             cluster::log_tail(victim)
         );
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     names_its_path(victim)
 }
@@ -129,7 +129,7 @@ fn names_its_path(victim: u64) -> anyhow::Result<()> {
 
 /// Waits until the master has caught up, has stopped with a message, or is rejected by the leader
 /// with a message. Returns true if it does not return.
-async fn returns(cluster: &mut GuestCluster, victim: u64) -> anyhow::Result<bool> {
+async fn wait_for_return(cluster: &mut GuestCluster, victim: u64) -> anyhow::Result<bool> {
     let refusal = format!("master-{victim} no longer has entries that it had acknowledged");
     let refused = async {
         loop {
@@ -140,11 +140,11 @@ async fn returns(cluster: &mut GuestCluster, victim: u64) -> anyhow::Result<bool
             {
                 return leader;
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
     let outcome = tokio::select! {
-        caught_up = power::caught_up(cluster, victim) => caught_up,
+        caught_up = power::wait_until_caught_up(cluster, victim) => caught_up,
         leader = refused => {
             println!("master-{leader} rejects master-{victim}, which lost entries that it had acknowledged");
             return Ok(true);
@@ -162,11 +162,11 @@ async fn returns(cluster: &mut GuestCluster, victim: u64) -> anyhow::Result<bool
 
 /// Waits until some more batches are acknowledged.
 async fn progress(promises: &Mutex<AcknowledgedWrites>, when: &str) -> anyhow::Result<()> {
-    let goal = lock(promises).acknowledged + SOME;
-    let deadline = Instant::now() + PATIENCE;
+    let goal = lock(promises).acknowledged + MIN_BATCHES;
+    let deadline = Instant::now() + TIMEOUT;
     while lock(promises).acknowledged < goal {
         ensure!(Instant::now() < deadline, "the load stalls {when}");
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
@@ -178,7 +178,7 @@ async fn check_after_fault(
 ) -> anyhow::Result<()> {
     let found = reading::values().await?;
     let mut applied = 0;
-    for copy in reading::copies(cluster, masters, PATIENCE).await? {
+    for copy in reading::copies(cluster, masters, TIMEOUT).await? {
         applied = copy.applied;
         lock(promises).digest(copy.master, copy.applied, &copy.digest)?;
     }
@@ -194,7 +194,7 @@ fn lock(promises: &Mutex<AcknowledgedWrites>) -> std::sync::MutexGuard<'_, Ackno
 }
 
 async fn leader() -> anyhow::Result<u64> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let leader = cluster::copy_of(1).await?.leader;
         let number = leader.strip_prefix("master-").map(str::parse);
@@ -203,7 +203,7 @@ async fn leader() -> anyhow::Result<u64> {
             Some(Err(_)) | None if Instant::now() > deadline => {
                 bail!("master-1 reports {leader:?} as leader")
             }
-            Some(Err(_)) | None => tokio::time::sleep(AGAIN).await,
+            Some(Err(_)) | None => tokio::time::sleep(POLL_INTERVAL).await,
         }
     }
 }
@@ -224,7 +224,7 @@ fn linear(device: &Path) -> anyhow::Result<String> {
 }
 
 /// Makes the disk fail from now on.
-fn set(disk: u64, fault: DiskFault) -> anyhow::Result<()> {
+fn inject(disk: u64, fault: DiskFault) -> anyhow::Result<()> {
     let device = disks::device(disk);
     let sectors = disks::sectors(&device)?;
     // Never up, always down, one option.

@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_found_among_the_kernels() {
+    fn arguments_are_found_in_the_kernel_command_line() {
         let words = KernelArgs("quiet argosy.last=1 argosy.alone=3,1 panic=-1".into());
         assert_eq!(words.number("last").unwrap(), 1);
         assert_eq!(words.number("alone_ms").unwrap(), 0);

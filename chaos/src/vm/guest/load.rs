@@ -15,13 +15,13 @@ use super::cluster;
 use crate::vm::check;
 
 /// Timeout of the registration.
-const REGISTERING: Duration = Duration::from_secs(60);
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes after each number, so that the log grows as in production.
-const FILLING: usize = 120;
+const PADDING_BYTES: usize = 120;
 
 /// Registers an agent that runs nothing, and returns its id.
 pub(super) async fn register() -> anyhow::Result<String> {
-    tokio::time::timeout(REGISTERING, hello())
+    tokio::time::timeout(REGISTRATION_TIMEOUT, hello())
         .await
         .context("the agent was not registered in time")?
 }
@@ -37,7 +37,7 @@ async fn hello() -> anyhow::Result<String> {
         ..Default::default()
     };
     let hello = v1::Hello {
-        protocol: Some(VersionRange::OWN.first()),
+        protocol: Some(VersionRange::OWN.first_message()),
         tried_incarnations: vec![nonce],
         nonce,
         boot_id: format!("{nonce:016x}"),
@@ -48,7 +48,7 @@ async fn hello() -> anyhow::Result<String> {
     let masters = cluster::client()?.connector().clone();
     let uplink = AgentUplink::new(masters);
     loop {
-        let mut link = uplink.connect(hello.clone(), REGISTERING).await?;
+        let mut link = uplink.connect(hello.clone(), REGISTRATION_TIMEOUT).await?;
         // A link that breaks before the response is opened again. The nonce identifies the
         // registration.
         while let Ok(Some(message)) = link.inbound.message().await {
@@ -72,7 +72,7 @@ pub(super) struct LoadWriters {
 }
 
 impl LoadWriters {
-    pub(super) fn start(agent: &str, told: AckCallback) -> anyhow::Result<Self> {
+    pub(super) fn start(agent: &str, on_ack: AckCallback) -> anyhow::Result<Self> {
         let mut writers = JoinSet::new();
         let client = cluster::client()?;
         for writer in 0..check::WRITERS {
@@ -80,7 +80,7 @@ impl LoadWriters {
                 client.clone(),
                 agent.to_owned(),
                 writer,
-                told.clone(),
+                on_ack.clone(),
             ));
         }
         Ok(Self { writers })
@@ -100,7 +100,7 @@ async fn write(
     client: OperatorClient,
     agent: String,
     writer: u64,
-    told: AckCallback,
+    on_ack: AckCallback,
 ) -> anyhow::Result<()> {
     for number in 1.. {
         let request_id = format!("{agent}-{writer}-{number}");
@@ -118,7 +118,7 @@ async fn write(
             bail!("batch {number} of writer {writer}: {}", refused.message);
         }
         let revision = reply.revision.context("a response has a revision")?;
-        told(writer, number, revision.index)?;
+        on_ack(writer, number, revision.index)?;
     }
     Ok(())
 }
@@ -129,7 +129,7 @@ fn batch(agent: &str, writer: u64, number: u64, request_id: String) -> v1::Write
             v1::SetAttribute {
                 agent_id: agent.to_owned(),
                 name,
-                value: format!("{value} {}", "x".repeat(FILLING)),
+                value: format!("{value} {}", "x".repeat(PADDING_BYTES)),
             },
         )),
     };

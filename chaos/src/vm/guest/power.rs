@@ -8,31 +8,31 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use super::super::report::GuestReport;
-use super::cluster::{self, AGAIN, ALL, GuestCluster};
+use super::cluster::{self, ALL, GuestCluster, POLL_INTERVAL};
 use super::kernel_args::KernelArgs;
 use super::load::{self, LoadWriters};
 use super::{ReportPort, disks, reading};
 
 /// Timeout of each step. The host's timeout is longer.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Reads back, reports everything, and generates load. Ends only in the last boot of a series.
 ///
 /// # Errors
 /// The violation.
-pub(super) async fn run(words: &KernelArgs, voice: &ReportPort) -> anyhow::Result<()> {
+pub(super) async fn run(args: &KernelArgs, port: &ReportPort) -> anyhow::Result<()> {
     for disk in ALL {
-        disks::attach(&disks::device(disk), disk, PATIENCE).await?;
+        disks::attach(&disks::device(disk), disk, TIMEOUT).await?;
     }
-    voice.send(&GuestReport::Mounted)?;
+    port.send(&GuestReport::Mounted)?;
     let mut cluster = GuestCluster::start()?;
-    let outcome = run_boot(&mut cluster, words, voice).await;
+    let outcome = run_boot(&mut cluster, args, port).await;
     if let Err(error) = &outcome {
         // The host shows the console after a failure.
         for number in ALL {
             eprintln!("master-{number}: {}", cluster::log_tail(number));
         }
-        voice.send(&GuestReport::Failed {
+        port.send(&GuestReport::Failed {
             why: format!("{error:#}"),
         })?;
     }
@@ -41,43 +41,43 @@ pub(super) async fn run(words: &KernelArgs, voice: &ReportPort) -> anyhow::Resul
 
 async fn run_boot(
     cluster: &mut GuestCluster,
-    words: &KernelArgs,
-    voice: &ReportPort,
+    args: &KernelArgs,
+    port: &ReportPort,
 ) -> anyhow::Result<()> {
-    let ms = cluster::serving(cluster, PATIENCE).await?;
-    voice.send(&GuestReport::Serving { ms })?;
+    let ms = cluster::wait_for_quorum(cluster, TIMEOUT).await?;
+    port.send(&GuestReport::Serving { ms })?;
     for (agent, values) in reading::values().await? {
-        voice.send(&GuestReport::State { agent, values })?;
+        port.send(&GuestReport::State { agent, values })?;
     }
     let mut applied = 0;
-    for copy in reading::copies(cluster, &ALL, PATIENCE).await? {
+    for copy in reading::copies(cluster, &ALL, TIMEOUT).await? {
         applied = copy.applied;
-        voice.send(&GuestReport::Digest {
+        port.send(&GuestReport::Digest {
             master: copy.master,
             applied: copy.applied,
             digest: copy.digest,
         })?;
     }
-    voice.send(&GuestReport::Settled { applied })?;
-    if words.number("last")? == 1 {
+    port.send(&GuestReport::Settled { applied })?;
+    if args.number("last")? == 1 {
         return Ok(());
     }
     let agent = load::register().await?;
-    voice.send(&GuestReport::Loading {
+    port.send(&GuestReport::Loading {
         agent: agent.clone(),
     })?;
-    let said = voice.clone();
-    let told = move |writer, batch, revision| {
+    let said = port.clone();
+    let on_ack = move |writer, batch, revision| {
         said.send(&GuestReport::Acknowledged {
             writer,
             batch,
             revision,
         })
     };
-    let mut load = LoadWriters::start(&agent, Arc::new(told))?;
+    let mut load = LoadWriters::start(&agent, Arc::new(on_ack))?;
     tokio::select! {
         error = load.failure() => Err(error),
-        ended = cut_partially(cluster, words, voice) => ended,
+        ended = cut_partially(cluster, args, port) => ended,
     }
 }
 
@@ -85,43 +85,46 @@ async fn run_boot(
 /// masters until the cut.
 async fn cut_partially(
     cluster: &mut GuestCluster,
-    words: &KernelArgs,
-    voice: &ReportPort,
+    args: &KernelArgs,
+    port: &ReportPort,
 ) -> anyhow::Result<()> {
-    let chosen = words.numbers("alone")?;
+    let chosen = args.numbers("alone")?;
     if !chosen.is_empty() {
-        tokio::time::sleep(Duration::from_millis(words.number("alone_ms")?)).await;
+        tokio::time::sleep(Duration::from_millis(args.number("alone_ms")?)).await;
         let began = Instant::now();
         for disk in &chosen {
-            voice.send(&GuestReport::PowerOff { disk: *disk })?;
+            port.send(&GuestReport::PowerOff { disk: *disk })?;
             cluster.kill(*disk)?;
         }
         for disk in &chosen {
-            disks::detach(*disk, PATIENCE).await?;
-            voice.send(&GuestReport::Released { disk: *disk })?;
+            disks::detach(*disk, TIMEOUT).await?;
+            port.send(&GuestReport::Released { disk: *disk })?;
         }
         for disk in &chosen {
-            disks::attach(&disks::device(*disk), *disk, PATIENCE).await?;
+            disks::attach(&disks::device(*disk), *disk, TIMEOUT).await?;
             cluster.start_one(*disk)?;
         }
         for disk in &chosen {
-            caught_up(cluster, *disk).await?;
+            wait_until_caught_up(cluster, *disk).await?;
             let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            voice.send(&GuestReport::CaughtUp { disk: *disk, ms })?;
+            port.send(&GuestReport::CaughtUp { disk: *disk, ms })?;
         }
     }
     loop {
-        cluster.all_live(&ALL)?;
-        tokio::time::sleep(AGAIN).await;
+        cluster.check_running(&ALL)?;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
 /// Waits until this master has applied the entries that another one had when the wait began.
-pub(super) async fn caught_up(cluster: &mut GuestCluster, number: u64) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+pub(super) async fn wait_until_caught_up(
+    cluster: &mut GuestCluster,
+    number: u64,
+) -> anyhow::Result<()> {
+    let deadline = Instant::now() + TIMEOUT;
     let mut goal = None;
     loop {
-        cluster.all_live(&ALL)?;
+        cluster.check_running(&ALL)?;
         for other in ALL.into_iter().filter(|other| *other != number) {
             // A master that is down, too, does not count.
             if let Ok(copy) = cluster::copy_of(other).await {
@@ -139,6 +142,6 @@ pub(super) async fn caught_up(cluster: &mut GuestCluster, number: u64) -> anyhow
             let words = cluster::log_tail(number);
             bail!("master-{number} has not caught up: {own:?} of {goal:?}; {words}");
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -8,7 +8,7 @@ use argosy_proto::v1;
 use tokio::time::Instant;
 
 use super::super::report::Values;
-use super::cluster::{self, AGAIN, GuestCluster};
+use super::cluster::{self, GuestCluster, POLL_INTERVAL};
 
 /// One master's copy of the registry at an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(super) async fn copies(
 ) -> anyhow::Result<Vec<RegistryCopy>> {
     let deadline = Instant::now() + patience;
     loop {
-        cluster.all_live(masters)?;
+        cluster.check_running(masters)?;
         let mut copies = Vec::new();
         let mut why = String::new();
         for &master in masters {
@@ -78,7 +78,7 @@ pub(super) async fn copies(
         if Instant::now() > deadline {
             bail!("the masters have not applied the same entry in time: {copies:?} {why}");
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

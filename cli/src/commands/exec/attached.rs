@@ -77,9 +77,9 @@ pub(crate) async fn begin(socket: &mut Socket) -> Result<AttachOffsets, String> 
 }
 
 /// Runs until the command has ended or the session is left. All received output is written by then.
-pub(crate) async fn run(socket: Socket, manner: StreamMode) -> Result<ClientSessionEnd, Failure> {
-    let mut told = SignalListener::listen(manner).map_err(|error| Failure::of(&error))?;
-    let _raw = match manner {
+pub(crate) async fn run(socket: Socket, mode: StreamMode) -> Result<ClientSessionEnd, Failure> {
+    let mut listener = SignalListener::listen(mode).map_err(|error| Failure::of(&error))?;
+    let _raw = match mode {
         StreamMode::Terminal | StreamMode::AttachedTerminal => {
             Some(RawMode::enter().map_err(|error| {
                 Failure::failed(format!("cannot change the mode of the terminal: {error}"))
@@ -93,27 +93,27 @@ pub(crate) async fn run(socket: Socket, manner: StreamMode) -> Result<ClientSess
     };
     let (sink, frames) = socket.split();
     let window = Arc::new(Semaphore::new(INPUT_WINDOW_BYTES));
-    let mut hearing = tokio::spawn(receive(frames, Arc::clone(&window)));
-    let mut speaking = InputSender {
+    let mut receiver = tokio::spawn(receive(frames, Arc::clone(&window)));
+    let mut sender = InputSender {
         sink,
         window,
-        input: input(manner),
-        waiting: None,
+        input: input(mode),
+        pending: None,
         size: None,
     };
     let left = tokio::select! {
-        heard = &mut hearing => Some(heard),
-        left = speaking.send_input(&mut told) => match left {
+        heard = &mut receiver => Some(heard),
+        left = sender.send_input(&mut listener) => match left {
             Some(left) => return Ok(left),
             // Messages from before the connection broke may still be readable.
             None => None,
         },
     };
-    let heard = match left {
+    let received = match left {
         Some(heard) => heard,
-        None => hearing.await,
+        None => receiver.await,
     };
-    heard.map_err(|error| Failure::of(&error))
+    received.map_err(|error| Failure::of(&error))
 }
 
 /// Writes the output of the command.
@@ -182,9 +182,9 @@ fn write(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
 
 /// Reads standard input piece by piece. An empty piece is the end of input; a closed channel means
 /// that the session is to be left. One piece waits: input that is not taken is not read.
-fn input(manner: StreamMode) -> mpsc::Receiver<StdinChunk> {
+fn input(mode: StreamMode) -> mpsc::Receiver<StdinChunk> {
     let (pieces, received) = mpsc::channel(1);
-    match manner {
+    match mode {
         StreamMode::Terminal | StreamMode::Pipes | StreamMode::PipesWithoutSignals => {
             // A detached thread, because a read may block without end.
             std::thread::spawn(move || read(&pieces, None));
@@ -252,7 +252,7 @@ struct InputSender {
     window: Arc<Semaphore>,
     input: mpsc::Receiver<StdinChunk>,
     /// A piece for which there is no permit yet.
-    waiting: Option<Bytes>,
+    pending: Option<Bytes>,
     /// The terminal size that was last sent to the command.
     size: Option<TerminalSize>,
 }
@@ -268,13 +268,13 @@ enum SignalAction {
 
 impl InputSender {
     /// Returns why the command is left, or `None` if the connection accepts nothing more.
-    async fn send_input(&mut self, told: &mut SignalListener) -> Option<ClientSessionEnd> {
+    async fn send_input(&mut self, listener: &mut SignalListener) -> Option<ClientSessionEnd> {
         let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.send_size(told).await?;
+        self.send_size(listener).await?;
         loop {
             let message = tokio::select! {
-                told = told.next() => match told {
+                told = listener.next() => match told {
                     SignalAction::End(signal) => return Some(ClientSessionEnd::Signalled(signal)),
                     SignalAction::PassedOn(signal) => Some(frame(&ClientFrame::Signal(signal))),
                     SignalAction::Resized => None,
@@ -287,7 +287,7 @@ impl InputSender {
             };
             // First, so that input typed after a resize arrives after it, whichever is noticed
             // first.
-            self.send_size(told).await?;
+            self.send_size(listener).await?;
             if let Some(message) = message {
                 self.sink.send(message).await.ok()?;
             }
@@ -295,8 +295,8 @@ impl InputSender {
     }
 
     /// Sends the size of this terminal to the command if it has changed.
-    async fn send_size(&mut self, told: &SignalListener) -> Option<()> {
-        let size = terminal::size().filter(|_| told.has_terminal);
+    async fn send_size(&mut self, listener: &SignalListener) -> Option<()> {
+        let size = terminal::size().filter(|_| listener.has_terminal);
         match size {
             Some(size) if self.size.replace(size) != Some(size) => {
                 self.sink.send(frame(&ClientFrame::Resize(size))).await.ok()
@@ -308,7 +308,7 @@ impl InputSender {
     /// Returns the next piece of input for which there is a permit. Nothing is lost if the call is
     /// cancelled.
     async fn next_piece(&mut self) -> StdinChunk {
-        let piece = match self.waiting.take() {
+        let piece = match self.pending.take() {
             Some(piece) => piece,
             None => match self.input.recv().await {
                 Some(StdinChunk::Bytes(piece)) => piece,
@@ -317,10 +317,10 @@ impl InputSender {
             },
         };
         let count = u32::try_from(piece.len()).expect("a piece fits into a frame");
-        self.waiting = Some(piece);
+        self.pending = Some(piece);
         let room = self.window.acquire_many(count).await;
         room.expect("the window is never closed").forget();
-        let piece = self.waiting.take();
+        let piece = self.pending.take();
         StdinChunk::Bytes(piece.expect("it was put there above"))
     }
 }
@@ -332,9 +332,9 @@ fn frame(frame: &ClientFrame) -> Message {
 /// The signals of this program.
 struct SignalListener {
     /// Signals for the command: a user's Ctrl-C, and requests to exit.
-    meant: Vec<(i32, Signal)>,
+    signals: Vec<(i32, Signal)>,
     /// Whether they end this program instead of going to the command.
-    ends: bool,
+    ends_program: bool,
     has_terminal: bool,
     resized: Signal,
 }
@@ -343,8 +343,8 @@ impl SignalListener {
     /// With a terminal, signals end this program, so that the terminal is restored; Ctrl-C is not a
     /// signal there. Without one, signals that a command may handle are forwarded, and the others
     /// end this program immediately.
-    fn listen(manner: StreamMode) -> io::Result<Self> {
-        let (has_terminal, ends) = match manner {
+    fn listen(mode: StreamMode) -> io::Result<Self> {
+        let (has_terminal, ends) = match mode {
             StreamMode::Terminal
             | StreamMode::TerminalWithoutInput
             | StreamMode::AttachedTerminal => (true, true),
@@ -354,7 +354,7 @@ impl SignalListener {
             }
         };
         let mut kinds = Vec::new();
-        if manner != StreamMode::PipesWithoutSignals {
+        if mode != StreamMode::PipesWithoutSignals {
             kinds.extend([SignalKind::interrupt(), SignalKind::terminate()]);
         }
         if has_terminal {
@@ -362,15 +362,15 @@ impl SignalListener {
         }
         let listen = |kind: SignalKind| Ok((kind.as_raw_value(), signal(kind)?));
         Ok(Self {
-            meant: kinds.into_iter().map(listen).collect::<io::Result<_>>()?,
-            ends,
+            signals: kinds.into_iter().map(listen).collect::<io::Result<_>>()?,
+            ends_program: ends,
             has_terminal,
             resized: signal(SignalKind::window_change())?,
         })
     }
 
     async fn next(&mut self) -> SignalAction {
-        let meant = self.meant.iter_mut();
+        let meant = self.signals.iter_mut();
         let meant = meant.map(|(number, signal)| {
             Box::pin(async {
                 signal.recv().await;
@@ -379,7 +379,7 @@ impl SignalListener {
         });
         let mut meant: FuturesUnordered<_> = meant.collect();
         tokio::select! {
-            Some(number) = meant.next() => match self.ends {
+            Some(number) = meant.next() => match self.ends_program {
                 true => SignalAction::End(number),
                 false => SignalAction::PassedOn(number),
             },

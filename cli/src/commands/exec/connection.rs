@@ -148,7 +148,7 @@ async fn call(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refusal(response).await.into());
     }
-    agreed(&response, &key, wanted.call.protocol())?;
+    check_upgrade(&response, &key, wanted.call.protocol())?;
     let upgraded = response.upgrade().await;
     let upgraded = upgraded.map_err(broken)?;
     let config = WebSocketConfig::default()
@@ -188,7 +188,7 @@ async fn refusal(response: Response) -> OpenError {
 }
 
 /// Checks that the answer is the requested WebSocket, and not another answer from an intermediary.
-fn agreed(response: &Response, key: &str, protocol: &str) -> Result<(), OpenError> {
+fn check_upgrade(response: &Response, key: &str, protocol: &str) -> Result<(), OpenError> {
     let says = |name: &str, expected: &str| {
         let found = response.headers().get(name);
         found.is_some_and(|found| found.as_bytes() == expected.as_bytes())
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_ends_the_search_and_says_which_it_is() {
+    async fn a_rejection_ends_the_search_and_keeps_its_kind() {
         let other = "HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
         let no_web_socket = "the answer is not a WebSocket with the protocol argosy.v1.exec";
         for (answer, expected) in [
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_master_that_is_not_there_is_passed_over() {
+    async fn an_unreachable_master_is_skipped() {
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let nobody = gone.local_addr().unwrap().to_string();
         drop(gone);

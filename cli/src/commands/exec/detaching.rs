@@ -46,7 +46,7 @@ impl DetachKeys {
 mod tests {
     use super::*;
 
-    fn typed(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
+    fn scan_all(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
         let mut keys = DetachKeys::default();
         let mut all = Vec::new();
         for piece in pieces {
@@ -60,14 +60,14 @@ mod tests {
     }
 
     #[test]
-    fn the_two_keys_in_a_row_detach_and_either_alone_is_the_tasks() {
-        assert_eq!(typed(&[b"ls\x10\x11rest"]), (b"ls".to_vec(), true));
-        assert_eq!(typed(&[b"\x10", b"\x11"]), (b"".to_vec(), true));
-        assert_eq!(typed(&[b"\x10\x10\x11"]), (b"\x10".to_vec(), true));
+    fn the_two_keys_in_sequence_detach_and_single_ones_are_input() {
+        assert_eq!(scan_all(&[b"ls\x10\x11rest"]), (b"ls".to_vec(), true));
+        assert_eq!(scan_all(&[b"\x10", b"\x11"]), (b"".to_vec(), true));
+        assert_eq!(scan_all(&[b"\x10\x10\x11"]), (b"\x10".to_vec(), true));
         assert_eq!(
-            typed(&[b"\x11\x10x", b"y"]),
+            scan_all(&[b"\x11\x10x", b"y"]),
             (b"\x11\x10xy".to_vec(), false)
         );
-        assert_eq!(typed(&[b"a\x10"]), (b"a".to_vec(), false));
+        assert_eq!(scan_all(&[b"a\x10"]), (b"a".to_vec(), false));
     }
 }

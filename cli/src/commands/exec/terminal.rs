@@ -7,7 +7,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 
 /// Standard input in raw mode until drop: every key goes to the command, also Ctrl-C.
 pub(super) struct RawMode {
-    before: Termios,
+    original: Termios,
 }
 
 impl RawMode {
@@ -16,14 +16,14 @@ impl RawMode {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
-        Ok(Self { before })
+        Ok(Self { original: before })
     }
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
         // A closed terminal needs no mode.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.original);
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::servers::{page, serve, serve_at};
 use super::tasks::{ATTACKER, HOST, HOST6, METADATA, reached};
-use super::{Attempt, api, attack, attempt, run, used};
+use super::{Attempt, api, attack, attempt, run, with_cluster};
 use crate::cluster::DevCluster;
 
 pub(super) fn fetch(cluster: &DevCluster, uri: &str) -> Attempt {
@@ -136,7 +136,7 @@ pub(super) fn by_fetches(cluster: &DevCluster, port: u16) {
         .iter()
         .map(|(_, uri, _)| fetch(cluster, uri))
         .collect();
-    used(DevCluster::start(49, "1x1", &OPEN), |open| {
+    with_cluster(DevCluster::start(49, "1x1", &OPEN), |open| {
         for ((technique, uri, because), attacked) in cases.iter().zip(refused) {
             attack(ATTACKER, technique, because, attacked, fetch(open, uri));
         }
@@ -162,7 +162,7 @@ pub(super) fn by_fetches(cluster: &DevCluster, port: u16) {
 pub(super) fn by_fetches_from_its_neighbour(cluster: &DevCluster, port: u16) {
     let address = |name: &str| {
         let line = format!("echo ${name}");
-        let (code, address, stderr) = cluster.ran(&["exec", "victim", "--", "sh", "-c", &line]);
+        let (code, address, stderr) = cluster.run(&["exec", "victim", "--", "sh", "-c", &line]);
         assert_eq!(code, 0, "{stderr}");
         address.trim().to_owned()
     };

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use super::servers::{Archive, page, redirect, serve};
-use super::{Attempt, against_a_host, at_once, attack, run, used};
+use super::{Attempt, against_a_host, at_once, attack, run, with_cluster};
 use crate::cluster::DevCluster;
 
 const ATTACKER: &str = "a hostile file server";
@@ -226,7 +226,7 @@ fn a_hostile_file_server_costs_only_the_task_that_named_it() {
     against_a_host(|| {
         let server = serve(Box::new(answer));
         let flags = ["--fetch-allow", &server.to_string()];
-        used(DevCluster::start(44, "1x1", &flags), |cluster| {
+        with_cluster(DevCluster::start(44, "1x1", &flags), |cluster| {
             by_answers(cluster, server.port());
             by_archives(cluster, server.port());
             for planted in ["/tmp/planted", "/planted"] {

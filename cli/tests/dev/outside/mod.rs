@@ -65,12 +65,12 @@ fn against_a_cluster(
 ) {
     against_a_host(move || {
         let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-        used(DevCluster::start(number, "1x1", &flags), body);
+        with_cluster(DevCluster::start(number, "1x1", &flags), body);
     });
 }
 
 /// Calls `body` with the cluster, and ends it.
-fn used(mut cluster: DevCluster, body: impl FnOnce(&DevCluster)) {
+fn with_cluster(mut cluster: DevCluster, body: impl FnOnce(&DevCluster)) {
     body(&cluster);
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
@@ -107,11 +107,11 @@ fn api(cluster: &DevCluster, kind: &str) -> String {
 }
 
 /// Starts a task that runs until the cluster ends, and waits until it runs.
-fn victim(cluster: &DevCluster, words: &[&str]) {
+fn start_victim(cluster: &DevCluster, words: &[&str]) {
     let words = [&["run", "--detach", "--name", "victim"], words].concat();
-    let (code, _, stderr) = cluster.ran(&words);
+    let (code, _, stderr) = cluster.run(&words);
     assert_eq!(code, 0, "{stderr}");
     wait_for("the victim to run", || {
-        cluster.ran(&["ps"]).1.contains("running")
+        cluster.run(&["ps"]).1.contains("running")
     });
 }

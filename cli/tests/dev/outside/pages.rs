@@ -149,7 +149,7 @@ fn by_sockets(server: &str, address: &str, path: &str) {
 }
 
 #[test]
-fn a_web_page_under_another_name_is_answered_by_no_member_of_a_cluster() {
+fn requests_of_web_pages_under_other_names_are_rejected() {
     against_a_cluster(42, words(&[]), |cluster| {
         let (master, agent) = (api(cluster, "master"), api(cluster, "agent"));
         by_names("a master", &master);
@@ -161,7 +161,7 @@ fn a_web_page_under_another_name_is_answered_by_no_member_of_a_cluster() {
             &agent,
             "/v1/exec?task=framework-9/none&argument=true",
         );
-        let (_, listed, _) = cluster.ran(&["agent", "list", "-o", "json"]);
+        let (_, listed, _) = cluster.run(&["agent", "list", "-o", "json"]);
         let id = listed
             .split('"')
             .find(|word| word.starts_with("agent-"))

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::servers::{Archive, page, redirect, serve, serve_at, typed};
 use super::tasks::HOST;
-use super::{Attempt, against_a_host, at_once, attack, run, used};
+use super::{Attempt, against_a_host, at_once, attack, run, with_cluster};
 use crate::cluster::DevCluster;
 use crate::registry::{MANIFEST, descriptor, digest, image};
 use crate::web::BUSYBOX;
@@ -72,12 +72,12 @@ fn base(repository: &str) -> Vec<u8> {
         .end()
 }
 
-fn over_base(shelf: &mut CannedResponses, repository: &str, layer: Archive) {
-    shelf.offer(repository, vec![base(repository), layer.end()]);
+fn over_base(responses: &mut CannedResponses, repository: &str, layer: Archive) {
+    responses.offer(repository, vec![base(repository), layer.end()]);
 }
 
 /// Each attack, its repository, and the expected message.
-const LIES: &[(&str, &str, &str)] = &[
+const ATTACKS: &[(&str, &str, &str)] = &[
     (
         "other bytes than a layer's digest names",
         "other-layer",
@@ -189,7 +189,7 @@ fn honest(repository: &str) -> String {
 
 fn responses() -> CannedResponses {
     let mut shelf = CannedResponses::default();
-    for (_, repository, _) in LIES {
+    for (_, repository, _) in ATTACKS {
         shelf.offer(&honest(repository), vec![base(&honest(repository))]);
     }
     shelf.swap("other-layer", page(&vec![7; base("other-layer").len()]));
@@ -245,52 +245,60 @@ fn responses() -> CannedResponses {
     shelf
 }
 
-fn redirects(shelf: &mut CannedResponses) {
-    shelf.swap("to-agent", redirect("http://127.0.0.1:5051/v1/agent"));
-    shelf.swap("to-metadata", redirect("http://169.254.169.254/latest"));
-    shelf.swap("to-host", redirect(&format!("https://{HOST}:8443/page")));
-    shelf.swap("to-server", redirect("http://192.0.2.1:8080/page"));
-    shelf.swap("to-file", redirect("file:///etc/shadow"));
+fn redirects(responses: &mut CannedResponses) {
+    responses.swap("to-agent", redirect("http://127.0.0.1:5051/v1/agent"));
+    responses.swap("to-metadata", redirect("http://169.254.169.254/latest"));
+    responses.swap("to-host", redirect(&format!("https://{HOST}:8443/page")));
+    responses.swap("to-server", redirect("http://192.0.2.1:8080/page"));
+    responses.swap("to-file", redirect("file:///etc/shadow"));
     let layer = digest(&base("round"));
-    shelf.swap("round", redirect(&format!("/v2/round/blobs/{layer}")));
+    responses.swap("round", redirect(&format!("/v2/round/blobs/{layer}")));
 }
 
-fn layers(shelf: &mut CannedResponses) {
-    over_base(shelf, "dots", Archive::default().file("../planted", "x"));
+fn layers(responses: &mut CannedResponses) {
     over_base(
-        shelf,
+        responses,
+        "dots",
+        Archive::default().file("../planted", "x"),
+    );
+    over_base(
+        responses,
         "through-link",
         Archive::default()
             .entry(b'2', "out", "/etc", b"")
             .file("out/planted", "x"),
     );
     over_base(
-        shelf,
+        responses,
         "hard-link",
         Archive::default().entry(b'1', "shadow", "etc/shadow", b""),
     );
-    over_base(shelf, "owner", Archive::default().owned(70_000, "theirs"));
     over_base(
-        shelf,
+        responses,
+        "owner",
+        Archive::default().owned(70_000, "theirs"),
+    );
+    over_base(
+        responses,
         "link-proc",
         Archive::default().entry(b'2', "proc", "/etc", b""),
     );
     over_base(
-        shelf,
+        responses,
         "link-sandbox",
         Archive::default().entry(b'2', "sandbox", "/etc", b""),
     );
 }
 
-fn architecture(shelf: &mut CannedResponses) {
-    let blobs = shelf.offer("architecture", vec![base("architecture")]);
+fn architecture(responses: &mut CannedResponses) {
+    let blobs = responses.offer("architecture", vec![base("architecture")]);
     let mut config: Value = serde_json::from_slice(&blobs[1]).unwrap();
     config["architecture"] = json!("s390x");
     let config = serde_json::to_vec(&config).unwrap();
-    shelf.blob("architecture", &digest(&config), page(&config));
+    responses.blob("architecture", &digest(&config), page(&config));
     let mut manifest: Value = serde_json::from_slice(&blobs[2]).unwrap();
     manifest["config"] = descriptor("application/vnd.oci.image.config.v1+json", &config);
-    shelf.manifest("architecture", &serde_json::to_vec(&manifest).unwrap());
+    responses.manifest("architecture", &serde_json::to_vec(&manifest).unwrap());
 }
 
 #[test]
@@ -333,9 +341,9 @@ fn a_hostile_registry_costs_only_the_task_that_named_it() {
             ];
             run(cluster, &line)
         };
-        used(DevCluster::start(45, "1x1", &flags), |cluster| {
-            let pulled = at_once(LIES, |(_, repository, _)| pull(cluster, repository));
-            for ((technique, repository, because), pulled) in LIES.iter().zip(pulled) {
+        with_cluster(DevCluster::start(45, "1x1", &flags), |cluster| {
+            let pulled = at_once(ATTACKS, |(_, repository, _)| pull(cluster, repository));
+            for ((technique, repository, because), pulled) in ATTACKS.iter().zip(pulled) {
                 let control = pull(cluster, &honest(repository));
                 attack(ATTACKER, technique, because, pulled, control);
             }
@@ -353,11 +361,11 @@ fn unlisted(cluster: &DevCluster, listed: &str) {
     ] {
         let asked = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&asked);
-        let mut shelf = CannedResponses::default();
-        shelf.offer("unlisted", vec![base("unlisted")]);
+        let mut responses = CannedResponses::default();
+        responses.offer("unlisted", vec![base("unlisted")]);
         let answer = move |path: &str| {
             count.fetch_add(1, Ordering::SeqCst);
-            shelf.0[path].clone()
+            responses.0[path].clone()
         };
         let registry = serve_at(&format!("{address}:0"), Box::new(answer));
         let pull = |image: &str| run(cluster, &["--image", image, "--", "/bin/busybox", "true"]);

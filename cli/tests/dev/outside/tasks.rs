@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::fetches::{by_fetches, by_fetches_from_its_neighbour, fetch};
 use super::servers::{page, redirect, serve, serve_at};
-use super::{Attempt, against_a_host, api, attack, attempt, run, used, victim};
+use super::{Attempt, against_a_host, api, attack, attempt, run, start_victim, with_cluster};
 use crate::cluster::{DevCluster, wait_for};
 use crate::division::{gives_up_root, open_folder};
 
@@ -33,7 +33,7 @@ fn reached_by_task(cluster: &DevCluster, network: &str, address: &str, port: u16
     // Busybox' timeout returns the signal in place of its own code.
     let line = format!(
         "timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/{port}'; code=$?; \
-         case $code in 124 | 143) echo '{SILENCE}' >&2;; esac; exit $code"
+         case $code in 124 | 143) echo '{NO_REPLY}' >&2;; esac; exit $code"
     );
     run(cluster, &["--network", network, "--", "sh", "-c", &line])
 }
@@ -41,7 +41,7 @@ fn reached_by_task(cluster: &DevCluster, network: &str, address: &str, port: u16
 /// The kernel's message for a connection that is not allowed.
 const REFUSED: &str = "not permitted";
 /// The message of a task whose packets are dropped: neither an answer nor an error arrives.
-const SILENCE: &str = "nothing came within 5 s";
+const NO_REPLY: &str = "nothing came within 5 s";
 
 fn by_members(cluster: &DevCluster) {
     let port = |address: String| address.rsplit_once(':').unwrap().1.parse::<u16>().unwrap();
@@ -125,14 +125,14 @@ fn by_the_network(cluster: &DevCluster) {
 
 fn by_its_neighbour(cluster: &DevCluster) {
     let (code, address, stderr) =
-        cluster.ran(&["exec", "victim", "--", "sh", "-c", "echo $ARGOSY_ADDRESS"]);
+        cluster.run(&["exec", "victim", "--", "sh", "-c", "echo $ARGOSY_ADDRESS"]);
     assert_eq!(code, 0, "{stderr}");
     let address = address.trim();
     let attacked = reached_by_task(cluster, "bridge", address, 8080);
     attack(
         ATTACKER,
         "connect to a port that another task has not published",
-        SILENCE,
+        NO_REPLY,
         attacked,
         // The victim listens there.
         reached(address, 8080),
@@ -322,9 +322,9 @@ fn by_its_own_files(cluster: &DevCluster) {
     let line = "mkdir folder; echo text > file; ln -s /etc/shadow link; ln -s / root; mkfifo pipe; \
                 printf '\\033]0;title\\007' > escape; exec sleep 1000";
     let words = ["run", "--detach", "--name", "trap", "--", "sh", "-c", line];
-    let (code, _, stderr) = cluster.ran(&words);
+    let (code, _, stderr) = cluster.run(&words);
     assert_eq!(code, 0, "{stderr}");
-    let (_, shown, _) = cluster.ran(&["task", "show", "trap", "-o", "json"]);
+    let (_, shown, _) = cluster.run(&["task", "show", "trap", "-o", "json"]);
     let task: Value = serde_json::from_str(&shown).unwrap();
     let sandbox = format!("tasks/{}/trap", task["frameworkId"].as_str().unwrap());
     let agent = api(cluster, "agent");
@@ -365,7 +365,7 @@ fn by_its_own_files(cluster: &DevCluster) {
 
 /// Directories of the operator: what tasks may fetch and mount, images and secrets.
 struct OperatorDirectories {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     layout: String,
 }
 
@@ -411,16 +411,19 @@ impl OperatorDirectories {
         open("shared", 0o777);
         open("secrets", 0o700);
         let layout = crate::registry::in_a_layout(&path("images"), &crate::web::image());
-        Self { folder, layout }
+        Self {
+            directory: folder,
+            layout,
+        }
     }
 
     fn of(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
+        self.directory.path().join(name).display().to_string()
     }
 }
 
 #[test]
-fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs() {
+fn a_task_cannot_reach_its_host_or_other_tasks() {
     against_a_host(|| {
         for address in [format!("{METADATA}/32"), format!("{HOST6}/128")] {
             let words = ["address", "add", &address, "dev", "lo"];
@@ -456,9 +459,9 @@ fn another_task_reaches_neither_its_host_nor_its_neighbours_nor_what_is_theirs()
             ("TMPDIR", open.path().to_str().unwrap()),
         ];
         let cluster = DevCluster::start_with(43, "1x1", &flags, &variables);
-        used(cluster, |cluster| {
+        with_cluster(cluster, |cluster| {
             gives_up_root(cluster);
-            victim(
+            start_victim(
                 cluster,
                 &[
                     "--publish",

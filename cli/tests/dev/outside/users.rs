@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{Attempt, against_a_cluster, api, attack, attempt, victim, words};
+use super::{Attempt, against_a_cluster, api, attack, attempt, start_victim, words};
 use crate::cluster::{DevCluster, wait_for};
 
 const ATTACKER: &str = "another user";
@@ -97,8 +97,8 @@ fn by_the_apis(cluster: &DevCluster, task: &Value, agent: &str) {
 }
 
 /// Opens all directories up to the agent's own, so that its own modes are tested.
-fn open_parents(folder: &Path) {
-    for parent in folder
+fn open_parents(directory: &Path) {
+    for parent in directory
         .ancestors()
         .skip(1)
         .filter(|parent| parent.starts_with("/tmp") && *parent != Path::new("/tmp"))
@@ -108,23 +108,28 @@ fn open_parents(folder: &Path) {
 }
 
 /// Returns the newest file of this name below a directory.
-fn find(folder: &Path, name: &str) -> String {
+fn find(directory: &Path, name: &str) -> String {
     let mut command = Command::new("find");
-    let found = attempt(command.arg(folder).args(["-name", name, "-print", "-quit"])).unwrap();
+    let found = attempt(
+        command
+            .arg(directory)
+            .args(["-name", name, "-print", "-quit"]),
+    )
+    .unwrap();
     assert!(
         !found.is_empty(),
         "there is no {name} below {}",
-        folder.display()
+        directory.display()
     );
     found.trim().to_owned()
 }
 
-fn by_files(folder: &Path) {
-    let stdout = find(folder, "stdout");
+fn by_files(directory: &Path) {
+    let stdout = find(directory, "stdout");
     let sandbox = stdout.strip_suffix("/stdout").unwrap();
-    let journal = find(folder, "journal*");
-    let container = find(folder, "handle.json");
-    let agent = folder.display();
+    let journal = find(directory, "journal*");
+    let container = find(directory, "handle.json");
+    let agent = directory.display();
     let ids = "/run/argosy/ids";
     let cases = [
         ("read output of a task", format!("cat {stdout}")),
@@ -232,14 +237,14 @@ fn by_processes(victim: u64, agent: u64) {
 }
 
 #[test]
-fn another_user_of_the_host_neither_reaches_into_tasks_nor_touches_what_is_theirs() {
+fn other_users_of_the_host_cannot_access_tasks() {
     against_a_cluster(41, words(&[]), |cluster| {
         let line = "echo secret; exec sleep 1000";
-        victim(cluster, &["--interactive", "--", "sh", "-c", line]);
-        let (_, listed, _) = cluster.ran(&["task", "show", "victim", "-o", "json"]);
+        start_victim(cluster, &["--interactive", "--", "sh", "-c", line]);
+        let (_, listed, _) = cluster.run(&["task", "show", "victim", "-o", "json"]);
         let task: Value = serde_json::from_str(&listed).unwrap();
         wait_for("its output", || {
-            cluster.ran(&["logs", "victim"]).1 == "secret\n"
+            cluster.run(&["logs", "victim"]).1 == "secret\n"
         });
         let mut members = cluster.members().iter();
         let agent = members.find(|member| member["kind"] == "agent").unwrap();

@@ -40,16 +40,16 @@ pub(super) fn cpus(milli: i64) -> Vec<v1::Resource> {
 }
 
 /// Runs all rows that are calls, in the table's order: first those that are rejected as a whole.
-pub(super) async fn all(site: &BadInputCluster) -> Vec<(&'static Row, RowOutcome)> {
-    let masters = site.cluster.masters_list();
+pub(super) async fn all(fixture: &BadInputCluster) -> Vec<(&'static Row, RowOutcome)> {
+    let masters = fixture.cluster.masters_list();
     let sender = TestFramework::start(masters.clone(), "sender").await;
-    let (stock, thief) = OfferSet::of(site, &sender).await;
+    let (stock, thief) = OfferSet::of(fixture, &sender).await;
     let mut outcomes = Vec::new();
     for (number, row) in (1_000..).zip(ROWS) {
-        if let RowAction::Accept(offers, tasks) = row.does {
+        if let RowAction::Accept(offers, tasks) = row.action {
             let request = request(&sender, number, offers(&stock), tasks());
-            let (ended, said) = accept(site, request).await;
-            outcomes.push(outcome(site, row, ended, said));
+            let (ended, message) = accept(fixture, request).await;
+            outcomes.push(outcome(fixture, row, ended, message));
         }
     }
     // The resources of these frameworks are offered to others again.
@@ -57,31 +57,31 @@ pub(super) async fn all(site: &BadInputCluster) -> Vec<(&'static Row, RowOutcome
     let launcher = TestFramework::start(masters.clone(), "launcher").await;
     launcher.hold_offers(true);
     for (number, row) in (1_000..).zip(ROWS) {
-        if let RowAction::Launch(tasks) = row.does {
+        if let RowAction::Launch(tasks) = row.action {
             let offer = used_offer(&launcher).await;
             let request = request(&launcher, number, vec![offer], tasks());
-            let (ended, said) = accept(site, request).await;
-            outcomes.push(outcome(site, row, ended, said));
+            let (ended, message) = accept(fixture, request).await;
+            outcomes.push(outcome(fixture, row, ended, message));
         }
     }
     drop(launcher.driver.teardown());
-    outcomes.extend(tasks(site).await);
+    outcomes.extend(tasks(fixture).await);
     outcomes
 }
 
 /// Runs all rows that are tasks: they are launched, and end.
-async fn tasks(site: &BadInputCluster) -> Vec<(&'static Row, RowOutcome)> {
-    let runner = TestFramework::start(site.cluster.masters_list(), "runner").await;
+async fn tasks(fixture: &BadInputCluster) -> Vec<(&'static Row, RowOutcome)> {
+    let runner = TestFramework::start(fixture.cluster.masters_list(), "runner").await;
     let mut outcomes = Vec::new();
     for row in ROWS {
-        let RowAction::Task(spec) = row.does else {
+        let RowAction::Task(spec) = row.action else {
             continue;
         };
         let spec = spec();
         runner.launch([spec.clone()]);
         let end = runner
-            .wait_for_event(row.name, LONG, |heard| {
-                let mut updates = heard.updates.iter();
+            .wait_for_event(row.name, LONG, |events| {
+                let mut updates = events.updates.iter();
                 let ended = |one: &&v1::TaskStatus| {
                     one.task_id == spec.task_id
                         && argosy_client::scheduler::is_terminal(one.state())
@@ -90,25 +90,32 @@ async fn tasks(site: &BadInputCluster) -> Vec<(&'static Row, RowOutcome)> {
             })
             .await;
         let ended = RowEnd::State(end.state());
-        outcomes.push(outcome(site, row, ended, end.message));
+        outcomes.push(outcome(fixture, row, ended, end.message));
     }
     drop(runner.driver.teardown());
     outcomes
 }
 
 fn outcome(
-    site: &BadInputCluster,
+    fixture: &BadInputCluster,
     row: &'static Row,
     ended: RowEnd,
     said: String,
 ) -> (&'static Row, RowOutcome) {
-    let place = site.place();
-    (row, RowOutcome { ended, said, place })
+    let place = fixture.addresses();
+    (
+        row,
+        RowOutcome {
+            end: ended,
+            message: said,
+            addresses: place,
+        },
+    )
 }
 
 impl OfferSet {
     /// Gets two offers and a used one of the sender, and one of another framework.
-    async fn of(site: &BadInputCluster, sender: &TestFramework) -> (Self, TestFramework) {
+    async fn of(fixture: &BadInputCluster, sender: &TestFramework) -> (Self, TestFramework) {
         sender.hold_offers(true);
         let (own, other_agent) = (used_offer(sender).await, used_offer(sender).await);
         let used = used_offer(sender).await;
@@ -116,9 +123,9 @@ impl OfferSet {
         let answer = sender.driver.suppress(Vec::new()).answer().await;
         assert!(answer.is_done(), "{answer:?}");
         let spent = request(sender, 999, vec![used.clone()], vec![task("spent", "true")]);
-        let (ended, said) = accept(site, spent).await;
-        assert_eq!(ended, RowEnd::Code(tonic::Code::Ok), "{said}");
-        let thief = TestFramework::start(site.cluster.masters_list(), "thief").await;
+        let (ended, message) = accept(fixture, spent).await;
+        assert_eq!(ended, RowEnd::Code(tonic::Code::Ok), "{message}");
+        let thief = TestFramework::start(fixture.cluster.masters_list(), "thief").await;
         thief.hold_offers(true);
         let stock = Self {
             own,
@@ -133,8 +140,8 @@ impl OfferSet {
 /// Takes an open offer from the framework.
 async fn used_offer(framework: &TestFramework) -> v1::Offer {
     wait_until("an open offer", LONG, async || {
-        let mut heard = framework.heard.lock().unwrap();
-        heard.offers.pop_first().map(|(_, offer)| offer)
+        let mut events = framework.events.lock().unwrap();
+        events.offers.pop_first().map(|(_, offer)| offer)
     })
     .await
 }
@@ -166,24 +173,24 @@ fn request(
 
 pub(super) const LIMIT_OF_NOTHING: Row = Row {
     name: "a limit of no processes",
-    does: RowAction::Steps(limits_of_nothing),
-    ends: RowEnd::Code(tonic::Code::InvalidArgument),
-    says: [
+    action: RowAction::Steps(limits_of_nothing),
+    end: RowEnd::Code(tonic::Code::InvalidArgument),
+    message: [
         "limits.pids",
         "a task is at least one process",
         "give at least 1",
     ],
-    keeps: Unchanged::Cluster,
+    unchanged: Unchanged::Cluster,
 };
 
 /// Sets a limit below the number of processes of a running task.
-fn limits_of_nothing(site: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
+fn limits_of_nothing(fixture: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let masters = site.cluster.masters_list();
+        let masters = fixture.cluster.masters_list();
         let framework = TestFramework::start(masters, "limiter").await;
         framework.launch([task("limited", "sleep 600")]);
-        let runs = |heard: &ReceivedEvents| {
-            let states = heard.states("limited");
+        let runs = |events: &ReceivedEvents| {
+            let states = events.states("limited");
             states.contains(&v1::TaskState::Running).then_some(())
         };
         framework.wait_for_event("it runs", LONG, runs).await;
@@ -200,20 +207,24 @@ fn limits_of_nothing(site: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
                 ..v1::Limits::default()
             }),
         };
-        let (ended, said) = call(site, async |mut stub| {
+        let (ended, said) = call(fixture, async |mut stub| {
             let reply = stub.update_limits(request.clone()).await;
             reply.map(|_| (RowEnd::Code(tonic::Code::Ok), String::new()))
         })
         .await;
         drop(framework.driver.teardown());
-        let place = site.place();
-        RowOutcome { ended, said, place }
+        let place = fixture.addresses();
+        RowOutcome {
+            end: ended,
+            message: said,
+            addresses: place,
+        }
     }
     .boxed_local()
 }
 
-async fn accept(site: &BadInputCluster, request: v1::AcceptRequest) -> (RowEnd, String) {
-    call(site, async |mut stub| {
+async fn accept(fixture: &BadInputCluster, request: v1::AcceptRequest) -> (RowEnd, String) {
+    call(fixture, async |mut stub| {
         let mut reply = stub.accept(request.clone()).await?.into_inner();
         Ok(match reply.refused.pop() {
             Some(refused) => (RowEnd::Refused, refused.message),
@@ -225,12 +236,12 @@ async fn accept(site: &BadInputCluster, request: v1::AcceptRequest) -> (RowEnd, 
 
 /// Calls a master until it answers: on a busy machine, an election is possible at any moment.
 async fn call(
-    site: &BadInputCluster,
+    fixture: &BadInputCluster,
     call: impl AsyncFn(SchedulerClient<Channel>) -> Result<(RowEnd, String), tonic::Status>,
 ) -> (RowEnd, String) {
     wait_until("the call is answered", LONG, async || {
-        let leader = site.cluster.leader().await;
-        let endpoint = format!("http://{}", site.cluster.masters[leader].api());
+        let leader = fixture.cluster.leader().await;
+        let endpoint = format!("http://{}", fixture.cluster.masters[leader].api());
         let channel = Endpoint::from_shared(endpoint).ok()?.connect().await.ok()?;
         match call(SchedulerClient::new(channel)).await {
             Ok(ended) => Some(ended),

@@ -12,7 +12,7 @@ use crate::cluster::{argosy, wait_until};
 const LONG: Duration = Duration::from_secs(60);
 
 /// Returns the executable without the environment of this test.
-pub(super) fn program(site: &BadInputCluster, place: &RowAddresses) -> Command {
+pub(super) fn program(fixture: &BadInputCluster, addresses: &RowAddresses) -> Command {
     let mut command = Command::new(argosy());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ARGOSY_") {
@@ -21,21 +21,25 @@ pub(super) fn program(site: &BadInputCluster, place: &RowAddresses) -> Command {
     }
     command
         .env("ARGOSY_LOG", "info,openraft=error")
-        .env("TMPDIR", site.scratch(place))
+        .env("TMPDIR", fixture.scratch(addresses))
         .stdin(Stdio::null());
     command
 }
 
 /// Runs the executable until it exits by itself.
-pub(super) async fn run(site: &BadInputCluster, line: &str) -> RowOutcome {
-    let place = site.place();
-    let words = line.split(' ').map(|word| place.expand(site, word));
-    let mut command = program(site, &place);
+pub(super) async fn run(fixture: &BadInputCluster, line: &str) -> RowOutcome {
+    let place = fixture.addresses();
+    let words = line.split(' ').map(|word| place.expand(fixture, word));
+    let mut command = program(fixture, &place);
     command.args(words);
     let (ended, said) = tokio::task::spawn_blocking(move || ended(command))
         .await
         .expect("it does not panic");
-    RowOutcome { ended, said, place }
+    RowOutcome {
+        end: ended,
+        message: said,
+        addresses: place,
+    }
 }
 
 fn ended(mut command: Command) -> (RowEnd, String) {
@@ -50,13 +54,13 @@ fn ended(mut command: Command) -> (RowEnd, String) {
     }
     let output = child.wait_with_output().expect("it has ended");
     let ended = output.status.code().map_or(RowEnd::Retries, RowEnd::Exit);
-    let said = [output.stdout, output.stderr].concat();
-    (ended, String::from_utf8_lossy(&said).into_owned())
+    let message = [output.stdout, output.stderr].concat();
+    (ended, String::from_utf8_lossy(&message).into_owned())
 }
 
 /// Requests a path from the leader, until there is an answer.
-pub(super) async fn get(site: &BadInputCluster, path: &str) -> RowOutcome {
-    let url = format!("http://{}{path}", site.cluster.masters[0].api());
+pub(super) async fn get(fixture: &BadInputCluster, path: &str) -> RowOutcome {
+    let url = format!("http://{}{path}", fixture.cluster.masters[0].api());
     let (status, said) = wait_until("a master answers", LONG, async || {
         let answer = reqwest::get(&url).await.ok()?;
         let status = answer.status().as_u16();
@@ -64,19 +68,19 @@ pub(super) async fn get(site: &BadInputCluster, path: &str) -> RowOutcome {
     })
     .await;
     RowOutcome {
-        ended: RowEnd::Status(status),
-        said,
-        place: site.place(),
+        end: RowEnd::Status(status),
+        message: said,
+        addresses: fixture.addresses(),
     }
 }
 
 /// Sends bytes to every port, and reads until the peer closes the connection.
-pub(super) async fn send(site: &BadInputCluster, bytes: Vec<u8>) -> RowOutcome {
+pub(super) async fn send(fixture: &BadInputCluster, bytes: Vec<u8>) -> RowOutcome {
     let mut ports: Vec<String> = Vec::new();
-    for master in &site.cluster.masters {
+    for master in &fixture.cluster.masters {
         ports.extend([5050, 5052].map(|port| format!("{}:{port}", master.address)));
     }
-    let agents = site.cluster.agents.iter();
+    let agents = fixture.cluster.agents.iter();
     ports.extend(agents.map(|agent| format!("{}:5051", agent.address)));
     let sent = tokio::task::spawn_blocking(move || {
         for port in ports {
@@ -90,8 +94,8 @@ pub(super) async fn send(site: &BadInputCluster, bytes: Vec<u8>) -> RowOutcome {
     });
     sent.await.expect("every port is open");
     RowOutcome {
-        ended: RowEnd::NoAnswer,
-        said: String::new(),
-        place: site.place(),
+        end: RowEnd::NoAnswer,
+        message: String::new(),
+        addresses: fixture.addresses(),
     }
 }

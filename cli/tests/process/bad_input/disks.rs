@@ -21,21 +21,27 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// Mounts it, empty, at `folder`.
-    fn at(folder: &Path) -> Self {
-        std::fs::create_dir_all(folder).expect("a folder can be made");
+    fn at(directory: &Path) -> Self {
+        std::fs::create_dir_all(directory).expect("a folder can be made");
         let room = Some("size=64m,nr_inodes=300");
-        let mounted = mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), room);
+        let mounted = mount(
+            Some("tmpfs"),
+            directory,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            room,
+        );
         mounted.expect("root may mount");
-        Self(folder.to_owned())
+        Self(directory.to_owned())
     }
 
     /// Mounts it in place of `folder`, with its content.
-    fn under(folder: &Path) -> Self {
-        let kept = folder.with_extension("kept");
-        std::fs::rename(folder, &kept).expect("it is there");
-        let disk = Self::at(folder);
+    fn under(directory: &Path) -> Self {
+        let kept = directory.with_extension("kept");
+        std::fs::rename(directory, &kept).expect("it is there");
+        let disk = Self::at(directory);
         let mut copy = Command::new("cp");
-        let copied = copy.arg("-a").arg(kept.join(".")).arg(folder).status();
+        let copied = copy.arg("-a").arg(kept.join(".")).arg(directory).status();
         assert!(copied.expect("cp is installed").success());
         disk
     }
@@ -62,9 +68,9 @@ impl SmallDisk {
 
     /// Uses every inode. Existing files may still grow.
     fn fill_with_files(&self) {
-        let folder = self.0.join("files");
-        std::fs::create_dir_all(&folder).expect("there is room");
-        let made = (0..).map(|number| std::fs::File::create(folder.join(format!("{number}"))));
+        let directory = self.0.join("files");
+        std::fs::create_dir_all(&directory).expect("there is room");
+        let made = (0..).map(|number| std::fs::File::create(directory.join(format!("{number}"))));
         let full = made.take(1_000).find_map(Result::err);
         assert!(full.is_some(), "there is room for 1,000 files");
     }
@@ -90,75 +96,78 @@ impl Drop for SmallDisk {
 
 /// The master stops at the write that fails. Acknowledged writes are on the others, and here after
 /// its restart.
-pub(super) fn a_masters(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
+pub(super) fn masters_disk(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let victim = site.cluster.leader().await;
-        site.cluster.masters[victim].kill();
-        let folder = site.folder(&site.cluster.masters[victim].name);
-        let disk = SmallDisk::under(&folder);
-        site.cluster.masters[victim].start();
-        site.cluster.wait_caught_up().await;
-        let operator = site.cluster.operator();
+        let victim = fixture.cluster.leader().await;
+        fixture.cluster.masters[victim].kill();
+        let directory = fixture.directory(&fixture.cluster.masters[victim].name);
+        let disk = SmallDisk::under(&directory);
+        fixture.cluster.masters[victim].start();
+        fixture.cluster.wait_caught_up().await;
+        let operator = fixture.cluster.operator();
         let mut number = 0;
         let ended = wait_until("the master has stopped", LONG, async || {
             number += 1;
             disk.fill();
             write(&operator, "y".repeat(2_000) + &number.to_string()).await;
-            site.cluster.masters[victim].ended()
+            fixture.cluster.masters[victim].ended()
         })
         .await;
-        let said = site.cluster.masters[victim].log();
+        let message = fixture.cluster.masters[victim].log();
         disk.empty();
-        site.cluster.masters[victim].kill();
-        site.cluster.masters[victim].start();
-        site.cluster.wait_caught_up().await;
+        fixture.cluster.masters[victim].kill();
+        fixture.cluster.masters[victim].start();
+        fixture.cluster.wait_caught_up().await;
         wait_until("a write is answered", LONG, async || {
             write(&operator, "kept".to_owned()).await
         })
         .await;
         // On its own disk again, with what it has learned on the small one.
-        site.cluster.masters[victim].kill();
-        let kept = folder.with_extension("small");
-        let copied = Command::new("cp").arg("-a").args([&folder, &kept]).status();
+        fixture.cluster.masters[victim].kill();
+        let kept = directory.with_extension("small");
+        let copied = Command::new("cp")
+            .arg("-a")
+            .args([&directory, &kept])
+            .status();
         assert!(copied.expect("cp is installed").success());
         drop(disk);
-        std::fs::remove_dir(&folder).expect("it is empty below the disk");
-        std::fs::rename(&kept, &folder).expect("it is there");
-        site.cluster.masters[victim].start();
-        site.cluster.wait_caught_up().await;
-        site.count_processes();
-        outcome(site, ended, said)
+        std::fs::remove_dir(&directory).expect("it is empty below the disk");
+        std::fs::rename(&kept, &directory).expect("it is there");
+        fixture.cluster.masters[victim].start();
+        fixture.cluster.wait_caught_up().await;
+        fixture.count_processes();
+        outcome(fixture, ended, message)
     }
     .boxed_local()
 }
 
 /// The master does not start. With free space it does, with its former data.
-pub(super) fn a_start(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
+pub(super) fn disk_at_start(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let folder = site.folder("full-start");
-        let whole = [site.folder("other"), folder.clone()];
+        let directory = fixture.directory("full-start");
+        let whole = [fixture.directory("other"), directory.clone()];
         let copied = Command::new("cp").arg("-a").args(whole).status();
         assert!(copied.expect("cp is installed").success());
-        let disk = SmallDisk::under(&folder);
+        let disk = SmallDisk::under(&directory);
         disk.fill();
-        let mut master = site.master_of_another_cluster("full-start");
+        let mut master = fixture.master_of_another_cluster("full-start");
         master.start();
         let ended = wait_until("it has ended", LONG, async || master.ended()).await;
-        let said = master.log();
+        let message = master.log();
         disk.empty();
         master.kill();
         master.start();
-        site.other_cluster_is_ready().await;
-        outcome(site, ended, said)
+        fixture.other_cluster_is_ready().await;
+        outcome(fixture, ended, message)
     }
     .boxed_local()
 }
 
-fn outcome(site: &BadInputCluster, ended: std::process::ExitStatus, said: String) -> RowOutcome {
+fn outcome(fixture: &BadInputCluster, ended: std::process::ExitStatus, said: String) -> RowOutcome {
     RowOutcome {
-        ended: ended.code().map_or(RowEnd::Aborted, RowEnd::Exit),
-        said,
-        place: site.place(),
+        end: ended.code().map_or(RowEnd::Aborted, RowEnd::Exit),
+        message: said,
+        addresses: fixture.addresses(),
     }
 }
 
@@ -170,10 +179,10 @@ struct SmallDiskAgent {
 }
 
 impl SmallDiskAgent {
-    async fn start(site: &BadInputCluster, name: &str) -> Self {
-        let disk = SmallDisk::at(&site.folder(name));
-        let masters = site.cluster.masters_list();
-        let mut agent = site.agent(name, site.free_host(), &masters.to_string());
+    async fn start(fixture: &BadInputCluster, name: &str) -> Self {
+        let disk = SmallDisk::at(&fixture.directory(name));
+        let masters = fixture.cluster.masters_list();
+        let mut agent = fixture.agent(name, fixture.free_host(), &masters.to_string());
         agent.start();
         let framework = TestFramework::start(masters, name).await;
         framework.hold_offers(true);
@@ -203,20 +212,20 @@ impl SmallDiskAgent {
 
     /// Returns an offer of this agent, which has more processors than any other.
     fn offer(&self) -> Option<v1::Offer> {
-        let mut heard = self.framework.heard.lock().unwrap();
+        let mut events = self.framework.events.lock().unwrap();
         let large = |one: &v1::Resource| {
             let large = |milli: i64| one.name == "cpus" && milli > 9_000;
             matches!(one.value, Some(v1::resource::Value::ScalarMilli(milli)) if large(milli))
         };
-        let mut offers = heard.offers.values();
+        let mut offers = events.offers.values();
         let offer = offers.find(|offer| offer.resources.iter().any(large))?;
         let id = offer.offer_id.clone();
-        heard.offers.remove(&id)
+        events.offers.remove(&id)
     }
 
     async fn wait_for_state(&self, task: &str, state: v1::TaskState) -> v1::TaskStatus {
-        let found = |heard: &ReceivedEvents| {
-            let mut updates = heard.updates.iter();
+        let found = |events: &ReceivedEvents| {
+            let mut updates = events.updates.iter();
             let found = updates.find(|one| one.task_id == task && one.state() == state);
             found.cloned()
         };
@@ -225,11 +234,11 @@ impl SmallDiskAgent {
     }
 
     /// Ends its tasks and the agent, and removes all that it created.
-    async fn end(mut self, site: &BadInputCluster) {
+    async fn end(mut self, fixture: &BadInputCluster) {
         drop(self.framework.driver.teardown());
         let address = format!("{}:5051", self.agent.address);
         wait_until("its tasks have ended", LONG, async || {
-            let operator = site.cluster.operator();
+            let operator = fixture.cluster.operator();
             let page = operator
                 .list_agents(v1::ListRequest::default())
                 .await
@@ -249,9 +258,9 @@ impl SmallDiskAgent {
 
 /// A task without space for its sandbox becomes FAILED with a message. The agent continues, and
 /// with free space the next task runs.
-pub(super) fn a_sandboxs(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
+pub(super) fn sandbox_disk(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let small = SmallDiskAgent::start(site, "full-sandbox").await;
+        let small = SmallDiskAgent::start(fixture, "full-sandbox").await;
         launched(&small, task("before", "true")).await;
         small
             .wait_for_state("before", v1::TaskState::Finished)
@@ -262,11 +271,11 @@ pub(super) fn a_sandboxs(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOu
         small.disk.empty_of_files();
         launched(&small, task("after", "true")).await;
         small.wait_for_state("after", v1::TaskState::Finished).await;
-        small.end(site).await;
+        small.end(fixture).await;
         RowOutcome {
-            ended: RowEnd::State(failed.state()),
-            said: failed.message,
-            place: site.place(),
+            end: RowEnd::State(failed.state()),
+            message: failed.message,
+            addresses: fixture.addresses(),
         }
     }
     .boxed_local()
@@ -275,7 +284,7 @@ pub(super) fn a_sandboxs(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOu
 async fn launched(small: &SmallDiskAgent, spec: v1::TaskSpec) {
     let name = spec.task_id.clone();
     wait_until(&format!("{name} is launched"), LONG, async || {
-        let known = small.framework.heard.lock().unwrap().states(&name);
+        let known = small.framework.events.lock().unwrap().states(&name);
         if !known.is_empty() {
             return Some(());
         }
@@ -287,9 +296,9 @@ async fn launched(small: &SmallDiskAgent, spec: v1::TaskSpec) {
 /// An agent whose journal cannot grow continues. New tasks fail with the reason, running tasks
 /// continue and can be killed, also by an agent that was started on the full disk. With free space,
 /// tasks start again.
-pub(super) fn an_agents(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
+pub(super) fn agents_disk(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let mut small = SmallDiskAgent::start(site, "full-agent").await;
+        let mut small = SmallDiskAgent::start(fixture, "full-agent").await;
         let mark = format!("99{}.25", std::process::id());
         for name in ["survivor", "first", "second"] {
             // With this disk request it is not evicted.
@@ -309,8 +318,8 @@ pub(super) fn an_agents(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOut
             spec.environment.insert("V".to_owned(), "x".repeat(50_000));
             number += 1;
             small.launch(spec).await;
-            let heard = small.framework.heard.lock().unwrap();
-            let mut updates = heard.updates.iter();
+            let events = small.framework.events.lock().unwrap();
+            let mut updates = events.updates.iter();
             let is_refused = |one: &v1::TaskStatus| {
                 one.task_id.starts_with("full-")
                     && one.message.contains("the disk of this agent is full")
@@ -340,11 +349,11 @@ pub(super) fn an_agents(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOut
         .await;
         launched(&small, task("after", "true")).await;
         small.wait_for_state("after", v1::TaskState::Finished).await;
-        small.end(site).await;
+        small.end(fixture).await;
         RowOutcome {
-            ended: RowEnd::Retries,
-            said,
-            place: site.place(),
+            end: RowEnd::Retries,
+            message: said,
+            addresses: fixture.addresses(),
         }
     }
     .boxed_local()

@@ -20,26 +20,26 @@ use row::{Row, RowAction, RowOutcome};
 use site::BadInputCluster;
 
 /// Number of rows that run concurrently. Each waits more than it works.
-const BESIDE: usize = 4;
+const CONCURRENT_ROWS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_answered_with_field_value_and_remedy_and_nothing_is_lost() {
-    let mut site = BadInputCluster::start().await;
-    let mut wrong = beside_each_other(&site).await;
-    wrong.extend(site.damage().await);
-    let alone = table::ROWS.iter().filter_map(|row| match row.does {
+    let mut fixture = BadInputCluster::start().await;
+    let mut wrong = run_concurrently(&fixture).await;
+    wrong.extend(fixture.damage().await);
+    let alone = table::ROWS.iter().filter_map(|row| match row.action {
         RowAction::ExclusiveSteps(story) => Some((row, story)),
         _ => None,
     });
     for (row, story) in alone {
-        let done = AssertUnwindSafe(story(&mut site)).catch_unwind().await;
+        let done = AssertUnwindSafe(story(&mut fixture)).catch_unwind().await;
         wrong.extend(
-            check_outcome(&site, row, done.map_err(|_| panicked()))
+            check_outcome(&fixture, row, done.map_err(|_| panicked()))
                 .await
                 .err(),
         );
     }
-    wrong.extend(site.damage().await);
+    wrong.extend(fixture.damage().await);
     assert!(
         wrong.is_empty(),
         "{} of {} rows:\n{}",
@@ -51,14 +51,14 @@ async fn bad_input_is_answered_with_field_value_and_remedy_and_nothing_is_lost()
 
 /// Runs all rows that harm no process of a correct cluster. Calls run in their order, because they
 /// share offers.
-async fn beside_each_other(site: &BadInputCluster) -> Vec<String> {
+async fn run_concurrently(fixture: &BadInputCluster) -> Vec<String> {
     let calls = async {
-        let done = AssertUnwindSafe(calls::all(site)).catch_unwind().await;
+        let done = AssertUnwindSafe(calls::all(fixture)).catch_unwind().await;
         let mut wrong = Vec::new();
         match done {
             Ok(outcomes) => {
                 for (row, outcome) in outcomes {
-                    wrong.extend(check_outcome(site, row, Ok(outcome)).await.err());
+                    wrong.extend(check_outcome(fixture, row, Ok(outcome)).await.err());
                 }
             }
             Err(_) => wrong.push(format!("calls: {}", panicked())),
@@ -66,8 +66,8 @@ async fn beside_each_other(site: &BadInputCluster) -> Vec<String> {
         wrong
     };
     let others = stream::iter(table::ROWS)
-        .map(|row| one(site, row))
-        .buffer_unordered(BESIDE)
+        .map(|row| run_row(fixture, row))
+        .buffer_unordered(CONCURRENT_ROWS)
         .collect::<Vec<_>>();
     let (mut wrong, others) = tokio::join!(calls, others);
     wrong.extend(others.into_iter().flatten());
@@ -75,12 +75,12 @@ async fn beside_each_other(site: &BadInputCluster) -> Vec<String> {
 }
 
 /// Runs one independent row, and returns what is wrong with it.
-async fn one(site: &BadInputCluster, row: &Row) -> Option<String> {
-    let doing = match row.does {
-        RowAction::Command(line) => commands::run(site, line).boxed_local(),
-        RowAction::Get(path) => commands::get(site, path).boxed_local(),
-        RowAction::Bytes(bytes) => commands::send(site, bytes()).boxed_local(),
-        RowAction::Steps(story) => story(site),
+async fn run_row(fixture: &BadInputCluster, row: &Row) -> Option<String> {
+    let doing = match row.action {
+        RowAction::Command(line) => commands::run(fixture, line).boxed_local(),
+        RowAction::Get(path) => commands::get(fixture, path).boxed_local(),
+        RowAction::Bytes(bytes) => commands::send(fixture, bytes()).boxed_local(),
+        RowAction::Steps(story) => story(fixture),
         // These run in their order, or after all others.
         RowAction::Accept(..)
         | RowAction::Launch(_)
@@ -88,7 +88,7 @@ async fn one(site: &BadInputCluster, row: &Row) -> Option<String> {
         | RowAction::ExclusiveSteps(_) => return None,
     };
     let done = AssertUnwindSafe(doing).catch_unwind();
-    check_outcome(site, row, done.map_err(|_| panicked()).await)
+    check_outcome(fixture, row, done.map_err(|_| panicked()).await)
         .await
         .err()
 }
@@ -99,24 +99,28 @@ fn panicked() -> String {
 
 /// Checks the result of a row, its message, and what must be unchanged.
 async fn check_outcome(
-    site: &BadInputCluster,
+    fixture: &BadInputCluster,
     row: &Row,
     done: Result<RowOutcome, String>,
 ) -> Result<(), String> {
     let name = row.name;
-    let RowOutcome { ended, said, place } = done.map_err(|why| format!("{name}: {why}"))?;
-    if ended != row.ends {
+    let RowOutcome {
+        end: ended,
+        message: said,
+        addresses: place,
+    } = done.map_err(|why| format!("{name}: {why}"))?;
+    if ended != row.end {
         return Err(format!(
             "{name}: it ended as {ended:?}, not {:?}: {said}",
-            row.ends
+            row.end
         ));
     }
-    for (what, part) in ["field", "value", "remedy"].into_iter().zip(row.says) {
-        let part = place.expand(site, part);
+    for (what, part) in ["field", "value", "remedy"].into_iter().zip(row.message) {
+        let part = place.expand(fixture, part);
         if !said.contains(&part) {
             return Err(format!("{name}: the {what} {part:?} is not in {said:?}"));
         }
     }
-    let kept = site.keeps(row.keeps, &place).await;
+    let kept = fixture.check_unchanged(row.unchanged, &place).await;
     kept.map_err(|why| format!("{name}: {why}"))
 }

@@ -9,12 +9,12 @@ use super::site::{BadInputCluster, RowAddresses};
 /// One case of bad input.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    pub(crate) does: RowAction,
-    pub(crate) ends: RowEnd,
+    pub(crate) action: RowAction,
+    pub(crate) end: RowEnd,
     /// Required parts of the message: the field, its value, the remedy. Words in braces stand for
     /// places of the site.
-    pub(crate) says: [&'static str; 3],
-    pub(crate) keeps: Unchanged,
+    pub(crate) message: [&'static str; 3],
+    pub(crate) unchanged: Unchanged,
 }
 
 /// The action of a user or a peer.
@@ -76,18 +76,18 @@ pub(crate) enum Unchanged {
 
 /// The result, the message, and where it was reported.
 pub(crate) struct RowOutcome {
-    pub(crate) ended: RowEnd,
-    pub(crate) said: String,
-    pub(crate) place: RowAddresses,
+    pub(crate) end: RowEnd,
+    pub(crate) message: String,
+    pub(crate) addresses: RowAddresses,
 }
 
 /// Returns a row of bytes that are not a message: no answer can be read.
 pub(super) const fn garbage(name: &'static str, bytes: fn() -> Vec<u8>) -> Row {
     Row {
         name,
-        does: RowAction::Bytes(bytes),
-        ends: RowEnd::NoAnswer,
-        says: ["", "", ""],
-        keeps: Unchanged::Cluster,
+        action: RowAction::Bytes(bytes),
+        end: RowEnd::NoAnswer,
+        message: ["", "", ""],
+        unchanged: Unchanged::Cluster,
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct BadInputCluster {
     /// The next unused host number.
     hosts: AtomicU8,
     /// Listens where a master of `dev` would.
-    _taken: TcpListener,
+    _listener: TcpListener,
     /// Owns the task that must survive everything.
     owner: TestFramework,
     mark: String,
@@ -42,20 +42,23 @@ pub(crate) struct RowAddresses {
 
 impl RowAddresses {
     /// Replaces the words in braces in a text of the table.
-    pub(crate) fn expand(&self, site: &BadInputCluster, text: &str) -> String {
-        let peers: Vec<String> = (1..=3).map(|host| site.at(host) + ":5052").collect();
+    pub(crate) fn expand(&self, fixture: &BadInputCluster, text: &str) -> String {
+        let peers: Vec<String> = (1..=3).map(|host| fixture.at(host) + ":5052").collect();
         let peers = peers.join(",");
         let places = [
             ("{free}", self.free.clone()),
-            ("{own}", site.at(1)),
-            ("{agent}", site.at(101)),
-            ("{taken}", site.at(TAKEN)),
+            ("{own}", fixture.at(1)),
+            ("{agent}", fixture.at(101)),
+            ("{taken}", fixture.at(USED_ADDRESS)),
             ("{wider}", format!("{peers},{}:5052", self.free)),
             ("{peers}", peers),
-            ("{masters}", site.cluster.masters_list().to_string()),
-            ("{dir}", site.cluster.directory.path().display().to_string()),
-            ("{pid-master}", site.pids[0].to_string()),
-            ("{pid-agent}", site.pids[3].to_string()),
+            ("{masters}", fixture.cluster.masters_list().to_string()),
+            (
+                "{dir}",
+                fixture.cluster.directory.path().display().to_string(),
+            ),
+            ("{pid-master}", fixture.pids[0].to_string()),
+            ("{pid-agent}", fixture.pids[3].to_string()),
             ("{test}", std::process::id().to_string()),
         ];
         let mut meant = text.to_owned();
@@ -67,27 +70,27 @@ impl RowAddresses {
 }
 
 /// The address of the other cluster's master.
-const OTHER: u8 = 140;
+const OTHER_MASTER: u8 = 140;
 /// The address of its agent.
-const STRANGER: u8 = 141;
+const OTHER_AGENT: u8 = 141;
 /// The address at which this test listens.
-const TAKEN: u8 = 142;
+const USED_ADDRESS: u8 = 142;
 
 impl BadInputCluster {
     pub(crate) async fn start() -> Self {
         let cluster = Cluster::start(3).await;
         let own = cluster.masters[0].address.to_string();
         let (network, _) = own.rsplit_once('.').expect("an address has dots");
-        let taken = TcpListener::bind(format!("{network}.{TAKEN}:5052"));
+        let taken = TcpListener::bind(format!("{network}.{USED_ADDRESS}:5052"));
         let mark = format!("88{}.25", std::process::id());
         let owner = TestFramework::start(cluster.masters_list(), "owner").await;
         owner.launch([task("lives", &format!("exec sleep {mark}"))]);
-        let running = |heard: &crate::work::ReceivedEvents| {
-            let states = heard.states("lives");
+        let running = |events: &crate::work::ReceivedEvents| {
+            let states = events.states("lives");
             states.contains(&v1::TaskState::Running).then_some(())
         };
         owner.wait_for_event("it runs", LONG, running).await;
-        wants_nothing_more(&cluster, &owner).await;
+        stop_offers(&cluster, &owner).await;
         wait_until("a write is answered", LONG, async || {
             write(&cluster.operator(), "kept".to_owned()).await
         })
@@ -95,10 +98,10 @@ impl BadInputCluster {
         let sleeper = sleeping(&mark, 1).await[0];
         let members = cluster.masters.iter().chain(&cluster.agents);
         let pids = members.map(TestMember::pid).collect();
-        let site = Self {
+        let fixture = Self {
             network: network.to_owned(),
             hosts: AtomicU8::new(150),
-            _taken: taken.expect("nobody has this address"),
+            _listener: taken.expect("nobody has this address"),
             sleeper,
             owner,
             mark,
@@ -106,20 +109,20 @@ impl BadInputCluster {
             proofs: AtomicUsize::new(0),
             cluster,
         };
-        site.set_up().await;
-        site
+        fixture.set_up().await;
+        fixture
     }
 
     /// Creates the directories that rows find: of another cluster, of a newer release, of another
     /// user.
     async fn set_up(&self) {
-        self.found_another_cluster().await;
+        self.start_other_cluster().await;
         let copied = std::process::Command::new("cp")
             .arg("-a")
-            .args([self.folder("other"), self.folder("newer")])
+            .args([self.directory("other"), self.directory("newer")])
             .status();
         assert!(copied.unwrap().success());
-        let format = self.folder("newer/FORMAT");
+        let format = self.directory("newer/FORMAT");
         let text = std::fs::read_to_string(&format).expect("the format is written down");
         std::fs::write(&format, text.replace("format 1", "format 99")).unwrap();
         for (folder, file, text) in [
@@ -136,17 +139,17 @@ impl BadInputCluster {
                 b"of somebody else, and long enough",
             ),
         ] {
-            std::fs::create_dir(self.folder(folder)).unwrap();
-            std::fs::write(self.folder(folder).join(file), text).unwrap();
+            std::fs::create_dir(self.directory(folder)).unwrap();
+            std::fs::write(self.directory(folder).join(file), text).unwrap();
         }
     }
 
     /// Forms a cluster of one master and one agent, and stops it.
-    async fn found_another_cluster(&self) {
+    async fn start_other_cluster(&self) {
         let mut master = self.master_of_another_cluster("other");
         master.start();
-        let masters = format!("{}:5050", self.at(OTHER));
-        let mut agent = self.agent("other-agent", STRANGER, &masters);
+        let masters = format!("{}:5050", self.at(OTHER_MASTER));
+        let mut agent = self.agent("other-agent", OTHER_AGENT, &masters);
         agent.start();
         // A task's end is known: the agent has recorded its cluster.
         runs(masters.parse().expect("an address"), "first").await;
@@ -154,15 +157,15 @@ impl BadInputCluster {
 
     /// Returns the only master of the other cluster, not started, on the directory `name`.
     pub(super) fn master_of_another_cluster(&self, name: &str) -> TestMember {
-        let (listen, data) = (self.at(OTHER), self.folder(name));
+        let (listen, data) = (self.at(OTHER_MASTER), self.directory(name));
         let mut arguments = to_strings(&["master", "start", "--bootstrap", "--listen", &listen]);
         arguments.extend(to_strings(&["--data-dir", &data.display().to_string()]));
         let address = listen.parse().expect("it is an address");
-        member(&self.folder(""), name.to_owned(), address, arguments)
+        member(&self.directory(""), name.to_owned(), address, arguments)
     }
 
     pub(super) async fn other_cluster_is_ready(&self) {
-        let ready = format!("http://{}:5050/readyz", self.at(OTHER));
+        let ready = format!("http://{}:5050/readyz", self.at(OTHER_MASTER));
         wait_until("the other cluster is as it was", LONG, async || {
             let answer = reqwest::get(&ready).await.ok()?;
             answer.status().is_success().then_some(())
@@ -172,7 +175,7 @@ impl BadInputCluster {
 
     /// Returns an agent that is not started, on the directory `name`.
     pub(super) fn agent(&self, name: &str, host: u8, masters: &str) -> TestMember {
-        let (listen, data) = (self.at(host), self.folder(name));
+        let (listen, data) = (self.at(host), self.directory(name));
         let mut arguments = to_strings(&["agent", "start", "--allow-missing-controllers"]);
         arguments.extend(to_strings(&["--listen", &listen, "--masters", masters]));
         arguments.extend(to_strings(&[
@@ -180,29 +183,29 @@ impl BadInputCluster {
             "cpus:32;mem:4096;disk:64",
             "--host-path",
         ]));
-        arguments.extend(to_strings(&[&self.folder("").display().to_string()]));
+        arguments.extend(to_strings(&[&self.directory("").display().to_string()]));
         arguments.extend(to_strings(&["--data-dir", &data.display().to_string()]));
         let address = listen.parse().expect("it is an address");
-        member(&self.folder(""), name.to_owned(), address, arguments)
+        member(&self.directory(""), name.to_owned(), address, arguments)
     }
 
     fn at(&self, host: u8) -> String {
         format!("{}.{host}", self.network)
     }
 
-    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+    pub(crate) fn directory(&self, name: &str) -> PathBuf {
         self.cluster.directory.path().join(name)
     }
 
     /// Returns the directory for temporary files of one row.
-    pub(super) fn scratch(&self, place: &RowAddresses) -> PathBuf {
-        let folder = self.folder(&format!("scratch-{}", place.free));
-        std::fs::create_dir_all(&folder).expect("a folder can be made");
-        folder
+    pub(super) fn scratch(&self, addresses: &RowAddresses) -> PathBuf {
+        let directory = self.directory(&format!("scratch-{}", addresses.free));
+        std::fs::create_dir_all(&directory).expect("a folder can be made");
+        directory
     }
 
     /// Returns addresses for one row.
-    pub(crate) fn place(&self) -> RowAddresses {
+    pub(crate) fn addresses(&self) -> RowAddresses {
         RowAddresses {
             free: self.at(self.free_host()),
         }
@@ -214,15 +217,19 @@ impl BadInputCluster {
     }
 
     /// Checks that what a row must not touch is unchanged.
-    pub(crate) async fn keeps(&self, keeps: Unchanged, place: &RowAddresses) -> Result<(), String> {
+    pub(crate) async fn check_unchanged(
+        &self,
+        keeps: Unchanged,
+        addresses: &RowAddresses,
+    ) -> Result<(), String> {
         match keeps {
             Unchanged::Cluster => Ok(()),
-            Unchanged::File(name, text) => match std::fs::read_to_string(self.folder(name)) {
+            Unchanged::File(name, text) => match std::fs::read_to_string(self.directory(name)) {
                 Ok(found) if found == text => Ok(()),
                 found => Err(format!("{name} is {found:?} now")),
             },
             Unchanged::TemporaryFiles => {
-                let left = std::fs::read_dir(self.scratch(place));
+                let left = std::fs::read_dir(self.scratch(addresses));
                 let left = left.expect("the row ran a program").flatten();
                 let left: Vec<_> = left.map(|entry| entry.path()).collect();
                 left.is_empty()
@@ -273,9 +280,9 @@ impl BadInputCluster {
         if sleepers(&self.mark) != [self.sleeper] {
             harm.push("the task that ran does not run any more".to_owned());
         }
-        let heard = self.owner.heard.lock().unwrap().states("lives");
-        if heard.last() != Some(&v1::TaskState::Running) {
-            harm.push(format!("of the task that runs was said {heard:?}"));
+        let events = self.owner.events.lock().unwrap().states("lives");
+        if events.last() != Some(&v1::TaskState::Running) {
+            harm.push(format!("of the task that runs was said {events:?}"));
         }
         let page = wait_until("the agents are listed", LONG, async || {
             let operator = self.cluster.operator();
@@ -304,7 +311,7 @@ impl BadInputCluster {
 impl Drop for BadInputCluster {
     fn drop(&mut self) {
         for name in ["other-agent", "lonely-agent"] {
-            clear_agent(&self.folder(name));
+            clear_agent(&self.directory(name));
         }
     }
 }
@@ -318,8 +325,8 @@ fn is_alive(pid: Pid) -> bool {
 async fn runs(masters: Masters, name: &str) {
     let prover = TestFramework::start(masters, "prover").await;
     prover.launch([task(name, "true")]);
-    let finished = |heard: &crate::work::ReceivedEvents| {
-        let states = heard.states(name);
+    let finished = |events: &crate::work::ReceivedEvents| {
+        let states = events.states(name);
         states.contains(&v1::TaskState::Finished).then_some(())
     };
     prover.wait_for_event("a task runs", LONG, finished).await;
@@ -327,14 +334,14 @@ async fn runs(masters: Masters, name: &str) {
 }
 
 /// Makes the framework return its offers and receive no more.
-async fn wants_nothing_more(cluster: &Cluster, framework: &TestFramework) {
+async fn stop_offers(cluster: &Cluster, framework: &TestFramework) {
     let answer = framework.driver.suppress(Vec::new()).answer().await;
     assert!(answer.is_done(), "{answer:?}");
     let operator = cluster.operator();
     let id = framework.id();
     // An offer may have been in flight.
     wait_until("nothing is offered to it", LONG, async || {
-        let held = std::mem::take(&mut framework.heard.lock().unwrap().offers);
+        let held = std::mem::take(&mut framework.events.lock().unwrap().offers);
         for offer in held.values() {
             framework.driver.decline(offer, Some(100));
         }

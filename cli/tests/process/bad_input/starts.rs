@@ -14,16 +14,16 @@ use crate::cluster::{TestMember, member, to_strings, wait_until};
 const LONG: Duration = Duration::from_secs(60);
 
 /// Waits until the log of a process that does not exit contains `part`, and returns that log.
-async fn says(member: &mut TestMember, part: &str) -> (RowEnd, String) {
+async fn run_until_exit(member: &mut TestMember, part: &str) -> (RowEnd, String) {
     wait_until(
         &format!("{} says {part:?}", member.name),
         LONG,
         async || {
-            let said = member.log();
+            let message = member.log();
             let ended = member.ended().and_then(|status| status.code());
             match ended {
-                Some(code) => Some((RowEnd::Exit(code), said)),
-                None => said.contains(part).then_some((RowEnd::Retries, said)),
+                Some(code) => Some((RowEnd::Exit(code), message)),
+                None => message.contains(part).then_some((RowEnd::Retries, message)),
             }
         },
     )
@@ -31,52 +31,61 @@ async fn says(member: &mut TestMember, part: &str) -> (RowEnd, String) {
 }
 
 /// An agent keeps retrying, because the list of masters may be wrong.
-pub(super) fn an_agent_of_another_cluster(
-    site: &BadInputCluster,
-) -> LocalBoxFuture<'_, RowOutcome> {
+pub(super) fn agent_of_other_cluster(fixture: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let masters = site.cluster.masters_list().to_string();
-        let mut agent = site.agent("other-agent", site.free_host(), &masters);
+        let masters = fixture.cluster.masters_list().to_string();
+        let mut agent = fixture.agent("other-agent", fixture.free_host(), &masters);
         agent.start();
-        let (ended, said) = says(&mut agent, "belongs to").await;
-        let place = site.place();
-        RowOutcome { ended, said, place }
+        let (ended, said) = run_until_exit(&mut agent, "belongs to").await;
+        let place = fixture.addresses();
+        RowOutcome {
+            end: ended,
+            message: said,
+            addresses: place,
+        }
     }
     .boxed_local()
 }
 
 /// An agent waits for masters, because they may be started after it.
-pub(super) fn an_agent_that_reaches_no_master(
-    site: &BadInputCluster,
-) -> LocalBoxFuture<'_, RowOutcome> {
+pub(super) fn agent_without_master(fixture: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let place = site.place();
-        let masters = place.expand(site, "{free}:5050");
-        let mut agent = site.agent("lonely-agent", site.free_host(), &masters);
+        let place = fixture.addresses();
+        let masters = place.expand(fixture, "{free}:5050");
+        let mut agent = fixture.agent("lonely-agent", fixture.free_host(), &masters);
         agent.start();
-        let (ended, said) = says(&mut agent, "refused").await;
-        RowOutcome { ended, said, place }
+        let (ended, said) = run_until_exit(&mut agent, "refused").await;
+        RowOutcome {
+            end: ended,
+            message: said,
+            addresses: place,
+        }
     }
     .boxed_local()
 }
 
 /// Two masters that are to form a group, with different third members.
-pub(super) fn unequal_lists(site: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
+pub(super) fn unequal_lists(fixture: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let (place, second) = (site.place(), site.place());
-        let peers = place.expand(site, "{free}:5052,") + &second.expand(site, "{free}:5052");
-        let third = site.place().expand(site, ",{free}:5052");
-        let listen = place.expand(site, "{free}");
+        let (place, second) = (fixture.addresses(), fixture.addresses());
+        let peers = place.expand(fixture, "{free}:5052,") + &second.expand(fixture, "{free}:5052");
+        let third = fixture.addresses().expand(fixture, ",{free}:5052");
+        let listen = place.expand(fixture, "{free}");
         let mut arguments = to_strings(&["master", "start", "--listen", &listen, "--peers"]);
         arguments.extend([format!("{peers}{third}"), "--data-dir".to_owned()]);
-        arguments.push(site.folder("first").display().to_string());
+        arguments.push(fixture.directory("first").display().to_string());
         let address = listen.parse().expect("it is an address");
-        let mut first = member(&site.folder(""), "first".to_owned(), address, arguments);
+        let mut first = member(
+            &fixture.directory(""),
+            "first".to_owned(),
+            address,
+            arguments,
+        );
         first.start();
-        let mut command = program(site, &place);
-        let listen = second.expand(site, "{free}");
+        let mut command = program(fixture, &place);
+        let listen = second.expand(fixture, "{free}");
         command.args(["master", "start", "--listen", &listen, "--peers", &peers]);
-        command.arg("--data-dir").arg(site.folder("second"));
+        command.arg("--data-dir").arg(fixture.directory("second"));
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         let child = child.expect("the executable starts");
         let output = tokio::task::spawn_blocking(move || child.wait_with_output())
@@ -84,26 +93,30 @@ pub(super) fn unequal_lists(site: &BadInputCluster) -> LocalBoxFuture<'_, RowOut
             .expect("it does not panic")
             .expect("it is our child");
         RowOutcome {
-            ended: output.status.code().map_or(RowEnd::Aborted, RowEnd::Exit),
-            said: String::from_utf8_lossy(&output.stderr).into_owned(),
-            place,
+            end: output.status.code().map_or(RowEnd::Aborted, RowEnd::Exit),
+            message: String::from_utf8_lossy(&output.stderr).into_owned(),
+            addresses: place,
         }
     }
     .boxed_local()
 }
 
 /// A master that has lost its disk is unknown at its old address: the group waits for an operator.
-pub(super) fn a_wiped_master(site: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
+pub(super) fn wiped_master(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, RowOutcome> {
     async move {
-        let folder = site.folder("master-2");
-        let master = &mut site.cluster.masters[1];
+        let directory = fixture.directory("master-2");
+        let master = &mut fixture.cluster.masters[1];
         master.kill();
-        std::fs::remove_dir_all(&folder).expect("it is there");
+        std::fs::remove_dir_all(&directory).expect("it is there");
         master.start();
-        let (ended, said) = says(master, "argosy master join").await;
-        site.count_processes();
-        let place = site.place();
-        RowOutcome { ended, said, place }
+        let (ended, said) = run_until_exit(master, "argosy master join").await;
+        fixture.count_processes();
+        let place = fixture.addresses();
+        RowOutcome {
+            end: ended,
+            message: said,
+            addresses: place,
+        }
     }
     .boxed_local()
 }

@@ -12,10 +12,10 @@ use crate::work::task;
 const fn usage(name: &'static str, line: &'static str, says: [&'static str; 3]) -> Row {
     Row {
         name,
-        does: RowAction::Command(line),
-        ends: RowEnd::Exit(2),
-        says,
-        keeps: Unchanged::TemporaryFiles,
+        action: RowAction::Command(line),
+        end: RowEnd::Exit(2),
+        message: says,
+        unchanged: Unchanged::TemporaryFiles,
     }
 }
 
@@ -23,17 +23,17 @@ const fn usage(name: &'static str, line: &'static str, says: [&'static str; 3]) 
 const fn start(name: &'static str, line: &'static str, says: [&'static str; 3]) -> Row {
     Row {
         name,
-        does: RowAction::Command(line),
-        ends: RowEnd::Exit(1),
-        says,
-        keeps: Unchanged::TemporaryFiles,
+        action: RowAction::Command(line),
+        end: RowEnd::Exit(1),
+        message: says,
+        unchanged: Unchanged::TemporaryFiles,
     }
 }
 
 /// A row whose masters do not exist.
 const fn unanswered(name: &'static str, line: &'static str) -> Row {
     Row {
-        ends: RowEnd::Exit(5),
+        end: RowEnd::Exit(5),
         ..start(
             name,
             line,
@@ -52,10 +52,10 @@ const fn accept(
 ) -> Row {
     Row {
         name,
-        does: RowAction::Accept(offers, tasks),
-        ends: RowEnd::Code(code),
-        says,
-        keeps: Unchanged::Cluster,
+        action: RowAction::Accept(offers, tasks),
+        end: RowEnd::Code(code),
+        message: says,
+        unchanged: Unchanged::Cluster,
     }
 }
 
@@ -82,10 +82,10 @@ const fn launch(
 ) -> Row {
     Row {
         name,
-        does: RowAction::Launch(tasks),
-        ends: RowEnd::Refused,
-        says,
-        keeps: Unchanged::Cluster,
+        action: RowAction::Launch(tasks),
+        end: RowEnd::Refused,
+        message: says,
+        unchanged: Unchanged::Cluster,
     }
 }
 
@@ -275,7 +275,7 @@ pub(crate) const ROWS: &[Row] = &[
         ["{dir}/newer", "has format 99", "start a newer argosy"],
     ),
     Row {
-        keeps: Unchanged::File("precious/precious.txt", "of somebody else"),
+        unchanged: Unchanged::File("precious/precious.txt", "of somebody else"),
         ..start(
             "somebody's directory",
             "master start --bootstrap --listen {free} --data-dir {dir}/precious",
@@ -283,7 +283,7 @@ pub(crate) const ROWS: &[Row] = &[
         )
     },
     Row {
-        keeps: Unchanged::OtherCluster,
+        unchanged: Unchanged::OtherCluster,
         ..start(
             "a master's directory of another cluster",
             "master start --listen {free} --peers {wider} --data-dir {dir}/other",
@@ -323,10 +323,10 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     Row {
         name: "an agent's directory of another cluster",
-        does: RowAction::Steps(starts::an_agent_of_another_cluster),
-        ends: RowEnd::Retries,
-        says: ["--data-dir", "belongs to", "give it the right --masters"],
-        keeps: Unchanged::Agents,
+        action: RowAction::Steps(starts::agent_of_other_cluster),
+        end: RowEnd::Retries,
+        message: ["--data-dir", "belongs to", "give it the right --masters"],
+        unchanged: Unchanged::Agents,
     },
     // Lists of masters and of peers.
     start(
@@ -354,17 +354,17 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     Row {
         name: "peers with unequal lists",
-        does: RowAction::Steps(starts::unequal_lists),
-        ends: RowEnd::Exit(1),
-        says: [
+        action: RowAction::Steps(starts::unequal_lists),
+        end: RowEnd::Exit(1),
+        message: [
             "--peers",
             "the lists of masters differ: ours is",
             "start all of them with the same",
         ],
-        keeps: Unchanged::Cluster,
+        unchanged: Unchanged::Cluster,
     },
     Row {
-        ends: RowEnd::Exit(5),
+        end: RowEnd::Exit(5),
         ..start(
             "masters that answer nobody",
             "ps --masters {free}:5050,{free}:1 --timeout 500ms",
@@ -397,10 +397,10 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     Row {
         name: "an agent whose masters answer nobody",
-        does: RowAction::Steps(starts::an_agent_that_reaches_no_master),
-        ends: RowEnd::Retries,
-        says: ["--masters", "{free}:5050 refused", "start the masters"],
-        keeps: Unchanged::Cluster,
+        action: RowAction::Steps(starts::agent_without_master),
+        end: RowEnd::Retries,
+        message: ["--masters", "{free}:5050 refused", "start the masters"],
+        unchanged: Unchanged::Cluster,
     },
     // Offers.
     accept(
@@ -592,33 +592,33 @@ pub(crate) const ROWS: &[Row] = &[
     calls::LIMIT_OF_NOTHING,
     Row {
         name: "a command that does not exist",
-        does: RowAction::Task(|| v1::TaskSpec {
+        action: RowAction::Task(|| v1::TaskSpec {
             argv: vec!["/no/such/program".into()],
             ..task("typo", "")
         }),
-        ends: RowEnd::State(TaskState::Failed),
-        says: [
+        end: RowEnd::State(TaskState::Failed),
+        message: [
             "cannot start",
             "\"/no/such/program\": No such file",
             "name a program of this host",
         ],
-        keeps: Unchanged::Cluster,
+        unchanged: Unchanged::Cluster,
     },
     Row {
         name: "a file that the operator does not give to tasks",
-        does: RowAction::Task(|| v1::TaskSpec {
+        action: RowAction::Task(|| v1::TaskSpec {
             uris: vec![v1::Uri {
                 value: "/no/such/file".into(),
                 ..Default::default()
             }],
             ..task("absent", "true")
         }),
-        ends: RowEnd::State(TaskState::Failed),
-        says: ["fetch", "/no/such/file", "--fetch-dir"],
-        keeps: Unchanged::Cluster,
+        end: RowEnd::State(TaskState::Failed),
+        message: ["fetch", "/no/such/file", "--fetch-dir"],
+        unchanged: Unchanged::Cluster,
     },
     Row {
-        ends: RowEnd::Exit(125),
+        end: RowEnd::Exit(125),
         ..start(
             "a run of what does not exist",
             "run --masters {masters} --cpus 0.1 --mem 16 -- /no/such/program",
@@ -632,10 +632,10 @@ pub(crate) const ROWS: &[Row] = &[
     // Bytes.
     Row {
         name: "a page of no size",
-        does: RowAction::Get("/v1/tasks?page_size=x"),
-        ends: RowEnd::Status(400),
-        says: ["page_size", "x", "number"],
-        keeps: Unchanged::Cluster,
+        action: RowAction::Get("/v1/tasks?page_size=x"),
+        end: RowEnd::Status(400),
+        message: ["page_size", "x", "number"],
+        unchanged: Unchanged::Cluster,
     },
     garbage("ones on every port", || vec![0xff; 4_096]),
     garbage("zeros on every port", || vec![0; 64]),
@@ -654,45 +654,45 @@ pub(crate) const ROWS: &[Row] = &[
     // Disks, and other rows that end processes of the cluster.
     Row {
         name: "a master's full disk",
-        does: RowAction::ExclusiveSteps(disks::a_masters),
-        ends: RowEnd::Aborted,
-        says: ["cannot write", "No space left", "make room"],
-        keeps: Unchanged::Cluster,
+        action: RowAction::ExclusiveSteps(disks::masters_disk),
+        end: RowEnd::Aborted,
+        message: ["cannot write", "No space left", "make room"],
+        unchanged: Unchanged::Cluster,
     },
     Row {
         name: "a master's start on a full disk",
-        does: RowAction::ExclusiveSteps(disks::a_start),
-        ends: RowEnd::Exit(1),
-        says: ["cannot open {dir}/full-start", "No space left", "make room"],
-        keeps: Unchanged::Cluster,
+        action: RowAction::ExclusiveSteps(disks::disk_at_start),
+        end: RowEnd::Exit(1),
+        message: ["cannot open {dir}/full-start", "No space left", "make room"],
+        unchanged: Unchanged::Cluster,
     },
     Row {
         name: "an agent's full disk",
-        does: RowAction::ExclusiveSteps(disks::an_agents),
-        ends: RowEnd::Retries,
-        says: [
+        action: RowAction::ExclusiveSteps(disks::agents_disk),
+        end: RowEnd::Retries,
+        message: [
             "the disk of the journal is full",
             "No space left",
             "make room",
         ],
-        keeps: Unchanged::Cluster,
+        unchanged: Unchanged::Cluster,
     },
     Row {
         name: "no room for a sandbox",
-        does: RowAction::ExclusiveSteps(disks::a_sandboxs),
-        ends: RowEnd::State(TaskState::Failed),
-        says: ["{dir}/full-sandbox", "No space left", "make room"],
-        keeps: Unchanged::Cluster,
+        action: RowAction::ExclusiveSteps(disks::sandbox_disk),
+        end: RowEnd::State(TaskState::Failed),
+        message: ["{dir}/full-sandbox", "No space left", "make room"],
+        unchanged: Unchanged::Cluster,
     },
     Row {
         name: "a wiped master under its old address",
-        does: RowAction::ExclusiveSteps(starts::a_wiped_master),
-        ends: RowEnd::Retries,
-        says: [
+        action: RowAction::ExclusiveSteps(starts::wiped_master),
+        end: RowEnd::Retries,
+        message: [
             "{own}",
             "the data directory there is a new one",
             "argosy master join",
         ],
-        keeps: Unchanged::Cluster,
+        unchanged: Unchanged::Cluster,
     },
 ];

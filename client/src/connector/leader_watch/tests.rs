@@ -20,15 +20,15 @@ use crate::connector::{Connector, ConnectorConfig};
 use crate::uplink::Uplink;
 use crate::{AgentUplink, Masters};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A master whose every message the test writes.
 struct ScriptedMaster {
     address: String,
-    reign: watch::Sender<Option<v1::Reign>>,
+    leadership: watch::Sender<Option<v1::Reign>>,
     listeners: Arc<AtomicUsize>,
     /// The epoch in which it serves agents; 0: it does not answer them.
-    serves: watch::Sender<u64>,
+    serving_epoch: watch::Sender<u64>,
     /// Number of agents that are rejected first.
     refusals: Arc<AtomicUsize>,
     _task: tokio_util::task::AbortOnDropHandle<()>,
@@ -36,9 +36,9 @@ struct ScriptedMaster {
 
 #[derive(Clone)]
 struct ScriptedService {
-    reign: watch::Receiver<Option<v1::Reign>>,
+    leadership: watch::Receiver<Option<v1::Reign>>,
     listeners: Arc<AtomicUsize>,
-    serves: watch::Receiver<u64>,
+    serving_epoch: watch::Receiver<u64>,
     refusals: Arc<AtomicUsize>,
 }
 
@@ -50,7 +50,7 @@ impl Agents for ScriptedService {
         &self,
         _: Request<Streaming<v1::FromAgent>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let mut serves = self.serves.clone();
+        let mut serves = self.serving_epoch.clone();
         let served = serves.wait_for(|epoch| *epoch > 0).await;
         let epoch = *served.map_err(|_| Status::unavailable("the test is over"))?;
         let fewer = |left: usize| left.checked_sub(1);
@@ -81,7 +81,7 @@ impl Leadership for ScriptedService {
 
     async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
         self.listeners.fetch_add(1, Ordering::Relaxed);
-        let reigns = WatchStream::new(self.reign.clone());
+        let reigns = WatchStream::new(self.leadership.clone());
         let told = reigns.filter_map(|reign| reign.map(Ok));
         Ok(Response::new(Box::pin(told)))
     }
@@ -115,9 +115,9 @@ impl ScriptedMaster {
         let (serves, serves_seen) = watch::channel(serves);
         let listeners = Arc::new(AtomicUsize::new(0));
         let service = ScriptedService {
-            reign: reign_seen,
+            leadership: reign_seen,
             listeners: Arc::clone(&listeners),
-            serves: serves_seen,
+            serving_epoch: serves_seen,
             refusals: Arc::default(),
         };
         let refusals = Arc::clone(&service.refusals);
@@ -133,17 +133,17 @@ impl ScriptedMaster {
         });
         Self {
             address,
-            reign,
+            leadership: reign,
             listeners,
-            serves,
+            serving_epoch: serves,
             refusals,
             _task: tokio_util::task::AbortOnDropHandle::new(task),
         }
     }
 
     /// Reports from now on that `leader` leads in `epoch`.
-    fn tell(&self, epoch: u64, leader: &ScriptedMaster) {
-        self.reign.send_replace(Some(v1::Reign {
+    fn announce(&self, epoch: u64, leader: &ScriptedMaster) {
+        self.leadership.send_replace(Some(v1::Reign {
             epoch,
             leader_address: leader.address.clone(),
             here: leader.address == self.address,
@@ -160,24 +160,24 @@ fn connector(masters: &[&ScriptedMaster]) -> Connector {
     Connector::new(masters, config)
 }
 
-async fn linked(connector: &Connector) -> (Uplink, v1::ToAgent) {
+async fn open_link(connector: &Connector) -> (Uplink, v1::ToAgent) {
     let uplink = AgentUplink::new(connector.clone());
     let linked = async {
         let mut link = uplink
-            .connect(v1::Hello::default(), PATIENCE)
+            .connect(v1::Hello::default(), STEP_TIMEOUT)
             .await
             .unwrap();
         let first = link.inbound.message().await.unwrap().unwrap();
         (link, first)
     };
-    tokio::time::timeout(PATIENCE, linked)
+    tokio::time::timeout(STEP_TIMEOUT, linked)
         .await
         .expect("no link")
 }
 
 /// Reads until the stream ends early, which `tell` must cause.
-async fn ends(link: &mut Uplink) -> String {
-    let told = tokio::time::timeout(PATIENCE, link.inbound.message()).await;
+async fn wait_for_end(link: &mut Uplink) -> String {
+    let told = tokio::time::timeout(STEP_TIMEOUT, link.inbound.message()).await;
     told.expect("the stream stays open")
         .unwrap_err()
         .message()
@@ -185,7 +185,7 @@ async fn ends(link: &mut Uplink) -> String {
 }
 
 #[tokio::test]
-async fn the_stream_of_a_silent_leader_ends_when_another_master_tells_of_the_next_reign() {
+async fn a_silent_leaders_stream_ends_when_another_master_reports_a_new_epoch() {
     let (silent, next, other) = (
         ScriptedMaster::start(5).await,
         ScriptedMaster::start(0).await,
@@ -193,18 +193,18 @@ async fn the_stream_of_a_silent_leader_ends_when_another_master_tells_of_the_nex
     );
     let connector = connector(&[&silent, &next, &other]);
     connector.note_leader(&silent.address);
-    let (mut link, first) = linked(&connector).await;
+    let (mut link, first) = open_link(&connector).await;
     assert_eq!((first.epoch, &link.address), (5, &silent.address));
     // The epoch of the stream itself is no news, nor is a candidate's earlier one.
-    other.tell(5, &silent);
-    next.tell(4, &next);
+    other.announce(5, &silent);
+    next.announce(4, &next);
     let early = tokio::time::timeout(Duration::from_millis(100), link.inbound.message()).await;
     assert!(early.is_err(), "it ended: {early:?}");
-    next.serves.send_replace(9);
-    next.tell(9, &next);
-    other.tell(9, &next);
+    next.serving_epoch.send_replace(9);
+    next.announce(9, &next);
+    other.announce(9, &next);
     assert_eq!(
-        ends(&mut link).await,
+        wait_for_end(&mut link).await,
         format!("{} leads since epoch 9", next.address)
     );
     assert_eq!(
@@ -212,20 +212,20 @@ async fn the_stream_of_a_silent_leader_ends_when_another_master_tells_of_the_nex
         0,
         "the leader is not listened to"
     );
-    let (link, first) = linked(&connector).await;
+    let (link, first) = open_link(&connector).await;
     assert_eq!((first.epoch, &link.address), (9, &next.address));
 }
 
 #[tokio::test]
-async fn a_master_of_an_earlier_release_tells_of_the_next_reign_too() {
+async fn a_master_of_an_earlier_release_reports_new_epochs() {
     let silent = ScriptedMaster::start(5).await;
     let former = ScriptedMaster::start_as(9, Watched::Reigns).await;
     let connector = connector(&[&silent, &former]);
     connector.note_leader(&silent.address);
-    let (mut link, _) = linked(&connector).await;
-    former.tell(9, &former);
+    let (mut link, _) = open_link(&connector).await;
+    former.announce(9, &former);
     assert_eq!(
-        ends(&mut link).await,
+        wait_for_end(&mut link).await,
         format!("{} leads since epoch 9", former.address)
     );
     assert_eq!(former.listeners.load(Ordering::Relaxed), 1);
@@ -233,13 +233,13 @@ async fn a_master_of_an_earlier_release_tells_of_the_next_reign_too() {
 
 #[tokio::test]
 async fn a_search_does_not_wait_at_a_master_that_knows_no_leader() {
-    let (mute, next) = (
+    let (silent, next) = (
         ScriptedMaster::start(0).await,
         ScriptedMaster::start(7).await,
     );
-    let connector = connector(&[&mute, &next]);
-    connector.note_leader(&mute.address);
-    next.tell(7, &next);
+    let connector = connector(&[&silent, &next]);
+    connector.note_leader(&silent.address);
+    next.announce(7, &next);
     // Shorter than a master's timeout: waiting for it leaves no time for the other one.
     let uplink = AgentUplink::new(connector.clone());
     let found = uplink
@@ -256,30 +256,30 @@ async fn one_stream_listens_for_all_of_a_program_and_goes_on_where_another_left_
     );
     let connector = connector(&[&first, &second]);
     connector.note_leader(&first.address);
-    second.tell(5, &first);
-    let (mut one, _) = linked(&connector).await;
-    let (mut two, _) = linked(&connector).await;
+    second.announce(5, &first);
+    let (mut one, _) = open_link(&connector).await;
+    let (mut two, _) = open_link(&connector).await;
     for link in [&mut one, &mut two] {
         let quiet = tokio::time::timeout(Duration::from_millis(50), link.inbound.message()).await;
         assert!(quiet.is_err(), "it ended: {quiet:?}");
     }
     drop(one);
     assert_eq!(second.listeners.load(Ordering::Relaxed), 1);
-    second.tell(6, &second);
-    ends(&mut two).await;
+    second.announce(6, &second);
+    wait_for_end(&mut two).await;
     // A caller that continues to read receives the same error.
-    ends(&mut two).await;
+    wait_for_end(&mut two).await;
 }
 
 #[tokio::test]
-async fn a_master_that_is_the_only_one_is_not_asked_again_and_again() {
+async fn a_single_master_is_not_called_repeatedly() {
     let only = ScriptedMaster::start(5).await;
     // The list names it differently than it names itself.
     let port = only.address.rsplit_once(':').unwrap().1;
     let masters = Masters::new([format!("localhost:{port}")]).unwrap();
     let connector = Connector::new(masters, ConnectorConfig::default());
-    let (mut link, _) = linked(&connector).await;
-    only.tell(5, &only);
+    let (mut link, _) = open_link(&connector).await;
+    only.announce(5, &only);
     let quiet = tokio::time::timeout(Duration::from_millis(500), link.inbound.message()).await;
     assert!(quiet.is_err(), "it ended: {quiet:?}");
     let asked = only.listeners.load(Ordering::Relaxed);
@@ -287,46 +287,46 @@ async fn a_master_that_is_the_only_one_is_not_asked_again_and_again() {
 }
 
 #[tokio::test]
-async fn a_master_that_knows_no_leader_is_not_listened_to_for_ever() {
-    let (leader, mute, other) = (
+async fn a_master_without_a_leader_is_left_after_a_timeout() {
+    let (leader, silent, other) = (
         ScriptedMaster::start(5).await,
         ScriptedMaster::start(0).await,
         ScriptedMaster::start(0).await,
     );
-    let connector = connector(&[&leader, &mute, &other]);
+    let connector = connector(&[&leader, &silent, &other]);
     connector.note_leader(&leader.address);
-    let (mut link, _) = linked(&connector).await;
+    let (mut link, _) = open_link(&connector).await;
     // The first that is not the leader is tried first.
-    other.tell(9, &other);
-    ends(&mut link).await;
-    assert_eq!(mute.listeners.load(Ordering::Relaxed), 1);
+    other.announce(9, &other);
+    wait_for_end(&mut link).await;
+    assert_eq!(silent.listeners.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
-async fn a_master_that_was_of_no_use_is_passed_over_for_one_that_was_never_heard() {
-    let (mute, leader, other) = (
+async fn a_failed_master_is_tried_after_an_unknown_one() {
+    let (silent, leader, other) = (
         ScriptedMaster::start(3).await,
         ScriptedMaster::start(5).await,
         ScriptedMaster::start(0).await,
     );
-    let connector = connector(&[&mute, &leader, &other]);
-    connector.note_leader(&mute.address);
-    drop(linked(&connector).await);
+    let connector = connector(&[&silent, &leader, &other]);
+    connector.note_leader(&silent.address);
+    drop(open_link(&connector).await);
     connector.note_leader(&leader.address);
-    let (mut link, _) = linked(&connector).await;
-    assert!(connector.has_heard(&mute.address) && !connector.has_heard(&other.address));
-    other.tell(9, &other);
-    ends(&mut link).await;
-    assert_eq!(mute.listeners.load(Ordering::Relaxed), 1);
+    let (mut link, _) = open_link(&connector).await;
+    assert!(connector.is_responsive(&silent.address) && !connector.is_responsive(&other.address));
+    other.announce(9, &other);
+    wait_for_end(&mut link).await;
+    assert_eq!(silent.listeners.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
 async fn a_search_comes_back_to_a_master_that_leads_by_now() {
-    let (next, mute) = (
+    let (next, silent) = (
         ScriptedMaster::start(0).await,
         ScriptedMaster::start(0).await,
     );
-    let connector = connector(&[&next, &mute]);
+    let connector = connector(&[&next, &silent]);
     connector.note_leader(&next.address);
     next.refusals.store(1, Ordering::Relaxed);
     let uplink = AgentUplink::new(connector.clone());
@@ -334,10 +334,12 @@ async fn a_search_comes_back_to_a_master_that_leads_by_now() {
     let hello = v1::Hello::default();
     let search = uplink.connect(hello, Duration::from_millis(2_500));
     let told = async {
-        mute.tell(7, &next);
+        silent.announce(7, &next);
         // Once it is reported as the leader, it rejects agents that came before.
-        connector.replaced(Some(0), "nobody:1".to_owned()).await;
-        next.serves.send_replace(7);
+        connector
+            .until_replaced(Some(0), "nobody:1".to_owned())
+            .await;
+        next.serving_epoch.send_replace(7);
     };
     let (found, ()) = tokio::join!(search, told);
     assert_eq!(found.map(|link| link.address), Ok(next.address.clone()));

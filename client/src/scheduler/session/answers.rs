@@ -19,7 +19,7 @@ fn is_forgotten(reason: &str) -> bool {
 
 /// Returns the rejected parts of a call with their operations, which masters of release 0.1.0 do
 /// not name.
-fn placed(request: &CallRequest, refused: Vec<v1::Refused>) -> Vec<v1::Refused> {
+fn with_operations(request: &CallRequest, refused: Vec<v1::Refused>) -> Vec<v1::Refused> {
     let operations = match request {
         CallRequest::Accept(accept) => accept.operations.as_slice(),
         CallRequest::Kill(_)
@@ -51,9 +51,9 @@ impl Session {
                 if let Some(call) = self.calls.answered(number) {
                     let done = CallOutcome::Done {
                         revision: reply.revision,
-                        refused: placed(&call.request, reply.refused),
+                        refused: with_operations(&call.request, reply.refused),
                     };
-                    self.concluded(call, done);
+                    self.finish_call(call, done);
                 }
                 return;
             }
@@ -72,7 +72,7 @@ impl Session {
             CallRequest::Teardown(_)
                 if refusal.reason != "superseded" && is_forgotten(&refusal.reason) =>
             {
-                self.concluded(
+                self.finish_call(
                     call,
                     CallOutcome::Done {
                         revision: v1::Revision::default(),
@@ -81,13 +81,13 @@ impl Session {
                 );
             }
             _ if is_late || is_forgotten(&refusal.reason) => {
-                self.concluded(call, CallOutcome::Lost(refusal));
+                self.finish_call(call, CallOutcome::Lost(refusal));
             }
-            _ => self.concluded(call, CallOutcome::Refused(refusal)),
+            _ => self.finish_call(call, CallOutcome::Refused(refusal)),
         }
     }
 
-    fn concluded(&mut self, call: OpenCall, outcome: CallOutcome) {
+    fn finish_call(&mut self, call: OpenCall, outcome: CallOutcome) {
         let is_done = matches!(outcome, CallOutcome::Done { .. });
         let task_ids = task_ids(&call.request);
         self.answer(call.key, task_ids, outcome);
@@ -122,7 +122,7 @@ impl Session {
         result: Result<v1::ReconcileReply, CallError>,
     ) {
         let Some(at) = self
-            .questions
+            .reconciles
             .iter()
             .position(|question| question.serial == serial)
         else {
@@ -130,7 +130,7 @@ impl Session {
         };
         let outcome = match result {
             Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => {
-                self.questions[at].is_in_flight = false;
+                self.reconciles[at].is_in_flight = false;
                 return;
             }
             Err(CallError::Refused(refusal)) => CallOutcome::Refused(refusal),
@@ -139,7 +139,7 @@ impl Session {
                 // report the past.
                 let newest = reply.revision.map_or(u64::MAX, |revision| revision.index);
                 for mut status in reply.statuses {
-                    if self.updates.is_past(&status.task_id, newest) {
+                    if self.updates.has_newer(&status.task_id, newest) {
                         continue;
                     }
                     status.revision = None;
@@ -155,8 +155,8 @@ impl Session {
                     self.notify(Notification::Update(status));
                 }
                 if !reply.next_page_token.is_empty() {
-                    self.questions[at].page_token = reply.next_page_token;
-                    self.questions[at].is_in_flight = false;
+                    self.reconciles[at].page_token = reply.next_page_token;
+                    self.reconciles[at].is_in_flight = false;
                     return;
                 }
                 CallOutcome::Done {
@@ -165,7 +165,7 @@ impl Session {
                 }
             }
         };
-        if let Some(question) = self.questions.remove(at) {
+        if let Some(question) = self.reconciles.remove(at) {
             self.answer(question.key, Vec::new(), outcome);
         }
     }

@@ -141,12 +141,12 @@ pub(crate) struct Session {
     calls: OpenCalls,
     offers: SessionOffers,
     updates: UpdateTracker,
-    questions: VecDeque<PendingReconcile>,
-    last_question: u64,
+    reconciles: VecDeque<PendingReconcile>,
+    last_reconcile: u64,
     /// Tasks that exceed one call, by call: they are answered with it, as not launched.
-    surplus: BTreeMap<CallKey, ExcessTasks>,
+    excess: BTreeMap<CallKey, ExcessTasks>,
     is_stopping: bool,
-    is_over: bool,
+    has_ended: bool,
     effects: Vec<Effect>,
 }
 
@@ -164,11 +164,11 @@ impl Session {
             calls: OpenCalls::default(),
             offers: SessionOffers::default(),
             updates: UpdateTracker::default(),
-            questions: VecDeque::new(),
-            last_question: 0,
-            surplus: BTreeMap::new(),
+            reconciles: VecDeque::new(),
+            last_reconcile: 0,
+            excess: BTreeMap::new(),
             is_stopping: false,
-            is_over: false,
+            has_ended: false,
             effects: Vec::new(),
         }
     }
@@ -179,7 +179,7 @@ impl Session {
     }
 
     pub(crate) fn step(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
-        if self.is_over {
+        if self.has_ended {
             return Vec::new();
         }
         match input {
@@ -190,7 +190,9 @@ impl Session {
             Input::ConnectFailed { link, error } if link == self.link => {
                 self.closed(now_ms, error.to_string())
             }
-            Input::Refused { link, refusal } if link == self.link => self.refused(now_ms, refusal),
+            Input::Refused { link, refusal } if link == self.link => {
+                self.handle_rejection(now_ms, refusal)
+            }
             // Inputs of a former stream are ignored.
             Input::Event { .. }
             | Input::Closed { .. }
@@ -217,7 +219,7 @@ impl Session {
     }
 
     fn answer(&mut self, call: CallKey, task_ids: Vec<String>, outcome: CallOutcome) {
-        let (task_ids, outcome) = match self.surplus.remove(&call) {
+        let (task_ids, outcome) = match self.excess.remove(&call) {
             Some(surplus) => with_surplus(task_ids, surplus, outcome),
             None => (task_ids, outcome),
         };
@@ -229,10 +231,10 @@ impl Session {
     }
 
     fn end(&mut self, result: Result<(), SchedulerError>) {
-        if self.is_over {
+        if self.has_ended {
             return;
         }
-        self.is_over = true;
+        self.has_ended = true;
         let why = match &result {
             Ok(()) => "the run ended before the answer".to_owned(),
             Err(error) => error.to_string(),
@@ -254,7 +256,7 @@ impl Session {
             .identity
             .framework_id
             .clone()
-            .filter(|_| self.is_subscribed && !self.is_over)
+            .filter(|_| self.is_subscribed && !self.has_ended)
         else {
             return self.end_if_idle();
         };
@@ -276,7 +278,7 @@ impl Session {
         for (number, request) in self.calls.send(&id, self.updates.is_empty()) {
             self.effects.push(Effect::Send { number, request });
         }
-        for question in &mut self.questions {
+        for question in &mut self.reconciles {
             // UNKNOWN cancels every call below the number: none of them may still be open.
             if !question.is_in_flight && self.calls.is_answered_below(question.next_number) {
                 question.is_in_flight = true;
@@ -300,7 +302,8 @@ impl Session {
     /// Ends the run if a stop has nothing to wait for: it waits for earlier requests, of which
     /// there are none before the first subscription.
     fn end_if_idle(&mut self) {
-        let is_idle = self.calls.is_empty() && self.questions.is_empty() && self.updates.is_empty();
+        let is_idle =
+            self.calls.is_empty() && self.reconciles.is_empty() && self.updates.is_empty();
         if self.is_stopping && (is_idle || !self.was_registered) {
             self.end(Ok(()));
         }

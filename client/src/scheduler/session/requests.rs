@@ -101,9 +101,9 @@ impl Session {
         };
         // An all-or-nothing accept is sent whole: the masters report that it is too large.
         if !accept.all_or_nothing
-            && let Some(surplus) = ExcessTasks::take(&mut accept.operations)
+            && let Some(surplus) = ExcessTasks::split_off(&mut accept.operations)
         {
-            self.surplus.insert(key, surplus);
+            self.excess.insert(key, surplus);
             // The rest of the offers is requested again.
             accept.filter_ms = Some(0);
         }
@@ -178,9 +178,9 @@ impl Session {
     }
 
     fn reconcile_tasks(&mut self, key: CallKey, task_ids: Vec<String>) {
-        self.last_question += 1;
-        self.questions.push_back(PendingReconcile {
-            serial: self.last_question,
+        self.last_reconcile += 1;
+        self.reconciles.push_back(PendingReconcile {
+            serial: self.last_reconcile,
             key,
             task_ids,
             next_number: self.calls.next_number(),

@@ -39,7 +39,7 @@ impl Session {
             });
         }
         let request = v1::SubscribeRequest {
-            protocol: Some(VersionRange::OWN.first()),
+            protocol: Some(VersionRange::OWN.first_message()),
             info: Some(announcing(&self.identity.info)),
             framework_id: self.identity.framework_id.clone().unwrap_or_default(),
             session: self.identity.session,
@@ -70,7 +70,7 @@ impl Session {
         self.subscribe(now_ms);
     }
 
-    pub(super) fn refused(&mut self, now_ms: u64, refusal: MasterRejection) {
+    pub(super) fn handle_rejection(&mut self, now_ms: u64, refusal: MasterRejection) {
         use tonic::Code;
         match refusal.code {
             Code::ResourceExhausted | Code::Aborted | Code::Internal | Code::Unknown
@@ -166,8 +166,8 @@ impl Session {
     }
 
     fn subscribed(&mut self, subscribed: v1::Subscribed) {
-        let said = subscribed.protocol.as_ref();
-        let agreed = said.map(|said| VersionRange::OWN.negotiated("the master", said));
+        let protocol = subscribed.protocol.as_ref();
+        let agreed = protocol.map(|said| VersionRange::OWN.negotiate("the master", said));
         if let Some(Err(why)) = agreed {
             let refusal = MasterRejection::of_versions(&why);
             return self.end(Err(SchedulerError::Refused(refusal)));

@@ -18,7 +18,7 @@ impl ExcessTasks {
     /// Removes everything beyond the first tasks and operations that one call may have; `None` if
     /// there is nothing. A group is never divided. A first group always stays: only its masters can
     /// report why one that is too large is invalid.
-    pub(super) fn take(operations: &mut Vec<OfferOperation>) -> Option<Self> {
+    pub(super) fn split_off(operations: &mut Vec<OfferOperation>) -> Option<Self> {
         let shape: CallShape = operations.iter().map(|one| one.tasks().len()).collect();
         let mut room = TASKS_PER_CALL;
         let beyond = operations.iter().enumerate().position(|(at, operation)| {
@@ -91,8 +91,8 @@ mod tests {
 
     /// Returns the number of tasks of each operation that stays, and the positions of the removed
     /// tasks.
-    fn taken(mut operations: Vec<OfferOperation>) -> (Vec<usize>, Vec<(u32, u32)>) {
-        let surplus = ExcessTasks::take(&mut operations);
+    fn split(mut operations: Vec<OfferOperation>) -> (Vec<usize>, Vec<(u32, u32)>) {
+        let surplus = ExcessTasks::split_off(&mut operations);
         let kept = operations.iter().map(|one| one.tasks().len()).collect();
         let left = surplus.into_iter().flat_map(|surplus| surplus.tasks);
         let places = left.map(|(place, _)| (place.operation, place.task));
@@ -100,34 +100,34 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_goes_whole() {
+    fn calls_within_the_bounds_are_unchanged() {
         let fits = [launch(200), group(16), launch(40)];
-        assert_eq!(taken(fits.to_vec()), (vec![200, 16, 40], vec![]));
-        assert_eq!(taken(vec![]), (vec![], vec![]));
+        assert_eq!(split(Vec::from(fits)), (vec![200, 16, 40], vec![]));
+        assert_eq!(split(vec![]), (vec![], vec![]));
     }
 
     #[test]
-    fn the_first_tasks_go_and_the_others_keep_their_places() {
+    fn excess_tasks_keep_their_positions() {
         let divided = vec![launch(255), launch(3), launch(1)];
         let left = vec![(1, 1), (1, 2), (2, 0)];
-        assert_eq!(taken(divided), (vec![255, 1], left));
+        assert_eq!(split(divided), (vec![255, 1], left));
         let full = vec![launch(256), launch(1)];
-        assert_eq!(taken(full), (vec![256], vec![(1, 0)]));
+        assert_eq!(split(full), (vec![256], vec![(1, 0)]));
     }
 
     #[test]
     fn a_group_is_never_divided() {
         let behind = vec![launch(255), group(2), launch(1)];
         let left = vec![(1, 0), (1, 1), (2, 0)];
-        assert_eq!(taken(behind), (vec![255], left));
+        assert_eq!(split(behind), (vec![255], left));
         // Its masters report why it is invalid.
-        assert_eq!(taken(vec![group(300)]), (vec![300], vec![]));
+        assert_eq!(split(vec![group(300)]), (vec![300], vec![]));
     }
 
     #[test]
-    fn operations_beyond_the_most_of_one_call_stay_here() {
+    fn operations_beyond_the_maximum_are_not_sent() {
         let many = (0..258).map(|_| launch(usize::from(true))).collect();
-        let (kept, left) = taken(many);
+        let (kept, left) = split(many);
         assert_eq!((kept.len(), left), (256, vec![(256, 0), (257, 0)]));
     }
 }

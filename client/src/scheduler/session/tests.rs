@@ -8,6 +8,8 @@ use super::*;
 use crate::leader::NoMaster;
 use crate::scheduler::driver::{Accept, OfferOperation};
 
+mod predecessors;
+
 struct World {
     session: Session,
     link: u64,
@@ -141,7 +143,7 @@ fn kill(key: CallKey) -> Command {
 }
 
 #[test]
-fn a_call_without_an_answer_waits_for_the_next_subscription_and_goes_again() {
+fn an_unanswered_call_is_repeated_after_the_next_subscription() {
     let mut world = World::subscribed();
     let first = world.accept("1.1");
     assert_eq!(sent(&first), [1]);
@@ -151,7 +153,7 @@ fn a_call_without_an_answer_waits_for_the_next_subscription_and_goes_again() {
 }
 
 #[test]
-fn an_offer_in_an_open_accept_is_presented_and_its_loss_is_the_calls_to_tell() {
+fn an_offer_of_an_open_accept_is_presented_and_its_loss_not_reported() {
     let mut world = World::subscribed();
     world.accept("1.1");
     let effects = world.close();
@@ -166,7 +168,7 @@ fn an_offer_in_an_open_accept_is_presented_and_its_loss_is_the_calls_to_tell() {
 }
 
 #[test]
-fn a_late_accept_is_lost_and_a_late_kill_gets_a_new_number() {
+fn a_stale_accept_is_lost_and_a_stale_kill_is_renumbered() {
     let mut world = World::subscribed();
     world.accept("1.1");
     let lost = world.refused(1, "late");
@@ -182,7 +184,7 @@ fn a_late_accept_is_lost_and_a_late_kill_gets_a_new_number() {
 }
 
 #[test]
-fn an_accept_of_a_framework_that_ends_or_was_taken_over_may_have_been_done() {
+fn an_accept_at_the_end_of_a_session_has_an_unknown_outcome() {
     for reason in ["framework-removed", "unknown-framework", "superseded"] {
         let mut world = World::subscribed();
         world.accept("1.1");
@@ -208,7 +210,7 @@ fn a_refused_accept_gives_its_offers_back() {
 }
 
 #[test]
-fn offers_that_are_not_in_hand_or_given_twice_never_leave_the_process() {
+fn unknown_and_repeated_offers_are_not_sent() {
     let mut world = World::subscribed();
     let twice = Accept {
         offer_ids: vec!["1.1".into(), "1.1".into()],
@@ -246,48 +248,8 @@ fn a_changed_description_is_used_at_the_next_subscription_unless_it_was_refused(
     assert_eq!(name(&world.close()), "first");
 }
 
-fn session_present(session: u64) -> v1::event::Event {
-    v1::event::Event::Error(v1::Error {
-        code: "session-present".into(),
-        session,
-        ..Default::default()
-    })
-}
-
 #[test]
-fn a_new_process_names_the_session_that_it_replaces() {
-    let mut world = World::new();
-    let replaced = |effects: Vec<Effect>| {
-        let mut subscriptions = effects.into_iter().filter_map(|effect| match effect {
-            Effect::Subscribe { request, .. } => request.replaces,
-            _ => None,
-        });
-        let replaces = subscriptions.next();
-        replaces.expect("a new subscription")
-    };
-    assert_eq!(replaced(world.feed(Input::Begin)), 0);
-    assert_eq!(world.event(session_present(5)), []);
-    assert_eq!(replaced(world.close()), 5);
-    // Another process was faster.
-    assert_eq!(world.event(session_present(6)), []);
-    assert_eq!(replaced(world.close()), 6);
-}
-
-#[test]
-fn a_registered_session_replaces_no_later_one() {
-    let mut world = World::subscribed();
-    world.close();
-    let effects = world.event(session_present(8));
-    assert!(
-        effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::End(Err(SchedulerError::Superseded(_))))),
-        "{effects:?}"
-    );
-}
-
-#[test]
-fn a_former_stream_has_nothing_to_say() {
+fn messages_of_a_former_stream_are_ignored() {
     let mut world = World::subscribed();
     let former = world.link;
     world.close();
@@ -387,7 +349,7 @@ fn an_open_call_at_the_end_is_lost_and_not_refused() {
 }
 
 #[test]
-fn an_answer_that_was_overtaken_by_an_update_is_not_told() {
+fn an_answer_older_than_an_update_is_not_delivered() {
     let mut world = World::subscribed();
     let asked = world.ask(|key| Command::Reconcile(key, vec!["a".into(), "b".into()]));
     let serial = asked.iter().find_map(|effect| match effect {
@@ -431,7 +393,7 @@ fn an_answer_that_was_overtaken_by_an_update_is_not_told() {
 }
 
 #[test]
-fn a_teardown_of_which_the_stream_tells_first_is_done_and_not_lost() {
+fn a_teardown_reported_first_by_the_stream_succeeds() {
     let mut world = World::subscribed();
     world.accept("1.1");
     world.done(1);
@@ -450,7 +412,7 @@ fn a_teardown_of_which_the_stream_tells_first_is_done_and_not_lost() {
 }
 
 #[test]
-fn what_else_is_open_when_the_framework_is_removed_is_lost() {
+fn other_open_calls_of_a_removed_framework_are_lost() {
     let mut world = World::subscribed();
     world.ask(kill);
     let removed = v1::event::Event::Error(v1::Error {
@@ -467,7 +429,7 @@ fn what_else_is_open_when_the_framework_is_removed_is_lost() {
 }
 
 #[test]
-fn messages_of_executors_are_told_and_those_to_them_go_at_once() {
+fn messages_of_executors_are_delivered_and_those_to_them_sent_immediately() {
     let mut world = World::subscribed();
     let told = v1::ExecutorMessage {
         executor_id: "e".into(),
@@ -532,7 +494,7 @@ fn a_group_is_launched_as_a_group() {
 }
 
 #[test]
-fn an_answer_in_pages_is_delivered_whole_and_then_concluded() {
+fn a_paged_answer_is_delivered_completely() {
     let mut world = World::subscribed();
     let asked = |effects: &[Effect]| {
         effects.iter().find_map(|effect| match effect {
@@ -630,7 +592,7 @@ fn more_tasks_than_a_call_launches_are_answered_as_not_launched() {
 }
 
 #[test]
-fn a_refused_task_is_named_by_its_operation_also_by_masters_that_only_count() {
+fn a_refused_task_gets_its_operation_also_from_release_0_1_0() {
     let task = |id: &str| v1::TaskSpec {
         task_id: id.into(),
         ..Default::default()
@@ -682,7 +644,7 @@ fn a_master_of_other_versions_of_the_protocol_ends_the_session_and_one_of_a_wide
         };
         let effects = world.event(v1::event::Event::Subscribed(v1::Subscribed {
             framework_id: "framework-1".into(),
-            protocol: Some(versions.first()),
+            protocol: Some(versions.first_message()),
             ..Default::default()
         }));
         let ended = effects.iter().find_map(|effect| match effect {

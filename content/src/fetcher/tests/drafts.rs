@@ -65,7 +65,7 @@ async fn a_link_in_the_place_of_a_draft_gives_nobody_the_file_that_it_leads_to()
 }
 
 #[tokio::test]
-async fn what_lies_at_the_place_of_a_draft_is_never_written_to() {
+async fn an_existing_file_at_the_draft_path_is_never_written() {
     let folder = tempfile::tempdir().unwrap();
     let (victim, before) = victim(folder.path());
     let base = serve(Router::new().route("/page", get(|| async { "text" }))).await;

@@ -66,7 +66,7 @@ async fn no_file_of_the_host_is_given_from_a_folder_that_the_operator_does_not_n
 }
 
 #[tokio::test]
-async fn no_link_and_no_dots_lead_out_of_a_folder_that_files_are_given_from() {
+async fn links_and_dots_do_not_leave_an_allowed_directory() {
     let (folder, _) = served();
     let inner = folder.path().join("inner");
     fs::create_dir(&inner).unwrap();
@@ -101,7 +101,7 @@ async fn no_link_and_no_dots_lead_out_of_a_folder_that_files_are_given_from() {
 }
 
 #[test]
-fn a_file_is_given_to_those_who_can_read_it_themselves() {
+fn a_file_is_fetched_only_with_read_permission() {
     let (folder, file) = served();
     let folders = FetchDirs(vec![folder.path().to_owned()]);
     let value = file.display().to_string();
@@ -157,7 +157,7 @@ fn no_task_reads_as_root() {
 }
 
 #[tokio::test]
-async fn what_is_no_regular_file_is_refused_and_holds_nothing_up() {
+async fn special_files_are_rejected_without_blocking() {
     let (folder, _) = served();
     let pipe = folder.path().join("pipe");
     nix::unistd::mkfifo(&pipe, FileMode::from_bits_truncate(0o666)).unwrap();

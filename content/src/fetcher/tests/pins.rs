@@ -26,7 +26,7 @@ async fn bring(fetcher: &Fetcher, value: &str) {
 }
 
 fn held(cache: &FetchCache) -> (u64, u64) {
-    cache.held_bytes().unwrap()
+    cache.sizes().unwrap()
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn what_is_pinned_outlives_others_and_agents_and_never_takes_more_than_the
 }
 
 #[tokio::test]
-async fn of_a_pinned_file_only_the_version_that_was_used_last_is_held_back() {
+async fn only_the_last_used_version_of_a_pinned_file_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let (base, _) = pages().await;
     let (fetcher, cache) = keeping(folder.path(), &[format!("{base}/a")]);

@@ -101,7 +101,7 @@ async fn what_a_host_trusts_is_not_asked_however_it_is_written() {
 }
 
 #[tokio::test]
-async fn what_the_operator_allows_is_asked_and_nothing_beside_it() {
+async fn only_allowed_internal_servers_are_contacted() {
     let (server, _) = counting(Router::new()).await;
     let address: SocketAddr = server.parse().unwrap();
     let (named, port) = (format!("localhost:{}", address.port()), address.port());
@@ -160,7 +160,7 @@ async fn each_redirect_is_judged_as_the_first_request_is() {
 }
 
 #[tokio::test]
-async fn masters_and_the_agents_own_api_are_not_asked() {
+async fn masters_and_the_agents_api_are_not_contacted() {
     let fetcher = of(FetchSettings {
         masters: vec!["192.0.2.7:6000".to_owned(), "[2001:db8::7]:5050".to_owned()],
         api: "192.0.2.8:5051".to_owned(),
@@ -183,7 +183,7 @@ async fn masters_and_the_agents_own_api_are_not_asked() {
 
 fn task_subnets() -> Option<TaskSubnets> {
     Some(TaskSubnets {
-        ipv4: Subnet::USUAL,
+        ipv4: Subnet::DEFAULT,
         ipv6: Some("fd12:3456:789a::/64".parse().unwrap()),
     })
 }
@@ -219,7 +219,7 @@ async fn addresses_of_tasks_are_not_asked_however_they_are_written() {
 }
 
 #[test]
-fn what_the_operator_allows_may_be_a_task() {
+fn an_allowed_server_may_be_a_task() {
     for (allow, is_allowed) in [
         ("10.183.0.5", true),
         ("10.183.0.0/16", true),
@@ -317,7 +317,7 @@ async fn no_port_of_the_host_is_asked_unless_the_operator_lists_it() {
 }
 
 #[test]
-fn what_a_task_publishes_is_asked_at_an_address_of_its_host() {
+fn published_ports_are_contacted_at_a_host_address() {
     let records = tempfile::tempdir().unwrap();
     fs::create_dir(records.path().join("ports")).unwrap();
     symlink("/a#c#10.183.0.5:80", records.path().join("ports/tcp-31090")).unwrap();
@@ -343,7 +343,7 @@ fn what_a_task_publishes_is_asked_at_an_address_of_its_host() {
 }
 
 #[tokio::test]
-async fn a_task_without_a_network_fetches_nothing_but_what_the_operator_allows() {
+async fn a_task_without_network_fetches_only_from_allowed_servers() {
     let (server, asked) = counting(Router::new()).await;
     let page = || kept(format!("http://{server}/page"));
     let folder = tempfile::tempdir().unwrap();
@@ -374,7 +374,7 @@ async fn a_task_without_a_network_fetches_nothing_but_what_the_operator_allows()
 }
 
 #[test]
-fn what_is_allowed_is_written_as_an_address_a_network_or_a_server() {
+fn an_allow_rule_is_an_address_a_network_or_a_server() {
     for text in [
         "10.0.0.7",
         "10.0.0.0/8",

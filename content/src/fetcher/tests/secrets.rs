@@ -36,7 +36,7 @@ async fn texts(fetcher: &Fetcher, uri: v1::Uri, sandbox: &Path) -> String {
     let fetched = fetcher.fetch_all(&uris, sandbox, FetchContext::default(), &meter);
     let error = fetched.await.expect_err("it fails");
     let debug = format!("{error:?}");
-    let what = meter.borrow().what.clone();
+    let what = meter.borrow().item.clone();
     format!("{} {what:?} {debug}", crate::error_chain(&error))
 }
 

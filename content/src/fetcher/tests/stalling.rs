@@ -33,7 +33,7 @@ fn patient_for(stall_limit: Duration) -> Fetcher {
 }
 
 #[tokio::test]
-async fn a_server_that_falls_silent_is_given_up_before_and_within_a_file() {
+async fn a_stalled_server_times_out_before_and_within_a_file() {
     for sent in [
         &b""[..],
         HEAD,
@@ -56,7 +56,7 @@ async fn a_server_that_falls_silent_is_given_up_before_and_within_a_file() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_slow_and_steady_is_waited_for() {
+async fn a_slow_steady_server_does_not_time_out() {
     let value = serve(|mut stream| async move {
         stream.write_all(HEAD).await.unwrap();
         for byte in b"0123456789" {

@@ -58,7 +58,7 @@ fn config(diff_ids: &[&str]) -> ImageConfiguration {
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 #[test]
-fn the_entry_of_this_host_is_chosen_and_the_one_that_every_processor_runs_before_others() {
+fn the_index_entry_of_this_platform_is_chosen_baseline_first() {
     let entries = [
         entry("windows", "windows", "amd64", None),
         entry("arm", "linux", "arm64", Some("v8")),
@@ -81,7 +81,7 @@ fn the_entry_of_this_host_is_chosen_and_the_one_that_every_processor_runs_before
 }
 
 #[test]
-fn a_document_is_one_thing_for_every_reader() {
+fn ambiguous_documents_are_rejected() {
     let config = json!({"mediaType": "x", "digest": digest("c"), "size": 1});
     for (document, announced, wanted) in [
         (
@@ -141,7 +141,7 @@ fn a_document_is_one_thing_for_every_reader() {
 }
 
 #[test]
-fn layers_are_counted_weighed_and_told_apart() {
+fn layer_counts_sizes_and_types_are_validated() {
     let fine = manifest(&[("a", GZIP, 5), ("b", GZIP, 5)]);
     let found = layers(&fine, &config(&["A", "B"]), 10).unwrap();
     assert_eq!(found.len(), 2);
@@ -167,7 +167,7 @@ fn layers_are_counted_weighed_and_told_apart() {
 }
 
 #[test]
-fn a_layer_that_comes_twice_stays_where_it_lies_highest() {
+fn a_repeated_layer_keeps_its_highest_position() {
     let twice = manifest(&[("a", GZIP, 1), ("b", GZIP, 1), ("a", GZIP, 1)]);
     let found = layers(&twice, &config(&["A", "B", "A"]), 10).unwrap();
     let found: Vec<_> = found.iter().map(|layer| layer.diff_id).collect();

@@ -42,7 +42,7 @@ const DOCKER: (&str, &str) = ("docker.io", "index.docker.io");
 pub(super) struct Registries {
     web: Arc<HttpClientPool>,
     insecure: Arc<Vec<InsecureRegistry>>,
-    pub(super) patience: RetryTimeouts,
+    pub(super) timeouts: RetryTimeouts,
 }
 
 impl Registries {
@@ -61,7 +61,7 @@ impl Registries {
         Ok(Self {
             web: Arc::new(HttpClientPool::new(client, policy, lost)),
             insecure: Arc::new(insecure.to_vec()),
-            patience,
+            timeouts: patience,
         })
     }
 
@@ -76,7 +76,7 @@ impl Registries {
             name => name,
         };
         let plain = Url::parse(&format!("http://{host}/"));
-        let scheme = match plain.is_ok_and(|url| self.may_be_asked_by(&url)) {
+        let scheme = match plain.is_ok_and(|url| self.allows_scheme(&url)) {
             true => "http",
             false => "https",
         };
@@ -86,13 +86,13 @@ impl Registries {
             base: format!("{scheme}://{host}/v2/{}", of.repository),
             scope: format!("repository:{}:pull", of.repository),
             login,
-            permit: Mutex::new(None),
+            credentials: Mutex::new(None),
         }
     }
 
     /// Whether the scheme is allowed for this server: without TLS only for registries that the
     /// operator lists.
-    fn may_be_asked_by(&self, url: &Url) -> bool {
+    fn allows_scheme(&self, url: &Url) -> bool {
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
             return false;
         };
@@ -117,7 +117,7 @@ pub(super) struct RegistrySession {
     login: Option<AuthHeader>,
     /// The credentials that the registry accepted last. A lock, because layers are downloaded
     /// concurrently.
-    permit: Mutex<Option<AuthHeader>>,
+    credentials: Mutex<Option<AuthHeader>>,
 }
 
 /// A manifest or index as received.
@@ -131,7 +131,7 @@ struct RegistryRequest {
     url: Url,
     accept: Option<String>,
     /// The number of bytes already received.
-    from: u64,
+    offset: u64,
 }
 
 impl RegistrySession {
@@ -141,8 +141,8 @@ impl RegistrySession {
         &self.base
     }
 
-    pub(super) fn patience(&self) -> &RetryTimeouts {
-        &self.registries.patience
+    pub(super) fn timeouts(&self) -> &RetryTimeouts {
+        &self.registries.timeouts
     }
 
     /// Requests the manifest or index of this tag or digest.
@@ -150,7 +150,7 @@ impl RegistrySession {
         let question = RegistryRequest {
             url: self.url(&format!("manifests/{name}"))?,
             accept: Some(MEDIA_TYPES.join(", ")),
-            from: 0,
+            offset: 0,
         };
         let answer = self.request(&question).await?;
         let announced = answer.headers().get(CONTENT_TYPE);
@@ -193,7 +193,7 @@ impl RegistrySession {
         let question = RegistryRequest {
             url: self.url(&format!("blobs/{}", content.digest))?,
             accept: None,
-            from,
+            offset: from,
         };
         self.request(&question).await
     }
@@ -203,7 +203,7 @@ impl RegistrySession {
         &self,
         answer: &mut Response,
     ) -> Result<Option<bytes::Bytes>, PullErrorKind> {
-        let url = shown(answer.url());
+        let url = display_url(answer.url());
         self.with_retries(url, answer.chunk()).await
     }
 
@@ -213,10 +213,10 @@ impl RegistrySession {
         url: String,
         step: impl Future<Output = reqwest::Result<T>>,
     ) -> Result<T, PullErrorKind> {
-        let limit = self.patience().stall;
+        let limit = self.timeouts().stall;
         match tokio::time::timeout(limit, step).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(source)) => Err(match AccessDenied::behind(&source) {
+            Ok(Err(source)) => Err(match AccessDenied::find_in(&source) {
                 Some(refusal) => PullErrorKind::Denied { url, refusal },
                 None => PullErrorKind::Get {
                     url,
@@ -263,20 +263,22 @@ impl RegistrySession {
 
     /// Sends a request, and repeats it with credentials if the registry requires them.
     async fn request(&self, question: &RegistryRequest) -> Result<Response, PullErrorKind> {
-        let permit = self.permit().clone();
+        let permit = self.credentials().clone();
         let answer = self.send(question, permit).await?;
         let is_registry = answer.url().origin() == question.url.origin();
         // The target of a redirect must not get the registry's credentials.
         if answer.status() != 401 || !is_registry {
-            return judged(answer);
+            return check_status(answer);
         }
-        let permit = self.log_in(challenge(&answer)).await?;
-        *self.permit() = Some(permit.clone());
-        judged(self.send(question, Some(permit)).await?)
+        let permit = self.authorize(challenge(&answer)).await?;
+        *self.credentials() = Some(permit.clone());
+        check_status(self.send(question, Some(permit)).await?)
     }
 
-    fn permit(&self) -> std::sync::MutexGuard<'_, Option<AuthHeader>> {
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    fn credentials(&self) -> std::sync::MutexGuard<'_, Option<AuthHeader>> {
+        self.credentials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the first response that is not a redirect. Each target is checked like the first
@@ -286,7 +288,7 @@ impl RegistrySession {
         question: &RegistryRequest,
         mut permit: Option<AuthHeader>,
     ) -> Result<Response, PullErrorKind> {
-        let shown = shown(&question.url);
+        let shown = display_url(&question.url);
         let invalid = |rule: String| PullErrorKind::InvalidRequest {
             url: shown.clone(),
             rule,
@@ -303,10 +305,10 @@ impl RegistrySession {
         for _ in 0..=REDIRECTS {
             let client = web.client_for(&url, ServerAccess::Default).await;
             let client = client.map_err(not_asked)?;
-            if !self.registries.may_be_asked_by(&url) {
+            if !self.registries.allows_scheme(&url) {
                 return Err(invalid(format!(
                     "{} has no TLS; to allow it, start the agent with --insecure-registry {}",
-                    self::shown(&url),
+                    self::display_url(&url),
                     authority(&url)
                 )));
             }
@@ -314,8 +316,8 @@ impl RegistrySession {
             if let Some(accept) = &question.accept {
                 request = request.header(ACCEPT, accept);
             }
-            if question.from > 0 {
-                request = request.header(RANGE, format!("bytes={}-", question.from));
+            if question.offset > 0 {
+                request = request.header(RANGE, format!("bytes={}-", question.offset));
             }
             if let Some(permit) = &permit {
                 request = request.header(AUTHORIZATION, permit.header());
@@ -333,7 +335,7 @@ impl RegistrySession {
         Err(invalid("its server redirects too often".to_owned()))
     }
 
-    fn refused(&self, rule: impl Into<String>) -> PullErrorKind {
+    fn login_error(&self, rule: impl Into<String>) -> PullErrorKind {
         PullErrorKind::Login {
             registry: self.registry.clone(),
             rule: rule.into(),
@@ -341,11 +343,11 @@ impl RegistrySession {
     }
 
     /// Returns the credentials to send, after the registry has required some.
-    async fn log_in(&self, challenge: Option<Challenge>) -> Result<AuthHeader, PullErrorKind> {
+    async fn authorize(&self, challenge: Option<Challenge>) -> Result<AuthHeader, PullErrorKind> {
         match challenge {
-            None => Err(self.refused("it asks for something other than a password or a token")),
+            None => Err(self.login_error("it asks for something other than a password or a token")),
             Some(Challenge::Basic) => self.login.clone().ok_or_else(|| {
-                self.refused(
+                self.login_error(
                     "it requires a user and password: add them to the file of --image-credentials",
                 )
             }),
@@ -359,7 +361,7 @@ impl RegistrySession {
         service: Option<String>,
     ) -> Result<AuthHeader, PullErrorKind> {
         let mut url = Url::parse(realm)
-            .map_err(|error| self.refused(format!("its token server {realm:?}: {error}")))?;
+            .map_err(|error| self.login_error(format!("its token server {realm:?}: {error}")))?;
         {
             let mut query = url.query_pairs_mut();
             if let Some(service) = &service {
@@ -370,25 +372,25 @@ impl RegistrySession {
         let question = RegistryRequest {
             url,
             accept: None,
-            from: 0,
+            offset: 0,
         };
         let answer = match self.send(&question, self.login.clone()).await {
             Err(PullErrorKind::Denied { refusal, .. }) => {
-                return Err(self.refused(format!("its token server: {refusal}")));
+                return Err(self.login_error(format!("its token server: {refusal}")));
             }
             Err(PullErrorKind::InvalidRequest { rule, .. }) => {
-                return Err(self.refused(format!("its token server: {rule}")));
+                return Err(self.login_error(format!("its token server: {rule}")));
             }
-            answer => judged(answer?)?,
+            answer => check_status(answer?)?,
         };
         let what = "the response of the token server";
         let bytes = self.whole(answer, what, TOKEN_BYTES).await?;
         let token: BearerToken = serde_json::from_slice(&bytes)
             // The parser's message could quote it.
-            .map_err(|_| self.refused("its token server returned an invalid token"))?;
+            .map_err(|_| self.login_error("its token server returned an invalid token"))?;
         let token = token.token.or(token.access_token).unwrap_or_default();
         AuthHeader::bearer(&token)
-            .ok_or_else(|| self.refused("its token server returned an invalid token"))
+            .ok_or_else(|| self.login_error("its token server returned an invalid token"))
     }
 }
 
@@ -430,11 +432,11 @@ fn authority(url: &Url) -> String {
     }
 }
 
-fn shown(url: &Url) -> String {
+fn display_url(url: &Url) -> String {
     RedactedUri::of(url.as_str()).to_string()
 }
 
-fn judged(answer: Response) -> Result<Response, PullErrorKind> {
+fn check_status(answer: Response) -> Result<Response, PullErrorKind> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
@@ -442,7 +444,7 @@ fn judged(answer: Response) -> Result<Response, PullErrorKind> {
     let seconds = answer.headers().get(RETRY_AFTER);
     let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
     Err(PullErrorKind::Status {
-        url: shown(answer.url()),
+        url: display_url(answer.url()),
         status: status.as_u16(),
         remedy: match status.as_u16() {
             401 | 403 => {

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use crate::images::error::PullErrorKind;
 
 /// The first delay between retries; doubled up to the maximum.
-const FIRST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(2);
+const MIN_DELAY: Duration = Duration::from_millis(50);
+const MAX_DELAY: Duration = Duration::from_secs(2);
 /// The maximum number of attempts for one request, however well each starts.
-const TRIES: u32 = 30;
+const MAX_ATTEMPTS: u32 = 30;
 
 /// The timeouts of a server.
 #[derive(Debug, Clone)]
@@ -31,43 +31,43 @@ impl Default for RetryTimeouts {
 /// The retry state of one request.
 pub(in crate::images) struct RetryState {
     retry_for: Duration,
-    record_data: Instant,
-    pause: Duration,
-    tries: u32,
+    last_data: Instant,
+    delay: Duration,
+    attempts: u32,
 }
 
 impl RetryState {
-    pub(in crate::images) fn new(patience: &RetryTimeouts) -> Self {
+    pub(in crate::images) fn new(timeouts: &RetryTimeouts) -> Self {
         Self {
-            retry_for: patience.retry_for,
-            record_data: Instant::now(),
-            pause: FIRST,
-            tries: 1,
+            retry_for: timeouts.retry_for,
+            last_data: Instant::now(),
+            delay: MIN_DELAY,
+            attempts: 1,
         }
     }
 
     /// Data was received: later errors count as new ones.
     pub(in crate::images) fn record_data(&mut self) {
-        self.record_data = Instant::now();
+        self.last_data = Instant::now();
     }
 
     /// Waits, if another attempt is useful.
     ///
     /// # Errors
     /// The fault itself, if it is not.
-    pub(in crate::images) async fn after(
+    pub(in crate::images) async fn wait_after(
         &mut self,
-        fault: PullErrorKind,
+        error: PullErrorKind,
     ) -> Result<(), PullErrorKind> {
-        let asked = Duration::from_secs(fault.retry_after_s().unwrap_or(0));
-        let pause = self.pause.max(asked);
-        let is_late = self.record_data.elapsed().saturating_add(pause) >= self.retry_for;
-        if !fault.is_transient() || is_late || self.tries >= TRIES {
-            return Err(fault);
+        let asked = Duration::from_secs(error.retry_after_s().unwrap_or(0));
+        let pause = self.delay.max(asked);
+        let is_late = self.last_data.elapsed().saturating_add(pause) >= self.retry_for;
+        if !error.is_transient() || is_late || self.attempts >= MAX_ATTEMPTS {
+            return Err(error);
         }
         tokio::time::sleep(pause).await;
-        self.tries += 1;
-        self.pause = (self.pause * 2).min(LONGEST);
+        self.attempts += 1;
+        self.delay = (self.delay * 2).min(MAX_DELAY);
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ fn registries(insecure: &[&str]) -> Registries {
 #[test]
 fn only_listed_registries_go_without_tls() {
     let registries = registries(&["old.lan:5000", "10.0.0.1", "127.0.0.1:7", "[::1]:5000"]);
-    let goes = |url: &str| registries.may_be_asked_by(&Url::parse(url).unwrap());
+    let goes = |url: &str| registries.allows_scheme(&Url::parse(url).unwrap());
     for url in [
         "https://a/",
         "https://127.0.0.1:5051/",
@@ -48,7 +48,7 @@ fn only_listed_registries_go_without_tls() {
 }
 
 #[test]
-fn a_repository_is_asked_for_where_its_registry_answers() {
+fn request_urls_use_the_registrys_api_host() {
     let registries = registries(&["localhost:5000"]);
     for (name, base) in [
         ("nginx", "https://index.docker.io/v2/library/nginx"),

@@ -18,33 +18,33 @@ pub(super) enum Durability {
 }
 
 /// Creates a directory and its parents.
-pub(super) fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+pub(super) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
 /// Writes a file through a draft next to it.
-pub(super) fn write_whole(
+pub(super) fn write_atomically(
     path: &Path,
     draft: &Path,
     bytes: &[u8],
-    lasting: Durability,
+    durability: Durability,
 ) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(draft)?;
     file.write_all(bytes)?;
-    if lasting == Durability::Synced {
+    if durability == Durability::Synced {
         file.sync_all()?;
     }
     fs::rename(draft, path)?;
-    match (lasting, path.parent()) {
-        (Durability::Synced, Some(folder)) => sync_folder(folder),
+    match (durability, path.parent()) {
+        (Durability::Synced, Some(folder)) => sync_dir(folder),
         _ => Ok(()),
     }
 }
 
 /// Syncs a directory: its names are on disk afterwards.
-pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -12,7 +12,7 @@ pub(super) struct StoreContents<'a> {
     pub(super) layers: BTreeMap<Digest, u64>,
     pub(super) images: Vec<StoredImage<'a>>,
     /// Layers of containers, and of pulls in progress.
-    pub(super) held: BTreeSet<Digest>,
+    pub(super) in_use: BTreeSet<Digest>,
 }
 
 /// An image of the store.
@@ -33,31 +33,35 @@ pub(super) struct Removals {
 /// Selects what to remove to free so many bytes: first layers without an image, then images, least
 /// recently used first. An image is removed completely or not at all, and only with layers that no
 /// other image has. Nothing in use is removed.
-pub(super) fn judge(mut census: StoreContents<'_>, wanted_bytes: u64) -> Removals {
+pub(super) fn select(mut contents: StoreContents<'_>, wanted_bytes: u64) -> Removals {
     let mut leaving = Removals::default();
     let mut freed = 0_u64;
     let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
-    for image in &census.images {
+    for image in &contents.images {
         // A layer counts once per image, however often the image names it.
         for layer in image.layers.iter().collect::<BTreeSet<_>>() {
             *users.entry(*layer).or_default() += 1;
         }
     }
-    for (layer, bytes) in &census.layers {
+    for (layer, bytes) in &contents.layers {
         if freed >= wanted_bytes {
             return leaving;
         }
-        if !users.contains_key(layer) && !census.held.contains(layer) {
+        if !users.contains_key(layer) && !contents.in_use.contains(layer) {
             leaving.layers.push(*layer);
             freed = freed.saturating_add(*bytes);
         }
     }
-    census.images.sort_by_key(|image| image.last_used);
-    for image in census.images {
+    contents.images.sort_by_key(|image| image.last_used);
+    for image in contents.images {
         if freed >= wanted_bytes {
             break;
         }
-        if image.layers.iter().any(|layer| census.held.contains(layer)) {
+        if image
+            .layers
+            .iter()
+            .any(|layer| contents.in_use.contains(layer))
+        {
             continue;
         }
         leaving.images.push(image.reference.to_owned());
@@ -67,7 +71,7 @@ pub(super) fn judge(mut census: StoreContents<'_>, wanted_bytes: u64) -> Removal
             if *count > 0 {
                 continue;
             }
-            if let Some(bytes) = census.layers.get(layer) {
+            if let Some(bytes) = contents.layers.get(layer) {
                 leaving.layers.push(*layer);
                 freed = freed.saturating_add(*bytes);
             }
@@ -96,7 +100,7 @@ mod tests {
 
     /// Runs the selection for images `one` (a, b), `two` (b, c) and `three` (d), used in this
     /// order; x belongs to none. Ten bytes each.
-    fn judged(held: &[&str], wanted_bytes: u64) -> (String, String) {
+    fn selected(held: &[&str], wanted_bytes: u64) -> (String, String) {
         let used = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let (one, two, three) = (
             [layer("a"), layer("b")],
@@ -116,14 +120,14 @@ mod tests {
                 entry("one", 1, &one),
                 entry("two", 2, &two),
             ],
-            held: held.iter().map(|name| layer(name)).collect(),
+            in_use: held.iter().map(|name| layer(name)).collect(),
         };
-        let leaving = judge(census, wanted_bytes);
+        let leaving = select(census, wanted_bytes);
         (leaving.images.join(" "), names(&leaving.layers).join(" "))
     }
 
     #[test]
-    fn what_nobody_used_for_longest_goes_first_and_no_more_than_needed() {
+    fn the_least_recently_used_are_removed_as_needed() {
         for (held, wanted_bytes, images, layers) in [
             (&[][..], 0, "", ""),
             (&[], 1, "", "x"),
@@ -136,7 +140,7 @@ mod tests {
             (&["d"], 1_000, "one two", "a b c x"),
             (&["x", "a", "b", "c", "d"], 1_000, "", ""),
         ] {
-            let (found_images, found_layers) = judged(held, wanted_bytes);
+            let (found_images, found_layers) = selected(held, wanted_bytes);
             assert_eq!(found_images, images, "{held:?} {wanted_bytes}");
             assert_eq!(found_layers, layers, "{held:?} {wanted_bytes}");
         }

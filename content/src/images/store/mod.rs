@@ -25,7 +25,7 @@ use super::layer_folders::LayerDirs;
 use super::unpacker::UnpackedLayer;
 use disk::Durability;
 use folders::StoreDirs;
-use gc::{StoreContents, StoredImage, judge};
+use gc::{StoreContents, StoredImage, select};
 use record::{LayerRecord, LeaseRecord, VERSION};
 
 pub(super) use disk::remove;
@@ -40,9 +40,9 @@ const PRIVATE: u32 = 0o700;
 
 /// The store of one agent.
 pub(super) struct ImageStore {
-    folders: StoreDirs,
+    dirs: StoreDirs,
     /// Changes the directory of layers.
-    changes: Arc<dyn LayerDirs>,
+    layer_dirs: Arc<dyn LayerDirs>,
     /// Numbers the drafts.
     serial: AtomicU64,
     /// A lock, because pulls run concurrently; nothing is awaited under it.
@@ -79,7 +79,7 @@ pub(super) struct StagedPath {
 
 impl fmt::Debug for ImageStore {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Store").field(&self.folders).finish()
+        formatter.debug_tuple("Store").field(&self.dirs).finish()
     }
 }
 
@@ -99,7 +99,7 @@ impl ImageStore {
         ] {
             // Set-user-id files of layers keep that bit, and on disk they belong to host users: no
             // other user may reach them, regardless of who created the directory.
-            let made = disk::make_folder(path, PRIVATE);
+            let made = disk::create_dir(path, PRIVATE);
             made.and_then(|()| close(path))
                 .map_err(PullErrorKind::write(path))?;
         }
@@ -114,8 +114,8 @@ impl ImageStore {
         let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let begun = begun.map_or(1, |since| since.as_micros() as u64);
         Ok(Arc::new(Self {
-            folders,
-            changes,
+            dirs: folders,
+            layer_dirs: changes,
             serial: AtomicU64::new(begun),
             state: Mutex::new(state),
         }))
@@ -123,7 +123,7 @@ impl ImageStore {
 
     /// Returns the directory of a layer's files.
     fn layer_root(&self, layer: Digest) -> PathBuf {
-        self.folders.layers().join(layer.hex()).join(ROOT)
+        self.dirs.layers().join(layer.hex()).join(ROOT)
     }
 
     /// Returns the image in the launcher's form.
@@ -172,14 +172,14 @@ impl ImageStore {
 
     /// Returns a draft path for a blob. Does not block.
     pub(super) fn blob_draft(self: &Arc<Self>) -> StagedPath {
-        self.draft(&self.folders.blobs())
+        self.draft(&self.dirs.blobs())
     }
 
     /// Creates a draft for a layer: its directory, and in it an empty one for its files.
     pub(super) fn layer_draft(self: &Arc<Self>) -> Result<(StagedPath, PathBuf), PullErrorKind> {
-        let draft = self.draft(&self.folders.layers());
+        let draft = self.draft(&self.dirs.layers());
         let root = draft.path.join(ROOT);
-        let made = self.changes.make(&draft.path);
+        let made = self.layer_dirs.make(&draft.path);
         made.map_err(PullErrorKind::write(&root))?;
         Ok((draft, root))
     }
@@ -207,9 +207,9 @@ impl ImageStore {
             bytes: layer.bytes,
         };
         let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
-        let described = self.changes.describe(draft.path(), bytes);
+        let described = self.layer_dirs.describe(draft.path(), bytes);
         described.map_err(&failed)?;
-        let folder = self.folders.layers();
+        let folder = self.dirs.layers();
         // The layer itself may belong to another user.
         disk::sync_all_below(&folder).map_err(&failed)?;
         {
@@ -219,15 +219,17 @@ impl ImageStore {
             }
             // Under the lock, so that disk and memory change together; a rename is short.
             let path = folder.join(layer.diff_id.hex());
-            self.changes.rename(draft.path(), &path).map_err(&failed)?;
+            self.layer_dirs
+                .rename(draft.path(), &path)
+                .map_err(&failed)?;
             state.layers.insert(layer.diff_id, layer.bytes);
         }
-        disk::sync_folder(&folder).map_err(failed)
+        disk::sync_dir(&folder).map_err(failed)
     }
 
     /// Adds an image, or replaces the one of that name.
     pub(super) fn add_image(self: &Arc<Self>, record: ImageRecord) -> Result<(), PullErrorKind> {
-        let folder = self.folders.records();
+        let folder = self.dirs.records();
         let path = folder.join(ImageRecord::file_name(&record.reference));
         let bytes = serde_json::to_vec_pretty(&record).expect("a record can be written as JSON");
         self.write(&path, &bytes, Durability::Synced)?;
@@ -277,7 +279,7 @@ impl ImageStore {
     }
 
     fn lease_path(&self, container: &str) -> PathBuf {
-        self.folders.leases().join(format!("{container}.json"))
+        self.dirs.leases().join(format!("{container}.json"))
     }
 
     /// Sets the time of the image's file, which is that of its last use.
@@ -286,7 +288,7 @@ impl ImageStore {
         if let Some((_, last_used)) = self.state().images.get_mut(reference) {
             *last_used = now;
         }
-        let folder = self.folders.records();
+        let folder = self.dirs.records();
         let file = File::options()
             .append(true)
             .open(folder.join(ImageRecord::file_name(reference)));
@@ -298,10 +300,10 @@ impl ImageStore {
         self: &Arc<Self>,
         path: &Path,
         bytes: &[u8],
-        lasting: Durability,
+        durability: Durability,
     ) -> Result<(), PullErrorKind> {
         let draft = self.draft(path.parent().unwrap_or(path));
-        let written = disk::write_whole(path, draft.path(), bytes, lasting);
+        let written = disk::write_atomically(path, draft.path(), bytes, durability);
         written.map_err(PullErrorKind::write(path))
     }
 
@@ -313,11 +315,11 @@ impl ImageStore {
         more_bytes: u64,
     ) -> Result<(usize, usize), PullErrorKind> {
         self.sweep()?;
-        let root = self.folders.root();
+        let root = self.dirs.root();
         let (free, total) = disk::space(root).map_err(PullErrorKind::read(root))?;
         let headroom = (u128::from(total) * u128::from(headroom_percent.min(100)) / 100) as u64;
         let wanted = headroom.saturating_add(more_bytes).saturating_sub(free);
-        let went = self.take_out(wanted)?;
+        let went = self.unlink(wanted)?;
         let (images, layers) = (went.0, went.1.len());
         for draft in went.1 {
             draft.remove()?;
@@ -326,7 +328,7 @@ impl ImageStore {
     }
 
     /// Removes images from the store; their layers get draft names and are removed later.
-    fn take_out(
+    fn unlink(
         self: &Arc<Self>,
         wanted_bytes: u64,
     ) -> Result<(usize, Vec<StagedPath>), PullErrorKind> {
@@ -340,8 +342,8 @@ impl ImageStore {
             );
             return Ok((0, Vec::new()));
         }
-        let leaving = judge(state.contents(), wanted_bytes);
-        let (records, layers) = (self.folders.records(), self.folders.layers());
+        let leaving = select(state.contents(), wanted_bytes);
+        let (records, layers) = (self.dirs.records(), self.dirs.layers());
         // Images first: an incomplete one may remain after a crash, but this avoids it where
         // possible.
         for reference in &leaving.images {
@@ -359,7 +361,10 @@ impl ImageStore {
             };
             state.drafts.insert(draft.path.clone());
             drafts.push(draft);
-            match self.changes.rename(&path, &drafts[drafts.len() - 1].path) {
+            match self
+                .layer_dirs
+                .rename(&path, &drafts[drafts.len() - 1].path)
+            {
                 Err(source) if path.exists() => {
                     // Dropping a draft takes the lock.
                     drop(state);
@@ -375,7 +380,7 @@ impl ImageStore {
 
     /// Removes unknown drafts: those of a cancelled pull whose unpacker was still writing.
     fn sweep(&self) -> Result<(), PullErrorKind> {
-        for folder in [self.folders.layers(), self.folders.blobs()] {
+        for folder in [self.dirs.layers(), self.dirs.blobs()] {
             for path in recovery::drafts(&folder)? {
                 if !self.state().drafts.contains(&path) {
                     self.clear(&path);
@@ -387,15 +392,15 @@ impl ImageStore {
 
     /// Removes a path of a layer or a blob.
     fn remove(&self, path: &Path) -> std::io::Result<()> {
-        match path.parent() == Some(&*self.folders.layers()) {
-            true => self.changes.remove(path),
+        match path.parent() == Some(&*self.dirs.layers()) {
+            true => self.layer_dirs.remove(path),
             false => disk::remove(path),
         }
     }
 
     /// The same; what cannot be removed now is left to a later sweep.
     fn clear(&self, path: &Path) {
-        recovery::told_if_left(path, self.remove(path));
+        recovery::warn_if_left(path, self.remove(path));
     }
 
     fn state(&self) -> MutexGuard<'_, ImageStoreState> {
@@ -415,7 +420,7 @@ impl ImageStoreState {
         StoreContents {
             layers: self.layers.clone(),
             images: images.collect(),
-            held: leased.chain(self.pins.keys()).copied().collect(),
+            in_use: leased.chain(self.pins.keys()).copied().collect(),
         }
     }
 }

@@ -34,20 +34,20 @@ pub(super) fn layers(
     for (name, path) in entries(folder)? {
         let digest = format!("sha256:{name}").parse::<Digest>();
         let Some(digest) = digest.ok().filter(|_| path.join(ROOT).is_dir()) else {
-            told_if_left(&path, changes.remove(&path));
+            warn_if_left(&path, changes.remove(&path));
             continue;
         };
         let bytes = match read::<LayerRecord>(&path.join(LAYER_FILE)) {
             Ok(layer) if layer.version == VERSION && layer.diff_id == digest => layer.bytes,
-            Ok(_) => told(&path, "layer.json is not of this layer"),
-            Err(error) => told(&path, &error.to_string()),
+            Ok(_) => warn_damaged(&path, "layer.json is not of this layer"),
+            Err(error) => warn_damaged(&path, &error.to_string()),
         };
         found.insert(digest, bytes);
     }
     Ok(found)
 }
 
-fn told(path: &Path, why: &str) -> u64 {
+fn warn_damaged(path: &Path, why: &str) -> u64 {
     tracing::error!(path = %path.display(), why, "the size of an image layer is lost: it counts as 0");
     0
 }
@@ -114,11 +114,11 @@ pub(super) fn drafts(folder: &Path) -> Result<Vec<PathBuf>, PullErrorKind> {
 
 /// Removes a leftover. On an error, the next round and the next start try again.
 pub(super) fn clear(path: &Path) {
-    told_if_left(path, disk::remove(path));
+    warn_if_left(path, disk::remove(path));
 }
 
 /// Logs a leftover that could not be removed.
-pub(super) fn told_if_left(path: &Path, removed: io::Result<()>) {
+pub(super) fn warn_if_left(path: &Path, removed: io::Result<()>) {
     if let Err(error) = removed {
         tracing::warn!(path = %path.display(), why = %error, "a leftover of the image store cannot be removed");
     }

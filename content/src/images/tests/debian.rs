@@ -44,7 +44,7 @@ impl RegistryProcess {
             address,
             _folder: folder,
         };
-        until(|| std::net::TcpStream::connect(&process.address).is_ok()).await;
+        eventually(|| std::net::TcpStream::connect(&process.address).is_ok()).await;
         process
     }
 

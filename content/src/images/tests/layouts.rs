@@ -50,7 +50,7 @@ fn pack(folder: &Path, prefix: &str) -> Vec<u8> {
 async fn world() -> (ImagesFixture, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let settings = ImageSettings {
-        folders: vec![folder.path().to_owned()],
+        directories: vec![folder.path().to_owned()],
         ..ImageSettings::default()
     };
     (ImagesFixture::with(settings).await, folder)
@@ -68,7 +68,7 @@ fn two() -> (TestImage, TestImage) {
 }
 
 #[tokio::test]
-async fn an_image_comes_from_a_folder_or_an_archive_by_its_tag() {
+async fn a_tag_selects_an_image_of_a_layout_or_archive() {
     let (world, folder) = world().await;
     let (one, two) = two();
     let layout = folder.path().join("layout");
@@ -99,7 +99,7 @@ async fn an_image_comes_from_a_folder_or_an_archive_by_its_tag() {
 }
 
 #[tokio::test]
-async fn only_folders_that_the_operator_lists_are_looked_into() {
+async fn only_allowed_directories_are_read() {
     let (world, folder) = world().await;
     let elsewhere = tempfile::tempdir().unwrap();
     let (one, _) = two();
@@ -122,7 +122,7 @@ async fn only_folders_that_the_operator_lists_are_looked_into() {
 }
 
 #[tokio::test]
-async fn a_layout_leads_nowhere_outside_of_itself() {
+async fn a_layout_cannot_refer_outside_itself() {
     let (world, folder) = world().await;
     let elsewhere = tempfile::tempdir().unwrap();
     let (one, _) = two();
@@ -144,7 +144,7 @@ async fn a_layout_leads_nowhere_outside_of_itself() {
 }
 
 #[tokio::test]
-async fn a_damaged_layout_is_refused_by_what_is_wrong_with_it() {
+async fn a_damaged_layout_is_rejected_with_the_reason() {
     let (world, folder) = world().await;
     let (one, _) = two();
     write(folder.path(), &[(&one, None)]);
@@ -188,5 +188,5 @@ async fn a_damaged_layout_is_refused_by_what_is_wrong_with_it() {
         let error = world.obtain(&name, 1).await.unwrap_err();
         assert!(error.contains(wanted), "{error}");
     }
-    assert!(world.listed("layers").is_empty());
+    assert!(world.list("layers").is_empty());
 }

@@ -28,7 +28,7 @@ async fn private_among(
     let address = world.registry.address();
     let text = format!("{{\"auths\": {{\"{address}\": {{\"auth\": \"{LOGIN}\"}}}}}}");
     fs::write(file.path(), text).unwrap();
-    world.registry.close_door(AccessRule::Closed {
+    world.registry.set_access(AccessRule::Closed {
         wanted: wanted.to_owned(),
         challenge: challenge(address),
     });
@@ -48,18 +48,18 @@ fn basic(_: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_token_is_fetched_with_the_log_in_and_serves_the_whole_pull() {
+async fn one_token_is_fetched_per_pull() {
     let (world, _file) = private(bearer, "Bearer abc.def").await;
     let basic = format!("Basic {LOGIN}");
-    world.registry.give_token(Some(&basic), "abc.def");
+    world.registry.set_token(Some(&basic), "abc.def");
     world.obtain(&world.name("team/web:1"), 1).await.unwrap();
-    let tokens = world.registry.asked("/token");
+    let tokens = world.registry.requests("/token");
     assert_eq!(tokens.len(), 1);
     assert_eq!(
         tokens[0].query,
         "service=registry+of+tests&scope=repository%3Ateam%2Fweb%3Apull"
     );
-    for asked in world.registry.asked("/v2/") {
+    for asked in world.registry.requests("/v2/") {
         assert_ne!(asked.authorization.as_ref(), Some(&basic), "{asked:?}");
     }
 }
@@ -68,17 +68,17 @@ async fn a_token_is_fetched_with_the_log_in_and_serves_the_whole_pull() {
 async fn a_token_without_a_log_in_is_enough_for_public_images() {
     let (world, file) = private(bearer, "Bearer abc").await;
     fs::write(file.path(), "{}").unwrap();
-    world.registry.give_token(None, "abc");
+    world.registry.set_token(None, "abc");
     world.obtain(&world.name("team/web:1"), 1).await.unwrap();
-    assert_eq!(world.registry.asked("/token")[0].authorization, None);
+    assert_eq!(world.registry.requests("/token")[0].authorization, None);
 }
 
 #[tokio::test]
-async fn a_password_goes_to_its_registry_when_this_asks_for_one() {
+async fn a_password_is_sent_when_its_registry_requires_it() {
     let (world, file) = private(basic, &format!("Basic {LOGIN}")).await;
     world.obtain(&world.name("team/web:1"), 1).await.unwrap();
     assert_eq!(
-        world.registry.asked("")[0].authorization,
+        world.registry.requests("")[0].authorization,
         None,
         "not before it asks"
     );
@@ -92,18 +92,18 @@ async fn a_password_goes_to_its_registry_when_this_asks_for_one() {
 }
 
 #[tokio::test]
-async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
+async fn rejected_credentials_are_reported_but_never_shown() {
     let (world, file) = private(basic, "Basic b3RoZXI=").await;
     let name = world.name("team/web:1");
     let mut errors = vec![world.obtain(&name, 1).await.unwrap_err()];
     assert!(errors[0].contains("answered 401"), "{}", errors[0]);
     let challenge = bearer(world.registry.address());
-    world.registry.close_door(AccessRule::Closed {
+    world.registry.set_access(AccessRule::Closed {
         wanted: "x".to_owned(),
         challenge,
     });
     errors.push(world.obtain(&name, 1).await.unwrap_err());
-    world.registry.give_token(None, "bad token\\n");
+    world.registry.set_token(None, "bad token\\n");
     errors.push(world.obtain(&name, 1).await.unwrap_err());
     assert!(errors[2].contains("invalid token"), "{}", errors[2]);
     for challenge in [
@@ -112,7 +112,7 @@ async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
         "Negotiate",
     ] {
         let challenge = challenge.to_owned();
-        world.registry.close_door(AccessRule::Closed {
+        world.registry.set_access(AccessRule::Closed {
             wanted: "x".to_owned(),
             challenge,
         });
@@ -130,7 +130,7 @@ async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
 }
 
 #[tokio::test]
-async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
+async fn redirect_targets_do_not_receive_credentials() {
     let elsewhere = TestRegistry::start().await;
     let trusting = listing(ImageSettings::default(), elsewhere.address());
     let (world, _file) = private_among(trusting, basic, &format!("Basic {LOGIN}")).await;
@@ -144,10 +144,10 @@ async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
     let moved = InjectedFault::Status(307, "location", there.clone());
     world.registry.plan(blob.clone(), [moved.clone()]);
     world.obtain(&world.name("team/web:1"), 1).await.unwrap();
-    let asked = elsewhere.asked("");
+    let asked = elsewhere.requests("");
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].authorization, None);
-    let with = world.registry.asked(&blob);
+    let with = world.registry.requests(&blob);
     assert!(
         with[0].authorization.is_some(),
         "the registry itself received it"
@@ -157,11 +157,11 @@ async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
     let other = TestImage::new(&[("base", "c")]);
     world.registry.offer("team/web:2", &other);
     elsewhere.offer("team/web:2", &other);
-    elsewhere.close_door(AccessRule::Closed {
+    elsewhere.set_access(AccessRule::Closed {
         wanted: "x".to_owned(),
         challenge: basic(""),
     });
-    elsewhere.forget_asked();
+    elsewhere.clear_requests();
     let blob = format!("/blobs/{}", Digest::of(&other.layers[0]));
     let there = format!(
         "http://{}/v2/team/web{blob}?signature=secret",
@@ -180,21 +180,21 @@ async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
     );
     assert!(
         elsewhere
-            .asked("")
+            .requests("")
             .iter()
             .all(|asked| asked.authorization.is_none())
     );
 }
 
 #[tokio::test]
-async fn being_sent_around_ends() {
+async fn redirects_are_limited() {
     let world = ImagesFixture::new().await;
     let here = format!("http://{}/v2/web/manifests/1", world.registry.address());
     let around = InjectedFault::Status(302, "location", here);
     world.registry.plan("/manifests/1", vec![around; 50]);
     let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
     assert!(error.contains("redirects too often"), "{error}");
-    assert_eq!(world.registry.asked("/manifests/1").len(), 6);
+    assert_eq!(world.registry.requests("/manifests/1").len(), 6);
     let away = InjectedFault::Status(302, "location", "http://192.0.2.1/x".to_owned());
     world.registry.plan("/manifests/2", [away]);
     let error = world.obtain(&world.name("web:2"), 1).await.unwrap_err();

@@ -130,7 +130,7 @@ impl ImagesFixture {
     }
 
     /// Returns the names in a directory of the store.
-    fn listed(&self, folder: &str) -> Vec<String> {
+    fn list(&self, folder: &str) -> Vec<String> {
         let path = self.folder().join(folder);
         let entries = fs::read_dir(path).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -141,10 +141,10 @@ impl ImagesFixture {
 
     /// Waits until no draft is left: drafts are removed shortly after their work.
     async fn until_no_draft(&self) {
-        until(|| {
-            let layers = self.listed("layers");
+        eventually(|| {
+            let layers = self.list("layers");
             let drafts = layers.iter().any(|name| name.starts_with('.'));
-            self.listed("blobs").is_empty() && !drafts
+            self.list("blobs").is_empty() && !drafts
         })
         .await;
     }
@@ -189,7 +189,7 @@ fn opened(
 }
 
 /// Waits for a condition that must become true.
-async fn until(mut holds: impl FnMut() -> bool) {
+async fn eventually(mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -210,6 +210,6 @@ fn texts(image: &LeasedImage, file: &str) -> Vec<String> {
     found.collect()
 }
 
-fn living(orders: &[u64]) -> Option<BTreeSet<String>> {
+fn live(orders: &[u64]) -> Option<BTreeSet<String>> {
     Some(orders.iter().map(|order| container(*order)).collect())
 }

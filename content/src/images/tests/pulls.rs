@@ -15,7 +15,7 @@ fn blob_path(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn an_image_is_brought_once_and_lies_there_lowest_layer_first() {
+async fn an_image_is_pulled_once_with_layers_lowest_first() {
     let world = ImagesFixture::new().await;
     let made = web();
     world.registry.offer("team/web:1", &made);
@@ -34,23 +34,23 @@ async fn an_image_is_brought_once_and_lies_there_lowest_layer_first() {
     );
     world.until_no_draft().await;
 
-    world.registry.forget_asked();
+    world.registry.clear_requests();
     assert_eq!(world.obtain(&name, 2).await.unwrap(), image);
     assert!(
-        world.registry.asked("").is_empty(),
+        world.registry.requests("").is_empty(),
         "stored content is not requested"
     );
     world.obtain_by(&name, PullPolicy::Always, 3).await.unwrap();
     assert_eq!(
-        world.registry.asked("").len(),
+        world.registry.requests("").len(),
         2,
         "manifest and configuration alone"
     );
-    assert_eq!(world.listed("leases").len(), 3);
+    assert_eq!(world.list("leases").len(), 3);
 }
 
 #[tokio::test]
-async fn a_tag_that_moved_is_seen_when_asked_for_and_brings_what_is_new() {
+async fn a_moved_tag_downloads_only_new_layers() {
     let world = ImagesFixture::new().await;
     world.registry.offer("web:1", &web());
     let name = world.name("web:1");
@@ -66,7 +66,7 @@ async fn a_tag_that_moved_is_seen_when_asked_for_and_brings_what_is_new() {
 }
 
 #[tokio::test]
-async fn the_operator_chooses_which_tags_are_asked_for_again() {
+async fn the_pull_policy_selects_the_tags_that_are_queried_again() {
     let world = ImagesFixture::new().await;
     let first = web();
     for tag in ["web:latest", "web:1"] {
@@ -78,10 +78,10 @@ async fn the_operator_chooses_which_tags_are_asked_for_again() {
     let asked_for = async |policy: PullPolicy, order: &mut u64| {
         let mut asked = Vec::new();
         for name in &names {
-            world.registry.forget_asked();
+            world.registry.clear_requests();
             *order += 1;
             world.obtain_by(name, policy, *order).await.unwrap();
-            asked.push(!world.registry.asked("").is_empty());
+            asked.push(!world.registry.requests("").is_empty());
         }
         asked
     };
@@ -135,7 +135,7 @@ async fn the_image_of_this_hosts_kind_is_taken_from_an_index_of_many() {
 }
 
 #[tokio::test]
-async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing() {
+async fn invalid_content_is_rejected_by_name_without_leftovers() {
     let world = ImagesFixture::new().await;
     let made = web();
     world.registry.offer("web:1", &made);
@@ -165,11 +165,11 @@ async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing
             "{error}"
         );
         world.until_no_draft().await;
-        assert!(world.listed("records").is_empty());
-        assert!(world.listed("leases").is_empty());
+        assert!(world.list("records").is_empty());
+        assert!(world.list("leases").is_empty());
         assert!(
             !world
-                .listed("layers")
+                .list("layers")
                 .iter()
                 .any(|layer| named.contains(layer.as_str()))
         );
@@ -183,12 +183,12 @@ async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing
     );
     let error = world.obtain(&pinned, 1).await.unwrap_err();
     assert!(error.contains("tampered"), "{error}");
-    assert_eq!(world.registry.asked(&ending).len(), 1);
+    assert_eq!(world.registry.requests(&ending).len(), 1);
     world.obtain(&name, 1).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_layer_is_kept_under_the_digest_that_was_seen_alone() {
+async fn a_layer_is_stored_under_its_computed_digest() {
     let world = ImagesFixture::new().await;
     let (honest, evil) = (tar("page", b"honest"), tar("page", b"evil"));
     let liar = TestImage::claiming(vec![evil], vec![Digest::of(&honest)]);
@@ -219,7 +219,7 @@ async fn a_layer_that_is_not_what_its_image_claims_is_refused() {
 }
 
 #[tokio::test]
-async fn a_download_that_breaks_off_goes_on_where_it_was() {
+async fn an_interrupted_download_resumes() {
     let world = ImagesFixture::new().await;
     let made = TestImage::of(vec![tar("page", &vec![7; 300_000])]);
     world.registry.offer("web:1", &made);
@@ -233,7 +233,7 @@ async fn a_download_that_breaks_off_goes_on_where_it_was() {
         ],
     );
     world.obtain(&world.name("web:1"), 1).await.unwrap();
-    let asked = world.registry.asked(&blob_path(layer));
+    let asked = world.registry.requests(&blob_path(layer));
     let ranges: Vec<_> = asked.iter().map(|asked| asked.range.as_deref()).collect();
     assert_eq!(
         ranges,
@@ -247,7 +247,7 @@ async fn a_download_that_breaks_off_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_busy_or_broken_is_asked_again_for_a_while() {
+async fn a_busy_or_failing_registry_is_retried() {
     let world = ImagesFixture::new().await;
     let made = web();
     world.registry.offer("web:1", &made);
@@ -261,7 +261,7 @@ async fn a_registry_that_is_busy_or_broken_is_asked_again_for_a_while() {
         world.registry.plan(path, [busy.clone(), broken.clone()]);
     }
     world.obtain(&world.name("web:1"), 1).await.unwrap();
-    assert_eq!(world.registry.asked("/manifests/1").len(), 3);
+    assert_eq!(world.registry.requests("/manifests/1").len(), 3);
 
     world.registry.plan(
         "/manifests/2",
@@ -270,7 +270,7 @@ async fn a_registry_that_is_busy_or_broken_is_asked_again_for_a_while() {
     let error = world.obtain(&world.name("web:2"), 2).await.unwrap_err();
     assert!(error.contains("the server answered 503"), "{error}");
     assert_eq!(
-        world.registry.asked("/manifests/2").len(),
+        world.registry.requests("/manifests/2").len(),
         1,
         "an hour is too long"
     );
@@ -279,11 +279,11 @@ async fn a_registry_that_is_busy_or_broken_is_asked_again_for_a_while() {
         error.ends_with("404: there is no such image or tag"),
         "{error}"
     );
-    assert_eq!(world.registry.asked("/none/").len(), 1);
+    assert_eq!(world.registry.requests("/none/").len(), 1);
 }
 
 #[tokio::test]
-async fn a_registry_that_falls_silent_is_given_up() {
+async fn a_stalled_registry_times_out() {
     let patience = RetryTimeouts {
         stall: Duration::from_secs(1),
         retry_for: Duration::from_millis(100),
@@ -300,7 +300,7 @@ async fn a_registry_that_falls_silent_is_given_up() {
 }
 
 #[tokio::test]
-async fn what_two_images_share_is_brought_once_and_two_pulls_of_one_image_are_one() {
+async fn shared_layers_and_concurrent_pulls_are_downloaded_once() {
     let world = ImagesFixture::new().await;
     let one = TestImage::new(&[("base", "shared"), ("page", "one")]);
     let two = TestImage::new(&[("base", "shared"), ("page", "two")]);
@@ -314,7 +314,7 @@ async fn what_two_images_share_is_brought_once_and_two_pulls_of_one_image_are_on
     let (first, second) = (world.name("web:1"), world.name("web:2"));
     let opening = async {
         // The upper layers of both are here, and both wait for the lowest.
-        until(|| world.unpacker.count.load(Ordering::SeqCst) == 2).await;
+        eventually(|| world.unpacker.count.load(Ordering::SeqCst) == 2).await;
         gate.add_permits(1);
     };
     let (a, b, c, ()) = tokio::join!(
@@ -328,13 +328,13 @@ async fn what_two_images_share_is_brought_once_and_two_pulls_of_one_image_are_on
     assert_eq!(a.layers[0], c.layers[0]);
     assert_eq!(world.unpacker.count.load(Ordering::SeqCst), 3);
     for blob in [&one.layers[0], &one.layers[1], &two.layers[1], &one.config] {
-        assert_eq!(world.registry.asked(&blob_path(blob)).len(), 1);
+        assert_eq!(world.registry.requests(&blob_path(blob)).len(), 1);
     }
-    assert_eq!(world.registry.asked("/manifests/1").len(), 1);
+    assert_eq!(world.registry.requests("/manifests/1").len(), 1);
 }
 
 #[tokio::test]
-async fn a_failed_pull_fails_all_who_wait_alike_and_the_next_is_a_new_one() {
+async fn a_failed_pull_fails_all_waiters_and_the_next_retries() {
     let world = ImagesFixture::new().await;
     let made = web();
     world.registry.offer("web:1", &made);
@@ -346,12 +346,12 @@ async fn a_failed_pull_fails_all_who_wait_alike_and_the_next_is_a_new_one() {
     let (one, two) = tokio::join!(world.obtain(&name, 1), world.obtain(&name, 2));
     assert_eq!(one.clone().unwrap_err(), two.unwrap_err());
     assert!(one.unwrap_err().contains("404"));
-    assert!(world.listed("leases").is_empty());
+    assert!(world.list("leases").is_empty());
     world.obtain(&name, 1).await.unwrap();
 }
 
 #[tokio::test]
-async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
+async fn a_layer_is_retried_after_another_images_pull_failed() {
     let elsewhere = TestRegistry::start().await;
     let world = ImagesFixture::listing(&[elsewhere.address()]).await;
     let made = web();
@@ -368,24 +368,24 @@ async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
     let (them, us, ()) = tokio::join!(
         world.obtain(&theirs, 1),
         async {
-            until(|| elsewhere.asked(&path).len() == 1).await;
+            eventually(|| elsewhere.requests(&path).len() == 1).await;
             world.obtain(&ours, 2).await
         },
         async {
             // This pull has everything that it needs itself, except what it joined.
-            until(|| world.registry.asked("/blobs/").len() == 1).await;
-            until(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
+            eventually(|| world.registry.requests("/blobs/").len() == 1).await;
+            eventually(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
             tokio::task::yield_now().await;
             gate.add_permits(1);
         }
     );
     assert!(them.unwrap_err().contains("tampered"));
     assert_eq!(us.unwrap().layers.len(), 2);
-    assert_eq!(world.registry.asked(&path).len(), 1);
+    assert_eq!(world.registry.requests(&path).len(), 1);
 }
 
 #[tokio::test]
-async fn nor_are_the_failures_of_several() {
+async fn a_layer_is_retried_after_several_failed_pulls() {
     let made = web();
     let path = blob_path(&made.layers[0]);
     let (mut others, mut gates) = (Vec::new(), Vec::new());
@@ -409,8 +409,8 @@ async fn nor_are_the_failures_of_several() {
     let ours = world.name("web:1");
     // Its configuration has come: it waits with the others for what is missing.
     let waits = async |registry: &TestRegistry| {
-        until(|| !registry.asked("/blobs/").is_empty()).await;
-        until(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
+        eventually(|| !registry.requests("/blobs/").is_empty()).await;
+        eventually(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     let joins = async |name, order, before: Option<&TestRegistry>| {
@@ -437,7 +437,7 @@ async fn nor_are_the_failures_of_several() {
 }
 
 #[tokio::test]
-async fn a_pull_goes_on_while_one_waits_and_stops_when_the_last_has_left() {
+async fn a_pull_continues_until_its_last_waiter_leaves() {
     let world = ImagesFixture::new().await;
     let made = TestImage::of(vec![tar("page", &vec![7; 100_000])]);
     world.registry.offer("web:1", &made);
@@ -463,17 +463,17 @@ async fn a_pull_goes_on_while_one_waits_and_stops_when_the_last_has_left() {
         () = far => {}
     }
     drop(first);
-    assert_eq!(world.registry.going(), 1, "one still waits");
-    assert_eq!(world.listed("blobs").len(), 1);
+    assert_eq!(world.registry.in_progress(), 1, "one still waits");
+    assert_eq!(world.list("blobs").len(), 1);
     drop(second);
-    until(|| world.registry.going() == 0).await;
+    eventually(|| world.registry.in_progress() == 0).await;
     world.until_no_draft().await;
-    assert!(world.listed("records").is_empty());
-    assert_eq!(world.registry.asked(&path).len(), 1);
+    assert!(world.list("records").is_empty());
+    assert_eq!(world.registry.requests(&path).len(), 1);
 }
 
 #[tokio::test]
-async fn what_is_too_much_is_refused_before_it_comes() {
+async fn oversized_images_are_rejected_before_the_download() {
     let settings = ImageSettings {
         limit_bytes: 2_500,
         ..ImageSettings::default()
@@ -483,7 +483,12 @@ async fn what_is_too_much_is_refused_before_it_comes() {
     world.registry.offer("web:1", &made);
     let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
     assert!(error.contains("limit of 2500 bytes"), "{error}");
-    assert!(world.registry.asked(&blob_path(&made.layers[0])).is_empty());
+    assert!(
+        world
+            .registry
+            .requests(&blob_path(&made.layers[0]))
+            .is_empty()
+    );
 
     world
         .registry
@@ -500,7 +505,7 @@ async fn what_is_too_much_is_refused_before_it_comes() {
 }
 
 #[tokio::test]
-async fn nobody_without_tls_is_asked_but_who_is_listed() {
+async fn only_listed_registries_are_contacted_without_tls() {
     let world = ImagesFixture::new().await;
     let name: ImageReference = "192.0.2.1:1/web:1".parse().unwrap();
     let source = world.images.source(name.clone()).await.unwrap();

@@ -61,7 +61,7 @@ async fn refusal(world: &ImagesFixture, image: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_registry_that_only_the_host_may_reach_is_not_asked_unless_it_is_listed() {
+async fn an_internal_registry_is_contacted_only_if_listed() {
     let server = CountingServer::start();
     let world = opening(&[]).await;
     for (host, what) in [
@@ -114,7 +114,7 @@ async fn a_registry_that_only_the_host_may_reach_is_not_asked_unless_it_is_liste
 }
 
 #[tokio::test]
-async fn no_registry_leads_to_where_it_could_not_be_itself() {
+async fn redirects_to_denied_addresses_are_not_followed() {
     let server = CountingServer::start();
     let world = opening(&[]).await;
     for (place, why) in [
@@ -132,14 +132,14 @@ async fn no_registry_leads_to_where_it_could_not_be_itself() {
         assert!(said.contains(why), "{place}: {said}");
         assert!(said.contains("--insecure-registry "), "{place}: {said}");
         // It gets no credentials either.
-        world.registry.close_door(AccessRule::Closed {
+        world.registry.set_access(AccessRule::Closed {
             wanted: "x".to_owned(),
             challenge: format!("Bearer realm=\"{place}\""),
         });
         let said = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
         assert!(said.contains("token server"), "{place}: {said}");
         assert!(said.contains(why), "{place}: {said}");
-        world.registry.close_door(AccessRule::Open);
+        world.registry.set_access(AccessRule::Open);
     }
     assert_eq!(server.connections(), 0);
 
@@ -155,13 +155,13 @@ async fn no_registry_leads_to_where_it_could_not_be_itself() {
         [InjectedFault::Status(307, "location", there)],
     );
     world.obtain(&world.name("web:1"), 1).await.unwrap();
-    assert_eq!(elsewhere.asked("/manifests/1").len(), 1);
-    elsewhere.give_token(None, "abc");
-    world.registry.close_door(AccessRule::Closed {
+    assert_eq!(elsewhere.requests("/manifests/1").len(), 1);
+    elsewhere.set_token(None, "abc");
+    world.registry.set_access(AccessRule::Closed {
         wanted: "Bearer abc".to_owned(),
         challenge: format!("Bearer realm=\"http://{}/token\"", elsewhere.address()),
     });
     let name = world.name("web:1");
     world.obtain_by(&name, PullPolicy::Always, 2).await.unwrap();
-    assert_eq!(elsewhere.asked("/token").len(), 1);
+    assert_eq!(elsewhere.requests("/token").len(), 1);
 }

@@ -56,25 +56,25 @@ pub(super) struct ReceivedRequest {
 struct RegistryState {
     manifests: BTreeMap<String, (String, Vec<u8>)>,
     blobs: BTreeMap<String, Vec<u8>>,
-    mishaps: BTreeMap<String, VecDeque<InjectedFault>>,
-    door: AccessRule,
+    faults: BTreeMap<String, VecDeque<InjectedFault>>,
+    access: AccessRule,
     /// A token for clients with the header; for all if there is none.
     token: Option<(Option<String>, String)>,
-    asked: Vec<ReceivedRequest>,
+    requests: Vec<ReceivedRequest>,
     /// Responses in progress.
-    going: usize,
+    in_progress: usize,
 }
 
 /// The registry.
 pub(super) struct TestRegistry {
     address: String,
-    shelf: Arc<Mutex<RegistryState>>,
-    serving: tokio::task::JoinHandle<()>,
+    state: Arc<Mutex<RegistryState>>,
+    server: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for TestRegistry {
     fn drop(&mut self) {
-        self.serving.abort();
+        self.server.abort();
     }
 }
 
@@ -83,11 +83,11 @@ impl TestRegistry {
         let shelf = Arc::new(Mutex::new(RegistryState {
             manifests: BTreeMap::new(),
             blobs: BTreeMap::new(),
-            mishaps: BTreeMap::new(),
-            door: AccessRule::Open,
+            faults: BTreeMap::new(),
+            access: AccessRule::Open,
             token: None,
-            asked: Vec::new(),
-            going: 0,
+            requests: Vec::new(),
+            in_progress: 0,
         }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -97,8 +97,8 @@ impl TestRegistry {
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self {
             address,
-            shelf,
-            serving,
+            state: shelf,
+            server: serving,
         }
     }
 
@@ -106,8 +106,8 @@ impl TestRegistry {
         &self.address
     }
 
-    fn shelf(&self) -> std::sync::MutexGuard<'_, RegistryState> {
-        self.shelf.lock().unwrap()
+    fn state(&self) -> std::sync::MutexGuard<'_, RegistryState> {
+        self.state.lock().unwrap()
     }
 
     /// Offers an image as `repository:tag`, and by its digest.
@@ -125,50 +125,53 @@ impl TestRegistry {
         let (repository, tag) = name.split_once(':').unwrap();
         let path = format!("/v2/{repository}/manifests/{tag}");
         let kept = (media_type.to_owned(), bytes);
-        self.shelf().manifests.insert(path, kept);
+        self.state().manifests.insert(path, kept);
     }
 
     pub(super) fn put_blob(&self, bytes: Vec<u8>) {
         let digest = Digest::of(&bytes).to_string();
-        self.shelf().blobs.insert(digest, bytes);
+        self.state().blobs.insert(digest, bytes);
     }
 
     /// Plans failures for the next requests whose path has this suffix, one each.
     pub(super) fn plan(
         &self,
-        ending: impl Into<String>,
-        mishaps: impl IntoIterator<Item = InjectedFault>,
+        suffix: impl Into<String>,
+        faults: impl IntoIterator<Item = InjectedFault>,
     ) {
-        let mut shelf = self.shelf();
+        let mut shelf = self.state();
         shelf
-            .mishaps
-            .entry(ending.into())
+            .faults
+            .entry(suffix.into())
             .or_default()
-            .extend(mishaps);
+            .extend(faults);
     }
 
-    pub(super) fn close_door(&self, door: AccessRule) {
-        self.shelf().door = door;
+    pub(super) fn set_access(&self, access: AccessRule) {
+        self.state().access = access;
     }
 
-    pub(super) fn give_token(&self, wanted: Option<&str>, token: &str) {
-        self.shelf().token = Some((wanted.map(str::to_owned), token.to_owned()));
+    pub(super) fn set_token(&self, wanted: Option<&str>, token: &str) {
+        self.state().token = Some((wanted.map(str::to_owned), token.to_owned()));
     }
 
     /// Returns all requests whose path contains this part.
-    pub(super) fn asked(&self, part: &str) -> Vec<ReceivedRequest> {
-        let shelf = self.shelf();
-        let asked = shelf.asked.iter().filter(|asked| asked.path.contains(part));
+    pub(super) fn requests(&self, part: &str) -> Vec<ReceivedRequest> {
+        let shelf = self.state();
+        let asked = shelf
+            .requests
+            .iter()
+            .filter(|asked| asked.path.contains(part));
         asked.cloned().collect()
     }
 
-    pub(super) fn forget_asked(&self) {
-        self.shelf().asked.clear();
+    pub(super) fn clear_requests(&self) {
+        self.state().requests.clear();
     }
 
     /// Returns the number of responses in progress.
-    pub(super) fn going(&self) -> usize {
-        self.shelf().going
+    pub(super) fn in_progress(&self) -> usize {
+        self.state().in_progress
     }
 }
 
@@ -177,7 +180,7 @@ struct ResponseCounter(Arc<Mutex<RegistryState>>);
 
 impl Drop for ResponseCounter {
     fn drop(&mut self) {
-        self.0.lock().unwrap().going -= 1;
+        self.0.lock().unwrap().in_progress -= 1;
     }
 }
 
@@ -195,8 +198,8 @@ async fn answer(State(shelf): State<Arc<Mutex<RegistryState>>>, request: Request
     };
     let (mishap, bytes, going) = {
         let mut shelf_now = shelf.lock().unwrap();
-        shelf_now.asked.push(asked.clone());
-        let mut mishaps = shelf_now.mishaps.iter_mut();
+        shelf_now.requests.push(asked.clone());
+        let mut mishaps = shelf_now.faults.iter_mut();
         let planned = mishaps.find(|(ending, _)| path.ends_with(ending.as_str()));
         let mishap = planned.and_then(|(_, mishaps)| mishaps.pop_front());
         if path == "/token" {
@@ -208,7 +211,7 @@ async fn answer(State(shelf): State<Arc<Mutex<RegistryState>>>, request: Request
         {
             return refusal;
         }
-        shelf_now.going += 1;
+        shelf_now.in_progress += 1;
         let bytes = shelf_now.content(&path);
         (mishap, bytes, ResponseCounter(Arc::clone(&shelf)))
     };
@@ -223,7 +226,7 @@ async fn answer(State(shelf): State<Arc<Mutex<RegistryState>>>, request: Request
         start.parse::<usize>().ok()
     });
     let (start, whole) = (range.unwrap_or(0).min(bytes.len()), bytes.len());
-    let (bytes, cut) = changed(bytes[start..].to_vec(), mishap).await;
+    let (bytes, cut) = apply_fault(bytes[start..].to_vec(), mishap).await;
     let mut response = Response::builder()
         .header("content-type", media_type)
         .header("content-length", bytes.len());
@@ -235,11 +238,11 @@ async fn answer(State(shelf): State<Arc<Mutex<RegistryState>>>, request: Request
 }
 
 /// Returns the bytes to send, and the number after which it breaks off (or stalls).
-async fn changed(
+async fn apply_fault(
     bytes: Vec<u8>,
-    mishap: Option<InjectedFault>,
+    fault: Option<InjectedFault>,
 ) -> (Vec<u8>, Option<(usize, bool)>) {
-    match mishap {
+    match fault {
         Some(InjectedFault::Bytes(other)) => (other, None),
         Some(InjectedFault::BreakAfter(count)) => (bytes, Some((count, false))),
         Some(InjectedFault::StallAfter(count)) => (bytes, Some((count, true))),
@@ -280,22 +283,22 @@ fn body(bytes: Vec<u8>, cut: Option<(usize, bool)>, going: ResponseCounter) -> B
 }
 
 impl RegistryState {
-    fn token(&self, asked: &ReceivedRequest) -> Response {
+    fn token(&self, request: &ReceivedRequest) -> Response {
         match &self.token {
-            Some((wanted, token)) if wanted.is_none() || *wanted == asked.authorization => {
+            Some((wanted, token)) if wanted.is_none() || *wanted == request.authorization => {
                 format!("{{\"token\": \"{token}\", \"expires_in\": 300}}").into_response()
             }
             _ => StatusCode::UNAUTHORIZED.into_response(),
         }
     }
 
-    fn refusal(&self, asked: &ReceivedRequest) -> Option<Response> {
-        let AccessRule::Closed { wanted, challenge } = &self.door else {
+    fn refusal(&self, request: &ReceivedRequest) -> Option<Response> {
+        let AccessRule::Closed { wanted, challenge } = &self.access else {
             return None;
         };
         let header = [("www-authenticate", challenge.clone())];
         let refusal = (StatusCode::UNAUTHORIZED, header).into_response();
-        (asked.authorization.as_ref() != Some(wanted)).then_some(refusal)
+        (request.authorization.as_ref() != Some(wanted)).then_some(refusal)
     }
 
     fn content(&self, path: &str) -> Option<(String, Vec<u8>)> {

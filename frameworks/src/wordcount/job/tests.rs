@@ -8,7 +8,7 @@ fn job(maps: usize, reduces: usize) -> Job {
         mapper: "/bin/wordmap".into(),
         witness: Some("/witness".into()),
         resources: "cpus:0.1;mem:32".parse().unwrap(),
-        most_failures: 3,
+        max_failures: 3,
         ..Default::default()
     };
     let mut job = Job::new(settings, vec![Vec::new(); maps], reduces);
@@ -82,7 +82,7 @@ fn a_failed_task_is_tried_under_a_new_id_and_given_up_in_the_end() {
 }
 
 #[test]
-fn a_task_on_an_agent_that_is_away_is_waited_for() {
+fn a_task_on_an_unreachable_agent_is_not_repeated() {
     let mut job = job(1, 1);
     job.fill(&offer("4"), 9);
     job.update(&status("map-000-1", v1::TaskState::Unreachable));
@@ -92,7 +92,7 @@ fn a_task_on_an_agent_that_is_away_is_waited_for() {
 }
 
 #[test]
-fn a_map_whose_output_is_gone_is_done_again_before_the_reduce() {
+fn a_map_with_lost_output_is_repeated_before_the_reduce() {
     let mut job = job(2, 1);
     job.fill(&offer("4"), 9);
     job.update(&status("map-000-1", v1::TaskState::Finished));
@@ -110,7 +110,7 @@ fn a_map_whose_output_is_gone_is_done_again_before_the_reduce() {
 }
 
 #[test]
-fn one_accept_never_grows_beyond_what_masters_take() {
+fn one_accept_stays_within_the_bound_of_masters() {
     let mut job = job(2_000, 100);
     while !job.fill(&offer("200"), 999).is_empty() {}
     for map in 0..2_000 {
@@ -125,7 +125,7 @@ fn one_accept_never_grows_beyond_what_masters_take() {
 }
 
 #[test]
-fn what_was_never_launched_waits_again() {
+fn tasks_that_were_not_launched_are_queued_again() {
     let mut job = job(2, 1);
     job.fill(&offer("4"), 9);
     job.not_launched("map-001-1", "the offer was used");

@@ -9,7 +9,7 @@ use super::*;
 mod server;
 
 #[test]
-fn a_status_is_read_from_a_whole_line_of_http_only() {
+fn a_status_requires_a_complete_http_status_line() {
     assert_eq!(status(b"HTTP/1.1 200 OK\r\nServer: x\r\n"), Some(200));
     assert_eq!(status(b"HTTP/1.0 404\n"), Some(404));
     for garbage in [
@@ -28,7 +28,7 @@ fn a_status_is_read_from_a_whole_line_of_http_only() {
 }
 
 #[test]
-fn what_is_expected_is_well_and_else_from_200_to_399() {
+fn expected_statuses_pass_and_200_to_399_by_default() {
     let is_well = |status: u16, expected: &[u16]| {
         let line = format!("HTTP/1.1 {status} X\r\n");
         evaluate_response(line.as_bytes(), &expected.iter().copied().collect()).is_ok()
@@ -42,7 +42,7 @@ fn what_is_expected_is_well_and_else_from_200_to_399() {
 }
 
 #[test]
-fn what_would_smuggle_a_header_or_ask_nobody_is_refused() {
+fn invalid_paths_and_port_zero_are_rejected() {
     let probe = |port, path: &str| Probe {
         port,
         timeout_ms: 1,
@@ -65,7 +65,7 @@ fn what_would_smuggle_a_header_or_ask_nobody_is_refused() {
 }
 
 /// Answers one connection with these bytes, then keeps it open until the client closes it.
-fn asked(answer: &'static [u8], kind: ProbeKind) -> ProbeResult {
+fn run_probe(answer: &'static [u8], kind: ProbeKind) -> ProbeResult {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || {
@@ -80,7 +80,7 @@ fn asked(answer: &'static [u8], kind: ProbeKind) -> ProbeResult {
         timeout_ms,
         kind,
     }
-    .ask();
+    .run();
     server.join().unwrap();
     verdict
 }
@@ -94,7 +94,7 @@ fn get(scheme: Scheme) -> ProbeKind {
 }
 
 /// Sends an HTTPS probe to a server that `serve` runs.
-fn asked_securely(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u64) -> ProbeResult {
+fn probe_tls(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u64) -> ProbeResult {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = std::thread::spawn(move || serve(listener.accept().unwrap().0));
@@ -104,23 +104,23 @@ fn asked_securely(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u6
         timeout_ms,
         kind,
     };
-    let verdict = probe.ask();
+    let verdict = probe.run();
     server.join().unwrap();
     verdict
 }
 
 /// Returns the reason of a failure.
-fn reason(verdict: ProbeResult) -> String {
-    match verdict {
+fn reason(result: ProbeResult) -> String {
+    match result {
         ProbeResult::Fail { reason } => reason,
         ProbeResult::Pass => panic!("it passed"),
     }
 }
 
-const PATIENCE_MS: u64 = 30_000;
+const TIMEOUT_MS: u64 = 30_000;
 
 #[test]
-fn an_answer_over_tls_is_judged_like_any_other_whoever_gives_it() {
+fn responses_over_tls_pass_without_certificate_verification() {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         for (status, is_well) in [("204 No Content", true), ("503 Busy", false)] {
             let serve = move |stream| {
@@ -131,7 +131,7 @@ fn an_answer_over_tls_is_judged_like_any_other_whoever_gives_it() {
                     "{asked}"
                 );
             };
-            let verdict = asked_securely(serve, PATIENCE_MS);
+            let verdict = probe_tls(serve, TIMEOUT_MS);
             match is_well {
                 true => assert_eq!(verdict, ProbeResult::Pass),
                 false => assert!(reason(verdict).ends_with("GET /: answered with status 503")),
@@ -141,23 +141,23 @@ fn an_answer_over_tls_is_judged_like_any_other_whoever_gives_it() {
 }
 
 #[test]
-fn who_does_not_speak_tls_is_not_well_in_words() {
+fn a_server_without_tls_fails_with_a_reason() {
     let plain = |mut stream: TcpStream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
     };
-    let told = reason(asked_securely(plain, PATIENCE_MS));
+    let told = reason(probe_tls(plain, TIMEOUT_MS));
     assert!(told.contains("cannot agree on TLS: "), "{told}");
-    let told = reason(asked_securely(drop, PATIENCE_MS));
+    let told = reason(probe_tls(drop, TIMEOUT_MS));
     assert!(told.contains("cannot agree on TLS: "), "{told}");
 }
 
 #[test]
-fn who_is_silent_or_never_comes_to_an_end_has_not_answered_in_time() {
+fn silent_and_endless_responses_time_out() {
     let silent = |mut stream: TcpStream| {
         let _ = stream.read_to_end(&mut Vec::new());
     };
-    let told = reason(asked_securely(silent, 300));
+    let told = reason(probe_tls(silent, 300));
     assert!(told.ends_with("no answer within 300 ms"), "{told}");
     // The header of a record of the maximum size, and then one byte at intervals.
     let dripping = |mut stream: TcpStream| {
@@ -166,33 +166,33 @@ fn who_is_silent_or_never_comes_to_an_end_has_not_answered_in_time() {
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    let told = reason(asked_securely(dripping, 300));
+    let told = reason(probe_tls(dripping, 300));
     assert!(told.ends_with("no answer within 300 ms"), "{told}");
 }
 
 #[test]
-fn an_answer_is_judged_without_waiting_for_its_end() {
+fn a_response_is_evaluated_before_its_end() {
     let http = || get(Scheme::Http);
     assert_eq!(
-        asked(b"HTTP/1.1 204 No Content\r\n", http()),
+        run_probe(b"HTTP/1.1 204 No Content\r\n", http()),
         ProbeResult::Pass
     );
-    let ProbeResult::Fail { reason } = asked(b"HTTP/1.1 503 Busy\r\n", http()) else {
+    let ProbeResult::Fail { reason } = run_probe(b"HTTP/1.1 503 Busy\r\n", http()) else {
         panic!("it is not well")
     };
     assert!(
         reason.ends_with("GET /: answered with status 503"),
         "{reason}"
     );
-    let ProbeResult::Fail { reason } = asked(b"HTTP/1.1 20", http()) else {
+    let ProbeResult::Fail { reason } = run_probe(b"HTTP/1.1 20", http()) else {
         panic!("it never came")
     };
     assert!(reason.ends_with("no answer within 300 ms"), "{reason}");
-    assert_eq!(asked(b"", ProbeKind::Tcp), ProbeResult::Pass);
+    assert_eq!(run_probe(b"", ProbeKind::Tcp), ProbeResult::Pass);
 }
 
 #[test]
-fn where_nobody_listens_nobody_is_well() {
+fn a_port_without_a_listener_fails() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -201,7 +201,7 @@ fn where_nobody_listens_nobody_is_well() {
         timeout_ms: 1000,
         kind: ProbeKind::Tcp,
     };
-    let ProbeResult::Fail { reason } = probe.ask() else {
+    let ProbeResult::Fail { reason } = probe.run() else {
         panic!("nobody listens")
     };
     assert!(reason.contains("cannot connect"), "{reason}");

@@ -95,7 +95,7 @@ impl NetworkConfList {
         &self,
         plugin: &Map<String, Value>,
         ports: &[PortPublication],
-        before: Option<&Value>,
+        previous: Option<&Value>,
     ) -> Value {
         let mut input = plugin.clone();
         input.remove("capabilities");
@@ -112,7 +112,7 @@ impl NetworkConfList {
             let ports: Vec<_> = ports.collect();
             input.insert("runtimeConfig".to_owned(), json!({ "portMappings": ports }));
         }
-        if let Some(before) = before {
+        if let Some(before) = previous {
             input.insert("prevResult".to_owned(), before.clone());
         }
         Value::Object(input)
@@ -141,7 +141,7 @@ mod tests {
         ] }"#;
 
     #[test]
-    fn a_plugin_is_told_its_part_and_what_the_runtime_adds() {
+    fn a_plugin_receives_its_part_and_the_runtimes_additions() {
         let list = NetworkConfList::parse(LIST).unwrap();
         let ports = [PortPublication {
             name: "web".to_owned(),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_cannot_be_right_is_refused_with_the_reason() {
+    fn an_invalid_list_is_rejected_with_the_reason() {
         for (wrong, reason) in [
             (
                 LIST.replace("1.0.0", "0.3.1").replace("1.1.0", "0.2.0"),

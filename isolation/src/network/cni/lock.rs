@@ -19,23 +19,23 @@ use crate::network::ipam::lock_within;
 use crate::sys;
 
 /// The time in which a killed plugin must end.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The right to run a plugin for a container, until it is dropped.
 pub(super) struct ContainerLock(Flock<File>);
 
 impl ContainerLock {
     /// Waits for a plugin that a dead agent left, up to the plugin timeout; then kills it.
-    pub(super) fn take(path: &Path, patience: Duration) -> io::Result<Self> {
+    pub(super) fn take(path: &Path, timeout: Duration) -> io::Result<Self> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(path)?;
-        let locked = lock_within(file, patience).or_else(|(file, errno)| {
+        let locked = lock_within(file, timeout).or_else(|(file, errno)| {
             if errno != Errno::EWOULDBLOCK {
                 return Err(io::Error::from(errno));
             }
             kill_readers(path)?;
-            let locked = lock_within(file, END_PATIENCE);
+            let locked = lock_within(file, KILL_TIMEOUT);
             locked.map_err(|(_, errno)| match errno {
                 Errno::EWOULDBLOCK => io::ErrorKind::TimedOut.into(),
                 errno => errno.into(),

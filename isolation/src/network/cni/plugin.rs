@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::lock::ContainerLock;
-use crate::child::{ChildProcess, all_of, scratch};
+use crate::child::{ChildProcess, memory_file, read_all};
 use crate::spawner::{ProgramCall, StandardStreams};
 
 /// The `PATH` of plugins.
@@ -23,7 +23,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub(super) struct PluginCall<'a> {
     pub(super) executable: &'a Path,
     pub(super) environment: Vec<(&'static str, OsString)>,
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
 }
 
 /// A plugin's error result.
@@ -37,13 +37,13 @@ struct PluginError {
 
 impl PluginCall<'_> {
     /// Returns its result, null if it is empty; or the error as text.
-    pub(super) fn perform(&self, input: &Value, turn: &mut ContainerLock) -> Result<Value, String> {
+    pub(super) fn run(&self, input: &Value, lock: &mut ContainerLock) -> Result<Value, String> {
         let words = |error: io::Error| format!("cannot run it: {error}");
         // Files, not pipes: a plugin that does not read, or a child that it leaves behind, cannot
         // block this process.
-        let told = turn.input(&input.to_string()).map_err(words)?;
-        let mut answered = scratch().map_err(words)?;
-        let mut complained = scratch().map_err(words)?;
+        let told = lock.input(&input.to_string()).map_err(words)?;
+        let mut answered = memory_file().map_err(words)?;
+        let mut complained = memory_file().map_err(words)?;
         let copy = |file: &File| file.try_clone().map(OwnedFd::from);
         let streams = StandardStreams {
             input: told,
@@ -55,18 +55,18 @@ impl PluginCall<'_> {
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let execution = ProgramCall::of(&command).without_our_environment();
         let mut child = ChildProcess::execute(&execution, streams).map_err(words)?;
-        let status = match child.reaped(self.patience) {
+        let status = match child.wait(self.timeout) {
             Ok(Some(status)) => status,
             Ok(None) => {
-                child.end();
-                return Err(format!("it did not end within {:?}", self.patience));
+                child.kill();
+                return Err(format!("it did not end within {:?}", self.timeout));
             }
             Err(error) => {
-                child.end();
+                child.kill();
                 return Err(words(error));
             }
         };
-        let answer = all_of(&mut answered).map_err(words)?;
+        let answer = read_all(&mut answered).map_err(words)?;
         if status.success() {
             if answer.trim().is_empty() {
                 return Ok(Value::Null);
@@ -82,7 +82,7 @@ impl PluginCall<'_> {
                 Err(format!("{msg}: {details} (code {code})"))
             }
             Err(_) => {
-                let complaint = all_of(&mut complained).map_err(words)?;
+                let complaint = read_all(&mut complained).map_err(words)?;
                 Err(format!("it ended with {status}: {}", complaint.trim()))
             }
         }

@@ -13,8 +13,8 @@ use std::fs;
 use std::io;
 
 use super::super::rules::DEVICES;
-use super::super::{NetworkError, namespace, refused};
-use super::{are_all_noted, devices};
+use super::super::{NetworkError, namespace, network_error};
+use super::{are_all_recorded, devices};
 use crate::crash_points;
 use crate::network::ipam::{DeviceSettings6, ForwardingRecord6, Ipam};
 
@@ -27,62 +27,62 @@ const BY_HOSTS: &str = "1";
 const ALWAYS: &str = "2";
 
 /// Enables it if it is disabled. Returns the devices between which the host must not forward.
-pub(super) fn switch_on(records: &Ipam) -> Result<Vec<String>, NetworkError> {
-    if let Some(noted) = records.noted_ipv6()?
+pub(super) fn enable(records: &Ipam) -> Result<Vec<String>, NetworkError> {
+    if let Some(noted) = records.recorded_ipv6()?
         && noted.is_pending
     {
         restore(&noted.devices)?;
-        records.note_ipv6(&ForwardingRecord6 {
+        records.record_ipv6(&ForwardingRecord6 {
             is_pending: false,
             ..noted
         })?;
     }
     if read(ALL)? == "0" {
         let closed = devices()?;
-        switch(records, closed, "1")?;
+        set_all(records, closed, "1")?;
     }
-    closed_between(records)
+    recorded_devices(records)
 }
 
 /// Returns the recorded devices.
-pub(super) fn closed_between(records: &Ipam) -> Result<Vec<String>, NetworkError> {
-    let noted = records.noted_ipv6()?;
-    Ok(noted.map(|noted| noted.closed).unwrap_or_default())
+pub(super) fn recorded_devices(records: &Ipam) -> Result<Vec<String>, NetworkError> {
+    let noted = records.recorded_ipv6()?;
+    Ok(noted.map(|noted| noted.denied).unwrap_or_default())
 }
 
 /// Disables it if an agent enabled it and no device was added since.
-pub(super) fn switch_off(records: &Ipam) -> Result<(), NetworkError> {
-    let Some(noted) = records.noted_ipv6()? else {
+pub(super) fn disable(records: &Ipam) -> Result<(), NetworkError> {
+    let Some(noted) = records.recorded_ipv6()? else {
         return Ok(());
     };
-    if !are_all_noted(&noted.closed)? {
+    if !are_all_recorded(&noted.denied)? {
         return Ok(());
     }
-    switch(records, noted.closed, "0")?;
-    records.forget_ipv6()
+    set_all(records, noted.denied, "0")?;
+    records.clear_ipv6()
 }
 
 /// Sets `all` and nothing else.
-fn switch(records: &Ipam, closed: Vec<String>, value: &str) -> Result<(), NetworkError> {
+fn set_all(records: &Ipam, closed: Vec<String>, value: &str) -> Result<(), NetworkError> {
     let mut noted = ForwardingRecord6 {
         is_pending: true,
-        closed,
+        denied: closed,
         devices: settings()?,
     };
     // The record first, as for IPv4.
-    records.note_ipv6(&noted)?;
+    records.record_ipv6(&noted)?;
     for device in &noted.devices {
         if device.accept_ra == BY_HOSTS {
             set(&device.name, "accept_ra", ALWAYS)?;
         }
     }
-    namespace::set(ALL, value).map_err(refused(format!(
+    namespace::set(ALL, value).map_err(network_error(format!(
         "set net.ipv6.conf.all.forwarding to {value}"
     )))?;
     crash_points::passed("network.forwarding-of-ipv6-set");
     restore(&noted.devices)?;
     noted.is_pending = false;
-    records.note_ipv6(&noted)
+    records.record_ipv6(&noted)
 }
 
 /// Restores the former values of devices.
@@ -98,10 +98,10 @@ fn restore(devices: &[DeviceSettings6]) -> Result<(), NetworkError> {
 /// Returns the settings of all devices except containers'.
 fn settings() -> Result<Vec<DeviceSettings6>, NetworkError> {
     let folder = format!("/proc/sys/{DEVICES_6}");
-    let entries = fs::read_dir(folder).map_err(refused("list the settings of IPv6"))?;
+    let entries = fs::read_dir(folder).map_err(network_error("list the settings of IPv6"))?;
     let mut found = Vec::new();
     for entry in entries {
-        let name = entry.map_err(refused("list the settings of IPv6"))?;
+        let name = entry.map_err(network_error("list the settings of IPv6"))?;
         let name = name.file_name().to_string_lossy().into_owned();
         if name == "all" || name.starts_with(DEVICES) {
             continue;
@@ -121,7 +121,7 @@ fn settings() -> Result<Vec<DeviceSettings6>, NetworkError> {
 
 fn read(setting: &str) -> Result<String, NetworkError> {
     let value = fs::read_to_string(format!("/proc/sys/{setting}"));
-    let value = value.map_err(refused(format!("read the setting {setting}")))?;
+    let value = value.map_err(network_error(format!("read the setting {setting}")))?;
     Ok(value.trim().to_owned())
 }
 
@@ -129,6 +129,8 @@ fn set(device: &str, setting: &str, value: &str) -> Result<(), NetworkError> {
     match namespace::set(&format!("{DEVICES_6}/{device}/{setting}"), value) {
         // The device has been removed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(refused(format!("set {setting} of {device} to {value}"))),
+        other => other.map_err(network_error(format!(
+            "set {setting} of {device} to {value}"
+        ))),
     }
 }

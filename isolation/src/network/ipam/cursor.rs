@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
-use super::{Ipam, failed, replace};
+use super::{Ipam, record_error, replace};
 use crate::network::{NetworkError, Subnet};
 
 /// The number of addresses that may be taken per record of the cursor: each record costs two
@@ -20,7 +20,7 @@ const AHEAD: u32 = 64;
 pub(super) struct AddressCursor {
     next: u32,
     /// The number of addresses left before the recorded cursor.
-    left: u32,
+    remaining: u32,
 }
 
 impl Ipam {
@@ -41,7 +41,7 @@ impl Ipam {
                     return Ok(address);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(failed("make the link", &path)(source)),
+                Err(source) => return Err(record_error("make the link", &path)(source)),
             }
         }
         Err(NetworkError::Exhausted { subnet })
@@ -63,17 +63,23 @@ impl Ipam {
         subnet: Subnet,
     ) -> Result<AddressCursor, NetworkError> {
         let next = (taken + 1) % subnet.capacity();
-        let left = cursor.and_then(|cursor| cursor.left.checked_sub(steps));
+        let left = cursor.and_then(|cursor| cursor.remaining.checked_sub(steps));
         if let Some(left) = left {
-            return Ok(AddressCursor { next, left });
+            return Ok(AddressCursor {
+                next,
+                remaining: left,
+            });
         }
         let ahead = AHEAD.min(subnet.capacity() / 8);
         let recorded = (next + ahead) % subnet.capacity();
         replace(&self.cursor_path(), &recorded.to_string())?;
-        Ok(AddressCursor { next, left: ahead })
+        Ok(AddressCursor {
+            next,
+            remaining: ahead,
+        })
     }
 
     pub(super) fn cursor_path(&self) -> PathBuf {
-        self.folder.join("cursors").join(self.tag())
+        self.directory.join("cursors").join(self.tag())
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::notes::NamespaceId;
-use super::{Ipam, draft_of, failed, remove};
+use super::{Ipam, draft_of, record_error, remove};
 use crate::network::NetworkError;
 
 /// The devices of a host that forwarded no IPv6, and the settings to restore.
@@ -18,7 +18,7 @@ pub(in crate::network) struct ForwardingRecord6 {
     /// Whether devices may have values other than the recorded ones.
     pub(in crate::network) is_pending: bool,
     /// The devices between which nothing may be forwarded.
-    pub(in crate::network) closed: Vec<String>,
+    pub(in crate::network) denied: Vec<String>,
     pub(in crate::network) devices: Vec<DeviceSettings6>,
 }
 
@@ -41,7 +41,7 @@ impl ForwardingRecord6 {
         if self.is_pending {
             let _ = writeln!(text, "{PENDING}");
         }
-        for name in &self.closed {
+        for name in &self.denied {
             let _ = writeln!(text, "{CLOSED} {name}");
         }
         for device in &self.devices {
@@ -54,14 +54,14 @@ impl ForwardingRecord6 {
     fn parse(text: &str) -> Self {
         let mut noted = Self {
             is_pending: false,
-            closed: Vec::new(),
+            denied: Vec::new(),
             devices: Vec::new(),
         };
         for line in text.lines() {
             let words: Vec<_> = line.split(' ').collect();
             match words[..] {
                 [PENDING] => noted.is_pending = true,
-                [CLOSED, name] => noted.closed.push(name.to_owned()),
+                [CLOSED, name] => noted.denied.push(name.to_owned()),
                 [DEVICE, name, forwarding, accept_ra] => noted.devices.push(DeviceSettings6 {
                     name: name.to_owned(),
                     forwarding: forwarding.to_owned(),
@@ -77,33 +77,35 @@ impl ForwardingRecord6 {
 
 impl Ipam {
     /// Replaces an earlier record.
-    pub(in crate::network) fn note_ipv6(
+    pub(in crate::network) fn record_ipv6(
         &self,
         noted: &ForwardingRecord6,
     ) -> Result<(), NetworkError> {
-        let path = self.ipv6_note()?;
+        let path = self.ipv6_path()?;
         let draft = draft_of(&path);
-        fs::write(&draft, noted.text()).map_err(failed("write", &draft))?;
-        fs::rename(&draft, &path).map_err(failed("replace", &path))
+        fs::write(&draft, noted.text()).map_err(record_error("write", &draft))?;
+        fs::rename(&draft, &path).map_err(record_error("replace", &path))
     }
 
-    pub(in crate::network) fn noted_ipv6(&self) -> Result<Option<ForwardingRecord6>, NetworkError> {
-        let path = self.ipv6_note()?;
+    pub(in crate::network) fn recorded_ipv6(
+        &self,
+    ) -> Result<Option<ForwardingRecord6>, NetworkError> {
+        let path = self.ipv6_path()?;
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(ForwardingRecord6::parse(&text))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("read", &path)(error)),
+            Err(error) => Err(record_error("read", &path)(error)),
         }
     }
 
-    pub(in crate::network) fn forget_ipv6(&self) -> Result<(), NetworkError> {
-        remove(&self.ipv6_note()?)
+    pub(in crate::network) fn clear_ipv6(&self) -> Result<(), NetworkError> {
+        remove(&self.ipv6_path()?)
     }
 
     /// Returns the path, which includes the network namespace as for IPv4.
-    fn ipv6_note(&self) -> Result<PathBuf, NetworkError> {
+    fn ipv6_path(&self) -> Result<PathBuf, NetworkError> {
         let namespace = NamespaceId::current()?;
-        Ok(self.folder.join(match namespace.cookie {
+        Ok(self.directory.join(match namespace.cookie {
             Some(cookie) => format!("forwarding6-cookie-{cookie}"),
             None => format!("forwarding6-{}", namespace.inode),
         }))
@@ -117,10 +119,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_note_on_ipv6_is_read_as_it_was_written_and_gone_when_it_is_forgotten() {
+    fn an_ipv6_record_round_trips_and_can_be_cleared() {
         let folder = tempfile::tempdir().unwrap();
         let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
-        assert_eq!(records.noted_ipv6().unwrap(), None);
+        assert_eq!(records.recorded_ipv6().unwrap(), None);
         let device = |name: &str| DeviceSettings6 {
             name: name.to_owned(),
             forwarding: "0".to_owned(),
@@ -130,13 +132,13 @@ mod tests {
         for is_pending in [true, false] {
             let noted = ForwardingRecord6 {
                 is_pending,
-                closed: many.clone(),
+                denied: many.clone(),
                 devices: vec![device("default"), device("eth0.100")],
             };
-            records.note_ipv6(&noted).unwrap();
-            assert_eq!(records.noted_ipv6().unwrap(), Some(noted));
+            records.record_ipv6(&noted).unwrap();
+            assert_eq!(records.recorded_ipv6().unwrap(), Some(noted));
         }
-        records.forget_ipv6().unwrap();
-        assert_eq!(records.noted_ipv6().unwrap(), None);
+        records.clear_ipv6().unwrap();
+        assert_eq!(records.recorded_ipv6().unwrap(), None);
     }
 }

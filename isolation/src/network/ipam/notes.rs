@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::{Ipam, failed, remove, replace};
+use super::{Ipam, record_error, remove, replace};
 use crate::network::NetworkError;
 use crate::sys;
 
@@ -26,12 +26,12 @@ impl NamespaceId {
     /// Returns the calling thread's namespace.
     pub(super) fn current() -> Result<Self, NetworkError> {
         let path = Path::new("/proc/thread-self/ns/net");
-        let found = fs::metadata(path).map_err(failed("inspect", path))?;
-        let socket = UnixDatagram::unbound().map_err(failed("create a socket", path))?;
+        let found = fs::metadata(path).map_err(record_error("inspect", path))?;
+        let socket = UnixDatagram::unbound().map_err(record_error("create a socket", path))?;
         let cookie = match sys::network::namespace_cookie(socket.as_fd()) {
             Ok(cookie) => Some(cookie),
             Err(Errno::ENOPROTOOPT) => None,
-            Err(errno) => return Err(failed("read the cookie of", path)(errno.into())),
+            Err(errno) => return Err(record_error("read the cookie of", path)(errno.into())),
         };
         Ok(Self {
             cookie,
@@ -60,43 +60,45 @@ impl ForwardingRecord {
 impl Ipam {
     /// Records that the host, with these devices, forwarded nothing before an agent enabled it.
     /// Replaces an earlier record.
-    pub(in crate::network) fn note_closed(&self, devices: &[String]) -> Result<(), NetworkError> {
-        replace(&self.closed()?, &format!("off {}", devices.join(" ")))
+    pub(in crate::network) fn record_denied(&self, devices: &[String]) -> Result<(), NetworkError> {
+        replace(&self.denied_path()?, &format!("off {}", devices.join(" ")))
     }
 
     /// Returns the devices of that record; `None` if there is no record.
-    pub(in crate::network) fn closed_between(
+    pub(in crate::network) fn recorded_denied(
         &self,
     ) -> Result<Option<ForwardingRecord>, NetworkError> {
-        let path = self.closed()?;
+        let path = self.denied_path()?;
         match fs::read_link(&path) {
             Ok(noted) => Ok(Some(ForwardingRecord::parse(&noted.to_string_lossy()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("read the link", &path)(error)),
+            Err(error) => Err(record_error("read the link", &path)(error)),
         }
     }
 
-    pub(in crate::network) fn forget_closed(&self) -> Result<(), NetworkError> {
-        remove(&self.closed()?)
+    pub(in crate::network) fn clear_denied(&self) -> Result<(), NetworkError> {
+        remove(&self.denied_path()?)
     }
 
     /// Returns the path of the record. The setting belongs to the agent's network namespace; agents
     /// in other namespaces may share this directory.
-    fn closed(&self) -> Result<PathBuf, NetworkError> {
-        self.closed_in(&NamespaceId::current()?)
+    fn denied_path(&self) -> Result<PathBuf, NetworkError> {
+        self.denied_path_in(&NamespaceId::current()?)
     }
 
-    fn closed_in(&self, namespace: &NamespaceId) -> Result<PathBuf, NetworkError> {
-        let by_inode = self.folder.join(format!("forwarding-{}", namespace.inode));
+    fn denied_path_in(&self, namespace: &NamespaceId) -> Result<PathBuf, NetworkError> {
+        let by_inode = self
+            .directory
+            .join(format!("forwarding-{}", namespace.inode));
         let Some(cookie) = namespace.cookie else {
             return Ok(by_inode);
         };
-        let by_cookie = self.folder.join(format!("forwarding-cookie-{cookie}"));
+        let by_cookie = self.directory.join(format!("forwarding-cookie-{cookie}"));
         // A record of an earlier build belongs to this namespace, and must not apply to the next
         // one with the same inode.
         match fs::rename(&by_inode, &by_cookie) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("rename the link", &by_inode)(error))
+                Err(record_error("rename the link", &by_inode)(error))
             }
             Ok(()) | Err(_) => Ok(by_cookie),
         }
@@ -110,36 +112,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_note_counts_and_one_without_devices_is_not_that_of_an_older_release() {
+    fn the_newest_record_is_used_and_an_empty_one_is_not_unknown() {
         let folder = tempfile::tempdir().unwrap();
         let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
-        assert_eq!(records.closed_between().unwrap(), None);
-        symlink("off", records.closed().unwrap()).unwrap();
+        assert_eq!(records.recorded_denied().unwrap(), None);
+        symlink("off", records.denied_path().unwrap()).unwrap();
         assert_eq!(
-            records.closed_between().unwrap(),
+            records.recorded_denied().unwrap(),
             Some(ForwardingRecord::Unknown)
         );
         for devices in [&["eth0", "eth1"][..], &[]] {
             let devices: Vec<_> = devices.iter().map(|name| (*name).to_owned()).collect();
-            records.note_closed(&devices).unwrap();
-            let noted = records.closed_between().unwrap();
+            records.record_denied(&devices).unwrap();
+            let noted = records.recorded_denied().unwrap();
             assert_eq!(noted, Some(ForwardingRecord::Devices(devices)));
         }
-        records.forget_closed().unwrap();
-        assert_eq!(records.closed_between().unwrap(), None);
+        records.clear_denied().unwrap();
+        assert_eq!(records.recorded_denied().unwrap(), None);
     }
 
     #[test]
-    fn a_note_on_forwarding_is_of_one_namespace_and_of_no_later_one_with_its_inode() {
+    fn a_record_is_not_used_for_a_later_namespace_with_its_inode() {
         let folder = tempfile::tempdir().unwrap();
         let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
         let namespace = |cookie| NamespaceId { cookie, inode: 5 };
         let is_noted = |cookie| {
-            let path = records.closed_in(&namespace(cookie)).unwrap();
+            let path = records.denied_path_in(&namespace(cookie)).unwrap();
             path.is_symlink()
         };
         assert!(!is_noted(Some(7)));
-        let path = records.closed_in(&namespace(None)).unwrap();
+        let path = records.denied_path_in(&namespace(None)).unwrap();
         symlink("off", path).unwrap();
         assert!(is_noted(None), "a kernel without cookies knows no better");
         assert!(is_noted(Some(7)), "what an older release has left");
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_told_by_its_cookie_where_the_kernel_has_one() {
+    fn a_namespace_is_identified_by_its_cookie_if_available() {
         let found = NamespaceId::current().unwrap();
         let again = NamespaceId::current().unwrap();
         assert_eq!((found.cookie, found.inode), (again.cookie, again.inode));

@@ -8,14 +8,14 @@ use super::NetworkState;
 /// namespace cannot be created: the next caller that needs one tries again, and gets the error.
 pub(super) fn refill(shared: &Arc<NetworkState>) {
     let mut pool = shared.pool();
-    if pool.filling || pool.ended || pool.ready.len() >= shared.settings.ready {
+    if pool.is_filling || pool.is_closed || pool.ready.len() >= shared.settings.pool_size {
         return;
     }
     let of_thread = Arc::clone(shared);
     let thread = std::thread::Builder::new().name("networks".to_owned());
     // Without a thread namespaces are created on demand.
     pool.filler = thread.spawn(move || fill(&of_thread)).ok();
-    pool.filling = pool.filler.is_some();
+    pool.is_filling = pool.filler.is_some();
 }
 
 fn fill(shared: &NetworkState) {
@@ -23,19 +23,19 @@ fn fill(shared: &NetworkState) {
         let made = shared.make();
         let mut pool = shared.pool();
         match made {
-            Ok(waiting) if pool.ended => {
+            Ok(waiting) if pool.is_closed => {
                 drop(pool);
                 shared.abandon(waiting.address);
                 return;
             }
             Ok(waiting) => pool.ready.push_back(waiting),
             Err(_) => {
-                pool.filling = false;
+                pool.is_filling = false;
                 return;
             }
         }
-        if pool.ready.len() >= shared.settings.ready {
-            pool.filling = false;
+        if pool.ready.len() >= shared.settings.pool_size {
+            pool.is_filling = false;
             return;
         }
     }

@@ -65,7 +65,7 @@ fn nothing_is_written_through_a_link() {
 }
 
 #[test]
-fn a_link_that_was_there_before_is_not_followed() {
+fn an_existing_link_is_not_followed() {
     let world = UnpackFixture::new();
     std::os::unix::fs::symlink("../outside", world.at("l")).unwrap();
     let refusal = world.refusal(&Tarball::default().file("l/secret", "x").end());
@@ -180,7 +180,7 @@ fn devices_and_pipes_are_refused() {
 }
 
 #[test]
-fn set_id_bits_are_stripped_but_of_files_of_layers() {
+fn set_id_bits_are_kept_only_in_layers() {
     let world = UnpackFixture::new();
     let item = |kind, path| TarEntry {
         kind,
@@ -208,7 +208,7 @@ fn set_id_bits_are_stripped_but_of_files_of_layers() {
 }
 
 #[test]
-fn what_is_declared_counts_before_it_is_there() {
+fn declared_sizes_count_before_the_data() {
     let rules = UnpackLimits {
         bytes_max: 1 << 30,
         ..UnpackLimits::archive()
@@ -234,7 +234,7 @@ fn what_is_declared_counts_before_it_is_there() {
 }
 
 #[test]
-fn bombs_are_stopped_whatever_they_are_packed_with() {
+fn compression_bombs_are_rejected_in_every_format() {
     let zeroes = "\0".repeat(24 << 20);
     let tarball = Tarball::default().file("zeroes", &zeroes).end();
     let rules = UnpackLimits::archive();
@@ -315,7 +315,7 @@ fn paths_that_are_too_long_or_deep_are_refused() {
 }
 
 #[test]
-fn a_nul_is_refused_wherever_it_stands() {
+fn a_nul_byte_is_rejected_everywhere() {
     refused(
         Tarball::default().pax("path", b"a\0b").file("f", "x"),
         "a\\0b",
@@ -472,7 +472,7 @@ fn archives_that_are_cut_or_broken_are_refused() {
 }
 
 #[test]
-fn what_follows_the_end_is_refused() {
+fn trailing_data_is_rejected() {
     let mut archive = Tarball::default().file("f", "x").end();
     archive.extend([0; 10 * 512]);
     UnpackFixture::new()
@@ -489,7 +489,7 @@ fn what_follows_the_end_is_refused() {
 }
 
 #[test]
-fn the_caller_may_end_it() {
+fn the_caller_can_cancel() {
     let body = "x".repeat(4 << 20);
     let archive = Tarball::default().file("f", &body).file("g", &body).end();
     let world = UnpackFixture::new();

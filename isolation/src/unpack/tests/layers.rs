@@ -22,7 +22,7 @@ fn is_opaque(world: &UnpackFixture, path: &str) -> bool {
 }
 
 #[test]
-fn whiteouts_become_what_an_overlay_understands() {
+fn whiteouts_become_overlay_whiteouts() {
     let world = UnpackFixture::new();
     unpacked(
         &world,
@@ -39,7 +39,7 @@ fn whiteouts_become_what_an_overlay_understands() {
 }
 
 #[test]
-fn a_layer_does_not_hide_what_it_has_itself_in_either_order() {
+fn a_layer_does_not_hide_its_own_entries() {
     let entries: [fn(Tarball) -> Tarball; 2] = [
         |layer| {
             layer
@@ -72,7 +72,7 @@ fn a_layer_does_not_hide_what_it_has_itself_in_either_order() {
 }
 
 #[test]
-fn only_names_make_overlay_metadata() {
+fn only_whiteout_names_create_overlay_metadata() {
     let world = UnpackFixture::new();
     let done = unpacked(
         &world,
@@ -162,7 +162,7 @@ fn owners_times_and_modes_are_kept() {
 }
 
 #[test]
-fn owners_that_no_container_has_are_refused() {
+fn owners_outside_the_container_range_are_rejected() {
     for owner in [(65_536, 0), (0, 65_536), (u64::from(u32::MAX) + 1, 0)] {
         let item = TarEntry {
             kind: b'0',
@@ -194,7 +194,7 @@ fn owners_that_no_container_has_are_refused() {
 }
 
 #[test]
-fn the_digest_is_that_of_all_that_was_unpacked() {
+fn the_digest_covers_all_unpacked_data() {
     let mut layer = Tarball::default().file("f", "x").end();
     layer.extend([0; 9 * 1024]);
     let expected: [u8; 32] = Sha256::digest(&layer).into();

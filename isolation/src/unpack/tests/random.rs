@@ -77,7 +77,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn an_archive_stays_in_its_folder(entries in prop::collection::vec(entry(), 1..12)) {
+    fn an_archive_stays_in_its_directory(entries in prop::collection::vec(entry(), 1..12)) {
         // An invalid entry ends the work, so each is also tried as the last one.
         for length in 1..=entries.len() {
             let world = UnpackFixture::new();
@@ -88,13 +88,13 @@ proptest! {
     }
 
     #[test]
-    fn a_layer_stays_in_its_folder(entries in prop::collection::vec(entry(), 1..12)) {
+    fn a_layer_stays_in_its_directory(entries in prop::collection::vec(entry(), 1..12)) {
         let world = UnpackFixture::new();
         let _ = world.unpack(&tarball(&entries), ArchiveFormat::Tar, &UnpackLimits::layer());
     }
 
     #[test]
-    fn bytes_at_random_are_no_archive(
+    fn random_bytes_are_not_an_archive(
         bytes in prop::collection::vec(any::<u8>(), 0..3000),
         format in prop::sample::select(vec![ArchiveFormat::Tar, ArchiveFormat::TarGzip, ArchiveFormat::TarZstd, ArchiveFormat::TarXz, ArchiveFormat::Zip]),
     ) {
@@ -102,7 +102,7 @@ proptest! {
     }
 
     #[test]
-    fn one_changed_byte_never_leads_out(at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn one_changed_byte_never_escapes(at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let mut bytes = Tarball::default().folder("a").file("a/f", "x").link("l", "a/f").hard_link("h", "a/f").end();
         let at = at.index(bytes.len());
         bytes[at] = to;

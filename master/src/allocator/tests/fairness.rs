@@ -126,7 +126,7 @@ fn tasks_and_offers_count_for_the_share_and_unreachable_tasks_do_not() {
     let b = world.framework(&["b"]);
     let agent = world.agent("cpus:2");
     assert_eq!(world.offered(), [(b, agent)], "the task counts");
-    world.lose(far);
+    world.mark_unreachable(far);
     let next = world.agent("cpus:2");
     assert_eq!(world.offered(), [(a, next)], "its agent is unreachable");
 }
@@ -179,7 +179,7 @@ fn a_framework_that_can_use_nothing_does_not_block_the_next() {
 }
 
 #[test]
-fn the_order_in_which_agents_and_frameworks_come_changes_no_account() {
+fn order_of_arrival_does_not_change_accounts() {
     let mut one = World::new();
     let framework = one.framework(&["a"]);
     let agent = one.agent("cpus:2;mem:64");
@@ -312,7 +312,7 @@ fn a_kind_behind_the_eighth_counts_for_fairness() {
 }
 
 #[test]
-fn a_round_looks_at_a_part_of_the_roles_and_the_next_one_at_the_rest() {
+fn rounds_refresh_roles_in_parts() {
     let mut world = World::new();
     let names: Vec<String> = (0..700).map(|at| format!("r{at:03}")).collect();
     for name in &names {
@@ -335,7 +335,7 @@ fn a_round_looks_at_a_part_of_the_roles_and_the_next_one_at_the_rest() {
 }
 
 #[test]
-fn a_weight_that_changes_counts_at_once_among_more_roles_than_a_round_looks_at() {
+fn weight_change_applies_at_once_among_many_roles() {
     let mut world = World::new();
     let heavy = world.framework(&["a"]);
     for at in 0..600 {

@@ -51,7 +51,7 @@ fn a_filter_never_lasts_more_than_a_year() {
 }
 
 #[test]
-fn more_than_was_declined_is_offered_at_once_and_less_is_not() {
+fn more_than_declined_is_offered_at_once_less_is_not() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let agent = world.agent("cpus:4;mem:64");
@@ -71,7 +71,7 @@ fn more_than_was_declined_is_offered_at_once_and_less_is_not() {
 }
 
 #[test]
-fn what_an_acceptance_leaves_may_be_filtered_too() {
+fn rest_of_an_accepted_offer_can_be_filtered() {
     let mut world = World::new();
     let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
     let agent = world.agent("cpus:4;mem:64");
@@ -85,7 +85,7 @@ fn what_an_acceptance_leaves_may_be_filtered_too() {
             agent,
             resources: parse("cpus:3;mem:64"),
             filter_ms: None,
-            because: None,
+            reason: None,
         },
         world.now,
     );
@@ -163,7 +163,7 @@ fn a_new_session_starts_without_the_filters_of_the_old_one() {
 }
 
 #[test]
-fn declines_brought_along_to_a_new_leader_stay_in_force() {
+fn declines_presented_to_a_new_leader_stay_in_force() {
     let mut world = World::new();
     let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
     let agent = world.agent("cpus:4;mem:64");
@@ -176,7 +176,7 @@ fn declines_brought_along_to_a_new_leader_stay_in_force() {
         agent,
         resources: parse("cpus:4;mem:64"),
         filter_ms: Some(3_000),
-        because: None,
+        reason: None,
     };
     world.allocator.decline(bring(session), world.now);
     world

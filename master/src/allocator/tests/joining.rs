@@ -42,7 +42,7 @@ fn offered(world: &World) -> Resources {
 }
 
 #[test]
-fn tasks_that_end_one_after_the_other_leave_few_offers_and_all_of_it_on_offer() {
+fn freed_resources_merge_into_few_offers() {
     let (mut world, framework, agents) = busy();
     let mut made = 0;
     for (agent, tasks) in agents.into_iter().zip([36, 35]) {
@@ -63,7 +63,7 @@ fn tasks_that_end_one_after_the_other_leave_few_offers_and_all_of_it_on_offer() 
 }
 
 #[test]
-fn a_third_piece_waits_until_the_second_is_a_second_old_and_lapses_with_the_first() {
+fn third_offer_waits_a_second_and_expires_with_the_first() {
     let (mut world, framework, [agent, _]) = busy();
     let end = |world: &mut World, at: usize| world.finish(framework, &format!("{agent}-{at}"));
     end(&mut world, 0);
@@ -88,7 +88,7 @@ fn a_third_piece_waits_until_the_second_is_a_second_old_and_lapses_with_the_firs
 }
 
 #[test]
-fn an_offer_whose_acceptance_is_on_its_way_is_never_joined() {
+fn pending_offer_is_never_merged() {
     let (mut world, framework, [agent, _]) = busy();
     let mut taken = Vec::new();
     for at in 0..2 {
@@ -114,7 +114,7 @@ fn an_offer_whose_acceptance_is_on_its_way_is_never_joined() {
 }
 
 #[test]
-fn offers_that_lapse_soon_are_left_alone_and_offered_whole_afterwards() {
+fn offers_near_expiry_are_not_merged() {
     let (mut world, framework, [agent, _]) = busy();
     for at in 0..2 {
         world.finish(framework, &format!("{agent}-{at}"));
@@ -131,7 +131,7 @@ fn offers_that_lapse_soon_are_left_alone_and_offered_whole_afterwards() {
 }
 
 #[test]
-fn what_waits_for_one_framework_is_offered_to_another() {
+fn deferred_resources_are_offered_to_other_frameworks() {
     let (mut world, framework, [agent, _]) = busy();
     for at in 0..2 {
         world.finish(framework, &format!("{agent}-{at}"));
@@ -145,7 +145,7 @@ fn what_waits_for_one_framework_is_offered_to_another() {
 }
 
 #[test]
-fn a_role_that_no_framework_is_in_any_more_is_forgotten() {
+fn role_without_frameworks_is_removed() {
     let mut world = World::new();
     world.agent("cpus:4");
     let kept = world.framework(&["kept"]);

@@ -71,7 +71,7 @@ impl World {
     /// Checks that no agent that is worth an offer is left over while a client that takes offers
     /// could have it. Resources that wait to be joined with two open offers are an exception: a
     /// full round offers them within a second of the time from which that is allowed.
-    pub(crate) fn check_nothing_is_withheld(&mut self) {
+    pub(crate) fn check_no_unoffered_resources(&mut self) {
         for client in self.allocator.clients.slots() {
             if !self.allocator.tree.is_active(client) {
                 continue;
@@ -79,7 +79,10 @@ impl World {
             for agent in self.registry.agents() {
                 let at = self.allocator.agents.slot(agent.id).unwrap();
                 let is_offered = self.allocator.free_part(client, at).is_none()
-                    || self.allocator.to_join(&self.book, client, at).is_some();
+                    || self
+                        .allocator
+                        .offers_to_merge(&self.book, client, at)
+                        .is_some();
                 assert!(
                     is_offered,
                     "{} could be offered to {:?}",
@@ -116,10 +119,10 @@ fn check_conservation(world: &World) {
 
 struct RandomRun {
     world: World,
-    dice: TestRng,
+    rng: TestRng,
     agents: Vec<AgentId>,
     frameworks: Vec<FrameworkId>,
-    held: Vec<Arc<OfferTerms>>,
+    held_offers: Vec<Arc<OfferTerms>>,
     tasks: Vec<(FrameworkId, String)>,
     serial: u64,
 }
@@ -128,10 +131,10 @@ impl RandomRun {
     fn new(seed: u64, settings: AllocatorSettings) -> Self {
         Self {
             world: World::with(settings),
-            dice: TestRng::new(seed),
+            rng: TestRng::new(seed),
             agents: Vec::new(),
             frameworks: Vec::new(),
-            held: Vec::new(),
+            held_offers: Vec::new(),
             tasks: Vec::new(),
             serial: 0,
         }
@@ -140,11 +143,11 @@ impl RandomRun {
     fn agent_text(&mut self) -> String {
         let mut text = format!(
             "cpus:{};mem:{};ports:[1000-{}]",
-            1 + self.dice.below(8),
-            64 * self.dice.below(16),
-            1000 + self.dice.below(50)
+            1 + self.rng.below(8),
+            64 * self.rng.below(16),
+            1000 + self.rng.below(50)
         );
-        match self.dice.below(6) {
+        match self.rng.below(6) {
             0 => text.push_str(";gpus:2"),
             1 => text.push_str(";bandwidth:100"),
             _ => {}
@@ -153,7 +156,7 @@ impl RandomRun {
     }
 
     fn change(&mut self) {
-        match self.dice.below(16) {
+        match self.rng.below(16) {
             0 if self.agents.len() < 14 => {
                 let text = self.agent_text();
                 self.agents.push(self.world.agent(&text));
@@ -166,14 +169,14 @@ impl RandomRun {
             10 => self.disturb_framework(),
             11 => {
                 let lapsed = self.world.book.expire(self.world.now, 100);
-                self.held.retain(|offer| !lapsed.contains(offer));
+                self.held_offers.retain(|offer| !lapsed.contains(offer));
             }
             12 => {
-                let ms = self.dice.below(3_000) as u64;
+                let ms = self.rng.below(3_000) as u64;
                 self.world.wait_ms(ms);
             }
             13 => {
-                let (dice, agents) = (&mut self.dice, &self.agents);
+                let (dice, agents) = (&mut self.rng, &self.agents);
                 if let Some(agent) = dice.pick(agents) {
                     if !self.world.links.unlinked.remove(&agent) {
                         self.world.links.unlinked.insert(agent);
@@ -182,7 +185,7 @@ impl RandomRun {
                 }
             }
             14 => {
-                let weight_milli = 500 + self.dice.below(3_000) as u64;
+                let weight_milli = 500 + self.rng.below(3_000) as u64;
                 self.world.operate(OperatorOperation::SetWeight {
                     role: role("a"),
                     weight_milli,
@@ -193,12 +196,12 @@ impl RandomRun {
     }
 
     fn add_framework(&mut self) {
-        let roles: &[&str] = [&["a"][..], &["b"], &["a", "b"], &["c"]][self.dice.below(4)];
+        let roles: &[&str] = [&["a"][..], &["b"], &["a", "b"], &["c"]][self.rng.below(4)];
         let labels: &[(&str, &str)] = [
             &[][..],
             &[("argosy.offers/gpus", "true")],
             &[(crate::allocator::MINIMUM_LABEL, "cpus:2")],
-        ][self.dice.below(3)];
+        ][self.rng.below(3)];
         self.frameworks
             .push(self.world.framework_with(roles, labels));
     }
@@ -206,10 +209,10 @@ impl RandomRun {
     fn take_offer(&mut self) -> Option<Arc<OfferTerms>> {
         let book = &self.world.book;
         let now = self.world.now;
-        self.held
+        self.held_offers
             .retain(|offer| book.get(offer.id).is_some() && offer.expires > now);
-        let at = self.dice.below(self.held.len());
-        (!self.held.is_empty()).then(|| self.held.swap_remove(at))
+        let at = self.rng.below(self.held_offers.len());
+        (!self.held_offers.is_empty()).then(|| self.held_offers.swap_remove(at))
     }
 
     fn accept(&mut self) {
@@ -229,7 +232,7 @@ impl RandomRun {
     }
 
     fn finish(&mut self) {
-        let at = self.dice.below(self.tasks.len());
+        let at = self.rng.below(self.tasks.len());
         let Some((framework, id)) = self.tasks.get(at).cloned() else {
             return;
         };
@@ -250,19 +253,19 @@ impl RandomRun {
 
     fn decline(&mut self) {
         if let Some(offer) = self.take_offer() {
-            let filter_ms = self.dice.pick(&[None, Some(0), Some(1), Some(60_000)]);
+            let filter_ms = self.rng.pick(&[None, Some(0), Some(1), Some(60_000)]);
             self.world.decline(&offer, filter_ms.flatten());
         }
     }
 
     fn disturb_agent(&mut self) {
-        let Some(agent) = self.dice.pick(&self.agents) else {
+        let Some(agent) = self.rng.pick(&self.agents) else {
             return;
         };
         let mode = self.world.registry.agent(agent).unwrap().mode();
         let text = self.agent_text();
-        match (self.dice.below(3), mode) {
-            (0, argosy_state::agent::AgentMode::Registered) => self.world.lose(agent),
+        match (self.rng.below(3), mode) {
+            (0, argosy_state::agent::AgentMode::Registered) => self.world.mark_unreachable(agent),
             (1, _) => self.world.resize(agent, &text),
             (2, argosy_state::agent::AgentMode::Registered) => {
                 self.world.operate(OperatorOperation::Deactivate(agent));
@@ -276,22 +279,22 @@ impl RandomRun {
     }
 
     fn disturb_framework(&mut self) {
-        let Some(framework) = self.dice.pick(&self.frameworks) else {
+        let Some(framework) = self.rng.pick(&self.frameworks) else {
             return;
         };
-        match self.dice.below(6) {
+        match self.rng.below(6) {
             0 => drop(self.world.call(framework, CallAction::Suppress(Vec::new()))),
             1 | 2 => drop(self.world.call(framework, CallAction::Revive(Vec::new()))),
             3 => {
                 let stream =
-                    [StreamState::None, StreamState::Behind, StreamState::Open][self.dice.below(3)];
+                    [StreamState::None, StreamState::Behind, StreamState::Open][self.rng.below(3)];
                 self.world.links.streams.insert(framework, stream);
                 self.world.allocator.framework_changed(framework);
             }
             4 => {
                 let session = 10_000 + self.serial;
                 self.serial += 1;
-                let roles: &[&str] = [&["a"][..], &["b", "c"]][self.dice.below(2)];
+                let roles: &[&str] = [&["a"][..], &["b", "c"]][self.rng.below(2)];
                 let info = World::info(roles, &[]);
                 self.world.subscribe(Some(framework), session, info);
                 self.world.book.rescind_other_sessions(framework, session);
@@ -314,13 +317,13 @@ fn nothing_is_offered_twice_or_withheld_whatever_happens() {
         };
         let mut run = RandomRun::new(seed * 0x9e37_79b9, settings);
         for step in 0..400 {
-            for _ in 0..run.dice.below(4) {
+            for _ in 0..run.rng.below(4) {
                 run.change();
                 check_conservation(&run.world);
             }
             let offers = run.world.offers();
             check_conservation(&run.world);
-            run.held.extend(offers);
+            run.held_offers.extend(offers);
             assert!(run.world.now >= Timestamp(1), "seed {seed}, step {step}");
         }
         assert!(run.serial > 20, "seed {seed} has accepted next to nothing");
@@ -328,7 +331,7 @@ fn nothing_is_offered_twice_or_withheld_whatever_happens() {
 }
 
 #[test]
-fn a_turn_cut_into_pieces_comes_to_an_end_and_withholds_nothing() {
+fn split_turns_complete_and_withhold_nothing() {
     let mut world = World::new();
     for _ in 0..200 {
         world.agent("cpus:4;mem:256");

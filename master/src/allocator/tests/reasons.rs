@@ -6,8 +6,8 @@ use argosy_state::ids::AgentId;
 use super::world::{World, parse};
 use crate::allocator::{ExplainQuery, Outlook, SkipReason, StreamState};
 
-fn reasons(world: &World, question: &ExplainQuery) -> Vec<(AgentId, SkipReason)> {
-    let explanation = world.explain(question);
+fn reasons(world: &World, query: &ExplainQuery) -> Vec<(AgentId, SkipReason)> {
+    let explanation = world.explain(query);
     assert_eq!(
         explanation.agents() as usize,
         world.registry.agents().len(),
@@ -21,7 +21,7 @@ fn reasons(world: &World, question: &ExplainQuery) -> Vec<(AgentId, SkipReason)>
 }
 
 #[test]
-fn an_agent_too_small_even_when_empty_is_told_from_one_that_is_busy() {
+fn too_small_agent_is_distinguished_from_busy_agent() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let busy = world.agent("cpus:8;mem:1024");
@@ -62,7 +62,7 @@ fn an_agent_too_small_even_when_empty_is_told_from_one_that_is_busy() {
 }
 
 #[test]
-fn what_was_offered_and_declined_is_told_with_the_frameworks_own_words() {
+fn explanation_contains_the_frameworks_decline_reason() {
     let mut world = World::new();
     let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
     let agent = world.agent("cpus:8;mem:1024");
@@ -97,7 +97,7 @@ fn the_state_of_an_agent_comes_before_its_size() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let [lost, off, far] = std::array::from_fn(|_| world.agent("cpus:1"));
-    world.lose(lost);
+    world.mark_unreachable(lost);
     world.operate(OperatorOperation::Deactivate(off));
     world.links.unlinked.insert(far);
     world.allocator.agent_changed(far);
@@ -114,7 +114,7 @@ fn the_state_of_an_agent_comes_before_its_size() {
 }
 
 #[test]
-fn a_framework_without_a_stream_is_told_so_once_for_all_agents() {
+fn missing_stream_is_reported_for_all_agents() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     world.agent("cpus:1");
@@ -129,7 +129,7 @@ fn a_framework_without_a_stream_is_told_so_once_for_all_agents() {
 }
 
 #[test]
-fn crumbs_and_gpus_have_reasons_of_their_own() {
+fn small_remainders_and_gpus_have_separate_reasons() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let agent = world.agent("cpus:1;mem:64;gpus:1");

@@ -22,7 +22,7 @@ fn only_registered_agents_with_a_link_are_offered() {
 }
 
 #[test]
-fn a_change_that_nobody_told_of_heals_in_the_next_rounds() {
+fn missed_change_is_repaired_in_later_rounds() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let agent = world.agent("cpus:2;mem:64");
@@ -37,7 +37,7 @@ fn a_change_that_nobody_told_of_heals_in_the_next_rounds() {
 }
 
 #[test]
-fn only_frameworks_with_an_open_stream_in_this_reign_are_offered_anything() {
+fn only_frameworks_with_an_open_stream_get_offers() {
     let mut world = World::new();
     let [away, slow, good] = std::array::from_fn(|_| world.framework(&["a"]));
     world.links.streams.insert(away, StreamState::None);
@@ -83,7 +83,7 @@ fn a_framework_has_a_minimum_of_its_own_and_an_empty_one_takes_anything() {
 }
 
 #[test]
-fn gpus_go_only_to_those_who_ask_for_them() {
+fn gpus_are_offered_only_with_the_gpu_capability() {
     let mut world = World::new();
     let plain = world.framework(&["a"]);
     world.agent("cpus:2;mem:64;gpus:1");
@@ -166,7 +166,7 @@ fn many_agents_that_become_free_at_once_are_offered_without_waiting_for_a_round(
 }
 
 #[test]
-fn that_nothing_was_found_is_said_once_until_something_is_offered_again() {
+fn unmet_demand_is_reported_once_until_the_next_offer() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     world.agent("cpus:2;mem:64");
@@ -184,7 +184,7 @@ fn that_nothing_was_found_is_said_once_until_something_is_offered_again() {
 }
 
 #[test]
-fn of_many_without_an_offer_a_few_are_named_a_turn() {
+fn unmet_demands_are_reported_a_few_per_turn() {
     let mut world = World::new();
     for _ in 0..50 {
         world.framework(&["a"]);

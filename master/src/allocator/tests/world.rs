@@ -210,7 +210,7 @@ impl World {
         .unwrap();
     }
 
-    pub(crate) fn lose(&mut self, agent: AgentId) {
+    pub(crate) fn mark_unreachable(&mut self, agent: AgentId) {
         let decided_on = self.registry.agent(agent).unwrap().revision;
         self.apply(Command::AgentUnreachable(AgentDecision {
             agent,
@@ -313,7 +313,7 @@ impl World {
             agent: offer.agent,
             resources: offer.resources.clone(),
             filter_ms,
-            because: Some(DeclineReason {
+            reason: Some(DeclineReason {
                 code: code.to_owned(),
                 text: text.to_owned(),
             }),
@@ -371,7 +371,7 @@ impl World {
         self.now = self.now.plus_ms(ms);
     }
 
-    pub(crate) fn explain(&self, question: &ExplainQuery) -> DemandExplanation {
+    pub(crate) fn explain(&self, query: &ExplainQuery) -> DemandExplanation {
         let links = &self.links;
         let linked = |agent| !links.unlinked.contains(&agent);
         let stream = |framework| {
@@ -386,12 +386,12 @@ impl World {
             stream: &stream,
         };
         self.allocator
-            .explain(&self.registry, &self.book, demand, question)
+            .explain(&self.registry, &self.book, demand, query)
     }
 
     pub(crate) fn check(&mut self) {
         self.book.check(&self.registry).unwrap();
         self.check_mirrors();
-        self.check_nothing_is_withheld();
+        self.check_no_unoffered_resources();
     }
 }

@@ -31,7 +31,7 @@ fn proposed(world: &World) -> Vec<(String, &'static str)> {
         .collect()
 }
 
-fn speaks(world: &mut World, actor: &str) {
+fn set_actor(world: &mut World, actor: &str) {
     world.actor = actor.parse().unwrap();
 }
 
@@ -44,20 +44,20 @@ fn expect(world: &mut World, expected: &[(&str, &str)]) {
         .collect();
     assert_eq!(found, expected);
     world.commit();
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
-fn what_is_asked_for_on_a_link_or_call_is_proposed_for_its_actor() {
+fn requests_are_proposed_for_their_actor() {
     let mut world = World::new();
     world.slow_log();
-    speaks(&mut world, "framework/web");
+    set_actor(&mut world, "framework/web");
     world.subscribe("web");
     expect(&mut world, &[("framework/web", "subscribe")]);
-    speaks(&mut world, "agent/host-1");
+    set_actor(&mut world, "agent/host-1");
     world.agent("cpus:4;mem:4096");
     expect(&mut world, &[("agent/host-1", "register")]);
-    speaks(&mut world, "framework/web");
+    set_actor(&mut world, "framework/web");
     world.accept("1.1", &["a"]);
     expect(&mut world, &[("framework/web", "call")]);
     // Its link was opened by the agent, regardless of the actor of the current call.
@@ -65,30 +65,30 @@ fn what_is_asked_for_on_a_link_or_call_is_proposed_for_its_actor() {
     expect(&mut world, &[("agent/host-1", "update")]);
     world.acknowledge(&["a"]);
     expect(&mut world, &[("framework/web", "acknowledge")]);
-    speaks(&mut world, "operator/alice");
+    set_actor(&mut world, "operator/alice");
     let role = Role::new("eng").unwrap();
     world.operate(OperatorOperation::SetWeight {
         role,
         weight_milli: 2_000,
     });
     expect(&mut world, &[("operator/alice", "operate")]);
-    speaks(&mut world, "unauthenticated");
+    set_actor(&mut world, "unauthenticated");
     world.kill("a");
     expect(&mut world, &[("unauthenticated", "call")]);
 }
 
 #[test]
-fn what_a_leader_decides_is_proposed_for_the_cluster() {
+fn decisions_of_the_leader_are_proposed_for_the_cluster() {
     let mut world = World::with_running_task();
     world.slow_log();
-    speaks(&mut world, "framework/web");
+    set_actor(&mut world, "framework/web");
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.pass(30_000);
+    world.advance(30_000);
     let found = proposed(&world);
     assert!(found.iter().any(|(_, what)| *what == "disconnect"));
     assert!(found.iter().any(|(_, what)| *what == "unreachable"));
     let cluster = Actor::Cluster.to_string();
     assert!(found.iter().all(|(who, _)| *who == cluster), "{found:?}");
     world.commit();
-    world.forget_said();
+    world.clear_lines();
 }

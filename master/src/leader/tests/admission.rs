@@ -22,7 +22,7 @@ fn many(agents: u64) -> World {
         world.hello(link, new_agent(nonce, "cpus:1;mem:1024"));
     }
     world.commit_together();
-    world.forget_said();
+    world.clear_lines();
     world
 }
 
@@ -52,12 +52,12 @@ fn at_floor(world: &World, floor: u64, held: &[&str]) -> Hello {
 }
 
 #[test]
-fn an_agent_with_orders_on_their_way_is_equal_after_a_failover_and_gets_them() {
+fn agent_with_undelivered_orders_is_equal_after_failover() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c"]);
     world.report(LinkId(2), "a", 1, TaskState::Running);
     world.kill("a");
-    world.forget_said();
+    world.clear_lines();
     world.new_leader();
     let entries = world.entries();
     // It has taken the launch of "a" and no later order.
@@ -74,7 +74,7 @@ fn an_agent_with_orders_on_their_way_is_equal_after_a_failover_and_gets_them() {
 }
 
 #[test]
-fn a_failover_under_load_costs_no_list_and_no_entry() {
+fn failover_under_load_needs_no_list_and_no_entry() {
     let mut world = World::new();
     world.subscribe("web");
     for number in 1..=50 {
@@ -89,7 +89,7 @@ fn a_failover_under_load_costs_no_list_and_no_entry() {
     }
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
-    world.forget_said();
+    world.clear_lines();
     let entries = world.entries();
     for number in 1..=50 {
         // Every third agent has taken none of its orders, every third one, and every third both.
@@ -109,7 +109,7 @@ fn a_failover_under_load_costs_no_list_and_no_entry() {
         let link = world.link();
         world.hello(link, hello);
     }
-    let said = world.take_said();
+    let said = world.take_lines();
     let count = |what: &str| said.iter().filter(|line| line.contains(what)).count();
     assert_eq!((count(", equal"), count("list your tasks")), (50, 0));
     // Of 100 orders the 17 of those with number 1, 4, ... and 2 each of 2, 5, ... were delivered.
@@ -122,7 +122,7 @@ fn an_agent_that_lacks_a_delivered_task_or_holds_one_more_is_compared() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b"]);
     world.report(LinkId(2), "a", 1, TaskState::Running);
-    world.forget_said();
+    world.clear_lines();
     for hello in [
         at_floor(&world, 1, &[]),
         at_floor(&world, 1, &["a", "b"]),
@@ -133,16 +133,16 @@ fn an_agent_that_lacks_a_delivered_task_or_holds_one_more_is_compared() {
     ] {
         let link = world.link();
         world.hello(link, hello);
-        let said = world.take_said().join("\n");
+        let said = world.take_lines().join("\n");
         assert!(said.contains("different"), "{said}");
     }
 }
 
 #[test]
-fn a_thousand_agents_send_their_lists_in_line_and_a_bounded_number_at_once() {
+fn lists_of_a_thousand_agents_are_queued_and_bounded() {
     const AGENTS: u64 = 1_000;
     let mut world = many(AGENTS);
-    world.check_at_the_end();
+    world.defer_check();
     world.new_leader();
     let mut agent_of = std::collections::BTreeMap::new();
     for agent in 1..=AGENTS {
@@ -152,7 +152,7 @@ fn a_thousand_agents_send_their_lists_in_line_and_a_bounded_number_at_once() {
         world.hello(link, hello);
     }
     let asked = |world: &mut World| -> Vec<LinkId> {
-        let said = world.take_said();
+        let said = world.take_lines();
         let asked = said.iter().filter_map(|line| {
             let link = line.strip_prefix("link-")?;
             let link = link.strip_suffix(" <- list your tasks")?;
@@ -186,19 +186,19 @@ fn agents_that_wait_in_line_stay_alive_and_the_wait_is_bounded() {
         links.push(link);
         world.hello(link, hello);
     }
-    world.forget_said();
+    world.clear_lines();
     // All are reachable, and those that were asked send nothing: after a while the last one is
     // asked too.
-    world.pass_with(CHUNK_MS - 100, &links);
-    world.expect_silence();
-    world.pass_with(100, &links);
+    world.advance_with(CHUNK_MS - 100, &links);
+    world.expect_nothing();
+    world.advance_with(100, &links);
     let last = links[LISTS];
     assert_eq!(
-        world.take_said(),
+        world.take_lines(),
         [format!("link-{} <- list your tasks", last.0)]
     );
-    world.pass_with(2 * LIMITS.agent_timeout_ms, &links);
-    world.expect_silence();
+    world.advance_with(2 * LIMITS.agent_timeout_ms, &links);
+    world.expect_nothing();
     assert_eq!(
         world.registry.agents_in(AgentMode::Registered),
         usize::try_from(agents).unwrap()
@@ -206,7 +206,7 @@ fn agents_that_wait_in_line_stay_alive_and_the_wait_is_bounded() {
     // A late list is still accepted.
     world.list(links[0], 0, &[]);
     world.commit();
-    world.expect_silence();
+    world.expect_nothing();
 }
 
 #[test]
@@ -218,17 +218,17 @@ fn an_agent_that_never_lists_its_tasks_stays_and_is_offered_nothing() {
     hello.digests.insert(DigestKind::Task, 1);
     world.hello(link, hello);
     let asked = format!("link-{} <- list your tasks", link.0);
-    let mut said = world.take_said();
+    let mut said = world.take_lines();
     assert!(said.contains(&asked), "{said:?}");
-    world.pass_with(2 * LIMITS.agent_timeout_ms, &[link]);
-    said.extend(world.take_said());
+    world.advance_with(2 * LIMITS.agent_timeout_ms, &[link]);
+    said.extend(world.take_lines());
     assert!(
         !said.iter().any(|line| line.contains("<- offers")),
         "{said:?}"
     );
     assert_eq!(world.registry.agents_in(AgentMode::Registered), 1);
     world.list(link, 0, &[]);
-    let said = world.take_said();
+    let said = world.take_lines();
     assert!(
         said.iter().any(|line| line.contains("<- offers")),
         "{said:?}"
@@ -236,7 +236,7 @@ fn an_agent_that_never_lists_its_tasks_stays_and_is_offered_nothing() {
 }
 
 #[test]
-fn a_place_in_line_ends_with_its_link() {
+fn closing_a_link_removes_it_from_the_queue() {
     let agents = LISTS as u64 + 2;
     let mut world = many(agents);
     world.new_leader();
@@ -247,18 +247,18 @@ fn a_place_in_line_ends_with_its_link() {
         links.push(link);
         world.hello(link, hello);
     }
-    world.forget_said();
+    world.clear_lines();
     world.feed(Input::AgentClosed { link: links[LISTS] });
-    world.expect_silence();
+    world.expect_nothing();
     world.feed(Input::AgentClosed { link: links[0] });
     assert_eq!(
-        world.take_said(),
+        world.take_lines(),
         [format!("link-{} <- list your tasks", links[LISTS + 1].0)]
     );
 }
 
 #[test]
-fn heartbeats_are_stretched_with_the_number_of_agents_that_live() {
+fn heartbeat_interval_grows_with_reachable_agents() {
     assert_eq!(interval_ms(0, 15_000), 1_000);
     assert_eq!(interval_ms(1_000, 15_000), 1_000);
     assert_eq!(interval_ms(1_001, 15_000), 2_000);

@@ -27,7 +27,7 @@ fn a_first_hello_registers_and_its_repeat_finds_the_same_agent() {
 }
 
 #[test]
-fn an_agent_that_holds_what_it_should_is_admitted_without_an_entry() {
+fn agent_with_equal_digest_is_admitted_without_an_entry() {
     let mut world = World::with_running_task();
     world.new_leader();
     let entries = world.entries();
@@ -39,7 +39,7 @@ fn an_agent_that_holds_what_it_should_is_admitted_without_an_entry() {
 }
 
 #[test]
-fn orders_are_sent_in_turn_and_each_once() {
+fn orders_are_sent_in_order_and_once() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b"]);
     world.kill("a");
@@ -56,7 +56,7 @@ fn orders_are_sent_in_turn_and_each_once() {
 fn what_got_lost_with_a_link_is_sent_again_from_the_floor_of_the_next() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c"]);
-    world.forget_said();
+    world.clear_lines();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
@@ -80,7 +80,7 @@ fn a_task_killed_before_its_order_was_delivered_never_starts() {
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.accept("1.1", &["a"]);
     world.kill("a");
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
     hello.digests.insert(DigestKind::Task, 0);
@@ -100,12 +100,12 @@ fn a_task_killed_before_its_order_was_delivered_never_starts() {
 }
 
 #[test]
-fn a_number_whose_order_means_nothing_any_more_is_sent_as_void() {
+fn obsolete_order_is_sent_as_void() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b"]);
     world.report(LinkId(2), "a", 1, TaskState::Finished);
     world.acknowledge(&["a"]);
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
     let link = world.link();
@@ -129,7 +129,7 @@ fn a_shorter_grace_voids_the_kill_before_it() {
         key: task_key("a"),
         grace_ms: Some(100),
     });
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
     let link = world.link();
@@ -156,7 +156,7 @@ fn a_new_hello_drops_the_former_link() {
         serial: 3,
     });
     world.feed(Input::AgentClosed { link: LinkId(2) });
-    world.expect_silence();
+    world.expect_nothing();
     assert_eq!(world.state_of("a"), TaskState::Running);
     world.kill("a");
     world.expect(&expect![[r#"
@@ -187,7 +187,7 @@ fn an_agent_without_what_it_should_hold_is_compared_and_the_task_is_gone() {
 }
 
 #[test]
-fn a_task_that_nobody_wants_is_killed_without_an_order() {
+fn orphan_is_killed_without_an_order() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
     hello.digests.insert(DigestKind::Task, 99);
@@ -203,15 +203,15 @@ fn a_task_that_nobody_wants_is_killed_without_an_order() {
 }
 
 #[test]
-fn a_list_in_chunks_is_judged_when_it_is_complete() {
+fn chunked_list_is_compared_when_complete() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c"]);
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(2);
     let link = world.link();
     world.hello(link, hello);
-    world.forget_said();
+    world.clear_lines();
     let held = |task: &str, order| HeldTask {
         key: task_key(task),
         order: OrderIndex(order),
@@ -222,7 +222,7 @@ fn a_list_in_chunks_is_judged_when_it_is_complete() {
         held: vec![held("a", 1)],
         last: false,
     });
-    world.expect_silence();
+    world.expect_nothing();
     world.feed(Input::AgentList {
         link,
         floor: OrderIndex(2),
@@ -241,7 +241,7 @@ fn a_list_that_does_not_ascend_ends_the_link() {
     hello.digests.insert(DigestKind::Task, 99);
     let link = world.link();
     world.hello(link, hello);
-    world.forget_said();
+    world.clear_lines();
     world.list(link, 0, &[("b", 2), ("a", 1)]);
     world.expect(&expect![[r#"
         link-3 <- refused malformed: its list does not ascend, or a chunk is empty or too long
@@ -253,7 +253,7 @@ fn a_list_that_does_not_ascend_ends_the_link() {
 fn an_agent_that_was_away_is_believed_again_and_its_frameworks_are_told() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
-    world.pass(15_000);
+    world.advance(15_000);
     world.expect(&expect![[r#"
         link-1 <- unmet in *: 1 no-link
         link-1 <- agent-1 is unreachable
@@ -283,8 +283,8 @@ fn a_launch_that_was_not_delivered_before_its_agent_was_lost_never_happens() {
     let mut world = World::with_offer();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.accept("1.1", &["a"]);
-    world.pass(15_000);
-    world.forget_said();
+    world.advance(15_000);
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
     hello.digests.insert(DigestKind::Task, 0);
@@ -320,7 +320,7 @@ fn a_launch_that_needs_more_than_its_agent_can_do_now_is_never_sent() {
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens);
     assert_eq!(world.state_of("a"), TaskState::Staging);
-    world.forget_said();
+    world.clear_lines();
     // It returns as release 0.1.0.
     let link = world.link();
     world.hello(link, hello_with(&world, CapabilityNames::new()));
@@ -341,9 +341,9 @@ fn a_launch_that_needs_more_than_its_agent_can_do_now_is_never_sent() {
 fn what_an_unreachable_agent_was_told_to_kill_is_killed_when_it_returns() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
-    world.pass(15_000);
+    world.advance(15_000);
     world.kill("a");
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
     let link = world.link();
@@ -370,7 +370,7 @@ fn an_agent_of_another_cluster_or_of_a_later_history_is_refused() {
     let link = world.link();
     world.hello(link, hello);
     let cluster = world.registry.cluster().facts.id.to_string();
-    let said: String = world.take_said().join("\n").replace(&cluster, "CLUSTER");
+    let said: String = world.take_lines().join("\n").replace(&cluster, "CLUSTER");
     expect![[r#"
         link-3 <- refused foreign-cluster: this is cluster CLUSTER; the agent belongs to another one: empty its --data-dir, or give it the right --masters
         link-3 closed
@@ -392,11 +392,11 @@ fn a_copy_of_a_disk_that_knows_the_newest_incarnation_is_refused_while_the_agent
         link-3 closed
     "#]]);
     // It is the same host, which has restarted: its former link is silent.
-    world.pass(2_000);
-    world.forget_said();
+    world.advance(2_000);
+    world.clear_lines();
     let link = world.link();
     world.hello(link, copy.clone());
-    world.pass(100);
+    world.advance(100);
     let link = world.link();
     world.hello(link, copy);
     world.expect(&expect![[r#"
@@ -475,10 +475,10 @@ fn a_ping_is_answered_with_its_serial() {
 #[test]
 fn an_agent_lost_under_the_former_leader_is_believed_again_by_the_next() {
     let mut world = World::with_running_task();
-    world.pass(15_000);
+    world.advance(15_000);
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
-    world.forget_said();
+    world.clear_lines();
     let link = world.agent_returns(AGENT);
     world.list(link, 1, &[("a", 1)]);
     world.expect(&expect![[r#"
@@ -492,11 +492,11 @@ fn an_agent_lost_under_the_former_leader_is_believed_again_by_the_next() {
 #[test]
 fn a_task_whose_framework_left_its_role_meanwhile_comes_back_all_the_same() {
     let mut world = World::with_running_task();
-    world.pass(15_000);
+    world.advance(15_000);
     let mut info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
     info.roles = [Role::new("ops").unwrap()].into();
     world.call(CallAction::Update(info));
-    world.forget_said();
+    world.clear_lines();
     let link = world.agent_returns(AGENT);
     world.list(link, 1, &[("a", 1)]);
     world.expect(&expect![[r#"
@@ -511,7 +511,7 @@ fn a_task_whose_framework_left_its_role_meanwhile_comes_back_all_the_same() {
 fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.digests.insert(DigestKind::Task, 99);
     let link = world.link();
@@ -522,8 +522,8 @@ fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
         link-3 <- registered agent-1, different
         link-3 <- list your tasks
     "#]]);
-    world.pass(15_000);
-    world.forget_said();
+    world.advance(15_000);
+    world.clear_lines();
     let mode = world.registry.agent(AGENT).unwrap().mode();
     assert_eq!(mode, AgentMode::Unreachable);
     assert_eq!(world.state_of("a"), TaskState::Finished);
@@ -544,7 +544,7 @@ fn no_id_is_ever_given_twice() {
     world.operate(OperatorOperation::MarkGone(AGENT));
     world.new_leader();
     world.agent("cpus:1;mem:1024");
-    world.forget_said();
+    world.clear_lines();
     let ids: Vec<_> = world.registry.agents().map(|agent| agent.id).collect();
     assert_eq!(ids, [AgentId(1), AgentId(2)]);
 }

@@ -13,14 +13,14 @@ use crate::leader::Input;
 use crate::links::LinkId;
 
 #[test]
-fn a_repeat_joins_the_call_that_is_on_its_way() {
+fn repeated_call_joins_the_pending_one() {
     let mut world = World::with_offer();
     world.slow_log();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call.clone(), tokens.clone());
     world.send(call, tokens);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-2 <- order 1 launch framework-1/a
@@ -54,7 +54,7 @@ fn a_repeat_gets_the_answer_that_was_given_from_any_leader() {
 }
 
 #[test]
-fn a_call_that_was_lost_with_its_leader_happens_when_it_is_repeated() {
+fn call_lost_with_its_leader_is_applied_when_repeated() {
     let mut world = World::with_offer();
     world.slow_log();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
@@ -213,7 +213,7 @@ fn a_call_below_the_low_water_is_late() {
 }
 
 #[test]
-fn a_call_of_nobody_is_refused() {
+fn call_of_an_unknown_framework_is_refused() {
     let mut world = World::with_offer();
     let mut call = world.call_of(CallAction::Suppress(Vec::new()));
     call.framework = FrameworkId(9);
@@ -320,14 +320,14 @@ fn operators_are_answered_one_by_one() {
 }
 
 #[test]
-fn a_call_that_no_entry_holds_is_refused_and_gives_its_offer_back() {
+fn oversized_call_is_refused_and_releases_its_offer() {
     let mut world = World::with_offer();
     world.slow_log();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens);
     world.too_large();
-    world.pass_with(6_000, &[LinkId(2)]);
+    world.advance_with(6_000, &[LinkId(2)]);
     world.expect(&expect![[r#"
         call-1: refused invalid: request: it takes 2000000 bytes in the log, more than an entry holds: split it
         link-1 <- unmet in *: 1 filtered
@@ -354,7 +354,7 @@ fn repeats_of_a_call_that_wait_are_bounded() {
         call-2: refused repeated: a later repeat of this call waits for the answer
     "#]]);
     world.commit();
-    assert_eq!(world.take_said().len(), 16);
+    assert_eq!(world.take_lines().len(), 16);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn what_a_check_has_found_is_told_until_it_is_acknowledged_and_comes_back_with_i
     "#]]);
     // The result is unknown while its agent is unreachable.
     world.feed(Input::AgentClosed { link: LinkId(2) });
-    world.pass(15_000);
+    world.advance(15_000);
     world.expect(&expect![[r#"
         link-4 <- unmet in *: 1 no-link
         link-4 <- agent-1 is unreachable

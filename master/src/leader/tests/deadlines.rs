@@ -18,11 +18,11 @@ fn mode(world: &World, agent: AgentId) -> AgentMode {
 #[test]
 fn an_agent_silent_for_its_timeout_is_unreachable_and_everybody_is_told() {
     let mut world = World::with_running_task();
-    world.pass_with(20_000, &[LinkId(2)]);
-    world.forget_said();
-    world.pass(14_900);
-    world.expect_silence();
-    world.pass(100);
+    world.advance_with(20_000, &[LinkId(2)]);
+    world.clear_lines();
+    world.advance(14_900);
+    world.expect_nothing();
+    world.advance(100);
     world.expect(&expect![[r#"
         link-1 <- rescind 1.2: its agent has changed
         link-2 closed
@@ -36,13 +36,13 @@ fn an_agent_silent_for_its_timeout_is_unreachable_and_everybody_is_told() {
 #[test]
 fn any_word_of_an_agent_counts_as_a_sign_of_life() {
     let mut world = World::with_running_task();
-    world.pass(14_000);
+    world.advance(14_000);
     world.report(LinkId(2), "a", 2, TaskState::Running);
-    world.pass(14_000);
-    world.forget_said();
+    world.advance(14_000);
+    world.clear_lines();
     assert_eq!(mode(&world, AGENT), AgentMode::Registered);
-    world.pass(1_000);
-    world.forget_said();
+    world.advance(1_000);
+    world.clear_lines();
     assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
 }
 
@@ -51,9 +51,9 @@ fn pings_before_a_hello_are_not_answered_and_keep_no_agent_alive() {
     let mut world = World::with_running_task();
     let link = world.link();
     world.feed(Input::AgentPing { link, serial: 7 });
-    world.expect_silence();
-    world.pass_with(LIMITS.agent_timeout_ms, &[link]);
-    world.forget_said();
+    world.expect_nothing();
+    world.advance_with(LIMITS.agent_timeout_ms, &[link]);
+    world.clear_lines();
     assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
 }
 
@@ -61,17 +61,17 @@ fn pings_before_a_hello_are_not_answered_and_keep_no_agent_alive() {
 fn a_new_leader_gives_every_agent_a_full_grace_and_a_return_ends_it() {
     let mut world = World::with_offer();
     world.agent("cpus:1;mem:1024");
-    world.pass(10_000);
-    world.forget_said();
+    world.advance(10_000);
+    world.clear_lines();
     world.new_leader();
-    world.pass(14_900);
-    world.forget_said();
+    world.advance(14_900);
+    world.clear_lines();
     world.agent_returns(AGENT);
     world.expect(&expect![[r#"
         link-4 <- registered agent-1, equal
     "#]]);
-    world.pass(100);
-    world.expect_silence();
+    world.advance(100);
+    world.expect_nothing();
     assert_eq!(mode(&world, AGENT), AgentMode::Registered);
     assert_eq!(mode(&world, AgentId(2)), AgentMode::Unreachable);
 }
@@ -84,15 +84,15 @@ fn a_new_leader_does_not_give_up_all_at_once_who_does_not_return() {
     }
     world.new_leader();
     let lost = |world: &World| world.registry.agents_in(AgentMode::Unreachable);
-    world.pass(LIMITS.agent_timeout_ms - 100);
+    world.advance(LIMITS.agent_timeout_ms - 100);
     assert_eq!(lost(&world), 0);
-    world.pass(100);
+    world.advance(100);
     assert_eq!(lost(&world), 10);
     for second in 1..=30 {
-        world.pass(1_000);
+        world.advance(1_000);
         assert_eq!(lost(&world), 10 + second);
     }
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
@@ -100,14 +100,14 @@ fn an_agent_whose_return_is_being_committed_is_not_given_up() {
     let mut world = World::with_running_task();
     world.new_leader();
     world.slow_log();
-    world.pass(14_000);
+    world.advance(14_000);
     // Its boot id is new, so its registration is an entry; the deadline passes before that is
     // applied.
     let mut hello = world.hello_of(AGENT);
     hello.boot_id = "another boot".to_owned();
     let link = world.link();
     world.hello(link, hello);
-    world.pass(1_000);
+    world.advance(1_000);
     world.commit();
     world.expect(&expect![[r#"
         link-3 <- registered agent-1, equal
@@ -116,32 +116,32 @@ fn an_agent_whose_return_is_being_committed_is_not_given_up() {
 }
 
 #[test]
-fn a_pause_of_the_leader_is_nobody_s_silence() {
+fn leader_pause_does_not_count_as_agent_silence() {
     let mut world = World::with_running_task();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.pass(9_500);
+    world.advance(9_500);
     world.pause();
-    world.pass(9_900);
+    world.advance(9_900);
     assert_eq!(mode(&world, AGENT), AgentMode::Registered);
     let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
     assert_eq!(connection(&world), SchedulerConnection::Connected);
-    world.pass(100);
+    world.advance(100);
     assert_ne!(connection(&world), SchedulerConnection::Connected);
-    world.pass(5_000);
+    world.advance(5_000);
     assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
-fn when_very_many_fall_silent_the_leader_first_hands_over_once() {
+fn mass_loss_transfers_leadership_once() {
     let mut world = World::new();
     for _ in 0..40 {
         world.agent("cpus:1;mem:1024");
     }
-    world.forget_said();
-    world.pass(LIMITS.agent_timeout_ms);
+    world.clear_lines();
+    world.advance(LIMITS.agent_timeout_ms);
     let handed_over = |world: &mut World| {
-        let said = world.take_said();
+        let said = world.take_lines();
         said.iter().filter(|line| *line == "hand over").count()
     };
     assert_eq!(handed_over(&mut world), 1);
@@ -149,9 +149,9 @@ fn when_very_many_fall_silent_the_leader_first_hands_over_once() {
     // A fifth of forty is less than ten, so ten are lost immediately.
     assert_eq!(lost(&world), 10);
     // No other master took over, so one in a hundred follows per second, at least one.
-    world.pass(1_000);
+    world.advance(1_000);
     assert_eq!(lost(&world), 11);
-    world.pass(5_000);
+    world.advance(5_000);
     assert_eq!(lost(&world), 16);
     assert_eq!(handed_over(&mut world), 0);
 }
@@ -162,22 +162,22 @@ fn a_mass_of_silent_agents_is_given_up_slowly_to_its_end() {
     for _ in 0..40 {
         world.agent("cpus:1;mem:1024");
     }
-    world.pass(LIMITS.agent_timeout_ms);
-    world.forget_said();
+    world.advance(LIMITS.agent_timeout_ms);
+    world.clear_lines();
     let lost = |world: &World| world.registry.agents_in(AgentMode::Unreachable);
     let mut before = lost(&world);
     for _ in 0..30 {
-        world.pass(1_000);
+        world.advance(1_000);
         let now = lost(&world);
         assert!(now <= before + 1, "{now} after {before}");
         before = now;
     }
     assert_eq!(before, 40);
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
-fn absence_runs_in_cluster_time_across_leaders() {
+fn disconnected_time_continues_across_leaders() {
     let mut world = World::new();
     let info = FrameworkInfo {
         failover_timeout_ms: 60_000,
@@ -186,27 +186,27 @@ fn absence_runs_in_cluster_time_across_leaders() {
     let link = world.link();
     world.subscribe_with(link, new_framework(7, info));
     world.feed(Input::FrameworkClosed { link });
-    world.pass(10_000);
-    world.forget_said();
-    world.pass(40_000);
+    world.advance(10_000);
+    world.clear_lines();
+    world.advance(40_000);
     // The remaining time continues under the next leader.
     world.new_leader();
-    world.pass(19_900);
+    world.advance(19_900);
     assert!(world.registry.framework(FRAMEWORK).is_some());
-    world.pass(100);
+    world.advance(100);
     assert!(world.registry.framework(FRAMEWORK).is_none());
-    world.expect_silence();
+    world.expect_nothing();
 }
 
 #[test]
 fn a_framework_that_is_back_in_time_is_not_removed() {
     let mut world = World::with_running_task();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.pass_with(30_000, &[LinkId(2)]);
+    world.advance_with(30_000, &[LinkId(2)]);
     world.framework_returns(FRAMEWORK, &[]);
-    world.forget_said();
-    world.pass_with(8 * 24 * 3_600, &[LinkId(2)]);
-    world.forget_said();
+    world.clear_lines();
+    world.advance_with(8 * 24 * 3_600, &[LinkId(2)]);
+    world.clear_lines();
     assert_eq!(world.state_of("a"), TaskState::Running);
 }
 
@@ -214,21 +214,21 @@ fn a_framework_that_is_back_in_time_is_not_removed() {
 fn a_connected_framework_has_ten_seconds_to_find_the_new_leader() {
     let mut world = World::with_running_task();
     world.new_leader();
-    world.pass(9_900);
+    world.advance(9_900);
     let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
     assert_eq!(connection(&world), SchedulerConnection::Connected);
-    world.pass(100);
+    world.advance(100);
     assert_ne!(connection(&world), SchedulerConnection::Connected);
-    world.expect_silence();
+    world.expect_nothing();
 }
 
 #[test]
 fn an_idle_cluster_writes_nothing() {
     let mut world = World::with_running_task();
-    world.pass_with(6_500, &[LinkId(2)]);
+    world.advance_with(6_500, &[LinkId(2)]);
     let entries = world.entries();
-    world.pass_with(600_000, &[LinkId(2)]);
-    world.forget_said();
+    world.advance_with(600_000, &[LinkId(2)]);
+    world.clear_lines();
     assert_eq!(world.entries(), entries);
 }
 
@@ -237,22 +237,22 @@ fn an_idle_cluster_writes_nothing() {
 fn an_idle_cluster_with_a_lost_agent_writes_nothing_until_it_is_forgotten() {
     let mut world = World::new();
     world.agent("cpus:1");
-    world.pass(LIMITS.agent_timeout_ms);
+    world.advance(LIMITS.agent_timeout_ms);
     assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
     let entries = world.entries();
-    world.pass(LIMITS.lost_agent_ms - 1_000);
+    world.advance(LIMITS.lost_agent_ms - 1_000);
     assert_eq!(world.entries(), entries);
-    world.pass(61_000);
+    world.advance(61_000);
     assert_eq!(world.registry.agent(AGENT), None);
     assert_eq!(world.entries(), entries + 1);
-    world.forget_said();
+    world.clear_lines();
 }
 
 /// One proposal in each pass for each of them, regardless of how long the log takes.
 #[test]
-fn many_frameworks_that_are_due_together_are_each_looked_at_once_a_pass() {
+fn due_frameworks_are_examined_once_per_pass() {
     let mut world = World::new();
-    world.check_at_the_end();
+    world.defer_check();
     for number in 0..700 {
         let info = FrameworkInfo {
             failover_timeout_ms: 60_000,
@@ -262,12 +262,12 @@ fn many_frameworks_that_are_due_together_are_each_looked_at_once_a_pass() {
         world.subscribe_with(link, new_framework(7 + number, info));
         world.feed(Input::FrameworkClosed { link });
     }
-    world.pass(10_000);
+    world.advance(10_000);
     assert_eq!(world.registry.frameworks().len(), 700);
-    world.pass(59_500);
+    world.advance(59_500);
     world.slow_log();
     // At most three passes begin in that time.
-    world.pass(2_000);
+    world.advance(2_000);
     let mut proposed = 0;
     while world.commit_oldest() {
         proposed += 1;
@@ -276,28 +276,28 @@ fn many_frameworks_that_are_due_together_are_each_looked_at_once_a_pass() {
     assert!((700..=2_101).contains(&proposed), "{proposed}");
     world.registry.check().unwrap();
     assert_eq!(world.registry.frameworks().len(), 0);
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
-fn time_is_committed_now_and_then_while_a_deadline_runs() {
+fn time_is_committed_periodically_while_a_deadline_runs() {
     let mut world = World::with_running_task();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.pass_with(10_000, &[LinkId(2)]);
+    world.advance_with(10_000, &[LinkId(2)]);
     let entries = world.entries();
     // A hundredth of what is left of a week.
-    world.pass_with(6_000_000, &[LinkId(2)]);
+    world.advance_with(6_000_000, &[LinkId(2)]);
     assert_eq!(world.entries(), entries);
-    world.pass_with(100_000, &[LinkId(2)]);
+    world.advance_with(100_000, &[LinkId(2)]);
     assert_eq!(world.entries(), entries + 1);
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
 fn every_stream_has_a_heartbeat_each_second() {
     let mut world = World::with_offer();
-    world.tell_heartbeats = true;
-    world.pass_with(3_000, &[LinkId(2)]);
+    world.shows_heartbeats = true;
+    world.advance_with(3_000, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-1 <- heartbeat
         link-1 <- heartbeat
@@ -309,8 +309,8 @@ fn every_stream_has_a_heartbeat_each_second() {
 fn a_second_timeout_while_the_first_is_being_committed_changes_nothing() {
     let mut world = World::with_running_task();
     world.slow_log();
-    world.pass(45_000);
-    world.forget_said();
+    world.advance(45_000);
+    world.clear_lines();
     world.commit();
     world.expect(&expect![[r#"
         link-1 <- rescind 1.2: its agent has changed
@@ -330,13 +330,13 @@ fn a_framework_that_came_back_leaves_no_deadline_for_which_time_is_committed() {
     let link = world.link();
     world.subscribe_with(link, new_framework(7, info));
     world.feed(Input::FrameworkClosed { link });
-    world.pass(10_000);
+    world.advance(10_000);
     world.framework_returns(FRAMEWORK, &[]);
-    world.forget_said();
+    world.clear_lines();
     let entries = world.entries();
-    world.pass(300_000);
+    world.advance(300_000);
     assert_eq!(world.entries(), entries);
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
@@ -346,10 +346,10 @@ fn a_framework_being_removed_whose_agent_is_away_writes_nothing() {
     world.operate(argosy_state::command::OperatorOperation::Teardown(
         FRAMEWORK,
     ));
-    world.pass(30_000);
-    world.forget_said();
+    world.advance(30_000);
+    world.clear_lines();
     let entries = world.entries();
-    world.pass(60_000);
+    world.advance(60_000);
     assert!(world.registry.framework(FRAMEWORK).unwrap().removing);
     assert_eq!(world.entries(), entries);
 }
@@ -363,17 +363,17 @@ fn two_agents_with_300_tasks_each(world: &mut World) {
         }
         let tasks: Vec<String> = (from..from + 150).map(|at| format!("t{at}")).collect();
         world.accept(offer, &tasks.iter().map(String::as_str).collect::<Vec<_>>());
-        world.pass_with(6_500, &[LinkId(2), LinkId(3)]);
+        world.advance_with(6_500, &[LinkId(2), LinkId(3)]);
     }
 }
 
 #[test]
-fn larger_changes_at_the_same_time_are_all_worked_off() {
+fn concurrent_sweeps_all_complete() {
     let mut world = World::new();
     world.subscribe("many");
     two_agents_with_300_tasks_each(&mut world);
-    world.pass(LIMITS.agent_timeout_ms);
-    world.forget_said();
+    world.advance(LIMITS.agent_timeout_ms);
+    world.clear_lines();
     assert_eq!(world.registry.sweeps().count(), 0);
     let unreachable = world
         .registry
@@ -383,17 +383,17 @@ fn larger_changes_at_the_same_time_are_all_worked_off() {
 }
 
 #[test]
-fn a_new_leader_goes_on_with_every_larger_change() {
+fn new_leader_continues_every_sweep() {
     let mut world = World::new();
     world.subscribe("many");
     two_agents_with_300_tasks_each(&mut world);
     world.slow_log();
-    world.pass(LIMITS.agent_timeout_ms);
+    world.advance(LIMITS.agent_timeout_ms);
     // Both are marked, and the consequences are lost with the leader.
     world.commit_first(2);
     assert_eq!(world.registry.sweeps().count(), 2);
     world.new_leader();
     world.commit();
-    world.forget_said();
+    world.clear_lines();
     assert_eq!(world.registry.sweeps().count(), 0);
 }

@@ -43,7 +43,7 @@ fn an_offer_that_was_not_presented_again_may_still_be_accepted_until_another_is_
 }
 
 #[test]
-fn a_token_of_an_earlier_reign_loses_against_an_open_offer() {
+fn token_of_an_earlier_epoch_yields_to_an_open_offer() {
     let mut world = World::with_offer();
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
@@ -88,7 +88,7 @@ fn an_offer_of_an_earlier_reign_is_withdrawn_when_it_cannot_be_told_from_a_used_
     "#]]);
     let epoch = world.registry.cluster().epoch.0;
     for number in 1..=limits::USED_OFFERS {
-        world.forget_said();
+        world.clear_lines();
         world.accept(&format!("{epoch}.{number}"), &[]);
         world.call(CallAction::Revive(Vec::new()));
     }
@@ -111,7 +111,7 @@ fn an_offer_of_an_earlier_reign_is_withdrawn_when_it_cannot_be_told_from_a_used_
 }
 
 #[test]
-fn offers_that_a_new_leader_adopts_are_good_for_a_second() {
+fn adopted_offers_are_valid_for_a_second() {
     let mut world = World::with_offer();
     let specs = ["a", "b", "c", "d"].map(|name| spec(name, "cpus:1;mem:1024"));
     let (accept, tokens) = world.acceptance("1.1", specs.to_vec());
@@ -125,8 +125,8 @@ fn offers_that_a_new_leader_adopts_are_good_for_a_second() {
     // An acceptance of 1.2 is in flight; the resources that "c" has freed could be joined with both
     // offers.
     world.framework_returns(FRAMEWORK, &["1.2", "1.3"]);
-    world.pass_with(900, &[LinkId(3), LinkId(4)]);
-    world.forget_said();
+    world.advance_with(900, &[LinkId(3), LinkId(4)]);
+    world.clear_lines();
     world.accept("1.2", &["e"]);
     world.expect(&expect![[r#"
         link-3 <- order 5 launch framework-1/e
@@ -148,24 +148,24 @@ fn a_decline_in_force_is_presented_to_the_next_leader() {
     }];
     world.subscribe_with(LinkId(3), subscription);
     world.agent_returns(AGENT);
-    world.pass_with(1_900, &[LinkId(3)]);
+    world.advance_with(1_900, &[LinkId(3)]);
     world.expect(&expect![[r#"
         link-3 <- subscribed framework-1 session 101 epoch 4
         link-3 <- unmet in *: 1 no-link
         link-3 <- registered agent-1, equal
     "#]]);
-    world.pass_with(1_200, &[LinkId(3)]);
+    world.advance_with(1_200, &[LinkId(3)]);
     world.expect(&expect![[r#"
         link-3 <- offers 4.1 * agent-1 cpus:4;mem:4096
     "#]]);
 }
 
 #[test]
-fn a_new_leader_offers_nothing_until_all_are_back_or_their_time_is_over() {
+fn new_leader_offers_after_all_frameworks_resumed_or_timeout() {
     let mut world = World::with_offer();
     world.decline(&["1.1"], 3_600_000);
     world.subscribe("other");
-    world.forget_said();
+    world.clear_lines();
     world.new_leader();
     world.agent_returns(AGENT);
     world.framework_returns(FRAMEWORK, &[]);
@@ -174,14 +174,14 @@ fn a_new_leader_offers_nothing_until_all_are_back_or_their_time_is_over() {
         link-4 <- registered agent-1, equal
         link-5 <- subscribed framework-1 session 101 epoch 5
     "#]]);
-    world.pass(100);
+    world.advance(100);
     world.expect(&expect![[r#"
         link-5 <- offers 5.1 * agent-1 cpus:4;mem:4096
     "#]]);
 }
 
 #[test]
-fn a_new_leader_does_not_wait_when_all_are_back() {
+fn new_leader_offers_at_once_when_all_frameworks_resumed() {
     let mut world = World::with_offer();
     world.new_leader();
     world.agent_returns(AGENT);

@@ -19,7 +19,7 @@ fn in_roles(roles: &[&str]) -> FrameworkInfo {
 }
 
 #[test]
-fn a_stream_of_the_same_session_goes_on_without_an_entry() {
+fn resubscription_of_a_session_needs_no_entry() {
     let mut world = World::with_offer();
     let entries = world.entries();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
@@ -31,7 +31,7 @@ fn a_stream_of_the_same_session_goes_on_without_an_entry() {
 }
 
 #[test]
-fn a_second_stream_of_one_session_takes_the_place_of_the_first() {
+fn second_stream_of_a_session_replaces_the_first() {
     let mut world = World::with_offer();
     world.framework_returns(FRAMEWORK, &["1.1"]);
     world.expect(&expect![[r#"
@@ -39,8 +39,8 @@ fn a_second_stream_of_one_session_takes_the_place_of_the_first() {
         link-3 <- subscribed framework-1 session 101 epoch 1, kept 1.1
     "#]]);
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.pass_with(20_000, &[LinkId(2)]);
-    world.expect_silence();
+    world.advance_with(20_000, &[LinkId(2)]);
+    world.expect_nothing();
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn a_subscription_whose_answer_got_lost_is_repeated_and_finds_its_framework() {
     world.subscribe_with(LinkId(1), new_framework(7, framework_info("web")));
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.subscribe_with(LinkId(2), new_framework(7, framework_info("web")));
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-2 <- subscribed framework-1 session 7 epoch 1
@@ -75,7 +75,7 @@ fn a_new_session_supersedes_the_former_and_voids_its_offers() {
 }
 
 /// Found by a seed: the network delivered the subscription of a killed process after that of its
-/// successor, which was then superseded by nobody.
+/// successor, which was then superseded by a process that did not exist.
 #[test]
 fn a_late_subscription_of_a_killed_process_replaces_nobody() {
     let mut world = World::with_offer();
@@ -142,7 +142,7 @@ fn a_superseded_scheduler_is_refused_under_every_leader() {
     next.session = 777;
     let kill = world.call_of(CallAction::Teardown);
     world.subscribe_with(LinkId(3), next);
-    world.forget_said();
+    world.clear_lines();
     world.new_leader();
     world.subscribe_with(LinkId(4), former);
     world.expect(&expect![[r#"
@@ -179,12 +179,12 @@ fn a_scheduler_that_returns_gets_every_update_it_has_missed() {
 fn a_stream_gone_for_ten_seconds_is_recorded_and_its_offers_end() {
     let mut world = World::with_offer();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.pass_with(9_900, &[LinkId(2)]);
+    world.advance_with(9_900, &[LinkId(2)]);
     let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
     assert_eq!(connection(&world), SchedulerConnection::Connected);
-    world.pass_with(100, &[LinkId(2)]);
+    world.advance_with(100, &[LinkId(2)]);
     assert_ne!(connection(&world), SchedulerConnection::Connected);
-    world.expect_silence();
+    world.expect_nothing();
     world.framework_returns(FRAMEWORK, &["1.1"]);
     world.expect(&expect![[r#"
         link-3 <- subscribed framework-1 session 101 epoch 1, rescinded 1.1
@@ -205,9 +205,9 @@ fn a_framework_without_failover_timeout_goes_with_its_tasks_ten_seconds_after_it
     world.agent("cpus:4;mem:4096");
     world.accept("1.1", &["a"]);
     world.report(LinkId(2), "a", 1, TaskState::Running);
-    world.forget_said();
+    world.clear_lines();
     world.feed(Input::FrameworkClosed { link });
-    world.pass_with(10_000, &[LinkId(2)]);
+    world.advance_with(10_000, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-2 <- order 2 kill framework-1/a in 3000 ms
     "#]]);
@@ -236,7 +236,7 @@ fn a_framework_that_was_removed_is_told_so_and_never_comes_back() {
     "#]]);
     world.report(LinkId(2), "a", 2, TaskState::Killed);
     world.new_leader();
-    world.forget_said();
+    world.clear_lines();
     world.subscribe_with(LinkId(4), subscription);
     world.expect(&expect![[r#"
         link-4 <- error removed: no framework-1 in this cluster: it was removed, or never was
@@ -253,7 +253,7 @@ fn a_framework_that_a_replaced_leader_does_not_know_is_not_told_that_it_was_remo
     subscription.framework = Some(FrameworkId(9));
     let link = world.link();
     world.subscribe_with(link, subscription);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-1 <- error removed: no framework-9 in this cluster: it was removed, or never was
@@ -268,7 +268,7 @@ fn a_framework_of_another_cluster_is_refused() {
     subscription.cluster = Some(ClusterId(7));
     world.subscribe_with(LinkId(1), subscription);
     let cluster = world.registry.cluster().facts.id.to_string();
-    let said: String = world.take_said().join("\n").replace(&cluster, "CLUSTER");
+    let said: String = world.take_lines().join("\n").replace(&cluster, "CLUSTER");
     expect![[r#"
         link-1 <- error refused: this is cluster CLUSTER; the framework belongs to another one: check its list of masters
         link-1 closed"#]].assert_eq(&said);
@@ -316,11 +316,11 @@ fn suppression_outlives_the_leader_and_a_revival_ends_it() {
     let mut world = World::with_offer();
     world.call(CallAction::Suppress(Vec::new()));
     world.decline(&["1.1"], 0);
-    world.forget_said();
+    world.clear_lines();
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
     world.agent_returns(AGENT);
-    world.pass_with(3_000, &[LinkId(4)]);
+    world.advance_with(3_000, &[LinkId(4)]);
     world.expect(&expect![[r#"
         link-3 <- subscribed framework-1 session 101 epoch 5
         link-4 <- registered agent-1, equal
@@ -336,10 +336,10 @@ fn suppression_outlives_the_leader_and_a_revival_ends_it() {
 fn a_framework_with_tasks_on_several_agents_is_one() {
     let mut world = World::with_running_task();
     let other = world.agent("cpus:1;mem:1024");
-    world.forget_said();
+    world.clear_lines();
     world.accept("1.2", &["b"]);
     world.report(other, "b", 1, TaskState::Running);
-    world.forget_said();
+    world.clear_lines();
     world.new_leader();
     for agent in 1..=2 {
         world.agent_returns(argosy_state::ids::AgentId(agent));
@@ -367,7 +367,7 @@ fn a_scheduler_may_be_replaced_while_an_agent_is_away() {
     let mut next = world.subscription_of(FRAMEWORK, &[]);
     next.session = 777;
     world.subscribe_with(LinkId(3), next);
-    world.forget_said();
+    world.clear_lines();
     world.agent_returns(AGENT);
     world.expect(&expect![[r#"
         link-3 <- registered agent-1, equal
@@ -380,9 +380,9 @@ fn a_scheduler_may_be_replaced_while_an_agent_is_away() {
 fn tasks_of_a_framework_that_was_removed_while_their_agent_was_away_are_killed_when_it_is_back() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
-    world.pass(15_000);
+    world.advance(15_000);
     world.operate(OperatorOperation::Teardown(FRAMEWORK));
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
     let link = world.link();
@@ -395,7 +395,7 @@ fn tasks_of_a_framework_that_was_removed_while_their_agent_was_away_are_killed_w
     "#]]);
     world.report(link, "a", 2, TaskState::Killed);
     assert!(world.registry.framework(FRAMEWORK).is_none());
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
@@ -410,13 +410,13 @@ fn a_stream_whose_framework_is_removed_in_the_same_entry_ends() {
         link-1 closed
         call-1: operated: done
     "#]]);
-    world.tell_heartbeats = true;
-    world.pass(3_000);
-    world.expect_silence();
+    world.shows_heartbeats = true;
+    world.advance(3_000);
+    world.expect_nothing();
 }
 
 #[test]
-fn a_subscription_that_no_entry_holds_is_refused() {
+fn oversized_subscription_is_refused() {
     let mut world = World::new();
     world.slow_log();
     world.subscribe("web");

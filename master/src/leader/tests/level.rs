@@ -39,7 +39,7 @@ impl LevelFixture {
     }
 
     /// Begins the next epoch, at the level that the registry has by now.
-    fn again(&mut self) {
+    fn new_leader(&mut self) {
         self.world.level = self.world.registry.level();
         self.world.open_epoch(NodeId(1));
         self.leader = Leader::new(&self.world.registry, at(&self.world), LIMITS);
@@ -81,9 +81,9 @@ fn info() -> AgentInfo {
     }
 }
 
-fn stored(office: &LevelFixture) -> AgentInfo {
-    let agent = office.world.registry.agent(AgentId(1));
-    agent.expect("it is registered").reported.info.clone()
+fn stored(fixture: &LevelFixture) -> AgentInfo {
+    let agent = fixture.world.registry.agent(AgentId(1));
+    agent.expect("it is registered").report.info.clone()
 }
 
 #[test]
@@ -99,12 +99,12 @@ fn what_an_agent_reports_beyond_the_level_is_stored_in_the_epoch_after_the_raise
         level::reported(Level::RELEASE_0_1, &info())
     );
     assert!(stored(&office).capabilities.is_empty());
-    office.again();
+    office.new_leader();
     let again = office.registered(2, Some(AgentId(1)), info());
     assert_eq!(again, [], "nothing is new at this level");
     let level = Level::RELEASE_0_2;
     drop(office.world.apply(Command::RaiseLevel { level }));
-    office.again();
+    office.new_leader();
     // In addition, sweeps split the records of the former level.
     let commands = office.registered(3, Some(AgentId(1)), info());
     let is_registration = |command: &&Command| matches!(command, Command::RegisterAgent(_));
@@ -182,7 +182,7 @@ fn requests_have_the_hash_of_release_0_1_0_until_the_raise() {
 }
 
 #[test]
-fn a_mass_loss_is_recorded_since_level_3_and_handed_over_for_once_before() {
+fn mass_loss_is_recorded_from_level_3_and_transfers_before() {
     let lose = |level| {
         let mut office = LevelFixture::new(level);
         for nonce in 0..40 {
@@ -190,7 +190,7 @@ fn a_mass_loss_is_recorded_since_level_3_and_handed_over_for_once_before() {
             register.info = level::reported(level, &register.info);
             drop(office.world.apply(Command::RegisterAgent(register)));
         }
-        office.again();
+        office.new_leader();
         let (mut recorded, mut handed_over) = (0, 0);
         for _ in 0..600 {
             office.world.now = Timestamp(office.world.now.0 + 100);

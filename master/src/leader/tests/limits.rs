@@ -24,7 +24,7 @@ fn change(task: &str, pids: u64) -> CallAction {
 }
 
 /// Sends the outcome of an order, as the agent of "a" reports it.
-fn say(world: &mut World, link: LinkId, number: u64, order: u64, outcome: Result<(), String>) {
+fn confirm(world: &mut World, link: LinkId, number: u64, order: u64, outcome: Result<(), String>) {
     let update = AgentUpdate {
         reason: Reason::LimitsUpdated,
         limits: Some(LimitsReport {
@@ -40,12 +40,12 @@ fn say(world: &mut World, link: LinkId, number: u64, order: u64, outcome: Result
 }
 
 #[test]
-fn limits_go_to_the_agent_as_an_order_and_what_became_of_it_to_the_framework() {
+fn limit_change_is_ordered_and_its_outcome_reported() {
     let mut world = World::with_running_task();
     world.call(change("a", 9));
-    say(&mut world, LinkId(2), 2, 2, Ok(()));
+    confirm(&mut world, LinkId(2), 2, 2, Ok(()));
     world.call(change("a", 8));
-    say(&mut world, LinkId(2), 3, 3, Err("too little".to_owned()));
+    confirm(&mut world, LinkId(2), 3, 3, Err("too little".to_owned()));
     world.expect(&expect![[r#"
         link-2 <- order 2 limits of framework-1/a, 9 pids
         call-3: called at 7.0
@@ -67,7 +67,7 @@ fn limits_go_to_the_agent_as_an_order_and_what_became_of_it_to_the_framework() {
 }
 
 #[test]
-fn an_order_that_an_agent_has_not_taken_is_sent_again_and_the_one_before_is_void() {
+fn unconfirmed_limits_are_resent_and_earlier_ones_void() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.call(change("a", 9));
@@ -75,7 +75,7 @@ fn an_order_that_an_agent_has_not_taken_is_sent_again_and_the_one_before_is_void
         key: task_key("a"),
         limits: limits(8),
     });
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
     let link = world.link();
@@ -93,7 +93,7 @@ fn a_launch_that_is_not_delivered_yet_has_the_new_limits_and_their_order_follows
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.accept("1.1", &["a"]);
     world.call(change("a", 9));
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
     let link = world.link();
@@ -120,7 +120,7 @@ fn an_agent_that_announces_the_kind_of_an_order_gets_it() {
     let link = world.link();
     world.hello(link, hello);
     world.list(link, 1, &[("a", 1)]);
-    world.forget_said();
+    world.clear_lines();
     world.call(change("a", 9));
     world.expect(&expect![[r#"
         link-3 <- order 2 limits of framework-1/a, 9 pids
@@ -129,11 +129,11 @@ fn an_agent_that_announces_the_kind_of_an_order_gets_it() {
 }
 
 #[test]
-fn an_agent_that_has_become_one_of_an_earlier_release_gets_a_void_order() {
+fn downgraded_agent_gets_a_void_order() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.call(change("a", 9));
-    world.forget_said();
+    world.clear_lines();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(1);
     hello.info.changes_limits = false;

@@ -23,7 +23,7 @@ impl World {
         let (accept, tokens) = world.acceptance("1.1", vec![task]);
         let call = world.call_of(CallAction::Accept(accept));
         world.send(call, tokens);
-        world.forget_said();
+        world.clear_lines();
         world
     }
 
@@ -40,7 +40,7 @@ impl World {
         self.feed(Input::Message { request, message });
     }
 
-    fn executor_says(&mut self, bytes: usize) {
+    fn executor_sends(&mut self, bytes: usize) {
         let message = v1::ExecutorMessage {
             framework_id: FRAMEWORK.to_string(),
             executor_id: "e".to_owned(),
@@ -58,7 +58,7 @@ fn messages_pass_both_ways_without_an_entry() {
     let entries = world.entries();
     world.message("e", 5);
     world.message("nobody", 5);
-    world.executor_says(5);
+    world.executor_sends(5);
     world.expect(&expect![[r#"
         link-2 <- message to e
         call-2: passed
@@ -69,11 +69,11 @@ fn messages_pass_both_ways_without_an_entry() {
 }
 
 #[test]
-fn messages_are_lost_where_nobody_is() {
+fn messages_without_a_receiver_are_dropped() {
     let mut world = World::with_executor();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.executor_says(5);
-    world.expect_silence();
+    world.executor_sends(5);
+    world.expect_nothing();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.message("e", 5);
     world.expect(&expect![[r#"
@@ -82,19 +82,19 @@ fn messages_are_lost_where_nobody_is() {
 }
 
 #[test]
-fn a_flood_of_messages_is_refused_and_lost_and_the_next_second_is_another() {
+fn message_rate_limit_resets_each_second() {
     let mut world = World::with_executor();
     for _ in 0..17 {
         world.message("e", 65_536);
-        world.executor_says(65_536);
+        world.executor_sends(65_536);
     }
-    let said = world.take_said();
+    let said = world.take_lines();
     let count = |what: &str| said.iter().filter(|line| line.contains(what)).count();
     assert_eq!(count("message to e"), 16, "{said:?}");
     assert_eq!(count("message of e"), 16, "{said:?}");
     assert_eq!(count("too-many-requests"), 1, "{said:?}");
-    world.pass_with(1_000, &[LinkId(2)]);
-    world.forget_said();
+    world.advance_with(1_000, &[LinkId(2)]);
+    world.clear_lines();
     world.message("e", 65_536);
     world.expect(&expect![[r#"
         link-2 <- message to e

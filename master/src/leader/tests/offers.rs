@@ -45,12 +45,12 @@ fn a_forged_offer_is_rescinded_when_it_is_presented() {
 }
 
 #[test]
-fn the_first_thousand_presented_offers_are_judged_and_the_others_are_rescinded() {
+fn first_thousand_presented_offers_are_validated_others_rescinded() {
     for (before, kept) in [(999, true), (1_000, false)] {
         let mut world = World::with_offer();
         world.new_leader();
         world.agent_returns(AGENT);
-        world.forget_said();
+        world.clear_lines();
         let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
         let (genuine, token) = subscription.held[0].clone();
         let forged = (0..before).map(|number| {
@@ -60,7 +60,7 @@ fn the_first_thousand_presented_offers_are_judged_and_the_others_are_rescinded()
         });
         subscription.held.splice(0..0, forged);
         world.subscribe_with(LinkId(3), subscription);
-        let said = world.take_said();
+        let said = world.take_lines();
         let is_kept = said[0].contains("kept 1.1,");
         assert_eq!(is_kept, kept, "{:.200}", said[0]);
         let is_offered = said[1..].iter().any(|line| line.contains("<- offers "));
@@ -73,7 +73,7 @@ fn the_offer_of_another_framework_is_refused() {
     let mut world = World::with_offer();
     world.decline(&["1.1"], 3_600_000);
     world.subscribe("other");
-    world.forget_said();
+    world.clear_lines();
     let (mut accept, tokens) = world.acceptance("1.2", vec![spec("a", "cpus:1")]);
     let call = world.call_of(CallAction::Accept(accept.clone()));
     world.send(call, tokens.clone());
@@ -116,7 +116,7 @@ fn a_repeat_is_not_told_that_its_own_offer_is_used_once_its_answer_is_forgotten(
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call.clone(), tokens.clone());
     world.operate(OperatorOperation::Teardown(FRAMEWORK));
-    world.forget_said();
+    world.clear_lines();
     world.send(call, tokens);
     world.expect(&expect![[r#"
         call-3: refused framework-removed: framework-1 is being removed
@@ -124,7 +124,7 @@ fn a_repeat_is_not_told_that_its_own_offer_is_used_once_its_answer_is_forgotten(
 }
 
 #[test]
-fn a_repeat_of_a_session_before_the_former_is_told_no_more_than_that() {
+fn repeat_of_an_older_session_gets_a_generic_rejection() {
     let mut world = World::with_offer();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
     let call = world.call_of(CallAction::Accept(accept));
@@ -135,7 +135,7 @@ fn a_repeat_of_a_session_before_the_former_is_told_no_more_than_that() {
         let link = world.link();
         world.subscribe_with(link, next);
     }
-    world.forget_said();
+    world.clear_lines();
     world.send(call, tokens);
     world.expect(&expect![[r#"
         call-2: refused superseded: another scheduler has taken over framework-1
@@ -143,13 +143,13 @@ fn a_repeat_of_a_session_before_the_former_is_told_no_more_than_that() {
 }
 
 #[test]
-fn an_offer_that_is_being_used_is_not_used_again_meanwhile() {
+fn pending_offer_is_not_used_again() {
     let mut world = World::with_offer();
     world.slow_log();
     world.accept("1.1", &["a"]);
     world.accept("1.1", &["b"]);
     // Another master may lead by now, and may have answered this call.
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-2 <- order 1 launch framework-1/a
@@ -159,18 +159,18 @@ fn an_offer_that_is_being_used_is_not_used_again_meanwhile() {
 }
 
 #[test]
-fn a_replaced_leader_refuses_no_call_for_what_its_book_and_clock_say() {
+fn deposed_leader_rejects_no_call_by_its_own_book_or_clock() {
     let mut world = World::with_offer();
     world.slow_log();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
     let call = world.call_of(CallAction::Accept(accept));
-    world.pass_with(OFFER_MS, &[LinkId(2)]);
-    world.forget_said();
+    world.advance_with(OFFER_MS, &[LinkId(2)]);
+    world.clear_lines();
     // The offer has expired by the clock of this leader. Another one may have accepted it in time.
     world.send(call, tokens);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
-    let said = world.take_said();
+    let said = world.take_lines();
     let mut answers = said.iter().filter(|line| line.starts_with("call-"));
     assert!(
         answers.any(|line| line.starts_with("call-1: refused offer-expired")),
@@ -182,7 +182,7 @@ fn a_replaced_leader_refuses_no_call_for_what_its_book_and_clock_say() {
 fn an_offer_given_twice_or_with_one_of_another_agent_is_refused() {
     let mut world = World::with_offer();
     world.agent("cpus:1;mem:1024");
-    world.forget_said();
+    world.clear_lines();
     world.accept("1.1 1.1", &["a"]);
     world.accept("1.1 1.2", &["a"]);
     // Both offers are as valid as before.
@@ -199,12 +199,12 @@ fn an_offer_given_twice_or_with_one_of_another_agent_is_refused() {
 fn what_is_not_used_of_an_offer_is_offered_again_after_its_filter() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a"]);
-    world.forget_said();
-    world.pass_with(4_900, &[LinkId(2)]);
+    world.clear_lines();
+    world.advance_with(4_900, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-1 <- unmet in *: 1 filtered
     "#]]);
-    world.pass_with(1_500, &[LinkId(2)]);
+    world.advance_with(1_500, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-1 <- offers 1.2 * agent-1 cpus:3;mem:4096
     "#]]);
@@ -216,7 +216,7 @@ fn what_a_refused_task_asked_for_is_offered_again() {
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:99")]);
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens);
-    world.pass_with(6_500, &[LinkId(2)]);
+    world.advance_with(6_500, &[LinkId(2)]);
     world.expect(&expect![[r#"
         call-1: called at 4.0, task 0.0 refused too-large
         link-1 <- unmet in *: 1 filtered
@@ -227,18 +227,18 @@ fn what_a_refused_task_asked_for_is_offered_again() {
 #[test]
 fn an_unused_offer_lapses_and_a_used_or_declined_one_is_never_withdrawn() {
     let mut world = World::with_offer();
-    world.pass_with(OFFER_MS - 100, &[LinkId(2)]);
-    world.expect_silence();
-    world.pass_with(1_200, &[LinkId(2)]);
+    world.advance_with(OFFER_MS - 100, &[LinkId(2)]);
+    world.expect_nothing();
+    world.advance_with(1_200, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-1 <- rescind 1.1: it has expired
         link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
     world.accept("1.2", &["a"]);
-    world.pass_with(6_500, &[LinkId(2)]);
-    world.forget_said();
+    world.advance_with(6_500, &[LinkId(2)]);
+    world.clear_lines();
     world.decline(&["1.3"], 3_600_000);
-    world.pass_with(2 * OFFER_MS, &[LinkId(2)]);
+    world.advance_with(2 * OFFER_MS, &[LinkId(2)]);
     world.expect(&expect![[r#"
         call-2: declined
         link-1 <- unmet in *: 1 filtered
@@ -246,7 +246,7 @@ fn an_unused_offer_lapses_and_a_used_or_declined_one_is_never_withdrawn() {
 }
 
 #[test]
-fn how_long_an_offer_is_good_is_the_framework_s_choice() {
+fn offer_timeout_is_set_by_the_framework() {
     let mut world = World::new();
     let info = FrameworkInfo {
         offer_timeout_ms: 2_000,
@@ -254,11 +254,11 @@ fn how_long_an_offer_is_good_is_the_framework_s_choice() {
     };
     world.subscribe_with(LinkId(1), new_framework(7, info));
     world.agent("cpus:4;mem:4096");
-    world.forget_said();
-    world.pass(2_000);
+    world.clear_lines();
+    world.advance(2_000);
     assert!(
         world
-            .take_said()
+            .take_lines()
             .contains(&"link-1 <- rescind 1.1: it has expired".to_owned())
     );
 }
@@ -267,12 +267,12 @@ fn how_long_an_offer_is_good_is_the_framework_s_choice() {
 fn a_declined_offer_is_not_made_again_until_its_time_is_over_or_it_is_revived() {
     let mut world = World::with_offer();
     world.decline(&["1.1"], 3_000);
-    world.pass_with(2_900, &[LinkId(2)]);
+    world.advance_with(2_900, &[LinkId(2)]);
     world.expect(&expect![[r#"
         call-1: declined
         link-1 <- unmet in *: 1 filtered
     "#]]);
-    world.pass_with(1_200, &[LinkId(2)]);
+    world.advance_with(1_200, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
@@ -289,10 +289,10 @@ fn a_declined_offer_is_not_made_again_until_its_time_is_over_or_it_is_revived() 
 fn an_agent_without_a_link_gets_no_new_offers_and_keeps_the_open_ones() {
     let mut world = World::with_offer();
     world.feed(Input::AgentClosed { link: LinkId(2) });
-    world.pass(2_000);
-    world.expect_silence();
+    world.advance(2_000);
+    world.expect_nothing();
     world.decline(&["1.1"], 0);
-    world.pass(2_000);
+    world.advance(2_000);
     world.expect(&expect![[r#"
         call-1: declined
         link-1 <- unmet in *: 1 no-link
@@ -327,7 +327,7 @@ fn offers_of_an_agent_that_is_lost_or_changed_are_withdrawn() {
         call-3: operated: done
         link-1 <- offers 1.3 * agent-1 cpus:4;mem:4096
     "#]]);
-    world.pass(15_000);
+    world.advance(15_000);
     world.expect(&expect![[r#"
         link-1 <- rescind 1.3: its agent has changed
         link-2 closed
@@ -337,7 +337,7 @@ fn offers_of_an_agent_that_is_lost_or_changed_are_withdrawn() {
 }
 
 #[test]
-fn offers_that_were_lost_with_a_stream_are_made_anew() {
+fn offers_lost_with_a_stream_are_offered_again() {
     let mut world = World::with_offer();
     world.framework_returns(FRAMEWORK, &[]);
     world.expect(&expect![[r#"
@@ -352,7 +352,7 @@ fn offers_that_were_lost_with_a_stream_are_made_anew() {
 }
 
 #[test]
-fn a_reader_that_is_behind_gets_offers_when_it_has_read() {
+fn slow_reader_gets_offers_after_it_caught_up() {
     let mut world = World::new();
     world.subscribe("slow");
     world.feed(Input::FrameworkBehind {
@@ -360,8 +360,8 @@ fn a_reader_that_is_behind_gets_offers_when_it_has_read() {
         behind: true,
     });
     world.agent("cpus:4;mem:4096");
-    world.pass_with(2_000, &[LinkId(2)]);
-    let said = world.take_said();
+    world.advance_with(2_000, &[LinkId(2)]);
+    let said = world.take_lines();
     assert!(
         !said.iter().any(|line| line.contains("<- offers")),
         "{said:?}"
@@ -376,7 +376,7 @@ fn a_reader_that_is_behind_gets_offers_when_it_has_read() {
 }
 
 #[test]
-fn offers_that_take_much_come_in_several_events() {
+fn large_offers_are_split_over_several_events() {
     let mut world = World::new();
     for nonce in 1..=3 {
         let mut hello = new_agent(nonce, "cpus:1;mem:64");
@@ -385,7 +385,7 @@ fn offers_that_take_much_come_in_several_events() {
         let link = world.link();
         world.hello(link, hello);
     }
-    world.forget_said();
+    world.clear_lines();
     world.subscribe("web");
     world.expect(&expect![[r#"
         link-4 <- subscribed framework-1 session 104 epoch 1
@@ -398,11 +398,11 @@ fn offers_that_take_much_come_in_several_events() {
 fn acceptances_of_one_entry_leave_other_offers_of_their_agent_alone() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c"]);
-    world.pass_with(6_000, &[LinkId(2)]);
+    world.advance_with(6_000, &[LinkId(2)]);
     world.report(LinkId(2), "a", 1, TaskState::Finished);
     world.subscribe("other");
     world.report(LinkId(2), "b", 1, TaskState::Finished);
-    let said = world.take_said();
+    let said = world.take_lines();
     assert!(
         said.iter().any(|line| line.contains("offers 1.4")),
         "{said:?}"
@@ -427,12 +427,12 @@ fn offers_of_one_agent_are_withdrawn_before_the_larger_one_that_holds_them() {
     let (accept, tokens) = world.acceptance("1.1", specs.to_vec());
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens);
-    world.forget_said();
+    world.clear_lines();
     for task in ["a", "b", "c"] {
         world.report(LinkId(2), task, 1, TaskState::Finished);
     }
     world.acknowledge(&["a", "b", "c"]);
-    world.pass_with(2_000, &[LinkId(2)]);
+    world.advance_with(2_000, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-1 <- update a FINISHED at 5.0 (UNSPECIFIED)
         link-2 <- committed framework-1/a@1 #1 released

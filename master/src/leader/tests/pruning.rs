@@ -18,12 +18,12 @@ const FORGOTTEN_MS: u64 = LIMITS.agent_timeout_ms + LIMITS.lost_agent_ms + 60_00
 fn a_lost_agent_is_forgotten_when_its_time_is_over_and_registers_anew() {
     let mut world = World::with_offer();
     let hello = world.hello_of(AGENT);
-    world.pass(FORGOTTEN_MS - 61_000);
+    world.advance(FORGOTTEN_MS - 61_000);
     let mode = world.registry.agent(AGENT).map(|agent| agent.mode());
     assert_eq!(mode, Some(AgentMode::Unreachable));
-    world.pass(61_000);
+    world.advance(61_000);
     assert_eq!(world.registry.agent(AGENT), None);
-    world.forget_said();
+    world.clear_lines();
     let link = world.link();
     world.hello(link, hello);
     world.expect(&expect![[r#"
@@ -33,20 +33,20 @@ fn a_lost_agent_is_forgotten_when_its_time_is_over_and_registers_anew() {
     let link = world.link();
     world.hello(link, new_agent(1_002, "cpus:4;mem:4096"));
     assert!(world.registry.agent(AgentId(2)).is_some());
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
 fn an_agent_that_returns_while_it_is_being_forgotten_stays() {
     let mut world = World::with_offer();
-    world.pass(FORGOTTEN_MS - 61_000);
+    world.advance(FORGOTTEN_MS - 61_000);
     world.slow_log();
     // The return is written first, then the decision, which cannot know that it is late.
     world.agent_returns(AGENT);
-    world.pass(62_000);
+    world.advance(62_000);
     assert_eq!(world.proposed_bytes().len(), 2);
     world.commit();
-    world.forget_said();
+    world.clear_lines();
     let mode = world.registry.agent(AGENT).map(|agent| agent.mode());
     assert_eq!(mode, Some(AgentMode::Registered));
 }
@@ -54,34 +54,34 @@ fn an_agent_that_returns_while_it_is_being_forgotten_stays() {
 #[test]
 fn tasks_of_a_forgotten_agent_are_gone_before_its_record_is() {
     let mut world = World::with_running_task();
-    world.pass(20_000);
+    world.advance(20_000);
     world.acknowledge(&["a"]);
-    world.pass(FORGOTTEN_MS - 81_000);
-    world.forget_said();
-    world.pass(61_000);
+    world.advance(FORGOTTEN_MS - 81_000);
+    world.clear_lines();
+    world.advance(61_000);
     world.expect(&expect![[r#"
         link-1 <- agent-1 is gone
         link-1 <- update a GONE at 9.1 (AGENT_REMOVED)
     "#]]);
     assert_eq!(world.state_of("a"), TaskState::Gone);
-    world.pass(120_000);
+    world.advance(120_000);
     assert!(
         world.registry.agent(AGENT).is_some(),
         "nobody has stored it"
     );
     world.acknowledge(&["a"]);
-    world.forget_said();
-    world.pass(60_000);
+    world.clear_lines();
+    world.advance(60_000);
     assert_eq!(world.registry.agent(AGENT), None);
 }
 
-fn ids(registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
-    ids_by(usize::MAX, registry, now, kept)
+fn ids(registry: &Registry, now: Timestamp, keep: usize) -> Vec<u64> {
+    ids_by(usize::MAX, registry, now, keep)
 }
 
 /// Returns the ids to remove, when `most` agents are examined at a time.
-fn ids_by(most: usize, registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
-    let mut pass = PruningPass::new(registry, kept);
+fn ids_by(most: usize, registry: &Registry, now: Timestamp, keep: usize) -> Vec<u64> {
+    let mut pass = PruningPass::new(registry, keep);
     let mut ids = Vec::new();
     while !pass.is_over() {
         let found = pass.examine(registry, now, 10_000, most);
@@ -122,7 +122,7 @@ fn the_longest_lost_are_forgotten_first_by_age_and_those_that_run_nothing_by_num
 }
 
 #[test]
-fn a_pass_over_lost_agents_goes_on_where_the_last_tick_has_ended() {
+fn pruning_pass_continues_after_the_last_tick() {
     let (world, first) = three_lost();
     let registry = &world.registry;
     let aged = PruningPass::new(registry, 3)
@@ -140,7 +140,7 @@ fn a_pass_over_lost_agents_goes_on_where_the_last_tick_has_ended() {
 }
 
 #[test]
-fn an_agent_whose_tasks_were_given_up_waits_for_their_framework_and_is_still_the_oldest() {
+fn agent_with_unacknowledged_updates_is_pruned_later() {
     let (mut world, first) = three_lost();
     let agent = AgentId(2);
     let decided_on = world.registry.agent(agent).unwrap().revision;

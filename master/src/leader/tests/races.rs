@@ -31,8 +31,8 @@ fn disconnecting(failover_timeout_ms: u64) -> World {
     world.acknowledge(&["a"]);
     world.slow_log();
     world.feed(Input::FrameworkClosed { link });
-    world.pass_with(LIMITS.framework_grace_ms, &[LinkId(2)]);
-    world.forget_said();
+    world.advance_with(LIMITS.framework_grace_ms, &[LinkId(2)]);
+    world.clear_lines();
     assert_eq!(world.proposed_bytes().len(), 1, "the disconnection");
     world
 }
@@ -41,16 +41,16 @@ fn disconnecting(failover_timeout_ms: u64) -> World {
 fn a_framework_that_returns_while_its_disconnection_is_committed_is_connected() {
     let mut world = disconnecting(60_000);
     world.framework_returns(FRAMEWORK, &[]);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-3 <- subscribed framework-1 session 7 epoch 1
         link-3 <- offers 1.2 * agent-1 cpus:3;mem:4096
     "#]]);
     assert_eq!(connection(&world), SchedulerConnection::Connected);
-    world.pass_with(120_000, &[LinkId(2)]);
+    world.advance_with(120_000, &[LinkId(2)]);
     world.commit();
-    world.forget_said();
+    world.clear_lines();
     assert_eq!(world.state_of("a"), TaskState::Running);
     assert_eq!(connection(&world), SchedulerConnection::Connected);
 }
@@ -59,7 +59,7 @@ fn a_framework_that_returns_while_its_disconnection_is_committed_is_connected() 
 fn a_framework_without_failover_timeout_is_not_subscribed_and_then_removed() {
     let mut world = disconnecting(0);
     world.framework_returns(FRAMEWORK, &[]);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-2 <- order 2 kill framework-1/a in 3000 ms
@@ -108,8 +108,8 @@ fn a_stream_whose_framework_is_recorded_as_disconnected_is_closed_and_its_schedu
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.subscribe_with(LinkId(2), new_framework(7, framework_info("web")));
     assert!(world.commit_oldest());
-    world.pass(LIMITS.framework_grace_ms);
-    world.expect_silence();
+    world.advance(LIMITS.framework_grace_ms);
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-2 <- subscribed framework-1 session 7 epoch 1
@@ -126,37 +126,37 @@ fn a_stream_whose_framework_is_recorded_as_disconnected_is_closed_and_its_schedu
 }
 
 #[test]
-fn an_agent_that_returns_while_it_is_being_given_up_registers_again() {
+fn agent_that_returns_during_its_removal_registers_again() {
     let mut world = World::with_running_task();
     world.slow_log();
-    world.pass(LIMITS.agent_timeout_ms);
+    world.advance(LIMITS.agent_timeout_ms);
     // Nothing is new, so it is admitted immediately; the decision is applied afterwards.
     world.agent_returns(AGENT);
-    world.forget_said();
+    world.clear_lines();
     world.commit();
-    let said = world.take_said().join("\n");
+    let said = world.take_lines().join("\n");
     assert!(said.contains("link-3 closed"), "{said}");
     let link = world.agent_returns(AGENT);
     world.commit();
     world.list(link, 1, &[("a", 1)]);
     world.commit();
-    world.forget_said();
+    world.clear_lines();
     let mode = world.registry.agent(AGENT).map(|agent| agent.mode());
     assert_eq!(mode, Some(AgentMode::Registered));
     assert_eq!(world.state_of("a"), TaskState::Running);
 }
 
 #[test]
-fn an_acknowledgement_that_is_repeated_while_it_is_committed_frees_its_place_once() {
+fn repeated_acknowledgement_in_flight_frees_one_slot() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
-    world.forget_said();
+    world.clear_lines();
     world.slow_log();
     world.acknowledge(&["a"]);
     world.acknowledge(&["a"]);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
-    let said = world.take_said();
+    let said = world.take_lines();
     let answered = said.iter().filter(|line| line.contains("acknowledged"));
     assert_eq!(answered.count(), 2, "{said:?}");
 }

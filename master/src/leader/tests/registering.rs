@@ -10,7 +10,7 @@ use crate::links::LinkId;
 /// Returns the links of `agents` agents whose registrations no entry holds yet.
 fn hellos(world: &mut World, agents: usize) -> Vec<LinkId> {
     world.slow_log();
-    world.check_at_the_end();
+    world.defer_check();
     let hello = |nonce| {
         let link = world.link();
         world.hello(link, new_agent(nonce, "cpus:1;mem:1024"));
@@ -29,7 +29,7 @@ fn proposed(world: &World) -> Vec<u64> {
 }
 
 #[test]
-fn a_bounded_number_of_registrations_is_in_the_log_and_the_next_follow_in_turn() {
+fn registrations_in_the_log_are_bounded() {
     let mut world = World::new();
     let most = REGISTRATIONS as u64;
     hellos(&mut world, REGISTRATIONS + 3);
@@ -39,11 +39,11 @@ fn a_bounded_number_of_registrations_is_in_the_log_and_the_next_follow_in_turn()
     world.commit();
     assert_eq!(world.registry.agents().len(), REGISTRATIONS + 3);
     world.registry.check().unwrap();
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
-fn an_agent_that_leaves_the_line_costs_no_entry() {
+fn agent_that_leaves_the_queue_needs_no_entry() {
     let mut world = World::new();
     let links = hellos(&mut world, REGISTRATIONS + 3);
     for link in &links[REGISTRATIONS..REGISTRATIONS + 2] {
@@ -53,5 +53,5 @@ fn an_agent_that_leaves_the_line_costs_no_entry() {
     let nonces = world.registry.agents().map(|agent| agent.nonce);
     assert!(nonces.eq((1..=REGISTRATIONS as u64).chain([REGISTRATIONS as u64 + 3])));
     world.registry.check().unwrap();
-    world.forget_said();
+    world.clear_lines();
 }

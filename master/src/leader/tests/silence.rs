@@ -22,7 +22,7 @@ fn with_heartbeats(failover_timeout_ms: u64) -> World {
     subscription.sends_heartbeats = true;
     world.subscribe_with(link, subscription);
     world.agent("cpus:4;mem:4096");
-    world.forget_said();
+    world.clear_lines();
     world
 }
 
@@ -40,13 +40,13 @@ fn connection(world: &World, id: FrameworkId) -> SchedulerConnection {
 }
 
 #[test]
-fn the_offers_of_a_silent_scheduler_go_to_others_and_its_absence_begins() {
+fn silent_scheduler_is_disconnected_and_its_offers_rescinded() {
     let mut world = with_heartbeats(60_000);
     world.subscribe("other");
-    world.forget_said();
-    world.pass_with(14_900, &[LinkId(2)]);
-    world.expect_silence();
-    world.pass_with(100, &[LinkId(2)]);
+    world.clear_lines();
+    world.advance_with(14_900, &[LinkId(2)]);
+    world.expect_nothing();
+    world.advance_with(100, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-1 <- rescind 1.1: its scheduler sends no heartbeats
         link-1 closed
@@ -54,29 +54,29 @@ fn the_offers_of_a_silent_scheduler_go_to_others_and_its_absence_begins() {
     "#]]);
     // The end of its connection is reported later, or never.
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.pass_with(LIMITS.framework_grace_ms - 100, &[LinkId(2)]);
+    world.advance_with(LIMITS.framework_grace_ms - 100, &[LinkId(2)]);
     assert_eq!(
         connection(&world, FRAMEWORK),
         SchedulerConnection::Connected
     );
-    world.pass_with(100, &[LinkId(2)]);
+    world.advance_with(100, &[LinkId(2)]);
     assert_ne!(
         connection(&world, FRAMEWORK),
         SchedulerConnection::Connected
     );
-    world.pass_with(60_100, &[LinkId(2)]);
+    world.advance_with(60_100, &[LinkId(2)]);
     assert_eq!(world.registry.framework(FRAMEWORK), None);
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
 fn without_failover_timeout_a_silent_scheduler_is_removed_after_its_grace() {
     let mut world = with_heartbeats(0);
-    world.pass_with(LIMITS.framework_timeout_ms, &[LinkId(2)]);
+    world.advance_with(LIMITS.framework_timeout_ms, &[LinkId(2)]);
     assert!(world.registry.framework(FRAMEWORK).is_some());
-    world.pass_with(LIMITS.framework_grace_ms, &[LinkId(2)]);
+    world.advance_with(LIMITS.framework_grace_ms, &[LinkId(2)]);
     assert_eq!(world.registry.framework(FRAMEWORK), None);
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
@@ -84,18 +84,18 @@ fn heartbeats_keep_a_stream_and_write_nothing() {
     let mut world = with_heartbeats(60_000);
     let entries = world.entries();
     for _ in 0..10 {
-        world.pass_with(5_000, &[LinkId(2)]);
+        world.advance_with(5_000, &[LinkId(2)]);
         heartbeat(&mut world, 7);
     }
-    let said = world.take_said();
+    let said = world.take_lines();
     assert!(said.iter().all(|line| line.ends_with("heard")), "{said:?}");
     assert_eq!(world.entries(), entries);
 }
 
 #[test]
-fn heartbeats_of_another_session_or_of_no_framework_count_for_nothing() {
+fn heartbeats_of_other_sessions_are_ignored() {
     let mut world = with_heartbeats(60_000);
-    world.pass_with(10_000, &[LinkId(2)]);
+    world.advance_with(10_000, &[LinkId(2)]);
     heartbeat(&mut world, 8);
     let request = world.request();
     world.feed(Input::FrameworkHeartbeat {
@@ -107,34 +107,34 @@ fn heartbeats_of_another_session_or_of_no_framework_count_for_nothing() {
         call-1: heard
         call-2: heard
     "#]]);
-    world.pass_with(5_000, &[LinkId(2)]);
-    let said = world.take_said().join("\n");
+    world.advance_with(5_000, &[LinkId(2)]);
+    let said = world.take_lines().join("\n");
     assert!(said.contains("link-1 closed"), "{said}");
 }
 
 #[test]
 fn a_scheduler_that_sends_none_is_not_cut_off() {
     let mut world = World::with_offer();
-    world.pass_with(50_000, &[LinkId(2)]);
-    world.expect_silence();
+    world.advance_with(50_000, &[LinkId(2)]);
+    world.expect_nothing();
 }
 
 #[test]
-fn a_pause_of_the_leader_is_not_the_silence_of_a_scheduler() {
+fn leader_pause_does_not_count_as_scheduler_silence() {
     let mut world = with_heartbeats(60_000);
-    world.pass_with(14_000, &[LinkId(2)]);
+    world.advance_with(14_000, &[LinkId(2)]);
     world.pause();
-    world.pass_with(14_900, &[LinkId(2)]);
-    world.expect_silence();
-    world.pass_with(100, &[LinkId(2)]);
-    let said = world.take_said().join("\n");
+    world.advance_with(14_900, &[LinkId(2)]);
+    world.expect_nothing();
+    world.advance_with(100, &[LinkId(2)]);
+    let said = world.take_lines().join("\n");
     assert!(said.contains("link-1 closed"), "{said}");
 }
 
 #[test]
 fn the_next_stream_of_a_silent_scheduler_is_watched_by_itself() {
     let mut world = with_heartbeats(60_000);
-    world.pass_with(10_000, &[LinkId(2)]);
+    world.advance_with(10_000, &[LinkId(2)]);
     let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
     subscription.sends_heartbeats = true;
     world.subscribe_with(LinkId(3), subscription);
@@ -142,9 +142,9 @@ fn the_next_stream_of_a_silent_scheduler_is_watched_by_itself() {
         link-1 closed
         link-3 <- subscribed framework-1 session 7 epoch 1, kept 1.1
     "#]]);
-    world.pass_with(14_900, &[LinkId(2)]);
-    world.expect_silence();
-    world.pass_with(100, &[LinkId(2)]);
+    world.advance_with(14_900, &[LinkId(2)]);
+    world.expect_nothing();
+    world.advance_with(100, &[LinkId(2)]);
     world.expect(&expect![[r#"
         link-3 <- rescind 1.1: its scheduler sends no heartbeats
         link-3 closed

@@ -23,7 +23,7 @@ impl World {
             world.report(LinkId(2), task, 1, TaskState::Running);
             world.acknowledge(&[task]);
         }
-        world.forget_said();
+        world.clear_lines();
         world
     }
 
@@ -36,14 +36,14 @@ impl World {
             if at > 0 {
                 // The rest of the previous call is offered again; the agent sends a heartbeat at
                 // the end.
-                self.pass_with(7_000, &[LinkId(2)]);
+                self.advance_with(7_000, &[LinkId(2)]);
             }
             let specs = part.iter().map(singleton).collect();
             let (accept, tokens) = self.acceptance(&format!("1.{}", at + 1), specs);
             let call = self.call_of(CallAction::Accept(accept));
             self.send(call, tokens);
         }
-        self.forget_said();
+        self.clear_lines();
     }
 }
 
@@ -53,22 +53,22 @@ fn is_stopped(world: &World, task: &str) -> bool {
 
 /// Returns the updates that were sent since the last call.
 fn updates(world: &mut World) -> Vec<String> {
-    let said = world.take_said();
+    let said = world.take_lines();
     let updates = said.into_iter().filter(|line| line.contains("update "));
     updates.collect()
 }
 
 #[test]
-fn a_framework_is_told_when_a_task_has_stopped_itself() {
+fn framework_is_notified_when_a_task_has_stopped_itself() {
     let mut world = World::with_singletons(&[("a", 10_000), ("b", 60_000), ("c", 0)]);
-    world.pass(LIMITS.agent_timeout_ms);
+    world.advance(LIMITS.agent_timeout_ms);
     assert_eq!(world.state_of("a"), TaskState::Unreachable);
-    world.forget_said();
+    world.clear_lines();
     let entries = world.entries();
-    world.pass(STOPPED_MS - 100);
-    world.expect_silence();
+    world.advance(STOPPED_MS - 100);
+    world.expect_nothing();
     assert_eq!(world.entries(), entries, "nothing is written before");
-    world.pass(100);
+    world.advance(100);
     world.expect(&expect![[r#"
         link-1 <- update a UNREACHABLE at 12.0 (STOPPED_WITHOUT_LEADER) stopped
     "#]]);
@@ -76,24 +76,24 @@ fn a_framework_is_told_when_a_task_has_stopped_itself() {
     assert!(!is_stopped(&world, "b") && !is_stopped(&world, "c"));
     let entries = world.entries();
     // 60 + 3 s, and 5 %: 52.5 s later.
-    world.pass(52_400);
+    world.advance(52_400);
     assert_eq!(world.entries(), entries);
     assert!(!is_stopped(&world, "b"));
-    world.pass(100);
+    world.advance(100);
     assert_eq!(updates(&mut world).len(), 1);
     assert!(is_stopped(&world, "b"));
     let entries = world.entries();
-    world.pass(600_000);
-    world.forget_said();
+    world.advance(600_000);
+    world.clear_lines();
     assert!(!is_stopped(&world, "c"), "it may run for ever");
     assert_eq!(world.entries(), entries, "and nothing is asked again");
 }
 
 #[test]
-fn it_is_told_again_until_it_is_acknowledged() {
+fn stop_is_resent_until_acknowledged() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
-    world.pass(LIMITS.agent_timeout_ms + STOPPED_MS);
-    world.forget_said();
+    world.advance(LIMITS.agent_timeout_ms + STOPPED_MS);
+    world.clear_lines();
     world.framework_returns(FRAMEWORK, &[]);
     let told = updates(&mut world);
     assert!(told.len() == 1 && told[0].ends_with("stopped"), "{told:?}");
@@ -102,76 +102,76 @@ fn it_is_told_again_until_it_is_acknowledged() {
         call-3: reconciled [a UNREACHABLE (RECONCILIATION) stopped]
     "#]]);
     world.acknowledge(&["a"]);
-    world.forget_said();
+    world.clear_lines();
     world.framework_returns(FRAMEWORK, &[]);
     assert_eq!(updates(&mut world), Vec::<String>::new());
 }
 
 #[test]
-fn a_new_leader_counts_the_whole_time_again() {
+fn new_leader_restarts_the_stop_timer() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
-    world.pass(LIMITS.agent_timeout_ms);
-    world.pass(STOPPED_MS - 100);
+    world.advance(LIMITS.agent_timeout_ms);
+    world.advance(STOPPED_MS - 100);
     // The former leader may have answered the agent until now, although it has long been recorded
     // as UNREACHABLE.
     world.new_leader();
-    world.pass(STOPPED_MS - 100);
-    world.forget_said();
+    world.advance(STOPPED_MS - 100);
+    world.clear_lines();
     assert!(!is_stopped(&world, "a"));
-    world.pass(100);
-    world.forget_said();
+    world.advance(100);
+    world.clear_lines();
     assert!(is_stopped(&world, "a"));
 }
 
 #[test]
-fn an_agent_that_is_heard_again_starts_the_time_anew() {
+fn contact_restarts_the_stop_timer() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
-    world.pass(LIMITS.agent_timeout_ms);
-    world.pass(10_000);
+    world.advance(LIMITS.agent_timeout_ms);
+    world.advance(10_000);
     // It sends a hello, and falls silent before it has sent its list.
     let link = world.agent_returns(AGENT);
     world.feed(Input::AgentClosed { link });
     assert_eq!(world.state_of("a"), TaskState::Unreachable);
-    world.pass(LIMITS.agent_timeout_ms);
-    world.pass(STOPPED_MS - 100);
-    world.forget_said();
+    world.advance(LIMITS.agent_timeout_ms);
+    world.advance(STOPPED_MS - 100);
+    world.clear_lines();
     assert!(!is_stopped(&world, "a"));
-    world.pass(100);
-    world.forget_said();
+    world.advance(100);
+    world.clear_lines();
     assert!(is_stopped(&world, "a"));
 }
 
 #[test]
 fn an_agent_that_stays_connected_stops_nothing() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
-    world.pass_with(100_000, &[LinkId(2)]);
-    world.forget_said();
+    world.advance_with(100_000, &[LinkId(2)]);
+    world.clear_lines();
     assert_eq!(world.state_of("a"), TaskState::Running);
 }
 
 #[test]
-fn a_decision_on_a_record_that_has_moved_is_made_again() {
+fn decision_on_a_changed_record_is_retried() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
-    world.pass(LIMITS.agent_timeout_ms);
+    world.advance(LIMITS.agent_timeout_ms);
     world.slow_log();
     world.operate(OperatorOperation::Deactivate(AGENT));
     // Decided before the operator's change is applied, and applied after it.
-    world.pass(STOPPED_MS);
+    world.advance(STOPPED_MS);
     world.commit();
-    world.forget_said();
+    world.clear_lines();
     assert!(!is_stopped(&world, "a"));
-    world.pass(1_000);
+    world.advance(1_000);
     world.commit();
-    world.forget_said();
+    world.clear_lines();
     assert!(is_stopped(&world, "a"));
 }
 
 #[test]
 fn an_agent_that_returns_reports_how_a_stopped_task_ended() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
-    world.pass(LIMITS.agent_timeout_ms + STOPPED_MS);
+    world.advance(LIMITS.agent_timeout_ms + STOPPED_MS);
     world.acknowledge(&["a"]);
-    world.forget_said();
+    world.clear_lines();
     let link = world.agent_returns(AGENT);
     world.report(link, "a", 2, TaskState::Failed);
     world.list(link, 1, &[("a", 1)]);
@@ -187,18 +187,18 @@ fn an_agent_that_returns_reports_how_a_stopped_task_ended() {
 }
 
 #[test]
-fn many_tasks_of_one_agent_stop_in_pieces_that_follow_each_other() {
+fn many_tasks_of_an_agent_stop_in_batches() {
     let names: Vec<String> = (0..600).map(|number| format!("t{number:03}")).collect();
     let mut world = World::new();
     world.subscribe("web");
     world.agent("cpus:600;mem:4096");
     let singletons: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 10_000)).collect();
     world.launch_singletons(&singletons);
-    world.pass(LIMITS.agent_timeout_ms + STOPPED_MS);
-    world.forget_said();
+    world.advance(LIMITS.agent_timeout_ms + STOPPED_MS);
+    world.clear_lines();
     let stopped = |world: &World| names.iter().filter(|name| is_stopped(world, name)).count();
     assert_eq!(stopped(&world), argosy_state::limits::TASKS_PER_SWEEP);
-    world.pass(200);
-    world.forget_said();
+    world.advance(200);
+    world.clear_lines();
     assert_eq!(stopped(&world), 600);
 }

@@ -21,7 +21,7 @@ fn launched(count: u32) -> World {
         let (accept, tokens) = world.acceptance(&offer, specs.collect());
         let call = world.call_of(CallAction::Accept(accept));
         world.send(call, tokens);
-        world.pass_with(6_500, &[LinkId(2)]);
+        world.advance_with(6_500, &[LinkId(2)]);
     }
     world
 }
@@ -29,7 +29,7 @@ fn launched(count: u32) -> World {
 #[test]
 fn orders_that_an_agent_lacks_are_sent_over_as_many_turns_as_they_need() {
     let mut world = launched(1_000);
-    world.forget_said();
+    world.clear_lines();
     let link = world.link();
     let mut hello = world.hello_of(AGENT);
     hello.floor = OrderIndex(0);
@@ -37,7 +37,7 @@ fn orders_that_an_agent_lacks_are_sent_over_as_many_turns_as_they_need() {
     world.hello(link, hello);
     // No turn of it sends more than 256, which `World::perform` checks.
     world.list(link, 0, &[]);
-    let orders = world.take_said();
+    let orders = world.take_lines();
     let orders: Vec<_> = orders
         .iter()
         .filter_map(|line| line.strip_prefix("link-3 <- order "))
@@ -63,7 +63,7 @@ fn an_accept_of_more_tasks_than_a_turn_applies_is_refused_and_its_offer_is_still
     let entries = world.entries();
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens.clone());
-    let said = world.take_said();
+    let said = world.take_lines();
     assert!(
         said[0].contains("refused invalid: operations: 257 tasks; at most 256"),
         "{said:?}"
@@ -71,7 +71,7 @@ fn an_accept_of_more_tasks_than_a_turn_applies_is_refused_and_its_offer_is_still
     assert_eq!(world.entries(), entries);
     let call = world.call_of(CallAction::Accept(fewer));
     world.send(call, tokens);
-    let said = world.take_said();
+    let said = world.take_lines();
     assert!(
         said.iter().any(|line| line.contains("called at")),
         "{said:?}"
@@ -80,19 +80,19 @@ fn an_accept_of_more_tasks_than_a_turn_applies_is_refused_and_its_offer_is_still
 }
 
 #[test]
-fn heartbeats_to_more_frameworks_than_a_turn_reaches_come_within_their_interval_all_the_same() {
+fn heartbeats_beyond_one_turn_arrive_within_their_interval() {
     let mut world = World::new();
     let streams = 1_200;
-    world.check_at_the_end();
+    world.defer_check();
     for at in 0..streams {
         world.subscribe(&format!("f{at}"));
     }
-    world.forget_said();
-    world.tell_heartbeats = true;
+    world.clear_lines();
+    world.shows_heartbeats = true;
     for second in 1..=3 {
         // No turn of it sends more than 512, which `World::perform` checks.
-        world.pass(1_000);
-        let mut beaten = world.take_said();
+        world.advance(1_000);
+        let mut beaten = world.take_lines();
         beaten.retain(|line| line.ends_with("<- heartbeat"));
         beaten.sort();
         beaten.dedup();
@@ -101,16 +101,16 @@ fn heartbeats_to_more_frameworks_than_a_turn_reaches_come_within_their_interval_
 }
 
 #[test]
-fn more_frameworks_than_a_turn_looks_at_are_given_up_over_several_turns() {
+fn expired_frameworks_are_removed_over_several_turns() {
     let mut world = World::new();
-    world.check_at_the_end();
+    world.defer_check();
     for at in 0..1_200 {
         world.subscribe(&format!("f{at}"));
     }
     world.new_leader();
-    world.forget_said();
+    world.clear_lines();
     world.slow_log();
     // No turn of it proposes more than 700, which `World::perform` checks.
-    world.pass(LIMITS.framework_grace_ms);
+    world.advance(LIMITS.framework_grace_ms);
     assert_eq!(world.proposed_bytes().len(), 1_200);
 }

@@ -12,11 +12,11 @@ use crate::leader::Input;
 use crate::links::LinkId;
 
 #[test]
-fn an_update_is_committed_before_anybody_is_told() {
+fn update_is_committed_before_it_is_sent() {
     let mut world = World::with_running_task();
     world.slow_log();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-1 <- update a FINISHED at 7.0 (UNSPECIFIED)
@@ -31,7 +31,7 @@ fn updates_come_again_on_every_stream_until_they_are_acknowledged() {
     world.accept("1.1", &["a"]);
     world.report(LinkId(2), "a", 1, TaskState::Running);
     world.report(LinkId(2), "a", 2, TaskState::Finished);
-    world.forget_said();
+    world.clear_lines();
     world.framework_returns(FRAMEWORK, &[]);
     world.expect(&expect![[r#"
         link-1 closed
@@ -98,7 +98,7 @@ fn an_acknowledgement_of_an_update_that_is_not_known_here_waits_for_a_commit() {
 fn an_acknowledgement_of_another_session_or_of_too_many_is_refused() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
-    world.forget_said();
+    world.clear_lines();
     let all = Revision {
         index: u64::MAX,
         position: 0,
@@ -156,8 +156,8 @@ fn what_an_ended_task_used_is_offered_again_before_its_end_is_acknowledged() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c", "d"]);
     world.report(LinkId(2), "a", 1, TaskState::Running);
-    world.pass_with(6_000, &[LinkId(2)]);
-    world.forget_said();
+    world.advance_with(6_000, &[LinkId(2)]);
+    world.clear_lines();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
     world.expect(&expect![[r#"
         link-1 <- update a FINISHED at 6.0 (UNSPECIFIED)
@@ -170,7 +170,7 @@ fn what_an_ended_task_used_is_offered_again_before_its_end_is_acknowledged() {
 fn a_task_unreachable_without_an_acknowledgement_is_told_by_the_next_leader() {
     let mut world = World::with_running_task();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
-    world.pass(15_000);
+    world.advance(15_000);
     world.expect(&expect![[r#"
         link-2 closed
     "#]]);
@@ -200,16 +200,16 @@ fn no_more_than_a_thousand_tasks_wait_for_acknowledgements_on_a_stream() {
             .filter(|line| line.starts_with("link-1 <- update"))
             .count()
     };
-    assert_eq!(told(world.take_said()), 1_000);
+    assert_eq!(told(world.take_lines()), 1_000);
     // The next ones follow as those are acknowledged.
     world.acknowledge(&["t0003", "t0007"]);
-    assert_eq!(told(world.take_said()), 2);
+    assert_eq!(told(world.take_lines()), 2);
     // Another update of a task that is already in flight may be sent: the cursor is over tasks.
     world.report(LinkId(2), "t0000", 2, TaskState::Finished);
-    assert_eq!(told(world.take_said()), 1);
+    assert_eq!(told(world.take_lines()), 1);
     // A new stream starts with the unacknowledged updates.
     world.framework_returns(FRAMEWORK, &[]);
-    let said = world.take_said();
+    let said = world.take_lines();
     let third = said
         .iter()
         .filter(|line| line.starts_with("link-3 <- update"))
@@ -239,7 +239,7 @@ fn unknown_is_answered_after_a_commit_that_makes_it_true() {
     slow.lowest_unanswered = 1;
     world.slow_log();
     world.reconcile(&["a"], 2);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         call-1: reconciled [a UNKNOWN (TASK_UNKNOWN)]
@@ -271,8 +271,8 @@ fn a_question_under_a_new_leader_is_answered_before_any_agent_is_back() {
 #[test]
 fn tasks_of_a_lost_agent_are_unreachable_and_those_of_a_gone_one_have_ended() {
     let mut world = World::with_running_task();
-    world.pass(15_000);
-    world.forget_said();
+    world.advance(15_000);
+    world.clear_lines();
     world.reconcile(&["a"], 1);
     world.reconcile(&[], 1);
     world.expect(&expect![[r#"
@@ -280,7 +280,7 @@ fn tasks_of_a_lost_agent_are_unreachable_and_those_of_a_gone_one_have_ended() {
         call-4: reconciled [a UNREACHABLE (RECONCILIATION)]
     "#]]);
     world.operate(argosy_state::command::OperatorOperation::MarkGone(AGENT));
-    world.forget_said();
+    world.clear_lines();
     world.reconcile(&["a"], 1);
     world.reconcile(&[], 1);
     world.expect(&expect![[r#"
@@ -300,7 +300,7 @@ fn tasks_of_a_lost_agent_are_unreachable_and_those_of_a_gone_one_have_ended() {
 fn an_ended_task_is_in_the_answer_only_when_it_is_asked_for() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
-    world.forget_said();
+    world.clear_lines();
     world.reconcile(&[], 1);
     world.reconcile(&["a"], 1);
     world.expect(&expect![[r#"
@@ -319,7 +319,7 @@ fn the_answer_is_what_is_committed_not_what_is_on_its_way() {
         call-3: reconciled [a RUNNING (RECONCILIATION)]
     "#]]);
     world.commit();
-    world.forget_said();
+    world.clear_lines();
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn a_launch_on_its_way_is_never_missing() {
     world.accept("1.1", &["a"]);
     // Requested before the launch is committed: the answer is given after it.
     world.reconcile(&["a"], 2);
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         link-2 <- order 1 launch framework-1/a
@@ -339,7 +339,7 @@ fn a_launch_on_its_way_is_never_missing() {
 }
 
 #[test]
-fn questions_of_strangers_are_refused_by_an_entry() {
+fn reconciliation_of_unknown_frameworks_is_rejected_by_an_entry() {
     let mut world = World::with_offer();
     world.slow_log();
     for (framework, session) in [(FrameworkId(9), 1), (FRAMEWORK, 9)] {
@@ -358,7 +358,7 @@ fn questions_of_strangers_are_refused_by_an_entry() {
         });
     }
     // Another leader may know them.
-    world.expect_silence();
+    world.expect_nothing();
     world.commit();
     world.expect(&expect![[r#"
         call-1: refused unknown-framework: no framework-9 in this cluster: it was removed, or never was
@@ -375,9 +375,9 @@ fn launch_many(world: &mut World, count: u32) {
         let (accept, tokens) = world.acceptance(&offer, specs.collect());
         let call = world.call_of(argosy_state::command::CallAction::Accept(accept));
         world.send(call, tokens);
-        world.pass_with(6_500, &[LinkId(2)]);
+        world.advance_with(6_500, &[LinkId(2)]);
     }
-    world.forget_said();
+    world.clear_lines();
 }
 
 fn many_tasks(world: &mut World, count: u32) {
@@ -390,8 +390,8 @@ fn many_tasks(world: &mut World, count: u32) {
         link: LinkId(2),
         updates,
     });
-    world.pass_with(6_500, &[LinkId(2)]);
-    world.forget_said();
+    world.advance_with(6_500, &[LinkId(2)]);
+    world.clear_lines();
 }
 
 #[test]
@@ -401,9 +401,9 @@ fn the_end_of_a_task_in_flight_never_waits_behind_tasks_that_are_not() {
     // The first of all by name, and no room for it.
     world.accept("1.5", &["first"]);
     world.report(LinkId(2), "first", 1, TaskState::Running);
-    world.forget_said();
+    world.clear_lines();
     world.report(LinkId(2), "t0500", 2, TaskState::Finished);
-    let said = world.take_said();
+    let said = world.take_lines();
     assert!(
         said.iter()
             .any(|line| line.contains("update t0500 FINISHED")),
@@ -412,18 +412,18 @@ fn the_end_of_a_task_in_flight_never_waits_behind_tasks_that_are_not() {
 }
 
 #[test]
-fn a_place_in_flight_is_free_when_its_task_is_forgotten_unacknowledged() {
+fn removing_a_task_frees_its_slot_in_flight() {
     let mut world = World::new();
     many_tasks(&mut world, 1_000);
     world.accept("1.5", &["zebra"]);
     world.report(LinkId(2), "t0000", 2, TaskState::Finished);
-    world.forget_said();
+    world.clear_lines();
     // From now on ended tasks move to the history without an acknowledgement.
     let mut info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
     info.detached = true;
     world.call(argosy_state::command::CallAction::Update(info));
     world.report(LinkId(2), "zebra", 1, TaskState::Running);
-    let said = world.take_said();
+    let said = world.take_lines();
     assert!(
         said.iter()
             .any(|line| line.contains("update zebra RUNNING")),
@@ -436,9 +436,9 @@ fn all_tasks_are_answered_a_bounded_part_at_a_time() {
     let mut world = World::new();
     many_tasks(&mut world, 1_000);
     world.accept("1.5", &["zebra"]);
-    world.forget_said();
+    world.clear_lines();
     world.reconcile(&[], 9);
-    let first = world.take_said().remove(0);
+    let first = world.take_lines().remove(0);
     assert!(first.ends_with("], more behind t0999"), "{first}");
     assert_eq!(first.matches("RUNNING").count(), 1_000);
     let request = world.request();
@@ -485,5 +485,5 @@ fn a_report_of_any_size_becomes_commands_that_fit_into_entries() {
         "{bytes:?}"
     );
     world.commit();
-    world.forget_said();
+    world.clear_lines();
 }

@@ -61,9 +61,9 @@ pub(super) struct World {
     checks: bool,
     /// Offers as their frameworks received them, by id.
     received: BTreeMap<String, v1::Offer>,
-    said: Vec<String>,
+    lines: Vec<String>,
     /// Whether heartbeats of frameworks are lines, too.
-    pub(super) tell_heartbeats: bool,
+    pub(super) shows_heartbeats: bool,
 }
 
 impl World {
@@ -85,8 +85,8 @@ impl World {
             slow_log: false,
             checks: true,
             received: BTreeMap::new(),
-            said: Vec::new(),
-            tell_heartbeats: false,
+            lines: Vec::new(),
+            shows_heartbeats: false,
         }
     }
 
@@ -96,7 +96,7 @@ impl World {
         let mut world = Self::new();
         world.subscribe("web");
         world.agent("cpus:4;mem:4096");
-        world.forget_said();
+        world.clear_lines();
         world
     }
 
@@ -106,7 +106,7 @@ impl World {
         world.accept("1.1", &["a"]);
         world.report(LinkId(2), "a", 1, TaskState::Running);
         world.acknowledge(&["a"]);
-        world.forget_said();
+        world.clear_lines();
         world
     }
 
@@ -142,7 +142,7 @@ impl World {
 
     /// Defers the check of the registry to the end of the test: the registry is so large that a
     /// check after each entry would take too long.
-    pub(super) fn check_at_the_end(&mut self) {
+    pub(super) fn defer_check(&mut self) {
         self.checks = false;
     }
 
@@ -184,16 +184,16 @@ impl World {
     }
 
     /// Advances cluster time in steps of a tick, without other inputs.
-    pub(super) fn pass(&mut self, ms: u64) {
-        self.pass_with(ms, &[]);
+    pub(super) fn advance(&mut self, ms: u64) {
+        self.advance_with(ms, &[]);
     }
 
     /// Advances cluster time while these agents send heartbeats every second.
-    pub(super) fn pass_with(&mut self, ms: u64, living: &[LinkId]) {
+    pub(super) fn advance_with(&mut self, ms: u64, pinging: &[LinkId]) {
         for step in 1..=ms / 100 {
             self.now = self.now.plus_ms(100);
             if step % 10 == 0 {
-                for link in living {
+                for link in pinging {
                     self.feed(Input::AgentPing {
                         link: *link,
                         serial: 0,
@@ -202,7 +202,7 @@ impl World {
             }
             self.feed(Input::Tick);
         }
-        self.said.retain(|line| !line.ends_with("pong 0"));
+        self.lines.retain(|line| !line.ends_with("pong 0"));
     }
 
     /// Simulates a pause of the leader's process or machine.
@@ -239,16 +239,16 @@ impl World {
         Hello {
             cluster: Some(self.registry.cluster().facts.id),
             agent: Some(agent),
-            confirmed: record.reported.incarnation,
+            confirmed: record.report.incarnation,
             tried: Vec::new(),
             nonce: record.nonce,
-            boot_id: record.reported.boot_id.clone(),
+            boot_id: record.report.boot_id.clone(),
             highest_epoch: self.registry.epoch(),
-            info: record.reported.info.clone(),
+            info: record.report.info.clone(),
             floor: record.orders,
             digests: {
                 let index = self.registry.agent_index(agent);
-                let held = index.map(|index| index.held).unwrap_or_default();
+                let held = index.map(|index| index.expected).unwrap_or_default();
                 DigestKind::ALL.map(|kind| (kind, held.of(kind))).into()
             },
             version: 1,
@@ -350,7 +350,7 @@ impl World {
             .received
             .get(id)
             .unwrap_or_else(|| panic!("nobody got {id}"));
-        convert::promise(&v1::HeldOffer {
+        convert::offer_terms(&v1::HeldOffer {
             offer: Some(offer.clone()),
         })
         .unwrap()
@@ -495,21 +495,21 @@ impl World {
 
     /// Compares the lines since the last call.
     pub(super) fn expect(&mut self, wanted: &Expect) {
-        let said: String = self.said.drain(..).map(|line| line + "\n").collect();
+        let said: String = self.lines.drain(..).map(|line| line + "\n").collect();
         wanted.assert_eq(&said);
     }
 
-    pub(super) fn expect_silence(&mut self) {
-        assert_eq!(self.said, Vec::<String>::new());
+    pub(super) fn expect_nothing(&mut self) {
+        assert_eq!(self.lines, Vec::<String>::new());
     }
 
     /// Drops the lines, for output that another test covers.
-    pub(super) fn forget_said(&mut self) {
-        self.said.clear();
+    pub(super) fn clear_lines(&mut self) {
+        self.lines.clear();
     }
 
-    pub(super) fn take_said(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.said)
+    pub(super) fn take_lines(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.lines)
     }
 
     /// Returns the number of entries in the log.
@@ -547,33 +547,33 @@ impl World {
                 Effect::ToAgent(link, message) => {
                     assert_eq!(Epoch(message.epoch), self.registry.epoch());
                     let message = message.message.expect("a message says something");
-                    self.say(format!(
+                    self.push_line(format!(
                         "link-{} <- {}",
                         link.0,
                         messages_text::to_agent(&message)
                     ));
                 }
                 Effect::ToFramework(link, event) => {
-                    self.tell_framework(link, &event.event.expect("an event says something"));
+                    self.show_event(link, &event.event.expect("an event says something"));
                 }
                 Effect::CloseAgent(link) | Effect::CloseFramework(link) => {
-                    self.say(format!("link-{} closed", link.0));
+                    self.push_line(format!("link-{} closed", link.0));
                 }
                 Effect::Answer(request, answer) => {
-                    self.say(format!(
+                    self.push_line(format!(
                         "call-{}: {}",
                         request.0,
                         messages_text::answer(&answer)
                     ));
                 }
-                Effect::TransferLeadership => self.say("hand over".to_owned()),
+                Effect::TransferLeadership => self.push_line("hand over".to_owned()),
             }
         }
     }
 
-    fn tell_framework(&mut self, link: LinkId, event: &v1::event::Event) {
+    fn show_event(&mut self, link: LinkId, event: &v1::event::Event) {
         match event {
-            v1::event::Event::Heartbeat(_) if !self.tell_heartbeats => return,
+            v1::event::Event::Heartbeat(_) if !self.shows_heartbeats => return,
             v1::event::Event::Offers(offers) => {
                 let offers = offers.offers.iter();
                 self.received
@@ -581,15 +581,15 @@ impl World {
             }
             _ => {}
         }
-        self.say(format!(
+        self.push_line(format!(
             "link-{} <- {}",
             link.0,
             messages_text::event(event)
         ));
     }
 
-    fn say(&mut self, line: String) {
-        self.said.push(line);
+    fn push_line(&mut self, line: String) {
+        self.lines.push(line);
     }
 }
 
@@ -597,7 +597,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_eq!(self.said, Vec::<String>::new(), "nobody looked at this");
+            assert_eq!(self.lines, Vec::<String>::new(), "nobody looked at this");
         }
     }
 }

@@ -134,12 +134,12 @@ impl TestCluster {
     pub(super) fn channel(&self, principal: &str, place: usize) -> Channel {
         let dialer = self.network.dialer(self.proof.of(principal));
         let endpoint = Endpoint::from_shared(format!("http://{}", api(place))).unwrap();
-        endpoint.connect_with_connector_lazy(dialer.connector(PATIENCE, ExpectedPeer::MASTER))
+        endpoint.connect_with_connector_lazy(dialer.connector(TIMEOUT, ExpectedPeer::MASTER))
     }
 
     /// Returns a master that leads and one that does not.
     pub(super) async fn places(&self) -> (usize, usize) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             for place in 0..MASTERS {
                 let mut client = OperatorClient::new(self.channel("", place));
@@ -201,7 +201,7 @@ async fn write(
         request.metadata_mut().insert(*name, value.parse().unwrap());
     }
     let mut client = OperatorClient::new(cluster.channel(principal, place));
-    let written = tokio::time::timeout(PATIENCE, client.write_one(request));
+    let written = tokio::time::timeout(TIMEOUT, client.write_one(request));
     written.await.unwrap().map(drop)
 }
 
@@ -214,7 +214,7 @@ pub(super) async fn subscribe(cluster: &TestCluster, principal: &str, place: usi
         ..Default::default()
     };
     let mut events = client.subscribe(request).await.unwrap().into_inner();
-    let first = tokio::time::timeout(PATIENCE, events.message());
+    let first = tokio::time::timeout(TIMEOUT, events.message());
     let first = first.await.unwrap().unwrap().unwrap().event;
     assert!(
         matches!(first, Some(v1::event::Event::Subscribed(_))),
@@ -240,7 +240,7 @@ pub(super) async fn register(cluster: &TestCluster, principal: &str, place: usiz
     let mut client = AgentsClient::new(cluster.channel(principal, place));
     let opened = client.connect(UnboundedReceiverStream::new(messages));
     let mut answers = opened.await.unwrap().into_inner();
-    let first = tokio::time::timeout(PATIENCE, answers.message());
+    let first = tokio::time::timeout(TIMEOUT, answers.message());
     let first = first.await.unwrap().unwrap().unwrap().message;
     assert!(
         matches!(first, Some(v1::to_agent::Message::Registered(_))),
@@ -249,7 +249,7 @@ pub(super) async fn register(cluster: &TestCluster, principal: &str, place: usiz
 }
 
 fn protocol() -> Option<v1::Protocol> {
-    Some(argosy_proto::versions::VersionRange::OWN.first())
+    Some(argosy_proto::versions::VersionRange::OWN.first_message())
 }
 
 fn is_operate(command: &Command) -> bool {
@@ -257,7 +257,7 @@ fn is_operate(command: &Command) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_says_who_asked_by_way_of_any_master() {
+async fn log_names_the_actor_via_any_master() {
     let cluster = TestCluster::start(ConnectionProof::Authenticated);
     let (leader, follower) = cluster.places().await;
     for place in [leader, follower] {
@@ -281,7 +281,7 @@ async fn the_log_says_who_asked_by_way_of_any_master() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_names_an_actor_is_not_believed() {
+async fn actor_named_by_a_client_is_rejected() {
     let cluster = TestCluster::start(ConnectionProof::Authenticated);
     let (leader, follower) = cluster.places().await;
     let forged = [("argosy-forwarded", "1"), (HEADER, "operator/bob")];
@@ -305,7 +305,7 @@ async fn a_client_that_names_an_actor_is_not_believed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_authentication_everybody_is_nobody() {
+async fn without_authentication_callers_are_anonymous() {
     let cluster = TestCluster::start(ConnectionProof::Unauthenticated);
     let (leader, follower) = cluster.places().await;
     for place in [leader, follower] {

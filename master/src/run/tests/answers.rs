@@ -42,7 +42,7 @@ fn framed(bytes: &[u8]) -> Vec<u8> {
 /// Returns the status of a call with this body from a master that can answer: a busy host may
 /// change leaders.
 async fn called(channel: &mut Channel, path: &str, body: Vec<u8>) -> Status {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let (status, _) = called_once(channel, path, body.clone()).await;
         if status.code() != Code::Unavailable || Instant::now() > deadline {
@@ -54,7 +54,7 @@ async fn called(channel: &mut Channel, path: &str, body: Vec<u8>) -> Status {
 
 /// The same for HTTP.
 async fn asked(request: reqwest::RequestBuilder) -> reqwest::Response {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let answer = request.try_clone().unwrap().send().await.unwrap();
         if answer.status().as_u16() != 503 || Instant::now() > deadline {
@@ -75,7 +75,7 @@ async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> (Statu
     std::future::poll_fn(|context| channel.poll_ready(context))
         .await
         .unwrap();
-    let response = timeout(PATIENCE, channel.call(request))
+    let response = timeout(TIMEOUT, channel.call(request))
         .await
         .expect("it answers")
         .unwrap();
@@ -86,7 +86,7 @@ async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> (Statu
     let mut messages = Vec::new();
     loop {
         let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
-        let frame = timeout(PATIENCE, frame).await.expect("it ends");
+        let frame = timeout(TIMEOUT, frame).await.expect("it ends");
         let frame = frame.expect("it ends with a status").unwrap();
         if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
             return (status, messages);
@@ -244,7 +244,7 @@ async fn a_path_that_http_1_1_cannot_hold_is_answered_414_without_a_body() {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         let read = stream.read_to_string(&mut answer);
-        timeout(PATIENCE, read).await.expect("it ends").unwrap();
+        timeout(TIMEOUT, read).await.expect("it ends").unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 414 "), "{head}");
         assert_eq!(!body.is_empty(), has_body, "{bytes}: {body}");
@@ -354,7 +354,7 @@ async fn an_agent_of_other_versions_is_refused_with_the_code_and_both_ranges() {
     let (leader, _) = masters.leader().await;
     let (oldest, newest) = (7, 9);
     let hello = Hello {
-        protocol: Some(VersionRange { oldest, newest }.first()),
+        protocol: Some(VersionRange { oldest, newest }.first_message()),
         ..Hello::default()
     };
     let message = Some(from_agent::Message::Hello(hello));
@@ -378,7 +378,7 @@ async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
     let mut streams = Vec::new();
     for place in [leader, (leader + 1) % 3] {
         let mut agent = AgentsClient::new(channel(&masters.api[place]));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let opened = loop {
             match agent.connect(futures::stream::pending()).await {
                 Ok(opened) => break opened,
@@ -391,7 +391,7 @@ async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
     let transfer = argosy_proto::v1::TransferLeaderRequest::default();
     operator.transfer_leader(transfer).await.unwrap();
     for mut stream in streams {
-        let last = timeout(PATIENCE, async {
+        let last = timeout(TIMEOUT, async {
             loop {
                 match stream.message().await {
                     Ok(Some(_)) => {}
@@ -409,7 +409,7 @@ async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_consistency_that_this_release_does_not_know_is_refused() {
+async fn unknown_consistency_is_rejected() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     // Field 1, or 3, is 7.
@@ -473,7 +473,7 @@ impl Reflection {
         let (requests, receiver) = mpsc::channel(1);
         let mut client = ServerReflectionClient::new(channel(api));
         let opened = client.server_reflection_info(ReceiverStream::new(receiver));
-        let answers = timeout(PATIENCE, opened).await.expect("it answers")?;
+        let answers = timeout(TIMEOUT, opened).await.expect("it answers")?;
         Ok(Self {
             _requests: requests,
             _answers: answers.into_inner(),
@@ -482,7 +482,7 @@ impl Reflection {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_streams_of_reflection_than_a_master_keeps_are_refused_until_one_ends() {
+async fn reflection_streams_are_bounded() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let api = &masters.api[leader];
@@ -496,7 +496,7 @@ async fn more_streams_of_reflection_than_a_master_keeps_are_refused_until_one_en
         .expect("it is one too many");
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     open.pop();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while let Err(status) = Reflection::open(api).await {
         assert!(Instant::now() < deadline, "{status}");
         tokio::time::sleep(Duration::from_millis(10)).await;

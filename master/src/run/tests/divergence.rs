@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
-use crate::comparison::EVERY;
+use crate::comparison::INTERVAL;
 
 struct TestMaster {
     api: String,
@@ -24,7 +24,7 @@ struct TestMaster {
 impl TestMaster {
     async fn ended(&mut self) -> Result<(), MasterError> {
         let running = self.running.take().expect("it was started");
-        let ended = tokio::time::timeout(PATIENCE, running).await;
+        let ended = tokio::time::timeout(TIMEOUT, running).await;
         ended.expect("it ends").unwrap()
     }
 
@@ -58,7 +58,7 @@ impl TestMaster {
     /// Writes through this master until the write is acknowledged: on a busy host there may be no
     /// leader for a moment.
     async fn write(&self, weight_milli: u64) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !self.try_write("ops", weight_milli).await {
             assert!(Instant::now() < deadline, "nothing is committed");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -158,7 +158,7 @@ impl TestGroup {
 
     /// Waits until one of `places` is the active leader, and all of them have applied its state.
     async fn settled(&self, places: &[usize]) -> usize {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             assert!(Instant::now() < deadline, "nobody leads");
             let mut seen = Vec::new();
@@ -181,7 +181,7 @@ impl TestGroup {
 
     /// Transfers leadership to another of `places`; each new leader logs its digest.
     async fn change_leader(&self, places: &[usize]) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let leader = self.settled(places).await;
         let epoch = self.0[leader].seen().await.map_or(0, |seen| seen.epoch);
         let other = places.iter().find(|place| **place != leader).unwrap();
@@ -250,7 +250,7 @@ fn weights_in(memory: &MemoryStore) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_whose_registry_differs_stops_and_the_others_go_on() {
+async fn diverged_master_stops_and_the_others_continue() {
     let mut group = TestGroup::start().await;
     let leader = group.settled(&[0, 1, 2]).await;
     group.0[leader].write(2_000).await;
@@ -285,7 +285,7 @@ async fn a_master_whose_registry_differs_stops_and_the_others_go_on() {
 /// Two registries do not show which one is right: the followers do not outvote their leader, they
 /// leave it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledges_nothing_more() {
+async fn diverged_leader_loses_its_followers_and_acknowledges_nothing() {
     let mut group = TestGroup::start().await;
     let wrong = group.settled(&[0, 1, 2]).await;
     group.0[wrong].write(2_000).await;
@@ -300,7 +300,7 @@ async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledg
     // Writes of records other than the manipulated one continue until it no longer serves.
     let mut acknowledged = vec![2_000];
     let mut weight_milli = 10_000;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut ended = Vec::new();
     while ended.len() < followers.len() {
         assert!(Instant::now() < deadline, "a follower goes on");
@@ -353,8 +353,8 @@ async fn a_leader_whose_registry_differs_is_left_by_its_followers_and_acknowledg
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_digest_is_logged_in_each_epoch_and_every_thousand_entries() {
     let alone = SingleMaster::start().await;
-    let epoch = alone.in_office().await.epoch;
-    let deadline = Instant::now() + 2 * PATIENCE;
+    let epoch = alone.active_leader().await.epoch;
+    let deadline = Instant::now() + 2 * TIMEOUT;
     let logged = loop {
         assert!(Instant::now() < deadline, "no second digest is logged");
         for weight_milli in 1_000..1_100 {
@@ -365,9 +365,13 @@ async fn a_digest_is_logged_in_each_epoch_and_every_thousand_entries() {
             break logged;
         }
     };
-    assert_eq!(alone.in_office().await.epoch, epoch, "it led all the time");
+    assert_eq!(
+        alone.active_leader().await.epoch,
+        epoch,
+        "it led all the time"
+    );
     assert!(
-        logged[0] >= epoch && logged[1] >= logged[0] + EVERY,
+        logged[0] >= epoch && logged[1] >= logged[0] + INTERVAL,
         "{logged:?}"
     );
     alone.end().await;

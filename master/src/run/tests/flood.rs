@@ -23,7 +23,7 @@ const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// An agent and a framework without connections: their links end here.
 struct TestLinks {
-    desk: OwnerHandle,
+    handle: OwnerHandle,
     agent: LinkId,
     to_agent: LinkStream<v1::ToAgent>,
     framework: FrameworkId,
@@ -80,7 +80,7 @@ impl TestLinks {
         };
         desk.send(OwnerMessage::Input(hello)).await.unwrap();
         let mut links = Self {
-            desk,
+            handle: desk,
             agent,
             to_agent,
             framework: FrameworkId(1),
@@ -100,13 +100,13 @@ impl TestLinks {
                 }
             }
         };
-        self.offer = tokio::time::timeout(PATIENCE, offered).await.unwrap();
+        self.offer = tokio::time::timeout(TIMEOUT, offered).await.unwrap();
     }
 
     /// Launches tasks with descriptions of `bytes` bytes on the current offer.
     async fn launch(&mut self, number: u64, tasks: usize, bytes: usize) {
         let offer = Some(self.offer.clone());
-        let (promise, token) = convert::promise(&v1::HeldOffer { offer }).unwrap();
+        let (promise, token) = convert::offer_terms(&v1::HeldOffer { offer }).unwrap();
         let launches = (0..tasks).map(|at| {
             let mut task = spec(&format!("task-{number}-{at}"), "cpus:0.1;mem:16");
             task.environment
@@ -127,14 +127,14 @@ impl TestLinks {
             hash: number,
             action,
         });
-        let asked = self.desk.ask(move |request| Input::Call {
+        let asked = self.handle.ask(move |request| Input::Call {
             request,
             actor: Actor::default(),
             call,
             tokens: vec![token],
             filter_ms: 0,
         });
-        let answer = tokio::time::timeout(PATIENCE, asked).await.unwrap();
+        let answer = tokio::time::timeout(TIMEOUT, asked).await.unwrap();
         assert!(matches!(&answer, Ok(LeaderReply::Called { refused, .. }) if refused.is_empty()));
         self.next_offer().await;
     }
@@ -145,7 +145,7 @@ impl TestLinks {
             link: self.agent,
             serial,
         };
-        self.desk.send(OwnerMessage::Input(ping)).await.unwrap();
+        self.handle.send(OwnerMessage::Input(ping)).await.unwrap();
         let answered = async {
             loop {
                 let told = self.to_agent.next().await.expect("the link stays open");
@@ -164,7 +164,7 @@ impl TestLinks {
             reason: Default::default(),
         };
         let asked = self
-            .desk
+            .handle
             .ask(move |request| Input::Decline { request, decline });
         assert_eq!(asked.await.unwrap(), LeaderReply::Declined);
         self.next_offer().await;
@@ -201,7 +201,7 @@ async fn read_on(address: String, good: Arc<AtomicUsize>, refused: Arc<AtomicUsi
 }
 
 /// Reads the summary of the cluster repeatedly on one connection: it is never rejected.
-async fn look_on(address: String, looks: Arc<AtomicUsize>) {
+async fn poll_reads(address: String, looks: Arc<AtomicUsize>) {
     let mut stream = TcpStream::connect(&address).await.unwrap();
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -243,25 +243,25 @@ async fn serve_reads(desk: &OwnerHandle) -> String {
 async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_back() {
     let mut alone = SingleMaster::start().await;
     let budget = 24 << 20;
-    alone.desk.reads = ReadLimiter::new(ReadBounds {
+    alone.handle.reads = ReadLimiter::new(ReadBounds {
         builders: 2,
-        line: 8,
+        max_waiting: 8,
         bytes: budget,
-        bytes_kept: 8 << 20,
+        bytes_reserved: 8 << 20,
         // Only reads that find the line full are rejected; the time to build a page on a busy
         // machine does not matter.
-        patience: PATIENCE,
-        stalled: Duration::from_secs(1),
-        hurried: Duration::from_millis(300),
+        wait_timeout: TIMEOUT,
+        stall_timeout: Duration::from_secs(1),
+        busy_stall_timeout: Duration::from_millis(300),
         ..ReadBounds::default()
     });
-    let cutter = tokio::spawn(alone.desk.reads.clone().cut_off_slow_readers());
-    let epoch = alone.in_office().await.epoch;
-    let mut links = TestLinks::open(alone.desk.clone()).await;
+    let cutter = tokio::spawn(alone.handle.reads.clone().cut_off_slow_readers());
+    let epoch = alone.active_leader().await.epoch;
+    let mut links = TestLinks::open(alone.handle.clone()).await;
     for number in 1..=5 {
         links.launch(number, 100, 8_000).await;
     }
-    let address = serve_reads(&alone.desk).await;
+    let address = serve_reads(&alone.handle).await;
     // Their answers are larger than the socket buffers.
     let mut stalled = Vec::new();
     for _ in 0..8 {
@@ -270,16 +270,13 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
     let (good, refused) = (Arc::default(), Arc::default());
     let mut readers = JoinSet::new();
     for _ in 0..40 {
-        readers.spawn(read_on(
-            address.clone(),
-            Arc::clone(&good),
-            Arc::clone(&refused),
-        ));
+        let counts = (Arc::clone(&good), Arc::clone(&refused));
+        readers.spawn(read_on(address.clone(), counts.0, counts.1));
     }
     let looks = Arc::default();
-    let looker = tokio::spawn(look_on(address.clone(), Arc::clone(&looks)));
+    let looker = tokio::spawn(poll_reads(address.clone(), Arc::clone(&looks)));
     let mut serial = 0;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     // Long enough that some readers are served, and some are not.
     while good.load(Ordering::Relaxed) < 40
         || refused.load(Ordering::Relaxed) < 10
@@ -288,7 +285,7 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
     {
         serial += 1;
         links.beat(serial).await;
-        let held = alone.desk.reads.held();
+        let held = alone.handle.reads.held_bytes();
         assert!(held <= budget, "{held}");
         assert!(!looker.is_finished(), "{:?}", looker.await);
         assert!(
@@ -300,9 +297,12 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
     looker.abort();
     readers.shutdown().await;
     // Those that never read are still connected, and hold nothing.
-    until("all memory is given back", || alone.desk.reads.held() == 0).await;
+    until("all memory is given back", || {
+        alone.handle.reads.held_bytes() == 0
+    })
+    .await;
     drop(stalled);
-    assert_eq!(alone.in_office().await.epoch, epoch);
+    assert_eq!(alone.active_leader().await.epoch, epoch);
     cutter.abort();
     alone.end().await;
 }

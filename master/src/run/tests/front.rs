@@ -20,7 +20,7 @@ fn channel(address: &str) -> Channel {
 
 async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Event>, String> {
     let request = v1::SubscribeRequest {
-        protocol: Some(argosy_proto::versions::VersionRange::OWN.first()),
+        protocol: Some(argosy_proto::versions::VersionRange::OWN.first_message()),
         // It identifies a framework without an id.
         session,
         info: Some(v1::FrameworkInfo {
@@ -33,12 +33,12 @@ async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Even
         ..Default::default()
     };
     let mut client = SchedulerClient::new(channel);
-    let opened = timeout(PATIENCE, client.subscribe(request)).await;
+    let opened = timeout(TIMEOUT, client.subscribe(request)).await;
     let mut stream = opened
         .map_err(|_| "it does not open")?
         .map_err(|status| status.to_string())?;
     loop {
-        let first = timeout(PATIENCE, stream.get_mut().message()).await;
+        let first = timeout(TIMEOUT, stream.get_mut().message()).await;
         let first = first
             .map_err(|_| "it is silent")?
             .map_err(|status| status.to_string())?;
@@ -54,7 +54,7 @@ async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Even
 async fn heartbeats(stream: &mut Streaming<v1::Event>, count: usize) -> Result<(), String> {
     let mut heard = 0;
     while heard < count {
-        let event = match timeout(PATIENCE, stream.message()).await {
+        let event = match timeout(TIMEOUT, stream.message()).await {
             Ok(Ok(Some(event))) => event,
             Ok(Ok(None)) => return Err("it ended".to_owned()),
             Ok(Err(status)) => return Err(status.to_string()),
@@ -106,7 +106,7 @@ async fn streams_and_calls(follower: &str) -> Result<(), String> {
                 .await
         }
     });
-    let answers = timeout(PATIENCE, join_all(calls))
+    let answers = timeout(TIMEOUT, join_all(calls))
         .await
         .map_err(|_| "calls hang")?;
     let answers: Result<Vec<_>, _> = answers.into_iter().collect();
@@ -117,7 +117,7 @@ async fn streams_and_calls(follower: &str) -> Result<(), String> {
 /// A heartbeat is one small frame. In an earlier version, 134 of them at the same time overloaded
 /// the one connection between masters, and 200 streams left no room for a call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hundreds_of_streams_and_their_calls_go_through_one_follower() {
+async fn one_follower_forwards_hundreds_of_streams_and_calls() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     // A busy host may change the leader, which ends every stream: that proves nothing, and is
     // retried.

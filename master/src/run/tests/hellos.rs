@@ -35,17 +35,17 @@ fn hello(link: LinkId, nonce: u64) -> OwnerMessage {
 #[tokio::test]
 async fn a_hello_of_a_closed_stream_registers_no_agent() {
     let alone = SingleMaster::start().await;
-    alone.in_office().await;
-    let (closed, open) = (alone.desk.new_link(), alone.desk.new_link());
+    alone.active_leader().await;
+    let (closed, open) = (alone.handle.new_link(), alone.handle.new_link());
     let (sender, mut to_agent) = links::link::<v1::ToAgent>();
-    alone.desk.send(hello(closed, 1)).await.unwrap();
+    alone.handle.send(hello(closed, 1)).await.unwrap();
     let opened = OwnerMessage::AgentLink(open, sender);
-    alone.desk.send(opened).await.unwrap();
-    alone.desk.send(hello(open, 2)).await.unwrap();
+    alone.handle.send(opened).await.unwrap();
+    alone.handle.send(hello(open, 2)).await.unwrap();
     // Registrations are committed in order, so the first would be stored by now.
-    let answered = tokio::time::timeout(PATIENCE, to_agent.next()).await;
+    let answered = tokio::time::timeout(TIMEOUT, to_agent.next()).await;
     assert!(answered.unwrap().is_some());
-    let nonces = alone.desk.query(|facts| {
+    let nonces = alone.handle.query(|facts| {
         let agents = facts.registry.agents();
         agents.map(|agent| agent.nonce).collect::<Vec<_>>()
     });

@@ -8,7 +8,7 @@ use argosy_testing::Log;
 use tokio::time::Instant;
 
 use super::*;
-use crate::lag::TOO_LATE;
+use crate::lag::MAX_LAG;
 
 /// Delay of each message in a slow inbox.
 const LATE: Duration = Duration::from_secs(4);
@@ -17,7 +17,7 @@ const NOBODY: usize = usize::MAX;
 
 /// A master without an API: only its own probes arrive.
 struct MasterWithoutApi {
-    desk: OwnerHandle,
+    handle: OwnerHandle,
     node: Node,
     stop: CancellationToken,
     owner: JoinHandle<Result<(), MasterError>>,
@@ -51,8 +51,8 @@ impl MasterWithoutApi {
         let entropy = [place as u8 + 1; 32];
         let owner = owner_of(&config, &node, registry, (entropy, Handle::current()));
         let (inbox, messages) = mpsc::channel(INBOX);
-        let hands = transfer_when_asked(node.clone(), owner.handing);
-        let probe = lag::probe(owner.desk.inbox.clone());
+        let hands = transfer_on_request(node.clone(), owner.transfers);
+        let probe = lag::probe(owner.handle.inbox.clone());
         let carry = carry(owner.messages, inbox, move || {
             slow.load(Ordering::Relaxed) == place
         });
@@ -63,9 +63,9 @@ impl MasterWithoutApi {
         ];
         let running = owner
             .replica
-            .run(requests, messages, owner.looks, stop.clone());
+            .run(requests, messages, owner.queries, stop.clone());
         Self {
-            desk: owner.desk,
+            handle: owner.handle,
             node,
             stop,
             owner: tokio::spawn(running),
@@ -73,8 +73,8 @@ impl MasterWithoutApi {
         }
     }
 
-    fn is_in_office(&self) -> bool {
-        self.desk.office.borrow().here
+    fn is_active_leader(&self) -> bool {
+        self.handle.leader_status.borrow().is_local
     }
 
     async fn end(self) {
@@ -109,11 +109,12 @@ async fn carry(
 }
 
 /// Returns the place of the active leader, once there is one other than `former`.
-async fn in_office(masters: &[MasterWithoutApi], former: Option<usize>) -> usize {
-    let deadline = Instant::now() + PATIENCE;
+async fn active_leader(masters: &[MasterWithoutApi], former: Option<usize>) -> usize {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let mut places = 0..masters.len();
-        let found = places.find(|place| Some(*place) != former && masters[*place].is_in_office());
+        let found =
+            places.find(|place| Some(*place) != former && masters[*place].is_active_leader());
         if let Some(place) = found {
             return place;
         }
@@ -124,7 +125,7 @@ async fn in_office(masters: &[MasterWithoutApi], former: Option<usize>) -> usize
 
 /// Runs on one thread, which is the one whose log is captured.
 #[tokio::test]
-async fn a_leader_that_comes_too_late_to_its_links_says_so_and_hands_its_office_over() {
+async fn lagging_leader_logs_and_transfers_leadership() {
     let log = Log::default();
     let _captured = tracing::subscriber::set_default(log.clone());
     let has = |words: &str| {
@@ -145,23 +146,23 @@ async fn a_leader_that_comes_too_late_to_its_links_says_so_and_hands_its_office_
     let starts = starts
         .map(|(place, raft)| MasterWithoutApi::start(place, (raft, peers.clone()), slow.clone()));
     let masters = join_all(starts).await;
-    let late = in_office(&masters, None).await;
+    let late = active_leader(&masters, None).await;
     let reported = "messages of agents and frameworks were not processed in time";
     let handed_over = "leadership transferred";
     assert!(!has(reported) && !has(handed_over));
     let begun = Instant::now();
     slow.store(late, Ordering::Relaxed);
-    in_office(&masters, Some(late)).await;
+    active_leader(&masters, Some(late)).await;
     assert!(
-        begun.elapsed() > TOO_LATE,
+        begun.elapsed() > MAX_LAG,
         "it handed over for another reason"
     );
     for words in [reported, "transferring leadership", handed_over] {
         assert!(has(words), "{words}: {:?}", log.0.lock().unwrap());
     }
     // It becomes a follower, although it is slow.
-    let deadline = Instant::now() + PATIENCE;
-    while masters[late].is_in_office() {
+    let deadline = Instant::now() + TIMEOUT;
+    while masters[late].is_active_leader() {
         assert!(Instant::now() < deadline, "two masters are active leaders");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

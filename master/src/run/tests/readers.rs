@@ -27,7 +27,7 @@ fn changes(desk: &OwnerHandle, after: u64) -> Vec<RecordChange> {
 async fn write(masters: &[&SingleMaster], weight_milli: u64) -> u64 {
     loop {
         for alone in masters {
-            if !alone.desk.office.borrow().here {
+            if !alone.handle.leader_status.borrow().is_local {
                 continue;
             }
             let operate = Operate {
@@ -36,7 +36,7 @@ async fn write(masters: &[&SingleMaster], weight_milli: u64) -> u64 {
                 operations: vec![weight(weight_milli)],
                 wall_ms: 0,
             };
-            let asked = alone.desk.ask(|request| Input::Operate {
+            let asked = alone.handle.ask(|request| Input::Operate {
                 request,
                 actor: Actor::Unauthenticated,
                 operate,
@@ -50,7 +50,7 @@ async fn write(masters: &[&SingleMaster], weight_milli: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() {
+async fn changes_are_equal_on_every_master_and_a_reader_can_switch() {
     let masters = SingleMaster::start_three().await;
     let mut all: Vec<&SingleMaster> = masters.iter().collect();
     let first = write(&all, 2_000).await;
@@ -61,9 +61,9 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
         last = write(&all, weight).await;
     }
     for master in &all {
-        master.desk.wait_applied(last).await.unwrap();
+        master.handle.wait_applied(last).await.unwrap();
     }
-    let seen = changes(&all[0].desk, first);
+    let seen = changes(&all[0].handle, first);
     let role = encode::key(&RecordKey::Weight(Role::new("ops").unwrap()));
     let of_role = |change: &&RecordChange| change.key == role;
     // A write whose answer was lost in a change of leader is repeated.
@@ -82,21 +82,23 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
                 .collect::<Vec<_>>()
         };
         assert_eq!(
-            up_to_last(changes(&other.desk, first)),
+            up_to_last(changes(&other.handle, first)),
             up_to_last(seen.clone())
         );
     }
     // The leader ends; its reader continues at another master.
-    let leader = all.iter().position(|one| one.desk.office.borrow().here);
+    let leader = all
+        .iter()
+        .position(|one| one.handle.leader_status.borrow().is_local);
     let leader = all.swap_remove(leader.expect("one leads"));
-    let read = leader.desk.changes.since(first, ALL).unwrap();
+    let read = leader.handle.changes.since(first, ALL).unwrap();
     leader.stop.cancel();
     leader.node.stop().await;
     let newest = write(&all, 7_000).await;
     for master in &all {
-        master.desk.wait_applied(newest).await.unwrap();
-        let rest = changes(&master.desk, read.upto);
-        assert!(rest[0].revision.index > read.upto);
+        master.handle.wait_applied(newest).await.unwrap();
+        let rest = changes(&master.handle, read.through);
+        assert!(rest[0].revision.index > read.through);
         let changed = rest.iter().rev().find(of_role).unwrap();
         assert_eq!(
             changed.revision,
@@ -109,24 +111,24 @@ async fn changes_are_the_same_on_every_master_and_a_reader_goes_on_at_another() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_changed_before_a_master_started_is_said_to_be_lost() {
+async fn changes_before_start_are_reported_as_lost() {
     let alone = SingleMaster::start().await;
-    alone.in_office().await;
-    let before = alone.desk.changes.since(0, ALL).map(|page| page.upto);
+    alone.active_leader().await;
+    let before = alone.handle.changes.since(0, ALL).map(|page| page.through);
     alone.operate(weight(2_000)).await;
     // Entries applied before its loop ran are missing, and everything since is present.
     match before {
-        Err(HistoryLost { oldest }) => assert!(!changes(&alone.desk, oldest).is_empty()),
-        Ok(_) => assert!(!changes(&alone.desk, 0).is_empty()),
+        Err(HistoryLost { oldest }) => assert!(!changes(&alone.handle, oldest).is_empty()),
+        Ok(_) => assert!(!changes(&alone.handle, 0).is_empty()),
     }
     alone.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_agents_are_judged_however_many_there_are() {
+async fn all_agents_are_evaluated_regardless_of_number() {
     const AGENTS: u64 = 2_345;
     let alone = SingleMaster::start().await;
-    let epoch = Epoch(alone.in_office().await.epoch);
+    let epoch = Epoch(alone.active_leader().await.epoch);
     let subscribe = Subscribe {
         framework: None,
         session: 7,
@@ -142,8 +144,8 @@ async fn all_agents_are_judged_however_many_there_are() {
         framework_id: "framework-1".to_owned(),
         ..Default::default()
     };
-    let services = services(&alone.desk);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let services = services(&alone.handle);
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     let explained = loop {
         match services.explain_here(question.clone()).await {
             Ok(explained) => break explained,

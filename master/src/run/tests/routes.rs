@@ -17,7 +17,7 @@ use crate::reads;
 
 pub(super) fn services(desk: &OwnerHandle) -> Services {
     Services {
-        desk: desk.clone(),
+        owner: desk.clone(),
         peers: MasterConnections::new(Dialer::tcp()),
         tasks: TaskTracker::new(),
     }
@@ -43,7 +43,7 @@ pub(super) fn routes(desk: &OwnerHandle, metrics: Option<PrometheusHandle>) -> R
 }
 
 pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -57,16 +57,16 @@ async fn unread(mut routes: Router, path: &'static str) -> Response {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_that_are_not_read_take_a_share_of_the_reads_and_give_it_back() {
+async fn unread_metrics_hold_and_release_read_budget() {
     let mut alone = SingleMaster::start().await;
     let budget = 2 << 20;
-    alone.desk.reads = ReadLimiter::new(ReadBounds {
+    alone.handle.reads = ReadLimiter::new(ReadBounds {
         bytes: 8 << 20,
         bytes_each: budget,
-        bytes_kept: 0,
-        patience: Duration::from_millis(50),
-        stalled: Duration::from_secs(2),
-        hurried: Duration::from_secs(2),
+        bytes_reserved: 0,
+        wait_timeout: Duration::from_millis(50),
+        stall_timeout: Duration::from_secs(2),
+        busy_stall_timeout: Duration::from_secs(2),
         ..ReadBounds::default()
     });
     let recorder = PrometheusBuilder::new().build_recorder();
@@ -76,19 +76,22 @@ async fn metrics_that_are_not_read_take_a_share_of_the_reads_and_give_it_back() 
         }
     });
     let bytes = recorder.handle().render().len();
-    let routes = routes(&alone.desk, Some(recorder.handle()));
+    let routes = routes(&alone.handle, Some(recorder.handle()));
     let asked = (0..200).map(|_| unread(routes.clone(), "/metrics"));
     let answers = join_all(asked).await;
     let (shown, refused): (Vec<_>, Vec<_>) = answers
         .into_iter()
         .partition(|answer| answer.status() == 200);
-    let held = alone.desk.reads.held();
+    let held = alone.handle.reads.held_bytes();
     assert!(!shown.is_empty() && shown.len() * bytes <= held, "{held}");
     assert!(held <= budget, "{held}");
     assert!(refused.iter().all(|answer| answer.status() == 429));
     // They are cut off, and hold nothing although they are not dropped.
-    let cutter = tokio::spawn(alone.desk.reads.clone().cut_off_slow_readers());
-    until("all memory is given back", || alone.desk.reads.held() == 0).await;
+    let cutter = tokio::spawn(alone.handle.reads.clone().cut_off_slow_readers());
+    until("all memory is given back", || {
+        alone.handle.reads.held_bytes() == 0
+    })
+    .await;
     assert_eq!(unread(routes, "/metrics").await.status(), 200);
     drop(shown);
     cutter.abort();
@@ -96,11 +99,11 @@ async fn metrics_that_are_not_read_take_a_share_of_the_reads_and_give_it_back() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_is_not_ready_says_why_in_json() {
+async fn unready_master_returns_the_reason_in_json() {
     let mut alone = SingleMaster::start().await;
     let (_office, seen) = watch::channel(LeaderStatus::default());
-    alone.desk.office = seen;
-    let answer = unread(routes(&alone.desk, None), "/readyz").await;
+    alone.handle.leader_status = seen;
+    let answer = unread(routes(&alone.handle, None), "/readyz").await;
     assert_eq!(answer.status(), 503);
     let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await;
     let error: serde_json::Value = serde_json::from_slice(&body.unwrap()).unwrap();
@@ -113,10 +116,10 @@ async fn a_master_that_is_not_ready_says_why_in_json() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_offers_waits_until_the_revision_that_it_asks_for_is_applied() {
     let alone = SingleMaster::start().await;
-    alone.in_office().await;
+    alone.active_leader().await;
     // The digest that a new leader logs may come at any moment; not ten entries.
-    let min_revision = *alone.desk.applied.borrow() + 10;
-    let services = services(&alone.desk);
+    let min_revision = *alone.handle.applied.borrow() + 10;
+    let services = services(&alone.handle);
     let listed = services.list_offers(tonic::Request::new(v1::ListRequest {
         min_revision,
         ..Default::default()

@@ -94,17 +94,17 @@ impl TestMasters {
 
     /// Waits for an active leader. Returns its place and its name.
     pub(super) async fn leader(&self) -> (usize, String) {
-        let (place, seen) = self.in_office().await;
+        let (place, seen) = self.active_leader().await;
         (place, seen.leader)
     }
 
     /// Returns the epoch of the active leader.
     pub(super) async fn epoch(&self) -> u64 {
-        self.in_office().await.1.epoch
+        self.active_leader().await.1.epoch
     }
 
-    async fn in_office(&self) -> (usize, v1::Cluster) {
-        let deadline = Instant::now() + PATIENCE;
+    async fn active_leader(&self) -> (usize, v1::Cluster) {
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             for place in 0..self.api.len() {
                 let seen = self.seen(place).await;
@@ -219,7 +219,7 @@ async fn a_leader_too_far_away_for_its_followers_makes_room_for_a_steady_one() {
     // This many consecutive reads see the same epoch of another master: a leader that repeatedly
     // loses and regains its lease opens one after the other.
     let (mut reign, mut steady) = (0, 0);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while steady < 20 {
         assert!(
             Instant::now() < deadline,

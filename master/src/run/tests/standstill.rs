@@ -9,11 +9,13 @@ use tokio::sync::oneshot;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_of_which_only_the_loop_stands_still_hands_over() {
+async fn leader_with_a_blocked_loop_transfers_leadership() {
     let masters = SingleMaster::start_three().await;
     let in_office = |former: Option<usize>| {
         let mut places = 0..masters.len();
-        places.find(|place| Some(*place) != former && masters[*place].desk.office.borrow().here)
+        places.find(|place| {
+            Some(*place) != former && masters[*place].handle.leader_status.borrow().is_local
+        })
     };
     let leader = loop {
         if let Some(leader) = in_office(None) {
@@ -27,7 +29,7 @@ async fn a_leader_of_which_only_the_loop_stands_still_hands_over() {
     let _watchdog = Watchdog::thread_with(Arc::default(), look, give_up, || {}).unwrap();
     let asked = Instant::now();
     while in_office(Some(leader)).is_none() {
-        assert!(asked.elapsed() < PATIENCE, "no other master leads");
+        assert!(asked.elapsed() < TIMEOUT, "no other master leads");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for master in masters {
@@ -46,16 +48,16 @@ async fn stored(alone: &SingleMaster) -> (u64, argosy_raft::RegistryRecords) {
         {
             return (index, records);
         }
-        assert!(asked.elapsed() < PATIENCE, "it is not written");
+        assert!(asked.elapsed() < TIMEOUT, "it is not written");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_loop_turns_while_a_large_snapshot_is_read() {
+async fn loop_continues_while_a_large_snapshot_is_read() {
     const AGENTS: u64 = 25_000;
     let alone = SingleMaster::start().await;
-    let epoch = Epoch(alone.in_office().await.epoch);
+    let epoch = Epoch(alone.active_leader().await.epoch);
     let registered = (0..AGENTS).map(|nonce| {
         let agent = registration(nonce + 1, "cpus:1;mem:64");
         Command::RegisterAgent(agent)
@@ -70,10 +72,10 @@ async fn the_loop_turns_while_a_large_snapshot_is_read() {
         records,
         done,
     };
-    let (asked, before) = (Instant::now(), alone.pulse.turns());
+    let (asked, before) = (Instant::now(), alone.turn_counter.turns());
     alone.requests.send(request).await.unwrap();
     loaded.await.unwrap();
-    let (took, turns) = (asked.elapsed(), alone.pulse.turns() - before);
+    let (took, turns) = (asked.elapsed(), alone.turn_counter.turns() - before);
     assert!(
         took > 2 * replica::TICK,
         "too short to show anything: {took:?}"
@@ -81,11 +83,8 @@ async fn the_loop_turns_while_a_large_snapshot_is_read() {
     let ticks = took.as_millis() / replica::TICK.as_millis();
     assert!(u128::from(turns) > ticks / 2, "{turns} turns in {took:?}");
     // It leads again, in a new epoch, with the loaded registry.
-    let mut office = alone.desk.office.clone();
-    let again = office.wait_for(|office| office.here && office.epoch > epoch.0);
-    tokio::time::timeout(PATIENCE, again)
-        .await
-        .unwrap()
-        .unwrap();
+    let mut office = alone.handle.leader_status.clone();
+    let again = office.wait_for(|office| office.is_local && office.epoch > epoch.0);
+    tokio::time::timeout(TIMEOUT, again).await.unwrap().unwrap();
     alone.end().await;
 }

@@ -45,7 +45,7 @@ impl ListKind {
 
     /// Returns whether the called master answers from its own state. Only the leader knows
     /// connections and offers.
-    fn is_answered_here(self, consistency: i32) -> bool {
+    fn is_local(self, consistency: i32) -> bool {
         match self {
             Self::Tasks => true,
             Self::Agents | Self::Frameworks => is_local(consistency),
@@ -61,24 +61,24 @@ impl Services {
         list: ListKind,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<EncodedPage>, Status> {
-        if list.is_answered_here(request.get_ref().consistency) {
+        if list.is_local(request.get_ref().consistency) {
             let page = self.list_here(list, request.into_inner()).await?;
             return Ok(Response::new(page));
         }
-        let leads_here = self.desk.office.borrow().here;
+        let leads_here = self.owner.leader_status.borrow().is_local;
         let share = if leads_here {
             None
         } else {
             // The leader builds the page; this master holds it until its reader has it.
-            let mut share = self.desk.reserve(2 * MESSAGE_BYTES, MESSAGE_BYTES).await?;
-            share.built();
+            let mut share = self.owner.reserve(2 * MESSAGE_BYTES, MESSAGE_BYTES).await?;
+            share.finish_building();
             Some(share)
         };
         let here = |request, _| self.list_here(list, request);
         let there = |channel, request| list_there(list, channel, request);
         let page = self.route(request, here, there).await?;
         if let Some(mut share) = share {
-            share.fit(2 * page.get_ref().encoded_len());
+            share.resize(2 * page.get_ref().encoded_len());
             share.attach_to_answer();
         }
         Ok(page)
@@ -90,10 +90,10 @@ impl Services {
         request: v1::ListRequest,
     ) -> Result<EncodedPage, Status> {
         match list {
-            ListKind::Agents => list_agents(&self.desk, request).await,
-            ListKind::Frameworks => list_frameworks(&self.desk, request).await,
-            ListKind::Tasks => list_tasks(&self.desk, request).await,
-            ListKind::Offers => list_offers(&self.desk, request).await,
+            ListKind::Agents => list_agents(&self.owner, request).await,
+            ListKind::Frameworks => list_frameworks(&self.owner, request).await,
+            ListKind::Tasks => list_tasks(&self.owner, request).await,
+            ListKind::Offers => list_offers(&self.owner, request).await,
         }
     }
 }
@@ -115,7 +115,7 @@ async fn list_there(
 #[derive(Clone)]
 struct ListService {
     services: Services,
-    list: ListKind,
+    kind: ListKind,
 }
 
 impl UnaryService<v1::ListRequest> for ListService {
@@ -123,7 +123,10 @@ impl UnaryService<v1::ListRequest> for ListService {
     type Future = Pin<Box<dyn Future<Output = Result<Response<EncodedPage>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<v1::ListRequest>) -> Self::Future {
-        let Self { services, list } = self.clone();
+        let Self {
+            services,
+            kind: list,
+        } = self.clone();
         Box::pin(async move { services.list(list, request).await })
     }
 }
@@ -153,6 +156,12 @@ pub(crate) fn routes(services: &Services) -> Router {
         .into_iter()
         .fold(Router::new(), |router, list| {
             let services = services.clone();
-            router.route(list.path(), any_service(ListService { services, list }))
+            router.route(
+                list.path(),
+                any_service(ListService {
+                    services,
+                    kind: list,
+                }),
+            )
         })
 }

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use super::{
     EncodedPage, EncodedRecords, PageCapacity, PagePart, bad_token, check_filter, collect, gather,
-    is, matches, plain, settle, size,
+    is, matches, page_size, plain, settle,
 };
 use crate::encodings::{CachedEncodings, EncodingCache};
 use crate::inbox::StateView;
@@ -30,7 +30,7 @@ pub(super) async fn list_tasks(
         &request.filter,
         &["framework_id", "agent_id", "task_id", "state", "name"],
     )?;
-    let size = size(&request)?;
+    let size = page_size(&request)?;
     if !request.page_token.is_empty() && TaskPosition::read(&request.page_token).is_none() {
         return Err(bad_token(&request.page_token));
     }
@@ -77,7 +77,7 @@ impl TaskQuery {
         }
     }
 
-    fn takes(&self, task: &Task) -> bool {
+    fn matches(&self, task: &Task) -> bool {
         let state = || plain(v1::TaskState::from(task.state).as_str_name(), "TASK_STATE_");
         is(&self.filter, "framework_id", &task.key.framework)
             && is(&self.filter, "agent_id", &task.agent)
@@ -90,11 +90,11 @@ impl TaskQuery {
         &self,
         registry: &Registry,
         task: &Arc<Task>,
-        kept: &mut CachedEncodings,
+        encodings: &mut CachedEncodings,
         found: &mut EncodedRecords,
     ) {
-        if self.takes(task) {
-            let record = kept.encoded(task, views::task_record);
+        if self.matches(task) {
+            let record = encodings.encoded(task, views::task_record);
             found.add_with(&record, &views::task_now(registry, task));
         }
     }
@@ -122,7 +122,7 @@ impl TaskPosition {
         }))
     }
 
-    fn behind(&self) -> Option<&TaskKey> {
+    fn after(&self) -> Option<&TaskKey> {
         match self {
             Self::After(key) => Some(key),
             Self::Start | Self::History(_) => None,
@@ -132,7 +132,7 @@ impl TaskPosition {
 
 fn live(
     registry: &Registry,
-    place: &TaskPosition,
+    position: &TaskPosition,
     room: PageCapacity,
     wanted: &TaskQuery,
 ) -> PagePart {
@@ -142,12 +142,15 @@ fn live(
         wanted.show(registry, task, &mut kept, found)
     };
     match (wanted.agent, wanted.framework) {
-        (Some(agent), _) => gather(of_agent(registry, agent, place), room, name, show),
-        (None, Some(framework)) => {
-            gather(of_framework(registry, framework, place), room, name, show)
-        }
+        (Some(agent), _) => gather(of_agent(registry, agent, position), room, name, show),
+        (None, Some(framework)) => gather(
+            of_framework(registry, framework, position),
+            room,
+            name,
+            show,
+        ),
         (None, None) => {
-            let tasks = registry.shared_tasks_after(place.behind());
+            let tasks = registry.shared_tasks_after(position.after());
             gather(tasks, room, name, show)
         }
     }
@@ -156,9 +159,9 @@ fn live(
 fn of_agent<'a>(
     registry: &'a Registry,
     agent: AgentId,
-    place: &'a TaskPosition,
+    position: &'a TaskPosition,
 ) -> impl Iterator<Item = &'a Arc<Task>> {
-    let from = place.behind().map_or(Bound::Unbounded, Bound::Excluded);
+    let from = position.after().map_or(Bound::Unbounded, Bound::Excluded);
     let keys = registry.agent_index(agent).map(|index| &index.tasks);
     keys.into_iter()
         .flat_map(move |keys| keys.range::<TaskKey, _>((from, Bound::Unbounded)))
@@ -168,10 +171,10 @@ fn of_agent<'a>(
 fn of_framework<'a>(
     registry: &'a Registry,
     framework: FrameworkId,
-    place: &'a TaskPosition,
+    position: &'a TaskPosition,
 ) -> impl Iterator<Item = &'a Arc<Task>> {
     // A token of another filter may name a task of another framework.
-    let behind = place.behind().filter(|key| key.framework == framework);
+    let behind = position.after().filter(|key| key.framework == framework);
     let from = behind.map_or(Bound::Unbounded, |key| Bound::Excluded(&key.task));
     let names = registry
         .framework_index(framework)
@@ -191,7 +194,7 @@ fn history(registry: &Registry, serial: u64, room: PageCapacity, wanted: &TaskQu
         room,
         |(serial, _)| format!("~{serial}"),
         |(_, finished), found| {
-            if wanted.takes(&finished.task) {
+            if wanted.matches(&finished.task) {
                 found.add(&views::task(registry, &finished.task));
             }
         },
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_bounded_in_records_and_in_bytes_and_misses_nothing() {
+    fn pages_are_bounded_in_records_and_bytes_and_complete() {
         let many = registry(600, 0);
         let (found, parts, _) = all(&many, &[("state", "running")]);
         assert_eq!((found.len(), parts), (0, 1_200_usize.div_ceil(PART)));
@@ -286,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_task_is_what_a_read_of_this_task_shows() {
+    fn listed_task_equals_a_read_of_it() {
         let registry = registry(40, 100);
         let wanted = TaskQuery::new(HashMap::new(), EncodingCache::default());
         let listed = |registry: &Registry| {

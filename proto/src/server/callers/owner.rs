@@ -48,7 +48,7 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
         states: u32::MAX,
         id,
     };
-    match user(&one.ask(family)?, &id) {
+    match user(&one.query(family)?, &id) {
         // Either no such connection or no such module. Without the module, a dump that matches no
         // connection fails as well.
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
@@ -57,7 +57,7 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
                 states: 0,
                 id: [0; ENDS],
             };
-            match refusal(&none.ask(family)?) {
+            match refusal(&none.query(family)?) {
                 Some(missing) if missing.kind() == io::ErrorKind::NotFound => {
                     Err(io::ErrorKind::Unsupported.into())
                 }
@@ -96,12 +96,12 @@ fn id(end: SocketAddr, other: SocketAddr) -> io::Result<(AddressFamily, [u8; END
 pub(super) fn keep_socket() {
     // If none can be opened now, none can be opened later.
     if let Ok(socket) = open() {
-        let _ = KEPT.set(Mutex::new(socket));
+        let _ = SOCKET.set(Mutex::new(socket));
     }
 }
 
 /// The socket that was opened early, for one question at a time.
-static KEPT: OnceLock<Mutex<OwnedFd>> = OnceLock::new();
+static SOCKET: OnceLock<Mutex<OwnedFd>> = OnceLock::new();
 
 fn open() -> Result<OwnedFd, Errno> {
     socket(
@@ -122,13 +122,13 @@ struct SocketQuery {
 
 impl SocketQuery {
     /// Returns the kernel's answer, or its first part.
-    fn ask(&self, family: AddressFamily) -> io::Result<Vec<u8>> {
-        match KEPT.get() {
+    fn query(&self, family: AddressFamily) -> io::Result<Vec<u8>> {
+        match SOCKET.get() {
             // An answer left over from a question whose caller failed is recognized by its ends,
             // and rejected.
             Some(kept) => {
                 let netlink = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                self.ask_by(&netlink, family)
+                self.query_with(&netlink, family)
             }
             None => {
                 let netlink = open().map_err(|why| match why {
@@ -138,17 +138,13 @@ impl SocketQuery {
                     }
                     why => io::Error::from(why),
                 })?;
-                self.ask_by(&netlink, family)
+                self.query_with(&netlink, family)
             }
         }
     }
 
-    fn ask_by(&self, netlink: &OwnedFd, family: AddressFamily) -> io::Result<Vec<u8>> {
-        send(
-            netlink.as_raw_fd(),
-            &self.written(family),
-            MsgFlags::empty(),
-        )?;
+    fn query_with(&self, netlink: &OwnedFd, family: AddressFamily) -> io::Result<Vec<u8>> {
+        send(netlink.as_raw_fd(), &self.encode(family), MsgFlags::empty())?;
         let mut answer = vec![0; 1_024];
         // The answer is available before the call of the question returns.
         let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
@@ -157,7 +153,7 @@ impl SocketQuery {
     }
 
     /// Encodes `struct nlmsghdr` and `struct inet_diag_req_v2`.
-    fn written(&self, family: AddressFamily) -> Vec<u8> {
+    fn encode(&self, family: AddressFamily) -> Vec<u8> {
         const LENGTH: u32 = 72;
         let mut question = Vec::with_capacity(LENGTH as usize);
         question.extend(LENGTH.to_ne_bytes());

@@ -20,7 +20,7 @@ const ESTABLISHED: &str = "01";
 /// there are no tables.
 pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     // An IPv6 socket can have IPv4 connections too.
-    if let Some(kept) = KEPT.get() {
+    if let Some(kept) = TABLES.get() {
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         return search(kept.iter_mut(), end, other);
     }
@@ -31,12 +31,12 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
 pub(super) fn keep_tables() {
     // If there are none now, there are none later.
     if let Ok(tables) = open() {
-        let _ = KEPT.set(Mutex::new(tables));
+        let _ = TABLES.set(Mutex::new(tables));
     }
 }
 
 /// The tables that were opened early, for one reader at a time.
-static KEPT: OnceLock<Mutex<Vec<File>>> = OnceLock::new();
+static TABLES: OnceLock<Mutex<Vec<File>>> = OnceLock::new();
 
 fn open() -> io::Result<Vec<File>> {
     let mut tables = Vec::new();
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn no_socket_is_no_owner_and_lines_of_another_form_are_passed_over() {
+    fn a_missing_socket_has_no_owner_and_malformed_lines_are_skipped() {
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
         let missing = of(nobody, nobody).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);

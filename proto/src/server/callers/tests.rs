@@ -39,7 +39,7 @@ async fn ask(stream: &mut TcpStream, path: &str) -> String {
     answer
 }
 
-async fn asked(at: SocketAddr, path: &str) -> String {
+async fn fetch(at: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(at).await.unwrap();
     ask(&mut stream, path).await
 }
@@ -51,22 +51,22 @@ fn others() -> AllowedCallers {
 }
 
 #[tokio::test]
-async fn the_servers_own_user_is_let_in_by_every_address_of_the_host() {
+async fn the_servers_user_is_allowed_at_every_address_of_the_host() {
     for address in ["127.0.0.1:0", "[::1]:0", "127.77.3.2:0"] {
         let at = serve(AllowedCallers::users([]), address).await;
-        let answer = asked(at, "/guarded").await;
+        let answer = fetch(at, "/guarded").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{address}: {answer}");
     }
     // All addresses of both families, reached over IPv4.
     let at = serve(AllowedCallers::users([]), "[::]:0").await;
     let older = SocketAddr::from(([127, 0, 0, 1], at.port()));
-    assert!(asked(older, "/guarded").await.starts_with("HTTP/1.1 200"));
+    assert!(fetch(older, "/guarded").await.starts_with("HTTP/1.1 200"));
 }
 
 #[tokio::test]
-async fn another_user_is_refused_in_words_and_may_use_the_rest() {
+async fn another_user_is_rejected_with_a_message_and_may_use_the_rest() {
     let at = serve(others(), "127.0.0.1:0").await;
-    let answer = asked(at, "/guarded").await;
+    let answer = fetch(at, "/guarded").await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     let own = nix::unistd::geteuid();
     for part in [
@@ -77,13 +77,13 @@ async fn another_user_is_refused_in_words_and_may_use_the_rest() {
     ] {
         assert!(answer.contains(&part), "{part}: {answer}");
     }
-    assert!(asked(at, "/open").await.starts_with("HTTP/1.1 200"));
+    assert!(fetch(at, "/open").await.starts_with("HTTP/1.1 200"));
     let named = AllowedCallers::users([nix::unistd::geteuid().as_raw() + 1]);
     assert!(named.check(None).is_err());
 }
 
 #[tokio::test]
-async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
+async fn a_closed_connection_has_no_owner_and_is_not_root() {
     // Only root is accepted, and the kernel reports root for connections that processes have
     // closed.
     let root = AllowedCallers::Users(Arc::new([0].into()));
@@ -123,7 +123,7 @@ async fn whoever_closes_behind_a_question_is_nobody_and_not_root() {
 }
 
 #[test]
-fn who_is_not_on_this_host_is_nobody_unless_everybody_may() {
+fn remote_callers_are_rejected_unless_all_are_allowed() {
     // From RFC 5737 and RFC 3849: addresses for documentation.
     let six = |last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last);
     let elsewhere = [

@@ -24,7 +24,7 @@ use crate::server::{PortLimits, serve};
 use crate::transport::{Connection, Dialer, ExpectedPeer, Listener, PeerIdentity};
 
 /// Longer than any step here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 const CALLS: usize = 64;
 
 /// The server's end, with the number of its writes.
@@ -94,7 +94,7 @@ fn served(router: Router) -> TestServer {
     let stop = CancellationToken::new();
     let limits = PortLimits::of_descriptors("test", 10_000);
     tokio::spawn(serve(listener, router, limits, stop.clone()));
-    let connector = dialer.connector(PATIENCE, ExpectedPeer::any(PrincipalKind::Master));
+    let connector = dialer.connector(STEP_TIMEOUT, ExpectedPeer::any(PrincipalKind::Master));
     let channel = Endpoint::from_static("http://server").connect_with_connector_lazy(connector);
     TestServer {
         channel,
@@ -106,7 +106,7 @@ fn served(router: Router) -> TestServer {
 async fn ask(channel: Channel, path: &'static str) -> Option<http::StatusCode> {
     let request = http::Request::get(path).body(tonic::body::Body::empty());
     let asked = channel.oneshot(request.unwrap());
-    let answer = timeout(PATIENCE, asked).await.expect("it is answered");
+    let answer = timeout(STEP_TIMEOUT, asked).await.expect("it is answered");
     answer.ok().map(|answer| answer.status())
 }
 
@@ -121,26 +121,26 @@ fn gated(gate: &Arc<Semaphore>, waiting: &Arc<AtomicUsize>) -> Router {
     Router::new().route("/gated", get(wait))
 }
 
-async fn all_wait(waiting: &AtomicUsize, count: usize) {
+async fn wait_for_all(waiting: &AtomicUsize, count: usize) {
     let all = async {
         while waiting.load(Ordering::SeqCst) < count {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(PATIENCE, all).await.expect("all calls come");
+    timeout(STEP_TIMEOUT, all).await.expect("all calls come");
     // Frames that precede the answers, such as window updates, are written.
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn answers_that_are_ready_together_leave_together() {
+async fn answers_that_are_ready_together_are_sent_together() {
     let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::default());
     let served = served(gated(&gate, &waiting));
     let mut asked = tokio::task::JoinSet::new();
     for _ in 0..CALLS {
         asked.spawn(ask(served.channel.clone(), "/gated"));
     }
-    all_wait(&waiting, CALLS).await;
+    wait_for_all(&waiting, CALLS).await;
     let before = served.writes.load(Ordering::SeqCst);
     // The only worker thread waits until all permits exist. Otherwise a busy machine may run it
     // after each of them, and the answers are not ready together.
@@ -167,7 +167,7 @@ async fn a_call_that_panics_ends_alone() {
     let panics = get(async || -> &'static str { panic!("a defect, as this test plants it") });
     let served = served(gated(&gate, &waiting).route("/panics", panics));
     let other = tokio::spawn(ask(served.channel.clone(), "/gated"));
-    all_wait(&waiting, 1).await;
+    wait_for_all(&waiting, 1).await;
     assert_eq!(ask(served.channel.clone(), "/panics").await, None);
     gate.add_permits(1);
     assert_eq!(other.await.unwrap(), Some(http::StatusCode::OK));

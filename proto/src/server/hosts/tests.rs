@@ -13,7 +13,7 @@ use crate::server::{PortLimits, serve};
 use crate::transport::Listener;
 
 /// Longer than any step here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn started() -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -38,7 +38,7 @@ async fn answer(address: SocketAddr, request: &str) -> String {
         stream.read_to_string(&mut answer).await?;
         Ok::<_, std::io::Error>(answer)
     };
-    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    let answer = tokio::time::timeout(STEP_TIMEOUT, asked).await;
     answer.expect("it answers").unwrap()
 }
 
@@ -147,7 +147,7 @@ async fn a_whole_uri_is_judged_with_its_host_and_the_header_s() {
 }
 
 #[tokio::test]
-async fn a_page_that_calls_itself_grpc_is_refused_as_grpc() {
+async fn a_web_page_with_a_grpc_content_type_gets_a_grpc_error() {
     let address = started().await;
     let request = "POST /argosy.v1.Operator/ListTasks HTTP/1.1\r\nHost: rebound.example\r\ncontent-length: 0\r\n\
                    content-type: application/grpc\r\nconnection: close\r\n\r\n";
@@ -158,7 +158,7 @@ async fn a_page_that_calls_itself_grpc_is_refused_as_grpc() {
 }
 
 #[tokio::test]
-async fn programs_may_dial_any_name_and_pages_may_not_say_that_they_are_one() {
+async fn programs_may_use_any_name_and_web_pages_cannot_pose_as_programs() {
     let address = started().await;
     let other = "Host: rebound.example";
     let client = format!("{CLIENT_HEADER}: test");

@@ -262,7 +262,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn zeros_and_remarks_are_no_records() {
+    fn zeros_and_metadata_are_no_records() {
         assert_eq!(next(&[0; 100], 0), WalRead::Broken { at: 0 });
         assert_eq!(search(&[0; 100], 0), None);
         let mut writer = FrameWriter::default();

@@ -19,11 +19,11 @@ use crate::types::{LogId, Vote};
 pub(super) use file::{HighWaterThread, read};
 
 /// The minimum interval between two writes of the file.
-const PACE: Duration = Duration::from_millis(100);
+const WRITE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The interval at which the manifest is checked without changes to the log: flushes and
 /// compactions change it.
-const IDLE: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(super) struct HighWaterRecord {
@@ -72,9 +72,9 @@ pub(crate) struct StoreState {
 
 /// The error of a store that no longer has what was synced.
 #[derive(Debug, thiserror::Error)]
-#[error("{lack}; its write-ahead logs are {logs}")]
+#[error("{missing}; its write-ahead logs are {logs}")]
 pub(crate) struct DataLossError {
-    lack: MissingData,
+    missing: MissingData,
     logs: String,
 }
 
@@ -95,32 +95,32 @@ enum MissingData {
 }
 
 impl HighWaterRecord {
-    fn check(&self, held: &StoreState) -> Result<(), MissingData> {
+    fn check(&self, state: &StoreState) -> Result<(), MissingData> {
         if let Some(synced) = self.vote.map(Vote::from)
-            && !held.vote.is_some_and(|vote| vote >= synced)
+            && !state.vote.is_some_and(|vote| vote >= synced)
         {
             return Err(MissingData::Vote {
-                found: held.vote.map_or(0, |vote| vote.leader_id.term),
+                found: state.vote.map_or(0, |vote| vote.leader_id.term),
                 synced: synced.leader_id.term,
             });
         }
         // A truncation is not recorded yet: the entries that it left are unknown here.
-        if held.truncations > Some(self.truncations) {
+        if state.truncations > Some(self.truncations) {
             return Ok(());
         }
         match self.last {
-            Some(synced) if held.last < Some(LogId::from(synced)) => Err(MissingData::Entries {
-                found: held.last.map(|last| (&last).into()).unwrap_or_default(),
+            Some(synced) if state.last < Some(LogId::from(synced)) => Err(MissingData::Entries {
+                found: state.last.map(|last| (&last).into()).unwrap_or_default(),
                 synced,
             }),
             _ => Ok(()),
         }
     }
 
-    fn note(&mut self, held: &StoreState) {
-        self.vote = held.vote.as_ref().map(VoteRecord::from);
-        self.last = held.last.as_ref().map(LogIdRecord::from);
-        self.truncations = held.truncations.unwrap_or(0);
+    fn update(&mut self, state: &StoreState) {
+        self.vote = state.vote.as_ref().map(VoteRecord::from);
+        self.last = state.last.as_ref().map(LogIdRecord::from);
+        self.truncations = state.truncations.unwrap_or(0);
     }
 }
 
@@ -133,7 +133,7 @@ struct Shared {
     was_found: bool,
     /// The write-ahead logs at startup.
     logs: String,
-    noted: Mutex<RecordedState>,
+    recorded: Mutex<RecordedState>,
     changed: Condvar,
 }
 
@@ -154,7 +154,7 @@ impl HighWater {
         HighWater(Arc::new(Shared {
             was_found,
             logs,
-            noted: Mutex::new(RecordedState {
+            recorded: Mutex::new(RecordedState {
                 record,
                 is_new: false,
                 is_closed: false,
@@ -164,41 +164,41 @@ impl HighWater {
     }
 
     /// Returns an error if a store with this state lacks something that was synced.
-    pub(crate) fn check(&self, held: &StoreState) -> Result<(), DataLossError> {
-        let checked = match (self.0.was_found, held.truncations) {
+    pub(crate) fn check(&self, state: &StoreState) -> Result<(), DataLossError> {
+        let checked = match (self.0.was_found, state.truncations) {
             (false, Some(_)) => Err(MissingData::Record),
-            _ => self.0.lock().record.check(held),
+            _ => self.0.lock().record.check(state),
         };
         checked.map_err(|lack| DataLossError {
-            lack,
+            missing: lack,
             logs: self.0.logs.clone(),
         })
     }
 
     /// Records that everything up to this sequence number of RocksDB is synced.
-    pub(super) fn synced(&self, sequence: u64) {
-        self.note(|record| record.sequence = sequence);
+    pub(super) fn record_sequence(&self, sequence: u64) {
+        self.update(|record| record.sequence = sequence);
     }
 
     /// Records that the vote is synced.
-    pub(crate) fn voted(&self, vote: &Vote) {
-        self.note(|record| record.vote = Some(vote.into()));
+    pub(crate) fn record_vote(&self, vote: &Vote) {
+        self.update(|record| record.vote = Some(vote.into()));
     }
 
     /// Records that the log is synced up to this entry.
-    pub(crate) fn appended(&self, last: &LogId) {
-        self.note(|record| record.last = Some(last.into()));
+    pub(crate) fn record_append(&self, last: &LogId) {
+        self.update(|record| record.last = Some(last.into()));
     }
 
     /// Records that entries were truncated; `last` is the last one that is left.
-    pub(crate) fn truncated(&self, last: Option<&LogId>, truncations: u64) {
-        self.note(|record| {
+    pub(crate) fn record_truncation(&self, last: Option<&LogId>, truncations: u64) {
+        self.update(|record| {
             record.last = last.map(LogIdRecord::from);
             record.truncations = truncations;
         });
     }
 
-    fn note(&self, change: impl FnOnce(&mut HighWaterRecord)) {
+    fn update(&self, change: impl FnOnce(&mut HighWaterRecord)) {
         let mut noted = self.0.lock();
         change(&mut noted.record);
         let was_new = std::mem::replace(&mut noted.is_new, true);
@@ -212,7 +212,7 @@ impl HighWater {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, RecordedState> {
-        self.noted.lock().expect("no holder of the lock panics")
+        self.recorded.lock().expect("no holder of the lock panics")
     }
 
     /// Returns the record to write, and whether it is the last one. Returns after [`IDLE`] at the
@@ -220,7 +220,9 @@ impl Shared {
     fn next(&self) -> (HighWaterRecord, bool) {
         let waiting = self
             .changed
-            .wait_timeout_while(self.lock(), IDLE, |noted| !noted.is_new && !noted.is_closed);
+            .wait_timeout_while(self.lock(), MAX_WAIT, |noted| {
+                !noted.is_new && !noted.is_closed
+            });
         let (mut noted, _) = waiting.expect("no holder of the lock panics");
         noted.is_new = false;
         (noted.record, noted.is_closed)
@@ -229,7 +231,7 @@ impl Shared {
     fn pause(&self) {
         let pausing = self
             .changed
-            .wait_timeout_while(self.lock(), PACE, |noted| !noted.is_closed);
+            .wait_timeout_while(self.lock(), WRITE_INTERVAL, |noted| !noted.is_closed);
         drop(pausing.expect("no holder of the lock panics"));
     }
 }
@@ -250,7 +252,7 @@ mod tests {
         Some(LogId::new(CommittedLeaderId { term }, index))
     }
 
-    fn held(vote: Option<Vote>, last: Option<LogId>, truncations: u64) -> StoreState {
+    fn state(vote: Option<Vote>, last: Option<LogId>, truncations: u64) -> StoreState {
         StoreState {
             vote,
             last,
@@ -260,21 +262,21 @@ mod tests {
 
     fn record(held: &StoreState) -> HighWaterRecord {
         let mut record = HighWaterRecord::default();
-        record.note(held);
+        record.update(held);
         record
     }
 
     #[test]
     fn a_store_that_holds_as_much_or_more_is_not_behind() {
-        let noted = held(vote(3, 1), entry(2, 9), 4);
+        let noted = state(vote(3, 1), entry(2, 9), 4);
         for found in [
             noted,
-            held(vote(3, 1), entry(2, 10), 4),
-            held(vote(4, 2), entry(3, 5), 4),
+            state(vote(3, 1), entry(2, 10), 4),
+            state(vote(4, 2), entry(3, 5), 4),
             // The record includes a truncation that the disk had not stored.
-            held(vote(3, 1), entry(2, 12), 3),
+            state(vote(3, 1), entry(2, 12), 3),
             // The disk has a truncation that the record does not include.
-            held(vote(3, 1), entry(1, 2), 5),
+            state(vote(3, 1), entry(1, 2), 5),
         ] {
             assert_eq!(record(&noted).check(&found), Ok(()), "{found:?}");
         }
@@ -286,9 +288,9 @@ mod tests {
 
     #[test]
     fn a_store_that_lost_its_vote_or_entries_is_behind() {
-        let noted = held(vote(3, 1), entry(2, 9), 4);
+        let noted = state(vote(3, 1), entry(2, 9), 4);
         for lost in [None, vote(2, 1), vote(3, 2)] {
-            let found = held(lost, entry(2, 9), 4);
+            let found = state(lost, entry(2, 9), 4);
             assert!(matches!(
                 record(&noted).check(&found),
                 Err(MissingData::Vote { .. })
@@ -296,7 +298,7 @@ mod tests {
         }
         for lost in [None, entry(2, 8), entry(1, 20)] {
             for truncations in [3, 4] {
-                let found = held(vote(3, 1), lost, truncations);
+                let found = state(vote(3, 1), lost, truncations);
                 let checked = record(&noted).check(&found);
                 assert!(
                     matches!(checked, Err(MissingData::Entries { .. })),
@@ -304,7 +306,7 @@ mod tests {
                 );
             }
         }
-        let words = record(&noted).check(&held(vote(3, 1), entry(2, 8), 4));
+        let words = record(&noted).check(&state(vote(3, 1), entry(2, 8), 4));
         assert_eq!(
             words.unwrap_err().to_string(),
             "its log ends at entry 8 of term 2, and entry 9 of term 2 was synced before"

@@ -363,7 +363,7 @@ mod tests {
         changes
     }
 
-    fn held(disk: &MemoryDisk) -> Vec<String> {
+    fn keys(disk: &MemoryDisk) -> Vec<String> {
         let mut keys = Vec::new();
         disk.scan(KeySpace::Meta, b"", &mut |key, _| {
             keys.push(String::from_utf8(key.to_vec()).unwrap());
@@ -380,11 +380,11 @@ mod tests {
         disk.write(put("b"), Durability::Synced).unwrap();
         disk.write(put("c"), Durability::Buffered).unwrap();
         disk.write(put("d"), Durability::Buffered).unwrap();
-        assert_eq!(held(&disk), ["a", "b", "c", "d"]);
+        assert_eq!(keys(&disk), ["a", "b", "c", "d"]);
         disk.cut_power(1);
-        assert_eq!(held(&disk), ["a", "b", "c"]);
+        assert_eq!(keys(&disk), ["a", "b", "c"]);
         disk.cut_power(0);
-        assert_eq!(held(&disk), ["a", "b", "c"]);
+        assert_eq!(keys(&disk), ["a", "b", "c"]);
     }
 
     #[test]
@@ -396,6 +396,6 @@ mod tests {
         let mut changes = ChangeBatch::default();
         changes.delete_range(KeySpace::Meta, b"b".to_vec(), b"d".to_vec());
         disk.write(changes, Durability::Buffered).unwrap();
-        assert_eq!(held(&disk), ["a", "d"]);
+        assert_eq!(keys(&disk), ["a", "d"]);
     }
 }

@@ -21,7 +21,7 @@ const CURRENT: &str = "CURRENT";
 pub(super) struct WalFiles {
     /// Oldest first.
     paths: Vec<PathBuf>,
-    cut: Option<WalTruncation>,
+    truncation: Option<WalTruncation>,
     /// The newest log that existed before.
     newest: Option<u64>,
 }
@@ -42,7 +42,7 @@ impl WalFiles {
             true => "(none)".to_owned(),
             false => names.join(", "),
         };
-        if let Some(cut) = &self.cut {
+        if let Some(cut) = &self.truncation {
             let name = name(&cut.path);
             text = format!(
                 "{text} ({} unreadable bytes at byte {} of {name} were truncated)",
@@ -175,13 +175,13 @@ fn check_logs(
     noted: Option<&HighWaterRecord>,
 ) -> Result<WalFiles, OpenError> {
     let key = noted.map(|noted| noted.key);
-    let mut judge = WalChecker::new(key, noted.map(|noted| noted.sequence));
+    let mut checker = WalChecker::new(key, noted.map(|noted| noted.sequence));
     for path in &paths {
         // One at a time: together they may be 64 MiB.
         let bytes = fs::read(path).map_err(OpenError::io("read", path))?;
-        judge.read(&bytes);
+        checker.read(&bytes);
     }
-    let cut = match judge.result() {
+    let cut = match checker.result() {
         WalCheckResult::Intact => None,
         WalCheckResult::Torn(at) => Some(cut_off(&paths, at)?),
         WalCheckResult::Damaged { at, lost, witness } => {
@@ -195,7 +195,11 @@ fn check_logs(
         sync(store).map_err(OpenError::io("sync", store))?;
     }
     let newest = noted.map(|noted| noted.newest_log).filter(|log| *log > 0);
-    Ok(WalFiles { paths, cut, newest })
+    Ok(WalFiles {
+        paths,
+        truncation: cut,
+        newest,
+    })
 }
 
 fn sync(path: &Path) -> io::Result<()> {
@@ -268,14 +272,14 @@ mod tests {
 
     /// Creates the directory of a store with this manifest and these logs.
     fn store(manifest: &[u8], logs: &[(u64, &[u8])]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
         fs::write(path.join(CURRENT), "MANIFEST-000005\n").unwrap();
         fs::write(manifest_path(path, 5), manifest).unwrap();
         for (number, bytes) in logs {
             fs::write(path.join(format!("{number:06}.log")), bytes).unwrap();
         }
-        folder
+        dir
     }
 
     fn frames(records: &[&[u8]]) -> Vec<u8> {
@@ -294,7 +298,7 @@ mod tests {
         batch
     }
 
-    fn noted(sequence: u64, manifest: Option<Manifest>) -> HighWaterRecord {
+    fn record(sequence: u64, manifest: Option<Manifest>) -> HighWaterRecord {
         HighWaterRecord {
             key: KEY,
             sequence,
@@ -303,27 +307,24 @@ mod tests {
         }
     }
 
-    fn refused(folder: &tempfile::TempDir, noted: &HighWaterRecord) -> String {
-        prepare(folder.path(), Some(noted)).unwrap_err().to_string()
+    fn refused(dir: &tempfile::TempDir, noted: &HighWaterRecord) -> String {
+        prepare(dir.path(), Some(noted)).unwrap_err().to_string()
     }
 
-    fn length(folder: &tempfile::TempDir, number: u64) -> u64 {
-        let path = folder.path().join(format!("{number:06}.log"));
+    fn length(dir: &tempfile::TempDir, number: u64) -> u64 {
+        let path = dir.path().join(format!("{number:06}.log"));
         fs::metadata(path).unwrap().len()
     }
 
     #[test]
-    fn a_torn_end_is_cut_off_with_all_later_logs_and_never_looks_torn_again() {
+    fn torn_end_is_truncated_with_all_later_logs_once() {
         let whole = frames(&[&batch(1, 0), &batch(2, 1)]);
         let torn = &frames(&[&batch(1, 0), &batch(2, 1), &batch(3, 2)])[..whole.len() + 50];
         let later = frames(&[&batch(4, 2)]);
-        let folder = store(b"", &[(8, torn), (11, &later)]);
-        let noted = noted(2, None);
-        let logs = prepare(folder.path(), Some(&noted)).unwrap();
-        assert_eq!(
-            (length(&folder, 8), length(&folder, 11)),
-            (whole.len() as u64, 0)
-        );
+        let dir = store(b"", &[(8, torn), (11, &later)]);
+        let noted = record(2, None);
+        let logs = prepare(dir.path(), Some(&noted)).unwrap();
+        assert_eq!((length(&dir, 8), length(&dir, 11)), (whole.len() as u64, 0));
         let cut = format!(
             "unreadable bytes at byte {} of 000008.log were truncated",
             whole.len()
@@ -332,8 +333,8 @@ mod tests {
         // Later writes go to a newer log, which records that this one was synced. The old logs may
         // reappear after a power cut.
         let next = frames(&[&batch(3, 2), &batch(4, 3), &batch(5, 4)]);
-        fs::write(folder.path().join("000014.log"), next).unwrap();
-        let logs = prepare(folder.path(), Some(&self::noted(4, None))).unwrap();
+        fs::write(dir.path().join("000014.log"), next).unwrap();
+        let logs = prepare(dir.path(), Some(&self::record(4, None))).unwrap();
         assert_eq!(logs.names(), "000008.log, 000011.log, 000014.log");
     }
 
@@ -341,21 +342,21 @@ mod tests {
     fn logs_that_are_refused_are_left_as_they_are() {
         let mut damaged = frames(&[&batch(1, 0), &batch(2, 1), &batch(3, 2)]);
         damaged[60] ^= 1;
-        let folder = store(b"", &[(8, &damaged), (11, &frames(&[&batch(4, 3)]))]);
-        let text = refused(&folder, &noted(0, None));
+        let dir = store(b"", &[(8, &damaged), (11, &frames(&[&batch(4, 3)]))]);
+        let text = refused(&dir, &record(0, None));
         assert!(
             text.contains("000008.log is damaged: the data at byte 0"),
             "{text}"
         );
-        assert_eq!(length(&folder, 8), damaged.len() as u64);
-        assert!(length(&folder, 11) > 0);
+        assert_eq!(length(&dir, 8), damaged.len() as u64);
+        assert!(length(&dir, 11) > 0);
     }
 
     #[test]
     fn a_manifest_that_lost_a_synced_edit_is_refused() {
         let manifest = frames(&[b"the first edit", b"the second edit"]);
         let bytes = manifest.len() as u64;
-        let all = noted(0, Some(Manifest { number: 5, bytes }));
+        let all = record(0, Some(Manifest { number: 5, bytes }));
         prepare(store(&manifest, &[]).path(), Some(&all)).unwrap();
         // After the synced part, any bytes are allowed.
         let longer = [&manifest[..], b"half"].concat();
@@ -373,29 +374,29 @@ mod tests {
             text.contains("MANIFEST-000005 is damaged: the data at byte 21"),
             "{text}"
         );
-        let newer = noted(0, Some(Manifest { number: 6, bytes }));
+        let newer = record(0, Some(Manifest { number: 6, bytes }));
         let text = refused(&store(&first, &[]), &newer);
         assert!(text.contains("manifest 6 was in use before"), "{text}");
     }
 
     /// RocksDB would create a new store over the existing files.
     #[test]
-    fn only_an_empty_folder_may_lack_current() {
+    fn only_an_empty_directory_may_lack_current() {
         let empty = tempfile::tempdir().unwrap();
         prepare(empty.path(), None).unwrap();
         prepare(&empty.path().join("not-there"), None).unwrap();
-        assert!(refused(&empty, &noted(0, None)).contains("CURRENT is damaged: it is missing"));
+        assert!(refused(&empty, &record(0, None)).contains("CURRENT is damaged: it is missing"));
         fs::write(empty.path().join("000004.sst"), b"").unwrap();
         assert!(prepare(empty.path(), None).is_err());
-        let folder = store(b"", &[]);
+        let dir = store(b"", &[]);
         for text in [
             "",
             "MANIFEST-000004\n",
             "MANIFEST-000005",
             "MANIFEST-00000\u{75}\n",
         ] {
-            fs::write(folder.path().join(CURRENT), text).unwrap();
-            let text = refused(&folder, &noted(0, None));
+            fs::write(dir.path().join(CURRENT), text).unwrap();
+            let text = refused(&dir, &record(0, None));
             assert!(text.contains("CURRENT is damaged"), "{text}");
         }
     }

@@ -32,7 +32,7 @@ const MIB: usize = 1 << 20;
 pub(crate) struct RocksDisk {
     /// Dropped before the store is closed, and the store before the directory is unlocked: fields
     /// are dropped in this order.
-    keeper: HighWaterThread,
+    high_water: HighWaterThread,
     db: DB,
     directory: Directory,
     /// The key that distinguishes this store's marks from other bytes.
@@ -62,7 +62,7 @@ impl RocksDisk {
         if let Some(noted) = &noted
             && sequence < noted.sequence
         {
-            return Err(ends_early(&path, sequence, noted, &logs));
+            return Err(missing_end(&path, sequence, noted, &logs));
         }
         let key = match &noted {
             Some(noted) => noted.key,
@@ -71,9 +71,9 @@ impl RocksDisk {
         let high_water = HighWater::new(noted, key, logs.names());
         // Recovery has synced what it found: `recovery::prepare` the logs, RocksDB the tables that
         // it made of them.
-        high_water.synced(sequence);
+        high_water.record_sequence(sequence);
         Ok(RocksDisk {
-            keeper: HighWaterThread::new(high_water),
+            high_water: HighWaterThread::new(high_water),
             db,
             directory,
             key,
@@ -98,7 +98,7 @@ fn open_db(path: &Path) -> Result<DB, OpenError> {
 
 /// Reports a store that ends before the synced sequence number. Both numbers count changes, over
 /// all families.
-fn ends_early(path: &Path, sequence: u64, noted: &HighWaterRecord, logs: &WalFiles) -> OpenError {
+fn missing_end(path: &Path, sequence: u64, noted: &HighWaterRecord, logs: &WalFiles) -> OpenError {
     OpenError::Damaged {
         path: path.to_owned(),
         what: format!(
@@ -225,18 +225,18 @@ impl Disk for RocksDisk {
             // Writes come from one place: nothing else has been written since.
             let sequence = self.db.latest_sequence_number();
             self.synced.store(sequence, Ordering::Relaxed);
-            self.keeper.high_water().synced(sequence);
+            self.high_water.high_water().record_sequence(sequence);
         }
         Ok(())
     }
 
     fn high_water(&self) -> Option<HighWater> {
-        Some(self.keeper.high_water().clone())
+        Some(self.high_water.high_water().clone())
     }
 
     fn start_high_water(&self, held: &StoreState, fatal: FatalHandler) -> io::Result<()> {
         let (path, store) = (self.directory.high_water(), self.directory.store());
-        self.keeper.start(path, store, held, fatal)
+        self.high_water.start(path, store, held, fatal)
     }
 
     /// RocksDB's snapshot borrows the database, so it lives on the stack of a thread that is held

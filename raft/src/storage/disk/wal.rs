@@ -234,10 +234,10 @@ mod tests {
         log
     }
 
-    fn judged(files: &[&[u8]], synced: Option<u64>) -> WalCheckResult {
-        let mut judge = WalChecker::new(Some(KEY), synced);
-        files.iter().for_each(|file| judge.read(file));
-        judge.result()
+    fn check(files: &[&[u8]], synced: Option<u64>) -> WalCheckResult {
+        let mut checker = WalChecker::new(Some(KEY), synced);
+        files.iter().for_each(|file| checker.read(file));
+        checker.result()
     }
 
     fn spot(offset: usize) -> WalPosition {
@@ -251,7 +251,7 @@ mod tests {
         for at in (0..log.ends[37]).step_by(61) {
             let mut flipped = bytes.clone();
             flipped[at] ^= 16;
-            let verdict = judged(&[&flipped], None);
+            let verdict = check(&[&flipped], None);
             let ends_before = log.ends.iter().filter(|end| **end <= at).count() as u64;
             match verdict {
                 WalCheckResult::Damaged { lost, witness, .. } => {
@@ -277,7 +277,7 @@ mod tests {
             let mut bytes = log.frames.0.clone();
             let end = bytes.len().min(lost + 4096);
             bytes[lost..end].fill(0);
-            let verdict = judged(&[&bytes], Some(20));
+            let verdict = check(&[&bytes], Some(20));
             assert!(
                 matches!(verdict, WalCheckResult::Torn(spot) if spot.offset >= synced),
                 "{lost}: {verdict:?}"
@@ -291,22 +291,22 @@ mod tests {
         let mut bytes = log.frames.0;
         *bytes.last_mut().unwrap() ^= 1;
         let at = spot(log.ends[8]);
-        assert_eq!(judged(&[&bytes], Some(18)), WalCheckResult::Torn(at));
+        assert_eq!(check(&[&bytes], Some(18)), WalCheckResult::Torn(at));
         let (lost, witness) = (19, None);
         let damaged = WalCheckResult::Damaged { at, lost, witness };
-        assert_eq!(judged(&[&bytes], Some(20)), damaged);
+        assert_eq!(check(&[&bytes], Some(20)), damaged);
         bytes.truncate(log.ends[8] + 3);
-        assert_eq!(judged(&[&bytes], Some(20)), damaged);
+        assert_eq!(check(&[&bytes], Some(20)), damaged);
     }
 
     #[test]
-    fn a_later_log_is_a_witness_of_an_earlier_one() {
+    fn later_log_proves_damage_of_an_earlier_one() {
         let first = log(10, 50, |_| true);
         let mut second = TestWal::default();
         second.batch(21, Some(mark(KEY, 18)), 50);
         let torn = &first.frames.0[..first.ends[8] + 5];
         assert_eq!(
-            judged(&[torn, &second.frames.0], None),
+            check(&[torn, &second.frames.0], None),
             WalCheckResult::Torn(spot(first.ends[8]))
         );
         second.batch(23, Some(mark(KEY, 20)), 50);
@@ -317,13 +317,13 @@ mod tests {
         let at = spot(first.ends[8]);
         let lost = 19;
         assert_eq!(
-            judged(&[torn, &second.frames.0], None),
+            check(&[torn, &second.frames.0], None),
             WalCheckResult::Damaged { at, lost, witness }
         );
     }
 
     #[test]
-    fn a_record_of_another_store_or_of_older_times_is_no_witness() {
+    fn record_of_another_store_or_older_use_proves_nothing() {
         let log = log(3, 50, |number| number == 0);
         for (first, key) in [(5, KEY + 1), (1, KEY)] {
             let mut other = TestWal::default();
@@ -332,7 +332,7 @@ mod tests {
             bytes.extend([0; 20]);
             bytes.extend(&other.frames.0);
             assert_eq!(
-                judged(&[&bytes], Some(2)),
+                check(&[&bytes], Some(2)),
                 WalCheckResult::Torn(spot(log.ends[1]))
             );
         }
@@ -344,24 +344,24 @@ mod tests {
         (0..5).for_each(|number| log.batch(number * 2 + 1, None, 50));
         let mut bytes = log.frames.0;
         bytes[log.ends[1] + 30] ^= 1;
-        let mut judge = WalChecker::new(None, None);
-        judge.read(&bytes);
+        let mut checker = WalChecker::new(None, None);
+        checker.read(&bytes);
         assert!(matches!(
-            judge.result(),
+            checker.result(),
             WalCheckResult::Damaged { lost: 5, .. }
         ));
-        let mut judge = WalChecker::new(None, None);
-        judge.read(&bytes[..log.ends[2]]);
-        assert_eq!(judge.result(), WalCheckResult::Torn(spot(log.ends[1])));
+        let mut checker = WalChecker::new(None, None);
+        checker.read(&bytes[..log.ends[2]]);
+        assert_eq!(checker.result(), WalCheckResult::Torn(spot(log.ends[1])));
     }
 
     #[test]
-    fn a_whole_record_in_the_place_of_another_is_damage() {
+    fn valid_record_at_a_wrong_position_is_damage() {
         let log = log(5, 50, |_| true);
         let mut bytes = log.frames.0.clone();
         let (from, to) = (log.ends[1], log.ends[2]);
         bytes.drain(from..to);
-        let verdict = judged(&[&bytes], None);
+        let verdict = check(&[&bytes], None);
         assert!(
             matches!(verdict, WalCheckResult::Damaged { at, lost: 5, .. } if at.offset == from),
             "{verdict:?}"

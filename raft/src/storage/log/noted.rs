@@ -11,7 +11,7 @@ use crate::types::LogId;
 
 impl LogStore {
     /// Returns the state to compare with the high-water record.
-    pub(crate) fn held(&self) -> StoreState {
+    pub(crate) fn store_state(&self) -> StoreState {
         let state = self.state();
         StoreState {
             vote: *state.vote.borrow(),

@@ -32,7 +32,7 @@ impl LogTail {
     }
 
     /// Records that the disk has everything below `end`.
-    pub(super) fn written(&mut self, end: u64) {
+    pub(super) fn mark_written(&mut self, end: u64) {
         self.unwritten = self.unwritten.max(end);
         self.shrink();
     }

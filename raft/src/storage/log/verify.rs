@@ -97,7 +97,7 @@ fn read_entries(disk: &dyn DiskRead, state: &mut State) -> Result<(), LogError> 
                 state.last = Some(opened.entry.log_id);
                 state.link = opened.link;
                 state.tail.push(opened.entry);
-                state.tail.written(expected + 1);
+                state.tail.mark_written(expected + 1);
                 Ok(ControlFlow::Continue(()))
             }
             Err(error) => {

@@ -15,9 +15,9 @@ use crate::settings::Timing;
 /// is greeted again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// The maximum number of connections that are kept for the next caller.
-const SPARE: usize = 4;
+const MAX_IDLE: usize = 4;
 /// A connection that was used within this time is reused without a check.
-const FRESH: Duration = Duration::from_millis(200);
+const REUSE_AGE: Duration = Duration::from_millis(200);
 
 /// The connections of frames to one address. An append takes one out, and its caller keeps it for
 /// the next append.
@@ -25,7 +25,7 @@ const FRESH: Duration = Duration::from_millis(200);
 pub(crate) struct FramePool {
     dialer: Dialer,
     address: String,
-    patience: Duration,
+    timeout: Duration,
     // A plain lock, never held over an await.
     state: Mutex<State>,
 }
@@ -33,22 +33,22 @@ pub(crate) struct FramePool {
 #[derive(Debug, Default)]
 struct State {
     /// Whether the peer has reported that it supports frames.
-    is_known: bool,
+    supports_frames: bool,
     /// The time before which the peer is not greeted.
     refused_until: Option<Instant>,
     /// Whether a caller had to use HTTP/2.
     is_wanted: bool,
-    spare: Vec<IdleConnection>,
+    idle: Vec<IdleConnection>,
 }
 
 impl State {
     fn may_greet(&self) -> bool {
         let is_refused = self.refused_until.is_some_and(|end| Instant::now() < end);
-        self.is_known && !is_refused
+        self.supports_frames && !is_refused
     }
 
-    fn take_spare(&mut self) -> Option<IdleConnection> {
-        while let Some(mut spare) = self.spare.pop() {
+    fn take_idle(&mut self) -> Option<IdleConnection> {
+        while let Some(mut spare) = self.idle.pop() {
             if spare.is_usable() {
                 return Some(spare);
             }
@@ -63,7 +63,7 @@ impl FramePool {
             dialer,
             address: address.to_owned(),
             // The rest of an append's deadline is for HTTP/2.
-            patience: Duration::from_millis(timing.append_deadline_ms / 2),
+            timeout: Duration::from_millis(timing.append_deadline_ms / 2),
             state: Mutex::default(),
         }
     }
@@ -74,11 +74,11 @@ impl FramePool {
 
     /// Records whether the peer supports frames. This changes when the peer is upgraded or
     /// downgraded.
-    pub(crate) fn reported(&self, knows_frames: bool) {
+    pub(crate) fn set_support(&self, knows_frames: bool) {
         let mut state = self.state();
-        if state.is_known != knows_frames {
+        if state.supports_frames != knows_frames {
             *state = State {
-                is_known: knows_frames,
+                supports_frames: knows_frames,
                 is_wanted: state.is_wanted,
                 ..State::default()
             };
@@ -86,15 +86,15 @@ impl FramePool {
     }
 
     /// Returns a connection that is open already.
-    pub(crate) fn spare(&self) -> Option<IdleConnection> {
-        self.state().take_spare()
+    pub(crate) fn idle(&self) -> Option<IdleConnection> {
+        self.state().take_idle()
     }
 
     /// Returns a connection; `None` if this append must use HTTP/2.
     pub(crate) async fn open(&self) -> Result<Option<IdleConnection>, Status> {
         {
             let mut state = self.state();
-            if let Some(spare) = state.take_spare() {
+            if let Some(spare) = state.take_idle() {
                 return Ok(Some(spare));
             }
             if !state.may_greet() {
@@ -106,7 +106,7 @@ impl FramePool {
     }
 
     async fn connect(&self) -> Result<Option<IdleConnection>, Status> {
-        let end = Instant::now() + self.patience;
+        let end = Instant::now() + self.timeout;
         let expected = ExpectedPeer::MASTER;
         let dialing = self.dialer.dial(&self.address, &expected);
         let dialed = tokio::time::timeout_at(end, dialing).await;
@@ -135,8 +135,8 @@ impl FramePool {
     /// Keeps a connection for the next caller.
     pub(crate) fn put(&self, connection: IdleConnection) {
         let mut state = self.state();
-        if state.spare.len() < SPARE {
-            state.spare.push(connection);
+        if state.idle.len() < MAX_IDLE {
+            state.idle.push(connection);
         }
     }
 
@@ -144,7 +144,7 @@ impl FramePool {
     pub(crate) async fn preconnect(&self) {
         {
             let state = self.state();
-            if !state.spare.is_empty() || !state.may_greet() {
+            if !state.idle.is_empty() || !state.may_greet() {
                 return;
             }
         }
@@ -183,7 +183,7 @@ impl std::fmt::Debug for IdleConnection {
 impl IdleConnection {
     /// Returns whether the connection is open, as far as this end knows.
     pub(crate) fn is_usable(&mut self) -> bool {
-        self.used.elapsed() < FRESH || self.frames.is_quiet()
+        self.used.elapsed() < REUSE_AGE || self.frames.is_quiet()
     }
 
     /// Sends a request and waits for its answer. An error ends the connection, and so does dropping

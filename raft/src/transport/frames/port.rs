@@ -27,7 +27,7 @@ use crate::transport::service::{self, IDLE, RaftPort};
 const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// The maximum number of connections whose kind is not yet known. An additional one replaces the
 /// oldest.
-const UNKNOWN: usize = 64;
+const MAX_UNDETECTED: usize = 64;
 /// The maximum number of connections of frames: each of at most nine other masters holds one, and
 /// at most four spare ones. An additional one replaces the oldest that has had no answer, so a peer
 /// that only sends greetings cannot lock a master out. If all have had an answer, the additional
@@ -35,25 +35,25 @@ const UNKNOWN: usize = 64;
 const FRAMED: usize = 64;
 /// The maximum number of connections that wait for the HTTP/2 server. When the queue is full,
 /// further ones wait.
-const OTHERS: usize = 16;
+const MAX_HTTP: usize = 16;
 /// The maximum time for the rest of a frame, and for writing an answer. As for messages of HTTP/2.
-const MESSAGE: Duration = Duration::from_secs(30);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns a listener of the connections without frames, and the task that separates them.
 pub(crate) fn separate_frames(
     door: Arc<RaftPort>,
     listener: Listener,
 ) -> (Listener, impl Future<Output = ()> + Send) {
-    let (others, rest) = mpsc::channel(OTHERS);
+    let (others, rest) = mpsc::channel(MAX_HTTP);
     (
         Listener::new(ReceiverStream::new(rest)),
-        sort(door, listener, others),
+        dispatch(door, listener, others),
     )
 }
 
 type PlainConnections = mpsc::Sender<io::Result<IdentifiedConnection>>;
 
-async fn sort(door: Arc<RaftPort>, mut listener: Listener, others: PlainConnections) {
+async fn dispatch(door: Arc<RaftPort>, mut listener: Listener, others: PlainConnections) {
     let stop = door.stop.clone();
     // Bounded by the limits on the tasks. Dropped with this future, and all connections with it.
     let mut tasks = JoinSet::new();
@@ -90,7 +90,7 @@ async fn sort(door: Arc<RaftPort>, mut listener: Listener, others: PlainConnecti
             continue;
         }
         unknown.retain(|task| !task.is_finished());
-        if unknown.len() >= UNKNOWN
+        if unknown.len() >= MAX_UNDETECTED
             && let Some(oldest) = unknown.pop_front()
         {
             oldest.abort();
@@ -177,7 +177,7 @@ async fn answer_all(
             }
             Err(_idle) => return Ok(()),
         }
-        let read = tokio::time::timeout(MESSAGE, frames.read()).await;
+        let read = tokio::time::timeout(MESSAGE_TIMEOUT, frames.read()).await;
         let answered = match read.unwrap_or_else(|_| Err(late("a message"))) {
             Ok(None) => return Ok(()),
             Ok(Some((FrameKind::Append, body))) => {
@@ -210,12 +210,15 @@ async fn answer_all(
 
 /// Limits the time of a write: a peer that does not read loses its connection.
 async fn in_time(writing: impl Future<Output = io::Result<()>>) -> Result<(), Status> {
-    match tokio::time::timeout(MESSAGE, writing).await {
+    match tokio::time::timeout(MESSAGE_TIMEOUT, writing).await {
         Ok(written) => written.map_err(|error| super::broken(&error)),
         Err(_late) => Err(late("an answer")),
     }
 }
 
 fn late(what: &str) -> Status {
-    Status::deadline_exceeded(format!("{what} took longer than {} s", MESSAGE.as_secs()))
+    Status::deadline_exceeded(format!(
+        "{what} took longer than {} s",
+        MESSAGE_TIMEOUT.as_secs()
+    ))
 }

@@ -226,7 +226,7 @@ async fn a_master_that_does_not_know_frames_gets_appends_over_http2() {
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_keep_no_master_out() {
+async fn silent_connections_block_no_master() {
     let port = TestPort::start().await;
     let mut silent = Vec::new();
     for _ in 0..80 {
@@ -246,7 +246,7 @@ async fn greeted(port: &TestPort) -> FramedConnection {
 }
 
 #[tokio::test]
-async fn a_master_that_finds_no_place_for_frames_uses_http2() {
+async fn master_without_a_frame_slot_uses_http2() {
     let port = TestPort::start().await;
     let mut others = Vec::new();
     for _ in 0..64 {
@@ -305,14 +305,14 @@ async fn a_frame_that_does_not_come_to_its_end_is_refused_in_time() {
 }
 
 #[tokio::test]
-async fn memory_grows_with_what_has_come_and_not_with_what_is_announced() {
+async fn memory_grows_with_received_not_announced_bytes() {
     let (near, mut far) = tokio::io::duplex(1 << 10);
     let mut frames = FramedConnection::new(Connection::new(near));
     let length = u32::try_from(wire::MESSAGE_LIMIT_BYTES).unwrap();
     far.write_all(&length.to_le_bytes()).await.unwrap();
     assert!(frames.wait_for_frame().await.unwrap());
     assert!(frames.read().now_or_never().is_none());
-    assert!(frames.incoming.capacity() <= 2 * ROOM_BYTES);
+    assert!(frames.incoming.capacity() <= 2 * BUFFER_BYTES);
     for length in [u32::MAX, length + 6, 4, 0] {
         assert!(read_of(&length.to_le_bytes()).await.is_err(), "{length}");
     }
@@ -334,7 +334,7 @@ async fn small_frames_that_are_kept_share_memory() {
 }
 
 #[tokio::test]
-async fn a_request_ends_with_its_connection_and_not_with_what_comes_behind_it() {
+async fn request_ends_with_its_connection_despite_trailing_data() {
     let (near, mut far) = tokio::io::duplex(1 << 10);
     let mut frames = FramedConnection::new(Connection::new(near));
     let bytes = frame().await;

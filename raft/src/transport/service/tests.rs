@@ -12,11 +12,11 @@ use tonic::transport::Endpoint;
 use super::*;
 use crate::node::{MemoryStore, Node};
 use crate::settings::{NodeConfig, NodeEnvironment, SnapshotPolicy, Timing};
-use crate::transport::connections::{PeerClient, client, question};
+use crate::transport::connections::{PeerClient, ask_request, client};
 use crate::types::OwnerRequest;
 
 /// Longer than any step here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request that has to wait is not answered within this time.
 const WAITING: Duration = Duration::from_millis(500);
@@ -91,7 +91,7 @@ impl TestPort {
     }
 
     async fn hold_soon(&self) -> Presence {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(held) = self.hold().await {
                 return held;
@@ -104,7 +104,7 @@ impl TestPort {
 
 /// Opens a call and waits for its first answer.
 async fn present(client: &mut PeerClient) -> Result<Presence, Status> {
-    let mut stream = client.presence(question()).await?.into_inner();
+    let mut stream = client.presence(ask_request()).await?.into_inner();
     stream.message().await?.expect("it says who it is");
     Ok(stream)
 }
@@ -124,7 +124,7 @@ async fn begin_snapshot(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_more_connections_than_the_bound_are_taken_and_silent_ones_make_room() {
+async fn connections_are_bounded_and_silent_ones_are_replaced() {
     let port = TestPort::start().await;
     // One address holds all of them: masters may share one address.
     let mut silent = Vec::new();
@@ -158,16 +158,16 @@ async fn a_stream_beyond_the_bound_of_its_connection_waits_until_one_ends() {
     let mut next = Box::pin(present(&mut client));
     assert!(timeout(WAITING, &mut next).await.is_err(), "it is answered");
     held.pop();
-    let next = timeout(PATIENCE, next).await.expect("it has its turn");
+    let next = timeout(TIMEOUT, next).await.expect("it has its turn");
     next.unwrap();
     port.node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
+async fn third_concurrent_snapshot_is_rejected_until_one_ends() {
     let port = TestPort::start().await;
     let mut client = port.connect().await.unwrap();
-    let answer = client.ask(question()).await.unwrap().into_inner();
+    let answer = client.ask(ask_request()).await.unwrap().into_inner();
     let own = answer.identity.expect("it belongs to a group");
     let head = proto::SnapshotHead {
         header: Some(proto::Header {
@@ -190,7 +190,7 @@ async fn a_third_snapshot_at_a_time_is_refused_until_one_is_given_up() {
         "{refused}"
     );
     held.pop();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while begin_snapshot(&mut client, head).await.is_err() {
         assert!(Instant::now() < deadline, "its place is not free again");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -203,9 +203,9 @@ async fn a_leader_supports_no_election_against_itself() {
     let port = TestPort::start().await;
     let mut status = port.node.status();
     let leads = status.wait_for(|status| status.is_leader);
-    let term = timeout(PATIENCE, leads).await.unwrap().unwrap().term;
+    let term = timeout(TIMEOUT, leads).await.unwrap().unwrap().term;
     let mut client = port.connect().await.unwrap();
-    let answer = client.ask(question()).await.unwrap().into_inner();
+    let answer = client.ask(ask_request()).await.unwrap().into_inner();
     let own = answer.identity.expect("it belongs to a group");
     let request = |term| proto::SuspectRequest {
         header: Some(proto::Header {
@@ -252,7 +252,7 @@ async fn only_masters_may_use_the_port_where_the_transport_proves_identities() {
             .await
             .unwrap();
         let mut answer = vec![0; crate::transport::frames::GREETING.len()];
-        let read = timeout(PATIENCE, stream.read_exact(&mut answer)).await;
+        let read = timeout(TIMEOUT, stream.read_exact(&mut answer)).await;
         read.expect("it is answered or closed").is_ok()
     };
     for (principal, is_admitted) in [

@@ -78,7 +78,7 @@ fn end(world: &mut World, key: &TaskKey) {
 }
 
 #[test]
-fn what_tasks_take_is_counted_and_given_back_when_they_end() {
+fn bytes_of_tasks_are_counted_and_released_when_they_end() {
     let mut world = World::new();
     let agent = world.register("cpus:8;mem:1024");
     let (one, two) = (world.subscribe("one"), world.subscribe("two"));
@@ -106,7 +106,7 @@ fn what_tasks_take_is_counted_and_given_back_when_they_end() {
 }
 
 #[test]
-fn a_launch_that_the_framework_has_no_bytes_for_is_refused_and_the_others_stand() {
+fn a_launch_beyond_the_frameworks_bytes_is_refused_alone() {
     let mut world = World::new();
     let agent = world.register("cpus:8");
     let id = world.subscribe("web");
@@ -269,7 +269,7 @@ fn a_framework_too_many_is_refused_if_no_other_one_can_go() {
 }
 
 #[test]
-fn agents_and_what_they_say_of_themselves_are_bounded() {
+fn agents_and_their_reported_facts_are_bounded() {
     let mut world = World::new();
     let id = world.register("cpus:8");
     let register = Command::RegisterAgent(registration(99, "cpus:8"));
@@ -437,7 +437,7 @@ fn end_all(world: &mut World, id: FrameworkId, agent: AgentId) {
 }
 
 #[test]
-fn no_framework_drives_the_history_of_another_one_out() {
+fn no_framework_evicts_the_history_of_another() {
     let mut world = World::new();
     let agent = world.register("cpus:1000");
     let detached = |name: &str| {
@@ -552,7 +552,7 @@ fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
 
 /// Launches tasks with the largest possible number of records: limits, a change of them, and long
 /// messages.
-fn laden(world: &mut World, id: FrameworkId, agent: AgentId, names: &[String]) {
+fn full_history(world: &mut World, id: FrameworkId, agent: AgentId, names: &[String]) {
     for name in names {
         let mut task = spec(name, "cpus:0.001");
         task.environment.insert("A".to_owned(), "v".to_owned());
@@ -611,7 +611,7 @@ fn acknowledged_ends_change_at_most_a_thousand_records_however_full_the_history_
     let mut changed = 0;
     for round in 0..3 {
         let names: Vec<String> = (0..most).map(|at| format!("t{round}-{at}")).collect();
-        laden(&mut world, id, agent, &names);
+        full_history(&mut world, id, agent, &names);
         let command = acknowledge(&world);
         if round < 2 {
             assert_eq!(world.apply(command).outcome, Ok(CommandReply::Done));

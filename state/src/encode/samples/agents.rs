@@ -12,12 +12,12 @@ pub(super) fn agent() -> Agent {
     Agent {
         id: AgentId(3),
         nonce: 0x11,
-        reported: Arc::new(AgentReport {
+        report: Arc::new(AgentReport {
             incarnation: 0x22,
             boot_id: "boot".to_owned(),
             info: agent_info(),
         }),
-        agreed: AgentAdministration {
+        admin: AgentAdministration {
             administration: Administration::Deactivated,
             since: Timestamp(97),
             deadline: Some(Timestamp(100)),

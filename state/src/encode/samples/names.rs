@@ -25,7 +25,7 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::FinishedTask(6),
         RecordKey::FinishedFramework(7),
     ];
-    for (task, kinds) in PARTED {
+    for (task, kinds) in SPLIT_RECORDS {
         let key = key(4, task);
         names.extend(kinds.iter().map(|kind| kind(key.clone())));
     }
@@ -58,7 +58,7 @@ const SPEC: TaskRecordKind = RecordKey::TaskSpec;
 const STATUS: TaskRecordKind = RecordKey::TaskStatus;
 
 /// The records of each task in the layout of level 3.
-const PARTED: [(&str, &[TaskRecordKind]); 9] = [
+const SPLIT_RECORDS: [(&str, &[TaskRecordKind]); 9] = [
     ("recent", &[FACTS, STATUS, RecordKey::TaskEndMessage]),
     ("web-1", &[FACTS, SPEC, STATUS]),
     ("web-6", &[FACTS, SPEC, STATUS]),

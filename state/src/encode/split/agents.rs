@@ -32,7 +32,7 @@ impl AgentFacts {
     pub(in crate::encode) fn of(agent: &Agent) -> Self {
         Self {
             nonce: agent.nonce,
-            reported: Arc::clone(&agent.reported),
+            reported: Arc::clone(&agent.report),
         }
     }
 }
@@ -141,25 +141,25 @@ impl Codec<OfferIds> for OfferIdList {
 #[derive(Default)]
 pub(super) struct AgentParts {
     pub(super) facts: Option<AgentFacts>,
-    pub(super) agreed: Option<AgentAdministration>,
+    pub(super) admin: Option<AgentAdministration>,
     pub(super) status: Option<AgentStatus>,
     pub(super) counters: Option<AgentCounters>,
 }
 
 impl AgentParts {
     pub(super) fn join(self, id: AgentId) -> Result<Agent, DecodeError> {
-        let AgentFacts { nonce, reported } = self.facts.ok_or(invalid(COUNTERS, REPORTED))?;
+        let AgentFacts { nonce, reported } = self.facts.ok_or(invalid(COUNTERS, REPORT))?;
         let AgentStatus {
             reachability,
             promise,
             revision,
-        } = self.status.ok_or(invalid(REPORTED, STATUS))?;
-        let AgentCounters { orders, used } = self.counters.ok_or(invalid(REPORTED, COUNTERS))?;
+        } = self.status.ok_or(invalid(REPORT, STATUS))?;
+        let AgentCounters { orders, used } = self.counters.ok_or(invalid(REPORT, COUNTERS))?;
         Ok(Agent {
             id,
             nonce,
-            reported,
-            agreed: self.agreed.ok_or(invalid(REPORTED, AGREED))?,
+            report: reported,
+            admin: self.admin.ok_or(invalid(REPORT, ADMINISTRATION))?,
             reachability,
             orders,
             promise,
@@ -170,6 +170,6 @@ impl AgentParts {
 }
 
 pub(super) const COUNTERS: &str = "record of an agent's counters";
-pub(super) const REPORTED: &str = "record of what an agent reports";
-pub(super) const AGREED: &str = "record of what is agreed on about an agent";
+pub(super) const REPORT: &str = "record of what an agent reports";
+pub(super) const ADMINISTRATION: &str = "record of what is agreed on about an agent";
 pub(super) const STATUS: &str = "record of an agent's status";

@@ -191,7 +191,7 @@ struct BothReference {
 }
 
 /// Returns the sample that the reference stands for; `None` if the definition rejects it.
-fn meant(reference: Reference) -> Option<Sample> {
+fn expected(reference: Reference) -> Option<Sample> {
     Some(Sample {
         long: reference.long,
         short: reference.short,
@@ -213,10 +213,10 @@ fn meant(reference: Reference) -> Option<Sample> {
             Some(bytes) => Some(bytes.try_into().ok()?),
             None => None,
         },
-        part: inside(reference.part?),
-        maybe_part: reference.maybe_part.map(inside).map(Box::new),
-        or_default: reference.or_default.map(inside).unwrap_or_default(),
-        parts: reference.parts.into_iter().map(inside).collect(),
+        part: nested(reference.part?),
+        maybe_part: reference.maybe_part.map(nested).map(Box::new),
+        or_default: reference.or_default.map(nested).unwrap_or_default(),
+        parts: reference.parts.into_iter().map(nested).collect(),
         kind: match reference.kind {
             None => SampleKind::Absent,
             Some(SampleKindReference::Line(line)) => SampleKind::Line(line),
@@ -233,10 +233,10 @@ fn meant(reference: Reference) -> Option<Sample> {
     })
 }
 
-fn inside(reference: NestedReference) -> Nested {
+fn nested(reference: NestedReference) -> Nested {
     Nested {
         number: reference.number,
-        deeper: reference.deeper.map(|deeper| Box::new(inside(*deeper))),
+        deeper: reference.deeper.map(|deeper| Box::new(nested(*deeper))),
     }
 }
 
@@ -371,7 +371,7 @@ proptest! {
         let bytes = written(&sample);
         let reference = Reference::decode(bytes.as_slice()).unwrap();
         prop_assert_eq!(reference.encode_to_vec(), bytes.clone());
-        prop_assert_eq!(meant(reference), Some(sample.clone()));
+        prop_assert_eq!(expected(reference), Some(sample.clone()));
         prop_assert_eq!(Sample::read(&bytes), Ok(sample));
     }
 
@@ -379,12 +379,12 @@ proptest! {
     fn whatever_bytes_are_read_as_by_the_reference(bytes in disordered()) {
         let reference = Reference::decode(bytes.as_slice());
         match Sample::read(&bytes) {
-            Ok(sample) => prop_assert_eq!(reference.ok().and_then(meant), Some(sample)),
+            Ok(sample) => prop_assert_eq!(reference.ok().and_then(expected), Some(sample)),
             // The reference reads entries of a map as messages, whatever their wire type. No
             // release writes such bytes.
             Err(CodecError::Malformed(WireError::WireType)) => {}
             // If a message has several faults, either may be reported.
-            Err(_) => prop_assert_eq!(reference.ok().and_then(meant), None),
+            Err(_) => prop_assert_eq!(reference.ok().and_then(expected), None),
         }
     }
 }

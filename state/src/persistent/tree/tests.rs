@@ -9,7 +9,11 @@ use super::*;
 
 /// Returns the first and last key, the number of entries, and the depth of the leaves.
 fn shape(node: &Node<u32, u32>, is_root: bool) -> (u32, u32, usize, usize) {
-    assert!((1..=MOST).contains(&node.width()), "{}", node.width());
+    assert!(
+        (1..=MAX_ENTRIES).contains(&node.width()),
+        "{}",
+        node.width()
+    );
     match node {
         Node::Leaf(entries) => {
             assert!(entries.windows(2).all(|pair| pair[0].0 < pair[1].0));
@@ -99,7 +103,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn trees_keep_their_shape_and_copies_stay_as_they_are(steps in proptest::collection::vec(step(), 1..60)) {
+    fn trees_keep_their_shape_and_copies_do_not_change(steps in proptest::collection::vec(step(), 1..60)) {
         let (mut tree, mut model) = (Tree::default(), BTreeMap::new());
         let mut copies: Vec<(Tree<u32, u32>, BTreeMap<u32, u32>)> = Vec::new();
         for (at, step) in (0..).zip(steps) {
@@ -152,7 +156,7 @@ fn ascending_keys_fill_their_nodes_and_any_order_of_removal_empties_the_tree() {
 }
 
 #[test]
-fn a_lookup_for_a_change_copies_nothing_of_a_key_that_is_not_there() {
+fn a_lookup_of_a_missing_key_copies_nothing() {
     let mut tree = Tree::default();
     for key in 0..1_000 {
         tree.insert(2 * key, key);
@@ -187,9 +191,9 @@ fn a_node_has_no_room_for_more_than_it_may_hold() {
         tree.insert(number.wrapping_mul(2_654_435_761), number);
     }
     let keys: Vec<u32> = tree.iter().map(|(key, _)| *key).step_by(3).collect();
-    assert_eq!(room(tree.root.as_ref().unwrap()), MOST + 1);
+    assert_eq!(room(tree.root.as_ref().unwrap()), MAX_ENTRIES + 1);
     for key in keys {
         tree.remove(&key);
     }
-    assert!(room(tree.root.as_ref().unwrap()) <= 2 * MOST);
+    assert!(room(tree.root.as_ref().unwrap()) <= 2 * MAX_ENTRIES);
 }

@@ -20,7 +20,7 @@ pub(in crate::sim::system) struct TaskSnapshot {
 impl ClusterAudit {
     /// Returns the current state; `None` while the cluster is not healthy, or an agent has had no
     /// message of its leader since then.
-    pub(in crate::sim::system) fn work(&self, since_ms: u64) -> Option<TaskSnapshot> {
+    pub(in crate::sim::system) fn snapshot(&self, since_ms: u64) -> Option<TaskSnapshot> {
         let live = self.log.registry().tasks();
         let live = live.filter(|task| !task.is_terminal());
         let machines = || self.world.machines.iter();
@@ -37,7 +37,7 @@ impl ClusterAudit {
         self.note_running();
         let machines = self.world.machines.iter();
         for machine in machines {
-            let torn = machine.torn_groups().into_iter();
+            let torn = machine.partly_failed_groups().into_iter();
             let late = machine.overdue(now_ms);
             torn.chain(late).for_each(|words| self.violation(words));
             self.check_executors(machine);

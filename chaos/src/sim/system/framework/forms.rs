@@ -43,7 +43,7 @@ impl LaunchForm {
     }
 
     /// Returns the task in this form.
-    pub(super) fn shape(self, task: v1::TaskSpec) -> v1::TaskSpec {
+    pub(super) fn apply(self, task: v1::TaskSpec) -> v1::TaskSpec {
         match self {
             Self::Alone | Self::Group(_) => task,
             Self::Executor(number) => v1::TaskSpec {
@@ -104,8 +104,8 @@ impl SimFramework {
         {
             // The executor echoes messages. The id shows it that a message is for it.
             let id = format!("e{number}");
-            let words = format!("{framework}/{id}");
-            driver.message(&offer.agent_id, &id, words.into_bytes());
+            let message = format!("{framework}/{id}");
+            driver.message(&offer.agent_id, &id, message.into_bytes());
         }
         driver.accept_with(Accept {
             offer_ids: vec![offer.offer_id.clone()],

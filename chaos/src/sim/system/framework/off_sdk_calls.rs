@@ -17,28 +17,28 @@ const STRAY_CALLS: u64 = 1_000_000;
 impl SimFramework {
     /// Accepts a used offer, of any master and without the SDK.
     pub(super) fn accept_again(&mut self) {
-        let used: Vec<_> = self.used.iter().cloned().collect();
-        let Some(offer) = self.chance.pick(&used).cloned() else {
+        let used: Vec<_> = self.used_offers.iter().cloned().collect();
+        let Some(offer) = self.rng.pick(&used).cloned() else {
             return;
         };
         let Some(task) = self.new_task(&mut Remainder::of(&offer)) else {
             return;
         };
         let masters = self.world.masters();
-        let (Some(master), Some(id)) = (self.chance.pick(&masters).cloned(), self.id) else {
+        let (Some(master), Some(id)) = (self.rng.pick(&masters).cloned(), self.id) else {
             return;
         };
-        self.stray += 1;
-        let number = STRAY_CALLS + self.stray;
+        self.off_sdk_calls += 1;
+        let number = STRAY_CALLS + self.off_sdk_calls;
         let launches = [task.clone()];
         let task_id = task.task_id.clone();
-        let mut operation = self.accepting(&offer, &launches);
+        let mut operation = self.accept_operation(&offer, &launches);
         if let Some(Operation::Accept { name, .. }) = &mut operation {
             name.number = number;
         }
         let call = v1::CallId {
             framework_id: id.to_string(),
-            session: self.life,
+            session: self.incarnation,
             number,
             lowest_unanswered: 0,
         };
@@ -56,7 +56,7 @@ impl SimFramework {
             invoked: operation.map(|operation| self.invoke(operation)),
             world: self.world.clone(),
             host: self.name.clone(),
-            place: self.place,
+            index: self.index,
             task: task_id,
             master,
             request,
@@ -71,9 +71,9 @@ impl SimFramework {
         };
         let request = v1::ReconcileRequest {
             framework_id: framework.to_string(),
-            session: self.life,
+            session: self.incarnation,
             task_ids: vec![task.to_owned()],
-            next_number: self.numbered + 1,
+            next_number: self.sdk_calls + 1,
             ..v1::ReconcileRequest::default()
         };
         let question = EarlyReconcile {
@@ -81,7 +81,7 @@ impl SimFramework {
             host: self.name.clone(),
             request,
             task: key,
-            after: Duration::from_millis(self.chance.between(0, 12)),
+            delay: Duration::from_millis(self.rng.between(0, 12)),
         };
         question.send_to_all();
     }

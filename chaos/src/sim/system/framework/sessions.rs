@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{SimFramework, SimFrameworkBehaviour};
 use crate::sim::network;
 use crate::sim::system::world::{
-    HeldOffers, RIVAL, SHORT_PATIENCE_MS, SingleFault, World, framework_name,
+    HeldOffers, RIVAL, SHORT_FAILOVER_MS, SingleFault, World, framework_name,
 };
 
 /// Timeout of the offers of a framework that declines most of them, in milliseconds. Some expire in
@@ -21,11 +21,11 @@ const SHORT_OFFER_MS: u64 = 3_000;
 pub(super) fn failover_timeout_ms(world: &World, place: usize) -> u64 {
     const LONG: u64 = 3_600_000;
     match (SimFrameworkBehaviour::of(place), world.seed % 3) {
-        (SimFrameworkBehaviour::Crasher, _) if world.act == SingleFault::FrameworkLoss => {
-            SHORT_PATIENCE_MS
+        (SimFrameworkBehaviour::Crasher, _) if world.single_fault == SingleFault::FrameworkLoss => {
+            SHORT_FAILOVER_MS
         }
         (SimFrameworkBehaviour::Crasher, 0) => 0,
-        (SimFrameworkBehaviour::Crasher, 1) => SHORT_PATIENCE_MS,
+        (SimFrameworkBehaviour::Crasher, 1) => SHORT_FAILOVER_MS,
         _ => LONG,
     }
 }
@@ -54,14 +54,14 @@ pub(in crate::sim::system) async fn rival(world: World) -> turmoil::Result {
 
 /// Runs one session. Returns whether it was ended on purpose.
 async fn scheduler(world: &World, place: usize, name: String) -> bool {
-    let mut chance = world.new_incarnation(&name);
+    let mut rng = world.new_incarnation(&name);
     let masters = Masters::new(world.masters()).expect("the addresses are valid");
     let mut config = SchedulerConfig::new(masters, &framework_name(place));
     config.connector = ConnectorConfig {
         dialer: network::dialer(&name, &world.cuts),
-        seed: chance.next(),
+        seed: rng.next(),
     };
-    config.session = chance.next().max(1);
+    config.session = rng.next().max(1);
     config.info.failover_timeout_ms = Some(failover_timeout_ms(world, place));
     if SimFrameworkBehaviour::of(place) == SimFrameworkBehaviour::Decliner {
         config.info.offer_timeout_ms = SHORT_OFFER_MS;
@@ -80,20 +80,20 @@ async fn scheduler(world: &World, place: usize, name: String) -> bool {
         ..HeldOffers::default()
     };
     world.state().held.insert(place, held);
-    let mut scheduler = SimFramework::new(world, place, name, config.session, chance);
+    let mut scheduler = SimFramework::new(world, place, name, config.session, rng);
     match run(&mut scheduler, config, CancellationToken::new()).await {
         // The message was for an earlier incarnation and was delayed by the network, or the
         // framework has a rival.
         Err(SchedulerError::Superseded(why)) => {
-            if world.state().rivalled.contains(&place) {
+            if world.state().had_rival.contains(&place) {
                 world.notes.count("schedulers superseded");
                 tokio::time::sleep(Duration::from_secs(2)).await;
             } else {
-                let words = format!(
+                let message = format!(
                     "{}: the newest session is superseded: {why}",
                     scheduler.name
                 );
-                world.notes.violation(words);
+                world.notes.violation(message);
             }
         }
         Err(SchedulerError::Removed(_)) => {
@@ -101,8 +101,8 @@ async fn scheduler(world: &World, place: usize, name: String) -> bool {
             world.state().frameworks.remove(&place);
         }
         Err(error) => {
-            let words = format!("{} ended: {error}", scheduler.name);
-            world.notes.violation(words);
+            let message = format!("{} ended: {error}", scheduler.name);
+            world.notes.violation(message);
         }
         Ok(()) => return true,
     }

@@ -18,8 +18,8 @@ use crate::sim::system::task_oracle::TaskOracle;
 /// The state of an executor, in addition to its container.
 #[derive(Debug, Default)]
 pub(super) struct SimExecutor {
-    book: ExecutorState,
-    works: BTreeMap<TaskName, ExecutorTask>,
+    state: ExecutorState,
+    tasks: BTreeMap<TaskName, ExecutorTask>,
     /// The messages for the current stream.
     unsent: VecDeque<ExecutorEvent>,
     /// The time at which it ends despite unacknowledged updates.
@@ -30,7 +30,7 @@ pub(super) struct SimExecutor {
 #[derive(Debug)]
 struct ExecutorTask {
     key: TaskKey,
-    uses: Resources,
+    resources: Resources,
     script: Script,
     pid: i32,
     since_ms: u64,
@@ -82,23 +82,29 @@ impl ExecutorTask {
 
 impl SimContainer {
     /// Ends the tasks whose time is over, before the container's own end if that has come.
-    pub(super) fn work(&mut self, host: &str, ledger: &TaskOracle, since_ms: u64, now_ms: u64) {
+    pub(super) fn end_due_tasks(
+        &mut self,
+        host: &str,
+        ledger: &TaskOracle,
+        since_ms: u64,
+        now_ms: u64,
+    ) {
         let until_ms = now_ms.min(self.stop.map_or(u64::MAX, |(at_ms, _)| at_ms));
         let Some(executor) = &mut self.executor else {
             return;
         };
-        let ends = executor.works.iter();
+        let ends = executor.tasks.iter();
         let ends = ends.filter_map(|(name, work)| Some((work.end()?, name.clone())));
         let mut ends: Vec<_> = ends.filter(|((at_ms, _), _)| *at_ms <= until_ms).collect();
         ends.sort_by_key(|((at_ms, _), _)| *at_ms);
         for ((_, how), name) in ends {
-            if let Some(work) = executor.works.remove(&name) {
+            if let Some(work) = executor.tasks.remove(&name) {
                 ledger.ended(host, &work.key, how);
                 executor.report(ended(name, how));
             }
         }
         let is_over = executor.end_by_ms.is_some_and(|by_ms| by_ms <= now_ms)
-            || (executor.end_by_ms.is_some() && executor.book.is_idle());
+            || (executor.end_by_ms.is_some() && executor.state.is_idle());
         if is_over && self.script.run_ms.is_none() {
             self.script = Script {
                 run_ms: Some(now_ms.saturating_sub(since_ms)),
@@ -112,7 +118,7 @@ impl SimContainer {
         match &mut self.executor {
             None => ledger.ended(host, &self.key, how),
             Some(executor) => {
-                for (_, work) in std::mem::take(&mut executor.works) {
+                for (_, work) in std::mem::take(&mut executor.tasks) {
                     ledger.ended(host, &work.key, CommandStatus::Signal(9));
                 }
             }
@@ -121,19 +127,19 @@ impl SimContainer {
 
     /// Returns the resources that count. An executor without tasks is ending and does not count.
     pub(super) fn uses(&self) -> impl Iterator<Item = &Resources> {
-        let works = self.executor.iter().flat_map(|one| one.works.values());
+        let works = self.executor.iter().flat_map(|one| one.tasks.values());
         let is_idle = self
             .executor
             .as_ref()
-            .is_some_and(|one| one.works.is_empty());
-        let own = (!is_idle).then_some(&self.uses);
-        own.into_iter().chain(works.map(|work| &work.uses))
+            .is_some_and(|one| one.tasks.is_empty());
+        let own = (!is_idle).then_some(&self.resources);
+        own.into_iter().chain(works.map(|work| &work.resources))
     }
 }
 
 impl SimExecutor {
     fn report(&mut self, news: TaskStateChange) {
-        if let Some(update) = self.book.note(news) {
+        if let Some(update) = self.state.update(news) {
             self.unsent
                 .push_back(ExecutorEvent::Update(Box::new(update)));
         }
@@ -143,7 +149,7 @@ impl SimExecutor {
 impl MachineState {
     /// Returns the current processes of tasks.
     pub(super) fn processes(&self) -> impl Iterator<Item = TaskProcessView<'_>> {
-        let settled_ms = self.settled_ms;
+        let settled_ms = self.advanced_ms;
         let containers = self.containers.iter();
         let running = containers.filter_map(|(name, container)| match container.phase {
             ContainerPhase::Running { pid, since_ms } => Some((*name, container, pid, since_ms)),
@@ -157,7 +163,7 @@ impl MachineState {
                 since_ms,
                 ran_ms: settled_ms.saturating_sub(since_ms),
             });
-            let works = container.executor.iter().flat_map(|one| one.works.values());
+            let works = container.executor.iter().flat_map(|one| one.tasks.values());
             let works = works.map(move |work| TaskProcessView {
                 key: &work.key,
                 container: name,
@@ -170,17 +176,17 @@ impl MachineState {
     }
 
     /// Checks that there is no other executor of this name when one is started.
-    pub(super) fn is_alone(&self, host: &str, key: &TaskKey) {
+    pub(super) fn check_unique(&self, host: &str, key: &TaskKey) {
         let others = self.containers.iter().filter(|(_, container)| {
             container.executor.is_some()
                 && container.key == *key
                 && !matches!(container.phase, ContainerPhase::Ended(_))
         });
         for (name, _) in others {
-            let words = format!(
+            let message = format!(
                 "ExecutorLifetime: executor {key} is started on {host} beside {name}, which is it"
             );
-            self.ledger.notes.violation(words);
+            self.oracle.notes.violation(message);
         }
     }
 }
@@ -204,10 +210,10 @@ impl SimMachine {
         now_ms: u64,
     ) -> Option<ExecutorEvent> {
         let mut inner = self.inner();
-        inner.settle(&self.name, now_ms);
+        inner.advance(&self.name, now_ms);
         let executor = inner.executor(name)?;
         executor.unsent.clear();
-        let first = executor.book.subscribe(Vec::new());
+        let first = executor.state.subscribe(Vec::new());
         Some(ExecutorEvent::Subscribed {
             tasks: first.tasks,
             unacknowledged: first.unacknowledged,
@@ -223,9 +229,9 @@ impl SimMachine {
         now_ms: u64,
     ) -> Option<(VecDeque<ExecutorEvent>, Option<u64>)> {
         let mut inner = self.inner();
-        inner.settle(&self.name, now_ms);
+        inner.advance(&self.name, now_ms);
         let executor = inner.executor(name)?;
-        let ends = executor.works.values().filter_map(ExecutorTask::end);
+        let ends = executor.tasks.values().filter_map(ExecutorTask::end);
         let next_ms = ends.map(|(at_ms, _)| at_ms).min();
         Some((std::mem::take(&mut executor.unsent), next_ms))
     }
@@ -238,13 +244,13 @@ impl SimMachine {
         now_ms: u64,
     ) {
         let mut inner = self.inner();
-        inner.settle(&self.name, now_ms);
+        inner.advance(&self.name, now_ms);
         match message {
             Some(Told::Launch(launch)) => inner.begin(&self.name, name, launch, now_ms),
             Some(Told::Kill(kill)) => {
                 // Some end on the request, some use the whole grace period.
-                let takes_ms = match inner.chance.percent(70) {
-                    true => inner.chance.between(1, 30).min(kill.grace_ms),
+                let takes_ms = match inner.rng.percent(70) {
+                    true => inner.rng.between(1, 30).min(kill.grace_ms),
                     false => kill.grace_ms,
                 };
                 let task = TaskName {
@@ -252,7 +258,7 @@ impl SimMachine {
                     order: kill.order_index,
                 };
                 let executor = inner.executor(name);
-                let work = executor.and_then(|executor| executor.works.get_mut(&task));
+                let work = executor.and_then(|executor| executor.tasks.get_mut(&task));
                 if let Some(work) = work {
                     let at_ms = now_ms + takes_ms;
                     work.stop_ms = Some(work.stop_ms.map_or(at_ms, |former| former.min(at_ms)));
@@ -264,7 +270,7 @@ impl SimMachine {
                     order: told.order_index,
                 };
                 if let Some(executor) = inner.executor(name) {
-                    executor.book.acknowledged(&task, told.serial);
+                    executor.state.acknowledged(&task, told.serial);
                 }
             }
             Some(Told::Shutdown(shutdown)) => {
@@ -276,7 +282,7 @@ impl SimMachine {
             Some(Told::Subscribed(_)) | None => {}
         }
         // Immediate consequences have happened when it is evaluated next.
-        inner.settle(&self.name, now_ms);
+        inner.advance(&self.name, now_ms);
     }
 }
 
@@ -303,7 +309,7 @@ impl MachineState {
             task_id: spec.task_id,
             order: launch.order_index,
         };
-        if !executor.book.take(&own) {
+        if !executor.state.add(&own) {
             return;
         }
         let key = TaskKey { framework, task };
@@ -316,13 +322,13 @@ impl MachineState {
         };
         let work = ExecutorTask {
             key: key.clone(),
-            uses: resources::from_wire(&spec.resources).unwrap_or_default(),
+            resources: resources::from_wire(&spec.resources).unwrap_or_default(),
             script: script(&spec.shell),
             pid,
             since_ms: now_ms,
             stop_ms: None,
         };
-        executor.works.insert(own.clone(), work);
+        executor.tasks.insert(own.clone(), work);
         executor.report(TaskStateChange {
             name: own,
             state: v1::TaskState::Running,
@@ -330,8 +336,8 @@ impl MachineState {
             exit: None,
         });
         self.pids = pid;
-        self.ledger.started(host, &key, start);
-        self.ledger.notes.count("tasks started by executors");
+        self.oracle.started(host, &key, start);
+        self.oracle.notes.count("tasks started by executors");
         self.check_resources(host);
     }
 
@@ -340,10 +346,10 @@ impl MachineState {
         let own = self.containers.get(&name).map(|one| one.key.to_string());
         let heard = String::from_utf8_lossy(&data).into_owned();
         if own.as_ref() != Some(&heard) {
-            let words = format!("{host}: executor {own:?} was told what is for {heard:?}");
-            self.ledger.notes.violation(words);
+            let message = format!("{host}: executor {own:?} was told what is for {heard:?}");
+            self.oracle.notes.violation(message);
         }
-        self.ledger.notes.count("messages to executors");
+        self.oracle.notes.count("messages to executors");
         if let Some(executor) = self.executor(name) {
             executor.unsent.push_back(ExecutorEvent::Message(data));
         }

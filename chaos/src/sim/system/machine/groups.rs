@@ -85,7 +85,7 @@ impl SimTaskGroups {
     }
 
     /// Returns running tasks of groups in which another task has failed.
-    fn torn(&self, host: &str) -> Vec<String> {
+    fn partly_failed(&self, host: &str) -> Vec<String> {
         let torn = self.0.iter().filter_map(|(name, group)| {
             let of = |wanted: &dyn Fn(MemberState) -> bool| {
                 let mut found = group.members.iter().filter(|(_, own)| wanted(**own));
@@ -104,21 +104,21 @@ impl SimTaskGroups {
 
 impl SimMachine {
     /// Returns running tasks of groups in which another task has failed.
-    pub(in crate::sim::system) fn torn_groups(&self) -> Vec<String> {
-        self.inner().groups.torn(&self.name)
+    pub(in crate::sim::system) fn partly_failed_groups(&self) -> Vec<String> {
+        self.inner().groups.partly_failed(&self.name)
     }
 
     /// Records that a group's shared resources are removed. No task of it may run.
-    pub(in crate::sim::system) fn part(&self, group: ContainerName) {
+    pub(in crate::sim::system) fn note_group_destroyed(&self, group: ContainerName) {
         let inner = self.inner();
         let members = inner.groups.0.get(&group);
         let members = members.into_iter().flat_map(|group| &group.members);
         for (name, _) in members.filter(|(_, own)| **own == MemberState::Running) {
-            let words = format!(
+            let message = format!(
                 "GroupAtomicity: what group {group} shares is taken back, and {name} runs on {}",
                 self.name
             );
-            inner.ledger.notes.violation(words);
+            inner.oracle.notes.violation(message);
         }
     }
 }
@@ -182,13 +182,13 @@ mod tests {
             assert_eq!(groups.started(name(order, 1), own), None);
         }
         groups.ended(name(7, 1), own, CommandStatus::Code(0));
-        assert_eq!(groups.torn("host-1"), [""; 0]);
+        assert_eq!(groups.partly_failed("host-1"), [""; 0]);
         groups.ended(name(8, 1), own, CommandStatus::Code(3));
-        assert_eq!(groups.torn("host-1"), [""; 0]);
+        assert_eq!(groups.partly_failed("host-1"), [""; 0]);
     }
 
     #[test]
-    fn what_a_group_may_not_do_is_told_under_its_rule() {
+    fn group_violations_name_their_rule() {
         let own = Some(name(7, 0));
         let mut early = SimTaskGroups::default();
         assert_eq!(early.prepare(&start(7), 40), None);
@@ -199,7 +199,7 @@ mod tests {
             assert_eq!(groups.started(name(order, 1), own), None);
         }
         groups.ended(name(7, 1), own, CommandStatus::Code(3));
-        let torn = groups.torn("host-1").remove(0);
+        let torn = groups.partly_failed("host-1").remove(0);
         for (words, part) in [
             (alone, "1 of 2 tasks"),
             (late, "Running already"),

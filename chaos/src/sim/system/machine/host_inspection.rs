@@ -10,7 +10,7 @@ use crate::history::{AgentFact, TaskFact};
 use crate::sim::system::world::COPY;
 
 /// Time for which a task may run beyond its limit: its agent may have been down until recently.
-const LATE_MS: u64 = 1_500;
+const MAX_OVERDUE_MS: u64 = 1_500;
 
 impl SimMachine {
     /// Returns the content of the journal that a power cut would leave.
@@ -18,8 +18,8 @@ impl SimMachine {
         match journal::read_synced(&self.disk) {
             Ok(contents) => contents,
             Err(why) => {
-                let words = format!("the journal of {} cannot be read: {why}", self.name);
-                self.inner().ledger.notes.violation(words);
+                let message = format!("the journal of {} cannot be read: {why}", self.name);
+                self.inner().oracle.notes.violation(message);
                 journal::JournalContents::default()
             }
         }
@@ -46,23 +46,23 @@ impl SimMachine {
                 return epoch;
             }
             let fact = AgentFact::EpochStored { agent, epoch };
-            inner.ledger.notes.recorder.observe(&*self.name, fact);
+            inner.oracle.notes.recorder.observe(&*self.name, fact);
         }
         epoch
     }
 
     /// Records that updates of a launch up to `number` are on its disk. Returns the highest earlier
     /// number, from any incarnation of the agent.
-    pub(in crate::sim::system) fn see_made(&self, instance: Instance, number: u64) -> u64 {
+    pub(in crate::sim::system) fn note_updates(&self, instance: Instance, number: u64) -> u64 {
         let mut inner = self.inner();
-        let newest = inner.made.entry(instance).or_default();
+        let newest = inner.newest_updates.entry(instance).or_default();
         let before = *newest;
         *newest = before.max(number);
         before
     }
 
     /// Records that its agent obeys a master.
-    pub(in crate::sim::system) fn obeys(&self, now_ms: u64) {
+    pub(in crate::sim::system) fn note_obeyed(&self, now_ms: u64) {
         self.inner().obeyed_ms = now_ms;
     }
 
@@ -78,14 +78,14 @@ impl SimMachine {
 
     /// Returns whether a launch is acted on for the first time, or again by the same incarnation of
     /// the agent. A later incarnation may continue with a launch that never started.
-    pub(in crate::sim::system) fn takes(&self, instance: Instance, life: u64) -> bool {
+    pub(in crate::sim::system) fn note_launch(&self, instance: Instance, life: u64) -> bool {
         let mut inner = self.inner();
-        *inner.taken.entry(instance).or_insert(life) == life
+        *inner.started_by.entry(instance).or_insert(life) == life
     }
 
     /// Whether a launch was acted on.
-    pub(in crate::sim::system) fn has_taken(&self, instance: Instance) -> bool {
-        self.inner().taken.contains_key(&instance)
+    pub(in crate::sim::system) fn has_launched(&self, instance: Instance) -> bool {
+        self.inner().started_by.contains_key(&instance)
     }
 
     /// Records that a former incarnation stored these launches: they are not acted on for the first
@@ -96,7 +96,7 @@ impl SimMachine {
     ) {
         let mut inner = self.inner();
         for instance in launches {
-            inner.taken.entry(*instance).or_insert(0);
+            inner.started_by.entry(*instance).or_insert(0);
         }
     }
 
@@ -116,14 +116,14 @@ impl SimMachine {
                 boot_id: boot_id.clone(),
                 progress: Some(process.ran_ms),
             };
-            inner.ledger.notes.recorder.observe(&*self.name, fact);
+            inner.oracle.notes.recorder.observe(&*self.name, fact);
         }
     }
 
     /// Counts a broken stream of an executor.
     pub(in crate::sim::system) fn note_stream(&self) {
         let inner = self.inner();
-        inner.ledger.notes.count("streams of executors broken");
+        inner.oracle.notes.count("streams of executors broken");
     }
 
     /// Records new limits of a container.
@@ -134,7 +134,7 @@ impl SimMachine {
         order: OrderIndex,
     ) {
         if let Some(container) = self.inner().containers.get_mut(&name) {
-            container.limited = ContainerLimits {
+            container.limits = ContainerLimits {
                 pids: pids_limit(launch),
                 order,
             };
@@ -142,16 +142,16 @@ impl SimMachine {
     }
 
     pub(in crate::sim::system) fn note_refused_limits(&self) {
-        self.inner().ledger.notes.count("limits refused");
+        self.inner().oracle.notes.count("limits refused");
     }
 
     /// Returns the limits of the container of a launch, if it has one that runs.
-    pub(in crate::sim::system) fn limited_to(&self, instance: Instance) -> Option<ContainerLimits> {
+    pub(in crate::sim::system) fn limits_of(&self, instance: Instance) -> Option<ContainerLimits> {
         let inner = self.inner();
         let mut own = inner.containers.iter().filter(|(name, container)| {
             name.instance == instance && matches!(container.phase, ContainerPhase::Running { .. })
         });
-        own.next().map(|(_, container)| container.limited)
+        own.next().map(|(_, container)| container.limits)
     }
 
     /// Records the tasks whose processes the agent of a new incarnation kills as orphans.
@@ -164,7 +164,7 @@ impl SimMachine {
         for process in processes.filter(|process| is_orphan(&process.container)) {
             let task = process.key.clone();
             let fact = TaskFact::Orphaned { task, agent };
-            inner.ledger.notes.recorder.observe(&*self.name, fact);
+            inner.oracle.notes.recorder.observe(&*self.name, fact);
         }
     }
 
@@ -174,7 +174,7 @@ impl SimMachine {
         let all = inner.containers.iter();
         let overdue = all.filter(|(_, container)| match container.phase {
             ContainerPhase::Running { since_ms, .. } if container.complete_ms > 0 => {
-                since_ms + container.complete_ms + container.grace_ms + LATE_MS < now_ms
+                since_ms + container.complete_ms + container.grace_ms + MAX_OVERDUE_MS < now_ms
             }
             ContainerPhase::Preparing { .. }
             | ContainerPhase::Running { .. }
@@ -204,7 +204,7 @@ impl SimMachine {
                 start_time: process.since_ms,
                 boot_id: format!("{}-boot-{}", self.name, inner.boots),
             };
-            inner.ledger.notes.recorder.observe(&*self.name, fact);
+            inner.oracle.notes.recorder.observe(&*self.name, fact);
         }
     }
 }

@@ -17,7 +17,7 @@ impl Nemesis {
             for master in (0..self.world.stores.len()).map(master_name) {
                 for (from, to) in [(&agent, &master), (&master, &agent)] {
                     if let Some(link) = self.links.cut(simulation, from, to) {
-                        self.broken.add(until, SystemActiveFault::Link(link));
+                        self.active.add(until, SystemActiveFault::Link(link));
                     }
                 }
             }
@@ -25,14 +25,14 @@ impl Nemesis {
     }
 
     /// Cuts every master from every other one, until healing.
-    pub(in crate::sim::system) fn part_masters(&mut self, simulation: &Simulation<'_>) {
+    pub(in crate::sim::system) fn cut_masters(&mut self, simulation: &Simulation<'_>) {
         self.note(FaultKind::PartitionPartial, "*", "masters from each other");
-        self.part_all(simulation, (0..self.world.stores.len()).collect());
+        self.cut_all(simulation, (0..self.world.stores.len()).collect());
     }
 
     /// Cuts the followers from each other, until healing. None of them can be elected, and the
     /// leader reaches them all.
-    pub(in crate::sim::system) fn part_followers(&mut self, simulation: &Simulation<'_>) {
+    pub(in crate::sim::system) fn cut_followers(&mut self, simulation: &Simulation<'_>) {
         let leader = self.leader.unwrap_or(0);
         self.note(
             FaultKind::PartitionPartial,
@@ -40,16 +40,16 @@ impl Nemesis {
             "followers from each other",
         );
         let followers = (0..self.world.stores.len()).filter(|place| *place != leader);
-        self.part_all(simulation, followers.collect());
+        self.cut_all(simulation, followers.collect());
     }
 
-    fn part_all(&mut self, simulation: &Simulation<'_>, masters: Vec<usize>) {
+    fn cut_all(&mut self, simulation: &Simulation<'_>, masters: Vec<usize>) {
         let until = simulation.now() + Duration::from_secs(3_600);
         for one in &masters {
             for other in masters.iter().filter(|other| *other != one) {
                 let (one, other) = (master_name(*one), master_name(*other));
                 if let Some(link) = self.links.cut(simulation, &one, &other) {
-                    self.broken.add(until, SystemActiveFault::Link(link));
+                    self.active.add(until, SystemActiveFault::Link(link));
                 }
             }
         }
@@ -58,8 +58,8 @@ impl Nemesis {
     /// Delays every write of every master from now on.
     pub(in crate::sim::system) fn slow_masters(&self, delay: Duration) {
         if !delay.is_zero() {
-            let words = format!("{} ms", delay.as_millis());
-            self.note(FaultKind::SlowDisk, "*", &words);
+            let message = format!("{} ms", delay.as_millis());
+            self.note(FaultKind::SlowDisk, "*", &message);
         }
         for store in self.world.stores.iter() {
             store.slow_down(delay);
@@ -72,7 +72,7 @@ impl Nemesis {
         for place in 0..self.world.machines.len() {
             let name = agent_name(place);
             let machine = self.world.machines[place].clone();
-            machine.settle(now_ms);
+            machine.advance(now_ms);
             machine.note_alive();
             self.note(FaultKind::Crash, &name, "");
             simulation.sim.crash(name.as_str());

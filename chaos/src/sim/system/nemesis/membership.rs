@@ -19,9 +19,9 @@ const MOST: usize = 5;
 impl Nemesis {
     /// Returns the places of masters that are members, or may be.
     pub(in crate::sim::system) fn members(&self) -> Vec<usize> {
-        let kept = self.world.state();
+        let state = self.world.state();
         let all = 0..self.world.stores.len();
-        all.filter(|place| !kept.absent.contains(place)).collect()
+        all.filter(|place| !state.absent.contains(place)).collect()
     }
 
     fn is_absent(&self, place: usize) -> bool {
@@ -50,7 +50,7 @@ impl Nemesis {
         self.note_wipe(place, "");
         self.down(simulation, &name, 3_000);
         self.world.stores[place].wipe();
-        self.take_in(place);
+        self.request_join(place);
     }
 
     /// Records the wipe under the id that the group has for the master, if it has one. No other
@@ -61,18 +61,18 @@ impl Nemesis {
             Some(id) => NodeId(id).to_string(),
             None => name.clone(),
         };
-        let words = format!("{name} {detail}");
-        self.note(FaultKind::WipeDisk, &target, words.trim_end());
+        let message = format!("{name} {detail}");
+        self.note(FaultKind::WipeDisk, &target, message.trim_end());
     }
 
-    fn take_in(&self, place: usize) {
-        let mut kept = self.world.state();
-        kept.absent.remove(&place);
-        kept.wiped = Some(WipedMaster {
-            place,
+    fn request_join(&self, place: usize) {
+        let mut state = self.world.state();
+        state.absent.remove(&place);
+        state.wiped = Some(WipedMaster {
+            index: place,
             joined: false,
         });
-        kept.orders.push_back(OperatorRequest::Join(place));
+        state.requests.push_back(OperatorRequest::Join(place));
     }
 
     /// Removes a master, more often the leader than any other.
@@ -82,18 +82,18 @@ impl Nemesis {
             return;
         }
         self.note(FaultKind::MembershipChange, &master_name(place), "removed");
-        let mut kept = self.world.state();
-        kept.leaving = Some(LeavingMaster {
-            place,
+        let mut state = self.world.state();
+        state.leaving = Some(LeavingMaster {
+            index: place,
             removed: false,
         });
-        kept.orders.push_back(OperatorRequest::Remove(place));
+        state.requests.push_back(OperatorRequest::Remove(place));
     }
 
     /// Lets a master that is not a member join with an empty disk.
     pub(super) fn add_master(&mut self, simulation: &mut Simulation<'_>) {
         let absent: Vec<usize> = self.world.state().absent.iter().copied().collect();
-        let Some(place) = self.chance.pick(&absent).copied() else {
+        let Some(place) = self.rng.pick(&absent).copied() else {
             return;
         };
         if self.members().len() >= MOST || self.world.state().is_changing() {
@@ -101,7 +101,7 @@ impl Nemesis {
         }
         let name = master_name(place);
         self.note(FaultKind::MembershipChange, &name, "joins");
-        self.take_in(place);
+        self.request_join(place);
         simulation.restart_host(&name);
     }
 
@@ -110,21 +110,21 @@ impl Nemesis {
     pub(in crate::sim::system) fn follow_changes(&mut self, simulation: &mut Simulation<'_>) {
         let leaving = self.world.state().leaving;
         let Some(LeavingMaster {
-            place,
+            index: place,
             removed: true,
         }) = leaving
         else {
             return;
         };
-        let Some(until) = self.leaves else {
-            let stays = Duration::from_millis(self.chance.between(0, 3_000));
-            self.leaves = Some(simulation.now() + stays);
+        let Some(until) = self.stop_removed_at else {
+            let stays = Duration::from_millis(self.rng.between(0, 3_000));
+            self.stop_removed_at = Some(simulation.now() + stays);
             return;
         };
         if simulation.now() < until {
             return;
         }
-        self.leaves = None;
+        self.stop_removed_at = None;
         let name = master_name(place);
         self.note_wipe(place, "of a removed master");
         simulation.crash(&name);
@@ -134,13 +134,13 @@ impl Nemesis {
             SystemActiveFault::FailingDisk(one) => *one == place,
             _ => false,
         };
-        self.broken.retain(|broken| !is_this(broken));
-        let mut kept = self.world.state();
-        kept.leaving = None;
-        kept.absent.insert(place);
-        drop(kept);
+        self.active.retain(|broken| !is_this(broken));
+        let mut state = self.world.state();
+        state.leaving = None;
+        state.absent.insert(place);
+        drop(state);
         self.world.notes.count("masters removed");
-        if self.members().len() < LEAST || self.chance.percent(60) {
+        if self.members().len() < LEAST || self.rng.percent(60) {
             self.add_master(simulation);
         }
     }

@@ -14,7 +14,7 @@ impl Nemesis {
         let mut others = self.members();
         others.retain(|other| *other != one);
         // With a single master both names are equal, and nothing is cut.
-        let other = self.chance.pick(&others).copied().unwrap_or(one);
+        let other = self.rng.pick(&others).copied().unwrap_or(one);
         (master_name(one), master_name(other))
     }
 
@@ -45,7 +45,7 @@ impl Nemesis {
         let victim = self.master();
         let members = self.members().into_iter();
         let (inside, outside): (Vec<usize>, Vec<usize>) =
-            members.partition(|place| *place == victim || self.chance.percent(30));
+            members.partition(|place| *place == victim || self.rng.percent(30));
         let names: Vec<String> = inside.into_iter().map(master_name).collect();
         self.note(FaultKind::PartitionBoth, &names.join(","), "");
         for one in &names {
@@ -60,7 +60,7 @@ impl Nemesis {
         let members = self.members();
         for (at, one) in members.iter().enumerate() {
             for other in &members[..at] {
-                if self.chance.percent(40) {
+                if self.rng.percent(40) {
                     self.cut_both(simulation, &master_name(*one), &master_name(*other), 4_000);
                 }
             }
@@ -70,7 +70,7 @@ impl Nemesis {
     /// Cuts one direction between an agent and the masters.
     pub(super) fn cut_one_way(&mut self, simulation: &Simulation<'_>) {
         let agent = agent_name(self.below(self.world.machines.len()));
-        let is_deaf = self.chance.percent(50);
+        let is_deaf = self.rng.percent(50);
         let target = match is_deaf {
             true => format!("masters>{agent}"),
             false => format!("{agent}>masters"),
@@ -110,7 +110,7 @@ impl Nemesis {
     }
 
     pub(super) fn delay(&mut self, simulation: &Simulation<'_>, kind: SystemFault) {
-        let (one, other) = match self.chance.below(3) {
+        let (one, other) = match self.rng.below(3) {
             0 => self.two_masters(),
             1 => (
                 agent_name(self.below(self.world.machines.len())),
@@ -129,7 +129,7 @@ impl Nemesis {
             }
             return;
         }
-        let ms = self.chance.between(5, 200);
+        let ms = self.rng.between(5, 200);
         let latency = Duration::from_millis(ms);
         if let Some(link) = self.links.slow(simulation, &one, &other, latency) {
             self.note(FaultKind::SlowLink, &target, &format!("{ms} ms"));

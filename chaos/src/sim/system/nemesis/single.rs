@@ -21,15 +21,15 @@ pub(super) struct DiskCopy {
     disk: MemoryDisk,
     agent: AgentId,
     /// Incarnations with which its owner would still be registered.
-    good: Vec<u64>,
+    valid: Vec<u64>,
 }
 
 impl Nemesis {
     /// Pauses all masters for this time. Then all continue together.
     pub(in crate::sim::system) fn freeze(&self, gap: Duration) {
-        let words = format!("{} ms", gap.as_millis());
-        self.note(FaultKind::FreezeAllMasters, "*", &words);
-        self.world.state().frozen += 1;
+        let message = format!("{} ms", gap.as_millis());
+        self.note(FaultKind::FreezeAllMasters, "*", &message);
+        self.world.state().freeze_count += 1;
         self.world.freezes.send_replace(gap);
     }
 
@@ -38,14 +38,14 @@ impl Nemesis {
         self.note(FaultKind::LeaderTransfer, "*", "");
         self.world
             .state()
-            .orders
+            .requests
             .push_back(OperatorRequest::Transfer(None));
     }
 
     /// Pauses a process: half of the time the leader of the masters, and often for longer than an
     /// election takes.
     pub(super) fn stall(&mut self, simulation: &mut Simulation<'_>) {
-        let name = match self.chance.percent(65) {
+        let name = match self.rng.percent(65) {
             true => master_name(self.master()),
             false => agent_name(self.below(self.world.machines.len())),
         };
@@ -63,7 +63,7 @@ impl Nemesis {
             return;
         }
         let left = self.below(12);
-        let kind = match self.chance.percent(50) {
+        let kind = match self.rng.percent(50) {
             true => FaultKind::DiskFull,
             false => FaultKind::SyncFailure,
         };
@@ -85,12 +85,12 @@ impl Nemesis {
             return;
         }
         let left = self.below(8);
-        let kind = match self.chance.percent(50) {
+        let kind = match self.rng.percent(50) {
             true => FaultKind::DiskFull,
             false => FaultKind::SyncFailure,
         };
-        let words = format!("after {left} more appends and syncs");
-        self.note(kind, &name, &words);
+        let message = format!("after {left} more appends and syncs");
+        self.note(kind, &name, &message);
         disk.break_after(left);
         self.lasting(
             simulation,
@@ -116,17 +116,17 @@ impl Nemesis {
             return;
         }
         {
-            let mut kept = self.world.state();
-            let stored = kept.frameworks.get(&place);
+            let mut state = self.world.state();
+            let stored = state.frameworks.get(&place);
             if stored.is_none_or(|stored| stored.framework.is_none()) {
                 return;
             }
-            kept.rival = Some(place);
-            kept.rivalled.insert(place);
+            state.rival = Some(place);
+            state.had_rival.insert(place);
         }
         let name = framework_name(place);
         self.note(FaultKind::FrameworkFailover, &name, "");
-        if self.chance.percent(60) {
+        if self.rng.percent(60) {
             for master in self.members() {
                 if let Some(link) = self.links.hold(simulation, &name, &master_name(master)) {
                     self.lasting(simulation, SystemActiveFault::Link(link), 100, 2_500);
@@ -139,13 +139,17 @@ impl Nemesis {
 
     pub(super) fn copy_disk(&mut self) {
         let machine =
-            &self.world.machines[self.chance.below(self.world.machines.len() as u64) as usize];
+            &self.world.machines[self.rng.below(self.world.machines.len() as u64) as usize];
         let identity = machine.synced().facts.identity;
         if let Some(agent) = identity.agent {
-            let mut good = identity.tried;
+            let mut good = identity.unconfirmed;
             good.push(identity.confirmed);
             let disk = machine.disk.copy();
-            self.copy = Some(DiskCopy { disk, agent, good });
+            self.copy = Some(DiskCopy {
+                disk,
+                agent,
+                valid: good,
+            });
         }
     }
 
@@ -160,7 +164,7 @@ impl Nemesis {
             return;
         };
         let known = registry.agent(copied.agent);
-        if known.is_none_or(|known| copied.good.contains(&known.reported.incarnation))
+        if known.is_none_or(|known| copied.valid.contains(&known.report.incarnation))
             || self.is_down(COPY)
         {
             return;
@@ -169,8 +173,8 @@ impl Nemesis {
             return;
         };
         self.note(FaultKind::CloneDisk, &agent.to_string(), "");
-        let chance = self.chance.fork(7);
-        let machine = SimMachine::with_disk(COPY, self.world.ledger.clone(), chance, disk);
+        let rng = self.rng.fork(7);
+        let machine = SimMachine::with_disk(COPY, self.world.oracle.clone(), rng, disk);
         self.world.state().copy = Some(machine);
         simulation.restart_host(COPY);
         self.lasting(simulation, SystemActiveFault::CopiedDisk(COPY), 500, 5_000);
@@ -197,17 +201,17 @@ impl Nemesis {
         case: &GraphCase,
     ) {
         self.note(FaultKind::PartitionPartial, "*", &case.to_string());
-        for (one, other) in case.graph.parted() {
-            self.part(simulation, &master_name(one), &master_name(other));
+        for (one, other) in case.graph.missing_links() {
+            self.cut_link(simulation, &master_name(one), &master_name(other));
         }
     }
 
     /// Cuts both directions of a link until healing.
-    fn part(&mut self, simulation: &Simulation<'_>, one: &str, other: &str) {
+    fn cut_link(&mut self, simulation: &Simulation<'_>, one: &str, other: &str) {
         for (from, to) in [(one, other), (other, one)] {
             if let Some(link) = self.links.cut(simulation, from, to) {
                 let until = simulation.now() + Duration::from_secs(3_600);
-                self.broken.add(until, SystemActiveFault::Link(link));
+                self.active.add(until, SystemActiveFault::Link(link));
             }
         }
     }
@@ -224,7 +228,7 @@ impl Nemesis {
         let name = master_name(leader);
         self.note(FaultKind::CutLeaderFromMasters, &name, "");
         for other in self.members().into_iter().filter(|other| *other != leader) {
-            self.part(simulation, &name, &master_name(other));
+            self.cut_link(simulation, &name, &master_name(other));
         }
         leader
     }

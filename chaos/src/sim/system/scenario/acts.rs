@@ -7,31 +7,31 @@ use crate::sim::run::Simulation;
 use crate::sim::system::hosts::AGENT_TIMEOUT_MS;
 
 /// Time by which the absence of agents exceeds the agent timeout.
-const BEYOND: Duration = Duration::from_millis(1_500);
+const TIMEOUT_MARGIN: Duration = Duration::from_millis(1_500);
 /// Deadline of the return of an agent and its tasks after it can connect again.
-const RETURNS: Duration = Duration::from_secs(8);
+const RETURN_TIMEOUT: Duration = Duration::from_secs(8);
 /// Delay of the masters' disks, so that decisions wait for their commit.
-const SLOW: Duration = Duration::from_millis(120);
+const DISK_DELAY: Duration = Duration::from_millis(120);
 /// Deadline for a leader without contact to other masters to step down.
-const RESIGNS: Duration = Duration::from_millis(1_500);
+const STEP_DOWN_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How often agents are restarted between two leaders.
 const RESTARTS: u32 = 12;
 
 impl Scenario {
     /// Freezes all masters for longer than the agent timeout, twice: the first time no other master
     /// can be elected, the second time another one may be.
-    pub(super) fn frozen(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
+    pub(super) fn freeze_masters(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
         // Agents that were disconnected until now are back, or are known to be lost.
-        self.pass(simulation, RETURNS)?;
-        self.nemesis.part_followers(simulation);
+        self.run_for(simulation, RETURN_TIMEOUT)?;
+        self.nemesis.cut_followers(simulation);
         for _ in 0..2 {
             self.nemesis
-                .freeze(Duration::from_millis(AGENT_TIMEOUT_MS) + BEYOND);
-            let before = self.audit.given_up_since(0).len();
+                .freeze(Duration::from_millis(AGENT_TIMEOUT_MS) + TIMEOUT_MARGIN);
+            let before = self.audit.unreachable_since(0).len();
             // Any agent that became unreachable because of the freeze is recorded by then, and may
             // be back.
-            self.pass(simulation, Duration::from_secs(2))?;
-            let lost = self.audit.given_up_since(before);
+            self.run_for(simulation, Duration::from_secs(2))?;
+            let lost = self.audit.unreachable_since(before);
             if !lost.is_empty() {
                 simulation.notes.violation(format!(
                     "TaskSurvival: all masters were frozen, and {lost:?} were given up for it"
@@ -48,39 +48,42 @@ impl Scenario {
         simulation: &mut Simulation<'_>,
         still: bool,
     ) -> Option<()> {
-        self.world.state().still = still;
+        self.world.state().idle = still;
         // Agents that were disconnected until now are back: a hello in flight when the links are
         // cut would be waited for much longer. If all frameworks are idle, earlier requests are
         // done, and no order is pending.
-        self.pass(simulation, Duration::from_secs(2))?;
+        self.run_for(simulation, Duration::from_secs(2))?;
         if !still {
-            self.nemesis.slow_masters(SLOW);
+            self.nemesis.slow_masters(DISK_DELAY);
         }
         self.nemesis.cut_agents(simulation);
-        self.pass(simulation, Duration::from_millis(AGENT_TIMEOUT_MS) + BEYOND)?;
+        self.run_for(
+            simulation,
+            Duration::from_millis(AGENT_TIMEOUT_MS) + TIMEOUT_MARGIN,
+        )?;
         self.nemesis.slow_masters(Duration::ZERO);
         self.nemesis.heal(simulation);
-        self.pass(simulation, RETURNS)?;
+        self.run_for(simulation, RETURN_TIMEOUT)?;
         let lost = self.audit.unreachable_agents();
         if !lost.is_empty() {
             simulation.notes.violation(format!(
-                "AgentReturns: {RETURNS:?} after all agents could come back {lost:?}"
+                "AgentReturns: {RETURN_TIMEOUT:?} after all agents could come back {lost:?}"
             ));
         }
-        self.world.state().still = false;
+        self.world.state().idle = false;
         Some(())
     }
 
     /// Cuts all links between masters. All other links work.
     pub(super) fn no_quorum(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
-        self.nemesis.part_masters(simulation);
-        self.pass(simulation, RESIGNS)?;
+        self.nemesis.cut_masters(simulation);
+        self.run_for(simulation, STEP_DOWN_TIMEOUT)?;
         let since_ms = simulation.now().as_millis() as u64;
-        self.pass(simulation, Duration::from_secs(3))?;
-        let led = self.audit.led_since(since_ms);
+        self.run_for(simulation, Duration::from_secs(3))?;
+        let led = self.audit.obeying_since(since_ms);
         if !led.is_empty() {
             simulation.notes.violation(format!(
-                "Liveness: {RESIGNS:?} after the masters lost each other {led:?} still obey a leader"
+                "Liveness: {STEP_DOWN_TIMEOUT:?} after the masters lost each other {led:?} still obey a leader"
             ));
         }
         self.nemesis.heal(simulation);
@@ -91,7 +94,7 @@ impl Scenario {
     pub(super) fn two_leaders(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
         self.nemesis.cut_leader(simulation);
         for _ in 0..RESTARTS {
-            self.pass(simulation, Duration::from_millis(350))?;
+            self.run_for(simulation, Duration::from_millis(350))?;
             self.nemesis.restart_agents(simulation);
         }
         self.nemesis.heal(simulation);

@@ -9,33 +9,33 @@ use crate::sim::run::Simulation;
 use crate::sim::system::world::{OperatorRequest, master_name};
 
 /// Timeout for a healed group to carry out a transfer, and to be healthy again.
-const WHOLE: Duration = Duration::from_secs(10);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of requests for a transfer.
-const ASK: Duration = Duration::from_secs(1);
+const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Duration of a graph.
-const LASTS: Duration = Duration::from_secs(8);
+const GRAPH_DURATION: Duration = Duration::from_secs(8);
 /// Deadline for the election of a leader, where one must be elected.
-const LEADS: Duration = Duration::from_secs(3);
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum time without a commit under a leader that stays.
-const STALLS: Duration = Duration::from_secs(1);
+const MAX_COMMIT_GAP: Duration = Duration::from_secs(1);
 /// Time after the cut in which earlier commits become known everywhere.
-const KNOWN: Duration = Duration::from_millis(250);
+const PROPAGATION_TIME: Duration = Duration::from_millis(250);
 /// The last part of a graph, in which everything is stable.
-const RESTS: Duration = Duration::from_secs(3);
+const STABLE_TIME: Duration = Duration::from_secs(3);
 /// Maximum number of leaders before one stays.
-const REIGNS: usize = 3;
+const MAX_EPOCHS: usize = 3;
 /// Number of entries by which a follower may be behind and still count as healthy.
-const BEHIND: u64 = 20;
+const MAX_LAG: u64 = 20;
 
 /// The observations of one graph.
 #[derive(Debug, Default)]
 struct GraphObservations {
     /// The start times of epochs after the cut, with the places of their leaders.
-    reigns: Vec<(Duration, usize)>,
+    epochs: Vec<(Duration, usize)>,
     /// The longest time without a commit.
-    longest: Duration,
+    longest_gap: Duration,
     /// The time of the last commit.
-    last: Duration,
+    last_commit: Duration,
     /// Writes that were acknowledged in the last part.
     late_writes: u64,
 }
@@ -55,31 +55,37 @@ impl GraphObservations {
             }
         };
         if case.graph.reaches_majority(case.leader) {
-            let stays = self.reigns.is_empty();
+            let stays = self.epochs.is_empty();
             must(stays, "a leader with a majority was replaced");
-            let commits = self.longest <= STALLS;
+            let commits = self.longest_gap <= MAX_COMMIT_GAP;
             must(commits, "a leader with a majority did not commit");
             must(self.late_writes > 0, "no client was served");
             return ("leaders that stayed", findings);
         }
         if !(0..MASTERS).any(|place| case.graph.reaches_majority(place)) {
-            let nothing = self.last <= KNOWN;
+            let nothing = self.last_commit <= PROPAGATION_TIME;
             must(nothing, "somebody committed without a majority");
             return ("graphs without a majority", findings);
         }
-        let Some((first, _)) = self.reigns.first() else {
+        let Some((first, _)) = self.epochs.first() else {
             let electable = electable();
             if !electable.is_empty() {
                 findings.push(format!("{electable:?} could lead, and nobody does"));
             }
             return ("graphs in which nobody was elected", findings);
         };
-        must(*first <= LEADS, "it took too long until somebody led");
-        let settled = self.reigns.iter().all(|(at, _)| *at <= LASTS - RESTS);
-        let few = self.reigns.len() <= REIGNS;
+        must(
+            *first <= ELECTION_TIMEOUT,
+            "it took too long until somebody led",
+        );
+        let settled = self
+            .epochs
+            .iter()
+            .all(|(at, _)| *at <= GRAPH_DURATION - STABLE_TIME);
+        let few = self.epochs.len() <= MAX_EPOCHS;
         must(settled && few, "leaders come and go");
         let majority = |(_, leader): &(Duration, usize)| case.graph.reaches_majority(*leader);
-        let all = self.reigns.iter().all(majority);
+        let all = self.epochs.iter().all(majority);
         must(all, "one without a majority led");
         must(self.late_writes > 0, "no client was served");
         ("leaders that were elected", findings)
@@ -129,26 +135,26 @@ impl Scenario {
     }
 
     fn establish(&mut self, simulation: &mut Simulation<'_>, wanted: usize) -> Option<()> {
-        let until = simulation.now() + WHOLE;
+        let until = simulation.now() + RECOVERY_TIMEOUT;
         let mut ask = simulation.now();
         while self.leader() != Some(wanted) {
             if simulation.now() >= until {
-                let words = format!(
+                let message = format!(
                     "{} does not take over in a healed group",
                     master_name(wanted)
                 );
-                simulation.notes.violation(words);
+                simulation.notes.violation(message);
                 return None;
             }
             if simulation.now() >= ask {
-                ask = simulation.now() + ASK;
+                ask = simulation.now() + REQUEST_INTERVAL;
                 let order = OperatorRequest::Transfer(Some(wanted));
-                self.world.state().orders.push_back(order);
+                self.world.state().requests.push_back(order);
             }
             self.advance(simulation)?;
         }
         // By then the election is known everywhere, and clients have found the leader.
-        self.pass(simulation, Duration::from_millis(500))?;
+        self.run_for(simulation, Duration::from_millis(500))?;
         match self.leader() == Some(wanted) {
             true => Some(()),
             // The transfer was requested twice, or another election was necessary.
@@ -162,25 +168,25 @@ impl Scenario {
         let mut applied = self.audit.registry().applied();
         let mut epoch = self.audit.registry().epoch();
         let mut writes = 0;
-        while simulation.now() < began + LASTS {
+        while simulation.now() < began + GRAPH_DURATION {
             self.advance(simulation)?;
             let now = simulation.now() - began;
-            if now <= LASTS - RESTS {
-                writes = simulation.notes.happened("attributes set");
+            if now <= GRAPH_DURATION - STABLE_TIME {
+                writes = simulation.notes.event_count("attributes set");
             }
             let registry = self.audit.registry();
             if registry.epoch() != epoch {
                 epoch = registry.epoch();
                 let leader = registry.cluster().leader.0 as usize - 1;
-                seen.reigns.push((now, leader));
+                seen.epochs.push((now, leader));
             }
             if registry.applied() > applied {
                 applied = registry.applied();
-                seen.last = now;
+                seen.last_commit = now;
             }
-            seen.longest = seen.longest.max(now - seen.last);
+            seen.longest_gap = seen.longest_gap.max(now - seen.last_commit);
         }
-        seen.late_writes = simulation.notes.happened("attributes set") - writes;
+        seen.late_writes = simulation.notes.event_count("attributes set") - writes;
         Some(seen)
     }
 
@@ -204,22 +210,22 @@ impl Scenario {
 
     /// Waits until all masters follow one leader again, and it commits.
     fn recover(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
-        let until = simulation.now() + WHOLE;
+        let until = simulation.now() + RECOVERY_TIMEOUT;
         let before = self.audit.registry().applied();
         let is_whole = |stores: &[argosy_raft::MemoryStore]| {
             let applied: Vec<u64> = stores.iter().filter_map(|one| one.applied()).collect();
             let least = applied.iter().min().copied().unwrap_or(0);
             let most = applied.iter().max().copied().unwrap_or(0);
-            applied.len() == MASTERS && least > before && least + BEHIND >= most
+            applied.len() == MASTERS && least > before && least + MAX_LAG >= most
         };
         while !is_whole(&self.world.stores) {
             if simulation.now() >= until {
                 let applied = self.world.stores.iter().map(|one| one.applied());
                 let applied: Vec<_> = applied.collect();
-                let words = format!(
-                    "{WHOLE:?} after the links were mended masters have applied {applied:?}, and before it {before}"
+                let message = format!(
+                    "{RECOVERY_TIMEOUT:?} after the links were mended masters have applied {applied:?}, and before it {before}"
                 );
-                simulation.notes.violation(words);
+                simulation.notes.violation(message);
                 return None;
             }
             self.advance(simulation)?;
@@ -249,16 +255,16 @@ mod tests {
     #[test]
     fn a_leader_with_a_majority_must_stay_and_serve() {
         let good = || GraphObservations {
-            longest: SECOND / 2,
+            longest_gap: SECOND / 2,
             late_writes: 3,
             ..GraphObservations::default()
         };
         assert_eq!(found(case(0), &good(), &[]), "");
         let mut seen = good();
-        seen.reigns = vec![(SECOND, 1)];
+        seen.epochs = vec![(SECOND, 1)];
         assert!(found(case(0), &seen, &[]).contains("was replaced"));
         let mut seen = good();
-        seen.longest = 2 * SECOND;
+        seen.longest_gap = 2 * SECOND;
         assert!(found(case(0), &seen, &[]).contains("did not commit"));
         let mut seen = good();
         seen.late_writes = 0;
@@ -266,9 +272,9 @@ mod tests {
     }
 
     #[test]
-    fn somebody_with_a_majority_must_lead_soon_and_go_on() {
+    fn a_master_with_a_majority_must_lead_soon_and_stay() {
         let led = |reigns: &[(Duration, usize)]| GraphObservations {
-            reigns: reigns.to_vec(),
+            epochs: reigns.to_vec(),
             late_writes: 3,
             ..GraphObservations::default()
         };
@@ -285,14 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_may_commit_without_a_majority() {
+    fn no_commit_without_a_majority() {
         let case = GraphCase {
             graph: Graph::of(&[(0, 1), (2, 3)]),
             leader: 0,
         };
         let mut seen = GraphObservations::default();
         assert_eq!(found(case, &seen, &[]), "");
-        seen.last = SECOND;
+        seen.last_commit = SECOND;
         assert!(found(case, &seen, &[]).contains("without a majority"));
     }
 }

@@ -90,7 +90,7 @@ impl HighWaterThread {
     ) -> io::Result<()> {
         let mut record = {
             let mut noted = self.high_water.0.lock();
-            noted.record.note(held);
+            noted.record.update(held);
             noted.record
         };
         record.manifest = synced_manifest(&store, None)?;
@@ -206,8 +206,8 @@ mod tests {
 
     #[test]
     fn one_torn_slot_leaves_the_other_and_two_are_refused() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("high-water");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("high-water");
         assert_eq!(read(&path).unwrap(), None);
         let older = HighWaterRecord {
             sequence: 7,
