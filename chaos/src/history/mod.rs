@@ -3,21 +3,21 @@
 //!
 //! ```
 //! use argosy_chaos::history::{
-//!     Consistency, Fault, FaultKind, Operation, Outcome, Process, RaftFact, Recorder,
+//!     Consistency, Fault, FaultKind, Operation, OperationResponse, ProcessName, RaftFact, Recorder,
 //! };
 //! use argosy_state::ids::NodeId;
 //!
 //! // The clock is any function that returns nanoseconds since the run began.
 //! let (recorder, recording) = Recorder::in_memory(|| 7);
-//! let client = Process::new("operator-1");
+//! let client = ProcessName::new("operator-1");
 //! let call = recorder.invoke(&client, Operation::Read {
 //!     key: "agent-1/zone".into(),
 //!     consistency: Consistency::Linearizable,
 //! });
-//! recorder.ok(call, Outcome::Value { value: None }, None);
+//! recorder.ok(call, OperationResponse::Value { value: None }, None);
 //! recorder.fault(Fault::new(FaultKind::Crash, "master-1").with("the leader"));
 //! let fact = RaftFact::Led { node: NodeId(2), term: 5, last_index: 40 };
-//! recorder.observe(&Process::new("master-2"), fact);
+//! recorder.observe(&ProcessName::new("master-2"), fact);
 //! let history = recording.finish().unwrap();
 //! assert_eq!(history.events.len(), 4);
 //! ```

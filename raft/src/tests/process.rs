@@ -33,7 +33,7 @@ fn fatal_error_is_logged_and_the_process_aborts_at_once() {
         });
         return;
     }
-    let name = "last_words_are_said_and_the_process_is_gone_at_once";
+    let name = "fatal_error_is_logged_and_the_process_aborts_at_once";
     let output = this_test(name, "yes").output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     let expected = "argosy: cannot write to /data/master: No space left on device (os error 28); stopping immediately: make room on the disk, then start this master again";
