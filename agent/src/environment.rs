@@ -71,7 +71,7 @@ pub trait MessageObserver: Send {
     /// The agent is about to open a link, and to register again under its id if it has one.
     fn on_dial(&mut self);
 
-    /// The agent received this message; `is_obeyed` unless it ended the link because of it.
+    /// The agent received this message; `accepted` unless it ended the link because of it.
     fn on_received(&mut self, message: &v1::ToAgent, accepted: bool);
 
     /// The agent sends this message to its master now.

@@ -16,11 +16,8 @@ pub enum RunError {
     /// The configuration is invalid.
     #[error("{flag} {value:?} is not valid: {remedy}")]
     Config {
-        /// The flag of the command line.
         flag: &'static str,
-        /// The given value.
         value: String,
-        /// The remedy.
         remedy: String,
     },
     /// The directory could not be created or read.

@@ -1,4 +1,4 @@
-//! The inbox of the agent's loop: events, the next link, and questions from the API.
+//! The inbox of the agent's loop: events, the next link, and queries from the API.
 
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
@@ -8,7 +8,7 @@ use crate::core::{ContainerName, ExecutorEvent, Input, Instance};
 use crate::executors::ExecutorSender;
 
 /// Capacity of the inbox. When it is full, senders wait: streams are read later, supervisors keep
-/// their notices, questions take longer.
+/// their notices, queries take longer.
 pub(crate) const WAITING: usize = 4_096;
 
 /// One event for the loop.
@@ -33,11 +33,11 @@ pub(crate) enum Event {
         /// Its first message.
         event: ExecutorEvent,
     },
-    /// A question of the API.
+    /// A query of the API.
     Query(AgentQuery),
 }
 
-/// A question; the answer is dropped if the requester no longer waits.
+/// A query; the answer is dropped if the requester no longer waits.
 pub(crate) enum AgentQuery {
     /// The location of a task's newest instance, and whether it has ended.
     Task(TaskKey, oneshot::Sender<TaskView>),
@@ -111,7 +111,7 @@ pub(crate) struct RegistrationStatus {
     pub(crate) tasks: usize,
 }
 
-/// A sender of questions to the loop.
+/// A sender of queries to the loop.
 #[derive(Clone)]
 pub(crate) struct QueryHandle(mpsc::Sender<Event>);
 

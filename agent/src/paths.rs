@@ -23,7 +23,7 @@
 //!   probe/                          the container that probes this host for overlay support
 //!   cni/<container>.json            input of CNI plugins for a container, for its release
 //! ```
-//! `<container>` is `<agent>-<order>-<life>`: agent id, order, and number of the agent's run. It
+//! `<container>` is `<agent>-<order>-<run>`: agent id, order, and number of the agent's run. It
 //! never names two starts, even when an agent registers again and its orders count from 1 again.
 
 use std::path::{Path, PathBuf};

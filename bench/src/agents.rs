@@ -1,4 +1,4 @@
-//! Emulated agents: they speak the agents' protocol and run nothing.
+//! Emulated agents: they use the agents' protocol and run nothing.
 //!
 //! A launched task is reported as running and finished immediately. Nothing is kept on disk: an
 //! agent that is dropped is gone.
@@ -57,7 +57,7 @@ struct LinkCounts {
 }
 
 impl Agents {
-    /// Registers agents with these resources and waits until all are progress.
+    /// Registers agents with these resources and waits until all are registered.
     ///
     /// # Errors
     /// If they are not registered in time.
@@ -85,7 +85,8 @@ impl Agents {
         Self::start_by(routes.collect(), resources, life).await
     }
 
-    /// The same, through these connections in turn, to whichever masters they lead.
+    /// Starts agents as [`Agents::start`] does, over these connections in turn. Each agent stays
+    /// with the master of its connection.
     ///
     /// # Errors
     /// If they are not registered in time.
@@ -106,7 +107,7 @@ impl Agents {
     ) -> Result<Self> {
         let resources = Arc::new(argosy_client::resources::resources(resources)?);
         let count = routes.len();
-        // Room for all of them: no agent waits.
+        // Capacity for all of them: no agent waits.
         let (registered, mut progress) = mpsc::channel(count.max(1));
         let mut links = JoinSet::new();
         let counts = Arc::new(LinkCounts::default());
@@ -164,7 +165,7 @@ impl Agents {
         self.counts.registered.load(Ordering::Relaxed)
     }
 
-    /// How often a master has asked an agent for its tasks so far.
+    /// Returns the number of requests so far in which a master asked an agent for its tasks.
     pub(crate) fn lists(&self) -> u64 {
         self.counts.listed.load(Ordering::Relaxed)
     }
@@ -185,7 +186,7 @@ impl AgentProgress {
         self.counts.registered.fetch_add(1, Ordering::Relaxed);
         self.pause = PAUSE.0;
         if self.first.take().is_some() {
-            // Room for every agent.
+            // Capacity for every agent.
             let _ = self.registered.try_send(id.to_owned());
         }
     }

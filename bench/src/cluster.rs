@@ -35,7 +35,7 @@ const CAUGHT_UP: u64 = 4;
 pub(crate) struct BenchEnvironment {
     /// The executable that is measured.
     pub(crate) argosy: PathBuf,
-    /// Where the data of all clusters of a run is kept until the run ends. A cluster does not
+    /// The directory for the data of all clusters of a run, until the run ends. A cluster does not
     /// delete its own: ext4 without a journal checks every recently freed inode before it
     /// makes a file, so that what one cluster leaves behind would slow down the next.
     pub(crate) directory: TempDir,
@@ -81,7 +81,7 @@ pub(crate) struct Cluster {
 /// The state of the group as one member reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct MemberStatus {
-    /// Place of the leader among the members, if one is known.
+    /// Index of the leader among the members, if one is known.
     leader: Option<usize>,
     /// Members that vote.
     voters: usize,
@@ -146,7 +146,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Where its members keep their data.
+    /// Returns the directory with the data of its members.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -192,7 +192,7 @@ impl Cluster {
     }
 
     /// Waits until all members run, vote, name the same leader and have applied the same; returns
-    /// who leads.
+    /// the index of the leader.
     ///
     /// # Errors
     /// If one ends, or after a minute, with their last reports.

@@ -179,7 +179,7 @@ pub(crate) struct BatchStream {
 }
 
 struct StreamEnds {
-    /// Full means more clients than the capacity of a lane: an error, not a wait.
+    /// Full means more clients than the capacity of the stream: an error, not a wait.
     sender: mpsc::Sender<v1::WriteBatch>,
     /// Waiters of the batches in flight, limited by the clients, each of which waits for its own.
     waiting: Arc<Mutex<VecDeque<oneshot::Sender<v1::WriteReply>>>>,

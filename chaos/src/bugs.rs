@@ -41,7 +41,7 @@ pub fn simulated() -> Vec<PlantedBug> {
     found.collect()
 }
 
-/// Bug, its rules, faults of `run`, and a description of what exposes it.
+/// Bugs with their rules, the faults of `run`, and a description of the trigger.
 const REAL: &[(Bug, &[Rule], &str, &str)] = &[
     (
         Bug::AnswersNotLoaded,

@@ -14,7 +14,7 @@ pub(crate) const CASES: u64 = (MASTERS as u64) << PAIRS;
 /// The number of classes that remain if followers are interchangeable. One case of each class comes
 /// first.
 pub(crate) const CLASSES: u64 = 90;
-/// Cases that a seed plays, one after the other.
+/// Cases that a seed runs, one after the other.
 const PER_SEED: u64 = 6;
 
 /// The direct connections between masters, in both directions: one bit for each pair.
@@ -26,7 +26,7 @@ fn pair(one: usize, other: usize) -> usize {
     high * (high - 1) / 2 + low
 }
 
-/// Returns every pair, the lower place first.
+/// Returns every pair, the lower index first.
 fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..MASTERS).flat_map(|high| (0..high).map(move |low| (low, high)))
 }
@@ -43,7 +43,7 @@ impl Graph {
         one != other && self.0 >> pair(one, other) & 1 == 1
     }
 
-    /// Returns the pairs that are not connected, the lower place first.
+    /// Returns the pairs that are not connected, the lower index first.
     pub(crate) fn missing_links(self) -> impl Iterator<Item = (usize, usize)> {
         pairs().filter(move |(one, other)| !self.has_link(*one, *other))
     }
@@ -58,7 +58,7 @@ impl Graph {
         self.neighbours(place).count() + 1 > MASTERS / 2
     }
 
-    /// Returns the graph in which every master has moved to its place in `to`.
+    /// Returns the graph in which every master has moved to its index in `to`.
     fn relabelled(self, to: &[usize]) -> Self {
         let joined = pairs().filter(|(one, other)| self.has_link(*one, *other));
         Self(joined.fold(0, |bits, (one, other)| bits | 1 << pair(to[one], to[other])))
@@ -104,7 +104,7 @@ impl GraphCase {
     }
 }
 
-/// Returns every order of these places.
+/// Returns every order of these indexes.
 fn orders(places: &[usize]) -> Vec<Vec<usize>> {
     let Some((first, rest)) = places.split_first() else {
         return vec![Vec::new()];
@@ -120,7 +120,7 @@ fn orders(places: &[usize]) -> Vec<Vec<usize>> {
     all
 }
 
-/// All cases in the order in which they are played: first one of each class, then every other one.
+/// All cases in the order in which they are run: first one of each class, then every other one.
 pub(crate) struct GraphCases {
     cases: Vec<GraphCase>,
 }
@@ -145,7 +145,6 @@ impl GraphCases {
         Self { cases }
     }
 
-    /// Returns the cases of a seed.
     pub(crate) fn of_seed(&self, seed: u64) -> impl Iterator<Item = GraphCase> {
         numbers(seed).map(|number| self.cases[number as usize])
     }

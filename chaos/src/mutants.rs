@@ -1,4 +1,4 @@
-//! `argosy-chaos prove`: mutation testing. It plants each bug, plays seeds until one of its rules
+//! `argosy-chaos prove`: mutation testing. It plants each bug, runs seeds until one of its rules
 //! names it, and shows that the same seeds are clean without it. A harness that finds nothing has
 //! not shown that there is nothing.
 
@@ -29,7 +29,7 @@ pub struct ProveArguments {
     /// next to this program]
     #[arg(long, value_name = "PATH")]
     pub argosy: Option<PathBuf>,
-    /// How many seeds must find each bug
+    /// Number of seeds that must find each bug
     #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     pub times: u64,
     /// The first seed
@@ -38,7 +38,7 @@ pub struct ProveArguments {
     /// Seconds until the search for a bug ends without success
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub patience: u64,
-    /// Seeds that are played at the same time [default: one for each processor]
+    /// Seeds that run at the same time [default: one for each processor]
     #[arg(long, value_name = "COUNT")]
     pub at_a_time: Option<usize>,
     /// Write the results to this file, as a table in Markdown

@@ -1,6 +1,6 @@
-//! Tests of the command that plays simulated clusters, each seed in a subprocess, so that it gives
-//! the same result everywhere. Only one plays the whole system, because that takes long
-//! unoptimised; `scripts/chaos-short` plays more.
+//! Tests of the command that runs simulated clusters, each seed in a subprocess, so that it gives
+//! the same result everywhere. Only one runs the whole system, because that takes long
+//! unoptimised; `scripts/chaos-short` runs more.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -98,12 +98,12 @@ pub(crate) struct FileReader {
     next: usize,
 }
 
-/// The pieces of a file, in order.
+/// A chunk of a file. Chunks arrive in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileChunk<'a> {
     /// The next bytes.
     Bytes(&'a [u8]),
-    /// The number of bytes that are no longer kept.
+    /// The number of bytes that the agent no longer has.
     Missing(u64),
 }
 
@@ -116,7 +116,7 @@ impl FileChunk<'_> {
     }
 }
 
-/// The destination of output. It is called with one piece after the other.
+/// The destination of output. It is called with one chunk after the other.
 pub(crate) type ChunkSink<'a> = &'a mut (dyn FnMut(FileChunk<'_>) -> io::Result<()> + Send);
 
 impl FileReader {
@@ -151,7 +151,7 @@ impl FileReader {
                 .read_once(location, &mut offset, FollowMode::Stop, sink)
                 .await
             {
-                // An answer has a limit, and the answer after a missing piece is a separate one.
+                // An answer has a limit, and the answer after a missing chunk is a separate one.
                 // Bytes that are written in the meantime are not requested, because that might
                 // never end.
                 Ok(reached) if offset > before && offset < *there.get_or_insert(reached.size) => {}

@@ -101,7 +101,7 @@ pub(crate) fn classify(status: &Status, timeout_ms: u64) -> AttemptError {
             cause: MasterFailure::Unavailable(short(status.message())),
             sent: MasterRejection::from_status(status).reason != "no-leader",
         },
-        // The call had no effect, and another master may have room.
+        // The call had no effect, and another master may have capacity.
         Code::ResourceExhausted
             if MasterRejection::from_status(status).reason == "too-many-reads" =>
         {

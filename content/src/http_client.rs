@@ -10,7 +10,7 @@ use reqwest::{Client, ClientBuilder};
 /// The settings of a client, and the client once it is created.
 pub(crate) struct HttpClient {
     settings: Box<dyn Fn() -> ClientBuilder + Send + Sync>,
-    /// What a host without certificate authorities cannot do, for the log.
+    /// The log message for a host without certificate authorities: what does not work there.
     consequence: &'static str,
     built: OnceLock<BuiltClient>,
 }

@@ -52,7 +52,7 @@ impl Witness {
         })
     }
 
-    /// Appends the line to the file in `folder`, in one write, so that lines of other processes
+    /// Appends the line to the file in `directory`, in one write, so that lines of other processes
     /// stay intact.
     ///
     /// # Errors

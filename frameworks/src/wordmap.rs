@@ -52,7 +52,7 @@ pub fn part_name(reduce: usize) -> String {
 /// Name of a reducer's output.
 pub const COUNTS: &str = "counts.tsv";
 
-/// Counts the words of `segments` into `reduces` files in `folder`. All files are created, also
+/// Counts the words of `segments` into `reduces` files in `directory`. All files are created, also
 /// empty ones.
 ///
 /// # Errors
@@ -88,7 +88,7 @@ fn count(counter: &mut WordCounter, segment: &Segment) -> io::Result<()> {
     counter.count_range(&mut file, before, segment.end - segment.start)
 }
 
-/// Adds up the files called `map-…` in `folder`, of which there must be `maps`.
+/// Adds up the files called `map-…` in `directory`, of which there must be `maps`.
 ///
 /// # Errors
 /// If one is missing, cannot be read or is not a list of counts.

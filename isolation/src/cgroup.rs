@@ -1,7 +1,7 @@
 //! cgroup v2: the agent's tree, its groups, and their removal.
 //!
 //! ```text
-//! <mount>/argosy/<agent>/              a Tree; holds no process itself
+//! <mount>/argosy/<agent>/              a CgroupTree; holds no process itself
 //! <mount>/argosy/<agent>/supervisors/  the launcher and every supervisor
 //! <mount>/argosy/<agent>/<container>/  init and command of one container, for cgroup.kill
 //! <mount>/argosy/<agent>.content/      processes that fetch, pull and unpack, with limits

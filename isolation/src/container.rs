@@ -169,7 +169,7 @@ impl Container {
     /// exit).
     ///
     /// # Errors
-    /// As [`Container::notice`], and [`ContainerError::Timeout`] after the timeout `patience`.
+    /// As [`Container::notice`], and [`ContainerError::Timeout`] after `timeout`.
     pub fn wait_started(
         &mut self,
         timeout: Duration,
@@ -186,7 +186,7 @@ impl Container {
     /// Blocks until the container has ended.
     ///
     /// # Errors
-    /// As [`Container::notice`], and [`ContainerError::Timeout`] after the timeout `patience`.
+    /// As [`Container::notice`], and [`ContainerError::Timeout`] after `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Result<Exit, ContainerError> {
         self.wait_until("ended", timeout, |container| container.exit().cloned())
     }

@@ -191,8 +191,8 @@ fn map(number: u32, others: &[Range<u32>]) -> io::Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// Installs the broker's seccomp filter (`Filter::of_brokers`) permanently, for this thread and all
-/// later ones. From then on another process must execute its programs ([`crate::spawner`]).
+/// Installs the broker's seccomp filter (`SeccompFilter::of_brokers`) permanently, for this thread
+/// and all later ones. From then on another process must execute its programs ([`crate::spawner`]).
 ///
 /// # Errors
 /// If this process has threads, or the host refuses the filter.

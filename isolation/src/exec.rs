@@ -178,7 +178,7 @@ pub enum ExecNotice {
     Probed(ProbeResult),
 }
 
-/// An error of entering a container, or of an exec session.
+/// An error of an exec session, or of starting one.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecSessionError {
     /// The request is invalid.
@@ -278,7 +278,7 @@ impl ExecSession {
     /// Blocks until the next notice.
     ///
     /// # Errors
-    /// As [`ExecSession::notice`], and [`ExecSessionError::Timeout`] after the timeout `patience`.
+    /// As [`ExecSession::notice`], and [`ExecSessionError::Timeout`] after `limit`.
     pub fn wait(&mut self, limit: Duration) -> Result<ExecNotice, ExecSessionError> {
         let deadline = Instant::now() + limit;
         loop {

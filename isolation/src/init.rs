@@ -161,8 +161,8 @@ fn start(
     Ok(Some(pid))
 }
 
-/// Where tests disable that layer: the command's process, which shared init's memory, made it
-/// non-dumpable again when it changed its user.
+/// Makes init's memory readable again where tests disable that layer. The command's process, which
+/// shared this memory, made it non-dumpable again when it changed its user.
 fn expose_memory_if_disabled() -> Result<(), ExecuteError> {
     if disable_layer::is_enabled(MandatoryLayer::Init) {
         return Ok(());

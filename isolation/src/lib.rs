@@ -11,22 +11,22 @@
 //! ```text
 //! // main of any program that is its own launcher, before any thread:
 //! //   if this is the hidden verb "launcher" { return launcher::run_from_fd() }
-//! let tree = Tree::create(&cgroup::default_parent()?, &agent)?;      // argosy/<agent>
+//! let tree = CgroupTree::create(&cgroup::default_parent()?, &agent)?; // argosy/<agent>
 //! let mut command = launcher::own_executable()?;
 //! command.arg("launcher");
 //! let mut launcher = Launcher::spawn(command, Some(&tree))?;
 //!
-//! let mut spec = Spec::new(id, &directory, &sandbox, Program::Shell("exit 7".into()));
+//! let mut spec = LaunchSpec::new(id, &directory, &sandbox, Program::Shell("exit 7".into()));
 //! spec.cgroup = Some(tree.group(&spec.id).path().to_owned());
 //! let mut container = launcher.launch(&spec)?;  // does not wait; then, whenever it is readable:
-//! match container.notice()? {                   //   Some(Notice::Started(handle))
-//!     ..                                        //   Some(Notice::Exited(exit)): status or error
+//! match container.notice()? {                   //   Some(Started(handle))
+//!     ..                                        //   Some(Exited(exit)): status or error
 //! }                                             //   None: nothing now
 //! container.kill(5_000)?;                       // TERM, after 5 s KILL; its end comes as a notice
 //! container.destroy(timeout)?;                  // only state directory and sandbox are left
 //!
-//! let request = EntryRequest::new(Work::Command(Program::Shell("ps".into())));
-//! let mut session = container.enter(&request)?; // another command, while the session is open
+//! let request = ExecRequest::new(ExecAction::Command(Program::Shell("ps".into())));
+//! let mut session = container.exec(&request)?;  // another command, while the session is open
 //! match session.notice()? {                     //   Some(Started(streams)), then Ended(outcome)
 //!     ..
 //! }
@@ -36,7 +36,7 @@
 //!     Adoption::Exited(exit) => ..              // the true status
 //!     Adoption::Gone { reason } => ..           // never started, or lost: destroy(..)
 //! }
-//! sweep(&tree, &known, timeout)?;               // groups of orphaned containers
+//! clean_up_abandoned(&tree, &known, timeout)?;  // groups of orphaned containers
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
 //! Reading order:

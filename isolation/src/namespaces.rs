@@ -36,7 +36,8 @@ impl Isolation {
     }
 }
 
-/// The namespaces of a container, except the network namespace, which `Spec::network` controls.
+/// The namespaces of a container, except the network namespace, which `LaunchSpec::network`
+/// controls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
     /// The pid namespace; also guarantees that no process outlives the command.

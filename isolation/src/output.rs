@@ -40,7 +40,7 @@ const CHUNK_BYTES: [usize; 2] = [4 * 1024, 64 * 1024];
 /// The number of chunks per turn, so that a command that writes continuously delays no order.
 const CHUNKS_PER_TURN: usize = 16;
 
-/// Limits on what is kept of each of a command's two streams.
+/// Limits on the stored output of each of a command's two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputLimits {
     /// The maximum size of a file, in bytes.
@@ -136,8 +136,8 @@ impl CommandOutput {
             .map(|stream| stream.pipe.as_ref().map(AsFd::as_fd))
     }
 
-    /// Moves data of the pipes that are ready, up to a turn's worth each, and passes it on. Returns
-    /// true if more may be ready.
+    /// Moves data of the pipes that are ready, up to [`CHUNKS_PER_TURN`] chunks each, and passes it
+    /// on. Returns true if more may be ready.
     ///
     /// `buffer` belongs to the caller only so that it is reused.
     pub(crate) fn pump(

@@ -7,7 +7,8 @@ use crate::mounts::MountSpec;
 
 /// The number of a container's users: its user n is the host's `first_host_id + n`.
 pub const CONTAINER_IDS: u32 = 65_536;
-/// The first host id for containers' users: below are people, services and systemd's dynamic users.
+/// The first host id for containers' users: lower ids belong to people, services and systemd's
+/// dynamic users.
 pub const FIRST_HOST_ID: u32 = 0x0008_0000;
 /// The end of the host ids for containers' users (exclusive), where systemd's range for containers
 /// ends as well.

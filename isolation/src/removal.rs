@@ -48,7 +48,7 @@ pub enum RemovalError {
 /// flight will not start. `exit.json` and the other state files stay, for the caller to read and
 /// remove.
 ///
-/// `cgroup` is the path of the group if there is no handle. Each wait takes at most `patience`.
+/// `cgroup` is the path of the group if there is no handle. Each wait takes at most `timeout`.
 ///
 /// # Errors
 /// The first step that failed; the next call continues with the rest.

@@ -221,7 +221,7 @@ pub struct LaunchSpec {
     pub files: Vec<GeneratedFile>,
     /// Its host name in a separate uts namespace; `None` keeps the host's.
     pub hostname: Option<String>,
-    /// The container's cgroup, as from `Tree::group`. `None` only without cgroups.
+    /// The container's cgroup, as from `CgroupTree::group`. `None` only without cgroups.
     pub cgroup: Option<PathBuf>,
     /// Limits for that group.
     pub limits: Limits,

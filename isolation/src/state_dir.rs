@@ -55,7 +55,7 @@ pub struct Handle {
     pub attachable: bool,
 }
 
-/// How the command ended.
+/// The outcome of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandOutcome {
@@ -102,7 +102,7 @@ pub struct LifetimeUsage {
 /// have a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// How the command ended.
+    /// The outcome of its command.
     pub outcome: CommandOutcome,
     /// The same as text.
     pub reason: String,

@@ -15,7 +15,7 @@ const KILL_RETRY: Duration = Duration::from_secs(1);
 pub(crate) enum TerminationAction {
     /// Sends this signal to the command's process group.
     Signal(i32),
-    /// Kill everything in the container.
+    /// Kills everything in the container.
     KillAll,
 }
 

@@ -34,7 +34,6 @@ pub(crate) struct SliceSummary {
     pub(crate) left_out: usize,
 }
 
-/// Progress of the checks.
 #[derive(Debug, Default)]
 pub(crate) struct CheckProgress {
     round: CheckRound,

@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// Applies the proposals of `log` as one entry.
+    /// Applies a proposal as one entry.
     fn commit(world: &mut World, proposed: ProposedCommand) -> Vec<AppliedProposal> {
         let entry = LogEntry {
             at: world.now,

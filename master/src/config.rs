@@ -23,7 +23,7 @@ pub struct MasterConfig {
     pub bootstrap: bool,
     /// Election timing.
     pub timing: Timing,
-    /// When snapshots are taken and the log is truncated.
+    /// The policy by which snapshots are taken and the log is truncated.
     pub snapshot: SnapshotPolicy,
     /// Time after which a silent agent becomes unreachable, in milliseconds of cluster time.
     pub agent_timeout_ms: u64,
@@ -42,7 +42,7 @@ pub struct MasterConfig {
     /// The highest feature level at which a new cluster begins. Simulations of upgrades begin at an
     /// earlier level.
     pub initial_level: Level,
-    /// Which clients may enter tasks through the API, by way of the agents.
+    /// The clients that may enter tasks through the API, by way of the agents.
     pub access: ApiAccess,
     /// Host names that the API accepts in requests that could come from web pages, in addition to
     /// that of `api_address`, `localhost` and IP addresses.

@@ -19,7 +19,7 @@ pub(crate) struct Failovers {
 }
 
 impl Failovers {
-    /// `term` is that of the newest epoch in the registry.
+    /// Creates an empty list. `term` is that of the newest epoch in the registry.
     pub(crate) fn new(term: u64) -> Self {
         Self {
             list: VecDeque::new(),

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use crate::inbox::OwnerMessage;
 
-/// Interval of probes.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Lag at which a leader steps down: agents drop a link after three seconds of silence.
 pub(crate) const MAX_LAG: Duration = Duration::from_secs(3);
@@ -36,7 +35,8 @@ pub(crate) async fn probe(inbox: mpsc::Sender<OwnerMessage>) {
 
 /// The lag of the owner, as its probes show it.
 pub(crate) struct OwnerLag {
-    /// When the last timely probe was due. Messages sent later are not known to have arrived.
+    /// Time at which the last timely probe was due. Messages sent later are not known to have
+    /// arrived.
     last_timely_probe: Instant,
     /// Ticks since the last timely probe.
     ticks: u32,

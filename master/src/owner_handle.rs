@@ -138,7 +138,7 @@ impl OwnerHandle {
             .await
     }
 
-    /// Queries the owner's state within one of its turns; `look` must touch only a bounded number
+    /// Queries the owner's state within one of its turns; `query` must touch only a bounded number
     /// of records.
     pub(crate) async fn query<T: Send + 'static>(
         &self,

@@ -263,7 +263,7 @@ impl Drop for ReadReservation {
     }
 }
 
-/// A place in the line, released when it is dropped.
+/// A ticket for a waiting read, which leaves the queue when it is dropped.
 struct QueueTicket<'a> {
     queue: &'a Arc<SharedReadQueue>,
     caller: ConnectionKey,
@@ -278,7 +278,7 @@ impl Drop for QueueTicket<'_> {
     }
 }
 
-/// Locks the line. Code under the lock panics only because of a bug, and the line is consistent
+/// Locks the queue. Code under the lock panics only because of a bug, and the queue is consistent
 /// between its calls.
 fn lock_queue(
     line: &SharedReadQueue,

@@ -44,7 +44,6 @@ impl TurnCounter {
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number of turns.
     pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
@@ -272,7 +271,7 @@ mod tests {
         }
     }
 
-    /// Watches a pulse; the channel receives the end.
+    /// Watches the loop of a turn counter; the channel receives the end.
     fn watched(
         pulse: Arc<TurnCounter>,
         give_up: impl Fn() + Send + 'static,

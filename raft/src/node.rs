@@ -199,7 +199,6 @@ pub(crate) struct GroupHandle {
     pub(crate) liveness: Liveness,
 }
 
-/// The parts of a node.
 pub(crate) struct NodeParts {
     pub(crate) identity: NodeIdentity,
     pub(crate) process_incarnation: u64,

@@ -1,6 +1,6 @@
 //! Indexes of a node that change with every entry, read on demand.
 //!
-//! They are not part of `Status`, whose watchers would wake several times for each commit.
+//! They are not part of `RaftStatus`, whose watchers would wake several times for each commit.
 
 use std::collections::BTreeMap;
 

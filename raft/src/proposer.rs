@@ -172,7 +172,6 @@ impl ProposalQueue {
     }
 }
 
-/// The outcome of one proposal.
 enum ProposalOutcome {
     /// Committed, or its leader is gone.
     Done,

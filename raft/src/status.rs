@@ -29,8 +29,8 @@ pub struct RaftStatus {
     /// A follower that has received nothing from its leader for a second, or for the longest
     /// election time if that is more, knows none.
     pub leader: Option<(u64, Member)>,
-    /// Since when this node knows no leader: the time of its leader's last message, or of its own
-    /// start. `None` while it knows one.
+    /// The time since which this node knows no leader: that of its leader's last message, or of its
+    /// own start. `None` while it knows one.
     pub leaderless_since: Option<Instant>,
     /// The newest term that this node has saved. It never decreases, not even after a power cut.
     pub term: u64,
@@ -56,8 +56,8 @@ impl RaftStatus {
         }
     }
 
-    /// Records that no leader is known any more. `heard` is when the former leader, if it was
-    /// another node, was last heard.
+    /// Records that no leader is known any more. `last_contact` is when the last message of the
+    /// former leader arrived, if that was another node.
     fn clear_leader(&mut self, last_contact: Instant) {
         if let Some((id, _)) = self.leader.take() {
             let own = id == self.id;
@@ -81,15 +81,15 @@ impl RaftStatus {
 pub struct FailoverPhases {
     /// The term of the leader that was found dead.
     pub dead_term: u64,
-    /// When this node found the leader dead.
+    /// The time at which this node found the leader dead.
     pub dead_seen_us: u64,
     /// The term for which this node was elected.
     pub elected_term: u64,
-    /// When this node was elected.
+    /// The time at which this node was elected.
     pub elected_us: u64,
     /// The same by the monotonic clock, for decisions that depend on it.
     pub elected_at: Option<Instant>,
-    /// When the first entry of that term was applied here.
+    /// The time at which the first entry of that term was applied here.
     pub first_commit_us: u64,
 }
 
@@ -231,15 +231,15 @@ impl StatusReporter {
             let status = self.status.borrow();
             status.leader.is_some() && !status.is_leader
         };
-        // A leader that was never heard is not reported.
+        // A leader of which no message has arrived is not reported.
         match self.leader_contact.silent_from().filter(|_| follows) {
             Some(until) => tokio::time::sleep_until(until).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Returns the leader according to openraft, if it is this node or was heard recently. Without
-    /// an election openraft never forgets a leader.
+    /// Returns the leader according to openraft, if it is this node, or a message of it has arrived
+    /// recently. Without an election openraft never forgets a leader.
     fn current_leader(&self, metrics: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
         let leader = metrics.current_leader?;
         let is_recent = self

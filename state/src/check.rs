@@ -70,7 +70,7 @@ impl Registry {
     /// Checks every invariant that holds at each applied index.
     ///
     /// # Errors
-    /// The first [`InvariantViolation`] invariant.
+    /// The first [`InvariantViolation`].
     pub fn check(&self) -> Result<(), InvariantViolation> {
         self.check_cluster()?;
         for target in self.cluster.sweeps.keys() {

@@ -14,7 +14,7 @@ use crate::ids::{FrameworkId, Revision, Role, Timestamp};
 /// The description of a framework, as its scheduler reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FrameworkInfo {
-    /// The name, for people.
+    /// The name, for display.
     pub name: String,
     /// The default user of its tasks.
     pub user: String,
@@ -31,7 +31,7 @@ pub struct FrameworkInfo {
     pub detached: bool,
     /// The milliseconds of cluster time for which an offer is valid.
     pub offer_timeout_ms: u64,
-    /// The address of a web page for people.
+    /// The address of a web page for users.
     pub web_url: String,
     /// The capabilities; empty for frameworks of release 0.1.
     pub capabilities: CapabilityNames,

@@ -201,7 +201,7 @@ impl BrokerClient {
         single_descriptor(connection).map(UnpackHandle::from_connection)
     }
 
-    /// Adopts a container of an earlier agent. `folder` and `group` are the container's.
+    /// Adopts a container of an earlier agent. `folder` is its state directory, `group` its cgroup.
     pub(crate) fn adopt(
         &self,
         name: ContainerName,

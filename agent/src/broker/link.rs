@@ -18,7 +18,7 @@ pub(super) const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
 /// creations and removals of containers, plugin runs, unpackings and measurements.
 pub(super) const CONNECTIONS: usize = 40;
 
-/// An agent's ends of the sockets to its broker.
+/// One end of the sockets between an agent and its broker.
 #[derive(Debug)]
 pub struct BrokerLink {
     pub(super) control: PacketSocket,
@@ -32,7 +32,7 @@ pub struct BrokerLink {
 pub(super) enum ControlMessage {
     /// The agent is in its user namespace.
     MapUsers,
-    /// With the lock of its directory: from now on the broker serves.
+    /// The agent holds the lock of its directory: from now on the broker serves.
     Open,
     /// A check whether the broker responds.
     Heartbeat,

@@ -42,7 +42,7 @@ use crate::runner::{HelperCommands, REMOVAL_TIMEOUT, groups};
 use crate::sandbox;
 use crate::start::HostFeatures;
 
-/// Maximum number of waiting disk measurements.
+/// Maximum number of suspended disk measurements.
 const MAX_SCANS: usize = 16_384;
 /// The time for which a stopping agent waits for the last of its ended containers.
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);

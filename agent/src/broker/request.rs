@@ -152,9 +152,9 @@ pub(crate) enum BrokerRequest {
     /// The first request, with the descriptor of the agent's lock.
     Open,
     MakeContainer(ContainerName),
-    /// With the descriptor of the network namespace that it joins, if any.
+    /// A launch, with the descriptor of the network namespace that the container joins, if any.
     Launch(Box<LaunchSpec>),
-    /// With the archive, and the target if that is a directory of files.
+    /// An unpacking, with the archive, and the target if that is a directory of files.
     Unpack {
         format: ArchiveFormat,
         rules: UnpackLimits,
@@ -208,7 +208,8 @@ pub(crate) enum BrokerRequest {
     ResumeDisks,
     Measure(MeasureStep),
     EndMeasure(u64),
-    /// With a descriptor that is closed when the root is no longer needed.
+    /// The creation of a root file system, with a descriptor that is closed when the root is no
+    /// longer needed.
     MakeRoot {
         at: TaskContainer,
         holder: ContainerName,
@@ -254,7 +255,7 @@ pub(crate) enum BrokerRequest {
 pub(crate) enum BrokerReply {
     Done,
     Opened(HostFeatures),
-    /// With its connection.
+    /// An adopted container, with its connection.
     Running(Option<Box<Handle>>),
     Exited(Box<Exit>),
     Gone {
@@ -277,13 +278,13 @@ pub(crate) enum BrokerReply {
         /// The id for the next step; `None` once the measurement is complete.
         pass: Option<u64>,
     },
-    /// With a listening socket.
+    /// An executor's socket, with its listener.
     Listening {
         first_peer: u32,
         last_peer: u32,
         token: Vec<u8>,
     },
-    /// With a network namespace.
+    /// A container's network, with its namespace.
     Network {
         addresses: Vec<IpAddr>,
     },

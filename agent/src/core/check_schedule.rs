@@ -1,7 +1,7 @@
 //! Checks of running tasks: their schedule, and the consequences of their results.
 //!
-//! `checks` judges one task in isolation; this module runs its probes, and handles results and its
-//! end. Results are reported in updates; the update with the reason for a task's end is on disk
+//! `checks` evaluates the checks of one task; this module runs its probes, and handles results and
+//! its end. Results are reported in updates; the update with the reason for a task's end is on disk
 //! before the task is ended.
 
 use argosy_proto::convert::{InvalidMessage, check_from, health_check_from};
@@ -72,7 +72,7 @@ impl CheckSpecs {
 }
 
 impl Core {
-    /// Starts the checks of a task whose command runs since `started_at`. `was` is its former
+    /// Starts the checks of a task whose command runs since `started_at`. `previous` is its former
     /// phase.
     pub(super) fn start_checks(
         &mut self,

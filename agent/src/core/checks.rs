@@ -82,11 +82,7 @@ pub enum CheckResult {
 pub enum CheckEffect {
     /// Run a probe, and return its result under the same number. The time is a hint for the probe:
     /// the check itself enforces the timeout.
-    Run {
-        probe: ProbeId,
-        /// Timeout in milliseconds.
-        timeout_ms: u64,
-    },
+    Run { probe: ProbeId, timeout_ms: u64 },
     /// Cancel the probe: its result is no longer needed.
     Cancel(ProbeId, CancelReason),
     /// Report the result in an update of the running task.
@@ -150,8 +146,8 @@ pub struct CheckPolicies {
 }
 
 impl CheckSet {
-    /// Returns the checks of a task that began to run at `started_at`, on the boot clock. `told` is
-    /// the content of its last update: empty for a new task.
+    /// Returns the checks of a task that began to run at `started_at`, on the boot clock. `results`
+    /// are those of its last update: empty for a new task.
     #[must_use]
     pub fn new(policies: CheckPolicies, started_at: Timestamp, results: CheckResults) -> Self {
         let check = |policy: Option<CheckPolicy>, has_passed| {

@@ -236,11 +236,7 @@ pub enum OrderBody {
         run: u64,
     },
     /// Kill a task.
-    Kill {
-        instance: Instance,
-        /// The grace period in milliseconds.
-        grace_ms: u64,
-    },
+    Kill { instance: Instance, grace_ms: u64 },
     /// Change the limits of a task.
     Limits {
         instance: Instance,
@@ -254,13 +250,12 @@ pub enum OrderBody {
 /// All state that must outlive the process.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct AgentState {
-    /// The identity of this agent.
     pub identity: AgentIdentity,
     /// The last order taken.
     pub floor: OrderIndex,
     /// Every task, held or orphaned.
     pub tasks: BTreeMap<Instance, TaskFacts>,
-    /// Every executor, by the task that brought it.
+    /// Every executor, by the instance of the task that started it.
     pub executors: BTreeMap<Instance, ExecutorInfo>,
     /// The held instance of each name.
     pub by_key: BTreeMap<TaskKey, Instance>,
@@ -274,7 +269,7 @@ impl AgentState {
         self.learn(record);
         match record {
             JournalRecord::Identity(identity) => {
-                // Only `Forgot` drops an id. A different id here means that this record was
+                // Only `IdentityReset` drops an id. A different id here means that this record was
                 // damaged.
                 let former = self.identity.agent;
                 if former.is_some() && former != identity.agent {

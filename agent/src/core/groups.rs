@@ -386,8 +386,8 @@ impl Core {
         self.group_kills.insert((until, instance));
     }
 
-    /// Whether the instance is kept for the other tasks, though nothing remains of it and no report
-    /// is due.
+    /// Whether the instance is retained for the other tasks, though nothing remains of it and no
+    /// report is due.
     pub(super) fn is_retained(&self, instance: Instance) -> bool {
         let Some(group) = self.group(instance) else {
             return false;

@@ -93,7 +93,6 @@ pub enum Input {
         instance: Instance,
         /// The check and the number of the probe.
         probe: ProbeId,
-        /// The result.
         answer: CheckResult,
     },
     /// Changed limits of a running task are in force, or could not be applied.
@@ -128,14 +127,12 @@ pub enum Input {
 pub struct CreateError {
     /// TASK_INVALID if every other host would refuse the task too.
     pub reason: v1::Reason,
-    /// The explanation.
     pub why: Explanation,
 }
 
 /// The end of a command, as far as the supervisor knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandExit {
-    /// The exit status.
     pub status: CommandStatus,
     /// Set if the supervisor ended the command.
     pub stop: Option<StopCause>,
@@ -185,7 +182,6 @@ pub enum RecoveredContainer {
 pub struct ContainerStart {
     pub name: ContainerName,
     pub key: TaskKey,
-    /// The launch order.
     pub launch: Arc<v1::LaunchOrder>,
     /// The time on the boot clock at which it ends itself unless renewed.
     pub stop_at: Option<Timestamp>,
@@ -229,7 +225,6 @@ pub enum Effect {
     Compact(Vec<JournalRecord>),
     /// Connect to the leader after this many milliseconds.
     Dial {
-        /// The wait in milliseconds.
         after_ms: u64,
         /// The first message; nothing in it changes while there is no link.
         hello: Box<v1::Hello>,
@@ -262,11 +257,7 @@ pub enum Effect {
     /// Determine the state of a container of an earlier run, and prevent its start from now on.
     Find { name: ContainerName, key: TaskKey },
     /// Send TERM, and KILL after the grace period.
-    Kill {
-        instance: Instance,
-        /// The grace period in milliseconds.
-        grace_ms: u64,
-    },
+    Kill { instance: Instance, grace_ms: u64 },
     /// Move the deadline of `stop_after`.
     Renew {
         instance: Instance,
@@ -280,7 +271,6 @@ pub enum Effect {
         probe: ProbeId,
         /// The kind of the probe.
         kind: CheckKind,
-        /// The timeout in milliseconds.
         timeout_ms: u64,
     },
     /// Cancel a probe; its result is no longer needed.

@@ -60,7 +60,7 @@ impl InstancePhase {
     }
 }
 
-/// What remains to be cleaned up.
+/// The host resources of an instance that remain to be cleaned up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CleanupState {
     /// No host resource was ever acquired.

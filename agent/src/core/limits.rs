@@ -15,7 +15,6 @@ use super::{Core, DeferredStep, SyncMode};
 /// The reason why requested limits are not in force, and the limits in force instead.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnappliedLimits {
-    /// The explanation.
     pub why: Explanation,
     /// The limits in force; `None` if an earlier run of this agent has applied them.
     pub held: Option<v1::Limits>,

@@ -360,7 +360,7 @@ impl Core {
         self.dial_after(wait_ms + jitter_ms);
     }
 
-    /// Dials once the agent's past is resolved: containers of an earlier run are found, and those
+    /// Dials once the previous run is resolved: containers of an earlier run are found, and those
     /// of a former agent id are removed, since their resources count as free.
     pub(super) fn dial_after(&mut self, after_ms: u64) {
         let knows_all = self.is_recovered();

@@ -88,11 +88,11 @@ pub struct Core {
     config: CoreConfig,
     random: RandomSequence,
     now: Timestamp,
-    /// Records handed to the journal so far.
+    /// Number of records appended to the journal so far.
     appended: u64,
     /// The newest record that a deferred effect waits for.
     awaited: u64,
-    /// Records known to be on disk.
+    /// Number of the newest record that is known to be on disk.
     durable: u64,
     /// Effects that wait for the journal, in order. Bounded by what the inputs before the next sync
     /// can cause.

@@ -27,8 +27,8 @@ pub(crate) struct DiskSpace {
 }
 
 impl DiskFloor {
-    /// Returns a floor of at least `bytes` of free space on the disk with `folder`; `None` for the
-    /// default, 0 for no floor.
+    /// Returns a floor of at least `bytes` of free space on the disk with `directory`; `None` for
+    /// the default, 0 for no floor.
     pub(crate) fn new(directory: PathBuf, bytes: Option<u64>) -> Self {
         Self { directory, bytes }
     }

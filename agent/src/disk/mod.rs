@@ -1,10 +1,10 @@
 //! The disk usage of tasks, and its limits.
 //!
 //! The kernel enforces the limits if the operator enables that (`quota`); otherwise usage is
-//! measured each second. A single thread traverses the directories of all tasks. The number of
-//! entries that it visits in a second is bounded (`schedule`), however many files tasks create; it
-//! follows no link and crosses no mount (`scan`). At intervals it also counts open files that are
-//! unlinked (`unlinked`). While the disk is almost full (`floor`), tasks are evicted (`eviction`).
+//! measured each second. A single thread scans the directories of all tasks. The number of entries
+//! that it visits in a second is bounded (`schedule`), however many files tasks create; it follows
+//! no link and crosses no mount (`scan`). At intervals it also counts open files that are unlinked
+//! (`unlinked`). While the disk is almost full (`floor`), tasks are evicted (`eviction`).
 
 mod eviction;
 mod floor;
@@ -59,7 +59,7 @@ pub(crate) struct MeasureRequest {
     pub(crate) name: ContainerName,
     /// Maximum size of its stored output.
     pub(crate) output_bytes: u64,
-    /// Without its changes of its image.
+    /// The measured task, without the changes of its image.
     pub(crate) task: MeasuredTask,
 }
 

@@ -1,4 +1,4 @@
-//! One traversal of a task's files, in the process that has access to them.
+//! One scan of a task's files, in the process that has access to them.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::scan::{ScanProgress, ScanState};
 use crate::broker::{BrokerClient, MeasureStep};
 use crate::core::ContainerName;
 
-/// The process that traverses the files of tasks.
+/// The process that scans the files of tasks.
 #[derive(Clone)]
 pub(super) enum Scanner {
     Broker(BrokerClient),
@@ -17,7 +17,7 @@ pub(super) enum Scanner {
     Local(std::sync::Arc<std::sync::Mutex<std::collections::BTreeMap<u64, Scan>>>),
 }
 
-/// A traversal of a task's files in progress.
+/// A scan of a task's files in progress.
 pub(super) struct RunningScan {
     scanner: Scanner,
     step: MeasureStep,
@@ -27,7 +27,7 @@ pub(super) struct RunningScan {
 }
 
 impl Scanner {
-    /// Returns the looker for this process.
+    /// Returns a scanner that runs in this process.
     #[cfg(test)]
     pub(super) fn in_process() -> Self {
         Self::Local(std::sync::Arc::default())
@@ -53,7 +53,7 @@ impl Scanner {
 }
 
 impl RunningScan {
-    /// Returns a traversal that is not begun yet.
+    /// Returns a scan that has not begun.
     pub(super) fn new(
         scanner: Scanner,
         directories: Vec<PathBuf>,
@@ -74,7 +74,7 @@ impl RunningScan {
         }
     }
 
-    /// Continues until the cost is reached, or it has found more bytes than `enough`.
+    /// Continues until the cost is reached, or it has found more bytes than `enough_bytes`.
     pub(super) fn advance(&mut self, until_cost: u64, enough_bytes: u64) -> ScanProgress {
         let step = &mut self.step;
         (step.until_cost, step.enough_bytes) = (until_cost, enough_bytes);
@@ -89,7 +89,7 @@ impl RunningScan {
                     why,
                     "the disk usage of a task cannot be measured in this round"
                 );
-                // The traversal is begun again.
+                // The scan begins again.
                 step.pass = None;
                 (self.cost, self.open_dirs) = (until_cost, 0);
                 ScanProgress::Unfinished(0)

@@ -18,8 +18,8 @@ use crate::paths::Paths;
 
 /// The lock for the search of an unused project id, shared by all agents of the host.
 const PROJECTS_LOCK: &str = "/run/argosy/projects";
-/// In a container's state directory: the changes of its image, if they have no dedicated file
-/// system.
+/// The directory, in a container's state directory, of the changes of its image that have no
+/// dedicated file system.
 const CHANGES: &str = "changes";
 
 /// Checks whether this host supports it; the error has the reason. `profile`: tasks have separate

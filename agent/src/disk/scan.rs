@@ -1,8 +1,8 @@
-//! A traversal of the directories of one task, a few entries at a time.
+//! A scan of the directories of one task, a few entries at a time.
 //!
 //! Every directory is opened relative to its parent, without following a link or crossing a mount,
 //! so that concurrent changes by the task are harmless: a moved file may be counted twice or not at
-//! all in this traversal.
+//! all in this scan.
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -28,7 +28,7 @@ const MAX_UNLINKED: usize = 65_536;
 /// The unit of block counts from the kernel, for all file systems.
 const BLOCK_BYTES: u64 = 512;
 
-/// A traversal in progress.
+/// A scan in progress.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     /// Directories still to be entered.
@@ -48,10 +48,10 @@ pub(crate) struct Scan {
     pub(super) cost: u64,
 }
 
-/// The progress of a traversal.
+/// The progress of a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ScanProgress {
-    /// This many bytes were found, and the traversal is not complete.
+    /// This many bytes were found, and the scan is not complete.
     Unfinished(u64),
     /// This many bytes were found in total.
     Done(u64),
@@ -59,7 +59,7 @@ pub(crate) enum ScanProgress {
     TooDeep,
 }
 
-/// The state of a traversal after one part of it.
+/// The state of a scan after one part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ScanState {
     pub(super) progress: ScanProgress,
@@ -78,7 +78,7 @@ impl ScanState {
         }
     }
 
-    /// Whether the traversal is not complete.
+    /// Whether the scan is not complete.
     pub(crate) fn is_incomplete(self) -> bool {
         matches!(self.progress, ScanProgress::Unfinished(_))
     }

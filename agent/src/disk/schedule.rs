@@ -1,9 +1,10 @@
 //! The schedule of disk measurements.
 //!
 //! A round, once a second, has a maximum cost, however many files tasks have. Most tasks have few
-//! files: each of these is measured in each round while its budget lasts, then those that had no
-//! turn. Tasks with many files share half of each round. Each gets one turn, after which its
-//! traversal is suspended, so that millions of names delay only the task that has them.
+//! files: each of these is measured in each round while its budget lasts; the next round begins
+//! with those that were left out. Tasks with many files share half of each round. Each gets one
+//! slice, after which its scan is suspended, so that millions of names delay only the task that has
+//! them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,15 +16,15 @@ use crate::core::Instance;
 
 /// The maximum cost of a round, in entries: about a fortieth of a core.
 const ROUND_COST: u64 = 20_000;
-/// Every n-th traversal of a task's files includes the open files of its processes.
+/// Every n-th scan of a task's files includes the open files of its processes.
 const PROCESSES_EVERY: u64 = 5;
 /// A task with a higher cost has many files.
 const SMALL_COST: u64 = 2_000;
-/// The minimum cost of a turn of a task with many files.
+/// The minimum cost of a slice for a task with many files.
 const SLICE_COST: u64 = 500;
-/// Maximum number of directories that all suspended traversals may hold open. A traversal that
-/// would exceed it runs to completion, before all others: deeply nested directories cannot use up
-/// the agent's descriptors.
+/// Maximum number of directories that all suspended scans may hold open. A scan that would exceed
+/// it runs to completion, before all others: deeply nested directories cannot use up the agent's
+/// descriptors.
 const HELD_FOLDERS: usize = 1_024;
 
 /// All tasks that are measured.
@@ -34,7 +35,7 @@ pub(super) struct ScanSchedule {
     small: VecDeque<Instance>,
     /// Tasks with many files.
     large: VecDeque<Instance>,
-    /// The suspended traversals of these tasks.
+    /// The suspended scans of these tasks.
     scans: BTreeMap<Instance, RunningScan>,
 }
 
@@ -42,18 +43,18 @@ pub(super) struct ScanSchedule {
 #[derive(Debug)]
 struct TaskScan {
     task: MeasuredTask,
-    /// Number of traversals that were begun.
+    /// Number of scans that were begun.
     scans: u64,
-    /// The bytes that the newest complete traversal found, or those that the present one has found
-    /// so far, if that is more.
+    /// The bytes that the newest complete scan found, or those that the present one has found so
+    /// far, if that is more.
     bytes: u64,
 }
 
-/// The end of a turn.
+/// The outcome of one slice of a scan.
 enum ScanOutcome {
-    /// The traversal is complete.
+    /// The scan is complete.
     Done,
-    /// The traversal is suspended.
+    /// The scan is suspended.
     Unfinished,
     /// The task is to be killed.
     LimitExceeded(DiskExcess),
@@ -199,7 +200,7 @@ impl ScanSchedule {
         }
     }
 
-    /// Begins a new traversal of a task's files.
+    /// Begins a new scan of a task's files.
     fn new_scan(&mut self, instance: Instance) -> RunningScan {
         let known = self.tasks.get_mut(&instance);
         let known = known.expect("only measured tasks have turns");

@@ -30,7 +30,7 @@ pub(crate) struct DirectoryAccess {
     pub(crate) is_hidden: bool,
 }
 
-/// The path of the directory.
+/// The directory with the socket of one executor.
 #[derive(Debug, Clone)]
 pub(crate) struct ExecutorDirectory(PathBuf);
 

@@ -89,7 +89,7 @@ struct FileResponse {
     ended: bool,
     /// The offset at which to stop, whatever the file's size.
     end: u64,
-    /// Counted from before the file is opened until the response has ended.
+    /// The follower, counted from before the file is opened until the response has ended.
     _follower: Option<Follower>,
     poll_interval: Duration,
 }

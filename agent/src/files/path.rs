@@ -99,7 +99,7 @@ pub(super) struct Sandbox {
     pub(super) ended: bool,
 }
 
-/// Finds the newest sandbox of a task, held or past: that of its executor, if it has one.
+/// Finds the newest sandbox of a task, held or ended: that of its executor, if it has one.
 pub(super) async fn sandbox(
     path: &FilePath,
     key: &TaskKey,

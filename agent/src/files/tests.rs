@@ -338,7 +338,7 @@ async fn more_listings_than_there_are_places_are_refused_in_words() {
 
 #[tokio::test]
 async fn wrong_methods_and_shutdown_are_answered_in_json() {
-    // Its loop does not answer questions about the agent as a whole, as when it stops.
+    // Its loop does not answer queries about the agent as a whole, as when it stops.
     let server = FilesServer::start().await;
     let client = reqwest::Client::new();
     for (method, path, status, code, says) in [

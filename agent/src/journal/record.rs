@@ -95,7 +95,7 @@ struct StoredOrder {
     life: u64,
     #[prost(message, optional, tag = "4")]
     kill: Option<StoredInstanceNumber>,
-    /// Of a launch, since 0.2.0.
+    /// The agent of a launch, since 0.2.0.
     #[prost(uint64, optional, tag = "5")]
     agent: Option<u64>,
     #[prost(message, optional, tag = "24")]

@@ -219,7 +219,7 @@ struct JournalWriter {
     /// Size after the last compaction.
     base_bytes: u64,
     compaction_requested: bool,
-    /// After a failed compaction: the next one is requested at this size.
+    /// The size at which the next compaction is requested after a failed one.
     retry_at_bytes: u64,
     compaction: Option<Compaction>,
     seal: Seal,

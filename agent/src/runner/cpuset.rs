@@ -1,8 +1,8 @@
 //! Exclusive and shared processors of containers.
 //!
-//! The book is pure; `ContainerCpus` keeps it, and writes it to the cgroups. It also writes a file
-//! to the state directory of each container with exclusive processors, which the next run of the
-//! agent reads.
+//! `CpuAllocator` is pure; `ContainerCpus` holds it, and writes its allocations to the cgroups. It
+//! also writes a file to the state directory of each container with exclusive processors, which the
+//! next run of the agent reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -72,7 +72,7 @@ pub(super) struct ContainerCpus {
     /// A lock, since containers are created and removed by many blocking threads. Held during
     /// broker calls, which may take long: only threads that may block wait for it.
     allocator: Mutex<CpuAllocator>,
-    /// One start at a time waits for the book, so that a hung broker blocks only one thread.
+    /// One start at a time waits for the allocator, so that a hung broker blocks only one thread.
     start_slot: Semaphore,
 }
 
@@ -154,7 +154,7 @@ impl ContainerCpus {
     }
 
     /// Applies changes that were made during the start of a container. Returns immediately; a later
-    /// change of the book is never undone, since the book is read when it is applied.
+    /// allocation is never undone, since the allocator is read when its state is applied.
     pub(super) fn started(self: &Arc<Self>, name: ContainerName) {
         if self.tree.is_none() || self.is_idle() {
             return;
@@ -172,8 +172,8 @@ impl ContainerCpus {
         });
     }
 
-    /// Whether no task has exclusive processors; `false` if the book is locked. A change of the
-    /// book is applied to every container that has a cgroup by then.
+    /// Whether no task has exclusive processors; `false` if the allocator is locked. A change of
+    /// allocations is applied to every container that has a cgroup by then.
     fn is_idle(&self) -> bool {
         match self.allocator.try_lock() {
             Ok(book) => book.allocated.is_empty(),
@@ -182,7 +182,7 @@ impl ContainerCpus {
         }
     }
 
-    /// Writes the cpuset of one container according to the book.
+    /// Writes the cpuset of one container according to the allocator.
     fn write_one(&self, name: ContainerName) {
         let book = self.lock();
         if let Some(tree) = self.tree.as_ref().filter(|_| !book.allocated.is_empty()) {
@@ -198,8 +198,8 @@ impl ContainerCpus {
         }
     }
 
-    /// Applies the book to every container with a cgroup. A container that is being started gets it
-    /// after the start.
+    /// Applies the allocations to every container with a cgroup. A container that is being started
+    /// gets its processors after the start.
     fn write(&self, allocator: &CpuAllocator) {
         let Some(tree) = self.tree.as_ref().filter(|_| !allocator.all.is_empty()) else {
             return;
@@ -227,7 +227,7 @@ impl ContainerCpus {
     }
 
     fn lock(&self) -> MutexGuard<'_, CpuAllocator> {
-        // No panic leaves the book half-changed.
+        // No panic leaves the allocator half-changed.
         self.allocator
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -15,7 +15,7 @@ use crate::core::Instance;
 /// so that checks have space.
 const PLACES_FOR_PEOPLE: usize = 60;
 
-/// Handles of every container that may run. Cheap to clone; all clones share one map.
+/// Controls of every container that may run. Cheap to clone; all clones share one map.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ContainerControls(Arc<Mutex<HashMap<Instance, Arc<ContainerControl>>>>);
 
@@ -60,7 +60,7 @@ impl ContainerControls {
         control
     }
 
-    /// Removes the handle of a container that will be removed.
+    /// Removes the control of a container that will be removed.
     pub(super) fn forget(&self, instance: Instance) -> Option<Arc<ContainerControl>> {
         self.all().remove(&instance)
     }

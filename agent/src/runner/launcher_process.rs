@@ -26,7 +26,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub struct LauncherCommand {
     /// The executable.
     pub program: PathBuf,
-    /// Its arguments.
     pub arguments: Vec<String>,
 }
 

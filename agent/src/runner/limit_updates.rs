@@ -170,7 +170,7 @@ impl From<Explanation> for LimitUpdateFailure {
     }
 }
 
-/// With the broker's message.
+/// The failure that a message of the broker describes.
 impl From<String> for LimitUpdateFailure {
     fn from(why: String) -> Self {
         Explanation::from(why).into()

@@ -256,7 +256,7 @@ impl Runner {
             .spawn_blocking(move || networks::log_availability(&broker, allows_host));
     }
 
-    /// Returns the handles of its containers.
+    /// Returns the controls of its containers.
     pub(crate) fn controls(&self) -> ContainerControls {
         self.controls.clone()
     }

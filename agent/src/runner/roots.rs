@@ -27,11 +27,11 @@ use crate::paths::Paths;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The program of that container, which does not exist.
 const NO_PROGRAM: &str = "/no-such-program";
-/// In the directory of the changes: the container's changes of its image, and the kernel's work
-/// directory next to it.
+/// The directories below that of the changes: the container's changes of its image, and the
+/// kernel's work directory.
 const UPPER: &str = "upper";
 const WORK: &str = "work";
-/// Used instead where layers are copied: the whole root.
+/// The directory used instead where layers are copied: the whole root.
 const COPY: &str = "root";
 
 /// The method by which roots are created here.

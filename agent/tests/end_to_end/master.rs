@@ -288,7 +288,7 @@ impl AgentStream {
         }
     }
 
-    /// Records the updates of a report, and settles them.
+    /// Records the updates of a report, and commits them if `commits_updates` is set.
     pub(crate) async fn take(&mut self, report: v1::Report) {
         let mut committed = v1::Committed::default();
         for update in report.updates {

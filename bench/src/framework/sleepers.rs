@@ -43,7 +43,7 @@ struct SleeperScheduler {
     launched: u32,
     /// Tasks whose offer had expired before their launch was applied; they go into a later offer.
     retries: Vec<u32>,
-    /// How often that happened.
+    /// The number of such launches.
     expired: u32,
     /// Offers that wait for an answer to earlier calls.
     waiting: VecDeque<v1::Offer>,

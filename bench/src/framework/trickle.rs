@@ -18,7 +18,7 @@ use super::{config, room, task};
 const TASK_INTERVAL: Duration = Duration::from_millis(20);
 /// Timeout of the first subscription.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Number of offers that are kept; others are declined.
+/// Number of offers that are held; others are declined.
 const HELD_OFFERS: usize = 4;
 
 /// The longest time between two events. Clones share it.

@@ -38,7 +38,7 @@ pub(super) struct ContainerTimes {
     pub(super) core_us: f64,
 }
 
-/// A launcher, and the place of its containers.
+/// A launcher, and the cgroup tree and directory of its containers.
 pub(super) struct ArgosyContainers {
     launcher: Launcher,
     tree: CgroupTree,

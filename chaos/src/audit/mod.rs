@@ -1,9 +1,9 @@
 //! Inventory of a host: processes, cgroups, mounts, namespaces, interfaces, loop devices, rule
-//! tables. One is taken before a run and one after it. Things that only the second one holds were
+//! tables. One is taken before a run and one after it. Objects that only the second one holds were
 //! left behind.
 //!
 //! Taking an inventory reads the kernel and changes nothing. Comparing two is pure. A host also
-//! runs other programs: a scope selects the things that count.
+//! runs other programs: a scope selects the objects that count.
 
 mod inventory;
 
@@ -14,7 +14,7 @@ use crate::history;
 
 pub use inventory::{AuditError, take};
 
-/// A kind of thing that a host holds.
+/// A kind of object that a host holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "each says itself")]
 pub enum ObjectKind {
@@ -41,18 +41,18 @@ impl fmt::Display for ObjectKind {
     }
 }
 
-/// The things that a host held at one moment: by kind, the identity of each with its description.
+/// The objects that a host held at one moment: by kind, the identity of each with its description.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inventory {
-    /// An identity never names two things, even over time: a pid is paired with its start time.
+    /// An identity never names two objects, even over time: a pid is paired with its start time.
     pub objects: BTreeMap<ObjectKind, BTreeMap<String, String>>,
 }
 
-/// The selection of things that count.
+/// The selection of objects that count.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scope {
-    /// Texts that mark a thing as part of the run: a directory in a command line, an environment or
-    /// a mount, or the beginning of a cgroup's or an interface's name. An empty list selects
+    /// Texts that mark an object as part of the run: a directory in a command line, an environment
+    /// or a mount, or the beginning of a cgroup's or an interface's name. An empty list selects
     /// everything.
     pub markers: Vec<String>,
 }
@@ -64,7 +64,7 @@ impl Scope {
 }
 
 impl Inventory {
-    /// Returns the number of things.
+    /// Returns the number of objects.
     #[must_use]
     pub fn len(&self) -> usize {
         self.objects.values().map(BTreeMap::len).sum()
@@ -76,7 +76,7 @@ impl Inventory {
         self.len() == 0
     }
 
-    /// Returns the things within the scope that exist now and not in `before`, one line each.
+    /// Returns the objects within the scope that exist now and not in `before`, one line each.
     #[must_use]
     pub fn leftovers(&self, before: &Self, scope: &Scope) -> Vec<String> {
         let mut left = BTreeSet::new();

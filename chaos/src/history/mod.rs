@@ -136,7 +136,6 @@ pub enum EventKind {
     /// The operation took place.
     Ok {
         call: u64,
-        /// The response.
         #[serde(flatten)]
         outcome: OperationResponse,
     },

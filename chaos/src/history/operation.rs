@@ -94,7 +94,6 @@ pub enum Operation {
     },
     /// Accepts offers.
     Accept {
-        /// The name of the call.
         name: CallName,
         /// The offers, all of one agent and role.
         #[serde(with = "text::list")]
@@ -113,7 +112,6 @@ pub enum Operation {
     },
     /// Kills a task. `name` is absent for an operator's request.
     Kill {
-        /// The name of the call.
         name: Option<CallName>,
         #[serde(with = "text")]
         task: TaskKey,
@@ -136,21 +134,18 @@ pub enum Operation {
     },
     /// Stops offers for these roles; an empty list means all.
     Suppress {
-        /// The name of the call.
         name: CallName,
         #[serde(with = "text::list")]
         roles: Vec<Role>,
     },
     /// Resumes offers for these roles; an empty list means all.
     Revive {
-        /// The name of the call.
         name: CallName,
         #[serde(with = "text::list")]
         roles: Vec<Role>,
     },
     /// Removes a framework with all its tasks. `name` is absent for an operator's request.
     Teardown {
-        /// The name of the call.
         name: Option<CallName>,
         #[serde(with = "text")]
         framework: FrameworkId,
@@ -242,7 +237,6 @@ pub enum OperationResponse {
     },
     /// A scheduler is subscribed.
     Subscribed {
-        /// The id of the framework.
         #[serde(with = "text")]
         framework: FrameworkId,
         /// Held offers that remain valid.

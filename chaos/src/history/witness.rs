@@ -14,7 +14,6 @@ use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
 
 use super::text;
 
-/// One start of a process.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessStart {
     /// The order that launched it, if the task knows it.

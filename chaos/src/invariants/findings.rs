@@ -149,7 +149,7 @@ pub struct Violation {
 /// The result of one checker.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Findings {
-    /// How many things it has compared. Zero proves nothing.
+    /// The number of comparisons. Zero proves nothing.
     pub compared: u64,
     /// The violations, and the events that show them.
     pub violations: Vec<(String, Vec<usize>)>,
@@ -158,7 +158,6 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Counts one comparison.
     pub(super) fn count_comparison(&mut self) {
         self.compared += 1;
     }

@@ -47,7 +47,6 @@ pub(super) fn call_name(session: u64, number: u64) -> CallName {
     }
 }
 
-/// The end of a call.
 pub(super) enum CallEnd {
     Ok(OperationResponse),
     Fail(&'static str),

@@ -3,8 +3,8 @@
 //!
 //! Tasks are checked by revisions. Offers are checked by the records that leaders make of their own
 //! books, and by the lists of open offers at one moment. A framework that is frozen, partitioned or
-//! dead may hold offers whose resources were given to others long ago. It learns so with the next
-//! message that it receives.
+//! dead may hold offers whose resources were given to others long ago, until it receives the next
+//! message.
 
 use std::collections::{BTreeMap, BTreeSet};
 

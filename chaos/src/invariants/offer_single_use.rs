@@ -73,7 +73,7 @@ fn offer_records(history: &History) -> BTreeMap<OfferId, OfferRecord> {
     known
 }
 
-/// Returns the number of launches that an acceptance was granted.
+/// Returns the number of launches of an acceptance that were not rejected.
 fn launch_count(call: &CallView<'_>) -> usize {
     match (call.operation, call.outcome()) {
         (Operation::Accept { launches, .. }, Some(OperationResponse::Accepted { refused })) => {

@@ -12,7 +12,7 @@ use crate::history::{
     EventKind, Expectation, FaultKind, History, HistoryEvent, Operation, TaskFact,
 };
 
-/// A running task makes progress within this time.
+/// The maximum time in which a running task makes no progress.
 const MAX_STALL_NS: u64 = 10_000_000_000;
 
 pub(super) fn check(history: &History) -> Findings {

@@ -10,9 +10,9 @@ use crate::history::{EventKind, Expectation, FaultKind, History, Observation, Ra
 /// The findings of one checker, in numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RuleResult {
-    /// How many things it compared. Zero proves nothing.
+    /// The number of comparisons. Zero proves nothing.
     pub looked_at: u64,
-    /// How many comparisons failed.
+    /// The number of comparisons that failed.
     pub violations: u64,
     /// The checks that it could not decide in time.
     pub undecided: Vec<String>,
@@ -50,11 +50,9 @@ pub struct Minimum {
     pub operations: u64,
     /// Faults of all kinds.
     pub faults: u64,
-    /// Kinds of faults.
     pub fault_kinds: usize,
-    /// Changes of leader.
     pub leader_changes: u64,
-    /// How many things each of these rules must have compared.
+    /// The minimum number of comparisons of each of these rules.
     pub rules: BTreeMap<Rule, u64>,
 }
 

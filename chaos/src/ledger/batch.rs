@@ -18,7 +18,6 @@ use crate::host_tools;
 /// Further fields of a last line, which the sums do not use.
 pub(crate) type Details = serde_json::Map<String, serde_json::Value>;
 
-/// The plan of a batch.
 #[derive(Debug)]
 pub(crate) struct BatchPlan<'a> {
     pub(crate) tier: &'static str,

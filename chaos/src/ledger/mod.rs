@@ -27,7 +27,7 @@ pub use page::{render, shortfalls};
 pub use release::early_releases;
 pub use sums::{NewestLine, newest};
 
-/// The harness whose seeds play connectivity graphs. The number of a seed determines its graphs.
+/// The harness whose seeds run connectivity graphs. The number of a seed determines its graphs.
 pub(crate) const GRAPHS: &str = "sim-graphs";
 /// The simulation of the whole system.
 pub(crate) const SYSTEM: &str = "sim-system";
@@ -44,10 +44,10 @@ pub(crate) const POWER: &str = "power";
 /// The code that a batch tested, and the time.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Stamp {
-    /// Joins the first and the last line of a batch; empty in lines of the old form.
+    /// The id that joins the first and the last line of a batch; empty in lines of the old form.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub batch: String,
-    /// When this line was written, as "2026-11-22T12:00:00Z".
+    /// The time at which this line was written, as "2026-11-22T12:00:00Z".
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub time: String,
     /// Whether the working tree equalled the commit when the batch began: "clean", "dirty" or
@@ -60,7 +60,6 @@ pub struct Stamp {
     pub executable: String,
 }
 
-/// The outcome of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BatchOutcome {
@@ -97,10 +96,8 @@ pub struct BatchRecord {
     /// Leaders of real processes that were killed.
     #[serde(default)]
     pub leader_kills: u64,
-    /// Power cuts.
     #[serde(default)]
     pub power_cuts: u64,
-    /// Changes of leader.
     #[serde(default)]
     pub leader_changes: u64,
     /// Operations of known outcome.
@@ -231,14 +228,14 @@ impl Correction {
 pub struct FoundBug {
     /// A description of the bug in one line.
     pub bug: String,
-    /// How to reproduce it: a seed or a script.
+    /// The seed or script that reproduces it.
     pub seed: String,
-    /// The cause.
     pub cause: String,
     /// The commit that fixed it; empty while it is open.
     #[serde(default)]
     pub fix: String,
-    /// When it was fixed, if its line was added later, as "2026-11-22T12:00:00Z"; otherwise empty.
+    /// The time of the fix, if its line was added later, as "2026-11-22T12:00:00Z"; otherwise
+    /// empty.
     #[serde(default)]
     pub fixed_at: String,
     /// The regression test.
@@ -246,7 +243,6 @@ pub struct FoundBug {
     pub test: String,
 }
 
-/// A line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerLine {
     Bug(FoundBug),

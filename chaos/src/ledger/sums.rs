@@ -33,7 +33,7 @@ pub(super) struct HarnessSum {
 pub(super) struct HarnessSums {
     pub(super) by_tier: BTreeMap<String, HarnessSum>,
     pub(super) too_little: u64,
-    /// The numbers of the connectivity graphs that were played.
+    /// The numbers of the connectivity graphs that were run.
     pub(super) graphs: BTreeSet<u64>,
 }
 
@@ -72,7 +72,7 @@ impl HarnessSums {
             return;
         }
         if run.tier == GRAPHS {
-            // Further seeds play the same graphs again.
+            // Further seeds run the same graphs again.
             let seeds = run.seed..run.seed.saturating_add(run.seeds.min(graphs::CASES));
             self.graphs.extend(seeds.flat_map(graphs::numbers));
         }
@@ -125,7 +125,7 @@ pub(super) struct UnfinishedBatch {
 pub struct NewestLine {
     /// The commit of the executables.
     pub commit: String,
-    /// When it was written; empty in lines of the old form.
+    /// The time at which it was written; empty in lines of the old form.
     pub time: String,
     /// Whether the working tree equalled that commit; empty in lines of the old form.
     pub tree: String,

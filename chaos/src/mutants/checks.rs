@@ -5,7 +5,6 @@ use std::fmt;
 
 use crate::invariants::{Rule, rule_named};
 
-/// The source of a violation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ViolationSource {
     /// The checker of a rule, from the history.

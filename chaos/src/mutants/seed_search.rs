@@ -15,7 +15,7 @@ use crate::sim::subprocess;
 
 /// The maximum length of a violation that is printed.
 const MAX_MESSAGE_LEN: usize = 300;
-/// The number of seeds that see a bug only by other checks, after which the search for it ends:
+/// The number of seeds that detect a bug only by other checks, after which the search for it ends:
 /// none of its rules will find it.
 const MAX_OTHER_FINDS: usize = 6;
 
@@ -35,13 +35,13 @@ struct BugSearchResult {
     finds: Vec<DetectingSeed>,
     /// Seeds in which only other checks reported it.
     other_finds: Vec<DetectingSeed>,
-    /// Seeds that were played.
+    /// Seeds that were run.
     seeds: u64,
     /// Whether its rules found it in the requested number of seeds.
     is_found: bool,
 }
 
-/// A running search, shared by the threads that play seeds.
+/// A running search, shared by the threads that run seeds.
 struct BugSearch<'a> {
     arguments: &'a ProveArguments,
     planted: &'a PlantedBug,
@@ -117,7 +117,7 @@ fn executable(arguments: &ProveArguments) -> io::Result<PathBuf> {
     Ok(argosy)
 }
 
-/// Plays seeds until enough of them have found the bug, or until the timeout.
+/// Runs seeds until enough of them have found the bug, or until the timeout.
 fn search_bug(
     arguments: &ProveArguments,
     planted: &PlantedBug,
@@ -234,7 +234,7 @@ impl BugSearch<'_> {
         Ok(())
     }
 
-    /// Plays a seed without any bug, once.
+    /// Runs a seed without any bug, once.
     fn run_baseline(&self, seed: u64) -> io::Result<Option<String>> {
         let key = (self.planted.harness, seed);
         if let Some(known) = lock(self.baseline).get(&key) {
@@ -245,7 +245,7 @@ impl BugSearch<'_> {
         Ok(first)
     }
 
-    /// Plays a seed and returns all violations.
+    /// Runs a seed and returns all violations.
     fn run_seed(&self, seed: u64, bug: Option<Bug>) -> io::Result<Vec<String>> {
         let mut args = Vec::new();
         match self.planted.harness {
@@ -262,7 +262,7 @@ impl BugSearch<'_> {
 }
 
 impl BugSearchResult {
-    /// Returns the checks that saw the bug.
+    /// Returns the checks that detected the bug.
     fn detected_by(&self) -> String {
         let finds = self.finds.iter().chain(&self.other_finds);
         let judges: BTreeSet<&ViolationSource> = finds.flat_map(|find| &find.sources).collect();

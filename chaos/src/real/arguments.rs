@@ -13,7 +13,7 @@ use super::faults::FaultName;
 /// Arguments of a run on real processes under real faults.
 #[derive(Debug, Clone, Args)]
 pub struct RunArguments {
-    /// How long faults are injected
+    /// Time in which faults are injected
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub(crate) duration: Duration,
     /// The seed of the choice of faults, times and targets [default: from the clock]
@@ -39,7 +39,7 @@ pub struct RunArguments {
     /// End after every possible fault has been injected once
     #[arg(long, conflicts_with_all = ["script", "rounds"])]
     pub(crate) each_once: bool,
-    /// How long faults hold, and how long the pauses between them are
+    /// Duration of faults and of the pauses between them
     #[arg(long, value_enum, value_name = "PACE", default_value_t = FaultTiming::Usual)]
     pub(crate) pace: FaultTiming,
     /// Write the report as JSON to this file
@@ -97,7 +97,7 @@ pub struct ReportArguments {
     pub(crate) html: Option<PathBuf>,
 }
 
-/// How long faults hold, and how long the pauses between them are.
+/// The duration of faults and of the pauses between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FaultTiming {
     /// The usual random times

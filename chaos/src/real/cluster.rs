@@ -43,13 +43,12 @@ pub(crate) struct ClusterEnvironment {
     pub(crate) directory: RunDirectory,
     pub(crate) size: ClusterSize,
     pub(crate) seed: u64,
-    /// The habits of the frameworks, assigned in turn. Not empty.
+    /// The behaviours of the frameworks, assigned in turn. Not empty.
     pub(crate) behaviours: &'static [FrameworkBehaviour],
     /// Monotonic clock at the beginning, in nanoseconds.
     pub(crate) started_ns: u64,
 }
 
-/// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MemberKind {
     Master,
@@ -57,7 +56,7 @@ pub(crate) enum MemberKind {
     Framework,
 }
 
-/// The members, by their places.
+/// The members, by their indexes.
 pub(crate) struct Cluster {
     pub(crate) environment: ClusterEnvironment,
     pub(crate) network: Network,
@@ -74,7 +73,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Creates hosts and start recipes, and starts nothing.
+    /// Creates hosts and process specs, and starts nothing.
     pub(crate) fn plan(ground: ClusterEnvironment, mut network: Network) -> Result<Self> {
         let mut members = Vec::new();
         let mut kinds = Vec::new();

@@ -39,7 +39,7 @@ const FIRST_WRITE_DELAY: Duration = Duration::from_millis(1);
 const LOSS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Default duration of `--loss none`.
 const UNDISTURBED_TIME: Duration = Duration::from_hours(1);
-/// How long the leader stays lost after the last phase was observed.
+/// Time for which the leader stays lost after the last phase was observed.
 const RECOVERY_DELAY: Duration = Duration::from_millis(300);
 
 /// Arguments of the measurement of leader changes.
@@ -48,13 +48,13 @@ pub struct FailoverArguments {
     /// Losses of each kind
     #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     kills: u32,
-    /// How the leader is lost
+    /// The ways in which the leader is lost
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = LeaderLoss::ALL)]
     loss: Vec<LeaderLoss>,
     /// The load that clients generate during the measurement
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = [LoadLevel::Quiet])]
     load: Vec<LoadLevel>,
-    /// How long to watch for unnecessary elections, with `--loss none` [default: 1h]
+    /// Time to watch for unnecessary elections, with `--loss none` [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
     /// Peers that are also measured, by kill and freeze, with default and with tuned settings

@@ -183,7 +183,6 @@ impl FaultMix {
         }
     }
 
-    /// Returns the next fault.
     pub(crate) fn next(&mut self, rng: &mut Rng) -> Option<FaultName> {
         self.pending
             .pop()

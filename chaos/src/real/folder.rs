@@ -1,7 +1,7 @@
 //! The directory of one run, and the removal of everything that a run leaves behind, including one
 //! whose process has ended.
 //!
-//! A run is identified by the process in its file `owner` and by a prefix of names. Only things in
+//! A run is identified by the process in its file `owner` and by a prefix of names. Only objects in
 //! the directory, with the prefix, or in a namespace with the prefix, are touched.
 
 use std::fs;
@@ -35,7 +35,6 @@ pub(crate) enum RunDirectoryError {
     Own(#[source] io::Error),
 }
 
-/// The directory of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct RunDirectory {
     path: PathBuf,

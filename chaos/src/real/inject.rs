@@ -175,7 +175,7 @@ impl<'a> Injector<'a> {
         Ok(())
     }
 
-    /// Returns a random running member of these places.
+    /// Returns a random running member among these.
     fn random_member(&mut self, places: &[HostIndex]) -> Result<HostIndex> {
         let well: Vec<HostIndex> = places
             .iter()

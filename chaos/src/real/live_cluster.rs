@@ -45,7 +45,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Timeout for the next leader, and for the return of a killed master.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An existing cluster.
 struct ExistingCluster {
     operator: OperatorClient,
     display: ProgressDisplay,

@@ -40,7 +40,6 @@ pub(crate) struct NetworkHost {
     /// As "master-1".
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
-    /// Its namespace.
     pub(crate) namespace: String,
 }
 
@@ -74,7 +73,7 @@ impl Network {
         })
     }
 
-    /// Creates a host and returns its place.
+    /// Creates a host and returns its index.
     ///
     /// # Errors
     /// [`NetworkError`]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-/// A host, by its place in the network.
+/// A host, by its index in the network.
 pub(crate) type HostIndex = usize;
 
 /// All current disturbances of the network.

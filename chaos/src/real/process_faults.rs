@@ -21,7 +21,6 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Free space of a small disk in addition to its content.
 const FREE_BYTES: u64 = 24 << 20;
 
-/// A resource that is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitedResource {
     /// Address space.

@@ -20,7 +20,6 @@ use crate::host_tools;
 /// Interval at which the end of a process is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// An error of a process.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProcessError {
     /// It cannot be started.
@@ -29,7 +28,6 @@ pub(crate) enum ProcessError {
     /// It does not run now.
     #[error("{0} does not run")]
     NotRunning(String),
-    /// It does not end.
     #[error("{name} has not ended within {patience:?}")]
     DoesNotEnd {
         name: String,
@@ -51,7 +49,7 @@ pub(crate) struct ProcessSpec {
     pub(crate) log: PathBuf,
 }
 
-/// Settings of one run of a process, in addition to its recipe.
+/// Settings of one run of a process, in addition to its spec.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RunSettings {
     /// Environment variables.
@@ -90,7 +88,7 @@ impl ManagedProcess {
         self.start_with(&RunSettings::default())
     }
 
-    /// Starts the process with settings in addition to its recipe, unless it runs.
+    /// Starts the process with settings in addition to its spec, unless it runs.
     pub(crate) fn start_with(&mut self, settings: &RunSettings) -> Result<(), ProcessError> {
         if self.child.is_some() {
             return Ok(());
@@ -120,7 +118,7 @@ impl ManagedProcess {
             // Ctrl-C at the terminal must reach only the harness.
             .process_group(0);
         for (name, _) in std::env::vars_os() {
-            // The environment twins of flags would override the recipe.
+            // The environment variables of flags would override the spec.
             let name_text = name.to_string_lossy();
             if name_text.starts_with("ARGOSY_") && name_text != bugs::VARIABLE {
                 command.env_remove(&name);
@@ -176,7 +174,6 @@ impl ManagedProcess {
         kill(pid, signal).map_err(|_| absent())
     }
 
-    /// Sends a signal.
     pub(crate) fn send(&self, signal: Signal) -> Result<(), ProcessError> {
         self.signal(signal)
     }

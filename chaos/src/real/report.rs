@@ -1,4 +1,4 @@
-//! The report of a run: as a table for people and as JSON for programs.
+//! The report of a run: as a table for a terminal and as JSON for programs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -21,7 +21,6 @@ pub struct ReportedViolation {
 pub struct FaultLine {
     /// Its name on the command line.
     pub fault: String,
-    /// The target.
     pub target: String,
     /// Nanoseconds since the run began.
     pub begun_ns: u64,
@@ -66,7 +65,7 @@ pub struct EpochRecord {
     pub epoch: u64,
     /// Its leader, as "master-1".
     pub leader: String,
-    /// When it was first observed, in nanoseconds since the run began.
+    /// The time of its first observation, in nanoseconds since the run began.
     pub seen_ns: u64,
 }
 
@@ -81,7 +80,6 @@ pub struct TaskCount {
     pub ended: u64,
 }
 
-/// The report of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RunReport {
     /// The release under test.
@@ -108,7 +106,7 @@ pub struct RunReport {
     pub tasks: Vec<TaskCount>,
     /// Starts in the witness files of tasks.
     pub witnessed: u64,
-    /// How many things the checker of each rule compared. Zero proves nothing.
+    /// The number of comparisons by the checker of each rule. Zero proves nothing.
     pub checkers: BTreeMap<String, u64>,
     /// Checks that were not decided in time.
     pub undecided: Vec<String>,
@@ -149,7 +147,7 @@ impl RunReport {
         done
     }
 
-    /// Returns the table for people.
+    /// Returns the table for a terminal.
     #[must_use]
     pub fn table(&self) -> String {
         let mut text = String::new();

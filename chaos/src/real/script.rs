@@ -17,7 +17,6 @@ pub(crate) struct ScriptStep {
     pub(crate) duration: Option<Duration>,
 }
 
-/// An invalid line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {number}: {why}")]
 pub(crate) struct InvalidLine {

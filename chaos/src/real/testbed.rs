@@ -45,7 +45,8 @@ fn copy_program(program: &Path, copy: &Path) -> Result<()> {
         .with_context(|| format!("cannot copy {}", program.display()))
 }
 
-/// A measured cluster must always have something to offer.
+/// The behaviour of all frameworks of a measured cluster, which must always have something to
+/// offer.
 const MEASURED: [FrameworkBehaviour; 1] = [FrameworkBehaviour::Steady];
 
 /// Runs `work` on a cluster for a measurement, and removes the cluster afterwards.

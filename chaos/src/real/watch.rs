@@ -18,7 +18,6 @@ use crate::history::{Origin, RaftFact, Recorder};
 
 /// Interval of polls of one master.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Timeout of a poll.
 const POLL_TIMEOUT: Duration = Duration::from_millis(400);
 /// Age above which an answer is out of date.
 const MAX_AGE: Duration = Duration::from_millis(900);

@@ -1,4 +1,4 @@
-//! `argosy-chaos sim`: plays seeds, prints a line for each, and sums them up.
+//! `argosy-chaos sim`: runs seeds, prints a line for each, and sums them up.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -15,10 +15,10 @@ use super::{SimulationResult, log, minimum, raft, system};
 use crate::invariants;
 use crate::ledger::{Batch, BatchPlan, BatchRecord, Details, GRAPHS, RAFT, SYSTEM};
 
-/// Plays seeds of simulated clusters, each in a subprocess
+/// Runs seeds of simulated clusters, each in a subprocess
 #[derive(Debug, Args)]
 pub struct SimArguments {
-    /// How many seeds to play
+    /// Number of seeds to run
     #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The first seed
@@ -27,8 +27,8 @@ pub struct SimArguments {
     /// Simulate Raft alone, without agents and frameworks
     #[arg(long)]
     pub raft_only: bool,
-    /// Play the connectivity graphs of five masters with each place of the leader, some in each
-    /// seed; seeds 1 to 15 play one of each kind, seeds 1 to 854 all
+    /// Run the connectivity graphs of five masters with each place of the leader, some in each
+    /// seed; seeds 1 to 15 run one of each kind, seeds 1 to 854 all
     #[arg(long, conflicts_with_all = ["raft_only", "masters", "agents", "faults"])]
     pub graphs: bool,
     /// Masters of each cluster [default: chosen by the seed]
@@ -37,10 +37,10 @@ pub struct SimArguments {
     /// Agents of each cluster [default: chosen by the seed]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=20))]
     pub agents: Option<u8>,
-    /// For how many simulated seconds faults are injected
+    /// Simulated seconds in which faults are injected
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub faults: u64,
-    /// Seeds that are played at the same time [default: one for each processor]
+    /// Seeds that run at the same time [default: one for each processor]
     #[arg(long, value_name = "COUNT")]
     pub jobs: Option<NonZeroUsize>,
     /// Begin no further seed after this many real seconds
@@ -52,7 +52,7 @@ pub struct SimArguments {
     /// Append the first and the last line of this batch to this ledger
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
-    /// Play in this process, and print a last line for the parent process
+    /// Run in this process, and print a last line for the parent process
     #[arg(long, hide = true)]
     pub alone: bool,
     /// Planted bugs to switch on
@@ -158,8 +158,8 @@ impl BatchSum {
     }
 }
 
-/// Plays the seeds, and shows each as it ends. Returns the exit code: 1 after a violation, 2 if the
-/// seeds cannot be played, 3 if all seeds together prove too little.
+/// Runs the seeds, and shows each as it ends. Returns the exit code: 1 after a violation, 2 if the
+/// seeds cannot be run, 3 if all seeds together prove too little.
 #[must_use]
 pub fn sim(arguments: &SimArguments) -> u8 {
     let ended = match arguments.alone {
@@ -172,7 +172,7 @@ pub fn sim(arguments: &SimArguments) -> u8 {
     })
 }
 
-/// Plays one seed, for a parent process that sums up.
+/// Runs one seed, for a parent process that sums up.
 fn run_in_process(arguments: &SimArguments) -> io::Result<u8> {
     #[cfg(feature = "testing")]
     argosy_state::bugs::plant(&arguments.plant);
@@ -197,7 +197,7 @@ fn run_in_process(arguments: &SimArguments) -> io::Result<u8> {
     Ok(u8::from(sums.run.violations > 0))
 }
 
-/// Plays all seeds, between the first and the last line of the ledger.
+/// Runs all seeds, between the first and the last line of the ledger.
 fn all(arguments: &SimArguments) -> io::Result<u8> {
     let plan = BatchPlan {
         tier: tier(arguments),
@@ -217,7 +217,7 @@ fn all(arguments: &SimArguments) -> io::Result<u8> {
     Ok(played?.exit_code())
 }
 
-/// Plays the seeds, shows each as it ends, and sums them up.
+/// Runs the seeds, shows each as it ends, and sums them up.
 fn run_seeds(arguments: &SimArguments) -> io::Result<BatchSum> {
     let mut sum = BatchSum::default();
     let mut broken = None;
@@ -255,7 +255,7 @@ fn run_seeds(arguments: &SimArguments) -> io::Result<BatchSum> {
 
 type ResultSender = mpsc::SyncSender<(u64, io::Result<SeedResult>)>;
 
-/// Plays the next seed, until all are played, the time is over, or a seed cannot be played at all.
+/// Runs the next seed, until all have run, the time is over, or a seed cannot be run at all.
 fn run_worker(
     arguments: &SimArguments,
     until: Option<Instant>,

@@ -13,7 +13,7 @@ use crate::ledger::{GRAPHS, RAFT, SYSTEM};
 /// The minimum of a hundred seeds.
 struct MinimumPerHundred {
     operations: u64,
-    /// How many things each rule must compare.
+    /// The minimum number of comparisons of each rule.
     rules: &'static [(Rule, u64)],
 }
 

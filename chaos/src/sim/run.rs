@@ -51,7 +51,6 @@ pub struct SimulationCounts {
     pub events: BTreeMap<&'static str, u64>,
 }
 
-/// The result of a simulation.
 #[derive(Debug)]
 pub struct SimulationResult {
     /// The seed that repeats it.
@@ -62,9 +61,7 @@ pub struct SimulationResult {
     pub report: invariants::InvariantReport,
     /// The recorded history.
     pub history: History,
-    /// The counts.
     pub counts: SimulationCounts,
-    /// The simulated time.
     pub simulated_time: Duration,
     /// CPU time; zero if the system does not report it.
     pub cpu: Duration,

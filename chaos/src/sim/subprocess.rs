@@ -14,7 +14,7 @@ use crate::ledger::BatchRecord;
 /// The result of a seed, as its process reported it.
 #[derive(Debug)]
 pub(crate) struct SeedResult {
-    /// For people: the events, and every violation.
+    /// The events and every violation, as text for the terminal.
     pub(crate) lines: Vec<String>,
     pub(crate) sums: SeedSums,
 }
@@ -46,7 +46,7 @@ pub(crate) const EXECUTABLE: &str = "/proc/self/exe";
 /// The timeout of a seed. A seed takes seconds.
 const TIMEOUT: Duration = Duration::from_mins(15);
 
-/// Plays one seed with these further arguments. A process that ends without its sums is a
+/// Runs one seed with these further arguments. A process that ends without its sums is a
 /// violation.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Tests that a seed determines everything: two processes that play it produce the same result.
+//! Tests that a seed determines everything: two processes that run it produce the same result.
 
 use std::env;
 use std::process::{Child, Command, Stdio};
@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::{raft, system};
 use crate::history::{FaultKind, Observation};
 
-/// The environment variable that marks a start of this test as one of the two processes that play.
+/// The environment variable that marks a start of this test as one of the two processes that run
+/// the seed.
 const CHILD: &str = "ARGOSY_CHAOS_SIM_CHILD";
-/// Its first seconds contain the events that are hardest to repeat.
+/// A seed whose first seconds contain the events that are hardest to repeat.
 const SEED: u64 = 4_728;
 
 fn histories() -> String {
@@ -32,7 +33,7 @@ fn histories() -> String {
     format!("{} {}", raft.history.hash(), system.history.hash())
 }
 
-/// Starts a process that has played nothing before: state that libraries keep for a whole process
+/// Starts a process that has run no seed before: state that libraries keep for a whole process
 /// affects a simulation.
 fn start() -> Child {
     let name = "sim::tests::a_seed_gives_the_same_history_in_another_process";

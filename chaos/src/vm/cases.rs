@@ -15,7 +15,6 @@ pub(crate) const LAST_LINES: usize = 40;
 /// Timeout from power on to the first case.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The result of one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CaseResult {
     pub(crate) case: String,

@@ -30,7 +30,7 @@ fn values_after(writer: u64, batches: u64) -> Values {
         .collect()
 }
 
-/// A broken promise, with its place.
+/// A violation: acknowledged data that is lost or wrong, or an impossible value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DurabilityViolation {
     /// An agent whose registration was acknowledged is unknown.
@@ -163,8 +163,8 @@ impl AcknowledgedWrites {
         })
     }
 
-    /// Compares all values that were read in one boot with all earlier promises. For batches in
-    /// flight at the cut, the result that is found becomes a promise.
+    /// Compares all values that were read in one boot with all earlier acknowledgements. For
+    /// batches in flight at the cut, the result that is found counts as acknowledged.
     pub(crate) fn read_back(
         &mut self,
         found: &BTreeMap<String, Values>,
@@ -291,7 +291,7 @@ impl CurrentLoad {
 mod tests {
     use super::*;
 
-    /// Returns promises of a load in which 20 batches of writer 1 were acknowledged.
+    /// Returns the acknowledgements of a load with 20 acknowledged batches of writer 1.
     fn promises() -> AcknowledgedWrites {
         let mut promises = AcknowledgedWrites::default();
         promises.start_load("agent-1");

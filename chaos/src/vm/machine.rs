@@ -31,7 +31,6 @@ pub(crate) struct Hardware {
     pub(crate) kernel: PathBuf,
     /// The initramfs, which is the only root file system.
     pub(crate) initramfs: PathBuf,
-    /// Memory, in MiB.
     pub(crate) memory_mib: u32,
     /// The time source.
     pub(crate) clock: ClockSource,
@@ -88,7 +87,6 @@ pub(crate) enum MachineError {
 /// The result of waiting for a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReportWait {
-    /// A report of the guest.
     Report(GuestReport),
     /// No report until the deadline.
     Silence,

@@ -199,7 +199,6 @@ struct CutSeries<'a> {
     promises: AcknowledgedWrites,
 }
 
-/// The state of one boot.
 struct BootState {
     plan: CutPlan,
     rng: Rng,

@@ -9,7 +9,6 @@ use std::str::FromStr;
 /// Values of one agent's keys, as read back.
 pub(crate) type Values = BTreeMap<String, u64>;
 
-/// One report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum GuestReport {
     /// All disks are mounted, and masters are being started.

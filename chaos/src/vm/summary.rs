@@ -1,4 +1,4 @@
-//! The summary of a number of cuts: for people, and for the ledger.
+//! The summary of a number of cuts: for the terminal, and for the ledger.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -114,7 +114,7 @@ impl CutSummary {
         ])
     }
 
-    /// Returns a few lines for people.
+    /// Returns a few lines for the terminal.
     pub(crate) fn table(&self) -> String {
         let middle = |numbers: &[u64]| {
             let mut sorted = numbers.to_vec();

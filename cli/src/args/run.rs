@@ -37,7 +37,7 @@ fn network(text: &str) -> Result<NetworkMode, String> {
     }
 }
 
-/// When an agent queries the registry for an image that it already has.
+/// The condition on which an agent queries the registry for an image that it already has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TaskPullName {
     /// Never.

@@ -428,7 +428,7 @@ pub(crate) enum OrphanTasks {
     End,
 }
 
-/// When a registry is queried for an image that the agent already has.
+/// The condition on which a registry is queried for an image that the agent already has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ImagePullName {
     /// Never.

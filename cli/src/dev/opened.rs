@@ -1,4 +1,4 @@
-//! What a dev cluster opens beyond the defaults of masters and agents. Pure.
+//! The flags by which a dev cluster opens more than masters and agents do by default. Pure.
 
 use std::ffi::OsString;
 

@@ -13,7 +13,7 @@ use argosy_state::task::{LinuxCapability, SecurityOptions, SizeExceeded, Sizes};
 use crate::output::milli;
 use crate::reasons;
 
-/// What is known while a task waits.
+/// The facts that are known while a task waits.
 pub(crate) struct PendingContext<'a> {
     pub(crate) requested: &'a Resources,
     /// Security options that the agent must allow.

@@ -82,7 +82,7 @@ impl AttachedInput {
     }
 }
 
-/// Writes a piece of a task's output to the output of this program.
+/// Writes a chunk of a task's output to the output of this program.
 pub(super) fn write(file: &str, piece: FileChunk<'_>) -> io::Result<()> {
     let bytes = match piece {
         FileChunk::Bytes(bytes) => bytes,

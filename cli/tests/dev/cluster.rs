@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 /// Time limit of a step on a busy machine.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Returns the executable under test. The virtual machine has it at another place than the build.
+/// Returns the executable under test. The virtual machine has it at another path than the build.
 pub(crate) fn executable() -> PathBuf {
     std::env::var_os("ARGOSY_BIN")
         .map_or_else(|| env!("CARGO_BIN_EXE_argosy").into(), PathBuf::from)

@@ -504,7 +504,8 @@ pub(crate) async fn sleeping(mark: &str, count: usize) -> Vec<Pid> {
     .await
 }
 
-/// Kills every process whose working directory is below `folder`: tasks of an agent that is gone.
+/// Kills every process whose working directory is below `directory`: tasks of an agent that is
+/// gone.
 fn kill_leftovers(directory: &Path) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry

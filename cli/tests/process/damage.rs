@@ -219,7 +219,7 @@ async fn refuses(cluster: &mut Cluster, follower: usize, leader: usize) -> bool 
     found.is_none()
 }
 
-/// Returns whether the master at `place` is a voter that the leader has contact to.
+/// Returns whether the master at `index` is a voter that the leader has contact to.
 async fn follows(cluster: &Cluster, index: usize) -> bool {
     let operator = cluster.operator();
     let reply = operator.get_cluster(v1::GetClusterRequest::default());

@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// An isolated master reports the lack of contact within a second, and a poll takes a moment.
 const REPORT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Number of sites so far. Each site has unique namespace names.
+/// Number of [`PartitionNamespaces`] so far. Each has unique namespace names.
 static SITES: AtomicU8 = AtomicU8::new(0);
 /// Numbers of hosts that have only an agent begin after this one.
 const AGENT_HOSTS: usize = 110;

@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, argosy, wait_until, write};
 
 pub(crate) const LONG: Duration = Duration::from_secs(90);
 
-/// Returns the command on the host of the master at `place`, with that master's own flags.
+/// Returns the command on the host of the master at `index`, with that master's own flags.
 fn command(cluster: &Cluster, index: usize, more: &[&str]) -> Command {
     let own = cluster.masters[index].arguments();
     assert_eq!(own[..2], ["master", "start"]);
@@ -73,7 +73,7 @@ async fn list_masters(cluster: &Cluster) -> Vec<v1::Master> {
     .await
 }
 
-/// Returns the id of the master at `place` in the group.
+/// Returns the id of the master at `index` in the group.
 pub(crate) async fn id(cluster: &Cluster, index: usize) -> Option<String> {
     let api = cluster.masters[index].api();
     let found = list_masters(cluster).await.into_iter();

@@ -32,7 +32,7 @@ struct ObservedUpdate {
     processes: usize,
 }
 
-/// The framework itself. Updates are recorded first.
+/// A scheduler that records each update, and passes it on to [`Steady`].
 struct UpdateRecorder {
     steady: Steady,
     mark: String,

@@ -26,7 +26,7 @@ const BEFORE: Duration = Duration::from_millis(50);
 /// in the first round.
 const ROUNDS: usize = 2;
 
-/// What the streams of one scheduler have received.
+/// The numbers of events that the streams of one scheduler have received.
 #[derive(Default)]
 struct StreamCounts {
     subscriptions: AtomicU64,
@@ -125,7 +125,8 @@ async fn disconnected_frameworks(operator: &OperatorClient) -> Option<Vec<v1::Fr
 async fn all_are_connected(schedulers: &[TestScheduler], operator: &OperatorClient) {
     let deadline = Instant::now() + LONG;
     loop {
-        // What is in flight to the log now is applied before the second heartbeat after this.
+        // Entries that are in flight to the log now are applied before the second heartbeat after
+        // this.
         let before: Vec<u64> = schedulers.iter().map(TestScheduler::heartbeats).collect();
         wait_until("every stream brings heartbeats", LONG, async || {
             let mut both = schedulers.iter().zip(&before);

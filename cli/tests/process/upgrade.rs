@@ -185,7 +185,7 @@ async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_an
     }
     assert_refused(&cluster, 0, "knows the feature levels 1-2, not 3").await;
     replace(&mut cluster, 1, None).await;
-    // What level 2 does not have is rejected with a message.
+    // Facts that level 2 does not have are rejected with a message.
     assert_needs_level(&framework).await;
     kill_leading(&mut cluster, 2).await;
     run_tasks(&framework, "two-new").await;

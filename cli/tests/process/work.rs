@@ -27,7 +27,7 @@ pub(crate) struct ReceivedEvents {
     pub(crate) errors: Vec<SchedulerError>,
     /// Tasks to launch as soon as an offer is large enough.
     queue: VecDeque<v1::TaskSpec>,
-    /// Whether offers are kept instead of used for the queue.
+    /// Whether offers are held instead of used for the queue.
     hold: bool,
 }
 
@@ -223,7 +223,7 @@ impl TestFramework {
         self.events.lock().unwrap().queue.extend(tasks);
     }
 
-    /// Keeps incoming offers instead of using them.
+    /// Holds incoming offers instead of using them.
     pub(crate) fn hold_offers(&self, hold: bool) {
         self.events.lock().unwrap().hold = hold;
     }
@@ -268,8 +268,8 @@ pub(crate) fn task(id: &str, line: &str) -> v1::TaskSpec {
     }
 }
 
-/// Returns a task that signs the witness file `witness` (mounted at its own path) before it runs
-/// `line`.
+/// Returns a task that appends a line to the witness file `witness` (mounted at its own path)
+/// before it runs `line`.
 pub(crate) fn witnessed_task(id: &str, witness: &Path, line: &str) -> v1::TaskSpec {
     let directory = witness
         .parent()

@@ -56,7 +56,7 @@ struct WatchListener {
     failures: u32,
     /// Whether the last master that was called does not support the watch.
     is_unsupported: bool,
-    /// When each master last failed: the one with the oldest failure is tried next.
+    /// The time of each master's last failure: the one with the oldest failure is tried next.
     failed: HashMap<String, Instant>,
 }
 

@@ -119,7 +119,7 @@ impl ExecutorDriver {
     }
 
     /// Sends the framework up to 65,536 bytes, if it can be reached now. A longer message is lost,
-    /// and so is one for which there is no room. Does not wait.
+    /// and so is one that exceeds the capacity of the queue. Does not wait.
     pub fn message(&self, data: Vec<u8>) {
         if data.len() <= argosy_state::limits::EXECUTOR_MESSAGE_BYTES {
             // Delivery is not guaranteed.

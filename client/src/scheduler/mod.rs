@@ -37,7 +37,7 @@ pub trait Scheduler {
     fn registered(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {}
 
     /// Called with offers of resources: answer each with [`SchedulerDriver::accept`] or
-    /// [`SchedulerDriver::decline`], now or later. A kept offer stays valid over a change of leader
+    /// [`SchedulerDriver::decline`], now or later. A held offer stays valid over a change of leader
     /// until it is rescinded.
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>);
 
@@ -68,8 +68,8 @@ pub trait Scheduler {
     /// Called when the stream of events has broken; it is being resumed.
     fn disconnected(&mut self, driver: &SchedulerDriver, why: &str) {}
 
-    /// Called when the stream of events is open again. Offers that were not kept have already been
-    /// rescinded.
+    /// Called when the stream of events is open again. Offers that are no longer valid have already
+    /// been rescinded.
     fn reconnected(&mut self, driver: &SchedulerDriver, subscription: &Subscription) {}
 
     /// Called when the session has ended and the run ends: see [`SchedulerError`].
@@ -165,13 +165,13 @@ pub enum SchedulerError {
     NotReached(CallError),
 }
 
-/// When an update is acknowledged.
+/// The event that acknowledges an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AcknowledgeMode {
-    /// When [`Scheduler::update`] has returned.
+    /// The return of [`Scheduler::update`].
     #[default]
     AfterCallback,
-    /// On a call of [`SchedulerDriver::acknowledge`]. Until then, the update is repeated in a later
+    /// A call of [`SchedulerDriver::acknowledge`]. Until then, the update is repeated in a later
     /// process.
     Explicitly,
 }
@@ -189,7 +189,7 @@ pub struct SchedulerConfig {
     pub framework_id: Option<String>,
     /// Id of this run of the scheduler; random, not 0.
     pub session: u64,
-    /// When updates are acknowledged.
+    /// The event that acknowledges updates.
     pub acknowledge: AcknowledgeMode,
     /// Interval of [`Scheduler::tick`]; zero means never.
     pub tick: Duration,

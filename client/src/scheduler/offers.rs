@@ -1,6 +1,6 @@
 //! Held offers, with their tokens, and declines in force.
 //!
-//! Pure. An offer is kept until it is used, declined or rescinded; offers and declines are
+//! Pure. An offer is held until it is used, declined or rescinded; offers and declines are
 //! presented again when the stream is resumed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,9 +117,9 @@ impl SessionOffers {
         self.declines.retain(|(_, role), _| stays(role));
     }
 
-    /// Returns what to present at a subscription, and the ids that found no room. First come the
-    /// offers that unanswered calls have used (without room, others may be offered them before the
-    /// call is repeated), then the newest.
+    /// Returns what to present at a subscription, and the ids that did not fit. First come the
+    /// offers that unanswered calls have used (if they do not fit, others may be offered them
+    /// before the call is repeated), then the newest.
     pub(crate) fn present<'a>(
         &mut self,
         used: impl Iterator<Item = &'a v1::HeldOffer>,

@@ -34,7 +34,7 @@ const DRAFT: &str = ".draft-";
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// The result of a download, for all who wait for it.
+/// The result of a download, for all its waiters.
 type DownloadResult = Result<Arc<File>, Arc<FetchError>>;
 
 /// The cached files.

@@ -58,7 +58,7 @@ pub enum FetchError {
     Service {
         why: Explanation,
     },
-    /// A shared fetch failed for all who waited for it.
+    /// A shared fetch failed for all its waiters.
     Shared(Arc<FetchError>),
     Archive {
         uri: RedactedUri,

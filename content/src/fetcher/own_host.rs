@@ -15,7 +15,7 @@ pub(super) struct HostAddresses {
 }
 
 impl HostAddresses {
-    /// Returns the host on which this process runs. Opens a directory.
+    /// Returns the check for the host on which this process runs. Opens a directory.
     pub(super) fn open(has_ipv6: bool) -> io::Result<Self> {
         Self::listed(has_ipv6, Path::new(RECORDS_DIR))
     }

@@ -1,8 +1,8 @@
 //! Progress of fetching a task's files and image, and the schedule of its reports.
 //!
 //! A fetch of a few seconds is reported only at its end. A longer one is reported at most once in
-//! [`TELL_EVERY`], and only after progress: each report is an update of the task, which the masters
-//! replicate.
+//! [`REPORT_INTERVAL`], and only after progress: each report is an update of the task, which the
+//! masters replicate.
 
 use std::time::Duration;
 

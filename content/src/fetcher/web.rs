@@ -40,7 +40,7 @@ type ClientBuilderFn = Arc<dyn Fn() -> ClientBuilder + Send + Sync>;
 /// The cached clients and the access rules; see the file header.
 pub(crate) struct HttpClientPool {
     settings: ClientBuilderFn,
-    /// What a host without certificate authorities cannot do, for the log.
+    /// The log message for a host without certificate authorities; see [`HttpClient`].
     consequence: &'static str,
     policy: Arc<AccessPolicy>,
     /// A lock, because fetches of many tasks share the clients. Nothing is awaited under it.

@@ -13,7 +13,7 @@ use super::digest::Digest;
 use crate::fetcher::AccessDenied;
 use crate::sources;
 
-/// An error of pulling an image. All who waited for the same pull get the same one.
+/// An error of pulling an image. All waiters of one pull get the same error.
 #[derive(Debug, Clone)]
 pub struct PullError {
     /// Its full name.

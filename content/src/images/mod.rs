@@ -129,13 +129,13 @@ pub struct PullProgress {
 
 /// A pull in progress. Dropping it ends the pull, unless others wait for it as well.
 pub struct PendingPull {
-    /// Shared with all who wait for the same pull.
+    /// Shared with all other waiters of the same pull.
     pub progress: watch::Receiver<PullProgress>,
     /// The image, leased to its container until [`ImageManager::release`].
     pub image: BoxFuture<'static, Result<LeasedImage, PullError>>,
 }
 
-/// The result of a pull, for all who wait for it.
+/// The result of a pull, for all its waiters.
 type PullResult = Result<Arc<PinnedImage>, PullError>;
 
 /// The process that connects to registries.

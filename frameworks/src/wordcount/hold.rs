@@ -1,6 +1,6 @@
-//! One offer that is always kept, to show that it outlives the leader that made it.
+//! One offer that is always held, to show that it outlives the leader that made it.
 //!
-//! Pure. The kept offer is used when a new epoch has begun, when it is old and there is another, or
+//! Pure. The held offer is used when a new epoch has begun, when it is old and there is another, or
 //! when no work can continue without it.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,21 +30,21 @@ struct HeldOffer {
     since_ms: u64,
 }
 
-/// The kept offer and its history; see the module.
+/// The held offer and its history; see the module.
 #[derive(Debug, Default)]
 pub struct OfferHold {
-    // Time after which a newer offer replaces the kept one; `None` keeps no offer.
+    // Time after which a newer offer replaces the held one; `None` holds no offer.
     longest_ms: Option<u64>,
     held: Option<HeldOffer>,
-    // A kept offer that a newer one has replaced.
+    // A held offer that a newer one has replaced.
     replaced: Option<v1::Offer>,
     in_use: BTreeMap<CallKey, CrossEpochOffer>,
     crossings: Vec<CrossEpochOffer>,
 }
 
 impl OfferHold {
-    /// Creates a holder that keeps an offer for `longest_ms` milliseconds, or until the epoch ends.
-    /// `None` keeps none.
+    /// Creates a hold of an offer for `longest_ms` milliseconds, or until the epoch ends.
+    /// `None` holds none.
     #[must_use]
     pub fn new(longest_ms: Option<u64>) -> Self {
         Self {
@@ -53,13 +53,13 @@ impl OfferHold {
         }
     }
 
-    /// Returns whether an offer is kept.
+    /// Returns whether an offer is held.
     #[must_use]
     pub fn is_holding(&self) -> bool {
         self.held.is_some()
     }
 
-    /// Takes an offer out of the hand to keep: the smallest that fits one task.
+    /// Removes the smallest offer that fits one task from `offers`, and holds it.
     pub fn choose(&mut self, offers: &mut VecDeque<v1::Offer>, needs: &Resources, now_ms: u64) {
         let Some(longest_ms) = self.longest_ms else {
             return;

@@ -1,7 +1,7 @@
 //! The scheduler that counts words with maps and reduces on the agents.
 //!
 //! It answers offers and reports events. `job` chooses the next task, `hold` chooses the offer that
-//! is kept over a change of leader. Reading order: `split`, `job`, `hold`, this file, `collect`.
+//! is held over a change of leader. Reading order: `split`, `job`, `hold`, this file, `collect`.
 
 pub mod collect;
 pub mod hold;
@@ -24,7 +24,7 @@ use job::{Job, JobProgress};
 
 /// Filter time of declined offers while there is nothing to launch, in milliseconds.
 const IDLE_FILTER_MS: u64 = 1_000;
-/// Time without a running task, although work waits, before the kept offer is used, in
+/// Time without a running task, although work waits, before the held offer is used, in
 /// milliseconds.
 const STUCK_MS: u64 = 1_000;
 
@@ -49,7 +49,7 @@ pub struct Outputs {
 pub struct WordCount {
     job: Job,
     hold: OfferHold,
-    // Offers in hand, to be answered in the same callback.
+    // Received offers, to be answered in the same callback.
     offers: VecDeque<v1::Offer>,
     // Maximum number of tasks that run together; 0 means no limit.
     parallel: usize,
@@ -110,14 +110,14 @@ impl WordCount {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Answers every offer in hand, and uses the kept one when it is due.
+    /// Answers every received offer, and uses the held one when it is due.
     fn use_offers(&mut self, driver: &SchedulerDriver) {
         let now_ms = self.now_ms();
         if self.job.waiting() > 1 {
             self.hold.choose(&mut self.offers, self.job.needs(), now_ms);
         }
         while let Some(offer) = self.offers.pop_front() {
-            // The last piece waits for the kept offer, so that the offer always has a use.
+            // The last piece waits for the held offer, so that the offer always has a use.
             let reserve = usize::from(self.hold.is_holding());
             let most = self
                 .free_slots()
@@ -135,7 +135,7 @@ impl WordCount {
         }
     }
 
-    /// Returns whether the kept offer is needed: only the last piece waits, or nothing runs and no
+    /// Returns whether the held offer is needed: only the last piece waits, or nothing runs and no
     /// offer arrives.
     fn is_stuck(&mut self, now_ms: u64) -> bool {
         if self.job.running() > 0 || self.job.waiting() == 0 {

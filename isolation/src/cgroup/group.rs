@@ -114,7 +114,7 @@ impl Cgroup {
     /// below. Idempotent.
     ///
     /// # Errors
-    /// If a process has not ended within `patience`, or a directory cannot be removed.
+    /// If a process has not ended within `timeout`, or a directory cannot be removed.
     pub fn remove(&self, timeout: Duration) -> Result<(), CgroupError> {
         // The usual case after a clean end: no process in the group and no group below it.
         if super::remove_dir(&self.path).is_ok() {
@@ -139,7 +139,7 @@ impl Cgroup {
     /// Waits until no process is in the group.
     ///
     /// # Errors
-    /// If a process has not ended within `patience`, or the group cannot be read.
+    /// If a process has not ended within `timeout`, or the group cannot be read.
     pub fn wait_empty(&self, timeout: Duration) -> Result<(), CgroupError> {
         let path = self.path.join("cgroup.events");
         let started = Instant::now();

@@ -36,11 +36,11 @@ pub struct CgroupStats {
     pub memory_file_bytes: Option<u64>,
     /// Current kernel memory of the group, in bytes.
     pub memory_kernel_bytes: Option<u64>,
-    /// How often the group was throttled and its memory reclaimed for exceeding `memory.high`.
+    /// The number of times the group was throttled, and its memory reclaimed, above `memory.high`.
     pub memory_high_events: Option<u64>,
-    /// How often memory was reclaimed because the group reached `memory.max`.
+    /// The number of times memory was reclaimed because the group reached `memory.max`.
     pub memory_max_events: Option<u64>,
-    /// How often nothing was left to reclaim.
+    /// The number of times nothing was left to reclaim.
     pub out_of_memory_events: Option<u64>,
     /// The number of processes of the group that the OOM killer killed, whether the group or the
     /// host was out of memory.
@@ -49,7 +49,7 @@ pub struct CgroupStats {
     pub io: Option<IoStats>,
     /// Current number of processes and threads.
     pub pids: Option<u64>,
-    /// How often `pids.max` prevented a fork.
+    /// The number of forks that `pids.max` prevented.
     pub pids_max_events: Option<u64>,
     /// Time lost waiting for a processor.
     pub cpu_pressure: Option<Pressure>,

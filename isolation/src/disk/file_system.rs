@@ -1,8 +1,8 @@
 //! A separate file system for one container, in a file: writes beyond its size fail.
 //!
 //! ```text
-//! <folder>/file      ext4, as large as the limit; uses host disk only for blocks that were written
-//! <folder>/root/     its mount point, through a loop device that is detached with its last mount
+//! <directory>/file   ext4, as large as the limit; uses host disk only for blocks that were written
+//! <directory>/root/  its mount point, through a loop device that is detached with its last mount
 //!   sandbox/         bind mounted at the sandbox
 //!   changes/         the container's changes to its image, if it has one
 //!   group/           shared with its task group, if it is the first task of one

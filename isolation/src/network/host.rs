@@ -136,7 +136,7 @@ mod tests {
         for address in ["192.0.2.1", "2001:db8::1"] {
             assert!(!is_own(address), "{address}");
         }
-        // Asks from which address a datagram would leave.
+        // The kernel selects the address from which a datagram would leave.
         for (from, to) in [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")] {
             let socket = UdpSocket::bind(from).and_then(|socket| {
                 socket.connect(to)?;

@@ -222,7 +222,7 @@ impl Ipam {
     }
 
     /// Takes the lock that one agent of the host holds at a time, during startup or exit. A stopped
-    /// agent keeps the others waiting for at most [`LOCK_PATIENCE`].
+    /// agent keeps the others waiting for at most [`LOCK_TIMEOUT`].
     pub(super) fn lock(&self) -> Result<Flock<File>, NetworkError> {
         self.lock_for(LOCK_TIMEOUT)
     }

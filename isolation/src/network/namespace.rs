@@ -69,7 +69,7 @@ impl Ipv6SysctlDir {
 
     /// Disables IPv6 for a device or, with the name `default`, for later devices of the namespace.
     /// Or enables it, without addresses and routes from router advertisements; link-local addresses
-    /// are left to [`NetlinkSocket::set_conduct`].
+    /// are left to [`NetlinkSocket::apply_settings`].
     fn set_up(&self, device: &str, enabled: bool) -> io::Result<()> {
         if enabled {
             for name in ["accept_ra", "accept_redirects", "autoconf", "accept_dad"] {

@@ -201,8 +201,8 @@ impl Networks {
     }
 
     /// Removes every device, rule and record of containers that are not known, and replaces the
-    /// table, whatever its state. Known must be all that run or are being launched. Idempotent;
-    /// after an interruption the next sweep continues.
+    /// table, whatever its state. `known` has all containers that run or are being launched.
+    /// Idempotent; after an interruption the next sweep continues.
     ///
     /// # Errors
     /// The first removal that failed.

@@ -12,7 +12,7 @@ use super::{InterContainerTraffic, NetworkError, Subnet, Subnet6, host, network_
 /// not change the host.
 ///
 /// # Errors
-/// If a subnet overlaps a route, `nft` is missing, or the host refuses something.
+/// If a subnet overlaps a route, `nft` is missing, or the host refuses an operation.
 pub fn check(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkError> {
     let subnet6 = host::possible(subnet6);
     rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;

@@ -111,8 +111,8 @@ impl OutputRecord {
         }
     }
 
-    /// Reads the record at `path`, which `Spec::output_record` names; `None` while no file was
-    /// rotated. A record that a power cut truncated counts as none.
+    /// Reads the record at `path`, which `LaunchSpec::output_record` names; `None` while no file
+    /// was rotated. A record that a power cut truncated counts as none.
     ///
     /// # Errors
     /// If it cannot be read.

@@ -353,7 +353,7 @@ pub(super) const LEGACY: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const LEGACY: &[c_long] = &[];
 
-/// Calls that a command may make and a service may not: see [`super::Filter::of_services`].
+/// Calls that a command may make and a service may not: see [`super::SeccompFilter::of_services`].
 pub(super) const NOT_FOR_SERVICES: &[&[c_long]] = &[
     &[
         libc::SYS_accept,
@@ -377,7 +377,7 @@ pub(super) const NOT_FOR_SERVICES: &[&[c_long]] = &[
     MAKES_PROCESSES,
 ];
 
-/// Calls that a command may not make and an agent's broker may: see [`super::Filter::of_brokers`].
+/// Calls that a broker may make and a command may not: see [`super::SeccompFilter::of_brokers`].
 pub(super) const FOR_BROKERS: &[c_long] = &[
     // An eBPF program of their cgroup closes ports to tasks.
     libc::SYS_bpf,

@@ -141,7 +141,7 @@ impl UnpackHandle {
     /// Blocks until the work is done.
     ///
     /// # Errors
-    /// The failure, or a timeout after `patience`: the process then continues until this is
+    /// The failure, or a timeout after `limit`: the process then continues until this is
     /// dropped.
     pub fn wait(&mut self, limit: Duration) -> Result<UnpackResult, UnpackFailure> {
         let deadline = Instant::now() + limit;
@@ -187,7 +187,7 @@ impl AsFd for UnpackHandle {
     }
 }
 
-/// Receives the next file that [`UnpackHandle::begin`] sent.
+/// Receives the next file that [`UnpackHandle::start`] sent.
 pub(super) fn receive_file(connection: &OwnedFd) -> io::Result<OwnedFd> {
     let connection = connection.as_fd();
     let (_, files) = sys::receive_with_descriptors::<1>(connection, &mut [0], MsgFlags::empty())?;

@@ -60,7 +60,7 @@ const MIN_ANSWERS: u64 = 25;
 /// Echoes each line. It opens both ends, so that it continues while no query comes.
 const ECHO: &str = "while read line; do echo $line >&3; done 0<> ask 3<> answer";
 
-/// A world with a neighbour that serves, and an audit of its host.
+/// A fixture with a neighbour that serves, and an audit of its host.
 struct NeighbourFixture {
     world: RootFixture,
     neighbour: Container,

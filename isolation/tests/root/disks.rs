@@ -229,7 +229,7 @@ fn full_file_system() {
     audit.expect_nothing_left("after a file system that was full");
 }
 
-/// Returns the result of each line of [`HARM`], by its name.
+/// Returns the result of each line of [`ATTACKS`], by its name.
 fn attack_results(spec: &LaunchSpec) -> impl Fn(&str) -> String {
     let (said, errors) = (stdout(spec), stderr(spec));
     move |name| {
@@ -618,8 +618,8 @@ fn no_quotas() {
     project::share(world.work(), &world.work().join("nowhere")).unwrap();
 }
 
-/// Creates a disk and removes it, as a process that may die on the way: `kind step witness folder
-/// sandbox`.
+/// Creates a disk and removes it, as a process that may die on the way:
+/// `kind step witness directory sandbox`.
 pub(crate) fn run_maker(arguments: &[String]) -> ExitCode {
     let [kind, step, witness, folder, sandbox] = arguments else {
         panic!("{arguments:?}");

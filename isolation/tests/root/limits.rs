@@ -41,7 +41,7 @@ const MIB: u64 = 1 << 20;
 /// Allocates 24 MiB and reports that.
 const HOLD: &str = "x=$(head -c 25165824 /dev/zero | tr '\\0' x); echo holds; sleep 1000 & wait";
 
-/// Returns a world whose containers have these controllers.
+/// Returns a fixture whose containers have these controllers.
 fn world_with(controllers: &[&str]) -> RootFixture {
     let world = RootFixture::new();
     let present = fs::read_to_string(world.tree.supervisors().join("cgroup.controllers")).unwrap();

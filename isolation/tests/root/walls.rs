@@ -291,7 +291,7 @@ const DENIED_BY_PORT_FILTER: &[&str] = &[
 const LAYERS_BEFORE_6_11: &LayerTable = &[(&[Calls, CAPABILITIES, USERS], &[BY_HANDLE])];
 const BY_HANDLE: &str = "call open_by_handle_at";
 
-/// Returns the rows of [`HELD`], as they are on this kernel.
+/// Returns the rows of [`LAYER_TABLE`], as they are on this kernel.
 fn layer_rows() -> Vec<LayerRow> {
     if is_at_least(6, 11) {
         return rows_of(LAYER_TABLE).collect();
@@ -474,7 +474,8 @@ fn alone() {
     assert_eq!(open, [""; 0]);
 }
 
-/// What only Landlock 6, from Linux 6.12 on, denies a container in the host's network.
+/// The technique that only Landlock 6, from Linux 6.12 on, denies a container in the host's
+/// network.
 const DENIED_BY_LANDLOCK_6: &str = "the host's abstract sockets";
 
 /// Whether this kernel has no layer against the technique.

@@ -1,5 +1,5 @@
-//! The world of one agent: its cgroup tree, its directories, its launcher. Removed without a trace
-//! on drop.
+//! The fixture of one agent: its cgroup tree, its directories, its launcher. Removed without a
+//! trace on drop.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -159,7 +159,7 @@ pub(super) struct ClientCache {
 }
 
 impl ClientCache {
-    /// Returns an existing client: slots come from the tree or from a framework's mirror.
+    /// Returns an existing client: slots come from the tree or from a [`CachedFramework`].
     pub(super) fn get(&self, at: u32) -> &Client {
         self.all[at as usize]
             .as_ref()

@@ -1,9 +1,9 @@
-//! Explanations of why agents are not offered to a framework: each agent is judged once, under the
-//! first check that fails.
+//! Explanations of why agents are not offered to a framework: each agent is evaluated once, under
+//! the first check that fails.
 //!
 //! An explanation is computed on request from two sources: a copy of the facts, and the state that
 //! only the leader has (streams, offers, filters, limits). That state is copied out of the leader's
-//! memory, so that agents are judged outside its loop.
+//! memory, so that agents are evaluated outside its loop.
 
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
@@ -20,7 +20,7 @@ use super::share::ResourceKinds;
 use super::skip_reason::{DemandExplanation, LastDecline, SkipReason, SkippedAgent};
 use crate::offers::OfferBook;
 
-/// The question that an explanation answers.
+/// The query that an explanation answers.
 #[derive(Debug, Clone)]
 pub struct ExplainQuery {
     /// The framework that waits.
@@ -29,9 +29,9 @@ pub struct ExplainQuery {
     pub role: Option<Role>,
     /// The resources that it waits for; `None` means the minimum that is worth an offer.
     pub wanted: Option<Resources>,
-    /// Only agents after this one are judged; the default starts with the first agent.
+    /// Only agents after this one are evaluated; the default starts with the first agent.
     pub after: AgentId,
-    /// The maximum number of agents to judge, at about a microsecond each. Callers within the
+    /// The maximum number of agents to evaluate, at about a microsecond each. Callers within the
     /// leader's loop set it.
     pub agents: usize,
     /// The maximum number of verdicts to keep. Beyond it, and beyond 128 KiB of verdicts, agents
@@ -57,8 +57,8 @@ impl ExplainQuery {
 /// The maximum number of bytes of verdicts that are kept.
 const VERDICT_BYTES: usize = 128 << 10;
 
-/// The leader's private state that a question needs, copied out of its memory. With it, agents can
-/// be judged on any copy of the registry.
+/// The leader's private state that a query needs, copied out of its memory. With it, agents can be
+/// evaluated on any copy of the registry.
 #[derive(Debug, Clone)]
 pub struct ExplainInputs {
     wanted: Resources,
@@ -91,21 +91,21 @@ struct RoleLimit {
     headroom: LimitHeadroom,
 }
 
-/// The leader's private state about one agent, as far as the question needs it.
+/// The leader's private state about one agent, as far as the query needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AgentInputs {
     linked: bool,
     offered: Resources,
     /// An open offer to the framework itself.
     own_offer: Option<OfferId>,
-    /// The number of open offers. If `own` is `None`, all of them are to other frameworks.
+    /// The number of open offers. If `own_offer` is `None`, all of them are to other frameworks.
     offers: usize,
     /// The roles, by index, from which a filter hides the agent.
     hidden: Vec<usize>,
 }
 
 impl Allocator {
-    /// Judges agents for a framework. [`DemandExplanation::next`] continues with the next page.
+    /// Evaluates agents for a framework. [`DemandExplanation::next`] continues with the next page.
     #[must_use]
     pub fn explain(
         &self,
@@ -127,7 +127,7 @@ impl Allocator {
         explanation
     }
 
-    /// Returns the leader's private state for a question, without agents.
+    /// Returns the leader's private state for a query, without agents.
     #[must_use]
     pub fn inputs(
         &self,
@@ -264,7 +264,7 @@ impl ExplainInputs {
         }
     }
 
-    /// Judges one more agent, as described by `registry` and `known`.
+    /// Evaluates one more agent, as described by `registry` and `known`.
     pub fn evaluate(
         &self,
         explanation: &mut DemandExplanation,

@@ -71,7 +71,7 @@ pub(super) struct ShareTree {
     served: u64,
 }
 
-/// Amounts that are left below some limits; see [`ShareTree::room`].
+/// Amounts that are left below some limits; see [`ShareTree::headroom`].
 #[derive(Debug, Clone)]
 pub(super) struct LimitHeadroom {
     /// Each limit with the amounts allocated below it.
@@ -201,7 +201,7 @@ impl ShareTree {
         true
     }
 
-    /// Returns a copy of the room below the limits above a client.
+    /// Returns a copy of the headroom below the limits above a client.
     pub(super) fn headroom(&self, client: u32) -> LimitHeadroom {
         let mut limits = Vec::new();
         let mut at = self.parent(client);
@@ -230,7 +230,7 @@ impl ShareTree {
         }
     }
 
-    /// Returns the first client in fair order for which `judge` returns a result.
+    /// Returns the first client in fair order for which `probe` returns a result.
     pub(super) fn first<T>(&self, probe: &mut impl FnMut(u32) -> Option<T>) -> Option<(u32, T)> {
         debug_assert!(self.stale.is_empty(), "settle comes first");
         self.first_below(ROOT, probe)

@@ -101,7 +101,7 @@ impl Filters {
     }
 
     /// Adds a filter, which replaces the client's former filter for the agent. A new filter counts
-    /// as hiding until [`Self::look_again`] is called for the agent. Returns the clients whose
+    /// as hiding until [`Self::reevaluate`] is called for the agent. Returns the clients whose
     /// filters were dropped to make room.
     pub(super) fn add(&mut self, filter: Filter<'_>) -> Vec<u32> {
         let Filter { client, agent, .. } = filter;

@@ -120,7 +120,7 @@ pub struct Allocator {
     /// Roles whose weight has changed.
     roles_due: BTreeSet<Role>,
     agents_due: DirtyQueue<AgentId>,
-    /// Agents with an offer that was closed: resources that wait there to be joined may be offered
+    /// Agents with an offer that was closed: resources that wait there to be merged may be offered
     /// now, even if no more are free.
     closed_on: BTreeSet<AgentId>,
     /// Emptied by every step that has the budget; a step without it offers nothing.

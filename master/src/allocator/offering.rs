@@ -17,7 +17,7 @@ use crate::offers::{OfferBook, OfferState};
 /// Maximum number of offers of one agent to one framework in one role and session; offers in use
 /// count.
 const MAX_OFFERS: usize = 2;
-/// Time for which an offer is not joined with others, in milliseconds: a scheduler that reads its
+/// Time for which an offer is not merged with others, in milliseconds: a scheduler that reads its
 /// stream can use the offer within it.
 const MERGE_DELAY_MS: u64 = 1_000;
 
@@ -39,7 +39,7 @@ pub(super) struct ClientOffer {
 }
 
 impl ClientOffer {
-    /// Returns whether the offer must not be joined yet. It is young, or in use, which ends soon,
+    /// Returns whether the offer must not be merged yet. It is young, or in use, which ends soon,
     /// or expires soon, after which its resources are offered as a whole.
     fn is_settling(&self, now: Timestamp) -> bool {
         self.state == OfferState::Pending
@@ -65,7 +65,7 @@ impl Allocator {
         (!waits).then_some(part)
     }
 
-    /// Returns the offers with which another offer of this agent must be joined, once none of them
+    /// Returns the offers with which another offer of this agent must be merged, once none of them
     /// is left alone. `None` means that the new offer stands alone.
     pub(super) fn offers_to_merge(
         &self,
@@ -133,7 +133,7 @@ impl Allocator {
         facts.unmet = false;
         let mirror = self.agents.get(agent);
         let mut resources = resources;
-        // The joined offer expires with the first of its parts: a framework does not hold an agent
+        // The merged offer expires with the first of its parts: a framework does not hold an agent
         // for longer because more of it becomes free.
         let mut expires = turn.now.plus_ms(facts.offer_timeout_ms);
         for ClientOffer { offer, .. } in joined {

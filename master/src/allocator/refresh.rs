@@ -1,5 +1,4 @@
-//! Refreshing the cache: the mirrors of frameworks, roles and agents follow registry, book and
-//! links.
+//! Refreshing the cache: its frameworks, roles and agents follow registry, book and links.
 //!
 //! Refreshing is level-triggered: its cause and frequency do not matter.
 
@@ -69,7 +68,6 @@ impl Allocator {
         self.frameworks_due.extend(known.chain(frameworks));
     }
 
-    /// Refreshes one framework.
     pub(super) fn refresh_framework(&mut self, turn: &AllocationTurn<'_>, id: FrameworkId) {
         let facts = turn.registry.framework(id);
         self.leave_roles(id, facts);

@@ -147,7 +147,7 @@ impl fmt::Display for SkipReason {
 /// The result for one agent that was passed over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SkippedAgent {
-    /// The agent that was judged.
+    /// The agent that was evaluated.
     pub agent: AgentId,
     /// The first check that failed.
     pub reason: SkipReason,
@@ -171,9 +171,9 @@ pub struct LastDecline {
 /// The reasons for which a demand is not met, agent by agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DemandExplanation {
-    /// The resources that were judged; empty means the minimum that is worth an offer.
+    /// The resources that were requested; empty means the minimum that is worth an offer.
     pub wanted: Resources,
-    /// Agents by reason; the counts add up to all agents judged.
+    /// Agents by reason; the counts add up to all evaluated agents.
     pub counts: BTreeMap<SkipReason, u32>,
     /// One verdict for each agent, ascending by agent, up to the requested number.
     pub verdicts: Vec<SkippedAgent>,
@@ -181,7 +181,7 @@ pub struct DemandExplanation {
     pub nearest: Option<(AgentId, Resources)>,
     /// The newest decline of the framework in the role.
     pub last_decline: Option<LastDecline>,
-    /// Full rounds that had begun in this epoch when this was judged.
+    /// Full rounds that had begun in this epoch at the time of this explanation.
     pub round: u64,
     /// The last agent of this page if more follow: continue after it.
     pub next: Option<AgentId>,
@@ -190,7 +190,7 @@ pub struct DemandExplanation {
 }
 
 impl DemandExplanation {
-    /// Returns the number of agents judged.
+    /// Returns the number of evaluated agents.
     #[must_use]
     pub fn agents(&self) -> u32 {
         self.counts.values().sum()

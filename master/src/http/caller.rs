@@ -7,7 +7,6 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use tonic::Request;
 
-/// The peer of a request.
 pub(super) struct RequestPeer(Option<PeerIdentity>);
 
 impl<S: Sync> FromRequestParts<S> for RequestPeer {

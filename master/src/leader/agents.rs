@@ -141,8 +141,8 @@ impl Leader {
         }
     }
 
-    /// Whether the agent has a link on which something arrived within two heartbeat intervals: its
-    /// process is alive.
+    /// Returns whether the agent has a link on which something arrived within two heartbeat
+    /// intervals: its process is alive.
     ///
     /// Incarnations alone do not show a copy of a disk that was made after the agent had stored its
     /// next incarnation and before the master had confirmed it: the copy knows both.

@@ -56,7 +56,7 @@ struct CallOffers {
 
 impl Leader {
     /// Handles a call. A stored answer, or the same call in flight, is found before anything is
-    /// judged.
+    /// checked.
     pub(super) fn call(
         &mut self,
         registry: &Registry,
@@ -164,7 +164,7 @@ impl Leader {
     }
 
     /// Takes the used offers from the book. An offer of an earlier epoch that was never adopted is
-    /// not in the book: `apply` judges it.
+    /// not in the book: `apply` checks it.
     fn take(&mut self, used: &CallOffers) {
         let ids = used.ids.iter().copied();
         let open: Vec<OfferId> = ids.filter(|id| self.book.get(*id).is_some()).collect();
@@ -173,9 +173,9 @@ impl Leader {
             .expect("each was just seen to be open");
     }
 
-    /// Judges what only the leader can know of offers: whether they are authentic, and open in its
-    /// book; and whether any task can be launched by its description. Everything else is judged
-    /// when the entry is applied.
+    /// Checks the facts about offers that only the leader knows: whether they are authentic, and
+    /// open in its book; and whether any task can be launched by its description. Everything else
+    /// is checked when the entry is applied.
     fn validate(
         &self,
         registry: &Registry,

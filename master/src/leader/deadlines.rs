@@ -54,14 +54,13 @@ struct DeadlinePass {
     next: Timestamp,
 }
 
-/// Timers of a leader.
 #[derive(Debug, Default)]
 pub(super) struct LeaderTimers {
     timers: BTreeSet<(Timestamp, Timer)>,
     pass: DeadlinePass,
     /// Watched agents, and when the last message of each arrived.
     last_contact: BTreeMap<AgentId, Timestamp>,
-    /// Frameworks without a stream, and since when.
+    /// Frameworks without a stream, and the time since which each has none.
     without_stream: BTreeMap<FrameworkId, Timestamp>,
     /// Frameworks whose disconnection is being committed, and the number of these decisions in the
     /// log.

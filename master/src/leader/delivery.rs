@@ -39,7 +39,7 @@ impl Leader {
         }
     }
 
-    /// Releases the place of a task that no longer exists: it will not be acknowledged.
+    /// Releases the slot of a task that no longer exists: it will not be acknowledged.
     pub(super) fn task_forgotten(&mut self, registry: &Registry, key: &TaskKey) {
         let Some(link) = self.linked_frameworks.get(&key.framework).copied() else {
             return;

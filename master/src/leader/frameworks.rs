@@ -116,10 +116,10 @@ impl Leader {
         }
     }
 
-    /// Whether a subscription must name the present session of its framework before it replaces it.
-    /// A process that has been killed cannot: its subscription may still be on its way when its
-    /// successor has subscribed. While another subscription is being committed, none is named
-    /// correctly.
+    /// Returns whether a subscription must name the present session of its framework before it
+    /// replaces it. A process that has been killed cannot: its subscription may still be on its way
+    /// when its successor has subscribed. While another subscription is being committed, none is
+    /// named correctly.
     fn must_name(&self, subscription: &SchedulerHello, present: u64) -> bool {
         let is_committing = |link: &FrameworkLink| {
             link.framework.is_none() && link.subscription.framework == subscription.framework
@@ -161,8 +161,8 @@ impl Leader {
         }
     }
 
-    /// Attaches a stream to its framework: judges the offers that the framework holds, and sends
-    /// the updates that it missed.
+    /// Attaches a stream to its framework: revalidates the offers that the framework holds, and
+    /// sends the updates that it missed.
     fn attach(&mut self, registry: &Registry, now: LeaderTime, link: LinkId, id: FrameworkId) {
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
@@ -242,7 +242,8 @@ impl Leader {
         }
     }
 
-    /// Writes nothing, regardless of the session: a superseded scheduler is notified on its stream.
+    /// Records a heartbeat of the present session. Any other session has no effect: a superseded
+    /// scheduler is notified on its stream.
     pub(super) fn framework_heartbeat(
         &mut self,
         now: LeaderTime,

@@ -103,7 +103,7 @@ impl Leader {
         allocator.step(registry, book, demand, now.at, budget)
     }
 
-    /// Judges the offers that a resuming framework holds: each is kept or rescinded.
+    /// Revalidates the offers that a resuming framework holds: each is kept or rescinded.
     pub(super) fn revalidate(
         &mut self,
         registry: &Registry,
@@ -221,7 +221,7 @@ impl Leader {
                 .filter(|(_, standing)| *standing == OfferState::Open)
                 .map(|(offer, _)| offer.id)
                 .max();
-            // Pending offers stay: `apply` judges them.
+            // Pending offers stay: `apply` checks them.
             let Some(newest) = newest else { break };
             self.rescind(vec![newest], "its resources are in use");
         }
@@ -407,7 +407,7 @@ impl Leader {
         self.with_links(|demand| allocator.explain(registry, book, demand, query))
     }
 
-    /// Returns the leader's private state for a question, without agents.
+    /// Returns the leader's private state for a query, without agents.
     pub(crate) fn explain_inputs(
         &self,
         registry: &Registry,

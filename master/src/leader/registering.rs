@@ -39,8 +39,7 @@ impl Leader {
         self.register_next();
     }
 
-    /// Releases the place of a registration that has come through the log, or could not be
-    /// proposed.
+    /// Releases the slot of a registration that has come through the log, or could not be proposed.
     pub(super) fn registration_concluded(&mut self) {
         let registering = &mut self.registering;
         registering.proposed = registering.proposed.saturating_sub(1);

@@ -85,7 +85,7 @@ impl OfferBook {
         let facts = registry.agent(agent);
         let mut open = Resources::none();
         for (promise, standing) in self.offers_on(agent) {
-            // A pending offer, or one of an agent that has changed since, is judged by `apply` and
+            // A pending offer, or one of an agent that has changed since, is checked by `apply` and
             // by the leader's next rescind.
             if standing == OfferState::Pending
                 || facts.is_none_or(|facts| facts.promise != promise.promise)

@@ -61,7 +61,7 @@ pub struct BookChanges {
 struct BookEntry {
     terms: Arc<OfferTerms>,
     state: OfferState,
-    /// When it was opened or adopted.
+    /// Time at which it was opened or adopted.
     since: Timestamp,
 }
 
@@ -113,8 +113,8 @@ impl OfferBook {
         self.now = self.now.max(now);
     }
 
-    /// Opens an offer under the next id of this epoch; `promise.id` is overwritten. The allocator
-    /// does this as it decides, so nothing counts as touched.
+    /// Opens an offer under the next id of this epoch; `terms.id` is overwritten. The allocator
+    /// does this as it decides, so the offer is not among the changes.
     pub fn open(&mut self, mut terms: OfferTerms) -> Arc<OfferTerms> {
         self.last_serial += 1;
         terms.id = OfferId {
@@ -126,7 +126,7 @@ impl OfferBook {
         terms
     }
 
-    /// Opens an offer of an earlier epoch under its old id; the caller has judged it with
+    /// Opens an offer of an earlier epoch under its old id; the caller has checked it with
     /// [`revalidate`]. It counts as opened at `now`. An offer that is already in the book stays
     /// unchanged.
     pub fn adopt(&mut self, terms: OfferTerms, now: Timestamp) -> Arc<OfferTerms> {
@@ -193,7 +193,7 @@ impl OfferBook {
     }
 
     /// Closes the open offers of an agent, and returns them so that their frameworks can be
-    /// notified. Pending offers stay: `apply` judges them.
+    /// notified. Pending offers stay: `apply` checks them.
     pub fn rescind_agent(&mut self, agent: AgentId) -> Vec<Arc<OfferTerms>> {
         let ids = self.agents.get(&agent).cloned().unwrap_or_default();
         self.rescind_all(&ids)

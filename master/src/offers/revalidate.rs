@@ -1,7 +1,7 @@
 //! Revalidation: whether an offer made in an earlier epoch is still valid under the new leader.
 //!
-//! This module judges facts only; the token is verified earlier. An adopted offer is a hint like
-//! any other: `apply` judges it again when it is accepted.
+//! This module checks facts only; the token is verified earlier. An adopted offer is a hint like
+//! any other: `apply` checks it again when it is accepted.
 
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
@@ -55,8 +55,8 @@ impl RescindReason {
     }
 }
 
-/// Checks whether `promise` may be adopted into `book`. An offer that is already open there is
-/// valid: adopting it again changes nothing.
+/// Checks whether an offer of these `terms` may be adopted into `book`. An offer that is already
+/// open there is valid: adopting it again changes nothing.
 ///
 /// # Errors
 /// The first failing check, to be sent to the framework.

@@ -1,7 +1,7 @@
 //! Tokens: proof that a master of this cluster made an offer, so that offers survive their leader.
 //!
 //! HMAC-SHA-256 over a canonical encoding that is independent of protobuf. The key protects
-//! integrity and grants no authority: `apply` judges every promise again, with or without a token.
+//! integrity and grants no authority: `apply` checks every offer again, with or without a token.
 
 use argosy_state::command::{ClusterFacts, OfferTerms};
 use argosy_state::resources::{ResourceIdentity, Resources, Value};
@@ -14,14 +14,14 @@ pub const TOKEN_BYTES: usize = 32;
 /// The name of the canonical layout; another layout gets another name.
 const LAYOUT: &[u8] = b"argosy offer 1";
 
-/// Returns the token of a promise, under the cluster's present key.
+/// Returns the token of an offer with these terms, under the cluster's present key.
 #[must_use]
 pub fn sign(facts: &ClusterFacts, terms: &OfferTerms) -> [u8; TOKEN_BYTES] {
     let mac = seal(&facts.offer_key, &canonical(facts, terms));
     mac.finalize().into_bytes().into()
 }
 
-/// Returns whether `token` was made for exactly this promise, under the present key or the previous
+/// Returns whether `token` was made for exactly these terms, under the present key or the previous
 /// one. The time does not depend on the position of a difference.
 #[must_use]
 pub fn verify(facts: &ClusterFacts, terms: &OfferTerms, token: &[u8]) -> bool {
@@ -37,8 +37,8 @@ fn seal(key: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
     mac
 }
 
-/// Returns the canonical bytes of a promise and of its cluster. Numbers are big-endian, and texts
-/// and lists follow their length: no two promises share their bytes.
+/// Returns the canonical bytes of the terms of an offer and of its cluster. Numbers are big-endian,
+/// and texts and lists follow their length: no two offers share their bytes.
 fn canonical(facts: &ClusterFacts, terms: &OfferTerms) -> Vec<u8> {
     let mut out = TokenWriter(Vec::with_capacity(384));
     out.text(LAYOUT);

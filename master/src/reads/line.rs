@@ -23,7 +23,6 @@ pub(super) struct ReadCapacity {
     pub(super) builders: usize,
 }
 
-/// A waiting read.
 #[derive(Debug)]
 struct WaitingRead<W> {
     serial: u64,

@@ -35,7 +35,7 @@ struct OpenAnswers {
 struct AnswerProgress {
     unsent: Option<UnsentBody>,
     began: Instant,
-    /// When its reader last read something.
+    /// Time at which its reader last read something.
     last_progress: Instant,
 }
 

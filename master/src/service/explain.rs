@@ -46,7 +46,7 @@ impl Services {
         Ok(explanation)
     }
 
-    /// Judges all agents of a copy of the registry outside the owner's turns; `None` if the
+    /// Evaluates all agents of a copy of the registry outside the owner's turns; `None` if the
     /// framework does not exist. The leader's private state comes from short queries, so it may be
     /// some milliseconds newer.
     async fn explain_copy(&self, query: ExplainQuery) -> Result<Option<DemandExplanation>, Status> {
@@ -96,7 +96,7 @@ fn moved() -> Status {
     crate::owner_handle::unavailable("leadership has just moved")
 }
 
-/// Agents that one query covers, at a microsecond each, and that are judged before other work of
+/// Agents that one query covers, at a microsecond each, and that are evaluated before other work of
 /// the thread is scheduled.
 const AGENTS_PER_QUERY: usize = 200;
 /// Memory reserved for an explanation: a hundred details.

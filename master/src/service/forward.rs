@@ -40,7 +40,7 @@ const CALL_TIMEOUT: Duration = LONGEST_WAIT;
 /// A forwarded stream of the leader's messages.
 pub(crate) type ForwardedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The place where a call is served.
+/// The master that serves a call.
 pub(crate) enum CallRoute {
     /// The leader in this process.
     Local,
@@ -113,8 +113,8 @@ impl Services {
         }
     }
 
-    /// Returns a forwarded stream, once the leader has opened it: see [`hop`]. Its place on the
-    /// connection is released when it ends.
+    /// Returns a forwarded stream, once the leader has opened it: see [`forward_stream`]. Its lease
+    /// of the connection is released when it ends.
     pub(crate) async fn forward_stream<T: Send + 'static>(
         &self,
         opened: impl Future<Output = Result<Response<Streaming<T>>, Status>> + Send + 'static,
@@ -135,8 +135,8 @@ impl Services {
     }
 }
 
-/// Waits for the leader's answer, or for its replacement. The call continues, and keeps its place
-/// on the connection, even if its client cancels: a server closes a connection when many of its
+/// Waits for the leader's answer, or for its replacement. The call continues, and keeps its lease
+/// of the connection, even if its client cancels: a server closes a connection when many of its
 /// streams are reset before it has accepted them, and other clients share this connection.
 async fn forward_call<T: Send + 'static>(
     lease: impl Send + 'static,
@@ -157,9 +157,9 @@ async fn forward_call<T: Send + 'static>(
         .unwrap_or_else(|why| Err(Status::internal(format!("a forwarded call failed: {why}"))))
 }
 
-/// Returns the leader's stream once it is open, which must happen within [`OPENING`]. The stream
-/// ends with its hop, and as soon as another master leads: the connection to a frozen or isolated
-/// leader stays open.
+/// Returns the leader's stream once it is open, which must happen within [`OPEN_TIMEOUT`]. The
+/// stream ends with its hop, and as soon as another master leads: the connection to a frozen or
+/// isolated leader stays open.
 async fn forward_stream<T: Send + 'static>(
     leader_status: watch::Receiver<LeaderStatus>,
     opened: impl Future<Output = Result<impl Stream<Item = Result<T, Status>> + Send + 'static, Status>>,

@@ -41,7 +41,7 @@ const PARTS: usize = 200;
 const PAGE: usize = 1_000;
 /// Maximum size of a page in records.
 const LARGEST_PAGE: usize = 10_000;
-/// Maximum bytes of a page, as [`Records::cost`] counts them: a message takes 4 MiB at most.
+/// Maximum bytes of a page, as [`EncodedRecords::cost`] counts them: a message takes 4 MiB at most.
 const PAGE_BYTES: usize = 3 << 20;
 /// Memory overhead of a record for its readers.
 const RECORD_BYTES: usize = 1_024;
@@ -125,8 +125,8 @@ impl EncodedRecords {
     }
 }
 
-/// Scans records until the part is complete. `place` returns the position of a record; `show` adds
-/// a record that matches, and only then converts it.
+/// Scans records until the part is complete. `token_of` returns the token of the position after a
+/// record; `show` adds a record that matches, and only then converts it.
 fn gather<R>(
     records: impl Iterator<Item = R>,
     room: PageCapacity,

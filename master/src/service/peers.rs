@@ -21,7 +21,6 @@ use crate::owner_handle::unavailable;
 /// Timeout of connecting to another master.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The use of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ConnectionUse {
     /// Calls with one answer.
@@ -93,7 +92,7 @@ impl SharedConnection {
     }
 }
 
-/// A place on a connection, for one call or stream; released when it is dropped.
+/// A lease of a connection, for one call or stream; released when it is dropped.
 pub(crate) struct ConnectionLease {
     channel: Channel,
     _user: Arc<()>,
@@ -114,7 +113,7 @@ impl MasterConnections {
         }
     }
 
-    /// Returns a place on a connection to the master at `address`. Excess calls share the
+    /// Returns a lease of a connection to the master at `address`. Excess calls share the
     /// connections further and wait, up to a bound; excess streams are rejected, because they do
     /// not end.
     pub(crate) fn lease(

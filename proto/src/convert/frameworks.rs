@@ -96,7 +96,7 @@ fn seal(terms: &OfferTerms, token: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Reads a held offer: its promise, and the proof to be verified.
+/// Reads a held offer: its terms, and the proof to be verified.
 ///
 /// # Errors
 /// Names the field.

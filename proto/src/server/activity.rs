@@ -32,9 +32,9 @@ pub(super) struct Activity {
     is_detached: AtomicBool,
     /// The number of requests whose responses have not ended.
     open_requests: AtomicUsize,
-    /// The milliseconds from `began` to the moment since which no request is open.
+    /// The milliseconds from `started` to the moment since which no request is open.
     idle_since: AtomicU64,
-    /// The milliseconds from `began` to the first byte of the incoming head, in HTTP/1.1.
+    /// The milliseconds from `started` to the first byte of the incoming head, in HTTP/1.1.
     head_since: AtomicU64,
 }
 
@@ -156,7 +156,7 @@ impl Drop for OpenRequest {
     }
 }
 
-/// The byte stream of a connection. It holds the connection's seat: a WebSocket keeps it after the
+/// The byte stream of a connection. It holds the connection's slot: a WebSocket keeps it after the
 /// HTTP connection has ended.
 pub(super) struct WatchedStream {
     connection: Connection,

@@ -69,7 +69,7 @@ pub(super) enum PortFull {
     Peer,
 }
 
-/// The seat of one connection, released when it is dropped.
+/// The slot of one connection, released when it is dropped.
 pub(super) struct ConnectionSlot {
     id: u64,
     admission: Arc<ConnectionAdmission>,
@@ -224,7 +224,7 @@ impl SlotTable {
         self.release(id);
     }
 
-    /// Removes the connection, and returns whether it still had a seat.
+    /// Removes the connection, and returns whether it still had a slot.
     fn release(&mut self, id: u64) -> bool {
         self.silent.remove(&id);
         let Some(taken) = self.taken.remove(&id) else {

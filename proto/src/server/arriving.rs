@@ -31,7 +31,7 @@ pub(super) struct MessageBudget {
 }
 
 impl MessageBudget {
-    /// Returns the room of a new connection. All connections of a port share `of_port`.
+    /// Returns the budget of a new connection. All connections of a port share `of_port`.
     pub(super) fn new(limits: &PortLimits, of_port: &Arc<Semaphore>) -> Self {
         Self {
             port: limits.port,

@@ -83,7 +83,7 @@ impl<S: HttpService> PortState<S> {
         };
         let activity = Arc::clone(&watch.activity);
         let evicted = watch.evicted();
-        // From here on the byte stream holds the seat, which is released when it is closed.
+        // From here on the byte stream holds the slot, which is released when it is closed.
         drop(watch);
         let arrived = PendingCalls::default();
         let builder = self.builder(arrived.clone());

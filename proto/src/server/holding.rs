@@ -14,7 +14,7 @@ pub struct GuardedBody<T> {
 }
 
 impl<T> GuardedBody<T> {
-    /// Returns a body that holds `held`.
+    /// Returns a body that holds `guard`.
     #[must_use]
     pub fn new(body: Body, guard: T) -> Self {
         Self {

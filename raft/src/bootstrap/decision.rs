@@ -55,7 +55,6 @@ pub(crate) fn compute(members: &[Member]) -> (u64, BTreeMap<u64, Member>) {
     (key.max(1), (1..).zip(sorted.into_iter().cloned()).collect())
 }
 
-/// The answers by kind.
 #[derive(Default)]
 struct AnswersByKind<'a> {
     silent: Vec<String>,

@@ -24,7 +24,7 @@ use crate::types::Member;
 
 /// The timeout of a peer's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// The pause between two rounds of questions: short at first, since the masters of a group are
+/// The pause between two rounds of requests: short at first, since the masters of a group are
 /// mostly started together.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -95,7 +95,8 @@ impl NodeStartup {
             .zip(kept.node_id)
             .map(|(cluster_key, id)| NodeIdentity { cluster_key, id });
         if let Some(known) = known {
-            // Reported from the start: a founder that restarts must not look empty to the others.
+            // Reported from the start: a founder that restarts must not be reported as empty to the
+            // others.
             door.identity.get_or_init(|| known);
         }
         self.tasks.spawn(service::serve(door.clone(), listener));

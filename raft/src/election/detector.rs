@@ -78,7 +78,7 @@ impl LeaderDetector {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(self.suspicion().period());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // At most one round of questions at a time. Dropping the set cancels it.
+        // At most one round of requests at a time. Dropping the set cancels it.
         let mut asking = JoinSet::new();
         loop {
             let due = tokio::select! {

@@ -279,8 +279,8 @@ impl PresenceWatch {
         }
     }
 
-    /// Drops the promise not to vote against this leader. openraft does so when another node is
-    /// named as the next leader, and only if the vote is unchanged.
+    /// Drops the lease under which this node does not vote against this leader. openraft does so
+    /// when another node is named as the next leader, and only if the vote is unchanged.
     async fn drop_lease(&self, leader: &WatchedLeader) {
         let request = TransferLeaderRequest::<TypeConfig>::new(leader.vote, leader.id, None);
         if let Err(error) = self.raft.handle_transfer_leader(request).await {

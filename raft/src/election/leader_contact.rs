@@ -81,7 +81,7 @@ impl LeaderContact {
         *self.at.borrow()
     }
 
-    /// Returns the time from which the leader counts as silent. `None` if it was never heard.
+    /// Returns the time from which the leader counts as silent. `None` before its first append.
     pub(crate) fn silent_from(&self) -> Option<Instant> {
         self.at().map(|at| at + self.silence)
     }

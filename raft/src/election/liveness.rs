@@ -1,10 +1,10 @@
 //! The voters that follow this leader, measured by a message that waits for no disk.
 //!
-//! openraft's heartbeats are answered only when the follower's log is synced, so a slow disk looks
-//! like a lost follower. The leader therefore also sends each voter a small `Alive` request, which
-//! the voter answers from memory. An answer counts from the time of sending. Safety does not depend
-//! on this module: it decides whether a leader keeps leading and whether it suspends heartbeats for
-//! an election, never whether an entry is committed or a read is confirmed.
+//! openraft's heartbeats are answered only when the follower's log is synced, so a follower with a
+//! slow disk seems to be lost. The leader therefore also sends each voter a small `Alive` request,
+//! which the voter answers from memory. An answer counts from the time of sending. Safety does not
+//! depend on this module: it decides whether a leader keeps leading and whether it suspends
+//! heartbeats for an election, never whether an entry is committed or a read is confirmed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,8 @@ struct Inner {
 struct VoterAnswers {
     /// The leader that the answers below were sent to.
     leader: Option<LeaderId>,
-    /// When the newest request was sent that a voter has answered with the vote of this leader.
+    /// The time at which the newest request was sent that a voter has answered with the vote of
+    /// this leader, by voter.
     last_answer: BTreeMap<u64, Instant>,
     /// Whether a voter has answered with the vote of a newer term.
     is_deposed: bool,

@@ -23,13 +23,13 @@ const PAUSE_WINDOW: Duration = Duration::from_secs(30);
 /// One firing of the follower's timer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tick {
-    /// When it should have fired.
+    /// The time at which it should have fired.
     pub(crate) due: Instant,
-    /// When it fired.
+    /// The time at which it fired.
     pub(crate) now: Instant,
     /// The term of the leader that this node follows.
     pub(crate) term: Option<u64>,
-    /// When the newest message of that leader arrived.
+    /// The time at which the newest message of that leader arrived.
     pub(crate) last_contact: Option<Instant>,
 }
 
@@ -91,7 +91,7 @@ impl Suspicion {
     }
 
     /// Returns how long the leader has been silent while the timer of this node was on time.
-    /// `heard` is as in a tick, but may be newer.
+    /// `last_contact` is as in a tick, but may be newer.
     fn silence(&self, now: Instant, last_contact: Option<Instant>) -> Duration {
         let is_late = |ticked| now.saturating_duration_since(ticked) > 2 * self.period();
         let from = self.silent_from.max(last_contact);

@@ -43,7 +43,7 @@ impl MemberChanger {
         stop.run_until_cancelled(settling).await;
     }
 
-    /// Completes a change that is between its two entries. The caller holds `changing`.
+    /// Completes a change that is between its two entries. The caller holds `change_lock`.
     pub(super) async fn finish_change(&self) -> Result<(), MembershipError> {
         if !self.is_change_unfinished() {
             return Ok(());

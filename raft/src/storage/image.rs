@@ -31,7 +31,6 @@ const STRIDE: u64 = 1 << 20;
 /// file.
 pub(crate) type SnapshotWriteLock = Arc<Mutex<()>>;
 
-/// The source of a snapshot.
 #[derive(Clone)]
 pub(crate) enum SnapshotSource {
     /// A snapshot file that is written and verified.

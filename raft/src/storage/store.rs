@@ -26,7 +26,7 @@ use crate::types::OwnerRequest;
 
 pub(crate) const IDENTITY: &[u8] = b"identity";
 
-/// The place where a master stores its data.
+/// The location of a master's data.
 #[derive(Clone, Debug)]
 pub(crate) enum StoreLocation {
     Directory(PathBuf),

@@ -390,7 +390,7 @@ async fn unsynced_blocks_after_a_power_cut_are_never_refused() {
         assert!(found.records.len() >= 49, "{what}");
         commit_each(&mut opened, 50..60).await;
         opened.close().await;
-        // Nothing of it remains that would look like damage later.
+        // No part of it remains that would be taken for damage later.
         let mut opened = open(&copy.location).await;
         let found = acknowledged(&mut opened).await;
         assert!(found.entries == long_entries(0..60), "{what}");

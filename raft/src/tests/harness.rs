@@ -103,14 +103,14 @@ pub(crate) struct OpenedStore {
     pub(crate) owner: TestOwner,
 }
 
-/// A kind of disk, and the place of its data during a test.
+/// A kind of disk, and the location of its data during a test.
 pub(crate) struct DiskFixture {
     pub(crate) location: StoreLocation,
     /// Deletes the directory at the end.
     pub(crate) _directory: Option<tempfile::TempDir>,
 }
 
-/// Returns a place of each kind that this build has.
+/// Returns a fixture for each kind of disk that this build has.
 pub(crate) fn fixtures() -> Vec<DiskFixture> {
     let memory = DiskFixture {
         location: StoreLocation::Memory(MemoryDisk::default()),

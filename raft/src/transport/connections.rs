@@ -27,7 +27,8 @@ const WINDOW_BYTES: u32 = 8 << 20;
 
 /// The time for which h2 remembers streams that this end has cancelled, and their maximum number.
 /// h2 measures by the machine's clock, and an answer that arrives later is answered with a reset.
-/// With h2's default of a second, a simulation therefore took another course on a slow machine.
+/// With h2's default of a second, the result of a simulation therefore depended on the speed of the
+/// machine.
 const CANCELLED_STREAMS: (Duration, usize) = (Duration::from_secs(600), 1_024);
 
 /// Returns the endpoint of `address`; nothing is opened yet.
@@ -51,7 +52,7 @@ pub(crate) fn client(channel: Channel) -> PeerClient {
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES)
 }
 
-/// Returns a question without optional fields.
+/// Returns an `AskRequest` without optional fields.
 pub(crate) fn ask_request() -> proto::AskRequest {
     proto::AskRequest {
         format: versions::OWN.first_format(),
@@ -81,7 +82,7 @@ pub(crate) struct PeerConnections {
     pub(crate) frames: FramePool,
     /// For appends to a peer that does not support frames.
     pub(crate) entries: Channel,
-    /// For messages that must never wait behind entries: heartbeats, votes, questions.
+    /// For messages that must never wait behind entries: heartbeats, votes, queries.
     pub(crate) control: Channel,
     pub(crate) snapshots: Channel,
     /// The format of the messages on them.
@@ -145,7 +146,7 @@ impl Peers {
         channel.map_err(|error| Status::unavailable(chain(&error)))
     }
 
-    /// Asks a question over a new connection, which is closed afterwards.
+    /// Sends a request over a new connection, which is closed afterwards.
     pub(crate) async fn query(
         &self,
         address: &str,

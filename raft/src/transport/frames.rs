@@ -35,7 +35,7 @@ pub(crate) const GREETING: &[u8; 24] = b"\0argosy raft frames 1\n\n\n";
 const LENGTH_BYTES: usize = 4;
 /// Kind and checksum.
 const OVERHEAD_BYTES: usize = 1 + 4;
-/// The size of a new receive buffer, which is allocated once less than `LEAST_ROOM_BYTES` is left.
+/// The size of a new receive buffer, which is allocated once less than `MIN_BUFFER_BYTES` is left.
 /// Entries are slices of this buffer until they leave the newest part of the log, so many entries
 /// share it.
 const BUFFER_BYTES: usize = 16 << 10;

@@ -87,7 +87,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     }
 }
 
-/// The carrier of appends. It is kept only between complete exchanges.
+/// The transport of appends. It is kept only between complete exchanges.
 #[derive(Debug)]
 enum AppendTransport {
     Frames(IdleConnection),
@@ -95,7 +95,7 @@ enum AppendTransport {
 }
 
 impl AppendTransport {
-    /// Returns the carrier, unless the peer is known to have closed it.
+    /// Returns the transport, unless the peer is known to have closed it.
     fn usable(mut self) -> Option<AppendTransport> {
         let usable = match &mut self {
             AppendTransport::Frames(connection) => connection.is_usable(),
@@ -145,7 +145,7 @@ impl PeerNetwork {
         self.open.get_mut().expect("no holder of the lock panics")
     }
 
-    /// Takes the carrier that is open already. A stream is replaced by frames as soon as a
+    /// Takes the transport that is open already. A stream is replaced by frames as soon as a
     /// connection for them exists.
     fn take_open(&mut self) -> Option<AppendTransport> {
         let open = self.transport().take().and_then(AppendTransport::usable)?;
@@ -162,7 +162,7 @@ impl PeerNetwork {
         &mut self,
         request: proto::AppendRequest,
     ) -> Result<proto::AppendResponse, Status> {
-        // Taken out first: openraft cancels requests in the middle, and a carrier with an
+        // Taken out first: openraft cancels requests in the middle, and a transport with an
         // outstanding answer would return that answer to the next request.
         let (carrier, answer) = match self.take_open() {
             Some(AppendTransport::Frames(connection)) => over_frames(connection, &request).await?,
@@ -177,7 +177,7 @@ impl PeerNetwork {
         Ok(answer)
     }
 
-    /// Opens a carrier with its first exchange.
+    /// Opens a transport with its first exchange.
     async fn open(
         &self,
         request: proto::AppendRequest,
@@ -185,7 +185,7 @@ impl PeerNetwork {
         let connections = self.connections.as_ref().map_err(Clone::clone)?;
         let frames = match self.class {
             TrafficClass::Entries => connections.frames.open().await?,
-            // openraft drops a late heartbeat, and its carrier with it. A stream is opened again
+            // openraft drops a late heartbeat, and its transport with it. A stream is opened again
             // without a round trip.
             TrafficClass::Control => None,
         };

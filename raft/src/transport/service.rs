@@ -46,8 +46,8 @@ const WINDOW_BYTES: u32 = 8 << 20;
 pub(crate) const IDLE: Duration = Duration::from_secs(3_600);
 
 /// The maximum number of connections. Each of at most nine other masters holds four, and opens
-/// others for single questions. An additional one is closed immediately, or replaces a silent one;
-/// a master reconnects.
+/// others for single queries. An additional one is closed immediately, or replaces a silent one; a
+/// master reconnects.
 const CONNECTIONS: usize = 128;
 
 /// The maximum number of streams per connection. A master uses fewer than twenty on each; an
@@ -116,7 +116,7 @@ pub(crate) struct RaftPort {
     pub(crate) unequal: OnceLock<(String, Vec<String>)>,
     /// One slot: a second invitation waits until the first is accepted or rejected.
     pub(crate) invitations: mpsc::Sender<Invitation>,
-    /// When the leader's last message arrived here.
+    /// The time at which the leader's last message arrived here.
     pub(crate) leader_contact: LeaderContact,
     pub(crate) stop: CancellationToken,
 }

@@ -126,7 +126,6 @@ fn check_length(bytes: u64) -> Result<(), Status> {
     )))
 }
 
-/// The receiver of a snapshot.
 pub(crate) struct SnapshotReceiver {
     raft: Consensus,
     vote: Vote,

@@ -98,8 +98,8 @@ pub(crate) fn check_format(format: u32) -> Result<(), Status> {
     )))
 }
 
-/// Checks the versions of a question. The question itself is read in any format, since it serves to
-/// find a common one.
+/// Checks the versions of an `AskRequest`. The request itself is read in any format, since it
+/// serves to find a common one.
 pub(crate) fn check(question: &proto::AskRequest) -> Result<(), Status> {
     let theirs = MasterVersions::of(question.versions);
     if OWN.common_format(theirs).is_some() {

@@ -222,8 +222,8 @@ async fn a_leader_that_is_replaced_meanwhile_says_nothing_about_the_others() {
     assert_eq!(refused, Err(MembershipError::NoLeader), "ask the next one");
 }
 
-/// Waits until the leader has not heard this member for so long that it counts as dead: silence is
-/// the only sign.
+/// Waits until this member has not answered the leader for so long that it counts as dead: silence
+/// is the only sign.
 async fn silent(leader: &NodeHost, id: u64) {
     let deadline = Instant::now() + DEADLINE;
     let limit = Duration::from_millis(2 * TIMING.election_max_ms);
@@ -238,7 +238,7 @@ async fn silent(leader: &NodeHost, id: u64) {
     }
 }
 
-/// Waits until the leader has heard every other member once.
+/// Waits until every other member has answered the leader once.
 async fn wait_for_contact(leader: &NodeHost) {
     let deadline = Instant::now() + DEADLINE;
     let unheard = || {

@@ -12,7 +12,7 @@ async fn group_forms_only_with_every_listed_master() {
         .take(2)
         .map(|address| PendingNodeStart::begin(HostPlan::new(*address, &addresses)))
         .collect();
-    // Long enough for many rounds of questions: this shows that something does not happen.
+    // Long enough for many rounds of requests: this shows that something does not happen.
     tokio::time::sleep(std::time::Duration::from_millis(700)).await;
     assert!(starting.iter().all(|one| !one.is_finished()));
     starting.push(PendingNodeStart::begin(HostPlan::new(

@@ -25,7 +25,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
                 && path.host_path == other.host_path
                 && path.read_only == other.read_only;
             let are_nested = own.starts_with(theirs) || theirs.starts_with(own);
-            // Paths that keep their place on the host are nested as they are there.
+            // Paths that are the same in the container as on the host are nested as they are there.
             let is_fine =
                 are_alike || (own != theirs && path.has_same_path() && other.has_same_path());
             if are_nested && !is_fine {
@@ -40,7 +40,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
     Ok(())
 }
 
-/// Returns the reason why a host path cannot be mounted at the requested place.
+/// Returns the reason why a host path cannot be mounted at the requested path.
 fn misplaced(path: &HostPath) -> Option<String> {
     if path.has_same_path() {
         // Agents check it against their operators' list.

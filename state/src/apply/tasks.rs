@@ -224,7 +224,7 @@ impl Registry {
         let limits = change.limits.clone();
         let mut update = change.into_update(revision);
         if level >= Level::RELEASE_0_2 && reported.is_none() {
-            // The reason determines the text: see `Update::text`.
+            // The reason determines the text: see `TaskUpdate::text`.
             update.message.clear();
         }
         let state = update.state;

@@ -1,7 +1,7 @@
 //! Validation of volumes that no agent could mount.
 //!
 //! Agents check what only they know: the secrets that their operators provide, and the contents of
-//! an image at the place of a volume.
+//! an image at the path of a volume.
 
 use std::path::{Component, Path};
 

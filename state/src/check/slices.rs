@@ -63,7 +63,7 @@ impl Registry {
     /// of them.
     ///
     /// # Errors
-    /// The first [`InvariantViolation`] invariant.
+    /// The first [`InvariantViolation`].
     pub fn check_slice(
         &self,
         round: &mut CheckRound,

@@ -264,7 +264,7 @@ pub struct AgentUpdate {
     /// The details that the agent reports in addition to the reason. Below level 3 they are part of
     /// the message.
     pub causes: Vec<Cause>,
-    /// Free text after the causes, for people.
+    /// Free text after the causes, for display.
     pub message: String,
     /// The exit status of the process.
     pub exit: Option<Exit>,

@@ -71,7 +71,7 @@ fn needed(level: Level, command: &Command) -> Option<LevelRequirement> {
     }
 }
 
-/// Returns the need of a role that is invalid by the rules of release 0.1.0, if any.
+/// Returns the requirement of a role that is invalid by the rules of release 0.1.0, if any.
 fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<LevelRequirement> {
     let is_new = roles.into_iter().any(|role| !role.is_of_level_2());
     is_new.then_some(LevelRequirement {

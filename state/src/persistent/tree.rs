@@ -16,7 +16,7 @@ const MAX_ENTRIES: usize = 32;
 const MIN_ENTRIES: usize = MAX_ENTRIES / 4;
 
 /// The index of the child at each depth, and of the entry in the leaf. All nodes except the
-/// rightmost have at least [`LEAST`]: fewer than 8^12 entries fit in memory.
+/// rightmost have at least [`MIN_ENTRIES`]: fewer than 8^12 entries fit in memory.
 type Path = [u8; 12];
 
 /// An ordered map.
@@ -325,7 +325,7 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
 }
 
 /// Reserves space for one more item. Doubling would allocate twice the size of a full node: one
-/// item more than [`MOST`] exists only just before a split.
+/// item more than [`MAX_ENTRIES`] exists only just before a split.
 fn make_room<T>(items: &mut Vec<T>) {
     if items.len() == items.capacity() {
         let more = (items.len() / 4).max(4);

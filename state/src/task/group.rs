@@ -7,7 +7,7 @@ use crate::encode::stored::stored;
 use crate::fingerprint::CanonicalWriter;
 use crate::ids::{GroupId, OrderIndex};
 
-/// The place of a task in its group.
+/// The position of a task in its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskGroup {
     /// The id of the group, unique in its framework.

@@ -96,7 +96,7 @@ stored!(message DiskLimit {
 });
 
 impl LimitsChange {
-    /// Returns the reason why the limits are not in force, for people; `None` if they are, or if
+    /// Returns the reason why the limits are not in force, for display; `None` if they are, or if
     /// the result is not known yet.
     #[must_use]
     pub fn refusal(&self) -> Option<String> {

@@ -73,7 +73,7 @@ pub enum CommandSpec {
 pub struct TaskSpec {
     /// The id within the framework.
     pub task: TaskId,
-    /// A name for people; may be empty.
+    /// A name for display; may be empty.
     pub name: String,
     /// The requested resources.
     pub resources: Resources,
@@ -115,7 +115,7 @@ pub struct TaskSpec {
     /// The executor that runs the task, in one container for all its tasks; `None`: the task has
     /// its own container.
     pub executor: Option<Box<ExecutorSpec>>,
-    /// The place of the task in its group, if it has one.
+    /// The position of the task in its group, if it has one.
     pub group: Option<Box<TaskGroup>>,
 }
 

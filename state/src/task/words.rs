@@ -8,7 +8,7 @@ pub const LIMITS_NOT_CHANGED: &str =
     "its agent is of a release that cannot change limits of a task: upgrade it, and ask again";
 
 impl TaskUpdate {
-    /// Returns the text for people.
+    /// Returns the text for display.
     #[must_use]
     pub fn text(&self) -> String {
         let is_empty = self.message.is_empty() && self.causes.is_empty();

@@ -1,6 +1,6 @@
 //! The bounds that are visible to clients, as the sources and the protocol page state them.
 
-/// The place of a limit in the sources, and its text on the protocol page.
+/// The location of a limit in the sources, and its text on the protocol page.
 pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/service/mod.rs",

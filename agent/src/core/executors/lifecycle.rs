@@ -102,7 +102,7 @@ impl Core {
         self.deliver(instance);
     }
 
-    /// Attaches a task to an executor. `handed`: the executor may have received the task.
+    /// Attaches a task to an executor. `delivered`: the executor may have received the task.
     pub(super) fn attach(&mut self, instance: Instance, executor: Instance, delivered: bool) {
         if let Some(state) = self.instances.get_mut(&instance) {
             state.hosted = Some(Box::new(HostedTask {

@@ -282,7 +282,7 @@ impl Core {
     }
 
     /// Handles an end that the executor reported. The executor receives the acknowledgement once
-    /// the end is on disk, then the news that it has no task left.
+    /// the end is on disk, then a request to shut down if it has no task left.
     fn executor_reported_end(&mut self, instance: Instance, executor: Instance, end: TaskEnd) {
         let reason = match end.state {
             TaskState::Killed => v1::Reason::TaskKilled,

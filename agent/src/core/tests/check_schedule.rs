@@ -32,7 +32,7 @@ fn health() -> v1::HealthCheck {
     }
 }
 
-/// Returns a world with a task "web" under order 1 that has just started.
+/// Returns a fixture with a task "web" under order 1 that has just started.
 fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> CoreFixture {
     let mut world = CoreFixture::registered();
     let wanted = v1::TaskSpec {
@@ -47,7 +47,7 @@ fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> Cor
     world
 }
 
-/// Returns the same world, with the task reported as running, and both checks passed.
+/// Returns the same fixture, with the task reported as running, and both checks passed.
 fn healthy() -> CoreFixture {
     let mut world = started(Some(health()), Some(check()));
     world.wait(0);

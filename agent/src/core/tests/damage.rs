@@ -16,7 +16,7 @@ use crate::journal::JournalContents;
 use crate::journal::testing::{compacted, frames, journal_of, parsed};
 use crate::start::known_containers;
 
-/// The last order of the story.
+/// The last order of the scenario.
 const LAST: u64 = 12;
 
 /// Every kind of record that a journal may contain.
@@ -43,7 +43,7 @@ const KINDS: [&str; 19] = [
 ];
 
 /// Returns the kind of a record. A new kind needs a name here and in [`KINDS`], and an occurrence
-/// in [`story`].
+/// in [`scenario`].
 fn kind(record: &JournalRecord) -> &'static str {
     match record {
         JournalRecord::Identity(_) => "identity",
@@ -77,7 +77,7 @@ const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
     at: Timestamp(1_000),
 });
 
-/// The containers that run at the end of the story.
+/// The containers that run at the end of the scenario.
 const LIVING: [&str; 6] = ["1-1-2", "1-2-2", "1-4-2", "1-6-2", "1-10-2", "1-12-2"];
 
 fn executed(task: &str, executor: &str) -> v1::TaskSpec {
@@ -368,7 +368,7 @@ fn the_same_holds_in_a_compacted_journal() {
     each_damage(&bytes, wanted, world.epoch);
 }
 
-/// Returns the story up to the end at which its agent is forgotten.
+/// Returns the scenario with its end: the registry no longer knows the agent.
 fn reset_scenario() -> CoreFixture {
     let mut world = scenario();
     world.receive(v1::to_agent::Message::Shutdown(v1::Shutdown {

@@ -20,7 +20,7 @@ fn amount(milli: i64) -> v1::Resource {
     }
 }
 
-/// Returns a world in which a task "web" runs with a limit of 2 MiB.
+/// Returns a fixture in which a task "web" runs with a limit of 2 MiB.
 fn limited() -> CoreFixture {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
@@ -131,7 +131,7 @@ fn a_file_at_the_size_limit_ends_the_task_with_disk_exhausted() {
     assert_eq!(reason(&free, 1), v1::Reason::CommandExited);
 }
 
-/// Returns a world in which the group "pod" of two runs, with a limit of 2 MiB for the first.
+/// Returns a fixture in which the group "pod" of two runs, with a limit of 2 MiB for the first.
 fn grouped() -> CoreFixture {
     let mut world = CoreFixture::registered();
     for (place, task) in (0..).zip(["a", "b"]) {
@@ -156,7 +156,7 @@ fn group_directories_are_measured_with_the_first_task() {
     world.expect(&[&format!("measure 1-1-1 with pod 1-1-0 up to {}", 2 * MIB)]);
 }
 
-/// Returns a world in which the first task of the group has finished, and the other one continues
+/// Returns a fixture in which the first task of the group has finished, and the other one continues
 /// to run.
 fn without_its_first() -> CoreFixture {
     let mut world = grouped();

@@ -71,7 +71,7 @@ impl CoreFixture {
         self.executor(1, ExecutorEvent::Update(update));
     }
 
-    /// Returns a world with tasks "a" and "b" of the executor "e", on its first stream; no update
+    /// Returns a fixture with tasks "a" and "b" of the executor "e", on its first stream; no update
     /// reports them yet.
     fn with_executor() -> Self {
         let mut world = Self::registered();

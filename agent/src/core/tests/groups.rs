@@ -21,7 +21,7 @@ pub(super) fn member(task: &str, index: u32, size: u32) -> v1::TaskSpec {
     }
 }
 
-/// Returns a world with the group a, b, c under the orders 1 to 3, taken and on disk.
+/// Returns a fixture with the group a, b, c under the orders 1 to 3, taken and on disk.
 fn ordered() -> CoreFixture {
     let mut world = CoreFixture::registered();
     for (place, task) in (0..).zip(["a", "b", "c"]) {
@@ -38,7 +38,7 @@ pub(super) fn fetched(world: &mut CoreFixture, order: u64, result: Result<(), &s
     world.feed(Input::Fetched { instance, result });
 }
 
-/// Returns a world in which the group runs, and the masters know it.
+/// Returns a fixture in which the group runs, and the masters know it.
 fn running() -> CoreFixture {
     let mut world = ordered();
     (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));

@@ -21,7 +21,7 @@ pub(super) struct CoreFixture {
     pub(super) now: u64,
     /// Every record, in order, and whether it is on disk.
     pub(super) journal: Vec<JournalRecord>,
-    /// The records of all runs, as they were handed to the journal.
+    /// The records of all runs, as they were appended to the journal.
     pub(super) written: Vec<(JournalRecord, SyncMode)>,
     /// The facts of a reader of these records.
     replayed: AgentState,

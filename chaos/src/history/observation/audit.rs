@@ -7,7 +7,6 @@ use argosy_state::task::TaskState;
 
 use super::super::text;
 
-/// A phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunPhase {
@@ -98,13 +97,13 @@ pub enum AuditFinding {
         #[serde(with = "text::list")]
         open: Vec<OfferId>,
     },
-    /// The things that were left behind, compared with a baseline.
+    /// The objects that were left behind, compared with a baseline.
     Leftovers {
-        /// The place of the audit: "agent-3", "host".
+        /// The audited host or agent: "agent-3", "host".
         place: String,
-        /// How many things were compared. An audit of nothing proves nothing.
+        /// The number of compared objects. An audit of nothing proves nothing.
         looked_at: u64,
-        /// The things that did not exist before, such as "cgroup /argosy/x", "mount /y".
+        /// The objects that did not exist before, such as "cgroup /argosy/x", "mount /y".
         leftovers: Vec<String>,
     },
 }

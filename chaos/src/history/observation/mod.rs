@@ -33,7 +33,6 @@ pub enum Observation {
     Offer(OfferFact),
     /// A fact about a task.
     Task(TaskFact),
-    /// An expectation.
     Expect(Expectation),
     /// A finding of the final audit.
     Audit(AuditFinding),

@@ -98,7 +98,6 @@ pub enum OfferFact {
         /// The resources in open offers.
         #[serde(with = "text")]
         offered: Resources,
-        /// The free resources.
         #[serde(with = "text")]
         free: Resources,
     },

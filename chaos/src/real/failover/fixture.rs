@@ -36,7 +36,7 @@ pub(super) struct FailoverCluster<'a> {
     store: StoreKind,
 }
 
-/// How a loss is undone.
+/// The action that undoes a loss.
 enum LossRecovery {
     Killed,
     Frozen,

@@ -37,7 +37,6 @@ impl AnsweredWrites {
         self.longest_gap.get()
     }
 
-    /// Writes until it is dropped.
     pub(super) async fn write_until_dropped(&self, members: &[Writer]) {
         let mut writes = JoinSet::new();
         let mut next = Instant::now();

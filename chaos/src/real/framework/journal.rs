@@ -22,7 +22,6 @@ pub(super) struct TaskRecord {
     pub(super) kill_requested: bool,
 }
 
-/// The journal of a framework.
 pub(super) struct FrameworkJournal {
     path: PathBuf,
     file: File,

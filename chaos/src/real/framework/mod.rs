@@ -45,12 +45,12 @@ pub struct FrameworkArguments {
     /// Monotonic clock at the beginning of the run, in nanoseconds
     #[arg(long)]
     began_ns: u64,
-    /// How it treats offers
+    /// The behaviour towards offers
     #[arg(long, value_enum)]
     habit: FrameworkBehaviour,
 }
 
-/// How a framework treats offers.
+/// The behaviour of a framework towards offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum FrameworkBehaviour {
     /// Uses them immediately and declines the rest.

@@ -310,7 +310,7 @@ impl ChaosScheduler {
         }
     }
 
-    /// The task is unknown and never starts, or the kill must be repeated.
+    /// Handles a rejected kill: the task is unknown and never starts, or the kill must be repeated.
     fn kill_refused(&mut self, task: &str, reason: &str) {
         if reason == "unknown-task" {
             self.ended(task);

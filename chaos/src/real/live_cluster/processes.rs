@@ -13,7 +13,6 @@ use crate::real::folder::is_alive;
 /// State of a listening socket in the kernel's tables.
 const LISTENING: &str = "0A";
 
-/// A listening process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ListeningProcess(ProcessId);
 

@@ -20,7 +20,7 @@ const REGISTERS: u64 = 4;
 const CLIENTS: u64 = 2;
 /// Timeout of a client's request.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Interval at which a node polls its orders.
+/// Interval at which a node polls its requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Commits between two records of a node's progress.
 const COMMITS: u64 = 50;
@@ -77,7 +77,7 @@ pub(super) async fn run(group: RaftGroup, place: usize) -> turmoil::Result {
     watch(&group, place, &started).await
 }
 
-/// Records the status of the node, and carries out its orders.
+/// Records the status of the node, and carries out its requests.
 async fn watch(group: &RaftGroup, place: usize, started: &Node) -> turmoil::Result {
     let mut term = 0;
     let mut news = started.status();

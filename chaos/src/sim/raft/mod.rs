@@ -30,7 +30,7 @@ pub(super) const PORT: u16 = 5052;
 pub struct RaftOptions {
     /// The number of voters, each on its own host.
     pub nodes: usize,
-    /// How long faults are injected.
+    /// The time in which faults are injected.
     pub faults: Duration,
     /// The time in which everything must work again after the faults have ended.
     pub healing: Duration,
@@ -57,7 +57,7 @@ impl RaftOptions {
     }
 }
 
-/// An order of the simulation to a node.
+/// A request of the simulation to a node.
 #[derive(Debug, Clone, Copy)]
 enum NodeRequest {
     /// Transfer leadership.
@@ -71,7 +71,7 @@ struct AgreedEntry {
     hash: String,
 }
 
-/// The group, as the simulation sees it.
+/// The group, with the state that the simulation observes.
 #[derive(Clone)]
 struct RaftGroup {
     notes: SimContext,
@@ -157,7 +157,7 @@ impl RaftGroup {
     }
 }
 
-/// Plays one seed.
+/// Runs one seed.
 #[must_use]
 pub fn run(seed: u64, options: &RaftOptions) -> SimulationResult {
     simulate(seed, |simulation| run_group(simulation, seed, options))

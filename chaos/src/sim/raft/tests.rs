@@ -1,4 +1,4 @@
-//! Tests of Raft under faults with a few seeds. The command plays more.
+//! Tests of Raft under faults with a few seeds. The command runs more.
 
 use super::*;
 

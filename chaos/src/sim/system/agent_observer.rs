@@ -61,7 +61,7 @@ impl AgentObserver {
     }
 
     /// Records stored launches as delivered: one that is on the disk when the agent dials or
-    /// reports was delivered before, even if it must still be handed to its executor. Launches on a
+    /// reports was delivered before, even if it must still be sent to its executor. Launches on a
     /// copied disk were delivered to the agent that owned the disk.
     fn note_delivered(&self, contents: &JournalContents) {
         if *self.machine.name == *COPY {

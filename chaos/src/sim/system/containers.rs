@@ -35,12 +35,12 @@ pub(super) struct SimContainers {
     machine: SimMachine,
     notes: SimContext,
     events: EventSender,
-    /// Wakes the watcher of a container after a request.
+    /// The wakers of containers' watchers, used after a request.
     wakers: BTreeMap<Instance, (ContainerName, Arc<Notify>)>,
     fetches: BTreeMap<Instance, AbortHandle>,
     /// The channels to connected executors.
     channels: BTreeMap<Instance, ExecutorChannel>,
-    /// Counts the streams of executors.
+    /// The number of streams of executors.
     streams: Arc<AtomicU64>,
 }
 
@@ -127,7 +127,7 @@ impl SimContainers {
     fn send_to_executor(&mut self, executor: Instance, connection: u64, message: v1::ToExecutor) {
         if let Some(launch) = conversation::launch_in(&message) {
             let instance = instance(executor, launch);
-            // A new stream hands it over again.
+            // A new stream sends it again.
             if !self.machine.has_launched(instance) {
                 let life = self.machine.synced().facts.identity.run;
                 self.note_launch(instance, life);

@@ -25,7 +25,7 @@ pub(super) struct ExecutorConnection {
     machine: SimMachine,
     events: EventSender,
     name: ContainerName,
-    /// Counts the streams of all executors.
+    /// The number of streams of all executors.
     streams: Arc<AtomicU64>,
     messages: mpsc::Receiver<(u64, Option<Told>)>,
 }
@@ -101,8 +101,7 @@ impl ExecutorConnection {
     }
 }
 
-/// Returns the launch in an agent's message to an executor, as its containers are asked to carry
-/// it.
+/// Returns the launch in an agent's message to an executor, if the message has one.
 pub(super) fn launch_in(message: &v1::ToExecutor) -> Option<&v1::ExecutorLaunch> {
     match &message.message {
         Some(Told::Launch(launch)) => Some(launch),

@@ -1,4 +1,4 @@
-//! Which launches had been delivered when the kill of their task was committed.
+//! The launches that had been delivered when the kill of their task was committed.
 //!
 //! Observers report launches as agents receive them, and the log reports kills as they are
 //! committed. If a launch arrives over a link that was dialed after the sender had applied the

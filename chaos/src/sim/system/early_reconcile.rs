@@ -1,5 +1,5 @@
 //! A reconciliation that the SDK never sends: for a task whose acceptance is still in flight.
-//! UNKNOWN is a promise that the task will never start. So the acceptance is either known by then
+//! UNKNOWN guarantees that the task will never start. So the acceptance is either known by then
 //! or rejected forever.
 
 use std::time::Duration;
@@ -24,7 +24,6 @@ pub(super) struct EarlyReconcile {
     /// The host that sends it.
     pub(super) host: String,
     pub(super) request: v1::ReconcileRequest,
-    /// The task.
     pub(super) task: TaskKey,
     /// The delay before it is sent.
     pub(super) delay: Duration,

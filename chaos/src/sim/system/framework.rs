@@ -1,4 +1,5 @@
-//! Frameworks on the public SDK, each with a habit. Only their stored state survives a restart.
+//! Frameworks on the public SDK, each with its behaviour. Only their stored state survives a
+//! restart.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -22,7 +23,6 @@ const MAX_LIVE_TASKS: usize = 12;
 /// Used offers that a framework remembers.
 const MAX_USED_OFFERS: usize = 8;
 
-/// The behaviour of a framework.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SimFrameworkBehaviour {
     /// Accepts every offer.
@@ -50,7 +50,7 @@ pub(super) use sessions::{framework, rival};
 struct SimFramework {
     id: Option<FrameworkId>,
     incarnation: u64,
-    /// Counts its recorded calls.
+    /// The number of its recorded calls.
     call_number: u64,
     calls: BTreeMap<CallKey, CallId>,
     world: World,
@@ -58,11 +58,11 @@ struct SimFramework {
     name: String,
     behaviour: SimFrameworkBehaviour,
     rng: Rng,
-    /// Whether it has asked for offers after the last fault.
+    /// Whether it has revived offers after the last fault.
     is_revived: bool,
     /// The newest offers that were accepted.
     used_offers: VecDeque<v1::Offer>,
-    /// Counts the calls that bypass the SDK.
+    /// The number of calls that bypass the SDK.
     off_sdk_calls: u64,
     /// Calls to which the SDK has assigned a number.
     sdk_calls: u64,

@@ -20,11 +20,11 @@ use crate::sim::network::{self, ProcessEndpoint};
 
 /// The agent timeout, in milliseconds. It is short, so that much happens in little time.
 pub(super) const AGENT_TIMEOUT_MS: u64 = 3_000;
-/// How long an executor may be without a stream, in milliseconds.
+/// The maximum time of an executor without a stream, in milliseconds.
 const EXECUTOR_TIMEOUT_MS: u64 = 2_000;
-/// How long a scheduler may be silent, in milliseconds.
+/// The maximum silence of a scheduler, in milliseconds.
 const FRAMEWORK_TIMEOUT_MS: u64 = 3_000;
-/// How long a framework may be without a stream, in milliseconds.
+/// The maximum time of a framework without a stream, in milliseconds.
 pub(super) const FRAMEWORK_GRACE_MS: u64 = 2_000;
 
 /// Runs a master from its start until it is killed.

@@ -59,7 +59,7 @@ struct MachineState {
     started_by: BTreeMap<Instance, u64>,
     /// The newest stored update of each launch, from any incarnation of the agent.
     newest_updates: BTreeMap<Instance, u64>,
-    /// When its agent last obeyed a master.
+    /// The time at which its agent last obeyed a master.
     obeyed_ms: u64,
 }
 
@@ -90,7 +90,6 @@ struct SimContainer {
     limits: ContainerLimits,
 }
 
-/// The limits of a container.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ContainerLimits {
     /// The maximum number of processes.

@@ -3,8 +3,8 @@
 //!
 //! Safety is checked while faults are injected. Then everything is repaired and must become healthy
 //! within a timeout, one fault is examined closely, no new work begins, and the cluster must come
-//! to rest. Reading order: `world` (state that outlives processes), `task_oracle` (the truth about
-//! tasks), `deliveries`, `log` (committed entries), `actors`, `machine`, `containers`,
+//! to rest. Reading order: `world` (state that outlives processes), `task_oracle` (the actual
+//! events of tasks), `deliveries`, `log` (committed entries), `actors`, `machine`, `containers`,
 //! `conversation`, `agent_observer`, `hosts`, `framework`, `stale_accept`, `early_reconcile`,
 //! `operator`, `lister`, `operator_faults`, `nemesis`, `votes`, `audit`, `scenario` (one
 //! simulation).
@@ -49,7 +49,7 @@ pub struct SystemOptions {
     pub agents: usize,
     /// The number of frameworks: greedy, decliner, crasher, in turn.
     pub frameworks: usize,
-    /// How long faults are injected.
+    /// The time in which faults are injected.
     pub faults: Duration,
     /// The time in which everything must be healthy after the faults have ended, and again to come
     /// to rest.
@@ -85,7 +85,7 @@ impl SystemOptions {
     }
 }
 
-/// Plays one seed.
+/// Runs one seed.
 #[must_use]
 pub fn run(seed: u64, options: &SystemOptions) -> SimulationResult {
     simulate(seed, |simulation| {
@@ -99,7 +99,7 @@ pub fn run(seed: u64, options: &SystemOptions) -> SimulationResult {
     })
 }
 
-/// Plays the connectivity graphs of this seed, one after the other.
+/// Runs the connectivity graphs of this seed, one after the other.
 #[must_use]
 pub fn partition_tour(seed: u64) -> SimulationResult {
     let options = SystemOptions {
@@ -110,7 +110,7 @@ pub fn partition_tour(seed: u64) -> SimulationResult {
     };
     simulate(seed, |simulation| {
         let mut world = World::new(simulation, seed, &options);
-        // This act has the default lease. Nothing else of it is used.
+        // This fault has the default lease. Nothing else of it is used.
         world.single_fault = SingleFault::Transfer;
         start_hosts(simulation, &world, &options);
         let cases = graphs::GraphCases::new();

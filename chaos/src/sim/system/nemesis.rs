@@ -109,7 +109,7 @@ pub(super) struct Nemesis {
     frameworks: usize,
     rng: Rng,
     next: Duration,
-    /// When the feature level is to be raised, until it was requested.
+    /// The time at which the feature level is to be raised, until that was requested.
     raise_at: Option<Duration>,
     links: LinkFaults,
     active: ExpiryQueue<SystemActiveFault>,
@@ -117,7 +117,7 @@ pub(super) struct Nemesis {
     pub(super) leader: Option<usize>,
     /// A copy of an agent's disk, to be used by another host once it is out of date.
     copy: Option<DiskCopy>,
-    /// Until when the removed master continues to run.
+    /// The time until which the removed master continues to run.
     stop_removed_at: Option<Duration>,
 }
 

@@ -13,7 +13,7 @@ use super::world::{OperatorRequest, RAFT, World, master_name};
 use crate::history::{Operation, OperationResponse};
 use crate::sim::network;
 
-/// Interval at which it polls its orders.
+/// Interval at which it polls its requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// The beginning of a master's message about an existing voter, up to its id.
 const EXISTING_VOTER: &str = "is a voter already (id ";
@@ -59,7 +59,8 @@ pub(super) async fn run_operator(world: World) -> turmoil::Result {
     }
 }
 
-/// Repeated until it is done: a master that is down does not report the levels that it supports.
+/// Raises the feature level, and repeats the request until it is done: a master that is down does
+/// not report the levels that it supports.
 async fn raise_level(world: &World, client: &OperatorClient) -> bool {
     let level = Level::NEWEST.0;
     match client.raise_level(v1::RaiseLevelRequest { level }).await {
@@ -121,7 +122,7 @@ fn is_open(why: &CallError) -> bool {
     }
 }
 
-/// Stores the reason, for a later message about orders that are left.
+/// Stores the reason, for a later message about requests that are left.
 fn note_reason(world: &World, why: &CallError) {
     world.state().operator_error = why.to_string();
 }
@@ -199,7 +200,7 @@ async fn list_offers(client: &OperatorClient) -> Option<BTreeSet<OfferId>> {
     ids.collect::<Result<_, _>>().ok()
 }
 
-/// Carries out an order. Returns whether it was done, as far as is known.
+/// Carries out a request. Returns whether it was done, as far as is known.
 async fn carry_out(
     world: &World,
     client: &OperatorClient,
@@ -249,8 +250,8 @@ fn batch(operation: Write, count: u64) -> v1::WriteBatch {
     }
 }
 
-/// Recorded as an operation: checkers accept the ends that a teardown causes only if it was
-/// requested.
+/// Tears a framework down. This is recorded as an operation: checkers accept the ends that a
+/// teardown causes only if it was requested.
 async fn tear_down(
     world: &World,
     client: &OperatorClient,

@@ -36,17 +36,17 @@ const FAILOVER_AFTER_KILL: Duration = Duration::from_millis(2 * 600);
 const FAILOVER_AFTER_CUT: Duration = Duration::from_millis(2 * 1_500);
 /// Deadline of the next leader after a leadership transfer.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long the operator tries a master of its list that is not a member, removed or spare: the
-/// timeout of a client's connection.
+/// The time for which the operator tries a master of its list that is not a member: the timeout of
+/// a client's connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Deadline for agents to leave a leader that was cut from the other masters.
 const AGENT_MOVE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Maximum time for which frameworks stay idle.
 const MAX_IDLE: Duration = Duration::from_secs(10);
-/// How long a healthy cluster must stay unchanged to count as at rest.
+/// The time for which a healthy cluster must stay unchanged to count as at rest.
 const STABLE_TIME: Duration = Duration::from_millis(700);
-/// How long frameworks may take to work again.
+/// The maximum time until frameworks work again.
 const RESUME_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum delay of a message that was sent when the cluster had come to rest.
 const MAX_DELAY: Duration = Duration::from_secs(1);
@@ -114,7 +114,7 @@ impl Scenario {
         Some(())
     }
 
-    /// Records the final state. From here on all promises must hold.
+    /// Records the final state. From here on all guarantees must hold.
     fn note_end(&self) {
         self.expect(Expectation::Phase {
             phase: RunPhase::Final,
@@ -213,7 +213,7 @@ impl Scenario {
             if is_look {
                 let mut state = self.world.state();
                 if state.requests.is_empty() {
-                    // An order without a clear response may be carried out after a later one, so
+                    // A request without a clear response may be carried out after a later one, so
                     // this repeats the last one.
                     let idle = self
                         .audit
@@ -290,7 +290,7 @@ impl Scenario {
         }
     }
 
-    /// Performs one act in a healthy cluster, and checks its consequences.
+    /// Injects one fault in a healthy cluster, and checks its consequences.
     fn follow(&mut self, simulation: &mut Simulation<'_>, act: SingleFault) -> Option<()> {
         match act {
             SingleFault::Transfer => {

@@ -23,7 +23,7 @@ pub(super) struct StaleAccept {
     /// The master that receives it.
     pub(super) master: String,
     pub(super) request: v1::AcceptRequest,
-    /// The framework's place, and the one task to launch.
+    /// The framework's index, and the one task to launch.
     pub(super) index: usize,
     pub(super) task: String,
     pub(super) invoked: Option<CallId>,

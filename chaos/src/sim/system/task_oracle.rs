@@ -14,14 +14,13 @@ use argosy_state::task::TaskState;
 use crate::history::{ProcessExit, TaskFact, witness};
 use crate::sim::run::SimContext;
 
-/// The stories of all tasks. Cheap to clone.
+/// The events of all tasks. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct TaskOracle {
     pub(super) notes: SimContext,
     tasks: Arc<Mutex<BTreeMap<TaskKey, TaskEvents>>>,
 }
 
-/// The events of one task.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TaskEvents {
     pub(super) start: Option<witness::ProcessStart>,
@@ -32,13 +31,13 @@ pub(super) struct TaskEvents {
     received_in: u64,
     /// Whether a call that launches it was answered as done.
     pub(super) accepted: bool,
-    /// The promise of UNKNOWN to its framework: none of these calls starts it any more.
+    /// The guarantee of an UNKNOWN update to its framework: none of these calls starts it any more.
     guarantee: Option<UnknownGuarantee>,
     /// The session and number of the call that launched it, and the entry.
     launch: Option<(u64, u64, u64)>,
 }
 
-/// The promise of an UNKNOWN update.
+/// The guarantee of an UNKNOWN update.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UnknownGuarantee {
     /// The session of the calls.
@@ -50,7 +49,7 @@ pub(super) struct UnknownGuarantee {
 }
 
 impl TaskEvents {
-    /// Checks the promise against the launch, in either order.
+    /// Checks the guarantee against the launch, in either order.
     fn check_guarantee(&self, key: &TaskKey, notes: &SimContext) {
         let (Some(promise), Some((session, number, index))) = (self.guarantee, self.launch) else {
             return;

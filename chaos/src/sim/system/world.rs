@@ -103,10 +103,11 @@ pub(super) struct World {
     /// The stores of all masters that may exist. The first ones are the founders.
     pub(super) stores: Arc<Vec<MemoryStore>>,
     pub(super) founders: usize,
-    /// When an operator raises the feature level of a cluster that begins at a former one.
+    /// The time at which an operator raises the feature level of a cluster that begins at a former
+    /// one.
     pub(super) raise_at: Option<Duration>,
     pub(super) machines: Arc<Vec<SimMachine>>,
-    /// For how long all masters are paused, before they continue as if no time had passed.
+    /// The time for which all masters are paused, before they continue as if no time had passed.
     pub(super) freezes: watch::Sender<Duration>,
     // One thread runs the simulation. The lock satisfies the types of asynchronous code.
     state: Arc<Mutex<WorldState>>,
@@ -114,11 +115,11 @@ pub(super) struct World {
 
 #[derive(Default)]
 pub(super) struct WorldState {
-    /// How often each process was started, by its host.
+    /// The number of starts of each process, by its host.
     incarnations: BTreeMap<String, u64>,
-    /// The stored state of each framework, by its place.
+    /// The stored state of each framework, by its index.
     pub(super) frameworks: BTreeMap<usize, StoredFramework>,
-    /// Whether random faults are over. Single faults of an act still follow.
+    /// Whether random faults are over. Single faults still follow.
     pub(super) healing: bool,
     /// Whether frameworks are idle: they request neither launches nor kills.
     pub(super) idle: bool,
@@ -128,13 +129,13 @@ pub(super) struct WorldState {
     pub(super) wiped: Option<WipedMaster>,
     /// The master that is being removed, until it is gone permanently.
     pub(super) leaving: Option<LeavingMaster>,
-    /// Places of masters that are not members: not yet, or not any more.
+    /// Indexes of masters that are not members: not yet, or not any more.
     pub(super) absent: BTreeSet<usize>,
-    /// The group's id of the master at a place, if it differs from that of a founder.
+    /// The group's id of the master with an index, if it differs from that of a founder.
     pub(super) ids: BTreeMap<usize, u64>,
-    /// The pending orders of the operator.
+    /// The pending requests to the operator.
     pub(super) requests: VecDeque<OperatorRequest>,
-    /// Whether the operator is carrying out an order. A dead connection may delay it for seconds
+    /// Whether the operator is carrying out a request. A dead connection may delay it for seconds
     /// after all is healed.
     pub(super) operator_busy: bool,
     /// The reason of the operator's last failure.
@@ -145,13 +146,13 @@ pub(super) struct WorldState {
     pub(super) rival: Option<usize>,
     /// Frameworks that had a rival. Their earlier scheduler must be superseded.
     pub(super) had_rival: BTreeSet<usize>,
-    /// How often all masters were frozen.
+    /// The number of times that all masters were frozen.
     pub(super) freeze_count: u64,
-    /// Offers that the newest session of each framework holds, by its place.
+    /// Offers that the newest session of each framework holds, by the framework's index.
     pub(super) held: BTreeMap<usize, HeldOffers>,
     /// The open offers that the leader reported last.
     pub(super) open: Option<BTreeSet<OfferId>>,
-    /// The newest epoch, and the place of its leader.
+    /// The newest epoch, and the index of its leader.
     pub(super) leader: Option<(Epoch, usize)>,
     /// The framework that never returns.
     pub(super) retired: Option<usize>,
@@ -192,14 +193,13 @@ impl WorldState {
     }
 }
 
-/// An order to the operator.
 #[derive(Debug, Clone)]
 pub(super) enum OperatorRequest {
-    /// Transfer leadership to the master at this place, or to one that the leader chooses.
+    /// Transfer leadership to the master with this index, or to one that the leader chooses.
     Transfer(Option<usize>),
-    /// Let the master at this place join. Repeated until it is done.
+    /// Let the master with this index join. Repeated until it is done.
     Join(usize),
-    /// Remove the master at this place. Repeated until it is done.
+    /// Remove the master with this index. Repeated until it is done.
     Remove(usize),
     Teardown(String),
     Deactivate(String),
@@ -219,7 +219,6 @@ pub(super) struct StoredFramework {
     /// The tasks that it has launched or tried to launch, and whether the last known state is
     /// final.
     pub(super) tasks: BTreeMap<String, bool>,
-    /// Counts its tasks.
     pub(super) task_count: u64,
 }
 

@@ -19,7 +19,6 @@ const TIMEOUT: Duration = Duration::from_secs(80);
 /// Batches that must be acknowledged before and after each step.
 const MIN_BATCHES: u64 = 40;
 
-/// The fault of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DiskFault {
     /// Each write and flush fails.

@@ -14,7 +14,6 @@ use tokio::task::JoinSet;
 use super::cluster;
 use crate::vm::check;
 
-/// Timeout of the registration.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes after each number, so that the log grows as in production.
 const PADDING_BYTES: usize = 120;

@@ -180,8 +180,8 @@ fn write(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-/// Reads standard input piece by piece. An empty piece is the end of input; a closed channel means
-/// that the session is to be left. One piece waits: input that is not taken is not read.
+/// Reads standard input chunk by chunk. An empty chunk is the end of input; a closed channel means
+/// that the session is to be left. One chunk waits: input that is not taken is not read.
 fn input(mode: StreamMode) -> mpsc::Receiver<StdinChunk> {
     let (pieces, received) = mpsc::channel(1);
     match mode {
@@ -202,7 +202,7 @@ fn input(mode: StreamMode) -> mpsc::Receiver<StdinChunk> {
     received
 }
 
-/// A piece of standard input.
+/// A chunk of standard input.
 enum StdinChunk {
     Bytes(Bytes),
     /// The detach keys were typed.
@@ -225,7 +225,7 @@ fn read(pieces: &mpsc::Sender<StdinChunk>, mut keys: Option<DetachKeys>) {
                 detaches: false,
             },
         };
-        // Nothing is left of a piece that may be the beginning of the keys. An empty piece would
+        // Nothing is left of a chunk that may be the beginning of the keys. An empty chunk would
         // mean the end of input.
         let is_told = !bytes.is_empty() || count == 0;
         if is_told
@@ -251,7 +251,7 @@ struct InputSender {
     /// A permit for each byte of input that may be sent.
     window: Arc<Semaphore>,
     input: mpsc::Receiver<StdinChunk>,
-    /// A piece for which there is no permit yet.
+    /// A chunk for which there is no permit yet.
     pending: Option<Bytes>,
     /// The terminal size that was last sent to the command.
     size: Option<TerminalSize>,
@@ -305,7 +305,7 @@ impl InputSender {
         }
     }
 
-    /// Returns the next piece of input for which there is a permit. Nothing is lost if the call is
+    /// Returns the next chunk of input for which there is a permit. Nothing is lost if the call is
     /// cancelled.
     async fn next_piece(&mut self) -> StdinChunk {
         let piece = match self.pending.take() {

@@ -10,7 +10,7 @@ pub(super) struct DetachKeys {
     is_begun: bool,
 }
 
-/// A piece of typed input.
+/// A chunk of typed input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TypedInput {
     /// Bytes for the task.

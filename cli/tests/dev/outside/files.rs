@@ -144,7 +144,7 @@ fn by_answers(cluster: &DevCluster, port: u16) {
             "/short",
             "end of file before message length reached",
         ),
-        // That the limit holds is shown where it is small: `content/src/fetcher/tests`.
+        // `content/src/fetcher/tests` test with a small limit that it holds.
         (
             "a length beyond any limit, of which nothing comes",
             "/endless",

@@ -278,7 +278,7 @@ fn by_secrets_and_images(cluster: &DevCluster, shared: &str, layout: &str) {
     }
 }
 
-/// What an operator may request of a trap.
+/// The requests that an operator may make for a trap: description, path, and expected message.
 const TRAPS: [(&str, &str, &str); 7] = [
     (
         "have an operator read a link out of a sandbox",

@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(60);
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts it, empty, at `folder`.
+    /// Mounts it, empty, at `directory`.
     fn at(directory: &Path) -> Self {
         std::fs::create_dir_all(directory).expect("a folder can be made");
         let room = Some("size=64m,nr_inodes=300");
@@ -35,7 +35,7 @@ impl SmallDisk {
         Self(directory.to_owned())
     }
 
-    /// Mounts it in place of `folder`, with its content.
+    /// Mounts it in place of `directory`, with its content.
     fn under(directory: &Path) -> Self {
         let kept = directory.with_extension("kept");
         std::fs::rename(directory, &kept).expect("it is there");

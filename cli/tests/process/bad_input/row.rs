@@ -12,7 +12,7 @@ pub(crate) struct Row {
     pub(crate) action: RowAction,
     pub(crate) end: RowEnd,
     /// Required parts of the message: the field, its value, the remedy. Words in braces stand for
-    /// places of the site.
+    /// addresses and directories of the cluster.
     pub(crate) message: [&'static str; 3],
     pub(crate) unchanged: Unchanged,
 }
@@ -59,12 +59,12 @@ pub(crate) enum RowEnd {
     NoAnswer,
 }
 
-/// What must be unchanged. All processes of the cluster, the written data and the long-running task
-/// must survive in any case, which is checked when all rows have run.
+/// The part that must be unchanged. All processes of the cluster, the written data and the
+/// long-running task must survive in any case, which is checked when all rows have run.
 #[derive(Clone, Copy)]
 pub(crate) enum Unchanged {
     Cluster,
-    /// This file of the site, with this text in it.
+    /// This file of the cluster, with this text in it.
     File(&'static str, &'static str),
     /// No new entry in the directory for temporary files.
     TemporaryFiles,

@@ -175,7 +175,7 @@ async fn open_link(connector: &Connector) -> (Uplink, v1::ToAgent) {
         .expect("no link")
 }
 
-/// Reads until the stream ends early, which `tell` must cause.
+/// Reads until the stream ends early, which a new epoch must cause.
 async fn wait_for_end(link: &mut Uplink) -> String {
     let told = tokio::time::timeout(STEP_TIMEOUT, link.inbound.message()).await;
     told.expect("the stream stays open")
@@ -330,7 +330,7 @@ async fn a_search_comes_back_to_a_master_that_leads_by_now() {
     connector.note_leader(&next.address);
     next.refusals.store(1, Ordering::Relaxed);
     let uplink = AgentUplink::new(connector.clone());
-    // Shorter than a master's timeout: waiting for the mute one leaves no time.
+    // Shorter than a master's timeout: waiting for the silent one leaves no time.
     let hello = v1::Hello::default();
     let search = uplink.connect(hello, Duration::from_millis(2_500));
     let told = async {

@@ -54,7 +54,7 @@ impl RetryState {
     /// Waits, if another attempt is useful.
     ///
     /// # Errors
-    /// The fault itself, if it is not.
+    /// The error itself, if it is not.
     pub(in crate::images) async fn wait_after(
         &mut self,
         error: PullErrorKind,

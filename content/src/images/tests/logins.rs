@@ -5,7 +5,7 @@ use super::*;
 
 const LOGIN: &str = "dXNlcjpodW50ZXIy";
 
-/// Returns a world whose registry has an account for the operator, and the credentials file.
+/// Returns a fixture whose registry has an account for the operator, and the credentials file.
 async fn private(
     challenge: impl Fn(&str) -> String,
     wanted: &str,

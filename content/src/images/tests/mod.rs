@@ -88,7 +88,7 @@ impl ImagesFixture {
         }
     }
 
-    /// Returns a world whose operator lists other registries as well.
+    /// Returns a fixture whose operator lists other registries as well.
     async fn listing(registries: &[&str]) -> Self {
         let settings = registries.iter().copied();
         Self::with(settings.fold(ImageSettings::default(), listing)).await

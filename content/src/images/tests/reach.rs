@@ -36,7 +36,7 @@ const IMPATIENT: RetryTimeouts = RetryTimeouts {
     retry_for: Duration::ZERO,
 };
 
-/// Returns a world whose operator allows fetches from these servers.
+/// Returns a fixture whose operator allows fetches from these servers.
 async fn opening(allow: &[&str]) -> ImagesFixture {
     let mut world = ImagesFixture::new().await;
     let settings = listing(ImageSettings::default(), world.registry.address());

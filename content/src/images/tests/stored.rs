@@ -3,7 +3,7 @@
 use super::registry::InjectedFault;
 use super::*;
 
-/// Keeps the whole disk free: everything unused is removed.
+/// Returns settings that keep the whole disk free: everything unused is removed.
 fn no_space() -> ImageSettings {
     ImageSettings {
         headroom_percent: 100,

@@ -1,4 +1,4 @@
-//! Tests of joining: free resources of one agent become one offer, in whatever order they become
+//! Tests of merging: free resources of one agent become one offer, in whatever order they become
 //! free.
 
 use argosy_state::ids::{AgentId, FrameworkId};

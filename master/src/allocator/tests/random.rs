@@ -69,7 +69,7 @@ impl World {
     }
 
     /// Checks that no agent that is worth an offer is left over while a client that takes offers
-    /// could have it. Resources that wait to be joined with two open offers are an exception: a
+    /// could have it. Resources that wait to be merged with two open offers are an exception: a
     /// full round offers them within a second of the time from which that is allowed.
     pub(crate) fn check_no_unoffered_resources(&mut self) {
         for client in self.allocator.clients.slots() {

@@ -122,7 +122,7 @@ fn adopted_offers_are_valid_for_a_second() {
     }
     world.new_leader();
     world.agent_returns(AGENT);
-    // An acceptance of 1.2 is in flight; the resources that "c" has freed could be joined with both
+    // An acceptance of 1.2 is in flight; the resources that "c" has freed could be merged with both
     // offers.
     world.framework_returns(FRAMEWORK, &["1.2", "1.3"]);
     world.advance_with(900, &[LinkId(3), LinkId(4)]);

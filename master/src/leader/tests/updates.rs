@@ -249,7 +249,7 @@ fn unknown_is_answered_after_a_commit_that_makes_it_true() {
     world.expect(&expect![[r#"
         call-2: refused late: call 1 is below 2, the lowest number still open
     "#]]);
-    // The promise stands: the same answer needs no other entry.
+    // The promise holds: the same answer needs no other entry.
     let entries = world.entries();
     world.reconcile(&["a"], 2);
     world.expect(&expect![[r#"

@@ -344,7 +344,7 @@ impl World {
         link
     }
 
-    /// Returns the promise and the token of an offer that was received.
+    /// Returns the terms and the token of an offer that was received.
     pub(super) fn held(&self, id: &str) -> (OfferTerms, Vec<u8>) {
         let offer = self
             .received

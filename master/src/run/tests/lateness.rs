@@ -108,7 +108,7 @@ async fn carry(
     tokio::join!(take, give);
 }
 
-/// Returns the place of the active leader, once there is one other than `former`.
+/// Returns the index of the active leader, once there is one other than `former`.
 async fn active_leader(masters: &[MasterWithoutApi], former: Option<usize>) -> usize {
     let deadline = Instant::now() + TIMEOUT;
     loop {

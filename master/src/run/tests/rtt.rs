@@ -92,7 +92,7 @@ impl TestMasters {
         Some(client.get_cluster(request).await.ok()?.into_inner())
     }
 
-    /// Waits for an active leader. Returns its place and its name.
+    /// Waits for an active leader. Returns its index and its name.
     pub(super) async fn leader(&self) -> (usize, String) {
         let (place, seen) = self.active_leader().await;
         (place, seen.leader)

@@ -25,7 +25,7 @@ async fn leader_with_a_blocked_loop_transfers_leadership() {
     };
     let give_up = step_down_handler(masters[leader].node.clone());
     let look = Duration::from_millis(20);
-    // A separate pulse that never beats. The abort ends only this watchdog.
+    // A separate counter that records no turn. The abort ends only this watchdog.
     let _watchdog = Watchdog::thread_with(Arc::default(), look, give_up, || {}).unwrap();
     let asked = Instant::now();
     while in_office(Some(leader)).is_none() {

@@ -64,7 +64,6 @@ impl EncodedRecords {
     }
 }
 
-/// An encoded page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EncodedPage(Bytes);
 

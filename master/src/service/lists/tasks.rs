@@ -67,7 +67,7 @@ struct TaskQuery {
 }
 
 impl TaskQuery {
-    /// Creates the selection from a filter whose ids are validated.
+    /// Creates the query from a filter whose ids are validated.
     fn new(filter: HashMap<String, String>, encodings: EncodingCache) -> Self {
         Self {
             encodings,

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
 
-/// `SOCK_DIAG_BY_FAMILY`: the type of the question and of its answer.
+/// `SOCK_DIAG_BY_FAMILY`: the type of the query and of its answer.
 const BY_FAMILY: u16 = 20;
 /// `NLMSG_ERROR`.
 const ERROR: u16 = 2;
@@ -40,7 +40,7 @@ const INODE: usize = HEADER + 68;
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] if there is no such connection, [`io::ErrorKind::Unsupported`] if
-/// the kernel does not answer such questions, others if the connection is being closed.
+/// the kernel does not answer such queries, others if the connection is being closed.
 pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     let (family, id) = id(end, other)?;
     let one = SocketQuery {
@@ -91,7 +91,7 @@ fn id(end: SocketAddr, other: SocketAddr) -> io::Result<(AddressFamily, [u8; END
     Ok((family, id))
 }
 
-/// Uses a socket that is opened now for all later questions. Its answers contain users as this
+/// Uses a socket that is opened now for all later queries. Its answers contain users as this
 /// process knows them now, not as in a user namespace that it enters later.
 pub(super) fn keep_socket() {
     // If none can be opened now, none can be opened later.
@@ -100,7 +100,7 @@ pub(super) fn keep_socket() {
     }
 }
 
-/// The socket that was opened early, for one question at a time.
+/// The socket that was opened early, for one query at a time.
 static SOCKET: OnceLock<Mutex<OwnedFd>> = OnceLock::new();
 
 fn open() -> Result<OwnedFd, Errno> {
@@ -112,7 +112,7 @@ fn open() -> Result<OwnedFd, Errno> {
     )
 }
 
-/// A question to the kernel.
+/// A query to the kernel.
 struct SocketQuery {
     flags: u16,
     /// The states of connections that count, one bit each.
@@ -124,7 +124,7 @@ impl SocketQuery {
     /// Returns the kernel's answer, or its first part.
     fn query(&self, family: AddressFamily) -> io::Result<Vec<u8>> {
         match SOCKET.get() {
-            // An answer left over from a question whose caller failed is recognized by its ends,
+            // An answer left over from a query whose caller failed is recognized by its ends,
             // and rejected.
             Some(kept) => {
                 let netlink = kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,7 +146,7 @@ impl SocketQuery {
     fn query_with(&self, netlink: &OwnedFd, family: AddressFamily) -> io::Result<Vec<u8>> {
         send(netlink.as_raw_fd(), &self.encode(family), MsgFlags::empty())?;
         let mut answer = vec![0; 1_024];
-        // The answer is available before the call of the question returns.
+        // The answer is available before the call that sends the query returns.
         let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
         answer.truncate(length);
         Ok(answer)
@@ -159,7 +159,7 @@ impl SocketQuery {
         question.extend(LENGTH.to_ne_bytes());
         question.extend(BY_FAMILY.to_ne_bytes());
         question.extend(self.flags.to_ne_bytes());
-        // Sequence and sender: there is one question.
+        // Sequence and sender: there is one query.
         question.extend([0; 8]);
         question.extend([family as u8, TCP, 0, 0]);
         question.extend(self.states.to_ne_bytes());

@@ -27,7 +27,7 @@ pub(super) fn of(end: SocketAddr, other: SocketAddr) -> io::Result<u32> {
     search(open()?.iter_mut(), end, other)
 }
 
-/// Uses tables that are opened now for all later questions, as [`super::owner::keep`].
+/// Uses tables that are opened now for all later queries, as [`super::owner::keep_socket`] does.
 pub(super) fn keep_tables() {
     // If there are none now, there are none later.
     if let Ok(tables) = open() {

@@ -2,8 +2,8 @@
 //! the store must not be behind it.
 //!
 //! A separate thread writes the file some time after a sync, so no commit waits for it. It is
-//! therefore never ahead of what is synced, and up to [`PACE`] behind it. Two slots alternate: a
-//! write that a power cut interrupts leaves the other one.
+//! therefore never ahead of what is synced, and up to [`WRITE_INTERVAL`] behind it. Two slots
+//! alternate: a write that a power cut interrupts leaves the other one.
 
 mod file;
 
@@ -215,8 +215,8 @@ impl Shared {
         self.recorded.lock().expect("no holder of the lock panics")
     }
 
-    /// Returns the record to write, and whether it is the last one. Returns after [`IDLE`] at the
-    /// latest.
+    /// Returns the record to write, and whether it is the last one. Returns after [`MAX_WAIT`] at
+    /// the latest.
     fn next(&self) -> (HighWaterRecord, bool) {
         let waiting = self
             .changed

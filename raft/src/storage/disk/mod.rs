@@ -40,7 +40,6 @@ use futures::future::BoxFuture;
 use crate::fatal::FatalHandler;
 use high_water::{HighWater, StoreState};
 
-/// The key space of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum KeySpace {
     /// Log entries by index, eight bytes big endian.

@@ -76,7 +76,6 @@ pub(super) struct WalChecker {
     witness: Option<WalPosition>,
 }
 
-/// The result of the check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum WalCheckResult {
     /// The logs are what was written.

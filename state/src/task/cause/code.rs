@@ -2,8 +2,8 @@
 //! reworded.
 //!
 //! `{}` stands for an argument. A message that ends with a colon or a semicolon and a space is
-//! followed by the next cause or by free text. An argument without a place is free text after the
-//! message.
+//! followed by the next cause or by free text. An argument without a placeholder is free text after
+//! the message.
 
 /// Defines the codes, in the order of [`Code::ALL`].
 macro_rules! codes {

@@ -10,7 +10,7 @@ use super::SimFramework;
 /// Resources of an executor without its tasks.
 const EXECUTOR: &str = "cpus:0.1;mem:16";
 
-/// How the tasks of one call belong together.
+/// The relation between the tasks of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LaunchForm {
     Alone,

@@ -17,7 +17,7 @@ use crate::sim::system::world::{
 /// each simulation.
 const SHORT_OFFER_MS: u64 = 3_000;
 
-/// Returns the failover timeout of a framework, in milliseconds: by its place, and by seed.
+/// Returns the failover timeout of a framework, in milliseconds: by its index, and by seed.
 pub(super) fn failover_timeout_ms(world: &World, place: usize) -> u64 {
     const LONG: u64 = 3_600_000;
     match (SimFrameworkBehaviour::of(place), world.seed % 3) {

@@ -1,5 +1,5 @@
 //! Executors on a simulated machine: one process for many tasks, which survives its agent and keeps
-//! the same books as the real SDK.
+//! the same state as the real SDK.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -43,7 +43,7 @@ pub(super) struct TaskProcessView<'a> {
     pub(super) container: ContainerName,
     pub(super) pid: u32,
     pub(super) since_ms: u64,
-    /// How long it has run. It counts milliseconds.
+    /// The time for which it has run, in milliseconds.
     pub(super) ran_ms: u64,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn uses(start: &ContainerStart) -> Resources {
 }
 
 impl ExecutorTask {
-    /// Returns when it ends, and how.
+    /// Returns the time and the status of its end.
     fn end(&self) -> Option<(u64, CommandStatus)> {
         let by_itself = self.script.run_ms.map(|run_ms| {
             let how = CommandStatus::Code(self.script.code);

@@ -13,7 +13,7 @@ pub(super) struct SimTaskGroups(BTreeMap<ContainerName, SimTaskGroup>);
 #[derive(Debug)]
 struct SimTaskGroup {
     size: usize,
-    /// When its tasks were prepared, all at the same time.
+    /// The time at which all its tasks were prepared.
     prepared_ms: u64,
     members: BTreeMap<ContainerName, MemberState>,
 }

@@ -14,7 +14,7 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(8);
 const DISK_DELAY: Duration = Duration::from_millis(120);
 /// Deadline for a leader without contact to other masters to step down.
 const STEP_DOWN_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How often agents are restarted between two leaders.
+/// The number of restarts of agents between two leaders.
 const RESTARTS: u32 = 12;
 
 impl Scenario {
@@ -90,7 +90,7 @@ impl Scenario {
         Some(())
     }
 
-    /// Replaces a leader that does not notice it, and lets agents search for a leader repeatedly.
+    /// Replaces a leader that does not detect this, and lets agents search for a leader repeatedly.
     pub(super) fn two_leaders(&mut self, simulation: &mut Simulation<'_>) -> Option<()> {
         self.nemesis.cut_leader(simulation);
         for _ in 0..RESTARTS {

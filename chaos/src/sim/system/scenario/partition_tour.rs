@@ -12,7 +12,6 @@ use crate::sim::system::world::{OperatorRequest, master_name};
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Interval of requests for a transfer.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(1);
-/// Duration of a graph.
 const GRAPH_DURATION: Duration = Duration::from_secs(8);
 /// Deadline for the election of a leader, where one must be elected.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,13 +23,12 @@ const PROPAGATION_TIME: Duration = Duration::from_millis(250);
 const STABLE_TIME: Duration = Duration::from_secs(3);
 /// Maximum number of leaders before one stays.
 const MAX_EPOCHS: usize = 3;
-/// Number of entries by which a follower may be behind and still count as healthy.
+/// Number of entries by which a follower may lag and still count as healthy.
 const MAX_LAG: u64 = 20;
 
-/// The observations of one graph.
 #[derive(Debug, Default)]
 struct GraphObservations {
-    /// The start times of epochs after the cut, with the places of their leaders.
+    /// The start times of epochs after the cut, with the indexes of their leaders.
     epochs: Vec<(Duration, usize)>,
     /// The longest time without a commit.
     longest_gap: Duration,
@@ -93,8 +91,8 @@ impl GraphObservations {
 }
 
 impl Scenario {
-    /// Plays these cases, one after the other. Violations are reported at the end, so that the
-    /// other cases are played, too.
+    /// Runs these cases, one after the other. Violations are reported at the end, so that the
+    /// other cases are run, too.
     pub(in crate::sim::system) fn tour(
         mut self,
         simulation: &mut Simulation<'_>,
@@ -112,7 +110,7 @@ impl Scenario {
         }
     }
 
-    /// Plays one case. Returns `None` as soon as the tour cannot continue.
+    /// Runs one case. Returns `None` as soon as the tour cannot continue.
     fn run_case(
         &mut self,
         simulation: &mut Simulation<'_>,
