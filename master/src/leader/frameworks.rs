@@ -7,7 +7,7 @@ use argosy_proto::versions::VersionRange;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::command::{ApplyOutcome, Command, CommandReply, Rejection, Subscribe};
-use argosy_state::framework::SchedulerConnection;
+use argosy_state::framework::{Framework, SchedulerConnection};
 use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId, Timestamp};
 use argosy_state::level;
 
@@ -77,10 +77,10 @@ impl Leader {
         // If another master leads by now, a framework without a record may be newer than this
         // leader's state: the entry decides.
         let framework = known.and_then(|id| registry.framework(id));
-        if let Some(present) = framework.map(|framework| framework.session)
+        if let Some(present) = framework
             && self.must_name(&subscription, present)
         {
-            return self.name_session(link, present);
+            return self.name_session(link, present.session);
         }
         let nothing_new = framework.is_some_and(|framework| {
             framework.session == subscription.session
@@ -119,14 +119,15 @@ impl Leader {
     /// Returns whether a subscription must name the present session of its framework before it
     /// replaces it. A process that has been killed cannot: its subscription may still be on its way
     /// when its successor has subscribed. While another subscription is being committed, none is
-    /// named correctly.
-    fn must_name(&self, subscription: &SchedulerHello, present: u64) -> bool {
+    /// named correctly. Another principal does not learn the session: its entry is refused.
+    fn must_name(&self, subscription: &SchedulerHello, present: &Framework) -> bool {
         let is_committing = |link: &FrameworkLink| {
             link.framework.is_none() && link.subscription.framework == subscription.framework
         };
-        subscription.session != present
+        subscription.session != present.session
+            && subscription.info.principal == present.info.principal
             && subscription.replaces.is_some_and(|named| {
-                named != present || self.framework_links.values().any(is_committing)
+                named != present.session || self.framework_links.values().any(is_committing)
             })
     }
 

@@ -110,6 +110,21 @@ fn a_late_subscription_of_a_killed_process_replaces_nobody() {
     "#]]);
 }
 
+/// The number of a session is all that a call needs.
+#[test]
+fn the_session_is_not_named_to_another_principal() {
+    let mut world = World::with_offer();
+    let mut other = world.subscription_of(FRAMEWORK, &[]);
+    other.session = 777;
+    other.replaces = Some(0);
+    other.info.principal = "somebody-else".to_owned();
+    world.subscribe_with(LinkId(3), other);
+    world.expect(&expect![[r#"
+        link-3 <- error refused: the principal of a framework cannot be changed (it is "")
+        link-3 closed
+    "#]]);
+}
+
 #[test]
 fn a_subscription_is_not_replaced_while_another_one_is_committed() {
     let mut world = World::with_offer();
