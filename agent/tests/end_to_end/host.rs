@@ -1,15 +1,13 @@
-//! An agent in this process, on a directory that outlives it.
+//! The hosts of agents: directories that outlive them, and the programs that this executable is.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode};
+use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 use argosy_agent::{
     AgentDependencies, Config, DiskEnforcement, Environment, HelperCommands, ImageRoots,
-    IsolationMode, LauncherCommand, RunError, ServiceCommand, run,
+    IsolationMode, LauncherCommand, ServiceCommand, run,
 };
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{AgentEndpoint, ExecutorRunner};
@@ -20,11 +18,9 @@ use argosy_proto::transport::Listener;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::children::{child_of, entries};
-use crate::master::PATIENCE;
+use crate::running::{API, Agent, AgentProcess, log_error};
 
 /// The verb by which this program runs as its own launcher.
 pub(crate) const LAUNCHER: &str = "launcher";
@@ -42,8 +38,6 @@ const PANICS: &str = "panics";
 const DIES: &str = "dies";
 const HANGS: &str = "hangs";
 
-/// The file next to an agent's directory with the address of its API, if it is a separate process.
-const API: &str = "api";
 /// The verb by which it runs as an executor.
 pub(crate) const EXECUTOR: &str = "executor";
 
@@ -136,6 +130,7 @@ impl TestHost {
             running: tokio::spawn(log_error(run(config, parts, stop.clone()))),
             stop,
             end_tasks,
+            lock: self.directory().join("lock"),
         }
     }
 
@@ -477,223 +472,4 @@ pub(crate) fn executor_process() -> ExitCode {
     let run = async { ExecutorRunner::new(meeting).run(&mut executor).await };
     runtime.unwrap().block_on(run).unwrap();
     ExitCode::SUCCESS
-}
-
-/// An agent that is a separate process. Dropping it is `kill -9`, so that a failed test leaves
-/// none.
-pub(crate) struct AgentProcess(Child, PathBuf);
-
-impl AgentProcess {
-    pub(crate) fn pid(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Returns the containers that are listed now.
-    pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
-        let api = content(&self.1.with_file_name(API)).await;
-        containers(api.parse().unwrap()).await
-    }
-
-    /// Terminates an agent that may be divided, so that it clears its host, and waits for its exit.
-    pub(crate) async fn stop(mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        let died = tokio::time::timeout(PATIENCE, self.died()).await;
-        died.expect("the agent does not end");
-    }
-
-    /// Waits until it has exited.
-    pub(crate) async fn died(&mut self) {
-        while self.0.try_wait().unwrap().is_none() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        get(self.api().await, path).await
-    }
-
-    pub(crate) async fn api(&self) -> SocketAddr {
-        content(&self.1.with_file_name(API)).await.parse().unwrap()
-    }
-
-    /// Returns the process that has kept root.
-    pub(crate) fn broker(&self) -> u32 {
-        child_of(self.pid(), "argosy-broker")
-    }
-
-    /// Waits until no container is left.
-    pub(crate) async fn is_clear(&self) {
-        let api = content(&self.1.with_file_name(API)).await;
-        is_clear(api.parse().unwrap()).await;
-    }
-
-    /// Returns the kernel wait states of the agent and its launcher, and the states of its
-    /// unfinished containers.
-    pub(crate) fn list_leftovers(&self) -> String {
-        let own = self.0.id();
-        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
-        let mut text = String::new();
-        let pids = children.unwrap_or_default();
-        for pid in pids.split_whitespace().chain([own.to_string().as_str()]) {
-            for thread in entries(&format!("/proc/{pid}/task")) {
-                let word = |name: &str| std::fs::read_to_string(thread.join(name));
-                let (name, wait) = (word("comm"), word("wchan"));
-                let _ = writeln!(
-                    text,
-                    "{}: {} in {}",
-                    thread.display(),
-                    name.unwrap_or_default().trim(),
-                    wait.unwrap_or_default()
-                );
-            }
-        }
-        for container in entries(&self.1.join("containers").display().to_string()) {
-            if !container.join("exit.json").exists() {
-                let handle = std::fs::read_to_string(container.join("handle.json"));
-                let _ = writeln!(text, "{}: {handle:?}", container.display());
-            }
-        }
-        text
-    }
-}
-
-impl Drop for AgentProcess {
-    fn drop(&mut self) {
-        // A process that has exited is only waited for.
-        let _ = self.0.kill();
-        self.0.wait().unwrap();
-    }
-}
-
-/// Prints the reason of its end: a test may wait for its effects.
-async fn log_error(running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
-    let ended = running.await;
-    if let Err(error) = &ended {
-        eprintln!("the agent has ended: {error:?}");
-    }
-    ended
-}
-
-/// A running agent.
-pub(crate) struct Agent {
-    pub(crate) api: SocketAddr,
-    running: JoinHandle<Result<(), RunError>>,
-    stop: CancellationToken,
-    pub(crate) end_tasks: CancellationToken,
-}
-
-impl Agent {
-    /// Stops it; its tasks continue.
-    pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.ended().await.unwrap();
-    }
-
-    /// Waits until it has ended by itself.
-    pub(crate) async fn ended(self) -> Result<(), RunError> {
-        let ended = tokio::time::timeout(PATIENCE, self.running).await;
-        ended.expect("the agent does not end").unwrap()
-    }
-
-    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        get(self.api, path).await
-    }
-
-    /// Returns the containers that are listed now.
-    pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
-        containers(self.api).await
-    }
-
-    /// Returns the counter of this name, with its labels, over all agents of this process; 0 if it
-    /// is missing.
-    pub(crate) async fn counted(&self, name: &str) -> u64 {
-        let (_, text) = self.get("/metrics").await;
-        let value = text.lines().find_map(|line| line.strip_prefix(name));
-        value.map_or(0, |value| value.trim().parse().unwrap())
-    }
-
-    /// Waits until no container is left.
-    pub(crate) async fn is_clear(&self) {
-        is_clear(self.api).await;
-    }
-}
-
-/// An agent in this process that keeps root, or a separate process that gives it up.
-pub(crate) enum AnyAgent {
-    InProcess(Agent),
-    Brokered(AgentProcess),
-}
-
-impl AnyAgent {
-    /// Stops it; its tasks continue.
-    pub(crate) async fn stop(self) {
-        match self {
-            Self::InProcess(agent) => agent.stop().await,
-            Self::Brokered(process) => process.stop().await,
-        }
-    }
-
-    /// Waits until no container is left.
-    pub(crate) async fn is_clear(&self) {
-        match self {
-            Self::InProcess(agent) => agent.is_clear().await,
-            Self::Brokered(process) => process.is_clear().await,
-        }
-    }
-}
-
-async fn get(api: SocketAddr, path: &str) -> (u16, String) {
-    let answered = async {
-        let answer = reqwest::get(format!("http://{api}{path}")).await?;
-        Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
-    };
-    let answered = tokio::time::timeout(PATIENCE, answered).await;
-    answered
-        .unwrap_or_else(|_| panic!("{path} is not answered"))
-        .unwrap()
-}
-
-async fn containers(api: SocketAddr) -> Vec<serde_json::Value> {
-    let (_, text) = get(api, "/v1/containers").await;
-    let mut list: serde_json::Value = serde_json::from_str(&text).unwrap();
-    list["containers"]
-        .as_array_mut()
-        .map(std::mem::take)
-        .unwrap()
-}
-
-async fn is_clear(api: SocketAddr) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let left = containers(api).await;
-        if left.is_empty() {
-            return;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{} containers are left: {}",
-            left.len(),
-            left[0]
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Waits until a file exists, and returns its content.
-pub(crate) async fn content(path: &Path) -> String {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Ok(text) = std::fs::read_to_string(path)
-            && !text.is_empty()
-        {
-            return text;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{} does not come",
-            path.display()
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

@@ -10,6 +10,7 @@ mod children;
 mod host;
 mod layout;
 mod master;
+mod running;
 #[path = "../../../isolation/tests/tls/server.rs"]
 mod tls;
 

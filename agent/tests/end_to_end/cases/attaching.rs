@@ -5,8 +5,9 @@ use argosy_proto::v1;
 
 use super::entering::{CommandResult, ExecClient, call, over};
 use super::{code, runs};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, shell};
+use crate::running::{Agent, content};
 
 async fn ask(agent: &Agent, parameters: &[(&str, &str)]) -> reqwest::Response {
     let task = format!("{FRAMEWORK}/t");

@@ -15,8 +15,9 @@ use nix::sched::CloneFlags;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{runs, with_namespaces};
-use crate::host::{Agent, TestHost};
+use crate::host::TestHost;
 use crate::master::{AgentStream, Master, kill, shell};
+use crate::running::Agent;
 
 /// Returns a runtime for an agent.
 fn threads() -> Runtime {

@@ -8,8 +8,9 @@ use argosy_testing::{refused, skip};
 use super::crashes::audit;
 use super::volumes::with_disk;
 use super::{code, reason, runs, state};
-use crate::host::{Agent, TestHost};
+use crate::host::TestHost;
 use crate::master::{AgentStream, Master, shell};
+use crate::running::Agent;
 
 /// The command of a task, its end, and a harmless amount of the same.
 struct ResourceAttack {

@@ -10,8 +10,9 @@ use argosy_proto::v1;
 use argosy_testing::skip;
 
 use super::{runs, state};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, in_hosts_network, kill, shell};
+use crate::running::{Agent, content};
 
 /// A user without any rights.
 const NOBODY: u32 = 65_534;

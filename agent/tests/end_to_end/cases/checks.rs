@@ -11,8 +11,9 @@ use argosy_proto::v1;
 use argosy_proto::v1::check::Kind;
 
 use super::{reason, runs, state};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{Master, PATIENCE, in_hosts_network, shell};
+use crate::running::{Agent, content};
 use crate::tls;
 
 /// Returns a check without a delay, ten times a second.

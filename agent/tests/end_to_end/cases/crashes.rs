@@ -17,9 +17,10 @@ use super::disks::{impossible, remove_all};
 use super::volumes::with_disk;
 use super::{compaction, plugged, runs, state};
 use crate::audit::{AuditScope, LeakAudit};
-use crate::host::{AgentProcess, AnyAgent, TestHost};
+use crate::host::TestHost;
 use crate::layout;
 use crate::master::{AgentStream, Master, PATIENCE, is_terminal, kill, launch, shell};
+use crate::running::{AgentProcess, AnyAgent};
 
 /// The passes of a step that are tested: the journal writes all events, each time another one.
 const PASSES_OF_JOURNAL: std::ops::RangeInclusive<u32> = 1..=8;

@@ -17,8 +17,9 @@ use super::crashes::{audit, groups};
 use super::runs;
 use crate::audit::{AuditScope, LeakAudit};
 use crate::children::child_of;
-use crate::host::{AgentProcess, TestHost};
+use crate::host::TestHost;
 use crate::master::{AgentStream, Master, is_terminal, kill, launch, shell};
+use crate::running::AgentProcess;
 
 /// Number of cycles of a usual run.
 pub(super) const USUAL: usize = 400;

@@ -12,9 +12,10 @@ use super::crashes::audit;
 use super::groups::member;
 use super::volumes::with_disk;
 use super::{code, runs, state};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::layout;
 use crate::master::{FRAMEWORK, Master, shell};
+use crate::running::{Agent, content};
 
 const MIB: u64 = 1 << 20;
 

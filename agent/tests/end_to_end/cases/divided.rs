@@ -18,9 +18,10 @@ use nix::unistd::Pid;
 use super::volumes::with_disk;
 use super::{code, executors, plugged, runs, state};
 use crate::children::{child_of, child_with};
-use crate::host::{AgentProcess, CONTENT, TestHost, content};
+use crate::host::{CONTENT, TestHost};
 use crate::layout;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
+use crate::running::{AgentProcess, content};
 
 /// Returns `None` on a host on which an agent is not divided.
 fn impossible() -> Option<&'static str> {

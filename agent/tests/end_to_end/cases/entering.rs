@@ -11,8 +11,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::runs;
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
+use crate::running::{Agent, content};
 
 /// A client of a session.
 pub(super) struct ExecClient(WebSocketStream<reqwest::Upgraded>);

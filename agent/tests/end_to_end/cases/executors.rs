@@ -10,8 +10,9 @@ use nix::unistd::Pid;
 
 use super::volumes::with_disk;
 use super::{code, reason, runs, state};
-use crate::host::{Agent, EXECUTOR, TestHost, content};
+use crate::host::{EXECUTOR, TestHost};
 use crate::master::{AgentStream, Master, kill, shell};
+use crate::running::{Agent, content};
 
 /// Runs until its file exists, confirms that by another one, and ends with this code.
 fn task(host: &TestHost, id: &str, code: i32) -> v1::TaskSpec {

@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 
 use super::entering::until;
 use super::{code, reason, state};
-use crate::host::{AgentProcess, TestHost};
+use crate::host::TestHost;
 use crate::master::{Master, shell};
+use crate::running::AgentProcess;
 
 const HALF: usize = 1 << 20;
 

@@ -9,8 +9,9 @@ use argosy_testing::skip;
 
 use super::volumes::with_disk;
 use super::{on_a_host_of_its_own, reason, runs, state};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, is_terminal, kill, shell};
+use crate::running::{Agent, content};
 
 /// Answers each caller with one line, at a port that is reachable only within its network.
 const SERVER: &str = r#"exec perl -MIO::Socket::INET -e '

@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::images::of_image;
 use super::{code, state};
-use crate::host::{TestHost, content};
+use crate::host::TestHost;
 use crate::layout;
 use crate::master::{Master, shell};
+use crate::running::content;
 
 fn path(host: &Path, container: &str, read_only: bool) -> v1::HostPath {
     v1::HostPath {

@@ -11,9 +11,10 @@ use serde_json::json;
 
 use super::volumes::with_disk;
 use super::{code, runs, state};
-use crate::host::{TestHost, content};
+use crate::host::TestHost;
 use crate::layout;
 use crate::master::{Master, kill, shell};
+use crate::running::content;
 
 /// Returns a task of the image in the host's layouts.
 pub(super) fn of_image(host: &TestHost, task: &str, line: &str) -> v1::TaskSpec {

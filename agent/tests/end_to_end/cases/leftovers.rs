@@ -13,8 +13,9 @@ use argosy_testing::skip;
 use super::disks::{impossible, looped, remove_all};
 use super::volumes::with_disk;
 use super::{code, on_a_host_of_its_own, runs, state};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{Master, kill, shell};
+use crate::running::{Agent, content};
 
 /// The file of the generated prefix, in an agent's directory.
 const PREFIX6: &str = "network-prefix6";

@@ -8,8 +8,9 @@ use argosy_proto::v1;
 use argosy_testing::{refused, skip};
 
 use super::{reason, runs, state};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, kill, shell};
+use crate::running::{Agent, content};
 
 const LINE: &str = "echo begun > begun; exec sleep 1000";
 

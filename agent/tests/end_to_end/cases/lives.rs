@@ -9,8 +9,9 @@ use argosy_proto::v1;
 
 use super::crashes::audit;
 use super::{code, runs, state};
-use crate::host::{Agent, AgentProcess, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, is_terminal, shell};
+use crate::running::{Agent, AgentProcess, content};
 
 /// After this time the state of the agent is printed.
 const LONG: Duration = Duration::from_secs(10);

@@ -14,8 +14,9 @@ use super::disks::{impossible, remove_all};
 use super::leftovers::bridged;
 use super::volumes::with_disk;
 use super::{state, with_namespaces};
-use crate::host::{Agent, TestHost};
+use crate::host::TestHost;
 use crate::master::{AgentStream, Master, in_no_network, shell};
+use crate::running::Agent;
 
 const NFT: &str = "/usr/sbin/nft";
 /// The device by which a task detects that it is in the host's network.

@@ -7,8 +7,9 @@ use argosy_state::task::{LinuxCapability, SecurityOptions};
 use argosy_testing::skip;
 
 use super::{code, reason, state};
-use crate::host::{TestHost, content};
+use crate::host::TestHost;
 use crate::master::{FRAMEWORK, Master, in_hosts_network, shell};
+use crate::running::content;
 
 /// A program that is started as root, gives its files away and becomes their owner.
 const SERVE: &str = "touch mine && chown 33:34 mine && stat -c %u:%g mine && setpriv --reuid 33 --regid 34 --clear-groups id -u";

@@ -9,8 +9,9 @@ use argosy_proto::v1;
 use argosy_testing::skip;
 
 use super::{reason, runs, state};
-use crate::host::{TestHost, content};
+use crate::host::TestHost;
 use crate::master::{Master, PATIENCE, kill, shell};
+use crate::running::content;
 
 /// Records each call, and answers with an address; waits while a file `hang` exists, fails while
 /// `refuse` exists.

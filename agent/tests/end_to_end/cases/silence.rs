@@ -10,8 +10,9 @@ use tokio::io::AsyncReadExt as _;
 
 use super::entering::{CommandResult, ExecClient, call, is_running, over, until};
 use super::runs;
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
+use crate::running::{Agent, content};
 
 /// Long enough for healthy clients to answer four times on a loaded machine.
 const SILENCE: Duration = Duration::from_secs(6);

@@ -5,8 +5,9 @@ use argosy_state::task::Sizes;
 use argosy_testing::skip;
 
 use super::{code, reason, state};
-use crate::host::{TestHost, content};
+use crate::host::TestHost;
 use crate::master::{Master, shell};
+use crate::running::content;
 
 /// Prints its sizes: the limit of open files, soft and hard, and the MiB of the two file systems.
 const LOOK: &str = "ulimit -Sn; ulimit -Hn; df -m --output=size /dev/shm /tmp | grep -v [B-z]";

@@ -8,8 +8,9 @@ use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
 use super::{on_a_host_of_its_own, runs};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{FRAMEWORK, Master, PATIENCE, in_hosts_network, kill, shell};
+use crate::running::{Agent, content};
 
 /// Returns a task's processor time in the Prometheus output; `None` if it is missing.
 async fn metric_of(agent: &Agent, task: &str) -> Option<f64> {

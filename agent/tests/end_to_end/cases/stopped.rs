@@ -17,8 +17,9 @@ use super::crashes::groups;
 use super::{code, on_a_host_of_its_own, runs, state};
 use crate::audit::{AuditScope, LeakAudit};
 use crate::children::{child_of, launcher_of, launcher_with};
-use crate::host::{Agent, AgentProcess, AnyAgent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{AgentStream, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
+use crate::running::{Agent, AgentProcess, AnyAgent, content};
 
 const FORCED: &str = "argosy_agent_forced_kills_total";
 

@@ -7,8 +7,9 @@ use argosy_proto::server::callers::AllowedCallers;
 use argosy_proto::v1;
 
 use super::{code, reason, runs, state};
-use crate::host::{TestHost, content};
+use crate::host::TestHost;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
+use crate::running::content;
 
 pub(super) async fn a_task_runs_and_its_status_and_output_are_told() {
     let (host, mut master) = (TestHost::new(), Master::start().await);

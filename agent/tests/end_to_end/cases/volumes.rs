@@ -10,8 +10,9 @@ use argosy_proto::v1::task_volume::Source;
 use argosy_testing::skip;
 
 use super::{code, reason, runs, state};
-use crate::host::{Agent, TestHost, content};
+use crate::host::TestHost;
 use crate::master::{Master, shell};
+use crate::running::{Agent, content};
 
 fn volume(path: &str, source: Source) -> v1::TaskVolume {
     v1::TaskVolume {
