@@ -545,7 +545,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/allocator/mod.rs",
         "DECLINE_CODE: usize = 64",
-        "of a decline | 64, 200 characters |",
+        "of a decline | 64, 256 characters |",
+    ),
+    (
+        "master/src/allocator/mod.rs",
+        "DECLINE_TEXT: usize = 256",
+        "of a decline | 64, 256 characters |",
     ),
     (
         "master/src/allocator/eligibility.rs",
