@@ -37,7 +37,8 @@ impl Services {
     }
 }
 
-/// Returns the new level of the cluster: the requested one, or the newest that all members support.
+/// Returns the new level of the cluster: the requested one, or the next one if all members support
+/// it.
 fn choose_level(
     present: Level,
     wanted: Option<Level>,
