@@ -18,17 +18,32 @@ pub(in crate::sim::system) struct TaskSnapshot {
 }
 
 impl ClusterAudit {
-    /// Returns the current state; `None` while the cluster is not healthy, or an agent has had no
-    /// message of its leader since then.
+    /// Returns the current state; `None` while the cluster is not healthy, an agent has had no
+    /// message of its leader since then, or an update has not reached the leader: a connection that
+    /// lost a packet delivers it later than the time for which a cluster at rest must not change. An
+    /// update that never arrives is found by [`Self::unsettled`].
     pub(in crate::sim::system) fn snapshot(&self, since_ms: u64) -> Option<TaskSnapshot> {
         let live = self.log.registry().tasks();
         let live = live.filter(|task| !task.is_terminal());
         let machines = || self.world.machines.iter();
         let is_led = machines().all(|machine| machine.obeyed_ms() > since_ms);
-        (is_led && self.unrecovered().is_empty()).then(|| TaskSnapshot {
+        let is_known = || machines().all(|machine| self.is_reported(machine));
+        (is_led && self.unrecovered().is_empty() && is_known()).then(|| TaskSnapshot {
             registered: live.map(|task| (task.key.clone(), task.state)).collect(),
             running: machines().map(SimMachine::running).collect(),
             executors: machines().map(SimMachine::executors).collect(),
+        })
+    }
+
+    /// Whether the registry has every update on the disk of a host.
+    fn is_reported(&self, machine: &SimMachine) -> bool {
+        let registry = self.log.registry();
+        let facts = machine.synced().facts;
+        facts.tasks.iter().all(|(instance, stored)| {
+            let task = registry.task(&stored.key);
+            let same =
+                task.filter(|task| (task.agent, task.order) == (instance.agent, instance.order));
+            same.is_none_or(|task| task.reported >= stored.newest_update)
         })
     }
 
