@@ -39,85 +39,68 @@
 //! clean_up_abandoned(&tree, &known, timeout)?;  // groups of orphaned containers
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
-//! Reading order:
+//! Modules, from the lowest layer to the highest:
 //!
-//! - Lifecycle: `spec`, `state_dir`, `launcher`, `supervisor`, `init`, `command`, `container`,
-//!   `exec`, `attachment`, `adoption`, `removal`. `termination` holds the supervisor's decisions.
-//! - Isolation: `profile`, `capabilities`, `mounts`, `image`, `drop_privileges`, `seccomp`;
-//!   `device_filter`, `port_filter` and `reach_filter` over `ebpf`.
-//! - Resources: `cgroup`, `limits`, `oom`, `disk`, `namespaces`, `network`, `output`; `remove_tree`
-//!   removes untrusted directory trees.
-//! - Other processes: `unpack` extracts archives and image layers, `service` runs untrusted
-//!   parsing, `division` separates an agent without root from its broker, `spawner` executes the
-//!   broker's programs.
-//! - Tests: `crash_points` and `disable_layer`.
+//! - `sys`: system calls, the only unsafe code; `testing`: hooks for tests.
+//! - `processes`: `process`, `child`, `spawner`.
+//! - `spec`: the launch request, with `profile` and `capabilities`.
+//! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent.
+//! - `confinement`: `drop_privileges`, `seccomp`; `device_filter`, `port_filter` and `reach_filter`
+//!   over `ebpf`; `service` runs untrusted parsing, `division` separates an agent without root from
+//!   its broker.
+//! - `rootfs`: `mounts`, `image`; `remove_tree` removes untrusted directory trees.
+//! - `disk`: disk limits; `network`: networks and their addresses; `unpack`: extracts archives and
+//!   image layers.
+//! - `runtime`: `launcher`, `supervisor`, `init`, `command`, `container`, `exec`, `attachment`,
+//!   `output`, `adoption`, `removal`. `termination` holds the supervisor's decisions.
 
-pub mod adoption;
-pub mod attachment;
-pub mod capabilities;
 pub mod cgroup;
-mod child;
-mod command;
-pub mod container;
-pub mod crash_points;
-pub mod device_filter;
-pub mod disable_layer;
+mod confinement;
 pub mod disk;
-pub mod division;
-mod drop_privileges;
-mod ebpf;
-pub mod exec;
-pub mod image;
-mod init;
-pub mod launcher;
-pub mod limits;
-pub mod messages;
-pub mod mounts;
-pub mod namespaces;
 pub mod network;
-pub mod oom;
-pub mod output;
-pub mod port_filter;
-pub mod process;
-pub mod profile;
-pub mod reach_filter;
-pub mod removal;
-pub mod remove_tree;
-mod seccomp;
-pub mod service;
-pub mod spawner;
+mod processes;
+mod rootfs;
+mod runtime;
 pub mod spec;
 pub mod state_dir;
-mod supervisor;
 mod sys;
-mod termination;
+mod testing;
 pub mod unpack;
 
-pub use adoption::{Adoption, AdoptionError, adopt};
-pub use attachment::{Attachment, AttachmentError, AttachmentNotice};
-pub use capabilities::Capabilities;
-pub use cgroup::{Cgroup, CgroupError, CgroupStats, CgroupTree, IoStats, Pressure, StallShares};
-pub use container::{Container, ContainerError};
-pub use exec::{
+pub use cgroup::limits::{Limits, LimitsError, MissingControllers, MissingPolicy};
+pub use cgroup::oom::{OomKill, OomScope};
+pub use cgroup::{
+    Cgroup, CgroupError, CgroupStats, CgroupTree, IoStats, Pressure, StallShares, limits, oom,
+};
+pub use confinement::{device_filter, division, port_filter, reach_filter, service};
+pub use network::{Network, NetworkError, Networks};
+pub use processes::process::{BootTime, ProcessId};
+pub use processes::{process, spawner};
+pub use rootfs::image::{Image, LAYERS_MAX, RootFs};
+pub use rootfs::mounts::{
+    HostPath, MountSpec, OwnerMapping, SecretError, SecretFile, Volume, VolumeSource,
+};
+pub use rootfs::{image, mounts, remove_tree};
+pub use runtime::adoption::{Adoption, AdoptionError, adopt};
+pub use runtime::attachment::{Attachment, AttachmentError, AttachmentNotice};
+pub use runtime::container::{Container, ContainerError};
+pub use runtime::exec::{
     ExecAction, ExecNotice, ExecRequest, ExecSession, ExecSessionError, ExecStreams, Probe,
     ProbeKind, ProbeResult, Scheme, WindowSize,
 };
-pub use image::{Image, LAYERS_MAX, RootFs};
-pub use launcher::{LaunchError, Launcher, LauncherError};
-pub use limits::{Limits, LimitsError, MissingControllers, MissingPolicy};
-pub use messages::SupervisorNotice;
-pub use mounts::{
-    HostPath, MountSpec, OwnerMapping, SecretError, SecretFile, Volume, VolumeSource,
+pub use runtime::launcher::{LaunchError, Launcher, LauncherError};
+pub use runtime::messages::SupervisorNotice;
+pub use runtime::namespaces::{DetectedModes, Isolation, Namespaces, detect};
+pub use runtime::output::OutputLimits;
+pub use runtime::removal::{RemovalError, cancel_start, clean_up_abandoned, destroy};
+pub use runtime::{
+    adoption, attachment, container, exec, launcher, messages, namespaces, output, removal,
 };
-pub use namespaces::{DetectedModes, Isolation, Namespaces, detect};
-pub use network::{Network, NetworkError, Networks};
-pub use oom::{OomKill, OomScope};
-pub use output::OutputLimits;
-pub use process::{BootTime, ProcessId};
-pub use profile::IsolationProfile;
-pub use removal::{RemovalError, cancel_start, clean_up_abandoned, destroy};
+pub use spec::capabilities::Capabilities;
+pub use spec::profile::IsolationProfile;
 pub use spec::{
     ContainerId, ContainerUser, GeneratedFile, LaunchSpec, Program, ResourceLimit, SpecError,
-    StopAfter,
+    StopAfter, capabilities, profile,
 };
 pub use state_dir::{CommandOutcome, Exit, Handle, LifetimeUsage, StateDirectoryError, StopReason};
+pub use testing::{crash_points, disable_layer};

@@ -24,11 +24,11 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::crash_points;
-use crate::limits::MissingControllers;
-use crate::oom::OomKill;
-use crate::process::ProcessId;
+use crate::cgroup::limits::MissingControllers;
+use crate::cgroup::oom::OomKill;
+use crate::processes::process::ProcessId;
 use crate::spec::ContainerId;
+use crate::testing::crash_points;
 
 /// A started container, with the data by which another process can find it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -298,7 +298,7 @@ impl StateDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oom::OomScope;
+    use crate::cgroup::oom::OomScope;
 
     fn handle() -> Handle {
         let process = ProcessId {

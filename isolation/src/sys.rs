@@ -19,7 +19,7 @@ use std::sync::atomic::AtomicU32;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg};
 
-use crate::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// The flag of `clone3` for which libc has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;

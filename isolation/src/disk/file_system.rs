@@ -22,7 +22,9 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{DiskError, DiskUsage, disk_error};
-use crate::{child, crash_points, sys};
+use crate::processes::child;
+use crate::sys;
+use crate::testing::crash_points;
 
 /// The minimum size, in bytes: a smaller file system has no space for its metadata.
 pub const FEWEST_BYTES: u64 = 1 << 20;

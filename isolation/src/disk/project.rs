@@ -14,7 +14,8 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::{DiskError, DiskUsage, disk_error};
-use crate::{crash_points, sys};
+use crate::sys;
+use crate::testing::crash_points;
 
 /// The first id of this runtime: an operator's projects have other ids.
 pub const FIRST_PROJECT: u32 = 0x4100_0000;

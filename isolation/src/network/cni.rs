@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{NetworkError, PortPublication, ipam, namespace};
-use crate::crash_points;
 use crate::spec::ContainerId;
+use crate::testing::crash_points;
 pub use list::NetworkConfList;
 use list::kind;
 use lock::ContainerLock;

@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 
 use super::link::{DeviceSettings, NetlinkSocket, NetworkDevice, PeerAddresses, VethPair};
 use super::{NetworkError, network_error};
-use crate::crash_points;
+use crate::testing::crash_points;
 
 /// The name of a container's end of the pair.
 pub(super) const CONTAINER_DEVICE: &str = "eth0";

@@ -25,8 +25,8 @@ use super::{
     ContainerNamespace, NetworkConfig, NetworkError, PortPublication, forwarding, host,
     network_error,
 };
-use crate::crash_points;
 use crate::spec::ContainerId;
+use crate::testing::crash_points;
 use filling::refill;
 
 /// An agent's networks. Dropping it releases the waiting namespaces; containers keep theirs.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::forwarding::ForwardingDenied;
 use super::{InterContainerTraffic, NetworkError, Protocol, Subnet, Subnet6};
-use crate::child;
+use crate::processes::child;
 
 /// The timeout of nft: other processes that change rules delay it by milliseconds.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -3,11 +3,11 @@
 use std::path::{Component, Path};
 
 use super::{LaunchSpec, Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES};
-use crate::image::{RootFs, UserSpec};
-use crate::mounts::{HostPath, MountSpec, OwnerMapping, SANDBOX, SHARED, check_volumes};
-use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
-use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
+use crate::rootfs::image::{RootFs, UserSpec};
+use crate::rootfs::mounts::{HostPath, MountSpec, OwnerMapping, SANDBOX, SHARED, check_volumes};
+use crate::runtime::namespaces::{Isolation, Namespaces};
+use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
 
 /// The entries of every container's `/dev`, and the name that is used while others are created.
 const USUAL_DEVICES: [&str; 15] = [
@@ -50,7 +50,7 @@ impl LaunchSpec {
         self.check_environment()?;
         self.check_confinement()?;
         for limit in &self.resource_limits {
-            if crate::limits::resource(&limit.name).is_none() {
+            if crate::cgroup::limits::resource(&limit.name).is_none() {
                 let remedy = "use a name from setrlimit(2) in lower case, such as nofile";
                 return Err(SpecError::new("resource_limits", &limit.name, remedy));
             }

@@ -146,7 +146,7 @@ impl UnpackError {
     /// Returns the message with its causes.
     #[must_use]
     pub fn message(&self) -> String {
-        crate::supervisor::error_chain(self)
+        crate::runtime::supervisor::error_chain(self)
     }
 }
 

@@ -28,18 +28,18 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::job::{FailureOrigin, UnpackFailure, UnpackJob, UnpackReport, receive_file};
 use super::{ArchivePurpose, UnpackError, UnpackProgress, unpack};
-use crate::capabilities::Capabilities;
 use crate::cgroup::Cgroup;
-use crate::crash_points;
-use crate::drop_privileges;
-use crate::messages::{
+use crate::confinement::drop_privileges;
+use crate::confinement::seccomp::SeccompFilter;
+use crate::rootfs::mounts;
+use crate::runtime::messages::{
     InitInstruction, ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet,
 };
-use crate::mounts;
-use crate::profile::{CONTAINER_IDS, END_HOST_ID};
-use crate::seccomp::SeccompFilter;
-use crate::supervisor::{SupervisorContext, error_chain};
+use crate::runtime::supervisor::{SupervisorContext, error_chain};
+use crate::spec::capabilities::Capabilities;
+use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::sys::{self, ClonedChild};
+use crate::testing::crash_points;
 
 /// The host ids of a layer's users during unpacking: those after the last that a container may
 /// have.

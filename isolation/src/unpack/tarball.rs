@@ -13,7 +13,7 @@ use super::{
     ArchiveEntry, ArchiveFormat, ArchivePurpose, ArchiveRule, EntryAttributes, EntryKind,
     UnpackBudget, UnpackError, UnpackLimits,
 };
-use crate::profile::CONTAINER_IDS;
+use crate::spec::profile::CONTAINER_IDS;
 
 /// The block size of tar files, in bytes.
 const BLOCK_BYTES: u64 = 512;

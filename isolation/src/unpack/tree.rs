@@ -25,7 +25,7 @@ use super::{
     ArchiveEntry, ArchivePurpose, ArchiveRule, EntryAttributes, EntryKind, UnpackBudget,
     UnpackLimits,
 };
-use crate::crash_points;
+use crate::testing::crash_points;
 
 /// The flags of every path lookup.
 pub(super) const RESOLVE_BENEATH: ResolveFlags = ResolveFlags::BENEATH

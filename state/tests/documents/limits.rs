@@ -308,7 +308,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| redirects of a file that is fetched | 10 |",
     ),
     (
-        "isolation/src/init.rs",
+        "isolation/src/runtime/init.rs",
         "ENTRIES: usize = 64",
         "at a time | 64, 512, 1,024 |",
     ),

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::lock::ContainerLock;
-use crate::child::{ChildProcess, memory_file, read_all};
-use crate::spawner::{ProgramCall, StandardStreams};
+use crate::processes::child::{ChildProcess, memory_file, read_all};
+use crate::processes::spawner::{ProgramCall, StandardStreams};
 
 /// The `PATH` of plugins.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -15,8 +15,8 @@ use std::io;
 use super::super::rules::DEVICES;
 use super::super::{NetworkError, namespace, network_error};
 use super::{are_all_recorded, devices};
-use crate::crash_points;
 use crate::network::ipam::{DeviceSettings6, ForwardingRecord6, Ipam};
+use crate::testing::crash_points;
 
 /// The settings of all devices, with `default` for later devices.
 const DEVICES_6: &str = "net/ipv6/conf";

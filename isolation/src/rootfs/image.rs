@@ -1,0 +1,362 @@
+//! The root of a container: the host's programs, the layers of an image, or a separate directory.
+//!
+//! The layers are host directories that many containers share. On disk, a file of the image's user
+//! n belongs to user n. Each container gets id-mapped mounts of the layers, so that the file
+//! belongs to the container's user n there. An overlay over them is mounted in the container's user
+//! namespace, so its attributes are of the kind `user` (see [`crate::unpack`]). Writes go to a
+//! directory of the container.
+
+mod accounts;
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
+};
+use rustix::process::fchdir;
+use serde::{Deserialize, Serialize};
+
+use crate::rootfs::mounts::{
+    DEFAULT_ATTRIBUTES, MountError, attach, clone_mount, create_dir, mount_error, restrict,
+};
+use crate::spec::SpecError;
+use crate::spec::profile::IsolationLayers;
+use crate::state_dir::{CommandOutcome, Exit};
+use crate::sys;
+pub(crate) use accounts::{UserSpec, home, user};
+
+/// The maximum number of layers of an image, the same as in other runtimes. Their names must fit
+/// into one mount option of 255 bytes: one byte each, plus separators, just fits.
+pub const LAYERS_MAX: usize = 128;
+/// Up to this number, the names of layers are letters and digits only, so that mount lists in the
+/// container are plain text.
+const PLAIN_NAMES: usize = 100;
+/// The names of layers while they are mounted; names after these get a second letter.
+const NAMES: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// The first of the bytes that name layers beyond those that second letters can name.
+const FURTHER: u8 = 0x80;
+/// The temporary mount point of the container's directories.
+const OWN: &str = "own";
+
+/// The error text of a container that cannot mount an overlay.
+const NO_OVERLAY: &str = "lay an overlay over the image's";
+
+/// Whether a container did not start because no overlay can be mounted here. Its layers can be
+/// copied instead ([`crate::unpack::copy_layers`]).
+#[must_use]
+pub fn lacks_overlay(exit: &Exit) -> bool {
+    exit.outcome == CommandOutcome::NotStarted && exit.reason.contains(NO_OVERLAY)
+}
+
+/// The root file system of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RootFs {
+    /// The host's programs, read-only.
+    #[default]
+    Host,
+    /// An image's layers, and the container's changes to them.
+    Image(Image),
+    /// A host directory that no other container has, written in place. A file of the image's user n
+    /// belongs to the host's user n there, so keep it where no host user has access. For images
+    /// whose layers were copied into one ([`crate::unpack::copy_layers`]).
+    #[serde(rename = "folder")]
+    Directory(PathBuf),
+}
+
+/// An image for one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// The layers as [`crate::unpack`] creates them, lowest first; at least one, at most
+    /// [`LAYERS_MAX`].
+    pub layers: Vec<PathBuf>,
+    /// The directory of the container's changes: new, for this container only; its owner becomes
+    /// the container's root.
+    pub upper: PathBuf,
+    /// A new directory next to `upper`, for the kernel's work files.
+    pub work: PathBuf,
+}
+
+impl RootFs {
+    /// Rejects what the kernel would reject later.
+    pub(crate) fn check(&self) -> Result<(), SpecError> {
+        let image = match self {
+            Self::Host => return Ok(()),
+            Self::Directory(folder) => return check_plain("root", folder),
+            Self::Image(image) => image,
+        };
+        if !(1..=LAYERS_MAX).contains(&image.layers.len()) {
+            let remedy = "give 1 to 128 layers, or copy them into one directory";
+            return Err(SpecError::new(
+                "layers",
+                &image.layers.len().to_string(),
+                remedy,
+            ));
+        }
+        image
+            .layers
+            .iter()
+            .try_for_each(|layer| check_plain("layers", layer))?;
+        check_plain("upper", &image.upper)?;
+        check_plain("work", &image.work)?;
+        let beside = image.upper.parent() == image.work.parent() && image.upper != image.work;
+        for (field, path) in [("upper", &image.upper), ("work", &image.work)] {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+            if !beside || name.len() > 100 || !name.iter().all(plain) {
+                let remedy = "give two directories with one parent, with names of at most 100 letters, digits, '.', '_' or '-'";
+                return Err(SpecError::new(field, &path.to_string_lossy(), remedy));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_plain(field: &'static str, path: &Path) -> Result<(), SpecError> {
+    let mut parts = path.components();
+    let absolute = parts.next() == Some(Component::RootDir);
+    let plain = absolute && parts.all(|part| matches!(part, Component::Normal(_)));
+    if !plain || path.parent().is_none() || path.as_os_str().as_encoded_bytes().contains(&0) {
+        let remedy = "give an absolute path without '..' or NUL";
+        return Err(SpecError::new(field, &path.to_string_lossy(), remedy));
+    }
+    Ok(())
+}
+
+/// Mounts of a container's root that are not attached yet.
+pub(crate) enum RootMounts {
+    Image {
+        layers: Vec<OwnedFd>,
+        /// The directory that holds `upper` and `work`: both must be on one mount.
+        writable: OwnedFd,
+        upper: String,
+        work: String,
+        /// The attributes of the overlay.
+        attributes: MountAttrFlags,
+    },
+    Directory(OwnedFd),
+}
+
+impl RootMounts {
+    /// Opens the mounts, as host root. Returns `None` for the host's programs, which need no such
+    /// mount.
+    pub(crate) fn open(
+        root: &RootFs,
+        first_host_id: u32,
+        walls: IsolationLayers,
+    ) -> Result<Option<Self>, MountError> {
+        let attributes = attributes(walls);
+        let image = match root {
+            RootFs::Host => return Ok(None),
+            RootFs::Directory(folder) => {
+                let tree = clone_mount(CWD, folder)?;
+                restrict(tree.as_fd(), attributes)?;
+                return Ok(Some(Self::Directory(tree)));
+            }
+            RootFs::Image(image) => image,
+        };
+        let layers = image.layers.iter().map(|layer| {
+            let tree = clone_mount(CWD, layer)?;
+            restrict(
+                tree.as_fd(),
+                DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_RDONLY,
+            )?;
+            Ok(tree)
+        });
+        let layers = layers.collect::<Result<_, MountError>>()?;
+        let holder = image.upper.parent().expect("it was checked to have one");
+        let own = clone_mount(CWD, holder)?;
+        restrict(own.as_fd(), DEFAULT_ATTRIBUTES)?;
+        let name = |path: &Path| {
+            let name = path.file_name().expect("it was checked to have a name");
+            name.to_string_lossy().into_owned()
+        };
+        let (upper, work) = (name(&image.upper), name(&image.work));
+        // Their owners are not mapped: files that container root creates there have no host user.
+        let (user, group) = (Uid::from_raw(first_host_id), Gid::from_raw(first_host_id));
+        for folder in [&upper, &work] {
+            chownat(
+                &own,
+                folder,
+                Some(user),
+                Some(group),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(mount_error(format!(
+                "give {folder} to the container's root"
+            )))?;
+        }
+        Ok(Some(Self::Image {
+            layers,
+            writable: own,
+            upper,
+            work,
+            attributes,
+        }))
+    }
+
+    /// Maps the owners, so that a file of user n belongs to the container's user n. Called before
+    /// init attaches the mounts.
+    pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), MountError> {
+        let mapped = match self {
+            Self::Image { layers, .. } => layers.as_slice(),
+            Self::Directory(folder) => std::slice::from_ref(folder),
+        };
+        mapped.iter().try_for_each(|tree| {
+            sys::map_owners(tree.as_fd(), users).map_err(mount_error(
+                "map users to the file system of the image: it must support mounts with mapped owners, as ext4, xfs, \
+                 btrfs do",
+            ))
+        })
+    }
+
+    /// Returns the unattached root. `scaffold` is an empty file system that is attached below the
+    /// old root and becomes the working directory. The mounts there for the overlay, which clones
+    /// them, are left to be covered: detaching each of them would make the kernel wait for all
+    /// processors each time.
+    pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+        fchdir(scaffold).map_err(mount_error("enter the scaffold"))?;
+        match self {
+            Self::Directory(folder) => folder.try_clone().map_err(mount_error("keep the root")),
+            Self::Image {
+                layers,
+                writable: own,
+                upper,
+                work,
+                attributes,
+            } => overlay(scaffold, layers, own, (upper, work), *attributes),
+        }
+    }
+}
+
+/// Mounts an overlay over `layers`, with the two directories of `own` for changes. Paths are
+/// relative to the working directory, which is `scaffold`.
+fn overlay(
+    scaffold: BorrowedFd<'_>,
+    layers: &[OwnedFd],
+    own: &OwnedFd,
+    (upper, work): (&str, &str),
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, MountError> {
+    let names = layer_names(layers.len());
+    for (layer, name) in layers.iter().zip(&names) {
+        let place = create_dir(scaffold, Path::new(OsStr::from_bytes(name)))?;
+        attach(layer.as_fd(), place.as_fd(), "")?;
+    }
+    attach(
+        own.as_fd(),
+        create_dir(scaffold, Path::new(OWN))?.as_fd(),
+        "",
+    )?;
+    // Paths are relative to the working directory. The first one named is the topmost layer.
+    let lower: Vec<_> = names.iter().rev().map(Vec::as_slice).collect();
+    let settings = [
+        ("lowerdir", lower.join(&b':')),
+        ("upperdir", format!("{OWN}/{upper}").into_bytes()),
+        ("workdir", format!("{OWN}/{work}").into_bytes()),
+    ];
+    let make = || {
+        let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in &settings {
+            fsconfig_set_string(overlay.as_fd(), *key, value.as_slice())?;
+        }
+        fsconfig_set_flag(overlay.as_fd(), "userxattr")?;
+        // Changes outlive neither the container nor a host crash. Without this option the end of
+        // each container would wait until the host's disk has all dirty data of the system.
+        fsconfig_set_flag(overlay.as_fd(), "volatile")?;
+        fsconfig_create(overlay.as_fd())?;
+        fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    let what = format!(
+        "{NO_OVERLAY} {} layers: the kernel must allow it in user namespaces, and the file system of \
+         {upper} must take attributes of the kind user, as ext4, xfs, btrfs do; else copy the layers into one directory",
+        layers.len()
+    );
+    make().map_err(mount_error(what))
+}
+
+/// Returns the mount attributes: `nosuid`, unless the container has that security option.
+fn attributes(walls: IsolationLayers) -> MountAttrFlags {
+    if walls.privileges {
+        DEFAULT_ATTRIBUTES
+    } else {
+        MountAttrFlags::MOUNT_ATTR_NODEV
+    }
+}
+
+/// Returns this many layer names, at most [`LAYERS_MAX`].
+fn layer_names(count: usize) -> Vec<Vec<u8>> {
+    let further = |number: usize| match count {
+        0..=PLAIN_NAMES => vec![b'-', NAMES[number % NAMES.len()]],
+        _ => vec![FURTHER + u8::try_from(number).expect("there are 66 at most")],
+    };
+    let letters = NAMES.iter().map(|letter| vec![*letter]);
+    letters.chain((0..).map(further)).take(count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(layers: usize) -> Image {
+        Image {
+            layers: (0..layers)
+                .map(|number| format!("/store/{number}").into())
+                .collect(),
+            upper: "/c/upper".into(),
+            work: "/c/work".into(),
+        }
+    }
+
+    #[test]
+    fn the_names_of_all_layers_fit_and_differ() {
+        for count in 1..=LAYERS_MAX {
+            let mut names = layer_names(count);
+            assert!(names.join(&b':').len() <= 255, "{count}");
+            assert!(count > PLAIN_NAMES || names.concat().is_ascii());
+            names.push(OWN.into());
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), count + 1);
+        }
+    }
+
+    #[test]
+    fn an_invalid_root_is_rejected() {
+        let check = |change: fn(&mut Image)| {
+            let mut image = image(2);
+            change(&mut image);
+            RootFs::Image(image).check().map_err(|error| error.field)
+        };
+        assert_eq!(check(|_| ()), Ok(()));
+        assert_eq!(check(|image| image.layers.clear()), Err("layers"));
+        assert_eq!(
+            check(|image| image.layers = super::tests::image(129).layers),
+            Err("layers")
+        );
+        assert_eq!(
+            check(|image| image.layers[0] = "relative".into()),
+            Err("layers")
+        );
+        assert_eq!(
+            check(|image| image.layers[0] = "/a/../b".into()),
+            Err("layers")
+        );
+        assert_eq!(
+            check(|image| image.work = "/elsewhere/work".into()),
+            Err("upper")
+        );
+        assert_eq!(
+            check(|image| image.work = image.upper.clone()),
+            Err("upper")
+        );
+        assert_eq!(check(|image| image.work = "/c/a,b".into()), Err("work"));
+        assert!(RootFs::Directory("/".into()).check().is_err());
+        assert!(RootFs::Directory("/c/root".into()).check().is_ok());
+    }
+}

@@ -1,0 +1,6 @@
+//! The root file system of a container: its mounts and its image, and the removal of directories
+//! that a container could change.
+
+pub mod image;
+pub mod mounts;
+pub mod remove_tree;

@@ -1,0 +1,486 @@
+//! Mounts: the file system that a command sees. It holds the host's programs, read-only, and little
+//! else.
+//!
+//! ```text
+//! /                 a small separate file system, read-only
+//! ├── bin etc lib lib64 opt sbin usr     the host's, read-only (links stay links)
+//! ├── dev           null zero full random urandom tty, pts, shm, mqueue, fd, stdin, stdout, stderr
+//! ├── proc          of the container's pid namespace; files about the host are masked
+//! ├── sys           processors and memory nodes, and the container's cgroup; read-only
+//! ├── sandbox       the working directory
+//! ├── group         the directory that it shares with its task group, if it has one
+//! ├── tmp           private, removed with the container
+//! └── ...           host paths that the operator allows, at their paths, and volumes at theirs
+//! ```
+//! There are three steps. The launcher creates what all containers share (`template`). The
+//! supervisor, which sees the whole host, opens the sandbox and each host path once and creates
+//! unattached mounts of them (`PreparedMounts`). Init has root only in the container and starts in
+//! an empty root. It attaches these mounts and the rest (`enter`), and looks up no path that a
+//! container could have created.
+
+mod change_root;
+mod devices;
+mod etc_files;
+mod host_paths;
+mod proc;
+mod secrets;
+mod template;
+mod userns_limit;
+mod volumes;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+use rustix::process::chdir;
+
+use crate::rootfs::image::{RootFs, RootMounts};
+use crate::spec::GeneratedFile;
+use crate::spec::profile::{IsolationLayers, IsolationProfile};
+use crate::sys;
+use crate::testing::crash_points;
+use crate::testing::disable_layer::{self, MandatoryLayer};
+pub(crate) use change_root::enter_empty_root;
+use change_root::{enter_root, hide_base};
+pub(crate) use devices::DeviceDirectory;
+use devices::attach_private;
+use etc_files::mount_generated_files;
+pub use host_paths::{HostPath, OwnerMapping};
+use proc::make_proc;
+pub use secrets::{SECRET_LIMIT_BYTES, SecretError, SecretFile};
+use template::attach_programs;
+pub(crate) use template::{ClonedMounts, MountTemplate};
+pub(crate) use volumes::{PendingChown, check as check_volumes};
+pub use volumes::{Volume, VolumeSource};
+
+/// The path of the sandbox in the container.
+pub const SANDBOX: &str = "/sandbox";
+
+/// The path of the directory that it shares with other containers, if it has one.
+pub const SHARED: &str = "/group";
+
+/// The host directories that a command sees. Homes, `/var`, `/run`, `/srv` and `/mnt` are not among
+/// them: they hold data, not programs.
+const HOST_DIRS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
+/// Some of the hidden directories, which are shown only where tests disable that layer.
+const HOST_DATA: [&str; 3] = ["root", "run", "var"];
+const SYSTEM_DATA: [&str; 1] = ["firmware"];
+/// The directories of `/sys` from which libraries read the number of processors.
+const SYSTEM_DIRS: [&str; 2] = ["devices/system/cpu", "devices/system/node"];
+
+/// The number of bytes of a scratch file system per permitted file.
+const BYTES_PER_INODE: u64 = 4_096;
+/// The minimum number of files of a scratch file system.
+const MIN_INODES: u64 = 1_024;
+
+/// The attributes of every mount: `nosuid` and `nodev`.
+pub(crate) const DEFAULT_ATTRIBUTES: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// The part of the host that a container sees, in addition to the host's programs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct MountSpec {
+    pub root: RootFs,
+    /// The host paths that it sees.
+    pub host_paths: Vec<HostPath>,
+    /// Its volumes.
+    pub volumes: Vec<Volume>,
+    /// The size of `/tmp`, in bytes. Counts as the container's memory.
+    pub tmp_bytes: u64,
+    /// The size of `/dev/shm`, in bytes. Counts as the container's memory.
+    pub shm_bytes: u64,
+}
+
+impl MountSpec {
+    /// Whether users of the container are users of the host on some host path.
+    pub(crate) fn has_mapped_owners(&self) -> bool {
+        let mut paths = self.host_paths.iter();
+        paths.any(|path| path.owners == OwnerMapping::Mapped)
+    }
+}
+
+/// An error of setting up the mounts.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}")]
+pub(crate) struct MountError {
+    what: String,
+    source: io::Error,
+}
+
+pub(crate) fn mount_error<E: Into<io::Error>>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> MountError {
+    let what = what.into();
+    move |source| MountError {
+        what,
+        source: source.into(),
+    }
+}
+
+/// A mount of a host path that is not attached yet.
+struct HostPathMount {
+    tree: OwnedFd,
+    /// The target path.
+    to: PathBuf,
+    /// Whether its files belong to host users that are mapped to the container's.
+    is_mapped: bool,
+}
+
+/// Mounts of host paths that are not attached yet.
+pub(crate) struct PreparedMounts {
+    /// The container's directories, then host paths, outer ones first.
+    mounts: Vec<HostPathMount>,
+    /// `None`: the root is made of the host's programs.
+    root: Option<RootMounts>,
+    /// The file system with its secrets, if it has any.
+    secrets: Option<OwnedFd>,
+    /// Devices in addition to the usual ones.
+    pub(crate) devices: Option<DeviceDirectory>,
+}
+
+impl PreparedMounts {
+    /// Opens the sandbox, the shared directory, host paths and the parts of the root, and creates
+    /// nodes of `devices`, as host root.
+    pub(crate) fn open(
+        profile: &IsolationProfile,
+        sandbox: &Path,
+        shared: Option<&Path>,
+        devices: &[PathBuf],
+    ) -> Result<Self, MountError> {
+        let view = &profile.view;
+        let own = [(sandbox, SANDBOX)].into_iter();
+        let own = own.chain(shared.map(|folder| (folder, SHARED)));
+        let own = own.map(|(from, to)| {
+            let tree = clone_mount(CWD, from)?;
+            restrict(tree.as_fd(), DEFAULT_ATTRIBUTES)?;
+            Ok(HostPathMount {
+                tree,
+                to: to.into(),
+                is_mapped: false,
+            })
+        });
+        let mut paths: Vec<_> = view.host_paths.iter().collect();
+        paths.sort_by(|one, other| one.to.cmp(&other.to));
+        let places = own.chain(paths.into_iter().map(host_paths::clone_host_path));
+        let places = places.collect::<Result<_, MountError>>()?;
+        let vault = volumes::open_secrets(&view.volumes, profile.first_host_id)?;
+        crash_points::passed("start.secrets-locked");
+        Ok(Self {
+            mounts: places,
+            secrets: vault,
+            root: RootMounts::open(&view.root, profile.first_host_id, profile.walls)?,
+            devices: DeviceDirectory::make(devices, profile.first_host_id)?,
+        })
+    }
+
+    /// Whether it has mounts whose owners must be mapped.
+    pub(crate) fn has_owners(&self) -> bool {
+        self.mounts.iter().any(|place| place.is_mapped) || self.root.is_some()
+    }
+
+    /// Maps the owners on host paths and in an image, so that the container's users have the same
+    /// ids on disk. Called before init attaches the mounts.
+    pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), MountError> {
+        let mut mapped = self.mounts.iter().filter(|place| place.is_mapped);
+        mapped.try_for_each(|place| {
+            let what = format!(
+                "map users to the file system of {}: it must support mounts with mapped owners, as ext4, xfs, btrfs do",
+                place.to.display()
+            );
+            sys::map_owners(place.tree.as_fd(), users).map_err(mount_error(what))
+        })?;
+        self.root
+            .as_ref()
+            .map_or(Ok(()), |root| root.map_owners(users))
+    }
+}
+
+/// Sets up the mounts and makes them the root, with the sandbox as working directory. For init, as
+/// root of its user namespace, with separate namespaces of all kinds except network. Returns the
+/// file that the command's user must be given.
+pub(crate) fn enter(
+    view: &MountSpec,
+    parts: &PreparedMounts,
+    clones: &ClonedMounts,
+    files: &[GeneratedFile],
+    layers: IsolationLayers,
+    cgroups: bool,
+) -> Result<Vec<PendingChown>, MountError> {
+    let scaffold = file_system(
+        "tmpfs",
+        &[("mode", "755"), ("size", "64k")],
+        DEFAULT_ATTRIBUTES,
+    )?;
+    // The root is mounted over that of the base. The parts of an image's root must be below it,
+    // where they are covered later.
+    let covered = match (&parts.root, disable_layer::is_enabled(MandatoryLayer::Root)) {
+        (None, true) => "/",
+        (Some(_), true) => "/proc",
+        (_, false) => "/tmp",
+    };
+    attach(scaffold.as_fd(), CWD, covered)?;
+    let own = match &parts.root {
+        None => None,
+        Some(own) => Some(own.assemble(scaffold.as_fd())?),
+    };
+    let root = own.as_ref().unwrap_or(&scaffold).as_fd();
+    if own.is_some() {
+        attach(root, CWD, "/")?;
+    }
+    attach_programs(root, &clones.programs)?;
+    let own_devices = parts.devices.as_ref().map(|own| &own.tree);
+    let devices = own_devices.or(clones.devices.as_ref());
+    let devices = devices.expect("a container has its own devices, or the usual ones");
+    let devices = devices.as_fd();
+    attach_in(devices, root, Path::new("dev"))?;
+    make_proc(root, devices, layers)?;
+    attach_private(devices, view)?;
+    mount_system(root, clones, cgroups)?;
+    mount_generated_files(root, files)?;
+    let (secrets, mut gifts) = volumes::secret_mounts(root, parts.secrets.as_ref(), &view.volumes)?;
+    crash_points::passed("init.secrets-unlocked");
+    scratch(root, "tmp", view.tmp_bytes)?;
+    for HostPathMount { tree, to, .. } in &parts.mounts {
+        let path = to.strip_prefix("/").expect("it was checked to be absolute");
+        if to == Path::new(SANDBOX) {
+            attach_in(tree.as_fd(), root, path)?;
+            continue;
+        }
+        let made = match is_dir(tree.as_fd())? {
+            true => create_dir(root, path),
+            false => create_file(root, path),
+        };
+        let place = made.map_err(|error| no_mount_point("host path", to, error))?;
+        attach(tree.as_fd(), place.as_fd(), "")?;
+    }
+    gifts.extend(volumes::attach_volumes(root, &view.volumes, secrets)?);
+    crash_points::passed("init.volumes-shown");
+    crash_points::passed("init.root-laid");
+    if own.is_none() {
+        // The container may change an image's root.
+        restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    }
+    hide_base(root)?;
+    enter_root(root)?;
+    crash_points::passed("init.host-left");
+    chdir(SANDBOX).map_err(mount_error("enter the sandbox"))?;
+    Ok(gifts)
+}
+
+/// Creates an unattached mount of one directory, without its submounts.
+pub(crate) fn clone_dir(folder: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+    let tree = open_tree(folder, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
+        .map_err(mount_error("clone the mount of a directory"))?;
+    restrict(tree.as_fd(), DEFAULT_ATTRIBUTES)?;
+    Ok(tree)
+}
+
+fn mount_system(
+    root: BorrowedFd<'_>,
+    clones: &ClonedMounts,
+    cgroups: bool,
+) -> Result<(), MountError> {
+    let system = clones.system.as_fd();
+    attach_in(system, root, Path::new("sys"))?;
+    if cgroups {
+        let attributes = DEFAULT_ATTRIBUTES
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC
+            | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let groups = file_system("cgroup2", &[], attributes)?;
+        attach(groups.as_fd(), system, template::GROUPS)?;
+    }
+    Ok(())
+}
+
+/// Creates and attaches a small writable file system for all users of the container.
+fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), MountError> {
+    attach_in(writable_memory(bytes)?.as_fd(), parent, Path::new(name))
+}
+
+/// Creates an unattached memory file system for all users of the container.
+fn writable_memory(bytes: u64) -> Result<OwnedFd, MountError> {
+    let size = bytes.to_string();
+    // An empty file uses none of those bytes, but a kilobyte of kernel memory.
+    let files = (bytes / BYTES_PER_INODE).max(MIN_INODES).to_string();
+    let settings = [("mode", "1777"), ("size", &*size), ("nr_inodes", &*files)];
+    file_system(
+        "tmpfs",
+        &settings,
+        DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
+}
+
+/// Creates an unattached file system. An option without a value is a flag.
+fn file_system(
+    kind: &str,
+    settings: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, MountError> {
+    let make = || {
+        let made = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in settings {
+            match *value {
+                "" => fsconfig_set_flag(made.as_fd(), *key)?,
+                value => fsconfig_set_string(made.as_fd(), *key, value)?,
+            }
+        }
+        fsconfig_create(made.as_fd())?;
+        let attributes = disable_layer::enabled_attributes(attributes);
+        fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    make().map_err(mount_error(format!("make a file system of kind {kind}")))
+}
+
+pub(crate) fn attach(
+    tree: BorrowedFd<'_>,
+    mount_point: BorrowedFd<'_>,
+    path: &str,
+) -> Result<(), MountError> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    if path.is_empty() {
+        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    }
+    move_mount(tree, "", mount_point, path, flags)
+        .map_err(mount_error(format!("attach a mount at {path:?}")))
+}
+
+/// Attaches a mount at the directory of this name in `parent`, which is created if it does not
+/// exist. A link is not followed.
+fn attach_in(tree: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &Path) -> Result<(), MountError> {
+    let words = || format!("create the directory {}", name.display());
+    match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(errno) => return Err(mount_error(words())(errno)),
+    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    match move_mount(tree, "", parent, name, flags) {
+        Ok(()) => Ok(()),
+        // The kernel's error for mounting a directory over a file or a link.
+        Err(rustix::io::Errno::INVAL) => Err(mount_error(words())(link_error())),
+        Err(errno) => Err(mount_error(format!("attach a mount at {}", name.display()))(errno)),
+    }
+}
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
+/// Creates an unattached mount of one directory or file, without its submounts.
+pub(crate) fn clone_mount(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
+    open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW).map_err(mount_error(
+        format!("clone the mount of {}", path.display()),
+    ))
+}
+
+/// The same with its submounts.
+fn clone_tree(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
+    let flags = CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    open_tree(parent, path, flags).map_err(mount_error(format!(
+        "clone the mounts of {}",
+        path.display()
+    )))
+}
+
+fn clone_if_exists(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, MountError> {
+    match open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(errno) => Err(mount_error(format!("clone the mount of {path}"))(errno)),
+    }
+}
+
+/// Sets attributes on a mount and its submounts.
+pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), MountError> {
+    let attributes = disable_layer::enabled_attributes(attributes).bits();
+    sys::add_mount_attributes(tree, attributes.into(), true).map_err(mount_error("restrict mounts"))
+}
+
+/// Sets attributes on one mount only.
+fn restrict_one(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), MountError> {
+    let attributes = disable_layer::enabled_attributes(attributes).bits();
+    sys::add_mount_attributes(tree, attributes.into(), false)
+        .map_err(mount_error("restrict a mount"))
+}
+
+fn is_dir(file: BorrowedFd<'_>) -> Result<bool, MountError> {
+    let found = rustix::fs::fstat(file).map_err(mount_error("inspect the mount source"))?;
+    Ok(rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir())
+}
+
+/// Creates a directory to mount on, with its parents. Never leaves `parent`, never follows a link.
+pub(crate) fn create_dir(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
+    let words = || format!("create the directory {}", path.display());
+    let mut made: Option<OwnedFd> = None;
+    for part in path.components() {
+        let Component::Normal(part) = part else {
+            return Err(mount_error(words())(io::Error::other(
+                "its path is not plain",
+            )));
+        };
+        let above = made.as_ref().map_or(parent, AsFd::as_fd);
+        match mkdirat(above, part, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(mount_error(words())(errno)),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        made = match openat(above, part, flags, Mode::empty()) {
+            Ok(folder) => Some(folder),
+            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                return Err(mount_error(words())(link_error()));
+            }
+            Err(errno) => return Err(mount_error(words())(errno)),
+        };
+    }
+    match made {
+        Some(folder) => Ok(folder),
+        None => parent.try_clone_to_owned().map_err(mount_error(words())),
+    }
+}
+
+/// Creates a file to mount on, open for writing if it is new.
+fn create_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, MountError> {
+    let words = || format!("make the file {}", path.display());
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::other("it has no name"));
+    let name = name.map_err(mount_error(words()))?;
+    let folder = create_dir(parent, path.parent().unwrap_or(Path::new("")))?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(&folder, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(file) => Ok(file),
+        // An image may contain it: a file is then covered.
+        Err(rustix::io::Errno::EXIST) => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = openat(&folder, name, flags, Mode::empty()).map_err(mount_error(words()))?;
+            let found = rustix::fs::fstat(&file).map_err(mount_error(words()))?;
+            if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
+                return Err(mount_error(words())(link_error()));
+            }
+            Ok(file)
+        }
+        Err(errno) => Err(mount_error(words())(errno)),
+    }
+}
+
+/// Builds the error for a missing mount point, with its remedy.
+fn no_mount_point(what: &str, path: &Path, error: MountError) -> MountError {
+    let path = path.display();
+    let remedy = match error.source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            ": nothing can be created there; choose a path outside the host's directories"
+        }
+        _ => "",
+    };
+    mount_error(format!("mount the {what} at {path}{remedy}"))(io::Error::other(error))
+}
+
+/// Returns the error for an image that has another file at a mount point: links are never followed,
+/// because the mount would land elsewhere.
+fn link_error() -> io::Error {
+    io::Error::other(
+        "the image has another entry in its place, such as a link; build the image without it",
+    )
+}

@@ -1,0 +1,177 @@
+//! Removal of untrusted directory trees, however deep and full, with a fixed number of descriptors,
+//! no recursion, and memory for one name at a time.
+//!
+//! Follows no link and never uses `..`: deep entries are moved to the top, emptied there and
+//! removed. The kernel refuses that for mount points, and so does this module.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::testing::crash_points;
+
+/// Removes a directory with all its content. A later call removes what an interrupted one left.
+///
+/// For directories that no process fills any more: one that keeps creating files prevents the
+/// removal from ending.
+///
+/// # Errors
+/// If it is not a directory, something is mounted in it, or the disk refuses. What could not be
+/// removed is still in it, maybe under another name.
+pub fn remove_dir_all(path: &Path) -> io::Result<()> {
+    let top = open(CWD, path)?;
+    let mut moved = 0;
+    while for_each_entry(top.as_fd(), &mut |name| {
+        remove_entry(top.as_fd(), name, &mut moved)
+    })? {}
+    crash_points::passed("disposal.emptied");
+    fs::remove_dir(path)
+}
+
+/// Calls `remove` for every entry; returns false if there was none.
+fn for_each_entry(
+    folder: BorrowedFd<'_>,
+    remove: &mut dyn FnMut(&TreeEntry<'_>) -> io::Result<()>,
+) -> io::Result<bool> {
+    let mut some = false;
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        some = true;
+        let is_folder = match entry.file_type() {
+            FileType::Unknown => {
+                let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(found.st_mode).is_dir()
+            }
+            known => known.is_dir(),
+        };
+        remove(&TreeEntry {
+            name,
+            is_dir: is_folder,
+        })?;
+    }
+    Ok(some)
+}
+
+/// An entry of a directory.
+struct TreeEntry<'a> {
+    name: &'a std::ffi::CStr,
+    is_dir: bool,
+}
+
+/// Removes an entry of the top. Directories in it are moved to the top, where a later pass finds
+/// them.
+fn remove_entry(top: BorrowedFd<'_>, entry: &TreeEntry<'_>, moved: &mut u64) -> io::Result<()> {
+    if !entry.is_dir {
+        return Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::empty())?);
+    }
+    match rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+        other => return Ok(other?),
+    }
+    let folder = open(top, entry.name)?;
+    let mut raise = |inner: &TreeEntry<'_>| {
+        if inner.is_dir {
+            move_up(folder.as_fd(), inner, top, moved)
+        } else {
+            Ok(rustix::fs::unlinkat(&folder, inner.name, AtFlags::empty())?)
+        }
+    };
+    while for_each_entry(folder.as_fd(), &mut raise)? {}
+    Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR)?)
+}
+
+fn move_up(
+    folder: BorrowedFd<'_>,
+    entry: &TreeEntry<'_>,
+    top: BorrowedFd<'_>,
+    moved: &mut u64,
+) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        let name = format!(".removed-{moved}");
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(folder, entry.name, top, name.as_str(), flags) {
+            // A name that already exists: untrusted, or left by an interrupted removal.
+            Err(Errno::EXIST) => {}
+            other => {
+                crash_points::passed("disposal.moved-up");
+                return Ok(other?);
+            }
+        }
+    }
+}
+
+fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Creates a chain of directories that no path of the kernel could name.
+    fn create_deep(folder: &Path, depth: usize) {
+        let mut place = open(CWD, folder).unwrap();
+        for level in 0..depth {
+            rustix::fs::mkdirat(&place, "deeper", Mode::RWXU).unwrap();
+            if level % 1_000 == 0 {
+                rustix::fs::mkdirat(&place, ".removed-1", Mode::RWXU).unwrap();
+            }
+            place = open(place.as_fd(), "deeper").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_directory_is_removed_without_following_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, filled) = (folder.path().join("kept"), folder.path().join("filled"));
+        fs::create_dir_all(filled.join("a/b/c")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        for file in [
+            "kept/file",
+            "filled/file",
+            "filled/a/b/file",
+            "filled/a/b/c/.file",
+        ] {
+            File::create(folder.path().join(file)).unwrap();
+        }
+        symlink(&kept, filled.join("a/link")).unwrap();
+        symlink("nowhere", filled.join("a/b/c/dangling")).unwrap();
+        remove_dir_all(&filled).unwrap();
+        assert!(!filled.exists());
+        assert!(kept.join("file").exists());
+        let link = folder.path().join("link");
+        symlink(&kept, &link).unwrap();
+        assert!(remove_dir_all(&link).is_err(), "a link is no folder");
+        assert!(kept.join("file").exists());
+        let gone = remove_dir_all(&filled).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn neither_depth_nor_number_keeps_a_folder_from_going() {
+        let folder = tempfile::tempdir().unwrap();
+        let filled = folder.path().join("filled");
+        fs::create_dir_all(filled.join("many")).unwrap();
+        create_deep(&filled, 5_000);
+        for number in 0..2_000 {
+            File::create(filled.join(format!("many/{number}"))).unwrap();
+        }
+        // A thread with a small stack, like those of an async runtime.
+        let small = std::thread::Builder::new().stack_size(128 * 1024);
+        let removal = small.spawn(move || remove_dir_all(&filled).map(|()| filled.exists()));
+        assert!(!removal.unwrap().join().unwrap().unwrap());
+    }
+}

@@ -1,0 +1,148 @@
+//! Disabling isolation layers one by one in tests, to prove that each layer stops what it is meant
+//! to stop.
+//!
+//! As with [`crate::testing::crash_points`], only a call of the test program itself changes a
+//! launcher and the processes that it creates by copying: no flag, variable, message or request
+//! field does. In builds without debug assertions, such as all releases, every layer is enabled
+//! ([`IS_ON`] is constant). Layers that a request controls as data
+//! ([`crate::spec::profile::IsolationLayers`], resource limits and its user) are left out by the
+//! tests in the request.
+
+use std::fs;
+use std::io;
+use std::sync::OnceLock;
+
+use rustix::mount::MountAttrFlags;
+
+use crate::spec::LaunchSpec;
+use crate::spec::capabilities::Capabilities;
+
+/// Whether this build can disable layers.
+pub const IS_ON: bool = cfg!(debug_assertions);
+
+/// An isolation layer between a command and its host that a launch request cannot turn off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MandatoryLayer {
+    /// The user namespace: the container's users have no rights on the host.
+    User,
+    /// The pid namespace: hides the process ids of other processes.
+    Pid,
+    /// The ipc namespace: hides the queues and shared memory of other processes.
+    Ipc,
+    /// The uts namespace: a separate host name.
+    Uts,
+    /// The cgroup namespace: the container's cgroup is the root of what it sees.
+    Cgroup,
+    /// The command has no capability of its user namespace.
+    Capabilities,
+    /// The setting of its user namespace that allows no nested one.
+    Nesting,
+    /// Everything that the container may not change is mounted read-only.
+    ReadOnly,
+    /// `noexec` on scratch directories, `/dev` and `/proc`.
+    Noexec,
+    /// `nodev`: device nodes have no effect.
+    Nodev,
+    /// Only the programs of the host's file system are visible.
+    Files,
+    /// The host's root is unmounted, not only hidden.
+    Root,
+    /// No descriptor of the runtime is open in the container.
+    Descriptors,
+    /// The memory of init is not readable.
+    Init,
+    /// The eBPF program that restricts devices.
+    Devices,
+    /// The eBPF programs that restrict ports.
+    Ports,
+}
+
+pub const LAYERS: &[MandatoryLayer] = &[
+    MandatoryLayer::User,
+    MandatoryLayer::Pid,
+    MandatoryLayer::Ipc,
+    MandatoryLayer::Uts,
+    MandatoryLayer::Cgroup,
+    MandatoryLayer::Capabilities,
+    MandatoryLayer::Nesting,
+    MandatoryLayer::ReadOnly,
+    MandatoryLayer::Noexec,
+    MandatoryLayer::Nodev,
+    MandatoryLayer::Files,
+    MandatoryLayer::Root,
+    MandatoryLayer::Descriptors,
+    MandatoryLayer::Init,
+    MandatoryLayer::Devices,
+    MandatoryLayer::Ports,
+];
+
+/// Set once, before the first layer is applied.
+static DISABLED: OnceLock<Vec<MandatoryLayer>> = OnceLock::new();
+
+/// Disables layers for everything that this process and its copies create.
+///
+/// # Errors
+/// If this build cannot disable layers, or the set was already chosen.
+pub fn disable(layers: Vec<MandatoryLayer>) -> io::Result<()> {
+    if !IS_ON {
+        return Err(io::Error::other("this build cannot disable layers"));
+    }
+    let set = DISABLED.set(layers);
+    set.map_err(|_| io::Error::other("this process has already disabled layers"))
+}
+
+/// Whether a layer is enabled.
+#[inline]
+pub(crate) fn is_enabled(layer: MandatoryLayer) -> bool {
+    let disabled = if IS_ON { DISABLED.get() } else { None };
+    disabled.is_none_or(|breached| !breached.contains(&layer))
+}
+
+/// Removes the namespaces of disabled layers from a validated request, which could not have
+/// requested fewer.
+pub(crate) fn apply(spec: &mut LaunchSpec) {
+    let namespaces = &mut spec.namespaces;
+    namespaces.pid &= is_enabled(MandatoryLayer::Pid);
+    namespaces.ipc &= is_enabled(MandatoryLayer::Ipc);
+    namespaces.uts &= is_enabled(MandatoryLayer::Uts);
+    namespaces.cgroup &= is_enabled(MandatoryLayer::Cgroup);
+}
+
+/// Returns the mount attributes of the enabled layers.
+pub(crate) fn enabled_attributes(attributes: MountAttrFlags) -> MountAttrFlags {
+    let each = [
+        (MandatoryLayer::ReadOnly, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (MandatoryLayer::Noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (MandatoryLayer::Nodev, MountAttrFlags::MOUNT_ATTR_NODEV),
+    ];
+    let gone = each.into_iter().filter(|(wall, _)| !is_enabled(*wall));
+    gone.fold(attributes, |left, (_, gone)| left.difference(gone))
+}
+
+/// Returns the kernel mask of the capabilities that a command keeps: all capabilities of this
+/// process if the layer is disabled.
+pub(crate) fn kept_capabilities(allowed: Capabilities) -> u64 {
+    if is_enabled(MandatoryLayer::Capabilities) {
+        return allowed.mask();
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    held.map_or(0, |set| u64::from_str_radix(set.trim(), 16).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layer_is_enabled_and_can_be_disabled_once() {
+        assert!(LAYERS.iter().all(|wall| is_enabled(*wall)));
+        let all = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
+        assert_eq!(enabled_attributes(all), all);
+        // Two layers that no other unit test of this program uses.
+        disable(vec![MandatoryLayer::Nodev, MandatoryLayer::Ipc]).unwrap();
+        assert!(!is_enabled(MandatoryLayer::Ipc) && is_enabled(MandatoryLayer::User));
+        assert_eq!(enabled_attributes(all), MountAttrFlags::MOUNT_ATTR_RDONLY);
+        assert!(disable(Vec::new()).is_err());
+    }
+}
