@@ -19,8 +19,6 @@ use std::sync::atomic::AtomicU32;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg};
 
-use crate::testing::disable_layer::{self, MandatoryLayer};
-
 /// The flag of `clone3` for which libc has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -116,14 +114,6 @@ pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errn
     }
     // SAFETY: it starts at a page boundary, is never unmapped, and is used only as this counter.
     Ok(unsafe { AtomicU32::from_ptr(at.cast()) })
-}
-
-/// Closes every descriptor above the standard streams, except `kept`.
-pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    match disable_layer::is_enabled(MandatoryLayer::Descriptors) {
-        true => close_all_but_these(kept.as_slice()),
-        false => Ok(()),
-    }
 }
 
 /// Closes every descriptor above the standard streams, except these.

@@ -4,6 +4,7 @@
 //! domains could neither signal nor see each other. Each command's process applies the rest. That
 //! process may share init's memory, so it only makes system calls.
 
+use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
@@ -17,9 +18,10 @@ use crate::confinement::seccomp::SeccompFilter;
 use crate::network::Network;
 use crate::rootfs::image::RootFs;
 use crate::rootfs::mounts::{SANDBOX, SHARED};
+use crate::spec::capabilities::Capabilities;
 use crate::spec::profile::{IsolationLayers, IsolationProfile};
 use crate::sys;
-use crate::testing::disable_layer;
+use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// The newest Landlock version whose rights are used; an older kernel enforces the rights that it
 /// knows.
@@ -63,7 +65,7 @@ impl Confinement {
     pub(crate) fn new(walls: IsolationLayers, filter: &SeccompFilter) -> Self {
         Self {
             layers: walls,
-            capabilities: disable_layer::kept_capabilities(walls.capabilities),
+            capabilities: kept_capabilities(walls.capabilities),
             filter: walls.system_calls.then(|| filter.widened(walls)),
         }
     }
@@ -114,6 +116,17 @@ impl Confinement {
         let put_on = self.filter.as_ref().map_or(Ok(()), SeccompFilter::install);
         put_on.map_err(|errno| format!("cannot filter system calls: {}", errno.desc()))
     }
+}
+
+/// Returns the kernel mask of the capabilities that a command keeps: all capabilities of this
+/// process if the layer is disabled.
+fn kept_capabilities(allowed: Capabilities) -> u64 {
+    if disable_layer::is_enabled(MandatoryLayer::Capabilities) {
+        return allowed.mask();
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    held.map_or(0, |set| u64::from_str_radix(set.trim(), 16).unwrap_or(0))
 }
 
 /// Restricts file access to one directory tree, for a process that has its input open already.

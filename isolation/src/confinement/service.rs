@@ -29,7 +29,7 @@ use crate::confinement::drop_privileges;
 use crate::confinement::seccomp::SeccompFilter;
 use crate::processes::child;
 pub use crate::processes::child::ChildProcess;
-use crate::processes::process::has_ended;
+use crate::processes::process::{close_all_but, has_ended};
 use crate::processes::spawner::{ProgramCall, StandardStreams};
 use crate::runtime::messages::{self, ReceiveResult, WaitMode};
 use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
@@ -213,7 +213,7 @@ pub fn connection() -> io::Result<PacketSocket> {
             "a service is started by an agent only: its standard input must be the agent's socket",
         ));
     }
-    sys::close_all_but(Some(socket.as_fd()))?;
+    close_all_but(Some(socket.as_fd()))?;
     let null = fs::OpenOptions::new().read(true).open("/dev/null")?;
     sys::replace_descriptor(&null, 0)?;
     Ok(PacketSocket(socket))

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Add;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -12,6 +12,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
+use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// Milliseconds per clock tick in `/proc`: `USER_HZ` is 100 on x86_64 and aarch64.
 const MS_PER_TICK: u64 = 10;
@@ -109,6 +110,14 @@ impl ProcessId {
 pub(crate) fn detect_features() {
     #[cfg(target_arch = "x86_64")]
     std::hint::black_box(std::arch::is_x86_feature_detected!("avx2"));
+}
+
+/// Closes every descriptor above the standard streams, except `kept`.
+pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    match disable_layer::is_enabled(MandatoryLayer::Descriptors) {
+        true => sys::close_all_but_these(kept.as_slice()),
+        false => Ok(()),
+    }
 }
 
 /// Waits until the process of a pidfd has ended. Returns false on a timeout.

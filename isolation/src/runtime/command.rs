@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use crate::confinement::drop_privileges::Confinement;
 use crate::confinement::seccomp::SeccompFilter;
+use crate::processes::process::close_all_but;
 use crate::rootfs::image::RootFs;
 use crate::spec::{LaunchSpec, Program};
 use crate::sys::{self, ExecPointers};
@@ -86,7 +87,7 @@ impl<'a> PreparedCommand<'a> {
             let uid = self.spec.user.as_ref().map_or(0, |user| user.uid);
             confinement.apply_layers(uid)?;
         }
-        sys::close_all_but(kept).map_err(|errno| words("close what init has open", errno))?;
+        close_all_but(kept).map_err(|errno| words("close what init has open", errno))?;
         // As the user, who may not enter every directory. No open descriptor leads back to another
         // path.
         if let Some(directory) = &self.spec.working_dir {

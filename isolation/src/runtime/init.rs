@@ -21,7 +21,7 @@ use nix::sys::stat::Mode;
 use crate::confinement::drop_privileges::enter_domain;
 use crate::confinement::seccomp::SeccompFilter;
 use crate::network::Network;
-use crate::processes::process::{kill_descendants, send_signal_to_group};
+use crate::processes::process::{close_all_but, kill_descendants, send_signal_to_group};
 use crate::rootfs::image;
 use crate::rootfs::mounts::{ClonedMounts, PendingChown, PreparedMounts, SANDBOX};
 use crate::runtime::command::{ExecuteError, PreparedCommand};
@@ -128,7 +128,7 @@ fn start(
         .try_for_each(|gift| gift.apply(spec.user.as_ref()))
         .map_err(|error| crate::runtime::supervisor::error_chain(&error))?;
     drop(gifts);
-    sys::close_all_but(Some(context.channel.as_fd()))
+    close_all_but(Some(context.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
     crash_points::passed("init.descriptors-closed");
     // Root of the container may not read this process's memory, which may still hold earlier launch

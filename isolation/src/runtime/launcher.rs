@@ -367,7 +367,7 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         return Err(LauncherError::Threads { threads });
     }
     let socket = sys::take_standard_input().map_err(|errno| prepare(errno.into()))?;
-    sys::close_all_but(Some(socket.as_fd())).map_err(|errno| prepare(errno.into()))?;
+    process::close_all_but(Some(socket.as_fd())).map_err(|errno| prepare(errno.into()))?;
     let mut socket = Some(UnixStream::from(socket));
     let null = fs::OpenOptions::new()
         .read(true)

@@ -39,7 +39,6 @@ use crate::spec::LaunchSpec;
 use crate::state_dir::{Handle, LifetimeUsage, StateDirectory};
 use crate::sys::{self, ClonedChild};
 use crate::testing::crash_points;
-use crate::testing::disable_layer;
 use attached::{AttachedClients, CommandInput};
 pub(crate) use ending::{error_chain, refuse_unread};
 
@@ -91,7 +90,7 @@ pub(crate) fn run(
         refuse_unread(&agent, &error.to_string());
         return 1;
     }
-    disable_layer::apply(&mut spec);
+    spec.drop_disabled_layers();
     crash_points::passed("supervisor.request-read");
     let files = StateDirectory::at(&spec.directory);
     match start::start(&spec, &files, namespace, host) {

@@ -262,6 +262,16 @@ impl LaunchSpec {
         own_users || self.isolation == Isolation::UserNamespaces
     }
 
+    /// Removes the namespaces that a test disables from a validated request, which could not have
+    /// requested fewer.
+    pub(crate) fn drop_disabled_layers(&mut self) {
+        let namespaces = &mut self.namespaces;
+        namespaces.pid &= disable_layer::is_enabled(MandatoryLayer::Pid);
+        namespaces.ipc &= disable_layer::is_enabled(MandatoryLayer::Ipc);
+        namespaces.uts &= disable_layer::is_enabled(MandatoryLayer::Uts);
+        namespaces.cgroup &= disable_layer::is_enabled(MandatoryLayer::Cgroup);
+    }
+
     /// Returns the flags of `clone3` for its first process.
     pub(crate) fn clone_flags(&self) -> i32 {
         let flags = self.namespaces.clone_flags(self.has_user_namespace());

@@ -8,14 +8,10 @@
 //! ([`crate::spec::profile::IsolationLayers`], resource limits and its user) are left out by the
 //! tests in the request.
 
-use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
 use rustix::mount::MountAttrFlags;
-
-use crate::spec::LaunchSpec;
-use crate::spec::capabilities::Capabilities;
 
 /// Whether this build can disable layers.
 pub const IS_ON: bool = cfg!(debug_assertions);
@@ -98,16 +94,6 @@ pub(crate) fn is_enabled(layer: MandatoryLayer) -> bool {
     disabled.is_none_or(|breached| !breached.contains(&layer))
 }
 
-/// Removes the namespaces of disabled layers from a validated request, which could not have
-/// requested fewer.
-pub(crate) fn apply(spec: &mut LaunchSpec) {
-    let namespaces = &mut spec.namespaces;
-    namespaces.pid &= is_enabled(MandatoryLayer::Pid);
-    namespaces.ipc &= is_enabled(MandatoryLayer::Ipc);
-    namespaces.uts &= is_enabled(MandatoryLayer::Uts);
-    namespaces.cgroup &= is_enabled(MandatoryLayer::Cgroup);
-}
-
 /// Returns the mount attributes of the enabled layers.
 pub(crate) fn enabled_attributes(attributes: MountAttrFlags) -> MountAttrFlags {
     let each = [
@@ -117,17 +103,6 @@ pub(crate) fn enabled_attributes(attributes: MountAttrFlags) -> MountAttrFlags {
     ];
     let gone = each.into_iter().filter(|(wall, _)| !is_enabled(*wall));
     gone.fold(attributes, |left, (_, gone)| left.difference(gone))
-}
-
-/// Returns the kernel mask of the capabilities that a command keeps: all capabilities of this
-/// process if the layer is disabled.
-pub(crate) fn kept_capabilities(allowed: Capabilities) -> u64 {
-    if is_enabled(MandatoryLayer::Capabilities) {
-        return allowed.mask();
-    }
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let held = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
-    held.map_or(0, |set| u64::from_str_radix(set.trim(), 16).unwrap_or(0))
 }
 
 #[cfg(test)]

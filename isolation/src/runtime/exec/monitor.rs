@@ -17,7 +17,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::{ExecAction, ExecRequest, MonitorMessage, MonitorRequest, terminal};
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::process::{kill_descendants, send_signal_to_group};
+use crate::processes::process::{close_all_but, kill_descendants, send_signal_to_group};
 use crate::runtime::command::{ExecuteError, PreparedCommand};
 use crate::runtime::messages::{
     ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet, send_packet_with,
@@ -51,7 +51,7 @@ pub(crate) fn run_monitor(spec: &LaunchSpec, filter: &SeccompFilter, session: &O
 fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result<(), ExecuteError> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     // Above all the channel: the supervisor must see init's end while an exec command runs.
-    sys::close_all_but(Some(session.as_fd()))
+    close_all_but(Some(session.as_fd()))
         .map_err(|errno| words("close what init has open", errno))?;
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|errno| words("adopt the command's orphans", errno))?;
