@@ -11,7 +11,7 @@ mod tree;
 const IN_CYCLES: [(&str, usize); 5] = [
     ("agent", 20),
     ("content", 3),
-    ("isolation", 9),
+    ("isolation", 8),
     ("raft", 15),
     // Registry, commands and encoding refer to each other by design: facts, and rules over them.
     ("state", 13),

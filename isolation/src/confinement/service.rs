@@ -29,9 +29,9 @@ use crate::confinement::drop_privileges;
 use crate::confinement::seccomp::SeccompFilter;
 use crate::processes::child;
 pub use crate::processes::child::ChildProcess;
+use crate::processes::packets::{self, ReceiveResult, WaitMode};
 use crate::processes::process::{close_all_but, has_ended};
 use crate::processes::spawner::{ProgramCall, StandardStreams};
-use crate::runtime::messages::{self, ReceiveResult, WaitMode};
 use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::sys;
 
@@ -65,7 +65,7 @@ impl PacketSocket {
     /// # Errors
     /// If the process has no descriptor left.
     pub fn pair() -> io::Result<(Self, Self)> {
-        let (one, other) = messages::packet_pair()?;
+        let (one, other) = packets::packet_pair()?;
         Ok((Self(one), Self(other)))
     }
 
@@ -91,7 +91,7 @@ impl PacketSocket {
         message: &T,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        messages::send_packet_with(&self.0, message, descriptors, WaitMode::Block)
+        packets::send_packet_with(&self.0, message, descriptors, WaitMode::Block)
     }
 
     /// Sends a message unless the socket is full; returns whether it was sent.
@@ -99,7 +99,7 @@ impl PacketSocket {
     /// # Errors
     /// As [`PacketSocket::send`].
     pub fn try_send<T: Serialize>(&self, message: &T) -> io::Result<bool> {
-        match messages::send_packet(&self.0, message, WaitMode::Return) {
+        match packets::send_packet(&self.0, message, WaitMode::Return) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
@@ -112,7 +112,7 @@ impl PacketSocket {
     /// If the packet is not a valid message.
     pub fn receive<T: DeserializeOwned>(&self) -> io::Result<Packet<T>> {
         loop {
-            return match messages::receive_packet_with(&self.0, WaitMode::Block)? {
+            return match packets::receive_packet_with(&self.0, WaitMode::Block)? {
                 ReceiveResult::Message((message, descriptors)) => {
                     Ok(Packet::Message(message, descriptors))
                 }
@@ -160,7 +160,7 @@ pub fn spawn(
         program: program.clone(),
         source,
     };
-    let (ours, theirs) = messages::packet_pair().map_err(|errno| failed(errno.into()))?;
+    let (ours, theirs) = packets::packet_pair().map_err(|errno| failed(errno.into()))?;
     let streams = StandardStreams {
         input: theirs,
         output: child::null().map_err(failed)?,

@@ -26,9 +26,9 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::confinement::division;
+use crate::processes::fork::fork;
+use crate::processes::packets::{self, ReceiveResult, WaitMode, packet_pair};
 use crate::processes::process::has_ended;
-use crate::runtime::messages::{self, ReceiveResult, WaitMode, packet_pair};
 use crate::sys;
 
 /// The name of its process.
@@ -189,7 +189,7 @@ pub fn start(programs: AllowedPrograms, kept: &[BorrowedFd<'_>]) -> io::Result<O
     let (ours, theirs) = packet_pair()?;
     let mut all = vec![theirs.as_fd()];
     all.extend_from_slice(kept);
-    division::fork(NAME, &all, || {
+    fork(NAME, &all, || {
         serve(theirs.as_fd(), &programs);
         0
     })?;
@@ -207,7 +207,7 @@ pub fn start(programs: AllowedPrograms, kept: &[BorrowedFd<'_>]) -> io::Result<O
 pub fn wait(watched: &OwnedFd) {
     // No data is ever sent there.
     while matches!(
-        messages::receive_packet::<SpawnerReply>(watched, WaitMode::Block),
+        packets::receive_packet::<SpawnerReply>(watched, WaitMode::Block),
         Ok(ReceiveResult::Nothing)
     ) {}
 }
@@ -267,7 +267,7 @@ fn request(
     if !has_ended(&ours, limit)? {
         return Err(stopped_error());
     }
-    match messages::receive_packet_with(&ours, WaitMode::Block)? {
+    match packets::receive_packet_with(&ours, WaitMode::Block)? {
         ReceiveResult::Message((SpawnerReply::Started { pid }, mut handles)) => {
             let handle = handles.pop();
             Ok(SpawnedProgram {
@@ -306,7 +306,7 @@ impl SpawnedProgram {
         if !has_ended(&self.exit_socket, REPLY_TIMEOUT)? {
             return Err(stopped_error());
         }
-        match messages::receive_packet(&self.exit_socket, WaitMode::Return)? {
+        match packets::receive_packet(&self.exit_socket, WaitMode::Return)? {
             ReceiveResult::Message(SpawnerReply::Ended { status }) => {
                 Ok(Some(ExitStatus::from_raw(status)))
             }
@@ -401,7 +401,7 @@ fn run(execution: &ProgramCall, streams: StandardStreams, namespace: &OwnedFd, a
         Ok((mut child, handle)) => {
             let started = SpawnerReply::Started { pid: child.id() };
             let _ =
-                messages::send_packet_with(answers, &started, &[handle.as_fd()], WaitMode::Return);
+                packets::send_packet_with(answers, &started, &[handle.as_fd()], WaitMode::Return);
             drop(handle);
             if let Ok(status) = child.wait() {
                 let status = status.into_raw();
@@ -419,7 +419,7 @@ fn run(execution: &ProgramCall, streams: StandardStreams, namespace: &OwnedFd, a
 }
 
 fn send_reply(answers: &OwnedFd, answer: &SpawnerReply) -> io::Result<()> {
-    messages::send_packet(answers, answer, WaitMode::Return)
+    packets::send_packet(answers, answer, WaitMode::Return)
 }
 
 #[cfg(test)]

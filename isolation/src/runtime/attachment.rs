@@ -19,10 +19,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
 
+use crate::processes::packets::{ReceiveResult, WaitMode, packet_pair, send_packet_with};
 use crate::runtime::exec::WindowSize;
-use crate::runtime::messages::{
-    ReceiveResult, SupervisorRequest, WaitMode, packet_pair, send_packet_with,
-};
+use crate::runtime::messages::SupervisorRequest;
 use crate::runtime::output::StreamName;
 use crate::state_dir::{CommandOutcome, StateDirectory, StateDirectoryError};
 

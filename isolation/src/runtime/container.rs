@@ -12,12 +12,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroup::{Cgroup, CgroupStats};
+use crate::processes::packets::{ReceiveResult, WaitMode, receive_packet, send_packet};
 use crate::processes::process::BootTime;
 use crate::runtime::attachment::{Attachment, AttachmentError};
 use crate::runtime::exec::{ExecRequest, ExecSession, ExecSessionError};
-use crate::runtime::messages::{
-    ReceiveResult, SupervisorNotice, SupervisorRequest, WaitMode, receive_packet, send_packet,
-};
+use crate::runtime::messages::{SupervisorNotice, SupervisorRequest};
 use crate::runtime::removal::{RemovalError, destroy};
 use crate::spec::LaunchSpec;
 use crate::state_dir::{Exit, Handle, StateDirectory, StateDirectoryError};

@@ -31,11 +31,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-use crate::rootfs::image::{self, UserSpec};
-use crate::runtime::messages::{
-    PACKET_LIMIT_BYTES, ReceiveResult, SupervisorRequest, WaitMode, packet_pair,
-    receive_packet_with, send_packet, send_packet_with,
+use crate::processes::packets::{
+    PACKET_LIMIT_BYTES, ReceiveResult, WaitMode, packet_pair, receive_packet_with, send_packet,
+    send_packet_with,
 };
+use crate::rootfs::image::{self, UserSpec};
+use crate::runtime::messages::SupervisorRequest;
 use crate::spec::{ContainerUser, LaunchSpec, Program, SpecError};
 use crate::state_dir::CommandOutcome;
 pub(crate) use monitor::{refuse, run_monitor};

@@ -21,15 +21,16 @@ use nix::sys::stat::Mode;
 use crate::confinement::drop_privileges::enter_domain;
 use crate::confinement::seccomp::SeccompFilter;
 use crate::network::Network;
+use crate::processes::packets::{
+    ReceiveResult, WaitMode, error_chain, receive_packet, receive_packet_with, send_packet,
+    send_packet_with,
+};
 use crate::processes::process::{close_all_but, kill_descendants, send_signal_to_group};
 use crate::rootfs::image;
 use crate::rootfs::mounts::{ClonedMounts, PendingChown, PreparedMounts, SANDBOX};
 use crate::runtime::command::{ExecuteError, PreparedCommand};
 use crate::runtime::exec;
-use crate::runtime::messages::{
-    InitInstruction, InitReport, ReceiveResult, WaitMode, receive_packet, receive_packet_with,
-    send_packet, send_packet_with,
-};
+use crate::runtime::messages::{InitInstruction, InitReport};
 use crate::spec::LaunchSpec;
 use crate::state_dir::LifetimeUsage;
 use crate::sys;
@@ -126,7 +127,7 @@ fn start(
     gifts
         .iter()
         .try_for_each(|gift| gift.apply(spec.user.as_ref()))
-        .map_err(|error| crate::runtime::supervisor::error_chain(&error))?;
+        .map_err(|error| error_chain(&error))?;
     drop(gifts);
     close_all_but(Some(context.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
@@ -302,7 +303,7 @@ fn enter_namespaces(
     if let (Some(profile), Some(parts), Some(clones)) = (&spec.profile, context.mounts, clones) {
         let (view, files, walls) = (&profile.view, &spec.files, profile.walls);
         gifts = crate::rootfs::mounts::enter(view, parts, clones, files, walls, namespaces.cgroup)
-            .map_err(|error| crate::runtime::supervisor::error_chain(&error))?;
+            .map_err(|error| error_chain(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)

@@ -27,11 +27,12 @@ use crate::confinement::port_filter::PortFilter;
 use crate::confinement::seccomp::SeccompFilter;
 use crate::network::Network;
 use crate::processes::child::{self, ChildProcess};
+use crate::processes::packets::{error_chain, packet_pair};
 use crate::processes::process;
 use crate::processes::spawner::{ProgramCall, StandardStreams};
 use crate::rootfs::mounts::MountTemplate;
 use crate::runtime::container::Container;
-use crate::runtime::messages::{LAUNCH_LIMIT_BYTES, packet_pair};
+use crate::runtime::messages::LAUNCH_LIMIT_BYTES;
 use crate::runtime::supervisor::{self, SupervisorContext};
 use crate::spec::{ContainerId, LaunchSpec, SpecError};
 use crate::sys;
@@ -381,7 +382,7 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         device_filter: DeviceFilter::load(&[]).ok(),
         port_filter: PortFilter::load().ok(),
         // Only containers with a profile need it: their launch is refused with this reason.
-        template: MountTemplate::make().map_err(|error| supervisor::error_chain(&error)),
+        template: MountTemplate::make().map_err(|error| error_chain(&error)),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
     process::detect_features();

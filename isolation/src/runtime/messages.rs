@@ -3,32 +3,19 @@
 //! All run on one host and are of one build, so JSON and single bytes are enough; nothing here is
 //! stored.
 
-use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, socketpair,
-};
 use nix::sys::stat::Mode;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::processes::process::BootTime;
 use crate::state_dir::{Exit, Handle, LifetimeUsage};
-use crate::sys;
 
 /// The maximum length of a launch request, in bytes as sent.
 pub const LAUNCH_LIMIT_BYTES: usize = 2 * 1024 * 1024;
-/// The maximum length of a message on a packet socket, in bytes. It is far above the size of
-/// handles and exits, and below what a socket accepts in one call with default settings. Exec
-/// requests are the longest messages.
-pub(crate) const PACKET_LIMIT_BYTES: usize = 128 * 1024;
-/// The maximum number of descriptors of a message: the three streams of an exec command.
-const DESCRIPTORS: usize = 3;
-
 /// The maximum length of the path in a unix socket address, in bytes with its terminator.
 const ADDRESS_LIMIT_BYTES: usize = 108;
 
@@ -87,124 +74,6 @@ pub(crate) enum InitInstruction {
     Exec,
 }
 
-/// The result of a read from a packet socket.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum ReceiveResult<T> {
-    Message(T),
-    /// No message now.
-    Nothing,
-    /// The peer has closed the socket, and every message is read.
-    Closed,
-}
-
-/// Returns two connected packet sockets.
-pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
-    socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-}
-
-/// Whether a call may block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WaitMode {
-    Block,
-    Return,
-}
-
-impl WaitMode {
-    fn flags(self) -> MsgFlags {
-        match self {
-            Self::Block => MsgFlags::empty(),
-            Self::Return => MsgFlags::MSG_DONTWAIT,
-        }
-    }
-}
-
-/// Sends one message whole, or not at all: a full socket yields `WouldBlock` unless the call may
-/// wait.
-///
-/// It uses a system call that cannot pass descriptors: the unpack process may make no other.
-pub(crate) fn send_packet<T: Serialize>(
-    socket: impl AsFd,
-    message: &T,
-    wait: WaitMode,
-) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
-    let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
-    send(socket.as_fd().as_raw_fd(), &bytes, flags)?;
-    Ok(())
-}
-
-/// The same with descriptors, which are duplicated for the receiver.
-pub(crate) fn send_packet_with<T: Serialize>(
-    socket: impl AsFd,
-    message: &T,
-    descriptors: &[BorrowedFd<'_>],
-    wait: WaitMode,
-) -> io::Result<()> {
-    let bytes = serde_json::to_vec(message)?;
-    let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&numbers)];
-    let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
-    let parts = [IoSlice::new(&bytes)];
-    sendmsg::<()>(socket.as_fd().as_raw_fd(), &parts, &rights, flags, None)?;
-    Ok(())
-}
-
-/// Receives one message. An invalid message is an error, never a panic. Descriptors that come with
-/// it are closed.
-pub(crate) fn receive_packet<T: DeserializeOwned>(
-    socket: impl AsFd,
-    wait: WaitMode,
-) -> io::Result<ReceiveResult<T>> {
-    Ok(match receive_packet_with(socket, wait)? {
-        ReceiveResult::Message((message, _)) => ReceiveResult::Message(message),
-        ReceiveResult::Nothing => ReceiveResult::Nothing,
-        ReceiveResult::Closed => ReceiveResult::Closed,
-    })
-}
-
-/// The same with the descriptors that come with it.
-pub(crate) fn receive_packet_with<T: DeserializeOwned>(
-    socket: impl AsFd,
-    wait: WaitMode,
-) -> io::Result<ReceiveResult<(T, Vec<OwnedFd>)>> {
-    let socket = socket.as_fd();
-    // Reads the length first: a buffer of the maximum length would cost each small process its
-    // pages.
-    let look = wait.flags() | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
-    let length = loop {
-        match recv(socket.as_raw_fd(), &mut [], look) {
-            Ok(0) => return Ok(ReceiveResult::Closed),
-            Ok(length) if length > PACKET_LIMIT_BYTES => {
-                return Err(io::Error::other(format!("a message of {length} bytes")));
-            }
-            Ok(length) => break length,
-            Err(Errno::EAGAIN) => return Ok(ReceiveResult::Nothing),
-            // Reported once when the peer closed with unread data: messages that it sent before
-            // follow.
-            Err(Errno::EINTR | Errno::ECONNRESET) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    };
-    let mut buffer = vec![0; length];
-    let flags = MsgFlags::MSG_DONTWAIT;
-    let descriptors = loop {
-        match sys::receive_with_descriptors::<DESCRIPTORS>(socket, &mut buffer, flags) {
-            Ok((_, descriptors)) => break descriptors,
-            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
-            Err(error) => return Err(error),
-        }
-    };
-    Ok(ReceiveResult::Message((
-        serde_json::from_slice(&buffer)?,
-        descriptors,
-    )))
-}
-
 /// Calls `action` with a path for `directory/name` that fits into a socket address, however long
 /// the directory's path is.
 pub(crate) fn with_short_path<T>(
@@ -222,77 +91,4 @@ pub(crate) fn with_short_path<T>(
         "/proc/self/fd/{}/{name}",
         folder.as_raw_fd()
     )))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_arrive_whole_and_the_close_after_the_last() {
-        let (ours, theirs) = packet_pair().unwrap();
-        let order = SupervisorRequest::Kill { grace_ms: 5 };
-        assert_eq!(
-            receive_packet::<SupervisorRequest>(&theirs, WaitMode::Return).unwrap(),
-            ReceiveResult::Nothing
-        );
-        send_packet(&ours, &order, WaitMode::Return).unwrap();
-        drop(ours);
-        assert_eq!(
-            receive_packet(&theirs, WaitMode::Block).unwrap(),
-            ReceiveResult::Message(order)
-        );
-        assert_eq!(
-            receive_packet::<SupervisorRequest>(&theirs, WaitMode::Block).unwrap(),
-            ReceiveResult::Closed
-        );
-    }
-
-    #[test]
-    fn messages_arrive_from_a_peer_that_closed_with_unread_data() {
-        let (ours, theirs) = packet_pair().unwrap();
-        send_packet(&ours, &SupervisorRequest::Exec, WaitMode::Return).unwrap();
-        send_packet(&theirs, &SupervisorRequest::Exec, WaitMode::Return).unwrap();
-        drop(theirs);
-        assert_eq!(
-            receive_packet(&ours, WaitMode::Return).unwrap(),
-            ReceiveResult::Message(SupervisorRequest::Exec)
-        );
-        assert_eq!(
-            receive_packet::<SupervisorRequest>(&ours, WaitMode::Return).unwrap(),
-            ReceiveResult::Closed
-        );
-    }
-
-    #[test]
-    fn garbage_is_an_error() {
-        let (ours, theirs) = packet_pair().unwrap();
-        let garbage = IoSlice::new(b"\xff\x00{");
-        let flags = MsgFlags::empty();
-        sendmsg::<()>(ours.as_raw_fd(), &[garbage], &[], flags, None).unwrap();
-        assert!(receive_packet::<SupervisorRequest>(&theirs, WaitMode::Block).is_err());
-    }
-
-    #[test]
-    fn descriptors_accompany_their_message_and_unexpected_ones_are_closed() {
-        let (ours, theirs) = packet_pair().unwrap();
-        let (reader, writer) = nix::unistd::pipe().unwrap();
-        let given = [writer.as_fd()];
-        for _ in 0..2 {
-            send_packet_with(&ours, &SupervisorRequest::Exec, &given, WaitMode::Return).unwrap();
-        }
-        drop(writer);
-        let Ok(ReceiveResult::Message((SupervisorRequest::Exec, descriptors))) =
-            receive_packet_with(&theirs, WaitMode::Return)
-        else {
-            panic!("it was sent")
-        };
-        assert_eq!(descriptors.len(), 1);
-        nix::unistd::write(&descriptors[0], b"x").unwrap();
-        drop(descriptors);
-        receive_packet::<SupervisorRequest>(&theirs, WaitMode::Return).unwrap();
-        let mut buffer = [0; 2];
-        assert_eq!(nix::unistd::read(&reader, &mut buffer), Ok(1));
-        assert_eq!(nix::unistd::read(&reader, &mut buffer), Ok(0), "closed");
-    }
 }

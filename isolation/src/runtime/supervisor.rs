@@ -25,13 +25,13 @@ use crate::cgroup::Cgroup;
 use crate::confinement::device_filter::DeviceFilter;
 use crate::confinement::port_filter::PortFilter;
 use crate::confinement::seccomp::SeccompFilter;
+use crate::processes::packets::{
+    ReceiveResult, WaitMode, receive_packet_with, send_packet, send_packet_with,
+};
 use crate::processes::process::{BootTime, kill_descendants};
 use crate::rootfs::mounts::MountTemplate;
 use crate::runtime::exec;
-use crate::runtime::messages::{
-    InitInstruction, InitReport, ReceiveResult, SupervisorNotice, SupervisorRequest, WaitMode,
-    receive_packet_with, send_packet, send_packet_with,
-};
+use crate::runtime::messages::{InitInstruction, InitReport, SupervisorNotice, SupervisorRequest};
 use crate::runtime::namespaces::Isolation;
 use crate::runtime::output::CommandOutput;
 use crate::runtime::termination::{Termination, TerminationAction};
@@ -40,7 +40,7 @@ use crate::state_dir::{Handle, LifetimeUsage, StateDirectory};
 use crate::sys::{self, ClonedChild};
 use crate::testing::crash_points;
 use attached::{AttachedClients, CommandInput};
-pub(crate) use ending::{error_chain, refuse_unread};
+pub(crate) use ending::refuse_unread;
 
 /// The maximum number of connected agents; a further one is disconnected immediately and tries
 /// again. One is usual, two when an agent was replaced before its end was detected.

@@ -11,7 +11,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use super::{ArchiveFormat, UnpackLimits, UnpackProgress, UnpackResult};
-use crate::runtime::messages::{ReceiveResult, WaitMode, receive_packet};
+use crate::processes::packets::{ReceiveResult, WaitMode, receive_packet};
 use crate::sys;
 
 /// An unpack request.

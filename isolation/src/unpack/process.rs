@@ -31,11 +31,12 @@ use super::{ArchivePurpose, UnpackError, UnpackProgress, unpack};
 use crate::cgroup::Cgroup;
 use crate::confinement::drop_privileges;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::rootfs::mounts;
-use crate::runtime::messages::{
-    InitInstruction, ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet,
+use crate::processes::packets::{
+    ReceiveResult, WaitMode, error_chain, packet_pair, receive_packet, send_packet,
 };
-use crate::runtime::supervisor::{SupervisorContext, error_chain};
+use crate::rootfs::mounts;
+use crate::runtime::messages::InitInstruction;
+use crate::runtime::supervisor::SupervisorContext;
 use crate::spec::capabilities::Capabilities;
 use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::sys::{self, ClonedChild};

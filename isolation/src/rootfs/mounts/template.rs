@@ -208,7 +208,7 @@ fn send_reply(mut to: &UnixStream, filled: Result<(), MountError>) -> io::Result
         Ok(()) => vec![0],
         Err(error) => [
             &[1],
-            crate::runtime::supervisor::error_chain(&error).as_bytes(),
+            crate::processes::packets::error_chain(&error).as_bytes(),
         ]
         .concat(),
     };

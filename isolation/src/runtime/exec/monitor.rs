@@ -17,11 +17,11 @@ use nix::unistd::{Gid, Uid};
 
 use super::{ExecAction, ExecRequest, MonitorMessage, MonitorRequest, terminal};
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::process::{close_all_but, kill_descendants, send_signal_to_group};
-use crate::runtime::command::{ExecuteError, PreparedCommand};
-use crate::runtime::messages::{
+use crate::processes::packets::{
     ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet, send_packet_with,
 };
+use crate::processes::process::{close_all_but, kill_descendants, send_signal_to_group};
+use crate::runtime::command::{ExecuteError, PreparedCommand};
 use crate::spec::{ContainerUser, LaunchSpec};
 use crate::sys;
 use crate::testing::crash_points;

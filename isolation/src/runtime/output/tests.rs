@@ -339,7 +339,7 @@ fn files_of_an_earlier_attempt_are_replaced_and_others_rejected() {
     fs::remove_file(&stdout).unwrap();
     symlink("/dev/null", &stdout).unwrap();
     let error = CommandOutput::create(&spec).unwrap_err();
-    let text = crate::runtime::supervisor::error_chain(&error);
+    let text = crate::processes::packets::error_chain(&error);
     assert!(
         text.contains("stdout") && text.contains("has a link"),
         "{text}"
@@ -349,7 +349,7 @@ fn files_of_an_earlier_attempt_are_replaced_and_others_rejected() {
         ..spec
     };
     let error = CommandOutput::create(&gone).unwrap_err();
-    let text = crate::runtime::supervisor::error_chain(&error);
+    let text = crate::processes::packets::error_chain(&error);
     assert!(
         text.contains("gone/stdout") && text.contains("No such file"),
         "{text}"

@@ -11,10 +11,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
+use crate::processes::packets::ReceiveResult;
 use crate::runtime::attachment::{
     AttachMessage, AttachRequest, INPUT_LIMIT_BYTES, OUTPUT_LIMIT_BYTES,
 };
-use crate::runtime::messages::ReceiveResult;
 use crate::runtime::output::StreamName;
 
 /// The maximum number of attached clients; a further one is refused with a message.

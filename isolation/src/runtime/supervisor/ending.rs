@@ -11,7 +11,8 @@ use super::start::{StartError, wall_clock_ms};
 use super::{Supervisor, lacking};
 use crate::cgroup::oom::{OomKill, OomScope};
 use crate::cgroup::{Cgroup, LastUsage};
-use crate::runtime::messages::{SupervisorNotice, WaitMode, send_packet};
+use crate::processes::packets::{WaitMode, error_chain, send_packet};
+use crate::runtime::messages::SupervisorNotice;
 use crate::spec::LaunchSpec;
 use crate::state_dir::{
     CommandOutcome, Durability, Exit, HandleFile, LifetimeUsage, StateDirectory,
@@ -30,18 +31,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEP_LIMIT: Duration = Duration::from_secs(3600);
 /// The interval at which writing is retried.
 const KEEP_RETRY_MS: u16 = 1000;
-
-/// Formats the whole chain of an error as one message.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
-}
 
 fn not_started(reason: String) -> Exit {
     Exit {
