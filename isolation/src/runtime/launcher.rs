@@ -467,7 +467,7 @@ fn serve(
             (RequestKind::Launch, Ok(agent)) => {
                 supervisor::run(body, agent, request.namespace.as_ref(), host)
             }
-            (RequestKind::Unpack, _) => unpack::run(body, agent, host),
+            (RequestKind::Unpack, _) => unpack::run(body, agent, &host.null),
             (RequestKind::Launch, Err(_)) => 1,
         }
     });

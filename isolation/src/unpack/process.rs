@@ -25,6 +25,7 @@ use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, setrlimit};
+use serde::{Deserialize, Serialize};
 
 use super::job::{FailureOrigin, UnpackFailure, UnpackJob, UnpackReport, receive_file};
 use super::{ArchivePurpose, UnpackError, UnpackProgress, unpack};
@@ -35,8 +36,6 @@ use crate::processes::packets::{
     ReceiveResult, WaitMode, error_chain, packet_pair, receive_packet, send_packet,
 };
 use crate::rootfs::mounts;
-use crate::runtime::messages::InitInstruction;
-use crate::runtime::supervisor::SupervisorContext;
 use crate::spec::capabilities::Capabilities;
 use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::sys::{self, ClonedChild};
@@ -111,14 +110,22 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_writev,
 ];
 
-/// The monitor: runs in the new process; returns its exit code, which is not used.
-pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &SupervisorContext) -> i32 {
+/// The message of the monitor to the worker.
+#[derive(Debug, Serialize, Deserialize)]
+enum WorkerInstruction {
+    /// The user map of its user namespace is set.
+    UsersMapped,
+}
+
+/// The monitor: runs in the new process, with `null` as its standard streams. Returns its exit
+/// code, which is not used.
+pub(crate) fn run(request: &[u8], agent: &OwnedFd, null: &OwnedFd) -> i32 {
     sys::expect_children();
     // It is safe to continue if any of these fails.
     let _ = nix::unistd::setsid();
     let _ = nix::sys::prctl::set_name(c"argosy-unpack");
     for target in 0..=2 {
-        let _ = sys::replace_descriptor(&host.null, target);
+        let _ = sys::replace_descriptor(null, target);
     }
     crash_points::passed("unpack.begun");
     match supervise_unpack(request, agent) {
@@ -176,7 +183,7 @@ fn supervise_unpack(request: &[u8], agent: &OwnedFd) -> Result<(), UnpackStartEr
         .and_then(|()| {
             crash_points::passed("unpack.users-mapped");
             let channel = channel.as_ref().expect("only the worker closes it");
-            send_packet(channel, &InitInstruction::Mapped, WaitMode::Block)
+            send_packet(channel, &WorkerInstruction::UsersMapped, WaitMode::Block)
                 .map_err(|error| format!("cannot start the unpacking process: {error}"))
         })
         .map(|()| {
@@ -261,7 +268,7 @@ fn run_worker(
 ) -> i32 {
     if !matches!(
         receive_packet(channel, WaitMode::Block),
-        Ok(ReceiveResult::Message(InitInstruction::Mapped))
+        Ok(ReceiveResult::Message(WorkerInstruction::UsersMapped))
     ) {
         return 1;
     }
