@@ -67,20 +67,17 @@ mod sys;
 mod testing;
 pub mod unpack;
 
-pub use cgroup::limits::{Limits, LimitsError, MissingControllers, MissingPolicy};
+pub use cgroup::limits::LimitsError;
 pub use cgroup::oom::{OomKill, OomScope};
 pub use cgroup::{
-    Cgroup, CgroupError, CgroupStats, CgroupTree, IoStats, Pressure, StallShares, limits, oom,
+    Cgroup, CgroupError, CgroupStats, CgroupTree, IoStats, Pressure, StallShares, oom,
 };
 pub use confinement::{device_filter, division, port_filter, reach_filter, service};
-pub use network::{Network, NetworkError, Networks};
+pub use network::{NetworkError, Networks};
 pub use processes::process::{BootTime, ProcessId};
 pub use processes::{process, spawner};
-pub use rootfs::image::{Image, LAYERS_MAX, RootFs};
-pub use rootfs::mounts::{
-    HostPath, MountSpec, OwnerMapping, SecretError, SecretFile, Volume, VolumeSource,
-};
-pub use rootfs::{image, mounts, remove_tree};
+pub use rootfs::mounts::SecretError;
+pub use rootfs::{image, remove_tree};
 pub use runtime::adoption::{Adoption, AdoptionError, adopt};
 pub use runtime::attachment::{Attachment, AttachmentError, AttachmentNotice};
 pub use runtime::container::{Container, ContainerError};
@@ -90,17 +87,19 @@ pub use runtime::exec::{
 };
 pub use runtime::launcher::{LaunchError, Launcher, LauncherError};
 pub use runtime::messages::SupervisorNotice;
-pub use runtime::namespaces::{DetectedModes, Isolation, Namespaces, detect};
-pub use runtime::output::OutputLimits;
+pub use runtime::namespaces::{DetectedModes, detect};
 pub use runtime::removal::{RemovalError, cancel_start, clean_up_abandoned, destroy};
 pub use runtime::{
     adoption, attachment, container, exec, launcher, messages, namespaces, output, removal,
 };
 pub use spec::capabilities::Capabilities;
+pub use spec::limits::{Limits, MissingControllers, MissingPolicy};
+pub use spec::mounts::{HostPath, MountSpec, OwnerMapping, SecretFile, Volume, VolumeSource};
 pub use spec::profile::IsolationProfile;
 pub use spec::{
-    ContainerId, ContainerUser, GeneratedFile, LaunchSpec, Program, ResourceLimit, SpecError,
-    StopAfter, capabilities, profile,
+    ContainerId, ContainerUser, GeneratedFile, Image, Isolation, LAYERS_MAX, LaunchSpec,
+    Namespaces, Network, OutputLimits, Program, ResourceLimit, RootFs, SpecError, StopAfter,
+    capabilities, limits, mounts, profile,
 };
 pub use state_dir::{CommandOutcome, Exit, Handle, LifetimeUsage, StateDirectoryError, StopReason};
 pub use testing::{crash_points, disable_layer};

@@ -24,10 +24,10 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::limits::MissingControllers;
 use crate::cgroup::oom::OomKill;
 use crate::processes::process::ProcessId;
 use crate::spec::ContainerId;
+use crate::spec::limits::MissingControllers;
 use crate::testing::crash_points;
 
 /// A started container, with the data by which another process can find it again.

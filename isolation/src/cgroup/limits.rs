@@ -7,60 +7,14 @@ mod replacing;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::sys::resource::Resource;
-use serde::{Deserialize, Serialize};
-
-pub use self::missing::{MissingControllers, MissingPolicy};
 use crate::cgroup::CgroupError;
+use crate::spec::limits::{IoMax, Limits, MissingControllers, MissingPolicy};
 use missing::find_missing;
 
 /// The period of `cpu.max`, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel's minimum quota.
 const CPU_QUOTA_MINIMUM_US: u64 = 1_000;
-
-/// Limits of one container. `None`, or an empty list, leaves the group's value unchanged: in a new
-/// group the kernel's default.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Limits {
-    /// Maximum processor time, in thousandths of a processor (at least 10).
-    pub cpu_max_millis: Option<u64>,
-    /// CPU weight under contention: 1 to 10,000; the kernel's default is 100.
-    pub cpu_weight: Option<u64>,
-    /// The processors that it may run on, as the kernel counts them from 0.
-    pub cpuset: Vec<u32>,
-    /// Protected memory, in bytes: reclaimed only when nothing else on the host can be. It holds as
-    /// far as the tree itself is protected: see [`crate::CgroupTree::protect`].
-    pub memory_low_bytes: Option<u64>,
-    /// The threshold of memory, in bytes, above which the container is throttled and its memory
-    /// reclaimed: page cache, since it has no swap.
-    pub memory_high_bytes: Option<u64>,
-    /// Maximum memory, in bytes, without swap; above it all processes are killed together.
-    pub memory_max_bytes: Option<u64>,
-    /// I/O weight when disks are busy: 1 to 10,000; the kernel's default is 100. Enforced on disks
-    /// whose time the kernel divides: those with the scheduler bfq, or with `io.cost` enabled.
-    pub io_weight: Option<u64>,
-    /// Limits on single disks.
-    pub io_max: Vec<IoMax>,
-    /// Maximum number of processes and threads.
-    pub pids_max: Option<u64>,
-}
-
-/// Limits of a container on one disk, per second; `None`: unlimited. Field names as in `io.max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IoMax {
-    /// The major number of the whole disk, never of a partition.
-    pub major: u32,
-    pub minor: u32,
-    /// Bytes read.
-    pub rbps: Option<u64>,
-    /// Bytes written.
-    pub wbps: Option<u64>,
-    /// Read operations.
-    pub riops: Option<u64>,
-    /// Write operations.
-    pub wiops: Option<u64>,
-}
 
 impl IoMax {
     /// Returns all four values, so that a lifted limit is reset.
@@ -272,29 +226,6 @@ pub enum LimitsError {
     /// A file of the group cannot be read or written.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
-}
-
-/// Returns the kernel's number of a resource limit by its lower-case name.
-pub(crate) fn resource(name: &str) -> Option<Resource> {
-    Some(match name {
-        "as" => Resource::RLIMIT_AS,
-        "core" => Resource::RLIMIT_CORE,
-        "cpu" => Resource::RLIMIT_CPU,
-        "data" => Resource::RLIMIT_DATA,
-        "fsize" => Resource::RLIMIT_FSIZE,
-        "locks" => Resource::RLIMIT_LOCKS,
-        "memlock" => Resource::RLIMIT_MEMLOCK,
-        "msgqueue" => Resource::RLIMIT_MSGQUEUE,
-        "nice" => Resource::RLIMIT_NICE,
-        "nofile" => Resource::RLIMIT_NOFILE,
-        "nproc" => Resource::RLIMIT_NPROC,
-        "rss" => Resource::RLIMIT_RSS,
-        "rtprio" => Resource::RLIMIT_RTPRIO,
-        "rttime" => Resource::RLIMIT_RTTIME,
-        "sigpending" => Resource::RLIMIT_SIGPENDING,
-        "stack" => Resource::RLIMIT_STACK,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -11,4 +11,4 @@ pub(crate) use stats::LastUsage;
 pub use stats::{CgroupStats, IoStats, Pressure, StallShares};
 use tree::remove_dir;
 pub use tree::{CgroupError, CgroupTree, default_parent, mount_point};
-pub(crate) use tree::{SUPERVISORS, read, read_controllers, write};
+pub(crate) use tree::{read, read_controllers, write};

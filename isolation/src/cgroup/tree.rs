@@ -13,11 +13,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::group::Cgroup;
-use crate::cgroup::limits::{Limits, MissingControllers};
-use crate::spec::ContainerId;
+use crate::spec::limits::{Limits, MissingControllers};
+use crate::spec::{ContainerId, SUPERVISORS};
 
-/// The group of the launcher and the supervisors, a sibling of the container groups.
-pub(crate) const SUPERVISORS: &str = "supervisors";
 /// The name suffix of the group of the content processes. It is a sibling of the tree: tasks and
 /// content processes may not reach the same servers.
 const CONTENT: &str = ".content";

@@ -15,11 +15,10 @@ use landlock::{
 use nix::sys::prctl::set_no_new_privs;
 
 use crate::confinement::seccomp::SeccompFilter;
-use crate::network::Network;
-use crate::rootfs::image::RootFs;
-use crate::rootfs::mounts::{SANDBOX, SHARED};
 use crate::spec::capabilities::Capabilities;
+use crate::spec::mounts::{SANDBOX, SHARED};
 use crate::spec::profile::{IsolationLayers, IsolationProfile};
+use crate::spec::{Network, RootFs};
 use crate::sys;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 

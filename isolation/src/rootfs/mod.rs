@@ -2,5 +2,5 @@
 //! that a container could change.
 
 pub mod image;
-pub mod mounts;
+pub(crate) mod mounts;
 pub mod remove_tree;

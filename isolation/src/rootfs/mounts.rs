@@ -39,8 +39,9 @@ use rustix::mount::{
 };
 use rustix::process::chdir;
 
-use crate::rootfs::image::{RootFs, RootMounts};
+use crate::rootfs::image::RootMounts;
 use crate::spec::GeneratedFile;
+use crate::spec::mounts::{MountSpec, SANDBOX, SHARED};
 use crate::spec::profile::{IsolationLayers, IsolationProfile};
 use crate::sys;
 use crate::testing::crash_points;
@@ -50,19 +51,11 @@ use change_root::{enter_root, hide_base};
 pub(crate) use devices::DeviceDirectory;
 use devices::attach_private;
 use etc_files::mount_generated_files;
-pub use host_paths::{HostPath, OwnerMapping};
 use proc::make_proc;
-pub use secrets::{SECRET_LIMIT_BYTES, SecretError, SecretFile};
+pub use secrets::SecretError;
 use template::attach_programs;
 pub(crate) use template::{ClonedMounts, MountTemplate};
-pub(crate) use volumes::{PendingChown, check as check_volumes};
-pub use volumes::{Volume, VolumeSource};
-
-/// The path of the sandbox in the container.
-pub const SANDBOX: &str = "/sandbox";
-
-/// The path of the directory that it shares with other containers, if it has one.
-pub const SHARED: &str = "/group";
+pub(crate) use volumes::PendingChown;
 
 /// The host directories that a command sees. Homes, `/var`, `/run`, `/srv` and `/mnt` are not among
 /// them: they hold data, not programs.
@@ -81,28 +74,6 @@ const MIN_INODES: u64 = 1_024;
 /// The attributes of every mount: `nosuid` and `nodev`.
 pub(crate) const DEFAULT_ATTRIBUTES: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
-
-/// The part of the host that a container sees, in addition to the host's programs.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct MountSpec {
-    pub root: RootFs,
-    /// The host paths that it sees.
-    pub host_paths: Vec<HostPath>,
-    /// Its volumes.
-    pub volumes: Vec<Volume>,
-    /// The size of `/tmp`, in bytes. Counts as the container's memory.
-    pub tmp_bytes: u64,
-    /// The size of `/dev/shm`, in bytes. Counts as the container's memory.
-    pub shm_bytes: u64,
-}
-
-impl MountSpec {
-    /// Whether users of the container are users of the host on some host path.
-    pub(crate) fn has_mapped_owners(&self) -> bool {
-        let mut paths = self.host_paths.iter();
-        paths.any(|path| path.owners == OwnerMapping::Mapped)
-    }
-}
 
 /// An error of setting up the mounts.
 #[derive(Debug, thiserror::Error)]

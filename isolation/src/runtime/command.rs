@@ -13,8 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use crate::confinement::drop_privileges::Confinement;
 use crate::confinement::seccomp::SeccompFilter;
 use crate::processes::process::close_all_but;
-use crate::rootfs::image::RootFs;
-use crate::spec::{LaunchSpec, Program};
+use crate::spec::{LaunchSpec, Program, RootFs};
 use crate::sys::{self, ExecPointers};
 
 /// The search path of commands whose environment has no `PATH`.
@@ -69,8 +68,7 @@ impl<'a> PreparedCommand<'a> {
     pub(crate) fn confine(&self, kept: Option<BorrowedFd<'_>>) -> Result<(), ExecuteError> {
         let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
         for limit in &self.spec.resource_limits {
-            let resource =
-                crate::cgroup::limits::resource(&limit.name).expect("the request was checked");
+            let resource = crate::spec::resource(&limit.name).expect("the request was checked");
             setrlimit(resource, limit.soft, limit.hard)
                 .map_err(|errno| words(&format!("set the resource limit {}", limit.name), errno))?;
         }

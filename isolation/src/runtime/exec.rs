@@ -35,9 +35,9 @@ use crate::processes::packets::{
     PACKET_LIMIT_BYTES, ReceiveResult, WaitMode, packet_pair, receive_packet_with, send_packet,
     send_packet_with,
 };
-use crate::rootfs::image::{self, UserSpec};
+use crate::rootfs::image;
 use crate::runtime::messages::SupervisorRequest;
-use crate::spec::{ContainerUser, LaunchSpec, Program, SpecError};
+use crate::spec::{ContainerUser, LaunchSpec, Program, SpecError, UserSpec};
 use crate::state_dir::CommandOutcome;
 pub(crate) use monitor::{refuse, run_monitor};
 pub use probe::{Probe, ProbeKind, ProbeResult, Scheme};

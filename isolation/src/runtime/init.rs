@@ -20,18 +20,18 @@ use nix::sys::stat::Mode;
 
 use crate::confinement::drop_privileges::enter_domain;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::network::Network;
 use crate::processes::packets::{
     ReceiveResult, WaitMode, error_chain, receive_packet, receive_packet_with, send_packet,
     send_packet_with,
 };
 use crate::processes::process::{close_all_but, kill_descendants, send_signal_to_group};
 use crate::rootfs::image;
-use crate::rootfs::mounts::{ClonedMounts, PendingChown, PreparedMounts, SANDBOX};
+use crate::rootfs::mounts::{ClonedMounts, PendingChown, PreparedMounts};
 use crate::runtime::command::{ExecuteError, PreparedCommand};
 use crate::runtime::exec;
 use crate::runtime::messages::{InitInstruction, InitReport};
-use crate::spec::LaunchSpec;
+use crate::spec::mounts::SANDBOX;
+use crate::spec::{LaunchSpec, Network, UserSpec};
 use crate::state_dir::LifetimeUsage;
 use crate::sys;
 use crate::testing::crash_points;
@@ -174,7 +174,7 @@ fn expose_memory_if_disabled() -> Result<(), ExecuteError> {
 
 /// Resolves a user in init's current root, gives it the sandbox, and sets HOME unless it is set.
 fn switch_to_image_user(spec: &mut LaunchSpec, name: &str) -> Result<(), ExecuteError> {
-    let wanted = image::UserSpec::parse(name).expect("the request was checked");
+    let wanted = UserSpec::parse(name).expect("the request was checked");
     let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
     let user = image::user(root.as_fd(), &wanted)?;
     let profile = spec.profile.as_ref();

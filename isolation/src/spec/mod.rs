@@ -1,82 +1,46 @@
 //! The launch request: what to run, with which confinement, and the rules for valid requests.
 //!
 //! The caller validates it before it is sent, and the supervisor after it is read.
+//! Plain data: the modules that perform a request import these types, never the reverse.
 
 pub mod capabilities;
+mod error;
+mod id;
+mod image;
+pub mod limits;
+pub mod mounts;
+mod namespaces;
+mod network;
+mod output;
 pub mod profile;
 mod rules;
+mod user;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
+use nix::sys::resource::Resource;
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::limits::{Limits, MissingPolicy};
-use crate::network::Network;
 use crate::processes::process::BootTime;
-use crate::runtime::namespaces::{Isolation, Namespaces};
-use crate::runtime::output::OutputLimits;
-use crate::spec::profile::IsolationProfile;
 use crate::testing::disable_layer::{self, MandatoryLayer};
-pub use rules::SpecError;
+pub use error::SpecError;
+pub use id::ContainerId;
+pub(crate) use id::SUPERVISORS;
+pub use image::{Image, LAYERS_MAX, RootFs};
+use limits::{Limits, MissingPolicy};
+pub use namespaces::{Isolation, Namespaces};
+pub use network::Network;
+pub use output::OutputLimits;
+use profile::IsolationProfile;
+pub use user::ContainerUser;
+pub(crate) use user::UserSpec;
 
 /// The kernel's maximum length of a single argument or variable, in bytes without its terminator.
 pub const STRING_LIMIT_BYTES: usize = 128 * 1024 - 1;
 /// The maximum total size of arguments and environment, in bytes: half of the kernel's limit with
 /// the default stack limit.
 pub const STRINGS_LIMIT_BYTES: usize = 1024 * 1024;
-
-/// A container's id: one file name of 1 to 128 letters, digits, `.`, `_`, `-`, not starting with
-/// `.`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ContainerId(String);
-
-impl ContainerId {
-    /// Validates the name. `supervisors` is reserved for the tree itself.
-    ///
-    /// # Errors
-    /// With the name and the rule for names.
-    pub fn new(name: impl Into<String>) -> Result<Self, SpecError> {
-        let name = name.into();
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let fits = (1..=128).contains(&name.len()) && name.bytes().all(allowed);
-        if !fits || name.starts_with('.') || name == crate::cgroup::SUPERVISORS {
-            return Err(SpecError::new(
-                "id",
-                &name,
-                "use 1 to 128 letters, digits, '.', '_' or '-', not beginning with '.'",
-            ));
-        }
-        Ok(Self(name))
-    }
-
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for ContainerId {
-    type Error = SpecError;
-
-    fn try_from(name: String) -> Result<Self, SpecError> {
-        Self::new(name)
-    }
-}
-
-impl From<ContainerId> for String {
-    fn from(id: ContainerId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for ContainerId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
-    }
-}
 
 /// The program to execute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,54 +51,6 @@ pub enum Program {
     /// A program and its arguments. A name without `/` is looked up in the `PATH` of the *given*
     /// environment, or in the system's default directories if that has none.
     Arguments(Vec<String>),
-}
-
-/// The user of a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContainerUser {
-    /// User id: with a profile in the container's user namespace, else on the host.
-    pub uid: u32,
-    /// Id of the main group.
-    pub gid: u32,
-    /// All supplementary groups; the agent's groups are dropped.
-    pub groups: Vec<u32>,
-}
-
-impl ContainerUser {
-    /// Whether it is root, or in root's group.
-    pub fn is_of_root(&self) -> bool {
-        self.uid == 0 || self.gid == 0 || self.groups.contains(&0)
-    }
-
-    /// Returns the host user of a container's user, for a container whose ids start at `first`.
-    #[must_use]
-    pub fn on_host(&self, first: u32) -> Self {
-        Self {
-            uid: first + self.uid,
-            gid: first + self.gid,
-            groups: self.groups.iter().map(|group| first + group).collect(),
-        }
-    }
-
-    /// Looks up the user of this name in the host's user database, with its groups. Not for the
-    /// launcher.
-    ///
-    /// # Errors
-    /// If there is no such user.
-    pub fn named(name: &str) -> Result<Self, SpecError> {
-        let unknown = || SpecError::new("user", name, "name a user that exists on this host");
-        let plain = std::ffi::CString::new(name).map_err(|_| unknown())?;
-        let user = nix::unistd::User::from_name(name)
-            .ok()
-            .flatten()
-            .ok_or_else(unknown)?;
-        let groups = nix::unistd::getgrouplist(&plain, user.gid).map_err(|_| unknown())?;
-        Ok(Self {
-            uid: user.uid.as_raw(),
-            gid: user.gid.as_raw(),
-            groups: groups.into_iter().map(nix::unistd::Gid::as_raw).collect(),
-        })
-    }
 }
 
 /// One resource limit of the command (`setrlimit`).
@@ -153,8 +69,7 @@ impl ResourceLimit {
     /// root could raise it. The launch rejects an unknown name.
     #[must_use]
     pub fn at_most(name: &str, most: u64) -> Self {
-        let own = crate::cgroup::limits::resource(name)
-            .and_then(|resource| nix::sys::resource::getrlimit(resource).ok());
+        let own = resource(name).and_then(|resource| nix::sys::resource::getrlimit(resource).ok());
         let most = own.map_or(most, |(_, hard)| most.min(hard));
         Self {
             name: name.to_owned(),
@@ -162,6 +77,29 @@ impl ResourceLimit {
             hard: most,
         }
     }
+}
+
+/// Returns the kernel's number of a resource limit by its lower-case name.
+pub(crate) fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "as" => Resource::RLIMIT_AS,
+        "core" => Resource::RLIMIT_CORE,
+        "cpu" => Resource::RLIMIT_CPU,
+        "data" => Resource::RLIMIT_DATA,
+        "fsize" => Resource::RLIMIT_FSIZE,
+        "locks" => Resource::RLIMIT_LOCKS,
+        "memlock" => Resource::RLIMIT_MEMLOCK,
+        "msgqueue" => Resource::RLIMIT_MSGQUEUE,
+        "nice" => Resource::RLIMIT_NICE,
+        "nofile" => Resource::RLIMIT_NOFILE,
+        "nproc" => Resource::RLIMIT_NPROC,
+        "rss" => Resource::RLIMIT_RSS,
+        "rtprio" => Resource::RLIMIT_RTPRIO,
+        "rttime" => Resource::RLIMIT_RTTIME,
+        "sigpending" => Resource::RLIMIT_SIGPENDING,
+        "stack" => Resource::RLIMIT_STACK,
+        _ => return None,
+    })
 }
 
 /// A deadline that ends the container unless the agent renews it, so that a replacement elsewhere
@@ -195,7 +133,7 @@ pub struct LaunchSpec {
     /// files. Absolute; must exist.
     pub sandbox: PathBuf,
     /// A directory that it shares with containers of the same users, mounted at
-    /// [`crate::rootfs::mounts::SHARED`]. Absolute; must exist. Only with a profile.
+    /// [`mounts::SHARED`]. Absolute; must exist. Only with a profile.
     #[serde(default)]
     pub shared_folder: Option<PathBuf>,
     /// The command's working directory, as it sees it; `None`: its sandbox. The command must be
@@ -240,7 +178,7 @@ pub struct LaunchSpec {
     /// ([`OutputRecord`]). Absolute; in a directory that the command cannot write to, so that a
     /// reader can rely on it.
     ///
-    /// [`OutputRecord`]: crate::runtime::output::OutputRecord
+    /// [`OutputRecord`]: crate::output::OutputRecord
     pub output_record: PathBuf,
     /// The renewable deadline of the container.
     pub stop_after: Option<StopAfter>,

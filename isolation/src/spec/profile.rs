@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rootfs::mounts::MountSpec;
-use crate::spec::capabilities::Capabilities;
+use super::capabilities::Capabilities;
+use super::mounts::MountSpec;
 
 /// The number of a container's users: its user n is the host's `first_host_id + n`.
 pub const CONTAINER_IDS: u32 = 65_536;

@@ -2,12 +2,12 @@
 
 use std::path::{Component, Path};
 
-use super::{LaunchSpec, Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES};
-use crate::network::Network;
-use crate::rootfs::image::{RootFs, UserSpec};
-use crate::rootfs::mounts::{HostPath, MountSpec, OwnerMapping, SANDBOX, SHARED, check_volumes};
-use crate::runtime::namespaces::{Isolation, Namespaces};
-use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
+use super::mounts::{HostPath, MountSpec, OwnerMapping, SANDBOX, SHARED, check_volumes};
+use super::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
+use super::{
+    Isolation, LaunchSpec, Namespaces, Network, Program, RootFs, STRING_LIMIT_BYTES,
+    STRINGS_LIMIT_BYTES, SpecError, UserSpec, resource,
+};
 
 /// The entries of every container's `/dev`, and the name that is used while others are created.
 const USUAL_DEVICES: [&str; 15] = [
@@ -50,7 +50,7 @@ impl LaunchSpec {
         self.check_environment()?;
         self.check_confinement()?;
         for limit in &self.resource_limits {
-            if crate::cgroup::limits::resource(&limit.name).is_none() {
+            if resource(&limit.name).is_none() {
                 let remedy = "use a name from setrlimit(2) in lower case, such as nofile";
                 return Err(SpecError::new("resource_limits", &limit.name, remedy));
             }
@@ -345,32 +345,6 @@ fn check_string(field: &'static str, value: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The error for an invalid launch request.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field} {value:?} is not valid: {remedy}")]
-pub struct SpecError {
-    /// The invalid field.
-    pub field: &'static str,
-    /// Its value, truncated to 100 characters.
-    pub value: String,
-    /// The remedy.
-    pub remedy: String,
-}
-
-impl SpecError {
-    pub(crate) fn new(field: &'static str, value: &str, remedy: &str) -> Self {
-        let mut cut: String = value.chars().take(100).collect();
-        if cut.len() < value.len() {
-            cut.push('…');
-        }
-        Self {
-            field,
-            value: cut,
-            remedy: remedy.to_owned(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -465,15 +439,5 @@ mod tests {
         });
         assert!(many.contains("below 1 MiB"), "{many}");
         assert!(many.len() < 300, "the value is cut");
-    }
-
-    #[test]
-    fn a_container_id_is_one_plain_file_name() {
-        for bad in ["", ".", "..", "a/b", ".hidden", "a b", "supervisors", "ü"] {
-            assert!(ContainerId::new(bad).is_err(), "{bad:?}");
-        }
-        assert!(ContainerId::new("x".repeat(129)).is_err());
-        assert!(serde_json::from_str::<ContainerId>("\"../up\"").is_err());
-        assert_eq!(ContainerId::new("a-1_B.c").unwrap().as_str(), "a-1_B.c");
     }
 }

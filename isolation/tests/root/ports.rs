@@ -5,9 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use argosy_isolation::network::Network;
 use argosy_isolation::profile::IsolationLayers;
-use argosy_isolation::{CommandOutcome, LaunchSpec, port_filter};
+use argosy_isolation::{CommandOutcome, LaunchSpec, Network, port_filter};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::entry::{end, output, sleeping};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use argosy_isolation::network::Network;
+use argosy_isolation::Network;
 use argosy_isolation::reach_filter::BlockedDestinations;
 use nix::sched::{CloneFlags, unshare};
 

@@ -1,26 +1,7 @@
-//! Limits that a host cannot enforce, and the policy for them.
+//! Limits that a host cannot enforce.
 
-use serde::{Deserialize, Serialize};
-
-use super::{CgroupSetting, Limits};
-
-/// The policy for a limit whose controller this host lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MissingPolicy {
-    /// Refuse to start.
-    RequireAll,
-    /// Start without that limit, and report the missing controller.
-    AllowMissing,
-}
-
-/// Controllers that limits need and the host does not offer. Empty if all are available.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct MissingControllers {
-    /// Their names, as the kernel spells them; or the name of a file, such as `io.weight`, that
-    /// this kernel's controller does not have.
-    pub controllers: Vec<String>,
-}
+use super::CgroupSetting;
+use crate::spec::limits::{Limits, MissingControllers};
 
 impl MissingControllers {
     /// Returns the part that these limits need.

@@ -3,12 +3,9 @@
 
 use std::path::Path;
 
-use super::{
-    CPU_PERIOD_US, CgroupSetting, IfMissing, IoMax, Limits, LimitsError, MissingControllers,
-    MissingPolicy,
-};
-use super::{check, write};
+use super::{CPU_PERIOD_US, CgroupSetting, IfMissing, LimitsError, check, write};
 use crate::cgroup::{self, read};
+use crate::spec::limits::{IoMax, Limits, MissingControllers, MissingPolicy};
 
 impl Limits {
     /// Replaces the limits of a running container: like `apply`, but a limit that is `None` here is

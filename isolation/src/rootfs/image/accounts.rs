@@ -9,33 +9,13 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 
-use crate::spec::ContainerUser;
 use crate::spec::profile::CONTAINER_IDS;
+use crate::spec::{ContainerUser, UserSpec};
 
 /// The maximum number of bytes that are read of each file.
 const FILE_LIMIT_BYTES: u64 = 1 << 20;
 /// The maximum number of supplementary groups of a user.
 const GROUPS_MAX: usize = 1024;
-
-/// The requested user of a command: `USER` or `USER:GROUP`, each a name or a number.
-pub(crate) struct UserSpec<'a> {
-    user: &'a str,
-    group: Option<&'a str>,
-}
-
-impl<'a> UserSpec<'a> {
-    /// Returns `None` if the text is invalid. Empty text means root, as in images.
-    pub(crate) fn parse(text: &'a str) -> Option<Self> {
-        let (user, group) = match text.split_once(':') {
-            Some((user, group)) => (user, Some(group)),
-            None => (text, None),
-        };
-        let plain = |name: &str| !name.contains([':', '\n', '\0']) && name.len() <= 256;
-        let known = plain(user) && group.is_none_or(|group| plain(group) && !group.is_empty());
-        let user = if user.is_empty() { "0" } else { user };
-        known.then_some(Self { user, group })
-    }
-}
 
 /// Resolves the user in the root `root`, with all groups.
 pub(crate) fn user(root: BorrowedFd<'_>, spec: &UserSpec<'_>) -> Result<ContainerUser, String> {

@@ -13,10 +13,11 @@ use rustix::fs::{
 use rustix::mount::MountAttrFlags;
 
 use super::{
-    DEFAULT_ATTRIBUTES, MountError, MountSpec, attach, create_dir, file_system, mount_error,
-    restrict_one, writable_memory,
+    DEFAULT_ATTRIBUTES, MountError, attach, create_dir, file_system, mount_error, restrict_one,
+    writable_memory,
 };
 use crate::confinement::device_filter::{Device, DeviceType};
+use crate::spec::mounts::MountSpec;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// Devices that every program may expect and that reveal nothing about the host: name, major and

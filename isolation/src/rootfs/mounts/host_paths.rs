@@ -3,39 +3,13 @@
 //! Which paths an operator allows is not checked here.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
-use serde::{Deserialize, Serialize};
 
 use super::{CLONE, DEFAULT_ATTRIBUTES, HostPathMount, MountError, mount_error, restrict};
-
-/// A host file or directory that a container sees. Its submounts are not part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostPath {
-    /// The path on the host: absolute, resolved by the caller; it must exist, and contains no link.
-    pub from: PathBuf,
-    /// The path in the container: absolute, without `..`, not in `/dev`, `/proc`, `/sys` or the
-    /// sandbox. Missing parts are created in the container's root; among the host's programs it
-    /// must exist.
-    pub to: PathBuf,
-    pub read_only: bool,
-    pub owners: OwnerMapping,
-}
-
-/// The owners of a host path's files, as its container sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OwnerMapping {
-    /// The container's users are the host's users with the same ids. Not allowed for a user that
-    /// is, or may become, root.
-    Mapped,
-    /// No user of the container, not even its root: it reads what all users of the host may read.
-    /// Only read-only.
-    #[serde(rename = "strangers")]
-    Unmapped,
-}
+use crate::spec::mounts::{HostPath, OwnerMapping};
 
 /// Creates an unattached mount of it, as host root.
 pub(super) fn clone_host_path(path: &HostPath) -> Result<HostPathMount, MountError> {

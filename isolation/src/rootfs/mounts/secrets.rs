@@ -13,21 +13,9 @@ use std::path::PathBuf;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::mount::MountAttrFlags;
-use serde::{Deserialize, Serialize};
 
 use super::{DEFAULT_ATTRIBUTES, MountError, file_system, mount_error};
-
-/// The maximum size of a secret, in bytes: 1 MiB.
-pub const SECRET_LIMIT_BYTES: u64 = 1024 * 1024;
-
-/// The location of a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SecretFile {
-    /// The operator's directory: absolute, and accessible only to the agent's user.
-    pub folder: PathBuf,
-    /// The file's path below it. No link on the path is followed.
-    pub name: PathBuf,
-}
+use crate::spec::mounts::{SECRET_LIMIT_BYTES, SecretFile};
 
 /// An error of opening a secret.
 #[derive(Debug, thiserror::Error)]

@@ -5,59 +5,20 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::fchdir;
-use serde::{Deserialize, Serialize};
 
-use super::secrets::{SecretFile, fill_vault, name_in_vault};
+use super::secrets::{fill_vault, name_in_vault};
 use super::{
-    DEFAULT_ATTRIBUTES, MountError, SANDBOX, SHARED, attach, clone_dir, clone_mount, create_dir,
-    create_file, mount_error, no_mount_point, restrict, writable_memory,
+    DEFAULT_ATTRIBUTES, MountError, attach, clone_dir, clone_mount, create_dir, create_file,
+    mount_error, no_mount_point, restrict, writable_memory,
 };
-use crate::spec::{ContainerUser, SpecError};
-
-/// Paths of the kernel or the supervisor: no volume is mounted over or in them.
-const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", SANDBOX, SHARED];
-
-/// A mount point of a container with separate contents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Volume {
-    /// The path: absolute, without `.` and `..`, not in `/dev`, `/proc`, `/sys` or the sandbox.
-    /// Missing parts are created in the container's root; among the host's programs it must exist.
-    pub path: PathBuf,
-    /// Whether it is read-only. A secret always is.
-    pub read_only: bool,
-    pub source: VolumeSource,
-}
-
-/// The source of a volume.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum VolumeSource {
-    /// A directory below the sandbox, which is created for the command's user if it does not exist.
-    Sandbox(PathBuf),
-    /// A memory file system for all users of the container. Counts as its memory.
-    Tmpfs {
-        /// The maximum size, in bytes; not 0.
-        bytes: u64,
-    },
-    /// A file that only the command's user can read.
-    Secret(SecretFile),
-}
-
-impl Volume {
-    /// Whether the command may write to it.
-    pub(crate) fn is_writable(&self) -> bool {
-        match self.source {
-            VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => !self.read_only,
-            VolumeSource::Secret(_) => false,
-        }
-    }
-}
+use crate::spec::ContainerUser;
+use crate::spec::mounts::{SANDBOX, SecretFile, Volume, VolumeSource};
 
 /// A file or directory whose owner becomes the command's user, once that user is known.
 pub(crate) struct PendingChown {
@@ -82,44 +43,6 @@ impl PendingChown {
         )
         .map_err(mount_error("give a volume to the command's user"))
     }
-}
-
-/// Rejects volumes that cannot be mounted, or would hide what every container has.
-pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
-    let refuse =
-        |path: &Path, remedy: &str| Err(SpecError::new("volumes", &path.to_string_lossy(), remedy));
-    let is_plain = |path: &Path| {
-        let mut parts = path.components();
-        let plain = parts.all(|part| matches!(part, Component::Normal(_)));
-        plain && !path.as_os_str().is_empty() && !path.as_os_str().as_encoded_bytes().contains(&0)
-    };
-    for (at, volume) in volumes.iter().enumerate() {
-        let path = volume.path.as_path();
-        let is_reserved = RESERVED.iter().any(|reserved| path.starts_with(reserved));
-        if is_reserved || !path.strip_prefix("/").is_ok_and(is_plain) {
-            let remedy =
-                "give an absolute path without '..', not in /dev, /proc, /sys, /sandbox or /group";
-            return refuse(path, remedy);
-        }
-        if volumes[..at].iter().any(|other| other.path == path) {
-            return refuse(path, "give each volume a separate path");
-        }
-        match &volume.source {
-            VolumeSource::Sandbox(below) if !is_plain(below) => {
-                return refuse(below, "name a directory below the sandbox, without '..'");
-            }
-            VolumeSource::Tmpfs { bytes: 0 } => {
-                return refuse(path, "give its file system a size");
-            }
-            VolumeSource::Secret(secret)
-                if !secret.folder.is_absolute() || !is_plain(&secret.name) =>
-            {
-                return refuse(&secret.name, "name a file below an absolute directory");
-            }
-            VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } | VolumeSource::Secret(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// Opens the secrets among the volumes, in order, as host root.
@@ -248,60 +171,5 @@ fn mount_point(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, MountEr
     match &volume.source {
         VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => create_dir(root, path),
         VolumeSource::Secret(_) => create_file(root, path),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn volume(path: &str, source: VolumeSource) -> Volume {
-        Volume {
-            path: path.into(),
-            read_only: false,
-            source,
-        }
-    }
-
-    fn tmpfs(bytes: u64) -> VolumeSource {
-        VolumeSource::Tmpfs { bytes }
-    }
-
-    fn secret(folder: &str, name: &str) -> VolumeSource {
-        VolumeSource::Secret(SecretFile {
-            folder: folder.into(),
-            name: name.into(),
-        })
-    }
-
-    #[test]
-    fn a_volume_that_cannot_be_mounted_is_refused() {
-        let fine = [
-            volume("/data", VolumeSource::Sandbox("a/b".into())),
-            volume("/tmp", tmpfs(4_096)),
-            volume("/run/secrets/db", secret("/etc/secrets", "web/db")),
-        ];
-        assert_eq!(check(&fine), Ok(()));
-        let bad = [
-            volume("data", tmpfs(1)),
-            volume("/", tmpfs(1)),
-            volume("/a/../b", tmpfs(1)),
-            volume("/proc/self", tmpfs(1)),
-            volume("/sandbox", tmpfs(1)),
-            volume("/data", tmpfs(1)),
-            volume("/x", tmpfs(0)),
-            volume("/x", VolumeSource::Sandbox("../other".into())),
-            volume("/x", VolumeSource::Sandbox("/etc".into())),
-            volume("/x", secret("relative", "web/db")),
-            volume("/x", secret("/etc/secrets", "web/../db")),
-        ];
-        for wrong in bad {
-            let refused = check(&[fine[0].clone(), wrong.clone()]);
-            assert_eq!(
-                refused.map_err(|error| error.field),
-                Err("volumes"),
-                "{wrong:?}"
-            );
-        }
     }
 }

@@ -15,8 +15,8 @@ use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::OutputLimits;
 use super::record::{FileId, OutputRecord, StreamFile, StreamName};
+use crate::spec::OutputLimits;
 
 /// Readable for all, writable for the supervisor.
 const MODE: Mode = Mode::from_bits_truncate(0o644);

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::spec::{ContainerId, Program};
+use crate::spec::{ContainerId, OutputLimits, Program};
 
 /// A supervisor's outputs, and the command's ends of them.
 struct OutputFixture {

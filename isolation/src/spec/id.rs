@@ -1,0 +1,77 @@
+//! Ids of containers.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::SpecError;
+
+/// The reserved name of the group of the launcher and the supervisors, a sibling of the containers'
+/// groups.
+pub(crate) const SUPERVISORS: &str = "supervisors";
+
+/// A container's id: one file name of 1 to 128 letters, digits, `.`, `_`, `-`, not starting with
+/// `.`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContainerId(String);
+
+impl ContainerId {
+    /// Validates the name. `supervisors` is reserved for the tree itself.
+    ///
+    /// # Errors
+    /// With the name and the rule for names.
+    pub fn new(name: impl Into<String>) -> Result<Self, SpecError> {
+        let name = name.into();
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let fits = (1..=128).contains(&name.len()) && name.bytes().all(allowed);
+        if !fits || name.starts_with('.') || name == SUPERVISORS {
+            return Err(SpecError::new(
+                "id",
+                &name,
+                "use 1 to 128 letters, digits, '.', '_' or '-', not beginning with '.'",
+            ));
+        }
+        Ok(Self(name))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for ContainerId {
+    type Error = SpecError;
+
+    fn try_from(name: String) -> Result<Self, SpecError> {
+        Self::new(name)
+    }
+}
+
+impl From<ContainerId> for String {
+    fn from(id: ContainerId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_id_is_one_plain_file_name() {
+        for bad in ["", ".", "..", "a/b", ".hidden", "a b", "supervisors", "ü"] {
+            assert!(ContainerId::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(ContainerId::new("x".repeat(129)).is_err());
+        assert!(serde_json::from_str::<ContainerId>("\"../up\"").is_err());
+        assert_eq!(ContainerId::new("a-1_B.c").unwrap().as_str(), "a-1_B.c");
+    }
+}
