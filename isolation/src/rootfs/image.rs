@@ -20,7 +20,7 @@ use rustix::mount::{
 };
 use rustix::process::fchdir;
 
-use crate::rootfs::mounts::{
+use crate::rootfs::mount_calls::{
     DEFAULT_ATTRIBUTES, MountError, attach, clone_mount, create_dir, mount_error, restrict,
 };
 use crate::spec::RootFs;

@@ -2,5 +2,6 @@
 //! that a container could change.
 
 pub mod image;
+pub(crate) mod mount_calls;
 pub(crate) mod mounts;
 pub mod remove_tree;

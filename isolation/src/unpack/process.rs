@@ -35,7 +35,8 @@ use crate::confinement::seccomp::SeccompFilter;
 use crate::processes::packets::{
     ReceiveResult, WaitMode, error_chain, packet_pair, receive_packet, send_packet,
 };
-use crate::rootfs::mounts;
+use crate::rootfs::mount_calls::clone_dir;
+use crate::rootfs::mounts::enter_empty_root;
 use crate::spec::capabilities::Capabilities;
 use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::sys::{self, ClonedChild};
@@ -165,7 +166,7 @@ fn supervise_unpack(request: &[u8], agent: &OwnedFd) -> Result<(), UnpackStartEr
     crash_points::passed("unpack.files-received");
     let is_layer = job.rules.source == ArchivePurpose::Layer;
     let target = if is_layer {
-        mounts::clone_dir(target.as_fd()).map_err(|error| error_chain(&error))?
+        clone_dir(target.as_fd()).map_err(|error| error_chain(&error))?
     } else {
         target
     };
@@ -335,7 +336,7 @@ fn confine(job: &UnpackJob, target: &OwnedFd) -> Result<(), UnpackStartError> {
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(|errno| words("make mounts private", errno))?;
-    mounts::enter_empty_root().map_err(|error| error_chain(&error))?;
+    enter_empty_root().map_err(|error| error_chain(&error))?;
     let limits = [
         (Resource::RLIMIT_AS, MEMORY_LIMIT_BYTES),
         (Resource::RLIMIT_CPU, CPU_LIMIT_SECONDS),

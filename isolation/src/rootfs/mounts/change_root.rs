@@ -6,7 +6,9 @@ use rustix::fs::CWD;
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, UnmountFlags, open_tree, unmount};
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
-use super::{CLONE, DEFAULT_ATTRIBUTES, MountError, attach, file_system, mount_error};
+use crate::rootfs::mount_calls::{
+    CLONE, DEFAULT_ATTRIBUTES, MountError, attach, file_system, mount_error,
+};
 use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// Changes into an empty root. For a process in separate namespaces that needs no file by name.

@@ -12,11 +12,11 @@ use rustix::fs::{
 };
 use rustix::mount::MountAttrFlags;
 
-use super::{
+use crate::confinement::device_filter::{Device, DeviceType};
+use crate::rootfs::mount_calls::{
     DEFAULT_ATTRIBUTES, MountError, attach, create_dir, file_system, mount_error, restrict_one,
     writable_memory,
 };
-use crate::confinement::device_filter::{Device, DeviceType};
 use crate::spec::mounts::MountSpec;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 

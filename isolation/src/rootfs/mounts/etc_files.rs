@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::{
+use crate::rootfs::mount_calls::{
     DEFAULT_ATTRIBUTES, MountError, attach, clone_mount, create_dir, create_file, file_system,
     mount_error, restrict, restrict_one,
 };

@@ -8,7 +8,8 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
-use super::{CLONE, DEFAULT_ATTRIBUTES, HostPathMount, MountError, mount_error, restrict};
+use super::HostPathMount;
+use crate::rootfs::mount_calls::{CLONE, DEFAULT_ATTRIBUTES, MountError, mount_error, restrict};
 use crate::spec::mounts::{HostPath, OwnerMapping};
 
 /// Creates an unattached mount of it, as host root.

@@ -9,7 +9,7 @@ use rustix::mount::MountAttrFlags;
 
 use super::devices::{NULL, QUEUES};
 use super::userns_limit::forbid_user_namespaces;
-use super::{
+use crate::rootfs::mount_calls::{
     DEFAULT_ATTRIBUTES, MountError, attach, attach_in, clone_if_exists, clone_mount, clone_tree,
     file_system, mount_error, restrict,
 };

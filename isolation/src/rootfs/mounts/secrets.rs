@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::mount::MountAttrFlags;
 
-use super::{DEFAULT_ATTRIBUTES, MountError, file_system, mount_error};
+use crate::rootfs::mount_calls::{DEFAULT_ATTRIBUTES, MountError, file_system, mount_error};
 use crate::spec::mounts::{SECRET_LIMIT_BYTES, SecretFile};
 
 /// An error of opening a secret.

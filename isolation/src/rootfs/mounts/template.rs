@@ -23,10 +23,10 @@ use rustix::mount::MountAttrFlags;
 
 use super::change_root::leave_host;
 use super::devices::make_devices;
-use super::{
-    DEFAULT_ATTRIBUTES, HOST_DATA, HOST_DIRS, MountError, PreparedMounts, SYSTEM_DATA, SYSTEM_DIRS,
-    attach, attach_in, clone_mount, clone_tree, create_dir, file_system, mount_error, restrict,
-    restrict_one,
+use super::{HOST_DATA, HOST_DIRS, PreparedMounts, SYSTEM_DATA, SYSTEM_DIRS};
+use crate::rootfs::mount_calls::{
+    DEFAULT_ATTRIBUTES, MountError, attach, attach_in, clone_mount, clone_tree, create_dir,
+    file_system, mount_error, restrict, restrict_one,
 };
 use crate::sys;
 use crate::testing::disable_layer::{self, MandatoryLayer};

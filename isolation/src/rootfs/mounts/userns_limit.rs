@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{Mode, OFlags, openat};
 
-use super::{MountError, mount_error};
+use crate::rootfs::mount_calls::{MountError, mount_error};
 
 /// Sets the limit of init's user namespace to zero, before the setting becomes read-only. `root`
 /// has the container's `/proc`.

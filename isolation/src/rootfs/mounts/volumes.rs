@@ -13,7 +13,7 @@ use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::process::fchdir;
 
 use super::secrets::{fill_vault, name_in_vault};
-use super::{
+use crate::rootfs::mount_calls::{
     DEFAULT_ATTRIBUTES, MountError, attach, clone_dir, clone_mount, create_dir, create_file,
     mount_error, no_mount_point, restrict, writable_memory,
 };
