@@ -14,18 +14,10 @@ use std::fs;
 use super::ipam::{ForwardingRecord, Ipam};
 use super::link::NetlinkSocket;
 use super::namespace;
-use super::rules::DEVICES;
+use super::rules::{DEVICES, ForwardingDenied};
 use super::{NetworkError, Subnet6, network_error};
 
 const SETTING: &str = "net/ipv4/ip_forward";
-
-/// The devices between which the host must not forward: those that it had when it forwarded
-/// nothing.
-#[derive(Debug, Default)]
-pub(super) struct ForwardingDenied {
-    pub(super) ipv4: Vec<String>,
-    pub(super) ipv6: Vec<String>,
-}
 
 /// Enables forwarding if it is disabled; for IPv6 only if containers have a prefix.
 pub(super) fn enable(

@@ -14,13 +14,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use super::forwarding::ForwardingDenied;
 use super::host::{list_devices, remove_devices};
 use super::ipam::{ClaimResult, Ipam, PortRecord};
 use super::link::NetworkDevice;
 use super::link_stats::{self, LinkStats};
 use super::namespace::{self, Ipv6SysctlDir, NamespaceConfig, NamespaceConfig6};
-use super::rules::{self, DEVICES, NftTable, PortMapping};
+use super::rules::{self, DEVICES, ForwardingDenied, NftTable, PortMapping};
 use super::{
     ContainerNamespace, NetworkConfig, NetworkError, PortPublication, forwarding, host,
     network_error,

@@ -12,7 +12,6 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::process::Command;
 use std::time::Duration;
 
-use super::forwarding::ForwardingDenied;
 use super::{InterContainerTraffic, NetworkError, Protocol, Subnet, Subnet6};
 use crate::processes::child;
 
@@ -53,6 +52,14 @@ pub(super) struct PortMapping {
     pub(super) protocol: Protocol,
     pub(super) host_port: u16,
     pub(super) to: SocketAddrV4,
+}
+
+/// The devices between which the host must not forward: those that it had when it forwarded
+/// nothing.
+#[derive(Debug, Default)]
+pub(super) struct ForwardingDenied {
+    pub(super) ipv4: Vec<String>,
+    pub(super) ipv6: Vec<String>,
 }
 
 /// The inputs of the table.

@@ -2,10 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use super::forwarding::ForwardingDenied;
 use super::link::{NetlinkSocket, VethPair};
 use super::namespace::{self, CONTAINER_DEVICE};
-use super::rules::{self, DEVICES, NftTable};
+use super::rules::{self, DEVICES, ForwardingDenied, NftTable};
 use super::{InterContainerTraffic, NetworkError, Subnet, Subnet6, host, network_error};
 
 /// Creates a veth pair and an nft table as for a container, in a temporary network namespace. Does
