@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::CgroupError;
+use super::files::{CgroupError, read, remove_dir, write};
 use super::stats::{CgroupStats, LastUsage, value_of};
 
 /// The interval at which an emptying group is polled: the kernel notifies at most every 10 ms.
@@ -51,7 +51,7 @@ impl Cgroup {
                 }
                 // The group is created again: the old one may have limits that this container does
                 // not request.
-                super::remove_dir(&self.path)?;
+                remove_dir(&self.path)?;
                 fs::create_dir(&self.path).map_err(failed)
             }
             Err(source) => Err(failed(source)),
@@ -72,7 +72,7 @@ impl Cgroup {
     /// # Errors
     /// If the group exists and cannot be read.
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
-        match super::read(self.path.join("cgroup.events")) {
+        match read(self.path.join("cgroup.events")) {
             Ok(events) => Ok(value_of(&events, "populated") != Some(0)),
             Err(CgroupError::Read { source, .. }) if is_absent(&source) => Ok(false),
             Err(error) => Err(error),
@@ -84,7 +84,7 @@ impl Cgroup {
     /// # Errors
     /// If the group does not exist or cannot be read.
     pub fn contains(&self, pid: i32) -> Result<bool, CgroupError> {
-        let members = super::read(self.path.join("cgroup.procs"))?;
+        let members = read(self.path.join("cgroup.procs"))?;
         Ok(members.lines().any(|line| line.parse() == Ok(pid)))
     }
 
@@ -93,7 +93,7 @@ impl Cgroup {
     /// # Errors
     /// If the process or the group does not exist, or the kernel refuses the move.
     pub fn add(&self, pid: i32) -> Result<(), CgroupError> {
-        super::write(self.path.join("cgroup.procs"), &pid.to_string())
+        write(self.path.join("cgroup.procs"), &pid.to_string())
     }
 
     /// Kills every process in the group and below it atomically: no fork escapes. Succeeds if the
@@ -102,7 +102,7 @@ impl Cgroup {
     /// # Errors
     /// If the group exists and the kernel refuses.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        match super::write(self.path.join("cgroup.kill"), "1") {
+        match write(self.path.join("cgroup.kill"), "1") {
             Err(CgroupError::Write { source, .. }) if is_absent(&source) && !self.path.exists() => {
                 Ok(())
             }
@@ -117,7 +117,7 @@ impl Cgroup {
     /// If a process has not ended within `timeout`, or a directory cannot be removed.
     pub fn remove(&self, timeout: Duration) -> Result<(), CgroupError> {
         // The usual case after a clean end: no process in the group and no group below it.
-        if super::remove_dir(&self.path).is_ok() {
+        if remove_dir(&self.path).is_ok() {
             return Ok(());
         }
         self.kill()?;
@@ -199,7 +199,7 @@ fn remove_all(path: &Path) -> Result<(), CgroupError> {
             remove_all(&entry.path())?;
         }
     }
-    super::remove_dir(path)
+    remove_dir(path)
 }
 
 /// Whether the error means that the group is removed: its files are not found or, if open, return

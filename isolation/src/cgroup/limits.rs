@@ -7,7 +7,7 @@ mod replacing;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::cgroup::CgroupError;
+use crate::cgroup::files::{self, CgroupError};
 use crate::spec::limits::{IoMax, Limits, MissingControllers, MissingPolicy};
 use missing::find_missing;
 
@@ -126,7 +126,7 @@ fn check(
     group: &Path,
     policy: MissingPolicy,
 ) -> Result<MissingControllers, LimitsError> {
-    let present = crate::cgroup::read_controllers(group)?;
+    let present = files::read_controllers(group)?;
     let mut missing = find_missing(settings, &present);
     for setting in settings {
         if setting.if_missing == IfMissing::Unenforced
@@ -154,7 +154,7 @@ fn write(
         if missing.covers(&setting) {
             continue;
         }
-        match crate::cgroup::write(group.join(setting.file), &setting.value) {
+        match files::write(group.join(setting.file), &setting.value) {
             Err(CgroupError::Write { source, .. })
                 if setting.if_missing == IfMissing::Ignore
                     && source.kind() == io::ErrorKind::NotFound => {}

@@ -1,14 +1,14 @@
 //! Cgroups: the tree of an agent, the limits and the usage of its groups, and reports of OOM kills.
 
+mod files;
 mod group;
 pub mod limits;
 pub mod oom;
 mod stats;
 mod tree;
 
+pub use files::{CgroupError, mount_point};
 pub use group::Cgroup;
 pub(crate) use stats::LastUsage;
 pub use stats::{CgroupStats, IoStats, Pressure, StallShares};
-use tree::remove_dir;
-pub use tree::{CgroupError, CgroupTree, default_parent, mount_point};
-pub(crate) use tree::{read, read_controllers, write};
+pub use tree::{CgroupTree, default_parent};

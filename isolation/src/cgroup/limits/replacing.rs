@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{CPU_PERIOD_US, CgroupSetting, IfMissing, LimitsError, check, write};
-use crate::cgroup::{self, read};
+use crate::cgroup::files::{self, read};
 use crate::spec::limits::{IoMax, Limits, MissingControllers, MissingPolicy};
 
 impl Limits {
@@ -85,7 +85,7 @@ impl Limits {
             return Ok(());
         };
         let wanted = self.memory_high_bytes.unwrap_or(limit_bytes);
-        cgroup::write(high, &wanted.min(limit_bytes).to_string())?;
+        files::write(high, &wanted.min(limit_bytes).to_string())?;
         let used = read(current)?;
         match used.trim().parse::<u64>() {
             Ok(used_bytes) if used_bytes > limit_bytes => Err(LimitsError::InUse {
@@ -153,7 +153,7 @@ fn restore(group: &Path, file: &str, text: &str) -> Result<(), LimitsError> {
         let free = now.iter().filter(|disk| !named.contains(disk));
         let lines = free.map(IoMax::line).chain(text.lines().map(str::to_owned));
         for line in lines {
-            cgroup::write(path.clone(), &line)?;
+            files::write(path.clone(), &line)?;
         }
         return Ok(());
     }
@@ -170,7 +170,7 @@ fn restore(group: &Path, file: &str, text: &str) -> Result<(), LimitsError> {
     }
     // Any further lines are about single disks, which this module does not set.
     let value = text.lines().next().unwrap_or_default();
-    Ok(cgroup::write(path, value)?)
+    Ok(files::write(path, value)?)
 }
 
 /// Returns the disks that `io.max` names, without their limits.
