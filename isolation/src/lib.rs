@@ -39,16 +39,18 @@
 //! clean_up_abandoned(&tree, &known, timeout)?;  // groups of orphaned containers
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
-//! Modules, from the lowest layer to the highest:
+//! Modules, from the lowest layer to the highest; each imports only from those before it:
 //!
 //! - `sys`: system calls, the only unsafe code; `testing`: hooks for tests.
-//! - `processes`: `process`, `child`, `spawner`.
-//! - `spec`: the launch request, with `profile` and `capabilities`.
+//! - `processes`: `process` identifies them, `fork`, `child` and `spawner` create them, `packets`
+//!   carry messages between them.
+//! - `spec`: the launch request, as plain data with its rules.
 //! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent.
 //! - `confinement`: `drop_privileges`, `seccomp`; `device_filter`, `port_filter` and `reach_filter`
 //!   over `ebpf`; `service` runs untrusted parsing, `division` separates an agent without root from
 //!   its broker.
-//! - `rootfs`: `mounts`, `image`; `remove_tree` removes untrusted directory trees.
+//! - `rootfs`: `mounts` and `image` over `mount_calls`; `remove_tree` removes untrusted directory
+//!   trees.
 //! - `disk`: disk limits; `network`: networks and their addresses; `unpack`: extracts archives and
 //!   image layers.
 //! - `runtime`: `launcher`, `supervisor`, `init`, `command`, `container`, `exec`, `attachment`,

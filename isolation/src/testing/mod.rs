@@ -1,6 +1,6 @@
 //! Hooks for tests: steps at which a process exits, and isolation layers that a test disables.
 //!
-//! Releases do not contain them.
+//! They have no effect in releases.
 
 pub mod crash_points;
 pub mod disable_layer;
