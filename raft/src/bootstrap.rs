@@ -2,9 +2,8 @@
 //! lost.
 //!
 //! Reading order: `decision` (what the directory and the peers imply; pure), `run` (queries the
-//! peers), `rejoin`, `startup` (assembles the parts).
+//! peers), `startup` (assembles the parts).
 
 pub(crate) mod decision;
-pub(crate) mod rejoin;
 pub(crate) mod run;
 pub(crate) mod startup;

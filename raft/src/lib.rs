@@ -7,7 +7,6 @@
 
 mod bootstrap;
 mod election;
-mod entry;
 mod error;
 mod fatal;
 mod log_size;
@@ -26,7 +25,6 @@ mod tests;
 mod transport;
 mod types;
 
-pub use bootstrap::rejoin::{LockedDirectory, forbid_start};
 pub use error::{MembershipError, ProposeError, ReadError, StartError};
 pub use membership::MembershipGuard;
 pub use node::{ListedMember, MemoryStore, Node, RegistryRecords, StoredVote};
@@ -37,4 +35,5 @@ pub use state_machine::TURN_WORK;
 pub use status::{FailoverPhases, RaftStatus};
 pub use storage::directory::OpenError;
 pub use storage::disk::memory::DurableEntry;
+pub use storage::rejoin::{LockedDirectory, forbid_start};
 pub use types::{CommittedEntry, Member, OwnerRequest, RecordWrite};

@@ -7,9 +7,9 @@
 //! equally safe, but it tolerates no more failures than the next smaller odd size.
 
 mod finish_change;
+pub(crate) mod forwarding;
 mod levels;
 mod living;
-pub(crate) mod peer_progress;
 
 pub use levels::MembershipGuard;
 
@@ -27,6 +27,8 @@ use tokio::time::Instant;
 use tonic::Status as Refusal;
 use tracing::info;
 
+use forwarding::forward;
+
 use crate::election::liveness::Liveness;
 use crate::error::MembershipError;
 use crate::node::{Consensus, GroupHandle};
@@ -34,7 +36,6 @@ use crate::progress::LogProgress;
 use crate::settings::Timing;
 use crate::status::RaftStatus;
 use crate::transport::connections::{self, Peers};
-use crate::transport::forwarding::forward;
 use crate::transport::network::CallerIdentity;
 use crate::transport::wire::proto;
 use crate::types::{Member, TypeConfig};

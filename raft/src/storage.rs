@@ -1,16 +1,19 @@
 //! The data of a master on disk: the log, the vote and the registry in RocksDB, and snapshots in
 //! files.
 //!
-//! Reading order: `directory` (the lock, and the required content of a directory), `disk` and
-//! `store` (RocksDB), `record` and `log` (entries), `unwritten` and `writer` (writes in one
-//! thread), `snapshot`, `image` and `snapshot_store` (snapshots), `install`.
+//! Reading order: `directory` (the lock, and the required content of a directory), `rejoin` (data
+//! that must not be served), `disk` and `store` (RocksDB), `record`, `entry` and `log` (entries),
+//! `unwritten` and `writer` (writes in one thread), `snapshot`, `image` and `snapshot_store`
+//! (snapshots), `install`.
 
 pub(crate) mod directory;
 pub(crate) mod disk;
+pub(crate) mod entry;
 pub(crate) mod image;
 pub(crate) mod install;
 pub(crate) mod log;
 pub(crate) mod record;
+pub(crate) mod rejoin;
 pub(crate) mod snapshot;
 pub(crate) mod snapshot_store;
 pub(crate) mod store;

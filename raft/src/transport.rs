@@ -1,15 +1,14 @@
-//! Communication between masters: connections, messages, frames of entries, snapshot transfer,
-//! forwarded proposals.
+//! Communication between masters: connections, messages, frames of entries, snapshot transfer.
 //!
 //! Reading order: `wire` and `codec` (the messages), `versions` (negotiation), `connections`,
-//! `network` and `frames` (towards a peer), `service` (from a peer), `snapshot_transfer`,
-//! `forwarding`, `rtt` (round-trip times).
+//! `network`, `peer_progress` and `frames` (towards a peer), `service` (from a peer),
+//! `snapshot_transfer`, `rtt` (round-trip times).
 
 pub(crate) mod codec;
 pub(crate) mod connections;
-pub(crate) mod forwarding;
 pub(crate) mod frames;
 pub(crate) mod network;
+pub(crate) mod peer_progress;
 pub(crate) mod rtt;
 pub(crate) mod service;
 pub(crate) mod snapshot_transfer;

@@ -14,10 +14,9 @@ use tracing::{info, warn};
 
 use super::decision::{BootstrapDecision, NodeIdentity, PeerAnswers, compute, decide};
 use crate::error::{MembershipError, StartError};
-use crate::membership::MemberChange;
+use crate::membership::{MemberChange, forwarding};
 use crate::settings::Timing;
 use crate::transport::connections::{self, Peers};
-use crate::transport::forwarding;
 use crate::transport::service::{Invitation, RaftPort};
 use crate::transport::wire::proto;
 use crate::types::Member;

@@ -10,7 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::record::FORMAT;
-use crate::bootstrap::rejoin;
+use super::rejoin;
 
 pub(crate) const LOCK: &str = "lock";
 pub(crate) const FORMAT_FILE: &str = "FORMAT";

@@ -21,10 +21,10 @@ use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::watch;
 
 use super::disk::{self, ChangeBatch, Disk, Durability, KeySpace};
+use super::entry::{self, EntryError, EntryHash};
 use super::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
 use super::unwritten::WriteBuffer;
 use super::writer::DiskWriter;
-use crate::entry::{self, EntryError, EntryHash};
 use crate::fatal::{FatalError, FatalHandler};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 

@@ -10,6 +10,7 @@ use super::harness::{
 };
 use crate::storage::disk::memory::MemoryDisk;
 use crate::storage::disk::{ChangeBatch, Disk, Durability, KeySpace};
+use crate::storage::entry::{self, EntryHash};
 use crate::storage::record::{self, DirectoryIdentity};
 use crate::storage::store::StoreLocation;
 
@@ -86,9 +87,8 @@ async fn a_missing_entry_is_refused() {
 #[tokio::test]
 async fn an_entry_of_another_history_is_refused() {
     let swap_entry: fn(&dyn Disk) = |disk| {
-        let opened = crate::entry::open(5, disk.get(KeySpace::Log, &key(5)).unwrap().unwrap());
-        let (bytes, _) =
-            crate::entry::seal(&crate::entry::EntryHash::ORIGIN, &opened.unwrap().entry);
+        let opened = entry::open(5, disk.get(KeySpace::Log, &key(5)).unwrap().unwrap());
+        let (bytes, _) = entry::seal(&EntryHash::ORIGIN, &opened.unwrap().entry);
         put(disk, KeySpace::Log, &key(5), bytes);
     };
     let what = "entry 5 of the log does not continue the entry before it";

@@ -19,9 +19,9 @@ use tracing::{debug, error};
 
 use super::connections::{PeerConnections, Peers, client};
 use super::frames::pool::IdleConnection;
+use super::peer_progress::PeerProgress;
 use super::snapshot_transfer;
 use super::wire::{self, proto};
-use crate::membership::peer_progress::PeerProgress;
 use crate::settings::Timing;
 use crate::state_machine::Snapshot;
 use crate::storage::image::SnapshotSource;

@@ -23,7 +23,6 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use super::forwarding;
 use super::frames::port;
 use super::snapshot_transfer::{self, SnapshotReceiver};
 use super::versions;
@@ -33,7 +32,7 @@ use crate::election::detector::LeaderDetector;
 use crate::election::leader_contact::LeaderContact;
 use crate::election::liveness::Liveness;
 use crate::log_size::LogGrowth;
-use crate::membership::{MemberChange, MemberChanger};
+use crate::membership::{MemberChange, MemberChanger, forwarding};
 use crate::node::{Consensus, GroupHandle};
 use crate::read_index;
 use crate::storage::store::Store;

@@ -15,10 +15,10 @@ use super::{
     ChangeBatch, Disk, DiskRead, Durability, KeyChange, KeySpace, PinnedView, ScanVisitor,
     ViewWork, system_entropy,
 };
+use crate::state_machine;
 use crate::storage::record::{self, DirectoryIdentity, VoteRecord};
 use crate::storage::snapshot::KeyValue;
-use crate::storage::{install, log, store};
-use crate::{entry, state_machine};
+use crate::storage::{entry, install, log, store};
 
 /// The disk of one memory-only master. All clones share one disk: keep one, drop the store, open it
 /// again.

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::tail::LogTail;
 use super::{COMMITTED, PURGED, State, TRUNCATIONS, VOTE, key, next_of};
-use crate::entry::{self, DecodedEntry, EntryError, EntryHash};
 use crate::storage::disk::{DiskRead, KeySpace};
+use crate::storage::entry::{self, DecodedEntry, EntryError, EntryHash};
 use crate::storage::record::{
     self, LogIdRecord, PurgedRecord, RecordError, TruncationsRecord, VoteRecord,
 };

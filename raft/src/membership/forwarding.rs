@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tonic::{Code, Status as Refusal};
 
-use super::connections::{self, Peers};
-use super::wire::proto;
+use super::MemberChange;
 use crate::error::MembershipError;
-use crate::membership::MemberChange;
+use crate::transport::connections::{self, Peers};
+use crate::transport::wire::proto;
 use crate::types::Member;
 
 /// The timeout of a whole change at the leader: a learner may have to receive a snapshot first.

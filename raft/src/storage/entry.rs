@@ -8,7 +8,7 @@ use bytes::Bytes;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::storage::record::{self, EntryRecord, LogIdRecord, RecordError};
+use super::record::{self, EntryRecord, LogIdRecord, RecordError};
 use crate::types::{Entry, LogId};
 
 /// CRC32C of everything that follows, format byte, link.

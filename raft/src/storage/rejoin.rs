@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::storage::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format, temporary};
+use super::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format, temporary};
 
 /// The marker file. It contains the reason, which is shown at each attempt to start a master.
 const MARKER_FILE: &str = "MUST-REJOIN";
