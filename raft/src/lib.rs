@@ -2,8 +2,8 @@
 //!
 //! No type of openraft or RocksDB is visible outside this crate. Reading order: `types`,
 //! `settings`, `node`, `proposer`, `state_machine`; then `bootstrap` and `membership` (how a group
-//! is formed and changes), `election` (how it keeps and replaces a leader), `transport`
-//! (communication between masters), and `storage` (the data of a master on disk).
+//! is formed and changes), `election` (how it keeps and replaces a leader), `port` and
+//! `transport` (communication between masters), and `storage` (the data of a master on disk).
 
 mod bootstrap;
 mod election;
@@ -12,6 +12,7 @@ mod fatal;
 mod log_size;
 mod membership;
 mod node;
+mod port;
 mod progress;
 mod proposer;
 mod read_index;

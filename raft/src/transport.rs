@@ -1,8 +1,9 @@
-//! Communication between masters: connections, messages, frames of entries, snapshot transfer.
+//! Communication with other masters: connections, messages, frames of entries, snapshot transfer.
+//! The requests of other masters are served by `port`.
 //!
 //! Reading order: `wire` and `codec` (the messages), `versions` (negotiation), `connections`,
-//! `network`, `peer_progress` and `frames` (towards a peer), `service` (from a peer),
-//! `snapshot_transfer`, `rtt` (round-trip times).
+//! `network`, `peer_progress` and `frames` (towards a peer), `snapshot_transfer`, `rtt` (round-trip
+//! times).
 
 pub(crate) mod codec;
 pub(crate) mod connections;
@@ -10,7 +11,6 @@ pub(crate) mod frames;
 pub(crate) mod network;
 pub(crate) mod peer_progress;
 pub(crate) mod rtt;
-pub(crate) mod service;
 pub(crate) mod snapshot_transfer;
 pub(crate) mod versions;
 pub(crate) mod wire;

@@ -15,9 +15,9 @@ use tracing::{info, warn};
 use super::decision::{BootstrapDecision, NodeIdentity, PeerAnswers, compute, decide};
 use crate::error::{MembershipError, StartError};
 use crate::membership::{MemberChange, forwarding};
+use crate::port::{Invitation, RaftPort};
 use crate::settings::Timing;
 use crate::transport::connections::{self, Peers};
-use crate::transport::service::{Invitation, RaftPort};
 use crate::transport::wire::proto;
 use crate::types::Member;
 

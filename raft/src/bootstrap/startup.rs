@@ -25,6 +25,7 @@ use crate::fatal;
 use crate::log_size::LogGrowth;
 use crate::membership::MemberChanger;
 use crate::node::{Consensus, GroupHandle, Node, NodeParts};
+use crate::port::{self, FormedNode, RaftPort};
 use crate::proposer::ProposalQueue;
 use crate::read_index::{ReadIndexQueue, ReadIndexTask};
 use crate::settings::{NodeConfig, NodeEnvironment};
@@ -33,7 +34,6 @@ use crate::storage::disk;
 use crate::storage::store::{Store, StoreLocation};
 use crate::transport::connections::Peers;
 use crate::transport::network::{CallerIdentity, NetworkFactory};
-use crate::transport::service::{self, FormedNode, RaftPort};
 use crate::types::{Member, OwnerRequest};
 
 /// Starts the parts of a node. On failure, ends those that have started.
@@ -99,7 +99,7 @@ impl NodeStartup {
             // others.
             door.identity.get_or_init(|| known);
         }
-        self.tasks.spawn(service::serve(door.clone(), listener));
+        self.tasks.spawn(port::serve(door.clone(), listener));
         let beginning = tokio::select! {
             () = self.stop.cancelled() => return Err(StartError::Stopped),
             beginning = self.begin(&door, &peers, known, invited) => beginning?,
@@ -157,7 +157,7 @@ impl NodeStartup {
         door: &Arc<RaftPort>,
         peers: &Peers,
         known: Option<NodeIdentity>,
-        invitations: mpsc::Receiver<service::Invitation>,
+        invitations: mpsc::Receiver<port::Invitation>,
     ) -> Result<InitialIdentity, StartError> {
         let timing = self.config.timing;
         if let Some(identity) = known {
@@ -207,7 +207,7 @@ impl NodeStartup {
         &self,
         process_incarnation: u64,
         incarnation: u64,
-        invitations: mpsc::Sender<service::Invitation>,
+        invitations: mpsc::Sender<port::Invitation>,
     ) -> RaftPort {
         RaftPort {
             process_incarnation,

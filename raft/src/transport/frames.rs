@@ -9,10 +9,10 @@
 //! HTTP/2 costs several tasks for each message. Masters report whether they support frames
 //! (`versions`). A master that does not, such as one of release 0.1.0, or that does not answer the
 //! greeting, gets appends over HTTP/2. Either end closes the connection at the first unexpected
-//! message. Reading order: this file, then `pool` (the calling end) and `port` (the serving end).
+//! message. Reading order: this file, then `pool` (the calling end) and `port::frames` (the serving
+//! end).
 
 pub(crate) mod pool;
-pub(crate) mod port;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +47,7 @@ const MAX_IDLE_BYTES: usize = 256 << 10;
 
 /// The content of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FrameKind {
+pub(crate) enum FrameKind {
     Append = 1,
     Response = 2,
     Error = 3,
@@ -55,7 +55,7 @@ enum FrameKind {
 
 /// The error of a request: a status, as HTTP/2 would carry it.
 #[derive(Clone, PartialEq, Eq, Message)]
-struct FrameStatus {
+pub(crate) struct FrameStatus {
     #[prost(int32, tag = "1")]
     code: i32,
     #[prost(string, tag = "2")]
@@ -80,14 +80,14 @@ impl From<FrameStatus> for Status {
 }
 
 /// A connection that carries frames.
-struct FramedConnection {
+pub(crate) struct FramedConnection {
     connection: Connection,
     incoming: BytesMut,
     outgoing: BytesMut,
 }
 
 impl FramedConnection {
-    fn new(connection: Connection) -> FramedConnection {
+    pub(crate) fn new(connection: Connection) -> FramedConnection {
         FramedConnection {
             connection,
             incoming: BytesMut::new(),
@@ -95,7 +95,7 @@ impl FramedConnection {
         }
     }
 
-    async fn send_greeting(&mut self) -> io::Result<()> {
+    pub(crate) async fn send_greeting(&mut self) -> io::Result<()> {
         self.connection.write_all(GREETING).await?;
         self.connection.flush().await
     }
@@ -107,7 +107,11 @@ impl FramedConnection {
         Ok(&greeting == GREETING)
     }
 
-    async fn write(&mut self, kind: FrameKind, message: &impl Message) -> io::Result<()> {
+    pub(crate) async fn write(
+        &mut self,
+        kind: FrameKind,
+        message: &impl Message,
+    ) -> io::Result<()> {
         let length = OVERHEAD_BYTES + message.encoded_len();
         let sent = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
         self.outgoing.clear();
@@ -129,7 +133,7 @@ impl FramedConnection {
 
     /// Returns the next frame; `None` if the peer has closed the connection between two frames.
     /// Cancel safe.
-    async fn read(&mut self) -> Result<Option<(FrameKind, Bytes)>, Status> {
+    pub(crate) async fn read(&mut self) -> Result<Option<(FrameKind, Bytes)>, Status> {
         loop {
             if let Some(frame) = self.next_buffered()? {
                 return Ok(Some(frame));
@@ -144,12 +148,12 @@ impl FramedConnection {
 
     /// Waits for the first bytes of a frame; returns false if the peer has closed the connection.
     /// Cancel safe.
-    async fn wait_for_frame(&mut self) -> Result<bool, Status> {
+    pub(crate) async fn wait_for_frame(&mut self) -> Result<bool, Status> {
         Ok(!self.incoming.is_empty() || self.fill().await? > 0)
     }
 
     /// Returns when the peer closes the connection, unless it sends something first. Cancel safe.
-    async fn is_closed(&mut self) {
+    pub(crate) async fn is_closed(&mut self) {
         if let Ok(1..) = self.fill().await {
             // Nothing more is read until the current request is answered.
             std::future::pending().await
@@ -204,10 +208,10 @@ impl FramedConnection {
     }
 }
 
-fn broken(error: &io::Error) -> Status {
+pub(crate) fn broken(error: &io::Error) -> Status {
     Status::unavailable(format!("the connection broke: {error}"))
 }
 
-fn decoded<T: Message + Default>(body: Bytes) -> Result<T, Status> {
+pub(crate) fn decoded<T: Message + Default>(body: Bytes) -> Result<T, Status> {
     T::decode(body).map_err(|error| Status::internal(error.to_string()))
 }

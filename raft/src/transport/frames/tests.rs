@@ -10,10 +10,10 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::port::tests::TestPort;
 use crate::settings::Timing;
 use crate::transport::connections::{PeerConnections, Peers};
 use crate::transport::network::{self, NetworkFactory, PeerNetwork};
-use crate::transport::service::tests::TestPort;
 use crate::transport::versions::{self, MasterVersions};
 use crate::types::{LeaderId, Member, TypeConfig, Vote};
 

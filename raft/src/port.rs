@@ -4,6 +4,7 @@
 //! is wrong: a forgotten data directory or a reused address must not impersonate another node. No
 //! incoming message can cause a panic.
 
+mod frames;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -23,10 +24,6 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use super::frames::port;
-use super::snapshot_transfer::{self, SnapshotReceiver};
-use super::versions;
-use super::wire::{self, proto};
 use crate::bootstrap::decision::NodeIdentity;
 use crate::election::detector::LeaderDetector;
 use crate::election::leader_contact::LeaderContact;
@@ -36,13 +33,16 @@ use crate::membership::{MemberChange, MemberChanger, forwarding};
 use crate::node::{Consensus, GroupHandle};
 use crate::read_index;
 use crate::storage::store::Store;
+use crate::transport::snapshot_transfer::{self, SnapshotReceiver};
+use crate::transport::versions;
+use crate::transport::wire::{self, proto};
 use crate::types::{Member, TypeConfig, Vote};
 
 /// The time that connections get to end when the node stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
 const WINDOW_BYTES: u32 = 8 << 20;
 /// The maximum idle time of another master's connection.
-pub(crate) const IDLE: Duration = Duration::from_secs(3_600);
+const IDLE: Duration = Duration::from_secs(3_600);
 
 /// The maximum number of connections. Each of at most nine other masters holds four, and opens
 /// others for single queries. An additional one is closed immediately, or replaces a silent one; a
@@ -206,7 +206,7 @@ fn ended(error: impl std::error::Error) -> Status {
 /// Serves the port until the node stops, and then closes it.
 pub(crate) async fn serve(port: Arc<RaftPort>, listener: Listener) {
     let stop = port.stop.clone();
-    let (listener, framed) = port::separate_frames(port.clone(), listener);
+    let (listener, framed) = frames::separate_frames(port.clone(), listener);
     let service = proto::raft_server::RaftServer::from_arc(Arc::new(RaftService(port)))
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
@@ -249,7 +249,7 @@ impl RaftService {
     }
 }
 
-pub(crate) async fn append(
+async fn append(
     door: &RaftPort,
     message: proto::AppendRequest,
 ) -> Result<proto::AppendResponse, Status> {

@@ -20,8 +20,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::debug;
 
-use super::{FrameKind, FrameStatus, FramedConnection, GREETING, decoded};
-use crate::transport::service::{self, IDLE, RaftPort};
+use super::{IDLE, RaftPort, append};
+use crate::transport::frames::{
+    FrameKind, FrameStatus, FramedConnection, GREETING, broken, decoded,
+};
 
 /// The maximum time until a connection sends its first bytes.
 const FIRST_BYTES: Duration = Duration::from_secs(10);
@@ -184,7 +186,7 @@ async fn answer_all(
                 let message = decoded(body);
                 tokio::select! {
                     biased;
-                    answer = async { service::append(door, message?).await } => answer,
+                    answer = async { append(door, message?).await } => answer,
                     // The caller has dropped this request; consensus may still complete it.
                     () = frames.is_closed() => return Ok(()),
                 }
@@ -211,7 +213,7 @@ async fn answer_all(
 /// Limits the time of a write: a peer that does not read loses its connection.
 async fn in_time(writing: impl Future<Output = io::Result<()>>) -> Result<(), Status> {
     match tokio::time::timeout(MESSAGE_TIMEOUT, writing).await {
-        Ok(written) => written.map_err(|error| super::broken(&error)),
+        Ok(written) => written.map_err(|error| broken(&error)),
         Err(_late) => Err(late("an answer")),
     }
 }
