@@ -8,8 +8,6 @@ use std::sync::Arc;
 
 use argosy_proto::remedy;
 
-use crate::storage::store::StoreLocation;
-
 /// The handler of a fatal error. The one in production, [`abort`], does not return. A test may
 /// observe the error instead; the store then rejects everything.
 pub(crate) type FatalHandler = Arc<dyn Fn(&FatalError) + Send + Sync>;
@@ -23,17 +21,6 @@ pub(crate) struct FatalError {
     /// The failed operation, as in "cannot … the path".
     pub(crate) what: &'static str,
     pub(crate) source: io::Error,
-}
-
-/// Returns [`abort`], except for a store in memory: several nodes share such a process, and only
-/// the node whose store has failed may end.
-pub(crate) fn of(place: &StoreLocation) -> FatalHandler {
-    match place {
-        StoreLocation::Directory(_) => abort(),
-        StoreLocation::Memory(_) => {
-            Arc::new(|error| tracing::error!(cause = %error.source, "{error}"))
-        }
-    }
 }
 
 /// Logs the error and aborts the process immediately.

@@ -4,22 +4,19 @@
 //! The content of a record is opaque here. Entries that are not committed never reach the owner.
 
 use std::io;
-use std::sync::Arc;
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::fatal::FatalHandler;
-use crate::storage::disk::{self, Disk, DiskRead, KeySpace};
+use crate::storage::directory::OpenError;
 use crate::storage::image::{self, SnapshotSource};
 use crate::storage::install;
-use crate::storage::record::{self, SnapshotMetaRecord};
-use crate::storage::snapshot::SnapshotError;
-use crate::storage::snapshot_store::{SnapshotFile, SnapshotStore};
-use crate::storage::unwritten::{AppliedPosition, WriteBuffer};
-use crate::storage::writer::DiskWriter;
+use crate::storage::parts::StoreParts;
+use crate::storage::snapshot_store::SnapshotFile;
+use crate::storage::store::Store;
+use crate::storage::unwritten::AppliedPosition;
 use crate::types::{
     CommittedEntry, Entry, LogId, OwnerRequest, Payload, SnapshotMeta, StoredMembership, TypeConfig,
 };
@@ -34,20 +31,6 @@ pub(crate) const TURN_BYTES: usize = 256 << 10;
 /// bound it: 256 KiB hold 2,500 small launches. A single command may exceed it.
 pub const TURN_WORK: u32 = 4_096;
 
-pub(crate) const APPLIED: &[u8] = b"applied";
-
-/// The parts of the store that the state machine uses.
-#[derive(Clone)]
-pub(crate) struct StoreParts {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) writer: DiskWriter,
-    pub(crate) unwritten: WriteBuffer,
-    pub(crate) snapshots: SnapshotStore,
-    pub(crate) fatal: FatalHandler,
-    /// Allows one snapshot to be written at a time.
-    pub(crate) write_lock: image::SnapshotWriteLock,
-}
-
 pub(crate) struct StateMachine {
     parts: StoreParts,
     /// The minimum number of applied entries that stay in the log.
@@ -56,30 +39,22 @@ pub(crate) struct StateMachine {
 }
 
 impl StateMachine {
-    /// Sends the stored registry to its owner.
+    /// Sends the stored registry to its owner. The log keeps `kept_entries` of the applied entries.
     pub(crate) async fn open(
-        parts: StoreParts,
+        store: &Store,
         kept_entries: u64,
         owner: mpsc::Sender<OwnerRequest>,
-    ) -> Result<StateMachine, RegistryLoadError> {
-        let disk = Arc::clone(&parts.disk);
-        let read = move || -> Result<_, RegistryLoadError> {
-            let applied = applied(disk.as_ref())?;
-            let mut records = Vec::new();
-            disk.scan(KeySpace::Registry, b"", &mut |key, value| {
-                records.push((key.to_vec(), value.to_vec()));
-                Ok(std::ops::ControlFlow::Continue(()))
-            })?;
-            Ok((applied, records))
-        };
-        let (applied, records) = disk::run(parts.disk.may_block(), read).await?;
+    ) -> Result<StateMachine, OpenError> {
+        let (applied, records) = store.read_registry().await?;
+        let parts = store.parts();
         parts.unwritten.reset(applied);
         let machine = StateMachine {
             parts,
             keep_entries: kept_entries,
             owner,
         };
-        machine.load(records).await?;
+        let loaded = machine.load(records).await;
+        loaded.map_err(|OwnerGone| OpenError::Owner)?;
         Ok(machine)
     }
 
@@ -284,40 +259,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-/// Returns the position up to which the registry on this disk is applied.
-pub(crate) fn applied(disk: &dyn DiskRead) -> Result<SnapshotMeta, RegistryLoadError> {
-    match disk.get(KeySpace::RegistryMeta, APPLIED)? {
-        None => Ok(SnapshotMeta::default()),
-        Some(bytes) => Ok(record::unseal::<SnapshotMetaRecord>(&bytes)?.try_into()?),
-    }
-}
-
-pub(crate) fn seal_applied(applied: &SnapshotMeta) -> Vec<u8> {
-    record::seal(&SnapshotMetaRecord::from(applied))
-}
-
-pub(crate) fn invalid(error: SnapshotError) -> io::Error {
-    match error {
-        SnapshotError::Read(error) => error,
-        error => io::Error::new(io::ErrorKind::InvalidData, error),
-    }
-}
-
-/// An error while the registry is loaded by its owner.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RegistryLoadError {
-    #[error("the registry cannot be read")]
-    Read(#[from] io::Error),
-    #[error("the record of the registry's applied index is damaged")]
-    Applied(#[from] record::RecordError),
-    #[error(transparent)]
-    Owner(#[from] OwnerGone),
-}
-
 /// The error of a request to an owner of the registry that has ended: this node is stopping.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the owner of the registry has ended")]
-pub(crate) struct OwnerGone;
+struct OwnerGone;
 
 impl From<OwnerGone> for io::Error {
     fn from(gone: OwnerGone) -> Self {

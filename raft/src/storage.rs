@@ -2,9 +2,9 @@
 //! files.
 //!
 //! Reading order: `directory` (the lock, and the required content of a directory), `rejoin` (data
-//! that must not be served), `disk` and `store` (RocksDB), `record`, `entry` and `log` (entries),
-//! `unwritten` and `writer` (writes in one thread), `snapshot`, `image` and `snapshot_store`
-//! (snapshots), `install`.
+//! that must not be served), `disk`, `store` and `parts` (RocksDB), `record`, `entry` and `log`
+//! (entries), `registry`, `unwritten` and `writer` (writes in one thread), `snapshot`, `image` and
+//! `snapshot_store` (snapshots), `install`.
 
 pub(crate) mod directory;
 pub(crate) mod disk;
@@ -12,7 +12,9 @@ pub(crate) mod entry;
 pub(crate) mod image;
 pub(crate) mod install;
 pub(crate) mod log;
+pub(crate) mod parts;
 pub(crate) mod record;
+pub(crate) mod registry;
 pub(crate) mod rejoin;
 pub(crate) mod snapshot;
 pub(crate) mod snapshot_store;

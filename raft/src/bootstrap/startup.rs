@@ -21,7 +21,6 @@ use crate::election::failover::PresenceWatch;
 use crate::election::leader_contact::LeaderContact;
 use crate::election::liveness::{Liveness, Prober};
 use crate::error::StartError;
-use crate::fatal;
 use crate::log_size::LogGrowth;
 use crate::membership::MemberChanger;
 use crate::node::{Consensus, GroupHandle, Node, NodeParts};
@@ -29,6 +28,7 @@ use crate::port::{self, FormedNode, RaftPort};
 use crate::proposer::ProposalQueue;
 use crate::read_index::{ReadIndexQueue, ReadIndexTask};
 use crate::settings::{NodeConfig, NodeEnvironment};
+use crate::state_machine::StateMachine;
 use crate::status::{FailoverPhases, RaftStatus, StatusReporter};
 use crate::storage::disk;
 use crate::storage::store::{Store, StoreLocation};
@@ -46,7 +46,7 @@ pub(crate) async fn start(
 ) -> Result<Node, StartError> {
     config.openraft()?;
     let may_block = place.may_block();
-    let opening = move || Store::open(&place, fatal::of(&place));
+    let opening = move || Store::open(&place, place.fatal_handler());
     let store = Arc::new(disk::run(may_block, opening).await?);
     let own_stop = stop.child_token();
     let starting = NodeStartup {
@@ -191,10 +191,8 @@ impl NodeStartup {
             peers: peers.clone(),
             timing: self.config.timing,
         };
-        let machine = self
-            .store
-            .state_machine(owner, self.config.snapshot.keep_entries)
-            .await?;
+        let kept_entries = self.config.snapshot.keep_entries;
+        let machine = StateMachine::open(&self.store, kept_entries, owner).await?;
         let config = Arc::new(self.config.openraft()?);
         let built = Raft::build(identity.id, config, factory, self.store.log(), machine).await;
         built.map_err(|error| StartError::Consensus {

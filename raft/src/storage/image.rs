@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use argosy_state::bugs::{self, Bug};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::oneshot;
 
 use super::disk::{DiskRead, KeySpace};
 use super::install;
+use super::parts::StoreParts;
+use super::registry;
 use super::snapshot::{SnapshotEncoder, SnapshotError};
 use super::snapshot_store::{SnapshotFile, SnapshotStore};
 use crate::fatal::FatalError;
-use crate::state_machine::{self, StoreParts};
 use crate::types::{LogId, SnapshotMeta};
 
 /// The maximum rate of writing a snapshot, in bytes per second: the write-ahead log shares the
@@ -26,10 +27,6 @@ const RATE: u64 = 64 << 20;
 
 /// The number of bytes between two readings of the clock.
 const STRIDE: u64 = 1 << 20;
-
-/// Held while a snapshot is written: a second follower that needs one waits and receives the same
-/// file.
-pub(crate) type SnapshotWriteLock = Arc<Mutex<()>>;
 
 #[derive(Clone)]
 pub(crate) enum SnapshotSource {
@@ -77,7 +74,7 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
         if install::is_under_way(view) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let image = write(view, &shelf).map_err(state_machine::invalid)?;
+        let image = write(view, &shelf)?;
         shelf.put(&image)?;
         // The receiver may have been dropped; the next request finds the snapshot in the store.
         let _ = finished.send(image);
@@ -99,7 +96,7 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
 }
 
 fn write(view: &dyn DiskRead, shelf: &SnapshotStore) -> Result<SnapshotFile, SnapshotError> {
-    let applied = state_machine::applied(view);
+    let applied = registry::applied(view);
     let meta = applied.map_err(|error| SnapshotError::Read(io::Error::other(error)))?;
     let sink = shelf.sink()?;
     let mut pace = sink

@@ -9,10 +9,11 @@ use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 
 use super::disk::{self, ChangeBatch, Disk, DiskRead, Durability, KeySpace};
+use super::parts::StoreParts;
 use super::record::{self, SnapshotNameRecord};
+use super::registry;
 use super::snapshot::{KeyValue, SnapshotError};
 use super::snapshot_store::{SnapshotFile, SnapshotStore};
-use crate::state_machine::{self, StoreParts};
 use crate::types::SnapshotMeta;
 
 const INSTALLING: &[u8] = b"installing";
@@ -31,9 +32,7 @@ pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Resu
         let name = shelf.put(&image)?;
         Ok((name, image.meta().clone(), records))
     };
-    let (name, meta, records) = disk::run(may_block, prepared)
-        .await
-        .map_err(state_machine::invalid)?;
+    let (name, meta, records) = disk::run(may_block, prepared).await?;
     if !bugs::is_on(Bug::InstallNotNoted) {
         let start = begin(name);
         parts.writer.write(start, Durability::Synced).await?;
@@ -93,8 +92,8 @@ fn begin(name: String) -> ChangeBatch {
 
 fn end(meta: &SnapshotMeta) -> ChangeBatch {
     let mut changes = ChangeBatch::default();
-    let applied = state_machine::seal_applied(meta);
-    changes.put(KeySpace::RegistryMeta, state_machine::APPLIED, applied);
+    let applied = registry::seal_applied(meta);
+    changes.put(KeySpace::RegistryMeta, registry::APPLIED, applied);
     changes.delete(KeySpace::Meta, INSTALLING);
     changes
 }

@@ -78,6 +78,15 @@ pub(crate) enum SnapshotError {
     Newer(u32),
 }
 
+impl From<SnapshotError> for io::Error {
+    fn from(error: SnapshotError) -> io::Error {
+        match error {
+            SnapshotError::Read(error) => error,
+            error => io::Error::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
 /// An encoder that writes a snapshot record by record.
 pub(crate) struct SnapshotEncoder<W> {
     out: W,

@@ -8,21 +8,21 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::mpsc;
-
 use super::directory::{self, OpenError};
 use super::disk::high_water::DataLossError;
 use super::disk::memory::MemoryDisk;
-use super::disk::{ChangeBatch, Disk, Durability, KeySpace};
+use super::disk::{self, ChangeBatch, Disk, Durability, KeySpace};
 use super::install::{self, ResumeError};
 use super::log::{LogError, LogStore};
+use super::parts::StoreParts;
 use super::record::{self, DirectoryIdentity, RecordError};
+use super::registry::{self, RegistryReadError};
+use super::snapshot::KeyValue;
 use super::snapshot_store::{SnapshotStore, SnapshotWriter};
 use super::unwritten::WriteBuffer;
 use super::writer::DiskWriter;
-use crate::fatal::FatalHandler;
-use crate::state_machine::{RegistryLoadError, StateMachine, StoreParts};
-use crate::types::OwnerRequest;
+use crate::fatal::{self, FatalHandler};
+use crate::types::SnapshotMeta;
 
 pub(crate) const IDENTITY: &[u8] = b"identity";
 
@@ -37,6 +37,17 @@ impl StoreLocation {
     /// Returns whether opening it may wait for a device.
     pub(crate) fn may_block(&self) -> bool {
         matches!(self, StoreLocation::Directory(_))
+    }
+
+    /// Returns [`fatal::abort`], except for a store in memory: several nodes share such a process,
+    /// and only the node whose store has failed may end.
+    pub(crate) fn fatal_handler(&self) -> FatalHandler {
+        match self {
+            StoreLocation::Directory(_) => fatal::abort(),
+            StoreLocation::Memory(_) => {
+                Arc::new(|error| tracing::error!(cause = %error.source, "{error}"))
+            }
+        }
     }
 }
 
@@ -104,16 +115,17 @@ impl Store {
         self.log.clone()
     }
 
-    /// Sends the stored registry to its owner and returns the state machine that continues from it.
-    /// The log keeps `kept_entries` of the applied entries.
-    pub(crate) async fn state_machine(
-        &self,
-        owner: mpsc::Sender<OwnerRequest>,
-        kept_entries: u64,
-    ) -> Result<StateMachine, OpenError> {
+    pub(crate) fn parts(&self) -> StoreParts {
+        self.parts.clone()
+    }
+
+    /// Returns the records of the registry, and the position up to which they are applied.
+    pub(crate) async fn read_registry(&self) -> Result<(SnapshotMeta, Vec<KeyValue>), OpenError> {
+        let disk = Arc::clone(&self.parts.disk);
+        let read = move || registry::read(disk.as_ref());
+        let read = disk::run(self.parts.disk.may_block(), read).await;
         let path = PathBuf::from(self.parts.disk.name());
-        let machine = StateMachine::open(self.parts.clone(), kept_entries, owner).await;
-        machine.map_err(|error| StoreError::from(error).into_open_error(&path))
+        read.map_err(|error| StoreError::from(error).into_open_error(&path))
     }
 
     /// Starts to receive a snapshot from another master.
@@ -230,7 +242,7 @@ enum StoreError {
     #[error(transparent)]
     Resume(#[from] ResumeError),
     #[error(transparent)]
-    Machine(#[from] RegistryLoadError),
+    Registry(#[from] RegistryReadError),
 }
 
 impl StoreError {
@@ -252,9 +264,6 @@ impl StoreError {
             }
             text = format!("{text}: {error}");
             cause = error.source();
-        }
-        if matches!(self, StoreError::Machine(RegistryLoadError::Owner(_))) {
-            return OpenError::Owner;
         }
         if let Some(format) = newer {
             return directory::newer(&path, format.to_string());

@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::disk::{ChangeBatch, Durability, KeySpace};
+use super::registry::{APPLIED, seal_applied};
 use super::writer::{DiskWriter, WriteCallback};
-use crate::state_machine::{APPLIED, seal_applied};
 use crate::types::{LogId, RecordWrite, SnapshotMeta, StoredMembership};
 
 /// The maximum size of the records that may wait, in bytes.

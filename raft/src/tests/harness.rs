@@ -161,7 +161,7 @@ pub(crate) async fn try_open(
     let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
     let store = store.await.unwrap()?;
     let owner = TestOwner::default();
-    let machine = store.state_machine(owner.start(), KEEP_ENTRIES).await?;
+    let machine = StateMachine::open(&store, KEEP_ENTRIES, owner.start()).await?;
     let log = store.log();
     Ok(OpenedStore {
         store,

@@ -10,7 +10,7 @@ use super::harness::{
     KEEP_ENTRIES, OpenedStore, entries, entry, fixtures, id, kill, open, record_fatal, start,
     try_open,
 };
-use crate::state_machine::Snapshot;
+use crate::state_machine::{Snapshot, StateMachine};
 use crate::storage::image::SnapshotSource;
 use crate::storage::snapshot_store::SnapshotFile;
 use crate::storage::store::{Store, StoreLocation};
@@ -356,11 +356,8 @@ async fn install_without_an_owner_stops_and_loses_nothing() {
         let store = store.await.unwrap().unwrap();
         let (owner, inbox) = tokio::sync::mpsc::channel(1);
         drop(inbox);
-        let refused = store
-            .state_machine(owner, KEEP_ENTRIES)
-            .await
-            .err()
-            .unwrap();
+        let refused = StateMachine::open(&store, KEEP_ENTRIES, owner).await;
+        let refused = refused.err().unwrap();
         assert_eq!(
             refused.to_string(),
             "the owner of the registry ended before it had loaded it"

@@ -15,10 +15,9 @@ use super::{
     ChangeBatch, Disk, DiskRead, Durability, KeyChange, KeySpace, PinnedView, ScanVisitor,
     ViewWork, system_entropy,
 };
-use crate::state_machine;
 use crate::storage::record::{self, DirectoryIdentity, VoteRecord};
 use crate::storage::snapshot::KeyValue;
-use crate::storage::{entry, install, log, store};
+use crate::storage::{entry, install, log, registry, store};
 
 /// The disk of one memory-only master. All clones share one disk: keep one, drop the store, open it
 /// again.
@@ -128,7 +127,7 @@ impl MemoryDisk {
             // The log is truncated only below the applied index, and both are in one write-ahead
             // log.
             None => {
-                let applied = state_machine::applied(&contents.durable).ok();
+                let applied = registry::applied(&contents.durable).ok();
                 let applied = applied.and_then(|applied| applied.last_log_id);
                 let applied = applied.map(|last| last.index);
                 // An install is finished at the next start. Names begin with the index, in twenty
@@ -182,7 +181,7 @@ impl MemoryDisk {
     /// Returns the last applied entry, as reads see it.
     pub(crate) fn applied(&self) -> Option<u64> {
         let contents = self.contents();
-        let applied = state_machine::applied(&contents.current).ok()?;
+        let applied = registry::applied(&contents.current).ok()?;
         Some(applied.last_log_id?.index)
     }
 
@@ -193,9 +192,7 @@ impl MemoryDisk {
         if install::is_under_way(&contents.current) {
             return None;
         }
-        let applied = state_machine::applied(&contents.current)
-            .ok()?
-            .last_log_id?;
+        let applied = registry::applied(&contents.current).ok()?.last_log_id?;
         let records = contents.current.0.get(&KeySpace::Registry);
         let records = records
             .into_iter()
