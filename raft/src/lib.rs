@@ -9,6 +9,7 @@ mod bootstrap;
 mod election;
 mod error;
 mod fatal;
+mod group;
 mod log_size;
 mod membership;
 mod node;

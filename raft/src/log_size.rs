@@ -8,8 +8,8 @@ use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::node::Consensus;
 use crate::settings::SnapshotPolicy;
+use crate::state_machine::Consensus;
 
 /// A counter of the bytes of commands appended to the log. Cheap to clone.
 #[derive(Clone)]

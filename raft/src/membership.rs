@@ -31,9 +31,10 @@ use forwarding::forward;
 
 use crate::election::liveness::Liveness;
 use crate::error::MembershipError;
-use crate::node::{Consensus, GroupHandle};
+use crate::group::GroupHandle;
 use crate::progress::LogProgress;
 use crate::settings::Timing;
+use crate::state_machine::Consensus;
 use crate::status::RaftStatus;
 use crate::transport::connections::{self, Peers};
 use crate::transport::network::CallerIdentity;

@@ -6,13 +6,12 @@ use std::time::Duration;
 use argosy_proto::clock::WallClock;
 use argosy_state::level::{Level, Levels};
 use openraft::async_runtime::WatchReceiver as _;
-use openraft::{Raft, RaftMetrics, ServerState};
+use openraft::{RaftMetrics, ServerState};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::bootstrap::decision::NodeIdentity;
 use crate::bootstrap::startup::start;
 use crate::election::liveness::Liveness;
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
@@ -20,18 +19,13 @@ use crate::membership::{MemberChange, MemberChanger, MembershipGuard};
 use crate::progress::LogProgress;
 use crate::proposer::{Proposal, ProposalQueue};
 use crate::read_index::ReadIndexQueue;
-use crate::settings::{NodeConfig, NodeEnvironment, Timing};
-use crate::state_machine::StateMachine;
+use crate::settings::{NodeConfig, NodeEnvironment};
+use crate::state_machine::Consensus;
 use crate::status::{self, FailoverPhases, RaftStatus};
 use crate::storage::disk::memory::{DurableEntry, MemoryDisk};
 use crate::storage::record::VoteRecord;
 use crate::storage::store::StoreLocation;
-use crate::transport::connections::Peers;
-use crate::transport::network::CallerIdentity;
-use crate::types::{CommittedEntry, Member, OwnerRequest, Payload, TypeConfig};
-
-/// openraft with the entries and the state machine of this crate.
-pub(crate) type Consensus = Raft<TypeConfig, StateMachine>;
+use crate::types::{CommittedEntry, Member, NodeIdentity, OwnerRequest, Payload, TypeConfig};
 
 /// A store in memory that outlives its node, for tests of restarts. All clones share one store.
 #[derive(Clone, Debug, Default)]
@@ -186,17 +180,6 @@ pub struct ListedMember {
 #[derive(Clone)]
 pub struct Node {
     inner: Arc<Inner>,
-}
-
-/// The parts of a node that reads and member changes use.
-#[derive(Clone)]
-pub(crate) struct GroupHandle {
-    pub(crate) raft: Consensus,
-    pub(crate) caller: CallerIdentity,
-    pub(crate) peers: Peers,
-    pub(crate) timing: Timing,
-    pub(crate) status: watch::Receiver<RaftStatus>,
-    pub(crate) liveness: Liveness,
 }
 
 pub(crate) struct NodeParts {

@@ -24,19 +24,19 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use crate::bootstrap::decision::NodeIdentity;
 use crate::election::detector::LeaderDetector;
 use crate::election::leader_contact::LeaderContact;
 use crate::election::liveness::Liveness;
+use crate::group::GroupHandle;
 use crate::log_size::LogGrowth;
 use crate::membership::{MemberChange, MemberChanger, forwarding};
-use crate::node::{Consensus, GroupHandle};
 use crate::read_index;
+use crate::state_machine::Consensus;
 use crate::storage::store::Store;
 use crate::transport::snapshot_transfer::{self, SnapshotReceiver};
 use crate::transport::versions;
 use crate::transport::wire::{self, proto};
-use crate::types::{Member, TypeConfig, Vote};
+use crate::types::{Member, NodeIdentity, TypeConfig, Vote};
 
 /// The time that connections get to end when the node stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);

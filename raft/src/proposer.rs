@@ -24,7 +24,7 @@ use tracing::debug;
 
 use crate::error::ProposeError;
 use crate::log_size::LogGrowth;
-use crate::node::Consensus;
+use crate::state_machine::Consensus;
 use crate::state_machine::{TURN_BYTES, TURN_COMMANDS, TURN_WORK};
 use crate::types::{Batch, CommittedLeaderId, TypeConfig};
 

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::election::liveness::Liveness;
 use crate::error::ReadError;
-use crate::node::{Consensus, GroupHandle};
+use crate::group::GroupHandle;
 use crate::settings::Timing;
+use crate::state_machine::Consensus;
 use crate::status::RaftStatus;
 use crate::transport::connections::{self, Peers};
 use crate::transport::network::CallerIdentity;

@@ -7,7 +7,7 @@ use std::io;
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
-use openraft::{OptionalSend, RaftSnapshotBuilder};
+use openraft::{OptionalSend, Raft, RaftSnapshotBuilder};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::storage::directory::OpenError;
@@ -30,6 +30,9 @@ pub(crate) const TURN_BYTES: usize = 256 << 10;
 /// The maximum work of the commands of one entry: 5 ms in units of about 1.2 µs. Bytes alone do not
 /// bound it: 256 KiB hold 2,500 small launches. A single command may exceed it.
 pub const TURN_WORK: u32 = 4_096;
+
+/// openraft with the entries and the state machine of this crate.
+pub(crate) type Consensus = Raft<TypeConfig, StateMachine>;
 
 pub(crate) struct StateMachine {
     parts: StoreParts,

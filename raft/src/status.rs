@@ -17,7 +17,7 @@ use tracing::{error, info};
 
 use crate::election::leader_contact::LeaderContact;
 use crate::election::liveness::Liveness;
-use crate::node::Consensus;
+use crate::state_machine::Consensus;
 use crate::types::{Member, StoredMembership, TypeConfig, Vote};
 
 /// The state of a node, as far as the rest of the program needs it.

@@ -92,6 +92,14 @@ pub struct Member {
     pub incarnation: u64,
 }
 
+/// The group and the node id of a data directory. Assigned once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeIdentity {
+    /// The key that distinguishes clusters on the wire; computed when the group is formed.
+    pub(crate) cluster_key: u64,
+    pub(crate) id: u64,
+}
+
 /// A committed entry, passed to the owner of the registry in order and exactly once per process
 /// run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,15 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::StartError;
 use crate::transport::wire::proto;
-use crate::types::Member;
-
-/// The group and the node id of a data directory. Assigned once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NodeIdentity {
-    /// The key that distinguishes clusters on the wire; computed when the group is formed.
-    pub(crate) cluster_key: u64,
-    pub(crate) id: u64,
-}
+use crate::types::{Member, NodeIdentity};
 
 /// The answers of peers by address; `None`: no answer.
 pub(crate) type PeerAnswers = BTreeMap<String, Option<proto::AskResponse>>;

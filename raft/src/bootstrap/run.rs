@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::decision::{BootstrapDecision, NodeIdentity, PeerAnswers, compute, decide};
+use super::decision::{BootstrapDecision, PeerAnswers, compute, decide};
 use crate::error::{MembershipError, StartError};
 use crate::membership::{MemberChange, forwarding};
 use crate::port::{Invitation, RaftPort};
 use crate::settings::Timing;
 use crate::transport::connections::{self, Peers};
 use crate::transport::wire::proto;
-use crate::types::Member;
+use crate::types::{Member, NodeIdentity};
 
 /// The timeout of a peer's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);

@@ -14,27 +14,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::decision::NodeIdentity;
 use super::run::{self, GroupFormation, InitialIdentity};
 use crate::election::detector::LeaderDetector;
 use crate::election::failover::PresenceWatch;
 use crate::election::leader_contact::LeaderContact;
 use crate::election::liveness::{Liveness, Prober};
 use crate::error::StartError;
+use crate::group::GroupHandle;
 use crate::log_size::LogGrowth;
 use crate::membership::MemberChanger;
-use crate::node::{Consensus, GroupHandle, Node, NodeParts};
+use crate::node::{Node, NodeParts};
 use crate::port::{self, FormedNode, RaftPort};
 use crate::proposer::ProposalQueue;
 use crate::read_index::{ReadIndexQueue, ReadIndexTask};
 use crate::settings::{NodeConfig, NodeEnvironment};
-use crate::state_machine::StateMachine;
+use crate::state_machine::{Consensus, StateMachine};
 use crate::status::{FailoverPhases, RaftStatus, StatusReporter};
 use crate::storage::disk;
 use crate::storage::store::{Store, StoreLocation};
 use crate::transport::connections::Peers;
 use crate::transport::network::{CallerIdentity, NetworkFactory};
-use crate::types::{Member, OwnerRequest};
+use crate::types::{Member, NodeIdentity, OwnerRequest};
 
 /// Starts the parts of a node. On failure, ends those that have started.
 pub(crate) async fn start(

@@ -26,7 +26,7 @@ use tracing::{debug, info};
 use super::failover::{self, WatchedLeader};
 use super::leader_contact::LeaderContact;
 use super::suspicion::{Suspicion, Tick};
-use crate::node::GroupHandle;
+use crate::group::GroupHandle;
 use crate::status::FailoverPhases;
 use crate::transport::connections;
 use crate::transport::wire::{self, proto};

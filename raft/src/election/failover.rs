@@ -22,8 +22,8 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
 use super::campaign::{Campaign, CampaignStep, TermView};
-use crate::node::Consensus;
 use crate::settings::Timing;
+use crate::state_machine::Consensus;
 use crate::status::FailoverPhases;
 use crate::transport::connections::{self, Peers};
 use crate::transport::versions::MasterVersions;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::warn;
 
-use crate::node::GroupHandle;
+use crate::group::GroupHandle;
 use crate::settings::Timing;
 use crate::status::{self, FailoverPhases};
 use crate::transport::connections;

@@ -16,8 +16,8 @@ use tracing::info;
 
 use super::connections::{self, PeerClient};
 use super::wire::{self, proto};
-use crate::node::Consensus;
 use crate::settings::Timing;
+use crate::state_machine::Consensus;
 use crate::state_machine::Snapshot;
 use crate::storage::snapshot_store::{SnapshotFile, SnapshotWriter};
 use crate::storage::store::Store;
