@@ -1,12 +1,11 @@
 //! Detection of a failed leader, and election of the next one.
 //!
-//! Reading order: `liveness` (whether a quorum acknowledges the leader), `leader_contact` (when the
-//! leader's last message arrived), `failover` (the leader's process has ended), `suspicion` and
-//! `detector` (the leader is silent), `campaign` (which node starts an election, and when; pure).
+//! Reading order: `leader_contact` (when the leader's last message arrived), `failover` (the leader's
+//! process has ended), `suspicion` and `detector` (the leader is silent), `campaign` (which node
+//! starts an election, and when; pure).
 
 pub(crate) mod campaign;
 pub(crate) mod detector;
 pub(crate) mod failover;
 pub(crate) mod leader_contact;
-pub(crate) mod liveness;
 pub(crate) mod suspicion;

@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-use crate::election::liveness::Liveness;
+use crate::liveness::Liveness;
 use crate::settings::Timing;
 use crate::state_machine::Consensus;
 use crate::status::RaftStatus;

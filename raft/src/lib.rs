@@ -10,6 +10,7 @@ mod election;
 mod error;
 mod fatal;
 mod group;
+mod liveness;
 mod log_size;
 mod membership;
 mod node;

@@ -29,9 +29,9 @@ use tracing::info;
 
 use forwarding::forward;
 
-use crate::election::liveness::Liveness;
 use crate::error::MembershipError;
 use crate::group::GroupHandle;
+use crate::liveness::Liveness;
 use crate::progress::LogProgress;
 use crate::settings::Timing;
 use crate::state_machine::Consensus;

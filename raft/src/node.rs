@@ -13,8 +13,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::startup::start;
-use crate::election::liveness::Liveness;
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
+use crate::liveness::Liveness;
 use crate::membership::{MemberChange, MemberChanger, MembershipGuard};
 use crate::progress::LogProgress;
 use crate::proposer::{Proposal, ProposalQueue};

@@ -26,8 +26,8 @@ use tracing::debug;
 
 use crate::election::detector::LeaderDetector;
 use crate::election::leader_contact::LeaderContact;
-use crate::election::liveness::Liveness;
 use crate::group::GroupHandle;
+use crate::liveness::Liveness;
 use crate::log_size::LogGrowth;
 use crate::membership::{MemberChange, MemberChanger, forwarding};
 use crate::read_index;

@@ -12,9 +12,9 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::election::liveness::Liveness;
 use crate::error::ReadError;
 use crate::group::GroupHandle;
+use crate::liveness::Liveness;
 use crate::settings::Timing;
 use crate::state_machine::Consensus;
 use crate::status::RaftStatus;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::election::leader_contact::LeaderContact;
-use crate::election::liveness::Liveness;
+use crate::liveness::Liveness;
 use crate::state_machine::Consensus;
 use crate::types::{Member, StoredMembership, TypeConfig, Vote};
 
