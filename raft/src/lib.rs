@@ -22,6 +22,7 @@ mod runtime;
 mod settings;
 mod state_machine;
 mod status;
+mod status_reporter;
 mod storage;
 #[cfg(test)]
 mod tests;

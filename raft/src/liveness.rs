@@ -1,33 +1,23 @@
 //! The voters that follow this leader, measured by a message that waits for no disk.
 //!
 //! openraft's heartbeats are answered only when the follower's log is synced, so a follower with a
-//! slow disk seems to be lost. The leader therefore also sends each voter a small `Alive` request,
-//! which the voter answers from memory. An answer counts from the time of sending. Safety does not
-//! depend on this module: it decides whether a leader keeps leading and whether it suspends
-//! heartbeats for an election, never whether an entry is committed or a read is confirmed.
+//! slow disk seems to be lost. The leader therefore also sends each voter a small `Alive` request
+//! (`election::prober`), which the voter answers from memory. An answer counts from the time of
+//! sending. Safety does not depend on this module: it decides whether a leader keeps leading and
+//! whether it suspends heartbeats for an election, never whether an entry is committed or a read is
+//! confirmed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use argosy_state::level::Levels;
-use openraft::async_runtime::WatchReceiver as _;
-use openraft::{RaftMetrics, ServerState};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
-use tonic::Code;
-use tracing::warn;
+use openraft::{Instant as _, RaftMetrics, ServerState};
+use tokio::time::Instant;
 
-use crate::group::GroupHandle;
-use crate::settings::Timing;
-use crate::status::{self, FailoverPhases};
-use crate::transport::connections;
+use crate::status::FailoverPhases;
 use crate::transport::rtt::RttTracker;
-use crate::transport::versions::MasterVersions;
-use crate::transport::wire::{self, proto};
 use crate::types::{LeaderId, TypeConfig, Vote};
 
 /// The answers of voters to this leader. Cheap to clone; all clones share one state.
@@ -82,7 +72,7 @@ impl Liveness {
 
     /// Records the vote with which `voter` answered a request that `leader` sent at `sent`. Answers
     /// to an earlier leader change nothing.
-    fn record_answer(&self, leader: LeaderId, voter: u64, vote: &Vote, sent: Instant) {
+    pub(crate) fn record_answer(&self, leader: LeaderId, voter: u64, vote: &Vote, sent: Instant) {
         let Some(mut heard) = self.answers_to(leader) else {
             return;
         };
@@ -104,7 +94,7 @@ impl Liveness {
     }
 
     /// Records the feature levels that a member has reported to `leader`.
-    fn record_levels(&self, leader: LeaderId, member: u64, levels: Levels) {
+    pub(crate) fn record_levels(&self, leader: LeaderId, member: u64, levels: Levels) {
         if let Some(mut heard) = self.answers_to(leader) {
             heard.levels.insert(member, levels);
         }
@@ -134,163 +124,65 @@ impl Liveness {
     pub(crate) fn is_silent(&self) -> bool {
         self.0.is_silent.load(Ordering::Relaxed)
     }
-}
 
-/// Returns whether a leader that no quorum has answered for `age` suspends its heartbeats. After
-/// its lease has ended, it is silent in every other period. A period is long enough for followers
-/// to elect another leader, if there is one that they can answer.
-fn is_silent(age: Duration, timing: Timing) -> bool {
-    let lease = Duration::from_millis(timing.election_max_ms);
-    let period = 2 * lease;
-    match age.checked_sub(lease) {
-        Some(over) => (over.as_nanos() / period.as_nanos()).is_multiple_of(2),
-        None => false,
+    /// Records whether the leader sends heartbeats. Returns whether that has changed.
+    pub(crate) fn set_silent(&self, silent: bool) -> bool {
+        self.0.is_silent.swap(silent, Ordering::Relaxed) != silent
     }
 }
 
-/// The task that sends `Alive` requests to the voters while this node leads.
-pub(crate) struct Prober {
-    pub(crate) group: GroupHandle,
-    pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
-}
-
-impl Prober {
-    /// Probes until the node stops.
-    pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut ticks =
-            tokio::time::interval(Duration::from_millis(self.group.timing.heartbeat_ms));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Dropping the set cancels every request in it.
-        let mut requests = JoinSet::new();
-        let mut places: BTreeMap<u64, Arc<Semaphore>> = BTreeMap::new();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            while requests.try_join_next().is_some() {}
-            let members = self.targets();
-            places.retain(|id, _| members.iter().any(|member| member.id == *id));
-            for member in members {
-                let free = places
-                    .entry(member.id)
-                    .or_insert_with(|| self.request_slots());
-                // A member with this many unanswered requests is queried again when the oldest of
-                // them times out.
-                if let Ok(place) = free.clone().try_acquire_owned() {
-                    self.probe(&mut requests, place, member);
-                }
-            }
-        }
-    }
-
-    /// Limits the concurrent requests to one voter to the number that is sent within the lease.
-    fn request_slots(&self) -> Arc<Semaphore> {
-        let timing = self.group.timing;
-        let requests = timing.election_max_ms / timing.heartbeat_ms + 1;
-        Arc::new(Semaphore::new(usize::try_from(requests).unwrap_or(1)))
-    }
-
-    /// Returns the members to query: none while this node does not lead. Also switches heartbeats
-    /// off and on.
-    fn targets(&self) -> Vec<ProbeTarget> {
-        let metrics = self.group.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let age = status::quorum_acked_ago(&metrics, *self.phases.borrow(), &self.group.liveness);
-        let silent = age.is_some_and(|age| is_silent(age, self.group.timing));
-        if self
-            .group
-            .liveness
-            .0
-            .is_silent
-            .swap(silent, Ordering::Relaxed)
-            != silent
-        {
-            self.group.raft.runtime_config().heartbeat(!silent);
-        }
-        members(&metrics)
-    }
-
-    fn probe(&self, requests: &mut JoinSet<()>, permit: OwnedSemaphorePermit, member: ProbeTarget) {
-        let ProbeTarget {
-            leader,
-            id,
-            is_voter,
-            address,
-        } = member;
-        let Ok(connections) = self.group.peers.to(&address) else {
-            return;
-        };
-        let (liveness, distances, timing) = (
-            self.group.liveness.clone(),
-            self.group.liveness.rtts().clone(),
-            self.group.timing,
-        );
-        let request = proto::AliveRequest {
-            header: Some(self.group.caller.header(id, &connections)),
-            vote: Some(wire::vote(&leader)),
-        };
-        requests.spawn(async move {
-            let sent = Instant::now();
-            // Longer than the lease: closing a stream costs more than an answer that comes too
-            // late.
-            let patience = Duration::from_millis(timing.append_deadline_ms);
-            let mut client = connections::client(connections.control.clone());
-            let answer = tokio::time::timeout(patience, client.alive(request)).await;
-            let answer = match answer {
-                Ok(Ok(answer)) => answer.into_inner(),
-                // A master of release 0.1 does not know the request: its heartbeats count, as
-                // openraft reports them.
-                Ok(Err(status)) if status.code() == Code::Unimplemented => {
-                    let versions = MasterVersions::of(None);
-                    connections.reported(versions);
-                    return liveness.record_levels(leader.leader_id, id, versions.levels);
-                }
-                Ok(Err(_)) | Err(_) => return,
-            };
-            let versions = MasterVersions::of(answer.versions);
-            connections.reported(versions);
-            liveness.record_levels(leader.leader_id, id, versions.levels);
-            let Ok(vote) = wire::vote_from(answer.vote) else {
-                return;
-            };
-            if is_voter {
-                liveness.record_answer(leader.leader_id, id, &vote, sent);
-                if let Some(far) = distances.record_answer(id, sent.elapsed(), timing) {
-                    warn!(peer = id, "{far}");
-                }
-            }
-            drop(permit);
-            connections.frames.replace().await;
-        });
-    }
-}
-
-/// A member to query.
-struct ProbeTarget {
-    /// The vote by which this node leads.
-    leader: Vote,
-    id: u64,
-    /// Whether the member votes. A learner only reports its versions.
-    is_voter: bool,
-    address: String,
-}
-
-/// Returns the other members.
-fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<ProbeTarget> {
+/// Returns the time since sending the newest message that a quorum has answered as followers of
+/// this leader: an append, a heartbeat, or an `Alive` request, which waits for no disk. `None` if
+/// this node does not lead. A group of one is always its own quorum.
+pub(crate) fn quorum_acked_ago(
+    metrics: &RaftMetrics<TypeConfig>,
+    phases: FailoverPhases,
+    liveness: &Liveness,
+) -> Option<Duration> {
     if metrics.state != ServerState::Leader {
-        return Vec::new();
+        return None;
     }
-    let membership = &metrics.membership_config;
-    let voters: BTreeSet<u64> = membership.voter_ids().collect();
-    let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
-    let asked = others.map(|(id, member)| ProbeTarget {
-        leader: metrics.vote,
-        id: *id,
-        is_voter: voters.contains(id),
-        address: member.raft_address.clone(),
-    });
-    asked.collect()
+    let ago = |id: &u64| match *id == metrics.id {
+        true => Some(Duration::ZERO),
+        false => acked_ago(metrics, liveness, *id),
+    };
+    let config = metrics.membership_config.get_joint_config();
+    // During a member change, both quorums must have answered.
+    let answered = config
+        .iter()
+        .map(|voters| majority_ago(voters.iter().map(ago)));
+    let answered = answered.collect::<Option<Vec<_>>>();
+    let answered = answered.and_then(|agos| agos.into_iter().max());
+    // Before the first answer, the votes are the newest answers.
+    let is_present = phases.elected_term == metrics.current_term;
+    let elected = phases.elected_at.filter(|_| is_present);
+    let elected = elected.map(|at| at.elapsed());
+    let heard = answered.into_iter().chain(elected).min();
+    Some(heard.unwrap_or(Duration::ZERO))
+}
+
+/// Returns the age of the answer that completes a majority, counting from the newest answer. `None`
+/// without a majority.
+fn majority_ago(voters: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
+    let voters: Vec<Option<Duration>> = voters.collect();
+    let majority = voters.len() / 2 + 1;
+    let mut heard: Vec<Duration> = voters.into_iter().flatten().collect();
+    heard.sort_unstable();
+    heard.get(majority - 1).copied()
+}
+
+/// Returns the time since sending the newest message that this member has answered to this leader.
+pub(crate) fn acked_ago(
+    metrics: &RaftMetrics<TypeConfig>,
+    liveness: &Liveness,
+    id: u64,
+) -> Option<Duration> {
+    let heartbeats = metrics.heartbeat.as_ref()?;
+    let synced = heartbeats.get(&id).copied().flatten();
+    let synced = synced.map(|at| at.elapsed());
+    let followed = liveness.answered_at(&metrics.vote.leader_id, id);
+    let followed = followed.map(|at| at.elapsed());
+    synced.into_iter().chain(followed).min()
 }
 
 #[cfg(test)]
@@ -353,11 +245,22 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_without_a_quorum_is_silent_in_every_other_period_from_the_end_of_its_lease() {
-        let silent = |ms| is_silent(Duration::from_millis(ms), Timing::lan());
-        assert!(!silent(0) && !silent(299));
-        assert!(silent(300) && silent(899));
-        assert!(!silent(900) && !silent(1_499));
-        assert!(silent(1_500));
+    fn majority_age_is_that_of_its_oldest_member() {
+        let ago = |agos: &[Option<u64>]| {
+            let agos = agos.iter().map(|ago| ago.map(Duration::from_millis));
+            majority_ago(agos).map(|ago| ago.as_millis())
+        };
+        assert_eq!(ago(&[Some(0)]), Some(0), "a group of one");
+        assert_eq!(ago(&[Some(0), Some(70)]), Some(70), "both of two");
+        assert_eq!(ago(&[Some(0), None]), None);
+        assert_eq!(ago(&[Some(0), Some(900), Some(40)]), Some(40));
+        assert_eq!(ago(&[Some(0), None, Some(900)]), Some(900));
+        assert_eq!(ago(&[Some(0), Some(5), Some(7), None, None]), Some(7));
+        assert_eq!(
+            ago(&[None, Some(5), Some(7), None]),
+            None,
+            "four need three"
+        );
+        assert_eq!(ago(&[]), None);
     }
 }

@@ -14,14 +14,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::startup::start;
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
-use crate::liveness::Liveness;
+use crate::liveness::{self, Liveness};
 use crate::membership::{MemberChange, MemberChanger, MembershipGuard};
 use crate::progress::LogProgress;
 use crate::proposer::{Proposal, ProposalQueue};
 use crate::read_index::ReadIndexQueue;
 use crate::settings::{NodeConfig, NodeEnvironment};
 use crate::state_machine::Consensus;
-use crate::status::{self, FailoverPhases, RaftStatus};
+use crate::status::{FailoverPhases, RaftStatus};
 use crate::storage::disk::memory::{DurableEntry, MemoryDisk};
 use crate::storage::record::VoteRecord;
 use crate::storage::store::StoreLocation;
@@ -285,7 +285,7 @@ impl Node {
         let metrics = self.inner.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
         let phases = *self.inner.parts.phases.borrow();
-        status::quorum_acked_ago(&metrics, phases, &self.inner.parts.liveness).filter(|_| {
+        liveness::quorum_acked_ago(&metrics, phases, &self.inner.parts.liveness).filter(|_| {
             !self
                 .inner
                 .parts
@@ -388,7 +388,7 @@ impl Node {
                 is_voter,
                 is_leader: leader == Some(*id),
                 lag,
-                acked_ago: status::acked_ago(&metrics, &self.inner.parts.liveness, *id),
+                acked_ago: liveness::acked_ago(&metrics, &self.inner.parts.liveness, *id),
                 levels: self.reported_levels(&metrics, *id),
             }
         };

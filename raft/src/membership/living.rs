@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::MemberChanger;
 use crate::error::MembershipError;
-use crate::status;
+use crate::liveness;
 
 impl MemberChanger {
     /// Returns an error if this node no longer leads: its missing answers then prove nothing about
@@ -41,7 +41,7 @@ impl MemberChanger {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let answered = |id: u64| {
-            let heard = status::acked_ago(&metrics, &self.liveness, id);
+            let heard = liveness::acked_ago(&metrics, &self.liveness, id);
             id == self.caller.id || heard.is_some_and(|ago| ago < fresh)
         };
         voters.iter().filter(|id| answered(**id)).count()
