@@ -7,25 +7,21 @@ use argosy_proto::clock::WallClock;
 use argosy_state::level::{Level, Levels};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{RaftMetrics, ServerState};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
 
-use crate::bootstrap::startup::start;
+use crate::bootstrap::startup::{NodeParts, start};
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
-use crate::liveness::{self, Liveness};
-use crate::membership::{MemberChange, MemberChanger, MembershipGuard};
+use crate::liveness;
+use crate::membership::{MemberChange, MembershipGuard};
 use crate::progress::LogProgress;
-use crate::proposer::{Proposal, ProposalQueue};
-use crate::read_index::ReadIndexQueue;
+use crate::proposer::Proposal;
 use crate::settings::{NodeConfig, NodeEnvironment};
-use crate::state_machine::Consensus;
-use crate::status::{FailoverPhases, RaftStatus};
+use crate::status::RaftStatus;
 use crate::storage::disk::memory::{DurableEntry, MemoryDisk};
 use crate::storage::record::VoteRecord;
 use crate::storage::store::StoreLocation;
-use crate::types::{CommittedEntry, Member, NodeIdentity, OwnerRequest, Payload, TypeConfig};
+use crate::types::{CommittedEntry, Member, OwnerRequest, Payload, TypeConfig};
 
 /// A store in memory that outlives its node, for tests of restarts. All clones share one store.
 #[derive(Clone, Debug, Default)]
@@ -179,29 +175,7 @@ pub struct ListedMember {
 /// A running node. Cheap to clone; all clones are the same node.
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
-}
-
-pub(crate) struct NodeParts {
-    pub(crate) identity: NodeIdentity,
-    pub(crate) process_incarnation: u64,
-    pub(crate) wall: WallClock,
-    pub(crate) raft: Consensus,
-    pub(crate) queue: ProposalQueue,
-    pub(crate) reads: ReadIndexQueue,
-    pub(crate) changes: Arc<MemberChanger>,
-    pub(crate) status: watch::Receiver<RaftStatus>,
-    pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
-    pub(crate) liveness: Liveness,
-    pub(crate) stop: CancellationToken,
-    pub(crate) tasks: TaskTracker,
-}
-
-struct Inner {
-    parts: NodeParts,
-    runtime: Handle,
-    /// Dropping the last clone of a node stops it.
-    _stop_with_last: DropGuard,
+    parts: Arc<NodeParts>,
 }
 
 impl Node {
@@ -221,7 +195,7 @@ impl Node {
             Some(directory) => StoreLocation::Directory(directory.clone()),
             None => StoreLocation::Memory(MemoryDisk::default()),
         };
-        start(config, location, surroundings, owner, stop).await
+        Node::start_at(config, location, surroundings, owner, stop).await
     }
 
     /// Starts a node on a reusable store in memory. `config.directory` is ignored.
@@ -235,14 +209,21 @@ impl Node {
         owner: mpsc::Sender<OwnerRequest>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
-        start(
-            config,
-            StoreLocation::Memory(memory.0.clone()),
-            surroundings,
-            owner,
-            stop,
-        )
-        .await
+        let location = StoreLocation::Memory(memory.0.clone());
+        Node::start_at(config, location, surroundings, owner, stop).await
+    }
+
+    async fn start_at(
+        config: NodeConfig,
+        location: StoreLocation,
+        surroundings: NodeEnvironment,
+        owner: mpsc::Sender<OwnerRequest>,
+        stop: CancellationToken,
+    ) -> Result<Node, StartError> {
+        let parts = start(config, location, surroundings, owner, stop).await?;
+        Ok(Node {
+            parts: Arc::new(parts),
+        })
     }
 
     /// Queues a command for the next entry; waits while the queue is full. It is committed only
@@ -251,7 +232,7 @@ impl Node {
     /// # Errors
     /// If this node does not lead or has stopped, or the command is larger than an entry may be.
     pub async fn propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
-        self.inner.parts.queue.propose(proposal).await
+        self.parts.queue.propose(proposal).await
     }
 
     /// Queues a command like `propose`, but never waits: a full queue is an error.
@@ -259,51 +240,46 @@ impl Node {
     /// # Errors
     /// As [`Node::propose`], and if the queue is full.
     pub fn try_propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
-        self.inner.parts.queue.try_propose(proposal)
+        self.parts.queue.try_propose(proposal)
     }
 
     /// Drops the commands that wait in the queue, for an owner that is no longer the active leader
     /// although this node still leads. Commands in flight may still be committed.
     pub fn clear_queue(&self) {
-        self.inner.parts.queue.clear();
+        self.parts.queue.clear();
     }
 
     /// Returns a watch of the node's status.
     pub fn status(&self) -> watch::Receiver<RaftStatus> {
-        self.inner.parts.status.clone()
+        self.parts.status.clone()
     }
 
     /// Returns the current indexes of this node.
     pub fn progress(&self) -> LogProgress {
-        LogProgress::of(&self.inner.parts.raft.metrics().borrow_watched())
+        LogProgress::of(&self.parts.raft.metrics().borrow_watched())
     }
 
     /// Returns the time since sending the newest message that a quorum has answered as followers of
     /// this leader. `None` while this node does not lead, or when a voter has answered with a newer
     /// term. The answers wait for no disk. Beyond the election maximum another master may lead.
     pub fn quorum_acked_ago(&self) -> Option<Duration> {
-        let metrics = self.inner.parts.raft.metrics();
+        let metrics = self.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let phases = *self.inner.parts.phases.borrow();
-        liveness::quorum_acked_ago(&metrics, phases, &self.inner.parts.liveness).filter(|_| {
-            !self
-                .inner
-                .parts
-                .liveness
-                .is_deposed(&metrics.vote.leader_id)
-        })
+        let phases = *self.parts.phases.borrow();
+        liveness::quorum_acked_ago(&metrics, phases, &self.parts.liveness)
+            .filter(|_| !self.parts.liveness.is_deposed(&metrics.vote.leader_id))
     }
 
     /// Returns whether too many voters are too far away to confirm reads: requests that wait for no
     /// disk repeatedly take longer than a heartbeat may. `None` while this node does not lead.
     pub fn is_far_away(&self) -> Option<bool> {
-        let metrics = self.inner.parts.raft.metrics();
+        let metrics = self.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
         let leads = metrics.state == ServerState::Leader;
         let config = metrics.membership_config.get_joint_config();
         leads.then(|| {
             let mut quorums = config.iter();
-            quorums.any(|voters| self.inner.parts.liveness.rtts().is_far(metrics.id, voters))
+            quorums.any(|voters| self.parts.liveness.rtts().is_far(metrics.id, voters))
         })
     }
 
@@ -312,7 +288,7 @@ impl Node {
     /// # Errors
     /// If there is no leader, or it cannot reach a quorum in time.
     pub async fn confirm_read(&self) -> Result<u64, ReadError> {
-        let confirmed = self.inner.parts.reads.confirm().await?;
+        let confirmed = self.parts.reads.confirm().await?;
         Ok(confirmed.index)
     }
 
@@ -322,7 +298,7 @@ impl Node {
     /// # Errors
     /// As [`Node::confirm_read`].
     pub async fn confirm_term(&self) -> Result<Option<u64>, ReadError> {
-        let confirmed = self.inner.parts.reads.confirm().await?;
+        let confirmed = self.parts.reads.confirm().await?;
         Ok(confirmed.own_term)
     }
 
@@ -361,20 +337,20 @@ impl Node {
     /// Runs the change in a task on the node's runtime, where its connections belong. Once begun,
     /// it is completed even if the caller is dropped.
     async fn change(&self, change: MemberChange) -> Result<u64, MembershipError> {
-        let changes = self.inner.parts.changes.clone();
-        let changing = self.inner.parts.tasks.spawn_on(
+        let changes = self.parts.changes.clone();
+        let changing = self.parts.tasks.spawn_on(
             async move { changes.change(change, false).await },
-            &self.inner.runtime,
+            &self.parts.runtime,
         );
         changing.await.unwrap_or(Err(MembershipError::Stopped))
     }
 
     /// Returns the members of the group as this node knows them, voters first.
     pub fn members(&self) -> Vec<ListedMember> {
-        let metrics = self.inner.parts.raft.metrics();
+        let metrics = self.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
         let progress = LogProgress::of(&metrics);
-        let status = self.inner.parts.status.borrow();
+        let status = self.parts.status.borrow();
         let leader = status.leader.as_ref().map(|(id, _)| *id);
         let list = |(id, member): &(u64, Member), is_voter| {
             let lag = if status.is_leader && *id == status.id {
@@ -388,7 +364,7 @@ impl Node {
                 is_voter,
                 is_leader: leader == Some(*id),
                 lag,
-                acked_ago: liveness::acked_ago(&metrics, &self.inner.parts.liveness, *id),
+                acked_ago: liveness::acked_ago(&metrics, &self.parts.liveness, *id),
                 levels: self.reported_levels(&metrics, *id),
             }
         };
@@ -403,11 +379,7 @@ impl Node {
         match id == metrics.id {
             true => Some(Levels::OWN),
             false => {
-                let levels = self
-                    .inner
-                    .parts
-                    .liveness
-                    .levels(&metrics.vote.leader_id, id);
+                let levels = self.parts.liveness.levels(&metrics.vote.leader_id, id);
                 levels.filter(|_| leads)
             }
         }
@@ -415,7 +387,7 @@ impl Node {
 
     /// Sets the feature level of the cluster: a master that does not know it cannot join.
     pub fn set_level(&self, level: Level) {
-        self.inner.parts.changes.set_level(level);
+        self.parts.changes.set_level(level);
     }
 
     /// Keeps the group unchanged until the result is dropped. Returns each member's levels too.
@@ -423,53 +395,42 @@ impl Node {
     /// # Errors
     /// If this node does not lead, or another change of the group is under way.
     pub async fn lock_members(&self) -> Result<MembershipGuard, MembershipError> {
-        let changes = self.inner.parts.changes.clone();
-        let holding = self.inner.parts.tasks.spawn_on(
+        let changes = self.parts.changes.clone();
+        let holding = self.parts.tasks.spawn_on(
             async move { changes.lock_members().await },
-            &self.inner.runtime,
+            &self.parts.runtime,
         );
         holding.await.unwrap_or(Err(MembershipError::Stopped))
     }
 
     /// Returns the id of this node in the group.
     pub fn id(&self) -> u64 {
-        self.inner.parts.identity.id
+        self.parts.identity.id
     }
 
     /// Returns the wall clock that this node was started with.
     pub fn wall_clock(&self) -> &WallClock {
-        &self.inner.parts.wall
+        &self.parts.wall
     }
 
     /// Returns the incarnation of the process: random, new with every start.
     pub fn incarnation(&self) -> u64 {
-        self.inner.parts.process_incarnation
+        self.parts.process_incarnation
     }
 
     /// Returns the key that distinguishes this group from others on the wire.
     pub fn cluster_key(&self) -> u64 {
-        self.inner.parts.identity.cluster_key
+        self.parts.identity.cluster_key
     }
 
     /// Stops the node. Returns when all its tasks have ended and its store is closed.
     pub async fn stop(&self) {
-        self.inner.parts.stop.cancel();
-        self.inner.parts.tasks.wait().await;
+        self.parts.stop.cancel();
+        self.parts.tasks.wait().await;
     }
 
-    /// Builds the node on the current runtime.
-    pub(crate) fn assemble(parts: NodeParts) -> Node {
-        let inner = Inner {
-            _stop_with_last: parts.stop.clone().drop_guard(),
-            runtime: Handle::current(),
-            parts,
-        };
-        Node {
-            inner: Arc::new(inner),
-        }
-    }
-
-    pub(crate) fn consensus(&self) -> &Consensus {
-        &self.inner.parts.raft
+    #[cfg(test)]
+    pub(crate) fn consensus(&self) -> &crate::state_machine::Consensus {
+        &self.parts.raft
     }
 }

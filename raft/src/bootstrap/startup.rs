@@ -9,8 +9,9 @@ use argosy_proto::clock::WallClock;
 use futures::future::BoxFuture;
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver as _;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
@@ -24,7 +25,6 @@ use crate::group::GroupHandle;
 use crate::liveness::Liveness;
 use crate::log_size::LogGrowth;
 use crate::membership::MemberChanger;
-use crate::node::{Node, NodeParts};
 use crate::port::{self, FormedNode, RaftPort};
 use crate::proposer::ProposalQueue;
 use crate::read_index::{ReadIndexQueue, ReadIndexTask};
@@ -38,6 +38,25 @@ use crate::transport::connections::Peers;
 use crate::transport::network::{CallerIdentity, NetworkFactory};
 use crate::types::{Member, NodeIdentity, OwnerRequest};
 
+/// The parts of a node that runs. Dropping them stops the node.
+pub(crate) struct NodeParts {
+    pub(crate) identity: NodeIdentity,
+    pub(crate) process_incarnation: u64,
+    pub(crate) wall: WallClock,
+    pub(crate) raft: Consensus,
+    pub(crate) queue: ProposalQueue,
+    pub(crate) reads: ReadIndexQueue,
+    pub(crate) changes: Arc<MemberChanger>,
+    pub(crate) status: watch::Receiver<RaftStatus>,
+    pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
+    pub(crate) liveness: Liveness,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    /// The runtime of the tasks.
+    pub(crate) runtime: Handle,
+    _stop_when_dropped: DropGuard,
+}
+
 /// Starts the parts of a node. On failure, ends those that have started.
 pub(crate) async fn start(
     config: NodeConfig,
@@ -45,7 +64,7 @@ pub(crate) async fn start(
     surroundings: NodeEnvironment,
     owner: mpsc::Sender<OwnerRequest>,
     stop: CancellationToken,
-) -> Result<Node, StartError> {
+) -> Result<NodeParts, StartError> {
     config.openraft()?;
     let may_block = place.may_block();
     let opening = move || Store::open(&place, place.fatal_handler());
@@ -80,7 +99,7 @@ impl NodeStartup {
         self,
         surroundings: NodeEnvironment,
         owner: mpsc::Sender<OwnerRequest>,
-    ) -> Result<Node, StartError> {
+    ) -> Result<NodeParts, StartError> {
         let NodeEnvironment {
             listener,
             dialer,
@@ -115,13 +134,13 @@ impl NodeStartup {
             door.identity.get_or_init(|| identity);
         }
         let raft = self.build(identity, &peers, owner).await?;
-        let node = self.assemble(identity, raft, peers.clone(), &door, wall);
-        node.consensus().run();
-        self.first_status(&node).await;
+        let parts = self.assemble(identity, raft, peers.clone(), &door, wall);
+        parts.raft.run();
+        self.first_status(&parts).await;
         if let Some(founders) = beginning.founders {
-            initialize(node.consensus(), founders).await;
+            initialize(&parts.raft, founders).await;
         } else if known.is_some() {
-            self.finish_forming(&node, identity, door, peers);
+            self.finish_forming(&parts, identity, door, peers);
         }
         if let Some(accepted) = beginning.accepted {
             // The leader that waits for this may have been dropped; it will find the node by its id
@@ -133,18 +152,18 @@ impl NodeStartup {
             cluster_key = format!("{:016x}", identity.cluster_key),
             "this master runs as a member of its group"
         );
-        Ok(node)
+        Ok(parts)
     }
 
     /// Waits until the status includes everything that the store contains, so that no reader sees
     /// less.
-    async fn first_status(&self, node: &Node) {
+    async fn first_status(&self, parts: &NodeParts) {
         let seen = async {
             // Returns once consensus has read the store. An error is reported in the status as the
             // failure.
-            let _ = node.consensus().is_initialized().await;
-            let term = node.consensus().metrics().borrow_watched().current_term;
-            let mut status = node.status();
+            let _ = parts.raft.is_initialized().await;
+            let term = parts.raft.metrics().borrow_watched().current_term;
+            let mut status = parts.status.clone();
             let reported =
                 status.wait_for(|status| status.term >= term || status.failure.is_some());
             // Closed: the node has ended, and its status reports that.
@@ -234,7 +253,7 @@ impl NodeStartup {
         peers: Peers,
         door: &Arc<RaftPort>,
         wall: WallClock,
-    ) -> Node {
+    ) -> NodeParts {
         let stop = self.stop.clone();
         let leading_term = Arc::new(AtomicU64::new(0));
         let (queue, proposer) = ProposalQueue::new(leading_term.clone());
@@ -257,11 +276,10 @@ impl NodeStartup {
         };
         let (watch, prober) = self.watchers(&group, &phases, &wall);
         let detector = LeaderDetector::new(&group, &door.leader_contact, &phases, &wall);
-        let reader = ReadIndexTask::new(group.clone());
         let tasks: [BoxFuture<'static, ()>; 10] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
-            Box::pin(reader.run(requests, stop.clone())),
+            Box::pin(ReadIndexTask::new(group.clone()).run(requests, stop.clone())),
             Box::pin(watch.run(stop.clone())),
             Box::pin(detector.clone().run(stop.clone())),
             Box::pin(prober.run(stop.clone())),
@@ -279,7 +297,7 @@ impl NodeStartup {
             growth,
             detector,
         ));
-        Node::assemble(NodeParts {
+        NodeParts {
             identity,
             process_incarnation: door.process_incarnation,
             wall,
@@ -290,9 +308,11 @@ impl NodeStartup {
             status,
             phases,
             liveness: group.liveness,
-            stop,
             tasks: self.tasks.clone(),
-        })
+            runtime: Handle::current(),
+            _stop_when_dropped: stop.clone().drop_guard(),
+            stop,
+        }
     }
 
     fn group(
@@ -348,12 +368,12 @@ impl NodeStartup {
     /// other founders answer.
     fn finish_forming(
         &self,
-        node: &Node,
+        parts: &NodeParts,
         identity: NodeIdentity,
         door: Arc<RaftPort>,
         peers: Peers,
     ) {
-        let raft = node.consensus().clone();
+        let raft = parts.raft.clone();
         let stop = self.stop.clone();
         let finishing = async move {
             if matches!(raft.is_initialized().await, Ok(false))
