@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use super::atomic_file;
 use super::record::FORMAT;
 use super::rejoin;
 
@@ -197,7 +198,8 @@ pub(crate) fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
     let foreign = names.into_iter().find(|name| {
         let name = name.as_str();
         // The text of the format is first written under another name.
-        !HARMLESS.contains(&name) && name != temporary(FORMAT_FILE)
+        !HARMLESS.contains(&name)
+            && Path::new(name) != atomic_file::unfinished(Path::new(FORMAT_FILE))
     });
     match foreign {
         None => Ok(()),
@@ -270,16 +272,8 @@ pub(crate) fn newer(path: &Path, found: String) -> OpenError {
 }
 
 fn write_format(path: &Path) -> io::Result<()> {
-    let unfinished = path.join(temporary(FORMAT_FILE));
-    let mut file = File::create(&unfinished)?;
-    writeln!(file, "{FORMAT_TEXT}{FORMAT}")?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path.join(FORMAT_FILE))?;
-    File::open(path)?.sync_all()
-}
-
-pub(crate) fn temporary(name: &str) -> String {
-    format!("{name}.unfinished")
+    let text = format!("{FORMAT_TEXT}{FORMAT}\n");
+    atomic_file::write(&path.join(FORMAT_FILE), text.as_bytes())
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! removed last, when no part of that data is left.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format, temporary};
+use super::atomic_file;
+use super::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format};
 
 /// The marker file. It contains the reason, which is shown at each attempt to start a master.
 const MARKER_FILE: &str = "MUST-REJOIN";
@@ -19,12 +20,8 @@ const UNFINISHED_REJOIN: &str = "an `argosy master rejoin` has begun to discard 
 /// # Errors
 /// If the marker cannot be written.
 pub fn forbid_start(directory: &Path, why: &str) -> io::Result<()> {
-    let unfinished = directory.join(temporary(MARKER_FILE));
-    let mut file = File::create(&unfinished)?;
-    writeln!(file, "{why}")?;
-    file.sync_all()?;
-    fs::rename(&unfinished, directory.join(MARKER_FILE))?;
-    File::open(directory)?.sync_all()
+    let text = format!("{why}\n");
+    atomic_file::write(&directory.join(MARKER_FILE), text.as_bytes())
 }
 
 pub(crate) fn refuse_forbidden(directory: &Path) -> Result<(), OpenError> {
@@ -98,7 +95,7 @@ impl LockedDirectory {
     }
 
     fn sync(&self) -> Result<(), OpenError> {
-        let synced = File::open(&self.path).and_then(|directory| directory.sync_all());
+        let synced = atomic_file::sync_directory(&self.path);
         synced.map_err(OpenError::io("sync", &self.path))
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use super::atomic_file;
 use super::disk;
 use super::disk::memory::MemoryDisk;
 use super::snapshot::{self, KeyValue, SnapshotError};
@@ -407,7 +408,7 @@ impl SnapshotStore {
                 if let Some(from) = unfinished.as_ref() {
                     fs::rename(from, directory.join(&name))?;
                     *unfinished = None;
-                    File::open(directory)?.sync_all()?;
+                    atomic_file::sync_directory(directory)?;
                 }
                 let names = finished(directory)?;
                 for name in &names[..names.len().saturating_sub(MAX_SNAPSHOTS)] {

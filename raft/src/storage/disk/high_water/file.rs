@@ -1,7 +1,7 @@
 //! The file of the high-water record, and the thread that writes it.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use super::{HighWater, HighWaterRecord, Manifest, Shared, StoreState};
 use crate::fatal::{FatalError, FatalHandler};
+use crate::storage::atomic_file;
 use crate::storage::directory::OpenError;
 use crate::storage::disk::frames::{self, WalRead};
 use crate::storage::disk::recovery;
@@ -53,15 +54,8 @@ fn slot(record: &HighWaterRecord) -> Vec<u8> {
 
 /// Creates the file, durably, with the record in both slots.
 fn create(path: &Path, record: &HighWaterRecord) -> io::Result<()> {
-    let unfinished = path.with_extension("unfinished");
-    let mut file = File::create(&unfinished)?;
-    for _ in 0..SLOTS {
-        file.write_all(&slot(record))?;
-    }
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    let directory = path.parent().unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+    let slots = slot(record).repeat(SLOTS as usize);
+    atomic_file::write(path, &slots)
 }
 
 /// The thread that writes the file. Dropping it writes the recorded state and ends the thread.
