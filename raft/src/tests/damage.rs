@@ -211,7 +211,7 @@ async fn second_process_gets_the_pid_of_the_first() {
 #[tokio::test]
 async fn a_build_without_disks_says_so() {
     let ground = super::harness::on_disk();
-    let error = try_open(&ground.place, panic_on_fatal())
+    let error = try_open(&ground.location, panic_on_fatal())
         .await
         .err()
         .unwrap();
