@@ -31,17 +31,17 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::service::ContentService;
 pub use cache::FetchCache;
 pub use containers::TaskSubnets;
 pub(crate) use download::{DownloadClient, client};
 pub use error::FetchError;
 use local::ReadIdentity;
-use origin::{Downloader, FetchRights, Origin, is_remote};
+pub use origin::Downloader;
+use origin::{FetchRights, Origin, is_remote};
 pub use progress::{FetchProgress, ItemKind, REPORT_INTERVAL, report};
 pub use reach::{AccessDenied, FetchAllow, ServerAccess};
 pub(crate) use reach::{AccessPolicy, RequestPurpose};
-pub(crate) use sink::RequestedFile;
+pub use sink::RequestedFile;
 pub(crate) use web::{HttpClientPool, RequestDenied, redirection};
 
 /// An extractor of untrusted archives.
@@ -96,22 +96,12 @@ impl Fetcher {
     /// `cache` holds the files that tasks request to be cached; without it no file is.
     pub fn new(
         settings: FetchSettings,
-        service: Arc<ContentService>,
-        extractor: Arc<dyn Extractor>,
-        cache: Option<FetchCache>,
-    ) -> Self {
-        let web = Downloader::Service(service);
-        Self::with(settings, web, extractor, cache)
-    }
-
-    fn with(
-        settings: FetchSettings,
-        web: Downloader,
+        downloader: Arc<dyn Downloader>,
         extractor: Arc<dyn Extractor>,
         cache: Option<FetchCache>,
     ) -> Self {
         Self {
-            origin: Arc::new(Origin::new(settings, web)),
+            origin: Arc::new(Origin::new(settings, downloader)),
             cache: cache.map(Arc::new),
             extractor,
         }

@@ -6,33 +6,40 @@ use std::sync::Arc;
 
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
+use futures::future::BoxFuture;
 use tokio::fs::File;
 use tokio::sync::watch;
 
-#[cfg(test)]
-use super::download::DownloadClient;
 use super::draft;
 use super::error::FetchError;
 use super::local::{FetchDirs, ReadIdentity};
 use super::reach::ServerAccess;
 use super::sink::{FileSink, RequestedFile};
 use super::{FetchProgress, FetchSettings};
-use crate::service::ContentService;
+
+/// A process that downloads files from servers.
+///
+/// A trait, so that the fetcher does not depend on the content service, which contains its
+/// downloads.
+pub trait Downloader: Send + Sync {
+    /// Downloads a file of a server to the empty file of `place`, whose path is for messages.
+    ///
+    /// # Errors
+    /// The server's error, or that of the process.
+    fn fetch<'a>(
+        self: Arc<Self>,
+        wanted: RequestedFile<'a>,
+        reach: ServerAccess,
+        place: (&'a Path, &'a std::fs::File),
+        meter: &'a watch::Sender<FetchProgress>,
+    ) -> BoxFuture<'a, Result<(), FetchError>>;
+}
 
 /// The origins of files for one agent.
 pub(super) struct Origin {
-    web: Downloader,
+    downloader: Arc<dyn Downloader>,
     directories: FetchDirs,
     limit_bytes: u64,
-}
-
-/// The process that connects to servers.
-pub(super) enum Downloader {
-    /// A process with few privileges.
-    Service(Arc<ContentService>),
-    /// This process, for the tests of the service's code.
-    #[cfg(test)]
-    Local(Arc<DownloadClient>),
 }
 
 /// The rights of a task that fetches.
@@ -43,9 +50,9 @@ pub(super) struct FetchRights {
 }
 
 impl Origin {
-    pub(super) fn new(settings: FetchSettings, web: Downloader) -> Self {
+    pub(super) fn new(settings: FetchSettings, downloader: Arc<dyn Downloader>) -> Self {
         Self {
-            web,
+            downloader,
             directories: FetchDirs(settings.folders),
             limit_bytes: settings.limit_bytes,
         }
@@ -80,21 +87,10 @@ impl Origin {
         };
         if is_remote(wanted.uri) {
             let made = create(wanted.uri, draft).await?;
-            return match &self.web {
-                Downloader::Service(service) => {
-                    service
-                        .fetch(wanted, rights.reach, (draft, &made), meter)
-                        .await?;
-                    Ok(made)
-                }
-                #[cfg(test)]
-                Downloader::Local(downloads) => {
-                    let mut file = File::from_std(made);
-                    let place = (draft, &mut file);
-                    downloads.fetch(wanted, rights.reach, place, meter).await?;
-                    Ok(file.into_std().await)
-                }
-            };
+            let downloader = Arc::clone(&self.downloader);
+            let place = (draft, &made);
+            downloader.fetch(wanted, rights.reach, place, meter).await?;
+            return Ok(made);
         }
         let (folders, named, reader) = (
             self.directories.clone(),

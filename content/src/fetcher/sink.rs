@@ -18,10 +18,10 @@ const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The requested file.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct RequestedFile<'a> {
-    pub(crate) uri: &'a str,
+pub struct RequestedFile<'a> {
+    pub uri: &'a str,
     /// In hexadecimal digits; empty if the task gives none.
-    pub(crate) sha256: &'a str,
+    pub sha256: &'a str,
 }
 
 /// The destination of a file.

@@ -49,6 +49,24 @@ impl Extractor for PlainTar {
     }
 }
 
+/// Downloads in this process.
+impl Downloader for DownloadClient {
+    fn fetch<'a>(
+        self: Arc<Self>,
+        wanted: RequestedFile<'a>,
+        reach: ServerAccess,
+        (path, file): (&'a Path, &'a fs::File),
+        meter: &'a watch::Sender<FetchProgress>,
+    ) -> BoxFuture<'a, Result<(), FetchError>> {
+        let mut file = tokio::fs::File::from_std(file.try_clone().unwrap());
+        let fetching = async move {
+            let place = (path, &mut file);
+            Self::fetch(&self, wanted, reach, place, meter).await
+        };
+        Box::pin(fetching)
+    }
+}
+
 /// Returns settings with this maximum size, for files of the host that the tests create.
 fn settings(limit_bytes: u64) -> FetchSettings {
     FetchSettings {
@@ -65,8 +83,8 @@ fn settings(limit_bytes: u64) -> FetchSettings {
 
 /// Returns a fetcher whose downloads run in this process.
 fn with(downloads: DownloadClient, limit_bytes: u64, cache: Option<FetchCache>) -> Fetcher {
-    let web = Downloader::Local(Arc::new(downloads));
-    Fetcher::with(settings(limit_bytes), web, Arc::new(PlainTar), cache)
+    let downloads = Arc::new(downloads);
+    Fetcher::new(settings(limit_bytes), downloads, Arc::new(PlainTar), cache)
 }
 
 fn keeping(limit_bytes: u64, cache: Option<FetchCache>) -> Fetcher {

@@ -18,7 +18,7 @@ const FILE_BYTES: u64 = 1024 * 1024;
 
 /// The value of an `Authorization` header. Its debug output is redacted.
 #[derive(Clone)]
-pub(crate) struct AuthHeader(HeaderValue);
+pub struct AuthHeader(HeaderValue);
 
 impl AuthHeader {
     /// Returns `Basic` credentials from a user and password in base64.

@@ -27,7 +27,7 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 
 /// A content with its announced digest and size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct BlobDescriptor {
+pub struct BlobDescriptor {
     /// Its display name, `the layer sha256:...`.
     pub(super) what: String,
     pub(super) digest: Digest,

@@ -31,17 +31,16 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::service::ContentService;
 use crate::singleflight::{Singleflight, Waiter};
-pub(crate) use credentials::AuthHeader;
+pub use credentials::AuthHeader;
 use layout::{ImageLayout, LayoutForm};
-pub(crate) use manifest::BlobDescriptor;
+pub use manifest::BlobDescriptor;
 use pull::{PinnedImage, Puller};
 pub(crate) use registries::RegistryPool;
 #[cfg(test)]
 use registry::{Registries, RetryTimeouts};
-pub(crate) use source::ResolvedImage;
 use source::{DirectSource, ImageSource};
+pub use source::{RegistryClient, ResolvedImage};
 pub use store::space;
 use store::{ImageStore, blocking};
 
@@ -141,7 +140,7 @@ type PullResult = Result<Arc<PinnedImage>, PullError>;
 /// The process that connects to registries.
 enum RegistryRoute {
     /// A process with few privileges.
-    Service(Arc<ContentService>),
+    Service(Arc<dyn RegistryClient>),
     /// This process, for the tests of the service's code.
     #[cfg(test)]
     Local(Registries),
@@ -166,10 +165,10 @@ impl ImageManager {
         directory: &Path,
         settings: ImageSettings,
         (unpacker, layers): (Arc<dyn Unpacker>, Arc<dyn LayerDirs>),
-        service: Arc<ContentService>,
+        registries: Arc<dyn RegistryClient>,
     ) -> Result<Arc<Self>, PullErrorKind> {
-        let asking = RegistryRoute::Service(service);
-        Self::with(directory, settings, (unpacker, layers), asking)
+        let route = RegistryRoute::Service(registries);
+        Self::with(directory, settings, (unpacker, layers), route)
     }
 
     fn with(

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::Seek;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use oci_spec::image::ImageManifest;
 use serde::{Deserialize, Serialize};
-
 use tokio::sync::watch;
 
 use super::blob_writer::BlobWriter;
@@ -23,24 +23,50 @@ use super::manifest::{
 use super::reference::RegistryReference;
 use super::registry::{RegistrySession, RetryState, resumes_at};
 use super::store::{StagedPath, blocking};
-use crate::service::ContentService;
 
 /// The maximum number of indexes between a name and a manifest.
 const INDEXES: usize = 3;
 
 /// The parts of an image, known before its layers are downloaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ResolvedImage {
+pub struct ResolvedImage {
     pub(super) digest: Digest,
     pub(super) config: ImageConfig,
     pub(super) layers: Vec<LayerDescriptor>,
 }
 
+/// A process that requests images from registries.
+///
+/// A trait, so that images do not depend on the content service, which contains the registries.
+pub trait RegistryClient: Send + Sync {
+    /// Returns the parts of an image, with these credentials.
+    ///
+    /// # Errors
+    /// The registry's error, or that of the process.
+    fn plan<'a>(
+        self: Arc<Self>,
+        reference: &'a RegistryReference,
+        login: Option<&'a AuthHeader>,
+    ) -> BoxFuture<'a, Result<ResolvedImage, PullErrorKind>>;
+
+    /// Downloads a blob of an image to the empty file of `place`, whose path is for messages.
+    ///
+    /// # Errors
+    /// The registry's error, or that of the process.
+    fn blob<'a>(
+        self: Arc<Self>,
+        image: (&'a RegistryReference, Option<&'a AuthHeader>),
+        blob: &'a BlobDescriptor,
+        place: (&'a Path, &'a File),
+        progress: &'a watch::Sender<u64>,
+    ) -> BoxFuture<'a, Result<(), PullErrorKind>>;
+}
+
 /// The source of an image.
 pub(super) enum ImageSource {
-    /// A registry, through the content service.
+    /// A registry, through another process.
     Service {
-        service: Arc<ContentService>,
+        service: Arc<dyn RegistryClient>,
         reference: RegistryReference,
         login: Option<AuthHeader>,
     },
@@ -73,7 +99,8 @@ impl ImageSource {
                 reference,
                 login,
             } => {
-                let plan = service.plan(reference, login.as_ref()).await?;
+                let planning = Arc::clone(service).plan(reference, login.as_ref());
+                let plan = planning.await?;
                 // The process that sent it has parsed untrusted data.
                 manifest::check_limits(&plan.layers, limit_bytes)?;
                 plan.config.validate("the description of the image")?;
@@ -107,6 +134,7 @@ impl ImageSource {
             } => {
                 let of = (reference, login.as_ref());
                 let mut file = file.into_std().await;
+                let service = Arc::clone(service);
                 service.blob(of, content, (&path, &file), progress).await?;
                 file.rewind().map_err(PullErrorKind::write(&path))?;
                 Ok(file)

@@ -3,24 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use argosy_isolation::service::{self, Packet, PacketSocket};
-use argosy_proto::uri::RedactedUri;
 use argosy_state::task::Explanation;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
-use super::message::{RegistryLogin, ServiceConfig, ServiceReply, ServiceRequest};
-use crate::fetcher::{FetchError, FetchProgress, FetchSettings, RequestedFile, ServerAccess};
-use crate::images::{
-    AuthHeader, BlobDescriptor, InsecureRegistry, PullErrorKind, RegistryReference, ResolvedImage,
-};
+use super::message::{ServiceConfig, ServiceReply, ServiceRequest};
+use crate::fetcher::FetchSettings;
+use crate::images::InsecureRegistry;
 
 /// The time for which a service with work may be silent.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -28,8 +24,6 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The number of attempts for a request whose service is lost.
 const MAX_ATTEMPTS: u32 = 3;
-/// The maximum length of an image description, in bytes.
-const PLAN_BYTES: u64 = 32 * 1024 * 1024;
 /// The variables that it inherits: locations of certificate authorities, and resolver settings.
 pub const ENVIRONMENT: [&str; 4] = [
     "SSL_CERT_FILE",
@@ -101,7 +95,7 @@ pub struct ContentService {
 }
 
 /// The reason for a missing answer.
-enum RequestError {
+pub(super) enum RequestError {
     /// The service's error.
     Failed(Explanation),
     /// The service was lost.
@@ -160,80 +154,8 @@ impl ContentService {
         }
     }
 
-    /// Downloads a file of a server to `file`, whose path is for messages.
-    pub(crate) async fn fetch(
-        self: &Arc<Self>,
-        wanted: RequestedFile<'_>,
-        reach: ServerAccess,
-        (path, file): (&Path, &File),
-        meter: &watch::Sender<FetchProgress>,
-    ) -> Result<(), FetchError> {
-        let ask = |id| ServiceRequest::Fetch {
-            id,
-            uri: wanted.uri.to_owned(),
-            sha256: wanted.sha256.to_owned(),
-            reach,
-            path: path.to_owned(),
-        };
-        let said = self.request(ask, Some(file), |done_bytes, total_bytes| {
-            meter.send_modify(|shown| {
-                (shown.done_bytes, shown.total_bytes) = (done_bytes, total_bytes);
-            });
-        });
-        said.await.map(drop).map_err(|error| match error {
-            RequestError::Failed(why) => FetchError::Service { why },
-            lost => FetchError::Invalid {
-                uri: RedactedUri::of(wanted.uri),
-                rule: lost.explanation().to_string(),
-            },
-        })
-    }
-
-    /// Returns the parts of an image.
-    pub(crate) async fn plan(
-        self: &Arc<Self>,
-        reference: &RegistryReference,
-        login: Option<&AuthHeader>,
-    ) -> Result<ResolvedImage, PullErrorKind> {
-        let image = RegistryLogin::of(reference, login);
-        let ask = |id| ServiceRequest::Plan {
-            id,
-            image: image.clone(),
-        };
-        let said = self
-            .request(ask, None, |_, _| {})
-            .await
-            .map_err(PullErrorKind::from)?;
-        let reading = tokio::task::spawn_blocking(move || read_plan(said));
-        let plan = reading.await.expect("reading a description never panics");
-        plan.map_err(|error| PullErrorKind::Service {
-            why: format!("the content service returned no valid image: {error}").into(),
-        })
-    }
-
-    /// Downloads a blob to `file`, whose path is for messages.
-    pub(crate) async fn blob(
-        self: &Arc<Self>,
-        (reference, login): (&RegistryReference, Option<&AuthHeader>),
-        blob: &BlobDescriptor,
-        (path, file): (&Path, &File),
-        progress: &watch::Sender<u64>,
-    ) -> Result<(), PullErrorKind> {
-        let image = RegistryLogin::of(reference, login);
-        let ask = |id| ServiceRequest::Blob {
-            id,
-            image: image.clone(),
-            blob: blob.clone(),
-            path: path.to_owned(),
-        };
-        let said = self.request(ask, Some(file), |done_bytes, _| {
-            progress.send_replace(done_bytes);
-        });
-        said.await.map(drop).map_err(PullErrorKind::from)
-    }
-
     /// Sends a request, and repeats it where the service was lost. Dropping it cancels the request.
-    async fn request(
+    pub(super) async fn request(
         self: &Arc<Self>,
         build: impl Fn(u64) -> ServiceRequest,
         file: Option<&File>,
@@ -412,22 +334,6 @@ impl ServiceConnection {
     }
 }
 
-/// Reads the parts of an image from the file that came with an answer. Blocks.
-fn read_plan(descriptors: Vec<OwnedFd>) -> io::Result<ResolvedImage> {
-    let descriptor = descriptors.into_iter().next();
-    let mut file = File::from(descriptor.ok_or(io::ErrorKind::UnexpectedEof)?);
-    if !file.metadata()?.is_file() {
-        // No other kind is certain to end.
-        return Err(io::Error::other(
-            "it passed a descriptor that is not a file",
-        ));
-    }
-    file.rewind()?;
-    let mut bytes = Vec::new();
-    file.take(PLAN_BYTES).read_to_end(&mut bytes)?;
-    Ok(serde_json::from_slice(&bytes)?)
-}
-
 /// A request; dropping it cancels the request unless it was answered.
 struct PendingRequest {
     connection: Arc<ServiceConnection>,
@@ -458,31 +364,14 @@ impl Drop for PendingRequest {
     }
 }
 
-impl RegistryLogin {
-    pub(super) fn of(reference: &RegistryReference, login: Option<&AuthHeader>) -> Self {
-        Self {
-            reference: reference.clone(),
-            secret: login.map(AuthHeader::text),
-        }
-    }
-}
-
 impl RequestError {
-    fn explanation(self) -> Explanation {
+    pub(super) fn explanation(self) -> Explanation {
         match self {
             Self::Failed(why) => why,
             Self::Lost => {
                 "the content service was lost repeatedly; try again, and check what kills it".into()
             }
             Self::NotStarted(why) => format!("the content service cannot be started: {why}").into(),
-        }
-    }
-}
-
-impl From<RequestError> for PullErrorKind {
-    fn from(none: RequestError) -> Self {
-        Self::Service {
-            why: none.explanation(),
         }
     }
 }

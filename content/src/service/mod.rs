@@ -11,11 +11,13 @@
 //! image is short and validated again. A service that exits, or does not answer for 15 s, is
 //! replaced, and its requests are repeated.
 //!
-//! Reading order: `message`, `process` (the service itself), `client` (an agent's handle on it).
+//! Reading order: `message`, `process` (the service itself), `client` (an agent's handle on it),
+//! `requests` (the requests that fetcher and images make through the handle).
 
 mod client;
 mod message;
 mod process;
+mod requests;
 #[cfg(test)]
 mod tests;
 

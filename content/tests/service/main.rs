@@ -166,7 +166,7 @@ impl Extractor for NoExtractor {
 }
 
 fn fetcher(service: &Arc<ContentService>) -> Fetcher {
-    Fetcher::new(settings(), Arc::clone(service), Arc::new(NoExtractor), None)
+    Fetcher::new(settings(), service.clone(), Arc::new(NoExtractor), None)
 }
 
 async fn fetch(
@@ -450,7 +450,7 @@ async fn compromised_service() {
         folder.path(),
         ImageSettings::default(),
         (unpacker, Arc::new(LocalLayerDirs)),
-        Arc::clone(&service),
+        service.clone(),
     );
     let name: ImageReference = "127.0.0.1:9/site:1".parse().unwrap();
     let obtaining = images
@@ -513,7 +513,7 @@ async fn pulled() {
         folder.path(),
         settings,
         (Arc::new(CountingUnpacker), Arc::new(LocalLayerDirs)),
-        Arc::clone(&service),
+        service.clone(),
     )
     .unwrap();
     let name: ImageReference = format!("{address}/site:1").parse().unwrap();

@@ -21,8 +21,8 @@ fn given_from(folders: Vec<PathBuf>) -> Fetcher {
         folders,
         ..settings(1_000)
     };
-    let web = Downloader::Local(Arc::new(DownloadClient::new(&settings).unwrap()));
-    Fetcher::with(settings, web, Arc::new(PlainTar), None)
+    let downloads = Arc::new(DownloadClient::new(&settings).unwrap());
+    Fetcher::new(settings, downloads, Arc::new(PlainTar), None)
 }
 
 fn change_mode(path: &Path, mode: u32) {

@@ -19,8 +19,8 @@ fn allowing(allow: &[&str]) -> FetchSettings {
 }
 
 fn of(settings: FetchSettings) -> Fetcher {
-    let web = Downloader::Local(Arc::new(DownloadClient::new(&settings).unwrap()));
-    Fetcher::with(settings, web, Arc::new(PlainTar), None)
+    let downloads = Arc::new(DownloadClient::new(&settings).unwrap());
+    Fetcher::new(settings, downloads, Arc::new(PlainTar), None)
 }
 
 /// Starts a server of one page; returns its `host:port` and its number of requests.
