@@ -45,7 +45,8 @@
 //! - `processes`: `process` identifies them, `fork`, `child` and `spawner` create them, `packets`
 //!   carry messages between them.
 //! - `spec`: the launch request, as plain data with its rules.
-//! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent.
+//! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent, written as a whole
+//!   by `atomic_file`.
 //! - `confinement`: `drop_privileges`, `seccomp`; `device_filter`, `port_filter` and `reach_filter`
 //!   over `ebpf`; `service` runs untrusted parsing, `division` separates an agent without root from
 //!   its broker.
@@ -56,6 +57,7 @@
 //! - `runtime`: `launcher`, `supervisor`, `init`, `command`, `container`, `exec`, `attachment`,
 //!   `output`, `adoption`, `removal`. `termination` holds the supervisor's decisions.
 
+pub mod atomic_file;
 pub mod cgroup;
 mod confinement;
 pub mod disk;
