@@ -13,19 +13,18 @@
 //! start. There are few files, since each new one costs tens of microseconds on a disk: the agent
 //! keeps the request itself.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::oom::OomKill;
 use crate::processes::process::ProcessId;
+use crate::atomic_file::{Draft, Durability, WriteOptions};
 use crate::spec::ContainerId;
 use crate::spec::limits::MissingControllers;
 use crate::testing::crash_points;
@@ -144,13 +143,6 @@ pub(crate) enum HandleFile {
     Cancelled,
 }
 
-/// Whether a file must survive a power cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
-    Synced,
-    Cached,
-}
-
 /// The error for a state file that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateDirectoryError {
@@ -210,31 +202,19 @@ impl StateDirectory {
 
     /// Creates `handle.json`, or returns the existing claim.
     pub(crate) fn claim(&self, claim: &HandleFile) -> Result<HandleFile, StateDirectoryError> {
-        let path = self.directory.join("handle.json");
         let draft = self.draft("handle.json", claim, Durability::Cached)?;
         crash_points::passed("handoff.claim-drafted");
-        match renameat2(
-            AT_FDCWD,
-            &draft,
-            AT_FDCWD,
-            &path,
-            RenameFlags::RENAME_NOREPLACE,
-        ) {
+        match draft.claim(OsStr::new("handle.json")) {
             Ok(()) => {
                 crash_points::passed("handoff.claimed");
                 Ok(claim.clone())
             }
-            Err(errno) => {
-                // A leftover draft is harmless; the directory is removed with the container.
-                let _ = fs::remove_file(&draft);
-                if errno != Errno::EEXIST {
-                    let source = errno.into();
-                    return Err(StateDirectoryError::Write { path, source });
-                }
-                // It is created atomically, so it is unreadable only if a power cut truncated it:
-                // the processes of that boot no longer exist.
+            // It is created atomically, so it is unreadable only if a power cut truncated it: the
+            // processes of that boot no longer exist.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Ok(self.read_claim()?.unwrap_or(HandleFile::Cancelled))
             }
+            Err(source) => Err(self.failed("handle.json", source)),
         }
     }
 
@@ -259,12 +239,8 @@ impl StateDirectory {
         durability: Durability,
     ) -> Result<(), StateDirectoryError> {
         let draft = self.draft(name, value, durability)?;
-        let path = self.directory.join(name);
-        let renamed = fs::rename(&draft, &path).and_then(|()| match durability {
-            Durability::Synced => File::open(&self.directory)?.sync_all(),
-            Durability::Cached => Ok(()),
-        });
-        renamed.map_err(|source| StateDirectoryError::Write { path, source })
+        let renamed = draft.replace(OsStr::new(name));
+        renamed.map_err(|source| self.failed(name, source))
     }
 
     /// Writes the whole content under a name that only this process uses.
@@ -273,25 +249,21 @@ impl StateDirectory {
         name: &str,
         value: &T,
         durability: Durability,
-    ) -> Result<PathBuf, StateDirectoryError> {
-        let path = self
-            .directory
-            .join(format!(".{name}.{}", std::process::id()));
-        let write = || -> io::Result<()> {
-            let bytes = serde_json::to_vec(value)?;
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o644);
-            let mut file = options.open(&path)?;
-            file.write_all(&bytes)?;
-            if durability == Durability::Synced {
-                file.sync_all()?;
-            }
-            Ok(())
+    ) -> Result<Draft, StateDirectoryError> {
+        let options = WriteOptions {
+            mode: 0o644,
+            durability,
         };
-        match write() {
-            Ok(()) => Ok(path),
-            Err(source) => Err(StateDirectoryError::Write { path, source }),
-        }
+        let draft = format!(".{name}.{}", std::process::id());
+        let bytes = serde_json::to_vec(value).map_err(io::Error::from);
+        bytes
+            .and_then(|bytes| Draft::write(&self.directory, draft.as_ref(), &bytes, options))
+            .map_err(|source| self.failed(name, source))
+    }
+
+    fn failed(&self, name: &str, source: io::Error) -> StateDirectoryError {
+        let path = self.directory.join(name);
+        StateDirectoryError::Write { path, source }
     }
 }
 
@@ -352,7 +324,7 @@ mod tests {
         files
             .claim(&HandleFile::Started(Box::new(handle())))
             .unwrap();
-        let opened = File::open(folder.path()).unwrap();
+        let opened = fs::File::open(folder.path()).unwrap();
         let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
         opened.set_modified(long_ago).unwrap();
         files.cancel().unwrap();

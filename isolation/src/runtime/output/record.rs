@@ -7,13 +7,15 @@
 //! atomically before any file is renamed, and after the last byte of the full file. Files are
 //! identified by inode and birth time, independent of their current names.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::{self, Durability, WriteOptions};
 
 /// The written format; others are not read.
 const VERSION: u32 = 1;
@@ -147,17 +149,11 @@ impl OutputRecord {
     /// cut.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let draft = path.with_added_extension("draft");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o644);
-        let written = options
-            .open(&draft)
-            .and_then(|mut file| file.write_all(&serde_json::to_vec(self)?))
-            .and_then(|()| fs::rename(&draft, path));
-        if written.is_err() {
-            // The next write overwrites a leftover draft.
-            let _ = fs::remove_file(&draft);
-        }
-        written
+        let options = WriteOptions {
+            mode: 0o644,
+            durability: Durability::Cached,
+        };
+        atomic_file::replace(path, &draft, &serde_json::to_vec(self)?, options)
     }
 }
 

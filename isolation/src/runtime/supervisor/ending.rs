@@ -10,13 +10,14 @@ use nix::sys::signal::Signal;
 use super::start::{StartError, wall_clock_ms};
 use super::{Supervisor, lacking};
 use crate::cgroup::oom::{OomKill, OomScope};
+use crate::atomic_file::Durability;
 use crate::cgroup::{Cgroup, LastUsage};
 use crate::processes::packets::{WaitMode, error_chain, send_packet};
 use crate::runtime::messages::SupervisorNotice;
 use crate::spec::LaunchSpec;
 use crate::state_dir::{
-    CommandOutcome, Durability, Exit, HandleFile, LifetimeUsage, StateDirectory,
-    StateDirectoryError, StopReason,
+    CommandOutcome, Exit, HandleFile, LifetimeUsage, StateDirectory, StateDirectoryError,
+    StopReason,
 };
 use crate::sys;
 use crate::testing::crash_points;
