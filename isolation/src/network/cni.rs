@@ -11,10 +11,9 @@ mod plugin;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{NetworkError, PortPublication, ipam, namespace};
+use crate::atomic_file::{self, Durability, WriteOptions};
 use crate::spec::ContainerId;
 use crate::testing::crash_points;
 pub use list::NetworkConfList;
@@ -349,16 +349,15 @@ impl Cni {
     fn write(&self, container: &ContainerId, record: &CniRecord) -> Result<(), CniError> {
         let path = self.record(container);
         let draft = self.draft(container);
+        let options = WriteOptions {
+            // Results of plugins may contain data that only root may read.
+            mode: 0o600,
+            durability: Durability::Synced,
+        };
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.records)?;
-            // Results of plugins may contain data that only root may read.
-            let mut new = File::options();
-            new.create(true).truncate(true).write(true).mode(0o600);
-            let mut file = new.open(&draft)?;
-            file.write_all(&serde_json::to_vec(record)?)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            File::open(&self.records)?.sync_all()
+            let bytes = serde_json::to_vec(record)?;
+            atomic_file::replace(&path, &draft, &bytes, options)
         };
         write().map_err(record_error("write", &path))
     }

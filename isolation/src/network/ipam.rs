@@ -333,7 +333,7 @@ pub(super) fn tag(owner: &Path) -> String {
 }
 
 /// Creates a link, or changes its target atomically. The draft's name is the same each time, so the
-/// next call removes a leftover of a crash.
+/// next call removes a leftover of a crash. `atomic_file` writes only files, and these are links.
 fn replace(path: &Path, target: &str) -> Result<(), NetworkError> {
     let draft = draft_of(path);
     remove(&draft)?;

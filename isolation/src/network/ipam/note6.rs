@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use super::notes::NamespaceId;
 use super::{Ipam, draft_of, record_error, remove};
+use crate::atomic_file::{self, Durability, WriteOptions};
 use crate::network::NetworkError;
 
 /// The devices of a host that forwarded no IPv6, and the settings to restore.
@@ -82,9 +83,14 @@ impl Ipam {
         noted: &ForwardingRecord6,
     ) -> Result<(), NetworkError> {
         let path = self.ipv6_path()?;
-        let draft = draft_of(&path);
-        fs::write(&draft, noted.text()).map_err(record_error("write", &draft))?;
-        fs::rename(&draft, &path).map_err(record_error("replace", &path))
+        let (draft, text) = (draft_of(&path), noted.text());
+        let options = WriteOptions {
+            mode: 0o666,
+            // The directory is empty after a boot.
+            durability: Durability::Cached,
+        };
+        let written = atomic_file::replace(&path, &draft, text.as_bytes(), options);
+        written.map_err(record_error("write", &path))
     }
 
     pub(in crate::network) fn recorded_ipv6(
