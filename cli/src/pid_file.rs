@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use argosy_isolation::ProcessId;
+use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,10 +26,7 @@ impl PidFile {
     pub(crate) fn write(path: &Path) -> anyhow::Result<Self> {
         let own = ProcessId::of(std::process::id() as i32).context("cannot read /proc/self")?;
         let text = format!("{} {}\n", own.pid, own.start_ticks);
-        let fresh = path.with_extension("new");
-        fs::write(&fresh, text)
-            .and_then(|()| fs::rename(&fresh, path))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        replace(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self {
             path: path.to_owned(),
             pid: own.pid,
@@ -47,6 +45,16 @@ impl Drop for PidFile {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Replaces a file atomically, for programs that read it at any time. It need not survive a power
+/// cut.
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let options = WriteOptions {
+        mode: 0o666,
+        durability: Durability::Cached,
+    };
+    atomic_file::replace(path, &path.with_extension("new"), text.as_bytes(), options)
 }
 
 /// Returns the process named in the file, if it is running.

@@ -68,6 +68,7 @@ impl ExecutorDirectory {
         self.write(&self.token_file(), mode, guest.owner, &new_token()?)
     }
 
+    /// Not by `atomic_file`, which leaves the mode to the umask and the owner to the process.
     fn write(&self, path: &Path, mode: u32, owner: Option<u32>, text: &str) -> io::Result<()> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -200,7 +200,8 @@ impl JournalStorage {
         }
     }
 
-    /// Replaces the journal by the successor, durably.
+    /// Replaces the journal by the successor, durably. Not by `atomic_file`: records are appended
+    /// to the successor over many turns, and to it alone afterwards.
     pub(super) fn replace(&self, successor: &mut AppendTarget) -> io::Result<()> {
         match self {
             Self::Files { path, next } => {

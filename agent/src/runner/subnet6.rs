@@ -1,12 +1,13 @@
 //! The IPv6 prefix of this agent's containers: configured, or generated once and kept.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::str::FromStr;
 
+use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
 use argosy_isolation::network::{Subnet6, Subnet6Error};
 use nix::libc::O_NOFOLLOW;
 
@@ -73,7 +74,7 @@ fn load_or_generate(directory: &Path) -> Result<Subnet6, String> {
             .map_err(|error: Subnet6Error| format!("{}: {error}; delete the file", path.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let generated = generate().map_err(|error| format!("no random numbers: {error}"))?;
-            save(directory, &path, generated)
+            save(&path, generated)
                 .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
             Ok(generated)
         }
@@ -101,22 +102,19 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn save(directory: &Path, path: &Path, subnet: Subnet6) -> io::Result<()> {
-    let draft = path.with_extension("draft");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    // Neither a link nor another user's file is accepted.
-    let mut file = File::create_new(&draft)?;
-    writeln!(file, "{subnet}")?;
-    file.sync_all()?;
-    fs::rename(&draft, path)?;
-    File::open(directory)?.sync_all()
+fn save(path: &Path, subnet: Subnet6) -> io::Result<()> {
+    let options = WriteOptions {
+        mode: 0o666,
+        durability: Durability::Synced,
+    };
+    let (draft, text) = (path.with_extension("draft"), format!("{subnet}\n"));
+    atomic_file::replace(path, &draft, text.as_bytes(), options)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

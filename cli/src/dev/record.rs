@@ -1,6 +1,5 @@
 //! `cluster.json`: the description of a dev cluster for scripts.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,6 +9,7 @@ use super::members::DevMembers;
 use super::plan::{DevMember, DevPlan, MemberKind};
 use crate::args::Dev;
 use crate::parsers::{AGENT_PORT, API_PORT, RAFT_PORT};
+use crate::pid_file;
 
 /// Name of the file in the cluster's directory.
 pub(super) const FILE: &str = "cluster.json";
@@ -83,9 +83,7 @@ impl DevRecord {
             .into_iter()
             .flatten()
         {
-            let fresh = path.with_extension("new");
-            fs::write(&fresh, &text)
-                .and_then(|()| fs::rename(&fresh, path))
+            pid_file::replace(path, &text)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(())

@@ -199,6 +199,9 @@ impl FetchCache {
     }
 
     /// Gives a complete file its name if there is space for it. Blocks.
+    ///
+    /// Not by `atomic_file`: the file is as large as any download, is synced before the lock, and
+    /// need not keep its name after a power cut.
     fn store(&self, draft: &Path, place: &Path, bytes: u64, uri: &str) -> io::Result<()> {
         // Held until it has its name, so that no two files take the same space.
         let in_use = self.leases();

@@ -1,21 +1,14 @@
 //! Files and directories of the store: each is complete under its name, or absent.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
 
 /// The name prefix of everything that is incomplete or being removed.
 pub const DRAFT: &str = ".draft-";
-
-/// Whether a written file must survive a power cut.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Durability {
-    /// On disk before it gets its name.
-    Synced,
-    /// It is about containers, which end with the boot.
-    Cached,
-}
 
 /// Creates a directory and its parents.
 pub(super) fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
@@ -29,18 +22,11 @@ pub(super) fn write_atomically(
     bytes: &[u8],
     durability: Durability,
 ) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(draft)?;
-    file.write_all(bytes)?;
-    if durability == Durability::Synced {
-        file.sync_all()?;
-    }
-    fs::rename(draft, path)?;
-    match (durability, path.parent()) {
-        (Durability::Synced, Some(folder)) => sync_dir(folder),
-        _ => Ok(()),
-    }
+    let options = WriteOptions {
+        mode: 0o600,
+        durability,
+    };
+    atomic_file::replace(path, draft, bytes, options)
 }
 
 /// Syncs a directory: its names are on disk afterwards.

@@ -18,12 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use argosy_isolation::atomic_file::Durability;
+
 use super::digest::Digest;
 use super::error::PullErrorKind;
 use super::image::LeasedImage;
 use super::layer_folders::LayerDirs;
 use super::unpacker::UnpackedLayer;
-use disk::Durability;
 use folders::StoreDirs;
 use gc::{StoreContents, StoredImage, select};
 use record::{LayerRecord, LeaseRecord, VERSION};
@@ -250,6 +251,7 @@ impl ImageStore {
             layers: image.layers.iter().copied().collect(),
         };
         let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
+        // It is about a container, which ends with the boot.
         self.write(&self.lease_path(container), &bytes, Durability::Cached)?;
         let layers = Some(record.layers);
         self.state().leases.insert(container.to_owned(), layers);
