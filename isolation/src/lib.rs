@@ -46,7 +46,7 @@
 //!   carry messages between them.
 //! - `spec`: the launch request, as plain data with its rules.
 //! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent, written as a whole
-//!   by `atomic_file`.
+//!   by `atomic_file`; `claims` allocates numbers of the host by links.
 //! - `confinement`: `drop_privileges`, `seccomp`; `device_filter`, `port_filter` and `reach_filter`
 //!   over `ebpf`; `service` runs untrusted parsing, `division` separates an agent without root from
 //!   its broker.
@@ -59,6 +59,7 @@
 
 pub mod atomic_file;
 pub mod cgroup;
+pub mod claims;
 mod confinement;
 pub mod disk;
 pub mod network;

@@ -56,8 +56,9 @@ pub fn supported(folder: &Path) -> Result<(), String> {
 }
 
 /// Makes an empty directory a separate project with this limit in bytes; a directory that already
-/// has an id of this runtime keeps it. `alone` is a file that all agents of the host lock during
-/// the search for an id.
+/// has an id of this runtime keeps it. The file system records which ids are in use, so that there
+/// are no `claims`, which could contradict it. `alone` is a file that all agents of the host lock
+/// during the search for an id.
 ///
 /// # Errors
 /// The step that failed. The directory can be removed like any other.

@@ -9,8 +9,8 @@
 //! forwarding-cookie-4097 -> off eth0 eth1                    a namespace that forwarded nothing
 //! forwarding6-cookie-4097                                    the same for IPv6, a file
 //! ```
-//! All others are symbolic links: the kernel creates each for only one of several callers, and none
-//! is ever half-written. The directory is empty after a boot, as no namespace survives one.
+//! All others are symbolic links, as in `claims`. The directory is empty after a boot, as no
+//! namespace survives one.
 
 mod cursor;
 mod note6;
@@ -33,14 +33,13 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::rules::PortMapping;
 use super::{NetworkError, Protocol, Subnet, published};
+use crate::claims::{self, SEPARATOR, split_holder};
 use crate::spec::ContainerId;
 
 /// The time for which one agent may block the startup and exit of the host's other agents.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The interval at which a held lock is retried.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
-/// The separator of a link target's parts; it occurs in no container id.
-const MARK: char = '#';
 
 /// The records of one host, as seen by one of its agents.
 #[derive(Debug)]
@@ -117,11 +116,11 @@ impl Ipam {
     pub(super) fn addresses(&self) -> Result<Vec<AddressRecord>, NetworkError> {
         let mut held = Vec::new();
         for (name, target) in self.links("addresses")? {
-            let Some((owner, container)) = target.rsplit_once(MARK) else {
+            let Some((owner, container)) = split_holder(&target) else {
                 continue;
             };
             let Ok(address) = name.parse() else { continue };
-            if Path::new(owner) == self.owner {
+            if owner == self.owner {
                 let container = ContainerId::new(container).ok();
                 held.push(AddressRecord { address, container });
             }
@@ -133,13 +132,13 @@ impl Ipam {
     pub(super) fn claim_port(&self, published: &PortRecord) -> Result<ClaimResult, NetworkError> {
         let path = self.port(&published.mapping);
         let target = format!(
-            "{}{MARK}{}",
+            "{}{SEPARATOR}{}",
             self.target(Some(&published.container)),
             published.mapping.to
         );
-        match symlink(&target, &path) {
-            Ok(()) => Ok(ClaimResult::Granted),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+        match claims::claim(&path, &target) {
+            Ok(true) => Ok(ClaimResult::Granted),
+            Ok(false) => {
                 let holder = fs::read_link(&path).unwrap_or_default();
                 let holder = holder.to_string_lossy();
                 let holder = match port_target(&holder) {
@@ -186,7 +185,7 @@ impl Ipam {
         let addresses = self.links("addresses")?;
         let holders = addresses
             .iter()
-            .filter_map(|(_, target)| Some(PathBuf::from(target.rsplit_once(MARK)?.0)));
+            .filter_map(|(_, target)| Some(split_holder(target)?.0));
         // An agent that was killed after its tasks had ended may have no address, but still its
         // table.
         let announced = self.links("owners")?;
@@ -240,10 +239,8 @@ impl Ipam {
         let begin = PathBuf::from(self.first_number(subnet).to_string());
         for (kind, target) in [("owners", &self.owner), ("cursors", &begin)] {
             let path = self.directory.join(kind).join(self.tag());
-            match symlink(target, &path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                other => other.map_err(record_error("make the link", &path))?,
-            }
+            // An existing one is from an earlier run of this agent.
+            claims::claim(&path, target).map_err(record_error("make the link", &path))?;
         }
         Ok(())
     }
@@ -278,25 +275,13 @@ impl Ipam {
     }
 
     fn target(&self, container: Option<&ContainerId>) -> String {
-        let container = container.map_or("", ContainerId::as_str);
-        format!("{}{MARK}{container}", self.owner.display())
+        claims::holder(&self.owner, container.map_or("", ContainerId::as_str))
     }
 
-    /// Returns names and targets of one kind. A link that vanishes during the call was another
-    /// agent's.
+    /// Returns names and targets of one kind.
     fn links(&self, kind: &str) -> Result<Vec<(String, String)>, NetworkError> {
         let folder = self.directory.join(kind);
-        let entries = fs::read_dir(&folder).map_err(record_error("read the directory", &folder))?;
-        let mut links = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(record_error("read the directory", &folder))?;
-            let Ok(target) = fs::read_link(entry.path()) else {
-                continue;
-            };
-            let (name, target) = (entry.file_name(), target.to_string_lossy().into_owned());
-            links.push((name.to_string_lossy().into_owned(), target));
-        }
-        Ok(links)
+        claims::list(&folder).map_err(record_error("read the directory", &folder))
     }
 }
 
@@ -314,8 +299,8 @@ pub(super) fn lock_within(mut file: File, timeout: Duration) -> Result<Flock<Fil
 }
 
 fn port_target(target: &str) -> Option<(&str, &str, SocketAddrV4)> {
-    let (rest, to) = target.rsplit_once(MARK)?;
-    let (owner, container) = rest.rsplit_once(MARK)?;
+    let (rest, to) = target.rsplit_once(SEPARATOR)?;
+    let (owner, container) = rest.rsplit_once(SEPARATOR)?;
     Some((owner, container, to.parse().ok()?))
 }
 
@@ -347,10 +332,7 @@ fn draft_of(path: &Path) -> PathBuf {
 }
 
 fn remove(path: &Path) -> Result<(), NetworkError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.map_err(record_error("remove", path)),
-    }
+    claims::release(path).map_err(record_error("remove", path))
 }
 
 fn record_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {

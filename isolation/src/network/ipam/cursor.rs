@@ -2,13 +2,12 @@
 //! show which are free.
 
 use std::fs;
-use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use super::{Ipam, record_error, replace};
+use crate::claims;
 use crate::network::{NetworkError, Subnet};
 
 /// The number of addresses that may be taken per record of the cursor: each record costs two
@@ -35,13 +34,10 @@ impl Ipam {
             let number = begin.wrapping_add(step) % subnet.capacity();
             let address = subnet.address(number);
             let path = self.address(address);
-            match symlink(self.target(None), &path) {
-                Ok(()) => {
-                    *cursor = Some(self.advance(*cursor, step + 1, number, subnet)?);
-                    return Ok(address);
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(record_error("make the link", &path)(source)),
+            let claimed = claims::claim(&path, self.target(None));
+            if claimed.map_err(record_error("make the link", &path))? {
+                *cursor = Some(self.advance(*cursor, step + 1, number, subnet)?);
+                return Ok(address);
             }
         }
         Err(NetworkError::Exhausted { subnet })
