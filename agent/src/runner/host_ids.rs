@@ -1,10 +1,9 @@
 //! User and group ids of the host for containers: one range for each, without overlap.
 //!
-//! A range is allocated by creating a link in a directory that all agents of the host share; the
-//! kernel lets only one of them succeed. The link names its container, so that an agent finds its
-//! own after a crash. A range is released once the container's end was audited, and is reused only
-//! after all others were: files that a container left in a shared directory keep an unused owner
-//! for long.
+//! A range is allocated by a claim in a directory that all agents of the host share. The claim
+//! names its container, so that an agent finds its own after a crash. A range is released once the
+//! container's end was audited, and is reused only after all others were: files that a container
+//! left in a shared directory keep an unused owner for long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use argosy_isolation::claims;
 use argosy_isolation::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
 
 use crate::core::ContainerName;
@@ -30,9 +30,6 @@ const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 const NSPAWN_DIR: &str = "/run/systemd/nspawn-uid";
 /// The maximum number of containers on a host.
 const RANGES: u32 = (END_HOST_ID - FIRST_HOST_ID) / CONTAINER_IDS;
-/// The separator between the agent's directory and the container in a link; it occurs in no
-/// container name.
-const MARK: char = '#';
 
 /// The ranges of this agent's containers.
 pub(crate) struct HostIdAllocator {
@@ -85,17 +82,9 @@ impl HostIdAllocator {
         alone.lock()?;
         let mut ranges = BTreeMap::new();
         let mut strangers = BTreeSet::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let Some(range) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            let Some((owner, name)) = fs::read_link(entry.path()).ok().as_deref().and_then(split)
-            else {
+        for (range, holder) in claims::list(folder)? {
+            let Ok(range) = range.parse() else { continue };
+            let Some((owner, name)) = split(&holder) else {
                 continue;
             };
             if owner == directory {
@@ -139,7 +128,7 @@ impl HostIdAllocator {
         if let Some(range) = allocated.ranges.get(&name) {
             return Ok(first_id(*range));
         }
-        let target = format!("{}{MARK}{name}", self.directory.display());
+        let holder = claims::holder(&self.directory, &name.to_string());
         let given = self.foreign.delegated_ranges();
         for _ in 0..RANGES {
             let range = allocated.next;
@@ -147,13 +136,9 @@ impl HostIdAllocator {
             if given.contains(&range) || self.foreign.is_in_use(range) {
                 continue;
             }
-            match std::os::unix::fs::symlink(&target, self.shared_dir.join(range.to_string())) {
-                Ok(()) => {
-                    allocated.ranges.insert(name, range);
-                    return Ok(first_id(range));
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+            if claims::claim(&self.shared_dir.join(range.to_string()), &holder)? {
+                allocated.ranges.insert(name, range);
+                return Ok(first_id(range));
             }
         }
         Err(io::Error::other(format!(
@@ -180,10 +165,7 @@ impl HostIdAllocator {
         let Some(range) = allocated.ranges.get(&name) else {
             return Ok(());
         };
-        match fs::remove_file(self.shared_dir.join(range.to_string())) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        claims::release(&self.shared_dir.join(range.to_string()))?;
         allocated.ranges.remove(&name);
         Ok(())
     }
@@ -246,9 +228,9 @@ fn first_id(range: u32) -> u32 {
     FIRST_HOST_ID + range * CONTAINER_IDS
 }
 
-fn split(target: &Path) -> Option<(PathBuf, ContainerName)> {
-    let (owner, name) = target.to_str()?.rsplit_once(MARK)?;
-    Some((PathBuf::from(owner), name.parse().ok()?))
+fn split(holder: &str) -> Option<(PathBuf, ContainerName)> {
+    let (owner, name) = claims::split_holder(holder)?;
+    Some((owner, name.parse().ok()?))
 }
 
 /// Returns the ranges whose users own a running process.
@@ -356,10 +338,9 @@ mod tests {
         // A container that runs on this host may use these ranges by chance: such a range is kept.
         let in_use = ranges_in_use().unwrap();
         let (mut kept, mut taken) = (0, 0);
-        for entry in fs::read_dir(shared.path()).unwrap() {
-            let entry = entry.unwrap();
-            let (owner, _) = split(&fs::read_link(entry.path()).unwrap()).unwrap();
-            let range = entry.file_name().to_str().unwrap().parse().unwrap();
+        for (range, holder) in claims::list(shared.path()).unwrap() {
+            let (owner, _) = split(&holder).unwrap();
+            let range = range.parse().unwrap();
             match owner == gone {
                 true => kept += usize::from(!in_use.contains(&range)),
                 false => taken += 1,
