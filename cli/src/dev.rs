@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use argosy_isolation::network::{self, Subnet};
+use argosy_isolation::remove_tree::remove_dir_all;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -288,8 +289,9 @@ impl DevDirectory {
                 ));
                 Ok(())
             }
-            Self::Temporary(path) => fs::remove_dir_all(path)
-                .with_context(|| format!("cannot remove {}", path.display())),
+            Self::Temporary(path) => {
+                remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use argosy_isolation::crash_points;
 use argosy_isolation::division::HostUser;
-use argosy_isolation::remove_tree::remove_dir_all;
+use argosy_isolation::remove_tree::{self, remove_dir_all};
 use argosy_proto::remedy;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
 
@@ -285,14 +285,7 @@ pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()
         }
         LayerChange::Describe { .. } => Err(io::Error::other("the description is too long")),
         LayerChange::Rename { from, to } => fs::rename(plain(from)?, plain(to)?),
-        LayerChange::Remove { name } => {
-            let path = plain(name)?;
-            match fs::symlink_metadata(&path) {
-                Ok(found) if found.is_dir() => fs::remove_dir_all(&path),
-                Ok(_) => fs::remove_file(&path),
-                Err(error) => Err(error),
-            }
-        }
+        LayerChange::Remove { name } => remove_tree::remove(&plain(name)?),
     }
 }
 

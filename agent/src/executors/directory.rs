@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use argosy_isolation::remove_tree::remove_dir_all;
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -101,7 +102,7 @@ impl ExecutorDirectory {
 
     /// Removes the directory. It is no error if it does not exist.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.0) {
+        match remove_dir_all(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }

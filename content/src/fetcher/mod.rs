@@ -205,7 +205,8 @@ impl Fetcher {
         let folder = make().map_err(failed)?;
         crash_points::passed("extract.folder-made");
         if let Err(rule) = self.extractor.extract(archive, folder, context.owner).await {
-            // The sandbox is removed as a whole later.
+            // Not by `remove_tree`, which a process of the task's user could keep busy. The sandbox
+            // is removed as a whole later.
             let _ = tokio::fs::remove_dir_all(&extracted).await;
             return Err(FetchError::Archive {
                 uri: RedactedUri::of(&uri.value),

@@ -32,6 +32,17 @@ pub fn remove_dir_all(path: &Path) -> io::Result<()> {
     fs::remove_dir(path)
 }
 
+/// Removes a file, or a directory as [`remove_dir_all`] does. A link itself is removed.
+///
+/// # Errors
+/// If there is no such entry, or as for a directory.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
+}
+
 /// Calls `remove` for every entry; returns false if there was none.
 fn for_each_entry(
     folder: BorrowedFd<'_>,
@@ -157,6 +168,23 @@ mod tests {
         assert!(remove_dir_all(&link).is_err(), "a link is no folder");
         assert!(kept.join("file").exists());
         let gone = remove_dir_all(&filled).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn files_links_and_directories_are_removed_by_one_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, link) = (folder.path().join("kept"), folder.path().join("link"));
+        fs::create_dir_all(kept.join("inner")).unwrap();
+        symlink(&kept, &link).unwrap();
+        remove(&link).unwrap();
+        assert!(kept.join("inner").exists());
+        remove(&kept).unwrap();
+        let file = folder.path().join("file");
+        File::create(&file).unwrap();
+        remove(&file).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        let gone = remove(&file).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::NotFound);
     }
 

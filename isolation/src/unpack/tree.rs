@@ -421,7 +421,7 @@ fn times(attributes: EntryAttributes) -> Timestamps {
 }
 
 /// Removes a directory with its content. The depth is limited by that of entries, with one
-/// descriptor per level.
+/// descriptor per level. Not by `remove_tree`, because the unpacking process may rename nothing.
 pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
     let folder = open_dir(parent, Path::new(name))?;
     for entry in Dir::read_from(&folder)? {

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
+use argosy_isolation::remove_tree;
 
 /// The name prefix of everything that is incomplete or being removed.
 pub const DRAFT: &str = ".draft-";
@@ -41,12 +42,7 @@ pub(super) fn sync_all_below(path: &Path) -> io::Result<()> {
 
 /// Removes a file, or a directory with its content; follows no link. Succeeds if it does not exist.
 pub(in crate::images) fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
+    match remove_tree::remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
