@@ -3,8 +3,8 @@
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
-use crate::core::{JournalRecord, wire};
-use crate::inbox::{ContainerView, RegistrationStatus};
+use crate::core::{ContainerView, JournalRecord, wire};
+use crate::inbox::RegistrationStatus;
 
 /// Registers the descriptions of all metrics.
 pub(crate) fn describe() {

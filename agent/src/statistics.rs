@@ -14,8 +14,7 @@ use tokio::sync::Semaphore;
 
 use self::exposition::TaskSample;
 use crate::broker::BrokerClient;
-use crate::core::task_key;
-use crate::inbox::ContainerView;
+use crate::core::{ContainerView, task_key};
 
 /// Maximum number of tasks with separate metrics; of more only the first are exported.
 const TASKS: usize = 500;

@@ -4,7 +4,7 @@
 //! effect that reports a fact, or acts on an order, waits in `deferred` until all earlier records
 //! are on disk. Reading order: `facts`, `evidence`, `orders`, `preparing`, `lifecycle`,
 //! `stop_after`, `groups`, `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`,
-//! `limits`, `outcome`, `updates`, `link`, `recovery`.
+//! `limits`, `outcome`, `updates`, `link`, `recovery`, `views`.
 
 mod check_schedule;
 pub mod checks;
@@ -28,6 +28,7 @@ mod stop_after;
 #[cfg(test)]
 mod tests;
 mod updates;
+mod views;
 pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -35,12 +36,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 
-use crate::inbox::{ContainerView, ReportedCheck};
 use executors::Executors;
 use groups::TaskGroupOrders;
 use lifecycle::InstanceState;
 use link::{DialState, Link};
 use random::RandomSequence;
+use views::ReportedCheck;
 
 pub use disk::DiskDefault;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
@@ -53,6 +54,7 @@ pub(crate) use groups::group_name;
 pub(crate) use lifecycle::PHASES;
 pub use limits::UnappliedLimits;
 pub(crate) use orders::key as task_key;
+pub(crate) use views::{ContainerView, TaskView};
 
 pub use input::{
     CommandExit, CommandStatus, ContainerStart, CreateError, Effect, GroupStart, Input,

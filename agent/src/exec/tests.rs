@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::api::router;
-use crate::core::{ContainerName, Instance};
-use crate::inbox::{AgentQuery, Event, QueryHandle, TaskView};
+use crate::core::{ContainerName, Instance, TaskView};
+use crate::inbox::{AgentQuery, Event, QueryHandle};
 use crate::paths::Paths;
 use crate::runner::ContainerControls;
 

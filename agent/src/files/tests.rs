@@ -16,9 +16,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::api::ApiState;
+use crate::core::TaskView;
 use crate::error::RunError;
 use crate::exec::ExecLimits;
-use crate::inbox::{AgentQuery, Event, QueryHandle, TaskView};
+use crate::inbox::{AgentQuery, Event, QueryHandle};
 use crate::paths::Paths;
 use crate::runner::ContainerControls;
 

@@ -14,8 +14,8 @@ use crate::core::facts::{Instance, JournalRecord, StartedFact, TaskFacts};
 use crate::core::input::{CommandExit, CommandStatus, ContainerStart, Effect, Input};
 use crate::core::lifecycle::InstancePhase;
 use crate::core::outcome::{TaskEnd, outcome_of};
+use crate::core::views::ContainerView;
 use crate::core::{ContainerName, Core, DeferredStep, SyncMode, disk_limit_bytes};
-use crate::inbox::ContainerView;
 
 /// Returns the executor that a task names.
 pub(super) fn executor_key(task: &TaskFacts) -> Option<TaskKey> {

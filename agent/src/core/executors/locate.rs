@@ -6,7 +6,7 @@ use super::lifecycle::executor_key;
 use crate::core::Core;
 use crate::core::facts::Instance;
 use crate::core::lifecycle::{InstancePhase, InstanceState};
-use crate::inbox::TaskView;
+use crate::core::views::TaskView;
 
 impl Core {
     /// Returns the held task of this name; else the executor of this id, which is treated as a
