@@ -1,5 +1,7 @@
 //! The configuration of an agent.
 
+mod networks;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,11 +15,9 @@ use argosy_state::task::{SecurityOptions, Sizes};
 
 use crate::core::{ContainerName, DiskDefault};
 use crate::error::RunError;
-use crate::reach::TaskAllow;
-use crate::runner::limits::DefaultLimits;
-use crate::runner::{Devices, NetworkSettings};
 use argosy_content::fetcher::FetchAllow;
 use argosy_content::images::ImageSettings;
+pub use networks::{CniSettings, NetworkSettings, TaskAllow, TaskSubnet6};
 
 /// Default maximum size of a fetched file, in bytes: 8 GiB.
 pub const FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
@@ -110,6 +110,9 @@ pub enum ImageRoots {
     /// A copy of all layers. It counts towards the task's disk.
     Copy,
 }
+
+/// The devices of each item of the resource `devices`: paths below `/dev`.
+pub type Devices = BTreeMap<String, Vec<PathBuf>>;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -304,6 +307,15 @@ impl Config {
             .map_or(self.address.as_str(), |(host, _)| host);
         self.task_address.clone().unwrap_or_else(|| host.to_owned())
     }
+}
+
+/// Limits of tasks that request none; 0 means no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DefaultLimits {
+    /// Processes and threads. Also the highest limit that a task can request.
+    pub(crate) pids_max: u64,
+    /// Memory, in bytes.
+    pub(crate) memory_bytes: u64,
 }
 
 /// The settings for the creation of containers.

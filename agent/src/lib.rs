@@ -36,13 +36,13 @@ pub use argosy_content::fetcher::FetchAllow;
 pub use argosy_content::images;
 pub use argosy_content::service::{ServiceCommand, run_from_fd as serve_content};
 pub use broker::{BrokerLink, separate_privileges};
-pub use config::{Config, DiskEnforcement, ImageRoots, IsolationMode};
+pub use config::{
+    CniSettings, Config, Devices, DiskEnforcement, ImageRoots, IsolationMode, NetworkSettings,
+    TaskAllow, TaskSubnet6,
+};
 pub use environment::{
     BootClock, ContainerRuntime, Environment, EventSender, MessageObserver, SimulatedHost,
 };
 pub use error::RunError;
-pub use reach::TaskAllow;
-pub use runner::{
-    CniSettings, Devices, HelperCommands, LauncherCommand, NetworkSettings, TaskSubnet6,
-};
+pub use runner::{HelperCommands, LauncherCommand};
 pub use start::remove_tree;

@@ -2,37 +2,13 @@
 //! cluster, and the services that serve the host's credentials, unless the operator opens them.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 
 use argosy_content::fetcher::FetchAllow;
 use argosy_content::images::InsecureRegistry;
 use argosy_proto::CLUSTER_PORTS;
 
 use crate::broker::{BlockedEndpoints, BrokerClient};
-use crate::config::Config;
-
-/// A cluster or host endpoint to which tasks may connect: one `--task-allow`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TaskAllow {
-    /// This port, at every address.
-    Port(u16),
-    /// Link-local addresses and other addresses of metadata services.
-    Metadata,
-}
-
-impl FromStr for TaskAllow {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "metadata" {
-            return Ok(Self::Metadata);
-        }
-        let port = text.parse().ok().filter(|port| *port > 0);
-        port.map(Self::Port).ok_or_else(|| {
-            format!("{text:?} is not a port; write a number from 1 to 65535, or metadata")
-        })
-    }
-}
+use crate::config::{Config, TaskAllow};
 
 /// The closed endpoints, and the cgroups to which they are closed.
 pub(crate) struct EgressRules {
@@ -182,13 +158,5 @@ mod tests {
         reach.block_master("10.0.0.2:6050");
         reach.block_master("10.0.0.3:9050");
         assert_eq!(reach.blocked().ports.last(), Some(&9_050));
-    }
-
-    #[test]
-    fn invalid_ports_are_rejected_with_a_remedy() {
-        for text in ["0", "65536", "http", "", "5050-5052"] {
-            let refused = TaskAllow::from_str(text).unwrap_err();
-            assert!(refused.contains("65535, or metadata"), "{refused}");
-        }
     }
 }

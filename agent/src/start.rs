@@ -20,7 +20,7 @@ use argosy_state::task::SecurityOptions;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{Config, ContainerSettings};
+use crate::config::{Config, ContainerSettings, DefaultLimits};
 use crate::core::{AgentState, ContainerName, CoreConfig, DiskDefault, group_name};
 use crate::environment::BootClock;
 use crate::error::RunError;
@@ -28,7 +28,6 @@ use crate::journal::JournalContents;
 use crate::paths::Paths;
 use crate::reach::EgressRules;
 use crate::runner::Runner;
-use crate::runner::limits::DefaultLimits;
 use crate::runner::sizes::largest;
 
 /// The capabilities of the host.

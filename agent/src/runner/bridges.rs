@@ -8,44 +8,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::network::{
-    self, ContainerNamespace, InterContainerTraffic, LinkStats, NetworkConfig, PortPublication,
-    Protocol, PublishedPorts, RECORDS_DIR, Subnet, why_no_ipv6,
+    self, ContainerNamespace, LinkStats, NetworkConfig, PortPublication, Protocol, PublishedPorts,
+    RECORDS_DIR, why_no_ipv6,
 };
 use argosy_isolation::{ContainerId, Isolation, NetworkError, Networks};
 use argosy_proto::v1;
 
-use super::cni::CniSettings;
-use super::subnet6::TaskSubnet6;
-use crate::config::Config;
+use super::subnet6;
+use crate::config::{Config, TaskSubnet6};
 use crate::core::ContainerName;
 use crate::error::error_chain;
 
 /// Number of namespaces kept ready: as many as are created at a time.
 const NAMESPACE_POOL: usize = 8;
-
-/// The operator's settings of container networks.
-#[derive(Debug, Clone)]
-pub struct NetworkSettings {
-    /// The address range of containers.
-    pub subnet: Subnet,
-    /// The IPv6 address range of containers.
-    pub subnet6: TaskSubnet6,
-    /// Whether containers of this host can connect to each other's addresses.
-    pub inter_container: InterContainerTraffic,
-    /// The CNI settings.
-    pub cni: CniSettings,
-}
-
-impl Default for NetworkSettings {
-    fn default() -> Self {
-        Self {
-            subnet: Subnet::DEFAULT,
-            subnet6: TaskSubnet6::default(),
-            inter_container: InterContainerTraffic::Isolated,
-            cni: CniSettings::default(),
-        }
-    }
-}
 
 /// The networks of this agent's containers.
 pub(crate) struct BridgeNetworks {
@@ -79,7 +54,7 @@ impl BridgeNetworks {
         let wanted_ipv6 = match (unsupported, wanted.subnet6, why_no_ipv6()) {
             (Some(_), _, _) | (None, TaskSubnet6::Off, _) => Ok(None),
             (None, _, Some(why)) => Err(why.to_owned()),
-            (None, subnet6, None) => subnet6.of(directory),
+            (None, subnet6, None) => subnet6::prefix(subnet6, directory),
         };
         Self {
             unsupported,

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use super::bridges::publications;
 use super::description::{failed, needs_root};
 use crate::broker::BrokerClient;
+use crate::config::CniSettings;
 use crate::core::{ContainerName, ContainerStart, CreateError};
 use crate::error::{RunError, error_chain};
 use crate::paths::Paths;
@@ -33,26 +34,6 @@ const PLUGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of containers whose plugins run concurrently: some plugins lock all their
 /// addresses.
 const MAX_CONCURRENT: usize = 8;
-
-/// The operator's CNI settings.
-#[derive(Debug, Clone)]
-pub struct CniSettings {
-    /// A directory whose files `*.conflist` are the networks that tasks may name; `None`: none
-    /// exist.
-    pub conf_dir: Option<PathBuf>,
-    /// The search path of plugins, in order.
-    pub plugins: Vec<PathBuf>,
-}
-
-impl Default for CniSettings {
-    fn default() -> Self {
-        let usual = ["/opt/cni/bin", "/usr/lib/cni"];
-        Self {
-            conf_dir: None,
-            plugins: usual.map(PathBuf::from).to_vec(),
-        }
-    }
-}
 
 /// CNI networks.
 pub(crate) struct CniNetworks {

@@ -1,16 +1,14 @@
 //! Devices of the host that its operator gives to tasks: each is an item of the resource `devices`.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use argosy_proto::v1;
 use argosy_state::task::{Cause, Code};
 
-const RESOURCE: &str = "devices";
+use crate::config::Devices;
 
-/// The devices of each item of the resource: paths below `/dev`.
-pub type Devices = BTreeMap<String, Vec<PathBuf>>;
+const RESOURCE: &str = "devices";
 
 /// Checks that all paths are devices of this host; the error names the first that is not.
 pub(crate) fn check(devices: &Devices) -> Result<(), String> {

@@ -11,19 +11,11 @@ use argosy_state::task::{Code, Explanation};
 
 use super::disks::BlockDevice;
 use super::memory_high;
+use crate::config::DefaultLimits;
 
 /// `cpu.weight` of one cpu: the kernel's default.
 const WEIGHT_PER_CPU: u64 = 100;
 const MIB: u64 = 1024 * 1024;
-
-/// Limits of tasks that request none; 0 means no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DefaultLimits {
-    /// Processes and threads. Also the highest limit that a task can request.
-    pub(crate) pids_max: u64,
-    /// Memory, in bytes.
-    pub(crate) memory_bytes: u64,
-}
 
 /// Returns the limits of a task without its processors, or the reason for a refusal. `disk_of`
 /// finds a disk by its name in the task.

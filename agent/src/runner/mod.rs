@@ -25,7 +25,7 @@ pub(crate) mod host_ids;
 mod image_rootfs;
 pub(crate) mod launcher_process;
 mod limit_updates;
-pub(crate) mod limits;
+mod limits;
 mod memory_high;
 mod networks;
 mod operations;
@@ -69,16 +69,12 @@ use argosy_content::fetcher::{
 };
 use argosy_content::images::{ImageManager, Unpacker};
 use argosy_content::service::{ContentService, ServiceCommand, ServiceSettings};
-pub use bridges::NetworkSettings;
 use cni::CniContainers;
-pub use cni::CniSettings;
 use cpuset::ContainerCpus;
-pub use devices::Devices;
 pub(crate) use devices::check as check_devices;
 pub(crate) use handles::{AttachError, ContainerControls, ExecStartError, SlotError};
 use image_rootfs::ContainerImages;
 pub use launcher_process::LauncherCommand;
-pub use subnet6::TaskSubnet6;
 use unpacking::LauncherUnpacker;
 
 /// Maximum number of containers that are created or adopted concurrently; the same number is

@@ -1,65 +1,26 @@
 //! The IPv6 prefix of this agent's containers: configured, or generated once and kept.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::str::FromStr;
 
 use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
 use argosy_isolation::network::{Subnet6, Subnet6Error};
 use nix::libc::O_NOFOLLOW;
 
+use crate::config::TaskSubnet6;
 use crate::paths::Paths;
-
-/// The operator's setting for IPv6 addresses of containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum TaskSubnet6 {
-    /// A unique local prefix (RFC 4193) of this agent alone.
-    #[default]
-    Generated,
-    /// This prefix.
-    Given(Subnet6),
-    /// Containers have only IPv4.
-    Off,
-}
 
 /// Maximum size of a file with a prefix, in bytes.
 const FILE_BYTES: u64 = 256;
-const GENERATED: &str = "auto";
-const OFF: &str = "none";
 
-impl FromStr for TaskSubnet6 {
-    type Err = Subnet6Error;
-
-    fn from_str(text: &str) -> Result<Self, Subnet6Error> {
-        match text {
-            GENERATED => Ok(Self::Generated),
-            OFF => Ok(Self::Off),
-            prefix => prefix.parse().map(Self::Given),
-        }
-    }
-}
-
-impl fmt::Display for TaskSubnet6 {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Generated => formatter.write_str(GENERATED),
-            Self::Off => formatter.write_str(OFF),
-            Self::Given(subnet) => subnet.fmt(formatter),
-        }
-    }
-}
-
-impl TaskSubnet6 {
-    /// Returns the prefix of the agent of this directory, or the reason why it has none.
-    pub(crate) fn of(self, directory: &Path) -> Result<Option<Subnet6>, String> {
-        match self {
-            Self::Generated => load_or_generate(directory).map(Some),
-            Self::Given(subnet) => Ok(Some(subnet)),
-            Self::Off => Ok(None),
-        }
+/// Returns the prefix of the agent of this directory, or the reason why it has none.
+pub(super) fn prefix(setting: TaskSubnet6, directory: &Path) -> Result<Option<Subnet6>, String> {
+    match setting {
+        TaskSubnet6::Generated => load_or_generate(directory).map(Some),
+        TaskSubnet6::Given(subnet) => Ok(Some(subnet)),
+        TaskSubnet6::Off => Ok(None),
     }
 }
 
@@ -120,7 +81,7 @@ mod tests {
     #[test]
     fn a_prefix_is_generated_once_and_is_unique() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let of = |directory: &Path| TaskSubnet6::Generated.of(directory).unwrap().unwrap();
+        let of = |directory: &Path| prefix(TaskSubnet6::Generated, directory).unwrap().unwrap();
         let first = of(one.path());
         assert_eq!(of(one.path()), first, "after a restart");
         // Of 2^40.
@@ -134,25 +95,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = Paths::new(directory.path()).network_prefix6();
         fs::write(&path, "rubbish").unwrap();
-        let why = TaskSubnet6::Generated.of(directory.path()).unwrap_err();
+        let why = prefix(TaskSubnet6::Generated, directory.path()).unwrap_err();
         assert!(
             why.contains(path.to_str().unwrap()) && why.ends_with("delete the file"),
             "{why}"
         );
         let missing = directory.path().join("missing");
-        let why = TaskSubnet6::Generated.of(&missing).unwrap_err();
+        let why = prefix(TaskSubnet6::Generated, &missing).unwrap_err();
         assert!(why.starts_with("cannot write"), "{why}");
     }
 
     #[test]
-    fn prefix_settings_round_trip_through_display() {
-        for text in ["auto", "none", "fd12:3456:789a::/64"] {
-            assert_eq!(text.parse::<TaskSubnet6>().unwrap().to_string(), text);
-        }
-        assert_eq!(
-            "none".parse::<TaskSubnet6>().unwrap().of(Path::new("/")),
-            Ok(None)
-        );
-        assert!("on".parse::<TaskSubnet6>().is_err());
+    fn without_ipv6_there_is_no_prefix() {
+        assert_eq!(prefix(TaskSubnet6::Off, Path::new("/")), Ok(None));
     }
 }
