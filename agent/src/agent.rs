@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::BrokerClient;
 use crate::config::Config;
 use crate::core::{Core, Effect, Input};
-use crate::environment::{BootClock, ContainerRuntime, Environment, HttpSurface, MessageObserver};
+use crate::environment::{BootClock, Environment, HttpSurface, MessageObserver};
 use crate::error::RunError;
 use crate::executors::ExecutorSockets;
 use crate::inbox::{AgentQuery, Event, RegistrationStatus, WAITING};
 use crate::journal::{DirectoryLock, Journal, WriteRequest, WriterProgress};
 use crate::metrics;
 use crate::reach::EgressRules;
+use crate::runner::ContainerRuntime;
 use crate::uplink::Uplink;
 
 /// Maximum number of events that are handled before the journal and the deadlines are checked

@@ -12,7 +12,6 @@ use argosy_proto::server::{self, PortLimits};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -20,17 +19,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{self, BrokerClient, BrokerLink, PrivilegedOperations};
 use crate::config::Config;
-use crate::core::{AgentState, ContainerName, CoreConfig, Effect, Input};
+use crate::core::{AgentState, ContainerName, CoreConfig, Input};
 use crate::disk::DiskFloor;
 use crate::error::RunError;
 use crate::exec::ExecLimits;
 use crate::files::Followers;
+use crate::host::HostFeatures;
 use crate::inbox::{Event, QueryHandle};
 use crate::journal::{self, DirectoryLock, Journal, MemoryDisk};
 use crate::paths::Paths;
 use crate::reach::EgressRules;
-use crate::runner::{self, HelperCommands, Runner};
-use crate::start::{self, HostFeatures};
+use crate::runner::{self, ContainerRuntime, HelperCommands, Runner};
+use crate::start;
 use crate::statistics::Statistics;
 use crate::{api, gc, metrics};
 
@@ -76,15 +76,6 @@ pub trait MessageObserver: Send {
 
     /// The agent sends this message to its master now.
     fn on_sent(&mut self, message: &v1::FromAgent);
-}
-
-/// The containers of a host: performs the effects of the core, and reports events to it.
-pub trait ContainerRuntime: Send {
-    /// Performs an effect that concerns containers; returns all others.
-    fn perform(&mut self, effect: Effect) -> Option<Effect>;
-
-    /// Releases every container; all of them continue to run.
-    fn stop(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// Milliseconds since the host booted, the time base of the core. Cheap to clone.
@@ -226,7 +217,7 @@ fn on_machine(
         path: PathBuf::from("/proc/sys/kernel/random/boot_id"),
         source,
     })?;
-    let offset = start::wall_offset_ms(&WallClock::system(), &clock);
+    let offset = start::wall_offset_ms(&WallClock::system(), clock.now());
     let core_config = start::core_config(config, &host, boot_id, &contents, seed, offset);
     metrics::limits_enforced(&host.missing);
     let settings = start::container_settings(config, &host, seed);
@@ -341,10 +332,10 @@ impl SimulatedHost {
         let contents = journal::read_memory(&self.disk)?;
         let seed = start::seed(config)?;
         let journal = Journal::in_memory(&self.disk, &contents, seed.rotate_left(17))?;
-        let offset = start::wall_offset_ms(&self.wall_clock, &self.boot_clock);
+        let offset = start::wall_offset_ms(&self.wall_clock, self.boot_clock.now());
         let host = HostFeatures::simulated();
         let core_config = start::core_config(config, &host, self.boot_id, &contents, seed, offset);
-        let known = start::known_containers(&contents.facts);
+        let known = contents.facts.known_containers();
         let containers = (self.containers)(EventSender(inbox.clone()), known);
         let shared = api::ApiState {
             paths: Paths::new(&config.directory),

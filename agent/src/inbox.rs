@@ -3,13 +3,17 @@
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
 
 use crate::core::{ContainerView, ExecutorEvent, Input, Instance, TaskView};
-use crate::executors::ExecutorSender;
 
 /// Capacity of the inbox. When it is full, senders wait: streams are read later, supervisors keep
 /// their notices, queries take longer.
 pub(crate) const WAITING: usize = 4_096;
+
+/// The sender of an executor's present stream. When it is full that stream ends; the next one
+/// begins with the missing messages.
+pub(crate) type ExecutorSender = mpsc::Sender<Result<v1::ToExecutor, Status>>;
 
 /// One event for the loop.
 pub(crate) enum Event {

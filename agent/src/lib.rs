@@ -1,7 +1,7 @@
 //! The agent: the tasks of one host, their updates, journal and sandboxes. Makes no decisions for
 //! the cluster.
 //!
-//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`,
+//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `host`, `start`,
 //! `environment`, `agent` (the loop), then `broker`, `sandbox`, `reach`, `disk`, `gc`,
 //! `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `config`.
 
@@ -19,6 +19,7 @@ mod exec;
 mod executors;
 mod files;
 mod gc;
+mod host;
 mod inbox;
 pub mod inventory;
 pub mod journal;
@@ -40,9 +41,7 @@ pub use config::{
     CniSettings, Config, Devices, DiskEnforcement, ImageRoots, IsolationMode, NetworkSettings,
     TaskAllow, TaskSubnet6,
 };
-pub use environment::{
-    BootClock, ContainerRuntime, Environment, EventSender, MessageObserver, SimulatedHost,
-};
+pub use environment::{BootClock, Environment, EventSender, MessageObserver, SimulatedHost};
 pub use error::RunError;
-pub use runner::{HelperCommands, LauncherCommand};
+pub use runner::{ContainerRuntime, HelperCommands, LauncherCommand};
 pub use start::remove_tree;

@@ -26,9 +26,12 @@
 //! `<container>` is `<agent>-<order>-<run>`: agent id, order, and number of the agent's run. It
 //! never names two starts, even when an agent registers again and its orders count from 1 again.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use argosy_isolation::ContainerId;
 use argosy_state::ids::{FrameworkId, GroupId, TaskKey};
+use sha2::{Digest, Sha256};
 
 use crate::core::ContainerName;
 
@@ -51,6 +54,20 @@ impl Paths {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Returns the name of the agent's cgroup tree: the same for every run of an agent on this
+    /// directory, and different for every other directory.
+    #[must_use]
+    pub fn tree_name(&self) -> ContainerId {
+        let root = fs::canonicalize(&self.root).unwrap_or_else(|_| self.root.clone());
+        let hash = Sha256::digest(root.as_os_str().as_encoded_bytes());
+        let digits: String = hash
+            .iter()
+            .take(6)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        ContainerId::new(format!("agent-{digits}")).expect("hexadecimal digits make a name")
     }
 
     /// Returns the lock of the running agent.
@@ -87,6 +104,12 @@ impl Paths {
     #[must_use]
     pub fn container(&self, name: ContainerName) -> PathBuf {
         self.containers().join(name.to_string())
+    }
+
+    /// Returns the file with the numbers of a container's exclusive processors, as `2,3`.
+    #[must_use]
+    pub fn cpuset(&self, name: ContainerName) -> PathBuf {
+        self.container(name).join("cores")
     }
 
     /// Returns the parent of the directories of executor sockets.
@@ -178,4 +201,35 @@ impl Paths {
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
     }
+}
+
+/// Returns all sandboxes, or group directories: three levels of directories.
+pub(crate) fn all_container_directories(path: &Path) -> Vec<(ContainerName, PathBuf)> {
+    let frameworks = directories(path);
+    let tasks = frameworks
+        .iter()
+        .flat_map(|framework| directories(framework));
+    tasks
+        .flat_map(|task| container_directories(&task))
+        .collect()
+}
+
+/// Returns the subdirectories with a container's name.
+pub(crate) fn container_directories(path: &Path) -> Vec<(ContainerName, PathBuf)> {
+    let all = directories(path).into_iter();
+    all.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)))
+        .collect()
+}
+
+/// Returns the subdirectories; none if the directory cannot be read.
+pub(crate) fn directories(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(Result::ok)
+        // Of the entry itself: a link is no directory.
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }

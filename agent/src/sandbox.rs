@@ -1,16 +1,15 @@
 //! Sandboxes: working directories of tasks, created before a start, one for each instance.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 
+use argosy_isolation::division::HostUser;
 use argosy_isolation::{ContainerUser, HostPath, OwnerMapping, crash_points};
 use argosy_proto::{remedy, v1};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
-
-use crate::broker::ParentDirMode;
 
 /// The reason why a sandbox cannot be created.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +23,60 @@ pub(crate) enum SandboxError {
     /// Tasks may not use the host path.
     #[error("host_paths {path:?} is not allowed here: {rule}")]
     HostPath { path: String, rule: String },
+}
+
+/// Parent directories of those of tasks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ParentDirMode {
+    mode: u32,
+    /// The group that may list them.
+    group: Option<u32>,
+}
+
+impl ParentDirMode {
+    /// Returns the mode for an agent whose files are this user's.
+    pub(crate) fn of(owner: HostUser) -> Self {
+        let group = (owner != HostUser::current()).then_some(owner.gid);
+        Self {
+            mode: if group.is_some() { 0o751 } else { 0o711 },
+            group,
+        }
+    }
+
+    /// Returns the same without access for other users.
+    pub(crate) fn without_others(self) -> Self {
+        let mode = if self.group.is_some() { 0o750 } else { 0o700 };
+        Self { mode, ..self }
+    }
+
+    /// Returns the mode for an agent without a broker.
+    #[cfg(test)]
+    pub(crate) fn own() -> Self {
+        Self::of(HostUser::current())
+    }
+
+    /// Creates a directory and its parents. An existing directory is left unchanged.
+    pub(crate) fn make(self, path: &Path) -> io::Result<()> {
+        let above = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        match DirBuilder::new().mode(self.mode).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make(above)?;
+                return self.make(path);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            made => made?,
+        }
+        self.grant_listing(path)
+    }
+
+    /// Lets the group list an existing directory.
+    pub(crate) fn grant_listing(self, path: &Path) -> io::Result<()> {
+        let Some(group) = self.group else {
+            return Ok(());
+        };
+        chown(path, Some(0), Some(group))?;
+        fs::set_permissions(path, Permissions::from_mode(self.mode))
+    }
 }
 
 /// Creates the directory, accessible only to its user. An existing one is reused.

@@ -7,58 +7,28 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use argosy_content::fetcher::TaskSubnets;
 use argosy_isolation::division::HostUser;
 use argosy_isolation::{
-    Cgroup, CgroupTree, ContainerId, Isolation, Limits, OutputLimits, RemovalError, cgroup,
-    clean_up_abandoned, crash_points,
+    Cgroup, CgroupTree, Isolation, Limits, OutputLimits, RemovalError, cgroup, clean_up_abandoned,
+    crash_points,
 };
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
 use argosy_state::capability::AgentCapability;
+use argosy_state::ids::Timestamp;
 use argosy_state::task::SecurityOptions;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::config::{Config, ContainerSettings, DefaultLimits};
-use crate::core::{AgentState, ContainerName, CoreConfig, DiskDefault, group_name};
-use crate::environment::BootClock;
+use crate::core::{AgentState, CoreConfig, DiskDefault};
 use crate::error::RunError;
+use crate::host::HostFeatures;
 use crate::journal::JournalContents;
 use crate::paths::Paths;
 use crate::reach::EgressRules;
 use crate::runner::Runner;
 use crate::runner::sizes::largest;
 
-/// The capabilities of the host.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct HostFeatures {
-    pub(crate) isolation: Isolation,
-    pub(crate) profile: bool,
-    /// The agent's cgroup tree.
-    tree: Option<PathBuf>,
-    pub(crate) missing: Vec<String>,
-    /// The address ranges of its containers, once they are known.
-    pub(crate) task_subnets: Option<TaskSubnets>,
-}
-
 impl HostFeatures {
-    /// Returns a simulated host, without limits and without missing features.
-    pub(crate) fn simulated() -> Self {
-        Self {
-            isolation: Isolation::Processes,
-            profile: false,
-            tree: None,
-            missing: Vec::new(),
-            task_subnets: None,
-        }
-    }
-
-    /// Returns the agent's cgroup tree, if it has one.
-    pub(crate) fn tree(&self) -> Option<CgroupTree> {
-        self.tree.as_deref().map(CgroupTree::at)
-    }
-
     pub(crate) fn detect(config: &Config, paths: &Paths) -> Result<Self, RunError> {
         let (isolation, profile) = config.isolation()?;
         crate::runner::check_devices(&config.devices).map_err(|remedy| RunError::Config {
@@ -92,7 +62,7 @@ impl HostFeatures {
             task_subnets: None,
         };
         let tree = cgroup::default_parent()
-            .and_then(|parent| CgroupTree::create(&parent, &tree_name(paths)));
+            .and_then(|parent| CgroupTree::create(&parent, &paths.tree_name()));
         let tree = match tree {
             Ok(tree) => tree,
             Err(error) if isolation == Isolation::Full => return Err(error.into()),
@@ -178,19 +148,6 @@ fn protect(tree: &CgroupTree, config: &Config, missing: &[String]) {
     }
 }
 
-/// Returns the name of the tree: the same for every run of an agent on this directory, and
-/// different for every other directory.
-pub(crate) fn tree_name(paths: &Paths) -> ContainerId {
-    let root = std::fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
-    let hash = Sha256::digest(root.as_os_str().as_encoded_bytes());
-    let digits: String = hash
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    ContainerId::new(format!("agent-{digits}")).expect("hexadecimal digits make a name")
-}
-
 /// Removes the cgroup tree of the agent of `directory`, and ends all processes in it. Only while no
 /// agent uses the directory. It is no error if there is no tree.
 ///
@@ -200,7 +157,7 @@ pub fn remove_tree(directory: &Path, patience: Duration) -> Result<(), RemovalEr
     let Ok(parent) = cgroup::default_parent() else {
         return Ok(());
     };
-    let name = tree_name(&Paths::new(directory));
+    let name = Paths::new(directory).tree_name();
     if !parent.join("argosy").join(name.as_str()).is_dir() {
         return Ok(());
     }
@@ -272,20 +229,8 @@ pub(crate) fn log_damage(contents: &JournalContents, paths: &Paths) {
     }
 }
 
-/// Returns the containers that a journal knows, including those of executors, and the names of
-/// their groups.
-pub(crate) fn known_containers(facts: &AgentState) -> Vec<ContainerName> {
-    let executors = facts.executors.keys();
-    let executors = executors.filter_map(|instance| facts.executor_container(*instance));
-    let names = facts.tasks.iter().flat_map(|(instance, task)| {
-        let group = group_name(*instance, &task.launch);
-        [facts.container(*instance), group]
-    });
-    names.flatten().chain(executors).collect()
-}
-
 pub(crate) fn clear_orphans(runner: &Runner, facts: &AgentState) -> Result<(), RunError> {
-    let known = known_containers(facts);
+    let known = facts.known_containers();
     let removed = runner
         .clear_orphans(&known)
         .map_err(|source| RunError::Orphans { source })?;
@@ -307,9 +252,9 @@ pub(crate) fn seed(config: &Config) -> Result<u64, RunError> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// Returns the offset from the boot clock to the time of day, in milliseconds.
-pub(crate) fn wall_offset_ms(wall: &WallClock, clock: &BootClock) -> i64 {
-    let boot_ms = i64::try_from(clock.now().0).unwrap_or(i64::MAX);
+/// Returns the offset from the boot clock, which shows `now`, to the time of day, in milliseconds.
+pub(crate) fn wall_offset_ms(wall: &WallClock, now: Timestamp) -> i64 {
+    let boot_ms = i64::try_from(now.0).unwrap_or(i64::MAX);
     wall.now_ms().saturating_sub(boot_ms)
 }
 

@@ -30,9 +30,9 @@ use crate::core::{ContainerName, CreateError};
 use crate::disk::{QuotaScope, ScanState};
 use crate::error::RunError;
 use crate::executors::DirectoryAccess;
+use crate::host::HostFeatures;
 use crate::journal::DirectoryLock;
 use crate::sandbox::HostPathUser;
-use crate::start::HostFeatures;
 
 /// A handle on the broker. All clones share its connections.
 #[derive(Clone)]

@@ -13,7 +13,7 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::crash_points;
@@ -25,70 +25,15 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, f
 use super::guard::{is_digest, is_draft};
 use super::request::LayerChange;
 use crate::core::ContainerName;
-use crate::paths::Paths;
+use crate::paths::{Paths, directories};
+use crate::sandbox::ParentDirMode;
 
-/// The file in the state directory of a container with exclusive processors: their numbers, as
-/// `2,3`.
-pub(crate) const CORES: &str = "cores";
-/// Maximum size of that file, in bytes.
+/// Maximum size of the record of a container's exclusive processors, in bytes.
 const CORES_BYTES: usize = 64 * 1024;
 /// The names of a layer's files and of its metadata, in its directory.
 const ROOT: &str = "root";
 const LAYER_FILE: &str = "layer.json";
 const LAYER_FILE_BYTES: usize = 4_096;
-
-/// Parent directories of those of tasks.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ParentDirMode {
-    mode: u32,
-    /// The group that may list them.
-    group: Option<u32>,
-}
-
-impl ParentDirMode {
-    /// Returns the mode for an agent whose files are this user's.
-    pub(crate) fn of(owner: HostUser) -> Self {
-        let group = (owner != HostUser::current()).then_some(owner.gid);
-        Self {
-            mode: if group.is_some() { 0o751 } else { 0o711 },
-            group,
-        }
-    }
-
-    /// Returns the same without access for other users.
-    pub(crate) fn without_others(self) -> Self {
-        let mode = if self.group.is_some() { 0o750 } else { 0o700 };
-        Self { mode, ..self }
-    }
-
-    /// Returns the mode for an agent without a broker.
-    #[cfg(test)]
-    pub(crate) fn own() -> Self {
-        Self::of(HostUser::current())
-    }
-
-    /// Creates a directory and its parents. An existing directory is left unchanged.
-    pub(crate) fn make(self, path: &Path) -> io::Result<()> {
-        let above = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        match DirBuilder::new().mode(self.mode).create(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make(above)?;
-                return self.make(path);
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            made => made?,
-        }
-        self.grant_listing(path)
-    }
-
-    fn grant_listing(self, path: &Path) -> io::Result<()> {
-        let Some(group) = self.group else {
-            return Ok(());
-        };
-        chown(path, Some(0), Some(group))?;
-        fs::set_permissions(path, Permissions::from_mode(self.mode))
-    }
-}
 
 /// Creates an agent's directories, and gives it its own files that an earlier run as root has left.
 pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io::Error)> {
@@ -139,16 +84,16 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         (paths.sandboxes(), above),
         (paths.groups(), above.without_others()),
     ] {
-        let frameworks = folders(&path);
+        let frameworks = directories(&path);
         for folder in frameworks
             .iter()
-            .flat_map(|path| folders(path))
+            .flat_map(|path| directories(path))
             .chain(frameworks.clone())
         {
             above.grant_listing(&folder).map_err(at(&folder))?;
         }
     }
-    for folder in folders(&paths.containers()) {
+    for folder in directories(&paths.containers()) {
         let readable = fs::set_permissions(&folder, Permissions::from_mode(0o755));
         readable.map_err(at(&folder))?;
     }
@@ -243,7 +188,7 @@ pub(super) fn remove(folder: &Path) -> io::Result<()> {
 }
 
 pub(super) fn record_cpus(paths: &Paths, name: ContainerName, text: &str) -> Result<(), String> {
-    let path = paths.container(name).join(CORES);
+    let path = paths.cpuset(name);
     let is_list = |byte: u8| byte.is_ascii_digit() || byte == b',';
     if text.len() > CORES_BYTES || !text.bytes().all(is_list) {
         return Err("invalid list of processors".to_owned());
@@ -293,18 +238,14 @@ pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()
 /// removed the last sandbox.
 pub(super) fn remove_empty(paths: &Paths) {
     for path in [paths.sandboxes(), paths.groups()] {
-        for framework in folders(&path) {
-            for task in folders(&framework) {
+        for framework in directories(&path) {
+            for task in directories(&framework) {
                 // A non-empty directory stays, and so does its framework's.
                 let _ = fs::remove_dir(task);
             }
             let _ = fs::remove_dir(framework);
         }
     }
-}
-
-fn folders(path: &Path) -> Vec<PathBuf> {
-    crate::gc::directories(path)
 }
 
 #[cfg(test)]
@@ -325,7 +266,7 @@ mod tests {
             fs::create_dir_all(made).unwrap();
         }
         remove_empty(&paths);
-        let left = |path: &Path| folders(path).len();
+        let left = |path: &Path| directories(path).len();
         assert_eq!(
             (left(&sandboxes), left(&sandboxes.join("framework-1"))),
             (1, 1)
@@ -369,7 +310,7 @@ mod tests {
         assert!(kept.exists());
         let name = digest;
         change_layers(&paths, LayerChange::Remove { name }).unwrap();
-        assert!(folders(&layers(&paths)).is_empty());
+        assert!(directories(&layers(&paths)).is_empty());
     }
 
     #[test]
@@ -382,7 +323,7 @@ mod tests {
         for text in ["2\n", "x", &"1,".repeat(CORES_BYTES)] {
             record_cpus(&paths, name, text).unwrap_err();
         }
-        let noted = fs::read_to_string(paths.container(name).join(CORES)).unwrap();
+        let noted = fs::read_to_string(paths.cpuset(name)).unwrap();
         assert_eq!(noted, "2,3");
     }
 }

@@ -35,7 +35,6 @@ mod size;
 mod tests;
 
 pub(crate) use self::client::{AdoptedContainer, BrokerClient};
-pub(crate) use self::folders::{CORES, ParentDirMode};
 pub(crate) use self::layers::BrokerLayerDirs;
 pub use self::link::BrokerLink;
 pub(crate) use self::operations::{PrivilegedOperations, prepare};

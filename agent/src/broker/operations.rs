@@ -30,6 +30,7 @@ use crate::core::ContainerName;
 use crate::disk::{DiskLimits, Scan, ScanState};
 use crate::error::{RunError, error_chain};
 use crate::executors::ExecutorDirectory;
+use crate::host::HostFeatures;
 use crate::paths::Paths;
 use crate::reach::EgressRules;
 use crate::runner::bridges::BridgeNetworks;
@@ -39,8 +40,7 @@ use crate::runner::host_ids::{self, HostIdAllocator};
 use crate::runner::launcher_process::LauncherProcess;
 use crate::runner::roots::{self, RootFsBuilder};
 use crate::runner::{HelperCommands, REMOVAL_TIMEOUT, groups};
-use crate::sandbox;
-use crate::start::HostFeatures;
+use crate::sandbox::{self, ParentDirMode};
 
 /// Maximum number of suspended disk measurements.
 const MAX_SCANS: usize = 16_384;
@@ -278,7 +278,7 @@ impl PrivilegedOperations {
         if let Some(owner) = owner {
             self.check_user(owner)?;
         }
-        let above = folders::ParentDirMode::of(self.owner);
+        let above = ParentDirMode::of(self.owner);
         sandbox::make(&sandbox, owner, above).map_err(|error| error.to_string())
     }
 
@@ -294,7 +294,7 @@ impl PrivilegedOperations {
         let usual = guard::group_dir(&self.paths, framework, group, name)?;
         let on_its_own = first.and_then(|first| self.limits.group(first.name));
         let folder = on_its_own.unwrap_or(usual);
-        let above = folders::ParentDirMode::of(self.owner);
+        let above = ParentDirMode::of(self.owner);
         // With the profile all users of the group's containers may write to it, and no other user
         // can access it.
         let profile = self.host_ids.is_some();

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::core::{ContainerName, InvalidContainerName, task_key};
 use crate::disk::{QuotaScope, ScanState};
 use crate::executors::DirectoryAccess;
+use crate::host::HostFeatures;
 use crate::sandbox::HostPathUser;
-use crate::start::HostFeatures;
 
 impl From<ContainerName> for String {
     fn from(name: ContainerName) -> Self {

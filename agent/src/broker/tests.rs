@@ -23,7 +23,6 @@ use crate::core::ContainerName;
 use crate::paths::Paths;
 use crate::runner::{HelperCommands, LauncherCommand};
 use crate::sandbox::HostPathUser;
-use crate::start::tree_name;
 use argosy_content::service::ServiceCommand;
 use argosy_isolation::ContainerUser;
 use argosy_isolation::division::HostUser;
@@ -382,7 +381,7 @@ fn release_kills_a_container_that_has_a_cgroup() {
         ask(BrokerRequest::Release { name, is_ended }).unwrap();
     };
     let parent = cgroup::default_parent().unwrap().join("argosy");
-    let tree = tree_name(&Paths::new(&folder.path().join("agent")));
+    let tree = Paths::new(&folder.path().join("agent")).tree_name();
     let group =
         CgroupTree::at(&parent.join(tree.as_str())).group(&ContainerId::new("1-2-3").unwrap());
     group.create().unwrap();

@@ -8,7 +8,8 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
-use super::facts::{AgentIdentity, Instance, JournalRecord};
+use super::facts::{AgentIdentity, AgentState, ContainerName, Instance, JournalRecord};
+use super::groups::group_name;
 use super::input::{Effect, RecoveredContainer};
 use super::lifecycle::{FailureCause, InstancePhase, InstanceState};
 use super::outcome::{TaskEnd, unknown_end};
@@ -21,6 +22,20 @@ const QUERY_RETRY_MS: u64 = 5_000;
 /// that is silent for longer than its timeout, 15 s unless configured otherwise, is considered
 /// lost, and so are all of its tasks.
 const RECOVERY_TIMEOUT_MS: u64 = 4_000;
+
+impl AgentState {
+    /// Returns the containers that the facts name, including those of executors, and the names of
+    /// their groups.
+    pub(crate) fn known_containers(&self) -> Vec<ContainerName> {
+        let executors = self.executors.keys();
+        let executors = executors.filter_map(|instance| self.executor_container(*instance));
+        let names = self.tasks.iter().flat_map(|(instance, task)| {
+            let group = group_name(*instance, &task.launch);
+            [self.container(*instance), group]
+        });
+        names.flatten().chain(executors).collect()
+    }
+}
 
 impl Core {
     pub(super) fn recover(&mut self) {

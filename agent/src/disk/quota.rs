@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::DiskEnforcement;
 use crate::core::{ContainerName, disk_limit_bytes};
-use crate::gc::below;
-use crate::paths::Paths;
+use crate::paths::{Paths, all_container_directories};
 
 /// The lock for the search of an unused project id, shared by all agents of the host.
 const PROJECTS_LOCK: &str = "/run/argosy/projects";
@@ -138,7 +137,9 @@ impl DiskLimits {
         if folders.is_empty() {
             return;
         }
-        let sandboxes: BTreeMap<_, _> = below(&self.paths.sandboxes()).into_iter().collect();
+        let sandboxes: BTreeMap<_, _> = all_container_directories(&self.paths.sandboxes())
+            .into_iter()
+            .collect();
         for folder in folders {
             let name = folder.file_name().and_then(|name| name.to_str());
             let sandbox = name.and_then(|name| sandboxes.get(&name.parse().ok()?));

@@ -14,18 +14,13 @@ use argosy_proto::v1;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::Status;
 
 pub(crate) use directory::{DirectoryAccess, ExecutorDirectory};
 use service::ExecutorSocket;
 
 use crate::broker::BrokerClient;
 use crate::core::{ContainerName, Instance};
-use crate::inbox::Event;
-
-/// The sender of an executor's present stream. When it is full that stream ends; the next one
-/// begins with the missing messages.
-pub(crate) type ExecutorSender = mpsc::Sender<Result<v1::ToExecutor, Status>>;
+use crate::inbox::{Event, ExecutorSender};
 
 /// All open sockets.
 pub(crate) struct ExecutorSockets {

@@ -11,8 +11,7 @@
 mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +23,7 @@ use crate::broker::BrokerClient;
 use crate::core::ContainerName;
 use crate::disk::{DiskFloor, DiskSpace};
 use crate::inbox::QueryHandle;
-use crate::paths::Paths;
+use crate::paths::{Paths, all_container_directories, container_directories};
 use argosy_content::images::ImageManager;
 pub(crate) use removal::remove;
 
@@ -150,10 +149,10 @@ pub(crate) async fn run(
         let (listed, floor) = (paths.clone(), floor.clone());
         let list = move || {
             let room = measure_pressure(&floor, headroom_percent);
-            let mut present = below(&listed.sandboxes());
+            let mut present = all_container_directories(&listed.sandboxes());
             // A group's directory is removed like the sandbox of its last task.
-            present.extend(below(&listed.groups()));
-            (present, named(&listed.containers()), room)
+            present.extend(all_container_directories(&listed.groups()));
+            (present, container_directories(&listed.containers()), room)
         };
         let listing = tokio::task::spawn_blocking(list).await;
         let (present, folders, room) = listing.expect("listing never panics");
@@ -232,36 +231,11 @@ pub(crate) async fn collect_images(images: Arc<ImageManager>, queries: QueryHand
     }
 }
 
-/// Returns all sandboxes, or group directories: three levels of directories.
-pub(crate) fn below(path: &Path) -> Vec<(ContainerName, PathBuf)> {
-    let frameworks = directories(path);
-    let tasks = frameworks
-        .iter()
-        .flat_map(|framework| directories(framework));
-    tasks.flat_map(|task| named(&task)).collect()
-}
-
-/// Returns the subdirectories with a container's name.
-fn named(path: &Path) -> Vec<(ContainerName, PathBuf)> {
-    let all = directories(path).into_iter();
-    all.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)))
-        .collect()
-}
-
-pub(crate) fn directories(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(path) else {
-        return Vec::new();
-    };
-    entries
-        .filter_map(Result::ok)
-        // Of the entry itself: a link is no directory.
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use argosy_state::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
 
     use super::*;
@@ -403,7 +377,10 @@ mod tests {
         let name: ContainerName = "1-5-0".parse().unwrap();
         let group = paths.group(framework, &id, name);
         fs::create_dir_all(&group).unwrap();
-        assert_eq!(below(&paths.groups()), [(name, group.clone())]);
+        assert_eq!(
+            all_container_directories(&paths.groups()),
+            [(name, group.clone())]
+        );
         remove(&paths, vec![group]);
         assert!(!paths.groups().join("framework-1").exists());
     }

@@ -56,7 +56,7 @@ impl CniNetworks {
         let cni = Cni {
             plugins: wanted.plugins.clone(),
             records: paths.cni_records(),
-            namespaces: Path::new(NAMESPACES).join(crate::start::tree_name(paths).as_str()),
+            namespaces: Path::new(NAMESPACES).join(paths.tree_name().as_str()),
             timeout: PLUGIN_TIMEOUT,
         };
         let conf_lists = match &wanted.conf_dir {

@@ -15,7 +15,7 @@ use argosy_state::task::{Code, Explanation};
 use tokio::sync::Semaphore;
 
 use super::limits::amount_milli;
-use crate::broker::{BrokerClient, CORES};
+use crate::broker::BrokerClient;
 use crate::core::ContainerName;
 use crate::paths::Paths;
 
@@ -103,7 +103,7 @@ impl ContainerCpus {
             if folder.join("exit.json").exists() {
                 continue;
             }
-            let noted = fs::read_to_string(folder.join(CORES)).ok();
+            let noted = fs::read_to_string(paths.cpuset(*name)).ok();
             if let Some(cores) = noted.and_then(|text| parse(&text)) {
                 book.allocated.insert(*name, cores);
             }
@@ -319,7 +319,7 @@ mod tests {
         for (order, ended) in [(1, false), (2, true)] {
             let folder = paths.container(name(order));
             fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join(CORES), format!("{order}")).unwrap();
+            fs::write(paths.cpuset(name(order)), format!("{order}")).unwrap();
             if ended {
                 fs::write(folder.join("exit.json"), "{}").unwrap();
             }

@@ -17,8 +17,9 @@ use argosy_isolation::{ContainerUser, LaunchSpec, crash_points};
 use argosy_state::ids::GroupId;
 
 use super::{RETRY_DELAY, Runner, RunnerState};
-use crate::broker::{BrokerClient, ParentDirMode};
+use crate::broker::BrokerClient;
 use crate::core::{ContainerName, ContainerStart, GroupStart, Input};
+use crate::sandbox::ParentDirMode;
 
 /// The network namespaces of groups whose containers are being started by this run of the agent. A
 /// later run needs none: it starts all tasks of a group again, or ends those that were started.

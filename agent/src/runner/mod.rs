@@ -57,12 +57,11 @@ use crate::broker::{BrokerClient, BrokerLayerDirs};
 use crate::config::{Config, ContainerSettings, DiskEnforcement};
 use crate::core::{ContainerName, ContainerStart, Effect, Input, Instance, RecoveredContainer};
 use crate::disk::DiskMeter;
-use crate::environment::ContainerRuntime;
 use crate::error::RunError;
 use crate::gc::EndedContainers;
+use crate::host::HostFeatures;
 use crate::inbox::Event;
 use crate::paths::Paths;
-use crate::start::HostFeatures;
 use crate::statistics::Statistics;
 use argosy_content::fetcher::{
     FetchCache, FetchProgress, FetchSettings, Fetcher, REPORT_INTERVAL, report,
@@ -97,6 +96,15 @@ pub struct HelperCommands {
     pub launcher: LauncherCommand,
     /// The process that contacts servers and registries.
     pub content: ServiceCommand,
+}
+
+/// The containers of a host: performs the effects of the core, and reports events to it.
+pub trait ContainerRuntime: Send {
+    /// Performs an effect that concerns containers; returns all others.
+    fn perform(&mut self, effect: Effect) -> Option<Effect>;
+
+    /// Releases every container; all of them continue to run.
+    fn stop(self: Box<Self>) -> BoxFuture<'static, ()>;
 }
 
 /// The containers of this host.

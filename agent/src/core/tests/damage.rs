@@ -14,7 +14,6 @@ use crate::core::{
 };
 use crate::journal::JournalContents;
 use crate::journal::testing::{compacted, frames, journal_of, parsed};
-use crate::start::known_containers;
 
 /// The last order of the scenario.
 const LAST: u64 = 12;
@@ -259,7 +258,8 @@ fn compare(known: &AgentState, wanted: &AgentState, own: Option<Instance>, case:
 /// master has registered it.
 fn restart_registered(contents: JournalContents, epoch: u64, case: &str) -> CoreFixture {
     let facts = contents.facts;
-    let known: BTreeSet<_> = known_containers(&facts)
+    let known: BTreeSet<_> = facts
+        .known_containers()
         .iter()
         .map(ContainerName::to_string)
         .collect();
