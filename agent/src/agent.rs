@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::config::Config;
 use crate::core::{Core, Effect, Input};
 use crate::environment::{BootClock, Environment, HttpSurface, MessageObserver};

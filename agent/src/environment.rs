@@ -17,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{self, BrokerClient, BrokerLink, PrivilegedOperations};
+use crate::broker::{self, PrivilegedOperations};
+use crate::broker_client::{BrokerClient, BrokerLink};
 use crate::config::Config;
 use crate::core::{AgentState, ContainerName, CoreConfig, Input};
 use crate::disk::DiskFloor;

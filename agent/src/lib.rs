@@ -2,12 +2,13 @@
 //! the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `host`, `start`,
-//! `environment`, `agent` (the loop), then `broker`, `sandbox`, `reach`, `disk`, `gc`,
+//! `environment`, `agent` (the loop), then `broker_client`, `broker`, `sandbox`, `reach`, `disk`, `gc`,
 //! `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `config`.
 
 mod agent;
 mod api;
 mod broker;
+mod broker_client;
 pub mod config;
 pub mod core;
 pub mod crash;
@@ -36,7 +37,8 @@ pub use agent::{AgentDependencies, run};
 pub use argosy_content::fetcher::FetchAllow;
 pub use argosy_content::images;
 pub use argosy_content::service::{ServiceCommand, run_from_fd as serve_content};
-pub use broker::{BrokerLink, separate_privileges};
+pub use broker::separate_privileges;
+pub use broker_client::BrokerLink;
 pub use config::{
     CniSettings, Config, Devices, DiskEnforcement, ImageRoots, IsolationMode, NetworkSettings,
     TaskAllow, TaskSubnet6,

@@ -7,7 +7,7 @@ use argosy_content::fetcher::FetchAllow;
 use argosy_content::images::InsecureRegistry;
 use argosy_proto::CLUSTER_PORTS;
 
-use crate::broker::{BlockedEndpoints, BrokerClient};
+use crate::broker_client::{BlockedEndpoints, BrokerClient};
 use crate::config::{Config, TaskAllow};
 
 /// The closed endpoints, and the cgroups to which they are closed.

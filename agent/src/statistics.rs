@@ -13,7 +13,7 @@ use argosy_isolation::{CgroupStats, CgroupTree, ContainerId};
 use tokio::sync::Semaphore;
 
 use self::exposition::TaskSample;
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::{ContainerView, task_key};
 
 /// Maximum number of tasks with separate metrics; of more only the first are exported.

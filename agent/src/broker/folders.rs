@@ -23,7 +23,7 @@ use argosy_proto::remedy;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
 
 use super::guard::{is_digest, is_draft};
-use super::request::LayerChange;
+use crate::broker_client::request::LayerChange;
 use crate::core::ContainerName;
 use crate::paths::{Paths, directories};
 use crate::sandbox::ParentDirMode;

@@ -13,30 +13,17 @@
 //! no runtime, has no socket but those to its agent, and reads no untrusted file but the state
 //! files of its own supervisors. It trusts no data of the agent: paths are computed from names, or
 //! compared with computed ones (`guard`); every directory on the path belongs to root (`folders`),
-//! so that none of them is a link. Reading order: `request`, `operations/perform`, `operations`,
-//! `guard`, `folders`, `link`, `connections`, `heartbeat`, `client` with `containers`, `networks`
-//! and `layers`, `server`.
+//! so that none of them is a link. The agent's end is `broker_client`. Reading order:
+//! `operations/perform`, `operations`, `guard`, `folders`, `server`.
 
-mod client;
-mod connections;
-mod containers;
 mod folders;
 mod guard;
-mod heartbeat;
-mod layers;
-mod link;
-mod networks;
 mod operations;
-mod request;
 mod server;
 #[cfg(test)]
 mod size;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::client::{AdoptedContainer, BrokerClient};
-pub(crate) use self::layers::BrokerLayerDirs;
-pub use self::link::BrokerLink;
 pub(crate) use self::operations::{PrivilegedOperations, prepare};
-pub(crate) use self::request::{BlockedEndpoints, MeasureStep};
 pub use self::server::separate_privileges;

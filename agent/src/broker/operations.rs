@@ -23,8 +23,10 @@ use argosy_state::bugs::{self, Bug};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::guard::RequestPolicy;
-use super::request::{BlockedEndpoints, BrokerReply, MeasureStep, TaskContainer, UnpackTarget};
 use super::{folders, guard};
+use crate::broker_client::request::{
+    BlockedEndpoints, BrokerReply, MeasureStep, OperationResult, TaskContainer, UnpackTarget,
+};
 use crate::config::Config;
 use crate::core::ContainerName;
 use crate::disk::{DiskLimits, Scan, ScanState};
@@ -48,9 +50,6 @@ const MAX_SCANS: usize = 16_384;
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(1);
 /// The polling interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// A reply with its descriptors, or an error message.
-pub(super) type OperationResult = Result<(BrokerReply, Vec<OwnedFd>), String>;
 
 /// The operations of one agent that need root.
 pub(crate) struct PrivilegedOperations {

@@ -11,9 +11,9 @@ use argosy_isolation::division::{self, HostUser};
 use argosy_isolation::service::PacketSocket;
 use argosy_isolation::spawner::{self, AllowedPrograms};
 
-use super::link::{self, BrokerLink, ControlMessage};
-use super::operations::{OperationResult, PrivilegedOperations, prepare};
-use super::request::{BrokerReply, BrokerRequest};
+use super::operations::{PrivilegedOperations, prepare};
+use crate::broker_client::link::{self, BrokerLink, ControlMessage};
+use crate::broker_client::request::{BrokerReply, BrokerRequest, OperationResult, ReplyResult};
 use crate::config::Config;
 use crate::error::{RunError, error_chain};
 use crate::runner::{HelperCommands, host_ids};
@@ -21,9 +21,6 @@ use crate::start;
 
 /// Exit status of a broker in which a request panicked, as of other Rust programs.
 const PANICKED: i32 = 101;
-
-/// A reply of the broker, accompanied by its descriptors.
-pub(super) type ReplyResult = Result<BrokerReply, String>;
 
 /// Divides this process, which is an agent that is about to start: a copy of it keeps root, and
 /// this one continues as the user of agents. Returns `None` if this process stays unchanged: it is

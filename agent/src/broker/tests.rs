@@ -15,9 +15,9 @@ use argosy_isolation::{
 use argosy_testing::skip;
 
 use super::guard::{self, RequestPolicy};
-use super::link;
-use super::request::*;
 use super::*;
+use crate::broker_client::link;
+use crate::broker_client::request::*;
 use crate::config::Config;
 use crate::core::ContainerName;
 use crate::paths::Paths;

@@ -23,7 +23,7 @@ use argosy_state::task::{Code, Explanation};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::{ContainerName, Input, Instance};
 use crate::inbox::Event;
 use eviction::Evictions;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 #[cfg(test)]
 use super::scan::Scan;
 use super::scan::{ScanProgress, ScanState};
-use crate::broker::{BrokerClient, MeasureStep};
+use crate::broker_client::{BrokerClient, MeasureStep};
 use crate::core::ContainerName;
 
 /// The process that scans the files of tasks.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::pass::{RunningScan, Scanner};
 use super::scan::ScanProgress;
 use super::{DiskExcess, MeasuredTask, TaskDiskUsage};
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::Instance;
 
 /// The maximum cost of a round, in entries: about a fortieth of a core.

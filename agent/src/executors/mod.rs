@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub(crate) use directory::{DirectoryAccess, ExecutorDirectory};
 use service::ExecutorSocket;
 
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::{ContainerName, Instance};
 use crate::inbox::{Event, ExecutorSender};
 

@@ -24,7 +24,7 @@ use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::directory::is_same_token;
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::{ContainerName, ExecutorEvent, Input, Instance};
 use crate::inbox::Event;
 

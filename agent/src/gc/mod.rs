@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use argosy_isolation::crash_points;
 use tokio::sync::Notify;
 
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::ContainerName;
 use crate::disk::{DiskFloor, DiskSpace};
 use crate::inbox::QueryHandle;

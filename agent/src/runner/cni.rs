@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use super::bridges::publications;
 use super::description::{failed, needs_root};
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::config::CniSettings;
 use crate::core::{ContainerName, ContainerStart, CreateError};
 use crate::error::{RunError, error_chain};

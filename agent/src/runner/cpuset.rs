@@ -15,7 +15,7 @@ use argosy_state::task::{Code, Explanation};
 use tokio::sync::Semaphore;
 
 use super::limits::amount_milli;
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::ContainerName;
 use crate::paths::Paths;
 

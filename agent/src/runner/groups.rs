@@ -17,7 +17,7 @@ use argosy_isolation::{ContainerUser, LaunchSpec, crash_points};
 use argosy_state::ids::GroupId;
 
 use super::{RETRY_DELAY, Runner, RunnerState};
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::{ContainerName, ContainerStart, GroupStart, Input};
 use crate::sandbox::ParentDirMode;
 

@@ -15,7 +15,7 @@ use argosy_isolation::{
 };
 use tokio::time::MissedTickBehavior;
 
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 
 /// The interval of liveness checks of the launcher.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -53,7 +53,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{BrokerClient, BrokerLayerDirs};
+use crate::broker_client::{BrokerClient, BrokerLayerDirs};
 use crate::config::{Config, ContainerSettings, DiskEnforcement};
 use crate::core::{ContainerName, ContainerStart, Effect, Input, Instance, RecoveredContainer};
 use crate::disk::DiskMeter;

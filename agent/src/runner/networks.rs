@@ -13,7 +13,7 @@ use super::RunnerState;
 use super::bridges;
 use super::description::{failed, needs_root};
 use super::etc_files::{NetworkLocation, host_name, own_files};
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::core::{ContainerStart, CreateError};
 use argosy_content::fetcher::ServerAccess;
 

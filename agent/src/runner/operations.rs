@@ -20,7 +20,7 @@ use super::starting::start_cancelled;
 use super::{
     ADOPTION_TRIES, RETRY_DELAY, RunnerState, container_task, description, host_ids, networks,
 };
-use crate::broker::AdoptedContainer;
+use crate::broker_client::AdoptedContainer;
 use crate::core::{ContainerName, ContainerStart, CreateError, RecoveredContainer};
 use crate::disk;
 use argosy_content::fetcher::{FetchContext, FetchProgress};

@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 use tokio::io::Interest;
 use tokio::sync::Semaphore;
 
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::descriptors::watched;
 use argosy_content::fetcher::Extractor;
 use argosy_content::images::{Digest, LayerCompression, UnpackError, UnpackedLayer, Unpacker};

@@ -9,7 +9,7 @@ use argosy_state::ids::Role;
 use argosy_state::task::{Cause, Code, Explanation};
 
 use super::description::{failed, invalid};
-use crate::broker::BrokerClient;
+use crate::broker_client::BrokerClient;
 use crate::config::ContainerSettings;
 use crate::core::CreateError;
 

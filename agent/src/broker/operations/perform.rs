@@ -7,9 +7,9 @@ use argosy_isolation::cancel_start;
 use argosy_isolation::network::{self, cni::CniResult};
 use argosy_proto::v1;
 
-use super::super::request::{BrokerReply, BrokerRequest};
 use super::super::{folders, guard};
-use super::{OperationResult, PrivilegedOperations};
+use super::PrivilegedOperations;
+use crate::broker_client::request::{BrokerReply, BrokerRequest, OperationResult};
 use crate::disk;
 use crate::error::error_chain;
 use crate::executors::ExecutorDirectory;
@@ -21,7 +21,7 @@ impl PrivilegedOperations {
         clippy::too_many_lines,
         reason = "one arm per request: the whole protocol is visible here"
     )]
-    pub(in crate::broker) fn perform(
+    pub(crate) fn perform(
         &self,
         request: BrokerRequest,
         mut descriptors: Vec<OwnedFd>,

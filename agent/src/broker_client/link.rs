@@ -13,23 +13,23 @@ use serde::{Deserialize, Serialize};
 /// Maximum length of a message in a packet, in bytes: a packet may have 128 KiB.
 const PACKET_BYTES: usize = 96 * 1024;
 /// Maximum length of a message, in bytes: a launch may have 2 MiB.
-pub(super) const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
+pub(crate) const MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
 /// Maximum number of concurrent requests; more are queued. The same number as an agent's concurrent
 /// creations and removals of containers, plugin runs, unpackings and measurements.
-pub(super) const CONNECTIONS: usize = 40;
+pub(crate) const CONNECTIONS: usize = 40;
 
 /// One end of the sockets between an agent and its broker.
 #[derive(Debug)]
 pub struct BrokerLink {
-    pub(super) control: PacketSocket,
-    pub(super) requests: Vec<PacketSocket>,
+    pub(crate) control: PacketSocket,
+    pub(crate) requests: Vec<PacketSocket>,
     /// The broker's process, at the agent's end.
-    pub(super) broker: Option<ForkedChild>,
+    pub(crate) broker: Option<ForkedChild>,
 }
 
 /// The messages of the first socket.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum ControlMessage {
+pub(crate) enum ControlMessage {
     /// The agent is in its user namespace.
     MapUsers,
     /// The agent holds the lock of its directory: from now on the broker serves.
@@ -46,7 +46,7 @@ enum Envelope<T> {
 }
 
 /// Returns two connected sets of sockets.
-pub(super) fn pair() -> io::Result<(BrokerLink, BrokerLink)> {
+pub(crate) fn pair() -> io::Result<(BrokerLink, BrokerLink)> {
     let (control, of_broker) = PacketSocket::pair()?;
     let pairs = (0..CONNECTIONS).map(|_| PacketSocket::pair());
     let pairs = pairs.collect::<io::Result<Vec<_>>>()?;
@@ -65,7 +65,7 @@ pub(super) fn pair() -> io::Result<(BrokerLink, BrokerLink)> {
 }
 
 /// Sends a message with its descriptors, of which there are two at most.
-pub(super) fn send<T: Serialize>(
+pub(crate) fn send<T: Serialize>(
     packets: &PacketSocket,
     message: &T,
     descriptors: &[BorrowedFd<'_>],
@@ -89,7 +89,7 @@ pub(super) fn send<T: Serialize>(
 }
 
 /// Receives the next message; `None` once the peer has closed the connection.
-pub(super) fn receive<T: DeserializeOwned>(
+pub(crate) fn receive<T: DeserializeOwned>(
     packets: &PacketSocket,
 ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let (envelope, mut descriptors) = match packets.receive::<Envelope<T>>()? {

@@ -10,9 +10,7 @@ use argosy_isolation::service::PacketSocket;
 
 use super::client::{connection_lost, unresponsive};
 use super::link;
-use super::operations::OperationResult;
-use super::request::BrokerRequest;
-use super::server::ReplyResult;
+use super::request::{BrokerRequest, OperationResult, ReplyResult};
 
 /// The interval at which a waiting request checks whether to give up.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);

@@ -4,6 +4,7 @@
 //! broker computes itself.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use argosy_isolation::disk::DiskUsage;
@@ -146,6 +147,12 @@ pub(crate) struct MeasureStep {
     pub(crate) until_cost: u64,
     pub(crate) enough_bytes: u64,
 }
+
+/// A reply of the broker, accompanied by its descriptors; or an error message.
+pub(crate) type ReplyResult = Result<BrokerReply, String>;
+
+/// A reply with its descriptors, or an error message.
+pub(crate) type OperationResult = Result<(BrokerReply, Vec<OwnedFd>), String>;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum BrokerRequest {

@@ -7,7 +7,7 @@ use argosy_isolation::service::PacketSocket;
 
 use super::connections::BrokerConnections;
 use super::link::{self, ControlMessage};
-use super::server::ReplyResult;
+use super::request::ReplyResult;
 
 /// The heartbeat interval.
 const INTERVAL: Duration = Duration::from_secs(2);

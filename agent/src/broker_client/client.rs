@@ -21,11 +21,11 @@ use tokio::sync::oneshot;
 use super::connections::{BrokerConnections, TimeoutPolicy};
 use super::heartbeat;
 use super::link::{self, BrokerLink, ControlMessage};
-use super::operations::{OperationResult, PrivilegedOperations};
 use super::request::{
-    BrokerReply, BrokerRequest, HostPathRequest, MeasureStep, TaskContainer, UnpackTarget,
+    BrokerReply, BrokerRequest, HostPathRequest, MeasureStep, OperationResult, ReplyResult,
+    TaskContainer, UnpackTarget,
 };
-use super::server::ReplyResult;
+use crate::broker::PrivilegedOperations;
 use crate::core::{ContainerName, CreateError};
 use crate::disk::{QuotaScope, ScanState};
 use crate::error::RunError;
