@@ -179,7 +179,7 @@ impl PrivilegedProcess {
             Self::Agent(commands) => {
                 let (operations, host) =
                     PrivilegedOperations::open(config, commands, HostUser::current())?;
-                Ok((BrokerClient::Local(Arc::new(operations)), host, None))
+                Ok((operations.into_client(), host, None))
             }
             Self::Broker(link) => {
                 let (broker, host, ended) = BrokerClient::open(link, lock)?;

@@ -29,7 +29,7 @@ use crate::broker_client::request::{
 };
 use crate::config::Config;
 use crate::core::ContainerName;
-use crate::disk::{DiskLimits, Scan, ScanState};
+use crate::disk::{DiskLimits, Scan};
 use crate::error::{RunError, error_chain};
 use crate::executors::ExecutorDirectory;
 use crate::host::HostFeatures;
@@ -323,7 +323,7 @@ impl PrivilegedOperations {
         }
         .ok_or("unknown disk measurement")?;
         let progress = walk.advance(step.until_cost, step.enough_bytes);
-        let passage = ScanState::of(progress, &walk);
+        let passage = walk.state(progress);
         let pass = passage.is_incomplete().then(|| {
             let mut passes = self.scans();
             // Measurements that an agent has forgotten are dropped: it begins them again.

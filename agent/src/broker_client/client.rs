@@ -22,14 +22,11 @@ use super::connections::{BrokerConnections, TimeoutPolicy};
 use super::heartbeat;
 use super::link::{self, BrokerLink, ControlMessage};
 use super::request::{
-    BrokerReply, BrokerRequest, HostPathRequest, MeasureStep, OperationResult, ReplyResult,
-    TaskContainer, UnpackTarget,
+    BrokerReply, BrokerRequest, DirectoryAccess, HostPathRequest, LocalOperations, MeasureStep,
+    OperationResult, QuotaScope, ReplyResult, ScanState, TaskContainer, UnpackTarget,
 };
-use crate::broker::PrivilegedOperations;
 use crate::core::{ContainerName, CreateError};
-use crate::disk::{QuotaScope, ScanState};
 use crate::error::RunError;
-use crate::executors::DirectoryAccess;
 use crate::host::HostFeatures;
 use crate::journal::DirectoryLock;
 use crate::sandbox::HostPathUser;
@@ -38,7 +35,7 @@ use crate::sandbox::HostPathUser;
 #[derive(Clone)]
 pub(crate) enum BrokerClient {
     /// Performs the operations in this process.
-    Local(Arc<PrivilegedOperations>),
+    Local(LocalOperations),
     Remote(Arc<BrokerConnections>),
 }
 
@@ -122,7 +119,7 @@ impl BrokerClient {
             Self::Local(operations) => {
                 let owned = descriptors.iter().map(|one| one.try_clone_to_owned());
                 let owned = owned.collect::<io::Result<_>>();
-                operations.perform(request, owned.map_err(|error| error.to_string())?)
+                operations(request, owned.map_err(|error| error.to_string())?)
             }
             Self::Remote(connections) => connections.request(&request, descriptors, patience),
         }

@@ -16,4 +16,6 @@ pub(crate) mod request;
 pub(crate) use self::client::{AdoptedContainer, BrokerClient};
 pub(crate) use self::layers::BrokerLayerDirs;
 pub use self::link::BrokerLink;
-pub(crate) use self::request::{BlockedEndpoints, MeasureStep};
+pub(crate) use self::request::{
+    BlockedEndpoints, DirectoryAccess, MeasureStep, QuotaScope, ScanProgress, ScanState,
+};

@@ -4,8 +4,10 @@
 //! broker computes itself.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::limits::{MissingControllers, MissingPolicy};
@@ -18,8 +20,6 @@ use argosy_state::ids::TaskKey;
 use serde::{Deserialize, Serialize};
 
 use crate::core::{ContainerName, InvalidContainerName, task_key};
-use crate::disk::{QuotaScope, ScanState};
-use crate::executors::DirectoryAccess;
 use crate::host::HostFeatures;
 use crate::sandbox::HostPathUser;
 
@@ -148,11 +148,78 @@ pub(crate) struct MeasureStep {
     pub(crate) enough_bytes: u64,
 }
 
+/// The progress of a disk measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ScanProgress {
+    /// This many bytes were found, and the scan is not complete.
+    Unfinished(u64),
+    /// This many bytes were found in total.
+    Done(u64),
+    /// Directories are nested too deeply.
+    TooDeep,
+}
+
+/// The state of a disk measurement after one part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ScanState {
+    pub(crate) progress: ScanProgress,
+    /// The cost so far, in entries.
+    pub(crate) cost: u64,
+    /// Number of descriptors that it holds while suspended.
+    pub(crate) held: usize,
+}
+
+impl ScanState {
+    /// Whether the measurement is not complete.
+    pub(crate) fn is_incomplete(self) -> bool {
+        matches!(self.progress, ScanProgress::Unfinished(_))
+    }
+}
+
+/// The users whose disk usage the kernel limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum QuotaScope {
+    /// None: usage is measured.
+    None,
+    /// A quota: limits the container's users, but not root of the host, who writes its output.
+    Users,
+    /// A dedicated file system: limits all users.
+    All,
+}
+
+impl QuotaScope {
+    /// Returns the measured usage that exceeds the limit. The stored output is added to a quota;
+    /// usage beyond that means that the task keeps output under other names. `None` if the limit
+    /// cannot be exceeded.
+    pub(crate) fn measured_above(self, limit_bytes: u64, output_bytes: u64) -> Option<u64> {
+        match self {
+            Self::None => Some(limit_bytes),
+            Self::Users => Some(limit_bytes.saturating_add(output_bytes)),
+            Self::All => None,
+        }
+    }
+}
+
+/// The users that may access the directory of an executor's socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DirectoryAccess {
+    /// The owner of socket and token, by ids on disk; `None`: any user that can see them.
+    pub(crate) owner: Option<u32>,
+    /// The host users that may connect.
+    pub(crate) peers: RangeInclusive<u32>,
+    /// Whether only the agent can traverse the parent directory.
+    pub(crate) is_hidden: bool,
+}
+
 /// A reply of the broker, accompanied by its descriptors; or an error message.
 pub(crate) type ReplyResult = Result<BrokerReply, String>;
 
 /// A reply with its descriptors, or an error message.
 pub(crate) type OperationResult = Result<(BrokerReply, Vec<OwnedFd>), String>;
+
+/// The operations of an agent without a broker.
+pub(crate) type LocalOperations =
+    Arc<dyn Fn(BrokerRequest, Vec<OwnedFd>) -> OperationResult + Send + Sync>;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum BrokerRequest {

@@ -28,10 +28,8 @@ use crate::core::{ContainerName, Input, Instance};
 use crate::inbox::Event;
 use eviction::Evictions;
 pub(crate) use floor::{DiskFloor, DiskSpace};
-pub(crate) use quota::{
-    DiskLimits, QuotaScope, check, check_usage, enforced_bytes, release, scope, usage,
-};
-pub(crate) use scan::{Scan, ScanState};
+pub(crate) use quota::{DiskLimits, check, check_usage, enforced_bytes, release, scope, usage};
+pub(crate) use scan::Scan;
 use schedule::ScanSchedule;
 
 /// The interval of measurements.

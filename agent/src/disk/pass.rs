@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 #[cfg(test)]
 use super::scan::Scan;
-use super::scan::{ScanProgress, ScanState};
-use crate::broker_client::{BrokerClient, MeasureStep};
+use crate::broker_client::{BrokerClient, MeasureStep, ScanProgress, ScanState};
 use crate::core::ContainerName;
 
 /// The process that scans the files of tasks.
@@ -42,7 +41,7 @@ impl Scanner {
                 let begun = step.pass.and_then(|pass| walks.remove(&pass));
                 let mut walk = begun.unwrap_or_else(|| Scan::new(&step.folders));
                 let progress = walk.advance(step.until_cost, step.enough_bytes);
-                let passage = ScanState::of(progress, &walk);
+                let passage = walk.state(progress);
                 let next = walks.keys().max().map_or(1, |pass| pass + 1);
                 let pass = passage.is_incomplete().then_some(next);
                 walks.extend(pass.map(|pass| (pass, walk)));

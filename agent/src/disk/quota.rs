@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use argosy_isolation::disk::{DiskError, DiskUsage, FileSystem, project};
 use argosy_proto::v1;
 use argosy_state::task::{Cause, Code};
-use serde::{Deserialize, Serialize};
 
+use crate::broker_client::QuotaScope;
 use crate::config::DiskEnforcement;
 use crate::core::{ContainerName, disk_limit_bytes};
 use crate::paths::{Paths, all_container_directories};
@@ -176,30 +176,6 @@ fn resume(system: &FileSystem, sandbox: Option<&PathBuf>) -> Result<(), DiskErro
 pub(crate) fn usage(paths: &Paths, name: ContainerName, sandbox: &Path) -> Option<DiskUsage> {
     let system = FileSystem::at(&paths.disk(name));
     system.usage().or_else(|| project::usage(sandbox))
-}
-
-/// The users whose disk usage the kernel limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum QuotaScope {
-    /// None: usage is measured.
-    None,
-    /// A quota: limits the container's users, but not root of the host, who writes its output.
-    Users,
-    /// A dedicated file system: limits all users.
-    All,
-}
-
-impl QuotaScope {
-    /// Returns the measured usage that exceeds the limit. The stored output is added to a quota;
-    /// usage beyond that means that the task keeps output under other names. `None` if the limit
-    /// cannot be exceeded.
-    pub(crate) fn measured_above(self, limit_bytes: u64, output_bytes: u64) -> Option<u64> {
-        match self {
-            Self::None => Some(limit_bytes),
-            Self::Users => Some(limit_bytes.saturating_add(output_bytes)),
-            Self::All => None,
-        }
-    }
 }
 
 /// Returns the method by which a container's disk usage is limited.

@@ -12,9 +12,9 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
 };
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::unlinked;
+use crate::broker_client::{ScanProgress, ScanState};
 
 /// Maximum depth of nested directories: each one on the path is held open.
 pub(super) const MAX_DEPTH: usize = 256;
@@ -48,42 +48,6 @@ pub(crate) struct Scan {
     pub(super) cost: u64,
 }
 
-/// The progress of a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ScanProgress {
-    /// This many bytes were found, and the scan is not complete.
-    Unfinished(u64),
-    /// This many bytes were found in total.
-    Done(u64),
-    /// Directories are nested too deeply.
-    TooDeep,
-}
-
-/// The state of a scan after one part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ScanState {
-    pub(super) progress: ScanProgress,
-    /// The cost so far, in entries.
-    pub(super) cost: u64,
-    /// Number of descriptors that it holds while suspended.
-    pub(super) held: usize,
-}
-
-impl ScanState {
-    pub(crate) fn of(progress: ScanProgress, walk: &Scan) -> Self {
-        Self {
-            progress,
-            cost: walk.cost,
-            held: walk.open_descriptors(),
-        }
-    }
-
-    /// Whether the scan is not complete.
-    pub(crate) fn is_incomplete(self) -> bool {
-        matches!(self.progress, ScanProgress::Unfinished(_))
-    }
-}
-
 impl Scan {
     pub(crate) fn new(folders: &[PathBuf]) -> Self {
         Self {
@@ -96,6 +60,15 @@ impl Scan {
     pub(crate) fn with_group(mut self, group: Option<&Path>) -> Self {
         self.group = group.map(Path::to_owned);
         self
+    }
+
+    /// Returns its state after a part with this `progress`.
+    pub(crate) fn state(&self, progress: ScanProgress) -> ScanState {
+        ScanState {
+            progress,
+            cost: self.cost,
+            held: self.open_descriptors(),
+        }
     }
 
     /// Returns the number of descriptors that it holds while suspended.

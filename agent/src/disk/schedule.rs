@@ -9,9 +9,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::pass::{RunningScan, Scanner};
-use super::scan::ScanProgress;
 use super::{DiskExcess, MeasuredTask, TaskDiskUsage};
-use crate::broker_client::BrokerClient;
+use crate::broker_client::{BrokerClient, ScanProgress};
 use crate::core::Instance;
 
 /// The maximum cost of a round, in entries: about a fortieth of a core.

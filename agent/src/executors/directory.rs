@@ -13,23 +13,13 @@ use std::path::{Path, PathBuf};
 
 use argosy_isolation::remove_tree::remove_dir_all;
 use nix::unistd::{Gid, Uid};
-use serde::{Deserialize, Serialize};
+
+use crate::broker_client::DirectoryAccess;
 
 /// Maximum length of a socket path on Linux, in bytes.
 const SOCKET_PATH_BYTES: usize = 107;
 /// Number of random bytes of a token.
 const TOKEN_BYTES: usize = 32;
-
-/// The users that may access the directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct DirectoryAccess {
-    /// The owner of socket and token, by ids on disk; `None`: any user that can see them.
-    pub(crate) owner: Option<u32>,
-    /// The host users that may connect.
-    pub(crate) peers: RangeInclusive<u32>,
-    /// Whether only the agent can traverse the parent directory.
-    pub(crate) is_hidden: bool,
-}
 
 /// The directory with the socket of one executor.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub(crate) use directory::{DirectoryAccess, ExecutorDirectory};
+pub(crate) use directory::ExecutorDirectory;
 use service::ExecutorSocket;
 
 use crate::broker_client::BrokerClient;

@@ -9,8 +9,9 @@ use argosy_state::task::{Code, Explanation};
 
 use super::description::{command_user, failed};
 use super::{RunnerState, image_rootfs};
+use crate::broker_client::DirectoryAccess;
 use crate::core::{ContainerStart, CreateError};
-use crate::executors::{DirectoryAccess, ExecutorDirectory};
+use crate::executors::ExecutorDirectory;
 
 /// Number of host user ids of one container.
 const HOST_IDS: u32 = 65_536;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use argosy_isolation::cancel_start;
 use argosy_isolation::network::{self, cni::CniResult};
@@ -9,6 +10,7 @@ use argosy_proto::v1;
 
 use super::super::{folders, guard};
 use super::PrivilegedOperations;
+use crate::broker_client::BrokerClient;
 use crate::broker_client::request::{BrokerReply, BrokerRequest, OperationResult};
 use crate::disk;
 use crate::error::error_chain;
@@ -17,11 +19,18 @@ use crate::runner::volumes;
 use crate::sandbox;
 
 impl PrivilegedOperations {
+    /// Returns a client that performs the operations in this process.
+    pub(crate) fn into_client(self) -> BrokerClient {
+        BrokerClient::Local(Arc::new(move |request, descriptors| {
+            self.perform(request, descriptors)
+        }))
+    }
+
     #[expect(
         clippy::too_many_lines,
         reason = "one arm per request: the whole protocol is visible here"
     )]
-    pub(crate) fn perform(
+    pub(in crate::broker) fn perform(
         &self,
         request: BrokerRequest,
         mut descriptors: Vec<OwnedFd>,
