@@ -1,6 +1,5 @@
 //! The agent's HTTP API: files, commands in tasks, containers, metrics, health.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::metric_names;
@@ -12,13 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
 
-use crate::exec::{self, ExecLimits};
-use crate::files;
+use crate::exec::{self, ExecState};
+use crate::files::{self, FilesState};
 use crate::inbox::QueryHandle;
-use crate::paths::Paths;
-use crate::runner::ContainerControls;
 use crate::statistics::Statistics;
 
 /// The time for which metrics wait for the loop's list of containers; then they are sent without
@@ -28,22 +24,12 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 /// The state of every call.
 #[derive(Clone)]
 pub(crate) struct ApiState {
-    pub(crate) paths: Paths,
     pub(crate) queries: QueryHandle,
     pub(crate) statistics: Statistics,
-    /// Contains no container on a simulated host.
-    pub(crate) controls: ContainerControls,
-    pub(crate) exec: ExecLimits,
+    pub(crate) files: FilesState,
+    pub(crate) exec: ExecState,
     pub(crate) access: ApiAccess,
-    /// Limits concurrent directory listings: further requests are refused.
-    pub(crate) listings: Arc<Semaphore>,
-    pub(crate) followers: files::Followers,
     pub(crate) metrics: Option<PrometheusHandle>,
-}
-
-/// Returns the semaphore for the listings of one agent.
-pub(crate) fn listings() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(files::LISTINGS))
 }
 
 pub(crate) fn router(shared: ApiState) -> Router {
@@ -54,10 +40,12 @@ pub(crate) fn router(shared: ApiState) -> Router {
     let files = Router::new()
         .route("/v1/files/browse", get(files::browse))
         .route("/v1/files/read", get(files::read))
-        .route("/v1/files/download", get(files::download));
+        .route("/v1/files/download", get(files::download))
+        .with_state(shared.files.clone());
     let commands = Router::new()
         .route("/v1/exec", get(exec::exec))
-        .route("/v1/attach", get(exec::attach));
+        .route("/v1/attach", get(exec::attach))
+        .with_state(shared.exec.clone());
     may_read
         .guard(ApiPart::Files, "agent", files)
         .merge(may_exec.guard(ApiPart::Exec, "agent", commands))

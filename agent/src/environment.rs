@@ -23,8 +23,8 @@ use crate::config::Config;
 use crate::core::{AgentState, ContainerName, CoreConfig, Input};
 use crate::disk::DiskFloor;
 use crate::error::RunError;
-use crate::exec::ExecLimits;
-use crate::files::Followers;
+use crate::exec::{ExecLimits, ExecState};
+use crate::files::FilesState;
 use crate::host::HostFeatures;
 use crate::inbox::{Event, QueryHandle};
 use crate::journal::{self, DirectoryLock, Journal, MemoryDisk};
@@ -262,14 +262,15 @@ fn spawn_helpers(
         front.api,
         config.hosts(),
         api::ApiState {
-            paths: paths.clone(),
+            files: FilesState::new(paths.clone(), asker.clone()),
+            exec: ExecState {
+                queries: asker.clone(),
+                controls: runner.controls(),
+                limits: ExecLimits::new(config.session_timeout),
+            },
             queries: asker.clone(),
             statistics: runner.statistics(),
-            controls: runner.controls(),
-            exec: ExecLimits::new(config.session_timeout),
             access: config.access.clone(),
-            listings: api::listings(),
-            followers: Followers::default(),
             metrics: front.metrics,
         },
     );
@@ -338,15 +339,17 @@ impl SimulatedHost {
         let core_config = start::core_config(config, &host, self.boot_id, &contents, seed, offset);
         let known = contents.facts.known_containers();
         let containers = (self.containers)(EventSender(inbox.clone()), known);
+        let queries = QueryHandle::new(inbox.clone());
         let shared = api::ApiState {
-            paths: Paths::new(&config.directory),
-            queries: QueryHandle::new(inbox.clone()),
+            files: FilesState::new(Paths::new(&config.directory), queries.clone()),
+            exec: ExecState {
+                queries: queries.clone(),
+                controls: runner::ContainerControls::default(),
+                limits: ExecLimits::new(config.session_timeout),
+            },
+            queries,
             statistics: Statistics::simulated(),
-            controls: runner::ContainerControls::default(),
-            exec: ExecLimits::new(config.session_timeout),
             access: config.access.clone(),
-            listings: api::listings(),
-            followers: Followers::default(),
             metrics: front.metrics,
         };
         Ok(Startup {

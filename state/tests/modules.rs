@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 mod tree;
 
 /// The number of top-level modules of a crate that are part of a cycle.
-const IN_CYCLES: [(&str, usize); 2] = [
-    ("agent", 3),
+const IN_CYCLES: [(&str, usize); 1] = [
     // Registry, commands and encoding refer to each other by design: facts, and rules over them.
     ("state", 13),
 ];

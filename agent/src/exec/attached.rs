@@ -29,14 +29,13 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::input::{InputChunk, InputQueue};
 use super::request::AttachOptions;
 use super::session::{CLOSE_TIMEOUT, QUEUE_FRAMES, SessionEnd, send, unreadable};
-use super::{ExecError, START_TIMEOUT, container_of, negotiate};
-use crate::api::ApiState;
+use super::{ExecError, ExecState, START_TIMEOUT, container_of, negotiate};
 use crate::descriptors::watched;
 use crate::runner::AttachError;
 
 /// Handles `GET /v1/attach?task=FRAMEWORK/TASK&stdin=…`
 pub(crate) async fn attach(
-    State(shared): State<ApiState>,
+    State(shared): State<ExecState>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -44,20 +43,20 @@ pub(crate) async fn attach(
     super::reject_web_pages(&headers)?;
     let options = AttachOptions::parse(&query.unwrap_or_default())?;
     let upgrade = negotiate(upgrade, ATTACH_PROTOCOL)?;
-    let permit = shared.exec.admit()?;
+    let permit = shared.limits.admit()?;
     let attached = timeout(START_TIMEOUT, begin(&shared, &options)).await;
     let late = |_| ExecError::Timeout {
         task: options.task.clone(),
     };
     let attached = attached.map_err(late)??;
     tracing::info!(task = %options.task, stdin = options.stdin, "client attached");
-    let silence = shared.exec.idle_timeout;
+    let silence = shared.limits.idle_timeout;
     Ok(upgrade
         .on_upgrade(move |socket| run(attend(attached, socket, silence), options.task, permit)))
 }
 
 /// Attaches, and waits for the result.
-async fn begin(shared: &ApiState, options: &AttachOptions) -> Result<AttachSession, ExecError> {
+async fn begin(shared: &ExecState, options: &AttachOptions) -> Result<AttachSession, ExecError> {
     let task = &options.task;
     let name = container_of(shared, task).await?;
     let failed = |error: &dyn std::error::Error| ExecError::Failed {

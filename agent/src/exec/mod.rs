@@ -28,10 +28,10 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::api::ApiState;
 use crate::core::ContainerName;
 use crate::files;
-use crate::runner::{ExecStartError, SlotError};
+use crate::inbox::QueryHandle;
+use crate::runner::{ContainerControls, ExecStartError, SlotError};
 pub(crate) use attached::attach;
 use request::ExecOptions;
 use session::{ExecCommand, SessionEnd, attend};
@@ -44,6 +44,15 @@ const SESSIONS: usize = 512;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Buffer size of a WebSocket, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
+
+/// The state of the calls.
+#[derive(Clone)]
+pub(crate) struct ExecState {
+    pub(crate) queries: QueryHandle,
+    /// Contains no container on a simulated host.
+    pub(crate) controls: ContainerControls,
+    pub(crate) limits: ExecLimits,
+}
 
 /// The limits of interactive sessions.
 #[derive(Clone)]
@@ -132,7 +141,7 @@ fn reject_web_pages(headers: &HeaderMap) -> Result<(), ExecError> {
 
 /// Handles `GET /v1/exec?task=FRAMEWORK/TASK&argument=…`
 pub(crate) async fn exec(
-    State(shared): State<ApiState>,
+    State(shared): State<ExecState>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -140,7 +149,7 @@ pub(crate) async fn exec(
     reject_web_pages(&headers)?;
     let options = ExecOptions::parse(&query.unwrap_or_default())?;
     let upgrade = negotiate(upgrade, PROTOCOL)?;
-    let permit = shared.exec.admit()?;
+    let permit = shared.limits.admit()?;
     let entering = enter(&shared, &options.task, options.request);
     let entered = timeout(START_TIMEOUT, entering).await;
     let late = |_| ExecError::Timeout {
@@ -148,7 +157,7 @@ pub(crate) async fn exec(
     };
     let (entered, place) = entered.map_err(late)??;
     tracing::info!(task = %options.task, program = options.program, "exec session started");
-    let silence = shared.exec.idle_timeout;
+    let silence = shared.limits.idle_timeout;
     Ok(upgrade.on_upgrade(move |socket| {
         let attended = attend(entered, socket, silence);
         run(attended, options.task, [permit, place])
@@ -191,7 +200,7 @@ fn negotiate(
 }
 
 /// Returns the container of a task that this agent holds.
-async fn container_of(shared: &ApiState, task: &TaskKey) -> Result<ContainerName, ExecError> {
+async fn container_of(shared: &ExecState, task: &TaskKey) -> Result<ContainerName, ExecError> {
     let view = shared.queries.task(task.clone()).await;
     let container = view.ok_or(ExecError::Stopping)?.container;
     container.ok_or_else(|| ExecError::Unknown(task.clone()))
@@ -199,7 +208,7 @@ async fn container_of(shared: &ApiState, task: &TaskKey) -> Result<ContainerName
 
 /// Starts the command, and waits until it is executed.
 async fn enter(
-    shared: &ApiState,
+    shared: &ExecState,
     task: &TaskKey,
     request: ExecRequest,
 ) -> Result<(ExecCommand, OwnedSemaphorePermit), ExecError> {

@@ -1,6 +1,8 @@
 //! Tests over HTTP: refused requests and their messages. Sessions with real containers are tested
 //! in `tests/end_to_end`.
 
+use std::path::Path;
+
 use argosy_proto::exec::SILENCE_LIMIT;
 use argosy_proto::server::callers::{AllowedCallers, ApiAccess};
 use argosy_state::ids::{AgentId, OrderIndex};
@@ -8,8 +10,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::api::router;
+use crate::api::{ApiState, router};
 use crate::core::{ContainerName, Instance, TaskView};
+use crate::files::FilesState;
 use crate::inbox::{AgentQuery, Event, QueryHandle};
 use crate::paths::Paths;
 use crate::runner::ContainerControls;
@@ -33,15 +36,17 @@ async fn agent(access: ApiAccess, container: Option<ContainerName>) -> String {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let queries = QueryHandle::new(inbox);
     let shared = ApiState {
-        paths: Paths::new(std::path::Path::new("/nonexistent")),
-        queries: QueryHandle::new(inbox),
+        files: FilesState::new(Paths::new(Path::new("/nonexistent")), queries.clone()),
+        exec: ExecState {
+            queries: queries.clone(),
+            controls: ContainerControls::default(),
+            limits: ExecLimits::new(SILENCE_LIMIT),
+        },
+        queries,
         statistics: crate::statistics::Statistics::simulated(),
-        controls: ContainerControls::default(),
-        exec: ExecLimits::new(SILENCE_LIMIT),
         access,
-        listings: crate::api::listings(),
-        followers: crate::files::Followers::default(),
         metrics: None,
     };
     tokio::spawn(async move { axum::serve(listener, router(shared)).await });

@@ -13,12 +13,11 @@ use bytes::Bytes;
 use futures::stream;
 use serde::Deserialize;
 
-use super::FilesError;
 use super::followers::Follower;
 use super::listing::{LISTINGS, list};
 use super::path::{FilePath, PathTarget, sandbox};
 use super::reader::{ReadResult, StreamReader};
-use crate::api::ApiState;
+use super::{FilesError, FilesState};
 
 /// Maximum size of a response to a read that does not follow, in bytes.
 const READ_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
@@ -55,7 +54,7 @@ fn parameters(query: FileQueryResult) -> Result<FileQuery, FilesError> {
 
 /// Handles `GET /v1/files/browse?path=`
 pub(crate) async fn browse(
-    State(shared): State<ApiState>,
+    State(shared): State<FilesState>,
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
     let query = parameters(asked)?;
@@ -83,7 +82,7 @@ pub(crate) async fn browse(
 
 /// A file being served.
 struct FileResponse {
-    shared: ApiState,
+    shared: FilesState,
     path: FilePath,
     reader: StreamReader,
     ended: bool,
@@ -96,7 +95,7 @@ struct FileResponse {
 
 /// Opens the requested file and determines its size.
 async fn serve(
-    shared: ApiState,
+    shared: FilesState,
     path: FilePath,
     query: &FileQuery,
 ) -> Result<FileResponse, FilesError> {
@@ -131,7 +130,7 @@ async fn serve(
 
 /// Handles `GET /v1/files/read?path=&offset=&length=[&follow=true]`
 pub(crate) async fn read(
-    State(shared): State<ApiState>,
+    State(shared): State<FilesState>,
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
     let query = parameters(asked)?;
@@ -151,7 +150,7 @@ pub(crate) async fn read(
 
 /// Handles `GET /v1/files/download?path=`
 pub(crate) async fn download(
-    State(shared): State<ApiState>,
+    State(shared): State<FilesState>,
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
     let query = parameters(asked)?;

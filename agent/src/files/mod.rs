@@ -11,14 +11,40 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use argosy_state::ids::TaskKey;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
 
+use crate::inbox::QueryHandle;
+use crate::paths::Paths;
 pub(crate) use answers::{browse, download, read};
-pub(crate) use followers::Followers;
-pub(crate) use listing::LISTINGS;
+use followers::Followers;
+use listing::LISTINGS;
+
+/// The state of the calls.
+#[derive(Clone)]
+pub(crate) struct FilesState {
+    paths: Paths,
+    queries: QueryHandle,
+    /// Limits concurrent directory listings: further requests are refused.
+    listings: Arc<Semaphore>,
+    followers: Followers,
+}
+
+impl FilesState {
+    pub(crate) fn new(paths: Paths, queries: QueryHandle) -> Self {
+        Self {
+            paths,
+            queries,
+            listings: Arc::new(Semaphore::new(LISTINGS)),
+            followers: Followers::default(),
+        }
+    }
+}
 
 /// The reason why a file is not served.
 #[derive(Debug, thiserror::Error)]

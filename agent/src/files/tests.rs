@@ -15,10 +15,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::FilesState;
 use crate::api::ApiState;
 use crate::core::TaskView;
 use crate::error::RunError;
-use crate::exec::ExecLimits;
+use crate::exec::{ExecLimits, ExecState};
 use crate::inbox::{AgentQuery, Event, QueryHandle};
 use crate::paths::Paths;
 use crate::runner::ContainerControls;
@@ -54,16 +55,19 @@ impl FilesServer {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let listings = crate::api::listings();
+        let queries = QueryHandle::new(inbox);
+        let files = FilesState::new(Paths::new(folder.path()), queries.clone());
+        let listings = Arc::clone(&files.listings);
         let shared = ApiState {
-            paths: Paths::new(folder.path()),
-            queries: QueryHandle::new(inbox),
+            files,
+            exec: ExecState {
+                queries: queries.clone(),
+                controls: ContainerControls::default(),
+                limits: ExecLimits::new(SILENCE_LIMIT),
+            },
+            queries,
             statistics: crate::statistics::Statistics::simulated(),
-            controls: ContainerControls::default(),
-            exec: ExecLimits::new(SILENCE_LIMIT),
             access: ApiAccess::default(),
-            listings: Arc::clone(&listings),
-            followers: super::Followers::default(),
             metrics: None,
         };
         let hosts = AllowedHosts::new(["Agent-1.example:5051"]);
