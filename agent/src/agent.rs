@@ -13,12 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker_client::BrokerClient;
 use crate::config::Config;
-use crate::core::{Core, Effect, Input};
+use crate::core::{Core, Effect, Input, JournalEffect, LinkEffect};
 use crate::environment::{BootClock, Environment, HttpSurface, MessageObserver};
 use crate::error::RunError;
-use crate::executors::ExecutorSockets;
 use crate::inbox::{AgentQuery, Event, RegistrationStatus, WAITING};
-use crate::journal::{DirectoryLock, Journal, WriteRequest, WriterProgress};
+use crate::journal::{DirectoryLock, Journal, WriterProgress};
 use crate::metrics;
 use crate::reach::EgressRules;
 use crate::runner::ContainerRuntime;
@@ -79,8 +78,7 @@ pub async fn run(
         containers: footing.containers,
         clock: footing.clock,
         observer: footing.observer,
-        broker: footing.broker.clone(),
-        sockets: ExecutorSockets::new(footing.broker, inbox.clone()),
+        broker: footing.broker,
         uplink: Uplink::new(client, inbox),
         events,
         reach: footing.reach,
@@ -128,7 +126,6 @@ struct Agent {
     clock: BootClock,
     observer: Option<Box<dyn MessageObserver>>,
     broker: Option<BrokerClient>,
-    sockets: ExecutorSockets,
     uplink: Uplink,
     events: mpsc::Receiver<Event>,
     reach: EgressRules,
@@ -241,7 +238,8 @@ impl Agent {
                 sender,
                 event,
             } => {
-                self.sockets.linked(instance, connection, sender);
+                self.containers
+                    .executor_connected(instance, connection, sender);
                 self.step(Input::Executor {
                     instance,
                     connection,
@@ -267,7 +265,8 @@ impl Agent {
             let observed = self.notify_observer(&input);
             let effects = self.core.step(self.clock.now(), input);
             if let (Some(onlooker), Some(heard)) = (&mut self.observer, observed) {
-                let is_refused = |effect: &Effect| matches!(effect, Effect::Hangup { .. });
+                let is_refused =
+                    |effect: &Effect| matches!(effect, Effect::Link(LinkEffect::Hangup { .. }));
                 onlooker.on_received(&heard, !effects.iter().any(is_refused));
             }
             for effect in effects {
@@ -288,59 +287,40 @@ impl Agent {
 
     /// Performs an effect. Returns an input that the core must handle immediately.
     fn perform(&mut self, effect: Effect) -> Option<Input> {
-        match self.containers.perform(effect)? {
-            Effect::Persist {
-                number,
-                record,
-                sync,
-            } => {
-                metrics::count_record(&record);
-                self.journal.request(WriteRequest::Append {
-                    number,
-                    record,
-                    sync,
-                });
+        match effect {
+            Effect::Container(effect) => self.containers.perform(effect),
+            Effect::Journal(effect) => {
+                if let JournalEffect::Append { record, .. } = &effect {
+                    metrics::count_record(record);
+                }
+                self.journal.request(effect);
             }
-            Effect::Compact(records) => self.journal.request(WriteRequest::Compact(records)),
-            Effect::Dial { after_ms, hello } => {
+            Effect::Link(effect) => return self.perform_on_link(effect),
+        }
+        None
+    }
+
+    fn perform_on_link(&mut self, effect: LinkEffect) -> Option<Input> {
+        match effect {
+            LinkEffect::Dial { after_ms, hello } => {
                 if let Some(onlooker) = &mut self.observer {
                     onlooker.on_dial();
                 }
                 self.uplink.dial(after_ms, *hello);
+                None
             }
-            Effect::Send { link, message } => {
+            LinkEffect::Send { link, message } => {
                 if let Some(onlooker) = &mut self.observer {
                     onlooker.on_sent(&message);
                 }
-                return self.uplink.send(link, *message);
+                self.uplink.send(link, *message)
             }
-            Effect::Hangup { link, why } => {
+            LinkEffect::Hangup { link, why } => {
                 tracing::warn!(link, why, "the link to the master ended");
                 self.uplink.close(link);
+                None
             }
-            Effect::Listen(name) => self.sockets.listen(name),
-            Effect::StopListening(name) => self.sockets.stop_listening(name),
-            Effect::SendToExecutor {
-                instance,
-                connection,
-                message,
-            } => self.sockets.send(instance, connection, *message),
-            Effect::Fetch(_)
-            | Effect::CancelFetch(_)
-            | Effect::Prepare(_)
-            | Effect::Start(_)
-            | Effect::CancelStart(_)
-            | Effect::Find { .. }
-            | Effect::Kill { .. }
-            | Effect::Renew { .. }
-            | Effect::Limit { .. }
-            | Effect::Probe { .. }
-            | Effect::CancelProbe { .. }
-            | Effect::Measure { .. }
-            | Effect::Destroy { .. }
-            | Effect::DestroyGroup { .. } => unreachable!("the runner performs these"),
         }
-        None
     }
 
     fn registration(&self) -> RegistrationStatus {

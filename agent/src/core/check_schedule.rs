@@ -13,8 +13,8 @@ use super::Core;
 use super::checks::{
     self, CheckPolicies, CheckPolicy, CheckPurpose, CheckResult, CheckSet, ProbeId,
 };
+use super::effect::ContainerEffect;
 use super::facts::Instance;
-use super::input::Effect;
 use super::lifecycle::{FailureCause, InstancePhase};
 
 /// The checks of one running task.
@@ -187,7 +187,7 @@ impl Core {
         match effect {
             checks::CheckEffect::Run { probe, timeout_ms } => {
                 if let Some(kind) = watch.specs.kind(probe.kind).cloned() {
-                    self.effects.push(Effect::Probe {
+                    self.effects.push(ContainerEffect::Probe {
                         instance,
                         probe,
                         kind,
@@ -195,11 +195,13 @@ impl Core {
                     });
                 }
             }
-            checks::CheckEffect::Cancel(look, cause) => self.effects.push(Effect::CancelProbe {
-                instance,
-                probe: look,
-                cause,
-            }),
+            checks::CheckEffect::Cancel(look, cause) => {
+                self.effects.push(ContainerEffect::CancelProbe {
+                    instance,
+                    probe: look,
+                    cause,
+                })
+            }
             checks::CheckEffect::Report { kind, why, .. } => {
                 let reason = match kind {
                     CheckPurpose::Health => v1::Reason::HealthCheckStatusUpdated,

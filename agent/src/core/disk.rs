@@ -9,8 +9,9 @@ use argosy_state::task::{Code, Explanation};
 use nix::sys::signal::Signal;
 
 use super::Core;
+use super::effect::ContainerEffect;
 use super::facts::Instance;
-use super::input::{CommandExit, CommandStatus, Effect};
+use super::input::{CommandExit, CommandStatus};
 use super::lifecycle::{FailureCause, InstancePhase};
 
 /// Bytes of a MiB, the unit of `disk`.
@@ -71,7 +72,7 @@ impl Core {
         let is_alone = spec.is_some_and(|spec| spec.host_paths.is_empty() && spec.group.is_none());
         let requested_bytes = spec.and_then(limit_bytes).unwrap_or(0);
         if let (Some(name), Some(key)) = (name, key) {
-            self.effects.push(Effect::Measure {
+            self.effects.push(ContainerEffect::Measure {
                 name,
                 key,
                 limit_bytes: most_bytes,
@@ -106,7 +107,8 @@ impl Core {
         }
         self.stop_checks(instance);
         let grace_ms = 0;
-        self.effects.push(Effect::Kill { instance, grace_ms });
+        self.effects
+            .push(ContainerEffect::Kill { instance, grace_ms });
         self.mark_dirty(instance);
     }
 

@@ -14,8 +14,9 @@ use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
 use argosy_state::task::{Code, Explanation, TaskState};
 
+use super::effect::ContainerEffect;
 use super::facts::{ContainerName, Instance, TaskFacts};
-use super::input::{Effect, GroupStart};
+use super::input::GroupStart;
 use super::lifecycle::{InstancePhase, InstanceState};
 use super::outcome::TaskEnd;
 use super::{Core, network};
@@ -338,7 +339,7 @@ impl Core {
 
     fn end_before_start(&mut self, instance: Instance, cause: &GroupEndCause) {
         if self.phase(instance) == Some(InstancePhase::Fetching) {
-            self.effects.push(Effect::CancelFetch(instance));
+            self.effects.push(ContainerEffect::CancelFetch(instance));
         }
         if self.is_unwanted(instance) {
             return self.end_unstarted(instance);
@@ -417,7 +418,7 @@ impl Core {
         }
         let name = group.name();
         if self.releasing_groups.insert(name) {
-            self.effects.push(Effect::DestroyGroup { name });
+            self.effects.push(ContainerEffect::DestroyGroup { name });
         }
         for member in group.members() {
             self.release_if_done(member);

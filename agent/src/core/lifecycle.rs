@@ -7,10 +7,11 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::check_schedule::{CheckSpecs, TaskChecks};
+use super::effect::ContainerEffect;
 use super::executors::HostedTask;
 use super::facts::{ContainerName, Instance, JournalRecord, StartedFact, TaskFacts};
 use super::groups::{self, GroupProgress};
-use super::input::{CommandExit, ContainerStart, CreateError, Effect};
+use super::input::{CommandExit, ContainerStart, CreateError};
 use super::limits::LimitUpdateState;
 use super::outcome::{TaskEnd, as_shell_status, outcome_of};
 use super::preparing::needs_fetch;
@@ -191,7 +192,7 @@ impl Core {
             state.acquire_host();
         }
         let start = self.description(instance);
-        self.effects.push(Effect::Fetch(start));
+        self.effects.push(ContainerEffect::Fetch(start));
         self.mark_dirty(instance);
     }
 
@@ -204,7 +205,7 @@ impl Core {
             state.acquire_host();
         }
         let start = self.description(instance);
-        self.effects.push(Effect::Start(start));
+        self.effects.push(ContainerEffect::Start(start));
     }
 
     pub(super) fn description(&self, instance: Instance) -> Box<ContainerStart> {
@@ -337,13 +338,15 @@ impl Core {
         match self.phase(instance) {
             Some(InstancePhase::Waiting | InstancePhase::Prepared) => self.end_unstarted(instance),
             Some(InstancePhase::Fetching) => {
-                self.effects.push(Effect::CancelFetch(instance));
+                self.effects.push(ContainerEffect::CancelFetch(instance));
                 self.end_unstarted(instance);
             }
             Some(InstancePhase::Running) if self.defer_group_kill(instance) => {}
             Some(InstancePhase::Running) => drop(self.end_running(instance)),
             // The task is killed as soon as it is known to run, if its command is executed by then.
-            Some(InstancePhase::Starting) => self.effects.push(Effect::CancelStart(instance)),
+            Some(InstancePhase::Starting) => {
+                self.effects.push(ContainerEffect::CancelStart(instance));
+            }
             Some(InstancePhase::Recovering) => {}
             // The next result decides: kill if found, destroy if the query fails again.
             Some(InstancePhase::Unknown) => {}
@@ -356,7 +359,8 @@ impl Core {
         let task = self.facts.tasks.get(&instance);
         let grace_ms = task.map_or(0, TaskFacts::grace_ms);
         self.stop_checks(instance);
-        self.effects.push(Effect::Kill { instance, grace_ms });
+        self.effects
+            .push(ContainerEffect::Kill { instance, grace_ms });
         self.mark_dirty(instance);
         grace_ms
     }
@@ -432,7 +436,7 @@ impl Core {
         match (state.cleanup, name.zip(key)) {
             (CleanupState::Container, Some((name, key))) => {
                 state.cleanup = CleanupState::Destroying;
-                self.effects.push(Effect::Destroy { name, key });
+                self.effects.push(ContainerEffect::Destroy { name, key });
             }
             (CleanupState::Container, None) | (CleanupState::Nothing, _) => {
                 state.cleanup = CleanupState::Nothing;

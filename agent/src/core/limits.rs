@@ -6,8 +6,8 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation};
 
+use super::effect::ContainerEffect;
 use super::facts::{Instance, JournalRecord, OrderBody, TaskFacts};
-use super::input::Effect;
 use super::lifecycle::InstancePhase;
 use super::orders::{key, task_of};
 use super::{Core, DeferredStep, SyncMode};
@@ -111,7 +111,7 @@ impl Core {
         if let (Some(name), Some(state)) = (self.facts.container(instance), state)
             && std::mem::replace(&mut state.limit_update.applying, order) != order
         {
-            self.effects.push(Effect::Limit {
+            self.effects.push(ContainerEffect::Limit {
                 name,
                 launch: task.launch.clone(),
                 order,

@@ -10,8 +10,8 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::digest::DigestKind;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, Timestamp};
 
+use super::effect::LinkEffect;
 use super::facts::{AgentIdentity, JournalRecord};
-use super::input::Effect;
 use super::{Core, DeferredStep, SyncMode};
 
 /// Timeout of a master's reply to a hello, in milliseconds: after an election agents are queued.
@@ -141,7 +141,7 @@ impl Core {
                 .to_vec(),
         };
         self.dial.at = self.now;
-        self.effects.push(Effect::Dial {
+        self.effects.push(LinkEffect::Dial {
             after_ms,
             hello: Box::new(hello),
         });
@@ -149,7 +149,7 @@ impl Core {
 
     pub(super) fn send_message(&mut self, serial: u64, message: Say) {
         if self.link.as_ref().is_some_and(|link| link.serial == serial) {
-            self.effects.push(Effect::Send {
+            self.effects.push(LinkEffect::Send {
                 link: serial,
                 message: Box::new(v1::FromAgent {
                     message: Some(message),
@@ -285,7 +285,7 @@ impl Core {
     /// Ends a link over which agent and master cannot work.
     fn reject_link(&mut self, serial: u64, why: String, code: &str) {
         self.link = None;
-        self.effects.push(Effect::Hangup { link: serial, why });
+        self.effects.push(LinkEffect::Hangup { link: serial, why });
         match code == EPOCH_ABOVE {
             true => self.reset_dial(),
             false => self.dial_after(DIAL_REFUSED_MS),
@@ -337,7 +337,7 @@ impl Core {
 
     pub(super) fn close_link(&mut self, serial: u64, why: String) {
         self.link = None;
-        self.effects.push(Effect::Hangup { link: serial, why });
+        self.effects.push(LinkEffect::Hangup { link: serial, why });
         self.reset_dial();
     }
 

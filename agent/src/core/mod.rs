@@ -9,6 +9,7 @@
 mod check_schedule;
 pub mod checks;
 mod disk;
+mod effect;
 mod evidence;
 mod executors;
 mod facts;
@@ -36,6 +37,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 
+use effect::EffectQueue;
 use executors::Executors;
 use groups::TaskGroupOrders;
 use lifecycle::InstanceState;
@@ -45,6 +47,7 @@ use views::ReportedCheck;
 
 pub use disk::DiskDefault;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
+pub use effect::{ContainerEffect, Effect, JournalEffect, LinkEffect};
 pub use executors::{ExecutorEvent, ExecutorInfo, ExecutorRecord};
 pub use facts::{
     AgentIdentity, AgentState, CheckTimes, ContainerName, Instance, InvalidContainerName,
@@ -57,8 +60,8 @@ pub(crate) use orders::key as task_key;
 pub(crate) use views::{ContainerView, TaskView};
 
 pub use input::{
-    CommandExit, CommandStatus, ContainerStart, CreateError, Effect, GroupStart, Input,
-    RecoveredContainer, StopCause,
+    CommandExit, CommandStatus, ContainerStart, CreateError, GroupStart, Input, RecoveredContainer,
+    StopCause,
 };
 
 /// The configuration of the core.
@@ -130,7 +133,7 @@ pub struct Core {
     releasing_groups: BTreeSet<ContainerName>,
     /// Recovered launches that never started; they wait for a registration.
     unstarted: BTreeSet<Instance>,
-    effects: Vec<Effect>,
+    effects: EffectQueue,
 }
 
 /// An effect or step that waits for the journal.
@@ -203,7 +206,7 @@ impl Core {
             group_kills: BTreeSet::new(),
             releasing_groups: BTreeSet::new(),
             unstarted: BTreeSet::new(),
-            effects: Vec::new(),
+            effects: EffectQueue::default(),
         }
     }
 
@@ -280,7 +283,7 @@ impl Core {
     pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Effect> {
         self.now = self.now.max(now);
         let Some(input) = self.executor_input(input) else {
-            return std::mem::take(&mut self.effects);
+            return self.effects.take();
         };
         match input {
             Input::Begin => self.recover(),
@@ -290,7 +293,9 @@ impl Core {
             Input::Message { link, message } => self.message(link, *message),
             Input::Durable { number } => self.durable(number),
             Input::JournalFull(is_full) => self.journal_is_full = is_full,
-            Input::JournalLarge => self.effects.push(Effect::Compact(self.facts.snapshot())),
+            Input::JournalLarge => self
+                .effects
+                .push(JournalEffect::Compact(self.facts.snapshot())),
             Input::Fetching { instance, progress } => self.fetch_progressed(instance, progress),
             Input::Fetched { instance, result } => self.fetched(instance, result),
             Input::Started { instance, fact } => self.started(instance, fact),
@@ -318,7 +323,7 @@ impl Core {
             Input::Tick => self.tick(),
             Input::KillAll => self.end_all(),
         }
-        std::mem::take(&mut self.effects)
+        self.effects.take()
     }
 
     /// Records a change of facts. All facts change here.
@@ -328,7 +333,7 @@ impl Core {
         if sync == SyncMode::Awaited {
             self.awaited = self.appended;
         }
-        self.effects.push(Effect::Persist {
+        self.effects.push(JournalEffect::Append {
             number: self.appended,
             record: Box::new(record),
             sync,

@@ -4,8 +4,8 @@ use argosy_proto::v1;
 
 use super::Core;
 use super::check_schedule::CheckSpecs;
+use super::effect::ContainerEffect;
 use super::facts::{Instance, TaskFacts};
-use super::input::Effect;
 
 /// Whether a launch needs files or an image.
 pub(super) fn needs_fetch(launch: &v1::LaunchOrder) -> bool {
@@ -32,7 +32,7 @@ impl Core {
                 state.acquire_host();
             }
             let start = self.description(instance);
-            self.effects.push(Effect::Prepare(start));
+            self.effects.push(ContainerEffect::Prepare(start));
         }
     }
 }

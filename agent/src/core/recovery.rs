@@ -8,9 +8,10 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Code, Explanation, TaskState};
 
+use super::effect::ContainerEffect;
 use super::facts::{AgentIdentity, AgentState, ContainerName, Instance, JournalRecord};
 use super::groups::group_name;
-use super::input::{Effect, RecoveredContainer};
+use super::input::RecoveredContainer;
 use super::lifecycle::{FailureCause, InstancePhase, InstanceState};
 use super::outcome::{TaskEnd, unknown_end};
 use super::{Core, DeferredStep, SyncMode};
@@ -91,7 +92,7 @@ impl Core {
                 {
                     key = first;
                 }
-                self.effects.push(Effect::Find { name, key });
+                self.effects.push(ContainerEffect::Find { name, key });
             }
         }
         if !self.is_recovered() {
@@ -192,7 +193,7 @@ impl Core {
                 Some((name, task.key.clone()))
             });
             if let Some((name, key)) = executor.or(task) {
-                self.effects.push(Effect::Find { name, key });
+                self.effects.push(ContainerEffect::Find { name, key });
             }
         }
     }

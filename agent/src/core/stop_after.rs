@@ -8,8 +8,8 @@ use argosy_state::ids::Timestamp;
 use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::Core;
+use super::effect::ContainerEffect;
 use super::facts::Instance;
-use super::input::Effect;
 use super::lifecycle::InstancePhase;
 use super::outcome::TaskEnd;
 
@@ -40,7 +40,7 @@ impl Core {
             let spec = task.launch.spec.as_ref();
             let stop_after_ms = spec.map_or(0, |spec| spec.stop_after_ms);
             if state.phase == InstancePhase::Running && stop_after_ms > 0 {
-                self.effects.push(Effect::Renew {
+                self.effects.push(ContainerEffect::Renew {
                     instance: *instance,
                     stop_at: acked_at.plus_ms(stop_after_ms),
                 });

@@ -24,8 +24,7 @@ use crate::inbox::{Event, ExecutorSender};
 
 /// All open sockets.
 pub(crate) struct ExecutorSockets {
-    /// `None` on a simulated host, whose executors have no sockets.
-    broker: Option<BrokerClient>,
+    broker: BrokerClient,
     inbox: mpsc::Sender<Event>,
     connections: Arc<AtomicU64>,
     open: HashMap<Instance, OpenSocket>,
@@ -41,7 +40,7 @@ struct OpenSocket {
 }
 
 impl ExecutorSockets {
-    pub(crate) fn new(broker: Option<BrokerClient>, inbox: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(broker: BrokerClient, inbox: mpsc::Sender<Event>) -> Self {
         Self {
             broker,
             inbox,
@@ -65,9 +64,7 @@ impl ExecutorSockets {
             _guard: stop.drop_guard(),
         };
         self.open.insert(name.instance, open);
-        let Some(broker) = self.broker.clone() else {
-            return;
-        };
+        let broker = self.broker.clone();
         // One asynchronous task per socket. If it fails, its executor does not subscribe, and is
         // ended for that.
         self.threads.spawn(async move {

@@ -27,7 +27,7 @@ use argosy_proto::remedy;
 pub use lock::{DirectoryLock, LockError};
 pub use read::{CorruptRange, JournalContents, read, read_memory, read_synced};
 pub use storage::MemoryDisk;
-pub use writer::{Journal, WriteRequest, WriterProgress};
+pub use writer::{Journal, WriterProgress};
 
 /// The reason why a journal cannot be used. Each is final for this process.
 #[derive(Debug, thiserror::Error)]

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use super::frame::{self, FRAME_BYTES, HEAD_BYTES, HeaderStatus, JournalHeader};
 use super::storage::MemoryDisk;
-use super::{Journal, JournalContents, JournalError, WriteRequest, read, record};
-use crate::core::{AgentState, JournalRecord, SyncMode};
+use super::{Journal, JournalContents, JournalError, read, record};
+use crate::core::{AgentState, JournalEffect, JournalRecord, SyncMode};
 
 /// Returns the journal of these records. Each awaited record is written with those before it, and
 /// synced.
 pub(crate) fn journal_of(records: &[(JournalRecord, SyncMode)]) -> Vec<u8> {
     let requests = records.iter().zip(1..).map(|((record, sync), number)| {
-        let request = WriteRequest::Append {
+        let request = JournalEffect::Append {
             number,
             record: Box::new(record.clone()),
             sync: *sync,
@@ -24,12 +24,12 @@ pub(crate) fn journal_of(records: &[(JournalRecord, SyncMode)]) -> Vec<u8> {
 
 /// Returns the journal of these facts, just compacted.
 pub(crate) fn compacted(facts: &AgentState) -> Vec<u8> {
-    journal(vec![(WriteRequest::Compact(facts.snapshot()), None)])
+    journal(vec![(JournalEffect::Compact(facts.snapshot()), None)])
 }
 
 /// Returns the output of a writer for these requests. Waits after each numbered one until that is
 /// on disk.
-fn journal(requests: Vec<(WriteRequest, Option<u64>)>) -> Vec<u8> {
+fn journal(requests: Vec<(JournalEffect, Option<u64>)>) -> Vec<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()

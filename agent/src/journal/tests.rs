@@ -14,7 +14,9 @@ use argosy_state::ids::{AgentId, OrderIndex};
 use nix::errno::Errno;
 
 use super::*;
-use crate::core::{AgentIdentity, AgentState, Instance, JournalRecord, OrderBody, SyncMode};
+use crate::core::{
+    AgentIdentity, AgentState, Instance, JournalEffect, JournalRecord, OrderBody, SyncMode,
+};
 
 struct TestDir {
     folder: tempfile::TempDir,
@@ -53,8 +55,8 @@ impl TestDir {
     }
 }
 
-fn append(number: u64, record: &JournalRecord, sync: SyncMode) -> WriteRequest {
-    WriteRequest::Append {
+fn append(number: u64, record: &JournalRecord, sync: SyncMode) -> JournalEffect {
+    JournalEffect::Append {
         number,
         record: Box::new(record.clone()),
         sync,
@@ -360,7 +362,7 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
         }
         if journal.progress().borrow().compactions_wanted > compacted {
             compacted += 1;
-            journal.request(WriteRequest::Compact(all.snapshot()));
+            journal.request(JournalEffect::Compact(all.snapshot()));
         }
         assert!(
             started.elapsed() < Duration::from_secs(60),
@@ -390,7 +392,7 @@ fn a_journal_that_closes_during_a_compaction_leaves_no_successor() {
     for (number, record) in (1..).zip(&records) {
         journal.request(append(number, record, SyncMode::Lazy));
     }
-    journal.request(WriteRequest::Compact(facts(&records).snapshot()));
+    journal.request(JournalEffect::Compact(facts(&records).snapshot()));
     drop(journal);
     assert!(!folder.next().exists());
     assert_eq!(folder.read().facts.snapshot(), facts(&records).snapshot());

@@ -18,7 +18,7 @@ use super::read::JournalContents;
 use super::seal::{Seal, copies};
 use super::storage::{AppendTarget, JournalStorage, MemoryDisk};
 use super::{JournalError, frame, record};
-use crate::core::{JournalRecord, SyncMode};
+use crate::core::{JournalEffect, JournalRecord, SyncMode};
 
 /// Maximum number of records that wait for the writer. When the queue is full, the agent's loop
 /// waits: it must not run ahead of its durable state.
@@ -34,21 +34,6 @@ const COMPACT_FACTOR: u64 = 4;
 const RETRY_BYTES: u64 = 512 * 1024;
 /// The interval of checks of a full disk while there is nothing to write.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A request to the writer.
-#[derive(Debug)]
-pub enum WriteRequest {
-    /// Append a record.
-    Append {
-        /// Its number; one more than the one before.
-        number: u64,
-        record: Box<JournalRecord>,
-        /// The urgency of the sync.
-        sync: SyncMode,
-    },
-    /// Replace the file by these records, which are equivalent to all before.
-    Compact(Vec<JournalRecord>),
-}
 
 /// The progress of the writer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,12 +57,12 @@ pub struct Journal {
 #[derive(Debug)]
 enum WriterHandle {
     Thread {
-        requests: Option<SyncSender<WriteRequest>>,
+        requests: Option<SyncSender<JournalEffect>>,
         writer: Option<JoinHandle<Result<(), JournalError>>>,
     },
     /// Memory does not block: an asynchronous task, so that a simulation stays repeatable.
     Task {
-        requests: mpsc::Sender<WriteRequest>,
+        requests: mpsc::Sender<JournalEffect>,
         writer: tokio::task::JoinHandle<Result<(), JournalError>>,
     },
 }
@@ -141,7 +126,7 @@ impl Journal {
     ///
     /// # Panics
     /// In memory, if the queue is full: a simulation is not that large.
-    pub fn request(&self, request: WriteRequest) {
+    pub fn request(&self, request: JournalEffect) {
         match &self.handle {
             WriterHandle::Thread {
                 requests: Some(requests),
@@ -270,7 +255,7 @@ impl JournalWriter {
     async fn run_as_task(
         mut self,
         disk: MemoryDisk,
-        mut waiting: mpsc::Receiver<WriteRequest>,
+        mut waiting: mpsc::Receiver<JournalEffect>,
         progress: watch::Sender<WriterProgress>,
     ) -> Result<(), JournalError> {
         let mut group = Vec::new();
@@ -285,7 +270,7 @@ impl JournalWriter {
 
     fn run(
         &mut self,
-        waiting: &Receiver<WriteRequest>,
+        waiting: &Receiver<JournalEffect>,
         progress: &watch::Sender<WriterProgress>,
     ) -> Result<(), JournalError> {
         loop {
@@ -314,7 +299,7 @@ impl JournalWriter {
 
     fn write_and_report(
         &mut self,
-        group: Vec<WriteRequest>,
+        group: Vec<JournalEffect>,
         progress: &watch::Sender<WriterProgress>,
     ) -> Result<(), JournalError> {
         let (durable, wants) = self.write(group).map_err(self.failure())?;
@@ -350,13 +335,13 @@ impl JournalWriter {
 
     /// Writes one group; returns the number of the last durable record, and whether the file has
     /// grown large.
-    fn write(&mut self, group: Vec<WriteRequest>) -> io::Result<(Option<u64>, bool)> {
+    fn write(&mut self, group: Vec<JournalEffect>) -> io::Result<(Option<u64>, bool)> {
         let mut bytes = Vec::new();
         let mut last = 0;
         let mut awaited = false;
         for request in group {
             match request {
-                WriteRequest::Append {
+                JournalEffect::Append {
                     number,
                     record,
                     sync,
@@ -366,7 +351,7 @@ impl JournalWriter {
                     last = number;
                     awaited |= sync == SyncMode::Awaited;
                 }
-                WriteRequest::Compact(records) => {
+                JournalEffect::Compact(records) => {
                     self.put(&std::mem::take(&mut bytes))?;
                     self.compact(records);
                 }

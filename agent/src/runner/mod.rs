@@ -55,12 +55,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker_client::{BrokerClient, BrokerLayerDirs};
 use crate::config::{Config, ContainerSettings, DiskEnforcement};
-use crate::core::{ContainerName, ContainerStart, Effect, Input, Instance, RecoveredContainer};
+use crate::core::{
+    ContainerEffect, ContainerName, ContainerStart, Input, Instance, RecoveredContainer,
+};
 use crate::disk::DiskMeter;
 use crate::error::RunError;
+use crate::executors::ExecutorSockets;
 use crate::gc::EndedContainers;
 use crate::host::HostFeatures;
-use crate::inbox::Event;
+use crate::inbox::{Event, ExecutorSender};
 use crate::paths::Paths;
 use crate::statistics::Statistics;
 use argosy_content::fetcher::{
@@ -100,8 +103,18 @@ pub struct HelperCommands {
 
 /// The containers of a host: performs the effects of the core, and reports events to it.
 pub trait ContainerRuntime: Send {
-    /// Performs an effect that concerns containers; returns all others.
-    fn perform(&mut self, effect: Effect) -> Option<Effect>;
+    /// Performs an effect.
+    fn perform(&mut self, effect: ContainerEffect);
+
+    /// Takes over the stream of an executor that the agent's socket has authenticated. Does nothing
+    /// on a host without such sockets.
+    fn executor_connected(
+        &mut self,
+        _instance: Instance,
+        _connection: u64,
+        _sender: ExecutorSender,
+    ) {
+    }
 
     /// Releases every container; all of them continue to run.
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()>;
@@ -118,6 +131,7 @@ pub(crate) struct Runner {
     meter: DiskMeter,
     ended: EndedContainers,
     limit_updates: limit_updates::LimitUpdates,
+    sockets: ExecutorSockets,
     tasks: TaskTracker,
     /// The runtime of the agent's worker threads. The loop, which calls this, runs on another one.
     threads: Handle,
@@ -195,6 +209,7 @@ impl Runner {
         inbox: mpsc::Sender<Event>,
     ) -> Result<Self, RunError> {
         let tree = host.tree();
+        let sockets = ExecutorSockets::new(broker.clone(), inbox.clone());
         let service = service(config, host, broker.clone());
         let unpackings = Arc::new(LauncherUnpacker::new(broker.clone()));
         // The host ids of an image's users are known only with user namespaces.
@@ -242,6 +257,7 @@ impl Runner {
             meter: DiskMeter::default(),
             ended: EndedContainers::default(),
             limit_updates: limit_updates::LimitUpdates::default(),
+            sockets,
             tasks: TaskTracker::new(),
             threads: Handle::current(),
             stop: CancellationToken::new(),
@@ -317,6 +333,14 @@ impl Runner {
         });
     }
 
+    fn cancel_fetch(&mut self, instance: Instance) {
+        if let Some(cancel) = self.fetches.remove(&instance) {
+            cancel.cancel();
+        }
+        // The core may already have received the completion.
+        self.shared.images.forget(instance);
+    }
+
     fn find(&mut self, name: ContainerName, key: TaskKey) {
         let control = self.controls.add(name.instance);
         let shared = self.shared.clone();
@@ -379,47 +403,41 @@ impl Runner {
 }
 
 impl ContainerRuntime for Runner {
-    fn perform(&mut self, effect: Effect) -> Option<Effect> {
+    fn perform(&mut self, effect: ContainerEffect) {
         match effect {
-            Effect::Fetch(start) => self.fetch(*start),
-            Effect::CancelFetch(instance) => {
-                if let Some(cancel) = self.fetches.remove(&instance) {
-                    cancel.cancel();
-                }
-                // The core may already have received the completion.
-                self.shared.images.forget(instance);
-            }
-            Effect::Prepare(start) => self.prepare(*start),
-            Effect::Start(start) => self.start(*start),
-            Effect::CancelStart(instance) => self.cancel_start(instance),
-            Effect::Find { name, key } => self.find(name, key),
-            Effect::Kill { instance, grace_ms } => {
+            ContainerEffect::Fetch(start) => self.fetch(*start),
+            ContainerEffect::CancelFetch(instance) => self.cancel_fetch(instance),
+            ContainerEffect::Prepare(start) => self.prepare(*start),
+            ContainerEffect::Start(start) => self.start(*start),
+            ContainerEffect::CancelStart(instance) => self.cancel_start(instance),
+            ContainerEffect::Find { name, key } => self.find(name, key),
+            ContainerEffect::Kill { instance, grace_ms } => {
                 if let Some(control) = self.controls.get(instance) {
                     control.kill(grace_ms);
                 }
             }
-            Effect::Renew { instance, stop_at } => {
+            ContainerEffect::Renew { instance, stop_at } => {
                 if let Some(control) = self.controls.get(instance) {
                     control.renew(stop_at);
                 }
             }
-            Effect::Probe {
+            ContainerEffect::Probe {
                 instance,
                 probe,
                 kind,
                 timeout_ms,
             } => self.probe(instance, probe, kind, timeout_ms),
-            Effect::Limit {
+            ContainerEffect::Limit {
                 name,
                 launch,
                 order,
             } => self.limit(name, launch, order),
-            Effect::CancelProbe {
+            ContainerEffect::CancelProbe {
                 instance,
                 probe,
                 cause,
             } => self.probes.stop(instance, probe.kind, cause),
-            Effect::Measure {
+            ContainerEffect::Measure {
                 name,
                 key,
                 limit_bytes,
@@ -430,11 +448,20 @@ impl ContainerRuntime for Runner {
                 let bytes = (limit_bytes, requested_bytes);
                 self.measure(name, &key, bytes, counts_unlinked, group);
             }
-            Effect::Destroy { name, key } => self.destroy(name, key),
-            Effect::DestroyGroup { name } => self.destroy_group(name),
-            other => return Some(other),
+            ContainerEffect::Destroy { name, key } => self.destroy(name, key),
+            ContainerEffect::DestroyGroup { name } => self.destroy_group(name),
+            ContainerEffect::Listen(name) => self.sockets.listen(name),
+            ContainerEffect::StopListening(name) => self.sockets.stop_listening(name),
+            ContainerEffect::SendToExecutor {
+                instance,
+                connection,
+                message,
+            } => self.sockets.send(instance, connection, *message),
         }
-        None
+    }
+
+    fn executor_connected(&mut self, instance: Instance, connection: u64, sender: ExecutorSender) {
+        self.sockets.linked(instance, connection, sender);
     }
 
     /// Ends the launcher too, and removes the agent's cgroup if it is empty.

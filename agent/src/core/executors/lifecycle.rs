@@ -10,8 +10,9 @@ use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::shutdown::terminated;
 use super::{Executor, ExecutorInfo, ExecutorRecord, HostedTask};
+use crate::core::effect::ContainerEffect;
 use crate::core::facts::{Instance, JournalRecord, StartedFact, TaskFacts};
-use crate::core::input::{CommandExit, CommandStatus, ContainerStart, Effect, Input};
+use crate::core::input::{CommandExit, CommandStatus, ContainerStart, Input};
 use crate::core::lifecycle::InstancePhase;
 use crate::core::outcome::{TaskEnd, outcome_of};
 use crate::core::views::ContainerView;
@@ -158,10 +159,10 @@ impl Core {
         });
         if is_brought {
             self.enter_executor_phase(instance, InstancePhase::Fetching);
-            self.effects.push(Effect::Fetch(start));
+            self.effects.push(ContainerEffect::Fetch(start));
         } else {
             self.enter_executor_phase(instance, InstancePhase::Starting);
-            self.effects.push(Effect::Start(start));
+            self.effects.push(ContainerEffect::Start(start));
         }
     }
 
@@ -202,7 +203,7 @@ impl Core {
                 name, key, launch, ..
             } = *start;
             self.measure_executor(name, key, &launch);
-            self.effects.push(Effect::Limit {
+            self.effects.push(ContainerEffect::Limit {
                 name,
                 launch,
                 order: None,
@@ -218,7 +219,7 @@ impl Core {
         };
         let requested_bytes = disk_limit_bytes(spec);
         let limit_bytes = self.config.disk_default.or(requested_bytes);
-        self.effects.push(Effect::Measure {
+        self.effects.push(ContainerEffect::Measure {
             name,
             key,
             limit_bytes: limit_bytes.unwrap_or(u64::MAX),
@@ -239,7 +240,8 @@ impl Core {
         }
         self.mark_ending(instance);
         let grace_ms = 0;
-        self.effects.push(Effect::Kill { instance, grace_ms });
+        self.effects
+            .push(ContainerEffect::Kill { instance, grace_ms });
     }
 
     pub(super) fn enter_executor_phase(&mut self, instance: Instance, phase: InstancePhase) {
@@ -300,7 +302,7 @@ impl Core {
         match (result, self.executor_start(instance)) {
             (Ok(()), Some(start)) => {
                 self.enter_executor_phase(instance, InstancePhase::Starting);
-                self.effects.push(Effect::Start(start));
+                self.effects.push(ContainerEffect::Start(start));
             }
             (Ok(()), None) => {}
             (Err(why), _) => {
@@ -341,7 +343,7 @@ impl Core {
             self.kill_executor(instance);
         } else {
             self.limit_executor(instance);
-            self.effects.push(Effect::Listen(name));
+            self.effects.push(ContainerEffect::Listen(name));
         }
     }
 

@@ -13,8 +13,8 @@ use argosy_state::task::{Code, Explanation, TaskState};
 
 use super::recovery::is_unreported;
 use super::shutdown::terminated;
+use crate::core::effect::ContainerEffect;
 use crate::core::facts::{Instance, JournalRecord};
-use crate::core::input::Effect;
 use crate::core::lifecycle::InstancePhase;
 use crate::core::orders::key;
 use crate::core::outcome::TaskEnd;
@@ -376,7 +376,7 @@ impl Core {
             return false;
         };
         let message = Some(message);
-        self.effects.push(Effect::SendToExecutor {
+        self.effects.push(ContainerEffect::SendToExecutor {
             instance,
             connection,
             message: Box::new(v1::ToExecutor { message }),

@@ -6,8 +6,9 @@ use argosy_state::task::TaskState;
 use super::Executor;
 use super::lifecycle::executor_key;
 use crate::core::Core;
+use crate::core::effect::ContainerEffect;
 use crate::core::facts::{ContainerName, Instance, TaskFacts};
-use crate::core::input::{Effect, RecoveredContainer};
+use crate::core::input::RecoveredContainer;
 use crate::core::lifecycle::InstancePhase;
 
 impl Core {
@@ -19,7 +20,7 @@ impl Core {
             self.executors.all.insert(instance, executor);
             let key = self.facts.executors[&instance].key.clone();
             if let Some(name) = self.facts.executor_container(instance) {
-                self.effects.push(Effect::Find { name, key });
+                self.effects.push(ContainerEffect::Find { name, key });
             }
         }
     }

@@ -5,8 +5,8 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::task::{Explanation, TaskState};
 
 use super::{ExecutorInfo, ExecutorRecord};
+use crate::core::effect::ContainerEffect;
 use crate::core::facts::{ContainerName, Instance, JournalRecord, TaskFacts};
-use crate::core::input::Effect;
 use crate::core::lifecycle::InstancePhase;
 use crate::core::outcome::TaskEnd;
 use crate::core::{Core, DeferredStep, SyncMode};
@@ -62,8 +62,8 @@ impl Core {
         if let Some(executor) = self.executors.all.get_mut(&instance)
             && !std::mem::replace(&mut executor.is_cleaning_up, true)
         {
-            self.effects.push(Effect::StopListening(name));
-            self.effects.push(Effect::Destroy { name, key });
+            self.effects.push(ContainerEffect::StopListening(name));
+            self.effects.push(ContainerEffect::Destroy { name, key });
         }
     }
 
@@ -91,7 +91,7 @@ impl Core {
         match self.executors.phase(instance) {
             Some(InstancePhase::Waiting) => self.forget_executor(instance),
             Some(InstancePhase::Fetching) => {
-                self.effects.push(Effect::CancelFetch(instance));
+                self.effects.push(ContainerEffect::CancelFetch(instance));
                 self.executor_ended(instance, terminated(Explanation::default()));
             }
             // It is killed as soon as it is known to run.
@@ -130,7 +130,8 @@ impl Core {
     pub(super) fn kill_executor(&mut self, instance: Instance) {
         self.mark_ending(instance);
         let grace_ms = self.executor_grace_ms(instance);
-        self.effects.push(Effect::Kill { instance, grace_ms });
+        self.effects
+            .push(ContainerEffect::Kill { instance, grace_ms });
     }
 
     fn kill_executor_at(&mut self, instance: Instance, after_ms: u64) {

@@ -8,8 +8,9 @@ use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
 use crate::core::checks::{CheckPurpose, CheckResult, ProbeId};
 use crate::core::wire::task_state;
 use crate::core::{
-    AgentState, CommandExit, CommandStatus, ContainerName, Core, CoreConfig, DiskDefault, Effect,
-    Input, Instance, JournalRecord, OrderBody, RecoveredContainer, StartedFact, SyncMode,
+    AgentState, CommandExit, CommandStatus, ContainerEffect, ContainerName, Core, CoreConfig,
+    DiskDefault, Effect, Input, Instance, JournalEffect, JournalRecord, LinkEffect, OrderBody,
+    RecoveredContainer, StartedFact, SyncMode,
 };
 
 pub(super) const CLUSTER: &str = "000000000000000000000000000000aa";
@@ -143,11 +144,11 @@ impl CoreFixture {
     }
 
     fn perform(&mut self, effect: Effect) {
-        if let Effect::Persist {
+        if let Effect::Journal(JournalEffect::Append {
             number,
             record,
             sync,
-        } = &effect
+        }) = &effect
         {
             self.appended += 1;
             assert_eq!(*number, self.appended, "records are counted without gaps");
@@ -157,10 +158,12 @@ impl CoreFixture {
         }
         match &effect {
             // It precedes each start; tests that check it read this list.
-            Effect::Prepare(start) => self.prepared.push(start.name.to_string()),
+            Effect::Container(ContainerEffect::Prepare(start)) => {
+                self.prepared.push(start.name.to_string())
+            }
             _ => self.effects.push(format_effect(&effect)),
         }
-        if let Effect::Dial { after_ms, .. } = &effect {
+        if let Effect::Link(LinkEffect::Dial { after_ms, .. }) = &effect {
             self.dialled_after_ms = *after_ms;
         }
     }
@@ -363,42 +366,56 @@ pub(super) fn ended(how: CommandStatus) -> CommandExit {
 
 /// Formats an effect as one line.
 pub(super) fn format_effect(effect: &Effect) -> String {
+    match effect {
+        Effect::Journal(JournalEffect::Append { record, .. }) => {
+            format!("persist {}", format_record(record))
+        }
+        Effect::Journal(JournalEffect::Compact(_)) => "compact".into(),
+        Effect::Link(LinkEffect::Dial { .. }) => "dial".into(),
+        Effect::Link(LinkEffect::Send { message, .. }) => format_message(message),
+        Effect::Link(LinkEffect::Hangup { why, .. }) => format!("hang up: {why}"),
+        Effect::Container(effect) => format_container_effect(effect),
+    }
+}
+
+fn format_container_effect(effect: &ContainerEffect) -> String {
     let short = |instance: &Instance| instance.order.0;
     match effect {
-        Effect::Persist { record, .. } => format!("persist {}", format_record(record)),
-        Effect::Compact(_) => "compact".into(),
-        Effect::Dial { .. } => "dial".into(),
-        Effect::Send { message, .. } => format_message(message),
-        Effect::Hangup { why, .. } => format!("hang up: {why}"),
-        Effect::Fetch(start) => format!("fetch for {}", start.name),
-        Effect::CancelFetch(instance) => format!("cancel the fetch for {}", short(instance)),
-        Effect::CancelStart(instance) => format!("cancel the start of {}", short(instance)),
-        Effect::Prepare(start) => format!("prepare {}", start.name),
-        Effect::Start(start) => match start.stop_at {
+        ContainerEffect::Fetch(start) => format!("fetch for {}", start.name),
+        ContainerEffect::CancelFetch(instance) => {
+            format!("cancel the fetch for {}", short(instance))
+        }
+        ContainerEffect::CancelStart(instance) => {
+            format!("cancel the start of {}", short(instance))
+        }
+        ContainerEffect::Prepare(start) => format!("prepare {}", start.name),
+        ContainerEffect::Start(start) => match start.stop_at {
             Some(at) => format!("start {} until {}", start.name, at.0),
             None => format!("start {}", start.name),
         },
-        Effect::Find { name, .. } => format!("find {name}"),
-        Effect::Kill { instance, grace_ms } => format!("kill {} in {grace_ms}", short(instance)),
-        Effect::Renew { instance, stop_at } => {
+        ContainerEffect::Find { name, .. } => format!("find {name}"),
+        ContainerEffect::Kill { instance, grace_ms } => {
+            format!("kill {} in {grace_ms}", short(instance))
+        }
+        ContainerEffect::Renew { instance, stop_at } => {
             format!("renew {} until {}", short(instance), stop_at.0)
         }
-        Effect::Probe {
+        ContainerEffect::Probe {
             instance, probe, ..
         } => format!("look {}", format_probe(*instance, *probe)),
-        Effect::CancelProbe {
+        ContainerEffect::CancelProbe {
             instance, probe, ..
         } => {
             format!("stop looking {}", format_probe(*instance, *probe))
         }
-        Effect::Measure {
+        ContainerEffect::Measure {
             name,
             limit_bytes,
             group,
             ..
         } => format_measure(*name, *limit_bytes, group.as_ref()),
-        Effect::Destroy { name, .. } => format!("destroy {name}"),
-        Effect::Limit {
+        ContainerEffect::Destroy { name, .. } => format!("destroy {name}"),
+        ContainerEffect::Limit {
             name,
             launch,
             order: None,
@@ -406,7 +423,7 @@ pub(super) fn format_effect(effect: &Effect) -> String {
             let amounts = launch.spec.as_ref().map_or(0, |spec| spec.resources.len());
             format!("limit {name} by {amounts}")
         }
-        Effect::Limit {
+        ContainerEffect::Limit {
             name,
             launch,
             order: Some(order),
@@ -415,10 +432,10 @@ pub(super) fn format_effect(effect: &Effect) -> String {
             let pids = limits.and_then(|limits| limits.pids).unwrap_or(0);
             format!("limit {name} to {pids} pids by order {}", order.0)
         }
-        Effect::Listen(name) => format!("listen {name}"),
-        Effect::StopListening(name) => format!("stop listening {name}"),
-        Effect::SendToExecutor { message, .. } => format_executor(message),
-        Effect::DestroyGroup { name } => format!("destroy group {name}"),
+        ContainerEffect::Listen(name) => format!("listen {name}"),
+        ContainerEffect::StopListening(name) => format!("stop listening {name}"),
+        ContainerEffect::SendToExecutor { message, .. } => format_executor(message),
+        ContainerEffect::DestroyGroup { name } => format!("destroy group {name}"),
     }
 }
 

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 
-use argosy_agent::core::{AgentIdentity, AgentState, Instance, JournalRecord, OrderBody, SyncMode};
-use argosy_agent::journal::{Journal, WriteRequest, read};
+use argosy_agent::core::{
+    AgentIdentity, AgentState, Instance, JournalEffect, JournalRecord, OrderBody, SyncMode,
+};
+use argosy_agent::journal::{Journal, read};
 use argosy_isolation::crash_points;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
@@ -80,7 +82,7 @@ pub(crate) fn writer() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     runtime.unwrap().block_on(async {
         for number in 1..=MOST {
-            journal.request(WriteRequest::Append {
+            journal.request(JournalEffect::Append {
                 number,
                 record: Box::new(record(number)),
                 sync: SyncMode::Awaited,
@@ -89,7 +91,7 @@ pub(crate) fn writer() -> ExitCode {
             durable.await.unwrap();
             println!("{number}");
             if number == COMPACTED_AT {
-                journal.request(WriteRequest::Compact((1..=number).map(record).collect()));
+                journal.request(JournalEffect::Compact((1..=number).map(record).collect()));
             }
         }
     });
@@ -124,7 +126,7 @@ fn dies_at(step: &str) {
     let after = contents.facts.floor.0 + 1;
     let journal = Journal::open(&path, &next, &contents, 43).unwrap();
     assert!(!next.exists(), "after a death at {step}");
-    journal.request(WriteRequest::Append {
+    journal.request(JournalEffect::Append {
         number: 1,
         record: Box::new(launch(after)),
         sync: SyncMode::Awaited,

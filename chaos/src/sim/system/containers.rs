@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use argosy_agent::core::{
-    ContainerName, ContainerStart, Effect, Input, Instance, RecoveredContainer, UnappliedLimits,
-    checks,
+    ContainerEffect, ContainerName, ContainerStart, Input, Instance, RecoveredContainer,
+    UnappliedLimits, checks,
 };
 use argosy_agent::{ContainerRuntime, EventSender};
 use argosy_proto::v1;
@@ -236,67 +236,65 @@ impl SimContainers {
 }
 
 impl ContainerRuntime for SimContainers {
-    fn perform(&mut self, effect: Effect) -> Option<Effect> {
+    fn perform(&mut self, effect: ContainerEffect) {
         match effect {
-            Effect::Fetch(start) => self.fetch(&start),
-            Effect::CancelFetch(instance) => {
+            ContainerEffect::Fetch(start) => self.fetch(&start),
+            ContainerEffect::CancelFetch(instance) => {
                 if let Some(fetching) = self.fetches.remove(&instance) {
                     fetching.abort();
                 }
             }
             // The simulation prepares nothing before the start.
-            Effect::Prepare(_) => {}
-            Effect::Start(start) => self.start(&start),
+            ContainerEffect::Prepare(_) => {}
+            ContainerEffect::Start(start) => self.start(&start),
             // Starts here are never late enough to be cancelled.
-            Effect::CancelStart(_) => {}
-            Effect::Find { name, key } => {
+            ContainerEffect::CancelStart(_) => {}
+            ContainerEffect::Find { name, key } => {
                 tokio::spawn(self.watcher(name).find(key));
             }
-            Effect::Kill { instance, grace_ms } => {
+            ContainerEffect::Kill { instance, grace_ms } => {
                 if let Some((name, wish)) = self.wakers.get(&instance) {
                     self.machine.kill(*name, now_ms(), grace_ms);
                     wish.notify_one();
                 }
             }
-            Effect::Renew { instance, stop_at } => {
+            ContainerEffect::Renew { instance, stop_at } => {
                 if let Some((name, wish)) = self.wakers.get(&instance) {
                     self.machine.renew(*name, stop_at);
                     wish.notify_one();
                 }
             }
-            Effect::Probe {
+            ContainerEffect::Probe {
                 instance,
                 probe: look,
                 kind,
                 ..
             } => self.probe(instance, look, &kind),
-            Effect::Limit {
+            ContainerEffect::Limit {
                 name,
                 launch,
                 order: Some(order),
             } => self.limit(name, &launch, order),
             // The late answer has no effect.
-            Effect::CancelProbe { .. } => {}
+            ContainerEffect::CancelProbe { .. } => {}
             // The simulated disk has room for everything.
-            Effect::Measure { .. } => {}
-            Effect::Destroy { name, .. } => self.destroy(name),
+            ContainerEffect::Measure { .. } => {}
+            ContainerEffect::Destroy { name, .. } => self.destroy(name),
             // A simulated host has no resources that containers share.
-            Effect::DestroyGroup { name } => {
+            ContainerEffect::DestroyGroup { name } => {
                 self.machine.note_group_destroyed(name);
                 self.destroy(name);
             }
-            Effect::Listen(name) => self.listen(name),
-            Effect::StopListening(name) => drop(self.channels.remove(&name.instance)),
-            Effect::SendToExecutor {
+            ContainerEffect::Listen(name) => self.listen(name),
+            ContainerEffect::StopListening(name) => drop(self.channels.remove(&name.instance)),
+            ContainerEffect::SendToExecutor {
                 instance,
                 connection,
                 message,
             } => self.send_to_executor(instance, connection, *message),
             // The usage of an executor's tasks is checked task by task.
-            Effect::Limit { .. } => {}
-            other => return Some(other),
+            ContainerEffect::Limit { order: None, .. } => {}
         }
-        None
     }
 
     fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
