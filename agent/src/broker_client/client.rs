@@ -16,6 +16,7 @@ use argosy_isolation::unpack::{ArchiveFormat, UnpackHandle, UnpackLimits};
 use argosy_isolation::{Container, ContainerUser, Exit, HostPath, LaunchSpec, Limits, RootFs};
 use argosy_proto::v1;
 use argosy_state::ids::{GroupId, TaskKey};
+use argosy_state::task::Reason;
 use tokio::sync::oneshot;
 
 use super::connections::{BrokerConnections, TimeoutPolicy};
@@ -145,7 +146,7 @@ impl BrokerClient {
         namespace: Option<BorrowedFd<'_>>,
     ) -> Result<Container, CreateError> {
         let failed = |text: String| CreateError {
-            reason: v1::Reason::ContainerLaunchFailed,
+            reason: Reason::ContainerLaunchFailed,
             why: text.into(),
         };
         let descriptors: Vec<_> = namespace.into_iter().collect();
@@ -160,7 +161,7 @@ impl BrokerClient {
                 ))
             }
             (BrokerReply::Invalid(text), _) => Err(CreateError {
-                reason: v1::Reason::TaskInvalid,
+                reason: Reason::TaskInvalid,
                 why: text.into(),
             }),
             _ => Err(failed(unexpected_reply())),

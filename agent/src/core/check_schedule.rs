@@ -7,7 +7,7 @@
 use argosy_proto::convert::{InvalidMessage, check_from, health_check_from};
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Check, CheckKind, CheckResults, Explanation, HealthCheck};
+use argosy_state::task::{Check, CheckKind, CheckResults, Explanation, HealthCheck, Reason};
 
 use super::Core;
 use super::checks::{
@@ -25,7 +25,7 @@ pub(super) struct TaskChecks {
     /// Its position in the schedule.
     due: Option<Timestamp>,
     /// The newest change, for the update that reports it.
-    pub(super) change: Option<(v1::Reason, Explanation)>,
+    pub(super) change: Option<(Reason, Explanation)>,
 }
 
 impl TaskChecks {
@@ -204,8 +204,8 @@ impl Core {
             }
             checks::CheckEffect::Report { kind, why, .. } => {
                 let reason = match kind {
-                    CheckPurpose::Health => v1::Reason::HealthCheckStatusUpdated,
-                    CheckPurpose::Readiness => v1::Reason::ReadinessCheckStatusUpdated,
+                    CheckPurpose::Health => Reason::HealthCheckStatusUpdated,
+                    CheckPurpose::Readiness => Reason::ReadinessCheckStatusUpdated,
                 };
                 let known = watch.results();
                 let is_other_told = match kind {

@@ -12,7 +12,7 @@ use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::effect::ContainerEffect;
 use super::facts::{ContainerName, Instance, TaskFacts};
@@ -276,7 +276,7 @@ impl Core {
             let Some((state, task)) = known else {
                 if self.is_delivered(group) {
                     let what = Explanation::of(Code::GroupTaskMissing, &[]);
-                    let reason = v1::Reason::TaskMissingOnAgent;
+                    let reason = Reason::TaskMissingOnAgent;
                     causes.push((CausePriority::Other, GroupEndCause::of_group(what, reason)));
                 }
                 continue;
@@ -284,7 +284,7 @@ impl Core {
             if TaskGroupOrders::of(member, &task.launch) != Some(group) || group_id(task) != name {
                 // It may be another framework's task: its state is not evidence about this group.
                 let what = Explanation::of(Code::GroupPlaceTaken, &[&task.key.task]);
-                let reason = v1::Reason::TaskInvalid;
+                let reason = Reason::TaskInvalid;
                 causes.push((CausePriority::Other, GroupEndCause::of_group(what, reason)));
                 continue;
             }
@@ -297,7 +297,7 @@ impl Core {
         }
         if has_started && is_unready {
             let what = Explanation::of(Code::GroupAgentRestarted, &[]);
-            let reason = v1::Reason::AgentRestarted;
+            let reason = Reason::AgentRestarted;
             causes.push((CausePriority::Other, GroupEndCause::of_group(what, reason)));
         }
         let first = causes.into_iter().min_by_key(|(rank, _)| *rank);
@@ -350,7 +350,7 @@ impl Core {
         let why = cause.why.clone();
         let end = match cause.failure_reason {
             Some(reason) => TaskEnd::by_agent(TaskState::Failed, reason, why),
-            None => TaskEnd::by_agent(TaskState::Killed, v1::Reason::KilledDuringLaunch, why),
+            None => TaskEnd::by_agent(TaskState::Killed, Reason::KilledDuringLaunch, why),
         };
         self.end(instance, end);
     }

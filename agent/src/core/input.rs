@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::Explanation;
+use argosy_state::task::{Explanation, Reason};
 
 use super::checks::{CheckResult, ProbeId};
 use super::executors::ExecutorEvent;
@@ -125,7 +125,7 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateError {
     /// TASK_INVALID if every other host would refuse the task too.
-    pub reason: v1::Reason,
+    pub reason: Reason,
     pub why: Explanation,
 }
 

@@ -2,9 +2,8 @@
 //!
 //! This state is lost when the process ends; durable state is in `facts`.
 
-use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::check_schedule::{CheckSpecs, TaskChecks};
 use super::effect::ContainerEffect;
@@ -162,7 +161,7 @@ impl Core {
             return self.end(instance, end);
         }
         if let Some(why) = groups::is_malformed(instance, &task.launch) {
-            let end = TaskEnd::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
+            let end = TaskEnd::by_agent(TaskState::Error, Reason::TaskInvalid, why);
             return self.end(instance, end);
         }
         if task.executor().is_some() {
@@ -171,7 +170,7 @@ impl Core {
         }
         if let Err(why) = CheckSpecs::of(&task.launch) {
             let why = why.to_string();
-            let end = TaskEnd::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
+            let end = TaskEnd::by_agent(TaskState::Error, Reason::TaskInvalid, why);
             self.end(instance, end);
             return;
         }
@@ -240,7 +239,7 @@ impl Core {
             Ok(()) => self.start(instance),
             Err(why) => self.end(
                 instance,
-                TaskEnd::by_agent(TaskState::Failed, v1::Reason::FetchFailed, why),
+                TaskEnd::by_agent(TaskState::Failed, Reason::FetchFailed, why),
             ),
         }
     }
@@ -290,7 +289,7 @@ impl Core {
             return;
         }
         let state = match refusal.reason {
-            v1::Reason::TaskInvalid => TaskState::Error,
+            Reason::TaskInvalid => TaskState::Error,
             _ => TaskState::Failed,
         };
         let end = TaskEnd::by_agent(state, refusal.reason, refusal.why);
@@ -321,9 +320,9 @@ impl Core {
             return;
         }
         let end = if self.is_unwanted(instance) {
-            TaskEnd::by_agent(TaskState::Killed, v1::Reason::TaskKilled, why)
+            TaskEnd::by_agent(TaskState::Killed, Reason::TaskKilled, why)
         } else {
-            TaskEnd::by_agent(TaskState::Failed, v1::Reason::CommandExited, why)
+            TaskEnd::by_agent(TaskState::Failed, Reason::CommandExited, why)
         };
         self.end(instance, end);
     }
@@ -403,7 +402,7 @@ impl Core {
     pub(super) fn end_unstarted(&mut self, instance: Instance) {
         let end = TaskEnd::by_agent(
             TaskState::Killed,
-            v1::Reason::KilledDuringLaunch,
+            Reason::KilledDuringLaunch,
             Explanation::of(Code::KilledBeforeStart, &[]),
         );
         self.end(instance, end);

@@ -1,7 +1,6 @@
 //! The outcome of an instance for its framework: state, reason, explanation.
 
-use argosy_proto::v1;
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Exit, Explanation, Reason, TaskState, UpdateSource};
 
 use super::input::{CommandExit, CommandStatus, StopCause};
 use super::lifecycle::FailureCause;
@@ -10,22 +9,18 @@ use super::lifecycle::FailureCause;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TaskEnd {
     pub(super) state: TaskState,
-    pub(super) reason: v1::Reason,
-    pub(super) source: v1::Source,
+    pub(super) reason: Reason,
+    pub(super) source: UpdateSource,
     pub(super) why: Explanation,
-    pub(super) exit: Option<v1::Exit>,
+    pub(super) exit: Option<Exit>,
 }
 
 impl TaskEnd {
-    pub(super) fn by_agent(
-        state: TaskState,
-        reason: v1::Reason,
-        why: impl Into<Explanation>,
-    ) -> Self {
+    pub(super) fn by_agent(state: TaskState, reason: Reason, why: impl Into<Explanation>) -> Self {
         Self {
             state,
             reason,
-            source: v1::Source::Agent,
+            source: UpdateSource::Agent,
             why: why.into(),
             exit: None,
         }
@@ -39,15 +34,14 @@ pub(super) fn outcome_of(
     killed: bool,
     failing: Option<&FailureCause>,
 ) -> TaskEnd {
-    use v1::Reason;
     let failed = failing.map(|failing| match failing {
         FailureCause::DeadlineExceeded => Reason::MaxCompletionTime,
         FailureCause::Unhealthy(_) => Reason::HealthCheckFailed,
         FailureCause::DiskLimitExceeded(_) => Reason::LimitDisk,
     });
     let exit = match ended.status {
-        CommandStatus::Code(code) => Some(v1::exit::How::Code(code)),
-        CommandStatus::Signal(signal) => Some(v1::exit::How::Signal(signal)),
+        CommandStatus::Code(code) => Some(Exit::Code(code)),
+        CommandStatus::Signal(signal) => Some(Exit::Signal(signal)),
         CommandStatus::NotStarted => None,
     };
     let (state, reason) = match (ended.status, ended.stop) {
@@ -70,8 +64,8 @@ pub(super) fn outcome_of(
         state,
         reason,
         source: match ended.status {
-            CommandStatus::NotStarted => v1::Source::Agent,
-            CommandStatus::Code(_) | CommandStatus::Signal(_) => v1::Source::Task,
+            CommandStatus::NotStarted => UpdateSource::Agent,
+            CommandStatus::Code(_) | CommandStatus::Signal(_) => UpdateSource::Task,
         },
         why: match failing {
             Some(FailureCause::Unhealthy(why) | FailureCause::DiskLimitExceeded(why))
@@ -86,25 +80,24 @@ pub(super) fn outcome_of(
             )
             | None => ended.why,
         },
-        exit: exit.map(|how| v1::Exit { how: Some(how) }),
+        exit,
     }
 }
 
 /// Returns the exit status as shells report it: a signal is 128 and its number. For a planted
 /// defect only.
-pub(super) fn as_shell_status(exit: v1::Exit) -> v1::Exit {
-    let how = exit.how.map(|how| match how {
-        v1::exit::How::Signal(number) => v1::exit::How::Code(128 + number),
-        code @ v1::exit::How::Code(_) => code,
-    });
-    v1::Exit { how }
+pub(super) fn as_shell_status(exit: Exit) -> Exit {
+    match exit {
+        Exit::Signal(number) => Exit::Code(128 + number),
+        code @ Exit::Code(_) => code,
+    }
 }
 
 /// Returns the end of an instance whose container has no exit status.
 pub(super) fn unknown_end(rebooted: bool) -> TaskEnd {
     let (reason, code) = match rebooted {
-        true => (v1::Reason::AgentRebooted, Code::AgentRebooted),
-        false => (v1::Reason::AgentRestarted, Code::SupervisorGone),
+        true => (Reason::AgentRebooted, Code::AgentRebooted),
+        false => (Reason::AgentRestarted, Code::SupervisorGone),
     };
     TaskEnd::by_agent(TaskState::Failed, reason, Explanation::of(code, &[]))
 }

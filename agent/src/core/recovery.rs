@@ -4,9 +4,8 @@
 //! correct, but waits for at most four seconds. A container that could not be queried, or has not
 //! answered by then, is not reported, and is queried again.
 
-use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::effect::ContainerEffect;
 use super::facts::{AgentIdentity, AgentState, ContainerName, Instance, JournalRecord};
@@ -166,7 +165,7 @@ impl Core {
     fn not_found(&mut self, instance: Instance) {
         if self.is_unwanted(instance) {
             let why = Explanation::of(Code::ContainerUnknown, &[]);
-            let end = TaskEnd::by_agent(TaskState::Killed, v1::Reason::TaskKilled, why);
+            let end = TaskEnd::by_agent(TaskState::Killed, Reason::TaskKilled, why);
             self.end(instance, end);
         } else {
             self.enter(instance, InstancePhase::Unknown);

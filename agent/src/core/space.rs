@@ -5,7 +5,7 @@
 //! to the ends of other tasks.
 
 use argosy_proto::v1;
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::Core;
 use super::outcome::TaskEnd;
@@ -30,7 +30,7 @@ impl Core {
         self.journal_is_full.then(|| {
             TaskEnd::by_agent(
                 TaskState::Failed,
-                v1::Reason::ContainerLaunchFailed,
+                Reason::ContainerLaunchFailed,
                 Explanation::of(Code::AgentDiskFull, &[]),
             )
         })

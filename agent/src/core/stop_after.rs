@@ -3,9 +3,8 @@
 //! The supervisor of the task keeps the deadline; this module computes it. Masters rely on it: they
 //! report that a task may be replaced when the deadline, the grace period and a margin have passed.
 
-use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::Core;
 use super::effect::ContainerEffect;
@@ -27,7 +26,7 @@ impl Core {
         let stop_at = self.stop_at(instance).filter(|at| *at <= self.now)?;
         let late_ms = self.now.since_ms(stop_at);
         let why = Explanation::of(Code::StopAfterPassed, &[&late_ms]);
-        let reason = v1::Reason::StoppedWithoutLeader;
+        let reason = Reason::StoppedWithoutLeader;
         Some(TaskEnd::by_agent(TaskState::Failed, reason, why))
     }
 

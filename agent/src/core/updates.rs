@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use argosy_proto::v1::from_agent::Message;
 use argosy_proto::{convert, v1};
 use argosy_state::buggify::{self, Rare};
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::check_schedule::TaskChecks;
 use super::facts::{Instance, JournalRecord, TaskFacts};
@@ -144,12 +144,12 @@ impl Core {
             order_index: instance.order.0,
             number: task.newest_update + 1,
             state: wire::number(draft.state),
-            source: draft.source.into(),
-            reason: draft.reason.into(),
+            source: v1::Source::from(draft.source).into(),
+            reason: v1::Reason::from(draft.reason).into(),
             text,
             causes,
             detail_bytes,
-            exit: draft.exit,
+            exit: draft.exit.map(v1::Exit::from),
             wall_ms: self.wall_ms(),
             healthy: standing.healthy,
             ready: standing.ready,
@@ -228,7 +228,7 @@ fn held_task(instance: Instance, task: &TaskFacts) -> v1::HeldTask {
 /// Returns the reportable state of an instance, if it has one.
 fn observe(current: &InstanceState, task: &TaskFacts) -> Option<TaskEnd> {
     let now = |state, reason, why: Explanation| TaskEnd::by_agent(state, reason, why);
-    let quiet = v1::Reason::Unspecified;
+    let quiet = Reason::None;
     let nothing = Explanation::default;
     if let Some(hosted) = current.hosted.as_deref().filter(|_| !current.has_ended()) {
         return hosted.observe(task);
@@ -245,7 +245,7 @@ fn observe(current: &InstanceState, task: &TaskFacts) -> Option<TaskEnd> {
         }
         InstancePhase::Running if task.kill_grace_ms.is_some() => {
             let why = current.group.why();
-            Some(now(TaskState::Killing, v1::Reason::TaskKilled, why))
+            Some(now(TaskState::Killing, Reason::TaskKilled, why))
         }
         InstancePhase::Running
             if let (None, Some(limited)) = (&current.failure, &current.limit_update.result) =>
@@ -258,19 +258,17 @@ fn observe(current: &InstanceState, task: &TaskFacts) -> Option<TaskEnd> {
                 Some((_, found)) => found.clone().then(limited.explanation()),
                 None => limited.explanation(),
             };
-            Some(now(TaskState::Running, v1::Reason::LimitsUpdated, why))
+            Some(now(TaskState::Running, Reason::LimitsUpdated, why))
         }
         InstancePhase::Running => Some(match (&current.failure, &current.checks) {
             (Some(FailureCause::DeadlineExceeded), _) => {
-                now(TaskState::Killing, v1::Reason::MaxCompletionTime, nothing())
+                now(TaskState::Killing, Reason::MaxCompletionTime, nothing())
             }
-            (Some(FailureCause::Unhealthy(why)), _) => now(
-                TaskState::Killing,
-                v1::Reason::HealthCheckFailed,
-                why.clone(),
-            ),
+            (Some(FailureCause::Unhealthy(why)), _) => {
+                now(TaskState::Killing, Reason::HealthCheckFailed, why.clone())
+            }
             (Some(FailureCause::DiskLimitExceeded(why)), _) => {
-                now(TaskState::Killing, v1::Reason::LimitDisk, why.clone())
+                now(TaskState::Killing, Reason::LimitDisk, why.clone())
             }
             (
                 None,

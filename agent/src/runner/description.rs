@@ -14,7 +14,7 @@ use argosy_isolation::{
     Volume,
 };
 use argosy_proto::{convert, v1};
-use argosy_state::task::{Cause, Code, Explanation};
+use argosy_state::task::{Cause, Code, Explanation, Reason};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -43,14 +43,14 @@ pub(super) fn needs_root() -> CreateError {
 /// Returns a refusal that every other host would give, too.
 pub(super) fn invalid(why: impl Into<Explanation>) -> CreateError {
     CreateError {
-        reason: v1::Reason::TaskInvalid,
+        reason: Reason::TaskInvalid,
         why: why.into(),
     }
 }
 
 pub(super) fn failed(why: impl Into<Explanation>) -> CreateError {
     CreateError {
-        reason: v1::Reason::ContainerLaunchFailed,
+        reason: Reason::ContainerLaunchFailed,
         why: why.into(),
     }
 }

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use argosy_isolation::{Container, crash_points};
-use argosy_proto::v1;
-use argosy_state::task::{Code, Explanation};
+use argosy_state::task::{Code, Explanation, Reason};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -158,7 +157,7 @@ impl RunnerState {
 /// Returns the outcome of a start that was cancelled before it was requested.
 pub(super) fn start_cancelled() -> CreateError {
     CreateError {
-        reason: v1::Reason::KilledDuringLaunch,
+        reason: Reason::KilledDuringLaunch,
         why: Explanation::of(Code::KilledBeforeStart, &[]),
     }
 }

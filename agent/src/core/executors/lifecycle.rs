@@ -6,7 +6,7 @@ use argosy_proto::convert::executor_as_task;
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{TaskId, TaskKey};
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState, UpdateSource};
 
 use super::shutdown::terminated;
 use super::{Executor, ExecutorInfo, ExecutorRecord, HostedTask};
@@ -57,7 +57,7 @@ impl Core {
         };
         let Some((key, spec)) = executor_key(task).zip(task.executor()) else {
             let why = Explanation::of(Code::ExecutorUnnamed, &[]);
-            let end = TaskEnd::by_agent(TaskState::Error, v1::Reason::TaskInvalid, why);
+            let end = TaskEnd::by_agent(TaskState::Error, Reason::TaskInvalid, why);
             self.end(instance, end);
             return;
         };
@@ -262,7 +262,7 @@ impl Core {
             }
             Input::NotStarted { instance, refusal } if is_own(&instance) => {
                 let state = match refusal.reason {
-                    v1::Reason::TaskInvalid => TaskState::Error,
+                    Reason::TaskInvalid => TaskState::Error,
                     _ => TaskState::Failed,
                 };
                 let why = Explanation::of(Code::Executor, &[]).then(refusal.why);
@@ -307,7 +307,7 @@ impl Core {
             (Ok(()), None) => {}
             (Err(why), _) => {
                 let why = Explanation::of(Code::Executor, &[]).then(why);
-                let end = TaskEnd::by_agent(TaskState::Failed, v1::Reason::FetchFailed, why);
+                let end = TaskEnd::by_agent(TaskState::Failed, Reason::FetchFailed, why);
                 self.executor_ended(instance, end);
             }
         }
@@ -354,21 +354,21 @@ impl Core {
         let end = match ended.status {
             _ if let Some(over_disk) = over_disk => {
                 let why = Explanation::of(Code::Executor, &[]).then(over_disk.clone());
-                TaskEnd::by_agent(TaskState::Failed, v1::Reason::LimitDisk, why)
+                TaskEnd::by_agent(TaskState::Failed, Reason::LimitDisk, why)
             }
             _ if executor.is_some_and(|executor| executor.subscribe_timed_out) => {
                 let waited = self.config.executor_timeout_ms / 1_000;
-                let reason = v1::Reason::ExecutorRegistrationTimeout;
+                let reason = Reason::ExecutorRegistrationTimeout;
                 let why = Explanation::of(Code::ExecutorSilent, &[&waited]);
                 TaskEnd::by_agent(TaskState::Failed, reason, why)
             }
             _ if ended.out_of_memory => TaskEnd {
-                source: v1::Source::Agent,
+                source: UpdateSource::Agent,
                 exit: None,
                 ..outcome_of(ended.clone(), false, None)
             },
             CommandStatus::NotStarted => {
-                TaskEnd::by_agent(TaskState::Failed, v1::Reason::CommandNotStarted, why)
+                TaskEnd::by_agent(TaskState::Failed, Reason::CommandNotStarted, why)
             }
             CommandStatus::Code(_) | CommandStatus::Signal(_) => terminated(why),
         };

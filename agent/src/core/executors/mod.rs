@@ -14,9 +14,8 @@ mod shutdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Explanation, TaskState};
+use argosy_state::task::{Explanation, Reason, TaskState};
 
 pub use facts::{ExecutorInfo, ExecutorRecord};
 pub use protocol::ExecutorEvent;
@@ -120,7 +119,7 @@ impl HostedTask {
     pub(super) fn observe(&self, task: &TaskFacts) -> Option<TaskEnd> {
         if task.kill_grace_ms.is_some() && self.delivered {
             let state = TaskState::Killing;
-            return Some(TaskEnd::by_agent(state, v1::Reason::TaskKilled, ""));
+            return Some(TaskEnd::by_agent(state, Reason::TaskKilled, ""));
         }
         self.reported.clone()
     }

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use argosy_proto::convert::exit_from;
 use argosy_proto::v1;
 use argosy_proto::v1::to_executor::Message as Tell;
 use argosy_proto::versions::VersionRange;
 use argosy_state::ids::OrderIndex;
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState, UpdateSource};
 
 use super::recovery::is_unreported;
 use super::shutdown::terminated;
@@ -132,7 +133,7 @@ impl Core {
         };
         if self.is_unwanted(instance) {
             let why = Explanation::of(Code::KilledBeforeExecutor, &[]);
-            let reason = v1::Reason::KilledDuringLaunch;
+            let reason = Reason::KilledDuringLaunch;
             self.end(instance, TaskEnd::by_agent(TaskState::Killed, reason, why));
         } else if is_unreported(task) {
             if let Some(hosted) = self.hosted(instance) {
@@ -252,10 +253,10 @@ impl Core {
         hosted.delivered = true;
         let end = TaskEnd {
             state,
-            reason: v1::Reason::Unspecified,
-            source: v1::Source::Task,
+            reason: Reason::None,
+            source: UpdateSource::Task,
             why: update.text.into(),
-            exit: update.exit,
+            exit: exit_from(update.exit),
         };
         match state {
             TaskState::Starting | TaskState::Running => {
@@ -285,8 +286,8 @@ impl Core {
     /// the end is on disk, then a request to shut down if it has no task left.
     fn executor_reported_end(&mut self, instance: Instance, executor: Instance, end: TaskEnd) {
         let reason = match end.state {
-            TaskState::Killed => v1::Reason::TaskKilled,
-            _ => v1::Reason::CommandExited,
+            TaskState::Killed => Reason::TaskKilled,
+            _ => Reason::CommandExited,
         };
         if let Some(state) = self.instances.get_mut(&instance) {
             state.phase = InstancePhase::Ended;

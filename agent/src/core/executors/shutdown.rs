@@ -2,7 +2,7 @@
 
 use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::{Explanation, TaskState};
+use argosy_state::task::{Explanation, Reason, TaskState};
 
 use super::{ExecutorInfo, ExecutorRecord};
 use crate::core::effect::ContainerEffect;
@@ -40,7 +40,7 @@ impl Core {
             let end = if killed {
                 TaskEnd {
                     state: TaskState::Killed,
-                    reason: v1::Reason::TaskKilled,
+                    reason: Reason::TaskKilled,
                     ..end.clone()
                 }
             } else {
@@ -193,5 +193,5 @@ impl Core {
 
 /// Returns the end of a task whose executor has ended.
 pub(super) fn terminated(why: impl Into<Explanation>) -> TaskEnd {
-    TaskEnd::by_agent(TaskState::Failed, v1::Reason::ExecutorTerminated, why)
+    TaskEnd::by_agent(TaskState::Failed, Reason::ExecutorTerminated, why)
 }

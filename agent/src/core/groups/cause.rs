@@ -1,8 +1,7 @@
 //! The cause for which a task group is ended: a failed or killed task, or a kill order.
 
-use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::task::{Code, Explanation, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use crate::core::facts::TaskFacts;
 use crate::core::lifecycle::InstanceState;
@@ -14,11 +13,11 @@ pub(super) struct GroupEndCause {
     pub(super) why: Explanation,
     /// The reason with which tasks that were not started yet become FAILED; `None` if they become
     /// KILLED.
-    pub(super) failure_reason: Option<v1::Reason>,
+    pub(super) failure_reason: Option<Reason>,
 }
 
 impl GroupEndCause {
-    pub(super) fn new(why: Explanation, failed: Option<v1::Reason>) -> Self {
+    pub(super) fn new(why: Explanation, failed: Option<Reason>) -> Self {
         Self {
             why,
             failure_reason: failed,
@@ -26,7 +25,7 @@ impl GroupEndCause {
     }
 
     /// Returns the cause of a malformed group.
-    pub(super) fn of_group(what: Explanation, failed: v1::Reason) -> Self {
+    pub(super) fn of_group(what: Explanation, failed: Reason) -> Self {
         let why = Explanation::of(Code::GroupEnded, &[]).then(what);
         Self::new(why, Some(failed))
     }
@@ -96,13 +95,13 @@ pub(super) fn cause_in(
 
 /// Returns state, reason and explanation of its end, from this run of the agent or from its newest
 /// update.
-fn end_report(state: &InstanceState, task: &TaskFacts) -> (TaskState, v1::Reason, Explanation) {
+fn end_report(state: &InstanceState, task: &TaskFacts) -> (TaskState, Reason, Explanation) {
     match (&state.end, task.updates.back()) {
         (Some(end), _) => (end.state, end.reason, end.why.clone()),
-        (None, Some(update)) => (task.state, update.reason(), wire::explanation(update)),
+        (None, Some(update)) => (task.state, wire::reason(update), wire::explanation(update)),
         (None, None) => (
             task.state,
-            v1::Reason::Unspecified,
+            Reason::None,
             Explanation::of(Code::LastUpdateGone, &[]),
         ),
     }

@@ -1,7 +1,7 @@
 //! Tests of task groups: started together, ended one after another, never half.
 
 use argosy_proto::v1;
-use argosy_state::task::TaskState;
+use argosy_state::task::{Reason, TaskState};
 
 use super::world::{CoreFixture, ended, instance, spec};
 use crate::core::{
@@ -316,7 +316,7 @@ fn a_create_failure_in_a_group_kills_its_running_tasks() {
     commit_all(&mut world);
     world.discard_effects();
     let refusal = CreateError {
-        reason: v1::Reason::TaskInvalid,
+        reason: Reason::TaskInvalid,
         why: "no such user".into(),
     };
     let instance = instance(2);

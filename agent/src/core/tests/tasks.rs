@@ -3,6 +3,7 @@
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
 use argosy_state::digest::DigestKind;
+use argosy_state::task::Reason;
 
 use super::world::{CoreFixture, ended, instance, spec};
 use crate::core::{CommandExit, CommandStatus, CreateError, Input, StopCause};
@@ -352,7 +353,7 @@ fn a_kill_cancels_a_pending_start() {
     world.feed(Input::NotStarted {
         instance: instance(1),
         refusal: CreateError {
-            reason: v1::Reason::KilledDuringLaunch,
+            reason: Reason::KilledDuringLaunch,
             why: "called off".into(),
         },
     });
@@ -454,8 +455,8 @@ fn exit_statuses_are_reported_exactly() {
 #[test]
 fn a_create_failure_is_an_error_only_for_invalid_tasks() {
     for (why, state) in [
-        (v1::Reason::TaskInvalid, "Error"),
-        (v1::Reason::ContainerLaunchFailed, "Failed"),
+        (Reason::TaskInvalid, "Error"),
+        (Reason::ContainerLaunchFailed, "Failed"),
     ] {
         let mut world = CoreFixture::registered();
         world.launch(1, "web");
