@@ -2,8 +2,9 @@
 //! the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `host`, `start`,
-//! `environment`, `agent` (the loop), then `broker_client`, `broker`, `sandbox`, `reach`, `disk`, `gc`,
-//! `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `config`.
+//! `environment`, `agent` (the loop), then `broker_client`, `broker`, `sandbox`, `reach`, `disk`,
+//! `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `config`. No two of them
+//! import each other, directly or through others.
 
 mod agent;
 mod api;

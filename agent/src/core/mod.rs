@@ -2,9 +2,9 @@
 //!
 //! The core uses no clock, no IO, and no randomness but the rare branches of a simulation. Every
 //! effect that reports a fact, or acts on an order, waits in `deferred` until all earlier records
-//! are on disk. Reading order: `facts`, `evidence`, `orders`, `preparing`, `lifecycle`,
-//! `stop_after`, `groups`, `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`,
-//! `limits`, `outcome`, `updates`, `link`, `recovery`, `views`.
+//! are on disk. Reading order: `input`, `effect`, `facts`, `evidence`, `orders`, `preparing`,
+//! `lifecycle`, `stop_after`, `groups`, `network`, `executors`, `checks`, `check_schedule`, `disk`,
+//! `space`, `limits`, `outcome`, `updates`, `link`, `recovery`, `views`.
 
 mod check_schedule;
 pub mod checks;
