@@ -34,7 +34,7 @@ use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
 use crate::lag::OwnerLag;
 use crate::leader::{Effect, Input, Leader, LeaderTime};
 use crate::links::{Outbox, SendOutcome};
-use crate::metrics::{OwnerCounts, OwnerMetrics};
+use crate::metrics::{OwnerCounts, OwnerMetrics, OwnerState};
 use crate::step_downs::{FAR_AWAY, FarTransfer, StepDowns, TOO_OFTEN};
 use crate::turns::{OwnerTurn, QueryShare};
 use crate::views::SharedView;
@@ -505,12 +505,13 @@ impl Replica {
     }
 
     fn publish_counts(&self) {
-        let counts = OwnerCounts::of(
-            &self.registry,
-            self.leader.as_ref(),
-            (&self.status.borrow(), &self.node.progress()),
-            &self.outbox,
-        );
+        let counts = OwnerCounts::of(&OwnerState {
+            registry: &self.registry,
+            leader: self.leader.as_ref(),
+            status: &self.status.borrow(),
+            progress: &self.node.progress(),
+            links: &self.outbox,
+        });
         self.published.counts.send_replace(counts);
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use argosy_raft::{LogProgress, RaftStatus};
+use argosy_state::Registry;
 use argosy_state::command::OperatorOperation;
 use argosy_state::ids::Role;
 use argosy_state::limits;
@@ -10,16 +12,18 @@ use argosy_state::testing::World;
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::*;
+use crate::links::Outbox;
 
 /// Returns the registry's metrics in `/metrics`: by name without `argosy_registry_`, and by kind.
 fn shown(registry: &Registry) -> BTreeMap<(String, String), u64> {
     let recorder = PrometheusBuilder::new().build_recorder();
-    let counts = OwnerCounts::of(
+    let counts = OwnerCounts::of(&OwnerState {
         registry,
-        None,
-        (&RaftStatus::default(), &LogProgress::default()),
-        &Outbox::default(),
-    );
+        leader: None,
+        status: &RaftStatus::default(),
+        progress: &LogProgress::default(),
+        links: &Outbox::default(),
+    });
     metrics::with_local_recorder(&recorder, || counts.export());
     let text = recorder.handle().render();
     let lines = text.lines().filter_map(|line| {
