@@ -119,15 +119,9 @@ impl AgentInfo {
     /// Returns whether the agent has this capability.
     #[must_use]
     pub fn can(&self, capability: AgentCapability) -> bool {
-        let is_announced = self.capabilities.contains(capability.name());
-        match capability {
-            // Agents of every release have these.
-            AgentCapability::Launch | AgentCapability::Kill => true,
-            AgentCapability::Limits => self.changes_limits || is_announced,
-            AgentCapability::KillSignal
-            | AgentCapability::ImagePull
-            | AgentCapability::HostPathPlaces => is_announced,
-        }
+        self.capabilities.contains(capability.name())
+            || capability.is_of_every_release()
+            || (capability == AgentCapability::LIMITS && self.changes_limits)
     }
 
     /// Returns whether the agent supports everything that a task requests. A task that it does not

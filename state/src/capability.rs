@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::limits;
-use crate::task::TaskSpec;
+use crate::task::{self, TaskSpec};
 
 /// The names that one agent or framework announces, including those of later releases.
 pub type CapabilityNames = BTreeSet<String>;
@@ -20,81 +20,60 @@ pub struct UnknownCapability;
 
 /// A capability of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum AgentCapability {
-    /// Accepts launches. Every release does, whether announced or not.
-    Launch,
-    /// Accepts kills. Every release does, whether announced or not.
-    Kill,
-    /// Accepts orders that change the limits of tasks. Agents of release 0.1 announce it in a
-    /// separate field.
-    Limits,
-    /// Kills tasks with the signal of their kill policy.
-    KillSignal,
-    /// Queries the registry of an image when the task requests it.
-    ImagePull,
-    /// Mounts host paths at paths that differ from the host's, and read-only.
-    HostPathPlaces,
+pub struct AgentCapability {
+    name: &'static str,
+    what: &'static str,
 }
 
 impl AgentCapability {
-    /// All capabilities that this release knows, in the order of the documentation.
-    pub const ALL: [Self; 6] = [
-        Self::Launch,
-        Self::Kill,
-        Self::Limits,
-        Self::KillSignal,
-        Self::ImagePull,
-        Self::HostPathPlaces,
-    ];
+    /// Accepts launches. Every release does, whether announced or not.
+    pub const LAUNCH: Self = Self::new("launch", "a launch");
+    /// Accepts kills. Every release does, whether announced or not.
+    pub const KILL: Self = Self::new("kill", "a kill");
+    /// Accepts orders that change the limits of tasks. Agents of release 0.1 announce it in a
+    /// separate field.
+    pub const LIMITS: Self = Self::new("limits", "a change of limits");
+
+    /// Returns a capability by its announced name, and the part of a request that needs it.
+    pub(crate) const fn new(name: &'static str, what: &'static str) -> Self {
+        Self { name, what }
+    }
+
+    /// Returns all capabilities that this release knows, in the order of the documentation.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let of_fields = task::CAPABILITIES.iter().map(|(capability, _)| *capability);
+        [Self::LAUNCH, Self::KILL, Self::LIMITS]
+            .into_iter()
+            .chain(of_fields)
+    }
 
     /// Returns the announced name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Launch => "launch",
-            Self::Kill => "kill",
-            Self::Limits => "limits",
-            Self::KillSignal => "kill-signal",
-            Self::ImagePull => "image-pull",
-            Self::HostPathPlaces => "host-path-places",
-        }
+        self.name
     }
 
     /// Returns the part of a request that needs the capability.
     #[must_use]
     pub fn what(self) -> &'static str {
-        match self {
-            Self::Launch => "a launch",
-            Self::Kill => "a kill",
-            Self::Limits => "a change of limits",
-            Self::KillSignal => "kill_policy.signal",
-            Self::ImagePull => "container.pull",
-            Self::HostPathPlaces => {
-                "host_paths with another container_path than the host's, or read_only"
-            }
-        }
+        self.what
+    }
+
+    /// Returns whether every release has the capability, whether announced or not.
+    pub(crate) fn is_of_every_release(self) -> bool {
+        [Self::LAUNCH, Self::KILL].contains(&self)
     }
 
     /// Returns all names that this release announces.
     #[must_use]
     pub fn announced() -> CapabilityNames {
-        Self::ALL.map(|one| one.name().to_owned()).into()
+        Self::all().map(|one| one.name().to_owned()).collect()
     }
 
     /// Returns the capabilities that the agent of a task needs.
     pub fn needed(spec: &TaskSpec) -> impl Iterator<Item = Self> {
-        let has_places = spec
-            .host_paths
-            .iter()
-            .any(|path| path.read_only || !path.has_same_path());
-        let needed = [
-            (Self::KillSignal, spec.kill_signal.is_some()),
-            (Self::ImagePull, spec.container.pull.is_some()),
-            (Self::HostPathPlaces, has_places),
-        ];
-        needed
-            .into_iter()
-            .filter_map(|(capability, is_needed)| is_needed.then_some(capability))
+        let needed = task::CAPABILITIES.iter();
+        needed.filter_map(|(capability, is_needed)| is_needed(spec).then_some(*capability))
     }
 }
 
@@ -108,7 +87,7 @@ impl FromStr for AgentCapability {
     type Err = UnknownCapability;
 
     fn from_str(name: &str) -> Result<Self, UnknownCapability> {
-        let mut all = Self::ALL.into_iter();
+        let mut all = Self::all();
         all.find(|one| one.name() == name).ok_or(UnknownCapability)
     }
 }
@@ -173,9 +152,13 @@ mod tests {
     use crate::task::{HostPath, ImagePull, KillSignal, TaskLimits};
     use crate::testing::{World, framework_info, registration, spec};
 
+    fn named(name: &str) -> AgentCapability {
+        name.parse().unwrap()
+    }
+
     #[test]
     fn a_name_reads_back_and_an_unknown_one_is_none() {
-        for one in AgentCapability::ALL {
+        for one in AgentCapability::all() {
             assert_eq!(one.name().parse(), Ok(one));
         }
         assert_eq!(
@@ -197,10 +180,11 @@ mod tests {
         }];
         assert_eq!(needed(&task), []);
         task.host_paths[0].container_path = "/data".to_owned();
-        assert_eq!(needed(&task), [AgentCapability::HostPathPlaces]);
+        assert_eq!(needed(&task), [named("host-path-places")]);
         task.kill_signal = Some(KillSignal::Int);
         task.container.pull = Some(ImagePull::Always);
-        assert_eq!(needed(&task), AgentCapability::ALL[3..]);
+        let names = ["kill-signal", "image-pull", "host-path-places"];
+        assert_eq!(needed(&task), names.map(named));
     }
 
     /// Returns a cluster with one agent that announces these names, and a framework.
@@ -249,8 +233,8 @@ mod tests {
         let mut signalled = spec("signalled", "cpus:1");
         signalled.kill_signal = Some(KillSignal::Int);
         for (task, capability) in [
-            (signalled, AgentCapability::KillSignal),
-            (placed(), AgentCapability::HostPathPlaces),
+            (signalled, named("kill-signal")),
+            (placed(), named("host-path-places")),
         ] {
             let mut unable = world(Level::NEWEST, &["launch", "kill"]);
             let why = refused(&mut unable, &task);
@@ -283,7 +267,7 @@ mod tests {
             };
             let task = key.task;
             let applied = world.call(framework, CallAction::UpdateLimits { task, limits });
-            let incapable = Rejection::AgentIncapable(agent, AgentCapability::Limits);
+            let incapable = Rejection::AgentIncapable(agent, AgentCapability::LIMITS);
             assert_eq!(applied.outcome.err(), is_refused.then_some(incapable));
         }
     }

@@ -22,7 +22,7 @@ pub use self::kill_signal::KillSignal;
 pub use self::limits::{DiskLimit, LimitsChange, LimitsReport, TaskLimits};
 pub use self::opt_outs::{LinuxCapability, SecurityOptions};
 pub use self::sizes::{SizeExceeded, Sizes};
-pub(crate) use self::spec::RESTRICTIONS;
+pub(crate) use self::spec::{CAPABILITIES, FIELD_RULES};
 pub use self::spec::{CommandSpec, HostPath, TaskSpec, Uri};
 pub use self::volume::{TaskVolume, VolumeSource};
 pub use self::words::LIMITS_NOT_CHANGED;

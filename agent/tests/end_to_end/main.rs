@@ -55,15 +55,13 @@ fn main() -> ExitCode {
         return host::executor_process();
     }
     if std::env::args().any(|argument| argument == "--list") {
-        cases::ALL
-            .iter()
-            .for_each(|(name, _)| println!("{name}: test"));
+        cases::all().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
     let (options, filters): (Vec<_>, Vec<_>) = std::env::args()
         .skip(1)
         .partition(|argument| argument.starts_with('-'));
-    let is_vain = |filter: &&String| !cases::ALL.iter().any(|case| case.0.contains(*filter));
+    let is_vain = |filter: &&String| !cases::all().any(|case| case.0.contains(*filter));
     if options.iter().any(|option| option == EACH_MATCHES)
         && let Some(filter) = filters.iter().find(is_vain)
     {
@@ -71,7 +69,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let is_picked = |name: &str| filters.is_empty() || filters.iter().any(|one| name.contains(one));
-    for (name, case) in cases::ALL.iter().filter(|(name, _)| is_picked(name)) {
+    for (name, case) in cases::all().filter(|(name, _)| is_picked(name)) {
         let begun = Instant::now();
         let _limit = limited(LIMIT * cases::length());
         // A panic names the failed test on the line before its message.

@@ -2,7 +2,7 @@
 //! variables.
 //!
 //! This module defines the shape only. The behaviour of a command is in the module of its name in
-//! `commands`. The help of each command has two examples.
+//! `objects` or `commands`. The help of each command has two examples.
 
 mod attach;
 mod checks;
@@ -35,7 +35,7 @@ pub(crate) use objects::{
     ListArguments, Logs, MasterCommand, MasterJoin, MasterRaiseLevel, MasterRejoin, MasterRemove,
     MasterTransfer, OfferCommand, Ps, ShowArguments, Status, TaskCommand, TaskKill, TaskList,
 };
-pub(crate) use run::{NetworkMode, Run};
+pub(crate) use run::Run;
 pub(crate) use service::{
     AgentStart, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName, MasterStart,
     OrphanTasks, TimingName,

@@ -1,10 +1,12 @@
-//! Arguments of `argosy run`, which runs one command on the cluster.
+//! Arguments of `argosy run`, which runs one command on the cluster, and the task that they
+//! describe in wire form.
 
 use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_proto::v1;
-use argosy_state::task::KillSignal;
+use argosy_proto::v1::network::Mode;
+use argosy_state::task::{KillSignal, SecurityOptions};
 use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 
@@ -168,4 +170,90 @@ pub(crate) struct Run {
     pub(crate) limits: Limits,
     #[command(flatten)]
     pub(crate) opt_outs: RequestedSecurityOptions,
+}
+
+impl Run {
+    /// Returns the task that the flags describe, without its id, resources and checks.
+    pub(crate) fn spec(&self) -> Result<v1::TaskSpec, String> {
+        let environment = parsers::unique(&self.environment, "--env")?;
+        let labels = parsers::unique(&self.labels, "--label")?;
+        Ok(v1::TaskSpec {
+            limits: self.limits.wire(),
+            argv: self.command.clone(),
+            environment: environment.into_iter().collect(),
+            user: self.user.clone().unwrap_or_default(),
+            uris: self.uris(),
+            host_paths: self.volumes.host_paths(),
+            volumes: self.volumes.volumes(),
+            kill_policy: Some(v1::KillPolicy {
+                grace_ms: self.grace.as_millis() as u64,
+                signal: argosy_proto::convert::kill_signal(self.kill_signal).into(),
+            }),
+            labels: labels.into_iter().collect(),
+            container: self.container()?,
+            tty: self.tty,
+            stdin: self.interactive,
+            max_completion_ms: self.max_time.map_or(0, |time| time.as_millis() as u64),
+            ..v1::TaskSpec::default()
+        })
+    }
+
+    /// Returns the security options that the agent must allow.
+    pub(crate) fn security_options(&self) -> SecurityOptions {
+        SecurityOptions {
+            host_network: self.network == Some(NetworkMode::Host),
+            ..self.opt_outs.opt_outs()
+        }
+    }
+
+    /// Returns the URIs to fetch, in the order of their kinds.
+    fn uris(&self) -> Vec<v1::Uri> {
+        let mut uris = self.uris.clone();
+        let executable = |uri: &v1::Uri| v1::Uri {
+            executable: true,
+            ..uri.clone()
+        };
+        uris.extend(self.executable_uris.iter().map(executable));
+        let extracted = |uri: &v1::Uri| v1::Uri {
+            extract: true,
+            ..uri.clone()
+        };
+        uris.extend(self.archives.iter().map(extracted));
+        uris.iter_mut().for_each(|uri| uri.cache = self.cache);
+        uris
+    }
+
+    fn container(&self) -> Result<Option<v1::ContainerSpec>, String> {
+        let published = self.published.clone();
+        if !self.ports.is_empty() && self.network != Some(NetworkMode::Host) {
+            return Err(
+                "--port: only a task in the host's network listens at ports of the host: add --network host, or publish the port with --publish"
+                    .to_owned(),
+            );
+        }
+        let mode = match &self.network {
+            Some(NetworkMode::Host | NetworkMode::None) if !published.is_empty() => {
+                return Err(
+                    "--publish: ports are published by --network bridge or cni:NAME; a task in the host's network listens at those of --port"
+                        .to_owned(),
+                );
+            }
+            None => None,
+            Some(NetworkMode::Host) => Some(Mode::Host(v1::HostNetwork {})),
+            Some(NetworkMode::None) => Some(Mode::None(v1::NoNetwork {})),
+            Some(NetworkMode::Bridge) => Some(Mode::Bridge(v1::BridgeNetwork { published })),
+            Some(NetworkMode::Cni(name)) => Some(Mode::Cni(v1::CniNetwork {
+                name: name.clone(),
+                published,
+            })),
+        };
+        let spec = v1::ContainerSpec {
+            image: self.image.clone().unwrap_or_default(),
+            network: mode.map(|mode| v1::Network { mode: Some(mode) }),
+            opt_outs: argosy_proto::convert::opt_outs(&self.security_options()),
+            sizes: argosy_proto::convert::sizes(self.limits.sizes()),
+            pull: self.pull.map_or(0, |pull| pull.wire().into()),
+        };
+        Ok((spec != v1::ContainerSpec::default()).then_some(spec))
+    }
 }

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use argosy_client::resources::{from_wire, to_wire};
 use argosy_client::scheduler::OfferOperation;
 use argosy_proto::v1;
-use argosy_proto::v1::network::Mode;
 use argosy_state::ids::{GroupId, Role, TaskId};
 use argosy_state::resources::{Range, Resource, ResourceIdentity, Resources, Value};
 use argosy_state::task::{SecurityOptions, Sizes};
 
 use super::{checks, command_line, pending_reason};
-use crate::args::{NetworkMode, Run};
+use crate::args::Run;
 use crate::exit::Failure;
-use crate::{names, parsers};
+use crate::names;
 
 /// The job to place on one agent: a task, or the tasks of a group in the order of their start.
 #[derive(Debug, Clone)]
@@ -37,7 +36,7 @@ impl Job {
             group: String::new(),
             tasks: vec![spec],
             requested: wanted,
-            opt_outs: opt_outs(arguments),
+            opt_outs: arguments.security_options(),
             sizes: arguments.limits.sizes(),
         })
     }
@@ -70,7 +69,7 @@ impl Job {
                     "task {name:?} requests a port or a device that another one has, or more than any cluster has"
                 ))
             })?;
-            job.opt_outs.join(opt_outs(arguments));
+            job.opt_outs.join(arguments.security_options());
             job.sizes.join(arguments.limits.sizes());
             job.tasks.push(spec);
         }
@@ -151,91 +150,17 @@ fn task(arguments: &Run, random: u64) -> Result<(v1::TaskSpec, Resources), Failu
         .unwrap_or_else(|| names::name(random));
     TaskId::new(&name).map_err(|error| Failure::usage(format!("--name: {error}")))?;
     command_line::check(arguments)?;
-    let environment = parsers::unique(&arguments.environment, "--env").map_err(Failure::usage)?;
-    let labels = parsers::unique(&arguments.labels, "--label").map_err(Failure::usage)?;
+    let spec = arguments.spec().map_err(Failure::usage)?;
     let wanted = wanted(arguments)?;
     let spec = v1::TaskSpec {
         task_id: name.clone(),
         name,
         resources: to_wire(&wanted),
-        limits: arguments.limits.wire(),
-        argv: arguments.command.clone(),
-        environment: environment.into_iter().collect(),
-        user: arguments.user.clone().unwrap_or_default(),
-        uris: uris(arguments),
-        host_paths: arguments.volumes.host_paths(),
-        volumes: arguments.volumes.volumes(),
-        kill_policy: Some(v1::KillPolicy {
-            grace_ms: arguments.grace.as_millis() as u64,
-            signal: argosy_proto::convert::kill_signal(arguments.kill_signal).into(),
-        }),
-        labels: labels.into_iter().collect(),
-        container: container(arguments)?,
         health_check: checks::health(&arguments.checks),
         readiness_check: checks::readiness(&arguments.checks),
-        tty: arguments.tty,
-        stdin: arguments.interactive,
-        max_completion_ms: arguments.max_time.map_or(0, |time| time.as_millis() as u64),
-        ..v1::TaskSpec::default()
+        ..spec
     };
     Ok((spec, wanted))
-}
-
-/// Returns the URIs to fetch, in the order of their kinds.
-fn uris(arguments: &Run) -> Vec<v1::Uri> {
-    let mut uris = arguments.uris.clone();
-    let executable = |uri: &v1::Uri| v1::Uri {
-        executable: true,
-        ..uri.clone()
-    };
-    uris.extend(arguments.executable_uris.iter().map(executable));
-    let extracted = |uri: &v1::Uri| v1::Uri {
-        extract: true,
-        ..uri.clone()
-    };
-    uris.extend(arguments.archives.iter().map(extracted));
-    uris.iter_mut().for_each(|uri| uri.cache = arguments.cache);
-    uris
-}
-
-/// Returns the security options that the agent must allow.
-fn opt_outs(arguments: &Run) -> SecurityOptions {
-    SecurityOptions {
-        host_network: arguments.network == Some(NetworkMode::Host),
-        ..arguments.opt_outs.opt_outs()
-    }
-}
-
-fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
-    let published = arguments.published.clone();
-    if !arguments.ports.is_empty() && arguments.network != Some(NetworkMode::Host) {
-        return Err(Failure::usage(
-            "--port: only a task in the host's network listens at ports of the host: add --network host, or publish the port with --publish",
-        ));
-    }
-    let mode = match &arguments.network {
-        Some(NetworkMode::Host | NetworkMode::None) if !published.is_empty() => {
-            return Err(Failure::usage(
-                "--publish: ports are published by --network bridge or cni:NAME; a task in the host's network listens at those of --port",
-            ));
-        }
-        None => None,
-        Some(NetworkMode::Host) => Some(Mode::Host(v1::HostNetwork {})),
-        Some(NetworkMode::None) => Some(Mode::None(v1::NoNetwork {})),
-        Some(NetworkMode::Bridge) => Some(Mode::Bridge(v1::BridgeNetwork { published })),
-        Some(NetworkMode::Cni(name)) => Some(Mode::Cni(v1::CniNetwork {
-            name: name.clone(),
-            published,
-        })),
-    };
-    let spec = v1::ContainerSpec {
-        image: arguments.image.clone().unwrap_or_default(),
-        network: mode.map(|mode| v1::Network { mode: Some(mode) }),
-        opt_outs: argosy_proto::convert::opt_outs(&opt_outs(arguments)),
-        sizes: argosy_proto::convert::sizes(arguments.limits.sizes()),
-        pull: arguments.pull.map_or(0, |pull| pull.wire().into()),
-    };
-    Ok((spec != v1::ContainerSpec::default()).then_some(spec))
 }
 
 fn wanted(arguments: &Run) -> Result<Resources, Failure> {
@@ -278,6 +203,7 @@ fn wanted(arguments: &Run) -> Result<Resources, Failure> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use argosy_proto::v1::network::Mode;
     use clap::Parser;
 
     use super::*;

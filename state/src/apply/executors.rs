@@ -7,7 +7,7 @@ use crate::command::Rejection;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId};
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{ExecutorSpec, RESTRICTIONS, SecurityOptions, TaskSpec};
+use crate::task::{ExecutorSpec, FIELD_RULES, SecurityOptions, TaskSpec};
 
 /// The name of an invalid field, and a message that names the remedy.
 type FieldError = (&'static str, String);
@@ -35,9 +35,9 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {
         let text = format!("{grace_ms} is too long: give at most {most}");
         return Err(("executor.grace_ms", text));
     }
-    let restricted = RESTRICTIONS.iter().find_map(|restriction| {
-        let why = restriction.in_executor?;
-        (restriction.is_used)(spec).then_some((restriction.field, why))
+    let restricted = FIELD_RULES.iter().find_map(|rule| {
+        let why = rule.in_executor?;
+        (rule.is_used)(spec).then_some((rule.field, why))
     });
     match restricted {
         Some((field, why)) if spec.executor.is_some() => Err((field, why.to_owned())),

@@ -8,7 +8,7 @@ use super::overlay::Overlay;
 use crate::Registry;
 use crate::command::Rejection;
 use crate::limits;
-use crate::task::{ContainerNetwork, RESTRICTIONS, TaskGroup, TaskSpec};
+use crate::task::{ContainerNetwork, FIELD_RULES, TaskGroup, TaskSpec};
 
 /// Returns whether two consecutive launches belong to one group.
 pub(super) fn in_same_group(one: &TaskSpec, next: &TaskSpec) -> bool {
@@ -115,9 +115,9 @@ fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
 /// task that is root in its container would own the host paths of another one.
 fn check_restrictions(tasks: &[TaskSpec]) -> Result<(), String> {
     for spec in tasks {
-        for restriction in RESTRICTIONS {
-            if let Some(why) = restriction.in_group.filter(|_| (restriction.is_used)(spec)) {
-                let field = restriction.field;
+        for rule in FIELD_RULES {
+            if let Some(why) = rule.in_group.filter(|_| (rule.is_used)(spec)) {
+                let field = rule.field;
                 return Err(format!("task {}: {field}: {why}", spec.task));
             }
         }

@@ -258,7 +258,7 @@ mod tests {
             Rejection::RequestReused("r".to_owned()),
             Rejection::TooManyRequests,
             Rejection::WrongMode(agent, AgentMode::Gone),
-            Rejection::AgentIncapable(agent, AgentCapability::KillSignal),
+            Rejection::AgentIncapable(agent, AgentCapability::LIMITS),
         ]
     }
 

@@ -1,7 +1,8 @@
 //! The level that a command needs because of facts that earlier levels do not have.
 //!
-//! A new command, and a new field of a command, is listed here with its level. Facts that are only
-//! reported, and not requested, are omitted at earlier levels instead: see [`reported`].
+//! A new command, and a new field of a command, is listed here with its level. The fields of a task
+//! have theirs in the table of `task/spec.rs`. Facts that are only reported, and not requested, are
+//! omitted at earlier levels instead: see [`reported`].
 
 use super::Level;
 use crate::agent::AgentInfo;
@@ -10,7 +11,7 @@ use crate::command::{CallAction, Command, OperatorOperation, SweepTarget};
 use crate::framework::FrameworkInfo;
 use crate::ids::Role;
 use crate::resources::Resources;
-use crate::task::{Container, TaskSpec, cause};
+use crate::task::{TaskSpec, cause};
 
 /// A part of a command that not every level has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +41,7 @@ fn needed(level: Level, command: &Command) -> Option<LevelRequirement> {
         }
         Command::CompareDigest(_) => need(Level::RELEASE_0_2, "a digest in the log"),
         Command::Call(call) => match &call.action {
-            CallAction::Accept(accept) => accept.tasks().find_map(|spec| {
-                let what = of_spec(spec)?;
-                need(Level::RELEASE_0_2, what)
-            }),
+            CallAction::Accept(accept) => accept.tasks().find_map(|spec| of_spec(level, spec)),
             CallAction::Kill { .. } | CallAction::UpdateLimits { .. } | CallAction::Teardown => {
                 None
             }
@@ -101,34 +99,12 @@ fn of_operation(operation: &OperatorOperation) -> Option<&Role> {
     }
 }
 
-/// Returns the first field of a task that release 0.1.0 does not have.
-fn of_spec(spec: &TaskSpec) -> Option<&'static str> {
+/// Returns the first part of a task's description that the level does not have.
+fn of_spec(level: Level, spec: &TaskSpec) -> Option<LevelRequirement> {
     let executor = spec.executor.as_ref().map(|executor| &executor.resources);
     let resources = [Some(&spec.resources), executor].into_iter().flatten();
-    if role(resources.flat_map(reserved_for)).is_some() {
-        return Some("a role that is a path");
-    }
-    if spec.kill_signal.is_some() {
-        return Some("kill_policy.signal");
-    }
-    let executor = spec.executor.as_ref().map(|executor| &executor.container);
-    [Some(&spec.container), executor]
-        .into_iter()
-        .flatten()
-        .find_map(of_container)
-}
-
-fn of_container(container: &Container) -> Option<&'static str> {
-    let fields = [
-        ("container.sizes", !container.sizes.is_empty()),
-        ("container.pull", container.pull.is_some()),
-        (
-            "container.opt_outs.host_network",
-            container.opt_outs.host_network,
-        ),
-    ];
-    let mut fields = fields.into_iter();
-    fields.find_map(|(field, is_set)| is_set.then_some(field))
+    let role = role(resources.flat_map(reserved_for)).filter(|need| need.level > level);
+    role.or_else(|| spec.first_above(level))
 }
 
 /// Returns an agent's description without the facts that the level does not have. The agent

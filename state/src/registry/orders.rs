@@ -22,9 +22,9 @@ impl OrderKind {
     #[must_use]
     pub fn capability(self) -> AgentCapability {
         match self {
-            Self::Launch => AgentCapability::Launch,
-            Self::Kill => AgentCapability::Kill,
-            Self::Limits => AgentCapability::Limits,
+            Self::Launch => AgentCapability::LAUNCH,
+            Self::Kill => AgentCapability::KILL,
+            Self::Limits => AgentCapability::LIMITS,
         }
     }
 }

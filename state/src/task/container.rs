@@ -3,6 +3,7 @@
 use super::{SecurityOptions, Sizes};
 use crate::encode::stored::stored;
 use crate::fingerprint::CanonicalWriter;
+use crate::level::{Level, LevelRequirement};
 
 /// The settings of a container that differ from the agent's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -73,6 +74,22 @@ stored!(message Container {
 });
 
 impl Container {
+    /// Returns the used fields that not every level has.
+    pub(crate) fn level_requirements(&self) -> impl Iterator<Item = LevelRequirement> + use<> {
+        let level = Level::RELEASE_0_2;
+        let fields = [
+            ("container.sizes", level, !self.sizes.is_empty()),
+            ("container.pull", level, self.pull.is_some()),
+            (
+                "container.opt_outs.host_network",
+                level,
+                self.opt_outs.host_network,
+            ),
+        ];
+        let used = fields.into_iter().filter(|(.., is_used)| *is_used);
+        used.map(|(what, level, _)| LevelRequirement { level, what })
+    }
+
     /// Appends the fields that the fingerprint of a request covers. The numbers belong to the
     /// fingerprint, not to the wire format.
     pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {

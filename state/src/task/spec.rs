@@ -7,9 +7,11 @@ use super::volume::TaskVolume;
 use super::{
     Check, Container, ExecutorSpec, HealthCheck, KillSignal, Sizes, TaskGroup, TaskLimits,
 };
+use crate::capability::AgentCapability;
 use crate::encode::stored::stored;
 use crate::fingerprint::CanonicalWriter;
 use crate::ids::TaskId;
+use crate::level::{Level, LevelRequirement};
 use crate::resources::Resources;
 
 /// A file that is fetched into the sandbox before the start.
@@ -160,36 +162,54 @@ impl TaskSpec {
         let lived = self.stop_after_ms.saturating_add(self.grace_ms);
         Some(lived.saturating_add(lived.div_ceil(20)))
     }
+
+    /// Returns the first used field that the level does not have.
+    pub(crate) fn first_above(&self, level: Level) -> Option<LevelRequirement> {
+        let rules = FIELD_RULES.iter().filter(|rule| (rule.is_used)(self));
+        let fields = rules.map(|rule| LevelRequirement {
+            level: rule.level,
+            what: rule.field,
+        });
+        let executor = self.executor.as_ref().map(|executor| &executor.container);
+        let containers = [Some(&self.container), executor].into_iter().flatten();
+        fields
+            .chain(containers.flat_map(Container::level_requirements))
+            .find(|need| need.level > level)
+    }
 }
 
-/// A field of a description that not every task may use.
-pub(crate) struct Restriction {
+/// A field of a description that not every task, or not every level, may use.
+pub(crate) struct FieldRule {
     /// The name on the wire.
     pub(crate) field: &'static str,
     pub(crate) is_used: fn(&TaskSpec) -> bool,
+    /// The lowest feature level that has the field.
+    pub(crate) level: Level,
     /// The reason why a task of an executor may not use the field, if it may not.
     pub(crate) in_executor: Option<&'static str>,
     /// The reason why a task of a group may not use the field, if it may not.
     pub(crate) in_group: Option<&'static str>,
 }
 
-const fn own_container(field: &'static str, is_used: fn(&TaskSpec) -> bool) -> Restriction {
+/// Returns the rule of a field of the oldest level that concerns the task's container.
+const fn own_container(field: &'static str, is_used: fn(&TaskSpec) -> bool) -> FieldRule {
     let why = "a task of an executor has no container of its own: ask for it in executor, or have no executor";
-    Restriction {
+    FieldRule {
         field,
         is_used,
+        level: Level::OLDEST,
         in_executor: Some(why),
         in_group: None,
     }
 }
 
-/// The fields that not every task may use. The first used one is reported.
-pub(crate) const RESTRICTIONS: &[Restriction] = &[
+/// The fields that not every task, or not every level, may use. The first used one is reported.
+pub(crate) const FIELD_RULES: &[FieldRule] = &[
     own_container("group", |spec| spec.group.is_some()),
     own_container("container", |spec| spec.container != Container::default()),
     own_container("user", |spec| !spec.user.is_empty()),
     own_container("uris", |spec| !spec.uris.is_empty()),
-    Restriction {
+    FieldRule {
         in_group: Some(
             "tasks of a group see none, as they share their users; use the group's folder",
         ),
@@ -197,13 +217,42 @@ pub(crate) const RESTRICTIONS: &[Restriction] = &[
     },
     own_container("volumes", |spec| !spec.volumes.is_empty()),
     own_container("limits", |spec| spec.limits.is_some()),
-    own_container("kill_policy.signal", |spec| spec.kill_signal.is_some()),
+    FieldRule {
+        level: Level::RELEASE_0_2,
+        ..own_container("kill_policy.signal", |spec| spec.kill_signal.is_some())
+    },
     own_container("tty", |spec| spec.tty),
     own_container("stdin", |spec| spec.stdin),
     own_container("health_check", |spec| spec.health_check.is_some()),
     own_container("readiness_check", |spec| spec.readiness_check.is_some()),
     own_container("max_completion_ms", |spec| spec.max_completion_ms > 0),
     own_container("stop_after_ms", |spec| spec.stop_after_ms > 0),
+];
+
+/// The parts of a description that agents of earlier releases ignore, with the capability by which
+/// an agent announces that it applies them, in the order of the documentation.
+pub(crate) const CAPABILITIES: &[(AgentCapability, fn(&TaskSpec) -> bool)] = &[
+    // Kills tasks with the signal of their kill policy.
+    (
+        AgentCapability::new("kill-signal", "kill_policy.signal"),
+        |spec| spec.kill_signal.is_some(),
+    ),
+    // Queries the registry of an image when the task requests it.
+    (
+        AgentCapability::new("image-pull", "container.pull"),
+        |spec| spec.container.pull.is_some(),
+    ),
+    // Mounts host paths at paths that differ from the host's, and read-only.
+    (
+        AgentCapability::new(
+            "host-path-places",
+            "host_paths with another container_path than the host's, or read_only",
+        ),
+        |spec| {
+            let mut paths = spec.host_paths.iter();
+            paths.any(|path| path.read_only || !path.has_same_path())
+        },
+    ),
 ];
 
 // Numbers 18, 19, 21, 23, 25 and 27 are unused.

@@ -9,6 +9,13 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, shell};
 use crate::running::{Agent, content};
 
+super::cases!("attaching":
+    all_who_are_attached_see_a_task_and_type_at_it_until_it_ends,
+    one_can_attach_again_after_the_agent_was_restarted,
+    a_pipe_of_a_task_takes_input_and_its_end,
+    what_cannot_be_attached_to_is_refused_before_anything_is_upgraded,
+);
+
 async fn ask(agent: &Agent, parameters: &[(&str, &str)]) -> reqwest::Response {
     let task = format!("{FRAMEWORK}/t");
     let parameters = [&[("task", task.as_str())], parameters].concat();

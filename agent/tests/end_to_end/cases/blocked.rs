@@ -19,6 +19,12 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, Master, kill, shell};
 use crate::running::Agent;
 
+super::cases!("blocked":
+    heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked,
+    a_task_whose_host_path_hangs_holds_up_no_other,
+    a_user_database_that_hangs_holds_up_no_task_without_a_user,
+);
+
 /// Returns a runtime for an agent.
 fn threads() -> Runtime {
     let threads = Builder::new_multi_thread()

@@ -12,6 +12,10 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, Master, shell};
 use crate::running::Agent;
 
+super::cases!("bombs":
+    a_task_without_limits_meets_the_agents_defaults_and_its_neighbour_runs_on,
+);
+
 /// The command of a task, its end, and a harmless amount of the same.
 struct ResourceAttack {
     name: &'static str,

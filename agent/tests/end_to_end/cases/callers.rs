@@ -14,6 +14,11 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, in_hosts_network, kill, shell};
 use crate::running::{Agent, content};
 
+super::cases!("callers":
+    other_users_of_the_host_neither_enter_tasks_nor_read_their_files,
+    a_task_that_reaches_its_agent_neither_enters_tasks_nor_reads_their_files,
+);
+
 /// A user without any rights.
 const NOBODY: u32 = 65_534;
 

@@ -16,6 +16,14 @@ use crate::master::{Master, PATIENCE, in_hosts_network, shell};
 use crate::running::{Agent, content};
 use crate::tls;
 
+super::cases!("checks":
+    a_task_is_healthy_until_it_is_not_and_then_it_is_ended,
+    a_task_is_ready_while_its_port_answers_as_expected,
+    a_task_that_answers_by_https_is_ready_whoever_has_signed_its_certificate,
+    a_look_that_takes_too_long_has_failed_and_is_ended,
+    the_next_agent_goes_on_looking_and_tells_nothing_twice,
+);
+
 /// Returns a check without a delay, ten times a second.
 fn check(kind: Kind) -> v1::Check {
     v1::Check {

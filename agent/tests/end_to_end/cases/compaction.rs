@@ -16,6 +16,10 @@ use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
 
 use crate::master::{FRAMEWORK, shell};
 
+super::cases!("compaction":
+    every_step_can_be_the_last_of_a_compaction,
+);
+
 /// The verb by which this program writes a journal until it crashes.
 pub(crate) const VERB: &str = "journal";
 pub(super) const STEPS: [&str; 3] = [

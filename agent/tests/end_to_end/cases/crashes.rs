@@ -22,6 +22,13 @@ use crate::layout;
 use crate::master::{AgentStream, Master, PATIENCE, is_terminal, kill, launch, shell};
 use crate::running::{AgentProcess, AnyAgent};
 
+super::cases!("crashes":
+    every_step_can_be_the_last_of_an_agent,
+    every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes,
+    steps_can_be_the_last_of_an_agent_that_is_not_root_or_of_its_broker,
+    every_step_can_be_the_last_of_an_agent_that_makes_file_systems,
+);
+
 /// The passes of a step that are tested: the journal writes all events, each time another one.
 const PASSES_OF_JOURNAL: std::ops::RangeInclusive<u32> = 1..=8;
 

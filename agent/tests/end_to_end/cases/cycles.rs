@@ -21,6 +21,10 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, Master, is_terminal, kill, launch, shell};
 use crate::running::AgentProcess;
 
+super::cases!("cycles":
+    launches_kills_and_dying_agents_leave_nothing,
+);
+
 /// Number of cycles of a usual run.
 pub(super) const USUAL: usize = 400;
 /// Number of final cycles with an agent that is not killed: its open descriptors are counted.

@@ -17,6 +17,14 @@ use crate::layout;
 use crate::master::{FRAMEWORK, Master, shell};
 use crate::running::{Agent, content};
 
+super::cases!("disks":
+    a_task_that_fills_its_file_system_goes_on_and_so_it_does_with_the_next_agent,
+    what_is_fetched_has_to_fit_into_the_same_file_system,
+    what_a_task_changes_of_its_image_fills_the_same_file_system,
+    the_folder_of_a_group_is_on_the_file_system_of_its_first_task,
+    an_agent_is_refused_disks_that_its_host_cannot_keep_small,
+);
+
 const MIB: u64 = 1 << 20;
 
 pub(super) fn looped(config: &mut Config) {

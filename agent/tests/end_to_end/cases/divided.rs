@@ -23,6 +23,18 @@ use crate::layout;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 use crate::running::{AgentProcess, content};
 
+super::cases!("divided":
+    an_agent_that_was_root_is_another_user_and_its_tasks_run_end_and_are_adopted,
+    no_core_has_what_tasks_were_given_and_what_brings_content_is_limited,
+    an_agent_takes_over_what_one_that_was_root_has_left,
+    tasks_with_images_are_made_and_removed_by_an_agent_that_is_not_root,
+    an_agent_ends_with_its_broker_and_a_broker_with_its_agent,
+    file_systems_plugins_networks_and_executors_are_made_by_a_broker_with_its_filter,
+    a_panic_in_the_broker_ends_it_and_its_agent_and_no_task,
+    callers_are_known_to_an_agent_that_is_not_root,
+    an_agent_whose_folder_is_closed_to_other_users_stays_root,
+);
+
 /// Returns `None` on a host on which an agent is not divided.
 fn impossible() -> Option<&'static str> {
     (!nix::unistd::geteuid().is_root()).then_some("needs root")

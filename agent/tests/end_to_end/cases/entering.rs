@@ -15,6 +15,19 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
 use crate::running::{Agent, content};
 
+super::cases!("entering":
+    a_command_in_a_task_has_its_streams_and_its_end_is_told,
+    signals_reach_a_command_in_a_task,
+    a_terminal_in_a_task_has_the_size_that_it_is_given,
+    a_command_in_a_task_ends_with_its_client_and_its_task,
+    a_task_that_was_adopted_can_be_entered_again,
+    a_client_that_does_not_read_stops_its_command_and_nobody_else,
+    a_command_that_does_not_read_stops_its_input_and_not_its_signals,
+    what_cannot_be_let_in_is_refused_before_anything_is_upgraded,
+    a_frame_that_is_too_large_ends_the_command_in_words,
+    many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words,
+);
+
 /// A client of a session.
 pub(super) struct ExecClient(WebSocketStream<reqwest::Upgraded>);
 

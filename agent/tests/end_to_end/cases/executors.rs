@@ -14,6 +14,17 @@ use crate::host::{EXECUTOR, TestHost};
 use crate::master::{AgentStream, Master, kill, shell};
 use crate::running::{Agent, content};
 
+super::cases!("executors":
+    tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last,
+    an_executor_with_more_on_the_disk_than_its_tasks_request_is_ended_with_them,
+    an_executor_outlives_its_agent_and_takes_tasks_of_a_new_leader,
+    an_executor_that_is_killed_takes_its_tasks_along,
+    one_task_of_an_executor_is_killed_and_the_other_runs_on,
+    an_executor_that_does_not_subscribe_is_ended_and_says_why,
+    messages_reach_an_executor_and_its_framework,
+    nobody_but_the_container_of_an_executor_gets_through_its_socket,
+);
+
 /// Runs until its file exists, confirms that by another one, and ends with this code.
 fn task(host: &TestHost, id: &str, code: i32) -> v1::TaskSpec {
     let line =

@@ -19,6 +19,12 @@ use crate::host::TestHost;
 use crate::master::{Master, shell};
 use crate::running::AgentProcess;
 
+super::cases!("fetching":
+    a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_is,
+    a_file_of_the_host_that_no_operator_gives_is_refused_in_words,
+    a_file_that_is_kept_is_on_the_disk_before_it_has_its_name,
+);
+
 const HALF: usize = 1 << 20;
 
 /// Serves one file of 2 MiB: half of it immediately, and the rest on notification.

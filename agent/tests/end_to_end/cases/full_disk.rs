@@ -15,6 +15,11 @@ use super::{reason, runs, state};
 use crate::host::TestHost;
 use crate::master::{AgentStream, Master, kill, shell};
 
+super::cases!("full_disk":
+    an_agent_whose_disk_is_full_runs_on_and_records_kills_and_ends,
+    who_fills_the_disk_beyond_its_request_is_evicted_and_others_run_on,
+);
+
 /// A separate disk for an agent's directory; removed with the value.
 struct SmallDisk(PathBuf);
 

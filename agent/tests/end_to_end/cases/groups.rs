@@ -13,6 +13,17 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, is_terminal, kill, shell};
 use crate::running::{Agent, content};
 
+super::cases!("groups":
+    tasks_of_a_group_that_is_alone_hear_each_other,
+    tasks_of_a_group_share_the_network_that_its_first_one_names,
+    files_of_one_task_of_a_group_are_files_of_the_others,
+    a_task_that_fails_ends_its_group_the_last_one_first,
+    the_folder_of_a_group_is_a_part_of_its_first_tasks_disk,
+    the_folder_of_a_group_is_measured_when_its_first_task_has_ended_and_by_the_next_agent,
+    a_group_of_which_one_task_cannot_be_prepared_never_starts,
+    a_group_that_broke_while_its_agent_was_away_is_ended_by_the_next,
+);
+
 /// Answers each caller with one line, at a port that is reachable only within its network.
 const SERVER: &str = r#"exec perl -MIO::Socket::INET -e '
     my $door = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 80, Proto => "tcp") or die $!;

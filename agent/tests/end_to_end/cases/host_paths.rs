@@ -16,6 +16,11 @@ use crate::layout;
 use crate::master::{Master, shell};
 use crate::running::content;
 
+super::cases!("host_paths":
+    a_task_sees_host_paths_elsewhere_and_writes_only_where_it_may,
+    root_of_an_image_reads_a_host_path_as_any_user_may,
+);
+
 fn path(host: &Path, container: &str, read_only: bool) -> v1::HostPath {
     v1::HostPath {
         host_path: host.display().to_string(),

@@ -16,6 +16,14 @@ use crate::layout;
 use crate::master::{Master, kill, shell};
 use crate::running::content;
 
+super::cases!("images":
+    an_image_that_has_changed_under_its_name_is_noticed_if_the_operator_wants_so,
+    a_task_can_have_its_tag_looked_up_at_each_start,
+    a_kill_begins_with_the_signal_that_the_image_names,
+    a_container_can_have_a_copy_of_its_image_which_counts_as_its_disk,
+    a_host_that_makes_overlays_is_found_out,
+);
+
 /// Returns a task of the image in the host's layouts.
 pub(super) fn of_image(host: &TestHost, task: &str, line: &str) -> v1::TaskSpec {
     v1::TaskSpec {

@@ -17,6 +17,12 @@ use crate::host::TestHost;
 use crate::master::{Master, kill, shell};
 use crate::running::{Agent, content};
 
+super::cases!("leftovers":
+    an_orphan_that_does_not_end_keeps_no_agent_from_its_work,
+    a_route_over_the_containers_network_keeps_no_agent_from_its_tasks,
+    a_host_that_gives_tasks_no_ipv6_gives_them_ipv4,
+);
+
 /// The file of the generated prefix, in an agent's directory.
 const PREFIX6: &str = "network-prefix6";
 

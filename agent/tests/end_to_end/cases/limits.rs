@@ -12,6 +12,12 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, kill, shell};
 use crate::running::{Agent, content};
 
+super::cases!("limits":
+    a_task_that_asks_for_no_memory_has_the_agents_default,
+    limits_are_changed_while_a_task_runs_and_what_became_of_them_is_told,
+    the_next_agent_keeps_the_limits_and_changes_them_again,
+);
+
 const LINE: &str = "echo begun > begun; exec sleep 1000";
 
 fn order(task: &str, limits: v1::Limits) -> v1::order::Order {

@@ -7,6 +7,13 @@ use super::runs;
 use crate::host::TestHost;
 use crate::master::{Master, kill, shell};
 
+super::cases!("links":
+    an_earlier_reign_and_another_cluster_are_refused,
+    a_list_names_what_is_held_and_strays_are_ended,
+    a_shutdown_ends_everything_and_comes_back_as_another,
+    a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat,
+);
+
 pub(super) async fn an_earlier_reign_and_another_cluster_are_refused() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;

@@ -13,6 +13,21 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, is_terminal, shell};
 use crate::running::{Agent, AgentProcess, content};
 
+super::cases!("lives":
+    a_task_outlives_its_agent_and_is_adopted_with_the_same_pid,
+    an_end_while_the_agent_was_away_is_told_truly,
+    an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on,
+    an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_format_before,
+    the_executable_is_replaced_under_running_tasks,
+    a_damaged_record_of_the_journal_costs_its_task_alone,
+    a_damaged_record_of_the_newest_launch_starts_nothing_twice,
+    a_journal_that_names_no_agent_stops_the_start_and_ends_nothing,
+    a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_adopted_later,
+    a_second_agent_on_the_same_directory_is_refused_by_pid,
+    tasks_can_be_ended_with_the_agent,
+    an_agent_killed_amid_launches_starts_each_task_once,
+);
+
 /// After this time the state of the agent is printed.
 const LONG: Duration = Duration::from_secs(10);
 /// The counter of damaged parts of a journal.

@@ -18,6 +18,11 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, Master, in_no_network, shell};
 use crate::running::Agent;
 
+super::cases!("nft":
+    an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_nothing_else,
+    a_mkfs_that_hangs_fails_who_needs_a_file_system_and_nobody_else,
+);
+
 const NFT: &str = "/usr/sbin/nft";
 /// The device by which a task detects that it is in the host's network.
 const DEVICE: &str = "of-host";

@@ -11,6 +11,13 @@ use crate::host::TestHost;
 use crate::master::{FRAMEWORK, Master, in_hosts_network, shell};
 use crate::running::content;
 
+super::cases!("opt_outs":
+    a_task_is_let_off_what_its_agent_allows_and_no_more,
+    a_task_is_in_its_hosts_network_only_where_its_agent_allows_it,
+    a_task_does_not_reach_the_api_of_its_agent,
+    a_limit_that_this_host_cannot_keep_is_refused_in_words,
+);
+
 /// A program that is started as root, gives its files away and becomes their owner.
 const SERVE: &str = "touch mine && chown 33:34 mine && stat -c %u:%g mine && setpriv --reuid 33 --regid 34 --clear-groups id -u";
 

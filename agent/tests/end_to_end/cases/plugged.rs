@@ -13,6 +13,12 @@ use crate::host::TestHost;
 use crate::master::{Master, PATIENCE, kill, shell};
 use crate::running::content;
 
+super::cases!("plugged":
+    a_task_is_in_the_network_that_plugins_make_and_they_take_it_back,
+    a_network_that_cannot_be_made_fails_its_task_in_words,
+    the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give,
+);
+
 /// Records each call, and answers with an address; waits while a file `hang` exists, fails while
 /// `refuse` exists.
 const PLUGIN: &str = r#"#!/bin/sh

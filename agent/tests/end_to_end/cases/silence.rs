@@ -14,6 +14,11 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
 use crate::running::{Agent, content};
 
+super::cases!("silence":
+    a_command_ends_when_its_client_has_fallen_silent_and_not_before,
+    who_is_attached_and_falls_silent_is_given_up_and_the_task_goes_on,
+);
+
 /// Long enough for healthy clients to answer four times on a loaded machine.
 const SILENCE: Duration = Duration::from_secs(6);
 

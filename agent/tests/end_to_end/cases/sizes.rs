@@ -9,6 +9,10 @@ use crate::host::TestHost;
 use crate::master::{Master, shell};
 use crate::running::content;
 
+super::cases!("sizes":
+    a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_agent_gives,
+);
+
 /// Prints its sizes: the limit of open files, soft and hard, and the MiB of the two file systems.
 const LOOK: &str = "ulimit -Sn; ulimit -Hn; df -m --output=size /dev/shm /tmp | grep -v [B-z]";
 

@@ -12,6 +12,11 @@ use crate::host::TestHost;
 use crate::master::{FRAMEWORK, Master, PATIENCE, in_hosts_network, kill, shell};
 use crate::running::{Agent, content};
 
+super::cases!("statistics":
+    what_passes_the_link_of_a_task_is_told_to_people_and_to_prometheus,
+    what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs,
+);
+
 /// Returns a task's processor time in the Prometheus output; `None` if it is missing.
 async fn metric_of(agent: &Agent, task: &str) -> Option<f64> {
     metric(agent, "argosy_task_cpu_seconds_total", task, "").await

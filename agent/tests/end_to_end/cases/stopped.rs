@@ -21,6 +21,18 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
 use crate::running::{Agent, AgentProcess, AnyAgent, content};
 
+super::cases!("stopped":
+    a_kill_ends_a_task_whose_supervisor_is_stopped,
+    the_next_agent_ends_a_task_whose_supervisor_is_stopped,
+    a_stopped_launcher_is_replaced_and_its_tasks_run_on,
+    an_agent_stops_although_its_launcher_is_stopped,
+    a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end,
+    an_agent_stops_although_its_broker_or_spawner_is_stopped,
+    a_thousand_starts_that_are_killed_in_line_execute_nothing,
+    a_task_is_killed_at_whichever_step_its_supervisor_or_the_launcher_stops,
+    the_same_tasks_are_killed_by_agents_that_are_not_root,
+);
+
 const FORCED: &str = "argosy_agent_forced_kills_total";
 
 fn stop(pid: u32) {

@@ -11,6 +11,22 @@ use crate::host::TestHost;
 use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 use crate::running::content;
 
+super::cases!("tasks":
+    a_task_runs_and_its_status_and_output_are_told,
+    a_kill_is_killed_even_if_the_command_exits_with_0,
+    a_kill_begins_with_the_signal_that_the_task_names,
+    a_kill_behind_its_launch_never_starts_or_kills,
+    a_kill_that_meets_starts_in_line_executes_none_of_their_commands,
+    a_command_that_does_not_exist_fails_and_says_so,
+    files_are_fetched_or_the_failure_names_them,
+    an_archive_is_taken_apart_in_the_sandbox_and_never_outside,
+    a_task_out_of_time_fails,
+    a_task_without_a_leader_stops_itself,
+    output_can_be_followed_to_the_end_of_the_task,
+    output_is_followed_across_its_rotation,
+    many_short_tasks_run_fast_and_leave_nothing,
+);
+
 pub(super) async fn a_task_runs_and_its_status_and_output_are_told() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;

@@ -14,6 +14,17 @@ use crate::host::TestHost;
 use crate::master::{Master, shell};
 use crate::running::{Agent, content};
 
+super::cases!("volumes":
+    a_task_has_its_volumes_and_its_secret_is_nowhere_else,
+    a_secret_that_an_agent_has_not_fails_the_task_in_words,
+    an_agent_that_mounts_nothing_refuses_volumes,
+    a_task_that_fills_the_disk_fails_with_the_figures_and_its_neighbour_goes_on,
+    a_task_that_asks_for_no_disk_has_the_agents_default,
+    a_file_without_a_name_counts_too,
+    one_file_that_reaches_the_limit_is_the_end_of_its_task,
+    a_task_is_measured_by_the_next_agent_too,
+);
+
 fn volume(path: &str, source: Source) -> v1::TaskVolume {
     v1::TaskVolume {
         container_path: path.into(),
