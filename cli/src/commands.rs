@@ -1,18 +1,12 @@
-//! Commands that call a cluster, one file per object.
+//! Short commands that call a cluster, one file per command. Those on its objects are in `objects`.
 //!
 //! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
-pub(crate) mod agents;
 pub(crate) mod attach;
 pub(crate) mod exec;
 pub(crate) mod explain;
-pub(crate) mod frameworks;
-pub(crate) mod groups;
 pub(crate) mod logs;
-pub(crate) mod masters;
-pub(crate) mod offers;
 pub(crate) mod status;
-pub(crate) mod tasks;
 pub(crate) mod update;
 
 use std::io::{BufRead, IsTerminal, Write};

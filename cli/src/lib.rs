@@ -1,7 +1,8 @@
 //! The executable `argosy`: wiring, `dev`, operator commands, output.
 //!
 //! It contains no rule of the cluster. Reading order: `args` (the command line), this file, `exit`;
-//! the services `master` and `agent`; `dev`; `run`; `commands` with `operator`; `output`.
+//! the services `master` and `agent`; `dev`; `run`; `objects` and `commands` with `operator`;
+//! `output`.
 
 mod agent;
 mod args;
@@ -19,6 +20,7 @@ mod lookup;
 mod master;
 mod metrics;
 mod names;
+mod objects;
 mod operator;
 mod output;
 mod parsers;
@@ -101,11 +103,11 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Group(group) => groups(group),
         Verb::Framework(framework) => frameworks(framework),
         Verb::Offer(OfferCommand::List(list)) => {
-            client_runtime()?.block_on(commands::offers::list(list))
+            client_runtime()?.block_on(objects::offers::list(list))
         }
         Verb::Dev(arguments) => client_runtime()?.block_on(dev::run(arguments)),
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
-        Verb::Ps(arguments) => client_runtime()?.block_on(commands::tasks::ps(arguments)),
+        Verb::Ps(arguments) => client_runtime()?.block_on(objects::tasks::ps(arguments)),
         Verb::Logs(arguments) => client_runtime()?.block_on(commands::logs::show(arguments)),
         Verb::Exec(arguments) => in_a_task(commands::exec::run(arguments)),
         Verb::Attach(arguments) => in_a_task(commands::attach::run(arguments)),
@@ -132,18 +134,18 @@ fn in_a_task(verb: impl Future<Output = VerbResult>) -> VerbResult {
 fn masters(master: &MasterCommand) -> VerbResult {
     match master {
         MasterCommand::Start(arguments) => master::start(arguments),
-        MasterCommand::List(list) => client_runtime()?.block_on(commands::masters::list(list)),
+        MasterCommand::List(list) => client_runtime()?.block_on(objects::masters::list(list)),
         MasterCommand::Join(arguments) => {
-            client_runtime()?.block_on(commands::masters::join(arguments))
+            client_runtime()?.block_on(objects::masters::join(arguments))
         }
         MasterCommand::Remove(arguments) => {
-            client_runtime()?.block_on(commands::masters::remove(arguments))
+            client_runtime()?.block_on(objects::masters::remove(arguments))
         }
         MasterCommand::Transfer(arguments) => {
-            client_runtime()?.block_on(commands::masters::transfer(arguments))
+            client_runtime()?.block_on(objects::masters::transfer(arguments))
         }
         MasterCommand::RaiseLevel(arguments) => {
-            client_runtime()?.block_on(commands::masters::raise_level(arguments))
+            client_runtime()?.block_on(objects::masters::raise_level(arguments))
         }
         MasterCommand::Rejoin(arguments) => rejoin::rejoin(arguments),
     }
@@ -153,41 +155,37 @@ fn agents(agent: &AgentCommand) -> VerbResult {
     match agent {
         AgentCommand::Start(arguments) => agent::start(arguments),
         AgentCommand::Stop(arguments) => agent::stop(arguments),
-        AgentCommand::List(list) => client_runtime()?.block_on(commands::agents::list(list)),
-        AgentCommand::Show(named) => client_runtime()?.block_on(commands::agents::show(named)),
+        AgentCommand::List(list) => client_runtime()?.block_on(objects::agents::list(list)),
+        AgentCommand::Show(named) => client_runtime()?.block_on(objects::agents::show(named)),
     }
 }
 
 fn tasks(task: &TaskCommand) -> VerbResult {
     match task {
-        TaskCommand::List(list) => client_runtime()?.block_on(commands::tasks::list(list)),
-        TaskCommand::Show(named) => client_runtime()?.block_on(commands::tasks::show(named)),
-        TaskCommand::Kill(arguments) => {
-            client_runtime()?.block_on(commands::tasks::kill(arguments))
-        }
+        TaskCommand::List(list) => client_runtime()?.block_on(objects::tasks::list(list)),
+        TaskCommand::Show(named) => client_runtime()?.block_on(objects::tasks::show(named)),
+        TaskCommand::Kill(arguments) => client_runtime()?.block_on(objects::tasks::kill(arguments)),
     }
 }
 
 fn groups(group: &GroupCommand) -> VerbResult {
     match group {
         GroupCommand::Run(arguments) => two_threads()?.block_on(run::run_group(arguments)),
-        GroupCommand::List(list) => client_runtime()?.block_on(commands::groups::list(list)),
+        GroupCommand::List(list) => client_runtime()?.block_on(objects::groups::list(list)),
         GroupCommand::Kill(arguments) => {
-            client_runtime()?.block_on(commands::groups::kill(arguments))
+            client_runtime()?.block_on(objects::groups::kill(arguments))
         }
     }
 }
 
 fn frameworks(framework: &FrameworkCommand) -> VerbResult {
     match framework {
-        FrameworkCommand::List(list) => {
-            client_runtime()?.block_on(commands::frameworks::list(list))
-        }
+        FrameworkCommand::List(list) => client_runtime()?.block_on(objects::frameworks::list(list)),
         FrameworkCommand::Show(named) => {
-            client_runtime()?.block_on(commands::frameworks::show(named))
+            client_runtime()?.block_on(objects::frameworks::show(named))
         }
         FrameworkCommand::Teardown(arguments) => {
-            client_runtime()?.block_on(commands::frameworks::teardown(arguments))
+            client_runtime()?.block_on(objects::frameworks::teardown(arguments))
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
-use super::confirm;
 use crate::args::{FrameworkList, FrameworkTeardown, ShowArguments};
+use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult as Exit};
 use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, note, resources, span_ms};

@@ -2,8 +2,8 @@
 
 use argosy_proto::v1;
 
-use super::confirm;
 use crate::args::{ListArguments, MasterJoin, MasterRaiseLevel, MasterRemove, MasterTransfer};
+use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::ClusterClient;
