@@ -1,8 +1,8 @@
 //! The executable `argosy`: wiring, `dev`, operator commands, output.
 //!
-//! It contains no rule of the cluster. Reading order: `args` (the command line), this file, `exit`;
-//! the services `master` and `agent`; `dev`; `run`; `objects` and `commands` with `operator`;
-//! `output`.
+//! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
+//! `exit`; the services `master` and `agent`; `dev`; `run`; `objects` and `commands` with
+//! `operator`; `output`.
 
 mod agent;
 mod args;
@@ -31,6 +31,7 @@ mod reasons;
 mod rejoin;
 mod run;
 mod shutdown;
+mod verbs;
 mod version;
 
 use std::process::ExitCode;
@@ -38,13 +39,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::CommandFactory;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::runtime::{Builder, Runtime};
 
-use args::{
-    AgentCommand, Arguments, FrameworkCommand, GroupCommand, MasterCommand, OfferCommand,
-    TaskCommand, Verb,
-};
 use exit::{DONE, Failure, VerbResult};
+use objects::{ObjectCommand, calls, two_threads};
+use verbs::{Arguments, Verb};
 
 /// Runs the whole program: reads the command line, executes it, returns the exit code.
 pub fn main() -> ExitCode {
@@ -61,7 +59,7 @@ pub fn main() -> ExitCode {
     if first == launcher::CONTENT_VERB {
         return helper_exit_code(argosy_agent::serve_content());
     }
-    let arguments = args::read();
+    let arguments = verbs::read();
     output::choose(arguments.color);
     let as_json = wants_json(&arguments.verb);
     match run_verb(&arguments.verb) {
@@ -97,23 +95,21 @@ fn helper_exit_code<E: std::error::Error + Send + Sync + 'static>(
 
 fn run_verb(verb: &Verb) -> VerbResult {
     match verb {
-        Verb::Master(master) => masters(master),
-        Verb::Agent(agent) => agents(agent),
-        Verb::Task(task) => tasks(task),
-        Verb::Group(group) => groups(group),
-        Verb::Framework(framework) => frameworks(framework),
-        Verb::Offer(OfferCommand::List(list)) => {
-            client_runtime()?.block_on(objects::offers::list(list))
-        }
-        Verb::Dev(arguments) => client_runtime()?.block_on(dev::run(arguments)),
+        Verb::Master(command) => command.run(),
+        Verb::Agent(command) => command.run(),
+        Verb::Task(command) => command.run(),
+        Verb::Group(command) => command.run(),
+        Verb::Framework(command) => command.run(),
+        Verb::Offer(command) => command.run(),
+        Verb::Dev(arguments) => calls(dev::run(arguments)),
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
-        Verb::Ps(arguments) => client_runtime()?.block_on(objects::tasks::ps(arguments)),
-        Verb::Logs(arguments) => client_runtime()?.block_on(commands::logs::show(arguments)),
+        Verb::Ps(arguments) => calls(objects::ps(arguments)),
+        Verb::Logs(arguments) => calls(commands::logs::show(arguments)),
         Verb::Exec(arguments) => in_a_task(commands::exec::run(arguments)),
         Verb::Attach(arguments) => in_a_task(commands::attach::run(arguments)),
-        Verb::Update(arguments) => client_runtime()?.block_on(commands::update::run(arguments)),
-        Verb::Status(arguments) => client_runtime()?.block_on(commands::status::show(arguments)),
-        Verb::Explain(arguments) => client_runtime()?.block_on(commands::explain::show(arguments)),
+        Verb::Update(arguments) => calls(commands::update::run(arguments)),
+        Verb::Status(arguments) => calls(commands::status::show(arguments)),
+        Verb::Explain(arguments) => calls(commands::explain::show(arguments)),
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Version(arguments) => version::show(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
@@ -131,88 +127,11 @@ fn in_a_task(verb: impl Future<Output = VerbResult>) -> VerbResult {
     ended
 }
 
-fn masters(master: &MasterCommand) -> VerbResult {
-    match master {
-        MasterCommand::Start(arguments) => master::start(arguments),
-        MasterCommand::List(list) => client_runtime()?.block_on(objects::masters::list(list)),
-        MasterCommand::Join(arguments) => {
-            client_runtime()?.block_on(objects::masters::join(arguments))
-        }
-        MasterCommand::Remove(arguments) => {
-            client_runtime()?.block_on(objects::masters::remove(arguments))
-        }
-        MasterCommand::Transfer(arguments) => {
-            client_runtime()?.block_on(objects::masters::transfer(arguments))
-        }
-        MasterCommand::RaiseLevel(arguments) => {
-            client_runtime()?.block_on(objects::masters::raise_level(arguments))
-        }
-        MasterCommand::Rejoin(arguments) => rejoin::rejoin(arguments),
-    }
-}
-
-fn agents(agent: &AgentCommand) -> VerbResult {
-    match agent {
-        AgentCommand::Start(arguments) => agent::start(arguments),
-        AgentCommand::Stop(arguments) => agent::stop(arguments),
-        AgentCommand::List(list) => client_runtime()?.block_on(objects::agents::list(list)),
-        AgentCommand::Show(named) => client_runtime()?.block_on(objects::agents::show(named)),
-    }
-}
-
-fn tasks(task: &TaskCommand) -> VerbResult {
-    match task {
-        TaskCommand::List(list) => client_runtime()?.block_on(objects::tasks::list(list)),
-        TaskCommand::Show(named) => client_runtime()?.block_on(objects::tasks::show(named)),
-        TaskCommand::Kill(arguments) => client_runtime()?.block_on(objects::tasks::kill(arguments)),
-    }
-}
-
-fn groups(group: &GroupCommand) -> VerbResult {
-    match group {
-        GroupCommand::Run(arguments) => two_threads()?.block_on(run::run_group(arguments)),
-        GroupCommand::List(list) => client_runtime()?.block_on(objects::groups::list(list)),
-        GroupCommand::Kill(arguments) => {
-            client_runtime()?.block_on(objects::groups::kill(arguments))
-        }
-    }
-}
-
-fn frameworks(framework: &FrameworkCommand) -> VerbResult {
-    match framework {
-        FrameworkCommand::List(list) => client_runtime()?.block_on(objects::frameworks::list(list)),
-        FrameworkCommand::Show(named) => {
-            client_runtime()?.block_on(objects::frameworks::show(named))
-        }
-        FrameworkCommand::Teardown(arguments) => {
-            client_runtime()?.block_on(objects::frameworks::teardown(arguments))
-        }
-    }
-}
-
-/// Creates a runtime for a few calls.
-fn client_runtime() -> anyhow::Result<Runtime> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start a runtime")
-}
-
-/// Creates a runtime in which one thread may wait for a slow terminal while the other keeps the
-/// session.
-fn two_threads() -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start threads")
-}
-
 fn completions(shell: clap_complete::Shell) -> VerbResult {
     let mut script = Vec::new();
     clap_complete::generate(
         shell,
-        &mut args::command(),
+        &mut verbs::command(),
         Arguments::command().get_name(),
         &mut script,
     );
@@ -224,29 +143,12 @@ fn completions(shell: clap_complete::Shell) -> VerbResult {
 /// Returns whether errors are printed as JSON.
 fn wants_json(verb: &Verb) -> bool {
     let show = match verb {
-        Verb::Master(master) => match &**master {
-            MasterCommand::Start(_) => None,
-            MasterCommand::List(list) => Some(list.show),
-            MasterCommand::Join(arguments) => Some(arguments.show),
-            MasterCommand::Remove(arguments) => Some(arguments.show),
-            MasterCommand::Transfer(arguments) => Some(arguments.show),
-            MasterCommand::RaiseLevel(arguments) => Some(arguments.show),
-            MasterCommand::Rejoin(arguments) => Some(arguments.show),
-        },
-        Verb::Agent(agent) => match &**agent {
-            AgentCommand::Start(_) | AgentCommand::Stop(_) => None,
-            AgentCommand::List(list) => Some(list.show),
-            AgentCommand::Show(named) => Some(named.show),
-        },
-        Verb::Task(TaskCommand::List(list)) => Some(list.show),
-        Verb::Task(TaskCommand::Show(named)) | Verb::Framework(FrameworkCommand::Show(named)) => {
-            Some(named.show)
-        }
-        Verb::Task(TaskCommand::Kill(_)) | Verb::Framework(FrameworkCommand::Teardown(_)) => None,
-        Verb::Group(GroupCommand::List(list)) => Some(list.show),
-        Verb::Group(GroupCommand::Run(_) | GroupCommand::Kill(_)) => None,
-        Verb::Framework(FrameworkCommand::List(list)) => Some(list.show),
-        Verb::Offer(OfferCommand::List(list)) => Some(list.show),
+        Verb::Master(command) => command.output(),
+        Verb::Agent(command) => command.output(),
+        Verb::Task(command) => command.output(),
+        Verb::Group(command) => command.output(),
+        Verb::Framework(command) => command.output(),
+        Verb::Offer(command) => command.output(),
         Verb::Dev(arguments) => Some(arguments.show),
         Verb::Ps(arguments) => Some(arguments.show),
         Verb::Status(arguments) => Some(arguments.show),

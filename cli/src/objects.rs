@@ -1,10 +1,57 @@
-//! Commands on the objects of a cluster, one file per object.
+//! The objects of a cluster, one file per object: its commands, their arguments and examples, and
+//! what they do.
 //!
 //! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
-pub(crate) mod agents;
-pub(crate) mod frameworks;
-pub(crate) mod groups;
-pub(crate) mod masters;
-pub(crate) mod offers;
-pub(crate) mod tasks;
+mod agents;
+mod frameworks;
+mod groups;
+mod masters;
+mod offers;
+mod tasks;
+
+use anyhow::Context;
+use tokio::runtime::{Builder, Runtime};
+
+pub(crate) use agents::AgentCommand;
+pub(crate) use frameworks::FrameworkCommand;
+pub(crate) use groups::GroupCommand;
+pub(crate) use masters::MasterCommand;
+pub(crate) use offers::OfferCommand;
+pub(crate) use tasks::{Ps, TaskCommand, ps};
+
+use crate::args::OutputArguments;
+use crate::exit::VerbResult;
+
+/// A command on an object.
+pub(crate) trait ObjectCommand {
+    /// One line of help that names the commands on the object.
+    const ABOUT: &'static str;
+    /// Two examples for the help of the object.
+    const EXAMPLES: &'static str;
+
+    /// Executes the command.
+    fn run(&self) -> VerbResult;
+
+    /// Returns the output options, if the command has any. Its errors have the same format.
+    fn output(&self) -> Option<OutputArguments>;
+}
+
+/// Executes a command that makes a few calls.
+pub(crate) fn calls(command: impl Future<Output = VerbResult>) -> VerbResult {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")?;
+    runtime.block_on(command)
+}
+
+/// Creates a runtime in which one thread may wait for a slow terminal while the other keeps the
+/// session.
+pub(crate) fn two_threads() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start threads")
+}

@@ -42,8 +42,13 @@ fn code(text: &str) -> String {
             .for_each(|part| kept.push_str(part));
         kept.push('\n');
     }
-    match kept.find("#[cfg(test)]\nmod tests {") {
-        Some(at) => kept[..at].to_owned(),
+    // Tests of other files may use such a module: `pub(crate) mod tests`.
+    let tests = kept.match_indices("#[cfg(test)]\n").find(|(at, mark)| {
+        let next = kept[at + mark.len()..].lines().next();
+        next.is_some_and(|line| line.ends_with("mod tests {"))
+    });
+    match tests {
+        Some((at, _)) => kept[..at].to_owned(),
         None => kept,
     }
 }
@@ -167,7 +172,7 @@ fn a_cycle_is_found_and_a_chain_is_none() {
 #[test]
 fn names_come_from_paths_and_not_from_text() {
     let text = "//! crate::comment\nuse crate::{one::A, two};\nfn f() { crate::three::g(\"crate::text\") }\n\
-        use super::super::four::B;\n#[cfg(test)]\nmod tests { use crate::five; }\n";
+        use super::super::four::B;\n#[cfg(test)]\npub(crate) mod tests {\n use crate::five;\n}\n";
     let found = names(&code(text), 2);
     let found: Vec<&str> = found.iter().map(String::as_str).collect();
     assert_eq!(found, ["four", "one", "three", "two"]);

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Arg, ArgMatches, Command};
 
 /// Former names of variables, and their present names.
-pub(super) const VARIABLES: [(&str, &str); 5] = [
+pub(crate) const VARIABLES: [(&str, &str); 5] = [
     (
         "ARGOSY_MASTER_FRAMEWORK_GRACE",
         "ARGOSY_MASTER_FRAMEWORK_DISCONNECT_TIMEOUT",
@@ -29,7 +29,7 @@ pub(crate) fn former(name: impl AsRef<OsStr>) -> Option<&'static str> {
 
 /// Gives each flag the value of its variable's former name, for the case that neither the flag nor
 /// the present name is set. `variable` reads the environment.
-pub(super) fn read(command: Command, variable: &dyn Fn(&str) -> Option<OsString>) -> Command {
+pub(crate) fn read(command: Command, variable: &dyn Fn(&str) -> Option<OsString>) -> Command {
     let with_former = |flag: Arg| {
         let Some(value) = flag.get_env().and_then(former).and_then(variable) else {
             return flag;
@@ -45,7 +45,7 @@ pub(super) fn read(command: Command, variable: &dyn Fn(&str) -> Option<OsString>
 }
 
 /// Returns an error message if both names of a variable of the selected command are set.
-pub(super) fn conflict(
+pub(crate) fn conflict(
     command: &Command,
     matches: &ArgMatches,
     variable: &dyn Fn(&str) -> Option<OsString>,

@@ -1,14 +1,13 @@
-//! The command line: objects with commands, a few short commands, flags and their environment
-//! variables.
+//! Arguments that several modules read: flags, their environment variables, and their values.
 //!
-//! This module defines the shape only. The behaviour of a command is in the module of its name in
-//! `objects` or `commands`. The help of each command has two examples.
+//! The definition of the whole command line is in `verbs`. The arguments of a command on an object
+//! are with that command, in `objects`.
 
 mod attach;
 mod checks;
 mod dev;
 mod exec;
-mod former_names;
+pub(crate) mod former_names;
 mod group;
 mod limits;
 mod objects;
@@ -19,62 +18,26 @@ mod shared;
 mod update;
 mod volumes;
 
-use clap::builder::Styles;
-use clap::builder::styling::{AnsiColor, Style};
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
 pub(crate) use attach::Attach;
 pub(crate) use checks::Checks;
 pub(crate) use dev::Dev;
 pub(crate) use exec::Exec;
 pub(crate) use former_names::former as former_variable;
-pub(crate) use group::{GroupCommand, GroupKill, GroupList, GroupRun};
+pub(crate) use group::GroupRun;
 pub(crate) use objects::{
-    AgentCommand, AgentStop, Explain, FrameworkCommand, FrameworkList, FrameworkTeardown,
-    ListArguments, Logs, MasterCommand, MasterJoin, MasterRaiseLevel, MasterRejoin, MasterRemove,
-    MasterTransfer, OfferCommand, Ps, ShowArguments, Status, TaskCommand, TaskKill, TaskList,
+    AgentStop, Explain, ListArguments, Logs, MasterRejoin, ShowArguments, Status,
 };
 pub(crate) use run::Run;
 pub(crate) use service::{
     AgentStart, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName, MasterStart,
     OrphanTasks, TimingName,
 };
-pub(crate) use shared::{ConnectionArguments, Format, LogFormat, Logging, OutputArguments};
+pub(crate) use shared::{
+    ConnectionArguments, Format, LogFormat, Logging, OutputArguments, WriteArguments,
+};
 pub(crate) use update::Update;
-
-const STYLES: Styles = Styles::styled()
-    .header(Style::new().bold())
-    .usage(Style::new().bold())
-    .literal(Style::new().bold())
-    .error(AnsiColor::Red.on_default().bold())
-    .valid(AnsiColor::Green.on_default())
-    .invalid(AnsiColor::Yellow.on_default());
-
-/// Cluster manager: masters hold the registry, agents run tasks, frameworks are offered resources.
-#[derive(Debug, Parser)]
-#[command(
-    name = "argosy",
-    version,
-    styles = STYLES,
-    max_term_width = 100,
-    arg_required_else_help = true,
-    disable_help_subcommand = true,
-    after_help = "Examples:
-  argosy dev                                 a cluster on this machine, until Ctrl-C
-  argosy run --cpus 0.5 --mem 64M -- echo hello
-
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 not placed in time.
-An attached run exits with the code of the task, 125 if it never started, 128+n on signal n. So do
-attach, and exec with the code of its command."
-)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    pub(crate) verb: Verb,
-    /// When to use colour; NO_COLOR is respected
-    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN", hide_possible_values = true)]
-    pub(crate) color: Colour,
-}
 
 /// Use of colour in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,70 +46,6 @@ pub(crate) enum Colour {
     Auto,
     Always,
     Never,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Verb {
-    /// Masters: start, list, add, remove, transfer leadership
-    #[command(subcommand, after_help = MASTER)]
-    Master(Box<MasterCommand>),
-    /// Agents: start, stop, list, show
-    #[command(subcommand, after_help = AGENT)]
-    Agent(Box<AgentCommand>),
-    /// Tasks: list, show, kill
-    #[command(subcommand, after_help = TASK)]
-    Task(TaskCommand),
-    /// Task groups: run, list, kill
-    #[command(subcommand, after_help = GROUP)]
-    Group(GroupCommand),
-    /// Frameworks: list, show, tear down
-    #[command(subcommand, after_help = FRAMEWORK)]
-    Framework(FrameworkCommand),
-    /// Offers: list
-    #[command(subcommand, after_help = OFFER)]
-    Offer(OfferCommand),
-    /// Run a whole cluster on this machine until Ctrl-C
-    #[command(after_help = DEV)]
-    Dev(Box<Dev>),
-    /// Run a command on the cluster, show its output, and exit with its code
-    #[command(after_help = RUN)]
-    Run(Box<Run>),
-    /// Show the live tasks
-    #[command(after_help = PS)]
-    Ps(Ps),
-    /// Show the output of a task
-    #[command(after_help = LOGS)]
-    Logs(Logs),
-    /// Run a command in a running task, and exit with its code
-    #[command(after_help = EXEC)]
-    Exec(Box<Exec>),
-    /// Attach to the input and output of a running task
-    #[command(after_help = ATTACH)]
-    Attach(Attach),
-    /// Change the limits of a running task
-    #[command(after_help = UPDATE)]
-    Update(Box<Update>),
-    /// Show the state of the cluster
-    #[command(after_help = STATUS)]
-    Status(Status),
-    /// Explain why a task or framework does not run
-    #[command(after_help = EXPLAIN)]
-    Explain(Explain),
-    /// Check whether this host is suitable for masters and agents
-    #[command(after_help = DOCTOR)]
-    Doctor(Doctor),
-    /// Show the version
-    #[command(after_help = VERSION)]
-    Version(Version),
-    /// Print completions for a shell
-    #[command(after_help = COMPLETIONS)]
-    Completions(Completions),
-    /// Run as the launcher of an agent (started by agents only)
-    #[command(hide = true, after_help = LAUNCHER)]
-    Launcher,
-    /// Fetch from servers and registries for an agent (started by agents only)
-    #[command(hide = true, after_help = CONTENT)]
-    Content,
 }
 
 #[derive(Debug, Args)]
@@ -170,102 +69,3 @@ pub(crate) struct Completions {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
 }
-
-const MASTER: &str = "Examples:
-  argosy master list
-  argosy master transfer                     transfer leadership to another master";
-const AGENT: &str = "Examples:
-  argosy agent list
-  argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext";
-const TASK: &str = "Examples:
-  argosy task list --all
-  argosy task kill brave-otter";
-const GROUP: &str = "Examples:
-  argosy group run site.json
-  argosy group kill site";
-const FRAMEWORK: &str = "Examples:
-  argosy framework list
-  argosy framework teardown framework-7 --yes";
-const OFFER: &str = "Examples:
-  argosy offer list
-  argosy offer list -o json";
-const DEV: &str = "Examples:
-  argosy dev
-  argosy dev --size 1x2 --keep /var/tmp/argosy";
-const RUN: &str = "Examples:
-  argosy run --cpus 0.5 --mem 64M -- sh -c 'echo tick; sleep 2; echo tock'
-  argosy run --detach --name web --uri /srv/site.tar -- python3 -m http.server 31000
-
-Ctrl-C before an agent is found cancels the run, and nothing is left behind. Ctrl-C while the task
-runs sends its kill signal, and KILL after the grace period. A second Ctrl-C sends KILL
-immediately.";
-const PS: &str = "Examples:
-  argosy ps
-  argosy ps --all -o wide";
-const LOGS: &str = "Examples:
-  argosy logs brave-otter
-  argosy logs -f framework-7/web-3 --stderr";
-const EXEC: &str = "Examples:
-  argosy exec -it brave-otter -- sh
-  argosy exec framework-7/web-3 -- cat /proc/loadavg
-
-Runs with the task's user, environment, limits and isolation. Its whole process tree is killed when
-this client exits. Without --tty, Ctrl-C and TERM are forwarded to the command.";
-const ATTACH: &str = "Examples:
-  argosy attach -it brave-otter
-  argosy attach --tail 10 framework-7/web-3
-
-The task keeps running when this client exits. If the task ends first, the client exits with its
-code. Ctrl-P Ctrl-Q detaches from a terminal. Without --tty, --interactive forwards Ctrl-C and TERM.";
-const UPDATE: &str = "Examples:
-  argosy update brave-otter --mem-limit 2G
-  argosy update framework-7/web-3 --cpu-limit none --io-limit /dev/sda:wbps=10M
-
-Limits that are not named do not change. Resources, which are reserved for the task, never change.
-Memory in use is not reclaimed: the task then keeps its former limits, and the exit code is 4.";
-const STATUS: &str = "Examples:
-  argosy status
-  argosy status -o json";
-const EXPLAIN: &str = "Examples:
-  argosy explain calm-heron
-  argosy explain framework-7";
-const DOCTOR: &str = "Examples:
-  argosy doctor
-  argosy doctor --data-dir /var/lib/argosy/master";
-const VERSION: &str = "Examples:
-  argosy version
-  argosy version -v";
-const COMPLETIONS: &str = "Examples:
-  argosy completions bash > /usr/share/bash-completion/completions/argosy
-  argosy completions fish > ~/.config/fish/completions/argosy.fish";
-const LAUNCHER: &str = "Examples:
-  argosy launcher                            run by an agent, with its socket as standard input
-  argosy agent start                         starts one";
-const CONTENT: &str = "Examples:
-  argosy content                             run by an agent, with its socket as standard input
-  argosy agent start                         starts one when it is first needed";
-
-/// Returns the definition of the whole command line. Help never shows the values of environment
-/// variables, because they may be secret.
-pub(crate) fn command() -> clap::Command {
-    fn hide(command: clap::Command) -> clap::Command {
-        command
-            .mut_args(|argument| argument.hide_env_values(true))
-            .mut_subcommands(hide)
-    }
-    hide(Arguments::command())
-}
-
-/// Reads the command line, or exits with help (code 0) or a usage error (code 2).
-pub(crate) fn read() -> Arguments {
-    let variable = |name: &str| std::env::var_os(name);
-    let mut command = former_names::read(command(), &variable);
-    let matches = command.get_matches_mut();
-    if let Some(conflict) = former_names::conflict(&command, &matches, &variable) {
-        command.error(ErrorKind::ArgumentConflict, conflict).exit();
-    }
-    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
-}
-
-#[cfg(test)]
-mod tests;

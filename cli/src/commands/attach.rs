@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use clap::Parser as _;
 
-    use crate::args::{Arguments, Verb};
+    use crate::verbs::{Arguments, Verb};
 
     fn attach(args: &[&str]) -> Attach {
         let args = [&["argosy", "attach"], args].concat();

@@ -162,7 +162,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::args::{Arguments, Verb};
+    use crate::verbs::{Arguments, Verb};
 
     fn exec(args: &[&str]) -> Exec {
         let args = [&["argosy", "exec"], args].concat();

@@ -272,7 +272,8 @@ pub(super) mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{AgentCommand, Arguments, MasterCommand, Verb};
+    use crate::objects::{AgentCommand, MasterCommand};
+    use crate::verbs::{Arguments, Verb};
 
     pub(in crate::dev) fn plan_of(args: &[&str]) -> DevPlan {
         let args = ["argosy", "dev"].iter().chain(args);

@@ -1,11 +1,63 @@
-//! `agent list|show`.
+//! `agent start|stop|list|show`.
 
-use crate::args::{ListArguments, ShowArguments};
-use crate::exit::VerbResult as Exit;
+use clap::Subcommand;
+
+use super::{ObjectCommand, calls};
+use crate::agent;
+use crate::args::{AgentStart, AgentStop, ListArguments, OutputArguments, ShowArguments};
+use crate::exit::VerbResult;
 use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, mode_word, note, resources};
 
-pub(crate) async fn list(arguments: &ListArguments) -> Exit {
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Start the agent of this host
+    #[command(after_help = "Examples:
+  argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext
+  argosy agent start --resources 'cpus:2;mem:1024;ports:[31000-31100]' --attribute zone=a")]
+    Start(Box<AgentStart>),
+    /// Stop the agent of this host; its tasks keep running
+    #[command(after_help = "Examples:
+  argosy agent stop                          tasks keep running, and the next start recovers them
+  argosy agent stop --kill-tasks             its tasks are killed and cleaned up")]
+    Stop(AgentStop),
+    /// List the agents
+    #[command(after_help = "Examples:
+  argosy agent list
+  argosy agent list -o wide")]
+    List(ListArguments),
+    /// Show one agent
+    #[command(after_help = "Examples:
+  argosy agent show agent-2
+  argosy agent show node7.example -o json")]
+    Show(ShowArguments),
+}
+
+impl ObjectCommand for AgentCommand {
+    const ABOUT: &str = "Agents: start, stop, list, show";
+    const EXAMPLES: &str = "Examples:
+  argosy agent list
+  argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext";
+
+    fn run(&self) -> VerbResult {
+        match self {
+            Self::Start(arguments) => agent::start(arguments),
+            Self::Stop(arguments) => agent::stop(arguments),
+            Self::List(arguments) => calls(list(arguments)),
+            Self::Show(arguments) => calls(show(arguments)),
+        }
+    }
+
+    fn output(&self) -> Option<OutputArguments> {
+        match self {
+            Self::Start(_) | Self::Stop(_) => None,
+            Self::List(arguments) => Some(arguments.show),
+            Self::Show(arguments) => Some(arguments.show),
+        }
+    }
+}
+
+pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
     let page = ClusterClient::open(&arguments.reach)
         .agents(EndedObjects::Excluded)
         .await?;
@@ -15,7 +67,7 @@ pub(crate) async fn list(arguments: &ListArguments) -> Exit {
     output::list(arguments.show.output, &page, &page.agents)
 }
 
-pub(crate) async fn show(arguments: &ShowArguments) -> Exit {
+pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
     // Only the leader knows which agents are connected.
     let leader = ClusterClient::open(&arguments.reach).at_leader().await?;
     let agent = leader.find_agent(&arguments.id).await?;

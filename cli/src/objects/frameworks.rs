@@ -4,17 +4,88 @@ use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
+use clap::{Args, Subcommand};
 
-use crate::args::{FrameworkList, FrameworkTeardown, ShowArguments};
+use super::{ObjectCommand, calls};
+use crate::args::{ConnectionArguments, OutputArguments, ShowArguments, WriteArguments};
 use crate::commands::confirm;
-use crate::exit::{DONE, Failure, VerbResult as Exit};
+use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, note, resources, span_ms};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FrameworkCommand {
+    /// List frameworks
+    #[command(after_help = "Examples:
+  argosy framework list
+  argosy framework list --all -o json")]
+    List(FrameworkList),
+    /// Show one framework
+    #[command(after_help = "Examples:
+  argosy framework show framework-7
+  argosy framework show wordcount -o json")]
+    Show(ShowArguments),
+    /// Remove a framework and kill its tasks, permanently
+    #[command(after_help = "Examples:
+  argosy framework teardown framework-7
+  argosy framework teardown wordcount --yes --detach")]
+    Teardown(FrameworkTeardown),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FrameworkList {
+    /// Include removed frameworks
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FrameworkTeardown {
+    /// Id, unique prefix of an id, or name
+    pub(crate) framework: String,
+    /// Do not ask for confirmation
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Do not wait until its tasks have ended
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) write: WriteArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+impl ObjectCommand for FrameworkCommand {
+    const ABOUT: &str = "Frameworks: list, show, tear down";
+    const EXAMPLES: &str = "Examples:
+  argosy framework list
+  argosy framework teardown framework-7 --yes";
+
+    fn run(&self) -> VerbResult {
+        match self {
+            Self::List(arguments) => calls(list(arguments)),
+            Self::Show(arguments) => calls(show(arguments)),
+            Self::Teardown(arguments) => calls(teardown(arguments)),
+        }
+    }
+
+    fn output(&self) -> Option<OutputArguments> {
+        match self {
+            Self::List(arguments) => Some(arguments.show),
+            Self::Show(arguments) => Some(arguments.show),
+            Self::Teardown(_) => None,
+        }
+    }
+}
 
 /// Interval at which the end of a framework's tasks is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-pub(crate) async fn list(arguments: &FrameworkList) -> Exit {
+pub(crate) async fn list(arguments: &FrameworkList) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let page = operator
         .frameworks(EndedObjects::from_flag(arguments.all))
@@ -29,7 +100,7 @@ pub(crate) async fn list(arguments: &FrameworkList) -> Exit {
     output::list(arguments.show.output, &page, &page.frameworks)
 }
 
-pub(crate) async fn show(arguments: &ShowArguments) -> Exit {
+pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
     let framework = ClusterClient::open(&arguments.reach)
         .find_framework(&arguments.id)
         .await?;
@@ -54,7 +125,7 @@ pub(crate) async fn show(arguments: &ShowArguments) -> Exit {
     output::one(arguments.show.output, &framework, &details)
 }
 
-pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> Exit {
+pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let framework = operator.find_framework(&arguments.framework).await?;
     let name = framework

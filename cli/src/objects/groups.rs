@@ -1,17 +1,98 @@
-//! `group list|kill`: groups, computed from their tasks.
+//! `group run|list|kill`: groups, computed from their tasks.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::tasks::POLL_INTERVAL;
-use crate::args::{GroupKill, GroupList};
-use crate::exit::{DONE, Failure, FailureCode, VerbResult as Exit};
+use super::{ObjectCommand, calls, two_threads};
+use crate::args::{ConnectionArguments, GroupRun, OutputArguments, WriteArguments};
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::{ClusterClient, EndedObjects, is_terminal};
 use crate::output::{self, Row, group_of, note, resources, state_word};
+use crate::{parsers, run};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Run the tasks of a file as one group, show their output, and exit when all have ended
+    #[command(after_help = "Examples:
+  argosy group run site.json
+  argosy group run --detach --role web site.json
+
+The file is JSON. The fields of a task are named as the flags of argosy run:
+  {\"group\": \"site\", \"tasks\": [
+    {\"name\": \"web\", \"mem\": \"64M\", \"env\": [\"A=1\", \"B=2\"], \"command\": [\"serve\", \"--port\", \"80\"]},
+    {\"name\": \"reader\", \"command\": [\"sh\", \"-c\", \"tail -F /group/access.log\"]}
+  ]}
+
+Tasks start in this order once all can start. They share a network and the directory /group. When
+one fails or is killed, they end one by one, the last one first. Ctrl-C ends the group.
+The exit code is that of the first task that failed by itself, else 0.")]
+    Run(GroupRun),
+    /// List the groups that have tasks
+    #[command(after_help = "Examples:
+  argosy group list
+  argosy group list --all -o wide")]
+    List(GroupList),
+    /// Kill all tasks of a group, the last one first
+    #[command(after_help = "Examples:
+  argosy group kill site
+  argosy group kill framework-7/site --detach")]
+    Kill(GroupKill),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupList {
+    /// Include finished groups
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupKill {
+    /// GROUP or FRAMEWORK/GROUP: id, or unique prefix of an id
+    pub(crate) group: String,
+    /// Grace period between TERM and KILL of its first task [default: as launched]
+    #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
+    pub(crate) grace: Option<Duration>,
+    /// Do not wait until it has ended
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) write: WriteArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+impl ObjectCommand for GroupCommand {
+    const ABOUT: &str = "Task groups: run, list, kill";
+    const EXAMPLES: &str = "Examples:
+  argosy group run site.json
+  argosy group kill site";
+
+    fn run(&self) -> VerbResult {
+        match self {
+            Self::Run(arguments) => two_threads()?.block_on(run::run_group(arguments)),
+            Self::List(arguments) => calls(list(arguments)),
+            Self::Kill(arguments) => calls(kill(arguments)),
+        }
+    }
+
+    fn output(&self) -> Option<OutputArguments> {
+        match self {
+            Self::List(arguments) => Some(arguments.show),
+            Self::Run(_) | Self::Kill(_) => None,
+        }
+    }
+}
 
 /// One group, as its tasks describe it.
 #[derive(Debug, Serialize)]
@@ -125,7 +206,7 @@ async fn list_groups(
     Ok(groups(&page.tasks))
 }
 
-pub(crate) async fn list(arguments: &GroupList) -> Exit {
+pub(crate) async fn list(arguments: &GroupList) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let mut groups = list_groups(&operator, None).await?;
     groups.retain(|group| arguments.all || !group.has_ended());
@@ -139,7 +220,7 @@ pub(crate) async fn list(arguments: &GroupList) -> Exit {
     output::list(arguments.show.output, &page, &groups)
 }
 
-pub(crate) async fn kill(arguments: &GroupKill) -> Exit {
+pub(crate) async fn kill(arguments: &GroupKill) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let group = find(&operator, &arguments.group).await?;
     let shown = group.shown();
@@ -200,7 +281,7 @@ fn candidate(group: &ListedGroup) -> Candidate {
     }
 }
 
-async fn wait_for_end(operator: &ClusterClient, group: &ListedGroup) -> Exit {
+async fn wait_for_end(operator: &ClusterClient, group: &ListedGroup) -> VerbResult {
     let shown = group.shown();
     let deadline = Instant::now() + operator.timeout();
     let mut live = Vec::new();

@@ -1,14 +1,158 @@
-//! `master list|join|remove|transfer|raise-level`.
+//! `master start|list|join|remove|transfer|raise-level|rejoin`.
 
 use argosy_proto::v1;
+use clap::{Args, Subcommand};
 
-use crate::args::{ListArguments, MasterJoin, MasterRaiseLevel, MasterRemove, MasterTransfer};
+use super::{ObjectCommand, calls};
+use crate::args::{ConnectionArguments, ListArguments, MasterRejoin, MasterStart, OutputArguments};
 use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::ClusterClient;
 use crate::output::{self, note};
-use crate::probe;
+use crate::{master, parsers, probe, rejoin};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MasterCommand {
+    /// Start a master
+    #[command(after_help = "Examples:
+  argosy master start --bootstrap            a group of one, for this host only
+  argosy master start --listen 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext")]
+    Start(Box<MasterStart>),
+    /// List the masters, with leader and lag
+    #[command(after_help = "Examples:
+  argosy master list
+  argosy master list -o wide")]
+    List(ListArguments),
+    /// Add a started, empty master to the group
+    #[command(after_help = "Examples:
+  argosy master join 10.0.0.4:5052
+  argosy master join 10.0.0.4 --timeout 2m")]
+    Join(MasterJoin),
+    /// Remove a master from the group
+    #[command(after_help = "Examples:
+  argosy master remove master-3
+  argosy master remove master-3 --dry-run")]
+    Remove(MasterRemove),
+    /// Transfer leadership to another master
+    #[command(after_help = "Examples:
+  argosy master transfer                     to the most up-to-date master
+  argosy master transfer master-2")]
+    Transfer(MasterTransfer),
+    /// Raise the feature level of the cluster after an upgrade
+    #[command(
+        name = "raise-level",
+        long_about = "Raise the feature level of the cluster after an upgrade
+
+Masters of two releases work together at the level of the older one. When every master runs the new release, this
+command enables what that release adds. It is rejected while any master does not report support for the new level.
+It cannot be undone: a master of the older release exits, and rejects its data directory.",
+        after_help = "Examples:
+  argosy master raise-level                  to the next level, if all masters support it
+  argosy master raise-level --to 3 --yes"
+    )]
+    RaiseLevel(MasterRaiseLevel),
+    /// Replace the data of a stopped master of this host with that of the group
+    #[command(
+        long_about = "Replace the data of a stopped master of this host with that of the group
+
+For a master that refuses to start because its data is damaged or differs from that of the group. It takes the same
+flags as `argosy master start`. The group removes the former member, the data directory is emptied, and an empty
+master joins as a new member and copies all data from the others. Then this command exits: start the master as usual.
+Nothing is removed while the other masters have no quorum. After an interruption at any point, it can be run again.",
+        after_help = "Examples:
+  argosy master rejoin --masters 10.0.0.1,10.0.0.2 --listen 10.0.0.3 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext
+  argosy master rejoin --masters 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --dry-run"
+    )]
+    Rejoin(Box<MasterRejoin>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MasterJoin {
+    /// Raft address of the new master
+    #[arg(value_name = "HOST:PORT", value_parser = |text: &str| parsers::address(text, parsers::RAFT_PORT))]
+    pub(crate) raft_address: String,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MasterRemove {
+    /// Id or address, as shown by `argosy master list`
+    pub(crate) master: String,
+    /// Do not ask for confirmation
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Only show what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MasterTransfer {
+    /// Id or address of the next leader
+    pub(crate) master: Option<String>,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MasterRaiseLevel {
+    /// Feature level; by default the next one, if all masters support it
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) to: u32,
+    /// Do not ask for confirmation
+    #[arg(long)]
+    pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+impl ObjectCommand for MasterCommand {
+    const ABOUT: &str = "Masters: start, list, add, remove, transfer leadership";
+    const EXAMPLES: &str = "Examples:
+  argosy master list
+  argosy master transfer                     transfer leadership to another master";
+
+    fn run(&self) -> VerbResult {
+        match self {
+            Self::Start(arguments) => master::start(arguments),
+            Self::List(arguments) => calls(list(arguments)),
+            Self::Join(arguments) => calls(join(arguments)),
+            Self::Remove(arguments) => calls(remove(arguments)),
+            Self::Transfer(arguments) => calls(transfer(arguments)),
+            Self::RaiseLevel(arguments) => calls(raise_level(arguments)),
+            Self::Rejoin(arguments) => rejoin::rejoin(arguments),
+        }
+    }
+
+    fn output(&self) -> Option<OutputArguments> {
+        match self {
+            Self::Start(_) => None,
+            Self::List(arguments) => Some(arguments.show),
+            Self::Join(arguments) => Some(arguments.show),
+            Self::Remove(arguments) => Some(arguments.show),
+            Self::Transfer(arguments) => Some(arguments.show),
+            Self::RaiseLevel(arguments) => Some(arguments.show),
+            Self::Rejoin(arguments) => Some(arguments.show),
+        }
+    }
+}
 
 pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);

@@ -1,9 +1,40 @@
 //! `offer list`.
 
-use crate::args::ListArguments;
+use clap::Subcommand;
+
+use super::{ObjectCommand, calls};
+use crate::args::{ListArguments, OutputArguments};
 use crate::exit::VerbResult;
 use crate::operator::ClusterClient;
 use crate::output;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OfferCommand {
+    /// List the open offers
+    #[command(after_help = "Examples:
+  argosy offer list
+  argosy offer list -o ndjson")]
+    List(ListArguments),
+}
+
+impl ObjectCommand for OfferCommand {
+    const ABOUT: &str = "Offers: list";
+    const EXAMPLES: &str = "Examples:
+  argosy offer list
+  argosy offer list -o json";
+
+    fn run(&self) -> VerbResult {
+        match self {
+            Self::List(arguments) => calls(list(arguments)),
+        }
+    }
+
+    fn output(&self) -> Option<OutputArguments> {
+        match self {
+            Self::List(arguments) => Some(arguments.show),
+        }
+    }
+}
 
 pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
     let page = ClusterClient::open(&arguments.reach).offers().await?;

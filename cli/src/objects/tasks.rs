@@ -5,20 +5,106 @@ use std::time::{Duration, Instant};
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
+use clap::{Args, Subcommand};
 
-use crate::args::{Ps, ShowArguments, TaskKill, TaskList};
-use crate::exit::{DONE, Failure, FailureCode, VerbResult as Exit};
+use super::{ObjectCommand, calls};
+use crate::args::{ConnectionArguments, OutputArguments, ShowArguments, WriteArguments};
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::executor_of;
 use crate::operator::{ClusterClient, EndedObjects, is_terminal};
 use crate::output::{
     self, check_results_text, exit_word, limits_status, limits_text, note, reason_word, resources,
     state_word,
 };
+use crate::parsers;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TaskCommand {
+    /// List tasks
+    #[command(after_help = "Examples:
+  argosy task list
+  argosy task list --framework framework-7 --all -o wide")]
+    List(TaskList),
+    /// Show one task
+    #[command(after_help = "Examples:
+  argosy task show brave-otter
+  argosy task show framework-7/web-3 -o json")]
+    Show(ShowArguments),
+    /// Kill a task: TERM, and KILL after the grace period
+    #[command(after_help = "Examples:
+  argosy task kill brave-otter
+  argosy task kill framework-7/web-3 --grace 30s --detach")]
+    Kill(TaskKill),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TaskList {
+    /// Only tasks of this framework
+    #[arg(long, value_name = "FRAMEWORK")]
+    pub(crate) framework: Option<String>,
+    /// Include finished tasks
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TaskKill {
+    /// TASK or FRAMEWORK/TASK: id, unique prefix of an id, or name
+    pub(crate) task: String,
+    /// Grace period between TERM and KILL [default: as launched]
+    #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
+    pub(crate) grace: Option<Duration>,
+    /// Do not wait until it has ended
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) write: WriteArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Include finished tasks
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+impl ObjectCommand for TaskCommand {
+    const ABOUT: &str = "Tasks: list, show, kill";
+    const EXAMPLES: &str = "Examples:
+  argosy task list --all
+  argosy task kill brave-otter";
+
+    fn run(&self) -> VerbResult {
+        match self {
+            Self::List(arguments) => calls(list(arguments)),
+            Self::Show(arguments) => calls(show(arguments)),
+            Self::Kill(arguments) => calls(kill(arguments)),
+        }
+    }
+
+    fn output(&self) -> Option<OutputArguments> {
+        match self {
+            Self::List(arguments) => Some(arguments.show),
+            Self::Show(arguments) => Some(arguments.show),
+            Self::Kill(_) => None,
+        }
+    }
+}
 
 /// Interval at which an expected change is polled.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-pub(crate) async fn list(arguments: &TaskList) -> Exit {
+pub(crate) async fn list(arguments: &TaskList) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let framework_id = match &arguments.framework {
         Some(wanted) => Some(operator.find_framework(wanted).await?.framework_id),
@@ -40,7 +126,7 @@ pub(crate) async fn list(arguments: &TaskList) -> Exit {
     output::list(arguments.show.output, &page, &page.tasks)
 }
 
-pub(crate) async fn ps(arguments: &Ps) -> Exit {
+pub(crate) async fn ps(arguments: &Ps) -> VerbResult {
     let list_arguments = TaskList {
         framework: None,
         all: arguments.all,
@@ -50,7 +136,7 @@ pub(crate) async fn ps(arguments: &Ps) -> Exit {
     list(&list_arguments).await
 }
 
-pub(crate) async fn show(arguments: &ShowArguments) -> Exit {
+pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
     let task = ClusterClient::open(&arguments.reach)
         .find_task(&arguments.id)
         .await?;
@@ -135,7 +221,7 @@ fn group_text(spec: &v1::TaskSpec) -> String {
     })
 }
 
-pub(crate) async fn kill(arguments: &TaskKill) -> Exit {
+pub(crate) async fn kill(arguments: &TaskKill) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let task = operator.find_task(&arguments.task).await?;
     let shown = format!("{}/{}", task.framework_id, task.task_id);
@@ -172,7 +258,7 @@ pub(crate) async fn kill(arguments: &TaskKill) -> Exit {
     wait_for_end(&operator, &task, &shown).await
 }
 
-async fn wait_for_end(operator: &ClusterClient, task: &v1::Task, shown: &str) -> Exit {
+async fn wait_for_end(operator: &ClusterClient, task: &v1::Task, shown: &str) -> VerbResult {
     let deadline = Instant::now() + operator.timeout();
     let mut last = task.state;
     while Instant::now() < deadline {

@@ -84,8 +84,8 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::Arguments;
     use crate::run::job::tests::job;
+    use crate::verbs::Arguments;
 
     #[test]
     fn a_task_without_flags_has_no_checks() {

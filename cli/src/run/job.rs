@@ -207,7 +207,7 @@ pub(crate) mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Arguments, Verb};
+    use crate::verbs::{Arguments, Verb};
 
     /// Returns the job of the arguments of `argosy run`.
     pub(crate) fn job(args: &[&str]) -> Result<Job, Failure> {

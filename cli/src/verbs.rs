@@ -1,0 +1,191 @@
+//! The command line: objects with commands, a few short commands, and the help of each with two
+//! examples.
+//!
+//! The behaviour of a command is in the module of its object (`objects`), or of its name
+//! (`commands`); flags that several modules read are in `args`.
+
+use clap::builder::Styles;
+use clap::builder::styling::{AnsiColor, Style};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::args::{
+    Attach, Colour, Completions, Dev, Doctor, Exec, Explain, Logs, Run, Status, Update, Version,
+    former_names,
+};
+use crate::objects::{
+    AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand, Ps,
+    TaskCommand,
+};
+
+const STYLES: Styles = Styles::styled()
+    .header(Style::new().bold())
+    .usage(Style::new().bold())
+    .literal(Style::new().bold())
+    .error(AnsiColor::Red.on_default().bold())
+    .valid(AnsiColor::Green.on_default())
+    .invalid(AnsiColor::Yellow.on_default());
+
+/// Cluster manager: masters hold the registry, agents run tasks, frameworks are offered resources.
+#[derive(Debug, Parser)]
+#[command(
+    name = "argosy",
+    version,
+    styles = STYLES,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  argosy dev                                 a cluster on this machine, until Ctrl-C
+  argosy run --cpus 0.5 --mem 64M -- echo hello
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 not placed in time.
+An attached run exits with the code of the task, 125 if it never started, 128+n on signal n. So do
+attach, and exec with the code of its command."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+    /// When to use colour; NO_COLOR is respected
+    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN", hide_possible_values = true)]
+    pub(crate) color: Colour,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    #[command(subcommand, about = MasterCommand::ABOUT, after_help = MasterCommand::EXAMPLES)]
+    Master(Box<MasterCommand>),
+    #[command(subcommand, about = AgentCommand::ABOUT, after_help = AgentCommand::EXAMPLES)]
+    Agent(Box<AgentCommand>),
+    #[command(subcommand, about = TaskCommand::ABOUT, after_help = TaskCommand::EXAMPLES)]
+    Task(TaskCommand),
+    #[command(subcommand, about = GroupCommand::ABOUT, after_help = GroupCommand::EXAMPLES)]
+    Group(GroupCommand),
+    #[command(subcommand, about = FrameworkCommand::ABOUT, after_help = FrameworkCommand::EXAMPLES)]
+    Framework(FrameworkCommand),
+    #[command(subcommand, about = OfferCommand::ABOUT, after_help = OfferCommand::EXAMPLES)]
+    Offer(OfferCommand),
+    /// Run a whole cluster on this machine until Ctrl-C
+    #[command(after_help = DEV)]
+    Dev(Box<Dev>),
+    /// Run a command on the cluster, show its output, and exit with its code
+    #[command(after_help = RUN)]
+    Run(Box<Run>),
+    /// Show the live tasks
+    #[command(after_help = PS)]
+    Ps(Ps),
+    /// Show the output of a task
+    #[command(after_help = LOGS)]
+    Logs(Logs),
+    /// Run a command in a running task, and exit with its code
+    #[command(after_help = EXEC)]
+    Exec(Box<Exec>),
+    /// Attach to the input and output of a running task
+    #[command(after_help = ATTACH)]
+    Attach(Attach),
+    /// Change the limits of a running task
+    #[command(after_help = UPDATE)]
+    Update(Box<Update>),
+    /// Show the state of the cluster
+    #[command(after_help = STATUS)]
+    Status(Status),
+    /// Explain why a task or framework does not run
+    #[command(after_help = EXPLAIN)]
+    Explain(Explain),
+    /// Check whether this host is suitable for masters and agents
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
+    /// Show the version
+    #[command(after_help = VERSION)]
+    Version(Version),
+    /// Print completions for a shell
+    #[command(after_help = COMPLETIONS)]
+    Completions(Completions),
+    /// Run as the launcher of an agent (started by agents only)
+    #[command(hide = true, after_help = LAUNCHER)]
+    Launcher,
+    /// Fetch from servers and registries for an agent (started by agents only)
+    #[command(hide = true, after_help = CONTENT)]
+    Content,
+}
+
+const DEV: &str = "Examples:
+  argosy dev
+  argosy dev --size 1x2 --keep /var/tmp/argosy";
+const RUN: &str = "Examples:
+  argosy run --cpus 0.5 --mem 64M -- sh -c 'echo tick; sleep 2; echo tock'
+  argosy run --detach --name web --uri /srv/site.tar -- python3 -m http.server 31000
+
+Ctrl-C before an agent is found cancels the run, and nothing is left behind. Ctrl-C while the task
+runs sends its kill signal, and KILL after the grace period. A second Ctrl-C sends KILL
+immediately.";
+const PS: &str = "Examples:
+  argosy ps
+  argosy ps --all -o wide";
+const LOGS: &str = "Examples:
+  argosy logs brave-otter
+  argosy logs -f framework-7/web-3 --stderr";
+const EXEC: &str = "Examples:
+  argosy exec -it brave-otter -- sh
+  argosy exec framework-7/web-3 -- cat /proc/loadavg
+
+Runs with the task's user, environment, limits and isolation. Its whole process tree is killed when
+this client exits. Without --tty, Ctrl-C and TERM are forwarded to the command.";
+const ATTACH: &str = "Examples:
+  argosy attach -it brave-otter
+  argosy attach --tail 10 framework-7/web-3
+
+The task keeps running when this client exits. If the task ends first, the client exits with its
+code. Ctrl-P Ctrl-Q detaches from a terminal. Without --tty, --interactive forwards Ctrl-C and TERM.";
+const UPDATE: &str = "Examples:
+  argosy update brave-otter --mem-limit 2G
+  argosy update framework-7/web-3 --cpu-limit none --io-limit /dev/sda:wbps=10M
+
+Limits that are not named do not change. Resources, which are reserved for the task, never change.
+Memory in use is not reclaimed: the task then keeps its former limits, and the exit code is 4.";
+const STATUS: &str = "Examples:
+  argosy status
+  argosy status -o json";
+const EXPLAIN: &str = "Examples:
+  argosy explain calm-heron
+  argosy explain framework-7";
+const DOCTOR: &str = "Examples:
+  argosy doctor
+  argosy doctor --data-dir /var/lib/argosy/master";
+const VERSION: &str = "Examples:
+  argosy version
+  argosy version -v";
+const COMPLETIONS: &str = "Examples:
+  argosy completions bash > /usr/share/bash-completion/completions/argosy
+  argosy completions fish > ~/.config/fish/completions/argosy.fish";
+const LAUNCHER: &str = "Examples:
+  argosy launcher                            run by an agent, with its socket as standard input
+  argosy agent start                         starts one";
+const CONTENT: &str = "Examples:
+  argosy content                             run by an agent, with its socket as standard input
+  argosy agent start                         starts one when it is first needed";
+
+/// Returns the definition of the whole command line. Help never shows the values of environment
+/// variables, because they may be secret.
+pub(crate) fn command() -> clap::Command {
+    fn hide(command: clap::Command) -> clap::Command {
+        command
+            .mut_args(|argument| argument.hide_env_values(true))
+            .mut_subcommands(hide)
+    }
+    hide(Arguments::command())
+}
+
+/// Reads the command line, or exits with help (code 0) or a usage error (code 2).
+pub(crate) fn read() -> Arguments {
+    let variable = |name: &str| std::env::var_os(name);
+    let mut command = former_names::read(command(), &variable);
+    let matches = command.get_matches_mut();
+    if let Some(conflict) = former_names::conflict(&command, &matches, &variable) {
+        command.error(ErrorKind::ArgumentConflict, conflict).exit();
+    }
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+#[cfg(test)]
+mod tests;
