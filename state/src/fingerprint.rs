@@ -20,7 +20,7 @@ use crate::command::{
 };
 use crate::encode;
 use crate::framework::FrameworkInfo;
-use crate::ids::{Role, TaskKey, Ticket};
+use crate::ids::{Role, Ticket};
 use crate::level::Level;
 use crate::task::TaskSpec;
 pub(crate) use writer::CanonicalWriter;
@@ -222,41 +222,10 @@ fn batch_bytes(operate: &Operate) -> Vec<u8> {
         out.text(1, principal);
         out.text(2, id);
     }
-    out.list(3, operations, operation);
+    out.list(3, operations, |out, one: &OperatorOperation| {
+        one.fingerprint(out);
+    });
     out.finish()
-}
-
-fn operation(out: &mut CanonicalWriter, operation: &OperatorOperation) {
-    let key = |out: &mut CanonicalWriter, key: &TaskKey| {
-        out.number(1, key.framework.0);
-        out.text(2, key.task.as_str());
-    };
-    match operation {
-        OperatorOperation::SetAttribute { agent, name, value } => out.chosen(1, |out| {
-            out.number(1, agent.0);
-            out.text(2, name);
-            out.text(3, value);
-        }),
-        OperatorOperation::KillTask {
-            key: task,
-            grace_ms,
-        } => out.chosen(2, |out| {
-            key(out, task);
-            out.optional(3, *grace_ms);
-        }),
-        OperatorOperation::UpdateLimits { key: task, limits } => out.chosen(3, |out| {
-            key(out, task);
-            out.part(3, |out| limits.fingerprint(out));
-        }),
-        OperatorOperation::Teardown(id) => out.chosen(4, |out| out.number(1, id.0)),
-        OperatorOperation::SetWeight { role, weight_milli } => out.chosen(5, |out| {
-            out.text(1, role.as_str());
-            out.number(2, *weight_milli);
-        }),
-        OperatorOperation::Deactivate(id) => out.chosen(6, |out| out.number(1, id.0)),
-        OperatorOperation::Reactivate(id) => out.chosen(7, |out| out.number(1, id.0)),
-        OperatorOperation::MarkGone(id) => out.chosen(8, |out| out.number(1, id.0)),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod need;
 
 use std::fmt;
 
+pub(crate) use need::role;
 pub use need::{LevelRequirement, announced, first_unsupported, reduce, reported};
 
 /// A feature level. Levels are ordered: each one includes all earlier ones.

@@ -2,8 +2,8 @@
 //!
 //! `apply` is total and deterministic: every command gets an outcome, and none fails half-way. All
 //! checks come before the first change. Reading order: `epochs`, `agents`, `reconcile`,
-//! `frameworks`, `calls`, `accept`, `overlay`, `groups`, `tasks`, `stopped`, `operators`, `sweeps`,
-//! `conversion`.
+//! `frameworks`, `calls`, `accept`, `overlay`, `groups`, `tasks`, `stopped`, `operators`,
+//! `operation`, `sweeps`, `conversion`.
 
 mod accept;
 mod agents;
@@ -20,6 +20,7 @@ mod frameworks;
 mod groups;
 mod host_paths;
 mod limits_change;
+pub(crate) mod operation;
 mod operators;
 mod overlay;
 mod reconcile;

@@ -20,6 +20,7 @@ use crate::task::{
     Cause, CheckResults, Exit, LimitsReport, Reason, TaskLimits, TaskState, UpdateSource,
 };
 
+pub use crate::apply::operation::OperatorOperation;
 pub use accept::{Accept, CallShape, OfferOperation, OfferTerms, Position};
 pub use refusal::StoredRejection;
 pub use rejection::Rejection;
@@ -368,49 +369,6 @@ pub struct Operate {
     pub operations: Vec<OperatorOperation>,
     /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
-}
-
-/// One change by an operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OperatorOperation {
-    /// Sets an attribute of an agent; an empty value removes it.
-    SetAttribute {
-        /// The agent.
-        agent: AgentId,
-        /// The name of the attribute.
-        name: String,
-        /// The value of the attribute.
-        value: String,
-    },
-    /// Kills a task.
-    KillTask {
-        /// The task.
-        key: TaskKey,
-        /// The grace period between TERM and KILL; `None` for the task's own.
-        grace_ms: Option<u64>,
-    },
-    /// Changes the limits of a task, whether it runs or not.
-    UpdateLimits {
-        /// The task.
-        key: TaskKey,
-        /// All new limits, which replace the present ones.
-        limits: TaskLimits,
-    },
-    /// Kills all tasks of a framework and removes it.
-    Teardown(FrameworkId),
-    /// Sets the weight of a role, in thousandths.
-    SetWeight {
-        /// The role.
-        role: Role,
-        /// The weight, 1 to 1,000,000,000.
-        weight_milli: u64,
-    },
-    /// Stops offers of an agent.
-    Deactivate(AgentId),
-    /// Resumes offers of an agent.
-    Reactivate(AgentId),
-    /// Declares an agent gone, permanently.
-    MarkGone(AgentId),
 }
 
 /// The object of a sweep.

@@ -1,8 +1,9 @@
 //! The level that a command needs because of facts that earlier levels do not have.
 //!
 //! A new command, and a new field of a command, is listed here with its level. The fields of a task
-//! have theirs in the table of `task/spec.rs`. Facts that are only reported, and not requested, are
-//! omitted at earlier levels instead: see [`reported`].
+//! have theirs in the table of `task/spec.rs`, the operations of operators in `apply/operation.rs`.
+//! Facts that are only reported, and not requested, are omitted at earlier levels instead: see
+//! [`reported`].
 
 use super::Level;
 use crate::agent::AgentInfo;
@@ -50,7 +51,11 @@ fn needed(level: Level, command: &Command) -> Option<LevelRequirement> {
         },
         Command::Subscribe(subscribe) => role(&subscribe.info.roles),
         Command::RegisterAgent(register) => role(reserved_for(&register.info.resources)),
-        Command::Operate(operate) => role(operate.operations.iter().filter_map(of_operation)),
+        Command::Operate(operate) => {
+            let needs = operate.operations.iter();
+            let mut needs = needs.filter_map(OperatorOperation::level_requirement);
+            needs.find(|need| need.level > level)
+        }
         // The head of the command holds the level.
         Command::RaiseLevel { .. }
         | Command::OpenEpoch(_)
@@ -70,7 +75,7 @@ fn needed(level: Level, command: &Command) -> Option<LevelRequirement> {
 }
 
 /// Returns the requirement of a role that is invalid by the rules of release 0.1.0, if any.
-fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<LevelRequirement> {
+pub(crate) fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<LevelRequirement> {
     let is_new = roles.into_iter().any(|role| !role.is_of_level_2());
     is_new.then_some(LevelRequirement {
         level: Level::RELEASE_0_2,
@@ -84,19 +89,6 @@ fn reserved_for(resources: &Resources) -> impl Iterator<Item = &Role> {
         .iter()
         .flat_map(|resource| &resource.identity.reservations);
     levels.map(|level| &level.role)
-}
-
-fn of_operation(operation: &OperatorOperation) -> Option<&Role> {
-    match operation {
-        OperatorOperation::SetWeight { role, .. } => Some(role),
-        OperatorOperation::SetAttribute { .. }
-        | OperatorOperation::KillTask { .. }
-        | OperatorOperation::UpdateLimits { .. }
-        | OperatorOperation::Teardown(_)
-        | OperatorOperation::Deactivate(_)
-        | OperatorOperation::Reactivate(_)
-        | OperatorOperation::MarkGone(_) => None,
-    }
 }
 
 /// Returns the first part of a task's description that the level does not have.
@@ -184,11 +176,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::capability::AgentCapability;
     use crate::command::{Operate, Subscribe};
     use crate::ids::OrderIndex;
     use crate::resources::{Reservation, Resource, ResourceIdentity, Value};
     use crate::task::{Code, Explanation, LimitsReport};
-    use crate::testing::{framework_info, registration};
+    use crate::testing::{framework_info, registration, spec};
 
     #[test]
     fn a_role_that_release_0_1_0_cannot_read_needs_level_3() {
@@ -239,6 +232,16 @@ mod tests {
                 None,
                 "{command:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_field_that_release_0_1_0_does_not_have_has_a_level_and_a_capability() {
+        for (name, spec) in TaskSpec::samples(&spec("web", "cpus:1")) {
+            let need = spec.first_above(Level::RELEASE_0_1);
+            assert!(need.is_some(), "{name}: no level in FIELD_RULES");
+            let capability = AgentCapability::needed(&spec).next();
+            assert!(capability.is_some(), "{name}: none of CAPABILITIES");
         }
     }
 

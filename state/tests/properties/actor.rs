@@ -464,13 +464,15 @@ fn operate(
             name: "zone".to_owned(),
             value: "z".repeat(dice.below(3)),
         },
-        10..15 => OperatorOperation::UpdateLimits {
-            key: dice.pick(&keys).unwrap_or(TaskKey {
+        10..15 => {
+            let key = dice.pick(&keys).unwrap_or(TaskKey {
                 framework,
                 task: task_id(dice),
-            }),
-            limits: limits(dice),
-        },
+            });
+            let samples = OperatorOperation::samples(agent, &key, &limits(dice));
+            let at = usize::try_from(registry.applied()).unwrap() % samples.len();
+            samples.into_iter().nth(at).unwrap().1
+        }
         15..25 => OperatorOperation::KillTask {
             key: dice.pick(&keys).unwrap_or(TaskKey {
                 framework,

@@ -532,33 +532,6 @@ fn operate(line: &ScenarioLine<'_>) -> Command {
 }
 
 fn operation(line: &ScenarioLine<'_>, words: &[&str]) -> OperatorOperation {
-    match words {
-        ["attribute", agent, name] => OperatorOperation::SetAttribute {
-            agent: line.read(agent),
-            name: (*name).to_owned(),
-            value: String::new(),
-        },
-        ["attribute", agent, name, value] => OperatorOperation::SetAttribute {
-            agent: line.read(agent),
-            name: (*name).to_owned(),
-            value: (*value).to_owned(),
-        },
-        ["kill", key] => OperatorOperation::KillTask {
-            key: line.key(key),
-            grace_ms: line.number("grace"),
-        },
-        ["limits", key] => OperatorOperation::UpdateLimits {
-            key: line.key(key),
-            limits: limits(line),
-        },
-        ["teardown", id] => OperatorOperation::Teardown(line.read(id)),
-        ["weight", role, weight] => OperatorOperation::SetWeight {
-            role: Role::new(role).unwrap(),
-            weight_milli: line.read(weight),
-        },
-        ["deactivate", id] => OperatorOperation::Deactivate(line.read(id)),
-        ["reactivate", id] => OperatorOperation::Reactivate(line.read(id)),
-        ["gone", id] => OperatorOperation::MarkGone(line.read(id)),
-        other => panic!("unknown operation {other:?}"),
-    }
+    let parsed = OperatorOperation::from_words(words, line.number("grace"), &limits(line));
+    parsed.unwrap_or_else(|| panic!("{words:?} is not an operation"))
 }

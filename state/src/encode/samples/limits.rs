@@ -59,15 +59,16 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
         },
         ..call.clone()
     };
-    let operate = Operate {
-        request: None,
-        hash: 0,
-        operations: vec![OperatorOperation::UpdateLimits {
-            key: key(4, "web-8"),
-            limits: limits(),
-        }],
-        wall_ms: 71,
-    };
+    let operations = OperatorOperation::samples(AgentId(3), &key(4, "web-8"), &limits());
+    let operations = operations.into_iter().map(|(name, operation)| {
+        let operate = Operate {
+            request: None,
+            hash: 0,
+            operations: vec![operation],
+            wall_ms: 71,
+        };
+        (name, Command::Operate(operate))
+    });
     let able = AgentInfo {
         changes_limits: true,
         ..info.clone()
@@ -139,7 +140,9 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
             Command::RegisterAgent(registration),
         ),
         ("call-update-limits", Command::Call(change)),
-        ("operate-limits", Command::Operate(operate)),
+    ];
+    all.extend(operations);
+    all.extend([
         ("update-tasks-limits", report(Ok(()), None)),
         (
             "update-tasks-limits-refused",
@@ -156,7 +159,7 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
             "register-agent-host-network",
             Command::RegisterAgent(hosting),
         ),
-    ];
+    ]);
     all.extend(newer);
     all.extend([
         ("call-accept-sizes", Command::Call(sized)),
