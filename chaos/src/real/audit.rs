@@ -103,57 +103,6 @@ pub(crate) async fn live_tasks(operator: &OperatorClient) -> Result<Vec<v1::Task
     }
 }
 
-/// Returns the ids of agents by the names of their hosts.
-pub(crate) async fn agent_ids(operator: &OperatorClient) -> Result<BTreeMap<String, AgentId>> {
-    let request = v1::ListRequest {
-        page_size: PAGE,
-        ..Default::default()
-    };
-    let page = operator
-        .list_agents(request)
-        .await
-        .context("cannot list agents")?;
-    let named = |agent: v1::Agent| Some((agent.info?.host_name, agent.agent_id.parse().ok()?));
-    Ok(page.agents.into_iter().filter_map(named).collect())
-}
-
-/// Returns the cgroup tree of the agent with this process: the parent of its launcher's cgroup.
-pub(crate) fn tree_of(agent_pid: u32) -> Option<PathBuf> {
-    let mount = cgroup::mount_point().ok()?;
-    let mut below = children(agent_pid);
-    // If the agent has dropped root, its launcher is a child of the broker's spawner.
-    for _ in 0..2 {
-        let deeper: Vec<_> = below.iter().flat_map(|child| children(*child)).collect();
-        below.extend(deeper);
-    }
-    below.into_iter().find_map(|child| {
-        let groups = fs::read_to_string(format!("/proc/{child}/cgroup")).ok()?;
-        let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let group = mount.join(own);
-        let tree = group.parent()?;
-        let is_tree =
-            group.file_name()? == "supervisors" && tree.parent()?.file_name()? == "argosy";
-        is_tree.then(|| tree.to_owned())
-    })
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let lists = threads
-        .map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
-    lists
-        .flat_map(|list| {
-            let numbers = list
-                .split_ascii_whitespace()
-                .filter_map(|word| word.parse().ok());
-            numbers.collect::<Vec<u32>>()
-        })
-        .collect()
-}
-
 /// Returns the cgroups of containers in these trees.
 pub(crate) fn container_groups(trees: &BTreeSet<PathBuf>) -> Vec<String> {
     let mut found = Vec::new();

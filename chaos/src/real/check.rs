@@ -74,7 +74,7 @@ fn call_of_mut(event: &mut HistoryEvent) -> Option<&mut u64> {
 pub(crate) fn witness_events(shared: &Path, time_ns: u64) -> Result<Vec<HistoryEvent>> {
     // Every line names its framework.
     let nobody = FrameworkId(0);
-    let starts = witness::read_file(&shared.join(super::cluster::WITNESS), nobody)?;
+    let starts = witness::read_file(&shared.join(super::framework::WITNESS), nobody)?;
     let event = |task: TaskKey, fact: TaskFact| HistoryEvent {
         time_ns,
         process: ProcessName::new(&task.to_string()),

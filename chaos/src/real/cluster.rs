@@ -4,36 +4,28 @@
 //! It starts and queries its members. The injection of faults is elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
+use argosy_state::ids::AgentId;
 use tokio::time::Instant;
 
 use super::arguments::ClusterSize;
-use super::audit;
 use super::folder::RunDirectory;
 use super::framework::{FrameworkBehaviour, WorkPhase};
 use super::network::Network;
 use super::partitions::{HostIndex, NetworkDisturbances};
-use super::processes::{ManagedProcess, ProcessSpec};
-use super::session::TaskCounts;
+use super::processes::ManagedProcess;
 use super::watch::MasterWatch;
+use super::{cgroups, members};
 
-/// Silence after which agents are unreachable: short, so that faults exceed it.
-pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
-/// Absence after which schedulers count as disconnected.
-const FRAMEWORK_GRACE: &str = "4s";
-/// Resources of each agent.
-const AGENT_RESOURCES: &str = "cpus:4;mem:2048;disk:2048;ports:[31000-31099]";
-/// Resources of the agent whose attributes are the registers: too small for any task.
-const REGISTER_RESOURCES: &str = "cpus:0.001;mem:1";
-/// Host name of that agent.
+/// Maximum number of records in one page.
+const PAGE: u32 = 10_000;
+/// Host name of the agent whose attributes are the registers.
 pub(crate) const REGISTER_HOST: &str = "register";
-/// Prefix of the task ids and witness lines.
-pub(crate) const WITNESS: &str = "witness";
 
 /// The environment of a cluster, created once.
 #[derive(Debug, Clone)]
@@ -65,8 +57,6 @@ pub(crate) struct Cluster {
     /// Masters that belong to the group now. Spare ones do not.
     pub(crate) voters: Vec<HostIndex>,
     pub(crate) watch: MasterWatch,
-    /// The number of tasks over time.
-    pub(crate) task_counts: TaskCounts,
     /// Disturbances of the network by number. Each fault removes the one that it added.
     disturbances: BTreeMap<u64, NetworkDisturbances>,
     next_disturbance: u64,
@@ -87,20 +77,24 @@ impl Cluster {
         for number in &masters {
             let name = format!("master-{number}");
             voters.push(network.add(&name, *number)?);
-            members.push(ManagedProcess::new(master(&ground, &network, &name, &raft)));
+            members.push(ManagedProcess::new(members::master(
+                &ground, &network, &name, &raft,
+            )));
             kinds.push(MemberKind::Master);
         }
         let agents =
             (1..=ground.size.agents).map(|number| (format!("agent-{number}"), 20 + number));
         for (name, number) in agents.chain([(REGISTER_HOST.to_owned(), 19)]) {
             network.add(&name, number)?;
-            members.push(ManagedProcess::new(agent(&ground, &network, &name, &api)));
+            members.push(ManagedProcess::new(members::agent(
+                &ground, &network, &name, &api,
+            )));
             kinds.push(MemberKind::Agent);
         }
         for number in 1..=ground.size.frameworks {
             let name = format!("framework-{number}");
             network.add(&name, 100 + number)?;
-            members.push(ManagedProcess::new(framework(
+            members.push(ManagedProcess::new(members::framework(
                 &ground, &network, &name, &api, number,
             )));
             kinds.push(MemberKind::Framework);
@@ -112,7 +106,6 @@ impl Cluster {
             kinds,
             voters,
             watch: MasterWatch::default(),
-            task_counts: TaskCounts::default(),
             disturbances: BTreeMap::new(),
             next_disturbance: 1,
         })
@@ -245,7 +238,7 @@ impl Cluster {
         }
         let page = operator
             .list_agents(v1::ListRequest {
-                page_size: 10_000,
+                page_size: PAGE,
                 ..Default::default()
             })
             .await;
@@ -320,12 +313,27 @@ impl Cluster {
         let mut trees = BTreeSet::new();
         for place in self.hosts_of(MemberKind::Agent) {
             let member = &self.members[place];
-            let tree = member.pid().and_then(audit::tree_of);
+            let tree = member.pid().and_then(cgroups::tree_of);
             let tree = tree.with_context(|| format!("{} has no cgroup", member.name()))?;
             self.environment.directory.record_cgroup(&tree)?;
             trees.insert(tree);
         }
         Ok(trees)
+    }
+
+    /// Returns the ids of agents by the names of their hosts.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub(crate) async fn agent_ids(&self) -> Result<BTreeMap<String, AgentId>> {
+        let request = v1::ListRequest {
+            page_size: PAGE,
+            ..Default::default()
+        };
+        let page = self.operator().list_agents(request).await;
+        let named = |agent: v1::Agent| Some((agent.info?.host_name, agent.agent_id.parse().ok()?));
+        let agents = page.context("cannot list agents")?.agents.into_iter();
+        Ok(agents.filter_map(named).collect())
     }
 
     /// Returns the number of agents, including the one with the registers.
@@ -336,131 +344,4 @@ impl Cluster {
     pub(crate) fn data(&self, place: HostIndex) -> PathBuf {
         self.environment.directory.data(self.members[place].name())
     }
-}
-
-fn process_spec(
-    ground: &ClusterEnvironment,
-    network: &Network,
-    name: &str,
-    argv: Vec<String>,
-) -> ProcessSpec {
-    let host = network
-        .hosts()
-        .iter()
-        .find(|host| host.name == name)
-        .expect("its host was just created");
-    ProcessSpec {
-        name: name.to_owned(),
-        namespace: host.namespace.clone(),
-        argv,
-        log: ground.directory.logs().join(format!("{name}.log")),
-    }
-}
-
-fn address(network: &Network, name: &str) -> String {
-    let host = network.hosts().iter().find(|host| host.name == name);
-    host.expect("its host was just created").address.to_string()
-}
-
-fn argv(program: &Path, words: &[&str]) -> Vec<String> {
-    std::iter::once(program.display().to_string())
-        .chain(words.iter().map(|word| (*word).to_owned()))
-        .collect()
-}
-
-fn master(ground: &ClusterEnvironment, network: &Network, name: &str, peers: &str) -> ProcessSpec {
-    let data = ground.directory.data(name).display().to_string();
-    let listen = address(network, name);
-    let timeout = format!("{}s", AGENT_TIMEOUT.as_secs());
-    let argv = argv(
-        &ground.argosy,
-        &[
-            "master",
-            "start",
-            "--listen",
-            &listen,
-            "--peers",
-            peers,
-            "--data-dir",
-            &data,
-            "--insecure-plaintext",
-            "--agent-timeout",
-            &timeout,
-            "--framework-disconnect-timeout",
-            FRAMEWORK_GRACE,
-            "--log",
-            "info,openraft=error",
-        ],
-    );
-    process_spec(ground, network, name, argv)
-}
-
-fn agent(ground: &ClusterEnvironment, network: &Network, name: &str, masters: &str) -> ProcessSpec {
-    let data = ground.directory.data(name).display().to_string();
-    let listen = address(network, name);
-    let shared = ground.directory.shared().display().to_string();
-    let own = ground.chaos.display().to_string();
-    let resources = if name == REGISTER_HOST {
-        REGISTER_RESOURCES
-    } else {
-        AGENT_RESOURCES
-    };
-    let argv = argv(
-        &ground.argosy,
-        &[
-            "agent",
-            "start",
-            "--masters",
-            masters,
-            "--listen",
-            &listen,
-            "--data-dir",
-            &data,
-            "--host-name",
-            name,
-            "--resources",
-            resources,
-            "--host-path",
-            &shared,
-            // The program with which services listen on their ports.
-            "--host-path",
-            &own,
-            "--insecure-plaintext",
-            // Services listen on the ports that they are given.
-            "--allow-host-network",
-            "--allow-missing-controllers",
-        ],
-    );
-    process_spec(ground, network, name, argv)
-}
-
-fn framework(
-    ground: &ClusterEnvironment,
-    network: &Network,
-    name: &str,
-    masters: &str,
-    number: u8,
-) -> ProcessSpec {
-    let folder = ground.directory.path().display().to_string();
-    let (seed, began) = (ground.seed.to_string(), ground.started_ns.to_string());
-    let habit = ground.behaviours[usize::from(number - 1) % ground.behaviours.len()];
-    let argv = argv(
-        &ground.chaos,
-        &[
-            "framework",
-            "--masters",
-            masters,
-            "--name",
-            name,
-            "--dir",
-            &folder,
-            "--seed",
-            &seed,
-            "--began-ns",
-            &began,
-            "--habit",
-            habit.word(),
-        ],
-    );
-    process_spec(ground, network, name, argv)
 }

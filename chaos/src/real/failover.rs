@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::{ClusterSize, duration};
 use super::cluster::Cluster;
+use super::framework::FrameworkBehaviour;
+use super::programs::{TestPrograms, UsageError, find_programs, own_executable};
 use super::progress::ProgressDisplay;
-use super::run::{UsageError, find_programs};
-use super::testbed::{TestPrograms, with_cluster};
-use crate::history::{FaultKind, Recorder};
+use super::testbed::{ClusterPlan, with_cluster};
 use crate::host_tools;
 use fixture::FailoverCluster;
 use load::LoadLevel;
@@ -41,6 +41,9 @@ const LOSS_TIMEOUT: Duration = Duration::from_secs(60);
 const UNDISTURBED_TIME: Duration = Duration::from_hours(1);
 /// Time for which the leader stays lost after the last phase was observed.
 const RECOVERY_DELAY: Duration = Duration::from_millis(300);
+
+/// The behaviour of all schedulers: the next leader always has offers to make and tasks to launch.
+const BEHAVIOURS: [FrameworkBehaviour; 1] = [FrameworkBehaviour::Steady];
 
 /// Arguments of the measurement of leader changes.
 #[derive(Debug, Clone, Args)]
@@ -120,17 +123,6 @@ impl LeaderLoss {
             Self::None => "no loss",
         }
     }
-
-    fn kind(self) -> Option<FaultKind> {
-        match self {
-            Self::Kill => Some(FaultKind::Crash),
-            Self::Freeze => Some(FaultKind::Pause),
-            Self::Cut => Some(FaultKind::PartitionBoth),
-            Self::Stall => Some(FaultKind::StalledDisk),
-            Self::Transfer => Some(FaultKind::LeaderTransfer),
-            Self::None => None,
-        }
-    }
 }
 
 /// Runs the measurement and returns the exit code.
@@ -178,7 +170,7 @@ fn prepare(arguments: &FailoverArguments) -> Result<TestPrograms, UsageError> {
     if let Some(missing) = arguments.peers.iter().find_map(|peer| peer.missing()) {
         return Err(UsageError(missing));
     }
-    find_programs(arguments.argosy.as_ref())
+    find_programs(arguments.argosy.as_ref(), own_executable()?)
 }
 
 fn measure(
@@ -187,15 +179,20 @@ fn measure(
     samples: &mut Samples,
 ) -> Result<()> {
     let screen = ProgressDisplay::new();
+    let plan = ClusterPlan {
+        size: arguments.size,
+        seed: arguments.seed,
+        behaviours: &BEHAVIOURS,
+    };
     with_cluster(
         programs,
         &arguments.directory,
-        (arguments.size, arguments.seed),
+        plan,
         &screen,
-        async |mut cluster, recorder, stop| {
+        async |mut cluster, stop| {
             // Peers run before Argosy starts: neither runs while the other is measured.
             measure_peers(arguments, &mut cluster, (&screen, &stop), samples).await?;
-            measure_argosy(arguments, cluster, &recorder, (&screen, &stop), samples).await
+            measure_argosy(arguments, cluster, (&screen, &stop), samples).await
         },
     )
 }
@@ -222,14 +219,13 @@ async fn measure_peers(
 async fn measure_argosy(
     arguments: &FailoverArguments,
     cluster: Cluster,
-    recorder: &Recorder,
     (screen, stop): (&ProgressDisplay, &CancellationToken),
     samples: &mut Samples,
 ) -> Result<()> {
     if stop.is_cancelled() {
         return Ok(());
     }
-    let mut scene = FailoverCluster::start(cluster, recorder).await?;
+    let mut scene = FailoverCluster::start(cluster).await?;
     for (loss, load) in cases(arguments) {
         if loss == LeaderLoss::None {
             let duration = arguments.duration.unwrap_or(UNDISTURBED_TIME);

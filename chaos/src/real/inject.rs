@@ -15,8 +15,9 @@ use super::agent_swarm::AgentSwarm;
 use super::cluster::Cluster;
 use super::faults::FaultName;
 use super::partitions::{HostIndex, NetworkDisturbances};
-use super::process_faults::{LimitedResource, SmallDisk, Tracer};
+use super::process_faults::{LimitedResource, SmallDisk};
 use super::proxy::Proxy;
+use super::tracer::Tracer;
 use crate::history::{Fault, FaultKind, Recorder};
 use crate::rng::Rng;
 

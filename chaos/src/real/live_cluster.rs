@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::RunArguments;
 use super::audit;
 use super::faults::FaultName;
+use super::programs::UsageError;
 use super::progress::ProgressDisplay;
 use super::report::{
     EpochRecord, FaultLine, OperationCounts, Outage, ReportedViolation, RunReport,
 };
-use super::run::UsageError;
 use crate::rng::Rng;
 use processes::ListeningProcess;
 

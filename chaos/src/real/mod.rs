@@ -1,13 +1,14 @@
 //! Real processes under real faults: masters, agents and schedulers, each in its own network
 //! namespace. A nemesis injects the faults, and the checkers check the recorded history.
 //!
-//! Reading order: `arguments`, `run`, `testbed`, `session`, `nemesis`, `faults`, `inject`,
-//! `cluster`, `network`, `processes`, `folder`; then the workloads (`framework`, `registers`),
-//! `audit`, `check`, `report`.
+//! Reading order: `arguments`, `run`, `programs`, `testbed`, `session`, `nemesis`, `faults`,
+//! `inject`, `cluster`, `members`, `network`, `processes`, `folder`; then the workloads
+//! (`framework`, `registers`), `audit`, `check`, `report`.
 
 mod agent_swarm;
 mod arguments;
 mod audit;
+mod cgroups;
 mod check;
 mod clock;
 mod cluster;
@@ -18,11 +19,14 @@ mod framework;
 mod html;
 mod inject;
 mod live_cluster;
+mod master_recorder;
+mod members;
 mod nemesis;
 mod network;
 mod partitions;
 mod process_faults;
 mod processes;
+mod programs;
 mod progress;
 mod proxy;
 mod registers;
@@ -33,6 +37,7 @@ mod run_log;
 mod script;
 mod session;
 mod testbed;
+mod tracer;
 mod watch;
 
 pub use arguments::{ReportArguments, RunArguments};

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use argosy_isolation::cgroup;
 
 use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultMix, FaultName, FaultRequirement};
@@ -16,24 +15,19 @@ use super::folder::RunDirectory;
 use super::framework::FrameworkBehaviour;
 use super::live_cluster::run_live;
 use super::nemesis::FaultSource;
+use super::programs::{TestPrograms, UsageError, find_programs, own_executable};
 use super::progress::ProgressDisplay;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
-use super::testbed::{TestPrograms, Testbed, create_directory};
-use super::{check, html, run_log, script};
+use super::testbed::{ClusterPlan, Testbed, create_directory};
+use super::{check, clock, html, run_log, script};
+use crate::history::Recorder;
 use crate::host_tools;
 use crate::ledger::{Batch, REAL};
 use crate::rng::Rng;
 
-/// Programs that are always required.
-const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
 /// Exit code for a command line that cannot be carried out.
 const USAGE: u8 = 2;
-
-/// The message for a command line that cannot be carried out.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct UsageError(pub(crate) String);
 
 /// The settled parameters of a run, before anything is touched.
 struct RunSetup {
@@ -112,41 +106,8 @@ fn random_seed() -> u64 {
     u64::from(now.subsec_nanos()) ^ (now.as_secs() << 8)
 }
 
-/// Returns the programs with which this host can run clusters in namespaces.
-pub(crate) fn find_programs(argosy: Option<&PathBuf>) -> Result<TestPrograms, UsageError> {
-    let usage = |text: String| UsageError(text);
-    if !nix::unistd::geteuid().is_root() {
-        return Err(usage(
-            "hosts are network namespaces, which only root can create: run it as root".to_owned(),
-        ));
-    }
-    for program in PROGRAMS {
-        if host_tools::find(program).is_none() {
-            return Err(usage(format!(
-                "{program} is not installed: install iproute2, nftables and util-linux"
-            )));
-        }
-    }
-    if cgroup::mount_point().is_err() {
-        return Err(usage(
-            "no cgroup2 file system is mounted on this host".to_owned(),
-        ));
-    }
-    let chaos = std::env::current_exe()
-        .map_err(|error| usage(format!("cannot find this executable: {error}")))?;
-    let beside = chaos.with_file_name("argosy");
-    let argosy = argosy.cloned().unwrap_or(beside);
-    if !argosy.is_file() {
-        return Err(usage(format!(
-            "there is no executable {}: name it with --argosy",
-            argosy.display()
-        )));
-    }
-    Ok(TestPrograms { argosy, chaos })
-}
-
 fn prepare(arguments: &RunArguments) -> Result<RunSetup, UsageError> {
-    let means = find_programs(arguments.argosy.as_ref())?;
+    let means = find_programs(arguments.argosy.as_ref(), own_executable()?)?;
     check_paths(arguments)?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
     let (plan, absent) = plan(arguments, seed)?;
@@ -290,26 +251,24 @@ fn run_in_testbed(
     screen: &ProgressDisplay,
 ) -> Result<RunReport> {
     let version = version(&prepared.programs.argosy);
-    let stage = Testbed::new(
-        &prepared.programs,
-        folder,
-        (arguments.size, prepared.seed),
-        &FrameworkBehaviour::ALL,
-    )?;
     let seed = prepared.seed;
-    let ((found, failure), interrupted) = stage.run(async |cluster, recorder, stop| {
-        let mut session = RunSession {
-            cluster,
-            recorder,
-            display: screen,
-            stop,
-            rng: Rng::new(seed),
-            timing: arguments.pace,
-            findings: SessionFindings::default(),
-        };
+    let plan = ClusterPlan {
+        size: arguments.size,
+        seed,
+        behaviours: &FrameworkBehaviour::ALL,
+    };
+    let testbed = Testbed::new(&prepared.programs, folder, plan)?;
+    let began_ns = testbed.started_ns();
+    let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
+    let (recorder, recording) = Recorder::to_file(&folder.history().join("main.jsonl"), clock)?;
+    let done = testbed.run(async |cluster, stop| {
+        let choices = (Rng::new(seed), arguments.pace);
+        let mut session = RunSession::new(cluster, recorder, screen, stop, choices);
         let ended = session.run(prepared.plan).await;
         Ok((session.take_findings(), ended.err()))
-    })?;
+    });
+    recording.finish().context("the history is incomplete")?;
+    let ((found, failure), interrupted) = done?;
     screen.print("judging");
     let mut report = check_results(arguments, folder, found, failure)?;
     report.version = version;

@@ -19,6 +19,7 @@ use super::arguments::FaultTiming;
 use super::audit;
 use super::cluster::{Cluster, MemberKind, REGISTER_HOST};
 use super::framework::{FrameworkProgress, WorkPhase};
+use super::master_recorder::MasterRecorder;
 use super::nemesis::{FaultSource, Nemesis};
 use super::progress::ProgressDisplay;
 use super::registers::Registers;
@@ -50,20 +51,43 @@ pub(crate) struct SessionFindings {
 
 /// A run on a cluster.
 pub(crate) struct RunSession<'a> {
-    pub(crate) cluster: Cluster,
-    pub(crate) recorder: Recorder,
-    pub(crate) display: &'a ProgressDisplay,
-    pub(crate) stop: CancellationToken,
-    pub(crate) rng: Rng,
-    pub(crate) timing: FaultTiming,
-    pub(crate) findings: SessionFindings,
+    cluster: Cluster,
+    recorder: Recorder,
+    display: &'a ProgressDisplay,
+    stop: CancellationToken,
+    rng: Rng,
+    timing: FaultTiming,
+    findings: SessionFindings,
+    masters: Arc<MasterRecorder>,
+    /// The number of tasks over time.
+    task_counts: TaskCounts,
 }
 
-impl RunSession<'_> {
+impl<'a> RunSession<'a> {
+    pub(crate) fn new(
+        cluster: Cluster,
+        recorder: Recorder,
+        display: &'a ProgressDisplay,
+        stop: CancellationToken,
+        (rng, timing): (Rng, FaultTiming),
+    ) -> Self {
+        Self {
+            cluster,
+            masters: MasterRecorder::new(recorder.clone()),
+            recorder,
+            display,
+            stop,
+            rng,
+            timing,
+            findings: SessionFindings::default(),
+            task_counts: TaskCounts::default(),
+        }
+    }
+
     /// Runs all steps. The findings from before an error are in `found`.
     pub(crate) async fn run(&mut self, plan: FaultSource) -> Result<()> {
         self.cluster.set_phase(WorkPhase::Work)?;
-        self.cluster.watch.record(self.recorder.clone());
+        self.masters.follow(&self.cluster.watch);
         self.cluster
             .start()
             .await
@@ -76,7 +100,7 @@ impl RunSession<'_> {
         ));
         self.findings.cgroups = self.cluster.record_cgroups()?;
         let operator = self.cluster.operator();
-        let ids = audit::agent_ids(&operator).await?;
+        let ids = self.cluster.agent_ids().await?;
         let register = ids
             .get(REGISTER_HOST)
             .context("the agent with the registers is not registered")?;
@@ -114,7 +138,7 @@ impl RunSession<'_> {
     }
 
     async fn inject_faults(&mut self, plan: FaultSource, registers: &Registers) -> Result<()> {
-        let watch = self.cluster.watch.clone();
+        let (watch, masters) = (self.cluster.watch.clone(), Arc::clone(&self.masters));
         let pulse = || {
             let counted = registers.counters();
             let load = |number: &std::sync::atomic::AtomicU64| {
@@ -127,7 +151,7 @@ impl RunSession<'_> {
                 "leader {leader}, {} operations, {} unknown, {} reigns",
                 load(&counted.answered),
                 load(&counted.unknown),
-                watch.epochs().len()
+                masters.epochs().len()
             )
         };
         let mut nemesis = Nemesis {
@@ -387,7 +411,7 @@ impl RunSession<'_> {
             .map(|place| self.cluster.data(place).join("progress"))
             .collect();
         let recorder = self.recorder.clone();
-        let counts = Arc::clone(&self.cluster.task_counts);
+        let counts = Arc::clone(&self.task_counts);
         let counting = tokio::spawn(async move {
             loop {
                 let mut count = TaskCount {
@@ -410,7 +434,7 @@ impl RunSession<'_> {
 
     fn epochs(&self) -> Vec<EpochRecord> {
         let name = |place| super::inject::name_of(&self.cluster, place);
-        let reigns = self.cluster.watch.epochs().into_iter();
+        let reigns = self.masters.epochs().into_iter();
         reigns
             .map(|(epoch, place, seen_ns)| EpochRecord {
                 epoch,
@@ -423,7 +447,7 @@ impl RunSession<'_> {
     /// Returns the findings, also after an error.
     pub(crate) fn take_findings(&mut self) -> SessionFindings {
         self.findings.epochs = self.epochs();
-        self.findings.tasks = std::mem::take(&mut *lock(&self.cluster.task_counts));
+        self.findings.tasks = std::mem::take(&mut *lock(&self.task_counts));
         std::mem::take(&mut self.findings)
     }
 
@@ -438,7 +462,7 @@ impl RunSession<'_> {
 }
 
 /// Task counts that a separate task appends to.
-pub(crate) type TaskCounts = Arc<Mutex<Vec<TaskCount>>>;
+type TaskCounts = Arc<Mutex<Vec<TaskCount>>>;
 
 fn final_task(task: &v1::Task) -> Option<FinalTask> {
     use v1::TaskState as Wire;

@@ -1,10 +1,9 @@
-//! The environment of a run: directory, network, threads and recorder, created and removed in one
-//! place.
+//! The environment of a run: directory, network and threads, created and removed in one place.
 //!
 //! The calling thread moves into the namespace of the bridge and stays there.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -18,15 +17,13 @@ use super::cluster::{Cluster, ClusterEnvironment};
 use super::folder::{self, RunDirectory};
 use super::framework::FrameworkBehaviour;
 use super::network::Network;
+use super::programs::TestPrograms;
 use super::progress::ProgressDisplay;
-use crate::history::{Recorder, Recording};
 
-/// The programs that a run needs.
-pub(crate) struct TestPrograms {
-    pub(super) argosy: PathBuf,
-    pub(super) chaos: PathBuf,
-}
-
+/// Creates the directory of a run in `base`, after removing what ended runs have left there.
+///
+/// # Errors
+/// If it cannot be created.
 pub(super) fn create_directory(base: &Path, screen: &ProgressDisplay) -> Result<RunDirectory> {
     fs::create_dir_all(base).with_context(|| format!("cannot create {}", base.display()))?;
     for cleared in folder::remove_stale(base) {
@@ -45,22 +42,21 @@ fn copy_program(program: &Path, copy: &Path) -> Result<()> {
         .with_context(|| format!("cannot copy {}", program.display()))
 }
 
-/// The behaviour of all frameworks of a measured cluster, which must always have something to
-/// offer.
-const MEASURED: [FrameworkBehaviour; 1] = [FrameworkBehaviour::Steady];
-
-/// Runs `work` on a cluster for a measurement, and removes the cluster afterwards.
+/// Runs `work` on a cluster, and removes the cluster afterwards.
+///
+/// # Errors
+/// If the environment cannot be created, and errors of `work`.
 pub(super) fn with_cluster<T>(
     programs: &TestPrograms,
     base: &Path,
-    (size, seed): (ClusterSize, u64),
+    plan: ClusterPlan,
     screen: &ProgressDisplay,
-    work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
+    work: impl AsyncFnOnce(Cluster, CancellationToken) -> Result<T>,
 ) -> Result<T> {
     let folder = create_directory(base, screen)?;
-    let outcome = Testbed::new(programs, &folder, (size, seed), &MEASURED).and_then(|stage| {
-        let done = stage.run(work)?;
-        Ok(done.0)
+    let outcome = Testbed::new(programs, &folder, plan).and_then(|testbed| {
+        let (done, _) = testbed.run(work)?;
+        Ok(done)
     });
     for what in folder.clear() {
         screen.print(&format!("cannot be removed: {what}"));
@@ -69,76 +65,89 @@ pub(super) fn with_cluster<T>(
     outcome
 }
 
-/// Network, threads and recorder of one run.
+/// The size of a cluster, and the choices of its schedulers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ClusterPlan {
+    pub(super) size: ClusterSize,
+    pub(super) seed: u64,
+    /// The behaviours of the schedulers, assigned in turn. Not empty.
+    pub(super) behaviours: &'static [FrameworkBehaviour],
+}
+
+/// Network and threads of one run.
 pub(super) struct Testbed {
     environment: ClusterEnvironment,
     network: Network,
     runtime: tokio::runtime::Runtime,
-    recorder: Recorder,
-    recording: Recording,
 }
 
 impl Testbed {
+    /// Creates the network and the threads, and starts nothing. Must be called while there is only
+    /// one thread.
+    ///
+    /// # Errors
+    /// If the network or the threads cannot be created.
     pub(super) fn new(
         programs: &TestPrograms,
         folder: &RunDirectory,
-        (size, seed): (ClusterSize, u64),
-        habits: &'static [FrameworkBehaviour],
+        plan: ClusterPlan,
     ) -> Result<Self> {
-        let began_ns = clock::monotonic_ns();
+        let started_ns = clock::monotonic_ns();
         let argosy = folder.path().join("argosy");
         copy_program(&programs.argosy, &argosy)?;
         let launcher = programs.argosy.with_file_name(LAUNCHER);
         if launcher.is_file() {
             copy_program(&launcher, &argosy.with_file_name(LAUNCHER))?;
         }
-        let ground = ClusterEnvironment {
+        let environment = ClusterEnvironment {
             argosy,
             chaos: programs.chaos.clone(),
             directory: folder.clone(),
-            size,
-            seed,
-            behaviours: habits,
-            started_ns: began_ns,
+            size: plan.size,
+            seed: plan.seed,
+            behaviours: plan.behaviours,
+            started_ns,
         };
         // Before the first thread is created, so that all threads are in the namespace of the
         // bridge.
         let network = Network::create(folder.prefix())?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
-        let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
-        let main = folder.history().join("main.jsonl");
-        let (recorder, recording) = Recorder::to_file(&main, clock)?;
         Ok(Self {
-            environment: ground,
+            environment,
             network,
             runtime,
-            recorder,
-            recording,
         })
     }
 
+    /// Returns the monotonic clock at the beginning of the run, in nanoseconds.
+    pub(super) fn started_ns(&self) -> u64 {
+        self.environment.started_ns
+    }
+
     /// Returns the result of `work`, and whether it was cancelled.
+    ///
+    /// # Errors
+    /// If the cluster cannot be planned, and errors of `work`.
     pub(super) fn run<T>(
         self,
-        work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
+        work: impl AsyncFnOnce(Cluster, CancellationToken) -> Result<T>,
     ) -> Result<(T, bool)> {
-        let recorder = self.recorder;
         let done = self.runtime.block_on(async {
             let stop = CancellationToken::new();
             watch_signals(stop.clone())?;
             let cluster = Cluster::plan(self.environment, self.network)?;
-            let done = work(cluster, recorder, stop.clone()).await?;
+            let done = work(cluster, stop.clone()).await?;
             anyhow::Ok((done, stop.is_cancelled()))
         });
         self.runtime.shutdown_timeout(Duration::from_secs(5));
-        self.recording
-            .finish()
-            .context("the history is incomplete")?;
         done
     }
 }
 
 /// Cancels the token on SIGINT, SIGTERM and SIGHUP.
+///
+/// # Errors
+/// If the signals cannot be watched.
 pub(crate) fn watch_signals(stop: CancellationToken) -> Result<()> {
     for kind in [
         SignalKind::interrupt(),

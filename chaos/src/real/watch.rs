@@ -1,6 +1,7 @@
 //! The status that masters report, polled ten times a second, each at its own address.
 //!
-//! It asks for local answers only, so that a partitioned master reports its own view.
+//! It asks for local answers only, so that a partitioned master reports its own view. It records
+//! nothing: an observer gets each report.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,32 +15,40 @@ use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use super::partitions::HostIndex;
-use crate::history::{Origin, RaftFact, Recorder};
 
 /// Interval of polls of one master.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const POLL_TIMEOUT: Duration = Duration::from_millis(400);
 /// Age above which an answer is out of date.
 const MAX_AGE: Duration = Duration::from_millis(900);
-/// Number of answers after which the digest is recorded, too.
-const DIGEST_EVERY: u64 = 5;
+
+/// An answer of one master.
+pub(crate) struct MasterReport<'a> {
+    pub(crate) place: HostIndex,
+    pub(crate) cluster: &'a v1::Cluster,
+    pub(crate) node: Option<NodeId>,
+    pub(crate) is_leader: bool,
+    /// Whether it is the first one of a process that was restarted and knows its term.
+    pub(crate) is_first: bool,
+    /// The number of earlier answers of this master.
+    pub(crate) earlier: u64,
+}
+
+/// A function that gets each report.
+type ReportObserver = Arc<dyn Fn(&MasterReport<'_>) + Send + Sync>;
 
 /// The last status of one master.
 #[derive(Debug, Clone)]
-pub(crate) struct MasterStatus {
-    pub(crate) at: Instant,
-    pub(crate) term: u64,
-    pub(crate) is_leader: bool,
-    pub(crate) node: Option<NodeId>,
+struct MasterStatus {
+    at: Instant,
+    term: u64,
+    is_leader: bool,
+    node: Option<NodeId>,
 }
 
 #[derive(Debug, Default)]
 struct ObservedMasters {
     statuses: BTreeMap<HostIndex, MasterStatus>,
-    /// Each epoch with the terms in which a master reported that it leads, and when that was first
-    /// received. A new leader reports the previous epoch until its own has begun: the lowest term
-    /// counts.
-    epochs: BTreeMap<(u64, u64, HostIndex), u64>,
     /// Masters that were restarted and have not reported since.
     restarted: BTreeSet<HostIndex>,
 }
@@ -51,13 +60,13 @@ pub(crate) struct MasterWatch {
     // await.
     observed: Arc<Mutex<ObservedMasters>>,
     pollers: Arc<Mutex<JoinSet<()>>>,
-    recorder: Arc<Mutex<Option<Recorder>>>,
+    observer: Arc<Mutex<Option<ReportObserver>>>,
 }
 
 impl MasterWatch {
-    /// Records all observations from now on.
-    pub(crate) fn record(&self, recorder: Recorder) {
-        *lock(&self.recorder) = Some(recorder);
+    /// Passes all reports to `observer` from now on.
+    pub(crate) fn observe(&self, observer: impl Fn(&MasterReport<'_>) + Send + Sync + 'static) {
+        *lock(&self.observer) = Some(Arc::new(observer));
     }
 
     /// Polls these masters until the last clone is dropped.
@@ -96,22 +105,6 @@ impl MasterWatch {
         lock(&self.observed).restarted.insert(place);
     }
 
-    /// Returns the epochs with the master that reported to lead in them, and when that was first
-    /// received, in nanoseconds of the recorder's clock.
-    pub(crate) fn epochs(&self) -> Vec<(u64, HostIndex, u64)> {
-        let seen = lock(&self.observed);
-        let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
-        for (epoch, term, _) in seen.epochs.keys() {
-            let lowest = terms.entry(*epoch).or_insert(*term);
-            *lowest = (*lowest).min(*term);
-        }
-        let reigns = seen.epochs.iter();
-        reigns
-            .filter(|((epoch, term, _), _)| terms.get(epoch) == Some(term))
-            .map(|((epoch, _, place), at)| (*epoch, *place, *at))
-            .collect()
-    }
-
     /// Returns the id of the master in the group.
     pub(crate) fn node(&self, place: HostIndex) -> Option<NodeId> {
         lock(&self.observed).statuses.get(&place)?.node
@@ -125,65 +118,39 @@ impl MasterWatch {
         let mut answers = 0_u64;
         loop {
             if let Some(cluster) = read_cluster(channel.clone()).await {
-                self.note(place, &cluster, answers.is_multiple_of(DIGEST_EVERY));
+                self.note(place, &cluster, answers);
                 answers += 1;
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    fn note(&self, place: HostIndex, cluster: &v1::Cluster, with_digest: bool) {
+    /// Takes the answer of a master, which has answered `earlier` times before.
+    pub(crate) fn note(&self, place: HostIndex, cluster: &v1::Cluster, earlier: u64) {
         let node: Option<NodeId> = cluster.answered_by.parse().ok();
-        let leads = !cluster.leader.is_empty() && cluster.leader == cluster.answered_by;
-        let recorder = lock(&self.recorder).clone();
-        let mut seen = lock(&self.observed);
-        if leads && cluster.epoch > 0 {
-            let now_ns = recorder.as_ref().map_or(0, Recorder::now_ns);
-            seen.epochs
-                .entry((cluster.epoch, cluster.term, place))
-                .or_insert(now_ns);
-        }
-        let said = MasterStatus {
+        let is_leader = !cluster.leader.is_empty() && cluster.leader == cluster.answered_by;
+        let status = MasterStatus {
             at: Instant::now(),
             term: cluster.term,
-            is_leader: leads,
+            is_leader,
             node,
         };
-        seen.statuses.insert(place, said);
-        // A master that has just been started does not know its term yet.
-        let (Some(recorder), Some(node), 1..) = (recorder, node, cluster.term) else {
-            return;
+        let is_first = {
+            let mut seen = lock(&self.observed);
+            seen.statuses.insert(place, status);
+            // A master that has just been started does not know its term yet.
+            node.is_some() && cluster.term > 0 && seen.restarted.remove(&place)
         };
-        let is_first = seen.restarted.remove(&place);
-        drop(seen);
-        let who = cluster.answered_by.as_str();
-        if is_first {
-            let started = RaftFact::Started {
+        let observer = lock(&self.observer).clone();
+        if let Some(observer) = observer {
+            observer(&MasterReport {
+                place,
+                cluster,
                 node,
-                term: cluster.term,
-                last_index: cluster.committed_index,
-                committed: cluster.committed_index,
-            };
-            recorder.observe(who, started);
-        }
-        recorder.observe(
-            who,
-            RaftFact::Progress {
-                node,
-                term: cluster.term,
-                committed: cluster.committed_index,
-                applied: cluster.applied_index,
-            },
-        );
-        if with_digest && !cluster.digest.is_empty() {
-            let digest = cluster.digest.iter().map(|byte| format!("{byte:02x}"));
-            let fact = RaftFact::Digest {
-                node,
-                index: cluster.applied_index,
-                digest: digest.collect(),
-                origin: Origin::Log,
-            };
-            recorder.observe(who, fact);
+                is_leader,
+                is_first,
+                earlier,
+            });
         }
     }
 }
@@ -200,36 +167,4 @@ async fn read_cluster(channel: Channel) -> Option<v1::Cluster> {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::invariants::check_history;
-
-    #[test]
-    fn what_a_killed_master_had_applied_may_be_learnt_again_by_its_next_process() {
-        for is_restarted in [true, false] {
-            let (recorder, recording) = Recorder::in_memory(|| 1);
-            let watch = MasterWatch::default();
-            watch.record(recorder);
-            let said = |applied| v1::Cluster {
-                answered_by: NodeId(1).to_string(),
-                term: 4,
-                committed_index: applied,
-                applied_index: applied,
-                ..v1::Cluster::default()
-            };
-            watch.note(0, &said(12), false);
-            if is_restarted {
-                watch.restarted(0);
-            }
-            watch.note(0, &said(11), false);
-            watch.note(0, &said(13), false);
-            *lock(&watch.recorder) = None;
-            let history = recording.finish().unwrap();
-            let judged = check_history(&history);
-            assert_eq!(judged.violations.is_empty(), is_restarted);
-        }
-    }
 }

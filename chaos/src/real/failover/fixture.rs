@@ -12,13 +12,11 @@ use super::probes::{ClockReading, Probes};
 use super::samples::{FaultFreePeriod, LossSample, MeasuredSystem};
 use super::writer::{StoreKind, Writer};
 use super::{LeaderLoss, RECOVERY_DELAY};
-use crate::history::{Fault, Recorder};
-use crate::real::audit;
 use crate::real::cluster::{Cluster, REGISTER_HOST};
 use crate::real::framework::WorkPhase;
 use crate::real::network::execute_inside;
 use crate::real::partitions::HostIndex;
-use crate::real::process_faults::{SyncFault, Tracer};
+use crate::real::tracer::{SyncFault, Tracer};
 
 /// Time in which the cluster must be healthy between two losses.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,9 +28,8 @@ const STALL: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A running cluster whose leader can be lost.
-pub(super) struct FailoverCluster<'a> {
+pub(super) struct FailoverCluster {
     cluster: Cluster,
-    recorder: &'a Recorder,
     store: StoreKind,
 }
 
@@ -45,27 +42,23 @@ enum LossRecovery {
     Nothing,
 }
 
-impl<'a> FailoverCluster<'a> {
+impl FailoverCluster {
     /// Starts the cluster and its workload.
     ///
     /// # Errors
     /// If the cluster does not become healthy.
-    pub(super) async fn start(mut cluster: Cluster, recorder: &'a Recorder) -> Result<Self> {
+    pub(super) async fn start(mut cluster: Cluster) -> Result<Self> {
         cluster.set_phase(WorkPhase::Work)?;
         cluster.start().await?;
         cluster.record_cgroups()?;
-        let ids = audit::agent_ids(&cluster.operator()).await?;
+        let ids = cluster.agent_ids().await?;
         let register = ids
             .get(REGISTER_HOST)
             .context("the agent with the registers is not registered")?;
         let store = StoreKind::Argosy {
             agent: register.to_string(),
         };
-        Ok(Self {
-            cluster,
-            recorder,
-            store,
-        })
+        Ok(Self { cluster, store })
     }
 
     fn load(&self, load: LoadLevel) -> Result<Clients> {
@@ -95,10 +88,6 @@ impl<'a> FailoverCluster<'a> {
             .map(|place| self.cluster.api(*place))
             .collect();
         let probes = Probes::connect(addresses, &self.store).await?;
-        if let Some(kind) = loss.kind() {
-            self.recorder
-                .fault(Fault::new(kind, self.cluster.members[leader].name()));
-        }
         let (lost, at) = self.inject(loss, leader).await?;
         let case = (MeasuredSystem::Argosy, loss, load);
         let agents = self.cluster.agent_count();

@@ -24,6 +24,8 @@ use crate::rng::Rng;
 use journal::FrameworkJournal;
 use scheduler::ChaosScheduler;
 
+/// File in which each task records its start.
+pub(crate) const WITNESS: &str = "witness";
 /// Interval between two rounds of work.
 const TICK: Duration = Duration::from_millis(100);
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use argosy_client::resources::resources;
 use argosy_proto::v1;
 
+use super::WITNESS;
 use super::port::PORTS;
-use crate::real::cluster::WITNESS;
 use crate::rng::Rng;
 
 /// Resources of each task.

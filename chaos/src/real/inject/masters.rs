@@ -14,8 +14,9 @@ use crate::real::cluster::Cluster;
 use crate::real::faults::FaultName;
 use crate::real::network::OWN_ADDRESS;
 use crate::real::partitions::{HostIndex, NetworkDisturbances};
-use crate::real::process_faults::{FakeClock, LimitedResource, SmallDisk, SyncFault, Tracer};
+use crate::real::process_faults::{FakeClock, LimitedResource, SmallDisk};
 use crate::real::proxy::{Proxy, ProxyMode};
+use crate::real::tracer::{SyncFault, Tracer};
 
 /// Timeout for a process to stop by itself after its disk fails.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);

@@ -7,7 +7,8 @@ use anyhow::Result;
 use super::{Injector, LEADER_TIMEOUT, UndoStep};
 use crate::history::FaultKind;
 use crate::real::agent_swarm::AgentSwarm;
-use crate::real::cluster::{AGENT_TIMEOUT, MemberKind};
+use crate::real::cluster::MemberKind;
+use crate::real::members::AGENT_TIMEOUT;
 use crate::real::partitions::{HostIndex, NetworkDisturbances};
 
 /// Agents of a reconnect storm.

@@ -1,0 +1,157 @@
+//! The command lines of the members of a cluster under test.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::cluster::{ClusterEnvironment, REGISTER_HOST};
+use super::network::Network;
+use super::processes::ProcessSpec;
+
+/// Silence after which agents are unreachable: short, so that faults exceed it.
+pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Absence after which schedulers count as disconnected.
+const FRAMEWORK_GRACE: &str = "4s";
+/// Resources of each agent.
+const AGENT_RESOURCES: &str = "cpus:4;mem:2048;disk:2048;ports:[31000-31099]";
+/// Resources of the agent whose attributes are the registers: too small for any task.
+const REGISTER_RESOURCES: &str = "cpus:0.001;mem:1";
+
+fn process_spec(
+    ground: &ClusterEnvironment,
+    network: &Network,
+    name: &str,
+    argv: Vec<String>,
+) -> ProcessSpec {
+    let host = network
+        .hosts()
+        .iter()
+        .find(|host| host.name == name)
+        .expect("its host was just created");
+    ProcessSpec {
+        name: name.to_owned(),
+        namespace: host.namespace.clone(),
+        argv,
+        log: ground.directory.logs().join(format!("{name}.log")),
+    }
+}
+
+fn address(network: &Network, name: &str) -> String {
+    let host = network.hosts().iter().find(|host| host.name == name);
+    host.expect("its host was just created").address.to_string()
+}
+
+fn argv(program: &Path, words: &[&str]) -> Vec<String> {
+    std::iter::once(program.display().to_string())
+        .chain(words.iter().map(|word| (*word).to_owned()))
+        .collect()
+}
+
+/// Returns the command of a master.
+pub(super) fn master(
+    ground: &ClusterEnvironment,
+    network: &Network,
+    name: &str,
+    peers: &str,
+) -> ProcessSpec {
+    let data = ground.directory.data(name).display().to_string();
+    let listen = address(network, name);
+    let timeout = format!("{}s", AGENT_TIMEOUT.as_secs());
+    let argv = argv(
+        &ground.argosy,
+        &[
+            "master",
+            "start",
+            "--listen",
+            &listen,
+            "--peers",
+            peers,
+            "--data-dir",
+            &data,
+            "--insecure-plaintext",
+            "--agent-timeout",
+            &timeout,
+            "--framework-disconnect-timeout",
+            FRAMEWORK_GRACE,
+            "--log",
+            "info,openraft=error",
+        ],
+    );
+    process_spec(ground, network, name, argv)
+}
+
+/// Returns the command of an agent.
+pub(super) fn agent(
+    ground: &ClusterEnvironment,
+    network: &Network,
+    name: &str,
+    masters: &str,
+) -> ProcessSpec {
+    let data = ground.directory.data(name).display().to_string();
+    let listen = address(network, name);
+    let shared = ground.directory.shared().display().to_string();
+    let own = ground.chaos.display().to_string();
+    let resources = if name == REGISTER_HOST {
+        REGISTER_RESOURCES
+    } else {
+        AGENT_RESOURCES
+    };
+    let argv = argv(
+        &ground.argosy,
+        &[
+            "agent",
+            "start",
+            "--masters",
+            masters,
+            "--listen",
+            &listen,
+            "--data-dir",
+            &data,
+            "--host-name",
+            name,
+            "--resources",
+            resources,
+            "--host-path",
+            &shared,
+            // The program with which services listen on their ports.
+            "--host-path",
+            &own,
+            "--insecure-plaintext",
+            // Services listen on the ports that they are given.
+            "--allow-host-network",
+            "--allow-missing-controllers",
+        ],
+    );
+    process_spec(ground, network, name, argv)
+}
+
+/// Returns the command of a scheduler.
+pub(super) fn framework(
+    ground: &ClusterEnvironment,
+    network: &Network,
+    name: &str,
+    masters: &str,
+    number: u8,
+) -> ProcessSpec {
+    let folder = ground.directory.path().display().to_string();
+    let (seed, began) = (ground.seed.to_string(), ground.started_ns.to_string());
+    let habit = ground.behaviours[usize::from(number - 1) % ground.behaviours.len()];
+    let argv = argv(
+        &ground.chaos,
+        &[
+            "framework",
+            "--masters",
+            masters,
+            "--name",
+            name,
+            "--dir",
+            &folder,
+            "--seed",
+            &seed,
+            "--began-ns",
+            &began,
+            "--habit",
+            habit.word(),
+        ],
+    );
+    process_spec(ground, network, name, argv)
+}

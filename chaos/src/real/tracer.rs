@@ -1,0 +1,113 @@
+//! The syncs of one process, failing or slow: a tracer answers them in place of the kernel.
+//!
+//! The fault is a value. Ending it lets the process continue, as far as it still exists.
+
+use std::fs;
+use std::io::{Read as _, Seek as _};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host_tools;
+
+/// Timeout for a tracer to attach.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The effect on the syncs of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SyncFault {
+    /// They fail with EIO.
+    Fail,
+    /// They take this long.
+    Take(Duration),
+}
+
+/// A tracer that answers system calls in place of the kernel.
+#[derive(Debug)]
+pub(crate) struct Tracer {
+    child: Child,
+}
+
+impl Tracer {
+    /// Attaches to a process, which may end because of that.
+    pub(crate) async fn attach(pid: u32, syncs: SyncFault) -> Result<Self> {
+        let inject = match syncs {
+            SyncFault::Fail => "inject=fdatasync,fsync,sync_file_range:error=EIO".to_owned(),
+            SyncFault::Take(time) => {
+                format!("inject=fdatasync,fsync:delay_enter={}", time.as_micros())
+            }
+        };
+        let mut answered = tempfile::tempfile()?;
+        let child = Command::new(host_tools::path("strace"))
+            .args(["-f", "-qq", "-e", "trace=fdatasync,fsync,sync_file_range"])
+            .args(["-e", &inject, "-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(answered.try_clone()?)
+            .spawn()
+            .context("cannot execute strace")?;
+        let mut tracer = Self { child };
+        let end = tokio::time::Instant::now() + ATTACH_TIMEOUT;
+        loop {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let traced = |line: &str| line.starts_with("TracerPid:") && !line.ends_with("\t0");
+            if status.lines().any(traced) {
+                return Ok(tracer);
+            }
+            if tokio::time::Instant::now() > end || tracer.child.try_wait()?.is_some() {
+                // A process may end at its first failing sync, before the tracer was detected.
+                answered.rewind()?;
+                let mut lines = String::new();
+                answered.read_to_string(&mut lines)?;
+                if lines.contains("(INJECTED") || lines.contains("(DELAYED") {
+                    return Ok(tracer);
+                }
+                bail!("strace does not attach to process {pid}: {}", lines.trim());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // SIGINT lets it detach. The process continues by itself.
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+        }
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_ends_of_its_first_failing_sync_was_tampered_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("synced");
+        fs::write(&file, "").unwrap();
+        for _ in 0..20 {
+            let mut syncing = Command::new("sh")
+                .args(["-c", "while :; do sync \"$0\" || exit 1; done"])
+                .arg(&file)
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let tracer = Tracer::attach(syncing.id(), SyncFault::Fail).await.unwrap();
+            assert!(!syncing.wait().unwrap().success());
+            drop(tracer);
+        }
+    }
+}
