@@ -3,8 +3,8 @@
 //!
 //! Reading order: `history` (recorded events, and the independent witness), `linearizability`,
 //! `invariants` (one file for each rule), `audit` (leftovers on a host), `bugs` (the planted bugs),
-//! `host_tools` (programs of the host), `graphs` (partitions between masters), `ledger` (all runs),
-//! `mutants` (the search for planted bugs), `sim`, `real`, `vm` (kernel limits and power cuts).
+//! `graphs` (partitions between masters), `ledger` (all runs), `mutants` (the search for planted
+//! bugs), `sim`, `real`, `vm` (kernel limits and power cuts).
 
 #[cfg(not(tokio_unstable))]
 compile_error!(
@@ -15,7 +15,6 @@ pub mod audit;
 pub mod bugs;
 mod graphs;
 pub mod history;
-mod host_tools;
 pub mod invariants;
 pub mod ledger;
 pub mod linearizability;

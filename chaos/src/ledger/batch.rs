@@ -7,13 +7,13 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use argosy_testbed::host_tools;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{BatchOutcome, BatchRecord, BatchStart, Stamp};
-use crate::host_tools;
 
 /// Further fields of a last line, which the sums do not use.
 pub(crate) type Details = serde_json::Map<String, serde_json::Value>;

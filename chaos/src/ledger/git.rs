@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use argosy_testbed::host_tools;
+
 use super::CommitDistance;
-use crate::host_tools;
 
 /// The paths of the code that runs in production. Changes in them make a line old.
 const PRODUCT: [&str; 11] = [

@@ -11,8 +11,7 @@ use argosy_client::OperatorClient;
 use argosy_isolation::{ProcessId, cgroup};
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
-
-use super::folder::RunDirectory;
+use argosy_testbed::run_directory::RunDirectory;
 
 /// Maximum number of records in one page.
 const PAGE: u32 = 10_000;
@@ -55,7 +54,7 @@ fn task_process(pid: i32, folder: &Path, trees: &[&Path]) -> Option<TaskProcess>
         return None;
     }
     let process = ProcessId::of(pid).ok()?;
-    if !super::folder::is_alive(process) {
+    if !argosy_testbed::run_directory::is_alive(process) {
         return None;
     }
     Some(TaskProcess {

@@ -17,17 +17,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use argosy_testbed::arguments::{ClusterSize, duration};
+use argosy_testbed::cluster::Cluster;
+use argosy_testbed::host_tools;
+use argosy_testbed::programs::{TestPrograms, UsageError, find_programs, own_executable};
+use argosy_testbed::progress::ProgressDisplay;
+use argosy_testbed::schedulers::FrameworkBehaviour;
+use argosy_testbed::testbed::{ClusterPlan, with_cluster};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{ClusterSize, duration};
-use super::cluster::Cluster;
-use super::framework::FrameworkBehaviour;
-use super::programs::{TestPrograms, UsageError, find_programs, own_executable};
-use super::progress::ProgressDisplay;
-use super::testbed::{ClusterPlan, with_cluster};
-use crate::host_tools;
 use fixture::FailoverCluster;
 use load::LoadLevel;
 use peers::{Peer, PeerPlan, can_lose};
@@ -178,7 +178,7 @@ fn measure(
     programs: &TestPrograms,
     samples: &mut Samples,
 ) -> Result<()> {
-    let screen = ProgressDisplay::new();
+    let screen = ProgressDisplay::start();
     let plan = ClusterPlan {
         size: arguments.size,
         seed: arguments.seed,

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use argosy_proto::v1;
+use argosy_testbed::cluster::Cluster;
+use argosy_testbed::partitions::{HostIndex, NetworkDisturbances};
+use argosy_testbed::tracer::Tracer;
 
 use super::agent_swarm::AgentSwarm;
-use super::cluster::Cluster;
 use super::faults::FaultName;
-use super::partitions::{HostIndex, NetworkDisturbances};
 use super::process_faults::{LimitedResource, SmallDisk};
 use super::proxy::Proxy;
-use super::tracer::Tracer;
 use crate::history::{Fault, FaultKind, Recorder};
 use crate::rng::Rng;
 

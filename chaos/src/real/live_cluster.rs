@@ -14,6 +14,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
+use argosy_testbed::programs::UsageError;
+use argosy_testbed::progress::ProgressDisplay;
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -22,8 +24,6 @@ use tokio_util::sync::CancellationToken;
 use super::arguments::RunArguments;
 use super::audit;
 use super::faults::FaultName;
-use super::programs::UsageError;
-use super::progress::ProgressDisplay;
 use super::report::{
     EpochRecord, FaultLine, OperationCounts, Outage, ReportedViolation, RunReport,
 };
@@ -92,10 +92,10 @@ pub(crate) fn run_live(
         }
         confirm(arguments, &cluster)?;
         let stop = CancellationToken::new();
-        super::testbed::watch_signals(stop.clone())?;
+        argosy_testbed::testbed::watch_signals(stop.clone())?;
         let theirs = ExistingCluster {
             operator,
-            display: ProgressDisplay::new(),
+            display: ProgressDisplay::start(),
             report: RunReport {
                 seed,
                 size: format!("{}x{}", cluster.masters.len(), cluster.agents),

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::partitions::HostIndex;
-use super::watch::{MasterReport, MasterWatch, lock};
+use argosy_testbed::partitions::HostIndex;
+use argosy_testbed::watch::{MasterReport, MasterWatch, lock};
+
 use crate::history::{Origin, RaftFact, Recorder};
 
 /// Number of answers after which the digest is recorded, too.

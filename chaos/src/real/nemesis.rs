@@ -6,15 +6,15 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use argosy_testbed::cluster::{Cluster, MemberKind};
+use argosy_testbed::processes::describe;
+use argosy_testbed::progress::ProgressDisplay;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::FaultTiming;
-use super::cluster::{Cluster, MemberKind};
 use super::faults::{FaultMix, FaultName};
 use super::inject::{InjectedFault, Injector, LEADER_TIMEOUT, name_of};
-use super::processes::describe;
-use super::progress::ProgressDisplay;
 use super::report::{FaultLine, ReportedViolation};
 use super::script::ScriptStep;
 use crate::history::{Expectation, Recorder};

@@ -7,10 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use argosy_testbed::host_tools;
+use argosy_testbed::processes::RunSettings;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-
-use super::processes::RunSettings;
-use crate::host_tools;
 
 /// Free space of a small disk in addition to its content.
 const FREE_BYTES: u64 = 24 << 20;

@@ -8,21 +8,22 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use argosy_testbed::clock;
+use argosy_testbed::host_tools;
+use argosy_testbed::programs::{TestPrograms, UsageError, find_programs, own_executable};
+use argosy_testbed::progress::ProgressDisplay;
+use argosy_testbed::run_directory::RunDirectory;
+use argosy_testbed::schedulers::FrameworkBehaviour;
+use argosy_testbed::testbed::{ClusterPlan, Testbed, create_directory};
 
 use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultMix, FaultName, FaultRequirement};
-use super::folder::RunDirectory;
-use super::framework::FrameworkBehaviour;
 use super::live_cluster::run_live;
 use super::nemesis::FaultSource;
-use super::programs::{TestPrograms, UsageError, find_programs, own_executable};
-use super::progress::ProgressDisplay;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
-use super::testbed::{ClusterPlan, Testbed, create_directory};
-use super::{check, clock, html, run_log, script};
+use super::{check, html, run_log, script};
 use crate::history::Recorder;
-use crate::host_tools;
 use crate::ledger::{Batch, REAL};
 use crate::rng::Rng;
 
@@ -208,7 +209,7 @@ fn check_possible(fault: FaultName, masters: usize) -> Result<(), String> {
 }
 
 fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
-    let screen = ProgressDisplay::new();
+    let screen = ProgressDisplay::start();
     for why in &prepared.unavailable {
         screen.print(why);
         if arguments.each_once {

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use super::arguments::duration;
+use argosy_testbed::arguments::duration;
+
 use super::faults::FaultName;
 
 /// One line of a timeline.

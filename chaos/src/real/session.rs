@@ -12,20 +12,22 @@ use argosy_client::OperatorClient;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 use argosy_state::task::TaskState;
+use argosy_testbed::cluster::{Cluster, MemberKind};
+use argosy_testbed::members::REGISTER_HOST;
+use argosy_testbed::progress::ProgressDisplay;
+use argosy_testbed::schedulers::WorkPhase;
+use argosy_testbed::watch::lock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::FaultTiming;
 use super::audit;
-use super::cluster::{Cluster, MemberKind, REGISTER_HOST};
-use super::framework::{FrameworkProgress, WorkPhase};
+use super::framework::FrameworkProgress;
 use super::master_recorder::MasterRecorder;
 use super::nemesis::{FaultSource, Nemesis};
-use super::progress::ProgressDisplay;
 use super::registers::Registers;
 use super::registry_observer::RegistryObserver;
 use super::report::{EpochRecord, FaultLine, ReportedViolation, TaskCount};
-use super::watch::lock;
 use crate::history::{AuditFinding, Expectation, FinalTask, Recorder, RunPhase, TaskFact};
 use crate::rng::Rng;
 

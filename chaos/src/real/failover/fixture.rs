@@ -3,6 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use argosy_testbed::cluster::Cluster;
+use argosy_testbed::members::REGISTER_HOST;
+use argosy_testbed::network::execute_inside;
+use argosy_testbed::partitions::HostIndex;
+use argosy_testbed::schedulers::WorkPhase;
+use argosy_testbed::tracer::{SyncFault, Tracer};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,11 +18,6 @@ use super::probes::{ClockReading, Probes};
 use super::samples::{FaultFreePeriod, LossSample, MeasuredSystem};
 use super::writer::{StoreKind, Writer};
 use super::{LeaderLoss, RECOVERY_DELAY};
-use crate::real::cluster::{Cluster, REGISTER_HOST};
-use crate::real::framework::WorkPhase;
-use crate::real::network::execute_inside;
-use crate::real::partitions::HostIndex;
-use crate::real::tracer::{SyncFault, Tracer};
 
 /// Time in which the cluster must be healthy between two losses.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);

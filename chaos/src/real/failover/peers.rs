@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use argosy_testbed::host_tools;
+use argosy_testbed::network::Network;
+use argosy_testbed::processes::{ManagedProcess, ProcessSpec};
+use argosy_testbed::progress::ProgressDisplay;
+use argosy_testbed::run_directory::RunDirectory;
 use clap::ValueEnum;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
@@ -18,11 +23,6 @@ use super::probes::ClockReading;
 use super::samples::{LossSample, MeasuredSystem, Samples};
 use super::writer::{StoreKind, Writer, channel, first_answered};
 use super::{FIRST_WRITE_DELAY, LOSS_TIMEOUT, LeaderLoss, RECOVERY_DELAY, etcd, zookeeper};
-use crate::host_tools;
-use crate::real::folder::RunDirectory;
-use crate::real::network::Network;
-use crate::real::processes::{ManagedProcess, ProcessSpec};
-use crate::real::progress::ProgressDisplay;
 
 /// Members of a peer.
 const MEMBERS: u8 = 3;

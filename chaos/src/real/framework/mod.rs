@@ -15,10 +15,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argosy_client::scheduler::SchedulerRunner;
 use argosy_client::{Masters, SchedulerConfig};
-use clap::{Args, ValueEnum};
+use argosy_testbed::clock;
+use argosy_testbed::schedulers::FrameworkBehaviour;
+use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::clock;
 use crate::history::Recorder;
 use crate::rng::Rng;
 use journal::FrameworkJournal;
@@ -50,59 +51,6 @@ pub struct FrameworkArguments {
     /// The behaviour towards offers
     #[arg(long, value_enum)]
     habit: FrameworkBehaviour,
-}
-
-/// The behaviour of a framework towards offers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FrameworkBehaviour {
-    /// Uses them immediately and declines the rest.
-    Steady,
-    /// Holds them for seconds before it uses them.
-    Greedy,
-    /// Declines most of them.
-    Decliner,
-}
-
-impl FrameworkBehaviour {
-    pub(crate) const ALL: [Self; 3] = [Self::Steady, Self::Greedy, Self::Decliner];
-
-    /// Returns the value for the command line.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Steady => "steady",
-            Self::Greedy => "greedy",
-            Self::Decliner => "decliner",
-        }
-    }
-}
-
-/// The phase that the harness requests of all frameworks: one word in the file `phase` of the run's
-/// directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum WorkPhase {
-    /// Launch, replace and kill tasks.
-    Work,
-    /// Launch no more tasks. Services continue.
-    Drain,
-    /// End the services, too.
-    End,
-}
-
-impl WorkPhase {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Work => "work",
-            Self::Drain => "drain",
-            Self::End => "end",
-        }
-    }
-
-    fn read(folder: &std::path::Path) -> Self {
-        let word = std::fs::read_to_string(folder.join("phase")).unwrap_or_default();
-        let all = [Self::Work, Self::Drain, Self::End];
-        let named = all.into_iter().find(|wanted| wanted.word() == word.trim());
-        named.unwrap_or(Self::Work)
-    }
 }
 
 /// The progress of a framework, written next to its journal for the harness.

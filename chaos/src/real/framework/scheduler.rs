@@ -12,11 +12,12 @@ use argosy_client::scheduler::{
 };
 use argosy_proto::v1;
 use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
+use argosy_testbed::schedulers::{FrameworkBehaviour, WorkPhase};
 
 use super::facts::{made, offer_ids, state_of};
 use super::journal::FrameworkJournal;
 use super::tasks::{RESOURCES, TaskKind, spec};
-use super::{FrameworkArguments, FrameworkBehaviour, FrameworkProgress, WorkPhase};
+use super::{FrameworkArguments, FrameworkProgress};
 use crate::history::{
     CallId, CallName, LaunchedTask, OfferFact, Operation, OperationResponse, ProcessExit,
     ProcessName, Recorder, RejectedLaunch, TaskFact,

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
+use argosy_testbed::cluster::Cluster;
+use argosy_testbed::network::OWN_ADDRESS;
+use argosy_testbed::partitions::{HostIndex, NetworkDisturbances};
+use argosy_testbed::tracer::{SyncFault, Tracer};
 use tokio::time::Instant;
 
 use super::{Injector, UndoStep};
 use crate::history::{Fault, FaultKind, Recorder};
-use crate::real::cluster::Cluster;
 use crate::real::faults::FaultName;
-use crate::real::network::OWN_ADDRESS;
-use crate::real::partitions::{HostIndex, NetworkDisturbances};
 use crate::real::process_faults::{FakeClock, LimitedResource, SmallDisk};
 use crate::real::proxy::{Proxy, ProxyMode};
-use crate::real::tracer::{SyncFault, Tracer};
 
 /// Timeout for a process to stop by itself after its disk fails.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);

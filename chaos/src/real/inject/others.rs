@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use argosy_testbed::cluster::MemberKind;
+use argosy_testbed::members::AGENT_TIMEOUT;
+use argosy_testbed::partitions::{HostIndex, NetworkDisturbances};
 
 use super::{Injector, LEADER_TIMEOUT, UndoStep};
 use crate::history::FaultKind;
 use crate::real::agent_swarm::AgentSwarm;
-use crate::real::cluster::MemberKind;
-use crate::real::members::AGENT_TIMEOUT;
-use crate::real::partitions::{HostIndex, NetworkDisturbances};
 
 /// Agents of a reconnect storm.
 const SWARM_SIZE: usize = 1_000;

@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use argosy_isolation::ProcessId;
+use argosy_testbed::run_directory::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-use crate::real::folder::is_alive;
 
 /// State of a listening socket in the kernel's tables.
 const LISTENING: &str = "0A";

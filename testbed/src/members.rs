@@ -1,20 +1,38 @@
-//! The command lines of the members of a cluster under test.
+//! The environment of a cluster under test, and the command lines of its members.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cluster::{ClusterEnvironment, REGISTER_HOST};
-use super::network::Network;
-use super::processes::ProcessSpec;
+use crate::arguments::ClusterSize;
+use crate::network::Network;
+use crate::processes::ProcessSpec;
+use crate::run_directory::RunDirectory;
+use crate::schedulers::FrameworkBehaviour;
 
 /// Silence after which agents are unreachable: short, so that faults exceed it.
-pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
+pub const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Absence after which schedulers count as disconnected.
 const FRAMEWORK_GRACE: &str = "4s";
 /// Resources of each agent.
 const AGENT_RESOURCES: &str = "cpus:4;mem:2048;disk:2048;ports:[31000-31099]";
 /// Resources of the agent whose attributes are the registers: too small for any task.
 const REGISTER_RESOURCES: &str = "cpus:0.001;mem:1";
+/// Host name of the agent whose attributes are the registers.
+pub const REGISTER_HOST: &str = "register";
+
+/// The environment of a cluster, created once.
+#[derive(Debug, Clone)]
+pub struct ClusterEnvironment {
+    pub argosy: PathBuf,
+    pub chaos: PathBuf,
+    pub directory: RunDirectory,
+    pub size: ClusterSize,
+    pub seed: u64,
+    /// The behaviours of the frameworks, assigned in turn. Not empty.
+    pub behaviours: &'static [FrameworkBehaviour],
+    /// Monotonic clock at the beginning, in nanoseconds.
+    pub started_ns: u64,
+}
 
 fn process_spec(
     ground: &ClusterEnvironment,
@@ -47,7 +65,7 @@ fn argv(program: &Path, words: &[&str]) -> Vec<String> {
 }
 
 /// Returns the command of a master.
-pub(super) fn master(
+pub(crate) fn master(
     ground: &ClusterEnvironment,
     network: &Network,
     name: &str,
@@ -80,7 +98,7 @@ pub(super) fn master(
 }
 
 /// Returns the command of an agent.
-pub(super) fn agent(
+pub(crate) fn agent(
     ground: &ClusterEnvironment,
     network: &Network,
     name: &str,
@@ -125,7 +143,7 @@ pub(super) fn agent(
 }
 
 /// Returns the command of a scheduler.
-pub(super) fn framework(
+pub(crate) fn framework(
     ground: &ClusterEnvironment,
     network: &Network,
     name: &str,

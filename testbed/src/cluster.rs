@@ -13,50 +13,34 @@ use argosy_proto::v1;
 use argosy_state::ids::AgentId;
 use tokio::time::Instant;
 
-use super::arguments::ClusterSize;
-use super::folder::RunDirectory;
-use super::framework::{FrameworkBehaviour, WorkPhase};
-use super::network::Network;
-use super::partitions::{HostIndex, NetworkDisturbances};
-use super::processes::ManagedProcess;
-use super::watch::MasterWatch;
-use super::{cgroups, members};
+use crate::members::{ClusterEnvironment, REGISTER_HOST};
+use crate::network::Network;
+use crate::partitions::{HostIndex, NetworkDisturbances};
+use crate::processes::ManagedProcess;
+use crate::schedulers::WorkPhase;
+use crate::watch::MasterWatch;
+use crate::{cgroups, members};
 
 /// Maximum number of records in one page.
 const PAGE: u32 = 10_000;
-/// Host name of the agent whose attributes are the registers.
-pub(crate) const REGISTER_HOST: &str = "register";
 
-/// The environment of a cluster, created once.
-#[derive(Debug, Clone)]
-pub(crate) struct ClusterEnvironment {
-    pub(crate) argosy: PathBuf,
-    pub(crate) chaos: PathBuf,
-    pub(crate) directory: RunDirectory,
-    pub(crate) size: ClusterSize,
-    pub(crate) seed: u64,
-    /// The behaviours of the frameworks, assigned in turn. Not empty.
-    pub(crate) behaviours: &'static [FrameworkBehaviour],
-    /// Monotonic clock at the beginning, in nanoseconds.
-    pub(crate) started_ns: u64,
-}
-
+/// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum MemberKind {
+pub enum MemberKind {
     Master,
     Agent,
     Framework,
 }
 
 /// The members, by their indexes.
-pub(crate) struct Cluster {
-    pub(crate) environment: ClusterEnvironment,
-    pub(crate) network: Network,
-    pub(crate) members: Vec<ManagedProcess>,
+pub struct Cluster {
+    pub environment: ClusterEnvironment,
+    pub network: Network,
+    pub members: Vec<ManagedProcess>,
     kinds: Vec<MemberKind>,
     /// Masters that belong to the group now. Spare ones do not.
-    pub(crate) voters: Vec<HostIndex>,
-    pub(crate) watch: MasterWatch,
+    pub voters: Vec<HostIndex>,
+    pub watch: MasterWatch,
     /// Disturbances of the network by number. Each fault removes the one that it added.
     disturbances: BTreeMap<u64, NetworkDisturbances>,
     next_disturbance: u64,
@@ -64,7 +48,10 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Creates hosts and process specs, and starts nothing.
-    pub(crate) fn plan(ground: ClusterEnvironment, mut network: Network) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If a host cannot be created.
+    pub fn plan(ground: ClusterEnvironment, mut network: Network) -> Result<Self> {
         let mut members = Vec::new();
         let mut kinds = Vec::new();
         let mut voters = Vec::new();
@@ -111,18 +98,18 @@ impl Cluster {
         })
     }
 
-    pub(crate) fn hosts_of(&self, kind: MemberKind) -> Vec<HostIndex> {
+    pub fn hosts_of(&self, kind: MemberKind) -> Vec<HostIndex> {
         (0..self.members.len())
             .filter(|place| self.kinds[*place] == kind)
             .collect()
     }
 
-    pub(crate) fn kind(&self, place: HostIndex) -> MemberKind {
+    pub fn kind(&self, place: HostIndex) -> MemberKind {
         self.kinds[place]
     }
 
     /// Returns the agents that run tasks.
-    pub(crate) fn workers(&self) -> Vec<HostIndex> {
+    pub fn workers(&self) -> Vec<HostIndex> {
         let is_register = |place: &HostIndex| self.members[*place].name() == REGISTER_HOST;
         self.hosts_of(MemberKind::Agent)
             .into_iter()
@@ -130,26 +117,29 @@ impl Cluster {
             .collect()
     }
 
-    pub(crate) fn api(&self, place: HostIndex) -> String {
+    pub fn api(&self, place: HostIndex) -> String {
         format!("{}:5050", self.network.host(place).address)
     }
 
-    pub(crate) fn raft(&self, place: HostIndex) -> String {
+    pub fn raft(&self, place: HostIndex) -> String {
         format!("{}:5052", self.network.host(place).address)
     }
 
-    pub(crate) fn masters(&self) -> Masters {
+    pub fn masters(&self) -> Masters {
         let list = self.voters.iter().map(|place| self.api(*place));
         Masters::new(list).expect("the addresses are valid")
     }
 
-    pub(crate) fn operator(&self) -> OperatorClient {
+    pub fn operator(&self) -> OperatorClient {
         OperatorClient::new(Connector::new(self.masters(), ConnectorConfig::default()))
     }
 
     /// Starts masters and agents, waits until all agents are registered, then starts the
     /// schedulers.
-    pub(crate) async fn start(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If a member cannot be started, or the cluster does not become healthy.
+    pub async fn start(&mut self) -> Result<()> {
         for place in 0..self.members.len() {
             if self.kinds[place] != MemberKind::Framework {
                 self.members[place].start()?;
@@ -166,7 +156,10 @@ impl Cluster {
 
     /// Starts a member if it has ended. The unsynced state of a master may be lost with its
     /// process.
-    pub(crate) fn restart(&mut self, place: HostIndex) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn restart(&mut self, place: HostIndex) -> Result<()> {
         let member = &mut self.members[place];
         if member.poll().is_some() || !member.is_up() {
             self.watch.restarted(place);
@@ -176,7 +169,10 @@ impl Cluster {
     }
 
     /// Waits for a leader, and returns the master that reports itself as leading.
-    pub(crate) async fn leader(&self, patience: Duration) -> Result<HostIndex> {
+    ///
+    /// # Errors
+    /// If no master leads in this time.
+    pub async fn leader(&self, patience: Duration) -> Result<HostIndex> {
         let deadline = Instant::now() + patience;
         loop {
             let known = self.watch.leader();
@@ -191,7 +187,7 @@ impl Cluster {
     }
 
     /// Returns the running masters of the group that do not lead.
-    pub(crate) fn followers(&self, leader: HostIndex) -> Vec<HostIndex> {
+    pub fn followers(&self, leader: HostIndex) -> Vec<HostIndex> {
         self.voters
             .iter()
             .copied()
@@ -200,7 +196,10 @@ impl Cluster {
     }
 
     /// Waits until a leader commits, all voters are caught up and all running agents are connected.
-    pub(crate) async fn await_health(&self, patience: Duration) -> Result<()> {
+    ///
+    /// # Errors
+    /// If that does not happen in this time; the message names what is missing.
+    pub async fn await_health(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
             let missing = match self.unhealthy_reason().await {
@@ -215,7 +214,7 @@ impl Cluster {
     }
 
     /// Returns why the cluster is not healthy.
-    pub(crate) async fn unhealthy_reason(&self) -> Option<String> {
+    pub async fn unhealthy_reason(&self) -> Option<String> {
         let Some(leader) = self.watch.leader() else {
             return Some("no master leads".to_owned());
         };
@@ -269,7 +268,10 @@ impl Cluster {
     }
 
     /// Adds a disturbance to the current ones. The returned number removes it.
-    pub(crate) fn disturb(&mut self, cuts: NetworkDisturbances) -> Result<u64> {
+    ///
+    /// # Errors
+    /// If the network cannot be changed.
+    pub fn disturb(&mut self, cuts: NetworkDisturbances) -> Result<u64> {
         let name = self.next_disturbance;
         self.next_disturbance += 1;
         self.disturbances.insert(name, cuts);
@@ -278,13 +280,19 @@ impl Cluster {
     }
 
     /// Removes a disturbance.
-    pub(crate) fn end_disturbance(&mut self, name: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the network cannot be changed.
+    pub fn end_disturbance(&mut self, name: u64) -> Result<()> {
         self.disturbances.remove(&name);
         self.apply_disturbances()
     }
 
     /// Removes all disturbances.
-    pub(crate) fn end_disturbances(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the network cannot be changed.
+    pub fn end_disturbances(&mut self) -> Result<()> {
         self.disturbances.clear();
         self.apply_disturbances()
     }
@@ -300,7 +308,10 @@ impl Cluster {
     }
 
     /// Writes the requested phase for all schedulers.
-    pub(crate) fn set_phase(&self, wanted: WorkPhase) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_phase(&self, wanted: WorkPhase) -> Result<()> {
         let path = self.environment.directory.path().join("phase");
         let fresh = path.with_extension("new");
         std::fs::write(&fresh, wanted.word())
@@ -309,7 +320,10 @@ impl Cluster {
     }
 
     /// Records the cgroup trees of all agents, so that they are always removed at the end.
-    pub(crate) fn record_cgroups(&self) -> Result<BTreeSet<PathBuf>> {
+    ///
+    /// # Errors
+    /// If an agent has no cgroup, or it cannot be recorded.
+    pub fn record_cgroups(&self) -> Result<BTreeSet<PathBuf>> {
         let mut trees = BTreeSet::new();
         for place in self.hosts_of(MemberKind::Agent) {
             let member = &self.members[place];
@@ -325,7 +339,7 @@ impl Cluster {
     ///
     /// # Errors
     /// If they cannot be listed.
-    pub(crate) async fn agent_ids(&self) -> Result<BTreeMap<String, AgentId>> {
+    pub async fn agent_ids(&self) -> Result<BTreeMap<String, AgentId>> {
         let request = v1::ListRequest {
             page_size: PAGE,
             ..Default::default()
@@ -337,11 +351,11 @@ impl Cluster {
     }
 
     /// Returns the number of agents, including the one with the registers.
-    pub(crate) fn agent_count(&self) -> usize {
+    pub fn agent_count(&self) -> usize {
         self.hosts_of(MemberKind::Agent).len()
     }
 
-    pub(crate) fn data(&self, place: HostIndex) -> PathBuf {
+    pub fn data(&self, place: HostIndex) -> PathBuf {
         self.environment.directory.data(self.members[place].name())
     }
 }

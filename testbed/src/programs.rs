@@ -12,20 +12,20 @@ const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
 /// The message for a command line that cannot be carried out.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct UsageError(pub(crate) String);
+pub struct UsageError(pub String);
 
 /// The executables that a run starts.
-pub(crate) struct TestPrograms {
-    pub(crate) argosy: PathBuf,
+pub struct TestPrograms {
+    pub argosy: PathBuf,
     /// `argosy-chaos`, which has the schedulers and the services of tasks.
-    pub(crate) chaos: PathBuf,
+    pub chaos: PathBuf,
 }
 
 /// Returns the path of this executable.
 ///
 /// # Errors
 /// If it cannot be found.
-pub(crate) fn own_executable() -> Result<PathBuf, UsageError> {
+pub fn own_executable() -> Result<PathBuf, UsageError> {
     std::env::current_exe()
         .map_err(|error| UsageError(format!("cannot find this executable: {error}")))
 }
@@ -34,10 +34,7 @@ pub(crate) fn own_executable() -> Result<PathBuf, UsageError> {
 ///
 /// # Errors
 /// If this host cannot, or an executable is missing.
-pub(crate) fn find_programs(
-    argosy: Option<&PathBuf>,
-    chaos: PathBuf,
-) -> Result<TestPrograms, UsageError> {
+pub fn find_programs(argosy: Option<&PathBuf>, chaos: PathBuf) -> Result<TestPrograms, UsageError> {
     let usage = |text: String| UsageError(text);
     if !nix::unistd::geteuid().is_root() {
         return Err(usage(

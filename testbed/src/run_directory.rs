@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::network;
+use crate::network;
 
 /// Beginning of every name that a run assigns.
 const NAME: &str = "argosy-chaos";
@@ -26,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The reason why the directory of a run cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RunDirectoryError {
+pub enum RunDirectoryError {
     /// It cannot be created or written.
     #[error("cannot write {path}")]
     Write { path: PathBuf, source: io::Error },
@@ -36,7 +36,7 @@ pub(crate) enum RunDirectoryError {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct RunDirectory {
+pub struct RunDirectory {
     path: PathBuf,
     prefix: String,
 }
@@ -46,7 +46,7 @@ impl RunDirectory {
     ///
     /// # Errors
     /// [`RunDirectoryError`]
-    pub(crate) fn create(base: &Path) -> Result<Self, RunDirectoryError> {
+    pub fn create(base: &Path) -> Result<Self, RunDirectoryError> {
         let own =
             ProcessId::of(std::process::id().cast_signed()).map_err(RunDirectoryError::Own)?;
         let prefix = format!("{NAME}-{}", own.pid);
@@ -76,30 +76,30 @@ impl RunDirectory {
         Ok(folder)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Returns the prefix of the names of its namespaces.
-    pub(crate) fn prefix(&self) -> &str {
+    pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    pub(crate) fn logs(&self) -> PathBuf {
+    pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
     }
 
-    pub(crate) fn history(&self) -> PathBuf {
+    pub fn history(&self) -> PathBuf {
         self.path.join("history")
     }
 
     /// Returns the directory that tasks see. It contains the witness file and nothing else.
-    pub(crate) fn shared(&self) -> PathBuf {
+    pub fn shared(&self) -> PathBuf {
         self.path.join("shared")
     }
 
     /// Returns the data directory of a member.
-    pub(crate) fn data(&self, member: &str) -> PathBuf {
+    pub fn data(&self, member: &str) -> PathBuf {
         self.path.join("data").join(member)
     }
 
@@ -107,7 +107,7 @@ impl RunDirectory {
     ///
     /// # Errors
     /// [`RunDirectoryError`]
-    pub(crate) fn record_cgroup(&self, tree: &Path) -> Result<(), RunDirectoryError> {
+    pub fn record_cgroup(&self, tree: &Path) -> Result<(), RunDirectoryError> {
         let path = self.path.join("trees");
         let mut known = self.cgroups();
         if known.iter().any(|one| one == tree) {
@@ -120,14 +120,14 @@ impl RunDirectory {
     }
 
     /// Returns the recorded trees.
-    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
+    pub fn cgroups(&self) -> Vec<PathBuf> {
         let text = fs::read_to_string(self.path.join("trees")).unwrap_or_default();
         text.lines().map(PathBuf::from).collect()
     }
 
     /// Ends and removes everything of this run except the directory itself. Can be repeated.
     /// Returns what remains.
-    pub(crate) fn clear(&self) -> Vec<String> {
+    pub fn clear(&self) -> Vec<String> {
         let mut left = Vec::new();
         let namespaces = network::namespaces(&format!("{}-", self.prefix));
         left.extend(kill_all_in(&namespaces));
@@ -151,7 +151,7 @@ impl RunDirectory {
     }
 
     /// Removes the directory. Files to keep were copied before.
-    pub(crate) fn remove(&self) {
+    pub fn remove(&self) {
         // A file that an ending process still writes may make a removal fail.
         for _ in 0..5 {
             if fs::remove_dir_all(&self.path).is_ok() || !self.path.exists() {
@@ -163,7 +163,7 @@ impl RunDirectory {
 }
 
 /// Removes the leftovers in `base` of runs whose process has ended. Returns their names.
-pub(crate) fn remove_stale(base: &Path) -> Vec<String> {
+pub fn remove_stale(base: &Path) -> Vec<String> {
     let mut cleared = Vec::new();
     for path in directories_in(base) {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
@@ -199,7 +199,7 @@ fn is_owner_alive(folder: &Path) -> bool {
 }
 
 /// Whether exactly that process runs. A zombie does not count.
-pub(crate) fn is_alive(process: ProcessId) -> bool {
+pub fn is_alive(process: ProcessId) -> bool {
     process.open().ok().flatten().is_some()
 }
 
@@ -277,7 +277,7 @@ fn directories_in(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the mount points below a directory, innermost first.
-pub(crate) fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found: Vec<PathBuf> = table
         .lines()

@@ -12,17 +12,17 @@ use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, setns};
 
-use super::partitions::{HostIndex, NetworkDisturbances};
 use crate::host_tools::{self, ToolError};
+use crate::partitions::{HostIndex, NetworkDisturbances};
 
 /// The directory in which `ip netns` keeps its handles.
 const HANDLES: &str = "/run/netns";
 /// Address of the harness.
-pub(crate) const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
+pub const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
 
 /// An error of the network setup.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NetworkError {
+pub enum NetworkError {
     /// A tool failed.
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -36,16 +36,16 @@ pub(crate) enum NetworkError {
 
 /// The network of one host of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NetworkHost {
+pub struct NetworkHost {
     /// As "master-1".
-    pub(crate) name: String,
-    pub(crate) address: Ipv4Addr,
-    pub(crate) namespace: String,
+    pub name: String,
+    pub address: Ipv4Addr,
+    pub namespace: String,
 }
 
 /// The bridge and all hosts.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub struct Network {
     prefix: String,
     hosts: Vec<NetworkHost>,
     disturbances: NetworkDisturbances,
@@ -57,7 +57,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]
-    pub(crate) fn create(prefix: &str) -> Result<Self, NetworkError> {
+    pub fn create(prefix: &str) -> Result<Self, NetworkError> {
         let switch = format!("{prefix}-switch");
         ip(&["netns", "add", &switch])?;
         enter(&switch)?;
@@ -77,7 +77,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]
-    pub(crate) fn add(&mut self, name: &str, number: u8) -> Result<HostIndex, NetworkError> {
+    pub fn add(&mut self, name: &str, number: u8) -> Result<HostIndex, NetworkError> {
         let namespace = format!("{}-{name}", self.prefix);
         let address = Ipv4Addr::new(10, 99, 0, number);
         let outer = format!("h{number}");
@@ -100,11 +100,11 @@ impl Network {
         Ok(self.hosts.len() - 1)
     }
 
-    pub(crate) fn host(&self, place: HostIndex) -> &NetworkHost {
+    pub fn host(&self, place: HostIndex) -> &NetworkHost {
         &self.hosts[place]
     }
 
-    pub(crate) fn hosts(&self) -> &[NetworkHost] {
+    pub fn hosts(&self) -> &[NetworkHost] {
         &self.hosts
     }
 
@@ -112,7 +112,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]. Some hosts may have the new rules then, and the next call repairs that.
-    pub(crate) fn disturb(&mut self, cuts: NetworkDisturbances) -> Result<(), NetworkError> {
+    pub fn disturb(&mut self, cuts: NetworkDisturbances) -> Result<(), NetworkError> {
         let addresses: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
         for place in cuts.changed(&self.disturbances, &addresses, OWN_ADDRESS) {
             let rules = cuts.rules(place, &addresses, OWN_ADDRESS);
@@ -127,11 +127,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError`]
-    pub(crate) fn limit_rate(
-        &self,
-        place: HostIndex,
-        rate: Option<&str>,
-    ) -> Result<(), NetworkError> {
+    pub fn limit_rate(&self, place: HostIndex, rate: Option<&str>) -> Result<(), NetworkError> {
         let namespace = &self.hosts[place].namespace;
         let words: Vec<&str> = match rate {
             Some(rate) => vec![
@@ -146,7 +142,10 @@ impl Network {
 
 /// Executes a program in a namespace. The path is resolved outside, because the search path inside
 /// may lack its directory.
-pub(crate) fn execute_inside(
+///
+/// # Errors
+/// [`ToolError`]
+pub fn execute_inside(
     namespace: &str,
     program: &str,
     args: &[&str],
@@ -161,7 +160,7 @@ pub(crate) fn execute_inside(
 }
 
 /// Returns the option of `nsenter` that enters a namespace.
-pub(crate) fn inside(namespace: &str) -> String {
+pub fn inside(namespace: &str) -> String {
     format!("--net={HANDLES}/{namespace}")
 }
 
@@ -179,7 +178,7 @@ fn ip(args: &[&str]) -> Result<(), ToolError> {
 }
 
 /// Returns the namespaces whose names begin with the prefix.
-pub(crate) fn namespaces(prefix: &str) -> Vec<String> {
+pub fn namespaces(prefix: &str) -> Vec<String> {
     let mut found: Vec<String> = fs::read_dir(HANDLES)
         .into_iter()
         .flatten()
@@ -192,7 +191,7 @@ pub(crate) fn namespaces(prefix: &str) -> Vec<String> {
 }
 
 /// Returns the identity of a namespace in the kernel: equal for it and for every process in it.
-pub(crate) fn identity(namespace: &str) -> Option<(u64, u64)> {
+pub fn identity(namespace: &str) -> Option<(u64, u64)> {
     let found = fs::metadata(PathBuf::from(HANDLES).join(namespace)).ok()?;
     Some((found.dev(), found.ino()))
 }
@@ -201,6 +200,6 @@ pub(crate) fn identity(namespace: &str) -> Option<(u64, u64)> {
 ///
 /// # Errors
 /// [`ToolError`]
-pub(crate) fn remove(namespace: &str) -> Result<(), ToolError> {
+pub fn remove(namespace: &str) -> Result<(), ToolError> {
     ip(&["netns", "del", namespace])
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-use super::partitions::HostIndex;
+use crate::partitions::HostIndex;
 
 /// Interval of polls of one master.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -23,15 +23,15 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(400);
 const MAX_AGE: Duration = Duration::from_millis(900);
 
 /// An answer of one master.
-pub(crate) struct MasterReport<'a> {
-    pub(crate) place: HostIndex,
-    pub(crate) cluster: &'a v1::Cluster,
-    pub(crate) node: Option<NodeId>,
-    pub(crate) is_leader: bool,
+pub struct MasterReport<'a> {
+    pub place: HostIndex,
+    pub cluster: &'a v1::Cluster,
+    pub node: Option<NodeId>,
+    pub is_leader: bool,
     /// Whether it is the first one of a process that was restarted and knows its term.
-    pub(crate) is_first: bool,
+    pub is_first: bool,
     /// The number of earlier answers of this master.
-    pub(crate) earlier: u64,
+    pub earlier: u64,
 }
 
 /// A function that gets each report.
@@ -55,7 +55,7 @@ struct ObservedMasters {
 
 /// The observer of all masters. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct MasterWatch {
+pub struct MasterWatch {
     // A lock, because faults, the live view and the pollers use it. It is never held across an
     // await.
     observed: Arc<Mutex<ObservedMasters>>,
@@ -65,12 +65,12 @@ pub(crate) struct MasterWatch {
 
 impl MasterWatch {
     /// Passes all reports to `observer` from now on.
-    pub(crate) fn observe(&self, observer: impl Fn(&MasterReport<'_>) + Send + Sync + 'static) {
+    pub fn observe(&self, observer: impl Fn(&MasterReport<'_>) + Send + Sync + 'static) {
         *lock(&self.observer) = Some(Arc::new(observer));
     }
 
     /// Polls these masters until the last clone is dropped.
-    pub(crate) fn begin(&self, masters: Vec<(HostIndex, String)>) {
+    pub fn begin(&self, masters: Vec<(HostIndex, String)>) {
         for (place, api) in masters {
             let watch = Self {
                 pollers: Arc::default(),
@@ -82,7 +82,7 @@ impl MasterWatch {
 
     /// Returns the active leader: a master that reports itself as leader, while none reports so for
     /// a later term.
-    pub(crate) fn leader(&self) -> Option<HostIndex> {
+    pub fn leader(&self) -> Option<HostIndex> {
         let seen = lock(&self.observed);
         let fresh = seen
             .statuses
@@ -95,18 +95,18 @@ impl MasterWatch {
     }
 
     /// Drops the status of a master that was just killed or frozen.
-    pub(crate) fn forget(&self, place: HostIndex) {
+    pub fn forget(&self, place: HostIndex) {
         lock(&self.observed).statuses.remove(&place);
     }
 
     /// Marks the next report of this master as the first one of a new process. The former process
     /// must have ended.
-    pub(crate) fn restarted(&self, place: HostIndex) {
+    pub fn restarted(&self, place: HostIndex) {
         lock(&self.observed).restarted.insert(place);
     }
 
     /// Returns the id of the master in the group.
-    pub(crate) fn node(&self, place: HostIndex) -> Option<NodeId> {
+    pub fn node(&self, place: HostIndex) -> Option<NodeId> {
         lock(&self.observed).statuses.get(&place)?.node
     }
 
@@ -126,7 +126,7 @@ impl MasterWatch {
     }
 
     /// Takes the answer of a master, which has answered `earlier` times before.
-    pub(crate) fn note(&self, place: HostIndex, cluster: &v1::Cluster, earlier: u64) {
+    pub fn note(&self, place: HostIndex, cluster: &v1::Cluster, earlier: u64) {
         let node: Option<NodeId> = cluster.answered_by.parse().ok();
         let is_leader = !cluster.leader.is_empty() && cluster.leader == cluster.answered_by;
         let status = MasterStatus {
@@ -165,6 +165,6 @@ async fn read_cluster(channel: Channel) -> Option<v1::Cluster> {
     Some(asked.ok()?.ok()?.into_inner())
 }
 
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 /// An error of a program of the host.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ToolError {
+pub enum ToolError {
     /// It cannot be started.
     #[error("cannot execute {program}")]
     Start {
@@ -27,12 +27,18 @@ pub(crate) enum ToolError {
 }
 
 /// Runs a program to its end.
-pub(crate) fn run<T: AsRef<OsStr>>(program: &str, args: &[T]) -> Result<String, ToolError> {
+///
+/// # Errors
+/// [`ToolError`]
+pub fn run<T: AsRef<OsStr>>(program: &str, args: &[T]) -> Result<String, ToolError> {
     run_with_input(program, args, "")
 }
 
 /// Runs a program to its end with `input` as its standard input. Returns its output.
-pub(crate) fn run_with_input<T: AsRef<OsStr>>(
+///
+/// # Errors
+/// [`ToolError`]
+pub fn run_with_input<T: AsRef<OsStr>>(
     program: &str,
     args: &[T],
     input: &str,
@@ -77,7 +83,7 @@ fn check_status<T: AsRef<OsStr>>(
 }
 
 /// Returns the path of a program, if it is installed.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     std::env::split_paths(&path)
@@ -88,12 +94,12 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// Returns the path of a program, or its name if it is not installed. Executing the name then
 /// reports that.
-pub(crate) fn path(program: &str) -> PathBuf {
+pub fn path(program: &str) -> PathBuf {
     find(program).unwrap_or_else(|| program.into())
 }
 
 /// Returns the path of the library that fakes wall clocks, if it is installed.
-pub(crate) fn fake_clock() -> Option<PathBuf> {
+pub fn fake_clock() -> Option<PathBuf> {
     let folders = [
         "/usr/lib/x86_64-linux-gnu/faketime",
         "/usr/lib/aarch64-linux-gnu/faketime",

@@ -18,7 +18,7 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The effect on the syncs of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SyncFault {
+pub enum SyncFault {
     /// They fail with EIO.
     Fail,
     /// They take this long.
@@ -27,13 +27,16 @@ pub(crate) enum SyncFault {
 
 /// A tracer that answers system calls in place of the kernel.
 #[derive(Debug)]
-pub(crate) struct Tracer {
+pub struct Tracer {
     child: Child,
 }
 
 impl Tracer {
     /// Attaches to a process, which may end because of that.
-    pub(crate) async fn attach(pid: u32, syncs: SyncFault) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If strace is not installed or does not attach.
+    pub async fn attach(pid: u32, syncs: SyncFault) -> Result<Self> {
         let inject = match syncs {
             SyncFault::Fail => "inject=fdatasync,fsync,sync_file_range:error=EIO".to_owned(),
             SyncFault::Take(time) => {

@@ -7,11 +7,11 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 /// A host, by its index in the network.
-pub(crate) type HostIndex = usize;
+pub type HostIndex = usize;
 
 /// All current disturbances of the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct NetworkDisturbances {
+pub struct NetworkDisturbances {
     /// `(from, to)`: `to` receives nothing from `from`.
     cut_links: BTreeSet<(HostIndex, HostIndex)>,
     /// The percentage of incoming packets that a host loses.
@@ -22,30 +22,30 @@ pub(crate) struct NetworkDisturbances {
 
 impl NetworkDisturbances {
     /// Drops all packets from `from` at `to`.
-    pub(crate) fn cut(&mut self, from: HostIndex, to: HostIndex) {
+    pub fn cut(&mut self, from: HostIndex, to: HostIndex) {
         if from != to {
             self.cut_links.insert((from, to));
         }
     }
 
     /// Drops all packets in both directions.
-    pub(crate) fn cut_both(&mut self, one: HostIndex, other: HostIndex) {
+    pub fn cut_both(&mut self, one: HostIndex, other: HostIndex) {
         self.cut(one, other);
         self.cut(other, one);
     }
 
     /// Lets a host lose this percentage of packets.
-    pub(crate) fn set_loss(&mut self, host: HostIndex, percent: u8) {
+    pub fn set_loss(&mut self, host: HostIndex, percent: u8) {
         self.loss_percent.insert(host, percent.min(99));
     }
 
     /// Redirects new Raft connections of `from` to `to` through the proxy at `port`.
-    pub(crate) fn detour(&mut self, from: HostIndex, to: HostIndex, port: u16) {
+    pub fn detour(&mut self, from: HostIndex, to: HostIndex, port: u16) {
         self.detours.insert((from, to), port);
     }
 
     /// Adds the disturbances of `other`.
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.cut_links.extend(&other.cut_links);
         for (host, percent) in &other.loss_percent {
             let own = self.loss_percent.entry(*host).or_default();
@@ -55,12 +55,7 @@ impl NetworkDisturbances {
     }
 
     /// Returns the hosts whose rules differ between two states.
-    pub(crate) fn changed(
-        &self,
-        other: &Self,
-        addresses: &[Ipv4Addr],
-        proxy: Ipv4Addr,
-    ) -> Vec<HostIndex> {
+    pub fn changed(&self, other: &Self, addresses: &[Ipv4Addr], proxy: Ipv4Addr) -> Vec<HostIndex> {
         (0..addresses.len())
             .filter(|host| {
                 self.rules(*host, addresses, proxy) != other.rules(*host, addresses, proxy)
@@ -69,7 +64,7 @@ impl NetworkDisturbances {
     }
 
     /// Returns the whole rule set of one host for nft. It replaces all existing rules.
-    pub(crate) fn rules(&self, host: HostIndex, addresses: &[Ipv4Addr], proxy: Ipv4Addr) -> String {
+    pub fn rules(&self, host: HostIndex, addresses: &[Ipv4Addr], proxy: Ipv4Addr) -> String {
         let mut text = String::from(
             "table ip chaos {}\nflush table ip chaos\ntable ip chaos {\n chain in {\n  type filter hook input priority 0; policy accept;\n",
         );

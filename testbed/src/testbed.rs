@@ -11,22 +11,23 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::ClusterSize;
-use super::clock;
-use super::cluster::{Cluster, ClusterEnvironment};
-use super::folder::{self, RunDirectory};
-use super::framework::FrameworkBehaviour;
-use super::network::Network;
-use super::programs::TestPrograms;
-use super::progress::ProgressDisplay;
+use crate::arguments::ClusterSize;
+use crate::clock;
+use crate::cluster::Cluster;
+use crate::members::ClusterEnvironment;
+use crate::network::Network;
+use crate::programs::TestPrograms;
+use crate::progress::ProgressDisplay;
+use crate::run_directory::{self, RunDirectory};
+use crate::schedulers::FrameworkBehaviour;
 
 /// Creates the directory of a run in `base`, after removing what ended runs have left there.
 ///
 /// # Errors
 /// If it cannot be created.
-pub(super) fn create_directory(base: &Path, screen: &ProgressDisplay) -> Result<RunDirectory> {
+pub fn create_directory(base: &Path, screen: &ProgressDisplay) -> Result<RunDirectory> {
     fs::create_dir_all(base).with_context(|| format!("cannot create {}", base.display()))?;
-    for cleared in folder::remove_stale(base) {
+    for cleared in run_directory::remove_stale(base) {
         screen.print(&format!("removed what {cleared} had left"));
     }
     Ok(RunDirectory::create(base)?)
@@ -46,7 +47,7 @@ fn copy_program(program: &Path, copy: &Path) -> Result<()> {
 ///
 /// # Errors
 /// If the environment cannot be created, and errors of `work`.
-pub(super) fn with_cluster<T>(
+pub fn with_cluster<T>(
     programs: &TestPrograms,
     base: &Path,
     plan: ClusterPlan,
@@ -67,15 +68,15 @@ pub(super) fn with_cluster<T>(
 
 /// The size of a cluster, and the choices of its schedulers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ClusterPlan {
-    pub(super) size: ClusterSize,
-    pub(super) seed: u64,
+pub struct ClusterPlan {
+    pub size: ClusterSize,
+    pub seed: u64,
     /// The behaviours of the schedulers, assigned in turn. Not empty.
-    pub(super) behaviours: &'static [FrameworkBehaviour],
+    pub behaviours: &'static [FrameworkBehaviour],
 }
 
 /// Network and threads of one run.
-pub(super) struct Testbed {
+pub struct Testbed {
     environment: ClusterEnvironment,
     network: Network,
     runtime: tokio::runtime::Runtime,
@@ -87,11 +88,7 @@ impl Testbed {
     ///
     /// # Errors
     /// If the network or the threads cannot be created.
-    pub(super) fn new(
-        programs: &TestPrograms,
-        folder: &RunDirectory,
-        plan: ClusterPlan,
-    ) -> Result<Self> {
+    pub fn new(programs: &TestPrograms, folder: &RunDirectory, plan: ClusterPlan) -> Result<Self> {
         let started_ns = clock::monotonic_ns();
         let argosy = folder.path().join("argosy");
         copy_program(&programs.argosy, &argosy)?;
@@ -120,7 +117,7 @@ impl Testbed {
     }
 
     /// Returns the monotonic clock at the beginning of the run, in nanoseconds.
-    pub(super) fn started_ns(&self) -> u64 {
+    pub fn started_ns(&self) -> u64 {
         self.environment.started_ns
     }
 
@@ -128,7 +125,7 @@ impl Testbed {
     ///
     /// # Errors
     /// If the cluster cannot be planned, and errors of `work`.
-    pub(super) fn run<T>(
+    pub fn run<T>(
         self,
         work: impl AsyncFnOnce(Cluster, CancellationToken) -> Result<T>,
     ) -> Result<(T, bool)> {
@@ -148,7 +145,7 @@ impl Testbed {
 ///
 /// # Errors
 /// If the signals cannot be watched.
-pub(crate) fn watch_signals(stop: CancellationToken) -> Result<()> {
+pub fn watch_signals(stop: CancellationToken) -> Result<()> {
     for kind in [
         SignalKind::interrupt(),
         SignalKind::terminate(),

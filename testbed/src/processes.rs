@@ -14,14 +14,14 @@ use argosy_state::bugs;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::network::inside;
 use crate::host_tools;
+use crate::network::inside;
 
 /// Interval at which the end of a process is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProcessError {
+pub enum ProcessError {
     /// It cannot be started.
     #[error("cannot start {name}")]
     Start { name: String, source: io::Error },
@@ -38,38 +38,38 @@ pub(crate) enum ProcessError {
 
 /// The command of a process. It can be started again.
 #[derive(Debug, Clone)]
-pub(crate) struct ProcessSpec {
+pub struct ProcessSpec {
     /// As "master-1".
-    pub(crate) name: String,
+    pub name: String,
     /// The network namespace of its host.
-    pub(crate) namespace: String,
+    pub namespace: String,
     /// Program and arguments.
-    pub(crate) argv: Vec<String>,
+    pub argv: Vec<String>,
     /// The file for standard output and standard error.
-    pub(crate) log: PathBuf,
+    pub log: PathBuf,
 }
 
 /// Settings of one run of a process, in addition to its spec.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct RunSettings {
+pub struct RunSettings {
     /// Environment variables.
-    pub(crate) environment: Vec<(String, String)>,
+    pub environment: Vec<(String, String)>,
 }
 
 /// A process that may be running, frozen or down.
 #[derive(Debug)]
-pub(crate) struct ManagedProcess {
-    pub(crate) spec: ProcessSpec,
+pub struct ManagedProcess {
+    pub spec: ProcessSpec,
     child: Option<Child>,
     frozen: bool,
     /// Active faults that may end it.
     allowed_exits: u32,
     /// The number of its starts.
-    pub(crate) starts: u32,
+    pub starts: u32,
 }
 
 impl ManagedProcess {
-    pub(crate) fn new(spec: ProcessSpec) -> Self {
+    pub fn new(spec: ProcessSpec) -> Self {
         Self {
             spec,
             child: None,
@@ -79,17 +79,23 @@ impl ManagedProcess {
         }
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.spec.name
     }
 
     /// Starts the process, unless it runs.
-    pub(crate) fn start(&mut self) -> Result<(), ProcessError> {
+    ///
+    /// # Errors
+    /// [`ProcessError`]
+    pub fn start(&mut self) -> Result<(), ProcessError> {
         self.start_with(&RunSettings::default())
     }
 
     /// Starts the process with settings in addition to its spec, unless it runs.
-    pub(crate) fn start_with(&mut self, settings: &RunSettings) -> Result<(), ProcessError> {
+    ///
+    /// # Errors
+    /// [`ProcessError`]
+    pub fn start_with(&mut self, settings: &RunSettings) -> Result<(), ProcessError> {
         if self.child.is_some() {
             return Ok(());
         }
@@ -134,39 +140,43 @@ impl ManagedProcess {
     }
 
     /// Marks the start of a fault that may end the process.
-    pub(crate) fn allow_exit(&mut self) {
+    pub fn allow_exit(&mut self) {
         self.allowed_exits += 1;
     }
 
     /// Marks the end of such a fault.
-    pub(crate) fn forbid_exit(&mut self) {
+    pub fn forbid_exit(&mut self) {
         self.allowed_exits = self.allowed_exits.saturating_sub(1);
     }
 
-    pub(crate) fn may_exit(&self) -> bool {
+    pub fn may_exit(&self) -> bool {
         self.allowed_exits > 0
     }
 
     /// Returns its pid, while it runs.
-    pub(crate) fn pid(&self) -> Option<u32> {
+    pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
     /// Whether it runs, frozen or not, as far as is known.
-    pub(crate) fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         self.child.is_some()
     }
 
-    pub(crate) fn is_frozen(&self) -> bool {
+    pub fn is_frozen(&self) -> bool {
         self.child.is_some() && self.frozen
     }
 
     /// Whether it runs and is not frozen.
-    pub(crate) fn is_healthy(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         self.child.is_some() && !self.frozen
     }
 
-    fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// If the process does not run.
+    pub fn send(&self, signal: Signal) -> Result<(), ProcessError> {
         let absent = || ProcessError::NotRunning(self.spec.name.clone());
         let pid = self.pid().ok_or_else(absent)?;
         // It is a child that was not waited for, so the pid is still valid.
@@ -174,28 +184,27 @@ impl ManagedProcess {
         kill(pid, signal).map_err(|_| absent())
     }
 
-    pub(crate) fn send(&self, signal: Signal) -> Result<(), ProcessError> {
-        self.signal(signal)
-    }
-
     /// Sends SIGSTOP.
-    pub(crate) fn freeze(&mut self) -> Result<(), ProcessError> {
-        self.signal(Signal::SIGSTOP)?;
+    ///
+    /// # Errors
+    /// [`ProcessError`]
+    pub fn freeze(&mut self) -> Result<(), ProcessError> {
+        self.send(Signal::SIGSTOP)?;
         self.frozen = true;
         Ok(())
     }
 
     /// Sends SIGCONT. Has no effect on a process that is down.
-    pub(crate) fn resume(&mut self) {
+    pub fn resume(&mut self) {
         if self.is_frozen() {
             // A process that has ended needs no SIGCONT.
-            let _ = self.signal(Signal::SIGCONT);
+            let _ = self.send(Signal::SIGCONT);
             self.frozen = false;
         }
     }
 
     /// Sends SIGKILL and waits for the end.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         let Some(mut child) = self.child.take() else {
             return;
         };
@@ -206,12 +215,15 @@ impl ManagedProcess {
     }
 
     /// Sends SIGTERM and waits for an orderly end.
-    pub(crate) async fn stop(&mut self, patience: Duration) -> Result<(), ProcessError> {
+    ///
+    /// # Errors
+    /// [`ProcessError`]
+    pub async fn stop(&mut self, patience: Duration) -> Result<(), ProcessError> {
         if !self.is_up() {
             return Ok(());
         }
         self.resume();
-        self.signal(Signal::SIGTERM)?;
+        self.send(Signal::SIGTERM)?;
         if self.ended_within(patience).await.is_some() {
             return Ok(());
         }
@@ -223,7 +235,7 @@ impl ManagedProcess {
     }
 
     /// Waits for its end. `None` if it still runs after `patience`.
-    pub(crate) async fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+    pub async fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.poll() {
@@ -237,7 +249,7 @@ impl ManagedProcess {
     }
 
     /// Returns how it ended, once.
-    pub(crate) fn poll(&mut self) -> Option<ExitStatus> {
+    pub fn poll(&mut self) -> Option<ExitStatus> {
         let status = self.child.as_mut()?.try_wait().ok().flatten()?;
         self.child = None;
         self.frozen = false;
@@ -245,7 +257,7 @@ impl ManagedProcess {
     }
 
     /// Returns the last lines of its log.
-    pub(crate) fn log_tail(&self, lines: usize) -> String {
+    pub fn log_tail(&self, lines: usize) -> String {
         last_lines(&self.spec.log, lines)
     }
 }
@@ -257,7 +269,7 @@ impl Drop for ManagedProcess {
 }
 
 /// Returns the end of a log.
-pub(crate) fn last_lines(log: &Path, lines: usize) -> String {
+pub fn last_lines(log: &Path, lines: usize) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(16_384)..]).into_owned();
     let all: Vec<&str> = text.lines().collect();
@@ -265,7 +277,7 @@ pub(crate) fn last_lines(log: &Path, lines: usize) -> String {
 }
 
 /// Formats a status as "exit 1" or "signal 9".
-pub(crate) fn describe(status: ExitStatus) -> String {
+pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit {code}"),
         (None, Some(signal)) => format!("signal {signal}"),

@@ -4,13 +4,14 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// The terminal output of a run.
-pub(crate) struct ProgressDisplay {
+pub struct ProgressDisplay {
     begun: Instant,
     is_terminal: bool,
 }
 
 impl ProgressDisplay {
-    pub(crate) fn new() -> Self {
+    /// Starts its clock.
+    pub fn start() -> Self {
         Self {
             begun: Instant::now(),
             is_terminal: std::io::stderr().is_terminal(),
@@ -18,12 +19,12 @@ impl ProgressDisplay {
     }
 
     /// Returns the time since the run began.
-    pub(crate) fn elapsed(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
 
     /// Prints a line that stays.
-    pub(crate) fn print(&self, text: &str) {
+    pub fn print(&self, text: &str) {
         let clear = if self.is_terminal { "\r\x1b[K" } else { "" };
         let seconds = self.begun.elapsed().as_secs_f64();
         // Standard error may be closed. The report has the same text.
@@ -31,7 +32,7 @@ impl ProgressDisplay {
     }
 
     /// Prints a line that the next one replaces. Without a terminal it prints nothing.
-    pub(crate) fn show(&self, text: &str) {
+    pub fn show(&self, text: &str) {
         if self.is_terminal {
             let seconds = self.begun.elapsed().as_secs_f64();
             let text: String = text.chars().take(150).collect();

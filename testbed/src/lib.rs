@@ -1,0 +1,27 @@
+//! Clusters of real processes under test, for the chaos harness and the benchmarks: started,
+//! awaited, ended and removed in one place. Hosts are network namespaces on one bridge.
+//!
+//! It injects no faults by itself, records no history and checks nothing.
+//!
+//! Reading order: `testbed` (the environment of a run), `cluster`, `members` (command
+//! lines), `schedulers`, `processes` (one process), `network` and `partitions` (hosts), `watch` (the
+//! leader), `run_directory` (files, and the removal of leftovers), `cgroups`, `tracer` (slow and
+//! failing syncs), `programs` and `host_tools` (what a host must have), `arguments`, `clock`,
+//! `progress`.
+
+pub mod arguments;
+mod cgroups;
+pub mod clock;
+pub mod cluster;
+pub mod host_tools;
+pub mod members;
+pub mod network;
+pub mod partitions;
+pub mod processes;
+pub mod programs;
+pub mod progress;
+pub mod run_directory;
+pub mod schedulers;
+pub mod testbed;
+pub mod tracer;
+pub mod watch;
