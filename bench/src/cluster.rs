@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use argosy_testbed::processes::ManagedProcess;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::processes::{Process, ProcessSpec, last_lines};
 use crate::report::Side;
 
 pub(crate) use agent::{AgentKind, RealAgent};
@@ -66,8 +66,7 @@ pub(crate) struct ClusterMember {
     pub(crate) api: String,
     /// To its API; connects by itself, again after a restart.
     pub(crate) channel: Channel,
-    spec: ProcessSpec,
-    process: Option<Process>,
+    process: ManagedProcess,
 }
 
 /// Three members.
@@ -127,13 +126,13 @@ impl Cluster {
         };
         let mut members = Vec::with_capacity(MEMBERS);
         for (api, mut recipe) in recipes {
-            (recipe.arguments).extend(more.iter().map(|argument| (*argument).to_owned()));
-            let process = Some(Process::start(&recipe)?);
+            (recipe.argv).extend(more.iter().map(|argument| (*argument).to_owned()));
+            let mut process = ManagedProcess::new(recipe);
+            process.start()?;
             let channel = channel(&api)?.connect_lazy();
             members.push(ClusterMember {
                 api,
                 channel,
-                spec: recipe,
                 process,
             });
         }
@@ -155,7 +154,7 @@ impl Cluster {
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.members
             .iter()
-            .filter_map(|member| Some(member.process.as_ref()?.pid()))
+            .filter_map(|member| member.process.pid())
             .collect()
     }
 
@@ -164,20 +163,14 @@ impl Cluster {
     /// # Errors
     /// If it does not run.
     pub(crate) fn pid(&self, index: usize) -> Result<u32> {
-        Ok(self.process(index)?.pid())
+        let pid = self.members[index].process.pid();
+        pid.context("the member does not run")
     }
 
     /// # Errors
     /// If the member does not run.
     pub(crate) fn signal(&self, index: usize, signal: Signal) -> Result<()> {
-        self.process(index)?.signal(signal)
-    }
-
-    fn process(&self, index: usize) -> Result<&Process> {
-        self.members[index]
-            .process
-            .as_ref()
-            .context("the member does not run")
+        Ok(self.members[index].process.send(signal)?)
     }
 
     /// Makes sure that the member is dead, and starts it again on its data.
@@ -185,10 +178,9 @@ impl Cluster {
     /// # Errors
     /// If it cannot be started.
     pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
-        let member = &mut self.members[index];
-        member.process = None;
-        member.process = Some(Process::start(&member.spec)?);
-        Ok(())
+        let process = &mut self.members[index].process;
+        process.kill();
+        Ok(process.start()?)
     }
 
     /// Waits until all members run, vote, name the same leader and have applied the same; returns
@@ -200,11 +192,7 @@ impl Cluster {
         let end = Instant::now() + SETTLE_TIMEOUT;
         loop {
             for member in &mut self.members {
-                member
-                    .process
-                    .as_mut()
-                    .context("the member does not run")?
-                    .expect_alive()?;
+                member.process.expect_running()?;
             }
             let mut standings = Vec::with_capacity(MEMBERS);
             for index in 0..self.members.len() {
@@ -231,7 +219,7 @@ impl Cluster {
                 Ok(standing) => format!("{standing:?}"),
                 Err(error) => format!("{error:#}"),
             };
-            let log = last_lines(&member.spec.log);
+            let log = member.process.log_tail(8);
             format!("\n{}: {text}\n{log}", member.api)
         };
         self.members.iter().zip(standings).map(one).collect()

@@ -1,7 +1,7 @@
 //! Workloads and peers: the cost of Argosy, compared with others in the same run.
 //!
 //! Verdicts depend on ratios only, never on absolute times. Reading order: `arguments`, `report`,
-//! `machine`, `processes`, `cluster`, `writer`, `load`, `agents`, then the workloads, which
+//! `machine`, `cluster` (which uses the crate `testbed`), `writer`, `load`, `agents`, then the workloads, which
 //! `workloads` lists.
 
 mod agents;
@@ -19,11 +19,9 @@ mod idle;
 mod latency;
 mod load;
 mod machine;
-mod processes;
 mod registry;
 mod report;
 mod scale;
-mod slow_disk;
 mod stall;
 mod start;
 mod state_read;

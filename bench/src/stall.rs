@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use argosy_testbed::tracer::{SyncFault, Tracer};
 
 use crate::agents::Agents;
 use crate::arguments::Workload;
@@ -11,7 +12,6 @@ use crate::cluster::{Cluster, ClusterMember};
 use crate::load::{PersistentClients, WriteRate};
 use crate::registry::masters;
 use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
-use crate::slow_disk::SlowDisk;
 use crate::writer::{Target, Writer};
 
 /// Additional time of each sync of a follower.
@@ -74,7 +74,7 @@ async fn one_run(bench: &Bench, side: Side, findings: &mut Measurements) -> Resu
     }
     let mut disks = Vec::new();
     for index in (0..cluster.members.len()).filter(|place| *place != leader) {
-        disks.push(SlowDisk::attach(cluster.pid(index)?, SYNC).await?);
+        disks.push(Tracer::attach(cluster.pid(index)?, SyncFault::Take(SYNC)).await?);
     }
     let term = cluster.term().await?;
     let closed = agents.as_ref().map_or(0, Agents::closed);

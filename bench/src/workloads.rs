@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use argosy_testbed::tracer;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,8 +18,8 @@ use crate::machine::MachineInfo;
 use crate::report::{Side, WorkloadReport};
 use crate::tasks::hyperqueue_version;
 use crate::{
-    allocator, containers, crowd, failover, flood, idle, latency, registry, scale, slow_disk,
-    stall, start, state_read, tasks,
+    allocator, containers, crowd, failover, flood, idle, latency, registry, scale, stall, start,
+    state_read, tasks,
 };
 
 /// In the order of `all`.
@@ -69,7 +70,7 @@ async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
                 eprintln!("start, containers: SKIPPED, they need root");
                 all.retain(|one| !matches!(one, Workload::Start | Workload::Containers));
             }
-            if !slow_disk::is_possible() {
+            if !tracer::is_possible() {
                 eprintln!("stall: SKIPPED, it needs strace");
                 all.retain(|one| *one != Workload::Stall);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::arguments::ClusterSize;
 use crate::network::Network;
-use crate::processes::ProcessSpec;
+use crate::processes::{LaunchMethod, ProcessSpec};
 use crate::run_directory::RunDirectory;
 use crate::schedulers::FrameworkBehaviour;
 
@@ -47,7 +47,7 @@ fn process_spec(
         .expect("its host was just created");
     ProcessSpec {
         name: name.to_owned(),
-        namespace: host.namespace.clone(),
+        launch: LaunchMethod::InNamespace(host.namespace.clone()),
         argv,
         log: ground.directory.logs().join(format!("{name}.log")),
     }

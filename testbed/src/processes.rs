@@ -1,5 +1,5 @@
-//! Members of the cluster as processes: started inside their host, signalled and ended through the
-//! handle that started them, and restarted.
+//! Processes under test: started, signalled and ended through the handle that started them, and
+//! started again.
 //!
 //! It has no knowledge of clusters. An unexpected end is detected and reported, never hidden.
 
@@ -19,6 +19,10 @@ use crate::network::inside;
 
 /// Interval at which the end of a process is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Time for a process to end after its standard input was closed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Lines of its log that the error of an early end has.
+const TAIL_LINES: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -34,6 +38,25 @@ pub enum ProcessError {
         /// The timeout.
         patience: Duration,
     },
+    /// It has ended by itself.
+    #[error("it ended early ({status}):\n{log}")]
+    EndedEarly {
+        status: ExitStatus,
+        /// The end of its log.
+        log: String,
+    },
+}
+
+/// The way in which a process is started, and in which it ends with its handle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaunchMethod {
+    /// In this network namespace, the one of its host. Ctrl-C at the terminal does not reach it, nor
+    /// do variables of this program's environment that are flags of Argosy.
+    InNamespace(String),
+    /// In the network of this program. The kernel kills it if this program is killed.
+    WithParent,
+    /// In the network of this program, which ends it by the end of its standard input.
+    WithInput,
 }
 
 /// The command of a process. It can be started again.
@@ -41,8 +64,7 @@ pub enum ProcessError {
 pub struct ProcessSpec {
     /// As "master-1".
     pub name: String,
-    /// The network namespace of its host.
-    pub namespace: String,
+    pub launch: LaunchMethod,
     /// Program and arguments.
     pub argv: Vec<String>,
     /// The file for standard output and standard error.
@@ -114,22 +136,8 @@ impl ManagedProcess {
             .create(true)
             .append(true)
             .open(&self.spec.log)?;
-        let mut command = Command::new(host_tools::path("nsenter"));
-        command
-            .args([&inside(&self.spec.namespace), "--"])
-            .args(&self.spec.argv)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // Ctrl-C at the terminal must reach only the harness.
-            .process_group(0);
-        for (name, _) in std::env::vars_os() {
-            // The environment variables of flags would override the spec.
-            let name_text = name.to_string_lossy();
-            if name_text.starts_with("ARGOSY_") && name_text != bugs::VARIABLE {
-                command.env_remove(&name);
-            }
-        }
+        let mut command = self.command();
+        command.stdout(log.try_clone()?).stderr(log);
         command.envs(
             settings
                 .environment
@@ -137,6 +145,42 @@ impl ManagedProcess {
                 .map(|(name, value)| (name, value)),
         );
         command.spawn()
+    }
+
+    fn command(&self) -> Command {
+        let argv = &self.spec.argv;
+        match &self.spec.launch {
+            LaunchMethod::InNamespace(namespace) => {
+                let mut command = Command::new(host_tools::path("nsenter"));
+                command
+                    .args([&inside(namespace), "--"])
+                    .args(argv)
+                    .stdin(Stdio::null())
+                    // Ctrl-C at the terminal must reach only the harness.
+                    .process_group(0);
+                for (name, _) in std::env::vars_os() {
+                    // The environment variables of flags would override the spec.
+                    let name_text = name.to_string_lossy();
+                    if name_text.starts_with("ARGOSY_") && name_text != bugs::VARIABLE {
+                        command.env_remove(&name);
+                    }
+                }
+                command
+            }
+            LaunchMethod::WithParent => {
+                let mut command = Command::new("setpriv");
+                command
+                    .args(["--pdeathsig", "KILL", "--"])
+                    .args(argv)
+                    .stdin(Stdio::null());
+                command
+            }
+            LaunchMethod::WithInput => {
+                let mut command = Command::new(&argv[0]);
+                command.args(&argv[1..]).stdin(Stdio::piped());
+                command
+            }
+        }
     }
 
     /// Marks the start of a fault that may end the process.
@@ -256,6 +300,29 @@ impl ManagedProcess {
         Some(status)
     }
 
+    /// # Errors
+    /// If it has ended, with the last lines of its log.
+    pub fn expect_running(&mut self) -> Result<(), ProcessError> {
+        match self.poll() {
+            Some(status) => Err(ProcessError::EndedEarly {
+                status,
+                log: self.log_tail(TAIL_LINES),
+            }),
+            None if self.is_up() => Ok(()),
+            None => Err(ProcessError::NotRunning(self.spec.name.clone())),
+        }
+    }
+
+    /// Closes its standard input and waits until it ends by itself.
+    fn close_input(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        drop(child.stdin.take());
+        let end = Instant::now() + EXIT_TIMEOUT;
+        while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
     /// Returns the last lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
         last_lines(&self.spec.log, lines)
@@ -264,6 +331,9 @@ impl ManagedProcess {
 
 impl Drop for ManagedProcess {
     fn drop(&mut self) {
+        if self.spec.launch == LaunchMethod::WithInput {
+            self.close_input();
+        }
         self.kill();
     }
 }
@@ -282,5 +352,62 @@ pub fn describe(status: ExitStatus) -> String {
         (Some(code), _) => format!("exit {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "an unknown end".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(directory: &Path, script: &str, launch: LaunchMethod) -> ManagedProcess {
+        let argv = ["/bin/sh", "-c", script];
+        ManagedProcess::new(ProcessSpec {
+            name: "process".to_owned(),
+            launch,
+            argv: argv.map(str::to_owned).to_vec(),
+            log: directory.join("log"),
+        })
+    }
+
+    fn exists(pid: u32) -> bool {
+        Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    #[test]
+    fn a_process_ends_with_its_handle_even_when_it_is_frozen() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "exec sleep 1000";
+        let mut sleeper = process(directory.path(), script, LaunchMethod::WithParent);
+        sleeper.start().unwrap();
+        let pid = sleeper.pid().unwrap();
+        sleeper.send(Signal::SIGSTOP).unwrap();
+        drop(sleeper);
+        assert!(!exists(pid));
+    }
+
+    #[test]
+    fn the_last_log_lines_of_a_process_that_exits_early_are_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "echo no disk; exit 3";
+        let mut short = process(directory.path(), script, LaunchMethod::WithParent);
+        short.start().unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        let error = loop {
+            match short.expect_running() {
+                Err(error) => break error.to_string(),
+                Ok(()) => assert!(Instant::now() < end, "it never ended"),
+            }
+        };
+        assert!(error.contains("no disk"), "{error}");
+    }
+
+    #[test]
+    fn a_process_can_exit_gracefully_when_its_input_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "cat; echo goodbye";
+        let mut polite = process(directory.path(), script, LaunchMethod::WithInput);
+        polite.start().unwrap();
+        drop(polite);
+        assert_eq!(last_lines(&directory.path().join("log"), 8), "goodbye");
     }
 }

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::host_tools;
 
 /// Timeout for a tracer to attach.
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The effect on the syncs of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,27 +37,28 @@ impl Tracer {
     /// # Errors
     /// If strace is not installed or does not attach.
     pub async fn attach(pid: u32, syncs: SyncFault) -> Result<Self> {
-        let inject = match syncs {
-            SyncFault::Fail => "inject=fdatasync,fsync,sync_file_range:error=EIO".to_owned(),
-            SyncFault::Take(time) => {
-                format!("inject=fdatasync,fsync:delay_enter={}", time.as_micros())
-            }
+        let (calls, effect) = match syncs {
+            SyncFault::Fail => ("fdatasync,fsync,sync_file_range", "error=EIO".to_owned()),
+            SyncFault::Take(time) => (
+                "fdatasync,fsync",
+                format!("delay_enter={}", time.as_micros()),
+            ),
         };
         let mut answered = tempfile::tempfile()?;
         let child = Command::new(host_tools::path("strace"))
-            .args(["-f", "-qq", "-e", "trace=fdatasync,fsync,sync_file_range"])
-            .args(["-e", &inject, "-p", &pid.to_string()])
+            .args(["-f", "-qq", "-e", &format!("trace={calls}")])
+            .args(["-e", &format!("inject={calls}:{effect}")])
+            .args(["-p", &pid.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(answered.try_clone()?)
             .spawn()
-            .context("cannot execute strace")?;
+            .context("cannot execute strace: install it")?;
         let mut tracer = Self { child };
         let end = tokio::time::Instant::now() + ATTACH_TIMEOUT;
         loop {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let traced = |line: &str| line.starts_with("TracerPid:") && !line.ends_with("\t0");
-            if status.lines().any(traced) {
+            if is_traced(&status) {
                 return Ok(tracer);
             }
             if tokio::time::Instant::now() > end || tracer.child.try_wait()?.is_some() {
@@ -92,9 +93,30 @@ impl Drop for Tracer {
     }
 }
 
+/// Whether a process with this `/proc/PID/status` has a tracer.
+fn is_traced(status: &str) -> bool {
+    let tracer = status
+        .lines()
+        .find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|pid| pid.trim() != "0")
+}
+
+/// Whether the program that traces is installed.
+#[must_use]
+pub fn is_possible() -> bool {
+    host_tools::find("strace").is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_traced_when_its_status_names_a_tracer() {
+        assert!(is_traced("Name:\tx\nTracerPid:\t17\nUid:\t0\n"));
+        assert!(!is_traced("Name:\tx\nTracerPid:\t0\n"));
+        assert!(!is_traced(""));
+    }
 
     #[tokio::test]
     async fn a_process_that_ends_of_its_first_failing_sync_was_tampered_with() {

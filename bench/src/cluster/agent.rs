@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
+use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec};
 use tokio::time::Instant;
 
 use super::{BenchEnvironment, Cluster, MasterClient, free_addresses};
-use crate::processes::{Process, ProcessSpec, StopMethod};
 
 const HOST: &str = "127.78.1.1";
 /// Time for the agent to register.
@@ -46,8 +46,7 @@ impl fmt::Display for AgentKind {
 
 /// An agent process, which ends all its tasks on drop.
 pub(crate) struct RealAgent {
-    process: Process,
-    spec: ProcessSpec,
+    process: ManagedProcess,
 }
 
 impl RealAgent {
@@ -85,7 +84,9 @@ impl RealAgent {
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
         let network = kind.network().map(|_| "--allow-host-network".to_owned());
+        let program = ground.argosy.display().to_string();
         let args = [
+            program.as_str(),
             "agent",
             "start",
             "--allow-missing-controllers",
@@ -93,21 +94,21 @@ impl RealAgent {
         ]
         .map(str::to_owned);
         let recipe = ProcessSpec {
-            program: ground.argosy.clone(),
-            arguments: args.into_iter().chain(network).chain(arguments).collect(),
+            name: "agent".to_owned(),
+            launch: LaunchMethod::WithInput,
+            argv: args.into_iter().chain(network).chain(arguments).collect(),
             log: cluster.directory().join("agent.log"),
-            stop_method: StopMethod::InputClosed,
         };
         let mut agent = Self {
-            process: Process::start(&recipe)?,
-            spec: recipe,
+            process: ManagedProcess::new(recipe),
         };
+        agent.process.start()?;
         agent.registered(cluster).await?;
         Ok(agent)
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.pid()
+        self.process.pid().expect("it was started")
     }
 
     /// Kills it and waits until the leader has noticed.
@@ -115,7 +116,7 @@ impl RealAgent {
     /// # Errors
     /// If it is still listed as connected after half a minute.
     pub(crate) async fn kill(&mut self, cluster: &Cluster) -> Result<()> {
-        self.process.signal(nix::sys::signal::Signal::SIGKILL)?;
+        self.process.send(nix::sys::signal::Signal::SIGKILL)?;
         let end = Instant::now() + REGISTRATION_TIMEOUT;
         while is_connected(cluster).await? {
             if Instant::now() > end {
@@ -132,14 +133,16 @@ impl RealAgent {
     /// # Errors
     /// As [`RealAgent::start`].
     pub(crate) async fn start_again(&mut self, cluster: &Cluster) -> Result<()> {
-        self.process = Process::start(&self.spec)?;
+        // It has ended, and is waited for.
+        self.process.kill();
+        self.process.start()?;
         self.registered(cluster).await
     }
 
     async fn registered(&mut self, cluster: &Cluster) -> Result<()> {
         let end = Instant::now() + REGISTRATION_TIMEOUT;
         while !is_connected(cluster).await? {
-            self.process.expect_alive().context("the agent")?;
+            self.process.expect_running().context("the agent")?;
             if Instant::now() > end {
                 bail!("the agent is not registered after {REGISTRATION_TIMEOUT:?}");
             }

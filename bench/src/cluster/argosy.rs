@@ -6,10 +6,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
+use argosy_testbed::processes::{LaunchMethod, ProcessSpec};
 use tonic::transport::Channel;
 
 use super::{ClusterMember, MEMBERS, MemberStatus, free_addresses};
-use crate::processes::{ProcessSpec, StopMethod};
 
 /// Client of operator calls to one master.
 pub(crate) type MasterClient = OperatorClient<Channel>;
@@ -29,7 +29,9 @@ pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, Proc
         let name = format!("master-{number}");
         let data = directory.join(&name).display().to_string();
         let peers = peers.join(",");
-        let arguments = [
+        let program = argosy.display().to_string();
+        let argv = [
+            program.as_str(),
             "master",
             "start",
             "--listen",
@@ -44,10 +46,10 @@ pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, Proc
             "warn",
         ];
         let recipe = ProcessSpec {
-            program: argosy.to_owned(),
-            arguments: arguments.map(str::to_owned).to_vec(),
+            argv: argv.map(str::to_owned).to_vec(),
             log: directory.join(format!("{name}.log")),
-            stop_method: StopMethod::Killed,
+            launch: LaunchMethod::WithParent,
+            name,
         };
         (api.clone(), recipe)
     };

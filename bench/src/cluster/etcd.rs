@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use argosy_testbed::processes::{LaunchMethod, ProcessSpec};
 use tonic::transport::Channel;
 
 use super::{ClusterMember, MEMBERS, MemberStatus, free_addresses};
-use crate::processes::{ProcessSpec, StopMethod};
 
 /// Generated from `proto/etcd.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
@@ -40,14 +40,14 @@ pub(super) fn specs(directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
                 format!("argosy-bench-{}", std::process::id()),
             ),
         ];
+        let flags = arguments
+            .into_iter()
+            .map(|(flag, value)| format!("--{flag}={value}"));
         let recipe = ProcessSpec {
-            program: "etcd".into(),
-            arguments: arguments
-                .into_iter()
-                .map(|(flag, value)| format!("--{flag}={value}"))
-                .collect(),
+            argv: std::iter::once("etcd".to_owned()).chain(flags).collect(),
             log: directory.join(format!("{name}.log")),
-            stop_method: StopMethod::Killed,
+            launch: LaunchMethod::WithParent,
+            name,
         };
         (client.clone(), recipe)
     };

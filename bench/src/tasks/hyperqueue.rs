@@ -7,9 +7,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec};
 
 use crate::cpu::tree_seconds;
-use crate::processes::{Process, ProcessSpec, StopMethod};
 
 const PROGRAM: &str = "hq";
 /// Time for server and worker to become available.
@@ -53,7 +53,12 @@ pub(super) fn run(directory: &Path, slots: u32, tasks: u32) -> Result<HyperQueue
     let cpus = slots.to_string();
     let mut worker = own.start(&["worker", "start", "--cpus", &cpus], "worker")?;
     own.wait_for(&mut worker, &["worker", "list"], "RUNNING")?;
-    let seconds = || tree_seconds(server.pid()) + tree_seconds(worker.pid());
+    let seconds = || {
+        let pids = [&server, &worker]
+            .into_iter()
+            .filter_map(ManagedProcess::pid);
+        pids.map(tree_seconds).sum::<f64>()
+    };
     let (before, started) = (seconds(), Instant::now());
     let array = format!("1-{tasks}");
     let streams = ["--stdout=none", "--stderr=none", "--wait"];
@@ -83,15 +88,17 @@ impl HyperQueue<'_> {
         self.directory.join("server").display().to_string()
     }
 
-    fn start(&self, args: &[&str], name: &str) -> Result<Process> {
-        let mut arguments = vec!["--server-dir".to_owned(), self.place()];
-        arguments.extend(args.iter().map(|word| (*word).to_owned()));
-        Process::start(&ProcessSpec {
-            program: PROGRAM.into(),
-            arguments,
+    fn start(&self, args: &[&str], name: &str) -> Result<ManagedProcess> {
+        let mut argv = vec![PROGRAM.to_owned(), "--server-dir".to_owned(), self.place()];
+        argv.extend(args.iter().map(|word| (*word).to_owned()));
+        let mut process = ManagedProcess::new(ProcessSpec {
+            name: name.to_owned(),
+            launch: LaunchMethod::WithParent,
+            argv,
             log: self.directory.join(format!("{name}.log")),
-            stop_method: StopMethod::Killed,
-        })
+        });
+        process.start()?;
+        Ok(process)
     }
 
     fn run_program(&self, args: &[&str]) -> Result<Output> {
@@ -104,7 +111,7 @@ impl HyperQueue<'_> {
             .context("cannot start hq")
     }
 
-    fn wait_for(&self, process: &mut Process, args: &[&str], any_of: &str) -> Result<()> {
+    fn wait_for(&self, process: &mut ManagedProcess, args: &[&str], any_of: &str) -> Result<()> {
         let end = Instant::now() + START_TIMEOUT;
         loop {
             let output = self.run_program(args)?;
@@ -112,7 +119,7 @@ impl HyperQueue<'_> {
             if output.status.success() && any_of.split('|').any(|word| text.contains(word)) {
                 return Ok(());
             }
-            process.expect_alive()?;
+            process.expect_running()?;
             if Instant::now() > end {
                 bail!("HyperQueue's {} does not report it: {text}", args.join(" "));
             }

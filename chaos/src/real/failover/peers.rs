@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use argosy_testbed::host_tools;
 use argosy_testbed::network::Network;
-use argosy_testbed::processes::{ManagedProcess, ProcessSpec};
+use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec};
 use argosy_testbed::progress::ProgressDisplay;
 use argosy_testbed::run_directory::RunDirectory;
 use clap::ValueEnum;
@@ -198,7 +198,7 @@ impl PeerGroup {
             };
             let mut member = ManagedProcess::new(ProcessSpec {
                 name: host.name.clone(),
-                namespace: host.namespace.clone(),
+                launch: LaunchMethod::InNamespace(host.namespace.clone()),
                 argv,
                 log: folder
                     .logs()
