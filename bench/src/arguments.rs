@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::leader_loss::LeaderLossArguments;
 
 /// Measures Argosy and its peers on this machine.
 #[derive(Debug, Parser)]
@@ -11,18 +13,24 @@ use clap::{Parser, ValueEnum};
     name = "argosy-bench",
     version,
     arg_required_else_help = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    subcommand_negates_reqs = true,
     after_help = "Examples:
   argosy-bench registry --peer etcd --runs 5 --json registry.json
   argosy-bench tasks --peer hyperqueue --runs 5
   argosy-bench all --short
+  argosy-bench leader-loss --loss kill,freeze --peers etcd,zookeeper --svg gaps.svg
 
-Everything runs on loopback addresses with fsync on, in a directory that is removed at the end.
+All workloads run on loopback addresses with fsync on, in a directory that is removed at the end.
 A run during which other processes used more than 0.3 cores is marked void."
 )]
 pub struct Arguments {
+    #[command(subcommand)]
+    pub(crate) measurement: Option<Measurement>,
     /// Workload to measure
-    #[arg(value_enum)]
-    pub(crate) workload: Workload,
+    #[arg(value_enum, required = true)]
+    pub(crate) workload: Option<Workload>,
     /// Peer to measure together with Argosy, where the workload has one
     #[arg(long, value_enum, default_value_t = Peer::Etcd)]
     pub(crate) peer: Peer,
@@ -60,6 +68,13 @@ pub struct Arguments {
     /// Keep data and logs of members in that directory
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+/// The measurements with arguments of their own.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Measurement {
+    /// Measure how long a change of leader takes, for each way to lose a leader; as root
+    LeaderLoss(Box<LeaderLossArguments>),
 }
 
 /// The workloads.

@@ -2,7 +2,7 @@
 //!
 //! Verdicts depend on ratios only, never on absolute times. Reading order: `arguments`, `report`,
 //! `machine`, `cluster` (which uses the crate `testbed`), `writer`, `load`, `agents`, then the workloads, which
-//! `workloads` lists.
+//! `workloads` lists, and `leader_loss`, a measurement with its own arguments.
 
 mod agents;
 mod allocator;
@@ -17,6 +17,7 @@ mod flood;
 mod framework;
 mod idle;
 mod latency;
+mod leader_loss;
 mod load;
 mod machine;
 mod registry;

@@ -11,15 +11,15 @@ use argosy_testbed::tracer;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::arguments::{Arguments, Peer, Workload};
+use crate::arguments::{Arguments, Measurement, Peer, Workload};
 use crate::bench::Bench;
 use crate::cluster::{BenchEnvironment, check_build, etcd_version};
 use crate::machine::MachineInfo;
 use crate::report::{Side, WorkloadReport};
 use crate::tasks::hyperqueue_version;
 use crate::{
-    allocator, containers, crowd, failover, flood, idle, latency, registry, scale, stall, start,
-    state_read, tasks,
+    allocator, containers, crowd, failover, flood, idle, latency, leader_loss, registry, scale,
+    stall, start, state_read, tasks,
 };
 
 /// In the order of `all`.
@@ -46,6 +46,10 @@ const WORKLOADS: &[Workload] = &[
 /// # Errors
 /// Any failure of a workload, or an interruption.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    // Before the first thread is created, which must be in the network of the measurement.
+    if let Some(Measurement::LeaderLoss(own)) = &arguments.measurement {
+        return Ok(ExitCode::from(leader_loss::run(own)));
+    }
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let result = runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
@@ -63,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
-    let wanted = match arguments.workload {
+    let wanted = match arguments.workload.context("name a workload")? {
         Workload::All => {
             let mut all = WORKLOADS.to_vec();
             if !nix::unistd::geteuid().is_root() {

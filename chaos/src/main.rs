@@ -1,12 +1,11 @@
 //! `argosy-chaos`: the command line of the chaos harness.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use argosy_chaos::ledger::{LedgerArguments, ledger};
 use argosy_chaos::mutants::{ProveArguments, prove};
-use argosy_chaos::real::{
-    self, FailoverArguments, FrameworkArguments, HoldArguments, ReportArguments, RunArguments,
-};
+use argosy_chaos::real::{self, FrameworkArguments, HoldArguments, ReportArguments, RunArguments};
 use argosy_chaos::sim::command::{SimArguments, sim};
 use clap::{Parser, Subcommand};
 
@@ -37,8 +36,12 @@ enum Verb {
     Sim(Box<SimArguments>),
     /// Search for the planted bugs
     Prove(ProveArguments),
-    /// Measure how long a change of leader takes, for each way to lose a leader
-    Failover(Box<FailoverArguments>),
+    /// The former name of `argosy-bench leader-loss`
+    #[command(hide = true)]
+    Failover {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Show the report of an earlier run
     Report(ReportArguments),
     /// List the faults that `run` knows
@@ -58,7 +61,7 @@ fn main() -> ExitCode {
         Verb::Run(arguments) => ExitCode::from(real::run(&arguments)),
         Verb::Sim(arguments) => ExitCode::from(sim(&arguments)),
         Verb::Prove(arguments) => ExitCode::from(prove(&arguments)),
-        Verb::Failover(arguments) => ExitCode::from(real::failover(&arguments)),
+        Verb::Failover { arguments } => moved(&arguments),
         Verb::Report(arguments) => ExitCode::from(real::report(&arguments)),
         Verb::Faults => {
             print!("{}", real::faults());
@@ -75,6 +78,16 @@ fn framework(arguments: &FrameworkArguments) -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(real::run_framework(arguments))
+}
+
+/// Names the command that has replaced `failover`, with the same arguments.
+fn moved(arguments: &[OsString]) -> ExitCode {
+    let words = arguments.iter().map(|word| word.to_string_lossy());
+    let words = words.collect::<Vec<_>>().join(" ");
+    let command = format!("argosy-bench leader-loss {words}");
+    let command = command.trim_end();
+    eprintln!("argosy-chaos: failover is a benchmark now: run `{command}`");
+    ExitCode::from(2)
 }
 
 fn ended(ended: anyhow::Result<()>) -> ExitCode {

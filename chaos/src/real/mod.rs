@@ -9,7 +9,6 @@ mod agent_swarm;
 mod arguments;
 mod audit;
 mod check;
-mod failover;
 mod faults;
 mod framework;
 mod html;
@@ -28,7 +27,6 @@ mod script;
 mod session;
 
 pub use arguments::{ReportArguments, RunArguments};
-pub use failover::{FailoverArguments, failover};
 pub use framework::port::{HoldArguments, hold};
 pub use framework::{FrameworkArguments, run as run_framework};
 pub use report::{

@@ -1,7 +1,7 @@
 //! Bounds on the time without a leader after the leader's process was killed.
 //!
-//! The product's target is 0.6 s, which `argosy-chaos failover` measures. These tests share a busy
-//! host of two cores, so their bounds detect a broken mechanism, not a slow host. A failover
+//! The product's target is 0.6 s, which `argosy-bench leader-loss` measures. These tests share a
+//! busy host of two cores, so their bounds detect a broken mechanism, not a slow host. A failover
 //! usually takes 20 to 100 ms, since followers detect the dead process. It takes 0.6 s if none does
 //! and the election waits for its timeout.
 

@@ -29,7 +29,7 @@ const STALL: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A running cluster whose leader can be lost.
-pub(super) struct FailoverCluster {
+pub(super) struct LossCluster {
     cluster: Cluster,
     store: StoreKind,
 }
@@ -43,7 +43,7 @@ enum LossRecovery {
     Nothing,
 }
 
-impl FailoverCluster {
+impl LossCluster {
     /// Starts the cluster and its workload.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
-//! `argosy-chaos failover`: measures how long a change of leader takes, phase by phase, for each
+//! `argosy-bench leader-loss`: measures how long a change of leader takes, phase by phase, for each
 //! way to lose a leader. It also measures etcd and ZooKeeper on the same machine.
 //!
-//! It measures and has no pass criteria. Other load on the machine affects the results.
+//! Each member runs in its own network namespace, with agents and schedulers. It has no pass
+//! criteria, and other load on the machine affects the results. The workloads of `failover` are
+//! others: on loopback addresses, with a verdict on the ratio to etcd.
 
 mod etcd;
 mod fixture;
@@ -19,16 +21,16 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argosy_testbed::arguments::{ClusterSize, duration};
 use argosy_testbed::cluster::Cluster;
-use argosy_testbed::host_tools;
 use argosy_testbed::programs::{TestPrograms, UsageError, find_programs, own_executable};
 use argosy_testbed::progress::ProgressDisplay;
 use argosy_testbed::schedulers::FrameworkBehaviour;
 use argosy_testbed::testbed::{ClusterPlan, with_cluster};
+use argosy_testbed::tracer;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use fixture::FailoverCluster;
+use fixture::LossCluster;
 use load::LoadLevel;
 use peers::{Peer, PeerPlan, can_lose};
 use samples::{MeasuredSystem, Samples};
@@ -42,12 +44,14 @@ const UNDISTURBED_TIME: Duration = Duration::from_hours(1);
 /// Time for which the leader stays lost after the last phase was observed.
 const RECOVERY_DELAY: Duration = Duration::from_millis(300);
 
+/// The executable that has the schedulers, in the directory of this program.
+const SCHEDULERS: &str = "argosy-chaos";
 /// The behaviour of all schedulers: the next leader always has offers to make and tasks to launch.
 const BEHAVIOURS: [FrameworkBehaviour; 1] = [FrameworkBehaviour::Steady];
 
 /// Arguments of the measurement of leader changes.
 #[derive(Debug, Clone, Args)]
-pub struct FailoverArguments {
+pub(crate) struct LeaderLossArguments {
     /// Losses of each kind
     #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     kills: u32,
@@ -125,36 +129,35 @@ impl LeaderLoss {
     }
 }
 
-/// Runs the measurement and returns the exit code.
-#[must_use]
-pub fn failover(arguments: &FailoverArguments) -> u8 {
-    let prepared = prepare(arguments);
-    let means = match prepared {
-        Ok(means) => means,
+/// Runs the measurement and returns the exit code: 0 good, 1 an error, 2 bad input. Must be called
+/// while there is only one thread.
+pub(crate) fn run(arguments: &LeaderLossArguments) -> u8 {
+    let programs = match prepare(arguments) {
+        Ok(programs) => programs,
         Err(usage) => {
-            eprintln!("argosy-chaos: {usage}");
+            eprintln!("argosy-bench: {usage}");
             return 2;
         }
     };
     let mut samples = Samples::default();
-    let measured = measure(arguments, &means, &mut samples);
+    let measured = measure(arguments, &programs, &mut samples);
     // Samples from before an error remain valid.
     println!("{}", samples.table());
     match measured.and(write(arguments, &samples)) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("argosy-chaos: {error:#}");
+            eprintln!("argosy-bench: {error:#}");
             1
         }
     }
 }
 
-fn prepare(arguments: &FailoverArguments) -> Result<TestPrograms, UsageError> {
+fn prepare(arguments: &LeaderLossArguments) -> Result<TestPrograms, UsageError> {
     if arguments.size.masters == 1 {
         let text = "a single master has no failover: write --size 3x3 or 5x3";
         return Err(UsageError(text.to_owned()));
     }
-    if arguments.loss.contains(&LeaderLoss::Stall) && host_tools::find("strace").is_none() {
+    if arguments.loss.contains(&LeaderLoss::Stall) && !tracer::is_possible() {
         return Err(UsageError(
             "stall needs strace, which is not installed".to_owned(),
         ));
@@ -170,11 +173,18 @@ fn prepare(arguments: &FailoverArguments) -> Result<TestPrograms, UsageError> {
     if let Some(missing) = arguments.peers.iter().find_map(|peer| peer.missing()) {
         return Err(UsageError(missing));
     }
-    find_programs(arguments.argosy.as_ref(), own_executable()?)
+    let chaos = own_executable()?.with_file_name(SCHEDULERS);
+    if !chaos.is_file() {
+        return Err(UsageError(format!(
+            "there is no executable {}, which has the schedulers: build the package {SCHEDULERS}",
+            chaos.display()
+        )));
+    }
+    find_programs(arguments.argosy.as_ref(), chaos)
 }
 
 fn measure(
-    arguments: &FailoverArguments,
+    arguments: &LeaderLossArguments,
     programs: &TestPrograms,
     samples: &mut Samples,
 ) -> Result<()> {
@@ -198,7 +208,7 @@ fn measure(
 }
 
 async fn measure_peers(
-    arguments: &FailoverArguments,
+    arguments: &LeaderLossArguments,
     cluster: &mut Cluster,
     (screen, stop): (&ProgressDisplay, &CancellationToken),
     samples: &mut Samples,
@@ -217,7 +227,7 @@ async fn measure_peers(
 }
 
 async fn measure_argosy(
-    arguments: &FailoverArguments,
+    arguments: &LeaderLossArguments,
     cluster: Cluster,
     (screen, stop): (&ProgressDisplay, &CancellationToken),
     samples: &mut Samples,
@@ -225,13 +235,13 @@ async fn measure_argosy(
     if stop.is_cancelled() {
         return Ok(());
     }
-    let mut scene = FailoverCluster::start(cluster).await?;
+    let mut cluster = LossCluster::start(cluster).await?;
     for (loss, load) in cases(arguments) {
         if loss == LeaderLoss::None {
             let duration = arguments.duration.unwrap_or(UNDISTURBED_TIME);
-            let spell = scene.run_undisturbed(load, duration, stop).await?;
-            screen.print(&spell.line());
-            samples.add_period(spell);
+            let period = cluster.run_undisturbed(load, duration, stop).await?;
+            screen.print(&period.line());
+            samples.add_period(period);
             continue;
         }
         let what = format!("{}, {}", loss.name(), load.name());
@@ -240,14 +250,14 @@ async fn measure_argosy(
                 return Ok(());
             }
             screen.show(&format!("{what}: {number} of {}", arguments.kills));
-            samples.add(scene.lose_leader(loss, load).await?);
+            samples.add(cluster.lose_leader(loss, load).await?);
         }
         screen.print(&samples.line((MeasuredSystem::Argosy, loss, load)));
     }
     Ok(())
 }
 
-fn cases(arguments: &FailoverArguments) -> impl Iterator<Item = (LeaderLoss, LoadLevel)> + '_ {
+fn cases(arguments: &LeaderLossArguments) -> impl Iterator<Item = (LeaderLoss, LoadLevel)> + '_ {
     let loads = |loss: &LeaderLoss| {
         let loss = *loss;
         arguments.load.iter().map(move |load| (loss, *load))
@@ -255,7 +265,7 @@ fn cases(arguments: &FailoverArguments) -> impl Iterator<Item = (LeaderLoss, Loa
     arguments.loss.iter().flat_map(loads)
 }
 
-fn write(arguments: &FailoverArguments, samples: &Samples) -> Result<()> {
+fn write(arguments: &LeaderLossArguments, samples: &Samples) -> Result<()> {
     let write = |path: &PathBuf, text: Vec<u8>| {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     };
