@@ -1,4 +1,6 @@
 //! The leader is killed or frozen under load. The gap ends with the first write at a survivor.
+//!
+//! `leader_loss` measures more ways to lose a leader, between hosts and without a verdict.
 
 mod kills;
 
@@ -7,6 +9,7 @@ use anyhow::Result;
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
 use crate::cluster::Cluster;
+use crate::load::LoadLevel;
 use crate::report::{Cell, Kill, RatioGoal, Side, WorkloadReport};
 
 use kills::{LeaderFault, LoadedCluster};
@@ -14,30 +17,12 @@ use kills::{LeaderFault, LoadedCluster};
 /// Kills of one load in one run, before the turn of the other side.
 const KILLS_PER_RUN: u32 = 5;
 
-/// The load during the failover.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LoadLevel {
-    /// 500 writes per second.
-    Quiet,
-    /// As much as 192 clients can write.
-    Saturated,
+fn gap(load: LoadLevel) -> String {
+    format!("{} gap", load.name())
 }
 
-impl LoadLevel {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Quiet => "quiet",
-            Self::Saturated => "saturated",
-        }
-    }
-
-    fn gap(self) -> String {
-        format!("{} gap", self.name())
-    }
-
-    fn longest(self) -> String {
-        format!("{} gap, longest of a run", self.name())
-    }
+fn longest(load: LoadLevel) -> String {
+    format!("{} gap, longest of a run", load.name())
 }
 
 const PHASES: [&str; 5] = [
@@ -76,10 +61,10 @@ async fn measure(
         "argosy also runs a framework and an agent: phases are milliseconds after the signal, as reported by the next leader.",
     ];
     let mut cells = vec![
-        Cell::new(LoadLevel::Quiet.gap(), "ms", goals[0]),
-        Cell::new(LoadLevel::Quiet.longest(), "ms", goals[1]),
-        Cell::new(LoadLevel::Saturated.gap(), "ms", goals[2]),
-        Cell::new(LoadLevel::Saturated.longest(), "ms", RatioGoal::None),
+        Cell::new(gap(LoadLevel::Quiet), "ms", goals[0]),
+        Cell::new(longest(LoadLevel::Quiet), "ms", goals[1]),
+        Cell::new(gap(LoadLevel::Saturated), "ms", goals[2]),
+        Cell::new(longest(LoadLevel::Saturated), "ms", RatioGoal::None),
     ];
     for load in [LoadLevel::Quiet, LoadLevel::Saturated] {
         cells.extend(
@@ -110,15 +95,15 @@ async fn one_run(
     let cluster = Cluster::start(side, &bench.environment).await?;
     let mut loaded = LoadedCluster::set(cluster).await?;
     for load in [LoadLevel::Quiet, LoadLevel::Saturated] {
-        let mut longest: f64 = 0.0;
+        let mut longest_ms: f64 = 0.0;
         for _ in 0..KILLS_PER_RUN {
             let kill = loaded.kill(fault, load).await?;
-            findings.record(load.gap(), kill.gap_ms);
-            longest = longest.max(kill.gap_ms);
+            findings.record(gap(load), kill.gap_ms);
+            longest_ms = longest_ms.max(kill.gap_ms);
             note_phases(findings, load, &kill);
             findings.kills.push(kill);
         }
-        findings.record(load.longest(), longest);
+        findings.record(longest(load), longest_ms);
     }
     Ok(())
 }

@@ -5,9 +5,8 @@
 //! criteria, and other load on the machine affects the results. The workloads of `failover` are
 //! others: on loopback addresses, with a verdict on the ratio to etcd.
 
-mod etcd;
+mod clients;
 mod fixture;
-mod load;
 mod peers;
 mod probes;
 mod pulse;
@@ -30,8 +29,8 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use crate::load::LoadLevel;
 use fixture::LossCluster;
-use load::LoadLevel;
 use peers::{Peer, PeerPlan, can_lose};
 use samples::{MeasuredSystem, Samples};
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::task::AbortOnDropHandle;
@@ -129,13 +131,43 @@ async fn one_loop(
     Ok(times_ms)
 }
 
-/// The behaviour of clients while a leader dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WriteRate {
-    /// All clients together so many writes a second.
-    PerSecond(u32),
-    /// Each client writes again as soon as it is answered.
+/// The load during a change of leader.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LoadLevel {
+    /// 500 writes a second
+    #[default]
+    Quiet,
+    /// As much as 192 clients can write
     Saturated,
+}
+
+impl LoadLevel {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Quiet => "quiet",
+            Self::Saturated => "saturated",
+        }
+    }
+
+    /// Returns the number of clients.
+    pub(crate) fn clients(self) -> usize {
+        match self {
+            Self::Quiet => 6,
+            Self::Saturated => 192,
+        }
+    }
+
+    /// Returns the interval between the writes of a client; `None`: it writes again as soon as it
+    /// is answered.
+    pub(crate) fn interval(self) -> Option<Duration> {
+        match self {
+            Self::Quiet => Some(Duration::from_millis(12)),
+            Self::Saturated => None,
+        }
+    }
 }
 
 /// Clients that continue after errors, each at its own member first, the next one after an error.
@@ -146,8 +178,12 @@ pub(crate) struct PersistentClients {
 }
 
 impl PersistentClients {
-    /// `writers`: one a member.
-    pub(crate) fn start(writers: &[Writer], targets: &[Target], pace: WriteRate) -> Self {
+    /// `writers`: one a member. `interval` is the one between the writes of a client.
+    pub(crate) fn start(
+        writers: &[Writer],
+        targets: &[Target],
+        interval: Option<Duration>,
+    ) -> Self {
         let answered = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
         for (number, target) in targets.iter().enumerate() {
@@ -156,12 +192,6 @@ impl PersistentClients {
                 index: number % writers.len(),
                 target: target.clone(),
                 answered: answered.clone(),
-            };
-            let interval = match pace {
-                WriteRate::PerSecond(all) => {
-                    Some(Duration::from_secs(1) * u32::try_from(targets.len()).unwrap_or(1) / all)
-                }
-                WriteRate::Saturated => None,
             };
             clients.spawn(client.run(interval));
         }

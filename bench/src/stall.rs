@@ -9,7 +9,7 @@ use crate::agents::Agents;
 use crate::arguments::Workload;
 use crate::bench::{Bench, Measurements};
 use crate::cluster::{Cluster, ClusterMember};
-use crate::load::{PersistentClients, WriteRate};
+use crate::load::{LoadLevel, PersistentClients};
 use crate::registry::masters;
 use crate::report::{Cell, RatioGoal, Side, WorkloadReport};
 use crate::writer::{Target, Writer};
@@ -114,7 +114,7 @@ fn load(cluster: &Cluster, agents: Option<&Agents>) -> PersistentClients {
             .collect(),
     };
     let targets: Vec<Target> = (0..CLIENTS).map(target).collect();
-    PersistentClients::start(&writers, &targets, WriteRate::Saturated)
+    PersistentClients::start(&writers, &targets, LoadLevel::Saturated.interval())
 }
 
 /// Returns the longest time in which no write was answered, including the one at the end.

@@ -11,11 +11,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use super::LoadLevel;
 use crate::agents::Agents;
 use crate::cluster::{Cluster, ClusterMember, MasterClient, channel};
 use crate::framework::Trickle;
-use crate::load::{PersistentClients, WriteRate};
+use crate::load::{LoadLevel, PersistentClients};
 use crate::registry::masters;
 use crate::report::{Kill, Phases, Side};
 use crate::writer::{Target, Writer};
@@ -34,11 +33,6 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const AFTERMATH: Duration = Duration::from_millis(500);
 /// Agents that the load writes to.
 const AGENTS: u32 = 64;
-/// Writers under saturation.
-const SATURATING: usize = 192;
-/// Paced clients; the rate is their writes per second in total.
-const PACED: usize = 6;
-const PACED_RATE: u32 = 500;
 /// Maximum lag of the next leader's wall clock behind that of this program: the same clock, rounded
 /// down.
 const ROUNDING_MS: i64 = 1;
@@ -105,12 +99,9 @@ impl LoadedCluster {
     fn load(&self, load: LoadLevel) -> PersistentClients {
         let writer = |member: &ClusterMember| self.writer(member.channel.clone());
         let writers: Vec<Writer> = self.cluster.members.iter().map(writer).collect();
-        let (clients, pace) = match load {
-            LoadLevel::Quiet => (PACED, WriteRate::PerSecond(PACED_RATE)),
-            LoadLevel::Saturated => (SATURATING, WriteRate::Saturated),
-        };
-        let targets: Vec<Target> = (0..clients).map(|client| self.target(client)).collect();
-        PersistentClients::start(&writers, &targets, pace)
+        let targets = (0..load.clients()).map(|client| self.target(client));
+        let targets: Vec<Target> = targets.collect();
+        PersistentClients::start(&writers, &targets, load.interval())
     }
 
     /// Injects the fault into the leader once, and waits until three members are as before.
@@ -156,7 +147,10 @@ impl LoadedCluster {
         for (place, member) in self.cluster.members.iter().enumerate() {
             if place != dead {
                 let channel = channel(&member.api)?.connect().await?;
-                survivors.push((self.writer(channel), self.target(SATURATING + place)));
+                survivors.push((
+                    self.writer(channel),
+                    self.target(LoadLevel::Saturated.clients() + place),
+                ));
             }
         }
         Ok(survivors)

@@ -13,11 +13,12 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::load::{Clients, LoadLevel};
+use super::clients::Clients;
 use super::probes::{ClockReading, Probes};
 use super::samples::{FaultFreePeriod, LossSample, MeasuredSystem};
 use super::writer::{StoreKind, Writer};
 use super::{LeaderLoss, RECOVERY_DELAY};
+use crate::load::LoadLevel;
 
 /// Time in which the cluster must be healthy between two losses.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);

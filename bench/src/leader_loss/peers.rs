@@ -17,12 +17,15 @@ use clap::ValueEnum;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
-use super::load::{Clients, LoadLevel};
+use super::clients::Clients;
 use super::probes::ClockReading;
 use super::samples::{LossSample, MeasuredSystem, Samples};
 use super::writer::{StoreKind, Writer, channel, first_answered};
-use super::{FIRST_WRITE_DELAY, LOSS_TIMEOUT, LeaderLoss, RECOVERY_DELAY, etcd, zookeeper};
+use super::{FIRST_WRITE_DELAY, LOSS_TIMEOUT, LeaderLoss, RECOVERY_DELAY, zookeeper};
+use crate::cluster::etcd_wire;
+use crate::load::LoadLevel;
 
 /// Members of a peer.
 const MEMBERS: u8 = 3;
@@ -267,7 +270,7 @@ impl PeerGroup {
         let address = &self.clients[place];
         let standing = match self.peer {
             Peer::Etcd => {
-                let asked = etcd::status(channel(address)?.connect_lazy());
+                let asked = etcd_status(channel(address)?.connect_lazy());
                 tokio::time::timeout(Duration::from_secs(1), asked).await??
             }
             Peer::Zookeeper => zookeeper::status(address).await?,
@@ -324,6 +327,20 @@ impl PeerGroup {
         self.wait_for_leader().await?;
         Ok(sample)
     }
+}
+
+/// Queries a member of etcd for its status.
+async fn etcd_status(channel: Channel) -> Result<PeerStatus> {
+    let mut client = etcd_wire::maintenance_client::MaintenanceClient::new(channel);
+    let status = client
+        .status(etcd_wire::StatusRequest {})
+        .await?
+        .into_inner();
+    let own = status.header.unwrap_or_default().member_id;
+    Ok(PeerStatus {
+        is_leader: (status.leader != 0).then_some(status.leader == own),
+        version: status.version,
+    })
 }
 
 /// Returns the arguments: defaults, or heartbeats every 50 ms and elections after 250 ms.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::LeaderLoss;
-use super::load::LoadLevel;
+use crate::load::LoadLevel;
 
 /// The system that lost its leader, with its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]

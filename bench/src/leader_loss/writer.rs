@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-use super::etcd;
 use super::zookeeper::ZookeeperSession;
+use crate::cluster::etcd_wire;
 
 /// Timeout of a write.
 pub(super) const DEADLINE: Duration = Duration::from_secs(1);
@@ -110,7 +110,7 @@ impl Writer {
                 set_attribute(channel.clone(), agent.clone(), value).await
             }
             Self::Etcd { channel } => {
-                let put = etcd::put(channel.clone(), value, DEADLINE);
+                let put = put(channel.clone(), value);
                 tokio::time::timeout(DEADLINE, put)
                     .await
                     .context("no response in time")?
@@ -182,6 +182,17 @@ pub(super) async fn first_answered(members: Vec<Writer>, patience: Duration) -> 
 
 fn value(serial: u64) -> String {
     format!("{serial:0>VALUE_BYTES$}")
+}
+
+async fn put(channel: Channel, value: String) -> Result<()> {
+    let mut request = tonic::Request::new(etcd_wire::PutRequest {
+        key: b"probe".to_vec(),
+        value: value.into_bytes(),
+    });
+    request.set_timeout(DEADLINE);
+    let mut client = etcd_wire::kv_client::KvClient::new(channel);
+    client.put(request).await?;
+    Ok(())
 }
 
 async fn set_attribute(channel: Channel, agent_id: String, value: String) -> Result<()> {

@@ -1,45 +1,17 @@
-//! The load during a loss: the same writers for Argosy and its peers, spread over all members.
+//! The clients during a loss: the same writers for Argosy and its peers, spread over all members.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::writer::Writer;
+use crate::load::LoadLevel;
 
-/// Paced clients, and the interval of their writes: 500 writes a second in all.
-const PACED_CLIENTS: usize = 6;
-const WRITE_INTERVAL: Duration = Duration::from_millis(12);
-/// Clients that write again as soon as they are answered.
-const SATURATING_CLIENTS: usize = 192;
 /// Pause of a client whose write failed.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
-
-/// The amount of load.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum, Serialize, Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum LoadLevel {
-    /// 500 writes a second
-    #[default]
-    Quiet,
-    /// As much as 192 clients can write
-    Saturated,
-}
-
-impl LoadLevel {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Quiet => "quiet",
-            Self::Saturated => "saturated",
-        }
-    }
-}
 
 /// Clients that continue after errors. Each begins at its own member, and changes to the next one
 /// after an error. They end when this value is dropped.
@@ -51,13 +23,9 @@ pub(super) struct Clients {
 impl Clients {
     /// Starts the clients. `members` has a writer for each member.
     pub(super) fn start(members: &[Writer], load: LoadLevel) -> Self {
-        let (count, interval) = match load {
-            LoadLevel::Quiet => (PACED_CLIENTS, Some(WRITE_INTERVAL)),
-            LoadLevel::Saturated => (SATURATING_CLIENTS, None),
-        };
         let answered = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
-        for number in 0..count {
+        for number in 0..load.clients() {
             let place = number % members.len();
             let client = LoadClient {
                 members: members.iter().map(Writer::new_client).collect(),
@@ -65,7 +33,7 @@ impl Clients {
                 writer: members[place].new_client(),
                 answered: Arc::clone(&answered),
             };
-            clients.spawn(client.run(interval));
+            clients.spawn(client.run(load.interval()));
         }
         Self {
             _clients: clients,
