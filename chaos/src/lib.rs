@@ -3,7 +3,7 @@
 //!
 //! Reading order: `history` (recorded events, and the independent witness), `linearizability`,
 //! `invariants` (one file for each rule), `audit` (leftovers on a host), `bugs` (the planted bugs),
-//! `graphs` (partitions between masters), `ledger` (all runs), `mutants` (the search for planted
+//! `faults` (the choice of the next fault, and partitions between masters), `ledger` (all runs), `mutants` (the search for planted
 //! bugs), `sim`, `real`, `vm` (kernel limits and power cuts).
 
 #[cfg(not(tokio_unstable))]
@@ -13,7 +13,7 @@ compile_error!(
 
 pub mod audit;
 pub mod bugs;
-mod graphs;
+mod faults;
 pub mod history;
 pub mod invariants;
 pub mod ledger;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use super::sums::{HarnessSum, LedgerTotals, totals};
 use super::{FoundBug, LedgerLine, RAFT, REAL, SYSTEM};
-use crate::graphs;
+use crate::faults::graphs;
 
 /// A sum that must be reached before a release.
 struct ReleaseGoal {

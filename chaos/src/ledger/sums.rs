@@ -6,7 +6,7 @@ use super::{
     BatchOutcome, BatchRecord, BatchStart, Correction, EVERY_FAULT, FoundBug, GRAPHS, LedgerLine,
     REAL, Stamp,
 };
-use crate::graphs;
+use crate::faults::graphs;
 
 /// The sum of the lines of one harness.
 #[derive(Debug, Clone, Default)]

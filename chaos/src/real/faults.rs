@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::rng::Rng;
+use crate::faults::choice::WeightedFault;
 
 /// A requirement of a fault, in addition to root, ip and nft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +40,10 @@ macro_rules! faults {
                 match self { $(Self::$variant => $text,)* }
             }
 
-            fn weight(self) -> u64 {
-                match self { $(Self::$variant => $weight,)* }
+            /// Returns the fault with its weight in a random choice.
+            pub(crate) fn weighted(self) -> WeightedFault<Self> {
+                let weight = match self { $(Self::$variant => $weight,)* };
+                (self, weight)
             }
 
             pub(crate) fn need(self) -> FaultRequirement {
@@ -159,51 +161,17 @@ impl fmt::Display for FaultName {
     }
 }
 
-/// A random sequence of faults.
-#[derive(Debug, Clone)]
-pub(crate) struct FaultMix {
-    allowed: Vec<FaultName>,
-    /// Each kind once before any is repeated, in random order.
-    pending: Vec<FaultName>,
-}
-
-impl FaultMix {
-    /// Creates a sequence in which each of these faults comes once first.
-    pub(crate) fn new(allowed: Vec<FaultName>, rng: &mut Rng) -> Self {
-        let mut left = allowed.clone();
-        let mut first = Vec::new();
-        while let Some(fault) = rng.weighted(&left, |fault| fault.weight()).copied() {
-            left.retain(|other| *other != fault);
-            first.push(fault);
-        }
-        first.reverse();
-        Self {
-            allowed,
-            pending: first,
-        }
-    }
-
-    pub(crate) fn next(&mut self, rng: &mut Rng) -> Option<FaultName> {
-        self.pending
-            .pop()
-            .or_else(|| rng.weighted(&self.allowed, |fault| fault.weight()).copied())
-    }
-
-    /// Returns a fault that was not possible now. It comes after all others that have not come yet.
-    pub(crate) fn put_back(&mut self, fault: FaultName) {
-        self.pending.insert(0, fault);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::choice::FaultMix;
+    use crate::rng::Rng;
 
     #[test]
     fn every_name_reads_back_and_a_near_miss_is_named() {
         for fault in FaultName::ALL {
             assert_eq!(fault.name().parse(), Ok(*fault));
-            assert!(!fault.text().is_empty() && fault.weight() > 0);
+            assert!(!fault.text().is_empty() && fault.weighted().1 > 0);
         }
         let error = "kill-leaders".parse::<FaultName>().unwrap_err().to_string();
         assert!(
@@ -214,27 +182,38 @@ mod tests {
         assert!(error.contains("argosy-chaos faults"), "{error}");
     }
 
+    /// The values from before the choice was shared with the simulations: recorded seeds replay.
     #[test]
-    fn each_fault_is_chosen_once_before_any_is_repeated() {
+    fn a_seed_makes_the_same_choices_as_ever() {
         let mut rng = Rng::new(3);
-        let mut mix = FaultMix::new(FaultName::ALL.to_vec(), &mut rng);
-        let mut seen: Vec<_> = FaultName::ALL
-            .iter()
-            .map(|_| mix.next(&mut rng).unwrap())
-            .collect();
-        seen.sort();
-        assert_eq!(seen, FaultName::ALL);
-        assert!(mix.next(&mut rng).is_some());
-    }
-
-    #[test]
-    fn an_impossible_fault_is_retried_after_the_others() {
-        let mut rng = Rng::new(3);
-        let mut mix = FaultMix::new(FaultName::ALL.to_vec(), &mut rng);
-        let first = mix.next(&mut rng).unwrap();
-        mix.put_back(first);
-        let others = FaultName::ALL.len() - 1;
-        assert!((0..others).all(|_| mix.next(&mut rng) != Some(first)));
-        assert_eq!(mix.next(&mut rng), Some(first));
+        let all = FaultName::ALL.iter().map(|fault| fault.weighted());
+        let mut mix = FaultMix::new(all.collect(), &mut rng);
+        let mut next = |count: usize| -> Vec<&str> {
+            let faults = (0..count).map(|_| mix.next(&mut rng).unwrap());
+            faults.map(FaultName::name).collect()
+        };
+        let first = [
+            "kill-agent-in-destroy",
+            "partition-agent",
+            "pause-leader",
+            "cut-leader-from-masters",
+            "kill-follower",
+            "transfer-leader",
+        ];
+        assert_eq!(next(6), first);
+        let mut rest = next(FaultName::ALL.len() - 6);
+        rest.extend(first);
+        rest.sort_unstable();
+        let mut all: Vec<&str> = FaultName::ALL.iter().map(|fault| fault.name()).collect();
+        all.sort_unstable();
+        assert_eq!(rest, all);
+        let repeated = [
+            "pause-framework",
+            "partition-one-way",
+            "delay-link",
+            "kill-leader",
+            "kill-all-masters",
+        ];
+        assert_eq!(next(5), repeated);
     }
 }

@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::FaultTiming;
-use super::faults::{FaultMix, FaultName};
+use super::faults::FaultName;
 use super::inject::{InjectedFault, Injector, LEADER_TIMEOUT, name_of};
 use super::report::{FaultLine, ReportedViolation};
 use super::script::ScriptStep;
+use crate::faults::choice::FaultMix;
 use crate::history::{Expectation, Recorder};
 use crate::rng::Rng;
 
@@ -37,7 +38,7 @@ const HASTE_PERCENT: u64 = 20;
 pub(crate) enum FaultSource {
     /// Random faults until the deadline, or for a number of rounds.
     Random {
-        mix: FaultMix,
+        mix: FaultMix<FaultName>,
         rounds: Option<u64>,
         duration: Duration,
     },
@@ -116,7 +117,7 @@ impl Nemesis<'_> {
 
     async fn by_chance(
         &mut self,
-        mut mix: FaultMix,
+        mut mix: FaultMix<FaultName>,
         rounds: Option<u64>,
         lasts: Duration,
     ) -> Result<()> {

@@ -17,12 +17,13 @@ use argosy_testbed::schedulers::FrameworkBehaviour;
 use argosy_testbed::testbed::{ClusterPlan, Testbed, create_directory};
 
 use super::arguments::{ReportArguments, RunArguments};
-use super::faults::{FaultMix, FaultName, FaultRequirement};
+use super::faults::{FaultName, FaultRequirement};
 use super::live_cluster::run_live;
 use super::nemesis::FaultSource;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
 use super::{check, html, run_log, script};
+use crate::faults::choice::FaultMix;
 use crate::history::Recorder;
 use crate::ledger::{Batch, REAL};
 use crate::rng::Rng;
@@ -182,7 +183,10 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(FaultSource, Vec<String>
         arguments.rounds
     };
     let plan = FaultSource::Random {
-        mix: FaultMix::new(allowed, &mut rng),
+        mix: FaultMix::new(
+            allowed.into_iter().map(FaultName::weighted).collect(),
+            &mut rng,
+        ),
         rounds,
         duration: arguments.duration,
     };

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::{NodeRequest, RaftGroup, lock, name};
+use crate::faults::choice::{FaultSchedule, WeightedFault};
 use crate::history::{Fault, FaultKind};
 use crate::rng::Rng;
 use crate::sim::links::{ExpiryQueue, LinkFault, LinkFaults};
 use crate::sim::run::Simulation;
 
 /// The kinds of faults with their weights.
-const KINDS: [(RaftFault, u64); 11] = [
+static KINDS: [WeightedFault<RaftFault>; 11] = [
     (RaftFault::Crash, 5),
     (RaftFault::PowerCut, 5),
     (RaftFault::CutAllPower, 1),
@@ -49,7 +50,7 @@ enum RaftActiveFault {
 pub(super) struct Nemesis {
     group: RaftGroup,
     rng: Rng,
-    next: Duration,
+    schedule: FaultSchedule<RaftFault>,
     links: LinkFaults,
     active: ExpiryQueue<RaftActiveFault>,
     /// The terms when the wait for votes began, and how many nodes are still to lose power.
@@ -62,7 +63,7 @@ impl Nemesis {
             links: LinkFaults::new(group.cuts.clone()),
             group,
             rng: rng.fork(1),
-            next: Duration::from_secs(2),
+            schedule: FaultSchedule::new(&KINDS, Duration::from_secs(2), (50, 1_500)),
             active: ExpiryQueue::new(),
             vote_watch: None,
         }
@@ -75,10 +76,8 @@ impl Nemesis {
             self.end_fault(simulation, broken);
         }
         self.cut_new_voters(simulation);
-        if now >= self.next {
-            self.next = now + Duration::from_millis(self.rng.between(50, 1_500));
-            let kind = self.rng.weighted(&KINDS, |(_, weight)| *weight);
-            self.inject(simulation, kind.expect("some weights are positive").0);
+        if let Some(fault) = self.schedule.due(now, &mut self.rng) {
+            self.inject(simulation, fault);
         }
     }
 

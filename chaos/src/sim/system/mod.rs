@@ -33,7 +33,7 @@ mod world;
 use std::time::Duration;
 
 use super::run::{Simulation, SimulationResult, simulate};
-use crate::graphs;
+use crate::faults::graphs;
 use scenario::Scenario;
 use world::{COPY, RIVAL, SingleFault, World, agent_name, framework_name, master_name};
 

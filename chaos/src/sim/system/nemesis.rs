@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::world::{OperatorRequest, World, agent_name, framework_name, master_name};
+use crate::faults::choice::{FaultSchedule, WeightedFault};
 use crate::history::{Fault, FaultKind};
 use crate::rng::Rng;
 use crate::sim::links::{ExpiryQueue, LinkFault, LinkFaults};
 use crate::sim::run::Simulation;
 
 /// The kinds of faults with their weights.
-const KINDS: [(SystemFault, u64); 29] = [
+static KINDS: [WeightedFault<SystemFault>; 29] = [
     (SystemFault::MasterCrash, 6),
     (SystemFault::MasterPowerCut, 6),
     (SystemFault::AllMasters, 1),
@@ -108,7 +109,7 @@ pub(super) struct Nemesis {
     world: World,
     frameworks: usize,
     rng: Rng,
-    next: Duration,
+    schedule: FaultSchedule<SystemFault>,
     /// The time at which the feature level is to be raised, until that was requested.
     raise_at: Option<Duration>,
     links: LinkFaults,
@@ -129,7 +130,7 @@ impl Nemesis {
             raise_at: world.raise_at,
             world,
             frameworks,
-            next: Duration::from_secs(3),
+            schedule: FaultSchedule::new(&KINDS, Duration::from_secs(3), (30, 1_000)),
             active: ExpiryQueue::new(),
             leader: None,
             copy: None,
@@ -151,10 +152,8 @@ impl Nemesis {
                 .requests
                 .push_back(OperatorRequest::RaiseLevel);
         }
-        if now >= self.next {
-            self.next = now + Duration::from_millis(self.rng.between(30, 1_000));
-            let kind = self.rng.weighted(&KINDS, |(_, weight)| *weight);
-            self.inject(simulation, kind.expect("some weights are positive").0);
+        if let Some(fault) = self.schedule.due(now, &mut self.rng) {
+            self.inject(simulation, fault);
         }
     }
 

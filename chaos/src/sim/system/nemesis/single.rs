@@ -8,7 +8,7 @@ use argosy_state::Registry;
 use argosy_state::ids::AgentId;
 
 use super::{Nemesis, SystemActiveFault, SystemFault};
-use crate::graphs::GraphCase;
+use crate::faults::graphs::GraphCase;
 use crate::history::FaultKind;
 use crate::sim::run::Simulation;
 use crate::sim::system::machine::SimMachine;

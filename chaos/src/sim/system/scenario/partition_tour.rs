@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Scenario;
-use crate::graphs::{GraphCase, MASTERS};
+use crate::faults::graphs::{GraphCase, MASTERS};
 use crate::sim::run::Simulation;
 use crate::sim::system::world::{OperatorRequest, master_name};
 
@@ -235,7 +235,7 @@ impl Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graphs::Graph;
+    use crate::faults::graphs::Graph;
 
     const SECOND: Duration = Duration::from_secs(1);
 
