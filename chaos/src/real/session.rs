@@ -28,8 +28,11 @@ use super::nemesis::{FaultSource, Nemesis};
 use super::registers::Registers;
 use super::registry_observer::RegistryObserver;
 use super::report::{EpochRecord, FaultLine, ReportedViolation, TaskCount};
-use crate::history::{AuditFinding, Expectation, FinalTask, Recorder, RunPhase, TaskFact};
+use crate::history::{
+    AuditFinding, Expectation, FinalTask, ProcessName, Recorder, RunPhase, TaskFact,
+};
 use crate::rng::Rng;
+use crate::workload::registers::{RegisterClient, RegisterResult};
 
 /// Work before the first fault.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -250,13 +253,12 @@ impl<'a> RunSession<'a> {
 
     /// Reads every register in use once more. It must hold the last write.
     async fn read_registers(&mut self, operator: &OperatorClient, register: &AgentId) {
-        use crate::history::{Consistency, Operation, OperationResponse};
         let request = v1::GetRequest {
             id: register.to_string(),
             consistency: v1::Consistency::Linearizable.into(),
             ..Default::default()
         };
-        let Ok(agent) = operator.get_agent(request.clone()).await else {
+        let Ok(agent) = operator.get_agent(request).await else {
             self.violation(
                 "Linearizability",
                 "the registers cannot be read at the end".to_owned(),
@@ -264,22 +266,15 @@ impl<'a> RunSession<'a> {
             return;
         };
         let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
+        let registers = RegisterClient {
+            operator: operator.clone(),
+            recorder: self.recorder.clone(),
+            agent: register.to_string(),
+        };
         for name in attributes.keys() {
-            let call = self.recorder.invoke(
-                "auditor",
-                Operation::Read {
-                    key: format!("attribute/{register}/{name}"),
-                    consistency: Consistency::Linearizable,
-                },
-            );
-            match operator.get_agent(request.clone()).await {
-                Ok(agent) => {
-                    let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
-                    let value = attributes.get(name).cloned();
-                    self.recorder
-                        .ok(call, OperationResponse::Value { value }, None);
-                }
-                Err(error) => self.recorder.info(call, error.to_string()),
+            let read = registers.read(ProcessName::new("auditor"), name).await;
+            if let RegisterResult::Failed { call, error } = read {
+                self.recorder.info(call, error.to_string());
             }
         }
     }

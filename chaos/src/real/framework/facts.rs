@@ -1,27 +1,12 @@
 //! Conversion of wire messages to facts of a history.
 
-use argosy_client::resources::from_wire;
 use argosy_proto::v1;
-use argosy_state::ids::{OfferId, Role};
+use argosy_state::ids::OfferId;
 use argosy_state::task::TaskState;
-
-use crate::history::OfferFact;
 
 /// Returns the offer ids. Invalid ones are left out.
 pub(super) fn offer_ids(ids: &[String]) -> Vec<OfferId> {
     ids.iter().filter_map(|id| id.parse().ok()).collect()
-}
-
-/// Returns the offer as its framework received it.
-pub(super) fn made(offer: &v1::Offer, session: u64) -> Option<OfferFact> {
-    Some(OfferFact::Made {
-        offer: offer.offer_id.parse().ok()?,
-        framework: offer.framework_id.parse().ok()?,
-        session,
-        agent: offer.agent_id.parse().ok()?,
-        role: Role::new(&offer.role).ok()?,
-        resources: from_wire(&offer.resources)?,
-    })
 }
 
 /// Returns the state; `None` for a state that no task can have.

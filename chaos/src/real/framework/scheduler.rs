@@ -14,15 +14,16 @@ use argosy_proto::v1;
 use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 use argosy_testbed::schedulers::{FrameworkBehaviour, WorkPhase};
 
-use super::facts::{made, offer_ids, state_of};
+use super::facts::{offer_ids, state_of};
 use super::journal::FrameworkJournal;
 use super::tasks::{RESOURCES, TaskKind, spec};
 use super::{FrameworkArguments, FrameworkProgress};
 use crate::history::{
     CallId, CallName, LaunchedTask, OfferFact, Operation, OperationResponse, ProcessExit,
-    ProcessName, Recorder, RejectedLaunch, TaskFact,
+    ProcessName, Recorder, TaskFact,
 };
 use crate::rng::Rng;
+use crate::workload::calls::{offer_made, response};
 
 /// Interval of reconciliations of open tasks.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
@@ -397,7 +398,9 @@ impl Scheduler for ChaosScheduler {
 
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
-            if let Some(made) = made(&offer, self.session) {
+            let framework = offer.framework_id.parse().ok();
+            let made = framework.and_then(|id| offer_made(&offer, id, self.session));
+            if let Some(made) = made {
                 self.recorder.observe(&self.process, made);
             }
             let hold_ms = match self.behaviour {
@@ -439,17 +442,7 @@ impl Scheduler for ChaosScheduler {
                     index: revision.index,
                     position: revision.position,
                 };
-                let refused = refused.iter().map(|refused| RejectedLaunch {
-                    position: refused.position,
-                    code: refused.code.clone(),
-                });
-                let outcome = if answer.task_ids.is_empty() {
-                    OperationResponse::Done
-                } else {
-                    OperationResponse::Accepted {
-                        refused: refused.collect(),
-                    }
-                };
+                let outcome = response(answer, refused);
                 self.recorder.ok(call, outcome, Some(at));
             }
             Ending::Refused(refusal) => {

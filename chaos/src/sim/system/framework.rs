@@ -9,14 +9,13 @@ use argosy_client::scheduler::{
     CallKey, CallOutcome, CallResult, Scheduler, SchedulerDriver, Subscription,
 };
 use argosy_proto::{convert, v1};
-use argosy_state::ids::{FrameworkId, OfferId, Role, TaskId, TaskKey};
+use argosy_state::ids::{FrameworkId, OfferId, TaskId, TaskKey};
 use argosy_state::resources::Resources;
 
 use super::world::World;
-use crate::history::{
-    self, CallId, CallName, FrameworkFact, LaunchedTask, OfferFact, Operation, RejectedLaunch,
-};
+use crate::history::{CallId, CallName, FrameworkFact, LaunchedTask, OfferFact, Operation};
 use crate::rng::Rng;
+use crate::workload::calls::{offer_made, response};
 
 /// Maximum number of tasks of a framework at the same time.
 const MAX_LIVE_TASKS: usize = 12;
@@ -256,17 +255,6 @@ impl SimFramework {
         }
     }
 
-    fn made(&self, offer: &v1::Offer) -> Option<OfferFact> {
-        Some(OfferFact::Made {
-            offer: offer.offer_id.parse().ok()?,
-            framework: self.id?,
-            session: self.incarnation,
-            agent: offer.agent_id.parse().ok()?,
-            role: Role::new(&offer.role).ok()?,
-            resources: resources::from_wire(&offer.resources)?,
-        })
-    }
-
     /// Records the end of a call.
     fn end_call(&mut self, answer: &CallResult) {
         let Some(call) = self.calls.remove(&answer.call) else {
@@ -275,16 +263,7 @@ impl SimFramework {
         let recorder = &self.world.notes.recorder;
         match &answer.outcome {
             CallOutcome::Done { revision, refused } => {
-                let is_accept = !answer.task_ids.is_empty();
-                let refusal = |one: &v1::Refused| RejectedLaunch {
-                    position: one.position,
-                    code: one.code.clone(),
-                };
-                let refused = refused.iter().map(refusal).collect();
-                let outcome = match is_accept {
-                    true => history::OperationResponse::Accepted { refused },
-                    false => history::OperationResponse::Done,
-                };
+                let outcome = response(answer, refused);
                 let revision = convert::revision_from(Some(*revision));
                 recorder.ok(call, outcome, Some(revision));
             }
@@ -330,7 +309,8 @@ impl Scheduler for SimFramework {
 
     fn offers(&mut self, driver: &SchedulerDriver, offers: Vec<v1::Offer>) {
         for offer in offers {
-            if let Some(fact) = self.made(&offer) {
+            let made = |id| offer_made(&offer, id, self.incarnation);
+            if let Some(fact) = self.id.and_then(made) {
                 self.world.notes.recorder.observe(&*self.name, fact);
             }
             // Some offers are held until they are invalid.

@@ -4,13 +4,12 @@
 use std::time::Duration;
 
 use argosy_client::{CallError, Connector, ConnectorConfig, Masters, OperatorClient};
-use argosy_proto::v1;
-use argosy_proto::v1::write_operation::Operation as Write;
 
 use super::world::World;
-use crate::history::{CallId, Consistency, Operation, OperationResponse};
+use crate::history::{CallId, ProcessName};
 use crate::rng::Rng;
 use crate::sim::network;
+use crate::workload::registers::{RegisterClient, RegisterResult};
 
 /// The agent whose attributes they are.
 const AGENT: &str = "agent-1";
@@ -30,10 +29,14 @@ pub(super) async fn operator(world: World, place: usize) -> turmoil::Result {
     };
     let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(TIMEOUT);
     let mut operator = SimOperator {
+        registers: RegisterClient {
+            operator: client,
+            recorder: world.notes.recorder.clone(),
+            agent: AGENT.to_owned(),
+        },
         world,
         name,
         rng,
-        client,
         writes: 0,
     };
     loop {
@@ -51,77 +54,41 @@ struct SimOperator {
     world: World,
     name: String,
     rng: Rng,
-    client: OperatorClient,
+    registers: RegisterClient,
     writes: u64,
 }
 
 impl SimOperator {
+    fn process(&self) -> ProcessName {
+        ProcessName::new(&self.name)
+    }
+
     async fn write(&mut self, name: String) {
         self.writes += 1;
         // Values never repeat.
         let request = format!("{}-{}", self.name, self.writes);
-        let operation = Operation::Write {
-            key: format!("attribute/{AGENT}/{name}"),
-            value: Some(request.clone()),
-            request: request.clone(),
-        };
-        let attribute = v1::SetAttribute {
-            agent_id: AGENT.to_owned(),
-            name,
-            value: request.clone(),
-        };
-        let recorder = self.world.notes.recorder.clone();
-        let call = recorder.invoke(&*self.name, operation);
-        let batch = v1::WriteBatch {
-            request_id: request,
-            operations: vec![v1::WriteOperation {
-                operation: Some(Write::SetAttribute(attribute)),
-            }],
-            ..Default::default()
-        };
-        match self.client.write(batch).await {
-            Ok(reply) => {
-                let revision = argosy_proto::convert::revision_from(reply.revision);
-                match reply.outcomes.first() {
-                    Some(outcome) if outcome.done => {
-                        self.world.notes.count("attributes set");
-                        recorder.ok(call, OperationResponse::Done, Some(revision));
-                    }
-                    Some(outcome) => recorder.fail(call, outcome.code.clone()),
-                    None => {
-                        let message = format!("{}: a write was answered with nothing", self.name);
-                        self.world.notes.violation(message);
-                    }
-                }
+        let process = self.process();
+        let written = self
+            .registers
+            .write(process, &name, request.clone(), request)
+            .await;
+        match written {
+            RegisterResult::Answered => self.world.notes.count("attributes set"),
+            RegisterResult::Refused => {}
+            RegisterResult::Empty { .. } => {
+                let message = format!("{}: a write was answered with nothing", self.name);
+                self.world.notes.violation(message);
             }
-            Err(error) => self.note(call, &error),
+            RegisterResult::Failed { call, error } => self.note(call, &error),
         }
     }
 
     async fn read(&mut self, name: String) {
-        let operation = Operation::Read {
-            key: format!("attribute/{AGENT}/{name}"),
-            consistency: Consistency::Linearizable,
-        };
-        let call = self.world.notes.recorder.invoke(&*self.name, operation);
-        let request = v1::GetRequest {
-            id: AGENT.to_owned(),
-            consistency: v1::Consistency::Linearizable.into(),
-            ..Default::default()
-        };
-        match self.client.get_agent(request).await {
-            Ok(agent) => {
-                self.world.notes.count("attributes read");
-                let value = agent
-                    .info
-                    .unwrap_or_default()
-                    .attributes
-                    .get(&name)
-                    .cloned();
-                let outcome = OperationResponse::Value { value };
-                self.world.notes.recorder.ok(call, outcome, None);
+        match self.registers.read(self.process(), &name).await {
+            RegisterResult::Failed { call, error } => self.note(call, &error),
+            RegisterResult::Answered | RegisterResult::Refused | RegisterResult::Empty { .. } => {
+                self.world.notes.count("attributes read")
             }
-            Err(error) => self.note(call, &error),
         }
     }
 
