@@ -1,8 +1,8 @@
 //! Workloads and peers: the cost of Argosy, compared with others in the same run.
 //!
 //! Verdicts depend on ratios only, never on absolute times. Reading order: `arguments`, `report`,
-//! `machine`, `cluster` (which uses the crate `testbed`), `writer`, `load`, `agents`, then the workloads, which
-//! `workloads` lists, and `leader_loss`, a measurement with its own arguments.
+//! `machine`, `cluster` (which uses the crate `testbed`), `writer`, `load`, `agents`, then the
+//! workloads, which `workloads` lists, and `leader_loss`, a measurement with its own arguments.
 
 mod agents;
 mod allocator;

@@ -3,8 +3,8 @@
 //!
 //! It injects no faults by itself, records no history and checks nothing.
 //!
-//! Reading order: `testbed` (the environment of a run), `cluster`, `members` (command
-//! lines), `schedulers`, `processes` (one process), `network` and `partitions` (hosts), `watch` (the
+//! Reading order: `testbed` (the environment of a run), `cluster`, `members` (command lines),
+//! `schedulers`, `processes` (one process), `network` and `partitions` (hosts), `watch` (the
 //! leader), `run_directory` (files, and the removal of leftovers), `cgroups`, `tracer` (slow and
 //! failing syncs), `programs` and `host_tools` (what a host must have), `arguments`, `clock`,
 //! `progress`.

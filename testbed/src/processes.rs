@@ -50,8 +50,8 @@ pub enum ProcessError {
 /// The way in which a process is started, and in which it ends with its handle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaunchMethod {
-    /// In this network namespace, the one of its host. Ctrl-C at the terminal does not reach it, nor
-    /// do variables of this program's environment that are flags of Argosy.
+    /// In this network namespace, the one of its host. Ctrl-C at the terminal does not reach it,
+    /// and it gets no variables of this program's environment that are flags of Argosy.
     InNamespace(String),
     /// In the network of this program. The kernel kills it if this program is killed.
     WithParent,
