@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use argosy_isolation::{Isolation, OutputLimits, detect};
+use argosy_isolation::{DetectedModes, Isolation, OutputLimits, detect};
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_state::resources::Resources;
@@ -58,6 +58,50 @@ pub enum IsolationMode {
     UserNamespaces,
     /// Plain processes: no isolation. Must be requested explicitly.
     Processes,
+}
+
+impl IsolationMode {
+    /// Returns the mode to use on a host that allows `found`, and whether it includes the default
+    /// profile.
+    fn choose(self, found: &DetectedModes) -> Result<(Isolation, bool), RunError> {
+        let impossible = |mode, why: String| RunError::Isolation { mode, why };
+        match self {
+            Self::Processes => Ok((Isolation::Processes, false)),
+            Self::Full => match &found.profile {
+                Ok(()) => Ok((Isolation::Full, true)),
+                Err(why) => Err(impossible("full", why.clone())),
+            },
+            Self::Namespaces => match &found.full {
+                Ok(()) => Ok((Isolation::Full, false)),
+                Err(why) => Err(impossible("namespaces", why.clone())),
+            },
+            Self::UserNamespaces => match &found.user_namespaces {
+                Ok(()) => Ok((Isolation::UserNamespaces, false)),
+                Err(why) => Err(impossible("user-namespaces", why.clone())),
+            },
+            // Never less because of one setting of the host: tasks would be users of the host, or
+            // root.
+            Self::Detect if found.is_root => match (&found.full, &found.profile) {
+                (_, Ok(())) => Ok((Isolation::Full, true)),
+                (Ok(()), Err(why)) => {
+                    let remedy = "; to run without it, set --isolation namespaces";
+                    Err(impossible("full", format!("{why}{remedy}")))
+                }
+                (Err(why), Err(_)) => {
+                    let remedy = "; to run with less isolation, name another --isolation";
+                    Err(impossible("full", format!("{why}{remedy}")))
+                }
+            },
+            Self::Detect => match &found.user_namespaces {
+                Ok(()) => Ok((Isolation::UserNamespaces, false)),
+                Err(why) => {
+                    let remedy =
+                        "; to run plain processes without isolation, set --isolation processes";
+                    Err(impossible("user-namespaces", format!("{why}{remedy}")))
+                }
+            },
+        }
+    }
 }
 
 impl FromStr for IsolationMode {
@@ -253,44 +297,7 @@ impl Config {
     /// Returns the isolation mode that this host allows, and whether it includes the default
     /// profile.
     pub(crate) fn isolation(&self) -> Result<(Isolation, bool), RunError> {
-        let found = detect();
-        let impossible = |mode, why: &String| RunError::Isolation {
-            mode,
-            why: why.clone(),
-        };
-        match self.isolation {
-            IsolationMode::Processes => Ok((Isolation::Processes, false)),
-            IsolationMode::Full => match &found.profile {
-                Ok(()) => Ok((Isolation::Full, true)),
-                Err(why) => Err(impossible("full", why)),
-            },
-            IsolationMode::Namespaces => match &found.full {
-                Ok(()) => Ok((Isolation::Full, false)),
-                Err(why) => Err(impossible("namespaces", why)),
-            },
-            IsolationMode::UserNamespaces => match &found.user_namespaces {
-                Ok(()) => Ok((Isolation::UserNamespaces, false)),
-                Err(why) => Err(impossible("user-namespaces", why)),
-            },
-            // Never weaker because of one kernel setting: a task would be a user of the host.
-            IsolationMode::Detect if found.full.is_ok() => match &found.profile {
-                Ok(()) => Ok((Isolation::Full, true)),
-                Err(why) => {
-                    let remedy = "; to run without it, set --isolation namespaces";
-                    Err(impossible("full", &format!("{why}{remedy}")))
-                }
-            },
-            IsolationMode::Detect => found.best().map(|mode| (mode, false)).ok_or_else(|| {
-                let why = [found.full.clone(), found.user_namespaces.clone()]
-                    .into_iter()
-                    .filter_map(Result::err)
-                    .collect::<Vec<_>>()
-                    .join("; ");
-                let remedy =
-                    "; to run plain processes without isolation, set --isolation processes";
-                impossible("full or user-namespaces", &(why + remedy))
-            }),
-        }
+        self.isolation.choose(&detect())
     }
 
     /// Returns the host names that its API accepts.
@@ -348,5 +355,51 @@ impl ContainerSettings {
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .rotate_left(29)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(full: bool, profile: bool, user_namespaces: bool, is_root: bool) -> DetectedModes {
+        let is_possible = |possible: bool, why: &str| match possible {
+            true => Ok(()),
+            false => Err(why.to_owned()),
+        };
+        DetectedModes {
+            full: is_possible(full, "no cgroup2 is mounted"),
+            profile: is_possible(profile, "this kernel allows no user namespaces"),
+            user_namespaces: is_possible(user_namespaces, "max_user_namespaces is 0"),
+            is_root,
+        }
+    }
+
+    #[test]
+    fn root_gets_the_full_profile_or_an_error_with_a_remedy() {
+        let choose = |found: DetectedModes| IsolationMode::Detect.choose(&found);
+        assert!(matches!(
+            choose(found(true, true, true, true)),
+            Ok((Isolation::Full, true))
+        ));
+        for (host, remedy) in [
+            (found(true, false, true, true), "--isolation namespaces"),
+            (found(false, false, true, true), "another --isolation"),
+        ] {
+            let why = choose(host).unwrap_err().to_string();
+            assert!(why.contains(remedy), "{why}");
+        }
+    }
+
+    #[test]
+    fn other_users_get_user_namespaces_and_never_plain_processes() {
+        let choose = |found: DetectedModes| IsolationMode::Detect.choose(&found);
+        assert!(matches!(
+            choose(found(false, false, true, false)),
+            Ok((Isolation::UserNamespaces, false))
+        ));
+        let why = choose(found(false, false, false, false)).unwrap_err();
+        let why = why.to_string();
+        assert!(why.contains("--isolation processes"), "{why}");
     }
 }

@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file::{Draft, Durability, WriteOptions};
 use crate::cgroup::oom::OomKill;
 use crate::processes::process::ProcessId;
-use crate::atomic_file::{Draft, Durability, WriteOptions};
 use crate::spec::ContainerId;
 use crate::spec::limits::MissingControllers;
 use crate::testing::crash_points;

@@ -168,6 +168,15 @@ fn namespaces() -> Finding {
             ),
             "run the agent as root for full isolation",
         ),
+        None if detected.is_root => Finding::new(
+            "isolation",
+            CheckStatus::Failed,
+            format!(
+                "full is not possible, and an agent chooses no weaker mode by itself: {}",
+                detected.full.err().unwrap_or_default()
+            ),
+            "mount cgroup2, or name another mode with --isolation",
+        ),
         None => Finding::new(
             "isolation",
             CheckStatus::Failed,

@@ -20,18 +20,21 @@ pub struct DetectedModes {
     pub profile: Result<(), String>,
     /// User namespaces.
     pub user_namespaces: Result<(), String>,
+    /// Whether this process is root, or has its capability CAP_SYS_ADMIN.
+    pub is_root: bool,
 }
 
 impl DetectedModes {
-    /// Returns the strongest available mode. Plain processes are never chosen automatically.
+    /// Returns the mode that is chosen automatically: for root full isolation and nothing less,
+    /// since in user namespaces its tasks would be root of the host; for others user namespaces.
+    /// Plain processes are never chosen.
     #[must_use]
     pub fn best(&self) -> Option<Isolation> {
-        if self.full.is_ok() {
-            return Some(Isolation::Full);
-        }
-        self.user_namespaces
-            .is_ok()
-            .then_some(Isolation::UserNamespaces)
+        let (mode, allowed) = match self.is_root {
+            true => (Isolation::Full, &self.full),
+            false => (Isolation::UserNamespaces, &self.user_namespaces),
+        };
+        allowed.is_ok().then_some(mode)
     }
 }
 
@@ -40,6 +43,7 @@ impl DetectedModes {
 #[must_use]
 pub fn detect() -> DetectedModes {
     let mut found = detect_in(Path::new("/proc"), &crate::cgroup::mount_point().map(drop));
+    found.is_root |= nix::unistd::geteuid().is_root();
     if found.profile.is_ok() || found.user_namespaces.is_ok() {
         let trial = try_user_namespace();
         found.profile = found.profile.and(trial.clone());
@@ -79,8 +83,9 @@ fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> D
             missing.join(", ")
         ))
     };
+    let is_root = has_sys_admin(&read("self/status"));
     let full = kernel.clone().and_then(|()| {
-        if !has_sys_admin(&read("self/status")) {
+        if !is_root {
             return Err("it needs root (the capability CAP_SYS_ADMIN)".to_owned());
         }
         cgroups.as_ref().map(drop).map_err(ToString::to_string)
@@ -121,6 +126,7 @@ fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> D
         full,
         profile,
         user_namespaces,
+        is_root,
     }
 }
 
@@ -175,6 +181,8 @@ mod tests {
     fn a_missing_cgroup_mount_is_reported() {
         let missing = Err(crate::cgroup::CgroupError::NoMount);
         let found = detect_in(host("000001ffffffffff").path(), &missing);
+        assert!(found.user_namespaces.is_ok());
+        assert_eq!(found.best(), None, "root chooses nothing weaker");
         assert!(found.full.unwrap_err().contains("cgroup2"));
     }
 }

@@ -9,8 +9,8 @@ use nix::sys::signal::Signal;
 
 use super::start::{StartError, wall_clock_ms};
 use super::{Supervisor, lacking};
-use crate::cgroup::oom::{OomKill, OomScope};
 use crate::atomic_file::Durability;
+use crate::cgroup::oom::{OomKill, OomScope};
 use crate::cgroup::{Cgroup, LastUsage};
 use crate::processes::packets::{WaitMode, error_chain, send_packet};
 use crate::runtime::messages::SupervisorNotice;
