@@ -83,8 +83,8 @@ unit: ## run tests of all crates that need no cluster of optimized processes
 attacks: setup ## run escape techniques from containers, and attacks from outside them; part of unit
 	@$(ENV)
 	{
-	cargo test --locked --package argosy-isolation --test root -- --each-matches way_out network_of_its_own a_service_ bomb filler flood zombies daemons_in storm term_goes deep_and
-	cargo test --locked --package argosy-agent --test end_to_end -- --each-matches bombs asks_for_no_memory
+	cargo test --locked --package argosy-isolation --test root -- --each-matches escape_technique separate_network a_service_ bomb filler flood zombies daemons_in storm ignores_sigterm deep_and
+	cargo test --locked --package argosy-agent --test end_to_end -- --each-matches bombs without_a_memory_request
 	cargo test --locked --package argosy-cli --test dev outside
 	} 2>&1 | scripts/techniques 250 | scripts/skips
 

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_step_is_listed_and_stands_in_one_place() {
+    fn every_crash_point_is_listed_and_used_once() {
         let room = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let mut waiting = vec![room.join("src"), room.join("../content/src")];
         let mut found = BTreeMap::<String, usize>::new();

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_has_resources() {
+    fn the_resources_of_the_host_are_detected() {
         let found = detect(Path::new("/")).unwrap();
         for name in ["cpus", "mem", "disk"] {
             assert!(found.scalar_milli(name) > 0, "{name} in {found}");
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_keeps_a_reserve_or_half() {
+    fn the_host_keeps_a_reserve_of_at_most_half() {
         assert_eq!(subtract_reserve(8_192, 1_024), 7_168);
         assert_eq!(subtract_reserve(1_000, 1_024), 500);
     }

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_of_later_masters_are_blocked_too() {
+    fn endpoints_of_masters_added_later_are_blocked() {
         let mut reach = EgressRules::new(&config(), None);
         reach.block_master("10.0.0.2:6050");
         reach.block_master("10.0.0.3:9050");

@@ -135,14 +135,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_probes_take_time() {
+    fn each_probe_measures_a_nonzero_time() {
         let directory = tempfile::tempdir().unwrap();
         let probes = Probes::take(directory.path()).unwrap();
         assert!(probes.fsync_us > 0.0 && probes.spawn_us > 1.0, "{probes:?}");
     }
 
     #[test]
-    fn a_directory_is_on_the_file_system_mounted_closest_above_it() {
+    fn a_directory_is_on_the_file_system_of_its_nearest_mount_point() {
         assert_eq!(file_system(Path::new("/proc/self")), "proc");
     }
 }

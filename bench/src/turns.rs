@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_above_the_budget_are_counted_since_a_moment() {
+    fn turns_above_the_budget_are_counted_from_a_given_time() {
         let histogram = |metric: &str, within, all| {
             format!(
                 "# TYPE {metric} histogram\n\

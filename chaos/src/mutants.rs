@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn bugs_are_chosen_by_name_and_an_unknown_one_is_refused() {
+    fn bugs_are_selected_by_name_and_unknown_names_rejected() {
         assert!(choose(&[]).unwrap().len() >= 49);
         assert_eq!(
             choose(&["--only", "shared-order"]),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn bugs_that_are_chosen_by_chance_depend_on_the_seed_alone() {
+    fn random_bugs_depend_only_on_the_seed() {
         let eight = |seed| choose(&["--random", "8", "--random-seed", seed]).unwrap();
         assert_eq!((eight("7").len(), eight("7")), (8, eight("7")));
         assert_ne!(eight("7"), eight("8"));

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_fixes_all_choices_and_another_makes_others() {
+    fn a_seed_determines_all_choices_and_seeds_differ() {
         let draw = |seed| {
             let mut rng = Rng::new(seed);
             (0..50).map(|_| rng.between(3, 9)).collect::<Vec<_>>()
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_kept_and_a_weight_of_nothing_is_never_picked() {
+    fn choices_follow_their_weights_and_weight_zero_is_never_chosen() {
         let mut rng = Rng::new(1);
         let kinds = [("often", 9), ("seldom", 1), ("never", 0)];
         let mut often = 0;

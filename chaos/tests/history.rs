@@ -51,7 +51,7 @@ fn started(recorder: &Recorder, line: &str) {
 }
 
 #[test]
-fn a_second_start_is_found_in_the_file_of_a_run() {
+fn a_second_start_in_a_history_file_is_detected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history.jsonl");
     let time = AtomicU64::new(0);

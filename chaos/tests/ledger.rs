@@ -20,7 +20,7 @@ fn lines() -> String {
 }
 
 #[test]
-fn the_page_is_what_the_lines_add_up_to() {
+fn the_page_matches_the_sums_of_the_lines() {
     let page = ledger::render(&ledger::read(&lines()).unwrap());
     let place = root().join("docs/chaos-ledger.md");
     if std::env::var_os("UPDATE_EXPECT").is_some() {
@@ -61,7 +61,7 @@ fn no_line_that_was_ever_committed_is_changed_removed_or_moved() {
 }
 
 #[test]
-fn every_harness_has_a_line_that_is_new_enough() {
+fn every_harness_has_a_recent_line() {
     let Some(git) = history() else {
         return;
     };
@@ -72,7 +72,7 @@ fn every_harness_has_a_line_that_is_new_enough() {
 }
 
 #[test]
-fn every_release_was_recorded_with_a_ledger_that_reaches_every_minimum() {
+fn the_ledger_of_every_release_reaches_every_minimum() {
     let Some(git) = history() else {
         return;
     };

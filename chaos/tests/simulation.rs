@@ -27,7 +27,7 @@ fn offers_and_tasks_survive_all_faults() {
 }
 
 #[test]
-fn a_seed_gives_the_same_history_after_any_other_seed() {
+fn a_seed_reproduces_its_history_after_any_other_seed() {
     let words = ["--raft-only", "--faults", "4"];
     let history = |text: &str, seed: u64| {
         let begins = format!("seed {seed}:");

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn advice_stands_below_the_message() {
+    fn advice_follows_the_message() {
         let failure = Failure::usage("no").advise("do this").advise("or that");
         assert_eq!(failure.to_string(), "no\n  do this\n  or that");
     }

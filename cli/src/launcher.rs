@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn without_one_this_program_is_the_launcher() {
+    fn without_a_launcher_program_this_executable_is_the_launcher() {
         let (_folder, path) = directory();
         assert_eq!(open(&path).unwrap_err(), LauncherProgramError::Missing);
         // The directory of the test program contains no launcher.

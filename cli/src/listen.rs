@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn listening_beyond_the_host_requires_its_flag() {
+    fn listening_on_public_addresses_requires_a_flag() {
         let outside: SocketAddr = "0.0.0.0:5050".parse().unwrap();
         let failure = check_address(outside, "--listen", false).unwrap_err();
         assert!(
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_is_opened_by_its_own_flag() {
+    fn each_part_of_the_api_has_its_own_access_flag() {
         let users = AllowedCallers::users([1_001]);
         let closed = ApiAccess {
             exec: users.clone(),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_s_tables_are_read() {
+    fn the_socket_tables_of_the_kernel_are_parsed() {
         assert_eq!(
             endpoint("0100007F:13BA"),
             Some(("127.0.0.1".parse().unwrap(), 5_050))

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_gets_the_nearest_one() {
+    fn an_unknown_name_gets_the_most_similar_one_as_suggestion() {
         let failure = find("task", "web-4", &tasks(&["web-1", "web-9x", "db"])).unwrap_err();
         assert_eq!(failure.code, FailureCode::NotFound);
         assert_eq!(

@@ -493,7 +493,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unreachable_is_not_an_end() {
+    fn unreachable_is_not_a_terminal_state() {
         assert!(!is_terminal(v1::TaskState::Unreachable as i32));
         assert!(is_terminal(v1::TaskState::Gone as i32));
     }

@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_have_a_name() {
+    fn pairs_require_a_name() {
         assert_eq!(pair("A=b=c"), Ok(("A".into(), "b=c".into())));
         assert_eq!(pair("A="), Ok(("A".into(), String::new())));
         assert!(pair("A").is_err());
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_published_port_is_two_numbers_and_perhaps_udp() {
+    fn a_published_port_is_two_numbers_and_optionally_udp() {
         let read =
             |text| published_port(text).map(|port| (port.host_port, port.container_port, port.udp));
         assert_eq!(read("8080:80"), Ok((8080, 80, false)));

@@ -35,7 +35,7 @@ fn silent_address() -> String {
 }
 
 #[test]
-fn the_list_of_masters_comes_from_the_environment_too() {
+fn the_list_of_masters_can_come_from_the_environment() {
     let masters = silent_address();
     let output = argosy(&["ps", "--timeout", "300ms"])
         .env("ARGOSY_MASTERS", &masters)
@@ -48,7 +48,7 @@ fn the_list_of_masters_comes_from_the_environment_too() {
 }
 
 #[test]
-fn with_json_a_failure_is_one_object_on_standard_error() {
+fn json_output_reports_a_failure_as_one_object_on_standard_error() {
     let masters = silent_address();
     let (code, stdout, stderr) = run(&[
         "ps",
@@ -97,7 +97,7 @@ fn version_reports_protocol_and_features() {
 }
 
 #[test]
-fn completions_know_the_verbs() {
+fn completions_contain_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let (code, stdout, _) = run(&["completions", shell]);
         assert_eq!(code, 0);
@@ -106,7 +106,7 @@ fn completions_know_the_verbs() {
 }
 
 #[test]
-fn a_folder_that_tasks_fetch_from_is_named_from_the_root() {
+fn a_fetch_directory_must_be_an_absolute_path() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("agent");
     let mut words = vec!["agent", "start", "--listen", "127.0.0.1:0"];
@@ -148,7 +148,7 @@ fn the_launcher_reports_its_release_and_serves_only_agents() {
 }
 
 #[test]
-fn the_doctor_finds_the_launcher_beside_the_program() {
+fn doctor_finds_the_launcher_next_to_the_executable() {
     let directory = tempfile::tempdir().unwrap();
     let (_, findings, _) = run(&[
         "doctor",
@@ -164,7 +164,7 @@ fn the_doctor_finds_the_launcher_beside_the_program() {
 }
 
 #[test]
-fn a_variable_is_read_under_its_former_name_too_but_not_under_both() {
+fn a_variable_may_have_its_former_name_but_not_both_names() {
     let directory = tempfile::tempdir().unwrap();
     let started = |variables: &[(&str, &str)]| {
         let mut command = argosy(&["agent", "start", "--listen", "127.0.0.1:0", "--data-dir"]);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_an_unknown_result_and_no_rejection() {
+    fn an_exceeded_deadline_is_an_unknown_result_and_not_a_rejection() {
         for code in [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled] {
             let judged = classify(&Status::new(code, "x"), 10);
             assert!(

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn every_address_is_called_once_a_round_the_likely_leader_first() {
+    fn every_address_is_called_once_per_round_and_the_likely_leader_first() {
         let mut search = search(Some("b:1"));
         let mut round: Vec<_> = (0..3).map(|_| ask(&mut search)).collect();
         assert_eq!(round[0], "b:1");
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_a_second_and_are_never_equal_for_all() {
+    fn backoff_grows_to_a_second_and_has_jitter() {
         let mut search = search(None);
         let mut pauses = Vec::new();
         while pauses.len() < 12 {

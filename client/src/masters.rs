@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_reads_back_and_ports_are_filled_in() {
+    fn lists_round_trip_with_default_ports() {
         let masters: Masters = "10.0.0.1:5051, m2 ,[::1]:7".parse().unwrap();
         assert_eq!(masters.to_string(), "10.0.0.1:5051,m2:5050,[::1]:7");
     }

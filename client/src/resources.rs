@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_becomes_wire_and_comes_back() {
+    fn resources_round_trip_through_the_wire_format() {
         let wire = resources("cpus:0.1;mem:32;ports:[31000-31001];zones:{a}").unwrap();
         let back = from_wire(&wire).unwrap();
         assert_eq!(
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn tasks_and_ports_are_taken_until_none_fits() {
+    fn tasks_and_ports_are_allocated_until_none_fits() {
         let offer = v1::Offer {
             resources: resources("cpus:0.2;mem:64;ports:[31000-31001]").unwrap(),
             ..Default::default()

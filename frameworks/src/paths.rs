@@ -116,7 +116,7 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn files_come_in_byte_order_without_links_and_end_at_the_limit() {
+    fn files_are_listed_in_byte_order_without_links_up_to_the_limit() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         fs::create_dir(root.join("a")).unwrap();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn any_path_survives_an_argument() {
+    fn any_path_round_trips_through_an_argument() {
         for bytes in [
             &b"/usr/share/doc/a b"[..],
             b"/x/100%",

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_detected_as_by_grep() {
+    fn text_files_are_classified_as_by_grep() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         let late_nul = |at: usize| {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn files_with_holes_are_detected_as_by_grep() {
+    fn sparse_files_are_classified_as_by_grep() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sparse");
         std::fs::write(&path, b"abc\n".repeat(30_000)).unwrap();

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_start_leaves_one_line_with_its_own_nonce() {
+    fn every_start_writes_one_line_with_a_unique_nonce() {
         let directory = tempfile::tempdir().unwrap();
         for _ in 0..2 {
             Witness::take().unwrap().append(directory.path()).unwrap();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strange_process_name_does_not_move_the_start_time() {
+    fn a_process_name_with_spaces_or_parentheses_is_parsed() {
         let fields: Vec<String> = (3..=52).map(|field| field.to_string()).collect();
         let stat = format!("12 (a ) b (c) {}", fields.join(" "));
         assert_eq!(start_time(&stat), Some(22));

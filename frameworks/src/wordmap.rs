@@ -177,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_segment_survives_an_argument() {
+    fn segments_round_trip_through_an_argument() {
         let segment = Segment {
             path: PathBuf::from("/a b:c/%"),
             start: 5,
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_and_reduces_together_count_like_one_pass() {
+    fn maps_and_reduces_count_like_a_single_pass() {
         let directory = tempfile::tempdir().unwrap();
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(50);
         let input = directory.path().join("input");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_named() {
+    fn invalid_arguments_are_reported_by_name() {
         let run = |words: &[&str]| {
             main(words.iter().map(|word| (*word).to_owned()))
                 .unwrap_err()

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn touching_ranges_count_every_word_once_wherever_they_are_cut() {
+    fn adjacent_ranges_count_every_word_once_at_any_boundary() {
         let text = sample(7, 300);
         let whole = count(&text);
         for first in 0..=text.len() {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_longer_than_a_buffer_and_a_range_inside_one_are_right() {
+    fn words_longer_than_a_buffer_are_counted_correctly() {
         let text = [b" ".as_slice(), &[b'a'; 200_000], b" b"].concat();
         let mut counter = WordCounter::default();
         for (start, end) in [(0, 50_000), (50_000, 150_000), (150_000, text.len())] {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_read_back_and_nonsense_is_named() {
+    fn lines_round_trip_and_invalid_ones_are_reported() {
         let counts = count(b"b a b");
         assert_eq!(to_lines(&counts), b"a\t1\nb\t2\n");
         let mut twice = counts.clone();

@@ -13,7 +13,7 @@ use argosy_proto::v1::TaskState;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
-async fn five_tasks_finish_and_are_acknowledged_before_the_framework_leaves() {
+async fn five_tasks_finish_and_are_acknowledged_before_the_framework_exits() {
     let cluster = FakeCluster::start(2).await;
     cluster.script(&[TaskState::Running, TaskState::Finished]);
     cluster.offer("agent-1", "cpus:0.3;mem:1024");
@@ -133,7 +133,7 @@ async fn an_ended_copy_is_replaced_and_an_unreachable_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_copy_that_stops_itself_is_replaced_once_it_has_stopped() {
+async fn a_copy_that_stops_itself_is_replaced_after_it_stopped() {
     let cluster = FakeCluster::start(2).await;
     let mut config = SchedulerConfig::new(cluster.masters(), "steady");
     config.tick = Duration::from_millis(10);

@@ -157,7 +157,7 @@ async fn be_the_cluster(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn words_are_counted_right_through_failures_and_changes_of_leader() {
+async fn words_are_counted_correctly_despite_failures_and_failovers() {
     let directory = tempfile::tempdir().unwrap();
     let input = directory.path().join("input");
     let output = directory.path().join("counts.tsv");

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn no_link_is_followed() {
+    fn scans_do_not_follow_links() {
         let folder = tempfile::tempdir().unwrap();
         let victim = folder.path().join("victim");
         fs::write(&victim, "kept").unwrap();

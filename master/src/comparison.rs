@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_compared_with_that_after_its_entry_and_not_with_the_newest_one() {
+    fn a_digest_is_compared_with_the_local_one_at_the_same_entry() {
         let mut world = World::new();
         let mut comparison = DigestComparison::of(&world.registry);
         let logged = comparison.due(&world.registry).unwrap();
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_logs_its_digest_once_an_epoch_and_every_thousand_entries() {
+    fn a_leader_logs_its_digest_once_per_epoch_and_every_thousand_entries() {
         let mut world = World::new();
         let mut comparison = DigestComparison::of(&world.registry);
         let logged = comparison.due(&world.registry).expect("the epoch is new");

@@ -441,7 +441,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_demand_to_be_explained_is_written_as_resources_are() {
+    fn the_demand_parameter_of_explain_has_the_resource_syntax() {
         let ask = |name: &str, value: &str| {
             let parameters = QueryParameters([(name.to_owned(), value.to_owned())].into());
             explain_request("framework-1".to_owned(), &parameters)

@@ -305,7 +305,7 @@ mod tests {
 
     /// An idle link keeps some empty slots, but no messages: 10,000 agents are 10,000 links.
     #[test]
-    fn a_place_in_a_link_is_a_pointer() {
+    fn a_queue_slot_of_a_link_has_the_size_of_a_pointer() {
         fn place<T>(_sender: &mpsc::Sender<T>) -> usize {
             size_of::<T>()
         }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_behind_from_half_of_its_messages_on_until_it_has_read() {
+    fn a_stream_lags_from_half_of_its_message_limit_until_it_is_read() {
         let mut outbox = Outbox::default();
         let (sender, mut events) = link();
         outbox.open_framework(LINK, sender);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_behind_from_a_mebibyte_on_until_it_has_read() {
+    fn a_stream_lags_from_a_mebibyte_until_it_is_read() {
         let mut outbox = Outbox::default();
         let (sender, mut events) = link();
         outbox.open_framework(LINK, sender);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_of_an_agent_that_holds_too_many_bytes_is_closed_and_what_it_holds_is_read() {
+    fn an_agent_link_over_its_byte_limit_is_closed_and_its_content_delivered() {
         let mut outbox = Outbox::default();
         let (sender, mut orders) = link();
         outbox.open_agent(LINK, sender);
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_reads_has_room_again() {
+    fn reading_frees_the_queue_of_an_agent_link() {
         let mut outbox = Outbox::default();
         let (sender, mut orders) = link();
         outbox.open_agent(LINK, sender);
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_is_full_or_gone_is_closed_and_no_longer_behind() {
+    fn a_full_or_closed_link_is_closed_and_no_longer_lagging() {
         let mut outbox = Outbox::default();
         let (sender, events) = link();
         outbox.open_framework(LINK, sender);

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_entry_has_a_turn_alone() {
+    fn a_large_entry_has_its_own_turn() {
         let largest = 16 * u32::try_from(limits::TASKS_PER_CALL).unwrap();
         assert!(TurnWork::default().has_time_for(largest));
         assert!(!applied(1).has_time_for(largest));

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_view_is_shared_as_long_as_it_is_recent_and_new_enough() {
+    async fn a_view_is_shared_while_it_is_recent_and_new_enough() {
         let mut world = World::new();
         world.register("cpus:1");
         let views = SharedView::default();

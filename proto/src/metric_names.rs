@@ -145,7 +145,7 @@ argosy_raft_in_office 1
     }
 
     #[test]
-    fn every_row_of_the_tables_is_shown_under_both_names() {
+    fn every_renamed_metric_and_label_is_exported_under_both_names() {
         for (former, present) in NAMES {
             let text = with_former_names(&format!("{present} 1\n"));
             assert_eq!(text, format!("{present} 1\n{former} 1\n"));

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_without_descriptors_and_a_full_disk_are_no_broken_disk() {
+    fn exhausted_descriptors_and_full_disks_are_not_reported_as_disk_errors() {
         for (errno, text, remedy) in [
             (Errno::EMFILE, "IO error: Too many open files", OPEN_FILES),
             (Errno::ENFILE, "Too many open files in system", OPEN_FILES),

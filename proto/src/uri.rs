@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uri_is_shown_without_what_may_be_secret() {
+    fn a_uri_is_shown_without_secret_parts() {
         for (uri, shown) in [
             ("http://h/p", "http://h/p"),
             ("https://u:s@h:80/p?k=s#f", "https://h:80/p?…"),

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_both_ranges_and_the_one_to_upgrade() {
+    fn a_rejection_contains_both_ranges_and_the_side_to_upgrade() {
         let text = |own: VersionRange, theirs: VersionRange| {
             let message = theirs.first_message();
             let refused = own.negotiate("the client", &message).unwrap_err();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_reads_back() {
+    fn a_version_header_round_trips() {
         for versions in [VersionRange::OWN, range(1, 1), range(2, 30)] {
             assert_eq!(versions.header().parse(), Ok(versions));
         }

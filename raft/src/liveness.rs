@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_counts_for_its_leader_from_the_time_of_sending() {
+    fn an_answer_extends_the_lease_from_the_time_of_sending() {
         let liveness = Liveness::default();
         let sent = Instant::now();
         let later = sent + Duration::from_millis(60);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_voter_of_a_newer_term_deposes_the_leader_until_it_leads_a_newer_one() {
+    fn a_voter_of_a_newer_term_deposes_the_leader_until_its_next_term() {
         let liveness = Liveness::default();
         let sent = Instant::now();
         liveness.record_answer(leader(4, 1), 2, &vote(5, 2), sent);

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn large_commands_share_an_entry_up_to_a_limit_and_the_largest_has_one_of_its_own() {
+    fn large_commands_share_an_entry_up_to_a_limit_and_the_largest_is_alone() {
         let (queue, proposer) = queue();
         for bytes in [100_000, 100_000, 100_000, ENTRY_LIMIT_BYTES, 10] {
             put(&queue, bytes);

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_actor_is_read_from_its_text_and_from_no_other() {
+    fn actors_round_trip_as_text_and_other_texts_are_rejected() {
         let longest = format!("framework/{}", "n".repeat(limits::NAME_BYTES));
         for text in [
             "unauthenticated",

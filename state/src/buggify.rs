@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_rare_occurs_outside_a_simulation() {
+    fn rare_choices_are_never_made_outside_a_simulation() {
         assert!(Rare::ALL.len() < 64);
         for kind in Rare::ALL {
             assert_eq!(or(*kind, 1, 2), 1);

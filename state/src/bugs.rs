@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_bug_has_a_name_of_its_own_that_reads_back_and_is_off() {
+    fn every_planted_bug_is_off_and_has_a_unique_name_that_round_trips() {
         assert!((50..64).contains(&Bug::ALL.len()));
         for bug in Bug::ALL {
             assert_eq!(bug.name().parse(), Ok(*bug));

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_reads_back_and_an_unknown_one_is_none() {
+    fn capability_names_round_trip_and_unknown_ones_are_rejected() {
         for one in AgentCapability::all() {
             assert_eq!(one.name().parse(), Ok(one));
         }
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_agent_does_not_announce_is_refused_with_its_name_and_the_capability() {
+    fn a_missing_agent_capability_is_rejected_with_agent_and_capability() {
         let mut signalled = spec("signalled", "cpus:1");
         signalled.kill_signal = Some(KillSignal::Int);
         for (task, capability) in [
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn at_level_2_the_agent_judges_as_in_release_0_1_0() {
+    fn at_level_2_the_agent_checks_capabilities_as_in_release_0_1_0() {
         assert_eq!(
             refused(&mut world(Level::RELEASE_0_1, &[]), &placed()),
             None
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_not_changed_where_the_agent_does_not_announce_it() {
+    fn limit_changes_require_the_capability_of_the_agent() {
         for (announced, is_refused) in [("limits", false), ("kill", true)] {
             let (mut world, agent, framework) = world(Level::NEWEST, &[announced]);
             let key = world.launch(framework, agent, "a", "cpus:1");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_known_are_kept_within_bounds() {
+    fn unknown_capability_names_are_stored_within_bounds() {
         let names = ["kill", "of-a-later-release"];
         let (world, agent, _) = world(Level::NEWEST, &names);
         let stored = world.reloaded();

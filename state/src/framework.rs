@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_that_do_not_ascend_or_do_not_fit_are_refused() {
+    fn unordered_and_oversized_positions_are_rejected() {
         let read = |first: &[(u32, u8)], later: &[u32]| {
             let fields = RefusedFields {
                 first: first.to_vec(),

@@ -333,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_read_back_what_they_print() {
+    fn ids_round_trip_as_text() {
         assert_eq!("agent-12".parse(), Ok(AgentId(12)));
         assert_eq!(
             "12.7".parse(),
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_release_0_1_0_takes_for_a_role_is_known() {
+    fn role_names_that_release_0_1_0_accepts_are_recognized() {
         let is_known = |text: &str| Role::new(text).unwrap().is_of_level_2();
         assert!(is_known("*") && is_known("a.b_c-1"));
         assert!(!is_known("a/b") && !is_known(".a") && !is_known("r\u{f6}le") && !is_known("a:b"));

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_begins_at_the_newest_level_that_all_its_first_members_know() {
+    fn a_cluster_starts_at_the_newest_level_that_all_founders_support() {
         let (own, former) = (Some(Levels::OWN), Some(Levels::OF_0_1_0));
         let later = Some(Levels {
             oldest: Level::NEWEST,

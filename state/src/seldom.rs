@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_takes_one_pointer_and_compares_as_a_slice() {
+    fn a_thin_vector_has_the_size_of_a_pointer_and_compares_as_a_slice() {
         assert_eq!(size_of::<ThinVec<u64>>(), size_of::<usize>());
         let lists = [vec![], vec![1], vec![1, 2], vec![2]];
         for one in &lists {

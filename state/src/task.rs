@@ -364,7 +364,7 @@ mod tests {
     ];
 
     #[test]
-    fn nothing_follows_an_end() {
+    fn no_state_follows_a_terminal_state() {
         for from in ALL.into_iter().filter(|state| state.is_terminal()) {
             assert!(
                 ALL.into_iter().all(|next| !from.may_become(next)),
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn killing_never_runs_again() {
+    fn a_task_being_killed_never_returns_to_running() {
         assert!(!Killing.may_become(Running) && !Killing.may_become(Starting));
         assert!(Killing.may_become(Killed) && Killing.may_become(Unreachable));
     }
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_task_may_come_back_in_any_state() {
+    fn an_unreachable_task_may_return_in_any_state() {
         for next in [Staging, Starting, Running, Killing, Finished] {
             assert!(Unreachable.may_become(next));
         }

@@ -42,7 +42,7 @@ fn every_named_test_exists() {
 }
 
 #[test]
-fn every_row_that_was_closed_stays_closed() {
+fn closed_rows_stay_closed() {
     let behaviours = behaviours().into_iter();
     let open = behaviours.filter(|(_, status)| *status == BehaviourStatus::Open);
     let open: Vec<u32> = open.map(|(number, _)| number).collect();
@@ -64,8 +64,14 @@ fn a_missing_test_is_detected() {
     assert!(!exists(&sources, "state::task::no_such_test_was_written"));
     assert!(!exists(&sources, "no-such-scenario.txt"));
     // A test with the right name in the wrong crate does not count.
-    assert!(exists(&sources, "state::task::killing_never_runs_again"));
-    assert!(!exists(&sources, "agent::task::killing_never_runs_again"));
+    assert!(exists(
+        &sources,
+        "state::task::a_task_being_killed_never_returns_to_running"
+    ));
+    assert!(!exists(
+        &sources,
+        "agent::task::a_task_being_killed_never_returns_to_running"
+    ));
 }
 
 fn root() -> PathBuf {

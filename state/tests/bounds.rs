@@ -55,7 +55,7 @@ fn unread_answers_block_only_calls_of_their_session() {
 }
 
 #[test]
-fn a_removed_framework_goes_when_its_sweep_is_through() {
+fn a_removed_framework_is_deleted_after_its_sweep() {
     let mut world = World::new();
     let agent = world.register("cpus:4");
     let id = world.subscribe("web");
@@ -76,7 +76,7 @@ fn a_removed_framework_goes_when_its_sweep_is_through() {
 }
 
 #[test]
-fn sessions_beyond_the_remembered_ones_count_as_new() {
+fn sessions_beyond_the_bound_count_as_new() {
     let mut world = World::new();
     let id = world.subscribe("web");
     let subscribe = |session| {
@@ -99,7 +99,7 @@ fn sessions_beyond_the_remembered_ones_count_as_new() {
 }
 
 #[test]
-fn a_task_id_is_free_again_when_its_history_is_gone() {
+fn a_task_id_can_be_reused_when_its_history_is_gone() {
     let mut world = World::new();
     let agent = world.register("cpus:1000");
     let mut info = framework_info("batch");
@@ -153,7 +153,7 @@ fn a_task_id_is_free_again_when_its_history_is_gone() {
 }
 
 #[test]
-fn a_list_is_cut_into_parts_that_say_the_same() {
+fn splitting_a_task_list_does_not_change_its_effect() {
     let mut world = World::new();
     let agent = world.register("cpus:1000");
     let id = world.subscribe("web");
@@ -199,7 +199,7 @@ fn a_list_is_cut_into_parts_that_say_the_same() {
 }
 
 #[test]
-fn commands_that_would_touch_too_much_are_refused_whole() {
+fn commands_that_affect_too_many_records_are_rejected_completely() {
     let mut world = World::with_running_task("web");
     let id = FrameworkId(1);
     let agent = world.registry.task(&key(id, "web")).unwrap().agent;
@@ -236,7 +236,7 @@ fn commands_that_would_touch_too_much_are_refused_whole() {
 }
 
 #[test]
-fn the_longest_name_of_a_request_is_bounded() {
+fn request_names_are_bounded() {
     let mut world = World::new();
     let outcome = world.apply(Command::Operate(Operate {
         request: Some(("op".to_owned(), "r".repeat(limits::NAME_BYTES + 1))),

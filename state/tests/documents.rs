@@ -80,7 +80,7 @@ fn exists(room: &str, name: &str) -> bool {
 }
 
 #[test]
-fn the_map_names_files_that_exist() {
+fn every_file_in_the_crate_map_exists() {
     for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
         let mut room = String::new();
         let mut wrong = Vec::new();
@@ -108,7 +108,7 @@ fn the_map_names_files_that_exist() {
 }
 
 #[test]
-fn the_map_is_short_enough_to_be_read() {
+fn the_crate_map_is_short() {
     let lines = read("ARCHITECTURE.md").lines().count();
     assert!(lines <= 300, "{lines} lines");
 }
@@ -185,7 +185,7 @@ fn the_protocol_describes_every_call() {
 }
 
 #[test]
-fn every_dependency_has_its_line_in_the_decision() {
+fn every_dependency_is_listed_in_the_decision() {
     let decision = read("docs/adr/0003-dependencies.md");
     let named: Vec<&str> = decision
         .split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '-' || letter == '_'))
@@ -250,14 +250,14 @@ fn every_bound_of_the_registry_is_in_the_protocol() {
 }
 
 #[test]
-fn the_first_call_of_the_protocol_is_the_example() {
+fn the_first_call_of_the_protocol_page_matches_the_example() {
     let page = read("docs/protocol.md");
     let example = read("examples/python/first_call.py");
     assert!(page.contains(example.trim_end()));
 }
 
 #[test]
-fn the_protocol_states_the_limits_that_the_sources_have() {
+fn the_protocol_page_states_the_limits_of_the_sources() {
     // A paragraph may be wrapped anywhere.
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let page = words(&read("docs/protocol.md"));
@@ -301,7 +301,7 @@ fn stages() -> Vec<(String, [u64; 2])> {
 }
 
 #[test]
-fn the_budgets_of_the_gate_are_those_that_contributors_are_promised() {
+fn the_stage_budgets_match_the_contributing_page() {
     let page = read("CONTRIBUTING.md");
     let row = |command: &str| {
         let begin = format!("| `make {command}` |");

@@ -24,7 +24,7 @@ fn output_text(output: &Output) -> String {
 }
 
 #[test]
-fn a_stage_over_its_budget_is_named_and_only_a_failed_or_hung_one_fails() {
+fn a_stage_over_its_budget_is_reported_and_only_failed_or_hung_ones_fail() {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("stages");
     let _ = std::fs::remove_dir_all(&target);
     assert!(!stage(&target, &["summary"]).status.success(), "none yet");
@@ -69,7 +69,7 @@ fn check_skips(output: &str) -> (bool, String) {
 }
 
 #[test]
-fn a_skip_needs_a_reason_that_this_kind_of_host_may_have_and_not_more_often_than_it_may() {
+fn skipped_tests_need_an_allowed_reason_and_stay_within_its_limit() {
     let skip = |reason: &str| format!("test some::test ... SKIPPED: {reason}\n");
     let (passes, output) = check_skips("test some::test ... ok\n");
     assert!(passes && output.ends_with("skipped: 0 tests\n"), "{output}");

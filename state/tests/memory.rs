@@ -108,7 +108,7 @@ fn filled(name: &str, task: impl Fn(String) -> TaskSpec) -> (u64, u64) {
 }
 
 #[test]
-fn a_registry_that_is_full_takes_at_most_twice_its_bound() {
+fn a_full_registry_uses_at_most_twice_its_bound_of_memory() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
         return;
     }

@@ -154,7 +154,7 @@ fn cycles_of_modules_only_shrink() {
 }
 
 #[test]
-fn a_cycle_is_found_and_a_chain_is_none() {
+fn cycles_are_detected_and_chains_are_not() {
     let uses = |pairs: &[(&str, &str)]| {
         let mut uses = Uses::new();
         for (from, to) in pairs {

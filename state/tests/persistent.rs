@@ -126,7 +126,7 @@ proptest! {
 }
 
 #[test]
-fn a_snapshot_stays_as_it_is_while_commands_are_applied() {
+fn a_snapshot_is_unchanged_while_commands_are_applied() {
     let mut world = World::new();
     let agent = world.register("cpus:64;mem:65536");
     let framework = world.subscribe("load");

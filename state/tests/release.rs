@@ -254,7 +254,7 @@ fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) 
 
 /// More tasks of two frameworks end than the history keeps.
 #[test]
-fn the_history_is_that_of_release_0_1_0() {
+fn the_golden_history_is_that_of_release_0_1_0() {
     let Some(executable) = former::executable() else {
         return;
     };

@@ -23,7 +23,7 @@ use argosy_state::level::Level;
 use stage::Interpreter;
 
 #[test]
-fn the_registry_answers_as_every_scenario_says() {
+fn the_registry_matches_every_scenario() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let bless = std::env::var_os("ARGOSY_BLESS").is_some();
     let mut files: Vec<_> = fs::read_dir(&folder)

@@ -146,7 +146,7 @@ fn measured(
 }
 
 #[test]
-fn a_snapshot_costs_constant_time_and_little_of_what_is_applied_next() {
+fn a_snapshot_takes_constant_time_and_barely_slows_later_commands() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
         return;
     }

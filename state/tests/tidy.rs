@@ -333,7 +333,7 @@ fn every_workspace_dependency_is_used() {
 }
 
 #[test]
-fn the_library_in_the_cache_is_of_the_version_that_is_locked() {
+fn the_cached_rocksdb_library_has_the_locked_version() {
     let root = root();
     let lock = fs::read_to_string(root.join("Cargo.lock")).unwrap();
     let mut lines = lock.lines();
@@ -348,7 +348,7 @@ fn the_library_in_the_cache_is_of_the_version_that_is_locked() {
 }
 
 #[test]
-fn every_release_is_a_commit_of_this_history() {
+fn every_release_is_a_commit_of_the_history() {
     let text = fs::read_to_string(root().join("releases.txt")).unwrap();
     let releases: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert!(!releases.is_empty());

@@ -166,7 +166,7 @@ fn comments_and_pages_wrap_at_a_hundred_columns() {
 }
 
 #[test]
-fn an_unwanted_word_and_a_long_line_would_be_found() {
+fn an_unwanted_word_and_a_long_line_are_detected() {
     let long = "word ".repeat(21);
     let text = format!(
         "let told = 1; // Told by code.\n// It says so.\n// The `reign` of code.\n// Soothsayers.\n/// {long}\n//! Anew\n"

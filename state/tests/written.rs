@@ -310,7 +310,7 @@ fn life(level: Level) -> Vec<(&'static str, usize, usize)> {
 }
 
 #[test]
-fn an_update_writes_at_most_three_times_its_command() {
+fn an_update_writes_at_most_three_times_the_bytes_of_its_command() {
     let before = life(Level::RELEASE_0_1);
     let mut too_much = Vec::new();
     for ((name, bytes, written), (_, _, before)) in life(Level::NEWEST).into_iter().zip(before) {

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn input_reaches_the_program_and_its_output_comes_back() {
+    fn a_program_receives_its_input_and_its_output_is_returned() {
         assert_eq!(run_with_input("cat", &["-"], "rules").unwrap(), "rules");
         assert!(find("sh").is_some() && find("no-such-program").is_none());
     }

@@ -117,7 +117,7 @@ mod tests {
     const PROXY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
 
     #[test]
-    fn one_direction_is_a_rule_at_the_receiver_only() {
+    fn a_one_way_cut_is_a_rule_only_at_the_receiver() {
         let mut cuts = NetworkDisturbances::default();
         cuts.cut(0, 1);
         assert!(
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn disturbances_add_up_and_none_leaves_empty_rules_everywhere() {
+    fn disturbances_are_combined_and_none_results_in_empty_rules() {
         let mut cuts = NetworkDisturbances::default();
         cuts.cut_both(0, 2);
         let mut more = NetworkDisturbances::default();

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_skip_names_the_test_or_its_place() {
+    fn a_skip_contains_the_test_name_or_its_location() {
         let place = Location::caller();
         let named = line(Some("room::tests::it_works"), place, "needs root");
         assert_eq!(

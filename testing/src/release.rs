@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_has_the_commit_of_its_line() {
+    fn each_version_maps_to_the_commit_of_its_line() {
         let releases = "# VERSION COMMIT\n0.1.0 aaa\n0.1.01 bbb\n";
         assert_eq!(commit(releases, "0.1.0").as_deref(), Some("aaa"));
         assert_eq!(commit(releases, "0.2.0"), None);

@@ -399,7 +399,7 @@ fn release_kills_a_container_that_has_a_cgroup() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "a list of what is refused")]
-fn what_would_make_an_agent_root_is_refused() {
+fn requests_that_would_give_an_agent_root_are_rejected() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

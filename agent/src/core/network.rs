@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_publishes_what_each_of_its_tasks_does() {
+    fn a_group_publishes_the_ports_of_all_its_tasks() {
         let (one, unsaid, other) = (spec(bridge(8080)), spec(None), spec(bridge(8081)));
         let shared = of_group(&[&one, &unsaid, &other]).unwrap();
         let Some(Mode::Bridge(shared)) = shared.mode else {

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn no_link_is_followed() {
+    fn scans_do_not_follow_links() {
         let world = tempfile::tempdir().unwrap();
         let (task, outside) = (world.path().join("task"), world.path().join("outside"));
         fs::create_dir(&task).unwrap();

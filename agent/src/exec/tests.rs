@@ -107,7 +107,7 @@ async fn requests_of_web_pages_are_rejected() {
 }
 
 #[tokio::test]
-async fn what_does_not_speak_the_protocol_is_refused_by_its_name() {
+async fn requests_without_the_exec_protocol_are_rejected_with_its_name() {
     let agent = agent(everybody(), None).await;
     let plain = reqwest::Client::new().get(format!("http://{agent}/v1/exec?{QUERY}"));
     let other = asking(&agent, QUERY, "chat");
@@ -122,7 +122,7 @@ async fn what_does_not_speak_the_protocol_is_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_not_there_or_does_not_run_is_named() {
+async fn missing_and_stopped_tasks_are_reported_by_name() {
     let absent = agent(everybody(), None).await;
     let (status, code, message) = refused(request(&absent, QUERY)).await;
     assert_eq!((status, code.as_str()), (404, "NotFound"));

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_names_only_the_first_are_kept_in_order() {
+    fn a_listing_keeps_only_the_first_names_in_order() {
         let mut first = FirstNames::new(3);
         // In an order in which each prefix has another last name.
         for number in (0..1_000).map(|step| step * 7 % 1_000) {

@@ -140,7 +140,7 @@ async fn the_newest_instance_is_read_in_parts_and_as_a_whole() {
 }
 
 #[tokio::test]
-async fn output_that_was_rotated_is_served_by_the_offsets_of_its_stream() {
+async fn rotated_output_is_served_by_the_offsets_of_its_stream() {
     let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-1-1");
     let mut parts = Vec::new();
@@ -207,7 +207,7 @@ async fn large_files_are_served_completely() {
 }
 
 #[tokio::test]
-async fn folders_are_listed_with_kinds_and_paths() {
+async fn directories_are_listed_with_kinds_and_paths() {
     let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-1-1");
     fs::create_dir(sandbox.join("inner")).unwrap();
@@ -242,7 +242,7 @@ async fn folders_are_listed_with_kinds_and_paths() {
 }
 
 #[tokio::test]
-async fn nothing_outside_a_sandbox_is_served_by_any_name() {
+async fn no_file_outside_a_sandbox_is_served_under_any_name() {
     let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-1-1");
     fs::write(server.folder.path().join("secret"), "secret").unwrap();
@@ -322,7 +322,7 @@ async fn large_directories_are_listed_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn more_listings_than_there_are_places_are_refused_in_words() {
+async fn listings_beyond_the_limit_are_rejected_with_a_message() {
     let server = FilesServer::start().await;
     server.sandbox("1-10-1");
     let path = "/v1/files/browse?path=tasks/framework-1/web";

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_full_disk_the_oldest_go_one_a_round_and_none_that_has_just_ended() {
+    fn a_full_disk_removes_the_oldest_sandbox_per_round_and_no_recent_one() {
         let mut keeper = SandboxCollector::default();
         let (start, live) = (Instant::now(), BTreeSet::from([name(1)]));
         let mut round = |number: u32, room, there: &[u64]| {

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_has_mounted_in_a_sandbox_is_spared_until_it_is_gone() {
+    fn a_sandbox_with_a_foreign_mount_is_kept_until_the_mount_is_gone() {
         if !nix::unistd::geteuid().is_root() {
             return skip("needs root");
         }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_a_sandbox_goes_without_what_it_points_to() {
+    fn a_link_in_a_sandbox_is_removed_without_its_target() {
         let folder = tempfile::tempdir().unwrap();
         let kept = folder.path().join("kept");
         let sandbox = folder.path().join("framework-1/web/1-1-1");

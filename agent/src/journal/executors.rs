@@ -126,7 +126,7 @@ mod tests {
     use crate::core::{Instance, JournalRecord, StartedFact};
 
     #[test]
-    fn every_record_of_an_executor_is_read_as_it_was_written() {
+    fn executor_records_round_trip() {
         let instance = Instance {
             agent: AgentId(1),
             order: OrderIndex(2),

@@ -171,7 +171,7 @@ fn journal_write_errors_name_a_remedy() {
 }
 
 #[test]
-fn every_kind_of_record_reads_back() {
+fn every_kind_of_record_round_trips() {
     let folder = TestDir::new();
     let instance = Instance {
         agent: AgentId(1),
@@ -231,7 +231,7 @@ fn every_kind_of_record_reads_back() {
 }
 
 #[test]
-fn no_file_is_an_empty_journal() {
+fn a_missing_file_is_an_empty_journal() {
     let folder = TestDir::new();
     assert_eq!(folder.read().facts, AgentState::default());
     folder.write(&[]);
@@ -288,7 +288,7 @@ fn a_torn_write_loses_only_its_record() {
 }
 
 #[test]
-fn a_flipped_bit_loses_one_record_and_says_where() {
+fn a_flipped_bit_loses_one_record_and_reports_its_position() {
     let folder = TestDir::new();
     folder.write(&sample_records(3));
     let whole = fs::read(folder.path()).unwrap();
@@ -385,7 +385,7 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
 }
 
 #[test]
-fn a_journal_that_closes_during_a_compaction_leaves_no_successor() {
+fn a_journal_that_closes_during_a_compaction_leaves_no_new_file() {
     let folder = TestDir::new();
     let records = sample_records(2_000);
     let journal = folder.open();
@@ -399,7 +399,7 @@ fn a_journal_that_closes_during_a_compaction_leaves_no_successor() {
 }
 
 #[test]
-fn a_compaction_that_was_cut_off_leaves_the_old_file() {
+fn an_interrupted_compaction_keeps_the_old_file() {
     let folder = TestDir::new();
     folder.write(&sample_records(2));
     fs::write(folder.next(), b"half of a new journal").unwrap();
@@ -465,7 +465,7 @@ async fn a_failing_memory_disk_ends_the_writer_and_keeps_synced_bytes() {
 }
 
 #[test]
-fn a_directory_has_one_agent_and_the_second_is_told_which() {
+fn a_second_agent_on_a_directory_is_rejected_with_the_pid_of_the_first() {
     let folder = TestDir::new();
     let path = folder.folder.path().join("lock");
     let lock = DirectoryLock::take(&path).unwrap();

@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_session_is_no_check_result() {
+    fn an_interrupted_probe_is_not_a_check_result() {
         assert_eq!(
             ProbeFailure::from(ExecStartError::NotRunning),
             ProbeFailure::Unknown

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_has_the_paths_of_its_items_once_each() {
+    fn a_task_has_each_device_path_of_its_items_once() {
         let of = |resources: &str| of_task(&task(resources), &devices());
         assert_eq!(of("cpus:1"), Ok(Vec::new()));
         let both: Vec<_> = ["/dev/card0", "/dev/control", "/dev/card1"]

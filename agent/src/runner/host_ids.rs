@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_containers_of_a_host_have_the_same_users() {
+    fn the_user_ids_of_containers_of_a_host_never_overlap() {
         let shared = tempfile::tempdir().unwrap();
         let [mine, yours] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let open = |directory: &tempfile::TempDir| {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn users_that_other_software_has_are_no_containers() {
+    fn id_ranges_used_by_other_software_are_not_allocated() {
         let shared = tempfile::tempdir().unwrap();
         let mine = tempfile::tempdir().unwrap();
         let mut ids = HostIdAllocator::open(shared.path(), mine.path()).unwrap();

@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_has_both_addresses_and_none_of_the_host() {
+    fn the_environment_contains_both_container_addresses_and_no_host_address() {
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut environment = vec![
             variable("ARGOSY_ADDRESS", "127.0.0.1"),

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_has_the_usual_sizes_unless_it_asks_for_others() {
+    fn a_task_has_the_default_sizes_unless_it_requests_others() {
         let usual = of_task(&v1::TaskSpec::default(), &Sizes::default()).unwrap();
         assert_eq!((usual.open_files, usual.shm_bytes), (4_096, 64 << 20));
         let most = Sizes {

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_longest_gap_counts_whichever_it_was() {
+    async fn the_longest_gap_is_measured_wherever_it_occurs() {
         let begin = Instant::now();
         let pulse = AnsweredWrites::from(begin);
         let ms = |ms| begin + Duration::from_millis(ms);

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_graph_comes_once_with_each_leader_and_one_of_each_class_first() {
+    fn all_graph_and_leader_pairs_occur_once_with_one_of_each_class_first() {
         let atlas = GraphCases::new();
         assert_eq!(atlas.cases.len() as u64, CASES);
         let distinct: BTreeSet<_> = atlas.cases.iter().collect();
@@ -182,7 +182,7 @@ mod tests {
     /// four followers leaves unchanged. That number is two to the power of the order's cycles of
     /// pairs. The cycles of the leader's pairs are the cycles of followers.
     #[test]
-    fn there_are_as_many_classes_as_counting_says() {
+    fn the_number_of_graph_classes_matches_burnsides_lemma() {
         let followers = orders(&[1, 2, 3, 4]);
         assert_eq!(followers.len(), 24);
         let fixed: u64 = followers.iter().map(|order| 1 << cycles(order)).sum();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn seeds_play_all_of_them() {
+    fn consecutive_seeds_cover_all_graphs() {
         let classes: BTreeSet<u64> = (1..=15).flat_map(numbers).collect();
         assert_eq!(classes, (0..CLASSES).collect());
         let all: BTreeSet<u64> = (1..=854).flat_map(numbers).collect();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_graph_knows_who_reaches_a_majority() {
+    fn the_nodes_of_a_graph_that_reach_a_majority_are_found() {
         let star = Graph::of(&[(0, 1), (0, 2), (0, 3), (0, 4)]);
         assert_eq!(star.to_string(), "1-2 1-3 1-4 1-5");
         assert!(star.reaches_majority(0) && !star.reaches_majority(1));

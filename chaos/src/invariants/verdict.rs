@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_is_no_fault() {
+    fn repairs_do_not_count_as_faults() {
         let mut scene = HistoryBuilder::new().fault(FaultKind::Crash, "master-1");
         for kind in [
             FaultKind::Restart,

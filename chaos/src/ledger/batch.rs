@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_whose_executable_cannot_be_read_does_not_begin() {
+    fn a_batch_whose_executable_cannot_be_read_does_not_start() {
         let folder = tempfile::tempdir().unwrap();
         let plan = BatchPlan {
             tier: SYSTEM,
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_dates_of_the_calendar() {
+    fn times_are_formatted_as_calendar_dates() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),

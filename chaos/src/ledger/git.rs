@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_as_it_was_when_a_line_came_to_another() {
+    fn a_file_is_read_as_of_the_commit_that_added_a_line_to_another_file() {
         let folder = repository();
         let git = GitRepository::open(folder.path()).unwrap();
         let when = |line| git.when_added(line, "master/code", "docs/f").unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shallow_clone_and_a_folder_without_history_are_named() {
+    fn a_shallow_clone_and_a_directory_without_history_are_reported() {
         let folder = repository();
         let clone = folder.path().join("clone");
         let [from, to] = [

@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_the_old_form_are_read_as_they_always_were() {
+    fn lines_of_the_old_format_are_read_unchanged() {
         let text = r#"{"tier":"real","commit":"bbb","version":"0.1.0","seed":7,"leader_kills":25}
 
 {"bug":"b","seed":"seed 4","cause":"c"}"#;
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_no_known_form_is_named() {
+    fn a_line_of_an_unknown_format_is_reported() {
         let error = read("{\"tier\":\"real\"}\n\n{\"tier\":4}\n").unwrap_err();
         assert_eq!(error.number, 3);
         assert_eq!(read("").unwrap(), []);

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_made_and_a_run_that_proves_too_little_adds_only_violations() {
+    fn a_run_that_proves_too_little_adds_only_its_violations_to_the_sums() {
         let page = render(&read(LINES).unwrap());
         contains(
             &page,
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_falls_short_of_each_minimum_that_is_not_reached_and_of_no_violations() {
+    fn missed_minimums_and_violations_are_shortfalls_of_a_release() {
         let enough = r#"
 {"tier":"sim-system","seed":1,"seeds":2000,"seconds":360000,"faults":9}
 {"event":"end","batch":"b","tier":"sim-system","seed":1,"seeds":1,"faults":100000}
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn kills_at_rest_cuts_before_load_and_mixed_faults_are_shown_apart() {
+    fn kills_at_rest_cuts_before_load_and_mixed_faults_are_listed_separately() {
         let lines = r#"
 {"tier":"real","commit":"a","seed":1,"seconds":100,"faults":50,"leader_kills":50,"fault_kinds":1}
 {"tier":"real","commit":"a","seed":2,"seconds":605,"faults":174,"leader_kills":25,"fault_kinds":35}

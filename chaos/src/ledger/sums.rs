@@ -265,7 +265,7 @@ mod tests {
     use super::totals;
 
     #[test]
-    fn a_fix_that_is_recorded_late_restarts_no_count_of_batches_after_it() {
+    fn a_fix_recorded_late_does_not_reset_the_counts_of_later_batches() {
         let batch = |batch: &str| {
             format!(
                 "{{\"event\":\"end\",\"batch\":\"{batch}\",\"tier\":\"real\",\"leader_kills\":3}}\n"

@@ -74,7 +74,7 @@ fn a_concurrent_read_may_return_either_value() {
 }
 
 #[test]
-fn a_read_that_goes_back_in_time_is_impossible() {
+fn a_read_of_an_overwritten_value_is_impossible() {
     bad(
         &[
             call(0, 1, write("a")),
@@ -152,7 +152,7 @@ fn an_open_write_takes_effect_at_most_once() {
 }
 
 #[test]
-fn a_swap_of_unknown_end_explains_one_that_did_not_swap() {
+fn a_swap_with_an_unknown_outcome_can_explain_another_that_failed() {
     let calls = [
         call(0, 1, write("a")),
         open(2, swap("a", "b", None)),
@@ -277,7 +277,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_search_agrees_with_trying_every_order(calls in any_calls()) {
+    fn the_search_agrees_with_an_exhaustive_search(calls in any_calls()) {
         let found = search(&calls, STEPS);
         prop_assert_ne!(found, SearchOutcome::Undecided);
         prop_assert_eq!(found == SearchOutcome::Linearizable, brute_force(&calls));

@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn histories_of_several_processes_keep_their_calls_apart() {
+    fn calls_of_several_processes_are_not_mixed_up() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["a", "b"] {
             let path = folder.path().join(format!("{name}.jsonl"));

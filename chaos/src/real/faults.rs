@@ -168,7 +168,7 @@ mod tests {
     use crate::rng::Rng;
 
     #[test]
-    fn every_name_reads_back_and_a_near_miss_is_named() {
+    fn fault_names_round_trip_and_a_typo_gets_a_suggestion() {
         for fault in FaultName::ALL {
             assert_eq!(fault.name().parse(), Ok(*fault));
             assert!(!fault.text().is_empty() && fault.weighted().1 > 0);

@@ -339,7 +339,7 @@ mod tests {
     /// As in the run of seed 292792766: a rolling restart was chosen while all masters were frozen.
     /// It waited 40 s for a healthy cluster, and they stayed frozen for that time.
     #[test]
-    fn no_second_fault_makes_the_first_one_last_longer() {
+    fn a_second_fault_does_not_prolong_the_first() {
         let lasts = Duration::from_secs(7);
         for fault in FaultName::ALL.iter().copied() {
             for after in [0, 3, 6].map(Duration::from_secs) {

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_delayed_link_takes_its_time_in_both_directions() {
+    async fn a_delay_applies_in_both_directions_of_a_link() {
         let delay = Duration::from_millis(40);
         let (_proxy, mut stream) = through(ProxyMode::Delayed(delay)).await;
         let begun = Instant::now();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_link_stays_open_and_carries_nothing() {
+    async fn a_blocked_link_stays_open_without_transferring_data() {
         let (_proxy, mut stream) = through(ProxyMode::Silent(Duration::ZERO)).await;
         stream.write_all(b"x").await.unwrap();
         let answer = tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await;
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_link_ends() {
+    async fn a_closed_link_ends_its_connections() {
         let (_proxy, mut stream) = through(ProxyMode::Closed(Duration::from_millis(30))).await;
         let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await;
         assert!(ended.unwrap().is_err());

@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_violation_outweighs_a_run_that_shows_little() {
+    fn a_violation_takes_precedence_over_too_little_evidence() {
         let mut report = RunReport::default();
         assert_eq!(report.exit_code(), 0);
         report.too_little.push("no faults".to_owned());

@@ -52,7 +52,7 @@ mod tests {
     use crate::real::report::{FaultLine, ReportedViolation};
 
     #[test]
-    fn a_run_adds_what_its_report_shows() {
+    fn the_log_of_a_run_contains_the_sums_of_its_report() {
         let line = |fault: &str, failure: Option<&str>| FaultLine {
             fault: fault.to_owned(),
             target: "master-1".to_owned(),

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_and_remarks_are_read() {
+    fn lines_and_comments_are_parsed() {
         let steps = parse("# warm up\nat 0s kill-leader\nat 2s pause-leader for 500ms # short\n");
         let steps = steps.unwrap();
         assert_eq!(steps.len(), 2);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named_with_its_number() {
+    fn an_invalid_line_is_reported_with_its_number() {
         for (bad, says) in [
             ("at 1s kill-leader\nat kill", "line 2"),
             ("at 1s kill-ladder", "kill-leader"),

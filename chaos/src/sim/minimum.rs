@@ -37,7 +37,7 @@ mod tests {
     use crate::invariants::Rule::{Linearizability, Reboots, SingleStart};
 
     #[test]
-    fn a_batch_must_show_as_much_as_its_seeds() {
+    fn the_minimum_evidence_of_a_batch_is_proportional_to_its_seeds() {
         let hundred = of(SYSTEM, 100);
         let thousand = of(SYSTEM, 1_000);
         assert_eq!(

@@ -191,7 +191,7 @@ fn run_until(
 
 #[test]
 #[allow(clippy::too_many_lines, reason = "one story, told in order")]
-fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins() {
+fn a_vanished_scheduler_is_disconnected_and_its_offers_go_to_others() {
     let (cuts, seen) = (CutLinks::default(), ObservedLines::default());
     let mut sim = turmoil::Builder::new()
         .rng_seed(7)

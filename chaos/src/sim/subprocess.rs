@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_process_ended_is_part_of_the_violation() {
+    fn a_violation_contains_the_exit_status_of_the_process() {
         let mut command = Command::new("sh");
         command.args(["-c", "kill -ABRT $$"]);
         let (_, ended) = output(&mut command, Duration::from_secs(20)).unwrap();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_and_violations_are_read_back() {
+    fn sums_and_violations_round_trip() {
         let run = BatchRecord {
             violations: 2,
             ..BatchRecord::default()

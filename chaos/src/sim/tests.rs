@@ -36,7 +36,7 @@ fn histories() -> String {
 /// Starts a process that has run no seed before: state that libraries keep for a whole process
 /// affects a simulation.
 fn start() -> Child {
-    let name = "sim::tests::a_seed_gives_the_same_history_in_another_process";
+    let name = "sim::tests::a_seed_reproduces_its_history_in_another_process";
     Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(CHILD, "yes")
@@ -55,7 +55,7 @@ fn output_of(child: Child) -> String {
 }
 
 #[test]
-fn a_seed_gives_the_same_history_in_another_process() {
+fn a_seed_reproduces_its_history_in_another_process() {
     if env::var_os(CHILD).is_some() {
         println!("histories {}", histories());
         return;

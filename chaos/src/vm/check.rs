@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn each_acknowledged_value_that_is_missing_is_named() {
+    fn each_missing_acknowledged_value_is_reported() {
         let violations = promises().read_back(&found(values_after(1, 19)), 120);
         assert_eq!(violations.len(), 4, "{violations:?}");
         let text = violations[0].to_string();

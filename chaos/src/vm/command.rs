@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_grammar_is_sound() {
+    fn the_argument_definitions_are_valid() {
         Arguments::command().debug_assert();
     }
 }

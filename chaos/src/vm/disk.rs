@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_kept_whole_and_sectors_one_by_one() {
+    fn blocks_are_kept_completely_and_sectors_individually() {
         for seed in 0..50 {
             let (_file, mut disk) = disk(Flushes::Honoured);
             (0..64).for_each(|sector| put(&mut disk, sector, 1, WriteMode::WriteBack));

@@ -361,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_lines_are_reports_and_the_rest_goes_to_the_console() {
+    fn complete_report_lines_are_parsed_and_other_output_goes_to_the_console() {
         let (sender, reports) = sync_channel(8);
         let console = Console::default();
         let said = &b"mounted\r\nnonsense\nack 1 2 3\nack 1 3"[..];

@@ -409,7 +409,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_fixes_the_plan_and_every_kind_of_plan_comes() {
+    fn a_seed_determines_the_plan_and_every_kind_of_plan_occurs() {
         let plan = |seed| CutPlan::choose(&mut Rng::new(seed));
         assert_eq!(plan(3), plan(3));
         let plans: Vec<CutPlan> = (0..200).map(plan).collect();

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_several_lines_becomes_one() {
+    fn a_multi_line_reason_becomes_one_line() {
         let report = GuestReport::Failed { why: "a\nb".into() };
         assert_eq!(report.to_string(), "failed a b");
     }

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_the_last_ones() {
+    fn only_the_requested_last_lines_are_kept() {
         assert_eq!(last_lines(b"a\nb\nc\n", 2), b"b\nc\n");
         assert_eq!(last_lines(b"a\nb\nc", 1), b"c");
         assert_eq!(last_lines(b"a\nb\n", 9), b"a\nb\n");

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_launchers_group_leads_to_a_tree() {
+    fn only_the_cgroup_of_a_launcher_identifies_a_cgroup_tree() {
         let mount = Path::new("/sys/fs/cgroup/unified");
         let groups = "3:cpu:/\n0::/argosy/agent-1f/supervisors\n";
         assert_eq!(tree_in(groups, mount), Some(mount.join("argosy/agent-1f")));

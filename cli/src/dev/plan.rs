@@ -331,7 +331,7 @@ pub(super) mod tests {
     ];
 
     #[test]
-    fn recorded_command_lines_start_the_member_again() {
+    fn a_recorded_command_line_restarts_its_member() {
         let plan = plan_of(FLAGS);
         for member in &plan.members {
             let bound = member.argv.iter().chain(&member.dev_flags);

@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn all_controllers_are_fine() {
+    fn all_controllers_present_pass() {
         let present = CONTROLLERS.map(str::to_owned);
         assert_eq!(controllers(&present, "").verdict, CheckStatus::Ok);
     }
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn every_finding_that_is_not_fine_has_a_fix() {
+    fn every_failed_check_has_a_fix() {
         let directory = tempfile::tempdir().unwrap();
         for finding in all(directory.path()) {
             assert!(

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_disk_is_measured_and_nothing_is_left() {
+    fn the_disk_is_measured_without_leftovers() {
         let directory = tempfile::tempdir().unwrap();
         let syncs = measure(directory.path()).unwrap();
         assert!(syncs.median <= syncs.slowest);

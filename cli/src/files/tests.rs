@@ -118,7 +118,7 @@ async fn a_follow_reports_rotated_bytes_and_continues() {
 }
 
 #[tokio::test]
-async fn a_read_continues_to_the_initial_end_of_the_file() {
+async fn a_read_ends_at_the_initial_end_of_the_file() {
     let (address, _) = master(vec![
         answer_from(4, "four", false, 13),
         answer_from(8, "eight", false, 99),
@@ -220,7 +220,7 @@ fn output_of_an_executors_task_is_in_the_executors_files() {
 }
 
 #[tokio::test]
-async fn requests_under_any_host_name_are_not_those_of_web_pages() {
+async fn requests_under_any_host_name_are_not_mistaken_for_web_pages() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let requests = tokio::spawn(async move {

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_without_an_answer_is_reported_with_its_repetition() {
+    fn an_unanswered_change_is_reported_with_the_command_to_repeat() {
         let args = ["argosy", "task", "kill", "my task"].map(str::to_owned);
         assert_eq!(
             repeat_line(&args, "01ab"),

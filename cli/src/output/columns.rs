@@ -319,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_are_words() {
+    fn states_are_shown_as_words() {
         assert_eq!(
             state_word(v1::TaskState::GoneByOperator as i32),
             "gone-by-operator"
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_has_stopped_itself_shows_that_it_may_be_replaced() {
+    fn a_task_that_stopped_itself_is_shown_as_replaceable() {
         let of = |stopped| {
             state_of(&v1::Task {
                 state: v1::TaskState::Unreachable.into(),

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn colour_moves_no_column() {
+    fn colours_do_not_affect_column_alignment() {
         let rows = [SampleRow("tom", "running"), SampleRow("x", "failed")];
         let coloured = table(&rows, ColumnSet::Wide, Palette::COLOURED);
         assert!(coloured.contains('\u{1b}'));

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes_are_two_paths_and_perhaps_read_only() {
+    fn volumes_are_two_paths_and_optionally_read_only() {
         let Ok(VolumeMount::Host(read)) = volume("/srv/data:data:ro") else {
             panic!("it is of the host");
         };

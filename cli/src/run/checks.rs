@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_become_checks_also_under_dockers_names() {
+    fn flags_and_their_docker_names_become_checks() {
         let job = job(&[
             "--health-http",
             "8080/health",

@@ -226,7 +226,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_job_without_a_name_gets_two_words() {
+    fn a_job_without_a_name_gets_a_generated_two_word_name() {
         let job = job(&["--", "true"]).unwrap();
         assert_eq!(job.name(), "brave-otter");
         assert_eq!(job.wanted().to_string(), "cpus:0.1;mem:32");

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_has_ended_with_its_last_task_and_by_the_code_of_the_one_that_failed() {
+    fn a_group_ends_with_its_last_task_and_the_code_of_the_failed_one() {
         use v1::TaskState::{Failed, Finished, Killed};
         use v1::exit::How::{Code, Signal};
         let mut members = group();

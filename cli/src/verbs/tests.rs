@@ -50,7 +50,7 @@ fn shell_words(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_grammar_is_sound() {
+fn the_argument_definitions_are_valid() {
     command().debug_assert();
 }
 
@@ -262,7 +262,7 @@ fn former_flags_and_values_are_aliases() {
 }
 
 #[test]
-fn a_former_variable_is_read_unless_the_flag_is_given() {
+fn a_variable_with_a_former_name_is_used_unless_the_flag_is_given() {
     assert_eq!(FORMER_VARIABLES.len(), former_names::VARIABLES.len());
     for (former, value, flags) in FORMER_VARIABLES {
         let variable = |name: &str| (name == former).then(|| value.into());
@@ -283,7 +283,7 @@ fn a_former_variable_is_read_unless_the_flag_is_given() {
 }
 
 #[test]
-fn both_names_of_a_variable_are_refused_for_commands_that_read_it() {
+fn setting_both_names_of_a_variable_is_rejected_by_commands_that_use_it() {
     for (former, present) in former_names::VARIABLES {
         let variable = |name: &str| (name == former || name == present).then(|| "/srv/a".into());
         let service = if former.starts_with("ARGOSY_MASTER") {
@@ -307,7 +307,7 @@ fn both_names_of_a_variable_are_refused_for_commands_that_read_it() {
 }
 
 #[test]
-fn help_and_completions_show_no_former_name() {
+fn help_and_completions_omit_former_names() {
     let set = |name: &str| {
         let mut all = FORMER_VARIABLES.iter();
         let found = all.find(|(former, ..)| *former == name);

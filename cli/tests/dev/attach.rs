@@ -73,7 +73,7 @@ fn a_terminal_is_detached_and_attached_again_through_any_master() {
 }
 
 #[test]
-fn a_task_without_a_terminal_takes_input_only_if_it_was_asked_for() {
+fn a_task_without_a_terminal_accepts_input_only_if_requested() {
     let cluster = DevCluster::start(31, "1x1", &[]);
     run(
         &cluster,
@@ -104,7 +104,7 @@ fn a_task_without_a_terminal_takes_input_only_if_it_was_asked_for() {
 }
 
 #[test]
-fn a_run_that_is_interactive_is_attached_from_its_start() {
+fn an_interactive_run_is_attached_from_the_start() {
     let cluster = DevCluster::start(32, "1x1", &[]);
     let words = ["run", "-it", "--quiet", "--name", "shell", "--", "sh", "-c"];
     let words = [

@@ -85,7 +85,7 @@ pub(crate) fn gives_up_root(cluster: &DevCluster) {
 }
 
 #[test]
-fn an_agent_that_root_starts_gives_root_up_where_its_folders_are_open_and_nowhere_else() {
+fn an_agent_started_by_root_drops_root_only_if_its_directory_is_accessible() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

@@ -32,7 +32,7 @@ fn is_alive(line: &str) -> bool {
 }
 
 #[test]
-fn a_command_in_a_task_behaves_as_a_local_one() {
+fn exec_behaves_like_a_local_command() {
     let cluster = with_task(7, "1x1", "web");
     let (code, stdout, stderr) = cluster.run(&[
         "exec",
@@ -111,7 +111,7 @@ fn check_exec_errors(cluster: &DevCluster) {
 }
 
 #[test]
-fn signals_go_to_the_command_and_it_ends_with_its_client() {
+fn exec_forwards_signals_and_ends_with_its_client() {
     let cluster = with_task(8, "1x1", "web");
     let script = "trap 'echo told to end; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
     let mut running = cluster.argosy(&["exec", "web", "--", "sh", "-c", script]);
@@ -384,7 +384,7 @@ impl Drop for RoutedCluster {
 }
 
 #[test]
-fn other_hosts_neither_enter_tasks_nor_see_their_output_until_the_operator_allows_it() {
+fn other_hosts_cannot_exec_or_read_output_unless_the_operator_allows_it() {
     if !nix::unistd::geteuid().is_root() {
         return argosy_testing::skip("needs root");
     }

@@ -18,10 +18,10 @@ use nix::unistd::Pid;
 use crate::cluster::{DevCluster, executable, wait_for};
 
 /// This program, called to run this one test, is the executor of the others.
-const EXECUTOR: &str = "executors::this_program_is_an_executor_where_an_agent_has_started_it";
+const EXECUTOR: &str = "executors::the_test_program_runs_as_an_executor_if_an_agent_started_it";
 
 #[test]
-fn this_program_is_an_executor_where_an_agent_has_started_it() {
+fn the_test_program_runs_as_an_executor_if_an_agent_started_it() {
     let Ok(meeting) = AgentEndpoint::from_environment(std::env::vars()) else {
         return;
     };

@@ -91,7 +91,7 @@ impl Scheduler for GroupScheduler {
 }
 
 #[test]
-fn a_framework_launches_a_group_as_a_whole_and_kills_it_by_one_task() {
+fn a_group_is_launched_together_and_killed_through_one_task() {
     let mut cluster = DevCluster::start(24, "1x1", &[]);
     let masters = cluster.record["masters"].as_str().unwrap().split(',');
     let masters: Vec<_> = masters.map(str::to_owned).collect();
@@ -136,7 +136,7 @@ fn page() -> Option<String> {
 }
 
 #[test]
-fn the_example_of_a_group_serves_pages_and_reads_its_own_log() {
+fn the_group_example_serves_pages_and_reads_its_log() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

@@ -203,7 +203,7 @@ fn a_task_shows_its_health_and_is_killed_when_unhealthy() {
 }
 
 #[test]
-fn a_teardown_asks_first_and_waits_for_the_end_of_the_tasks() {
+fn a_teardown_requires_confirmation_and_waits_for_its_tasks_to_end() {
     let cluster = DevCluster::start(6, "1x1", &[]);
     let (code, id, stderr) =
         cluster.run(&["run", "--detach", "--name", "doomed", "--", "sleep", "1000"]);
@@ -243,7 +243,7 @@ fn an_unplaceable_task_is_explained_and_exits_with_six() {
 }
 
 #[test]
-fn a_run_survives_the_leader_and_status_names_what_is_missing() {
+fn a_run_survives_a_leader_failure_and_status_reports_missing_members() {
     let cluster = DevCluster::start(3, "3x1", &[]);
     let script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.1; done; exit 9";
     let mut running = cluster.argosy(&["run", "--", "sh", "-c", script]);

@@ -324,7 +324,7 @@ fn redis(port: u16, order: &str) -> Option<String> {
 const ALLOWED: &[&str] = &["--allow-capabilities", "SERVER"];
 
 #[test]
-fn an_image_as_the_official_nginx_one_serves_a_page_by_the_command_that_the_readme_names() {
+fn an_image_like_nginx_serves_a_page_with_the_command_of_the_readme() {
     let documented = ISOLATION
         .lines()
         .find(|line| line.contains("--image nginx:1.27 "));
@@ -357,7 +357,7 @@ fn an_image_as_the_official_nginx_one_serves_a_page_by_the_command_that_the_read
 }
 
 #[test]
-fn an_image_as_the_official_postgres_one_answers_queries() {
+fn an_image_like_postgres_answers_queries() {
     with_image_cluster(32, ALLOWED, |fixture| {
         let query = |text: &str| {
             let words = [
@@ -391,7 +391,7 @@ fn an_image_as_the_official_postgres_one_answers_queries() {
 }
 
 #[test]
-fn an_image_as_the_official_redis_one_keeps_what_it_is_given() {
+fn an_image_like_redis_stores_data() {
     with_image_cluster(33, ALLOWED, |fixture| {
         fixture.serve(&REDIS, || {
             redis(31379, "SET key kept").is_some_and(|text| text.starts_with("+OK"))
@@ -418,7 +418,7 @@ fn without_options(words: &mut Vec<String>) {
 }
 
 #[test]
-fn an_image_as_the_official_ones_on_the_defaults_fails_with_the_options_that_help() {
+fn an_official_image_without_options_fails_with_the_required_options() {
     with_image_cluster(34, ALLOWED, |fixture| {
         for image in [NGINX, POSTGRES, REDIS] {
             let (code, said, errors) = fixture.run(&image, without_options);
@@ -434,7 +434,7 @@ fn an_image_as_the_official_ones_on_the_defaults_fails_with_the_options_that_hel
 }
 
 #[test]
-fn an_agent_that_does_not_allow_the_options_of_official_images_is_named_the_set() {
+fn the_option_set_for_official_images_is_named_if_no_agent_allows_it() {
     with_image_cluster(35, &[], |fixture| {
         let (code, _, errors) = fixture.run(&NGINX, |words| {
             without_options(words);

@@ -6,7 +6,7 @@ const SERVE: &str =
     "touch mine && chown 33:34 mine && setpriv --reuid 33 --regid 34 --clear-groups id -u";
 
 #[test]
-fn a_program_that_changes_its_user_runs_with_the_capabilities_that_its_agent_allows() {
+fn a_program_that_changes_its_user_runs_with_allowed_capabilities() {
     if !nix::unistd::geteuid().is_root() {
         return argosy_testing::skip("needs root");
     }

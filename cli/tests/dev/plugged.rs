@@ -25,7 +25,7 @@ fn is_reported(cluster: &DevCluster, config: &Path) {
 }
 
 #[test]
-fn a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port() {
+fn a_web_server_in_a_cni_network_is_reachable_at_its_published_port() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

@@ -99,7 +99,7 @@ fn check_volume_errors(cluster: &DevCluster) {
 }
 
 #[test]
-fn a_run_that_fills_its_disk_ends_with_the_figures() {
+fn a_run_that_exceeds_its_disk_limit_reports_limit_and_usage() {
     let cluster = DevCluster::start(12, "1x1", &[]);
     let line = "n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done";
     let (code, _, stderr) = cluster.run(&["run", "--disk", "4M", "--", "sh", "-c", line]);

@@ -98,7 +98,7 @@ pub(crate) fn check_no_leftovers() {
 }
 
 #[test]
-fn a_network_outlives_its_agent_and_goes_with_its_task() {
+fn a_network_survives_an_agent_restart_and_is_removed_with_its_task() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

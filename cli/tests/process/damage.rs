@@ -117,7 +117,7 @@ async fn lost_leader() -> DivergedCluster {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_with_a_flipped_bit_in_its_log_elects_nobody_and_rejoins() {
+async fn a_follower_with_a_flipped_bit_in_its_log_does_not_vote_and_rejoins() {
     let DivergedCluster {
         mut cluster,
         leader,
@@ -149,7 +149,7 @@ async fn a_follower_with_a_flipped_bit_in_its_log_elects_nobody_and_rejoins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_tables_and_records_are_refused_or_nothing_is_missing() {
+async fn damaged_tables_and_records_are_detected_or_lose_nothing() {
     let DivergedCluster {
         mut cluster,
         leader,

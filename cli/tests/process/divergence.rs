@@ -98,7 +98,7 @@ async fn change_leader(cluster: &Cluster, stopped: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_whose_stored_registry_differs_stops_and_serves_again_only_after_a_rejoin() {
+async fn a_master_with_a_diverged_registry_stops_until_it_rejoins() {
     let mut cluster = Cluster::start(0).await;
     let index = set_weight(&cluster).await;
     let place = (cluster.leader().await + 1) % 3;

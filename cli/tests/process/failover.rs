@@ -13,7 +13,7 @@ use crate::work::{TestFramework, signatures, task, witnessed_task};
 const LONG: Duration = Duration::from_secs(90);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_task_starts_once_and_every_end_arrives_through_many_kills() {
+async fn every_task_starts_once_and_every_end_is_delivered_despite_many_kills() {
     let mut cluster = Cluster::start(2).await;
     let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
@@ -66,7 +66,7 @@ async fn every_task_starts_once_and_every_end_arrives_through_many_kills() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attached_run_outlives_failovers_and_exits_with_the_tasks_code() {
+async fn an_attached_run_survives_failovers_and_exits_with_the_tasks_code() {
     let mut cluster = Cluster::start(1).await;
     let masters = cluster.masters_list().to_string();
     let run = Command::new(argosy())
@@ -120,7 +120,7 @@ async fn a_master_that_is_stopped_transfers_leadership_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_scheduler_that_returns_gets_all_it_missed() {
+async fn a_returning_scheduler_receives_all_missed_updates() {
     let mut cluster = Cluster::start(1).await;
     let mut config = argosy_client::SchedulerConfig::new(cluster.masters_list(), "returning");
     config.acknowledge = AcknowledgeMode::Explicitly;

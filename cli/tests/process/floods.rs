@@ -97,7 +97,7 @@ async fn flood(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_connections_of_two_processes_end_no_master_and_hold_up_no_write() {
+async fn silent_connections_of_two_processes_crash_no_master_and_delay_no_write() {
     let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
     let mut cluster = Cluster::start_within(1, &["prlimit", &limit]).await;
     let leader = cluster.leader().await;

@@ -14,7 +14,7 @@ const LONG: Duration = Duration::from_secs(90);
 const FROZEN: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_leader_that_wakes_gives_no_order_that_an_agent_obeys() {
+async fn agents_reject_orders_of_a_leader_that_resumes_after_a_freeze() {
     let mut cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
@@ -50,7 +50,7 @@ async fn a_frozen_leader_that_wakes_gives_no_order_that_an_agent_obeys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
+async fn launches_not_committed_before_the_leader_froze_happen_once() {
     let mut cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();

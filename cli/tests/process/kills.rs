@@ -11,7 +11,7 @@ use crate::work::{TestFramework, signatures, task, witnessed_task};
 const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_committed_and_not_yet_sent_happens_under_the_next_leader() {
+async fn a_committed_kill_that_was_not_sent_is_executed_by_the_next_leader() {
     let mut cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "killer").await;
     framework.launch([task("victim", "sleep 600")]);

@@ -326,7 +326,7 @@ fn a_partitioned_leader_closes_links_within_a_second() {
 }
 
 #[test]
-fn a_partitioned_follower_names_no_leader_and_causes_no_election() {
+fn a_partitioned_follower_reports_no_leader_and_causes_no_election() {
     if !may_make_networks() {
         return;
     }

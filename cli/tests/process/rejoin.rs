@@ -165,7 +165,7 @@ async fn a_master_with_a_damaged_store_rejoins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_discarded_of_a_running_master_or_without_a_quorum_of_the_others() {
+async fn no_data_is_discarded_while_a_master_runs_or_without_a_quorum() {
     let mut cluster = Cluster::start(0).await;
     let index = follower(&cluster).await;
     let running = rejoin(&cluster, index, &[]).await;
@@ -310,7 +310,7 @@ async fn kill_after(cluster: &Cluster, index: usize, step: &KillPoint) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejoin_that_is_killed_after_any_of_its_steps_can_be_repeated() {
+async fn a_rejoin_can_be_repeated_after_a_kill_at_any_step() {
     let mut cluster = Cluster::start(0).await;
     cluster.release_machine();
     let index = kill_follower(&mut cluster).await;

@@ -21,7 +21,7 @@ async fn wait_for_state(framework: &TestFramework, name: &str, state: v1::TaskSt
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offers_nothing() {
+async fn a_returning_agent_that_shrank_below_its_tasks_keeps_them_without_offers() {
     let mut cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "large").await;
     let mut large = task("large", "exec sleep 1000");
@@ -70,7 +70,7 @@ async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
+async fn agents_of_one_host_return_each_with_its_own_tasks() {
     let mut cluster = Cluster::start(2).await;
     let framework = TestFramework::start(cluster.masters_list(), "neighbours").await;
     let mark = format!("78{}.25", std::process::id());
@@ -129,7 +129,7 @@ async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_starts() {
+async fn an_agent_destroys_unknown_containers_when_it_starts() {
     let mut cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "forgotten").await;
     let mark = format!("77{}.25", std::process::id());
@@ -171,7 +171,7 @@ async fn listed(operator: &OperatorClient) -> Option<(BTreeMap<String, i32>, BTr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_who_asks_a_new_leader_before_any_agent_is_back_misses_no_task_and_no_agent() {
+async fn a_new_leader_lists_all_tasks_and_agents_before_any_agent_reconnects() {
     let mut cluster = Cluster::start(2).await;
     let framework = TestFramework::start(cluster.masters_list(), "services").await;
     let names: Vec<String> = (0..10).map(|number| format!("service-{number}")).collect();

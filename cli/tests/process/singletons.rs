@@ -159,7 +159,7 @@ fn make_shared_files(directory: &Path) {
 }
 
 #[test]
-fn a_singleton_on_an_agent_that_is_cut_off_is_replaced_after_it_has_stopped_itself() {
+fn a_singleton_on_a_partitioned_agent_is_replaced_after_it_stopped_itself() {
     if !may_make_networks() {
         return;
     }

@@ -98,7 +98,7 @@ async fn ends_by_itself(stopped: StoppedThreads, master: &mut TestMember) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_loop_stands_still_is_replaced_and_then_ends_its_process() {
+async fn a_leader_with_a_stalled_loop_is_replaced_and_then_aborts() {
     let mut cluster = Cluster::start(1).await;
     let framework = TestFramework::start(cluster.masters_list(), "load").await;
     let witness = cluster.witness();
@@ -148,7 +148,7 @@ async fn a_leader_whose_loop_stands_still_is_replaced_and_then_ends_its_process(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_of_which_everything_stands_still_ends_its_process_and_disturbs_nobody() {
+async fn a_completely_stalled_follower_aborts_without_affecting_the_cluster() {
     let mut cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let follower = (leader + 1) % 3;

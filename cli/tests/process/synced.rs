@@ -56,7 +56,7 @@ impl SyncTracer {
 const COMMITS: usize = 1_000;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
+async fn a_thousand_commits_cause_a_thousand_syncs_on_two_masters() {
     let cluster = Cluster::start(1).await;
     let operator = cluster.operator();
     let mut tracers = Vec::new();

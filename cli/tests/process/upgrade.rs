@@ -168,8 +168,7 @@ async fn run_tasks(framework: &TestFramework, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn masters_of_two_releases_keep_the_same_records_until_all_are_upgraded_and_the_level_is_raised()
- {
+async fn masters_of_two_releases_keep_equal_records_until_the_level_is_raised() {
     let Some(executable) = argosy_0_1_0() else {
         return;
     };
@@ -343,7 +342,7 @@ async fn refuses_the_directory(cluster: &mut Cluster, executable: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_masters_return_to_the_former_release_before_the_level_is_raised() {
+async fn all_masters_can_be_downgraded_before_the_level_is_raised() {
     let Some(executable) = argosy_0_1_0() else {
         return;
     };
@@ -369,7 +368,7 @@ async fn all_masters_return_to_the_former_release_before_the_level_is_raised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn masters_of_two_releases_form_a_cluster_at_level_2_whichever_of_them_leads_first() {
+async fn masters_of_two_releases_form_a_cluster_at_level_2_under_either_leader() {
     let Some(executable) = argosy_0_1_0() else {
         return;
     };

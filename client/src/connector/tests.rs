@@ -117,7 +117,7 @@ async fn an_unknown_master_gets_less_time_than_a_responsive_one() {
 }
 
 #[tokio::test]
-async fn a_malformed_answer_is_a_cause_and_no_panic() {
+async fn a_malformed_answer_is_an_error_and_not_a_panic() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let garbage = tokio::spawn(async move {
@@ -138,7 +138,7 @@ async fn a_malformed_answer_is_a_cause_and_no_panic() {
 }
 
 #[tokio::test]
-async fn a_given_dialer_opens_every_stream_and_what_never_arrived_is_safe_to_try_again() {
+async fn a_custom_dialer_opens_all_streams_and_unsent_calls_are_retryable() {
     let dialed = std::sync::Arc::new(AtomicUsize::new(0));
     let count = dialed.clone();
     let dialer = Dialer::new(move |_, _| {
@@ -160,7 +160,7 @@ async fn a_given_dialer_opens_every_stream_and_what_never_arrived_is_safe_to_try
 }
 
 #[test]
-fn a_reply_that_names_no_common_version_is_a_refusal_and_one_of_release_0_1_0_names_none() {
+fn a_reply_without_a_common_version_is_rejected_except_from_release_0_1_0() {
     let named = |range: Option<VersionRange>| {
         let mut metadata = MetadataMap::new();
         if let Some(range) = range {

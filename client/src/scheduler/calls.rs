@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeat_keeps_its_number_and_its_content() {
+    fn a_repeated_call_keeps_its_number_and_content() {
         let mut calls = with([accept(), accept()]);
         let id = v1::CallId::default();
         let first = calls.send(&id, true);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn suppress_and_revive_keep_their_order_with_everything() {
+    fn suppress_and_revive_are_ordered_with_all_other_calls() {
         let suppress = CallRequest::Suppress(v1::SuppressRequest::default());
         let mut calls = with([
             accept(),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_overtake_no_launch_and_no_limits() {
+    fn limit_changes_never_overtake_launches_or_other_limit_changes() {
         let limits = || CallRequest::UpdateLimits(v1::UpdateLimitsRequest::default());
         let mut calls = with([accept(), limits(), limits()]);
         for number in 1..=3 {

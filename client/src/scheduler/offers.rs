@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn declines_expire_and_a_revive_ends_them() {
+    fn declines_end_when_they_expire_or_at_a_revive() {
         let mut offers = holding(&["1.1", "1.2"]);
         offers.decline(&["1.1".into()], None, 1_000);
         offers.decline(&["1.2".into()], Some(60_000), 1_000);

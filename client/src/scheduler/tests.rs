@@ -196,7 +196,7 @@ fn task(id: &str) -> v1::TaskSpec {
 }
 
 #[tokio::test]
-async fn a_call_whose_reply_is_lost_is_repeated_as_it_was_and_happens_once() {
+async fn a_call_whose_reply_is_lost_is_repeated_unchanged_and_applied_once() {
     let world = World::start(3).await;
     let offer = world.offer("agent-1").await;
     world.cluster.fault(CallFault::LostReply, 2);
@@ -233,7 +233,7 @@ async fn calls_are_numbered_from_one_with_the_lowest_unanswered() {
 }
 
 #[tokio::test]
-async fn an_offer_held_over_a_change_of_leader_is_presented_and_used_under_its_old_id() {
+async fn an_offer_held_across_a_failover_is_presented_and_used_under_its_old_id() {
     let world = World::start(3).await;
     let kept = world.offer("agent-1").await;
     let gone = world.offer("agent-2").await;
@@ -259,7 +259,7 @@ async fn an_offer_held_over_a_change_of_leader_is_presented_and_used_under_its_o
 }
 
 #[tokio::test]
-async fn an_offer_that_the_new_leader_does_not_keep_is_rescinded() {
+async fn an_offer_that_the_new_leader_does_not_accept_is_rescinded() {
     let world = World::start(1).await;
     let offer = world.offer("agent-1").await;
     // The leader rescinds it, and the event is lost with the stream.
@@ -338,7 +338,7 @@ async fn nothing_is_acknowledged_before_an_explicit_call() {
 }
 
 #[tokio::test]
-async fn a_killed_leader_is_left_for_the_next_with_every_open_call() {
+async fn all_open_calls_move_from_a_killed_leader_to_the_next() {
     let mut world = World::start(3).await;
     for serial in 0..6 {
         let offer = world.offer(&format!("agent-{serial}")).await;
@@ -366,7 +366,7 @@ async fn a_killed_leader_is_left_for_the_next_with_every_open_call() {
 }
 
 #[tokio::test]
-async fn a_silent_stream_is_given_up_and_resumed() {
+async fn a_silent_stream_is_closed_and_resumed() {
     let world = World::start(2).await;
     world.cluster.stop_heartbeats();
     world.wait_for_line("disconnected").await;
@@ -376,7 +376,7 @@ async fn a_silent_stream_is_given_up_and_resumed() {
 }
 
 #[tokio::test]
-async fn a_replaced_leader_is_left_despite_its_heartbeats() {
+async fn a_scheduler_leaves_a_replaced_leader_despite_its_heartbeats() {
     let world = World::start(3).await;
     let offer = world.offer("agent-1").await;
     world.cluster.depose_leader();
@@ -389,7 +389,7 @@ async fn a_replaced_leader_is_left_despite_its_heartbeats() {
 }
 
 #[tokio::test]
-async fn a_superseded_scheduler_is_told_and_ends() {
+async fn a_superseded_scheduler_is_notified_and_ends() {
     let world = World::start(1).await;
     world.cluster.supersede();
     let result = tokio::time::timeout(Duration::from_secs(20), world.run)
@@ -453,7 +453,7 @@ async fn a_teardown_ends_the_run_even_if_its_reply_is_lost() {
 }
 
 #[tokio::test]
-async fn declines_in_force_are_presented_again_and_no_declined_offer_is() {
+async fn active_declines_are_presented_again_but_declined_offers_are_not() {
     let world = World::start(2).await;
     let offer = world.offer("agent-1").await;
     world.driver.decline(&offer, Some(600_000));
@@ -501,7 +501,7 @@ async fn a_list_without_a_reachable_master_ends_with_all_causes() {
 }
 
 #[tokio::test]
-async fn a_thousand_tasks_start_once_each_through_ten_changes_of_leader() {
+async fn a_thousand_tasks_start_once_each_despite_ten_failovers() {
     let world = World::start(3).await;
     world
         .cluster
@@ -544,7 +544,7 @@ async fn a_thousand_tasks_start_once_each_through_ten_changes_of_leader() {
 }
 
 #[tokio::test]
-async fn a_leader_that_wants_heartbeats_gets_them_as_long_as_the_stream_is_read() {
+async fn heartbeats_are_sent_on_request_while_the_stream_is_read() {
     let world = World::start(2).await;
     // The release of this leader expects none.
     assert_eq!(world.cluster.heartbeats(), 0);

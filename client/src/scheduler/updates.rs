@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_that_did_not_arrive_are_sent_again_with_the_newest_revision() {
+    fn lost_acknowledgements_are_resent_with_the_newest_revision() {
         let mut updates = UpdateTracker::default();
         updates.acknowledge("a", revision(5));
         updates.acknowledge("b", revision(6));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_tasks_are_forgotten_after_a_while() {
+    fn ended_tasks_are_removed_after_a_delay() {
         let mut updates = UpdateTracker::default();
         for serial in 0..(ENDED as u64 + 5) {
             let task = format!("task-{serial}");

@@ -93,7 +93,7 @@ async fn an_agent_connects_to_the_leader_that_a_master_names() {
 }
 
 #[tokio::test]
-async fn an_agent_that_does_not_reach_the_leader_has_its_stream_forwarded() {
+async fn the_stream_of_an_agent_that_cannot_reach_the_leader_is_forwarded() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap().to_string();
     drop(nobody);

@@ -168,7 +168,7 @@ async fn the_file_name_excludes_the_query() {
 }
 
 #[tokio::test]
-async fn a_host_without_certificates_fetches_all_but_https() {
+async fn a_host_without_certificates_fails_only_https_fetches() {
     let made = AtomicU32::new(0);
     let failing = move || match made.fetch_add(1, Ordering::SeqCst) {
         // An error of the kind that occurs when certificates are needed and none is loaded.
@@ -247,7 +247,7 @@ async fn server_errors_are_retried_and_404_is_not() {
 }
 
 #[tokio::test]
-async fn a_file_above_the_limit_is_refused_and_leaves_nothing() {
+async fn a_file_above_the_limit_is_rejected_without_leftovers() {
     let base = serve(Router::new().route("/big", get(|| async { "x".repeat(2_000) }))).await;
     let (sandbox, result) = fetch(&fetcher(), uri(format!("{base}/big"))).await;
     assert!(
@@ -380,7 +380,7 @@ fn kept(value: String) -> v1::Uri {
 }
 
 #[tokio::test]
-async fn many_who_want_the_same_file_cost_one_download() {
+async fn concurrent_fetches_of_one_file_share_a_download() {
     let folder = tempfile::tempdir().unwrap();
     let (base, asked, fetcher) = caching(folder.path()).await;
     let fetches: Vec<_> = (0..10)
@@ -405,7 +405,7 @@ async fn many_who_want_the_same_file_cost_one_download() {
 }
 
 #[tokio::test]
-async fn the_file_used_longest_ago_makes_room_and_one_that_is_too_large_is_passed_by() {
+async fn the_least_recently_used_file_is_evicted_and_oversized_ones_are_not_cached() {
     let folder = tempfile::tempdir().unwrap();
     let (base, asked, fetcher) = caching(folder.path()).await;
     let bring = async |name: &str| {

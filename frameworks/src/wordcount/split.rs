@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_equal_and_together_the_whole_in_order() {
+    fn the_pieces_of_a_split_are_equal_ordered_and_complete() {
         for (sizes, maps) in [
             (&[1_000_u64, 1, 0, 50, 999][..], 7),
             (&[3], 5),

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_host_sends_the_container_receives() {
+    fn the_host_side_counters_are_swapped_for_the_container() {
         let mut host = Stats64::default();
         host.tx_bytes = 900;
         host.tx_packets = 9;

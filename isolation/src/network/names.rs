@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn resolvers_of_the_host_are_used_if_they_can_be_reached() {
+    fn reachable_resolvers_of_the_host_are_used() {
         let host = "# of the host\nsearch example.org\nnameserver 9.9.9.9\nnameserver fe80::1%eth0\noptions edns0\n";
         let found = resolvers(host, None, &[]);
         let text = "search example.org\nnameserver 9.9.9.9\noptions edns0\n";
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn resolvers_by_ipv6_are_for_containers_that_have_it() {
+    fn ipv6_resolvers_are_used_only_by_containers_with_ipv6() {
         let host = "nameserver 2001:db8::53\nnameserver fe80::1%eth0\nnameserver ::1\n";
         let four: IpAddr = "10.183.0.5".parse().unwrap();
         let six: IpAddr = "fd12::5".parse().unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resolver_on_loopback_is_replaced_by_those_behind_it() {
+    fn a_loopback_resolver_is_replaced_by_its_upstream_resolvers() {
         let stub = "nameserver 127.0.0.53\noptions trust-ad\n";
         let behind = "nameserver 192.0.2.1\nsearch lan\n";
         let found = resolvers(stub, Some(behind), &[]);

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_published_as_long_as_its_record_is_there() {
+    fn a_port_is_published_while_its_record_exists() {
         let records = tempfile::tempdir().unwrap();
         let none = PublishedPorts::open(records.path()).unwrap();
         PublishedPorts::prepare(records.path()).unwrap();

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_leads_to_the_same_container_by_ipv6() {
+    fn a_published_port_maps_to_the_same_container_over_ipv6() {
         let subnet6 = with_ipv6().subnet6;
         assert_eq!(
             publish("0abcd", &[web()], subnet6),
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_prefix_no_packet_of_ipv6_comes_from_a_container() {
+    fn without_a_prefix_ipv6_packets_from_containers_are_dropped() {
         let drop = "meta nfproto ipv6 drop";
         assert!(table().script().contains(drop));
         let script = with_ipv6().script();
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn services_elsewhere_are_denied_by_address_and_port() {
+    fn remote_services_are_denied_by_address_and_port() {
         let masters = ["10.0.0.1:5050", "[2001:db8::1]:5050"].map(|text| text.parse().unwrap());
         let script = NftTable {
             denied: &masters,

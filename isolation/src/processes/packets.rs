@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_arrive_whole_and_the_close_after_the_last() {
+    fn messages_arrive_completely_and_before_the_close() {
         let (ours, theirs) = packet_pair().unwrap();
         let order = TestMessage::Number(5);
         assert_eq!(
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error() {
+    fn invalid_messages_are_errors() {
         let (ours, theirs) = packet_pair().unwrap();
         let garbage = IoSlice::new(b"\xff\x00{");
         let flags = MsgFlags::empty();

@@ -226,7 +226,7 @@ mod tests {
     use crate::spec::LAYERS_MAX;
 
     #[test]
-    fn the_names_of_all_layers_fit_and_differ() {
+    fn layer_names_are_unique_and_fit_into_the_mount_options() {
         for count in 1..=LAYERS_MAX {
             let mut names = layer_names(count);
             assert!(names.join(&b':').len() <= 255, "{count}");

@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_of_the_request_replaces_the_containers() {
+    fn a_variable_of_the_request_overrides_that_of_the_container() {
         let mut request = request("ls");
         request.environment = vec![("A".into(), "3".into()), ("C".into(), "4".into())];
         let environment = request.apply_to(&spec()).unwrap().environment;
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_the_last_notice_and_an_earlier_close_is_an_error() {
+    fn the_exit_is_the_last_message_and_an_earlier_close_is_an_error() {
         let (socket, keeper) = packet_pair().unwrap();
         let mut session = ExecSession {
             socket,

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grace_of_stop_after_counts_from_its_deadline() {
+    fn the_grace_period_of_stop_after_counts_from_its_deadline() {
         let stop_after = StopAfter {
             deadline: at(100),
             grace_ms: 50,

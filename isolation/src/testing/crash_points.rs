@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn every_step_is_listed_and_used_once() {
+    fn every_isolation_crash_point_is_listed_and_used_once() {
         let found = in_sources();
         let mut listed: Vec<_> = STEPS.iter().map(|step| (*step).to_owned()).collect();
         listed.sort();

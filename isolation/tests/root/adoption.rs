@@ -13,27 +13,27 @@ use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, st
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "a_container_outlives_agent_and_launcher_and_is_adopted_with_the_same_process",
+        "a_container_survives_agent_and_launcher_and_is_adopted_with_the_same_pid",
         outlives,
     ),
-    ("an_exit_while_the_agent_was_away_is_kept", exit_kept),
+    ("an_exit_while_the_agent_is_down_is_recorded", exit_kept),
     (
-        "a_folder_too_long_for_a_socket_address_is_no_obstacle",
+        "a_directory_path_longer_than_a_socket_address_is_supported",
         long_path,
     ),
     ("a_second_adoption_works_after_the_first", adopted_twice),
-    ("a_recycled_process_number_is_not_mistaken", recycled),
+    ("a_reused_pid_is_not_adopted", recycled),
     ("a_container_of_an_earlier_boot_is_gone", other_boot),
     ("a_process_outside_its_group_is_not_adopted", other_group),
     ("a_container_that_is_ending_is_adopted_with_its_end", ending),
-    ("a_launch_that_an_adopter_has_voided_never_starts", voided),
+    ("a_launch_voided_by_an_adoption_never_starts", voided),
     (
-        "a_container_whose_supervisor_was_killed_ends_and_is_gone",
+        "a_container_whose_supervisor_is_killed_ends_and_is_reported_as_gone",
         supervisor_killed,
     ),
-    ("a_launcher_that_died_is_noticed", launcher_killed),
-    ("garbage_on_its_socket_ends_a_launcher", garbage),
-    ("two_launches_into_one_folder_start_once", twice),
+    ("the_death_of_a_launcher_is_detected", launcher_killed),
+    ("an_invalid_message_ends_a_launcher", garbage),
+    ("two_launches_into_one_directory_start_once", twice),
 ];
 
 const SLEEP: &str = "echo run >> runs; exec sleep 1000";

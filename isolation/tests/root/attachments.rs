@@ -14,24 +14,27 @@ use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, st
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "a_command_with_a_terminal_is_typed_at_and_its_output_is_kept_too",
+        "attached_terminals_accept_input_and_their_output_is_also_stored",
         terminal,
     ),
-    ("input_of_all_who_are_attached_reaches_a_pipe_whole", pipe),
     (
-        "one_who_does_not_read_misses_output_and_holds_nobody_up",
+        "messages_of_all_attached_clients_reach_a_pipe_undivided",
+        pipe,
+    ),
+    (
+        "an_attached_client_that_does_not_read_loses_output_and_blocks_no_other",
         slow,
     ),
     (
-        "one_can_attach_again_after_an_adoption_and_the_end_is_told",
+        "clients_can_attach_after_an_adoption_and_receive_the_exit_status",
         adopted,
     ),
     (
-        "who_may_not_write_or_is_one_too_many_is_refused_in_words",
+        "unauthorized_input_and_excess_clients_are_rejected_with_a_message",
         refused,
     ),
     (
-        "a_terminal_that_nobody_has_open_for_a_while_goes_on",
+        "a_terminal_that_was_temporarily_closed_by_all_processes_keeps_working",
         reopened,
     ),
 ];

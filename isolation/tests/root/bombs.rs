@@ -27,26 +27,29 @@ use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
 pub(crate) const CASES: &[TestCase] = &[
     ("a_bomb_of_processes_is_contained", forks),
     ("a_bomb_of_threads_is_contained", threads),
-    ("a_bomb_of_memory_ends_itself_alone", memory),
+    ("a_bomb_of_memory_ends_only_itself", memory),
     ("a_bomb_of_descriptors_is_contained", descriptors),
     ("a_bomb_of_files_in_scratch_places_is_contained", files),
-    ("a_filler_of_scratch_places_is_contained", fillers),
+    ("a_filler_of_scratch_directories_is_contained", fillers),
     ("a_filler_of_its_own_disk_is_contained", disk_filler),
     ("a_flood_of_output_is_contained", flood),
-    ("a_thousand_zombies_go_with_their_container", zombies),
     (
-        "daemons_in_sessions_of_their_own_go_with_their_command",
+        "a_thousand_zombies_are_removed_with_their_container",
+        zombies,
+    ),
+    (
+        "daemons_in_separate_sessions_end_with_their_command",
         daemons,
     ),
     (
-        "a_storm_of_signals_from_inside_ends_nobody_else",
+        "a_storm_of_signals_from_inside_ends_no_process_outside",
         storm_inside,
     ),
     (
-        "a_storm_of_signals_to_its_supervisor_changes_nothing",
+        "a_storm_of_signals_to_its_supervisor_has_no_effect",
         storm_outside,
     ),
-    ("one_that_ignores_term_goes_all_the_same", ignores_term),
+    ("a_container_that_ignores_sigterm_is_removed", ignores_term),
     ("a_deep_and_full_sandbox_can_be_removed", deep),
 ];
 

@@ -16,13 +16,16 @@ use crate::profile::profiled;
 use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("plugins_are_told_what_the_specification_says", plugin_input),
-    ("what_a_plugin_refuses_is_undone", refused),
-    ("a_plugin_that_hangs_is_ended", hung_plugin),
-    ("a_crash_leaves_nothing_with_plugins", crash),
+    (
+        "cni_plugins_receive_the_input_of_the_specification",
+        plugin_input,
+    ),
+    ("a_network_rejected_by_a_plugin_is_rolled_back", refused),
+    ("a_hung_plugin_is_killed", hung_plugin),
+    ("a_crash_leaves_no_networks_of_plugins", crash),
     ("the_next_agent_waits_for_the_plugin_of_a_killed_one", waits),
-    ("the_next_agent_ends_a_plugin_that_hangs", ends),
-    ("debians_plugins_join_a_container", debians),
+    ("the_next_agent_kills_a_hung_plugin", ends),
+    ("the_plugins_of_debian_connect_a_container", debians),
 ];
 
 /// Records its input, and answers with an address; fails for what a file `refuse` names.

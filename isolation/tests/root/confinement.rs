@@ -14,15 +14,15 @@ use crate::world::{Agent, RootFixture, TestCase, eventually, plain, skip, spec_i
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "five_namespaces_are_its_own_and_the_network_is_the_hosts",
+        "a_container_has_five_namespaces_and_shares_the_host_network",
         namespaces_differ,
     ),
     (
-        "without_namespaces_everything_is_the_hosts",
+        "without_namespaces_a_command_has_those_of_the_host",
         namespaces_same,
     ),
     (
-        "it_sees_only_its_own_processes_group_and_host_name",
+        "a_container_sees_only_its_own_processes_cgroup_and_host_name",
         own_view,
     ),
     (
@@ -30,10 +30,10 @@ pub(crate) const CASES: &[TestCase] = &[
         no_leak,
     ),
     (
-        "the_command_gets_default_signals_and_a_session_of_its_own",
+        "a_command_has_default_signal_handlers_and_its_own_session",
         signals,
     ),
-    ("it_runs_as_the_user_that_was_named", user),
+    ("a_command_runs_as_the_requested_user", user),
     ("resource_limits_hold", resource_limits),
     (
         "a_missing_controller_refuses_the_start_unless_allowed",
@@ -43,9 +43,9 @@ pub(crate) const CASES: &[TestCase] = &[
         "an_unprivileged_agent_gets_user_namespaces",
         user_namespaces,
     ),
-    ("in_a_chroot_the_profile_is_refused_before_any_task", chroot),
+    ("in_a_chroot_the_profile_is_rejected_at_start", chroot),
     (
-        "plain_processes_run_with_no_group_and_no_namespace",
+        "plain_processes_run_without_cgroup_and_namespaces",
         plain_processes,
     ),
 ];

@@ -36,11 +36,8 @@ pub(crate) const CASES: &[TestCase] = &[
         of_launchers,
     ),
     ("every_step_can_be_the_last_of_an_agent", of_agents),
-    (
-        "every_step_can_be_the_last_of_an_agent_with_networks",
-        of_networks,
-    ),
-    ("every_step_of_a_crash_is_driven", all_driven),
+    ("an_agent_with_networks_may_crash_at_any_step", of_networks),
+    ("every_crash_point_is_exercised", all_driven),
 ];
 
 /// The verb with which this program runs as an agent for one scenario.

@@ -10,10 +10,10 @@ use crate::profile::profiled;
 use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("a_device_of_its_own_can_be_used_by_its_user", own),
-    ("a_device_that_is_none_is_refused_with_its_path", no_device),
+    ("a_device_of_a_container_can_be_used_by_its_user", own),
+    ("a_path_that_is_not_a_device_is_rejected_by_name", no_device),
     (
-        "devices_are_kept_from_its_group_by_the_kernel_too",
+        "the_device_filter_denies_devices_of_other_containers",
         filtered,
     ),
 ];

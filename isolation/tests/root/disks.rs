@@ -16,41 +16,44 @@ use crate::world::{RootFixture, TestCase, eventually, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "a_file_system_that_is_full_refuses_more_and_takes_the_last_words",
+        "a_full_file_system_rejects_writes_but_accepts_the_last_output",
         full_file_system,
     ),
-    ("nothing_gets_out_of_a_file_system", hostile_file_system),
+    ("no_write_escapes_a_file_system", hostile_file_system),
     (
-        "what_an_image_is_changed_by_fills_the_same_file_system",
+        "image_changes_count_in_the_file_system_of_the_sandbox",
         image_on_a_file_system,
     ),
     (
-        "a_file_system_that_is_in_use_gives_its_room_back_when_it_is_removed",
+        "removing_a_file_system_in_use_frees_its_space",
         removed_in_use,
     ),
-    ("a_quota_that_is_reached_refuses_more", || {
+    ("writes_above_a_quota_are_rejected", || {
         full_quota(QuotaFileSystem::Ext4);
     }),
-    ("nothing_gets_out_of_a_quota", || {
+    ("no_write_escapes_a_quota", || {
         hostile_quota(QuotaFileSystem::Ext4)
     }),
-    ("a_quota_that_is_reached_on_xfs_refuses_more", || {
+    ("writes_above_a_quota_are_rejected_on_xfs", || {
         full_quota(QuotaFileSystem::Xfs);
     }),
-    ("nothing_gets_out_of_a_quota_on_xfs", || {
+    ("no_write_escapes_a_quota_on_xfs", || {
         hostile_quota(QuotaFileSystem::Xfs);
     }),
     (
-        "what_an_image_is_changed_by_counts_in_the_same_quota",
+        "image_changes_count_in_the_quota_of_the_sandbox",
         image_in_a_quota,
     ),
-    ("a_project_is_free_when_all_of_it_is_gone", projects),
+    ("a_project_id_is_free_when_all_its_files_are_gone", projects),
     (
-        "a_file_system_without_quotas_is_refused_in_words",
+        "a_file_system_without_quotas_is_rejected_with_a_message",
         no_quotas,
     ),
-    ("every_step_can_be_the_last_of_a_disks_maker", dying_makers),
-    ("every_step_can_be_the_last_of_a_quotas_maker", dying_quotas),
+    (
+        "the_creator_of_a_file_system_may_crash_at_any_step",
+        dying_makers,
+    ),
+    ("the_creator_of_a_quota_may_crash_at_any_step", dying_quotas),
 ];
 
 /// The verb with which this program creates a disk and removes it.

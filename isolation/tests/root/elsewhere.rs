@@ -14,17 +14,14 @@ use crate::world::{RootFixture, TestCase, skip};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "a_file_system_that_is_mounted_elsewhere_is_found_again",
+        "a_file_system_mounted_in_another_namespace_is_found_again",
         found,
     ),
     (
-        "a_file_system_that_is_mounted_elsewhere_is_removed_all_the_same",
+        "a_file_system_mounted_in_another_namespace_can_be_removed",
         removed,
     ),
-    (
-        "a_file_system_is_left_alone_where_nobody_can_see_who_has_it",
-        unseen,
-    ),
+    ("a_file_system_with_an_unknown_user_is_not_removed", unseen),
 ];
 
 /// A file system that another agent has created in a separate mount namespace, which ends with

@@ -15,30 +15,33 @@ use crate::profile::{give_sandbox, profiled};
 use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, skip, spec_in};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("what_enters_is_confined_as_the_command_is", confined),
+    ("an_exec_session_is_confined_like_the_command", confined),
     (
-        "what_enters_a_container_of_an_unprivileged_agent_is_confined_as_its_command",
+        "an_exec_session_of_an_unprivileged_agent_is_confined_like_the_command",
         confined_unprivileged,
     ),
     (
-        "what_enters_and_the_containers_own_processes_see_each_other",
+        "exec_sessions_and_container_processes_see_each_other",
         neighbours,
     ),
     (
-        "user_environment_and_working_directory_can_be_named_for_what_enters",
+        "user_environment_and_working_directory_of_an_exec_session_can_be_set",
         named,
     ),
-    ("what_cannot_be_executed_is_refused_entry_in_words", refused),
     (
-        "the_executable_that_lets_in_cannot_be_reached_from_inside",
+        "an_exec_of_an_invalid_program_is_rejected_with_a_message",
+        refused,
+    ),
+    (
+        "the_exec_helper_cannot_be_executed_from_inside_a_container",
         own_executable,
     ),
     (
-        "nobody_inside_catches_what_enters_before_it_executes",
+        "an_unprivileged_process_cannot_trace_an_exec_session_before_it_executes",
         caught_by_nobody,
     ),
     (
-        "root_inside_catches_nothing_that_enters_before_it_executes",
+        "container_root_cannot_trace_an_exec_session_before_it_executes",
         caught_by_root,
     ),
 ];

@@ -20,14 +20,17 @@ use crate::walls;
 use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("no_way_out_is_open_to_nobody", nobody),
-    ("no_way_out_is_open_to_root_of_the_container", root),
-    ("no_way_out_is_open_to_what_enters", entered),
+    ("no_escape_technique_works_for_an_unprivileged_user", nobody),
+    ("no_escape_technique_works_for_root_of_the_container", root),
+    ("no_escape_technique_works_for_an_exec_session", entered),
     (
-        "no_way_out_is_open_to_root_with_every_capability_and_new_privileges",
+        "no_escape_technique_works_for_root_with_all_capabilities_and_new_privileges",
         capable,
     ),
-    ("no_way_out_is_open_to_root_with_every_opt_out", let_off),
+    (
+        "no_escape_technique_works_for_root_with_all_security_options",
+        let_off,
+    ),
 ];
 
 pub(crate) const PYTHON: &str = "/usr/bin/python3";

@@ -12,13 +12,13 @@ use crate::profile::{give_sandbox, profiled};
 use crate::world::{RootFixture, TestCase, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("a_host_path_is_seen_at_its_own_name", host_path),
+    ("a_host_path_is_mounted_at_its_own_path", host_path),
     (
-        "a_host_path_can_be_elsewhere_and_kept_from_writing",
+        "a_host_path_can_be_mounted_read_only_at_another_path",
         elsewhere,
     ),
     (
-        "root_of_a_container_is_a_stranger_on_a_host_path",
+        "root_of_a_container_has_no_special_rights_on_a_host_path",
         strangers,
     ),
     (

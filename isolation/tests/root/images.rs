@@ -19,19 +19,22 @@ use crate::unpacking::{UnpackedEntry, file_of, tarball};
 use crate::world::{PATIENCE, RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("an_image_is_its_layers_one_over_the_other", layers_show),
+    ("the_layers_of_an_image_are_stacked_in_order", layers_show),
     (
-        "an_image_may_have_as_many_layers_as_may_be_pulled",
+        "an_image_may_have_the_maximum_number_of_layers",
         many_layers,
     ),
-    ("what_a_container_changes_is_its_own", changes),
-    ("users_have_the_names_of_the_image", users),
-    ("containers_share_layers_at_once", shared),
-    ("layers_can_be_copied_into_one_folder", copied),
-    ("an_image_gets_files_that_it_lacks", own_files),
-    ("an_image_with_links_where_mounts_go_is_refused", hostile),
-    ("a_root_that_cannot_be_made_says_why", impossible),
-    ("nothing_of_the_host_is_within_reach_of_an_image", escapes),
+    ("changes_of_a_container_are_visible_only_to_it", changes),
+    ("users_are_resolved_by_the_accounts_of_the_image", users),
+    ("containers_can_share_layers_concurrently", shared),
+    ("layers_can_be_copied_into_one_directory", copied),
+    ("files_missing_in_an_image_are_added", own_files),
+    ("an_image_with_links_at_mount_points_is_rejected", hostile),
+    (
+        "a_root_file_system_that_cannot_be_created_is_reported_with_the_reason",
+        impossible,
+    ),
+    ("no_file_of_the_host_is_reachable_from_an_image", escapes),
 ];
 
 const BUSYBOX: &str = "/bin/busybox";

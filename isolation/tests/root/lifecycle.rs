@@ -11,25 +11,28 @@ use argosy_isolation::{
 use crate::world::{PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("exit_codes_and_signals_are_told_as_they_were", statuses),
-    ("a_command_that_cannot_be_started_says_why", refusals),
-    ("an_invalid_request_is_refused_before_it_is_sent", invalid),
-    ("a_sandbox_that_is_not_there_is_a_failed_start", no_sandbox),
+    ("exit_codes_and_signals_are_reported_exactly", statuses),
     (
-        "the_last_output_is_in_the_file_when_the_end_is_told",
+        "a_command_that_cannot_be_started_is_reported_with_the_reason",
+        refusals,
+    ),
+    ("an_invalid_request_is_rejected_before_it_is_sent", invalid),
+    ("a_missing_sandbox_fails_the_start", no_sandbox),
+    (
+        "the_last_output_is_in_the_file_when_the_exit_is_reported",
         last_output,
     ),
     ("orphans_are_reaped", orphans),
-    ("what_the_command_leaves_behind_ends_with_it", leftovers_end),
+    ("background_processes_end_with_the_command", leftovers_end),
     ("term_ends_a_command_by_default", term),
     (
-        "a_command_that_ignores_term_is_killed_after_the_grace",
+        "a_command_that_ignores_term_is_killed_after_the_grace_period",
         grace,
     ),
     ("signals_reach_the_commands_group", signal),
-    ("stop_after_ends_what_is_not_renewed", stop_after),
-    ("stop_after_spares_what_is_renewed", renewed),
-    ("what_is_past_its_stop_after_is_not_started", too_late),
+    ("stop_after_kills_a_container_without_renewals", stop_after),
+    ("stop_after_does_not_kill_a_renewed_container", renewed),
+    ("a_container_past_its_stop_after_is_not_started", too_late),
     ("usage_is_measured", usage),
 ];
 

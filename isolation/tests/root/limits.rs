@@ -13,28 +13,37 @@ use crate::adoption::exited;
 use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("an_end_for_want_of_memory_is_told_with_figures", oom),
+    ("an_oom_kill_is_reported_with_usage_and_limit", oom),
     (
-        "an_end_for_want_of_memory_while_the_agent_was_away_keeps_its_figures",
+        "an_oom_kill_while_the_agent_is_down_keeps_usage_and_limit",
         oom_without_agent,
     ),
-    ("above_memory_high_it_is_slowed_and_lives", memory_high),
-    ("memory_is_told_by_kind", memory_kinds),
-    ("processes_beyond_their_limit_are_refused_and_counted", pids),
-    ("what_cpu_max_holds_back_is_counted", throttled),
-    ("io_max_slows_a_disk_and_what_is_read_is_counted", io_max),
-    ("a_cpuset_keeps_it_to_its_processors", cpuset),
-    ("limits_are_repeated_and_changed_while_it_runs", changed),
     (
-        "a_limit_lowered_below_what_is_used_ends_it_with_the_figures",
+        "above_memory_high_a_container_is_throttled_and_not_killed",
+        memory_high,
+    ),
+    ("memory_usage_is_reported_by_kind", memory_kinds),
+    ("processes_beyond_the_limit_are_rejected_and_counted", pids),
+    ("throttling_by_cpu_max_is_counted", throttled),
+    ("io_max_limits_a_disk_and_reads_are_counted", io_max),
+    ("a_cpuset_restricts_a_container_to_its_processors", cpuset),
+    (
+        "limits_can_be_repeated_and_changed_while_a_container_runs",
+        changed,
+    ),
+    (
+        "a_limit_lowered_below_the_usage_kills_the_container_with_the_figures",
         lowered,
     ),
     (
-        "limits_that_replace_others_lift_what_is_not_named_and_end_nothing",
+        "limits_that_replace_others_lift_unnamed_ones_and_kill_nothing",
         replaced,
     ),
-    ("memory_is_protected_as_far_as_the_tree_is", protected),
-    ("nothing_in_the_tree_gets_huge_pages", huge_pages),
+    (
+        "memory_is_protected_up_to_the_protection_of_the_tree",
+        protected,
+    ),
+    ("no_container_gets_huge_pages", huge_pages),
 ];
 
 const MIB: u64 = 1 << 20;

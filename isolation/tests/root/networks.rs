@@ -28,35 +28,29 @@ use crate::world::{PATIENCE, RootFixture, TestCase, eventually, stderr, stdout};
 pub(crate) const CASES: &[TestCase] = &[
     ("without_a_network_there_is_only_loopback", none),
     (
-        "containers_reach_the_world_and_it_reaches_their_ports",
+        "containers_reach_the_internet_and_are_reachable_at_published_ports",
         reach,
     ),
     (
-        "containers_are_strangers_to_each_other_and_the_host",
+        "containers_are_isolated_from_each_other_and_from_the_host",
         isolated,
     ),
     (
-        "containers_are_no_strangers_where_the_operator_says_so",
+        "containers_reach_each_other_if_the_operator_allows_it",
         open,
     ),
-    ("a_container_cannot_speak_as_another", spoofing),
+    ("a_container_cannot_spoof_the_address_of_another", spoofing),
     ("a_port_has_one_owner", one_owner),
-    ("an_agent_that_was_away_finds_networks_as_they_were", away),
+    ("networks_are_unchanged_after_an_agent_restart", away),
     ("a_subnet_that_overlaps_a_route_is_refused", overlap),
+    ("support_for_networks_is_detected_without_leftovers", trial),
+    ("forwarding_between_host_devices_stays_off", forwarding),
     (
-        "whether_there_can_be_networks_is_found_out_without_a_trace",
-        trial,
-    ),
-    (
-        "a_host_that_forwarded_nothing_does_not_begin_to_between_its_devices",
-        forwarding,
-    ),
-    (
-        "a_sweep_leaves_nothing_whenever_the_supervisor_dies",
+        "a_sweep_leaves_nothing_regardless_of_when_the_supervisor_dies",
         killed,
     ),
     ("two_hundred_containers_leave_nothing", many),
-    ("a_container_finds_its_names", own_names),
+    ("a_container_resolves_its_own_names", own_names),
 ];
 
 /// Sends one datagram to an address with another source address, as host root may in any namespace.

@@ -18,26 +18,32 @@ use crate::world::{RootFixture, TestCase, eventually, skip};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "containers_reach_the_world_and_it_reaches_their_ports_by_ipv6",
+        "containers_reach_the_internet_and_are_reachable_over_ipv6",
         reach,
     ),
     (
-        "containers_are_strangers_to_each_other_and_the_host_by_ipv6",
+        "containers_are_isolated_from_each_other_and_from_the_host_over_ipv6",
         isolated,
     ),
     (
-        "containers_are_no_strangers_by_ipv6_where_the_operator_says_so",
+        "containers_reach_each_other_over_ipv6_if_the_operator_allows_it",
         open,
     ),
-    ("a_container_cannot_speak_as_another_by_ipv6", spoofing),
-    ("a_container_is_no_router_of_its_host", advertisements),
-    ("a_host_stays_a_host_of_ipv6", forwarding),
     (
-        "a_lost_agent_of_ipv6_leaves_no_table_and_no_forwarding",
-        lost,
+        "a_container_cannot_spoof_the_ipv6_address_of_another",
+        spoofing,
     ),
+    (
+        "router_advertisements_of_a_container_are_ignored",
+        advertisements,
+    ),
+    (
+        "enabling_ipv6_networks_keeps_the_hosts_default_route",
+        forwarding,
+    ),
+    ("a_lost_agent_leaves_no_ipv6_rules_and_no_forwarding", lost),
     ("a_prefix_that_overlaps_a_route_is_refused", overlap),
-    ("a_host_without_ipv6_has_containers_without", none),
+    ("containers_have_no_ipv6_on_a_host_without_ipv6", none),
 ];
 
 /// Sends one datagram to an address with another source address.

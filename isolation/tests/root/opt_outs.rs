@@ -20,22 +20,28 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     ("only_the_named_capabilities_are_kept", only_named),
     (
-        "a_user_who_is_not_root_keeps_capabilities_too",
+        "an_unprivileged_user_keeps_the_named_capabilities",
         kept_by_nobody,
     ),
-    ("what_enters_keeps_the_same_capabilities", entered),
+    ("an_exec_session_has_the_same_capabilities", entered),
     (
         "set_user_id_programs_of_an_image_need_new_privileges",
         set_user_id,
     ),
     (
-        "user_namespaces_of_its_own_are_an_opt_out_of_their_own",
+        "nested_user_namespaces_require_their_own_security_option",
         nested,
     ),
-    ("without_the_filter_all_other_walls_stand", unfiltered),
-    ("who_may_change_users_gets_no_host_path", no_host_path),
     (
-        "a_container_possesses_no_key_of_who_started_the_agent",
+        "without_the_seccomp_filter_all_other_layers_apply",
+        unfiltered,
+    ),
+    (
+        "a_container_that_may_change_users_gets_no_host_path",
+        no_host_path,
+    ),
+    (
+        "a_container_has_no_keys_of_the_user_that_started_the_agent",
         keyring,
     ),
 ];

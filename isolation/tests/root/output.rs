@@ -11,20 +11,20 @@ use crate::profile::profiled;
 use crate::world::{RootFixture, TestCase, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("output_is_rotated_and_kept_to_the_byte", rotated),
+    ("rotated_output_is_stored_without_loss", rotated),
     (
-        "a_flood_of_output_is_dropped_beyond_its_cap_and_nobody_blocks",
+        "a_flood_of_output_beyond_its_limit_is_dropped_without_blocking",
         flood,
     ),
     (
-        "a_command_that_replaces_its_output_files_harms_only_itself",
+        "a_command_that_replaces_its_output_files_affects_only_itself",
         hostile,
     ),
     (
-        "the_files_are_the_commands_to_read_and_not_to_change",
+        "output_files_are_readable_and_not_writable_for_the_command",
         guarded,
     ),
-    ("the_streams_can_be_opened_by_name", by_name),
+    ("output_streams_can_be_opened_by_path", by_name),
 ];
 
 const MIB: u64 = 1024 * 1024;

@@ -17,17 +17,17 @@ use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "a_command_in_the_hosts_network_binds_its_own_ports",
+        "a_command_in_the_host_network_binds_its_own_ports",
         of_its_own,
     ),
     (
         "without_landlock_the_kernel_keeps_a_command_from_ports_all_the_same",
         without_landlock,
     ),
-    ("a_command_without_ports_binds_none", none),
-    ("who_may_bind_any_port_binds_any", any),
+    ("a_command_without_ports_cannot_bind_any", none),
+    ("an_unrestricted_command_can_bind_any_port", any),
     (
-        "a_command_in_the_hosts_network_takes_no_port_by_listening_or_another_protocol",
+        "listening_and_other_protocols_do_not_bypass_the_port_restriction",
         by_other_ways,
     ),
 ];

@@ -12,18 +12,24 @@ use crate::world::{RootFixture, TestCase, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "it_is_nobody_on_the_host_and_can_become_nobody_else",
+        "a_command_is_unprivileged_on_the_host_and_cannot_change_its_user",
         nobody,
     ),
-    ("it_has_no_capability_and_can_gain_none", no_capabilities),
     (
-        "it_sees_programs_and_its_sandbox_and_no_data_of_the_host",
+        "a_command_has_no_capabilities_and_cannot_gain_any",
+        no_capabilities,
+    ),
+    (
+        "a_command_sees_programs_and_its_sandbox_but_no_data_of_the_host",
         files,
     ),
-    ("it_writes_to_its_sandbox_and_scratch_only", writes),
-    ("its_devices_are_six", devices),
-    ("what_proc_tells_of_the_host_is_masked", masked),
-    ("system_calls_that_are_not_listed_are_refused", calls),
+    (
+        "a_command_can_write_only_to_its_sandbox_and_scratch_directories",
+        writes,
+    ),
+    ("a_container_has_six_devices", devices),
+    ("host_information_in_proc_is_masked", masked),
+    ("unlisted_system_calls_are_denied", calls),
 ];
 
 /// Returns a launch of this line with the default profile.

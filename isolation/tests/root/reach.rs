@@ -14,17 +14,14 @@ use crate::world::{RootFixture, TestCase, skip, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "a_command_in_the_hosts_network_reaches_no_closed_port_in_any_way",
+        "a_command_in_the_host_network_cannot_reach_blocked_ports",
         in_the_hosts_network,
     ),
     (
-        "a_container_with_a_network_of_its_own_has_its_loopback_and_no_closed_port_elsewhere",
+        "a_separate_network_has_its_loopback_and_no_blocked_port_elsewhere",
         in_its_own,
     ),
-    (
-        "what_was_closed_is_replaced_when_it_is_closed_anew",
-        replaced,
-    ),
+    ("blocked_destinations_are_replaced_when_set_again", replaced),
 ];
 
 const CLOSED: u16 = 5_051;

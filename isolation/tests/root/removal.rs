@@ -9,17 +9,17 @@ use crate::world::{PATIENCE, RootFixture, TestCase, eventually, plain, processes
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "double_forked_processes_in_sessions_of_their_own_die_at_destroy",
+        "double_forked_processes_in_separate_sessions_die_at_destroy",
         double_forks,
     ),
-    ("destroying_twice_is_as_good_as_once", twice),
-    ("what_was_never_launched_can_be_destroyed", never_launched),
-    ("a_sweep_removes_only_what_is_not_known", sweeps),
-    ("a_fork_bomb_dies_at_destroy", fork_bomb),
+    ("destroying_a_container_is_idempotent", twice),
     (
-        "groups_that_a_container_made_below_its_own_go_with_it",
-        nested,
+        "a_container_that_was_never_launched_can_be_destroyed",
+        never_launched,
     ),
+    ("a_sweep_removes_only_unknown_containers", sweeps),
+    ("a_fork_bomb_dies_at_destroy", fork_bomb),
+    ("cgroups_created_by_a_container_are_removed_with_it", nested),
     (
         "a_supervisor_killed_at_any_moment_leaves_nothing",
         killed_anywhere,

@@ -18,8 +18,11 @@ use crate::profile::profiled;
 use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("a_command_sees_what_the_record_says", recorded),
-    ("what_a_command_sees_beside_other_runtimes", beside),
+    ("the_view_of_a_command_matches_the_recorded_one", recorded),
+    (
+        "the_view_of_a_command_is_compared_with_other_runtimes",
+        beside,
+    ),
 ];
 
 /// The verb with which this program prints its view.

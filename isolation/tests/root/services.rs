@@ -24,7 +24,10 @@ use crate::walls;
 use crate::world::TestCase;
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("a_service_can_do_nothing_but_what_it_is_for", techniques),
+    (
+        "a_service_can_perform_only_its_required_operations",
+        techniques,
+    ),
     (
         "a_service_has_no_user_no_capability_and_no_environment",
         nobody,

@@ -22,30 +22,36 @@ use crate::world::{
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "an_entered_commands_streams_are_whole_and_its_end_is_told",
+        "exec_streams_are_complete_and_the_exit_status_is_reported",
         streams,
     ),
-    ("a_terminal_has_a_size_and_is_told_of_a_new_one", terminal),
-    ("a_terminal_passes_on_interrupts_and_hangs_up", interrupts),
-    ("a_session_ends_with_its_client", client_gone),
-    ("what_an_entered_command_started_ends_with_it", orphans),
-    ("a_session_ends_with_its_container", container_ended),
+    ("a_terminal_has_a_size_that_can_be_changed", terminal),
+    ("a_terminal_forwards_interrupts_and_hangups", interrupts),
+    ("an_exec_session_ends_with_its_client", client_gone),
+    ("processes_started_by_an_exec_session_end_with_it", orphans),
+    ("an_exec_session_ends_with_its_container", container_ended),
     (
-        "a_container_can_be_entered_after_its_adoption_and_without_a_launcher",
+        "exec_works_after_an_adoption_and_without_a_launcher",
         adopted,
     ),
     (
-        "a_session_is_lost_with_the_supervisor_of_its_container",
+        "an_exec_session_is_lost_with_the_supervisor_of_its_container",
         supervisor_killed,
     ),
     (
-        "a_container_that_stops_what_enters_stops_nobody_else",
+        "a_container_that_stops_exec_sessions_stops_no_other_process",
         stopped,
     ),
-    ("at_most_64_enter_at_a_time_and_leave_nothing", bounded),
-    ("a_probe_asks_from_inside_and_executes_nothing", probes),
     (
-        "a_probe_speaks_tls_behind_the_walls_of_a_command",
+        "at_most_64_exec_sessions_run_at_a_time_and_leave_nothing",
+        bounded,
+    ),
+    (
+        "a_probe_connects_from_inside_the_container_and_executes_nothing",
+        probes,
+    ),
+    (
+        "a_tls_probe_runs_with_the_isolation_layers_of_a_command",
         tls_probes,
     ),
 ];

@@ -14,14 +14,17 @@ use crate::world::{PATIENCE, RootFixture, TestCase, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "containers_that_share_a_folder_see_each_others_files_and_no_processes",
+        "containers_that_share_a_directory_see_each_others_files_but_not_processes",
         folder,
     ),
     (
-        "a_shared_folder_is_for_those_with_its_users_alone",
+        "a_shared_directory_is_accessible_only_to_containers_with_its_users",
         strangers,
     ),
-    ("containers_of_one_lonely_network_hear_each_other", network),
+    (
+        "containers_that_share_an_isolated_network_communicate",
+        network,
+    ),
 ];
 
 /// Creates a directory as an agent does: closed to the host, open to the containers that mount it.

@@ -11,9 +11,9 @@ use crate::networks::{leave_nothing, networks, served};
 use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("processor_time_is_told_by_kind", processor_time),
-    ("pressure_is_told_where_the_kernel_counts_it", pressure),
-    ("what_passes_a_containers_link_is_told", traffic),
+    ("processor_time_is_reported_by_kind", processor_time),
+    ("pressure_is_reported_if_the_kernel_supports_it", pressure),
+    ("network_traffic_of_a_container_is_reported", traffic),
 ];
 
 fn processor_time() {

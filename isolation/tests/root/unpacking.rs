@@ -18,19 +18,22 @@ use argosy_isolation::unpack::{
 use crate::world::{PATIENCE, RootFixture, TestCase, eventually};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("a_fetched_archive_belongs_to_whom_it_is_for", archive),
-    ("a_layer_keeps_its_owners_and_hides_what_it_says", layer),
-    ("a_hostile_archive_is_refused_by_entry_and_rule", hostile),
-    ("progress_is_told_on_the_way", progress),
     (
-        "what_unpacks_has_nothing_but_its_archive_and_target",
+        "the_files_of_a_fetched_archive_belong_to_the_task_user",
+        archive,
+    ),
+    ("a_layer_keeps_its_owners_and_applies_its_whiteouts", layer),
+    (
+        "a_hostile_archive_is_rejected_with_the_entry_and_the_rule",
+        hostile,
+    ),
+    ("unpacking_reports_its_progress", progress),
+    (
+        "the_unpacker_can_access_only_its_archive_and_target",
         confined,
     ),
-    (
-        "what_unpacks_is_in_the_control_group_that_it_is_given",
-        grouped,
-    ),
-    ("an_unpacking_that_is_let_go_ends", dropped),
+    ("the_unpacker_runs_in_the_given_cgroup", grouped),
+    ("dropping_an_unpacking_ends_it", dropped),
 ];
 
 const TASK: HostOwner = HostOwner {

@@ -12,16 +12,19 @@ use crate::profile::profiled;
 use crate::world::{RootFixture, TestCase, eventually, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
-    ("each_kind_of_volume_is_where_it_was_asked_for", kinds),
-    ("a_volume_in_memory_has_its_size_and_runs_nothing", memory),
-    ("a_read_only_volume_is_not_written_to", read_only),
-    ("a_secret_is_nowhere_but_in_its_file", secret),
-    ("a_secret_that_is_not_there_is_named", absent),
-    ("an_image_gets_volumes_at_paths_that_it_lacks", image),
-    ("no_link_leads_a_volume_elsewhere", links),
-    ("a_volume_where_nothing_can_be_made_is_refused", nowhere),
     (
-        "the_launcher_forgets_what_earlier_containers_were_given",
+        "each_kind_of_volume_is_mounted_at_its_requested_path",
+        kinds,
+    ),
+    ("a_tmpfs_volume_has_its_size_and_is_not_executable", memory),
+    ("a_read_only_volume_cannot_be_written", read_only),
+    ("a_secret_is_exposed_only_in_its_file", secret),
+    ("a_missing_secret_is_reported_by_name", absent),
+    ("volumes_can_be_mounted_at_paths_missing_in_an_image", image),
+    ("links_do_not_redirect_volumes", links),
+    ("a_volume_at_an_impossible_path_is_rejected", nowhere),
+    (
+        "the_launcher_keeps_no_secrets_of_earlier_containers",
         forgotten,
     ),
 ];

@@ -16,22 +16,22 @@ use crate::world::{RootFixture, TestCase};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
-        "each_way_out_is_open_to_nobody_without_its_walls",
+        "each_escape_technique_works_for_an_unprivileged_user_without_its_layers",
         open_to_nobody,
     ),
     (
-        "each_way_out_is_open_to_root_of_the_container_without_its_walls",
+        "each_escape_technique_works_for_root_of_the_container_without_its_layers",
         open_to_root,
     ),
     (
-        "each_way_out_is_open_to_who_has_every_opt_out_without_its_walls",
+        "each_escape_technique_works_with_all_security_options_without_its_layers",
         open_to_let_off,
     ),
     (
-        "what_a_network_of_its_own_holds_is_open_without_it",
+        "techniques_stopped_by_a_separate_network_work_without_it",
         open_apart,
     ),
-    ("any_wall_of_a_way_out_holds_it_alone", alone),
+    ("any_single_layer_of_an_escape_technique_stops_it", alone),
 ];
 
 /// The argument with which a launcher disables layers.

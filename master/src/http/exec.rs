@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn bytes_go_both_ways_and_an_end_is_passed_on() {
+    async fn data_and_half_closes_are_relayed_in_both_directions() {
         let (mut client, ours) = duplex(64);
         let (mut agent, theirs) = duplex(64);
         let joined = tokio::spawn(relay(ours, theirs));

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_is_there_once_and_known() {
+    fn unknown_repeated_and_invalid_parameters_are_rejected() {
         let parameters = read("page_size=7&consistency=LOCAL").unwrap();
         assert_eq!(parameters.number::<u32>("page_size").unwrap(), Some(7));
         let local: i32 = v1::Consistency::Local.into();

@@ -40,7 +40,7 @@ fn of(all: &BTreeMap<(String, String), u64>, name: &str, kind: &str) -> Option<u
 }
 
 #[test]
-fn the_metrics_of_the_registry_follow_what_it_holds() {
+fn registry_metrics_match_the_contents_of_the_registry() {
     let mut world = World::new();
     let empty = shown(&world.registry);
     let agent = world.register("cpus:8");
@@ -88,7 +88,7 @@ fn the_metrics_of_the_registry_follow_what_it_holds() {
 }
 
 #[test]
-fn the_metrics_of_the_registry_show_each_of_its_bounds() {
+fn registry_metrics_include_every_bound() {
     let shown = shown(&World::new().registry);
     for (kind, records, bytes) in [
         ("tasks", None, Some(limits::TASK_BYTES)),

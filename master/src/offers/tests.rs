@@ -187,7 +187,7 @@ fn check_offer(world: &World, offer: &OfferTerms) -> Result<(), RescindReason> {
 }
 
 #[test]
-fn an_offer_held_over_a_failover_is_adopted_once_and_accepted_under_its_old_id() {
+fn an_offer_held_across_a_failover_is_adopted_once_under_its_old_id() {
     let (mut world, offer) = held_over_a_failover();
     let token = sign(&world.registry.cluster().facts, &offer);
     assert!(verify(&world.registry.cluster().facts, &offer, &token));
@@ -206,7 +206,7 @@ fn an_offer_held_over_a_failover_is_adopted_once_and_accepted_under_its_old_id()
 }
 
 #[test]
-fn changes_under_a_held_offer_are_found_at_failover() {
+fn changes_that_invalidate_a_held_offer_are_detected_at_failover() {
     let (mut world, offer) = held_over_a_failover();
     let with = |change: fn(&mut OfferTerms)| {
         let mut other = offer.clone();

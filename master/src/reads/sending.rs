@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_goes_out_in_chunks_and_gives_its_share_back_when_it_is_sent() {
+    async fn an_answer_is_sent_in_chunks_and_then_releases_its_share() {
         let reads = ReadLimiter::new(ReadBounds::default());
         let mut body = answer(&reads, 100_000).await.into_data_stream();
         let mut sent = 0;

@@ -217,7 +217,7 @@ async fn oversized_command_is_rejected_and_leadership_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeated_batch_has_the_answer_and_revision_of_the_first_and_writes_nothing() {
+async fn a_repeated_batch_gets_the_first_answer_and_revision_without_an_entry() {
     let alone = SingleMaster::start().await;
     alone.active_leader().await;
     let revision_of = |answer: LeaderReply| match answer {
@@ -265,7 +265,7 @@ async fn every_reply_names_the_leader_even_without_a_service() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn undecodable_command_is_rejected_and_stops_no_master() {
+async fn undecodable_command_is_rejected_without_stopping_a_master() {
     let alone = SingleMaster::start().await;
     let epoch = alone.active_leader().await.epoch;
     let key = TaskKey {
@@ -328,7 +328,7 @@ async fn a_refusal_of_another_reign_is_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
+async fn calls_beyond_the_proposal_queue_wait_and_are_answered() {
     let alone = SingleMaster::start().await;
     let epoch = alone.active_leader().await.epoch;
     // Ninety mebibytes; 64 may wait for raft.
@@ -344,7 +344,7 @@ async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
+async fn a_master_too_old_for_its_stored_data_exits_without_leading() {
     let newer = argosy_state::level::Level::NEWEST.0 + 1;
     // A format, then a field 90 that holds a message: a command that only a newer release supports.
     let commands = [

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_read_in_either_spelling_and_any_case() {
+    fn states_are_parsed_in_both_spellings_and_any_case() {
         for spelling in [
             "running",
             "RUNNING",
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_compared_as_it_is_written_and_an_impossible_one_is_refused() {
+    fn ids_in_filters_are_normalized_and_invalid_ones_rejected() {
         assert_eq!(chosen("agent_id", "agent-07").unwrap(), "agent-7");
         assert_eq!(chosen("task_id", "web.1").unwrap(), "web.1");
         for (field, value, says) in [

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_of_a_service_stays_as_it_is() {
+    fn the_status_of_a_service_is_unchanged() {
         for status in [
             Status::internal("a service failed"),
             Status::unavailable("no leader"),

@@ -383,7 +383,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broken_hop_is_unavailable_and_a_refusal_passes() {
+    fn a_broken_hop_is_unavailable_and_a_rejection_is_forwarded() {
         let refusal = Status::failed_precondition("no");
         assert_eq!(
             connection_lost(refusal, "a:1").code(),
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_leader_that_opens_no_stream_is_named_after_a_second() {
+    async fn a_leader_that_opens_no_stream_is_reported_after_a_second() {
         let (_office, seen) = watch::channel(led_by("a:1"));
         let started = Instant::now();
         let never = std::future::pending::<Result<Said, Status>>();

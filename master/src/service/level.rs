@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_does_not_know_or_report_it_is_named() {
+    fn members_that_do_not_know_or_report_the_level_are_named() {
         let why = raised(2, Some(3), &[NEW, OLD, NEW]).unwrap_err();
         assert!(
             why.starts_with("master-2 (m2:1) knows the feature levels 1-2, not 3"),

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_versions_is_good_if_it_meets_that_of_this_master() {
+    fn a_version_range_is_accepted_if_it_overlaps_with_that_of_this_master() {
         let range = |oldest, newest| Some(VersionRange { oldest, newest }.first_message());
         let newest = VersionRange::OWN.newest;
         assert_eq!(check(range(newest, newest + 5)).unwrap(), newest);

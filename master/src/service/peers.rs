@@ -207,7 +207,7 @@ mod tests {
 
     /// All streams of a connection, none of them read, full of the smallest frames.
     #[test]
-    fn streams_that_are_not_read_never_use_up_their_connection() {
+    fn unread_streams_never_exhaust_the_window_of_their_connection() {
         let shape = ConnectionUse::Streams.limits();
         let of_one =
             u64::from(shape.stream_window / SMALLEST_FRAME) * u64::from(COUNTED - SMALLEST_FRAME);

@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn explanations_of_agents_survive_the_wire() {
+    fn explanations_of_agents_round_trip() {
         let failed = Explanation::of(Code::GroupTaskFailed, &[&"web"]);
         let short = failed.clone().with_detail("refused");
         let long = failed

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_survive_the_wire() {
+    fn checks_round_trip() {
         let http = |scheme| CheckKind::Http {
             scheme,
             port: 80,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn omitted_fields_have_the_defaults_of_mesos() {
+    fn omitted_wire_fields_of_checks_have_the_mesos_defaults() {
         let wire = v1::HealthCheck {
             check: Some(tcp(80)),
             ..v1::HealthCheck::default()

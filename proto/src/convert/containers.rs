@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn containers_survive_the_wire() {
+    fn containers_round_trip() {
         let port = PublishedPort {
             host: 8080,
             container: 80,
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pull_survives_the_wire_and_an_unknown_one_is_named() {
+    fn pull_policies_round_trip_and_unknown_ones_are_named() {
         for pull in [ImagePull::IfAbsent, ImagePull::Always] {
             let ours = Container {
                 image: "web:1".to_owned(),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_port_is_named() {
+    fn an_invalid_published_port_names_its_field() {
         for (host_port, container_port, field) in
             [(0, 80, "host_port"), (80, 65_536, "container_port")]
         {

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_of_an_executor_survives_the_wire_and_needs_no_command() {
+    fn executor_tasks_round_trip_and_need_no_command() {
         let read = spec_from(task(wire())).unwrap();
         assert_eq!(read.run, CommandSpec::Image);
         assert_eq!(read.executor.as_ref().unwrap().grace_ms, GRACE_MS);

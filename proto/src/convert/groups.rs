@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_is_within_its_group() {
+    fn a_group_index_outside_its_group_is_rejected() {
         let read = |place, size| {
             group_from(v1::TaskGroup {
                 group_id: "pod".into(),

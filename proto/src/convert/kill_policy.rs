@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn kill_signals_survive_the_wire_and_others_are_rejected() {
+    fn kill_signals_round_trip_and_others_are_rejected() {
         for signal in KillSignal::ALL {
             let wire = kill_signal(Some(signal)).into();
             assert_eq!(kill_signal_from(wire), Ok(Some(signal)));

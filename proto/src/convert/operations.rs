@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tasks_of_a_group_have_their_places_and_keep_them_on_the_wire() {
+    fn group_indices_round_trip() {
         let read = operations_from(vec![group("pod", &["a", "b"])]).unwrap();
         let [OfferOperation::LaunchGroup(tasks)] = read.as_slice() else {
             panic!("{read:?}")
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_part_is_found_by_its_position_of_either_kind() {
+    fn a_rejected_task_is_located_by_old_and_new_positions() {
         let shape: CallShape = [2, 0, 3].into_iter().collect();
         let position = Position {
             operation: 2,

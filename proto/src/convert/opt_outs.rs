@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn security_options_sizes_and_limits_survive_the_wire() {
+    fn security_options_sizes_and_limits_round_trip() {
         let named = Sizes {
             open_files: Some(1),
             shm_bytes: Some(2),

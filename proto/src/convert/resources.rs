@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bundle_survives_the_wire() {
+    fn a_bundle_of_resources_round_trips() {
         let bundle: Resources = "cpus:0.5;mem:64;ports:[1-3,7-9];zones:{a,b}"
             .parse()
             .unwrap();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn negative_absurd_and_missing_amounts_name_their_place() {
+    fn negative_excessive_and_missing_amounts_name_their_field() {
         let scalar = |milli| v1::Resource {
             name: "cpus".into(),
             value: Some(v1::resource::Value::ScalarMilli(milli)),

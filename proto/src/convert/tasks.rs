@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_survives_the_wire() {
+    fn a_task_description_round_trips() {
         let read = spec_from(plain()).unwrap();
         assert_eq!(spec_from(spec(&read)), Ok(read));
     }

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_survives_the_wire() {
+    fn a_file_of_a_task_round_trips() {
         let read = uri_from(plain()).unwrap();
         assert_eq!(uri(&read), plain());
     }

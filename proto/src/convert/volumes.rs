@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes_survive_the_wire_and_one_of_nothing_names_its_place() {
+    fn volumes_round_trip_and_one_without_a_source_names_its_field() {
         let sources = [
             VolumeSource::Sandbox("data".to_owned()),
             VolumeSource::Tmpfs { bytes: 4_096 },

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_silent_connection_makes_room() {
+    async fn the_oldest_silent_connection_is_evicted() {
         let admission = Arc::new(ConnectionAdmission::new(2, 2));
         let (first, second) = (admitted(&admission, ONE), admitted(&admission, ONE));
         second.record_request();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_silent_one_the_longest_unused_makes_room_and_a_used_one_never() {
+    async fn the_longest_idle_connection_is_evicted_and_an_active_one_never() {
         let admission = Arc::new(ConnectionAdmission::new(3, 3));
         let (used, _watch) = busy(admitted(&admission, ONE));
         let (request, idle) = busy(admitted(&admission, ONE));
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_full_peer_evicts_no_connection_of_another() {
+    async fn a_peer_at_its_limit_evicts_no_connection_of_another() {
         let admission = Arc::new(ConnectionAdmission::new(4, 2));
         let other = admitted(&admission, OTHER);
         let (one, _watch) = busy(admitted(&admission, ONE));
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn one_host_is_one_peer_in_either_family() {
+    fn ipv4_and_ipv6_addresses_of_a_host_count_as_one_peer() {
         let of = |text: &str| network(text.parse().unwrap());
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_message_is_found_wherever_its_bytes_are_cut() {
+    fn message_boundaries_are_found_in_fragments_of_any_size() {
         let three = [message(3), message(0), message(300)].concat();
         for cut in 1..three.len() {
             let mut framing = Framing::default();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn incomplete_messages_have_a_bound_of_a_connection_and_of_a_port() {
+    async fn incomplete_messages_are_bounded_per_connection_and_per_port() {
         let limits = limits();
         let port = Arc::new(Semaphore::new(limits.incomplete_bytes));
         let (first, second) = (

@@ -88,7 +88,7 @@ async fn silent(address: SocketAddr, count: usize) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn silent_connections_beyond_the_cap_keep_nobody_out() {
+async fn silent_connections_beyond_the_limit_do_not_block_new_clients() {
     let (address, _stop) = started(limits(10)).await;
     // None of them reaches its deadline here: they are evicted.
     let mut streams = silent(address, 100).await;
@@ -119,7 +119,7 @@ async fn a_connection_without_requests_is_closed_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn half_a_head_is_not_a_request_first_or_later() {
+async fn an_incomplete_request_head_is_closed_at_its_deadline() {
     let head = Duration::from_millis(200);
     let (address, _stop) = started(PortLimits {
         head_timeout: head,
@@ -235,7 +235,7 @@ fn some_descriptors_are_reserved() {
 /// The server with few descriptors, for the next test.
 #[tokio::test]
 #[ignore = "a process that another test starts"]
-async fn serves_until_its_input_ends() {
+async fn a_test_server_runs_until_its_input_ends() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
@@ -248,7 +248,7 @@ async fn serves_until_its_input_ends() {
 
 #[tokio::test]
 async fn a_flood_of_connections_leaves_descriptors_for_files() {
-    let name = "server::tests::serves_until_its_input_ends";
+    let name = "server::tests::a_test_server_runs_until_its_input_ends";
     let mut child = Command::new("sh")
         .args([
             "-c",

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn unequal_lists_are_rejected_and_named() {
+    fn unequal_lists_are_rejected_and_reported() {
         let mut other = empty(&member("b:1", 8));
         other.peers.pop();
         let said = answers([("b:1", Some(other)), ("c:1", None)]);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_founder_that_took_its_identity_first_does_not_stop_the_others() {
+    fn a_founder_with_an_identity_does_not_prevent_the_others_from_forming() {
         let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
         let (key, _) = compute(&[a.clone(), b.clone(), c.clone()]);
         let said = answers([

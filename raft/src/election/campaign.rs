@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rank_starts_at_once_and_the_next_ones_forty_milliseconds_apart() {
+    fn ranks_start_elections_forty_milliseconds_apart() {
         let start = Instant::now();
         for rank in 0..3 {
             let mut campaign = Campaign::new(7, rank, 1, start, TIMEOUT);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_attempt_is_repeated_after_twenty_milliseconds_and_a_little() {
+    fn an_unanswered_attempt_is_repeated_after_twenty_milliseconds_plus_jitter() {
         let start = Instant::now();
         let mut campaign = Campaign::new(7, 0, 1, start, TIMEOUT);
         assert_eq!(campaign.step(start, DEAD), CampaignStep::Elect);
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_term_is_given_time_but_help_goes_on_until_its_entry_is_applied() {
+    fn a_campaign_pauses_for_a_newer_term_and_ends_when_its_entry_is_applied() {
         let start = Instant::now();
         let mut campaign = Campaign::new(7, 0, 3, start, TIMEOUT);
         assert_eq!(campaign.step(start, DEAD), CampaignStep::Elect);
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn two_nodes_do_not_stay_in_step() {
+    fn campaigns_of_two_nodes_do_not_stay_synchronized() {
         let start = Instant::now();
         let pauses = |seed| {
             let mut campaign = Campaign::new(7, 0, seed, start, TIMEOUT);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_campaign_ends_when_the_ordinary_timeouts_are_due() {
+    fn a_campaign_ends_when_the_regular_election_timeouts_are_due() {
         let start = Instant::now();
         let mut campaign = Campaign::new(7, 0, 1, start, TIMEOUT);
         assert_eq!(campaign.step(after(start, 1_000), DEAD), CampaignStep::Done);

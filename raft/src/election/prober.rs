@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leader_without_a_quorum_is_silent_in_every_other_period_from_the_end_of_its_lease() {
+    fn a_leader_without_a_quorum_is_silent_in_alternate_periods_after_its_lease() {
         let silent = |ms| is_silent(Duration::from_millis(ms), Timing::lan());
         assert!(!silent(0) && !silent(299));
         assert!(silent(300) && silent(899));

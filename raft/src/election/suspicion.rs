@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_is_suspected_after_four_heartbeats_without_a_message_and_by_higher_ranks_later() {
+    fn a_leader_is_suspected_after_four_silent_heartbeats_by_higher_ranks_later() {
         let mut follower = Follower::new();
         follower.run(20, 600, every(60));
         follower.run(620, 820, never);
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_does_not_count_while_the_timer_is_late() {
+    fn silence_is_ignored_while_the_timer_is_late() {
         let mut follower = Follower::new();
         follower.run(20, 600, every(60));
         for due in (800..10_000).step_by(200) {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_long_pause_a_leader_may_be_silent_longer_for_a_minute() {
+    fn a_long_pause_extends_the_allowed_silence_for_a_minute() {
         let mut follower = Follower::new();
         follower.run(20, 1_800, every(180));
         assert_eq!(follower.suspicion.timeout(), Duration::from_millis(360));
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_between_two_leaders_is_no_pause() {
+    fn the_time_between_two_leaders_does_not_count_as_a_pause() {
         let mut follower = Follower::new();
         follower.run(20, 600, every(60));
         follower.run(620, 900, never);

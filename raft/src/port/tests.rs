@@ -238,7 +238,7 @@ async fn a_leader_supports_no_election_against_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_masters_may_use_the_port_where_the_transport_proves_identities() {
+async fn only_masters_may_use_an_authenticated_raft_port() {
     let port = |principal: &str| {
         TestPort::start_for(PeerIdentity::authenticated(
             principal.parse().unwrap(),

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_refused_and_a_torn_one_is_damage() {
+    fn a_newer_directory_format_is_rejected_and_a_torn_one_is_damage() {
         let dir = tempfile::tempdir().unwrap();
         drop(Directory::open(dir.path()).unwrap());
         let format = dir.path().join(FORMAT_FILE);

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_comes_back_with_its_links() {
+    fn an_entry_round_trips_with_its_chain_hashes() {
         let (first, first_link) = seal(&EntryHash::ORIGIN, &entry(1));
         let (second, second_link) = seal(&first_link, &entry(2));
         let first = open(1, first).unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_is_refused() {
+    fn an_entry_with_a_flipped_bit_or_a_cut_is_rejected() {
         let (bytes, _) = seal(&EntryHash::ORIGIN, &entry(1));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_that_is_ahead_of_the_rate_pauses_and_a_slow_one_does_not() {
+    fn a_writer_above_the_rate_limit_pauses_and_a_slow_one_does_not() {
         let begun = Instant::now();
         let mut pace = WriteRateLimit::new(begun);
         assert_eq!(pace.record(1_000, || begun), None, "too little to check");

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_must_not_be_served_says_why_until_its_data_is_discarded() {
+    fn a_forbidden_start_reports_its_reason_until_the_data_is_discarded() {
         let place = used();
         forbid_start(place.path(), "it differs; run `argosy master rejoin`").unwrap();
         for _ in 0..2 {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_of_a_running_master_is_not_opened_and_not_touched() {
+    fn the_directory_of_a_running_master_is_not_opened_or_changed() {
         let place = used();
         let running = Directory::open(place.path()).unwrap();
         let refused = LockedDirectory::open(place.path()).unwrap_err();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn discarding_that_was_interrupted_forbids_a_start_and_can_be_repeated() {
+    fn an_interrupted_discard_forbids_a_start_and_can_be_repeated() {
         let place = used();
         let whole = names(place.path());
         for gone in ["FORMAT", "store", "snapshots"] {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_directory_can_be_discarded_and_one_of_something_else_cannot() {
+    fn only_directories_of_a_master_can_be_discarded_even_if_damaged() {
         let damaged = used();
         fs::write(damaged.path().join(FORMAT_FILE), "argosy mas").unwrap();
         LockedDirectory::open(damaged.path())

@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_gives_back_its_records_and_its_description() {
+    fn an_image_round_trips_its_records_and_description() {
         for (records, size) in [(0, 0), (1, 3), (500, 1000), (2, 200_000)] {
             let bytes = image(records, size);
             let mut seen = Vec::new();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_of_an_image_is_refused() {
+    fn an_image_with_a_flipped_bit_or_a_cut_is_rejected() {
         let bytes = image(5, 10);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_was_left_out_or_added_is_refused() {
+    fn a_missing_or_additional_frame_is_rejected() {
         let whole = image(200, 1000);
         let shorter = image(199, 1000);
         let tail = whole.len() - shorter.len();

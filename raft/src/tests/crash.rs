@@ -40,7 +40,7 @@ async fn new_store_has_no_identity() {
 }
 
 #[tokio::test]
-async fn a_restart_applies_what_was_committed_and_never_the_tail() {
+async fn a_restart_applies_only_committed_entries() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         opened.append(entries(0..5)).await;
@@ -93,7 +93,7 @@ async fn a_committed_index_waits_for_the_next_append() {
 }
 
 #[tokio::test]
-async fn truncated_entries_stay_gone_and_the_chain_goes_on() {
+async fn truncated_entries_stay_deleted_and_the_hash_chain_continues() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         opened.append(entries(0..10)).await;
@@ -117,7 +117,7 @@ async fn truncated_entries_stay_gone_and_the_chain_goes_on() {
 }
 
 #[tokio::test]
-async fn purged_entries_stay_gone_and_the_chain_goes_on() {
+async fn purged_entries_stay_deleted_and_the_hash_chain_continues() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         opened.commit(entries(0..10)).await;

@@ -166,7 +166,7 @@ async fn damage_found_while_reading_stops_the_process_with_its_location() {
 }
 
 #[tokio::test]
-async fn a_failed_write_is_the_last_word_and_is_never_retried() {
+async fn a_failed_write_is_final_and_never_retried() {
     let disk = MemoryDisk::default();
     let (fatal, words) = record_fatal();
     let mut opened = try_open(&StoreLocation::Memory(disk.clone()), fatal)
@@ -209,7 +209,7 @@ async fn second_process_gets_the_pid_of_the_first() {
 
 #[cfg(not(feature = "rocksdb"))]
 #[tokio::test]
-async fn a_build_without_disks_says_so() {
+async fn a_build_without_rocksdb_reports_it() {
     let ground = super::harness::on_disk();
     let error = try_open(&ground.location, panic_on_fatal())
         .await

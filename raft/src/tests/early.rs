@@ -53,7 +53,7 @@ async fn entries_are_readable_before_and_durable_after_the_callback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cut_before_the_callback_takes_the_entries_and_what_was_applied_of_them() {
+async fn a_power_cut_before_the_callback_loses_entries_and_their_effects() {
     let (disk, place, mut opened) = slow().await;
     start_append(&mut opened, entries(0..3))
         .await
@@ -104,7 +104,7 @@ async fn appends_truncations_votes_and_callbacks_keep_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn entries_beyond_the_memory_for_recent_ones_stay_until_they_are_written() {
+async fn entries_beyond_the_cache_are_readable_until_they_are_written() {
     let (_disk, _place, mut opened) = slow().await;
     let mut waiting = Vec::new();
     for block in 0..10 {

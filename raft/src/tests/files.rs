@@ -469,7 +469,7 @@ async fn rolled_back_store_is_refused() {
 
 /// A store of a release without the record continues, and has one afterwards.
 #[tokio::test]
-async fn a_store_without_a_record_gets_one_and_must_keep_it() {
+async fn a_store_without_a_high_water_record_gets_one_and_must_keep_it() {
     let ground = on_disk();
     let mut opened = open(&ground.location).await;
     opened.append(entries(0..10)).await;

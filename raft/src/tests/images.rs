@@ -69,7 +69,7 @@ fn name(path: &Path) -> &str {
 /// The snapshot file may be newer than the moment that the snapshot names, and its records match
 /// its own description.
 #[tokio::test]
-async fn snapshot_and_its_image_are_of_one_log_index() {
+async fn a_snapshot_and_its_image_have_the_same_log_index() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         opened.commit(entries(0..100)).await;
@@ -146,7 +146,7 @@ async fn concurrent_followers_are_sent_the_same_image() {
 }
 
 #[tokio::test]
-async fn an_installed_snapshot_replaces_everything_and_stays() {
+async fn an_installed_snapshot_replaces_all_records_and_is_durable() {
     for (from, to) in fixtures().into_iter().zip(fixtures()) {
         let mut leader = open(&from.location).await;
         leader.commit(entries(0..500)).await;
@@ -218,7 +218,7 @@ async fn older_snapshot_does_not_replace_a_newer_installed_one() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_was_changed_on_the_way_is_refused_and_leaves_nothing() {
+async fn a_snapshot_corrupted_in_transfer_is_rejected_without_leftovers() {
     for (from, to) in fixtures().into_iter().zip(fixtures()) {
         let mut leader = open(&from.location).await;
         leader.commit(entries(0..500)).await;
@@ -247,7 +247,7 @@ async fn a_snapshot_that_was_changed_on_the_way_is_refused_and_leaves_nothing() 
 }
 
 #[tokio::test]
-async fn a_snapshot_under_a_wrong_description_is_refused() {
+async fn a_snapshot_with_a_wrong_description_is_rejected() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         opened.commit(entries(0..5)).await;
@@ -291,7 +291,7 @@ async fn two_snapshots_are_kept_and_a_removed_one_can_still_be_sent() {
 }
 
 #[tokio::test]
-async fn a_snapshot_covers_what_is_synced_so_the_log_may_go() {
+async fn a_snapshot_covers_only_synced_records_so_the_log_may_be_purged() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         opened.commit(entries(0..50)).await;
@@ -343,7 +343,7 @@ async fn torn_snapshot_is_skipped_and_an_unfinished_one_deleted() {
 }
 
 #[tokio::test]
-async fn install_without_an_owner_stops_and_loses_nothing() {
+async fn an_install_without_an_owner_aborts_without_data_loss() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         opened.commit(entries(0..5)).await;

@@ -74,13 +74,13 @@ mod killed {
     }
 
     #[tokio::test]
-    async fn what_was_answered_before_a_kill_is_there_afterwards() {
+    async fn acknowledged_writes_survive_a_kill_of_the_process() {
         if let Some(path) = env::var_os(CHILD) {
             return work(StoreLocation::Directory(path.into())).await;
         }
         let directory = tempfile::tempdir().unwrap();
         let path: PathBuf = directory.path().join("master");
-        let name = "killed::what_was_answered_before_a_kill_is_there_afterwards";
+        let name = "killed::acknowledged_writes_survive_a_kill_of_the_process";
         let mut child = this_test(name, path.to_str().unwrap()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut answered = None;

@@ -56,7 +56,7 @@ fn read_of_a_slow_device_does_not_block_its_thread() {
 }
 
 #[tokio::test]
-async fn a_limited_read_stops_near_a_mebibyte_and_always_gives_one() {
+async fn a_limited_read_returns_about_a_mebibyte_and_at_least_one_entry() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         let large = format!("key={}", "x".repeat(300_000));
@@ -81,7 +81,7 @@ async fn a_limited_read_stops_near_a_mebibyte_and_always_gives_one() {
 }
 
 #[tokio::test]
-async fn owner_gets_bounded_batches_and_every_entry_once() {
+async fn the_owner_gets_every_entry_once_in_bounded_batches() {
     for ground in fixtures() {
         let mut opened = open(&ground.location).await;
         let commands: Vec<String> = (0..400).map(|number| format!("{number}=1")).collect();

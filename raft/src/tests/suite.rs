@@ -37,7 +37,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TestStoreGuard> for TestSt
 }
 
 #[test]
-fn the_store_in_memory_passes_the_suite_of_openraft() {
+fn the_memory_store_passes_the_openraft_suite() {
     let ground = || DiskFixture {
         location: StoreLocation::Memory(Default::default()),
         _directory: None,
@@ -47,7 +47,7 @@ fn the_store_in_memory_passes_the_suite_of_openraft() {
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn the_store_on_disk_passes_the_suite_of_openraft() {
+fn the_disk_store_passes_the_openraft_suite() {
     run(TestStoreBuilder(harness::on_disk));
 }
 

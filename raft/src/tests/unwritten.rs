@@ -59,7 +59,7 @@ async fn a_record_that_is_changed_again_is_written_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn records_wait_for_50_ms_at_most() {
+async fn records_are_written_after_at_most_50_ms() {
     let (disk, place, mut opened) = opened().await;
     let stop = CancellationToken::new();
     let flusher = tokio::spawn(opened.store.unwritten().run(stop.clone()));
@@ -77,7 +77,7 @@ async fn records_wait_for_50_ms_at_most() {
 }
 
 #[tokio::test]
-async fn a_mebibyte_is_written_at_once() {
+async fn a_mebibyte_of_records_is_written_immediately() {
     let (disk, place, mut opened) = opened().await;
     let long = "x".repeat(100_000);
     let large = |index: u64| entry(index, &[&format!("key{index}={long}")]);

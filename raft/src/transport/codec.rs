@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_arrives_as_it_was_sent() {
+    fn messages_round_trip_through_the_codec() {
         for message in [message(), proto::Vote::default()] {
             let sealed = seal(&message);
             assert_eq!(open::<proto::Vote>(sealed.into()).unwrap(), message);
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_any_bit_and_a_cut_anywhere_are_refused() {
+    fn flipped_bits_and_truncations_are_rejected() {
         let sealed = seal(&message());
         for bit in 0..sealed.len() * 8 {
             let mut changed = sealed.clone();

@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn an_append_survives_the_wire() {
+    fn append_requests_round_trip() {
         let member = Member {
             raft_address: "a:1".into(),
             api_address: "a:2".into(),
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn an_append_takes_one_mebibyte_and_always_one_entry() {
+    fn an_append_contains_at_most_a_mebibyte_and_at_least_one_entry() {
         let sent = request((7..12).map(|index| commands(index, 400 << 10)).collect());
         assert_eq!(append(proto::Header::default(), &sent).1, 2);
         let sent = request((7..12).map(|index| commands(index, 2 << 20)).collect());

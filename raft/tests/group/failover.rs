@@ -102,7 +102,7 @@ async fn gracefully_stopped_leader_is_replaced_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_starts_alone_changes_no_term() {
+async fn a_master_that_starts_alone_does_not_increase_the_term() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;

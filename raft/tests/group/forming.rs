@@ -36,7 +36,7 @@ async fn group_forms_only_with_every_listed_master() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unequal_lists_of_masters_are_refused_and_both_are_named() {
+async fn unequal_lists_of_masters_are_rejected_and_both_are_reported() {
     let addresses = addresses(3);
     let one = PendingNodeStart::begin(HostPlan::new(addresses[0], &addresses));
     let other = PendingNodeStart::begin(HostPlan::new(addresses[1], &addresses[..2]));
@@ -107,7 +107,7 @@ async fn a_directory_of_another_cluster_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_formed_master_needs_no_list_to_start_again() {
+async fn a_formed_master_restarts_without_a_list() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;

@@ -40,7 +40,7 @@ async fn leader_knows_all_levels_and_blocks_joins_while_it_queries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_does_not_know_the_level_of_the_group_cannot_join() {
+async fn a_master_that_does_not_support_the_level_of_the_group_cannot_join() {
     let addresses = addresses(2);
     let first = HostPlan {
         bootstrap: true,

@@ -40,7 +40,7 @@ async fn three_masters_commit_the_same_commands_in_the_same_order() {
 
 /// A commit must not wake the watchers of the status.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_changes_no_status() {
+async fn a_commit_does_not_change_the_status() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("first").await;
@@ -69,7 +69,7 @@ async fn a_commit_changes_no_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_confirmed_at_a_follower_sees_what_the_leader_has_committed() {
+async fn a_confirmed_read_at_a_follower_sees_all_entries_committed_by_the_leader() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     for number in 0..50 {
@@ -261,7 +261,7 @@ async fn group_restarts_from_its_stores_after_a_full_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_master_that_starts_again_knows_its_term_from_the_first_moment() {
+async fn a_restarted_master_reports_its_term_immediately() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("before").await;

@@ -60,7 +60,7 @@ impl Drop for FrozenRuntime {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_leader_is_replaced_long_before_the_timeout_of_elections() {
+async fn a_frozen_leader_is_replaced_long_before_the_election_timeout() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     let (former, term) = (hosts.remove(lead), hosts[0].status().term);

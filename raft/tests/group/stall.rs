@@ -17,7 +17,7 @@ fn lease() -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_disks_of_both_followers_cost_no_office_and_no_election() {
+async fn slow_disks_of_both_followers_cause_no_step_down_and_no_election() {
     let hosts = three().await;
     let lead = leader(&hosts).await;
     let host = &hosts[lead];

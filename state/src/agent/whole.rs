@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_record_of_release_0_1_0_keeps_the_mode_and_reads_back_as_it_was() {
+    fn the_single_agent_record_of_release_0_1_0_round_trips_with_its_mode() {
         let administrations = [
             (Administration::Active, AgentMode::Registered),
             (Administration::Draining, AgentMode::Draining),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_whose_modes_contradict_each_other_is_refused() {
+    fn a_record_with_contradictory_modes_is_rejected() {
         let since = Timestamp(1);
         let known = agent(
             Administration::Deactivated,

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_bounds_and_a_failure_is_at_least_one() {
+    fn check_times_and_failure_counts_have_bounds() {
         let port = || Check::of(CheckKind::Tcp { port: 80 });
         let with = |change: &dyn Fn(&mut HealthCheck)| {
             let mut health = HealthCheck::of(port());

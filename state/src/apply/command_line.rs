@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_refusal_names_the_size_the_bound_and_a_way_out() {
+    fn the_rejection_contains_the_size_the_bound_and_an_alternative() {
         let (_, text) = check_args(CommandSpec::Shell("x".repeat(200_000)), None).unwrap_err();
         let wanted = "it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris";
         assert_eq!(text, wanted);
@@ -114,7 +114,7 @@ mod tests {
     /// The bound is that of this host's kernel: one more byte is not executed.
     #[test]
     #[allow(clippy::disallowed_methods, reason = "the kernel is what is asked")]
-    fn the_bound_is_the_kernels() {
+    fn the_argument_bound_is_that_of_the_kernel() {
         let run = |bytes: usize| {
             std::process::Command::new("/bin/true")
                 .arg("x".repeat(bytes))

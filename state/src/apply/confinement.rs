@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_counts_and_disks_have_bounds() {
+    fn io_weights_process_counts_and_exclusive_cpus_have_bounds() {
         let weight = |weight| TaskLimits {
             io_weight: Some(weight),
             ..TaskLimits::default()
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_size_beyond_an_agents_is_refused_with_both_figures_and_the_flag() {
+    fn a_size_above_the_agents_maximum_is_rejected_with_both_values_and_the_flag() {
         let mut world = World::new();
         let agent = world.register("cpus:4");
         let mut agent = world.registry.agent(agent).unwrap().clone();

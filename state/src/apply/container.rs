@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_within_what_linux_has() {
+    fn sizes_are_within_the_limits_of_linux() {
         let requested = |sizes: Sizes| {
             let mut spec = with(CommandSpec::Image, "web:1", ContainerNetwork::None);
             spec.container.sizes = sizes;
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_publishes_each_port_of_its_own_once() {
+    fn a_task_publishes_only_its_ports_and_each_once() {
         let published = |ports: &[PublishedPort]| {
             let network = ContainerNetwork::Bridge(ports.to_vec());
             field(&with(CommandSpec::Image, "web", network))
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_plugins_has_a_name_and_publishes_as_others_do() {
+    fn a_cni_network_requires_a_name_and_can_publish_ports() {
         let cni = |name: &str, published: &[PublishedPort]| {
             let network = ContainerNetwork::Cni(CniNetwork {
                 name: name.to_owned(),

@@ -180,7 +180,7 @@ mod tests {
     /// A master that restarts during the conversion loads the same registry, whatever was split
     /// last.
     #[test]
-    fn at_each_step_of_the_conversion_the_stored_records_are_the_registry() {
+    fn the_stored_records_match_the_registry_at_each_conversion_step() {
         let mut world = former();
         world.registry.set_level(Level::RELEASE_0_2);
         let mut steps = 0;
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_cluster_begins_with_split_records_and_a_former_one_waits_for_sweeps() {
+    fn new_clusters_start_with_split_records_and_old_ones_are_converted() {
         let mut world = World::empty();
         world.open_epoch(NodeId(1));
         assert_eq!(world.registry.cluster.layout, Layout::Split);
@@ -235,7 +235,7 @@ mod tests {
     /// Batches are bounded in bytes and in records. Objects created between batches have the layout
     /// of their key.
     #[test]
-    fn a_large_cluster_is_split_in_bounded_pieces_while_it_works() {
+    fn the_records_of_a_large_cluster_are_split_in_bounded_steps() {
         let mut world = World::empty();
         world.level = Level::RELEASE_0_1;
         world.open_epoch(NodeId(1));

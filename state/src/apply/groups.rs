@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn no_task_of_a_group_sees_host_paths() {
+    fn tasks_of_a_group_cannot_mount_host_paths() {
         let mut tasks = group(&[
             ContainerNetwork::AgentDefault,
             ContainerNetwork::AgentDefault,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_network_is_named_by_the_first_task_of_a_group() {
+    fn only_the_first_task_of_a_group_may_select_the_host_network() {
         let in_hosts = |which: [bool; 2]| {
             let mut tasks = group(&[
                 ContainerNetwork::AgentDefault,

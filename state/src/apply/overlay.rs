@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_exchange_changes_nothing_and_refuses_what_needs_its_result() {
+    fn a_rejected_reservation_also_rejects_operations_that_depend_on_it() {
         let mut overlay = overlay("cpus:4;mem:64", "cpus:2;mem:64");
         let before = overlay.supply.clone();
         let cases = [

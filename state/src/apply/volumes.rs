@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_within_its_bounds() {
+    fn volume_sources_have_bounds() {
         let of = |source| field(&[volume("/v", source)]);
         assert_eq!(of(sandbox("data/cache")), None);
         for path in [

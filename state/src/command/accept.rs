@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_is_counted_over_all_operations_and_found_again() {
+    fn positions_count_all_operations_and_round_trip() {
         for counts in [&[3][..], &[0, 2, 0, 0, 1, 3, 0], &[1, 1, 1]] {
             let call = accept(counts);
             let shape = call.shape();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_behind_all_operations_stays_what_it_is() {
+    fn a_position_after_all_operations_is_unchanged() {
         let far = Position::counted(9);
         assert_eq!(accept(&[2, 1]).shape().place(far), far);
         assert_eq!(CallShape::default().place(far), far);

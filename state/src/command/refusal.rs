@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn at_level_2_a_refusal_is_its_sentence_as_release_0_1_0_kept_it() {
+    fn at_level_2_a_rejection_is_stored_as_text_as_in_release_0_1_0() {
         let why = Rejection::PrincipalChanged("ä".repeat(1_000));
         let kept = StoredRejection::of(&why, Level::RELEASE_0_1);
         assert!(why.to_string().starts_with(&kept.message));

@@ -71,7 +71,7 @@ fn stored_bytes_do_not_change() {
 }
 
 #[test]
-fn golden_bytes_are_read_as_what_was_written() {
+fn golden_bytes_decode_to_the_original_values() {
     let golden = std::fs::read_to_string(golden_path()).unwrap();
     let mut commands = samples::commands().into_iter();
     let mut records = Vec::new();
@@ -103,7 +103,7 @@ fn golden_bytes_are_read_as_what_was_written() {
 }
 
 #[test]
-fn stored_bytes_keep_no_room_to_spare() {
+fn encoded_bytes_have_no_spare_capacity() {
     for (name, proposed) in samples::commands() {
         let bytes = command(&proposed);
         assert_eq!(bytes.capacity(), bytes.len(), "{name}");
@@ -154,7 +154,7 @@ fn every_kind_of_command_and_record_has_golden_bytes() {
 }
 
 #[test]
-fn bytes_of_a_newer_release_are_refused_with_a_clear_sentence() {
+fn bytes_of_a_newer_release_are_rejected_with_a_message() {
     // Field 1 is the format in every format.
     let error = read_command(&[8, 9, 0xfa, 0x07, 1, 0]).unwrap_err();
     assert_eq!(
@@ -171,7 +171,7 @@ fn bytes_of_a_newer_release_are_refused_with_a_clear_sentence() {
 }
 
 #[test]
-fn what_an_earlier_release_wrote_is_read_and_written_again_as_it_was() {
+fn bytes_of_an_earlier_release_round_trip() {
     (1..NEWEST).for_each(earlier_bytes_are_read);
 }
 
@@ -250,7 +250,7 @@ fn a_command_with_an_invalid_actor_is_rejected() {
 }
 
 #[test]
-fn a_registry_is_of_the_highest_level_that_has_led_it() {
+fn a_registry_keeps_the_highest_level_of_its_leaders() {
     let mut world = crate::testing::World::empty();
     assert_eq!(world.registry.level(), Level::FIRST);
     let newest = Level::NEWEST;
@@ -280,7 +280,7 @@ fn a_command_that_only_a_newer_release_knows_is_an_error() {
 }
 
 #[test]
-fn records_that_refer_to_nothing_are_refused() {
+fn records_with_dangling_references_are_rejected() {
     for left_out in [5, 18, 21, 22, 23] {
         let records = stored().into_iter().filter(|(key, _)| key[0] != left_out);
         assert!(
@@ -318,7 +318,7 @@ fn damage(bytes: &mut Vec<u8>, seed: &mut u64) {
 }
 
 #[test]
-fn damaged_commands_are_refused_or_read_back_the_same() {
+fn damaged_commands_are_rejected_or_round_trip() {
     let mut seed = 1;
     let commands = samples::commands();
     let mut read = 0;

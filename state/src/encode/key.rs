@@ -272,13 +272,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_read_back_and_keep_the_order(a in names(), b in names()) {
+        fn keys_round_trip_and_keep_their_order(a in names(), b in names()) {
             prop_assert_eq!(read_key(&key(&a)), Ok(a.clone()));
             prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
         }
 
         #[test]
-        fn other_bytes_are_refused_or_canonical(bytes in prop::collection::vec(0_u8..25, 0..30)) {
+        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..25, 0..30)) {
             if let Ok(name) = read_key(&bytes) {
                 prop_assert_eq!(key(&name), bytes);
             }
@@ -287,7 +287,7 @@ mod tests {
 
     /// Covers all pairs of kinds, which the random pairs above cover only by chance.
     #[test]
-    fn kinds_are_in_the_order_of_their_bytes() {
+    fn record_kinds_are_ordered_like_their_bytes() {
         let mut names = crate::encode::samples::names::records();
         names.extend(crate::encode::samples::names::whole_records());
         names.sort();

@@ -110,7 +110,7 @@ fn the_fingerprint_of_a_known_call_never_changes() {
 }
 
 #[test]
-fn the_hashes_of_release_0_1_0_are_known_whatever_the_format_of_today() {
+fn hashes_of_release_0_1_0_are_recognized_regardless_of_the_current_format() {
     let mut known = HASHES_OF_0_1_0.into_iter();
     for (name, command) in stored() {
         let hash = match command {
@@ -124,7 +124,7 @@ fn the_hashes_of_release_0_1_0_are_known_whatever_the_format_of_today() {
 }
 
 #[test]
-fn release_0_1_0_did_not_tell_the_hosts_network_from_none_at_all() {
+fn release_0_1_0_hashes_do_not_distinguish_the_host_network_from_none() {
     let mut named = acceptance();
     let CallAction::Accept(accept) = &mut named.action else {
         unreachable!("it was just made one")
@@ -138,7 +138,7 @@ fn release_0_1_0_did_not_tell_the_hosts_network_from_none_at_all() {
 }
 
 #[test]
-fn release_0_1_0_read_no_signal_no_sizes_and_no_pull() {
+fn release_0_1_0_hashes_ignore_signals_sizes_and_pull_policies() {
     let changes: [fn(&mut TaskSpec); 3] = [
         |spec| spec.kill_signal = Some(KillSignal::Quit),
         |spec| spec.container.sizes.shm_bytes = Some(1 << 20),
@@ -156,7 +156,7 @@ fn release_0_1_0_read_no_signal_no_sizes_and_no_pull() {
 }
 
 #[test]
-fn what_changes_between_repeats_changes_no_fingerprint() {
+fn fields_that_differ_between_repeats_do_not_change_the_fingerprint() {
     let mut repeat = acceptance();
     repeat.lowest_unanswered = 17;
     repeat.hash = 5;
@@ -168,7 +168,7 @@ fn what_changes_between_repeats_changes_no_fingerprint() {
 }
 
 #[test]
-fn another_filter_is_another_request() {
+fn a_different_filter_changes_the_fingerprint() {
     assert_ne!(call(&acceptance(), 5_000), call(&acceptance(), 6_000));
     assert_ne!(call(&acceptance(), 5_000), call(&acceptance(), 0));
 }

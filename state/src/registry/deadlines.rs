@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn each_deadline_of_a_record_is_in_the_index_as_long_as_it_holds() {
+    fn each_deadline_of_a_record_is_indexed_while_it_is_active() {
         let mut world = World::new();
         let agent = world.register("cpus:1");
         let mut info = framework_info("demo");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_of_a_kind_are_read_from_a_position() {
+    fn deadlines_of_a_kind_are_iterated_from_a_position() {
         let mut world = World::new();
         let agents: Vec<AgentId> = (0..4).map(|_| world.register("cpus:1")).collect();
         for agent in [agents[2], agents[0], agents[3]] {

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_over_agents_are_by_name_whoever_a_part_is_reserved_for() {
+    fn sums_over_agents_are_by_resource_name_regardless_of_reservations() {
         let mut world = World::new();
         let mut register = registration(7, "cpus:8;disk:1000");
         let reserved = ["ops", "eng"].map(|role| {

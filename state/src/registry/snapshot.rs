@@ -82,7 +82,7 @@ mod tests {
     /// Derived data is cached by the address of its record. This test verifies that the address
     /// identifies the record.
     #[test]
-    fn a_record_with_a_weak_reference_is_changed_at_another_address() {
+    fn a_record_with_a_weak_reference_is_moved_when_it_changes() {
         let mut world = World::new();
         let id = world.register("cpus:1");
         for held_by_snapshot in [false, true] {

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_in_two_bundles_do_not_add_up() {
+    fn overlapping_ports_of_two_bundles_are_not_summed() {
         assert_eq!(parse("ports:[10-20]").plus(&parse("ports:[15-30]")), None);
         assert_eq!(
             parse("ports:[10-20]").plus(&parse("ports:[21-30]")),

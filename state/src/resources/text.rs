@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_reads_back() {
+    fn resources_round_trip_as_text() {
         for text in [
             "cpus:4;mem:1024",
             "cpus:0.125",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_amount_is_refused_with_its_part() {
+    fn an_invalid_amount_is_rejected_with_the_part_that_contains_it() {
         for bad in [
             "cpus:-1",
             "cpus:NaN",

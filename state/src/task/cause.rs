@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_a_name_of_its_own_and_room_for_its_arguments() {
+    fn every_cause_code_has_a_unique_name_and_fits_with_its_arguments() {
         for (at, code) in Code::ALL.iter().enumerate() {
             assert_eq!(Code::named(code.name()), Some(*code));
             let mut others = Code::ALL[..at].iter();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_follow_each_other_before_the_free_text() {
+    fn causes_are_chained_before_the_free_text() {
         let failed = Explanation::of(Code::GroupTaskFailed, &[&"web"])
             .then(Explanation::of(Code::HealthCheckFailed, &[&3]).with_detail("refused"));
         assert_eq!(failed.causes.len(), 2);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_are_too_long_are_cut_between_letters() {
+    fn long_arguments_are_truncated_at_character_boundaries() {
         let uri = "ä".repeat(limits::CAUSE_BYTES);
         let cause = Cause::new(Code::FetchStatus, &[&uri, &404]);
         assert!(cause.is_bounded(), "{cause:?}");

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_signal_has_a_name_and_a_number_of_its_own() {
+    fn each_signal_has_a_unique_name_and_number() {
         for signal in KillSignal::ALL {
             assert_eq!(KillSignal::of(signal.number()), Some(signal));
             assert_eq!(KillSignal::named(signal.name()), Ok(signal));

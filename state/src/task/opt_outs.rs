@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_capability_has_a_name_and_a_number_of_its_own() {
+    fn each_capability_has_a_unique_name_and_number() {
         for capability in LinuxCapability::ALL {
             assert_eq!(LinuxCapability::of(capability.number()), Some(capability));
             assert_eq!(LinuxCapability::named(capability.name()), Ok(capability));
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_has_a_name() {
+    fn a_named_capability_set_is_expanded() {
         assert_eq!(
             LinuxCapability::all_named("server"),
             Ok(LinuxCapability::SERVER.into())

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_beyond_an_agents_is_named_with_both_figures_and_the_flag() {
+    fn a_size_above_the_agents_maximum_is_named_with_both_values_and_the_flag() {
         let most = Sizes {
             open_files: Some(4_096),
             shm_bytes: Some(1 << 30),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn several_tasks_need_the_largest_of_each() {
+    fn joined_sizes_are_the_largest_of_each() {
         let mut all = Sizes {
             open_files: Some(5),
             ..Sizes::default()

@@ -96,7 +96,7 @@ fn killed(how: CommandStatus) -> CommandExit {
 }
 
 #[test]
-fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
+fn each_check_result_is_an_update_and_contains_both_checks() {
     use v1::Reason::{HealthCheckStatusUpdated, ReadinessCheckStatusUpdated};
     let mut world = started(Some(health()), Some(check()));
     world.report();

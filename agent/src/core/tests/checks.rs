@@ -106,7 +106,7 @@ fn strict() -> CheckPolicy {
 const NOTHING: [&str; 0] = [];
 
 #[test]
-fn the_defaults_are_those_of_mesos() {
+fn omitted_check_fields_have_the_mesos_defaults() {
     let check = Check::of(CheckKind::Tcp { port: 80 });
     let policy = CheckPolicy::from(&HealthCheck::of(check));
     let mut task = CheckFixture::healthy(policy);
@@ -122,7 +122,7 @@ fn the_defaults_are_those_of_mesos() {
 }
 
 #[test]
-fn failures_in_a_row_end_the_task_and_a_success_between_starts_the_count_anew() {
+fn consecutive_failures_kill_the_task_and_a_success_resets_the_count() {
     let mut task = CheckFixture::healthy(strict());
     assert_eq!(task.at(0), ["run health 1 5"], "no grace, not even at once");
     let first = task.answer(CheckPurpose::Health, 1, failed());
@@ -140,7 +140,7 @@ fn failures_in_a_row_end_the_task_and_a_success_between_starts_the_count_anew() 
 }
 
 #[test]
-fn a_timeout_is_a_failure_and_a_later_answer_is_none() {
+fn a_timeout_is_a_failure_and_a_late_result_is_ignored() {
     let mut task = CheckFixture::healthy(CheckPolicy {
         failures: 1,
         ..strict()
@@ -160,7 +160,7 @@ fn a_timeout_is_a_failure_and_a_later_answer_is_none() {
 }
 
 #[test]
-fn failures_in_the_grace_count_for_nothing_until_one_look_has_succeeded() {
+fn failures_during_the_grace_period_do_not_count_before_the_first_success() {
     let policy = CheckPolicy {
         grace_ms: 100,
         failures: 2,

@@ -350,7 +350,7 @@ fn check_run(contents: JournalContents, epoch: u64, own: Option<Instance>, case:
 }
 
 #[test]
-fn one_damaged_record_of_any_kind_costs_at_most_its_own_task() {
+fn a_damaged_record_of_any_kind_affects_at_most_its_own_task() {
     let world = scenario();
     let bytes = journal_of(&world.written);
     let wanted = world.core.facts();
@@ -360,7 +360,7 @@ fn one_damaged_record_of_any_kind_costs_at_most_its_own_task() {
 }
 
 #[test]
-fn the_same_holds_in_a_compacted_journal() {
+fn a_damaged_record_of_a_compacted_journal_affects_at_most_its_own_task() {
     let world = scenario();
     let bytes = compacted(world.core.facts());
     let wanted = world.core.facts();

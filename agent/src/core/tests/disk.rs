@@ -59,7 +59,7 @@ fn limited_tasks_are_measured_in_every_run_of_the_agent() {
 }
 
 #[test]
-fn a_task_without_a_limit_is_measured_too() {
+fn tasks_without_a_disk_limit_are_measured() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();

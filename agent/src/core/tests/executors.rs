@@ -105,7 +105,7 @@ const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
 });
 
 #[test]
-fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
+fn tasks_of_an_executor_share_its_container_which_ends_after_the_last_task() {
     let mut world = CoreFixture::with_executor();
     world.executor_update("a", 1, 1, v1::TaskState::Running);
     world.wait(5);
@@ -236,7 +236,7 @@ fn the_end_of_an_executor_ends_its_tasks() {
 }
 
 #[test]
-fn an_executor_whose_first_tasks_were_all_killed_before_it_got_them_is_ended() {
+fn an_executor_whose_tasks_were_all_killed_before_delivery_is_killed() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.launch_spec(2, executed("b"));
@@ -270,7 +270,7 @@ fn an_executor_killed_before_creation_never_starts() {
 }
 
 #[test]
-fn an_executor_that_does_not_subscribe_in_time_is_ended() {
+fn an_executor_that_does_not_subscribe_in_time_is_killed() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
@@ -409,7 +409,7 @@ fn tasks_missing_in_an_executor_fail_and_unknown_ones_are_killed() {
 }
 
 #[test]
-fn an_executor_whose_launch_was_cut_off_is_ended() {
+fn an_executor_whose_tasks_were_killed_during_its_launch_is_killed_after_a_restart() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
@@ -428,7 +428,7 @@ fn an_executor_whose_launch_was_cut_off_is_ended() {
 }
 
 #[test]
-fn an_executor_that_was_launched_before_its_agent_died_and_never_subscribes_is_ended() {
+fn an_executor_that_never_subscribes_is_killed_after_an_agent_restart() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, executed("a"));
     world.sync();
@@ -474,7 +474,7 @@ fn an_unstarted_executor_is_recreated_after_registration() {
 }
 
 #[test]
-fn tasks_of_a_host_that_was_rebooted_have_failed_with_their_executor() {
+fn after_a_reboot_the_tasks_of_an_executor_have_failed() {
     let mut world = CoreFixture::with_executor().restart("boot-2");
     world.found(1, RecoveredContainer::Gone);
     assert_eq!(

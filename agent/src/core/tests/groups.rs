@@ -91,7 +91,7 @@ fn group_destroyed(world: &mut CoreFixture) {
 }
 
 #[test]
-fn nothing_of_a_group_is_prepared_before_all_of_it_is_on_disk() {
+fn no_task_of_a_group_is_prepared_before_all_its_orders_are_durable() {
     let mut world = CoreFixture::registered();
     world.launch_spec(1, member("a", 0, 2));
     world.sync();
@@ -103,7 +103,7 @@ fn nothing_of_a_group_is_prepared_before_all_of_it_is_on_disk() {
 }
 
 #[test]
-fn nothing_of_a_group_is_started_before_all_of_it_is_prepared() {
+fn no_task_of_a_group_starts_before_all_are_prepared() {
     let mut world = ordered();
     world.discard_effects();
     fetched(&mut world, 3, Ok(()));
@@ -168,7 +168,7 @@ fn nothing_of_a_group_is_started_when_the_time_of_one_task_is_over_already() {
 }
 
 #[test]
-fn a_task_of_a_group_that_fails_takes_the_others_along_the_last_one_first() {
+fn a_failed_task_of_a_group_kills_the_others_in_reverse_order() {
     let mut world = running();
     world.exited(2, CommandStatus::Code(1));
     world.sync();
@@ -207,7 +207,7 @@ fn group_kills_continue_after_each_grace_period() {
 }
 
 #[test]
-fn a_kill_of_one_task_kills_its_group_in_turn() {
+fn a_kill_of_one_task_kills_its_group_one_task_at_a_time() {
     let mut world = running();
     world.kill(4, "a", 700);
     sync(&mut world);
@@ -243,7 +243,7 @@ fn kills_of_all_group_tasks_stay_in_order() {
 }
 
 #[test]
-fn a_task_that_finishes_leaves_its_group_alone_and_is_kept_until_it_ends() {
+fn a_finished_task_does_not_end_its_group_and_is_kept_until_the_group_ends() {
     let mut world = running();
     world.exited(1, CommandStatus::Code(0));
     world.report();
@@ -543,7 +543,7 @@ fn a_group_with_contradictory_orders_ends_and_others_continue() {
 }
 
 #[test]
-fn updates_have_codes_and_lengths_of_foreign_text() {
+fn updates_contain_cause_codes_and_the_length_of_external_text() {
     let mut world = running();
     world.exited(2, CommandStatus::Code(1));
     world.sync();

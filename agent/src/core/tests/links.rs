@@ -51,7 +51,7 @@ fn a_higher_epoch_is_durable_before_its_messages_take_effect() {
 }
 
 #[test]
-fn a_master_of_other_versions_of_the_protocol_is_refused_and_one_of_a_wider_range_is_not() {
+fn a_master_without_a_common_protocol_version_is_rejected() {
     let registered = |oldest, newest| {
         let versions = VersionRange { oldest, newest };
         let mut world = CoreFixture::new();
@@ -99,7 +99,7 @@ fn a_master_of_another_cluster_is_refused() {
 }
 
 #[test]
-fn messages_of_an_earlier_link_are_ignored() {
+fn messages_of_a_previous_link_are_ignored() {
     let mut world = CoreFixture::running();
     world.feed(Input::Disconnected {
         link: 1,
@@ -113,7 +113,7 @@ fn messages_of_an_earlier_link_are_ignored() {
 }
 
 #[test]
-fn an_order_before_the_registration_ends_the_link() {
+fn an_order_before_the_registration_closes_the_link() {
     let mut world = CoreFixture::new();
     world.connect();
     world.discard_effects();
@@ -158,7 +158,7 @@ fn an_agent_that_a_former_leader_refuses_asks_another_master_at_once() {
 }
 
 #[test]
-fn a_silent_master_is_left() {
+fn an_agent_disconnects_from_a_silent_master() {
     let mut world = CoreFixture::running();
     world.wait(2_000);
     world.discard_effects();
@@ -189,7 +189,7 @@ fn a_link_with_heartbeats_stays_open() {
 }
 
 #[test]
-fn a_list_is_sorted_chunked_and_names_its_floor() {
+fn a_task_list_is_sorted_chunked_and_contains_its_floor() {
     let mut world = CoreFixture::registered();
     for order in 1..=501 {
         world.launch(order, &format!("t-{}", 1_000 - order));
@@ -251,7 +251,7 @@ fn orphans_are_killed_without_updates_and_not_listed() {
 }
 
 #[test]
-fn a_shutdown_ends_everything_before_the_agent_comes_back_as_another() {
+fn a_shutdown_kills_all_tasks_before_the_agent_registers_as_a_new_one() {
     let mut world = CoreFixture::running();
     let former = world.core.facts().identity.clone();
     world.receive(Say::Shutdown(v1::Shutdown {

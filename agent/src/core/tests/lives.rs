@@ -20,7 +20,7 @@ fn reason(world: &CoreFixture) -> v1::Reason {
 }
 
 #[test]
-fn a_running_task_is_adopted_before_a_master_is_spoken_to() {
+fn running_tasks_are_adopted_before_the_agent_contacts_a_master() {
     let mut world = CoreFixture::running().restart("boot-1");
     world.sync();
     world.expect(&["find 1-1-1"]);
@@ -38,7 +38,7 @@ fn a_running_task_is_adopted_before_a_master_is_spoken_to() {
 }
 
 #[test]
-fn an_end_in_between_is_told_truly() {
+fn an_exit_between_two_runs_of_the_agent_is_reported_with_its_status() {
     let mut world = CoreFixture::running().restart("boot-1");
     world.found(1, RecoveredContainer::Exited(ended(CommandStatus::Code(9))));
     world.register(true);
@@ -53,7 +53,7 @@ fn an_end_in_between_is_told_truly() {
 }
 
 #[test]
-fn a_task_nobody_can_tell_of_fails_and_says_why() {
+fn a_task_whose_outcome_is_unknown_fails_with_an_explanation() {
     for (boot, why) in [
         ("boot-1", v1::Reason::AgentRestarted),
         ("boot-2", v1::Reason::AgentRebooted),
@@ -66,7 +66,7 @@ fn a_task_nobody_can_tell_of_fails_and_says_why() {
 }
 
 #[test]
-fn a_launch_that_never_started_is_started_once_a_master_has_spoken() {
+fn a_launch_that_never_started_is_started_after_registration() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
@@ -126,7 +126,7 @@ fn a_task_that_ran_is_never_started_again_whatever_its_files_say() {
 }
 
 #[test]
-fn a_kill_that_was_not_carried_out_is_carried_out_by_the_next_life() {
+fn a_kill_that_was_not_executed_is_executed_after_a_restart() {
     let mut world = CoreFixture::running();
     world.kill(2, "web", 100);
     world.sync();
@@ -138,7 +138,7 @@ fn a_kill_that_was_not_carried_out_is_carried_out_by_the_next_life() {
 }
 
 #[test]
-fn a_kill_of_what_never_started_needs_no_start() {
+fn a_kill_of_an_unstarted_task_needs_no_start() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.kill(2, "web", 100);
@@ -165,7 +165,7 @@ fn orders_that_were_not_durable_are_resent() {
 }
 
 #[test]
-fn an_end_that_was_recorded_is_sent_again_and_its_container_cleared() {
+fn a_recorded_end_is_resent_and_its_container_is_removed() {
     let mut world = CoreFixture::running();
     world.exited(1, CommandStatus::Code(0));
     world.report();
@@ -330,7 +330,7 @@ fn masters_do_not_wait_for_containers_that_do_not_answer() {
 }
 
 #[test]
-fn a_kill_of_what_cannot_be_asked_waits_for_the_next_answer() {
+fn a_kill_of_an_unresponsive_container_waits_until_it_responds() {
     let killed = || {
         let mut world = CoreFixture::running().restart("boot-1");
         world.found(1, RecoveredContainer::Unknown);

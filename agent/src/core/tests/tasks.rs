@@ -21,7 +21,7 @@ pub(super) fn reason(world: &CoreFixture, order: u64) -> v1::Reason {
 }
 
 #[test]
-fn a_launch_is_on_disk_before_it_starts() {
+fn a_launch_is_durable_before_it_starts() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.expect_all(&["persist order 1: launch web"]);
@@ -51,7 +51,7 @@ fn starts_with_files_are_not_prepared() {
 }
 
 #[test]
-fn an_update_is_on_disk_before_it_is_sent() {
+fn an_update_is_durable_before_it_is_sent() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
@@ -119,7 +119,7 @@ fn a_repeated_order_does_nothing() {
 }
 
 #[test]
-fn an_order_after_a_gap_ends_the_link_and_is_not_taken() {
+fn an_order_after_a_gap_is_rejected_and_closes_the_link() {
     let mut world = CoreFixture::running();
     world.launch(3, "late");
     world.sync();
@@ -209,7 +209,7 @@ fn a_void_order_only_raises_the_floor() {
 }
 
 #[test]
-fn a_kill_before_the_launch_is_on_disk_never_starts_it() {
+fn a_task_killed_before_its_launch_is_durable_never_starts() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.kill(2, "web", 0);
@@ -237,7 +237,7 @@ fn a_killed_launch_never_starts() {
 }
 
 #[test]
-fn a_kill_while_files_are_fetched_never_starts_it() {
+fn a_task_killed_while_its_files_are_fetched_never_starts() {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
     wanted.uris.push(v1::Uri::default());
@@ -326,7 +326,7 @@ fn a_kill_during_a_start_is_applied_after_the_start() {
 }
 
 #[test]
-fn a_killed_task_is_killed_even_if_it_exits_with_0() {
+fn a_killed_task_that_exits_with_0_is_reported_as_killed() {
     let mut world = CoreFixture::running();
     world.kill(2, "web", 3_000);
     world.sync();
@@ -363,7 +363,7 @@ fn a_kill_cancels_a_pending_start() {
 }
 
 #[test]
-fn a_second_kill_only_shortens_the_grace() {
+fn a_second_kill_only_shortens_the_grace_period() {
     let mut world = CoreFixture::running();
     world.kill(2, "web", 3_000);
     world.kill(3, "web", 9_000);

@@ -17,7 +17,7 @@ fn logged_errors(folder: &TestDir, bytes: &[u8]) -> Vec<String> {
 }
 
 #[test]
-fn a_damaged_record_is_told_as_an_error_that_says_where() {
+fn a_damaged_record_is_reported_as_an_error_with_its_position() {
     let folder = TestDir::new();
     folder.write(&sample_records(3));
     let whole = fs::read(folder.path()).unwrap();
@@ -142,7 +142,7 @@ fn a_damaged_journal_is_rewritten_when_opened() {
 }
 
 #[test]
-fn a_wrong_bit_anywhere_in_the_head_is_put_right_and_told() {
+fn a_bit_error_anywhere_in_the_header_is_corrected_and_reported() {
     let folder = TestDir::new();
     folder.write(&sample_records(3));
     let whole = fs::read(folder.path()).unwrap();
@@ -199,7 +199,7 @@ fn a_header_with_several_bit_errors_is_reported_and_not_changed() {
 }
 
 #[test]
-fn one_wrong_bit_does_not_hide_a_newer_format() {
+fn a_bit_error_does_not_hide_a_newer_format() {
     let folder = TestDir::new();
     let mut bytes = frame::head(frame::VERSION + 1, 42).to_vec();
     bytes[12] ^= 1;

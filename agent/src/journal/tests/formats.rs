@@ -75,7 +75,7 @@ fn a_journal_of_the_previous_format_is_rewritten_before_appends() {
 }
 
 #[test]
-fn an_in_memory_journal_is_rewritten_too() {
+fn in_memory_journals_of_the_previous_format_are_rewritten() {
     let disk = MemoryDisk::of(&format_1());
     let contents = read_memory(&disk).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -10,10 +10,10 @@ use crate::master::{AgentStream, FRAMEWORK, Master, shell};
 use crate::running::{Agent, content};
 
 super::cases!("attaching":
-    all_who_are_attached_see_a_task_and_type_at_it_until_it_ends,
-    one_can_attach_again_after_the_agent_was_restarted,
-    a_pipe_of_a_task_takes_input_and_its_end,
-    what_cannot_be_attached_to_is_refused_before_anything_is_upgraded,
+    all_attached_clients_receive_output_and_send_input_until_the_task_ends,
+    clients_can_attach_again_after_an_agent_restart,
+    attached_input_and_its_end_reach_a_pipe_of_the_task,
+    invalid_attach_requests_are_rejected_before_the_connection_is_upgraded,
 );
 
 async fn ask(agent: &Agent, parameters: &[(&str, &str)]) -> reqwest::Response {
@@ -51,7 +51,7 @@ async fn running(line: &str, tty: bool) -> (TestHost, Master, Agent, AgentStream
 
 const READS: &str = "while read word; do case $word in size) stty size;; exit) exit 7;; *) echo got $word;; esac; done";
 
-pub(super) async fn all_who_are_attached_see_a_task_and_type_at_it_until_it_ends() {
+pub(super) async fn all_attached_clients_receive_output_and_send_input_until_the_task_ends() {
     let line = format!("echo $TERM; {READS}");
     let (host, _master, agent, mut link) = running(&line, true).await;
     assert_eq!(
@@ -84,7 +84,7 @@ pub(super) async fn all_who_are_attached_see_a_task_and_type_at_it_until_it_ends
     over(agent).await;
 }
 
-pub(super) async fn one_can_attach_again_after_the_agent_was_restarted() {
+pub(super) async fn clients_can_attach_again_after_an_agent_restart() {
     let (host, mut master, agent, _link) = running(READS, true).await;
     let (mut client, mut said) = attached(&agent).await;
     client.type_in("one\n").await;
@@ -110,7 +110,7 @@ pub(super) async fn one_can_attach_again_after_the_agent_was_restarted() {
     over(agent).await;
 }
 
-pub(super) async fn a_pipe_of_a_task_takes_input_and_its_end() {
+pub(super) async fn attached_input_and_its_end_reach_a_pipe_of_the_task() {
     let (_host, _master, agent, mut link) = running("wc -c; exit 3", false).await;
     let (mut client, _) = attached(&agent).await;
     let piece = "0123456789abcdef".repeat(1024);
@@ -127,7 +127,7 @@ pub(super) async fn a_pipe_of_a_task_takes_input_and_its_end() {
     over(agent).await;
 }
 
-pub(super) async fn what_cannot_be_attached_to_is_refused_before_anything_is_upgraded() {
+pub(super) async fn invalid_attach_requests_are_rejected_before_the_connection_is_upgraded() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;

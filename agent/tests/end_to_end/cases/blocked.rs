@@ -20,9 +20,9 @@ use crate::master::{AgentStream, Master, kill, shell};
 use crate::running::Agent;
 
 super::cases!("blocked":
-    heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked,
-    a_task_whose_host_path_hangs_holds_up_no_other,
-    a_user_database_that_hangs_holds_up_no_task_without_a_user,
+    heartbeats_continue_while_all_other_threads_of_an_agent_are_blocked,
+    a_task_with_a_hanging_host_path_delays_no_other_task,
+    a_hanging_user_database_delays_no_task_without_a_user,
 );
 
 /// Returns a runtime for an agent.
@@ -56,7 +56,7 @@ async fn heartbeats(link: &mut AgentStream) -> u32 {
     link.pings - before
 }
 
-pub(super) async fn heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked() {
+pub(super) async fn heartbeats_continue_while_all_other_threads_of_an_agent_are_blocked() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let threads = threads();
     let agent = agent_on(&threads, &host, &master);
@@ -134,7 +134,7 @@ impl Drop for HungFileSystem {
     }
 }
 
-pub(super) async fn a_task_whose_host_path_hangs_holds_up_no_other() {
+pub(super) async fn a_task_with_a_hanging_host_path_delays_no_other_task() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -170,7 +170,7 @@ pub(super) async fn a_task_whose_host_path_hangs_holds_up_no_other() {
 }
 
 /// Simulates a user for which a slow directory server is queried.
-pub(super) async fn a_user_database_that_hangs_holds_up_no_task_without_a_user() {
+pub(super) async fn a_hanging_user_database_delays_no_task_without_a_user() {
     with_namespaces(CloneFlags::CLONE_NEWNS, || async {
         let (host, mut master) = (TestHost::new(), Master::start().await);
         let threads = threads();

@@ -13,7 +13,7 @@ use crate::master::{AgentStream, Master, shell};
 use crate::running::Agent;
 
 super::cases!("bombs":
-    a_task_without_limits_meets_the_agents_defaults_and_its_neighbour_runs_on,
+    bombs_in_tasks_without_limits_meet_the_agents_defaults_and_spare_other_tasks,
 );
 
 /// The command of a task, its end, and a harmless amount of the same.
@@ -146,7 +146,7 @@ async fn end(agent: Agent) {
     agent.ended().await.unwrap();
 }
 
-pub(super) async fn a_task_without_limits_meets_the_agents_defaults_and_its_neighbour_runs_on() {
+pub(super) async fn bombs_in_tasks_without_limits_meet_the_agents_defaults_and_spare_other_tasks() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

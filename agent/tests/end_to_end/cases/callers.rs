@@ -15,8 +15,8 @@ use crate::master::{AgentStream, FRAMEWORK, Master, in_hosts_network, kill, shel
 use crate::running::{Agent, content};
 
 super::cases!("callers":
-    other_users_of_the_host_neither_enter_tasks_nor_read_their_files,
-    a_task_that_reaches_its_agent_neither_enters_tasks_nor_reads_their_files,
+    other_users_of_the_host_cannot_exec_in_tasks_or_read_their_files,
+    a_task_that_reaches_its_agent_cannot_exec_in_tasks_or_read_their_files,
 );
 
 /// A user without any rights.
@@ -76,7 +76,7 @@ async fn with_a_task(
     (agent, link)
 }
 
-pub(super) async fn other_users_of_the_host_neither_enter_tasks_nor_read_their_files() {
+pub(super) async fn other_users_of_the_host_cannot_exec_in_tasks_or_read_their_files() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -113,7 +113,7 @@ pub(super) async fn other_users_of_the_host_neither_enter_tasks_nor_read_their_f
     agent.stop().await;
 }
 
-pub(super) async fn a_task_that_reaches_its_agent_neither_enters_tasks_nor_reads_their_files() {
+pub(super) async fn a_task_that_reaches_its_agent_cannot_exec_in_tasks_or_read_their_files() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

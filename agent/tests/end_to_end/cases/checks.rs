@@ -17,11 +17,11 @@ use crate::running::{Agent, content};
 use crate::tls;
 
 super::cases!("checks":
-    a_task_is_healthy_until_it_is_not_and_then_it_is_ended,
+    a_task_is_healthy_until_its_check_fails_and_then_killed,
     a_task_is_ready_while_its_port_answers_as_expected,
-    a_task_that_answers_by_https_is_ready_whoever_has_signed_its_certificate,
-    a_look_that_takes_too_long_has_failed_and_is_ended,
-    the_next_agent_goes_on_looking_and_tells_nothing_twice,
+    an_https_check_passes_regardless_of_the_certificates_issuer,
+    a_probe_that_times_out_has_failed_and_is_killed,
+    a_restarted_agent_continues_checks_and_repeats_no_result,
 );
 
 /// Returns a check without a delay, ten times a second.
@@ -69,7 +69,7 @@ fn is_healthy(update: &v1::NumberedUpdate) -> bool {
     update.healthy == Some(true)
 }
 
-pub(super) async fn a_task_is_healthy_until_it_is_not_and_then_it_is_ended() {
+pub(super) async fn a_task_is_healthy_until_its_check_fails_and_then_killed() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -184,7 +184,7 @@ fn serve_securely(listener: TcpListener, well: PathBuf) {
     });
 }
 
-pub(super) async fn a_task_that_answers_by_https_is_ready_whoever_has_signed_its_certificate() {
+pub(super) async fn an_https_check_passes_regardless_of_the_certificates_issuer() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -233,7 +233,7 @@ fn sleeps(seconds: &str) -> bool {
     lines.any(|line| line == wanted.as_bytes())
 }
 
-pub(super) async fn a_look_that_takes_too_long_has_failed_and_is_ended() {
+pub(super) async fn a_probe_that_times_out_has_failed_and_is_killed() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -276,7 +276,7 @@ pub(super) async fn a_look_that_takes_too_long_has_failed_and_is_ended() {
     finish(agent).await;
 }
 
-pub(super) async fn the_next_agent_goes_on_looking_and_tells_nothing_twice() {
+pub(super) async fn a_restarted_agent_continues_checks_and_repeats_no_result() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;

@@ -17,7 +17,7 @@ use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
 use crate::master::{FRAMEWORK, shell};
 
 super::cases!("compaction":
-    every_step_can_be_the_last_of_a_compaction,
+    a_compaction_may_crash_at_any_step,
 );
 
 /// The verb by which this program writes a journal until it crashes.
@@ -140,7 +140,7 @@ fn dies_at(step: &str) {
     assert!(contents.damage.is_empty() && has_all(&contents.facts, after));
 }
 
-pub(super) async fn every_step_can_be_the_last_of_a_compaction() {
+pub(super) async fn a_compaction_may_crash_at_any_step() {
     if crash_points::IS_ON {
         STEPS.into_iter().for_each(dies_at);
     }

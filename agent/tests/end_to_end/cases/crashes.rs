@@ -24,9 +24,9 @@ use crate::running::{AgentProcess, AnyAgent};
 
 super::cases!("crashes":
     every_step_can_be_the_last_of_an_agent,
-    every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes,
-    steps_can_be_the_last_of_an_agent_that_is_not_root_or_of_its_broker,
-    every_step_can_be_the_last_of_an_agent_that_makes_file_systems,
+    an_agent_may_crash_at_any_step_of_fetching_and_of_removing_sandboxes,
+    an_unprivileged_agent_or_its_broker_may_crash_at_any_step,
+    an_agent_may_crash_at_any_step_of_creating_file_systems,
 );
 
 /// The passes of a step that are tested: the journal writes all events, each time another one.
@@ -575,12 +575,12 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent() {
     crash_at_each(own_steps().filter(|step| !TaskVariant::of(step).is_of_files())).await;
 }
 
-pub(super) async fn every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes() {
+pub(super) async fn an_agent_may_crash_at_any_step_of_fetching_and_of_removing_sandboxes() {
     let of_files = own_steps().filter(|step| TaskVariant::of(step).is_of_files());
     crash_at_each(of_files.chain(OF_DISPOSAL)).await;
 }
 
-pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_systems() {
+pub(super) async fn an_agent_may_crash_at_any_step_of_creating_file_systems() {
     if !crash_points::IS_ON {
         return skip("this build has no crash points");
     }
@@ -594,7 +594,7 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_syste
     print!("{} deaths, ", OF_FILE_SYSTEMS.len());
 }
 
-pub(super) async fn steps_can_be_the_last_of_an_agent_that_is_not_root_or_of_its_broker() {
+pub(super) async fn an_unprivileged_agent_or_its_broker_may_crash_at_any_step() {
     if !crash_points::IS_ON {
         return skip("this build has no crash points");
     }

@@ -22,7 +22,7 @@ use crate::master::{AgentStream, Master, is_terminal, kill, launch, shell};
 use crate::running::AgentProcess;
 
 super::cases!("cycles":
-    launches_kills_and_dying_agents_leave_nothing,
+    cycles_of_launches_kills_and_agent_crashes_leave_nothing,
 );
 
 /// Number of cycles of a usual run.
@@ -181,7 +181,7 @@ async fn held_open(agent: &AgentProcess, host: &TestHost) -> LeakAudit {
     })
 }
 
-pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
+pub(super) async fn cycles_of_launches_kills_and_agent_crashes_leave_nothing() {
     if !nix::unistd::geteuid().is_root() {
         skip("needs root");
         return;

@@ -18,11 +18,11 @@ use crate::master::{FRAMEWORK, Master, shell};
 use crate::running::{Agent, content};
 
 super::cases!("disks":
-    a_task_that_fills_its_file_system_goes_on_and_so_it_does_with_the_next_agent,
-    what_is_fetched_has_to_fit_into_the_same_file_system,
-    what_a_task_changes_of_its_image_fills_the_same_file_system,
-    the_folder_of_a_group_is_on_the_file_system_of_its_first_task,
-    an_agent_is_refused_disks_that_its_host_cannot_keep_small,
+    a_task_that_fills_its_file_system_continues_also_after_an_agent_restart,
+    fetched_files_must_fit_into_the_file_system_of_the_sandbox,
+    changes_of_the_image_count_in_the_file_system_of_the_sandbox,
+    a_group_directory_is_on_the_file_system_of_its_first_task,
+    an_agent_refuses_to_start_if_its_host_cannot_enforce_disk_limits,
 );
 
 const MIB: u64 = 1 << 20;
@@ -64,7 +64,7 @@ async fn ends_with(path: &Path, words: &str) {
     }
 }
 
-pub(super) async fn a_task_that_fills_its_file_system_goes_on_and_so_it_does_with_the_next_agent() {
+pub(super) async fn a_task_that_fills_its_file_system_continues_also_after_an_agent_restart() {
     if let Some(why) = impossible() {
         return skip(&why);
     }
@@ -111,7 +111,7 @@ pub(super) async fn a_task_that_fills_its_file_system_goes_on_and_so_it_does_wit
     audit.expect_nothing_left("after a task with a file system of its own");
 }
 
-pub(super) async fn what_is_fetched_has_to_fit_into_the_same_file_system() {
+pub(super) async fn fetched_files_must_fit_into_the_file_system_of_the_sandbox() {
     if let Some(why) = impossible() {
         return skip(&why);
     }
@@ -137,7 +137,7 @@ pub(super) async fn what_is_fetched_has_to_fit_into_the_same_file_system() {
     remove_all(&host);
 }
 
-pub(super) async fn what_a_task_changes_of_its_image_fills_the_same_file_system() {
+pub(super) async fn changes_of_the_image_count_in_the_file_system_of_the_sandbox() {
     if let Some(why) = impossible() {
         return skip(&why);
     }
@@ -168,7 +168,7 @@ pub(super) async fn what_a_task_changes_of_its_image_fills_the_same_file_system(
     audit.expect_nothing_left("after an image on a file system of its task's own");
 }
 
-pub(super) async fn the_folder_of_a_group_is_on_the_file_system_of_its_first_task() {
+pub(super) async fn a_group_directory_is_on_the_file_system_of_its_first_task() {
     if let Some(why) = impossible() {
         return skip(&why);
     }
@@ -205,7 +205,7 @@ pub(super) async fn the_folder_of_a_group_is_on_the_file_system_of_its_first_tas
     audit.expect_nothing_left("after a group's folder on a file system of a task's own");
 }
 
-pub(super) async fn an_agent_is_refused_disks_that_its_host_cannot_keep_small() {
+pub(super) async fn an_agent_refuses_to_start_if_its_host_cannot_enforce_disk_limits() {
     let (host, master) = (TestHost::new(), Master::start().await);
     let without_users = |config: &mut Config| {
         config.isolation = IsolationMode::Processes;

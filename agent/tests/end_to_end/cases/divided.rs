@@ -24,15 +24,15 @@ use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 use crate::running::{AgentProcess, content};
 
 super::cases!("divided":
-    an_agent_that_was_root_is_another_user_and_its_tasks_run_end_and_are_adopted,
-    no_core_has_what_tasks_were_given_and_what_brings_content_is_limited,
-    an_agent_takes_over_what_one_that_was_root_has_left,
-    tasks_with_images_are_made_and_removed_by_an_agent_that_is_not_root,
-    an_agent_ends_with_its_broker_and_a_broker_with_its_agent,
-    file_systems_plugins_networks_and_executors_are_made_by_a_broker_with_its_filter,
-    a_panic_in_the_broker_ends_it_and_its_agent_and_no_task,
-    callers_are_known_to_an_agent_that_is_not_root,
-    an_agent_whose_folder_is_closed_to_other_users_stays_root,
+    tasks_run_end_and_are_adopted_by_an_agent_that_dropped_root,
+    no_core_dump_contains_secrets_and_the_content_service_is_limited,
+    an_unprivileged_agent_adopts_the_tasks_of_an_agent_with_root,
+    an_unprivileged_agent_creates_and_removes_tasks_with_images,
+    an_agent_and_its_broker_exit_together,
+    a_filtered_broker_creates_file_systems_networks_and_executors,
+    a_panic_in_the_broker_ends_it_and_its_agent_but_no_task,
+    an_unprivileged_agent_identifies_its_callers,
+    an_agent_keeps_root_if_its_directory_is_closed_to_other_users,
 );
 
 /// Returns `None` on a host on which an agent is not divided.
@@ -142,7 +142,7 @@ fn is_filtered(broker: u32) {
     }
 }
 
-pub(super) async fn an_agent_that_was_root_is_another_user_and_its_tasks_run_end_and_are_adopted() {
+pub(super) async fn tasks_run_end_and_are_adopted_by_an_agent_that_dropped_root() {
     if let Some(why) = impossible() {
         return skip(why);
     }
@@ -245,7 +245,7 @@ impl Drop for CoreFileLimit {
     }
 }
 
-pub(super) async fn no_core_has_what_tasks_were_given_and_what_brings_content_is_limited() {
+pub(super) async fn no_core_dump_contains_secrets_and_the_content_service_is_limited() {
     if let Some(why) = impossible() {
         return skip(why);
     }
@@ -309,7 +309,7 @@ pub(super) async fn no_core_has_what_tasks_were_given_and_what_brings_content_is
     agent.stop().await;
 }
 
-pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
+pub(super) async fn an_unprivileged_agent_adopts_the_tasks_of_an_agent_with_root() {
     if let Some(why) = impossible() {
         return skip(why);
     }
@@ -359,7 +359,7 @@ pub(super) async fn an_agent_takes_over_what_one_that_was_root_has_left() {
     agent.stop().await;
 }
 
-pub(super) async fn tasks_with_images_are_made_and_removed_by_an_agent_that_is_not_root() {
+pub(super) async fn an_unprivileged_agent_creates_and_removes_tasks_with_images() {
     if let Some(why) = impossible() {
         return skip(why);
     }
@@ -404,8 +404,7 @@ pub(super) async fn tasks_with_images_are_made_and_removed_by_an_agent_that_is_n
     }
 }
 
-pub(super) async fn file_systems_plugins_networks_and_executors_are_made_by_a_broker_with_its_filter()
- {
+pub(super) async fn a_filtered_broker_creates_file_systems_networks_and_executors() {
     if let Some(why) = super::disks::impossible() {
         return skip(&why);
     }
@@ -456,7 +455,7 @@ fn run(program: &str, words: &[&str]) -> Option<i32> {
     Command::new(program).args(words).status().unwrap().code()
 }
 
-pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() {
+pub(super) async fn an_agent_and_its_broker_exit_together() {
     if let Some(why) = impossible() {
         return skip(why);
     }
@@ -500,7 +499,7 @@ pub(super) async fn an_agent_ends_with_its_broker_and_a_broker_with_its_agent() 
     agent.stop().await;
 }
 
-pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_and_no_task() {
+pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_but_no_task() {
     if let Some(why) = impossible() {
         return skip(why);
     }
@@ -550,7 +549,7 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_and_no_task() {
     }
 }
 
-pub(super) async fn callers_are_known_to_an_agent_that_is_not_root() {
+pub(super) async fn an_unprivileged_agent_identifies_its_callers() {
     if let Some(why) = impossible() {
         return skip(why);
     }
@@ -582,7 +581,7 @@ pub(super) async fn callers_are_known_to_an_agent_that_is_not_root() {
     agent.stop().await;
 }
 
-pub(super) async fn an_agent_whose_folder_is_closed_to_other_users_stays_root() {
+pub(super) async fn an_agent_keeps_root_if_its_directory_is_closed_to_other_users() {
     if let Some(why) = impossible() {
         return skip(why);
     }

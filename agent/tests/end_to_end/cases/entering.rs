@@ -16,16 +16,16 @@ use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
 use crate::running::{Agent, content};
 
 super::cases!("entering":
-    a_command_in_a_task_has_its_streams_and_its_end_is_told,
-    signals_reach_a_command_in_a_task,
-    a_terminal_in_a_task_has_the_size_that_it_is_given,
-    a_command_in_a_task_ends_with_its_client_and_its_task,
-    a_task_that_was_adopted_can_be_entered_again,
-    a_client_that_does_not_read_stops_its_command_and_nobody_else,
-    a_command_that_does_not_read_stops_its_input_and_not_its_signals,
-    what_cannot_be_let_in_is_refused_before_anything_is_upgraded,
-    a_frame_that_is_too_large_ends_the_command_in_words,
-    many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words,
+    exec_transfers_streams_and_the_exit_status,
+    exec_forwards_signals,
+    an_exec_terminal_has_the_requested_size,
+    an_exec_session_ends_with_its_client_and_with_its_task,
+    exec_works_in_an_adopted_task,
+    a_client_that_does_not_read_blocks_only_its_own_exec_session,
+    a_command_that_does_not_read_blocks_its_input_but_not_its_signals,
+    invalid_exec_requests_are_rejected_before_the_connection_is_upgraded,
+    an_oversized_frame_ends_the_exec_session_with_a_message,
+    concurrent_exec_sessions_are_limited_and_excess_ones_rejected_with_a_message,
 );
 
 /// A client of a session.
@@ -176,7 +176,7 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-pub(super) async fn a_command_in_a_task_has_its_streams_and_its_end_is_told() {
+pub(super) async fn exec_transfers_streams_and_the_exit_status() {
     let (_host, _master, agent, _link) = running().await;
     let line = "cat; echo $A in $(pwd) >&2; exit 7";
     let more = [("env", "A=b c"), ("workdir", "/usr")];
@@ -196,7 +196,7 @@ pub(super) async fn a_command_in_a_task_has_its_streams_and_its_end_is_told() {
     over(agent).await;
 }
 
-pub(super) async fn signals_reach_a_command_in_a_task() {
+pub(super) async fn exec_forwards_signals() {
     let (_host, _master, agent, _link) = running().await;
     let line = "trap 'echo told; exit 5' USR1; echo ready; while :; do sleep 0.01; done";
     let mut client = ExecClient::shell(&agent, line).await;
@@ -214,7 +214,7 @@ pub(super) async fn signals_reach_a_command_in_a_task() {
     over(agent).await;
 }
 
-pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
+pub(super) async fn an_exec_terminal_has_the_requested_size() {
     let (_host, _master, agent, _link) = running().await;
     let line = "stty size; read word; echo got $word; until [ \"$(stty size)\" = '50 132' ]; do sleep 0.01; done; echo larger; cat; exit 3";
     let more = [("tty", "true"), ("rows", "40"), ("columns", "100")];
@@ -259,7 +259,7 @@ pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
     over(agent).await;
 }
 
-pub(super) async fn a_command_in_a_task_ends_with_its_client_and_its_task() {
+pub(super) async fn an_exec_session_ends_with_its_client_and_with_its_task() {
     let (_host, _master, agent, _link) = running().await;
     let mut client = ExecClient::shell(&agent, "sleep 7353 & echo up; exec sleep 7354").await;
     let mut said = CommandResult::default();
@@ -287,7 +287,7 @@ pub(super) async fn a_command_in_a_task_ends_with_its_client_and_its_task() {
     );
 }
 
-pub(super) async fn a_task_that_was_adopted_can_be_entered_again() {
+pub(super) async fn exec_works_in_an_adopted_task() {
     let (host, mut master, agent, _link) = running().await;
     assert_eq!(
         ExecClient::shell(&agent, "cat up")
@@ -317,7 +317,7 @@ pub(super) async fn a_task_that_was_adopted_can_be_entered_again() {
     over(agent).await;
 }
 
-pub(super) async fn a_client_that_does_not_read_stops_its_command_and_nobody_else() {
+pub(super) async fn a_client_that_does_not_read_blocks_only_its_own_exec_session() {
     const BYTES: usize = 64 * 1024 * 1024;
     let (host, _master, agent, _link) = running().await;
     let line = format!("head -c {BYTES} /dev/zero; echo done > done");
@@ -340,7 +340,7 @@ pub(super) async fn a_client_that_does_not_read_stops_its_command_and_nobody_els
     over(agent).await;
 }
 
-pub(super) async fn a_command_that_does_not_read_stops_its_input_and_not_its_signals() {
+pub(super) async fn a_command_that_does_not_read_blocks_its_input_but_not_its_signals() {
     let (_host, _master, agent, _link) = running().await;
     let mut client = ExecClient::enter(&agent, &["sleep", "1000"], &[]).await;
     let piece = vec![0_u8; INPUT_WINDOW_BYTES / 4];
@@ -380,7 +380,7 @@ pub(super) async fn a_command_that_does_not_read_stops_its_input_and_not_its_sig
     over(agent).await;
 }
 
-pub(super) async fn what_cannot_be_let_in_is_refused_before_anything_is_upgraded() {
+pub(super) async fn invalid_exec_requests_are_rejected_before_the_connection_is_upgraded() {
     let (_host, _master, agent, mut link) = running().await;
     for (arguments, more, status, says) in [
         (["no-such-program"], [("env", "A=1")], 422, "cannot start"),
@@ -403,7 +403,7 @@ pub(super) async fn what_cannot_be_let_in_is_refused_before_anything_is_upgraded
     over(agent).await;
 }
 
-pub(super) async fn a_frame_that_is_too_large_ends_the_command_in_words() {
+pub(super) async fn an_oversized_frame_ends_the_exec_session_with_a_message() {
     let (_host, _master, agent, _link) = running().await;
     let mut client = ExecClient::shell(&agent, "echo up; exec sleep 1000").await;
     let mut said = CommandResult::default();
@@ -421,7 +421,7 @@ pub(super) async fn a_frame_that_is_too_large_ends_the_command_in_words() {
     over(agent).await;
 }
 
-pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words() {
+pub(super) async fn concurrent_exec_sessions_are_limited_and_excess_ones_rejected_with_a_message() {
     let (_host, _master, agent, _link) = running().await;
     let mut clients = Vec::new();
     for _ in 0..60 {

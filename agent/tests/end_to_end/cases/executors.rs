@@ -15,14 +15,14 @@ use crate::master::{AgentStream, Master, kill, shell};
 use crate::running::{Agent, content};
 
 super::cases!("executors":
-    tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last,
-    an_executor_with_more_on_the_disk_than_its_tasks_request_is_ended_with_them,
-    an_executor_outlives_its_agent_and_takes_tasks_of_a_new_leader,
-    an_executor_that_is_killed_takes_its_tasks_along,
-    one_task_of_an_executor_is_killed_and_the_other_runs_on,
-    an_executor_that_does_not_subscribe_is_ended_and_says_why,
-    messages_reach_an_executor_and_its_framework,
-    nobody_but_the_container_of_an_executor_gets_through_its_socket,
+    tasks_of_an_executor_share_its_container_which_ends_after_the_last_task,
+    an_executor_over_the_disk_requests_of_its_tasks_is_killed_with_them,
+    an_executor_survives_an_agent_restart_and_runs_tasks_of_a_new_leader,
+    the_tasks_of_a_killed_executor_end_with_it,
+    killing_one_task_of_an_executor_does_not_end_the_other,
+    an_executor_that_does_not_subscribe_is_killed_with_an_explanation,
+    messages_pass_between_a_framework_and_its_executor,
+    only_the_container_of_an_executor_can_use_its_socket,
 );
 
 /// Runs until its file exists, confirms that by another one, and ends with this code.
@@ -82,7 +82,7 @@ async fn two_tasks() -> (TestHost, Master, Agent, AgentStream) {
     (host, master, agent, link)
 }
 
-pub(super) async fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
+pub(super) async fn tasks_of_an_executor_share_its_container_which_ends_after_the_last_task() {
     let (host, _master, agent, mut link) = two_tasks().await;
     let containers = agent.containers().await;
     assert_eq!(containers.len(), 1, "{containers:?}");
@@ -101,7 +101,7 @@ pub(super) async fn tasks_of_one_executor_share_its_container_and_it_ends_behind
     agent.stop().await;
 }
 
-pub(super) async fn an_executor_with_more_on_the_disk_than_its_tasks_request_is_ended_with_them() {
+pub(super) async fn an_executor_over_the_disk_requests_of_its_tasks_is_killed_with_them() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -123,7 +123,7 @@ pub(super) async fn an_executor_with_more_on_the_disk_than_its_tasks_request_is_
     agent.stop().await;
 }
 
-pub(super) async fn an_executor_outlives_its_agent_and_takes_tasks_of_a_new_leader() {
+pub(super) async fn an_executor_survives_an_agent_restart_and_runs_tasks_of_a_new_leader() {
     let (host, mut master, agent, _link) = two_tasks().await;
     let pid = agent.containers().await[0]["pid"].clone();
     agent.stop().await;
@@ -146,7 +146,7 @@ pub(super) async fn an_executor_outlives_its_agent_and_takes_tasks_of_a_new_lead
     agent.stop().await;
 }
 
-pub(super) async fn an_executor_that_is_killed_takes_its_tasks_along() {
+pub(super) async fn the_tasks_of_a_killed_executor_end_with_it() {
     let (_host, _master, agent, mut link) = two_tasks().await;
     let pid = agent.containers().await[0]["pid"].as_i64().unwrap();
     signal(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
@@ -160,7 +160,7 @@ pub(super) async fn an_executor_that_is_killed_takes_its_tasks_along() {
     agent.stop().await;
 }
 
-pub(super) async fn one_task_of_an_executor_is_killed_and_the_other_runs_on() {
+pub(super) async fn killing_one_task_of_an_executor_does_not_end_the_other() {
     let (host, _master, agent, mut link) = two_tasks().await;
     link.order(3, kill("a", 1_000)).await;
     let ended = link.end_of("a").await.pop().unwrap();
@@ -173,7 +173,7 @@ pub(super) async fn one_task_of_an_executor_is_killed_and_the_other_runs_on() {
     agent.stop().await;
 }
 
-pub(super) async fn an_executor_that_does_not_subscribe_is_ended_and_says_why() {
+pub(super) async fn an_executor_that_does_not_subscribe_is_killed_with_an_explanation() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host
         .agent_with(master.address, |config| {
@@ -195,7 +195,7 @@ pub(super) async fn an_executor_that_does_not_subscribe_is_ended_and_says_why() 
     agent.stop().await;
 }
 
-pub(super) async fn nobody_but_the_container_of_an_executor_gets_through_its_socket() {
+pub(super) async fn only_the_container_of_an_executor_can_use_its_socket() {
     let (host, _master, agent, mut link) = two_tasks().await;
     let place = places(&host).pop().unwrap();
     if nix::unistd::geteuid().is_root() {
@@ -222,7 +222,7 @@ pub(super) async fn nobody_but_the_container_of_an_executor_gets_through_its_soc
     agent.stop().await;
 }
 
-pub(super) async fn messages_reach_an_executor_and_its_framework() {
+pub(super) async fn messages_pass_between_a_framework_and_its_executor() {
     let (host, _master, agent, mut link) = two_tasks().await;
     let message = v1::ExecutorMessage {
         framework_id: crate::master::FRAMEWORK.into(),

@@ -20,8 +20,8 @@ use crate::master::{Master, shell};
 use crate::running::AgentProcess;
 
 super::cases!("fetching":
-    a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_is,
-    a_file_of_the_host_that_no_operator_gives_is_refused_in_words,
+    a_long_fetch_reports_its_progress_in_the_task_status,
+    a_host_file_that_no_operator_allows_is_rejected_with_a_message,
     a_file_that_is_kept_is_on_the_disk_before_it_has_its_name,
 );
 
@@ -43,7 +43,7 @@ async fn serve(rest: Arc<Notify>) -> String {
     format!("http://{address}/large")
 }
 
-pub(super) async fn a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_is() {
+pub(super) async fn a_long_fetch_reports_its_progress_in_the_task_status() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -67,7 +67,7 @@ pub(super) async fn a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_
     agent.stop().await;
 }
 
-pub(super) async fn a_file_of_the_host_that_no_operator_gives_is_refused_in_words() {
+pub(super) async fn a_host_file_that_no_operator_allows_is_rejected_with_a_message() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;

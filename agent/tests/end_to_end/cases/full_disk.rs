@@ -16,8 +16,8 @@ use crate::host::TestHost;
 use crate::master::{AgentStream, Master, kill, shell};
 
 super::cases!("full_disk":
-    an_agent_whose_disk_is_full_runs_on_and_records_kills_and_ends,
-    who_fills_the_disk_beyond_its_request_is_evicted_and_others_run_on,
+    an_agent_with_a_full_disk_continues_and_records_kills_and_ends,
+    a_task_that_exceeds_its_request_on_a_full_disk_is_evicted_alone,
 );
 
 /// A separate disk for an agent's directory; removed with the value.
@@ -78,7 +78,7 @@ async fn refused(link: &mut AgentStream, orders: Range<u64>, environment_bytes: 
     refused
 }
 
-pub(super) async fn an_agent_whose_disk_is_full_runs_on_and_records_kills_and_ends() {
+pub(super) async fn an_agent_with_a_full_disk_continues_and_records_kills_and_ends() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -135,7 +135,7 @@ pub(super) async fn an_agent_whose_disk_is_full_runs_on_and_records_kills_and_en
     agent.ended().await.unwrap();
 }
 
-pub(super) async fn who_fills_the_disk_beyond_its_request_is_evicted_and_others_run_on() {
+pub(super) async fn a_task_that_exceeds_its_request_on_a_full_disk_is_evicted_alone() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

@@ -14,14 +14,14 @@ use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, is_terminal, kill,
 use crate::running::{Agent, content};
 
 super::cases!("groups":
-    tasks_of_a_group_that_is_alone_hear_each_other,
-    tasks_of_a_group_share_the_network_that_its_first_one_names,
-    files_of_one_task_of_a_group_are_files_of_the_others,
-    a_task_that_fails_ends_its_group_the_last_one_first,
-    the_folder_of_a_group_is_a_part_of_its_first_tasks_disk,
-    the_folder_of_a_group_is_measured_when_its_first_task_has_ended_and_by_the_next_agent,
+    tasks_of_a_group_without_a_network_communicate_over_loopback,
+    tasks_of_a_group_share_the_network_of_the_first_task,
+    tasks_of_a_group_share_the_group_directory,
+    a_failed_task_ends_its_group_in_reverse_order,
+    a_group_directory_counts_as_disk_of_its_first_task,
+    a_group_directory_is_measured_after_its_first_task_and_a_restart,
     a_group_of_which_one_task_cannot_be_prepared_never_starts,
-    a_group_that_broke_while_its_agent_was_away_is_ended_by_the_next,
+    a_group_that_failed_while_its_agent_was_down_is_killed_after_the_restart,
 );
 
 /// Answers each caller with one line, at a port that is reachable only within its network.
@@ -131,7 +131,7 @@ async fn talk(network: Mode) {
     finish(agent, &host).await;
 }
 
-pub(super) async fn tasks_of_a_group_that_is_alone_hear_each_other() {
+pub(super) async fn tasks_of_a_group_without_a_network_communicate_over_loopback() {
     if nix::unistd::geteuid().is_root() {
         talk(Mode::None(v1::NoNetwork {})).await;
     } else {
@@ -139,11 +139,11 @@ pub(super) async fn tasks_of_a_group_that_is_alone_hear_each_other() {
     }
 }
 
-pub(super) async fn tasks_of_a_group_share_the_network_that_its_first_one_names() {
+pub(super) async fn tasks_of_a_group_share_the_network_of_the_first_task() {
     on_a_host_of_its_own(|| talk(Mode::Bridge(v1::BridgeNetwork::default()))).await;
 }
 
-pub(super) async fn files_of_one_task_of_a_group_are_files_of_the_others() {
+pub(super) async fn tasks_of_a_group_share_the_group_directory() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -163,7 +163,7 @@ pub(super) async fn files_of_one_task_of_a_group_are_files_of_the_others() {
     assert!(folder.exists(), "it stays as long as their sandboxes");
 }
 
-pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
+pub(super) async fn a_failed_task_ends_its_group_in_reverse_order() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -201,7 +201,7 @@ pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
 const FILL: &str =
     r#"cd "$ARGOSY_GROUP_DIR"; n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done"#;
 
-pub(super) async fn the_folder_of_a_group_is_a_part_of_its_first_tasks_disk() {
+pub(super) async fn a_group_directory_counts_as_disk_of_its_first_task() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -222,8 +222,7 @@ pub(super) async fn the_folder_of_a_group_is_a_part_of_its_first_tasks_disk() {
     finish(agent, &host).await;
 }
 
-pub(super) async fn the_folder_of_a_group_is_measured_when_its_first_task_has_ended_and_by_the_next_agent()
- {
+pub(super) async fn a_group_directory_is_measured_after_its_first_task_and_a_restart() {
     for restarts in [false, true] {
         let (host, mut master) = (TestHost::new(), Master::start().await);
         let mut agent = host.agent(master.address).await;
@@ -280,7 +279,7 @@ pub(super) async fn a_group_of_which_one_task_cannot_be_prepared_never_starts() 
     finish(agent, &host).await;
 }
 
-pub(super) async fn a_group_that_broke_while_its_agent_was_away_is_ended_by_the_next() {
+pub(super) async fn a_group_that_failed_while_its_agent_was_down_is_killed_after_the_restart() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;

@@ -17,8 +17,8 @@ use crate::master::{Master, shell};
 use crate::running::content;
 
 super::cases!("host_paths":
-    a_task_sees_host_paths_elsewhere_and_writes_only_where_it_may,
-    root_of_an_image_reads_a_host_path_as_any_user_may,
+    host_paths_are_mounted_at_other_paths_and_writable_only_if_allowed,
+    root_of_an_image_has_no_more_rights_on_a_host_path_than_any_user,
 );
 
 fn path(host: &Path, container: &str, read_only: bool) -> v1::HostPath {
@@ -46,7 +46,7 @@ fn folders(host: &TestHost) -> (std::path::PathBuf, std::path::PathBuf) {
 const LOOK: &str = "cat /conf/app.conf; (echo no > /conf/app.conf) 2>/dev/null || echo kept; \
     (echo no > /conf/new) 2>/dev/null || echo kept";
 
-pub(super) async fn a_task_sees_host_paths_elsewhere_and_writes_only_where_it_may() {
+pub(super) async fn host_paths_are_mounted_at_other_paths_and_writable_only_if_allowed() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -94,7 +94,7 @@ pub(super) async fn a_task_sees_host_paths_elsewhere_and_writes_only_where_it_ma
     agent.stop().await;
 }
 
-pub(super) async fn root_of_an_image_reads_a_host_path_as_any_user_may() {
+pub(super) async fn root_of_an_image_has_no_more_rights_on_a_host_path_than_any_user() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

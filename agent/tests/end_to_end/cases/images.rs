@@ -17,11 +17,11 @@ use crate::master::{Master, kill, shell};
 use crate::running::content;
 
 super::cases!("images":
-    an_image_that_has_changed_under_its_name_is_noticed_if_the_operator_wants_so,
-    a_task_can_have_its_tag_looked_up_at_each_start,
-    a_kill_begins_with_the_signal_that_the_image_names,
-    a_container_can_have_a_copy_of_its_image_which_counts_as_its_disk,
-    a_host_that_makes_overlays_is_found_out,
+    a_changed_image_tag_is_detected_if_the_operator_configures_it,
+    a_task_can_require_a_tag_lookup_at_each_start,
+    a_kill_begins_with_the_stop_signal_of_the_image,
+    a_container_with_a_copied_image_is_charged_for_its_disk_space,
+    support_for_overlays_is_detected,
 );
 
 /// Returns a task of the image in the host's layouts.
@@ -35,7 +35,7 @@ pub(super) fn of_image(host: &TestHost, task: &str, line: &str) -> v1::TaskSpec 
     }
 }
 
-pub(super) async fn an_image_that_has_changed_under_its_name_is_noticed_if_the_operator_wants_so() {
+pub(super) async fn a_changed_image_tag_is_detected_if_the_operator_configures_it() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -73,7 +73,7 @@ pub(super) async fn an_image_that_has_changed_under_its_name_is_noticed_if_the_o
     }
 }
 
-pub(super) async fn a_task_can_have_its_tag_looked_up_at_each_start() {
+pub(super) async fn a_task_can_require_a_tag_lookup_at_each_start() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -107,7 +107,7 @@ pub(super) async fn a_task_can_have_its_tag_looked_up_at_each_start() {
     agent.stop().await;
 }
 
-pub(super) async fn a_kill_begins_with_the_signal_that_the_image_names() {
+pub(super) async fn a_kill_begins_with_the_stop_signal_of_the_image() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -155,7 +155,7 @@ fn changes(host: &TestHost) -> PathBuf {
     container.path().join("changes")
 }
 
-pub(super) async fn a_container_can_have_a_copy_of_its_image_which_counts_as_its_disk() {
+pub(super) async fn a_container_with_a_copied_image_is_charged_for_its_disk_space() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -202,7 +202,7 @@ pub(super) async fn a_container_can_have_a_copy_of_its_image_which_counts_as_its
     agent.stop().await;
 }
 
-pub(super) async fn a_host_that_makes_overlays_is_found_out() {
+pub(super) async fn support_for_overlays_is_detected() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

@@ -18,9 +18,9 @@ use crate::master::{Master, kill, shell};
 use crate::running::{Agent, content};
 
 super::cases!("leftovers":
-    an_orphan_that_does_not_end_keeps_no_agent_from_its_work,
-    a_route_over_the_containers_network_keeps_no_agent_from_its_tasks,
-    a_host_that_gives_tasks_no_ipv6_gives_them_ipv4,
+    an_orphan_that_does_not_exit_does_not_block_its_agent,
+    a_route_that_overlaps_the_container_network_does_not_block_adoption,
+    tasks_have_ipv4_on_a_host_without_ipv6,
 );
 
 /// The file of the generated prefix, in an agent's directory.
@@ -55,7 +55,7 @@ impl Drop for FrozenFileSystem<'_> {
     }
 }
 
-pub(super) async fn an_orphan_that_does_not_end_keeps_no_agent_from_its_work() {
+pub(super) async fn an_orphan_that_does_not_exit_does_not_block_its_agent() {
     if let Some(why) = impossible() {
         return skip(&why);
     }
@@ -120,7 +120,7 @@ pub(super) fn bridged(task: &str, line: &str) -> v1::TaskSpec {
     }
 }
 
-pub(super) async fn a_route_over_the_containers_network_keeps_no_agent_from_its_tasks() {
+pub(super) async fn a_route_that_overlaps_the_container_network_does_not_block_adoption() {
     on_a_host_of_its_own(|| resumed_below(|_| "10.183.0.0/24".to_owned())).await;
     if why_no_ipv6().is_none() {
         on_a_host_of_its_own(|| resumed_below(prefix6)).await;
@@ -167,7 +167,7 @@ async fn resumed_below(subnet: impl Fn(&TestHost) -> String) {
     agent.stop().await;
 }
 
-pub(super) async fn a_host_that_gives_tasks_no_ipv6_gives_them_ipv4() {
+pub(super) async fn tasks_have_ipv4_on_a_host_without_ipv6() {
     if let Some(why) = why_no_ipv6() {
         return skip(&format!("needs IPv6: {why}"));
     }

@@ -13,9 +13,9 @@ use crate::master::{AgentStream, FRAMEWORK, Master, kill, shell};
 use crate::running::{Agent, content};
 
 super::cases!("limits":
-    a_task_that_asks_for_no_memory_has_the_agents_default,
-    limits_are_changed_while_a_task_runs_and_what_became_of_them_is_told,
-    the_next_agent_keeps_the_limits_and_changes_them_again,
+    a_task_without_a_memory_request_has_the_agents_default,
+    limits_of_a_running_task_are_changed_and_the_outcome_is_reported,
+    changed_limits_survive_an_agent_restart_and_can_be_changed_again,
 );
 
 const LINE: &str = "echo begun > begun; exec sleep 1000";
@@ -77,7 +77,7 @@ async fn is_limited(agent: &Agent, report: &v1::LimitsReport, most: u64) {
     }
 }
 
-pub(super) async fn a_task_that_asks_for_no_memory_has_the_agents_default() {
+pub(super) async fn a_task_without_a_memory_request_has_the_agents_default() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let small = |config: &mut Config| config.default_memory_bytes = 32 << 20;
     let agent = host.agent_with(master.address, small).await;
@@ -108,7 +108,7 @@ pub(super) async fn a_task_that_asks_for_no_memory_has_the_agents_default() {
     agent.stop().await;
 }
 
-pub(super) async fn limits_are_changed_while_a_task_runs_and_what_became_of_them_is_told() {
+pub(super) async fn limits_of_a_running_task_are_changed_and_the_outcome_is_reported() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.registered(true).await;
@@ -148,7 +148,7 @@ pub(super) async fn limits_are_changed_while_a_task_runs_and_what_became_of_them
     agent.stop().await;
 }
 
-pub(super) async fn the_next_agent_keeps_the_limits_and_changes_them_again() {
+pub(super) async fn changed_limits_survive_an_agent_restart_and_can_be_changed_again() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;

@@ -8,13 +8,13 @@ use crate::host::TestHost;
 use crate::master::{Master, kill, shell};
 
 super::cases!("links":
-    an_earlier_reign_and_another_cluster_are_refused,
-    a_list_names_what_is_held_and_strays_are_ended,
-    a_shutdown_ends_everything_and_comes_back_as_another,
-    a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat,
+    masters_of_an_earlier_epoch_or_another_cluster_are_rejected,
+    a_task_list_contains_all_tasks_and_orphans_are_killed,
+    a_shutdown_kills_all_tasks_and_the_agent_registers_as_a_new_one,
+    an_agent_leaves_a_frozen_leader_for_the_next_without_missing_a_heartbeat,
 );
 
-pub(super) async fn an_earlier_reign_and_another_cluster_are_refused() {
+pub(super) async fn masters_of_an_earlier_epoch_or_another_cluster_are_rejected() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (link, _) = master.registered(true).await;
@@ -42,7 +42,7 @@ pub(super) async fn an_earlier_reign_and_another_cluster_are_refused() {
     agent.stop().await;
 }
 
-pub(super) async fn a_list_names_what_is_held_and_strays_are_ended() {
+pub(super) async fn a_task_list_contains_all_tasks_and_orphans_are_killed() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -75,7 +75,7 @@ pub(super) async fn a_list_names_what_is_held_and_strays_are_ended() {
     agent.stop().await;
 }
 
-pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
+pub(super) async fn a_shutdown_kills_all_tasks_and_the_agent_registers_as_a_new_one() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, first) = master.registered(true).await;
@@ -97,7 +97,7 @@ pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
     agent.stop().await;
 }
 
-pub(super) async fn a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat() {
+pub(super) async fn an_agent_leaves_a_frozen_leader_for_the_next_without_missing_a_heartbeat() {
     let (host, mut frozen, mut next) = (
         TestHost::new(),
         Master::start().await,

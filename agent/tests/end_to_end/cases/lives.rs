@@ -14,18 +14,18 @@ use crate::master::{AgentStream, FRAMEWORK, Master, is_terminal, shell};
 use crate::running::{Agent, AgentProcess, content};
 
 super::cases!("lives":
-    a_task_outlives_its_agent_and_is_adopted_with_the_same_pid,
-    an_end_while_the_agent_was_away_is_told_truly,
-    an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on,
-    an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_format_before,
-    the_executable_is_replaced_under_running_tasks,
-    a_damaged_record_of_the_journal_costs_its_task_alone,
-    a_damaged_record_of_the_newest_launch_starts_nothing_twice,
-    a_journal_that_names_no_agent_stops_the_start_and_ends_nothing,
-    a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_adopted_later,
-    a_second_agent_on_the_same_directory_is_refused_by_pid,
-    tasks_can_be_ended_with_the_agent,
-    an_agent_killed_amid_launches_starts_each_task_once,
+    a_task_survives_an_agent_restart_and_is_adopted_with_the_same_pid,
+    an_exit_while_the_agent_is_down_is_reported_with_its_status,
+    an_older_release_rejects_a_newer_journal_and_tasks_continue,
+    an_upgraded_agent_adopts_tasks_from_a_journal_of_the_previous_format,
+    the_executable_can_be_replaced_while_tasks_run,
+    a_damaged_journal_record_fails_only_its_task,
+    a_damaged_record_of_the_newest_launch_causes_no_second_start,
+    a_journal_without_an_identity_prevents_the_start_and_ends_no_task,
+    a_container_that_is_unresponsive_at_first_is_adopted_later,
+    a_second_agent_on_the_same_directory_is_rejected_with_the_pid_of_the_first,
+    an_agent_can_be_stopped_with_its_tasks,
+    an_agent_killed_during_launches_starts_each_task_once,
 );
 
 /// After this time the state of the agent is printed.
@@ -33,7 +33,7 @@ const LONG: Duration = Duration::from_secs(10);
 /// The counter of damaged parts of a journal.
 const DAMAGES: &str = "argosy_agent_journal_corruptions_total";
 
-pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid() {
+pub(super) async fn a_task_survives_an_agent_restart_and_is_adopted_with_the_same_pid() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -80,7 +80,7 @@ pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid()
     agent.stop().await;
 }
 
-pub(super) async fn an_end_while_the_agent_was_away_is_told_truly() {
+pub(super) async fn an_exit_while_the_agent_is_down_is_reported_with_its_status() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -156,7 +156,7 @@ async fn ends(host: &TestHost, agent: Agent, link: &mut AgentStream) {
     agent.stop().await;
 }
 
-pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on() {
+pub(super) async fn an_older_release_rejects_a_newer_journal_and_tasks_continue() {
     let (host, mut master, pid) = leave_running().await;
     let own = format(&host);
     set_format(&host, own + 1);
@@ -172,7 +172,7 @@ pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_
     is_adopted(&host, &mut master, &pid).await;
 }
 
-pub(super) async fn an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_format_before() {
+pub(super) async fn an_upgraded_agent_adopts_tasks_from_a_journal_of_the_previous_format() {
     let (host, mut master, pid) = leave_running().await;
     let own = format(&host);
     set_format(&host, own - 1);
@@ -195,7 +195,7 @@ fn upgrade(executable: &Path) {
     std::fs::rename(&next, executable).unwrap();
 }
 
-pub(super) async fn the_executable_is_replaced_under_running_tasks() {
+pub(super) async fn the_executable_can_be_replaced_while_tasks_run() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let executable = host.folder.path().join("argosy");
     std::fs::copy("/proc/self/exe", &executable).unwrap();
@@ -227,11 +227,11 @@ pub(super) async fn the_executable_is_replaced_under_running_tasks() {
     agent.is_clear().await;
 }
 
-pub(super) async fn a_damaged_record_of_the_journal_costs_its_task_alone() {
+pub(super) async fn a_damaged_journal_record_fails_only_its_task() {
     damaged_launch_costs_its_task_alone(["before", "damaged", "behind"]).await;
 }
 
-pub(super) async fn a_damaged_record_of_the_newest_launch_starts_nothing_twice() {
+pub(super) async fn a_damaged_record_of_the_newest_launch_causes_no_second_start() {
     damaged_launch_costs_its_task_alone(["before", "between", "damaged"]).await;
 }
 
@@ -290,7 +290,7 @@ async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
     audit.expect_nothing_left("after the damage");
 }
 
-pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothing() {
+pub(super) async fn a_journal_without_an_identity_prevents_the_start_and_ends_no_task() {
     let (host, mut master, pid) = leave_running().await;
     let journal = host.directory().join("journal");
     let whole = std::fs::read(&journal).unwrap();
@@ -307,7 +307,7 @@ pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothi
     is_adopted(&host, &mut master, &pid).await;
 }
 
-pub(super) async fn a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_adopted_later() {
+pub(super) async fn a_container_that_is_unresponsive_at_first_is_adopted_later() {
     let (host, mut master, pid) = leave_running().await;
     let folder = host.directory().join("containers/1-1-1");
     let (handle, kept) = (folder.join("handle.json"), folder.join("kept"));
@@ -338,7 +338,7 @@ pub(super) async fn a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_
     ends(&host, agent, &mut link).await;
 }
 
-pub(super) async fn a_second_agent_on_the_same_directory_is_refused_by_pid() {
+pub(super) async fn a_second_agent_on_the_same_directory_is_rejected_with_the_pid_of_the_first() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (_link, _) = master.registered(true).await;
@@ -351,7 +351,7 @@ pub(super) async fn a_second_agent_on_the_same_directory_is_refused_by_pid() {
     agent.stop().await;
 }
 
-pub(super) async fn tasks_can_be_ended_with_the_agent() {
+pub(super) async fn an_agent_can_be_stopped_with_its_tasks() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -375,7 +375,7 @@ async fn news(link: &mut AgentStream, agent: &AgentProcess) -> Vec<v1::NumberedU
     }
 }
 
-pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
+pub(super) async fn an_agent_killed_during_launches_starts_each_task_once() {
     const TASKS: u64 = 400;
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let witness = host.shared().join("witness");

@@ -19,8 +19,8 @@ use crate::master::{AgentStream, Master, in_no_network, shell};
 use crate::running::Agent;
 
 super::cases!("nft":
-    an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_nothing_else,
-    a_mkfs_that_hangs_fails_who_needs_a_file_system_and_nobody_else,
+    a_hung_or_missing_nft_fails_only_tasks_that_need_it,
+    a_hung_mkfs_fails_only_tasks_that_need_a_file_system,
 );
 
 const NFT: &str = "/usr/sbin/nft";
@@ -53,7 +53,7 @@ fn hanging(host: &TestHost) -> PathBuf {
     hangs
 }
 
-pub(super) async fn an_nft_that_hangs_or_is_missing_fails_what_needs_it_and_nothing_else() {
+pub(super) async fn a_hung_or_missing_nft_fails_only_tasks_that_need_it() {
     with_namespaces(
         CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS,
         without_nft,
@@ -124,7 +124,7 @@ async fn works_again(link: &mut AgentStream, agent: &Agent, order: u64) {
     agent.is_clear().await;
 }
 
-pub(super) async fn a_mkfs_that_hangs_fails_who_needs_a_file_system_and_nobody_else() {
+pub(super) async fn a_hung_mkfs_fails_only_tasks_that_need_a_file_system() {
     if let Some(why) = impossible() {
         return skip(&why);
     }

@@ -12,10 +12,10 @@ use crate::master::{FRAMEWORK, Master, in_hosts_network, shell};
 use crate::running::content;
 
 super::cases!("opt_outs":
-    a_task_is_let_off_what_its_agent_allows_and_no_more,
-    a_task_is_in_its_hosts_network_only_where_its_agent_allows_it,
-    a_task_does_not_reach_the_api_of_its_agent,
-    a_limit_that_this_host_cannot_keep_is_refused_in_words,
+    a_task_gets_only_the_security_options_that_its_agent_allows,
+    the_host_network_is_used_only_where_the_agent_allows_it,
+    a_task_cannot_reach_the_api_of_its_agent,
+    a_limit_that_the_host_cannot_enforce_is_rejected_with_a_message,
 );
 
 /// A program that is started as root, gives its files away and becomes their owner.
@@ -35,7 +35,7 @@ fn asking(task: &str, capabilities: &[&str]) -> v1::TaskSpec {
     }
 }
 
-pub(super) async fn a_task_is_let_off_what_its_agent_allows_and_no_more() {
+pub(super) async fn a_task_gets_only_the_security_options_that_its_agent_allows() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -78,7 +78,7 @@ pub(super) async fn a_task_is_let_off_what_its_agent_allows_and_no_more() {
     agent.stop().await;
 }
 
-pub(super) async fn a_limit_that_this_host_cannot_keep_is_refused_in_words() {
+pub(super) async fn a_limit_that_the_host_cannot_enforce_is_rejected_with_a_message() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -118,7 +118,7 @@ pub(super) async fn a_limit_that_this_host_cannot_keep_is_refused_in_words() {
     agent.stop().await;
 }
 
-pub(super) async fn a_task_is_in_its_hosts_network_only_where_its_agent_allows_it() {
+pub(super) async fn the_host_network_is_used_only_where_the_agent_allows_it() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -163,7 +163,7 @@ fn connecting(task: &str, port: u16) -> v1::TaskSpec {
     in_hosts_network(shell(task, &line))
 }
 
-pub(super) async fn a_task_does_not_reach_the_api_of_its_agent() {
+pub(super) async fn a_task_cannot_reach_the_api_of_its_agent() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

@@ -14,9 +14,9 @@ use crate::master::{Master, PATIENCE, kill, shell};
 use crate::running::content;
 
 super::cases!("plugged":
-    a_task_is_in_the_network_that_plugins_make_and_they_take_it_back,
-    a_network_that_cannot_be_made_fails_its_task_in_words,
-    the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give,
+    cni_plugins_create_and_remove_the_network_of_a_task,
+    a_network_that_cannot_be_created_fails_its_task_with_a_message,
+    a_restarted_agent_has_cni_plugins_remove_earlier_networks,
 );
 
 /// Records each call, and answers with an address; waits while a file `hang` exists, fails while
@@ -112,7 +112,7 @@ fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-pub(super) async fn a_task_is_in_the_network_that_plugins_make_and_they_take_it_back() {
+pub(super) async fn cni_plugins_create_and_remove_the_network_of_a_task() {
     if !is_root() {
         return skip("needs root");
     }
@@ -138,7 +138,7 @@ pub(super) async fn a_task_is_in_the_network_that_plugins_make_and_they_take_it_
     agent.stop().await;
 }
 
-pub(super) async fn a_network_that_cannot_be_made_fails_its_task_in_words() {
+pub(super) async fn a_network_that_cannot_be_created_fails_its_task_with_a_message() {
     if !is_root() {
         return skip("needs root");
     }
@@ -166,7 +166,7 @@ pub(super) async fn a_network_that_cannot_be_made_fails_its_task_in_words() {
     agent.stop().await;
 }
 
-pub(super) async fn the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give() {
+pub(super) async fn a_restarted_agent_has_cni_plugins_remove_earlier_networks() {
     if !is_root() {
         return skip("needs root");
     }

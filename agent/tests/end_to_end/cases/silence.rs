@@ -15,8 +15,8 @@ use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
 use crate::running::{Agent, content};
 
 super::cases!("silence":
-    a_command_ends_when_its_client_has_fallen_silent_and_not_before,
-    who_is_attached_and_falls_silent_is_given_up_and_the_task_goes_on,
+    an_exec_session_ends_after_its_client_times_out_and_not_before,
+    a_silent_attached_client_is_disconnected_and_the_task_continues,
 );
 
 /// Long enough for healthy clients to answer four times on a loaded machine.
@@ -47,7 +47,7 @@ async fn closed(answer: reqwest::Response) -> Duration {
     begun.elapsed()
 }
 
-pub(super) async fn a_command_ends_when_its_client_has_fallen_silent_and_not_before() {
+pub(super) async fn an_exec_session_ends_after_its_client_times_out_and_not_before() {
     let (_host, _master, agent, _link) = running("exec sleep 1000").await;
     let task = format!("{FRAMEWORK}/t");
     let call = |line| {
@@ -74,7 +74,7 @@ pub(super) async fn a_command_ends_when_its_client_has_fallen_silent_and_not_bef
     over(agent).await;
 }
 
-pub(super) async fn who_is_attached_and_falls_silent_is_given_up_and_the_task_goes_on() {
+pub(super) async fn a_silent_attached_client_is_disconnected_and_the_task_continues() {
     let (host, _master, agent, mut link) =
         running("until [ -e go ]; do sleep 0.05; done; exit 3").await;
     let task = format!("{FRAMEWORK}/t");

@@ -10,7 +10,7 @@ use crate::master::{Master, shell};
 use crate::running::content;
 
 super::cases!("sizes":
-    a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_agent_gives,
+    a_task_has_its_requested_sizes_up_to_the_agents_maximum,
 );
 
 /// Prints its sizes: the limit of open files, soft and hard, and the MiB of the two file systems.
@@ -71,7 +71,7 @@ fn words(text: &str) -> Vec<&str> {
     text.split_whitespace().collect()
 }
 
-pub(super) async fn a_task_has_the_sizes_that_it_asks_for_and_no_more_than_its_agent_gives() {
+pub(super) async fn a_task_has_its_requested_sizes_up_to_the_agents_maximum() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }

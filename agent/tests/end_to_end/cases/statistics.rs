@@ -13,8 +13,8 @@ use crate::master::{FRAMEWORK, Master, PATIENCE, in_hosts_network, kill, shell};
 use crate::running::{Agent, content};
 
 super::cases!("statistics":
-    what_passes_the_link_of_a_task_is_told_to_people_and_to_prometheus,
-    what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs,
+    network_traffic_of_a_task_is_reported_in_json_and_metrics,
+    resource_usage_of_a_running_task_is_reported_in_json_and_metrics,
 );
 
 /// Returns a task's processor time in the Prometheus output; `None` if it is missing.
@@ -31,7 +31,7 @@ async fn metric(agent: &Agent, name: &str, task: &str, labels: &str) -> Option<f
     value.map(|value| value.parse().unwrap())
 }
 
-pub(super) async fn what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs() {
+pub(super) async fn resource_usage_of_a_running_task_is_reported_in_json_and_metrics() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -149,6 +149,6 @@ async fn what_passes_is_told() {
     agent.stop().await;
 }
 
-pub(super) async fn what_passes_the_link_of_a_task_is_told_to_people_and_to_prometheus() {
+pub(super) async fn network_traffic_of_a_task_is_reported_in_json_and_metrics() {
     on_a_host_of_its_own(what_passes_is_told).await;
 }

@@ -24,13 +24,13 @@ use crate::running::{Agent, AgentProcess, AnyAgent, content};
 super::cases!("stopped":
     a_kill_ends_a_task_whose_supervisor_is_stopped,
     the_next_agent_ends_a_task_whose_supervisor_is_stopped,
-    a_stopped_launcher_is_replaced_and_its_tasks_run_on,
+    a_stopped_launcher_is_replaced_and_its_tasks_continue,
     an_agent_stops_although_its_launcher_is_stopped,
-    a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end,
+    a_stopped_broker_or_spawner_delays_no_kill_and_no_end,
     an_agent_stops_although_its_broker_or_spawner_is_stopped,
-    a_thousand_starts_that_are_killed_in_line_execute_nothing,
-    a_task_is_killed_at_whichever_step_its_supervisor_or_the_launcher_stops,
-    the_same_tasks_are_killed_by_agents_that_are_not_root,
+    a_thousand_starts_killed_in_the_queue_execute_nothing,
+    a_task_is_killed_if_its_supervisor_or_launcher_stops_at_any_step,
+    unprivileged_agents_kill_tasks_of_stopped_supervisors_and_launchers,
 );
 
 const FORCED: &str = "argosy_agent_forced_kills_total";
@@ -124,7 +124,7 @@ pub(super) async fn the_next_agent_ends_a_task_whose_supervisor_is_stopped() {
     agent.stop().await;
 }
 
-pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_run_on() {
+pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_continue() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -178,7 +178,7 @@ async fn has_a_processor_alone(link: &mut AgentStream, host: &TestHost, task: &s
 /// stopped supervisor. Heartbeats, other kills and ends need no broker, the list of containers and
 /// the metrics are answered without its values, and no waiting operation is lost or done twice. A
 /// spawner is needed only to execute programs.
-pub(super) async fn a_stopped_broker_or_spawner_holds_up_no_kill_and_no_end() {
+pub(super) async fn a_stopped_broker_or_spawner_delays_no_kill_and_no_end() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
@@ -319,7 +319,7 @@ const IN_LINE: usize = 900;
 /// has never executed anything. A launcher is replaced after ten seconds: if all updates came
 /// before, which a busy host may not manage, nearly all tasks are reported so, and none of them is
 /// ever executed, including those of the requests.
-pub(super) async fn a_thousand_starts_that_are_killed_in_line_execute_nothing() {
+pub(super) async fn a_thousand_starts_killed_in_the_queue_execute_nothing() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let mut link = registered(&mut master).await;
@@ -378,11 +378,11 @@ fn is_of_helpers(step: &str) -> bool {
     rooms.iter().any(|room| step.starts_with(room))
 }
 
-pub(super) async fn a_task_is_killed_at_whichever_step_its_supervisor_or_the_launcher_stops() {
+pub(super) async fn a_task_is_killed_if_its_supervisor_or_launcher_stops_at_any_step() {
     stops(false).await;
 }
 
-pub(super) async fn the_same_tasks_are_killed_by_agents_that_are_not_root() {
+pub(super) async fn unprivileged_agents_kill_tasks_of_stopped_supervisors_and_launchers() {
     stops(true).await;
 }
 

@@ -12,22 +12,22 @@ use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
 use crate::running::content;
 
 super::cases!("tasks":
-    a_task_runs_and_its_status_and_output_are_told,
-    a_kill_is_killed_even_if_the_command_exits_with_0,
-    a_kill_begins_with_the_signal_that_the_task_names,
-    a_kill_behind_its_launch_never_starts_or_kills,
-    a_kill_that_meets_starts_in_line_executes_none_of_their_commands,
-    a_command_that_does_not_exist_fails_and_says_so,
-    files_are_fetched_or_the_failure_names_them,
-    an_archive_is_taken_apart_in_the_sandbox_and_never_outside,
+    a_task_runs_and_its_status_and_output_are_reported,
+    a_killed_command_that_exits_with_0_is_reported_as_killed,
+    a_kill_begins_with_the_stop_signal_of_the_task,
+    a_kill_directly_after_its_launch_prevents_the_start_or_kills_the_task,
+    killed_starts_in_the_queue_execute_no_command,
+    a_command_that_does_not_exist_fails_with_a_message,
+    files_are_fetched_and_failures_contain_their_names,
+    an_archive_is_unpacked_only_inside_the_sandbox,
     a_task_out_of_time_fails,
-    a_task_without_a_leader_stops_itself,
+    a_task_with_stop_after_is_stopped_without_a_leader,
     output_can_be_followed_to_the_end_of_the_task,
-    output_is_followed_across_its_rotation,
+    output_can_be_followed_across_a_rotation,
     many_short_tasks_run_fast_and_leave_nothing,
 );
 
-pub(super) async fn a_task_runs_and_its_status_and_output_are_told() {
+pub(super) async fn a_task_runs_and_its_status_and_output_are_reported() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.registered(true).await;
@@ -66,7 +66,7 @@ pub(super) async fn a_task_runs_and_its_status_and_output_are_told() {
     again.stop().await;
 }
 
-pub(super) async fn a_kill_is_killed_even_if_the_command_exits_with_0() {
+pub(super) async fn a_killed_command_that_exits_with_0_is_reported_as_killed() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -121,7 +121,7 @@ fn killed_by(task: &str, signal: v1::KillSignal) -> v1::TaskSpec {
     }
 }
 
-pub(super) async fn a_kill_begins_with_the_signal_that_the_task_names() {
+pub(super) async fn a_kill_begins_with_the_stop_signal_of_the_task() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -157,7 +157,7 @@ pub(super) async fn a_kill_begins_with_the_signal_that_the_task_names() {
     agent.stop().await;
 }
 
-pub(super) async fn a_kill_behind_its_launch_never_starts_or_kills() {
+pub(super) async fn a_kill_directly_after_its_launch_prevents_the_start_or_kills_the_task() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -182,7 +182,7 @@ pub(super) async fn a_kill_behind_its_launch_never_starts_or_kills() {
     agent.stop().await;
 }
 
-pub(super) async fn a_kill_that_meets_starts_in_line_executes_none_of_their_commands() {
+pub(super) async fn killed_starts_in_the_queue_execute_no_command() {
     const TASKS: u64 = 200;
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -219,7 +219,7 @@ pub(super) async fn a_kill_that_meets_starts_in_line_executes_none_of_their_comm
     agent.stop().await;
 }
 
-pub(super) async fn a_command_that_does_not_exist_fails_and_says_so() {
+pub(super) async fn a_command_that_does_not_exist_fails_with_a_message() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -261,7 +261,7 @@ fn archive(name: &str, text: &str) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside() {
+pub(super) async fn an_archive_is_unpacked_only_inside_the_sandbox() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let _agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -297,7 +297,7 @@ pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside()
     assert!(!host.sandbox("evil").parent().unwrap().join("out").exists());
 }
 
-pub(super) async fn files_are_fetched_or_the_failure_names_them() {
+pub(super) async fn files_are_fetched_and_failures_contain_their_names() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     // Also for the fetch process, which has a separate user.
     let opened = |config: &mut Config| config.access.files = AllowedCallers::All;
@@ -375,7 +375,7 @@ pub(super) async fn a_task_out_of_time_fails() {
     agent.stop().await;
 }
 
-pub(super) async fn a_task_without_a_leader_stops_itself() {
+pub(super) async fn a_task_with_stop_after_is_stopped_without_a_leader() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.link().await;
@@ -463,7 +463,7 @@ async fn followed(url: &str, all: &str) -> usize {
     }
 }
 
-pub(super) async fn output_is_followed_across_its_rotation() {
+pub(super) async fn output_can_be_followed_across_a_rotation() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host
         .agent_with(master.address, |config| {

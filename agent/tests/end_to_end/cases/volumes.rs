@@ -15,14 +15,14 @@ use crate::master::{Master, shell};
 use crate::running::{Agent, content};
 
 super::cases!("volumes":
-    a_task_has_its_volumes_and_its_secret_is_nowhere_else,
-    a_secret_that_an_agent_has_not_fails_the_task_in_words,
-    an_agent_that_mounts_nothing_refuses_volumes,
-    a_task_that_fills_the_disk_fails_with_the_figures_and_its_neighbour_goes_on,
-    a_task_that_asks_for_no_disk_has_the_agents_default,
-    a_file_without_a_name_counts_too,
-    one_file_that_reaches_the_limit_is_the_end_of_its_task,
-    a_task_is_measured_by_the_next_agent_too,
+    a_task_has_its_volumes_and_its_secret_is_not_exposed,
+    a_missing_secret_fails_the_task_with_a_message,
+    an_agent_without_mount_support_rejects_volumes,
+    a_task_over_its_disk_limit_fails_with_both_sizes_and_others_continue,
+    a_task_without_a_disk_request_has_the_agents_default,
+    unlinked_open_files_of_a_task_count_as_its_disk,
+    a_file_that_reaches_the_size_limit_ends_its_task,
+    a_restarted_agent_measures_the_disk_of_its_tasks,
 );
 
 fn volume(path: &str, source: Source) -> v1::TaskVolume {
@@ -72,7 +72,7 @@ async fn finish(agent: Agent) {
     agent.ended().await.unwrap();
 }
 
-pub(super) async fn a_task_has_its_volumes_and_its_secret_is_nowhere_else() {
+pub(super) async fn a_task_has_its_volumes_and_its_secret_is_not_exposed() {
     if !is_root() {
         return skip("needs root");
     }
@@ -113,7 +113,7 @@ pub(super) async fn a_task_has_its_volumes_and_its_secret_is_nowhere_else() {
     finish(agent).await;
 }
 
-pub(super) async fn a_secret_that_an_agent_has_not_fails_the_task_in_words() {
+pub(super) async fn a_missing_secret_fails_the_task_with_a_message() {
     if !is_root() {
         return skip("needs root");
     }
@@ -141,7 +141,7 @@ pub(super) async fn a_secret_that_an_agent_has_not_fails_the_task_in_words() {
     agent.stop().await;
 }
 
-pub(super) async fn an_agent_that_mounts_nothing_refuses_volumes() {
+pub(super) async fn an_agent_without_mount_support_rejects_volumes() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent_with(master.address, |config| {
         config.isolation = argosy_agent::IsolationMode::Processes;
@@ -173,7 +173,7 @@ pub(super) fn with_disk(mut spec: v1::TaskSpec, mebibytes: i64) -> v1::TaskSpec 
 /// Many files, none of them large.
 const FILL: &str = "n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done";
 
-pub(super) async fn a_task_that_fills_the_disk_fails_with_the_figures_and_its_neighbour_goes_on() {
+pub(super) async fn a_task_over_its_disk_limit_fails_with_both_sizes_and_others_continue() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -196,7 +196,7 @@ pub(super) async fn a_task_that_fills_the_disk_fails_with_the_figures_and_its_ne
     finish(agent).await;
 }
 
-pub(super) async fn a_task_that_asks_for_no_disk_has_the_agents_default() {
+pub(super) async fn a_task_without_a_disk_request_has_the_agents_default() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let small = |config: &mut Config| config.default_disk_bytes = 4 << 20;
     let agent = host.agent_with(master.address, small).await;
@@ -212,7 +212,7 @@ pub(super) async fn a_task_that_asks_for_no_disk_has_the_agents_default() {
     finish(agent).await;
 }
 
-pub(super) async fn a_file_without_a_name_counts_too() {
+pub(super) async fn unlinked_open_files_of_a_task_count_as_its_disk() {
     if !is_root() {
         return skip("needs root");
     }
@@ -228,7 +228,7 @@ pub(super) async fn a_file_without_a_name_counts_too() {
     agent.stop().await;
 }
 
-pub(super) async fn one_file_that_reaches_the_limit_is_the_end_of_its_task() {
+pub(super) async fn a_file_that_reaches_the_size_limit_ends_its_task() {
     if !is_root() {
         return skip("needs root");
     }
@@ -250,7 +250,7 @@ pub(super) async fn one_file_that_reaches_the_limit_is_the_end_of_its_task() {
     agent.stop().await;
 }
 
-pub(super) async fn a_task_is_measured_by_the_next_agent_too() {
+pub(super) async fn a_restarted_agent_measures_the_disk_of_its_tasks() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_is_no_master_is_left_alone() {
+    fn a_listener_that_is_not_a_master_is_rejected() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap().to_string();
         let error = listener(&address).unwrap_err();

@@ -23,7 +23,7 @@ fn three_nodes_agree_under_all_faults() {
 }
 
 #[test]
-fn a_seed_gives_the_same_history_again() {
+fn a_seed_reproduces_its_history() {
     let options = RaftOptions {
         faults: Duration::from_secs(8),
         ..RaftOptions::default()

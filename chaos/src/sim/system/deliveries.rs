@@ -110,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn a_launch_on_a_link_that_is_older_than_the_kill_may_have_been_under_way() {
+    fn a_launch_on_a_link_older_than_the_kill_may_have_been_in_flight() {
         assert_eq!(heard(TWO, dialed(24)), Some(true));
         assert_eq!(heard(TWO, LeaderAtDial::default()), Some(true));
         assert_eq!(heard(Epoch(10), dialed(30)), Some(true));
     }
 
     #[test]
-    fn a_launch_of_a_leader_that_knew_of_the_kill_was_not_delivered_before() {
+    fn a_launch_sent_by_a_leader_that_knew_the_kill_was_not_delivered_before() {
         assert_eq!(heard(TWO, dialed(25)), Some(false));
         assert_eq!(heard(Epoch(30), LeaderAtDial::default()), Some(false));
     }

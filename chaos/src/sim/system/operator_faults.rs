@@ -291,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_id_of_a_master_that_had_joined_before_is_read_from_its_refusal() {
+    fn the_id_of_a_former_member_is_parsed_from_its_rejection() {
         let message = "cannot join: master-4:5052 is a voter already (id 57)";
         assert_eq!(known_id(message), Some(57));
         assert_eq!(known_id("no leader"), None);

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_the_number_before_its_filling() {
+    fn a_value_is_the_number_before_its_padding() {
         assert_eq!(value("w0-1", "61 xxxx").unwrap(), ("w0-1".into(), 61));
         assert!(value("w0-1", "xxxx").is_err());
     }

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_arrive_as_they_were_typed_or_are_refused_for_their_length() {
+    fn arguments_are_sent_unchanged_or_rejected_if_too_long() {
         let url = url("127.0.0.1:5050", &wanted("a&b=c d%é\n")).unwrap();
         assert_eq!(
             url.as_str(),

@@ -222,7 +222,7 @@ fn by_archives(cluster: &DevCluster, port: u16) {
 }
 
 #[test]
-fn a_hostile_file_server_costs_only_the_task_that_named_it() {
+fn a_hostile_file_server_affects_only_the_task_that_uses_it() {
     against_a_host(|| {
         let server = serve(Box::new(answer));
         let flags = ["--fetch-allow", &server.to_string()];

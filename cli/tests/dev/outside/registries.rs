@@ -302,7 +302,7 @@ fn architecture(responses: &mut CannedResponses) {
 }
 
 #[test]
-fn a_hostile_registry_costs_only_the_task_that_named_it() {
+fn a_hostile_registry_affects_only_the_task_that_uses_it() {
     against_a_host(|| {
         // The redirect to a port of agents leads to the very layer that is requested.
         serve_at("127.0.0.1:5051", Box::new(|_| page(&base("to-agent"))));

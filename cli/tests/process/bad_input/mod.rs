@@ -23,7 +23,7 @@ use site::BadInputCluster;
 const CONCURRENT_ROWS: usize = 4;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_is_answered_with_field_value_and_remedy_and_nothing_is_lost() {
+async fn bad_input_is_rejected_with_field_value_and_remedy_without_data_loss() {
     let mut fixture = BadInputCluster::start().await;
     let mut wrong = run_concurrently(&fixture).await;
     wrong.extend(fixture.damage().await);

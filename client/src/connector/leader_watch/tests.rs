@@ -249,7 +249,7 @@ async fn a_search_does_not_wait_at_a_master_that_knows_no_leader() {
 }
 
 #[tokio::test]
-async fn one_stream_listens_for_all_of_a_program_and_goes_on_where_another_left_off() {
+async fn one_leadership_stream_serves_a_process_and_resumes_at_another_master() {
     let (first, second) = (
         ScriptedMaster::start(5).await,
         ScriptedMaster::start(0).await,
@@ -287,7 +287,7 @@ async fn a_single_master_is_not_called_repeatedly() {
 }
 
 #[tokio::test]
-async fn a_master_without_a_leader_is_left_after_a_timeout() {
+async fn a_search_leaves_a_master_without_a_leader_after_a_timeout() {
     let (leader, silent, other) = (
         ScriptedMaster::start(5).await,
         ScriptedMaster::start(0).await,
@@ -321,7 +321,7 @@ async fn a_failed_master_is_tried_after_an_unknown_one() {
 }
 
 #[tokio::test]
-async fn a_search_comes_back_to_a_master_that_leads_by_now() {
+async fn a_search_returns_to_a_master_that_has_become_leader() {
     let (next, silent) = (
         ScriptedMaster::start(0).await,
         ScriptedMaster::start(0).await,

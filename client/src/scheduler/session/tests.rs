@@ -198,7 +198,7 @@ fn an_accept_at_the_end_of_a_session_has_an_unknown_outcome() {
 }
 
 #[test]
-fn a_refused_accept_gives_its_offers_back() {
+fn a_rejected_accept_releases_its_offers() {
     let mut world = World::subscribed();
     world.accept("1.1");
     let effects = world.refused(1, "invalid");
@@ -231,7 +231,7 @@ fn unknown_and_repeated_offers_are_not_sent() {
 }
 
 #[test]
-fn a_changed_description_is_used_at_the_next_subscription_unless_it_was_refused() {
+fn changed_framework_info_is_used_at_the_next_subscription_unless_rejected() {
     let mut world = World::subscribed();
     let name = |effects: &[Effect]| match effects.last() {
         Some(Effect::Subscribe { request, .. }) => request.info.clone().unwrap().name,
@@ -249,7 +249,7 @@ fn a_changed_description_is_used_at_the_next_subscription_unless_it_was_refused(
 }
 
 #[test]
-fn messages_of_a_former_stream_are_ignored() {
+fn messages_of_a_previous_stream_are_ignored() {
     let mut world = World::subscribed();
     let former = world.link;
     world.close();
@@ -277,7 +277,7 @@ fn messages_of_a_former_stream_are_ignored() {
 }
 
 #[test]
-fn a_refused_subscription_ends_the_run_and_a_busy_master_does_not() {
+fn a_rejected_subscription_ends_the_run_but_a_busy_master_does_not() {
     let mut world = World::subscribed();
     world.close();
     let link = world.link;
@@ -333,7 +333,7 @@ fn a_stop_waits_for_answers_and_acknowledgements() {
 }
 
 #[test]
-fn an_open_call_at_the_end_is_lost_and_not_refused() {
+fn an_open_call_at_the_end_is_lost_and_not_rejected() {
     let mut world = World::subscribed();
     world.accept("1.1");
     let effects = world.event(v1::event::Event::Error(v1::Error {
@@ -429,7 +429,7 @@ fn other_open_calls_of_a_removed_framework_are_lost() {
 }
 
 #[test]
-fn messages_of_executors_are_delivered_and_those_to_them_sent_immediately() {
+fn executor_messages_are_delivered_and_sent_immediately() {
     let mut world = World::subscribed();
     let told = v1::ExecutorMessage {
         executor_id: "e".into(),
@@ -458,7 +458,7 @@ fn messages_of_executors_are_delivered_and_those_to_them_sent_immediately() {
 }
 
 #[test]
-fn a_group_is_launched_as_a_group() {
+fn groups_are_launched_as_groups() {
     let mut world = World::subscribed();
     let task = |id: &str| v1::TaskSpec {
         task_id: id.into(),
@@ -592,7 +592,7 @@ fn more_tasks_than_a_call_launches_are_answered_as_not_launched() {
 }
 
 #[test]
-fn a_refused_task_gets_its_operation_also_from_release_0_1_0() {
+fn a_rejected_task_gets_its_operation_also_from_release_0_1_0() {
     let task = |id: &str| v1::TaskSpec {
         task_id: id.into(),
         ..Default::default()
@@ -634,7 +634,7 @@ fn a_refused_task_gets_its_operation_also_from_release_0_1_0() {
 }
 
 #[test]
-fn a_master_of_other_versions_of_the_protocol_ends_the_session_and_one_of_a_wider_range_does_not() {
+fn a_master_without_a_common_protocol_version_ends_the_session() {
     let newest = VersionRange::OWN.newest;
     for (oldest, is_refused) in [(newest + 1, true), (newest, false)] {
         let mut world = World::subscribed();

@@ -20,7 +20,7 @@ fn facts(path: &Path) -> (u32, u32) {
 }
 
 #[tokio::test]
-async fn a_link_in_the_place_of_a_draft_gives_nobody_the_file_that_it_leads_to() {
+async fn a_link_at_the_path_of_a_temporary_file_exposes_no_other_file() {
     let folder = tempfile::tempdir().unwrap();
     let (victim, before) = victim(folder.path());
     let sandbox = folder.path().join("sandbox");
@@ -65,7 +65,7 @@ async fn a_link_in_the_place_of_a_draft_gives_nobody_the_file_that_it_leads_to()
 }
 
 #[tokio::test]
-async fn an_existing_file_at_the_draft_path_is_never_written() {
+async fn an_existing_file_at_the_path_of_a_temporary_file_is_never_written() {
     let folder = tempfile::tempdir().unwrap();
     let (victim, before) = victim(folder.path());
     let base = serve(Router::new().route("/page", get(|| async { "text" }))).await;

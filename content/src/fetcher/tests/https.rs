@@ -90,8 +90,8 @@ async fn refusal(certificate: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_server_is_trusted_by_name_and_time_of_what_a_known_authority_has_signed() {
-    let test = "a_server_is_trusted_by_name_and_time_of_what_a_known_authority_has_signed";
+async fn certificates_are_verified_by_authority_name_and_validity() {
+    let test = "certificates_are_verified_by_authority_name_and_validity";
     if !has_authorities("authority", test) {
         return;
     }
@@ -107,8 +107,8 @@ async fn a_server_is_trusted_by_name_and_time_of_what_a_known_authority_has_sign
 }
 
 #[tokio::test]
-async fn a_server_whose_authority_nobody_knows_is_refused() {
-    let test = "a_server_whose_authority_nobody_knows_is_refused";
+async fn a_server_with_an_unknown_certificate_authority_is_rejected() {
+    let test = "a_server_with_an_unknown_certificate_authority_is_rejected";
     if has_authorities("elsewhere", test) {
         let why = refusal("trusted").await;
         assert!(why.contains("UnknownIssuer"), "{why}");

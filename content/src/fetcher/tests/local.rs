@@ -45,7 +45,7 @@ async fn refusal(fetcher: &Fetcher, value: String) -> String {
 }
 
 #[tokio::test]
-async fn no_file_of_the_host_is_given_from_a_folder_that_the_operator_does_not_name() {
+async fn host_files_are_fetched_only_from_allowed_directories() {
     let why = refusal(&given_from(Vec::new()), "file:///etc/shadow".to_owned()).await;
     let expected = "cannot fetch \"file:///etc/shadow\": this agent gives tasks no files of its host; start the agent \
                     with --fetch-dir and the file's folder, or serve it by http:// or https://";
@@ -142,7 +142,7 @@ fn a_file_is_fetched_only_with_read_permission() {
 }
 
 #[test]
-fn no_task_reads_as_root() {
+fn no_file_is_fetched_with_the_rights_of_root() {
     let root = ContainerUser {
         uid: 0,
         gid: 0,

@@ -30,7 +30,7 @@ fn held(cache: &FetchCache) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn what_is_pinned_outlives_others_and_agents_and_never_takes_more_than_there_is() {
+async fn pinned_files_survive_evictions_and_restarts_within_the_cache_size() {
     let folder = tempfile::tempdir().unwrap();
     let (base, asked) = pages().await;
     let page = |name: &str| format!("{base}/{name}");
@@ -83,7 +83,7 @@ async fn only_the_last_used_version_of_a_pinned_file_is_kept() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_being_copied_makes_no_room() {
+async fn a_file_that_is_being_copied_is_not_evicted() {
     let folder = tempfile::tempdir().unwrap();
     let (base, asked) = pages().await;
     let (fetcher, cache) = keeping(folder.path(), &[]);

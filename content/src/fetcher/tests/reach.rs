@@ -52,7 +52,7 @@ async fn fetch_without_network(fetcher: &Fetcher, uri: v1::Uri) -> Result<(), St
 }
 
 #[tokio::test]
-async fn what_a_host_trusts_is_not_asked_however_it_is_written() {
+async fn internal_addresses_are_not_contacted_in_any_notation() {
     let (server, asked) = counting(Router::new()).await;
     let port = server.rsplit_once(':').unwrap().1;
     let fetcher = of(allowing(&[]));
@@ -124,7 +124,7 @@ async fn only_allowed_internal_servers_are_contacted() {
 }
 
 #[tokio::test]
-async fn each_redirect_is_judged_as_the_first_request_is() {
+async fn redirects_have_the_same_address_rules_as_first_requests() {
     let (inner, asked) = counting(Router::new()).await;
     let target = format!("http://{inner}/page");
     let by_name = target.replace("127.0.0.1", "localhost");
@@ -189,7 +189,7 @@ fn task_subnets() -> Option<TaskSubnets> {
 }
 
 #[tokio::test]
-async fn addresses_of_tasks_are_not_asked_however_they_are_written() {
+async fn task_addresses_are_not_contacted_in_any_notation() {
     let to = |target: &'static str| get(move || async move { Redirect::temporary(target) });
     let router = Router::new().route("/to-a-task", to("http://10.183.0.5:8080/page"));
     let (outer, _) = counting(router).await;
@@ -283,7 +283,7 @@ async fn at_all_addresses() -> (u16, Arc<AtomicU32>) {
 }
 
 #[tokio::test]
-async fn no_port_of_the_host_is_asked_unless_the_operator_lists_it() {
+async fn ports_of_the_host_are_contacted_only_if_the_operator_lists_them() {
     let (port, asked) = at_all_addresses().await;
     for address in own_addresses() {
         let server = SocketAddr::new(address, port);

@@ -175,7 +175,7 @@ fn a_repeated_layer_keeps_its_highest_position() {
 }
 
 #[test]
-fn an_image_for_another_kind_of_host_is_refused_without_an_index_too() {
+fn an_image_for_another_platform_is_rejected_also_without_an_index() {
     let bytes = serde_json::to_vec(&config(&[])).unwrap();
     assert!(configuration("the configuration", &bytes, &amd64()).is_ok());
     let arm = Platform {

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_preferred_wherever_it_is_offered() {
+    fn token_authentication_is_preferred_in_any_header_order() {
         for (headers, wanted) in [
             (
                 &[r#"Bearer realm="https://a/token",service="r, s",scope="repository:x:pull""#][..],

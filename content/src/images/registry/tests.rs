@@ -18,7 +18,7 @@ fn registries(insecure: &[&str]) -> Registries {
 }
 
 #[test]
-fn only_listed_registries_go_without_tls() {
+fn only_listed_registries_are_used_without_tls() {
     let registries = registries(&["old.lan:5000", "10.0.0.1", "127.0.0.1:7", "[::1]:5000"]);
     let goes = |url: &str| registries.allows_scheme(&Url::parse(url).unwrap());
     for url in [

@@ -83,7 +83,7 @@ impl RegistryProcess {
 }
 
 #[tokio::test]
-async fn an_image_that_was_pushed_to_debians_registry_is_pulled_from_it() {
+async fn an_image_pushed_to_the_debian_registry_can_be_pulled() {
     if !Path::new(PROGRAM).exists() {
         return argosy_testing::skip("needs the package docker-registry");
     }

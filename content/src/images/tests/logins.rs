@@ -65,7 +65,7 @@ async fn one_token_is_fetched_per_pull() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_log_in_is_enough_for_public_images() {
+async fn an_anonymous_token_suffices_for_public_images() {
     let (world, file) = private(bearer, "Bearer abc").await;
     fs::write(file.path(), "{}").unwrap();
     world.registry.set_token(None, "abc");

@@ -66,7 +66,7 @@ async fn a_moved_tag_downloads_only_new_layers() {
 }
 
 #[tokio::test]
-async fn the_pull_policy_selects_the_tags_that_are_queried_again() {
+async fn the_pull_policy_determines_which_tags_are_resolved_again() {
     let world = ImagesFixture::new().await;
     let first = web();
     for tag in ["web:latest", "web:1"] {
@@ -97,7 +97,7 @@ async fn the_pull_policy_selects_the_tags_that_are_queried_again() {
 }
 
 #[tokio::test]
-async fn the_image_of_this_hosts_kind_is_taken_from_an_index_of_many() {
+async fn the_image_of_this_platform_is_selected_from_an_index() {
     let world = ImagesFixture::new().await;
     let (ours, other) = (web(), TestImage::new(&[("page", "other")]));
     world.registry.offer("web:ours", &ours);
@@ -206,7 +206,7 @@ async fn a_layer_is_stored_under_its_computed_digest() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_not_what_its_image_claims_is_refused() {
+async fn a_layer_that_does_not_match_its_diff_id_is_rejected() {
     let world = ImagesFixture::new().await;
     let (honest, evil) = (tar("page", b"honest"), tar("page", b"evil"));
     let liar = TestImage::claiming(vec![evil], vec![Digest::of(&honest)]);

@@ -37,7 +37,7 @@ fn ids(tasks: &[v1::TaskSpec]) -> Vec<&str> {
 }
 
 #[test]
-fn an_offer_is_filled_and_reduces_wait_for_every_map() {
+fn offers_are_filled_and_reduces_wait_for_all_maps() {
     let mut job = job(3, 2);
     let first = job.fill(&offer("0.2"), 9);
     assert_eq!(ids(&first), ["map-000-1", "map-001-1"]);
@@ -61,7 +61,7 @@ fn an_offer_is_filled_and_reduces_wait_for_every_map() {
 }
 
 #[test]
-fn a_failed_task_is_tried_under_a_new_id_and_given_up_in_the_end() {
+fn a_failed_task_is_retried_under_new_ids_up_to_a_limit() {
     let mut job = job(1, 1);
     for attempt in 1..=3 {
         let id = format!("map-000-{attempt}");
@@ -110,7 +110,7 @@ fn a_map_with_lost_output_is_repeated_before_the_reduce() {
 }
 
 #[test]
-fn one_accept_stays_within_the_bound_of_masters() {
+fn an_accept_stays_within_the_limits_of_masters() {
     let mut job = job(2_000, 100);
     while !job.fill(&offer("200"), 999).is_empty() {}
     for map in 0..2_000 {

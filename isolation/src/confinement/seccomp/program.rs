@@ -253,7 +253,7 @@ pub(super) mod tests {
 
     /// The calls on files that glibc and musl make on aarch64, which has none of the legacy calls.
     #[test]
-    fn what_c_libraries_call_on_aarch64_is_listed_for_all_architectures() {
+    fn calls_of_c_libraries_on_aarch64_are_listed_for_all_architectures() {
         for call in [
             libc::SYS_faccessat,
             libc::SYS_fchmodat,

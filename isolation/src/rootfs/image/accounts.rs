@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_home_is_that_of_the_account_or_the_root() {
+    fn the_home_directory_is_that_of_the_account_or_the_root_directory() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/srv/www\nodd:x:2:2::home:\n";
         let home = |wanted: &str| home_of(passwd, &UserSpec::parse(wanted).unwrap());
         assert_eq!(

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_master_of_a_terminal_has_a_peer_and_no_other_file_has() {
+    fn only_the_master_side_of_a_terminal_has_a_peer() {
         let (master, command_side) = open_pair(DEFAULT_SIZE).unwrap();
         let mut own = File::from(peer(&master).unwrap());
         let mut master = File::from(master);

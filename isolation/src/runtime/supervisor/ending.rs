@@ -256,7 +256,7 @@ mod tests {
     };
 
     #[test]
-    fn reasons_are_sentences() {
+    fn exit_reasons_are_formatted_as_sentences() {
         assert_eq!(
             reason(CommandOutcome::Exited(7), None, None),
             "exited with code 7"

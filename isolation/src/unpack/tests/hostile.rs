@@ -17,7 +17,7 @@ fn refused(tarball: Tarball, entry: &str, rule: &str) {
 }
 
 #[test]
-fn paths_that_lead_out_are_refused() {
+fn paths_outside_the_target_are_rejected() {
     refused(
         Tarball::default().file("/etc/evil", "x"),
         "/etc/evil",
@@ -81,7 +81,7 @@ fn an_existing_link_is_not_followed() {
 }
 
 #[test]
-fn links_that_lead_out_are_refused() {
+fn links_to_outside_the_target_are_rejected() {
     refused(
         Tarball::default().link("l", "/etc/passwd"),
         "l",
@@ -101,7 +101,7 @@ fn links_that_lead_out_are_refused() {
 }
 
 #[test]
-fn hard_links_lead_only_to_files_of_the_archive() {
+fn hard_links_may_target_only_files_of_the_archive() {
     refused(
         Tarball::default().hard_link("h", "../outside/secret"),
         "h",
@@ -142,7 +142,7 @@ fn hard_links_lead_only_to_files_of_the_archive() {
 }
 
 #[test]
-fn a_file_does_not_change_what_it_was_linked_to() {
+fn replacing_a_hard_linked_file_does_not_change_the_other_name() {
     let world = UnpackFixture::new();
     let tarball = Tarball::default()
         .file("a", "one")
@@ -341,7 +341,7 @@ fn headers_are_bounded() {
 }
 
 #[test]
-fn the_last_of_a_name_wins() {
+fn the_last_entry_with_a_name_is_kept() {
     let world = UnpackFixture::new();
     let tarball = Tarball::default()
         .file("a", "one")
@@ -372,7 +372,7 @@ fn the_last_of_a_name_wins() {
 }
 
 #[test]
-fn zip_files_have_the_same_rules() {
+fn zip_archives_follow_the_same_rules() {
     let link = libc::S_IFLNK | 0o777;
     let refused = |files: &[(&str, u32, &[u8])], rule: &str| {
         let refusal = UnpackFixture::new().refusal_of(
@@ -424,7 +424,7 @@ fn zip_entries_may_not_share_bytes() {
 }
 
 #[test]
-fn archives_that_are_cut_or_broken_are_refused() {
+fn truncated_and_corrupt_archives_are_rejected() {
     let text: String = (0..20_000).map(|number| number.to_string()).collect();
     let tarball = Tarball::default().file("first", "x").file("text", &text);
     let whole = tarball.end();

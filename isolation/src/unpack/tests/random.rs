@@ -77,7 +77,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn an_archive_stays_in_its_directory(entries in prop::collection::vec(entry(), 1..12)) {
+    fn random_archives_do_not_write_outside_their_directory(entries in prop::collection::vec(entry(), 1..12)) {
         // An invalid entry ends the work, so each is also tried as the last one.
         for length in 1..=entries.len() {
             let world = UnpackFixture::new();
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn a_layer_stays_in_its_directory(entries in prop::collection::vec(entry(), 1..12)) {
+    fn random_layers_do_not_write_outside_their_directory(entries in prop::collection::vec(entry(), 1..12)) {
         let world = UnpackFixture::new();
         let _ = world.unpack(&tarball(&entries), ArchiveFormat::Tar, &UnpackLimits::layer());
     }

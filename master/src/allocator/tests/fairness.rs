@@ -19,7 +19,7 @@ fn counts(offers: &[(FrameworkId, AgentId)]) -> BTreeMap<FrameworkId, usize> {
 }
 
 #[test]
-fn the_smaller_dominant_share_is_served_first() {
+fn the_smallest_dominant_share_is_served_first() {
     let mut world = World::new();
     let first = world.framework(&["a"]);
     let large = world.agent("cpus:8;mem:1024");
@@ -37,7 +37,7 @@ fn the_smaller_dominant_share_is_served_first() {
 }
 
 #[test]
-fn the_dominant_resource_decides_not_the_sum() {
+fn the_dominant_resource_determines_the_share_and_not_the_sum() {
     let mut world = World::new();
     let ready = |world: &mut World, agent: &str| {
         let id = world.agent(agent);
@@ -56,7 +56,7 @@ fn the_dominant_resource_decides_not_the_sum() {
 }
 
 #[test]
-fn a_role_of_twice_the_weight_gets_twice_as_much() {
+fn a_role_with_twice_the_weight_gets_twice_as_much() {
     let mut world = World::new();
     let (heavy, light) = (world.framework(&["heavy"]), world.framework(&["light"]));
     world.operate(OperatorOperation::SetWeight {
@@ -70,7 +70,7 @@ fn a_role_of_twice_the_weight_gets_twice_as_much() {
 }
 
 #[test]
-fn a_weight_that_changes_counts_at_once() {
+fn a_changed_weight_applies_immediately() {
     let mut world = World::new();
     let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
     for _ in 0..10 {
@@ -88,7 +88,7 @@ fn a_weight_that_changes_counts_at_once() {
 }
 
 #[test]
-fn many_frameworks_of_one_role_share_what_one_of_another_gets_alone() {
+fn the_frameworks_of_a_role_divide_the_share_of_their_role() {
     let mut world = World::new();
     let alone = world.framework(&["alone"]);
     let crowd: Vec<_> = (0..3).map(|_| world.framework(&["crowd"])).collect();
@@ -132,7 +132,7 @@ fn tasks_and_offers_count_for_the_share_and_unreachable_tasks_do_not() {
 }
 
 #[test]
-fn frameworks_of_equal_demand_end_within_one_agent_of_each_other() {
+fn frameworks_with_equal_demand_differ_by_at_most_one_agent() {
     for seed in 1..=30 {
         let mut dice = TestRng::new(seed * 7_919);
         let mut world = World::new();
@@ -166,7 +166,7 @@ fn frameworks_of_equal_demand_end_within_one_agent_of_each_other() {
 }
 
 #[test]
-fn a_framework_that_can_use_nothing_does_not_block_the_next() {
+fn a_framework_that_can_use_no_resources_does_not_block_the_next() {
     let mut world = World::new();
     let picky = world.framework_with(&["a"], &[(crate::allocator::MINIMUM_LABEL, "cpus:64")]);
     let other = world.framework(&["a"]);
@@ -212,7 +212,7 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn what_frameworks_hold_counts_alike_in_every_order_of_arrival() {
+fn allocated_resources_count_equally_in_every_order_of_arrival() {
     let orders = orders(4);
     assert_eq!(orders.len(), 24);
     for order in orders {
@@ -279,7 +279,7 @@ fn a_role_at_its_limit_is_offered_nothing_more() {
 }
 
 #[test]
-fn a_limit_of_a_kind_that_no_agent_had_counts_once_one_has_it() {
+fn a_limit_for_a_new_resource_kind_applies_once_an_agent_has_it() {
     let mut world = World::new();
     world
         .allocator
@@ -294,7 +294,7 @@ fn a_limit_of_a_kind_that_no_agent_had_counts_once_one_has_it() {
 }
 
 #[test]
-fn a_kind_behind_the_eighth_counts_for_fairness() {
+fn resource_kinds_after_the_eighth_count_for_fairness() {
     let mut world = World::new();
     let kinds: String = (0..11).map(|number| format!(";kind-{number}:1")).collect();
     let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));

@@ -51,7 +51,7 @@ fn a_filter_never_lasts_more_than_a_year() {
 }
 
 #[test]
-fn more_than_declined_is_offered_at_once_less_is_not() {
+fn more_than_the_declined_resources_is_offered_at_once_and_less_is_not() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let agent = world.agent("cpus:4;mem:64");
@@ -105,7 +105,7 @@ fn reviving_clears_the_filters_of_a_framework() {
 }
 
 #[test]
-fn reviving_one_role_leaves_the_filters_of_the_other() {
+fn reviving_one_role_keeps_the_filters_of_the_other() {
     let mut world = World::new();
     let a = world.framework(&["a", "b"]);
     let agent = world.agent("cpus:2;mem:64");
@@ -138,7 +138,7 @@ fn a_suppressed_role_is_offered_nothing_until_it_is_revived() {
 }
 
 #[test]
-fn an_agent_that_changes_what_it_gives_is_no_longer_filtered() {
+fn a_change_of_an_agents_resources_removes_its_filters() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let agent = world.agent("cpus:4;mem:64");

@@ -309,7 +309,7 @@ impl RandomRun {
 }
 
 #[test]
-fn nothing_is_offered_twice_or_withheld_whatever_happens() {
+fn no_resource_is_offered_twice_or_withheld_in_random_runs() {
     for seed in 1..=40 {
         let settings = AllocatorSettings {
             filters: if seed % 5 == 0 { 6 } else { 10_000 },

@@ -93,7 +93,7 @@ fn explanation_contains_the_frameworks_decline_reason() {
 }
 
 #[test]
-fn the_state_of_an_agent_comes_before_its_size() {
+fn the_state_of_an_agent_is_reported_before_its_size() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let [lost, off, far] = std::array::from_fn(|_| world.agent("cpus:1"));
@@ -150,7 +150,7 @@ fn small_remainders_and_gpus_have_separate_reasons() {
 }
 
 #[test]
-fn a_large_cluster_is_explained_in_pages_that_add_up() {
+fn a_large_cluster_is_explained_in_consistent_pages() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     for at in 1..=25 {

@@ -70,7 +70,7 @@ fn less_than_the_minimum_is_not_offered() {
 }
 
 #[test]
-fn a_framework_has_a_minimum_of_its_own_and_an_empty_one_takes_anything() {
+fn a_framework_may_set_its_own_minimum_and_an_empty_one_accepts_anything() {
     let mut world = World::new();
     let picky = world.framework_with(&["a"], &[(MINIMUM_LABEL, "cpus:4")]);
     let modest = world.framework_with(&["b"], &[(MINIMUM_LABEL, "")]);
@@ -104,7 +104,7 @@ fn gpus_are_offered_only_with_the_gpu_capability() {
 }
 
 #[test]
-fn an_offer_names_session_promise_and_expiry() {
+fn an_offer_contains_session_promise_and_expiry() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let agent = world.agent("cpus:2;mem:64;ports:[1-9]");
@@ -124,7 +124,7 @@ fn an_offer_names_session_promise_and_expiry() {
 }
 
 #[test]
-fn a_framework_that_joins_a_role_is_offered_in_it_and_one_that_leaves_is_not() {
+fn offers_follow_the_roles_of_a_framework() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     world.agent("cpus:2");
@@ -152,7 +152,7 @@ fn a_new_leader_offers_everything_that_is_free_again() {
 }
 
 #[test]
-fn many_agents_that_become_free_at_once_are_offered_without_waiting_for_a_round() {
+fn many_agents_freed_at_once_are_offered_without_waiting_for_a_round() {
     let mut world = World::new();
     let frameworks = [world.framework(&["a"]), world.framework(&["b"])];
     let agents: Vec<_> = (0..300).map(|_| world.agent("cpus:2;mem:64")).collect();

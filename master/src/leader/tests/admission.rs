@@ -118,7 +118,7 @@ fn failover_under_load_needs_no_list_and_no_entry() {
 }
 
 #[test]
-fn an_agent_that_lacks_a_delivered_task_or_holds_one_more_is_compared() {
+fn an_agent_with_missing_or_additional_tasks_is_compared() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b"]);
     world.report(LinkId(2), "a", 1, TaskState::Running);
@@ -175,7 +175,7 @@ fn lists_of_a_thousand_agents_are_queued_and_bounded() {
 }
 
 #[test]
-fn agents_that_wait_in_line_stay_alive_and_the_wait_is_bounded() {
+fn queued_agents_stay_alive_and_their_wait_is_bounded() {
     let agents = LISTS as u64 + 1;
     let mut world = many(agents);
     world.new_leader();
@@ -210,7 +210,7 @@ fn agents_that_wait_in_line_stay_alive_and_the_wait_is_bounded() {
 }
 
 #[test]
-fn an_agent_that_never_lists_its_tasks_stays_and_is_offered_nothing() {
+fn an_agent_that_never_lists_its_tasks_stays_and_is_not_offered() {
     let mut world = World::new();
     world.subscribe("web");
     let link = world.link();

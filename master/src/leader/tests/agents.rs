@@ -14,7 +14,7 @@ use crate::leader::Input;
 use crate::links::LinkId;
 
 #[test]
-fn a_first_hello_registers_and_its_repeat_finds_the_same_agent() {
+fn a_first_hello_registers_an_agent_and_its_repeat_finds_it() {
     let mut world = World::new();
     world.hello(LinkId(1), new_agent(7, "cpus:4"));
     world.hello(LinkId(2), new_agent(7, "cpus:4"));
@@ -53,7 +53,7 @@ fn orders_are_sent_in_order_and_once() {
 }
 
 #[test]
-fn what_got_lost_with_a_link_is_sent_again_from_the_floor_of_the_next() {
+fn orders_lost_with_a_link_are_resent_from_the_floor_of_the_next() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c"]);
     world.clear_lines();
@@ -121,7 +121,7 @@ fn obsolete_order_is_sent_as_void() {
 }
 
 #[test]
-fn a_shorter_grace_voids_the_kill_before_it() {
+fn a_kill_with_a_shorter_grace_period_voids_the_previous_one() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.kill("a");
@@ -142,7 +142,7 @@ fn a_shorter_grace_voids_the_kill_before_it() {
 }
 
 #[test]
-fn a_new_hello_drops_the_former_link() {
+fn a_new_hello_closes_the_previous_link() {
     let mut world = World::with_running_task();
     world.agent_returns(AGENT);
     world.expect(&expect![[r#"
@@ -166,7 +166,7 @@ fn a_new_hello_drops_the_former_link() {
 }
 
 #[test]
-fn an_agent_without_what_it_should_hold_is_compared_and_the_task_is_gone() {
+fn a_task_missing_on_its_agent_is_gone_after_the_comparison() {
     let mut world = World::with_running_task();
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
@@ -235,7 +235,7 @@ fn chunked_list_is_compared_when_complete() {
 }
 
 #[test]
-fn a_list_that_does_not_ascend_ends_the_link() {
+fn an_unsorted_task_list_closes_the_link() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
     hello.digests.insert(DigestKind::Task, 99);
@@ -250,7 +250,7 @@ fn a_list_that_does_not_ascend_ends_the_link() {
 }
 
 #[test]
-fn an_agent_that_was_away_is_believed_again_and_its_frameworks_are_told() {
+fn a_returning_agent_is_reachable_again_and_its_frameworks_are_notified() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.advance(15_000);
@@ -279,7 +279,7 @@ fn an_agent_that_was_away_is_believed_again_and_its_frameworks_are_told() {
 }
 
 #[test]
-fn a_launch_that_was_not_delivered_before_its_agent_was_lost_never_happens() {
+fn a_launch_not_delivered_before_its_agent_was_lost_never_happens() {
     let mut world = World::with_offer();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.accept("1.1", &["a"]);
@@ -302,7 +302,7 @@ fn a_launch_that_was_not_delivered_before_its_agent_was_lost_never_happens() {
 }
 
 #[test]
-fn a_launch_that_needs_more_than_its_agent_can_do_now_is_never_sent() {
+fn a_launch_that_needs_a_missing_agent_capability_is_never_sent() {
     let mut world = World::with_offer();
     let hello_with = |world: &World, capabilities: CapabilityNames| {
         let mut hello = world.hello_of(AGENT);
@@ -338,7 +338,7 @@ fn a_launch_that_needs_more_than_its_agent_can_do_now_is_never_sent() {
 }
 
 #[test]
-fn what_an_unreachable_agent_was_told_to_kill_is_killed_when_it_returns() {
+fn kills_for_an_unreachable_agent_are_executed_when_it_returns() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.advance(15_000);
@@ -359,7 +359,7 @@ fn what_an_unreachable_agent_was_told_to_kill_is_killed_when_it_returns() {
 }
 
 #[test]
-fn an_agent_of_another_cluster_or_of_a_later_history_is_refused() {
+fn an_agent_of_another_cluster_or_a_later_history_is_rejected() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
     hello.cluster = Some(ClusterId(7));
@@ -408,7 +408,7 @@ fn a_copy_of_a_disk_that_knows_the_newest_incarnation_is_refused_while_the_agent
 }
 
 #[test]
-fn a_copy_of_a_disk_is_refused() {
+fn a_copied_data_directory_is_rejected() {
     let mut world = World::with_offer();
     let mut hello = world.hello_of(AGENT);
     hello.confirmed = 5;
@@ -422,7 +422,7 @@ fn a_copy_of_a_disk_is_refused() {
 }
 
 #[test]
-fn an_agent_that_nobody_knows_or_that_is_gone_kills_everything_and_registers_anew() {
+fn an_unknown_or_gone_agent_kills_its_tasks_and_registers_as_a_new_agent() {
     let mut world = World::with_running_task();
     let gone = world.hello_of(AGENT);
     let mut unknown = gone.clone();
@@ -450,7 +450,7 @@ fn an_agent_that_nobody_knows_or_that_is_gone_kills_everything_and_registers_ane
 }
 
 #[test]
-fn an_update_that_is_known_already_may_be_forgotten_at_once() {
+fn an_already_committed_update_is_released_immediately() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 1, TaskState::Running);
     world.report(LinkId(2), "stranger", 1, TaskState::Running);
@@ -461,7 +461,7 @@ fn an_update_that_is_known_already_may_be_forgotten_at_once() {
 }
 
 #[test]
-fn a_ping_is_answered_with_its_serial() {
+fn a_pong_contains_the_serial_of_its_ping() {
     let mut world = World::with_offer();
     world.feed(Input::AgentPing {
         link: LinkId(2),
@@ -473,7 +473,7 @@ fn a_ping_is_answered_with_its_serial() {
 }
 
 #[test]
-fn an_agent_lost_under_the_former_leader_is_believed_again_by_the_next() {
+fn an_agent_lost_under_the_former_leader_can_return_under_the_next() {
     let mut world = World::with_running_task();
     world.advance(15_000);
     world.new_leader();
@@ -490,7 +490,7 @@ fn an_agent_lost_under_the_former_leader_is_believed_again_by_the_next() {
 }
 
 #[test]
-fn a_task_whose_framework_left_its_role_meanwhile_comes_back_all_the_same() {
+fn a_task_returns_even_if_its_framework_has_left_its_role() {
     let mut world = World::with_running_task();
     world.advance(15_000);
     let mut info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
@@ -508,7 +508,7 @@ fn a_task_whose_framework_left_its_role_meanwhile_comes_back_all_the_same() {
 }
 
 #[test]
-fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
+fn an_ended_task_keeps_its_state_if_its_agent_forgets_it_or_is_lost() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
     world.clear_lines();
@@ -538,7 +538,7 @@ fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
 }
 
 #[test]
-fn no_id_is_ever_given_twice() {
+fn no_id_is_assigned_twice() {
     let mut world = World::new();
     world.agent("cpus:1;mem:1024");
     world.operate(OperatorOperation::MarkGone(AGENT));
@@ -550,7 +550,7 @@ fn no_id_is_ever_given_twice() {
 }
 
 #[test]
-fn a_list_of_another_incarnation_ends_its_link() {
+fn a_task_list_of_another_incarnation_closes_its_link() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     let mut first = world.hello_of(AGENT);
@@ -572,7 +572,7 @@ fn a_list_of_another_incarnation_ends_its_link() {
 }
 
 #[test]
-fn a_second_hello_on_a_stream_ends_it() {
+fn a_second_hello_on_a_stream_closes_it() {
     let mut world = World::with_offer();
     let hello = world.hello_of(AGENT);
     world.hello(LinkId(2), hello);

@@ -30,7 +30,7 @@ fn repeated_call_joins_the_pending_one() {
 }
 
 #[test]
-fn a_repeat_gets_the_answer_that_was_given_from_any_leader() {
+fn a_repeated_call_gets_the_first_answer_from_any_leader() {
     let mut world = World::with_offer();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1"), spec("b", "cpus:99")]);
     let call = world.call_of(CallAction::Accept(accept));
@@ -72,7 +72,7 @@ fn call_lost_with_its_leader_is_applied_when_repeated() {
 
 /// Before level 3 the log has the operations in one launch.
 #[test]
-fn refused_tasks_are_named_by_operation_and_task_whatever_the_log_holds() {
+fn rejected_tasks_are_identified_by_operation_and_task_at_any_level() {
     for level in [Level::RELEASE_0_1, Level::RELEASE_0_2] {
         let mut world = World::with_offer();
         let (accept, tokens) = world.acceptance("1.1", Vec::new());
@@ -103,7 +103,7 @@ fn refused_tasks_are_named_by_operation_and_task_whatever_the_log_holds() {
 }
 
 #[test]
-fn a_number_used_for_something_else_is_an_error() {
+fn a_call_number_reused_for_another_request_is_an_error() {
     let mut world = World::with_offer();
     let first = world.call_of(CallAction::Suppress(Vec::new()));
     let mut second = first.clone();
@@ -201,7 +201,7 @@ fn the_same_number_with_another_filter_is_an_error() {
 }
 
 #[test]
-fn a_call_below_the_low_water_is_late() {
+fn a_call_below_the_low_water_mark_is_rejected_as_late() {
     let mut world = World::with_offer();
     let late = world.call_of(CallAction::Suppress(Vec::new()));
     world.call(CallAction::Revive(Vec::new()));
@@ -228,7 +228,7 @@ fn call_of_an_unknown_framework_is_refused() {
 }
 
 #[test]
-fn a_kill_that_was_committed_and_not_sent_happens_under_the_next_leader() {
+fn a_committed_kill_that_was_not_sent_is_sent_by_the_next_leader() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.kill("a");
@@ -247,7 +247,7 @@ fn a_kill_that_was_committed_and_not_sent_happens_under_the_next_leader() {
 }
 
 #[test]
-fn a_kill_of_a_task_that_nobody_knows_is_a_promise_that_it_never_starts() {
+fn a_kill_of_an_unknown_task_prevents_its_later_launch() {
     let mut world = World::with_offer();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
     let mut slow = world.call_of(CallAction::Accept(accept));
@@ -270,7 +270,7 @@ fn a_kill_of_a_task_that_nobody_knows_is_a_promise_that_it_never_starts() {
 }
 
 #[test]
-fn a_repeated_kill_is_one_order() {
+fn a_repeated_kill_creates_one_order() {
     let mut world = World::with_running_task();
     world.kill("a");
     world.kill("a");
@@ -290,7 +290,7 @@ fn a_repeated_kill_is_one_order() {
 }
 
 #[test]
-fn tasks_of_one_acceptance_are_launched_in_its_order() {
+fn tasks_of_an_accept_call_are_launched_in_order() {
     let mut world = World::with_offer();
     world.accept("1.1", &["c", "a", "b"]);
     world.expect(&expect![[r#"
@@ -302,7 +302,7 @@ fn tasks_of_one_acceptance_are_launched_in_its_order() {
 }
 
 #[test]
-fn operators_are_answered_one_by_one() {
+fn operator_calls_are_answered_individually() {
     let mut world = World::with_running_task();
     world.operate(OperatorOperation::KillTask {
         key: task_key("zebra"),
@@ -342,7 +342,7 @@ fn oversized_call_is_refused_and_releases_its_offer() {
 }
 
 #[test]
-fn repeats_of_a_call_that_wait_are_bounded() {
+fn waiting_repeats_of_a_call_are_bounded() {
     let mut world = World::with_offer();
     world.slow_log();
     let call = world.call_of(CallAction::Suppress(Vec::new()));
@@ -358,7 +358,7 @@ fn repeats_of_a_call_that_wait_are_bounded() {
 }
 
 #[test]
-fn a_call_whose_tasks_no_agent_can_run_costs_no_offer() {
+fn a_call_with_tasks_that_no_agent_can_run_uses_no_offer() {
     let mut world = World::with_offer();
     let entries = world.entries();
     let long = || TaskSpec {

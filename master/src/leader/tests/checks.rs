@@ -8,7 +8,7 @@ use crate::leader::Input;
 use crate::links::LinkId;
 
 #[test]
-fn what_a_check_has_found_is_told_until_it_is_acknowledged_and_comes_back_with_its_agent() {
+fn check_results_are_resent_until_acknowledged_and_return_with_their_agent() {
     let mut world = World::with_running_task();
     let mut update = world.update("a", 2, TaskState::Running);
     update.reason = Reason::ReadinessCheckStatusUpdated;

@@ -16,7 +16,7 @@ fn mode(world: &World, agent: AgentId) -> AgentMode {
 }
 
 #[test]
-fn an_agent_silent_for_its_timeout_is_unreachable_and_everybody_is_told() {
+fn an_agent_that_times_out_is_unreachable_and_its_frameworks_are_notified() {
     let mut world = World::with_running_task();
     world.advance_with(20_000, &[LinkId(2)]);
     world.clear_lines();
@@ -34,7 +34,7 @@ fn an_agent_silent_for_its_timeout_is_unreachable_and_everybody_is_told() {
 }
 
 #[test]
-fn any_word_of_an_agent_counts_as_a_sign_of_life() {
+fn any_message_of_an_agent_counts_as_a_heartbeat() {
     let mut world = World::with_running_task();
     world.advance(14_000);
     world.report(LinkId(2), "a", 2, TaskState::Running);
@@ -47,7 +47,7 @@ fn any_word_of_an_agent_counts_as_a_sign_of_life() {
 }
 
 #[test]
-fn pings_before_a_hello_are_not_answered_and_keep_no_agent_alive() {
+fn pings_before_a_hello_are_ignored() {
     let mut world = World::with_running_task();
     let link = world.link();
     world.feed(Input::AgentPing { link, serial: 7 });
@@ -58,7 +58,7 @@ fn pings_before_a_hello_are_not_answered_and_keep_no_agent_alive() {
 }
 
 #[test]
-fn a_new_leader_gives_every_agent_a_full_grace_and_a_return_ends_it() {
+fn a_new_leader_restarts_the_timeout_of_every_agent_until_it_returns() {
     let mut world = World::with_offer();
     world.agent("cpus:1;mem:1024");
     world.advance(10_000);
@@ -77,7 +77,7 @@ fn a_new_leader_gives_every_agent_a_full_grace_and_a_return_ends_it() {
 }
 
 #[test]
-fn a_new_leader_does_not_give_up_all_at_once_who_does_not_return() {
+fn a_new_leader_marks_missing_agents_unreachable_gradually() {
     let mut world = World::new();
     for _ in 0..40 {
         world.agent("cpus:1;mem:1024");
@@ -96,7 +96,7 @@ fn a_new_leader_does_not_give_up_all_at_once_who_does_not_return() {
 }
 
 #[test]
-fn an_agent_whose_return_is_being_committed_is_not_given_up() {
+fn an_agent_whose_return_is_being_committed_is_not_marked_unreachable() {
     let mut world = World::with_running_task();
     world.new_leader();
     world.slow_log();
@@ -157,7 +157,7 @@ fn mass_loss_transfers_leadership_once() {
 }
 
 #[test]
-fn a_mass_of_silent_agents_is_given_up_slowly_to_its_end() {
+fn many_silent_agents_are_marked_unreachable_at_a_limited_rate() {
     let mut world = World::new();
     for _ in 0..40 {
         world.agent("cpus:1;mem:1024");
@@ -199,7 +199,7 @@ fn disconnected_time_continues_across_leaders() {
 }
 
 #[test]
-fn a_framework_that_is_back_in_time_is_not_removed() {
+fn a_framework_that_returns_in_time_is_not_removed() {
     let mut world = World::with_running_task();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.advance_with(30_000, &[LinkId(2)]);
@@ -234,7 +234,7 @@ fn an_idle_cluster_writes_nothing() {
 
 /// A lost agent is removed eventually; the exact time does not matter.
 #[test]
-fn an_idle_cluster_with_a_lost_agent_writes_nothing_until_it_is_forgotten() {
+fn an_idle_cluster_with_a_lost_agent_writes_nothing_until_it_is_pruned() {
     let mut world = World::new();
     world.agent("cpus:1");
     world.advance(LIMITS.agent_timeout_ms);
@@ -294,7 +294,7 @@ fn time_is_committed_periodically_while_a_deadline_runs() {
 }
 
 #[test]
-fn every_stream_has_a_heartbeat_each_second() {
+fn every_stream_gets_a_heartbeat_each_second() {
     let mut world = World::with_offer();
     world.shows_heartbeats = true;
     world.advance_with(3_000, &[LinkId(2)]);
@@ -321,7 +321,7 @@ fn a_second_timeout_while_the_first_is_being_committed_changes_nothing() {
 }
 
 #[test]
-fn a_framework_that_came_back_leaves_no_deadline_for_which_time_is_committed() {
+fn no_time_is_committed_after_a_framework_has_returned() {
     let mut world = World::new();
     let info = FrameworkInfo {
         failover_timeout_ms: 200_000,

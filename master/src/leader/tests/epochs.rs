@@ -25,7 +25,7 @@ fn an_offer_survives_its_leader_and_is_accepted_under_its_old_id() {
 }
 
 #[test]
-fn an_offer_that_was_not_presented_again_may_still_be_accepted_until_another_is_made() {
+fn an_unpresented_offer_is_valid_until_its_resources_are_offered_again() {
     let mut world = World::with_offer();
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);
@@ -135,7 +135,7 @@ fn adopted_offers_are_valid_for_a_second() {
 }
 
 #[test]
-fn a_decline_in_force_is_presented_to_the_next_leader() {
+fn an_active_decline_is_presented_to_the_next_leader() {
     let mut world = World::with_offer();
     world.new_leader();
     let mut subscription = world.subscription_of(FRAMEWORK, &[]);

@@ -44,7 +44,7 @@ fn second_stream_of_a_session_replaces_the_first() {
 }
 
 #[test]
-fn a_subscription_whose_answer_got_lost_is_repeated_and_finds_its_framework() {
+fn a_repeated_subscription_finds_the_framework_of_the_first() {
     let mut world = World::new();
     world.slow_log();
     world.subscribe_with(LinkId(1), new_framework(7, framework_info("web")));
@@ -60,7 +60,7 @@ fn a_subscription_whose_answer_got_lost_is_repeated_and_finds_its_framework() {
 }
 
 #[test]
-fn a_new_session_supersedes_the_former_and_voids_its_offers() {
+fn a_new_session_supersedes_the_previous_one_and_voids_its_offers() {
     let mut world = World::with_offer();
     let mut next = world.subscription_of(FRAMEWORK, &["1.1"]);
     next.session = 777;
@@ -112,7 +112,7 @@ fn a_late_subscription_of_a_killed_process_replaces_nobody() {
 
 /// The number of a session is all that a call needs.
 #[test]
-fn the_session_is_not_named_to_another_principal() {
+fn the_session_is_not_disclosed_to_another_principal() {
     let mut world = World::with_offer();
     let mut other = world.subscription_of(FRAMEWORK, &[]);
     other.session = 777;
@@ -172,7 +172,7 @@ fn a_superseded_scheduler_is_refused_under_every_leader() {
 }
 
 #[test]
-fn a_scheduler_that_returns_gets_every_update_it_has_missed() {
+fn a_returning_scheduler_gets_every_missed_update() {
     let mut world = World::with_running_task();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.report(LinkId(2), "a", 2, TaskState::Finished);
@@ -191,7 +191,7 @@ fn a_scheduler_that_returns_gets_every_update_it_has_missed() {
 }
 
 #[test]
-fn a_stream_gone_for_ten_seconds_is_recorded_and_its_offers_end() {
+fn a_disconnection_of_ten_seconds_is_recorded_and_ends_the_offers() {
     let mut world = World::with_offer();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.advance_with(9_900, &[LinkId(2)]);
@@ -209,7 +209,7 @@ fn a_stream_gone_for_ten_seconds_is_recorded_and_its_offers_end() {
 }
 
 #[test]
-fn a_framework_without_failover_timeout_goes_with_its_tasks_ten_seconds_after_its_stream() {
+fn a_framework_without_failover_timeout_is_removed_after_ten_seconds() {
     let mut world = World::new();
     let info = FrameworkInfo {
         failover_timeout_ms: 0,
@@ -234,7 +234,7 @@ fn a_framework_without_failover_timeout_goes_with_its_tasks_ten_seconds_after_it
 }
 
 #[test]
-fn a_framework_that_was_removed_is_told_so_and_never_comes_back() {
+fn a_removed_framework_is_notified_and_cannot_return() {
     let mut world = World::with_running_task();
     let subscription = world.subscription_of(FRAMEWORK, &[]);
     world.operate(OperatorOperation::Teardown(FRAMEWORK));
@@ -290,7 +290,7 @@ fn a_framework_of_another_cluster_is_refused() {
 }
 
 #[test]
-fn leaving_a_role_withdraws_its_offers_and_joining_one_brings_new_ones() {
+fn leaving_a_role_rescinds_its_offers_and_joining_one_creates_new_ones() {
     let mut world = World::with_offer();
     world.call(CallAction::Update(in_roles(&["ops"])));
     world.expect(&expect![[r#"
@@ -301,7 +301,7 @@ fn leaving_a_role_withdraws_its_offers_and_joining_one_brings_new_ones() {
 }
 
 #[test]
-fn an_update_that_changes_nothing_says_nothing() {
+fn a_framework_update_without_a_change_has_no_effect() {
     let mut world = World::with_offer();
     let info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
     world.call(CallAction::Update(info));
@@ -311,7 +311,7 @@ fn an_update_that_changes_nothing_says_nothing() {
 }
 
 #[test]
-fn what_a_scheduler_says_of_itself_after_a_change_of_leader_counts() {
+fn framework_info_sent_after_a_failover_is_applied() {
     let mut world = World::with_offer();
     world.new_leader();
     let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
@@ -327,7 +327,7 @@ fn what_a_scheduler_says_of_itself_after_a_change_of_leader_counts() {
 }
 
 #[test]
-fn suppression_outlives_the_leader_and_a_revival_ends_it() {
+fn suppression_survives_a_failover_and_a_revive_ends_it() {
     let mut world = World::with_offer();
     world.call(CallAction::Suppress(Vec::new()));
     world.decline(&["1.1"], 0);
@@ -348,7 +348,7 @@ fn suppression_outlives_the_leader_and_a_revival_ends_it() {
 }
 
 #[test]
-fn a_framework_with_tasks_on_several_agents_is_one() {
+fn a_framework_with_tasks_on_several_agents_is_kept_over_a_failover() {
     let mut world = World::with_running_task();
     let other = world.agent("cpus:1;mem:1024");
     world.clear_lines();
@@ -376,7 +376,7 @@ fn a_framework_with_tasks_on_several_agents_is_one() {
 }
 
 #[test]
-fn a_scheduler_may_be_replaced_while_an_agent_is_away() {
+fn a_scheduler_may_be_replaced_while_an_agent_is_unreachable() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     let mut next = world.subscription_of(FRAMEWORK, &[]);
@@ -392,7 +392,7 @@ fn a_scheduler_may_be_replaced_while_an_agent_is_away() {
 }
 
 #[test]
-fn tasks_of_a_framework_that_was_removed_while_their_agent_was_away_are_killed_when_it_is_back() {
+fn tasks_of_a_removed_framework_are_killed_when_their_agent_returns() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.advance(15_000);

@@ -87,7 +87,7 @@ fn stored(fixture: &LevelFixture) -> AgentInfo {
 }
 
 #[test]
-fn what_an_agent_reports_beyond_the_level_is_stored_in_the_epoch_after_the_raise() {
+fn agent_facts_beyond_the_level_are_stored_in_the_epoch_after_the_raise() {
     let mut office = LevelFixture::new(Level::RELEASE_0_1);
     let first = office.registered(1, None, info());
     assert!(matches!(
@@ -157,7 +157,7 @@ fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
 }
 
 #[test]
-fn requests_have_the_hash_of_release_0_1_0_until_the_raise() {
+fn requests_have_the_release_0_1_0_hash_until_the_level_is_raised() {
     let batch = Operate {
         request: Some(("alice".to_owned(), "r-1".to_owned())),
         hash: 5,

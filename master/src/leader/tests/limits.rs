@@ -88,7 +88,7 @@ fn unconfirmed_limits_are_resent_and_earlier_ones_void() {
 }
 
 #[test]
-fn a_launch_that_is_not_delivered_yet_has_the_new_limits_and_their_order_follows() {
+fn an_undelivered_launch_has_the_new_limits_and_their_order_follows() {
     let mut world = World::with_offer();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     world.accept("1.1", &["a"]);
@@ -108,7 +108,7 @@ fn a_launch_that_is_not_delivered_yet_has_the_new_limits_and_their_order_follows
 }
 
 #[test]
-fn an_agent_that_announces_the_kind_of_an_order_gets_it() {
+fn an_order_is_sent_to_an_agent_that_announces_its_kind() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });
     let mut hello = world.hello_of(AGENT);

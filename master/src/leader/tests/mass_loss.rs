@@ -90,7 +90,7 @@ fn later_mass_loss_transfers_again() {
 }
 
 #[test]
-fn the_end_of_a_mass_loss_writes_nothing_more() {
+fn nothing_is_written_after_the_end_of_a_mass_loss() {
     let mut world = with_agents(40);
     world.advance(200_000);
     world.clear_lines();

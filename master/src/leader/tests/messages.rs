@@ -53,7 +53,7 @@ impl World {
 }
 
 #[test]
-fn messages_pass_both_ways_without_an_entry() {
+fn messages_pass_in_both_directions_without_a_log_entry() {
     let mut world = World::with_executor();
     let entries = world.entries();
     world.message("e", 5);

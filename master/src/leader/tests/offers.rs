@@ -32,7 +32,7 @@ fn an_offer_with_a_flipped_bit_is_refused() {
 }
 
 #[test]
-fn a_forged_offer_is_rescinded_when_it_is_presented() {
+fn a_forged_presented_offer_is_rescinded() {
     let mut world = World::with_offer();
     world.new_leader();
     let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
@@ -88,7 +88,7 @@ fn the_offer_of_another_framework_is_refused() {
 }
 
 #[test]
-fn an_offer_is_used_once_under_this_leader_and_the_next() {
+fn an_offer_can_be_used_once_even_across_a_failover() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a"]);
     world.accept("1.1", &["b"]);
@@ -159,7 +159,7 @@ fn pending_offer_is_not_used_again() {
 }
 
 #[test]
-fn deposed_leader_rejects_no_call_by_its_own_book_or_clock() {
+fn deposed_leader_rejects_no_call_based_on_its_own_offers_or_clock() {
     let mut world = World::with_offer();
     world.slow_log();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
@@ -179,7 +179,7 @@ fn deposed_leader_rejects_no_call_by_its_own_book_or_clock() {
 }
 
 #[test]
-fn an_offer_given_twice_or_with_one_of_another_agent_is_refused() {
+fn repeated_offers_and_offers_of_several_agents_in_a_call_are_rejected() {
     let mut world = World::with_offer();
     world.agent("cpus:1;mem:1024");
     world.clear_lines();
@@ -196,7 +196,7 @@ fn an_offer_given_twice_or_with_one_of_another_agent_is_refused() {
 }
 
 #[test]
-fn what_is_not_used_of_an_offer_is_offered_again_after_its_filter() {
+fn the_unused_part_of_an_offer_is_offered_again_after_its_filter() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a"]);
     world.clear_lines();
@@ -211,7 +211,7 @@ fn what_is_not_used_of_an_offer_is_offered_again_after_its_filter() {
 }
 
 #[test]
-fn what_a_refused_task_asked_for_is_offered_again() {
+fn resources_of_a_rejected_task_are_offered_again() {
     let mut world = World::with_offer();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:99")]);
     let call = world.call_of(CallAction::Accept(accept));
@@ -225,7 +225,7 @@ fn what_a_refused_task_asked_for_is_offered_again() {
 }
 
 #[test]
-fn an_unused_offer_lapses_and_a_used_or_declined_one_is_never_withdrawn() {
+fn unused_offers_expire_and_used_or_declined_ones_are_not_rescinded() {
     let mut world = World::with_offer();
     world.advance_with(OFFER_MS - 100, &[LinkId(2)]);
     world.expect_nothing();
@@ -264,7 +264,7 @@ fn offer_timeout_is_set_by_the_framework() {
 }
 
 #[test]
-fn a_declined_offer_is_not_made_again_until_its_time_is_over_or_it_is_revived() {
+fn declined_resources_are_not_offered_until_the_filter_expires_or_a_revive() {
     let mut world = World::with_offer();
     world.decline(&["1.1"], 3_000);
     world.advance_with(2_900, &[LinkId(2)]);
@@ -305,7 +305,7 @@ fn an_agent_without_a_link_gets_no_new_offers_and_keeps_the_open_ones() {
 }
 
 #[test]
-fn offers_of_an_agent_that_is_lost_or_changed_are_withdrawn() {
+fn offers_of_a_lost_or_changed_agent_are_rescinded() {
     let mut world = World::with_offer();
     world.operate(OperatorOperation::SetAttribute {
         agent: AGENT,
@@ -395,7 +395,7 @@ fn large_offers_are_split_over_several_events() {
 }
 
 #[test]
-fn acceptances_of_one_entry_leave_other_offers_of_their_agent_alone() {
+fn accepts_in_one_entry_do_not_rescind_other_offers_of_their_agent() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c"]);
     world.advance_with(6_000, &[LinkId(2)]);
@@ -421,7 +421,7 @@ fn acceptances_of_one_entry_leave_other_offers_of_their_agent_alone() {
 }
 
 #[test]
-fn offers_of_one_agent_are_withdrawn_before_the_larger_one_that_holds_them() {
+fn offers_are_rescinded_before_a_larger_one_that_contains_them() {
     let mut world = World::with_offer();
     let specs = ["a", "b", "c", "d"].map(|name| spec(name, "cpus:1;mem:1024"));
     let (accept, tokens) = world.acceptance("1.1", specs.to_vec());

@@ -15,7 +15,7 @@ use super::world::{AGENT, LIMITS, World, new_agent};
 const FORGOTTEN_MS: u64 = LIMITS.agent_timeout_ms + LIMITS.lost_agent_ms + 60_000;
 
 #[test]
-fn a_lost_agent_is_forgotten_when_its_time_is_over_and_registers_anew() {
+fn a_lost_agent_is_pruned_after_its_timeout_and_registers_again() {
     let mut world = World::with_offer();
     let hello = world.hello_of(AGENT);
     world.advance(FORGOTTEN_MS - 61_000);
@@ -37,7 +37,7 @@ fn a_lost_agent_is_forgotten_when_its_time_is_over_and_registers_anew() {
 }
 
 #[test]
-fn an_agent_that_returns_while_it_is_being_forgotten_stays() {
+fn an_agent_that_returns_during_its_pruning_is_kept() {
     let mut world = World::with_offer();
     world.advance(FORGOTTEN_MS - 61_000);
     world.slow_log();
@@ -52,7 +52,7 @@ fn an_agent_that_returns_while_it_is_being_forgotten_stays() {
 }
 
 #[test]
-fn tasks_of_a_forgotten_agent_are_gone_before_its_record_is() {
+fn the_tasks_of_a_pruned_agent_are_gone_before_its_record_is_removed() {
     let mut world = World::with_running_task();
     world.advance(20_000);
     world.acknowledge(&["a"]);
@@ -107,7 +107,7 @@ fn three_lost() -> (Facts, Timestamp) {
 }
 
 #[test]
-fn the_longest_lost_are_forgotten_first_by_age_and_those_that_run_nothing_by_number() {
+fn lost_agents_are_pruned_by_age_oldest_first_and_idle_ones_by_number() {
     let (world, first) = three_lost();
     assert!(ids(&world.registry, first.plus_ms(9_999), 3).is_empty());
     assert_eq!(ids(&world.registry, first.plus_ms(10_000), 3), [4]);

@@ -56,7 +56,7 @@ fn a_framework_that_returns_while_its_disconnection_is_committed_is_connected() 
 }
 
 #[test]
-fn a_framework_without_failover_timeout_is_not_subscribed_and_then_removed() {
+fn a_framework_being_removed_is_not_subscribed_first() {
     let mut world = disconnecting(0);
     world.framework_returns(FRAMEWORK, &[]);
     world.expect_nothing();
@@ -69,7 +69,7 @@ fn a_framework_without_failover_timeout_is_not_subscribed_and_then_removed() {
 }
 
 #[test]
-fn a_disconnection_that_the_former_leader_committed_last_ends_with_the_return() {
+fn a_disconnection_committed_by_the_former_leader_ends_with_the_return() {
     let mut world = disconnecting(60_000);
     world.commit_first(1);
     world.new_leader();
@@ -101,7 +101,7 @@ fn a_disconnection_that_is_committed_after_the_next_epoch_changes_nothing() {
 /// subscription, which changes nothing, was committed before a disconnection that was decided on
 /// the record of the first.
 #[test]
-fn a_stream_whose_framework_is_recorded_as_disconnected_is_closed_and_its_scheduler_returns() {
+fn a_stream_of_a_framework_recorded_as_disconnected_is_closed() {
     let mut world = World::new();
     world.slow_log();
     world.subscribe_with(LinkId(1), new_framework(7, framework_info("web")));

@@ -70,7 +70,7 @@ fn silent_scheduler_is_disconnected_and_its_offers_rescinded() {
 }
 
 #[test]
-fn without_failover_timeout_a_silent_scheduler_is_removed_after_its_grace() {
+fn without_failover_timeout_a_silent_scheduler_is_removed_after_a_delay() {
     let mut world = with_heartbeats(0);
     world.advance_with(LIMITS.framework_timeout_ms, &[LinkId(2)]);
     assert!(world.registry.framework(FRAMEWORK).is_some());
@@ -80,7 +80,7 @@ fn without_failover_timeout_a_silent_scheduler_is_removed_after_its_grace() {
 }
 
 #[test]
-fn heartbeats_keep_a_stream_and_write_nothing() {
+fn heartbeats_keep_a_stream_open_without_log_entries() {
     let mut world = with_heartbeats(60_000);
     let entries = world.entries();
     for _ in 0..10 {
@@ -113,7 +113,7 @@ fn heartbeats_of_other_sessions_are_ignored() {
 }
 
 #[test]
-fn a_scheduler_that_sends_none_is_not_cut_off() {
+fn a_scheduler_without_heartbeats_is_not_disconnected() {
     let mut world = World::with_offer();
     world.advance_with(50_000, &[LinkId(2)]);
     world.expect_nothing();
@@ -132,7 +132,7 @@ fn leader_pause_does_not_count_as_scheduler_silence() {
 }
 
 #[test]
-fn the_next_stream_of_a_silent_scheduler_is_watched_by_itself() {
+fn the_next_stream_of_a_silent_scheduler_has_its_own_timeout() {
     let mut world = with_heartbeats(60_000);
     world.advance_with(10_000, &[LinkId(2)]);
     let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);

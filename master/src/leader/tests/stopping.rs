@@ -142,7 +142,7 @@ fn contact_restarts_the_stop_timer() {
 }
 
 #[test]
-fn an_agent_that_stays_connected_stops_nothing() {
+fn tasks_of_a_connected_agent_are_not_stopped() {
     let mut world = World::with_singletons(&[("a", 10_000)]);
     world.advance_with(100_000, &[LinkId(2)]);
     world.clear_lines();

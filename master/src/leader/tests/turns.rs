@@ -27,7 +27,7 @@ fn launched(count: u32) -> World {
 }
 
 #[test]
-fn orders_that_an_agent_lacks_are_sent_over_as_many_turns_as_they_need() {
+fn missing_orders_are_sent_over_several_turns() {
     let mut world = launched(1_000);
     world.clear_lines();
     let link = world.link();
@@ -47,7 +47,7 @@ fn orders_that_an_agent_lacks_are_sent_over_as_many_turns_as_they_need() {
 }
 
 #[test]
-fn an_accept_of_more_tasks_than_a_turn_applies_is_refused_and_its_offer_is_still_good() {
+fn an_oversized_accept_is_rejected_and_its_offer_stays_valid() {
     let mut world = World::with_offer();
     let most = limits::TASKS_PER_CALL;
     let specs: Vec<_> = (0..=most)

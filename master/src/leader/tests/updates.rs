@@ -26,7 +26,7 @@ fn update_is_committed_before_it_is_sent() {
 }
 
 #[test]
-fn updates_come_again_on_every_stream_until_they_are_acknowledged() {
+fn updates_are_resent_on_every_stream_until_acknowledged() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a"]);
     world.report(LinkId(2), "a", 1, TaskState::Running);
@@ -95,7 +95,7 @@ fn an_acknowledgement_of_an_update_that_is_not_known_here_waits_for_a_commit() {
 }
 
 #[test]
-fn an_acknowledgement_of_another_session_or_of_too_many_is_refused() {
+fn acknowledgements_of_another_session_or_too_many_are_rejected() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
     world.clear_lines();
@@ -152,7 +152,7 @@ fn a_second_end_of_a_task_changes_nothing_before_or_after_the_acknowledgement() 
 }
 
 #[test]
-fn what_an_ended_task_used_is_offered_again_before_its_end_is_acknowledged() {
+fn resources_of_an_ended_task_are_offered_before_the_acknowledgement() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c", "d"]);
     world.report(LinkId(2), "a", 1, TaskState::Running);
@@ -167,7 +167,7 @@ fn what_an_ended_task_used_is_offered_again_before_its_end_is_acknowledged() {
 }
 
 #[test]
-fn a_task_unreachable_without_an_acknowledgement_is_told_by_the_next_leader() {
+fn an_unacknowledged_unreachable_update_is_sent_by_the_next_leader() {
     let mut world = World::with_running_task();
     world.feed(Input::FrameworkClosed { link: LinkId(1) });
     world.advance(15_000);
@@ -184,7 +184,7 @@ fn a_task_unreachable_without_an_acknowledgement_is_told_by_the_next_leader() {
 }
 
 #[test]
-fn no_more_than_a_thousand_tasks_wait_for_acknowledgements_on_a_stream() {
+fn at_most_a_thousand_tasks_of_a_stream_have_unacknowledged_updates() {
     let mut world = World::new();
     world.subscribe("many");
     world.agent("cpus:2000;mem:2000000");
@@ -219,7 +219,7 @@ fn no_more_than_a_thousand_tasks_wait_for_acknowledgements_on_a_stream() {
 }
 
 #[test]
-fn a_question_about_known_tasks_is_answered_at_once() {
+fn reconciliation_of_known_tasks_is_answered_immediately() {
     let mut world = World::with_running_task();
     let entries = world.entries();
     world.reconcile(&["a"], 5);
@@ -232,7 +232,7 @@ fn a_question_about_known_tasks_is_answered_at_once() {
 }
 
 #[test]
-fn unknown_is_answered_after_a_commit_that_makes_it_true() {
+fn unknown_is_answered_only_after_a_confirming_commit() {
     let mut world = World::with_offer();
     let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
     let mut slow = world.call_of(argosy_state::command::CallAction::Accept(accept));
@@ -259,7 +259,7 @@ fn unknown_is_answered_after_a_commit_that_makes_it_true() {
 }
 
 #[test]
-fn a_question_under_a_new_leader_is_answered_before_any_agent_is_back() {
+fn a_new_leader_answers_reconciliation_before_any_agent_reconnects() {
     let mut world = World::with_running_task();
     world.new_leader();
     world.reconcile(&["a"], 1);
@@ -297,7 +297,7 @@ fn tasks_of_a_lost_agent_are_unreachable_and_those_of_a_gone_one_have_ended() {
 }
 
 #[test]
-fn an_ended_task_is_in_the_answer_only_when_it_is_asked_for() {
+fn ended_tasks_are_reconciled_only_on_explicit_request() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
     world.clear_lines();
@@ -310,7 +310,7 @@ fn an_ended_task_is_in_the_answer_only_when_it_is_asked_for() {
 }
 
 #[test]
-fn the_answer_is_what_is_committed_not_what_is_on_its_way() {
+fn reconciliation_reports_the_committed_and_not_the_pending_state() {
     let mut world = World::with_running_task();
     world.slow_log();
     world.report(LinkId(2), "a", 2, TaskState::Finished);
@@ -323,7 +323,7 @@ fn the_answer_is_what_is_committed_not_what_is_on_its_way() {
 }
 
 #[test]
-fn a_launch_on_its_way_is_never_missing() {
+fn reconciliation_waits_for_a_pending_launch() {
     let mut world = World::with_offer();
     world.slow_log();
     world.accept("1.1", &["a"]);
@@ -395,7 +395,7 @@ fn many_tasks(world: &mut World, count: u32) {
 }
 
 #[test]
-fn the_end_of_a_task_in_flight_never_waits_behind_tasks_that_are_not() {
+fn the_end_of_a_task_in_flight_does_not_wait_for_other_tasks() {
     let mut world = World::new();
     many_tasks(&mut world, 1_000);
     // The first of all by name, and no room for it.
@@ -432,7 +432,7 @@ fn removing_a_task_frees_its_slot_in_flight() {
 }
 
 #[test]
-fn all_tasks_are_answered_a_bounded_part_at_a_time() {
+fn reconciliation_of_all_tasks_is_answered_in_bounded_parts() {
     let mut world = World::new();
     many_tasks(&mut world, 1_000);
     world.accept("1.5", &["zebra"]);
@@ -465,7 +465,7 @@ fn all_tasks_are_answered_a_bounded_part_at_a_time() {
 }
 
 #[test]
-fn a_report_of_any_size_becomes_commands_that_fit_into_entries() {
+fn agent_reports_of_any_size_are_split_into_commands_that_fit() {
     let mut world = World::with_running_task();
     world.slow_log();
     let mut update = world.update("a", 2, TaskState::Running);

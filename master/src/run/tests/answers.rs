@@ -97,7 +97,7 @@ async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> (Statu
 
 #[allow(clippy::too_many_lines, reason = "most of them are a table")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
+async fn missing_and_mistyped_http_paths_get_a_json_error() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let (base, client) = (format!("http://{}", masters.api[leader]), client());
@@ -253,7 +253,7 @@ async fn a_path_that_http_1_1_cannot_hold_is_answered_414_without_a_body() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_that_cannot_be_read_is_the_clients_mistake_at_every_master() {
+async fn every_master_rejects_undecodable_messages_as_invalid_argument() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     // A field of five bytes, of which one is present.
@@ -310,7 +310,7 @@ async fn a_message_that_cannot_be_read_is_the_clients_mistake_at_every_master() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_of_other_versions_is_refused_and_each_reply_names_those_of_its_master() {
+async fn a_client_without_a_common_version_is_rejected_with_the_masters_range() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let own = VersionRange::OWN;
@@ -349,7 +349,7 @@ async fn a_client_of_other_versions_is_refused_and_each_reply_names_those_of_its
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_of_other_versions_is_refused_with_the_code_and_both_ranges() {
+async fn an_agent_without_a_common_version_is_rejected_with_both_ranges() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let (oldest, newest) = (7, 9);
@@ -372,7 +372,7 @@ async fn an_agent_of_other_versions_is_refused_with_the_code_and_both_ranges() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
+async fn an_agent_stream_closed_by_its_master_ends_with_unavailable() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let mut streams = Vec::new();
@@ -505,7 +505,7 @@ async fn reflection_streams_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_web_page_under_another_name_is_refused_and_grpc_is_served_under_any() {
+async fn web_pages_under_other_names_are_rejected_and_grpc_is_always_served() {
     let masters = TestMasters::start_timed(Timing::wan()).await;
     let (leader, _) = masters.leader().await;
     let (base, client) = (format!("http://{}", masters.api[leader]), client());

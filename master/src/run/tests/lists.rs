@@ -6,7 +6,7 @@ use argosy_proto::v1::operator_client::OperatorClient;
 use super::actors::{ConnectionProof, TestCluster, register, subscribe};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_is_the_same_at_the_leader_and_by_way_of_a_follower() {
+async fn leader_and_followers_return_the_same_page() {
     let cluster = TestCluster::start(ConnectionProof::Unauthenticated);
     let (leader, follower) = cluster.places().await;
     for place in [leader, follower] {

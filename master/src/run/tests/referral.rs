@@ -25,7 +25,7 @@ async fn connected(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_that_asks_for_it_is_referred_to_the_leader() {
+async fn an_agent_is_referred_to_the_leader_on_request() {
     let masters = TestMasters::start().await;
     let (leader, _) = masters.leader().await;
     let follower = &masters.api[(leader + 1) % 3];

@@ -114,7 +114,7 @@ async fn unready_master_returns_the_reason_in_json() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_of_offers_waits_until_the_revision_that_it_asks_for_is_applied() {
+async fn listing_offers_waits_for_the_requested_revision() {
     let alone = SingleMaster::start().await;
     alone.active_leader().await;
     // The digest that a new leader logs may come at any moment; not ten entries.

@@ -210,7 +210,7 @@ async fn carry(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_too_far_away_for_its_followers_makes_room_for_a_steady_one() {
+async fn a_leader_with_too_high_latency_is_replaced_by_a_stable_one() {
     let masters = TestMasters::start().await;
     let (far, name) = masters.leader().await;
     masters.far.store(far, Ordering::Relaxed);

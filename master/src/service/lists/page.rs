@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_in_two_parts_is_one_record() {
+    fn a_record_encoded_in_two_parts_decodes_as_one() {
         let without = v1::Task {
             agent_address: String::new(),
             ..task("one")

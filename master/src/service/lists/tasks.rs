@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_by_agent_and_framework_go_by_their_index() {
+    fn filters_by_agent_and_framework_use_their_index() {
         let registry = registry(300, 0);
         let (found, parts, _) = all(
             &registry,

@@ -119,7 +119,7 @@ mod tests {
     use crate::server::callers::owner as diagnosed;
 
     #[test]
-    fn the_tables_and_the_kernels_answers_name_the_same_owner() {
+    fn socket_tables_and_kernel_queries_return_the_same_owner() {
         for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let mut at = listener.local_addr().unwrap();

@@ -51,7 +51,7 @@ fn others() -> AllowedCallers {
 }
 
 #[tokio::test]
-async fn the_servers_user_is_allowed_at_every_address_of_the_host() {
+async fn the_user_of_the_server_is_allowed_at_every_address_of_the_host() {
     for address in ["127.0.0.1:0", "[::1]:0", "127.77.3.2:0"] {
         let at = serve(AllowedCallers::users([]), address).await;
         let answer = fetch(at, "/guarded").await;
@@ -64,7 +64,7 @@ async fn the_servers_user_is_allowed_at_every_address_of_the_host() {
 }
 
 #[tokio::test]
-async fn another_user_is_rejected_with_a_message_and_may_use_the_rest() {
+async fn another_user_is_rejected_with_a_message_but_may_use_other_paths() {
     let at = serve(others(), "127.0.0.1:0").await;
     let answer = fetch(at, "/guarded").await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");

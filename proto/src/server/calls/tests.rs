@@ -133,7 +133,7 @@ async fn wait_for_all(waiting: &AtomicUsize, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn answers_that_are_ready_together_are_sent_together() {
+async fn simultaneous_answers_are_sent_in_one_write() {
     let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::default());
     let served = served(gated(&gate, &waiting));
     let mut asked = tokio::task::JoinSet::new();
@@ -162,7 +162,7 @@ async fn answers_that_are_ready_together_are_sent_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_call_that_panics_ends_alone() {
+async fn a_panic_in_a_call_ends_only_that_call() {
     let (gate, waiting) = (Arc::new(Semaphore::new(0)), Arc::default());
     let panics = get(async || -> &'static str { panic!("a defect, as this test plants it") });
     let served = served(gated(&gate, &waiting).route("/panics", panics));

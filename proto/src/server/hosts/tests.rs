@@ -57,7 +57,7 @@ async fn status(address: SocketAddr, target: &str, lines: &[&str]) -> u16 {
 }
 
 #[tokio::test]
-async fn addresses_and_own_names_are_answered() {
+async fn requests_by_address_or_own_name_are_answered() {
     let address = started().await;
     for host in [
         "127.0.0.1",
@@ -111,7 +111,7 @@ async fn other_names_are_refused_with_the_flag_that_allows_them() {
 }
 
 #[tokio::test]
-async fn a_request_with_no_host_or_several_or_a_broken_one_is_refused() {
+async fn requests_without_exactly_one_valid_host_are_rejected() {
     let address = started().await;
     assert_eq!(status(address, "/", &[]).await, 400);
     let two = ["Host: 127.0.0.1", "Host: 127.0.0.1"];
@@ -136,7 +136,7 @@ async fn a_request_with_no_host_or_several_or_a_broken_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_whole_uri_is_judged_with_its_host_and_the_header_s() {
+async fn the_host_of_an_absolute_uri_and_the_host_header_are_both_checked() {
     let address = started().await;
     let rebound = "http://rebound.example/";
     assert_eq!(status(address, rebound, &["Host: 127.0.0.1"]).await, 421);
@@ -199,7 +199,7 @@ fn http_2_without_a_browser_s_headers_passes_under_any_name() {
 }
 
 #[test]
-fn names_have_no_scheme_and_no_port() {
+fn host_names_contain_no_scheme_and_no_port() {
     assert_eq!(host_name("Node-1.Example.").unwrap(), "node-1.example");
     for text in [
         "",

@@ -228,7 +228,7 @@ pub(super) mod tests {
 
     /// Covers every remaining length around the end of a block.
     #[test]
-    fn records_come_back_at_every_place_of_a_block() {
+    fn records_round_trip_at_every_offset_of_a_block() {
         for first in BLOCK - 40..BLOCK + 10 {
             let contents = contents(&[first, 0, 5, 3 * BLOCK, 1]);
             assert_eq!(
@@ -240,7 +240,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_cut_record_is_broken_where_it_begins() {
+    fn a_truncated_record_is_reported_at_its_start() {
         let contents = contents(&[100, 2 * BLOCK]);
         let bytes = written(&contents);
         for cut in [108, 112, 113, BLOCK, BLOCK + 3, bytes.len() - 1] {
@@ -251,7 +251,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_follows_a_damaged_length_is_found() {
+    fn records_after_a_damaged_length_are_found() {
         let contents = contents(&[100, 50, 70]);
         let mut bytes = written(&contents);
         bytes[107 + 4] ^= 1;
@@ -262,7 +262,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn zeros_and_metadata_are_no_records() {
+    fn zeros_and_metadata_are_not_read_as_records() {
         assert_eq!(next(&[0; 100], 0), WalRead::Broken { at: 0 });
         assert_eq!(search(&[0; 100], 0), None);
         let mut writer = FrameWriter::default();

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_deleted_up_to_its_end_not_including_it() {
+    fn a_deleted_range_excludes_its_end() {
         let disk = MemoryDisk::default();
         for key in ["a", "b", "c", "d"] {
             disk.write(put(key), Durability::Buffered).unwrap();

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_that_are_refused_are_left_as_they_are() {
+    fn rejected_logs_are_left_unchanged() {
         let mut damaged = frames(&[&batch(1, 0), &batch(2, 1), &batch(3, 2)]);
         damaged[60] ^= 1;
         let dir = store(b"", &[(8, &damaged), (11, &frames(&[&batch(4, 3)]))]);

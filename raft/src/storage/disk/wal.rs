@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_with_synced_records_behind_it_is_damage_wherever_it_is() {
+    fn a_flipped_bit_before_synced_records_is_always_damage() {
         let log = log(40, 3000, |_| true);
         let bytes = &log.frames.0;
         for at in (0..log.ends[37]).step_by(61) {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_blocks_that_a_cut_lost_before_ones_that_it_kept_are_torn() {
+    fn lost_blocks_before_written_ones_after_a_power_cut_are_torn() {
         // The last sync was after batch 9; thirty more were in flight.
         let log = log(40, 3000, |number| number == 9);
         let synced = log.ends[9];
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn without_marks_anything_valid_behind_the_damage_is_a_witness() {
+    fn without_sync_marks_any_valid_record_after_the_damage_proves_it() {
         let mut log = TestWal::default();
         (0..5).for_each(|number| log.batch(number * 2 + 1, None, 50));
         let mut bytes = log.frames.0;

@@ -45,7 +45,7 @@ async fn read_of(bytes: &[u8]) -> Result<Option<(FrameKind, Bytes)>, Status> {
 }
 
 #[tokio::test]
-async fn a_frame_arrives_as_it_was_sent_and_a_connection_ends_between_two() {
+async fn frames_round_trip_and_a_connection_ends_only_between_frames() {
     let (kind, body) = read_of(&frame().await).await.unwrap().unwrap();
     assert_eq!(kind, FrameKind::Append);
     assert_eq!(decoded::<proto::Vote>(body).unwrap(), message());
@@ -53,7 +53,7 @@ async fn a_frame_arrives_as_it_was_sent_and_a_connection_ends_between_two() {
 }
 
 #[tokio::test]
-async fn a_change_of_any_bit_and_a_cut_anywhere_are_refused() {
+async fn flipped_bits_and_truncations_are_rejected() {
     let bytes = frame().await;
     for bit in 0..bytes.len() * 8 {
         let mut changed = bytes.clone();
@@ -145,7 +145,7 @@ async fn is_answered(network: &mut PeerNetwork) -> bool {
 }
 
 #[tokio::test]
-async fn appends_travel_in_frames_between_masters_that_know_them() {
+async fn appends_are_sent_in_frames_between_masters_that_support_them() {
     let port = TestPort::start().await;
     let mut caller = FormerLeader::informed(&port, &port.address).await;
     for _ in 0..3 {
@@ -154,7 +154,7 @@ async fn appends_travel_in_frames_between_masters_that_know_them() {
 }
 
 #[tokio::test]
-async fn a_stream_gives_way_to_frames_once_the_peer_has_reported_that_it_knows_them() {
+async fn a_stream_is_replaced_by_frames_once_the_peer_supports_them() {
     let port = TestPort::start().await;
     let mut caller = FormerLeader::new(&port, &port.address).await;
     let connections = caller.connections();
@@ -202,7 +202,7 @@ async fn older(port: &TestPort) -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_master_that_does_not_know_frames_gets_appends_over_http2() {
+async fn a_master_without_frame_support_gets_appends_over_http2() {
     let port = TestPort::start().await;
     let (address, closed) = older(&port).await;
     let mut caller = FormerLeader::new(&port, &address).await;
@@ -266,7 +266,7 @@ async fn master_without_a_frame_slot_uses_http2() {
 }
 
 #[tokio::test]
-async fn connections_that_only_greet_make_room_for_a_master() {
+async fn idle_frame_connections_are_evicted_for_a_master() {
     let port = TestPort::start().await;
     let mut silent = Vec::new();
     for _ in 0..64 {
@@ -288,7 +288,7 @@ async fn connections_that_only_greet_make_room_for_a_master() {
 }
 
 #[tokio::test]
-async fn a_frame_that_does_not_come_to_its_end_is_refused_in_time() {
+async fn an_incomplete_frame_is_rejected_at_a_deadline() {
     let port = TestPort::start().await;
     let mut frames = greeted(&port).await;
     assert!(frames.read_greeting().await.unwrap());
@@ -319,7 +319,7 @@ async fn memory_grows_with_received_not_announced_bytes() {
 }
 
 #[tokio::test]
-async fn small_frames_that_are_kept_share_memory() {
+async fn retained_small_frames_share_memory() {
     let (near, mut far) = tokio::io::duplex(1 << 16);
     let mut frames = FramedConnection::new(Connection::new(near));
     let mut kept = Vec::new();
@@ -351,7 +351,7 @@ async fn request_ends_with_its_connection_despite_trailing_data() {
 }
 
 #[tokio::test]
-async fn a_request_for_another_master_is_refused_with_its_reason() {
+async fn a_request_for_another_master_is_rejected_with_a_reason() {
     let port = TestPort::start().await;
     let dialed = TcpStream::connect(&port.address).await.unwrap();
     let mut frames = FramedConnection::new(Connection::new(dialed));

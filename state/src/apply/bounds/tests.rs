@@ -78,7 +78,7 @@ fn end(world: &mut World, key: &TaskKey) {
 }
 
 #[test]
-fn bytes_of_tasks_are_counted_and_released_when_they_end() {
+fn bytes_of_tasks_are_counted_until_they_end() {
     let mut world = World::new();
     let agent = world.register("cpus:8;mem:1024");
     let (one, two) = (world.subscribe("one"), world.subscribe("two"));
@@ -106,7 +106,7 @@ fn bytes_of_tasks_are_counted_and_released_when_they_end() {
 }
 
 #[test]
-fn a_launch_beyond_the_frameworks_bytes_is_refused_alone() {
+fn only_the_launch_beyond_the_byte_limit_of_a_framework_is_rejected() {
     let mut world = World::new();
     let agent = world.register("cpus:8");
     let id = world.subscribe("web");
@@ -188,7 +188,7 @@ fn crashed(world: &mut World, principal: &str, count: usize) -> Vec<FrameworkId>
 }
 
 #[test]
-fn a_scheduler_that_crashes_again_and_again_replaces_its_own_oldest_framework() {
+fn a_scheduler_in_a_crash_loop_replaces_its_own_oldest_framework() {
     let mut world = World::new();
     let agent = world.register("cpus:8");
     let busy = world.subscribe("busy");
@@ -224,7 +224,7 @@ fn a_scheduler_that_crashes_again_and_again_replaces_its_own_oldest_framework() 
 }
 
 #[test]
-fn a_framework_too_many_is_refused_if_no_other_one_can_go() {
+fn a_framework_beyond_the_limit_is_rejected_if_none_can_be_removed() {
     let mut world = World::new();
     let subscribe = Command::Subscribe(Subscribe {
         framework: None,
@@ -328,7 +328,7 @@ fn kinds_of_resources_are_bounded() {
 }
 
 #[test]
-fn weights_are_bounded_and_a_default_one_makes_room() {
+fn weights_are_bounded_and_a_default_weight_frees_its_record() {
     let mut world = World::new();
     let weight = |at: usize, weight_milli| OperatorOperation::SetWeight {
         role: Role::new(&format!("role-{at}")).unwrap(),
@@ -479,7 +479,7 @@ fn no_framework_evicts_the_history_of_another() {
     reason = "one history, and all that is kept of it"
 )]
 #[test]
-fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
+fn the_history_is_bounded_in_bytes_and_keeps_listed_fields() {
     let mut world = World::new();
     let agent = world.register("cpus:8");
     let id = world.subscribe("web");
@@ -593,7 +593,7 @@ fn full_history(world: &mut World, id: FrameworkId, agent: AgentId, names: &[Str
 }
 
 #[test]
-fn acknowledged_ends_change_at_most_a_thousand_records_however_full_the_history_is() {
+fn acknowledged_ends_change_at_most_a_thousand_records() {
     let mut world = World::new();
     let agent = world.register("cpus:1000");
     let id = world.subscribe("many");

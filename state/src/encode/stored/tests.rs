@@ -367,7 +367,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn a_message_is_written_as_by_the_reference(sample in samples()) {
+    fn messages_are_encoded_as_by_the_reference(sample in samples()) {
         let bytes = written(&sample);
         let reference = Reference::decode(bytes.as_slice()).unwrap();
         prop_assert_eq!(reference.encode_to_vec(), bytes.clone());
@@ -376,7 +376,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_bytes_are_read_as_by_the_reference(bytes in disordered()) {
+    fn random_bytes_are_decoded_as_by_the_reference(bytes in disordered()) {
         let reference = Reference::decode(bytes.as_slice());
         match Sample::read(&bytes) {
             Ok(sample) => prop_assert_eq!(reference.ok().and_then(expected), Some(sample)),
@@ -402,7 +402,7 @@ fn errors_name_the_field() {
 }
 
 #[test]
-fn what_is_no_message_is_named() {
+fn invalid_messages_are_rejected_with_the_reason() {
     for (bytes, wanted) in [
         (&[8_u8][..], WireError::Varint),
         (

@@ -134,7 +134,7 @@ proptest! {
 }
 
 #[test]
-fn ascending_keys_fill_their_nodes_and_any_order_of_removal_empties_the_tree() {
+fn ascending_keys_fill_nodes_and_removals_in_any_order_empty_the_tree() {
     let (mut tree, mut model) = (Tree::default(), BTreeMap::new());
     for key in 0..40_000 {
         tree.insert(key, key);
@@ -185,7 +185,7 @@ fn room(node: &Node<u32, u32>) -> usize {
 }
 
 #[test]
-fn a_node_has_no_room_for_more_than_it_may_hold() {
+fn the_capacity_of_a_node_is_bounded() {
     let mut tree = Tree::default();
     for number in 0..20_000_u32 {
         tree.insert(number.wrapping_mul(2_654_435_761), number);

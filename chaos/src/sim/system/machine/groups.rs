@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_starts_and_ends_together_is_fine() {
+    fn a_group_that_starts_and_ends_together_passes() {
         let mut groups = prepared();
         let own = Some(name(7, 0));
         for order in [7, 8] {

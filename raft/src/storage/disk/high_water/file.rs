@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_torn_slot_leaves_the_other_and_two_are_refused() {
+    fn one_torn_slot_is_ignored_and_two_are_rejected() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("high-water");
         assert_eq!(read(&path).unwrap(), None);
