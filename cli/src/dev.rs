@@ -4,9 +4,9 @@
 //! pure), `record` (the file for scripts), `members` (the processes), `ready` (waiting for the
 //! cluster).
 
+mod access_flags;
 mod groups;
 mod members;
-mod opened;
 mod plan;
 mod ready;
 mod record;
@@ -30,8 +30,8 @@ use crate::output::{self, note};
 use crate::shutdown::END_TASKS;
 use crate::{containers, listen};
 
+use access_flags::opening_flags;
 use members::DevMembers;
-use opened::opening_flags;
 use plan::{DevPlan, MemberKind};
 use record::DevRecord;
 

@@ -8,10 +8,10 @@
 mod attached;
 mod checks;
 mod command_line;
-mod ending;
 mod file;
 mod job;
 mod members;
+mod outcome;
 mod pending_reason;
 mod prefixed_output;
 mod scheduler;

@@ -15,7 +15,7 @@ use argosy_frameworks::paths::collect as collect_inputs;
 use argosy_frameworks::progress::ProgressFormat;
 use argosy_frameworks::wordcount::WordCount;
 use argosy_frameworks::wordcount::collect::collect;
-use argosy_frameworks::wordcount::hold::OfferHold;
+use argosy_frameworks::wordcount::held_offer::OfferHold;
 use argosy_frameworks::wordcount::job::{Job, TaskSettings};
 use argosy_frameworks::wordcount::split::split;
 use argosy_proto::v1;

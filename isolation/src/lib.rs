@@ -45,8 +45,8 @@
 //! - `processes`: `process` identifies them, `fork`, `child` and `spawner` create them, `packets`
 //!   carry messages between them.
 //! - `spec`: the launch request, as plain data with its rules.
-//! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent, written as a whole
-//!   by `atomic_file`; `claims` allocates numbers of the host by links.
+//! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent, written as a
+//!   whole by `atomic_file`; `claims` allocates numbers of the host by links.
 //! - `confinement`: `drop_privileges`, `seccomp`; `device_filter`, `port_filter` and `reach_filter`
 //!   over `ebpf`; `service` runs untrusted parsing, `division` separates an agent without root from
 //!   its broker.

@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
 use crate::reads;
-use crate::service::{self, ListKind, Services, choices, spawn_reader};
+use crate::service::{self, ListKind, Services, filter_values, spawn_reader};
 
 use caller::RequestPeer;
 #[cfg(test)]
@@ -374,7 +374,7 @@ fn list(parameters: QueryParameters, history: HistoryFilter) -> Result<v1::ListR
             "consistency" | "page_size" | "min_revision" => {}
             "page_token" => request.page_token = value,
             "include_ended" if history == HistoryFilter::Included => {
-                request.include_ended = choices::flag(&name, &value)?;
+                request.include_ended = filter_values::flag(&name, &value)?;
             }
             _ => drop(request.filter.insert(name, value)),
         }

@@ -7,6 +7,7 @@
 //! `http`, `metrics`, `error`.
 
 pub mod allocator;
+mod api_router;
 mod change_ring;
 mod checks;
 mod clock;
@@ -15,7 +16,6 @@ mod config;
 mod encodings;
 mod error;
 mod failovers;
-mod front;
 mod http;
 mod inbox;
 mod lag;

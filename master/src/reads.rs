@@ -6,7 +6,7 @@
 //! [`ReadLimiter::reserve`], then `line` (the order of waiting reads) and `sending` (answers in
 //! progress).
 
-mod line;
+mod queue;
 mod sending;
 
 use std::cell::RefCell;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
-use line::{ConnectionKey, FairReadQueue, ReadCapacity};
+use queue::{ConnectionKey, FairReadQueue, ReadCapacity};
 use sending::SendTracker;
 
 /// The bounds of one process.

@@ -25,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
+use crate::api_router::ApiRouter;
 use crate::change_ring::{self, ChangeRing};
 use crate::comparison::{self, DigestComparison};
 use crate::config::{LeaderTimeouts, MasterConfig};
 use crate::error::MasterError;
-use crate::front::ApiRouter;
 use crate::http::exec;
 use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
 use crate::metrics::OwnerCounts;

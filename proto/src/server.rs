@@ -9,12 +9,12 @@
 
 mod activity;
 mod admission;
-mod arriving;
 pub mod callers;
 mod calls;
 mod connection;
-mod holding;
+mod guarded_body;
 pub mod hosts;
+mod incomplete_messages;
 #[cfg(test)]
 mod tests;
 
@@ -33,7 +33,7 @@ use crate::transport::{IdentifiedConnection, Listener};
 use activity::WatchedStream;
 use admission::{AdmissionDecision, ConnectionAdmission, PortFull};
 use connection::PortState;
-pub use holding::GuardedBody;
+pub use guarded_body::GuardedBody;
 
 /// The minimum number of descriptors that a port leaves for files and for connections to other
 /// hosts.

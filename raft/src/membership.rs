@@ -9,7 +9,7 @@
 mod finish_change;
 pub(crate) mod forwarding;
 mod levels;
-mod living;
+mod live_voters;
 
 pub use levels::MembershipGuard;
 

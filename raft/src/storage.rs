@@ -2,9 +2,9 @@
 //! files.
 //!
 //! Reading order: `directory` (the lock, and the required content of a directory), `rejoin` (data
-//! that must not be served), `atomic_file`, `disk`, `store` and `parts` (RocksDB), `record`, `entry`
-//! and `log` (entries), `registry`, `unwritten` and `writer` (writes in one thread), `snapshot`,
-//! `image` and `snapshot_store` (snapshots), `install`.
+//! that must not be served), `atomic_file`, `disk`, `store` and `parts` (RocksDB), `record`,
+//! `entry` and `log` (entries), `registry`, `unwritten` and `writer` (writes in one thread),
+//! `snapshot`, `image` and `snapshot_store` (snapshots), `install`.
 
 pub(crate) mod atomic_file;
 pub(crate) mod directory;

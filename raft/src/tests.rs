@@ -1,13 +1,13 @@
 //! Tests of the store as a whole, on each kind of disk that this build has.
 
+mod async_appends;
 mod crash;
-mod cuts;
 mod damage;
-mod early;
 #[cfg(feature = "rocksdb")]
 mod files;
 mod harness;
 mod images;
+mod power_cuts;
 mod process;
 mod reads;
 mod suite;

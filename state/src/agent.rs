@@ -4,7 +4,7 @@
 //! ([`AgentAdministration`]). Both are separate from reachability ([`Reachability`]). A
 //! registration replaces the first and never changes the second.
 
-mod whole;
+mod single_record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::registry::OrderKind;
 use crate::resources::Resources;
 use crate::task::{SecurityOptions, Sizes, TaskSpec};
 
-pub(crate) use whole::WholeAgent;
+pub(crate) use single_record::WholeAgent;
 
 /// Whether heartbeats of an agent arrive at the masters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,12 +5,12 @@
 //! operator raises it when every master supports the next one. Commands are encoded and applied at
 //! the level of the cluster, so that masters of two releases keep the same records, byte for byte.
 
-mod need;
+mod required;
 
 use std::fmt;
 
-pub(crate) use need::role;
-pub use need::{LevelRequirement, announced, first_unsupported, reduce, reported};
+pub(crate) use required::role;
+pub use required::{LevelRequirement, announced, first_unsupported, reduce, reported};
 
 /// A feature level. Levels are ordered: each one includes all earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

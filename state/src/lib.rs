@@ -26,10 +26,10 @@ pub mod limits;
 pub mod persistent;
 pub mod registry;
 pub mod resources;
-pub mod seldom;
 pub mod subject;
 pub mod task;
 #[cfg(any(test, feature = "builders"))]
 pub mod testing;
+pub mod thin_vec;
 
 pub use registry::Registry;

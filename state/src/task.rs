@@ -7,11 +7,11 @@ mod executor;
 mod group;
 mod kill_signal;
 mod limits;
-mod opt_outs;
+mod security_options;
 mod sizes;
 mod spec;
+pub(crate) mod update_messages;
 mod volume;
-pub(crate) mod words;
 
 pub use self::cause::{Cause, Code, Explanation};
 pub use self::check::{Check, CheckKind, HealthCheck, Scheme};
@@ -20,12 +20,12 @@ pub use self::executor::ExecutorSpec;
 pub use self::group::TaskGroup;
 pub use self::kill_signal::KillSignal;
 pub use self::limits::{DiskLimit, LimitsChange, LimitsReport, TaskLimits};
-pub use self::opt_outs::{LinuxCapability, SecurityOptions};
+pub use self::security_options::{LinuxCapability, SecurityOptions};
 pub use self::sizes::{SizeExceeded, Sizes};
 pub(crate) use self::spec::{CAPABILITIES, FIELD_RULES};
 pub use self::spec::{CommandSpec, HostPath, TaskSpec, Uri};
+pub use self::update_messages::LIMITS_NOT_CHANGED;
 pub use self::volume::{TaskVolume, VolumeSource};
-pub use self::words::LIMITS_NOT_CHANGED;
 
 use std::sync::Arc;
 

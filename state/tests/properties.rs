@@ -10,10 +10,10 @@
 mod actor;
 #[path = "properties/agents.rs"]
 mod agents;
-#[path = "properties/dice.rs"]
-mod dice;
-#[path = "properties/tally.rs"]
-mod tally;
+#[path = "properties/answer_counts.rs"]
+mod answer_counts;
+#[path = "properties/rng.rs"]
+mod rng;
 #[path = "properties/witness.rs"]
 mod witness;
 
@@ -21,14 +21,14 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 
 use actor::CommandGenerator;
+use answer_counts::{AnswerCounts, name};
 use argosy_state::Registry;
 use argosy_state::apply::AppliedProposal;
 use argosy_state::command::{Command, LogEntry, ProposedCommand};
 use argosy_state::encode;
 use argosy_state::level::Level;
 use argosy_state::registry::RecordWrite;
-use dice::TestRng;
-use tally::{AnswerCounts, name};
+use rng::TestRng;
 use witness::HistoryChecker;
 
 /// The number of registrations that did not change unusual administrative state.

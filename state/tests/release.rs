@@ -14,24 +14,25 @@
 mod actor;
 #[path = "properties/agents.rs"]
 mod agents;
-#[path = "properties/dice.rs"]
-mod dice;
+#[path = "properties/answer_counts.rs"]
+mod answer_counts;
 #[path = "release/former.rs"]
 mod former;
+#[path = "scenarios/interpreter.rs"]
+mod interpreter;
 #[path = "scenarios/line.rs"]
 mod line;
 #[path = "scenarios/print.rs"]
 mod print;
+#[path = "properties/rng.rs"]
+mod rng;
 #[path = "release/specs.rs"]
 mod specs;
-#[path = "scenarios/stage.rs"]
-mod stage;
-#[path = "properties/tally.rs"]
-mod tally;
 
 use std::path::Path;
 
 use actor::CommandGenerator;
+use answer_counts::{AnswerCounts, name};
 use argosy_state::Registry;
 use argosy_state::command::{
     Acknowledge, AgentUpdate, Command, LogEntry, ProposedCommand, UpdateTasks,
@@ -42,10 +43,9 @@ use argosy_state::level::Level;
 use argosy_state::limits;
 use argosy_state::task::{CheckResults, Reason, TaskState, UpdateSource};
 use argosy_state::testing::{World, spec};
-use dice::TestRng;
 use former::FormerRegistry;
-use stage::Interpreter;
-use tally::{AnswerCounts, name};
+use interpreter::Interpreter;
+use rng::TestRng;
 
 /// The level of release 0.1.0.
 const LEVEL: Level = Level::RELEASE_0_1;

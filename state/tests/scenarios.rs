@@ -8,19 +8,19 @@
     reason = "a test reads its switches from the environment"
 )]
 
+#[path = "scenarios/interpreter.rs"]
+mod interpreter;
 #[path = "scenarios/line.rs"]
 mod line;
 #[path = "scenarios/print.rs"]
 mod print;
-#[path = "scenarios/stage.rs"]
-mod stage;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use argosy_state::level::Level;
-use stage::Interpreter;
+use interpreter::Interpreter;
 
 #[test]
 fn the_registry_matches_every_scenario() {

@@ -40,8 +40,8 @@ const CALLED: [&str; 21] = [
     "start.rs",
 ];
 /// Files of `isolation` that other processes run (the launcher and its children, and the content
-/// service), files that only list modules, and test hooks, which releases do not compile. All others
-/// count.
+/// service), files that only list modules, and test hooks, which releases do not compile. All
+/// others count.
 const OF_OTHERS: [&str; 27] = [
     "cgroup/mod.rs",
     "cgroup/oom.rs",

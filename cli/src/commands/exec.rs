@@ -4,7 +4,7 @@
 
 pub(crate) mod attached;
 pub(crate) mod connection;
-mod detaching;
+mod detach_keys;
 mod terminal;
 
 use std::io::IsTerminal as _;

@@ -17,8 +17,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
 use tokio::process::{Child, ChildStdin, Command};
 
+use super::access_flags::INHERITED;
 use super::groups;
-use super::opened::INHERITED;
 use super::plan::{DevMember, DevPlan, MemberKind};
 use crate::args::former_variable;
 use crate::exit::Failure;

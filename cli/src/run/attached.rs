@@ -9,9 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Interval;
 
-use super::ending::{self, RunTimes};
 use super::job::Job;
 use super::members::JobTasks;
+use super::outcome::{self, RunTimes};
 use super::pending_reason::{self, PendingContext, PendingReason};
 use super::prefixed_output::PrefixedOutput;
 use super::scheduler::RunEvent;
@@ -259,7 +259,7 @@ impl AttachedRun {
         member.started = Some(now);
         let (label, over) = (member.label.clone(), member.ended.clone());
         let agent_id = self.agent_id.clone().unwrap_or_default();
-        let text = ending::start_text(&self.times, &agent_id);
+        let text = outcome::start_text(&self.times, &agent_id);
         print_note(&self.options, task, &text);
         let masters = self.operator.masters().addresses().to_vec();
         if self.options.interactive {
@@ -298,7 +298,7 @@ impl AttachedRun {
         let task = &status.task_id;
         let started = self.members.named(task).and_then(|member| member.started);
         let ran = started.map(|started| now.saturating_sub(started));
-        let text = ending::end_text(status, ran);
+        let text = outcome::end_text(status, ran);
         if started.is_some() {
             print_note(&self.options, task, &text);
         } else {
@@ -334,7 +334,7 @@ impl AttachedRun {
         {
             let found = self.reason().await;
             self.remove().await;
-            return Err(ending::not_placed(self.job.name(), limit, found));
+            return Err(outcome::not_placed(self.job.name(), limit, found));
         }
         if Instant::now() >= *ask_at && self.reason_request.is_none() && is_known {
             *ask_at = Instant::now() + REASON_INTERVAL;

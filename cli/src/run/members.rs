@@ -5,8 +5,8 @@ use std::time::Duration;
 use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
-use super::ending;
 use super::job::Job;
+use super::outcome;
 use crate::exit::DONE;
 
 /// Begin of an agent's message that a task was ended because of another one of its group.
@@ -86,7 +86,7 @@ impl JobTasks {
         let ends = self.ended.iter().filter_map(|at| {
             let member = &self.all[*at];
             let status = member.end.as_ref()?;
-            let code = ending::exit_code(status, member.started.is_some());
+            let code = outcome::exit_code(status, member.started.is_some());
             Some((status, code)).filter(|(_, code)| *code != DONE)
         });
         let mut failed = ends.clone().filter(|(status, _)| {

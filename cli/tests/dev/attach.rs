@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use crate::cluster::{DevCluster, wait_for};
-use crate::desk::{TestTerminal, resize};
+use crate::terminal::{TestTerminal, resize};
 
 /// Answers each line, until it reads the word to exit.
 const READS: &str = "echo begun; while read word; do case $word in \

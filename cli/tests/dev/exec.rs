@@ -7,8 +7,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{DevCluster, argosy, split, wait_for};
-use crate::desk::{TestTerminal, resize, through};
 use crate::executors::leader_other_than;
+use crate::terminal::{TestTerminal, resize, through};
 
 /// Starts a cluster with a running task of this name.
 fn with_task(number: u32, size: &str, name: &str) -> DevCluster {

@@ -2,17 +2,17 @@
 
 mod attach;
 mod cluster;
-mod desk;
-mod division;
+mod cni;
 mod exec;
 mod executors;
 mod groups;
+mod lifecycle;
 mod limits;
-mod lives;
-mod official;
-mod opt_outs;
+mod official_images;
 mod outside;
-mod plugged;
+mod privilege_drop;
 mod registry;
+mod security_options;
+mod terminal;
 mod volumes;
 mod web;

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use crate::cluster::{CommandOutput, DevCluster, wait_for};
-use crate::division::{gives_up_root, open_folder};
+use crate::privilege_drop::{gives_up_root, open_folder};
 use crate::registry::{self, ImageRegistry};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";

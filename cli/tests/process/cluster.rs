@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::bars;
+use crate::failover_bounds;
 
 /// One master or agent, and the command that restarts it.
 pub(crate) struct TestMember {
@@ -416,7 +416,7 @@ impl Cluster {
         let took = killed.elapsed();
         self.masters[leader].start();
         self.wait_caught_up().await;
-        bars::check(took);
+        failover_bounds::check(took);
     }
 
     /// Waits until three voters are up and none lags.

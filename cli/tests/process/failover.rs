@@ -8,7 +8,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, argosy, kill_count, sleepers, wait_until};
-use crate::work::{TestFramework, signatures, task, witnessed_task};
+use crate::test_framework::{TestFramework, signatures, task, witnessed_task};
 
 const LONG: Duration = Duration::from_secs(90);
 

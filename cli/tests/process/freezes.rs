@@ -7,7 +7,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, TestMember, wait_until, write};
-use crate::work::{TestFramework, signatures, witnessed_task};
+use crate::test_framework::{TestFramework, signatures, witnessed_task};
 
 const LONG: Duration = Duration::from_secs(90);
 /// Time for which a leader is frozen.

@@ -6,7 +6,7 @@ use argosy_client::scheduler::{CallOutcome, CallResult};
 use argosy_proto::v1;
 
 use crate::cluster::Cluster;
-use crate::work::{TestFramework, task};
+use crate::test_framework::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 

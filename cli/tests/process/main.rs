@@ -4,25 +4,25 @@
 //! test. ARGOSY_KILLS sets how many leaders the long tests kill (default 20). Every process is
 //! ended by its id; nothing is left behind.
 
-mod absences;
 mod bad_input;
-mod bars;
 mod cluster;
 mod damage;
 mod divergence;
-mod doors;
+mod durability;
+mod endpoints;
 mod failover;
+mod failover_bounds;
 mod floods;
 mod freezes;
 mod kills;
 mod limits;
 mod offers;
+mod outage;
 mod partitions;
 mod rejoin;
-mod returns;
+mod returning_agents;
 mod singletons;
-mod standstill;
+mod stalls;
 mod subscriptions;
-mod synced;
+mod test_framework;
 mod upgrade;
-mod work;

@@ -8,7 +8,7 @@ use argosy_proto::v1::scheduler_client::SchedulerClient;
 use tonic::transport::Endpoint;
 
 use crate::cluster::{Cluster, wait_until};
-use crate::work::{TestFramework, task};
+use crate::test_framework::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -17,7 +17,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::cluster::{
     AGENT_RESOURCES, Cluster, TestMember, argosy, member, to_strings, wait_until,
 };
-use crate::work::{TestFramework, task};
+use crate::test_framework::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 /// An isolated master reports the lack of contact within a second, and a poll takes a moment.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, TestMember, sleepers, wait_until};
 use crate::partitions::{PartitionNamespaces, in_a_network_of_its_own, may_make_networks};
-use crate::work::task;
+use crate::test_framework::task;
 
 const LONG: Duration = Duration::from_secs(60);
 /// Longer than the agent timeout of this test: the copy still runs when it is lost.

@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, wait_until};
-use crate::work::{TestFramework, task};
+use crate::test_framework::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(120);
 /// Number of tasks that run together.

@@ -9,7 +9,7 @@ use argosy_frameworks::arguments::{ClusterArguments, teardown_on_signal};
 use argosy_frameworks::paths::{InputFile, collect as collect_inputs, escape};
 use argosy_frameworks::progress::ProgressFormat;
 use argosy_frameworks::wordcount::collect::{ResultStats, collect};
-use argosy_frameworks::wordcount::hold::OfferHold;
+use argosy_frameworks::wordcount::held_offer::OfferHold;
 use argosy_frameworks::wordcount::job::{Job, TaskSettings};
 use argosy_frameworks::wordcount::split::split;
 use argosy_frameworks::wordcount::{Outputs, WordCount};

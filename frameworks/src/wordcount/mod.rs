@@ -4,7 +4,7 @@
 //! is held over a change of leader. Reading order: `split`, `job`, `hold`, this file, `collect`.
 
 pub mod collect;
-pub mod hold;
+pub mod held_offer;
 pub mod job;
 pub mod split;
 
@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::progress::ProgressFormat;
-use hold::{CrossEpochOffer, OfferHold};
+use held_offer::{CrossEpochOffer, OfferHold};
 use job::{Job, JobProgress};
 
 /// Filter time of declined offers while there is nothing to launch, in milliseconds.

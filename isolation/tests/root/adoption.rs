@@ -9,7 +9,7 @@ use argosy_isolation::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
+use crate::fixture::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -304,7 +304,7 @@ fn launcher_killed() {
     });
     assert!(!next.sandbox.join("runs").exists());
     assert!(is_alive(handle.init), "containers do not notice");
-    world.launcher = Some(crate::world::launcher_for(Some(&world.tree)));
+    world.launcher = Some(crate::fixture::launcher_for(Some(&world.tree)));
     let after = world.spec("exit 3");
     assert_eq!(world.run(&after).outcome, CommandOutcome::Exited(3));
     container.kill(0).unwrap();

@@ -9,8 +9,8 @@ use argosy_isolation::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::fixture::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
 use crate::profile::profiled;
-use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

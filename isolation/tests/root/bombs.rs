@@ -20,9 +20,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::audit::{AuditScope, LeakAudit};
-use crate::inside::{DONE, VERB};
+use crate::bomb_programs::{DONE, VERB};
+use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("a_bomb_of_processes_is_contained", forks),

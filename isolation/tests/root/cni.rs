@@ -11,9 +11,9 @@ use std::time::Duration;
 use argosy_isolation::network::cni::{Cni, CniError, NetworkConfList};
 use argosy_isolation::{CommandOutcome, ContainerId, Network};
 
+use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip, stderr, stdout};
 use crate::host::{SERVE, call, on_a_host, quoted, run, web};
 use crate::profile::profiled;
-use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

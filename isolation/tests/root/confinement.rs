@@ -10,7 +10,7 @@ use argosy_isolation::{
     detect,
 };
 
-use crate::world::{Agent, RootFixture, TestCase, eventually, plain, skip, spec_in, stdout};
+use crate::fixture::{Agent, RootFixture, TestCase, eventually, plain, skip, spec_in, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -200,7 +200,7 @@ fn controllers() {
         "the handle lists what is not enforced"
     );
     assert_eq!(
-        container.wait(crate::world::PATIENCE).unwrap().outcome,
+        container.wait(crate::fixture::PATIENCE).unwrap().outcome,
         CommandOutcome::Exited(0)
     );
 }
@@ -233,7 +233,7 @@ fn user_namespaces() {
         assert_eq!(own[kind] == **seen, kind == "net", "{kind}");
     }
     agent.kill();
-    argosy_isolation::destroy(&spec.directory, None, crate::world::PATIENCE).unwrap();
+    argosy_isolation::destroy(&spec.directory, None, crate::fixture::PATIENCE).unwrap();
     let exit = match argosy_isolation::adopt(&spec.directory).unwrap() {
         argosy_isolation::Adoption::Exited(exit) => exit,
         other => panic!("{other:?}"),

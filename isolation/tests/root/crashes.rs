@@ -25,10 +25,10 @@ use argosy_isolation::{
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{AuditScope, LeakAudit};
+use crate::fixture::{PATIENCE, TestCase, eventually, skip, spec_in};
 use crate::host::{on_a_host, web};
 use crate::profile::give_sandbox;
-use crate::world::{PATIENCE, TestCase, eventually, skip, spec_in};
-use crate::{disks, entry, networks, networks6, unpacking};
+use crate::{disks, exec_confinement, networks, networks6, unpacking};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -489,7 +489,7 @@ fn adopted(spec: &LaunchSpec) -> Result<Container> {
 
 /// Runs an exec command that does not end before its session does.
 fn exec(container: &Container) -> Result<()> {
-    let mut session = container.exec(&entry::request(SLEEP))?;
+    let mut session = container.exec(&exec_confinement::request(SLEEP))?;
     session.wait(PATIENCE).context("it cannot be entered")?;
     // A process that has reported the start passes this point before the end.
     session.signal(9)?;

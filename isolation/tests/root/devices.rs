@@ -5,9 +5,9 @@ use std::process::Command;
 
 use argosy_isolation::{CommandOutcome, LaunchSpec, device_filter};
 
-use crate::entry::end;
+use crate::exec_confinement::end;
+use crate::fixture::{RootFixture, TestCase, skip, stderr, stdout};
 use crate::profile::profiled;
-use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("a_device_of_a_container_can_be_used_by_its_user", own),

@@ -10,9 +10,9 @@ use argosy_isolation::disk::{DiskUsage, FileSystem, project};
 use argosy_isolation::{CommandOutcome, Image, LaunchSpec, RootFs, crash_points};
 
 use crate::audit::{AuditScope, LeakAudit};
+use crate::fixture::{RootFixture, TestCase, eventually, skip, stderr, stdout};
 use crate::images::{imaged, usual};
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{RootFixture, TestCase, eventually, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -214,7 +214,7 @@ fn full_file_system() {
         most = most.max(system.usage().unwrap().used_bytes);
         most > empty.limit_bytes * 9 / 10
     });
-    let exit = container.wait(crate::world::PATIENCE).unwrap();
+    let exit = container.wait(crate::fixture::PATIENCE).unwrap();
     let said = output_of(&spec);
     assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{said}");
     for words in ["begun\n", "No space left on device", "ended\n"] {
@@ -394,7 +394,7 @@ fn removed_in_use() {
     container.kill(0).unwrap();
     drop(container);
     let group = spec.cgroup.as_deref();
-    argosy_isolation::destroy(&spec.directory, group, crate::world::PATIENCE).unwrap();
+    argosy_isolation::destroy(&spec.directory, group, crate::fixture::PATIENCE).unwrap();
     audit.expect_nothing_left("after a file system that was removed in use");
 }
 
@@ -510,7 +510,7 @@ fn full_quota(kind: QuotaFileSystem) {
     assert!(line.starts_with(fill));
     let spec = quotas.spec(&mut world, &line);
     let mut container = world.launch(&spec);
-    let exit = container.wait(crate::world::PATIENCE).unwrap();
+    let exit = container.wait(crate::fixture::PATIENCE).unwrap();
     assert_eq!(
         exit.outcome,
         CommandOutcome::Exited(7),

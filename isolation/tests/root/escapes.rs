@@ -1,5 +1,5 @@
 //! Tests of escape techniques (`probe.py`): all fail with the default profile, for every user and
-//! with every security option. `walls.rs` tests the layers that stop each of them.
+//! with every security option. `layers.rs` tests the layers that stop each of them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,10 +14,10 @@ use std::process::{Child, Command, Stdio};
 use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::{Capabilities, CommandOutcome, LaunchSpec, Program, ResourceLimit};
 
-use crate::opt_outs::ROOT;
+use crate::fixture::{RootFixture, TestCase, skip, stderr, stdout};
+use crate::layers;
 use crate::profile::{give_sandbox, profiled};
-use crate::walls;
-use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
+use crate::security_options::ROOT;
 
 pub(crate) const CASES: &[TestCase] = &[
     ("no_escape_technique_works_for_an_unprivileged_user", nobody),
@@ -157,7 +157,7 @@ fn block_device() -> String {
 pub(crate) fn launch_as(world: &mut RootFixture, who: AttemptUser) -> LaunchSpec {
     let mut spec = profiled(world, "");
     spec.hostname = Some("contained".to_owned());
-    spec.network = walls::hosts_network();
+    spec.network = layers::hosts_network();
     let limits = [("core", 0), ("memlock", 65_536), ("nofile", 4_096)];
     spec.resource_limits = limits
         .map(|(name, most)| ResourceLimit::at_most(name, most))
@@ -249,12 +249,12 @@ const SEEN_BY_KERNEL: &str = "call ";
 
 /// Returns the techniques that succeeded and were not granted.
 fn not_granted(answers: &EscapeResults, granted: &[&HarmlessTechniques]) -> Vec<String> {
-    let all = walls::names();
+    let all = layers::names();
     let tried: Vec<_> = answers.keys().map(String::as_str).collect();
     assert_eq!(tried, all, "the table of layers names each technique");
     let is_granted = |name: &str| {
         let mut granted = granted.iter().flat_map(|list| list.iter());
-        walls::is_unprevented(name) || granted.any(|(known, _)| *known == name)
+        layers::is_unprevented(name) || granted.any(|(known, _)| *known == name)
     };
     let open = answers
         .iter()
@@ -309,7 +309,7 @@ fn entered() {
     spec.program = Program::Shell("exec sleep 1000".to_owned());
     let (container, _) = world.start(&spec);
     let line = bait.line(&spec, &[]);
-    let answers = read(&crate::entry::output(&container, &line));
+    let answers = read(&crate::exec_confinement::output(&container, &line));
     assert_eq!(not_granted(&answers, &[HARMLESS_NETWORK]), [""; 0]);
-    crate::entry::end(container);
+    crate::exec_confinement::end(container);
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use argosy_isolation::network::{PortPublication, Protocol, why_no_ipv6};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::world::{eventually, skip};
+use crate::fixture::{eventually, skip};
 
 /// Sends its name and the client's address to every client.
 pub(crate) const SERVE: &str = "import socket, sys

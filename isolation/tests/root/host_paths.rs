@@ -8,8 +8,8 @@ use std::process::Command;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::{Capabilities, CommandOutcome, ContainerUser, HostPath, OwnerMapping};
 
+use crate::fixture::{RootFixture, TestCase, stderr, stdout};
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{RootFixture, TestCase, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("a_host_path_is_mounted_at_its_own_path", host_path),

@@ -13,10 +13,10 @@ use argosy_isolation::{
     CommandOutcome, Exit, GeneratedFile, Image, LAYERS_MAX, LaunchSpec, RootFs,
 };
 
-use crate::entry::{end, request, run};
+use crate::exec_confinement::{end, request, run};
+use crate::fixture::{PATIENCE, RootFixture, TestCase, skip, stderr, stdout};
 use crate::profile::{give_sandbox, profiled};
 use crate::unpacking::{UnpackedEntry, file_of, tarball};
-use crate::world::{PATIENCE, RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("the_layers_of_an_image_are_stacked_in_order", layers_show),
@@ -305,7 +305,7 @@ fn shared() {
         running.push((container, spec));
     }
     for (_, spec) in &running {
-        crate::world::eventually("it has written", || stdout(spec) == "ready\n");
+        crate::fixture::eventually("it has written", || stdout(spec) == "ready\n");
         fs::write(spec.sandbox.join("go"), "").unwrap();
     }
     for (number, (mut container, spec)) in running.into_iter().enumerate() {

@@ -8,7 +8,7 @@ use argosy_isolation::{
     SupervisorNotice,
 };
 
-use crate::world::{PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
+use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("exit_codes_and_signals_are_reported_exactly", statuses),
@@ -179,7 +179,7 @@ fn leftovers_end() {
             _ => spec = plain(spec),
         }
         assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(3));
-        assert_eq!(crate::world::processes_with(&mark), 0, "mode {modes}");
+        assert_eq!(crate::fixture::processes_with(&mark), 0, "mode {modes}");
     }
 }
 

@@ -10,7 +10,7 @@ use argosy_isolation::{
 };
 
 use crate::adoption::exited;
-use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
+use crate::fixture::{Agent, PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("an_oom_kill_is_reported_with_usage_and_limit", oom),

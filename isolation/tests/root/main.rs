@@ -6,30 +6,32 @@
 mod adoption;
 mod attachments;
 mod audit;
+mod blocked_destinations;
+mod bomb_programs;
 mod bombs;
 mod cni;
 mod confinement;
 mod crashes;
 mod devices;
 mod disks;
-mod elsewhere;
-mod entry;
 mod escapes;
+mod exec_confinement;
+mod fixture;
 mod host;
 mod host_paths;
 mod images;
-mod inside;
+mod layers;
 mod lifecycle;
 mod limits;
 mod look;
+mod mount_namespaces;
 mod networks;
 mod networks6;
-mod opt_outs;
 mod output;
 mod ports;
 mod profile;
-mod reach;
 mod removal;
+mod security_options;
 mod seen;
 mod services;
 mod sessions;
@@ -39,22 +41,20 @@ mod statistics;
 mod tls;
 mod unpacking;
 mod volumes;
-mod walls;
-mod world;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use argosy_isolation::crash_points;
-use world::{SkipTest, TestCase, agent, skip};
+use fixture::{SkipTest, TestCase, agent, skip};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("launcher") => {
             let each: Vec<_> = arguments.iter().map(String::as_str).collect();
-            if let [_, walls::WITHOUT, gone] = &each[..] {
-                walls::disable_layers(gone);
+            if let [_, layers::WITHOUT, gone] = &each[..] {
+                layers::disable_layers(gone);
             } else if let [_, step, witness] = &arguments[..] {
                 let armed = crash_points::arm(step, 1, Path::new(witness));
                 armed.expect("the test has made a folder for the witness");
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
         }
         Some(confinement::DETECT) => confinement::print_profile(),
         Some(services::VERB) => services::main(),
-        Some(inside::VERB) => inside::main(&arguments[1..]),
+        Some(bomb_programs::VERB) => bomb_programs::main(&arguments[1..]),
         Some(disks::LIFE) => disks::run_maker(&arguments[1..]),
         Some(crashes::LIFE) => crashes::run_scenario(&arguments[1..]),
         _ => run(&arguments),
@@ -89,7 +89,7 @@ fn all() -> Vec<TestCase> {
         lifecycle::CASES,
         output::CASES,
         ports::CASES,
-        reach::CASES,
+        blocked_destinations::CASES,
         limits::CASES,
         statistics::CASES,
         networks::CASES,
@@ -97,11 +97,11 @@ fn all() -> Vec<TestCase> {
         cni::CASES,
         profile::CASES,
         host_paths::CASES,
-        opt_outs::CASES,
+        security_options::CASES,
         devices::CASES,
         escapes::CASES,
-        walls::CASES,
-        entry::CASES,
+        layers::CASES,
+        exec_confinement::CASES,
         sessions::CASES,
         attachments::CASES,
         sharing::CASES,
@@ -115,7 +115,7 @@ fn all() -> Vec<TestCase> {
         unpacking::CASES,
         volumes::CASES,
         disks::CASES,
-        elsewhere::CASES,
+        mount_namespaces::CASES,
     ]
     .concat()
 }
@@ -145,7 +145,7 @@ fn run(arguments: &[String]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!("\nrunning {} tests", cases.len());
-    let impossible = world::possible().err();
+    let impossible = fixture::possible().err();
     let (mut failed, mut skipped) = (Vec::new(), 0);
     for (name, case) in &cases {
         let ended = std::panic::catch_unwind(|| match &impossible {

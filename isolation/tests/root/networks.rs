@@ -17,13 +17,13 @@ use argosy_isolation::{
     CommandOutcome, Container, ContainerId, GeneratedFile, LaunchSpec, Network, Networks, destroy,
 };
 
-use crate::entry::output;
+use crate::exec_confinement::output;
+use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, stderr, stdout};
 use crate::host::{
     CALL, HOST, LinkedHost, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host,
     quoted, run, web,
 };
 use crate::profile::profiled;
-use crate::world::{PATIENCE, RootFixture, TestCase, eventually, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("without_a_network_there_is_only_loopback", none),

@@ -6,6 +6,7 @@ use std::fs;
 use argosy_isolation::Networks;
 use argosy_isolation::network::{NetworkConfig, why_no_ipv6};
 
+use crate::fixture::{RootFixture, TestCase, eventually, skip};
 use crate::host::{
     CALL, HOST, HOST6, LinkedHost, METADATA6, OUTSIDE6, PYTHON, call, in_network_of, ip, on_a_host,
     run, web,
@@ -14,7 +15,6 @@ use crate::networks::{
     FamilyFixture, GATEWAY6, PREFIX6, ServingContainer, expect_no_spoofing, expect_reachable,
     leave_nothing, networks, served, settings, wired,
 };
-use crate::world::{RootFixture, TestCase, eventually, skip};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

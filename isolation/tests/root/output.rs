@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use argosy_isolation::output::{FileId, OutputRecord, StreamName};
 use argosy_isolation::{CommandOutcome, ContainerUser, LaunchSpec, OutputLimits};
 
+use crate::fixture::{RootFixture, TestCase, stderr, stdout};
 use crate::profile::profiled;
-use crate::world::{RootFixture, TestCase, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("rotated_output_is_stored_without_loss", rotated),

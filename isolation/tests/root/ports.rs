@@ -9,11 +9,11 @@ use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::{CommandOutcome, LaunchSpec, Network, port_filter};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::entry::{end, output, sleeping};
+use crate::bomb_programs::VERB;
 use crate::escapes::PYTHON;
-use crate::inside::VERB;
+use crate::exec_confinement::{end, output, sleeping};
+use crate::fixture::{RootFixture, TestCase, skip, stderr, stdout};
 use crate::profile::profiled;
-use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

@@ -8,7 +8,7 @@ use argosy_isolation::{
     CommandOutcome, ContainerUser, IsolationProfile, LaunchSpec, MountSpec, RootFs,
 };
 
-use crate::world::{RootFixture, TestCase, stderr, stdout};
+use crate::fixture::{RootFixture, TestCase, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

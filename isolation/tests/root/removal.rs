@@ -5,7 +5,7 @@ use std::fs;
 
 use argosy_isolation::{CommandOutcome, LaunchSpec, ProcessId, clean_up_abandoned, destroy};
 
-use crate::world::{PATIENCE, RootFixture, TestCase, eventually, plain, processes_with};
+use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, plain, processes_with};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

@@ -14,8 +14,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
+use crate::fixture::{RootFixture, TestCase, skip, stderr, stdout};
 use crate::profile::profiled;
-use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("the_view_of_a_command_matches_the_recorded_one", recorded),

@@ -20,8 +20,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use crate::walls;
-use crate::world::TestCase;
+use crate::fixture::TestCase;
+use crate::layers;
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -358,7 +358,7 @@ fn techniques() {
         }
         if GRANTED.contains(&name.as_str()) {
             assert_eq!(*why, None, "{name}");
-        } else if walls::has_landlock_6() || name != "connect to an abstract socket of the host" {
+        } else if layers::has_landlock_6() || name != "connect to an abstract socket of the host" {
             assert!(why.is_some(), "a service can {name}");
         }
     }

@@ -11,14 +11,14 @@ use argosy_isolation::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::entry::{
+use crate::exec_confinement::{
     end, enter, outcome, output, refusal, request, run, running, sleeping, started,
+};
+use crate::fixture::{
+    Agent, PATIENCE, RootFixture, TestCase, eventually, launcher_for, plain, processes_with,
 };
 use crate::profile::profiled;
 use crate::tls;
-use crate::world::{
-    Agent, PATIENCE, RootFixture, TestCase, eventually, launcher_for, plain, processes_with,
-};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

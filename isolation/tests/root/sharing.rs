@@ -9,8 +9,8 @@ use argosy_isolation::network::create_isolated;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::{CommandOutcome, LaunchSpec, Network};
 
+use crate::fixture::{PATIENCE, RootFixture, TestCase, stderr, stdout};
 use crate::profile::profiled;
-use crate::world::{PATIENCE, RootFixture, TestCase, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

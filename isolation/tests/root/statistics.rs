@@ -6,9 +6,9 @@ use std::path::Path;
 
 use argosy_isolation::{CgroupStats, ContainerId};
 
+use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip};
 use crate::host::{OUTSIDE, PYTHON, call, in_network_of, on_a_host, web};
 use crate::networks::{leave_nothing, networks, served};
-use crate::world::{PATIENCE, RootFixture, TestCase, eventually, skip};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("processor_time_is_reported_by_kind", processor_time),

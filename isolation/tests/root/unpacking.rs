@@ -15,7 +15,7 @@ use argosy_isolation::unpack::{
     UnpackReport,
 };
 
-use crate::world::{PATIENCE, RootFixture, TestCase, eventually};
+use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

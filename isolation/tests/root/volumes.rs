@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID};
 use argosy_isolation::{CommandOutcome, Exit, LaunchSpec, SecretFile, Volume, VolumeSource};
 
+use crate::fixture::{RootFixture, TestCase, eventually, stderr, stdout};
 use crate::images::{imaged, usual};
 use crate::profile::profiled;
-use crate::world::{RootFixture, TestCase, eventually, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -198,7 +198,7 @@ fn forgotten() {
     for pid in [launcher, handle.supervisor.pid, handle.init.pid] {
         assert!(!remembers(pid, canary.as_bytes()), "process {pid}");
     }
-    crate::entry::end(container);
+    crate::exec_confinement::end(container);
 }
 
 fn secret() {
@@ -228,7 +228,7 @@ fn secret() {
         "it can be found at all"
     );
     container.kill(0).unwrap();
-    container.wait(crate::world::PATIENCE).unwrap();
+    container.wait(crate::fixture::PATIENCE).unwrap();
     assert_eq!(files_with(world.work(), canary.as_bytes()), only);
 }
 

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tonic::Status;
 
 use super::problem;
-use crate::service::choices;
+use crate::service::filter_values;
 
 /// The parameters after the `?`, each at most once.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl QueryParameters {
     pub(super) fn consistency(&self) -> Result<i32, Status> {
         let wanted = self.0.get("consistency");
         let wanted = wanted.map_or(Ok(v1::Consistency::Linearizable), |value| {
-            choices::consistency(value)
+            filter_values::consistency(value)
         });
         Ok(wanted?.into())
     }

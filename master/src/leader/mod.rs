@@ -17,7 +17,7 @@ mod messages;
 mod offering;
 mod orders;
 mod pruning;
-mod registering;
+mod registration_queue;
 mod stopping;
 #[cfg(test)]
 mod tests;
@@ -96,7 +96,7 @@ pub(crate) struct Leader {
     origins: BTreeMap<u64, ProposalOrigin>,
     agent_links: BTreeMap<LinkId, AgentLink>,
     admission: admission::ListAdmission,
-    registering: registering::RegistrationQueue,
+    registering: registration_queue::RegistrationQueue,
     linked_agents: Map<AgentId, LinkId>,
     framework_links: BTreeMap<LinkId, FrameworkLink>,
     linked_frameworks: Map<FrameworkId, LinkId>,
@@ -152,7 +152,7 @@ impl Leader {
             origins: BTreeMap::new(),
             agent_links: BTreeMap::new(),
             admission: admission::ListAdmission::default(),
-            registering: registering::RegistrationQueue::default(),
+            registering: registration_queue::RegistrationQueue::default(),
             linked_agents: Map::default(),
             framework_links: BTreeMap::new(),
             linked_frameworks: Map::default(),

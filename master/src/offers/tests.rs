@@ -7,8 +7,8 @@ use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, Timestam
 
 use super::{OfferBook, OfferState, RescindReason, TakeError, revalidate, sign, verify};
 use crate::allocator::AllocatorSettings;
+use crate::allocator::tests::fixture::{World, parse, role};
 use crate::allocator::tests::random::TestRng;
-use crate::allocator::tests::world::{World, parse, role};
 
 fn terms(framework: u64, agent: u64, expires: u64) -> OfferTerms {
     OfferTerms {

@@ -5,15 +5,15 @@ mod actors;
 mod answers;
 mod divergence;
 mod flood;
-mod front;
+mod forwarding;
 mod hellos;
-mod lateness;
+mod lag_reports;
 mod lists;
 mod readers;
 mod referral;
 mod routes;
 mod rtt;
-mod standstill;
+mod stalls;
 
 use std::time::Duration;
 

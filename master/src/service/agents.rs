@@ -16,10 +16,10 @@ use futures::{Stream, StreamExt, future, stream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
-use super::codes::correct_status;
 use super::forward::{CallRoute, REFER, forwarded, leader_moved, name_leader, readable};
-use super::pace::paced;
 use super::peers::ConnectionUse;
+use super::rate_limit::paced;
+use super::status_codes::correct_status;
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
 use crate::inbox::OwnerMessage;
 use crate::leader::{Hello, Input};

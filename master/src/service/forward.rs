@@ -20,8 +20,8 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::actor::{actor, name_actor};
-use super::codes::correct_status;
 use super::peers::{ConnectionLease, ConnectionUse};
+use super::status_codes::correct_status;
 use super::{Services, malformed, refused};
 use crate::inbox::LeaderStatus;
 use crate::owner_handle::{LONGEST_WAIT, unavailable};

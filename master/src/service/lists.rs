@@ -21,7 +21,7 @@ use argosy_state::registry::Registry;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use super::{choices, malformed, views};
+use super::{filter_values, malformed, views};
 use crate::inbox::{OwnerState, StateView};
 use crate::leader::Leader;
 use crate::owner_handle::{OwnerHandle, unavailable};
@@ -286,7 +286,7 @@ async fn list_agents(desk: &OwnerHandle, request: v1::ListRequest) -> Result<Enc
     if !request.page_token.is_empty() && request.page_token.parse::<AgentId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let filter = choices::filter(request.filter)?;
+    let filter = filter_values::filter(request.filter)?;
     let encodings = desk.encodings.clone();
     let part = move |view: &StateView, token: &str, room: PageCapacity| {
         let after = token.parse().unwrap_or(AgentId(0));
@@ -327,7 +327,10 @@ async fn list_frameworks(
     let index = settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
     let size = page_size(&request)?;
-    let (filter, ended) = (choices::filter(request.filter)?, request.include_ended);
+    let (filter, ended) = (
+        filter_values::filter(request.filter)?,
+        request.include_ended,
+    );
     let id = request.page_token.trim_start_matches('~');
     if !request.page_token.is_empty() && id.parse::<FrameworkId>().is_err() {
         return Err(bad_token(&request.page_token));
@@ -386,7 +389,7 @@ async fn list_offers(desk: &OwnerHandle, request: v1::ListRequest) -> Result<Enc
     if !request.page_token.is_empty() && request.page_token.parse::<OfferId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let filter = Arc::new(choices::filter(request.filter)?);
+    let filter = Arc::new(filter_values::filter(request.filter)?);
     let read = async {
         let mut making = PageBuilder::new(size, request.page_token);
         let mut first = None;

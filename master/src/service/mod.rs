@@ -6,9 +6,8 @@
 mod actor;
 mod agents;
 mod calls;
-pub(crate) mod choices;
-mod codes;
 mod explain;
+pub(crate) mod filter_values;
 mod forward;
 mod health;
 mod leadership;
@@ -16,11 +15,12 @@ mod level;
 mod lists;
 mod membership;
 mod operator;
-mod pace;
 mod peers;
+mod rate_limit;
 mod reconcile;
 mod reflection;
 mod scheduler;
+mod status_codes;
 mod views;
 
 use argosy_proto::convert::InvalidMessage;
@@ -33,13 +33,13 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 
-pub(crate) use codes::correct;
 pub(crate) use forward::{ReplyHeaders, check_versions};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
 pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::MasterConnections;
 pub(crate) use reflection::reflection;
+pub(crate) use status_codes::correct;
 
 /// All services of `argosy.v1`; cheap to clone.
 #[derive(Clone)]

@@ -17,12 +17,12 @@ use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::codes::correct_status;
 use super::forward::{CallRoute, forwarded, readable};
 use super::lists::settle;
 use super::membership::unchanged;
-use super::pace::with_flow_control;
 use super::peers::ConnectionUse;
+use super::rate_limit::with_flow_control;
+use super::status_codes::correct_status;
 use super::{ListKind, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views};
 use crate::inbox::StateView;
 use crate::leader::Input;

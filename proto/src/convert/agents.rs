@@ -6,7 +6,7 @@ use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::limits;
 use argosy_state::task::{Cause, CheckResults, Explanation, LimitsReport, Task};
 
-use super::opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
+use super::security_options::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 use super::{
     InvalidMessage, exit_from, id, reason_from, resources, resources_from, source_from, spec,
     state_from,

@@ -3,7 +3,7 @@
 use argosy_state::task::{CniNetwork, Container, ContainerNetwork, ImagePull, PublishedPort};
 
 use super::InvalidMessage;
-use super::opt_outs::{opt_outs, opt_outs_from, sizes, sizes_from};
+use super::security_options::{opt_outs, opt_outs_from, sizes, sizes_from};
 use crate::v1;
 use crate::v1::network::Mode;
 

@@ -8,7 +8,7 @@ use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{Revision, Role, Timestamp};
 use argosy_state::limits;
 
-use super::opt_outs::{opt_outs, sizes};
+use super::security_options::{opt_outs, sizes};
 use super::{InvalidMessage, id, resources, resources_from};
 use crate::v1;
 

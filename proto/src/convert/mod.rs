@@ -10,8 +10,8 @@ mod frameworks;
 mod groups;
 mod kill_policy;
 mod operations;
-mod opt_outs;
 mod resources;
+mod security_options;
 mod tasks;
 mod uris;
 mod volumes;
@@ -33,8 +33,8 @@ pub use frameworks::{call_kind, framework_info, framework_info_from, offer, offe
 pub use groups::group_from;
 pub use kill_policy::{kill_signal, kill_signal_from};
 pub use operations::{operations_from, refused, refused_position, shape};
-pub use opt_outs::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 pub use resources::{resources, resources_from};
+pub use security_options::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};
 
 /// The error of a message with an invalid shape.

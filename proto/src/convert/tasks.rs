@@ -10,7 +10,7 @@ use super::containers::{container, container_from};
 use super::executors::{executor, executor_from};
 use super::groups::{group, group_from};
 use super::kill_policy::{kill_signal, kill_signal_from};
-use super::opt_outs::{limits, limits_from};
+use super::security_options::{limits, limits_from};
 use super::uris::{uri, uri_from};
 use super::volumes::{volume, volumes_from};
 use super::{InvalidMessage, resources, resources_from, revision};

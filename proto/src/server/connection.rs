@@ -16,9 +16,9 @@ use tower::ServiceExt as _;
 use tracing::trace;
 
 use super::activity::{ActivityAction, ConnectionWatch, OpenRequest, WatchedStream};
-use super::arriving::{LimitedBody, MessageBudget};
 use super::calls::{PendingCalls, ServedConnection};
-use super::holding::GuardedBody;
+use super::guarded_body::GuardedBody;
+use super::incomplete_messages::{LimitedBody, MessageBudget};
 use super::{HttpService, PortLimits};
 use crate::transport::{ConnectionAddresses, PeerIdentity};
 

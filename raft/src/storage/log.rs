@@ -4,7 +4,7 @@
 //! durable when its callback is called, so that the leader's own sync overlaps with those of the
 //! followers. The content of an entry is opaque here.
 
-mod noted;
+mod recorded_state;
 mod tail;
 mod verify;
 
@@ -437,7 +437,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             changes.delete(KeySpace::Log, key(index));
         }
         let truncations = self.state().truncations.unwrap_or(0) + 1;
-        noted::count(&mut changes, truncations);
+        recorded_state::count(&mut changes, truncations);
         self.0.writer.write(changes, Durability::Buffered).await?;
         let mut state = self.state();
         state.tail.drop_from(first);

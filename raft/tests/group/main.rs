@@ -1,12 +1,12 @@
 //! Groups of masters in one process, over real sockets, on stores in memory.
 
-mod changes;
 #[cfg(feature = "rocksdb")]
 mod disk;
 mod failover;
-mod forming;
+mod formation;
+mod frozen_leaders;
 mod host;
 mod levels;
+mod member_changes;
 mod replication;
-mod silence;
 mod stall;

@@ -12,7 +12,7 @@ use crate::level::Level;
 use crate::limits;
 use crate::task::{
     Cause, CheckResults, Exit, Kill, LimitsReport, Reason, TaskState, TaskUpdate, UpdateSource,
-    words,
+    update_messages,
 };
 
 /// A new state of a task, without a revision.
@@ -38,7 +38,7 @@ impl TaskChange {
             source: UpdateSource::Master,
             reason,
             causes: Vec::new(),
-            message: words::of_master(reason).to_owned(),
+            message: update_messages::of_master(reason).to_owned(),
             exit: None,
             standing: CheckResults::default(),
             stopped: false,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::codec::{Codec, CodecError, DecodeResult, put};
 use super::wire::{self, FieldSlot};
 use crate::resources::shared_name;
-use crate::seldom::ThinVec;
+use crate::thin_vec::ThinVec;
 
 /// A type that is stored as a number.
 pub(crate) trait AsNumber: Sized {

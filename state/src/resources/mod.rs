@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crate::ids::Role;
-use crate::seldom::ThinVec;
+use crate::thin_vec::ThinVec;
 
 pub use text::{InvalidResources, scalar_milli};
 pub use value::{Range, Value};

@@ -18,7 +18,7 @@ use argosy_state::task::{Task, TaskGroup, TaskLimits, TaskSpec};
 use argosy_state::testing::{amounts, executor, framework_info, spec};
 
 use crate::agents::{new_agent, reconcile, silence, stopped, updates};
-use crate::dice::TestRng;
+use crate::rng::TestRng;
 
 pub(crate) struct CommandGenerator {
     now: Timestamp,

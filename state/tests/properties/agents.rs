@@ -13,7 +13,7 @@ use argosy_state::task::{
 use argosy_state::testing::registration;
 
 use crate::actor::task_id;
-use crate::dice::TestRng;
+use crate::rng::TestRng;
 
 const STATES: [TaskState; 13] = [
     TaskState::Staging,

@@ -10,7 +10,7 @@ use argosy_state::task::{
     KillSignal, LinuxCapability, PublishedPort, Scheme, TaskSpec, TaskVolume, Uri, VolumeSource,
 };
 
-use crate::dice::TestRng;
+use crate::rng::TestRng;
 
 /// Adds fields to some of a command's descriptions.
 pub(crate) fn vary(dice: &mut TestRng, command: &mut Command) {

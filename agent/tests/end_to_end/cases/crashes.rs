@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::disks::{impossible, remove_all};
 use super::volumes::with_disk;
-use super::{compaction, plugged, runs, state};
+use super::{cni, compaction, runs, state};
 use crate::audit::{AuditScope, LeakAudit};
 use crate::host::TestHost;
 use crate::layout;
@@ -126,7 +126,7 @@ impl TaskVariant {
                 host.copies_images();
                 return layout::write(&host.layouts());
             }
-            Self::Plugged => drop(plugged::lay(host)),
+            Self::Plugged => drop(cni::lay(host)),
             Self::Past => {
                 for folder in PAST.map(|name| host.directory().join("containers").join(name)) {
                     std::fs::create_dir_all(&folder).unwrap();
@@ -170,7 +170,7 @@ impl TaskVariant {
                 // An image has a defined working directory, and this one sets none.
                 brief.shell = "cat /sandbox/file".into();
             }
-            Self::Plugged => brief.container = plugged::plugged("blue", "").container,
+            Self::Plugged => brief.container = cni::plugged("blue", "").container,
             Self::Grouped => {
                 long.group = Some(v1::TaskGroup {
                     group_id: "pod".into(),
@@ -211,7 +211,7 @@ impl TaskVariant {
             Self::Imaged | Self::Copied => {
                 assert_eq!(drafts(&host.directory().join("images")), [""; 0])
             }
-            Self::Plugged => plugged::nothing_is_left(host),
+            Self::Plugged => cni::nothing_is_left(host),
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-use super::entering::until;
+use super::exec::until;
 use super::{code, reason, state};
 use crate::host::TestHost;
 use crate::master::{Master, shell};

@@ -1,16 +1,16 @@
 //! The cases; each is a sentence about the agent.
 
-mod attaching;
-mod blocked;
+mod attach;
+mod blocked_threads;
 mod bombs;
 mod callers;
 mod checks;
+mod cni;
 mod compaction;
 mod crashes;
 mod cycles;
 mod disks;
-mod divided;
-mod entering;
+mod exec;
 mod executors;
 mod fetching;
 mod full_disk;
@@ -20,14 +20,14 @@ mod images;
 mod leftovers;
 mod limits;
 mod links;
-mod lives;
 mod nft;
-mod opt_outs;
-mod plugged;
-mod silence;
+mod privilege_drop;
+mod restarts;
+mod security_options;
+mod silent_clients;
 mod sizes;
 mod statistics;
-mod stopped;
+mod stopped_processes;
 mod tasks;
 mod volumes;
 
@@ -56,22 +56,22 @@ pub(super) use cases;
 
 /// The tests of each file.
 const FILES: &[&[TestCase]] = &[
-    entering::CASES,
-    attaching::CASES,
+    exec::CASES,
+    attach::CASES,
     callers::CASES,
     executors::CASES,
     tasks::CASES,
     fetching::CASES,
-    silence::CASES,
+    silent_clients::CASES,
     statistics::CASES,
     full_disk::CASES,
-    lives::CASES,
+    restarts::CASES,
     leftovers::CASES,
-    stopped::CASES,
-    opt_outs::CASES,
+    stopped_processes::CASES,
+    security_options::CASES,
     host_paths::CASES,
     sizes::CASES,
-    divided::CASES,
+    privilege_drop::CASES,
     crashes::CASES,
     compaction::CASES,
     cycles::CASES,
@@ -80,10 +80,10 @@ const FILES: &[&[TestCase]] = &[
     volumes::CASES,
     disks::CASES,
     images::CASES,
-    plugged::CASES,
+    cni::CASES,
     limits::CASES,
     links::CASES,
-    blocked::CASES,
+    blocked_threads::CASES,
     bombs::CASES,
     nft::CASES,
 ];

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::connection::Socket;
-use super::detaching::{DetachKeys, TypedInput};
+use super::detach_keys::{DetachKeys, TypedInput};
 use super::terminal::{self, RawMode};
 use crate::exit::Failure;
 

@@ -13,7 +13,7 @@ use super::fetches::{by_fetches, by_fetches_from_its_neighbour, fetch};
 use super::servers::{page, redirect, serve, serve_at};
 use super::{Attempt, against_a_host, api, attack, attempt, run, start_victim, with_cluster};
 use crate::cluster::{DevCluster, wait_for};
-use crate::division::{gives_up_root, open_folder};
+use crate::privilege_drop::{gives_up_root, open_folder};
 
 pub(super) const ATTACKER: &str = "another task";
 /// The address of this host, from `on_a_host`.

@@ -8,11 +8,11 @@ use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use tonic::transport::{Channel, Endpoint};
 
+use super::environment::BadInputCluster;
 use super::row::{Row, RowAction, RowEnd, RowOutcome, Unchanged};
-use super::site::BadInputCluster;
 use super::table::ROWS;
 use crate::cluster::wait_until;
-use crate::work::{ReceivedEvents, TestFramework, task};
+use crate::test_framework::{ReceivedEvents, TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::environment::{BadInputCluster, RowAddresses};
 use super::row::{RowEnd, RowOutcome};
-use super::site::{BadInputCluster, RowAddresses};
 use crate::cluster::{argosy, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);

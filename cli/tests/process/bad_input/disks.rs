@@ -9,10 +9,10 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::environment::BadInputCluster;
 use super::row::{RowEnd, RowOutcome};
-use super::site::BadInputCluster;
 use crate::cluster::{TestMember, clear_agent, sleepers, sleeping, wait_until, write};
-use crate::work::{ReceivedEvents, TestFramework, task};
+use crate::test_framework::{ReceivedEvents, TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -6,8 +6,8 @@
 mod calls;
 mod commands;
 mod disks;
+mod environment;
 mod row;
-mod site;
 mod starts;
 mod table;
 
@@ -16,8 +16,8 @@ use std::panic::AssertUnwindSafe;
 use futures::stream::{self, StreamExt};
 use futures::{FutureExt, TryFutureExt};
 
+use environment::BadInputCluster;
 use row::{Row, RowAction, RowOutcome};
-use site::BadInputCluster;
 
 /// Number of rows that run concurrently. Each waits more than it works.
 const CONCURRENT_ROWS: usize = 4;

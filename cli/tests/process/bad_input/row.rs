@@ -4,7 +4,7 @@ use argosy_proto::v1;
 use futures::future::LocalBoxFuture;
 
 use super::calls::OfferSet;
-use super::site::{BadInputCluster, RowAddresses};
+use super::environment::{BadInputCluster, RowAddresses};
 
 /// One case of bad input.
 pub(crate) struct Row {

@@ -7,8 +7,8 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 use super::commands::program;
+use super::environment::BadInputCluster;
 use super::row::{RowEnd, RowOutcome};
-use super::site::BadInputCluster;
 use crate::cluster::{TestMember, member, to_strings, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use tonic::Code;
 use super::calls::{changed, cpus};
 use super::row::{Row, RowAction, RowEnd, Unchanged, garbage};
 use super::{calls, disks, starts};
-use crate::work::task;
+use crate::test_framework::task;
 
 /// A row whose command line is invalid.
 const fn usage(name: &'static str, line: &'static str, says: [&'static str; 3]) -> Row {

@@ -5,9 +5,9 @@
 //! (`surplus` their part that exceeds one call), and `answers` the masters' answers.
 
 mod answers;
+mod excess_tasks;
 mod requests;
 mod stream;
-mod surplus;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +22,7 @@ use super::offers::SessionOffers;
 use super::updates::UpdateTracker;
 use super::{AcknowledgeMode, CallOutcome, CallResult, SchedulerError, Subscription};
 use crate::failure::{CallError, MasterRejection};
-use surplus::ExcessTasks;
+use excess_tasks::ExcessTasks;
 
 /// An input of the session.
 #[derive(Debug)]

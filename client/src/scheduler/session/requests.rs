@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use argosy_proto::v1;
 
+use super::excess_tasks::ExcessTasks;
 use super::stream::announcing;
-use super::surplus::ExcessTasks;
 use super::{Effect, PendingReconcile, Session, local};
 use crate::scheduler::CallOutcome;
 use crate::scheduler::calls::CallRequest;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use argosy_state::command::{CallAction, OfferTerms, OperatorOperation};
 use argosy_state::ids::{AgentId, FrameworkId};
 
+use super::fixture::{World, parse, role};
 use super::random::TestRng;
-use super::world::{World, parse, role};
 use crate::allocator::TurnBudget;
 
 fn counts(offers: &[(FrameworkId, AgentId)]) -> BTreeMap<FrameworkId, usize> {

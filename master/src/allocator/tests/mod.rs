@@ -2,8 +2,8 @@
 
 mod fairness;
 mod filters;
-mod joining;
+pub(crate) mod fixture;
+mod merging;
 pub(crate) mod random;
 mod reasons;
 mod visibility;
-pub(crate) mod world;

@@ -7,7 +7,7 @@ use argosy_state::command::{CallAction, OfferTerms, OperatorOperation};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
 use argosy_state::resources::Resources;
 
-use super::world::{World, parse, role};
+use super::fixture::{World, parse, role};
 use crate::allocator::{AllocatorSettings, StreamState};
 
 /// A small pseudo-random generator: the same seed gives the same run.

@@ -3,7 +3,7 @@
 use argosy_state::command::{CallAction, OperatorOperation};
 use argosy_state::ids::AgentId;
 
-use super::world::{World, parse};
+use super::fixture::{World, parse};
 use crate::allocator::{ExplainQuery, Outlook, SkipReason, StreamState};
 
 fn reasons(world: &World, query: &ExplainQuery) -> Vec<(AgentId, SkipReason)> {

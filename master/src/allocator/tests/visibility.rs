@@ -2,7 +2,7 @@
 
 use argosy_state::command::OperatorOperation;
 
-use super::world::{World, parse, role};
+use super::fixture::{World, parse, role};
 use crate::allocator::{AllocatorSettings, MINIMUM_LABEL, StreamState};
 
 #[test]

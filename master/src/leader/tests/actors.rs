@@ -5,7 +5,7 @@ use argosy_state::command::{Command, OperatorOperation};
 use argosy_state::ids::Role;
 use argosy_state::task::TaskState;
 
-use super::world::World;
+use super::fixture::World;
 use crate::leader::Input;
 use crate::links::LinkId;
 

@@ -8,7 +8,7 @@ use argosy_state::task::TaskState;
 use argosy_state::testing::spec;
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, LIMITS, World, new_agent, task_key};
+use super::fixture::{AGENT, FRAMEWORK, LIMITS, World, new_agent, task_key};
 use crate::leader::admission::{CHUNK_MS, LISTS, interval_ms};
 use crate::leader::{Hello, Input};
 use crate::links::LinkId;

@@ -9,7 +9,7 @@ use argosy_state::task::{KillSignal, TaskState};
 use argosy_state::testing::spec;
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, World, new_agent, task_key};
+use super::fixture::{AGENT, FRAMEWORK, World, new_agent, task_key};
 use crate::leader::Input;
 use crate::links::LinkId;
 

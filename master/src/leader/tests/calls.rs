@@ -8,7 +8,7 @@ use argosy_state::task::{CommandSpec, TaskGroup, TaskSpec, TaskState};
 use argosy_state::testing::spec;
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, World, task_key};
+use super::fixture::{AGENT, FRAMEWORK, World, task_key};
 use crate::leader::Input;
 use crate::links::LinkId;
 

@@ -3,7 +3,7 @@
 use argosy_state::task::{CheckResults, Reason, TaskState};
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, World};
+use super::fixture::{AGENT, FRAMEWORK, World};
 use crate::leader::Input;
 use crate::links::LinkId;
 

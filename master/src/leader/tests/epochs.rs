@@ -6,7 +6,7 @@ use argosy_state::task::TaskState;
 use argosy_state::testing::spec;
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, World};
+use super::fixture::{AGENT, FRAMEWORK, World};
 use crate::links::LinkId;
 
 #[test]

@@ -11,7 +11,7 @@ use argosy_state::level::{self, Level};
 use argosy_state::task::{KillSignal, Sizes};
 use argosy_state::testing::{self, spec};
 
-use super::world::{LIMITS, new_agent};
+use super::fixture::{LIMITS, new_agent};
 use crate::leader::{Effect, Input, Leader, LeaderTime};
 use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};

@@ -5,7 +5,7 @@ use argosy_state::ids::{OrderIndex, TaskId};
 use argosy_state::task::{LimitsReport, Reason, TaskLimits, TaskState};
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, World, task_key};
+use super::fixture::{AGENT, FRAMEWORK, World, task_key};
 use crate::leader::Input;
 use crate::links::LinkId;
 

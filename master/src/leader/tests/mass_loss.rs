@@ -4,7 +4,7 @@ use argosy_state::agent::AgentMode;
 use argosy_state::command::OperatorOperation;
 use argosy_state::ids::AgentId;
 
-use super::world::{LIMITS, World};
+use super::fixture::{LIMITS, World};
 
 fn lost(world: &World) -> usize {
     world.registry.agents_in(AgentMode::Unreachable)

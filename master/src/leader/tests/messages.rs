@@ -8,7 +8,7 @@ use argosy_state::task::TaskSpec;
 use argosy_state::testing::{executor, spec};
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, World};
+use super::fixture::{AGENT, FRAMEWORK, World};
 use crate::leader::{FrameworkMessage, Input};
 use crate::links::LinkId;
 

@@ -6,7 +6,7 @@ use argosy_state::task::TaskState;
 use argosy_state::testing::{framework_info, spec};
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, OFFER_MS, World, new_agent, new_framework};
+use super::fixture::{AGENT, FRAMEWORK, OFFER_MS, World, new_agent, new_framework};
 use crate::leader::Input;
 use crate::links::LinkId;
 

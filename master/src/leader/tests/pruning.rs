@@ -9,7 +9,7 @@ use argosy_state::testing::World as Facts;
 use expect_test::expect;
 
 use super::super::pruning::PruningPass;
-use super::world::{AGENT, LIMITS, World, new_agent};
+use super::fixture::{AGENT, LIMITS, World, new_agent};
 
 /// Time until an agent that falls silent now is removed, in milliseconds.
 const FORGOTTEN_MS: u64 = LIMITS.agent_timeout_ms + LIMITS.lost_agent_ms + 60_000;

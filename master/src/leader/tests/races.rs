@@ -7,7 +7,7 @@ use argosy_state::task::TaskState;
 use argosy_state::testing::framework_info;
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, LIMITS, World, new_framework};
+use super::fixture::{AGENT, FRAMEWORK, LIMITS, World, new_framework};
 use crate::leader::Input;
 use crate::links::LinkId;
 

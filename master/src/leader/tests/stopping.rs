@@ -5,7 +5,7 @@ use argosy_state::task::{TaskSpec, TaskState};
 use argosy_state::testing::spec;
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, LIMITS, World, task_key};
+use super::fixture::{AGENT, FRAMEWORK, LIMITS, World, task_key};
 use crate::leader::Input;
 use crate::links::LinkId;
 

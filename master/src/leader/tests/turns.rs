@@ -6,7 +6,7 @@ use argosy_state::ids::OrderIndex;
 use argosy_state::limits;
 use argosy_state::testing::spec;
 
-use super::world::{AGENT, LIMITS, World};
+use super::fixture::{AGENT, LIMITS, World};
 use crate::links::LinkId;
 
 /// Returns a world with `framework-1` and `count` tasks on the agent of link-2, which is sent their

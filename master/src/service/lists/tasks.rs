@@ -17,7 +17,7 @@ use super::{
 use crate::encodings::{CachedEncodings, EncodingCache};
 use crate::inbox::StateView;
 use crate::owner_handle::OwnerHandle;
-use crate::service::{choices, views};
+use crate::service::{filter_values, views};
 
 /// Lists tasks ascending by framework and id, followed on request by finished ones, oldest first. A
 /// token names the last task seen, or `~` and the last serial of the history.
@@ -34,7 +34,10 @@ pub(super) async fn list_tasks(
     if !request.page_token.is_empty() && TaskPosition::read(&request.page_token).is_none() {
         return Err(bad_token(&request.page_token));
     }
-    let wanted = TaskQuery::new(choices::filter(request.filter)?, desk.encodings.clone());
+    let wanted = TaskQuery::new(
+        filter_values::filter(request.filter)?,
+        desk.encodings.clone(),
+    );
     let ended = request.include_ended;
     let part =
         move |view: &StateView, token: &str, room: PageCapacity| match TaskPosition::read(token)

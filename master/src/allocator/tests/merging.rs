@@ -4,7 +4,7 @@
 use argosy_state::ids::{AgentId, FrameworkId};
 use argosy_state::resources::Resources;
 
-use super::world::{World, parse};
+use super::fixture::{World, parse};
 use crate::offers::OfferState;
 
 /// Returns a framework whose tasks use all of two agents, one processor each.

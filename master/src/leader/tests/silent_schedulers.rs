@@ -5,7 +5,7 @@ use argosy_state::ids::FrameworkId;
 use argosy_state::testing::framework_info;
 use expect_test::expect;
 
-use super::world::{FRAMEWORK, LIMITS, World, new_framework};
+use super::fixture::{FRAMEWORK, LIMITS, World, new_framework};
 use crate::leader::Input;
 use crate::links::LinkId;
 

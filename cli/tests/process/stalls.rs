@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, TestMember, wait_until, write};
-use crate::work::{ReceivedEvents, TestFramework, signatures, witnessed_task};
+use crate::test_framework::{ReceivedEvents, TestFramework, signatures, witnessed_task};
 
 const LONG: Duration = Duration::from_secs(60);
 

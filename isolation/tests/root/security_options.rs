@@ -9,9 +9,9 @@ use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::{Capabilities, CommandOutcome, ContainerUser, LaunchSpec, Launcher};
 
 use crate::escapes::PYTHON;
+use crate::fixture::{RootFixture, TestCase, skip, stderr, stdout};
 use crate::images::{imaged, store};
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{RootFixture, TestCase, skip, stderr, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -148,9 +148,9 @@ fn entered() {
     );
     let (container, _) = world.start(&spec);
     let line = "setpriv --reuid 33 --regid 34 --clear-groups id -u; grep CapEff /proc/self/status";
-    let found = crate::entry::output(&container, line);
+    let found = crate::exec_confinement::output(&container, line);
     assert_eq!(found, "33\nCapEff:\t00000000000000c1\n");
-    crate::entry::end(container);
+    crate::exec_confinement::end(container);
 }
 
 /// Returns a program of a few instructions that exits with its effective user id, of which a status

@@ -9,8 +9,8 @@ use argosy_isolation::reach_filter::BlockedDestinations;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::escapes::PYTHON;
+use crate::fixture::{RootFixture, TestCase, skip, stdout};
 use crate::profile::profiled;
-use crate::world::{RootFixture, TestCase, skip, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -163,7 +163,7 @@ fn tried(world: &mut RootFixture, network: Network) -> BTreeMap<String, String> 
         answers.len(),
         60,
         "{exit:?} {said} {}",
-        crate::world::stderr(&spec)
+        crate::fixture::stderr(&spec)
     );
     answers
 }

@@ -11,8 +11,8 @@ use argosy_isolation::{
     ExecSession, ExecStreams, LaunchSpec, Program, ResourceLimit, adopt, detect,
 };
 
+use crate::fixture::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, skip, spec_in};
 use crate::profile::{give_sandbox, profiled};
-use crate::world::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, skip, spec_in};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("an_exec_session_is_confined_like_the_command", confined),

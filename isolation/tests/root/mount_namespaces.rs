@@ -10,7 +10,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::disks::{LIMIT, audit};
-use crate::world::{RootFixture, TestCase, skip};
+use crate::fixture::{RootFixture, TestCase, skip};
 
 pub(crate) const CASES: &[TestCase] = &[
     (

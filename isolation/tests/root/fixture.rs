@@ -13,7 +13,7 @@ use argosy_isolation::{
     Program, cgroup, clean_up_abandoned, detect, disable_layer, launcher,
 };
 
-use crate::walls::WITHOUT;
+use crate::layers::WITHOUT;
 
 /// A test: its name and its function.
 pub(crate) type TestCase = (&'static str, fn());

@@ -15,7 +15,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::cluster::{Cluster, wait_until};
-use crate::work::TestFramework;
+use crate::test_framework::TestFramework;
 
 const LONG: Duration = Duration::from_secs(30);
 

@@ -8,7 +8,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::{AGENT_RESOURCES, Cluster, TestMember, sleepers, sleeping, wait_until};
-use crate::work::{TestFramework, task};
+use crate::test_framework::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 

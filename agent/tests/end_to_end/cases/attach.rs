@@ -3,7 +3,7 @@
 use argosy_proto::exec::{ATTACH_PROTOCOL, ClientFrame, ExecResult, PROTOCOL, TerminalSize};
 use argosy_proto::v1;
 
-use super::entering::{CommandResult, ExecClient, call, over};
+use super::exec::{CommandResult, ExecClient, call, over};
 use super::{code, runs};
 use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, shell};

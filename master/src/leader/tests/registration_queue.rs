@@ -2,9 +2,9 @@
 
 use argosy_state::command::{Command, ProposedCommand};
 
-use super::world::{World, new_agent};
+use super::fixture::{World, new_agent};
 use crate::leader::Input;
-use crate::leader::registering::REGISTRATIONS;
+use crate::leader::registration_queue::REGISTRATIONS;
 use crate::links::LinkId;
 
 /// Returns the links of `agents` agents whose registrations no entry holds yet.

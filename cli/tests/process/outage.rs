@@ -9,7 +9,7 @@ use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
 use crate::cluster::Cluster;
-use crate::work::{ReceivedEvents, TestFramework, task};
+use crate::test_framework::{ReceivedEvents, TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(90);
 /// The agent timeout of this test.

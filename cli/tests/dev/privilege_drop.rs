@@ -10,7 +10,7 @@ use argosy_testing::skip;
 use nix::sys::stat::{Mode, umask};
 
 use crate::cluster::DevCluster;
-use crate::lives::children;
+use crate::lifecycle::children;
 
 /// Directories for temporary files.
 const PLACES: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];

@@ -14,7 +14,7 @@ use super::row::Unchanged;
 use crate::cluster::{
     Cluster, TestMember, clear_agent, member, sleepers, sleeping, to_strings, wait_until, write,
 };
-use crate::work::{TestFramework, task};
+use crate::test_framework::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -85,7 +85,7 @@ impl BadInputCluster {
         let mark = format!("88{}.25", std::process::id());
         let owner = TestFramework::start(cluster.masters_list(), "owner").await;
         owner.launch([task("lives", &format!("exec sleep {mark}"))]);
-        let running = |events: &crate::work::ReceivedEvents| {
+        let running = |events: &crate::test_framework::ReceivedEvents| {
             let states = events.states("lives");
             states.contains(&v1::TaskState::Running).then_some(())
         };
@@ -325,7 +325,7 @@ fn is_alive(pid: Pid) -> bool {
 async fn runs(masters: Masters, name: &str) {
     let prover = TestFramework::start(masters, "prover").await;
     prover.launch([task(name, "true")]);
-    let finished = |events: &crate::work::ReceivedEvents| {
+    let finished = |events: &crate::test_framework::ReceivedEvents| {
         let states = events.states(name);
         states.contains(&v1::TaskState::Finished).then_some(())
     };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use argosy_proto::exec::{ATTACH_PROTOCOL, ClientFrame, PROTOCOL};
 use tokio::io::AsyncReadExt as _;
 
-use super::entering::{CommandResult, ExecClient, call, is_running, over, until};
+use super::exec::{CommandResult, ExecClient, call, is_running, over, until};
 use super::runs;
 use crate::host::TestHost;
 use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};

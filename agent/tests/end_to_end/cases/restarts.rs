@@ -270,7 +270,7 @@ async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
     assert_eq!(listed(agent.containers().await), expected);
     // Its purpose is unknown: it is ended, and a master that misses it reports that to its
     // framework.
-    super::entering::until("it is ended", || {
+    super::exec::until("it is ended", || {
         !Path::new(&format!("/proc/{lost}")).exists()
     })
     .await;

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
 
 use super::volumes::with_disk;
-use super::{code, executors, plugged, runs, state};
+use super::{cni, code, executors, runs, state};
 use crate::children::{child_of, child_with};
 use crate::host::{CONTENT, TestHost};
 use crate::layout;
@@ -266,7 +266,7 @@ pub(super) async fn no_core_dump_contains_secrets_and_the_content_service_is_lim
     let broker = agent.broker();
     let spawner = child_of(broker, "argosy-spawner");
     let launcher = child_of(spawner, "argosy-launcher");
-    let supervisor = super::stopped::supervisor(&host);
+    let supervisor = super::stopped_processes::supervisor(&host);
     let service = child_with(spawner, CONTENT);
     let unlimited = ["unlimited", "unlimited"];
     assert_eq!(
@@ -410,16 +410,13 @@ pub(super) async fn a_filtered_broker_creates_file_systems_networks_and_executor
     }
     let (host, mut master) = (TestHost::new(), Master::start().await);
     host.makes_file_systems();
-    plugged::lay(&host);
+    cni::lay(&host);
     let agent = host.divided(master.address);
     let (mut link, _) = master.registered(true).await;
     is_filtered(agent.broker());
     // A plugin's network, a bridge with a published port, and a file system each.
     let cases = [
-        (
-            "t",
-            with_disk(plugged::plugged("blue", "exec sleep 1000"), 16),
-        ),
+        ("t", with_disk(cni::plugged("blue", "exec sleep 1000"), 16)),
         (
             "u",
             with_disk(shell("u", "df -P . | tail -1 > df; exec sleep 1000"), 16),
@@ -446,7 +443,7 @@ pub(super) async fn a_filtered_broker_creates_file_systems_networks_and_executor
         link.end_of(task).await;
     }
     agent.is_clear().await;
-    plugged::nothing_is_left(&host);
+    cni::nothing_is_left(&host);
     agent.stop().await;
     super::disks::remove_all(&host);
 }

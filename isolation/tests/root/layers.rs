@@ -10,9 +10,9 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use crate::escapes::{AttemptUser, EscapeResults, ProtectedObjects, launch_as};
-use crate::opt_outs::ROOT;
+use crate::fixture::{RootFixture, TestCase};
 use crate::profile::give_sandbox;
-use crate::world::{RootFixture, TestCase};
+use crate::security_options::ROOT;
 
 pub(crate) const CASES: &[TestCase] = &[
     (
