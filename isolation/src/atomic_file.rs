@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn scans_do_not_follow_links() {
+    fn links_are_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let victim = folder.path().join("victim");
         fs::write(&victim, "kept").unwrap();

@@ -187,6 +187,16 @@ mod tests {
         assert_eq!(needed(&task), names.map(named));
     }
 
+    #[test]
+    fn the_pull_policy_of_an_executor_needs_the_capability_too() {
+        let mut task = spec("t", "cpus:1");
+        let mut executor = crate::testing::executor("e", "cpus:0.1");
+        executor.container.pull = Some(ImagePull::Always);
+        task.executor = Some(executor.into());
+        let needed: Vec<_> = AgentCapability::needed(&task).collect();
+        assert_eq!(needed, [named("image-pull")]);
+    }
+
     /// Returns a cluster with one agent that announces these names, and a framework.
     fn world(level: Level, announced: &[&str]) -> (World, AgentId, FrameworkId) {
         let mut world = World::empty();

@@ -240,7 +240,11 @@ pub(crate) const CAPABILITIES: &[(AgentCapability, fn(&TaskSpec) -> bool)] = &[
     // Queries the registry of an image when the task requests it.
     (
         AgentCapability::new("image-pull", "container.pull"),
-        |spec| spec.container.pull.is_some(),
+        |spec| {
+            let of_executor = spec.executor.as_ref().map(|executor| &executor.container);
+            let mut containers = of_executor.into_iter().chain([&spec.container]);
+            containers.any(|container| container.pull.is_some())
+        },
     ),
     // Mounts host paths at paths that differ from the host's, and read-only.
     (
