@@ -45,7 +45,7 @@ pub const SANDBOX_HEADROOM_PERCENT: u64 = 10;
 /// The isolation mode of containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IsolationMode {
-    /// The strongest that this host allows; never plain processes.
+    /// The default profile for root, user namespaces for others; never plain processes.
     #[default]
     Detect,
     /// The default profile: user namespaces, a view of the host's programs, few system calls. As

@@ -216,7 +216,7 @@ async fn clean_up(
         // that.
         let _ = fs::remove_file(path);
     }
-    if let Err(error) = home.leave() {
+    if let Err(error) = home.leave(first.is_none()) {
         first.get_or_insert_with(|| Failure::from(error));
     }
     match first {
@@ -275,8 +275,17 @@ impl DevDirectory {
         }
     }
 
-    fn leave(&self) -> anyhow::Result<()> {
+    /// Removes a temporary directory. If not everything `is_stopped`, it is kept: a removal would not
+    /// end while a task creates files in it.
+    fn leave(&self, is_stopped: bool) -> anyhow::Result<()> {
         match self {
+            Self::Temporary(path) if !is_stopped => {
+                note(&format!(
+                    "kept {}, which tasks may still use: remove it once they have ended",
+                    path.display()
+                ));
+                Ok(())
+            }
             Self::Persistent(path) => {
                 // The directory does not store size, host paths and the like.
                 note(&format!(

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, openat, renameat, renameat_with};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 /// Whether a file must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Draft {
             Durability::Cached => OFlags::PATH,
         };
         let flags = access | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(CWD, directory, flags, Mode::empty())?;
+        let directory = retry_on_intr(|| openat(CWD, directory, flags, Mode::empty()))?;
         let mut file = create(&directory, name, options.mode)?;
         let draft = Self {
             directory,
@@ -106,7 +106,7 @@ impl Draft {
     fn sync_name(&mut self) -> io::Result<()> {
         self.is_renamed = true;
         match self.durability {
-            Durability::Synced => Ok(rustix::fs::fsync(&self.directory)?),
+            Durability::Synced => Ok(retry_on_intr(|| rustix::fs::fsync(&self.directory))?),
             Durability::Cached => Ok(()),
         }
     }
@@ -124,7 +124,7 @@ impl Drop for Draft {
 /// Creates an empty file, never one that another process has created or that a link leads to.
 fn create(directory: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let create = || openat(directory, name, flags, Mode::from_raw_mode(mode));
+    let create = || retry_on_intr(|| openat(directory, name, flags, Mode::from_raw_mode(mode)));
     let file = match create() {
         Err(Errno::EXIST) => {
             rustix::fs::unlinkat(directory, name, AtFlags::empty())?;

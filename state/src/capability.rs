@@ -188,13 +188,18 @@ mod tests {
     }
 
     #[test]
-    fn the_pull_policy_of_an_executor_needs_the_capability_too() {
+    fn the_pull_policy_of_an_executor_needs_the_capability_before_its_launch_is_sent_too() {
         let mut task = spec("t", "cpus:1");
         let mut executor = crate::testing::executor("e", "cpus:0.1");
         executor.container.pull = Some(ImagePull::Always);
         task.executor = Some(executor.into());
         let needed: Vec<_> = AgentCapability::needed(&task).collect();
         assert_eq!(needed, [named("image-pull")]);
+        let mut info = registration(7, "cpus:4").info;
+        for (announced, can) in [("kill-signal", false), ("image-pull", true)] {
+            info.capabilities = [announced.to_owned()].into();
+            assert_eq!(info.can_launch(&task), can, "{announced}");
+        }
     }
 
     /// Returns a cluster with one agent that announces these names, and a framework.

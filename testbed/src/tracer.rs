@@ -66,7 +66,9 @@ impl Tracer {
                 answered.rewind()?;
                 let mut lines = String::new();
                 answered.read_to_string(&mut lines)?;
-                if lines.contains("(INJECTED") || lines.contains("(DELAYED") {
+                // A delay ends no process: then the tracer alone has ended.
+                let is_gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+                if lines.contains("(INJECTED") || (is_gone && lines.contains("(DELAYED")) {
                     return Ok(tracer);
                 }
                 bail!("strace does not attach to process {pid}: {}", lines.trim());

@@ -28,8 +28,8 @@ pub(crate) struct Dev {
     /// Resources that each agent offers
     #[arg(long, env = "ARGOSY_DEV_AGENT_RESOURCES", value_name = "RESOURCES", default_value = "cpus:2;mem:1024;disk:4096;ports:[31000-31999]", value_parser = resources)]
     pub(crate) agent_resources: String,
-    /// Isolation of tasks: full, namespaces, user-namespaces or processes [default: the strongest
-    /// possible]
+    /// Isolation of tasks: full, namespaces, user-namespaces or processes [default: full as root,
+    /// user-namespaces as another user]
     #[arg(
         long,
         env = "ARGOSY_AGENT_ISOLATION",

@@ -213,8 +213,8 @@ pub(crate) struct AgentStart {
     /// Attribute of this host for constraints, as zone=a; may be repeated
     #[arg(long = "attribute", env = "ARGOSY_AGENT_ATTRIBUTES", value_delimiter = ',', value_name = "NAME=VALUE", value_parser = parsers::pair)]
     pub(crate) attributes: Vec<(String, String)>,
-    /// Isolation of tasks: full, namespaces, user-namespaces or processes [default: the strongest
-    /// possible]
+    /// Isolation of tasks: full, namespaces, user-namespaces or processes [default: full as root,
+    /// user-namespaces as another user]
     #[arg(
         long,
         env = "ARGOSY_AGENT_ISOLATION",

@@ -175,7 +175,7 @@ fn namespaces() -> Finding {
                 "full is not possible, and an agent chooses no weaker mode by itself: {}",
                 detected.full.err().unwrap_or_default()
             ),
-            "mount cgroup2, or name another mode with --isolation",
+            "remove this cause, or name another mode with --isolation",
         ),
         None => Finding::new(
             "isolation",

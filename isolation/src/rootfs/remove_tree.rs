@@ -83,20 +83,31 @@ fn remove_entry(top: BorrowedFd<'_>, entry: &TreeEntry<'_>, moved: &mut u64) -> 
     if !entry.is_dir {
         return Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::empty())?);
     }
-    match rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
-        other => return Ok(other?),
+    if remove_empty(top, entry.name)? {
+        return Ok(());
     }
     let folder = open(top, entry.name)?;
     let mut raise = |inner: &TreeEntry<'_>| {
-        if inner.is_dir {
-            move_up(folder.as_fd(), inner, top, moved)
-        } else {
-            Ok(rustix::fs::unlinkat(&folder, inner.name, AtFlags::empty())?)
+        if !inner.is_dir {
+            return Ok(rustix::fs::unlinkat(&folder, inner.name, AtFlags::empty())?);
+        }
+        // Moving a directory needs permission to write to it, which removing it does not.
+        match remove_empty(folder.as_fd(), inner.name)? {
+            true => Ok(()),
+            false => move_up(folder.as_fd(), inner, top, moved),
         }
     };
     while for_each_entry(folder.as_fd(), &mut raise)? {}
     Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR)?)
+}
+
+/// Removes a directory if it is empty; returns whether it was.
+fn remove_empty(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<bool> {
+    match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn move_up(
@@ -127,8 +138,8 @@ fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<OwnedFd>
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::os::unix::fs::symlink;
+    use std::fs::{File, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -169,6 +180,33 @@ mod tests {
         assert!(kept.join("file").exists());
         let gone = remove_dir_all(&filled).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn empty_read_only_directories_are_removed_by_their_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().join("top");
+        fs::create_dir_all(top.join("a/b/read-only")).unwrap();
+        let read_only = Permissions::from_mode(0o555);
+        fs::set_permissions(top.join("a/b/read-only"), read_only).unwrap();
+        let is_root = nix::unistd::geteuid().is_root();
+        std::thread::scope(|scope| {
+            let removal = scope.spawn(|| {
+                if is_root {
+                    // Of this thread only: root may write to every directory.
+                    let nobody = nix::unistd::Uid::from_raw(65_534);
+                    for directory in ["", "a", "a/b", "a/b/read-only"] {
+                        let path = top.join(directory);
+                        std::os::unix::fs::chown(path, Some(nobody.as_raw()), None).unwrap();
+                    }
+                    fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+                    nix::unistd::setfsuid(nobody);
+                }
+                remove_dir_all(&top)
+            });
+            removal.join().unwrap().unwrap();
+        });
+        assert!(!top.exists());
     }
 
     #[test]

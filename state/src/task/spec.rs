@@ -197,7 +197,7 @@ const fn own_container(field: &'static str, is_used: fn(&TaskSpec) -> bool) -> F
     FieldRule {
         field,
         is_used,
-        level: Level::OLDEST,
+        level: Level::FIRST,
         in_executor: Some(why),
         in_group: None,
     }
