@@ -229,9 +229,12 @@ pub(crate) const FIELD_RULES: &[FieldRule] = &[
     own_container("stop_after_ms", |spec| spec.stop_after_ms > 0),
 ];
 
+/// Whether a task needs a capability of its agent.
+type IsNeeded = fn(&TaskSpec) -> bool;
+
 /// The parts of a description that agents of earlier releases ignore, with the capability by which
 /// an agent announces that it applies them, in the order of the documentation.
-pub(crate) const CAPABILITIES: &[(AgentCapability, fn(&TaskSpec) -> bool)] = &[
+pub(crate) const CAPABILITIES: &[(AgentCapability, IsNeeded)] = &[
     // Kills tasks with the signal of their kill policy.
     (
         AgentCapability::new("kill-signal", "kill_policy.signal"),
