@@ -275,8 +275,8 @@ impl DevDirectory {
         }
     }
 
-    /// Removes a temporary directory. If not everything `is_stopped`, it is kept: a removal would not
-    /// end while a task creates files in it.
+    /// Removes a temporary directory. If not everything `is_stopped`, it is kept: a removal would
+    /// not end while a task creates files in it.
     fn leave(&self, is_stopped: bool) -> anyhow::Result<()> {
         match self {
             Self::Temporary(path) if !is_stopped => {

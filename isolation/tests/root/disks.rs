@@ -13,6 +13,7 @@ use crate::audit::{AuditScope, LeakAudit};
 use crate::fixture::{RootFixture, TestCase, eventually, skip, stderr, stdout};
 use crate::images::{imaged, usual};
 use crate::profile::{give_sandbox, profiled};
+use QuotaFileSystem::{Ext4, Xfs};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -29,17 +30,13 @@ pub(crate) const CASES: &[TestCase] = &[
         removed_in_use,
     ),
     ("writes_above_a_quota_are_rejected", || {
-        full_quota(QuotaFileSystem::Ext4);
+        full_quota(Ext4);
     }),
-    ("no_write_escapes_a_quota", || {
-        hostile_quota(QuotaFileSystem::Ext4)
-    }),
+    ("no_write_escapes_a_quota", || hostile_quota(Ext4)),
     ("writes_above_a_quota_are_rejected_on_xfs", || {
-        full_quota(QuotaFileSystem::Xfs);
+        full_quota(Xfs);
     }),
-    ("no_write_escapes_a_quota_on_xfs", || {
-        hostile_quota(QuotaFileSystem::Xfs);
-    }),
+    ("no_write_escapes_a_quota_on_xfs", || hostile_quota(Xfs)),
     (
         "image_changes_count_in_the_quota_of_the_sandbox",
         image_in_a_quota,

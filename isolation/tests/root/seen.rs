@@ -2,7 +2,8 @@
 //! golden file in the repository and, on request, with the view under crun and runc.
 //!
 //! `ARGOSY_BLESS=1` rewrites the golden file. `ARGOSY_COMPARE=1` prints the table of
-//! `docs/isolation.md`: `ARGOSY_COMPARE=1 cargo test -p argosy-isolation --test root -- other_runtimes`.
+//! `docs/isolation.md`: `ARGOSY_COMPARE=1 cargo test -p argosy-isolation --test root --
+//! other_runtimes`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -38,12 +38,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "Of agents 4,096;",
     ),
     (
-        "raft/src/transport/service.rs",
+        "raft/src/port.rs",
         "CONNECTIONS: usize = 128",
         "of the Raft port 128,",
     ),
     (
-        "raft/src/transport/frames/port.rs",
+        "raft/src/port/frames.rs",
         "FRAMED: usize = 64",
         "and 64 that carry log entries |",
     ),
@@ -88,12 +88,12 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| calls and streams at a time on one connection | 1,000.",
     ),
     (
-        "raft/src/transport/service.rs",
+        "raft/src/port.rs",
         "STREAMS: u32 = 64",
         "1,000. Of the Raft port 64 | wait |",
     ),
     (
-        "raft/src/transport/service.rs",
+        "raft/src/port.rs",
         "SNAPSHOTS: usize = 2",
         "| snapshots that a master receives at a time; the length of one | 2; 64 GiB |",
     ),
