@@ -265,7 +265,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/allocator/offering.rs",
         "MERGE_DELAY_MS: u64 = 1_000",
-        "waits until both have been open for a second",
+        "wait until both have been open for a second",
     ),
     (
         "state/src/limits.rs",
