@@ -5,6 +5,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use argosy_testbed::host_tools;
@@ -13,6 +15,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Free space of a small disk in addition to its content.
 const FREE_BYTES: u64 = 24 << 20;
+/// Time for an executable to print its version.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitedResource {
@@ -176,6 +180,39 @@ impl FakeClock {
         Ok(clock)
     }
 
+    /// Checks that an executable starts with the library. One whose allocator reads the clock while
+    /// it initializes, as jemalloc does, may wait for ever: the library allocates at the first call.
+    pub(crate) fn check_start(executable: &Path) -> Result<(), String> {
+        let Some(library) = host_tools::fake_clock() else {
+            return Err("libfaketime, which is not installed".to_owned());
+        };
+        let mut command = Command::new(executable);
+        command
+            .arg("--version")
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME", "+0")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let started = command.spawn();
+        let mut child = started.map_err(|why| format!("{}: {why}", executable.display()))?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while Instant::now() < deadline {
+            if child.try_wait().is_ok_and(|status| status.is_some()) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+        // The library removes them when its process exits.
+        for name in ["faketime_shm_", "sem.faketime_sem_"] {
+            let _ = fs::remove_file(format!("/dev/shm/{name}{}", child.id()));
+        }
+        Err("a libfaketime with which the executable starts".to_owned())
+    }
+
     /// Sets the offset of the clock in seconds.
     pub(crate) fn set(&self, seconds: i64) -> Result<()> {
         // Renamed into place, so that a concurrent reader sees either the old or the new value.
@@ -200,9 +237,18 @@ impl FakeClock {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use super::*;
+
+    #[test]
+    fn an_executable_that_starts_under_the_library_can_have_another_clock() {
+        if host_tools::fake_clock().is_none() {
+            return argosy_testing::skip("needs the package libfaketime");
+        }
+        assert_eq!(FakeClock::check_start(Path::new("/bin/true")), Ok(()));
+        let folder = tempfile::tempdir().unwrap();
+        let absent = FakeClock::check_start(&folder.path().join("absent"));
+        assert!(absent.is_err_and(|why| why.contains("absent")));
+    }
 
     #[test]
     fn a_lowered_limit_is_restored() {

@@ -20,6 +20,7 @@ use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultName, FaultRequirement};
 use super::live_cluster::run_live;
 use super::nemesis::FaultSource;
+use super::process_faults::FakeClock;
 use super::report::{ReportedViolation, RunReport};
 use super::session::{RunSession, SessionFindings};
 use super::{check, html, run_log, script};
@@ -112,7 +113,7 @@ fn prepare(arguments: &RunArguments) -> Result<RunSetup, UsageError> {
     let means = find_programs(arguments.argosy.as_ref(), own_executable()?)?;
     check_paths(arguments)?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
-    let (plan, absent) = plan(arguments, seed)?;
+    let (plan, absent) = plan(arguments, seed, &means)?;
     Ok(RunSetup {
         programs: means,
         seed,
@@ -148,22 +149,27 @@ fn check_paths(arguments: &RunArguments) -> Result<(), UsageError> {
     Ok(())
 }
 
-fn plan(arguments: &RunArguments, seed: u64) -> Result<(FaultSource, Vec<String>), UsageError> {
+fn plan(
+    arguments: &RunArguments,
+    seed: u64,
+    programs: &TestPrograms,
+) -> Result<(FaultSource, Vec<String>), UsageError> {
     let masters = usize::from(arguments.size.masters);
+    let check_possible = |fault| check_possible(fault, masters, &programs.argosy);
     if let Some(path) = &arguments.script {
         let text = fs::read_to_string(path)
             .map_err(|error| UsageError(format!("cannot read {}: {error}", path.display())))?;
         let steps = script::parse(&text)
             .map_err(|error| UsageError(format!("{}: {error}", path.display())))?;
         for step in &steps {
-            check_possible(step.fault, masters).map_err(UsageError)?;
+            check_possible(step.fault).map_err(UsageError)?;
         }
         return Ok((FaultSource::Script(steps), Vec::new()));
     }
     let (allowed, absent): (Vec<FaultName>, _) = if arguments.faults.is_empty() {
         let judged = FaultName::ALL
             .iter()
-            .map(|fault| (fault, check_possible(*fault, masters)));
+            .map(|fault| (fault, check_possible(*fault)));
         let (can, cannot): (Vec<_>, Vec<_>) = judged.partition(|(_, possible)| possible.is_ok());
         let absent = cannot
             .into_iter()
@@ -172,7 +178,7 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(FaultSource, Vec<String>
         (can.into_iter().map(|(fault, _)| *fault).collect(), absent)
     } else {
         for fault in &arguments.faults {
-            check_possible(*fault, masters).map_err(UsageError)?;
+            check_possible(*fault).map_err(UsageError)?;
         }
         (arguments.faults.clone(), Vec::new())
     };
@@ -194,16 +200,15 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(FaultSource, Vec<String>
 }
 
 /// Checks whether this host and this group size allow the fault. Otherwise returns the reason.
-fn check_possible(fault: FaultName, masters: usize) -> Result<(), String> {
+fn check_possible(fault: FaultName, masters: usize, argosy: &Path) -> Result<(), String> {
     match fault.need() {
         FaultRequirement::Nothing => Ok(()),
         FaultRequirement::Program(program) if host_tools::find(program).is_some() => Ok(()),
         FaultRequirement::Program(program) => {
             Err(format!("{fault} needs {program}, which is not installed"))
         }
-        FaultRequirement::FakeClock if host_tools::fake_clock().is_some() => Ok(()),
         FaultRequirement::FakeClock => {
-            Err(format!("{fault} needs libfaketime, which is not installed"))
+            FakeClock::check_start(argosy).map_err(|what| format!("{fault} needs {what}"))
         }
         FaultRequirement::Voters(least) if masters >= least => Ok(()),
         FaultRequirement::Voters(least) => {
@@ -256,7 +261,7 @@ fn run_in_testbed(
     screen: &ProgressDisplay,
 ) -> Result<RunReport> {
     let version = version(&prepared.programs.argosy);
-    let seed = prepared.seed;
+    let (seed, argosy) = (prepared.seed, prepared.programs.argosy.clone());
     let plan = ClusterPlan {
         size: arguments.size,
         seed,
@@ -275,7 +280,8 @@ fn run_in_testbed(
     recording.finish().context("the history is incomplete")?;
     let ((found, failure), interrupted) = done?;
     screen.print("judging");
-    let mut report = check_results(arguments, folder, found, failure)?;
+    let mut report = check_results(folder, found, failure)?;
+    too_little(arguments, &argosy, &mut report);
     report.version = version;
     report.seed = seed;
     report.size = arguments.size.to_string();
@@ -284,7 +290,6 @@ fn run_in_testbed(
 }
 
 fn check_results(
-    arguments: &RunArguments,
     folder: &RunDirectory,
     found: SessionFindings,
     failure: Option<anyhow::Error>,
@@ -315,12 +320,11 @@ fn check_results(
         .entry("NoDoubleBooking".to_owned())
         .or_default() += held;
     report.violations.extend(taken);
-    too_little(arguments, &mut report);
     Ok(report)
 }
 
 /// Records the shortfalls. A run without violations that did nothing proves nothing.
-fn too_little(arguments: &RunArguments, report: &mut RunReport) {
+fn too_little(arguments: &RunArguments, argosy: &Path, report: &mut RunReport) {
     let seconds = (report.faults_ns.1.saturating_sub(report.faults_ns.0)) / 1_000_000_000;
     let least = arguments.least_operations.unwrap_or(seconds * 5).max(1);
     let answered = report.answered();
@@ -338,7 +342,7 @@ fn too_little(arguments: &RunArguments, report: &mut RunReport) {
     let masters = usize::from(arguments.size.masters);
     let wanted: Vec<FaultName> = if arguments.each_once && arguments.faults.is_empty() {
         let all = FaultName::ALL.iter().copied();
-        all.filter(|fault| check_possible(*fault, masters).is_ok())
+        all.filter(|fault| check_possible(*fault, masters, argosy).is_ok())
             .collect()
     } else {
         arguments.faults.clone()
