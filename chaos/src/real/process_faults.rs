@@ -181,7 +181,8 @@ impl FakeClock {
     }
 
     /// Checks that an executable starts with the library. One whose allocator reads the clock while
-    /// it initializes, as jemalloc does, may wait for ever: the library allocates at the first call.
+    /// it initializes, as jemalloc does, may wait without a limit: the library allocates at the
+    /// first call.
     pub(crate) fn check_start(executable: &Path) -> Result<(), String> {
         let Some(library) = host_tools::fake_clock() else {
             return Err("libfaketime, which is not installed".to_owned());
