@@ -190,9 +190,9 @@ impl StatusReporter {
             .as_ref()
             .is_some_and(|shown| Arc::ptr_eq(shown, membership));
         self.status.send_if_modified(|status| {
-            let told = reported.unwrap_or(0);
-            let mut modified = status.term != told;
-            status.term = told;
+            let reported_term = reported.unwrap_or(0);
+            let mut modified = status.term != reported_term;
+            status.term = reported_term;
             modified |= status.is_leader != is_leader;
             status.is_leader = is_leader;
             if regrouped {

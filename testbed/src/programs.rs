@@ -53,8 +53,8 @@ pub fn find_programs(argosy: Option<&PathBuf>, chaos: PathBuf) -> Result<TestPro
             "no cgroup2 file system is mounted on this host".to_owned(),
         ));
     }
-    let beside = chaos.with_file_name("argosy");
-    let argosy = argosy.cloned().unwrap_or(beside);
+    let default = chaos.with_file_name("argosy");
+    let argosy = argosy.cloned().unwrap_or(default);
     if !argosy.is_file() {
         return Err(usage(format!(
             "there is no executable {}: name it with --argosy",

@@ -161,8 +161,8 @@ async fn read_cluster(channel: Channel) -> Option<v1::Cluster> {
     });
     request.set_timeout(POLL_TIMEOUT);
     let mut stub = Stub::new(channel);
-    let asked = tokio::time::timeout(POLL_TIMEOUT, stub.get_cluster(request)).await;
-    Some(asked.ok()?.ok()?.into_inner())
+    let response = tokio::time::timeout(POLL_TIMEOUT, stub.get_cluster(request)).await;
+    Some(response.ok()?.ok()?.into_inner())
 }
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -16,7 +16,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
 use argosy_isolation::crash_points;
 use argosy_isolation::division::HostUser;
 use argosy_isolation::remove_tree::{self, remove_dir_all};
@@ -194,14 +193,8 @@ pub(super) fn record_cpus(paths: &Paths, name: ContainerName, text: &str) -> Res
     if text.len() > CORES_BYTES || !text.bytes().all(is_list) {
         return Err("invalid list of processors".to_owned());
     }
-    // A crash must not leave an empty list: the next run would assign the processors again.
-    let options = WriteOptions {
-        mode: 0o644,
-        durability: Durability::Cached,
-    };
-    let draft = path.with_extension("draft");
-    atomic_file::replace(&path, &draft, text.as_bytes(), options)
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+    // A crash that leaves the list truncated leaves a container that was not started.
+    fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 /// Returns the directory of layers.

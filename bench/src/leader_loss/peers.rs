@@ -270,8 +270,8 @@ impl PeerGroup {
         let address = &self.clients[place];
         let standing = match self.peer {
             Peer::Etcd => {
-                let asked = etcd_status(channel(address)?.connect_lazy());
-                tokio::time::timeout(Duration::from_secs(1), asked).await??
+                let status = etcd_status(channel(address)?.connect_lazy());
+                tokio::time::timeout(Duration::from_secs(1), status).await??
             }
             Peer::Zookeeper => zookeeper::status(address).await?,
         };

@@ -200,8 +200,11 @@ impl FakeClock {
         let mut child = started.map_err(|why| format!("{}: {why}", executable.display()))?;
         let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline {
-            if child.try_wait().is_ok_and(|status| status.is_some()) {
-                return Ok(());
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(None) => {}
+                // Neither a status of the executable nor a reason to wait for one.
+                Ok(Some(_)) | Err(_) => break,
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -37,6 +37,8 @@ struct RunSetup {
     programs: TestPrograms,
     seed: u64,
     plan: FaultSource,
+    /// Faults that must be injected at least once.
+    wanted: Vec<FaultName>,
     /// Faults that this host cannot inject, with the reasons.
     unavailable: Vec<String>,
 }
@@ -113,11 +115,12 @@ fn prepare(arguments: &RunArguments) -> Result<RunSetup, UsageError> {
     let means = find_programs(arguments.argosy.as_ref(), own_executable()?)?;
     check_paths(arguments)?;
     let seed = arguments.seed.unwrap_or_else(random_seed);
-    let (plan, absent) = plan(arguments, seed, &means)?;
+    let (plan, wanted, absent) = plan(arguments, seed, &means)?;
     Ok(RunSetup {
         programs: means,
         seed,
         plan,
+        wanted,
         unavailable: absent,
     })
 }
@@ -149,11 +152,13 @@ fn check_paths(arguments: &RunArguments) -> Result<(), UsageError> {
     Ok(())
 }
 
+/// Returns the choice of faults, those that must be injected at least once, and the reasons why
+/// this host cannot inject the others.
 fn plan(
     arguments: &RunArguments,
     seed: u64,
     programs: &TestPrograms,
-) -> Result<(FaultSource, Vec<String>), UsageError> {
+) -> Result<(FaultSource, Vec<FaultName>, Vec<String>), UsageError> {
     let masters = usize::from(arguments.size.masters);
     let check_possible = |fault| check_possible(fault, masters, &programs.argosy);
     if let Some(path) = &arguments.script {
@@ -164,7 +169,8 @@ fn plan(
         for step in &steps {
             check_possible(step.fault).map_err(UsageError)?;
         }
-        return Ok((FaultSource::Script(steps), Vec::new()));
+        let wanted = arguments.faults.clone();
+        return Ok((FaultSource::Script(steps), wanted, Vec::new()));
     }
     let (allowed, absent): (Vec<FaultName>, _) = if arguments.faults.is_empty() {
         let judged = FaultName::ALL
@@ -182,6 +188,11 @@ fn plan(
         }
         (arguments.faults.clone(), Vec::new())
     };
+    let is_each_wanted = arguments.each_once || !arguments.faults.is_empty();
+    let wanted = match is_each_wanted {
+        true => allowed.clone(),
+        false => Vec::new(),
+    };
     let mut rng = Rng::new(seed).fork(0x006d_6978);
     let rounds = if arguments.each_once {
         Some(allowed.len() as u64)
@@ -196,7 +207,7 @@ fn plan(
         rounds,
         duration: arguments.duration,
     };
-    Ok((plan, absent))
+    Ok((plan, wanted, absent))
 }
 
 /// Checks whether this host and this group size allow the fault. Otherwise returns the reason.
@@ -261,7 +272,7 @@ fn run_in_testbed(
     screen: &ProgressDisplay,
 ) -> Result<RunReport> {
     let version = version(&prepared.programs.argosy);
-    let (seed, argosy) = (prepared.seed, prepared.programs.argosy.clone());
+    let seed = prepared.seed;
     let plan = ClusterPlan {
         size: arguments.size,
         seed,
@@ -281,7 +292,7 @@ fn run_in_testbed(
     let ((found, failure), interrupted) = done?;
     screen.print("judging");
     let mut report = check_results(folder, found, failure)?;
-    too_little(arguments, &argosy, &mut report);
+    too_little(arguments, &prepared.wanted, &mut report);
     report.version = version;
     report.seed = seed;
     report.size = arguments.size.to_string();
@@ -324,7 +335,7 @@ fn check_results(
 }
 
 /// Records the shortfalls. A run without violations that did nothing proves nothing.
-fn too_little(arguments: &RunArguments, argosy: &Path, report: &mut RunReport) {
+fn too_little(arguments: &RunArguments, wanted: &[FaultName], report: &mut RunReport) {
     let seconds = (report.faults_ns.1.saturating_sub(report.faults_ns.0)) / 1_000_000_000;
     let least = arguments.least_operations.unwrap_or(seconds * 5).max(1);
     let answered = report.answered();
@@ -339,14 +350,6 @@ fn too_little(arguments: &RunArguments, argosy: &Path, report: &mut RunReport) {
         report.too_little.push(text);
     }
     let done = report.done();
-    let masters = usize::from(arguments.size.masters);
-    let wanted: Vec<FaultName> = if arguments.each_once && arguments.faults.is_empty() {
-        let all = FaultName::ALL.iter().copied();
-        all.filter(|fault| check_possible(*fault, masters, argosy).is_ok())
-            .collect()
-    } else {
-        arguments.faults.clone()
-    };
     let missing = wanted
         .iter()
         .filter(|fault| !done.contains_key(fault.name()));

@@ -61,11 +61,11 @@ impl RootFs {
             .try_for_each(|layer| check_plain("layers", layer))?;
         check_plain("upper", &image.upper)?;
         check_plain("work", &image.work)?;
-        let beside = image.upper.parent() == image.work.parent() && image.upper != image.work;
+        let are_siblings = image.upper.parent() == image.work.parent() && image.upper != image.work;
         for (field, path) in [("upper", &image.upper), ("work", &image.work)] {
             let name = path.file_name().unwrap_or_default().as_encoded_bytes();
             let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-            if !beside || name.len() > 100 || !name.iter().all(plain) {
+            if !are_siblings || name.len() > 100 || !name.iter().all(plain) {
                 let remedy = "give two directories with one parent, with names of at most 100 letters, digits, '.', '_' or '-'";
                 return Err(SpecError::new(field, &path.to_string_lossy(), remedy));
             }

@@ -154,13 +154,13 @@ fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<ProbeTarget> {
     let membership = &metrics.membership_config;
     let voters: BTreeSet<u64> = membership.voter_ids().collect();
     let others = membership.nodes().filter(|(id, _)| **id != metrics.id);
-    let asked = others.map(|(id, member)| ProbeTarget {
+    let targets = others.map(|(id, member)| ProbeTarget {
         leader: metrics.vote,
         id: *id,
         is_voter: voters.contains(id),
         address: member.raft_address.clone(),
     });
-    asked.collect()
+    targets.collect()
 }
 
 /// Returns whether a leader that no quorum has answered for `age` suspends its heartbeats. After
