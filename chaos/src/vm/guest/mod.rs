@@ -52,7 +52,7 @@ pub(crate) fn run(case: &str) -> anyhow::Result<()> {
 /// The serial port, line by line.
 #[derive(Debug, Clone)]
 struct ReportPort {
-    // A lock, because many writers report. A line goes to the kernel's buffer immediately.
+    // A lock, because many writers report. It is held until the line has left the machine.
     port: Arc<Mutex<File>>,
 }
 
@@ -65,9 +65,12 @@ impl ReportPort {
         })
     }
 
+    /// Sends a report and waits until it has left the machine. Otherwise a cut loses reports in the
+    /// kernel's buffer, while the writers that they are about have continued.
     fn send(&self, report: &GuestReport) -> anyhow::Result<()> {
         let mut port = self.port.lock().expect("no holder of the lock panics");
         let written = port.write_all(format!("{report}\n").as_bytes());
-        written.with_context(|| format!("cannot write to {PORT}"))
+        written.with_context(|| format!("cannot write to {PORT}"))?;
+        nix::sys::termios::tcdrain(&*port).with_context(|| format!("cannot drain {PORT}"))
     }
 }
