@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::capability::{AgentCapability, CapabilityNames};
-use crate::encode::stored::stored;
+use crate::codec::stored::stored;
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
 use crate::registry::OrderKind;
 use crate::resources::Resources;

@@ -9,11 +9,10 @@
 //! Values that change between repeats (`lowest_unanswered`, wall time, the hash itself) are never
 //! included.
 
-mod writer;
-
 use sha2::{Digest, Sha256};
 
 use crate::actor::Actor;
+use crate::codec::canonical::CanonicalWriter;
 use crate::command::{
     Accept, Call, CallAction, Command, OfferOperation, OfferTerms, Operate, OperatorOperation,
     ProposedCommand,
@@ -22,8 +21,8 @@ use crate::encode;
 use crate::framework::FrameworkInfo;
 use crate::ids::{Role, Ticket};
 use crate::level::Level;
+use crate::resources::Resource;
 use crate::task::TaskSpec;
-pub(crate) use writer::CanonicalWriter;
 
 /// The prefix that identifies the meaning of the following bytes.
 const CALL: &[u8] = b"argosy call 1";
@@ -175,7 +174,7 @@ fn promise(out: &mut CanonicalWriter, promise: &OfferTerms) {
     out.number(4, *session);
     out.number(5, agent.0);
     out.text(6, role.as_str());
-    out.resources(7, resources);
+    out.list(7, resources, |out, one: &Resource| one.fingerprint(out));
     out.number(8, promise.index);
     out.number(9, promise.position.into());
     out.number(10, expires.0);

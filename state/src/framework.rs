@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::capability::{CapabilityNames, FrameworkCapability};
+use crate::codec::message::{Codec, CodecError, DecodeResult, StoredMessage};
+use crate::codec::parts::Part;
+use crate::codec::scalars::{AsNumber, AsPair, MaybeNumber, Number};
+use crate::codec::stored::stored;
+use crate::codec::wire::FieldSlot;
 use crate::command::{Position, StoredRejection};
-use crate::encode::codec::{Codec, CodecError, DecodeResult, StoredMessage};
-use crate::encode::parts::Part;
-use crate::encode::scalars::{AsNumber, AsPair, MaybeNumber, Number};
-use crate::encode::stored::stored;
-use crate::encode::wire::FieldSlot;
 use crate::ids::{FrameworkId, Revision, Role, Timestamp};
 
 /// The description of a framework, as its scheduler reports it.

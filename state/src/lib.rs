@@ -14,6 +14,7 @@ pub mod buggify;
 pub mod bugs;
 pub mod capability;
 pub mod check;
+mod codec;
 pub mod command;
 pub mod digest;
 pub mod encode;

@@ -29,8 +29,8 @@ pub use self::volume::{TaskVolume, VolumeSource};
 
 use std::sync::Arc;
 
-use crate::encode::codec::{CodecError, DecodeResult};
-use crate::encode::stored::stored;
+use crate::codec::message::{CodecError, DecodeResult};
+use crate::codec::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 
 /// The state of a task, with the names of Mesos.

@@ -7,7 +7,7 @@ use super::{
     Administration, Agent, AgentAdministration, AgentInfo, AgentMode, AgentReport, Reachability,
     UsedOffers,
 };
-use crate::encode::stored::stored;
+use crate::codec::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Timestamp};
 
 /// An agent as a single record, as release 0.1.0 stores it.
@@ -160,7 +160,7 @@ impl Agent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::codec::StoredMessage as _;
+    use crate::codec::message::StoredMessage as _;
 
     fn agent(administration: Administration, reachability: Reachability) -> Agent {
         let info = AgentInfo::default();

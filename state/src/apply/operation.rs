@@ -7,10 +7,10 @@
 use super::CommandContext;
 use crate::Registry;
 use crate::agent::Administration;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 use crate::command::{Rejection, SweepTarget};
-use crate::encode::stored::stored;
 use crate::event::Event;
-use crate::fingerprint::CanonicalWriter;
 #[cfg(any(test, feature = "builders"))]
 use crate::ids::TaskId;
 use crate::ids::{AgentId, FrameworkId, Role, TaskKey};

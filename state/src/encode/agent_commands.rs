@@ -1,6 +1,6 @@
 //! Stored forms of commands that carry reports of agents.
 
-use super::stored::stored;
+use crate::codec::stored::stored;
 use crate::command::{
     AgentDecision, AgentUpdate, HeldTask, ReconcileAgent, RegisterAgent, TasksStopped, UpdateTasks,
 };

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::codec::{CodecError, DecodeResult, StoredMessage};
-use super::scalars::StoredList;
-use super::stored::stored;
+use crate::codec::message::{CodecError, DecodeResult, StoredMessage};
+use crate::codec::scalars::StoredList;
+use crate::codec::stored::stored;
 use crate::command::{Accept, Call, CallAction, OfferOperation, OfferTerms};
 use crate::task::TaskSpec;
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::codec::{Codec, DecodeResult};
-use super::parts::PartList;
-use super::stored::stored;
-use super::wire::FieldSlot;
+use crate::codec::message::{Codec, DecodeResult};
+use crate::codec::parts::PartList;
+use crate::codec::stored::stored;
+use crate::codec::wire::FieldSlot;
 use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
 use crate::ids::Timestamp;
 use crate::registry::{ClusterRecord, OperatorAnswer, SweepMark};

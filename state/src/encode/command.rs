@@ -1,7 +1,7 @@
 //! Stored forms of commands in the log.
 
-use super::stored::stored;
 use crate::actor::{Actor, Principal};
+use crate::codec::stored::stored;
 use crate::command::{
     Acknowledge, Command, CompareDigest, FrameworkDecision, OpenEpoch, ProposedCommand,
     RaiseLowWater, Subscribe,

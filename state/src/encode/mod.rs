@@ -7,7 +7,6 @@
 mod agent_commands;
 mod call;
 mod cluster;
-pub(crate) mod codec;
 mod command;
 #[cfg(test)]
 mod golden;
@@ -16,26 +15,22 @@ mod load;
 mod names;
 mod numbers;
 mod operate;
-pub(crate) mod parts;
 mod resources;
 #[cfg(test)]
 mod samples;
-pub(crate) mod scalars;
 mod split;
-pub(crate) mod stored;
-pub(crate) mod wire;
 
 use crate::Registry;
 use crate::actor::Actor;
 use crate::agent::WholeAgent;
+use crate::codec::message::{CodecError, StoredMessage};
 use crate::command::{Command, ProposedCommand};
 use crate::ids::AgentId;
 use crate::level::Level;
 use crate::registry::{Layout, RecordKey, limits_of};
-use codec::{CodecError, StoredMessage};
 
+pub use crate::codec::wire::WireError;
 pub use key::key;
-pub use wire::WireError;
 
 /// An initial capacity that suffices for most messages.
 const USUAL_BYTES: usize = 512;

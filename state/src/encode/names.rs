@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::scalars::{AsBytes, AsNumber, AsText};
-use super::stored::stored;
 use crate::actor::PrincipalName;
+use crate::codec::scalars::{AsBytes, AsNumber, AsText};
+use crate::codec::stored::stored;
 use crate::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, GroupId, NodeId, OfferId, OrderIndex, Revision, Role,
     TaskId, TaskKey, Timestamp,

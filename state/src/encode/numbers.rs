@@ -1,9 +1,9 @@
 //! Stored numbers of enumerations. The number of a variant never changes. 0 means an omitted field;
 //! no variant has it except that of a flag.
 
-use super::scalars::AsNumber;
 use crate::actor::PrincipalKind;
 use crate::agent::{Administration, AgentMode};
+use crate::codec::scalars::AsNumber;
 use crate::level::Level;
 use crate::task::{
     ImagePull, KillSignal, LinuxCapability, Reason, Scheme, TaskState, UpdateSource,

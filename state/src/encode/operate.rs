@@ -1,6 +1,6 @@
 //! Stored forms of operators' batches and sweeps in the log.
 
-use super::stored::stored;
+use crate::codec::stored::stored;
 use crate::command::{Operate, SweepTarget};
 
 stored!(message Operate {

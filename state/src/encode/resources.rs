@@ -1,10 +1,10 @@
 //! Stored forms of resources. Only the normal form is accepted, whatever the amounts.
 
-use super::codec::{Codec, CodecError, DecodeResult};
-use super::parts::{Part, PartList};
-use super::scalars::AsPair;
-use super::stored::stored;
-use super::wire::FieldSlot;
+use crate::codec::message::{Codec, CodecError, DecodeResult};
+use crate::codec::parts::{Part, PartList};
+use crate::codec::scalars::AsPair;
+use crate::codec::stored::stored;
+use crate::codec::wire::FieldSlot;
 use crate::resources::{
     Range, Reservation, Resource, ResourceIdentity, Resources, Value, VolumeIdentity,
 };

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use agents::AgentParts;
 pub(super) use agents::{AgentCounters, AgentFacts, AgentStatus};
 
-use super::stored::stored;
 use super::{DecodeError, read};
 use crate::Registry;
+use crate::codec::stored::stored;
 use crate::command::SweepTarget;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 use crate::registry::{

@@ -8,8 +8,8 @@
 use super::history::keeps_all;
 use super::{RecordKey, Registry};
 use crate::agent::Agent;
+use crate::codec::stored::stored;
 use crate::command::SweepTarget;
-use crate::encode::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, TaskKey};
 use crate::task::{Cause, Task, TaskLimits, TaskUpdate};
 

@@ -3,6 +3,7 @@
 //! Scalars are integers in thousandths (Mesos' precision). Ranges and sets are kept in normal form.
 //! Two resources add up only if they are equal in everything but their amounts.
 
+mod fingerprint;
 mod text;
 mod value;
 
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
+use crate::codec::scalars::AsText;
 use crate::ids::Role;
 use crate::thin_vec::ThinVec;
 
@@ -74,6 +76,17 @@ static COMMON_NAMES: LazyLock<[Arc<str>; 5]> =
 pub fn shared_name(name: &str) -> Arc<str> {
     let usual = COMMON_NAMES.iter().find(|usual| &***usual == name);
     usual.map_or_else(|| name.into(), Arc::clone)
+}
+
+/// Nearly all stored texts of this type are names of resources.
+impl AsText for Arc<str> {
+    fn text(&self) -> &str {
+        self
+    }
+
+    fn of(text: &str) -> Option<Self> {
+        Some(shared_name(text))
+    }
 }
 
 /// One resource: an identity and an amount that is never empty.

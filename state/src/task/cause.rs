@@ -9,7 +9,7 @@ mod code;
 
 use std::fmt;
 
-use crate::encode::stored::stored;
+use crate::codec::stored::stored;
 use crate::limits;
 
 pub use self::code::Code;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::encode::stored::stored;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 
 /// A check that is repeated while a task runs, from inside its namespaces.
 #[derive(Debug, Clone, PartialEq, Eq)]

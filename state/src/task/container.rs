@@ -1,8 +1,8 @@
 //! The container of a task.
 
 use super::{SecurityOptions, Sizes};
-use crate::encode::stored::stored;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 use crate::level::{Level, LevelRequirement};
 
 /// The settings of a container that differ from the agent's defaults.

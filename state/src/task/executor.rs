@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{CommandSpec, Container, TaskSpec, Uri};
-use crate::encode::stored::stored;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 use crate::ids::TaskId;
-use crate::resources::Resources;
+use crate::resources::{Resource, Resources};
 
 /// A program that runs tasks in place of the agent. Tasks of one framework that name the same id on
 /// the same agent share one executor, and all of them must describe it alike.
@@ -74,7 +74,7 @@ impl ExecutorSpec {
             grace_ms,
         } = self;
         out.text(1, executor.as_str());
-        out.resources(2, resources);
+        out.list(2, resources, |out, one: &Resource| one.fingerprint(out));
         out.part(3, |out| run.fingerprint(out));
         out.part(4, |out| container.fingerprint(out));
         out.texts(5, environment);

@@ -3,8 +3,8 @@
 //! A group has no record: it is derived from the descriptions of its tasks.
 
 use super::TaskSpec;
-use crate::encode::stored::stored;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 use crate::ids::{GroupId, OrderIndex};
 
 /// The position of a task in its group.

@@ -1,10 +1,10 @@
 //! Limits of a task that differ from its resources, and the results of changes.
 
-use crate::encode::codec::{Codec, DecodeResult, put};
-use crate::encode::scalars::{MaybeText, Number, Text};
-use crate::encode::stored::stored;
-use crate::encode::wire::FieldSlot;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::message::{Codec, DecodeResult, put};
+use crate::codec::scalars::{MaybeText, Number, Text};
+use crate::codec::stored::stored;
+use crate::codec::wire::FieldSlot;
 use crate::ids::{OrderIndex, Revision};
 use crate::task::{Cause, LIMITS_NOT_CHANGED, cause};
 

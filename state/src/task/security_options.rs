@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::encode::stored::stored;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 
 /// A capability that a task may have in the user namespace of its container, never on its host.
 /// Names and numbers are those of `capabilities(7)`. A capability that is missing here would have

@@ -1,7 +1,7 @@
 //! Sizes of a container that its agent bounds.
 
-use crate::encode::stored::stored;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 
 /// The sizes that a task requests instead of its agent's defaults, or the largest ones that an
 /// agent allows.

@@ -8,11 +8,11 @@ use super::{
     Check, Container, ExecutorSpec, HealthCheck, KillSignal, Sizes, TaskGroup, TaskLimits,
 };
 use crate::capability::AgentCapability;
-use crate::encode::stored::stored;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 use crate::ids::TaskId;
 use crate::level::{Level, LevelRequirement};
-use crate::resources::Resources;
+use crate::resources::{Resource, Resources};
 
 /// A file that is fetched into the sandbox before the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -332,7 +332,7 @@ impl TaskSpec {
         } = self;
         out.text(1, task.as_str());
         out.text(2, name);
-        out.resources(3, resources);
+        out.list(3, resources, |out, one: &Resource| one.fingerprint(out));
         out.part(4, |out| run.fingerprint(out));
         out.part(5, |out| container.fingerprint(out));
         out.texts(6, environment);

@@ -1,7 +1,7 @@
 //! Volumes of a container, in addition to its root and its sandbox.
 
-use crate::encode::stored::stored;
-use crate::fingerprint::CanonicalWriter;
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
 
 /// A volume of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]

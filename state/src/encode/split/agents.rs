@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{DecodeError, invalid};
 use crate::agent::{Agent, AgentAdministration, AgentReport, Reachability, UsedOffers};
-use crate::encode::codec::{Codec, CodecError, DecodeResult};
-use crate::encode::stored::stored;
-use crate::encode::wire::{self, FieldSlot};
+use crate::codec::message::{Codec, CodecError, DecodeResult};
+use crate::codec::stored::stored;
+use crate::codec::wire::{self, FieldSlot};
 use crate::ids::{AgentId, Epoch, OfferId, OrderIndex, Revision};
 
 /// The facts that an agent reports, and the random number that identifies its first registration.

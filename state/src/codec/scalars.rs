@@ -5,11 +5,9 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
-use super::codec::{Codec, CodecError, DecodeResult, put};
+use super::message::{Codec, CodecError, DecodeResult, put};
 use super::wire::{self, FieldSlot};
-use crate::resources::shared_name;
 use crate::thin_vec::ThinVec;
 
 /// A type that is stored as a number.
@@ -133,17 +131,6 @@ impl AsText for String {
 
     fn of(text: &str) -> Option<Self> {
         Some(text.to_owned())
-    }
-}
-
-/// Most of them are names of resources.
-impl AsText for Arc<str> {
-    fn text(&self) -> &str {
-        self
-    }
-
-    fn of(text: &str) -> Option<Self> {
-        Some(shared_name(text))
     }
 }
 

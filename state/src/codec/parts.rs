@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::codec::{Codec, CodecError, DecodeResult, StoredMessage, StoredOneof, put};
+use super::message::{Codec, CodecError, DecodeResult, StoredMessage, StoredOneof, put};
 use super::scalars::StoredList;
 use super::wire::{self, FieldSlot};
 

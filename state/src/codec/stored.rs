@@ -32,26 +32,26 @@ macro_rules! stored {
     (message $name:ident $(where $check:ident)? {
         $($(#[$doc:meta])* $number:literal $(| $more:literal)* $field:ident: $codec:ident $(<$inner:ident>)? $(or $wrong:literal)?,)+
     }) => {
-        $crate::encode::stored::stored!(message $name as (Self { $($field),+ }) $(where $check)? {
+        $crate::codec::stored::stored!(message $name as (Self { $($field),+ }) $(where $check)? {
             $($number $(| $more)* $field: $codec $(<$inner>)? $(or $wrong)?,)+
         });
     };
     (message $type:ty as $shape:tt $(where $check:ident)? {
         $($(#[$doc:meta])* $number:literal $(| $more:literal)* $field:ident: $codec:ident $(<$inner:ident>)? $(or $wrong:literal)?,)+
     }) => {
-        impl $crate::encode::codec::StoredMessage for $type {
+        impl $crate::codec::message::StoredMessage for $type {
             #[allow(unused_parens, reason = "the shape is in parentheses")]
             fn write(&self, out: &mut Vec<u8>) {
                 #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
-                use $crate::encode::{codec::*, parts::*, scalars::*};
+                use $crate::codec::{message::*, parts::*, scalars::*};
                 const { assert!(ascend(&[$($number),+]), "fields ascend in a definition") };
                 let $shape = self;
                 $(put::<$codec $(<$inner>)?, _>($number, $field, out);)+
             }
 
             #[allow(unused_parens, clippy::manual_range_patterns, reason = "as a definition has them")]
-            fn read(bytes: &[u8]) -> $crate::encode::codec::DecodeResult<Self> {
-                let whole = $crate::encode::stored::fields!(bytes, $shape, {
+            fn read(bytes: &[u8]) -> $crate::codec::message::DecodeResult<Self> {
+                let whole = $crate::codec::stored::fields!(bytes, $shape, {
                     $($number $(| $more)* $field: $codec $(<$inner>)? $(or $wrong)?,)+
                 });
                 $($check(&whole)?;)?
@@ -62,25 +62,25 @@ macro_rules! stored {
     (oneof $name:ident $(else $absent:ident)? {
         $($(#[$doc:meta])* $number:literal $variant:ident $(($codec:ident $(<$inner:ident>)?))? $({ $($named:tt)* })? $(as $only:ident)? $(or $wrong:literal)?,)+
     }) => {
-        impl $crate::encode::codec::StoredOneof for $name {
+        impl $crate::codec::message::StoredOneof for $name {
             const NUMBERS: &'static [u32] = {
-                assert!($crate::encode::codec::ascend(&[$($number),+]), "variants ascend in a definition");
+                assert!($crate::codec::message::ascend(&[$($number),+]), "variants ascend in a definition");
                 &[$($number),+]
             };
 
             fn write(&self, out: &mut Vec<u8>) {
                 match self {
                     $(Self::$absent => {})?
-                    $($crate::encode::stored::pattern!($variant $(($codec $(<$inner>)?))? $({ $($named)* })?, value) => {
-                        $crate::encode::stored::put_variant!(out, $number, value, $(($codec $(<$inner>)?))? $({ $($named)* })? $(as $only)?);
+                    $($crate::codec::stored::pattern!($variant $(($codec $(<$inner>)?))? $({ $($named)* })?, value) => {
+                        $crate::codec::stored::put_variant!(out, $number, value, $(($codec $(<$inner>)?))? $({ $($named)* })? $(as $only)?);
                     })+
                 }
             }
 
             #[allow(clippy::manual_range_patterns, reason = "as a definition has them")]
-            fn read(number: u32, slot: $crate::encode::wire::FieldSlot<'_>) -> $crate::encode::codec::DecodeResult<Option<Self>> {
+            fn read(number: u32, slot: $crate::codec::wire::FieldSlot<'_>) -> $crate::codec::message::DecodeResult<Option<Self>> {
                 Ok(Some(match number {
-                    $($number => $crate::encode::stored::read_variant!(
+                    $($number => $crate::codec::stored::read_variant!(
                         $variant, slot, $(($codec $(<$inner>)?))? $({ $($named)* })? $(as $only)? $(or $wrong)?
                     ),)+
                     _ => return Ok(None),
@@ -100,16 +100,16 @@ macro_rules! fields {
         $($number:literal $(| $more:literal)* $field:ident: $codec:ident $(<$inner:ident>)? $(or $wrong:literal)?,)+
     }) => {{
         #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
-        use $crate::encode::{codec::*, parts::*, scalars::*};
-        $(let mut $field = $crate::encode::wire::FieldSlot::default();)+
-        $crate::encode::wire::scan($bytes, |found| match found.number {
+        use $crate::codec::{message::*, parts::*, scalars::*};
+        $(let mut $field = $crate::codec::wire::FieldSlot::default();)+
+        $crate::codec::wire::scan($bytes, |found| match found.number {
             $($number $(| $more)* => $field.push(found),)+
             _ => {}
         })?;
         $(let $field = field::<$codec $(<$inner>)?, _>(
             $field,
             &[$number $(, $more)*],
-            $crate::encode::stored::called!($field $($wrong)?),
+            $crate::codec::stored::called!($field $($wrong)?),
         )?;)+
         $shape
     }};
@@ -144,24 +144,24 @@ macro_rules! pattern {
 /// Appends a variant.
 macro_rules! put_variant {
     ($out:ident, $number:literal, $value:ident,) => {
-        $crate::encode::wire::put_bytes($number, &[], $out)
+        $crate::codec::wire::put_bytes($number, &[], $out)
     };
     ($out:ident, $number:literal, $value:ident, ($codec:ident $(<$inner:ident>)?)) => {{
         #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
-        use $crate::encode::{codec::*, parts::*, scalars::*};
+        use $crate::codec::{message::*, parts::*, scalars::*};
         <$codec $(<$inner>)? as Codec<_>>::write($number, $value, $out);
     }};
     ($out:ident, $number:literal, $value:ident, { $field:ident } as $codec:ident) => {{
         #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
-        use $crate::encode::{codec::*, parts::*, scalars::*};
+        use $crate::codec::{message::*, parts::*, scalars::*};
         <$codec as Codec<_>>::write($number, $field, $out)
     }};
     ($out:ident, $number:literal, $value:ident, {
         $($inner:literal $field:ident: $codec:ident $(or $wrong:literal)?),+ $(,)?
     }) => {
-        $crate::encode::wire::put_message($number, $out, |out| {
+        $crate::codec::wire::put_message($number, $out, |out| {
             #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
-            use $crate::encode::{codec::*, parts::*, scalars::*};
+            use $crate::codec::{message::*, parts::*, scalars::*};
             const { assert!(ascend(&[$($inner),+]), "fields ascend in a definition") };
             $(put::<$codec, _>($inner, $field, out);)+
         })
@@ -172,24 +172,24 @@ macro_rules! put_variant {
 macro_rules! read_variant {
     ($variant:ident, $slot:ident,) => {{
         let bytes = $slot.message()?.unwrap_or_default();
-        $crate::encode::wire::scan(&bytes, |_| {})?;
+        $crate::codec::wire::scan(&bytes, |_| {})?;
         Self::$variant
     }};
     ($variant:ident, $slot:ident, ($codec:ident $(<$inner:ident>)?) $(or $wrong:literal)?) => {{
         #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
-        use $crate::encode::{codec::*, parts::*, scalars::*};
+        use $crate::codec::{message::*, parts::*, scalars::*};
         Self::$variant(<$codec $(<$inner>)? as Codec<_>>::read(
             $slot,
-            $crate::encode::stored::called!($variant $($wrong)?),
+            $crate::codec::stored::called!($variant $($wrong)?),
         )?)
     }};
     ($variant:ident, $slot:ident, { $field:ident } as $codec:ident $(or $wrong:literal)?) => {{
         #[allow(unused_imports, clippy::wildcard_imports, reason = "the codecs of the definition")]
-        use $crate::encode::{codec::*, parts::*, scalars::*};
+        use $crate::codec::{message::*, parts::*, scalars::*};
         Self::$variant {
             $field: <$codec as Codec<_>>::read(
                 $slot,
-                $crate::encode::stored::called!($field $($wrong)?),
+                $crate::codec::stored::called!($field $($wrong)?),
             )?,
         }
     }};
@@ -197,7 +197,7 @@ macro_rules! read_variant {
         $($number:literal $field:ident: $codec:ident $(or $wrong:literal)?),+ $(,)?
     }) => {{
         let bytes = $slot.message()?.unwrap_or_default();
-        $crate::encode::stored::fields!(&bytes, { Self::$variant { $($field),+ } }, {
+        $crate::codec::stored::fields!(&bytes, { Self::$variant { $($field),+ } }, {
             $($number $field: $codec $(or $wrong)?,)+
         })
     }};

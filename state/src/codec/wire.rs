@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::codec::CodecError;
+use super::message::CodecError;
 
 /// The reason why bytes are not a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::resources::{Reservation, Resource, ResourceIdentity, Resources, Value};
-
 /// The bytes of a field's length.
 const LENGTH_BYTES: usize = 8;
 
@@ -111,55 +109,8 @@ impl CanonicalWriter {
         });
     }
 
-    pub(crate) fn resources(&mut self, field: u16, resources: &Resources) {
-        self.list(field, resources, |out, resource: &Resource| {
-            let Resource { identity, value } = resource;
-            out.part(1, |out| out.identity(identity));
-            out.value(value);
-        });
-    }
-
-    fn identity(&mut self, identity: &ResourceIdentity) {
-        let ResourceIdentity {
-            name,
-            reservations,
-            volume,
-            revocable,
-            shared,
-        } = identity;
-        self.text(1, name);
-        self.list(2, reservations, |out, reservation: &Reservation| {
-            let Reservation {
-                role,
-                principal,
-                labels,
-            } = reservation;
-            out.text(1, role.as_str());
-            out.text(2, principal);
-            out.texts(3, labels);
-        });
-        if let Some(volume) = volume {
-            self.chosen(3, |out| {
-                out.text(1, &volume.id);
-                out.text(2, &volume.container_path);
-            });
-        }
-        self.flag(4, *revocable);
-        self.flag(5, *shared);
-    }
-
-    fn value(&mut self, value: &Value) {
-        match value {
-            Value::Scalar(milli) => self.chosen(2, |out| out.bytes.extend(milli.to_be_bytes())),
-            Value::Ranges(ranges) => self.chosen(3, |out| {
-                for range in ranges {
-                    out.bytes.extend(range.begin.to_be_bytes());
-                    out.bytes.extend(range.end.to_be_bytes());
-                }
-            }),
-            Value::Set(items) => self.chosen(4, |out| {
-                out.list(1, items, |out, item| out.bytes.extend(item.as_bytes()));
-            }),
-        }
+    /// Appends contents as they are. The caller writes them in a field.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
     }
 }
