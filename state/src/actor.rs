@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::codec::scalars::{AsText, numbered};
+use crate::codec::stored::stored;
 use crate::ids::InvalidId;
 use crate::limits;
 
@@ -153,6 +155,35 @@ impl FromStr for Actor {
         }
     }
 }
+
+numbered!(
+    PrincipalKind,
+    Master = 1,
+    Agent = 2,
+    Framework = 3,
+    Operator = 4,
+);
+
+impl AsText for PrincipalName {
+    fn text(&self) -> &str {
+        self.as_str()
+    }
+
+    fn of(text: &str) -> Option<Self> {
+        Self::new(text).ok()
+    }
+}
+
+// An unproven identity is stored as nothing, so that bytes without an actor never grant anything.
+stored!(oneof Actor else Unauthenticated {
+    100 Cluster,
+    101 Principal(Part),
+});
+
+stored!(message Principal {
+    1 kind: Number or "kind of principal",
+    2 name: Text or "name of principal",
+});
 
 #[cfg(test)]
 mod tests {

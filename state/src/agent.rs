@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::capability::{AgentCapability, CapabilityNames};
+use crate::codec::scalars::numbered;
 use crate::codec::stored::stored;
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
 use crate::registry::OrderKind;
@@ -260,4 +261,34 @@ stored!(message AgentInfo {
     14 largest_sizes: PartOrDefault,
     40 changes_limits: Number,
     50 capabilities: TextList,
+});
+
+numbered!(
+    AgentMode,
+    Registered = 1,
+    Unreachable = 2,
+    Draining = 3,
+    Drained = 4,
+    Deactivated = 5,
+    Gone = 6,
+);
+
+numbered!(
+    Administration,
+    Active = 1,
+    Draining = 2,
+    Drained = 3,
+    Deactivated = 4,
+    Gone = 5,
+);
+
+stored!(message AgentReport {
+    1 incarnation: Fixed,
+    2 boot_id: Text,
+    3 info: Part,
+});
+
+stored!(oneof Reachability {
+    1 Reachable { since } as Number,
+    2 Unreachable { since } as Number,
 });

@@ -9,6 +9,8 @@ mod required;
 
 use std::fmt;
 
+use crate::codec::scalars::AsNumber;
+
 pub(crate) use required::role;
 pub use required::{LevelRequirement, announced, first_unsupported, reduce, reported};
 
@@ -79,6 +81,16 @@ pub fn initial(reported: impl IntoIterator<Item = Option<Levels>>) -> Option<Lev
 impl fmt::Display for Levels {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}-{}", self.oldest, self.newest)
+    }
+}
+
+impl AsNumber for Level {
+    fn number(&self) -> u64 {
+        self.0.into()
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        Some(Self(number as u32))
     }
 }
 

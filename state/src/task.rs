@@ -30,6 +30,7 @@ pub use self::volume::{TaskVolume, VolumeSource};
 use std::sync::Arc;
 
 use crate::codec::message::{CodecError, DecodeResult};
+use crate::codec::scalars::numbered;
 use crate::codec::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 
@@ -281,6 +282,60 @@ pub struct FinishedTask {
     /// The task at its end.
     pub task: Task,
 }
+
+numbered!(
+    TaskState,
+    Staging = 1,
+    Starting = 2,
+    Running = 3,
+    Killing = 4,
+    Finished = 5,
+    Failed = 6,
+    Killed = 7,
+    Error = 8,
+    Dropped = 9,
+    Gone = 10,
+    GoneByOperator = 11,
+    Unreachable = 12,
+    Unknown = 13,
+);
+
+numbered!(UpdateSource, Master = 1, Agent = 2, Task = 3);
+
+numbered!(
+    Reason,
+    None = 1,
+    TaskInvalid = 2,
+    InvalidOffers = 3,
+    AgentUnreachable = 4,
+    AgentRemoved = 5,
+    AgentRemovedByOperator = 6,
+    AgentRestarted = 7,
+    AgentReregistered = 8,
+    AgentRebooted = 9,
+    ContainerLaunchFailed = 10,
+    FetchFailed = 11,
+    CommandExited = 12,
+    CommandNotStarted = 13,
+    TaskKilled = 14,
+    KilledDuringLaunch = 15,
+    FrameworkRemoved = 16,
+    Reconciliation = 17,
+    TaskMissingOnAgent = 18,
+    LaunchVoided = 19,
+    LimitMemory = 20,
+    MaxCompletionTime = 21,
+    StoppedWithoutLeader = 22,
+    TaskUnknown = 23,
+    HealthCheckStatusUpdated = 24,
+    ReadinessCheckStatusUpdated = 25,
+    HealthCheckFailed = 26,
+    LimitDisk = 27,
+    ExecutorTerminated = 37,
+    ExecutorRegistrationTimeout = 38,
+    LimitsUpdated = 41,
+    AgentIncapable = 50,
+);
 
 stored!(message Task where describes_itself {
     1 key: Part,

@@ -114,6 +114,29 @@ macro_rules! small_number {
 
 small_number!(u8, u16);
 
+/// Defines the stored numbers of an enumeration. The number of a variant never changes. 0 means an
+/// omitted field, so that no variant has it.
+macro_rules! numbered {
+    ($name:ident, $($variant:ident = $number:literal),+ $(,)?) => {
+        impl $crate::codec::scalars::AsNumber for $name {
+            fn number(&self) -> u64 {
+                match self {
+                    $(Self::$variant => $number,)+
+                }
+            }
+
+            fn of(number: u64) -> Option<Self> {
+                match number as u32 {
+                    $($number => Some(Self::$variant),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use numbered;
+
 impl AsNumber for bool {
     fn number(&self) -> u64 {
         (*self).into()

@@ -5,6 +5,7 @@
 mod accept;
 mod refusal;
 mod rejection;
+mod stored;
 
 use std::collections::BTreeMap;
 

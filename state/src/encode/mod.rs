@@ -4,18 +4,10 @@
 //! by key. Golden files fix them, because records are hashed. Fields are added, never renumbered
 //! and never given another meaning. Decoding is total: it never panics, whatever the bytes.
 
-mod agent_commands;
-mod call;
-mod cluster;
-mod command;
 #[cfg(test)]
 mod golden;
 mod key;
 mod load;
-mod names;
-mod numbers;
-mod operate;
-mod resources;
 #[cfg(test)]
 mod samples;
 mod split;
@@ -24,7 +16,8 @@ use crate::Registry;
 use crate::actor::Actor;
 use crate::agent::WholeAgent;
 use crate::codec::message::{CodecError, StoredMessage};
-use crate::command::{Command, ProposedCommand};
+use crate::codec::stored::stored;
+use crate::command::{Call, CallAction, Command, OfferOperation, ProposedCommand};
 use crate::ids::AgentId;
 use crate::level::Level;
 use crate::registry::{Layout, RecordKey, limits_of};
@@ -168,6 +161,16 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
     })
 }
 
+/// The start of every command in every format. It is written before the rest, and can be read
+/// alone.
+struct CommandHead {
+    level: Level,
+}
+
+stored!(message CommandHead {
+    1 level: Number,
+});
+
 /// Encodes a command for the log of a cluster of this feature level. The bytes name the level: a
 /// release that does not know it rejects the command before it reads the rest. The command must not
 /// contain facts that the level does not have. There are two exceptions below level 3: the
@@ -175,7 +178,7 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
 #[must_use]
 pub fn command(proposed: &ProposedCommand, level: Level) -> Vec<u8> {
     // A release that does not know the new level must not apply the entries that follow.
-    let mut head = command::CommandHead { level };
+    let mut head = CommandHead { level };
     if let Command::RaiseLevel { level } = proposed.command {
         head.level = head.level.max(level);
     }
@@ -192,7 +195,7 @@ fn at_level(proposed: &ProposedCommand, level: Level) -> Option<ProposedCommand>
         return None;
     }
     let older = match &proposed.command {
-        Command::Call(call) => call::in_one_launch(call).map(Command::Call),
+        Command::Call(call) => in_one_launch(call).map(Command::Call),
         _ => None,
     };
     if older.is_none() && proposed.actor == Actor::default() {
@@ -205,13 +208,34 @@ fn at_level(proposed: &ProposedCommand, level: Level) -> Option<ProposedCommand>
     })
 }
 
+/// Returns the call in the form of a cluster below level 3, if it differs: an acceptance is one
+/// launch there.
+fn in_one_launch(call: &Call) -> Option<Call> {
+    let CallAction::Accept(accept) = &call.action else {
+        return None;
+    };
+    let is_the_same = match accept.operations.as_slice() {
+        [] => true,
+        [OfferOperation::Launch(tasks)] => !tasks.is_empty(),
+        _ => false,
+    };
+    if is_the_same {
+        return None;
+    }
+    let action = CallAction::Accept(accept.clone().in_one_launch());
+    Some(Call {
+        action,
+        ..call.clone()
+    })
+}
+
 /// Reads the output of [`command`].
 ///
 /// # Errors
 /// [`DecodeError`] if the bytes are damaged, or of a newer release.
 pub fn read_command(bytes: &[u8]) -> Result<ProposedCommand, DecodeError> {
     let what = "command";
-    let head: command::CommandHead = read(what, bytes)?;
+    let head: CommandHead = read(what, bytes)?;
     if head.level > Level::NEWEST {
         return Err(DecodeError::NewerFormat {
             found: head.level.0,

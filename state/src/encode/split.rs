@@ -169,11 +169,6 @@ pub(super) fn has_parts(registry: &Registry, serial: u64) -> bool {
     registry.cluster.layout != Layout::Whole && serial > registry.cluster.last_whole
 }
 
-stored!(message SweepMark {
-    1 after: MaybePart,
-    2 wall_ms: Number,
-});
-
 /// The last serial in the histories.
 pub(super) struct HistoryCounter {
     pub(super) last: u64,

@@ -12,6 +12,7 @@ mod layout;
 mod orders;
 mod roles;
 mod snapshot;
+mod stored;
 pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};

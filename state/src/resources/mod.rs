@@ -4,6 +4,7 @@
 //! Two resources add up only if they are equal in everything but their amounts.
 
 mod fingerprint;
+mod stored;
 mod text;
 mod value;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::codec::canonical::CanonicalWriter;
+use crate::codec::scalars::AsNumber;
 use crate::codec::stored::stored;
 
 /// A check that is repeated while a task runs, from inside its namespaces.
@@ -165,5 +166,22 @@ impl HealthCheck {
         out.part(1, |out| check.fingerprint(out));
         out.number(2, *grace_ms);
         out.number(3, (*failures).into());
+    }
+}
+
+/// Stored as a flag: whether the scheme uses TLS.
+impl AsNumber for Scheme {
+    fn number(&self) -> u64 {
+        match self {
+            Self::Http => 0,
+            Self::Https => 1,
+        }
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Http,
+            _ => Self::Https,
+        })
     }
 }

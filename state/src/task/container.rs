@@ -2,6 +2,7 @@
 
 use super::{SecurityOptions, Sizes};
 use crate::codec::canonical::CanonicalWriter;
+use crate::codec::scalars::numbered;
 use crate::codec::stored::stored;
 use crate::level::{Level, LevelRequirement};
 
@@ -113,6 +114,8 @@ impl Container {
         );
     }
 }
+
+numbered!(ImagePull, IfAbsent = 1, Always = 2);
 
 stored!(oneof ContainerNetwork else AgentDefault {
     2 None,

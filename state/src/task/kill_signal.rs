@@ -84,6 +84,16 @@ impl KillSignal {
     }
 }
 
+impl crate::codec::scalars::AsNumber for KillSignal {
+    fn number(&self) -> u64 {
+        (*self).number().into()
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        Self::of(number as u32)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

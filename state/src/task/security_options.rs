@@ -278,6 +278,16 @@ impl SecurityOptions {
     }
 }
 
+impl crate::codec::scalars::AsNumber for LinuxCapability {
+    fn number(&self) -> u64 {
+        (*self).number().into()
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        Self::of(number as u32)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,12 +22,6 @@ stored!(message AgentFacts {
     2 reported: Part,
 });
 
-stored!(message AgentReport {
-    1 incarnation: Fixed,
-    2 boot_id: Text,
-    3 info: Part,
-});
-
 impl AgentFacts {
     pub(in crate::encode) fn of(agent: &Agent) -> Self {
         Self {
@@ -48,11 +42,6 @@ stored!(message AgentStatus {
     1 | 2 reachability: OneOf,
     3 promise: Part or "revision",
     4 revision: Part,
-});
-
-stored!(oneof Reachability {
-    1 Reachable { since } as Number,
-    2 Unreachable { since } as Number,
 });
 
 impl AgentStatus {

@@ -1,5 +1,7 @@
 //! Identifiers: one newtype for each noun, with its text form and its rules.
 
+mod stored;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;

@@ -1,23 +1,14 @@
 //! Stored forms of commands in the log.
 
-use crate::actor::{Actor, Principal};
+mod agents;
+mod calls;
+
 use crate::codec::stored::stored;
 use crate::command::{
-    Acknowledge, Command, CompareDigest, FrameworkDecision, OpenEpoch, ProposedCommand,
-    RaiseLowWater, Subscribe,
+    Acknowledge, Command, CompareDigest, FrameworkDecision, OpenEpoch, Operate, ProposedCommand,
+    RaiseLowWater, Subscribe, SweepTarget,
 };
 use crate::ids::{Revision, TaskId, Ticket};
-use crate::level::Level;
-
-/// The start of every command in every format. It is written before the rest, and can be read
-/// alone.
-pub(super) struct CommandHead {
-    pub(super) level: Level,
-}
-
-stored!(message CommandHead {
-    1 level: Number,
-});
 
 // The part of a command after its head.
 stored!(message ProposedCommand as (ProposedCommand { ticket: Ticket { epoch, serial }, actor, command }) {
@@ -26,17 +17,6 @@ stored!(message ProposedCommand as (ProposedCommand { ticket: Ticket { epoch, se
     4 | 5 | 6 | 7 | 8 | 9 | 10 | 11 | 12 | 13 | 14 | 15 | 16 | 17 | 18 | 19 | 20 | 21 | 22 command: OneOf or "kind",
     // Numbers up to 99 are reserved for future commands.
     100 | 101 actor: OneOf,
-});
-
-// An unproven identity is stored as nothing, so that bytes without an actor never grant anything.
-stored!(oneof Actor else Unauthenticated {
-    100 Cluster,
-    101 Principal(Part),
-});
-
-stored!(message Principal {
-    1 kind: Number or "kind of principal",
-    2 name: Text or "name of principal",
 });
 
 stored!(oneof Command {
@@ -103,4 +83,28 @@ stored!(message RaiseLowWater {
 stored!(message CompareDigest {
     1 index: Number,
     2 digest: Bytes,
+});
+
+stored!(message Operate {
+    1 request: MaybePart,
+    2 hash: Fixed,
+    3 operations: PartList,
+    4 wall_ms: Number,
+});
+
+// The principal and id of a request.
+stored!(message (String, String) as (principal, id) {
+    1 principal: Text,
+    2 id: Text,
+});
+
+stored!(message SweepTarget as (sweep) {
+    1 | 2 | 3 | 4 sweep: OneOf,
+});
+
+stored!(oneof SweepTarget {
+    1 Agent(Number),
+    2 Framework(Number),
+    3 PrunedAgent(Number),
+    4 Layout,
 });

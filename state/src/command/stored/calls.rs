@@ -127,24 +127,3 @@ stored!(message OfferTerms {
     7 promise: Part or "revision",
     8 expires: Number,
 });
-
-/// Returns the call in the form of a cluster below level 3, if it differs: an acceptance is one
-/// launch there.
-pub(super) fn in_one_launch(call: &Call) -> Option<Call> {
-    let CallAction::Accept(accept) = &call.action else {
-        return None;
-    };
-    let is_the_same = match accept.operations.as_slice() {
-        [] => true,
-        [OfferOperation::Launch(tasks)] => !tasks.is_empty(),
-        _ => false,
-    };
-    if is_the_same {
-        return None;
-    }
-    let action = CallAction::Accept(accept.clone().in_one_launch());
-    Some(Call {
-        action,
-        ..call.clone()
-    })
-}

@@ -2,13 +2,12 @@
 
 use std::borrow::Cow;
 
-use crate::actor::PrincipalName;
-use crate::codec::scalars::{AsBytes, AsNumber, AsText};
-use crate::codec::stored::stored;
-use crate::ids::{
+use super::{
     AgentId, ClusterId, Epoch, FrameworkId, GroupId, NodeId, OfferId, OrderIndex, Revision, Role,
     TaskId, TaskKey, Timestamp,
 };
+use crate::codec::scalars::{AsBytes, AsNumber, AsText};
+use crate::codec::stored::stored;
 
 macro_rules! number {
     ($($name:ident),+) => {$(
@@ -40,7 +39,7 @@ macro_rules! text {
     )+};
 }
 
-text!(TaskId, Role, GroupId, PrincipalName);
+text!(TaskId, Role, GroupId);
 
 impl AsBytes for ClusterId {
     fn bytes(&self) -> Cow<'_, [u8]> {
@@ -65,4 +64,8 @@ stored!(message OfferId {
 stored!(message TaskKey {
     1 framework: Number,
     2 task: Text or "task id",
+});
+
+stored!(message Timestamp as (Timestamp(time)) {
+    1 time: Number,
 });

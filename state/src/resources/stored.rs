@@ -1,13 +1,11 @@
 //! Stored forms of resources. Only the normal form is accepted, whatever the amounts.
 
+use super::{Range, Reservation, Resource, ResourceIdentity, Resources, Value, VolumeIdentity};
 use crate::codec::message::{Codec, CodecError, DecodeResult};
 use crate::codec::parts::{Part, PartList};
 use crate::codec::scalars::AsPair;
 use crate::codec::stored::stored;
 use crate::codec::wire::FieldSlot;
-use crate::resources::{
-    Range, Reservation, Resource, ResourceIdentity, Resources, Value, VolumeIdentity,
-};
 
 stored!(message Resources as (entries) {
     1 entries: Entries or "resources",

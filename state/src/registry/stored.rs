@@ -2,17 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::{ClusterRecord, OperatorAnswer, SweepMark};
 use crate::codec::message::{Codec, DecodeResult};
 use crate::codec::parts::PartList;
 use crate::codec::stored::stored;
 use crate::codec::wire::FieldSlot;
 use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
-use crate::ids::Timestamp;
-use crate::registry::{ClusterRecord, OperatorAnswer, SweepMark};
-
-stored!(message Timestamp as (Timestamp(time)) {
-    1 time: Number,
-});
 
 // The weight of a role, in thousandths.
 stored!(message u64 as (weight_milli) {
@@ -77,6 +72,11 @@ stored!(message (SweepTarget, SweepMark) as (target, SweepMark { after, wall_ms 
     1 target: Part or "sweep",
     2 after: MaybePart,
     3 wall_ms: Number,
+});
+
+stored!(message SweepMark {
+    1 after: MaybePart,
+    2 wall_ms: Number,
 });
 
 stored!(message OperatorAnswer {
