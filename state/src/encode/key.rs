@@ -288,8 +288,8 @@ mod tests {
     /// Covers all pairs of kinds, which the random pairs above cover only by chance.
     #[test]
     fn record_kinds_are_ordered_like_their_bytes() {
-        let mut names = crate::encode::samples::names::records();
-        names.extend(crate::encode::samples::names::whole_records());
+        let mut names = crate::encode::tests::samples::names::records();
+        names.extend(crate::encode::tests::samples::names::whole_records());
         names.sort();
         let bytes: Vec<_> = names.iter().map(key).collect();
         assert!(bytes.is_sorted(), "{names:?}");

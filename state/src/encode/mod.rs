@@ -4,13 +4,11 @@
 //! by key. Golden files fix them, because records are hashed. Fields are added, never renumbered
 //! and never given another meaning. Decoding is total: it never panics, whatever the bytes.
 
-#[cfg(test)]
-mod golden;
 mod key;
 mod load;
-#[cfg(test)]
-mod samples;
 mod split;
+#[cfg(test)]
+mod tests;
 
 use crate::Registry;
 use crate::actor::Actor;

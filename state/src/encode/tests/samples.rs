@@ -3,7 +3,7 @@
 mod actors;
 mod agents;
 mod limits;
-pub(super) mod names;
+pub(in crate::encode) mod names;
 mod operations;
 mod tasks;
 mod volumes;

@@ -9,16 +9,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::{DecodeError, key, read_command, record, samples};
+use super::samples;
 use crate::Registry;
 use crate::actor::Actor;
 use crate::command::{Command, ProposedCommand};
+use crate::encode::{DecodeError, key, read_command, record};
 use crate::level::Level;
 
 const NEWEST: u32 = Level::NEWEST.0;
 
 fn command(proposed: &ProposedCommand) -> Vec<u8> {
-    super::command(proposed, Level::NEWEST)
+    crate::encode::command(proposed, Level::NEWEST)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -218,8 +219,12 @@ fn below_level_3_no_actor_is_stored() {
     let mut named = 0;
     for (name, proposed) in &samples {
         let plain = unnamed(proposed);
-        let stored = super::command(proposed, Level::RELEASE_0_1);
-        assert_eq!(stored, super::command(&plain, Level::RELEASE_0_1), "{name}");
+        let stored = crate::encode::command(proposed, Level::RELEASE_0_1);
+        assert_eq!(
+            stored,
+            crate::encode::command(&plain, Level::RELEASE_0_1),
+            "{name}"
+        );
         let actor = read_command(&stored).map(|read| read.actor);
         assert_eq!(actor, Ok(Actor::default()), "{name}");
         if plain != *proposed {
