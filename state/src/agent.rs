@@ -4,6 +4,7 @@
 //! ([`AgentAdministration`]). Both are separate from reachability ([`Reachability`]). A
 //! registration replaces the first and never changes the second.
 
+mod orders;
 mod single_record;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,10 +14,10 @@ use crate::capability::{AgentCapability, CapabilityNames};
 use crate::codec::scalars::numbered;
 use crate::codec::stored::stored;
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
-use crate::registry::OrderKind;
 use crate::resources::Resources;
 use crate::task::{SecurityOptions, Sizes, TaskSpec};
 
+pub use orders::{Order, OrderKind};
 pub(crate) use single_record::WholeAgent;
 
 /// Whether heartbeats of an agent arrive at the masters.

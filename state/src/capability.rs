@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::limits;
-use crate::task::{self, TaskSpec};
+use crate::task::{self, CapabilityRule, TaskSpec};
 
 /// The names that one agent or framework announces, including those of later releases.
 pub type CapabilityNames = BTreeSet<String>;
@@ -35,13 +35,17 @@ impl AgentCapability {
     pub const LIMITS: Self = Self::new("limits", "a change of limits");
 
     /// Returns a capability by its announced name, and the part of a request that needs it.
-    pub(crate) const fn new(name: &'static str, what: &'static str) -> Self {
+    const fn new(name: &'static str, what: &'static str) -> Self {
         Self { name, what }
+    }
+
+    fn of_rule(rule: &CapabilityRule) -> Self {
+        Self::new(rule.capability, rule.what)
     }
 
     /// Returns all capabilities that this release knows, in the order of the documentation.
     pub fn all() -> impl Iterator<Item = Self> {
-        let of_fields = task::CAPABILITIES.iter().map(|(capability, _)| *capability);
+        let of_fields = task::CAPABILITIES.iter().map(Self::of_rule);
         [Self::LAUNCH, Self::KILL, Self::LIMITS]
             .into_iter()
             .chain(of_fields)
@@ -72,8 +76,10 @@ impl AgentCapability {
 
     /// Returns the capabilities that the agent of a task needs.
     pub fn needed(spec: &TaskSpec) -> impl Iterator<Item = Self> {
-        let needed = task::CAPABILITIES.iter();
-        needed.filter_map(|(capability, is_needed)| is_needed(spec).then_some(*capability))
+        let needed = task::CAPABILITIES
+            .iter()
+            .filter(|rule| (rule.is_needed)(spec));
+        needed.map(Self::of_rule)
     }
 }
 

@@ -8,8 +8,8 @@ use crate::codec::parts::Part;
 use crate::codec::scalars::{AsNumber, AsPair, MaybeNumber, Number};
 use crate::codec::stored::stored;
 use crate::codec::wire::FieldSlot;
-use crate::command::{Position, StoredRejection};
 use crate::ids::{FrameworkId, Revision, Role, Timestamp};
+use crate::rejection::{Position, StoredRejection};
 
 /// The description of a framework, as its scheduler reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -132,7 +132,7 @@ pub enum AnswerOutcome {
     Done {
         /// The refused positions, ascending, each with the code of the refusal. If the call was
         /// applied from format 2, the tasks of all operations count as those of the first:
-        /// [`crate::command::CallShape::place`] resolves them.
+        /// [`crate::rejection::CallShape::place`] resolves them.
         refused: Vec<(Position, u8)>,
     },
     /// The whole call was refused.
@@ -204,12 +204,6 @@ stored!(message CallAnswer {
 stored!(oneof AnswerOutcome {
     3 Done { refused } as RefusedPositions or "refused positions",
     4 Refused(Part),
-});
-
-stored!(message StoredRejection {
-    1 code: Number or "code of a refusal",
-    2 message: Text,
-    3 arguments: TextList,
 });
 
 /// The refused positions with their codes.

@@ -9,35 +9,8 @@ mod required;
 
 use std::fmt;
 
-use crate::codec::scalars::AsNumber;
-
-pub(crate) use required::role;
-pub use required::{LevelRequirement, announced, first_unsupported, reduce, reported};
-
-/// A feature level. Levels are ordered: each one includes all earlier ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Level(pub u32);
-
-impl Level {
-    /// The level of a registry that no leader has opened.
-    pub const FIRST: Self = Self(1);
-    /// The level of release 0.1.0: changes of limits, checks by HTTPS, limits in force after a
-    /// refusal.
-    pub const RELEASE_0_1: Self = Self(2);
-    /// The level of release 0.2.0. It adds digests in the log, the end of `stop_after`, bounds in
-    /// bytes, sizes of containers, and refusals stored as codes.
-    pub const RELEASE_0_2: Self = Self(3);
-    /// The oldest level at which this release leads and follows.
-    pub const OLDEST: Self = Self::RELEASE_0_1;
-    /// The newest level that this release supports.
-    pub const NEWEST: Self = Self::RELEASE_0_2;
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(out)
-    }
-}
+pub use crate::ids::{Level, LevelRequirement};
+pub use required::{announced, first_unsupported, reduce, reported};
 
 /// The levels that a master supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,16 +54,6 @@ pub fn initial(reported: impl IntoIterator<Item = Option<Levels>>) -> Option<Lev
 impl fmt::Display for Levels {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}-{}", self.oldest, self.newest)
-    }
-}
-
-impl AsNumber for Level {
-    fn number(&self) -> u64 {
-        self.0.into()
-    }
-
-    fn of(number: u64) -> Option<Self> {
-        Some(Self(number as u32))
     }
 }
 

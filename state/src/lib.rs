@@ -26,6 +26,7 @@ pub mod level;
 pub mod limits;
 pub mod persistent;
 pub mod registry;
+pub mod rejection;
 pub mod resources;
 pub mod subject;
 pub mod task;

@@ -3,6 +3,7 @@
 pub mod cause;
 mod check;
 mod container;
+mod estimated_size;
 mod executor;
 mod group;
 mod kill_signal;
@@ -22,7 +23,7 @@ pub use self::kill_signal::KillSignal;
 pub use self::limits::{DiskLimit, LimitsChange, LimitsReport, TaskLimits};
 pub use self::security_options::{LinuxCapability, SecurityOptions};
 pub use self::sizes::{SizeExceeded, Sizes};
-pub(crate) use self::spec::{CAPABILITIES, FIELD_RULES};
+pub(crate) use self::spec::{CAPABILITIES, CapabilityRule, FIELD_RULES};
 pub use self::spec::{CommandSpec, HostPath, TaskSpec, Uri};
 pub use self::update_messages::LIMITS_NOT_CHANGED;
 pub use self::volume::{TaskVolume, VolumeSource};

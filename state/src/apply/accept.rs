@@ -9,7 +9,7 @@ use super::CommandContext;
 use super::agents::check_resources;
 use super::overlay::{AvailableResources, Overlay};
 use super::tasks::TaskChange;
-use super::{checks, command_line, confinement, container, executors, groups, size, volumes};
+use super::{checks, command_line, confinement, container, executors, groups, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
@@ -365,7 +365,7 @@ pub(super) fn check_spec(spec: &TaskSpec, level: Level) -> Result<(), Rejection>
     if let Err((field, text)) = command_line::check(spec, level) {
         return invalid(&field, &text);
     }
-    let size = size::of(spec, level);
+    let size = spec.estimated_size(level);
     if size > limits::TASK_SPEC_BYTES {
         return invalid(
             "task",

@@ -86,23 +86,6 @@ fn check_command(field: &str, words: &[String]) -> Result<(), FieldError> {
     Ok(())
 }
 
-/// Returns the estimated size in the log and in memory, in bytes.
-pub(super) fn size(spec: &TaskSpec, part_bytes: usize) -> usize {
-    let health = spec.health_check.as_ref().map(|health| &health.check);
-    let both = [health, spec.readiness_check.as_deref()];
-    let each = both.into_iter().flatten().map(|check| {
-        let text = match &check.kind {
-            CheckKind::Shell(line) => line.len(),
-            CheckKind::Argv(words) => words.iter().map(|word| part_bytes + word.len()).sum(),
-            CheckKind::Http { path, statuses, .. } => path.len() + statuses.len() * part_bytes,
-            CheckKind::Tcp { .. } => 0,
-        };
-        // The four times and counts of a check.
-        4 * part_bytes + text
-    });
-    each.sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,9 +133,9 @@ mod tests {
                 ..healthy(check)
             };
             assert_eq!(field(&both), None, "{both:?}");
-            assert!(size(&both, 16) > size(&plain(), 16));
+            assert!(both.size_without_limits() > plain().size_without_limits());
         }
-        assert_eq!((field(&plain()), size(&plain(), 16)), (None, 0));
+        assert_eq!(field(&plain()), None);
     }
 
     #[test]

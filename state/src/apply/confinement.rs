@@ -165,16 +165,6 @@ fn amount(spec: &TaskSpec, name: &str) -> u64 {
     u64::try_from(spec.resources.scalar_milli(name)).unwrap_or(0)
 }
 
-/// Returns the estimated size in the log and in memory, in bytes.
-pub(super) fn size(spec: &TaskSpec, part_bytes: usize) -> usize {
-    let opt_outs = spec.container.opt_outs.capabilities.len() * part_bytes;
-    let disks = spec.limits.iter().flat_map(|limits| &limits.io);
-    opt_outs
-        + disks
-            .map(|limit| part_bytes + limit.disk.len())
-            .sum::<usize>()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -119,18 +119,6 @@ fn has_port(resources: &Resources, port: u16) -> bool {
     })
 }
 
-/// Returns the estimated size in the log and in memory, in bytes.
-pub(super) fn size(container: &Container, part_bytes: usize) -> usize {
-    let network = match &container.network {
-        ContainerNetwork::AgentDefault | ContainerNetwork::None => 0,
-        ContainerNetwork::Bridge(ports) => ports.len() * part_bytes,
-        ContainerNetwork::Cni(CniNetwork { name, published }) => {
-            name.len() + (published.len() + 1) * part_bytes
-        }
-    };
-    container.image.len() + network
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,39 @@ use crate::limits;
 use crate::registry::OrderKind;
 use crate::task::{Reason, Task, TaskState, UpdateSource};
 
+impl ReconcileAgent {
+    /// Divides the list into parts, for each of which the registry has a bounded number of tasks:
+    /// as many as one command may change. The last part ends where this list does.
+    #[must_use]
+    pub fn parts(self, registry: &Registry) -> Vec<Self> {
+        let inside = |key: &TaskKey| {
+            self.after.as_ref().is_none_or(|after| key > after)
+                && self.through.as_ref().is_none_or(|through| key < through)
+        };
+        let cuts: Vec<TaskKey> = registry
+            .tasks_on(self.agent)
+            .map(|task| &task.key)
+            .filter(|key| inside(key))
+            .skip(limits::TASKS_PER_SWEEP - 1)
+            .step_by(limits::TASKS_PER_SWEEP)
+            .cloned()
+            .collect();
+        let mut parts = Vec::with_capacity(cuts.len() + 1);
+        let mut rest = self;
+        for cut in cuts {
+            let held = rest.held.partition_point(|held| held.key <= cut);
+            let later = rest.held.split_off(held);
+            let mut part = rest.clone();
+            part.through = Some(cut.clone());
+            rest.held = later;
+            rest.after = Some(cut);
+            parts.push(part);
+        }
+        parts.push(rest);
+        parts
+    }
+}
+
 impl Registry {
     pub(super) fn reconcile_agent(
         &mut self,

@@ -189,18 +189,6 @@ fn is_name(name: &str) -> bool {
         && !name.starts_with('.')
 }
 
-/// Returns the estimated size in the log and in memory, in bytes.
-pub(super) fn size(volumes: &[TaskVolume], part_bytes: usize) -> usize {
-    let sizes = volumes.iter().map(|volume| {
-        let source = match &volume.source {
-            VolumeSource::Sandbox(text) | VolumeSource::Secret(text) => text.len(),
-            VolumeSource::Tmpfs { .. } => 0,
-        };
-        part_bytes + volume.container_path.len() + source
-    });
-    sizes.sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

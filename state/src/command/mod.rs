@@ -3,8 +3,7 @@
 //! A command carries all inputs of `apply`, including ids, times and random bytes.
 
 mod accept;
-mod refusal;
-mod rejection;
+mod operation;
 mod stored;
 
 use std::collections::BTreeMap;
@@ -13,18 +12,16 @@ use crate::actor::Actor;
 use crate::agent::AgentInfo;
 use crate::framework::FrameworkInfo;
 use crate::ids::{
-    AgentId, ClusterId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, Role, TaskId, TaskKey,
-    Ticket, Timestamp,
+    AgentId, ClusterId, Epoch, FrameworkId, Level, NodeId, OrderIndex, Revision, Role, TaskId,
+    TaskKey, Ticket, Timestamp,
 };
-use crate::level::Level;
 use crate::task::{
     Cause, CheckResults, Exit, LimitsReport, Reason, TaskLimits, TaskState, UpdateSource,
 };
 
-pub use crate::apply::operation::OperatorOperation;
-pub use accept::{Accept, CallShape, OfferOperation, OfferTerms, Position};
-pub use refusal::StoredRejection;
-pub use rejection::Rejection;
+pub use crate::rejection::{CallShape, Position, Rejection, StoredRejection};
+pub use accept::{Accept, OfferOperation, OfferTerms};
+pub use operation::OperatorOperation;
 
 /// One entry of the log: commands that are proposed together and applied in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,39 +192,6 @@ pub struct ReconcileAgent {
     pub held: Vec<HeldTask>,
     /// The wall-clock time in milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
-}
-
-impl ReconcileAgent {
-    /// Divides the list into parts, for each of which the registry has a bounded number of tasks:
-    /// as many as one command may change. The last part ends where this list does.
-    #[must_use]
-    pub fn parts(self, registry: &crate::Registry) -> Vec<Self> {
-        let inside = |key: &TaskKey| {
-            self.after.as_ref().is_none_or(|after| key > after)
-                && self.through.as_ref().is_none_or(|through| key < through)
-        };
-        let cuts: Vec<TaskKey> = registry
-            .tasks_on(self.agent)
-            .map(|task| &task.key)
-            .filter(|key| inside(key))
-            .skip(crate::limits::TASKS_PER_SWEEP - 1)
-            .step_by(crate::limits::TASKS_PER_SWEEP)
-            .cloned()
-            .collect();
-        let mut parts = Vec::with_capacity(cuts.len() + 1);
-        let mut rest = self;
-        for cut in cuts {
-            let held = rest.held.partition_point(|held| held.key <= cut);
-            let later = rest.held.split_off(held);
-            let mut part = rest.clone();
-            part.through = Some(cut.clone());
-            rest.held = later;
-            rest.after = Some(cut);
-            parts.push(part);
-        }
-        parts.push(rest);
-        parts
-    }
 }
 
 /// A task that an agent holds.

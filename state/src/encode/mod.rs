@@ -4,6 +4,7 @@
 //! by key. Golden files fix them, because records are hashed. Fields are added, never renumbered
 //! and never given another meaning. Decoding is total: it never panics, whatever the bytes.
 
+mod changes;
 mod key;
 mod load;
 mod split;

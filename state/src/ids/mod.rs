@@ -1,5 +1,6 @@
 //! Identifiers: one newtype for each noun, with its text form and its rules.
 
+mod level;
 mod stored;
 
 use std::fmt;
@@ -7,6 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::limits;
+
+pub use level::{Level, LevelRequirement};
 
 /// The error for a text that is not a valid id of the expected kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,11 +1,11 @@
 //! The level that a command needs because of facts that earlier levels do not have.
 //!
 //! A new command, and a new field of a command, is listed here with its level. The fields of a task
-//! have theirs in the table of `task/spec.rs`, the operations of operators in `apply/operation.rs`.
+//! have theirs in the table of `task/spec.rs`, the operations of operators in `command/operation.rs`.
 //! Facts that are only reported, and not requested, are omitted at earlier levels instead: see
 //! [`reported`].
 
-use super::Level;
+use super::{Level, LevelRequirement};
 use crate::agent::AgentInfo;
 use crate::capability::FrameworkCapability;
 use crate::command::{CallAction, Command, OperatorOperation, SweepTarget};
@@ -13,15 +13,6 @@ use crate::framework::FrameworkInfo;
 use crate::ids::Role;
 use crate::resources::Resources;
 use crate::task::{TaskSpec, cause};
-
-/// A part of a command that not every level has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LevelRequirement {
-    /// The lowest level that has it.
-    pub level: Level,
-    /// The name of the part, such as `kill_policy.signal`.
-    pub what: &'static str,
-}
 
 /// Returns the first part of a command that the level of its cluster does not have, or `None`.
 #[must_use]
@@ -46,11 +37,15 @@ fn needed(level: Level, command: &Command) -> Option<LevelRequirement> {
             CallAction::Kill { .. } | CallAction::UpdateLimits { .. } | CallAction::Teardown => {
                 None
             }
-            CallAction::Suppress(roles) | CallAction::Revive(roles) => role(roles),
-            CallAction::Update(info) => role(&info.roles),
+            CallAction::Suppress(roles) | CallAction::Revive(roles) => {
+                LevelRequirement::of_roles(roles)
+            }
+            CallAction::Update(info) => LevelRequirement::of_roles(&info.roles),
         },
-        Command::Subscribe(subscribe) => role(&subscribe.info.roles),
-        Command::RegisterAgent(register) => role(reserved_for(&register.info.resources)),
+        Command::Subscribe(subscribe) => LevelRequirement::of_roles(&subscribe.info.roles),
+        Command::RegisterAgent(register) => {
+            LevelRequirement::of_roles(reserved_for(&register.info.resources))
+        }
         Command::Operate(operate) => {
             let needs = operate.operations.iter();
             let mut needs = needs.filter_map(OperatorOperation::level_requirement);
@@ -74,15 +69,6 @@ fn needed(level: Level, command: &Command) -> Option<LevelRequirement> {
     }
 }
 
-/// Returns the requirement of a role that is invalid by the rules of release 0.1.0, if any.
-pub(crate) fn role<'a>(roles: impl IntoIterator<Item = &'a Role>) -> Option<LevelRequirement> {
-    let is_new = roles.into_iter().any(|role| !role.is_of_level_2());
-    is_new.then_some(LevelRequirement {
-        level: Level::RELEASE_0_2,
-        what: "a role that is a path",
-    })
-}
-
 /// Returns the roles for which resources are reserved.
 fn reserved_for(resources: &Resources) -> impl Iterator<Item = &Role> {
     let levels = resources
@@ -95,7 +81,8 @@ fn reserved_for(resources: &Resources) -> impl Iterator<Item = &Role> {
 fn of_spec(level: Level, spec: &TaskSpec) -> Option<LevelRequirement> {
     let executor = spec.executor.as_ref().map(|executor| &executor.resources);
     let resources = [Some(&spec.resources), executor].into_iter().flatten();
-    let role = role(resources.flat_map(reserved_for)).filter(|need| need.level > level);
+    let role = LevelRequirement::of_roles(resources.flat_map(reserved_for))
+        .filter(|need| need.level > level);
     role.or_else(|| spec.first_above(level))
 }
 

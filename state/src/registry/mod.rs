@@ -3,13 +3,13 @@
 //! The fields are private: facts change only through `apply`, and all other code borrows them.
 
 mod answers;
-mod changes;
 mod deadlines;
 mod executors;
 mod history;
 mod index;
 mod layout;
 mod orders;
+mod record_key;
 mod roles;
 mod snapshot;
 mod stored;
@@ -28,7 +28,7 @@ use crate::persistent::{Map, Table};
 use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 
-pub use changes::{RecordKey, RecordWrite};
+pub use crate::agent::{Order, OrderKind};
 pub use deadlines::{DeadlineIndex, DeadlineKind};
 pub use executors::{ExecutorIndex, ExecutorKey};
 pub(crate) use history::{keeps_all, reduce_to_history};
@@ -36,7 +36,7 @@ pub(crate) use index::Indexes;
 pub use index::{AgentIndex, FrameworkIndex};
 pub use layout::Layout;
 pub(crate) use layout::{is_long, limits_of, long_messages, records_of};
-pub use orders::{Order, OrderKind};
+pub use record_key::{RecordKey, RecordWrite};
 pub use roles::RoleUsage;
 pub use snapshot::RegistrySnapshot;
 pub use usage::BoundUsage;

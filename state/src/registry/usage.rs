@@ -4,7 +4,6 @@
 use super::index::Sign;
 use super::{Indexes, OperatorAnswer, Registry};
 use crate::agent::Agent;
-use crate::apply::size;
 use crate::framework::Framework;
 use crate::ids::FrameworkId;
 use crate::limits;
@@ -154,7 +153,7 @@ pub(crate) fn most_of_answer(operations: usize) -> u64 {
 pub(crate) fn of_spec(spec: &crate::task::TaskSpec) -> u64 {
     let executor = spec.executor.as_ref();
     RECORD_BYTES
-        + size::size_without_limits(spec) as u64
+        + spec.size_without_limits() as u64
         + of_resources(&spec.resources)
         + executor.map_or(0, |executor| of_resources(&executor.resources))
         + spec.limits.as_deref().map_or(0, of_limits)

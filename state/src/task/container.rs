@@ -4,7 +4,7 @@ use super::{SecurityOptions, Sizes};
 use crate::codec::canonical::CanonicalWriter;
 use crate::codec::scalars::numbered;
 use crate::codec::stored::stored;
-use crate::level::{Level, LevelRequirement};
+use crate::ids::{Level, LevelRequirement};
 
 /// The settings of a container that differ from the agent's defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

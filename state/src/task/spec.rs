@@ -7,11 +7,9 @@ use super::volume::TaskVolume;
 use super::{
     Check, Container, ExecutorSpec, HealthCheck, KillSignal, Sizes, TaskGroup, TaskLimits,
 };
-use crate::capability::AgentCapability;
 use crate::codec::canonical::CanonicalWriter;
 use crate::codec::stored::stored;
-use crate::ids::TaskId;
-use crate::level::{Level, LevelRequirement};
+use crate::ids::{Level, LevelRequirement, TaskId};
 use crate::resources::{Resource, Resources};
 
 /// A file that is fetched into the sandbox before the start.
@@ -229,37 +227,43 @@ pub(crate) const FIELD_RULES: &[FieldRule] = &[
     own_container("stop_after_ms", |spec| spec.stop_after_ms > 0),
 ];
 
-/// Whether a task needs a capability of its agent.
-type IsNeeded = fn(&TaskSpec) -> bool;
+/// A part of a description that agents of earlier releases ignore.
+pub(crate) struct CapabilityRule {
+    /// The capability by which an agent announces that it applies the part.
+    pub(crate) capability: &'static str,
+    /// The part, as messages name it.
+    pub(crate) what: &'static str,
+    pub(crate) is_needed: fn(&TaskSpec) -> bool,
+}
 
-/// The parts of a description that agents of earlier releases ignore, with the capability by which
-/// an agent announces that it applies them, in the order of the documentation.
-pub(crate) const CAPABILITIES: &[(AgentCapability, IsNeeded)] = &[
+/// The parts of a description that agents of earlier releases ignore, in the order of the
+/// documentation.
+pub(crate) const CAPABILITIES: &[CapabilityRule] = &[
     // Kills tasks with the signal of their kill policy.
-    (
-        AgentCapability::new("kill-signal", "kill_policy.signal"),
-        |spec| spec.kill_signal.is_some(),
-    ),
+    CapabilityRule {
+        capability: "kill-signal",
+        what: "kill_policy.signal",
+        is_needed: |spec| spec.kill_signal.is_some(),
+    },
     // Queries the registry of an image when the task requests it.
-    (
-        AgentCapability::new("image-pull", "container.pull"),
-        |spec| {
+    CapabilityRule {
+        capability: "image-pull",
+        what: "container.pull",
+        is_needed: |spec| {
             let of_executor = spec.executor.as_ref().map(|executor| &executor.container);
             let mut containers = of_executor.into_iter().chain([&spec.container]);
             containers.any(|container| container.pull.is_some())
         },
-    ),
+    },
     // Mounts host paths at paths that differ from the host's, and read-only.
-    (
-        AgentCapability::new(
-            "host-path-places",
-            "host_paths with another container_path than the host's, or read_only",
-        ),
-        |spec| {
+    CapabilityRule {
+        capability: "host-path-places",
+        what: "host_paths with another container_path than the host's, or read_only",
+        is_needed: |spec| {
             let mut paths = spec.host_paths.iter();
             paths.any(|path| path.read_only || !path.has_same_path())
         },
-    ),
+    },
 ];
 
 // Numbers 18, 19, 21, 23, 25 and 27 are unused.

@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 use super::Rejection;
 use crate::agent::AgentMode;
-use crate::ids::{GroupId, TaskId, TaskKey};
-use crate::level::Level;
+use crate::codec::stored::stored;
+use crate::ids::{GroupId, Level, TaskId, TaskKey};
 use crate::limits;
 
 /// A refusal in a stored answer.
@@ -23,6 +23,12 @@ pub struct StoredRejection {
     /// before level 3.
     pub arguments: Vec<String>,
 }
+
+stored!(message StoredRejection {
+    1 code: Number or "code of a refusal",
+    2 message: Text,
+    3 arguments: TextList,
+});
 
 impl StoredRejection {
     /// Returns the stored form of a refusal at this level.

@@ -1,9 +1,15 @@
 //! Rejections of commands. They are replicated like any other answer, and each has a code for
 //! machines.
 
+mod position;
+mod refusal;
+
+use crate::agent::AgentMode;
 use crate::capability::AgentCapability;
-use crate::ids::{AgentId, FrameworkId, GroupId, OfferId, TaskId, TaskKey};
-use crate::level::Level;
+use crate::ids::{AgentId, FrameworkId, GroupId, Level, OfferId, TaskId, TaskKey};
+
+pub use position::{CallShape, Position};
+pub use refusal::StoredRejection;
 
 /// The reason of a rejection. The message names the objects and numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +26,7 @@ pub enum Rejection {
     #[error("{0} is registered with another incarnation: this looks like a copy of its disk")]
     Clone(AgentId),
     #[error("{0} is {1:?}; nothing can be launched there")]
-    AgentNotActive(AgentId, crate::agent::AgentMode),
+    AgentNotActive(AgentId, AgentMode),
     #[error("no {0} in this cluster: it was removed, or never was")]
     UnknownFramework(FrameworkId),
     #[error("{0} is being removed")]
@@ -82,7 +88,7 @@ pub enum Rejection {
     #[error("too many requests with an id in ten minutes: wait, or send without one")]
     TooManyRequests,
     #[error("{0} is {1:?}; that cannot be done to it now")]
-    WrongMode(AgentId, crate::agent::AgentMode),
+    WrongMode(AgentId, AgentMode),
     #[error("task group {group}: {text}; none of its tasks is launched")]
     TaskGroupInvalid { group: GroupId, text: String },
     #[error("{0}")]

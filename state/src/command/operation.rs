@@ -1,0 +1,191 @@
+//! The changes by operators: for each one its form in the log, its fingerprint, the level that has
+//! it, a sample, and its words in scenarios. `apply/operation.rs` performs them.
+
+use crate::codec::canonical::CanonicalWriter;
+use crate::codec::stored::stored;
+#[cfg(any(test, feature = "builders"))]
+use crate::ids::TaskId;
+use crate::ids::{AgentId, FrameworkId, LevelRequirement, Role, TaskKey};
+use crate::task::TaskLimits;
+
+/// One change by an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperatorOperation {
+    /// Sets an attribute of an agent; an empty value removes it.
+    SetAttribute {
+        /// The agent.
+        agent: AgentId,
+        /// The name of the attribute.
+        name: String,
+        /// The value of the attribute.
+        value: String,
+    },
+    /// Kills a task.
+    KillTask {
+        /// The task.
+        key: TaskKey,
+        /// The grace period between TERM and KILL; `None` for the task's own.
+        grace_ms: Option<u64>,
+    },
+    /// Changes the limits of a task, whether it runs or not.
+    UpdateLimits {
+        /// The task.
+        key: TaskKey,
+        /// All new limits, which replace the present ones.
+        limits: TaskLimits,
+    },
+    /// Kills all tasks of a framework and removes it.
+    Teardown(FrameworkId),
+    /// Sets the weight of a role, in thousandths.
+    SetWeight {
+        /// The role.
+        role: Role,
+        /// The weight, 1 to 1,000,000,000.
+        weight_milli: u64,
+    },
+    /// Stops offers of an agent.
+    Deactivate(AgentId),
+    /// Resumes offers of an agent.
+    Reactivate(AgentId),
+    /// Declares an agent gone, permanently.
+    MarkGone(AgentId),
+}
+
+stored!(message OperatorOperation as (operation) {
+    1 | 2 | 3 | 4 | 5 | 6 | 7 | 40 operation: OneOf,
+});
+
+stored!(oneof OperatorOperation {
+    1 SetAttribute {
+        1 agent: Number,
+        2 name: Text,
+        3 value: Text,
+    },
+    2 KillTask {
+        1 key: Part or "task",
+        2 grace_ms: MaybeNumber,
+    },
+    3 Teardown(Number),
+    4 SetWeight {
+        1 role: Text,
+        2 weight_milli: Number,
+    },
+    5 Deactivate(Number),
+    6 Reactivate(Number),
+    7 MarkGone(Number),
+    40 UpdateLimits {
+        1 key: Part or "task",
+        2 limits: Part,
+    },
+});
+
+impl OperatorOperation {
+    /// Appends the fields that the fingerprint of a batch covers. The numbers belong to the
+    /// fingerprint, not to the wire format.
+    pub(crate) fn fingerprint(&self, out: &mut CanonicalWriter) {
+        let key = |out: &mut CanonicalWriter, key: &TaskKey| {
+            out.number(1, key.framework.0);
+            out.text(2, key.task.as_str());
+        };
+        match self {
+            Self::SetAttribute { agent, name, value } => out.chosen(1, |out| {
+                out.number(1, agent.0);
+                out.text(2, name);
+                out.text(3, value);
+            }),
+            Self::KillTask {
+                key: task,
+                grace_ms,
+            } => out.chosen(2, |out| {
+                key(out, task);
+                out.optional(3, *grace_ms);
+            }),
+            Self::UpdateLimits { key: task, limits } => out.chosen(3, |out| {
+                key(out, task);
+                out.part(3, |out| limits.fingerprint(out));
+            }),
+            Self::Teardown(id) => out.chosen(4, |out| out.number(1, id.0)),
+            Self::SetWeight { role, weight_milli } => out.chosen(5, |out| {
+                out.text(1, role.as_str());
+                out.number(2, *weight_milli);
+            }),
+            Self::Deactivate(id) => out.chosen(6, |out| out.number(1, id.0)),
+            Self::Reactivate(id) => out.chosen(7, |out| out.number(1, id.0)),
+            Self::MarkGone(id) => out.chosen(8, |out| out.number(1, id.0)),
+        }
+    }
+
+    /// Returns the level that the operation needs, unless every level has it.
+    pub(crate) fn level_requirement(&self) -> Option<LevelRequirement> {
+        match self {
+            Self::SetWeight { role, .. } => LevelRequirement::of_roles([role]),
+            Self::SetAttribute { .. }
+            | Self::KillTask { .. }
+            | Self::UpdateLimits { .. }
+            | Self::Teardown(_)
+            | Self::Deactivate(_)
+            | Self::Reactivate(_)
+            | Self::MarkGone(_) => None,
+        }
+    }
+}
+
+#[cfg(any(test, feature = "builders"))]
+impl OperatorOperation {
+    /// Returns an operation on these objects, of each kind that was added after the first golden
+    /// bytes, by the name of its golden bytes. Random tests propose them, too.
+    #[must_use]
+    pub fn samples(
+        _agent: AgentId,
+        task: &TaskKey,
+        limits: &TaskLimits,
+    ) -> Vec<(&'static str, Self)> {
+        let update_limits = Self::UpdateLimits {
+            key: task.clone(),
+            limits: limits.clone(),
+        };
+        vec![("operate-limits", update_limits)]
+    }
+
+    /// Parses the words of an operation in a scenario, and the values that it may name by pairs.
+    /// Returns `None` if they are none.
+    #[must_use]
+    pub fn from_words(words: &[&str], grace_ms: Option<u64>, limits: &TaskLimits) -> Option<Self> {
+        let key = |text: &str| {
+            let (framework, task) = text.split_once('/')?;
+            Some(TaskKey {
+                framework: framework.parse().ok()?,
+                task: TaskId::new(task).ok()?,
+            })
+        };
+        Some(match words {
+            ["attribute", agent, name] => Self::SetAttribute {
+                agent: agent.parse().ok()?,
+                name: (*name).to_owned(),
+                value: String::new(),
+            },
+            ["attribute", agent, name, value] => Self::SetAttribute {
+                agent: agent.parse().ok()?,
+                name: (*name).to_owned(),
+                value: (*value).to_owned(),
+            },
+            ["kill", task] => Self::KillTask {
+                key: key(task)?,
+                grace_ms,
+            },
+            ["limits", task] => Self::UpdateLimits {
+                key: key(task)?,
+                limits: limits.clone(),
+            },
+            ["teardown", id] => Self::Teardown(id.parse().ok()?),
+            ["weight", role, weight] => Self::SetWeight {
+                role: Role::new(role).ok()?,
+                weight_milli: weight.parse().ok()?,
+            },
+            ["deactivate", id] => Self::Deactivate(id.parse().ok()?),
+            ["reactivate", id] => Self::Reactivate(id.parse().ok()?),
+            ["gone", id] => Self::MarkGone(id.parse().ok()?),
+            _ => return None,
+        })
+    }
+}

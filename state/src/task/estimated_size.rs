@@ -1,0 +1,122 @@
+//! Estimates of the size of descriptions in the log and in memory.
+
+use std::collections::BTreeMap;
+
+use super::{
+    CheckKind, CniNetwork, CommandSpec, Container, ContainerNetwork, TaskSpec, TaskVolume,
+    VolumeSource,
+};
+use crate::ids::Level;
+
+/// The estimated size of each part of a description, in addition to its text.
+const PART_BYTES: usize = 16;
+
+impl TaskSpec {
+    /// Returns the estimated size of a description without its resources in the log and in memory, in
+    /// bytes.
+    pub(crate) fn estimated_size(&self, level: Level) -> usize {
+        // Release 0.1.0 also counted the security options of executors.
+        let executor = self
+            .executor
+            .as_ref()
+            .filter(|_| level < Level::RELEASE_0_2);
+        self.size_without_limits()
+            + of_confinement(self)
+            + executor.map_or(0, |executor| of_confinement(&executor.as_task()))
+    }
+
+    /// Returns the same size without the limits, which may change later.
+    pub(crate) fn size_without_limits(&self) -> usize {
+        let pairs = |map: &BTreeMap<String, String>| {
+            map.iter()
+                .map(|(name, value)| PART_BYTES + name.len() + value.len())
+                .sum::<usize>()
+        };
+        let run = match &self.run {
+            CommandSpec::Image => 0,
+            CommandSpec::Shell(line) => line.len(),
+            CommandSpec::Argv(words) => words.iter().map(|word| PART_BYTES + word.len()).sum(),
+        };
+        let uris: usize = self
+            .uris
+            .iter()
+            .map(|uri| PART_BYTES + uri.value.len() + uri.output_file.len() + uri.sha256.len())
+            .sum();
+        let paths: usize = self
+            .host_paths
+            .iter()
+            .map(|path| PART_BYTES + path.host_path.len() + path.container_path.len())
+            .sum();
+        run + pairs(&self.environment)
+            + pairs(&self.labels)
+            + uris
+            + paths
+            + self.name.len()
+            + self.user.len()
+            + of_container(&self.container)
+            + of_checks(self)
+            + of_volumes(&self.volumes)
+            + self
+                .executor
+                .as_ref()
+                .map_or(0, |executor| executor.as_task().size_without_limits())
+    }
+}
+
+fn of_checks(spec: &TaskSpec) -> usize {
+    let health = spec.health_check.as_ref().map(|health| &health.check);
+    let both = [health, spec.readiness_check.as_deref()];
+    let each = both.into_iter().flatten().map(|check| {
+        let text = match &check.kind {
+            CheckKind::Shell(line) => line.len(),
+            CheckKind::Argv(words) => words.iter().map(|word| PART_BYTES + word.len()).sum(),
+            CheckKind::Http { path, statuses, .. } => path.len() + statuses.len() * PART_BYTES,
+            CheckKind::Tcp { .. } => 0,
+        };
+        // The four times and counts of a check.
+        4 * PART_BYTES + text
+    });
+    each.sum()
+}
+
+fn of_container(container: &Container) -> usize {
+    let network = match &container.network {
+        ContainerNetwork::AgentDefault | ContainerNetwork::None => 0,
+        ContainerNetwork::Bridge(ports) => ports.len() * PART_BYTES,
+        ContainerNetwork::Cni(CniNetwork { name, published }) => {
+            name.len() + (published.len() + 1) * PART_BYTES
+        }
+    };
+    container.image.len() + network
+}
+
+fn of_volumes(volumes: &[TaskVolume]) -> usize {
+    let sizes = volumes.iter().map(|volume| {
+        let source = match &volume.source {
+            VolumeSource::Sandbox(text) | VolumeSource::Secret(text) => text.len(),
+            VolumeSource::Tmpfs { .. } => 0,
+        };
+        PART_BYTES + volume.container_path.len() + source
+    });
+    sizes.sum()
+}
+
+fn of_confinement(spec: &TaskSpec) -> usize {
+    let opt_outs = spec.container.opt_outs.capabilities.len() * PART_BYTES;
+    let disks = spec.limits.iter().flat_map(|limits| &limits.io);
+    opt_outs
+        + disks
+            .map(|limit| PART_BYTES + limit.disk.len())
+            .sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_task_without_checks_has_no_bytes_of_them() {
+        assert_eq!(of_checks(&testing::spec("t", "cpus:1")), 0);
+    }
+}
