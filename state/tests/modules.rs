@@ -1,17 +1,10 @@
-//! Cyclic dependencies between the top-level modules of each crate.
+//! The order of the top-level modules of each crate: each one imports only from modules below it.
 //!
-//! The compiler rejects cycles between crates, but not within one, so this test counts them. A
-//! number here may only decrease. A crate that is not listed has no cycle.
+//! The compiler rejects cycles between crates, but not within one, so this test does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 mod tree;
-
-/// The number of top-level modules of a crate that are part of a cycle.
-const IN_CYCLES: [(&str, usize); 1] = [
-    // Registry, commands and encoding refer to each other by design: facts, and rules over them.
-    ("state", 13),
-];
 
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
@@ -27,6 +20,12 @@ fn module_of(name: &str) -> Option<(&str, Vec<&str>)> {
         ["lib" | "main"] => None,
         _ => Some((krate, parts)),
     }
+}
+
+/// Returns the crate whose root a source file is.
+fn root_of(name: &str) -> Option<&str> {
+    let (krate, file) = name.split_once("/src/")?;
+    matches!(file, "lib.rs" | "main.rs").then_some(krate)
 }
 
 /// Returns the code of a file, without comments, strings, and modules of tests.
@@ -84,6 +83,25 @@ fn names(code: &str, depth: usize) -> BTreeSet<String> {
     found
 }
 
+/// Returns the items that the root of a crate takes from its modules, each with its module. An
+/// import of such an item from the root is one from the module.
+fn root_items(code: &str) -> BTreeMap<String, String> {
+    let uses = code.split(';').filter_map(|item| {
+        let (_, path) = item.trim_start().split_once("use ")?;
+        let (module, items) = path.split_once("::")?;
+        Some((module.trim_start_matches("crate::").trim(), items))
+    });
+    let mut found = BTreeMap::new();
+    for (module, items) in uses {
+        for item in items.split(['{', ',', '}']) {
+            let last = item.rsplit("::").next().unwrap_or_default();
+            let name = last.rsplit(" as ").next().unwrap_or_default();
+            found.insert(identifier(name.trim()).to_owned(), module.to_owned());
+        }
+    }
+    found
+}
+
 /// Returns the top-level modules of each crate, each with those that it uses.
 fn uses() -> BTreeMap<String, Uses> {
     let sources = tree::sources();
@@ -99,11 +117,27 @@ fn uses() -> BTreeMap<String, Uses> {
         let tops = tops.entry(krate).or_default();
         tops.insert(parts[0].to_owned());
     }
+    let mut roots = BTreeMap::<&str, BTreeMap<String, String>>::new();
+    for file in &sources {
+        if let Some(krate) = root_of(&file.name) {
+            let items = roots.entry(krate).or_default();
+            items.extend(root_items(&code(&file.text)));
+        }
+    }
     let mut all = BTreeMap::<String, Uses>::new();
     for (krate, parts, text) in &modules {
         let named = names(&code(text), parts.len());
-        let others = named.intersection(&tops[krate]);
-        let others = others.filter(|name| *name != parts[0]).cloned();
+        let items = roots.get(krate);
+        let modules = named.iter().map(|name| {
+            let module = items.and_then(|items| items.get(name));
+            if tops[krate].contains(name) {
+                name
+            } else {
+                module.unwrap_or(name)
+            }
+        });
+        let others = modules.filter(|name| **name != parts[0] && tops[krate].contains(*name));
+        let others = others.cloned();
         let uses = all.entry((*krate).to_owned()).or_default();
         uses.entry(parts[0].to_owned()).or_default().extend(others);
     }
@@ -132,23 +166,18 @@ fn modules_in_cycles(uses: &Uses) -> Vec<&str> {
 }
 
 #[test]
-fn cycles_of_modules_only_shrink() {
-    let allowed = BTreeMap::from(IN_CYCLES);
-    let mut wrong = Vec::new();
-    for (name, uses) in uses() {
-        let found = modules_in_cycles(&uses);
-        let most = allowed.get(name.as_str()).copied().unwrap_or(0);
-        if found.len() != most {
-            wrong.push(format!(
-                "{name}: {} modules in cycles, {most} are noted: {}",
-                found.len(),
-                found.join(" ")
-            ));
-        }
-    }
+fn no_module_imports_from_one_above_it() {
+    let all = uses();
+    let cycles = all
+        .iter()
+        .map(|(name, uses)| (name, modules_in_cycles(uses)));
+    let wrong = cycles.filter(|(_, found)| !found.is_empty());
+    let wrong: Vec<String> = wrong
+        .map(|(name, found)| format!("{name}: {}", found.join(" ")))
+        .collect();
     assert!(
         wrong.is_empty(),
-        "remove the cycle, or lower the number:\n{}",
+        "these modules import from each other in a cycle:\n{}",
         wrong.join("\n")
     );
 }
@@ -176,4 +205,15 @@ fn names_come_from_paths_and_not_from_text() {
     let found = names(&code(text), 2);
     let found: Vec<&str> = found.iter().map(String::as_str).collect();
     assert_eq!(found, ["four", "one", "three", "two"]);
+}
+
+#[test]
+fn an_item_of_the_root_belongs_to_its_module() {
+    let root =
+        "mod a;\npub mod b;\npub use a::One;\npub(crate) use b::{inner::Two, Three as Four};\n";
+    let found = root_items(root);
+    let pairs = [("Four", "b"), ("One", "a"), ("Two", "b")];
+    for (item, module) in pairs {
+        assert_eq!(found.get(item).map(String::as_str), Some(module), "{item}");
+    }
 }
