@@ -1,9 +1,10 @@
 //! The facts on which every master must agree, and the single function that changes them.
 //!
-//! The crate is pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`,
-//! `actor`, `seldom`, `resources`, `task`, `capability`, `agent`, `framework`, `subject`,
-//! `command`, `event`, `persistent`, `registry`, `apply`, `check`, `digest`, `encode`,
-//! `fingerprint`.
+//! The crate is pure: no IO, clock, randomness, float, async or hash map. Reading order: `limits`,
+//! `collections`, `codec`, `ids`, `resources`, `subject`, `digest`, `actor`, `task`, `capability`,
+//! `agent`, `rejection`, `framework`, `command`, `level`, `event`, `registry`, `encode`,
+//! `fingerprint`, `apply`, `check`. Each imports only from modules before it, and from `bugs` and
+//! `buggify`.
 
 #![warn(missing_docs)]
 
@@ -15,6 +16,7 @@ pub mod bugs;
 pub mod capability;
 pub mod check;
 mod codec;
+mod collections;
 pub mod command;
 pub mod digest;
 pub mod encode;
@@ -24,7 +26,6 @@ pub mod framework;
 pub mod ids;
 pub mod level;
 pub mod limits;
-pub mod persistent;
 pub mod registry;
 pub mod rejection;
 pub mod resources;
@@ -32,6 +33,6 @@ pub mod subject;
 pub mod task;
 #[cfg(any(test, feature = "builders"))]
 pub mod testing;
-pub mod thin_vec;
 
+pub use collections::{persistent, thin_vec};
 pub use registry::Registry;

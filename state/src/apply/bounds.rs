@@ -158,7 +158,7 @@ impl Registry {
         principal: &str,
     ) -> Result<(), Rejection> {
         let all = self.index.principals.get(principal);
-        let count = all.map_or(0, crate::persistent::Set::len);
+        let count = all.map_or(0, crate::collections::persistent::Set::len);
         if count < limits::FRAMEWORKS_PER_PRINCIPAL || !self.is_bounded() {
             return Ok(());
         }

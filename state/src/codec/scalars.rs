@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::message::{Codec, CodecError, DecodeResult, put};
 use super::wire::{self, FieldSlot};
-use crate::thin_vec::ThinVec;
+use crate::collections::thin_vec::ThinVec;
 
 /// A type that is stored as a number.
 pub(crate) trait AsNumber: Sized {

@@ -8,9 +8,9 @@ use std::ops::Bound;
 use super::index::Sign;
 use super::{Indexes, Registry};
 use crate::agent::Agent;
+use crate::collections::persistent::Set;
 use crate::framework::Framework;
 use crate::ids::Timestamp;
-use crate::persistent::Set;
 use crate::subject::Subject;
 
 /// The event that is due for a subject at a deadline.

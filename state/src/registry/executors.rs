@@ -4,8 +4,8 @@
 
 use super::Registry;
 use super::index::Sign;
+use crate::collections::persistent::{Map, Set};
 use crate::ids::{AgentId, FrameworkId, TaskId, TaskKey};
-use crate::persistent::{Map, Set};
 use crate::task::{ExecutorSpec, Task};
 
 /// The name of an executor on its agent: its framework and its id.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::index::Sign;
 use super::usage;
 use super::{Indexes, Registry};
+use crate::collections::persistent::{Map, Set, Table};
 use crate::ids::{FrameworkId, TaskKey};
 use crate::level::Level;
 use crate::limits;
-use crate::persistent::{Map, Set, Table};
 use crate::task::{CommandSpec, FinishedTask, Task, TaskSpec};
 
 /// The number of tasks dropped for one that is added: enough to get below a bound that a release

@@ -12,10 +12,10 @@ use super::usage::{self, ByteUsage};
 use super::{Registry, record_key::RecordKey};
 use crate::agent::{Agent, AgentMode, Order};
 use crate::bugs::{self, Bug};
+use crate::collections::persistent::{Map, Set, Table};
 use crate::digest::{DigestKind, Digests, task_mark};
 use crate::framework::Framework;
 use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex, Role, TaskId, TaskKey};
-use crate::persistent::{Map, Set, Table};
 use crate::resources::Resources;
 use crate::task::{Task, TaskState};
 

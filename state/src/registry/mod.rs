@@ -18,13 +18,13 @@ pub(crate) mod usage;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent::{Agent, AgentMode};
+use crate::collections::persistent::{Map, Table};
 use crate::command::{ClusterFacts, StoredRejection, SweepTarget};
 use crate::framework::{CallAnswer, FinishedFramework, Framework};
 use crate::ids::{
     AgentId, Epoch, FrameworkId, GroupId, NodeId, Revision, Role, TaskKey, Timestamp,
 };
 use crate::level::Level;
-use crate::persistent::{Map, Table};
 use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 

@@ -5,8 +5,8 @@
 
 use super::Registry;
 use super::index::Sign;
+use crate::collections::persistent::Table;
 use crate::ids::Role;
-use crate::persistent::Table;
 use crate::resources::Resources;
 
 /// The usage of tasks and executors that are charged to one role, without those on unreachable

@@ -13,8 +13,8 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use crate::codec::scalars::AsText;
+use crate::collections::thin_vec::ThinVec;
 use crate::ids::Role;
-use crate::thin_vec::ThinVec;
 
 pub use text::{InvalidResources, scalar_milli};
 pub use value::{Range, Value};
