@@ -17,8 +17,13 @@ use crate::{launcher, listen};
 
 /// The oldest supported kernel, the first with `cgroup.kill`.
 const KERNEL: (u32, u32) = (5, 14);
-/// Controllers that limits need.
-const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
+/// Controllers without which an agent starts only with `--allow-missing-controllers`.
+const REQUIRED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// Controllers that only tasks with these requests need.
+const OPTIONAL_CONTROLLERS: [(&str, &str); 2] = [
+    ("cpuset", "exclusive processors"),
+    ("io", "shares or limits of disk IO"),
+];
 /// Number of open files that a busy master or agent may need.
 const FILES: u64 = 8_192;
 /// Sync time above which every commit is slow.
@@ -112,13 +117,20 @@ fn present_controllers() -> Vec<String> {
 /// `legacy` is `/proc/cgroups`. A controller with a hierarchy number there belongs to cgroup
 /// version 1.
 fn controllers(present: &[String], legacy: &str) -> Finding {
-    let missing: Vec<_> = CONTROLLERS
-        .iter()
-        .filter(|name| !present.iter().any(|one| one == *name))
-        .copied()
+    let is_missing = |name: &str| !present.iter().any(|one| one == name);
+    let missing: Vec<_> = REQUIRED_CONTROLLERS
+        .into_iter()
+        .filter(|name| is_missing(name))
         .collect();
     if missing.is_empty() {
-        return Finding::ok("controllers", CONTROLLERS.join(", "));
+        let mut found = REQUIRED_CONTROLLERS.join(", ");
+        for (name, request) in OPTIONAL_CONTROLLERS {
+            found.push_str(&match is_missing(name) {
+                true => format!("; without {name} (optional), tasks cannot have {request}"),
+                false => format!(", {name}"),
+            });
+        }
+        return Finding::ok("controllers", found);
     }
     let in_version_1 = legacy.lines().any(|line| {
         let mut words = line.split_ascii_whitespace();
@@ -354,17 +366,25 @@ mod tests {
     #[test]
     fn controllers_bound_to_version_1_are_named() {
         let legacy =
-            "#subsys_name hierarchy num_cgroups enabled\ncpu 3 5 1\nmemory 4 9 1\nio 0 1 1\n";
-        let finding = controllers(&["io".to_owned(), "pids".to_owned()], legacy);
+            "#subsys_name hierarchy num_cgroups enabled\ncpu 3 5 1\nmemory 4 9 1\nio 5 1 1\n";
+        let finding = controllers(&["pids".to_owned()], legacy);
         assert_eq!(finding.verdict, CheckStatus::Warning);
         assert_eq!(finding.found, "cpu, memory belong to cgroup v1 here");
         assert!(finding.fix.contains("--allow-missing-controllers"));
     }
 
     #[test]
-    fn all_controllers_present_pass() {
-        let present = CONTROLLERS.map(str::to_owned);
-        assert_eq!(controllers(&present, "").verdict, CheckStatus::Ok);
+    fn controllers_that_agents_require_pass_without_the_optional_ones() {
+        let mut present = REQUIRED_CONTROLLERS.map(str::to_owned).to_vec();
+        let finding = controllers(&present, "");
+        assert_eq!(finding.verdict, CheckStatus::Ok);
+        for lost in ["exclusive processors", "disk IO"] {
+            assert!(finding.found.contains(lost), "{finding:?}");
+        }
+        present.extend(OPTIONAL_CONTROLLERS.map(|(name, _)| name.to_owned()));
+        let finding = controllers(&present, "");
+        assert_eq!(finding.verdict, CheckStatus::Ok);
+        assert_eq!(finding.found, "cpu, memory, pids, cpuset, io");
     }
 
     #[test]
