@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use argosy_isolation::crash_points;
 use argosy_isolation::division::HostUser;
+use argosy_isolation::profile::{END_HOST_ID, FIRST_HOST_ID};
 use argosy_isolation::remove_tree::{self, remove_dir_all};
 use argosy_proto::remedy;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
@@ -93,11 +94,35 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
             above.grant_listing(&folder).map_err(at(&folder))?;
         }
     }
+    let tasks = directories(&paths.sandboxes())
+        .into_iter()
+        .flat_map(|framework| directories(&framework));
+    for sandbox in tasks.flat_map(|task| directories(&task)) {
+        open_sandbox(&sandbox, owner).map_err(at(&sandbox))?;
+    }
     for folder in directories(&paths.containers()) {
         let readable = fs::set_permissions(&folder, Permissions::from_mode(0o755));
         readable.map_err(at(&folder))?;
     }
     Ok(())
+}
+
+/// Gives a sandbox of a user of the host to the agent's group, which may list it. It is from an
+/// agent that was root: in another isolation mode, or in one of an earlier release.
+fn open_sandbox(path: &Path, owner: HostUser) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = openat(CWD, path, flags, Mode::empty())?;
+    if (FIRST_HOST_ID..END_HOST_ID).contains(&fstat(&folder)?.st_uid) {
+        return Ok(());
+    }
+    let group = Gid::from_raw(owner.gid);
+    Ok(chownat(
+        &folder,
+        "",
+        None,
+        Some(group),
+        AtFlags::EMPTY_PATH,
+    )?)
 }
 
 /// Gives a directory of root's to the agent's group. Rejects every other file.
@@ -251,7 +276,39 @@ pub(super) fn remove_empty(paths: &Paths) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, chown};
+
     use super::*;
+
+    #[test]
+    fn an_agent_without_root_can_list_sandboxes_of_an_agent_that_was_root() {
+        if !nix::unistd::geteuid().is_root() {
+            return argosy_testing::skip("needs root");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let tasks = paths.sandboxes().join("framework-1/web");
+        // Of root, of another user of the host, and of a container.
+        let sandboxes = [("1-5-0", 0), ("1-6-0", 1), ("1-7-0", FIRST_HOST_ID)];
+        for (name, user) in sandboxes {
+            let sandbox = tasks.join(name);
+            fs::create_dir_all(&sandbox).unwrap();
+            chown(&sandbox, Some(user), Some(user)).unwrap();
+            fs::set_permissions(&sandbox, Permissions::from_mode(0o750)).unwrap();
+        }
+        let owner = HostUser::agent();
+        prepare(&paths, owner).unwrap();
+        let found = sandboxes.map(|(name, _)| {
+            let metadata = fs::metadata(tasks.join(name)).unwrap();
+            let mode = metadata.permissions().mode() & 0o777;
+            (metadata.uid(), metadata.gid(), mode)
+        });
+        let container = (FIRST_HOST_ID, FIRST_HOST_ID, 0o750);
+        assert_eq!(
+            found,
+            [(0, owner.gid, 0o750), (1, owner.gid, 0o750), container]
+        );
+    }
 
     #[test]
     fn the_next_start_completes_interrupted_removals() {
