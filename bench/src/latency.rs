@@ -18,7 +18,7 @@ const VISITS: u32 = 10;
 /// Measures starts, one at a time.
 pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let about = [
-        "Three masters, one agent, tasks in five namespaces, a cgroup and the network of their host, one at a time.",
+        "Three masters, one agent, tasks with the full profile in the network of their host, one at a time.",
         "held offer: a framework that stays accepts an offer it holds. new framework: connects, waits for an offer, launches.",
     ];
     let cells = vec![
@@ -38,7 +38,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
 
 async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     let cluster = Cluster::start(Side::Argosy, &bench.environment).await?;
-    let kind = AgentKind::Namespaces;
+    let kind = AgentKind::FullHostNetwork;
     let _agent = RealAgent::start(
         &cluster,
         &bench.environment,

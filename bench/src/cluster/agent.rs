@@ -17,17 +17,17 @@ const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The isolation of an agent's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AgentKind {
-    /// Five namespaces and a cgroup each.
-    Namespaces,
-    /// The default profile of an agent that is root.
+    /// The default profile of an agent that is root, and a network for each task.
     Full,
+    /// The same profile in the host's network.
+    FullHostNetwork,
     /// Plain processes.
     Plain,
 }
 
 impl AgentKind {
-    /// Returns the network that tasks must name: the host's, except that the full profile gives
-    /// each a separate one, as the default is.
+    /// Returns the network that tasks must name: the host's, or `None` for a separate one each, as
+    /// the default is.
     pub(crate) fn network(self) -> Option<v1::Network> {
         let host = v1::network::Mode::Host(v1::HostNetwork {});
         (self != Self::Full).then_some(v1::Network { mode: Some(host) })
@@ -37,8 +37,8 @@ impl AgentKind {
 impl fmt::Display for AgentKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Namespaces => "namespaces",
             Self::Full => "full profile",
+            Self::FullHostNetwork => "full profile, host network",
             Self::Plain => "plain",
         })
     }
@@ -67,8 +67,7 @@ impl RealAgent {
             .collect();
         let address = free_addresses(HOST, 1)?.remove(0);
         let isolation = match kind {
-            AgentKind::Namespaces => "namespaces",
-            AgentKind::Full => "full",
+            AgentKind::Full | AgentKind::FullHostNetwork => "full",
             AgentKind::Plain => "processes",
         };
         let directory = cluster.directory().join("agent");
