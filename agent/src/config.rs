@@ -4,7 +4,6 @@ mod networks;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use argosy_isolation::{DetectedModes, Isolation, OutputLimits, detect};
@@ -45,15 +44,12 @@ pub const SANDBOX_HEADROOM_PERCENT: u64 = 10;
 /// The isolation mode of containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IsolationMode {
-    /// The default profile for root, user namespaces for others; never plain processes.
+    /// Full isolation for root, user namespaces for others; never plain processes.
     #[default]
     Detect,
-    /// The default profile: user namespaces, a view of the host's programs, few system calls. As
-    /// root.
+    /// Namespaces and cgroups with the default profile: separate users, a view of the host's
+    /// programs, few system calls. As root.
     Full,
-    /// Only namespaces and cgroups: a task is a user of the host, and sees all of its files. As
-    /// root.
-    Namespaces,
     /// Namespaces inside a user namespace, of the agent's own user.
     UserNamespaces,
     /// Plain processes: no isolation. Must be requested explicitly.
@@ -61,61 +57,29 @@ pub enum IsolationMode {
 }
 
 impl IsolationMode {
-    /// Returns the mode to use on a host that allows `found`, and whether it includes the default
-    /// profile.
-    fn choose(self, found: &DetectedModes) -> Result<(Isolation, bool), RunError> {
-        let impossible = |mode, why: String| RunError::Isolation { mode, why };
-        match self {
-            Self::Processes => Ok((Isolation::Processes, false)),
-            Self::Full => match &found.profile {
-                Ok(()) => Ok((Isolation::Full, true)),
-                Err(why) => Err(impossible("full", why.clone())),
-            },
-            Self::Namespaces => match &found.full {
-                Ok(()) => Ok((Isolation::Full, false)),
-                Err(why) => Err(impossible("namespaces", why.clone())),
-            },
-            Self::UserNamespaces => match &found.user_namespaces {
-                Ok(()) => Ok((Isolation::UserNamespaces, false)),
-                Err(why) => Err(impossible("user-namespaces", why.clone())),
-            },
-            // Never less because of one setting of the host: tasks would be users of the host, or
-            // root.
-            Self::Detect if found.is_root => match (&found.full, &found.profile) {
-                (_, Ok(())) => Ok((Isolation::Full, true)),
-                (Ok(()), Err(why)) => {
-                    let remedy = "; to run without it, set --isolation namespaces";
-                    Err(impossible("full", format!("{why}{remedy}")))
-                }
-                (Err(why), Err(_)) => {
-                    let remedy = "; to run with less isolation, name another --isolation";
-                    Err(impossible("full", format!("{why}{remedy}")))
-                }
-            },
-            Self::Detect => match &found.user_namespaces {
-                Ok(()) => Ok((Isolation::UserNamespaces, false)),
-                Err(why) => {
-                    let remedy =
-                        "; to run plain processes without isolation, set --isolation processes";
-                    Err(impossible("user-namespaces", format!("{why}{remedy}")))
-                }
-            },
-        }
-    }
-}
-
-impl FromStr for IsolationMode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "detect" => Ok(Self::Detect),
-            "full" => Ok(Self::Full),
-            "namespaces" => Ok(Self::Namespaces),
-            "user-namespaces" => Ok(Self::UserNamespaces),
-            "processes" => Ok(Self::Processes),
-            _ => Err("use detect, full, namespaces, user-namespaces or processes".to_owned()),
-        }
+    /// Returns the mode to use on a host that allows `found`. A named mode is never replaced by
+    /// another one.
+    fn choose(self, found: &DetectedModes) -> Result<Isolation, RunError> {
+        let mode = match self {
+            Self::Detect => found.automatic(),
+            Self::Full => Isolation::Full,
+            Self::UserNamespaces => Isolation::UserNamespaces,
+            Self::Processes => Isolation::Processes,
+        };
+        let remedy = match (self, mode) {
+            (Self::Detect, Isolation::Full) => {
+                "; to run with less isolation, name another --isolation"
+            }
+            (Self::Detect, _) => {
+                "; to run plain processes without isolation, set --isolation processes"
+            }
+            _ => "",
+        };
+        let allowed = found.allows(mode).map(|()| mode);
+        allowed.map_err(|why| RunError::Isolation {
+            mode: mode.name(),
+            why: format!("{why}{remedy}"),
+        })
     }
 }
 
@@ -294,9 +258,8 @@ impl Config {
         }
     }
 
-    /// Returns the isolation mode that this host allows, and whether it includes the default
-    /// profile.
-    pub(crate) fn isolation(&self) -> Result<(Isolation, bool), RunError> {
+    /// Returns the isolation mode to use, if this host allows it.
+    pub(crate) fn isolation(&self) -> Result<Isolation, RunError> {
         self.isolation.choose(&detect())
     }
 
@@ -331,8 +294,6 @@ pub(crate) struct ContainerSettings {
     pub(crate) address: String,
     pub(crate) task_address: String,
     pub(crate) isolation: Isolation,
-    /// Whether the isolation includes the default profile.
-    pub(crate) profile: bool,
     pub(crate) allow_missing_controllers: bool,
     pub(crate) secret_dir: Option<PathBuf>,
     pub(crate) allowed_opt_outs: SecurityOptions,
@@ -362,44 +323,51 @@ impl ContainerSettings {
 mod tests {
     use super::*;
 
-    fn found(full: bool, profile: bool, user_namespaces: bool, is_root: bool) -> DetectedModes {
+    fn found(full: bool, user_namespaces: bool, is_root: bool) -> DetectedModes {
         let is_possible = |possible: bool, why: &str| match possible {
             true => Ok(()),
             false => Err(why.to_owned()),
         };
         DetectedModes {
             full: is_possible(full, "no cgroup2 is mounted"),
-            profile: is_possible(profile, "this kernel allows no user namespaces"),
             user_namespaces: is_possible(user_namespaces, "max_user_namespaces is 0"),
             is_root,
         }
     }
 
     #[test]
-    fn root_gets_the_full_profile_or_an_error_with_a_remedy() {
+    fn root_gets_full_isolation_or_an_error_with_a_remedy() {
         let choose = |found: DetectedModes| IsolationMode::Detect.choose(&found);
         assert!(matches!(
-            choose(found(true, true, true, true)),
-            Ok((Isolation::Full, true))
+            choose(found(true, true, true)),
+            Ok(Isolation::Full)
         ));
-        for (host, remedy) in [
-            (found(true, false, true, true), "--isolation namespaces"),
-            (found(false, false, true, true), "another --isolation"),
-        ] {
-            let why = choose(host).unwrap_err().to_string();
-            assert!(why.contains(remedy), "{why}");
-        }
+        let why = choose(found(false, true, true)).unwrap_err().to_string();
+        assert!(why.contains("another --isolation"), "{why}");
     }
 
     #[test]
     fn other_users_get_user_namespaces_and_never_plain_processes() {
         let choose = |found: DetectedModes| IsolationMode::Detect.choose(&found);
         assert!(matches!(
-            choose(found(false, false, true, false)),
-            Ok((Isolation::UserNamespaces, false))
+            choose(found(false, true, false)),
+            Ok(Isolation::UserNamespaces)
         ));
-        let why = choose(found(false, false, false, false)).unwrap_err();
+        let why = choose(found(false, false, false)).unwrap_err();
         let why = why.to_string();
         assert!(why.contains("--isolation processes"), "{why}");
+    }
+
+    #[test]
+    fn a_named_mode_is_used_or_refused() {
+        let host = found(false, true, true);
+        let why = IsolationMode::Full.choose(&host).unwrap_err().to_string();
+        assert!(why.ends_with("no cgroup2 is mounted"), "{why}");
+        for (named, mode) in [
+            (IsolationMode::UserNamespaces, Isolation::UserNamespaces),
+            (IsolationMode::Processes, Isolation::Processes),
+        ] {
+            assert!(matches!(named.choose(&host), Ok(chosen) if chosen == mode));
+        }
     }
 }

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct HostFeatures {
     pub(crate) isolation: Isolation,
-    pub(crate) profile: bool,
     /// The agent's cgroup tree.
     pub(crate) tree: Option<PathBuf>,
     pub(crate) missing: Vec<String>,
@@ -23,7 +22,6 @@ impl HostFeatures {
     pub(crate) fn simulated() -> Self {
         Self {
             isolation: Isolation::Processes,
-            profile: false,
             tree: None,
             missing: Vec::new(),
             task_subnets: None,

@@ -30,7 +30,7 @@ use crate::runner::sizes::largest;
 
 impl HostFeatures {
     pub(crate) fn detect(config: &Config, paths: &Paths) -> Result<Self, RunError> {
-        let (isolation, profile) = config.isolation()?;
+        let isolation = config.isolation()?;
         crate::runner::check_devices(&config.devices).map_err(|remedy| RunError::Config {
             flag: "--device",
             value: config
@@ -41,7 +41,7 @@ impl HostFeatures {
                 .join(", "),
             remedy,
         })?;
-        crate::disk::check(config.disk_enforcement, profile, paths.root()).map_err(|remedy| {
+        crate::disk::check(config.disk_enforcement, isolation, paths.root()).map_err(|remedy| {
             RunError::Config {
                 flag: "--disk-enforcement",
                 value: config.disk_enforcement.name().to_owned(),
@@ -56,7 +56,6 @@ impl HostFeatures {
         };
         let nowhere = |missing| Self {
             isolation,
-            profile,
             tree: None,
             missing,
             task_subnets: None,
@@ -82,7 +81,6 @@ impl HostFeatures {
         let group = tree.root().to_owned();
         let host = Self {
             isolation,
-            profile,
             tree: Some(group.clone()),
             missing,
             task_subnets: None,
@@ -101,7 +99,7 @@ impl HostFeatures {
             tracing::warn!(%error, "this host allows no filter of the cluster's ports and of metadata services for tasks");
             self.missing.push("reach".to_owned());
         }
-        if !self.profile {
+        if self.isolation != Isolation::Full {
             return;
         }
         if let Err(error) = argosy_isolation::port_filter::supported() {
@@ -112,14 +110,6 @@ impl HostFeatures {
         if let Err(error) = argosy_isolation::device_filter::supported() {
             tracing::warn!(%error, "this host allows no device filter; containers see only their own devices");
             self.missing.push("devices".to_owned());
-        }
-    }
-
-    /// Returns the name that `--isolation` uses.
-    fn isolation_name(&self) -> &'static str {
-        match (self.isolation, self.profile) {
-            (Isolation::Full, false) => "namespaces",
-            (isolation, _) => isolation.name(),
         }
     }
 
@@ -274,16 +264,16 @@ pub(crate) fn core_config(
             attributes: config.attributes.clone().into_iter().collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             missing_controllers: host.missing.clone(),
-            isolation: host.isolation_name().to_owned(),
+            isolation: host.isolation.name().to_owned(),
             changes_limits: true,
             capabilities: AgentCapability::announced().into_iter().collect(),
             allowed_opt_outs: argosy_proto::convert::opt_outs(&permitted_options(
                 config,
-                host.profile,
+                host.isolation,
             )),
             largest_sizes: argosy_proto::convert::sizes(largest(
                 config.largest_sizes,
-                host.profile,
+                host.isolation,
             )),
         },
         boot_id,
@@ -295,9 +285,9 @@ pub(crate) fn core_config(
     }
 }
 
-/// Returns the permitted security options: without the profile, only that of the host network.
-fn permitted_options(config: &Config, profile: bool) -> SecurityOptions {
-    if profile {
+/// Returns the permitted security options: without full isolation, only that of the host network.
+fn permitted_options(config: &Config, isolation: Isolation) -> SecurityOptions {
+    if isolation == Isolation::Full {
         return config.allowed_opt_outs.clone();
     }
     SecurityOptions {
@@ -315,11 +305,10 @@ pub(crate) fn container_settings(
         address: config.address.clone(),
         task_address: config.task_address(),
         isolation: host.isolation,
-        profile: host.profile,
         allow_missing_controllers: config.allow_missing_controllers,
         secret_dir: config.secret_dir.clone(),
         allowed_opt_outs: config.allowed_opt_outs.clone(),
-        largest_sizes: largest(config.largest_sizes, host.profile),
+        largest_sizes: largest(config.largest_sizes, host.isolation),
         devices: config.devices.clone(),
         defaults: DefaultLimits {
             pids_max: config.pids_max,

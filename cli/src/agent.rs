@@ -137,7 +137,6 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.isolation = match arguments.isolation {
         None => IsolationMode::Detect,
         Some(IsolationName::Full) => IsolationMode::Full,
-        Some(IsolationName::Namespaces) => IsolationMode::Namespaces,
         Some(IsolationName::UserNamespaces) => IsolationMode::UserNamespaces,
         Some(IsolationName::Processes) => IsolationMode::Processes,
     };

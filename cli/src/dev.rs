@@ -114,10 +114,7 @@ async fn cluster(
 /// Returns why tasks cannot have a network on this host, or `None` if they can. If they cannot,
 /// tasks use the host's network.
 fn why_no_networks(arguments: &Dev) -> Option<String> {
-    let makes = matches!(
-        arguments.isolation,
-        None | Some(IsolationName::Full | IsolationName::Namespaces)
-    );
+    let makes = matches!(arguments.isolation, None | Some(IsolationName::Full));
     if !makes || !nix::unistd::geteuid().is_root() {
         return Some("they need root and full isolation".to_owned());
     }

@@ -80,47 +80,25 @@ fn main() -> Result<()> {
 struct BenchCase {
     name: &'static str,
     isolation: Isolation,
-    namespaces: Namespaces,
-    profile: bool,
     /// Whether it joins a network namespace that was created before the start, like those in an
     /// agent's pool.
     joins_network: bool,
 }
 
-const KINDS: [BenchCase; 5] = [
+const KINDS: [BenchCase; 3] = [
     BenchCase {
         name: "full profile",
         isolation: Isolation::Full,
-        namespaces: Namespaces::ALL,
-        profile: true,
         joins_network: false,
     },
     BenchCase {
         name: "networked full profile",
         isolation: Isolation::Full,
-        namespaces: Namespaces::ALL,
-        profile: true,
         joins_network: true,
-    },
-    BenchCase {
-        name: "5 namespaces + cgroup",
-        isolation: Isolation::Full,
-        namespaces: Namespaces::ALL,
-        profile: false,
-        joins_network: false,
-    },
-    BenchCase {
-        name: "cgroup only",
-        isolation: Isolation::Full,
-        namespaces: Namespaces::NONE,
-        profile: false,
-        joins_network: false,
     },
     BenchCase {
         name: "plain processes",
         isolation: Isolation::Processes,
-        namespaces: Namespaces::NONE,
-        profile: false,
         joins_network: false,
     },
 ];
@@ -148,8 +126,10 @@ impl Bench {
         let program = Program::Arguments(program.split(' ').map(str::to_owned).collect());
         let mut spec = LaunchSpec::new(id, &folder, &sandbox, program);
         spec.isolation = kind.isolation;
-        spec.namespaces = kind.namespaces;
-        if kind.profile {
+        if kind.isolation == Isolation::Processes {
+            spec.namespaces = Namespaces::NONE;
+        } else {
+            spec.cgroup = Some(self.tree.group(&spec.id).path().to_owned());
             let first_host_id = FIRST_HOST_ID + (self.next as u32 % 1000) * CONTAINER_IDS;
             let view = MountSpec {
                 root: RootFs::Host,
@@ -169,9 +149,6 @@ impl Bench {
             std::os::unix::fs::chown(&sandbox, owner, owner)?;
         }
         spec.nonce = self.next;
-        if kind.isolation == Isolation::Full {
-            spec.cgroup = Some(self.tree.group(&spec.id).path().to_owned());
-        }
         if !kind.joins_network {
             let start = Instant::now();
             return Ok((self.launcher.launch(&spec)?, start));

@@ -28,8 +28,8 @@ const DIGITS: usize = 64;
 pub(super) struct RequestPolicy {
     paths: Paths,
     tree: Option<CgroupTree>,
-    /// Without the profile tasks are users of the host, and an agent has only its own rights.
-    profile: bool,
+    /// Without full isolation tasks run as the agent's user, and an agent has only its own rights.
+    isolation: Isolation,
     host_paths: Vec<PathBuf>,
     secret_dir: Option<PathBuf>,
     devices: BTreeSet<PathBuf>,
@@ -40,13 +40,13 @@ impl RequestPolicy {
     pub(super) fn new(
         config: &Config,
         paths: &Paths,
-        profile: bool,
+        isolation: Isolation,
         tree: Option<CgroupTree>,
     ) -> Self {
         Self {
             paths: paths.clone(),
             tree,
-            profile,
+            isolation,
             host_paths: config.host_paths.clone(),
             secret_dir: config.secret_dir.clone(),
             devices: config.devices.values().flatten().cloned().collect(),
@@ -69,7 +69,7 @@ impl RequestPolicy {
         namespace: Option<&OwnedFd>,
         holds: impl Fn(u32) -> bool,
     ) -> Result<(), String> {
-        if !self.profile {
+        if self.isolation != Isolation::Full {
             return Ok(());
         }
         let name: ContainerName = spec

@@ -15,8 +15,8 @@ use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::CONTAINER_IDS;
 use argosy_isolation::unpack::{ArchiveFormat, HostOwner, UnpackJob, UnpackLimits};
 use argosy_isolation::{
-    Adoption, Cgroup, CgroupTree, ContainerId, ContainerUser, LaunchError, LaunchSpec, adopt,
-    cancel_start, crash_points, destroy, service,
+    Adoption, Cgroup, CgroupTree, ContainerId, ContainerUser, Isolation, LaunchError, LaunchSpec,
+    adopt, cancel_start, crash_points, destroy, service,
 };
 use argosy_proto::remedy;
 use argosy_state::bugs::{self, Bug};
@@ -89,13 +89,13 @@ impl PrivilegedOperations {
         let paths = Paths::new(&config.directory);
         let mut host = HostFeatures::detect(config, &paths)?;
         let tree = host.tree();
-        let host_ids = match host.profile {
-            true => Some(host_ids::open(&paths)?),
-            false => None,
+        let host_ids = match host.isolation {
+            Isolation::Full => Some(host_ids::open(&paths)?),
+            Isolation::UserNamespaces | Isolation::Processes => None,
         };
         let reach = EgressRules::new(config, None);
         let operations = Self {
-            guard: RequestPolicy::new(config, &paths, host.profile, tree.clone()),
+            guard: RequestPolicy::new(config, &paths, host.isolation, tree.clone()),
             launcher: LauncherProcess::start(commands.launcher, tree.clone())?,
             bridges: BridgeNetworks::new(paths.root(), config, host.isolation),
             cni: CniNetworks::open(&paths, &config.networks.cni)?,
@@ -294,12 +294,13 @@ impl PrivilegedOperations {
         let on_its_own = first.and_then(|first| self.limits.group(first.name));
         let folder = on_its_own.unwrap_or(usual);
         let above = ParentDirMode::of(self.owner);
-        // With the profile all users of the group's containers may write to it, and no other user
-        // can access it.
-        let profile = self.host_ids.is_some();
-        let closed = above.without_others();
-        let above = if profile { closed } else { above };
-        groups::make(&folder, owner, profile, above).map_err(|error| {
+        // With full isolation all users of the group's containers may write to it, and no other
+        // user can access it. In other modes it belongs to the agent's own user, as its tasks do.
+        let (owner, above) = match self.host_ids {
+            Some(_) => (owner, above.without_others()),
+            None => (None, above),
+        };
+        groups::make(&folder, owner, above).map_err(|error| {
             let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
             format!("cannot create the group directory {folder}: {error}; {remedy}")
         })?;
@@ -457,8 +458,8 @@ impl PrivilegedOperations {
         self.host_ids.as_ref().is_some_and(|ids| ids.owns(first))
     }
 
-    /// Checks that a host user belongs to one of this agent's containers. Without the profile the
-    /// agent may use any user that its own rights allow.
+    /// Checks that a host user belongs to one of this agent's containers. Without full isolation
+    /// the agent may use any user that its own rights allow.
     fn check_user(&self, user: &ContainerUser) -> Result<(), String> {
         let Some(ids) = &self.host_ids else {
             return Ok(());

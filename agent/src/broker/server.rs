@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use argosy_isolation::Isolation;
 use argosy_isolation::disk;
 use argosy_isolation::division::{self, HostUser};
 use argosy_isolation::service::PacketSocket;
@@ -24,7 +25,7 @@ const PANICKED: i32 = 101;
 
 /// Divides this process, which is an agent that is about to start: a copy of it keeps root, and
 /// this one continues as the user of agents. Returns `None` if this process stays unchanged: it is
-/// not root, it isolates less than in full, by which a task is a user of the host, or its directory
+/// not root, it isolates less than in full, so that its tasks run as its own user, or its directory
 /// is inaccessible to the user of agents.
 ///
 /// `kept` are descriptors that `commands` name. Root performs `at_end` when the agent has ended.
@@ -38,8 +39,8 @@ pub fn separate_privileges(
     kept: &[BorrowedFd<'_>],
     at_end: impl FnOnce(),
 ) -> Result<Option<BrokerLink>, RunError> {
-    let (_, profile) = config.isolation()?;
-    if !profile || !nix::unistd::geteuid().is_root() {
+    let isolation = config.isolation()?;
+    if isolation != Isolation::Full || !nix::unistd::geteuid().is_root() {
         return Ok(None);
     }
     let failed = |source| RunError::SplitPrivileges { source };

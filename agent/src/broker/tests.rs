@@ -9,8 +9,9 @@ use std::process::Command;
 use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::service::PacketSocket;
 use argosy_isolation::{
-    Capabilities, CgroupTree, ContainerId, HostPath, Image, IsolationProfile, LaunchSpec,
-    MountSpec, Network, OwnerMapping, Program, RootFs, SecretFile, Volume, VolumeSource, cgroup,
+    Capabilities, CgroupTree, ContainerId, HostPath, Image, Isolation, IsolationProfile,
+    LaunchSpec, MountSpec, Network, OwnerMapping, Program, RootFs, SecretFile, Volume,
+    VolumeSource, cgroup,
 };
 use argosy_testing::skip;
 
@@ -105,7 +106,7 @@ fn image(layer: std::path::PathBuf, changes: std::path::PathBuf) -> RootFs {
 fn launches_outside_the_operators_settings_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let paths = Paths::new(folder.path());
-    let guard = RequestPolicy::new(&config(folder.path()), &paths, true, None);
+    let guard = RequestPolicy::new(&config(folder.path()), &paths, Isolation::Full, None);
     let judge = |spec: &LaunchSpec, network: Option<&OwnedFd>| {
         guard.check(spec, network, |first| first == FIRST)
     };

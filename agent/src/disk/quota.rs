@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use argosy_isolation::Isolation;
 use argosy_isolation::disk::{DiskError, DiskUsage, FileSystem, project};
 use argosy_proto::v1;
 use argosy_state::task::{Cause, Code};
@@ -21,16 +22,15 @@ const PROJECTS_LOCK: &str = "/run/argosy/projects";
 /// dedicated file system.
 const CHANGES: &str = "changes";
 
-/// Checks whether this host supports it; the error has the reason. `profile`: tasks have separate
-/// users.
+/// Checks whether this host supports it in this isolation mode; the error has the reason.
 pub(crate) fn check(
     enforcement: DiskEnforcement,
-    profile: bool,
+    isolation: Isolation,
     directory: &Path,
 ) -> Result<(), String> {
     match enforcement {
         DiskEnforcement::Measured => return Ok(()),
-        DiskEnforcement::Quota | DiskEnforcement::Loop if !profile => {
+        DiskEnforcement::Quota | DiskEnforcement::Loop if isolation != Isolation::Full => {
             let why = "without separate users tasks could leave their project, and keep the mounts of others busy: \
                        start with --isolation full, or with --disk-enforcement measured";
             return Err(why.to_owned());
@@ -242,10 +242,15 @@ mod tests {
     fn tasks_without_host_ids_are_measured() {
         let folder = tempfile::tempdir().unwrap();
         for how in [DiskEnforcement::Quota, DiskEnforcement::Loop] {
-            let why = check(how, false, folder.path()).unwrap_err();
+            let why = check(how, Isolation::Processes, folder.path()).unwrap_err();
             assert!(why.contains("--isolation full"), "{why}");
         }
-        check(DiskEnforcement::Measured, false, folder.path()).unwrap();
+        check(
+            DiskEnforcement::Measured,
+            Isolation::Processes,
+            folder.path(),
+        )
+        .unwrap();
     }
 
     /// Whether this host cannot create file systems for tasks.

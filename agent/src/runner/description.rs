@@ -87,7 +87,7 @@ pub(super) fn prepare(
     let folder = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
     let has_image = !image_rootfs::image_of(task).is_empty();
-    let user = user(task, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
+    let user = user(task, shared.settings.isolation).map_err(|error| failed(error.to_string()))?;
     let begun = create_dirs(shared, start, task, user.as_ref());
     let (owner, first_host_id) = begun.map_err(failed)?;
     let places = mounts(shared, start, task, user.as_ref())?;
@@ -156,12 +156,12 @@ fn host_path_user(
     user: Option<&ContainerUser>,
 ) -> Result<HostPathUser, CreateError> {
     let allowed = &shared.settings.allowed_opt_outs;
-    let is_confined = shared.settings.profile;
-    let walls = security_options::isolation_layers(task, allowed, is_confined).map_err(invalid)?;
+    let isolation = shared.settings.isolation;
+    let walls = security_options::isolation_layers(task, allowed, isolation).map_err(invalid)?;
     let has_image = !image_rootfs::image_of(task).is_empty();
     let is_root = user.is_some_and(ContainerUser::is_of_root);
     Ok(HostPathUser {
-        is_confined,
+        is_confined: isolation == Isolation::Full,
         may_be_root: has_image || is_root || walls.allows_user_change(),
     })
 }
@@ -195,8 +195,8 @@ fn with_image(
 }
 
 /// Creates state directory and sandbox of a container; the latter does not exist yet if no files
-/// were fetched. Returns the owner of the sandbox, and with the profile the container's user 0 on
-/// the host.
+/// were fetched. Returns the owner of the sandbox, and with full isolation the host's id of the
+/// container's user 0.
 fn create_dirs(
     shared: &RunnerState,
     start: &ContainerStart,
@@ -204,7 +204,7 @@ fn create_dirs(
     user: Option<&ContainerUser>,
 ) -> Result<(Option<ContainerUser>, Option<u32>), String> {
     let (broker, key, name) = (&shared.broker, &start.key, start.name);
-    let (owner, first) = if shared.settings.profile {
+    let (owner, first) = if shared.settings.isolation == Isolation::Full {
         let user = command_user(user);
         let first = broker.begin(key, (name, start.resource_owner()), user.clone())?;
         (Some(user.on_host(first)), Some(first))
@@ -224,8 +224,8 @@ fn create_dirs(
     Ok((owner, first))
 }
 
-/// Returns limits for kernel resources that cgroups do not count. They do not apply to tasks
-/// without the profile, which run as ordinary users of the host.
+/// Returns limits for kernel resources that cgroups do not count. Only full isolation has them: in
+/// other modes tasks run as the agent's user, whose limits they share.
 fn resource_limits(pids_max: u64, open_files: u64, disk_bytes: Option<u64>) -> Vec<ResourceLimit> {
     let processes = (pids_max > 0).then_some(("nproc", pids_max));
     let opened = [("nofile", open_files)];
@@ -315,7 +315,7 @@ fn confine(
     Ok(())
 }
 
-/// Returns the profile of the tasks of an agent with isolation.
+/// Returns the profile of a task; `None` without full isolation, which alone has host ids.
 fn profile(
     shared: &RunnerState,
     start: &ContainerStart,
@@ -324,7 +324,7 @@ fn profile(
 ) -> Result<Option<IsolationProfile>, CreateError> {
     let task = start.launch.spec.clone().unwrap_or_default();
     let allowed = &shared.settings.allowed_opt_outs;
-    let walls = security_options::isolation_layers(&task, allowed, shared.settings.profile)
+    let walls = security_options::isolation_layers(&task, allowed, shared.settings.isolation)
         .map_err(invalid)?;
     let Some(first_host_id) = first_host_id else {
         return Ok(None);
@@ -407,7 +407,7 @@ pub(super) fn command_user(named: Option<&ContainerUser>) -> ContainerUser {
 /// of an image is known only inside the container, which starts as root.
 pub(super) fn user(
     task: &v1::TaskSpec,
-    profile: bool,
+    isolation: Isolation,
 ) -> Result<Option<ContainerUser>, argosy_isolation::SpecError> {
     if !image_rootfs::image_of(task).is_empty() {
         return Ok(Some(image_rootfs::ROOT));
@@ -417,9 +417,10 @@ pub(super) fn user(
         name => {
             let own = nix::unistd::geteuid();
             let user = ContainerUser::named(name)?;
-            // The agent's own user needs no permission, and is allowed in every isolation mode;
-            // with the profile it is the container's user of that number.
-            Ok((profile || user.uid != own.as_raw()).then_some(user))
+            // With full isolation it is the container's user of that number. Other modes have only
+            // the agent's own user; the launch of another one is refused.
+            let is_own = isolation != Isolation::Full && user.uid == own.as_raw();
+            Ok((!is_own).then_some(user))
         }
     }
 }

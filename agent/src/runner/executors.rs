@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use argosy_isolation::ContainerUser;
+use argosy_isolation::{ContainerUser, Isolation};
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
 
@@ -26,11 +26,10 @@ pub(super) fn socket_directory(
     if task.executor.is_none() {
         return Ok(None);
     }
-    let own = nix::unistd::geteuid().as_raw();
-    let guest = match shared.settings.profile {
+    let guest = match shared.settings.isolation {
         // Its container owns its files by an id-mapped mount, so on disk they have the container's
         // ids.
-        true => {
+        Isolation::Full => {
             let first = shared.broker.allocate_ids(start.name).map_err(failed)?;
             let inside = command_user(user).uid;
             // The user of an image is known only inside the container.
@@ -45,8 +44,9 @@ pub(super) fn socket_directory(
                 is_hidden: true,
             }
         }
-        false => {
-            let uid = user.map_or(own, |user| user.uid);
+        // It runs as the agent's user.
+        Isolation::UserNamespaces | Isolation::Processes => {
+            let uid = nix::unistd::geteuid().as_raw();
             DirectoryAccess {
                 owner: Some(uid),
                 peers: uid..=uid,

@@ -111,16 +111,15 @@ pub(super) fn share_directory(
     Ok(())
 }
 
-/// Creates the group directory, or takes the existing one. With the profile all users of the
-/// group's containers may write to it, and no other user can access it; without it, the first
-/// task's user owns it, as with a sandbox.
+/// Creates the group directory, or takes the existing one. If it gets an owner, all users of the
+/// group's containers may write to it, and the directories above exclude others; else it is only
+/// for the agent's own user, as a sandbox.
 pub(crate) fn make(
     folder: &Path,
     owner: Option<&ContainerUser>,
-    profile: bool,
     above: ParentDirMode,
 ) -> io::Result<()> {
-    let own = if profile { 0o777 } else { 0o750 };
+    let own = if owner.is_some() { 0o777 } else { 0o750 };
     above.make(folder.parent().unwrap_or(folder))?;
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -192,10 +191,16 @@ mod tests {
         let host = tempfile::tempdir().unwrap();
         let folder = host.path().join("groups/framework-1/pod/1-5-0");
         let above = ParentDirMode::own().without_others();
-        make(&folder, None, true, above).unwrap();
-        make(&folder, None, true, above).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&folder), 0o777);
+        make(&folder, None, above).unwrap();
+        assert_eq!(mode(&folder), 0o750);
         assert_eq!(mode(folder.parent().unwrap()), 0o700);
+        let user = ContainerUser {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            groups: Vec::new(),
+        };
+        make(&folder, Some(&user), above).unwrap();
+        assert_eq!(mode(&folder), 0o777);
     }
 }

@@ -45,7 +45,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_isolation::CgroupTree;
+use argosy_isolation::{CgroupTree, Isolation};
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
@@ -212,16 +212,16 @@ impl Runner {
         let sockets = ExecutorSockets::new(broker.clone(), inbox.clone());
         let service = service(config, host, broker.clone());
         let unpackings = Arc::new(LauncherUnpacker::new(broker.clone()));
-        // The host ids of an image's users are known only with user namespaces.
-        let images = match settings.profile {
-            true => {
+        // Only full isolation has host ids for an image's users.
+        let images = match settings.isolation {
+            Isolation::Full => {
                 let (folder, settings) = (paths.images(), config.images.clone());
                 let layers = Arc::new(BrokerLayerDirs(broker.clone()));
                 let by = (unpackings.clone() as Arc<dyn Unpacker>, layers as Arc<_>);
                 let images = ImageManager::open(&folder, settings, by, service.clone());
                 Some(images.map_err(|source| RunError::Images { source })?)
             }
-            false => None,
+            Isolation::UserNamespaces | Isolation::Processes => None,
         };
         let shared = RunnerState {
             fetcher: Fetcher::new(

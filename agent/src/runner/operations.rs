@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::network::cni::CniResult;
-use argosy_isolation::{BootTime, Cgroup, ContainerId, ContainerUser, crash_points};
+use argosy_isolation::{BootTime, Cgroup, ContainerId, ContainerUser, Isolation, crash_points};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use argosy_state::task::Explanation;
@@ -73,8 +73,9 @@ impl RunnerState {
 
     /// Looks up the user that a task names.
     async fn user(&self, spec: &v1::TaskSpec) -> Result<Option<ContainerUser>, String> {
-        let (task, profile) = (spec.clone(), self.settings.profile);
-        let look_up = move || description::user(&task, profile).map_err(|error| error.to_string());
+        let (task, isolation) = (spec.clone(), self.settings.isolation);
+        let look_up =
+            move || description::user(&task, isolation).map_err(|error| error.to_string());
         match spec.user.as_str() {
             "" => look_up(),
             // Tasks without users do not wait for these lookups.
@@ -112,7 +113,7 @@ impl RunnerState {
         name: ContainerName,
         user: Option<&ContainerUser>,
     ) -> Result<Option<ContainerUser>, String> {
-        if !self.settings.profile {
+        if self.settings.isolation != Isolation::Full {
             return Ok(user.cloned());
         }
         let first = self.broker.allocate_ids(name);

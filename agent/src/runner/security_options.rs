@@ -2,18 +2,18 @@
 //!
 //! The masters have checked the same; this check is authoritative.
 
-use argosy_isolation::Capabilities;
 use argosy_isolation::profile::IsolationLayers;
+use argosy_isolation::{Capabilities, Isolation};
 use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, SecurityOptions};
 
-/// Returns the isolation layers of a task, or the reason for a refusal. `confines` is whether this
-/// agent's tasks have any.
+/// Returns the isolation layers of a task, or the reason for a refusal. Only full isolation has
+/// any.
 pub(super) fn isolation_layers(
     task: &v1::TaskSpec,
     allowed: &SecurityOptions,
-    confines: bool,
+    isolation: Isolation,
 ) -> Result<IsolationLayers, Explanation> {
     let container = task.container.as_ref();
     let requested = container.and_then(|container| container.opt_outs.clone());
@@ -26,7 +26,7 @@ pub(super) fn isolation_layers(
     if requested.is_empty() {
         return Ok(IsolationLayers::ALL);
     }
-    if !confines {
+    if isolation != Isolation::Full {
         return Err(Explanation::of(Code::OptOutsUnavailable, &[]));
     }
     if let Some((what, flag)) = requested.first_not_allowed(allowed) {
@@ -75,7 +75,7 @@ mod tests {
         let one = |change: fn(&mut SecurityOptions)| {
             let mut asked = SecurityOptions::default();
             change(&mut asked);
-            isolation_layers(&asking(&asked), &all(), true).unwrap()
+            isolation_layers(&asking(&asked), &all(), Isolation::Full).unwrap()
         };
         assert_eq!(one(|_| ()), IsolationLayers::ALL);
         let seccomp = IsolationLayers {
@@ -99,18 +99,20 @@ mod tests {
 
     #[test]
     fn forbidden_options_are_rejected_with_their_flag() {
-        let refused =
-            isolation_layers(&asking(&all()), &SecurityOptions::default(), true).unwrap_err();
+        let forbidden = SecurityOptions::default();
+        let refused = isolation_layers(&asking(&all()), &forbidden, Isolation::Full).unwrap_err();
         assert!(
             refused.to_string().contains("--allow-capabilities CHOWN"),
             "{refused}"
         );
-        let refused = isolation_layers(&asking(&all()), &all(), false).unwrap_err();
-        assert!(refused.to_string().contains("no profile"), "{refused}");
+        for other in [Isolation::UserNamespaces, Isolation::Processes] {
+            let refused = isolation_layers(&asking(&all()), &all(), other).unwrap_err();
+            assert!(refused.to_string().contains("no profile"), "{refused}");
+        }
         let mut unknown = asking(&all());
         let container = unknown.container.as_mut().unwrap();
         container.opt_outs.as_mut().unwrap().capabilities = vec!["SYS_ADMIN".to_owned()];
-        let refused = isolation_layers(&unknown, &all(), true).unwrap_err();
+        let refused = isolation_layers(&unknown, &all(), Isolation::Full).unwrap_err();
         assert!(
             refused
                 .to_string()

@@ -2,7 +2,7 @@
 //!
 //! The masters have checked the same; this check is authoritative.
 
-use argosy_isolation::ResourceLimit;
+use argosy_isolation::{Isolation, ResourceLimit};
 use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::task::{Cause, Code, SizeExceeded, Sizes};
@@ -22,9 +22,9 @@ pub(super) struct ContainerSizes {
 }
 
 /// Returns the largest sizes that an agent gives: those of its configuration, and no more open
-/// files than it may have itself. Empty if its tasks have neither limits nor their own mounts.
-pub(crate) fn largest(configured: Sizes, confines: bool) -> Sizes {
-    if !confines {
+/// files than it may have itself. Only with full isolation tasks have limits and their own mounts.
+pub(crate) fn largest(configured: Sizes, isolation: Isolation) -> Sizes {
+    if isolation != Isolation::Full {
         return Sizes::default();
     }
     let files = configured.open_files;
@@ -113,8 +113,10 @@ mod tests {
             tmp_bytes: None,
         };
         let own = ResourceLimit::at_most("nofile", u64::MAX).hard;
-        let given = largest(configured, true);
+        let given = largest(configured, Isolation::Full);
         assert_eq!((given.open_files, given.shm_bytes), (Some(own), Some(5)));
-        assert_eq!(largest(configured, false), Sizes::default());
+        for other in [Isolation::UserNamespaces, Isolation::Processes] {
+            assert_eq!(largest(configured, other), Sizes::default());
+        }
     }
 }

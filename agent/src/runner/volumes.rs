@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use argosy_isolation::{SecretFile, Volume, VolumeSource};
+use argosy_isolation::{Isolation, SecretFile, Volume, VolumeSource};
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
 use argosy_state::ids::Role;
@@ -20,7 +20,7 @@ pub(super) fn volumes(
     settings: &ContainerSettings,
     broker: &BrokerClient,
 ) -> Result<Vec<Volume>, CreateError> {
-    if !task.volumes.is_empty() && !settings.profile {
+    if !task.volumes.is_empty() && settings.isolation != Isolation::Full {
         return Err(failed(Cause::new(Code::VolumesUnavailable, &[])));
     }
     let volumes = task.volumes.iter();

@@ -8,8 +8,9 @@ use argosy_agent::images::{InsecureRegistry, InvalidRegistry};
 use argosy_agent::{FetchAllow, TaskAllow};
 use clap::Args;
 
+use super::isolation::{IsolationName, IsolationParser};
 use super::security_options::AllowedSecurityOptions;
-use super::service::{IsolationName, TimingName, host_name};
+use super::service::{TimingName, host_name};
 use super::shared::OutputArguments;
 use crate::parsers::{self, ClusterSize};
 
@@ -28,12 +29,12 @@ pub(crate) struct Dev {
     /// Resources that each agent offers
     #[arg(long, env = "ARGOSY_DEV_AGENT_RESOURCES", value_name = "RESOURCES", default_value = "cpus:2;mem:1024;disk:4096;ports:[31000-31999]", value_parser = resources)]
     pub(crate) agent_resources: String,
-    /// Isolation of tasks: full, namespaces, user-namespaces or processes [default: full as root,
+    /// Isolation of tasks: full, user-namespaces or processes [default: full as root,
     /// user-namespaces as another user]
     #[arg(
         long,
         env = "ARGOSY_AGENT_ISOLATION",
-        value_enum,
+        value_parser = IsolationParser,
         value_name = "MODE",
         hide_possible_values = true
     )]

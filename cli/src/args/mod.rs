@@ -9,6 +9,7 @@ mod dev;
 mod exec;
 pub(crate) mod former_names;
 mod group;
+mod isolation;
 mod limits;
 mod objects;
 mod run;
@@ -26,13 +27,14 @@ pub(crate) use dev::Dev;
 pub(crate) use exec::Exec;
 pub(crate) use former_names::former as former_variable;
 pub(crate) use group::GroupRun;
+pub(crate) use isolation::IsolationName;
 pub(crate) use objects::{
     AgentStop, Explain, ListArguments, Logs, MasterRejoin, ShowArguments, Status,
 };
 pub(crate) use run::Run;
 pub(crate) use service::{
-    AgentStart, DiskEnforcementName, ImagePullName, ImageRootsName, IsolationName, MasterStart,
-    OrphanTasks, TimingName,
+    AgentStart, DiskEnforcementName, ImagePullName, ImageRootsName, MasterStart, OrphanTasks,
+    TimingName,
 };
 pub(crate) use shared::{
     ConnectionArguments, Format, LogFormat, Logging, OutputArguments, WriteArguments,

@@ -12,6 +12,7 @@ use argosy_proto::uri::RedactedUri;
 use argosy_state::resources::Resources;
 use clap::{Args, ValueEnum, value_parser};
 
+use super::isolation::{IsolationName, IsolationParser};
 use super::security_options::AllowedSecurityOptions;
 use super::shared::Logging;
 use crate::parsers::{self, Addresses};
@@ -213,12 +214,12 @@ pub(crate) struct AgentStart {
     /// Attribute of this host for constraints, as zone=a; may be repeated
     #[arg(long = "attribute", env = "ARGOSY_AGENT_ATTRIBUTES", value_delimiter = ',', value_name = "NAME=VALUE", value_parser = parsers::pair)]
     pub(crate) attributes: Vec<(String, String)>,
-    /// Isolation of tasks: full, namespaces, user-namespaces or processes [default: full as root,
+    /// Isolation of tasks: full, user-namespaces or processes [default: full as root,
     /// user-namespaces as another user]
     #[arg(
         long,
         env = "ARGOSY_AGENT_ISOLATION",
-        value_enum,
+        value_parser = IsolationParser,
         value_name = "MODE",
         hide_possible_values = true
     )]
@@ -457,18 +458,4 @@ pub(crate) enum DiskEnforcementName {
     Quota,
     /// A dedicated file system on a loop device.
     Loop,
-}
-
-/// Isolation modes of tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum IsolationName {
-    /// The default profile: separate users, read-only programs of the host, few system calls.
-    /// Requires root.
-    Full,
-    /// Namespaces and cgroups only, as root. A task runs as a user of the host.
-    Namespaces,
-    /// Namespaces inside a user namespace.
-    UserNamespaces,
-    /// Plain processes, without isolation.
-    Processes,
 }

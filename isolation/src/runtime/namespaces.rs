@@ -14,10 +14,8 @@ use crate::sys;
 /// The modes that this host allows this process; an `Err` is a message with the cause.
 #[derive(Debug, Clone)]
 pub struct DetectedModes {
-    /// Namespaces and cgroups as root.
+    /// Full isolation, which needs root, cgroups and user namespaces.
     pub full: Result<(), String>,
-    /// The default profile in addition.
-    pub profile: Result<(), String>,
     /// User namespaces.
     pub user_namespaces: Result<(), String>,
     /// Whether this process is root, or has its capability CAP_SYS_ADMIN.
@@ -25,16 +23,34 @@ pub struct DetectedModes {
 }
 
 impl DetectedModes {
-    /// Returns the mode that is chosen automatically: for root full isolation and nothing less,
-    /// since in user namespaces its tasks would be root of the host; for others user namespaces.
-    /// Plain processes are never chosen.
+    /// Returns the mode that is used if none is named, whether or not this host allows it: for root
+    /// full isolation, since in user namespaces its tasks would be root of the host; for others
+    /// user namespaces. Plain processes are never chosen.
+    #[must_use]
+    pub fn automatic(&self) -> Isolation {
+        match self.is_root {
+            true => Isolation::Full,
+            false => Isolation::UserNamespaces,
+        }
+    }
+
+    /// Checks that this host allows the mode.
+    ///
+    /// # Errors
+    /// If it does not: a message with the cause.
+    pub fn allows(&self, mode: Isolation) -> Result<(), String> {
+        match mode {
+            Isolation::Full => self.full.clone(),
+            Isolation::UserNamespaces => self.user_namespaces.clone(),
+            Isolation::Processes => Ok(()),
+        }
+    }
+
+    /// Returns the automatic mode, if this host allows it.
     #[must_use]
     pub fn best(&self) -> Option<Isolation> {
-        let (mode, allowed) = match self.is_root {
-            true => (Isolation::Full, &self.full),
-            false => (Isolation::UserNamespaces, &self.user_namespaces),
-        };
-        allowed.is_ok().then_some(mode)
+        let mode = self.automatic();
+        self.allows(mode).is_ok().then_some(mode)
     }
 }
 
@@ -44,9 +60,9 @@ impl DetectedModes {
 pub fn detect() -> DetectedModes {
     let mut found = detect_in(Path::new("/proc"), &crate::cgroup::mount_point().map(drop));
     found.is_root |= nix::unistd::geteuid().is_root();
-    if found.profile.is_ok() || found.user_namespaces.is_ok() {
+    if found.full.is_ok() || found.user_namespaces.is_ok() {
         let trial = try_user_namespace();
-        found.profile = found.profile.and(trial.clone());
+        found.full = found.full.and(trial.clone());
         found.user_namespaces = found.user_namespaces.and(trial);
     }
     found
@@ -84,28 +100,29 @@ fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> D
         ))
     };
     let is_root = has_sys_admin(&read("self/status"));
+    let is_not_zero = |switch: &str| match read(&format!("sys/{switch}")).trim() {
+        "0" => {
+            let name = switch.replace('/', ".");
+            Err(format!(
+                "the setting {name} is 0: an administrator must raise it"
+            ))
+        }
+        _ => Ok(()),
+    };
+    let has_users = || match proc.join("self/ns/user").symlink_metadata() {
+        Ok(_) => is_not_zero("user/max_user_namespaces"),
+        Err(_) => Err("this kernel has no user namespaces".to_owned()),
+    };
     let full = kernel.clone().and_then(|()| {
         if !is_root {
             return Err("it needs root (the capability CAP_SYS_ADMIN)".to_owned());
         }
-        cgroups.as_ref().map(drop).map_err(ToString::to_string)
+        cgroups.as_ref().map_err(ToString::to_string)?;
+        has_users()
     });
     let user_namespaces = kernel.and_then(|()| {
-        let is_zero = |name: &str| read(name).trim() == "0";
-        if proc.join("self/ns/user").symlink_metadata().is_err() {
-            return Err("this kernel has no user namespaces".to_owned());
-        }
-        for switch in [
-            "user/max_user_namespaces",
-            "kernel/unprivileged_userns_clone",
-        ] {
-            if is_zero(&format!("sys/{switch}")) {
-                let name = switch.replace('/', ".");
-                return Err(format!(
-                    "the setting {name} is 0: an administrator must raise it"
-                ));
-            }
-        }
+        has_users()?;
+        is_not_zero("kernel/unprivileged_userns_clone")?;
         if read("sys/kernel/apparmor_restrict_unprivileged_userns").trim() == "1" {
             return Err(
                 "the setting kernel.apparmor_restrict_unprivileged_userns is 1: \
@@ -115,16 +132,8 @@ fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> D
         }
         Ok(())
     });
-    let profile = full.clone().and_then(|()| {
-        let most = read("sys/user/max_user_namespaces");
-        if proc.join("self/ns/user").symlink_metadata().is_err() || most.trim() == "0" {
-            return Err("it needs user namespaces, and this kernel allows none".to_owned());
-        }
-        Ok(())
-    });
     DetectedModes {
         full,
-        profile,
         user_namespaces,
         is_root,
     }
@@ -171,10 +180,17 @@ mod tests {
     fn the_setting_that_forbids_user_namespaces_is_reported() {
         let proc = host("0");
         fs::write(proc.path().join("sys/user/max_user_namespaces"), "0\n").unwrap();
-        let found = detect_in(proc.path(), &Ok(()));
-        assert_eq!(found.best(), None);
-        let why = found.user_namespaces.unwrap_err();
-        assert!(why.contains("user.max_user_namespaces is 0"), "{why}");
+        for (capabilities, mode) in [
+            ("0", Isolation::UserNamespaces),
+            ("000001ffffffffff", Isolation::Full),
+        ] {
+            let status = format!("CapEff:\t{capabilities}\n");
+            fs::write(proc.path().join("self/status"), status).unwrap();
+            let found = detect_in(proc.path(), &Ok(()));
+            assert_eq!(found.best(), None);
+            let why = found.allows(mode).unwrap_err();
+            assert!(why.contains("user.max_user_namespaces is 0"), "{why}");
+        }
     }
 
     #[test]

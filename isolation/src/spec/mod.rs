@@ -152,7 +152,8 @@ pub struct LaunchSpec {
     pub isolation: Isolation,
     /// The namespaces of the container.
     pub namespaces: Namespaces,
-    /// The confinement in addition to its namespaces; `None`: none. Only with full isolation.
+    /// The confinement in addition to its namespaces. Only with full isolation, of which it is a
+    /// part except in tests.
     pub profile: Option<IsolationProfile>,
     /// The network of the container.
     pub network: Network,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
-    /// Namespaces and a cgroup, created by root.
+    /// Namespaces, a cgroup and a profile, created by root. Tests also use it without a profile.
     Full,
     /// The same namespaces inside a user namespace, available to every user; a cgroup only if one
     /// is delegated.

@@ -245,7 +245,7 @@ fn user_namespaces() {
 pub(crate) const DETECT: &str = "detect";
 
 pub(crate) fn print_profile() -> ExitCode {
-    match detect().profile {
+    match detect().full {
         Ok(()) => println!("possible"),
         Err(why) => println!("{why}"),
     }
