@@ -170,6 +170,18 @@ impl LoadLevel {
     }
 }
 
+/// A client that continues after errors.
+pub(crate) trait PersistentClient: Send + 'static {
+    /// Writes once at its present member; `serial` makes each value distinct.
+    ///
+    /// # Errors
+    /// If it was rejected or not answered in time.
+    fn write(&mut self, serial: u64) -> impl Future<Output = Result<()>> + Send;
+
+    /// Changes to another member after an error.
+    fn change_member(&mut self);
+}
+
 /// Clients that continue after errors, each at its own member first, the next one after an error.
 /// They end with the value.
 pub(crate) struct PersistentClients {
@@ -184,19 +196,23 @@ impl PersistentClients {
         targets: &[Target],
         interval: Option<Duration>,
     ) -> Self {
+        let client = |(number, target): (usize, &Target)| FailoverClient {
+            writers: writers.to_vec(),
+            index: number % writers.len(),
+            target: target.clone(),
+        };
+        Self::of(targets.iter().enumerate().map(client), interval)
+    }
+
+    /// Starts these clients, each with this interval between its writes.
+    pub(crate) fn of(
+        clients: impl Iterator<Item = impl PersistentClient>,
+        interval: Option<Duration>,
+    ) -> Self {
         let answered = Arc::new(AtomicU64::new(0));
-        let mut clients = JoinSet::new();
-        for (number, target) in targets.iter().enumerate() {
-            let client = FailoverClient {
-                writers: writers.to_vec(),
-                index: number % writers.len(),
-                target: target.clone(),
-                answered: answered.clone(),
-            };
-            clients.spawn(client.run(interval));
-        }
+        let clients = clients.map(|client| run(client, interval, Arc::clone(&answered)));
         Self {
-            _clients: clients,
+            _clients: clients.collect(),
             answered,
         }
     }
@@ -207,37 +223,44 @@ impl PersistentClients {
     }
 }
 
+async fn run(
+    mut client: impl PersistentClient,
+    interval: Option<Duration>,
+    answered: Arc<AtomicU64>,
+) {
+    let mut ticks = interval.map(tokio::time::interval);
+    if let Some(ticks) = &mut ticks {
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    }
+    for serial in 1.. {
+        if let Some(ticks) = &mut ticks {
+            ticks.tick().await;
+        }
+        if client.write(serial).await.is_ok() {
+            answered.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        // Expected while a leader is lost: another member is tried.
+        client.change_member();
+        tokio::time::sleep(AFTER_ERROR).await;
+    }
+}
+
 struct FailoverClient {
     writers: Vec<Writer>,
     index: usize,
     target: Target,
-    answered: Arc<AtomicU64>,
 }
 
-impl FailoverClient {
-    async fn run(mut self, interval: Option<Duration>) {
-        let mut ticks = interval.map(tokio::time::interval);
-        if let Some(ticks) = &mut ticks {
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        }
-        for serial in 1.. {
-            if let Some(ticks) = &mut ticks {
-                ticks.tick().await;
-            }
-            let writer = &self.writers[self.index];
-            match writer
-                .write_within(&self.target, serial, WRITE_DEADLINE)
-                .await
-            {
-                Ok(()) => {
-                    self.answered.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(_) => {
-                    // Expected while a leader dies: another member is tried.
-                    self.index = (self.index + 1) % self.writers.len();
-                    tokio::time::sleep(AFTER_ERROR).await;
-                }
-            }
-        }
+impl PersistentClient for FailoverClient {
+    async fn write(&mut self, serial: u64) -> Result<()> {
+        let writer = &self.writers[self.index];
+        writer
+            .write_within(&self.target, serial, WRITE_DEADLINE)
+            .await
+    }
+
+    fn change_member(&mut self) {
+        self.index = (self.index + 1) % self.writers.len();
     }
 }

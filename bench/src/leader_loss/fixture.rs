@@ -13,12 +13,12 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::clients::Clients;
+use super::clients;
 use super::probes::{ClockReading, Probes};
 use super::samples::{FaultFreePeriod, LossSample, MeasuredSystem};
 use super::writer::{StoreKind, Writer};
 use super::{LeaderLoss, RECOVERY_DELAY};
-use crate::load::LoadLevel;
+use crate::load::{LoadLevel, PersistentClients};
 
 /// Time in which the cluster must be healthy between two losses.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -63,12 +63,12 @@ impl LossCluster {
         Ok(Self { cluster, store })
     }
 
-    fn load(&self, load: LoadLevel) -> Result<Clients> {
+    fn load(&self, load: LoadLevel) -> Result<PersistentClients> {
         let masters = self.cluster.voters.iter();
         let writers: Result<Vec<Writer>> = masters
             .map(|place| Writer::at(&self.cluster.api(*place), &self.store))
             .collect();
-        Ok(Clients::start(&writers?, load))
+        Ok(clients::start(&writers?, load))
     }
 
     /// Loses the leader once, under load.

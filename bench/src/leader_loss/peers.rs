@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::clients::Clients;
+use super::clients;
 use super::probes::ClockReading;
 use super::samples::{LossSample, MeasuredSystem, Samples};
 use super::writer::{StoreKind, Writer, channel, first_answered};
@@ -289,7 +289,7 @@ impl PeerGroup {
             writer.connect().await?;
             all.push(writer);
         }
-        let clients = Clients::start(&all, load);
+        let clients = clients::start(&all, load);
         tokio::time::sleep(WARM_UP).await;
         if clients.answered() == 0 {
             bail!("{} answered no request before the loss", self.system.name());
