@@ -5,7 +5,6 @@
 //! cluster).
 
 mod access_flags;
-mod groups;
 mod members;
 mod plan;
 mod ready;
@@ -17,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use argosy_isolation::cgroup;
 use argosy_isolation::network::{self, Subnet};
 use argosy_isolation::remove_tree::remove_dir_all;
 use nix::sys::signal::Signal;
@@ -37,6 +37,8 @@ use record::DevRecord;
 
 /// Time between TERM and KILL for the tasks of a temporary cluster.
 const TASK_GRACE: Duration = Duration::from_secs(1);
+/// Time for the processes of a cgroup to exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(arguments: &Dev) -> VerbResult {
     let home = DevDirectory::new(arguments)?;
@@ -201,7 +203,7 @@ async fn clean_up(
         }
     }
     if !home.is_persistent()
-        && let Err(error) = groups::remove(&members.trees)
+        && let Err(error) = remove_trees(&members.trees)
     {
         first.get_or_insert_with(|| Failure::from(error));
     }
@@ -220,6 +222,15 @@ async fn clean_up(
         Some(failure) => Err(failure),
         None => Ok(DONE),
     }
+}
+
+/// Kills the remaining processes in the cgroup trees of the agents, and removes the trees.
+fn remove_trees(trees: &[PathBuf]) -> anyhow::Result<()> {
+    for tree in trees {
+        cgroup::remove_agent_tree(tree, EXIT_TIMEOUT)
+            .with_context(|| format!("cannot remove the cgroup {}", tree.display()))?;
+    }
+    Ok(())
 }
 
 /// The directory of the cluster.

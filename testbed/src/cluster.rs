@@ -9,17 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_isolation::cgroup;
 use argosy_proto::v1;
 use argosy_state::ids::AgentId;
 use tokio::time::Instant;
 
-use crate::members::{ClusterEnvironment, REGISTER_HOST};
+use crate::members::{self, ClusterEnvironment, REGISTER_HOST};
 use crate::network::Network;
 use crate::partitions::{HostIndex, NetworkDisturbances};
 use crate::processes::ManagedProcess;
 use crate::schedulers::WorkPhase;
 use crate::watch::MasterWatch;
-use crate::{cgroups, members};
 
 /// Maximum number of records in one page.
 const PAGE: u32 = 10_000;
@@ -327,7 +327,7 @@ impl Cluster {
         let mut trees = BTreeSet::new();
         for place in self.hosts_of(MemberKind::Agent) {
             let member = &self.members[place];
-            let tree = member.pid().and_then(cgroups::tree_of);
+            let tree = member.pid().and_then(cgroup::agent_tree);
             let tree = tree.with_context(|| format!("{} has no cgroup", member.name()))?;
             self.environment.directory.record_cgroup(&tree)?;
             trees.insert(tree);

@@ -5,12 +5,10 @@
 //!
 //! Reading order: `testbed` (the environment of a run), `cluster`, `members` (command lines),
 //! `schedulers`, `processes` (one process), `network` and `partitions` (hosts), `watch` (the
-//! leader), `run_directory` (files, and the removal of leftovers), `cgroups`, `tracer` (slow and
-//! failing syncs), `programs` and `host_tools` (what a host must have), `arguments`, `clock`,
-//! `progress`.
+//! leader), `run_directory` (files, and the removal of leftovers), `tracer` (slow and failing
+//! syncs), `programs` and `host_tools` (what a host must have), `arguments`, `clock`, `progress`.
 
 pub mod arguments;
-mod cgroups;
 pub mod clock;
 pub mod cluster;
 pub mod host_tools;

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::{Cgroup, CgroupError, ProcessId};
+use argosy_isolation::{ProcessId, cgroup};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -132,7 +132,7 @@ impl RunDirectory {
         let namespaces = network::namespaces(&format!("{}-", self.prefix));
         left.extend(kill_all_in(&namespaces));
         for tree in self.cgroups() {
-            if let Err(error) = remove_tree(&tree) {
+            if let Err(error) = cgroup::remove_agent_tree(&tree, EXIT_TIMEOUT) {
                 left.push(format!("cgroup {}: {error}", tree.display()));
             }
         }
@@ -249,19 +249,6 @@ fn processes_in(identities: &[(u64, u64)]) -> Vec<ProcessId> {
         })
         .filter(|process| is_alive(*process))
         .collect()
-}
-
-/// Kills everything in the tree of an agent, and removes the tree.
-fn remove_tree(tree: &Path) -> Result<(), CgroupError> {
-    for group in directories_in(tree) {
-        Cgroup::at(&group).remove(EXIT_TIMEOUT)?;
-    }
-    Cgroup::at(tree).remove(EXIT_TIMEOUT)?;
-    if let Some(all) = tree.parent() {
-        // Stays while another agent of this host has its tree there.
-        let _ = fs::remove_dir(all);
-    }
-    Ok(())
 }
 
 fn directories_in(path: &Path) -> Vec<PathBuf> {

@@ -1,6 +1,8 @@
 //! The processes of a dev cluster: start, supervision, stop.
 //!
-//! A member that was restarted manually is stopped too, by its pid file.
+//! A member that was restarted manually is stopped too, by its pid file. This is part of the
+//! product and does not use `testbed`, which serves tests. What both need to know about the cgroups
+//! of an agent is in `argosy_isolation::cgroup`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -11,14 +13,13 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use argosy_isolation::ProcessId;
+use argosy_isolation::{ProcessId, cgroup};
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::access_flags::INHERITED;
-use super::groups;
 use super::plan::{DevMember, DevPlan, MemberKind};
 use crate::args::former_variable;
 use crate::exit::Failure;
@@ -148,7 +149,8 @@ impl DevMembers {
 
     /// Finds the cgroup trees of the agents that are running now.
     pub(super) fn find_trees(&mut self) {
-        let found = groups::trees(&self.running_processes(MemberKind::Agent));
+        let agents = self.running_processes(MemberKind::Agent).into_iter();
+        let found = agents.filter_map(|agent| cgroup::agent_tree(agent.pid.cast_unsigned()));
         self.trees.extend(found);
         self.trees.sort();
         self.trees.dedup();

@@ -1,5 +1,6 @@
 //! Cgroups: the tree of an agent, the limits and the usage of its groups, and reports of OOM kills.
 
+mod agent_trees;
 mod files;
 mod group;
 pub mod limits;
@@ -7,6 +8,7 @@ pub mod oom;
 mod stats;
 mod tree;
 
+pub use agent_trees::{agent_tree, remove_agent_tree};
 pub use files::{CgroupError, mount_point};
 pub use group::Cgroup;
 pub(crate) use stats::LastUsage;

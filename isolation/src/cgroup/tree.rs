@@ -104,9 +104,7 @@ impl CgroupTree {
     /// Returns the group of the processes that fetch, pull and unpack.
     #[must_use]
     pub fn content(&self) -> PathBuf {
-        let mut path = self.root.clone().into_os_string();
-        path.push(CONTENT);
-        path.into()
+        content_of(&self.root)
     }
 
     /// Returns a container's group. It need not exist.
@@ -185,6 +183,13 @@ impl CgroupTree {
         }
         Ok(())
     }
+}
+
+/// Returns the group of content processes of the tree with this root.
+pub(super) fn content_of(root: &Path) -> PathBuf {
+    let mut path = root.as_os_str().to_owned();
+    path.push(CONTENT);
+    path.into()
 }
 
 fn make(path: &Path) -> Result<(), CgroupError> {
