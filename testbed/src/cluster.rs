@@ -14,6 +14,7 @@ use argosy_proto::v1;
 use argosy_state::ids::AgentId;
 use tokio::time::Instant;
 
+use crate::health::{HealthCheck, PAGE};
 use crate::members::{self, ClusterEnvironment, REGISTER_HOST};
 use crate::network::Network;
 use crate::partitions::{HostIndex, NetworkDisturbances};
@@ -21,8 +22,10 @@ use crate::processes::ManagedProcess;
 use crate::schedulers::WorkPhase;
 use crate::watch::MasterWatch;
 
-/// Maximum number of records in one page.
-const PAGE: u32 = 10_000;
+/// Port of the API of an agent.
+const AGENT_PORT: u16 = 5051;
+/// Entries from which on a master is not caught up. The schedulers write all the time.
+const LAG_LIMIT: u64 = 200;
 
 /// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -195,7 +198,8 @@ impl Cluster {
             .collect()
     }
 
-    /// Waits until a leader commits, all voters are caught up and all running agents are connected.
+    /// Waits until a leader commits, all voters are caught up and all agents are connected. Each
+    /// member reports that itself, so that no view from before a restart counts.
     ///
     /// # Errors
     /// If that does not happen in this time; the message names what is missing.
@@ -215,56 +219,19 @@ impl Cluster {
 
     /// Returns why the cluster is not healthy.
     pub async fn unhealthy_reason(&self) -> Option<String> {
-        let Some(leader) = self.watch.leader() else {
-            return Some("no master leads".to_owned());
-        };
-        let only = Masters::new([self.api(leader)]).expect("the address is valid");
-        let operator = OperatorClient::new(Connector::new(only, ConnectorConfig::default()))
-            .with_deadline(Duration::from_secs(2));
-        let cluster = match operator.get_cluster(v1::GetClusterRequest::default()).await {
-            Ok(cluster) => cluster,
-            Err(error) => return Some(format!("the leader does not answer ({error})")),
-        };
-        let up_to_date = |master: &&v1::Master| {
-            master.voter && (master.role == "leader" || master.lag.is_some_and(|lag| lag < 200))
-        };
-        let ready = cluster.masters.iter().filter(up_to_date).count();
-        if ready != self.voters.len() {
-            return Some(format!(
-                "{ready} of {} masters vote and are caught up",
-                self.voters.len()
-            ));
-        }
-        let page = operator
-            .list_agents(v1::ListRequest {
-                page_size: PAGE,
-                ..Default::default()
-            })
-            .await;
-        let agents = match page {
-            Ok(page) => page.agents,
-            Err(error) => return Some(format!("agents cannot be listed ({error})")),
-        };
-        let missing: Vec<&str> = self
-            .hosts_of(MemberKind::Agent)
-            .into_iter()
-            .map(|place| self.members[place].name())
-            .filter(|name| {
-                !agents.iter().any(|agent| {
-                    let named = agent
-                        .info
-                        .as_ref()
-                        .is_some_and(|info| info.host_name == *name);
-                    named
-                        && agent.connected
-                        && matches!(
-                            agent.mode(),
-                            v1::AgentMode::Registered | v1::AgentMode::Deactivated
-                        )
+        let agents = self.hosts_of(MemberKind::Agent).into_iter();
+        let check = HealthCheck {
+            masters: self.voters.iter().map(|place| self.api(*place)).collect(),
+            agents: agents
+                .map(|place| {
+                    let address = self.network.host(place).address;
+                    let name = self.members[place].name().to_owned();
+                    (name, format!("{address}:{AGENT_PORT}"))
                 })
-            })
-            .collect();
-        (!missing.is_empty()).then(|| format!("{} not connected", missing.join(", ")))
+                .collect(),
+            lag_limit: LAG_LIMIT,
+        };
+        check.unhealthy_reason().await
     }
 
     /// Adds a disturbance to the current ones. The returned number removes it.

@@ -5,12 +5,14 @@
 //!
 //! Reading order: `testbed` (the environment of a run), `cluster`, `members` (command lines),
 //! `schedulers`, `processes` (one process), `network` and `partitions` (hosts), `watch` (the
-//! leader), `run_directory` (files, and the removal of leftovers), `tracer` (slow and failing
-//! syncs), `programs` and `host_tools` (what a host must have), `arguments`, `clock`, `progress`.
+//! leader), `health` (of all members), `run_directory` (files, and the
+//! removal of leftovers), `tracer` (slow and failing syncs), `programs` and `host_tools` (what
+//! a host must have), `arguments`, `clock`, `progress`.
 
 pub mod arguments;
 pub mod clock;
 pub mod cluster;
+pub mod health;
 pub mod host_tools;
 pub mod members;
 pub mod network;

@@ -3,17 +3,17 @@
 //! It asks for local answers only, so that a partitioned master reports its own view. It records
 //! nothing: an observer gets each report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_proto::v1::operator_client::OperatorClient as Stub;
 use argosy_state::ids::NodeId;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
+use crate::health::read_cluster;
 use crate::partitions::HostIndex;
 
 /// Interval of polls of one master.
@@ -49,8 +49,10 @@ struct MasterStatus {
 #[derive(Debug, Default)]
 struct ObservedMasters {
     statuses: BTreeMap<HostIndex, MasterStatus>,
-    /// Masters that were restarted and have not reported since.
-    restarted: BTreeSet<HostIndex>,
+    /// When masters were last killed or frozen. An answer to an earlier request is out of date.
+    forgotten: BTreeMap<HostIndex, Instant>,
+    /// Masters that were restarted, and have not reported since that time.
+    restarted: BTreeMap<HostIndex, Instant>,
 }
 
 /// The observer of all masters. Cheap to clone.
@@ -94,15 +96,19 @@ impl MasterWatch {
         Some(*place)
     }
 
-    /// Drops the status of a master that was just killed or frozen.
+    /// Drops the status of a master that was just killed or frozen, and the answer that is on its
+    /// way.
     pub fn forget(&self, place: HostIndex) {
-        lock(&self.observed).statuses.remove(&place);
+        let mut seen = lock(&self.observed);
+        seen.statuses.remove(&place);
+        seen.forgotten.insert(place, Instant::now());
     }
 
     /// Marks the next report of this master as the first one of a new process. The former process
     /// must have ended.
     pub fn restarted(&self, place: HostIndex) {
-        lock(&self.observed).restarted.insert(place);
+        let now = Instant::now();
+        lock(&self.observed).restarted.insert(place, now);
     }
 
     /// Returns the id of the master in the group.
@@ -117,8 +123,10 @@ impl MasterWatch {
             .connect_lazy();
         let mut answers = 0_u64;
         loop {
-            if let Some(cluster) = read_cluster(channel.clone()).await {
-                self.note(place, &cluster, answers);
+            let asked = Instant::now();
+            let answer = read_cluster(channel.clone(), v1::Consistency::Local, POLL_TIMEOUT).await;
+            if let Ok(cluster) = answer {
+                self.note_answer(place, &cluster, answers, asked);
                 answers += 1;
             }
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -127,6 +135,11 @@ impl MasterWatch {
 
     /// Takes the answer of a master, which has answered `earlier` times before.
     pub fn note(&self, place: HostIndex, cluster: &v1::Cluster, earlier: u64) {
+        self.note_answer(place, cluster, earlier, Instant::now());
+    }
+
+    /// Takes an answer to a request that was sent at `asked`.
+    fn note_answer(&self, place: HostIndex, cluster: &v1::Cluster, earlier: u64, asked: Instant) {
         let node: Option<NodeId> = cluster.answered_by.parse().ok();
         let is_leader = !cluster.leader.is_empty() && cluster.leader == cluster.answered_by;
         let status = MasterStatus {
@@ -137,9 +150,15 @@ impl MasterWatch {
         };
         let is_first = {
             let mut seen = lock(&self.observed);
-            seen.statuses.insert(place, status);
+            let forgotten = seen.forgotten.get(&place);
+            if forgotten.is_none_or(|at| asked >= *at) {
+                seen.statuses.insert(place, status);
+            }
+            let restarted = seen.restarted.get(&place);
+            let is_of_new_process = restarted.is_some_and(|at| asked >= *at);
             // A master that has just been started does not know its term yet.
-            node.is_some() && cluster.term > 0 && seen.restarted.remove(&place)
+            let is_first = is_of_new_process && node.is_some() && cluster.term > 0;
+            is_first && seen.restarted.remove(&place).is_some()
         };
         let observer = lock(&self.observer).clone();
         if let Some(observer) = observer {
@@ -155,16 +174,49 @@ impl MasterWatch {
     }
 }
 
-async fn read_cluster(channel: Channel) -> Option<v1::Cluster> {
-    let mut request = tonic::Request::new(v1::GetClusterRequest {
-        consistency: v1::Consistency::Local.into(),
-    });
-    request.set_timeout(POLL_TIMEOUT);
-    let mut stub = Stub::new(channel);
-    let response = tokio::time::timeout(POLL_TIMEOUT, stub.get_cluster(request)).await;
-    Some(response.ok()?.ok()?.into_inner())
-}
-
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_from_before_a_kill_names_no_leader() {
+        let watch = MasterWatch::default();
+        let leads = v1::Cluster {
+            answered_by: NodeId(1).to_string(),
+            leader: NodeId(1).to_string(),
+            term: 4,
+            ..v1::Cluster::default()
+        };
+        let asked = Instant::now();
+        watch.note_answer(0, &leads, 0, asked);
+        assert_eq!(watch.leader(), Some(0));
+        watch.forget(0);
+        watch.note_answer(0, &leads, 1, asked);
+        assert_eq!(watch.leader(), None);
+        watch.note(0, &leads, 2);
+        assert_eq!(watch.leader(), Some(0));
+    }
+
+    #[test]
+    fn an_answer_from_before_a_restart_is_not_the_first_of_the_new_process() {
+        let watch = MasterWatch::default();
+        let firsts = Arc::new(Mutex::new(Vec::new()));
+        let observed = Arc::clone(&firsts);
+        watch.observe(move |report| lock(&observed).push(report.is_first));
+        let answer = v1::Cluster {
+            answered_by: NodeId(1).to_string(),
+            term: 4,
+            ..v1::Cluster::default()
+        };
+        let asked = Instant::now();
+        watch.restarted(0);
+        watch.note_answer(0, &answer, 0, asked);
+        watch.note(0, &answer, 1);
+        watch.note(0, &answer, 2);
+        assert_eq!(*lock(&firsts), [false, true, false]);
+    }
 }

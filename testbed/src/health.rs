@@ -1,0 +1,289 @@
+//! The health of a cluster, as every member reports it at its own address.
+//!
+//! The leader alone cannot report it. Its view of a member may be older than a restart of that
+//! member: while nothing is written, a follower that was just killed lags by no entry.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient as Stub;
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+/// Timeout of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum number of records in one page.
+pub(crate) const PAGE: u32 = 10_000;
+
+/// The members that must be healthy.
+#[derive(Debug, Clone, Default)]
+pub struct HealthCheck {
+    /// The API addresses of all masters of the group, `host:port`.
+    pub masters: Vec<String>,
+    /// The host names of agents, and their API addresses. No two agents have the same host name.
+    pub agents: Vec<(String, String)>,
+    /// The number of entries from which on a master is not caught up.
+    pub lag_limit: u64,
+}
+
+/// The registration of an agent, as the agent itself reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct OwnRegistration {
+    registered: bool,
+    epoch: u64,
+}
+
+impl HealthCheck {
+    /// Returns why the cluster is not healthy, or `None` if a leader commits, all masters vote and
+    /// are caught up, and all agents are connected to the leader.
+    pub async fn unhealthy_reason(&self) -> Option<String> {
+        self.check().await.err()
+    }
+
+    async fn check(&self) -> Result<(), String> {
+        let mut reports = Vec::with_capacity(self.masters.len());
+        for api in &self.masters {
+            let report = read_cluster(channel(api), v1::Consistency::Local, REQUEST_TIMEOUT).await;
+            let report = report.map_err(|error| format!("{api} does not answer ({error})"))?;
+            reports.push(report);
+        }
+        let leader = leader_of(&reports).ok_or("no master leads")?;
+        let api = &self.masters[leader];
+        // The quorum confirms this answer, so that no former leader gives it.
+        let view = read_cluster(channel(api), v1::Consistency::Linearizable, REQUEST_TIMEOUT).await;
+        let view = view.map_err(|error| format!("the leader does not answer ({error})"))?;
+        self.check_masters(&reports, &reports[leader], &view)?;
+        if self.agents.is_empty() {
+            return Ok(());
+        }
+        let connected = self.connected_agents(api).await?;
+        for (host_name, api) in &self.agents {
+            if !connected.contains(host_name) {
+                return Err(format!("{host_name} is not connected"));
+            }
+            let own = read_registration(api).await;
+            let own = own.map_err(|error| format!("{host_name} does not answer ({error})"))?;
+            check_registration(host_name, &own, view.epoch)?;
+        }
+        Ok(())
+    }
+
+    /// Compares what all masters report about themselves with the view of the leader.
+    fn check_masters(
+        &self,
+        reports: &[v1::Cluster],
+        leader: &v1::Cluster,
+        view: &v1::Cluster,
+    ) -> Result<(), String> {
+        if view.answered_by != leader.answered_by {
+            return Err("the leader has changed".to_owned());
+        }
+        let up_to_date = |master: &&v1::Master| {
+            let lags = master.lag.is_none_or(|lag| lag >= self.lag_limit);
+            master.voter && (master.role == "leader" || !lags)
+        };
+        let ready = view.masters.iter().filter(up_to_date).count();
+        if ready != self.masters.len() {
+            return Err(format!(
+                "{ready} of {} masters vote and are caught up",
+                self.masters.len()
+            ));
+        }
+        for report in reports {
+            let name = &report.answered_by;
+            if (&report.leader, report.term) != (&leader.answered_by, leader.term) {
+                return Err(format!("{name} does not follow the leader"));
+            }
+            let lag = leader.committed_index.saturating_sub(report.applied_index);
+            if lag >= self.lag_limit {
+                return Err(format!("{name} is {lag} entries behind"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the host names of the agents that the leader lists as connected.
+    async fn connected_agents(&self, leader: &str) -> Result<Vec<String>, String> {
+        let mut request = tonic::Request::new(v1::ListRequest {
+            page_size: PAGE,
+            ..Default::default()
+        });
+        request.set_timeout(REQUEST_TIMEOUT);
+        let mut stub = Stub::new(channel(leader));
+        let page = within(REQUEST_TIMEOUT, stub.list_agents(request)).await;
+        let page = page.map_err(|error| format!("agents cannot be listed ({error})"))?;
+        let is_connected = |agent: &v1::Agent| {
+            let modes = [v1::AgentMode::Registered, v1::AgentMode::Deactivated];
+            agent.connected && modes.contains(&agent.mode())
+        };
+        let agents = page.into_inner().agents.into_iter().filter(is_connected);
+        Ok(agents
+            .filter_map(|agent| Some(agent.info?.host_name))
+            .collect())
+    }
+}
+
+/// Returns the position of the master that reports itself as leader for the newest term.
+fn leader_of(reports: &[v1::Cluster]) -> Option<usize> {
+    let leads =
+        |report: &v1::Cluster| !report.leader.is_empty() && report.leader == report.answered_by;
+    let leaders = (0..reports.len()).filter(|place| leads(&reports[*place]));
+    leaders.max_by_key(|place| reports[*place].term)
+}
+
+fn check_registration(name: &str, own: &OwnRegistration, epoch: u64) -> Result<(), String> {
+    if !own.registered {
+        return Err(format!("{name} reports that it is not registered"));
+    }
+    if own.epoch != epoch {
+        return Err(format!(
+            "{name} is connected in epoch {}, not {epoch}",
+            own.epoch
+        ));
+    }
+    Ok(())
+}
+
+fn channel(api: &str) -> Channel {
+    Endpoint::from_shared(format!("http://{api}"))
+        .expect("the address is valid")
+        .connect_timeout(REQUEST_TIMEOUT)
+        .connect_lazy()
+}
+
+/// Returns the view of the master at the other end of a channel.
+pub(crate) async fn read_cluster(
+    channel: Channel,
+    consistency: v1::Consistency,
+    timeout: Duration,
+) -> Result<v1::Cluster, Status> {
+    let mut request = tonic::Request::new(v1::GetClusterRequest {
+        consistency: consistency.into(),
+    });
+    request.set_timeout(timeout);
+    let mut stub = Stub::new(channel);
+    let response = within(timeout, stub.get_cluster(request)).await?;
+    Ok(response.into_inner())
+}
+
+async fn within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let late = |_| Status::deadline_exceeded(format!("no answer within {timeout:?}"));
+    tokio::time::timeout(timeout, call).await.map_err(late)?
+}
+
+/// Returns what an agent reports about its registration.
+async fn read_registration(api: &str) -> anyhow::Result<OwnRegistration> {
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, get(api, "/v1/agent"));
+    let answer = answer.await.context("no answer in time")??;
+    let (_, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    Ok(serde_json::from_str(body)?)
+}
+
+/// Returns the whole answer. An HTTP client would load certificates first, which a host may lack.
+async fn get(api: &str, path: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(api).await?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {api}\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(number: usize, leader: usize, applied_index: u64) -> v1::Cluster {
+        v1::Cluster {
+            answered_by: format!("master-{number}"),
+            leader: format!("master-{leader}"),
+            term: 4,
+            applied_index,
+            committed_index: 100,
+            ..Default::default()
+        }
+    }
+
+    /// The leader's view: nothing was written since it last had an answer of its followers.
+    fn idle_view() -> v1::Cluster {
+        let master = |number: usize| v1::Master {
+            node_id: format!("master-{number}"),
+            role: if number == 1 { "leader" } else { "follower" }.to_owned(),
+            voter: true,
+            lag: (number != 1).then_some(0),
+            ..Default::default()
+        };
+        v1::Cluster {
+            masters: (1..=3).map(master).collect(),
+            ..report(1, 1, 100)
+        }
+    }
+
+    fn compare(reports: &[v1::Cluster]) -> Result<(), String> {
+        let check = HealthCheck {
+            masters: (1..=3).map(|host| format!("127.0.0.{host}:5050")).collect(),
+            agents: Vec::new(),
+            lag_limit: 50,
+        };
+        let leader = leader_of(reports).ok_or("no master leads")?;
+        check.check_masters(reports, &reports[leader], &idle_view())
+    }
+
+    #[test]
+    fn masters_are_healthy_when_all_of_them_follow_the_leader_closely() {
+        let healthy = [report(1, 1, 100), report(2, 1, 99), report(3, 1, 60)];
+        assert_eq!(compare(&healthy), Ok(()));
+    }
+
+    #[test]
+    fn the_view_of_the_leader_does_not_outweigh_what_a_restarted_master_reports() {
+        let restarted = [report(1, 1, 100), report(2, 1, 99), report(3, 1, 0)];
+        let error = compare(&restarted).unwrap_err();
+        assert_eq!(error, "master-3 is 100 entries behind");
+        let mut knows_no_leader = restarted;
+        knows_no_leader[2] = v1::Cluster {
+            leader: String::new(),
+            ..report(3, 1, 100)
+        };
+        let error = compare(&knows_no_leader).unwrap_err();
+        assert_eq!(error, "master-3 does not follow the leader");
+    }
+
+    #[test]
+    fn of_two_masters_that_report_themselves_the_later_term_leads() {
+        let mut former = report(1, 1, 100);
+        former.term = 3;
+        let reports = [former, report(2, 2, 100), report(3, 2, 100)];
+        assert_eq!(leader_of(&reports), Some(1));
+        assert_eq!(leader_of(&[v1::Cluster::default()]), None);
+    }
+
+    #[tokio::test]
+    async fn a_master_that_does_not_answer_is_unhealthy() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let check = HealthCheck {
+            masters: vec![address.clone()],
+            ..HealthCheck::default()
+        };
+        let reason = check.unhealthy_reason().await.unwrap();
+        assert!(reason.starts_with(&format!("{address} does not answer")));
+    }
+
+    #[test]
+    fn an_agent_is_healthy_when_its_process_is_registered_with_this_leader() {
+        let own = |registered, epoch| OwnRegistration { registered, epoch };
+        assert_eq!(check_registration("agent-1", &own(true, 7), 7), Ok(()));
+        for wrong in [own(false, 7), own(true, 6)] {
+            assert!(check_registration("agent-1", &wrong, 7).is_err());
+        }
+    }
+}
