@@ -1,12 +1,14 @@
-//! Clusters of real processes under test, for the chaos harness and the benchmarks: started,
-//! awaited, ended and removed in one place. Hosts are network namespaces on one bridge.
+//! Clusters of real processes under test, for tests, the chaos harness and the benchmarks: started,
+//! awaited, ended and removed in one place.
 //!
-//! It injects no faults by itself, records no history and checks nothing.
+//! `cluster` has its hosts in network namespaces on one bridge. Clusters at other addresses use the
+//! same processes, the same check of health and the same removal. This crate injects no faults by
+//! itself, records no history and checks nothing.
 //!
 //! Reading order: `testbed` (the environment of a run), `cluster`, `members` (command lines),
 //! `schedulers`, `processes` (one process), `network` and `partitions` (hosts), `watch` (the
-//! leader), `health` (of all members), `run_directory` (files, and the
-//! removal of leftovers), `tracer` (slow and failing syncs), `programs` and `host_tools` (what
+//! leader), `health` (of all members), `leftovers` (of killed members), `run_directory` (the files
+//! of a run, and its removal), `tracer` (slow and failing syncs), `programs` and `host_tools` (what
 //! a host must have), `arguments`, `clock`, `progress`.
 
 pub mod arguments;
@@ -14,6 +16,7 @@ pub mod clock;
 pub mod cluster;
 pub mod health;
 pub mod host_tools;
+pub mod leftovers;
 pub mod members;
 pub mod network;
 pub mod partitions;

@@ -3,6 +3,7 @@
 //!
 //! It has no knowledge of clusters. An unexpected end is detected and reported, never hidden.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -47,12 +48,14 @@ pub enum ProcessError {
     },
 }
 
-/// The way in which a process is started, and in which it ends with its handle.
+/// The way in which a process is started, and in which it ends with its handle. It inherits no
+/// variables that are flags of Argosy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaunchMethod {
-    /// In this network namespace, the one of its host. Ctrl-C at the terminal does not reach it,
-    /// and it gets no variables of this program's environment that are flags of Argosy.
+    /// In this network namespace, the one of its host. Ctrl-C at the terminal does not reach it.
     InNamespace(String),
+    /// In the network of this program.
+    Plain,
     /// In the network of this program. The kernel kills it if this program is killed.
     WithParent,
     /// In the network of this program, which ends it by the end of its standard input.
@@ -84,6 +87,8 @@ pub struct ManagedProcess {
     pub spec: ProcessSpec,
     child: Option<Child>,
     frozen: bool,
+    /// How the last run ended, unless this handle killed it.
+    last_exit: Option<ExitStatus>,
     /// Active faults that may end it.
     allowed_exits: u32,
     /// The number of its starts.
@@ -96,6 +101,7 @@ impl ManagedProcess {
             spec,
             child: None,
             frozen: false,
+            last_exit: None,
             allowed_exits: 0,
             starts: 0,
         }
@@ -127,6 +133,7 @@ impl ManagedProcess {
         })?;
         self.child = Some(child);
         self.frozen = false;
+        self.last_exit = None;
         self.starts += 1;
         Ok(())
     }
@@ -148,39 +155,29 @@ impl ManagedProcess {
     }
 
     fn command(&self) -> Command {
-        let argv = &self.spec.argv;
+        let mut before = Vec::new();
         match &self.spec.launch {
             LaunchMethod::InNamespace(namespace) => {
-                let mut command = Command::new(host_tools::path("nsenter"));
-                command
-                    .args([&inside(namespace), "--"])
-                    .args(argv)
-                    .stdin(Stdio::null())
-                    // Ctrl-C at the terminal must reach only the harness.
-                    .process_group(0);
-                for (name, _) in std::env::vars_os() {
-                    // The environment variables of flags would override the spec.
-                    let name_text = name.to_string_lossy();
-                    if name_text.starts_with("ARGOSY_") && name_text != bugs::VARIABLE {
-                        command.env_remove(&name);
-                    }
-                }
-                command
+                before.push(host_tools::path("nsenter").into_os_string());
+                before.extend([inside(namespace).into(), "--".into()]);
             }
             LaunchMethod::WithParent => {
-                let mut command = Command::new("setpriv");
-                command
-                    .args(["--pdeathsig", "KILL", "--"])
-                    .args(argv)
-                    .stdin(Stdio::null());
-                command
+                before.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(OsString::from));
             }
-            LaunchMethod::WithInput => {
-                let mut command = Command::new(&argv[0]);
-                command.args(&argv[1..]).stdin(Stdio::piped());
-                command
-            }
+            LaunchMethod::Plain | LaunchMethod::WithInput => {}
         }
+        let own = self.spec.argv.iter().map(OsString::from);
+        let words: Vec<OsString> = before.into_iter().chain(own).collect();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        remove_flag_variables(&mut command);
+        match &self.spec.launch {
+            LaunchMethod::WithInput => command.stdin(Stdio::piped()),
+            // Ctrl-C at the terminal must reach only the harness.
+            LaunchMethod::InNamespace(_) => command.stdin(Stdio::null()).process_group(0),
+            LaunchMethod::Plain | LaunchMethod::WithParent => command.stdin(Stdio::null()),
+        };
+        command
     }
 
     /// Marks the start of a fault that may end the process.
@@ -249,6 +246,7 @@ impl ManagedProcess {
 
     /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
+        self.last_exit = None;
         let Some(mut child) = self.child.take() else {
             return;
         };
@@ -297,7 +295,14 @@ impl ManagedProcess {
         let status = self.child.as_mut()?.try_wait().ok().flatten()?;
         self.child = None;
         self.frozen = false;
+        self.last_exit = Some(status);
         Some(status)
+    }
+
+    /// Returns how it ended, until it is started again or killed through this handle.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.poll();
+        self.last_exit
     }
 
     /// # Errors
@@ -338,6 +343,39 @@ impl Drop for ManagedProcess {
     }
 }
 
+/// Removes the environment variables of flags, which would override the command line.
+pub fn remove_flag_variables(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("ARGOSY_") && text != bugs::VARIABLE {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Ends a child: sends `signal`, and SIGKILL if it still runs after `patience`. Returns its status.
+///
+/// # Errors
+/// If it was waited for before, by its id.
+pub fn end(child: &mut Child, signal: Signal, patience: Duration) -> io::Result<ExitStatus> {
+    let deadline = Instant::now() + patience;
+    if child.try_wait()?.is_none() {
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        // It was not waited for, so the pid is still valid.
+        kill(Pid::from_raw(pid), signal)?;
+    }
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            return child.wait();
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
 /// Returns the end of a log.
 pub fn last_lines(log: &Path, lines: usize) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
@@ -357,6 +395,8 @@ pub fn describe(status: ExitStatus) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn process(directory: &Path, script: &str, launch: LaunchMethod) -> ManagedProcess {
@@ -399,6 +439,46 @@ mod tests {
             }
         };
         assert!(error.contains("no disk"), "{error}");
+    }
+
+    #[test]
+    fn the_exit_of_a_process_is_reported_until_its_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = process(directory.path(), "exit 3", LaunchMethod::Plain);
+        for _ in 0..2 {
+            process.start().unwrap();
+            let end = Instant::now() + Duration::from_secs(10);
+            while process.exit_status().is_none() {
+                assert!(Instant::now() < end, "it never ended");
+            }
+            assert_eq!(process.exit_status().unwrap().code(), Some(3));
+            assert_eq!(process.pid(), None);
+        }
+        process.kill();
+        assert_eq!(process.exit_status(), None);
+    }
+
+    #[test]
+    fn a_child_that_ignores_its_signal_is_killed() {
+        for (script, patience, expected) in [
+            ("exec sleep 1000", Duration::from_secs(10), "signal 15"),
+            (
+                "trap '' TERM; echo ready; while :; do sleep 1; done",
+                Duration::from_millis(50),
+                "signal 9",
+            ),
+        ] {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", script]).stdout(Stdio::piped());
+            let mut child = shell.spawn().unwrap();
+            if expected == "signal 9" {
+                let mut line = [0; 6];
+                child.stdout.take().unwrap().read_exact(&mut line).unwrap();
+            }
+            let status = end(&mut child, Signal::SIGTERM, patience).unwrap();
+            assert_eq!(describe(status), expected);
+            assert_eq!(end(&mut child, Signal::SIGTERM, patience).unwrap(), status);
+        }
     }
 
     #[test]

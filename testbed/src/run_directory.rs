@@ -6,23 +6,17 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use argosy_isolation::{ProcessId, cgroup};
 use nix::mount::{MntFlags, umount2};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
+use crate::leftovers::{EXIT_TIMEOUT, POLL_INTERVAL, is_alive, kill_all};
 use crate::network;
 
 /// Beginning of every name that a run assigns.
 const NAME: &str = "argosy-chaos";
-/// Timeout for killed processes to disappear.
-const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Interval at which they are checked.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The reason why the directory of a run cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -198,11 +192,6 @@ fn is_owner_alive(folder: &Path) -> bool {
     }
 }
 
-/// Whether exactly that process runs. A zombie does not count.
-pub fn is_alive(process: ProcessId) -> bool {
-    process.open().ok().flatten().is_some()
-}
-
 /// Kills all processes in these namespaces except this one, until none is left. Returns those that
 /// remain.
 fn kill_all_in(namespaces: &[String]) -> Vec<String> {
@@ -210,45 +199,10 @@ fn kill_all_in(namespaces: &[String]) -> Vec<String> {
         .iter()
         .filter_map(|namespace| network::identity(namespace))
         .collect();
-    let deadline = Instant::now() + EXIT_TIMEOUT;
-    loop {
-        let living = processes_in(&identities);
-        if living.is_empty() {
-            return Vec::new();
-        }
-        if Instant::now() >= deadline {
-            let name = |process: &ProcessId| format!("process {}", process.pid);
-            return living.iter().map(name).collect();
-        }
-        for process in living {
-            if is_alive(process) {
-                // It may have ended since, which is fine.
-                let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
-            }
-        }
-        std::thread::sleep(POLL_INTERVAL);
-    }
-}
-
-fn processes_in(identities: &[(u64, u64)]) -> Vec<ProcessId> {
-    use std::os::unix::fs::MetadataExt;
-    let own = std::process::id().cast_signed();
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| *pid != own)
-        .filter_map(|pid| {
-            // Reads the process first: if its pid is reused after that, the process counts as dead.
-            let process = ProcessId::of(pid).ok()?;
-            let network = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?;
-            identities
-                .contains(&(network.dev(), network.ino()))
-                .then_some(process)
-        })
-        .filter(|process| is_alive(*process))
-        .collect()
+    kill_all(|pid| {
+        let network = fs::metadata(format!("/proc/{pid}/ns/net"));
+        network.is_ok_and(|network| identities.contains(&(network.dev(), network.ino())))
+    })
 }
 
 fn directories_in(path: &Path) -> Vec<PathBuf> {

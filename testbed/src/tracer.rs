@@ -8,13 +8,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::host_tools;
+use crate::processes::end;
 
 /// Timeout for a tracer to attach.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout for it to detach.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The effect on the syncs of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,17 +83,7 @@ impl Tracer {
 impl Drop for Tracer {
     fn drop(&mut self) {
         // SIGINT lets it detach. The process continues by itself.
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
-        }
-        for _ in 0..100 {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = end(&mut self.child, Signal::SIGINT, DETACH_TIMEOUT);
     }
 }
 

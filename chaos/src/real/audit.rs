@@ -54,7 +54,7 @@ fn task_process(pid: i32, folder: &Path, trees: &[&Path]) -> Option<TaskProcess>
         return None;
     }
     let process = ProcessId::of(pid).ok()?;
-    if !argosy_testbed::run_directory::is_alive(process) {
+    if !argosy_testbed::leftovers::is_alive(process) {
         return None;
     }
     Some(TaskProcess {

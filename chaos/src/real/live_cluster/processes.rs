@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use argosy_isolation::ProcessId;
-use argosy_testbed::run_directory::is_alive;
+use argosy_testbed::leftovers::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -1,13 +1,12 @@
 //! Three masters that run the release executable, each on its own disk, and their client.
 
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
+use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, last_lines};
 use tokio::time::Instant;
 
 use super::{DISKS, disks};
@@ -21,14 +20,9 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of a master's output that are shown.
 const LOG_TAIL_LINES: usize = 25;
 
-struct GuestMaster {
-    number: u64,
-    child: Option<Child>,
-}
-
 /// All masters. They are killed when this value is dropped.
 pub(super) struct GuestCluster {
-    masters: Vec<GuestMaster>,
+    masters: Vec<ManagedProcess>,
 }
 
 fn host(number: u64) -> String {
@@ -44,35 +38,31 @@ fn log(number: u64) -> PathBuf {
     format!("/run/master-{number}.log").into()
 }
 
-impl GuestMaster {
-    fn start(&mut self) -> anyhow::Result<()> {
-        let out = File::options()
-            .create(true)
-            .append(true)
-            .open(log(self.number))?;
-        let child = Command::new("argosy")
-            .args(["master", "start", "--listen", &host(self.number)])
-            // Long timeouts: this machine is emulated, and timing is not tested here.
-            .args(["--timing", "wan", "--peers", &list(5052), "--data-dir"])
-            .arg(directory(self.number))
-            .env("ARGOSY_LOG", "info,openraft=warn")
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
-            .spawn()
-            .context("cannot start argosy")?;
-        self.child = Some(child);
-        Ok(())
-    }
-
-    fn kill(&mut self) -> anyhow::Result<()> {
-        if let Some(mut child) = self.child.take() {
-            // A master that has ended by itself is only waited for.
-            let _ = child.kill();
-            child.wait()?;
-        }
-        Ok(())
-    }
+fn master(number: u64) -> ManagedProcess {
+    let (listen, peers) = (host(number), list(5052));
+    let data = directory(number).display().to_string();
+    let argv = [
+        "argosy",
+        "master",
+        "start",
+        "--listen",
+        &listen,
+        // Long timeouts: this machine is emulated, and timing is not tested here.
+        "--timing",
+        "wan",
+        "--peers",
+        &peers,
+        "--data-dir",
+        &data,
+        "--log",
+        "info,openraft=warn",
+    ];
+    ManagedProcess::new(ProcessSpec {
+        name: format!("master-{number}"),
+        launch: LaunchMethod::Plain,
+        argv: argv.map(str::to_owned).to_vec(),
+        log: log(number),
+    })
 }
 
 /// Returns the data directory of a master. Its last log lines must name it when the disk fails.
@@ -83,43 +73,35 @@ pub(super) fn directory(number: u64) -> PathBuf {
 impl GuestCluster {
     /// Starts all masters.
     pub(super) fn start() -> anyhow::Result<Self> {
-        let mut masters = Vec::new();
-        for number in ALL {
-            let mut master = GuestMaster {
-                number,
-                child: None,
-            };
+        let mut masters: Vec<_> = ALL.into_iter().map(master).collect();
+        for master in &mut masters {
             master.start()?;
-            masters.push(master);
         }
         Ok(Self { masters })
     }
 
-    fn master(&mut self, number: u64) -> &mut GuestMaster {
+    fn master(&mut self, number: u64) -> &mut ManagedProcess {
         let index = usize::try_from(number - 1).expect("there are few masters");
         &mut self.masters[index]
     }
 
     pub(super) fn start_one(&mut self, number: u64) -> anyhow::Result<()> {
-        self.master(number).start()
+        Ok(self.master(number).start()?)
     }
 
-    pub(super) fn kill(&mut self, number: u64) -> anyhow::Result<()> {
-        self.master(number).kill()
+    pub(super) fn kill(&mut self, number: u64) {
+        self.master(number).kill();
     }
 
     /// Whether this master has ended by itself.
-    pub(super) fn has_ended(&mut self, number: u64) -> anyhow::Result<bool> {
-        match &mut self.master(number).child {
-            Some(child) => Ok(child.try_wait()?.is_some()),
-            None => Ok(false),
-        }
+    pub(super) fn has_ended(&mut self, number: u64) -> bool {
+        self.master(number).exit_status().is_some()
     }
 
     /// Fails if one of these masters has ended without being killed.
     pub(super) fn check_running(&mut self, masters: &[u64]) -> anyhow::Result<()> {
         for &number in masters {
-            if self.has_ended(number)? {
+            if self.has_ended(number) {
                 bail!("master-{number} has ended by itself: {}", log_tail(number));
             }
         }
@@ -127,20 +109,9 @@ impl GuestCluster {
     }
 }
 
-impl Drop for GuestCluster {
-    fn drop(&mut self) {
-        for master in &mut self.masters {
-            // The machine ends soon, whatever happens here.
-            let _ = master.kill();
-        }
-    }
-}
-
 /// Returns the last output of a master.
 pub(super) fn log_tail(number: u64) -> String {
-    let text = log_text(number);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join(" | ")
+    last_lines(&log(number), LOG_TAIL_LINES).replace('\n', " | ")
 }
 
 /// Returns the whole output of a master.
