@@ -4,13 +4,11 @@
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
+use argosy_testbed::processes::remove_flag_variables;
+
 fn argosy(words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_argosy"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("ARGOSY_") {
-            command.env_remove(&name);
-        }
-    }
+    remove_flag_variables(&mut command);
     command.args(words);
     command
 }

@@ -1,4 +1,7 @@
 //! Running agents: in this process, or each in its own.
+//!
+//! They do not use `testbed`: no cluster is started, a separate agent is this test program with
+//! hooks, and its output is that of the test.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

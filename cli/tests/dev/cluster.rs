@@ -5,11 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use argosy_testbed::leftovers::remove_networks;
+use argosy_testbed::processes::{end, remove_flag_variables};
+use nix::sys::signal::Signal;
 
 /// Time limit of a step on a busy machine.
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A host without CA certificates must suffice: nothing here uses TLS.
+pub(crate) const NO_CERTIFICATES: [(&str, &str); 2] = [
+    ("SSL_CERT_FILE", "/nonexistent"),
+    ("SSL_CERT_DIR", "/nonexistent"),
+];
 
 /// Returns the executable under test. The virtual machine has it at another path than the build.
 pub(crate) fn executable() -> PathBuf {
@@ -24,15 +31,8 @@ pub(crate) fn argosy(words: &[&str]) -> Command {
 /// Returns a program in an environment that names no cluster.
 fn program(name: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(name);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("ARGOSY_") {
-            command.env_remove(&name);
-        }
-    }
-    // A host without CA certificates must suffice: nothing here uses TLS.
-    command.env("SSL_CERT_FILE", "/nonexistent");
-    command.env("SSL_CERT_DIR", "/nonexistent");
-    command.args(words);
+    remove_flag_variables(&mut command);
+    command.envs(NO_CERTIFICATES).args(words);
     command
 }
 
@@ -125,8 +125,8 @@ impl DevCluster {
 
     /// Stops it as Ctrl-C does, and returns the exit code of `dev` and its output.
     pub(crate) fn stop(&mut self) -> (i32, String) {
-        kill(Pid::from_raw(self.dev.id() as i32), Signal::SIGINT).unwrap();
-        let code = self.dev.wait().unwrap().code().unwrap();
+        let status = end(&mut self.dev, Signal::SIGINT, STEP_TIMEOUT).unwrap();
+        let code = status.code().expect("it exits in time");
         let mut text = String::new();
         self.dev
             .stderr
@@ -140,9 +140,17 @@ impl DevCluster {
 
 impl Drop for DevCluster {
     fn drop(&mut self) {
-        if self.dev.try_wait().unwrap().is_none() {
-            let _ = kill(Pid::from_raw(self.dev.id() as i32), Signal::SIGTERM);
-            let _ = self.dev.wait();
+        let _ = end(&mut self.dev, Signal::SIGTERM, STEP_TIMEOUT);
+        if self.directory().exists() {
+            // Its agents continue with the next cluster on the directory.
+            return;
+        }
+        for member in self.members() {
+            // Of an agent that a test has killed.
+            let directory = member["directory"].as_str().unwrap();
+            if let Err(error) = remove_networks(Path::new(directory)) {
+                eprintln!("networks of {directory} remain: {error}");
+            }
         }
     }
 }

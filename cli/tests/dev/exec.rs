@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
+use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, RunSettings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{DevCluster, argosy, split, wait_for};
+use crate::cluster::{DevCluster, NO_CERTIFICATES, argosy, executable, split, wait_for};
 use crate::executors::leader_other_than;
 use crate::terminal::{TestTerminal, resize, through};
 
@@ -276,7 +277,7 @@ fn a_terminal_is_forwarded_and_restored() {
 struct RoutedCluster {
     networks: [Child; 2],
     directory: tempfile::TempDir,
-    members: Vec<Child>,
+    members: Vec<ManagedProcess>,
 }
 
 /// The network namespace of the master.
@@ -324,8 +325,13 @@ impl RoutedCluster {
 
     fn in_namespace(&self, index: usize) -> Command {
         let mut within = Command::new("nsenter");
-        within.arg(format!("--net=/proc/{}/ns/net", self.networks[index].id()));
+        within.arg(self.network_flag(index));
         within
+    }
+
+    /// Returns the option of `nsenter` for this network namespace.
+    fn network_flag(&self, index: usize) -> String {
+        format!("--net=/proc/{}/ns/net", self.networks[index].id())
     }
 
     fn argosy(&self, index: usize, words: &[&str]) -> Command {
@@ -342,19 +348,39 @@ impl RoutedCluster {
     fn start(&mut self, index: usize, more: &[&str]) {
         if index < self.members.len() {
             let mut former = self.members.remove(index);
-            // Kept open until the process has exited: the end of its input would make an agent end
-            // its tasks.
-            let _input = former.stdin.take();
-            kill(Pid::from_raw(former.id() as i32), Signal::SIGTERM).unwrap();
-            former.wait().unwrap();
+            // Its input is open until the process has exited: the end of its input would make an
+            // agent end its tasks.
+            former.send(Signal::SIGTERM).unwrap();
+            wait_for("the former process to end", || {
+                former.exit_status().is_some()
+            });
         }
         let kind = ["master", "agent"][index];
-        let directory = self.directory.path().join(kind);
-        let mut command = self.argosy(index, &[kind, "start", "--insecure-plaintext"]);
-        command.args(["--listen", Self::ADDRESSES[index], "--data-dir"]);
-        let member = command.arg(directory).args(more);
-        let member = member.stdin(Stdio::piped()).stderr(Stdio::null());
-        self.members.insert(index, member.spawn().unwrap());
+        let directory = self.directory.path().join(kind).display().to_string();
+        let mut argv = vec!["nsenter".to_owned(), self.network_flag(index)];
+        argv.push(executable().display().to_string());
+        let own = [
+            kind,
+            "start",
+            "--insecure-plaintext",
+            "--data-dir",
+            &directory,
+        ];
+        argv.extend(own.map(str::to_owned));
+        argv.extend(["--listen", Self::ADDRESSES[index]].map(str::to_owned));
+        argv.extend(more.iter().map(|word| (*word).to_owned()));
+        let mut member = ManagedProcess::new(ProcessSpec {
+            name: kind.to_owned(),
+            launch: LaunchMethod::WithInput,
+            argv,
+            log: self.directory.path().join(format!("{kind}.log")),
+        });
+        let set = NO_CERTIFICATES.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = RunSettings {
+            environment: set.to_vec(),
+        };
+        member.start_with(&settings).unwrap();
+        self.members.insert(index, member);
     }
 
     /// Waits until this is refused with these words.
@@ -372,9 +398,8 @@ impl RoutedCluster {
 impl Drop for RoutedCluster {
     fn drop(&mut self) {
         // The end of its input makes an agent end its tasks, so a failing test leaves none either.
-        for mut member in self.members.drain(..).rev() {
-            drop(member.stdin.take());
-            let _ = member.wait();
+        for member in self.members.drain(..).rev() {
+            drop(member);
         }
         for network in &mut self.networks {
             let _ = network.kill();

@@ -1,15 +1,17 @@
 //! A cluster of real processes on separate loopback addresses.
 
-use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
-use nix::sys::signal::{Signal, kill};
+use argosy_testbed::health::HealthCheck;
+use argosy_testbed::leftovers;
+use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, RunSettings};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
@@ -25,18 +27,17 @@ pub(crate) struct TestMember {
     /// The program that starts the executable, if any, and its arguments.
     prefix: Vec<String>,
     arguments: Vec<String>,
-    log: PathBuf,
-    child: Option<Child>,
+    process: ManagedProcess,
 }
 
 impl TestMember {
     pub(crate) fn pid(&self) -> Pid {
-        let child = self.child.as_ref().expect("the member runs");
-        Pid::from_raw(child.id().try_into().expect("a pid fits"))
+        let pid = self.process.pid().expect("the member runs");
+        Pid::from_raw(pid.try_into().expect("a pid fits"))
     }
 
     pub(crate) fn is_up(&self) -> bool {
-        self.child.is_some()
+        self.process.is_up()
     }
 
     pub(crate) fn api(&self) -> String {
@@ -88,50 +89,35 @@ impl TestMember {
         *argument.expect("it is an argument") = to.to_owned();
     }
 
+    /// Starts a member that does not run.
     pub(crate) fn start(&mut self) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&self.log)
-            .expect("the log opens");
+        let ended = self.ended();
+        assert!(ended.is_some() || !self.is_up(), "{} runs", self.name);
         let executable = self.executable.clone().unwrap_or_else(argosy);
-        let mut command = match self.prefix.split_first() {
-            None => Command::new(executable),
-            Some((program, arguments)) => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(executable);
-                command
-            }
+        let mut argv = self.prefix.clone();
+        argv.push(executable.display().to_string());
+        argv.extend_from_slice(&self.arguments);
+        self.process.spec.argv = argv;
+        let log = ("ARGOSY_LOG".to_owned(), "info,openraft=error".to_owned());
+        let settings = RunSettings {
+            environment: vec![log],
         };
-        let child = command
-            .args(&self.arguments)
-            .env("ARGOSY_LOG", "info,openraft=error")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a descriptor copies"))
-            .stderr(log)
-            .spawn()
-            .expect("the executable starts");
-        self.child = Some(child);
+        let started = self.process.start_with(&settings);
+        started.expect("the executable starts");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).expect("the member is there");
+        self.process.send(signal).expect("the member is there");
     }
 
     /// Sends SIGKILL and waits for the exit.
     pub(crate) fn kill(&mut self) {
-        let Some(mut child) = self.child.take() else {
-            return;
-        };
-        // A process that has exited by itself is only waited for.
-        let _ = child.kill();
-        child.wait().expect("it is our child");
+        self.process.kill();
     }
 
     /// Returns the exit status if the process has exited by itself.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        let child = self.child.as_mut().expect("the member was started");
-        child.try_wait().expect("it is our child")
+        self.process.exit_status()
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
@@ -139,13 +125,7 @@ impl TestMember {
     }
 
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-}
-
-impl Drop for TestMember {
-    fn drop(&mut self) {
-        self.kill();
+        std::fs::read_to_string(&self.process.spec.log).unwrap_or_default()
     }
 }
 
@@ -421,27 +401,22 @@ impl Cluster {
 
     /// Waits until three voters are up and none lags.
     pub(crate) async fn wait_caught_up(&self) {
+        let check = self.health_check();
         wait_until(
             "three voters are caught up",
             Duration::from_secs(30),
-            async || {
-                let leader = self.leader_now().await?;
-                let only = OperatorClient::new(Connector::new(
-                    self.masters[leader].api().parse().ok()?,
-                    ConnectorConfig::default(),
-                ));
-                let cluster = only
-                    .get_cluster(v1::GetClusterRequest::default())
-                    .await
-                    .ok()?;
-                let ready = cluster.masters.iter().filter(|master| {
-                    master.voter
-                        && (master.role == "leader" || master.lag.is_some_and(|lag| lag < 100))
-                });
-                (ready.count() == 3).then_some(())
-            },
+            async || check.unhealthy_reason().await.is_none().then_some(()),
         )
         .await;
+    }
+
+    /// Returns the check whether three voters are up and none lags.
+    pub(crate) fn health_check(&self) -> HealthCheck {
+        HealthCheck {
+            masters: self.masters.iter().map(TestMember::api).collect(),
+            agents: Vec::new(),
+            lag_limit: 100,
+        }
     }
 }
 
@@ -449,20 +424,14 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for member in self.masters.iter().chain(&self.agents) {
-                let log = member.log();
-                let tail: Vec<&str> = log.lines().rev().take(25).collect();
-                eprintln!(
-                    "--- {}\n{}",
-                    member.name,
-                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-                );
+                let tail = member.process.log_tail(25);
+                eprintln!("--- {}\n{tail}", member.name);
             }
         }
         for agent in &mut self.agents {
-            // Frozen agents are resumed first. Tasks end with the containers.
-            if agent.is_up() {
-                let _ = kill(agent.pid(), Signal::SIGCONT);
-            }
+            // Frozen agents are resumed first. Tasks end with the containers. An agent that has
+            // ended gets no signal.
+            let _ = agent.process.send(Signal::SIGCONT);
             agent.kill();
         }
         for master in &mut self.masters {
@@ -475,12 +444,16 @@ impl Drop for Cluster {
 }
 
 /// Ends the tasks of an agent that is gone, and removes its kernel objects.
+///
+/// # Panics
+/// If something remains, unless the test has failed anyway.
 pub(crate) fn clear_agent(directory: &Path) {
-    let _ = Command::new(argosy())
-        .args(["agent", "stop", "--kill-tasks", "--data-dir"])
-        .arg(directory)
-        .output();
-    kill_leftovers(directory);
+    let left = leftovers::clear_agent(&argosy(), directory);
+    if std::thread::panicking() {
+        eprintln!("left: {left:?}");
+    } else {
+        assert!(left.is_empty(), "left: {left:?}");
+    }
 }
 
 /// Returns the processes that sleep for this time.
@@ -504,25 +477,6 @@ pub(crate) async fn sleeping(mark: &str, count: usize) -> Vec<Pid> {
     .await
 }
 
-/// Kills every process whose working directory is below `directory`: tasks of an agent that is
-/// gone.
-fn kill_leftovers(directory: &Path) {
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        let inside = std::fs::read_link(entry.path().join("cwd"))
-            .is_ok_and(|cwd| cwd.starts_with(directory));
-        if inside {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
-}
-
 pub(crate) fn to_strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
@@ -533,15 +487,19 @@ pub(crate) fn member(
     address: Ipv4Addr,
     arguments: Vec<String>,
 ) -> TestMember {
-    let log = directory.join(format!("{name}.log"));
+    let process = ManagedProcess::new(ProcessSpec {
+        name: name.clone(),
+        launch: LaunchMethod::Plain,
+        argv: Vec::new(),
+        log: directory.join(format!("{name}.log")),
+    });
     TestMember {
         name,
         address,
         executable: None,
         prefix: Vec::new(),
         arguments,
-        log,
-        child: None,
+        process,
     }
 }
 

@@ -4,10 +4,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use argosy_testbed::processes::end;
+use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, TestMember, wait_until, write};
+
+/// Timeout for a tracer to detach.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Counts the syncs of one master.
 struct SyncTracer {
@@ -45,9 +48,7 @@ impl SyncTracer {
     }
 
     fn syncs(mut self) -> usize {
-        let pid = Pid::from_raw(self.strace.id().try_into().expect("a pid fits"));
-        let _ = kill(pid, Signal::SIGINT);
-        let _ = self.strace.wait();
+        end(&mut self.strace, Signal::SIGINT, DETACH_TIMEOUT).expect("it is our child");
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
         text.lines().filter(|line| line.contains("sync(")).count()
     }

@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::cluster::{Cluster, wait_until};
+use crate::cluster::{Cluster, member, to_strings, wait_until};
 use crate::test_framework::TestFramework;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -180,8 +180,7 @@ async fn shows_itself(address: &str) {
 #[test]
 fn a_master_without_a_group_keeps_nobody_waiting() {
     use std::io::Read;
-    use std::net::{TcpListener, TcpStream};
-    use std::process::{Command, Stdio};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::time::{Duration, Instant};
 
     let sockets: Vec<TcpListener> = (0..4)
@@ -193,22 +192,26 @@ fn a_master_without_a_group_keeps_nobody_waiting() {
         .collect();
     drop(sockets);
     let directory = tempfile::tempdir().unwrap();
-    let mut master = Command::new(crate::cluster::argosy())
-        .args([
-            "master",
-            "start",
-            "--listen",
-            &addresses[0],
-            "--raft-listen",
-            &addresses[1],
-        ])
-        .args(["--peers", &addresses[1..].join(",")])
-        .arg("--data-dir")
-        .arg(directory.path())
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let arguments = [
+        "master",
+        "start",
+        "--listen",
+        &addresses[0],
+        "--raft-listen",
+        &addresses[1],
+        "--peers",
+        &addresses[1..].join(","),
+        "--data-dir",
+        &directory.path().join("data").display().to_string(),
+    ];
+    let address = Ipv4Addr::LOCALHOST;
+    let mut master = member(
+        directory.path(),
+        "master".to_owned(),
+        address,
+        to_strings(&arguments),
+    );
+    master.start();
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut connection = loop {
         match TcpStream::connect(&addresses[0]) {
@@ -221,8 +224,7 @@ fn a_master_without_a_group_keeps_nobody_waiting() {
         .set_read_timeout(Some(Duration::from_secs(5)))
         .unwrap();
     let events = connection.read(&mut [0; 16]);
-    master.kill().unwrap();
-    master.wait().unwrap();
+    master.kill();
     let kind = events.as_ref().map_err(std::io::Error::kind);
     let is_over = matches!(kind, Ok(0) | Err(std::io::ErrorKind::ConnectionReset));
     assert!(is_over, "{events:?}");

@@ -71,3 +71,23 @@ async fn a_task_killed_before_it_was_delivered_never_starts() {
         .await;
     assert!(signatures(&witness).is_empty(), "it started");
 }
+
+/// While nothing is written, the leader's view of a follower that was just killed is still that it
+/// lags by no entry.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_not_healthy_before_a_restarted_master_reports_it() {
+    let mut cluster = Cluster::start(0).await;
+    cluster.wait_caught_up().await;
+    let follower = (cluster.leader().await + 1) % 3;
+    cluster.masters[follower].kill();
+    let reason = cluster.health_check().unhealthy_reason().await;
+    let expected = format!("{} does not answer", cluster.masters[follower].api());
+    assert!(
+        reason
+            .as_ref()
+            .is_some_and(|reason| reason.starts_with(&expected)),
+        "{reason:?}"
+    );
+    cluster.masters[follower].start();
+    cluster.wait_caught_up().await;
+}

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use argosy_testbed::processes::end;
+use nix::sys::signal::Signal;
 
 use crate::cluster::{Cluster, TestMember, wait_until, write};
 use crate::test_framework::{ReceivedEvents, TestFramework, signatures, witnessed_task};
@@ -53,9 +53,8 @@ impl StoppedThreads {
 
 impl Drop for StoppedThreads {
     fn drop(&mut self) {
-        let pid = Pid::from_raw(self.0.id().try_into().expect("a pid fits"));
-        let _ = kill(pid, Signal::SIGINT);
-        let _ = self.0.wait();
+        // SIGINT lets it detach.
+        let _ = end(&mut self.0, Signal::SIGINT, LONG);
     }
 }
 
