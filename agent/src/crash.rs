@@ -1,5 +1,5 @@
 //! Crash points of an agent, and of `content` within it. Those of containers are in
-//! [`argosy_isolation::crash_points`].
+//! [`argosy_host::crash_points`].
 
 /// Each is named after the step that precedes it.
 pub const STEPS: &[&str] = &[

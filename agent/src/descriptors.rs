@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 /// that.
 #[allow(
     deprecated,
-    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
+    reason = "the replacement is unsafe, and unsafe code lives in argosy-host only"
 )]
 pub(crate) fn watched<T: AsRawFd>(owner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(owner, interest)

@@ -214,7 +214,7 @@ fn on_machine(
     let journal = Journal::open(&paths.journal(), &paths.journal_next(), &contents, salt)?;
     let (broker, host, ended) = root.open(config, &lock)?;
     let clock = BootClock::new(runner::boot_now);
-    let boot_id = argosy_isolation::process::boot_id().map_err(|source| RunError::Host {
+    let boot_id = argosy_host::process::boot_id().map_err(|source| RunError::Host {
         path: PathBuf::from("/proc/sys/kernel/random/boot_id"),
         source,
     })?;

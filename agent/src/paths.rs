@@ -29,7 +29,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::ContainerId;
+use argosy_host::ContainerId;
 use argosy_state::ids::{FrameworkId, GroupId, TaskKey};
 use sha2::{Digest, Sha256};
 

@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 
+use argosy_host::crash_points;
 use argosy_isolation::division::HostUser;
-use argosy_isolation::{ContainerUser, HostPath, OwnerMapping, crash_points};
+use argosy_isolation::{ContainerUser, HostPath, OwnerMapping};
 use argosy_proto::{remedy, v1};
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};

@@ -7,10 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use argosy_host::crash_points;
 use argosy_isolation::division::HostUser;
 use argosy_isolation::{
     Cgroup, CgroupTree, Isolation, Limits, OutputLimits, RemovalError, cgroup, clean_up_abandoned,
-    crash_points,
 };
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;

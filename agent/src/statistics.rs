@@ -7,9 +7,10 @@ mod exposition;
 
 use std::sync::Arc;
 
+use argosy_host::ContainerId;
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::network::LinkStats;
-use argosy_isolation::{CgroupStats, CgroupTree, ContainerId};
+use argosy_isolation::{CgroupStats, CgroupTree};
 use tokio::sync::Semaphore;
 
 use self::exposition::TaskSample;

@@ -13,7 +13,7 @@ use argosy_agent::{
     IsolationMode, NetworkSettings,
 };
 use argosy_client::connector::ConnectorConfig;
-use argosy_isolation::ProcessId;
+use argosy_host::ProcessId;
 use argosy_isolation::network::InterContainerTraffic;
 use argosy_proto::server::callers;
 use argosy_state::resources::{Resource, ResourceIdentity, Resources, Value};

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use argosy_isolation::{Adoption, Container, ProcessId, adopt, destroy};
+use argosy_host::ProcessId;
+use argosy_isolation::{Adoption, Container, adopt, destroy};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 

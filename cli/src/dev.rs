@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use argosy_host::remove_tree::remove_dir_all;
 use argosy_isolation::cgroup;
 use argosy_isolation::network::{self, Subnet};
-use argosy_isolation::remove_tree::remove_dir_all;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use argosy_isolation::ProcessId;
-use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
+use argosy_host::ProcessId;
+use argosy_host::atomic_file::{self, Durability, WriteOptions};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -15,11 +15,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use argosy_host::ContainerId;
 use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, FIRST_HOST_ID, IsolationLayers};
 use argosy_isolation::{
-    Cgroup, CgroupTree, CommandOutcome, Container, ContainerId, ContainerUser, Isolation,
-    IsolationProfile, LaunchSpec, Launcher, MountSpec, Namespaces, Network, Program, RootFs,
-    cgroup, launcher,
+    Cgroup, CgroupTree, CommandOutcome, Container, ContainerUser, Isolation, IsolationProfile,
+    LaunchSpec, Launcher, MountSpec, Namespaces, Network, Program, RootFs, cgroup, launcher,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(10);

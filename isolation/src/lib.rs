@@ -1,5 +1,4 @@
-//! Container runtime: launcher, supervisor, namespaces, cgroups v2. Independent of clusters; it
-//! holds the only unsafe code (`sys`).
+//! Container runtime: launcher, supervisor, namespaces, cgroups v2. Independent of clusters.
 //!
 //! ```text
 //! agent ──exec──▶ launcher ──clone3──▶ supervisor ──clone3──▶ init ──exec──▶ command
@@ -41,34 +40,26 @@
 //! ```
 //! Modules, from the lowest layer to the highest; each imports only from those before it:
 //!
-//! - `sys`: system calls, the only unsafe code; `testing`: hooks for tests.
-//! - `processes`: `process` identifies them, `fork`, `child` and `spawner` create them, `packets`
-//!   carry messages between them.
+//! - `testing`: hooks for tests.
 //! - `spec`: the launch request, as plain data with its rules.
-//! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent, written as a
-//!   whole by `atomic_file`; `claims` allocates numbers of the host by links.
+//! - `cgroup`, with `limits` and `oom`; `state_dir`: files that outlive the agent.
 //! - `confinement`: `drop_privileges`, `seccomp`; `device_filter`, `port_filter` and `reach_filter`
 //!   over `ebpf`; `service` runs untrusted parsing, `division` separates an agent without root from
 //!   its broker.
-//! - `rootfs`: `mounts` and `image` over `mount_calls`; `remove_tree` removes untrusted directory
-//!   trees.
+//! - `rootfs`: `mounts` and `image` over `mount_calls`.
 //! - `disk`: disk limits; `network`: networks and their addresses; `unpack`: extracts archives and
 //!   image layers.
 //! - `runtime`: `launcher`, `supervisor`, `init`, `command`, `container`, `exec`, `attachment`,
 //!   `output`, `adoption`, `removal`. `termination` holds the supervisor's decisions.
 
-pub mod atomic_file;
 pub mod cgroup;
-pub mod claims;
 mod confinement;
 pub mod disk;
 pub mod network;
-mod processes;
 mod rootfs;
 mod runtime;
 pub mod spec;
 pub mod state_dir;
-mod sys;
 mod testing;
 pub mod unpack;
 
@@ -79,10 +70,8 @@ pub use cgroup::{
 };
 pub use confinement::{device_filter, division, port_filter, reach_filter, service};
 pub use network::{NetworkError, Networks};
-pub use processes::process::{BootTime, ProcessId};
-pub use processes::{process, spawner};
+pub use rootfs::image;
 pub use rootfs::mounts::SecretError;
-pub use rootfs::{image, remove_tree};
 pub use runtime::adoption::{Adoption, AdoptionError, adopt};
 pub use runtime::attachment::{Attachment, AttachmentError, AttachmentNotice};
 pub use runtime::container::{Container, ContainerError};
@@ -102,9 +91,9 @@ pub use spec::limits::{Limits, MissingControllers, MissingPolicy};
 pub use spec::mounts::{HostPath, MountSpec, OwnerMapping, SecretFile, Volume, VolumeSource};
 pub use spec::profile::IsolationProfile;
 pub use spec::{
-    ContainerId, ContainerUser, GeneratedFile, Image, Isolation, LAYERS_MAX, LaunchSpec,
-    Namespaces, Network, OutputLimits, Program, ResourceLimit, RootFs, SpecError, StopAfter,
-    capabilities, limits, mounts, profile,
+    ContainerUser, GeneratedFile, Image, Isolation, LAYERS_MAX, LaunchSpec, Namespaces, Network,
+    OutputLimits, Program, ResourceLimit, RootFs, SpecError, StopAfter, capabilities, limits,
+    mounts, profile,
 };
 pub use state_dir::{CommandOutcome, Exit, Handle, LifetimeUsage, StateDirectoryError, StopReason};
-pub use testing::{crash_points, disable_layer};
+pub use testing::{crash_steps, disable_layer};

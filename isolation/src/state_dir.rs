@@ -19,15 +19,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use argosy_host::atomic_file::{Draft, Durability, WriteOptions};
+use argosy_host::{ContainerId, ProcessId, crash_points};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file::{Draft, Durability, WriteOptions};
 use crate::cgroup::oom::OomKill;
-use crate::processes::process::ProcessId;
-use crate::spec::ContainerId;
 use crate::spec::limits::MissingControllers;
-use crate::testing::crash_points;
 
 /// A started container, with the data by which another process can find it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

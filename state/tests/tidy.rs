@@ -9,11 +9,15 @@ mod tree;
 use tree::{Source, has_word, root, sources, tree};
 
 /// The allowed dependencies between crates. A new one needs a decision.
-const EDGES: [(&str, &[&str]); 15] = [
+const EDGES: [(&str, &[&str]); 16] = [
     ("testing", &[]),
-    ("content", &["isolation", "proto", "state", "testing"]),
+    (
+        "content",
+        &["host", "isolation", "proto", "state", "testing"],
+    ),
     ("state", &[]),
-    ("isolation", &[]),
+    ("host", &[]),
+    ("isolation", &["host"]),
     ("proto", &["state"]),
     ("raft", &["state", "proto"]),
     ("client", &["state", "proto"]),
@@ -23,6 +27,7 @@ const EDGES: [(&str, &[&str]); 15] = [
         &[
             "client",
             "content",
+            "host",
             "isolation",
             "state",
             "proto",
@@ -36,6 +41,7 @@ const EDGES: [(&str, &[&str]); 15] = [
             "agent",
             "client",
             "frameworks",
+            "host",
             "isolation",
             "master",
             "proto",
@@ -50,6 +56,7 @@ const EDGES: [(&str, &[&str]); 15] = [
             "agent",
             "client",
             "frameworks",
+            "host",
             "isolation",
             "master",
             "proto",
@@ -64,6 +71,7 @@ const EDGES: [(&str, &[&str]); 15] = [
         &[
             "agent",
             "client",
+            "host",
             "isolation",
             "master",
             "proto",
@@ -71,7 +79,10 @@ const EDGES: [(&str, &[&str]); 15] = [
             "testbed",
         ],
     ),
-    ("testbed", &["client", "isolation", "proto", "state"]),
+    (
+        "testbed",
+        &["client", "host", "isolation", "proto", "state"],
+    ),
     ("webui", &[]),
 ];
 
@@ -82,8 +93,8 @@ const TEST_LINES: usize = 700;
 const LONGER_FILES: [(&str, usize); 1] = [("master/src/replica.rs", 600)];
 
 /// The only module with unsafe code: a file, and the directory of its parts.
-const UNSAFE_FILE: &str = "isolation/src/sys.rs";
-const UNSAFE_FOLDER: &str = "isolation/src/sys/";
+const UNSAFE_FILE: &str = "host/src/sys.rs";
+const UNSAFE_FOLDER: &str = "host/src/sys/";
 
 /// This file contains the words that it forbids.
 const THIS_FILE: &str = "state/tests/tidy.rs";

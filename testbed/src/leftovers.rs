@@ -10,7 +10,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use argosy_isolation::network::{InterContainerTraffic, NetworkConfig, RECORDS_DIR, Subnet};
-use argosy_isolation::{NetworkError, Networks, ProcessId};
+use argosy_host::ProcessId;
+use argosy_isolation::{NetworkError, Networks};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

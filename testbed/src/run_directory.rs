@@ -9,7 +9,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::{ProcessId, cgroup};
+use argosy_host::ProcessId;
+use argosy_isolation::cgroup;
 use nix::mount::{MntFlags, umount2};
 
 use crate::leftovers::{EXIT_TIMEOUT, POLL_INTERVAL, is_alive, kill_all};

@@ -16,10 +16,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
+use argosy_host::remove_tree::{self, remove_dir_all};
 use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::{END_HOST_ID, FIRST_HOST_ID};
-use argosy_isolation::remove_tree::{self, remove_dir_all};
 use argosy_proto::remedy;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
 

@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use argosy_host::ContainerId;
 use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::{
-    CgroupTree, ContainerId, HostPath, Image, Isolation, IsolationProfile, LaunchSpec, MountSpec,
-    Namespaces, Network, RootFs, VolumeSource,
+    CgroupTree, HostPath, Image, Isolation, IsolationProfile, LaunchSpec, MountSpec, Namespaces,
+    Network, RootFs, VolumeSource,
 };
 use argosy_state::ids::GroupId;
 use argosy_state::task::SecurityOptions;

@@ -9,7 +9,7 @@
 //! less isolation, the same requests are performed in the agent's own process, with the same
 //! checks.
 //!
-//! The broker executes nothing and has a system call filter (`argosy_isolation::spawner`). It runs
+//! The broker executes nothing and has a system call filter (`argosy_host::spawner`). It runs
 //! no runtime, has no socket but those to its agent, and reads no untrusted file but the state
 //! files of its own supervisors. It trusts no data of the agent: paths are computed from names, or
 //! compared with computed ones (`guard`); every directory on the path belongs to root (`folders`),

@@ -11,12 +11,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use argosy_content::service::{ENVIRONMENT, NAME, ServiceCommand};
+use argosy_host::{ContainerId, crash_points};
 use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::CONTAINER_IDS;
 use argosy_isolation::unpack::{ArchiveFormat, HostOwner, UnpackJob, UnpackLimits};
 use argosy_isolation::{
-    Adoption, Cgroup, CgroupTree, ContainerId, ContainerUser, Isolation, LaunchError, LaunchSpec,
-    adopt, cancel_start, crash_points, destroy, service,
+    Adoption, Cgroup, CgroupTree, ContainerUser, Isolation, LaunchError, LaunchSpec, adopt,
+    cancel_start, destroy, service,
 };
 use argosy_proto::remedy;
 use argosy_state::bugs::{self, Bug};

@@ -6,11 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use argosy_host::spawner::{self, AllowedPrograms};
 use argosy_isolation::Isolation;
 use argosy_isolation::disk;
 use argosy_isolation::division::{self, HostUser};
 use argosy_isolation::service::PacketSocket;
-use argosy_isolation::spawner::{self, AllowedPrograms};
 
 use super::operations::{PrivilegedOperations, prepare};
 use crate::broker_client::link::{self, BrokerLink, ControlMessage};

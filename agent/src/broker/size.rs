@@ -39,37 +39,41 @@ const CALLED: [&str; 21] = [
     "sandbox.rs",
     "start.rs",
 ];
-/// Files of `isolation` that other processes run (the launcher and its children, and the content
+/// The crates below this one whose functions requests call.
+const CALLED_CRATES: [&str; 2] = ["host/src", "isolation/src"];
+/// Files of these crates that other processes run (the launcher and its children, and the content
 /// service), files that only list modules, and test hooks, which releases do not compile. All
 /// others count.
-const OF_OTHERS: [&str; 27] = [
-    "cgroup/mod.rs",
-    "cgroup/oom.rs",
-    "confinement/device_filter.rs",
-    "confinement/drop_privileges.rs",
-    "confinement/mod.rs",
-    "confinement/port_filter.rs",
-    "lib.rs",
-    "processes/mod.rs",
-    "rootfs/image",
-    "rootfs/image.rs",
-    "rootfs/mod.rs",
-    "rootfs/mount_calls.rs",
-    "rootfs/mounts",
-    "rootfs/mounts.rs",
-    "runtime/attachment.rs",
-    "runtime/command.rs",
-    "runtime/exec",
-    "runtime/exec.rs",
-    "runtime/init.rs",
-    "runtime/mod.rs",
-    "runtime/output",
-    "runtime/output.rs",
-    "runtime/supervisor",
-    "runtime/supervisor.rs",
-    "runtime/termination.rs",
-    "testing",
-    "unpack",
+const OF_OTHERS: [&str; 29] = [
+    "host/src/crash_points.rs",
+    "host/src/lib.rs",
+    "host/src/processes/mod.rs",
+    "isolation/src/cgroup/mod.rs",
+    "isolation/src/cgroup/oom.rs",
+    "isolation/src/confinement/device_filter.rs",
+    "isolation/src/confinement/drop_privileges.rs",
+    "isolation/src/confinement/mod.rs",
+    "isolation/src/confinement/port_filter.rs",
+    "isolation/src/lib.rs",
+    "isolation/src/rootfs/image",
+    "isolation/src/rootfs/image.rs",
+    "isolation/src/rootfs/mod.rs",
+    "isolation/src/rootfs/mount_calls.rs",
+    "isolation/src/rootfs/mounts",
+    "isolation/src/rootfs/mounts.rs",
+    "isolation/src/runtime/attachment.rs",
+    "isolation/src/runtime/command.rs",
+    "isolation/src/runtime/exec",
+    "isolation/src/runtime/exec.rs",
+    "isolation/src/runtime/init.rs",
+    "isolation/src/runtime/mod.rs",
+    "isolation/src/runtime/output",
+    "isolation/src/runtime/output.rs",
+    "isolation/src/runtime/supervisor",
+    "isolation/src/runtime/supervisor.rs",
+    "isolation/src/runtime/termination.rs",
+    "isolation/src/testing",
+    "isolation/src/unpack",
 ];
 
 /// Returns the lines of a file up to its tests.
@@ -82,17 +86,18 @@ fn lines(path: &Path) -> usize {
     code.lines().count()
 }
 
-/// Returns the lines of a directory of `isolation` without the files of other processes.
-fn lines_of_broker(isolation: &Path, directory: &Path) -> usize {
+/// Returns the lines of a directory below the root of the tree, without the files of other
+/// processes.
+fn lines_of_broker(root: &Path, directory: &Path) -> usize {
     let entries = fs::read_dir(directory).unwrap().flatten();
     let paths = entries.map(|entry| entry.path());
     let counted = paths.filter(|path| {
         let mut others = OF_OTHERS.iter();
-        !others.any(|other| *path == isolation.join(other))
+        !others.any(|other| *path == root.join(other))
     });
     counted
         .map(|path| match path.is_dir() {
-            true => lines_of_broker(isolation, &path),
+            true => lines_of_broker(root, &path),
             false => lines(&path),
         })
         .sum()
@@ -101,7 +106,7 @@ fn lines_of_broker(isolation: &Path, directory: &Path) -> usize {
 #[test]
 fn a_broker_has_less_than_3000_lines_and_its_callees_are_documented() {
     let room = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let (own_room, isolation) = (room.join("src"), room.join("../isolation/src"));
+    let (own_room, root) = (room.join("src"), room.join(".."));
     let listed =
         |files: &[&str]| -> usize { files.iter().map(|file| lines(&own_room.join(file))).sum() };
     let own = listed(&OWN);
@@ -124,17 +129,17 @@ fn a_broker_has_less_than_3000_lines_and_its_callees_are_documented() {
     known.sort();
     assert_eq!(found, known);
     for other in OF_OTHERS {
-        assert!(isolation.join(other).exists(), "no file {other}");
+        assert!(root.join(other).exists(), "no file {other}");
         if other.ends_with("mod.rs") {
-            let text = fs::read_to_string(isolation.join(other)).unwrap();
+            let text = fs::read_to_string(root.join(other)).unwrap();
             assert!(!text.contains("fn "), "{other} lists more than modules");
         }
     }
-    let called = lines_of_broker(&isolation, &isolation);
-    let all = own + listed(&CALLED) + called;
+    let called = CALLED_CRATES.map(|sources| lines_of_broker(&root, &root.join(sources)));
+    let all = own + listed(&CALLED) + called.iter().sum::<usize>();
     assert!((10_000..20_000).contains(&all), "{all} lines");
     for page in ["docs/adr/0053-an-agent-gives-up-root.md", "SECURITY.md"] {
-        let text = fs::read_to_string(room.join("..").join(page)).unwrap();
+        let text = fs::read_to_string(root.join(page)).unwrap();
         let words: Vec<_> = text.split_whitespace().collect();
         let text = words.join(" ");
         for said in ["fewer than 3,000", "fewer than 20,000 lines"] {

@@ -6,12 +6,12 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
+use argosy_host::ContainerId;
 use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::service::PacketSocket;
 use argosy_isolation::{
-    Capabilities, CgroupTree, ContainerId, HostPath, Image, Isolation, IsolationProfile,
-    LaunchSpec, MountSpec, Network, OwnerMapping, Program, RootFs, SecretFile, Volume,
-    VolumeSource, cgroup,
+    Capabilities, CgroupTree, HostPath, Image, Isolation, IsolationProfile, LaunchSpec, MountSpec,
+    Network, OwnerMapping, Program, RootFs, SecretFile, Volume, VolumeSource, cgroup,
 };
 use argosy_testing::skip;
 

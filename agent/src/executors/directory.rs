@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::remove_tree::remove_dir_all;
+use argosy_host::remove_tree::remove_dir_all;
 use nix::unistd::{Gid, Uid};
 
 use crate::broker_client::DirectoryAccess;

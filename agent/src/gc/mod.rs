@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use tokio::sync::Notify;
 
 use crate::broker_client::BrokerClient;

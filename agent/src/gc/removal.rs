@@ -5,8 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::crash_points;
-use argosy_isolation::remove_tree::remove_dir_all;
+use argosy_host::crash_points;
+use argosy_host::remove_tree::remove_dir_all;
 
 use crate::disk::release;
 use crate::paths::Paths;

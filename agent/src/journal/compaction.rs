@@ -7,7 +7,7 @@
 use std::io;
 use std::thread::JoinHandle;
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use argosy_state::bugs::{self, Bug};
 
 use super::seal::copies;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use argosy_state::buggify::{self, Rare};
 use tokio::sync::{mpsc, watch};
 

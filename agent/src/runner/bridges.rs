@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use argosy_content::fetcher::TaskSubnets;
+use argosy_host::ContainerId;
 use argosy_isolation::network::{
     self, ContainerNamespace, LinkStats, NetworkConfig, PortPublication, Protocol, PublishedPorts,
     RECORDS_DIR, why_no_ipv6,
 };
-use argosy_isolation::{ContainerId, Isolation, NetworkError, Networks};
+use argosy_isolation::{Isolation, NetworkError, Networks};
 use argosy_proto::v1;
 
 use super::subnet6;

@@ -10,9 +10,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use argosy_host::{ContainerId, crash_points};
+use argosy_isolation::Isolation;
 use argosy_isolation::network::PortPublication;
 use argosy_isolation::network::cni::{Cni, CniResult, NetworkConfList};
-use argosy_isolation::{ContainerId, Isolation, crash_points};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::task::{Code, Explanation};

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use argosy_host::{BootTime, crash_points};
 use argosy_isolation::oom::mebibytes;
 use argosy_isolation::{
-    BootTime, CommandOutcome, Container, Exit, Handle, OomKill, OomScope, StopReason,
-    SupervisorNotice, crash_points,
+    CommandOutcome, Container, Exit, Handle, OomKill, OomScope, StopReason, SupervisorNotice,
 };
 use argosy_state::ids::Timestamp;
 use argosy_state::task::{Code, Explanation, LinuxCapability};
@@ -288,7 +288,8 @@ fn oom_explanation(shortage: &OomKill) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use argosy_isolation::{ContainerId, LifetimeUsage, ProcessId};
+    use argosy_host::{ContainerId, ProcessId};
+    use argosy_isolation::LifetimeUsage;
 
     use super::*;
 

@@ -235,7 +235,7 @@ impl ContainerCpus {
 }
 
 fn group_of(tree: &CgroupTree, name: ContainerName) -> PathBuf {
-    let id = argosy_isolation::ContainerId::new(name.to_string());
+    let id = argosy_host::ContainerId::new(name.to_string());
     let group: Cgroup = tree.group(&id.expect("digits and dashes make a name"));
     group.path().to_owned()
 }

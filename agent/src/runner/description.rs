@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use argosy_host::{BootTime, ContainerId};
 use argosy_isolation::mounts::SANDBOX;
 use argosy_isolation::network::cni::CniResult;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::{
-    BootTime, ContainerId, ContainerUser, HostPath, Isolation, IsolationProfile, LaunchSpec,
-    MissingPolicy, MountSpec, Namespaces, OwnerMapping, Program, ResourceLimit, RootFs, StopAfter,
-    Volume,
+    ContainerUser, HostPath, Isolation, IsolationProfile, LaunchSpec, MissingPolicy, MountSpec,
+    Namespaces, OwnerMapping, Program, ResourceLimit, RootFs, StopAfter, Volume,
 };
 use argosy_proto::{convert, v1};
 use argosy_state::task::{Cause, Code, Explanation, Reason};

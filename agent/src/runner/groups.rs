@@ -12,8 +12,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use argosy_host::crash_points;
 use argosy_isolation::mounts::SHARED;
-use argosy_isolation::{ContainerUser, LaunchSpec, crash_points};
+use argosy_isolation::{ContainerUser, LaunchSpec};
 use argosy_state::ids::GroupId;
 
 use super::{RETRY_DELAY, Runner, RunnerState};

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use argosy_isolation::claims;
+use argosy_host::claims;
 use argosy_isolation::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
 
 use crate::core::ContainerName;

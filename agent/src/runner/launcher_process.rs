@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use argosy_host::{ContainerId, ProcessId};
 use argosy_isolation::unpack::{UnpackHandle, UnpackJob};
-use argosy_isolation::{
-    CgroupTree, Container, ContainerId, LaunchError, LaunchSpec, Launcher, ProcessId,
-};
+use argosy_isolation::{CgroupTree, Container, LaunchError, LaunchSpec, Launcher};
 use tokio::time::MissedTickBehavior;
 
 use crate::broker_client::BrokerClient;

@@ -491,5 +491,5 @@ impl RunnerState {
 
 /// Returns the boot clock, the time base of the core.
 pub(crate) fn boot_now() -> Timestamp {
-    Timestamp(argosy_isolation::BootTime::now().0)
+    Timestamp(argosy_host::BootTime::now().0)
 }

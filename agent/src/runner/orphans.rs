@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use metrics::{counter, gauge};
 
 use super::{Runner, RunnerState, name_of};

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use argosy_host::remove_tree::remove_dir_all;
+use argosy_host::{ContainerId, crash_points};
 use argosy_isolation::image::lacks_overlay;
 use argosy_isolation::profile::IsolationLayers;
-use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_isolation::unpack::copy_layers;
 use argosy_isolation::{
-    CommandOutcome, ContainerId, Exit, Image, IsolationProfile, LaunchSpec, MountSpec, Program,
-    RootFs, crash_points, destroy,
+    CommandOutcome, Exit, Image, IsolationProfile, LaunchSpec, MountSpec, Program, RootFs, destroy,
 };
 
 use super::launcher_process::LauncherProcess;

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use argosy_isolation::{Container, crash_points};
+use argosy_host::crash_points;
+use argosy_isolation::Container;
 use argosy_state::task::{Code, Explanation, Reason};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;

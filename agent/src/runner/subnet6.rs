@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
+use argosy_host::atomic_file::{self, Durability, WriteOptions};
 use argosy_isolation::network::{Subnet6, Subnet6Error};
 use nix::libc::O_NOFOLLOW;
 

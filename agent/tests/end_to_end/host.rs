@@ -12,7 +12,7 @@ use argosy_agent::{
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{AgentEndpoint, ExecutorRunner};
 use argosy_frameworks::shell_executor::ShellExecutor;
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use argosy_proto::server::callers;
 use argosy_proto::transport::Listener;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};

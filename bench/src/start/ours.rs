@@ -7,11 +7,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use argosy_host::ContainerId;
 use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, END_HOST_ID, IsolationLayers};
 use argosy_isolation::{
-    Cgroup, CgroupTree, CommandOutcome, Container, ContainerId, ContainerUser, Image,
-    IsolationProfile, LaunchSpec, Launcher, Limits, MissingPolicy, MountSpec, Network, Program,
-    RootFs, cgroup, destroy,
+    Cgroup, CgroupTree, CommandOutcome, Container, ContainerUser, Image, IsolationProfile,
+    LaunchSpec, Launcher, Limits, MissingPolicy, MountSpec, Network, Program, RootFs, cgroup,
+    destroy,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};

@@ -7,12 +7,13 @@ use argosy_testbed::host_tools;
 use super::CommitDistance;
 
 /// The paths of the code that runs in production. Changes in them make a line old.
-const PRODUCT: [&str; 11] = [
+const PRODUCT: [&str; 12] = [
     "agent",
     "cli",
     "client",
     "content",
     "frameworks",
+    "host",
     "isolation",
     "master",
     "proto",

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use argosy_client::OperatorClient;
-use argosy_isolation::{ProcessId, cgroup};
+use argosy_host::ProcessId;
+use argosy_isolation::cgroup;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 use argosy_testbed::run_directory::RunDirectory;

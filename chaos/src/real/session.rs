@@ -299,7 +299,7 @@ impl<'a> RunSession<'a> {
 
     /// Records the first process of each task, as the kernel reports it.
     fn note_alive(&self, processes: &[audit::TaskProcess]) {
-        let boot_id = argosy_isolation::process::boot_id().unwrap_or_default();
+        let boot_id = argosy_host::process::boot_id().unwrap_or_default();
         let mut noted = BTreeSet::new();
         for process in processes {
             let (Some(agent), true) = (process.agent, noted.insert(&process.task)) else {

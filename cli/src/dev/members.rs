@@ -13,7 +13,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use argosy_isolation::{ProcessId, cgroup};
+use argosy_host::ProcessId;
+use argosy_isolation::cgroup;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use nix::sys::signal::Signal;

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};

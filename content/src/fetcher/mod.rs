@@ -24,7 +24,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use argosy_isolation::{ContainerUser, crash_points};
+use argosy_host::crash_points;
+use argosy_isolation::ContainerUser;
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use futures::future::BoxFuture;

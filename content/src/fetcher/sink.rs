@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use argosy_proto::uri::RedactedUri;
 use sha2::{Digest, Sha256};
 use tokio::fs::File;

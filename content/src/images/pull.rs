@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use futures::future::try_join_all;
 use tokio::sync::{Semaphore, watch};
 

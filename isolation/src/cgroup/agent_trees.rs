@@ -7,10 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use argosy_host::container_id::SUPERVISORS;
+
 use super::files::{CgroupError, mount_point};
 use super::group::Cgroup;
 use super::tree::content_of;
-use crate::spec::SUPERVISORS;
 
 /// Returns the tree of the agent with this process: the parent of its launcher's group.
 #[must_use]

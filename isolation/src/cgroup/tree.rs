@@ -12,10 +12,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use argosy_host::ContainerId;
+use argosy_host::container_id::SUPERVISORS;
+
 use super::files::{CgroupError, mount_point, read, read_controllers, remove_dir, write};
 use super::group::Cgroup;
 use crate::spec::limits::{Limits, MissingControllers};
-use crate::spec::{ContainerId, SUPERVISORS};
 
 /// The name suffix of the group of the content processes. It is a sibling of the tree: tasks and
 /// content processes may not reach the same servers.

@@ -7,13 +7,13 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use argosy_host::sys::bpf::ProgramKind;
 use nix::errno::Errno;
 
 use crate::confinement::ebpf::{
     AND, BpfProgram, CONTEXT, COPY, JUMP_UNLESS_EQUAL, LOAD_WORD, RESULT, SET, SHIFT_RIGHT, exit,
     instruction, return_value,
 };
-use crate::sys::bpf::ProgramKind;
 
 /// The device type: block or character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,16 +17,16 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
+use argosy_host::fork::check_single_threaded;
+pub use argosy_host::fork::{ForkedChild, fork, wait};
+use argosy_host::sys;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::confinement::seccomp::SeccompFilter;
 use crate::confinement::service::SERVICE_HOST_ID;
-use crate::processes::fork::check_single_threaded;
-pub use crate::processes::fork::{ForkedChild, fork, wait};
 use crate::spec::capabilities::Capabilities;
 use crate::spec::profile::{END_HOST_ID, FIRST_HOST_ID};
-use crate::sys;
 
 /// The user of the agent, if the host has a user of this name.
 pub const AGENT_USER: &str = "argosy-agent";
@@ -134,7 +134,7 @@ fn map(number: u32, others: &[Range<u32>]) -> io::Result<String> {
 
 /// Installs the broker's seccomp filter (`SeccompFilter::of_brokers`) permanently, for this thread
 /// and all later ones. From then on another process must execute its programs
-/// ([`crate::processes::spawner`]).
+/// ([`argosy_host::spawner`]).
 ///
 /// # Errors
 /// If this process has threads, or the host refuses the filter.

@@ -8,10 +8,12 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
+use argosy_host::sys;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
+use nix::errno::Errno;
 use nix::sys::prctl::set_no_new_privs;
 
 use crate::confinement::seccomp::SeccompFilter;
@@ -19,7 +21,6 @@ use crate::spec::capabilities::Capabilities;
 use crate::spec::mounts::{SANDBOX, SHARED};
 use crate::spec::profile::{IsolationLayers, IsolationProfile};
 use crate::spec::{Network, RootFs};
-use crate::sys;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// The newest Landlock version whose rights are used; an older kernel enforces the rights that it
@@ -38,6 +39,14 @@ pub(crate) struct Confinement {
 
 /// The reason why a layer cannot be applied, as text.
 type LayerError = String;
+
+/// Closes every descriptor above the standard streams, except `kept`.
+pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    match disable_layer::is_enabled(MandatoryLayer::Descriptors) {
+        true => sys::close_all_but_these(kept.as_slice()),
+        false => Ok(()),
+    }
+}
 
 /// Restricts this process and its descendants with Landlock. Init calls it after its mounts are in
 /// place.

@@ -4,9 +4,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use argosy_host::sys::bpf::{self, ProgramKind};
 use nix::errno::Errno;
-
-use crate::sys::bpf::{self, ProgramKind};
 
 /// The register of the result: 1 allows, 0 refuses.
 pub(crate) const RESULT: u8 = 0;

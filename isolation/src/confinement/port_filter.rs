@@ -10,13 +10,13 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use argosy_host::sys::bpf::ProgramKind;
 use nix::errno::Errno;
 
 use crate::confinement::ebpf::{
     BpfProgram, CONTEXT, FROM_NETWORK, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS,
     JUMP_UNLESS_EQUAL, LOAD_POINTER, LOAD_WORD, instruction, return_value,
 };
-use crate::sys::bpf::ProgramKind;
 
 /// From linux/bpf.h: binding an IPv4 or an IPv6 address.
 const BINDS: [ProgramKind; 2] = [

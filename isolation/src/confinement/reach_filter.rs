@@ -11,14 +11,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use argosy_host::sys;
+use argosy_host::sys::bpf::ProgramKind;
+
 use crate::confinement::ebpf::{
     AND, BpfProgram, CALL, CONTEXT, COPY, FROM_NETWORK, JUMP, JUMP_IF_EQUAL, JUMP_IF_GREATER,
     JUMP_IF_LESS, JUMP_UNLESS_EQUAL_32, JUMP_UNLESS_SAME, LOAD_WORD, instruction, load_long,
     return_value,
 };
 use crate::confinement::port_filter::ranges;
-use crate::sys;
-use crate::sys::bpf::ProgramKind;
 
 /// The destinations that are closed to all tasks of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,12 +13,12 @@ mod docker;
 mod program;
 mod table;
 
+use argosy_host::sys;
 use libc::sock_filter;
 use nix::errno::Errno;
 
 use self::program::{SyscallAction, compile};
 use crate::spec::profile::IsolationLayers;
-use crate::sys;
 
 /// All `CLONE_NEW*` flags that `clone` can combine with a signal number. Commands may create no
 /// namespaces, above all no user namespace.

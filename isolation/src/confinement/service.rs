@@ -18,6 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+pub use argosy_host::child::ChildProcess;
+use argosy_host::packets::{self, ReceiveResult, WaitMode};
+use argosy_host::process::has_ended;
+use argosy_host::spawner::{ProgramCall, StandardStreams};
+use argosy_host::{child, sys};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{Shutdown, SockType, getsockopt, shutdown, sockopt};
@@ -26,14 +31,9 @@ use serde::de::DeserializeOwned;
 
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::confinement::drop_privileges;
+use crate::confinement::drop_privileges::close_all_but;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::child;
-pub use crate::processes::child::ChildProcess;
-use crate::processes::packets::{self, ReceiveResult, WaitMode};
-use crate::processes::process::{close_all_but, has_ended};
-use crate::processes::spawner::{ProgramCall, StandardStreams};
 use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
-use crate::sys;
 
 /// Its user and group on the host if the agent is root. The id is after those of layers' owners
 /// during unpacking, so neither a person nor a container ever has it.

@@ -18,13 +18,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use argosy_host::{child, crash_points, sys};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{DiskError, DiskUsage, disk_error};
-use crate::processes::child;
-use crate::sys;
-use crate::testing::crash_points;
 
 /// The minimum size, in bytes: a smaller file system has no space for its metadata.
 pub const FEWEST_BYTES: u64 = 1 << 20;

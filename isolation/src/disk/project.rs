@@ -11,11 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use argosy_host::{crash_points, sys};
 use nix::errno::Errno;
 
 use super::{DiskError, DiskUsage, disk_error};
-use crate::sys;
-use crate::testing::crash_points;
 
 /// The first id of this runtime: an operator's projects have other ids.
 pub const FIRST_PROJECT: u32 = 0x4100_0000;

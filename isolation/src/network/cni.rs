@@ -17,14 +17,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use argosy_host::atomic_file::{self, Durability, WriteOptions};
+use argosy_host::{ContainerId, crash_points};
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{NetworkError, PortPublication, ipam, namespace};
-use crate::atomic_file::{self, Durability, WriteOptions};
-use crate::spec::ContainerId;
-use crate::testing::crash_points;
 pub use list::NetworkConfList;
 use list::kind;
 use lock::ContainerLock;

@@ -28,13 +28,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use argosy_host::ContainerId;
+use argosy_host::claims::{self, SEPARATOR, split_holder};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::rules::PortMapping;
 use super::{NetworkError, Protocol, Subnet, published};
-use crate::claims::{self, SEPARATOR, split_holder};
-use crate::spec::ContainerId;
 
 /// The time for which one agent may block the startup and exit of the host's other agents.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);

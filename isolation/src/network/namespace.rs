@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use argosy_host::crash_points;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
@@ -15,7 +16,6 @@ use nix::sys::stat::Mode;
 
 use super::link::{DeviceSettings, NetlinkSocket, NetworkDevice, PeerAddresses, VethPair};
 use super::{NetworkError, network_error};
-use crate::testing::crash_points;
 
 /// The name of a container's end of the pair.
 pub(super) const CONTAINER_DEVICE: &str = "eth0";

@@ -24,8 +24,7 @@ use super::{
     ContainerNamespace, NetworkConfig, NetworkError, PortPublication, forwarding, host,
     network_error,
 };
-use crate::spec::ContainerId;
-use crate::testing::crash_points;
+use argosy_host::{ContainerId, crash_points};
 use filling::refill;
 
 /// An agent's networks. Dropping it releases the waiting namespaces; containers keep theirs.

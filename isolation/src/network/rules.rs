@@ -12,8 +12,9 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::process::Command;
 use std::time::Duration;
 
+use argosy_host::child;
+
 use super::{InterContainerTraffic, NetworkError, Protocol, Subnet, Subnet6};
-use crate::processes::child;
 
 /// The timeout of nft: other processes that change rules delay it by milliseconds.
 const NFT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use argosy_host::sys;
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -26,7 +27,6 @@ use crate::rootfs::mount_calls::{
 use crate::spec::RootFs;
 use crate::spec::profile::IsolationLayers;
 use crate::state_dir::{CommandOutcome, Exit};
-use crate::sys;
 pub(crate) use accounts::{home, user};
 
 /// Up to this number, the names of layers are letters and digits only, so that mount lists in the

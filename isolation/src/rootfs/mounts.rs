@@ -31,6 +31,7 @@ mod volumes;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use argosy_host::{crash_points, sys};
 use rustix::fs::CWD;
 use rustix::mount::MountAttrFlags;
 use rustix::process::chdir;
@@ -43,8 +44,6 @@ use crate::rootfs::mount_calls::{
 use crate::spec::GeneratedFile;
 use crate::spec::mounts::{MountSpec, SANDBOX, SHARED};
 use crate::spec::profile::{IsolationLayers, IsolationProfile};
-use crate::sys;
-use crate::testing::crash_points;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 pub(crate) use change_root::enter_empty_root;
 use change_root::{enter_root, hide_base};

@@ -8,15 +8,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use argosy_host::crash_points;
+use argosy_host::process::boot_id;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::cgroup::{Cgroup, CgroupError};
-use crate::processes::process::boot_id;
 use crate::runtime::container::{Container, ContainerError};
 use crate::runtime::messages::with_short_path;
 use crate::state_dir::{Exit, Handle, HandleFile, StateDirectory, StateDirectoryError};
-use crate::testing::crash_points;
 
 /// The time in which a supervisor must answer: it may still create its socket, or be about to exit.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);

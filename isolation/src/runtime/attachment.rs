@@ -16,10 +16,10 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use argosy_host::packets::{ReceiveResult, WaitMode, packet_pair, send_packet_with};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, sendmsg};
 
-use crate::processes::packets::{ReceiveResult, WaitMode, packet_pair, send_packet_with};
 use crate::runtime::exec::WindowSize;
 use crate::runtime::messages::SupervisorRequest;
 use crate::runtime::output::StreamName;

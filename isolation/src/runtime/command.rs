@@ -6,15 +6,15 @@
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 
+use argosy_host::sys::{self, ExecPointers};
 use nix::errno::Errno;
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use crate::confinement::drop_privileges::Confinement;
+use crate::confinement::drop_privileges::close_all_but;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::process::close_all_but;
 use crate::spec::{LaunchSpec, Program, RootFs};
-use crate::sys::{self, ExecPointers};
 
 /// The search path of commands whose environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

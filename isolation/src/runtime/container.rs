@@ -8,12 +8,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use argosy_host::BootTime;
+use argosy_host::packets::{ReceiveResult, WaitMode, receive_packet, send_packet};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroup::{Cgroup, CgroupStats};
-use crate::processes::packets::{ReceiveResult, WaitMode, receive_packet, send_packet};
-use crate::processes::process::BootTime;
 use crate::runtime::attachment::{Attachment, AttachmentError};
 use crate::runtime::exec::{ExecRequest, ExecSession, ExecSessionError};
 use crate::runtime::messages::{SupervisorNotice, SupervisorRequest};

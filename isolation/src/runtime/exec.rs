@@ -27,14 +27,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use argosy_host::packets::{
+    PACKET_LIMIT_BYTES, ReceiveResult, WaitMode, packet_pair, receive_packet_with, send_packet,
+    send_packet_with,
+};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
-use crate::processes::packets::{
-    PACKET_LIMIT_BYTES, ReceiveResult, WaitMode, packet_pair, receive_packet_with, send_packet,
-    send_packet_with,
-};
 use crate::rootfs::image;
 use crate::runtime::messages::SupervisorRequest;
 use crate::spec::{ContainerUser, LaunchSpec, Program, SpecError, UserSpec};
@@ -366,8 +366,9 @@ fn is_pipe(file: BorrowedFd<'_>) -> bool {
 mod tests {
     use std::path::Path;
 
+    use argosy_host::ContainerId;
+
     use super::*;
-    use crate::spec::ContainerId;
 
     fn spec() -> LaunchSpec {
         let (place, program) = (Path::new("/c"), Program::Shell("serve".into()));

@@ -10,6 +10,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use argosy_host::packets::{
+    ReceiveResult, WaitMode, error_chain, receive_packet, receive_packet_with, send_packet,
+    send_packet_with,
+};
+use argosy_host::process::{kill_descendants, send_signal_to_group};
+use argosy_host::{crash_points, sys};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,13 +24,9 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 
+use crate::confinement::drop_privileges::close_all_but;
 use crate::confinement::drop_privileges::enter_domain;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::packets::{
-    ReceiveResult, WaitMode, error_chain, receive_packet, receive_packet_with, send_packet,
-    send_packet_with,
-};
-use crate::processes::process::{close_all_but, kill_descendants, send_signal_to_group};
 use crate::rootfs::image;
 use crate::rootfs::mounts::{ClonedMounts, PendingChown, PreparedMounts};
 use crate::runtime::command::{ExecuteError, PreparedCommand};
@@ -33,8 +35,6 @@ use crate::runtime::messages::{InitInstruction, InitReport};
 use crate::spec::mounts::SANDBOX;
 use crate::spec::{LaunchSpec, Network, UserSpec};
 use crate::state_dir::LifetimeUsage;
-use crate::sys;
-use crate::testing::crash_points;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// The maximum number of concurrent exec sessions of a container; a further one is refused with a

@@ -16,6 +16,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use argosy_host::child::{self, ChildProcess};
+use argosy_host::packets::{error_chain, packet_pair};
+use argosy_host::spawner::{ProgramCall, StandardStreams};
+use argosy_host::{ContainerId, ProcessId, crash_points, process, sys};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -23,19 +27,14 @@ use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 
 use crate::cgroup::{Cgroup, CgroupError, CgroupTree};
 use crate::confinement::device_filter::DeviceFilter;
+use crate::confinement::drop_privileges::close_all_but;
 use crate::confinement::port_filter::PortFilter;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::child::{self, ChildProcess};
-use crate::processes::packets::{error_chain, packet_pair};
-use crate::processes::process;
-use crate::processes::spawner::{ProgramCall, StandardStreams};
 use crate::rootfs::mounts::MountTemplate;
 use crate::runtime::container::Container;
 use crate::runtime::messages::LAUNCH_LIMIT_BYTES;
 use crate::runtime::supervisor::{self, SupervisorContext};
-use crate::spec::{ContainerId, LaunchSpec, Network, SpecError};
-use crate::sys;
-use crate::testing::crash_points;
+use crate::spec::{LaunchSpec, Network, SpecError};
 use crate::unpack::{self, UnpackHandle, UnpackJob};
 use answers::PendingLaunches;
 
@@ -169,7 +168,7 @@ impl Launcher {
     }
 
     /// Returns the live supervisors that it has created since the last call.
-    pub fn supervisors(&mut self) -> Vec<(ContainerId, process::ProcessId)> {
+    pub fn supervisors(&mut self) -> Vec<(ContainerId, ProcessId)> {
         self.read_answers();
         self.pending.supervisors()
     }
@@ -367,14 +366,14 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         return Err(LauncherError::Threads { threads });
     }
     let socket = sys::take_standard_input().map_err(|errno| prepare(errno.into()))?;
-    process::close_all_but(Some(socket.as_fd())).map_err(|errno| prepare(errno.into()))?;
+    close_all_but(Some(socket.as_fd())).map_err(|errno| prepare(errno.into()))?;
     let mut socket = Some(UnixStream::from(socket));
     let null = fs::OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/null");
     let host = SupervisorContext {
-        boot_id: crate::processes::process::boot_id().map_err(prepare)?,
+        boot_id: process::boot_id().map_err(prepare)?,
         null: null.map_err(prepare)?.into(),
         filter: SeccompFilter::new(),
         // Where the host refuses it, the other layers apply; the agent logs it.

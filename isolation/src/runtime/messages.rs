@@ -6,12 +6,12 @@
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use argosy_host::BootTime;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
-use crate::processes::process::BootTime;
 use crate::state_dir::{Exit, Handle, LifetimeUsage};
 
 /// The maximum length of a launch request, in bytes as sent.

@@ -4,12 +4,12 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use argosy_host::sys;
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
 use crate::spec::Isolation;
-use crate::sys;
 
 /// The modes that this host allows this process; an `Err` is a message with the cause.
 #[derive(Debug, Clone)]

@@ -10,11 +10,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use argosy_host::process::{boot_id, has_ended};
+use argosy_host::{ContainerId, ProcessId, crash_points};
+
 use crate::cgroup::{Cgroup, CgroupError, CgroupTree};
-use crate::processes::process::{ProcessId, boot_id, has_ended};
-use crate::spec::ContainerId;
 use crate::state_dir::{Handle, HandleFile, StateDirectory, StateDirectoryError};
-use crate::testing::crash_points;
 
 /// An error that may leave a part of a container behind. Trying again is always correct.
 #[derive(Debug, thiserror::Error)]

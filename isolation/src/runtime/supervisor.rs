@@ -13,6 +13,12 @@ mod start;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use argosy_host::packets::{
+    ReceiveResult, WaitMode, receive_packet_with, send_packet, send_packet_with,
+};
+use argosy_host::process::kill_descendants;
+use argosy_host::sys::{self, ClonedChild};
+use argosy_host::{BootTime, crash_points};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -25,10 +31,6 @@ use crate::cgroup::Cgroup;
 use crate::confinement::device_filter::DeviceFilter;
 use crate::confinement::port_filter::PortFilter;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::packets::{
-    ReceiveResult, WaitMode, receive_packet_with, send_packet, send_packet_with,
-};
-use crate::processes::process::{BootTime, kill_descendants};
 use crate::rootfs::mounts::MountTemplate;
 use crate::runtime::exec;
 use crate::runtime::messages::{InitInstruction, InitReport, SupervisorNotice, SupervisorRequest};
@@ -36,8 +38,6 @@ use crate::runtime::output::CommandOutput;
 use crate::runtime::termination::{Termination, TerminationAction};
 use crate::spec::{Isolation, LaunchSpec};
 use crate::state_dir::{Handle, LifetimeUsage, StateDirectory};
-use crate::sys::{self, ClonedChild};
-use crate::testing::crash_points;
 use attached::{AttachedClients, CommandInput};
 pub(crate) use ending::refuse_unread;
 
@@ -341,7 +341,7 @@ impl<'a> Supervisor<'a> {
     fn wait_for_init(&self) {
         let patience = std::time::Duration::from_millis(10);
         // The loop polls again: this wait only keeps it from spinning.
-        let _ = crate::processes::process::has_ended(&self.init.handle, patience);
+        let _ = argosy_host::process::has_ended(&self.init.handle, patience);
     }
 
     fn is_unreachable(&self) -> bool {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::processes::process::BootTime;
+use argosy_host::BootTime;
+
 use crate::runtime::messages::SupervisorRequest;
 use crate::spec::StopAfter;
 use crate::state_dir::StopReason;

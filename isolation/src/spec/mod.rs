@@ -5,7 +5,6 @@
 
 pub mod capabilities;
 mod error;
-mod id;
 mod image;
 pub mod limits;
 pub mod mounts;
@@ -18,15 +17,13 @@ mod user;
 
 use std::path::{Path, PathBuf};
 
+use argosy_host::{BootTime, ContainerId};
 use nix::sched::CloneFlags;
 use nix::sys::resource::Resource;
 use serde::{Deserialize, Serialize};
 
-use crate::processes::process::BootTime;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 pub use error::SpecError;
-pub use id::ContainerId;
-pub(crate) use id::SUPERVISORS;
 pub use image::{Image, LAYERS_MAX, RootFs};
 use limits::{Limits, MissingPolicy};
 pub use namespaces::{Isolation, Namespaces};

@@ -347,8 +347,10 @@ fn check_string(field: &'static str, value: &str) -> Result<(), SpecError> {
 
 #[cfg(test)]
 mod tests {
+    use argosy_host::ContainerId;
+
     use super::*;
-    use crate::spec::{ContainerId, ResourceLimit};
+    use crate::spec::ResourceLimit;
 
     fn spec(program: Program) -> LaunchSpec {
         let id = ContainerId::new("c-1").unwrap();

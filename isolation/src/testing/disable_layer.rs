@@ -1,7 +1,7 @@
 //! Disabling isolation layers one by one in tests, to prove that each layer stops what it is meant
 //! to stop.
 //!
-//! As with [`crate::testing::crash_points`], only a call of the test program itself changes a
+//! As with [`argosy_host::crash_points`], only a call of the test program itself changes a
 //! launcher and the processes that it creates by copying: no flag, variable, message or request
 //! field does. In builds without debug assertions, such as all releases, every layer is enabled
 //! ([`IS_ON`] is constant). Layers that a request controls as data

@@ -2,5 +2,5 @@
 //!
 //! They have no effect in releases.
 
-pub mod crash_points;
+pub mod crash_steps;
 pub mod disable_layer;

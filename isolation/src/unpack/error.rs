@@ -146,7 +146,7 @@ impl UnpackError {
     /// Returns the message with its causes.
     #[must_use]
     pub fn message(&self) -> String {
-        crate::processes::packets::error_chain(self)
+        argosy_host::packets::error_chain(self)
     }
 }
 

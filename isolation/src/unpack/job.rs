@@ -5,14 +5,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use argosy_host::packets::{ReceiveResult, WaitMode, receive_packet};
+use argosy_host::sys;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 
 use super::{ArchiveFormat, UnpackLimits, UnpackProgress, UnpackResult};
-use crate::processes::packets::{ReceiveResult, WaitMode, receive_packet};
-use crate::sys;
 
 /// An unpack request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,6 +21,11 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use argosy_host::crash_points;
+use argosy_host::packets::{
+    ReceiveResult, WaitMode, error_chain, packet_pair, receive_packet, send_packet,
+};
+use argosy_host::sys::{self, ClonedChild};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
@@ -32,15 +37,10 @@ use super::{ArchivePurpose, UnpackError, UnpackProgress, unpack};
 use crate::cgroup::Cgroup;
 use crate::confinement::drop_privileges;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::packets::{
-    ReceiveResult, WaitMode, error_chain, packet_pair, receive_packet, send_packet,
-};
 use crate::rootfs::mount_calls::clone_dir;
 use crate::rootfs::mounts::enter_empty_root;
 use crate::spec::capabilities::Capabilities;
 use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
-use crate::sys::{self, ClonedChild};
-use crate::testing::crash_points;
 
 /// The host ids of a layer's users during unpacking: those after the last that a container may
 /// have.

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use argosy_host::crash_points;
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
     XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat,
@@ -25,7 +26,6 @@ use super::{
     ArchiveEntry, ArchivePurpose, ArchiveRule, EntryAttributes, EntryKind, UnpackBudget,
     UnpackLimits,
 };
-use crate::testing::crash_points;
 
 /// The flags of every path lookup.
 pub(super) const RESOLVE_BENEATH: ResolveFlags = ResolveFlags::BENEATH

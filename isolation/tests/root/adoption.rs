@@ -2,9 +2,9 @@
 
 use std::fs;
 
+use argosy_host::ProcessId;
 use argosy_isolation::{
-    Adoption, Cgroup, CommandOutcome, Container, Exit, Handle, LaunchError, LaunchSpec, ProcessId,
-    adopt,
+    Adoption, Cgroup, CommandOutcome, Container, Exit, Handle, LaunchError, LaunchSpec, adopt,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use argosy_host::remove_tree::remove_dir_all;
 use argosy_isolation::disk::FileSystem;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
-use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_isolation::{
     Cgroup, CommandOutcome, Container, Handle, LaunchSpec, OomScope, OutputLimits, ResourceLimit,
 };

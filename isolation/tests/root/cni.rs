@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use argosy_host::ContainerId;
 use argosy_isolation::network::cni::{Cni, CniError, NetworkConfList};
-use argosy_isolation::{CommandOutcome, ContainerId, Network};
+use argosy_isolation::{CommandOutcome, Network};
 
 use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip, stderr, stdout};
 use crate::host::{SERVE, call, on_a_host, quoted, run, web};

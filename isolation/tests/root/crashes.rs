@@ -11,16 +11,17 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use argosy_host::remove_tree::remove_dir_all;
+use argosy_host::{ContainerId, crash_points};
 use argosy_isolation::network::cni::{Cni, NetworkConfList};
 use argosy_isolation::network::{InterContainerTraffic, NetworkConfig, Subnet};
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, IsolationLayers};
-use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_isolation::unpack::UnpackLimits;
 use argosy_isolation::{
-    Adoption, CgroupTree, CommandOutcome, Container, ContainerId, ContainerUser, Exit, Handle,
-    Image, Isolation, IsolationProfile, LaunchSpec, Launcher, MountSpec, Namespaces, Network,
-    Networks, RootFs, SecretFile, Volume, VolumeSource, adopt, cgroup, clean_up_abandoned,
-    crash_points, destroy, launcher,
+    Adoption, CgroupTree, CommandOutcome, Container, ContainerUser, Exit, Handle, Image, Isolation,
+    IsolationProfile, LaunchSpec, Launcher, MountSpec, Namespaces, Network, Networks, RootFs,
+    SecretFile, Volume, VolumeSource, adopt, cgroup, clean_up_abandoned, crash_steps, destroy,
+    launcher,
 };
 use serde::{Deserialize, Serialize};
 
@@ -644,7 +645,7 @@ fn all_driven() {
     driven.extend(disks::OF_QUOTAS);
     driven.extend(OF_PLUGINS.iter().map(|(step, _)| *step));
     driven.sort_unstable();
-    let mut listed = crash_points::STEPS.to_vec();
+    let mut listed = crash_steps::STEPS.to_vec();
     listed.sort_unstable();
     assert_eq!(driven, listed);
 }

@@ -6,8 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use argosy_host::crash_points;
 use argosy_isolation::disk::{DiskUsage, FileSystem, project};
-use argosy_isolation::{CommandOutcome, Image, LaunchSpec, RootFs, crash_points};
+use argosy_isolation::{CommandOutcome, Image, LaunchSpec, RootFs};
 
 use crate::audit::{AuditScope, LeakAudit};
 use crate::fixture::{RootFixture, TestCase, eventually, skip, stderr, stdout};
@@ -648,11 +649,8 @@ fn crash_at(kind: &str, step: &str, world: &RootFixture, folder: &Path, sandbox:
     eventually(&format!("the maker dies at {step}"), || {
         maker.try_wait().unwrap().is_some()
     });
-    assert_eq!(
-        crash_points::passes(&witness).unwrap_or(0),
-        1,
-        "nobody has passed {step}"
-    );
+    let passes = crash_points::passes(&witness).unwrap_or(0);
+    assert_eq!(passes, 1, "no process has passed {step}");
 }
 
 fn dying_makers() {

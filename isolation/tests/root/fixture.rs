@@ -8,9 +8,10 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use argosy_host::ContainerId;
 use argosy_isolation::{
-    CgroupTree, Container, ContainerId, Exit, Handle, Isolation, LaunchSpec, Launcher, Namespaces,
-    Program, cgroup, clean_up_abandoned, detect, disable_layer, launcher,
+    CgroupTree, Container, Exit, Handle, Isolation, LaunchSpec, Launcher, Namespaces, Program,
+    cgroup, clean_up_abandoned, detect, disable_layer, launcher,
 };
 
 use crate::layers::WITHOUT;

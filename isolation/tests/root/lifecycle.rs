@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use argosy_host::BootTime;
 use argosy_isolation::{
-    BootTime, CommandOutcome, Exit, LaunchError, LaunchSpec, Program, StopAfter, StopReason,
-    SupervisorNotice,
+    CommandOutcome, Exit, LaunchError, LaunchSpec, Program, StopAfter, StopReason, SupervisorNotice,
 };
 
 use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, plain, stdout};

@@ -45,7 +45,7 @@ mod volumes;
 use std::path::Path;
 use std::process::ExitCode;
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use fixture::{SkipTest, TestCase, agent, skip};
 
 fn main() -> ExitCode {

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use argosy_host::ContainerId;
 use argosy_isolation::network::{
     self, ContainerNamespace, InterContainerTraffic, NetworkConfig, PortPublication, Subnet, names,
 };
 use argosy_isolation::{
-    CommandOutcome, Container, ContainerId, GeneratedFile, LaunchSpec, Network, Networks, destroy,
+    CommandOutcome, Container, GeneratedFile, LaunchSpec, Network, Networks, destroy,
 };
 
 use crate::exec_confinement::output;

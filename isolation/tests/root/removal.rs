@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use argosy_isolation::{CommandOutcome, LaunchSpec, ProcessId, clean_up_abandoned, destroy};
+use argosy_host::ProcessId;
+use argosy_isolation::{CommandOutcome, LaunchSpec, clean_up_abandoned, destroy};
 
 use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, plain, processes_with};
 

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use argosy_isolation::{CgroupStats, ContainerId};
+use argosy_host::ContainerId;
+use argosy_isolation::CgroupStats;
 
 use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip};
 use crate::host::{OUTSIDE, PYTHON, call, in_network_of, on_a_host, web};

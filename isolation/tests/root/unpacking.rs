@@ -7,9 +7,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use argosy_host::remove_tree::remove_dir_all;
 use argosy_isolation::Launcher;
 use argosy_isolation::profile::FIRST_HOST_ID;
-use argosy_isolation::remove_tree::remove_dir_all;
 use argosy_isolation::unpack::{
     ArchiveFormat, ArchivePurpose, FailureOrigin, HostOwner, UnpackHandle, UnpackJob, UnpackLimits,
     UnpackReport,

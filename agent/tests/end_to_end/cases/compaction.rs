@@ -10,7 +10,7 @@ use argosy_agent::core::{
     AgentIdentity, AgentState, Instance, JournalEffect, JournalRecord, OrderBody, SyncMode,
 };
 use argosy_agent::journal::{Journal, read};
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use argosy_agent::crash::STEPS;
-use argosy_isolation::{cgroup, crash_points};
+use argosy_host::crash_points;
+use argosy_isolation::cgroup;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
 use argosy_proto::v1::order::Order;

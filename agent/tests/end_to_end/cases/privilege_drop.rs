@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
 use argosy_isolation::division::{AGENT_HOST_ID, HostUser};
 use argosy_proto::v1;
 use argosy_testing::skip;

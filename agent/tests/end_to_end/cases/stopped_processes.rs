@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use argosy_agent::journal::DirectoryLock;
-use argosy_isolation::crash_points;
+use argosy_host::crash_points;
+use argosy_isolation::crash_steps;
 use argosy_proto::v1;
 use argosy_testing::skip;
 use futures::future::join_all;
@@ -405,7 +406,7 @@ const HEARTBEAT_MS: u64 = 20_000;
 /// Runs the steps concurrently: nearly all of the time is the agents' timeouts. The longest cases
 /// start first.
 async fn stops_at_each_step(divided: bool) {
-    let steps = crash_points::STEPS.iter().copied();
+    let steps = crash_steps::STEPS.iter().copied();
     let mut steps: Vec<_> = steps.filter(|step| is_of_helpers(step)).collect();
     steps.sort_by_key(|step| !FOR_THE_NEXT.contains(step));
     let hosts: Vec<_> = steps.iter().map(|_| TestHost::new()).collect();

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
-use argosy_isolation::ProcessId;
+use argosy_host::ProcessId;
 use argosy_testbed::leftovers::is_alive;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::atomic_file::{self, Durability, WriteOptions};
-use argosy_isolation::remove_tree;
+use argosy_host::atomic_file::{self, Durability, WriteOptions};
+use argosy_host::remove_tree;
 
 /// The name prefix of everything that is incomplete or being removed.
 pub const DRAFT: &str = ".draft-";

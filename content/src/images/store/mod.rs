@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use argosy_isolation::atomic_file::Durability;
+use argosy_host::atomic_file::Durability;
 
 use super::digest::Digest;
 use super::error::PullErrorKind;

@@ -12,11 +12,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use argosy_host::sys;
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 
 use crate::network::ipam::lock_within;
-use crate::sys;
 
 /// The time in which a killed plugin must end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);

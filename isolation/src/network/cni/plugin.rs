@@ -9,12 +9,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use argosy_host::child::{ChildProcess, memory_file, read_all};
+use argosy_host::spawner::{ProgramCall, StandardStreams};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::lock::ContainerLock;
-use crate::processes::child::{ChildProcess, memory_file, read_all};
-use crate::processes::spawner::{ProgramCall, StandardStreams};
 
 /// The `PATH` of plugins.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -12,11 +12,12 @@
 use std::fs;
 use std::io;
 
+use argosy_host::crash_points;
+
 use super::super::rules::DEVICES;
 use super::super::{NetworkError, namespace, network_error};
 use super::{are_all_recorded, devices};
 use crate::network::ipam::{DeviceSettings6, ForwardingRecord6, Ipam};
-use crate::testing::crash_points;
 
 /// The settings of all devices, with `default` for later devices.
 const DEVICES_6: &str = "net/ipv6/conf";

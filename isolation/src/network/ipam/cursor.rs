@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
+use argosy_host::claims;
+
 use super::{Ipam, record_error, replace};
-use crate::claims;
 use crate::network::{NetworkError, Subnet};
 
 /// The number of addresses that may be taken per record of the cursor: each record costs two

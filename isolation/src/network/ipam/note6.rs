@@ -8,9 +8,10 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use argosy_host::atomic_file::{self, Durability, WriteOptions};
+
 use super::notes::NamespaceId;
 use super::{Ipam, draft_of, record_error, remove};
-use crate::atomic_file::{self, Durability, WriteOptions};
 use crate::network::NetworkError;
 
 /// The devices of a host that forwarded no IPv6, and the settings to restore.

@@ -7,11 +7,11 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
+use argosy_host::sys;
 use nix::errno::Errno;
 
 use super::{Ipam, record_error, remove, replace};
 use crate::network::NetworkError;
-use crate::sys;
 
 /// The identity of a network namespace.
 #[derive(Debug, Clone, Copy)]

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use argosy_host::sys;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{CWD, symlinkat};
@@ -28,7 +29,6 @@ use crate::rootfs::mount_calls::{
     DEFAULT_ATTRIBUTES, MountError, attach, attach_in, clone_mount, clone_tree, create_dir,
     file_system, mount_error, restrict, restrict_one,
 };
-use crate::sys;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// The paths in the store of a container's `/dev` and `/sys`.
@@ -206,11 +206,7 @@ fn receive_reply(from: &mut UnixStream) -> io::Result<()> {
 fn send_reply(mut to: &UnixStream, filled: Result<(), MountError>) -> io::Result<()> {
     let text = match filled {
         Ok(()) => vec![0],
-        Err(error) => [
-            &[1],
-            crate::processes::packets::error_chain(&error).as_bytes(),
-        ]
-        .concat(),
+        Err(error) => [&[1], argosy_host::packets::error_chain(&error).as_bytes()].concat(),
     };
     to.write_all(&text)?;
     to.read(&mut [0]).map(drop)

@@ -8,6 +8,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use argosy_host::packets::{
+    ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet, send_packet_with,
+};
+use argosy_host::process::{kill_descendants, send_signal_to_group};
+use argosy_host::{crash_points, sys};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,15 +21,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Gid, Uid};
 
 use super::{ExecAction, ExecRequest, MonitorMessage, MonitorRequest, terminal};
+use crate::confinement::drop_privileges::close_all_but;
 use crate::confinement::seccomp::SeccompFilter;
-use crate::processes::packets::{
-    ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet, send_packet_with,
-};
-use crate::processes::process::{close_all_but, kill_descendants, send_signal_to_group};
 use crate::runtime::command::{ExecuteError, PreparedCommand};
 use crate::spec::{ContainerUser, LaunchSpec};
-use crate::sys;
-use crate::testing::crash_points;
 
 /// Answers a session whose command cannot be executed.
 pub(crate) fn refuse(session: &OwnedFd, reason: String) {

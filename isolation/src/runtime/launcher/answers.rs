@@ -6,10 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use argosy_host::{ContainerId, ProcessId};
 use nix::sys::socket::{MsgFlags, send};
-
-use crate::processes::process::ProcessId;
-use crate::spec::ContainerId;
 
 /// Sends an answer, in the launcher. Never blocks: an agent has few unanswered requests, so there
 /// is space unless the socket is closed.

@@ -13,9 +13,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
+use argosy_host::atomic_file::{self, Durability, WriteOptions};
 use serde::{Deserialize, Serialize};
-
-use crate::atomic_file::{self, Durability, WriteOptions};
 
 /// The written format; others are not read.
 const VERSION: u32 = 1;

@@ -6,8 +6,10 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use argosy_host::ContainerId;
+
 use super::*;
-use crate::spec::{ContainerId, OutputLimits, Program};
+use crate::spec::{OutputLimits, Program};
 
 /// A supervisor's outputs, and the command's ends of them.
 struct OutputFixture {
@@ -339,7 +341,7 @@ fn files_of_an_earlier_attempt_are_replaced_and_others_rejected() {
     fs::remove_file(&stdout).unwrap();
     symlink("/dev/null", &stdout).unwrap();
     let error = CommandOutput::create(&spec).unwrap_err();
-    let text = crate::processes::packets::error_chain(&error);
+    let text = argosy_host::packets::error_chain(&error);
     assert!(
         text.contains("stdout") && text.contains("has a link"),
         "{text}"
@@ -349,7 +351,7 @@ fn files_of_an_earlier_attempt_are_replaced_and_others_rejected() {
         ..spec
     };
     let error = CommandOutput::create(&gone).unwrap_err();
-    let text = crate::processes::packets::error_chain(&error);
+    let text = argosy_host::packets::error_chain(&error);
     assert!(
         text.contains("gone/stdout") && text.contains("No such file"),
         "{text}"

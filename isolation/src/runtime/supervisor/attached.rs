@@ -6,12 +6,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use argosy_host::packets::ReceiveResult;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
-use crate::processes::packets::ReceiveResult;
 use crate::runtime::attachment::{
     AttachMessage, AttachRequest, INPUT_LIMIT_BYTES, OUTPUT_LIMIT_BYTES,
 };

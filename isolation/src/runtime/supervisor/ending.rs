@@ -4,23 +4,22 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use argosy_host::atomic_file::Durability;
+use argosy_host::packets::{WaitMode, error_chain, send_packet};
+use argosy_host::{crash_points, sys};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use super::start::{StartError, wall_clock_ms};
 use super::{Supervisor, lacking};
-use crate::atomic_file::Durability;
 use crate::cgroup::oom::{OomKill, OomScope};
 use crate::cgroup::{Cgroup, LastUsage};
-use crate::processes::packets::{WaitMode, error_chain, send_packet};
 use crate::runtime::messages::SupervisorNotice;
 use crate::spec::LaunchSpec;
 use crate::state_dir::{
     CommandOutcome, Exit, HandleFile, LifetimeUsage, StateDirectory, StateDirectoryError,
     StopReason,
 };
-use crate::sys;
-use crate::testing::crash_points;
 
 /// The time in which killed processes must leave the group; `destroy` finishes the rest.
 const EMPTY_TIMEOUT: Duration = Duration::from_secs(2);

@@ -9,6 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use argosy_host::packets::{WaitMode, packet_pair, send_packet};
+use argosy_host::sys::{self, ClonedChild};
+use argosy_host::{BootTime, ProcessId, crash_points};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
@@ -20,8 +23,6 @@ use crate::cgroup::limits::LimitsError;
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::confinement::device_filter::DeviceFilter;
 use crate::confinement::port_filter;
-use crate::processes::packets::{WaitMode, packet_pair, send_packet};
-use crate::processes::process::{BootTime, ProcessId};
 use crate::rootfs::mount_calls::MountError;
 use crate::rootfs::mounts::{ClonedMounts, PreparedMounts};
 use crate::runtime::init;
@@ -31,8 +32,6 @@ use crate::spec::limits::MissingControllers;
 use crate::spec::profile::CONTAINER_IDS;
 use crate::spec::{LaunchSpec, Network};
 use crate::state_dir::{Handle, HandleFile, StateDirectory, StateDirectoryError};
-use crate::sys::{self, ClonedChild};
-use crate::testing::crash_points;
 use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// The time in which a group must become empty when a start is undone.

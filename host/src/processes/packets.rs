@@ -15,13 +15,13 @@ use crate::sys;
 /// The maximum length of a message on a packet socket, in bytes. It is far above the size of
 /// handles and exits, and below what a socket accepts in one call with default settings. Exec
 /// requests are the longest messages.
-pub(crate) const PACKET_LIMIT_BYTES: usize = 128 * 1024;
+pub const PACKET_LIMIT_BYTES: usize = 128 * 1024;
 /// The maximum number of descriptors of a message: the three streams of an exec command.
 const DESCRIPTORS: usize = 3;
 
 /// The result of a read from a packet socket.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum ReceiveResult<T> {
+pub enum ReceiveResult<T> {
     Message(T),
     /// No message now.
     Nothing,
@@ -30,7 +30,7 @@ pub(crate) enum ReceiveResult<T> {
 }
 
 /// Returns two connected packet sockets.
-pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+pub fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -41,7 +41,7 @@ pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 /// Whether a call may block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WaitMode {
+pub enum WaitMode {
     Block,
     Return,
 }
@@ -59,11 +59,7 @@ impl WaitMode {
 /// wait.
 ///
 /// It uses a system call that cannot pass descriptors: the unpack process may make no other.
-pub(crate) fn send_packet<T: Serialize>(
-    socket: impl AsFd,
-    message: &T,
-    wait: WaitMode,
-) -> io::Result<()> {
+pub fn send_packet<T: Serialize>(socket: impl AsFd, message: &T, wait: WaitMode) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
     send(socket.as_fd().as_raw_fd(), &bytes, flags)?;
@@ -71,7 +67,7 @@ pub(crate) fn send_packet<T: Serialize>(
 }
 
 /// The same with descriptors, which are duplicated for the receiver.
-pub(crate) fn send_packet_with<T: Serialize>(
+pub fn send_packet_with<T: Serialize>(
     socket: impl AsFd,
     message: &T,
     descriptors: &[BorrowedFd<'_>],
@@ -88,7 +84,7 @@ pub(crate) fn send_packet_with<T: Serialize>(
 
 /// Receives one message. An invalid message is an error, never a panic. Descriptors that come with
 /// it are closed.
-pub(crate) fn receive_packet<T: DeserializeOwned>(
+pub fn receive_packet<T: DeserializeOwned>(
     socket: impl AsFd,
     wait: WaitMode,
 ) -> io::Result<ReceiveResult<T>> {
@@ -100,7 +96,7 @@ pub(crate) fn receive_packet<T: DeserializeOwned>(
 }
 
 /// The same with the descriptors that come with it.
-pub(crate) fn receive_packet_with<T: DeserializeOwned>(
+pub fn receive_packet_with<T: DeserializeOwned>(
     socket: impl AsFd,
     wait: WaitMode,
 ) -> io::Result<ReceiveResult<(T, Vec<OwnedFd>)>> {
@@ -138,7 +134,7 @@ pub(crate) fn receive_packet_with<T: DeserializeOwned>(
 }
 
 /// Formats the whole chain of an error as one message: processes exchange errors as text.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -71,7 +71,7 @@ impl AllowedPrograms {
 
 /// A program to execute, with its parameters.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct ProgramCall {
+pub struct ProgramCall {
     program: OsString,
     arguments: Vec<OsString>,
     /// Its name in process lists, if not the program's.
@@ -83,16 +83,16 @@ pub(crate) struct ProgramCall {
 }
 
 /// Standard input, output and error. Without the last, it writes to this process's standard error.
-pub(crate) struct StandardStreams {
-    pub(crate) input: OwnedFd,
-    pub(crate) output: OwnedFd,
-    pub(crate) error: Option<OwnedFd>,
+pub struct StandardStreams {
+    pub input: OwnedFd,
+    pub output: OwnedFd,
+    pub error: Option<OwnedFd>,
 }
 
 /// A program that a spawner has executed.
 #[derive(Debug)]
-pub(crate) struct SpawnedProgram {
-    pub(crate) pid: u32,
+pub struct SpawnedProgram {
+    pub pid: u32,
     handle: OwnedFd,
     /// The socket that reports its end.
     exit_socket: OwnedFd,
@@ -116,7 +116,7 @@ enum SpawnerReply {
 
 impl ProgramCall {
     /// Takes program, arguments and environment of `command`, but not its streams and directory.
-    pub(crate) fn of(command: &Command) -> Self {
+    pub fn of(command: &Command) -> Self {
         let environment = command.get_envs();
         let set = environment.filter_map(|(name, value)| Some((name.into(), value?.into())));
         Self {
@@ -129,24 +129,24 @@ impl ProgramCall {
         }
     }
 
-    pub(crate) fn without_our_environment(mut self) -> Self {
+    pub fn without_our_environment(mut self) -> Self {
         self.has_our_environment = false;
         self
     }
 
-    pub(crate) fn named(mut self, name: Option<&str>) -> Self {
+    pub fn named(mut self, name: Option<&str>) -> Self {
         self.name = name.map(str::to_owned);
         self
     }
 
     /// Drops the variables that the command sets as well.
-    pub(crate) fn without_environment(mut self) -> Self {
+    pub fn without_environment(mut self) -> Self {
         self.environment.clear();
         self
     }
 
     /// Adds these variables of this process's environment, if they exist.
-    pub(crate) fn with_ours(mut self, names: &[&str]) -> Self {
+    pub fn with_ours(mut self, names: &[&str]) -> Self {
         let ours = names
             .iter()
             .filter_map(|name| Some(((*name).into(), std::env::var_os(name)?)));
@@ -156,12 +156,12 @@ impl ProgramCall {
 
     /// Detaches the program from this process, which it outlives: from its environment, directory
     /// and process group.
-    pub(crate) fn detached(mut self) -> Self {
+    pub fn detached(mut self) -> Self {
         self.is_apart = true;
         self.without_our_environment()
     }
 
-    pub(crate) fn command(&self, streams: StandardStreams) -> Command {
+    pub fn command(&self, streams: StandardStreams) -> Command {
         let mut command = Command::new(&self.program);
         if let Some(name) = &self.name {
             command.arg0(name);
@@ -217,7 +217,7 @@ pub fn wait(watched: &OwnedFd) {
 ///
 /// # Errors
 /// The reason why it cannot be executed, as if this process had tried.
-pub(crate) fn spawn(
+pub fn spawn(
     execution: &ProgramCall,
     streams: &StandardStreams,
 ) -> io::Result<Option<SpawnedProgram>> {
@@ -299,7 +299,7 @@ fn gone_error() -> io::Error {
 
 impl SpawnedProgram {
     /// Returns its exit status; `None` if it has not ended in time.
-    pub(crate) fn wait(&self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    pub fn wait(&self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         if !has_ended(&self.handle, limit)? {
             return Ok(None);
         }
@@ -316,7 +316,7 @@ impl SpawnedProgram {
         }
     }
 
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         // It may have ended by now. The spawner reaps it whenever it ends.
         let _ = pidfd_send_signal(&self.handle, Signal::KILL);
     }

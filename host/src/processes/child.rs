@@ -21,10 +21,10 @@ const KILL_LIMIT: Duration = Duration::from_secs(1);
 const TEXT_LIMIT_BYTES: u64 = 1024 * 1024;
 
 /// The result of a program that ended.
-pub(crate) struct ProgramOutput {
-    pub(crate) status: ExitStatus,
+pub struct ProgramOutput {
+    pub status: ExitStatus,
     /// Its standard error.
-    pub(crate) stderr: String,
+    pub stderr: String,
 }
 
 /// A program that this process executed, or that the spawner executed for it
@@ -39,7 +39,7 @@ enum ChildHandle {
 }
 
 impl ChildProcess {
-    pub(crate) fn execute(execution: &ProgramCall, streams: StandardStreams) -> io::Result<Self> {
+    pub fn execute(execution: &ProgramCall, streams: StandardStreams) -> io::Result<Self> {
         if let Some(spawned) = spawner::spawn(execution, &streams)? {
             return Ok(Self(ChildHandle::Spawner(spawned)));
         }
@@ -57,7 +57,7 @@ impl ChildProcess {
     }
 
     /// Waits for the end of the process. Returns `None` if it has not ended in time.
-    pub(crate) fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    pub fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         match &mut self.0 {
             ChildHandle::Spawner(spawned) => spawned.wait(limit),
             ChildHandle::Local(child) => {
@@ -71,7 +71,7 @@ impl ChildProcess {
     }
 
     /// Kills and reaps the process: in the background if the kernel does not end it soon.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         match &mut self.0 {
             // The process id cannot be reused until it is reaped. The process may have ended by
             // now.
@@ -93,7 +93,7 @@ impl ChildProcess {
 ///
 /// # Errors
 /// If it cannot be run. [`io::ErrorKind::TimedOut`] if it has not ended in time: it is then killed.
-pub(crate) fn run(command: &Command, input: &str, limit: Duration) -> io::Result<ProgramOutput> {
+pub fn run(command: &Command, input: &str, limit: Duration) -> io::Result<ProgramOutput> {
     // Files, not pipes: a program that does not read, or a child that it leaves behind, cannot
     // block this process.
     let mut text = memory_file()?;
@@ -125,17 +125,17 @@ pub(crate) fn run(command: &Command, input: &str, limit: Duration) -> io::Result
 }
 
 /// Opens `/dev/null`, which discards a program's output.
-pub(crate) fn null() -> io::Result<OwnedFd> {
+pub fn null() -> io::Result<OwnedFd> {
     Ok(File::options().write(true).open("/dev/null")?.into())
 }
 
 /// Creates a memory file that has no name and takes no disk space.
-pub(crate) fn memory_file() -> io::Result<File> {
+pub fn memory_file() -> io::Result<File> {
     Ok(memfd_create("argosy", MemfdFlags::CLOEXEC)?.into())
 }
 
 /// Returns the content of such a file.
-pub(crate) fn read_all(file: &mut File) -> io::Result<String> {
+pub fn read_all(file: &mut File) -> io::Result<String> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
     file.take(TEXT_LIMIT_BYTES).read_to_end(&mut bytes)?;

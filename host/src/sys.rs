@@ -6,9 +6,9 @@
     reason = "the one file of the workspace that talks to the kernel by hand"
 )]
 
-pub(crate) mod bpf;
-pub(crate) mod disk;
-pub(crate) mod network;
+pub mod bpf;
+pub mod disk;
+pub mod network;
 
 use std::ffi::{CString, c_int, c_void};
 use std::io;
@@ -23,11 +23,11 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// A child created by [`clone_process`].
-pub(crate) struct ClonedChild {
+pub struct ClonedChild {
     /// Its process id in the caller's pid namespace.
-    pub(crate) pid: i32,
+    pub pid: i32,
     /// A pidfd, which never refers to a later process with the same id.
-    pub(crate) handle: OwnedFd,
+    pub handle: OwnedFd,
 }
 
 /// Creates a copy of this process that runs `child` and exits with the code it returns.
@@ -35,7 +35,7 @@ pub(crate) struct ClonedChild {
 /// `flags` are `CLONE_NEW*` flags; with `cgroup` the child is created in that group. If the caller
 /// is single-threaded, as launcher and supervisor are, the copy may do whatever the original may;
 /// otherwise `child` must take no lock and allocate nothing.
-pub(crate) fn clone_process(
+pub fn clone_process(
     flags: c_int,
     cgroup: Option<BorrowedFd<'_>>,
     child: impl FnOnce() -> i32,
@@ -76,7 +76,7 @@ pub(crate) fn clone_process(
 /// `child` writes are changed here.
 ///
 /// Cheaper than a copy: no page table is duplicated. The caller must be single-threaded.
-pub(crate) fn spawn_borrowing(mut child: &mut dyn FnMut()) -> Result<i32, Errno> {
+pub fn spawn_borrowing(mut child: &mut dyn FnMut()) -> Result<i32, Errno> {
     extern "C" fn enter(argument: *mut c_void) -> c_int {
         let child = argument.cast::<&mut dyn FnMut()>();
         // SAFETY: the caller passes a pointer to its own live variable and waits for this function.
@@ -95,7 +95,7 @@ pub(crate) fn spawn_borrowing(mut child: &mut dyn FnMut()) -> Result<i32, Errno>
 
 /// Maps a counter in the first bytes of a file, which this process shares with all its copies. The
 /// mapping exists until the process exits.
-pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errno> {
+pub fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errno> {
     let (access, size) = (libc::PROT_READ | libc::PROT_WRITE, size_of::<u32>());
     let file = file.as_fd().as_raw_fd();
     // SAFETY: a new mapping, at an address of the kernel's choice.
@@ -117,7 +117,7 @@ pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errn
 }
 
 /// Closes every descriptor above the standard streams, except these.
-pub(crate) fn close_all_but_these(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+pub fn close_all_but_these(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut kept: Vec<_> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     kept.sort_unstable();
     let mut first: RawFd = 3;
@@ -125,7 +125,7 @@ pub(crate) fn close_all_but_these(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> 
         let last = end.map_or(RawFd::MAX, |end| end - 1);
         if last >= first {
             // SAFETY: called only where nothing is used afterwards that owns one of these
-            // descriptors: right before an exec, or at the start of a new process of this crate.
+            // descriptors: right before an exec, or at the start of a new process.
             let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
             Errno::result(closed)?;
         }
@@ -135,7 +135,7 @@ pub(crate) fn close_all_but_these(kept: &[BorrowedFd<'_>]) -> Result<(), Errno> 
 }
 
 /// Opens a descriptor for this process; it never refers to a later process with the same id.
-pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes two integers and touches no memory of this process.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = Errno::result(returned)? as RawFd;
@@ -144,7 +144,7 @@ pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
 }
 
 /// Sends `signal` to the process of a descriptor from [`pidfd_open`].
-pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Result<(), Errno> {
+pub fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Result<(), Errno> {
     // SAFETY: with a null `siginfo` the kernel fills in its own and touches no memory.
     let returned = unsafe {
         libc::syscall(
@@ -159,16 +159,16 @@ pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Resul
 }
 
 /// The result of [`wait_child`] for a child that ended.
-pub(crate) struct ExitedChild {
-    pub(crate) pid: i32,
+pub struct ExitedChild {
+    pub pid: i32,
     /// As `wait(2)` encodes it.
-    pub(crate) status: c_int,
-    pub(crate) cpu_ms: u64,
-    pub(crate) peak_memory_bytes: u64,
+    pub status: c_int,
+    pub cpu_ms: u64,
+    pub peak_memory_bytes: u64,
 }
 
 /// Reaps a child: `pid`, or any for −1. With `block` false it returns `None` when none has ended.
-pub(crate) fn wait_child(pid: i32, block: bool) -> Result<Option<ExitedChild>, Errno> {
+pub fn wait_child(pid: i32, block: bool) -> Result<Option<ExitedChild>, Errno> {
     let mut status = 0;
     // SAFETY: `rusage` is plain integers, for which all zeroes is a valid value.
     let mut usage: libc::rusage = unsafe { mem::zeroed() };
@@ -188,7 +188,7 @@ pub(crate) fn wait_child(pid: i32, block: bool) -> Result<Option<ExitedChild>, E
 }
 
 /// Resets all signals to their default, and ignores the end of children: the kernel reaps them.
-pub(crate) fn reset_signals_and_ignore_children() {
+pub fn reset_signals_and_ignore_children() {
     // The kernel's structure, larger than on any architecture. The library refuses signals 32 and
     // 33, which a parent may have left ignored.
     let default = [0_u64; 8];
@@ -210,13 +210,13 @@ pub(crate) fn reset_signals_and_ignore_children() {
 }
 
 /// Makes children waitable again.
-pub(crate) fn expect_children() {
+pub fn expect_children() {
     // SAFETY: SIG_DFL installs no code.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// Makes descriptor `target` (0, 1 or 2) refer to the file of `source`.
-pub(crate) fn replace_descriptor(source: impl AsFd, target: RawFd) -> Result<(), Errno> {
+pub fn replace_descriptor(source: impl AsFd, target: RawFd) -> Result<(), Errno> {
     assert!(
         (0..=2).contains(&target),
         "only standard streams are replaced"
@@ -227,7 +227,7 @@ pub(crate) fn replace_descriptor(source: impl AsFd, target: RawFd) -> Result<(),
 }
 
 /// Duplicates the launcher's standard input, a socket, to a new descriptor that is closed on exec.
-pub(crate) fn take_standard_input() -> Result<OwnedFd, Errno> {
+pub fn take_standard_input() -> Result<OwnedFd, Errno> {
     // SAFETY: F_DUPFD_CLOEXEC touches no memory; on success the descriptor is new, without owner.
     let fd = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3) };
     Errno::result(fd)?;
@@ -236,7 +236,7 @@ pub(crate) fn take_standard_input() -> Result<OwnedFd, Errno> {
 }
 
 /// Accepts a connection if one is pending.
-pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = accept4(listener.as_raw_fd(), flags)?;
     // SAFETY: the kernel has just created this descriptor for this process; nothing else owns it.
@@ -244,7 +244,7 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 }
 
 /// Receives bytes and at most `N` descriptors; the kernel closes those that do not fit.
-pub(crate) fn receive_with_descriptors<const N: usize>(
+pub fn receive_with_descriptors<const N: usize>(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     flags: MsgFlags,
@@ -272,7 +272,7 @@ pub(crate) fn receive_with_descriptors<const N: usize>(
 ///
 /// It uses the raw system calls, because the library's functions would also signal the other
 /// threads of a process whose memory this one shares.
-pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
     // SAFETY: the list is live for the call and its length is passed with it.
     let returned = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
     Errno::result(returned)?;
@@ -283,11 +283,7 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errn
 }
 
 /// Sets `MOUNT_ATTR_*` flags on a mount, with `all` on submounts too, and makes it private.
-pub(crate) fn add_mount_attributes(
-    tree: BorrowedFd<'_>,
-    attributes: u64,
-    all: bool,
-) -> Result<(), Errno> {
+pub fn add_mount_attributes(tree: BorrowedFd<'_>, attributes: u64, all: bool) -> Result<(), Errno> {
     // SAFETY: `mount_attr` is plain integers, for which all zeroes is a valid value.
     let mut wanted: libc::mount_attr = unsafe { mem::zeroed() };
     wanted.attr_set = attributes;
@@ -297,7 +293,7 @@ pub(crate) fn add_mount_attributes(
 }
 
 /// Maps the owners of files below an unattached mount by a user namespace: user n is its user n.
-pub(crate) fn map_owners(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn map_owners(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: `mount_attr` is plain integers, for which all zeroes is a valid value.
     let mut wanted: libc::mount_attr = unsafe { mem::zeroed() };
     wanted.attr_set = libc::MOUNT_ATTR_IDMAP;
@@ -327,7 +323,7 @@ fn set_mount_attributes(
 
 /// Drops all capabilities except `kept` from the bounding set permanently: no executed program has
 /// another.
-pub(crate) fn bound_capabilities(kept: u64) -> Result<(), Errno> {
+pub fn bound_capabilities(kept: u64) -> Result<(), Errno> {
     for capability in (0..=63).filter(|number| kept & 1 << number == 0) {
         // SAFETY: integers only.
         let dropped = Errno::result(unsafe {
@@ -354,7 +350,7 @@ pub(crate) fn bound_capabilities(kept: u64) -> Result<(), Errno> {
 
 /// Drops permanently what could restore a capability: empties the bounding and ambient sets, and
 /// makes root's user id unprivileged.
-pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+pub fn drop_capabilities() -> Result<(), Errno> {
     // From linux/securebits.h: no capabilities for root, none kept or raised, and all bits locked.
     const LOCKED: libc::c_ulong = 0b1110_1011;
     bound_capabilities(0)?;
@@ -363,13 +359,13 @@ pub(crate) fn drop_capabilities() -> Result<(), Errno> {
 }
 
 /// Keeps the permitted set when root becomes another user, until a program is executed.
-pub(crate) fn keep_capabilities_over_user_change() -> Result<(), Errno> {
+pub fn keep_capabilities_over_user_change() -> Result<(), Errno> {
     // SAFETY: integers only.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }).map(drop)
 }
 
 /// Passes these capabilities to executed programs; they must be permitted and inheritable.
-pub(crate) fn raise_ambient(kept: u64) -> Result<(), Errno> {
+pub fn raise_ambient(kept: u64) -> Result<(), Errno> {
     for capability in (0..=63).filter(|number| kept & 1 << number != 0) {
         // SAFETY: integers only.
         Errno::result(unsafe {
@@ -386,7 +382,7 @@ pub(crate) fn raise_ambient(kept: u64) -> Result<(), Errno> {
 }
 
 /// Sets the permitted, effective and inheritable sets.
-pub(crate) fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), Errno> {
+pub fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), Errno> {
     /// From linux/capability.h: two words per set.
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];
@@ -400,7 +396,7 @@ pub(crate) fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), E
 }
 
 /// Installs a filter on this thread.
-pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), Errno> {
+pub fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), Errno> {
     let wanted = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_ptr().cast_mut(),
@@ -420,7 +416,7 @@ pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), E
 
 /// Joins a new anonymous session keyring: this thread and its descendants possess none of the keys
 /// of its parents.
-pub(crate) fn join_new_session_keyring() -> Result<(), Errno> {
+pub fn join_new_session_keyring() -> Result<(), Errno> {
     /// From linux/keyctl.h.
     const JOIN_SESSION_KEYRING: c_int = 1;
     let no_name: *const c_void = std::ptr::null();
@@ -430,7 +426,7 @@ pub(crate) fn join_new_session_keyring() -> Result<(), Errno> {
 }
 
 /// Returns the kernel's cookie of this thread's network namespace.
-pub(crate) fn netns_cookie() -> Result<u64, Errno> {
+pub fn netns_cookie() -> Result<u64, Errno> {
     /// From asm-generic/socket.h.
     const SO_NETNS_COOKIE: c_int = 71;
     let socket = nix::sys::socket::socket(
@@ -456,7 +452,7 @@ pub(crate) fn netns_cookie() -> Result<u64, Errno> {
 }
 
 /// Executes `program`; returns only if that fails.
-pub(crate) fn execute(program: &CString, pointers: &ExecPointers) -> Errno {
+pub fn execute(program: &CString, pointers: &ExecPointers) -> Errno {
     // SAFETY: both lists end in null and point into strings that `pointers` owns.
     unsafe {
         libc::execve(
@@ -469,14 +465,14 @@ pub(crate) fn execute(program: &CString, pointers: &ExecPointers) -> Errno {
 }
 
 /// Argument and environment lists in the kernel's format, prepared before the last step.
-pub(crate) struct ExecPointers {
+pub struct ExecPointers {
     arguments: Vec<*const libc::c_char>,
     environment: Vec<*const libc::c_char>,
     _owned: [Vec<CString>; 2],
 }
 
 impl ExecPointers {
-    pub(crate) fn new(arguments: Vec<CString>, environment: Vec<CString>) -> Self {
+    pub fn new(arguments: Vec<CString>, environment: Vec<CString>) -> Self {
         let list = |strings: &[CString]| {
             let pointers = strings.iter().map(|string| string.as_ptr());
             pointers.chain([std::ptr::null()]).collect()

@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::testing::crash_points;
+use crate::crash_points;
 
 /// Removes a directory with all its content. A later call removes what an interrupted one left.
 ///

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 /// Returns the cookie of a socket's network namespace, which is not reused before the next boot.
 /// `ENOPROTOOPT` before Linux 5.14.
-pub(crate) fn namespace_cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+pub fn namespace_cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     let mut cookie = 0_u64;
     let mut length = mem::size_of::<u64>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `cookie`, and to `length` how many; both

@@ -4,11 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::SpecError;
-
 /// The reserved name of the group of the launcher and the supervisors, a sibling of the containers'
 /// groups.
-pub(crate) const SUPERVISORS: &str = "supervisors";
+pub const SUPERVISORS: &str = "supervisors";
 
 /// A container's id: one file name of 1 to 128 letters, digits, `.`, `_`, `-`, not starting with
 /// `.`.
@@ -16,21 +14,37 @@ pub(crate) const SUPERVISORS: &str = "supervisors";
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerId(String);
 
+/// The error for a name that is no container id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "id {value:?} is not valid: use 1 to 128 letters, digits, '.', '_' or '-', not beginning with '.'"
+)]
+pub struct ContainerIdError {
+    /// The name, truncated to 100 characters.
+    pub value: String,
+}
+
+impl ContainerIdError {
+    fn of(name: &str) -> Self {
+        let mut value: String = name.chars().take(100).collect();
+        if value.len() < name.len() {
+            value.push('…');
+        }
+        Self { value }
+    }
+}
+
 impl ContainerId {
     /// Validates the name. `supervisors` is reserved for the tree itself.
     ///
     /// # Errors
     /// With the name and the rule for names.
-    pub fn new(name: impl Into<String>) -> Result<Self, SpecError> {
+    pub fn new(name: impl Into<String>) -> Result<Self, ContainerIdError> {
         let name = name.into();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         let fits = (1..=128).contains(&name.len()) && name.bytes().all(allowed);
         if !fits || name.starts_with('.') || name == SUPERVISORS {
-            return Err(SpecError::new(
-                "id",
-                &name,
-                "use 1 to 128 letters, digits, '.', '_' or '-', not beginning with '.'",
-            ));
+            return Err(ContainerIdError::of(&name));
         }
         Ok(Self(name))
     }
@@ -42,9 +56,9 @@ impl ContainerId {
 }
 
 impl TryFrom<String> for ContainerId {
-    type Error = SpecError;
+    type Error = ContainerIdError;
 
-    fn try_from(name: String) -> Result<Self, SpecError> {
+    fn try_from(name: String) -> Result<Self, ContainerIdError> {
         Self::new(name)
     }
 }
@@ -70,7 +84,8 @@ mod tests {
         for bad in ["", ".", "..", "a/b", ".hidden", "a b", "supervisors", "ü"] {
             assert!(ContainerId::new(bad).is_err(), "{bad:?}");
         }
-        assert!(ContainerId::new("x".repeat(129)).is_err());
+        let long = ContainerId::new("x".repeat(129)).unwrap_err();
+        assert_eq!(long.value, format!("{}…", "x".repeat(100)));
         assert!(serde_json::from_str::<ContainerId>("\"../up\"").is_err());
         assert_eq!(ContainerId::new("a-1_B.c").unwrap().as_str(), "a-1_B.c");
     }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Add;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -12,7 +12,6 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::sys;
-use crate::testing::disable_layer::{self, MandatoryLayer};
 
 /// Milliseconds per clock tick in `/proc`: `USER_HZ` is 100 on x86_64 and aarch64.
 const MS_PER_TICK: u64 = 10;
@@ -40,7 +39,7 @@ impl ProcessId {
     }
 
     /// Returns the process that has this id now, if it is a child of `parent`.
-    pub(crate) fn of_child(pid: i32, parent: u32) -> Option<Self> {
+    pub fn of_child(pid: i32, parent: u32) -> Option<Self> {
         let stat = ProcStat::read(pid).ok()?;
         (i64::from(stat.parent) == i64::from(parent)).then_some(Self {
             pid,
@@ -79,7 +78,7 @@ impl ProcessId {
 
     /// Whether it has ended or is exiting: a process leaves its cgroup before it has ended, and the
     /// first one of a pid namespace waits there for all others.
-    pub(crate) fn is_ending(self) -> io::Result<bool> {
+    pub fn is_ending(self) -> io::Result<bool> {
         match ProcStat::read(self.pid) {
             Ok(stat) => {
                 Ok(stat.start_ticks != self.start_ticks || stat.has_ended || stat.is_exiting)
@@ -107,21 +106,13 @@ impl ProcessId {
 
 /// Detects the processor's features, which the standard library does once per process: copies of
 /// this process need not repeat it. In a virtual machine each instruction for that traps.
-pub(crate) fn detect_features() {
+pub fn detect_features() {
     #[cfg(target_arch = "x86_64")]
     std::hint::black_box(std::arch::is_x86_feature_detected!("avx2"));
 }
 
-/// Closes every descriptor above the standard streams, except `kept`.
-pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    match disable_layer::is_enabled(MandatoryLayer::Descriptors) {
-        true => sys::close_all_but_these(kept.as_slice()),
-        false => Ok(()),
-    }
-}
-
 /// Waits until the process of a pidfd has ended. Returns false on a timeout.
-pub(crate) fn has_ended(handle: &OwnedFd, limit: Duration) -> io::Result<bool> {
+pub fn has_ended(handle: &OwnedFd, limit: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + limit;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -179,7 +170,7 @@ impl ProcStat {
 }
 
 /// Returns the ids of this process's children. Single-threaded callers only.
-pub(crate) fn children() -> Vec<i32> {
+pub fn children() -> Vec<i32> {
     let own = std::process::id() as i32;
     if let Ok(text) = fs::read_to_string(format!("/proc/self/task/{own}/children")) {
         return text
@@ -199,7 +190,7 @@ pub(crate) fn children() -> Vec<i32> {
 
 /// Kills and reaps every descendant of a subreaper: the orphans of each become its children in
 /// turn.
-pub(crate) fn kill_descendants() {
+pub fn kill_descendants() {
     loop {
         for pid in children() {
             // It may have ended since: then there is nothing to kill.
@@ -214,7 +205,7 @@ pub(crate) fn kill_descendants() {
 }
 
 /// Sends a signal to every process of a group of descendants.
-pub(crate) fn send_signal_to_group(group: i32, signal: i32) {
+pub fn send_signal_to_group(group: i32, signal: i32) {
     if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
         // A group that has ended receives no signal.
         let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal);

@@ -69,7 +69,7 @@ pub fn wait(child: BorrowedFd<'_>) -> io::Result<String> {
 }
 
 /// Rejects a process with threads, whose copy could find locks held.
-pub(crate) fn check_single_threaded() -> io::Result<()> {
+pub fn check_single_threaded() -> io::Result<()> {
     let threads = fs::read_dir("/proc/self/task")?.count();
     if threads == 1 {
         return Ok(());

@@ -28,11 +28,11 @@ const LOOP_DIRECT_IO: u32 = 16;
 /// `struct fsxattr`: the attributes of a file that `stat` does not return.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct FsxAttributes {
-    pub(crate) flags: u32,
+pub struct FsxAttributes {
+    pub flags: u32,
     extent_size: u32,
     extents: u32,
-    pub(crate) project: u32,
+    pub project: u32,
     copied_extent_size: u32,
     padding: [u8; 8],
 }
@@ -52,7 +52,7 @@ struct LoopConfig {
 
 /// Returns the state of project quotas on the file system of an open file: a set of `FS_QUOTA_*`
 /// flags.
-pub(crate) fn project_quota_state(file: BorrowedFd<'_>) -> Result<u16, Errno> {
+pub fn project_quota_state(file: BorrowedFd<'_>) -> Result<u16, Errno> {
     /// The version of the structure, in its first byte.
     const VERSION: u64 = 1;
     let mut state = [0_u64; 64];
@@ -62,7 +62,7 @@ pub(crate) fn project_quota_state(file: BorrowedFd<'_>) -> Result<u16, Errno> {
 }
 
 /// Returns the usage and limits of a project.
-pub(crate) fn project_quota(file: BorrowedFd<'_>, project: u32) -> Result<libc::dqblk, Errno> {
+pub fn project_quota(file: BorrowedFd<'_>, project: u32) -> Result<libc::dqblk, Errno> {
     // SAFETY: `dqblk` is plain integers, for which all zeroes is a valid value.
     let mut quota: libc::dqblk = unsafe { mem::zeroed() };
     let command = libc::Q_GETQUOTA as u32;
@@ -71,7 +71,7 @@ pub(crate) fn project_quota(file: BorrowedFd<'_>, project: u32) -> Result<libc::
 }
 
 /// Sets the limits of a project: in blocks of 1,024 bytes, and in files. 0 is no limit.
-pub(crate) fn limit_project(
+pub fn limit_project(
     file: BorrowedFd<'_>,
     project: u32,
     blocks: u64,
@@ -110,7 +110,7 @@ fn quotactl(
 }
 
 /// Returns project and flags of an open file or directory.
-pub(crate) fn attributes(file: BorrowedFd<'_>) -> Result<FsxAttributes, Errno> {
+pub fn attributes(file: BorrowedFd<'_>) -> Result<FsxAttributes, Errno> {
     let mut found = FsxAttributes::default();
     // SAFETY: the structure is live for the call and laid out as the kernel fills it.
     let returned = unsafe { libc::ioctl(file.as_raw_fd(), GET_ATTRIBUTES, &raw mut found) };
@@ -118,14 +118,14 @@ pub(crate) fn attributes(file: BorrowedFd<'_>) -> Result<FsxAttributes, Errno> {
 }
 
 /// Sets project and flags.
-pub(crate) fn set_attributes(file: BorrowedFd<'_>, wanted: &FsxAttributes) -> Result<(), Errno> {
+pub fn set_attributes(file: BorrowedFd<'_>, wanted: &FsxAttributes) -> Result<(), Errno> {
     // SAFETY: the structure is live for the call and laid out as the kernel reads it.
     let returned = unsafe { libc::ioctl(file.as_raw_fd(), SET_ATTRIBUTES, &raw const *wanted) };
     Errno::result(returned).map(drop)
 }
 
 /// Returns the number of an unused loop device.
-pub(crate) fn free_loop_device(control: BorrowedFd<'_>) -> Result<u32, Errno> {
+pub fn free_loop_device(control: BorrowedFd<'_>) -> Result<u32, Errno> {
     // SAFETY: no argument, no memory of this process.
     let number = Errno::result(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_GET_FREE) })?;
     Ok(number as u32)
@@ -133,7 +133,7 @@ pub(crate) fn free_loop_device(control: BorrowedFd<'_>) -> Result<u32, Errno> {
 
 /// Attaches a file to a loop device, with direct I/O where the kernel supports it, until the device
 /// is neither open nor mounted.
-pub(crate) fn attach_loop_device(
+pub fn attach_loop_device(
     device: BorrowedFd<'_>,
     file: BorrowedFd<'_>,
     block_size: u32,
@@ -150,7 +150,7 @@ pub(crate) fn attach_loop_device(
 }
 
 /// Returns device and inode of the file behind a loop device; an error if there is none.
-pub(crate) fn loop_device_backing(device: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
+pub fn loop_device_backing(device: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
     // `struct loop_info64`, which starts with the two.
     let mut status = [0_u64; 29];
     // SAFETY: the kernel fills 232 bytes, and the array is live for the call.
@@ -160,7 +160,7 @@ pub(crate) fn loop_device_backing(device: BorrowedFd<'_>) -> Result<(u64, u64), 
 
 /// Shuts down the whole file system of this directory: all later access fails, and nothing more is
 /// written.
-pub(crate) fn shut_down(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn shut_down(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     let wanted = WRITE_NOTHING;
     // SAFETY: the kernel reads one number, which is live for the call.
     let returned = unsafe { libc::ioctl(folder.as_raw_fd(), SHUT_DOWN, &raw const wanted) };

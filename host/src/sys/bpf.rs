@@ -7,16 +7,16 @@ use nix::errno::Errno;
 
 /// The type of an eBPF program, in numbers of linux/bpf.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ProgramKind {
-    pub(crate) program: u32,
+pub struct ProgramKind {
+    pub program: u32,
     /// The attach type that is passed on loading; 0 where the program type implies it.
-    pub(crate) expected: u32,
+    pub expected: u32,
     /// The attach type on a cgroup.
-    pub(crate) attach_type: u32,
+    pub attach_type: u32,
 }
 
 /// Loads a program, which the kernel verifies.
-pub(crate) fn load_program(kind: ProgramKind, instructions: &[u64]) -> Result<OwnedFd, Errno> {
+pub fn load_program(kind: ProgramKind, instructions: &[u64]) -> Result<OwnedFd, Errno> {
     const PROG_LOAD: c_int = 5;
     let (count, license) = (instructions.len() as u64, c"Apache-2.0");
     let mut attributes = [0_u64; 16];
@@ -33,7 +33,7 @@ pub(crate) fn load_program(kind: ProgramKind, instructions: &[u64]) -> Result<Ow
 
 /// The attach mode of a program on a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AttachMode {
+pub enum AttachMode {
     /// In addition to attached programs; descendants may have programs as well.
     Multi,
     /// In place of the attached program. Descendants have none of this kind.
@@ -41,7 +41,7 @@ pub(crate) enum AttachMode {
 }
 
 /// Attaches a program to a cgroup.
-pub(crate) fn attach_program(
+pub fn attach_program(
     kind: ProgramKind,
     group: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
