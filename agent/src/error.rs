@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use argosy_isolation::network::cni::CniError;
 use argosy_isolation::{CgroupError, LaunchError};
+use argosy_network::cni::CniError;
 
 use crate::journal::{JournalError, LockError};
 pub(crate) use argosy_content::error_chain;

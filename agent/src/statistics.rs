@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use argosy_host::ContainerId;
 use argosy_isolation::disk::DiskUsage;
-use argosy_isolation::network::LinkStats;
 use argosy_isolation::{CgroupStats, CgroupTree};
+use argosy_network::LinkStats;
 use tokio::sync::Semaphore;
 
 use self::exposition::TaskSample;

@@ -14,7 +14,7 @@ use argosy_agent::{
 };
 use argosy_client::connector::ConnectorConfig;
 use argosy_host::ProcessId;
-use argosy_isolation::network::InterContainerTraffic;
+use argosy_network::InterContainerTraffic;
 use argosy_proto::server::callers;
 use argosy_state::resources::{Resource, ResourceIdentity, Resources, Value};
 use argosy_state::task::Sizes;

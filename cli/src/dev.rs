@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::Context;
 use argosy_host::remove_tree::remove_dir_all;
 use argosy_isolation::cgroup;
-use argosy_isolation::network::{self, Subnet};
+use argosy_network::Subnet;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -120,7 +120,7 @@ fn why_no_networks(arguments: &Dev) -> Option<String> {
     if !makes || !nix::unistd::geteuid().is_root() {
         return Some("they need root and full isolation".to_owned());
     }
-    let impossible = network::check(Subnet::DEFAULT, None).err()?;
+    let impossible = argosy_network::check(Subnet::DEFAULT, None).err()?;
     Some(chain(&impossible))
 }
 

@@ -36,7 +36,6 @@
 //!     Adoption::Gone { reason } => ..           // never started, or lost: destroy(..)
 //! }
 //! clean_up_abandoned(&tree, &known, timeout)?;  // groups of orphaned containers
-//! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
 //! Modules, from the lowest layer to the highest; each imports only from those before it:
 //!
@@ -47,15 +46,13 @@
 //!   over `ebpf`; `service` runs untrusted parsing, `division` separates an agent without root from
 //!   its broker.
 //! - `rootfs`: `mounts` and `image` over `mount_calls`.
-//! - `disk`: disk limits; `network`: networks and their addresses; `unpack`: extracts archives and
-//!   image layers.
+//! - `disk`: disk limits; `unpack`: extracts archives and image layers.
 //! - `runtime`: `launcher`, `supervisor`, `init`, `command`, `container`, `exec`, `attachment`,
 //!   `output`, `adoption`, `removal`. `termination` holds the supervisor's decisions.
 
 pub mod cgroup;
 mod confinement;
 pub mod disk;
-pub mod network;
 mod rootfs;
 mod runtime;
 pub mod spec;
@@ -69,7 +66,6 @@ pub use cgroup::{
     Cgroup, CgroupError, CgroupStats, CgroupTree, IoStats, Pressure, StallShares, oom,
 };
 pub use confinement::{device_filter, division, port_filter, reach_filter, service};
-pub use network::{NetworkError, Networks};
 pub use rootfs::image;
 pub use rootfs::mounts::SecretError;
 pub use runtime::adoption::{Adoption, AdoptionError, adopt};

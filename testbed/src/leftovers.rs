@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::network::{InterContainerTraffic, NetworkConfig, RECORDS_DIR, Subnet};
 use argosy_host::ProcessId;
-use argosy_isolation::{NetworkError, Networks};
+use argosy_network::{
+    InterContainerTraffic, NetworkConfig, NetworkError, Networks, RECORDS_DIR, Subnet,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -40,7 +40,7 @@ const CALLED: [&str; 21] = [
     "start.rs",
 ];
 /// The crates below this one whose functions requests call.
-const CALLED_CRATES: [&str; 2] = ["host/src", "isolation/src"];
+const CALLED_CRATES: [&str; 3] = ["host/src", "isolation/src", "network/src"];
 /// Files of these crates that other processes run (the launcher and its children, and the content
 /// service), files that only list modules, and test hooks, which releases do not compile. All
 /// others count.

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use argosy_isolation::network::{LinkStats, PortPublication, cni::CniResult};
+use argosy_network::cni::CniResult;
+use argosy_network::{LinkStats, PortPublication};
 
 use super::client::{BrokerClient, BrokerResult, single_descriptor, unexpected_reply};
 use super::request::{BlockedEndpoints, BrokerReply, BrokerRequest};

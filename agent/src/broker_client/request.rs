@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::limits::{MissingControllers, MissingPolicy};
-use argosy_isolation::network::{LinkStats, PortPublication};
 use argosy_isolation::reach_filter::BlockedDestinations;
 use argosy_isolation::unpack::{ArchiveFormat, UnpackLimits};
 use argosy_isolation::{ContainerUser, Exit, Handle, HostPath, LaunchSpec, Limits, RootFs};
+use argosy_network::{LinkStats, PortPublication};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use serde::{Deserialize, Serialize};

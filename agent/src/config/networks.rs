@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use argosy_isolation::network::{InterContainerTraffic, Subnet, Subnet6, Subnet6Error};
+use argosy_network::{InterContainerTraffic, Subnet, Subnet6, Subnet6Error};
 
 const GENERATED: &str = "auto";
 const OFF: &str = "none";

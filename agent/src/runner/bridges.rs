@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use argosy_content::fetcher::TaskSubnets;
 use argosy_host::ContainerId;
-use argosy_isolation::network::{
-    self, ContainerNamespace, LinkStats, NetworkConfig, PortPublication, Protocol, PublishedPorts,
+use argosy_isolation::Isolation;
+use argosy_network::{
+    ContainerNamespace, LinkStats, NetworkConfig, PortPublication, Protocol, PublishedPorts,
     RECORDS_DIR, why_no_ipv6,
 };
-use argosy_isolation::{Isolation, NetworkError, Networks};
+use argosy_network::{NetworkError, Networks};
 use argosy_proto::v1;
 
 use super::subnet6;
@@ -85,7 +86,7 @@ impl BridgeNetworks {
             return Err(why.to_owned());
         }
         if self.probed.get().is_none() {
-            network::check(self.settings.subnet, self.settings.subnet6)
+            argosy_network::check(self.settings.subnet, self.settings.subnet6)
                 .map_err(|error| error_chain(&error))?;
             self.probed.get_or_init(|| ());
         }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use argosy_host::{ContainerId, crash_points};
 use argosy_isolation::Isolation;
-use argosy_isolation::network::PortPublication;
-use argosy_isolation::network::cni::{Cni, CniResult, NetworkConfList};
+use argosy_network::PortPublication;
+use argosy_network::cni::{Cni, CniResult, NetworkConfList};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::task::{Code, Explanation};

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use argosy_host::{BootTime, ContainerId};
 use argosy_isolation::mounts::SANDBOX;
-use argosy_isolation::network::cni::CniResult;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::{
     ContainerUser, HostPath, Isolation, IsolationProfile, LaunchSpec, MissingPolicy, MountSpec,
     Namespaces, OwnerMapping, Program, ResourceLimit, RootFs, StopAfter, Volume,
 };
+use argosy_network::cni::CniResult;
 use argosy_proto::{convert, v1};
 use argosy_state::task::{Cause, Code, Explanation, Reason};
 use tokio::runtime::Handle;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use argosy_isolation::GeneratedFile;
-use argosy_isolation::network::names;
+use argosy_network::names;
 
 /// The file with the upstream servers of systemd's resolver, when the usual file names only the
 /// resolver itself.

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-use argosy_isolation::network::cni::CniResult;
 use argosy_isolation::{Isolation, LaunchSpec, Network, RootFs};
+use argosy_network::cni::CniResult;
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_state::task::{Cause, Code, Explanation};

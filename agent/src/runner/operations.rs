@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use argosy_host::{BootTime, ContainerId, crash_points};
 use argosy_isolation::disk::DiskUsage;
-use argosy_isolation::network::cni::CniResult;
 use argosy_isolation::{Cgroup, ContainerUser, Isolation};
+use argosy_network::cni::CniResult;
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use argosy_state::task::Explanation;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use argosy_host::atomic_file::{self, Durability, WriteOptions};
-use argosy_isolation::network::{Subnet6, Subnet6Error};
+use argosy_network::{Subnet6, Subnet6Error};
 use nix::libc::O_NOFOLLOW;
 
 use crate::config::TaskSubnet6;

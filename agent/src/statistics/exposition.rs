@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use argosy_isolation::disk::DiskUsage;
-use argosy_isolation::network::LinkCounters;
 use argosy_isolation::{CgroupStats, IoStats, Pressure, StallShares};
+use argosy_network::LinkCounters;
 
 use super::ContainerUsage;
 
@@ -357,7 +357,7 @@ fn escaped(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use argosy_isolation::network::LinkStats;
+    use argosy_network::LinkStats;
 
     use super::*;
 

@@ -7,7 +7,7 @@ use argosy_testbed::host_tools;
 use super::CommitDistance;
 
 /// The paths of the code that runs in production. Changes in them make a line old.
-const PRODUCT: [&str; 12] = [
+const PRODUCT: [&str; 13] = [
     "agent",
     "cli",
     "client",
@@ -16,6 +16,7 @@ const PRODUCT: [&str; 12] = [
     "host",
     "isolation",
     "master",
+    "network",
     "proto",
     "raft",
     "state",

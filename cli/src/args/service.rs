@@ -6,7 +6,7 @@ use std::time::Duration;
 use argosy_agent::images::InsecureRegistry;
 use argosy_agent::{FetchAllow, TaskAllow, TaskSubnet6};
 use argosy_client::Masters;
-use argosy_isolation::network::Subnet;
+use argosy_network::Subnet;
 use argosy_proto::server::hosts;
 use argosy_proto::uri::RedactedUri;
 use argosy_state::resources::Resources;

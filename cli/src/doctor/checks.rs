@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use argosy_isolation::network::{self, Subnet};
 use argosy_isolation::{Isolation, cgroup, detect};
+use argosy_network::Subnet;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::disk::{self, SyncLatency};
@@ -39,7 +39,7 @@ pub(super) fn all(directory: &Path) -> Vec<Finding> {
         cgroups(),
         controllers(&present_controllers(), &read("/proc/cgroups")),
         namespaces(),
-        networks(can_make_networks(), network::why_no_ipv6()),
+        networks(can_make_networks(), argosy_network::why_no_ipv6()),
         clock(&read(
             "/sys/devices/system/clocksource/clocksource0/current_clocksource",
         )),
@@ -197,7 +197,7 @@ fn can_make_networks() -> Result<(), String> {
     if detect().best() != Some(Isolation::Full) {
         return Err("they need root and full isolation".to_owned());
     }
-    network::check(Subnet::DEFAULT, None).map_err(|error| chain(&error))
+    argosy_network::check(Subnet::DEFAULT, None).map_err(|error| chain(&error))
 }
 
 fn networks(possible: Result<(), String>, no_ipv6: Option<&str>) -> Finding {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use argosy_isolation::network::{DEVICES, Subnet, Subnet6};
+use argosy_network::{DEVICES, Subnet, Subnet6};
 use serde::{Deserialize, Serialize};
 
 /// The number of bytes read at a time.

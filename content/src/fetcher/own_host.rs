@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use argosy_isolation::network::{PublishedPorts, RECORDS_DIR, is_own_address};
+use argosy_network::{PublishedPorts, RECORDS_DIR, is_own_address};
 
 /// The check for the host's addresses; see the file header.
 #[derive(Debug)]

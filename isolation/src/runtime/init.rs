@@ -287,7 +287,7 @@ fn enter_namespaces(
             .map_err(|errno| words("become root of the user namespace", errno))?;
     }
     if spec.network == Network::None {
-        crate::network::bring_up_loopback()
+        argosy_network::bring_up_loopback()
             .map_err(|error| format!("cannot set up the loopback device: {error}"))?;
     }
     if namespaces.cgroup {

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use argosy_host::ContainerId;
-use argosy_isolation::network::cni::{Cni, CniError, NetworkConfList};
 use argosy_isolation::{CommandOutcome, Network};
+use argosy_network::cni::{Cni, CniError, NetworkConfList};
 
 use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip, stderr, stdout};
 use crate::host::{SERVE, call, on_a_host, quoted, run, web};

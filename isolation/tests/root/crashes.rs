@@ -13,16 +13,16 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use argosy_host::remove_tree::remove_dir_all;
 use argosy_host::{ContainerId, crash_points};
-use argosy_isolation::network::cni::{Cni, NetworkConfList};
-use argosy_isolation::network::{InterContainerTraffic, NetworkConfig, Subnet};
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, IsolationLayers};
 use argosy_isolation::unpack::UnpackLimits;
 use argosy_isolation::{
     Adoption, CgroupTree, CommandOutcome, Container, ContainerUser, Exit, Handle, Image, Isolation,
-    IsolationProfile, LaunchSpec, Launcher, MountSpec, Namespaces, Network, Networks, RootFs,
-    SecretFile, Volume, VolumeSource, adopt, cgroup, clean_up_abandoned, crash_steps, destroy,
-    launcher,
+    IsolationProfile, LaunchSpec, Launcher, MountSpec, Namespaces, Network, RootFs, SecretFile,
+    Volume, VolumeSource, adopt, cgroup, clean_up_abandoned, crash_steps, destroy, launcher,
 };
+use argosy_network::Networks;
+use argosy_network::cni::{Cni, NetworkConfList};
+use argosy_network::{InterContainerTraffic, NetworkConfig, Subnet};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{AuditScope, LeakAudit};

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use argosy_isolation::network::{PortPublication, Protocol, why_no_ipv6};
+use argosy_network::{PortPublication, Protocol, why_no_ipv6};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::fixture::{eventually, skip};

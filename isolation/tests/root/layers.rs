@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_isolation::disable_layer::{self, LAYERS};
-use argosy_isolation::network::why_no_ipv6;
 use argosy_isolation::{LaunchSpec, Network as Net, port_filter};
+use argosy_network::why_no_ipv6;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 

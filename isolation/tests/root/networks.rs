@@ -11,11 +11,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use argosy_host::ContainerId;
-use argosy_isolation::network::{
-    self, ContainerNamespace, InterContainerTraffic, NetworkConfig, PortPublication, Subnet, names,
-};
-use argosy_isolation::{
-    CommandOutcome, Container, GeneratedFile, LaunchSpec, Network, Networks, destroy,
+use argosy_isolation::{CommandOutcome, Container, GeneratedFile, LaunchSpec, Network, destroy};
+use argosy_network::Networks;
+use argosy_network::{
+    ContainerNamespace, InterContainerTraffic, NetworkConfig, PortPublication, Subnet, names,
 };
 
 use crate::exec_confinement::output;
@@ -459,14 +458,14 @@ fn overlap() {
 fn trial() {
     on_a_host(|_| {
         assert_eq!(
-            network::check(Subnet::DEFAULT, PREFIX6.parse().ok())
+            argosy_network::check(Subnet::DEFAULT, PREFIX6.parse().ok())
                 .map_err(|error| error.to_string()),
             Ok(())
         );
         assert_eq!(devices(), Vec::<String>::new());
         assert_eq!(run("nft", &["list", "ruleset"]), "");
         ip("route add 10.183.4.0/24 via 192.0.2.2");
-        let error = network::check(Subnet::DEFAULT, None).unwrap_err();
+        let error = argosy_network::check(Subnet::DEFAULT, None).unwrap_err();
         assert!(
             error.to_string().contains("overlaps 10.183.4.0/24"),
             "{error}"

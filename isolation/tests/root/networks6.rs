@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use argosy_isolation::Networks;
-use argosy_isolation::network::{NetworkConfig, why_no_ipv6};
+use argosy_network::Networks;
+use argosy_network::{NetworkConfig, why_no_ipv6};
 
 use crate::fixture::{RootFixture, TestCase, eventually, skip};
 use crate::host::{

@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use argosy_isolation::network::create_isolated;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::{CommandOutcome, LaunchSpec, Network};
+use argosy_network::create_isolated;
 
 use crate::fixture::{PATIENCE, RootFixture, TestCase, stderr, stdout};
 use crate::profile::profiled;

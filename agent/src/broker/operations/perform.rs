@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use argosy_isolation::cancel_start;
-use argosy_isolation::network::{self, cni::CniResult};
+use argosy_network::cni::CniResult;
 use argosy_proto::v1;
 
 use super::super::{folders, guard};
@@ -176,7 +176,8 @@ impl PrivilegedOperations {
                 Ok((BrokerReply::Network { addresses }, vec![joined.namespace]))
             }
             BrokerRequest::NewNetworkNamespace => {
-                let namespace = network::create_isolated().map_err(|error| error_chain(&error))?;
+                let namespace =
+                    argosy_network::create_isolated().map_err(|error| error_chain(&error))?;
                 Ok((BrokerReply::Done, vec![namespace]))
             }
             BrokerRequest::ReleaseNetwork(name) => done(

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use argosy_isolation::network::why_no_ipv6;
+use argosy_network::why_no_ipv6;
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use argosy_testing::skip;

@@ -1,7 +1,7 @@
 //! Tests of security options of tasks, and of their limits, as their agent allows.
 
 use argosy_agent::TaskAllow;
-use argosy_isolation::network::why_no_ipv6;
+use argosy_network::why_no_ipv6;
 use argosy_proto::v1;
 use argosy_state::task::{LinuxCapability, SecurityOptions};
 use argosy_testing::skip;

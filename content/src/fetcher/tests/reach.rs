@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
 
-use argosy_isolation::network::Subnet;
+use argosy_network::Subnet;
 use axum::response::Redirect;
 
 use super::super::containers::ContainerAddresses;

@@ -12,24 +12,24 @@ use argosy_host::atomic_file::{self, Durability, WriteOptions};
 
 use super::notes::NamespaceId;
 use super::{Ipam, draft_of, record_error, remove};
-use crate::network::NetworkError;
+use crate::NetworkError;
 
 /// The devices of a host that forwarded no IPv6, and the settings to restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::network) struct ForwardingRecord6 {
+pub(crate) struct ForwardingRecord6 {
     /// Whether devices may have values other than the recorded ones.
-    pub(in crate::network) is_pending: bool,
+    pub(crate) is_pending: bool,
     /// The devices between which nothing may be forwarded.
-    pub(in crate::network) denied: Vec<String>,
-    pub(in crate::network) devices: Vec<DeviceSettings6>,
+    pub(crate) denied: Vec<String>,
+    pub(crate) devices: Vec<DeviceSettings6>,
 }
 
 /// The settings of a device, or `default`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::network) struct DeviceSettings6 {
-    pub(in crate::network) name: String,
-    pub(in crate::network) forwarding: String,
-    pub(in crate::network) accept_ra: String,
+pub(crate) struct DeviceSettings6 {
+    pub(crate) name: String,
+    pub(crate) forwarding: String,
+    pub(crate) accept_ra: String,
 }
 
 const PENDING: &str = "pending";
@@ -79,10 +79,7 @@ impl ForwardingRecord6 {
 
 impl Ipam {
     /// Replaces an earlier record.
-    pub(in crate::network) fn record_ipv6(
-        &self,
-        noted: &ForwardingRecord6,
-    ) -> Result<(), NetworkError> {
+    pub(crate) fn record_ipv6(&self, noted: &ForwardingRecord6) -> Result<(), NetworkError> {
         let path = self.ipv6_path()?;
         let (draft, text) = (draft_of(&path), noted.text());
         let options = WriteOptions {
@@ -94,9 +91,7 @@ impl Ipam {
         written.map_err(record_error("write", &path))
     }
 
-    pub(in crate::network) fn recorded_ipv6(
-        &self,
-    ) -> Result<Option<ForwardingRecord6>, NetworkError> {
+    pub(crate) fn recorded_ipv6(&self) -> Result<Option<ForwardingRecord6>, NetworkError> {
         let path = self.ipv6_path()?;
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(ForwardingRecord6::parse(&text))),
@@ -105,7 +100,7 @@ impl Ipam {
         }
     }
 
-    pub(in crate::network) fn clear_ipv6(&self) -> Result<(), NetworkError> {
+    pub(crate) fn clear_ipv6(&self) -> Result<(), NetworkError> {
         remove(&self.ipv6_path()?)
     }
 

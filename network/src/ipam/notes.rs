@@ -11,7 +11,7 @@ use argosy_host::sys;
 use nix::errno::Errno;
 
 use super::{Ipam, record_error, remove, replace};
-use crate::network::NetworkError;
+use crate::NetworkError;
 
 /// The identity of a network namespace.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ impl NamespaceId {
 
 /// The devices of a host that forwarded nothing.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::network) enum ForwardingRecord {
+pub(crate) enum ForwardingRecord {
     Devices(Vec<String>),
     /// An earlier release recorded none.
     Unknown,
@@ -60,14 +60,12 @@ impl ForwardingRecord {
 impl Ipam {
     /// Records that the host, with these devices, forwarded nothing before an agent enabled it.
     /// Replaces an earlier record.
-    pub(in crate::network) fn record_denied(&self, devices: &[String]) -> Result<(), NetworkError> {
+    pub(crate) fn record_denied(&self, devices: &[String]) -> Result<(), NetworkError> {
         replace(&self.denied_path()?, &format!("off {}", devices.join(" ")))
     }
 
     /// Returns the devices of that record; `None` if there is no record.
-    pub(in crate::network) fn recorded_denied(
-        &self,
-    ) -> Result<Option<ForwardingRecord>, NetworkError> {
+    pub(crate) fn recorded_denied(&self) -> Result<Option<ForwardingRecord>, NetworkError> {
         let path = self.denied_path()?;
         match fs::read_link(&path) {
             Ok(noted) => Ok(Some(ForwardingRecord::parse(&noted.to_string_lossy()))),
@@ -76,7 +74,7 @@ impl Ipam {
         }
     }
 
-    pub(in crate::network) fn clear_denied(&self) -> Result<(), NetworkError> {
+    pub(crate) fn clear_denied(&self) -> Result<(), NetworkError> {
         remove(&self.denied_path()?)
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::CniError;
-use crate::network::PortPublication;
+use crate::PortPublication;
 
 /// The supported versions, best first.
 const VERSIONS: [&str; 2] = ["1.1.0", "1.0.0"];
@@ -131,7 +131,7 @@ fn takes_ports(plugin: &Map<String, Value>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Protocol;
+    use crate::Protocol;
 
     const LIST: &str = r#"{
         "cniVersion": "1.0.0", "cniVersions": ["0.4.0", "1.1.0"], "name": "blue", "unheard": 1,

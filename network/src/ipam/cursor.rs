@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use argosy_host::claims;
 
 use super::{Ipam, record_error, replace};
-use crate::network::{NetworkError, Subnet};
+use crate::{NetworkError, Subnet};
 
 /// The number of addresses that may be taken per record of the cursor: each record costs two
 /// changes of a directory.
@@ -25,10 +25,7 @@ pub(super) struct AddressCursor {
 
 impl Ipam {
     /// Takes a free address: the next in order, so that a released address is not reused soon.
-    pub(in crate::network) fn take_address(
-        &self,
-        subnet: Subnet,
-    ) -> Result<Ipv4Addr, NetworkError> {
+    pub(crate) fn take_address(&self, subnet: Subnet) -> Result<Ipv4Addr, NetworkError> {
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = cursor.map_or_else(|| self.recorded_cursor(subnet), |cursor| cursor.next);
         for step in 0..subnet.capacity() {

@@ -17,7 +17,7 @@ use argosy_host::crash_points;
 use super::super::rules::DEVICES;
 use super::super::{NetworkError, namespace, network_error};
 use super::{are_all_recorded, devices};
-use crate::network::ipam::{DeviceSettings6, ForwardingRecord6, Ipam};
+use crate::ipam::{DeviceSettings6, ForwardingRecord6, Ipam};
 
 /// The settings of all devices, with `default` for later devices.
 const DEVICES_6: &str = "net/ipv6/conf";

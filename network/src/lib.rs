@@ -1,4 +1,5 @@
-//! A container's network: the host's, none, or a separate namespace that is connected to the host.
+//! Networks of containers: namespaces that are connected to the host, their addresses, published
+//! ports and packet filters, and CNI plugins.
 //!
 //! ```text
 //!  container                     host                                          world
@@ -41,7 +42,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use host::{is_own_address, why_no_ipv6};
-pub(crate) use link::bring_up_loopback;
+pub use link::bring_up_loopback;
 pub use link_stats::{LinkCounters, LinkStats};
 pub use networks::Networks;
 pub use published::PublishedPorts;
@@ -137,7 +138,7 @@ pub struct ContainerNamespace {
 }
 
 /// Creates a network namespace with only a loopback device. It exists as long as a process holds
-/// it: the caller, and the containers that are launched with it ([`crate::Network::Joined`]).
+/// it: the caller, and the containers that are launched with it.
 ///
 /// # Errors
 /// If the host refuses it.

@@ -334,7 +334,10 @@ impl NetlinkSocket {
 }
 
 /// Sets up the loopback device of the calling thread's namespace.
-pub(crate) fn bring_up_loopback() -> io::Result<()> {
+///
+/// # Errors
+/// If the kernel refuses it.
+pub fn bring_up_loopback() -> io::Result<()> {
     NetlinkSocket::open()?.bring_up_loopback()
 }
 

@@ -16,7 +16,7 @@ use argosy_host::sys;
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 
-use crate::network::ipam::lock_within;
+use crate::ipam::lock_within;
 
 /// The time in which a killed plugin must end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
