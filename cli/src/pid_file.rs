@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use argosy_host::ProcessId;
-use argosy_host::atomic_file::{self, Durability, WriteOptions};
+use argosy_host::atomic_file::{self, WriteOptions};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -50,11 +50,8 @@ impl Drop for PidFile {
 /// Replaces a file atomically, for programs that read it at any time. It need not survive a power
 /// cut.
 pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let options = WriteOptions {
-        mode: 0o666,
-        durability: Durability::Cached,
-    };
-    atomic_file::replace(path, &path.with_extension("new"), text.as_bytes(), options)
+    let draft = path.with_extension("new");
+    atomic_file::replace(path, &draft, text.as_bytes(), WriteOptions::CACHED)
 }
 
 /// Returns the process named in the file, if it is running.

@@ -30,6 +30,19 @@ pub struct WriteOptions {
     pub durability: Durability,
 }
 
+impl WriteOptions {
+    /// A file that other processes read at any time, and that must survive a power cut.
+    pub const SYNCED: Self = Self {
+        mode: 0o666,
+        durability: Durability::Synced,
+    };
+    /// A file that other processes read at any time, and that need not survive a power cut.
+    pub const CACHED: Self = Self {
+        mode: 0o666,
+        durability: Durability::Cached,
+    };
+}
+
 /// A complete file that does not have its name yet. Removed on drop.
 #[derive(Debug)]
 pub struct Draft {
@@ -119,6 +132,14 @@ impl Drop for Draft {
             let _ = rustix::fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
         }
     }
+}
+
+/// Makes created, renamed and removed names in the directory durable.
+///
+/// # Errors
+/// The operation that failed.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Creates an empty file, never one that another process has created or that a link leads to.

@@ -2,13 +2,13 @@
 //! files.
 //!
 //! Reading order: `directory` (the lock, and the required content of a directory), `rejoin` (data
-//! that must not be served), `atomic_file`, `disk`, `store` and `parts` (RocksDB), `record`,
+//! that must not be served), `durable_file`, `disk`, `store` and `parts` (RocksDB), `record`,
 //! `entry` and `log` (entries), `registry`, `unwritten` and `writer` (writes in one thread),
 //! `snapshot`, `image` and `snapshot_store` (snapshots), `install`.
 
-pub(crate) mod atomic_file;
 pub(crate) mod directory;
 pub(crate) mod disk;
+pub(crate) mod durable_file;
 pub(crate) mod entry;
 pub(crate) mod image;
 pub(crate) mod install;

@@ -20,7 +20,7 @@ const EDGES: [(&str, &[&str]); 17] = [
     ("isolation", &["host", "network"]),
     ("network", &["host"]),
     ("proto", &["state"]),
-    ("raft", &["state", "proto"]),
+    ("raft", &["host", "state", "proto"]),
     ("client", &["state", "proto"]),
     ("master", &["raft", "state", "proto"]),
     (

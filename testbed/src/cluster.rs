@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_host::atomic_file::{self, WriteOptions};
 use argosy_isolation::cgroup;
 use argosy_proto::v1;
 use argosy_state::ids::AgentId;
@@ -280,10 +281,14 @@ impl Cluster {
     /// If it cannot be written.
     pub fn set_phase(&self, wanted: WorkPhase) -> Result<()> {
         let path = self.environment.directory.path().join("phase");
-        let fresh = path.with_extension("new");
-        std::fs::write(&fresh, wanted.word())
-            .and_then(|()| std::fs::rename(&fresh, &path))
-            .with_context(|| format!("cannot write {}", path.display()))
+        let draft = path.with_extension("new");
+        atomic_file::replace(
+            &path,
+            &draft,
+            wanted.word().as_bytes(),
+            WriteOptions::CACHED,
+        )
+        .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Records the cgroup trees of all agents, so that they are always removed at the end.

@@ -3,12 +3,14 @@
 //! This module handles bytes and syncs, not frames. Memory is for simulations: the same rules
 //! without a thread.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use argosy_host::atomic_file::sync_directory;
 
 use super::reserve::AppendFile;
 
@@ -207,7 +209,7 @@ impl JournalStorage {
             Self::Files { path, next } => {
                 std::fs::rename(next, path)?;
                 let folder = path.parent().unwrap_or(Path::new("."));
-                File::open(folder)?.sync_all()
+                sync_directory(folder)
             }
             Self::Memory(disk) => {
                 let mut state = disk.lock();

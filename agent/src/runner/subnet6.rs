@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use argosy_host::atomic_file::{self, Durability, WriteOptions};
+use argosy_host::atomic_file::{self, WriteOptions};
 use argosy_network::{Subnet6, Subnet6Error};
 use nix::libc::O_NOFOLLOW;
 
@@ -64,12 +64,8 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 fn save(path: &Path, subnet: Subnet6) -> io::Result<()> {
-    let options = WriteOptions {
-        mode: 0o666,
-        durability: Durability::Synced,
-    };
     let (draft, text) = (path.with_extension("draft"), format!("{subnet}\n"));
-    atomic_file::replace(path, &draft, text.as_bytes(), options)
+    atomic_file::replace(path, &draft, text.as_bytes(), WriteOptions::SYNCED)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use argosy_host::atomic_file::{self, WriteOptions};
 use argosy_testbed::host_tools;
 use argosy_testbed::processes::RunSettings;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -219,10 +220,10 @@ impl FakeClock {
 
     /// Sets the offset of the clock in seconds.
     pub(crate) fn set(&self, seconds: i64) -> Result<()> {
-        // Renamed into place, so that a concurrent reader sees either the old or the new value.
-        let fresh = self.file.with_extension("new");
-        fs::write(&fresh, format!("{seconds:+}\n"))?;
-        fs::rename(&fresh, &self.file)?;
+        // A concurrent reader sees either the old or the new value.
+        let draft = self.file.with_extension("new");
+        let text = format!("{seconds:+}\n");
+        atomic_file::replace(&self.file, &draft, text.as_bytes(), WriteOptions::CACHED)?;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use argosy_host::atomic_file::{self, Durability, WriteOptions};
+use argosy_host::atomic_file::{self, WriteOptions};
 
 use super::notes::NamespaceId;
 use super::{Ipam, draft_of, record_error, remove};
@@ -82,11 +82,8 @@ impl Ipam {
     pub(crate) fn record_ipv6(&self, noted: &ForwardingRecord6) -> Result<(), NetworkError> {
         let path = self.ipv6_path()?;
         let (draft, text) = (draft_of(&path), noted.text());
-        let options = WriteOptions {
-            mode: 0o666,
-            // The directory is empty after a boot.
-            durability: Durability::Cached,
-        };
+        // The directory is empty after a boot.
+        let options = WriteOptions::CACHED;
         let written = atomic_file::replace(&path, &draft, text.as_bytes(), options);
         written.map_err(record_error("write", &path))
     }

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::atomic_file;
+use super::durable_file;
 use super::record::FORMAT;
 use super::rejoin;
 
@@ -199,7 +199,7 @@ pub(crate) fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
         let name = name.as_str();
         // The text of the format is first written under another name.
         !HARMLESS.contains(&name)
-            && Path::new(name) != atomic_file::unfinished(Path::new(FORMAT_FILE))
+            && Path::new(name) != durable_file::unfinished(Path::new(FORMAT_FILE))
     });
     match foreign {
         None => Ok(()),
@@ -273,7 +273,7 @@ pub(crate) fn newer(path: &Path, found: String) -> OpenError {
 
 fn write_format(path: &Path) -> io::Result<()> {
     let text = format!("{FORMAT_TEXT}{FORMAT}\n");
-    atomic_file::write(&path.join(FORMAT_FILE), text.as_bytes())
+    durable_file::write(&path.join(FORMAT_FILE), text.as_bytes())
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use super::atomic_file;
+use argosy_host::atomic_file::sync_directory;
+
 use super::directory::{self, FORMAT_FILE, HARMLESS, OpenError, check_format};
+use super::durable_file;
 
 /// The marker file. It contains the reason, which is shown at each attempt to start a master.
 const MARKER_FILE: &str = "MUST-REJOIN";
@@ -21,7 +23,7 @@ const UNFINISHED_REJOIN: &str = "an `argosy master rejoin` has begun to discard 
 /// If the marker cannot be written.
 pub fn forbid_start(directory: &Path, why: &str) -> io::Result<()> {
     let text = format!("{why}\n");
-    atomic_file::write(&directory.join(MARKER_FILE), text.as_bytes())
+    durable_file::write(&directory.join(MARKER_FILE), text.as_bytes())
 }
 
 pub(crate) fn refuse_forbidden(directory: &Path) -> Result<(), OpenError> {
@@ -95,7 +97,7 @@ impl LockedDirectory {
     }
 
     fn sync(&self) -> Result<(), OpenError> {
-        let synced = atomic_file::sync_directory(&self.path);
+        let synced = sync_directory(&self.path);
         synced.map_err(OpenError::io("sync", &self.path))
     }
 }

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use argosy_host::atomic_file::sync_directory;
 use bytes::Bytes;
 
-use super::atomic_file;
 use super::disk;
 use super::disk::memory::MemoryDisk;
 use super::snapshot::{self, KeyValue, SnapshotError};
@@ -408,7 +408,7 @@ impl SnapshotStore {
                 if let Some(from) = unfinished.as_ref() {
                     fs::rename(from, directory.join(&name))?;
                     *unfinished = None;
-                    atomic_file::sync_directory(directory)?;
+                    sync_directory(directory)?;
                 }
                 let names = finished(directory)?;
                 for name in &names[..names.len().saturating_sub(MAX_SNAPSHOTS)] {

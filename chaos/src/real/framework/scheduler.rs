@@ -10,6 +10,7 @@ use argosy_client::scheduler::{
     CallKey, CallOutcome as Ending, CallResult, Scheduler, SchedulerDriver, SchedulerError,
     Subscription, is_terminal,
 };
+use argosy_host::atomic_file::{self, WriteOptions};
 use argosy_proto::v1;
 use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 use argosy_testbed::schedulers::{FrameworkBehaviour, WorkPhase};
@@ -354,10 +355,9 @@ impl ChaosScheduler {
             offers_held: self.offers.len() as u64,
         };
         let text = serde_json::to_vec(&progress).expect("progress has a JSON form");
-        let fresh = self.progress_file.with_extension("new");
+        let draft = self.progress_file.with_extension("new");
         // The next tick writes it again.
-        let _ = std::fs::write(&fresh, text)
-            .and_then(|()| std::fs::rename(&fresh, &self.progress_file));
+        let _ = atomic_file::replace(&self.progress_file, &draft, &text, WriteOptions::CACHED);
     }
 
     fn record_update(&self, status: &v1::TaskStatus) {

@@ -30,11 +30,6 @@ pub(super) fn write_atomically(
     atomic_file::replace(path, draft, bytes, options)
 }
 
-/// Syncs a directory: its names are on disk afterwards.
-pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 /// Syncs the directory's whole file system: one call for many small files.
 pub(super) fn sync_all_below(path: &Path) -> io::Result<()> {
     Ok(nix::unistd::syncfs(File::open(path)?)?)

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use argosy_host::atomic_file::Durability;
+use argosy_host::atomic_file::{Durability, sync_directory};
 
 use super::digest::Digest;
 use super::error::PullErrorKind;
@@ -225,7 +225,7 @@ impl ImageStore {
                 .map_err(&failed)?;
             state.layers.insert(layer.diff_id, layer.bytes);
         }
-        disk::sync_dir(&folder).map_err(failed)
+        sync_directory(&folder).map_err(failed)
     }
 
     /// Adds an image, or replaces the one of that name.

@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 
 use super::{HighWater, HighWaterRecord, Manifest, Shared, StoreState};
 use crate::fatal::{FatalError, FatalHandler};
-use crate::storage::atomic_file;
 use crate::storage::directory::OpenError;
 use crate::storage::disk::frames::{self, WalRead};
 use crate::storage::disk::recovery;
+use crate::storage::durable_file;
 use crate::storage::record;
 
 /// A page apart, so that no device tears both slots in one write.
@@ -55,7 +55,7 @@ fn slot(record: &HighWaterRecord) -> Vec<u8> {
 /// Creates the file, durably, with the record in both slots.
 fn create(path: &Path, record: &HighWaterRecord) -> io::Result<()> {
     let slots = slot(record).repeat(SLOTS as usize);
-    atomic_file::write(path, &slots)
+    durable_file::write(path, &slots)
 }
 
 /// The thread that writes the file. Dropping it writes the recorded state and ends the thread.

@@ -1,20 +1,17 @@
-//! Files that exist whole or not at all, even after a power cut.
+//! Small files of a data directory: each is complete under its name, or absent, even after a power
+//! cut ([`argosy_host::atomic_file`]).
 //!
-//! A file is written and synced under another name, then renamed. A crash leaves the former file,
-//! or none, and perhaps the file with the other name, which the next write replaces.
+//! A crash leaves the former file, or none, and perhaps the unfinished one, which the next write
+//! replaces.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use argosy_host::atomic_file::{self, WriteOptions};
 
 /// Writes the file, or replaces it. Durable on return.
 pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
-    let unfinished = unfinished(path);
-    let mut file = File::create(&unfinished)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
+    atomic_file::replace(path, &unfinished(path), content, WriteOptions::SYNCED)
 }
 
 /// Returns the path of the file while it is written.
@@ -24,13 +21,10 @@ pub(crate) fn unfinished(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Makes created, renamed and removed names in the directory durable.
-pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
