@@ -427,8 +427,6 @@ pub fn join_new_session_keyring() -> Result<(), Errno> {
 
 /// Returns the kernel's cookie of this thread's network namespace.
 pub fn netns_cookie() -> Result<u64, Errno> {
-    /// From asm-generic/socket.h.
-    const SO_NETNS_COOKIE: c_int = 71;
     let socket = nix::sys::socket::socket(
         // Sockets of all families support the query, and this one needs no network.
         nix::sys::socket::AddressFamily::Unix,
@@ -436,19 +434,7 @@ pub fn netns_cookie() -> Result<u64, Errno> {
         nix::sys::socket::SockFlag::SOCK_CLOEXEC,
         None,
     )?;
-    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
-    // SAFETY: the kernel writes at most `length` bytes, the size of the number; both are live for
-    // the call.
-    let answer = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
-    };
-    Errno::result(answer).map(|_| cookie)
+    network::namespace_cookie(socket.as_fd())
 }
 
 /// Executes `program`; returns only if that fails.

@@ -39,6 +39,10 @@ enum ChildHandle {
 }
 
 impl ChildProcess {
+    /// Executes a program: by the spawner of this process, if it has one.
+    ///
+    /// # Errors
+    /// The reason why it cannot be executed.
     pub fn execute(execution: &ProgramCall, streams: StandardStreams) -> io::Result<Self> {
         if let Some(spawned) = spawner::spawn(execution, &streams)? {
             return Ok(Self(ChildHandle::Spawner(spawned)));
@@ -57,6 +61,9 @@ impl ChildProcess {
     }
 
     /// Waits for the end of the process. Returns `None` if it has not ended in time.
+    ///
+    /// # Errors
+    /// If the host has no descriptor left, or the spawner has exited or does not respond.
     pub fn wait(&mut self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         match &mut self.0 {
             ChildHandle::Spawner(spawned) => spawned.wait(limit),
@@ -125,16 +132,25 @@ pub fn run(command: &Command, input: &str, limit: Duration) -> io::Result<Progra
 }
 
 /// Opens `/dev/null`, which discards a program's output.
+///
+/// # Errors
+/// If it cannot be opened.
 pub fn null() -> io::Result<OwnedFd> {
     Ok(File::options().write(true).open("/dev/null")?.into())
 }
 
 /// Creates a memory file that has no name and takes no disk space.
+///
+/// # Errors
+/// If the host refuses it.
 pub fn memory_file() -> io::Result<File> {
     Ok(memfd_create("argosy", MemfdFlags::CLOEXEC)?.into())
 }
 
 /// Returns the content of such a file.
+///
+/// # Errors
+/// If it cannot be read.
 pub fn read_all(file: &mut File) -> io::Result<String> {
     file.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();

@@ -69,6 +69,9 @@ pub fn wait(child: BorrowedFd<'_>) -> io::Result<String> {
 }
 
 /// Rejects a process with threads, whose copy could find locks held.
+///
+/// # Errors
+/// If this process has threads, or cannot count them.
 pub fn check_single_threaded() -> io::Result<()> {
     let threads = fs::read_dir("/proc/self/task")?.count();
     if threads == 1 {

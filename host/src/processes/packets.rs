@@ -30,6 +30,9 @@ pub enum ReceiveResult<T> {
 }
 
 /// Returns two connected packet sockets.
+///
+/// # Errors
+/// If the host refuses them.
 pub fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(
         AddressFamily::Unix,
@@ -59,6 +62,9 @@ impl WaitMode {
 /// wait.
 ///
 /// It uses a system call that cannot pass descriptors: the unpack process may make no other.
+///
+/// # Errors
+/// If the message has no JSON form, the socket is full or the peer has closed it.
 pub fn send_packet<T: Serialize>(socket: impl AsFd, message: &T, wait: WaitMode) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
@@ -67,6 +73,9 @@ pub fn send_packet<T: Serialize>(socket: impl AsFd, message: &T, wait: WaitMode)
 }
 
 /// The same with descriptors, which are duplicated for the receiver.
+///
+/// # Errors
+/// As [`send_packet`].
 pub fn send_packet_with<T: Serialize>(
     socket: impl AsFd,
     message: &T,
@@ -84,6 +93,9 @@ pub fn send_packet_with<T: Serialize>(
 
 /// Receives one message. An invalid message is an error, never a panic. Descriptors that come with
 /// it are closed.
+///
+/// # Errors
+/// If the message is invalid or too long, or the socket cannot be read.
 pub fn receive_packet<T: DeserializeOwned>(
     socket: impl AsFd,
     wait: WaitMode,
@@ -96,6 +108,9 @@ pub fn receive_packet<T: DeserializeOwned>(
 }
 
 /// The same with the descriptors that come with it.
+///
+/// # Errors
+/// As [`receive_packet`].
 pub fn receive_packet_with<T: DeserializeOwned>(
     socket: impl AsFd,
     wait: WaitMode,

@@ -78,6 +78,9 @@ impl ProcessId {
 
     /// Whether it has ended or is exiting: a process leaves its cgroup before it has ended, and the
     /// first one of a pid namespace waits there for all others.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be read.
     pub fn is_ending(self) -> io::Result<bool> {
         match ProcStat::read(self.pid) {
             Ok(stat) => {
@@ -112,6 +115,9 @@ pub fn detect_features() {
 }
 
 /// Waits until the process of a pidfd has ended. Returns false on a timeout.
+///
+/// # Errors
+/// If the host refuses to wait.
 pub fn has_ended(handle: &OwnedFd, limit: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + limit;
     loop {

@@ -299,6 +299,9 @@ fn gone_error() -> io::Error {
 
 impl SpawnedProgram {
     /// Returns its exit status; `None` if it has not ended in time.
+    ///
+    /// # Errors
+    /// If the spawner has exited or does not respond.
     pub fn wait(&self, limit: Duration) -> io::Result<Option<ExitStatus>> {
         if !has_ended(&self.handle, limit)? {
             return Ok(None);
