@@ -3,6 +3,8 @@
 //!
 //! They panic if a test requests something impossible, and are never part of a production build.
 
+mod line;
+
 use std::collections::BTreeMap;
 
 use crate::Registry;
@@ -28,6 +30,8 @@ use crate::resources::Resources;
 use crate::task::{
     CheckResults, CommandSpec, ExecutorSpec, Reason, TaskSpec, TaskState, UpdateSource,
 };
+
+pub use line::ScenarioLine;
 
 /// The number of records in a slice of checks; few, so that a round takes several entries.
 const SLICE: usize = 5;

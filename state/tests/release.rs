@@ -20,8 +20,6 @@ mod answer_counts;
 mod former;
 #[path = "scenarios/interpreter.rs"]
 mod interpreter;
-#[path = "scenarios/line.rs"]
-mod line;
 #[path = "scenarios/print.rs"]
 mod print;
 #[path = "properties/rng.rs"]

@@ -10,8 +10,6 @@
 
 #[path = "scenarios/interpreter.rs"]
 mod interpreter;
-#[path = "scenarios/line.rs"]
-mod line;
 #[path = "scenarios/print.rs"]
 mod print;
 

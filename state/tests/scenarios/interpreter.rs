@@ -18,9 +18,8 @@ use argosy_state::task::{
     CheckResults, DiskLimit, LimitsReport, Reason, TaskGroup, TaskLimits, TaskSpec, TaskState,
     UpdateSource,
 };
-use argosy_state::testing::{self, World, framework_info, registration, spec};
+use argosy_state::testing::{self, ScenarioLine, World, framework_info, registration, spec};
 
-use crate::line::ScenarioLine;
 use crate::print;
 
 pub(crate) struct Interpreter {
