@@ -63,6 +63,15 @@ fn a_missing_test_is_detected() {
     let sources = sources();
     assert!(!exists(&sources, "state::task::no_such_test_was_written"));
     assert!(!exists(&sources, "no-such-scenario.txt"));
+    let scenario = "orders_lost_with_a_link_are_resent_from_the_floor_of_the_next";
+    assert!(exists(
+        &sources,
+        &format!("master::leader::tests::agents::{scenario}")
+    ));
+    assert!(!exists(
+        &sources,
+        &format!("master::leader::tests::calls::{scenario}")
+    ));
     // A test with the right name in the wrong crate does not count.
     assert!(exists(
         &sources,
@@ -126,7 +135,7 @@ fn read_status(number: u32, text: &str) -> BehaviourStatus {
     }
 }
 
-/// Returns all Rust sources with their paths from the root.
+/// Returns all Rust sources and scenario files with their paths from the root.
 fn sources() -> Vec<(String, String)> {
     let root = root();
     let mut waiting = vec![root.clone()];
@@ -140,7 +149,7 @@ fn sources() -> Vec<(String, String)> {
             }
             if path.is_dir() {
                 waiting.push(path);
-            } else if name.ends_with(".rs")
+            } else if (name.ends_with(".rs") || name.ends_with(".txt"))
                 && let Ok(text) = fs::read_to_string(&path)
             {
                 let path = path.strip_prefix(&root).unwrap();
@@ -151,9 +160,9 @@ fn sources() -> Vec<(String, String)> {
     files
 }
 
-/// Returns whether a test exists. `crate::module::…::name` is a function of that name, or a case of
-/// a test program with its own list, in a file of the crate whose path contains the modules in
-/// order. `name.txt` is a scenario.
+/// Returns whether a test exists. `crate::module::…::name` is a function of that name, a case of a
+/// test program with its own list, or a scenario with that sentence as its name, in a file of the
+/// crate whose path contains the modules in order. `name.txt` is a scenario file of the registry.
 fn exists(sources: &[(String, String)], test: &str) -> bool {
     if test.ends_with(".txt") {
         return root().join("state/tests/scenarios").join(test).is_file();
@@ -161,9 +170,15 @@ fn exists(sources: &[(String, String)], test: &str) -> bool {
     let mut parts: Vec<&str> = test.split("::").collect();
     let name = parts.pop().unwrap_or_default();
     let (function, case) = (format!("fn {name}("), format!("\"{name}\""));
+    let is_named = |line: &str| {
+        let sentence = line
+            .strip_prefix("# ")
+            .and_then(|line| line.strip_suffix('.'));
+        sentence.is_some_and(|sentence| sentence.to_lowercase().replace(' ', "_") == name)
+    };
     sources.iter().any(|(path, text)| {
-        let mut path = path.trim_end_matches(".rs").split('/');
+        let mut path = path.split(['/', '.']);
         parts.iter().all(|part| path.any(|at| at == *part))
-            && (text.contains(&function) || text.contains(&case))
+            && (text.contains(&function) || text.contains(&case) || text.lines().any(is_named))
     })
 }

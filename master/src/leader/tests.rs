@@ -1,8 +1,9 @@
 //! Tests of the leader: inputs in, effects compared as text.
 //!
 //! Every fact passes through the real `apply`. `UPDATE_EXPECT=1` rewrites the expected output;
-//! review the difference like any other. Reading order: `world`, `messages_text`, then one file for
-//! each subject.
+//! review the difference like any other. Reading order: `fixture`, `messages_text`, `scenarios`, then
+//! one file for each subject. A test is a scenario file, unless it needs a loop, an invalid value or
+//! a part of an output: then it is a function.
 
 mod actors;
 mod admission;
@@ -12,7 +13,6 @@ mod checks;
 mod deadlines;
 mod epochs;
 mod fixture;
-mod frameworks;
 mod level;
 mod limits;
 mod mass_loss;
@@ -22,7 +22,7 @@ mod offers;
 mod pruning;
 mod races;
 mod registration_queue;
-mod silent_schedulers;
+mod scenarios;
 mod stopping;
 mod turns;
 mod updates;

@@ -2,73 +2,13 @@
 
 use argosy_state::command::{Accept, Call, CallAction, OfferOperation, Operate, OperatorOperation};
 use argosy_state::fingerprint;
-use argosy_state::ids::{FrameworkId, GroupId, OrderIndex, TaskId};
+use argosy_state::ids::GroupId;
 use argosy_state::level::Level;
-use argosy_state::task::{CommandSpec, TaskGroup, TaskSpec, TaskState};
+use argosy_state::task::{CommandSpec, TaskGroup, TaskSpec};
 use argosy_state::testing::spec;
 use expect_test::expect;
 
-use super::fixture::{AGENT, FRAMEWORK, World, task_key};
-use crate::leader::Input;
-use crate::links::LinkId;
-
-#[test]
-fn repeated_call_joins_the_pending_one() {
-    let mut world = World::with_offer();
-    world.slow_log();
-    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
-    let call = world.call_of(CallAction::Accept(accept));
-    world.send(call.clone(), tokens.clone());
-    world.send(call, tokens);
-    world.expect_nothing();
-    world.commit();
-    world.expect(&expect![[r#"
-        link-2 <- order 1 launch framework-1/a
-        call-1: called at 4.0
-        call-2: called at 4.0
-    "#]]);
-}
-
-#[test]
-fn a_repeated_call_gets_the_first_answer_from_any_leader() {
-    let mut world = World::with_offer();
-    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1"), spec("b", "cpus:99")]);
-    let call = world.call_of(CallAction::Accept(accept));
-    world.send(call.clone(), tokens.clone());
-    world.expect(&expect![[r#"
-        link-2 <- order 1 launch framework-1/a
-        call-1: called at 4.0, task 0.1 refused too-large
-    "#]]);
-    let entries = world.entries();
-    world.send(call.clone(), tokens.clone());
-    world.expect(&expect![[r#"
-        call-2: called at 4.0, task 0.1 refused too-large
-    "#]]);
-    assert_eq!(world.entries(), entries);
-    world.new_leader();
-    world.send(call, tokens);
-    world.expect(&expect![[r#"
-        call-3: called at 4.0, task 0.1 refused too-large
-    "#]]);
-    assert_eq!(world.registry.tasks_of(FRAMEWORK).count(), 1);
-}
-
-#[test]
-fn call_lost_with_its_leader_is_applied_when_repeated() {
-    let mut world = World::with_offer();
-    world.slow_log();
-    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
-    let call = world.call_of(CallAction::Accept(accept));
-    world.send(call.clone(), tokens.clone());
-    world.new_leader();
-    world.framework_returns(FRAMEWORK, &["1.1"]);
-    world.send(call, tokens);
-    world.commit();
-    world.expect(&expect![[r#"
-        link-3 <- subscribed framework-1 session 101 epoch 4, kept 1.1
-        call-2: called at 5.0
-    "#]]);
-}
+use super::fixture::{AGENT, FRAMEWORK, World};
 
 /// Before level 3 the log has the operations in one launch.
 #[test]
@@ -100,26 +40,6 @@ fn rejected_tasks_are_identified_by_operation_and_task_at_any_level() {
             call-2: called at 4.0, task 0.1 refused too-large, task 1.0 refused too-large, task 1.2 refused too-large
         "#]]);
     }
-}
-
-#[test]
-fn a_call_number_reused_for_another_request_is_an_error() {
-    let mut world = World::with_offer();
-    let first = world.call_of(CallAction::Suppress(Vec::new()));
-    let mut second = first.clone();
-    second.hash += 1;
-    world.slow_log();
-    world.send(first, Vec::new());
-    world.send(second.clone(), Vec::new());
-    world.expect(&expect![[r#"
-        call-2: refused call-reused: call 1 was already used for another request
-    "#]]);
-    world.commit();
-    world.send(second, Vec::new());
-    world.expect(&expect![[r#"
-        call-1: called at 4.0
-        call-3: refused call-reused: call 1 was already used for another request
-    "#]]);
 }
 
 #[test]
@@ -197,147 +117,6 @@ fn the_same_number_with_another_filter_is_an_error() {
         link-2 <- order 1 launch framework-1/a
         call-1: called at 4.0
         call-2: refused call-reused: call 1 was already used for another request
-    "#]]);
-}
-
-#[test]
-fn a_call_below_the_low_water_mark_is_rejected_as_late() {
-    let mut world = World::with_offer();
-    let late = world.call_of(CallAction::Suppress(Vec::new()));
-    world.call(CallAction::Revive(Vec::new()));
-    world.send(late, Vec::new());
-    world.expect(&expect![[r#"
-        call-1: called at 4.0
-        call-2: refused late: call 1 is below 2, the lowest number still open
-    "#]]);
-}
-
-#[test]
-fn call_of_an_unknown_framework_is_refused() {
-    let mut world = World::with_offer();
-    let mut call = world.call_of(CallAction::Suppress(Vec::new()));
-    call.framework = FrameworkId(9);
-    world.send(call.clone(), Vec::new());
-    call.framework = FRAMEWORK;
-    call.session = 9;
-    world.send(call, Vec::new());
-    world.expect(&expect![[r#"
-        call-1: refused unknown-framework: no framework-9 in this cluster: it was removed, or never was
-        call-2: refused superseded: another scheduler has taken over framework-1
-    "#]]);
-}
-
-#[test]
-fn a_committed_kill_that_was_not_sent_is_sent_by_the_next_leader() {
-    let mut world = World::with_running_task();
-    world.feed(Input::AgentClosed { link: LinkId(2) });
-    world.kill("a");
-    world.expect(&expect![[r#"
-        call-3: called at 7.0
-    "#]]);
-    world.new_leader();
-    let mut hello = world.hello_of(AGENT);
-    hello.floor = OrderIndex(1);
-    let link = world.link();
-    world.hello(link, hello);
-    world.expect(&expect![[r#"
-        link-3 <- registered agent-1, equal
-        link-3 <- order 2 kill framework-1/a in 3000 ms
-    "#]]);
-}
-
-#[test]
-fn a_kill_of_an_unknown_task_prevents_its_later_launch() {
-    let mut world = World::with_offer();
-    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
-    let mut slow = world.call_of(CallAction::Accept(accept));
-    let mut kill = world.call_of(CallAction::Kill {
-        task: TaskId::new("a").unwrap(),
-        grace_ms: None,
-    });
-    // The scheduler still waits for both, and the kill overtakes the launch.
-    slow.lowest_unanswered = 1;
-    kill.lowest_unanswered = 1;
-    world.send(kill, Vec::new());
-    world.expect(&expect![[r#"
-        call-1: refused unknown-task: no task framework-1/a
-    "#]]);
-    world.send(slow, tokens);
-    world.expect(&expect![[r#"
-        call-2: refused late: call 1 is below 2, the lowest number still open
-    "#]]);
-    assert!(world.registry.task(&task_key("a")).is_none());
-}
-
-#[test]
-fn a_repeated_kill_creates_one_order() {
-    let mut world = World::with_running_task();
-    world.kill("a");
-    world.kill("a");
-    world.expect(&expect![[r#"
-        link-2 <- order 2 kill framework-1/a in 3000 ms
-        call-3: called at 7.0
-        call-4: called at 8.0
-    "#]]);
-    world.report(LinkId(2), "a", 2, TaskState::Killed);
-    world.kill("a");
-    world.expect(&expect![[r#"
-        link-1 <- update a KILLED at 9.0 (UNSPECIFIED)
-        link-2 <- committed framework-1/a@1 #2 released
-        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
-        call-5: called at 10.0
-    "#]]);
-}
-
-#[test]
-fn tasks_of_an_accept_call_are_launched_in_order() {
-    let mut world = World::with_offer();
-    world.accept("1.1", &["c", "a", "b"]);
-    world.expect(&expect![[r#"
-        link-2 <- order 1 launch framework-1/c
-        link-2 <- order 2 launch framework-1/a
-        link-2 <- order 3 launch framework-1/b
-        call-1: called at 4.0
-    "#]]);
-}
-
-#[test]
-fn operator_calls_are_answered_individually() {
-    let mut world = World::with_running_task();
-    world.operate(OperatorOperation::KillTask {
-        key: task_key("zebra"),
-        grace_ms: None,
-    });
-    world.operate(OperatorOperation::KillTask {
-        key: task_key("a"),
-        grace_ms: None,
-    });
-    world.expect(&expect![[r#"
-        call-3: operated: unknown-task
-        link-2 <- order 2 kill framework-1/a in 3000 ms
-        call-4: operated: done
-    "#]]);
-}
-
-#[test]
-fn oversized_call_is_refused_and_releases_its_offer() {
-    let mut world = World::with_offer();
-    world.slow_log();
-    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
-    let call = world.call_of(CallAction::Accept(accept));
-    world.send(call, tokens);
-    world.too_large();
-    world.advance_with(6_000, &[LinkId(2)]);
-    world.expect(&expect![[r#"
-        call-1: refused invalid: request: it takes 2000000 bytes in the log, more than an entry holds: split it
-        link-1 <- unmet in *: 1 filtered
-        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
-    "#]]);
-    world.accept("1.2", &["a"]);
-    world.commit();
-    world.expect(&expect![[r#"
-        link-2 <- order 1 launch framework-1/a
-        call-2: called at 4.0
     "#]]);
 }
 

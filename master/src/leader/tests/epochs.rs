@@ -3,62 +3,10 @@
 use argosy_state::command::CallAction;
 use argosy_state::limits;
 use argosy_state::task::TaskState;
-use argosy_state::testing::spec;
 use expect_test::expect;
 
 use super::fixture::{AGENT, FRAMEWORK, World};
 use crate::links::LinkId;
-
-#[test]
-fn an_offer_survives_its_leader_and_is_accepted_under_its_old_id() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    world.framework_returns(FRAMEWORK, &["1.1"]);
-    world.agent_returns(AGENT);
-    world.accept("1.1", &["a"]);
-    world.expect(&expect![[r#"
-        link-3 <- subscribed framework-1 session 101 epoch 4, kept 1.1
-        link-4 <- registered agent-1, equal
-        link-4 <- order 1 launch framework-1/a
-        call-1: called at 5.0
-    "#]]);
-}
-
-#[test]
-fn an_unpresented_offer_is_valid_until_its_resources_are_offered_again() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    world.framework_returns(FRAMEWORK, &[]);
-    world.accept("1.1", &["a"]);
-    world.expect(&expect![[r#"
-        link-3 <- subscribed framework-1 session 101 epoch 4
-        link-3 <- unmet in *: 1 no-link
-        call-1: called at 5.0
-    "#]]);
-    // Now the rest is on offer: the former leader's offer of it is invalid.
-    world.agent_returns(AGENT);
-    world.expect(&expect![[r#"
-        link-4 <- registered agent-1, equal
-    "#]]);
-}
-
-#[test]
-fn token_of_an_earlier_epoch_yields_to_an_open_offer() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    world.framework_returns(FRAMEWORK, &[]);
-    world.agent_returns(AGENT);
-    world.expect(&expect![[r#"
-        link-3 <- subscribed framework-1 session 101 epoch 4
-        link-3 <- unmet in *: 1 no-link
-        link-4 <- registered agent-1, equal
-        link-3 <- offers 4.1 * agent-1 cpus:4;mem:4096
-    "#]]);
-    world.accept("1.1", &["a"]);
-    world.expect(&expect![[r#"
-        call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago; give a newer one
-    "#]]);
-}
 
 /// Found by the process test of a failover: the offer was rejected as used, and it had not been
 /// withdrawn.
@@ -111,30 +59,6 @@ fn an_offer_of_an_earlier_reign_is_withdrawn_when_it_cannot_be_told_from_a_used_
 }
 
 #[test]
-fn adopted_offers_are_valid_for_a_second() {
-    let mut world = World::with_offer();
-    let specs = ["a", "b", "c", "d"].map(|name| spec(name, "cpus:1;mem:1024"));
-    let (accept, tokens) = world.acceptance("1.1", specs.to_vec());
-    let call = world.call_of(CallAction::Accept(accept));
-    world.send(call, tokens);
-    for task in ["a", "b", "c"] {
-        world.report(LinkId(2), task, 1, TaskState::Finished);
-    }
-    world.new_leader();
-    world.agent_returns(AGENT);
-    // An acceptance of 1.2 is in flight; the resources that "c" has freed could be merged with both
-    // offers.
-    world.framework_returns(FRAMEWORK, &["1.2", "1.3"]);
-    world.advance_with(900, &[LinkId(3), LinkId(4)]);
-    world.clear_lines();
-    world.accept("1.2", &["e"]);
-    world.expect(&expect![[r#"
-        link-3 <- order 5 launch framework-1/e
-        call-2: called at 9.0
-    "#]]);
-}
-
-#[test]
 fn an_active_decline_is_presented_to_the_next_leader() {
     let mut world = World::with_offer();
     world.new_leader();
@@ -157,38 +81,5 @@ fn an_active_decline_is_presented_to_the_next_leader() {
     world.advance_with(1_200, &[LinkId(3)]);
     world.expect(&expect![[r#"
         link-3 <- offers 4.1 * agent-1 cpus:4;mem:4096
-    "#]]);
-}
-
-#[test]
-fn new_leader_offers_after_all_frameworks_resumed_or_timeout() {
-    let mut world = World::with_offer();
-    world.decline(&["1.1"], 3_600_000);
-    world.subscribe("other");
-    world.clear_lines();
-    world.new_leader();
-    world.agent_returns(AGENT);
-    world.framework_returns(FRAMEWORK, &[]);
-    // The other framework may still hold an offer of the agent.
-    world.expect(&expect![[r#"
-        link-4 <- registered agent-1, equal
-        link-5 <- subscribed framework-1 session 101 epoch 5
-    "#]]);
-    world.advance(100);
-    world.expect(&expect![[r#"
-        link-5 <- offers 5.1 * agent-1 cpus:4;mem:4096
-    "#]]);
-}
-
-#[test]
-fn new_leader_offers_at_once_when_all_frameworks_resumed() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    world.agent_returns(AGENT);
-    world.framework_returns(FRAMEWORK, &[]);
-    world.expect(&expect![[r#"
-        link-3 <- registered agent-1, equal
-        link-4 <- subscribed framework-1 session 101 epoch 4
-        link-4 <- offers 4.1 * agent-1 cpus:4;mem:4096
     "#]]);
 }

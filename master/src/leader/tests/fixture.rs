@@ -434,32 +434,41 @@ impl World {
             let revision = latest.map_or(Revision::default(), |task| task.latest.revision);
             (TaskId::new(task).unwrap(), revision)
         });
-        let acknowledge = Acknowledge {
+        self.send_acknowledge(Acknowledge {
             framework: FRAMEWORK,
             session: self.registry.framework(FRAMEWORK).unwrap().session,
             updates: updates.collect(),
-        };
-        let request = self.request();
+        });
+    }
+
+    pub(super) fn send_acknowledge(&mut self, acknowledge: Acknowledge) {
+        let (request, actor) = (self.request(), self.actor.clone());
         self.feed(Input::Acknowledge {
             request,
-            actor: self.actor.clone(),
+            actor,
             acknowledge,
         });
     }
 
     pub(super) fn reconcile(&mut self, tasks: &[&str], next_number: u64) {
-        let request = self.request();
-        let reconcile = ReconcileQuery {
+        let query = self.query(tasks, next_number);
+        self.send_query(query);
+    }
+
+    /// Returns a query of `framework-1`.
+    pub(super) fn query(&self, tasks: &[&str], next_number: u64) -> ReconcileQuery {
+        let tasks = tasks.iter().map(|task| TaskId::new(task).unwrap());
+        ReconcileQuery {
             framework: FRAMEWORK,
             session: self.registry.framework(FRAMEWORK).unwrap().session,
-            tasks: tasks
-                .iter()
-                .map(|task| TaskId::new(task).unwrap())
-                .collect(),
+            tasks: tasks.collect(),
             after: None,
             next_number,
-        };
-        let actor = self.actor.clone();
+        }
+    }
+
+    pub(super) fn send_query(&mut self, reconcile: ReconcileQuery) {
+        let (request, actor) = (self.request(), self.actor.clone());
         self.feed(Input::Reconcile {
             request,
             actor,
