@@ -80,12 +80,10 @@ fn failover_under_load_needs_no_list_and_no_entry() {
     for number in 1..=50 {
         world.agent("cpus:4;mem:4096");
         let tasks = [format!("a{number}"), format!("b{number}")];
-        let (accept, tokens) = world.acceptance(
+        world.launch(
             &format!("1.{number}"),
             tasks.iter().map(|task| spec(task, "cpus:1")).collect(),
         );
-        let call = world.call_of(argosy_state::command::CallAction::Accept(accept));
-        world.send(call, tokens);
     }
     world.new_leader();
     world.framework_returns(FRAMEWORK, &[]);

@@ -1,7 +1,7 @@
 //! Tests of agents: hello, registration result, orders, orphans.
 
 use argosy_state::capability::{AgentCapability, CapabilityNames};
-use argosy_state::command::{CallAction, OperatorOperation};
+use argosy_state::command::OperatorOperation;
 use argosy_state::digest::DigestKind;
 use argosy_state::ids::{AgentId, OrderIndex};
 use argosy_state::task::{KillSignal, TaskState};
@@ -26,9 +26,7 @@ fn a_launch_that_needs_a_missing_agent_capability_is_never_sent() {
     world.feed(Input::AgentClosed { link });
     let mut wanted = spec("a", "cpus:1");
     wanted.kill_signal = Some(KillSignal::Int);
-    let (accept, tokens) = world.acceptance("1.1", vec![wanted, spec("b", "cpus:1")]);
-    let call = world.call_of(CallAction::Accept(accept));
-    world.send(call, tokens);
+    world.launch("1.1", vec![wanted, spec("b", "cpus:1")]);
     assert_eq!(world.state_of("a"), TaskState::Staging);
     world.clear_lines();
     // It returns as release 0.1.0.

@@ -150,9 +150,7 @@ fn a_call_with_tasks_that_no_agent_can_run_uses_no_offer() {
         vec![long(), nothing.clone()],
         grouped([fine.clone(), long()]),
     ] {
-        let (accept, tokens) = world.acceptance("1.1", tasks);
-        let call = world.call_of(CallAction::Accept(accept));
-        world.send(call, tokens);
+        world.launch("1.1", tasks);
     }
     let (mut accept, tokens) = world.acceptance("1.1", vec![fine.clone(), nothing.clone()]);
     accept.all_or_nothing = true;
@@ -165,9 +163,7 @@ fn a_call_with_tasks_that_no_agent_can_run_uses_no_offer() {
     "#]]);
     assert_eq!(world.entries(), entries);
     // The offer is open: one task that can be launched uses it.
-    let (accept, tokens) = world.acceptance("1.1", vec![nothing, fine]);
-    let call = world.call_of(CallAction::Accept(accept));
-    world.send(call, tokens);
+    world.launch("1.1", vec![nothing, fine]);
     world.expect(&expect![[r#"
         link-2 <- order 1 launch framework-1/fine
         call-4: called at 4.0, task 0.0 refused invalid

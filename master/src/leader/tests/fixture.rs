@@ -391,7 +391,11 @@ impl World {
     /// spaces between.
     pub(super) fn accept(&mut self, offers: &str, tasks: &[&str]) {
         let specs = tasks.iter().map(|task| spec(task, "cpus:1")).collect();
-        let (accept, tokens) = self.acceptance(offers, specs);
+        self.launch(offers, specs);
+    }
+
+    pub(super) fn launch(&mut self, offers: &str, tasks: Vec<TaskSpec>) {
+        let (accept, tokens) = self.acceptance(offers, tasks);
         let call = self.call_of(CallAction::Accept(accept));
         self.send(call, tokens);
     }

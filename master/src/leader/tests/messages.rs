@@ -2,7 +2,6 @@
 //! the log.
 
 use argosy_proto::v1;
-use argosy_state::command::CallAction;
 use argosy_state::ids::TaskId;
 use argosy_state::task::TaskSpec;
 use argosy_state::testing::{executor, spec};
@@ -20,9 +19,7 @@ impl World {
             executor: Some(Box::new(executor("e", "cpus:0.5"))),
             ..spec("a", "cpus:1")
         };
-        let (accept, tokens) = world.acceptance("1.1", vec![task]);
-        let call = world.call_of(CallAction::Accept(accept));
-        world.send(call, tokens);
+        world.launch("1.1", vec![task]);
         world.clear_lines();
         world
     }

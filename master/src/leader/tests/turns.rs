@@ -18,9 +18,7 @@ fn launched(count: u32) -> World {
     for from in (0..count).step_by(250) {
         let specs = (from..count.min(from + 250)).map(|at| spec(&format!("t{at:04}"), "cpus:1"));
         let offer = format!("1.{}", from / 250 + 1);
-        let (accept, tokens) = world.acceptance(&offer, specs.collect());
-        let call = world.call_of(CallAction::Accept(accept));
-        world.send(call, tokens);
+        world.launch(&offer, specs.collect());
         world.advance_with(6_500, &[LinkId(2)]);
     }
     world
