@@ -314,37 +314,18 @@ impl Leader {
         self.rescind_after_change(registry, id);
     }
 
-    pub(super) fn framework_removing(
-        &mut self,
-        registry: &Registry,
-        now: LeaderTime,
-        id: FrameworkId,
-    ) {
-        self.arm_framework(registry, now, id);
-        self.rescind_after_change(registry, id);
-        if let Some(link) = self.linked_frameworks.remove(&id) {
-            self.end_stream(
-                link,
-                "removed",
-                &Rejection::FrameworkRemoved(id).to_string(),
-            );
-        }
-    }
-
+    /// Ends the stream of a framework that is being removed, or is gone.
     pub(super) fn framework_removed(
         &mut self,
         registry: &Registry,
         now: LeaderTime,
         id: FrameworkId,
+        why: &str,
     ) {
         self.arm_framework(registry, now, id);
         self.rescind_after_change(registry, id);
         if let Some(link) = self.linked_frameworks.remove(&id) {
-            self.end_stream(
-                link,
-                "removed",
-                &format!("{id} is gone: its last task ended"),
-            );
+            self.end_stream(link, "removed", why);
         }
     }
 

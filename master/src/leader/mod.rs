@@ -423,9 +423,13 @@ impl Leader {
             // The allocator has observed it.
             Event::FrameworkRevived { .. } | Event::WeightChanged(_) => {}
             Event::FrameworkRemoving(framework) => {
-                self.framework_removing(registry, now, *framework)
+                let why = Rejection::FrameworkRemoved(*framework).to_string();
+                self.framework_removed(registry, now, *framework, &why);
             }
-            Event::FrameworkRemoved(framework) => self.framework_removed(registry, now, *framework),
+            Event::FrameworkRemoved(framework) => {
+                let why = format!("{framework} is gone: its last task ended");
+                self.framework_removed(registry, now, *framework, &why);
+            }
             Event::TaskLaunched { agent, .. }
             | Event::TaskKillRequested { agent, .. }
             | Event::TaskLimitsRequested { agent, .. } => self.pump_orders(registry, *agent),
