@@ -220,7 +220,7 @@ fn found_by(bug: Bug) -> Option<PlantedBug> {
             &[Linearizability],
             "a partition, or a follower that lags",
         ),
-        Bug::StaleReignCommits => (
+        Bug::StaleEpochCommits => (
             System,
             &[AtMostOnce, OfferSingleUse, AgentReturns, StaleLeaderFencing],
             "a leader that is elected again",
@@ -303,7 +303,7 @@ fn found_by(bug: Bug) -> Option<PlantedBug> {
             &[AcknowledgedWrites, AtMostOnce, OfferSingleUse],
             "a leader that crashes with a call in flight",
         ),
-        Bug::RescindNotTold => (
+        Bug::RescindNotSent => (
             System,
             &[OfferSingleUse],
             "an agent lost while it is offered",

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::Timestamp;
+use argosy_state::planted_bug;
 use tokio::time::Instant;
 
 /// A longer gap between two readings is a pause of this process or machine. It counts as this much.
@@ -41,13 +41,12 @@ impl ClusterClock {
         if !runs {
             return None;
         }
-        let expires = bugs::is_on(Bug::FreezeExpires);
-        let counted = if expires { gap } else { gap.min(LONGEST_GAP) };
+        let counted = planted_bug!(FreezeExpires, gap.min(LONGEST_GAP), gap);
         let ms = counted.as_millis().try_into().unwrap_or(0);
         self.now = self.now.plus_ms(ms);
         // Fractions of a millisecond are carried over.
         self.last_read -= Duration::from_nanos(u64::from(counted.subsec_nanos() % 1_000_000));
-        (gap > LONGEST_GAP && !expires).then_some(gap)
+        (gap > counted).then_some(gap)
     }
 }
 

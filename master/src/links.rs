@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use argosy_proto::v1;
-use argosy_state::buggify::{self, Rare};
+use argosy_state::buggify;
 use futures::Stream;
 use metrics::counter;
 use tokio::sync::{mpsc, oneshot};
@@ -201,7 +201,7 @@ impl Outbox {
             Some(sender) => queued(sender.send(message), "agent-link"),
             None => false,
         };
-        let sent = sent && !buggify::occurs(Rare::LinkFull);
+        let sent = sent && !buggify!(LinkFull);
         if !sent {
             self.agents.remove(&link);
         }

@@ -16,8 +16,8 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_raft::{Node, OwnerRequest, RaftStatus};
 use argosy_state::Registry;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{Epoch, NodeId};
+use argosy_state::planted_bug;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -361,7 +361,7 @@ impl Replica {
             (status.is_leader, status.term)
         };
         let heard = self.has_quorum();
-        if self.leader.is_some() && !heard && !bugs::is_on(Bug::QuorumLossIgnored) {
+        if self.leader.is_some() && !heard && !planted_bug!(QuorumLossIgnored) {
             self.stop_leading("no quorum has answered for too long");
             if self.step_downs.record(Instant::now()) {
                 // A full channel means that a transfer is already in progress.

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
@@ -196,7 +196,8 @@ impl MemberChanger {
             info!(id, address, "a master joined as a learner");
         }
         if promote {
-            self.promote(id, replaced_members(formers)).await?;
+            let replaced = planted_bug!(FormerVoterCounts, formers, BTreeSet::new());
+            self.promote(id, replaced).await?;
         }
         Ok(id)
     }
@@ -452,14 +453,6 @@ fn former_members(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<
     };
     let formers = members.iter().filter(|(_, one)| is_former(one));
     formers.map(|(id, _)| *id).collect()
-}
-
-/// Returns the members that a new voter replaces: all of them, unless a mutant is enabled.
-fn replaced_members(formers: BTreeSet<u64>) -> BTreeSet<u64> {
-    match bugs::is_on(Bug::FormerVoterCounts) {
-        true => BTreeSet::new(),
-        false => formers,
-    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use argosy_state::buggify::{self, Rare};
-use argosy_state::bugs::{self, Bug};
+use argosy_state::buggify;
+use argosy_state::planted_bug;
 use bytes::Bytes;
 use openraft::alias::OneshotReceiverOf;
 use openraft::errors::ClientWriteError;
@@ -220,10 +220,7 @@ impl Proposer {
             let batch = self.batch(first);
             growth.add(batch.bytes() as u64);
             loop {
-                let term = match bugs::is_on(Bug::StaleReignCommits) {
-                    true => self.period().term,
-                    false => period.term,
-                };
+                let term = planted_bug!(StaleEpochCommits, period.term, self.period().term);
                 match self.commit(raft, term, batch.clone()).await {
                     ProposalOutcome::Done => break,
                     ProposalOutcome::Stopped => return,
@@ -248,7 +245,7 @@ impl Proposer {
 
     /// Returns whether the owner still expects what was queued in this term of leadership.
     fn is_current(&self, period: LeadershipPeriod) -> bool {
-        period == self.period() || bugs::is_on(Bug::StaleReignCommits)
+        period == self.period() || planted_bug!(StaleEpochCommits)
     }
 
     /// Takes queued commands up to the limits of one request to the owner: an entry is applied in
@@ -261,7 +258,7 @@ impl Proposer {
             at_ms: first.proposal.at_ms,
             commands: vec![first.proposal.command],
         };
-        let most = buggify::or(Rare::OneCommandAnEntry, TURN_COMMANDS, 1);
+        let most = buggify!(OneCommandAnEntry, TURN_COMMANDS, 1);
         while batch.commands.len() < most {
             let Ok(next) = self.receiver.try_recv() else {
                 break;

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -110,12 +110,15 @@ impl ReadIndexTask {
         }
     }
 
+    /// Implements the planted bug `ReadWithoutQuorum`.
+    fn unconfirmed(&self) -> ReadConfirmation {
+        let status = self.status.borrow();
+        let own_term = status.is_leader.then_some(status.term);
+        ReadConfirmation { index: 0, own_term }
+    }
+
     async fn confirm(&self) -> Result<ReadConfirmation, ReadError> {
-        if bugs::is_on(Bug::ReadWithoutQuorum) {
-            let status = self.status.borrow();
-            let own_term = status.is_leader.then_some(status.term);
-            return Ok(ReadConfirmation { index: 0, own_term });
-        }
+        planted_bug!(ReadWithoutQuorum => return Ok(self.unconfirmed()));
         let leader = self.status.borrow().leader.clone();
         let (id, member) = leader.ok_or(ReadError::NoLeader)?;
         if id == self.caller.id {

@@ -1,29 +1,30 @@
-//! Correct but rare behaviour that a simulation makes frequent. Outside a simulation it never
-//! occurs on purpose.
+//! Test hook: correct but rare behaviour that a simulation makes frequent. Outside a simulation it
+//! never occurs on purpose.
 //!
 //! The idea is FoundationDB's. A batch of one command, a full queue or a link that ends without a
 //! reason are all allowed, and code that depends on their rarity is wrong. Outside a simulation
-//! each query costs one read of a thread-local variable.
+//! each query costs one read of a thread-local variable. The code queries only by
+//! [`buggify!`](crate::buggify!), in one line.
 
 use std::cell::Cell;
 
 /// Defines the kinds of rare behaviour by name, each with a description.
-macro_rules! turns {
-    ($($turn:ident $meaning:literal;)*) => {
+macro_rules! rare_choices {
+    ($($rare:ident $meaning:literal;)*) => {
         /// A kind of rare behaviour.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Rare {
-            $(#[doc = $meaning] $turn,)*
+            $(#[doc = $meaning] $rare,)*
         }
 
         impl Rare {
             /// All kinds, in order of declaration.
-            pub const ALL: &'static [Self] = &[$(Self::$turn,)*];
+            pub const ALL: &'static [Self] = &[$(Self::$rare,)*];
         }
     };
 }
 
-turns! {
+rare_choices! {
     OneCommandAnEntry "the leader proposes each command in a separate entry";
     OneEntryAnAppend "a follower is sent one entry at a time";
     ShortTail "the newest entries are read from the disk";
@@ -32,7 +33,7 @@ turns! {
     OneUpdateInFlight "a scheduler is sent one update at a time";
     OneUpdateACommand "updates of an agent are committed one by one";
     OneAgentARound "the allocator processes one agent in a round";
-    NotPassedOn "a follower does not forward a call, and names the leader";
+    NotForwarded "a follower does not forward a call, and names the leader";
     OneUpdateAMessage "an agent sends one update in each message";
     OneTaskAChunk "an agent lists one task in each message";
     LateReport "an agent collects updates for 300 ms";
@@ -40,6 +41,30 @@ turns! {
     EarlyCompaction "a journal is compacted after a few hundred bytes";
     OneRecordAGroup "a journal is synced after each record";
     SmallSwap "a snapshot replaces the registry a few records at a time";
+}
+
+/// Test hook: makes a correct but rare choice, in simulations only.
+///
+/// - `buggify!(LinkFull)` is true if the rare choice is made now.
+/// - `buggify!(OneRecordAGroup, usual, rare)` is the value of one of the two expressions.
+/// - `buggify!(LinkLost if condition => return)` is a statement that is executed only then.
+#[macro_export]
+macro_rules! buggify {
+    ($kind:ident) => {
+        $crate::buggify::occurs($crate::buggify::Rare::$kind)
+    };
+    ($kind:ident, $usual:expr, $rare:expr) => {
+        if $crate::buggify!($kind) {
+            $rare
+        } else {
+            $usual
+        }
+    };
+    ($kind:ident if $condition:expr => $rare:expr) => {
+        if $condition && $crate::buggify!($kind) {
+            $rare;
+        }
+    };
 }
 
 /// The probability, in sixteenths, that a simulation enables one kind.
@@ -56,11 +81,11 @@ thread_local! {
 /// occur. Returns the enabled kinds.
 pub fn begin(seed: u64) -> Vec<Rare> {
     let mut state = seed;
-    let turns = Rare::ALL.iter().copied();
-    let enabled: Vec<Rare> = turns
+    let kinds = Rare::ALL.iter().copied();
+    let enabled: Vec<Rare> = kinds
         .filter(|_| next(&mut state) % 16 < ENABLED_IN_16)
         .collect();
-    let bits = enabled.iter().fold(0, |bits, turn| bits | bit(*turn));
+    let bits = enabled.iter().fold(0, |bits, kind| bits | bit(*kind));
     CHOICES.set(Some((state, bits)));
     enabled
 }

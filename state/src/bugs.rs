@@ -1,8 +1,9 @@
-//! Planted defects: run-time switches that prove that the test harnesses find bugs.
+//! Test hook: planted defects (mutants), which prove that the test harnesses find bugs.
 //!
 //! Without the feature `testing` every switch is the constant `false` and costs nothing; no shipped
 //! executable has the feature. A switch applies to the whole process, so all masters of a
-//! simulation have the same defect. Each switch is queried in one place, next to the correct code.
+//! simulation have the same defect. The code queries a switch only by
+//! [`planted_bug!`](crate::planted_bug), in one line next to the correct code.
 
 use std::fmt;
 use std::str::FromStr;
@@ -45,7 +46,7 @@ bugs! {
     SnapshotMetaEarly "snapshot-meta-early" "the metadata of a snapshot names the entry before its last one";
     QuorumLossIgnored "quorum-loss-ignored" "a leader without a quorum keeps the connections of agents and frameworks";
     ReadWithoutQuorum "read-without-quorum" "any master answers a linearizable read without asking a quorum";
-    StaleReignCommits "stale-reign-commits" "a command of an earlier epoch is applied in a later one";
+    StaleEpochCommits "stale-epoch-commits" "a command of an earlier epoch is applied in a later one";
     MovedDecisionCommits "moved-decision-commits" "a decision on a record that has changed since is applied";
     UsedOfferHonoured "used-offer-honoured" "a used offer is accepted again";
     FreedAtKill "freed-at-kill" "resources are freed when a kill is requested, and again at the end";
@@ -63,7 +64,7 @@ bugs! {
     FreezeExpires "freeze-expires" "a pause of a master counts as silence of agents and frameworks";
     UnknownTooEarly "unknown-too-early" "UNKNOWN is answered while an acceptance may be in flight";
     AnswerBeforeCommit "answer-before-commit" "a numbered call is answered before it is committed";
-    RescindNotTold "rescind-not-told" "a framework receives no rescind for a cancelled offer";
+    RescindNotSent "rescind-not-sent" "a framework receives no rescind for a cancelled offer";
     UpdateForgotten "update-forgotten" "an agent loses unsettled updates when it restarts";
     EpochNotChecked "epoch-not-checked" "an agent obeys a leader whose epoch has ended";
     EpochNotSynced "epoch-not-synced" "an agent acts in an epoch before the epoch is on its disk";
@@ -92,6 +93,39 @@ bugs! {
     CgroupLeaked "cgroup-leaked" "the control group of one container in ten is not removed";
 }
 
+/// Test hook: deviates from the correct code where a defect is planted, and only there.
+///
+/// - `planted_bug!(KillLost)` is true if the defect is planted.
+/// - `planted_bug!(KillLost, correct, wrong)` is the value of one of the two expressions.
+/// - `planted_bug!(KillLost => continue)` is a statement that only the defect has.
+/// - `planted_bug!(KillLost if condition => continue)` has a condition on top.
+///
+/// In builds without the feature `testing` the first form is the constant `false`, so that nothing
+/// of the defect is compiled.
+#[macro_export]
+macro_rules! planted_bug {
+    ($bug:ident) => {
+        $crate::bugs::is_on($crate::bugs::Bug::$bug)
+    };
+    ($bug:ident, $correct:expr, $wrong:expr) => {
+        if $crate::planted_bug!($bug) {
+            $wrong
+        } else {
+            $correct
+        }
+    };
+    ($bug:ident => $wrong:expr) => {
+        if $crate::planted_bug!($bug) {
+            $wrong;
+        }
+    };
+    ($bug:ident if $condition:expr => $wrong:expr) => {
+        if $crate::planted_bug!($bug) && $condition {
+            $wrong;
+        }
+    };
+}
+
 /// The environment variable that names the planted defects of an executable with the feature
 /// `testing`, separated by commas. Other executables ignore it.
 pub const VARIABLE: &str = "ARGOSY_PLANTED_BUGS";
@@ -111,11 +145,18 @@ impl FromStr for Bug {
     type Err = UnknownBug;
 
     fn from_str(name: &str) -> Result<Self, UnknownBug> {
-        let all = Self::ALL.iter().copied();
-        let mut named = all.filter(|bug| bug.name() == name);
-        named.next().ok_or_else(|| UnknownBug(name.to_owned()))
+        let all = Self::ALL.iter().map(|bug| (bug.name(), *bug));
+        let mut named = all.chain(FORMER_NAMES).filter(|(known, _)| *known == name);
+        let bug = named.next().map(|(_, bug)| bug);
+        bug.ok_or_else(|| UnknownBug(name.to_owned()))
     }
 }
+
+/// Names that older scripts use.
+const FORMER_NAMES: [(&str, Bug); 2] = [
+    ("stale-reign-commits", Bug::StaleEpochCommits),
+    ("rescind-not-told", Bug::RescindNotSent),
+];
 
 #[cfg(feature = "testing")]
 mod switches {
@@ -169,6 +210,10 @@ pub const fn is_on(_bug: Bug) -> bool {
 mod tests {
     use super::*;
 
+    /// Without the feature every switch is a constant, from which the compiler removes the defect.
+    #[cfg(not(feature = "testing"))]
+    const _: () = assert!(!planted_bug!(KillLost) && planted_bug!(KillLost, true, false));
+
     #[test]
     fn every_planted_bug_is_off_and_has_a_unique_name_that_round_trips() {
         assert!((50..64).contains(&Bug::ALL.len()));
@@ -177,5 +222,13 @@ mod tests {
             assert!(!is_on(*bug), "{bug}");
         }
         assert_eq!("x".parse::<Bug>(), Err(UnknownBug("x".to_owned())));
+        assert_eq!(FORMER_NAMES[0].0.parse(), Ok(Bug::StaleEpochCommits));
+    }
+
+    #[test]
+    fn a_planted_bug_changes_nothing_unless_it_is_on() {
+        planted_bug!(KillLost => panic!("a statement of the defect"));
+        planted_bug!(KillLost if true => panic!("a statement of the defect"));
+        assert_eq!(planted_bug!(KillLost, 1, 2), 1);
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::v1;
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 
 /// Number of ended and acknowledged tasks that are remembered, so that a late replay is recognized;
 /// the oldest are dropped.
@@ -43,7 +43,7 @@ impl UpdateTracker {
         };
         let progress = self.tasks.entry(status.task_id.clone()).or_default();
         let is_passed_over =
-            bugs::is_on(Bug::UpdatePassedOver) && self.in_flight.contains_key(&status.task_id);
+            planted_bug!(UpdatePassedOver) && self.in_flight.contains_key(&status.task_id);
         if revision > progress.newest && !is_passed_over {
             progress.newest = revision;
             progress.is_terminal |= is_terminal;

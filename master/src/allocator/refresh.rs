@@ -2,17 +2,17 @@
 //!
 //! Refreshing is level-triggered: its cause and frequency do not matter.
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::agent::{Agent, AgentMode};
 use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
 use argosy_state::limits;
+use argosy_state::planted_bug;
 
 use super::budget::AllocationTurn;
 use super::cache::Client;
 use super::eligibility::{OfferMinimum, VisibilityRules, agent_obstacle, framework_obstacle};
 use super::fair_share::{AccountKind, ROOT};
 use super::share::{Amounts, TotalsChange};
-use super::skip_reason::SkipReason;
 use super::{Allocator, CacheProgress};
 
 /// Up to this number of clients, every change of the totals takes effect immediately.
@@ -145,11 +145,9 @@ impl Allocator {
         if is_new {
             self.filters.drop_agent(at);
         }
-        let obstacle = agent_obstacle(&turn.links, agent);
-        let is_passed_over = obstacle == Some(SkipReason::Deactivated)
-            && bugs::is_on(Bug::DeactivatedOffered)
-            && turn.registry.free(id) != *agent.total();
-        let free = if obstacle.is_none() || is_passed_over {
+        let mut obstacle = agent_obstacle(&turn.links, agent);
+        planted_bug!(DeactivatedOffered if is_deactivated_in_use(turn, agent) => obstacle = None);
+        let free = if obstacle.is_none() {
             let free = turn.registry.free(id);
             if turn.book.has_offers_on(id) {
                 free.minus_saturating(&turn.book.offered_on(id))
@@ -276,4 +274,9 @@ impl Allocator {
             self.drop_role_if_empty(&role);
         }
     }
+}
+
+/// Implements the planted bug `DeactivatedOffered`.
+fn is_deactivated_in_use(turn: &AllocationTurn<'_>, agent: &Agent) -> bool {
+    agent.mode() == AgentMode::Deactivated && turn.registry.free(agent.id) != *agent.total()
 }

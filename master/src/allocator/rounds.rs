@@ -3,7 +3,7 @@
 
 use std::ops::Bound;
 
-use argosy_state::buggify::{self, Rare};
+use argosy_state::buggify;
 use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
 
 use super::budget::AllocationTurn;
@@ -185,7 +185,7 @@ impl Allocator {
             self.refresh_role(turn, &role);
         }
         let after = self.refresh_position.agent;
-        let most = buggify::or(Rare::OneAgentARound, AGENTS_PER_ROUND, 1);
+        let most = buggify!(OneAgentARound, AGENTS_PER_ROUND, 1);
         let agents = turn.registry.agents_after(after).take(most);
         let part: Vec<_> = agents.map(|agent| agent.id).collect();
         self.refresh_position.agent = last_of(&part, most);

@@ -11,11 +11,11 @@ use argosy_proto::v1;
 use argosy_proto::versions::VersionRange;
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::command::Rejection;
 use argosy_state::digest::{DigestKind, Digests, task_mark};
 use argosy_state::ids::{AgentId, Timestamp};
 use argosy_state::limits;
+use argosy_state::planted_bug;
 use argosy_state::registry::Order;
 
 use super::agents::{AgentLink, LinkStage};
@@ -91,15 +91,10 @@ impl Leader {
             // The agent was registered and removed again in the same entry.
             return self.shut_down(link, &Rejection::UnknownAgent(id).to_string());
         };
-        let equal = matches_registry(registry, agent, hello)
-            || (hello.floor == agent.orders && bugs::is_on(Bug::DigestIgnored))
-            || (is_equal(hello, &expected_digests(registry, id))
-                && bugs::is_on(Bug::EqualWithUnsentOrder));
-        let sent = if bugs::is_on(Bug::EqualWithUnsentOrder) {
-            agent.orders
-        } else {
-            hello.floor
-        };
+        let mut equal = matches_registry(registry, agent, hello);
+        planted_bug!(DigestIgnored => equal |= hello.floor == agent.orders);
+        planted_bug!(EqualWithUnsentOrder => equal |= is_equal(hello, &expected_digests(registry, id)));
+        let sent = planted_bug!(EqualWithUnsentOrder, hello.floor, agent.orders);
         let (incarnation, version) = (agent.report.incarnation, hello.version);
         state.agent = Some(id);
         state.last_contact = now.at;

@@ -9,8 +9,7 @@ use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::agent::{Agent, AgentMode};
-use argosy_state::buggify::{self, Rare};
-use argosy_state::bugs::{self, Bug};
+use argosy_state::buggify;
 use argosy_state::command::{
     AgentUpdate, ApplyOutcome, Command, CommandReply, HeldTask, ReconcileAgent, Rejection,
     UpdateTasks,
@@ -19,6 +18,7 @@ use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
 use argosy_state::level;
 use argosy_state::limits;
 use argosy_state::persistent::Map;
+use argosy_state::planted_bug;
 
 use super::{Effect, Hello, Leader, LeaderTime, ProposalOrigin};
 use crate::links::LinkId;
@@ -113,7 +113,7 @@ impl Leader {
         let from_another_boot = |agent: &Agent| agent.report.boot_id != hello.boot_id;
         if known
             .is_some_and(|agent| from_another_boot(agent) && self.has_recent_contact(now, agent.id))
-            && !bugs::is_on(Bug::CloneAccepted)
+            && !planted_bug!(CloneAccepted)
         {
             let text = "another host is connected with this agent's id: the data directory was copied; empty its --data-dir. \
                 A host that has just restarted is accepted once its former connection is silent";
@@ -270,8 +270,7 @@ impl Leader {
         else {
             return;
         };
-        let again = bugs::is_on(Bug::LaunchRepeated);
-        let sent = if again { OrderIndex(0) } else { floor };
+        let sent = planted_bug!(LaunchRepeated, floor, OrderIndex(0));
         state.stage = LinkStage::Ready { sent };
         self.admission.leave(link);
         self.agent_is_ready(registry, id);
@@ -302,18 +301,20 @@ impl Leader {
             }
         }
         while !updates.is_empty() {
-            let most = buggify::or(Rare::OneUpdateACommand, UPDATES, 1);
+            let most = buggify!(OneUpdateACommand, UPDATES, 1);
             let rest = updates.split_off(updates.len().min(most));
-            let early = updates
-                .iter()
-                .filter(|_| bugs::is_on(Bug::SettledBeforeCommit));
-            for update in early {
-                self.update_settled(agent, &update.key, update.order, update.number, false);
-            }
+            planted_bug!(SettledBeforeCommit => self.settle_early(agent, &updates));
             let mut report = Command::UpdateTasks(UpdateTasks { agent, updates });
             level::reduce(self.level, &mut report);
             self.propose(actor.clone(), report, ProposalOrigin::Events);
             updates = rest;
+        }
+    }
+
+    /// Implements the planted bug `SettledBeforeCommit`.
+    fn settle_early(&mut self, agent: AgentId, updates: &[AgentUpdate]) {
+        for update in updates {
+            self.update_settled(agent, &update.key, update.order, update.number, false);
         }
     }
 

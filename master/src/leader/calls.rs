@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, VecDeque};
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::apply::check_descriptions;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
     Accept, ApplyOutcome, Call, CallAction, CallShape, Command, CommandReply, OfferTerms, Operate,
     Rejection,
@@ -15,6 +14,7 @@ use argosy_state::framework::{AnswerOutcome, CallAnswer as Stored};
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
 use argosy_state::level::{self, Level};
 use argosy_state::limits;
+use argosy_state::planted_bug;
 
 use super::{Decline, Leader, LeaderTime, ProposalOrigin, refused};
 use crate::leader_reply::{LeaderReply, RejectedPart};
@@ -116,10 +116,7 @@ impl Leader {
         }
         used.iter().for_each(|used| self.take(used));
         let mut requests = VecDeque::from([request]);
-        if bugs::is_on(Bug::AnswerBeforeCommit) {
-            requests.clear();
-            self.answer(request, done_reply(registry));
-        }
+        planted_bug!(AnswerBeforeCommit => self.answer_early(registry, &mut requests));
         let pending = PendingCall {
             requests,
             hash,
@@ -130,6 +127,13 @@ impl Leader {
         let route = ProposalOrigin::Call(Box::new(pending));
         let serial = self.propose(actor, Command::Call(call), route);
         self.pending_calls.insert(key, serial);
+    }
+
+    /// Implements the planted bug `AnswerBeforeCommit`.
+    fn answer_early(&mut self, registry: &Registry, requests: &mut VecDeque<RequestId>) {
+        for request in requests.drain(..) {
+            self.answer(request, done_reply(registry));
+        }
     }
 
     /// Has the call stored under the hash of the cluster's level: a leader of release 0.1.0 may

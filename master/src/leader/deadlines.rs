@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
 use argosy_state::Registry;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{AgentDecision, Command, FrameworkDecision};
 use argosy_state::framework::{Framework, SchedulerConnection};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
+use argosy_state::planted_bug;
 use argosy_state::registry::DeadlineKind;
 use argosy_state::subject::Subject;
 
@@ -144,8 +144,8 @@ impl Leader {
                 self.arm_agent(now, agent.id);
             }
         }
-        let frameworks = registry.frameworks();
-        for framework in frameworks.filter(|_| !bugs::is_on(Bug::DeadlineLost)) {
+        planted_bug!(DeadlineLost => return);
+        for framework in registry.frameworks() {
             self.arm_framework(registry, now, framework.id);
         }
     }
@@ -228,10 +228,7 @@ impl Leader {
     }
 
     fn framework_grace_ms(&self) -> u64 {
-        if bugs::is_on(Bug::GraceLost) {
-            return 0;
-        }
-        self.limits.framework_grace_ms
+        planted_bug!(GraceLost, self.limits.framework_grace_ms, 0)
     }
 
     pub(super) fn tick(&mut self, registry: &Registry, now: LeaderTime) {
@@ -403,9 +400,7 @@ impl Leader {
         let Some(framework) = registry.framework(id) else {
             return;
         };
-        if framework.revision.index < self.epoch.0 && bugs::is_on(Bug::DeadlineLost) {
-            return;
-        }
+        planted_bug!(DeadlineLost if framework.revision.index < self.epoch.0 => return);
         let decision = FrameworkDecision {
             framework: id,
             decided_on: framework.revision,

@@ -7,11 +7,11 @@ use std::ops::Bound;
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
 use argosy_state::actor::Actor;
-use argosy_state::buggify::{self, Rare};
-use argosy_state::bugs::{self, Bug};
+use argosy_state::buggify;
 use argosy_state::command::{Acknowledge, ApplyOutcome, Command, RaiseLowWater};
 use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 use argosy_state::limits;
+use argosy_state::planted_bug;
 use argosy_state::task::{Reason, Task, TaskState, UpdateSource};
 
 use super::frameworks::ReplayCursor;
@@ -59,7 +59,7 @@ impl Leader {
             let Some(framework) = state.framework else {
                 return;
             };
-            if state.in_flight.len() >= buggify::or(Rare::OneUpdateInFlight, IN_FLIGHT, 1) {
+            if state.in_flight.len() >= buggify!(OneUpdateInFlight, IN_FLIGHT, 1) {
                 return;
             }
             let waits = state.unsent.pop_first();
@@ -202,7 +202,7 @@ impl Leader {
         if current.is_some_and(|framework| {
             reconcile.tasks.iter().all(is_known)
                 || framework.low_water >= reconcile.next_number
-                || bugs::is_on(Bug::UnknownTooEarly)
+                || planted_bug!(UnknownTooEarly)
         }) {
             return self.answer(request, statuses(registry, now, &reconcile));
         }

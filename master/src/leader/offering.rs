@@ -9,12 +9,12 @@ use std::sync::Arc;
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::command::OfferTerms;
 use argosy_state::framework::SchedulerConnection;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::limits;
 use argosy_state::persistent::Map;
+use argosy_state::planted_bug;
 use prost::Message as _;
 
 use super::agents::is_ready;
@@ -345,9 +345,7 @@ impl Leader {
         let Some(link) = self.linked_frameworks.get(&offer.framework).copied() else {
             return;
         };
-        if bugs::is_on(Bug::RescindNotTold) {
-            return;
-        }
+        planted_bug!(RescindNotSent => return);
         let rescind = v1::Rescind {
             offer_id: offer.id.to_string(),
             reason: why.to_owned(),

@@ -4,8 +4,8 @@
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{AgentId, OrderIndex};
+use argosy_state::planted_bug;
 use argosy_state::registry::Order;
 use argosy_state::task::TaskState;
 use prost::Message as _;
@@ -86,9 +86,7 @@ impl Leader {
             if index.0 > next.0 + 1 {
                 orders.push(convert::order_void(OrderIndex(index.0 - 1)));
             }
-            if is_early_kill(registry, order) && bugs::is_on(Bug::KillLost) {
-                continue;
-            }
+            planted_bug!(KillLost if is_early_kill(registry, order) => continue);
             let order = order_message(registry, index, order, takes(order));
             self.order_budget.spend(&order);
             orders.push(order);

@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use argosy_state::bugs::{self, Bug};
 use argosy_state::command::OfferTerms;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Role, Timestamp};
+use argosy_state::planted_bug;
 use argosy_state::resources::Resources;
 
 pub use revalidate::{RescindReason, revalidate};
@@ -228,14 +228,19 @@ impl OfferBook {
             if at > now {
                 break;
             }
-            if id.serial.is_multiple_of(3) && bugs::is_on(Bug::LapsedOfferKept) {
-                self.expiries.remove(&(at, id));
-                lapsed.extend(self.get(id).map(|(promise, _)| Arc::clone(promise)));
-                continue;
-            }
-            lapsed.extend(self.close(id));
+            let closed = planted_bug!(LapsedOfferKept, self.close(id), self.close_most(at, id));
+            lapsed.extend(closed);
         }
         lapsed
+    }
+
+    /// Implements the planted bug `LapsedOfferKept`.
+    fn close_most(&mut self, expired: Timestamp, id: OfferId) -> Option<Arc<OfferTerms>> {
+        if !id.serial.is_multiple_of(3) {
+            return self.close(id);
+        }
+        self.expiries.remove(&(expired, id));
+        self.get(id).map(|(terms, _)| Arc::clone(terms))
     }
 
     /// Returns when the next open offer expires.
@@ -324,10 +329,7 @@ impl OfferBook {
     #[must_use]
     pub fn offered_on(&self, agent: AgentId) -> Resources {
         let mut sum = Resources::none();
-        let counted = match bugs::is_on(Bug::SecondOfferForgotten) {
-            true => 1,
-            false => usize::MAX,
-        };
+        let counted = planted_bug!(SecondOfferForgotten, usize::MAX, 1);
         for (promise, _) in self.offers_on(agent).take(counted) {
             for resource in &promise.resources {
                 // Offers of one agent never overlap; `check` verifies it.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use argosy_proto::convert::InvalidMessage;
 use argosy_proto::versions::{self, VersionRange};
 use argosy_state::actor::Actor;
-use argosy_state::buggify::{self, Rare};
-use argosy_state::bugs::{self, Bug};
+use argosy_state::buggify;
+use argosy_state::planted_bug;
 use axum::http::{HeaderMap, HeaderValue};
 use futures::{Stream, StreamExt, future, stream};
 use tokio::sync::watch;
@@ -63,7 +63,7 @@ impl Services {
             return Ok((CallRoute::Local, actor));
         }
         let address = leader.leader.unwrap_or_default();
-        if metadata.contains_key(FORWARDED) || buggify::occurs(Rare::NotPassedOn) {
+        if metadata.contains_key(FORWARDED) || buggify!(NotForwarded) {
             let mut status = unavailable(&format!("leadership has just moved to {address}"));
             name_leader(status.metadata_mut(), &address);
             return Err(status);
@@ -275,9 +275,7 @@ pub(crate) fn connection_lost(status: Status, address: &str) -> Status {
 
 /// Returns UNAVAILABLE for an unknown outcome: the leader may have received the call, or not.
 fn unknown(why: &str) -> Status {
-    if bugs::is_on(Bug::LostHopRefused) {
-        return Status::aborted(why);
-    }
+    planted_bug!(LostHopRefused => return Status::aborted(why));
     unavailable(&format!(
         "{why}: the outcome of a call is unknown, repeat it with the same number"
     ))

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use sha2::{Digest, Sha256};
 
 use crate::error::StartError;
@@ -111,7 +111,7 @@ pub(crate) fn decide(own: &Member, peers: &[String], answers: &PeerAnswers) -> B
 /// Returns whether it is the same directory at the same addresses, unless a mutant is enabled.
 fn is_same(known: &Member, own: &Member) -> bool {
     let has_address = known.raft_address == own.raft_address;
-    known == own || (has_address && bugs::is_on(Bug::NodeIdReused))
+    known == own || (has_address && planted_bug!(NodeIdReused))
 }
 
 fn classify<'a>(

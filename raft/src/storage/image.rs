@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use tokio::sync::oneshot;
 
 use super::disk::{DiskRead, KeySpace};
@@ -115,11 +115,16 @@ fn write(view: &dyn DiskRead, shelf: &SnapshotStore) -> Result<SnapshotFile, Sna
     encoder.finish()?.finish()
 }
 
-/// Returns the description of a snapshot of the applied state, unless a mutant is enabled.
-pub(crate) fn described(mut applied: SnapshotMeta) -> SnapshotMeta {
+/// Returns the description of a snapshot of the applied state.
+pub(crate) fn described(applied: SnapshotMeta) -> SnapshotMeta {
+    planted_bug!(SnapshotMetaEarly => return described_early(applied));
+    applied
+}
+
+/// Implements the planted bug `SnapshotMetaEarly`.
+fn described_early(mut applied: SnapshotMeta) -> SnapshotMeta {
     let members_at = applied.last_membership.log_id().map_or(0, |id| id.index);
     if let Some(last) = &mut applied.last_log_id
-        && bugs::is_on(Bug::SnapshotMetaEarly)
         && last.index > members_at + 1
     {
         last.index -= 1;

@@ -5,8 +5,8 @@
 
 use std::io;
 
-use argosy_state::buggify::{self, Rare};
-use argosy_state::bugs::{self, Bug};
+use argosy_state::buggify;
+use argosy_state::planted_bug;
 
 use super::disk::{self, ChangeBatch, Disk, DiskRead, Durability, KeySpace};
 use super::parts::StoreParts;
@@ -33,12 +33,13 @@ pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Resu
         Ok((name, image.meta().clone(), records))
     };
     let (name, meta, records) = disk::run(may_block, prepared).await?;
-    if !bugs::is_on(Bug::InstallNotNoted) {
-        let start = begin(name);
-        parts.writer.write(start, Durability::Synced).await?;
-    }
+    planted_bug!(
+        InstallNotNoted,
+        parts.writer.write(begin(name), Durability::Synced).await?,
+        ()
+    );
     let mut swap = RegistryReplacement::new(&records);
-    swap.batch_bytes = buggify::or(Rare::SmallSwap, BATCH_BYTES, FEW_BYTES);
+    swap.batch_bytes = buggify!(SmallSwap, BATCH_BYTES, FEW_BYTES);
     for changes in swap {
         parts.writer.write(changes, Durability::Buffered).await?;
     }

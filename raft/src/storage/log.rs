@@ -14,7 +14,7 @@ use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use futures::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -260,14 +260,6 @@ fn read_disk(
     }
 }
 
-/// Returns `Synced`, unless this mutant is enabled.
-fn synced_unless(bug: Bug) -> Durability {
-    match bugs::is_on(bug) {
-        true => Durability::Buffered,
-        false => Durability::Synced,
-    }
-}
-
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -358,7 +350,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let mut changes = ChangeBatch::default();
         changes.put(KeySpace::Meta, VOTE, record::seal(&VoteRecord::from(vote)));
-        let durability = synced_unless(Bug::VoteNotSynced);
+        let durability = planted_bug!(VoteNotSynced, Durability::Synced, Durability::Buffered);
         self.0.writer.write(changes, durability).await?;
         if let Some(high_water) = self.0.disk.high_water() {
             high_water.record_vote(vote);
@@ -387,7 +379,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let (changes, link, committed) = self.seal_entries(&entries)?;
-        let durability = synced_unless(Bug::AppendNotSynced);
+        let durability = planted_bug!(AppendNotSynced, Durability::Synced, Durability::Buffered);
         let last = entries.last().map(|entry| entry.log_id);
         let high_water = self.0.disk.high_water();
         {

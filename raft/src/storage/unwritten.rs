@@ -10,7 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -113,7 +113,7 @@ impl WriteBuffer {
     /// Queues the waiting records. The write is not awaited: records that a crash loses are applied
     /// again from the log.
     pub(crate) async fn flush(&self) -> io::Result<()> {
-        self.write_early().await?;
+        planted_bug!(AppliedBeforeRecords => self.write_early().await?);
         let slot = self.0.writer.reserve_slot().await?;
         let mut state = self.state();
         if state.is_pending {
@@ -125,21 +125,20 @@ impl WriteBuffer {
     /// Queues the waiting records and, in any case, the applied position, to be synced; `done` is
     /// called after that.
     pub(crate) async fn sync(&self, done: WriteCallback) -> io::Result<()> {
-        self.write_early().await?;
+        planted_bug!(AppliedBeforeRecords => self.write_early().await?);
         let slot = self.0.writer.reserve_slot().await?;
         let changes = self.state().take();
         slot.queue(changes, Durability::Synced, Some(done));
         Ok(())
     }
 
-    /// Implements a mutant: a crash between the two writes leaves records that are older than the
-    /// applied position.
+    /// Implements the planted bug `AppliedBeforeRecords`: a crash between the two writes leaves
+    /// records that are older than the applied position.
     async fn write_early(&self) -> io::Result<()> {
         let sealed = {
             let state = self.state();
-            let planted =
-                state.records.len() > LONG_BATCH && bugs::is_on(Bug::AppliedBeforeRecords);
-            planted.then(|| seal_applied(&state.applied))
+            let is_long = state.records.len() > LONG_BATCH;
+            is_long.then(|| seal_applied(&state.applied))
         };
         let Some(sealed) = sealed else { return Ok(()) };
         let mut first = ChangeBatch::default();

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use argosy_state::buggify::{self, Rare};
+use argosy_state::buggify;
 use futures::Stream;
 use futures::stream;
 use openraft::async_runtime::WatchReceiver as _;
@@ -83,7 +83,7 @@ pub(crate) async fn send(
     info!(to, bytes = image.len(), "sending a snapshot");
     let mut sent = 0;
     loop {
-        let most = buggify::or(Rare::SmallBlocks, BLOCK_BYTES, 300);
+        let most = buggify!(SmallBlocks, BLOCK_BYTES, 300);
         let block = image.read(sent, most).await;
         let block = block
             .map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;

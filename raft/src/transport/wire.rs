@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use argosy_state::buggify::{self, Rare};
+use argosy_state::buggify;
 use openraft::EntryPayload;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
@@ -149,7 +149,7 @@ pub(crate) fn append(
 ) -> (proto::AppendRequest, usize) {
     let mut entries = Vec::with_capacity(request.entries.len());
     let mut bytes = 0;
-    let most = buggify::or(Rare::OneEntryAnAppend, APPEND_LIMIT_BYTES, 1);
+    let most = buggify!(OneEntryAnAppend, APPEND_LIMIT_BYTES, 1);
     for one in &request.entries {
         let encoded = entry(one);
         bytes += encoded.encoded_len();

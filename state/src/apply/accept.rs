@@ -12,13 +12,13 @@ use super::tasks::TaskChange;
 use super::{checks, command_line, confinement, container, executors, groups, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
-use crate::bugs::{self, Bug};
 use crate::capability::AgentCapability;
 use crate::command::{Accept, Call, OfferOperation, OfferTerms, Position, Rejection};
 use crate::event::Event;
-use crate::ids::{AgentId, Role, TaskKey};
+use crate::ids::{AgentId, OrderIndex, Role, TaskKey};
 use crate::level::Level;
 use crate::limits;
+use crate::planted_bug;
 use crate::resources::Resources;
 use crate::task::{CheckResults, Reason, Task, TaskSpec, TaskState};
 
@@ -122,7 +122,7 @@ impl Registry {
         if agent.promise != offer.promise || !agent.total().contains(&offer.resources) {
             return Err(Rejection::OfferOutdated(offer.id, offer.agent));
         }
-        if agent.used_offers.ids.contains(&offer.id) && !bugs::is_on(Bug::UsedOfferHonoured) {
+        if agent.used_offers.ids.contains(&offer.id) && !planted_bug!(UsedOfferHonoured) {
             return Err(Rejection::OfferUsed(offer.id));
         }
         // The leader's offer book guarantees offers of the current epoch. Offers of earlier epochs
@@ -257,11 +257,7 @@ impl Registry {
         spec: &TaskSpec,
         wall_ms: i64,
     ) {
-        let shares = bugs::is_on(Bug::SharedOrder) && context.position > 1;
-        let order = match self.agents.get(&agent) {
-            Some(agent) if shares => agent.orders,
-            Some(_) | None => self.next_order(agent),
-        };
+        let order = self.launch_order(context, agent);
         let revision = context.next_revision();
         let key = TaskKey {
             framework: call.framework,
@@ -285,6 +281,11 @@ impl Registry {
             revision,
         });
         context.emit(Event::TaskLaunched { key, agent, order });
+    }
+
+    fn launch_order(&mut self, context: &CommandContext, agent: AgentId) -> OrderIndex {
+        planted_bug!(SharedOrder if context.position > 1 => return self.last_order(agent));
+        self.next_order(agent)
     }
 }
 

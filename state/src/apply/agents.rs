@@ -8,7 +8,6 @@ use crate::agent::{
     Administration, Agent, AgentAdministration, AgentInfo, AgentMode, AgentReport, Reachability,
     UsedOffers,
 };
-use crate::bugs::{self, Bug};
 use crate::capability;
 use crate::command::{
     AgentDecision, ApplyOutcome, CommandReply, RegisterAgent, Rejection, SweepTarget,
@@ -16,6 +15,7 @@ use crate::command::{
 use crate::event::Event;
 use crate::ids::{AgentId, OrderIndex, Timestamp};
 use crate::limits;
+use crate::planted_bug;
 use crate::registry::RecordKey;
 use crate::resources::{Resource, Resources, Value};
 
@@ -107,7 +107,7 @@ impl Registry {
         let former = Arc::clone(&known.report);
         if former.incarnation != register.confirmed
             && !register.tried.contains(&former.incarnation)
-            && !bugs::is_on(Bug::CloneAccepted)
+            && !planted_bug!(CloneAccepted)
         {
             return Err(Rejection::Clone(id));
         }
@@ -150,7 +150,7 @@ impl Registry {
             .agents
             .get(&decision.agent)
             .ok_or(Rejection::UnknownAgent(decision.agent))?;
-        if agent.revision != decision.decided_on && !bugs::is_on(Bug::MovedDecisionCommits) {
+        if agent.revision != decision.decided_on && !planted_bug!(MovedDecisionCommits) {
             return Err(Rejection::Conflict);
         }
         if agent.mode().is_lost() {

@@ -3,7 +3,6 @@
 use super::CommandContext;
 use super::frameworks::check_info;
 use crate::Registry;
-use crate::bugs::{self, Bug};
 use crate::command::{
     ApplyOutcome, Call, CallAction, CommandReply, Position, Rejection, StoredRejection,
 };
@@ -11,6 +10,7 @@ use crate::event::Event;
 use crate::framework::{AnswerOutcome, CallAnswer, FrameworkInfo};
 use crate::ids::{FrameworkId, Revision, Role, TaskId, TaskKey};
 use crate::limits;
+use crate::planted_bug;
 use crate::registry::RecordKey;
 
 /// The number of refusals that an answer keeps by position. For later positions a repeat reports
@@ -77,7 +77,7 @@ impl Registry {
         if framework.removing {
             return Err(Rejection::FrameworkRemoved(call.framework));
         }
-        if framework.session != call.session && !bugs::is_on(Bug::SessionNotChecked) {
+        if framework.session != call.session && !planted_bug!(SessionNotChecked) {
             return Err(Rejection::Superseded(call.framework));
         }
         if call.number < framework.low_water {

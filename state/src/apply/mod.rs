@@ -34,11 +34,11 @@ pub use frameworks::check_subscription;
 
 use crate::Registry;
 use crate::actor::Actor;
-use crate::bugs::{self, Bug};
 use crate::command::{ApplyOutcome, Command, CommandReply, LogEntry, ProposedCommand, Rejection};
 use crate::event::Event;
 use crate::ids::{Epoch, Revision, Ticket, Timestamp};
 use crate::limits;
+use crate::planted_bug;
 use crate::registry::RecordKey;
 
 /// The result of one command.
@@ -137,7 +137,7 @@ impl Registry {
         }
         // Before the first epoch only `OpenEpoch` is applied.
         let is_stale = ticket.epoch != self.cluster.epoch;
-        if (is_stale && !bugs::is_on(Bug::StaleReignCommits)) || ticket.epoch == Epoch::default() {
+        if (is_stale && !planted_bug!(StaleEpochCommits)) || ticket.epoch == Epoch::default() {
             return Err(Rejection::StaleEpoch);
         }
         match command {

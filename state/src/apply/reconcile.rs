@@ -10,12 +10,12 @@ use super::CommandContext;
 use super::tasks::{TaskChange, too_many};
 use crate::Registry;
 use crate::agent::AgentInfo;
-use crate::bugs::{self, Bug};
 use crate::command::{ApplyOutcome, CommandReply, HeldTask, ReconcileAgent, Rejection};
 use crate::event::Event;
 use crate::ids::TaskKey;
 use crate::level::Level;
 use crate::limits;
+use crate::planted_bug;
 use crate::registry::OrderKind;
 use crate::task::{Reason, Task, TaskState, UpdateSource};
 
@@ -143,7 +143,7 @@ impl Registry {
             None if task.order <= list.floor => {
                 TaskChange::by_master(TaskState::Gone, Reason::TaskMissingOnAgent, list.wall_ms)
             }
-            None if bugs::is_on(Bug::LaunchAfterUnreachable) => return,
+            None if planted_bug!(LaunchAfterUnreachable) => return,
             None if task.state == TaskState::Unreachable => {
                 TaskChange::by_master(TaskState::Dropped, Reason::LaunchVoided, list.wall_ms)
             }

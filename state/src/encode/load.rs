@@ -7,10 +7,10 @@ use super::split::{SplitParts, ensure};
 use super::{DecodeError, read};
 use crate::Registry;
 use crate::agent::WholeAgent;
-use crate::bugs::{self, Bug};
 use crate::digest::record_mark;
 use crate::framework::Framework;
 use crate::level::Level;
+use crate::planted_bug;
 use crate::registry::{ClusterRecord, RecordKey};
 use crate::task::Task;
 
@@ -38,20 +38,23 @@ impl Registry {
             registry.digest = registry.digest.wrapping_add(mark).wrapping_sub(former);
         }
         parts.join(&mut registry)?;
-        if bugs::is_on(Bug::StopAfterNotLoaded) {
-            let keys: Vec<_> = registry.tasks.keys().cloned().collect();
-            for key in keys {
-                if let Some(task) = registry.tasks.get_mut(&key) {
-                    Arc::make_mut(&mut task.spec).stop_after_ms = 0;
-                }
-            }
-        }
+        planted_bug!(StopAfterNotLoaded => registry.lose_stop_after());
         registry.check_references()?;
         registry.index = registry.indexes().ok_or(DecodeError::Invalid {
             what: "stored registry",
             field: "sum of what its tasks use",
         })?;
         Ok(registry)
+    }
+
+    /// Implements the planted bug `StopAfterNotLoaded`.
+    fn lose_stop_after(&mut self) {
+        let keys: Vec<_> = self.tasks.keys().cloned().collect();
+        for key in keys {
+            if let Some(task) = self.tasks.get_mut(&key) {
+                Arc::make_mut(&mut task.spec).stop_after_ms = 0;
+            }
+        }
     }
 
     /// Checks the references between records on which `apply` relies.
@@ -110,7 +113,7 @@ impl Registry {
                 ensure("task record", NAME, task.key == *key)?;
                 self.tasks.insert(key.clone(), task);
             }
-            RecordKey::CallAnswer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}
+            RecordKey::CallAnswer(..) if planted_bug!(AnswersNotLoaded) => {}
             RecordKey::CallAnswer(framework, session, number) => {
                 let answer = read("answer record", value)?;
                 self.answers.insert((*framework, *session, *number), answer);

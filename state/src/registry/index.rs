@@ -11,11 +11,11 @@ use super::roles::{self, RoleUsage};
 use super::usage::{self, ByteUsage};
 use super::{Registry, record_key::RecordKey};
 use crate::agent::{Agent, AgentMode, Order};
-use crate::bugs::{self, Bug};
 use crate::collections::persistent::{Map, Set, Table};
 use crate::digest::{DigestKind, Digests, task_mark};
 use crate::framework::Framework;
 use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex, Role, TaskId, TaskKey};
+use crate::planted_bug;
 use crate::resources::Resources;
 use crate::task::{Task, TaskState};
 
@@ -129,7 +129,7 @@ impl Indexes {
             if let Some(order) = facet.limits {
                 sign.order(agent, order, Order::Limits(task.key.clone()));
             }
-            if facet.kill.is_none() || !bugs::is_on(Bug::FreedAtKill) {
+            if facet.kill.is_none() || !planted_bug!(FreedAtKill) {
                 sign.resources(&mut agent.used, &task.spec.resources)?;
             }
             sign.count(&mut agent.live);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use argosy_state::buggify::{self, Rare};
+use argosy_state::buggify;
 
 use crate::types::{Entry, Payload};
 
@@ -38,7 +38,7 @@ impl LogTail {
     }
 
     fn shrink(&mut self) {
-        let most = buggify::or(Rare::ShortTail, TAIL_ENTRIES, 0);
+        let most = buggify!(ShortTail, TAIL_ENTRIES, 0);
         while (self.bytes > TAIL_BYTES || self.entries.len() > most)
             && self.first().is_some_and(|first| first < self.unwritten)
         {
