@@ -1,4 +1,4 @@
-//! Crash points: steps at which a test makes a process of the runtime die, panic or stop, to
+//! Test hook: crash points, which are steps at which a test makes a process of the runtime die, panic or stop, to
 //! inspect the state that it leaves.
 //!
 //! Only a call of the test program itself arms a process: no flag, variable or message does. Copies
@@ -93,7 +93,17 @@ pub fn passes(witness: &Path) -> io::Result<u32> {
     Ok(u32::from_ne_bytes(number))
 }
 
-/// Records that a step was passed, and ends the process if it is armed here.
+/// Test hook: the step of this name has just been completed. A process that a test armed with it
+/// ends here. In builds without debug assertions it has no effect and costs nothing.
+#[macro_export]
+macro_rules! crash_point {
+    ($step:literal) => {
+        $crate::crash_points::passed($step)
+    };
+}
+
+/// Records that a step was passed, and ends the process if it is armed here. Called by
+/// [`crash_point!`](crate::crash_point) only.
 #[inline]
 pub fn passed(step: &'static str) {
     if IS_ON && let Some(armed) = ARMED.get() {

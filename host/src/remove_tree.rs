@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::crash_points;
+use crate::crash_point;
 
 /// Removes a directory with all its content. A later call removes what an interrupted one left.
 ///
@@ -28,7 +28,7 @@ pub fn remove_dir_all(path: &Path) -> io::Result<()> {
     while for_each_entry(top.as_fd(), &mut |name| {
         remove_entry(top.as_fd(), name, &mut moved)
     })? {}
-    crash_points::passed("disposal.emptied");
+    crash_point!("disposal.emptied");
     fs::remove_dir(path)
 }
 
@@ -124,7 +124,7 @@ fn move_up(
             // A name that already exists: untrusted, or left by an interrupted removal.
             Err(Errno::EXIST) => {}
             other => {
-                crash_points::passed("disposal.moved-up");
+                crash_point!("disposal.moved-up");
                 return Ok(other?);
             }
         }

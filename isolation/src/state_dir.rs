@@ -20,12 +20,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use argosy_host::atomic_file::{Draft, Durability, WriteOptions};
-use argosy_host::{ContainerId, ProcessId, crash_points};
+use argosy_host::{ContainerId, ProcessId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::oom::OomKill;
 use crate::spec::limits::MissingControllers;
+use argosy_host::crash_point;
 
 /// A started container, with the data by which another process can find it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,7 +178,7 @@ impl StateDirectory {
         durability: Durability,
     ) -> Result<(), StateDirectoryError> {
         self.replace("exit.json", exit, durability)?;
-        crash_points::passed("handoff.exit-written");
+        crash_point!("handoff.exit-written");
         Ok(())
     }
 
@@ -201,10 +202,10 @@ impl StateDirectory {
     /// Creates `handle.json`, or returns the existing claim.
     pub(crate) fn claim(&self, claim: &HandleFile) -> Result<HandleFile, StateDirectoryError> {
         let draft = self.draft("handle.json", claim, Durability::Cached)?;
-        crash_points::passed("handoff.claim-drafted");
+        crash_point!("handoff.claim-drafted");
         match draft.claim(OsStr::new("handle.json")) {
             Ok(()) => {
-                crash_points::passed("handoff.claimed");
+                crash_point!("handoff.claimed");
                 Ok(claim.clone())
             }
             // It is created atomically, so it is unreadable only if a power cut truncated it: the

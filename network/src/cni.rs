@@ -17,13 +17,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use argosy_host::ContainerId;
 use argosy_host::atomic_file::{self, Durability, WriteOptions};
-use argosy_host::{ContainerId, crash_points};
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{NetworkError, PortPublication, ipam, namespace};
+use argosy_host::crash_point;
 pub use list::NetworkConfList;
 use list::kind;
 use lock::ContainerLock;
@@ -143,7 +144,7 @@ impl Cni {
             result: None,
         };
         self.write(container, &record)?;
-        crash_points::passed("cni.recorded");
+        crash_point!("cni.recorded");
         let added = self.run_add(container, &mut record);
         if added.is_err() {
             // The first failure is the one to return.
@@ -170,16 +171,16 @@ impl Cni {
         fs::create_dir_all(&self.namespaces)
             .map_err(record_error("create the directory", &self.namespaces))?;
         namespace::bind(&place)?;
-        crash_points::passed("cni.namespace-bound");
+        crash_point!("cni.namespace-bound");
         for plugin in &record.list.plugins {
             let before = record.result.as_ref();
             let input = record.list.input(plugin, &record.ports, before);
             let answer = self.call("ADD", container, plugin, &input)?;
-            crash_points::passed("cni.plugin-added");
+            crash_point!("cni.plugin-added");
             record.result = Some(answer);
         }
         self.write(container, record)?;
-        crash_points::passed("cni.result-kept");
+        crash_point!("cni.result-kept");
         let namespace = File::open(&place).map_err(record_error("open", &place))?;
         Ok(CniResult {
             namespace: namespace.into(),
@@ -198,7 +199,7 @@ impl Cni {
                     .list
                     .input(plugin, &record.ports, record.result.as_ref());
                 self.call("DEL", container, plugin, &input)?;
-                crash_points::passed("cni.plugin-deleted");
+                crash_point!("cni.plugin-deleted");
             }
         }
         let place = self.namespace(container);
@@ -206,7 +207,7 @@ impl Cni {
             // Nothing is mounted there if a crash came between file and mount.
             let _ = umount2(&place, MntFlags::MNT_DETACH);
             fs::remove_file(&place).map_err(record_error("remove", &place))?;
-            crash_points::passed("cni.namespace-removed");
+            crash_point!("cni.namespace-removed");
         }
         // The record is removed last: while it exists, deletion is retried.
         let (turn, draft) = (self.lock_path(container), self.draft(container));
@@ -216,7 +217,7 @@ impl Cni {
                 other => other.map_err(record_error("remove", &path))?,
             }
         }
-        crash_points::passed("cni.record-removed");
+        crash_point!("cni.record-removed");
         Ok(())
     }
 

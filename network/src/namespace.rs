@@ -7,7 +7,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use argosy_host::crash_points;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MsFlags, mount};
@@ -16,6 +15,7 @@ use nix::sys::stat::Mode;
 
 use super::link::{DeviceSettings, NetlinkSocket, NetworkDevice, PeerAddresses, VethPair};
 use super::{NetworkError, network_error};
+use argosy_host::crash_point;
 
 /// The name of a container's end of the pair.
 pub(super) const CONTAINER_DEVICE: &str = "eth0";
@@ -164,7 +164,7 @@ fn create_here(
     let home = current().map_err(network_error("open the host's network namespace"))?;
     let mut inside = enter_new()?;
     let namespace = current().map_err(network_error("open a new network namespace"))?;
-    crash_points::passed("network.namespace-made");
+    crash_point!("network.namespace-made");
     Ipv6SysctlDir::of_current()
         .and_then(|settings6| settings6.set_up("default", config.ipv6.is_some()))
         .map_err(network_error("set up IPv6 in a container"))?;
@@ -180,7 +180,7 @@ fn create_here(
     outside
         .add_pair(&pair)
         .map_err(network_error(format!("make the device {device}")))?;
-    crash_points::passed("network.device-made");
+    crash_point!("network.device-made");
     let link_local = config.ipv6.is_none();
     let mut connect = || -> io::Result<()> {
         settings6.set_up(device, config.ipv6.is_some())?;
@@ -210,7 +210,7 @@ fn create_here(
         connect_ipv6(ipv6, (&mut outside, &outer), (&mut inside, &inner))
     };
     connect().map_err(network_error(format!("connect the device {device}")))?;
-    crash_points::passed("network.connected");
+    crash_point!("network.connected");
     Ok(namespace)
 }
 

@@ -24,7 +24,8 @@ use super::{
     ContainerNamespace, NetworkConfig, NetworkError, PortPublication, forwarding, host,
     network_error,
 };
-use argosy_host::{ContainerId, crash_points};
+use argosy_host::ContainerId;
+use argosy_host::crash_point;
 use filling::refill;
 
 /// An agent's networks. Dropping it releases the waiting namespaces; containers keep theirs.
@@ -169,7 +170,7 @@ impl Networks {
         };
         shared.withdraw(&given.mappings)?;
         shared.records.release_address(given.address)?;
-        crash_points::passed("network.address-returned");
+        crash_point!("network.address-returned");
         shared.pool().containers.remove(container);
         Ok(())
     }
@@ -246,9 +247,9 @@ impl Networks {
         self.shared.close();
         let _alone = lock(&self.shared.rules);
         remove_devices(self.shared.devices()?)?;
-        crash_points::passed("network.devices-removed");
+        crash_point!("network.devices-removed");
         rules::apply(&rules::remove(&self.shared.tag))?;
-        crash_points::passed("network.table-removed");
+        crash_point!("network.table-removed");
         let _alone_on_host = self.shared.records.lock()?;
         forwarding::disable(&self.shared.records)?;
         self.shared.records.clear()
@@ -310,7 +311,7 @@ impl NetworkState {
         let address = self.records.take_address(subnet)?;
         pool.unassigned.insert(address);
         drop(pool);
-        crash_points::passed("network.address-taken");
+        crash_point!("network.address-taken");
         let wiring = NamespaceConfig {
             device: self.device(address),
             address,
@@ -345,7 +346,7 @@ impl NetworkState {
         let mappings = Vec::new();
         let given = NetworkAssignment { address, mappings };
         pool.containers.insert(container.clone(), given);
-        crash_points::passed("network.assigned");
+        crash_point!("network.assigned");
         Ok(())
     }
 
@@ -386,10 +387,10 @@ impl NetworkState {
             if let Some(given) = self.pool().containers.get_mut(container) {
                 given.mappings.push(mapping);
             }
-            crash_points::passed("network.port-recorded");
+            crash_point!("network.port-recorded");
         }
         rules::apply(&rules::publish(&self.tag, &mappings, self.settings.subnet6))?;
-        crash_points::passed("network.published");
+        crash_point!("network.published");
         Ok(())
     }
 
@@ -399,10 +400,10 @@ impl NetworkState {
         }
         let _alone = lock(&self.rules);
         rules::apply(&rules::withdraw(&self.tag, mappings, self.settings.subnet6))?;
-        crash_points::passed("network.withdrawn");
+        crash_point!("network.withdrawn");
         for mapping in mappings {
             self.records.release_port(mapping)?;
-            crash_points::passed("network.port-returned");
+            crash_point!("network.port-returned");
         }
         Ok(())
     }
@@ -420,7 +421,7 @@ impl NetworkState {
             mappings: &mappings,
         };
         rules::apply(&table.script())?;
-        crash_points::passed("network.table-replaced");
+        crash_point!("network.table-replaced");
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use crate::spec::capabilities::Capabilities;
 use crate::spec::mounts::{SANDBOX, SHARED};
 use crate::spec::profile::{IsolationLayers, IsolationProfile};
 use crate::spec::{Network, RootFs};
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
 
 /// The newest Landlock version whose rights are used; an older kernel enforces the rights that it
 /// knows.
@@ -42,10 +42,8 @@ type LayerError = String;
 
 /// Closes every descriptor above the standard streams, except `kept`.
 pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    match disable_layer::is_enabled(MandatoryLayer::Descriptors) {
-        true => sys::close_all_but_these(kept.as_slice()),
-        false => Ok(()),
-    }
+    layer_disabled!(Descriptors => return Ok(()));
+    sys::close_all_but_these(kept.as_slice())
 }
 
 /// Restricts this process and its descendants with Landlock. Init calls it after its mounts are in
@@ -126,12 +124,13 @@ impl Confinement {
     }
 }
 
-/// Returns the kernel mask of the capabilities that a command keeps: all capabilities of this
-/// process if the layer is disabled.
+/// Returns the kernel mask of the capabilities that a command keeps.
 fn kept_capabilities(allowed: Capabilities) -> u64 {
-    if disable_layer::is_enabled(MandatoryLayer::Capabilities) {
-        return allowed.mask();
-    }
+    layer_disabled!(Capabilities, allowed.mask(), own_capabilities())
+}
+
+/// Implements the disabled layer `Capabilities`: returns all capabilities of this process.
+fn own_capabilities() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let held = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
     held.map_or(0, |set| u64::from_str_radix(set.trim(), 16).unwrap_or(0))

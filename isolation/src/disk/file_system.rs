@@ -18,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use argosy_host::{child, crash_points, sys};
+use argosy_host::{child, sys};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{DiskError, DiskUsage, disk_error};
+use argosy_host::crash_point;
 
 /// The minimum size, in bytes: a smaller file system has no space for its metadata.
 pub const FEWEST_BYTES: u64 = 1 << 20;
@@ -136,11 +137,11 @@ impl FileSystem {
             ));
         }
         self.create(bytes)?;
-        crash_points::passed("disk.file-made");
+        crash_point!("disk.file-made");
         self.format(bytes)?;
-        crash_points::passed("disk.formatted");
+        crash_point!("disk.formatted");
         self.mount()?;
-        crash_points::passed("disk.mounted");
+        crash_point!("disk.mounted");
         self.mount_sandbox(at)
     }
 
@@ -167,7 +168,7 @@ impl FileSystem {
         mount(Some(&self.sandbox()), at, None::<&str>, bind, None::<&str>).map_err(disk_error(
             format!("mount a file system at {}", at.display()),
         ))?;
-        crash_points::passed("disk.shown");
+        crash_point!("disk.shown");
         Ok(())
     }
 
@@ -254,7 +255,7 @@ impl FileSystem {
             "give {} a loop device",
             self.file().display()
         )))?;
-        crash_points::passed("disk.attached");
+        crash_point!("disk.attached");
         self.mount_device(&path)?;
         drop(device);
         let what = || format!("mount {}", self.file().display());
@@ -309,11 +310,11 @@ impl FileSystem {
             return Ok(());
         }
         self.shut_down()?;
-        crash_points::passed("disk.shut-down");
+        crash_point!("disk.shut-down");
         unmount(at)?;
-        crash_points::passed("disk.hidden");
+        crash_point!("disk.hidden");
         unmount(&self.root())?;
-        crash_points::passed("disk.unmounted");
+        crash_point!("disk.unmounted");
         let gone = |removed: io::Result<()>| match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(disk_error(format!("remove {}", self.directory.display()))),
@@ -321,7 +322,7 @@ impl FileSystem {
         let emptied = OpenOptions::new().write(true).open(self.file());
         gone(emptied.and_then(|file| file.set_len(0)))?;
         gone(fs::remove_file(self.file()))?;
-        crash_points::passed("disk.file-removed");
+        crash_point!("disk.file-removed");
         gone(fs::remove_dir(self.root()))?;
         gone(fs::remove_dir(&self.directory))
     }

@@ -11,10 +11,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use argosy_host::{crash_points, sys};
+use argosy_host::sys;
 use nix::errno::Errno;
 
 use super::{DiskError, DiskUsage, disk_error};
+use argosy_host::crash_point;
 
 /// The first id of this runtime: an operator's projects have other ids.
 pub const FIRST_PROJECT: u32 = 0x4100_0000;
@@ -80,12 +81,12 @@ pub fn assign(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> 
             free
         }
     };
-    crash_points::passed("quota.joined");
+    crash_point!("quota.joined");
     drop(lock);
     let blocks = (bytes / BLOCK_BYTES).max(1);
     let files = (bytes / BYTES_PER_INODE).max(MIN_INODES);
     sys::disk::limit_project(open.as_fd(), project, blocks, files).map_err(disk_error(what()))?;
-    crash_points::passed("quota.limited");
+    crash_point!("quota.limited");
     Ok(())
 }
 
@@ -139,7 +140,7 @@ pub fn clear_limit(folder: &Path) -> Result<(), DiskError> {
     // Without quotas there is nothing to lift: the host may have been reconfigured.
     match lifted {
         Ok(()) | Err(Errno::ESRCH | Errno::ENOSYS | Errno::EINVAL) => {
-            crash_points::passed("quota.lifted");
+            crash_point!("quota.lifted");
             Ok(())
         }
         Err(errno) => Err(disk_error(format!(

@@ -31,7 +31,7 @@ mod volumes;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use argosy_host::{crash_points, sys};
+use argosy_host::sys;
 use rustix::fs::CWD;
 use rustix::mount::MountAttrFlags;
 use rustix::process::chdir;
@@ -44,7 +44,8 @@ use crate::rootfs::mount_calls::{
 use crate::spec::GeneratedFile;
 use crate::spec::mounts::{MountSpec, SANDBOX, SHARED};
 use crate::spec::profile::{IsolationLayers, IsolationProfile};
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
+use argosy_host::crash_point;
 pub(crate) use change_root::enter_empty_root;
 use change_root::{enter_root, hide_base};
 pub(crate) use devices::DeviceDirectory;
@@ -112,7 +113,7 @@ impl PreparedMounts {
         let places = own.chain(paths.into_iter().map(host_paths::clone_host_path));
         let places = places.collect::<Result<_, MountError>>()?;
         let vault = volumes::open_secrets(&view.volumes, profile.first_host_id)?;
-        crash_points::passed("start.secrets-locked");
+        crash_point!("start.secrets-locked");
         Ok(Self {
             mounts: places,
             secrets: vault,
@@ -161,10 +162,10 @@ pub(crate) fn enter(
     )?;
     // The root is mounted over that of the base. The parts of an image's root must be below it,
     // where they are covered later.
-    let covered = match (&parts.root, disable_layer::is_enabled(MandatoryLayer::Root)) {
-        (None, true) => "/",
-        (Some(_), true) => "/proc",
-        (_, false) => "/tmp",
+    let covered = match (&parts.root, layer_disabled!(Root)) {
+        (None, false) => "/",
+        (Some(_), false) => "/proc",
+        (_, true) => "/tmp",
     };
     attach(scaffold.as_fd(), CWD, covered)?;
     let own = match &parts.root {
@@ -186,7 +187,7 @@ pub(crate) fn enter(
     mount_system(root, clones, cgroups)?;
     mount_generated_files(root, files)?;
     let (secrets, mut gifts) = volumes::secret_mounts(root, parts.secrets.as_ref(), &view.volumes)?;
-    crash_points::passed("init.secrets-unlocked");
+    crash_point!("init.secrets-unlocked");
     scratch(root, "tmp", view.tmp_bytes)?;
     for HostPathMount { tree, to, .. } in &parts.mounts {
         let path = to.strip_prefix("/").expect("it was checked to be absolute");
@@ -202,15 +203,15 @@ pub(crate) fn enter(
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
     gifts.extend(volumes::attach_volumes(root, &view.volumes, secrets)?);
-    crash_points::passed("init.volumes-shown");
-    crash_points::passed("init.root-laid");
+    crash_point!("init.volumes-shown");
+    crash_point!("init.root-laid");
     if own.is_none() {
         // The container may change an image's root.
         restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     }
     hide_base(root)?;
     enter_root(root)?;
-    crash_points::passed("init.host-left");
+    crash_point!("init.host-left");
     chdir(SANDBOX).map_err(mount_error("enter the sandbox"))?;
     Ok(gifts)
 }

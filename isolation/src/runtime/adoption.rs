@@ -8,7 +8,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use argosy_host::crash_points;
 use argosy_host::process::boot_id;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -17,6 +16,7 @@ use crate::cgroup::{Cgroup, CgroupError};
 use crate::runtime::container::{Container, ContainerError};
 use crate::runtime::messages::with_short_path;
 use crate::state_dir::{Exit, Handle, HandleFile, StateDirectory, StateDirectoryError};
+use argosy_host::crash_point;
 
 /// The time in which a supervisor must answer: it may still create its socket, or be about to exit.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -96,7 +96,7 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
             return Ok(gone("it was never started, and the start is cancelled"));
         }
     };
-    crash_points::passed("adopt.claimed");
+    crash_point!("adopt.claimed");
     let host = |source| AdoptionError::Host { source };
     if boot_id().map_err(host)? != handle.boot_id {
         return Ok(gone("the host was restarted since it was started"));
@@ -114,7 +114,7 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
         }
         match dial(&files) {
             Ok(connection) => {
-                crash_points::passed("adopt.connected");
+                crash_point!("adopt.connected");
                 if let Some(adoption) = connect_supervisor(&files, &handle, connection)? {
                     return Ok(adoption);
                 }

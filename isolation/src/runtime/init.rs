@@ -15,7 +15,7 @@ use argosy_host::packets::{
     send_packet_with,
 };
 use argosy_host::process::{kill_descendants, send_signal_to_group};
-use argosy_host::{crash_points, sys};
+use argosy_host::sys;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -35,7 +35,8 @@ use crate::runtime::messages::{InitInstruction, InitReport};
 use crate::spec::mounts::SANDBOX;
 use crate::spec::{LaunchSpec, Network, UserSpec};
 use crate::state_dir::LifetimeUsage;
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
+use argosy_host::crash_point;
 
 /// The maximum number of concurrent exec sessions of a container; a further one is refused with a
 /// message.
@@ -66,7 +67,7 @@ pub(crate) fn run(inherited: &InitContext<'_>, clones: Option<&ClonedMounts>) ->
         Ok(Some(command)) => {
             // A missing supervisor is detected below.
             let _ = send_packet(channel, &InitReport::Started, WaitMode::Block);
-            crash_points::passed("init.start-told");
+            crash_point!("init.start-told");
             let init = Init {
                 context: inherited,
                 spec: &spec,
@@ -106,11 +107,11 @@ fn start(
     }
     // A name for process lists; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-init");
-    crash_points::passed("init.begun");
+    crash_point!("init.begun");
     if spec.has_user_namespace() && receive(context.channel) != Some(InitInstruction::Mapped) {
         return Ok(None);
     }
-    crash_points::passed("init.users-mapped");
+    crash_point!("init.users-mapped");
     if !spec.namespaces.pid {
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|errno| words("adopt orphans", errno))?;
@@ -119,10 +120,10 @@ fn start(
     // the agent's umask is.
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let gifts = enter_namespaces(context, clones)?;
-    crash_points::passed("init.view-entered");
+    crash_point!("init.view-entered");
     if let Some(name) = spec.image_user.take() {
         switch_to_image_user(spec, &name)?;
-        crash_points::passed("init.user-found");
+        crash_point!("init.user-found");
     }
     gifts
         .iter()
@@ -131,19 +132,19 @@ fn start(
     drop(gifts);
     close_all_but(Some(context.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
-    crash_points::passed("init.descriptors-closed");
+    crash_point!("init.descriptors-closed");
     // Root of the container may not read this process's memory, which may still hold earlier launch
     // requests.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
     if let Some(profile) = &spec.profile {
         enter_domain(profile, &spec.network)?;
-        crash_points::passed("init.domain-entered");
+        crash_point!("init.domain-entered");
     }
     let command = PreparedCommand::prepare(spec, context.filter);
     if receive(context.channel) != Some(InitInstruction::Go) {
         return Ok(None);
     }
-    crash_points::passed("init.leave-taken");
+    crash_point!("init.leave-taken");
     let streams = if spec.tty {
         take_terminal(context.channel, spec)?;
         StdioKind::Terminal
@@ -151,8 +152,8 @@ fn start(
         StdioKind::Pipes
     };
     let pid = execute(&command, streams)?;
-    crash_points::passed("init.command-made");
-    expose_memory_if_disabled()?;
+    crash_point!("init.command-made");
+    layer_disabled!(Init => expose_memory()?);
     // The pipes close with their last writer, which must not be init.
     let null = null()?;
     for target in 0..=2 {
@@ -162,12 +163,9 @@ fn start(
     Ok(Some(pid))
 }
 
-/// Makes init's memory readable again where tests disable that layer. The command's process, which
-/// shared this memory, made it non-dumpable again when it changed its user.
-fn expose_memory_if_disabled() -> Result<(), ExecuteError> {
-    if disable_layer::is_enabled(MandatoryLayer::Init) {
-        return Ok(());
-    }
+/// Implements the disabled layer `Init`: makes init's memory readable again. The command's process,
+/// which shared this memory, made it non-dumpable again when it changed its user.
+fn expose_memory() -> Result<(), ExecuteError> {
     nix::sys::prctl::set_dumpable(true)
         .map_err(|errno| format!("cannot show init's memory: {}", errno.desc()))
 }
@@ -244,7 +242,7 @@ fn execute(command: &PreparedCommand<'_>, streams: StdioKind) -> Result<i32, Exe
             .and_then(|()| command.confine(None));
         refusal = Some(match settled {
             Ok(()) => {
-                crash_points::passed("command.settled");
+                crash_point!("command.settled");
                 command.execute()
             }
             Err(refusal) => refusal,
@@ -345,7 +343,7 @@ impl Init<'_> {
             // Checked before waiting: the command may have ended before the descriptor was created.
             while let Ok(Some(ended)) = sys::wait_child(-1, false) {
                 if ended.pid == self.command {
-                    crash_points::passed("init.command-reaped");
+                    crash_point!("init.command-reaped");
                     let usage = LifetimeUsage {
                         cpu_ms: ended.cpu_ms,
                         peak_memory_bytes: Some(ended.peak_memory_bytes),
@@ -357,7 +355,7 @@ impl Init<'_> {
                         &InitReport::Ended { status, usage },
                         WaitMode::Block,
                     );
-                    crash_points::passed("init.end-told");
+                    crash_point!("init.end-told");
                     return;
                 }
                 self.monitors.retain(|pid| *pid != ended.pid);
@@ -397,7 +395,7 @@ impl Init<'_> {
         let (spec, filter) = (self.spec, self.context.filter);
         match sys::clone_process(0, None, || exec::run_monitor(spec, filter, session)) {
             Ok(keeper) => {
-                crash_points::passed("init.entry-made");
+                crash_point!("init.entry-made");
                 self.monitors.push(keeper.pid);
             }
             Err(errno) => {

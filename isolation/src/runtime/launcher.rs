@@ -19,7 +19,7 @@ use std::time::Duration;
 use argosy_host::child::{self, ChildProcess};
 use argosy_host::packets::{error_chain, packet_pair};
 use argosy_host::spawner::{ProgramCall, StandardStreams};
-use argosy_host::{ContainerId, ProcessId, crash_points, process, sys};
+use argosy_host::{ContainerId, ProcessId, process, sys};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -37,6 +37,7 @@ use crate::runtime::supervisor::{self, SupervisorContext};
 use crate::spec::{LaunchSpec, Network, SpecError};
 use crate::unpack::{self, UnpackHandle, UnpackJob};
 use answers::PendingLaunches;
+use argosy_host::crash_point;
 
 /// The time for which the launcher may leave a request unread before it counts as stuck.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
@@ -240,7 +241,7 @@ impl Launcher {
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let container = Some(spec.id.clone());
         self.request((RequestKind::Launch, container), &body, &theirs, namespace)?;
-        crash_points::passed("agent.request-sent");
+        crash_point!("agent.request-sent");
         Ok(Container::launched(spec, ours))
     }
 
@@ -266,7 +267,7 @@ impl Launcher {
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let unpacking = UnpackHandle::start(ours, archive, target).map_err(gone)?;
         self.request((RequestKind::Unpack, None), &body, &theirs, None)?;
-        crash_points::passed("agent.unpacking-asked");
+        crash_point!("agent.unpacking-asked");
         Ok(unpacking)
     }
 
@@ -456,7 +457,7 @@ fn serve(
     request: &LauncherRequest,
     host: &SupervisorContext,
 ) -> Option<i32> {
-    crash_points::passed("launcher.request-read");
+    crash_point!("launcher.request-read");
     let (body, agent) = (&request.body, &request.agent);
     let made = sys::clone_process(0, None, || {
         // Otherwise the agent would not detect the launcher's exit while a container runs.
@@ -469,7 +470,7 @@ fn serve(
             (RequestKind::Launch, Err(_)) => 1,
         }
     });
-    crash_points::passed("launcher.supervisor-made");
+    crash_point!("launcher.supervisor-made");
     let errno = match made {
         Ok(child) => return Some(child.pid),
         Err(errno) => errno,

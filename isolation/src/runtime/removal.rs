@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use argosy_host::process::{boot_id, has_ended};
-use argosy_host::{ContainerId, ProcessId, crash_points};
+use argosy_host::{ContainerId, ProcessId};
 
 use crate::cgroup::{Cgroup, CgroupError, CgroupTree};
 use crate::state_dir::{Handle, HandleFile, StateDirectory, StateDirectoryError};
+use argosy_host::crash_point;
 
 /// An error that may leave a part of a container behind. Trying again is always correct.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ pub fn destroy(
     } else {
         None
     };
-    crash_points::passed("destroy.voided");
+    crash_point!("destroy.voided");
     let kill = |source| RemovalError::Kill {
         directory: directory.to_owned(),
         source,
@@ -79,20 +80,20 @@ pub fn destroy(
     let group = group.or(cgroup).map(Cgroup::at);
     if let Some(group) = &group {
         group.kill()?;
-        crash_points::passed("destroy.group-killed");
+        crash_point!("destroy.group-killed");
     }
     if let Some(handle) = &handle {
         end_processes(handle, directory, timeout)?;
-        crash_points::passed("destroy.processes-ended");
+        crash_point!("destroy.processes-ended");
     }
     if let Some(group) = &group {
         group.remove(timeout)?;
-        crash_points::passed("destroy.group-removed");
+        crash_point!("destroy.group-removed");
     }
     let path = files.control();
     match fs::remove_file(&path) {
         Ok(()) => {
-            crash_points::passed("destroy.control-removed");
+            crash_point!("destroy.control-removed");
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

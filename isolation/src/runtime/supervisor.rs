@@ -13,12 +13,12 @@ mod start;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use argosy_host::BootTime;
 use argosy_host::packets::{
     ReceiveResult, WaitMode, receive_packet_with, send_packet, send_packet_with,
 };
 use argosy_host::process::kill_descendants;
 use argosy_host::sys::{self, ClonedChild};
-use argosy_host::{BootTime, crash_points};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -38,6 +38,7 @@ use crate::runtime::output::CommandOutput;
 use crate::runtime::termination::{Termination, TerminationAction};
 use crate::spec::{Isolation, LaunchSpec};
 use crate::state_dir::{Handle, LifetimeUsage, StateDirectory};
+use argosy_host::crash_point;
 use attached::{AttachedClients, CommandInput};
 pub(crate) use ending::refuse_unread;
 
@@ -73,7 +74,7 @@ pub(crate) fn run(
     sys::expect_children();
     // It is safe to continue if any of these fails.
     let _ = nix::unistd::setsid();
-    crash_points::passed("supervisor.begun");
+    crash_point!("supervisor.begun");
     let _ = nix::sys::prctl::set_name(c"argosy-supervis");
     for target in 0..=2 {
         let _ = sys::replace_descriptor(&host.null, target);
@@ -90,7 +91,7 @@ pub(crate) fn run(
         return 1;
     }
     spec.drop_disabled_layers();
-    crash_points::passed("supervisor.request-read");
+    crash_point!("supervisor.request-read");
     let files = StateDirectory::at(&spec.directory);
     match start::start(&spec, &files, namespace, host) {
         Ok(started) => {
@@ -299,7 +300,7 @@ impl<'a> Supervisor<'a> {
                 Ok(ReceiveResult::Message((InitReport::Started, _))) => {
                     self.executed = true;
                     self.send_notice(&SupervisorNotice::Started(Box::new(self.handle.clone())));
-                    crash_points::passed("supervisor.start-told");
+                    crash_point!("supervisor.start-told");
                 }
                 Ok(ReceiveResult::Message((InitReport::Failed { reason }, _))) => {
                     self.refusal = Some(reason);
@@ -353,7 +354,7 @@ impl<'a> Supervisor<'a> {
     fn listen(&mut self) {
         if self.is_unreachable() {
             self.listener = listen_at(&self.files).ok();
-            crash_points::passed("supervisor.listening");
+            crash_point!("supervisor.listening");
         }
     }
 
@@ -376,7 +377,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             self.connections.push(connection);
-            crash_points::passed("supervisor.accepted");
+            crash_point!("supervisor.accepted");
         }
     }
 
@@ -403,7 +404,7 @@ impl<'a> Supervisor<'a> {
             true
         });
         for (order, descriptors) in orders {
-            crash_points::passed("supervisor.ordered");
+            crash_point!("supervisor.ordered");
             match order {
                 SupervisorRequest::Exec => descriptors
                     .iter()
@@ -474,7 +475,7 @@ impl<'a> Supervisor<'a> {
             let _ = group.kill();
         }
         let _ = sys::pidfd_send_signal(self.init.handle.as_fd(), libc::SIGKILL);
-        crash_points::passed("supervisor.killed-all");
+        crash_point!("supervisor.killed-all");
     }
 
     /// Kills what the command left behind where no pid namespace did.

@@ -22,7 +22,7 @@ use nix::sched::CloneFlags;
 use nix::sys::resource::Resource;
 use serde::{Deserialize, Serialize};
 
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
 pub use error::SpecError;
 pub use image::{Image, LAYERS_MAX, RootFs};
 use limits::{Limits, MissingPolicy};
@@ -194,7 +194,7 @@ pub struct LaunchSpec {
 impl LaunchSpec {
     /// Whether it gets a user namespace.
     pub(crate) fn has_user_namespace(&self) -> bool {
-        let own_users = self.profile.is_some() && disable_layer::is_enabled(MandatoryLayer::User);
+        let own_users = self.profile.is_some() && !layer_disabled!(User);
         own_users || self.isolation == Isolation::UserNamespaces
     }
 
@@ -202,10 +202,10 @@ impl LaunchSpec {
     /// requested fewer.
     pub(crate) fn drop_disabled_layers(&mut self) {
         let namespaces = &mut self.namespaces;
-        namespaces.pid &= disable_layer::is_enabled(MandatoryLayer::Pid);
-        namespaces.ipc &= disable_layer::is_enabled(MandatoryLayer::Ipc);
-        namespaces.uts &= disable_layer::is_enabled(MandatoryLayer::Uts);
-        namespaces.cgroup &= disable_layer::is_enabled(MandatoryLayer::Cgroup);
+        namespaces.pid &= !layer_disabled!(Pid);
+        namespaces.ipc &= !layer_disabled!(Ipc);
+        namespaces.uts &= !layer_disabled!(Uts);
+        namespaces.cgroup &= !layer_disabled!(Cgroup);
     }
 
     /// Returns the flags of `clone3` for its first process.

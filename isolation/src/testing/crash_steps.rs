@@ -137,7 +137,7 @@ mod tests {
                 continue;
             }
             let text = fs::read_to_string(&path).unwrap();
-            for rest in text.split("crash_points::passed(\"").skip(1) {
+            for rest in text.split("crash_point!(\"").skip(1) {
                 let step = rest.split('"').next().unwrap();
                 *found.entry(step.to_owned()).or_default() += 1;
             }

@@ -1,4 +1,4 @@
-//! Disabling isolation layers one by one in tests, to prove that each layer stops what it is meant
+//! Test hook: disabling isolation layers one by one, to prove that each layer stops what it is meant
 //! to stop.
 //!
 //! As with [`argosy_host::crash_points`], only a call of the test program itself changes a
@@ -87,11 +87,39 @@ pub fn disable(layers: Vec<MandatoryLayer>) -> io::Result<()> {
     set.map_err(|_| io::Error::other("this process has already disabled layers"))
 }
 
-/// Whether a layer is enabled.
+/// Test hook: deviates where a test has disabled a layer, and only there.
+///
+/// - `layer_disabled!(Ipc)` is true if the layer is disabled.
+/// - `layer_disabled!(Pid, usual, without)` is the value of one of the two expressions.
+/// - `layer_disabled!(Root => return Ok(()))` is a statement for the disabled layer only.
+///
+/// In builds without debug assertions the first form is the constant `false`.
+macro_rules! layer_disabled {
+    ($layer:ident) => {
+        $crate::testing::disable_layer::is_disabled(
+            $crate::testing::disable_layer::MandatoryLayer::$layer,
+        )
+    };
+    ($layer:ident, $usual:expr, $without:expr) => {
+        if layer_disabled!($layer) {
+            $without
+        } else {
+            $usual
+        }
+    };
+    ($layer:ident => $without:expr) => {
+        if layer_disabled!($layer) {
+            $without;
+        }
+    };
+}
+pub(crate) use layer_disabled;
+
+/// Returns whether a test has disabled a layer. Called by [`layer_disabled!`] only.
 #[inline]
-pub(crate) fn is_enabled(layer: MandatoryLayer) -> bool {
+pub(crate) fn is_disabled(layer: MandatoryLayer) -> bool {
     let disabled = if IS_ON { DISABLED.get() } else { None };
-    disabled.is_none_or(|breached| !breached.contains(&layer))
+    disabled.is_some_and(|disabled| disabled.contains(&layer))
 }
 
 /// Returns the mount attributes of the enabled layers.
@@ -101,8 +129,8 @@ pub(crate) fn enabled_attributes(attributes: MountAttrFlags) -> MountAttrFlags {
         (MandatoryLayer::Noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
         (MandatoryLayer::Nodev, MountAttrFlags::MOUNT_ATTR_NODEV),
     ];
-    let gone = each.into_iter().filter(|(wall, _)| !is_enabled(*wall));
-    gone.fold(attributes, |left, (_, gone)| left.difference(gone))
+    let disabled = each.into_iter().filter(|(layer, _)| is_disabled(*layer));
+    disabled.fold(attributes, |left, (_, disabled)| left.difference(disabled))
 }
 
 #[cfg(test)]
@@ -111,12 +139,12 @@ mod tests {
 
     #[test]
     fn every_layer_is_enabled_and_can_be_disabled_once() {
-        assert!(LAYERS.iter().all(|wall| is_enabled(*wall)));
+        assert!(!LAYERS.iter().any(|layer| is_disabled(*layer)));
         let all = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
         assert_eq!(enabled_attributes(all), all);
         // Two layers that no other unit test of this program uses.
         disable(vec![MandatoryLayer::Nodev, MandatoryLayer::Ipc]).unwrap();
-        assert!(!is_enabled(MandatoryLayer::Ipc) && is_enabled(MandatoryLayer::User));
+        assert!(layer_disabled!(Ipc) && !layer_disabled!(User));
         assert_eq!(enabled_attributes(all), MountAttrFlags::MOUNT_ATTR_RDONLY);
         assert!(disable(Vec::new()).is_err());
     }

@@ -21,7 +21,6 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use argosy_host::crash_points;
 use argosy_host::packets::{
     ReceiveResult, WaitMode, error_chain, packet_pair, receive_packet, send_packet,
 };
@@ -41,6 +40,7 @@ use crate::rootfs::mount_calls::clone_dir;
 use crate::rootfs::mounts::enter_empty_root;
 use crate::spec::capabilities::Capabilities;
 use crate::spec::profile::{CONTAINER_IDS, END_HOST_ID};
+use argosy_host::crash_point;
 
 /// The host ids of a layer's users during unpacking: those after the last that a container may
 /// have.
@@ -128,7 +128,7 @@ pub(crate) fn run(request: &[u8], agent: &OwnedFd, null: &OwnedFd) -> i32 {
     for target in 0..=2 {
         let _ = sys::replace_descriptor(null, target);
     }
-    crash_points::passed("unpack.begun");
+    crash_point!("unpack.begun");
     match supervise_unpack(request, agent) {
         Ok(()) => 0,
         Err(reason) => {
@@ -163,7 +163,7 @@ fn supervise_unpack(request: &[u8], agent: &OwnedFd) -> Result<(), UnpackStartEr
     let receive = || receive_file(agent).map_err(|error| format!("cannot receive a file: {error}"));
     let archive = receive()?;
     let target = receive()?;
-    crash_points::passed("unpack.files-received");
+    crash_point!("unpack.files-received");
     let is_layer = job.rules.source == ArchivePurpose::Layer;
     let target = if is_layer {
         clone_dir(target.as_fd()).map_err(|error| error_chain(&error))?
@@ -179,22 +179,22 @@ fn supervise_unpack(request: &[u8], agent: &OwnedFd) -> Result<(), UnpackStartEr
         run_worker(&job, &archive, &target, &workers, agent)
     });
     let worker = worker.map_err(|errno| words("make the unpacking process", errno))?;
-    crash_points::passed("unpack.worker-made");
+    crash_point!("unpack.worker-made");
     let status = prepare(&job, &worker, &target)
         .and_then(|()| {
-            crash_points::passed("unpack.users-mapped");
+            crash_point!("unpack.users-mapped");
             let channel = channel.as_ref().expect("only the worker closes it");
             send_packet(channel, &WorkerInstruction::UsersMapped, WaitMode::Block)
                 .map_err(|error| format!("cannot start the unpacking process: {error}"))
         })
         .map(|()| {
-            crash_points::passed("unpack.leave-given");
+            crash_point!("unpack.leave-given");
             wait_for_worker(&worker, agent);
         });
     // It has ended, or must: the requester has disconnected.
     let _ = sys::pidfd_send_signal(worker.handle.as_fd(), libc::SIGKILL);
     let ended = sys::wait_child(worker.pid, true);
-    crash_points::passed("unpack.worker-reaped");
+    crash_point!("unpack.worker-reaped");
     status?;
     match ended {
         Ok(Some(ended)) if ended.status == 0 => Ok(()),
@@ -273,10 +273,10 @@ fn run_worker(
     ) {
         return 1;
     }
-    crash_points::passed("unpack.leave-taken");
+    crash_point!("unpack.leave-taken");
     let report = confine(job, target)
         .and_then(|()| {
-            crash_points::passed("unpack.confined");
+            crash_point!("unpack.confined");
             archive
                 .try_clone()
                 .map_err(|error| format!("cannot keep the archive: {error}"))
@@ -287,7 +287,7 @@ fn run_worker(
         Ok(unpacked) => UnpackReport::Done(unpacked),
         Err(failure) => UnpackReport::Failed(failure),
     };
-    crash_points::passed("unpack.ended");
+    crash_point!("unpack.ended");
     // The agent then drops this process, which exits here or later.
     i32::from(send_packet(agent, &report, WaitMode::Block).is_err())
 }

@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use argosy_host::crash_points;
 use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
     XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat,
@@ -26,6 +25,7 @@ use super::{
     ArchiveEntry, ArchivePurpose, ArchiveRule, EntryAttributes, EntryKind, UnpackBudget,
     UnpackLimits,
 };
+use argosy_host::crash_point;
 
 /// The flags of every path lookup.
 pub(super) const RESOLVE_BENEATH: ResolveFlags = ResolveFlags::BENEATH
@@ -109,7 +109,7 @@ impl TargetTree {
                 )?;
                 let file = File::from(file);
                 budget.copy(body, Some(&file))?;
-                crash_points::passed("unpack.file-written");
+                crash_point!("unpack.file-written");
                 finish(file.as_fd(), attributes)
             }
             EntryKind::Symlink(target) => {

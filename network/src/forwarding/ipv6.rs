@@ -12,12 +12,11 @@
 use std::fs;
 use std::io;
 
-use argosy_host::crash_points;
-
 use super::super::rules::DEVICES;
 use super::super::{NetworkError, namespace, network_error};
 use super::{are_all_recorded, devices};
 use crate::ipam::{DeviceSettings6, ForwardingRecord6, Ipam};
+use argosy_host::crash_point;
 
 /// The settings of all devices, with `default` for later devices.
 const DEVICES_6: &str = "net/ipv6/conf";
@@ -80,7 +79,7 @@ fn set_all(records: &Ipam, closed: Vec<String>, value: &str) -> Result<(), Netwo
     namespace::set(ALL, value).map_err(network_error(format!(
         "set net.ipv6.conf.all.forwarding to {value}"
     )))?;
-    crash_points::passed("network.forwarding-of-ipv6-set");
+    crash_point!("network.forwarding-of-ipv6-set");
     restore(&noted.devices)?;
     noted.is_pending = false;
     records.record_ipv6(&noted)

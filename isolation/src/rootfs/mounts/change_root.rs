@@ -9,7 +9,7 @@ use rustix::process::{chdir, chroot, fchdir, pivot_root};
 use crate::rootfs::mount_calls::{
     CLONE, DEFAULT_ATTRIBUTES, MountError, attach, file_system, mount_error,
 };
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
 
 /// Changes into an empty root. For a process in separate namespaces that needs no file by name.
 pub(crate) fn enter_empty_root() -> Result<(), MountError> {
@@ -27,9 +27,7 @@ pub(crate) fn enter_empty_root() -> Result<(), MountError> {
 /// that may change its root: a `/proc` without processes, and the parts of an image's root.
 /// Detaching them instead would make the kernel wait for all processors.
 pub(super) fn hide_base(root: BorrowedFd<'_>) -> Result<(), MountError> {
-    if !disable_layer::is_enabled(MandatoryLayer::Root) {
-        return Ok(());
-    }
+    layer_disabled!(Root => return Ok(()));
     let flags = CLONE | OpenTreeFlags::AT_EMPTY_PATH;
     let cover = open_tree(root, "", flags).map_err(mount_error("clone the mount of the root"))?;
     attach(cover.as_fd(), CWD, "/proc")

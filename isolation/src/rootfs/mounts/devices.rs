@@ -18,7 +18,7 @@ use crate::rootfs::mount_calls::{
     writable_memory,
 };
 use crate::spec::mounts::MountSpec;
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
 
 /// Devices that every program may expect and that reveal nothing about the host: name, major and
 /// minor number.
@@ -133,7 +133,7 @@ pub(super) fn attach_private(devices: BorrowedFd<'_>, view: &MountSpec) -> Resul
     let terminals = file_system("devpts", &settings, quiet)?;
     attach(terminals.as_fd(), devices, TERMINALS)?;
     // Only the owner of an ipc namespace can mount its queues.
-    if disable_layer::is_enabled(MandatoryLayer::Ipc) {
+    if !layer_disabled!(Ipc) {
         let queues = file_system(
             "mqueue",
             &[],

@@ -14,7 +14,7 @@ use crate::rootfs::mount_calls::{
     file_system, mount_error, restrict,
 };
 use crate::spec::profile::IsolationLayers;
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
 
 /// Files that expose or control the host.
 const MASKED: [&str; 11] = [
@@ -40,16 +40,11 @@ pub(super) fn make_proc(
     layers: IsolationLayers,
 ) -> Result<(), MountError> {
     let attributes = DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let processes = match disable_layer::is_enabled(MandatoryLayer::Pid) {
-        true => file_system("proc", &[("hidepid", "invisible")], attributes)?,
-        // A new `/proc` shows the processes of the current pid namespace.
-        false => clone_tree(CWD, Path::new("/proc"))?,
-    };
+    let own = || file_system("proc", &[("hidepid", "invisible")], attributes);
+    // A new `/proc` shows the processes of the current pid namespace.
+    let processes = layer_disabled!(Pid, own()?, clone_tree(CWD, Path::new("/proc"))?);
     attach_in(processes.as_fd(), root, Path::new("proc"))?;
-    if layers.user_namespaces
-        && disable_layer::is_enabled(MandatoryLayer::Nesting)
-        && disable_layer::is_enabled(MandatoryLayer::User)
-    {
+    if layers.user_namespaces && !layer_disabled!(Nesting) && !layer_disabled!(User) {
         forbid_user_namespaces(root)?;
     }
     if !layers.masks {

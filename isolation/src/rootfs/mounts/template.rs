@@ -29,7 +29,7 @@ use crate::rootfs::mount_calls::{
     DEFAULT_ATTRIBUTES, MountError, attach, attach_in, clone_mount, clone_tree, create_dir,
     file_system, mount_error, restrict, restrict_one,
 };
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
 
 /// The paths in the store of a container's `/dev` and `/sys`.
 const DEVICES: &str = "dev";
@@ -86,10 +86,7 @@ impl MountTemplate {
         enter(&self.store, "enter the originals of mounts")?;
         let made = self.clones(parts).and_then(|clones| {
             // Where a test has disabled that layer, the host's root is below the container's.
-            let below = match disable_layer::is_enabled(MandatoryLayer::Root) {
-                true => &self.base,
-                false => &self.host,
-            };
+            let below = layer_disabled!(Root, &self.base, &self.host);
             enter(below, "enter the base of mount namespaces")?;
             Ok(make(clones))
         });
@@ -136,10 +133,7 @@ fn enter(namespace: &OwnedFd, what: &str) -> Result<(), MountError> {
 
 /// Returns the directories that are visible only where tests have disabled that layer.
 fn visible_if_disabled(data: &'static [&'static str]) -> &'static [&'static str] {
-    match disable_layer::is_enabled(MandatoryLayer::Files) {
-        true => &[],
-        false => data,
-    }
+    layer_disabled!(Files, &[], data)
 }
 
 /// Lists the host's programs.
@@ -268,10 +262,8 @@ fn fill_base() -> Result<(), MountError> {
     )?;
     let root = root.as_fd();
     let attributes = DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let processes = match disable_layer::is_enabled(MandatoryLayer::Pid) {
-        true => file_system("proc", &[], attributes)?,
-        false => clone_tree(CWD, Path::new("/proc"))?,
-    };
+    let own = || file_system("proc", &[], attributes);
+    let processes = layer_disabled!(Pid, own()?, clone_tree(CWD, Path::new("/proc"))?);
     attach(root, CWD, "/")?;
     attach_in(processes.as_fd(), root, Path::new("proc"))?;
     restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;

@@ -12,7 +12,7 @@ use argosy_host::packets::{
     ReceiveResult, WaitMode, packet_pair, receive_packet, send_packet, send_packet_with,
 };
 use argosy_host::process::{kill_descendants, send_signal_to_group};
-use argosy_host::{crash_points, sys};
+use argosy_host::sys;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -25,6 +25,7 @@ use crate::confinement::drop_privileges::close_all_but;
 use crate::confinement::seccomp::SeccompFilter;
 use crate::runtime::command::{ExecuteError, PreparedCommand};
 use crate::spec::{ContainerUser, LaunchSpec};
+use argosy_host::crash_point;
 
 /// Answers a session whose command cannot be executed.
 pub(crate) fn refuse(session: &OwnedFd, reason: String) {
@@ -40,7 +41,7 @@ pub(crate) fn refuse(session: &OwnedFd, reason: String) {
 pub(crate) fn run_monitor(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> i32 {
     // A name for process lists; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-entry");
-    crash_points::passed("entry.begun");
+    crash_point!("entry.begun");
     if let Err(reason) = serve(spec, filter, session) {
         refuse(session, reason);
     }
@@ -75,7 +76,7 @@ fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result
         0
     });
     let made = made.map_err(|errno| words("make a process", errno))?;
-    crash_points::passed("entry.command-made");
+    crash_point!("entry.command-made");
     let keeper = ExecMonitor {
         session,
         command: made.pid,
@@ -255,7 +256,7 @@ impl ExecMonitor<'_> {
                         WaitMode::Return,
                     )
                     .is_ok();
-                crash_points::passed("entry.start-told");
+                crash_point!("entry.start-told");
                 told
             }
         }

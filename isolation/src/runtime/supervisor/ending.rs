@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use argosy_host::atomic_file::Durability;
 use argosy_host::packets::{WaitMode, error_chain, send_packet};
-use argosy_host::{crash_points, sys};
+use argosy_host::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
@@ -20,6 +20,7 @@ use crate::state_dir::{
     CommandOutcome, Exit, HandleFile, LifetimeUsage, StateDirectory, StateDirectoryError,
     StopReason,
 };
+use argosy_host::crash_point;
 
 /// The time in which killed processes must leave the group; `destroy` finishes the rest.
 const EMPTY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -74,7 +75,7 @@ pub(super) fn refuse(
         // On a full disk the notice below is the only report.
         let _ = files.write_exit(&exit, Durability::Cached);
     }
-    crash_points::passed("ending.refused");
+    crash_point!("ending.refused");
     let _ = send_packet(
         agent,
         &SupervisorNotice::Exited(Box::new(exit)),
@@ -86,26 +87,26 @@ impl Supervisor<'_> {
     /// Handles the end of the container, after init has ended.
     pub(super) fn finish(&mut self) {
         let own = sys::wait_child(self.init.pid, true).ok().flatten();
-        crash_points::passed("ending.init-reaped");
+        crash_point!("ending.init-reaped");
         self.read_reports();
         self.kill_leftovers();
-        crash_points::passed("ending.rest-killed");
+        crash_point!("ending.rest-killed");
         let attached = &mut self.attached;
         let show = &mut |stream, bytes: &[u8]| attached.send_output(stream, bytes);
         self.outputs.finish(DRAIN_TIMEOUT, &mut self.buffer, show);
         self.attached.finish();
-        crash_points::passed("ending.output-kept");
+        crash_point!("ending.output-kept");
         let exit = self.exit(own.as_ref());
         // `destroy` removes the rest.
         let removed = self.group.as_ref();
         let removed = removed.is_some_and(|group| group.remove(EMPTY_TIMEOUT).is_ok());
-        crash_points::passed("ending.group-removed");
+        crash_point!("ending.group-removed");
         self.write_exit(exit, removed && self.spec.namespaces.pid);
-        crash_points::passed("ending.exit-told");
+        crash_point!("ending.exit-told");
         if self.listener.is_some() {
             // No process listens there any more; `destroy` removes it if this fails.
             let _ = std::fs::remove_file(self.files.control());
-            crash_points::passed("ending.control-removed");
+            crash_point!("ending.control-removed");
         }
     }
 

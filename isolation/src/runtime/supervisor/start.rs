@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use argosy_host::packets::{WaitMode, packet_pair, send_packet};
 use argosy_host::sys::{self, ClonedChild};
-use argosy_host::{BootTime, ProcessId, crash_points};
+use argosy_host::{BootTime, ProcessId};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
@@ -32,7 +32,8 @@ use crate::spec::limits::MissingControllers;
 use crate::spec::profile::CONTAINER_IDS;
 use crate::spec::{LaunchSpec, Network};
 use crate::state_dir::{Handle, HandleFile, StateDirectory, StateDirectoryError};
-use crate::testing::disable_layer::{self, MandatoryLayer};
+use crate::testing::disable_layer::layer_disabled;
+use argosy_host::crash_point;
 
 /// The time in which a group must become empty when a start is undone.
 const UNDO_TIMEOUT: Duration = Duration::from_secs(2);
@@ -107,7 +108,7 @@ pub(super) fn start(
         entered
             .and_then(|namespace| setns(namespace, CloneFlags::CLONE_NEWNET))
             .map_err(|source| StartError::Network { source })?;
-        crash_points::passed("start.network-entered");
+        crash_point!("start.network-entered");
     }
     let (group, missing) = create_group(spec)?;
     let undo_group = group.clone();
@@ -127,10 +128,10 @@ fn create_group(spec: &LaunchSpec) -> Result<(Option<Cgroup>, MissingControllers
     };
     let group = Cgroup::at(path);
     group.create()?;
-    crash_points::passed("start.group-made");
+    crash_point!("start.group-made");
     match spec.limits.apply(path, spec.missing) {
         Ok(missing) => {
-            crash_points::passed("start.limits-written");
+            crash_point!("start.limits-written");
             Ok((Some(group), missing))
         }
         Err(error) => {
@@ -147,7 +148,7 @@ fn start_in(
     (group, mut missing): (Option<Cgroup>, MissingControllers),
 ) -> Result<StartedContainer, StartError> {
     let (outputs, [stdout, stderr]) = CommandOutput::create(spec)?;
-    crash_points::passed("start.outputs-made");
+    crash_point!("start.outputs-made");
     let (input, stdin) = input(spec)
         .map_err(|source| StartError::Input { source })?
         .unzip();
@@ -178,7 +179,7 @@ fn start_in(
     let group_fd = group_fd.as_ref().map(AsFd::as_fd);
     let init = create_init(&inherited, host, group_fd, &mut channel)?;
     let channel = channel.expect("only init lets go of it");
-    crash_points::passed("start.init-made");
+    crash_point!("start.init-made");
     let prepared = PreparedInit {
         spec,
         files,
@@ -248,7 +249,7 @@ fn open_mounts(spec: &LaunchSpec) -> Result<Option<PreparedMounts>, StartError> 
         PreparedMounts::open(profile, &spec.sandbox, shared, &spec.devices)
     };
     let parts = spec.profile.as_ref().map(take).transpose()?;
-    crash_points::passed("start.view-taken");
+    crash_point!("start.view-taken");
     Ok(parts)
 }
 
@@ -284,9 +285,7 @@ fn attach_device_filter(
     parts: &PreparedMounts,
     host: &SupervisorContext,
 ) -> bool {
-    if !disable_layer::is_enabled(MandatoryLayer::Devices) {
-        return true;
-    }
+    layer_disabled!(Devices => return true);
     match (&parts.devices, &host.device_filter) {
         (_, None) => false,
         (None, Some(filter)) => filter.attach(group).is_ok(),
@@ -298,9 +297,7 @@ fn attach_device_filter(
 
 /// Returns whether the filter was attached.
 fn attach_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &SupervisorContext) -> bool {
-    if !disable_layer::is_enabled(MandatoryLayer::Ports) {
-        return true;
-    }
+    layer_disabled!(Ports => return true);
     let filter = host.port_filter.as_ref();
     filter.is_some_and(|filter| filter.attach(group, ports).is_ok())
 }
@@ -340,12 +337,12 @@ impl PreparedInit<'_> {
                 None => map_user(self.init.pid),
             };
             mapped.map_err(|source| StartError::MapUser { source })?;
-            crash_points::passed("start.users-mapped");
+            crash_point!("start.users-mapped");
             if let Some(parts) = self.mounts.filter(|parts| parts.has_owners()) {
                 let users = fs::File::open(format!("/proc/{}/ns/user", self.init.pid))
                     .map_err(|source| StartError::MapUser { source })?;
                 parts.map_owners(users.as_fd())?;
-                crash_points::passed("start.owners-mapped");
+                crash_point!("start.owners-mapped");
             }
             if self.spec.profile.is_some() {
                 // Before the host's own processes: the agent's tasks can be restarted.
@@ -356,7 +353,7 @@ impl PreparedInit<'_> {
                 .map_err(|source| StartError::OomScore { source })?;
             }
             leave(InitInstruction::Mapped)?;
-            crash_points::passed("start.mapping-told");
+            crash_point!("start.mapping-told");
         }
         let process =
             |pid| ProcessId::of(pid).map_err(|source| StartError::StartTime { pid, source });
@@ -383,7 +380,7 @@ impl PreparedInit<'_> {
             return Err(StartError::Cancelled);
         }
         leave(InitInstruction::Go)?;
-        crash_points::passed("start.leave-given");
+        crash_point!("start.leave-given");
         Ok(handle)
     }
 }
