@@ -74,7 +74,7 @@ mod tests {
                 waiting.extend(entries.map(|entry| entry.unwrap().path()));
             } else if !path.ends_with("crash.rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                for rest in text.split("crash_points::passed(\"").skip(1) {
+                for rest in text.split("crash_point!(\"").skip(1) {
                     *found
                         .entry(rest.split('"').next().unwrap().to_owned())
                         .or_default() += 1;

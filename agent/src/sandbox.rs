@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Component, Path, PathBuf};
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use argosy_isolation::division::HostUser;
 use argosy_isolation::{ContainerUser, HostPath, OwnerMapping};
 use argosy_proto::{remedy, v1};
@@ -98,7 +98,7 @@ pub(crate) fn make(
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
-    crash_points::passed("sandbox.folder-made");
+    crash_point!("sandbox.folder-made");
     match owner {
         Some(user) => {
             let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));

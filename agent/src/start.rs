@@ -1,5 +1,9 @@
 //! Startup of an agent: detection and preparation before its loop runs.
 
+use argosy_host::crash_point;
+use argosy_isolation::{
+    Cgroup, CgroupTree, Isolation, Limits, OutputLimits, RemovalError, cgroup, clean_up_abandoned,
+};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
@@ -7,11 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use argosy_host::crash_points;
 use argosy_isolation::division::HostUser;
-use argosy_isolation::{
-    Cgroup, CgroupTree, Isolation, Limits, OutputLimits, RemovalError, cgroup, clean_up_abandoned,
-};
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
 use argosy_state::capability::AgentCapability;
@@ -224,7 +224,7 @@ pub(crate) fn clear_orphans(runner: &Runner, facts: &AgentState) -> Result<(), R
     let removed = runner
         .clear_orphans(&known)
         .map_err(|source| RunError::Orphans { source })?;
-    crash_points::passed("begin.orphans-cleared");
+    crash_point!("begin.orphans-cleared");
     if removed > 0 {
         tracing::warn!(removed, "orphans were ended");
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use argosy_client::AgentUplink;
 use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Said;
-use argosy_state::buggify::{self, Rare};
+use argosy_state::buggify;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -164,9 +164,7 @@ impl UplinkStream {
                         let link = self.link;
                         self.send_event(Event::Core(Input::Message { link, message }))
                             .await;
-                        if is_order && buggify::occurs(Rare::LinkLost) {
-                            return "the stream broke after an order".to_owned();
-                        }
+                        buggify!(LinkLost if is_order => return "the stream broke".to_owned());
                     }
                     Ok(None) => return "the master closed the stream".to_owned(),
                     Err(status) => return format!("the stream broke: {}", status.message()),

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use argosy_host::remove_tree::{self, remove_dir_all};
 use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::{END_HOST_ID, FIRST_HOST_ID};
@@ -204,7 +204,7 @@ pub(super) fn make_container(paths: &Paths, name: ContainerName) -> Result<(), S
         let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
         format!("cannot make {folder}: {error}; {remedy}")
     })?;
-    crash_points::passed("launch.folder-made");
+    crash_point!("launch.folder-made");
     Ok(())
 }
 

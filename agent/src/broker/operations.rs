@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use argosy_content::service::{ENVIRONMENT, NAME, ServiceCommand};
-use argosy_host::{ContainerId, crash_points};
+use argosy_host::{ContainerId, crash_point};
 use argosy_isolation::division::HostUser;
 use argosy_isolation::profile::CONTAINER_IDS;
 use argosy_isolation::unpack::{ArchiveFormat, HostOwner, UnpackJob, UnpackLimits};
@@ -20,7 +20,7 @@ use argosy_isolation::{
     cancel_start, destroy, service,
 };
 use argosy_proto::remedy;
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::guard::RequestPolicy;
@@ -169,21 +169,21 @@ impl PrivilegedOperations {
     /// Releases a container's resources. Without a cgroup the container has ended, as an agent
     /// reports after its supervisor has.
     fn release(&self, name: ContainerName, is_ended: bool) -> Result<(), String> {
-        let is_leaked = bugs::is_on(Bug::CgroupLeaked) && name.instance.order.0 % 10 == 9;
-        let is_ended = is_ended && self.group(name).is_some_and(|group| !group.path().exists());
-        if !is_ended && !is_leaked {
+        let mut is_ended = is_ended && self.group(name).is_some_and(|group| !group.path().exists());
+        planted_bug!(CgroupLeaked => is_ended |= name.instance.order.0 % 10 == 9);
+        if !is_ended {
             self.destroy(name)?;
         }
-        crash_points::passed("remove.destroyed");
+        crash_point!("remove.destroyed");
         let released = self.bridges.release(name);
         released.map_err(|error| error_chain(&error))?;
-        crash_points::passed("remove.network-released");
+        crash_point!("remove.network-released");
         roots::clear(&self.limits.changes(name))?;
         let removed = ExecutorDirectory::new(self.paths.executor(name)).remove();
         removed.map_err(|error| error.to_string())?;
         let returned = self.host_ids.as_ref().map(|ids| ids.release(name));
         returned.transpose().map_err(|error| error.to_string())?;
-        crash_points::passed("remove.users-returned");
+        crash_point!("remove.users-returned");
         Ok(())
     }
 

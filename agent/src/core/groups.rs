@@ -9,9 +9,9 @@ mod cause;
 mod folder;
 
 use argosy_proto::v1;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
+use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::effect::ContainerEffect;
@@ -239,13 +239,13 @@ impl Core {
                 self.fetch(member);
             }
         } else if all(&|state| state.phase == InstancePhase::Prepared)
-            || (bugs::is_on(Bug::GroupUnprepared) && self.is_last_prepared(group))
+            || (planted_bug!(GroupUnprepared) && self.is_last_prepared(group))
         {
             self.start_group(group);
         }
     }
 
-    /// Implements a planted defect only.
+    /// Implements the planted bug `GroupUnprepared`.
     fn is_last_prepared(&self, group: TaskGroupOrders) -> bool {
         let last = group.members().next_back();
         last.and_then(|last| self.phase(last)) == Some(InstancePhase::Prepared)

@@ -2,7 +2,7 @@
 //!
 //! This state is lost when the process ends; durable state is in `facts`.
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::check_schedule::{CheckSpecs, TaskChecks};
@@ -12,7 +12,7 @@ use super::facts::{ContainerName, Instance, JournalRecord, StartedFact, TaskFact
 use super::groups::{self, GroupProgress};
 use super::input::{CommandExit, ContainerStart, CreateError};
 use super::limits::LimitUpdateState;
-use super::outcome::{TaskEnd, as_shell_status, outcome_of};
+use super::outcome::{TaskEnd, outcome_of};
 use super::preparing::needs_fetch;
 use super::{Core, DeferredStep, SyncMode};
 
@@ -256,7 +256,7 @@ impl Core {
             return;
         };
         let spec = task.launch.spec.as_ref();
-        let limit_ms = spec.map_or(0, |spec| spec.max_completion_ms);
+        let mut limit_ms = spec.map_or(0, |spec| spec.max_completion_ms);
         // Its limits count from the start in the journal, if that has one.
         let at = task.started.unwrap_or(fact).at;
         let unwanted = !task.held || task.kill_grace_ms.is_some() || task.unhealthy.is_some();
@@ -265,8 +265,8 @@ impl Core {
             // record.
             self.persist(JournalRecord::Started { instance, fact }, SyncMode::Lazy);
         }
-        let is_forgotten = bugs::is_on(Bug::CompletionForgotten) && was != InstancePhase::Starting;
-        if limit_ms > 0 && !is_forgotten {
+        planted_bug!(CompletionForgotten if was != InstancePhase::Starting => limit_ms = 0);
+        if limit_ms > 0 {
             self.completion_deadlines
                 .insert((at.plus_ms(limit_ms), instance));
         }
@@ -306,9 +306,7 @@ impl Core {
         let failing = failing.or_else(|| self.disk_failure(instance, &exit));
         let killed = self.is_unwanted(instance);
         let mut end = outcome_of(exit, killed, failing.as_ref());
-        if bugs::is_on(Bug::SignalAsCode) && self.is_adopted(instance) {
-            end.exit = end.exit.map(as_shell_status);
-        }
+        planted_bug!(SignalAsCode if self.is_adopted(instance) => end.turn_signal_into_code());
         self.end(instance, end);
     }
 

@@ -2,8 +2,8 @@
 //! once.
 
 use argosy_proto::{convert, v1};
-use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::OrderIndex;
+use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation};
 
 use super::effect::ContainerEffect;
@@ -98,11 +98,9 @@ impl Core {
     /// first was reported as refused.
     pub(super) fn apply_limits(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
-        let told = |task: &TaskFacts| match bugs::is_on(Bug::LimitsAgain) {
-            true => OrderIndex(0),
-            false => task.limits_reported,
-        };
-        let Some(task) = task.filter(|task| task.limits_order > told(task)) else {
+        let reported =
+            |task: &TaskFacts| planted_bug!(LimitsAgain, task.limits_reported, OrderIndex(0));
+        let Some(task) = task.filter(|task| task.limits_order > reported(task)) else {
             return;
         };
         let order = Some(task.limits_order);

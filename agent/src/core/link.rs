@@ -6,9 +6,9 @@ use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Say;
 use argosy_proto::v1::to_agent::Message as Said;
 use argosy_proto::versions::{self, VersionRange};
-use argosy_state::bugs::{self, Bug};
 use argosy_state::digest::DigestKind;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, Timestamp};
+use argosy_state::planted_bug;
 
 use super::effect::LinkEffect;
 use super::facts::{AgentIdentity, JournalRecord};
@@ -121,10 +121,7 @@ impl Core {
             tried_incarnations: identity.unconfirmed.clone(),
             nonce: identity.nonce,
             boot_id: self.config.boot_id.clone(),
-            highest_epoch: match bugs::is_on(Bug::EpochNotChecked) {
-                true => 0,
-                false => identity.epoch.0,
-            },
+            highest_epoch: planted_bug!(EpochNotChecked, identity.epoch.0, 0),
             info: Some(self.config.info.clone()),
             floor: self.facts.floor.0,
             digest: self
@@ -207,7 +204,7 @@ impl Core {
             ));
         }
         let epoch = Epoch(envelope.epoch);
-        if epoch < identity.epoch && !bugs::is_on(Bug::EpochNotChecked) {
+        if epoch < identity.epoch && !planted_bug!(EpochNotChecked) {
             return Err(format!(
                 "refused: epoch {} has ended, epoch {} was seen",
                 epoch.0, identity.epoch.0
@@ -219,12 +216,7 @@ impl Core {
                 epoch,
                 ..identity.clone()
             };
-            let is_lazy = bugs::is_on(Bug::EpochNotSynced);
-            let sync = if is_lazy {
-                SyncMode::Lazy
-            } else {
-                SyncMode::Awaited
-            };
+            let sync = planted_bug!(EpochNotSynced, SyncMode::Awaited, SyncMode::Lazy);
             self.persist(JournalRecord::Identity(identity), sync);
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Say;
 use argosy_proto::v1::order::Order as What;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
+use argosy_state::planted_bug;
 
 use super::facts::{AgentIdentity, Instance, JournalRecord, OrderBody};
 use super::lifecycle::{InstancePhase, InstanceState};
@@ -19,7 +19,7 @@ impl Core {
     pub(super) fn order(&mut self, link: u64, order: v1::Order) {
         let index = OrderIndex(order.index);
         let is_repeated = index <= self.facts.floor;
-        if is_repeated && !bugs::is_on(Bug::LaunchRepeated) {
+        if is_repeated && !planted_bug!(LaunchRepeated) {
             return;
         }
         let is_void = matches!(order.order, Some(What::Void(_)));
@@ -89,12 +89,7 @@ impl Core {
             launch: Arc::new(launch),
             run: self.facts.identity.run,
         };
-        let is_lazy = bugs::is_on(Bug::OrderNotSynced);
-        let sync = if is_lazy {
-            SyncMode::Lazy
-        } else {
-            SyncMode::Awaited
-        };
+        let sync = planted_bug!(OrderNotSynced, SyncMode::Awaited, SyncMode::Lazy);
         self.persist(JournalRecord::OrderAccepted { order, body }, sync);
         self.instances
             .insert(instance, InstanceState::new(InstancePhase::Waiting));

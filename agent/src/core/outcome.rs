@@ -16,6 +16,13 @@ pub(super) struct TaskEnd {
 }
 
 impl TaskEnd {
+    /// Implements the planted bug `SignalAsCode`: a signal becomes 128 and its number, as in shells.
+    pub(super) fn turn_signal_into_code(&mut self) {
+        if let Some(Exit::Signal(number)) = self.exit {
+            self.exit = Some(Exit::Code(128 + number));
+        }
+    }
+
     pub(super) fn by_agent(state: TaskState, reason: Reason, why: impl Into<Explanation>) -> Self {
         Self {
             state,
@@ -81,15 +88,6 @@ pub(super) fn outcome_of(
             | None => ended.why,
         },
         exit,
-    }
-}
-
-/// Returns the exit status as shells report it: a signal is 128 and its number. For a planted
-/// defect only.
-pub(super) fn as_shell_status(exit: Exit) -> Exit {
-    match exit {
-        Exit::Signal(number) => Exit::Code(128 + number),
-        code @ Exit::Code(_) => code,
     }
 }
 

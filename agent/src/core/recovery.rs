@@ -4,7 +4,8 @@
 //! correct, but waits for at most four seconds. A container that could not be queried, or has not
 //! answered by then, is not reported, and is queried again.
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::ids::TaskKey;
+use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::effect::ContainerEffect;
@@ -45,8 +46,7 @@ impl Core {
             given => given,
         };
         let run = former.run + 1;
-        let is_same_boot =
-            former.boot_id == self.config.boot_id || bugs::is_on(Bug::RebootForgotten);
+        let is_same_boot = former.boot_id == self.config.boot_id || planted_bug!(RebootForgotten);
         let identity = AgentIdentity {
             nonce,
             run,
@@ -55,10 +55,7 @@ impl Core {
             ..former.clone()
         };
         self.persist(JournalRecord::Identity(identity), SyncMode::Awaited);
-        if bugs::is_on(Bug::UpdateForgotten) {
-            let tasks = self.facts.tasks.values_mut();
-            tasks.for_each(|task| task.updates.clear());
-        }
+        planted_bug!(UpdateForgotten => self.forget_updates());
         let tasks: Vec<_> = self
             .facts
             .tasks
@@ -86,11 +83,7 @@ impl Core {
                     .container(instance)
                     .expect("the task was just listed");
                 let mut key = self.facts.tasks[&instance].key.clone();
-                if bugs::is_on(Bug::AdoptedAsFirst)
-                    && let Some((_, first)) = self.group_start(instance).and_then(|own| own.first)
-                {
-                    key = first;
-                }
+                planted_bug!(AdoptedAsFirst => key = self.first_key(instance).unwrap_or(key));
                 self.effects.push(ContainerEffect::Find { name, key });
             }
         }
@@ -98,6 +91,18 @@ impl Core {
             self.recovery_deadline = Some(self.now.plus_ms(RECOVERY_TIMEOUT_MS));
         }
         self.dial_if_clear();
+    }
+
+    /// Implements the planted bug `UpdateForgotten`.
+    fn forget_updates(&mut self) {
+        let tasks = self.facts.tasks.values_mut();
+        tasks.for_each(|task| task.updates.clear());
+    }
+
+    /// Implements the planted bug `AdoptedAsFirst`: returns the key of the first task of a group.
+    fn first_key(&self, instance: Instance) -> Option<TaskKey> {
+        let (_, first) = self.group_start(instance)?.first?;
+        Some(first)
     }
 
     /// Stops waiting for containers that were not found in time. The search continues, and a later

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use argosy_proto::v1::from_agent::Message;
 use argosy_proto::{convert, v1};
-use argosy_state::buggify::{self, Rare};
+use argosy_state::buggify;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::check_schedule::TaskChecks;
@@ -33,7 +33,7 @@ const TASKS_PER_CHUNK: usize = 500;
 impl Core {
     pub(super) fn mark_dirty(&mut self, instance: Instance) {
         self.dirty.insert(instance);
-        let gather_ms = buggify::or(Rare::LateReport, BATCH_MS, 300);
+        let gather_ms = buggify!(LateReport, BATCH_MS, 300);
         self.report_at.get_or_insert(self.now.plus_ms(gather_ms));
     }
 
@@ -41,7 +41,7 @@ impl Core {
     pub(super) fn mark_started(&mut self, instance: Instance) {
         let at = self
             .reported_at
-            .plus_ms(buggify::or(Rare::LateReport, QUIET_MS, 300));
+            .plus_ms(buggify!(LateReport, QUIET_MS, 300));
         if self.report_at.is_none() && at <= self.now {
             self.report_at = Some(self.now);
         }
@@ -52,7 +52,7 @@ impl Core {
     /// it can save a report: it waits only as long as others have just been reported.
     pub(super) fn mark_ended(&mut self, instance: Instance) {
         self.mark_dirty(instance);
-        let gather_ms = buggify::or(Rare::LateReport, BATCH_MS, 300);
+        let gather_ms = buggify!(LateReport, BATCH_MS, 300);
         let at = self.reported_at.plus_ms(gather_ms).max(self.now);
         self.report_ends_at.get_or_insert(at);
     }
@@ -174,7 +174,7 @@ impl Core {
             return;
         };
         let link = link.serial;
-        let most = buggify::or(Rare::OneUpdateAMessage, UPDATES_PER_MESSAGE, 1);
+        let most = buggify!(OneUpdateAMessage, UPDATES_PER_MESSAGE, 1);
         for chunk in updates.chunks(most) {
             let report = v1::Report {
                 updates: chunk.to_vec(),
@@ -201,7 +201,7 @@ impl Core {
             .map(|(instance, task)| held_task(*instance, task))
             .collect();
         let floor = self.facts.floor.0;
-        let most = buggify::or(Rare::OneTaskAChunk, TASKS_PER_CHUNK, 1);
+        let most = buggify!(OneTaskAChunk, TASKS_PER_CHUNK, 1);
         let chunks = held.len().div_ceil(most).max(1);
         for at in 0..chunks {
             let tasks = held.iter().skip(at * most).take(most);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use tokio::sync::Notify;
 
 use crate::broker_client::BrokerClient;
@@ -172,7 +172,7 @@ pub(crate) async fn run(
             for (name, _) in folders.iter().filter(|(name, _)| !known.contains(name)) {
                 // Retried in the next round.
                 let _ = broker.remove_container(*name);
-                crash_points::passed("gc.folder-removed");
+                crash_point!("gc.folder-removed");
             }
         };
         let removed = tokio::task::spawn_blocking(removing).await;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use argosy_host::remove_tree::remove_dir_all;
 
 use crate::disk::release;
@@ -27,7 +27,7 @@ fn remove_all(
 ) {
     leaving.retain(|path| match release(paths, path) {
         Ok(_) => {
-            crash_points::passed("gc.disk-released");
+            crash_point!("gc.disk-released");
             true
         }
         Err(error) => {
@@ -66,19 +66,19 @@ fn remove_sandbox(path: &Path) {
             Ok(()) | Err(_) => {}
         }
     }
-    crash_points::passed("gc.record-removed");
+    crash_point!("gc.record-removed");
     if let Err(error) = remove_dir_all(path) {
         tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
         return;
     }
-    crash_points::passed("gc.sandbox-removed");
+    crash_point!("gc.sandbox-removed");
     // The directories of the task and of the framework are removed with their last sandbox;
     // otherwise this fails.
     for parent in path.ancestors().skip(1).take(2) {
         if fs::remove_dir(parent).is_err() {
             break;
         }
-        crash_points::passed("gc.parent-removed");
+        crash_point!("gc.parent-removed");
     }
 }
 

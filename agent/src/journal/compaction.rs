@@ -7,8 +7,8 @@
 use std::io;
 use std::thread::JoinHandle;
 
-use argosy_host::crash_points;
-use argosy_state::bugs::{self, Bug};
+use argosy_host::crash_point;
+use argosy_state::planted_bug;
 
 use super::seal::copies;
 use super::storage::{AppendTarget, JournalStorage};
@@ -53,7 +53,7 @@ impl Compaction {
         let place = place.clone();
         let write = move || {
             let written = create(&place, salt, &records);
-            crash_points::passed("journal.successor-written");
+            crash_point!("journal.successor-written");
             written
         };
         let writing = if may_block {
@@ -123,12 +123,7 @@ pub(super) fn create(
     let mut bytes = frame::head(frame::VERSION, salt).to_vec();
     let mut written = 0;
     for record in records {
-        if bugs::is_on(Bug::CompactionLosesTask)
-            && let JournalRecord::Task { instance, .. } = record
-            && instance.order.0 % 10 == 7
-        {
-            continue;
-        }
+        planted_bug!(CompactionLosesTask if is_lost(record) => continue);
         let payload = record::encode(record);
         (0..copies(record)).for_each(|_| frame::put(&mut bytes, salt, &payload));
         if bytes.len() > 1 << 20 {
@@ -140,4 +135,9 @@ pub(super) fn create(
     file.append(&bytes)?;
     file.sync()?;
     Ok((file, written + bytes.len() as u64))
+}
+
+/// Implements the planted bug `CompactionLosesTask`.
+fn is_lost(record: &JournalRecord) -> bool {
+    matches!(record, JournalRecord::Task { instance, .. } if instance.order.0 % 10 == 7)
 }

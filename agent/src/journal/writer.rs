@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use argosy_host::crash_points;
-use argosy_state::buggify::{self, Rare};
+use argosy_host::crash_point;
+use argosy_state::buggify;
 use tokio::sync::{mpsc, watch};
 
 use super::compaction::{CompactedJournal, Compaction, create};
@@ -259,7 +259,7 @@ impl JournalWriter {
         progress: watch::Sender<WriterProgress>,
     ) -> Result<(), JournalError> {
         let mut group = Vec::new();
-        let most = || buggify::or(Rare::OneRecordAGroup, GROUP_RECORDS, 1);
+        let most = || buggify!(OneRecordAGroup, GROUP_RECORDS, 1);
         while waiting.recv_many(&mut group, most()).await > 0 {
             // Later requests wait for the next group, as on a real disk.
             tokio::time::sleep(disk.delay()).await;
@@ -363,17 +363,17 @@ impl JournalWriter {
             self.append(&mut bytes, &floor);
         }
         self.put(&bytes)?;
-        crash_points::passed("journal.appended");
+        crash_point!("journal.appended");
         if awaited {
             let started_at = Instant::now();
             self.file.sync()?;
-            crash_points::passed("journal.synced");
+            crash_point!("journal.synced");
             metrics::histogram!("argosy_agent_journal_sync_duration_seconds")
                 .record(started_at.elapsed().as_secs_f64());
             self.dirty = false;
         }
         self.switch_if_ready()?;
-        let least = buggify::or(Rare::EarlyCompaction, COMPACT_MINIMUM_BYTES, 64);
+        let least = buggify!(EarlyCompaction, COMPACT_MINIMUM_BYTES, 64);
         let large = self.bytes > COMPACT_FACTOR * self.base_bytes.max(least);
         let wants = large && !self.compaction_requested && self.bytes >= self.retry_at_bytes;
         self.compaction_requested |= wants;
@@ -427,9 +427,9 @@ impl JournalWriter {
                 return Ok(());
             }
         };
-        crash_points::passed("journal.successor-synced");
+        crash_point!("journal.successor-synced");
         self.storage.replace(&mut file)?;
-        crash_points::passed("journal.replaced");
+        crash_point!("journal.replaced");
         self.file = file;
         self.salt = salt;
         self.bytes = bytes;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use argosy_host::{ContainerId, crash_points};
+use argosy_host::{ContainerId, crash_point};
 use argosy_isolation::Isolation;
 use argosy_network::PortPublication;
 use argosy_network::cni::{Cni, CniResult, NetworkConfList};
@@ -177,7 +177,7 @@ impl CniContainers {
         }
         self.run_blocking(move |broker| broker.delete_cni(name))
             .await?;
-        crash_points::passed("remove.unplugged");
+        crash_point!("remove.unplugged");
         self.holders().remove(&name);
         Ok(())
     }

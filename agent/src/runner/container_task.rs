@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use argosy_host::{BootTime, crash_points};
+use argosy_host::{BootTime, crash_point};
 use argosy_isolation::oom::mebibytes;
 use argosy_isolation::{
     CommandOutcome, Container, Exit, Handle, OomKill, OomScope, StopReason, SupervisorNotice,
@@ -57,7 +57,7 @@ async fn follow(
     loop {
         match socket.get_mut().notice() {
             Ok(Some(SupervisorNotice::Started(handle))) => {
-                crash_points::passed("watch.started");
+                crash_point!("watch.started");
                 // Only a start that was cancelled had a deadline; the kill that follows has
                 // another.
                 due.force_at = None;
@@ -70,7 +70,7 @@ async fn follow(
                 if exit.out_of_memory {
                     metrics::counter!("argosy_agent_oom_kills_total").increment(1);
                 }
-                crash_points::passed("watch.exited");
+                crash_point!("watch.exited");
                 let nothing_left = exit.nothing_left;
                 let ended = command_exit(*exit);
                 shared

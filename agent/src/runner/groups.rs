@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use argosy_isolation::mounts::SHARED;
 use argosy_isolation::{ContainerUser, LaunchSpec};
 use argosy_state::ids::GroupId;
@@ -161,9 +161,9 @@ impl RunnerState {
     fn release_group(self: Arc<Self>, name: ContainerName) -> Result<(), String> {
         self.groups.forget(name);
         self.broker.release_network(name)?;
-        crash_points::passed("group.network-released");
+        crash_point!("group.network-released");
         self.broker.release_ids(name)?;
-        crash_points::passed("group.users-returned");
+        crash_point!("group.users-returned");
         Ok(())
     }
 }

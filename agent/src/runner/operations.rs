@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use argosy_host::{BootTime, ContainerId, crash_points};
+use argosy_host::{BootTime, ContainerId, crash_point};
 use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::{Cgroup, ContainerUser, Isolation};
 use argosy_network::cni::CniResult;
@@ -40,9 +40,9 @@ impl RunnerState {
         let (key, name) = (start.key.clone(), start.name);
         let making = run_in_slot(&self.slots, move || {
             let owner = shared.owner(holder, user.as_ref())?;
-            crash_points::passed("fetch.users-taken");
+            crash_point!("fetch.users-taken");
             shared.broker.make_sandbox(&key, name, owner.as_ref())?;
-            crash_points::passed("fetch.sandbox-made");
+            crash_point!("fetch.sandbox-made");
             Ok::<_, String>(owner)
         });
         let owner = making.await?;
@@ -50,7 +50,7 @@ impl RunnerState {
             self.limit_disk(&start.key, start.name, owner.as_ref(), bytes)
                 .await?;
         }
-        crash_points::passed("fetch.disk-bounded");
+        crash_point!("fetch.disk-bounded");
         self.images.pull(&spec, start.name, meter).await?;
         let context = FetchContext {
             owner: owner.as_ref(),
@@ -58,7 +58,7 @@ impl RunnerState {
         };
         let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, context, meter);
         let result = fetching.await;
-        crash_points::passed("fetch.fetched");
+        crash_point!("fetch.fetched");
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(started_at.elapsed().as_secs_f64());
         let result = result.map_err(|error| error.explanation());
@@ -143,14 +143,14 @@ impl RunnerState {
         if let (Some(stop_after), Some(at)) = (&mut spec.stop_after, start.stop_at) {
             stop_after.deadline = BootTime(at.0);
         }
-        crash_points::passed("launch.prepared");
+        crash_point!("launch.prepared");
         let namespace = namespace.as_ref().map(AsFd::as_fd);
         // Its directory exists now: a cancellation after this point marks it as cancelled.
         if cancelled.is_cancelled() {
             return Err(start_cancelled());
         }
         let container = self.broker.launch(&spec, namespace)?;
-        crash_points::passed("launch.made");
+        crash_point!("launch.made");
         Ok(container)
     }
 
@@ -164,7 +164,7 @@ impl RunnerState {
         for _ in 0..ADOPTION_TRIES {
             match self.broker.adopt(name, &folder, group.clone()) {
                 Ok(AdoptedContainer::Running(container)) => {
-                    crash_points::passed("find.adopted");
+                    crash_point!("find.adopted");
                     return Ok(container);
                 }
                 Ok(AdoptedContainer::Exited(exit)) => {
@@ -202,7 +202,7 @@ impl RunnerState {
         self.broker.release(name, is_ended)?;
         self.images.release(name)?;
         self.cpus.release(name);
-        crash_points::passed("remove.image-released");
+        crash_point!("remove.image-released");
         Ok(())
     }
 }

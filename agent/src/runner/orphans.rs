@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use metrics::{counter, gauge};
 
 use super::{Runner, RunnerState, name_of};
@@ -43,7 +43,7 @@ impl Runner {
                 left.insert(*name);
             }
         }
-        crash_points::passed("begin.orphans-removed");
+        crash_point!("begin.orphans-removed");
         let kept: BTreeSet<_> = known.union(&left).copied().collect();
         self.shared.cni.sweep(&kept);
         self.spawn(Arc::clone(&self.shared).retry_until_clean(left, is_open));
@@ -96,7 +96,7 @@ impl RunnerState {
         if let Err(why) = self.broker.resume_disks() {
             tracing::warn!(why, "file systems of earlier tasks are left unchanged");
         }
-        crash_points::passed("begin.users-kept");
+        crash_point!("begin.users-kept");
         let resumed = self.broker.resume_networks(all());
         if let Err(why) = &resumed {
             tracing::error!(
@@ -104,7 +104,7 @@ impl RunnerState {
                 "networks of earlier containers cannot be adopted; running ones keep theirs, retrying"
             );
         }
-        crash_points::passed("begin.networks-resumed");
+        crash_point!("begin.networks-resumed");
         self.cpus.resume(&self.paths, kept);
         if let Err(why) = self.cni.resume(kept) {
             tracing::error!(

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use argosy_host::remove_tree::remove_dir_all;
-use argosy_host::{ContainerId, crash_points};
+use argosy_host::{ContainerId, crash_point};
 use argosy_isolation::image::lacks_overlay;
 use argosy_isolation::profile::IsolationLayers;
 use argosy_isolation::unpack::copy_layers;
@@ -187,14 +187,14 @@ fn copy(layers: &[PathBuf], place: &RootFsLocation<'_>) -> Result<RootFs, String
     make(&root, 0o755)?;
     let opened = File::open(&root);
     let opened = opened.map_err(|error| format!("cannot open {}: {error}", root.display()))?;
-    crash_points::passed("launch.copy-begun");
+    crash_point!("launch.copy-begun");
     copy_layers(layers, opened.as_fd(), place.is_active).map_err(|error| {
         let why = error_chain(&error);
         format!(
             "{why}; the copy counts as the task's disk, so request more of it if the space is too small"
         )
     })?;
-    crash_points::passed("launch.copied");
+    crash_point!("launch.copied");
     Ok(RootFs::Directory(root))
 }
 

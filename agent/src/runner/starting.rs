@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use argosy_isolation::Container;
 use argosy_state::task::{Code, Explanation, Reason};
 use tokio::sync::oneshot;
@@ -142,7 +142,7 @@ impl RunnerState {
             None => None,
         };
         let plugged = self.cni.attach(&start, self.settings.isolation).await?;
-        crash_points::passed("launch.plugged");
+        crash_point!("launch.plugged");
         let _slot = tokio::select! {
             biased;
             () = cancelled.cancelled() => return Err(start_cancelled()),

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
@@ -172,7 +172,7 @@ impl FetchCache {
             reach: ServerAccess::Default,
         };
         let file = origin.fetch(uri, &draft.0, &rights, progress).await?;
-        crash_points::passed("cache.draft-written");
+        crash_point!("cache.draft-written");
         let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());
         let keeping = move || -> io::Result<File> {
             let bytes = file.metadata()?.len();
@@ -180,7 +180,7 @@ impl FetchCache {
                 // Its final name means that it is complete, also after a power cut. Synced before
                 // the lock: a disk may take long.
                 file.sync_all()?;
-                crash_points::passed("cache.draft-synced");
+                crash_point!("cache.draft-synced");
             }
             // It is complete and open: an error of caching does not affect the waiting tasks.
             if let Err(error) = cache.store(&draft.0, &place, bytes, &wanted) {
@@ -233,9 +233,9 @@ impl FetchCache {
             remove(&self.directory.join(&entry.name))?;
             all -= entry.bytes;
         }
-        crash_points::passed("cache.room-made");
+        crash_point!("cache.room-made");
         fs::rename(draft, place)?;
-        crash_points::passed("cache.kept");
+        crash_point!("cache.kept");
         self.entries()?.publish();
         Ok(())
     }

@@ -24,7 +24,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use argosy_isolation::ContainerUser;
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
@@ -152,7 +152,7 @@ impl Fetcher {
                 self.origin.fetch(uri, &fetched, &rights, meter).await?
             }
         };
-        crash_points::passed("fetch.draft-written");
+        crash_point!("fetch.draft-written");
         if uri.extract {
             let shown = RedactedUri::of(&uri.value).to_string();
             meter.send_replace(FetchProgress::of(ItemKind::Archive(shown)));
@@ -168,7 +168,7 @@ impl Fetcher {
                 draft::chown(&file, user)?;
             }
             std::fs::rename(&fetched, &path)?;
-            crash_points::passed("fetch.file-named");
+            crash_point!("fetch.file-named");
             Ok(())
         };
         finish().map_err(|source| FetchError::Write {
@@ -204,7 +204,7 @@ impl Fetcher {
             Ok(folder)
         };
         let folder = make().map_err(failed)?;
-        crash_points::passed("extract.folder-made");
+        crash_point!("extract.folder-made");
         if let Err(rule) = self.extractor.extract(archive, folder, context.owner).await {
             // Not by `remove_tree`, which a process of the task's user could keep busy. The sandbox
             // is removed as a whole later.
@@ -214,9 +214,9 @@ impl Fetcher {
                 rule,
             });
         }
-        crash_points::passed("extract.unpacked");
+        crash_point!("extract.unpacked");
         std::fs::rename(&extracted, &path).map_err(failed)?;
-        crash_points::passed("extract.named");
+        crash_point!("extract.named");
         Ok(())
     }
 }

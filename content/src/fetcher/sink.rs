@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use argosy_proto::uri::RedactedUri;
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
@@ -85,7 +85,7 @@ impl<'a> FileSink<'a> {
         let written = self.written;
         self.meter
             .send_modify(|progress| progress.done_bytes = written);
-        crash_points::passed("fetch.chunk-written");
+        crash_point!("fetch.chunk-written");
         Ok(())
     }
 

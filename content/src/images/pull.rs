@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use argosy_host::crash_points;
+use argosy_host::crash_point;
 use futures::future::try_join_all;
 use tokio::sync::{Semaphore, watch};
 
@@ -86,7 +86,7 @@ impl Puller {
         let record = ImageRecord::new(reference, plan.digest, plan.config, diff_ids, packed_bytes);
         let (store, kept) = (Arc::clone(&self.store), record.clone());
         blocking(move || store.add_image(kept)).await?;
-        crash_points::passed("pull.image-kept");
+        crash_point!("pull.image-kept");
         Ok(PinnedImage { record, _pin: pin })
     }
 
@@ -152,10 +152,10 @@ impl Puller {
         }
         let draft = self.store.blob_draft();
         let blob = source.blob(&layer.blob, draft, progress).await?;
-        crash_points::passed("pull.blob-brought");
+        crash_point!("pull.blob-brought");
         let store = Arc::clone(&self.store);
         let (draft, root) = blocking(move || store.layer_draft()).await?;
-        crash_points::passed("pull.layer-drafted");
+        crash_point!("pull.layer-drafted");
         let unpacked = self.unpacker.unpack(blob, layer.packing, &root).await;
         let unpacked = unpacked.map_err(|source| PullErrorKind::Unpack {
             layer: layer.blob.digest,
@@ -168,10 +168,10 @@ impl Puller {
                 found: unpacked.diff_id,
             });
         }
-        crash_points::passed("pull.layer-unpacked");
+        crash_point!("pull.layer-unpacked");
         let store = Arc::clone(&self.store);
         blocking(move || store.add_layer(draft, unpacked)).await?;
-        crash_points::passed("pull.layer-kept");
+        crash_point!("pull.layer-kept");
         Ok(())
     }
 }

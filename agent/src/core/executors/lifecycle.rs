@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use argosy_proto::convert::executor_as_task;
 use argosy_proto::v1;
-use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{TaskId, TaskKey};
+use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskState, UpdateSource};
 
 use super::shutdown::terminated;
@@ -61,9 +61,9 @@ impl Core {
             self.end(instance, end);
             return;
         };
-        let is_over = |facts: &ExecutorInfo| bugs::is_on(Bug::ExecutorTwice) && facts.ending;
-        let named = self.facts.executor_named(&key);
-        match named.filter(|(_, facts)| !is_over(facts)) {
+        let mut named = self.facts.executor_named(&key);
+        planted_bug!(ExecutorTwice => named = named.filter(|(_, facts)| !facts.ending));
+        match named {
             Some((executor, facts)) if !facts.ending && self.is_alive(executor) => {
                 self.join(instance, executor);
             }

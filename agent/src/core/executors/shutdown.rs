@@ -1,7 +1,7 @@
 //! Shutdown of an executor: after its last task, or before its tasks, which end with it.
 
 use argosy_proto::v1;
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use argosy_state::task::{Explanation, Reason, TaskState};
 
 use super::{ExecutorInfo, ExecutorRecord};
@@ -104,7 +104,8 @@ impl Core {
                 let shutdown = v1::ExecutorShutdown { grace_ms };
                 if self.send_to_executor(instance, v1::to_executor::Message::Shutdown(shutdown)) {
                     self.kill_executor_at(instance, grace_ms);
-                } else if !bugs::is_on(Bug::ExecutorLeft) {
+                } else {
+                    planted_bug!(ExecutorLeft => return);
                     self.kill_executor(instance);
                 }
             }

@@ -1,6 +1,6 @@
 //! The cause for which a task group is ended: a failed or killed task, or a kill order.
 
-use argosy_state::bugs::{self, Bug};
+use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use crate::core::facts::TaskFacts;
@@ -63,7 +63,7 @@ pub(super) fn cause_in(
         let (state, reason, why) = end_report(current, task);
         return match state {
             TaskState::Finished => None,
-            TaskState::Failed if bugs::is_on(Bug::GroupOutlives) && is_first(task) => None,
+            TaskState::Failed if planted_bug!(GroupOutlives) && is_first(task) => None,
             TaskState::Failed | TaskState::Error => {
                 let why = Explanation::of(Code::GroupTaskFailed, &[name]).then(why);
                 Some((
