@@ -109,11 +109,6 @@ pub fn occurs(kind: Rare) -> bool {
     number % 16 < OCCURS_IN_16
 }
 
-/// Returns the value to use now: nearly always `usual`.
-pub fn or<T>(kind: Rare, usual: T, rare: T) -> T {
-    if occurs(kind) { rare } else { usual }
-}
-
 fn bit(kind: Rare) -> u64 {
     1 << (kind as u32)
 }
@@ -143,8 +138,10 @@ mod tests {
     fn rare_choices_are_never_made_outside_a_simulation() {
         assert!(Rare::ALL.len() < 64);
         for kind in Rare::ALL {
-            assert_eq!(or(*kind, 1, 2), 1);
+            assert!(!occurs(*kind));
         }
+        assert_eq!(buggify!(LinkFull, 1, 2), 1);
+        buggify!(LinkLost if true => panic!("a rare choice outside a simulation"));
     }
 
     #[test]

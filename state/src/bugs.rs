@@ -105,7 +105,7 @@ bugs! {
 #[macro_export]
 macro_rules! planted_bug {
     ($bug:ident) => {
-        $crate::bugs::is_on($crate::bugs::Bug::$bug)
+        $crate::bugs::is_planted($crate::bugs::Bug::$bug)
     };
     ($bug:ident, $correct:expr, $wrong:expr) => {
         if $crate::planted_bug!($bug) {
@@ -169,7 +169,7 @@ mod switches {
 
     /// Returns whether this defect is planted.
     #[must_use]
-    pub fn is_on(bug: Bug) -> bool {
+    pub fn is_planted(bug: Bug) -> bool {
         ON.load(Ordering::Relaxed) & bit(bug) != 0
     }
 
@@ -196,13 +196,13 @@ mod switches {
 }
 
 #[cfg(feature = "testing")]
-pub use switches::{is_on, plant, plant_named};
+pub use switches::{is_planted, plant, plant_named};
 
 /// Returns whether this defect is planted, which is never the case without the feature `testing`.
 #[cfg(not(feature = "testing"))]
 #[must_use]
 #[inline(always)]
-pub const fn is_on(_bug: Bug) -> bool {
+pub const fn is_planted(_bug: Bug) -> bool {
     false
 }
 
@@ -219,7 +219,7 @@ mod tests {
         assert!((50..64).contains(&Bug::ALL.len()));
         for bug in Bug::ALL {
             assert_eq!(bug.name().parse(), Ok(*bug));
-            assert!(!is_on(*bug), "{bug}");
+            assert!(!is_planted(*bug), "{bug}");
         }
         assert_eq!("x".parse::<Bug>(), Err(UnknownBug("x".to_owned())));
         assert_eq!(FORMER_NAMES[0].0.parse(), Ok(Bug::StaleEpochCommits));

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use argosy_state::buggify;
-use argosy_state::bugs::{Bug, is_on};
+use argosy_state::bugs::{Bug, is_planted};
 use turmoil::Sim;
 
 use super::process::SimProcesses;
@@ -173,12 +173,12 @@ impl Simulation<'_> {
         self.ignores_violations || !self.notes.is_violated()
     }
 
-    /// Makes rare orders of events frequent in masters and agents, by seed.
+    /// Makes rare choices frequent in masters and agents, by seed.
     pub(super) fn enable_buggify(&self, seed: u64) {
-        let turns = buggify::begin(seed);
-        if !turns.is_empty() {
+        let kinds = buggify::begin(seed);
+        if !kinds.is_empty() {
             let fault = Fault::new(FaultKind::Buggify, "*");
-            self.notes.fault(fault.with(format!("{turns:?}")));
+            self.notes.fault(fault.with(format!("{kinds:?}")));
         }
     }
 
@@ -220,7 +220,7 @@ pub(super) fn simulate(seed: u64, play: impl FnOnce(&mut Simulation<'_>)) -> Sim
     let mut simulated = Duration::ZERO;
     let played = catch_unwind(AssertUnwindSafe(|| {
         let mut simulation = Simulation {
-            ignores_violations: Bug::ALL.iter().any(|bug| is_on(*bug)),
+            ignores_violations: Bug::ALL.iter().any(|bug| is_planted(*bug)),
             sim: builder.build(),
             processes: SimProcesses::default(),
             notes: notes.clone(),

@@ -25,4 +25,5 @@ mod singletons;
 mod stalls;
 mod subscriptions;
 mod test_framework;
+mod test_hooks;
 mod upgrade;
