@@ -44,10 +44,10 @@ test-long: setup ## run 2,000 launches and kills, the arm64 seccomp filter, all 
 	# Masters of release 0.1.0, built from its commit, in one group with those of this tree.
 	part env ARGOSY_LONG=1 cargo test --locked --release --package argosy-cli --test process upgrade -- --test-threads=1
 	part scripts/test-arm64
-	part scripts/test-vm cases --limit 600 walls-of-root
+	part scripts/test-vm cases --limit 600 layers-as-root
 	# Limited by processor time, not by wall time: no deadline passes because the host is busy.
 	part scripts/test-vm cases --clock instructions --limit 1800 outside
-	part scripts/chaos-planted --patience 900
+	part scripts/chaos-planted --timeout 900
 	[ "$$(id -u)" != 0 ] || part scripts/chaos-planted --place processes
 	part cargo build --locked --release --package argosy-cli --package argosy-chaos
 	part scripts/chaos-long

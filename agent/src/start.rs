@@ -142,8 +142,8 @@ fn protect(tree: &CgroupTree, config: &Config, missing: &[String]) {
 /// agent uses the directory. It is no error if there is no tree.
 ///
 /// # Errors
-/// If processes do not end within `patience`, or a group cannot be removed.
-pub fn remove_tree(directory: &Path, patience: Duration) -> Result<(), RemovalError> {
+/// If processes do not end within `timeout`, or a group cannot be removed.
+pub fn remove_tree(directory: &Path, timeout: Duration) -> Result<(), RemovalError> {
     let Ok(parent) = cgroup::default_parent() else {
         return Ok(());
     };
@@ -152,9 +152,9 @@ pub fn remove_tree(directory: &Path, patience: Duration) -> Result<(), RemovalEr
         return Ok(());
     }
     let tree = CgroupTree::create(&parent, &name)?;
-    clean_up_abandoned(&tree, &BTreeSet::new(), patience)?;
-    Cgroup::at(&tree.supervisors()).remove(patience)?;
-    Cgroup::at(&tree.content()).remove(patience)?;
+    clean_up_abandoned(&tree, &BTreeSet::new(), timeout)?;
+    Cgroup::at(&tree.supervisors()).remove(timeout)?;
+    Cgroup::at(&tree.content()).remove(timeout)?;
     Ok(tree.remove()?)
 }
 

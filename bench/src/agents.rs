@@ -225,7 +225,7 @@ async fn run_link(
     // An agent that waits for its registration sends no heartbeats: the only tick comes when it
     // gives up.
     let mut pings = renewed(REGISTRATION);
-    let mut patience = REGISTRATION;
+    let mut timeout = REGISTRATION;
     let mut last_message = Instant::now();
     let mut serial = 0;
     loop {
@@ -237,7 +237,7 @@ async fn run_link(
                     progress.registered(&welcome.agent_id);
                     let interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(100));
                     pings = renewed(interval);
-                    patience = SILENT.max(interval * SILENT_INTERVALS);
+                    timeout = SILENT.max(interval * SILENT_INTERVALS);
                 }
                 if matches!(message.message, Some(v1::to_agent::Message::ListTasks(_))) {
                     progress.counts.listed.fetch_add(1, Ordering::Relaxed);
@@ -249,7 +249,7 @@ async fn run_link(
                 }
             }
             _ = pings.tick() => {
-                if last_message.elapsed() >= patience {
+                if last_message.elapsed() >= timeout {
                     return LinkEnd::Silent;
                 }
                 serial += 1;

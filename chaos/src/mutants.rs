@@ -36,8 +36,13 @@ pub struct ProveArguments {
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub from: u64,
     /// Seconds until the search for a bug ends without success
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
-    pub patience: u64,
+    #[arg(
+        long,
+        alias = "patience",
+        value_name = "SECONDS",
+        default_value_t = 1800
+    )]
+    pub timeout: u64,
     /// Seeds that run at the same time [default: one for each processor]
     #[arg(long, value_name = "COUNT")]
     pub at_a_time: Option<usize>,

@@ -96,14 +96,14 @@ impl ClusterClient {
         let started = Instant::now();
         loop {
             let cluster = self.cluster_now().await?;
-            let (waited, patience) = match cluster.epoch {
+            let (waited, timeout) = match cluster.epoch {
                 0 => (started.elapsed(), self.timeout),
                 _ => {
                     let without = Duration::from_millis(cluster.without_leader_ms);
                     (started.elapsed().max(without), ELECTION)
                 }
             };
-            if !cluster.leader.is_empty() || waited >= patience {
+            if !cluster.leader.is_empty() || waited >= timeout {
                 return Ok(cluster);
             }
             tokio::time::sleep(ELECTION_PAUSE).await;

@@ -51,7 +51,7 @@ pub(crate) fn watch(until: StopCondition<'_>) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = tokio::time::sleep(SHUTDOWN_TIMEOUT) => {
-                tracing::error!(patience_s = SHUTDOWN_TIMEOUT.as_secs(), "graceful shutdown timed out");
+                tracing::error!(timeout_s = SHUTDOWN_TIMEOUT.as_secs(), "graceful shutdown timed out");
             }
         }
         std::process::exit(FORCED_EXIT_CODE);

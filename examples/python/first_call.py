@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A first call: where the cluster is, and what its refusals say. Usage: first_call.py MASTER"""
+"""A first call: the address of the leader, and the form of refusals. Usage: first_call.py MASTER"""
 
 import sys
 

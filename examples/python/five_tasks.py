@@ -35,7 +35,7 @@ NEEDED = {"cpus": 100, "mem": 32_000}  # thousandths: 0.1 processors, 32 MiB
 
 
 class Refused(Exception):
-    """The cluster says no, and why."""
+    """A refusal by the cluster, with its reason."""
 
     def __init__(self, code, message):
         super().__init__(message)
@@ -188,7 +188,7 @@ class FiveTasks:
 
     def updated(self, status):
         state = types_pb2.TaskState.Name(status.state).removeprefix("TASK_STATE_")
-        # Told again after a change of leader, or twice: acknowledging again does no harm.
+        # A repeated update, as after a change of leader, is acknowledged again, without harm.
         try:
             self.stub.Acknowledge(v1.AcknowledgeRequest(
                 framework_id=self.framework_id, session=self.session,

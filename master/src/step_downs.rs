@@ -121,7 +121,7 @@ mod tests {
         let mut falls = StepDowns::new(Duration::from_millis(300));
         let mut at = |ms: u64| falls.record(begun + Duration::from_millis(ms));
         assert!(!at(0) && !at(400) && at(900));
-        assert!(!at(1_200), "it counts anew");
+        assert!(!at(1_200), "it counts from zero");
         assert!(!at(6_300) && !at(11_400) && !at(16_500));
     }
 }

@@ -229,7 +229,7 @@ mod tests {
 
     /// Short enough for a test, and long enough for a busy machine to check in time.
     const SHORT: Duration = Duration::from_millis(50);
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const TIMEOUT: Duration = Duration::from_secs(60);
 
     #[test]
     fn blocked_loop_steps_down_then_aborts() {
@@ -286,15 +286,15 @@ mod tests {
     fn leader_steps_down_before_the_process_aborts() {
         let (asked, giving_up) = mpsc::channel();
         let (_watchdog, end) = watched(Arc::default(), move || asked.send(()).unwrap());
-        giving_up.recv_timeout(PATIENCE).unwrap();
-        end.recv_timeout(PATIENCE).unwrap();
+        giving_up.recv_timeout(TIMEOUT).unwrap();
+        end.recv_timeout(TIMEOUT).unwrap();
     }
 
     #[test]
     fn process_aborts_although_logging_is_blocked() {
-        let stuck = || thread::sleep(PATIENCE * 10);
+        let stuck = || thread::sleep(TIMEOUT * 10);
         let (_watchdog, end) = watched(Arc::default(), stuck);
-        end.recv_timeout(PATIENCE).unwrap();
+        end.recv_timeout(TIMEOUT).unwrap();
     }
 
     #[test]
@@ -302,7 +302,7 @@ mod tests {
         let (watchdog, end) = watched(Arc::default(), || {});
         drop(watchdog);
         // The sender was dropped with the thread, and has sent nothing.
-        let ended = end.recv_timeout(PATIENCE);
+        let ended = end.recv_timeout(TIMEOUT);
         assert_eq!(ended, Err(RecvTimeoutError::Disconnected));
     }
 }

@@ -174,10 +174,10 @@ impl Dialer {
         Ok(connection)
     }
 
-    /// Returns a connector for a gRPC channel; each connection may take as long as `patience`.
+    /// Returns a connector for a gRPC channel; each connection may take as long as `timeout`.
     pub fn connector(
         &self,
-        patience: Duration,
+        timeout: Duration,
         expected: ExpectedPeer,
     ) -> impl Service<
         Uri,
@@ -193,7 +193,7 @@ impl Dialer {
             let (dialer, expected) = (dialer.clone(), expected.clone());
             async move {
                 let dialing = dialer.dial(&address, &expected);
-                let dialed = tokio::time::timeout(patience, dialing).await;
+                let dialed = tokio::time::timeout(timeout, dialing).await;
                 let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
                 dialed.map_err(slow)?.map(TokioIo::new)
             }

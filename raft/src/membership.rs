@@ -377,12 +377,12 @@ impl MemberChanger {
             .transfer_leader(to)
             .await
             .map_err(|_ended| MembershipError::Stopped)?;
-        let patience =
+        let timeout =
             Duration::from_millis(4 * self.timing.election_max_ms + self.timing.append_deadline_ms);
         let own = self.caller.id;
         let changed =
             status.wait_for(|status| status.leader.as_ref().is_some_and(|(id, _)| *id != own));
-        match tokio::time::timeout(patience, changed).await {
+        match tokio::time::timeout(timeout, changed).await {
             Ok(Ok(status)) => Ok(status.leader.as_ref().map_or(to, |(id, _)| *id)),
             Ok(Err(_closed)) => Err(MembershipError::Stopped),
             Err(_elapsed) => {

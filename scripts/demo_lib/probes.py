@@ -7,7 +7,7 @@ import time
 
 EVERY_S = 0.1
 # A slower service counts as unanswered.
-PATIENCE_S = 2.0
+TIMEOUT_S = 2.0
 
 
 class Probe(threading.Thread):
@@ -49,7 +49,7 @@ class Probe(threading.Thread):
 
     def ask(self):
         """Returns the process that answers: task, id, start time, nonce."""
-        connection = http.client.HTTPConnection(self.address, self.port, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=TIMEOUT_S)
         try:
             connection.request("GET", "/")
             response = connection.getresponse()

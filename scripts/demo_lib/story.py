@@ -25,7 +25,7 @@ from .work import COPIES, MAPS, REDUCES, TASK_PROGRAMS, Steady, WordCount
 # Time between the kill and the restart of a member.
 DEAD_S = 2.0
 # Timeout of steps that usually take a second or two; a loaded machine is slow.
-PATIENCE_S = 60
+TIMEOUT_S = 60
 # Timeout of a first offer; there is none while all agents are full.
 OFFER_S = 1
 # Timeout of the whole work.
@@ -97,15 +97,15 @@ class Story:
             f"  leader {self.cluster.at(leader)['name'] if leader else 'none'}, epoch {self.watcher.epoch}"
             f"  probes {answered} ok, {failed} failed")
 
-    def wait(self, what, is_true, patience_s=PATIENCE_S):
+    def wait(self, what, is_true, timeout_s=TIMEOUT_S):
         """Waits until the condition is true."""
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + timeout_s
         while True:
             self.tick()
             if is_true():
                 return
             if time.monotonic() > deadline:
-                raise Failed(f"not within {patience_s} s: {what}")
+                raise Failed(f"not within {timeout_s} s: {what}")
             time.sleep(0.02)
 
     def work_reaches(self, part, of):
@@ -301,7 +301,7 @@ class Story:
             framework.ask_to_stop()
         wrong = [framework.stop() for framework in frameworks]
         if self.second_start:
-            self.second_start.wait(PATIENCE_S)
+            self.second_start.wait(TIMEOUT_S)
         stopped = self.cluster.stop()
         shutil.rmtree(self.programs, ignore_errors=True)
         return list(filter(None, wrong)) + stopped

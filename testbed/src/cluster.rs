@@ -176,15 +176,15 @@ impl Cluster {
     ///
     /// # Errors
     /// If no master leads in this time.
-    pub async fn leader(&self, patience: Duration) -> Result<HostIndex> {
-        let deadline = Instant::now() + patience;
+    pub async fn leader(&self, timeout: Duration) -> Result<HostIndex> {
+        let deadline = Instant::now() + timeout;
         loop {
             let known = self.watch.leader();
             if let Some(place) = known.filter(|place| self.members[*place].is_healthy()) {
                 return Ok(place);
             }
             if Instant::now() >= deadline {
-                bail!("no master leads after {patience:?}");
+                bail!("no master leads after {timeout:?}");
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -204,15 +204,15 @@ impl Cluster {
     ///
     /// # Errors
     /// If that does not happen in this time; the message names what is missing.
-    pub async fn await_health(&self, patience: Duration) -> Result<()> {
-        let deadline = Instant::now() + patience;
+    pub async fn await_health(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
         loop {
             let missing = match self.unhealthy_reason().await {
                 None => return Ok(()),
                 Some(missing) => missing,
             };
             if Instant::now() >= deadline {
-                bail!("not healthy within {patience:?}: {missing}");
+                bail!("not healthy within {timeout:?}: {missing}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -33,11 +33,11 @@ pub enum ProcessError {
     /// It does not run now.
     #[error("{0} does not run")]
     NotRunning(String),
-    #[error("{name} has not ended within {patience:?}")]
+    #[error("{name} has not ended within {timeout:?}")]
     DoesNotEnd {
         name: String,
         /// The timeout.
-        patience: Duration,
+        timeout: Duration,
     },
     /// It has ended by itself.
     #[error("it ended early ({status}):\n{log}")]
@@ -260,25 +260,25 @@ impl ManagedProcess {
     ///
     /// # Errors
     /// [`ProcessError`]
-    pub async fn stop(&mut self, patience: Duration) -> Result<(), ProcessError> {
+    pub async fn stop(&mut self, timeout: Duration) -> Result<(), ProcessError> {
         if !self.is_up() {
             return Ok(());
         }
         self.resume();
         self.send(Signal::SIGTERM)?;
-        if self.ended_within(patience).await.is_some() {
+        if self.ended_within(timeout).await.is_some() {
             return Ok(());
         }
         self.kill();
         Err(ProcessError::DoesNotEnd {
             name: self.spec.name.clone(),
-            patience,
+            timeout,
         })
     }
 
-    /// Waits for its end. `None` if it still runs after `patience`.
-    pub async fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
-        let deadline = Instant::now() + patience;
+    /// Waits for its end. `None` if it still runs after `timeout`.
+    pub async fn ended_within(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.poll() {
                 return Some(status);

@@ -114,7 +114,7 @@ impl BrokerClient {
         &self,
         request: BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
-        patience: TimeoutPolicy,
+        timeout: TimeoutPolicy,
     ) -> OperationResult {
         match self {
             Self::Local(operations) => {
@@ -122,7 +122,7 @@ impl BrokerClient {
                 let owned = owned.collect::<io::Result<_>>();
                 operations(request, owned.map_err(|error| error.to_string())?)
             }
-            Self::Remote(connections) => connections.request(&request, descriptors, patience),
+            Self::Remote(connections) => connections.request(&request, descriptors, timeout),
         }
     }
 

@@ -85,12 +85,12 @@ impl BrokerConnections {
         &self,
         request: &BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
-        patience: TimeoutPolicy,
+        timeout: TimeoutPolicy,
     ) -> OperationResult {
-        let Some(mut socket) = self.take(patience) else {
+        let Some(mut socket) = self.take(timeout) else {
             return Err(unresponsive());
         };
-        let answered = self.exchange(&mut socket, request, descriptors, patience);
+        let answered = self.exchange(&mut socket, request, descriptors, timeout);
         if answered.is_err() {
             self.is_lost.store(true, Ordering::SeqCst);
         }
@@ -126,10 +126,10 @@ impl BrokerConnections {
         socket: &mut BrokerSocket,
         request: &BrokerRequest,
         descriptors: &[BorrowedFd<'_>],
-        patience: TimeoutPolicy,
+        timeout: TimeoutPolicy,
     ) -> io::Result<Option<(ReplyResult, Vec<OwnedFd>)>> {
         let receive = |socket: &mut BrokerSocket| {
-            if let WaitOutcome::TimedOut = self.wait(socket, patience)? {
+            if let WaitOutcome::TimedOut = self.wait(socket, timeout)? {
                 return Ok(None);
             }
             let received = link::receive::<ReplyResult>(&socket.packets)?;

@@ -66,8 +66,8 @@ impl Link {
     }
 
     fn timeout_at(&self) -> Timestamp {
-        let patience_ms = (SILENCE_INTERVALS * self.interval_ms).max(SILENCE_MINIMUM_MS);
-        self.received_at.plus_ms(patience_ms)
+        let timeout_ms = (SILENCE_INTERVALS * self.interval_ms).max(SILENCE_MINIMUM_MS);
+        self.received_at.plus_ms(timeout_ms)
     }
 
     pub(super) fn deadline(&self) -> Timestamp {

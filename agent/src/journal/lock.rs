@@ -66,12 +66,12 @@ impl DirectoryLock {
         Self::take_within(path, DEAD_HOLDER_TIMEOUT)
     }
 
-    fn take_within(path: &Path, patience: Duration) -> Result<Self, LockError> {
+    fn take_within(path: &Path, timeout: Duration) -> Result<Self, LockError> {
         let failed = |source| LockError::Lock {
             path: path.to_owned(),
             source,
         };
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(path).map_err(failed)?;

@@ -128,9 +128,9 @@ impl PendingActions {
             false => wishes.kill_grace_ms,
         };
         if let Some(grace_ms) = grace_ms {
-            let patience = Duration::from_millis(grace_ms).saturating_add(FORCE_AFTER);
+            let timeout = Duration::from_millis(grace_ms).saturating_add(FORCE_AFTER);
             // A grace period that exceeds the range of time never ends.
-            let limit = Instant::now().checked_add(patience);
+            let limit = Instant::now().checked_add(timeout);
             self.force_at = self.force_at.into_iter().chain(limit).min();
         }
         let kill = wishes

@@ -13,7 +13,7 @@ use crate::core::Instance;
 
 /// Maximum number of interactive commands in one container: four fewer than the supervisor accepts,
 /// so that checks have space.
-const PLACES_FOR_PEOPLE: usize = 60;
+const INTERACTIVE_EXEC_SLOTS: usize = 60;
 
 /// Controls of every container that may run. Cheap to clone; all clones share one map.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +37,7 @@ pub(crate) enum SlotError {
     #[error("the task does not run on this agent now")]
     NotRunning,
     /// All slots are in use.
-    #[error("{PLACES_FOR_PEOPLE} interactive commands run in this container: end one first")]
+    #[error("{INTERACTIVE_EXEC_SLOTS} interactive commands run in this container: end one first")]
     Full,
 }
 
@@ -122,7 +122,7 @@ impl Default for ContainerControl {
         Self {
             requests: Mutex::default(),
             changed: Notify::new(),
-            exec_slots: Arc::new(Semaphore::new(PLACES_FOR_PEOPLE)),
+            exec_slots: Arc::new(Semaphore::new(INTERACTIVE_EXEC_SLOTS)),
             is_ended: AtomicBool::new(false),
         }
     }

@@ -132,13 +132,13 @@ impl LauncherProcess {
     pub(crate) fn end_supervisor(
         &self,
         container: &ContainerId,
-        patience: Duration,
+        timeout: Duration,
     ) -> io::Result<bool> {
         if let Some(launcher) = self.lock().as_mut() {
             self.supervisors().add_new(launcher);
         }
         let supervisor = self.supervisors().by_container.get(container).copied();
-        supervisor.map_or(Ok(true), |supervisor| supervisor.kill(patience))
+        supervisor.map_or(Ok(true), |supervisor| supervisor.kill(timeout))
     }
 
     /// Ends the launcher permanently.

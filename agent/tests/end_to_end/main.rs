@@ -96,7 +96,7 @@ fn ends_what_it_started() {
         if left.is_empty() {
             return;
         }
-        assert!(begun.elapsed() < master::PATIENCE, "left running: {left:?}");
+        assert!(begun.elapsed() < master::TIMEOUT, "left running: {left:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

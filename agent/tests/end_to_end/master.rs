@@ -19,7 +19,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Timeout of every wait before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 /// The cluster of every test.
 pub(crate) const CLUSTER: &str = "000000000000000000000000000000aa";
 /// The framework of every test.
@@ -108,7 +108,7 @@ impl Master {
     /// Does the same; returns `None` when the agent has disconnected before its hello arrived, as a
     /// crashing one may.
     pub(crate) async fn try_link(&mut self) -> Option<(AgentStream, v1::Hello)> {
-        let next = tokio::time::timeout(PATIENCE, self.streams.recv()).await;
+        let next = tokio::time::timeout(TIMEOUT, self.streams.recv()).await;
         let mut link = next.expect("no agent connects").unwrap();
         match link.try_next().await? {
             FromAgent::Hello(hello) => Some((link, hello)),
@@ -196,7 +196,7 @@ impl AgentStream {
     /// Does the same; returns `None` when the agent has disconnected.
     pub(crate) async fn try_next(&mut self) -> Option<FromAgent> {
         // Pings do not extend the deadline.
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         loop {
             let next = tokio::time::timeout_at(deadline, self.inbound.message()).await;
             let message = next.expect("the agent says nothing").ok()??;

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::children::{child_of, entries};
-use crate::master::PATIENCE;
+use crate::master::TIMEOUT;
 
 /// The file next to an agent's directory with the address of its API, if it is a separate process.
 pub(crate) const API: &str = "api";
@@ -39,7 +39,7 @@ impl AgentProcess {
     pub(crate) async fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        let died = tokio::time::timeout(PATIENCE, self.died()).await;
+        let died = tokio::time::timeout(TIMEOUT, self.died()).await;
         died.expect("the agent does not end");
     }
 
@@ -125,7 +125,7 @@ async fn is_unlocked(lock: &Path) {
     let Ok(file) = std::fs::File::open(lock) else {
         return;
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         assert!(Instant::now() < deadline, "{} is locked", lock.display());
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -153,7 +153,7 @@ impl Agent {
 
     /// Waits until it has ended by itself.
     pub(crate) async fn ended(self) -> Result<(), RunError> {
-        let ended = tokio::time::timeout(PATIENCE, self.running).await;
+        let ended = tokio::time::timeout(TIMEOUT, self.running).await;
         let ended = ended.expect("the agent does not end").unwrap();
         // One that could not start may have found the lock of another one.
         if ended.is_ok() {
@@ -214,7 +214,7 @@ async fn get(api: SocketAddr, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("http://{api}{path}")).await?;
         Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
     };
-    let answered = tokio::time::timeout(PATIENCE, answered).await;
+    let answered = tokio::time::timeout(TIMEOUT, answered).await;
     answered
         .unwrap_or_else(|_| panic!("{path} is not answered"))
         .unwrap()
@@ -230,7 +230,7 @@ async fn containers(api: SocketAddr) -> Vec<serde_json::Value> {
 }
 
 async fn is_clear(api: SocketAddr) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let left = containers(api).await;
         if left.is_empty() {
@@ -248,7 +248,7 @@ async fn is_clear(api: SocketAddr) {
 
 /// Waits until a file exists, and returns its content.
 pub(crate) async fn content(path: &Path) -> String {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Ok(text) = std::fs::read_to_string(path)
             && !text.is_empty()

@@ -173,10 +173,10 @@ pub(super) async fn answered(writes: &mut JoinSet<Option<Instant>>) -> Option<In
 ///
 /// # Errors
 /// If none was answered within the timeout.
-pub(super) async fn first_answered(members: Vec<Writer>, patience: Duration) -> Result<Instant> {
+pub(super) async fn first_answered(members: Vec<Writer>, timeout: Duration) -> Result<Instant> {
     let mut trying: JoinSet<Instant> = members.into_iter().map(Writer::until_answered).collect();
-    let first = tokio::time::timeout(patience, trying.join_next()).await;
-    let first = first.with_context(|| format!("no write was answered for {patience:?}"))?;
+    let first = tokio::time::timeout(timeout, trying.join_next()).await;
+    let first = first.with_context(|| format!("no write was answered for {timeout:?}"))?;
     Ok(first.context("there are no writers")??)
 }
 

@@ -180,7 +180,7 @@ impl BugSearch<'_> {
         let is_over = state.error.is_some()
             || state.finds.len() as u64 >= self.arguments.times
             || state.other_finds.len() >= MAX_OTHER_FINDS
-            || self.started.elapsed() >= Duration::from_secs(self.arguments.patience);
+            || self.started.elapsed() >= Duration::from_secs(self.arguments.timeout);
         if is_over {
             return None;
         }

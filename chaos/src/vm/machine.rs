@@ -255,8 +255,8 @@ fn qemu(hardware: &Hardware, args: &str, report_socket: &Path) -> Command {
     command.arg("-initrd").arg(&hardware.initramfs);
     // An emulator that gets no CPU time for a while must not appear as broken hardware to the
     // kernel.
-    let patience = "no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
-    let append = format!("console=ttyS0 quiet panic=-1 rdinit=/init {patience} {args}");
+    let slow_clock = "no_timer_check nowatchdog rcupdate.rcu_cpu_stall_suppress=1";
+    let append = format!("console=ttyS0 quiet panic=-1 rdinit=/init {slow_clock} {args}");
     command.args(["-append", &append]);
     command
         .stdin(Stdio::null())

@@ -260,8 +260,8 @@ fn signal_all(processes: &[ProcessId], signal: Signal) -> Result<(), Failure> {
 }
 
 /// Waits until all processes have exited. Those that have not stay in the list.
-async fn wait_for_exit(processes: &mut Vec<ProcessId>, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
+async fn wait_for_exit(processes: &mut Vec<ProcessId>, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
     loop {
         processes.retain(|process| pid_file::is_alive(*process));
         if processes.is_empty() || Instant::now() >= deadline {

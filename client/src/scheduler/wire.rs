@@ -183,12 +183,12 @@ async fn events(
 ) -> Input {
     let closed = |why: String| Input::Closed { link, why };
     let mut want = Some(want);
-    let mut patience = FIRST_EVENT;
+    let mut timeout = FIRST_EVENT;
     let mut replaced = Box::pin(connector.until_replaced(None, address.clone()));
     loop {
         let message = tokio::select! {
             biased;
-            message = tokio::time::timeout(patience, stream.message()) => message,
+            message = tokio::time::timeout(timeout, stream.message()) => message,
             leader = &mut replaced => return closed(format!("{address} was replaced: {leader}")),
         };
         let message = match message {
@@ -204,7 +204,7 @@ async fn events(
                 connector.mark_silent(&address);
                 return closed(format!(
                     "{address} was silent for {} ms",
-                    patience.as_millis()
+                    timeout.as_millis()
                 ));
             }
         };
@@ -213,7 +213,7 @@ async fn events(
         if let v1::event::Event::Subscribed(subscribed) = &event {
             let interval =
                 Duration::from_millis(subscribed.heartbeat_interval_ms.clamp(10, 600_000));
-            patience = interval * HEARTBEATS;
+            timeout = interval * HEARTBEATS;
             replaced = Box::pin(connector.until_replaced(Some(subscribed.epoch), address.clone()));
             let heartbeat_ms = subscribed.scheduler_heartbeat_interval_ms;
             if let Some(want) = want.take().filter(|_| heartbeat_ms > 0) {

@@ -340,9 +340,9 @@ impl<'a> Supervisor<'a> {
 
     /// Waits for the end of init, which is due immediately: the channel stays readable once closed.
     fn wait_for_init(&self) {
-        let patience = std::time::Duration::from_millis(10);
+        let timeout = std::time::Duration::from_millis(10);
         // The loop polls again: this wait only keeps it from spinning.
-        let _ = argosy_host::process::has_ended(&self.init.handle, patience);
+        let _ = argosy_host::process::has_ended(&self.init.handle, timeout);
     }
 
     fn is_unreachable(&self) -> bool {

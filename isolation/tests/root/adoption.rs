@@ -9,7 +9,7 @@ use argosy_isolation::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::fixture::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
+use crate::fixture::{Agent, RootFixture, TIMEOUT, TestCase, eventually, plain, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -84,7 +84,7 @@ fn outlives() {
         assert_eq!(handle.init, ProcessId::of(handle.init.pid).unwrap());
         container.kill(60_000).unwrap();
         assert_eq!(
-            container.wait(PATIENCE).unwrap().outcome,
+            container.wait(TIMEOUT).unwrap().outcome,
             CommandOutcome::Signaled(15)
         );
         assert_eq!(
@@ -106,7 +106,7 @@ fn long_path() {
     assert_eq!(adopted.handle(), Some(&handle));
     adopted.kill(0).unwrap();
     assert_eq!(
-        adopted.wait(PATIENCE).unwrap().outcome,
+        adopted.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
 }
@@ -141,9 +141,9 @@ fn adopted_twice() {
     assert_eq!(second.handle(), Some(&handle));
     drop(second);
     let mut third = running(&spec);
-    third.destroy(PATIENCE).unwrap();
+    third.destroy(TIMEOUT).unwrap();
     assert_eq!(
-        third.wait(PATIENCE).unwrap().outcome,
+        third.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
 }
@@ -167,7 +167,7 @@ fn forged(change: impl FnOnce(&mut serde_json::Value, &Handle)) -> String {
     let reason = gone(&spec);
     assert!(is_alive(handle.init), "an unrelated process is unaffected");
     fs::write(&path, original).unwrap();
-    running(&spec).destroy(PATIENCE).unwrap();
+    running(&spec).destroy(TIMEOUT).unwrap();
     reason
 }
 
@@ -188,7 +188,7 @@ fn recycled() {
         held["supervisor"]["pid"] = victim.id().into();
         held["init"]["pid"] = victim.id().into();
     });
-    container.destroy(PATIENCE).unwrap();
+    container.destroy(TIMEOUT).unwrap();
     assert!(
         victim.try_wait().unwrap().is_none(),
         "the unrelated process is alive"
@@ -198,7 +198,7 @@ fn recycled() {
     // The test waited only for its group, which it leaves shortly before it has ended.
     eventually("its init has ended", || !is_alive(handle.init));
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
 }
@@ -218,7 +218,7 @@ fn other_group() {
     stray.add(handle.init.pid).unwrap();
     let reason = gone(&spec);
     assert!(reason.contains("not in its cgroup"), "{reason}");
-    stray.remove(PATIENCE).unwrap();
+    stray.remove(TIMEOUT).unwrap();
     eventually("the supervisor tells", || {
         spec.directory.join("exit.json").exists()
     });
@@ -251,10 +251,10 @@ fn ending() {
     parent.kill().unwrap();
     parent.wait().unwrap();
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
-    container.destroy(PATIENCE).unwrap();
+    container.destroy(TIMEOUT).unwrap();
 }
 
 fn voided() {
@@ -277,10 +277,10 @@ fn supervisor_killed() {
         eventually("the container ends with its supervisor", || {
             !is_alive(handle.init)
         });
-        let lost = container.wait(PATIENCE).unwrap_err();
+        let lost = container.wait(TIMEOUT).unwrap_err();
         assert!(lost.to_string().contains("left no exit status"), "{lost}");
         assert!(gone(&spec).contains("has exited"));
-        container.destroy(PATIENCE).unwrap();
+        container.destroy(TIMEOUT).unwrap();
         assert!(!world.tree.group(&spec.id).path().exists());
     }
 }
@@ -299,7 +299,7 @@ fn launcher_killed() {
         match launcher.launch(&next) {
             Err(LaunchError::Gone { .. }) => true,
             Err(error) => panic!("{error}"),
-            Ok(mut container) => container.wait(PATIENCE).is_err(),
+            Ok(mut container) => container.wait(TIMEOUT).is_err(),
         }
     });
     assert!(!next.sandbox.join("runs").exists());
@@ -309,7 +309,7 @@ fn launcher_killed() {
     assert_eq!(world.run(&after).outcome, CommandOutcome::Exited(3));
     container.kill(0).unwrap();
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
 }
@@ -351,9 +351,9 @@ fn twice() {
         fs::read_to_string(spec.sandbox.join("runs")).unwrap(),
         "run\n"
     );
-    container.destroy(PATIENCE).unwrap();
+    container.destroy(TIMEOUT).unwrap();
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
 }

@@ -9,7 +9,7 @@ use argosy_isolation::{
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::fixture::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
+use crate::fixture::{Agent, RootFixture, TIMEOUT, TestCase, eventually, plain, stdout};
 use crate::profile::profiled;
 
 pub(crate) const CASES: &[TestCase] = &[
@@ -40,7 +40,7 @@ pub(crate) const CASES: &[TestCase] = &[
 ];
 
 fn next(attachment: &mut Attachment) -> AttachmentNotice {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(notice) = attachment.notice().unwrap() {
             return notice;
@@ -116,7 +116,7 @@ fn terminal() {
             read_until(&mut second, ""),
             ("exit\r\n".to_owned(), Some(CommandOutcome::Exited(7)))
         );
-        container.wait(PATIENCE).unwrap();
+        container.wait(TIMEOUT).unwrap();
         let kept = stdout(&spec);
         assert!(kept.ends_with("size\r\n50 132\r\nexit\r\n"), "{kept:?}");
     }
@@ -175,7 +175,7 @@ fn slow() {
     }
     reader.end_input().unwrap();
     // It reads only after the supervisor has exited.
-    container.wait(PATIENCE).unwrap();
+    container.wait(TIMEOUT).unwrap();
     let (mut heard, mut missed) = (0, 0);
     loop {
         match next(&mut sleeper) {
@@ -216,8 +216,8 @@ fn adopted() {
             Some(CommandOutcome::Exited(5))
         )
     );
-    container.wait(PATIENCE).unwrap();
-    container.destroy(PATIENCE).unwrap();
+    container.wait(TIMEOUT).unwrap();
+    container.destroy(TIMEOUT).unwrap();
 }
 
 fn refused() {
@@ -245,7 +245,7 @@ fn refused() {
     drop(attachment);
     container.kill(0).unwrap();
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
 }
@@ -259,7 +259,7 @@ fn reopened() {
     };
     let (mut container, _) = world.start(&spec);
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Exited(0)
     );
     assert_eq!(stdout(&spec), "again\r\n");

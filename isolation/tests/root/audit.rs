@@ -15,7 +15,7 @@ use nix::sys::prctl::set_child_subreaper;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 /// The timeout for processes that are still exiting.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// The directory in which agents record the host ids of containers' users.
 const IDS: &str = "/run/argosy/ids";
 /// The kind of a network device in a snapshot.
@@ -64,7 +64,7 @@ impl LeakAudit {
     /// Takes the second snapshot, after all work was undone: fails with each remaining difference,
     /// after `when`.
     pub(crate) fn expect_nothing_left(&self, when: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let differences = self.before.differences(&HostSnapshot::take(&self.scope));
             if differences.is_empty() {

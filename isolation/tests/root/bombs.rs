@@ -21,7 +21,7 @@ use nix::unistd::mkfifo;
 
 use crate::audit::{AuditScope, LeakAudit};
 use crate::bomb_programs::{DONE, VERB};
-use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, skip, stdout};
 use crate::profile::{give_sandbox, profiled};
 
 pub(crate) const CASES: &[TestCase] = &[
@@ -176,7 +176,7 @@ impl NeighbourFixture {
     /// it: this is its control. `scripts/techniques` counts these calls.
     fn remove_bomb(mut self, spec: &LaunchSpec, container: Container, name: &str) {
         println!("technique of a bomb: {name}: open");
-        self.during(|_| container.destroy(PATIENCE).unwrap());
+        self.during(|_| container.destroy(TIMEOUT).unwrap());
         drop(container);
         remove_dir_all(&spec.directory).unwrap();
         // The program of all bombs.
@@ -188,9 +188,9 @@ impl NeighbourFixture {
             "the neighbour lives"
         );
         self.neighbour.kill(0).unwrap();
-        self.neighbour.wait(PATIENCE).unwrap();
+        self.neighbour.wait(TIMEOUT).unwrap();
         // Its supervisor exits a moment later; the next test's audit must not see it.
-        self.neighbour.destroy(PATIENCE).unwrap();
+        self.neighbour.destroy(TIMEOUT).unwrap();
         println!("technique of a bomb: {name}: shut");
     }
 }
@@ -209,7 +209,7 @@ impl Neighbour {
             let begun = Instant::now();
             writeln!(asked, "{number}").unwrap();
             let mut watched = [PollFd::new(waited.as_fd(), PollFlags::POLLIN)];
-            let ready = poll(&mut watched, PollTimeout::try_from(PATIENCE).unwrap());
+            let ready = poll(&mut watched, PollTimeout::try_from(TIMEOUT).unwrap());
             assert_eq!(ready, Ok(1), "the neighbour does not answer");
             assert_eq!(lines.next().unwrap().unwrap(), number.to_string());
             let took = u64::try_from(begun.elapsed().as_micros()).unwrap();
@@ -272,7 +272,7 @@ fn memory() {
     let spec = street.bomb("memory");
     let (container, exit) = street.during(|world| {
         let mut container = world.launch(&spec);
-        let exit = container.wait(PATIENCE).unwrap();
+        let exit = container.wait(TIMEOUT).unwrap();
         (container, exit)
     });
     assert_eq!(exit.outcome, CommandOutcome::Signaled(9), "{exit:?}");
@@ -338,7 +338,7 @@ fn disk_filler() {
     assert!((500..=most).contains(&names), "{names} names of {most}");
     street.during(|_| {
         container.kill(0).unwrap();
-        container.wait(PATIENCE).unwrap();
+        container.wait(TIMEOUT).unwrap();
         system.remove(&spec.sandbox).unwrap();
     });
     remove_dir_all(&disks).unwrap();
@@ -382,7 +382,7 @@ fn daemons() {
     let spec = street.bomb("daemons");
     let (container, exit) = street.during(|world| {
         let mut container = world.launch(&spec);
-        let exit = container.wait(PATIENCE).unwrap();
+        let exit = container.wait(TIMEOUT).unwrap();
         (container, exit)
     });
     assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stdout(&spec));
@@ -398,7 +398,7 @@ fn storm_inside() {
     let spec = street.bomb("signals");
     let (container, exit) = street.during(|world| {
         let mut container = world.launch(&spec);
-        let exit = container.wait(PATIENCE).unwrap();
+        let exit = container.wait(TIMEOUT).unwrap();
         (container, exit)
     });
     assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{}", exit.reason);
@@ -423,7 +423,7 @@ fn storm_outside() {
     assert_eq!(container.notice().unwrap(), None, "it lives");
     container.kill(60_000).unwrap();
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(15)
     );
     street.remove_bomb(&spec, container, "signals to its supervisor");
@@ -437,7 +437,7 @@ fn ignores_term() {
     let (mut container, _) = street.start_bomb(&spec);
     container.kill(50).unwrap();
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
     street.remove_bomb(&spec, container, "ignored signals");
@@ -448,7 +448,7 @@ fn deep() {
     let spec = street.bomb("deep");
     let (container, exit) = street.during(|world| {
         let mut container = world.launch(&spec);
-        let exit = container.wait(PATIENCE).unwrap();
+        let exit = container.wait(TIMEOUT).unwrap();
         (container, exit)
     });
     assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", exit.reason);

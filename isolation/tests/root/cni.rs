@@ -12,7 +12,7 @@ use argosy_host::ContainerId;
 use argosy_isolation::{CommandOutcome, Network};
 use argosy_network::cni::{Cni, CniError, NetworkConfList};
 
-use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip, stderr, stdout};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, skip, stderr, stdout};
 use crate::host::{SERVE, call, on_a_host, quoted, run, web};
 use crate::profile::profiled;
 
@@ -89,7 +89,7 @@ fn cni(world: &RootFixture, plugins: &Path) -> Cni {
         plugins: vec![plugins.to_owned()],
         records: world.work().join("cni/records"),
         namespaces: world.work().join("cni/namespaces"),
-        timeout: PATIENCE,
+        timeout: TIMEOUT,
     }
 }
 
@@ -177,7 +177,7 @@ fn hung_plugin() {
             .to_string();
         assert!(error.ends_with("it did not end within 200ms"), "{error}");
         fs::remove_file(plugins.folder.join("hang")).unwrap();
-        plugins.cni.timeout = PATIENCE;
+        plugins.cni.timeout = TIMEOUT;
         plugins.cni.sweep(&BTreeSet::new()).unwrap();
         nothing_is_left(&plugins.cni);
     });
@@ -227,15 +227,15 @@ pub(crate) fn main(arguments: &[String]) {
     let list = NetworkConfList::read(&folder.join("slow.conflist")).unwrap();
     let id = ContainerId::new("c-1").unwrap();
     // Only a plugin that was killed in its stead ends this.
-    drop(slow(folder, PATIENCE).add(&id, &list, &[]));
+    drop(slow(folder, TIMEOUT).add(&id, &list, &[]));
 }
 
-fn slow(folder: &Path, patience: Duration) -> Cni {
+fn slow(folder: &Path, timeout: Duration) -> Cni {
     Cni {
         plugins: vec![folder.to_owned()],
         records: folder.join("records"),
         namespaces: folder.join("namespaces"),
-        timeout: patience,
+        timeout,
     }
 }
 
@@ -261,7 +261,7 @@ fn waits() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     killed_amid(folder);
-    let cni = slow(folder, PATIENCE);
+    let cni = slow(folder, TIMEOUT);
     let id = ContainerId::new("c-1").unwrap();
     std::thread::scope(|scope| {
         let deleting = scope.spawn(|| cni.delete(&id));
@@ -320,12 +320,12 @@ fn debians() {
             .launch_joined(&spec, added.namespace.as_fd())
             .unwrap();
         drop(added);
-        container.wait_started(PATIENCE).unwrap().unwrap();
+        container.wait_started(TIMEOUT).unwrap().unwrap();
         eventually("the container serves", || {
             call(&address, 80).starts_with("plugged")
         });
         container.kill(0).unwrap();
-        let exit = container.wait(PATIENCE).unwrap();
+        let exit = container.wait(TIMEOUT).unwrap();
         assert_eq!(
             exit.outcome,
             CommandOutcome::Signaled(9),

@@ -200,7 +200,7 @@ fn controllers() {
         "the handle lists what is not enforced"
     );
     assert_eq!(
-        container.wait(crate::fixture::PATIENCE).unwrap().outcome,
+        container.wait(crate::fixture::TIMEOUT).unwrap().outcome,
         CommandOutcome::Exited(0)
     );
 }
@@ -233,7 +233,7 @@ fn user_namespaces() {
         assert_eq!(own[kind] == **seen, kind == "net", "{kind}");
     }
     agent.kill();
-    argosy_isolation::destroy(&spec.directory, None, crate::fixture::PATIENCE).unwrap();
+    argosy_isolation::destroy(&spec.directory, None, crate::fixture::TIMEOUT).unwrap();
     let exit = match argosy_isolation::adopt(&spec.directory).unwrap() {
         argosy_isolation::Adoption::Exited(exit) => exit,
         other => panic!("{other:?}"),

@@ -26,7 +26,7 @@ use argosy_network::{InterContainerTraffic, NetworkConfig, Subnet};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{AuditScope, LeakAudit};
-use crate::fixture::{PATIENCE, TestCase, eventually, skip, spec_in};
+use crate::fixture::{TIMEOUT, TestCase, eventually, skip, spec_in};
 use crate::host::{on_a_host, web};
 use crate::profile::give_sandbox;
 use crate::{disks, exec_confinement, networks, networks6, unpacking};
@@ -344,7 +344,7 @@ impl RunParameters {
             plugins: vec![self.layer.with_file_name("plugins")],
             records: self.work.join("cni/records"),
             namespaces: self.work.join("cni/namespaces"),
-            timeout: PATIENCE,
+            timeout: TIMEOUT,
         }
     }
 
@@ -377,7 +377,7 @@ impl RunParameters {
                     ended(&mut container)?;
                 }
             }
-            Brief => drop(launcher.launch(&spec)?.wait(PATIENCE)?),
+            Brief => drop(launcher.launch(&spec)?.wait(TIMEOUT)?),
             Plain | Unprivileged => {
                 let mut container = launcher.launch(&spec)?;
                 started(&mut container)?;
@@ -387,7 +387,7 @@ impl RunParameters {
                 let Adoption::Gone { .. } = adopt(&spec.directory)? else {
                     bail!("what was never launched is found");
                 };
-                launcher.launch(&spec)?.wait(PATIENCE)?;
+                launcher.launch(&spec)?.wait(TIMEOUT)?;
             }
             Bridged => {
                 let networks = Networks::open(settings(&self.work), &BTreeSet::new())?;
@@ -396,7 +396,7 @@ impl RunParameters {
                 drop(given);
                 started(&mut container)?;
                 ended(&mut container)?;
-                destroy(&spec.directory, group, PATIENCE)?;
+                destroy(&spec.directory, group, TIMEOUT)?;
                 networks.release(&spec.id)?;
                 networks.remove()?;
             }
@@ -409,7 +409,7 @@ impl RunParameters {
             Layered => unpacking::keep(&mut launcher, &self.work, UnpackLimits::layer())?,
             Emptied => fill_and_remove(&self.work.join(FILLED))?,
         }
-        destroy(&spec.directory, group, PATIENCE)?;
+        destroy(&spec.directory, group, TIMEOUT)?;
         Ok(())
     }
 
@@ -425,13 +425,13 @@ impl RunParameters {
                 ended(&mut container).unwrap();
             }
             let id = ContainerId::new(folder.file_name().unwrap().to_str().unwrap()).unwrap();
-            destroy(&folder, Some(tree.group(&id).path()), PATIENCE).unwrap();
+            destroy(&folder, Some(tree.group(&id).path()), TIMEOUT).unwrap();
             // A supervisor whose start is cancelled by now may still be writing its error there.
             eventually("the folder goes", || {
                 fs::remove_dir_all(&folder).is_ok() || !folder.exists()
             });
         }
-        clean_up_abandoned(&tree, &BTreeSet::new(), PATIENCE).unwrap();
+        clean_up_abandoned(&tree, &BTreeSet::new(), TIMEOUT).unwrap();
         self.cni().sweep(&BTreeSet::new()).unwrap();
         if bridged {
             let networks = Networks::open(settings(&self.work), &BTreeSet::new()).unwrap();
@@ -452,9 +452,9 @@ impl RunParameters {
         }
         // No agent reuses a container id: a late launch must not meet the new container.
         let spec = after.spec(&tree, "next");
-        let exit = launcher.launch(&spec).unwrap().wait(PATIENCE).unwrap();
+        let exit = launcher.launch(&spec).unwrap().wait(TIMEOUT).unwrap();
         assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{}", exit.reason);
-        destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
+        destroy(&spec.directory, spec.cgroup.as_deref(), TIMEOUT).unwrap();
         drop(launcher);
         eventually("every supervisor ends", || tree.remove().is_ok());
         // State of plugins is not among these.
@@ -477,7 +477,7 @@ impl RunParameters {
 }
 
 fn started(container: &mut Container) -> Result<Handle> {
-    let started = container.wait_started(PATIENCE)?;
+    let started = container.wait_started(TIMEOUT)?;
     started.map_err(|exit| anyhow::anyhow!("it has not started: {exit}"))
 }
 
@@ -491,10 +491,10 @@ fn adopted(spec: &LaunchSpec) -> Result<Container> {
 /// Runs an exec command that does not end before its session does.
 fn exec(container: &Container) -> Result<()> {
     let mut session = container.exec(&exec_confinement::request(SLEEP))?;
-    session.wait(PATIENCE).context("it cannot be entered")?;
+    session.wait(TIMEOUT).context("it cannot be entered")?;
     // A process that has reported the start passes this point before the end.
     session.signal(9)?;
-    session.wait(PATIENCE).context("it does not end")?;
+    session.wait(TIMEOUT).context("it does not end")?;
     Ok(())
 }
 
@@ -509,7 +509,7 @@ fn fill_and_remove(folder: &Path) -> Result<()> {
 
 fn ended(container: &mut Container) -> Result<Exit> {
     container.kill(0)?;
-    Ok(container.wait(PATIENCE)?)
+    Ok(container.wait(TIMEOUT)?)
 }
 
 /// The agent's side: a separate program that may be killed.

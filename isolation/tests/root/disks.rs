@@ -212,7 +212,7 @@ fn full_file_system() {
         most = most.max(system.usage().unwrap().used_bytes);
         most > empty.limit_bytes * 9 / 10
     });
-    let exit = container.wait(crate::fixture::PATIENCE).unwrap();
+    let exit = container.wait(crate::fixture::TIMEOUT).unwrap();
     let said = output_of(&spec);
     assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{said}");
     for words in ["begun\n", "No space left on device", "ended\n"] {
@@ -392,7 +392,7 @@ fn removed_in_use() {
     container.kill(0).unwrap();
     drop(container);
     let group = spec.cgroup.as_deref();
-    argosy_isolation::destroy(&spec.directory, group, crate::fixture::PATIENCE).unwrap();
+    argosy_isolation::destroy(&spec.directory, group, crate::fixture::TIMEOUT).unwrap();
     audit.expect_nothing_left("after a file system that was removed in use");
 }
 
@@ -508,7 +508,7 @@ fn full_quota(kind: QuotaFileSystem) {
     assert!(line.starts_with(fill));
     let spec = quotas.spec(&mut world, &line);
     let mut container = world.launch(&spec);
-    let exit = container.wait(crate::fixture::PATIENCE).unwrap();
+    let exit = container.wait(crate::fixture::TIMEOUT).unwrap();
     assert_eq!(
         exit.outcome,
         CommandOutcome::Exited(7),

@@ -11,7 +11,7 @@ use argosy_isolation::{
     ExecSession, ExecStreams, LaunchSpec, Program, ResourceLimit, adopt, detect,
 };
 
-use crate::fixture::{Agent, PATIENCE, RootFixture, TestCase, eventually, plain, skip, spec_in};
+use crate::fixture::{Agent, RootFixture, TIMEOUT, TestCase, eventually, plain, skip, spec_in};
 use crate::profile::{give_sandbox, profiled};
 
 pub(crate) const CASES: &[TestCase] = &[
@@ -52,14 +52,14 @@ pub(crate) fn request(line: &str) -> ExecRequest {
 
 /// Returns the streams of a session whose command was started.
 pub(crate) fn started(session: &mut ExecSession) -> ExecStreams {
-    match session.wait(PATIENCE).unwrap() {
+    match session.wait(TIMEOUT).unwrap() {
         ExecNotice::Started(streams) => streams,
         other => panic!("{other:?}"),
     }
 }
 
 pub(crate) fn outcome(session: &mut ExecSession) -> CommandOutcome {
-    match session.wait(PATIENCE).unwrap() {
+    match session.wait(TIMEOUT).unwrap() {
         ExecNotice::Ended(outcome) => outcome,
         other => panic!("{other:?}"),
     }
@@ -127,7 +127,7 @@ fn compare(world: &mut RootFixture, mut spec: LaunchSpec) {
     let (mut container, _) = world.start(&spec);
     compare_running(&spec, &container);
     container.kill(0).unwrap();
-    container.wait(PATIENCE).unwrap();
+    container.wait(TIMEOUT).unwrap();
 }
 
 /// Returns a command that writes its portrait into the file `portrait`, and continues.
@@ -186,7 +186,7 @@ fn confined_unprivileged() {
     agent.kill();
     let container = running(&spec);
     compare_running(&spec, &container);
-    argosy_isolation::destroy(&spec.directory, None, PATIENCE).unwrap();
+    argosy_isolation::destroy(&spec.directory, None, TIMEOUT).unwrap();
 }
 
 fn neighbours() {
@@ -201,12 +201,12 @@ fn neighbours() {
     assert_eq!(seen, "sleep 1000 reached\n");
     let init = output(&container, "kill -0 1 2>/dev/null || echo kept from init");
     assert_eq!(init, "kept from init\n");
-    container.destroy(PATIENCE).unwrap();
+    container.destroy(TIMEOUT).unwrap();
 }
 
 pub(crate) fn end(mut container: Container) {
     container.kill(0).unwrap();
-    container.wait(PATIENCE).unwrap();
+    container.wait(TIMEOUT).unwrap();
 }
 
 pub(crate) fn sleeping(mut spec: LaunchSpec) -> LaunchSpec {
@@ -241,7 +241,7 @@ fn named() {
 }
 
 pub(crate) fn refusal(container: &Container, request: &ExecRequest) -> String {
-    match container.exec(request).unwrap().wait(PATIENCE).unwrap() {
+    match container.exec(request).unwrap().wait(TIMEOUT).unwrap() {
         ExecNotice::Refused { reason } => reason,
         other => panic!("{other:?}"),
     }
@@ -350,11 +350,11 @@ fn catch(world: &mut RootFixture, mut spec: LaunchSpec) {
     while Instant::now() < deadline {
         // Killing or stopping one may end it: that affects nothing else.
         let mut session = container.exec(&request("exec sleep 0.01")).unwrap();
-        session.wait(PATIENCE).unwrap();
-        session.wait(PATIENCE).unwrap();
+        session.wait(TIMEOUT).unwrap();
+        session.wait(TIMEOUT).unwrap();
     }
     fs::write(file("stop"), "").unwrap();
-    container.wait(PATIENCE).unwrap();
+    container.wait(TIMEOUT).unwrap();
     let found = fs::read_to_string(file("found")).unwrap();
     let (counts, caught) = found.split_once('\n').unwrap();
     let counts: Vec<u32> = counts

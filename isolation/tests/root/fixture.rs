@@ -20,7 +20,7 @@ use crate::layers::WITHOUT;
 pub(crate) type TestCase = (&'static str, fn());
 
 /// The timeout of all waits in tests.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Ends a test that is not possible here. Counted, and printed with its reason.
 pub(crate) struct SkipTest(pub(crate) String);
@@ -92,13 +92,13 @@ impl RootFixture {
     /// Launches and waits until it runs.
     pub(crate) fn start(&mut self, spec: &LaunchSpec) -> (Container, Handle) {
         let mut container = self.launch(spec);
-        let handle = container.wait_started(PATIENCE).unwrap().unwrap();
+        let handle = container.wait_started(TIMEOUT).unwrap().unwrap();
         (container, handle)
     }
 
     /// Launches and waits until it has ended.
     pub(crate) fn run(&mut self, spec: &LaunchSpec) -> Exit {
-        self.launch(spec).wait(PATIENCE).unwrap()
+        self.launch(spec).wait(TIMEOUT).unwrap()
     }
 
     /// Runs a line and returns its output.
@@ -125,12 +125,12 @@ impl Drop for RootFixture {
         self.launcher = None;
         if std::thread::panicking() {
             // Best effort: the failure that is being reported takes precedence.
-            let _ = clean_up_abandoned(&self.tree, &BTreeSet::new(), PATIENCE);
+            let _ = clean_up_abandoned(&self.tree, &BTreeSet::new(), TIMEOUT);
             let _ = self.tree.remove();
             return;
         }
         assert_eq!(
-            clean_up_abandoned(&self.tree, &BTreeSet::new(), PATIENCE).unwrap(),
+            clean_up_abandoned(&self.tree, &BTreeSet::new(), TIMEOUT).unwrap(),
             [],
             "a test cleans up"
         );
@@ -171,11 +171,11 @@ pub(crate) fn stderr(spec: &LaunchSpec) -> String {
 
 /// Waits for a condition; fails with its name.
 pub(crate) fn eventually(condition: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(
             Instant::now() < deadline,
-            "not within {PATIENCE:?}: {condition}"
+            "not within {TIMEOUT:?}: {condition}"
         );
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -249,7 +249,7 @@ pub(crate) fn agent(arguments: &[String]) -> ExitCode {
         group.add(launcher.pid() as i32).unwrap();
     }
     let mut container = launcher.launch(&spec).unwrap();
-    let told = match container.wait_started(PATIENCE).unwrap() {
+    let told = match container.wait_started(TIMEOUT).unwrap() {
         Ok(_) => "started".to_owned(),
         Err(exit) => exit.reason,
     };

@@ -14,7 +14,7 @@ use argosy_isolation::{
 };
 
 use crate::exec_confinement::{end, request, run};
-use crate::fixture::{PATIENCE, RootFixture, TestCase, skip, stderr, stdout};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, skip, stderr, stdout};
 use crate::profile::{give_sandbox, profiled};
 use crate::unpacking::{UnpackedEntry, file_of, tarball};
 
@@ -84,7 +84,7 @@ pub(crate) fn layer(world: &mut RootFixture, name: &str, entries: &[UnpackedEntr
     let mut unpacking = launcher
         .unpack(&job, archive.as_fd(), target.as_fd())
         .unwrap();
-    unpacking.wait(PATIENCE).unwrap();
+    unpacking.wait(TIMEOUT).unwrap();
     folder
 }
 
@@ -309,7 +309,7 @@ fn shared() {
         fs::write(spec.sandbox.join("go"), "").unwrap();
     }
     for (number, (mut container, spec)) in running.into_iter().enumerate() {
-        let exit = container.wait(PATIENCE).unwrap();
+        let exit = container.wait(TIMEOUT).unwrap();
         assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
         assert_eq!(stdout(&spec), format!("ready\n{number}\nkept1000\n"));
     }

@@ -8,7 +8,7 @@ use argosy_isolation::{
     CommandOutcome, Exit, LaunchError, LaunchSpec, Program, StopAfter, StopReason, SupervisorNotice,
 };
 
-use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, plain, stdout};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, plain, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("exit_codes_and_signals_are_reported_exactly", statuses),
@@ -157,7 +157,7 @@ fn orphans() {
     let ended = container.wait(Duration::from_secs(5));
     if ended.is_err() {
         // The loop's own sleeps keep it busy: kill it and report that.
-        container.destroy(PATIENCE).unwrap();
+        container.destroy(TIMEOUT).unwrap();
     }
     assert_eq!(
         ended.unwrap().outcome,
@@ -194,7 +194,7 @@ fn term() {
     let mut world = RootFixture::new();
     let (_, mut container) = started(&mut world, "");
     container.kill(60_000).unwrap();
-    let exit = container.wait(PATIENCE).unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
     assert_eq!(
         (exit.outcome, exit.stop),
         (CommandOutcome::Signaled(15), Some(StopReason::Ordered))
@@ -211,7 +211,7 @@ fn grace() {
     let (_, mut container) = started(&mut world, "trap '' TERM;");
     let begin = Instant::now();
     container.kill(300).unwrap();
-    let exit = container.wait(PATIENCE).unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
     assert_eq!(
         (exit.outcome, exit.stop),
         (CommandOutcome::Signaled(9), Some(StopReason::Ordered))
@@ -228,7 +228,7 @@ fn signal() {
     let (_, mut container) = started(&mut world, "trap 'exit 5' USR1;");
     container.signal(libc_usr1()).unwrap();
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Exited(5)
     );
 }
@@ -250,7 +250,7 @@ fn stop_after() {
     // Long enough for a start on a busy host: past its deadline it would not start.
     spec.stop_after = until(1_500);
     let mut container = world.launch(&spec);
-    let exit = container.wait(PATIENCE).unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
     assert_eq!(
         (exit.outcome, exit.stop),
         (CommandOutcome::Signaled(9), Some(StopReason::StopAfter))
@@ -273,7 +273,7 @@ fn renewed() {
             "it lives while renewed"
         );
     }
-    let exit = container.wait(PATIENCE).unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
     assert_eq!(exit.stop, Some(StopReason::StopAfter));
 }
 
@@ -282,7 +282,7 @@ fn too_late() {
     let mut spec = world.spec("echo began; exec sleep 1000");
     spec.stop_after = until(0);
     let mut container = world.launch(&spec);
-    let exit = container.wait(PATIENCE).unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
     assert_eq!(exit.outcome, CommandOutcome::NotStarted);
     assert!(exit.reason.contains("stop_after"), "{}", exit.reason);
 }
@@ -295,7 +295,7 @@ fn usage() {
         container.notice().unwrap();
         container.exit().is_some() || container.stats().cpu_us.is_some_and(|cpu_us| cpu_us > 0)
     });
-    let exit = container.wait(PATIENCE).unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
     assert!(exit.usage.cpu_ms > 0, "{:?}", exit.usage);
     assert!(
         exit.usage

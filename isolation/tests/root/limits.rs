@@ -10,7 +10,7 @@ use argosy_isolation::{
 };
 
 use crate::adoption::exited;
-use crate::fixture::{Agent, PATIENCE, RootFixture, TestCase, eventually, skip, stdout};
+use crate::fixture::{Agent, RootFixture, TIMEOUT, TestCase, eventually, skip, stdout};
 
 pub(crate) const CASES: &[TestCase] = &[
     ("an_oom_kill_is_reported_with_usage_and_limit", oom),
@@ -72,7 +72,7 @@ fn start(world: &mut RootFixture, line: &str, limits: Limits) -> (LaunchSpec, Co
 
 fn end(mut container: Container) -> Exit {
     container.kill(0).unwrap();
-    container.wait(PATIENCE).unwrap()
+    container.wait(TIMEOUT).unwrap()
 }
 
 fn memory(bytes: u64) -> Limits {
@@ -266,7 +266,7 @@ fn cpuset() {
     apply(&spec, &on(last));
     fs::write(spec.sandbox.join("go"), "").unwrap();
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Exited(0)
     );
     assert_eq!(
@@ -308,7 +308,7 @@ fn lowered() {
     apply(&spec, &memory(48 * MIB));
     assert_eq!(container.notice().unwrap(), None, "it lives");
     apply(&spec, &memory(8 * MIB));
-    let exit = container.wait(PATIENCE).unwrap();
+    let exit = container.wait(TIMEOUT).unwrap();
     is_out_of_memory(&exit, 8 * MIB);
     let used = exit.memory_shortage.unwrap().used_bytes;
     assert!(used >= Some(24 * MIB), "what it had before: {exit:?}");

@@ -18,7 +18,7 @@ use argosy_network::{
 };
 
 use crate::exec_confinement::output;
-use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, stderr, stdout};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, stderr, stdout};
 use crate::host::{
     CALL, HOST, LinkedHost, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host,
     quoted, run, web,
@@ -112,7 +112,7 @@ impl ServingContainer {
 
     pub(crate) fn end(mut self, networks: &Networks) {
         self.container.kill(0).unwrap();
-        self.container.wait(PATIENCE).unwrap();
+        self.container.wait(TIMEOUT).unwrap();
         networks.release(&self.id).unwrap();
     }
 }
@@ -150,7 +150,7 @@ pub(crate) fn served(
         .address6
         .map_or(String::new(), |six| six.to_string());
     let mut container = launch(world, &spec, network);
-    let handle = container.wait_started(PATIENCE).unwrap().unwrap();
+    let handle = container.wait_started(TIMEOUT).unwrap().unwrap();
     eventually("the container serves", || {
         call(&address, 80).starts_with(name)
     });
@@ -226,7 +226,7 @@ fn reach() {
         host.serve("world", 7000, true);
         let line = format!("{} {OUTSIDE} 7000", quoted(CALL));
         let (spec, network) = joined(&mut world, &line, &networks, &[]);
-        let exit = launch(&mut world, &spec, network).wait(PATIENCE).unwrap();
+        let exit = launch(&mut world, &spec, network).wait(TIMEOUT).unwrap();
         assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
         assert_eq!(
             stdout(&spec),
@@ -575,7 +575,7 @@ fn killed() {
                 let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
             }
             drop(container);
-            destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
+            destroy(&spec.directory, spec.cgroup.as_deref(), TIMEOUT).unwrap();
             networks.sweep(&BTreeSet::new()).unwrap();
             assert_eq!(networks.address(&spec.id), None);
             let table = run("nft", &["list", "ruleset"]);
@@ -607,9 +607,9 @@ fn many() {
             };
             let (spec, network) = joined(&mut world, "true", &networks, &ports);
             addresses.insert(network.address);
-            let exit = launch(&mut world, &spec, network).wait(PATIENCE).unwrap();
+            let exit = launch(&mut world, &spec, network).wait(TIMEOUT).unwrap();
             assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", exit.reason);
-            destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
+            destroy(&spec.directory, spec.cgroup.as_deref(), TIMEOUT).unwrap();
             networks.release(&spec.id).unwrap();
         }
         assert_eq!(addresses.len(), 200, "no address is used again soon");

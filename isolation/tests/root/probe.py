@@ -104,14 +104,14 @@ def socket_of(family, kind, protocol=0):
 
 
 def pair_of(family, kind):
-    """Whether the kernel got to make the sockets: it says only then that the family has no pairs."""
+    """Whether the kernel created the sockets: only then it reports that the family has no pairs."""
     both = (ctypes.c_int * 2)()
     result, error = call(53, family, kind, 0, ctypes.addressof(both))
     return error not in (errno.EPERM, errno.ENOSYS), os.strerror(error) if result < 0 else "made"
 
 
 def type_into_terminal():
-    """One's own: into others nobody may without a capability on the host."""
+    """Its own; others need a capability on the host."""
     import fcntl
     _, slave = os.openpty()
     os.setsid()
@@ -138,7 +138,7 @@ def trace_init():
 
 
 def signals_init():
-    """Process 1 takes no signal from inside that it does not ask for; whoever else is above may be asked harmlessly."""
+    """Process 1 gets no signal from inside that it does not handle; any other process may be probed without harm."""
     if ABOVE != 1:
         return does(lambda: os.kill(ABOVE, 0))
     os.kill(1, 9)
@@ -154,7 +154,7 @@ def connects(address, port):
 
 
 def binds_port(family):
-    """One of the host's that is nobody's and not its own."""
+    """A descriptor of the host, of another process."""
     return does(lambda: bind_any_of(family, range(47000, 47100)))
 
 
@@ -176,7 +176,7 @@ def heard_unbound(family):
 
 
 def shared_memory(key):
-    """System V memory that is readable by all, of whoever knows its key."""
+    """System V memory that all users can read, if they know its key."""
     result, error = call(29, int(key), 0, 0)
     return result >= 0, os.strerror(error) if result < 0 else "found"
 
@@ -263,7 +263,7 @@ def through_link():
 
 
 def escapes_by_chroot():
-    """The way out of a root that is only covered."""
+    """The escape from a root that is only covered."""
     try:
         os.makedirs("jail", exist_ok=True)
         out = os.open("/", os.O_RDONLY)
@@ -365,7 +365,7 @@ PROBES |= {
 
 
 def run_in_scratch(folder):
-    """A script, which whoever may execute files there is."""
+    """A script, which any process can create that may execute files there."""
     program = f"{folder}/program"
     with open(program, "w", encoding="ascii") as file:
         file.write("#!/bin/sh\n")

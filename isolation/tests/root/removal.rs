@@ -6,7 +6,7 @@ use std::fs;
 use argosy_host::ProcessId;
 use argosy_isolation::{CommandOutcome, LaunchSpec, clean_up_abandoned, destroy};
 
-use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, plain, processes_with};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, plain, processes_with};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -44,11 +44,11 @@ fn double_forks() {
     for spec in modes(&mut world, &line) {
         let (mut container, _) = world.start(&spec);
         eventually("all four sleep", || processes_with(&mark) >= 4);
-        container.destroy(PATIENCE).unwrap();
+        container.destroy(TIMEOUT).unwrap();
         assert_eq!(processes_with(&mark), 0);
         assert!(spec.cgroup.is_none_or(|group| !group.exists()));
         assert_eq!(
-            container.wait(PATIENCE).unwrap().outcome,
+            container.wait(TIMEOUT).unwrap().outcome,
             CommandOutcome::Signaled(9)
         );
     }
@@ -59,17 +59,17 @@ fn twice() {
     for spec in modes(&mut world, "exec sleep 1000") {
         let (container, _) = world.start(&spec);
         for _ in 0..3 {
-            container.destroy(PATIENCE).unwrap();
+            container.destroy(TIMEOUT).unwrap();
         }
         fs::remove_dir_all(&spec.directory).unwrap();
-        container.destroy(PATIENCE).unwrap();
+        container.destroy(TIMEOUT).unwrap();
     }
 }
 
 fn never_launched() {
     let mut world = RootFixture::new();
     let spec = world.spec("echo > ran");
-    destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
+    destroy(&spec.directory, spec.cgroup.as_deref(), TIMEOUT).unwrap();
     assert_eq!(
         world.run(&spec).outcome,
         CommandOutcome::NotStarted,
@@ -86,18 +86,18 @@ fn sweeps() {
     let group = unknown.cgroup.clone().unwrap();
     fs::create_dir_all(group.join("a/b")).unwrap();
     let removed =
-        clean_up_abandoned(&world.tree, &BTreeSet::from([known.id.clone()]), PATIENCE).unwrap();
+        clean_up_abandoned(&world.tree, &BTreeSet::from([known.id.clone()]), TIMEOUT).unwrap();
     assert_eq!(removed, [unknown.id]);
     assert!(!group.exists(), "nor what the container made below it");
     assert_eq!(
-        swept.wait(PATIENCE).unwrap().outcome,
+        swept.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
     assert_eq!(kept.notice().unwrap(), None);
     assert_eq!(world.tree.containers().unwrap(), [known.id]);
-    kept.destroy(PATIENCE).unwrap();
+    kept.destroy(TIMEOUT).unwrap();
     assert_eq!(
-        kept.wait(PATIENCE).unwrap().outcome,
+        kept.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Signaled(9)
     );
 }
@@ -116,7 +116,7 @@ fn fork_bomb() {
     }];
     let (container, _) = world.start(&spec);
     std::thread::sleep(std::time::Duration::from_millis(100));
-    container.destroy(PATIENCE).unwrap();
+    container.destroy(TIMEOUT).unwrap();
     assert!(!spec.cgroup.unwrap().exists());
 }
 
@@ -126,7 +126,7 @@ fn nested() {
     let (container, _) = world.start(&spec);
     let group = spec.cgroup.clone().unwrap();
     fs::create_dir_all(group.join("a/b")).unwrap();
-    container.destroy(PATIENCE).unwrap();
+    container.destroy(TIMEOUT).unwrap();
     assert!(!group.exists());
 }
 
@@ -166,7 +166,7 @@ fn killed_anywhere() {
             eventually("it has ended", || process.open().unwrap().is_none());
         }
         before_the_start += u32::from(!spec.directory.join("handle.json").exists());
-        container.destroy(PATIENCE).unwrap();
+        container.destroy(TIMEOUT).unwrap();
         eventually("no process is left", || processes_with(&mark) == 0);
         assert!(
             spec.cgroup.is_none_or(|group| !group.exists()),
@@ -195,10 +195,10 @@ fn quick_starts() {
     }
     for (container, spec) in &mut running {
         assert_eq!(
-            container.wait(PATIENCE).unwrap().outcome,
+            container.wait(TIMEOUT).unwrap().outcome,
             CommandOutcome::Exited(9)
         );
-        container.destroy(PATIENCE).unwrap();
+        container.destroy(TIMEOUT).unwrap();
         let left = fs::read_dir(&spec.directory).unwrap().flatten();
         let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
         left.sort();

@@ -15,7 +15,7 @@ use crate::exec_confinement::{
     end, enter, outcome, output, refusal, request, run, running, sleeping, started,
 };
 use crate::fixture::{
-    Agent, PATIENCE, RootFixture, TestCase, eventually, launcher_for, plain, processes_with,
+    Agent, RootFixture, TIMEOUT, TestCase, eventually, launcher_for, plain, processes_with,
 };
 use crate::profile::profiled;
 use crate::tls;
@@ -103,7 +103,7 @@ fn on_terminal(container: &Container, line: &str) -> (ExecSession, File, String)
 }
 
 fn read_until(master: &mut File, awaited: &str) -> String {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut said = String::new();
     while !said.ends_with(awaited) {
         assert!(Instant::now() < deadline, "{said:?}");
@@ -231,14 +231,14 @@ fn container_ended() {
         let (mut session, _streams) = enter(&container, "exec sleep 1000.0002");
         fs::write(spec.sandbox.join("go"), "").unwrap();
         assert_eq!(
-            container.wait(PATIENCE).unwrap().outcome,
+            container.wait(TIMEOUT).unwrap().outcome,
             CommandOutcome::Exited(3)
         );
-        assert!(session.wait(PATIENCE).is_err(), "its end is not known");
+        assert!(session.wait(TIMEOUT).is_err(), "its end is not known");
         assert_eq!(processes_with("1000.0002"), 0);
         let late = container.exec(&request("true"));
         assert!(
-            late.is_err() || late.unwrap().wait(PATIENCE).is_err(),
+            late.is_err() || late.unwrap().wait(TIMEOUT).is_err(),
             "too late"
         );
     }
@@ -277,12 +277,12 @@ fn supervisor_killed() {
     let (mut session, _streams) = enter(&container, "exec sleep 1000.0003");
     let pid = nix::unistd::Pid::from_raw(handle.supervisor.pid);
     nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
-    assert!(session.wait(PATIENCE).is_err(), "its end is not known");
+    assert!(session.wait(TIMEOUT).is_err(), "its end is not known");
     eventually("it ends with its container", || {
         processes_with("1000.0003") == 0
     });
-    assert!(container.wait(PATIENCE).is_err());
-    container.destroy(PATIENCE).unwrap();
+    assert!(container.wait(TIMEOUT).is_err());
+    container.destroy(TIMEOUT).unwrap();
 }
 
 /// A process of the same user may stop it, before it is a command and after.
@@ -335,7 +335,7 @@ fn ask(container: &Container, kind: ProbeKind, port: u16) -> ProbeResult {
         kind,
     };
     let request = ExecRequest::new(ExecAction::Probe(probe));
-    match container.exec(&request).unwrap().wait(PATIENCE).unwrap() {
+    match container.exec(&request).unwrap().wait(TIMEOUT).unwrap() {
         ExecNotice::Probed(verdict) => verdict,
         other => panic!("{other:?}"),
     }

@@ -9,7 +9,7 @@ use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::{CommandOutcome, LaunchSpec, Network};
 use argosy_network::create_isolated;
 
-use crate::fixture::{PATIENCE, RootFixture, TestCase, stderr, stdout};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, stderr, stdout};
 use crate::profile::profiled;
 
 pub(crate) const CASES: &[TestCase] = &[
@@ -63,7 +63,7 @@ fn folder() {
     // namespace.
     assert_eq!(passes(&mut world, &reader), "mine\n1\n");
     assert_eq!(
-        container.wait(PATIENCE).unwrap().outcome,
+        container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Exited(0)
     );
     let owner = std::fs::metadata(folder.join("file")).unwrap().uid();
@@ -102,7 +102,7 @@ fn network() {
     let (served, mut server) = launch(&mut world, serve);
     let ask = "until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3' 2>/dev/null; do sleep 0.02; done; cut -d: -f1 /proc/net/dev | tail -n +3 | tr -d ' '";
     let (asked, mut caller) = launch(&mut world, ask);
-    let exit = caller.wait(PATIENCE).unwrap();
+    let exit = caller.wait(TIMEOUT).unwrap();
     assert_eq!(
         exit.outcome,
         CommandOutcome::Exited(0),
@@ -115,7 +115,7 @@ fn network() {
     );
     assert_eq!(heard, "hello");
     assert!(!devices.contains("eth"), "{devices}");
-    let exit = server.wait(PATIENCE).unwrap();
+    let exit = server.wait(TIMEOUT).unwrap();
     assert_eq!(
         exit.outcome,
         CommandOutcome::Exited(0),

@@ -7,7 +7,7 @@ use std::path::Path;
 use argosy_host::ContainerId;
 use argosy_isolation::CgroupStats;
 
-use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually, skip};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually, skip};
 use crate::host::{OUTSIDE, PYTHON, call, in_network_of, on_a_host, web};
 use crate::networks::{leave_nothing, networks, served};
 
@@ -29,7 +29,7 @@ fn processor_time() {
     });
     assert!(seen.cpu_us > seen.cpu_user_us, "{seen:?}");
     container.kill(0).unwrap();
-    container.wait(PATIENCE).unwrap();
+    container.wait(TIMEOUT).unwrap();
     eventually("a container that has ended uses nothing", || {
         container.stats() == CgroupStats::default()
     });
@@ -63,7 +63,7 @@ fn pressure() {
     );
     assert!(stats.io_pressure.is_some() && stats.memory_pressure.is_some());
     container.kill(0).unwrap();
-    container.wait(PATIENCE).unwrap();
+    container.wait(TIMEOUT).unwrap();
 }
 
 /// Sends a hundred datagrams of a thousand bytes to an address without a server.

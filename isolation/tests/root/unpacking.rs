@@ -15,7 +15,7 @@ use argosy_isolation::unpack::{
     UnpackReport,
 };
 
-use crate::fixture::{PATIENCE, RootFixture, TestCase, eventually};
+use crate::fixture::{RootFixture, TIMEOUT, TestCase, eventually};
 
 pub(crate) const CASES: &[TestCase] = &[
     (
@@ -126,7 +126,7 @@ pub(crate) fn keep(launcher: &mut Launcher, work: &Path, rules: UnpackLimits) ->
     };
     let (archive, target) = (file_of(&tarball(&KEPT)), File::open(&draft)?);
     let mut unpacking = launcher.unpack(&job, archive.as_fd(), target.as_fd())?;
-    unpacking.wait(PATIENCE)?;
+    unpacking.wait(TIMEOUT)?;
     Ok(fs::rename(draft, work.join("kept"))?)
 }
 
@@ -173,7 +173,7 @@ fn archive() {
             &file_of(&bytes),
             &folder,
         );
-        let unpacked = unpacking.wait(PATIENCE).unwrap();
+        let unpacked = unpacking.wait(TIMEOUT).unwrap();
         assert_eq!(
             (unpacked.progress.entries, unpacked.progress.written_bytes),
             (3, 4)
@@ -205,7 +205,7 @@ fn layer() {
         &file_of(&bytes),
         &folder,
     );
-    let unpacked = unpacking.wait(PATIENCE).unwrap();
+    let unpacked = unpacking.wait(TIMEOUT).unwrap();
     assert_eq!(unpacked.skipped, 1, "the device");
     assert!(unpacked.digest.is_some());
     assert_eq!(owner(&folder.join("home")), (0, 0));
@@ -259,7 +259,7 @@ fn hostile() {
             &file_of(&tarball(entries)),
             &folder,
         );
-        let failure = unpacking.wait(PATIENCE).unwrap_err();
+        let failure = unpacking.wait(TIMEOUT).unwrap_err();
         assert_eq!(failure.blame, FailureOrigin::Archive, "{failure}");
         assert!(failure.reason.starts_with(expected), "{failure}");
     }
@@ -272,7 +272,7 @@ fn hostile() {
         &file_of(&tarball(&[(b'0', "f", 0, b"x")])),
         &folder,
     );
-    let failure = unpacking.wait(PATIENCE).unwrap_err();
+    let failure = unpacking.wait(TIMEOUT).unwrap_err();
     assert_eq!(failure.blame, FailureOrigin::Host, "{failure}");
     assert!(failure.reason.contains("Permission denied"), "{failure}");
 }
@@ -433,6 +433,6 @@ fn dropped() {
         .unwrap_err();
     assert!(late.reason.contains("not unpacked within 50 ms"), "{late}");
     drop(writing);
-    let failure = unpacking.wait(PATIENCE).unwrap();
+    let failure = unpacking.wait(TIMEOUT).unwrap();
     assert_eq!(failure.progress.entries, 0, "an empty layer");
 }

@@ -228,7 +228,7 @@ fn secret() {
         "it can be found at all"
     );
     container.kill(0).unwrap();
-    container.wait(crate::fixture::PATIENCE).unwrap();
+    container.wait(crate::fixture::TIMEOUT).unwrap();
     assert_eq!(files_with(world.work(), canary.as_bytes()), only);
 }
 

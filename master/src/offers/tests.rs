@@ -196,7 +196,7 @@ fn an_offer_held_across_a_failover_is_adopted_once_under_its_old_id() {
     assert_eq!(check_offer(&world, &offer), Ok(()), "again: it is open");
     world.book.adopt(offer.clone(), Timestamp(0));
     assert_eq!(world.book.len(), 1);
-    assert_eq!(world.offered(), [], "nothing of it is offered anew");
+    assert_eq!(world.offered(), [], "nothing of it is offered again");
     world.accept(&offer, &[("t", "cpus:1")]);
     assert_eq!(check_offer(&world, &offer), Err(RescindReason::Used));
     assert_eq!(

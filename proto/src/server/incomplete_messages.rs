@@ -155,9 +155,9 @@ impl<B> LimitedBody<B> {
                 .zip(taken)
                 .for_each(|(held, taken)| held.merge(taken)),
         }
-        let patience = self.budget.timeout;
+        let timeout = self.budget.timeout;
         self.deadline
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         Ok(())
     }
 

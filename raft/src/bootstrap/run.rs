@@ -39,7 +39,7 @@ pub(crate) struct InitialIdentity {
     pub(crate) accepted: Option<oneshot::Sender<()>>,
 }
 
-async fn ask_all(port: &RaftPort, peers: &Peers, patience: Duration) -> PeerAnswers {
+async fn ask_all(port: &RaftPort, peers: &Peers, timeout: Duration) -> PeerAnswers {
     let own = &port.member.raft_address;
     let others = port.peers.iter().filter(|address| *address != own);
     let questions = others.map(async |address| {
@@ -48,7 +48,7 @@ async fn ask_all(port: &RaftPort, peers: &Peers, patience: Duration) -> PeerAnsw
             peers: port.peers.clone(),
             ..connections::ask_request()
         };
-        let answer = peers.query(address, question, patience).await;
+        let answer = peers.query(address, question, timeout).await;
         if let Err(status) = &answer
             && status.code() == tonic::Code::FailedPrecondition
         {

@@ -48,20 +48,20 @@ pub(crate) struct Campaign {
 
 impl Campaign {
     /// Returns a campaign against the leader of `dead_term`, by the voter of this rank among the
-    /// survivors (0 is first). It ends after `patience`, when the ordinary timeouts elapse anyway.
+    /// survivors (0 is first). It ends after `timeout`, when the ordinary timeouts elapse anyway.
     pub(crate) fn new(
         dead_term: u64,
         rank: u32,
         seed: u64,
         now: Instant,
-        patience: Duration,
+        timeout: Duration,
     ) -> Campaign {
         let next = now + RANK_DELAY * rank;
         Campaign {
             dead_term,
             newest_term: dead_term,
             next,
-            until: now + patience,
+            until: now + timeout,
             random: seed | 1,
         }
     }

@@ -179,8 +179,8 @@ impl LeaderDetector {
             }
             false
         };
-        let patience = Duration::from_millis(group.timing.heartbeat_ms);
-        tokio::time::timeout(patience, counting)
+        let timeout = Duration::from_millis(group.timing.heartbeat_ms);
+        tokio::time::timeout(timeout, counting)
             .await
             .unwrap_or(false)
     }
@@ -191,19 +191,19 @@ impl LeaderDetector {
     async fn start_election(&self, leader: &WatchedLeader) {
         let (term, now) = (leader.vote.leader_id.term, Instant::now());
         let last_contact = self.0.leader_contact.contact_of(term);
-        let patience = {
+        let timeout = {
             let mut suspicion = self.suspicion();
             let still = suspicion.supports(now, last_contact);
             suspicion.set_asking(still);
             still.then(|| suspicion.timeout())
         };
-        let Some(patience) = patience else {
+        let Some(timeout) = timeout else {
             return;
         };
         info!(
             leader = leader.id,
             term,
-            patience_ms = patience.as_millis(),
+            timeout_ms = timeout.as_millis(),
             "a majority receives nothing from the leader, starting an election"
         );
         self.0

@@ -206,8 +206,8 @@ impl PresenceWatch {
                 .ok_or_else(|| Status::unavailable("the stream ended without an answer"))?;
             Ok((first.process_incarnation, presence))
         };
-        let patience = Duration::from_millis(self.timing.append_deadline_ms);
-        tokio::time::timeout(patience, open)
+        let timeout = Duration::from_millis(self.timing.append_deadline_ms);
+        tokio::time::timeout(timeout, open)
             .await
             .unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded("no answer")))
     }
@@ -240,13 +240,13 @@ impl PresenceWatch {
         self.drop_lease(leader).await;
 
         let now = Instant::now().into_std();
-        let patience = Duration::from_millis(4 * self.timing.election_max_ms);
+        let timeout = Duration::from_millis(4 * self.timing.election_max_ms);
         let mut campaign = Campaign::new(
             leader.vote.leader_id.term,
             rank as u32,
             self.seed ^ self.id,
             now,
-            patience,
+            timeout,
         );
         let mut metrics = self.raft.metrics();
         loop {
@@ -305,9 +305,9 @@ async fn probe_leader(peers: &Peers, address: &str, known: u64) -> LeaderLivenes
             }
             Err(error) => debug!(address, %error, "the leader's port cannot be reached"),
             Ok(()) => {
-                let patience = deadline.saturating_duration_since(Instant::now());
+                let timeout = deadline.saturating_duration_since(Instant::now());
                 match peers
-                    .query(address, connections::ask_request(), patience)
+                    .query(address, connections::ask_request(), timeout)
                     .await
                 {
                     Ok(answer) if answer.process_incarnation == known => {

@@ -104,9 +104,9 @@ impl Prober {
             let sent = Instant::now();
             // Longer than the lease: closing a stream costs more than an answer that comes too
             // late.
-            let patience = Duration::from_millis(timing.append_deadline_ms);
+            let timeout = Duration::from_millis(timing.append_deadline_ms);
             let mut client = connections::client(connections.control.clone());
-            let answer = tokio::time::timeout(patience, client.alive(request)).await;
+            let answer = tokio::time::timeout(timeout, client.alive(request)).await;
             let answer = match answer {
                 Ok(Ok(answer)) => answer.into_inner(),
                 // A master of release 0.1 does not know the request: its heartbeats count, as

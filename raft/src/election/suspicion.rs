@@ -118,8 +118,8 @@ impl Suspicion {
     /// Returns whether this node agrees with another voter that suspects the leader. The last
     /// heartbeat may have reached this node one interval later.
     pub(crate) fn supports(&self, now: Instant, last_contact: Option<Instant>) -> bool {
-        let patience = self.timeout().saturating_sub(self.heartbeat);
-        self.term.is_some() && self.silence(now, last_contact) >= patience
+        let timeout = self.timeout().saturating_sub(self.heartbeat);
+        self.term.is_some() && self.silence(now, last_contact) >= timeout
     }
 
     /// Records that this node asks the other voters, or has been rejected.

@@ -151,7 +151,7 @@ impl Peers {
         &self,
         address: &str,
         question: proto::AskRequest,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<proto::AskResponse, Status> {
         let asking = async {
             let channel = self.connect(address).await?;
@@ -166,11 +166,11 @@ impl Peers {
                 ))),
             }
         };
-        match tokio::time::timeout(patience, asking).await {
+        match tokio::time::timeout(timeout, asking).await {
             Ok(answer) => answer,
             Err(_elapsed) => Err(Status::deadline_exceeded(format!(
                 "no answer within {} ms",
-                patience.as_millis()
+                timeout.as_millis()
             ))),
         }
     }

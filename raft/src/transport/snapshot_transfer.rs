@@ -90,14 +90,12 @@ pub(crate) async fn send(
         sent += block.len() as u64;
         let last = sent >= image.len();
         give(Part::Block(block)).await?;
-        let patience = if last {
+        let limit = if last {
             INSTALL_TIMEOUT
         } else {
             block_timeout(timing)
         };
-        let answer = timeout(patience, answers.message())
-            .await
-            .map_err(silent)??;
+        let answer = timeout(limit, answers.message()).await.map_err(silent)??;
         let answer =
             answer.ok_or_else(|| Status::unavailable("the receiver ended the transfer"))?;
         if last {

@@ -12,7 +12,7 @@ use argosy_proto::v1::check::Kind;
 
 use super::{reason, runs, state};
 use crate::host::TestHost;
-use crate::master::{Master, PATIENCE, in_hosts_network, shell};
+use crate::master::{Master, TIMEOUT, in_hosts_network, shell};
 use crate::running::{Agent, content};
 use crate::tls;
 
@@ -254,7 +254,7 @@ pub(super) async fn a_probe_that_times_out_has_failed_and_is_killed() {
     link.launch(1, spec).await;
     link.until("t", runs).await;
     content(&host.sandbox("t").join("began")).await;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !sleeps(&seconds) {
         assert!(Instant::now() < deadline, "it does not sleep");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -262,13 +262,13 @@ pub(super) async fn a_probe_that_times_out_has_failed_and_is_killed() {
     let updates = link.until("t", |update| update.ready == Some(false)).await;
     let text = &updates.last().unwrap().text;
     assert_eq!(text, "not ready: no answer within 2000 ms");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while agent.counted(&late).await == before.0 {
         assert!(Instant::now() < deadline, "it is not counted");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(agent.counted(&failed).await, before.1, "it counts once");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while sleeps(&seconds) {
         assert!(Instant::now() < deadline, "it still sleeps");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -292,7 +292,7 @@ pub(super) async fn a_restarted_agent_continues_checks_and_repeats_no_result() {
     let before = content(&looks).await.len();
     let again = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while content(&looks).await.len() < before + 4 {
         assert!(Instant::now() < deadline, "nobody looks");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -10,7 +10,7 @@ use argosy_testing::skip;
 
 use super::{reason, runs, state};
 use crate::host::TestHost;
-use crate::master::{Master, PATIENCE, kill, shell};
+use crate::master::{Master, TIMEOUT, kill, shell};
 use crate::running::content;
 
 super::cases!("plugged":
@@ -55,7 +55,7 @@ impl CniHost {
     }
 
     async fn until_called(&self, verbs: &[&str]) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.verbs() != verbs {
             assert!(Instant::now() < deadline, "{:?}", self.verbs());
             tokio::time::sleep(Duration::from_millis(20)).await;

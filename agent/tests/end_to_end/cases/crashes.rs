@@ -20,7 +20,7 @@ use super::{cni, compaction, runs, state};
 use crate::audit::{AuditScope, LeakAudit};
 use crate::host::TestHost;
 use crate::layout;
-use crate::master::{AgentStream, Master, PATIENCE, is_terminal, kill, launch, shell};
+use crate::master::{AgentStream, Master, TIMEOUT, is_terminal, kill, launch, shell};
 use crate::running::{AgentProcess, AnyAgent};
 
 super::cases!("crashes":
@@ -196,7 +196,7 @@ impl TaskVariant {
             | Self::Fetched
             | Self::Looped => return,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while let Some(path) = leaving.iter().find(|path| path.exists()) {
             assert!(Instant::now() < deadline, "{} stays", path.display());
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -486,7 +486,7 @@ async fn crash_at(step: &str, at: u32, errand: TaskVariant, divided: bool) {
 
 /// Waits for the crash after the last message.
 async fn await_death(dying: &mut AgentProcess, step: &str, at: u32) {
-    let death = tokio::time::timeout(crate::master::PATIENCE, dying.died()).await;
+    let death = tokio::time::timeout(crate::master::TIMEOUT, dying.died()).await;
     assert!(death.is_ok(), "the agent has not come to {step}, pass {at}");
 }
 

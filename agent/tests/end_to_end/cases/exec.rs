@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::runs;
 use crate::host::TestHost;
-use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
+use crate::master::{AgentStream, FRAMEWORK, Master, TIMEOUT, shell};
 use crate::running::{Agent, content};
 
 super::cases!("entering":
@@ -83,7 +83,7 @@ impl ExecClient {
         is_enough: impl Fn(&CommandResult) -> bool,
     ) {
         while said.end.is_none() && !is_enough(said) {
-            let message = tokio::time::timeout(PATIENCE, self.0.next()).await;
+            let message = tokio::time::timeout(TIMEOUT, self.0.next()).await;
             let message = message.unwrap_or_else(|_| panic!("no more than {said:?}"));
             let Message::Binary(bytes) = message.unwrap().unwrap() else {
                 continue;
@@ -138,7 +138,7 @@ pub(super) async fn call(
     let request = headers.into_iter().fold(request, |request, (name, value)| {
         request.header(name, value)
     });
-    let answer = tokio::time::timeout(PATIENCE, request.send()).await;
+    let answer = tokio::time::timeout(TIMEOUT, request.send()).await;
     answer.expect("it is answered").unwrap()
 }
 
@@ -169,7 +169,7 @@ pub(super) fn is_running(words: &[&str]) -> bool {
 }
 
 pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not in time");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -301,7 +301,7 @@ pub(super) async fn exec_works_in_an_adopted_task() {
     let agent = host.agent(master.address).await;
     let (_link, _) = master.registered(true).await;
     // An adopted task accepts sessions a moment later.
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while ask(&agent, &["true"], &[]).await.status().as_u16() != 101 {
         assert!(Instant::now() < deadline, "it cannot be entered");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -202,7 +202,7 @@ pub(super) async fn only_the_container_of_an_executor_can_use_its_socket() {
         // Even the host's root is another user than the container's.
         let mut stream = UnixStream::connect(place.join("socket")).unwrap();
         stream
-            .set_read_timeout(Some(crate::master::PATIENCE))
+            .set_read_timeout(Some(crate::master::TIMEOUT))
             .unwrap();
         assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0, "it is closed");
     }

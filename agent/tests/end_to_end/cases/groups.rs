@@ -10,7 +10,7 @@ use argosy_testing::skip;
 use super::volumes::with_disk;
 use super::{on_a_host_of_its_own, reason, runs, state};
 use crate::host::TestHost;
-use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, is_terminal, kill, shell};
+use crate::master::{AgentStream, FRAMEWORK, Master, TIMEOUT, is_terminal, kill, shell};
 use crate::running::{Agent, content};
 
 super::cases!("groups":
@@ -89,7 +89,7 @@ fn held(host: &TestHost, records: &str) -> usize {
 
 /// Waits until no host resources are held for containers and groups of them.
 async fn holds_nothing(host: &TestHost) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     for records in ["/run/argosy/ids", "/run/argosy/networks/addresses"] {
         while held(host, records) > 0 {
             assert!(Instant::now() < deadline, "something is held in {records}");

@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use super::exec::{CommandResult, ExecClient, call, is_running, over, until};
 use super::runs;
 use crate::host::TestHost;
-use crate::master::{AgentStream, FRAMEWORK, Master, PATIENCE, shell};
+use crate::master::{AgentStream, FRAMEWORK, Master, TIMEOUT, shell};
 use crate::running::{Agent, content};
 
 super::cases!("silence":
@@ -42,7 +42,7 @@ async fn closed(answer: reqwest::Response) -> Duration {
     let begun = Instant::now();
     let mut part = [0; 4096];
     let ended = async { while stream.read(&mut part).await.is_ok_and(|count| count > 0) {} };
-    let ended = tokio::time::timeout(SILENCE + PATIENCE, ended).await;
+    let ended = tokio::time::timeout(SILENCE + TIMEOUT, ended).await;
     ended.expect("a client that says nothing is given up");
     begun.elapsed()
 }

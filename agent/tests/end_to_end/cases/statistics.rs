@@ -9,7 +9,7 @@ use argosy_proto::v1::network::Mode;
 
 use super::{on_a_host_of_its_own, runs};
 use crate::host::TestHost;
-use crate::master::{FRAMEWORK, Master, PATIENCE, in_hosts_network, kill, shell};
+use crate::master::{FRAMEWORK, Master, TIMEOUT, in_hosts_network, kill, shell};
 use crate::running::{Agent, content};
 
 super::cases!("statistics":
@@ -82,7 +82,7 @@ const PUBLISHED: u16 = 31_080;
 
 fn trade() {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PUBLISHED)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(&[b'x'; 100_000]).unwrap();
     stream.read_exact(&mut [0; 50_000]).unwrap();
 }

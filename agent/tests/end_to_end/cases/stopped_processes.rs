@@ -19,7 +19,7 @@ use super::{code, on_a_host_of_its_own, runs, state};
 use crate::audit::{AuditScope, LeakAudit};
 use crate::children::{child_of, launcher_of, launcher_with};
 use crate::host::TestHost;
-use crate::master::{AgentStream, Master, PATIENCE, in_no_network, is_terminal, kill, shell};
+use crate::master::{AgentStream, Master, TIMEOUT, in_no_network, is_terminal, kill, shell};
 use crate::running::{Agent, AgentProcess, AnyAgent, content};
 
 super::cases!("stopped":
@@ -513,7 +513,7 @@ async fn killed_in_its_request(host: &TestHost, link: &mut AgentStream) -> Strin
         link.launch(order, in_no_network(shell(&task, "sleep 1000")))
             .await;
         let folder = host.directory().join(format!("containers/1-{order}-1"));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !folder.exists() {
             assert!(Instant::now() < deadline, "nothing is prepared");
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -539,7 +539,7 @@ async fn registered(master: &mut Master) -> AgentStream {
 
 /// Waits until a process has passed the step.
 async fn stopped_at(step: &str, host: &TestHost) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while crash_points::passes(&host.witness()).unwrap_or(0) == 0 {
         assert!(Instant::now() < deadline, "nobody has passed {step}");
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -378,7 +378,7 @@ impl Injector<'_> {
 
     pub(super) async fn replace_master(&mut self) -> InjectionResult {
         let place = self.victim().await?;
-        let name = self.kill(place, FaultKind::WipeDisk, "to join anew");
+        let name = self.kill(place, FaultKind::WipeDisk, "to join again");
         std::fs::remove_dir_all(self.cluster.data(place))?;
         self.undo.push(UndoStep::AddMaster(place));
         self.cluster.members[place].start()?;

@@ -160,8 +160,8 @@ impl Scenario {
     /// Records the expectation that a framework that never returns is removed after its timeout,
     /// and that its tasks end, under any leader.
     fn retired_end(&self) {
-        let patience = Duration::from_millis(SHORT_FAILOVER_MS + FRAMEWORK_GRACE_MS);
-        let within_ns = (patience + END_TIMEOUT).as_nanos() as u64;
+        let timeout = Duration::from_millis(SHORT_FAILOVER_MS + FRAMEWORK_GRACE_MS);
+        let within_ns = (timeout + END_TIMEOUT).as_nanos() as u64;
         for task in self.audit.tasks_of_retired() {
             self.expect(Expectation::Ends { task, within_ns });
         }
@@ -296,13 +296,13 @@ impl Scenario {
             SingleFault::Transfer => {
                 let before = self.audit.registry().epoch();
                 let left = self.world.state().absent.len() as u32;
-                let patience = TRANSFER_TIMEOUT + CONNECT_TIMEOUT * left;
+                let timeout = TRANSFER_TIMEOUT + CONNECT_TIMEOUT * left;
                 self.nemesis.transfer();
-                self.run_for(simulation, patience)?;
+                self.run_for(simulation, timeout)?;
                 if self.audit.registry().epoch() == before {
                     let told = self.world.state().operator_error.clone();
                     simulation.notes.violation(format!(
-                        "{patience:?} after a transfer was asked for in a healthy group nobody else leads; the hand was told: {told}"
+                        "{timeout:?} after a transfer was asked for in a healthy group nobody else leads; the hand was told: {told}"
                     ));
                 }
                 self.check_no_agent_lost(simulation, "leadership was handed over");

@@ -155,7 +155,7 @@ pub(super) async fn copy_of(number: u64) -> anyhow::Result<v1::Cluster> {
 /// Waits until a quorum answers. Returns the milliseconds that it took.
 pub(super) async fn wait_for_quorum(
     cluster: &mut GuestCluster,
-    patience: Duration,
+    timeout: Duration,
 ) -> anyhow::Result<u64> {
     let (started, client) = (Instant::now(), client()?);
     loop {
@@ -168,8 +168,8 @@ pub(super) async fn wait_for_quorum(
                 let ms = started.elapsed().as_millis();
                 return Ok(u64::try_from(ms).unwrap_or(u64::MAX));
             }
-            Err(error) if started.elapsed() > patience => {
-                bail!("no quorum within {} s: {error}", patience.as_secs());
+            Err(error) if started.elapsed() > timeout => {
+                bail!("no quorum within {} s: {error}", timeout.as_secs());
             }
             Err(_) => cluster.check_running(&ALL)?,
         }

@@ -23,10 +23,10 @@ pub(super) fn folder(disk: u64) -> PathBuf {
 
 /// Mounts a device. A device that cannot be read may have no power yet, and is retried until the
 /// timeout.
-pub(super) async fn attach(device: &Path, disk: u64, patience: Duration) -> anyhow::Result<()> {
+pub(super) async fn attach(device: &Path, disk: u64, timeout: Duration) -> anyhow::Result<()> {
     let folder = folder(disk);
     std::fs::create_dir_all(&folder)?;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         let (device, folder, again) = (device.to_owned(), folder.clone(), device.to_owned());
         let mounted = tokio::task::spawn_blocking(move || {
@@ -61,8 +61,8 @@ async fn check(device: &Path) -> anyhow::Result<()> {
 }
 
 /// Unmounts a disk completely. Data that could not be written is dropped.
-pub(super) async fn detach(disk: u64, patience: Duration) -> anyhow::Result<()> {
-    let deadline = Instant::now() + patience;
+pub(super) async fn detach(disk: u64, timeout: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + timeout;
     loop {
         let folder = folder(disk);
         let gone = tokio::task::spawn_blocking(move || umount2(&folder, MntFlags::empty()));

@@ -54,9 +54,9 @@ fn value(key: &str, text: &str) -> anyhow::Result<(String, u64)> {
 pub(super) async fn copies(
     cluster: &mut GuestCluster,
     masters: &[u64],
-    patience: Duration,
+    timeout: Duration,
 ) -> anyhow::Result<Vec<RegistryCopy>> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         cluster.check_running(masters)?;
         let mut copies = Vec::new();

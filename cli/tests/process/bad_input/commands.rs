@@ -85,8 +85,8 @@ pub(super) async fn send(fixture: &BadInputCluster, bytes: Vec<u8>) -> RowOutcom
     let sent = tokio::task::spawn_blocking(move || {
         for port in ports {
             let mut stream = TcpStream::connect(port).expect("the port is open");
-            let patience = Some(Duration::from_millis(50));
-            stream.set_read_timeout(patience).expect("it is not zero");
+            let timeout = Some(Duration::from_millis(50));
+            stream.set_read_timeout(timeout).expect("it is not zero");
             // The peer may close at any moment, or wait for more.
             let _ = stream.write_all(&bytes);
             let _ = stream.read(&mut [0; 1_024]);

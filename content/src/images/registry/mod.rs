@@ -51,7 +51,7 @@ impl Registries {
     pub(super) fn new(
         fetch: &FetchSettings,
         insecure: &[InsecureRegistry],
-        patience: RetryTimeouts,
+        timeouts: RetryTimeouts,
     ) -> io::Result<Self> {
         let mut settings = fetch.clone();
         let listed = insecure.iter().map(|registry| registry.server().clone());
@@ -61,7 +61,7 @@ impl Registries {
         Ok(Self {
             web: Arc::new(HttpClientPool::new(client, policy, lost)),
             insecure: Arc::new(insecure.to_vec()),
-            timeouts: patience,
+            timeouts,
         })
     }
 

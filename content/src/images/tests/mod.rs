@@ -71,15 +71,15 @@ impl ImagesFixture {
     }
 
     async fn with(settings: ImageSettings) -> Self {
-        Self::impatient(settings, RetryTimeouts::default()).await
+        Self::with_timeouts(settings, RetryTimeouts::default()).await
     }
 
-    async fn impatient(settings: ImageSettings, patience: RetryTimeouts) -> Self {
+    async fn with_timeouts(settings: ImageSettings, timeouts: RetryTimeouts) -> Self {
         let registry = TestRegistry::start().await;
         let directory = tempfile::tempdir().unwrap();
         let unpacker = Arc::new(PlainUnpacker::default());
         let settings = listing(settings, registry.address());
-        let images = opened(directory.path(), settings, &unpacker, patience);
+        let images = opened(directory.path(), settings, &unpacker, timeouts);
         Self {
             directory,
             registry,
@@ -96,9 +96,9 @@ impl ImagesFixture {
 
     /// Simulates a crash of the agent: nothing in memory survives it.
     fn restart(&mut self, settings: ImageSettings) {
-        let patience = RetryTimeouts::default();
+        let timeouts = RetryTimeouts::default();
         let settings = listing(settings, self.registry.address());
-        self.images = opened(self.directory.path(), settings, &self.unpacker, patience);
+        self.images = opened(self.directory.path(), settings, &self.unpacker, timeouts);
     }
 
     fn folder(&self) -> &Path {
@@ -174,10 +174,10 @@ fn opened(
     folder: &Path,
     settings: ImageSettings,
     unpacker: &Arc<PlainUnpacker>,
-    patience: RetryTimeouts,
+    timeouts: RetryTimeouts,
 ) -> Arc<ImageManager> {
     let insecure = &settings.insecure_registries;
-    let registries = Registries::new(&fetch_settings(&[]), insecure, patience).unwrap();
+    let registries = Registries::new(&fetch_settings(&[]), insecure, timeouts).unwrap();
     let unpacker = Arc::clone(unpacker) as _;
     ImageManager::with(
         folder,

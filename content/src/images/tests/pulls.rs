@@ -284,11 +284,11 @@ async fn a_busy_or_failing_registry_is_retried() {
 
 #[tokio::test]
 async fn a_stalled_registry_times_out() {
-    let patience = RetryTimeouts {
+    let timeouts = RetryTimeouts {
         stall: Duration::from_secs(1),
         retry_for: Duration::from_millis(100),
     };
-    let world = ImagesFixture::impatient(ImageSettings::default(), patience).await;
+    let world = ImagesFixture::with_timeouts(ImageSettings::default(), timeouts).await;
     let made = web();
     world.registry.offer("web:1", &made);
     world

@@ -147,8 +147,8 @@ async fn opened_and_dropped(follower: &str, tries: u64) {
                 let mut operator = OperatorClient::new(shared.clone());
                 async move { operator.list_agents(v1::ListRequest::default()).await }
             });
-            let patience = Duration::from_micros(500 * (at % 40));
-            let _ = timeout(patience, async {
+            let limit = Duration::from_micros(500 * (at % 40));
+            let _ = timeout(limit, async {
                 tokio::join!(join_all(streams), join_all(calls))
             })
             .await;

@@ -13,7 +13,7 @@ use crate::lag::MAX_LAG;
 /// Delay of each message in a slow inbox.
 const LATE: Duration = Duration::from_secs(4);
 /// All inboxes are fast.
-const NOBODY: usize = usize::MAX;
+const NO_MASTER: usize = usize::MAX;
 
 /// A master without an API: only its own probes arrive.
 struct MasterWithoutApi {
@@ -141,7 +141,7 @@ async fn lagging_leader_logs_and_transfers_leadership() {
     }
     let address = |socket: &TcpListener| socket.local_addr().unwrap().to_string();
     let peers: Vec<String> = sockets.iter().map(address).collect();
-    let slow = Arc::new(AtomicUsize::new(NOBODY));
+    let slow = Arc::new(AtomicUsize::new(NO_MASTER));
     let starts = sockets.into_iter().enumerate();
     let starts = starts
         .map(|(place, raft)| MasterWithoutApi::start(place, (raft, peers.clone()), slow.clone()));

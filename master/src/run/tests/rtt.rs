@@ -19,7 +19,7 @@ use super::*;
 /// One-way latency. Twice that is longer than a heartbeat may take, and shorter than an election.
 const FAR: Duration = Duration::from_millis(100);
 /// No master is far away.
-const NOBODY: usize = usize::MAX;
+const NO_MASTER: usize = usize::MAX;
 /// Chunks in flight; the sender waits for more room.
 const UNDER_WAY: usize = 256;
 
@@ -37,7 +37,7 @@ impl TestMasters {
     }
 
     pub(super) async fn start_timed(timing: Timing) -> Self {
-        let far = Arc::new(AtomicUsize::new(NOBODY));
+        let far = Arc::new(AtomicUsize::new(NO_MASTER));
         let stop = CancellationToken::new();
         let mut sockets = Vec::new();
         for _ in 0..3 {
@@ -145,7 +145,7 @@ impl TestMasters {
     }
 
     pub(super) async fn end(self) {
-        self.far.store(NOBODY, Ordering::Relaxed);
+        self.far.store(NO_MASTER, Ordering::Relaxed);
         self.stop.cancel();
         for master in self.running {
             master.await.unwrap().unwrap();

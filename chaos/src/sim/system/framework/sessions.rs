@@ -97,7 +97,7 @@ async fn scheduler(world: &World, place: usize, name: String) -> bool {
             }
         }
         Err(SchedulerError::Removed(_)) => {
-            world.notes.count("frameworks begun anew");
+            world.notes.count("frameworks registered again");
             world.state().frameworks.remove(&place);
         }
         Err(error) => {
