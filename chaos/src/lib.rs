@@ -2,10 +2,10 @@
 //! processes under real faults. It contains no production code.
 //!
 //! Reading order: `history` (recorded events, and the independent witness), `linearizability`,
-//! `invariants` (one file for each rule), `audit` (leftovers on a host), `bugs` (the planted bugs),
-//! `faults` (the choice of the next fault, and partitions between masters), `workload` (recorded
-//! calls), `ledger` (all runs), `mutants` (the search for planted bugs), `sim`, `real`, `vm`
-//! (kernel limits and power cuts).
+//! `invariants` (one file for each rule), `audit` (leftovers on a host), `bugs` (the planted bugs).
+//! Then `faults` (the choice of the next fault, and partitions between masters), `workload`
+//! (recorded calls). Then `ledger` (all runs), `mutants` (the search for planted bugs), `sim`,
+//! `real`, `vm` (kernel limits and power cuts).
 
 #[cfg(not(tokio_unstable))]
 compile_error!(

@@ -3,9 +3,9 @@
 //!
 //! The shape of messages is checked only here; permissions and meaning are not checked here.
 //! Reading order: `v1` (generated from `proto/argosy/v1`, its services with `codec`), then
-//! `convert`; `exec` defines frames outside gRPC; `transport` and `clock` are the environment that
-//! a process is started with, so that all of it can be simulated; `server` serves HTTP on a
-//! listener and limits the resources of its peers; `codec` encodes gRPC messages; `uri` hides the
+//! `convert`. `exec` defines frames outside gRPC. `transport` and `clock` are the environment that
+//! a process is started with, so that all of it can be simulated. `server` serves HTTP on a
+//! listener and limits the resources of its peers. `codec` encodes gRPC messages; `uri` hides the
 //! secrets in URIs; `versions` negotiates; `remedy` suggests remedies for errors of a host;
 //! `metric_names` adds the former names of metrics.
 

@@ -3,9 +3,9 @@
 //!
 //! The content of requests is opaque here. Reading order: [`PortLimits`], [`serve`], then
 //! `admission` (which connection is accepted, and which one is evicted for it), `activity` (the
-//! state of a connection) and `connection` (the task of one connection) with `calls` (its calls);
-//! `arriving` (limits on incomplete messages); `hosts` (the host names of a server), `callers`
-//! (access to tasks).
+//! state of a connection) and `connection` (the task of one connection) with `calls` (its calls).
+//! Last, `arriving` (limits on incomplete messages); `hosts` (the host names of a server),
+//! `callers` (access to tasks).
 
 mod activity;
 mod admission;

@@ -1,10 +1,10 @@
 //! Consensus: openraft behind `Node`, log and registry on RocksDB, snapshots, transport.
 //!
 //! No type of openraft or RocksDB is visible outside this crate. Reading order: `types`,
-//! `settings`, `node`, `proposer`, `state_machine`; then `bootstrap` and `membership` (how a group
-//! is formed and changes), `liveness` and `election` (how it keeps and replaces a leader), `port`
-//! and `transport` (communication between masters), and `storage` (the data of a master on disk).
-//! No two modules depend on each other.
+//! `settings`, `node`, `proposer`, `state_machine`. Then `bootstrap` and `membership` (how a group
+//! is formed and changes), `liveness` and `election` (how it keeps and replaces a leader). Last,
+//! `port` and `transport` (communication between masters), and `storage` (the data of a master on
+//! disk). No two modules depend on each other.
 
 mod bootstrap;
 mod election;

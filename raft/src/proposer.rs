@@ -36,9 +36,9 @@ pub const ENTRY_LIMIT_BYTES: usize = 1 << 20;
 const QUEUE_COMMANDS: usize = 65_536;
 /// The maximum bytes of queued commands; a full queue behaves as above.
 const QUEUE_BYTES: usize = 64 << 20;
-/// The maximum number of entries that may be committed but not applied before the next is proposed:
-/// enough to overlap applying one with replicating the next, few enough that a slow owner slows its
-/// callers down.
+/// The maximum number of entries that may be committed but not applied before the next is proposed.
+/// They are enough to overlap applying one with replicating the next, and few enough that a slow
+/// owner slows its callers down.
 const UNAPPLIED: usize = 8;
 
 /// The pause before a rejected proposal is retried.

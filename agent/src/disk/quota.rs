@@ -128,8 +128,8 @@ impl DiskLimits {
     }
 
     /// Adopts the file systems of an earlier run. File systems that are not mounted at their
-    /// sandboxes are those of an earlier boot, or incomplete; or an agent in another mount
-    /// namespace has created them, at its tasks' sandboxes: those are mounted here, too.
+    /// sandboxes are those of an earlier boot, or incomplete. Or an agent in another mount
+    /// namespace has created them, at its tasks' sandboxes. Those are mounted here, too.
     pub(crate) fn resume(&self) {
         let entries = std::fs::read_dir(self.paths.disks());
         let entries = entries.into_iter().flatten().flatten();

@@ -1,7 +1,7 @@
 //! A scan of the directories of one task, a few entries at a time.
 //!
 //! Every directory is opened relative to its parent, without following a link or crossing a mount,
-//! so that concurrent changes by the task are harmless: a moved file may be counted twice or not at
+//! so that concurrent changes by the task are harmless. A moved file may be counted twice or not at
 //! all in this scan.
 
 use std::collections::BTreeSet;

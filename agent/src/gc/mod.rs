@@ -1,9 +1,9 @@
 //! Garbage collection of sandboxes, group directories, state directories and images.
 //!
 //! Sandboxes of ended tasks and the directories of their groups are removed after an hour, and all
-//! but the newest thousand; the oldest one each round while less of the disk is free than the
-//! headroom; all of them below the disk's floor. State directories are removed with their
-//! containers, and unused images while the disk is too full.
+//! but the newest thousand. While less of the disk is free than the headroom, each round removes
+//! the oldest one. Below the disk's floor it removes all of them. State directories are removed
+//! with their containers, and unused images while the disk is too full.
 //!
 //! Follows no link and crosses no mount. Directories are removed in rounds, apart from launches:
 //! some file systems create files slowly next to ones just deleted.

@@ -75,7 +75,7 @@ impl HostIdAllocator {
     /// agents whose directory no longer exists, unless a process still runs as one of those users.
     pub(crate) fn open(folder: &Path, directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        // One agent at a time, until the end of this function: otherwise a second agent could take
+        // One agent at a time, until the end of this function. Otherwise a second agent could take
         // a range that this one has released, and a third could release it again because it still
         // read the former owner.
         let alone = fs::File::open(folder)?;

@@ -119,8 +119,8 @@ pub(crate) async fn log_error(
 }
 
 /// Waits until the lock of an ended agent is free. A child that another agent of this process was
-/// creating at its end holds it, too, until it executes its own program, and the next agent would
-/// be refused: the holder that the file names, this process, is running.
+/// creating at its end holds it, too, until it executes its own program. The next agent would be
+/// refused: the holder that the file names, this process, is running.
 async fn is_unlocked(lock: &Path) {
     let Ok(file) = std::fs::File::open(lock) else {
         return;

@@ -52,13 +52,13 @@ use rule::rules;
 /// The checker of a rule. It is pure, and the same for every run.
 pub type Checker = fn(&History) -> Findings;
 
-// A row is a rule: its name, the code by which earlier ledgers name it, the module that checks it
-// (or `live` for one that the simulation of the whole system checks while it runs), the minimum
-// numbers of comparisons in a hundred seeds of each simulation, and the sentence that must hold.
-// A minimum is at most a tenth of the average, so that a batch fails when a workload, a fault or a
-// recorder stops, not because of one unusual seed. A rule without a minimum compares nothing in
-// that simulation, or cannot fail there: that of Raft alone checks Durability while it runs, and
-// wipes no disk, for Amnesia.
+// A row is a rule: its name, the code by which earlier ledgers name it, and the module that checks
+// it. The module is `live` if the simulation of the whole system checks the rule while it runs.
+// Then follow the minimum numbers of comparisons in a hundred seeds of each simulation, and the
+// sentence that must hold. A minimum is at most a tenth of the average, so that a batch fails when
+// a workload, a fault or a recorder stops, not because of one unusual seed. A rule without a
+// minimum compares nothing in that simulation, or cannot fail there: that of Raft alone checks
+// Durability while it runs, and wipes no disk, for Amnesia.
 rules! {
     ElectionSafety "R1" => election_safety, raft 1_200, system 100, graphs 100:
         "at most one leader in a term; terms, votes and commits never go back";

@@ -3,7 +3,7 @@
 //!
 //! A cut of the whole machine loses everything in the guest's memory, including its page cache. Of
 //! the data that the guest had written to the disk and not flushed since, the seed chooses the
-//! loss: all of it, none of it, some 4 KiB blocks, or any version of any sector. Flushed data
+//! loss. It may be all, nothing, some 4 KiB blocks, or any version of any sector. Flushed data
 //! stays. Not covered: a disk that loses or damages flushed data (see `flakey` and the storage
 //! tests), and the timing of real disks.
 

@@ -221,7 +221,7 @@ impl SchedulerConfig {
 }
 
 /// Returns whether no process of the task runs any more, so that it is safe to launch another task
-/// in its place: it has ended, or its agent is unreachable and it has stopped itself after its
+/// in its place. It has ended, or its agent is unreachable and it has stopped itself after its
 /// `stop_after_ms`.
 #[must_use]
 pub fn is_replaceable(status: &v1::TaskStatus) -> bool {

@@ -2,7 +2,7 @@
 //! Closed are the cluster's own ports, and the services that give cloud hosts their credentials.
 //!
 //! The programs run for every address that a process connects or sends to, whatever its network,
-//! the name that it resolved and the family of its socket: an IPv4 address may be written in IPv6
+//! the name that it resolved and the family of its socket. An IPv4 address may be written in IPv6
 //! form. They are attached once, to the group of all containers, and outlive the agent; attaching
 //! them again replaces them.
 

@@ -125,7 +125,7 @@ impl SeccompFilter {
         Self::for_helpers(table::NOT_FOR_SERVICES, &[], conditions().into())
     }
 
-    /// Returns the filter of the broker, which performs an agent's root operations: as for a
+    /// Returns the filter of the broker, which performs an agent's root operations. It is that of a
     /// command, without calls that execute, create processes or accept connections, but with
     /// mounts, quotas, eBPF programs of cgroups, and network namespaces.
     pub(crate) fn of_brokers() -> Self {

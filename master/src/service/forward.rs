@@ -136,7 +136,7 @@ impl Services {
 }
 
 /// Waits for the leader's answer, or for its replacement. The call continues, and keeps its lease
-/// of the connection, even if its client cancels: a server closes a connection when many of its
+/// of the connection, even if its client cancels. A server closes a connection when many of its
 /// streams are reset before it has accepted them, and other clients share this connection.
 async fn forward_call<T: Send + 'static>(
     lease: impl Send + 'static,

@@ -317,7 +317,7 @@ const IN_LINE: usize = 900;
 
 /// The stopped launcher reads nothing: requests fill its socket, and all slots are held by starts
 /// whose requests do not fit in. A task that is reported as killed before its command was started
-/// has never executed anything. A launcher is replaced after ten seconds: if all updates came
+/// has never executed anything. A launcher is replaced after ten seconds. If all updates came
 /// before, which a busy host may not manage, nearly all tasks are reported so, and none of them is
 /// ever executed, including those of the requests.
 pub(super) async fn a_thousand_starts_killed_in_the_queue_execute_nothing() {

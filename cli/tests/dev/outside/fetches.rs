@@ -35,7 +35,7 @@ const OPEN: [&str; 14] = [
 ];
 
 /// Returns fetches from a service at this port of its host, of its agent, of a metadata service,
-/// and by a redirect of the server that tasks may fetch from; and the rule that rejects each.
+/// and by a redirect of the server that tasks may fetch from. Each has the rule that rejects it.
 fn fetches(agent: &str, other: u16, port: u16) -> [(&'static str, String, &'static str); 10] {
     let loopback = "a loopback address of the agent's host";
     [

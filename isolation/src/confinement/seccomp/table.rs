@@ -1,10 +1,10 @@
 //! The system calls that a command may make, by purpose.
 //!
-//! This is an allow-list: every other call is refused. Deliberately left out, each because it was
-//! used in a container escape: io_uring, bpf, perf, userfaultfd, the key store, kexec, modules, all
-//! of mounting, namespaces, file handles, other processes' memory, quota, accounting, swap, reboot,
-//! clocks, vmsplice, 16-bit code. `docs/isolation.md` compares it with Docker's default profile,
-//! call by call.
+//! This is an allow-list: every other call is refused. These are deliberately left out, each
+//! because it was used in a container escape: io_uring, bpf, perf, userfaultfd, the key store,
+//! kexec, modules, all of mounting. Also namespaces, file handles, other processes' memory, quota,
+//! accounting, swap, reboot, clocks, vmsplice, 16-bit code. `docs/isolation.md` compares it with
+//! Docker's default profile, call by call.
 
 use libc::c_long;
 

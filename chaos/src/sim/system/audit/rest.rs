@@ -18,10 +18,10 @@ pub(in crate::sim::system) struct TaskSnapshot {
 }
 
 impl ClusterAudit {
-    /// Returns the current state; `None` while the cluster is not healthy, an agent has had no
-    /// message of its leader since then, or an update has not reached the leader: a connection that
-    /// lost a packet delivers it later than the time for which a cluster at rest must not change.
-    /// An update that never arrives is found by [`Self::unsettled`].
+    /// Returns the current state. It is `None` while the cluster is not healthy, an agent has had
+    /// no message of its leader since then, or an update has not reached the leader. A connection
+    /// that lost a packet delivers it later than the time for which a cluster at rest must not
+    /// change. An update that never arrives is found by [`Self::unsettled`].
     pub(in crate::sim::system) fn snapshot(&self, since_ms: u64) -> Option<TaskSnapshot> {
         let live = self.log.registry().tasks();
         let live = live.filter(|task| !task.is_terminal());
