@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_depth_nor_number_keeps_a_folder_from_going() {
+    fn neither_depth_nor_number_prevents_the_removal_of_a_directory() {
         let folder = tempfile::tempdir().unwrap();
         let filled = folder.path().join("filled");
         fs::create_dir_all(filled.join("many")).unwrap();

@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offer_that_a_slow_link_tells_late_was_made_before_the_next_one() {
+    fn an_offer_that_a_slow_link_delivers_late_was_made_before_the_next_one() {
         let scene = HistoryBuilder::new()
             .observe_at("master-1", 8, mode(AgentMode::Registered))
             .offer_made(offer(12, 2))

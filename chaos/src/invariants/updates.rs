@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheduler_that_was_killed_may_be_told_what_its_former_life_passed_over() {
+    fn a_scheduler_that_was_killed_may_receive_what_its_former_process_skipped() {
         let told = |number| TaskFact::UpdateReceived {
             task: key("web"),
             update: revision(number),

@@ -11,6 +11,7 @@ mod command;
 mod git;
 mod page;
 mod release;
+mod renamed_tests;
 mod sums;
 
 use std::collections::BTreeMap;

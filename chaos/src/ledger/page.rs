@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::renamed_tests;
 use super::sums::{HarnessSum, LedgerTotals, totals};
 use super::{FoundBug, LedgerLine, RAFT, REAL, SYSTEM};
 use crate::faults::graphs;
@@ -264,7 +265,9 @@ fn write_bugs(page: &mut String, lines: &[LedgerLine]) {
             ..
         } = newest[&key];
         let fix = if fix.is_empty() { "open" } else { fix };
-        write_cells(page, &[bug, seed, cause, fix, test].map(ToOwned::to_owned));
+        let mut cells = [bug, seed, cause, fix].map(ToOwned::to_owned).to_vec();
+        cells.push(renamed_tests::present_name(test));
+        write_cells(page, &cells);
     }
 }
 

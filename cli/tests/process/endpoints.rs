@@ -178,7 +178,7 @@ async fn shows_itself(address: &str) {
 }
 
 #[test]
-fn a_master_without_a_group_keeps_nobody_waiting() {
+fn a_master_without_a_group_answers_immediately() {
     use std::io::Read;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::time::{Duration, Instant};

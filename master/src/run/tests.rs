@@ -290,7 +290,7 @@ async fn undecodable_command_is_rejected_without_stopping_a_master() {
 /// The deposed leader does not know what the next one has done: seed 4002431 rejected an accept as
 /// `offer-used` that the next leader then committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_refusal_of_another_reign_is_no_answer() {
+async fn a_refusal_of_another_epoch_is_no_answer() {
     let alone = SingleMaster::start().await;
     let mut office = alone.active_leader().await;
     let refused = alone.operate(attribute(2 << 20)).await;

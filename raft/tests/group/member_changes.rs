@@ -204,7 +204,7 @@ async fn master_that_does_not_run_cannot_join() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_replaced_meanwhile_says_nothing_about_the_others() {
+async fn a_leader_that_is_replaced_in_between_reports_nothing_about_the_others() {
     let mut hosts = three().await;
     let lead = leader(&hosts).await;
     wait_for_contact(&hosts[lead]).await;

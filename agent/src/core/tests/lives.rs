@@ -94,7 +94,7 @@ fn a_launch_that_may_have_started_before_a_reboot_is_not_started_again() {
 }
 
 #[test]
-fn a_life_that_ends_before_it_tells_of_a_reboot_does_not_hide_it() {
+fn a_run_that_ends_before_it_reports_a_reboot_does_not_hide_it() {
     let mut world = CoreFixture::registered();
     world.launch(1, "web");
     world.sync();
@@ -117,7 +117,7 @@ fn a_life_that_ends_before_it_tells_of_a_reboot_does_not_hide_it() {
 }
 
 #[test]
-fn a_task_that_ran_is_never_started_again_whatever_its_files_say() {
+fn a_task_that_ran_is_never_started_again_whatever_its_files_contain() {
     let mut world = CoreFixture::running().restart("boot-1");
     world.found(1, RecoveredContainer::NeverStarted);
     world.register(true);

@@ -11,7 +11,7 @@ use crate::links::LinkId;
 /// Found by the process test of a failover: the offer was rejected as used, and it had not been
 /// withdrawn.
 #[test]
-fn an_offer_of_an_earlier_reign_is_withdrawn_when_it_cannot_be_told_from_a_used_one() {
+fn an_offer_of_an_earlier_epoch_is_withdrawn_when_it_may_be_used() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a"]);
     world.call(CallAction::Revive(Vec::new()));
