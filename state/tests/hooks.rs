@@ -10,7 +10,7 @@ mod tree;
 
 use tree::{Source, sources};
 
-/// The macros of the test hooks, each with the files that define it.
+/// The macros of the test hooks.
 const MACROS: [&str; 4] = [
     "planted_bug!",
     "buggify!",
@@ -20,7 +20,7 @@ const MACROS: [&str; 4] = [
 /// The functions behind the macros, which nothing else calls.
 const FUNCTIONS: [&str; 4] = [
     "is_planted(",
-    "occurs(",
+    "::occurs(",
     "crash_points::passed(",
     "is_disabled(",
 ];
@@ -35,7 +35,8 @@ const DEFINITIONS: [&str; 6] = [
 ];
 /// Planted bugs and rare choices in several places, with their number: a bug that has to disable
 /// more than one protection, or a choice that is made in several functions. All others have one.
-const SEVERAL: [(&str, usize); 7] = [
+const SEVERAL: [(&str, usize); 8] = [
+    ("AppliedBeforeRecords", 2),
     ("CloneAccepted", 2),
     ("DeadlineLost", 2),
     ("EpochNotChecked", 2),

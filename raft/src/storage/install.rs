@@ -33,11 +33,7 @@ pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Resu
         Ok((name, image.meta().clone(), records))
     };
     let (name, meta, records) = disk::run(may_block, prepared).await?;
-    planted_bug!(
-        InstallNotNoted,
-        parts.writer.write(begin(name), Durability::Synced).await?,
-        ()
-    );
+    planted_bug!(InstallNotNoted, note_start(parts, name).await?, ());
     let mut swap = RegistryReplacement::new(&records);
     swap.batch_bytes = buggify!(SmallSwap, BATCH_BYTES, FEW_BYTES);
     for changes in swap {
@@ -45,6 +41,11 @@ pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Resu
     }
     parts.writer.write(end(&meta), Durability::Synced).await?;
     Ok(records)
+}
+
+/// Notes on the disk that an install has started.
+async fn note_start(parts: &StoreParts, name: String) -> io::Result<()> {
+    parts.writer.write(begin(name), Durability::Synced).await
 }
 
 /// Finishes an install that a crash interrupted. Runs at startup, before the registry is read.
