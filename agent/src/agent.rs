@@ -101,7 +101,7 @@ async fn spawn_thread(agent: Agent, stop: CancellationToken) -> Result<(), RunEr
         .enable_all()
         .build()
         .map_err(failed)?;
-    let (told, ended) = oneshot::channel();
+    let (reported, ended) = oneshot::channel();
     // If the caller is dropped, the loop stops.
     let stop = stop.child_token();
     let _guard = stop.clone().drop_guard();
@@ -111,7 +111,7 @@ async fn spawn_thread(agent: Agent, stop: CancellationToken) -> Result<(), RunEr
         // hang.
         runtime.shutdown_background();
         // Fails only if the caller was dropped.
-        let _ = told.send(ended);
+        let _ = reported.send(ended);
     };
     let thread = std::thread::Builder::new().name("agent".into());
     thread.spawn(run).map_err(failed)?;

@@ -287,9 +287,9 @@ fn collect_garbage(
     config: &Config,
 ) {
     if let Some(images) = runner.images() {
-        let keeper = asker.clone();
+        let asker_of_gc = asker.clone();
         helpers.spawn(async move {
-            gc::collect_images(images, keeper).await;
+            gc::collect_images(images, asker_of_gc).await;
             Ok(())
         });
     }

@@ -95,8 +95,8 @@ impl Cluster {
     ///
     /// # Errors
     /// If a member ends or they do not agree within a minute.
-    pub(crate) async fn start(side: Side, ground: &BenchEnvironment) -> Result<Self> {
-        Self::start_with(side, ground, &[]).await
+    pub(crate) async fn start(side: Side, environment: &BenchEnvironment) -> Result<Self> {
+        Self::start_with(side, environment, &[]).await
     }
 
     /// The same, with these arguments for every member.
@@ -105,22 +105,22 @@ impl Cluster {
     /// As for `start`.
     pub(crate) async fn start_with(
         side: Side,
-        ground: &BenchEnvironment,
+        environment: &BenchEnvironment,
         more: &[&str],
     ) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix(&format!("{side}-"))
             .permissions(searchable())
             .disable_cleanup(true)
-            .tempdir_in(&ground.directory)
+            .tempdir_in(&environment.directory)
             .with_context(|| {
                 format!(
                     "cannot make a directory in {}",
-                    ground.directory.path().display()
+                    environment.directory.path().display()
                 )
             })?;
         let recipes = match side {
-            Side::Argosy => argosy::specs(&ground.argosy, directory.path())?,
+            Side::Argosy => argosy::specs(&environment.argosy, directory.path())?,
             Side::Etcd => etcd::specs(directory.path())?,
             Side::Hyperqueue => bail!("HyperQueue is not a cluster of members"),
         };

@@ -36,10 +36,10 @@ const PACED: u32 = 1_000;
 
 const LOADED: &str = "all agents and tasks known after";
 const ALONE: &str = "writes/s alone";
-const BESIDE: &str = "writes/s beside pollers";
+const DURING_READS: &str = "writes/s beside pollers";
 const COST: &str = "cost of pollers in writes/s";
 const PACED_ALONE: &str = "paced writes alone, p99";
-const PACED_BESIDE: &str = "paced writes beside pollers, p99";
+const PACED_DURING_READS: &str = "paced writes beside pollers, p99";
 const PACED_COST: &str = "cost of pollers in paced writes/s";
 const LISTS: &str = "full lists";
 const MEAN: &str = "a full list, mean";
@@ -47,7 +47,7 @@ const PAGE: &str = "a page of 1,000 tasks, p50";
 const PAGE_SLOW: &str = "a page of 1,000 tasks, p99";
 const RECORDS: &str = "records read";
 const CPU_ALONE: &str = "leader's cores alone, paced";
-const CPU_BESIDE: &str = "leader's cores beside pollers, paced";
+const CPU_DURING_READS: &str = "leader's cores beside pollers, paced";
 const BEFORE: &str = "leader before, resident";
 const AFTER: &str = "leader after, resident";
 
@@ -61,13 +61,13 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let cells = vec![
         Cell::new(LOADED, "s", RatioGoal::None),
         Cell::new(ALONE, "op/s", RatioGoal::None),
-        Cell::new(BESIDE, "op/s", RatioGoal::None),
+        Cell::new(DURING_READS, "op/s", RatioGoal::None),
         Cell::new(COST, "%", RatioGoal::None),
         Cell::new(PACED_COST, "%", RatioGoal::OwnAtMost(5.0)),
         Cell::new(PACED_ALONE, "ms", RatioGoal::None),
-        Cell::new(PACED_BESIDE, "ms", RatioGoal::None),
+        Cell::new(PACED_DURING_READS, "ms", RatioGoal::None),
         Cell::new(CPU_ALONE, "cores", RatioGoal::None),
-        Cell::new(CPU_BESIDE, "cores", RatioGoal::None),
+        Cell::new(CPU_DURING_READS, "cores", RatioGoal::None),
         Cell::new(LISTS, "1/s", RatioGoal::None),
         Cell::new(MEAN, "ms", RatioGoal::OwnAtMost(100.0)),
         Cell::new(PAGE, "ms", RatioGoal::OwnAtMost(10.0)),
@@ -98,9 +98,9 @@ struct WriterResults {
 impl WriterResults {
     /// The part of a rate that is missing compared with `alone`, in per cent; of what was written
     /// in all rounds.
-    fn missing(beside: &[f64], alone: &[f64]) -> f64 {
+    fn missing(during_reads: &[f64], alone: &[f64]) -> f64 {
         let all = |rates: &[f64]| rates.iter().sum::<f64>();
-        100.0 * (1.0 - all(beside) / all(alone))
+        100.0 * (1.0 - all(during_reads) / all(alone))
     }
 }
 
@@ -128,7 +128,7 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
         client,
         agents: Arc::new([ids[client % ids.len()].clone()]),
     };
-    let (mut alone, mut beside) = (WriterResults::default(), WriterResults::default());
+    let (mut alone, mut during_reads) = (WriterResults::default(), WriterResults::default());
     let mut lists = ListResults::default();
     let turns = Turns::of(&api).await?;
     for _ in 0..bench.extent.state_rounds {
@@ -136,14 +136,14 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
         let apis = cluster.members.iter().map(|member| member.api.as_str());
         let expected = (agents as usize, (agents * each) as usize);
         let pollers = Pollers::start(apis, POLLERS, LIST_INTERVAL, expected)?;
-        write(bench, (&writers, &target, pid), &mut beside).await?;
+        write(bench, (&writers, &target, pid), &mut during_reads).await?;
         lists.extend(pollers.end().await?);
     }
     let [long, busy] = Turns::of(&api).await?.per_thousand(turns);
     findings.record(turns::LONG, long);
     findings.record(turns::BUSY, busy);
     findings.record(AFTER, resident()?);
-    note(findings, &alone, &beside, &lists);
+    note(findings, &alone, &during_reads, &lists);
     Ok(())
 }
 
@@ -176,20 +176,23 @@ async fn write(
 fn note(
     findings: &mut Measurements,
     alone: &WriterResults,
-    beside: &WriterResults,
+    during_reads: &WriterResults,
     lists: &ListResults,
 ) {
     findings.record(ALONE, median(&alone.fast));
-    findings.record(BESIDE, median(&beside.fast));
-    findings.record(COST, WriterResults::missing(&beside.fast, &alone.fast));
+    findings.record(DURING_READS, median(&during_reads.fast));
+    findings.record(
+        COST,
+        WriterResults::missing(&during_reads.fast, &alone.fast),
+    );
     findings.record(
         PACED_COST,
-        WriterResults::missing(&beside.paced, &alone.paced),
+        WriterResults::missing(&during_reads.paced, &alone.paced),
     );
     findings.record(PACED_ALONE, median(&alone.p99_ms));
-    findings.record(PACED_BESIDE, median(&beside.p99_ms));
+    findings.record(PACED_DURING_READS, median(&during_reads.p99_ms));
     findings.record(CPU_ALONE, median(&alone.cores));
-    findings.record(CPU_BESIDE, median(&beside.cores));
+    findings.record(CPU_DURING_READS, median(&during_reads.cores));
     let seconds = lists.seconds.max(1e-9);
     findings.record(LISTS, lists.list_ms.len() as f64 / seconds);
     findings.record(RECORDS, lists.records as f64 / seconds);

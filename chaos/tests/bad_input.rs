@@ -8,9 +8,9 @@ use std::process::{Command, Output};
 const CHAOS: &str = env!("CARGO_BIN_EXE_argosy-chaos");
 
 fn refused(output: &Output, words: &str) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains(words), "{words:?} is not in: {said}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{reported}");
+    assert!(reported.contains(words), "{words:?} is not in: {reported}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
         .as_deref()
         .map(PidFile::write)
         .transpose()?;
-    let (ground, _pid_file) = environment(&config, &launcher, pid_file)?;
+    let (env, _pid_file) = environment(&config, &launcher, pid_file)?;
     let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
     let runtime = Builder::new_multi_thread()
         .enable_all()
@@ -81,7 +81,7 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
         tokio::spawn(metrics::run(recorder.clone(), stop.clone()));
         let parts = AgentDependencies {
             api: listen::connections(api).context("cannot use the API's socket")?,
-            environment: ground,
+            environment: env,
             connector: ConnectorConfig::default(),
             metrics: Some(recorder),
             end_tasks,

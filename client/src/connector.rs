@@ -178,9 +178,9 @@ impl Connector {
             self.inner.leader_watch.record(epoch, &address);
         }
         async move {
-            let reigns = &connector.inner.leader_watch;
-            let epoch = epoch.unwrap_or_else(|| reigns.epoch());
-            let news = reigns.after(epoch, &address, (&connector, Duration::ZERO));
+            let epochs = &connector.inner.leader_watch;
+            let epoch = epoch.unwrap_or_else(|| epochs.epoch());
+            let news = epochs.after(epoch, &address, (&connector, Duration::ZERO));
             let news = news.await;
             connector.drop_connection(&address);
             leader_replaced(&news)
@@ -262,7 +262,7 @@ impl Connector {
         let channel = self
             .channel(address)
             .map_err(|cause| (AttemptError::TryNext { cause, sent: false }, None))?;
-        let reigns = &self.inner.leader_watch;
+        let epochs = &self.inner.leader_watch;
         let outcome = tokio::select! {
             biased;
             outcome = tokio::time::timeout(limit, ask(channel, limit)) => match outcome {
@@ -270,7 +270,7 @@ impl Connector {
                 Err(_) => Err(Status::deadline_exceeded("no answer in time")),
             },
             // A master that is frozen, or knows no leader, keeps a caller waiting.
-            news = reigns.after(epoch, address, (self, QUIET_TIME)), if repeat == RepeatPolicy::Always => {
+            news = epochs.after(epoch, address, (self, QUIET_TIME)), if repeat == RepeatPolicy::Always => {
                 let cause = MasterFailure::Unavailable(leader_replaced(&news));
                 return Err((AttemptError::TryNext { cause, sent: true }, Some(news.leader)));
             }

@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn an_invalid_address_is_rejected_with_part_and_remedy() {
-        for (bad, says) in [
+        for (bad, expected) in [
             ("", "no master is named"),
             ("a:5050,,b:5050", "comma too many"),
             ("http://a:5050", "without a scheme"),
@@ -145,7 +145,7 @@ mod tests {
             ("a:1,a:1", "listed twice"),
         ] {
             let error = bad.parse::<Masters>().unwrap_err().to_string();
-            assert!(error.contains(says), "{bad:?}: {error}");
+            assert!(error.contains(expected), "{bad:?}: {error}");
         }
     }
 }

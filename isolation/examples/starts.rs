@@ -141,7 +141,7 @@ impl Bench {
             spec.profile = Some(IsolationProfile {
                 first_host_id,
                 view,
-                walls: IsolationLayers::ALL,
+                isolation_layers: IsolationLayers::ALL,
             });
             let (uid, gid, groups) = (COMMAND_ID, COMMAND_ID, Vec::new());
             spec.user = Some(ContainerUser { uid, gid, groups });

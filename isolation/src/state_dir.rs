@@ -384,9 +384,9 @@ mod tests {
             used_bytes: Some(1),
             killed: 1,
         });
-        let told = serde_json::to_string(&now).unwrap();
-        assert_eq!(serde_json::from_str::<Exit>(&told).unwrap(), now);
-        let read: EarlierExit = serde_json::from_str(&told).unwrap();
+        let reported = serde_json::to_string(&now).unwrap();
+        assert_eq!(serde_json::from_str::<Exit>(&reported).unwrap(), now);
+        let read: EarlierExit = serde_json::from_str(&reported).unwrap();
         assert_eq!((read.out_of_memory, read.usage), (false, now.usage));
     }
 

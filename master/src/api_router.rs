@@ -35,11 +35,11 @@ struct Shared {
 }
 
 impl ApiRouter {
-    pub(crate) fn new(routes: Router, desk: OwnerHandle, hosts: AllowedHosts) -> Self {
+    pub(crate) fn new(routes: Router, handle: OwnerHandle, hosts: AllowedHosts) -> Self {
         let shared = Shared {
-            reply_headers: ReplyHeaders::new(&desk.own_address),
+            reply_headers: ReplyHeaders::new(&handle.own_address),
             times: CallTimes::default(),
-            owner: desk,
+            owner: handle,
             hosts,
         };
         Self {

@@ -450,13 +450,13 @@ mod tests {
         assert_eq!(request.framework_id, "framework-1");
         let wanted: Vec<_> = request.wanted.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(wanted, ["cpus", "mem"]);
-        for (name, value, says) in [
+        for (name, value, expected) in [
             ("wanted", "cpus", "\"cpus\""),
             ("wnted", "cpus:1", "\"wnted\""),
         ] {
             let refused = ask(name, value).unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument);
-            assert!(refused.message().contains(says), "{refused}");
+            assert!(refused.message().contains(expected), "{refused}");
         }
     }
 

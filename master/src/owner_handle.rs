@@ -52,7 +52,7 @@ impl OwnerHandle {
         (inbox, looks): (mpsc::Sender<OwnerMessage>, mpsc::Sender<StateQuery>),
         (views, changes): (SharedView, ChangeRing),
         (reads, readers): (ReadLimiter, Handle),
-        (office, applied): (watch::Receiver<LeaderStatus>, watch::Receiver<u64>),
+        (leadership, applied): (watch::Receiver<LeaderStatus>, watch::Receiver<u64>),
         counts: watch::Receiver<OwnerCounts>,
         own_address: String,
     ) -> Self {
@@ -72,7 +72,7 @@ impl OwnerHandle {
                 bytes_reserved: 0,
                 ..ReadBounds::default()
             }),
-            leader_status: office,
+            leader_status: leadership,
             applied,
             counts,
             own_address,
@@ -194,8 +194,8 @@ impl OwnerHandle {
     /// that. A master that is cut off trusts its last known leader for another second. Returns the
     /// reason if it cannot.
     pub(crate) async fn ready(&self) -> Result<(), String> {
-        let office = self.leader_status.borrow().clone();
-        if !office.is_local && office.leader.is_none() {
+        let leadership = self.leader_status.borrow().clone();
+        if !leadership.is_local && leadership.leader.is_none() {
             return Err("no leader is known: fewer than half of the masters are up, or they cannot reach each other".to_owned());
         }
         match tokio::time::timeout(CONFIRMED, self.confirm()).await {
@@ -225,10 +225,11 @@ impl OwnerHandle {
         if known.is_local || known.leader.is_some() {
             return Ok(known);
         }
-        let mut office = self.leader_status.clone();
-        let led = office.wait_for(|office| office.is_local || office.leader.is_some());
+        let mut leadership = self.leader_status.clone();
+        let led =
+            leadership.wait_for(|leadership| leadership.is_local || leadership.leader.is_some());
         match tokio::time::timeout_at(deadline, led).await {
-            Ok(Ok(office)) => Ok(office.clone()),
+            Ok(Ok(leadership)) => Ok(leadership.clone()),
             Ok(Err(_)) => Err(stopping()),
             Err(_) => Err(unavailable(
                 "there is no leader at the moment: fewer than half of the masters are up, or they cannot reach each other",

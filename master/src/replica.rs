@@ -309,15 +309,15 @@ impl Replica {
             .as_ref()
             .filter(|(id, _)| *id != self.node.id())
             .map(|(_, member)| member.api_address.clone());
-        let office = LeaderStatus {
+        let leadership = LeaderStatus {
             is_local: self.leader.is_some(),
             leader,
             epoch: self.registry.epoch().0,
             term: self.registry.cluster().term,
         };
         self.published.leader_status.send_if_modified(|known| {
-            let changed = *known != office;
-            *known = office;
+            let changed = *known != leadership;
+            *known = leadership;
             changed
         });
     }

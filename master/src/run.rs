@@ -211,7 +211,7 @@ fn owner_of(
     registry: Registry,
     (entropy, readers): ([u8; 32], Handle),
 ) -> RegistryOwner {
-    let (office, office_seen) = watch::channel(LeaderStatus::default());
+    let (leadership, office_seen) = watch::channel(LeaderStatus::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(OwnerCounts::default());
     let (inbox, messages) = mpsc::channel(INBOX);
@@ -229,7 +229,7 @@ fn owner_of(
     };
     let turn_counter = Arc::new(TurnCounter::default());
     let published = PublishedState {
-        leader_status: office,
+        leader_status: leadership,
         applied,
         counts,
         views: views.clone(),

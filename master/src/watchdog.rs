@@ -201,7 +201,7 @@ struct StepDownThread {
 impl StepDownThread {
     fn start(step_down: impl Fn() + Send + 'static) -> io::Result<Self> {
         let (verdicts, taken) = mpsc::sync_channel(2);
-        let (saying, said) = mpsc::sync_channel(1);
+        let (saying, output) = mpsc::sync_channel(1);
         let voice = thread::Builder::new().name("watchdog-log".to_owned());
         voice.spawn(move || {
             for verdict in taken {
@@ -214,7 +214,7 @@ impl StepDownThread {
         })?;
         Ok(Self {
             actions: verdicts,
-            logged: said,
+            logged: output,
         })
     }
 

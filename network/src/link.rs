@@ -368,8 +368,8 @@ fn device(message: RouteNetlinkMessage) -> Option<NetworkDevice> {
     let (mut name, mut hardware) = (None, Vec::new());
     for attribute in link.attributes {
         match attribute {
-            LinkAttribute::IfName(told) => name = Some(told),
-            LinkAttribute::Address(told) => hardware = told,
+            LinkAttribute::IfName(reported) => name = Some(reported),
+            LinkAttribute::Address(reported) => hardware = reported,
             _ => {}
         }
     }

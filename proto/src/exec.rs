@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn an_invalid_frame_is_rejected_with_a_message() {
         let long = vec![0; FRAME_LIMIT_BYTES + 1];
-        for (bytes, says) in [
+        for (bytes, expected) in [
             (&b""[..], "empty frame"),
             (&long, "32770 bytes is too long"),
             (b"\x01output", "channel 1 in this direction"),
@@ -301,7 +301,7 @@ mod tests {
             (b"\x04{\"signal\":65}", "1 to 64, not 65"),
         ] {
             let refused = ClientFrame::decode(Bytes::copy_from_slice(bytes)).unwrap_err();
-            assert!(refused.to_string().contains(says), "{refused}");
+            assert!(refused.to_string().contains(expected), "{refused}");
         }
         for bytes in [
             &b"\x00input"[..],

@@ -16,10 +16,10 @@ pub fn of_failed_write(source: &io::Error) -> &'static str {
         // RocksDB reports errors as texts.
         None => {
             let text = source.to_string().to_lowercase();
-            let says = |words| text.contains(words);
-            if says("too many open files") {
+            let expected = |words| text.contains(words);
+            if expected("too many open files") {
                 OPEN_FILES
-            } else if says("no space left on device") || says("disk quota exceeded") {
+            } else if expected("no space left on device") || expected("disk quota exceeded") {
                 FREE_SPACE
             } else {
                 DISK

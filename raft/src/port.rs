@@ -250,14 +250,15 @@ impl RaftService {
 }
 
 async fn append(
-    door: &RaftPort,
+    raft_port: &RaftPort,
     message: proto::AppendRequest,
 ) -> Result<proto::AppendResponse, Status> {
-    let formed = door.admit(message.header.as_ref())?;
+    let formed = raft_port.admit(message.header.as_ref())?;
     let request = wire::append_from(message)?;
     let vote = formed.raft.server_metrics().borrow_watched().vote;
     if request.vote.leader_id.term >= vote.leader_id.term {
-        door.leader_contact
+        raft_port
+            .leader_contact
             .record_append(request.vote.leader_id.term);
     }
     formed
@@ -290,12 +291,12 @@ impl proto::raft_server::Raft for RaftService {
         let state = Some((self.0.clone(), request.into_inner()));
         // One request at a time, in order: the next is read when this one is answered.
         let answers = stream::unfold(state, async |state| {
-            let (door, mut requests) = state?;
+            let (raft_port, mut requests) = state?;
             let answer = match requests.next().await? {
-                Ok(message) => append(&door, message).await,
+                Ok(message) => append(&raft_port, message).await,
                 Err(status) => Err(status),
             };
-            let next = answer.is_ok().then_some((door, requests));
+            let next = answer.is_ok().then_some((raft_port, requests));
             Some((answer, next))
         });
         Ok(self.until_stopped(answers))

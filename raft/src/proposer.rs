@@ -134,7 +134,7 @@ impl ProposalQueue {
     }
 
     pub(crate) fn try_propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
-        let (reign, bytes) = self.admit(&proposal)?;
+        let (epoch_record, bytes) = self.admit(&proposal)?;
         let permit = match self.bytes.clone().try_acquire_many_owned(bytes) {
             Ok(permit) => permit,
             Err(TryAcquireError::NoPermits) => return Err(ProposeError::Full),
@@ -142,7 +142,7 @@ impl ProposalQueue {
         };
         self.sender
             .try_send(QueuedProposal {
-                period: reign,
+                period: epoch_record,
                 proposal,
                 _bytes: permit,
             })
@@ -153,7 +153,7 @@ impl ProposalQueue {
     }
 
     pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
-        let (reign, bytes) = self.admit(&proposal)?;
+        let (epoch_record, bytes) = self.admit(&proposal)?;
         let permit = self
             .bytes
             .clone()
@@ -161,7 +161,7 @@ impl ProposalQueue {
             .await
             .map_err(|_closed| ProposeError::Stopped)?;
         let queued = QueuedProposal {
-            period: reign,
+            period: epoch_record,
             proposal,
             _bytes: permit,
         };

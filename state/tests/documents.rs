@@ -266,13 +266,13 @@ fn the_protocol_page_states_the_limits_of_the_sources() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let page = words(&read("docs/protocol.md"));
     let mut wrong = Vec::new();
-    for &(file, source, said) in LIMITS {
+    for &(file, source, output) in LIMITS {
         if !read(file).contains(source) {
             wrong.push(format!("{file} has no {source}"));
         }
-        if !page.contains(&words(said)) {
+        if !page.contains(&words(output)) {
             wrong.push(format!(
-                "docs/protocol.md does not state {said:?} of {source}"
+                "docs/protocol.md does not state {output:?} of {source}"
             ));
         }
     }

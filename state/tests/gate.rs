@@ -64,8 +64,8 @@ fn check_skips(output: &str) -> (bool, String) {
         .write_all(output.as_bytes())
         .unwrap();
     let ended = command.wait_with_output().unwrap();
-    let said = [ended.stdout, ended.stderr].concat();
-    (ended.status.success(), String::from_utf8(said).unwrap())
+    let reported = [ended.stdout, ended.stderr].concat();
+    (ended.status.success(), String::from_utf8(reported).unwrap())
 }
 
 #[test]

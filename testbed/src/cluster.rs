@@ -55,11 +55,11 @@ impl Cluster {
     ///
     /// # Errors
     /// If a host cannot be created.
-    pub fn plan(ground: ClusterEnvironment, mut network: Network) -> Result<Self> {
+    pub fn plan(env: ClusterEnvironment, mut network: Network) -> Result<Self> {
         let mut members = Vec::new();
         let mut kinds = Vec::new();
         let mut voters = Vec::new();
-        let masters: Vec<u8> = (1..=ground.size.masters).collect();
+        let masters: Vec<u8> = (1..=env.size.masters).collect();
         let listed = |port: u16| {
             let one = |number: &u8| format!("10.99.0.{number}:{port}");
             masters.iter().map(one).collect::<Vec<_>>().join(",")
@@ -69,29 +69,28 @@ impl Cluster {
             let name = format!("master-{number}");
             voters.push(network.add(&name, *number)?);
             members.push(ManagedProcess::new(members::master(
-                &ground, &network, &name, &raft,
+                &env, &network, &name, &raft,
             )));
             kinds.push(MemberKind::Master);
         }
-        let agents =
-            (1..=ground.size.agents).map(|number| (format!("agent-{number}"), 20 + number));
+        let agents = (1..=env.size.agents).map(|number| (format!("agent-{number}"), 20 + number));
         for (name, number) in agents.chain([(REGISTER_HOST.to_owned(), 19)]) {
             network.add(&name, number)?;
             members.push(ManagedProcess::new(members::agent(
-                &ground, &network, &name, &api,
+                &env, &network, &name, &api,
             )));
             kinds.push(MemberKind::Agent);
         }
-        for number in 1..=ground.size.frameworks {
+        for number in 1..=env.size.frameworks {
             let name = format!("framework-{number}");
             network.add(&name, 100 + number)?;
             members.push(ManagedProcess::new(members::framework(
-                &ground, &network, &name, &api, number,
+                &env, &network, &name, &api, number,
             )));
             kinds.push(MemberKind::Framework);
         }
         Ok(Self {
-            environment: ground,
+            environment: env,
             network,
             members,
             kinds,

@@ -17,12 +17,12 @@ pub enum ToolError {
         source: std::io::Error,
     },
     /// It ended with an error.
-    #[error("{line} failed: {said}")]
+    #[error("{line} failed: {reported}")]
     Failed {
         /// The command line.
         line: String,
         /// The end of its output.
-        said: String,
+        reported: String,
     },
 }
 
@@ -74,11 +74,11 @@ fn check_status<T: AsRef<OsStr>>(
         .iter()
         .map(|word| word.as_ref().to_string_lossy())
         .collect();
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim().lines().last().unwrap_or("no reason given");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    let reported = reported.trim().lines().last().unwrap_or("no reason given");
     Err(ToolError::Failed {
         line: format!("{program} {}", words.join(" ")),
-        said: said.to_owned(),
+        reported: reported.to_owned(),
     })
 }
 

@@ -35,7 +35,7 @@ pub struct ClusterEnvironment {
 }
 
 fn process_spec(
-    ground: &ClusterEnvironment,
+    environment: &ClusterEnvironment,
     network: &Network,
     name: &str,
     argv: Vec<String>,
@@ -49,7 +49,7 @@ fn process_spec(
         name: name.to_owned(),
         launch: LaunchMethod::InNamespace(host.namespace.clone()),
         argv,
-        log: ground.directory.logs().join(format!("{name}.log")),
+        log: environment.directory.logs().join(format!("{name}.log")),
     }
 }
 
@@ -66,16 +66,16 @@ fn argv(program: &Path, words: &[&str]) -> Vec<String> {
 
 /// Returns the command of a master.
 pub(crate) fn master(
-    ground: &ClusterEnvironment,
+    environment: &ClusterEnvironment,
     network: &Network,
     name: &str,
     peers: &str,
 ) -> ProcessSpec {
-    let data = ground.directory.data(name).display().to_string();
+    let data = environment.directory.data(name).display().to_string();
     let listen = address(network, name);
     let timeout = format!("{}s", AGENT_TIMEOUT.as_secs());
     let argv = argv(
-        &ground.argosy,
+        &environment.argosy,
         &[
             "master",
             "start",
@@ -94,27 +94,27 @@ pub(crate) fn master(
             "info,openraft=error",
         ],
     );
-    process_spec(ground, network, name, argv)
+    process_spec(environment, network, name, argv)
 }
 
 /// Returns the command of an agent.
 pub(crate) fn agent(
-    ground: &ClusterEnvironment,
+    environment: &ClusterEnvironment,
     network: &Network,
     name: &str,
     masters: &str,
 ) -> ProcessSpec {
-    let data = ground.directory.data(name).display().to_string();
+    let data = environment.directory.data(name).display().to_string();
     let listen = address(network, name);
-    let shared = ground.directory.shared().display().to_string();
-    let own = ground.chaos.display().to_string();
+    let shared = environment.directory.shared().display().to_string();
+    let own = environment.chaos.display().to_string();
     let resources = if name == REGISTER_HOST {
         REGISTER_RESOURCES
     } else {
         AGENT_RESOURCES
     };
     let argv = argv(
-        &ground.argosy,
+        &environment.argosy,
         &[
             "agent",
             "start",
@@ -139,22 +139,25 @@ pub(crate) fn agent(
             "--allow-missing-controllers",
         ],
     );
-    process_spec(ground, network, name, argv)
+    process_spec(environment, network, name, argv)
 }
 
 /// Returns the command of a scheduler.
 pub(crate) fn framework(
-    ground: &ClusterEnvironment,
+    environment: &ClusterEnvironment,
     network: &Network,
     name: &str,
     masters: &str,
     number: u8,
 ) -> ProcessSpec {
-    let folder = ground.directory.path().display().to_string();
-    let (seed, began) = (ground.seed.to_string(), ground.started_ns.to_string());
-    let habit = ground.behaviours[usize::from(number - 1) % ground.behaviours.len()];
+    let folder = environment.directory.path().display().to_string();
+    let (seed, began) = (
+        environment.seed.to_string(),
+        environment.started_ns.to_string(),
+    );
+    let habit = environment.behaviours[usize::from(number - 1) % environment.behaviours.len()];
     let argv = argv(
-        &ground.chaos,
+        &environment.chaos,
         &[
             "framework",
             "--masters",
@@ -171,5 +174,5 @@ pub(crate) fn framework(
             habit.word(),
         ],
     );
-    process_spec(ground, network, name, argv)
+    process_spec(environment, network, name, argv)
 }

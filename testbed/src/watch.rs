@@ -89,10 +89,10 @@ impl MasterWatch {
         let fresh = seen
             .statuses
             .iter()
-            .filter(|(_, said)| said.at.elapsed() < MAX_AGE);
+            .filter(|(_, output)| output.at.elapsed() < MAX_AGE);
         let (place, _) = fresh
-            .filter(|(_, said)| said.is_leader)
-            .max_by_key(|(_, said)| said.term)?;
+            .filter(|(_, output)| output.is_leader)
+            .max_by_key(|(_, output)| output.term)?;
         Some(*place)
     }
 

@@ -129,8 +129,12 @@ impl RequestPolicy {
     }
 
     fn check_profile(&self, profile: &IsolationProfile, name: ContainerName) -> Result<(), String> {
-        let IsolationProfile { view, walls, .. } = profile;
-        self.check_layers(*walls)?;
+        let IsolationProfile {
+            view,
+            isolation_layers,
+            ..
+        } = profile;
+        self.check_layers(*isolation_layers)?;
         let MountSpec {
             root,
             host_paths,
@@ -167,7 +171,7 @@ impl RequestPolicy {
         self.host_paths.iter().any(is_below)
     }
 
-    fn check_layers(&self, walls: IsolationLayers) -> Result<(), String> {
+    fn check_layers(&self, isolation_layers: IsolationLayers) -> Result<(), String> {
         let SecurityOptions {
             capabilities,
             new_privileges,
@@ -175,14 +179,14 @@ impl RequestPolicy {
             nested_user_namespaces,
             host_network: _,
         } = &self.allowed;
-        let has = Vec::<String>::from(walls.capabilities);
+        let has = Vec::<String>::from(isolation_layers.capabilities);
         let may = |name: &String| capabilities.iter().any(|one| one.name() == name);
         let is_within = has.iter().all(may)
-            && (walls.privileges || *new_privileges)
-            && walls.landlock
-            && (walls.system_calls || *unconfined_seccomp)
-            && walls.masks
-            && (walls.user_namespaces || *nested_user_namespaces);
+            && (isolation_layers.privileges || *new_privileges)
+            && isolation_layers.landlock
+            && (isolation_layers.system_calls || *unconfined_seccomp)
+            && isolation_layers.masks
+            && (isolation_layers.user_namespaces || *nested_user_namespaces);
         if is_within {
             return Ok(());
         }

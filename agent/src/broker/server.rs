@@ -111,10 +111,10 @@ fn serve(
         return Ok(());
     };
     let mapped = division::map_users(agent, owner, &host_ids::foreign_ids());
-    let said: ReplyResult = mapped
+    let result: ReplyResult = mapped
         .map(|()| BrokerReply::Done)
         .map_err(|error| error.to_string());
-    link::send(&link.control, &said, &[])?;
+    link::send(&link.control, &result, &[])?;
     let Some((ControlMessage::Open, lock)) = link::receive(&link.control)? else {
         return Ok(());
     };
@@ -123,16 +123,16 @@ fn serve(
     let (operations, host) = match PrivilegedOperations::open(config, commands.clone(), owner) {
         Ok(opened) => opened,
         Err(error) => {
-            let said: ReplyResult = Err(error_chain(&error));
-            return link::send(&link.control, &said, &[]);
+            let result: ReplyResult = Err(error_chain(&error));
+            return link::send(&link.control, &result, &[]);
         }
     };
     if let Err(why) = division::confine() {
-        let said: ReplyResult = Err(format!("the broker {why}"));
-        return link::send(&link.control, &said, &[]);
+        let result: ReplyResult = Err(format!("the broker {why}"));
+        return link::send(&link.control, &result, &[]);
     }
-    let said: ReplyResult = Ok(BrokerReply::Opened(host));
-    link::send(&link.control, &said, &[])?;
+    let result: ReplyResult = Ok(BrokerReply::Opened(host));
+    link::send(&link.control, &result, &[])?;
     let watch = std::thread::Builder::new().name("broker".to_owned());
     watch.spawn(move || {
         spawner::wait(&spawner);
@@ -158,9 +158,9 @@ fn serve(
     let ended = loop {
         match link::receive::<ControlMessage>(&link.control) {
             Ok(Some((ControlMessage::Heartbeat, _))) => {
-                let said: ReplyResult = Ok(BrokerReply::Done);
+                let result: ReplyResult = Ok(BrokerReply::Done);
                 // Fails only if the agent has exited, which the next receive shows.
-                let _ = link::send(&link.control, &said, &[]);
+                let _ = link::send(&link.control, &result, &[]);
             }
             Ok(Some((ControlMessage::MapUsers | ControlMessage::Open, _)) | None) => break Ok(()),
             Err(error) => break Err(error),
@@ -174,12 +174,12 @@ fn serve(
 fn answer(packets: &PacketSocket, operations: &PrivilegedOperations) {
     while let Ok(Some((request, descriptors))) = link::receive::<BrokerRequest>(packets) {
         let performed: OperationResult = operations.perform(request, descriptors);
-        let (said, descriptors): (ReplyResult, _) = match performed {
+        let (result, descriptors): (ReplyResult, _) = match performed {
             Ok((reply, descriptors)) => (Ok(reply), descriptors),
             Err(why) => (Err(why), Vec::new()),
         };
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        if link::send(packets, &said, &descriptors).is_err() {
+        if link::send(packets, &result, &descriptors).is_err() {
             break;
         }
     }

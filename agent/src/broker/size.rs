@@ -142,8 +142,8 @@ fn a_broker_has_less_than_3000_lines_and_its_callees_are_documented() {
         let text = fs::read_to_string(root.join(page)).unwrap();
         let words: Vec<_> = text.split_whitespace().collect();
         let text = words.join(" ");
-        for said in ["fewer than 3,000", "fewer than 20,000 lines"] {
-            assert!(text.contains(said), "{page} does not say {said:?}");
+        for output in ["fewer than 3,000", "fewer than 20,000 lines"] {
+            assert!(text.contains(output), "{page} does not say {output:?}");
         }
     }
 }

@@ -66,7 +66,7 @@ fn usual(paths: &Paths) -> LaunchSpec {
             shm_bytes: 1 << 20,
             tmp_bytes: 1 << 20,
         },
-        walls: IsolationLayers::ALL,
+        isolation_layers: IsolationLayers::ALL,
     });
     spec.devices = vec!["/dev/fuse".into()];
     spec
@@ -262,19 +262,19 @@ fn launches_outside_the_operators_settings_are_rejected() {
             "with capabilities",
             Box::new(|spec| {
                 let named = Capabilities::named(["SETUID"]).unwrap();
-                spec.profile.as_mut().unwrap().walls.capabilities = named;
+                spec.profile.as_mut().unwrap().isolation_layers.capabilities = named;
             }),
         ),
         (
             "without Landlock",
             Box::new(|spec| {
-                spec.profile.as_mut().unwrap().walls.landlock = false;
+                spec.profile.as_mut().unwrap().isolation_layers.landlock = false;
             }),
         ),
         (
             "without a filter",
             Box::new(|spec| {
-                spec.profile.as_mut().unwrap().walls.system_calls = false;
+                spec.profile.as_mut().unwrap().isolation_layers.system_calls = false;
             }),
         ),
     ];

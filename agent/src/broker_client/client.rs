@@ -64,8 +64,8 @@ impl BrokerClient {
             broker,
         } = link;
         link::send(&control, &ControlMessage::Open, &[lock.as_fd()]).map_err(words)?;
-        let said = link::receive::<ReplyResult>(&control).map_err(words)?;
-        let host = match said {
+        let result = link::receive::<ReplyResult>(&control).map_err(words)?;
+        let host = match result {
             Some((Ok(BrokerReply::Opened(host)), _)) => host,
             Some((Ok(_), _)) => return Err(failed(unexpected_reply())),
             Some((Err(why), _)) => return Err(failed(why)),
@@ -332,7 +332,7 @@ impl BrokerClient {
         name: ContainerName,
     ) -> BrokerResult<QuotaScope> {
         match self.plain(BrokerRequest::QuotaScope(TaskContainer::new(key, name)))? {
-            BrokerReply::QuotaScope(keeper) => Ok(keeper),
+            BrokerReply::QuotaScope(scope) => Ok(scope),
             _ => Err(unexpected_reply()),
         }
     }

@@ -98,7 +98,7 @@ impl BrokerConnections {
         self.lock().push(socket);
         self.returned.notify_one();
         match answered {
-            Ok(Some((said, descriptors))) => said.map(|reply| (reply, descriptors)),
+            Ok(Some((result, descriptors))) => result.map(|reply| (reply, descriptors)),
             Ok(None) => Err(unresponsive()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(connection_lost()),
             Err(error) => Err(format!("{}: {error}", connection_lost())),
@@ -184,8 +184,8 @@ mod tests {
         let serving = std::thread::spawn(move || {
             for number in 1..=2 {
                 link::receive::<BrokerRequest>(&theirs).unwrap().unwrap();
-                let said: ReplyResult = Ok(BrokerReply::Number(number));
-                link::send(&theirs, &said, &[]).unwrap();
+                let result: ReplyResult = Ok(BrokerReply::Number(number));
+                link::send(&theirs, &result, &[]).unwrap();
             }
         });
         connections.set_responds(true);

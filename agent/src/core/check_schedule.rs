@@ -118,15 +118,15 @@ impl Core {
     /// there is space for them.
     pub(super) fn report_deferred(&mut self, instance: Instance) {
         let state = self.instances.get(&instance);
-        let known = state.and_then(|course| course.checks.as_ref());
-        let told = self
+        let known = state.and_then(|phase| phase.checks.as_ref());
+        let reported = self
             .facts
             .tasks
             .get(&instance)
             .map(|task| task.check_results);
-        let is_limited = state.is_some_and(|course| course.limit_update.result.is_some());
+        let is_limited = state.is_some_and(|phase| phase.limit_update.result.is_some());
         let standing = known.map(TaskChecks::results);
-        if is_limited || standing.is_some_and(|known| Some(known) != told) {
+        if is_limited || standing.is_some_and(|known| Some(known) != reported) {
             self.mark_dirty(instance);
         }
     }
@@ -159,7 +159,7 @@ impl Core {
         act: impl FnOnce(&mut CheckSet, Timestamp) -> Vec<checks::CheckEffect>,
     ) {
         let state = self.instances.get_mut(&instance);
-        let Some(watch) = state.and_then(|course| course.checks.as_mut()) else {
+        let Some(watch) = state.and_then(|phase| phase.checks.as_mut()) else {
             return;
         };
         let effects = act(&mut watch.checks, self.now);
@@ -177,7 +177,7 @@ impl Core {
 
     fn perform_check(&mut self, instance: Instance, effect: checks::CheckEffect) {
         let task = self.facts.tasks.get(&instance);
-        let told = task.map(|task| task.check_results).unwrap_or_default();
+        let reported = task.map(|task| task.check_results).unwrap_or_default();
         let Some(state) = self.instances.get_mut(&instance) else {
             return;
         };
@@ -209,8 +209,8 @@ impl Core {
                 };
                 let known = watch.results();
                 let is_other_told = match kind {
-                    CheckPurpose::Health => known.ready == told.ready,
-                    CheckPurpose::Readiness => known.healthy == told.healthy,
+                    CheckPurpose::Health => known.ready == reported.ready,
+                    CheckPurpose::Readiness => known.healthy == reported.healthy,
                 };
                 // One update may report both: then it has the reasons of both.
                 let why = match watch.change.take() {

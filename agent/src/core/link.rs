@@ -192,14 +192,14 @@ impl Core {
     /// Accepts only messages of this agent's cluster and of no earlier epoch. A higher epoch is on
     /// disk before the message has any effect: its effects are deferred behind this record.
     fn fence(&mut self, envelope: &v1::ToAgent) -> Result<(), String> {
-        let told: ClusterId = envelope
+        let reported: ClusterId = envelope
             .cluster_id
             .parse()
             .map_err(|error| format!("a master named no cluster: {error}"))?;
         let identity = &self.facts.identity;
-        if let Some(own) = identity.cluster.filter(|own| *own != told) {
+        if let Some(own) = identity.cluster.filter(|own| *own != reported) {
             return Err(format!(
-                "refused: the master is of cluster {told}, this agent belongs to {own}: \
+                "refused: the master is of cluster {reported}, this agent belongs to {own}: \
                  empty its --data-dir, or give it the right --masters"
             ));
         }
@@ -212,7 +212,7 @@ impl Core {
         }
         if epoch > identity.epoch || identity.cluster.is_none() {
             let identity = AgentIdentity {
-                cluster: Some(told),
+                cluster: Some(reported),
                 epoch,
                 ..identity.clone()
             };
@@ -223,8 +223,9 @@ impl Core {
     }
 
     fn registered(&mut self, serial: u64, answer: &v1::Registered) {
-        let said = answer.protocol.as_ref();
-        let agreed = said.map(|said| VersionRange::OWN.negotiate("the master", said));
+        let offered_protocol = answer.protocol.as_ref();
+        let agreed = offered_protocol
+            .map(|offered_protocol| VersionRange::OWN.negotiate("the master", offered_protocol));
         if let Some(Err(why)) = agreed {
             let why = format!("this agent refuses the master ({}): {why}", versions::CODE);
             return self.reject_link(serial, why, versions::CODE);

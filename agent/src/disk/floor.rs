@@ -72,8 +72,8 @@ mod tests {
         assert_eq!(default.level_of(0, 1_000 * GIB).floor_bytes, GIB);
         assert!(!default.level_of(GIB, 10 * GIB).is_below());
         assert!(default.level_of(GIB - 1, 1_000 * GIB).is_below());
-        let told = DiskFloor::new(PathBuf::new(), Some(7));
-        assert!(told.level_of(6, 10).is_below() && !told.level_of(7, 10).is_below());
+        let reported = DiskFloor::new(PathBuf::new(), Some(7));
+        assert!(reported.level_of(6, 10).is_below() && !reported.level_of(7, 10).is_below());
         let none = DiskFloor::new(PathBuf::new(), Some(0));
         assert!(!none.level_of(0, 10).is_below());
     }

@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn output_under_other_names_is_measured_in_addition_to_the_quota() {
-        let above = |keeper: QuotaScope| keeper.measured_above(100, 30);
+        let above = |quota_scope: QuotaScope| quota_scope.measured_above(100, 30);
         assert_eq!(above(QuotaScope::None), Some(100));
         assert_eq!(above(QuotaScope::Users), Some(130));
         assert_eq!(above(QuotaScope::All), None);

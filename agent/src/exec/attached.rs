@@ -116,11 +116,11 @@ async fn attend(attached: AttachSession, socket: WebSocket, silence: Duration) -
     let (sink, frames) = socket.split();
     let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
     let mut serving = std::pin::pin!(attached.serve(frames, queue, silence));
-    let told = tokio::select! {
+    let reported = tokio::select! {
         why = &mut serving => return SessionEnd::ClientGone(why),
-        told = send(sink, queued, silence) => told,
+        reported = send(sink, queued, silence) => reported,
     };
-    let Some(end) = told else {
+    let Some(end) = reported else {
         return SessionEnd::ClientGone("it no longer receives data".to_owned());
     };
     // Closed by the client: closing with unread input could destroy output that it has not read.

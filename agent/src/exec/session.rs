@@ -133,12 +133,12 @@ pub(super) async fn attend(
         queue,
     };
     let mut listen = pin!(listener.listen(&input));
-    let told = tokio::select! {
+    let reported = tokio::select! {
         why = &mut listen => return SessionEnd::ClientGone(why),
-        told = send(sink, queued, silence) => told,
+        reported = send(sink, queued, silence) => reported,
         never = speaker.run(&input, ended) => match never {},
     };
-    let Some(end) = told else {
+    let Some(end) = reported else {
         return SessionEnd::ClientGone("it no longer receives data".to_owned());
     };
     // Closed by the client: closing with unread input could destroy output that it has not read.
@@ -206,8 +206,8 @@ impl SessionReceiver {
                     Ok(None) => return "the connection was closed".to_owned(),
                     Err(_) => return format!("no message for {} s", self.idle_timeout.as_secs()),
                 },
-                told = next_notice(&mut self.running) => {
-                    self.end(end_of(told));
+                reported = next_notice(&mut self.running) => {
+                    self.end(end_of(reported));
                     continue;
                 }
             };

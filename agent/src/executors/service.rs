@@ -136,12 +136,12 @@ fn negotiated(range: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
 }
 
 async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {
-    let tell = |said| {
+    let tell = |received| {
         let instance = service.instance;
         let input = Input::Executor {
             instance,
             connection,
-            event: said,
+            event: received,
         };
         service.inbox.send(Event::Core(input))
     };

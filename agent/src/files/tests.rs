@@ -346,7 +346,7 @@ async fn wrong_methods_and_shutdown_are_answered_in_json() {
     // Its loop does not answer queries about the agent as a whole, as when it stops.
     let server = FilesServer::start().await;
     let client = reqwest::Client::new();
-    for (method, path, status, code, says) in [
+    for (method, path, status, code, expected) in [
         ("POST", "/v1/files/read", 405, "Unimplemented", "use GET"),
         ("DELETE", "/v1/exec", 405, "Unimplemented", "use GET"),
         ("POST", "/v1/containers", 405, "Unimplemented", "use GET"),
@@ -360,7 +360,10 @@ async fn wrong_methods_and_shutdown_are_answered_in_json() {
         let text = answer.text().await.unwrap();
         let error: serde_json::Value = serde_json::from_str(&text).expect(path);
         assert_eq!(error["code"], code, "{method} {path}");
-        assert!(error["message"].as_str().unwrap().contains(says), "{text}");
+        assert!(
+            error["message"].as_str().unwrap().contains(expected),
+            "{text}"
+        );
     }
 }
 

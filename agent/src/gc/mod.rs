@@ -136,7 +136,7 @@ pub(crate) async fn run(
     floor: DiskFloor,
     ends: EndedContainers,
 ) {
-    let mut keeper = SandboxCollector::default();
+    let mut collector = SandboxCollector::default();
     let mut turn = tokio::time::interval(INTERVAL);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -163,7 +163,7 @@ pub(crate) async fn run(
         let live = containers.iter().filter(|view| view.state != "ended");
         let live = live.flat_map(|view| [Some(view.name), view.group]);
         let live = live.flatten().collect();
-        let leaving = keeper.select(Instant::now(), room, present, &live);
+        let leaving = collector.select(Instant::now(), room, present, &live);
         let broker = broker.clone();
         let removing = move || {
             if let Err(why) = broker.remove_sandboxes(leaving) {
@@ -257,10 +257,10 @@ mod tests {
 
     #[test]
     fn ended_sandboxes_are_retained_for_an_hour() {
-        let mut keeper = SandboxCollector::default();
+        let mut collector = SandboxCollector::default();
         let start = Instant::now();
         let live = BTreeSet::from([name(2)]);
-        let mut judge = |at, room| keeper.select(at, room, present(2), &live);
+        let mut judge = |at, room| collector.select(at, room, present(2), &live);
         assert!(judge(start, DiskPressure::None).is_empty());
         assert!(judge(start + RETENTION / 2, DiskPressure::None).is_empty());
         let leaving = judge(start + RETENTION, DiskPressure::None);
@@ -269,12 +269,12 @@ mod tests {
 
     #[test]
     fn the_first_sandbox_of_a_running_group_is_retained() {
-        let mut keeper = SandboxCollector::default();
+        let mut collector = SandboxCollector::default();
         let start = Instant::now();
         let group = ContainerName { run: 0, ..name(2) };
         let mut judge = |at, live: &[ContainerName]| {
             let live = live.iter().copied().collect();
-            keeper.select(at, DiskPressure::None, present(2), &live)
+            collector.select(at, DiskPressure::None, present(2), &live)
         };
         assert!(judge(start, &[group]).is_empty());
         assert_eq!(judge(start + RETENTION, &[group]), [PathBuf::from("/s/1")]);
@@ -286,22 +286,22 @@ mod tests {
 
     #[test]
     fn above_the_maximum_the_oldest_sandboxes_are_removed() {
-        let mut keeper = SandboxCollector::default();
+        let mut collector = SandboxCollector::default();
         let (now, none) = (Instant::now(), BTreeSet::new());
-        let mut leaving = keeper.select(now, DiskPressure::None, present(1_002), &none);
+        let mut leaving = collector.select(now, DiskPressure::None, present(1_002), &none);
         leaving.sort();
         assert_eq!(leaving, [PathBuf::from("/s/1"), PathBuf::from("/s/2")]);
     }
 
     #[test]
     fn a_full_disk_removes_the_oldest_sandbox_per_round_and_no_recent_one() {
-        let mut keeper = SandboxCollector::default();
+        let mut collector = SandboxCollector::default();
         let (start, live) = (Instant::now(), BTreeSet::from([name(1)]));
         let mut round = |number: u32, room, there: &[u64]| {
             let there = there
                 .iter()
                 .map(|order| (name(*order), PathBuf::from(format!("/s/{order}"))));
-            keeper.select(start + INTERVAL * number, room, there.collect(), &live)
+            collector.select(start + INTERVAL * number, room, there.collect(), &live)
         };
         assert!(round(0, DiskPressure::Low, &[1, 2, 3]).is_empty());
         assert!(round(1, DiskPressure::None, &[1, 2, 3, 4]).is_empty());
@@ -322,10 +322,11 @@ mod tests {
 
     #[test]
     fn below_the_floor_all_earlier_ended_sandboxes_are_removed() {
-        let mut keeper = SandboxCollector::default();
+        let mut collector = SandboxCollector::default();
         let (start, live) = (Instant::now(), BTreeSet::from([name(1)]));
         let mut round = |number: u32, room, count| {
-            let mut leaving = keeper.select(start + INTERVAL * number, room, present(count), &live);
+            let mut leaving =
+                collector.select(start + INTERVAL * number, room, present(count), &live);
             leaving.sort();
             leaving
         };

@@ -57,8 +57,8 @@ fn remove_all(
 
 fn remove_sandbox(path: &Path) {
     // The file next to it that maps its files to offsets of the output. It rarely exists.
-    for beside in ["output", "output.draft"] {
-        match fs::remove_file(path.with_extension(beside)) {
+    for extension in ["output", "output.draft"] {
+        match fs::remove_file(path.with_extension(extension)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), why = %error, "a sandbox's record cannot be removed");
                 return;

@@ -163,11 +163,11 @@ impl Journal {
             let closed = tokio::task::spawn_blocking(move || self.finish()).await;
             return closed.expect("closing the journal never panics");
         }
-        let nobody = WriterHandle::Thread {
+        let stopped = WriterHandle::Thread {
             requests: None,
             writer: None,
         };
-        let WriterHandle::Task { requests, writer } = std::mem::replace(&mut self.handle, nobody)
+        let WriterHandle::Task { requests, writer } = std::mem::replace(&mut self.handle, stopped)
         else {
             return Ok(());
         };
@@ -219,17 +219,17 @@ impl JournalWriter {
     ) -> Result<Self, JournalError> {
         let path = storage.path().to_owned();
         let failed = |source| JournalError::Write { path, source };
-        let begin_anew = |records: &[JournalRecord]| {
+        let begin_new = |records: &[JournalRecord]| {
             let (mut file, bytes) = create(&storage, salt, records)?;
             storage.replace(&mut file)?;
             Ok((file, bytes, salt))
         };
         let begin = || match contents.end {
             Some(end) if end.version < frame::VERSION || contents.is_fragile() => {
-                begin_anew(&contents.facts.snapshot())
+                begin_new(&contents.facts.snapshot())
             }
             Some(end) => Ok((storage.reopen(end.offset)?, end.offset, end.salt)),
-            None => begin_anew(&[]),
+            None => begin_new(&[]),
         };
         let (file, bytes, salt) = begin().map_err(failed)?;
         Ok(Self {

@@ -90,12 +90,12 @@ impl Runner {
                 Err(ProbeFailure::Unknown) => return,
             };
             count(probe.kind, &kind, result);
-            let told = Input::ProbeFinished {
+            let reported = Input::ProbeFinished {
                 instance,
                 probe,
                 answer,
             };
-            shared.report(told).await;
+            shared.report(reported).await;
         });
     }
 }
@@ -331,10 +331,13 @@ mod tests {
         let output = kept(&[b"one\n", b"cannot\x1b[1m connect\r\n \n"]);
         let line = output.last_line();
         assert_eq!(line, "cannot[1m connect");
-        let told = explanation(CommandOutcome::Exited(7), line);
-        assert_eq!(told.to_string(), "it exited with code 7: cannot[1m connect");
-        let told = explanation(CommandOutcome::Signaled(9), String::new());
-        assert_eq!(told.to_string(), "signal 9 ended it");
+        let reported = explanation(CommandOutcome::Exited(7), line);
+        assert_eq!(
+            reported.to_string(),
+            "it exited with code 7: cannot[1m connect"
+        );
+        let reported = explanation(CommandOutcome::Signaled(9), String::new());
+        assert_eq!(reported.to_string(), "signal 9 ended it");
     }
 
     #[test]

@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn invalid_network_lists_are_rejected_at_start_by_file() {
         let blue = list("blue", "wire");
-        for (lists, says) in [
+        for (lists, expected) in [
             (vec![("1.conflist", "{")], "1.conflist"),
             (
                 vec![("1.conflist", list("blue", "absent").as_str())],
@@ -305,7 +305,7 @@ mod tests {
         ] {
             let folder = folder(&lists);
             let refused = opened(folder.path()).map(drop).unwrap_err();
-            assert!(refused.contains(says), "{refused}");
+            assert!(refused.contains(expected), "{refused}");
         }
         let refused = opened(Path::new("/nonexistent")).map(drop).unwrap_err();
         assert!(refused.contains("--cni-config-dir"), "{refused}");

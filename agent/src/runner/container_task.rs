@@ -325,8 +325,8 @@ mod tests {
             describe(Signaled(64), Some(StopReason::StopAfter)),
             "killed by signal 64 because the agent did not renew its stop_after deadline"
         );
-        let said = explanation(exit(CommandOutcome::NotStarted, None, None));
-        assert_eq!(said, Explanation::from("was not started"));
+        let output = explanation(exit(CommandOutcome::NotStarted, None, None));
+        assert_eq!(output, Explanation::from("was not started"));
         let mut lacks = exit(Exited(1), None, None);
         lacks.lacks_capability = true;
         let lacks = explanation(lacks);

@@ -157,12 +157,12 @@ fn host_path_user(
 ) -> Result<HostPathUser, CreateError> {
     let allowed = &shared.settings.allowed_opt_outs;
     let isolation = shared.settings.isolation;
-    let walls = security_options::isolation_layers(task, allowed, isolation).map_err(invalid)?;
+    let layers = security_options::isolation_layers(task, allowed, isolation).map_err(invalid)?;
     let has_image = !image_rootfs::image_of(task).is_empty();
     let is_root = user.is_some_and(ContainerUser::is_of_root);
     Ok(HostPathUser {
         is_confined: isolation == Isolation::Full,
-        may_be_root: has_image || is_root || walls.allows_user_change(),
+        may_be_root: has_image || is_root || layers.allows_user_change(),
     })
 }
 
@@ -324,7 +324,7 @@ fn profile(
 ) -> Result<Option<IsolationProfile>, CreateError> {
     let task = start.launch.spec.clone().unwrap_or_default();
     let allowed = &shared.settings.allowed_opt_outs;
-    let walls = security_options::isolation_layers(&task, allowed, shared.settings.isolation)
+    let layers = security_options::isolation_layers(&task, allowed, shared.settings.isolation)
         .map_err(invalid)?;
     let Some(first_host_id) = first_host_id else {
         return Ok(None);
@@ -338,7 +338,7 @@ fn profile(
             tmp_bytes: places.sizes.tmp_bytes,
             shm_bytes: places.sizes.shm_bytes,
         },
-        walls,
+        isolation_layers: layers,
     }))
 }
 

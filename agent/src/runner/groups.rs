@@ -96,13 +96,13 @@ pub(super) fn share_directory(
         folder.as_path()
     };
     let seen = seen.to_string_lossy().into_owned();
-    let told = [
+    let reported = [
         ("ARGOSY_GROUP_ID", id.to_string()),
         ("ARGOSY_GROUP_DIR", seen.clone()),
         // Its former name, for one more release.
         ("ARGOSY_GROUP_FOLDER", seen),
     ];
-    for (name, value) in told {
+    for (name, value) in reported {
         spec.environment.retain(|(known, _)| known != name);
         spec.environment.push((name.to_owned(), value));
     }

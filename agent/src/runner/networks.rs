@@ -145,8 +145,8 @@ fn add_addresses(addresses: &[IpAddr], environment: &mut Vec<(String, String)>) 
     let [first, ipv6] = ["ARGOSY_ADDRESS", "ARGOSY_ADDRESS6"];
     environment.retain(|(name, _)| name != first && name != ipv6);
     let later = addresses.iter().skip(1).find(|address| address.is_ipv6());
-    let told = [(first, addresses.first()), (ipv6, later)];
-    environment.extend(told.into_iter().filter_map(|(name, address)| {
+    let reported = [(first, addresses.first()), (ipv6, later)];
+    environment.extend(reported.into_iter().filter_map(|(name, address)| {
         let address = address?;
         Some((name.to_owned(), address.to_string()))
     }));

@@ -141,7 +141,7 @@ fn probe(folder: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 20,
         },
-        walls: IsolationLayers::ALL,
+        isolation_layers: IsolationLayers::ALL,
     });
     let mut container = place
         .launcher

@@ -115,11 +115,11 @@ fn pressure(usage: &ContainerUsage) -> Vec<MetricValue> {
         ("resource=\"io\",share=\"some\"", some(stats.io_pressure)),
         ("resource=\"io\",share=\"full\"", full(stats.io_pressure)),
     ];
-    let told = all.into_iter().filter_map(|(labels, stall)| {
+    let reported = all.into_iter().filter_map(|(labels, stall)| {
         let number = SampleNumber::Microseconds(stall?.total_us);
         Some(MetricValue { labels, number })
     });
-    told.collect()
+    reported.collect()
 }
 
 const FAMILIES: &[MetricFamily] = &[
@@ -384,7 +384,7 @@ mod tests {
     fn tasks_are_exported_by_metric_with_one_description() {
         let mut busy = used(1_000_001);
         busy.stats.memory_bytes = Some(4096);
-        let told = text([sample("web", used(2_500_000)), sample("api", busy)]);
+        let reported = text([sample("web", used(2_500_000)), sample("api", busy)]);
         let expected = "\
             # HELP argosy_task_cpu_seconds_total Processor time.\n\
             # TYPE argosy_task_cpu_seconds_total counter\n\
@@ -393,7 +393,7 @@ mod tests {
             # HELP argosy_task_memory_bytes Memory, page cache included.\n\
             # TYPE argosy_task_memory_bytes gauge\n\
             argosy_task_memory_bytes{framework=\"7-1\",task=\"api\"} 4096\n";
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
         assert_eq!(text([]), "");
     }
 
@@ -435,7 +435,7 @@ mod tests {
                 files_limit: 6,
             }),
         };
-        let told = text([sample("web", usage)]);
+        let reported = text([sample("web", usage)]);
         for line in [
             "argosy_task_disk_bytes{framework=\"7-1\",task=\"web\"} 30",
             "argosy_task_disk_files_limit{framework=\"7-1\",task=\"web\"} 6",
@@ -445,16 +445,16 @@ mod tests {
             "argosy_task_network_bytes_total{framework=\"7-1\",task=\"web\",direction=\"send\"} 400\n",
             "argosy_task_pressure_seconds_total{framework=\"7-1\",task=\"web\",resource=\"memory\",share=\"some\"} 1.500000\n",
         ] {
-            assert!(told.contains(line), "{line} is not in\n{told}");
+            assert!(reported.contains(line), "{line} is not in\n{reported}");
         }
-        assert!(!told.contains("resource=\"cpu\""), "{told}");
-        assert!(!told.contains("full"), "{told}");
+        assert!(!reported.contains("resource=\"cpu\""), "{reported}");
+        assert!(!reported.contains("full"), "{reported}");
     }
 
     #[test]
     fn metric_labels_are_unique_and_escaped() {
-        let told = text([sample("a\"}\n\\", used(1)), sample("a\"}\n\\", used(2))]);
-        let lines: Vec<_> = told.lines().skip(2).collect();
+        let reported = text([sample("a\"}\n\\", used(1)), sample("a\"}\n\\", used(2))]);
+        let lines: Vec<_> = reported.lines().skip(2).collect();
         assert_eq!(
             lines,
             [r#"argosy_task_cpu_seconds_total{framework="7-1",task="a\"}\n\\"} 0.000002"#]

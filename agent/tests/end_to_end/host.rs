@@ -164,12 +164,12 @@ impl TestHost {
         &self,
         master: SocketAddr,
         panic: &[&str],
-        said: &Path,
+        output: &Path,
     ) -> AgentProcess {
         open(self.folder.path(), 0o711);
         let mut command = self.divided_command(master);
         command.arg(PANICS).args(panic);
-        command.stderr(std::fs::File::create(said).unwrap());
+        command.stderr(std::fs::File::create(output).unwrap());
         AgentProcess(command.spawn().unwrap(), self.directory())
     }
 

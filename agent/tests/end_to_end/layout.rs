@@ -15,7 +15,7 @@ pub(crate) fn write(folder: &Path) -> bool {
 }
 
 /// Does the same with these settings in the configuration of the image.
-pub(crate) fn write_with(folder: &Path, says: &Value) -> bool {
+pub(crate) fn write_with(folder: &Path, expected: &Value) -> bool {
     if !Path::new(BUSYBOX).exists() {
         return false;
     }
@@ -40,7 +40,7 @@ pub(crate) fn write_with(folder: &Path, says: &Value) -> bool {
     assert!(packed.status.success());
     let layer = packed.stdout;
     let config = json!({
-        "architecture": "amd64", "os": "linux", "config": says,
+        "architecture": "amd64", "os": "linux", "config": expected,
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     });
     let blobs = folder.join("blobs/sha256");

@@ -171,8 +171,8 @@ impl AgentStream {
             cluster_id: CLUSTER.into(),
             message: Some(message),
         };
-        let said = self.outbound.send(Ok(envelope)).await;
-        assert!(said.is_ok() || self.may_hang_up, "the agent has hung up");
+        let output = self.outbound.send(Ok(envelope)).await;
+        assert!(output.is_ok() || self.may_hang_up, "the agent has hung up");
     }
 
     pub(crate) async fn order(&mut self, index: u64, order: v1::order::Order) {
@@ -240,8 +240,8 @@ impl AgentStream {
         loop {
             tokio::select! {
                 done = &mut other => return done,
-                said = self.next() => {
-                    if let FromAgent::Report(report) = said {
+                output = self.next() => {
+                    if let FromAgent::Report(report) = output {
                         self.take(report).await;
                     }
                 }

@@ -305,8 +305,8 @@ mod tests {
         })
     }
 
-    fn updates(said: &[v1::FromAgent]) -> usize {
-        match said {
+    fn updates(output: &[v1::FromAgent]) -> usize {
+        match output {
             [] => 0,
             [
                 v1::FromAgent {

@@ -56,7 +56,7 @@ impl RealAgent {
     /// If it exits or is not registered within half a minute.
     pub(crate) async fn start(
         cluster: &Cluster,
-        ground: &BenchEnvironment,
+        environment: &BenchEnvironment,
         resources: &str,
         kind: AgentKind,
     ) -> Result<Self> {
@@ -83,7 +83,7 @@ impl RealAgent {
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
         let network = kind.network().map(|_| "--allow-host-network".to_owned());
-        let program = ground.argosy.display().to_string();
+        let program = environment.argosy.display().to_string();
         let args = [
             program.as_str(),
             "agent",

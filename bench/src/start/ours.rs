@@ -181,7 +181,7 @@ impl ArgosyContainers {
                 tmp_bytes: 64 * MIB,
                 shm_bytes: 64 * MIB,
             },
-            walls: IsolationLayers::ALL,
+            isolation_layers: IsolationLayers::ALL,
         });
         match net {
             ContainerNetwork::Host => {}

@@ -32,8 +32,8 @@ pub fn take() -> Result<Inventory, AuditError> {
     inventory
         .objects
         .insert(ObjectKind::Cgroup, cgroups(&mounts));
-    let told = |(id, mount): (String, MountEntry)| (id, mount.description);
-    let mounts = mounts.into_iter().map(told).collect();
+    let reported = |(id, mount): (String, MountEntry)| (id, mount.description);
+    let mounts = mounts.into_iter().map(reported).collect();
     for (kind, things) in [
         (ObjectKind::Process, processes),
         (ObjectKind::Mount, mounts),
@@ -82,8 +82,8 @@ fn processes() -> Result<(InventoryMap, InventoryMap), AuditError> {
         for kind in NAMESPACES {
             if let Ok(name) = fs::read_link(folder.join("ns").join(kind)) {
                 let name = name.to_string_lossy().into_owned();
-                let told = format!("{name} of process {}", describe(pid, &folder));
-                namespaces.entry(name).or_insert(told);
+                let reported = format!("{name} of process {}", describe(pid, &folder));
+                namespaces.entry(name).or_insert(reported);
             }
         }
     }
@@ -168,8 +168,8 @@ fn loop_devices() -> InventoryMap {
     let file = |name: String| {
         let path = format!("/sys/block/{name}/loop/backing_file");
         let backing = fs::read_to_string(path).ok()?;
-        let told = format!("{name} on {}", backing.trim());
-        Some((told.clone(), told))
+        let reported = format!("{name} on {}", backing.trim());
+        Some((reported.clone(), reported))
     };
     names.filter_map(file).collect()
 }

@@ -16,7 +16,7 @@ pub use inventory::{AuditError, take};
 
 /// A kind of object that a host holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "each says itself")]
+#[allow(missing_docs, reason = "each message describes itself")]
 pub enum ObjectKind {
     Process,
     Cgroup,
@@ -82,10 +82,10 @@ impl Inventory {
         let mut left = BTreeSet::new();
         for (kind, things) in &self.objects {
             let known = before.objects.get(kind);
-            for (identity, told) in things {
+            for (identity, reported) in things {
                 let is_new = known.is_none_or(|known| !known.contains_key(identity));
-                if is_new && (scope.covers(identity) || scope.covers(told)) {
-                    left.insert(format!("{kind} {told}"));
+                if is_new && (scope.covers(identity) || scope.covers(reported)) {
+                    left.insert(format!("{kind} {reported}"));
                 }
             }
         }
@@ -109,9 +109,9 @@ mod tests {
 
     fn inventory(things: &[(ObjectKind, &str, &str)]) -> Inventory {
         let mut inventory = Inventory::default();
-        for (kind, identity, told) in things {
+        for (kind, identity, reported) in things {
             let of_kind = inventory.objects.entry(*kind).or_default();
-            of_kind.insert((*identity).to_owned(), (*told).to_owned());
+            of_kind.insert((*identity).to_owned(), (*reported).to_owned());
         }
         inventory
     }

@@ -106,13 +106,13 @@ fn record_facts(recorder: &Recorder) {
         resources: "cpus:4".parse().unwrap(),
     };
     recorder.observe(&client, made);
-    let told = TaskFact::UpdateReceived {
+    let reported = TaskFact::UpdateReceived {
         task: key("map-1"),
         update: REVISION,
         state: TaskState::Finished,
         end: Some(ProcessExit::Code(0)),
     };
-    recorder.observe_at(&client, told, REVISION);
+    recorder.observe_at(&client, reported, REVISION);
     let phase = Expectation::Phase {
         phase: RunPhase::Healing,
     };

@@ -111,7 +111,7 @@ fn check_tasks(findings: &mut Findings, history: &History) {
             }
             let is_there = known.contains(task) || ended.contains_key(task);
             findings.require(is_there, [call.position, audit], || {
-                format!("{task} was accepted; at the end the registry has no such task, and nobody was told its end")
+                format!("{task} was accepted; at the end the registry has no such task, and its end was not reported")
             });
         }
     }

@@ -52,13 +52,13 @@ pub(super) fn check(history: &History) -> Findings {
         if let TaskFact::UpdateReceived {
             task,
             state: TaskState::Finished | TaskState::Failed | TaskState::Killed,
-            end: Some(told),
+            end: Some(reported),
             ..
         } = fact
             && let Some((ended, end)) = ends.get(task)
         {
-            findings.require(end == told, [*ended, at], || {
-                format!("{task} ended by {end:?}, and {told:?} was told")
+            findings.require(end == reported, [*ended, at], || {
+                format!("{task} ended by {end:?}, and {reported:?} was reported")
             });
         }
     }
@@ -78,7 +78,7 @@ fn check_orphans(history: &History, findings: &mut Findings) {
             }
             TaskFact::Orphaned { task, agent } => {
                 findings.require(over.contains(task), [at], || {
-                    format!("{agent} ended {task} as nobody's, and its end was never committed")
+                    format!("{agent} ended {task} as an orphan, and its end was never committed")
                 });
             }
             _ => {}
@@ -145,7 +145,7 @@ mod tests {
         assert_nothing_compared(check, ended.clone());
         assert_clean(check, orphaned(ended));
         let running = HistoryBuilder::new().changed(9, "web", TaskState::Running);
-        assert_violation(check, orphaned(running), "framework-3/web as nobody's");
+        assert_violation(check, orphaned(running), "framework-3/web as an orphan");
     }
 
     #[test]
@@ -153,12 +153,12 @@ mod tests {
         assert_violation(
             check,
             exit_received(HistoryBuilder::new(), ProcessExit::Code(0)),
-            "ended by Code(7), and Code(0) was told",
+            "ended by Code(7), and Code(0) was reported",
         );
         assert_violation(
             check,
             exit_received(HistoryBuilder::new(), ProcessExit::Signal(9)),
-            "Signal(9) was told",
+            "Signal(9) was reported",
         );
     }
 }

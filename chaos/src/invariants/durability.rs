@@ -32,7 +32,7 @@ pub(super) fn check(history: &History) -> Findings {
                     events.push(at);
                     let all = voters.len();
                     findings.violation(
-                        format!("{node} tells entry {index} committed, but only {holders} of {all} voters have it on disk"),
+                        format!("{node} reports entry {index} as committed, but only {holders} of {all} voters have it on disk"),
                         events,
                     );
                 }

@@ -33,7 +33,7 @@ impl NodeProgress {
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let mut leaders: BTreeMap<u64, (usize, NodeId)> = BTreeMap::new();
-    let mut reigns = BTreeMap::new();
+    let mut epochs = BTreeMap::new();
     let mut votes: BTreeMap<(NodeId, u64), (usize, NodeId)> = BTreeMap::new();
     let mut places: BTreeMap<NodeId, NodeProgress> = BTreeMap::new();
     for (at, _, fact) in of_masters(history) {
@@ -48,11 +48,11 @@ pub(super) fn check(history: &History) -> Findings {
                 life,
             } => {
                 check_leader(&mut findings, &mut leaders, (at, *node), *term);
-                let reign = (*node, *term, *life);
-                let (first, known) = *reigns.entry(*epoch).or_insert((at, reign));
-                findings.require(known == reign, [first, at], || {
+                let epoch_record = (*node, *term, *life);
+                let (first, known) = *epochs.entry(*epoch).or_insert((at, epoch_record));
+                findings.require(known == epoch_record, [first, at], || {
                     format!(
-                        "the reign of entry {} is of {} and of {node}",
+                        "the epoch of entry {} is of {} and of {node}",
                         epoch.0, known.0
                     )
                 });
@@ -199,7 +199,7 @@ mod tests {
         let scene = HistoryBuilder::new()
             .observe("master-1", opened(NODE_1, 1))
             .observe("master-2", opened(NODE_1, 2));
-        assert_violation(check, scene, "the reign of entry 12");
+        assert_violation(check, scene, "the epoch of entry 12");
     }
 
     #[test]

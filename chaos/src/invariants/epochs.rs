@@ -17,7 +17,7 @@ pub(super) fn check(history: &History) -> Findings {
             AgentFact::EpochStored { agent, epoch } => {
                 let (first, highest) = *stored.entry(*agent).or_insert((at, *epoch));
                 findings.require(*epoch >= highest, [first, at], || {
-                    format!("{agent} stored reign {} after {}", epoch.0, highest.0)
+                    format!("{agent} stored epoch {} after {}", epoch.0, highest.0)
                 });
                 if *epoch > highest {
                     stored.insert(*agent, (at, *epoch));
@@ -32,7 +32,7 @@ pub(super) fn check(history: &History) -> Findings {
                 let (first, highest) = stored.get(agent).copied().unwrap_or((at, Epoch(0)));
                 findings.require(*epoch == highest, [first, at], || {
                     format!(
-                        "{agent} acted on order {} of reign {} with {} stored",
+                        "{agent} acted on order {} of epoch {} with {} stored",
                         order.0, epoch.0, highest.0
                     )
                 });
@@ -83,7 +83,7 @@ mod tests {
         assert_violation(
             check,
             acted(stored(stored(HistoryBuilder::new(), 12), 30), 12),
-            "reign 12 with 30 stored",
+            "epoch 12 with 30 stored",
         );
     }
 
@@ -92,7 +92,7 @@ mod tests {
         assert_violation(
             check,
             acted(stored(HistoryBuilder::new(), 12), 30),
-            "reign 30 with 12 stored",
+            "epoch 30 with 12 stored",
         );
     }
 
@@ -101,7 +101,7 @@ mod tests {
         assert_violation(
             check,
             stored(stored(HistoryBuilder::new(), 30), 12),
-            "stored reign 12 after 30",
+            "stored epoch 12 after 30",
         );
     }
 }

@@ -145,7 +145,7 @@ pub(super) fn removals(history: &History) -> Vec<FrameworkRemoval> {
                 let wrong = match by {
                     Removal::Teardown if requested.iter().any(was_asked) => None,
                     Removal::Teardown => {
-                        Some((at, "by a teardown that nobody asked for".to_owned()))
+                        Some((at, "by a teardown that was not requested".to_owned()))
                     }
                     Removal::Deadline => {
                         early_reason(timeouts.get(framework), absences.get(framework), *at_ms)

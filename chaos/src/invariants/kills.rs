@@ -65,7 +65,7 @@ fn check_processes(
                 if let Some(end) = ended.get(task) {
                     let end_ns = history.events[*end].time_ns;
                     findings.require(event.time_ns <= end_ns + SKEW_NS, [*end, at], || {
-                        format!("{task} has a process after it was told ended, or stopped")
+                        format!("{task} has a process after it was reported ended, or stopped")
                     });
                 }
             }
@@ -148,7 +148,11 @@ mod tests {
         let scene = HistoryBuilder::new()
             .update_received(9, "web", TaskState::Killed)
             .after_ms(1500);
-        assert_violation(check, scene.alive("web", 4, 1), "after it was told ended");
+        assert_violation(
+            check,
+            scene.alive("web", 4, 1),
+            "after it was reported ended",
+        );
         let gone = HistoryBuilder::new()
             .update_received(9, "web", TaskState::Gone)
             .after_ms(1500);

@@ -47,7 +47,7 @@ pub(super) fn check(history: &History) -> Findings {
             continue;
         }
         findings.require(asked.contains_key(task), [at], || {
-            format!("{task} runs, and nobody asked for it")
+            format!("{task} runs, and its launch was not requested")
         });
         findings.require(
             launched.is_empty() || launched.contains_key(task),
@@ -146,7 +146,7 @@ mod tests {
         assert_violation(
             check,
             HistoryBuilder::new().witnessed("web", "n"),
-            "nobody asked for it",
+            "its launch was not requested",
         );
     }
 

@@ -21,7 +21,7 @@ pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let modes = modes(history);
     let made = made(history);
-    let reigns = epochs(history);
+    let epoch_records = epochs(history);
     let leaders = leaders(history);
     let delays = FaultWindows::of(history);
     for (at, event, fact) in of_offers(history) {
@@ -54,7 +54,9 @@ pub(super) fn check(history: &History) -> Findings {
                 };
                 // A leader that was replaced and does not know it lacks what the next epoch has
                 // committed. Its offers are invalid.
-                let next = reigns.range((Excluded(offer.epoch), Unbounded)).next();
+                let next = epoch_records
+                    .range((Excluded(offer.epoch), Unbounded))
+                    .next();
                 let revision = history.events[seen].revision;
                 if next.is_some_and(|next| revision.is_some_and(|seen| seen.index >= next.0)) {
                     continue;

@@ -107,14 +107,14 @@ fn check_uses(history: &History, calls: &[CallView<'_>], findings: &mut Findings
             if !known.recipients.is_empty() {
                 findings.require(known.recipients.contains(&to), [known.made_at, at], || {
                     format!(
-                        "offer {offer} was used by {} in session {}, to whom it was not made",
+                        "offer {offer} was used by {} in session {}, to which it was not made",
                         to.0, to.1
                     )
                 });
             }
             if let Some(void) = known.void_at.filter(|void| *void < at) {
                 findings.require(epoch_after(history, *offer, ended), [void, at], || {
-                    format!("offer {offer} was withdrawn in its reign, and honoured all the same")
+                    format!("offer {offer} was withdrawn in its epoch, and accepted nevertheless")
                 });
             }
         }
@@ -241,7 +241,7 @@ mod tests {
             HistoryBuilder::new()
                 .observe("greedy", foreign)
                 .accepted(1, offer(12, 1), "web");
-        assert_violation(check, scene, "to whom it was not made");
+        assert_violation(check, scene, "to which it was not made");
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
         assert_violation(
             check,
             void.clone().accepted(1, offer(12, 1), "web"),
-            "withdrawn in its reign",
+            "withdrawn in its epoch",
         );
         let opened = RaftFact::EpochOpened {
             node: NODE_1,

@@ -99,7 +99,9 @@ fn check_live_tasks(
         }
         for (task, seen) in before {
             findings.require(!live.contains(task), [*seen, fault, at], || {
-                format!("{task} ran before the reboot of its host, and is still said to live")
+                format!(
+                    "{task} ran before the reboot of its host, and is still reported as running"
+                )
             });
         }
     }
@@ -177,6 +179,6 @@ mod tests {
         assert_clean(check, audited(early.clone(), "db", TaskState::Running));
         assert_clean(check, audited(early.clone(), "web", TaskState::Unreachable));
         let live = audited(early, "web", TaskState::Running);
-        assert_violation(check, live, "is still said to live");
+        assert_violation(check, live, "is still reported as running");
     }
 }

@@ -134,12 +134,12 @@ fn check_keeps_running(
                 task: of, state, ..
             } if of == task && at > from => {
                 findings.require(!state.is_terminal(), [from, at], || {
-                    format!("{task} is {state:?}, and nobody asked for its end")
+                    format!("{task} is {state:?}, and its end was not requested")
                 });
             }
             TaskFact::Ended { task: of, end } if of == task && at > from => {
                 findings.violation(
-                    format!("{task} ended by {end:?}, and nobody asked for it"),
+                    format!("{task} ended by {end:?}, which was not requested"),
                     [from, at],
                 );
             }
@@ -150,7 +150,7 @@ fn check_keeps_running(
     // If processes are recorded at all, this one must exist at the end.
     if let (Some(end), None, Some(_)) = (final_phase(history), excused, alive) {
         findings.require(alive > Some(end), [from, end], || {
-            format!("{task} is not there any more at the end, and nobody asked for that")
+            format!("{task} is missing at the end, which was not requested")
         });
     }
 }
@@ -231,7 +231,7 @@ mod tests {
         let later = HistoryBuilder::new()
             .removed(Removal::Teardown, 0)
             .torn_down();
-        assert_violation(check, later, "by a teardown that nobody asked for");
+        assert_violation(check, later, "by a teardown that was not requested");
         let ended = service().removed(Removal::Deadline, 9);
         let ended = check(&ended.update_received(9, "web", TaskState::Killed).history());
         assert_eq!(
@@ -278,7 +278,7 @@ mod tests {
         assert_violation(
             check,
             service().update_received(9, "web", TaskState::Killed),
-            "is Killed, and nobody",
+            "is Killed, and its end was not",
         );
         assert_violation(
             check,

@@ -70,12 +70,12 @@ fn check_received_updates(history: &History, findings: &mut Findings) {
         };
         let (first, known) = *states.entry((task, *update)).or_insert((at, *state));
         findings.require(known == *state, [first, at], || {
-            format!("one update of {task} was told as {known:?} and as {state:?}")
+            format!("one update of {task} was reported as {known:?} and as {state:?}")
         });
         if state.is_terminal() {
             let (first, known) = *ends.entry(task).or_insert((at, *update));
             findings.require(known == *update, [first, at], || {
-                format!("{task} was told two ends")
+                format!("{task} received two ends")
             });
         }
         let last = newest.entry(task).or_insert((at, *update));
@@ -86,7 +86,7 @@ fn check_received_updates(history: &History, findings: &mut Findings) {
     for (task, (at, end)) in ends {
         let (last, update) = newest[task];
         findings.require(update <= end, [at, last], || {
-            format!("{task} was told an update that is newer than its end")
+            format!("{task} received an update that is newer than its end")
         });
     }
 }

@@ -99,12 +99,12 @@ fn check_agents(history: &History, findings: &mut Findings) {
         return;
     }
     let lost = lost_tasks(history);
-    let told = AcknowledgedUpdates::of(history);
+    let reported = AcknowledgedUpdates::of(history);
     for (instance, (at, number)) in made {
         if lost.contains(instance.0) {
             continue;
         }
-        let (known, task) = (told.newest(&instance), instance.0);
+        let (known, task) = (reported.newest(&instance), instance.0);
         findings.require(known >= number, [at], || {
             format!("update {number} of {task} was never settled, only {known} was")
         });
@@ -143,7 +143,7 @@ fn check_order(history: &History, findings: &mut Findings) {
         .filter(|(_, _, fault)| fault.kind == FaultKind::FrameworkCrash)
         .map(|(at, _, fault)| (at, &fault.target))
         .collect();
-    let mut told: BTreeMap<(&TaskKey, &ProcessName, usize), BTreeMap<Revision, usize>> =
+    let mut reported: BTreeMap<(&TaskKey, &ProcessName, usize), BTreeMap<Revision, usize>> =
         BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
         let TaskFact::UpdateReceived { task, update, .. } = fact else {
@@ -154,12 +154,12 @@ fn check_order(history: &History, findings: &mut Findings) {
             .iter()
             .filter(|(kill, target)| *kill < at && **target == name);
         let life = before.count();
-        let known = told.entry((task, &event.process, life)).or_default();
+        let known = reported.entry((task, &event.process, life)).or_default();
         if let (false, Some((newest, first))) = (known.contains_key(update), known.last_key_value())
         {
             findings.require(newest < update, [*first, at], || {
                 format!(
-                    "{task} was told what became true with entry {} after what did with {}",
+                    "the framework of {task} received what became true with entry {} after what did with {}",
                     update.index, newest.index
                 )
             });
@@ -172,12 +172,12 @@ fn check_order(history: &History, findings: &mut Findings) {
 /// not removed.
 fn check_ends_delivered(history: &History, findings: &mut Findings) {
     let mut listening = BTreeSet::new();
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for (_, _, fact) in of_tasks(history) {
         if let TaskFact::UpdateReceived { task, state, .. } = fact {
             listening.insert(task.framework);
             if state.is_terminal() {
-                told.insert(task);
+                reported.insert(task);
             }
         }
     }
@@ -188,9 +188,9 @@ fn check_ends_delivered(history: &History, findings: &mut Findings) {
         if let Some(end) = changes.iter().find(|change| change.state.is_terminal())
             && listening.contains(&task.framework)
         {
-            findings.require(told.contains(task), [end.at], || {
+            findings.require(reported.contains(task), [end.at], || {
                 format!(
-                    "{task} ended as {:?}, and its framework was never told",
+                    "{task} ended as {:?}, and its framework never received it",
                     end.state
                 )
             });
@@ -318,22 +318,22 @@ mod tests {
 
     #[test]
     fn a_scheduler_that_was_killed_may_receive_what_its_former_process_skipped() {
-        let told = |number| TaskFact::UpdateReceived {
+        let reported = |number| TaskFact::UpdateReceived {
             task: key("web"),
             update: revision(number),
             state: TaskState::Running,
             end: None,
         };
-        let scene = HistoryBuilder::new().observe("framework-2", told(9));
+        let scene = HistoryBuilder::new().observe("framework-2", reported(9));
         let killed = scene
             .clone()
             .fault(FaultKind::FrameworkCrash, "framework-2");
-        let killed = killed.observe("framework-2", told(4));
-        assert_clean(check, killed.observe("framework-2", told(9)));
+        let killed = killed.observe("framework-2", reported(4));
+        assert_clean(check, killed.observe("framework-2", reported(9)));
         let another = scene.fault(FaultKind::FrameworkCrash, "framework-3");
         assert_violation(
             check,
-            another.observe("framework-2", told(4)),
+            another.observe("framework-2", reported(4)),
             "with entry 4 after",
         );
     }

@@ -183,7 +183,7 @@ pub fn check_history(history: &History) -> InvariantReport {
 
 fn evidence(history: &History) -> Evidence {
     let mut evidence = Evidence::default();
-    let mut reigns = std::collections::BTreeSet::new();
+    let mut epochs = std::collections::BTreeSet::new();
     for event in &history.events {
         match &event.what {
             EventKind::Invoke { .. } => {}
@@ -192,7 +192,7 @@ fn evidence(history: &History) -> Evidence {
             EventKind::Fault(fault) if fault.kind.is_repair() => {}
             EventKind::Fault(fault) => *evidence.faults.entry(fault.kind).or_default() += 1,
             EventKind::Observation(Observation::Raft(RaftFact::EpochOpened { epoch, .. })) => {
-                reigns.insert(*epoch);
+                epochs.insert(*epoch);
             }
             EventKind::Observation(Observation::Expect(
                 Expectation::Commit { .. }
@@ -204,7 +204,7 @@ fn evidence(history: &History) -> Evidence {
             EventKind::Observation(_) => {}
         }
     }
-    evidence.leader_changes = (reigns.len() as u64).saturating_sub(1);
+    evidence.leader_changes = (epochs.len() as u64).saturating_sub(1);
     evidence
 }
 

@@ -112,8 +112,8 @@ fn append(
 
 /// Runs git; `None` outside a checkout.
 fn git(args: &[&str]) -> Option<String> {
-    let said = host_tools::run("git", args).ok()?;
-    Some(said.trim().to_owned())
+    let output = host_tools::run("git", args).ok()?;
+    Some(output.trim().to_owned())
 }
 
 /// Returns whether the working tree equals the commit. The ledger itself is not compared, because

@@ -73,8 +73,8 @@ fn call_of_mut(event: &mut HistoryEvent) -> Option<&mut u64> {
 /// If a file cannot be read or contains an invalid line.
 pub(crate) fn witness_events(shared: &Path, time_ns: u64) -> Result<Vec<HistoryEvent>> {
     // Every line names its framework.
-    let nobody = FrameworkId(0);
-    let starts = witness::read_file(&shared.join(super::framework::WITNESS), nobody)?;
+    let no_framework = FrameworkId(0);
+    let starts = witness::read_file(&shared.join(super::framework::WITNESS), no_framework)?;
     let event = |task: TaskKey, fact: TaskFact| HistoryEvent {
         time_ns,
         process: ProcessName::new(&task.to_string()),
@@ -109,7 +109,9 @@ pub(crate) fn check_run(history: &History, report: &mut RunReport) {
         .filter(|(_, _, seen)| matches!(seen, Observation::Task(TaskFact::Witnessed { .. })));
     report.witnessed = witnessed.count() as u64;
     report.violations.extend(services(history));
-    report.violations.extend(duplicate_leaders(&report.reigns));
+    report
+        .violations
+        .extend(duplicate_leaders(&report.epoch_records));
     let verdict = invariants::check_history(history);
     for (rule, judged) in &verdict.rules {
         report.checkers.insert(rule.to_string(), judged.looked_at);
@@ -210,14 +212,14 @@ pub(crate) fn outages(history: &History, from_ns: u64, to_ns: u64) -> Vec<Outage
 
 /// Returns how many services hold their port, and a violation for each one that found it taken.
 pub(crate) fn ports(shared: &Path) -> (u64, Vec<ReportedViolation>) {
-    let said = fs::read_to_string(shared.join(port::PORTS)).unwrap_or_default();
-    let taken = said.lines().filter(|line| line.ends_with(port::TAKEN));
+    let output = fs::read_to_string(shared.join(port::PORTS)).unwrap_or_default();
+    let taken = output.lines().filter(|line| line.ends_with(port::TAKEN));
     let found = taken.map(|line| ReportedViolation {
         checker: "NoDoubleBooking".to_owned(),
         what: format!("a port was in two live tasks: {line}"),
         time_ns: None,
     });
-    let held = said.lines().filter(|line| line.ends_with(port::HELD));
+    let held = output.lines().filter(|line| line.ends_with(port::HELD));
     (held.count() as u64, found.collect())
 }
 
@@ -260,7 +262,7 @@ pub(crate) fn services(history: &History) -> Vec<ReportedViolation> {
                     found.push(ReportedViolation {
                         checker: "TaskSurvival".to_owned(),
                         what: format!(
-                            "{task} ended as {state:?} ({end:?}) and nobody had asked for it"
+                            "{task} ended as {state:?} ({end:?}) which was not requested"
                         ),
                         time_ns: Some(event.time_ns),
                     });
@@ -273,19 +275,21 @@ pub(crate) fn services(history: &History) -> Vec<ReportedViolation> {
 }
 
 /// Checks the epochs that masters reported: each has one leader.
-pub(crate) fn duplicate_leaders(reigns: &[EpochRecord]) -> Vec<ReportedViolation> {
+pub(crate) fn duplicate_leaders(epoch_records: &[EpochRecord]) -> Vec<ReportedViolation> {
     let mut leaders: BTreeMap<u64, &str> = BTreeMap::new();
     let mut found = Vec::new();
-    for reign in reigns {
-        let first = leaders.entry(reign.epoch).or_insert(&reign.leader);
-        if *first != reign.leader {
+    for epoch_record in epoch_records {
+        let first = leaders
+            .entry(epoch_record.epoch)
+            .or_insert(&epoch_record.leader);
+        if *first != epoch_record.leader {
             found.push(ReportedViolation {
                 checker: "ElectionSafety".to_owned(),
                 what: format!(
-                    "reign {} is led by {first} and by {}",
-                    reign.epoch, reign.leader
+                    "epoch {} is led by {first} and by {}",
+                    epoch_record.epoch, epoch_record.leader
                 ),
-                time_ns: Some(reign.seen_ns),
+                time_ns: Some(epoch_record.seen_ns),
             });
         }
     }
@@ -389,14 +393,16 @@ mod tests {
 
     #[test]
     fn two_leaders_of_one_epoch_are_found() {
-        let reign = |leader: &str| EpochRecord {
+        let epoch_record = |leader: &str| EpochRecord {
             epoch: 4,
             leader: leader.to_owned(),
             seen_ns: 1,
         };
-        assert!(duplicate_leaders(&[reign("master-1"), reign("master-1")]).is_empty());
+        assert!(
+            duplicate_leaders(&[epoch_record("master-1"), epoch_record("master-1")]).is_empty()
+        );
         assert_eq!(
-            duplicate_leaders(&[reign("master-1"), reign("master-2")]).len(),
+            duplicate_leaders(&[epoch_record("master-1"), epoch_record("master-2")]).len(),
             1
         );
     }

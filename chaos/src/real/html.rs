@@ -184,21 +184,21 @@ fn timeline(text: &mut String, report: &RunReport) {
 
 fn leaders(text: &mut String, report: &RunReport, scale: &TimeScale, y: f64) {
     let mut order: Vec<&str> = Vec::new();
-    let mut reigns: Vec<_> = report.reigns.iter().collect();
-    reigns.sort_by_key(|reign| reign.seen_ns);
-    for (position, reign) in reigns.iter().enumerate() {
+    let mut epoch_records: Vec<_> = report.epoch_records.iter().collect();
+    epoch_records.sort_by_key(|epoch_record| epoch_record.seen_ns);
+    for (position, epoch_record) in epoch_records.iter().enumerate() {
         let place = order
             .iter()
-            .position(|name| *name == reign.leader)
+            .position(|name| *name == epoch_record.leader)
             .unwrap_or_else(|| {
-                order.push(&reign.leader);
+                order.push(&epoch_record.leader);
                 order.len() - 1
             });
-        let end = reigns
+        let end = epoch_records
             .get(position + 1)
             .map_or(scale.to_ns, |next| next.seen_ns);
-        let title = format!("{}, reign {}", reign.leader, reign.epoch);
-        let span = (reign.seen_ns, end);
+        let title = format!("{}, epoch {}", epoch_record.leader, epoch_record.epoch);
+        let span = (epoch_record.seen_ns, end);
         scale.bar(text, y, span, COLOURS[place % COLOURS.len()], &title);
     }
 }
@@ -331,7 +331,7 @@ mod tests {
                 ended_ns: Some(6_000_000_000),
                 failure: None,
             }],
-            reigns: vec![EpochRecord {
+            epoch_records: vec![EpochRecord {
                 epoch: 3,
                 leader: "master-1".to_owned(),
                 seen_ns: 1,
@@ -349,7 +349,7 @@ mod tests {
             ..RunReport::default()
         };
         let page = page(&report);
-        for part in ["kill-leader", "master-1, reign 3", "60 s", "polyline"] {
+        for part in ["kill-leader", "master-1, epoch 3", "60 s", "polyline"] {
             assert!(page.contains(part), "{part}");
         }
         assert!(

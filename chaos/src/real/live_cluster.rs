@@ -204,12 +204,12 @@ impl ExistingCluster {
     fn note_epoch(&mut self, cluster: &v1::Cluster) {
         if self
             .report
-            .reigns
+            .epoch_records
             .iter()
-            .all(|reign| reign.epoch != cluster.epoch)
+            .all(|epoch_record| epoch_record.epoch != cluster.epoch)
         {
             let seen_ns = self.now_ns();
-            self.report.reigns.push(EpochRecord {
+            self.report.epoch_records.push(EpochRecord {
                 epoch: cluster.epoch,
                 leader: cluster.leader.clone(),
                 seen_ns,

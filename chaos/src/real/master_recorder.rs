@@ -110,19 +110,19 @@ mod tests {
             let watch = MasterWatch::default();
             let own = MasterRecorder::new(recorder);
             own.follow(&watch);
-            let said = |applied| v1::Cluster {
+            let output = |applied| v1::Cluster {
                 answered_by: NodeId(1).to_string(),
                 term: 4,
                 committed_index: applied,
                 applied_index: applied,
                 ..v1::Cluster::default()
             };
-            watch.note(0, &said(12), 1);
+            watch.note(0, &output(12), 1);
             if is_restarted {
                 watch.restarted(0);
             }
-            watch.note(0, &said(11), 2);
-            watch.note(0, &said(13), 3);
+            watch.note(0, &output(11), 2);
+            watch.note(0, &output(13), 3);
             drop((watch, own));
             let history = recording.finish().unwrap();
             let judged = check_history(&history);

@@ -97,7 +97,8 @@ pub struct RunReport {
     /// Every fault.
     pub faults: Vec<FaultLine>,
     /// Every epoch.
-    pub reigns: Vec<EpochRecord>,
+    #[serde(rename = "reigns")]
+    pub epoch_records: Vec<EpochRecord>,
     /// Times without an answered write that exceed the threshold.
     pub outages: Vec<Outage>,
     /// The time of faults, in nanoseconds since the run began.
@@ -247,7 +248,7 @@ impl RunReport {
     /// Returns the number of epochs after the first.
     #[must_use]
     pub fn leader_changes(&self) -> u64 {
-        (self.reigns.len() as u64).saturating_sub(1)
+        (self.epoch_records.len() as u64).saturating_sub(1)
     }
 }
 

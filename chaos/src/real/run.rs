@@ -311,7 +311,7 @@ fn check_results(
         operations: check::operations(&history),
         outages: check::outages(&history, found.faults_ns.0, found.faults_ns.1),
         faults: found.faults,
-        reigns: found.epochs,
+        epoch_records: found.epochs,
         tasks: found.tasks,
         faults_ns: found.faults_ns,
         violations: found.violations,
@@ -386,8 +386,10 @@ fn too_little(arguments: &RunArguments, wanted: &[FaultName], report: &mut RunRe
 }
 
 fn version(argosy: &Path) -> String {
-    let said = host_tools::run(&argosy.display().to_string(), &["version"]);
-    said.map(|text| text.trim().to_owned()).unwrap_or_default()
+    let output = host_tools::run(&argosy.display().to_string(), &["version"]);
+    output
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Copies the files that are needed to analyse a violation.

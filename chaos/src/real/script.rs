@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn an_invalid_line_is_reported_with_its_number() {
-        for (bad, says) in [
+        for (bad, expected) in [
             ("at 1s kill-leader\nat kill", "line 2"),
             ("at 1s kill-ladder", "kill-leader"),
             ("at 2s kill-leader\nat 1s kill-leader", "comes before"),
@@ -98,7 +98,7 @@ mod tests {
             ("# nothing", "empty"),
         ] {
             let error = parse(bad).unwrap_err().to_string();
-            assert!(error.contains(says), "{bad:?}: {error}");
+            assert!(error.contains(expected), "{bad:?}: {error}");
         }
     }
 }

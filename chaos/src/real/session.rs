@@ -153,7 +153,7 @@ impl<'a> RunSession<'a> {
                 .leader()
                 .map_or_else(|| "none".to_owned(), |place| format!("{}", place + 1));
             format!(
-                "leader {leader}, {} operations, {} unknown, {} reigns",
+                "leader {leader}, {} operations, {} unknown, {} epochs",
                 load(&counted.answered),
                 load(&counted.unknown),
                 masters.epochs().len()
@@ -431,8 +431,8 @@ impl<'a> RunSession<'a> {
 
     fn epochs(&self) -> Vec<EpochRecord> {
         let name = |place| super::inject::name_of(&self.cluster, place);
-        let reigns = self.masters.epochs().into_iter();
-        reigns
+        let epoch_records = self.masters.epochs().into_iter();
+        epoch_records
             .map(|(epoch, place, seen_ns)| EpochRecord {
                 epoch,
                 leader: name(place),

@@ -224,7 +224,7 @@ fn run_seeds(arguments: &SimArguments) -> io::Result<BatchSum> {
     let next = &AtomicU64::new(arguments.from);
     thread::scope(|scope| {
         // Capacity 0: a thread blocks until its last seed is shown.
-        let (told, played) = mpsc::sync_channel(0);
+        let (reported, played) = mpsc::sync_channel(0);
         let until = arguments
             .within
             .map(|within| Instant::now() + Duration::from_secs(within));
@@ -232,10 +232,10 @@ fn run_seeds(arguments: &SimArguments) -> io::Result<BatchSum> {
             .jobs
             .or_else(|| thread::available_parallelism().ok());
         for _ in 0..jobs.map_or(1, NonZeroUsize::get) {
-            let told = told.clone();
-            scope.spawn(move || run_worker(arguments, until, next, &told));
+            let reported = reported.clone();
+            scope.spawn(move || run_worker(arguments, until, next, &reported));
         }
-        drop(told);
+        drop(reported);
         for (seed, played) in played {
             match played {
                 Ok(played) => {
@@ -260,7 +260,7 @@ fn run_worker(
     arguments: &SimArguments,
     until: Option<Instant>,
     next: &AtomicU64,
-    told: &ResultSender,
+    reported: &ResultSender,
 ) {
     let words = words(arguments);
     let end = arguments.from.saturating_add(arguments.seeds);
@@ -271,7 +271,7 @@ fn run_worker(
         }
         let played = subprocess::run_seed(seed, &words);
         let is_broken = played.is_err();
-        if told.send((seed, played)).is_err() || is_broken {
+        if reported.send((seed, played)).is_err() || is_broken {
             return;
         }
     }

@@ -205,19 +205,19 @@ fn a_vanished_scheduler_is_disconnected_and_its_offers_go_to_others() {
     sim.host(MASTER, move || master(own.clone()));
     let own = cuts.clone();
     sim.host("agent", move || agent(own.clone()));
-    let (own, told) = (cuts.clone(), seen.clone());
+    let (own, reported) = (cuts.clone(), seen.clone());
     sim.host("first", move || {
-        scheduler("first", own.clone(), told.clone())
+        scheduler("first", own.clone(), reported.clone())
     });
     let start = Duration::ZERO;
     let minute = Duration::from_secs(60);
     run_until(&mut sim, &seen, "first holds an offer", start, minute);
-    let (own, told) = (cuts.clone(), seen.clone());
+    let (own, reported) = (cuts.clone(), seen.clone());
     sim.host("second", move || {
-        scheduler("second", own.clone(), told.clone())
+        scheduler("second", own.clone(), reported.clone())
     });
-    let (own, told) = (cuts.clone(), seen.clone());
-    sim.host("onlooker", move || observer(own.clone(), told.clone()));
+    let (own, reported) = (cuts.clone(), seen.clone());
+    sim.host("onlooker", move || observer(own.clone(), reported.clone()));
     run_until(&mut sim, &seen, "second registered", start, minute);
     // Both schedulers are up for longer than the timeout: neither is disconnected, and the first
     // holds its offer.

@@ -49,8 +49,9 @@ fn start() -> Child {
 fn output_of(child: Child) -> String {
     let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
     let mut lines = text.lines();
-    let said = lines.find_map(|line| line.split("histories ").nth(1));
-    said.unwrap_or_else(|| panic!("no histories: {text}"))
+    let output = lines.find_map(|line| line.split("histories ").nth(1));
+    output
+        .unwrap_or_else(|| panic!("no histories: {text}"))
         .to_owned()
 }
 

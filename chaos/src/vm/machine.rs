@@ -197,13 +197,13 @@ impl VirtualMachine {
         let _ = self.qemu.kill();
         let _ = self.qemu.wait();
         // The reader of the port ends with the connection, so this loop ends.
-        let said = self.reports.iter().collect();
+        let output = self.reports.iter().collect();
         // Data that QEMU had already sent to a disk is still written to its cache. After this, no
         // server may write.
         for server in self.servers.drain(..) {
             server.join().expect("a disk's server does not panic");
         }
-        said
+        output
     }
 
     /// Returns the last lines of the console.
@@ -364,8 +364,8 @@ mod tests {
     fn complete_report_lines_are_parsed_and_other_output_goes_to_the_console() {
         let (sender, reports) = sync_channel(8);
         let console = Console::default();
-        let said = &b"mounted\r\nnonsense\nack 1 2 3\nack 1 3"[..];
-        read_reports(said, &sender, &console);
+        let output = &b"mounted\r\nnonsense\nack 1 2 3\nack 1 3"[..];
+        read_reports(output, &sender, &console);
         drop(sender);
         let heard: Vec<String> = reports.iter().map(|report| report.to_string()).collect();
         assert_eq!(heard, ["mounted", "ack 1 2 3"]);

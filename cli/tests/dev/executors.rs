@@ -149,8 +149,8 @@ impl TestFramework {
     fn wait_for_state(&self, task: &str, state: v1::TaskState) {
         wait_for(&format!("{task} to be {state:?}"), || {
             let events = self.events.lock().unwrap();
-            let told = events.states.get(task);
-            told.is_some_and(|told| told.state() == state)
+            let reported = events.states.get(task);
+            reported.is_some_and(|reported| reported.state() == state)
         });
     }
 
@@ -161,7 +161,10 @@ impl TestFramework {
             self.driver.message(&agent, "shell", word.into());
             std::thread::sleep(std::time::Duration::from_millis(200));
             let events = self.events.lock().unwrap();
-            events.messages.iter().any(|said| said == word.as_bytes())
+            events
+                .messages
+                .iter()
+                .any(|output| output == word.as_bytes())
         });
     }
 }

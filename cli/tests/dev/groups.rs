@@ -39,7 +39,10 @@ fn task(id: &str, line: &str, amounts: &str) -> v1::TaskSpec {
 
 impl GroupScheduler {
     fn are_all(&self, state: v1::TaskState) -> bool {
-        let alike = self.states.values().filter(|told| told.state() == state);
+        let alike = self
+            .states
+            .values()
+            .filter(|reported| reported.state() == state);
         alike.count() == 2
     }
 }
@@ -111,13 +114,19 @@ fn a_group_is_launched_together_and_killed_through_one_task() {
     ended
         .unwrap_or_else(|_| panic!("it went no further than {:?}", pod.states))
         .unwrap();
-    let told: Vec<_> = pod
+    let reported: Vec<_> = pod
         .refused
         .iter()
         .map(|refused| (refused.position, &*refused.code))
         .collect();
-    assert_eq!(told, [(0, "task-group-invalid"), (1, "task-group-invalid")]);
-    assert!(pod.refused[0].message.contains("task large"), "{told:?}");
+    assert_eq!(
+        reported,
+        [(0, "task-group-invalid"), (1, "task-group-invalid")]
+    );
+    assert!(
+        pod.refused[0].message.contains("task large"),
+        "{reported:?}"
+    );
     let along = &pod.states["b"];
     let why = "its group ended because task a";
     assert!(along.message.starts_with(why), "{}", along.message);

@@ -306,17 +306,21 @@ fn check_quorum_loss(cluster: &DevCluster, leader: &serde_json::Value) {
         Signal::SIGKILL,
     )
     .unwrap();
-    let mut said = (0, String::new(), String::new());
+    let mut reported = (0, String::new(), String::new());
     wait_for("the loss of the quorum to be seen", || {
-        said = cluster.run(&["status"]);
-        said.0 == 5
+        reported = cluster.run(&["status"]);
+        reported.0 == 5
     });
     assert!(
-        said.1.starts_with("no quorum: no leader for "),
+        reported.1.starts_with("no quorum: no leader for "),
         "{}",
-        said.1
+        reported.1
     );
-    assert!(said.1.contains("2 of 3 masters must be up"), "{}", said.1);
+    assert!(
+        reported.1.contains("2 of 3 masters must be up"),
+        "{}",
+        reported.1
+    );
 }
 
 #[test]

@@ -382,8 +382,8 @@ fn an_image_like_postgres_answers_queries() {
                 && TcpStream::connect("10.99.99.1:31432").is_ok()
                 && query("SELECT 1").0 == 0
         });
-        let (code, said, stderr) = query("INSERT INTO started VALUES (7) RETURNING at");
-        assert_eq!((code, said.lines().next()), (0, Some("7")), "{stderr}");
+        let (code, output, stderr) = query("INSERT INTO started VALUES (7) RETURNING at");
+        assert_eq!((code, output.lines().next()), (0, Some("7")), "{stderr}");
         assert!(runs_as("postgres", 999) && !runs_as("postgres", 0));
         let (code, _, stderr) = fixture.cluster.run(&["task", "kill", "postgres"]);
         assert_eq!(code, 0, "{stderr}");
@@ -396,8 +396,8 @@ fn an_image_like_redis_stores_data() {
         fixture.serve(&REDIS, || {
             redis(31379, "SET key kept").is_some_and(|text| text.starts_with("+OK"))
         });
-        let said = redis(31379, "GET key").unwrap();
-        assert!(said.contains("kept"), "{said}");
+        let output = redis(31379, "GET key").unwrap();
+        assert!(output.contains("kept"), "{output}");
         assert!(runs_as("redis-server", 998) && !runs_as("redis-server", 0));
         let (code, _, stderr) = fixture.cluster.run(&["task", "kill", "redis"]);
         assert_eq!(code, 0, "{stderr}");
@@ -421,12 +421,12 @@ fn without_options(words: &mut Vec<String>) {
 fn an_official_image_without_options_fails_with_the_required_options() {
     with_image_cluster(34, ALLOWED, |fixture| {
         for image in [NGINX, POSTGRES, REDIS] {
-            let (code, said, errors) = fixture.run(&image, without_options);
-            assert_ne!(code, 0, "{}: {said} {errors}", image.name);
+            let (code, output, errors) = fixture.run(&image, without_options);
+            assert_ne!(code, 0, "{}: {output} {errors}", image.name);
             assert!(
                 errors.contains("--capability SERVER")
                     && errors.contains("--allow-capabilities SERVER"),
-                "{}: {said} {errors}",
+                "{}: {output} {errors}",
                 image.name
             );
         }

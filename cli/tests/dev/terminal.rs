@@ -37,13 +37,13 @@ pub(crate) struct TestTerminal {
 
 impl TestTerminal {
     pub(crate) fn start(cluster: &DevCluster, rows: u16, columns: u16, words: &[&str]) -> Self {
-        let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        unlockpt(&person).unwrap();
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&controller).unwrap();
         let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let terminal: OwnedFd = ioctl_tiocgptpeer(&person, peer).unwrap();
-        resize(&person, rows, columns);
-        let person = File::from(person);
-        let before = mode(&person);
+        let terminal: OwnedFd = ioctl_tiocgptpeer(&controller, peer).unwrap();
+        resize(&controller, rows, columns);
+        let controller = File::from(controller);
+        let before = mode(&controller);
         let there = || Stdio::from(terminal.try_clone().unwrap());
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait"]).env("TERM", "dumb");
@@ -51,9 +51,9 @@ impl TestTerminal {
         let argosy = command.stdin(there()).stdout(there()).stderr(there());
         let argosy = argosy.spawn().unwrap();
         Self {
-            output: watch(person.try_clone().unwrap()),
+            output: watch(controller.try_clone().unwrap()),
             initial_mode: before,
-            pty: person,
+            pty: controller,
             screen: String::new(),
             argosy,
         }
@@ -107,11 +107,11 @@ impl Drop for TestTerminal {
 }
 
 /// Reads all that is written to this terminal.
-fn watch(mut person: File) -> Receiver<String> {
+fn watch(mut controller: File) -> Receiver<String> {
     let (shows, shown) = channel();
     std::thread::spawn(move || {
         let mut buffer = [0; 1024];
-        while let Ok(count @ 1..) = person.read(&mut buffer) {
+        while let Ok(count @ 1..) = controller.read(&mut buffer) {
             let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
             if shows.send(text).is_err() {
                 return;

@@ -91,9 +91,9 @@ async fn another_protocol_is_refused(channel: Channel) {
         .subscribe(request)
         .await
         .expect_err("version 99 is not spoken");
-    let said = status.message();
+    let output = status.message();
     assert!(
-        said.contains("version 99") && said.contains("9.9.9") && said.contains("version 1:"),
+        output.contains("version 99") && output.contains("9.9.9") && output.contains("version 1:"),
         "{status}"
     );
 }

@@ -94,14 +94,14 @@ async fn an_attached_run_survives_failovers_and_exits_with_the_tasks_code() {
         .await
         .unwrap()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let reported = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
         output.status.code(),
         Some(7),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert_eq!(said.lines().collect::<Vec<_>>(), ["one", "two"]);
+    assert_eq!(reported.lines().collect::<Vec<_>>(), ["one", "two"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,11 +28,11 @@ fn revision(answer: &CallResult) -> v1::Revision {
 async fn settled(framework: &TestFramework, revision: v1::Revision) -> v1::LimitsStatus {
     framework
         .wait_for_event("its limits are settled", LONG, |events| {
-            let mut told = events.updates.iter().filter_map(|update| {
+            let mut reported = events.updates.iter().filter_map(|update| {
                 assert_ne!(update.state(), v1::TaskState::Failed, "{update:?}");
                 update.limits.clone()
             });
-            told.find(|limits| {
+            reported.find(|limits| {
                 limits.revision == Some(revision) && (limits.in_force || !limits.refusal.is_empty())
             })
         })

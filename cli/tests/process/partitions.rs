@@ -40,8 +40,8 @@ fn ip(arguments: &str) {
         .args(arguments.split(' '))
         .output()
         .expect("iproute2 is installed");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {said}");
+    let received = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {received}");
 }
 
 impl PartitionNamespaces {
@@ -229,14 +229,14 @@ async fn is_ready(master: &TestMember) -> bool {
 async fn health(master: &TestMember) -> [ServingStatus; 2] {
     let endpoint = Endpoint::from_shared(format!("http://{}", master.api())).unwrap();
     let mut client = HealthClient::new(endpoint.connect().await.unwrap());
-    let mut told = [ServingStatus::Unknown; 2];
-    for (service, told) in ["argosy.v1.Scheduler", ""].into_iter().zip(&mut told) {
+    let mut reported = [ServingStatus::Unknown; 2];
+    for (service, reported) in ["argosy.v1.Scheduler", ""].into_iter().zip(&mut reported) {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };
-        *told = client.check(request).await.unwrap().into_inner().status();
+        *reported = client.check(request).await.unwrap().into_inner().status();
     }
-    told
+    reported
 }
 
 /// Returns the cluster as this master alone sees it.
@@ -271,8 +271,11 @@ async fn knows_no_leader(master: &TestMember) {
     let status = Command::new(argosy())
         .args(["status", "--masters", &api])
         .output();
-    let said = String::from_utf8_lossy(&status.unwrap().stdout).into_owned();
-    assert!(said.starts_with("no quorum: no leader for "), "{said}");
+    let received = String::from_utf8_lossy(&status.unwrap().stdout).into_owned();
+    assert!(
+        received.starts_with("no quorum: no leader for "),
+        "{received}"
+    );
 }
 
 async fn knows_a_leader_again(master: &TestMember) {

@@ -304,9 +304,14 @@ async fn kill_after(cluster: &Cluster, index: usize, step: &KillPoint) {
         .spawn();
     let mut child = child.expect("strace is installed");
     let ended = wait_until(step.step, LONG, async || child.try_wait().unwrap()).await;
-    let said = fs::read_to_string(&log).unwrap();
+    let reported = fs::read_to_string(&log).unwrap();
     // strace exits as the process that it traces.
-    assert_eq!(ended.signal(), Some(9), "{}: {ended}: {said}", step.step);
+    assert_eq!(
+        ended.signal(),
+        Some(9),
+        "{}: {ended}: {reported}",
+        step.step
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,8 +37,8 @@ impl StoppedThreads {
         });
         let stopped: Vec<String> = stopped.collect();
         assert!(!stopped.is_empty(), "no thread would be held");
-        let said = cluster.directory.path().join("strace");
-        let said = File::create(said).expect("a file can be made");
+        let output = cluster.directory.path().join("strace");
+        let output = File::create(output).expect("a file can be made");
         let mut strace = Command::new("strace");
         // Calls in which a thread waits for work are delayed. `write` is not: a thread that logs
         // would hold the lock of standard error, and the process would exit without its last
@@ -46,7 +46,7 @@ impl StoppedThreads {
         strace.args(["-qq", "-o", "/dev/null", "-e"]);
         strace.arg("inject=futex,epoll_wait,epoll_pwait,read:delay_enter=60s");
         strace.args(stopped.iter().flat_map(|thread| ["-p", thread]));
-        let strace = strace.stdin(Stdio::null()).stderr(said).spawn();
+        let strace = strace.stdin(Stdio::null()).stderr(output).spawn();
         Self(strace.expect("strace is installed"))
     }
 }

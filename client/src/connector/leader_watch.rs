@@ -69,14 +69,14 @@ struct EpochStream {
 impl EpochStream {
     async fn next(&mut self) -> Option<v1::Reign> {
         let message = self.stream.message();
-        let told = if self.has_received {
+        let reported = if self.has_received {
             message.await
         } else {
             let first = tokio::time::timeout(FIRST_WORD, message).await;
             first.unwrap_or(Ok(None))
         };
         self.has_received = true;
-        told.ok().flatten()
+        reported.ok().flatten()
     }
 }
 
@@ -109,7 +109,9 @@ impl LeaderWatch {
     ) -> LeaderEpoch {
         let mut newest = self.newest.subscribe();
         let listen_from = Instant::now() + quiet;
-        let is_news = |reign: &LeaderEpoch| reign.epoch > epoch && reign.leader != address;
+        let is_news = |epoch_record: &LeaderEpoch| {
+            epoch_record.epoch > epoch && epoch_record.leader != address
+        };
         loop {
             let listened = async {
                 tokio::time::sleep_until(listen_from).await;
@@ -131,28 +133,28 @@ impl LeaderWatch {
         let Some(open) = &mut listener.open else {
             return listener.open(connector).await;
         };
-        let Some(reign) = open.next().await else {
+        let Some(epoch_record) = open.next().await else {
             return listener.close();
         };
-        if reign.here {
+        if epoch_record.here {
             // The leader could not report its own replacement.
             listener.close();
         } else {
             listener.failures = 0;
         }
-        self.handle_message(&reign, connector);
+        self.handle_message(&epoch_record, connector);
     }
 
-    fn handle_message(&self, reign: &v1::Reign, connector: &Connector) {
+    fn handle_message(&self, epoch_record: &v1::Reign, connector: &Connector) {
         // An invalid address is useless.
-        let Ok(leader) = Masters::new([&reign.leader_address]) else {
+        let Ok(leader) = Masters::new([&epoch_record.leader_address]) else {
             return;
         };
         let leader = leader.addresses()[0].clone();
         // A master that lags reports an old epoch.
-        if self.epoch() < reign.epoch {
+        if self.epoch() < epoch_record.epoch {
             connector.note_epoch(&leader);
-            self.record(reign.epoch, &leader);
+            self.record(epoch_record.epoch, &leader);
         }
     }
 

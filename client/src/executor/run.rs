@@ -237,7 +237,8 @@ impl ExecutorRunner {
             }
             Some(Said::Subscribed(subscribed)) => {
                 let protocol = subscribed.protocol.as_ref();
-                let agreed = protocol.map(|said| VersionRange::OWN.negotiate("the agent", said));
+                let agreed =
+                    protocol.map(|output| VersionRange::OWN.negotiate("the agent", output));
                 if let Some(Err(why)) = agreed {
                     return Err(ExecutorError::Refused(why.to_string()));
                 }

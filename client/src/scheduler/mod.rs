@@ -30,7 +30,7 @@ pub use run::{SchedulerRunner, run};
 ///
 /// Callbacks are serial and in order. They run on the task that awaits [`SchedulerRunner::run`], so
 /// a callback that takes long delays the next ones; no event is lost.
-#[allow(unused_variables, reason = "the defaults ignore what they are told")]
+#[allow(unused_variables, reason = "the defaults ignore their arguments")]
 pub trait Scheduler {
     /// Called once in each run, when the framework is registered under `subscription.framework_id`.
     /// Keep that id to take the framework over in a later process.

@@ -70,8 +70,8 @@ impl SessionOffers {
     /// Takes offers out to use them. If one is not held, returns the id of the first such offer
     /// instead.
     pub(crate) fn take(&mut self, offer_ids: &[String]) -> Result<Vec<v1::HeldOffer>, String> {
-        if let Some(stranger) = offer_ids.iter().find(|id| !self.held.contains_key(*id)) {
-            return Err(stranger.clone());
+        if let Some(unknown) = offer_ids.iter().find(|id| !self.held.contains_key(*id)) {
+            return Err(unknown.clone());
         }
         let take = |id| {
             self.held.remove(id).map(|held| v1::HeldOffer {

@@ -133,7 +133,7 @@ impl World {
             .lock()
             .unwrap()
             .iter()
-            .filter(|told| *told == line)
+            .filter(|reported| *reported == line)
             .count()
     }
 

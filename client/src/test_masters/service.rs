@@ -233,21 +233,21 @@ impl Leadership for FakeMaster {
 
     async fn watch(&self, _: Request<v1::WatchReigns>) -> RpcResult<Self::WatchStream> {
         // One at a time: a listener always receives the newest.
-        let (sender, reigns) = mpsc::channel(1);
+        let (sender, epochs) = mpsc::channel(1);
         let master = self.clone();
         tokio::spawn(async move {
-            let mut told = None;
+            let mut reported = None;
             while !master.stop.is_cancelled() && !sender.is_closed() {
-                let reign = master.state().leadership(master.index);
-                if told.as_ref() != Some(&reign) {
-                    told = Some(reign.clone());
-                    if sender.send(Ok(reign)).await.is_err() {
+                let epoch_record = master.state().leadership(master.index);
+                if reported.as_ref() != Some(&epoch_record) {
+                    reported = Some(epoch_record.clone());
+                    if sender.send(Ok(epoch_record)).await.is_err() {
                         return;
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(reigns)))
+        Ok(Response::new(ReceiverStream::new(epochs)))
     }
 }

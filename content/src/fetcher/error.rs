@@ -15,7 +15,7 @@ use crate::sources;
 
 /// An error of fetching a file. Each variant names the URI, without its secrets.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "their causes say it")]
+#[expect(missing_docs, reason = "their causes describe it")]
 pub enum FetchError {
     Invalid {
         uri: RedactedUri,

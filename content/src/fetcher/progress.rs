@@ -111,28 +111,28 @@ mod tests {
 
     #[test]
     fn unknown_totals_are_omitted() {
-        let told = |done, total| at(done, total).explanation().to_string();
-        assert_eq!(told(0, 0), "fetching x");
-        assert_eq!(told(3 << 19, 0), "fetching x: 1.5 MiB so far");
-        let almost = told((100 << 20) - 1, 100 << 20);
+        let reported = |done, total| at(done, total).explanation().to_string();
+        assert_eq!(reported(0, 0), "fetching x");
+        assert_eq!(reported(3 << 19, 0), "fetching x: 1.5 MiB so far");
+        let almost = reported((100 << 20) - 1, 100 << 20);
         assert_eq!(almost, "fetching x: 99.9 MiB of 100.0 MiB");
     }
 
     #[tokio::test]
     async fn unchanged_progress_is_not_reported_again() {
         let (meter, seen) = watch::channel(FetchProgress::default());
-        let (said, mut told) = mpsc::unbounded_channel();
+        let (output, mut reported) = mpsc::unbounded_channel();
         let telling = report(seen, Duration::from_millis(1), |now| {
-            said.send(now).unwrap();
+            output.send(now).unwrap();
             std::future::ready(())
         });
         let listening = async {
             for done in [1, 2] {
                 let now = at(done << 20, 4 << 20);
                 meter.send_replace(now.clone());
-                assert_eq!(told.recv().await, Some(now.explanation()));
+                assert_eq!(reported.recv().await, Some(now.explanation()));
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                assert!(told.is_empty());
+                assert!(reported.is_empty());
             }
         };
         tokio::select! {

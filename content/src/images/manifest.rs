@@ -102,16 +102,18 @@ pub(super) fn document(
         return Err(malformed("it is neither a manifest nor an index"));
     }
     let inside = value.get("mediaType").and_then(Value::as_str);
-    for said in [inside, announced].into_iter().flatten() {
-        let said_index = match said {
+    for output in [inside, announced].into_iter().flatten() {
+        let said_index = match output {
             INDEX | DOCKER_INDEX => true,
             MANIFEST | DOCKER_MANIFEST => false,
             // Servers of plain files announce any type.
-            _ if inside != Some(said) => continue,
-            _ => return Err(malformed(&format!("its media type {said:?} is unknown"))),
+            _ if inside != Some(output) => continue,
+            _ => return Err(malformed(&format!("its media type {output:?} is unknown"))),
         };
         if said_index != is_index {
-            return Err(malformed(&format!("it is not of its media type {said:?}")));
+            return Err(malformed(&format!(
+                "it is not of its media type {output:?}"
+            )));
         }
     }
     if value.get("schemaVersion").and_then(Value::as_u64) != Some(2) {

@@ -197,7 +197,7 @@ impl ContentService {
         loop {
             tokio::select! {
                 biased;
-                said = answers.recv() => match said {
+                output = answers.recv() => match output {
                     Some((ServiceReply::Progress { done_bytes, total_bytes, .. }, _)) => on_progress(done_bytes, total_bytes),
                     Some((ServiceReply::Done { .. }, descriptors)) => {
                         asked.mark_answered();

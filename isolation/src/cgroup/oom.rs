@@ -73,9 +73,9 @@ mod tests {
 
     #[test]
     fn an_oom_kill_is_formatted_with_its_figures() {
-        let told = |shortage: OomKill| shortage.to_string();
+        let reported = |shortage: OomKill| shortage.to_string();
         assert_eq!(
-            told(SHORTAGE),
+            reported(SHORTAGE),
             "out of memory: used 128 MiB of 128 MiB; 1 process was killed"
         );
         let several = OomKill {
@@ -85,7 +85,7 @@ mod tests {
             ..SHORTAGE
         };
         assert_eq!(
-            told(several),
+            reported(several),
             "out of memory: used 63.9 MiB of 64 MiB; 3 processes were killed"
         );
         let uncounted = OomKill {
@@ -93,7 +93,7 @@ mod tests {
             ..SHORTAGE
         };
         assert_eq!(
-            told(uncounted),
+            reported(uncounted),
             "out of memory: its limit is 128 MiB; 1 process was killed"
         );
         let of_host = OomKill {
@@ -102,7 +102,7 @@ mod tests {
             ..SHORTAGE
         };
         assert_eq!(
-            told(of_host),
+            reported(of_host),
             "its host was out of memory: used 128 MiB; 1 process was killed"
         );
         assert_eq!(mebibytes(u64::MAX), "17592186044416");

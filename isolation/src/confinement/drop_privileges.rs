@@ -56,23 +56,27 @@ pub(crate) fn enter_domain(
     profile: &IsolationProfile,
     network: &Network,
 ) -> Result<(), LayerError> {
-    if !profile.walls.landlock {
+    if !profile.isolation_layers.landlock {
         return Ok(());
     }
     let rules =
         rules(profile, network).map_err(|error| format!("cannot prepare Landlock: {error}"))?;
-    let restricted = rules.no_new_privs(profile.walls.privileges).restrict_self();
+    let restricted = rules
+        .no_new_privs(profile.isolation_layers.privileges)
+        .restrict_self();
     restricted
         .map(drop)
         .map_err(|error| format!("cannot enforce Landlock: {error}"))
 }
 
 impl Confinement {
-    pub(crate) fn new(walls: IsolationLayers, filter: &SeccompFilter) -> Self {
+    pub(crate) fn new(isolation_layers: IsolationLayers, filter: &SeccompFilter) -> Self {
         Self {
-            layers: walls,
-            capabilities: kept_capabilities(walls.capabilities),
-            filter: walls.system_calls.then(|| filter.widened(walls)),
+            layers: isolation_layers,
+            capabilities: kept_capabilities(isolation_layers.capabilities),
+            filter: isolation_layers
+                .system_calls
+                .then(|| filter.widened(isolation_layers)),
         }
     }
 

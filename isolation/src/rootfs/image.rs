@@ -69,9 +69,9 @@ impl RootMounts {
     pub(crate) fn open(
         root: &RootFs,
         first_host_id: u32,
-        walls: IsolationLayers,
+        isolation_layers: IsolationLayers,
     ) -> Result<Option<Self>, MountError> {
-        let attributes = attributes(walls);
+        let attributes = attributes(isolation_layers);
         let image = match root {
             RootFs::Host => return Ok(None),
             RootFs::Directory(folder) => {
@@ -202,8 +202,8 @@ fn overlay(
 }
 
 /// Returns the mount attributes: `nosuid`, unless the container has that security option.
-fn attributes(walls: IsolationLayers) -> MountAttrFlags {
-    if walls.privileges {
+fn attributes(isolation_layers: IsolationLayers) -> MountAttrFlags {
+    if isolation_layers.privileges {
         DEFAULT_ATTRIBUTES
     } else {
         MountAttrFlags::MOUNT_ATTR_NODEV

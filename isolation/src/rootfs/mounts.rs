@@ -117,7 +117,7 @@ impl PreparedMounts {
         Ok(Self {
             mounts: places,
             secrets: vault,
-            root: RootMounts::open(&view.root, profile.first_host_id, profile.walls)?,
+            root: RootMounts::open(&view.root, profile.first_host_id, profile.isolation_layers)?,
             devices: DeviceDirectory::make(devices, profile.first_host_id)?,
         })
     }
@@ -186,7 +186,8 @@ pub(crate) fn enter(
     attach_private(devices, view)?;
     mount_system(root, clones, cgroups)?;
     mount_generated_files(root, files)?;
-    let (secrets, mut gifts) = volumes::secret_mounts(root, parts.secrets.as_ref(), &view.volumes)?;
+    let (secrets, mut pending_chowns) =
+        volumes::secret_mounts(root, parts.secrets.as_ref(), &view.volumes)?;
     crash_point!("init.secrets-unlocked");
     scratch(root, "tmp", view.tmp_bytes)?;
     for HostPathMount { tree, to, .. } in &parts.mounts {
@@ -202,7 +203,7 @@ pub(crate) fn enter(
         let place = made.map_err(|error| no_mount_point("host path", to, error))?;
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
-    gifts.extend(volumes::attach_volumes(root, &view.volumes, secrets)?);
+    pending_chowns.extend(volumes::attach_volumes(root, &view.volumes, secrets)?);
     crash_point!("init.volumes-shown");
     crash_point!("init.root-laid");
     if own.is_none() {
@@ -213,7 +214,7 @@ pub(crate) fn enter(
     enter_root(root)?;
     crash_point!("init.host-left");
     chdir(SANDBOX).map_err(mount_error("enter the sandbox"))?;
-    Ok(gifts)
+    Ok(pending_chowns)
 }
 
 fn mount_system(

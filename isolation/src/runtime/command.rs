@@ -48,7 +48,7 @@ impl<'a> PreparedCommand<'a> {
         let environment = spec.environment.iter();
         let profile = spec.profile.as_ref();
         Self {
-            confinement: profile.map(|profile| Confinement::new(profile.walls, filter)),
+            confinement: profile.map(|profile| Confinement::new(profile.isolation_layers, filter)),
             candidates: names.iter().map(|name| plain(name)).collect(),
             pointers: ExecPointers::new(
                 arguments.iter().map(|argument| plain(argument)).collect(),

@@ -256,7 +256,7 @@ impl ExecSession {
         if self.is_over {
             return Ok(None);
         }
-        let (told, descriptors) = match receive_packet_with(&self.socket, WaitMode::Return) {
+        let (reported, descriptors) = match receive_packet_with(&self.socket, WaitMode::Return) {
             Ok(ReceiveResult::Message(message)) => message,
             Ok(ReceiveResult::Nothing) => return Ok(None),
             Ok(ReceiveResult::Closed) => return Err(ExecSessionError::Lost),
@@ -265,8 +265,8 @@ impl ExecSession {
                 return Err(ExecSessionError::Malformed { what });
             }
         };
-        self.is_over = told != MonitorMessage::Started;
-        Ok(Some(match told {
+        self.is_over = reported != MonitorMessage::Started;
+        Ok(Some(match reported {
             MonitorMessage::Started => ExecNotice::Started(streams(descriptors)?),
             MonitorMessage::Refused { reason } => ExecNotice::Refused { reason },
             MonitorMessage::Ended { status } => {
@@ -425,40 +425,46 @@ mod tests {
 
     #[test]
     fn only_pipes_and_terminals_are_accepted_as_streams() {
-        let (session, keeper) = packet_pair().unwrap();
+        let (session, exec_monitor) = packet_pair().unwrap();
         let mut session = ExecSession {
             socket: session,
             is_over: false,
         };
         let null = std::fs::File::open("/dev/null").unwrap();
         let given = [null.as_fd()];
-        send_packet_with(&keeper, &MonitorMessage::Started, &given, WaitMode::Return).unwrap();
+        send_packet_with(
+            &exec_monitor,
+            &MonitorMessage::Started,
+            &given,
+            WaitMode::Return,
+        )
+        .unwrap();
         let refused = session.notice().unwrap_err().to_string();
         assert!(refused.contains("neither three pipes"), "{refused}");
     }
 
     #[test]
     fn the_exit_is_the_last_message_and_an_earlier_close_is_an_error() {
-        let (socket, keeper) = packet_pair().unwrap();
+        let (socket, exec_monitor) = packet_pair().unwrap();
         let mut session = ExecSession {
             socket,
             is_over: false,
         };
         assert!(session.notice().unwrap().is_none());
         send_packet(
-            &keeper,
+            &exec_monitor,
             &MonitorMessage::Ended { status: 7 << 8 },
             WaitMode::Return,
         )
         .unwrap();
-        drop(keeper);
+        drop(exec_monitor);
         assert!(matches!(
             session.notice(),
             Ok(Some(ExecNotice::Ended(CommandOutcome::Exited(7))))
         ));
         assert!(session.notice().unwrap().is_none());
-        let (socket, keeper) = packet_pair().unwrap();
-        drop(keeper);
+        let (socket, exec_monitor) = packet_pair().unwrap();
+        drop(exec_monitor);
         let mut session = ExecSession {
             socket,
             is_over: false,

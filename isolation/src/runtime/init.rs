@@ -119,17 +119,17 @@ fn start(
     // Before the mounts are set up: their directories are for all users of the container, whatever
     // the agent's umask is.
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let gifts = enter_namespaces(context, clones)?;
+    let pending_chowns = enter_namespaces(context, clones)?;
     crash_point!("init.view-entered");
     if let Some(name) = spec.image_user.take() {
         switch_to_image_user(spec, &name)?;
         crash_point!("init.user-found");
     }
-    gifts
+    pending_chowns
         .iter()
         .try_for_each(|gift| gift.apply(spec.user.as_ref()))
         .map_err(|error| error_chain(&error))?;
-    drop(gifts);
+    drop(pending_chowns);
     close_all_but(Some(context.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
     crash_point!("init.descriptors-closed");
@@ -297,11 +297,19 @@ fn enter_namespaces(
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
             .map_err(|errno| words("make mounts private", errno))?;
     }
-    let mut gifts = Vec::new();
+    let mut pending_chowns = Vec::new();
     if let (Some(profile), Some(parts), Some(clones)) = (&spec.profile, context.mounts, clones) {
-        let (view, files, walls) = (&profile.view, &spec.files, profile.walls);
-        gifts = crate::rootfs::mounts::enter(view, parts, clones, files, walls, namespaces.cgroup)
-            .map_err(|error| error_chain(&error))?;
+        let (view, files, isolation_layers) =
+            (&profile.view, &spec.files, profile.isolation_layers);
+        pending_chowns = crate::rootfs::mounts::enter(
+            view,
+            parts,
+            clones,
+            files,
+            isolation_layers,
+            namespaces.cgroup,
+        )
+        .map_err(|error| error_chain(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
@@ -311,12 +319,12 @@ fn enter_namespaces(
         nix::unistd::sethostname(hostname).map_err(|errno| words("set the host name", errno))?;
     }
     if spec.profile.is_some() {
-        return Ok(gifts);
+        return Ok(pending_chowns);
     }
     let sandbox = spec.sandbox.as_path();
     nix::unistd::chdir(sandbox)
         .map_err(|errno| words(&format!("enter the sandbox {}", sandbox.display()), errno))?;
-    Ok(gifts)
+    Ok(pending_chowns)
 }
 
 /// Init while the container's command runs.
@@ -394,9 +402,9 @@ impl Init<'_> {
         }
         let (spec, filter) = (self.spec, self.context.filter);
         match sys::clone_process(0, None, || exec::run_monitor(spec, filter, session)) {
-            Ok(keeper) => {
+            Ok(monitor) => {
                 crash_point!("init.entry-made");
-                self.monitors.push(keeper.pid);
+                self.monitors.push(monitor.pid);
             }
             Err(errno) => {
                 exec::refuse(session, format!("cannot make a process: {}", errno.desc()));

@@ -288,7 +288,7 @@ impl<'a> Supervisor<'a> {
             }
             None => timer.unset(),
         };
-        set.expect("a valid instant can be set on a timer of ours");
+        set.expect("a valid instant can be set on our timer");
     }
 
     fn read_reports(&mut self) {

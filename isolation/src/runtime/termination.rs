@@ -132,48 +132,51 @@ mod tests {
 
     #[test]
     fn a_kill_sends_the_configured_stop_signal() {
-        let mut course = Termination::new(None, Some(libc::SIGQUIT));
-        let asked = course.request(at(0), kill(1_000));
+        let mut termination = Termination::new(None, Some(libc::SIGQUIT));
+        let asked = termination.request(at(0), kill(1_000));
         assert_eq!(asked, Some(TerminationAction::Signal(libc::SIGQUIT)));
-        assert_eq!(course.tick(at(1_000)), Some(TerminationAction::KillAll));
+        assert_eq!(
+            termination.tick(at(1_000)),
+            Some(TerminationAction::KillAll)
+        );
     }
 
     #[test]
     fn a_kill_sends_term_and_then_kill_after_the_grace_period() {
-        let mut course = Termination::new(None, None);
-        assert_eq!(course.next(), None);
-        assert_eq!(course.request(at(100), kill(50)), TERM);
-        assert_eq!(course.next(), Some(at(150)));
-        assert_eq!(course.tick(at(149)), None);
-        assert_eq!(course.tick(at(150)), Some(TerminationAction::KillAll));
-        assert_eq!(course.tick(at(151)), None);
+        let mut termination = Termination::new(None, None);
+        assert_eq!(termination.next(), None);
+        assert_eq!(termination.request(at(100), kill(50)), TERM);
+        assert_eq!(termination.next(), Some(at(150)));
+        assert_eq!(termination.tick(at(149)), None);
+        assert_eq!(termination.tick(at(150)), Some(TerminationAction::KillAll));
+        assert_eq!(termination.tick(at(151)), None);
         assert_eq!(
-            course.tick(at(1150)),
+            termination.tick(at(1150)),
             Some(TerminationAction::KillAll),
             "until it works"
         );
-        assert_eq!(course.stop(), Some(StopReason::Ordered));
+        assert_eq!(termination.stop(), Some(StopReason::Ordered));
     }
 
     #[test]
     fn without_a_grace_period_no_term_is_sent() {
-        let mut course = Termination::new(None, None);
+        let mut termination = Termination::new(None, None);
         assert_eq!(
-            course.request(at(100), kill(0)),
+            termination.request(at(100), kill(0)),
             Some(TerminationAction::KillAll)
         );
     }
 
     #[test]
     fn a_repeated_kill_only_shortens_the_grace_period() {
-        let mut course = Termination::new(None, None);
-        assert_eq!(course.request(at(0), kill(1000)), TERM);
-        assert_eq!(course.request(at(10), kill(5000)), None);
-        assert_eq!(course.next(), Some(at(1000)));
-        assert_eq!(course.request(at(20), kill(100)), None);
-        assert_eq!(course.next(), Some(at(120)));
+        let mut termination = Termination::new(None, None);
+        assert_eq!(termination.request(at(0), kill(1000)), TERM);
+        assert_eq!(termination.request(at(10), kill(5000)), None);
+        assert_eq!(termination.next(), Some(at(1000)));
+        assert_eq!(termination.request(at(20), kill(100)), None);
+        assert_eq!(termination.next(), Some(at(120)));
         assert_eq!(
-            course.request(at(30), kill(0)),
+            termination.request(at(30), kill(0)),
             Some(TerminationAction::KillAll)
         );
     }
@@ -184,23 +187,23 @@ mod tests {
             deadline: at(100),
             grace_ms: 10,
         };
-        let mut course = Termination::new(Some(stop_after), None);
+        let mut termination = Termination::new(Some(stop_after), None);
         assert_eq!(
-            course.request(at(50), SupervisorRequest::Renew { deadline: at(200) }),
+            termination.request(at(50), SupervisorRequest::Renew { deadline: at(200) }),
             None
         );
         assert_eq!(
-            course.request(at(60), SupervisorRequest::Renew { deadline: at(150) }),
+            termination.request(at(60), SupervisorRequest::Renew { deadline: at(150) }),
             None
         );
-        assert_eq!(course.tick(at(199)), None);
-        assert_eq!(course.tick(at(200)), TERM);
+        assert_eq!(termination.tick(at(199)), None);
+        assert_eq!(termination.tick(at(200)), TERM);
         assert_eq!(
-            course.request(at(201), SupervisorRequest::Renew { deadline: at(900) }),
+            termination.request(at(201), SupervisorRequest::Renew { deadline: at(900) }),
             None
         );
-        assert_eq!(course.tick(at(210)), Some(TerminationAction::KillAll));
-        assert_eq!(course.stop(), Some(StopReason::StopAfter));
+        assert_eq!(termination.tick(at(210)), Some(TerminationAction::KillAll));
+        assert_eq!(termination.stop(), Some(StopReason::StopAfter));
     }
 
     #[test]
@@ -209,15 +212,15 @@ mod tests {
             deadline: at(100),
             grace_ms: 10,
         };
-        let mut course = Termination::new(Some(stop_after), None);
-        assert_eq!(course.request(at(50), kill(60_000)), TERM);
+        let mut termination = Termination::new(Some(stop_after), None);
+        assert_eq!(termination.request(at(50), kill(60_000)), TERM);
         // After the renewal, its grace period may last longer.
-        course.request(at(60), SupervisorRequest::Renew { deadline: at(200) });
-        assert_eq!(course.next(), Some(at(210)));
-        assert_eq!(course.tick(at(209)), None);
-        assert_eq!(course.tick(at(210)), Some(TerminationAction::KillAll));
-        assert_eq!(course.stop(), Some(StopReason::Ordered));
-        assert_eq!(course.next(), Some(at(1210)), "until it works");
+        termination.request(at(60), SupervisorRequest::Renew { deadline: at(200) });
+        assert_eq!(termination.next(), Some(at(210)));
+        assert_eq!(termination.tick(at(209)), None);
+        assert_eq!(termination.tick(at(210)), Some(TerminationAction::KillAll));
+        assert_eq!(termination.stop(), Some(StopReason::Ordered));
+        assert_eq!(termination.next(), Some(at(1210)), "until it works");
     }
 
     #[test]
@@ -226,12 +229,12 @@ mod tests {
             deadline: at(100),
             grace_ms: 50,
         };
-        let mut course = Termination::new(Some(stop_after), None);
-        assert_eq!(course.tick(at(120)), TERM);
-        assert_eq!(course.next(), Some(at(150)));
-        let mut course = Termination::new(Some(stop_after), None);
+        let mut termination = Termination::new(Some(stop_after), None);
+        assert_eq!(termination.tick(at(120)), TERM);
+        assert_eq!(termination.next(), Some(at(150)));
+        let mut termination = Termination::new(Some(stop_after), None);
         assert_eq!(
-            course.tick(at(150)),
+            termination.tick(at(150)),
             Some(TerminationAction::KillAll),
             "too late for a grace"
         );
@@ -239,11 +242,11 @@ mod tests {
 
     #[test]
     fn a_renewal_without_a_deadline_has_no_effect() {
-        let mut course = Termination::new(None, None);
+        let mut termination = Termination::new(None, None);
         assert_eq!(
-            course.request(at(0), SupervisorRequest::Renew { deadline: at(1) }),
+            termination.request(at(0), SupervisorRequest::Renew { deadline: at(1) }),
             None
         );
-        assert_eq!(course.next(), None);
+        assert_eq!(termination.next(), None);
     }
 }

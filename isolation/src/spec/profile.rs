@@ -27,7 +27,8 @@ pub struct IsolationProfile {
     /// The part of the host's files that it sees.
     pub view: MountSpec,
     /// The isolation layers; each is enabled unless an operator allows tasks to disable it.
-    pub walls: IsolationLayers,
+    #[serde(rename = "walls")]
+    pub isolation_layers: IsolationLayers,
 }
 
 /// The isolation layers of a profile. They overlap: an attack that breaks one layer still meets the

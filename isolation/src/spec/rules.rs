@@ -138,8 +138,8 @@ impl LaunchSpec {
             let remedy = "a container has the users and groups 0 to 65,535";
             return Err(SpecError::new("user", &number.to_string(), remedy));
         }
-        if profile.walls.allows_user_change() && profile.view.has_mapped_owners() {
-            let value = profile.walls.capabilities.to_string();
+        if profile.isolation_layers.allows_user_change() && profile.view.has_mapped_owners() {
+            let value = profile.isolation_layers.capabilities.to_string();
             let remedy =
                 "on host paths its users are the host's: let it see none, or keep it as it is";
             return Err(SpecError::new("capabilities", &value, remedy));

@@ -109,7 +109,7 @@ impl UnpackLimits {
 /// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names say it")]
+#[expect(missing_docs, reason = "the names describe them")]
 pub enum ArchiveFormat {
     Tar,
     TarGzip,

@@ -298,16 +298,16 @@ fn unpack_with_progress(
     target: &OwnedFd,
     agent: &OwnedFd,
 ) -> Result<super::UnpackResult, UnpackFailure> {
-    let mut told = UnpackProgress::default();
+    let mut reported = UnpackProgress::default();
     let done = unpack(
         archive.into(),
         job.format,
         target.as_fd(),
         &job.rules,
         &mut |progress| {
-            let much = progress.written_bytes - told.written_bytes >= REPORT_STEP_BYTES;
-            if much || progress.entries - told.entries >= REPORT_STEP_ENTRIES {
-                told = progress;
+            let much = progress.written_bytes - reported.written_bytes >= REPORT_STEP_BYTES;
+            if much || progress.entries - reported.entries >= REPORT_STEP_ENTRIES {
+                reported = progress;
                 // If it is not read in time, the next one reports more.
                 let _ = send_packet(agent, &UnpackReport::Progress(progress), WaitMode::Return);
             }

@@ -68,14 +68,16 @@ fn refusal(container: &Container, stdin: bool) -> String {
 
 /// Reads until the output ends with `until`, or until the command's end, which is then returned.
 fn read_until(attachment: &mut Attachment, until: &str) -> (String, Option<CommandOutcome>) {
-    let mut said = Vec::new();
+    let mut output = Vec::new();
     loop {
-        let text = String::from_utf8_lossy(&said).into_owned();
+        let text = String::from_utf8_lossy(&output).into_owned();
         if !until.is_empty() && text.ends_with(until) {
             return (text, None);
         }
         match next(attachment) {
-            AttachmentNotice::Output(bytes) | AttachmentNotice::Errors(bytes) => said.extend(bytes),
+            AttachmentNotice::Output(bytes) | AttachmentNotice::Errors(bytes) => {
+                output.extend(bytes)
+            }
             AttachmentNotice::InputConsumed => {}
             AttachmentNotice::Ended(outcome) => return (text, Some(outcome)),
             other => panic!("{other:?} after {text:?}"),

@@ -153,8 +153,8 @@ fn tried(world: &mut RootFixture, network: Network) -> BTreeMap<String, String> 
     let mut spec = profiled(world, &line);
     spec.network = network;
     let exit = world.run(&spec);
-    let said = stdout(&spec);
-    let answers: BTreeMap<_, _> = said
+    let output = stdout(&spec);
+    let answers: BTreeMap<_, _> = output
         .lines()
         .filter_map(|line| line.rsplit_once(' '))
         .map(|(name, answer)| (name.to_owned(), answer.to_owned()))
@@ -162,7 +162,7 @@ fn tried(world: &mut RootFixture, network: Network) -> BTreeMap<String, String> 
     assert_eq!(
         answers.len(),
         60,
-        "{exit:?} {said} {}",
+        "{exit:?} {output} {}",
         crate::fixture::stderr(&spec)
     );
     answers

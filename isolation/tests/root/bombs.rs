@@ -233,8 +233,8 @@ fn population(spec: &LaunchSpec) -> usize {
 
 /// Returns the number that it wrote at its end.
 fn figure(spec: &LaunchSpec) -> u64 {
-    let said = stdout(spec);
-    said.lines().next().unwrap().parse().unwrap()
+    let received = stdout(spec);
+    received.lines().next().unwrap().parse().unwrap()
 }
 
 fn forks() {
@@ -332,8 +332,8 @@ fn disk_filler() {
     let (mut container, _) = street.start_bomb(&spec);
     let bytes = figure(&spec);
     assert!((DISK * 8 / 10..=DISK).contains(&bytes), "{bytes} bytes");
-    let said = stdout(&spec);
-    let names = said.lines().nth(1).unwrap().parse::<u64>().unwrap();
+    let received = stdout(&spec);
+    let names = received.lines().nth(1).unwrap().parse::<u64>().unwrap();
     let most = system.usage().unwrap().files_limit;
     assert!((500..=most).contains(&names), "{names} names of {most}");
     street.during(|_| {
@@ -416,8 +416,8 @@ fn storm_outside() {
         let signals = (1..=64).filter(|signal| ![9, 19, 32, 33].contains(signal));
         for signal in signals.cycle().take(600) {
             let mut kill = std::process::Command::new("/bin/kill");
-            let told = kill.arg(format!("-{signal}")).args(&pids).status().unwrap();
-            assert!(told.success(), "signal {signal}");
+            let reported = kill.arg(format!("-{signal}")).args(&pids).status().unwrap();
+            assert!(reported.success(), "signal {signal}");
         }
     });
     assert_eq!(container.notice().unwrap(), None, "it lives");

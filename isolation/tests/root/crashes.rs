@@ -335,7 +335,7 @@ impl RunParameters {
                 tmp_bytes: 1 << 20,
                 shm_bytes: 1 << 20,
             },
-            walls: IsolationLayers::ALL,
+            isolation_layers: IsolationLayers::ALL,
         }
     }
 

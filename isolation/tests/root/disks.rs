@@ -213,10 +213,10 @@ fn full_file_system() {
         most > empty.limit_bytes * 9 / 10
     });
     let exit = container.wait(crate::fixture::TIMEOUT).unwrap();
-    let said = output_of(&spec);
-    assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{said}");
+    let output = output_of(&spec);
+    assert_eq!(exit.outcome, CommandOutcome::Exited(7), "{output}");
     for words in ["begun\n", "No space left on device", "ended\n"] {
-        assert!(said.contains(words), "{words:?} in {said:?}");
+        assert!(output.contains(words), "{words:?} in {output:?}");
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let at = spec.sandbox.to_str().unwrap();
@@ -232,10 +232,10 @@ fn full_file_system() {
 
 /// Returns the result of each line of [`ATTACKS`], by its name.
 fn attack_results(spec: &LaunchSpec) -> impl Fn(&str) -> String {
-    let (said, errors) = (stdout(spec), stderr(spec));
+    let (output, errors) = (stdout(spec), stderr(spec));
     move |name| {
-        let found = said.lines().find_map(|line| line.strip_prefix(name));
-        let found = found.unwrap_or_else(|| panic!("{name} is not in {said}{errors}"));
+        let found = output.lines().find_map(|line| line.strip_prefix(name));
+        let found = found.unwrap_or_else(|| panic!("{name} is not in {output}{errors}"));
         found.trim().to_owned()
     }
 }

@@ -86,10 +86,10 @@ impl ProtectedObjects {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = String::new();
+        let mut reported = String::new();
         let mut output = BufReader::new(memory.stdout.take().unwrap());
-        output.read_line(&mut said).unwrap();
-        assert_eq!(said, "made\n");
+        output.read_line(&mut reported).unwrap();
+        assert_eq!(reported, "made\n");
         Self {
             name,
             _abstract: UnixListener::bind_addr(&address).unwrap(),
@@ -125,8 +125,8 @@ impl ProtectedObjects {
     ) -> EscapeResults {
         spec.program = Program::Shell(self.line(&spec, wanted));
         let exit = world.run(&spec);
-        let said = || format!("{} {}", exit.reason, stderr(&spec));
-        assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", said());
+        let reported = || format!("{} {}", exit.reason, stderr(&spec));
+        assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", reported());
         read(&stdout(&spec))
     }
 }
@@ -166,16 +166,16 @@ pub(crate) fn launch_as(world: &mut RootFixture, who: AttemptUser) -> LaunchSpec
         spec.user = Some(ROOT);
         give_sandbox(&spec);
     }
-    let walls = &mut spec.profile.as_mut().unwrap().walls;
+    let isolation_layers = &mut spec.profile.as_mut().unwrap().isolation_layers;
     if matches!(who, AttemptUser::Capable | AttemptUser::Relaxed) {
-        walls.capabilities = Capabilities::all();
-        walls.privileges = false;
+        isolation_layers.capabilities = Capabilities::all();
+        isolation_layers.privileges = false;
     }
     if who == AttemptUser::Relaxed {
-        *walls = IsolationLayers {
+        *isolation_layers = IsolationLayers {
             system_calls: false,
             user_namespaces: false,
-            ..*walls
+            ..*isolation_layers
         };
     }
     spec

@@ -270,23 +270,23 @@ fn refused() {
         let reason = refusal(&container, &elsewhere);
         assert!(reason.contains("enter the working directory"), "{reason}");
     }
-    let mut stranger = request("true");
-    stranger.user = Some(ContainerUser {
+    let mut unknown = request("true");
+    unknown.user = Some(ContainerUser {
         uid: 70_000,
         gid: 0,
         groups: Vec::new(),
     });
-    let reason = refusal(&container, &stranger);
+    let reason = refusal(&container, &unknown);
     assert!(reason.contains("0 to 65,535"), "{reason}");
-    for (name, says) in [
+    for (name, expected) in [
         ("no-such-user", "no user \"no-such-user\" in /etc/passwd"),
         ("70000", "0 to 65,535"),
         ("a:b:c", "USER or USER:GROUP"),
     ] {
-        let mut stranger = request("true");
-        stranger.user_name = Some(name.to_owned());
-        let reason = refusal(&container, &stranger);
-        assert!(reason.contains(says), "{reason}");
+        let mut unknown = request("true");
+        unknown.user_name = Some(name.to_owned());
+        let reason = refusal(&container, &unknown);
+        assert!(reason.contains(expected), "{reason}");
     }
     let long = request(&"x".repeat(200_000));
     let reason = container.exec(&long).unwrap_err().to_string();

@@ -249,12 +249,12 @@ pub(crate) fn agent(arguments: &[String]) -> ExitCode {
         group.add(launcher.pid() as i32).unwrap();
     }
     let mut container = launcher.launch(&spec).unwrap();
-    let told = match container.wait_started(TIMEOUT).unwrap() {
+    let reported = match container.wait_started(TIMEOUT).unwrap() {
         Ok(_) => "started".to_owned(),
         Err(exit) => exit.reason,
     };
     let draft = spec.directory.join("telling");
-    fs::write(&draft, told).unwrap();
+    fs::write(&draft, reported).unwrap();
     fs::rename(&draft, spec.directory.join("told")).unwrap();
     loop {
         std::thread::park();

@@ -68,8 +68,11 @@ pub(crate) fn on_a_host(test: impl FnOnce(&mut LinkedHost) + Send) {
 
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let ended = Command::new(program).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success(), "{program} {arguments:?}: {said}");
+    let reported = String::from_utf8_lossy(&ended.stderr);
+    assert!(
+        ended.status.success(),
+        "{program} {arguments:?}: {reported}"
+    );
     String::from_utf8(ended.stdout).unwrap()
 }
 
@@ -137,12 +140,12 @@ impl LinkedHost {
         command.args(["-c", SERVE, &port.to_string(), name]);
         self.servers.push(command.spawn().unwrap());
         eventually("the server serves", || {
-            let said = if outside {
+            let reported = if outside {
                 self.outside(PYTHON, &["-c", CALL, OUTSIDE, &port.to_string()])
             } else {
                 call(HOST, port)
             };
-            said.starts_with(name)
+            reported.starts_with(name)
         });
     }
 }
@@ -167,9 +170,9 @@ pub(crate) fn in_network_of(process: i32, program: &str, arguments: &[&str]) -> 
 pub(crate) fn call(address: &str, port: u16) -> String {
     let address = SocketAddr::new(address.parse().unwrap(), port);
     let called = TcpStream::connect_timeout(&address, Duration::from_millis(1500));
-    let mut said = String::new();
-    match called.and_then(|mut stream| stream.read_to_string(&mut said)) {
-        Ok(_) => said,
+    let mut reported = String::new();
+    match called.and_then(|mut stream| stream.read_to_string(&mut reported)) {
+        Ok(_) => reported,
         Err(error) => error.to_string(),
     }
 }

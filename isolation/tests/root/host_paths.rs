@@ -113,7 +113,7 @@ fn strangers() {
     give_sandbox(&spec);
     let profile = spec.profile.as_mut().unwrap();
     let all = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID"];
-    profile.walls.capabilities = Capabilities::named(all).unwrap();
+    profile.isolation_layers.capabilities = Capabilities::named(all).unwrap();
     let path = HostPath {
         from: conf.clone(),
         to: "/conf".into(),

@@ -504,13 +504,13 @@ fn escapes() {
         grep Cap /proc/self/status | cut -f2
         cut -d' ' -f5,6 /proc/self/mountinfo";
     let spec = imaged(&mut world, &layers, line);
-    let said = output_of(&mut world, &spec);
-    assert!(!said.contains("open: "), "{said}");
-    let capabilities: Vec<_> = said.lines().take(5).collect();
+    let output = output_of(&mut world, &spec);
+    assert!(!output.contains("open: "), "{output}");
+    let capabilities: Vec<_> = output.lines().take(5).collect();
     assert_eq!(capabilities, ["0000000000000000"; 5]);
-    let mounts: Vec<_> = said.lines().skip(5).collect();
+    let mounts: Vec<_> = output.lines().skip(5).collect();
     let roots = mounts.iter().filter(|mount| mount.starts_with("/ "));
-    assert_eq!(roots.count(), 1, "no other root lies over it: {said}");
+    assert_eq!(roots.count(), 1, "no other root lies over it: {output}");
     for mount in mounts {
         assert!(mount.contains("nosuid"), "{mount}");
         // Masked files are covered by the null device.

@@ -302,13 +302,15 @@ fn layer_rows() -> Vec<LayerRow> {
     };
     let rows = LAYER_TABLE
         .iter()
-        .map(|(walls, names)| (*walls, but_that(names)));
+        .map(|(isolation_layers, names)| (*isolation_layers, but_that(names)));
     let rows = rows.chain(rows_of(LAYERS_BEFORE_6_11));
     rows.collect()
 }
 
 fn rows_of(table: &'static LayerTable) -> impl Iterator<Item = LayerRow> {
-    table.iter().map(|(walls, names)| (*walls, names.to_vec()))
+    table
+        .iter()
+        .map(|(isolation_layers, names)| (*isolation_layers, names.to_vec()))
 }
 
 /// In a separate network.
@@ -392,14 +394,16 @@ const fn in_hosts_network(who: AttemptUser) -> AttemptContext {
 fn all_open(context: AttemptContext, rows: &[LayerRow]) -> BTreeSet<&'static str> {
     let (mut world, bait) = (RootFixture::new(), ProtectedObjects::new());
     let (mut shut, mut absent) = (Vec::new(), BTreeSet::new());
-    for (walls, names) in rows {
-        let gone = walls.iter().copied().collect();
+    for (isolation_layers, names) in rows {
+        let gone = isolation_layers.iter().copied().collect();
         let answers = run_without(&mut world, &bait, context, &gone, names);
         for name in names {
             match &answers[*name] {
                 (true, _) => println!("technique inside: {name}: open"),
                 (false, answer) if is_absent(name, answer) => drop(absent.insert(*name)),
-                (false, answer) => shut.push(format!("{name} without {walls:?}: {answer}")),
+                (false, answer) => {
+                    shut.push(format!("{name} without {isolation_layers:?}: {answer}"))
+                }
             }
         }
     }
@@ -453,9 +457,16 @@ fn alone() {
     let (mut world, bait) = (RootFixture::new(), ProtectedObjects::new());
     // One container tries several techniques that lack the same layers.
     let mut trials: BTreeMap<BTreeSet<TestedLayer>, Vec<&str>> = BTreeMap::new();
-    for (walls, names) in layer_rows().iter().filter(|(walls, _)| walls.len() > 1) {
-        for left in *walls {
-            let gone = walls.iter().copied().filter(|wall| wall != left).collect();
+    for (isolation_layers, names) in layer_rows()
+        .iter()
+        .filter(|(isolation_layers, _)| isolation_layers.len() > 1)
+    {
+        for left in *isolation_layers {
+            let gone = isolation_layers
+                .iter()
+                .copied()
+                .filter(|wall| wall != left)
+                .collect();
             trials.entry(gone).or_default().extend(names);
         }
     }
@@ -533,16 +544,16 @@ fn run_without(
 }
 
 fn disable_in_spec(spec: &mut LaunchSpec, wall: TestedLayer) {
-    let walls = &mut spec.profile.as_mut().expect("it has one").walls;
+    let isolation_layers = &mut spec.profile.as_mut().expect("it has one").isolation_layers;
     match wall {
         User => {
             spec.user = Some(ROOT);
             give_sandbox(spec);
         }
-        Calls => walls.system_calls = false,
-        Privileges => walls.privileges = false,
-        Landlock => walls.landlock = false,
-        Masks => walls.masks = false,
+        Calls => isolation_layers.system_calls = false,
+        Privileges => isolation_layers.privileges = false,
+        Landlock => isolation_layers.landlock = false,
+        Masks => isolation_layers.masks = false,
         Limits => spec.resource_limits.clear(),
         Network => spec.network = hosts_network(),
         Mandatory(_) => {}

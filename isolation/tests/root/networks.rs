@@ -106,8 +106,8 @@ impl ServingContainer {
     /// Returns the answer of an address to this container.
     pub(crate) fn call(&self, address: &str, port: u16) -> String {
         let port = port.to_string();
-        let said = in_network_of(self.init, PYTHON, &["-c", CALL, address, &port]);
-        said.trim().to_owned()
+        let reported = in_network_of(self.init, PYTHON, &["-c", CALL, address, &port]);
+        reported.trim().to_owned()
     }
 
     pub(crate) fn end(mut self, networks: &Networks) {
@@ -237,19 +237,26 @@ fn reach() {
 
         let first = served(&mut world, "first", &networks, &[web(8081)]);
         let second = served(&mut world, "second", &networks, &[web(8082)]);
-        let said = output(&first.container, &line);
-        assert_eq!(said, format!("world hears {HOST}\n"), "from an entered one");
+        let reported = output(&first.container, &line);
+        assert_eq!(
+            reported,
+            format!("world hears {HOST}\n"),
+            "from an entered one"
+        );
         let from_outside = host.outside(PYTHON, &["-c", CALL, HOST, "8081"]);
         assert_eq!(from_outside.trim(), format!("first hears {OUTSIDE}"));
         for address in ["127.0.0.1", HOST, "10.183.0.1"] {
-            let said = call(address, 8082);
-            assert!(said.starts_with("second hears"), "{address}: {said}");
+            let reported = call(address, 8082);
+            assert!(
+                reported.starts_with("second hears"),
+                "{address}: {reported}"
+            );
         }
         for caller in [&first, &second] {
-            let said = caller.call(HOST, 8082);
-            assert!(said.starts_with("second hears"), "hairpin: {said}");
-            let said = caller.call("10.183.0.1", 8081);
-            assert!(said.starts_with("first hears"), "hairpin: {said}");
+            let reported = caller.call(HOST, 8082);
+            assert!(reported.starts_with("second hears"), "hairpin: {reported}");
+            let reported = caller.call("10.183.0.1", 8081);
+            assert!(reported.starts_with("first hears"), "hairpin: {reported}");
         }
         first.end(&networks);
         assert!(!call(HOST, 8081).contains("first"));
@@ -287,15 +294,15 @@ fn isolated() {
             (OUTSIDE, 7001),
         ];
         for (address, port) in denied {
-            let said = first.call(address, port);
-            assert_eq!(said, "TimeoutError", "{address} {port}");
+            let reported = first.call(address, port);
+            assert_eq!(reported, "TimeoutError", "{address} {port}");
         }
-        let said = host.outside(PYTHON, &["-c", CALL, METADATA, "80"]);
-        assert!(said.starts_with("world"), "the control: {said}");
+        let reported = host.outside(PYTHON, &["-c", CALL, METADATA, "80"]);
+        assert!(reported.starts_with("world"), "the control: {reported}");
         // A neighbour of the host with a route to containers.
         host.outside("ip", &["route", "add", "10.183.0.0/16", "via", HOST]);
-        let said = host.outside(PYTHON, &["-c", CALL, &first.address, "80"]);
-        assert_eq!(said.trim(), "TimeoutError");
+        let reported = host.outside(PYTHON, &["-c", CALL, &first.address, "80"]);
+        assert_eq!(reported.trim(), "TimeoutError");
         first.end(&networks);
         second.end(&networks);
         leave_nothing(&world, networks);
@@ -315,8 +322,8 @@ pub(crate) fn expect_reachable(address: fn(&ServingContainer) -> &str) {
     let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
     let first = served(&mut world, "first", &networks, &[]);
     let second = served(&mut world, "second", &networks, &[]);
-    let said = first.call(address(&second), 80);
-    assert_eq!(said, format!("second hears {}", address(&first)));
+    let reported = first.call(address(&second), 80);
+    assert_eq!(reported, format!("second hears {}", address(&first)));
     first.end(&networks);
     second.end(&networks);
     leave_nothing(&world, networks);
@@ -367,8 +374,8 @@ pub(crate) fn expect_no_spoofing(host: &LinkedHost, by: &FamilyFixture, stranger
         in_network_of(first.init, PYTHON, &arguments);
     };
     let neighbour = (by.address)(&second);
-    for stranger in [neighbour].iter().chain(strangers) {
-        send(stranger, "spoofed");
+    for unknown in [neighbour].iter().chain(strangers) {
+        send(unknown, "spoofed");
     }
     send((by.address)(&first), "last");
     let mut rest = String::new();

@@ -150,23 +150,23 @@ fn reach() {
         let known = BTreeSet::from(["default", &first.address6, GATEWAY6]);
         assert_eq!(ways.collect::<BTreeSet<_>>(), known, "{routes}");
 
-        let said = first.call(OUTSIDE6, 7000);
+        let output = first.call(OUTSIDE6, 7000);
         assert_eq!(
-            said,
+            output,
             format!("world hears {HOST6}"),
             "by the host's address"
         );
         let from_outside = host.outside(PYTHON, &["-c", CALL, HOST6, "8081"]);
         assert_eq!(from_outside.trim(), format!("first hears {OUTSIDE6}"));
         for address in [HOST6, GATEWAY6] {
-            let said = call(address, 8082);
-            assert!(said.starts_with("second hears"), "{address}: {said}");
+            let output = call(address, 8082);
+            assert!(output.starts_with("second hears"), "{address}: {output}");
         }
         for caller in [&first, &second] {
-            let said = caller.call(HOST6, 8082);
-            assert_eq!(said, format!("second hears {GATEWAY6}"), "hairpin");
-            let said = caller.call(GATEWAY6, 8081);
-            assert_eq!(said, format!("first hears {GATEWAY6}"), "hairpin");
+            let output = caller.call(HOST6, 8082);
+            assert_eq!(output, format!("second hears {GATEWAY6}"), "hairpin");
+            let output = caller.call(GATEWAY6, 8081);
+            assert_eq!(output, format!("first hears {GATEWAY6}"), "hairpin");
         }
         first.end(&networks);
         assert!(!call(HOST6, 8081).contains("first"));
@@ -193,8 +193,8 @@ fn isolated() {
         );
         assert_eq!(call("::1", 5051), "agent hears ::1", "the control");
         assert!(call(GATEWAY6, 5051).starts_with("agent"), "the control");
-        let said = host.outside(PYTHON, &["-c", CALL, METADATA6, "80"]);
-        assert!(said.starts_with("world"), "the control: {said}");
+        let output = host.outside(PYTHON, &["-c", CALL, METADATA6, "80"]);
+        assert!(output.starts_with("world"), "the control: {output}");
         // A route for each, as on a router of the provider.
         ip(&format!("route add {METADATA6} via {OUTSIDE6}"));
         ip(&format!("route add 64:ff9b::/96 via {OUTSIDE6}"));
@@ -208,8 +208,8 @@ fn isolated() {
             ("64:ff9b::a9fe:a9fe", 80),
         ];
         for (address, port) in denied {
-            let said = first.call(address, port);
-            assert_eq!(said, "TimeoutError", "{address} {port}");
+            let output = first.call(address, port);
+            assert_eq!(output, "TimeoutError", "{address} {port}");
         }
         // The kernel immediately refuses destinations without a route.
         let links = run("ip", &["-6", "-o", "address", "show", "scope", "link"]);
@@ -223,17 +223,17 @@ fn isolated() {
             "the host has link-local addresses: {links}"
         );
         for form in &forms {
-            let said = first.call(form, if form.contains('%') { 5051 } else { 80 });
-            assert!(!said.contains("hears"), "{form}: {said}");
-            let said = first.call(form, 5051);
-            assert!(!said.contains("hears"), "{form}: {said}");
+            let output = first.call(form, if form.contains('%') { 5051 } else { 80 });
+            assert!(!output.contains("hears"), "{form}: {output}");
+            let output = first.call(form, 5051);
+            assert!(!output.contains("hears"), "{form}: {output}");
         }
         // A neighbour of the host with a route to containers.
         host.outside("ip", &["route", "add", PREFIX6, "via", HOST6]);
-        let said = host.outside(PYTHON, &["-c", CALL, &first.address6, "80"]);
-        assert_eq!(said.trim(), "TimeoutError");
-        let said = call(&first.address6, 80);
-        assert_eq!(said, format!("first hears {GATEWAY6}"), "the control");
+        let output = host.outside(PYTHON, &["-c", CALL, &first.address6, "80"]);
+        assert_eq!(output.trim(), "TimeoutError");
+        let output = call(&first.address6, 80);
+        assert_eq!(output, format!("first hears {GATEWAY6}"), "the control");
         first.end(&networks);
         second.end(&networks);
         leave_nothing(&world, networks);
@@ -344,8 +344,8 @@ fn forwarding() {
         });
         networks.remove().unwrap();
         assert_eq!(setting("all", "forwarding"), "1", "what has come needs it");
-        let said = called(known);
-        assert_eq!(said.trim(), "world hears 2001:db8:a::2", "the control");
+        let output = called(known);
+        assert_eq!(output.trim(), "world hears 2001:db8:a::2", "the control");
         let networks = crate::networks::networks(&world);
         assert_eq!(called(known).trim(), "TimeoutError", "it is noted");
         ip("link delete later");

@@ -87,9 +87,10 @@ fn flood() {
     if begin == 0 {
         let zeros = bytes.iter().filter(|byte| **byte == 0).count();
         let text = String::from_utf8_lossy(&bytes).replace('\0', "");
-        let told = text.split("[argosy: ").skip(1);
-        let told = told.map(|note| note.split(' ').next().unwrap().parse::<usize>().unwrap());
-        assert_eq!(zeros + told.sum::<usize>(), 500_000_000);
+        let reported = text.split("[argosy: ").skip(1);
+        let reported =
+            reported.map(|note| note.split(' ').next().unwrap().parse::<usize>().unwrap());
+        assert_eq!(zeros + reported.sum::<usize>(), 500_000_000);
     }
 }
 
@@ -134,8 +135,11 @@ fn guarded() {
         let exit = world.run(&spec);
         assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
         // The last one depends on a kernel setting.
-        let said = stdout(&spec);
-        assert!(said.starts_with("refused\nrefused\nrefused\n"), "{said}");
+        let received = stdout(&spec);
+        assert!(
+            received.starts_with("refused\nrefused\nrefused\n"),
+            "{received}"
+        );
         let owner = fs::metadata(spec.sandbox.join("stdout")).unwrap().uid();
         assert_eq!(owner, 0, "the supervisor's");
     }

@@ -118,7 +118,7 @@ fn binding(
     spec.network = Network::Host {
         ports: ports.map(<[u16]>::to_vec),
     };
-    spec.profile.as_mut().unwrap().walls = IsolationLayers {
+    spec.profile.as_mut().unwrap().isolation_layers = IsolationLayers {
         landlock,
         ..IsolationLayers::ALL
     };
@@ -132,8 +132,8 @@ fn bound(world: &mut RootFixture, spec: &LaunchSpec) -> Vec<String> {
     words(&stdout(spec))
 }
 
-fn words(said: &str) -> Vec<String> {
-    said.split_whitespace().map(str::to_owned).collect()
+fn words(reported: &str) -> Vec<String> {
+    reported.split_whitespace().map(str::to_owned).collect()
 }
 
 /// Returns the expected results, with this word for refused TCP ports.
@@ -201,8 +201,8 @@ fn tried(world: &mut RootFixture, ports: Option<&[u16]>) -> BTreeMap<String, Str
     let spec = binding(world, ports, true, ATTEMPTS);
     let exit = world.run(&spec);
     assert_eq!(exit.outcome, CommandOutcome::Exited(0), "{}", stderr(&spec));
-    let said = stdout(&spec);
-    let lines = said.lines().map(|line| line.rsplit_once(' ').unwrap());
+    let reported = stdout(&spec);
+    let lines = reported.lines().map(|line| line.rsplit_once(' ').unwrap());
     lines
         .map(|(name, outcome)| (name.to_owned(), outcome.to_owned()))
         .collect()

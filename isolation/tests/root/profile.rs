@@ -49,7 +49,7 @@ pub(crate) fn profiled(world: &mut RootFixture, line: &str) -> LaunchSpec {
             tmp_bytes: 1 << 20,
             shm_bytes: 1 << 20,
         },
-        walls: IsolationLayers::ALL,
+        isolation_layers: IsolationLayers::ALL,
     });
     give_sandbox(&spec);
     spec

@@ -57,12 +57,12 @@ const SHOW: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr 
 /// Returns a launch of this line as root of the container, with these layers.
 pub(crate) fn with_layers(
     world: &mut RootFixture,
-    walls: IsolationLayers,
+    isolation_layers: IsolationLayers,
     line: &str,
 ) -> LaunchSpec {
     let mut spec = profiled(world, line);
     spec.user = Some(ROOT);
-    spec.profile.as_mut().unwrap().walls = walls;
+    spec.profile.as_mut().unwrap().isolation_layers = isolation_layers;
     give_sandbox(&spec);
     spec
 }
@@ -131,7 +131,7 @@ fn kept_by_nobody() {
         &mut world,
         &format!("{SHOW}; touch mine; chown 33:34 mine && stat -c %u:%g mine"),
     );
-    spec.profile.as_mut().unwrap().walls = keeping(&["CHOWN"]);
+    spec.profile.as_mut().unwrap().isolation_layers = keeping(&["CHOWN"]);
     let kept = "0000000000000001";
     let expected = format!(
         "CapInh:{kept}\nCapPrm:{kept}\nCapEff:{kept}\nCapBnd:{kept}\nCapAmb:{kept}\nNoNewPrivs:1\nSeccomp:2\n33:34\n"
@@ -203,7 +203,7 @@ fn set_user_id() {
             "/who; echo $?; grep NoNewPrivs /proc/self/status",
         );
         spec.image_user = Some("1000:1000".to_owned());
-        spec.profile.as_mut().unwrap().walls.privileges = privileges;
+        spec.profile.as_mut().unwrap().isolation_layers.privileges = privileges;
         assert_eq!(
             output_of(&mut world, &spec),
             format!("{user}\nNoNewPrivs:\t{}\n", u8::from(privileges))
@@ -214,9 +214,9 @@ fn set_user_id() {
 fn nested() {
     let mut world = RootFixture::new();
     let line = "unshare -r sh -c 'grep CapEff /proc/self/status; mount -t tmpfs none /tmp 2>/dev/null || echo no mount' 2>&1 | head -2";
-    let mut ended = |walls| {
+    let mut ended = |isolation_layers| {
         let mut spec = profiled(&mut world, line);
-        spec.profile.as_mut().unwrap().walls = walls;
+        spec.profile.as_mut().unwrap().isolation_layers = isolation_layers;
         output_of(&mut world, &spec)
     };
     let refused = ended(IsolationLayers::ALL);
@@ -238,12 +238,12 @@ fn nested() {
 
 fn unfiltered() {
     let mut world = RootFixture::new();
-    let walls = IsolationLayers {
+    let isolation_layers = IsolationLayers {
         system_calls: false,
         ..IsolationLayers::ALL
     };
     let none = "0000000000000000";
-    let spec = with_layers(&mut world, walls, SHOW);
+    let spec = with_layers(&mut world, isolation_layers, SHOW);
     let expected = format!(
         "CapInh:{none}\nCapPrm:{none}\nCapEff:{none}\nCapBnd:{none}\nCapAmb:{none}\nNoNewPrivs:1\nSeccomp:0\n"
     );
@@ -295,10 +295,10 @@ fn no_host_path() {
         privileges: false,
         ..IsolationLayers::ALL
     };
-    for walls in [keeping(&["CHOWN"]), new_privileges] {
+    for isolation_layers in [keeping(&["CHOWN"]), new_privileges] {
         let mut spec = profiled(&mut world, "true");
         let profile = spec.profile.as_mut().unwrap();
-        profile.walls = walls;
+        profile.isolation_layers = isolation_layers;
         profile.view.host_paths = vec![crate::host_paths::at_home("/srv".as_ref())];
         let refused = spec.check().unwrap_err().to_string();
         assert!(

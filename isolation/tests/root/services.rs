@@ -394,6 +394,9 @@ fn not_ours() {
         .output()
         .unwrap();
     assert!(!output.status.success());
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("must be the agent's socket"), "{said}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        reported.contains("must be the agent's socket"),
+        "{reported}"
+    );
 }

@@ -98,23 +98,23 @@ fn on_terminal(container: &Container, line: &str) -> (ExecSession, File, String)
         panic!("a terminal was asked for")
     };
     let mut master = File::from(master);
-    let said = read_until(&mut master, "ready\r\n");
-    (session, master, said)
+    let reported = read_until(&mut master, "ready\r\n");
+    (session, master, reported)
 }
 
 fn read_until(master: &mut File, awaited: &str) -> String {
     let deadline = Instant::now() + TIMEOUT;
-    let mut said = String::new();
-    while !said.ends_with(awaited) {
-        assert!(Instant::now() < deadline, "{said:?}");
+    let mut reported = String::new();
+    while !reported.ends_with(awaited) {
+        assert!(Instant::now() < deadline, "{reported:?}");
         let mut watched = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
         if poll(&mut watched, PollTimeout::from(1000_u16)).unwrap() > 0 {
             let mut part = [0; 1024];
             let count = master.read(&mut part).unwrap();
-            said.push_str(std::str::from_utf8(&part[..count]).unwrap());
+            reported.push_str(std::str::from_utf8(&part[..count]).unwrap());
         }
     }
-    said
+    reported
 }
 
 fn terminal() {
@@ -122,11 +122,11 @@ fn terminal() {
     for (spec, first) in [(profiled(&mut world, ""), Some(0)), (world.spec(""), None)] {
         let (container, _) = world.start(&sleeping(spec));
         let line = "tty; stty size; echo > $(tty); trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.02; done";
-        let (mut session, mut master, said) = on_terminal(&container, line);
-        let lines: Vec<_> = said.split("\r\n").collect();
+        let (mut session, mut master, reported) = on_terminal(&container, line);
+        let lines: Vec<_> = reported.split("\r\n").collect();
         let name = lines[0].strip_prefix("/dev/pts/").unwrap();
         let number: u32 = name.parse().unwrap();
-        assert!(first.is_none_or(|first| first == number), "{said}");
+        assert!(first.is_none_or(|first| first == number), "{reported}");
         assert_eq!(lines[1], "24 80");
         let larger = WindowSize {
             rows: 50,
@@ -252,8 +252,8 @@ fn adopted() {
     agent.kill();
     let container = running(&spec);
     let none = "CapEff:\t0000000000000000\nSeccomp:\t2\n";
-    let walls = output(&container, "grep -E '^(CapEff|Seccomp):' /proc/self/status");
-    assert_eq!(walls, none);
+    let isolation_layers = output(&container, "grep -E '^(CapEff|Seccomp):' /proc/self/status");
+    assert_eq!(isolation_layers, none);
     // The death of a launcher affects neither a session nor the next one.
     let (mut session, _streams) = enter(&container, "exec sleep 1000");
     let launcher = world.launcher.as_mut().unwrap();

@@ -289,17 +289,17 @@ fn progress() {
         &file_of(&bytes),
         &folder,
     );
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     eventually("it is done", || match unpacking.report() {
         Some(UnpackReport::Progress(progress)) => {
-            told.push(progress.written_bytes);
+            reported.push(progress.written_bytes);
             false
         }
         Some(UnpackReport::Done(_)) => true,
         Some(UnpackReport::Failed(failure)) => panic!("{failure}"),
         None => false,
     });
-    assert!(told.len() >= 2 && told.is_sorted(), "{told:?}");
+    assert!(reported.len() >= 2 && reported.is_sorted(), "{reported:?}");
     assert_eq!(unpacking.report(), None);
 }
 

@@ -220,17 +220,17 @@ mod tests {
 
     #[test]
     fn only_web_socket_headers_are_forwarded() {
-        let said = [
+        let output = [
             ("upgrade", "websocket"),
             ("origin", "http://example"),
             ("cookie", "secret"),
             ("host", "master:5050"),
         ];
-        let said: HeaderMap = said
+        let output: HeaderMap = output
             .into_iter()
             .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
             .collect();
-        let mut names: Vec<_> = select_headers(&said, &REQUEST_HEADERS)
+        let mut names: Vec<_> = select_headers(&output, &REQUEST_HEADERS)
             .keys()
             .cloned()
             .collect();

@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(parameters.number::<u32>("page_size").unwrap(), Some(7));
         let local: i32 = v1::Consistency::Local.into();
         assert_eq!(parameters.consistency().unwrap(), local);
-        for (query, says) in [
+        for (query, expected) in [
             ("page_size=1&page_size=2", "twice"),
             ("consistency=bogus", "linearizable, local"),
             ("page_size=many", "page_size"),
@@ -111,7 +111,7 @@ mod tests {
             });
             let refused = judged.unwrap_err();
             assert_eq!(refused.code(), tonic::Code::InvalidArgument);
-            assert!(refused.message().contains(says), "{refused}");
+            assert!(refused.message().contains(expected), "{refused}");
         }
     }
 }

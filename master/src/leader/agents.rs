@@ -295,8 +295,8 @@ impl Leader {
         let mut updates = updates;
         for update in &mut updates {
             shorten(&mut update.message, limits::MESSAGE_BYTES);
-            let told = update.limits.as_mut();
-            if let Some(refusal) = told.and_then(|told| told.outcome.as_mut().err()) {
+            let notice = update.limits.as_mut();
+            if let Some(refusal) = notice.and_then(|notice| notice.outcome.as_mut().err()) {
                 shorten(refusal, limits::MESSAGE_BYTES);
             }
         }

@@ -153,7 +153,7 @@ impl HttpBody for TrackedBody {
 struct SlowReaderError;
 
 fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().expect("nobody panics while holding it")
+    shared.lock().expect("no thread panics while holding it")
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl SingleMaster {
         let rest = ([seed as u8 + 2; 32], Handle::current());
         let RegistryOwner {
             replica,
-            handle: desk,
+            handle: owner_handle,
             messages,
             queries: looks,
             turn_counter: pulse,
@@ -118,7 +118,7 @@ impl SingleMaster {
         let owner = tokio::spawn(replica.run(requests, messages, looks, stop.clone()));
         Self {
             memory: memory.clone(),
-            handle: desk,
+            handle: owner_handle,
             node,
             stop,
             owner,
@@ -128,8 +128,8 @@ impl SingleMaster {
     }
 
     async fn active_leader(&self) -> LeaderStatus {
-        let mut office = self.handle.leader_status.clone();
-        let here = office.wait_for(|office| office.is_local);
+        let mut leadership = self.handle.leader_status.clone();
+        let here = leadership.wait_for(|leadership| leadership.is_local);
         let here = tokio::time::timeout(TIMEOUT, here).await.unwrap();
         here.unwrap().clone()
     }
@@ -292,16 +292,16 @@ async fn undecodable_command_is_rejected_without_stopping_a_master() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_of_another_epoch_is_no_answer() {
     let alone = SingleMaster::start().await;
-    let mut office = alone.active_leader().await;
+    let mut leadership = alone.active_leader().await;
     let refused = alone.operate(attribute(2 << 20)).await;
     assert!(
         matches!(refused, LeaderReply::Refused { .. }),
         "{refused:?}"
     );
-    office.term -= 1;
-    let (_office, former) = watch::channel(office);
-    let mut desk = alone.handle.clone();
-    desk.leader_status = former;
+    leadership.term -= 1;
+    let (_office, former) = watch::channel(leadership);
+    let mut owner_handle = alone.handle.clone();
+    owner_handle.leader_status = former;
     for (operation, is_refused) in [(attribute(2 << 20), true), (weight(2_000), false)] {
         let operate = Operate {
             request: None,
@@ -309,7 +309,7 @@ async fn a_refusal_of_another_epoch_is_no_answer() {
             operations: vec![operation],
             wall_ms: 0,
         };
-        let asked = desk.ask(move |request| Input::Operate {
+        let asked = owner_handle.ask(move |request| Input::Operate {
             request,
             actor: Actor::default(),
             operate,

@@ -119,7 +119,7 @@ mod tests {
     fn ids_in_filters_are_normalized_and_invalid_ones_rejected() {
         assert_eq!(chosen("agent_id", "agent-07").unwrap(), "agent-7");
         assert_eq!(chosen("task_id", "web.1").unwrap(), "web.1");
-        for (field, value, says) in [
+        for (field, value, expected) in [
             ("agent_id", "x", "agent-N"),
             ("agent_id", "framework-1", "agent-N"),
             ("framework_id", "web", "framework-N"),
@@ -127,7 +127,7 @@ mod tests {
         ] {
             let refused = chosen(field, value).unwrap_err();
             assert_eq!(refused.code(), tonic::Code::InvalidArgument);
-            for word in [field, value, says] {
+            for word in [field, value, expected] {
                 assert!(refused.message().contains(word), "{refused}");
             }
         }
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn unknown_choice_is_rejected_with_the_valid_ones() {
-        for (field, value, says) in [
+        for (field, value, expected) in [
             ("state", "nonsense", "staging, starting, running"),
             ("state", "unspecified", "running"),
             ("state", "AGENT_MODE_GONE", "running"),
@@ -143,7 +143,7 @@ mod tests {
         ] {
             let refused = chosen(field, value).unwrap_err();
             assert_eq!(refused.code(), tonic::Code::InvalidArgument);
-            for word in [field, value, says] {
+            for word in [field, value, expected] {
                 assert!(refused.message().contains(word), "{refused}");
             }
         }

@@ -99,8 +99,8 @@ impl Services {
                 let mut forwarded = forwarded(request.into_inner(), &actor);
                 forwarded.set_timeout(rest.max(CALL_TIMEOUT));
                 let answered = remote(lease.channel(), forwarded);
-                let office = self.owner.leader_status.clone();
-                let answered = forward_call(lease, office, address.clone(), answered);
+                let leadership = self.owner.leader_status.clone();
+                let answered = forward_call(lease, leadership, address.clone(), answered);
                 let response = tokio::time::timeout_at(deadline, answered).await;
                 let mut response = response.unwrap_or_else(|_| {
                     Err(unknown(&format!(
@@ -129,9 +129,9 @@ impl Services {
                 let _held = &holding;
             }))
         };
-        let office = self.owner.leader_status.clone();
-        let opened = forward_call(held, office.clone(), address.to_owned(), opened);
-        forward_stream(office, opened, address).await
+        let leadership = self.owner.leader_status.clone();
+        let opened = forward_call(held, leadership.clone(), address.to_owned(), opened);
+        forward_stream(leadership, opened, address).await
     }
 }
 
@@ -238,9 +238,9 @@ impl StreamReadError {
 /// Waits until another master leads: a frozen or partitioned leader would delay the call up to its
 /// deadline.
 async fn superseded(mut leader_status: watch::Receiver<LeaderStatus>, address: &str) {
-    let moved = leader_status.wait_for(|office| {
-        office.is_local
-            || office
+    let moved = leader_status.wait_for(|leadership| {
+        leadership.is_local
+            || leadership
                 .leader
                 .as_deref()
                 .is_some_and(|leader| leader != address)
@@ -335,10 +335,10 @@ impl ReplyHeaders {
             return;
         }
         let leader = {
-            let office = leader_status.borrow();
-            match office.is_local {
+            let leadership = leader_status.borrow();
+            match leadership.is_local {
                 true => self.own_address.clone(),
-                false => office
+                false => leadership
                     .leader
                     .as_deref()
                     .and_then(|leader| leader.try_into().ok()),
@@ -422,12 +422,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn forwarded_stream_ends_with_the_epoch() {
-        let (office, seen) = watch::channel(led_by("a:1"));
-        let says = futures::stream::iter(vec![Ok(1_u8)]).chain(futures::stream::pending());
-        let opened = std::future::ready(Ok::<_, Status>(says));
+        let (leadership, seen) = watch::channel(led_by("a:1"));
+        let expected = futures::stream::iter(vec![Ok(1_u8)]).chain(futures::stream::pending());
+        let opened = std::future::ready(Ok::<_, Status>(expected));
         let mut passed = forward_stream(seen.clone(), opened, "a:1").await.unwrap();
         assert_eq!(passed.next().await.unwrap().unwrap(), 1);
-        office.send_replace(led_by("b:1"));
+        leadership.send_replace(led_by("b:1"));
         let last = passed.next().await.unwrap().unwrap_err();
         assert_eq!(last.code(), tonic::Code::Unavailable);
         assert!(passed.next().await.is_none());
@@ -454,11 +454,11 @@ mod tests {
     #[tokio::test]
     async fn broken_stream_reports_one_error_ended_stream_none() {
         let (_office, seen) = watch::channel(led_by("a:1"));
-        for (says, is_broken) in [
+        for (expected, is_broken) in [
             (vec![Ok(1_u8)], false),
             (vec![Ok(1), Err(Status::aborted("x"))], true),
         ] {
-            let opened = future::ready(Ok::<_, Status>(stream::iter(says)));
+            let opened = future::ready(Ok::<_, Status>(stream::iter(expected)));
             let passed = forward_stream(seen.clone(), opened, "a:1").await.unwrap();
             let all: Vec<_> = passed.collect().await;
             assert_eq!(all.len(), 1 + usize::from(is_broken));

@@ -23,8 +23,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 type HealthStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
 /// Returns the service of this master.
-pub(crate) fn health(desk: OwnerHandle) -> HealthServer<HealthService> {
-    HealthServer::new(HealthService { owner: desk })
+pub(crate) fn health(handle: OwnerHandle) -> HealthServer<HealthService> {
+    HealthServer::new(HealthService { owner: handle })
 }
 
 pub(crate) struct HealthService {
@@ -58,10 +58,10 @@ fn subject(service: &str) -> HealthSubject {
     }
 }
 
-async fn serving_status(desk: &OwnerHandle, subject: HealthSubject) -> ServingStatus {
+async fn serving_status(handle: &OwnerHandle, subject: HealthSubject) -> ServingStatus {
     match subject {
         HealthSubject::Process => ServingStatus::Serving,
-        HealthSubject::LeaderDependent => match desk.ready().await {
+        HealthSubject::LeaderDependent => match handle.ready().await {
             Ok(()) => ServingStatus::Serving,
             Err(_) => ServingStatus::NotServing,
         },
@@ -97,17 +97,20 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthStream>, Status> {
         let subject = subject(&request.into_inner().service);
-        let looks = stream::unfold((self.owner.clone(), None), move |(desk, told)| async move {
-            loop {
-                if told.is_some() {
-                    tokio::time::sleep(INTERVAL).await;
+        let looks = stream::unfold(
+            (self.owner.clone(), None),
+            move |(handle, reported)| async move {
+                loop {
+                    if reported.is_some() {
+                        tokio::time::sleep(INTERVAL).await;
+                    }
+                    let status = serving_status(&handle, subject).await;
+                    if reported != Some(status) {
+                        return Some((Ok(answer(status)), (handle, Some(status))));
+                    }
                 }
-                let status = serving_status(&desk, subject).await;
-                if told != Some(status) {
-                    return Some((Ok(answer(status)), (desk, Some(status))));
-                }
-            }
-        });
+            },
+        );
         Ok(Response::new(looks.boxed()))
     }
 }

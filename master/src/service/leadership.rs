@@ -26,8 +26,8 @@ impl Leadership for Services {
         _: Request<v1::WatchReigns>,
     ) -> Result<Response<LeadershipStream>, Status> {
         let own = self.owner.own_address.clone();
-        let told = epochs(self.owner.leader_status.clone(), own).map(Ok);
-        Ok(Response::new(told.boxed()))
+        let reported = epochs(self.owner.leader_status.clone(), own).map(Ok);
+        Ok(Response::new(reported.boxed()))
     }
 }
 
@@ -49,14 +49,14 @@ fn epochs(
     leader_status: watch::Receiver<LeaderStatus>,
     own: String,
 ) -> impl Stream<Item = v1::Reign> + Send {
-    stream::unfold((leader_status, 0), move |(mut office, told)| {
+    stream::unfold((leader_status, 0), move |(mut office, reported)| {
         let own = own.clone();
         async move {
             let news = office
-                .wait_for(|office| epoch_message(office, &own).is_some_and(|r| r.epoch > told));
-            let reign = epoch_message(&*news.await.ok()?, &own)?;
-            let epoch = reign.epoch;
-            Some((reign, (office, epoch)))
+                .wait_for(|office| epoch_message(office, &own).is_some_and(|r| r.epoch > reported));
+            let epoch_record = epoch_message(&*news.await.ok()?, &own)?;
+            let epoch = epoch_record.epoch;
+            Some((epoch_record, (office, epoch)))
         }
     })
 }
@@ -90,10 +90,13 @@ mod tests {
     #[tokio::test]
     async fn each_epoch_is_sent_once_when_its_leader_is_known() {
         let (sender, receiver) = watch::channel(office(0, None));
-        let mut told = Box::pin(epochs(receiver, "me:1".to_owned()));
-        assert!(futures::poll!(told.next()).is_pending(), "nobody leads yet");
+        let mut reported = Box::pin(epochs(receiver, "me:1".to_owned()));
+        assert!(
+            futures::poll!(reported.next()).is_pending(),
+            "no master leads yet"
+        );
         sender.send_replace(office(5, Some("a:1")));
-        let first = told.next().await.unwrap();
+        let first = reported.next().await.unwrap();
         assert_eq!(
             (first.epoch, first.leader_address.as_str(), first.here),
             (5, "a:1", false)
@@ -102,14 +105,14 @@ mod tests {
         // repeated.
         sender.send_replace(office(5, None));
         sender.send_replace(office(5, Some("b:1")));
-        assert!(futures::poll!(told.next()).is_pending());
+        assert!(futures::poll!(reported.next()).is_pending());
         sender.send_replace(office(9, Some("me:1")));
-        let next = told.next().await.unwrap();
+        let next = reported.next().await.unwrap();
         assert_eq!(
             (next.epoch, next.leader_address.as_str(), next.here),
             (9, "me:1", true)
         );
         drop(sender);
-        assert!(told.next().await.is_none());
+        assert!(reported.next().await.is_none());
     }
 }

@@ -49,20 +49,20 @@ const RECORD_BYTES: usize = 1_024;
 /// Waits until the read has the requested consistency and revision. Returns the log index that a
 /// view must include. Rejects an unknown consistency.
 pub(super) async fn settle(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     consistency: i32,
     min_revision: u64,
 ) -> Result<u64, Status> {
     let index = match v1::Consistency::try_from(consistency) {
         // Everything that was answered here before is visible.
-        Ok(v1::Consistency::Local) => *desk.applied.borrow(),
-        Ok(v1::Consistency::Unspecified | v1::Consistency::Linearizable) => desk.confirm().await?,
+        Ok(v1::Consistency::Local) => *owner.applied.borrow(),
+        Ok(v1::Consistency::Unspecified | v1::Consistency::Linearizable) => owner.confirm().await?,
         Err(_) => {
             let text = format!("{consistency} is unknown: 1 is linearizable, 2 is local");
             return Err(malformed(&InvalidMessage::new("consistency", text)));
         }
     };
-    desk.wait_applied(min_revision).await?;
+    owner.wait_applied(min_revision).await?;
     Ok(index.max(min_revision))
 }
 
@@ -215,13 +215,13 @@ struct BuiltPage {
 
 /// Builds a page within its share of the budget for answers. `size` is the page size in records.
 async fn within_share(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     size: usize,
     made: impl Future<Output = Result<BuiltPage, Status>>,
 ) -> Result<EncodedPage, Status> {
     // The records, and once more their serialized form.
     let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
-    let mut share = desk.reserve(2 * PAGE_BYTES, likely).await?;
+    let mut share = owner.reserve(2 * PAGE_BYTES, likely).await?;
     let BuiltPage { page, cost } = made.await?;
     share.resize(2 * cost);
     share.attach_to_answer();
@@ -231,15 +231,15 @@ async fn within_share(
 /// Reads parts of a view, which includes the entry at `index`, until the page is full or the end is
 /// reached.
 async fn collect<T: prost::Message>(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     index: u64,
     (size, token): (usize, String),
     part: impl Fn(&StateView, &str, PageCapacity) -> PagePart + Send + 'static,
     end: impl FnOnce(String, Option<v1::Revision>) -> T + Send + 'static,
 ) -> Result<EncodedPage, Status> {
     let made = async {
-        let view = desk.view(index).await?;
-        spawn_reader(desk, async move {
+        let view = owner.view(index).await?;
+        spawn_reader(owner, async move {
             let mut making = PageBuilder::new(size, token);
             loop {
                 let found = part(&view, &making.token, making.room());
@@ -251,16 +251,16 @@ async fn collect<T: prost::Message>(
         })
         .await
     };
-    within_share(desk, size, made).await
+    within_share(owner, size, made).await
 }
 
 /// Computes with lower priority than everything else in this process. Ends with the reader that
 /// requested it.
 pub(crate) async fn spawn_reader<T: Send + 'static>(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     computed: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Status> {
-    let task = AbortOnDropHandle::new(desk.readers.spawn(computed));
+    let task = AbortOnDropHandle::new(owner.readers.spawn(computed));
     task.await
         .map_err(|why| Status::internal(format!("a page could not be built: {why}")))
 }
@@ -279,15 +279,15 @@ fn bad_token(token: &str) -> Status {
     ))
 }
 
-async fn list_agents(desk: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
-    let index = settle(desk, request.consistency, request.min_revision).await?;
+async fn list_agents(owner: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
+    let index = settle(owner, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["agent_id", "host_name", "mode"])?;
     let size = page_size(&request)?;
     if !request.page_token.is_empty() && request.page_token.parse::<AgentId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
     let filter = filter_values::filter(request.filter)?;
-    let encodings = desk.encodings.clone();
+    let encodings = owner.encodings.clone();
     let part = move |view: &StateView, token: &str, room: PageCapacity| {
         let after = token.parse().unwrap_or(AgentId(0));
         let mut kept = encodings.lock();
@@ -308,7 +308,7 @@ async fn list_agents(desk: &OwnerHandle, request: v1::ListRequest) -> Result<Enc
         revision,
         ..Default::default()
     };
-    collect(desk, index, (size, request.page_token), part, end).await
+    collect(owner, index, (size, request.page_token), part, end).await
 }
 
 fn matches_filter(filter: &HashMap<String, String>, agent: &Agent) -> bool {
@@ -321,10 +321,10 @@ fn matches_filter(filter: &HashMap<String, String>, agent: &Agent) -> bool {
 /// Lists frameworks ascending by id, followed on request by removed ones, oldest first. A token is
 /// the last id seen, or `~` and the last id of the history.
 async fn list_frameworks(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     request: v1::ListRequest,
 ) -> Result<EncodedPage, Status> {
-    let index = settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(owner, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
     let size = page_size(&request)?;
     let (filter, ended) = (
@@ -378,12 +378,12 @@ async fn list_frameworks(
         revision,
         ..Default::default()
     };
-    collect(desk, index, (size, request.page_token), part, end).await
+    collect(owner, index, (size, request.page_token), part, end).await
 }
 
 /// Lists open offers, which only the leader has.
-async fn list_offers(desk: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
-    settle(desk, request.consistency, request.min_revision).await?;
+async fn list_offers(owner: &OwnerHandle, request: v1::ListRequest) -> Result<EncodedPage, Status> {
+    settle(owner, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
     let size = page_size(&request)?;
     if !request.page_token.is_empty() && request.page_token.parse::<OfferId>().is_err() {
@@ -401,7 +401,7 @@ async fn list_offers(desk: &OwnerHandle, request: v1::ListRequest) -> Result<Enc
                     revision_of(facts.registry),
                 )
             };
-            let (found, revision) = desk.query(look).await?;
+            let (found, revision) = owner.query(look).await?;
             first.get_or_insert(revision);
             if !making.add(found) {
                 break;
@@ -414,8 +414,8 @@ async fn list_offers(desk: &OwnerHandle, request: v1::ListRequest) -> Result<Enc
         };
         Ok(making.end(first.unwrap_or_default(), end))
     };
-    let page = within_share(desk, size, read).await?;
-    if !desk.leader_status.borrow().is_local {
+    let page = within_share(owner, size, read).await?;
+    if !owner.leader_status.borrow().is_local {
         // The last queries may have found no book any more.
         return Err(unavailable("leadership has just moved"));
     }

@@ -285,7 +285,7 @@ mod tests {
         let mut client = LeadershipClient::new(lease.channel());
         let call = client.watch(v1::WatchReigns {});
         let status = tokio::time::timeout(Duration::from_secs(30), call).await;
-        let status = status.expect("it waits for ever").unwrap_err();
+        let status = status.expect("it waits without a limit").unwrap_err();
         assert_eq!(
             super::super::forward::connection_lost(status, &address).code(),
             tonic::Code::Unavailable

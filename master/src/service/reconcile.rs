@@ -240,19 +240,19 @@ mod tests {
                 task_ids,
                 ..request(&registry)
             };
-            let (mut told, mut pages) = (Vec::new(), 0);
+            let (mut reported, mut pages) = (Vec::new(), 0);
             loop {
                 let page = reconcile(&registry, wire.clone()).await.unwrap();
                 assert!(page.encoded_len() < 3 * PAGE, "{}", page.encoded_len());
                 assert!(page.revision.is_some());
-                told.extend(page.statuses.into_iter().map(|status| status.task_id));
+                reported.extend(page.statuses.into_iter().map(|status| status.task_id));
                 pages += 1;
                 if page.next_page_token.is_empty() {
                     break;
                 }
                 wire.page_token = page.next_page_token;
             }
-            assert_eq!((&told, pages), (&named, 4));
+            assert_eq!((&reported, pages), (&named, 4));
         }
     }
 

@@ -177,10 +177,10 @@ impl Services {
         // The stream is dropped with its connection, or with this call if its caller cancels while
         // the owner is busy; that drops the guard.
         let (guard, dropped) = oneshot::channel::<()>();
-        let desk = self.owner.clone();
+        let owner_handle = self.owner.clone();
         self.tasks.spawn(async move {
             let _ = dropped.await;
-            let _ = desk
+            let _ = owner_handle
                 .send(OwnerMessage::Input(Input::FrameworkClosed { link }))
                 .await;
         });

@@ -27,10 +27,10 @@ pub(super) fn correct_status(status: Status) -> Status {
 }
 
 fn corrected(status: &Status) -> Option<Status> {
-    let said = status.message();
+    let output = status.message();
     match status.code() {
         Code::OutOfRange => {
-            let text = format!("{said}; split the call, or use uris for data");
+            let text = format!("{output}; split the call, or use uris for data");
             let details = ErrorDetails::with_error_info("message-too-large", "argosy", []);
             Some(Status::with_error_details(
                 Code::ResourceExhausted,
@@ -38,9 +38,9 @@ fn corrected(status: &Status) -> Option<Status> {
                 details,
             ))
         }
-        Code::Internal if UNREADABLE.iter().any(|begin| said.starts_with(begin)) => {
-            let text = format!("the message cannot be read: {said}");
-            let details = ErrorDetails::with_bad_request_violation("message", said);
+        Code::Internal if UNREADABLE.iter().any(|begin| output.starts_with(begin)) => {
+            let text = format!("the message cannot be read: {output}");
+            let details = ErrorDetails::with_bad_request_violation("message", output);
             Some(Status::with_error_details(
                 Code::InvalidArgument,
                 text,

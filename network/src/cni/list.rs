@@ -178,8 +178,8 @@ mod tests {
             (LIST.replace("\"plugins\"", "\"plugs\""), "plugins"),
             ("{".to_owned(), "EOF"),
         ] {
-            let said = NetworkConfList::parse(&wrong).unwrap_err();
-            assert!(said.contains(reason), "{said}");
+            let output = NetworkConfList::parse(&wrong).unwrap_err();
+            assert!(output.contains(reason), "{output}");
         }
     }
 }

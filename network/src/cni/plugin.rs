@@ -41,12 +41,12 @@ impl PluginCall<'_> {
         let words = |error: io::Error| format!("cannot run it: {error}");
         // Files, not pipes: a plugin that does not read, or a child that it leaves behind, cannot
         // block this process.
-        let told = lock.input(&input.to_string()).map_err(words)?;
+        let reported = lock.input(&input.to_string()).map_err(words)?;
         let mut answered = memory_file().map_err(words)?;
         let mut complained = memory_file().map_err(words)?;
         let copy = |file: &File| file.try_clone().map(OwnedFd::from);
         let streams = StandardStreams {
-            input: told,
+            input: reported,
             output: copy(&answered).map_err(words)?,
             error: Some(copy(&complained).map_err(words)?),
         };

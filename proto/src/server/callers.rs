@@ -160,10 +160,10 @@ impl ApiPart {
 }
 
 impl CallerCheck {
-    fn message(&self, stranger: &CallerRejection) -> String {
+    fn message(&self, rejection: &CallerRejection) -> String {
         let (closed, server) = (self.part.is_closed(), self.server);
         let flag = self.part.flag();
-        let remedy = match stranger {
+        let remedy = match rejection {
             CallerRejection::User(user) => format!(
                 "root and the {server}'s own user may; start it with --api-user {user} to let this one in, \
                  or with {flag} to allow every caller that reaches it"
@@ -172,17 +172,17 @@ impl CallerCheck {
                 format!("to allow every caller that reaches it, start it with {flag}")
             }
         };
-        format!("{closed} on this {server} to {stranger}; {remedy}")
+        format!("{closed} on this {server} to {rejection}; {remedy}")
     }
 }
 
 async fn guarded(State(guard): State<CallerCheck>, request: Request, next: Next) -> Response {
     let addresses = request.extensions().get::<ConnectionAddresses>().copied();
-    let Err(stranger) = guard.callers.check(addresses) else {
+    let Err(rejection) = guard.callers.check(addresses) else {
         return next.run(request).await;
     };
     counter!("argosy_requests_refused_total", "reason" => "caller").increment(1);
-    let message = guard.message(&stranger);
+    let message = guard.message(&rejection);
     tracing::debug!(?addresses, message, "rejecting the caller of a request");
     let body = serde_json::json!({ "code": "PermissionDenied", "message": message });
     (StatusCode::FORBIDDEN, axum::Json(body)).into_response()

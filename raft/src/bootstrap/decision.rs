@@ -220,8 +220,9 @@ mod tests {
         }
     }
 
-    fn answers<const N: usize>(said: [(&str, Option<proto::AskResponse>); N]) -> PeerAnswers {
-        said.map(|(address, answer)| (address.to_owned(), answer))
+    fn answers<const N: usize>(output: [(&str, Option<proto::AskResponse>); N]) -> PeerAnswers {
+        output
+            .map(|(address, answer)| (address.to_owned(), answer))
             .into_iter()
             .collect()
     }
@@ -232,10 +233,11 @@ mod tests {
         let mut keys = Vec::new();
         for (position, own) in members.iter().enumerate() {
             let others = members.iter().filter(|member| *member != own);
-            let said = others
+            let output = others
                 .map(|member| (member.raft_address.clone(), Some(empty(member))))
                 .collect();
-            let BootstrapDecision::Take(identity, founders) = decide(own, &listed(), &said) else {
+            let BootstrapDecision::Take(identity, founders) = decide(own, &listed(), &output)
+            else {
                 panic!("{own:?} waits")
             };
             assert_eq!(identity.id, position as u64 + 1);
@@ -248,8 +250,8 @@ mod tests {
 
     #[test]
     fn silent_peer_is_awaited_and_named() {
-        let said = answers([("b:1", Some(empty(&member("b:1", 8)))), ("c:1", None)]);
-        let decision = decide(&member("a:1", 7), &listed(), &said);
+        let output = answers([("b:1", Some(empty(&member("b:1", 8)))), ("c:1", None)]);
+        let decision = decide(&member("a:1", 7), &listed(), &output);
         assert!(matches!(decision, BootstrapDecision::Wait(silent) if silent == ["c:1"]));
     }
 
@@ -257,8 +259,8 @@ mod tests {
     fn unequal_lists_are_rejected_and_reported() {
         let mut other = empty(&member("b:1", 8));
         other.peers.pop();
-        let said = answers([("b:1", Some(other)), ("c:1", None)]);
-        let BootstrapDecision::Refuse(error) = decide(&member("a:1", 7), &listed(), &said) else {
+        let output = answers([("b:1", Some(other)), ("c:1", None)]);
+        let BootstrapDecision::Refuse(error) = decide(&member("a:1", 7), &listed(), &output) else {
             panic!("not refused")
         };
         let text = error.to_string();
@@ -272,8 +274,8 @@ mod tests {
     fn interrupted_founder_rejoins_its_group() {
         let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
         let group = formed(&a, 5, 1, &[(1, &a), (2, &b), (3, &c)]);
-        let said = answers([("a:1", Some(group)), ("b:1", None)]);
-        let BootstrapDecision::Take(identity, None) = decide(&c, &listed(), &said) else {
+        let output = answers([("a:1", Some(group)), ("b:1", None)]);
+        let BootstrapDecision::Take(identity, None) = decide(&c, &listed(), &output) else {
             panic!("not taken")
         };
         assert_eq!(
@@ -289,11 +291,11 @@ mod tests {
     fn a_founder_with_an_identity_does_not_prevent_the_others_from_forming() {
         let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
         let (key, _) = compute(&[a.clone(), b.clone(), c.clone()]);
-        let said = answers([
+        let output = answers([
             ("a:1", Some(formed(&a, key, 1, &[]))),
             ("b:1", Some(empty(&b))),
         ]);
-        let BootstrapDecision::Take(identity, None) = decide(&c, &listed(), &said) else {
+        let BootstrapDecision::Take(identity, None) = decide(&c, &listed(), &output) else {
             panic!("not taken")
         };
         assert_eq!(
@@ -309,18 +311,18 @@ mod tests {
     fn wiped_master_can_only_request_to_join() {
         let (a, b, c) = (member("a:1", 7), member("b:1", 8), member("c:1", 9));
         let group = formed(&a, 5, 1, &[(1, &a), (2, &b), (3, &c)]);
-        let said = answers([("a:1", Some(group)), ("b:1", None)]);
+        let output = answers([("a:1", Some(group)), ("b:1", None)]);
         let wiped = member("c:1", 10);
         assert!(
-            matches!(decide(&wiped, &listed(), &said), BootstrapDecision::Join(peer) if peer == a)
+            matches!(decide(&wiped, &listed(), &output), BootstrapDecision::Join(peer) if peer == a)
         );
     }
 
     #[test]
     fn two_wiped_masters_form_no_group_without_the_third() {
-        let said = answers([("b:1", Some(empty(&member("b:1", 80)))), ("c:1", None)]);
+        let output = answers([("b:1", Some(empty(&member("b:1", 80)))), ("c:1", None)]);
         assert!(matches!(
-            decide(&member("a:1", 70), &listed(), &said),
+            decide(&member("a:1", 70), &listed(), &output),
             BootstrapDecision::Wait(_)
         ));
         let c = member("c:1", 9);
@@ -330,20 +332,20 @@ mod tests {
             3,
             &[(1, &member("a:1", 7)), (2, &member("b:1", 8)), (3, &c)],
         );
-        let said = answers([
+        let output = answers([
             ("b:1", Some(empty(&member("b:1", 80)))),
             ("c:1", Some(back)),
         ]);
         assert!(matches!(
-            decide(&member("a:1", 70), &listed(), &said),
+            decide(&member("a:1", 70), &listed(), &output),
             BootstrapDecision::Join(_)
         ));
     }
 
     #[test]
     fn two_names_of_one_master_are_refused() {
-        let said = answers([("b:1", Some(empty(&member("a:1", 7)))), ("c:1", None)]);
-        let decision = decide(&member("a:1", 7), &listed(), &said);
+        let output = answers([("b:1", Some(empty(&member("a:1", 7)))), ("c:1", None)]);
+        let decision = decide(&member("a:1", 7), &listed(), &output);
         assert!(matches!(
             decision,
             BootstrapDecision::Refuse(StartError::Settings { .. })
@@ -353,11 +355,11 @@ mod tests {
     #[test]
     fn masters_of_two_clusters_in_one_list_are_refused() {
         let (b, c) = (member("b:1", 8), member("c:1", 9));
-        let said = answers([
+        let output = answers([
             ("b:1", Some(formed(&b, 5, 2, &[(2, &b)]))),
             ("c:1", Some(formed(&c, 6, 3, &[(3, &c)]))),
         ]);
-        let decision = decide(&member("a:1", 7), &listed(), &said);
+        let decision = decide(&member("a:1", 7), &listed(), &output);
         assert!(matches!(
             decision,
             BootstrapDecision::Refuse(StartError::ForeignCluster { .. })

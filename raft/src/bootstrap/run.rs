@@ -106,7 +106,7 @@ impl GroupFormation {
                 let ours = self.port.peers.clone();
                 return Err(StartError::UnequalPeers { peer, ours, theirs });
             }
-            let said = match decide(&own, &self.port.peers, &answers) {
+            let output = match decide(&own, &self.port.peers, &answers) {
                 BootstrapDecision::Take(identity, founders) => {
                     return Ok(InitialIdentity {
                         identity,
@@ -126,7 +126,7 @@ impl GroupFormation {
             };
             if Instant::now() >= report || pause == FIRST_PAUSE {
                 report = Instant::now() + REPORT_INTERVAL;
-                warn!("this master does not belong to a group yet: {said}");
+                warn!("this master does not belong to a group yet: {output}");
             }
             tokio::select! {
                 Some(invitation) = self.invitations.recv() => return Ok(accept_invitation(invitation)),

@@ -110,7 +110,7 @@ impl NodeStartup {
         let identity_failed = |source| StartError::Identity { source };
         let (invitations, invited) = mpsc::channel(1);
         let process_incarnation = self.store.entropy().map_err(identity_failed)?;
-        let door = Arc::new(self.port(process_incarnation, kept.incarnation, invitations));
+        let raft_port = Arc::new(self.port(process_incarnation, kept.incarnation, invitations));
         let known = kept
             .cluster_key
             .zip(kept.node_id)
@@ -118,12 +118,12 @@ impl NodeStartup {
         if let Some(known) = known {
             // Reported from the start: a founder that restarts must not be reported as empty to the
             // others.
-            door.identity.get_or_init(|| known);
+            raft_port.identity.get_or_init(|| known);
         }
-        self.tasks.spawn(port::serve(door.clone(), listener));
+        self.tasks.spawn(port::serve(raft_port.clone(), listener));
         let beginning = tokio::select! {
             () = self.stop.cancelled() => return Err(StartError::Stopped),
-            beginning = self.begin(&door, &peers, known, invited) => beginning?,
+            beginning = self.begin(&raft_port, &peers, known, invited) => beginning?,
         };
         let identity = beginning.identity;
         if known.is_none() {
@@ -131,16 +131,16 @@ impl NodeStartup {
                 .save_identity(identity.id, identity.cluster_key)
                 .await
                 .map_err(identity_failed)?;
-            door.identity.get_or_init(|| identity);
+            raft_port.identity.get_or_init(|| identity);
         }
         let raft = self.build(identity, &peers, owner).await?;
-        let parts = self.assemble(identity, raft, peers.clone(), &door, wall);
+        let parts = self.assemble(identity, raft, peers.clone(), &raft_port, wall);
         parts.raft.run();
         self.first_status(&parts).await;
         if let Some(founders) = beginning.founders {
             initialize(&parts.raft, founders).await;
         } else if known.is_some() {
-            self.finish_forming(&parts, identity, door, peers);
+            self.finish_forming(&parts, identity, raft_port, peers);
         }
         if let Some(accepted) = beginning.accepted {
             // The leader that waits for this may have been dropped; it will find the node by its id
@@ -175,14 +175,14 @@ impl NodeStartup {
 
     async fn begin(
         &self,
-        door: &Arc<RaftPort>,
+        raft_port: &Arc<RaftPort>,
         peers: &Peers,
         known: Option<NodeIdentity>,
         invitations: mpsc::Receiver<port::Invitation>,
     ) -> Result<InitialIdentity, StartError> {
         let timing = self.config.timing;
         if let Some(identity) = known {
-            run::check_peers(door, peers, timing, identity.cluster_key).await?;
+            run::check_peers(raft_port, peers, timing, identity.cluster_key).await?;
             return Ok(InitialIdentity {
                 identity,
                 founders: None,
@@ -190,7 +190,7 @@ impl NodeStartup {
             });
         }
         let forming = GroupFormation {
-            port: door.clone(),
+            port: raft_port.clone(),
             peers: peers.clone(),
             invitations,
         };
@@ -251,7 +251,7 @@ impl NodeStartup {
         identity: NodeIdentity,
         raft: Consensus,
         peers: Peers,
-        door: &Arc<RaftPort>,
+        raft_port: &Arc<RaftPort>,
         wall: WallClock,
     ) -> NodeParts {
         let stop = self.stop.clone();
@@ -269,13 +269,13 @@ impl NodeStartup {
             status: status_sender,
             votes: store.log().votes(),
             phases: phases.clone(),
-            leader_contact: door.leader_contact.clone(),
+            leader_contact: raft_port.leader_contact.clone(),
             wall: wall.clone(),
             leading_term,
             failed: stop.clone(),
         };
         let (watch, prober) = self.watchers(&group, &phases, &wall);
-        let detector = LeaderDetector::new(&group, &door.leader_contact, &phases, &wall);
+        let detector = LeaderDetector::new(&group, &raft_port.leader_contact, &phases, &wall);
         let tasks: [BoxFuture<'static, ()>; 10] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
@@ -289,7 +289,7 @@ impl NodeStartup {
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
         self.spawn(tasks);
-        door.open(FormedNode::new(
+        raft_port.open(FormedNode::new(
             identity,
             &group,
             store,
@@ -299,7 +299,7 @@ impl NodeStartup {
         ));
         NodeParts {
             identity,
-            process_incarnation: door.process_incarnation,
+            process_incarnation: raft_port.process_incarnation,
             wall,
             raft,
             queue,
@@ -370,14 +370,14 @@ impl NodeStartup {
         &self,
         parts: &NodeParts,
         identity: NodeIdentity,
-        door: Arc<RaftPort>,
+        raft_port: Arc<RaftPort>,
         peers: Peers,
     ) {
         let raft = parts.raft.clone();
         let stop = self.stop.clone();
         let finishing = async move {
             if matches!(raft.is_initialized().await, Ok(false))
-                && let Some(founders) = run::finish(&door, &peers, identity).await
+                && let Some(founders) = run::finish(&raft_port, &peers, identity).await
             {
                 initialize(&raft, founders).await;
             }

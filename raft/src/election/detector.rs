@@ -48,13 +48,13 @@ struct Inner {
 impl LeaderDetector {
     pub(crate) fn new(
         group: &GroupHandle,
-        hearing: &LeaderContact,
+        contact: &LeaderContact,
         phases: &Arc<watch::Sender<FailoverPhases>>,
         wall: &WallClock,
     ) -> LeaderDetector {
         LeaderDetector(Arc::new(Inner {
             group: group.clone(),
-            leader_contact: hearing.clone(),
+            leader_contact: contact.clone(),
             phases: phases.clone(),
             wall: wall.clone(),
             suspicion: Mutex::new(Suspicion::new(group.timing)),

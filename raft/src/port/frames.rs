@@ -43,20 +43,20 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns a listener of the connections without frames, and the task that separates them.
 pub(crate) fn separate_frames(
-    door: Arc<RaftPort>,
+    port: Arc<RaftPort>,
     listener: Listener,
 ) -> (Listener, impl Future<Output = ()> + Send) {
     let (others, rest) = mpsc::channel(MAX_HTTP);
     (
         Listener::new(ReceiverStream::new(rest)),
-        dispatch(door, listener, others),
+        dispatch(port, listener, others),
     )
 }
 
 type PlainConnections = mpsc::Sender<io::Result<IdentifiedConnection>>;
 
-async fn dispatch(door: Arc<RaftPort>, mut listener: Listener, others: PlainConnections) {
-    let stop = door.stop.clone();
+async fn dispatch(port: Arc<RaftPort>, mut listener: Listener, others: PlainConnections) {
+    let stop = port.stop.clone();
     // Bounded by the limits on the tasks. Dropped with this future, and all connections with it.
     let mut tasks = JoinSet::new();
     let mut unknown: VecDeque<AbortHandle> = VecDeque::new();
@@ -72,11 +72,11 @@ async fn dispatch(door: Arc<RaftPort>, mut listener: Listener, others: PlainConn
                     debug!(%peer, "rejecting a connection of frames: there are {FRAMED} already");
                     continue;
                 }
-                let door = door.clone();
+                let port = port.clone();
                 let is_answered = Arc::new(AtomicBool::new(false));
                 let answered = is_answered.clone();
                 let task = tasks.spawn(async move {
-                    if let Err(why) = serve(&door, frames, &answered).await {
+                    if let Err(why) = serve(&port, frames, &answered).await {
                         debug!(%peer, %why, "a connection of frames ended");
                     }
                     None
@@ -154,18 +154,18 @@ async fn first_bytes(mut connection: Connection) -> io::Result<(Connection, Vec<
 }
 
 async fn serve(
-    door: &RaftPort,
+    port: &RaftPort,
     frames: FramedConnection,
     is_answered: &AtomicBool,
 ) -> Result<(), Status> {
-    let served = answer_all(door, frames, is_answered);
-    let stopped = door.stop.run_until_cancelled(served).await;
+    let served = answer_all(port, frames, is_answered);
+    let stopped = port.stop.run_until_cancelled(served).await;
     stopped.unwrap_or(Ok(()))
 }
 
 /// Answers one request at a time, in order: the next is read when this one is answered.
 async fn answer_all(
-    door: &RaftPort,
+    port: &RaftPort,
     mut frames: FramedConnection,
     is_answered: &AtomicBool,
 ) -> Result<(), Status> {
@@ -186,7 +186,7 @@ async fn answer_all(
                 let message = decoded(body);
                 tokio::select! {
                     biased;
-                    answer = async { append(door, message?).await } => answer,
+                    answer = async { append(port, message?).await } => answer,
                     // The caller has dropped this request; consensus may still complete it.
                     () = frames.is_closed() => return Ok(()),
                 }

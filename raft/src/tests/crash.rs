@@ -7,15 +7,15 @@ use super::harness::{entries, entry, fixtures, id, kill, open, start, vote};
 
 #[tokio::test]
 async fn vote_and_log_survive_a_kill() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         let incarnation = opened.store.identity().incarnation;
         opened.store.save_identity(7, 99).await.unwrap();
         opened.log.save_vote(&vote(3, 2)).await.unwrap();
         opened.append(entries(0..20)).await;
 
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         assert_eq!(opened.log.read_vote().await.unwrap(), Some(vote(3, 2)));
         let read = opened.log.try_get_log_entries(..).await.unwrap();
         assert_eq!(read, entries(0..20));
@@ -41,16 +41,16 @@ async fn new_store_has_no_identity() {
 
 #[tokio::test]
 async fn a_restart_applies_only_committed_entries() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.append(entries(0..5)).await;
         opened.log.save_committed(Some(id(1, 4))).await.unwrap();
         // Saves the committed id, and is itself not committed.
         opened.append(entries(5..9)).await;
         opened.apply(entries(0..3)).await;
 
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         assert_eq!(start(&mut opened).await, Some(8));
         let keys: Vec<String> = opened
             .owner
@@ -76,17 +76,17 @@ async fn a_restart_applies_only_committed_entries() {
 
 #[tokio::test]
 async fn a_committed_index_waits_for_the_next_append() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.append(entries(0..2)).await;
         opened.log.save_committed(Some(id(1, 1))).await.unwrap();
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         assert_eq!(opened.log.read_committed().await.unwrap(), None);
         opened.log.save_committed(Some(id(1, 1))).await.unwrap();
         opened.append(entries(2..3)).await;
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         assert_eq!(opened.log.read_committed().await.unwrap(), Some(id(1, 1)));
         opened.close().await;
     }
@@ -94,22 +94,22 @@ async fn a_committed_index_waits_for_the_next_append() {
 
 #[tokio::test]
 async fn truncated_entries_stay_deleted_and_the_hash_chain_continues() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.append(entries(0..10)).await;
         opened.log.truncate_after(Some(id(1, 5))).await.unwrap();
         let other = entry(6, &["other=1"]);
         opened.append(vec![other.clone()]).await;
 
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         let mut expected = entries(0..6);
         expected.push(other);
         assert_eq!(opened.log.try_get_log_entries(..).await.unwrap(), expected);
         opened.log.truncate_after(None).await.unwrap();
         opened.append(entries(0..2)).await;
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         let read = opened.log.try_get_log_entries(..).await.unwrap();
         assert_eq!(read, entries(0..2));
         opened.close().await;
@@ -118,14 +118,14 @@ async fn truncated_entries_stay_deleted_and_the_hash_chain_continues() {
 
 #[tokio::test]
 async fn purged_entries_stay_deleted_and_the_hash_chain_continues() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.commit(entries(0..10)).await;
         opened.log.purge(id(1, 6)).await.unwrap();
         opened.append(entries(10..12)).await;
 
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         let state = opened.log.get_log_state().await.unwrap();
         assert_eq!(state.last_purged_log_id, Some(id(1, 6)));
         assert_eq!(state.last_log_id, Some(id(1, 11)));
@@ -139,8 +139,8 @@ async fn purged_entries_stay_deleted_and_the_hash_chain_continues() {
         opened.log.purge(id(1, 20)).await.unwrap();
         opened.append(entries(21..23)).await;
 
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         let state = opened.log.get_log_state().await.unwrap();
         assert_eq!(state.last_purged_log_id, Some(id(1, 20)));
         let read = opened.log.try_get_log_entries(..).await.unwrap();
@@ -151,8 +151,8 @@ async fn purged_entries_stay_deleted_and_the_hash_chain_continues() {
 
 #[tokio::test]
 async fn deleted_records_stay_deleted() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.commit(entries(0..3)).await;
         opened
             .commit(vec![entry(3, &["00001=", "00002=new"])])
@@ -161,8 +161,8 @@ async fn deleted_records_stay_deleted() {
         opened.store.unwritten().flush().await.unwrap();
         // Synced, so that memory keeps the applied records.
         opened.append(entries(4..5)).await;
-        let ground = kill(opened, ground).await;
-        let opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let opened = open(&environment.location).await;
         assert_eq!(opened.owner.records(), expected);
         assert_eq!(expected.len(), 2);
         opened.close().await;

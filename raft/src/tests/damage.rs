@@ -34,17 +34,17 @@ fn flip(disk: &dyn Disk, family: KeySpace, key: &[u8]) {
 /// Returns the error after `change` was made to a closed store of ten entries.
 async fn refusal_after(change: fn(&dyn Disk)) -> Vec<(PathBuf, String)> {
     let mut refusals = Vec::new();
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.log.save_vote(&vote(1, 1)).await.unwrap();
         opened.commit(entries(0..10)).await;
         opened.close().await;
-        tamper(&ground.location, change);
-        let path = match &ground.location {
+        tamper(&environment.location, change);
+        let path = match &environment.location {
             StoreLocation::Directory(path) => path.clone(),
             StoreLocation::Memory(disk) => disk.name().into(),
         };
-        let error = try_open(&ground.location, panic_on_fatal())
+        let error = try_open(&environment.location, panic_on_fatal())
             .await
             .err()
             .unwrap();
@@ -191,9 +191,9 @@ async fn a_failed_write_is_final_and_never_retried() {
 #[cfg(feature = "rocksdb")]
 #[tokio::test]
 async fn second_process_gets_the_pid_of_the_first() {
-    let ground = super::harness::on_disk();
-    let opened = open(&ground.location).await;
-    let error = try_open(&ground.location, panic_on_fatal())
+    let environment = super::harness::on_disk();
+    let opened = open(&environment.location).await;
+    let error = try_open(&environment.location, panic_on_fatal())
         .await
         .err()
         .unwrap();
@@ -204,14 +204,14 @@ async fn second_process_gets_the_pid_of_the_first() {
         "{text}"
     );
     opened.close().await;
-    open(&ground.location).await.close().await;
+    open(&environment.location).await.close().await;
 }
 
 #[cfg(not(feature = "rocksdb"))]
 #[tokio::test]
 async fn a_build_without_rocksdb_reports_it() {
-    let ground = super::harness::on_disk();
-    let error = try_open(&ground.location, panic_on_fatal())
+    let environment = super::harness::on_disk();
+    let error = try_open(&environment.location, panic_on_fatal())
         .await
         .err()
         .unwrap();

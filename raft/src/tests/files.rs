@@ -118,13 +118,13 @@ async fn used_store() -> (DiskFixture, AckedStore) {
     let newer = snapshot(&mut leader).await;
     let image = newer.snapshot.file().await.unwrap();
 
-    let ground = on_disk();
-    let mut opened = open(&ground.location).await;
+    let environment = on_disk();
+    let mut opened = open(&environment.location).await;
     opened.log.save_vote(&vote(1, 1)).await.unwrap();
     opened.commit(vec![entry(0, &["zzzzz=own"])]).await;
     opened.close().await;
     // Each start makes tables of the logs it finds.
-    let mut opened = open(&ground.location).await;
+    let mut opened = open(&environment.location).await;
     let mut writer = opened.store.receive_image().unwrap();
     let bytes = image.read(0, usize::MAX).await.unwrap();
     writer.write(bytes).await.unwrap();
@@ -136,7 +136,7 @@ async fn used_store() -> (DiskFixture, AckedStore) {
     opened.log.save_vote(&vote(2, 1)).await.unwrap();
     commit_each(&mut opened, 40..60).await;
     opened.close().await;
-    let mut opened = open(&ground.location).await;
+    let mut opened = open(&environment.location).await;
     let own = snapshot(&mut opened).await.snapshot;
     own.file().await.unwrap();
     // It holds the store.
@@ -144,7 +144,7 @@ async fn used_store() -> (DiskFixture, AckedStore) {
     opened.log.purge(harness::id(1, 49)).await.unwrap();
     commit_each(&mut opened, 60..70).await;
     opened.close().await;
-    let mut opened = open(&ground.location).await;
+    let mut opened = open(&environment.location).await;
     opened.log.save_vote(&vote(3, 1)).await.unwrap();
     commit_each(&mut opened, 70..110).await;
     let expected = acknowledged(&mut opened).await;
@@ -155,7 +155,7 @@ async fn used_store() -> (DiskFixture, AckedStore) {
     assert_eq!(expected.vote, Some(vote(3, 1)));
     assert_eq!(expected.entries, long_entries(50..110));
     assert_eq!(expected.records.len(), 110);
-    (ground, expected)
+    (environment, expected)
 }
 
 fn path(fixture: &DiskFixture) -> &Path {
@@ -232,19 +232,19 @@ async fn damaged_copy(fixture: &DiskFixture, file: &Path, damage: FileDamage) ->
 /// Damages every file of this kind in every way, one at a time. Returns the number of rejected
 /// starts by kind of file.
 async fn damage_all(selects: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, usize)> {
-    let (ground, expected) = used_store().await;
+    let (environment, expected) = used_store().await;
     let mut outcomes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for file in files(path(&ground)) {
+    for file in files(path(&environment)) {
         let kind = kind(&file);
         if !selects(&kind) {
             continue;
         }
         let length = fs::metadata(&file).unwrap().len() as usize;
-        let file = file.strip_prefix(path(&ground)).unwrap();
+        let file = file.strip_prefix(path(&environment)).unwrap();
         let name = file.file_name().unwrap().to_str().unwrap();
         for damage in FileDamage::kinds(length) {
             let what = format!("{damage:?} in {} of {length} bytes", file.display());
-            let copy = damaged_copy(&ground, file, damage).await;
+            let copy = damaged_copy(&environment, file, damage).await;
             let outcome = outcomes.entry(kind.clone()).or_default();
             outcome.0 += 1;
             if let Some(error) = check_open(&copy, &expected, &what).await {
@@ -322,8 +322,8 @@ fn newest_log(directory: &Path) -> PathBuf {
 /// A follower must not forget entries that it acknowledged, and so must not start.
 #[tokio::test]
 async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
-    let ground = on_disk();
-    let mut opened = open(&ground.location).await;
+    let environment = on_disk();
+    let mut opened = open(&environment.location).await;
     opened.log.save_vote(&vote(1, 1)).await.unwrap();
     opened.commit(entries(0..900)).await;
     opened.log.save_vote(&vote(2, 2)).await.unwrap();
@@ -331,12 +331,12 @@ async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
         opened.append(entries(index..index + 1)).await;
     }
     opened.close().await;
-    let log = newest_log(path(&ground));
+    let log = newest_log(path(&environment));
     let middle = fs::metadata(&log).unwrap().len() as usize / 2;
     FileDamage::Flip(middle).apply(&log);
     // The rejected start leaves the file unchanged for examination.
     let before = fs::read(&log).unwrap();
-    let error = try_open(&ground.location, panic_on_fatal())
+    let error = try_open(&environment.location, panic_on_fatal())
         .await
         .err()
         .unwrap();
@@ -351,11 +351,11 @@ async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
 /// opens.
 #[tokio::test]
 async fn unsynced_blocks_after_a_power_cut_are_never_refused() {
-    let ground = on_disk();
-    let mut opened = open(&ground.location).await;
+    let environment = on_disk();
+    let mut opened = open(&environment.location).await;
     opened.log.save_vote(&vote(1, 1)).await.unwrap();
     commit_each(&mut opened, 0..50).await;
-    let log = newest_log(path(&ground));
+    let log = newest_log(path(&environment));
     // Applied records are not synced. Each is a write.
     let synced = fs::read(&log).unwrap();
     for entry in long_entries(20..50) {
@@ -369,7 +369,7 @@ async fn unsynced_blocks_after_a_power_cut_are_never_refused() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let cut = on_disk();
-    copy_tree(path(&ground), path(&cut));
+    copy_tree(path(&environment), path(&cut));
     opened.close().await;
     let log = newest_log(path(&cut));
     let written = fs::read(&log).unwrap();
@@ -424,16 +424,16 @@ fn after_power_cut(synced: &[u8], written: &[u8], seed: u64) -> Vec<u8> {
 /// A truncation removes entries intentionally: a crash right after it is not a loss.
 #[tokio::test]
 async fn a_log_that_was_truncated_is_not_behind() {
-    let ground = on_disk();
-    let mut opened = open(&ground.location).await;
+    let environment = on_disk();
+    let mut opened = open(&environment.location).await;
     opened.append(entries(0..100)).await;
     opened
         .log
         .truncate_after(Some(harness::id(1, 59)))
         .await
         .unwrap();
-    let ground = harness::kill(opened, ground).await;
-    let mut opened = open(&ground.location).await;
+    let environment = harness::kill(opened, environment).await;
+    let mut opened = open(&environment.location).await;
     let read = opened.log.try_get_log_entries(..).await.unwrap();
     assert_eq!(read, entries(0..60));
     opened.close().await;
@@ -442,17 +442,17 @@ async fn a_log_that_was_truncated_is_not_behind() {
 /// Combines an older copy of the store with the newer high-water record.
 #[tokio::test]
 async fn rolled_back_store_is_refused() {
-    let ground = on_disk();
-    let mut opened = open(&ground.location).await;
+    let environment = on_disk();
+    let mut opened = open(&environment.location).await;
     opened.append(entries(0..10)).await;
     opened.close().await;
     let older = on_disk();
-    copy_tree(path(&ground), path(&older));
-    let mut opened = open(&ground.location).await;
+    copy_tree(path(&environment), path(&older));
+    let mut opened = open(&environment.location).await;
     opened.append(entries(10..20)).await;
     opened.close().await;
     fs::copy(
-        path(&ground).join("high-water"),
+        path(&environment).join("high-water"),
         path(&older).join("high-water"),
     )
     .unwrap();
@@ -470,25 +470,25 @@ async fn rolled_back_store_is_refused() {
 /// A store of a release without the record continues, and has one afterwards.
 #[tokio::test]
 async fn a_store_without_a_high_water_record_gets_one_and_must_keep_it() {
-    let ground = on_disk();
-    let mut opened = open(&ground.location).await;
+    let environment = on_disk();
+    let mut opened = open(&environment.location).await;
     opened.append(entries(0..10)).await;
     opened.close().await;
-    harness::tamper(&ground.location, |disk| {
+    harness::tamper(&environment.location, |disk| {
         let mut changes = crate::storage::disk::ChangeBatch::default();
         changes.delete(crate::storage::disk::KeySpace::Meta, *b"truncations");
         disk.write(changes, crate::storage::disk::Durability::Synced)
             .unwrap();
     });
-    let record = path(&ground).join("high-water");
+    let record = path(&environment).join("high-water");
     fs::remove_file(&record).unwrap();
-    let mut opened = open(&ground.location).await;
+    let mut opened = open(&environment.location).await;
     let read = opened.log.try_get_log_entries(..).await.unwrap();
     assert_eq!(read, entries(0..10));
     opened.close().await;
     assert!(record.exists());
     fs::remove_file(&record).unwrap();
-    let error = try_open(&ground.location, panic_on_fatal())
+    let error = try_open(&environment.location, panic_on_fatal())
         .await
         .err()
         .unwrap();

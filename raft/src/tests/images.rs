@@ -70,8 +70,8 @@ fn name(path: &Path) -> &str {
 /// its own description.
 #[tokio::test]
 async fn a_snapshot_and_its_image_have_the_same_log_index() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.commit(entries(0..100)).await;
         let mut builder = opened.machine.get_snapshot_builder().await;
         opened.commit(entries(100..200)).await;
@@ -97,8 +97,8 @@ async fn a_snapshot_and_its_image_have_the_same_log_index() {
 /// A regression test: each of these once wrote the whole registry.
 #[tokio::test]
 async fn snapshots_that_are_not_sent_write_no_image() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         let large = format!("large={}", "x".repeat(1_000_000));
         opened.commit(vec![entry(0, &[&large])]).await;
         for round in 0..20 {
@@ -109,10 +109,10 @@ async fn snapshots_that_are_not_sent_write_no_image() {
             assert_eq!(snapshot.meta.last_log_id, Some(id(1, index + 1)));
             opened.log.purge(id(1, index)).await.unwrap();
         }
-        assert_eq!(image_bytes(&ground.location), 0);
+        assert_eq!(image_bytes(&environment.location), 0);
         let expected = opened.owner.records();
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         start(&mut opened).await;
         assert_eq!(opened.owner.records(), expected);
         opened.close().await;
@@ -121,8 +121,8 @@ async fn snapshots_that_are_not_sent_write_no_image() {
 
 #[tokio::test]
 async fn concurrent_followers_are_sent_the_same_image() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.commit(entries(0..100)).await;
         let first = opened
             .machine
@@ -136,11 +136,11 @@ async fn concurrent_followers_are_sent_the_same_image() {
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(image_bytes(&ground.location), 0, "nothing is sent yet");
+        assert_eq!(image_bytes(&environment.location), 0, "nothing is sent yet");
         let (first, second) = tokio::join!(first.snapshot.file(), second.snapshot.file());
         let (first, second) = (first.unwrap(), second.unwrap());
         assert_eq!(first.meta(), second.meta());
-        assert_eq!(image_bytes(&ground.location), first.len());
+        assert_eq!(image_bytes(&environment.location), first.len());
         opened.close().await;
     }
 }
@@ -248,8 +248,8 @@ async fn a_snapshot_corrupted_in_transfer_is_rejected_without_leftovers() {
 
 #[tokio::test]
 async fn a_snapshot_with_a_wrong_description_is_rejected() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.commit(entries(0..5)).await;
         let (mut snapshot, _) = build(&mut opened).await;
         snapshot.meta.last_log_id = Some(id(1, 9));
@@ -270,15 +270,15 @@ async fn a_snapshot_with_a_wrong_description_is_rejected() {
 
 #[tokio::test]
 async fn two_snapshots_are_kept_and_a_removed_one_can_still_be_sent() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         let mut images = Vec::new();
         for round in 0..4 {
             opened.commit(entries(round * 10..round * 10 + 10)).await;
             images.push(build(&mut opened).await.1);
         }
-        if matches!(ground.location, StoreLocation::Directory(_)) {
-            let names: Vec<String> = files(&ground.location)
+        if matches!(environment.location, StoreLocation::Directory(_)) {
+            let names: Vec<String> = files(&environment.location)
                 .iter()
                 .map(|path| name(path).into())
                 .collect();
@@ -292,19 +292,19 @@ async fn two_snapshots_are_kept_and_a_removed_one_can_still_be_sent() {
 
 #[tokio::test]
 async fn a_snapshot_covers_only_synced_records_so_the_log_may_be_purged() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.commit(entries(0..50)).await;
         let mut builder = opened.machine.get_snapshot_builder().await;
         builder.build_snapshot().await.unwrap();
         let expected = opened.owner.records();
-        let ground = kill(opened, ground).await;
+        let environment = kill(opened, environment).await;
         // Before anything is replayed: the applied records themselves were synced.
-        let mut opened = open(&ground.location).await;
+        let mut opened = open(&environment.location).await;
         assert_eq!(opened.owner.records(), expected);
         opened.log.purge(id(1, 49)).await.unwrap();
-        let ground = kill(opened, ground).await;
-        let mut opened = open(&ground.location).await;
+        let environment = kill(opened, environment).await;
+        let mut opened = open(&environment.location).await;
         start(&mut opened).await;
         assert_eq!(opened.owner.records(), expected);
         opened.close().await;
@@ -314,25 +314,25 @@ async fn a_snapshot_covers_only_synced_records_so_the_log_may_be_purged() {
 #[cfg(feature = "rocksdb")]
 #[tokio::test]
 async fn torn_snapshot_is_skipped_and_an_unfinished_one_deleted() {
-    let ground = super::harness::on_disk();
-    let mut opened = open(&ground.location).await;
+    let environment = super::harness::on_disk();
+    let mut opened = open(&environment.location).await;
     for round in 0..2 {
         opened.commit(entries(round * 10..round * 10 + 10)).await;
         build(&mut opened).await;
     }
     let expected = opened.owner.records();
     opened.close().await;
-    let newest = files(&ground.location).pop().unwrap();
+    let newest = files(&environment.location).pop().unwrap();
     let bytes = fs::read(&newest).unwrap();
     fs::write(&newest, &bytes[..bytes.len() - 5]).unwrap();
     fs::write(newest.with_file_name("3.unfinished"), b"half").unwrap();
 
-    let mut opened = open(&ground.location).await;
+    let mut opened = open(&environment.location).await;
     let current = opened.machine.get_current_snapshot().await.unwrap();
     assert_eq!(current.unwrap().meta.last_log_id, Some(id(1, 9)));
     assert_eq!(opened.owner.records(), expected);
     assert!(
-        files(&ground.location)
+        files(&environment.location)
             .iter()
             .all(|path| !name(path).contains("unfinished"))
     );
@@ -344,14 +344,14 @@ async fn torn_snapshot_is_skipped_and_an_unfinished_one_deleted() {
 
 #[tokio::test]
 async fn an_install_without_an_owner_aborts_without_data_loss() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.commit(entries(0..5)).await;
         // A snapshot of the registry holds the store.
         let meta = build(&mut opened).await.0.meta;
         opened.close().await;
         let (fatal, words) = record_fatal();
-        let place = ground.location.clone();
+        let place = environment.location.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
         let store = store.await.unwrap().unwrap();
         let (owner, inbox) = tokio::sync::mpsc::channel(1);
@@ -365,7 +365,7 @@ async fn an_install_without_an_owner_aborts_without_data_loss() {
         store.close().await;
         drop(store);
         let (fatal, _) = record_fatal();
-        let mut opened = try_open(&ground.location, fatal).await.unwrap();
+        let mut opened = try_open(&environment.location, fatal).await.unwrap();
         assert_eq!(opened.owner.records().len(), 5);
         let read = opened.log.try_get_log_entries(..).await.unwrap();
         assert_eq!(read.len(), 5);

@@ -126,11 +126,11 @@ async fn check(location: &StoreLocation, promised: &AckedProgress, cut: usize) {
 #[tokio::test]
 async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
     let image = {
-        let ground = DiskFixture {
+        let environment = DiskFixture {
             location: StoreLocation::Memory(MemoryDisk::default()),
             _directory: None,
         };
-        let mut opened = harness::open(&ground.location).await;
+        let mut opened = harness::open(&environment.location).await;
         let long = "x".repeat(2000);
         let commands: Vec<String> = (0..2000)
             .map(|number| format!("new{number:05}={long}"))

@@ -9,8 +9,8 @@ use crate::types::Entry;
 
 #[tokio::test]
 async fn a_read_across_disk_and_memory_has_no_gap() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.append(entries(0..6000)).await;
         for (start, end) in [
             (0, 6000),
@@ -38,8 +38,8 @@ fn read_of_a_slow_device_does_not_block_its_thread() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let ground = super::harness::on_disk();
-        let mut opened = open(&ground.location).await;
+        let environment = super::harness::on_disk();
+        let mut opened = open(&environment.location).await;
         opened.append(entries(0..6000)).await;
         // The only blocking thread is occupied: work that needs it cannot end before it is free.
         let (free, taken) = std::sync::mpsc::channel::<()>();
@@ -57,8 +57,8 @@ fn read_of_a_slow_device_does_not_block_its_thread() {
 
 #[tokio::test]
 async fn a_limited_read_returns_about_a_mebibyte_and_at_least_one_entry() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         let large = format!("key={}", "x".repeat(300_000));
         let huge = format!("key={}", "x".repeat(3_000_000));
         let mut all: Vec<Entry> = (0..100).map(|index| entry(index, &[&large])).collect();
@@ -82,8 +82,8 @@ async fn a_limited_read_returns_about_a_mebibyte_and_at_least_one_entry() {
 
 #[tokio::test]
 async fn the_owner_gets_every_entry_once_in_bounded_batches() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         let commands: Vec<String> = (0..400).map(|number| format!("{number}=1")).collect();
         let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
         let large = format!("large={}", "x".repeat(700_000));
@@ -101,8 +101,8 @@ async fn the_owner_gets_every_entry_once_in_bounded_batches() {
 
 #[tokio::test]
 async fn missing_entries_are_never_skipped() {
-    for ground in fixtures() {
-        let mut opened = open(&ground.location).await;
+    for environment in fixtures() {
+        let mut opened = open(&environment.location).await;
         opened.commit(entries(0..10)).await;
         opened.log.purge(id(1, 4)).await.unwrap();
         let sent = opened.log.limited_get_log_entries(3, 8).await.unwrap();

@@ -21,16 +21,16 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TestStoreGuard> for TestSt
     async fn build(
         &self,
     ) -> Result<(TestStoreGuard, LogStore, StateMachine), StorageError<TypeConfig>> {
-        let ground = (self.0)();
+        let environment = (self.0)();
         let OpenedStore {
             store,
             log,
             machine,
             ..
-        } = harness::open(&ground.location).await;
+        } = harness::open(&environment.location).await;
         let guard = TestStoreGuard {
             _store: store,
-            _fixture: ground,
+            _fixture: environment,
         };
         Ok((guard, log, machine))
     }
@@ -38,11 +38,11 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TestStoreGuard> for TestSt
 
 #[test]
 fn the_memory_store_passes_the_openraft_suite() {
-    let ground = || DiskFixture {
+    let environment = || DiskFixture {
         location: StoreLocation::Memory(Default::default()),
         _directory: None,
     };
-    run(TestStoreBuilder(ground));
+    run(TestStoreBuilder(environment));
 }
 
 #[cfg(feature = "rocksdb")]

@@ -15,11 +15,11 @@ pub(crate) struct PeerProgress {
 }
 
 impl PeerProgress {
-    pub(crate) fn acknowledged(&mut self, reign: Vote, last: Option<LogId>) {
-        if self.vote != Some(reign) {
+    pub(crate) fn acknowledged(&mut self, epoch_record: Vote, last: Option<LogId>) {
+        if self.vote != Some(epoch_record) {
             // Another leader may have replaced the entries of the previous one.
             *self = Self {
-                vote: Some(reign),
+                vote: Some(epoch_record),
                 ..Self::default()
             };
         }

@@ -83,10 +83,12 @@ mod tests {
             assert_eq!(answered(2, 180), None);
         }
         assert_eq!(answered(3, 180), None, "each peer counts by itself");
-        let told = answered(2, 180).unwrap();
+        let reported = answered(2, 180).unwrap();
         assert!(
-            told.contains("master-2") && told.contains("180 ms") && told.contains("--timing wan"),
-            "{told}"
+            reported.contains("master-2")
+                && reported.contains("180 ms")
+                && reported.contains("--timing wan"),
+            "{reported}"
         );
         assert_eq!(answered(2, 180), None, "once");
         assert_eq!(answered(2, 20), None);

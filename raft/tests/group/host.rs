@@ -180,10 +180,10 @@ impl PendingNodeStart {
         // Prints the masters' logs if RUST_LOG is set. Fails after the first time, which is
         // intended.
         let filter = tracing_subscriber::EnvFilter::from_default_env();
-        let said = tracing_subscriber::fmt()
+        let output = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_test_writer();
-        let _ = said.try_init();
+        let _ = output.try_init();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             // As in raft's runtime: pings are answered while a snapshot is verified, which takes a
             // second here.

@@ -13,7 +13,7 @@ pub use refusal::StoredRejection;
 
 /// The reason of a rejection. The message names the objects and numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each says itself in its message")]
+#[allow(missing_docs, reason = "each message describes itself")]
 pub enum Rejection {
     #[error("the epoch of this proposal has ended")]
     StaleEpoch,

@@ -273,9 +273,9 @@ mod tests {
 
     #[test]
     fn texts_of_programs_are_not_parsed_as_causes() {
-        let said = Explanation::of(Code::Executor, &[]).with_detail("its host was rebooted; ");
-        assert_eq!(said.causes.len(), 1);
-        assert_eq!(said.to_string(), "its executor: its host was rebooted; ");
+        let output = Explanation::of(Code::Executor, &[]).with_detail("its host was rebooted; ");
+        assert_eq!(output.causes.len(), 1);
+        assert_eq!(output.to_string(), "its executor: its host was rebooted; ");
         let free = Explanation::from("its host was rebooted");
         assert!(free.causes.is_empty());
         let more = free.then(Explanation::of(Code::LimitsChanged, &[]));

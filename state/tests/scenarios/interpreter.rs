@@ -444,10 +444,10 @@ fn update(line: &ScenarioLine<'_>) -> Command {
 
 /// Parses `healthy=yes ready=no`, for all updates of the line.
 fn standing(line: &ScenarioLine<'_>) -> CheckResults {
-    let said = |name| line.pair(name).map(|word| word == "yes");
+    let reported = |name| line.pair(name).map(|word| word == "yes");
     CheckResults {
-        healthy: said("healthy"),
-        ready: said("ready"),
+        healthy: reported("healthy"),
+        ready: reported("ready"),
     }
 }
 

@@ -124,8 +124,8 @@ impl PrivilegedOperations {
                 plain(BrokerReply::Usage(usage))
             }
             BrokerRequest::QuotaScope(at) => {
-                let keeper = disk::scope(&self.paths, at.name, &self.sandbox(&at)?);
-                plain(BrokerReply::QuotaScope(keeper))
+                let quota_scope = disk::scope(&self.paths, at.name, &self.sandbox(&at)?);
+                plain(BrokerReply::QuotaScope(quota_scope))
             }
             BrokerRequest::ChangesDirectory(name) => {
                 plain(BrokerReply::Path(self.limits.changes(name)))

@@ -48,13 +48,13 @@ impl Core {
         &mut self,
         instance: Instance,
         connection: u64,
-        said: ExecutorEvent,
+        event: ExecutorEvent,
     ) {
         let Some(executor) = self.executors.all.get_mut(&instance) else {
             return;
         };
         let is_present = executor.connection == Some(connection);
-        match said {
+        match event {
             ExecutorEvent::Subscribed {
                 tasks,
                 unacknowledged,

@@ -321,8 +321,8 @@ fn a_restart_probes_within_an_interval_and_repeats_no_result() {
     world.discard_effects();
     world.report();
     world.expect(&[]);
-    let told = world.core.facts().tasks[&instance(1)].check_results;
-    assert_eq!((told.healthy, told.ready), (Some(true), Some(true)));
+    let reported = world.core.facts().tasks[&instance(1)].check_results;
+    assert_eq!((reported.healthy, reported.ready), (Some(true), Some(true)));
     world.check_snapshot();
 }
 

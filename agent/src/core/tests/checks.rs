@@ -21,11 +21,11 @@ impl CheckFixture {
     fn with(
         health: Option<CheckPolicy>,
         readiness: Option<CheckPolicy>,
-        told: CheckResults,
+        reported: CheckResults,
     ) -> Self {
         let policies = CheckPolicies { health, readiness };
         Self {
-            checks: CheckSet::new(policies, Timestamp(START), told),
+            checks: CheckSet::new(policies, Timestamp(START), reported),
             age_ms: 0,
         }
     }
@@ -286,7 +286,7 @@ fn a_health_kill_cancels_the_other_probe() {
 
 #[test]
 fn restarts_repeat_no_result_and_no_grace_period() {
-    let told = CheckResults {
+    let reported = CheckResults {
         healthy: Some(true),
         ready: Some(false),
     };
@@ -294,8 +294,8 @@ fn restarts_repeat_no_result_and_no_grace_period() {
         grace_ms: 1_000_000,
         ..strict()
     };
-    let mut task = CheckFixture::with(Some(policy), Some(strict()), told);
-    assert_eq!(task.checks.results(), told);
+    let mut task = CheckFixture::with(Some(policy), Some(strict()), reported);
+    assert_eq!(task.checks.results(), reported);
     assert_eq!(
         task.at(500),
         ["run health 1 5", "run readiness 1 5"],

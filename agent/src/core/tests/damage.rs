@@ -146,19 +146,19 @@ fn host(world: &mut CoreFixture, order: u64, spec: v1::TaskSpec) {
     world.sync();
     world.sync();
     world.started(order);
-    let said = ExecutorEvent::Subscribed {
+    let output = ExecutorEvent::Subscribed {
         tasks: Vec::new(),
         unacknowledged: Vec::new(),
         version: 1,
     };
-    executor(world, order, said);
+    executor(world, order, output);
 }
 
-fn executor(world: &mut CoreFixture, order: u64, said: ExecutorEvent) {
+fn executor(world: &mut CoreFixture, order: u64, output: ExecutorEvent) {
     world.feed(Input::Executor {
         instance: instance(order),
         connection: 1,
-        event: said,
+        event: output,
     });
 }
 
@@ -321,14 +321,14 @@ const NO_TASKS: [u64; 5] = [5, 7, 8, 9, 10];
 
 fn check_run(contents: JournalContents, epoch: u64, own: Option<Instance>, case: &str) {
     let world = restart_registered(contents, epoch, case);
-    let said = world.effects.join("\n");
+    let output = world.effects.join("\n");
     let starts = world.effects.iter().any(|line| line.starts_with("start "));
-    assert!(!starts, "{case}: a second start: {said}");
+    assert!(!starts, "{case}: a second start: {output}");
     if own != Some(instance(3)) {
-        assert!(said.contains("ended 2 Finished"), "{case}: {said}");
+        assert!(output.contains("ended 2 Finished"), "{case}: {output}");
     }
     if world.core.facts().tasks.contains_key(&instance(4)) {
-        assert!(said.contains("kill 4 in 100"), "{case}: {said}");
+        assert!(output.contains("kill 4 in 100"), "{case}: {output}");
     }
     for order in (1..=LAST).filter(|order| own != Some(instance(*order))) {
         let is_task = !NO_TASKS.contains(&order);

@@ -224,9 +224,9 @@ fn a_full_journal_disk_fails_launches_and_records_kills() {
     world.report();
     let task = &world.core.facts().tasks[&instance(2)];
     let update = task.updates.back().unwrap();
-    let told = (update.state(), update.reason());
+    let reported = (update.state(), update.reason());
     let expected = (v1::TaskState::Failed, v1::Reason::ContainerLaunchFailed);
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
     assert!(task.launch.encoded_len() < 1_000);
     world.discard_effects();
     world.kill(3, "web", 0);

@@ -42,11 +42,11 @@ fn held(task: &str, order: u64) -> v1::ExecutorTask {
 }
 
 impl CoreFixture {
-    fn executor(&mut self, connection: u64, said: ExecutorEvent) {
+    fn executor(&mut self, connection: u64, output: ExecutorEvent) {
         self.feed(Input::Executor {
             instance: instance(1),
             connection,
-            event: said,
+            event: output,
         });
     }
 
@@ -197,8 +197,8 @@ fn executor_disk_limits_include_their_tasks() {
     world.executor_update("a", 1, 1, v1::TaskState::Finished);
     world.report();
     world.report();
-    let said = std::mem::take(&mut world.effects);
-    assert!(said.contains(&up_to(3)), "{said:?}");
+    let output = std::mem::take(&mut world.effects);
+    assert!(output.contains(&up_to(3)), "{output:?}");
     world.feed(Input::DiskLimitExceeded {
         instance: instance(1),
         why: "out of disk: used 4 MiB of 3 MiB".into(),

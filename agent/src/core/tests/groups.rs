@@ -136,12 +136,12 @@ fn a_preparation_failure_fails_the_group() {
     assert_eq!(last(&world, 2).2, "no such file");
     let words = "its group ended because task b failed: no such file";
     for order in [1, 3] {
-        let told = (
+        let reported = (
             v1::TaskState::Failed,
             v1::Reason::FetchFailed,
             words.to_owned(),
         );
-        assert_eq!(last(&world, order), told);
+        assert_eq!(last(&world, order), reported);
     }
 }
 
@@ -161,9 +161,9 @@ fn nothing_of_a_group_is_started_when_the_time_of_one_task_is_over_already() {
     world.report();
     for order in [1, 2] {
         let (state, reason, text) = last(&world, order);
-        let told = (state, reason);
+        let reported = (state, reason);
         let expected = (v1::TaskState::Failed, v1::Reason::StoppedWithoutLeader);
-        assert_eq!(told, expected, "{text}");
+        assert_eq!(reported, expected, "{text}");
     }
 }
 
@@ -179,12 +179,12 @@ fn a_failed_task_of_a_group_kills_the_others_in_reverse_order() {
     world.report();
     let words = "its group ended because task b failed: it ended; it ended";
     for order in [1, 3] {
-        let told = (
+        let reported = (
             v1::TaskState::Killed,
             v1::Reason::TaskKilled,
             words.to_owned(),
         );
-        assert_eq!(last(&world, order), told);
+        assert_eq!(last(&world, order), reported);
     }
     assert_eq!(last(&world, 2).0, v1::TaskState::Failed);
 }
@@ -201,9 +201,9 @@ fn group_kills_continue_after_each_grace_period() {
     world.discard_effects();
     world.wait(1_000);
     world.sync();
-    let said = std::mem::take(&mut world.effects);
-    assert!(said.contains(&"kill 2 in 3000".to_owned()), "{said:?}");
-    assert!(!said.contains(&"kill 1 in 3000".to_owned()), "{said:?}");
+    let output = std::mem::take(&mut world.effects);
+    assert!(output.contains(&"kill 2 in 3000".to_owned()), "{output:?}");
+    assert!(!output.contains(&"kill 1 in 3000".to_owned()), "{output:?}");
 }
 
 #[test]
@@ -340,8 +340,8 @@ fn an_unstarted_group_starts_completely_after_a_crash() {
     }
     world.register(true);
     world.sync();
-    let said = std::mem::take(&mut world.effects);
-    let fetches: Vec<_> = said
+    let output = std::mem::take(&mut world.effects);
+    let fetches: Vec<_> = output
         .iter()
         .filter(|line| line.starts_with("fetch"))
         .collect();
@@ -365,8 +365,8 @@ fn a_partly_started_group_ends_after_a_crash() {
     world.discard_effects();
     world.found(3, RecoveredContainer::Running(fact));
     sync(&mut world);
-    let said = std::mem::take(&mut world.effects);
-    assert!(said.contains(&"kill 3 in 3000".to_owned()), "{said:?}");
+    let output = std::mem::take(&mut world.effects);
+    assert!(output.contains(&"kill 3 in 3000".to_owned()), "{output:?}");
     stopped(&mut world, 3);
     assert!(world.effects.contains(&"kill 1 in 3000".to_owned()));
     world.report();
@@ -485,12 +485,12 @@ fn group_tasks_with_an_executor_are_rejected() {
     assert!(text.contains("executor \"e\" is to run it"), "{text}");
     let words = "its group ended because b has its place, and is to be none of it";
     for order in [1, 3] {
-        let told = (
+        let reported = (
             v1::TaskState::Failed,
             v1::Reason::TaskInvalid,
             words.to_owned(),
         );
-        assert_eq!(last(&world, order), told);
+        assert_eq!(last(&world, order), reported);
     }
     let is_started = |line: &&String| line.starts_with("start") || line.starts_with("fetch");
     assert_eq!(world.effects.iter().find(is_started), None);

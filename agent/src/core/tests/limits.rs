@@ -231,6 +231,6 @@ fn limit_results_wait_for_space_in_the_update_queue() {
     let made = task.newest_update;
     world.committed(1, "web", made, false);
     world.report();
-    let told = last_update(&world, 1).limits.unwrap();
-    assert_eq!(told.order_index, 19);
+    let reported = last_update(&world, 1).limits.unwrap();
+    assert_eq!(reported.order_index, 19);
 }

@@ -286,8 +286,8 @@ impl TestRng {
                 let order = name.split('-').nth(1).unwrap().parse().unwrap();
                 self.containers.fetch_requests.push(order);
             }
-            if let Some(told) = line.strip_prefix("kill ") {
-                let order = told.split(' ').next().unwrap().parse().unwrap();
+            if let Some(reported) = line.strip_prefix("kill ") {
+                let order = reported.split(' ').next().unwrap().parse().unwrap();
                 self.containers.killed.insert(order);
             }
             assert!(!line.starts_with("hang up"), "{line}");

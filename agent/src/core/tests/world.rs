@@ -318,14 +318,14 @@ impl CoreFixture {
     /// Compares the effects since the last check, without those of the journal.
     #[track_caller]
     pub(super) fn expect(&mut self, wanted: &[&str]) {
-        let said: Vec<_> = std::mem::take(&mut self.effects);
-        let said: Vec<_> = said
+        let output: Vec<_> = std::mem::take(&mut self.effects);
+        let output: Vec<_> = output
             .iter()
             .filter(|line| !line.starts_with("persist"))
             // Every task is measured; only a limit matters here.
             .filter(|line| !line.starts_with("measure") || line.contains(" up to "))
             .collect();
-        assert_eq!(said, wanted);
+        assert_eq!(output, wanted);
     }
 
     /// As `expect`, with the journal's.

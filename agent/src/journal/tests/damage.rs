@@ -38,9 +38,9 @@ fn a_damaged_record_is_reported_as_an_error_with_its_position() {
     );
     assert_eq!(logged_errors(&folder, &bytes), [expected]);
     // An interrupted write is no damage, and was never reported as done.
-    let told = logged_errors(&folder, &whole[..whole.len() - 1]);
-    let [line] = &told[..] else {
-        panic!("{told:?}")
+    let reported = logged_errors(&folder, &whole[..whole.len() - 1]);
+    let [line] = &reported[..] else {
+        panic!("{reported:?}")
     };
     assert!(
         line.starts_with("INFO message=an incomplete write of a crash"),

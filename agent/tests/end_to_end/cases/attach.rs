@@ -26,11 +26,11 @@ async fn ask(agent: &Agent, parameters: &[(&str, &str)]) -> reqwest::Response {
 /// output.
 async fn attached(agent: &Agent) -> (ExecClient, CommandResult) {
     let mut client = ExecClient::of(ask(agent, &[("stdin", "true")]).await).await;
-    let mut said = CommandResult::default();
+    let mut reported = CommandResult::default();
     client
-        .receive(&mut said, |said| said.begins.is_some())
+        .receive(&mut reported, |reported| reported.begins.is_some())
         .await;
-    (client, said)
+    (client, reported)
 }
 
 /// Returns a host with a running task `t` of this line, at a terminal or at a pipe.
@@ -67,11 +67,11 @@ pub(super) async fn all_attached_clients_receive_output_and_send_input_until_the
     };
     first.send(ClientFrame::Resize(size)).await;
     first.type_in("size\n").await;
-    let sized = |said: &CommandResult| said.output().ends_with("50 132\r\n");
+    let sized = |reported: &CommandResult| reported.output().ends_with("50 132\r\n");
     first.receive(&mut one, sized).await;
     second.receive(&mut other, sized).await;
     second.type_in("word\n").await;
-    let got = |said: &CommandResult| said.output().ends_with("got word\r\n");
+    let got = |reported: &CommandResult| reported.output().ends_with("got word\r\n");
     first.receive(&mut one, got).await;
     // A client that disconnects does not affect the task and others.
     drop(first);
@@ -86,14 +86,14 @@ pub(super) async fn all_attached_clients_receive_output_and_send_input_until_the
 
 pub(super) async fn clients_can_attach_again_after_an_agent_restart() {
     let (host, mut master, agent, _link) = running(READS, true).await;
-    let (mut client, mut said) = attached(&agent).await;
+    let (mut client, mut reported) = attached(&agent).await;
     client.type_in("one\n").await;
-    let got_one = |said: &CommandResult| said.output().ends_with("got one\r\n");
-    client.receive(&mut said, got_one).await;
+    let got_one = |reported: &CommandResult| reported.output().ends_with("got one\r\n");
+    client.receive(&mut reported, got_one).await;
     agent.stop().await;
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let (mut again, mut said) = loop {
+    let (mut again, mut reported) = loop {
         let answer = ask(&agent, &[("stdin", "true")]).await;
         // Until the task is found again.
         if answer.status().as_u16() == 101 {
@@ -102,8 +102,8 @@ pub(super) async fn clients_can_attach_again_after_an_agent_restart() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     };
     again.type_in("two\n").await;
-    let got_two = |said: &CommandResult| said.output().ends_with("got two\r\n");
-    again.receive(&mut said, got_two).await;
+    let got_two = |reported: &CommandResult| reported.output().ends_with("got two\r\n");
+    again.receive(&mut reported, got_two).await;
     again.send(ClientFrame::Signal(9)).await;
     assert_eq!(again.all().await.end, Some(ExecResult::Signal(9)));
     link.end_of("t").await;
@@ -118,9 +118,9 @@ pub(super) async fn attached_input_and_its_end_reach_a_pipe_of_the_task() {
         client.send(ClientFrame::Input(piece.clone().into())).await;
     }
     client.send(ClientFrame::Input("".into())).await;
-    let said = client.all().await;
+    let reported = client.all().await;
     assert_eq!(
-        (said.output().as_str(), said.end),
+        (reported.output().as_str(), reported.end),
         ("131072\n", Some(ExecResult::Code(3)))
     );
     link.end_of("t").await;

@@ -108,12 +108,12 @@ async fn run_attack(bomb: &ResourceAttack, order: u64, agent: &Agent, link: &mut
     link.launch(order, of(&bad, bomb.line)).await;
     let updates = link.end_of(&bad).await;
     let end = updates.last().unwrap();
-    let told = || format!("{}: {}", bomb.name, end.text);
-    assert_eq!(state(end), v1::TaskState::Failed, "{}", told());
+    let reported = || format!("{}: {}", bomb.name, end.text);
+    assert_eq!(state(end), v1::TaskState::Failed, "{}", reported());
     match bomb.end {
-        AttackOutcome::Killed(why) => assert_eq!(reason(end), why, "{}", told()),
+        AttackOutcome::Killed(why) => assert_eq!(reason(end), why, "{}", reported()),
         AttackOutcome::Refused(with) => {
-            assert_eq!(code(end), Some(v1::exit::How::Code(with)), "{}", told())
+            assert_eq!(code(end), Some(v1::exit::How::Code(with)), "{}", reported())
         }
     }
     neighbour_runs(agent, bomb.name).await;

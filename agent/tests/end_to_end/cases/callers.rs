@@ -83,13 +83,13 @@ pub(super) async fn other_users_of_the_host_cannot_exec_in_tasks_or_read_their_f
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let (agent, mut link) = with_a_task(&host, &mut master, ApiAccess::default()).await;
     for (path, begins) in questions() {
-        let said = response(NOBODY, agent.api, &path);
-        assert!(said.starts_with(begins), "{path}: {said}");
+        let reported = response(NOBODY, agent.api, &path);
+        assert!(reported.starts_with(begins), "{path}: {reported}");
         // The same request of root is answered.
-        let said = response(0, agent.api, &path);
+        let reported = response(0, agent.api, &path);
         assert!(
-            !said.starts_with("HTTP/1.1 403") && said.starts_with("HTTP/1.1"),
-            "{path}: {said}"
+            !reported.starts_with("HTTP/1.1 403") && reported.starts_with("HTTP/1.1"),
+            "{path}: {reported}"
         );
     }
     let (status, text) = agent.get(&questions()[0].0).await;
@@ -103,13 +103,16 @@ pub(super) async fn other_users_of_the_host_cannot_exec_in_tasks_or_read_their_f
         })
         .await;
     let _link = master.registered(true).await;
-    let said = response(NOBODY, agent.api, &questions()[0].0);
+    let reported = response(NOBODY, agent.api, &questions()[0].0);
     assert!(
-        said.starts_with("HTTP/1.1 200"),
-        "one whom the operator names: {said}"
+        reported.starts_with("HTTP/1.1 200"),
+        "one whom the operator names: {reported}"
     );
-    let said = response(NOBODY - 1, agent.api, &questions()[0].0);
-    assert!(said.starts_with("HTTP/1.1 403"), "and nobody else: {said}");
+    let reported = response(NOBODY - 1, agent.api, &questions()[0].0);
+    assert!(
+        reported.starts_with("HTTP/1.1 403"),
+        "and nobody else: {reported}"
+    );
     agent.stop().await;
 }
 
@@ -131,8 +134,8 @@ pub(super) async fn a_task_that_reaches_its_agent_cannot_exec_in_tasks_or_read_t
         let updates = link.end_of(&name).await;
         let last = updates.last().unwrap();
         assert_eq!(state(last), v1::TaskState::Finished, "{}", last.text);
-        let said = content(&host.sandbox(&name).join("stdout")).await;
-        assert!(said.starts_with(begins), "{path}: {said}");
+        let reported = content(&host.sandbox(&name).join("stdout")).await;
+        assert!(reported.starts_with(begins), "{path}: {reported}");
     }
     link.order(2 + questions().len() as u64, kill("t", 0)).await;
     link.end_of("t").await;

@@ -114,12 +114,12 @@ pub(super) async fn a_task_is_healthy_until_its_check_fails_and_then_killed() {
 /// Answers each request with this status during the test.
 fn serve(listener: TcpListener) -> Arc<AtomicU16> {
     let status = Arc::new(AtomicU16::new(503));
-    let told = status.clone();
+    let reported = status.clone();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let mut asked = [0; 1024];
             if stream.read(&mut asked).is_ok_and(|count| count > 0) {
-                let status = told.load(Ordering::SeqCst);
+                let status = reported.load(Ordering::SeqCst);
                 // The client may have disconnected.
                 let _ = write!(stream, "HTTP/1.1 {status} So\r\n\r\n");
             }
@@ -164,8 +164,11 @@ pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
     status.store(204, Ordering::SeqCst);
     let updates = link.until("t", both(true)).await;
     let reports = updates.iter().filter(|update| update.ready.is_some());
-    let told: Vec<_> = reports.map(|update| update.ready).collect();
-    assert!(told.is_sorted(), "it was not ready before: {told:?}");
+    let reported: Vec<_> = reports.map(|update| update.ready).collect();
+    assert!(
+        reported.is_sorted(),
+        "it was not ready before: {reported:?}"
+    );
     let last = updates.last().unwrap();
     assert_eq!(last.reason(), v1::Reason::ReadinessCheckStatusUpdated);
     assert!(updates.iter().any(|update| update.text.contains("503")));

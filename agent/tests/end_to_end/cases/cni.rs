@@ -150,7 +150,7 @@ pub(super) async fn a_network_that_cannot_be_created_fails_its_task_with_a_messa
     absent.task_id = "absent".to_owned();
     link.launch(1, absent).await;
     link.launch(2, plugged("blue", "true")).await;
-    for (task, says) in [
+    for (task, expected) in [
         ("absent", "this agent has no network \"red\"; it has blue"),
         ("t", "the pool is dry (code 11)"),
     ] {
@@ -158,7 +158,7 @@ pub(super) async fn a_network_that_cannot_be_created_fails_its_task_with_a_messa
         let last = updates.last().unwrap();
         assert_eq!(state(last), v1::TaskState::Failed, "{updates:?}");
         assert_eq!(reason(last), v1::Reason::ContainerLaunchFailed);
-        assert!(last.text.contains(says), "{}", last.text);
+        assert!(last.text.contains(expected), "{}", last.text);
     }
     agent.is_clear().await;
     assert_eq!(plugs.verbs(), ["ADD", "DEL"]);

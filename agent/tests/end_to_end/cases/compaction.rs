@@ -116,8 +116,8 @@ fn dies_at(step: &str) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let said = BufReader::new(writer.stdout.take().unwrap()).lines();
-    let last: u64 = said.last().unwrap().unwrap().parse().unwrap();
+    let output = BufReader::new(writer.stdout.take().unwrap()).lines();
+    let last: u64 = output.last().unwrap().unwrap().parse().unwrap();
     let last = last - 1;
     writer.wait().unwrap();
     assert_eq!(crash_points::passes(&witness).unwrap(), 1, "{step}");

@@ -461,13 +461,13 @@ async fn crash_at(step: &str, at: u32, errand: TaskVariant, divided: bool) {
         true => host.divided_that_dies(master.address, &death),
         false => host.dying(master.address, &death),
     };
-    let mut reign = AgentRun {
+    let mut epoch_record = AgentRun {
         orders: &orders,
         ended: &mut ended,
     };
     tokio::select! {
         () = dying.died() => {}
-        () = reign.lead(&mut master) => await_death(&mut dying, step, at).await,
+        () = epoch_record.lead(&mut master) => await_death(&mut dying, step, at).await,
     }
     let passes = crash_points::passes(&witness).unwrap_or(0);
     assert!(

@@ -160,8 +160,8 @@ pub(super) async fn changes_of_the_image_count_in_the_file_system_of_the_sandbox
     let updates = link.end_of("t").await;
     let end = updates.last().unwrap();
     assert_eq!(code(end), Some(v1::exit::How::Code(7)), "{}", end.text);
-    let said = content(&host.sandbox("t").join("stderr")).await;
-    assert!(said.contains("No space left on device"), "{said}");
+    let output = content(&host.sandbox("t").join("stderr")).await;
+    assert!(output.contains("No space left on device"), "{output}");
     agent.is_clear().await;
     agent.stop().await;
     remove_all(&host);
@@ -189,8 +189,8 @@ pub(super) async fn a_group_directory_is_on_the_file_system_of_its_first_task() 
     let updates = link.end_of("b").await;
     let end = updates.last().unwrap();
     assert_eq!(code(end), Some(v1::exit::How::Code(7)), "{}", end.text);
-    let said = content(&host.sandbox("b").join("stderr")).await;
-    assert!(said.contains("No space left on device"), "{said}");
+    let output = content(&host.sandbox("b").join("stderr")).await;
+    assert!(output.contains("No space left on device"), "{output}");
     let of_first = host.sandbox("a");
     let of_first = of_first.file_name().unwrap();
     let folder = host

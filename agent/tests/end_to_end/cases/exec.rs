@@ -79,35 +79,35 @@ impl ExecClient {
     /// Adds received output until `is_enough`, or to the end.
     pub(super) async fn receive(
         &mut self,
-        said: &mut CommandResult,
+        reported: &mut CommandResult,
         is_enough: impl Fn(&CommandResult) -> bool,
     ) {
-        while said.end.is_none() && !is_enough(said) {
+        while reported.end.is_none() && !is_enough(reported) {
             let message = tokio::time::timeout(TIMEOUT, self.0.next()).await;
-            let message = message.unwrap_or_else(|_| panic!("no more than {said:?}"));
+            let message = message.unwrap_or_else(|_| panic!("no more than {reported:?}"));
             let Message::Binary(bytes) = message.unwrap().unwrap() else {
                 continue;
             };
             match AgentFrame::decode(bytes).unwrap() {
-                AgentFrame::Stdout(bytes) => said.output.extend(bytes),
-                AgentFrame::Stderr(bytes) => said.errors.extend(bytes),
-                AgentFrame::InputCredit(bytes) => said.consumed += bytes,
-                AgentFrame::End(end) => said.end = Some(end),
-                AgentFrame::Attached(begins) => said.begins = Some(begins),
-                AgentFrame::Missed(bytes) => said.missed += bytes,
+                AgentFrame::Stdout(bytes) => reported.output.extend(bytes),
+                AgentFrame::Stderr(bytes) => reported.errors.extend(bytes),
+                AgentFrame::InputCredit(bytes) => reported.consumed += bytes,
+                AgentFrame::End(end) => reported.end = Some(end),
+                AgentFrame::Attached(begins) => reported.begins = Some(begins),
+                AgentFrame::Missed(bytes) => reported.missed += bytes,
             }
         }
     }
 
     pub(super) async fn all(mut self) -> CommandResult {
-        let mut said = CommandResult::default();
-        self.receive(&mut said, |_| false).await;
+        let mut reported = CommandResult::default();
+        self.receive(&mut reported, |_| false).await;
         // Nothing follows an end.
         self.0.close(None).await.unwrap();
         while let Some(Ok(message)) = self.0.next().await {
-            assert!(!message.is_binary(), "{message:?} after {said:?}");
+            assert!(!message.is_binary(), "{message:?} after {reported:?}");
         }
-        said
+        reported
     }
 }
 
@@ -184,7 +184,7 @@ pub(super) async fn exec_transfers_streams_and_the_exit_status() {
     client.type_in("to ").await;
     client.type_in("and fro").await;
     client.send(ClientFrame::Input("".into())).await;
-    let said = client.all().await;
+    let reported = client.all().await;
     let expected = CommandResult {
         output: b"to and fro".to_vec(),
         errors: b"b c in /usr\n".to_vec(),
@@ -192,7 +192,7 @@ pub(super) async fn exec_transfers_streams_and_the_exit_status() {
         end: Some(ExecResult::Code(7)),
         ..CommandResult::default()
     };
-    assert_eq!(said, expected);
+    assert_eq!(reported, expected);
     over(agent).await;
 }
 
@@ -200,14 +200,14 @@ pub(super) async fn exec_forwards_signals() {
     let (_host, _master, agent, _link) = running().await;
     let line = "trap 'echo told; exit 5' USR1; echo ready; while :; do sleep 0.01; done";
     let mut client = ExecClient::shell(&agent, line).await;
-    let mut said = CommandResult::default();
+    let mut reported = CommandResult::default();
     client
-        .receive(&mut said, |said| !said.output.is_empty())
+        .receive(&mut reported, |reported| !reported.output.is_empty())
         .await;
     client.send(ClientFrame::Signal(10)).await;
-    client.receive(&mut said, |_| false).await;
-    assert_eq!(said.output(), "ready\ntold\n");
-    assert_eq!(said.end, Some(ExecResult::Code(5)));
+    client.receive(&mut reported, |_| false).await;
+    assert_eq!(reported.output(), "ready\ntold\n");
+    assert_eq!(reported.end, Some(ExecResult::Code(5)));
     let mut client = ExecClient::enter(&agent, &["sleep", "1000"], &[]).await;
     client.send(ClientFrame::Signal(9)).await;
     assert_eq!(client.all().await.end, Some(ExecResult::Signal(9)));
@@ -219,14 +219,16 @@ pub(super) async fn an_exec_terminal_has_the_requested_size() {
     let line = "stty size; read word; echo got $word; until [ \"$(stty size)\" = '50 132' ]; do sleep 0.01; done; echo larger; cat; exit 3";
     let more = [("tty", "true"), ("rows", "40"), ("columns", "100")];
     let mut client = ExecClient::enter(&agent, &["sh", "-c", line], &more).await;
-    let mut said = CommandResult::default();
+    let mut reported = CommandResult::default();
     client
-        .receive(&mut said, |said| said.output.ends_with(b"\n"))
+        .receive(&mut reported, |reported| reported.output.ends_with(b"\n"))
         .await;
-    assert_eq!(said.output(), "40 100\r\n");
+    assert_eq!(reported.output(), "40 100\r\n");
     client.type_in("word\r").await;
     client
-        .receive(&mut said, |said| said.output().contains("got word\r\n"))
+        .receive(&mut reported, |reported| {
+            reported.output().contains("got word\r\n")
+        })
         .await;
     client
         .send(ClientFrame::Resize(TerminalSize {
@@ -235,36 +237,42 @@ pub(super) async fn an_exec_terminal_has_the_requested_size() {
         }))
         .await;
     client
-        .receive(&mut said, |said| said.output().contains("larger\r\n"))
+        .receive(&mut reported, |reported| {
+            reported.output().contains("larger\r\n")
+        })
         .await;
     // The end of input, as a user types it.
     client.send(ClientFrame::Input("".into())).await;
-    let said = client.all().await;
+    let reported = client.all().await;
     assert_eq!(
-        (said.end, said.errors),
+        (reported.end, reported.errors),
         (Some(ExecResult::Code(3)), Vec::new())
     );
     // Ctrl-C is a byte, which the terminal translates to a signal.
     let line = "trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.01; done";
     let more = [("tty", "true")];
     let mut client = ExecClient::enter(&agent, &["sh", "-c", line], &more).await;
-    let mut said = CommandResult::default();
+    let mut reported = CommandResult::default();
     client
-        .receive(&mut said, |said| !said.output.is_empty())
+        .receive(&mut reported, |reported| !reported.output.is_empty())
         .await;
     client.type_in("\x03").await;
-    client.receive(&mut said, |_| false).await;
-    assert!(said.output().contains("interrupted"), "{}", said.output());
-    assert_eq!(said.end, Some(ExecResult::Code(9)));
+    client.receive(&mut reported, |_| false).await;
+    assert!(
+        reported.output().contains("interrupted"),
+        "{}",
+        reported.output()
+    );
+    assert_eq!(reported.end, Some(ExecResult::Code(9)));
     over(agent).await;
 }
 
 pub(super) async fn an_exec_session_ends_with_its_client_and_with_its_task() {
     let (_host, _master, agent, _link) = running().await;
     let mut client = ExecClient::shell(&agent, "sleep 7353 & echo up; exec sleep 7354").await;
-    let mut said = CommandResult::default();
+    let mut reported = CommandResult::default();
     client
-        .receive(&mut said, |said| !said.output.is_empty())
+        .receive(&mut reported, |reported| !reported.output.is_empty())
         .await;
     until("they run", || {
         is_running(&["sleep", "7353"]) && is_running(&["sleep", "7354"])
@@ -278,12 +286,12 @@ pub(super) async fn an_exec_session_ends_with_its_client_and_with_its_task() {
     let client = ExecClient::enter(&agent, &["sleep", "7355"], &[]).await;
     over(agent).await;
     assert!(!is_running(&["sleep", "7355"]));
-    let mut said = CommandResult::default();
+    let mut reported = CommandResult::default();
     let mut client = client;
-    client.receive(&mut said, |_| false).await;
+    client.receive(&mut reported, |_| false).await;
     assert!(
-        matches!(&said.end, Some(ExecResult::Lost(why)) if why.contains("with its container")),
-        "{said:?}"
+        matches!(&reported.end, Some(ExecResult::Lost(why)) if why.contains("with its container")),
+        "{reported:?}"
     );
 }
 
@@ -324,17 +332,17 @@ pub(super) async fn a_client_that_does_not_read_blocks_only_its_own_exec_session
     let slow = ExecClient::shell(&agent, &line).await;
     // Other sessions come and go concurrently.
     for _ in 0..20 {
-        let said = ExecClient::shell(&agent, "echo quick").await.all().await;
+        let reported = ExecClient::shell(&agent, "echo quick").await.all().await;
         assert_eq!(
-            (said.output(), said.end),
+            (reported.output(), reported.end),
             ("quick\n".into(), Some(ExecResult::Code(0)))
         );
     }
     let done = host.sandbox("t").join("done");
     assert!(!done.exists(), "64 MiB are nowhere on the way");
-    let said = slow.all().await;
+    let reported = slow.all().await;
     assert_eq!(
-        (said.output.len(), said.end),
+        (reported.output.len(), reported.end),
         (BYTES, Some(ExecResult::Code(0)))
     );
     over(agent).await;
@@ -348,41 +356,41 @@ pub(super) async fn a_command_that_does_not_read_blocks_its_input_but_not_its_si
         client.send(ClientFrame::Input(piece.clone().into())).await;
     }
     client.send(ClientFrame::Signal(15)).await;
-    let said = client.all().await;
-    assert_eq!(said.end, Some(ExecResult::Signal(15)));
+    let reported = client.all().await;
+    assert_eq!(reported.end, Some(ExecResult::Signal(15)));
     // A client that exceeds the window gets an error, and the command is ended.
     let mut client = ExecClient::enter(&agent, &["sleep", "7356"], &[]).await;
     for _ in 0..8 {
         client.send(ClientFrame::Input(piece.clone().into())).await;
     }
-    let said = client.all().await;
+    let reported = client.all().await;
     assert!(
-        matches!(&said.end, Some(ExecResult::Lost(why)) if why.contains("beyond the input taken")),
+        matches!(&reported.end, Some(ExecResult::Lost(why)) if why.contains("beyond the input taken")),
         "{:?}",
-        said.end
+        reported.end
     );
     until("it has ended", || !is_running(&["sleep", "7356"])).await;
     // All of a long input arrives, piece by piece.
     let mut client = ExecClient::shell(&agent, "wc -c").await;
-    let (mut sent, mut said) = (0, CommandResult::default());
+    let (mut sent, mut reported) = (0, CommandResult::default());
     while sent < 16 * INPUT_WINDOW_BYTES {
         client.send(ClientFrame::Input(piece.clone().into())).await;
         sent += piece.len();
         client
-            .receive(&mut said, |said| {
-                sent - said.consumed <= INPUT_WINDOW_BYTES - piece.len()
+            .receive(&mut reported, |reported| {
+                sent - reported.consumed <= INPUT_WINDOW_BYTES - piece.len()
             })
             .await;
     }
     client.send(ClientFrame::Input("".into())).await;
-    client.receive(&mut said, |_| false).await;
-    assert_eq!(said.output().trim(), sent.to_string());
+    client.receive(&mut reported, |_| false).await;
+    assert_eq!(reported.output().trim(), sent.to_string());
     over(agent).await;
 }
 
 pub(super) async fn invalid_exec_requests_are_rejected_before_the_connection_is_upgraded() {
     let (_host, _master, agent, mut link) = running().await;
-    for (arguments, more, status, says) in [
+    for (arguments, more, status, part) in [
         (["no-such-program"], [("env", "A=1")], 422, "cannot start"),
         (["true"], [("workdir", "/no/such")], 422, "/no/such"),
         (["true"], [("tty", "perhaps")], 400, "true or false"),
@@ -391,7 +399,7 @@ pub(super) async fn invalid_exec_requests_are_rejected_before_the_connection_is_
         let found = answer.status().as_u16();
         let text = answer.text().await.unwrap();
         assert_eq!(found, status, "{text}");
-        assert!(text.contains(says), "{text}");
+        assert!(text.contains(part), "{text}");
     }
     link.order(2, crate::master::kill("t", 0)).await;
     link.end_of("t").await;
@@ -406,15 +414,15 @@ pub(super) async fn invalid_exec_requests_are_rejected_before_the_connection_is_
 pub(super) async fn an_oversized_frame_ends_the_exec_session_with_a_message() {
     let (_host, _master, agent, _link) = running().await;
     let mut client = ExecClient::shell(&agent, "echo up; exec sleep 1000").await;
-    let mut said = CommandResult::default();
+    let mut reported = CommandResult::default();
     client
-        .receive(&mut said, |said| said.output() == "up\n")
+        .receive(&mut reported, |reported| reported.output() == "up\n")
         .await;
     let frame = Message::Binary(vec![0; 40 * 1024].into());
     client.0.send(frame).await.unwrap();
-    client.receive(&mut said, |_| false).await;
-    let Some(ExecResult::Lost(why)) = &said.end else {
-        panic!("{said:?}");
+    client.receive(&mut reported, |_| false).await;
+    let Some(ExecResult::Lost(why)) = &reported.end else {
+        panic!("{reported:?}");
     };
     assert!(why.contains("at most 32768 bytes"), "{why}");
     drop(client);
@@ -436,13 +444,13 @@ pub(super) async fn concurrent_exec_sessions_are_limited_and_excess_ones_rejecte
         client.send(ClientFrame::Input("".into())).await;
     }
     for client in clients {
-        let said = client.all().await;
+        let reported = client.all().await;
         assert_eq!(
-            (said.output(), said.end),
+            (reported.output(), reported.end),
             ("mine".into(), Some(ExecResult::Code(0)))
         );
     }
-    let said = ExecClient::shell(&agent, "echo again").await.all().await;
-    assert_eq!(said.output(), "again\n");
+    let reported = ExecClient::shell(&agent, "echo again").await.all().await;
+    assert_eq!(reported.output(), "again\n");
     over(agent).await;
 }

@@ -115,9 +115,9 @@ pub(super) async fn an_executor_over_the_disk_requests_of_its_tasks_is_killed_wi
     link.launch(2, fills).await;
     for task in ["idle", "fills"] {
         let ended = link.end_of(task).await.pop().unwrap();
-        let told = (state(&ended), reason(&ended));
+        let reported = (state(&ended), reason(&ended));
         let expected = (v1::TaskState::Failed, v1::Reason::LimitDisk);
-        assert_eq!(told, expected, "{}", ended.text);
+        assert_eq!(reported, expected, "{}", ended.text);
     }
     agent.is_clear().await;
     agent.stop().await;
@@ -230,8 +230,8 @@ pub(super) async fn messages_pass_between_a_framework_and_its_executor() {
         executor_id: "e".into(),
         data: vec![7; 65_536],
     };
-    let said = v1::to_agent::Message::ExecutorMessage(message.clone());
-    link.send(said).await;
+    let output = v1::to_agent::Message::ExecutorMessage(message.clone());
+    link.send(output).await;
     // It echoes messages.
     let back = loop {
         if let v1::from_agent::Message::ExecutorMessage(back) = link.next().await {

@@ -169,12 +169,12 @@ pub(super) async fn a_file_that_is_kept_is_on_the_disk_before_it_has_its_name() 
     assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(4)));
     agent.is_clear().await;
     tracer.detach();
-    let said = std::fs::read_to_string(&file).unwrap();
+    let output = std::fs::read_to_string(&file).unwrap();
     // One line each, or two for an interrupted call: begun, and resumed.
     let at = |call: &str| {
-        let mut lines = said.lines();
+        let mut lines = output.lines();
         let found = lines.position(|line| line.contains(call) && line.contains("/cache/.draft-"));
-        found.unwrap_or_else(|| panic!("no {call} of a draft in: {said}"))
+        found.unwrap_or_else(|| panic!("no {call} of a draft in: {output}"))
     };
-    assert!(at(" fsync(") < at(" rename"), "{said}");
+    assert!(at(" fsync(") < at(" rename"), "{output}");
 }

@@ -168,10 +168,10 @@ pub(super) async fn a_failed_task_ends_its_group_in_reverse_order() {
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     // Each records when it was killed; the last one delays its end.
-    let told = r#"trap 'echo NAME >> "$ARGOSY_GROUP_DIR/told"; sleep PAUSE; exit 0' TERM
+    let reported = r#"trap 'echo NAME >> "$ARGOSY_GROUP_DIR/told"; sleep PAUSE; exit 0' TERM
         echo > "$ARGOSY_GROUP_DIR/NAME"; while :; do sleep 0.02; done"#;
     let [first, last] = [("a", "0"), ("c", "0.3")]
-        .map(|(name, pause)| told.replace("NAME", name).replace("PAUSE", pause));
+        .map(|(name, pause)| reported.replace("NAME", name).replace("PAUSE", pause));
     let fails =
         r#"cd "$ARGOSY_GROUP_DIR"; until [ -e a ] && [ -e c ]; do sleep 0.02; done; exit 7"#;
     launch(

@@ -68,8 +68,8 @@ pub(super) async fn host_paths_are_mounted_at_other_paths_and_writable_only_if_a
     link.launch(1, task).await;
     let last = link.end_of("t").await.pop().unwrap();
     assert_eq!(code(&last), Some(v1::exit::How::Code(0)), "{}", last.text);
-    let said = content(&host.sandbox("t").join("stdout")).await;
-    assert_eq!(said, "on\nkept\nkept\non\non\nkept\nmade\n");
+    let output = content(&host.sandbox("t").join("stdout")).await;
+    assert_eq!(output, "on\nkept\nkept\non\non\nkept\nmade\n");
     assert_eq!(content(&data.join("file")).await, "made\n");
     assert_eq!(content(&conf.join("app.conf")).await, "on\n");
 
@@ -114,8 +114,8 @@ pub(super) async fn root_of_an_image_has_no_more_rights_on_a_host_path_than_any_
     link.launch(1, reads).await;
     let last = link.end_of("reads").await.pop().unwrap();
     assert_eq!(code(&last), Some(v1::exit::How::Code(0)), "{}", last.text);
-    let said = content(&host.sandbox("reads").join("stdout")).await;
-    assert_eq!(said, "0\non\nkept\nkept\nhidden\n");
+    let output = content(&host.sandbox("reads").join("stdout")).await;
+    assert_eq!(output, "0\non\nkept\nkept\nhidden\n");
     let mut writes = of_image(&host, "writes", "echo no > /data/file");
     writes.host_paths = vec![path(&data, "/data", false)];
     link.launch(2, writes).await;

@@ -63,8 +63,8 @@ pub(super) async fn a_changed_image_tag_is_detected_if_the_operator_configures_i
         let updates = link.end_of(&task).await;
         let end = updates.last().unwrap();
         assert_eq!(code(end), Some(v1::exit::How::Code(0)), "{}", end.text);
-        let said = content(&host.sandbox(&task).join("stdout")).await;
-        assert_eq!(said.trim_end(), shown, "{policy:?}");
+        let output = content(&host.sandbox(&task).join("stdout")).await;
+        assert_eq!(output.trim_end(), shown, "{policy:?}");
         agent.stop().await;
         assert!(layout::write_with(
             &host.layouts(),
@@ -98,8 +98,8 @@ pub(super) async fn a_task_can_require_a_tag_lookup_at_each_start() {
         link.launch(order, spec).await;
         let end = link.end_of(&task).await.pop().unwrap();
         assert_eq!(code(&end), Some(v1::exit::How::Code(0)), "{}", end.text);
-        let said = content(&host.sandbox(&task).join("stdout")).await;
-        assert_eq!(said.trim_end(), shown, "{pull:?} at {order}");
+        let output = content(&host.sandbox(&task).join("stdout")).await;
+        assert_eq!(output.trim_end(), shown, "{pull:?} at {order}");
         let moved = json!({"Env": ["PAGE=second"]});
         assert!(layout::write_with(&host.layouts(), &moved));
     }

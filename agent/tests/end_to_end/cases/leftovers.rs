@@ -195,11 +195,11 @@ async fn without_ipv6() {
         let updates = link.end_of(&task).await;
         let end = updates.last().unwrap();
         assert_eq!(state(end), v1::TaskState::Finished, "{}", end.text);
-        let told = content(&host.sandbox(&task).join("told")).await;
-        assert!(told.starts_with("10.183."), "{told}");
-        let given = told.trim().rsplit_once("and").unwrap().1;
-        assert_eq!(given.starts_with(" fd"), has_ipv6, "{order}: {told}");
-        assert_eq!(given.is_empty(), !has_ipv6, "{order}: {told}");
+        let reported = content(&host.sandbox(&task).join("told")).await;
+        assert!(reported.starts_with("10.183."), "{reported}");
+        let given = reported.trim().rsplit_once("and").unwrap().1;
+        assert_eq!(given.starts_with(" fd"), has_ipv6, "{order}: {reported}");
+        assert_eq!(given.is_empty(), !has_ipv6, "{order}: {reported}");
         agent.is_clear().await;
         agent.stop().await;
     }

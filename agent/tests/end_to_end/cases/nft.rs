@@ -71,7 +71,7 @@ async fn without_nft() {
     let missing = host.shared().join("missing");
     fs::write(&missing, "").unwrap();
     let mut order = 0;
-    for (file, says) in [(&hangs, "has not ended within"), (&missing, "denied")] {
+    for (file, expected) in [(&hangs, "has not ended within"), (&missing, "denied")] {
         let instead = ReplacedProgram::of(NFT, file);
         let agent = host.agent(master.address).await;
         let (mut link, _) = master.registered(order > 0).await;
@@ -87,7 +87,7 @@ async fn without_nft() {
         for task in [&named, &unnamed] {
             let end = ended(&mut link, task).await;
             assert_eq!(state(&end), v1::TaskState::Failed, "{}", end.text);
-            assert!(end.text.contains(says), "{}", end.text);
+            assert!(end.text.contains(expected), "{}", end.text);
             let remedy = "--allow-host-network";
             assert_eq!(end.text.contains(remedy), *task == unnamed, "{}", end.text);
         }

@@ -507,9 +507,9 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_but_no_task() {
     // is created. The latter is started again, with another sandbox.
     for (step, sandboxes) in [("agent.request-sent", 1), ("sandbox.folder-made", 2)] {
         let (host, mut master) = (TestHost::new(), Master::start().await);
-        let [witness, said] = ["witness", "said"].map(|name| host.folder.path().join(name));
+        let [witness, reported] = ["witness", "said"].map(|name| host.folder.path().join(name));
         let panic = [step, "2", witness.to_str().unwrap()];
-        let mut agent = host.panicking(master.address, &panic, &said);
+        let mut agent = host.panicking(master.address, &panic, &reported);
         let (mut link, _) = master.registered(true).await;
         let long = |task: &str| shell(task, "echo up; exec sleep 1000");
         link.launch(1, long("t")).await;
@@ -518,7 +518,7 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_but_no_task() {
         let broker = agent.broker();
         link.launch(2, long("u")).await;
         agent.died().await;
-        let text = content(&said).await;
+        let text = content(&reported).await;
         for sentence in [
             &format!("a test has this thread panic at {step}"),
             "the broker of this agent, which performs operations that need root, exited with status 101",
@@ -569,8 +569,8 @@ pub(super) async fn an_unprivileged_agent_identifies_its_callers() {
         let asking = super::callers::asking(api, &path);
         let asked = bash.args(["-c", &asking]).uid(user).gid(user);
         let output = asked.current_dir("/").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.starts_with(begins), "{user}: {said}");
+        let reported = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(reported.starts_with(begins), "{user}: {reported}");
     }
     link.order(2, kill("t", 0)).await;
     link.end_of("t").await;

@@ -57,10 +57,10 @@ pub(super) async fn a_task_survives_an_agent_restart_and_is_adopted_with_the_sam
     };
     let mark =
         |number| argosy_state::digest::task_mark(&key, argosy_state::ids::OrderIndex(1), number);
-    let told: [u8; 16] = hello.digest.try_into().unwrap();
-    let told = u128::from_be_bytes(told);
+    let reported: [u8; 16] = hello.digest.try_into().unwrap();
+    let reported = u128::from_be_bytes(reported);
     assert!(
-        [mark(0), mark(1)].contains(&told),
+        [mark(0), mark(1)].contains(&reported),
         "the digest is that of this task"
     );
     assert_eq!(hello.floor, 1);

@@ -54,8 +54,8 @@ pub(super) async fn a_task_gets_only_the_security_options_that_its_agent_allows(
         .await;
     let (mut link, hello) = master.registered(true).await;
     let info = hello.info.unwrap();
-    let told = info.allowed_opt_outs.unwrap();
-    assert_eq!(told.capabilities, ["CHOWN", "SETGID", "SETUID"]);
+    let reported = info.allowed_opt_outs.unwrap();
+    assert_eq!(reported.capabilities, ["CHOWN", "SETGID", "SETUID"]);
     link.launch(1, asking("let-off", &["CHOWN", "SETUID", "SETGID"]))
         .await;
     let last = link.end_of("let-off").await.pop().unwrap();
@@ -125,22 +125,25 @@ pub(super) async fn the_host_network_is_used_only_where_the_agent_allows_it() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let told = "ls /proc/self/ns/net -l | tr -d '\n'; echo \" at $ARGOSY_ADDRESS and $ARGOSY_ADDRESS6\"; cat /etc/hosts";
-    link.launch(1, shell("unnamed", told)).await;
+    let reported = "ls /proc/self/ns/net -l | tr -d '\n'; echo \" at $ARGOSY_ADDRESS and $ARGOSY_ADDRESS6\"; cat /etc/hosts";
+    link.launch(1, shell("unnamed", reported)).await;
     link.end_of("unnamed").await;
-    let said = content(&host.sandbox("unnamed").join("stdout")).await;
+    let output = content(&host.sandbox("unnamed").join("stdout")).await;
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-    assert!(!said.contains(own.to_str().unwrap()), "{said}");
-    assert!(said.contains(" at 10.183."), "{said}");
+    assert!(!output.contains(own.to_str().unwrap()), "{output}");
+    assert!(output.contains(" at 10.183."), "{output}");
     if why_no_ipv6().is_none() {
-        let address = said.lines().find_map(|line| line.rsplit_once(" and "));
+        let address = output.lines().find_map(|line| line.rsplit_once(" and "));
         let address = address.unwrap().1;
         let prefix = std::fs::read_to_string(host.directory().join("network-prefix6")).unwrap();
         let (prefix, _) = prefix.split_once("/64").unwrap();
-        assert!(address.starts_with(prefix), "{said}");
-        assert!(said.contains(&format!("{address}\tunnamed\n")), "{said}");
+        assert!(address.starts_with(prefix), "{output}");
+        assert!(
+            output.contains(&format!("{address}\tunnamed\n")),
+            "{output}"
+        );
     }
-    link.launch(2, in_hosts_network(shell("refused", told)))
+    link.launch(2, in_hosts_network(shell("refused", reported)))
         .await;
     let last = link.end_of("refused").await.pop().unwrap();
     assert_eq!(state(&last), v1::TaskState::Failed);
@@ -148,11 +151,11 @@ pub(super) async fn the_host_network_is_used_only_where_the_agent_allows_it() {
     agent.stop().await;
     let agent = host.agent_that_opens(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    link.launch(3, in_hosts_network(shell("allowed", told)))
+    link.launch(3, in_hosts_network(shell("allowed", reported)))
         .await;
     link.end_of("allowed").await;
-    let said = content(&host.sandbox("allowed").join("stdout")).await;
-    assert!(said.contains(own.to_str().unwrap()), "{said}");
+    let output = content(&host.sandbox("allowed").join("stdout")).await;
+    assert!(output.contains(own.to_str().unwrap()), "{output}");
     agent.is_clear().await;
     agent.stop().await;
 }
@@ -179,8 +182,11 @@ pub(super) async fn a_task_cannot_reach_the_api_of_its_agent() {
     {
         link.launch(number as u64 + 1, connecting(task, port)).await;
         link.end_of(task).await;
-        let said = content(&host.sandbox(task).join("stdout")).await;
-        assert!(said.contains("Operation not permitted"), "{task}: {said}");
+        let output = content(&host.sandbox(task).join("stdout")).await;
+        assert!(
+            output.contains("Operation not permitted"),
+            "{task}: {output}"
+        );
     }
     agent.stop().await;
     let opened = master.address.port();
@@ -193,7 +199,7 @@ pub(super) async fn a_task_cannot_reach_the_api_of_its_agent() {
     let (mut link, _) = master.registered(true).await;
     link.launch(3, connecting("allowed", opened)).await;
     link.end_of("allowed").await;
-    let said = content(&host.sandbox("allowed").join("stdout")).await;
-    assert_eq!(said, "connected\n");
+    let output = content(&host.sandbox("allowed").join("stdout")).await;
+    assert_eq!(output, "connected\n");
     agent.stop().await;
 }

@@ -58,19 +58,19 @@ pub(super) async fn an_exec_session_ends_after_its_client_times_out_and_not_befo
     };
     // A client that sends nothing either, but answers pings.
     let mut well = ExecClient::of(call("cat").await).await;
-    let mut said = CommandResult::default();
+    let mut reported = CommandResult::default();
     let silent = call("exec sleep 7391").await;
     until("it runs", || is_running(&["sleep", "7391"])).await;
     let took = tokio::select! {
         took = closed(silent) => took,
-        () = well.receive(&mut said, |_| false) => panic!("its session ended: {said:?}"),
+        () = well.receive(&mut reported, |_| false) => panic!("its session ended: {reported:?}"),
     };
     assert!(took >= SILENCE - Duration::from_secs(1), "{took:?}");
     until("it has ended", || !is_running(&["sleep", "7391"])).await;
     well.type_in("still here").await;
     well.send(ClientFrame::Input("".into())).await;
-    well.receive(&mut said, |_| false).await;
-    assert_eq!(said.output(), "still here");
+    well.receive(&mut reported, |_| false).await;
+    assert_eq!(reported.output(), "still here");
     over(agent).await;
 }
 

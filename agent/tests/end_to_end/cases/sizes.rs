@@ -106,8 +106,8 @@ pub(super) async fn a_task_has_its_requested_sizes_up_to_the_agents_maximum() {
     ] {
         let last = link.end_of(task).await.pop().unwrap();
         assert_eq!(code(&last), Some(v1::exit::How::Code(0)), "{}", last.text);
-        let said = content(&host.sandbox(task).join("stdout")).await;
-        assert_eq!(words(&said), shown, "{task}");
+        let output = content(&host.sandbox(task).join("stdout")).await;
+        assert_eq!(words(&output), shown, "{task}");
     }
 
     // The sizes are enforced: larger files do not fit, and one file more cannot be opened.
@@ -116,8 +116,8 @@ pub(super) async fn a_task_has_its_requested_sizes_up_to_the_agents_maximum() {
     link.launch(4, fills).await;
     let last = link.end_of("fills").await.pop().unwrap();
     assert_eq!(code(&last), Some(v1::exit::How::Code(0)), "{}", last.text);
-    let said = content(&host.sandbox("fills").join("stdout")).await;
-    assert_eq!(words(&said), ["fits", "full", "bounded"]);
+    let output = content(&host.sandbox("fills").join("stdout")).await;
+    assert_eq!(words(&output), ["fits", "full", "bounded"]);
 
     for (order, (asked, figures, flag)) in (5..).zip(beyond(all)) {
         let task = format!("greedy-{order}");

@@ -101,14 +101,17 @@ async fn traded(agent: &Agent) {
     for (way, direction) in [("received", "receive"), ("sent", "send")] {
         let labels = format!(",direction=\"{direction}\"");
         let name = "argosy_task_network_bytes_total";
-        let told = metric(agent, name, "t", &labels).await.unwrap();
+        let reported = metric(agent, name, "t", &labels).await.unwrap();
         // Only the end of the exchange follows.
         let least = bytes(&after, way) as f64;
-        assert!((least..least + 10_000.0).contains(&told), "{told} {after}");
+        assert!(
+            (least..least + 10_000.0).contains(&reported),
+            "{reported} {after}"
+        );
         let packets = after[way]["packets"].as_u64().unwrap() as f64;
         let name = "argosy_task_network_packets_total";
-        let told = metric(agent, name, "t", &labels).await.unwrap();
-        assert!(told >= packets && packets > 3.0, "{told} {after}");
+        let reported = metric(agent, name, "t", &labels).await.unwrap();
+        assert!(reported >= packets && packets > 3.0, "{reported} {after}");
     }
 }
 
@@ -144,8 +147,8 @@ async fn what_passes_is_told() {
     link.end_of("t").await;
     agent.is_clear().await;
     let labels = ",direction=\"send\"";
-    let told = metric(&agent, "argosy_task_network_bytes_total", "t", labels).await;
-    assert_eq!(told, None, "one that has ended is gone");
+    let reported = metric(&agent, "argosy_task_network_bytes_total", "t", labels).await;
+    assert_eq!(reported, None, "one that has ended is gone");
     agent.stop().await;
 }
 

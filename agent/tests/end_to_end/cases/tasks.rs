@@ -139,11 +139,11 @@ pub(super) async fn a_kill_begins_with_the_stop_signal_of_the_task() {
         order += 2;
         link.order(order, kill(&task, 60_000)).await;
         let last = link.end_of(&task).await.pop().unwrap();
-        let told = match signal {
+        let reported = match signal {
             v1::KillSignal::Unspecified => v1::KillSignal::Term,
             named => named,
         };
-        assert_eq!(code(&last), Some(v1::exit::How::Code(told.into())));
+        assert_eq!(code(&last), Some(v1::exit::How::Code(reported.into())));
         assert_eq!(state(&last), v1::TaskState::Killed);
     }
     // A master of a newer release may use signals that this agent does not know.
@@ -276,9 +276,12 @@ pub(super) async fn an_archive_is_unpacked_only_inside_the_sandbox() {
     let updates = link.end_of("t").await;
     let last = updates.last().unwrap();
     assert_eq!(state(last), v1::TaskState::Finished, "{}", last.text);
-    let said = content(&host.sandbox("t").join("stdout")).await;
-    let lines: Vec<_> = said.lines().collect();
-    assert_eq!(lines[0], lines[1], "it belongs to the task's user: {said}");
+    let output = content(&host.sandbox("t").join("stdout")).await;
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(
+        lines[0], lines[1],
+        "it belongs to the task's user: {output}"
+    );
     assert_eq!(lines[2], "hello");
     host.serve("site.tar", archive("../../out", "evil\n"));
     spec.task_id = "evil".into();

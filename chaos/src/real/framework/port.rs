@@ -67,7 +67,7 @@ mod tests {
             task: "f/t".to_owned(),
         };
         assert!(hold(&arguments).is_err());
-        let said = std::fs::read_to_string(&arguments.witness).unwrap();
-        assert_eq!(said, format!("f/t {} {TAKEN}\n", arguments.port));
+        let output = std::fs::read_to_string(&arguments.witness).unwrap();
+        assert_eq!(output, format!("f/t {} {TAKEN}\n", arguments.port));
     }
 }

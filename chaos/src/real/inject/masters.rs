@@ -132,7 +132,7 @@ impl Injector<'_> {
         // The transfer is rejected if an earlier fault has left no successor. That is a valid
         // answer, too.
         let operator = self.cluster.operator();
-        let said = match operator
+        let output = match operator
             .transfer_leader(v1::TransferLeaderRequest::default())
             .await
         {
@@ -140,7 +140,7 @@ impl Injector<'_> {
             Err(error) => error.to_string(),
         };
         self.cluster.watch.forget(leader);
-        Ok((format!("{name} ({said})"), Duration::from_millis(300)))
+        Ok((format!("{name} ({output})"), Duration::from_millis(300)))
     }
 
     pub(super) async fn partition_leader(&mut self) -> InjectionResult {
@@ -293,8 +293,8 @@ impl Injector<'_> {
         self.undo.push(UndoStep::RestoreDisk(place, disk));
         filled?;
         let ended = self.cluster.members[place].ended_within(STOP_TIMEOUT).await;
-        let said = ended.map_or("it still runs", |_| "it stopped");
-        Ok((format!("{name} ({said})"), self.between(200, 1_500)))
+        let output = ended.map_or("it still runs", |_| "it stopped");
+        Ok((format!("{name} ({output})"), self.between(200, 1_500)))
     }
 
     async fn trace(
@@ -321,8 +321,8 @@ impl Injector<'_> {
             .trace(place, FaultKind::SyncFailure, SyncFault::Fail)
             .await?;
         let ended = self.cluster.members[place].ended_within(STOP_TIMEOUT).await;
-        let said = ended.map_or("it still runs", |_| "it stopped");
-        Ok((format!("{name} ({said})"), self.between(100, 1_000)))
+        let output = ended.map_or("it still runs", |_| "it stopped");
+        Ok((format!("{name} ({output})"), self.between(100, 1_000)))
     }
 
     pub(super) async fn stalled_disk(&mut self) -> InjectionResult {

@@ -81,13 +81,13 @@ pub(super) async fn run(group: RaftGroup, place: usize) -> turmoil::Result {
 async fn watch(group: &RaftGroup, place: usize, started: &Node) -> turmoil::Result {
     let mut term = 0;
     let mut news = started.status();
-    let mut told = ReportedProgress::default();
+    let mut reported = ReportedProgress::default();
     loop {
         let status = news.borrow_and_update().clone();
         if let Some(failure) = status.failure {
             return Err(format!("{}: {failure}", name(place)).into());
         }
-        told.report(group, place, status.term, &started.progress());
+        reported.report(group, place, status.term, &started.progress());
         group.with_status(place, |seen| {
             seen.is_leader = status.is_leader;
             seen.term = seen.term.max(status.term);
@@ -114,7 +114,7 @@ async fn watch(group: &RaftGroup, place: usize, started: &Node) -> turmoil::Resu
         tokio::select! {
             () = tokio::time::sleep(POLL_INTERVAL) => {}
             changed = news.changed() => if changed.is_err() {
-                return Err(format!("{} says nothing any more", name(place)).into());
+                return Err(format!("{} reports nothing any more", name(place)).into());
             },
         }
     }
@@ -143,12 +143,14 @@ impl ReportedProgress {
                 last_index: progress.last_log_index,
                 committed,
             },
-            told if told != term || committed >= self.committed + COMMITS => RaftFact::Progress {
-                node: node(place),
-                term,
-                committed,
-                applied,
-            },
+            reported if reported != term || committed >= self.committed + COMMITS => {
+                RaftFact::Progress {
+                    node: node(place),
+                    term,
+                    committed,
+                    applied,
+                }
+            }
             _ => return,
         };
         *self = Self { term, committed };

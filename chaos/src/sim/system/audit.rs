@@ -128,7 +128,7 @@ impl ClusterAudit {
                 if pids != wanted {
                     let key = &task.key;
                     self.violation(format!(
-                        "LimitEnforcement: {key} is limited to {pids:?} processes, and {wanted:?} are said to be in force"
+                        "LimitEnforcement: {key} is limited to {pids:?} processes, and {wanted:?} are reported to be in force"
                     ));
                 }
             }
@@ -294,7 +294,7 @@ impl ClusterAudit {
         let state = self.world.state();
         if let Some(wiped) = state.wiped {
             open.push(format!(
-                "{wiped:?}, and of it was said {:?}",
+                "{wiped:?}, which was reported as {:?}",
                 state.operator_error
             ));
         }
@@ -306,7 +306,7 @@ impl ClusterAudit {
         let state = self.world.state();
         if state.operator_busy || state.requests.iter().any(is_work) {
             open.push(format!(
-                "the hand has orders; it was told: {}",
+                "the operator has orders; it received: {}",
                 state.operator_error
             ));
         }
@@ -351,7 +351,7 @@ impl ClusterAudit {
     fn void_offers(&self, open: &mut Vec<String>) {
         let state = self.world.state();
         let Some(known) = &state.open else {
-            open.push("the leader has not said which offers are open".to_owned());
+            open.push("the leader has not reported which offers are open".to_owned());
             return;
         };
         for (place, held) in &state.held {
@@ -459,7 +459,10 @@ impl ClusterAudit {
         let stories = self.world.oracle.all();
         for task in registry.tasks() {
             if !task.unacknowledged.is_empty() {
-                open.push(format!("{} has updates that nobody acknowledged", task.key));
+                open.push(format!(
+                    "{} has updates that were not acknowledged",
+                    task.key
+                ));
             }
         }
         if registry.live_tasks() > 0 {
@@ -482,11 +485,11 @@ impl ClusterAudit {
             let is_live = registry.task(&key).is_some_and(|task| !task.is_terminal());
             let ran = story.start.is_some() || story.accepted;
             if ran && !is_live && story.received.is_none() {
-                open.push(format!("the end of {key} was never told: {story:?}"));
+                open.push(format!("the end of {key} was never reported: {story:?}"));
             }
             if is_live && story.received.is_some() {
                 open.push(format!(
-                    "{key} lives, and its framework was told {:?}",
+                    "{key} lives, and its framework received {:?}",
                     story.received
                 ));
             }

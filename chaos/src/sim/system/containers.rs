@@ -146,12 +146,12 @@ impl SimContainers {
         let (answer, teller) = (self.machine.run_check(kind), self.events.clone());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
-            let told = Input::ProbeFinished {
+            let reported = Input::ProbeFinished {
                 instance,
                 probe: look,
                 answer,
             };
-            teller.send(told).await;
+            teller.send(reported).await;
         });
     }
 

@@ -55,12 +55,12 @@ impl ExecutorConnection {
         }
     }
 
-    async fn send(&self, connection: u64, said: ExecutorEvent) {
+    async fn send(&self, connection: u64, sent_event: ExecutorEvent) {
         let instance = self.name.instance;
         let input = Input::Executor {
             instance,
             connection,
-            event: said,
+            event: sent_event,
         };
         self.events.send(input).await;
     }
@@ -74,8 +74,8 @@ impl ExecutorConnection {
         self.send(connection, first).await;
         let until_ms = now_ms() + self.machine.between(200, 5_000);
         loop {
-            let (said, next_ms) = self.machine.take_messages(self.name, now_ms())?;
-            for one in said {
+            let (sent_event, next_ms) = self.machine.take_messages(self.name, now_ms())?;
+            for one in sent_event {
                 self.send(connection, one).await;
             }
             let now_ms = now_ms();

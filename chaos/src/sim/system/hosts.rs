@@ -130,7 +130,7 @@ async fn run_master(
     }
     ended.map_or_else(
         |why| error_chain(&why),
-        |()| "nobody asked it to".to_owned(),
+        |()| "it was not requested".to_owned(),
     )
 }
 
@@ -205,7 +205,7 @@ async fn run_agent(
     }
     ended.map_or_else(
         |why| error_chain(&why),
-        |()| "nobody asked it to".to_owned(),
+        |()| "it was not requested".to_owned(),
     )
 }
 

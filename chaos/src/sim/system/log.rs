@@ -221,7 +221,7 @@ impl LogFollower {
         match done.command {
             Command::OpenEpoch(_) => {}
             _ if done.ticket != self.epoch && took_effect => self.violation(format!(
-                "AtMostOnce: in entry {index} a command of reign {} took effect in reign {}",
+                "AtMostOnce: in entry {index} a command of epoch {} took effect in epoch {}",
                 done.ticket.0, self.epoch.0
             )),
             Command::PruneAgent(decision) if took_effect => {

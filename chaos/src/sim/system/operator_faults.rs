@@ -53,8 +53,8 @@ pub(super) async fn run_operator(world: World) -> turmoil::Result {
         };
         world.state().operator_busy = false;
         world.notes.count(match done {
-            true => "orders of the hand done",
-            false => "orders of the hand not done",
+            true => "orders of the operator done",
+            false => "orders of the operator not done",
         });
     }
 }

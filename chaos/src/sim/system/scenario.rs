@@ -300,9 +300,9 @@ impl Scenario {
                 self.nemesis.transfer();
                 self.run_for(simulation, timeout)?;
                 if self.audit.registry().epoch() == before {
-                    let told = self.world.state().operator_error.clone();
+                    let reported = self.world.state().operator_error.clone();
                     simulation.notes.violation(format!(
-                        "{timeout:?} after a transfer was asked for in a healthy group nobody else leads; the hand was told: {told}"
+                        "{timeout:?} after a transfer was requested in a healthy group no other master leads; the operator received: {reported}"
                     ));
                 }
                 self.check_no_agent_lost(simulation, "leadership was handed over");

@@ -56,7 +56,7 @@ impl TaskEvents {
         };
         if session == promise.session && number < promise.below_call && index > promise.index {
             notes.violation(format!(
-                "Kills: entry {index} launches {key} by call {number}, after its framework was told by entry {} that no call below {} does",
+                "Kills: entry {index} launches {key} by call {number}, after its framework was informed by entry {} that no call below {} does",
                 promise.index, promise.below_call
             ));
         }
@@ -97,11 +97,11 @@ impl TaskOracle {
         }
         // An operator's declaration that a host is gone takes precedence, even while an order to
         // the host is in flight.
-        if let Some(told) = story.received
-            && told != TaskState::GoneByOperator
+        if let Some(reported) = story.received
+            && reported != TaskState::GoneByOperator
         {
             self.notes.violation(format!(
-                "{key} is started on {host} after its framework was told {told:?}"
+                "{key} is started on {host} after its framework received {reported:?}"
             ));
         }
         story.start = Some(start.clone());
@@ -154,7 +154,8 @@ impl TaskOracle {
         status: &v1::TaskStatus,
     ) {
         let Ok(state) = convert::state_from(status.state) else {
-            let message = format!("{framework} was told a state that nobody knows: {status:?}");
+            let message =
+                format!("{framework} received a state that no agent reported: {status:?}");
             return self.notes.violation(message);
         };
         if status.revision.is_some() {
@@ -175,7 +176,7 @@ impl TaskOracle {
             && state != TaskState::Unknown
             && !is_past
         {
-            let message = format!("{framework} was told {key} is {state:?} after {former:?}");
+            let message = format!("{framework} received that {key} is {state:?} after {former:?}");
             self.notes.violation(message);
         }
         if state.is_terminal() {
@@ -199,7 +200,7 @@ impl TaskOracle {
             // The end did not happen, or it was another one.
             let rule = if end.is_none() { "Kills" } else { "Adoption" };
             self.notes.violation(format!(
-                "{rule}: {framework} was told {key} is {state:?} ({}), but in truth {start:?}, {end:?}",
+                "{rule}: {framework} received that {key} is {state:?} ({}), but in truth {start:?}, {end:?}",
                 status.message
             ));
         }

@@ -52,11 +52,11 @@ async fn check(device: &Path) -> anyhow::Result<()> {
     let mut command = tokio::process::Command::new("e2fsck");
     let checked = command.arg("-p").arg(device).output().await;
     let checked = checked.context("cannot start e2fsck")?;
-    let said = String::from_utf8_lossy(&checked.stdout);
-    eprintln!("{}", said.trim_end());
+    let reported = String::from_utf8_lossy(&checked.stdout);
+    eprintln!("{}", reported.trim_end());
     match checked.status.code() {
         Some(0 | 1) => Ok(()),
-        code => bail!("e2fsck -p {}: code {code:?}, {said}", device.display()),
+        code => bail!("e2fsck -p {}: code {code:?}, {reported}", device.display()),
     }
 }
 

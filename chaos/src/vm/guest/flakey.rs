@@ -251,8 +251,8 @@ fn dmsetup(arguments: &[&str]) -> anyhow::Result<()> {
     let output = Command::new("dmsetup").args(arguments).output();
     let output = output.context("cannot start dmsetup")?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("dmsetup {}: {said}", arguments.join(" "));
+        let reported = String::from_utf8_lossy(&output.stderr);
+        bail!("dmsetup {}: {reported}", arguments.join(" "));
     }
     Ok(())
 }

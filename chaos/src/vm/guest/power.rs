@@ -66,9 +66,9 @@ async fn run_boot(
     port.send(&GuestReport::Loading {
         agent: agent.clone(),
     })?;
-    let said = port.clone();
+    let output = port.clone();
     let on_ack = move |writer, batch, revision| {
-        said.send(&GuestReport::Acknowledged {
+        output.send(&GuestReport::Acknowledged {
             writer,
             batch,
             revision,

@@ -274,7 +274,7 @@ impl InputSender {
         self.send_size(listener).await?;
         loop {
             let message = tokio::select! {
-                told = listener.next() => match told {
+                reported = listener.next() => match reported {
                     SignalAction::End(signal) => return Some(ClientSessionEnd::Signalled(signal)),
                     SignalAction::PassedOn(signal) => Some(frame(&ClientFrame::Signal(signal))),
                     SignalAction::Resized => None,

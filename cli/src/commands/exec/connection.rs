@@ -189,12 +189,12 @@ async fn refusal(response: Response) -> OpenError {
 
 /// Checks that the answer is the requested WebSocket, and not another answer from an intermediary.
 fn check_upgrade(response: &Response, key: &str, protocol: &str) -> Result<(), OpenError> {
-    let says = |name: &str, expected: &str| {
+    let words = |name: &str, expected: &str| {
         let found = response.headers().get(name);
         found.is_some_and(|found| found.as_bytes() == expected.as_bytes())
     };
     let accept = derive_accept_key(key.as_bytes());
-    if says("sec-websocket-accept", &accept) && says("sec-websocket-protocol", protocol) {
+    if words("sec-websocket-accept", &accept) && words("sec-websocket-protocol", protocol) {
         return Ok(());
     }
     let why = format!("the answer is not a WebSocket with the protocol {protocol}");

@@ -51,9 +51,9 @@ fn attempt(command: &mut Command) -> Attempt {
 fn run(cluster: &DevCluster, words: &[&str]) -> Attempt {
     let words = [&["run", "--quiet", "--timeout", "30s"], words].concat();
     let attempted = attempt(&mut cluster.argosy(&words));
-    attempted.map_err(|said| match said.is_empty() {
+    attempted.map_err(|reported| match reported.is_empty() {
         true => "it failed without a word".to_owned(),
-        false => said,
+        false => reported,
     })
 }
 

@@ -188,19 +188,19 @@ fn honest(repository: &str) -> String {
 }
 
 fn responses() -> CannedResponses {
-    let mut shelf = CannedResponses::default();
+    let mut snapshots = CannedResponses::default();
     for (_, repository, _) in ATTACKS {
-        shelf.offer(&honest(repository), vec![base(&honest(repository))]);
+        snapshots.offer(&honest(repository), vec![base(&honest(repository))]);
     }
-    shelf.swap("other-layer", page(&vec![7; base("other-layer").len()]));
-    shelf.offer("pinned", vec![base("pinned")]);
-    shelf.swap("short-layer", page(&base("short-layer")[..512]));
-    shelf.swap(
+    snapshots.swap("other-layer", page(&vec![7; base("other-layer").len()]));
+    snapshots.offer("pinned", vec![base("pinned")]);
+    snapshots.swap("short-layer", page(&base("short-layer")[..512]));
+    snapshots.swap(
         "long-layer",
         page(&[base("long-layer"), vec![0; 4096]].concat()),
     );
     let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
-    shelf.swap(
+    snapshots.swap(
         "endless-layer",
         [
             head,
@@ -210,39 +210,39 @@ fn responses() -> CannedResponses {
         ]
         .concat(),
     );
-    shelf.claim("claimed-size", |manifest| {
+    snapshots.claim("claimed-size", |manifest| {
         manifest["layers"][0]["size"] = json!(1_u64 << 60)
     });
-    shelf.claim("large-manifest", |manifest| {
+    snapshots.claim("large-manifest", |manifest| {
         manifest["annotations"] = json!({"x": "y".repeat(8 << 20)})
     });
-    shelf.manifest("no-manifest", b"[1, 2");
-    shelf.claim("many-layers", |manifest| {
+    snapshots.manifest("no-manifest", b"[1, 2");
+    snapshots.claim("many-layers", |manifest| {
         let layer = manifest["layers"][0].clone();
         manifest["layers"] = vec![layer; 1_000].into();
     });
-    shelf.claim("path-digest", |manifest| {
+    snapshots.claim("path-digest", |manifest| {
         manifest["layers"][0]["digest"] = json!("sha256:../../../../etc/passwd")
     });
-    shelf.claim("unknown-kind", |manifest| {
+    snapshots.claim("unknown-kind", |manifest| {
         manifest["layers"][0]["mediaType"] = json!("application/x-executable")
     });
-    shelf.claim("no-config", |manifest| {
+    snapshots.claim("no-config", |manifest| {
         manifest["config"]["digest"] = json!(digest(b"nothing"))
     });
-    architecture(&mut shelf);
+    architecture(&mut snapshots);
     let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": [descriptor("application/vnd.oci.image.index.v1+json", b"itself")]});
-    shelf.0.insert(
+    snapshots.0.insert(
         "/v2/round-index/manifests/1".to_owned(),
         typed(
             "application/vnd.oci.image.index.v1+json",
             &serde_json::to_vec(&index).unwrap(),
         ),
     );
-    redirects(&mut shelf);
-    layers(&mut shelf);
-    shelf
+    redirects(&mut snapshots);
+    layers(&mut snapshots);
+    snapshots
 }
 
 fn redirects(responses: &mut CannedResponses) {
@@ -306,12 +306,14 @@ fn a_hostile_registry_affects_only_the_task_that_uses_it() {
     against_a_host(|| {
         // The redirect to a port of agents leads to the very layer that is requested.
         serve_at("127.0.0.1:5051", Box::new(|_| page(&base("to-agent"))));
-        let shelf = Arc::new(responses());
+        let snapshots = Arc::new(responses());
         // For any manifest of this image that is requested by a digest, it returns another.
         let pinned = digest(b"another");
-        let of_pinned = shelf.0["/v2/pinned/manifests/1"].clone();
-        let (path_of_pinned, served) =
-            (format!("/v2/pinned/manifests/{pinned}"), Arc::clone(&shelf));
+        let of_pinned = snapshots.0["/v2/pinned/manifests/1"].clone();
+        let (path_of_pinned, served) = (
+            format!("/v2/pinned/manifests/{pinned}"),
+            Arc::clone(&snapshots),
+        );
         let registry =
             serve(Box::new(move |path| match path {
                 path if path == path_of_pinned => of_pinned.clone(),

@@ -108,9 +108,9 @@ fn by_the_network(cluster: &DevCluster) {
     let line = format!("echo hello > /dev/udp/{HOST}/5051");
     let attacked = run(cluster, &["--network", "host", "--", "bash", "-c", &line]);
     let control = attempt(Command::new("bash").args(["-c", &line])).and_then(|_| {
-        let mut told = [0; 16];
+        let mut reported = [0; 16];
         receiver
-            .recv(&mut told)
+            .recv(&mut reported)
             .map(|_| String::new())
             .map_err(|error| error.to_string())
     });
@@ -354,11 +354,12 @@ fn by_its_own_files(cluster: &DevCluster) {
                 read(&path.replace(path.split_once('=').unwrap().1, &format!("{sandbox}/file")))
             }
         };
-        let attacked =
-            read(&path.replace("SANDBOX", &sandbox)).map_err(|said| match said.ends_with(" 000") {
-                true => panic!("{technique}: no answer came: {said}"),
-                false => said,
-            });
+        let attacked = read(&path.replace("SANDBOX", &sandbox)).map_err(|output| {
+            match output.ends_with(" 000") {
+                true => panic!("{technique}: no answer came: {output}"),
+                false => output,
+            }
+        });
         attack(ATTACKER, technique, because, attacked, control);
     }
 }

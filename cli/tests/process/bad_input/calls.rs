@@ -100,14 +100,14 @@ fn outcome(
     fixture: &BadInputCluster,
     row: &'static Row,
     ended: RowEnd,
-    said: String,
+    output: String,
 ) -> (&'static Row, RowOutcome) {
     let place = fixture.addresses();
     (
         row,
         RowOutcome {
             end: ended,
-            message: said,
+            message: output,
             addresses: place,
         },
     )
@@ -207,7 +207,7 @@ fn limits_of_nothing(fixture: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome
                 ..v1::Limits::default()
             }),
         };
-        let (ended, said) = call(fixture, async |mut stub| {
+        let (ended, output) = call(fixture, async |mut stub| {
             let reply = stub.update_limits(request.clone()).await;
             reply.map(|_| (RowEnd::Code(tonic::Code::Ok), String::new()))
         })
@@ -216,7 +216,7 @@ fn limits_of_nothing(fixture: &BadInputCluster) -> LocalBoxFuture<'_, RowOutcome
         let place = fixture.addresses();
         RowOutcome {
             end: ended,
-            message: said,
+            message: output,
             addresses: place,
         }
     }

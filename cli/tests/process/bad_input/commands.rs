@@ -32,12 +32,12 @@ pub(super) async fn run(fixture: &BadInputCluster, line: &str) -> RowOutcome {
     let words = line.split(' ').map(|word| place.expand(fixture, word));
     let mut command = program(fixture, &place);
     command.args(words);
-    let (ended, said) = tokio::task::spawn_blocking(move || ended(command))
+    let (ended, reported) = tokio::task::spawn_blocking(move || ended(command))
         .await
         .expect("it does not panic");
     RowOutcome {
         end: ended,
-        message: said,
+        message: reported,
         addresses: place,
     }
 }
@@ -61,7 +61,7 @@ fn ended(mut command: Command) -> (RowEnd, String) {
 /// Requests a path from the leader, until there is an answer.
 pub(super) async fn get(fixture: &BadInputCluster, path: &str) -> RowOutcome {
     let url = format!("http://{}{path}", fixture.cluster.masters[0].api());
-    let (status, said) = wait_until("a master answers", LONG, async || {
+    let (status, reported) = wait_until("a master answers", LONG, async || {
         let answer = reqwest::get(&url).await.ok()?;
         let status = answer.status().as_u16();
         (status != 503).then_some((status, answer.text().await.ok()?))
@@ -69,7 +69,7 @@ pub(super) async fn get(fixture: &BadInputCluster, path: &str) -> RowOutcome {
     .await;
     RowOutcome {
         end: RowEnd::Status(status),
-        message: said,
+        message: reported,
         addresses: fixture.addresses(),
     }
 }

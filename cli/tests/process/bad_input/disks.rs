@@ -163,10 +163,14 @@ pub(super) fn disk_at_start(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_,
     .boxed_local()
 }
 
-fn outcome(fixture: &BadInputCluster, ended: std::process::ExitStatus, said: String) -> RowOutcome {
+fn outcome(
+    fixture: &BadInputCluster,
+    ended: std::process::ExitStatus,
+    reported: String,
+) -> RowOutcome {
     RowOutcome {
         end: ended.code().map_or(RowEnd::Aborted, RowEnd::Exit),
-        message: said,
+        message: reported,
         addresses: fixture.addresses(),
     }
 }
@@ -330,7 +334,7 @@ pub(super) fn agents_disk(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, R
         assert_eq!(sleepers(&mark), sleeper, "what runs runs on");
         drop(small.framework.driver.kill("first", Some(0)));
         small.wait_for_state("first", v1::TaskState::Killed).await;
-        let said = small.agent.log();
+        let reported = small.agent.log();
         small.agent.kill();
         small.agent.start();
         drop(small.framework.driver.kill("second", Some(0)));
@@ -343,8 +347,8 @@ pub(super) fn agents_disk(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, R
         assert!(small.agent.ended().is_none(), "the agent runs");
         small.disk.empty();
         wait_until("the agent says that there is space", LONG, async || {
-            let said = small.agent.log();
-            said.contains("the disk has space again").then_some(())
+            let reported = small.agent.log();
+            reported.contains("the disk has space again").then_some(())
         })
         .await;
         launched(&small, task("after", "true")).await;
@@ -352,7 +356,7 @@ pub(super) fn agents_disk(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, R
         small.end(fixture).await;
         RowOutcome {
             end: RowEnd::Retries,
-            message: said,
+            message: reported,
             addresses: fixture.addresses(),
         }
     }

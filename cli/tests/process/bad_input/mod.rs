@@ -106,19 +106,19 @@ async fn check_outcome(
     let name = row.name;
     let RowOutcome {
         end: ended,
-        message: said,
+        message: output,
         addresses: place,
     } = done.map_err(|why| format!("{name}: {why}"))?;
     if ended != row.end {
         return Err(format!(
-            "{name}: it ended as {ended:?}, not {:?}: {said}",
+            "{name}: it ended as {ended:?}, not {:?}: {output}",
             row.end
         ));
     }
     for (what, part) in ["field", "value", "remedy"].into_iter().zip(row.message) {
         let part = place.expand(fixture, part);
-        if !said.contains(&part) {
-            return Err(format!("{name}: the {what} {part:?} is not in {said:?}"));
+        if !output.contains(&part) {
+            return Err(format!("{name}: the {what} {part:?} is not in {output:?}"));
         }
     }
     let kept = fixture.check_unchanged(row.unchanged, &place).await;

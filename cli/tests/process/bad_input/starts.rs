@@ -36,11 +36,11 @@ pub(super) fn agent_of_other_cluster(fixture: &BadInputCluster) -> LocalBoxFutur
         let masters = fixture.cluster.masters_list().to_string();
         let mut agent = fixture.agent("other-agent", fixture.free_host(), &masters);
         agent.start();
-        let (ended, said) = run_until_exit(&mut agent, "belongs to").await;
+        let (ended, reported) = run_until_exit(&mut agent, "belongs to").await;
         let place = fixture.addresses();
         RowOutcome {
             end: ended,
-            message: said,
+            message: reported,
             addresses: place,
         }
     }
@@ -54,10 +54,10 @@ pub(super) fn agent_without_master(fixture: &BadInputCluster) -> LocalBoxFuture<
         let masters = place.expand(fixture, "{free}:5050");
         let mut agent = fixture.agent("lonely-agent", fixture.free_host(), &masters);
         agent.start();
-        let (ended, said) = run_until_exit(&mut agent, "refused").await;
+        let (ended, reported) = run_until_exit(&mut agent, "refused").await;
         RowOutcome {
             end: ended,
-            message: said,
+            message: reported,
             addresses: place,
         }
     }
@@ -109,12 +109,12 @@ pub(super) fn wiped_master(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, 
         master.kill();
         std::fs::remove_dir_all(&directory).expect("it is there");
         master.start();
-        let (ended, said) = run_until_exit(master, "argosy master join").await;
+        let (ended, reported) = run_until_exit(master, "argosy master join").await;
         fixture.count_processes();
         let place = fixture.addresses();
         RowOutcome {
             end: ended,
-            message: said,
+            message: reported,
             addresses: place,
         }
     }

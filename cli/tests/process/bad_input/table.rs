@@ -9,23 +9,23 @@ use super::{calls, disks, starts};
 use crate::test_framework::task;
 
 /// A row whose command line is invalid.
-const fn usage(name: &'static str, line: &'static str, says: [&'static str; 3]) -> Row {
+const fn usage(name: &'static str, line: &'static str, expected: [&'static str; 3]) -> Row {
     Row {
         name,
         action: RowAction::Command(line),
         end: RowEnd::Exit(2),
-        message: says,
+        message: expected,
         unchanged: Unchanged::TemporaryFiles,
     }
 }
 
 /// A row whose process cannot start.
-const fn start(name: &'static str, line: &'static str, says: [&'static str; 3]) -> Row {
+const fn start(name: &'static str, line: &'static str, expected: [&'static str; 3]) -> Row {
     Row {
         name,
         action: RowAction::Command(line),
         end: RowEnd::Exit(1),
-        message: says,
+        message: expected,
         unchanged: Unchanged::TemporaryFiles,
     }
 }
@@ -48,13 +48,13 @@ const fn accept(
     offers: fn(&super::calls::OfferSet) -> Vec<v1::Offer>,
     tasks: fn() -> Vec<v1::TaskSpec>,
     code: Code,
-    says: [&'static str; 3],
+    expected: [&'static str; 3],
 ) -> Row {
     Row {
         name,
         action: RowAction::Accept(offers, tasks),
         end: RowEnd::Code(code),
-        message: says,
+        message: expected,
         unchanged: Unchanged::Cluster,
     }
 }
@@ -63,14 +63,14 @@ const fn accept(
 const fn spec(
     name: &'static str,
     tasks: fn() -> Vec<v1::TaskSpec>,
-    says: [&'static str; 3],
+    expected: [&'static str; 3],
 ) -> Row {
     accept(
         name,
         |s| vec![s.own.clone()],
         tasks,
         Code::InvalidArgument,
-        says,
+        expected,
     )
 }
 
@@ -78,13 +78,13 @@ const fn spec(
 const fn launch(
     name: &'static str,
     tasks: fn() -> Vec<v1::TaskSpec>,
-    says: [&'static str; 3],
+    expected: [&'static str; 3],
 ) -> Row {
     Row {
         name,
         action: RowAction::Launch(tasks),
         end: RowEnd::Refused,
-        message: says,
+        message: expected,
         unchanged: Unchanged::Cluster,
     }
 }

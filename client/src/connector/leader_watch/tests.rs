@@ -81,9 +81,9 @@ impl Leadership for ScriptedService {
 
     async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
         self.listeners.fetch_add(1, Ordering::Relaxed);
-        let reigns = WatchStream::new(self.leadership.clone());
-        let told = reigns.filter_map(|reign| reign.map(Ok));
-        Ok(Response::new(Box::pin(told)))
+        let epochs = WatchStream::new(self.leadership.clone());
+        let reported = epochs.filter_map(|epoch_record| epoch_record.map(Ok));
+        Ok(Response::new(Box::pin(reported)))
     }
 }
 
@@ -111,7 +111,7 @@ impl ScriptedMaster {
     async fn start_as(serves: u64, watched: Watched) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (reign, reign_seen) = watch::channel(None);
+        let (epoch_record, reign_seen) = watch::channel(None);
         let (serves, serves_seen) = watch::channel(serves);
         let listeners = Arc::new(AtomicUsize::new(0));
         let service = ScriptedService {
@@ -133,7 +133,7 @@ impl ScriptedMaster {
         });
         Self {
             address,
-            leadership: reign,
+            leadership: epoch_record,
             listeners,
             serving_epoch: serves,
             refusals,
@@ -177,8 +177,9 @@ async fn open_link(connector: &Connector) -> (Uplink, v1::ToAgent) {
 
 /// Reads until the stream ends early, which a new epoch must cause.
 async fn wait_for_end(link: &mut Uplink) -> String {
-    let told = tokio::time::timeout(STEP_TIMEOUT, link.inbound.message()).await;
-    told.expect("the stream stays open")
+    let reported = tokio::time::timeout(STEP_TIMEOUT, link.inbound.message()).await;
+    reported
+        .expect("the stream stays open")
         .unwrap_err()
         .message()
         .to_owned()
@@ -333,7 +334,7 @@ async fn a_search_returns_to_a_master_that_has_become_leader() {
     // Shorter than a master's timeout: waiting for the silent one leaves no time.
     let hello = v1::Hello::default();
     let search = uplink.connect(hello, Duration::from_millis(2_500));
-    let told = async {
+    let reported = async {
         silent.announce(7, &next);
         // Once it is reported as the leader, it rejects agents that came before.
         connector
@@ -341,6 +342,6 @@ async fn a_search_returns_to_a_master_that_has_become_leader() {
             .await;
         next.serving_epoch.send_replace(7);
     };
-    let (found, ()) = tokio::join!(search, told);
+    let (found, ()) = tokio::join!(search, reported);
     assert_eq!(found.map(|link| link.address), Ok(next.address.clone()));
 }

@@ -92,9 +92,9 @@ impl Session {
         }
         let offers = match self.offers.take(&accept.offer_ids) {
             Ok(offers) => offers,
-            Err(stranger) => {
+            Err(unknown) => {
                 let why = format!(
-                    "offer {stranger} is not in hand: used, declined or rescinded; give a newer one"
+                    "offer {unknown} is not in hand: used, declined or rescinded; give a newer one"
                 );
                 return self.answer(key, ids, CallOutcome::Refused(local("offer-used", why)));
             }

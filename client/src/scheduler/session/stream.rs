@@ -167,7 +167,7 @@ impl Session {
 
     fn subscribed(&mut self, subscribed: v1::Subscribed) {
         let protocol = subscribed.protocol.as_ref();
-        let agreed = protocol.map(|said| VersionRange::OWN.negotiate("the master", said));
+        let agreed = protocol.map(|output| VersionRange::OWN.negotiate("the master", output));
         if let Some(Err(why)) = agreed {
             let refusal = MasterRejection::of_versions(&why);
             return self.end(Err(SchedulerError::Refused(refusal)));

@@ -314,8 +314,8 @@ fn a_stop_waits_for_answers_and_acknowledgements() {
         }),
         ..Default::default()
     };
-    let told = world.event(v1::event::Event::Update(status.clone()));
-    assert_eq!(told, [Effect::Notify(Notification::Update(status))]);
+    let reported = world.event(v1::event::Event::Update(status.clone()));
+    assert_eq!(reported, [Effect::Notify(Notification::Update(status))]);
     let handled = Input::Handled {
         task_id: "a".into(),
         revision: v1::Revision {
@@ -382,14 +382,14 @@ fn an_answer_older_than_an_update_is_not_delivered() {
         serial: serial.unwrap(),
         result: Ok(reply),
     });
-    let told: Vec<_> = effects
+    let reported: Vec<_> = effects
         .iter()
         .filter_map(|effect| match effect {
             Effect::Notify(Notification::Update(status)) => Some(status.task_id.as_str()),
             _ => None,
         })
         .collect();
-    assert_eq!(told, ["b"]);
+    assert_eq!(reported, ["b"]);
 }
 
 #[test]
@@ -431,13 +431,13 @@ fn other_open_calls_of_a_removed_framework_are_lost() {
 #[test]
 fn executor_messages_are_delivered_and_sent_immediately() {
     let mut world = World::subscribed();
-    let told = v1::ExecutorMessage {
+    let reported = v1::ExecutorMessage {
         executor_id: "e".into(),
         ..Default::default()
     };
     assert_eq!(
-        world.event(v1::event::Event::Message(told.clone())),
-        [Effect::Notify(Notification::Message(told))]
+        world.event(v1::event::Event::Message(reported.clone())),
+        [Effect::Notify(Notification::Message(reported))]
     );
     let asked = Command::Message {
         agent_id: "agent-1".into(),
@@ -486,11 +486,11 @@ fn groups_are_launched_as_groups() {
     };
     assert_eq!((&*group.group_id, group.tasks.len()), ("pod", 2));
     let answered = world.done(1);
-    let told = answered.iter().find_map(|effect| match effect {
+    let reported = answered.iter().find_map(|effect| match effect {
         Effect::Notify(Notification::Answered(answer)) => Some(&answer.task_ids),
         _ => None,
     });
-    assert_eq!(told, Some(&vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(reported, Some(&vec!["a".to_owned(), "b".to_owned()]));
 }
 
 #[test]
@@ -502,15 +502,15 @@ fn a_paged_answer_is_delivered_completely() {
             _ => None,
         })
     };
-    let told = |effects: &[Effect]| -> Vec<String> {
-        let told = effects.iter().filter_map(|effect| match effect {
+    let reported = |effects: &[Effect]| -> Vec<String> {
+        let reported = effects.iter().filter_map(|effect| match effect {
             Effect::Notify(Notification::Update(status)) => Some(status.task_id.clone()),
             Effect::Notify(Notification::Answered(answer)) => {
                 Some(format!("done {}", answer.is_done()))
             }
             _ => None,
         });
-        told.collect()
+        reported.collect()
     };
     let page = |tasks: &[&str], next: &str| v1::ReconcileReply {
         statuses: tasks
@@ -532,7 +532,7 @@ fn a_paged_answer_is_delivered_completely() {
     assert!(first.paged && first.page_token.is_empty());
     let result = Ok(page(&["a", "b"], "b"));
     let effects = world.feed(Input::Reconciled { serial, result });
-    assert_eq!(told(&effects), ["a", "b"]);
+    assert_eq!(reported(&effects), ["a", "b"]);
     let (again, second) = asked(&effects).unwrap();
     assert_eq!((again, second.page_token.as_str()), (serial, "b"));
     assert_eq!(second.next_number, first.next_number);
@@ -542,7 +542,7 @@ fn a_paged_answer_is_delivered_completely() {
     assert_eq!(asked(&effects).unwrap().1, second);
     let result = Ok(page(&["c"], ""));
     let effects = world.feed(Input::Reconciled { serial, result });
-    assert_eq!(told(&effects), ["c", "done true"]);
+    assert_eq!(reported(&effects), ["c", "done true"]);
 }
 
 #[test]
@@ -597,7 +597,7 @@ fn a_rejected_task_gets_its_operation_also_from_release_0_1_0() {
         task_id: id.into(),
         ..Default::default()
     };
-    for says in [true, false] {
+    for words in [true, false] {
         let mut world = World::subscribed();
         let accept = Accept {
             offer_ids: vec!["1.1".into()],
@@ -611,8 +611,8 @@ fn a_rejected_task_gets_its_operation_also_from_release_0_1_0() {
         let refused = v1::Refused {
             position: 3,
             code: "too-large".into(),
-            operation: says.then_some(1),
-            task: says.then_some(1),
+            operation: words.then_some(1),
+            task: words.then_some(1),
             ..Default::default()
         };
         let result = Ok(CallReply {
@@ -627,7 +627,7 @@ fn a_rejected_task_gets_its_operation_also_from_release_0_1_0() {
         let answer = answer.unwrap();
         assert_eq!(answer.not_launched(), [("d", "")]);
         let CallOutcome::Done { refused, .. } = answer.outcome else {
-            panic!("{says}")
+            panic!("{words}")
         };
         assert_eq!((refused[0].operation, refused[0].task), (Some(1), Some(1)));
     }

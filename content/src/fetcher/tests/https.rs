@@ -38,11 +38,11 @@ fn has_authorities(name: &str, test: &str) -> bool {
         .env_remove("SSL_CERT_DIR")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
+    let reported = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{reported}");
     assert!(
-        said.contains("1 passed"),
-        "no test is called {test}: {said}"
+        reported.contains("1 passed"),
+        "no test is called {test}: {reported}"
     );
     false
 }

@@ -146,8 +146,8 @@ async fn redirects_have_the_same_address_rules_as_first_requests() {
         ("/file", "neither http nor https"),
         ("/again", "redirects too often"),
     ] {
-        let said = fetch(&fetcher, page(path)).await.1.expect_err(path);
-        assert!(said.contains(path) && said.contains(why), "{said}");
+        let output = fetch(&fetcher, page(path)).await.1.expect_err(path);
+        assert!(output.contains(path) && output.contains(why), "{output}");
     }
     assert_eq!(asked.load(Ordering::SeqCst), 0);
     let (sandbox, result) = fetch(&fetcher, page("/own")).await;

@@ -116,8 +116,8 @@ async fn no_secret_of_a_uri_is_in_the_log() {
     let (_sandbox, result) = fetch(&keeping, kept).await;
     result.unwrap();
     let lines = lines.0.lock().unwrap();
-    let told = lines.iter().find(|line| line.contains("is not cached"));
-    assert!(told.is_some(), "{lines:?}");
+    let reported = lines.iter().find(|line| line.contains("is not cached"));
+    assert!(reported.is_some(), "{lines:?}");
     let leaked = lines.iter().find(|line| line.contains(CANARY));
     assert_eq!(leaked, None);
 }

@@ -197,12 +197,12 @@ async fn a_layer_is_stored_under_its_computed_digest() {
     let (liar, web) = (world.name("liar:1"), world.name("web:1"));
     // The image with false claims fails, unless the honest layer is already stored: then it shares
     // that one.
-    let (lied, told) = tokio::join!(world.obtain(&liar, 1), world.obtain(&web, 2));
+    let (lied, reported) = tokio::join!(world.obtain(&liar, 1), world.obtain(&web, 2));
     match lied {
         Err(error) => assert!(error.contains("unpacked, must have the digest"), "{error}"),
         Ok(image) => assert_eq!(texts(&image, "page"), ["honest"]),
     }
-    assert_eq!(texts(&told.unwrap(), "page"), ["honest"]);
+    assert_eq!(texts(&reported.unwrap(), "page"), ["honest"]);
 }
 
 #[tokio::test]

@@ -128,17 +128,17 @@ async fn redirects_to_denied_addresses_are_not_followed() {
     ] {
         let redirect = InjectedFault::Status(307, "location", place.clone());
         world.registry.plan("/manifests/1", [redirect]);
-        let said = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
-        assert!(said.contains(why), "{place}: {said}");
-        assert!(said.contains("--insecure-registry "), "{place}: {said}");
+        let output = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
+        assert!(output.contains(why), "{place}: {output}");
+        assert!(output.contains("--insecure-registry "), "{place}: {output}");
         // It gets no credentials either.
         world.registry.set_access(AccessRule::Closed {
             wanted: "x".to_owned(),
             challenge: format!("Bearer realm=\"{place}\""),
         });
-        let said = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
-        assert!(said.contains("token server"), "{place}: {said}");
-        assert!(said.contains(why), "{place}: {said}");
+        let output = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
+        assert!(output.contains("token server"), "{place}: {output}");
+        assert!(output.contains(why), "{place}: {output}");
         world.registry.set_access(AccessRule::Open);
     }
     assert_eq!(server.connections(), 0);

@@ -80,7 +80,7 @@ impl Drop for TestRegistry {
 
 impl TestRegistry {
     pub(super) async fn start() -> Self {
-        let shelf = Arc::new(Mutex::new(RegistryState {
+        let registry = Arc::new(Mutex::new(RegistryState {
             manifests: BTreeMap::new(),
             blobs: BTreeMap::new(),
             faults: BTreeMap::new(),
@@ -93,11 +93,11 @@ impl TestRegistry {
         let address = listener.local_addr().unwrap().to_string();
         let router = Router::new()
             .fallback(answer)
-            .with_state(Arc::clone(&shelf));
+            .with_state(Arc::clone(&registry));
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self {
             address,
-            state: shelf,
+            state: registry,
             server: serving,
         }
     }
@@ -139,8 +139,8 @@ impl TestRegistry {
         suffix: impl Into<String>,
         faults: impl IntoIterator<Item = InjectedFault>,
     ) {
-        let mut shelf = self.state();
-        shelf
+        let mut registry = self.state();
+        registry
             .faults
             .entry(suffix.into())
             .or_default()
@@ -157,8 +157,8 @@ impl TestRegistry {
 
     /// Returns all requests whose path contains this part.
     pub(super) fn requests(&self, part: &str) -> Vec<ReceivedRequest> {
-        let shelf = self.state();
-        let asked = shelf
+        let registry = self.state();
+        let asked = registry
             .requests
             .iter()
             .filter(|asked| asked.path.contains(part));
@@ -188,7 +188,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().unwrap().to_owned())
 }
 
-async fn answer(State(shelf): State<Arc<Mutex<RegistryState>>>, request: Request) -> Response {
+async fn answer(State(registry): State<Arc<Mutex<RegistryState>>>, request: Request) -> Response {
     let (path, headers) = (request.uri().path().to_owned(), request.headers());
     let asked = ReceivedRequest {
         path: path.clone(),
@@ -197,23 +197,23 @@ async fn answer(State(shelf): State<Arc<Mutex<RegistryState>>>, request: Request
         range: text(headers, "range"),
     };
     let (mishap, bytes, going) = {
-        let mut shelf_now = shelf.lock().unwrap();
-        shelf_now.requests.push(asked.clone());
-        let mut mishaps = shelf_now.faults.iter_mut();
+        let mut locked = registry.lock().unwrap();
+        locked.requests.push(asked.clone());
+        let mut mishaps = locked.faults.iter_mut();
         let planned = mishaps.find(|(ending, _)| path.ends_with(ending.as_str()));
         let mishap = planned.and_then(|(_, mishaps)| mishaps.pop_front());
         if path == "/token" {
-            return shelf_now.token(&asked);
+            return locked.token(&asked);
         }
         // A failure with a status precedes the access check.
         if !matches!(mishap, Some(InjectedFault::Status(..)))
-            && let Some(refusal) = shelf_now.refusal(&asked)
+            && let Some(refusal) = locked.refusal(&asked)
         {
             return refusal;
         }
-        shelf_now.in_progress += 1;
-        let bytes = shelf_now.content(&path);
-        (mishap, bytes, ResponseCounter(Arc::clone(&shelf)))
+        locked.in_progress += 1;
+        let bytes = locked.content(&path);
+        (mishap, bytes, ResponseCounter(Arc::clone(&registry)))
     };
     if let Some(InjectedFault::Status(status, name, value)) = mishap {
         return (StatusCode::from_u16(status).unwrap(), [(name, value)]).into_response();

@@ -285,8 +285,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_disabled_layer_allows_only_the_calls_that_need_it() {
-        let answered = |walls: IsolationLayers, number: libc::c_long, arguments| {
-            let filter = SeccompFilter::new().widened(walls);
+        let answered = |isolation_layers: IsolationLayers, number: libc::c_long, arguments| {
+            let filter = SeccompFilter::new().widened(isolation_layers);
             run(&filter.0, ARCHITECTURE, number as u32, arguments).0
         };
         let keeping = |name| IsolationLayers {
@@ -299,18 +299,21 @@ pub(super) mod tests {
         };
         let packets = [libc::AF_PACKET as u32, 3, 0, 0, 0, 0];
         let users = [libc::CLONE_NEWUSER as u32, 0, 0, 0, 0, 0];
-        for (walls, chroot, socket, clone) in [
+        for (isolation_layers, chroot, socket, clone) in [
             (IsolationLayers::ALL, EPERM, EPERM, EPERM),
             (keeping("CHOWN"), EPERM, EPERM, EPERM),
             (keeping("SYS_CHROOT"), ALLOW, EPERM, EPERM),
             (keeping("NET_RAW"), EPERM, ALLOW, EPERM),
             (nested, ALLOW, EPERM, ALLOW),
         ] {
-            assert_eq!(answered(walls, libc::SYS_chroot, [0; 6]), chroot);
-            assert_eq!(answered(walls, libc::SYS_socket, packets), socket);
-            assert_eq!(answered(walls, libc::SYS_clone, users), clone);
+            assert_eq!(answered(isolation_layers, libc::SYS_chroot, [0; 6]), chroot);
+            assert_eq!(
+                answered(isolation_layers, libc::SYS_socket, packets),
+                socket
+            );
+            assert_eq!(answered(isolation_layers, libc::SYS_clone, users), clone);
             for call in [libc::SYS_mount, libc::SYS_bpf, libc::SYS_setns] {
-                assert_eq!(answered(walls, call, [0; 6]), EPERM);
+                assert_eq!(answered(isolation_layers, call, [0; 6]), EPERM);
             }
         }
     }

@@ -172,8 +172,8 @@ fn create_namespace(
     })
     .map_err(mount_error(words))?;
     drop(theirs);
-    let told = receive_reply(&mut ours).map_err(mount_error(words));
-    let namespace = told.and_then(|()| {
+    let reported = receive_reply(&mut ours).map_err(mount_error(words));
+    let namespace = reported.and_then(|()| {
         File::open(format!("/proc/{}/ns/mnt", child.pid)).map_err(mount_error(words))
     });
     // The child exits when the parent's end closes, and must not stay as a zombie. Where the kernel
@@ -185,9 +185,9 @@ fn create_namespace(
 
 /// Reads the child's result.
 fn receive_reply(from: &mut UnixStream) -> io::Result<()> {
-    let mut told = [0; 512];
-    let length = from.read(&mut told)?;
-    match told[..length].split_first() {
+    let mut reported = [0; 512];
+    let length = from.read(&mut reported)?;
+    match reported[..length].split_first() {
         Some((0, _)) => Ok(()),
         Some((_, why)) => Err(io::Error::other(String::from_utf8_lossy(why).into_owned())),
         None => Err(io::Error::other(

@@ -106,11 +106,11 @@ pub(super) fn attach_volumes(
     volumes: &[Volume],
     secrets: Vec<OwnedFd>,
 ) -> Result<Vec<PendingChown>, MountError> {
-    let mut gifts = Vec::new();
+    let mut pending_chowns = Vec::new();
     let mut secrets = secrets.into_iter();
     let trees = volumes.iter().map(|volume| {
         let tree = match &volume.source {
-            VolumeSource::Sandbox(below) => sandbox_dir(root, below, &mut gifts)?,
+            VolumeSource::Sandbox(below) => sandbox_dir(root, below, &mut pending_chowns)?,
             VolumeSource::Tmpfs { bytes } => writable_memory(*bytes)?,
             VolumeSource::Secret(_) => secrets.next().expect("each secret has a mount"),
         };
@@ -126,7 +126,7 @@ pub(super) fn attach_volumes(
             .map_err(|error| no_mount_point("volume", &volume.path, error))?;
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
-    Ok(gifts)
+    Ok(pending_chowns)
 }
 
 /// Returns a mount of a directory of the sandbox. Missing parts of its path are created for the

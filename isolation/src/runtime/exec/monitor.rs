@@ -67,17 +67,17 @@ fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result
     let streams = StreamPair::make(&request, spec.user.as_ref())?;
     let (report, its_report) = packet_pair().map_err(|errno| words("make a channel", errno))?;
     let made = sys::clone_process(0, None, || {
-        let told = match execute(&request.work, &command, &streams.inner, &its_report) {
-            Ok(told) => told,
+        let reported = match execute(&request.work, &command, &streams.inner, &its_report) {
+            Ok(reported) => reported,
             Err(reason) => MonitorMessage::Refused { reason },
         };
         // If the monitor has exited, the session is closed as well.
-        let _ = send_packet(&its_report, &told, WaitMode::Return);
+        let _ = send_packet(&its_report, &reported, WaitMode::Return);
         0
     });
     let made = made.map_err(|errno| words("make a process", errno))?;
     crash_point!("entry.command-made");
-    let keeper = ExecMonitor {
+    let monitor = ExecMonitor {
         session,
         command: made.pid,
         report: Some(report),
@@ -87,7 +87,7 @@ fn serve(spec: &LaunchSpec, filter: &SeccompFilter, session: &OwnedFd) -> Result
     // The streams must close with the command, and its report with its execution: neither may stay
     // open here.
     drop((streams.inner, its_report));
-    keeper.run();
+    monitor.run();
     Ok(())
 }
 
@@ -237,9 +237,9 @@ impl ExecMonitor<'_> {
         };
         match receive_packet::<MonitorMessage>(report, WaitMode::Return) {
             Ok(ReceiveResult::Nothing) => true,
-            Ok(ReceiveResult::Message(told)) => {
+            Ok(ReceiveResult::Message(reported)) => {
                 // A client that has disconnected needs no answer.
-                let _ = send_packet(self.session, &told, WaitMode::Return);
+                let _ = send_packet(self.session, &reported, WaitMode::Return);
                 false
             }
             // A prober that closes it without a message was killed, as its status shows.
@@ -248,7 +248,7 @@ impl ExecMonitor<'_> {
                 let streams = std::mem::take(&mut self.streams);
                 let descriptors: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
                 // A disconnected client is detected by the end of the session.
-                let told = self.is_probe
+                let reported = self.is_probe
                     || send_packet_with(
                         self.session,
                         &MonitorMessage::Started,
@@ -257,7 +257,7 @@ impl ExecMonitor<'_> {
                     )
                     .is_ok();
                 crash_point!("entry.start-told");
-                told
+                reported
             }
         }
     }

@@ -200,7 +200,7 @@ fn output_above_the_rate_limit_is_dropped_with_a_note() {
     world.finish();
     let text = fs::read_to_string(world.path("stdout")).unwrap();
     let kept = text.matches('x').count();
-    let told = text.lines().filter_map(|line| {
+    let reported = text.lines().filter_map(|line| {
         let count = line.strip_prefix("[argosy: ")?.split(' ').next()?;
         assert!(
             line.ends_with("came faster than 5000 bytes a second]"),
@@ -208,7 +208,7 @@ fn output_above_the_rate_limit_is_dropped_with_a_note() {
         );
         count.parse::<usize>().ok()
     });
-    assert_eq!(kept + told.sum::<usize>(), 100_000);
+    assert_eq!(kept + reported.sum::<usize>(), 100_000);
     assert!(kept < 100_000 && text.starts_with(&"x".repeat(5_000)));
 }
 

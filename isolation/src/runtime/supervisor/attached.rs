@@ -113,9 +113,9 @@ impl AttachedClients {
         } else {
             None
         };
-        let said = reason.map_or(AttachMessage::Attached(begins), AttachMessage::Refused);
+        let reported = reason.map_or(AttachMessage::Attached(begins), AttachMessage::Refused);
         // A client that does not accept even this has disconnected.
-        if said.send(session.as_fd()).is_ok() && reason.is_none() {
+        if reported.send(session.as_fd()).is_ok() && reason.is_none() {
             self.clients.push(AttachedClient {
                 session,
                 stdin,

@@ -161,7 +161,7 @@ impl Supervisor<'_> {
             return false;
         };
         let mut tails = self.outputs.tails(lacking::TAIL_BYTES).into_iter();
-        tails.any(|tail| lacking::reports_denial(&tail, profile.walls.capabilities))
+        tails.any(|tail| lacking::reports_denial(&tail, profile.isolation_layers.capabilities))
     }
 
     /// Writes the exit to disk, then reports it. An agent that receives it stores it in its
@@ -175,11 +175,11 @@ impl Supervisor<'_> {
                 Durability::Cached
             };
             let written = self.files.write_exit(&exit, durability);
-            let told = self.send_notice(&SupervisorNotice::Exited(Box::new(Exit {
+            let notice = self.send_notice(&SupervisorNotice::Exited(Box::new(Exit {
                 nothing_left: nothing_left && self.listener.is_none() && written.is_ok(),
                 ..exit.clone()
             })));
-            if told {
+            if notice {
                 return;
             }
             // Waiting for an agent may take long, and must not delay the release of the mounts.

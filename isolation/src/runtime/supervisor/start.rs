@@ -273,7 +273,7 @@ fn attach_filters(
         let landlock = spec
             .profile
             .as_ref()
-            .is_some_and(|profile| profile.walls.landlock);
+            .is_some_and(|profile| profile.isolation_layers.landlock);
         unfiltered.push(port_filter::unenforced_name(landlock));
     }
     unfiltered

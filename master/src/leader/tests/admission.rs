@@ -107,8 +107,8 @@ fn failover_under_load_needs_no_list_and_no_entry() {
         let link = world.link();
         world.hello(link, hello);
     }
-    let said = world.take_lines();
-    let count = |what: &str| said.iter().filter(|line| line.contains(what)).count();
+    let output = world.take_lines();
+    let count = |what: &str| output.iter().filter(|line| line.contains(what)).count();
     assert_eq!((count(", equal"), count("list your tasks")), (50, 0));
     // Of 100 orders the 17 of those with number 1, 4, ... and 2 each of 2, 5, ... were delivered.
     assert_eq!(count("launch"), 100 - 17 - 2 * 17);
@@ -131,8 +131,8 @@ fn an_agent_with_missing_or_additional_tasks_is_compared() {
     ] {
         let link = world.link();
         world.hello(link, hello);
-        let said = world.take_lines().join("\n");
-        assert!(said.contains("different"), "{said}");
+        let output = world.take_lines().join("\n");
+        assert!(output.contains("different"), "{output}");
     }
 }
 
@@ -150,8 +150,8 @@ fn lists_of_a_thousand_agents_are_queued_and_bounded() {
         world.hello(link, hello);
     }
     let asked = |world: &mut World| -> Vec<LinkId> {
-        let said = world.take_lines();
-        let asked = said.iter().filter_map(|line| {
+        let output = world.take_lines();
+        let asked = output.iter().filter_map(|line| {
             let link = line.strip_prefix("link-")?;
             let link = link.strip_suffix(" <- list your tasks")?;
             Some(LinkId(link.parse().unwrap()))
@@ -216,20 +216,20 @@ fn an_agent_that_never_lists_its_tasks_stays_and_is_not_offered() {
     hello.digests.insert(DigestKind::Task, 1);
     world.hello(link, hello);
     let asked = format!("link-{} <- list your tasks", link.0);
-    let mut said = world.take_lines();
-    assert!(said.contains(&asked), "{said:?}");
+    let mut output = world.take_lines();
+    assert!(output.contains(&asked), "{output:?}");
     world.advance_with(2 * LIMITS.agent_timeout_ms, &[link]);
-    said.extend(world.take_lines());
+    output.extend(world.take_lines());
     assert!(
-        !said.iter().any(|line| line.contains("<- offers")),
-        "{said:?}"
+        !output.iter().any(|line| line.contains("<- offers")),
+        "{output:?}"
     );
     assert_eq!(world.registry.agents_in(AgentMode::Registered), 1);
     world.list(link, 0, &[]);
-    let said = world.take_lines();
+    let output = world.take_lines();
     assert!(
-        said.iter().any(|line| line.contains("<- offers")),
-        "{said:?}"
+        output.iter().any(|line| line.contains("<- offers")),
+        "{output:?}"
     );
 }
 

@@ -53,8 +53,8 @@ fn mass_loss_transfers_leadership_once() {
     world.clear_lines();
     world.advance(LIMITS.agent_timeout_ms);
     let handed_over = |world: &mut World| {
-        let said = world.take_lines();
-        said.iter().filter(|line| *line == "hand over").count()
+        let output = world.take_lines();
+        output.iter().filter(|line| *line == "hand over").count()
     };
     assert_eq!(handed_over(&mut world), 1);
     let lost = |world: &World| world.registry.agents_in(AgentMode::Unreachable);

@@ -508,8 +508,8 @@ impl World {
 
     /// Compares the lines since the last call.
     pub(super) fn expect(&mut self, wanted: &Expect) {
-        let said: String = self.lines.drain(..).map(|line| line + "\n").collect();
-        wanted.assert_eq(&said);
+        let output: String = self.lines.drain(..).map(|line| line + "\n").collect();
+        wanted.assert_eq(&output);
     }
 
     pub(super) fn expect_nothing(&mut self) {

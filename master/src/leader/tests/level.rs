@@ -88,34 +88,34 @@ fn stored(fixture: &LevelFixture) -> AgentInfo {
 
 #[test]
 fn agent_facts_beyond_the_level_are_stored_in_the_epoch_after_the_raise() {
-    let mut office = LevelFixture::new(Level::RELEASE_0_1);
-    let first = office.registered(1, None, info());
+    let mut leader_fixture = LevelFixture::new(Level::RELEASE_0_1);
+    let first = leader_fixture.registered(1, None, info());
     assert!(matches!(
         first[..],
         [Command::RegisterAgent(RegisterAgent { .. })]
     ));
     assert_eq!(
-        stored(&office),
+        stored(&leader_fixture),
         level::reported(Level::RELEASE_0_1, &info())
     );
-    assert!(stored(&office).capabilities.is_empty());
-    office.new_leader();
-    let again = office.registered(2, Some(AgentId(1)), info());
+    assert!(stored(&leader_fixture).capabilities.is_empty());
+    leader_fixture.new_leader();
+    let again = leader_fixture.registered(2, Some(AgentId(1)), info());
     assert_eq!(again, [], "nothing is new at this level");
     let level = Level::RELEASE_0_2;
-    drop(office.world.apply(Command::RaiseLevel { level }));
-    office.new_leader();
+    drop(leader_fixture.world.apply(Command::RaiseLevel { level }));
+    leader_fixture.new_leader();
     // In addition, sweeps split the records of the former level.
-    let commands = office.registered(3, Some(AgentId(1)), info());
+    let commands = leader_fixture.registered(3, Some(AgentId(1)), info());
     let is_registration = |command: &&Command| matches!(command, Command::RegisterAgent(_));
     assert_eq!(commands.iter().filter(is_registration).count(), 1);
-    assert_eq!(stored(&office), info());
+    assert_eq!(stored(&leader_fixture), info());
 }
 
 #[test]
 fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
-    let mut office = LevelFixture::new(Level::RELEASE_0_1);
-    let framework = office.world.subscribe("web");
+    let mut leader_fixture = LevelFixture::new(Level::RELEASE_0_1);
+    let framework = leader_fixture.world.subscribe("web");
     let mut signalled = spec("a", "cpus:1");
     signalled.kill_signal = Some(KillSignal::Int);
     let accept = Accept {
@@ -128,7 +128,12 @@ fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
     };
     let call = Call {
         framework,
-        session: office.world.registry.framework(framework).unwrap().session,
+        session: leader_fixture
+            .world
+            .registry
+            .framework(framework)
+            .unwrap()
+            .session,
         number: 1,
         lowest_unanswered: 1,
         hash: 1,
@@ -140,14 +145,16 @@ fn a_call_beyond_the_level_is_refused_with_its_field_and_both_levels() {
     assert_eq!(need.what, "kill_policy.signal");
     // As the owner of the log returns it: the proposal was not accepted.
     let level = Level::RELEASE_0_2;
-    drop(office.proposed(Input::RaiseLevel {
+    drop(leader_fixture.proposed(Input::RaiseLevel {
         request: RequestId(9),
         actor: Actor::Unauthenticated,
         level,
     }));
-    let now = at(&office.world);
+    let now = at(&leader_fixture.world);
     let input = Input::BeyondLevel { serial: 1, need };
-    let effects = office.leader.step(&office.world.registry, now, input);
+    let effects = leader_fixture
+        .leader
+        .step(&leader_fixture.world.registry, now, input);
     let [Effect::Answer(_, LeaderReply::Refused { code, message })] = &effects[..] else {
         panic!("{effects:?}");
     };
@@ -165,13 +172,13 @@ fn requests_have_the_release_0_1_0_hash_until_the_level_is_raised() {
         wall_ms: 0,
     };
     let hash_at = |level| {
-        let mut office = LevelFixture::new(level);
+        let mut leader_fixture = LevelFixture::new(level);
         let input = Input::Operate {
             request: RequestId(1),
             actor: Actor::Unauthenticated,
             operate: batch.clone(),
         };
-        match &office.proposed(input)[..] {
+        match &leader_fixture.proposed(input)[..] {
             [Command::Operate(operate)] => operate.hash,
             other => panic!("{other:?}"),
         }
@@ -184,18 +191,21 @@ fn requests_have_the_release_0_1_0_hash_until_the_level_is_raised() {
 #[test]
 fn mass_loss_is_recorded_from_level_3_and_transfers_before() {
     let lose = |level| {
-        let mut office = LevelFixture::new(level);
+        let mut leader_fixture = LevelFixture::new(level);
         for nonce in 0..40 {
             let mut register = testing::registration(1_000 + nonce, "cpus:1");
             register.info = level::reported(level, &register.info);
-            drop(office.world.apply(Command::RegisterAgent(register)));
+            drop(leader_fixture.world.apply(Command::RegisterAgent(register)));
         }
-        office.new_leader();
+        leader_fixture.new_leader();
         let (mut recorded, mut handed_over) = (0, 0);
         for _ in 0..600 {
-            office.world.now = Timestamp(office.world.now.0 + 100);
-            let now = at(&office.world);
-            let effects = office.leader.step(&office.world.registry, now, Input::Tick);
+            leader_fixture.world.now = Timestamp(leader_fixture.world.now.0 + 100);
+            let now = at(&leader_fixture.world);
+            let effects =
+                leader_fixture
+                    .leader
+                    .step(&leader_fixture.world.registry, now, Input::Tick);
             for effect in effects {
                 match effect {
                     Effect::TransferLeadership => handed_over += 1,
@@ -204,10 +214,10 @@ fn mass_loss_is_recorded_from_level_3_and_transfers_before() {
                     }
                     Effect::Propose(proposed) => {
                         let entry = argosy_state::command::LogEntry {
-                            at: office.world.now,
+                            at: leader_fixture.world.now,
                             commands: vec![*proposed],
                         };
-                        drop(office.world.apply_entry(&entry));
+                        drop(leader_fixture.world.apply_entry(&entry));
                     }
                     _ => {}
                 }

@@ -12,8 +12,8 @@ fn lost(world: &World) -> usize {
 
 /// Returns how often leadership was transferred since the last call.
 fn transfers(world: &mut World) -> usize {
-    let said = world.take_lines();
-    said.iter().filter(|line| *line == "hand over").count()
+    let output = world.take_lines();
+    output.iter().filter(|line| *line == "hand over").count()
 }
 
 fn with_agents(agents: usize) -> World {

@@ -85,11 +85,11 @@ fn message_rate_limit_resets_each_second() {
         world.message("e", 65_536);
         world.executor_sends(65_536);
     }
-    let said = world.take_lines();
-    let count = |what: &str| said.iter().filter(|line| line.contains(what)).count();
-    assert_eq!(count("message to e"), 16, "{said:?}");
-    assert_eq!(count("message of e"), 16, "{said:?}");
-    assert_eq!(count("too-many-requests"), 1, "{said:?}");
+    let output = world.take_lines();
+    let count = |what: &str| output.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(count("message to e"), 16, "{output:?}");
+    assert_eq!(count("message of e"), 16, "{output:?}");
+    assert_eq!(count("too-many-requests"), 1, "{output:?}");
     world.advance_with(1_000, &[LinkId(2)]);
     world.clear_lines();
     world.message("e", 65_536);

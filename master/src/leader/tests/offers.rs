@@ -59,11 +59,11 @@ fn first_thousand_presented_offers_are_validated_others_rescinded() {
         });
         subscription.held.splice(0..0, forged);
         world.subscribe_with(LinkId(3), subscription);
-        let said = world.take_lines();
-        let is_kept = said[0].contains("kept 1.1,");
-        assert_eq!(is_kept, kept, "{:.200}", said[0]);
-        let is_offered = said[1..].iter().any(|line| line.contains("<- offers "));
-        assert_eq!(is_offered, !kept, "its resources: {:?}", &said[1..]);
+        let output = world.take_lines();
+        let is_kept = output[0].contains("kept 1.1,");
+        assert_eq!(is_kept, kept, "{:.200}", output[0]);
+        let is_offered = output[1..].iter().any(|line| line.contains("<- offers "));
+        assert_eq!(is_offered, !kept, "its resources: {:?}", &output[1..]);
     }
 }
 
@@ -98,11 +98,11 @@ fn deposed_leader_rejects_no_call_based_on_its_own_offers_or_clock() {
     world.send(call, tokens);
     world.expect_nothing();
     world.commit();
-    let said = world.take_lines();
-    let mut answers = said.iter().filter(|line| line.starts_with("call-"));
+    let output = world.take_lines();
+    let mut answers = output.iter().filter(|line| line.starts_with("call-"));
     assert!(
         answers.any(|line| line.starts_with("call-1: refused offer-expired")),
-        "{said:?}"
+        "{output:?}"
     );
 }
 
@@ -134,10 +134,10 @@ fn slow_reader_gets_offers_after_it_caught_up() {
     });
     world.agent("cpus:4;mem:4096");
     world.advance_with(2_000, &[LinkId(2)]);
-    let said = world.take_lines();
+    let output = world.take_lines();
     assert!(
-        !said.iter().any(|line| line.contains("<- offers")),
-        "{said:?}"
+        !output.iter().any(|line| line.contains("<- offers")),
+        "{output:?}"
     );
     world.feed(Input::FrameworkBehind {
         link: LinkId(1),

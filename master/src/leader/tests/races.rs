@@ -134,8 +134,8 @@ fn agent_that_returns_during_its_removal_registers_again() {
     world.agent_returns(AGENT);
     world.clear_lines();
     world.commit();
-    let said = world.take_lines().join("\n");
-    assert!(said.contains("link-3 closed"), "{said}");
+    let output = world.take_lines().join("\n");
+    assert!(output.contains("link-3 closed"), "{output}");
     let link = world.agent_returns(AGENT);
     world.commit();
     world.list(link, 1, &[("a", 1)]);
@@ -156,7 +156,7 @@ fn repeated_acknowledgement_in_flight_frees_one_slot() {
     world.acknowledge(&["a"]);
     world.expect_nothing();
     world.commit();
-    let said = world.take_lines();
-    let answered = said.iter().filter(|line| line.contains("acknowledged"));
-    assert_eq!(answered.count(), 2, "{said:?}");
+    let output = world.take_lines();
+    let answered = output.iter().filter(|line| line.contains("acknowledged"));
+    assert_eq!(answered.count(), 2, "{output:?}");
 }

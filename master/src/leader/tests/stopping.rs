@@ -53,8 +53,8 @@ fn is_stopped(world: &World, task: &str) -> bool {
 
 /// Returns the updates that were sent since the last call.
 fn updates(world: &mut World) -> Vec<String> {
-    let said = world.take_lines();
-    let updates = said.into_iter().filter(|line| line.contains("update "));
+    let output = world.take_lines();
+    let updates = output.into_iter().filter(|line| line.contains("update "));
     updates.collect()
 }
 
@@ -95,8 +95,11 @@ fn stop_is_resent_until_acknowledged() {
     world.advance(LIMITS.agent_timeout_ms + STOPPED_MS);
     world.clear_lines();
     world.framework_returns(FRAMEWORK, &[]);
-    let told = updates(&mut world);
-    assert!(told.len() == 1 && told[0].ends_with("stopped"), "{told:?}");
+    let reported = updates(&mut world);
+    assert!(
+        reported.len() == 1 && reported[0].ends_with("stopped"),
+        "{reported:?}"
+    );
     world.reconcile(&["a"], 9);
     world.expect(&expect![[r#"
         call-3: reconciled [a UNREACHABLE (RECONCILIATION) stopped]

@@ -61,18 +61,18 @@ fn an_oversized_accept_is_rejected_and_its_offer_stays_valid() {
     let entries = world.entries();
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens.clone());
-    let said = world.take_lines();
+    let output = world.take_lines();
     assert!(
-        said[0].contains("refused invalid: operations: 257 tasks; at most 256"),
-        "{said:?}"
+        output[0].contains("refused invalid: operations: 257 tasks; at most 256"),
+        "{output:?}"
     );
     assert_eq!(world.entries(), entries);
     let call = world.call_of(CallAction::Accept(fewer));
     world.send(call, tokens);
-    let said = world.take_lines();
+    let output = world.take_lines();
     assert!(
-        said.iter().any(|line| line.contains("called at")),
-        "{said:?}"
+        output.iter().any(|line| line.contains("called at")),
+        "{output:?}"
     );
     assert_eq!(world.registry.tasks().len(), most);
 }

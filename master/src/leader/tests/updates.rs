@@ -71,22 +71,23 @@ fn at_most_a_thousand_tasks_of_a_stream_have_unacknowledged_updates() {
         link: LinkId(2),
         updates,
     });
-    let told = |said: Vec<String>| {
-        said.iter()
+    let reported = |output: Vec<String>| {
+        output
+            .iter()
             .filter(|line| line.starts_with("link-1 <- update"))
             .count()
     };
-    assert_eq!(told(world.take_lines()), 1_000);
+    assert_eq!(reported(world.take_lines()), 1_000);
     // The next ones follow as those are acknowledged.
     world.acknowledge(&["t0003", "t0007"]);
-    assert_eq!(told(world.take_lines()), 2);
+    assert_eq!(reported(world.take_lines()), 2);
     // Another update of a task that is already in flight may be sent: the cursor is over tasks.
     world.report(LinkId(2), "t0000", 2, TaskState::Finished);
-    assert_eq!(told(world.take_lines()), 1);
+    assert_eq!(reported(world.take_lines()), 1);
     // A new stream starts with the unacknowledged updates.
     world.framework_returns(FRAMEWORK, &[]);
-    let said = world.take_lines();
-    let third = said
+    let output = world.take_lines();
+    let third = output
         .iter()
         .filter(|line| line.starts_with("link-3 <- update"))
         .count();
@@ -129,11 +130,12 @@ fn the_end_of_a_task_in_flight_does_not_wait_for_other_tasks() {
     world.report(LinkId(2), "first", 1, TaskState::Running);
     world.clear_lines();
     world.report(LinkId(2), "t0500", 2, TaskState::Finished);
-    let said = world.take_lines();
+    let output = world.take_lines();
     assert!(
-        said.iter()
+        output
+            .iter()
             .any(|line| line.contains("update t0500 FINISHED")),
-        "{said:?}"
+        "{output:?}"
     );
 }
 
@@ -149,11 +151,12 @@ fn removing_a_task_frees_its_slot_in_flight() {
     info.detached = true;
     world.call(argosy_state::command::CallAction::Update(info));
     world.report(LinkId(2), "zebra", 1, TaskState::Running);
-    let said = world.take_lines();
+    let output = world.take_lines();
     assert!(
-        said.iter()
+        output
+            .iter()
             .any(|line| line.contains("update zebra RUNNING")),
-        "{said:?}"
+        "{output:?}"
     );
 }
 

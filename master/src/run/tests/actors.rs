@@ -275,8 +275,8 @@ async fn log_names_the_actor_via_any_master() {
     assert_eq!(subscriptions, ["framework/web"; 2]);
     let registrations = asked(|command| matches!(command, Command::RegisterAgent(_)));
     assert_eq!(registrations, ["agent/host-1"; 2]);
-    let reigns = asked(|command| matches!(command, Command::OpenEpoch(_)));
-    assert!(!reigns.is_empty() && reigns.iter().all(|who| who == "cluster"));
+    let epochs = asked(|command| matches!(command, Command::OpenEpoch(_)));
+    assert!(!epochs.is_empty() && epochs.iter().all(|who| who == "cluster"));
     cluster.end().await;
 }
 

@@ -102,7 +102,7 @@ async fn missing_and_mistyped_http_paths_get_a_json_error() {
     let (leader, _) = masters.leader().await;
     let (base, client) = (format!("http://{}", masters.api[leader]), client());
     let long = format!("/v1/tasks?name={}", "x".repeat(65_100));
-    for (path, status, code, says) in [
+    for (path, status, code, expected) in [
         ("/v1/nothing", 404, "NotFound", "/v1/nothing"),
         ("/v1/cluster/", 404, "NotFound", "/v1/cluster/"),
         ("/argosy.v1.Nothing/Call", 404, "NotFound", "Nothing"),
@@ -186,7 +186,7 @@ async fn missing_and_mistyped_http_paths_get_a_json_error() {
         let body: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
         assert_eq!(body["code"], code, "{shown}");
         assert!(
-            body["message"].as_str().unwrap().contains(says),
+            body["message"].as_str().unwrap().contains(expected),
             "{shown}: {body}"
         );
     }
@@ -274,7 +274,7 @@ async fn every_master_rejects_undecodable_messages_as_invalid_argument() {
                 "{call}: {status}"
             );
         }
-        for (call, body, code, says) in [
+        for (call, body, code, expected) in [
             (
                 "argosy.v1.Operator/WriteOne",
                 Vec::new(),
@@ -303,7 +303,7 @@ async fn every_master_rejects_undecodable_messages_as_invalid_argument() {
             let path = format!("http://{}/{call}", masters.api[place]);
             let status = called(&mut channel, &path, body).await;
             assert_eq!(status.code(), code, "{call}: {status}");
-            assert!(status.message().contains(says), "{call}: {status}");
+            assert!(status.message().contains(expected), "{call}: {status}");
         }
     }
     masters.end().await;
@@ -359,9 +359,9 @@ async fn an_agent_without_a_common_version_is_rejected_with_both_ranges() {
     };
     let message = Some(from_agent::Message::Hello(hello));
     let mut agent = AgentsClient::new(channel(&masters.api[leader]));
-    let said = futures::stream::iter([FromAgent { message }]);
-    let said = futures::StreamExt::chain(said, futures::stream::pending());
-    let mut stream = agent.connect(said).await.unwrap().into_inner();
+    let output = futures::stream::iter([FromAgent { message }]);
+    let output = futures::StreamExt::chain(output, futures::stream::pending());
+    let mut stream = agent.connect(output).await.unwrap().into_inner();
     let first = stream.message().await.unwrap().unwrap();
     let Some(to_agent::Message::Refused(refused)) = first.message else {
         panic!("{first:?}");

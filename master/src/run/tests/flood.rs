@@ -32,11 +32,12 @@ struct TestLinks {
 }
 
 impl TestLinks {
-    async fn open(desk: OwnerHandle) -> Self {
-        let (agent, framework_link) = (desk.new_link(), desk.new_link());
+    async fn open(owner: OwnerHandle) -> Self {
+        let (agent, framework_link) = (owner.new_link(), owner.new_link());
         let (sender, to_agent) = links::link();
         let (events_in, events) = links::link();
-        desk.send(OwnerMessage::FrameworkLink(framework_link, events_in))
+        owner
+            .send(OwnerMessage::FrameworkLink(framework_link, events_in))
             .await
             .unwrap();
         let subscription = Box::new(SchedulerHello {
@@ -55,8 +56,9 @@ impl TestLinks {
             actor: Actor::default(),
             subscription,
         };
-        desk.send(OwnerMessage::Input(subscribe)).await.unwrap();
-        desk.send(OwnerMessage::AgentLink(agent, sender))
+        owner.send(OwnerMessage::Input(subscribe)).await.unwrap();
+        owner
+            .send(OwnerMessage::AgentLink(agent, sender))
             .await
             .unwrap();
         let register = registration(9, "cpus:64;mem:65536");
@@ -78,9 +80,9 @@ impl TestLinks {
             actor: Actor::default(),
             hello,
         };
-        desk.send(OwnerMessage::Input(hello)).await.unwrap();
+        owner.send(OwnerMessage::Input(hello)).await.unwrap();
         let mut links = Self {
-            handle: desk,
+            handle: owner,
             agent,
             to_agent,
             framework: FrameworkId(1),
@@ -148,8 +150,8 @@ impl TestLinks {
         self.handle.send(OwnerMessage::Input(ping)).await.unwrap();
         let answered = async {
             loop {
-                let told = self.to_agent.next().await.expect("the link stays open");
-                if told.message == Some(v1::to_agent::Message::Pong(v1::Ping { serial })) {
+                let reported = self.to_agent.next().await.expect("the link stays open");
+                if reported.message == Some(v1::to_agent::Message::Pong(v1::Ping { serial })) {
                     return;
                 }
             }
@@ -224,10 +226,10 @@ async fn stall(address: String) -> TcpStream {
 }
 
 /// Serves the real routes on a new port until the test ends.
-async fn serve_reads(desk: &OwnerHandle) -> String {
+async fn serve_reads(owner: &OwnerHandle) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let router = routes(desk, None);
+    let router = routes(owner, None);
     let limits = Connections::of_this_process("api");
     let listener = Listener::tcp(listener);
     tokio::spawn(server::serve(

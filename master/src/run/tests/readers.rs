@@ -17,8 +17,8 @@ use crate::change_ring::{HistoryLost, RecordChange};
 const ALL: usize = 1_000_000;
 
 /// Returns all changes that a master has after a log index.
-fn changes(desk: &OwnerHandle, after: u64) -> Vec<RecordChange> {
-    let page = desk.changes.since(after, ALL).unwrap();
+fn changes(owner: &OwnerHandle, after: u64) -> Vec<RecordChange> {
+    let page = owner.changes.since(after, ALL).unwrap();
     let entries = page.entries.iter().flat_map(|entry| entry.iter());
     entries.cloned().collect()
 }

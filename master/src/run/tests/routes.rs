@@ -15,17 +15,17 @@ use tonic::codegen::Service as _;
 use super::*;
 use crate::reads;
 
-pub(super) fn services(desk: &OwnerHandle) -> Services {
+pub(super) fn services(owner_handle: &OwnerHandle) -> Services {
     Services {
-        owner: desk.clone(),
+        owner: owner_handle.clone(),
         peers: MasterConnections::new(Dialer::tcp()),
         tasks: TaskTracker::new(),
     }
 }
 
 /// Returns the real routes, with the bounds on reads.
-pub(super) fn routes(desk: &OwnerHandle, metrics: Option<PrometheusHandle>) -> Router {
-    let reads = desk.reads.clone();
+pub(super) fn routes(owner_handle: &OwnerHandle, metrics: Option<PrometheusHandle>) -> Router {
+    let reads = owner_handle.reads.clone();
     let bounded = from_fn(move |request: Request, next: Next| {
         let reads = reads.clone();
         async move {
@@ -34,7 +34,7 @@ pub(super) fn routes(desk: &OwnerHandle, metrics: Option<PrometheusHandle>) -> R
         }
     });
     http::router(
-        services(desk),
+        services(owner_handle),
         metrics,
         exec::StreamLimit::new(1),
         ApiAccess::default(),

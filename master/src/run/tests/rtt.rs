@@ -218,24 +218,24 @@ async fn a_leader_with_too_high_latency_is_replaced_by_a_stable_one() {
     let _load = (masters.load(near), masters.load(near), masters.load(far));
     // This many consecutive reads see the same epoch of another master: a leader that repeatedly
     // loses and regains its lease opens one after the other.
-    let (mut reign, mut steady) = (0, 0);
+    let (mut epoch_record, mut steady) = (0, 0);
     let deadline = Instant::now() + TIMEOUT;
     while steady < 20 {
         assert!(
             Instant::now() < deadline,
-            "no reign lasts; the newest is {reign}"
+            "no reign lasts; the newest is {epoch_record}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
         let Some(seen) = masters.seen(near).await else {
             continue;
         };
         let is_led = !seen.leader.is_empty() && seen.leader != name;
-        steady = if seen.epoch == reign && is_led {
+        steady = if seen.epoch == epoch_record && is_led {
             steady + 1
         } else {
             0
         };
-        reign = seen.epoch;
+        epoch_record = seen.epoch;
     }
     masters.end().await;
 }

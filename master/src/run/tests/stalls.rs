@@ -83,8 +83,8 @@ async fn loop_continues_while_a_large_snapshot_is_read() {
     let ticks = took.as_millis() / replica::TICK.as_millis();
     assert!(u128::from(turns) > ticks / 2, "{turns} turns in {took:?}");
     // It leads again, in a new epoch, with the loaded registry.
-    let mut office = alone.handle.leader_status.clone();
-    let again = office.wait_for(|office| office.is_local && office.epoch > epoch.0);
+    let mut leadership = alone.handle.leader_status.clone();
+    let again = leadership.wait_for(|leadership| leadership.is_local && leadership.epoch > epoch.0);
     tokio::time::timeout(TIMEOUT, again).await.unwrap().unwrap();
     alone.end().await;
 }

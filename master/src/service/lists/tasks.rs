@@ -22,10 +22,10 @@ use crate::service::{filter_values, views};
 /// Lists tasks ascending by framework and id, followed on request by finished ones, oldest first. A
 /// token names the last task seen, or `~` and the last serial of the history.
 pub(super) async fn list_tasks(
-    desk: &OwnerHandle,
+    owner: &OwnerHandle,
     request: v1::ListRequest,
 ) -> Result<EncodedPage, Status> {
-    let index = settle(desk, request.consistency, request.min_revision).await?;
+    let index = settle(owner, request.consistency, request.min_revision).await?;
     check_filter(
         &request.filter,
         &["framework_id", "agent_id", "task_id", "state", "name"],
@@ -36,7 +36,7 @@ pub(super) async fn list_tasks(
     }
     let wanted = TaskQuery::new(
         filter_values::filter(request.filter)?,
-        desk.encodings.clone(),
+        owner.encodings.clone(),
     );
     let ended = request.include_ended;
     let part =
@@ -57,7 +57,7 @@ pub(super) async fn list_tasks(
         revision,
         ..Default::default()
     };
-    collect(desk, index, (size, request.page_token), part, end).await
+    collect(owner, index, (size, request.page_token), part, end).await
 }
 
 /// The requested tasks, and the index by which they are found.

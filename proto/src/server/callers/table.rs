@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn a_missing_socket_has_no_owner_and_malformed_lines_are_skipped() {
-        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
-        let missing = of(nobody, nobody).unwrap_err();
+        let unowned = SocketAddr::from(([127, 0, 0, 1], 1));
+        let missing = of(unowned, unowned).unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         for line in [
             "",
@@ -155,7 +155,7 @@ mod tests {
             "0: 0100007F:0001",
             "0: 7F:1 7F:1 01 a b c 0 0 1",
         ] {
-            assert!(owner(line, nobody, nobody).is_none(), "{line}");
+            assert!(owner(line, unowned, unowned).is_none(), "{line}");
         }
         for written in [
             "",

@@ -329,8 +329,8 @@ async fn retained_small_frames_share_memory() {
         kept.push(frames.read().await.unwrap().unwrap().1);
     }
     let places: Vec<usize> = kept.iter().map(|body| body.as_ptr() as usize).collect();
-    let beside = |pair: &&[usize]| pair[0].abs_diff(pair[1]) == frame.len();
-    assert!(places.windows(2).filter(beside).count() > 90);
+    let is_adjacent = |pair: &&[usize]| pair[0].abs_diff(pair[1]) == frame.len();
+    assert!(places.windows(2).filter(is_adjacent).count() > 90);
 }
 
 #[tokio::test]

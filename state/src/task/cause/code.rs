@@ -10,7 +10,7 @@ macro_rules! codes {
     ($($code:ident $name:literal $sentence:literal)+) => {
         /// The code of a cause.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[expect(missing_docs, reason = "the sentences say it")]
+        #[expect(missing_docs, reason = "the sentences describe them")]
         pub enum Code {
             $($code,)+
         }

@@ -121,8 +121,8 @@ impl SimFramework {
         let meant = format!("{}/{}", message.framework_id, message.executor_id);
         let is_own = own.as_ref() == Some(&message.framework_id);
         if !is_own || message.data != meant.as_bytes() {
-            let said = String::from_utf8_lossy(&message.data);
-            let words = format!("{} was told {said:?} by executor {meant}", self.name);
+            let output = String::from_utf8_lossy(&message.data);
+            let words = format!("{} received {output:?} by executor {meant}", self.name);
             self.world.notes.violation(words);
         }
         self.world.notes.count("messages from executors");

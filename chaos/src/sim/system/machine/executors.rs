@@ -184,7 +184,7 @@ impl MachineState {
         });
         for (name, _) in others {
             let message = format!(
-                "ExecutorLifetime: executor {key} is started on {host} beside {name}, which is it"
+                "ExecutorLifetime: executor {key} is started on {host} in addition to {name}, which is it"
             );
             self.oracle.notes.violation(message);
         }
@@ -264,13 +264,13 @@ impl SimMachine {
                     work.stop_ms = Some(work.stop_ms.map_or(at_ms, |former| former.min(at_ms)));
                 }
             }
-            Some(Told::Acknowledged(told)) => {
+            Some(Told::Acknowledged(reported)) => {
                 let task = TaskName {
-                    task_id: told.task_id,
-                    order: told.order_index,
+                    task_id: reported.task_id,
+                    order: reported.order_index,
                 };
                 if let Some(executor) = inner.executor(name) {
-                    executor.state.acknowledged(&task, told.serial);
+                    executor.state.acknowledged(&task, reported.serial);
                 }
             }
             Some(Told::Shutdown(shutdown)) => {
@@ -346,7 +346,7 @@ impl MachineState {
         let own = self.containers.get(&name).map(|one| one.key.to_string());
         let heard = String::from_utf8_lossy(&data).into_owned();
         if own.as_ref() != Some(&heard) {
-            let message = format!("{host}: executor {own:?} was told what is for {heard:?}");
+            let message = format!("{host}: executor {own:?} received what is for {heard:?}");
             self.oracle.notes.violation(message);
         }
         self.oracle.notes.count("messages to executors");

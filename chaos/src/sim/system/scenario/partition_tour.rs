@@ -62,19 +62,19 @@ impl GraphObservations {
         }
         if !(0..MASTERS).any(|place| case.graph.reaches_majority(place)) {
             let nothing = self.last_commit <= PROPAGATION_TIME;
-            must(nothing, "somebody committed without a majority");
+            must(nothing, "a master committed without a majority");
             return ("graphs without a majority", findings);
         }
         let Some((first, _)) = self.epochs.first() else {
             let electable = electable();
             if !electable.is_empty() {
-                findings.push(format!("{electable:?} could lead, and nobody does"));
+                findings.push(format!("{electable:?} could lead, and no master does"));
             }
-            return ("graphs in which nobody was elected", findings);
+            return ("graphs in which no master was elected", findings);
         };
         must(
             *first <= ELECTION_TIMEOUT,
-            "it took too long until somebody led",
+            "it took too long until a master led",
         );
         let settled = self
             .epochs
@@ -271,8 +271,8 @@ mod tests {
 
     #[test]
     fn a_master_with_a_majority_must_lead_soon_and_stay() {
-        let led = |reigns: &[(Duration, usize)]| GraphObservations {
-            epochs: reigns.to_vec(),
+        let led = |epoch_records: &[(Duration, usize)]| GraphObservations {
+            epochs: epoch_records.to_vec(),
             late_writes: 3,
             ..GraphObservations::default()
         };

@@ -146,10 +146,10 @@ fn a_server_without_tls_fails_with_a_reason() {
         stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
     };
-    let told = reason(probe_tls(plain, TIMEOUT_MS));
-    assert!(told.contains("cannot agree on TLS: "), "{told}");
-    let told = reason(probe_tls(drop, TIMEOUT_MS));
-    assert!(told.contains("cannot agree on TLS: "), "{told}");
+    let reported = reason(probe_tls(plain, TIMEOUT_MS));
+    assert!(reported.contains("cannot agree on TLS: "), "{reported}");
+    let reported = reason(probe_tls(drop, TIMEOUT_MS));
+    assert!(reported.contains("cannot agree on TLS: "), "{reported}");
 }
 
 #[test]
@@ -157,8 +157,8 @@ fn silent_and_endless_responses_time_out() {
     let silent = |mut stream: TcpStream| {
         let _ = stream.read_to_end(&mut Vec::new());
     };
-    let told = reason(probe_tls(silent, 300));
-    assert!(told.ends_with("no answer within 300 ms"), "{told}");
+    let reported = reason(probe_tls(silent, 300));
+    assert!(reported.ends_with("no answer within 300 ms"), "{reported}");
     // The header of a record of the maximum size, and then one byte at intervals.
     let dripping = |mut stream: TcpStream| {
         let _ = stream.write_all(&[22, 3, 3, 0x40, 0]);
@@ -166,8 +166,8 @@ fn silent_and_endless_responses_time_out() {
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    let told = reason(probe_tls(dripping, 300));
-    assert!(told.ends_with("no answer within 300 ms"), "{told}");
+    let reported = reason(probe_tls(dripping, 300));
+    assert!(reported.ends_with("no answer within 300 ms"), "{reported}");
 }
 
 #[test]
