@@ -1,5 +1,5 @@
-//! Test hook: crash points, which are steps at which a test makes a process of the runtime die, panic or stop, to
-//! inspect the state that it leaves.
+//! Test hook: crash points, which are steps at which a test makes a process of the runtime die,
+//! panic or stop, to inspect the state that it leaves.
 //!
 //! Only a call of the test program itself arms a process: no flag, variable or message does. Copies
 //! of an armed process are armed as well. In builds without debug assertions, such as all releases,

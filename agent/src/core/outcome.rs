@@ -16,7 +16,7 @@ pub(super) struct TaskEnd {
 }
 
 impl TaskEnd {
-    /// Implements the planted bug `SignalAsCode`: a signal becomes 128 and its number, as in shells.
+    /// Implements the planted bug `SignalAsCode`: a signal becomes 128 plus its number.
     pub(super) fn turn_signal_into_code(&mut self) {
         if let Some(Exit::Signal(number)) = self.exit {
             self.exit = Some(Exit::Code(128 + number));

@@ -1,5 +1,5 @@
-//! Test hook: disabling isolation layers one by one, to prove that each layer stops what it is meant
-//! to stop.
+//! Test hook: disabling isolation layers one by one, to prove that each layer stops what it is
+//! meant to stop.
 //!
 //! As with [`argosy_host::crash_points`], only a call of the test program itself changes a
 //! launcher and the processes that it creates by copying: no flag, variable, message or request

@@ -330,7 +330,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "ROLE_BYTES: usize = 128",
-        "of at most 128 bytes: no part is empty",
+        "of at most 128 bytes. No part is empty",
     ),
     (
         "state/src/limits.rs",
