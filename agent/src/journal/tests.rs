@@ -3,6 +3,7 @@
 
 mod damage;
 mod formats;
+mod golden;
 
 use std::fs;
 use std::path::PathBuf;
