@@ -22,6 +22,7 @@ use crate::metrics;
 use crate::reach::EgressRules;
 use crate::runner::ContainerRuntime;
 use crate::uplink::Uplink;
+use crate::wire;
 
 /// Maximum number of events that are handled before the journal and the deadlines are checked
 /// again.
@@ -221,6 +222,7 @@ impl Agent {
     fn event(&mut self, event: Event) {
         match event {
             Event::Core(input) => self.step(input),
+            Event::FromMaster { link, message } => self.receive(link, *message),
             Event::LinkOpened {
                 link,
                 sender,
@@ -260,28 +262,35 @@ impl Agent {
     }
 
     fn step(&mut self, input: Input) {
-        let mut inputs = vec![input];
-        while let Some(input) = inputs.pop() {
-            let observed = self.notify_observer(&input);
-            let effects = self.core.step(self.clock.now(), input);
-            if let (Some(onlooker), Some(heard)) = (&mut self.observer, observed) {
-                let is_refused =
-                    |effect: &Effect| matches!(effect, Effect::Link(LinkEffect::Hangup { .. }));
-                onlooker.on_received(&heard, !effects.iter().any(is_refused));
-            }
-            for effect in effects {
-                inputs.extend(self.perform(effect));
-            }
-        }
+        let effects = self.core.step(self.clock.now(), input);
+        self.perform_all(effects);
     }
 
-    /// Returns a copy of a master's message, if there is an observer.
-    fn notify_observer(&self, input: &Input) -> Option<v1::ToAgent> {
-        match (&self.observer, input) {
-            (Some(_), Input::Message { link, message }) if self.uplink.is_current(*link) => {
-                Some((**message).clone())
+    /// Handles a message of a master.
+    fn receive(&mut self, link: u64, message: v1::ToAgent) {
+        let is_observed = self.observer.is_some() && self.uplink.is_current(link);
+        let observed = is_observed.then(|| message.clone());
+        let message = Box::new(wire::from_master(message));
+        let input = Input::Message { link, message };
+        let effects = self.core.step(self.clock.now(), input);
+        if let (Some(onlooker), Some(heard)) = (&mut self.observer, observed) {
+            let is_refused =
+                |effect: &Effect| matches!(effect, Effect::Link(LinkEffect::Hangup { .. }));
+            onlooker.on_received(&heard, !effects.iter().any(is_refused));
+        }
+        self.perform_all(effects);
+    }
+
+    /// Performs effects, and those of the inputs that result from them.
+    fn perform_all(&mut self, effects: Vec<Effect>) {
+        let mut inputs = Vec::new();
+        for effect in effects {
+            inputs.extend(self.perform(effect));
+        }
+        while let Some(input) = inputs.pop() {
+            for effect in self.core.step(self.clock.now(), input) {
+                inputs.extend(self.perform(effect));
             }
-            _ => None,
         }
     }
 
@@ -306,14 +315,15 @@ impl Agent {
                 if let Some(onlooker) = &mut self.observer {
                     onlooker.on_dial();
                 }
-                self.uplink.dial(after_ms, *hello);
+                self.uplink.dial(after_ms, wire::hello(*hello));
                 None
             }
             LinkEffect::Send { link, message } => {
+                let message = wire::to_master(*message);
                 if let Some(onlooker) = &mut self.observer {
                     onlooker.on_sent(&message);
                 }
-                self.uplink.send(link, *message)
+                self.uplink.send(link, message)
             }
             LinkEffect::Hangup { link, why } => {
                 tracing::warn!(link, why, "the link to the master ended");

@@ -19,6 +19,12 @@ pub(crate) type ExecutorSender = mpsc::Sender<Result<v1::ToExecutor, Status>>;
 pub(crate) enum Event {
     /// An input for the core.
     Core(Input),
+    /// A message of a master.
+    FromMaster {
+        /// The number of the stream.
+        link: u64,
+        message: Box<v1::ToAgent>,
+    },
     /// A stream is open.
     LinkOpened {
         link: u64,

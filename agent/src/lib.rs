@@ -1,10 +1,10 @@
 //! The agent: the tasks of one host, their updates, journal and sandboxes. Makes no decisions for
 //! the cluster.
 //!
-//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `host`, `start`,
-//! `environment`, `agent` (the loop), then `broker_client`, `broker`, `sandbox`, `reach`, `disk`,
-//! `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `config`. No two of them
-//! import each other, directly or through others.
+//! Reading order: `core` (all decisions), `wire`, `paths`, `journal`, `runner`, `uplink`, `host`,
+//! `start`, `environment`, `agent` (the loop), then `broker_client`, `broker`, `sandbox`, `reach`,
+//! `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `config`. No two
+//! of them import each other, directly or through others.
 
 mod agent;
 mod api;
@@ -33,6 +33,7 @@ mod sandbox;
 mod start;
 mod statistics;
 mod uplink;
+pub mod wire;
 
 pub use agent::{AgentDependencies, run};
 pub use argosy_content::fetcher::FetchAllow;

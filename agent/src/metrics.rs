@@ -3,7 +3,7 @@
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
-use crate::core::{ContainerView, JournalRecord, wire};
+use crate::core::{ContainerView, JournalRecord};
 use crate::inbox::RegistrationStatus;
 
 /// Registers the descriptions of all metrics.
@@ -148,7 +148,7 @@ pub(crate) fn limits_enforced(missing: &[String]) {
 /// Counts a new record of the journal.
 pub(crate) fn count_record(record: &JournalRecord) {
     match record {
-        JournalRecord::Updated { update, .. } if wire::is_unhealthy(update) => {
+        JournalRecord::Updated { update, .. } if update.is_unhealthy() => {
             counter!("argosy_agent_health_kills_total").increment(1);
         }
         _ => {}

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use argosy_isolation::division::HostUser;
 use argosy_proto::clock::WallClock;
-use argosy_proto::v1;
+use argosy_state::agent::AgentInfo;
 use argosy_state::capability::AgentCapability;
 use argosy_state::ids::Timestamp;
 use argosy_state::task::SecurityOptions;
@@ -257,24 +257,18 @@ pub(crate) fn core_config(
     wall_offset_ms: i64,
 ) -> CoreConfig {
     CoreConfig {
-        info: v1::AgentInfo {
+        info: AgentInfo {
             host_name: config.host_name.clone(),
             address: config.address.clone(),
-            resources: argosy_proto::convert::resources(&config.resources),
-            attributes: config.attributes.clone().into_iter().collect(),
+            resources: config.resources.clone(),
+            attributes: config.attributes.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             missing_controllers: host.missing.clone(),
             isolation: host.isolation.name().to_owned(),
             changes_limits: true,
-            capabilities: AgentCapability::announced().into_iter().collect(),
-            allowed_opt_outs: argosy_proto::convert::opt_outs(&permitted_options(
-                config,
-                host.isolation,
-            )),
-            largest_sizes: argosy_proto::convert::sizes(largest(
-                config.largest_sizes,
-                host.isolation,
-            )),
+            capabilities: AgentCapability::announced(),
+            allowed_opt_outs: permitted_options(config, host.isolation),
+            largest_sizes: largest(config.largest_sizes, host.isolation),
         },
         boot_id,
         journal_damaged: !contents.damage.is_empty(),

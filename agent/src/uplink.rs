@@ -162,8 +162,7 @@ impl UplinkStream {
                         let is_order = matches!(message.message, Some(Said::Order(_)));
                         let message = Box::new(message);
                         let link = self.link;
-                        self.send_event(Event::Core(Input::Message { link, message }))
-                            .await;
+                        self.send_event(Event::FromMaster { link, message }).await;
                         buggify!(LinkLost if is_order => return "the stream broke".to_owned());
                     }
                     Ok(None) => return "the master closed the stream".to_owned(),

@@ -183,6 +183,23 @@ fn no_module_imports_from_one_above_it() {
 }
 
 #[test]
+fn the_core_of_the_agent_uses_neither_its_rim_nor_wire_messages() {
+    let uses = uses();
+    let rim = uses["agent"]["core"].iter();
+    assert_eq!(rim.collect::<Vec<_>>(), Vec::<&String>::new());
+    let is_core = |name: &str| {
+        module_of(name).is_some_and(|(krate, parts)| (krate, parts[0]) == ("agent", "core"))
+    };
+    let mut files = 0;
+    for file in tree::sources().iter().filter(|file| is_core(&file.name)) {
+        files += 1;
+        let code = code(&file.text);
+        assert!(!code.contains("argosy_proto"), "{}: use `wire`", file.name);
+    }
+    assert!(files > 20, "only {files} files were found");
+}
+
+#[test]
 fn cycles_are_detected_and_chains_are_not() {
     let uses = |pairs: &[(&str, &str)]| {
         let mut uses = Uses::new();

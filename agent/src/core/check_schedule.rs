@@ -4,10 +4,10 @@
 //! its end. Results are reported in updates; the update with the reason for a task's end is on disk
 //! before the task is ended.
 
-use argosy_proto::convert::{InvalidMessage, check_from, health_check_from};
-use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
-use argosy_state::task::{Check, CheckKind, CheckResults, Explanation, HealthCheck, Reason};
+use argosy_state::task::{
+    Check, CheckKind, CheckResults, Explanation, HealthCheck, Reason, TaskSpec,
+};
 
 use super::Core;
 use super::checks::{
@@ -34,38 +34,25 @@ impl TaskChecks {
     }
 }
 
-/// The checks that a launch order requests.
-#[derive(Debug, Default)]
-pub(super) struct CheckSpecs {
-    health: Option<HealthCheck>,
-    readiness: Option<Check>,
+/// The checks that a task requests.
+#[derive(Debug)]
+struct CheckSpecs {
+    health: Option<Box<HealthCheck>>,
+    readiness: Option<Box<Check>>,
 }
 
 impl CheckSpecs {
-    /// Returns the checks that this order requests.
-    ///
-    /// # Errors
-    /// Names the field that cannot be probed; masters of this release refuse such a task.
-    pub(super) fn of(launch: &v1::LaunchOrder) -> Result<Self, InvalidMessage> {
-        let Some(spec) = &launch.spec else {
-            return Ok(Self::default());
-        };
-        let health = spec.health_check.clone().map(health_check_from);
-        let readiness = spec.readiness_check.clone().map(check_from);
-        Ok(Self {
-            health: health
-                .transpose()
-                .map_err(|why| why.inside("health_check"))?,
-            readiness: readiness
-                .transpose()
-                .map_err(|why| why.inside("readiness_check"))?,
-        })
+    fn of(spec: &TaskSpec) -> Self {
+        Self {
+            health: spec.health_check.clone(),
+            readiness: spec.readiness_check.clone(),
+        }
     }
 
     fn kind(&self, kind: CheckPurpose) -> Option<&CheckKind> {
         let check = match kind {
             CheckPurpose::Health => self.health.as_ref().map(|health| &health.check),
-            CheckPurpose::Readiness => self.readiness.as_ref(),
+            CheckPurpose::Readiness => self.readiness.as_deref(),
         };
         check.map(|check| &check.kind)
     }
@@ -83,11 +70,10 @@ impl Core {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
-        // An order with invalid checks was refused before its start.
-        let specs = CheckSpecs::of(&task.launch).unwrap_or_default();
+        let specs = CheckSpecs::of(&task.launch.spec);
         let policies = CheckPolicies {
-            health: specs.health.as_ref().map(CheckPolicy::from),
-            readiness: specs.readiness.as_ref().map(CheckPolicy::from),
+            health: specs.health.as_deref().map(CheckPolicy::from),
+            readiness: specs.readiness.as_deref().map(CheckPolicy::from),
         };
         if policies == CheckPolicies::default() {
             return;

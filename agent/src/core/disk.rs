@@ -4,8 +4,7 @@
 //! Usage is measured elsewhere (`disk`), from the start of the command on, and again after a
 //! restart of the agent.
 
-use argosy_proto::v1;
-use argosy_state::task::{Code, Explanation};
+use argosy_state::task::{Code, Explanation, TaskSpec};
 use nix::sys::signal::Signal;
 
 use super::Core;
@@ -17,18 +16,14 @@ use super::lifecycle::{FailureCause, InstancePhase};
 /// Bytes of a MiB, the unit of `disk`.
 const MIB: u64 = 1024 * 1024;
 
-/// Returns the disk limit of a task in bytes; `None` if it requests no `disk`.
-pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
-    let named = spec
-        .resources
-        .iter()
-        .filter(|resource| resource.name == "disk");
-    let milli = named.filter_map(|resource| match resource.value {
-        Some(v1::resource::Value::ScalarMilli(milli)) => u64::try_from(milli).ok(),
-        Some(v1::resource::Value::Ranges(_) | v1::resource::Value::Set(_)) | None => None,
-    });
-    let milli: u64 = milli.fold(0, u64::saturating_add);
+/// Returns a disk limit in bytes, from thousandths of `disk`; `None` if none is requested.
+pub(crate) fn limit_bytes(milli: u64) -> Option<u64> {
     (milli > 0).then(|| milli.saturating_mul(MIB) / 1_000)
+}
+
+/// Returns the disk limit of a task in bytes; `None` if it requests no `disk`.
+fn requested_bytes(spec: &TaskSpec) -> Option<u64> {
+    limit_bytes(spec.resources.scalar_milli("disk").try_into().unwrap_or(0))
 }
 
 /// Disk limit of tasks that request no `disk`, in bytes; 0 means no limit.
@@ -38,15 +33,15 @@ pub struct DiskDefault(pub u64);
 impl DiskDefault {
     /// Returns the disk limit of a task, in bytes. A task of an executor has no default: the
     /// container of the executor has one.
-    pub(crate) fn limit_bytes(self, spec: &v1::TaskSpec) -> Option<u64> {
+    fn limit_bytes(self, spec: &TaskSpec) -> Option<u64> {
         match spec.executor {
-            Some(_) => limit_bytes(spec),
-            None => self.or(limit_bytes(spec)),
+            Some(_) => requested_bytes(spec),
+            None => self.or(requested_bytes(spec)),
         }
     }
 
     /// Returns the requested amount, or else the default, in bytes.
-    pub(super) fn or(self, requested_bytes: Option<u64>) -> Option<u64> {
+    pub(crate) fn or(self, requested_bytes: Option<u64>) -> Option<u64> {
         requested_bytes.or((self.0 > 0).then_some(self.0))
     }
 }
@@ -67,10 +62,10 @@ impl Core {
         let name = self.facts.container(instance);
         let key = self.facts.tasks.get(&instance).map(|task| task.key.clone());
         let spec = self.facts.tasks.get(&instance);
-        let spec = spec.and_then(|task| task.launch.spec.as_ref());
+        let spec = spec.map(|task| &task.launch.spec);
         let group = self.led(instance);
         let is_alone = spec.is_some_and(|spec| spec.host_paths.is_empty() && spec.group.is_none());
-        let requested_bytes = spec.and_then(limit_bytes).unwrap_or(0);
+        let requested_bytes = spec.and_then(requested_bytes).unwrap_or(0);
         if let (Some(name), Some(key)) = (name, key) {
             self.effects.push(ContainerEffect::Measure {
                 name,
@@ -85,8 +80,7 @@ impl Core {
 
     fn disk_limit(&self, instance: Instance) -> Option<u64> {
         let task = self.facts.tasks.get(&instance)?;
-        let spec = task.launch.spec.as_ref()?;
-        self.config.disk_default.limit_bytes(spec)
+        self.config.disk_default.limit_bytes(&task.launch.spec)
     }
 
     /// Kills a task that exceeds its disk limit immediately: during a grace period it would only
@@ -130,46 +124,56 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use argosy_state::ids::TaskId;
+    use argosy_state::task::{CommandSpec, ExecutorSpec};
+
     use super::*;
 
-    fn amount(name: &str, milli: i64) -> v1::Resource {
-        v1::Resource {
-            name: name.to_owned(),
-            value: Some(v1::resource::Value::ScalarMilli(milli)),
-            ..v1::Resource::default()
+    fn task(resources: &str) -> TaskSpec {
+        TaskSpec {
+            resources: resources.parse().unwrap(),
+            ..TaskSpec::new(TaskId::new("t").unwrap(), CommandSpec::Image)
         }
     }
 
     #[test]
     fn disk_limits_are_requested_mebibytes() {
-        let limit = |resources: &[v1::Resource]| {
-            limit_bytes(&v1::TaskSpec {
-                resources: resources.to_vec(),
-                ..v1::TaskSpec::default()
-            })
-        };
-        assert_eq!(limit(&[amount("mem", 1_000)]), None);
-        assert_eq!(limit(&[amount("disk", 0)]), None);
-        assert_eq!(limit(&[amount("disk", 1_500)]), Some(3 * MIB / 2));
-        let reserved = [amount("disk", 1_000), amount("disk", 2_000)];
+        let limit = |resources| requested_bytes(&task(resources));
+        assert_eq!(limit("mem:1"), None);
+        assert_eq!(limit("disk:0"), None);
+        assert_eq!(limit("disk:1.5"), Some(3 * MIB / 2));
+        let mut reserved = task("disk:1");
+        let mut other = reserved.resources.iter().next().unwrap().clone();
+        other.identity.revocable = true;
+        other.value = argosy_state::resources::Value::Scalar(2_000);
+        reserved.resources.add(&other).unwrap();
         assert_eq!(
-            limit(&reserved),
+            requested_bytes(&reserved),
             Some(3 * MIB),
             "some of it may be reserved"
         );
-        assert_eq!(limit(&[amount("disk", -5)]), None);
-        assert!(limit(&[amount("disk", i64::MAX)]).is_some());
+        assert!(limit_bytes(u64::MAX).is_some());
     }
 
     #[test]
     fn the_default_disk_limit_applies_without_a_request() {
-        let mut task = v1::TaskSpec::default();
         let agents = DiskDefault(7 * MIB);
-        assert_eq!(agents.limit_bytes(&task), Some(7 * MIB));
-        assert_eq!(DiskDefault(0).limit_bytes(&task), None);
-        task.executor = Some(v1::ExecutorSpec::default());
-        assert_eq!(agents.limit_bytes(&task), None);
-        task.resources = vec![amount("disk", 9_000)];
-        assert_eq!(agents.limit_bytes(&task), Some(9 * MIB));
+        assert_eq!(agents.limit_bytes(&task("")), Some(7 * MIB));
+        assert_eq!(DiskDefault(0).limit_bytes(&task("")), None);
+        let executor = ExecutorSpec {
+            executor: TaskId::new("e").unwrap(),
+            resources: argosy_state::resources::Resources::none(),
+            run: CommandSpec::Image,
+            container: argosy_state::task::Container::default(),
+            environment: std::collections::BTreeMap::new(),
+            user: String::new(),
+            uris: Vec::new(),
+            grace_ms: 0,
+        };
+        let mut hosted = task("");
+        hosted.executor = Some(Box::new(executor));
+        assert_eq!(agents.limit_bytes(&hosted), None);
+        hosted.resources = "disk:9".parse().unwrap();
+        assert_eq!(agents.limit_bytes(&hosted), Some(9 * MIB));
     }
 }

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use argosy_proto::v1;
 use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
+use argosy_state::resources::Resource;
 use argosy_state::task::CheckKind;
 
 use super::SyncMode;
 use super::checks::{CancelReason, ProbeId};
+use super::executors::ExecutorMessage;
 use super::facts::{ContainerName, Instance, JournalRecord};
 use super::input::ContainerStart;
+use super::launch::LaunchOrder;
+use super::messages::{AgentMessage, Hello};
 
 /// An action that the core requests. Actions are performed in order.
 #[derive(Debug)]
@@ -41,13 +44,13 @@ pub enum LinkEffect {
     Dial {
         after_ms: u64,
         /// The first message; nothing in it changes while there is no link.
-        hello: Box<v1::Hello>,
+        hello: Box<Hello>,
     },
     /// Send a message to the master.
     Send {
         /// The number of the stream.
         link: u64,
-        message: Box<v1::FromAgent>,
+        message: Box<AgentMessage>,
     },
     /// End a stream.
     Hangup {
@@ -119,7 +122,9 @@ pub enum ContainerEffect {
     Limit {
         name: ContainerName,
         /// The order, as in `ContainerStart`.
-        launch: Arc<v1::LaunchOrder>,
+        launch: Arc<LaunchOrder>,
+        /// The amounts of its tasks, as in `ContainerStart`.
+        task_amounts: Vec<Resource>,
         /// The order that changes the limits, whose outcome is reported. Limits of executors follow
         /// from their tasks, and have no report.
         order: Option<OrderIndex>,
@@ -133,7 +138,7 @@ pub enum ContainerEffect {
         instance: Instance,
         /// The number of the stream.
         connection: u64,
-        message: Box<v1::ToExecutor>,
+        message: Box<ExecutorMessage>,
     },
     /// Remove everything of a container but its sandbox.
     Destroy { name: ContainerName, key: TaskKey },

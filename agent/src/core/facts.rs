@@ -10,19 +10,17 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use argosy_proto::v1;
 use argosy_state::digest::{DigestKind, Digests, task_mark};
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::{CheckResults, Explanation, TaskState};
+use argosy_state::task::{CheckResults, Explanation, TaskLimits, TaskState};
 use serde::{Deserialize, Serialize};
 
 use super::executors::{ExecutorInfo, ExecutorRecord};
-use super::wire;
+use super::launch::{DEFAULT_GRACE_MS, LaunchOrder};
+use super::numbered_update::NumberedUpdate;
 
 /// Longest grace period of a task that the cluster no longer tracks, in milliseconds.
 const ORPHAN_GRACE_MS: u64 = 10_000;
-/// Grace period of a task that sets none, in milliseconds. Mesos' default.
-const DEFAULT_GRACE_MS: u64 = 3_000;
 
 /// One instance of a task on this host: the agent id and the order that launched it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -116,7 +114,7 @@ pub struct TaskFacts {
     /// The task's name in the cluster.
     pub key: TaskKey,
     /// The launch order, with the limits that were ordered last.
-    pub launch: Arc<v1::LaunchOrder>,
+    pub launch: Arc<LaunchOrder>,
     /// The run in which the task's container is started.
     pub run: u64,
     /// The grace period in milliseconds, once the task is to be killed.
@@ -128,7 +126,7 @@ pub struct TaskFacts {
     /// Set once the command was executed.
     pub started: Option<StartedFact>,
     /// Updates that are not known to be committed, oldest first.
-    pub updates: VecDeque<v1::NumberedUpdate>,
+    pub updates: VecDeque<NumberedUpdate>,
     /// Number of the newest update made.
     pub newest_update: u64,
     /// Number of the newest update that a master reported as committed.
@@ -194,7 +192,7 @@ pub enum JournalRecord {
     /// An update was made.
     Updated {
         instance: Instance,
-        update: Box<v1::NumberedUpdate>,
+        update: Box<NumberedUpdate>,
     },
     /// Updates up to a number are in the registry.
     Committed {
@@ -231,7 +229,7 @@ pub enum OrderBody {
         /// The id of this agent; `None` in journals of 0.1, where only `AgentIdentity` has it.
         agent: Option<AgentId>,
         key: TaskKey,
-        launch: Arc<v1::LaunchOrder>,
+        launch: Arc<LaunchOrder>,
         /// The run in the container's name.
         run: u64,
     },
@@ -241,7 +239,7 @@ pub enum OrderBody {
     Limits {
         instance: Instance,
         /// All limits; `None` means those of the task's resources.
-        limits: Option<v1::Limits>,
+        limits: Option<TaskLimits>,
     },
     /// No request: the order was cancelled, or names an unknown task.
     Nothing,
@@ -287,16 +285,16 @@ impl AgentState {
             }),
             JournalRecord::Updated { instance, update } => self.change(*instance, |task| {
                 task.newest_update = update.number;
-                task.state = wire::task_state(update.state);
-                let standing = wire::check_results(update);
+                task.state = update.state;
+                let standing = update.check_results;
                 task.check_times
                     .update(task.check_results, standing, update.wall_ms);
                 task.check_results = standing;
                 if let Some(report) = &update.limits {
-                    task.limits_reported = OrderIndex(report.order_index);
+                    task.limits_reported = report.order;
                 }
-                if wire::is_unhealthy(update) {
-                    task.unhealthy = Some(wire::explanation(update));
+                if update.is_unhealthy() {
+                    task.unhealthy = Some(update.text.clone().explanation());
                 }
                 task.updates.push_back((**update).clone());
             }),
@@ -405,9 +403,8 @@ impl AgentState {
                 task.kill_grace_ms = Some(grace_ms);
             }),
             OrderBody::Limits { instance, limits } => self.change(*instance, |task| {
-                if let Some(spec) = &mut Arc::make_mut(&mut task.launch).spec {
-                    spec.limits.clone_from(limits);
-                }
+                let spec = &mut Arc::make_mut(&mut task.launch).spec;
+                spec.limits = limits.clone().map(Box::new);
                 task.limits_order = order;
             }),
             OrderBody::Nothing => {}
@@ -475,8 +472,7 @@ fn task_digest(instance: Instance, task: &TaskFacts) -> u128 {
 impl TaskFacts {
     /// Returns the grace period in milliseconds: the shortest that was requested.
     pub(super) fn grace_ms(&self) -> u64 {
-        let policy = self.launch.spec.as_ref().and_then(|spec| spec.kill_policy);
-        let own = match policy.map_or(0, |policy| policy.grace_ms) {
+        let own = match self.launch.spec.grace_ms {
             0 => DEFAULT_GRACE_MS,
             given => given,
         };

@@ -8,15 +8,15 @@
 mod cause;
 mod folder;
 
-use argosy_proto::v1;
-use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
+use argosy_state::ids::{FrameworkId, GroupId, OrderIndex, Timestamp};
 use argosy_state::limits;
 use argosy_state::planted_bug;
-use argosy_state::task::{Code, Explanation, Reason, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, TaskGroup, TaskState};
 
 use super::effect::ContainerEffect;
 use super::facts::{ContainerName, Instance, TaskFacts};
 use super::input::GroupStart;
+use super::launch::LaunchOrder;
 use super::lifecycle::{InstancePhase, InstanceState};
 use super::outcome::TaskEnd;
 use super::{Core, network};
@@ -32,13 +32,10 @@ pub(super) struct TaskGroupOrders {
 impl TaskGroupOrders {
     /// Returns the group of an instance by its order; `None` if it has none, or if the order is
     /// malformed.
-    fn of(instance: Instance, launch: &v1::LaunchOrder) -> Option<Self> {
-        let spec = launch
-            .spec
-            .as_ref()
-            .filter(|spec| spec.executor.is_none())?;
-        let wire = spec.group.as_ref()?;
-        let (place, size) = (u64::from(wire.place), u64::from(wire.size));
+    fn of(instance: Instance, launch: &LaunchOrder) -> Option<Self> {
+        let spec = Some(&launch.spec).filter(|spec| spec.executor.is_none())?;
+        let group = spec.group.as_deref()?;
+        let (place, size) = (u64::from(group.place), u64::from(group.size));
         let first = instance.order.0.checked_sub(place)?;
         let is_sound = first > 0 && place < size && size <= limits::TASKS_PER_GROUP as u64;
         is_sound.then_some(Self {
@@ -73,20 +70,18 @@ impl TaskGroupOrders {
 }
 
 /// Returns the name of the group of an instance, by its order.
-pub(crate) fn group_name(instance: Instance, launch: &v1::LaunchOrder) -> Option<ContainerName> {
+pub(crate) fn group_name(instance: Instance, launch: &LaunchOrder) -> Option<ContainerName> {
     TaskGroupOrders::of(instance, launch).map(TaskGroupOrders::name)
 }
 
 /// Explains why an order names an impossible group; `None` if it names none, or a valid one.
 /// Masters of this release do not send such orders.
-pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> Option<Explanation> {
-    let spec = launch.spec.as_ref()?;
-    let wire = spec.group.as_ref()?;
-    if let Some(executor) = &spec.executor {
-        let id = &executor.executor_id;
+pub(super) fn is_malformed(instance: Instance, launch: &LaunchOrder) -> Option<Explanation> {
+    let TaskGroup { place, size, .. } = launch.spec.group.as_deref()?;
+    if let Some(executor) = &launch.spec.executor {
+        let id = &executor.executor;
         return Some(Explanation::of(Code::GroupOfExecutor, &[id]));
     }
-    let v1::TaskGroup { place, size, .. } = wire;
     TaskGroupOrders::of(instance, launch).is_none().then(|| {
         Explanation::of(
             Code::GroupPlaceWrong,
@@ -305,7 +300,7 @@ impl Core {
     }
 
     /// Returns the framework's name of the group, from its first known task.
-    fn name_of(&self, group: TaskGroupOrders) -> Option<(FrameworkId, &str)> {
+    fn name_of(&self, group: TaskGroupOrders) -> Option<(FrameworkId, &GroupId)> {
         let mut own = group.members().filter_map(|member| {
             let task = self.facts.tasks.get(&member)?;
             TaskGroupOrders::of(member, &task.launch).filter(|own| *own == group)?;
@@ -431,18 +426,18 @@ impl Core {
         let tasks = group
             .members()
             .filter_map(|member| self.facts.tasks.get(&member));
-        let specs: Vec<_> = tasks.filter_map(|task| task.launch.spec.as_ref()).collect();
+        let specs: Vec<_> = tasks.map(|task| &task.launch.spec).collect();
         let place = specs.first()?.group.as_ref()?;
         Some(Box::new(GroupStart {
             name: group.name(),
-            id: place.group_id.clone(),
-            network: network::of_group(&specs),
+            id: place.id.clone(),
+            network: network::of_group(&specs)?,
             first: self.first_of(group),
         }))
     }
 }
 
-fn group_id(task: &TaskFacts) -> Option<(FrameworkId, &str)> {
-    let named = task.launch.spec.as_ref()?.group.as_ref()?;
-    Some((task.key.framework, &named.group_id))
+fn group_id(task: &TaskFacts) -> Option<(FrameworkId, &GroupId)> {
+    let named = task.launch.spec.group.as_ref()?;
+    Some((task.key.framework, &named.id))
 }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use argosy_proto::v1;
-use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::{Explanation, Reason};
+use argosy_state::ids::{GroupId, OrderIndex, TaskKey, Timestamp};
+use argosy_state::resources::Resource;
+use argosy_state::task::{ContainerNetwork, Explanation, Reason};
 
 use super::checks::{CheckResult, ProbeId};
 use super::executors::ExecutorEvent;
 use super::facts::{ContainerName, Instance, StartedFact};
+use super::launch::LaunchOrder;
 use super::limits::UnappliedLimits;
+use super::messages::MasterMessage;
 
 /// An event that the core handles.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ pub enum Input {
     Message {
         /// The number of the stream.
         link: u64,
-        message: Box<v1::ToAgent>,
+        message: Box<MasterMessage>,
     },
     /// All records up to this number are on disk.
     Durable {
@@ -181,7 +183,10 @@ pub enum RecoveredContainer {
 pub struct ContainerStart {
     pub name: ContainerName,
     pub key: TaskKey,
-    pub launch: Arc<v1::LaunchOrder>,
+    pub launch: Arc<LaunchOrder>,
+    /// The amounts of its tasks, if it is an executor's: they are added to its limits. Ports and
+    /// sets are only the executor's, as they cannot be added to a running container.
+    pub task_amounts: Vec<Resource>,
     /// The time on the boot clock at which it ends itself unless renewed.
     pub stop_at: Option<Timestamp>,
     /// The shared resources of its task group, if it is in one.
@@ -202,9 +207,17 @@ pub struct GroupStart {
     /// The name of the group on this host.
     pub name: ContainerName,
     /// The framework's name of the group.
-    pub id: String,
-    /// The network, with the published ports of all tasks; `None` means that of the host.
-    pub network: Option<v1::Network>,
+    pub id: GroupId,
+    /// The network, with the published ports of all tasks.
+    pub network: GroupNetwork,
     /// The container and key of the first task, to whose disk usage the group directory counts.
     pub first: Option<(ContainerName, TaskKey)>,
+}
+
+/// The network that the containers of a group share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupNetwork {
+    pub network: ContainerNetwork,
+    /// Whether the agent's default means the network of the host.
+    pub is_host: bool,
 }

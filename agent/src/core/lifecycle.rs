@@ -5,7 +5,7 @@
 use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
-use super::check_schedule::{CheckSpecs, TaskChecks};
+use super::check_schedule::TaskChecks;
 use super::effect::ContainerEffect;
 use super::executors::HostedTask;
 use super::facts::{ContainerName, Instance, JournalRecord, StartedFact, TaskFacts};
@@ -13,7 +13,6 @@ use super::groups::{self, GroupProgress};
 use super::input::{CommandExit, ContainerStart, CreateError};
 use super::limits::LimitUpdateState;
 use super::outcome::{TaskEnd, outcome_of};
-use super::preparing::needs_fetch;
 use super::{Core, DeferredStep, SyncMode};
 
 /// The phase of an instance.
@@ -168,13 +167,12 @@ impl Core {
             self.host(instance);
             return;
         }
-        if let Err(why) = CheckSpecs::of(&task.launch) {
-            let why = why.to_string();
+        if let Some(why) = task.launch.defect.clone() {
             let end = TaskEnd::by_agent(TaskState::Error, Reason::TaskInvalid, why);
             self.end(instance, end);
             return;
         }
-        let is_brought = needs_fetch(&task.launch);
+        let is_brought = task.launch.needs_fetch();
         if self.join_group(instance) {
             return;
         }
@@ -214,6 +212,7 @@ impl Core {
             name: name.expect("the task was just found"),
             key: task.key.clone(),
             launch: task.launch.clone(),
+            task_amounts: Vec::new(),
             stop_at: self.stop_at(instance),
             group: self.group_start(instance),
         })
@@ -255,8 +254,7 @@ impl Core {
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
         };
-        let spec = task.launch.spec.as_ref();
-        let mut limit_ms = spec.map_or(0, |spec| spec.max_completion_ms);
+        let mut limit_ms = task.launch.spec.max_completion_ms;
         // Its limits count from the start in the journal, if that has one.
         let at = task.started.unwrap_or(fact).at;
         let unwanted = !task.held || task.kill_grace_ms.is_some() || task.unhealthy.is_some();

@@ -1,15 +1,14 @@
 //! Limits that are changed after the launch: recorded first, applied once the task runs, reported
 //! once.
 
-use argosy_proto::{convert, v1};
-use argosy_state::ids::OrderIndex;
+use argosy_state::ids::{OrderIndex, TaskKey};
 use argosy_state::planted_bug;
-use argosy_state::task::{Code, Explanation};
+use argosy_state::task::{Code, Explanation, ReportedText, TaskLimits};
 
 use super::effect::ContainerEffect;
 use super::facts::{Instance, JournalRecord, OrderBody, TaskFacts};
 use super::lifecycle::InstancePhase;
-use super::orders::{key, task_of};
+use super::numbered_update::LimitsReport;
 use super::{Core, DeferredStep, SyncMode};
 
 /// The reason why requested limits are not in force, and the limits in force instead.
@@ -17,7 +16,7 @@ use super::{Core, DeferredStep, SyncMode};
 pub struct UnappliedLimits {
     pub why: Explanation,
     /// The limits in force; `None` if an earlier run of this agent has applied them.
-    pub held: Option<v1::Limits>,
+    pub held: Option<TaskLimits>,
 }
 
 /// The outcome of an order that changes limits.
@@ -37,21 +36,17 @@ pub(super) struct LimitUpdateState {
 }
 
 impl LimitUpdateResult {
-    pub(super) fn report(&self) -> v1::LimitsReport {
-        let order_index = self.order.0;
-        let Err(UnappliedLimits { why, held }) = &self.outcome else {
-            return v1::LimitsReport {
-                order_index,
-                ..v1::LimitsReport::default()
-            };
+    pub(super) fn report(&self) -> LimitsReport {
+        let (refusal, held) = match &self.outcome {
+            Ok(()) => (None, None),
+            Err(UnappliedLimits { why, held }) => {
+                (Some(ReportedText::of(why.clone())), held.clone())
+            }
         };
-        let (causes, refusal, detail_bytes) = convert::to_wire_causes(why.clone());
-        v1::LimitsReport {
-            order_index,
-            refusal: Some(refusal),
-            held: held.clone(),
-            causes,
-            detail_bytes,
+        LimitsReport {
+            order: self.order,
+            refusal,
+            held,
         }
     }
 
@@ -71,20 +66,16 @@ impl Core {
     pub(super) fn take_limits(
         &mut self,
         order: OrderIndex,
-        subject: Option<v1::Subject>,
-        wanted: v1::LimitsOrder,
+        key: Option<&TaskKey>,
+        limits: Option<TaskLimits>,
     ) {
-        let held = task_of(subject)
-            .or_else(|| key(&wanted.framework_id, &wanted.task_id))
-            .and_then(|key| self.facts.by_key.get(&key).copied())
+        let held = key
+            .and_then(|key| self.facts.by_key.get(key).copied())
             .filter(|instance| self.facts.container(*instance).is_some());
         let Some(instance) = held else {
             return self.skip_order(order);
         };
-        let body = OrderBody::Limits {
-            instance,
-            limits: wanted.limits,
-        };
+        let body = OrderBody::Limits { instance, limits };
         self.persist(
             JournalRecord::OrderAccepted { order, body },
             SyncMode::Awaited,
@@ -112,6 +103,7 @@ impl Core {
             self.effects.push(ContainerEffect::Limit {
                 name,
                 launch: task.launch.clone(),
+                task_amounts: Vec::new(),
                 order,
             });
         }

@@ -2,16 +2,14 @@
 
 use std::collections::VecDeque;
 
-use argosy_proto::v1;
-use argosy_proto::v1::from_agent::Message as Say;
-use argosy_proto::v1::to_agent::Message as Said;
-use argosy_proto::versions::{self, VersionRange};
-use argosy_state::digest::DigestKind;
-use argosy_state::ids::{AgentId, ClusterId, Epoch, Timestamp};
+use argosy_state::ids::{Epoch, Timestamp};
 use argosy_state::planted_bug;
 
 use super::effect::LinkEffect;
 use super::facts::{AgentIdentity, JournalRecord};
+use super::messages::{
+    AgentMessage, Hello, MasterMessage, MasterMessageBody, Registration, VersionConflict,
+};
 use super::{Core, DeferredStep, SyncMode};
 
 /// Timeout of a master's reply to a hello, in milliseconds: after an election agents are queued.
@@ -110,32 +108,17 @@ impl Core {
 
     pub(super) fn dial_now(&mut self, after_ms: u64) {
         let identity = &self.facts.identity;
-        let hello = v1::Hello {
-            protocol: Some(VersionRange::OWN.first_message()),
-            cluster_id: identity
-                .cluster
-                .map(|id| id.to_string())
-                .unwrap_or_default(),
-            agent_id: identity.agent.map(|id| id.to_string()).unwrap_or_default(),
-            confirmed_incarnation: identity.confirmed,
-            tried_incarnations: identity.unconfirmed.clone(),
+        let hello = Hello {
+            cluster: identity.cluster,
+            agent: identity.agent,
+            confirmed: identity.confirmed,
+            unconfirmed: identity.unconfirmed.clone(),
             nonce: identity.nonce,
             boot_id: self.config.boot_id.clone(),
-            highest_epoch: planted_bug!(EpochNotChecked, identity.epoch.0, 0),
-            info: Some(self.config.info.clone()),
-            floor: self.facts.floor.0,
-            digest: self
-                .facts
-                .digests
-                .of(DigestKind::Task)
-                .to_be_bytes()
-                .to_vec(),
-            digests: DigestKind::ALL
-                .map(|kind| v1::HeldDigest {
-                    kind: kind.name().to_owned(),
-                    digest: self.facts.digests.of(kind).to_be_bytes().to_vec(),
-                })
-                .to_vec(),
+            highest_epoch: planted_bug!(EpochNotChecked, identity.epoch, Epoch(0)),
+            info: self.config.info.clone(),
+            floor: self.facts.floor,
+            digests: self.facts.digests,
         };
         self.dial.at = self.now;
         self.effects.push(LinkEffect::Dial {
@@ -144,58 +127,58 @@ impl Core {
         });
     }
 
-    pub(super) fn send_message(&mut self, serial: u64, message: Say) {
+    pub(super) fn send_message(&mut self, serial: u64, message: AgentMessage) {
         if self.link.as_ref().is_some_and(|link| link.serial == serial) {
             self.effects.push(LinkEffect::Send {
                 link: serial,
-                message: Box::new(v1::FromAgent {
-                    message: Some(message),
-                }),
+                message: Box::new(message),
             });
         }
     }
 
-    pub(super) fn message(&mut self, serial: u64, envelope: v1::ToAgent) {
+    pub(super) fn message(&mut self, serial: u64, message: MasterMessage) {
         let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) else {
             return;
         };
         link.received_at = self.now;
         let registered = link.registered;
-        if let Some(Said::Refused(refused)) = envelope.message {
-            self.refused(serial, &refused);
-            return;
+        if let MasterMessageBody::Refused { code, text } = &message.body {
+            let why = format!("the master refuses this agent ({code}): {text}");
+            return self.reject_link(serial, why, code);
         }
-        if let Err(why) = self.fence(&envelope) {
+        if let Err(why) = self.fence(&message) {
             self.close_link(serial, why);
             return;
         }
-        match envelope.message {
-            Some(Said::Registered(answer)) => self.registered(serial, &answer),
-            Some(Said::Shutdown(shutdown)) => self.shutdown(serial, &shutdown.reason),
-            Some(Said::Refused(_)) => {}
-            Some(_) if !registered => {
+        match message.body {
+            MasterMessageBody::Registered(answer) => self.registered(serial, answer),
+            MasterMessageBody::Shutdown { reason } => self.shutdown(serial, &reason),
+            MasterMessageBody::Refused { .. } => {}
+            MasterMessageBody::Unknown => {
+                self.close_link(serial, "a master sent a message of an unknown kind".into());
+            }
+            _ if !registered => {
                 self.close_link(
                     serial,
                     "a master sent a message before it had registered this agent".into(),
                 );
             }
-            Some(Said::Order(order)) => self.order(serial, order),
-            Some(Said::Committed(committed)) => self.committed(committed),
-            Some(Said::Pong(pong)) => self.pong(serial, pong.serial),
-            Some(Said::ListTasks(v1::ListTasks {})) => self.list_tasks(serial),
-            Some(Said::KillStray(kill)) => self.kill_orphan(&kill),
-            Some(Said::ExecutorMessage(message)) => self.pass_to_executor(message),
-            None => self.close_link(serial, "a master sent a message of an unknown kind".into()),
+            MasterMessageBody::Order(order) => self.order(serial, *order),
+            MasterMessageBody::Committed(updates) => self.committed(updates),
+            MasterMessageBody::Pong { serial: ping } => self.pong(serial, ping),
+            MasterMessageBody::ListTasks => self.list_tasks(serial),
+            MasterMessageBody::KillStray { key, order } => self.kill_orphan(key.as_ref(), order),
+            MasterMessageBody::ExecutorMessage { executor, data } => {
+                self.pass_to_executor(executor.as_ref(), data);
+            }
         }
     }
 
     /// Accepts only messages of this agent's cluster and of no earlier epoch. A higher epoch is on
     /// disk before the message has any effect: its effects are deferred behind this record.
-    fn fence(&mut self, envelope: &v1::ToAgent) -> Result<(), String> {
-        let reported: ClusterId = envelope
-            .cluster_id
-            .parse()
-            .map_err(|error| format!("a master named no cluster: {error}"))?;
+    fn fence(&mut self, message: &MasterMessage) -> Result<(), String> {
+        let named = message.cluster.as_ref();
+        let reported = *named.map_err(|error| format!("a master named no cluster: {error}"))?;
         let identity = &self.facts.identity;
         if let Some(own) = identity.cluster.filter(|own| *own != reported) {
             return Err(format!(
@@ -203,7 +186,7 @@ impl Core {
                  empty its --data-dir, or give it the right --masters"
             ));
         }
-        let epoch = Epoch(envelope.epoch);
+        let epoch = message.epoch;
         if epoch < identity.epoch && !planted_bug!(EpochNotChecked) {
             return Err(format!(
                 "refused: epoch {} has ended, epoch {} was seen",
@@ -222,20 +205,17 @@ impl Core {
         Ok(())
     }
 
-    fn registered(&mut self, serial: u64, answer: &v1::Registered) {
-        let offered_protocol = answer.protocol.as_ref();
-        let agreed = offered_protocol
-            .map(|offered_protocol| VersionRange::OWN.negotiate("the master", offered_protocol));
-        if let Some(Err(why)) = agreed {
-            let why = format!("this agent refuses the master ({}): {why}", versions::CODE);
-            return self.reject_link(serial, why, versions::CODE);
+    fn registered(&mut self, serial: u64, answer: Registration) {
+        if let Some(VersionConflict { code, text }) = answer.version_conflict {
+            let why = format!("this agent refuses the master ({code}): {text}");
+            return self.reject_link(serial, why, code);
         }
-        let Ok(agent) = answer.agent_id.parse::<AgentId>() else {
-            self.close_link(
-                serial,
-                format!("registered under no agent id: {:?}", answer.agent_id),
-            );
-            return;
+        let agent = match answer.agent {
+            Ok(agent) => agent,
+            Err(text) => {
+                let why = format!("registered under no agent id: {text:?}");
+                return self.close_link(serial, why);
+            }
         };
         let identity = &self.facts.identity;
         if let Some(own) = identity.agent.filter(|own| *own != agent) {
@@ -267,12 +247,6 @@ impl Core {
         self.dial.failures = 0;
         self.when_durable(DeferredStep::Registered(serial));
         self.resend_updates();
-    }
-
-    fn refused(&mut self, serial: u64, refused: &v1::RefusedAgent) {
-        let v1::RefusedAgent { code, text } = refused;
-        let why = format!("the master refuses this agent ({code}): {text}");
-        self.reject_link(serial, why, code);
     }
 
     /// Ends a link over which agent and master cannot work.
@@ -324,7 +298,7 @@ impl Core {
             if link.pings.len() > MAX_PINGS {
                 link.pings.pop_front();
             }
-            self.send_message(serial, Say::Ping(v1::Ping { serial: ping }));
+            self.send_message(serial, AgentMessage::Ping { serial: ping });
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! The core uses no clock, no IO, and no randomness but the rare branches of a simulation. Every
 //! effect that reports a fact, or acts on an order, waits in `deferred` until all earlier records
-//! are on disk. Reading order: `input`, `effect`, `facts`, `evidence`, `orders`, `preparing`,
-//! `lifecycle`, `stop_after`, `groups`, `network`, `executors`, `checks`, `check_schedule`, `disk`,
-//! `space`, `limits`, `outcome`, `updates`, `link`, `recovery`, `views`.
+//! are on disk. Reading order: `messages`, `launch`, `numbered_update`, `input`, `effect`, `facts`,
+//! `evidence`, `orders`, `preparing`, `lifecycle`, `stop_after`, `groups`, `network`, `executors`,
+//! `checks`, `check_schedule`, `disk`, `space`, `limits`, `outcome`, `updates`, `link`, `recovery`,
+//! `views`.
 
 mod check_schedule;
 pub mod checks;
@@ -15,10 +16,13 @@ mod executors;
 mod facts;
 mod groups;
 mod input;
+mod launch;
 mod lifecycle;
 mod limits;
 mod link;
+pub mod messages;
 mod network;
+mod numbered_update;
 mod orders;
 mod outcome;
 mod preparing;
@@ -30,11 +34,10 @@ mod stop_after;
 mod tests;
 mod updates;
 mod views;
-pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use argosy_proto::v1;
+use argosy_state::agent::AgentInfo;
 use argosy_state::ids::Timestamp;
 
 use effect::EffectQueue;
@@ -42,33 +45,37 @@ use executors::Executors;
 use groups::TaskGroupOrders;
 use lifecycle::InstanceState;
 use link::{DialState, Link};
-use random::RandomSequence;
+pub(crate) use random::RandomSequence;
 use views::ReportedCheck;
 
 pub use disk::DiskDefault;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
 pub use effect::{ContainerEffect, Effect, JournalEffect, LinkEffect};
-pub use executors::{ExecutorEvent, ExecutorInfo, ExecutorRecord};
+pub use executors::{
+    ExecutorEvent, ExecutorInfo, ExecutorMessage, ExecutorRecord, ExecutorTask, ExecutorUpdate,
+};
 pub use facts::{
     AgentIdentity, AgentState, CheckTimes, ContainerName, Instance, InvalidContainerName,
     JournalRecord, OrderBody, StartedFact, TaskFacts,
 };
 pub(crate) use groups::group_name;
+pub use launch::{LaunchOrder, OrderForm};
 pub(crate) use lifecycle::PHASES;
 pub use limits::UnappliedLimits;
+pub use numbered_update::{LimitsReport, NumberedUpdate};
 pub(crate) use orders::key as task_key;
 pub(crate) use views::{ContainerView, TaskView};
 
 pub use input::{
-    CommandExit, CommandStatus, ContainerStart, CreateError, GroupStart, Input, RecoveredContainer,
-    StopCause,
+    CommandExit, CommandStatus, ContainerStart, CreateError, GroupNetwork, GroupStart, Input,
+    RecoveredContainer, StopCause,
 };
 
 /// The configuration of the core.
 #[derive(Debug, Clone)]
 pub struct CoreConfig {
     /// The description of the agent that it registers with.
-    pub info: v1::AgentInfo,
+    pub info: AgentInfo,
     /// The present boot of the host.
     pub boot_id: String,
     /// Whether a part of the journal was damaged when this process read it.
@@ -142,7 +149,7 @@ enum DeferredStep {
     /// Connect to the leader after this many milliseconds.
     Dial(u64),
     /// Send a message on this link.
-    Send(u64, Box<v1::from_agent::Message>),
+    Send(u64, Box<messages::AgentMessage>),
     /// Continue a launch.
     Launch(Instance),
     /// Continue a kill.
@@ -154,7 +161,7 @@ enum DeferredStep {
     /// Create the container of an executor.
     Execute(Instance),
     /// Send a message to an executor.
-    SendToExecutor(Instance, Box<v1::to_executor::Message>),
+    SendToExecutor(Instance, Box<ExecutorMessage>),
     /// Detach this task from its executor.
     DetachTask(Instance, Instance),
     /// Clean up an executor whose tasks' ends are recorded.

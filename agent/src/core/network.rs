@@ -1,67 +1,73 @@
 //! The network that the tasks of a group share: of the first one's kind, with the published ports
 //! of all.
 
-use argosy_proto::v1;
-use argosy_proto::v1::network::Mode;
+use argosy_state::task::{ContainerNetwork, PublishedPort, TaskSpec};
 
-/// Returns the network of these tasks; `None` means that of the host. Masters refuse a group whose
-/// tasks name different kinds.
-pub(super) fn of_group(specs: &[&v1::TaskSpec]) -> Option<v1::Network> {
-    let mode = match mode(specs.first()?)? {
-        Mode::Bridge(_) => Mode::Bridge(v1::BridgeNetwork {
-            published: specs.iter().flat_map(|spec| published(spec)).collect(),
-        }),
+use super::input::GroupNetwork;
+
+/// Returns the network of these tasks; `None` without tasks. Masters refuse a group whose tasks
+/// name different kinds.
+pub(super) fn of_group(specs: &[&TaskSpec]) -> Option<GroupNetwork> {
+    let first = &specs.first()?.container;
+    let network = match &first.network {
+        ContainerNetwork::Bridge(_) => {
+            ContainerNetwork::Bridge(specs.iter().flat_map(|spec| published(spec)).collect())
+        }
         // Masters refuse groups with CNI networks; an agent that receives one fails its tasks.
-        other @ (Mode::Host(_) | Mode::None(_) | Mode::Cni(_)) => other.clone(),
+        other @ (ContainerNetwork::AgentDefault
+        | ContainerNetwork::None
+        | ContainerNetwork::Cni(_)) => other.clone(),
     };
-    Some(v1::Network { mode: Some(mode) })
+    Some(GroupNetwork {
+        network,
+        is_host: first.opt_outs.host_network,
+    })
 }
 
-fn mode(spec: &v1::TaskSpec) -> Option<&Mode> {
-    spec.container.as_ref()?.network.as_ref()?.mode.as_ref()
-}
-
-fn published(spec: &v1::TaskSpec) -> Vec<v1::PublishedPort> {
-    match mode(spec) {
-        Some(Mode::Bridge(bridge)) => bridge.published.clone(),
-        Some(Mode::Host(_) | Mode::None(_) | Mode::Cni(_)) | None => Vec::new(),
+fn published(spec: &TaskSpec) -> Vec<PublishedPort> {
+    match &spec.container.network {
+        ContainerNetwork::Bridge(published) => published.clone(),
+        ContainerNetwork::AgentDefault | ContainerNetwork::None | ContainerNetwork::Cni(_) => {
+            Vec::new()
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use argosy_state::ids::TaskId;
+    use argosy_state::task::CommandSpec;
+
     use super::*;
 
-    fn bridge(host_port: u32) -> Option<v1::Network> {
-        let port = v1::PublishedPort {
-            host_port,
-            container_port: 80,
+    fn bridge(host: u16) -> ContainerNetwork {
+        ContainerNetwork::Bridge(vec![PublishedPort {
+            host,
+            container: 80,
             udp: false,
-        };
-        let published = vec![port];
-        let mode = Some(Mode::Bridge(v1::BridgeNetwork { published }));
-        Some(v1::Network { mode })
+        }])
     }
 
-    fn spec(network: Option<v1::Network>) -> v1::TaskSpec {
-        v1::TaskSpec {
-            container: Some(v1::ContainerSpec {
-                network,
-                ..v1::ContainerSpec::default()
-            }),
-            ..v1::TaskSpec::default()
-        }
+    fn spec(network: ContainerNetwork) -> TaskSpec {
+        let mut spec = TaskSpec::new(TaskId::new("t").unwrap(), CommandSpec::Image);
+        spec.container.network = network;
+        spec
     }
 
     #[test]
     fn a_group_publishes_the_ports_of_all_its_tasks() {
-        let (one, unsaid, other) = (spec(bridge(8080)), spec(None), spec(bridge(8081)));
+        let unsaid = spec(ContainerNetwork::AgentDefault);
+        let (one, other) = (spec(bridge(8080)), spec(bridge(8081)));
         let shared = of_group(&[&one, &unsaid, &other]).unwrap();
-        let Some(Mode::Bridge(shared)) = shared.mode else {
+        let ContainerNetwork::Bridge(published) = shared.network else {
             panic!("{shared:?}");
         };
-        let ports: Vec<_> = shared.published.iter().map(|port| port.host_port).collect();
+        let ports: Vec<_> = published.iter().map(|port| port.host).collect();
         assert_eq!(ports, [8080, 8081]);
-        assert_eq!(of_group(&[&unsaid, &unsaid]), None);
+        let default = GroupNetwork {
+            network: ContainerNetwork::AgentDefault,
+            is_host: false,
+        };
+        assert_eq!(of_group(&[&unsaid, &unsaid]), Some(default));
     }
 }

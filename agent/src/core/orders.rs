@@ -2,27 +2,30 @@
 
 use std::sync::Arc;
 
-use argosy_proto::v1;
-use argosy_proto::v1::from_agent::Message as Say;
-use argosy_proto::v1::order::Order as What;
 use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
 use argosy_state::planted_bug;
 
 use super::facts::{AgentIdentity, Instance, JournalRecord, OrderBody};
+use super::launch::LaunchOrder;
 use super::lifecycle::{InstancePhase, InstanceState};
-use super::{Core, DeferredStep, SyncMode, space};
+use super::messages::{AgentMessage, CommittedUpdate, Order, OrderRequest, OrderSubject};
+use super::{Core, DeferredStep, SyncMode};
 
 impl Core {
     /// Takes the next order. An order up to the last one taken is a repeat. One beyond the next
     /// shows that an order is missing; the reconciliation of a new link repairs that. Only a
     /// cancelled order may stand for all numbers up to its own.
-    pub(super) fn order(&mut self, link: u64, order: v1::Order) {
-        let index = OrderIndex(order.index);
+    pub(super) fn order(&mut self, link: u64, order: Order) {
+        let Order {
+            index,
+            subject,
+            request,
+        } = order;
         let is_repeated = index <= self.facts.floor;
         if is_repeated && !planted_bug!(LaunchRepeated) {
             return;
         }
-        let is_void = matches!(order.order, Some(What::Void(_)));
+        let is_void = matches!(request, OrderRequest::Void);
         if index.0 != self.facts.floor.0 + 1 && !is_void && !is_repeated {
             let floor = self.facts.floor.0;
             self.close_link(
@@ -31,15 +34,17 @@ impl Core {
             );
             return;
         }
-        let subject = order.subject;
-        // Its variant is one that this release does not know.
-        let is_foreign = (subject.as_ref()).is_some_and(|subject| subject.subject.is_none());
-        match order.order.filter(|_| !is_foreign) {
-            Some(What::Launch(launch)) => self.take_launch(index, subject, launch),
-            Some(What::Kill(kill)) => self.take_kill(index, subject, &kill),
-            Some(What::Limits(limits)) => self.take_limits(index, subject, limits),
-            Some(What::Void(v1::Void {})) => self.skip_order(index),
-            None => self.take_unknown(link, index),
+        match request {
+            _ if matches!(subject, OrderSubject::Unknown) => self.take_unknown(link, index),
+            OrderRequest::Launch(launch) => self.take_launch(index, &subject, launch),
+            OrderRequest::Kill { key, grace_ms } => {
+                self.take_kill(index, subject.task().or(key.as_ref()), grace_ms);
+            }
+            OrderRequest::Limits { key, limits } => {
+                self.take_limits(index, subject.task().or(key.as_ref()), limits);
+            }
+            OrderRequest::Void => self.skip_order(index),
+            OrderRequest::Unknown => self.take_unknown(link, index),
         }
         self.orders_advanced();
     }
@@ -58,27 +63,28 @@ impl Core {
     /// missing in the agent's next list, and is GONE.
     fn take_unknown(&mut self, link: u64, order: OrderIndex) {
         self.skip_order(order);
-        let order_index = order.0;
-        let unsupported = v1::UnsupportedOrder { order_index };
-        self.send_message(link, Say::UnsupportedOrder(unsupported));
+        self.send_message(link, AgentMessage::UnsupportedOrder(order));
     }
 
     fn take_launch(
         &mut self,
         order: OrderIndex,
-        subject: Option<v1::Subject>,
-        mut launch: v1::LaunchOrder,
+        subject: &OrderSubject,
+        launch: Option<Box<LaunchOrder>>,
     ) {
-        if self.journal_is_full {
-            space::strip(&mut launch);
-        }
-        let named = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
-        let key = key(&launch.framework_id, named.unwrap_or_default());
-        let key = key.filter(|key| subject.is_none() || task_of(subject) == Some(key.clone()));
-        let (Some(key), Some(agent)) = (key, self.facts.identity.agent) else {
+        let named = launch.map(|launch| (launch.key(), *launch));
+        let named = named.filter(|(key, _)| match subject {
+            OrderSubject::Unnamed => true,
+            OrderSubject::Task(_) | OrderSubject::Unknown => subject.task() == Some(key),
+        });
+        let (Some((key, launch)), Some(agent)) = (named, self.facts.identity.agent) else {
             // A task without a name cannot be reported; the masters find it missing.
             self.skip_order(order);
             return;
+        };
+        let launch = match self.journal_is_full {
+            true => launch.stripped(),
+            false => launch,
         };
         let instance = Instance { agent, order };
         let former = self.facts.by_key.get(&key).copied();
@@ -101,18 +107,13 @@ impl Core {
         self.when_durable(DeferredStep::Launch(instance));
     }
 
-    fn take_kill(&mut self, order: OrderIndex, subject: Option<v1::Subject>, kill: &v1::KillOrder) {
-        let held = task_of(subject)
-            .or_else(|| key(&kill.framework_id, &kill.task_id))
-            .and_then(|key| self.facts.by_key.get(&key).copied());
+    fn take_kill(&mut self, order: OrderIndex, key: Option<&TaskKey>, grace_ms: u64) {
+        let held = key.and_then(|key| self.facts.by_key.get(key).copied());
         let Some(instance) = held else {
             self.skip_order(order);
             return;
         };
-        let body = OrderBody::Kill {
-            instance,
-            grace_ms: kill.grace_ms,
-        };
+        let body = OrderBody::Kill { instance, grace_ms };
         self.persist(
             JournalRecord::OrderAccepted { order, body },
             SyncMode::Awaited,
@@ -120,11 +121,9 @@ impl Core {
         self.when_durable(DeferredStep::Kill(instance));
     }
 
-    pub(super) fn committed(&mut self, committed: v1::Committed) {
-        for update in committed.updates {
-            let key = key(&update.framework_id, &update.task_id);
-            let order = OrderIndex(update.order_index);
-            let Some(instance) = key.and_then(|key| self.facts.find(&key, order)) else {
+    pub(super) fn committed(&mut self, updates: Vec<CommittedUpdate>) {
+        for update in updates {
+            let Some(instance) = self.facts.find(&update.key, update.order) else {
                 continue;
             };
             let task = &self.facts.tasks[&instance];
@@ -166,10 +165,8 @@ impl Core {
         }
     }
 
-    pub(super) fn kill_orphan(&mut self, kill: &v1::KillStray) {
-        let key = key(&kill.framework_id, &kill.task_id);
-        let order = OrderIndex(kill.order_index);
-        if let Some(instance) = key.and_then(|key| self.facts.find(&key, order)) {
+    pub(super) fn kill_orphan(&mut self, key: Option<&TaskKey>, order: OrderIndex) {
+        if let Some(instance) = key.and_then(|key| self.facts.find(key, order)) {
             self.orphan(instance);
         }
     }
@@ -214,12 +211,6 @@ impl Core {
             format!("ordered to end all tasks and register again: {reason}"),
         );
     }
-}
-
-/// Returns the task that an order is about. Masters of release 0.1 send no subject.
-pub(super) fn task_of(subject: Option<v1::Subject>) -> Option<TaskKey> {
-    let v1::subject::Subject::Task(task) = subject?.subject?;
-    key(&task.framework_id, &task.task_id)
 }
 
 /// Returns the name of a task, if it is valid.

@@ -1,19 +1,8 @@
 //! Preparation of starts while their orders are being synced.
 
-use argosy_proto::v1;
-
 use super::Core;
-use super::check_schedule::CheckSpecs;
 use super::effect::ContainerEffect;
 use super::facts::{Instance, TaskFacts};
-
-/// Whether a launch needs files or an image.
-pub(super) fn needs_fetch(launch: &v1::LaunchOrder) -> bool {
-    launch.spec.as_ref().is_some_and(|spec| {
-        let container = spec.container.as_ref();
-        !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
-    })
-}
 
 impl Core {
     /// Prepares a plain start while its order is being synced.
@@ -21,8 +10,8 @@ impl Core {
         let task = self.facts.tasks.get(&instance);
         let is_plain = |task: &TaskFacts| {
             let launch = &task.launch;
-            let is_valid = !launch.never_start && CheckSpecs::of(launch).is_ok();
-            is_valid && task.executor().is_none() && !needs_fetch(launch)
+            let is_valid = !launch.never_start && launch.defect.is_none();
+            is_valid && task.executor().is_none() && !launch.needs_fetch()
         };
         if task.is_some_and(is_plain)
             && self.group(instance).is_none()

@@ -2,27 +2,13 @@
 //!
 //! A task could not write its output, and its launch may be large. The launch is recorded without
 //! the parts that only its start needs, and fails. The reserve of the journal is left to kills and
-//! to the ends of other tasks.
+//! to the ends of other tasks. If the agent ends before the end of this task is recorded, and finds
+//! space at its next start, it refuses the task as invalid: it has no command.
 
-use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use super::Core;
 use super::outcome::TaskEnd;
-
-/// Removes the parts that only the start of a task needs. The rest is small and names the task. It
-/// cannot be started without a command: if the agent ends before the end of this task is recorded,
-/// and finds space at its next start, it refuses the task as invalid.
-pub(super) fn strip(launch: &mut v1::LaunchOrder) {
-    if let Some(spec) = launch.spec.take() {
-        launch.spec = Some(v1::TaskSpec {
-            task_id: spec.task_id,
-            resources: spec.resources,
-            group: spec.group,
-            ..v1::TaskSpec::default()
-        });
-    }
-}
 
 impl Core {
     /// Returns the end of a launch for which the disk has no space; `None` if there is space.

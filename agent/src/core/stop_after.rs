@@ -16,7 +16,7 @@ impl Core {
     /// Returns the time at which the task stops itself, if it does. It counts from the send time of
     /// the newest message that an active leader has answered, with or without a link now.
     pub(super) fn stop_at(&self, instance: Instance) -> Option<Timestamp> {
-        let spec = self.facts.tasks.get(&instance)?.launch.spec.as_ref()?;
+        let spec = &self.facts.tasks.get(&instance)?.launch.spec;
         let acked_at = self.acked_at.unwrap_or_default();
         (spec.stop_after_ms > 0).then(|| acked_at.plus_ms(spec.stop_after_ms))
     }
@@ -36,8 +36,7 @@ impl Core {
             let Some(task) = self.facts.tasks.get(instance) else {
                 continue;
             };
-            let spec = task.launch.spec.as_ref();
-            let stop_after_ms = spec.map_or(0, |spec| spec.stop_after_ms);
+            let stop_after_ms = task.launch.spec.stop_after_ms;
             if state.phase == InstancePhase::Running && stop_after_ms > 0 {
                 self.effects.push(ContainerEffect::Renew {
                     instance: *instance,

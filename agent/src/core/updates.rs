@@ -3,17 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use argosy_proto::v1::from_agent::Message;
-use argosy_proto::{convert, v1};
 use argosy_state::buggify;
-use argosy_state::task::{Code, Explanation, Reason, TaskState};
+use argosy_state::task::{Code, Explanation, Reason, ReportedText, TaskState};
 
 use super::check_schedule::TaskChecks;
 use super::facts::{Instance, JournalRecord, TaskFacts};
 use super::lifecycle::{FailureCause, InstancePhase, InstanceState};
 use super::limits::LimitUpdateResult;
+use super::messages::{AgentMessage, HeldTask};
+use super::numbered_update::NumberedUpdate;
 use super::outcome::TaskEnd;
-use super::{Core, DeferredStep, SyncMode, wire};
+use super::{Core, DeferredStep, SyncMode};
 
 /// The time for which a change waits for others to share a record, a sync and a message, in
 /// milliseconds. A command that ends in this time is never reported as RUNNING: one command less
@@ -94,10 +94,10 @@ impl Core {
                 }
             }
             if let Some(update) = update {
-                if wire::task_state(update.state).is_terminal() {
+                if update.state.is_terminal() {
                     ended.push(instance);
                 }
-                if wire::is_unhealthy(&update) {
+                if update.is_unhealthy() {
                     unhealthy.push(instance);
                 }
                 let update = Box::new(update);
@@ -119,7 +119,7 @@ impl Core {
         }
     }
 
-    fn next_update(&self, instance: Instance) -> Option<v1::NumberedUpdate> {
+    fn next_update(&self, instance: Instance) -> Option<NumberedUpdate> {
         let state = self.instances.get(&instance)?;
         let task = self.facts.tasks.get(&instance).filter(|task| task.held)?;
         let draft = observe(state, task)?;
@@ -137,22 +137,18 @@ impl Core {
         if !is_new || !task.state.may_become(draft.state) {
             return None;
         }
-        let (causes, text, detail_bytes) = convert::to_wire_causes(draft.why);
-        Some(v1::NumberedUpdate {
-            framework_id: task.key.framework.to_string(),
-            task_id: task.key.task.to_string(),
-            order_index: instance.order.0,
+        Some(NumberedUpdate {
+            key: task.key.clone(),
+            order: instance.order,
             number: task.newest_update + 1,
-            state: wire::number(draft.state),
-            source: v1::Source::from(draft.source).into(),
-            reason: v1::Reason::from(draft.reason).into(),
-            text,
-            causes,
-            detail_bytes,
-            exit: draft.exit.map(v1::Exit::from),
+            state: draft.state,
+            source: draft.source,
+            reason: draft.reason,
+            text: ReportedText::of(draft.why),
+            exit: draft.exit,
             wall_ms: self.wall_ms(),
-            healthy: standing.healthy,
-            ready: standing.ready,
+            check_results: standing,
+            verbatim: None,
             limits: state
                 .limit_update
                 .result
@@ -169,17 +165,15 @@ impl Core {
 
     /// Sends updates. An unregistered agent sends nothing: it sends all updates right after the
     /// registration.
-    pub(super) fn send_updates(&mut self, updates: Vec<v1::NumberedUpdate>) {
+    pub(super) fn send_updates(&mut self, updates: Vec<NumberedUpdate>) {
         let Some(link) = self.link.as_ref().filter(|link| link.registered) else {
             return;
         };
         let link = link.serial;
         let most = buggify!(OneUpdateAMessage, UPDATES_PER_MESSAGE, 1);
         for chunk in updates.chunks(most) {
-            let report = v1::Report {
-                updates: chunk.to_vec(),
-            };
-            self.when_durable(DeferredStep::Send(link, Box::new(Message::Report(report))));
+            let report = AgentMessage::Report(chunk.to_vec());
+            self.when_durable(DeferredStep::Send(link, Box::new(report)));
         }
     }
 
@@ -200,28 +194,27 @@ impl Core {
             .filter_map(|instance| Some((instance, self.facts.tasks.get(instance)?)))
             .map(|(instance, task)| held_task(*instance, task))
             .collect();
-        let floor = self.facts.floor.0;
+        let floor = self.facts.floor;
         let most = buggify!(OneTaskAChunk, TASKS_PER_CHUNK, 1);
         let chunks = held.len().div_ceil(most).max(1);
         for at in 0..chunks {
             let tasks = held.iter().skip(at * most).take(most);
-            let list = v1::TaskList {
+            let list = AgentMessage::TaskList {
                 floor,
                 tasks: tasks.cloned().collect(),
                 last: at + 1 == chunks,
             };
-            self.when_durable(DeferredStep::Send(link, Box::new(Message::TaskList(list))));
+            self.when_durable(DeferredStep::Send(link, Box::new(list)));
         }
     }
 }
 
-fn held_task(instance: Instance, task: &TaskFacts) -> v1::HeldTask {
-    v1::HeldTask {
-        framework_id: task.key.framework.to_string(),
-        task_id: task.key.task.to_string(),
-        order_index: instance.order.0,
-        committed_number: task.committed,
-        state: wire::number(task.state),
+fn held_task(instance: Instance, task: &TaskFacts) -> HeldTask {
+    HeldTask {
+        key: task.key.clone(),
+        order: instance.order,
+        committed: task.committed,
+        state: task.state,
     }
 }
 

@@ -13,8 +13,9 @@ use argosy_state::task::{Cause, Code};
 
 use crate::broker_client::QuotaScope;
 use crate::config::DiskEnforcement;
-use crate::core::{ContainerName, disk_limit_bytes};
+use crate::core::ContainerName;
 use crate::paths::{Paths, all_container_directories};
+use crate::wire;
 
 /// The lock for the search of an unused project id, shared by all agents of the host.
 const PROJECTS_LOCK: &str = "/run/argosy/projects";
@@ -47,7 +48,7 @@ pub(crate) fn enforced_bytes(how: DiskEnforcement, task: &v1::TaskSpec) -> Optio
     match how {
         DiskEnforcement::Measured => None,
         DiskEnforcement::Quota | DiskEnforcement::Loop => {
-            disk_limit_bytes(task).filter(|_| task.executor.is_none())
+            wire::disk_limit_bytes(task).filter(|_| task.executor.is_none())
         }
     }
 }

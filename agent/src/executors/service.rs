@@ -27,6 +27,7 @@ use super::directory::is_same_token;
 use crate::broker_client::BrokerClient;
 use crate::core::{ContainerName, ExecutorEvent, Input, Instance};
 use crate::inbox::Event;
+use crate::wire::{executor_task, executor_update};
 
 /// Maximum number of connections of one executor; more wait in the kernel.
 const CONNECTIONS: usize = 8;
@@ -102,13 +103,14 @@ impl Executor for ConnectService {
         let service = self.service.clone();
         let connection = service.connections.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = mpsc::channel(OUTBOX);
+        let unacknowledged = subscribe.unacknowledged.into_iter();
         let linked = Event::ExecutorConnected {
             instance: service.instance,
             connection,
             sender,
             event: ExecutorEvent::Subscribed {
-                tasks: subscribe.tasks,
-                unacknowledged: subscribe.unacknowledged,
+                tasks: subscribe.tasks.into_iter().map(executor_task).collect(),
+                unacknowledged: unacknowledged.map(executor_update).collect(),
                 version,
             },
         };
@@ -152,7 +154,7 @@ async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<
                     UPDATE_INTERVAL.max(INTERVAL_PER_BYTE * size(update.text.len())),
                 )
                 .await;
-                ExecutorEvent::Update(Box::new(update))
+                ExecutorEvent::Update(Box::new(executor_update(update)))
             }
             Some(Said::FrameworkMessage(data)) if data.len() > EXECUTOR_MESSAGE_BYTES => break,
             Some(Said::FrameworkMessage(data)) => {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 
-use super::record::{StoredInstance, StoredInstanceNumber, StoredStart, key, numbered};
+use super::record::{StoredInstance, StoredInstanceNumber, StoredStart, numbered};
 use crate::core::{ExecutorInfo, ExecutorRecord};
+use crate::wire;
 
 /// A record of an executor.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -60,7 +61,7 @@ impl From<&ExecutorRecord> for StoredExecutorRecord {
             ExecutorRecord::Created { instance, facts } => {
                 ExecutorRecordBody::Created(StoredExecutor {
                     instance: (*instance).into(),
-                    launch: (*facts.launch).clone(),
+                    launch: wire::launch(&facts.launch),
                     life: facts.run,
                     started: facts.started.map(Into::into),
                     ending: facts.ending,
@@ -85,16 +86,19 @@ impl From<&ExecutorRecord> for StoredExecutorRecord {
 impl StoredExecutorRecord {
     pub(super) fn read(self) -> Option<ExecutorRecord> {
         Some(match self.body? {
-            ExecutorRecordBody::Created(stored) => ExecutorRecord::Created {
-                instance: stored.instance.into(),
-                facts: Box::new(ExecutorInfo {
-                    key: key(&stored.launch)?,
-                    launch: Arc::new(stored.launch),
-                    run: stored.life,
-                    started: stored.started.map(Into::into),
-                    ending: stored.ending,
-                }),
-            },
+            ExecutorRecordBody::Created(stored) => {
+                let launch = wire::launch_from(stored.launch)?;
+                ExecutorRecord::Created {
+                    instance: stored.instance.into(),
+                    facts: Box::new(ExecutorInfo {
+                        key: launch.key(),
+                        launch: Arc::new(launch),
+                        run: stored.life,
+                        started: stored.started.map(Into::into),
+                        ending: stored.ending,
+                    }),
+                }
+            }
             ExecutorRecordBody::Started(StoredExecutorStart { instance, fact }) => {
                 ExecutorRecord::Started {
                     instance: instance.into(),
@@ -143,8 +147,9 @@ mod tests {
             }),
             ..v1::LaunchOrder::default()
         };
+        let launch = wire::launch_from(launch).unwrap();
         let facts = Box::new(ExecutorInfo {
-            key: key(&launch).unwrap(),
+            key: launch.key(),
             launch: Arc::new(launch),
             run: 3,
             started: Some(fact),

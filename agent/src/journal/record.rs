@@ -4,17 +4,17 @@
 
 use std::sync::Arc;
 
-use argosy_proto::convert::{explanation_from, to_wire_causes};
+use argosy_proto::convert::{self, explanation_from, to_wire_causes};
 use argosy_proto::v1;
-use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
+use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, Timestamp};
 use argosy_state::task::CheckResults;
 use prost::Message;
 
 use super::executors::StoredExecutorRecord;
-use crate::core::wire;
 use crate::core::{
     AgentIdentity, CheckTimes, Instance, JournalRecord, OrderBody, StartedFact, TaskFacts,
 };
+use crate::wire;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct StoredRecord {
@@ -201,7 +201,7 @@ pub(super) fn encode(record: &JournalRecord) -> Vec<u8> {
         }),
         JournalRecord::Updated { instance, update } => RecordBody::Updated(StoredUpdate {
             instance: (*instance).into(),
-            update: (**update).clone(),
+            update: wire::update(update),
         }),
         JournalRecord::Committed { instance, number } => {
             RecordBody::Committed(numbered(*instance, *number))
@@ -230,7 +230,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<JournalRecord> {
         },
         RecordBody::Updated(StoredUpdate { instance, update }) => JournalRecord::Updated {
             instance: instance.into(),
-            update: Box::new(update),
+            update: Box::new(wire::update_from(update)?),
         },
         RecordBody::Committed(StoredInstanceNumber { instance, number }) => {
             JournalRecord::Committed {
@@ -275,14 +275,14 @@ fn stored_order(order: OrderIndex, body: &OrderBody) -> StoredOrder {
             agent, launch, run, ..
         } => {
             took.agent = agent.map(|id| id.0);
-            took.launch = Some((**launch).clone());
+            took.launch = Some(wire::launch(launch));
             took.life = *run;
         }
         OrderBody::Kill { instance, grace_ms } => took.kill = Some(numbered(*instance, *grace_ms)),
         OrderBody::Limits { instance, limits } => {
             took.limits = Some(StoredLimits {
                 instance: (*instance).into(),
-                limits: limits.clone(),
+                limits: limits.as_ref().map(convert::limits),
             });
         }
         OrderBody::Nothing => {}
@@ -293,19 +293,22 @@ fn stored_order(order: OrderIndex, body: &OrderBody) -> StoredOrder {
 impl StoredOrder {
     fn read(self) -> Option<JournalRecord> {
         let what = match (self.launch, self.kill, self.limits) {
-            (Some(launch), _, _) => OrderBody::Launch {
-                agent: self.agent.map(AgentId),
-                key: key(&launch)?,
-                launch: Arc::new(launch),
-                run: self.life,
-            },
+            (Some(launch), _, _) => {
+                let launch = wire::launch_from(launch)?;
+                OrderBody::Launch {
+                    agent: self.agent.map(AgentId),
+                    key: launch.key(),
+                    launch: Arc::new(launch),
+                    run: self.life,
+                }
+            }
             (None, Some(StoredInstanceNumber { instance, number }), _) => OrderBody::Kill {
                 instance: instance.into(),
                 grace_ms: number,
             },
             (None, None, Some(StoredLimits { instance, limits })) => OrderBody::Limits {
                 instance: instance.into(),
-                limits,
+                limits: limits.map(convert::limits_from),
             },
             (None, None, None) => OrderBody::Nothing,
         };
@@ -324,14 +327,14 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
     };
     StoredTask {
         instance: instance.into(),
-        launch: (*facts.launch).clone(),
+        launch: wire::launch(&facts.launch),
         life: facts.run,
         kill_grace_ms: facts.kill_grace_ms,
         started: facts.started.map(Into::into),
-        updates: facts.updates.iter().cloned().collect(),
+        updates: facts.updates.iter().map(wire::update).collect(),
         made: facts.newest_update,
         committed: facts.committed,
-        state: wire::number(facts.state),
+        state: wire::state_number(facts.state),
         held: facts.held,
         healthy: facts.check_results.healthy,
         ready: facts.check_results.ready,
@@ -348,13 +351,15 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
 
 impl StoredTask {
     fn read(self) -> Option<TaskFacts> {
+        let launch = wire::launch_from(self.launch)?;
+        let updates = self.updates.into_iter().map(wire::update_from);
         Some(TaskFacts {
-            key: key(&self.launch)?,
-            launch: Arc::new(self.launch),
+            key: launch.key(),
+            launch: Arc::new(launch),
             run: self.life,
             kill_grace_ms: self.kill_grace_ms,
             started: self.started.map(Into::into),
-            updates: self.updates.into(),
+            updates: updates.collect::<Option<_>>()?,
             newest_update: self.made,
             committed: self.committed,
             state: wire::task_state(self.state),
@@ -375,11 +380,6 @@ impl StoredTask {
             },
         })
     }
-}
-
-pub(super) fn key(launch: &v1::LaunchOrder) -> Option<TaskKey> {
-    let task = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
-    crate::core::task_key(&launch.framework_id, task?)
 }
 
 pub(super) fn numbered(instance: Instance, number: u64) -> StoredInstanceNumber {

@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, OrderIndex};
+use argosy_state::task::TaskLimits;
 use nix::errno::Errno;
 
 use super::*;
 use crate::core::{
-    AgentIdentity, AgentState, Instance, JournalEffect, JournalRecord, OrderBody, SyncMode,
+    AgentIdentity, AgentState, Instance, JournalEffect, JournalRecord, NumberedUpdate, OrderBody,
+    SyncMode,
 };
+use crate::wire;
 
 struct TestDir {
     folder: tempfile::TempDir,
@@ -79,11 +82,12 @@ fn launch_line(order: u64, line: &str) -> JournalRecord {
         spec: Some(spec),
         ..v1::LaunchOrder::default()
     };
+    let launch = wire::launch_from(launch).unwrap();
     JournalRecord::OrderAccepted {
         order: OrderIndex(order),
         body: OrderBody::Launch {
             agent: Some(AgentId(1)),
-            key: crate::core::task_key("framework-1", &format!("task-{order}")).unwrap(),
+            key: launch.key(),
             launch: Arc::new(launch),
             run: 1,
         },
@@ -127,8 +131,8 @@ fn wait(journal: &Journal, reached: impl Fn(WriterProgress) -> bool) {
 }
 
 /// Returns an update with all remembered fields.
-fn unhealthy() -> v1::NumberedUpdate {
-    v1::NumberedUpdate {
+fn unhealthy() -> NumberedUpdate {
+    let update = v1::NumberedUpdate {
         framework_id: "framework-1".into(),
         task_id: "task-1".into(),
         number: 1,
@@ -143,13 +147,14 @@ fn unhealthy() -> v1::NumberedUpdate {
             ..v1::LimitsReport::default()
         }),
         ..v1::NumberedUpdate::default()
-    }
+    };
+    wire::update_from(update).unwrap()
 }
 
 fn limited(instance: Instance) -> OrderBody {
-    let limits = v1::Limits {
+    let limits = TaskLimits {
         pids: Some(9),
-        ..v1::Limits::default()
+        ..TaskLimits::default()
     };
     OrderBody::Limits {
         instance,

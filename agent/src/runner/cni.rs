@@ -21,9 +21,10 @@ use tokio::sync::Semaphore;
 
 use super::bridges::publications;
 use super::description::{failed, needs_root};
+use super::requests::ContainerStart;
 use crate::broker_client::BrokerClient;
 use crate::config::CniSettings;
-use crate::core::{ContainerName, ContainerStart, CreateError};
+use crate::core::{ContainerName, CreateError};
 use crate::error::{RunError, error_chain};
 use crate::paths::Paths;
 

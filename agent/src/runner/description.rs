@@ -19,14 +19,16 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::image_rootfs::ImageLaunch;
+use super::requests::ContainerStart;
 use super::sizes::ContainerSizes;
 use super::{
     RunnerState, devices, disks, executors, groups, image_rootfs, limits, networks,
     security_options, sizes, volumes,
 };
-use crate::core::{ContainerStart, CreateError};
+use crate::core::CreateError;
 use crate::disk;
 use crate::sandbox::HostPathUser;
+use crate::wire;
 
 /// The default `PATH` of a task.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -277,7 +279,7 @@ fn confine(
         let disk_bytes = shared
             .settings
             .disk_default
-            .limit_bytes(task)
+            .or(wire::disk_limit_bytes(task))
             .filter(|_| is_counted);
         // If the cgroup counts processes, a limit that is raised later must not be capped by a
         // lower one here.

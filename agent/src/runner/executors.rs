@@ -8,9 +8,10 @@ use argosy_proto::v1;
 use argosy_state::task::{Code, Explanation};
 
 use super::description::{command_user, failed};
+use super::requests::ContainerStart;
 use super::{RunnerState, image_rootfs};
 use crate::broker_client::DirectoryAccess;
-use crate::core::{ContainerStart, CreateError};
+use crate::core::CreateError;
 use crate::executors::ExecutorDirectory;
 
 /// Number of host user ids of one container.

@@ -17,9 +17,10 @@ use argosy_isolation::mounts::SHARED;
 use argosy_isolation::{ContainerUser, LaunchSpec};
 use argosy_state::ids::GroupId;
 
+use super::requests::{ContainerStart, GroupStart};
 use super::{RETRY_DELAY, Runner, RunnerState};
 use crate::broker_client::BrokerClient;
-use crate::core::{ContainerName, ContainerStart, GroupStart, Input};
+use crate::core::{ContainerName, Input};
 use crate::sandbox::ParentDirMode;
 
 /// The network namespaces of groups whose containers are being started by this run of the agent. A

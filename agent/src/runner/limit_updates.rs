@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use argosy_isolation::{Cgroup, Limits, MissingControllers, MissingPolicy};
+use argosy_proto::convert::limits_from;
 use argosy_proto::v1;
 use argosy_state::ids::OrderIndex;
 use argosy_state::task::{Code, Explanation};
@@ -76,7 +77,7 @@ impl Runner {
                     Err(LimitUpdateFailure { held: None, .. }) => {}
                 }
                 let held = newest.held.clone();
-                Some(written.map_err(|LimitUpdateFailure { why, .. }| UnappliedLimits { why, held }))
+                Some(written.map_err(|LimitUpdateFailure { why, .. }| UnappliedLimits { why, held: held.map(limits_from) }))
             });
             let written = written.await.expect("writing limits never panics");
             drop(slot);

@@ -2,11 +2,11 @@
 //!
 //! One asynchronous task per container waits for its supervisor. Blocking work (directories, the
 //! launcher, adoption, removal) runs on the runtime's blocking threads, a bounded number at a time.
-//! Reading order: `launcher_process`, `host_ids`, `unpacking`, `roots`, `image_rootfs`, `bridges`,
-//! `cni` and `etc_files`, `volumes`, `memory_high`, `disks`, `limits`, `cpuset`, `devices`,
-//! `security_options`, `groups`, `networks`, `description`, `executors`, `limit_updates`,
-//! `handles`, `starting`, `container_task`, `check_probe`, `disk_usage`, `removing`, `operations`,
-//! `orphans`.
+//! Reading order: `requests`, `launcher_process`, `host_ids`, `unpacking`, `roots`, `image_rootfs`,
+//! `bridges`, `cni` and `etc_files`, `volumes`, `memory_high`, `disks`, `limits`, `cpuset`,
+//! `devices`, `security_options`, `groups`, `networks`, `description`, `executors`,
+//! `limit_updates`, `handles`, `starting`, `container_task`, `check_probe`, `disk_usage`,
+//! `removing`, `operations`, `orphans`.
 
 pub(crate) mod bridges;
 mod check_probe;
@@ -31,6 +31,7 @@ mod networks;
 mod operations;
 mod orphans;
 mod removing;
+mod requests;
 pub(crate) mod roots;
 mod security_options;
 pub(crate) mod sizes;
@@ -55,9 +56,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker_client::{BrokerClient, BrokerLayerDirs};
 use crate::config::{Config, ContainerSettings, DiskEnforcement};
-use crate::core::{
-    ContainerEffect, ContainerName, ContainerStart, Input, Instance, RecoveredContainer,
-};
+use crate::core::{ContainerEffect, ContainerName, Input, Instance, RecoveredContainer};
 use crate::disk::DiskMeter;
 use crate::error::RunError;
 use crate::executors::ExecutorSockets;
@@ -66,6 +65,7 @@ use crate::host::HostFeatures;
 use crate::inbox::{Event, ExecutorSender};
 use crate::paths::Paths;
 use crate::statistics::Statistics;
+use crate::wire;
 use argosy_content::fetcher::{
     FetchCache, FetchProgress, FetchSettings, Fetcher, REPORT_INTERVAL, report,
 };
@@ -77,6 +77,7 @@ pub(crate) use devices::check as check_devices;
 pub(crate) use handles::{AttachError, ContainerControls, ExecStartError, SlotError};
 use image_rootfs::ContainerImages;
 pub use launcher_process::LauncherCommand;
+use requests::ContainerStart;
 use unpacking::LauncherUnpacker;
 
 /// Maximum number of containers that are created or adopted concurrently; the same number is
@@ -405,10 +406,10 @@ impl Runner {
 impl ContainerRuntime for Runner {
     fn perform(&mut self, effect: ContainerEffect) {
         match effect {
-            ContainerEffect::Fetch(start) => self.fetch(*start),
+            ContainerEffect::Fetch(start) => self.fetch((*start).into()),
             ContainerEffect::CancelFetch(instance) => self.cancel_fetch(instance),
-            ContainerEffect::Prepare(start) => self.prepare(*start),
-            ContainerEffect::Start(start) => self.start(*start),
+            ContainerEffect::Prepare(start) => self.prepare((*start).into()),
+            ContainerEffect::Start(start) => self.start((*start).into()),
             ContainerEffect::CancelStart(instance) => self.cancel_start(instance),
             ContainerEffect::Find { name, key } => self.find(name, key),
             ContainerEffect::Kill { instance, grace_ms } => {
@@ -430,8 +431,9 @@ impl ContainerRuntime for Runner {
             ContainerEffect::Limit {
                 name,
                 launch,
+                task_amounts,
                 order,
-            } => self.limit(name, launch, order),
+            } => self.limit(name, requests::launch(&launch, &task_amounts), order),
             ContainerEffect::CancelProbe {
                 instance,
                 probe,
@@ -456,7 +458,10 @@ impl ContainerRuntime for Runner {
                 instance,
                 connection,
                 message,
-            } => self.sockets.send(instance, connection, *message),
+            } => {
+                let message = wire::to_executor(*message);
+                self.sockets.send(instance, connection, message);
+            }
         }
     }
 

@@ -13,8 +13,9 @@ use super::RunnerState;
 use super::bridges;
 use super::description::{failed, needs_root};
 use super::etc_files::{NetworkLocation, host_name, own_files};
+use super::requests::ContainerStart;
 use crate::broker_client::BrokerClient;
-use crate::core::{ContainerStart, CreateError};
+use crate::core::CreateError;
 use argosy_content::fetcher::ServerAccess;
 
 /// Returns the network that the task or its group names.

@@ -17,12 +17,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::description::PreparedLaunch;
+use super::requests::ContainerStart;
 use super::starting::start_cancelled;
 use super::{
     ADOPTION_TRIES, RETRY_DELAY, RunnerState, container_task, description, host_ids, networks,
 };
 use crate::broker_client::AdoptedContainer;
-use crate::core::{ContainerName, ContainerStart, CreateError, RecoveredContainer};
+use crate::core::{ContainerName, CreateError, RecoveredContainer};
 use crate::disk;
 use argosy_content::fetcher::{FetchContext, FetchProgress};
 

@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::description::{self, PreparedLaunch};
+use super::requests::ContainerStart;
 use super::{Runner, RunnerState, cni, container_task};
-use crate::core::{ContainerName, ContainerStart, CreateError, Input, Instance};
+use crate::core::{ContainerName, CreateError, Input, Instance};
 
 /// The result of a preparation: the prepared start, or the reason why it is impossible.
 type PreparedStart = oneshot::Receiver<Result<PreparedLaunch, CreateError>>;

@@ -3,8 +3,7 @@
 use argosy_state::agent::{AgentInfo, AgentMode};
 use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
-use argosy_state::limits;
-use argosy_state::task::{Cause, CheckResults, Explanation, LimitsReport, Task};
+use argosy_state::task::{Cause, CheckResults, Explanation, LimitsReport, ReportedText, Task};
 
 use super::security_options::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 use super::{
@@ -70,7 +69,10 @@ pub fn mode_from(mode: AgentMode) -> v1::AgentMode {
 /// # Errors
 /// Names the field.
 pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, InvalidMessage> {
-    let (causes, message) = causes_from(wire.causes, wire.text, wire.detail_bytes);
+    let Explanation {
+        causes,
+        detail: message,
+    } = explanation_from(wire.causes, wire.text, wire.detail_bytes);
     Ok(AgentUpdate {
         key: key(&wire.framework_id, &wire.task_id)?,
         order: OrderIndex(wire.order_index),
@@ -92,61 +94,55 @@ pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, InvalidMessa
 
 fn limits_report_from(report: v1::LimitsReport) -> LimitsReport {
     let refusal = report.refusal;
-    let refusal = refusal.map(|text| causes_from(report.causes, text, report.detail_bytes));
-    let (causes, detail) = refusal.unzip();
+    let refusal = refusal.map(|text| explanation_from(report.causes, text, report.detail_bytes));
+    let (causes, outcome) = match refusal {
+        Some(refusal) => (refusal.causes, Err(refusal.detail)),
+        None => (Vec::new(), Ok(())),
+    };
     LimitsReport {
         order: OrderIndex(report.order_index),
-        outcome: detail.map_or(Ok(()), Err),
+        outcome,
         held: report.held.map(|held| Box::new(limits_from(held))),
-        causes: causes.unwrap_or_default(),
+        causes,
     }
 }
 
 /// Returns the causes for a master, the text that begins with them, and the number of text bytes
-/// after them. The text is truncated to the length that masters keep.
+/// after them.
 #[must_use]
-pub fn to_wire_causes(explanation: Explanation) -> (Vec<v1::Cause>, String, u32) {
-    let mut text = explanation.to_string();
-    let begin = text.len().saturating_sub(explanation.detail.len());
-    text.truncate(text.floor_char_boundary(limits::MESSAGE_BYTES.max(begin)));
-    let causes = explanation.causes.into_iter().map(|cause| v1::Cause {
+pub fn reported_text(reported: ReportedText) -> (Vec<v1::Cause>, String, u32) {
+    let causes = reported.causes.into_iter().map(|cause| v1::Cause {
         code: cause.code,
         arguments: cause.arguments,
     });
-    let detail_bytes = u32::try_from(text.len() - begin).unwrap_or(u32::MAX);
-    (causes.collect(), text, detail_bytes)
+    (causes.collect(), reported.text, reported.detail_bytes)
+}
+
+/// Reverses [`reported_text`].
+#[must_use]
+pub fn reported_text_from(causes: Vec<v1::Cause>, text: String, detail_bytes: u32) -> ReportedText {
+    let causes = causes.into_iter().map(|cause| Cause {
+        code: cause.code,
+        arguments: cause.arguments,
+    });
+    ReportedText {
+        causes: causes.collect(),
+        text,
+        detail_bytes,
+    }
+}
+
+/// Returns an explanation as [`reported_text`]. The text is truncated to the length that masters
+/// keep.
+#[must_use]
+pub fn to_wire_causes(explanation: Explanation) -> (Vec<v1::Cause>, String, u32) {
+    reported_text(ReportedText::of(explanation))
 }
 
 /// Reverses [`to_wire_causes`]. Causes that this release does not know become free text.
 #[must_use]
 pub fn explanation_from(causes: Vec<v1::Cause>, text: String, detail_bytes: u32) -> Explanation {
-    let (causes, detail) = causes_from(causes, text, detail_bytes);
-    Explanation { causes, detail }
-}
-
-/// Returns the causes, and the free text after them. If this release does not know one of them, or
-/// they do not fit the text, all of the text is free.
-fn causes_from(wire: Vec<v1::Cause>, text: String, detail_bytes: u32) -> (Vec<Cause>, String) {
-    let causes: Vec<Cause> = wire
-        .into_iter()
-        .map(|cause| Cause {
-            code: cause.code,
-            arguments: cause.arguments,
-        })
-        .collect();
-    let is_good = causes.len() <= limits::CAUSES
-        && causes
-            .iter()
-            .all(|cause| cause.is_known() && cause.is_bounded());
-    let begin = text.len().checked_sub(detail_bytes as usize);
-    let detail = begin.and_then(|begin| text.get(begin..));
-    match detail {
-        Some(detail) if is_good && !causes.is_empty() => {
-            let detail = detail.to_owned();
-            (causes, detail)
-        }
-        Some(_) | None => (Vec::new(), text),
-    }
+    reported_text_from(causes, text, detail_bytes).explanation()
 }
 
 /// Reads an entry of an agent's list.
@@ -160,7 +156,11 @@ pub fn held_task(wire: &v1::HeldTask) -> Result<HeldTask, InvalidMessage> {
     })
 }
 
-fn key(framework: &str, task: &str) -> Result<TaskKey, InvalidMessage> {
+/// Reads the name of a task.
+///
+/// # Errors
+/// Names the field.
+pub fn key(framework: &str, task: &str) -> Result<TaskKey, InvalidMessage> {
     let task =
         TaskId::new(task).map_err(|error| InvalidMessage::new("task_id", error.to_string()))?;
     Ok(TaskKey {
@@ -239,6 +239,7 @@ fn subject(key: &TaskKey) -> v1::Subject {
 
 #[cfg(test)]
 mod tests {
+    use argosy_state::limits;
     use argosy_state::task::Code;
 
     use super::*;

@@ -9,23 +9,9 @@ use crate::v1::network::Mode;
 
 /// Returns a container on the wire; absent if it is the agent's default.
 pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
-    let mode = match &container.network {
-        ContainerNetwork::AgentDefault if container.opt_outs.host_network => {
-            Some(Mode::Host(v1::HostNetwork {}))
-        }
-        ContainerNetwork::AgentDefault => None,
-        ContainerNetwork::None => Some(Mode::None(v1::NoNetwork {})),
-        ContainerNetwork::Bridge(ports) => Some(Mode::Bridge(v1::BridgeNetwork {
-            published: published(ports),
-        })),
-        ContainerNetwork::Cni(cni) => Some(Mode::Cni(v1::CniNetwork {
-            name: cni.name.clone(),
-            published: published(&cni.published),
-        })),
-    };
     (*container != Container::default()).then(|| v1::ContainerSpec {
         image: container.image.clone(),
-        network: mode.map(|mode| v1::Network { mode: Some(mode) }),
+        network: network(&container.network, container.opt_outs.host_network),
         opt_outs: opt_outs(&container.opt_outs),
         sizes: sizes(container.sizes),
         pull: match container.pull {
@@ -35,6 +21,25 @@ pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
         }
         .into(),
     })
+}
+
+/// Returns a network on the wire; absent if it is the agent's default. `host_network`: whether that
+/// means the network of the host.
+#[must_use]
+pub fn network(network: &ContainerNetwork, host_network: bool) -> Option<v1::Network> {
+    let mode = match network {
+        ContainerNetwork::AgentDefault if host_network => Mode::Host(v1::HostNetwork {}),
+        ContainerNetwork::AgentDefault => return None,
+        ContainerNetwork::None => Mode::None(v1::NoNetwork {}),
+        ContainerNetwork::Bridge(ports) => Mode::Bridge(v1::BridgeNetwork {
+            published: published(ports),
+        }),
+        ContainerNetwork::Cni(cni) => Mode::Cni(v1::CniNetwork {
+            name: cni.name.clone(),
+            published: published(&cni.published),
+        }),
+    };
+    Some(v1::Network { mode: Some(mode) })
 }
 
 /// Reads a container.

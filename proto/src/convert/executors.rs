@@ -2,8 +2,8 @@
 
 use argosy_state::task::{CommandSpec, ExecutorSpec};
 
-use super::tasks::{spec, spec_from};
-use super::{InvalidMessage, resources};
+use super::tasks::{spec, valid_parts_from};
+use super::{FirstDefect, InvalidMessage, resources};
 use crate::v1;
 
 /// The default time from the request that an executor ends to TERM, and from TERM to KILL, in
@@ -26,9 +26,8 @@ pub(super) fn executor(executor: &ExecutorSpec) -> v1::ExecutorSpec {
     }
 }
 
-/// Returns an executor as a task with a separate container, as agents start it.
-#[must_use]
-pub fn executor_as_task(wire: &v1::ExecutorSpec) -> v1::TaskSpec {
+/// Returns an executor as a task with a separate container.
+fn executor_as_task(wire: &v1::ExecutorSpec) -> v1::TaskSpec {
     let wire = wire.clone();
     let grace_ms = grace_ms(&wire);
     v1::TaskSpec {
@@ -57,17 +56,25 @@ fn grace_ms(wire: &v1::ExecutorSpec) -> u64 {
     }
 }
 
-/// Reads an executor.
-pub(super) fn executor_from(wire: v1::ExecutorSpec) -> Result<ExecutorSpec, InvalidMessage> {
-    let read = spec_from(executor_as_task(&wire)).map_err(|why| match why.field.as_str() {
-        "task_id" => InvalidMessage::new("executor_id", why.text),
-        _ => why,
-    })?;
+/// Reads the valid parts of an executor; `None` if there is none, or if its id is invalid.
+pub(super) fn executor_parts(
+    wire: Option<v1::ExecutorSpec>,
+    defect: &mut FirstDefect,
+) -> Option<ExecutorSpec> {
+    let inside = |why: InvalidMessage| why.inside("executor");
+    let (read, invalid) = match valid_parts_from(executor_as_task(&wire?)) {
+        Ok(read) => read,
+        Err(why) => {
+            let unnamed = InvalidMessage::new("executor_id", why.text);
+            return defect.part(Err(inside(unnamed)));
+        }
+    };
+    defect.part(invalid.map_or(Ok(()), Err).map_err(inside));
     if read.run == CommandSpec::Image && read.container.image.is_empty() {
         let text = "it is empty: give shell a line or argv a program";
-        return Err(InvalidMessage::new("command", text));
+        defect.part(Err(inside(InvalidMessage::new("command", text))))
     }
-    Ok(ExecutorSpec {
+    Some(ExecutorSpec {
         executor: read.task,
         resources: read.resources,
         run: read.run,
@@ -81,6 +88,7 @@ pub(super) fn executor_from(wire: v1::ExecutorSpec) -> Result<ExecutorSpec, Inva
 
 #[cfg(test)]
 mod tests {
+    use super::super::spec_from;
     use super::*;
 
     fn wire() -> v1::ExecutorSpec {

@@ -4,7 +4,7 @@ use argosy_state::ids::GroupId;
 use argosy_state::limits;
 use argosy_state::task::TaskGroup;
 
-use super::InvalidMessage;
+use super::{FirstDefect, InvalidMessage};
 use crate::v1;
 
 /// Returns a position in a group on the wire.
@@ -35,6 +35,20 @@ pub fn group_from(wire: v1::TaskGroup) -> Result<TaskGroup, InvalidMessage> {
         place: wire.place,
         size: wire.size,
     })
+}
+
+/// Reads a position in a group, valid or not; `None` if there is none, or if its id is invalid.
+pub(super) fn group_parts(
+    wire: Option<v1::TaskGroup>,
+    defect: &mut FirstDefect,
+) -> Option<TaskGroup> {
+    let wire = wire?;
+    let invalid = GroupId::new(&wire.group_id).ok().map(|id| TaskGroup {
+        id,
+        place: wire.place,
+        size: wire.size,
+    });
+    defect.part_or(group_from(wire).map(Some), invalid)
 }
 
 #[cfg(test)]

@@ -23,19 +23,22 @@ use argosy_state::ids::{InvalidId, Revision};
 use crate::v1;
 
 pub use agents::{
-    agent_info, agent_info_from, explanation_from, held_task, mode_from, order_kill, order_launch,
-    order_limits, order_void, to_wire_causes, update_from,
+    agent_info, agent_info_from, explanation_from, held_task, key, mode_from, order_kill,
+    order_launch, order_limits, order_void, reported_text, reported_text_from, to_wire_causes,
+    update_from,
 };
 pub use checks::{check_from, health_check_from};
-pub use containers::image_pull_from;
-pub use executors::executor_as_task;
+pub use containers::{image_pull_from, network};
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, offer_terms, roles};
 pub use groups::group_from;
 pub use kill_policy::{kill_signal, kill_signal_from};
 pub use operations::{operations_from, refused, refused_position, shape};
-pub use resources::{resources, resources_from};
+pub use resources::{resource, resources, resources_from};
 pub use security_options::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
-pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};
+pub use tasks::{
+    exit_from, reason_from, source_from, spec, spec_from, state_from, status, task,
+    valid_parts_from,
+};
 
 /// The error of a message with an invalid shape.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +66,25 @@ impl InvalidMessage {
             field: format!("{outer}.{}", self.field),
             text: self.text,
         }
+    }
+}
+
+/// The first defect of a message that is read as far as it is valid.
+#[derive(Debug, Default)]
+struct FirstDefect(Option<InvalidMessage>);
+
+impl FirstDefect {
+    /// Returns a part, or its default if it is invalid.
+    fn part<T: Default>(&mut self, read: Result<T, InvalidMessage>) -> T {
+        self.part_or(read, T::default())
+    }
+
+    /// Returns a part, or `other` if it is invalid.
+    fn part_or<T>(&mut self, read: Result<T, InvalidMessage>, other: T) -> T {
+        read.unwrap_or_else(|defect| {
+            self.0.get_or_insert(defect);
+            other
+        })
     }
 }
 

@@ -15,7 +15,9 @@ pub fn resources(resources: &Resources) -> Vec<v1::Resource> {
     resources.iter().map(resource).collect()
 }
 
-fn resource(resource: &Resource) -> v1::Resource {
+/// Returns a resource on the wire.
+#[must_use]
+pub fn resource(resource: &Resource) -> v1::Resource {
     let identity = &resource.identity;
     let reservations = identity.reservations.iter().map(|level| v1::Reservation {
         role: level.role.to_string(),

@@ -7,13 +7,13 @@ use argosy_state::task::{
 
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
-use super::executors::{executor, executor_from};
-use super::groups::{group, group_from};
+use super::executors::{executor, executor_parts};
+use super::groups::{group, group_parts};
 use super::kill_policy::{kill_signal, kill_signal_from};
 use super::security_options::{limits, limits_from};
 use super::uris::{uri, uri_from};
 use super::volumes::{volume, volumes_from};
-use super::{InvalidMessage, resources, resources_from, revision};
+use super::{FirstDefect, InvalidMessage, resources, resources_from, revision};
 use crate::v1;
 
 /// The default time from TERM to KILL, in milliseconds (Mesos' default).
@@ -66,59 +66,63 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
 /// # Errors
 /// Names the field: an invalid id, invalid resources, both or neither of shell and argv, NUL bytes.
 pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, InvalidMessage> {
+    match valid_parts_from(wire)? {
+        (spec, None) => Ok(spec),
+        (_, Some(defect)) => Err(defect),
+    }
+}
+
+/// Reads the valid parts of a description, and the first defect of the others, which have their
+/// defaults. An invalid place in a group is kept.
+///
+/// # Errors
+/// Only an invalid id.
+pub fn valid_parts_from(
+    wire: v1::TaskSpec,
+) -> Result<(TaskSpec, Option<InvalidMessage>), InvalidMessage> {
     let task = TaskId::new(&wire.task_id)
         .map_err(|error| InvalidMessage::new("task_id", error.to_string()))?;
-    let container = container_from(wire.container)?;
+    let mut defect = FirstDefect::default();
+    let container = defect.part(container_from(wire.container));
     let needs_none = !container.image.is_empty() || wire.executor.is_some();
-    let run = run_from(wire.shell, wire.argv, needs_none)?;
+    let run = run_from(wire.shell, wire.argv, needs_none);
+    let run = defect.part_or(run, CommandSpec::Image);
     let kill_policy = wire.kill_policy.unwrap_or_default();
     let grace_ms = kill_policy.grace_ms;
+    let uris = wire.uris.into_iter().map(uri_from);
+    let health = wire.health_check.map(health_check_from).transpose();
+    let readiness = wire.readiness_check.map(check_from).transpose();
     let spec = TaskSpec {
         task,
         name: wire.name,
-        resources: resources_from("resources", &wire.resources)?,
+        resources: defect.part(resources_from("resources", &wire.resources)),
         limits: wire.limits.map(|wire| Box::new(limits_from(wire))),
         run,
         container,
         environment: wire.environment.into_iter().collect(),
         user: wire.user,
-        uris: wire
-            .uris
-            .into_iter()
-            .map(uri_from)
-            .collect::<Result<_, _>>()?,
+        uris: defect.part(uris.collect()),
         host_paths: wire.host_paths.into_iter().map(host_path_from).collect(),
         grace_ms: if grace_ms == 0 { GRACE_MS } else { grace_ms },
-        kill_signal: kill_signal_from(kill_policy.signal)
-            .map_err(|why| why.inside("kill_policy"))?,
+        kill_signal: defect
+            .part(kill_signal_from(kill_policy.signal).map_err(|why| why.inside("kill_policy"))),
         labels: wire.labels.into_iter().collect(),
         max_completion_ms: wire.max_completion_ms,
         stop_after_ms: wire.stop_after_ms,
-        health_check: wire
-            .health_check
-            .map(|health| health_check_from(health).map(Box::new))
-            .transpose()
-            .map_err(|why| why.inside("health_check"))?,
-        readiness_check: wire
-            .readiness_check
-            .map(|readiness| check_from(readiness).map(Box::new))
-            .transpose()
-            .map_err(|why| why.inside("readiness_check"))?,
-        volumes: volumes_from(wire.volumes)?,
+        health_check: defect
+            .part(health.map_err(|why| why.inside("health_check")))
+            .map(Box::new),
+        readiness_check: defect
+            .part(readiness.map_err(|why| why.inside("readiness_check")))
+            .map(Box::new),
+        volumes: defect.part(volumes_from(wire.volumes)),
         tty: wire.tty,
         stdin: wire.stdin,
-        executor: wire
-            .executor
-            .map(|wanted| executor_from(wanted).map(Box::new))
-            .transpose()
-            .map_err(|why| why.inside("executor"))?,
-        group: wire
-            .group
-            .map(|place| group_from(place).map(Box::new))
-            .transpose()?,
+        executor: executor_parts(wire.executor, &mut defect).map(Box::new),
+        group: group_parts(wire.group, &mut defect).map(Box::new),
     };
-    check_text(&spec)?;
-    Ok(spec)
+    defect.part(check_text(&spec));
+    Ok((spec, defect.0))
 }
 
 fn host_path_from(wire: v1::HostPath) -> HostPath {

@@ -6,6 +6,7 @@
 //! level 3 the whole text is stored.
 
 mod code;
+mod reported;
 
 use std::fmt;
 
@@ -13,6 +14,7 @@ use crate::codec::stored::stored;
 use crate::limits;
 
 pub use self::code::Code;
+pub use self::reported::ReportedText;
 
 /// One cause. A code of a later release is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -14,7 +14,7 @@ mod spec;
 pub(crate) mod update_messages;
 mod volume;
 
-pub use self::cause::{Cause, Code, Explanation};
+pub use self::cause::{Cause, Code, Explanation, ReportedText};
 pub use self::check::{Check, CheckKind, HealthCheck, Scheme};
 pub use self::container::{CniNetwork, Container, ContainerNetwork, ImagePull, PublishedPort};
 pub use self::executor::ExecutorSpec;

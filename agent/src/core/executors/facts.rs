@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 
 use crate::core::facts::{AgentState, ContainerName, Instance, StartedFact};
+use crate::core::launch::LaunchOrder;
 
 /// An executor of this agent that is not cleaned up. Its name on this host is the instance of the
 /// task that started it.
@@ -14,7 +14,7 @@ pub struct ExecutorInfo {
     /// Its framework, and its id there.
     pub key: TaskKey,
     /// The executor as a task with its container, with the executor named as what runs it.
-    pub launch: Arc<v1::LaunchOrder>,
+    pub launch: Arc<LaunchOrder>,
     /// The run in which its container is started.
     pub run: u64,
     /// Set once its command was executed.

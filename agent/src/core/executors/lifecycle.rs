@@ -2,50 +2,54 @@
 
 use std::sync::Arc;
 
-use argosy_proto::convert::executor_as_task;
-use argosy_proto::v1;
-use argosy_state::ids::{TaskId, TaskKey};
+use argosy_state::ids::TaskKey;
 use argosy_state::planted_bug;
-use argosy_state::task::{Code, Explanation, Reason, TaskState, UpdateSource};
+use argosy_state::resources::{Resource, Value};
+use argosy_state::task::{
+    Code, ExecutorSpec, Explanation, Reason, TaskSpec, TaskState, UpdateSource,
+};
 
 use super::shutdown::terminated;
 use super::{Executor, ExecutorInfo, ExecutorRecord, HostedTask};
 use crate::core::effect::ContainerEffect;
 use crate::core::facts::{Instance, JournalRecord, StartedFact, TaskFacts};
 use crate::core::input::{CommandExit, CommandStatus, ContainerStart, Input};
+use crate::core::launch::{LaunchOrder, OrderForm};
 use crate::core::lifecycle::InstancePhase;
 use crate::core::outcome::{TaskEnd, outcome_of};
 use crate::core::views::ContainerView;
-use crate::core::{ContainerName, Core, DeferredStep, SyncMode, disk_limit_bytes};
+use crate::core::{Core, DeferredStep, SyncMode, disk_limit_bytes};
 
 /// Returns the executor that a task names.
 pub(super) fn executor_key(task: &TaskFacts) -> Option<TaskKey> {
     let spec = task.executor()?;
     Some(TaskKey {
         framework: task.key.framework,
-        task: TaskId::new(&spec.executor_id).ok()?,
+        task: spec.executor.clone(),
     })
 }
 
 impl TaskFacts {
     /// Returns the executor that runs the task; `None` if this agent does.
-    pub(in crate::core) fn executor(&self) -> Option<&v1::ExecutorSpec> {
-        self.launch.spec.as_ref()?.executor.as_ref()
+    pub(in crate::core) fn executor(&self) -> Option<&ExecutorSpec> {
+        self.launch.spec.executor.as_deref()
     }
 }
 
 /// Returns the launch order with which the agent starts an executor: its command, and in `executor`
 /// the mark that it is one.
-fn executor_launch(task: &TaskFacts, spec: &v1::ExecutorSpec) -> v1::LaunchOrder {
-    v1::LaunchOrder {
-        spec: Some(v1::TaskSpec {
-            executor: Some(spec.clone()),
-            ..executor_as_task(spec)
-        }),
-        framework_id: task.launch.framework_id.clone(),
+fn executor_launch(task: &TaskFacts, spec: &ExecutorSpec) -> LaunchOrder {
+    LaunchOrder {
+        framework: task.launch.framework,
         role: task.launch.role.clone(),
         framework_name: task.launch.framework_name.clone(),
         never_start: false,
+        spec: TaskSpec {
+            executor: Some(Box::new(spec.clone())),
+            ..spec.as_task()
+        },
+        defect: None,
+        form: OrderForm::Canonical,
     }
 }
 
@@ -152,12 +156,7 @@ impl Core {
         let Some(start) = self.executor_start(instance) else {
             return;
         };
-        let spec = start.launch.spec.as_ref();
-        let is_brought = spec.is_some_and(|spec| {
-            let container = spec.container.as_ref();
-            !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
-        });
-        if is_brought {
+        if start.launch.needs_fetch() {
             self.enter_executor_phase(instance, InstancePhase::Fetching);
             self.effects.push(ContainerEffect::Fetch(start));
         } else {
@@ -171,57 +170,56 @@ impl Core {
         Some(Box::new(ContainerStart {
             name: self.facts.executor_container(instance)?,
             key: facts.key.clone(),
-            launch: Arc::new(self.with_tasks(instance, &facts.launch)),
+            launch: facts.launch.clone(),
+            task_amounts: self.task_amounts(instance),
             stop_at: None,
             group: None,
         }))
     }
 
-    /// Returns the launch with the limits of the container: the amounts of the executor and of all
-    /// its tasks. Ports and sets are only the executor's, as they cannot be added to a running
-    /// container.
-    fn with_tasks(&self, instance: Instance, launch: &v1::LaunchOrder) -> v1::LaunchOrder {
-        let mut launch = launch.clone();
+    /// Returns the amounts of all tasks of an executor.
+    fn task_amounts(&self, instance: Instance) -> Vec<Resource> {
         let executor = self.executors.all.get(&instance);
         let tasks = executor.into_iter().flat_map(|executor| &executor.tasks);
-        let specs = tasks.filter_map(|task| self.facts.tasks.get(task)?.launch.spec.as_ref());
-        let amounts = specs.flat_map(|spec| &spec.resources).filter(|resource| {
-            let value = resource.value.as_ref();
-            value.is_some_and(|value| matches!(value, v1::resource::Value::ScalarMilli(_)))
-        });
-        if let Some(spec) = &mut launch.spec {
-            spec.resources.extend(amounts.cloned());
-        }
-        launch
+        let tasks = tasks.filter_map(|task| self.facts.tasks.get(task));
+        let resources = tasks.flat_map(|task| &task.launch.spec.resources);
+        let amounts = resources.filter(|resource| matches!(resource.value, Value::Scalar(_)));
+        amounts.cloned().collect()
     }
 
     /// Adjusts the limits of the container after a change of the executor's tasks.
     pub(super) fn limit_executor(&mut self, instance: Instance) {
         let is_running = self.executors.phase(instance) == Some(InstancePhase::Running);
         if let Some(start) = self.executor_start(instance).filter(|_| is_running) {
+            self.measure_executor(&start);
             let ContainerStart {
-                name, key, launch, ..
+                name,
+                launch,
+                task_amounts,
+                ..
             } = *start;
-            self.measure_executor(name, key, &launch);
             self.effects.push(ContainerEffect::Limit {
                 name,
                 launch,
+                task_amounts,
                 order: None,
             });
         }
     }
 
-    /// Starts to measure the disk usage of an executor. `launch`: the executor's launch, with the
-    /// resources of its tasks.
-    fn measure_executor(&mut self, name: ContainerName, key: TaskKey, launch: &v1::LaunchOrder) {
-        let Some(spec) = launch.spec.as_ref() else {
-            return;
-        };
-        let requested_bytes = disk_limit_bytes(spec);
+    /// Starts to measure the disk usage of an executor.
+    fn measure_executor(&mut self, start: &ContainerStart) {
+        let spec = &start.launch.spec;
+        let of_tasks = start.task_amounts.iter();
+        let of_tasks = of_tasks.filter(|amount| &*amount.identity.name == "disk");
+        let milli = of_tasks.fold(spec.resources.scalar_milli("disk"), |sum, amount| {
+            sum.saturating_add(amount.value.scalar_milli())
+        });
+        let requested_bytes = disk_limit_bytes(milli.try_into().unwrap_or(0));
         let limit_bytes = self.config.disk_default.or(requested_bytes);
         self.effects.push(ContainerEffect::Measure {
-            name,
-            key,
+            name: start.name,
+            key: start.key.clone(),
             limit_bytes: limit_bytes.unwrap_or(u64::MAX),
             requested_bytes: requested_bytes.unwrap_or(0),
             counts_unlinked: spec.host_paths.is_empty(),

@@ -2,12 +2,13 @@
 //!
 //! An executor runs as long as it has a task that has not ended, and is ended then, for any end of
 //! its tasks. Its name on this host is the instance of the task that started it: such a task has no
-//! container itself. Reading order: `facts`, `lifecycle` (its container), `shutdown`, `recovery`,
-//! `protocol` (messages between executor and agent), `locate`.
+//! container itself. Reading order: `facts`, `messages`, `lifecycle` (its container), `shutdown`,
+//! `recovery`, `protocol` (messages between executor and agent), `locate`.
 
 mod facts;
 mod lifecycle;
 mod locate;
+mod messages;
 mod protocol;
 mod recovery;
 mod shutdown;
@@ -18,7 +19,7 @@ use argosy_state::ids::Timestamp;
 use argosy_state::task::{Explanation, Reason, TaskState};
 
 pub use facts::{ExecutorInfo, ExecutorRecord};
-pub use protocol::ExecutorEvent;
+pub use messages::{ExecutorEvent, ExecutorMessage, ExecutorTask, ExecutorUpdate};
 
 use super::facts::{Instance, TaskFacts};
 use super::lifecycle::InstancePhase;

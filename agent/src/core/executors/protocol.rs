@@ -5,41 +5,18 @@
 
 use std::collections::BTreeSet;
 
-use argosy_proto::convert::exit_from;
-use argosy_proto::v1;
-use argosy_proto::v1::to_executor::Message as Tell;
-use argosy_proto::versions::VersionRange;
-use argosy_state::ids::OrderIndex;
+use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::task::{Code, Explanation, Reason, TaskState, UpdateSource};
 
 use super::recovery::is_unreported;
 use super::shutdown::terminated;
+use super::{ExecutorEvent, ExecutorMessage, ExecutorTask, ExecutorUpdate};
 use crate::core::effect::ContainerEffect;
 use crate::core::facts::{Instance, JournalRecord};
 use crate::core::lifecycle::InstancePhase;
-use crate::core::orders::key;
+use crate::core::messages::AgentMessage;
 use crate::core::outcome::TaskEnd;
-use crate::core::{Core, DeferredStep, ExecutorRecord, SyncMode, wire};
-
-/// A message from the socket of an executor.
-#[derive(Debug, Clone)]
-pub enum ExecutorEvent {
-    /// The executor has presented its token on a new stream.
-    Subscribed {
-        /// Its tasks.
-        tasks: Vec<v1::ExecutorTask>,
-        /// Its unacknowledged updates.
-        unacknowledged: Vec<v1::ExecutorUpdate>,
-        /// The negotiated version of the protocol.
-        version: u32,
-    },
-    /// One of its tasks is in a new state.
-    Update(Box<v1::ExecutorUpdate>),
-    /// A message for its framework.
-    Message(Vec<u8>),
-    /// The stream has ended.
-    Closed,
-}
+use crate::core::{Core, DeferredStep, ExecutorRecord, SyncMode};
 
 impl Core {
     /// Handles a message of an executor. Messages of any stream but the present one are outdated
@@ -84,26 +61,22 @@ impl Core {
         let Some(facts) = self.facts.executors.get(&instance) else {
             return;
         };
-        let subscribed = v1::ExecutorSubscribed {
-            protocol: Some(VersionRange::OWN.answer(version)),
-            framework_id: facts.key.framework.to_string(),
-            executor_id: facts.key.task.to_string(),
-        };
-        self.send_to_executor(instance, Tell::Subscribed(subscribed));
+        let key = facts.key.clone();
+        self.send_to_executor(instance, ExecutorMessage::Subscribed { version, key });
     }
 
     fn subscribed(
         &mut self,
         instance: Instance,
-        listed: &[v1::ExecutorTask],
-        unacknowledged: Vec<v1::ExecutorUpdate>,
+        listed: &[ExecutorTask],
+        unacknowledged: Vec<ExecutorUpdate>,
     ) {
         for update in unacknowledged {
             self.executor_update(instance, update);
         }
         let mut held = BTreeSet::new();
         for task in listed {
-            match self.task_of(instance, &task.task_id, task.order_index) {
+            match self.task_of(instance, &task.task, task.order) {
                 Some(found) => drop(held.insert(found)),
                 // It has ended here, or never was a task of this executor.
                 None => self.kill_unknown_task(instance, task),
@@ -157,10 +130,11 @@ impl Core {
     }
 
     /// Returns a task of this executor that has not ended.
-    fn task_of(&self, executor: Instance, task: &str, order: u64) -> Option<Instance> {
-        let framework = self.facts.executors.get(&executor)?.key.framework;
-        let key = key(&framework.to_string(), task)?;
-        let order = OrderIndex(order);
+    fn task_of(&self, executor: Instance, task: &str, order: OrderIndex) -> Option<Instance> {
+        let key = TaskKey {
+            framework: self.facts.executors.get(&executor)?.key.framework,
+            task: TaskId::new(task).ok()?,
+        };
         let mut tasks = self.executors.all.get(&executor)?.tasks.iter().copied();
         tasks.find(|instance| {
             let facts = self.facts.tasks.get(instance);
@@ -173,18 +147,11 @@ impl Core {
         let Some(executor) = self.hosted(instance).and_then(|hosted| hosted.executor) else {
             return;
         };
-        let launch = v1::ExecutorLaunch {
-            order_index: instance.order.0,
-            spec: self.facts.tasks[&instance]
-                .launch
-                .spec
-                .clone()
-                .map(|spec| v1::TaskSpec {
-                    executor: None,
-                    ..spec
-                }),
+        let launch = ExecutorMessage::Launch {
+            order: instance.order,
+            launch: self.facts.tasks[&instance].launch.clone(),
         };
-        if self.send_to_executor(executor, Tell::Launch(launch)) {
+        if self.send_to_executor(executor, launch) {
             self.mark_delivered(instance);
         }
     }
@@ -200,42 +167,42 @@ impl Core {
             (Some(_), None) => self.end_unstarted(instance),
             (Some(_), Some(executor)) => {
                 let task = &self.facts.tasks[&instance];
-                let kill = v1::ExecutorKill {
-                    task_id: task.key.task.to_string(),
-                    order_index: instance.order.0,
+                let kill = ExecutorMessage::Kill {
+                    task: task.key.task.to_string(),
+                    order: instance.order,
                     grace_ms: task.grace_ms(),
                 };
                 // An executor that is not connected receives this after it has reconnected.
-                self.send_to_executor(executor, Tell::Kill(kill));
+                self.send_to_executor(executor, kill);
                 self.mark_dirty(instance);
                 self.set_executor_deadline(executor);
             }
         }
     }
 
-    fn kill_unknown_task(&mut self, executor: Instance, task: &v1::ExecutorTask) {
-        let kill = v1::ExecutorKill {
-            task_id: task.task_id.clone(),
-            order_index: task.order_index,
+    fn kill_unknown_task(&mut self, executor: Instance, task: &ExecutorTask) {
+        let kill = ExecutorMessage::Kill {
+            task: task.task.clone(),
+            order: task.order,
             grace_ms: 0,
         };
-        self.send_to_executor(executor, Tell::Kill(kill));
+        self.send_to_executor(executor, kill);
     }
 
     /// Handles an update of an executor. A repeated update, an update of an ended or foreign task,
     /// and one that an executor may not send are acknowledged and change nothing.
-    fn executor_update(&mut self, executor: Instance, update: v1::ExecutorUpdate) {
-        let found = self.task_of(executor, &update.task_id, update.order_index);
+    fn executor_update(&mut self, executor: Instance, update: ExecutorUpdate) {
+        let found = self.task_of(executor, &update.task, update.order);
         let task = found.and_then(|instance| self.facts.tasks.get(&instance));
         let (Some(instance), Some(task)) = (found, task) else {
-            let acknowledged = acknowledgement(&update.task_id, update.order_index, update.serial);
+            let acknowledged = acknowledgement(&update.task, update.order, update.serial);
             self.when_durable(DeferredStep::SendToExecutor(
                 executor,
                 Box::new(acknowledged),
             ));
             return;
         };
-        let (state, known) = (wire::task_state(update.state), task.executor_serial);
+        let (state, known) = (update.state, task.executor_serial);
         if self.phase(instance) == Some(InstancePhase::Ended) && update.serial > known {
             // Nothing follows an end, and nothing after it is acknowledged before it is on disk.
             return;
@@ -256,7 +223,7 @@ impl Core {
             reason: Reason::None,
             source: UpdateSource::Task,
             why: update.text.into(),
-            exit: exit_from(update.exit),
+            exit: update.exit,
         };
         match state {
             TaskState::Starting | TaskState::Running => {
@@ -337,7 +304,7 @@ impl Core {
             return;
         };
         let task = task.key.task.as_str();
-        let acknowledged = acknowledgement(task, instance.order.0, serial);
+        let acknowledged = acknowledgement(task, instance.order, serial);
         self.when_durable(DeferredStep::SendToExecutor(
             executor,
             Box::new(acknowledged),
@@ -349,47 +316,48 @@ impl Core {
         let link = self.link.as_ref().filter(|link| link.registered);
         let facts = self.facts.executors.get(&instance);
         if let (Some(link), Some(facts)) = (link, facts) {
-            let message = v1::ExecutorMessage {
-                framework_id: facts.key.framework.to_string(),
-                agent_id: instance.agent.to_string(),
-                executor_id: facts.key.task.to_string(),
+            let message = AgentMessage::ExecutorMessage {
+                framework: facts.key.framework,
+                agent: instance.agent,
+                executor: facts.key.task.clone(),
                 data,
             };
-            let message = v1::from_agent::Message::ExecutorMessage(message);
             self.send_message(link.serial, message);
         }
     }
 
     /// Sends a message to an executor. It is lost without a stream.
-    pub(in crate::core) fn pass_to_executor(&mut self, message: v1::ExecutorMessage) {
-        let key = key(&message.framework_id, &message.executor_id);
-        let named = key.and_then(|key| self.facts.executor_named(&key));
+    pub(in crate::core) fn pass_to_executor(&mut self, key: Option<&TaskKey>, data: Vec<u8>) {
+        let named = key.and_then(|key| self.facts.executor_named(key));
         if let Some((instance, _)) = named {
-            self.send_to_executor(instance, Tell::FrameworkMessage(message.data));
+            self.send_to_executor(instance, ExecutorMessage::FrameworkMessage(data));
         }
     }
 
     /// Sends to an executor. Returns false if it has no stream now: the next stream begins with its
     /// current state.
-    pub(in crate::core) fn send_to_executor(&mut self, instance: Instance, message: Tell) -> bool {
+    pub(in crate::core) fn send_to_executor(
+        &mut self,
+        instance: Instance,
+        message: ExecutorMessage,
+    ) -> bool {
         let executor = self.executors.all.get(&instance);
         let Some(connection) = executor.and_then(|executor| executor.connection) else {
             return false;
         };
-        let message = Some(message);
         self.effects.push(ContainerEffect::SendToExecutor {
             instance,
             connection,
-            message: Box::new(v1::ToExecutor { message }),
+            message: Box::new(message),
         });
         true
     }
 }
 
-fn acknowledgement(task: &str, order_index: u64, serial: u64) -> Tell {
-    Tell::Acknowledged(v1::ExecutorAcknowledged {
-        task_id: task.to_owned(),
-        order_index,
+fn acknowledgement(task: &str, order: OrderIndex, serial: u64) -> ExecutorMessage {
+    ExecutorMessage::Acknowledged {
+        task: task.to_owned(),
+        order,
         serial,
-    })
+    }
 }

@@ -1,10 +1,9 @@
 //! Shutdown of an executor: after its last task, or before its tasks, which end with it.
 
-use argosy_proto::v1;
 use argosy_state::planted_bug;
 use argosy_state::task::{Explanation, Reason, TaskState};
 
-use super::{ExecutorInfo, ExecutorRecord};
+use super::{ExecutorInfo, ExecutorMessage, ExecutorRecord};
 use crate::core::effect::ContainerEffect;
 use crate::core::facts::{ContainerName, Instance, JournalRecord, TaskFacts};
 use crate::core::lifecycle::InstancePhase;
@@ -15,9 +14,7 @@ impl ExecutorInfo {
     /// Returns the grace period in milliseconds: from the shutdown request to TERM, and from TERM
     /// to KILL.
     fn grace_ms(&self) -> u64 {
-        let spec = self.launch.spec.as_ref();
-        let policy = spec.and_then(|spec| spec.kill_policy);
-        policy.map_or(0, |policy| policy.grace_ms)
+        self.launch.spec.grace_ms
     }
 }
 
@@ -101,8 +98,7 @@ impl Core {
             Some(InstancePhase::Running) => {
                 self.mark_ending(instance);
                 let grace_ms = self.executor_grace_ms(instance);
-                let shutdown = v1::ExecutorShutdown { grace_ms };
-                if self.send_to_executor(instance, v1::to_executor::Message::Shutdown(shutdown)) {
+                if self.send_to_executor(instance, ExecutorMessage::Shutdown { grace_ms }) {
                     self.kill_executor_at(instance, grace_ms);
                 } else {
                     planted_bug!(ExecutorLeft => return);

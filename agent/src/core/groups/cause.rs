@@ -5,7 +5,6 @@ use argosy_state::task::{Code, Explanation, Reason, TaskState};
 
 use crate::core::facts::TaskFacts;
 use crate::core::lifecycle::InstanceState;
-use crate::core::wire;
 
 /// The cause for which a task group is ended.
 pub(super) struct GroupEndCause {
@@ -98,7 +97,7 @@ pub(super) fn cause_in(
 fn end_report(state: &InstanceState, task: &TaskFacts) -> (TaskState, Reason, Explanation) {
     match (&state.end, task.updates.back()) {
         (Some(end), _) => (end.state, end.reason, end.why.clone()),
-        (None, Some(update)) => (task.state, wire::reason(update), wire::explanation(update)),
+        (None, Some(update)) => (task.state, update.reason, update.text.clone().explanation()),
         (None, None) => (
             task.state,
             Reason::None,
@@ -109,7 +108,6 @@ fn end_report(state: &InstanceState, task: &TaskFacts) -> (TaskState, Reason, Ex
 
 /// Implements a planted defect only.
 fn is_first(task: &TaskFacts) -> bool {
-    let spec = task.launch.spec.as_ref();
-    let place = spec.and_then(|spec| spec.group.as_ref());
+    let place = task.launch.spec.group.as_ref();
     place.is_some_and(|place| place.place == 0)
 }

@@ -20,7 +20,7 @@ impl Core {
         let group = self.group(instance)?;
         let task = self.facts.tasks.get(&instance)?;
         let (_, id) = group_id(task)?;
-        (group.first == instance).then(|| (id.to_owned(), group.name()))
+        (group.first == instance).then(|| (id.to_string(), group.name()))
     }
 
     /// Returns the first task of its group, if that is another one and no longer runs.

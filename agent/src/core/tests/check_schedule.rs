@@ -9,6 +9,7 @@ use crate::core::checks::{CheckPurpose, CheckResult};
 use crate::core::{
     CheckTimes, CommandExit, CommandStatus, Input, RecoveredContainer, StartedFact, StopCause,
 };
+use crate::wire;
 
 const HEALTH: CheckPurpose = CheckPurpose::Health;
 const READINESS: CheckPurpose = CheckPurpose::Readiness;
@@ -72,7 +73,7 @@ fn fail_probes(world: &mut CoreFixture) {
 
 fn last(world: &CoreFixture) -> v1::NumberedUpdate {
     let task = &world.core.facts().tasks[&instance(1)];
-    task.updates.back().unwrap().clone()
+    wire::update(task.updates.back().unwrap())
 }
 
 /// Returns health, readiness, reason and text of its newest update.

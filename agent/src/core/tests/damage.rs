@@ -14,6 +14,7 @@ use crate::core::{
 };
 use crate::journal::JournalContents;
 use crate::journal::testing::{compacted, frames, journal_of, parsed};
+use crate::wire;
 
 /// The last order of the scenario.
 const LAST: u64 = 12;
@@ -195,13 +196,13 @@ fn orphan(world: &mut CoreFixture, order: u64) {
 fn outlive(world: &mut CoreFixture, order: u64) {
     host(world, order, executed("done", "f"));
     for (serial, state) in [(1, v1::TaskState::Running), (2, v1::TaskState::Finished)] {
-        let update = v1::ExecutorUpdate {
+        let update = wire::executor_update(v1::ExecutorUpdate {
             task_id: "done".into(),
             order_index: order,
             serial,
             state: state.into(),
             ..v1::ExecutorUpdate::default()
-        };
+        });
         executor(world, order, ExecutorEvent::Update(Box::new(update)));
         world.report();
         world.sync();
@@ -434,7 +435,7 @@ fn lost_ends_are_explained_by_journal_damage() {
     world.found(3, RecoveredContainer::NeverStarted);
     world.report();
     let task = &world.core.facts().tasks[&instance(3)];
-    let update = task.updates.back().unwrap();
+    let update = wire::update(task.updates.back().unwrap());
     // The registry may have the lost update already, and ignores its number.
     assert!(update.number > 2, "{update:?}");
     assert_eq!(update.reason, i32::from(v1::Reason::AgentRestarted));

@@ -8,6 +8,7 @@ use super::groups::{fetched, member};
 use super::tasks::reason;
 use super::world::{CoreFixture, ended, instance, spec};
 use crate::core::{CommandExit, CommandStatus, Input, RecoveredContainer, StartedFact, StopCause};
+use crate::wire;
 
 const MIB: u64 = 1024 * 1024;
 const WHY: &str = "out of disk: used 3 MiB of 2 MiB";
@@ -184,8 +185,8 @@ fn a_group_directory_over_its_limit_kills_the_next_running_task() {
     });
     world.report();
     assert_eq!(reason(&world, 2), v1::Reason::LimitDisk);
-    let update = world.core.facts().tasks[&instance].updates.back().cloned();
-    let text = update.unwrap().text;
+    let task = &world.core.facts().tasks[&instance];
+    let text = wire::update(task.updates.back().unwrap()).text;
     assert!(
         text.contains("the disk of a, which has ended") && text.contains(WHY),
         "{text}"
@@ -223,11 +224,11 @@ fn a_full_journal_disk_fails_launches_and_records_kills() {
     world.expect(&[]);
     world.report();
     let task = &world.core.facts().tasks[&instance(2)];
-    let update = task.updates.back().unwrap();
+    let update = wire::update(task.updates.back().unwrap());
     let reported = (update.state(), update.reason());
     let expected = (v1::TaskState::Failed, v1::Reason::ContainerLaunchFailed);
     assert_eq!(reported, expected);
-    assert!(task.launch.encoded_len() < 1_000);
+    assert!(wire::launch(&task.launch).encoded_len() < 1_000);
     world.discard_effects();
     world.kill(3, "web", 0);
     world.sync();
@@ -247,7 +248,7 @@ fn a_launch_without_disk_space_fails_after_a_restart() {
     next.sync();
     next.report();
     let task = &next.core.facts().tasks[&instance(1)];
-    let update = task.updates.back().unwrap();
+    let update = wire::update(task.updates.back().unwrap());
     assert_eq!(update.reason(), v1::Reason::ContainerLaunchFailed);
     assert!(update.text.contains("disk of this agent is full"));
 }

@@ -6,6 +6,7 @@ use argosy_state::task::TaskState;
 
 use super::world::{CoreFixture, instance, spec};
 use crate::core::{CommandStatus, ExecutorEvent, Input, RecoveredContainer, StartedFact};
+use crate::wire;
 
 fn executed(task: &str) -> v1::TaskSpec {
     v1::TaskSpec {
@@ -56,18 +57,20 @@ impl CoreFixture {
         tasks: &[v1::ExecutorTask],
         unacknowledged: &[v1::ExecutorUpdate],
     ) {
+        let unacknowledged = unacknowledged.iter().cloned().map(wire::executor_update);
         self.executor(
             connection,
             ExecutorEvent::Subscribed {
-                tasks: tasks.to_vec(),
-                unacknowledged: unacknowledged.to_vec(),
+                tasks: tasks.iter().cloned().map(wire::executor_task).collect(),
+                unacknowledged: unacknowledged.collect(),
                 version: 1,
             },
         );
     }
 
     fn executor_update(&mut self, task: &str, order: u64, serial: u64, state: v1::TaskState) {
-        let update = Box::new(update(task, order, serial, state));
+        let update = wire::executor_update(update(task, order, serial, state));
+        let update = Box::new(update);
         self.executor(1, ExecutorEvent::Update(update));
     }
 
@@ -94,7 +97,10 @@ impl CoreFixture {
 
     fn last(&self, order: u64) -> (TaskState, v1::Reason) {
         let task = &self.core.facts().tasks[&instance(order)];
-        let reason = task.updates.back().map_or(0, |update| update.reason);
+        let reason = task
+            .updates
+            .back()
+            .map_or(0, |update| wire::update(update).reason);
         (task.state, v1::Reason::try_from(reason).unwrap())
     }
 }
@@ -208,7 +214,7 @@ fn executor_disk_limits_include_their_tasks() {
     world.sync();
     assert_eq!(world.last(2), (TaskState::Failed, v1::Reason::LimitDisk));
     let task = &world.core.facts().tasks[&instance(2)];
-    let text = &task.updates.back().unwrap().text;
+    let text = wire::update(task.updates.back().unwrap()).text;
     assert_eq!(text, "its executor: out of disk: used 4 MiB of 3 MiB");
 }
 

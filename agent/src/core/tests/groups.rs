@@ -8,6 +8,7 @@ use crate::core::{
     CommandExit, CommandStatus, ContainerName, CreateError, Input, RecoveredContainer, StartedFact,
     StopCause,
 };
+use crate::wire;
 
 /// Returns a task of the group "pod".
 pub(super) fn member(task: &str, index: u32, size: u32) -> v1::TaskSpec {
@@ -81,7 +82,7 @@ fn sync(world: &mut CoreFixture) {
 
 fn last(world: &CoreFixture, order: u64) -> (v1::TaskState, v1::Reason, String) {
     let task = &world.core.facts().tasks[&instance(order)];
-    let update = task.updates.back().unwrap();
+    let update = wire::update(task.updates.back().unwrap());
     (update.state(), update.reason(), update.text.clone())
 }
 
@@ -552,12 +553,17 @@ fn updates_contain_cause_codes_and_the_length_of_external_text() {
     world.report();
     let tasks = &world.core.facts().tasks;
     let updates = tasks.values().flat_map(|task| &task.updates);
+    let updates = updates.map(wire::update);
     let named: Vec<_> = updates
         .filter(|update| !update.causes.is_empty())
         .map(|update| {
             let cause = &update.causes[0];
             let detail = &update.text[update.text.len() - update.detail_bytes as usize..];
-            (cause.code.clone(), cause.arguments.clone(), detail)
+            (
+                cause.code.clone(),
+                cause.arguments.clone(),
+                detail.to_owned(),
+            )
         })
         .collect();
     let wanted = ("group-task-failed".to_owned(), vec!["b".to_owned()]);

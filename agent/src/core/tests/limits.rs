@@ -1,5 +1,6 @@
 //! Tests of limits that are changed after the launch.
 
+use argosy_proto::convert::limits_from;
 use argosy_proto::v1;
 
 use super::tasks::{last_update, reason};
@@ -27,7 +28,7 @@ pub(super) fn order(world: &mut CoreFixture, index: u64, task: &str, pids: u64) 
 }
 
 pub(super) fn limited(world: &mut CoreFixture, order: u64, outcome: Result<(), String>) {
-    let held = Some(limits(7));
+    let held = Some(limits_from(limits(7)));
     world.feed(Input::LimitsApplied {
         instance: instance(1),
         order: OrderIndex(order),
@@ -41,7 +42,7 @@ pub(super) fn limited(world: &mut CoreFixture, order: u64, outcome: Result<(), S
 /// Returns the limit that its next start would get.
 fn pids(world: &CoreFixture) -> Option<u64> {
     let task = &world.core.facts().tasks[&instance(1)];
-    task.launch.spec.as_ref()?.limits.as_ref()?.pids
+    task.launch.spec.limits.as_ref()?.pids
 }
 
 fn found_running(world: &mut CoreFixture) {

@@ -7,6 +7,7 @@ use argosy_state::digest::DigestKind;
 
 use super::world::CoreFixture;
 use crate::core::{CommandStatus, Input};
+use crate::wire;
 
 #[test]
 fn the_first_hello_waits_until_its_incarnation_is_durable() {
@@ -82,11 +83,12 @@ fn a_master_without_a_common_protocol_version_is_rejected() {
 #[test]
 fn a_master_of_another_cluster_is_refused() {
     let mut world = CoreFixture::running();
-    let message = Box::new(v1::ToAgent {
+    let message = wire::from_master(v1::ToAgent {
         epoch: 99,
         cluster_id: "000000000000000000000000000000bb".into(),
         message: Some(Say::Shutdown(v1::Shutdown::default())),
     });
+    let message = Box::new(message);
     world.feed(Input::Message { link: 1, message });
     world.sync();
     assert_eq!(world.effects.len(), 2, "{:?}", world.effects);

@@ -5,6 +5,7 @@ use argosy_state::ids::Timestamp;
 
 use super::world::{CoreFixture, ended, instance};
 use crate::core::{CommandStatus, RecoveredContainer, StartedFact};
+use crate::wire;
 
 const RUNNING: RecoveredContainer = RecoveredContainer::Running(StartedFact {
     pid: 77,
@@ -15,6 +16,7 @@ fn reason(world: &CoreFixture) -> v1::Reason {
     let update = world.core.facts().tasks[&instance(1)]
         .updates
         .back()
+        .map(wire::update)
         .unwrap();
     v1::Reason::try_from(update.reason).unwrap()
 }
@@ -48,7 +50,7 @@ fn an_exit_between_two_runs_of_the_agent_is_reported_with_its_status() {
     world.check_snapshot();
     assert_eq!(reason(&world), v1::Reason::CommandExited);
     let task = &world.core.facts().tasks[&instance(1)];
-    let exit = task.updates.back().unwrap().exit.unwrap();
+    let exit = wire::update(task.updates.back().unwrap()).exit.unwrap();
     assert_eq!(exit.how, Some(v1::exit::How::Code(9)));
 }
 

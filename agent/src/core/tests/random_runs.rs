@@ -163,7 +163,7 @@ impl TestRng {
     fn check_groups(&self) {
         let facts = self.world.core.facts();
         for (own, task) in &facts.tasks {
-            let spec = task.launch.spec.as_ref().unwrap();
+            let spec = &task.launch.spec;
             let Some(group) = &spec.group else { continue };
             let first = own.order.0 - u64::from(group.place);
             let orders = first..first + u64::from(group.size);

@@ -5,15 +5,16 @@ use argosy_proto::v1::to_agent::Message as Say;
 use argosy_state::digest::DigestKind;
 use argosy_state::task::Reason;
 
-use super::world::{CoreFixture, ended, instance, spec};
+use super::world::{CoreFixture, ended, file, instance, spec};
 use crate::core::{CommandExit, CommandStatus, CreateError, Input, StopCause};
+use crate::wire;
 
 pub(super) fn last_update(world: &CoreFixture, order: u64) -> v1::NumberedUpdate {
     world.core.facts().tasks[&instance(order)]
         .updates
         .back()
+        .map(wire::update)
         .unwrap()
-        .clone()
 }
 
 pub(super) fn reason(world: &CoreFixture, order: u64) -> v1::Reason {
@@ -45,7 +46,7 @@ fn starts_without_files_are_prepared_before_the_order_is_durable() {
 fn starts_with_files_are_not_prepared() {
     let mut world = CoreFixture::registered();
     let mut fetching = spec("web");
-    fetching.uris.push(v1::Uri::default());
+    fetching.uris.push(file());
     world.launch_spec(1, fetching);
     assert_eq!(world.prepared, [""; 0]);
 }
@@ -240,7 +241,7 @@ fn a_killed_launch_never_starts() {
 fn a_task_killed_while_its_files_are_fetched_never_starts() {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
-    wanted.uris.push(v1::Uri::default());
+    wanted.uris.push(file());
     world.launch_spec(1, wanted);
     world.sync();
     world.report();
@@ -265,7 +266,7 @@ fn a_task_killed_while_its_files_are_fetched_never_starts() {
 fn fetch_progress_is_reported_until_the_fetch_ends() {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
-    wanted.uris.push(v1::Uri::default());
+    wanted.uris.push(file());
     world.launch_spec(1, wanted);
     world.sync();
     world.report();
@@ -297,7 +298,7 @@ fn fetch_progress_is_reported_until_the_fetch_ends() {
 fn a_failed_fetch_fails_the_task_with_its_explanation() {
     let mut world = CoreFixture::registered();
     let mut wanted = spec("web");
-    wanted.uris.push(v1::Uri::default());
+    wanted.uris.push(file());
     world.launch_spec(1, wanted);
     world.sync();
     let instance = instance(1);

@@ -1,17 +1,18 @@
 //! The only helper that depends on the core's interface: tests state facts through it.
 
+use argosy_proto::convert::agent_info_from;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Said;
 use argosy_proto::v1::to_agent::Message as Say;
 use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
 
 use crate::core::checks::{CheckPurpose, CheckResult, ProbeId};
-use crate::core::wire::task_state;
 use crate::core::{
     AgentState, CommandExit, CommandStatus, ContainerEffect, ContainerName, Core, CoreConfig,
-    DiskDefault, Effect, Input, Instance, JournalEffect, JournalRecord, LinkEffect, OrderBody,
-    RecoveredContainer, StartedFact, SyncMode,
+    DiskDefault, Effect, Input, Instance, JournalEffect, JournalRecord, LaunchOrder, LinkEffect,
+    OrderBody, RecoveredContainer, StartedFact, SyncMode,
 };
+use crate::wire;
 
 pub(super) const CLUSTER: &str = "000000000000000000000000000000aa";
 const EPOCH: u64 = 5;
@@ -54,7 +55,7 @@ impl CoreFixture {
     fn begin(facts: AgentState, boot_id: &str, journal_damaged: bool) -> Self {
         let journal = facts.snapshot();
         let setup = CoreConfig {
-            info: v1::AgentInfo::default(),
+            info: agent_info_from(v1::AgentInfo::default()).unwrap(),
             boot_id: boot_id.to_owned(),
             journal_damaged,
             executor_timeout_ms: 60_000,
@@ -213,11 +214,12 @@ impl CoreFixture {
     }
 
     pub(super) fn receive(&mut self, message: Say) {
-        let message = Box::new(v1::ToAgent {
+        let message = v1::ToAgent {
             epoch: self.epoch,
             cluster_id: CLUSTER.into(),
             message: Some(message),
-        });
+        };
+        let message = Box::new(wire::from_master(message));
         let link = self.link;
         self.feed(Input::Message { link, message });
     }
@@ -355,6 +357,14 @@ pub(super) fn spec(task: &str) -> v1::TaskSpec {
     }
 }
 
+/// Returns a file to fetch.
+pub(super) fn file() -> v1::Uri {
+    v1::Uri {
+        value: "http://x/file".into(),
+        ..v1::Uri::default()
+    }
+}
+
 pub(super) fn ended(how: CommandStatus) -> CommandExit {
     CommandExit {
         status: how,
@@ -372,7 +382,9 @@ pub(super) fn format_effect(effect: &Effect) -> String {
         }
         Effect::Journal(JournalEffect::Compact(_)) => "compact".into(),
         Effect::Link(LinkEffect::Dial { .. }) => "dial".into(),
-        Effect::Link(LinkEffect::Send { message, .. }) => format_message(message),
+        Effect::Link(LinkEffect::Send { message, .. }) => {
+            format_message(&wire::to_master((**message).clone()))
+        }
         Effect::Link(LinkEffect::Hangup { why, .. }) => format!("hang up: {why}"),
         Effect::Container(effect) => format_container_effect(effect),
     }
@@ -418,24 +430,34 @@ fn format_container_effect(effect: &ContainerEffect) -> String {
         ContainerEffect::Limit {
             name,
             launch,
-            order: None,
-        } => {
-            let amounts = launch.spec.as_ref().map_or(0, |spec| spec.resources.len());
+            task_amounts,
+            order,
+        } => format_limit(*name, launch, task_amounts.len(), *order),
+        ContainerEffect::Listen(name) => format!("listen {name}"),
+        ContainerEffect::StopListening(name) => format!("stop listening {name}"),
+        ContainerEffect::SendToExecutor { message, .. } => {
+            format_executor(&wire::to_executor((**message).clone()))
+        }
+        ContainerEffect::DestroyGroup { name } => format!("destroy group {name}"),
+    }
+}
+
+fn format_limit(
+    name: ContainerName,
+    launch: &LaunchOrder,
+    task_amounts: usize,
+    order: Option<OrderIndex>,
+) -> String {
+    match order {
+        None => {
+            let amounts = launch.spec.resources.iter().count() + task_amounts;
             format!("limit {name} by {amounts}")
         }
-        ContainerEffect::Limit {
-            name,
-            launch,
-            order: Some(order),
-        } => {
-            let limits = launch.spec.as_ref().and_then(|spec| spec.limits.as_ref());
+        Some(order) => {
+            let limits = launch.spec.limits.as_ref();
             let pids = limits.and_then(|limits| limits.pids).unwrap_or(0);
             format!("limit {name} to {pids} pids by order {}", order.0)
         }
-        ContainerEffect::Listen(name) => format!("listen {name}"),
-        ContainerEffect::StopListening(name) => format!("stop listening {name}"),
-        ContainerEffect::SendToExecutor { message, .. } => format_executor(message),
-        ContainerEffect::DestroyGroup { name } => format!("destroy group {name}"),
     }
 }
 
@@ -477,11 +499,7 @@ fn format_record(record: &JournalRecord) -> String {
         },
         JournalRecord::Started { instance, .. } => format!("start of {}", instance.order.0),
         JournalRecord::Updated { instance, update } => {
-            format!(
-                "update {}: {:?}",
-                instance.order.0,
-                task_state(update.state)
-            )
+            format!("update {}: {:?}", instance.order.0, update.state)
         }
         JournalRecord::Committed { instance, number } => {
             format!("commit {}: {number}", instance.order.0)
@@ -536,7 +554,7 @@ fn format_message(message: &v1::FromAgent) -> String {
                     "{} {} {:?}",
                     update.task_id,
                     update.number,
-                    task_state(update.state)
+                    wire::task_state(update.state)
                 )
             });
             format!("report {}", updates.collect::<Vec<_>>().join(", "))

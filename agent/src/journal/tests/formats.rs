@@ -15,6 +15,10 @@ fn first_records() -> Vec<JournalRecord> {
         agent: AgentId(1),
         order: OrderIndex(1),
     };
+    // Updates did not contain limits then.
+    let mut without_limits = wire::update(&unhealthy());
+    without_limits.limits = None;
+    let without_limits = wire::update_from(without_limits).unwrap();
     let mut records = sample_records(3);
     records.extend([
         JournalRecord::OrderAccepted {
@@ -37,11 +41,7 @@ fn first_records() -> Vec<JournalRecord> {
         },
         JournalRecord::Updated {
             instance,
-            // Updates did not contain limits then.
-            update: Box::new(v1::NumberedUpdate {
-                limits: None,
-                ..unhealthy()
-            }),
+            update: Box::new(without_limits),
         },
         JournalRecord::Retried { instance, run: 7 },
         JournalRecord::Committed {

@@ -15,7 +15,9 @@ use argosy_state::task::{
 };
 
 use super::*;
-use crate::core::{CheckTimes, ExecutorInfo, ExecutorRecord, StartedFact, TaskFacts};
+use crate::core::{
+    CheckTimes, ExecutorInfo, ExecutorRecord, LaunchOrder, NumberedUpdate, StartedFact, TaskFacts,
+};
 use crate::journal::record::{decode, encode};
 
 const EXPECTED: &str = "tests/journal-records.txt";
@@ -371,17 +373,13 @@ fn key_of(launch: &v1::LaunchOrder) -> argosy_state::ids::TaskKey {
 }
 
 /// Returns an order as the core has it.
-fn launch_of(wire: v1::LaunchOrder) -> Arc<v1::LaunchOrder> {
-    Arc::new(wire)
+fn launch_of(order: v1::LaunchOrder) -> Arc<LaunchOrder> {
+    Arc::new(wire::launch_from(order).unwrap())
 }
 
 /// Returns an update as the core has it.
-fn update_of(wire: v1::NumberedUpdate) -> v1::NumberedUpdate {
-    wire
-}
-
-fn limits_of(wire: v1::Limits) -> v1::Limits {
-    wire
+fn update_of(update: v1::NumberedUpdate) -> NumberedUpdate {
+    wire::update_from(update).unwrap()
 }
 
 fn records() -> Vec<(String, JournalRecord)> {
@@ -412,8 +410,7 @@ fn records() -> Vec<(String, JournalRecord)> {
             records.push((format!("{kind} {name}"), task(launch, updates)));
         }
     }
-    let limits = convert::limits(&limits());
-    for (name, limits) in [("none", None), ("some", Some(limits_of(limits)))] {
+    for (name, limits) in [("none", None), ("some", Some(limits()))] {
         let body = OrderBody::Limits {
             instance: INSTANCE,
             limits,

@@ -12,7 +12,7 @@ use argosy_agent::core::{
 use argosy_agent::journal::{Journal, read};
 use argosy_host::crash_points;
 use argosy_proto::v1;
-use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
+use argosy_state::ids::{AgentId, OrderIndex};
 
 use crate::master::{FRAMEWORK, shell};
 
@@ -55,19 +55,18 @@ fn record(number: u64) -> JournalRecord {
 
 fn launch(order: u64) -> JournalRecord {
     let task = format!("task-{order}");
+    let wire = v1::LaunchOrder {
+        framework_id: FRAMEWORK.into(),
+        spec: Some(shell(&task, "true")),
+        ..v1::LaunchOrder::default()
+    };
+    let launch = argosy_agent::wire::launch_from(wire).unwrap();
     JournalRecord::OrderAccepted {
         order: OrderIndex(order),
         body: OrderBody::Launch {
             agent: Some(AgentId(1)),
-            key: TaskKey {
-                framework: FRAMEWORK.parse().unwrap(),
-                task: TaskId::new(&task).unwrap(),
-            },
-            launch: Arc::new(v1::LaunchOrder {
-                framework_id: FRAMEWORK.into(),
-                spec: Some(shell(&task, "true")),
-                ..v1::LaunchOrder::default()
-            }),
+            key: launch.key(),
+            launch: Arc::new(launch),
             run: 1,
         },
     }

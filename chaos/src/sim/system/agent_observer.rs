@@ -8,7 +8,6 @@ use argosy_proto::v1::from_agent::Message as Said;
 use argosy_proto::v1::order::Order as Ordered;
 use argosy_proto::v1::to_agent::Message as Heard;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OrderIndex, TaskId, TaskKey};
-use argosy_state::task::TaskState;
 
 use super::containers::now_ms;
 use super::deliveries::LeaderAtDial;
@@ -69,8 +68,7 @@ impl AgentObserver {
         }
         let identity = &contents.facts.identity;
         for (instance, task) in &contents.facts.tasks {
-            let in_executor =
-                (task.launch.spec.as_ref()).is_some_and(|spec| spec.executor.is_some());
+            let in_executor = task.launch.spec.executor.is_some();
             if in_executor
                 && identity.agent == Some(instance.agent)
                 && !self.machine.has_launched(*instance)
@@ -117,8 +115,7 @@ impl AgentObserver {
                     task: task.key.clone(),
                     order: instance.order,
                     number: update.number,
-                    state: argosy_proto::convert::state_from(update.state)
-                        .unwrap_or(TaskState::Unknown),
+                    state: update.state,
                 };
                 self.note(fact);
             }

@@ -7,13 +7,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use argosy_agent::core::{
-    ContainerEffect, ContainerName, ContainerStart, Input, Instance, RecoveredContainer,
-    UnappliedLimits, checks,
+    ContainerEffect, ContainerName, ContainerStart, Input, Instance, LaunchOrder,
+    RecoveredContainer, UnappliedLimits, checks,
 };
-use argosy_agent::{ContainerRuntime, EventSender};
+use argosy_agent::{ContainerRuntime, EventSender, wire};
 use argosy_proto::v1;
 use argosy_state::ids::{OrderIndex, TaskKey};
-use argosy_state::task::CheckKind;
+use argosy_state::task::{CheckKind, TaskLimits};
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -66,7 +66,7 @@ impl SimContainers {
     /// Records that a launch is acted on: it must be on the disk, and so must its epoch.
     fn note_start(&self, start: &ContainerStart) {
         let Instance { agent, order } = start.name.instance;
-        let is_executor = (start.launch.spec.as_ref()).is_some_and(|spec| spec.executor.is_some());
+        let is_executor = start.launch.spec.executor.is_some();
         if !is_executor {
             return self.note_launch(start.name.instance, start.name.run);
         }
@@ -156,15 +156,15 @@ impl SimContainers {
     }
 
     /// Changes limits. The agent may die before it receives the result.
-    fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder, order: OrderIndex) {
+    fn limit(&self, name: ContainerName, launch: &LaunchOrder, order: OrderIndex) {
         let outcome = match self.machine.limits_of(name.instance) {
             Some(ContainerLimits { pids, .. }) if self.machine.between(1, 100) <= 15 => {
                 self.machine.note_refused_limits();
                 Err(UnappliedLimits {
                     why: "the kernel would not".into(),
-                    held: Some(v1::Limits {
+                    held: Some(TaskLimits {
                         pids,
-                        ..v1::Limits::default()
+                        ..TaskLimits::default()
                     }),
                 })
             }
@@ -274,6 +274,7 @@ impl ContainerRuntime for SimContainers {
                 name,
                 launch,
                 order: Some(order),
+                ..
             } => self.limit(name, &launch, order),
             // The late answer has no effect.
             ContainerEffect::CancelProbe { .. } => {}
@@ -291,7 +292,7 @@ impl ContainerRuntime for SimContainers {
                 instance,
                 connection,
                 message,
-            } => self.send_to_executor(instance, connection, *message),
+            } => self.send_to_executor(instance, connection, wire::to_executor(*message)),
             // The usage of an executor's tasks is checked task by task.
             ContainerEffect::Limit { order: None, .. } => {}
         }

@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use argosy_agent::core::checks::CheckResult;
 use argosy_agent::core::{
-    CommandExit, CommandStatus, ContainerName, ContainerStart, Instance, RecoveredContainer,
-    StartedFact, StopCause,
+    CommandExit, CommandStatus, ContainerName, ContainerStart, Instance, LaunchOrder,
+    RecoveredContainer, StartedFact, StopCause,
 };
 use argosy_agent::journal::MemoryDisk;
-use argosy_proto::v1;
 use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::resources::Resources;
-use argosy_state::task::{CheckKind, Explanation};
+use argosy_state::task::{CheckKind, CommandSpec, Explanation};
 
 use super::task_oracle::TaskOracle;
 use crate::history::witness;
@@ -127,8 +126,8 @@ pub(super) enum ContainerState {
     Gone,
 }
 
-fn pids_limit(launch: &v1::LaunchOrder) -> Option<u64> {
-    launch.spec.as_ref()?.limits.as_ref()?.pids
+fn pids_limit(launch: &LaunchOrder) -> Option<u64> {
+    launch.spec.limits.as_ref()?.pids
 }
 
 fn script(text: &str) -> Script {
@@ -201,7 +200,7 @@ impl SimMachine {
     pub(super) fn prepare(&self, start: &ContainerStart, now_ms: u64) {
         let mut inner = self.inner();
         let at_ms = now_ms + inner.rng.between(1, 20);
-        let spec = start.launch.spec.as_ref();
+        let spec = &start.launch.spec;
         let executor = SimExecutor::of(start);
         if executor.is_some() {
             inner.check_unique(&self.name, &start.key);
@@ -212,18 +211,21 @@ impl SimMachine {
                 .notes
                 .violation(format!("{words} on {}", self.name));
         }
-        let grace = spec.and_then(|spec| spec.kill_policy);
+        let line = match &spec.run {
+            CommandSpec::Shell(line) => line,
+            CommandSpec::Image | CommandSpec::Argv(_) => "",
+        };
         let container = SimContainer {
             key: start.key.clone(),
-            script: script(spec.map_or("", |spec| &spec.shell)),
+            script: script(line),
             resources: executors::uses(start),
             executor: executor.map(Box::new),
             group: start.group.as_ref().map(|group| group.name),
             phase: ContainerPhase::Preparing { at_ms },
             stop: None,
             stop_at: start.stop_at,
-            grace_ms: grace.map_or(0, |policy| policy.grace_ms),
-            complete_ms: spec.map_or(0, |spec| spec.max_completion_ms),
+            grace_ms: spec.grace_ms,
+            complete_ms: spec.max_completion_ms,
             limits: ContainerLimits {
                 pids: pids_limit(&start.launch),
                 order: start.name.instance.order,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use argosy_agent::core::{CommandStatus, ContainerName, ContainerStart, ExecutorEvent, Instance};
+use argosy_agent::wire::{executor_task, executor_update};
 use argosy_client::executor::{ExecutorState, TaskName, TaskStateChange};
 use argosy_client::resources;
 use argosy_proto::v1;
@@ -50,7 +51,7 @@ pub(super) struct TaskProcessView<'a> {
 impl SimExecutor {
     /// Returns the executor of a container, if tasks are to run in it.
     pub(super) fn of(start: &ContainerStart) -> Option<Self> {
-        let executor = start.launch.spec.as_ref()?.executor.as_ref();
+        let executor = start.launch.spec.executor.as_ref();
         executor.map(|_| Self::default())
     }
 }
@@ -58,13 +59,12 @@ impl SimExecutor {
 /// Returns the resources of a container itself. An executor's limits include its tasks, which are
 /// counted one by one.
 pub(super) fn uses(start: &ContainerStart) -> Resources {
-    let spec = start.launch.spec.as_ref();
-    let own = spec.map(|spec| match &spec.executor {
+    let spec = &start.launch.spec;
+    let own = match &spec.executor {
         Some(executor) => &executor.resources,
         None => &spec.resources,
-    });
-    own.and_then(|own| resources::from_wire(own))
-        .unwrap_or_default()
+    };
+    own.clone()
 }
 
 impl ExecutorTask {
@@ -141,7 +141,7 @@ impl SimExecutor {
     fn report(&mut self, news: TaskStateChange) {
         if let Some(update) = self.state.update(news) {
             self.unsent
-                .push_back(ExecutorEvent::Update(Box::new(update)));
+                .push_back(ExecutorEvent::Update(Box::new(executor_update(update))));
         }
     }
 }
@@ -214,9 +214,10 @@ impl SimMachine {
         let executor = inner.executor(name)?;
         executor.unsent.clear();
         let first = executor.state.subscribe(Vec::new());
+        let unacknowledged = first.unacknowledged.into_iter();
         Some(ExecutorEvent::Subscribed {
-            tasks: first.tasks,
-            unacknowledged: first.unacknowledged,
+            tasks: first.tasks.into_iter().map(executor_task).collect(),
+            unacknowledged: unacknowledged.map(executor_update).collect(),
             version: argosy_proto::versions::VersionRange::OWN.newest,
         })
     }

@@ -30,7 +30,7 @@ impl SimTaskGroups {
     /// tasks may be prepared again.
     pub(super) fn prepare(&mut self, start: &ContainerStart, now_ms: u64) -> Option<String> {
         let name = start.group.as_ref()?.name;
-        let place = start.launch.spec.as_ref()?.group.as_ref()?;
+        let place = start.launch.spec.group.as_ref()?;
         let group = self.0.entry(name).or_insert_with(|| SimTaskGroup {
             size: place.size as usize,
             prepared_ms: now_ms,
@@ -125,9 +125,9 @@ impl SimMachine {
 
 #[cfg(test)]
 mod tests {
-    use argosy_agent::core::GroupStart;
-    use argosy_proto::v1;
-    use argosy_state::ids::{FrameworkId, TaskId, TaskKey};
+    use argosy_agent::core::{GroupNetwork, GroupStart, LaunchOrder, OrderForm};
+    use argosy_state::ids::{FrameworkId, GroupId, TaskId};
+    use argosy_state::task::{CommandSpec, ContainerNetwork, TaskGroup, TaskSpec};
 
     use super::*;
     use crate::invariants::{Rule, rule_named};
@@ -138,30 +138,37 @@ mod tests {
 
     /// Returns the start of one of two tasks.
     fn start(order: u64) -> ContainerStart {
-        let group = v1::TaskGroup {
+        let id = GroupId::new("g").unwrap();
+        let group = TaskGroup {
+            id: id.clone(),
+            place: 0,
             size: 2,
-            ..v1::TaskGroup::default()
         };
-        let spec = v1::TaskSpec {
-            group: Some(group),
-            ..v1::TaskSpec::default()
-        };
-        let launch = v1::LaunchOrder {
-            spec: Some(spec),
-            ..v1::LaunchOrder::default()
+        let launch = LaunchOrder {
+            framework: FrameworkId(3),
+            role: String::new(),
+            framework_name: String::new(),
+            never_start: false,
+            spec: TaskSpec {
+                group: Some(Box::new(group)),
+                ..TaskSpec::new(TaskId::new("t").unwrap(), CommandSpec::Image)
+            },
+            defect: None,
+            form: OrderForm::Canonical,
         };
         ContainerStart {
             name: name(order, 1),
-            key: TaskKey {
-                framework: FrameworkId(3),
-                task: TaskId::new("t").unwrap(),
-            },
+            key: launch.key(),
             launch: launch.into(),
+            task_amounts: Vec::new(),
             stop_at: None,
             group: Some(Box::new(GroupStart {
                 name: name(7, 0),
-                id: "g".to_owned(),
-                network: None,
+                id,
+                network: GroupNetwork {
+                    network: ContainerNetwork::AgentDefault,
+                    is_host: false,
+                },
                 first: None,
             })),
         }

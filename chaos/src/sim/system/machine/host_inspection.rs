@@ -1,8 +1,7 @@
 //! The state of a host as seen from outside: the content of its disk, and its processes.
 
-use argosy_agent::core::{ContainerName, Instance};
+use argosy_agent::core::{ContainerName, Instance, LaunchOrder};
 use argosy_agent::journal;
-use argosy_proto::v1;
 use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey};
 
 use super::{ContainerLimits, ContainerPhase, SimContainer, SimMachine, pids_limit};
@@ -130,7 +129,7 @@ impl SimMachine {
     pub(in crate::sim::system) fn limit(
         &self,
         name: ContainerName,
-        launch: &v1::LaunchOrder,
+        launch: &LaunchOrder,
         order: OrderIndex,
     ) {
         if let Some(container) = self.inner().containers.get_mut(&name) {

@@ -1,0 +1,77 @@
+//! Messages between agent and executors.
+
+use argosy_proto::convert::exit_from;
+use argosy_proto::v1;
+use argosy_proto::v1::to_executor::Message as Told;
+use argosy_proto::versions::VersionRange;
+use argosy_state::ids::OrderIndex;
+
+use super::{launch, task_state};
+use crate::core::{ExecutorMessage, ExecutorTask, ExecutorUpdate};
+
+/// Reads the name of a task.
+#[must_use]
+pub fn executor_task(wire: v1::ExecutorTask) -> ExecutorTask {
+    ExecutorTask {
+        task: wire.task_id,
+        order: OrderIndex(wire.order_index),
+    }
+}
+
+/// Reads an update of an executor.
+#[must_use]
+pub fn executor_update(wire: v1::ExecutorUpdate) -> ExecutorUpdate {
+    ExecutorUpdate {
+        task: wire.task_id,
+        order: OrderIndex(wire.order_index),
+        serial: wire.serial,
+        state: task_state(wire.state),
+        text: wire.text,
+        exit: exit_from(wire.exit),
+    }
+}
+
+/// Returns a message to an executor on the wire.
+#[must_use]
+pub fn to_executor(message: ExecutorMessage) -> v1::ToExecutor {
+    let message = match message {
+        ExecutorMessage::Subscribed { version, key } => Told::Subscribed(v1::ExecutorSubscribed {
+            protocol: Some(VersionRange::OWN.answer(version)),
+            framework_id: key.framework.to_string(),
+            executor_id: key.task.to_string(),
+        }),
+        ExecutorMessage::Launch {
+            order,
+            launch: task,
+        } => Told::Launch(v1::ExecutorLaunch {
+            order_index: order.0,
+            spec: launch(&task).spec.map(|spec| v1::TaskSpec {
+                executor: None,
+                ..spec
+            }),
+        }),
+        ExecutorMessage::Kill {
+            task,
+            order,
+            grace_ms,
+        } => Told::Kill(v1::ExecutorKill {
+            task_id: task,
+            order_index: order.0,
+            grace_ms,
+        }),
+        ExecutorMessage::Acknowledged {
+            task,
+            order,
+            serial,
+        } => Told::Acknowledged(v1::ExecutorAcknowledged {
+            task_id: task,
+            order_index: order.0,
+            serial,
+        }),
+        ExecutorMessage::Shutdown { grace_ms } => Told::Shutdown(v1::ExecutorShutdown { grace_ms }),
+        ExecutorMessage::FrameworkMessage(data) => Told::FrameworkMessage(data),
+    };
+    v1::ToExecutor {
+        message: Some(message),
+    }
+}
