@@ -119,10 +119,7 @@ impl Core {
 
     /// Runs every check that is due.
     pub(super) fn run_due_checks(&mut self) {
-        while let Some((at, instance)) = self.check_deadlines.first().copied()
-            && at <= self.now
-        {
-            self.check_deadlines.remove(&(at, instance));
+        while let Some(instance) = self.checks.pop_due(self.now) {
             self.step_checks(instance, CheckSet::tick);
         }
     }
@@ -151,10 +148,10 @@ impl Core {
         let effects = act(&mut watch.checks, self.now);
         let next = watch.checks.deadline();
         if let Some(former) = std::mem::replace(&mut watch.due, next) {
-            self.check_deadlines.remove(&(former, instance));
+            self.checks.remove(former, instance);
         }
         if let Some(next) = next {
-            self.check_deadlines.insert((next, instance));
+            self.checks.insert(next, instance);
         }
         for effect in effects {
             self.perform_check(instance, effect);

@@ -7,6 +7,7 @@
 
 mod cause;
 mod folder;
+mod pending;
 
 use argosy_state::ids::{FrameworkId, GroupId, OrderIndex, Timestamp};
 use argosy_state::limits;
@@ -14,13 +15,14 @@ use argosy_state::planted_bug;
 use argosy_state::task::{Code, Explanation, Reason, TaskGroup, TaskState};
 
 use super::effect::ContainerEffect;
-use super::facts::{ContainerName, Instance, TaskFacts};
+use super::facts::{AgentState, ContainerName, Instance, TaskFacts};
 use super::input::GroupStart;
 use super::launch::LaunchOrder;
 use super::lifecycle::{InstancePhase, InstanceState};
 use super::outcome::TaskEnd;
 use super::{Core, network};
 use cause::{CausePriority, GroupEndCause, cause_in};
+pub(super) use pending::PendingGroups;
 
 /// A task group: consecutive orders, from the first one on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +60,13 @@ impl TaskGroupOrders {
 
     fn last(self) -> OrderIndex {
         OrderIndex(self.first.order.0.saturating_add(self.size - 1))
+    }
+
+    /// Whether all orders of the group have arrived, or never will: those of a former agent id are
+    /// over.
+    fn is_delivered(self, facts: &AgentState) -> bool {
+        let is_present = facts.identity.agent == Some(self.first.agent);
+        !is_present || self.last() <= facts.floor
     }
 
     /// Returns the members in the order of their start.
@@ -127,11 +136,8 @@ impl Core {
         TaskGroupOrders::of(instance, &task.launch)
     }
 
-    /// Whether all orders of the group have arrived, or never will: those of a former agent id are
-    /// over.
     fn is_delivered(&self, group: TaskGroupOrders) -> bool {
-        let is_present = self.facts.identity.agent == Some(group.first.agent);
-        !is_present || group.last() <= self.facts.floor
+        group.is_delivered(&self.facts)
     }
 
     /// Waits for the other orders of a group: the group acts when the last one has arrived or is
@@ -139,16 +145,17 @@ impl Core {
     pub(super) fn wait_for_group(&mut self, instance: Instance) {
         let group = self.group(instance);
         if let Some(group) = group.filter(|group| !self.is_delivered(*group)) {
-            self.incomplete_groups.insert(group);
+            self.groups.wait_for_orders(group);
         }
     }
 
     /// Handles an increase of the last order taken.
     pub(super) fn orders_advanced(&mut self) {
-        let groups = self.incomplete_groups.iter().copied();
-        let whole: Vec<_> = groups.filter(|group| self.is_delivered(*group)).collect();
-        for group in whole {
-            self.incomplete_groups.remove(&group);
+        let facts = &self.facts;
+        for group in self
+            .groups
+            .take_delivered(|group| group.is_delivered(facts))
+        {
             self.advance_group(group);
             let tasks = &self.facts.tasks;
             let mut known = group.members().filter_map(|member| tasks.get(&member));
@@ -202,10 +209,7 @@ impl Core {
 
     /// Continues with the next kill of each group whose current grace period is over.
     pub(super) fn continue_group_kills(&mut self) {
-        while let Some((at, instance)) = self.group_kills.first().copied()
-            && at <= self.now
-        {
-            self.group_kills.remove(&(at, instance));
+        while let Some(instance) = self.groups.next_kill(self.now) {
             self.advance_group_of(instance);
         }
     }
@@ -379,7 +383,7 @@ impl Core {
         if let Some(state) = self.instances.get_mut(&instance) {
             state.group.kill_deadline = Some(until);
         }
-        self.group_kills.insert((until, instance));
+        self.groups.kill_next_at(until, instance);
     }
 
     /// Whether the instance is retained for the other tasks, though nothing remains of it and no
@@ -412,7 +416,7 @@ impl Core {
             return;
         }
         let name = group.name();
-        if self.releasing_groups.insert(name) {
+        if self.groups.release(name) {
             self.effects.push(ContainerEffect::DestroyGroup { name });
         }
         for member in group.members() {

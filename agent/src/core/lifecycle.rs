@@ -265,8 +265,7 @@ impl Core {
         }
         planted_bug!(CompletionForgotten if was != InstancePhase::Starting => limit_ms = 0);
         if limit_ms > 0 {
-            self.completion_deadlines
-                .insert((at.plus_ms(limit_ms), instance));
+            self.completions.insert(at.plus_ms(limit_ms), instance);
         }
         self.mark_started(instance);
         if unwanted {
@@ -412,7 +411,7 @@ impl Core {
         };
         state.phase = InstancePhase::Ended;
         state.end = Some(state.group.explain(end));
-        self.unstarted.remove(&instance);
+        self.recovery.forget(instance);
         self.unhost(instance);
         if self.is_held(instance) {
             self.mark_ended(instance);
@@ -445,7 +444,7 @@ impl Core {
     pub(super) fn destroyed(&mut self, name: ContainerName) {
         let instance = name.instance;
         let present = self.facts.container(instance);
-        if self.releasing_groups.remove(&name) || present.is_some_and(|present| present != name) {
+        if self.groups.released(name) || present.is_some_and(|present| present != name) {
             return;
         }
         if let Some(state) = self.instances.get_mut(&instance) {

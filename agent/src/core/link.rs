@@ -1,100 +1,33 @@
 //! The one link to the leader: hello, fencing, registration, heartbeats and redials.
 
-use std::collections::VecDeque;
-
 use argosy_state::ids::{Epoch, Timestamp};
 use argosy_state::planted_bug;
 
 use super::effect::LinkEffect;
 use super::facts::{AgentIdentity, JournalRecord};
+use super::leader_link::LinkStep;
 use super::messages::{
     AgentMessage, Hello, MasterMessage, MasterMessageBody, Registration, VersionConflict,
 };
 use super::{Core, DeferredStep, SyncMode};
 
-/// Timeout of a master's reply to a hello, in milliseconds: after an election agents are queued.
-const REGISTRATION_MS: u64 = 10_000;
-/// The shortest silence that ends a link, in milliseconds.
-const SILENCE_MINIMUM_MS: u64 = 1_000;
-/// Heartbeat intervals of silence that end a link.
-const SILENCE_INTERVALS: u64 = 3;
-/// Bounds of the heartbeat interval that a master may set, in milliseconds.
-const HEARTBEAT_RANGE_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
-/// Backoff between dials, in milliseconds: doubled up to the longest, plus up to half of it as
-/// jitter.
-const DIAL_MIN_MS: u64 = 10;
-const DIAL_MAX_MS: u64 = 1_000;
 /// The backoff after a rejection, in milliseconds: only an operator can resolve one.
 const DIAL_REFUSED_MS: u64 = 5_000;
 /// The code by which a leader rejects an agent that has seen a later epoch. Usually that leader was
 /// replaced and does not know it yet, so the agent tries another master as soon as after a broken
 /// link.
 const EPOCH_ABOVE: &str = "epoch-above";
-/// Unanswered pings remembered; older ones can no longer renew a lease.
-const MAX_PINGS: usize = 64;
 /// Incarnations remembered until one is confirmed; the oldest is dropped.
 const MAX_UNCONFIRMED: usize = 1_000;
 
-/// One stream to a master.
-#[derive(Debug)]
-pub(super) struct Link {
-    pub(super) serial: u64,
-    pub(super) registered: bool,
-    /// The time at which its hello was made.
-    hello_at: Timestamp,
-    interval_ms: u64,
-    received_at: Timestamp,
-    ping_at: Timestamp,
-    ping_serial: u64,
-    pings: VecDeque<(u64, Timestamp)>,
-}
-
-impl Link {
-    fn new(serial: u64, now: Timestamp, hello_at: Timestamp) -> Self {
-        Self {
-            serial,
-            registered: false,
-            hello_at,
-            interval_ms: REGISTRATION_MS / SILENCE_INTERVALS,
-            received_at: now,
-            ping_at: now,
-            ping_serial: 0,
-            pings: VecDeque::new(),
-        }
-    }
-
-    fn timeout_at(&self) -> Timestamp {
-        let timeout_ms = (SILENCE_INTERVALS * self.interval_ms).max(SILENCE_MINIMUM_MS);
-        self.received_at.plus_ms(timeout_ms)
-    }
-
-    pub(super) fn deadline(&self) -> Timestamp {
-        if self.registered {
-            self.ping_at.min(self.timeout_at())
-        } else {
-            self.timeout_at()
-        }
-    }
-}
-
-/// The state of the next connection attempt.
-#[derive(Debug, Default)]
-pub(super) struct DialState {
-    failures: u32,
-    is_dialing: bool,
-    /// The time at which the hello was made: nothing that follows can be older.
-    at: Timestamp,
-}
-
 impl Core {
     pub(super) fn connected(&mut self, serial: u64) {
-        self.dial.is_dialing = false;
-        self.link = Some(Link::new(serial, self.now, self.dial.at));
+        self.link.connected(serial, self.now);
     }
 
     /// Adds a new incarnation. It is on disk before it is sent to a master.
     fn add_incarnation(&mut self) {
-        if self.has_incarnation {
+        if !self.link.needs_incarnation() {
             return;
         }
         let mut identity = self.facts.identity.clone();
@@ -102,7 +35,6 @@ impl Core {
         if identity.unconfirmed.len() > MAX_UNCONFIRMED {
             identity.unconfirmed.remove(0);
         }
-        self.has_incarnation = true;
         self.persist(JournalRecord::Identity(identity), SyncMode::Awaited);
     }
 
@@ -120,7 +52,7 @@ impl Core {
             floor: self.facts.floor,
             digests: self.facts.digests,
         };
-        self.dial.at = self.now;
+        self.link.hello_made(self.now);
         self.effects.push(LinkEffect::Dial {
             after_ms,
             hello: Box::new(hello),
@@ -128,7 +60,7 @@ impl Core {
     }
 
     pub(super) fn send_message(&mut self, serial: u64, message: AgentMessage) {
-        if self.link.as_ref().is_some_and(|link| link.serial == serial) {
+        if self.link.is_open(serial) {
             self.effects.push(LinkEffect::Send {
                 link: serial,
                 message: Box::new(message),
@@ -137,11 +69,9 @@ impl Core {
     }
 
     pub(super) fn message(&mut self, serial: u64, message: MasterMessage) {
-        let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) else {
+        let Some(registered) = self.link.receive(serial, self.now) else {
             return;
         };
-        link.received_at = self.now;
-        let registered = link.registered;
         if let MasterMessageBody::Refused { code, text } = &message.body {
             let why = format!("the master refuses this agent ({code}): {text}");
             return self.reject_link(serial, why, code);
@@ -235,23 +165,17 @@ impl Core {
         if next != *identity {
             self.persist(JournalRecord::Identity(next), SyncMode::Awaited);
         }
-        if let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) {
-            link.registered = true;
-            link.interval_ms = answer
-                .heartbeat_interval_ms
-                .clamp(*HEARTBEAT_RANGE_MS.start(), *HEARTBEAT_RANGE_MS.end());
-            link.ping_at = self.now.plus_ms(link.interval_ms);
-            let hello_at = link.hello_at;
+        let interval_ms = answer.heartbeat_interval_ms;
+        if let Some(hello_at) = self.link.register(serial, interval_ms, self.now) {
             self.answered(hello_at);
         }
-        self.dial.failures = 0;
         self.when_durable(DeferredStep::Registered(serial));
         self.resend_updates();
     }
 
     /// Ends a link over which agent and master cannot work.
     fn reject_link(&mut self, serial: u64, why: String, code: &str) {
-        self.link = None;
+        self.link.close();
         self.effects.push(LinkEffect::Hangup { link: serial, why });
         match code == EPOCH_ABOVE {
             true => self.reset_dial(),
@@ -260,69 +184,49 @@ impl Core {
     }
 
     fn pong(&mut self, serial: u64, answered: u64) {
-        let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) else {
-            return;
-        };
-        let mut sent = None;
-        while let Some((_, at)) = link.pings.pop_front_if(|(ping, _)| *ping <= answered) {
-            sent = Some(at);
-        }
-        if let Some(at) = sent {
+        if let Some(at) = self.link.pong(serial, answered) {
             self.answered(at);
         }
     }
 
     /// Records that an active leader has answered a message sent at this time.
     fn answered(&mut self, sent_at: Timestamp) {
-        let acked_at = self.acked_at.map_or(sent_at, |known| known.max(sent_at));
-        self.acked_at = Some(acked_at);
+        let acked_at = self.link.answered(sent_at);
         self.when_durable(DeferredStep::Renew(acked_at));
     }
 
     pub(super) fn check_link(&mut self) {
-        let Some(link) = self.link.as_mut() else {
-            return;
-        };
-        let serial = link.serial;
-        if link.timeout_at() <= self.now {
-            let silence_ms = self.now.since_ms(link.received_at);
-            self.close_link(
-                serial,
-                format!("no message from the master for {silence_ms} ms"),
-            );
-        } else if link.registered && link.ping_at <= self.now {
-            link.ping_serial += 1;
-            let ping = link.ping_serial;
-            link.ping_at = self.now.plus_ms(link.interval_ms);
-            link.pings.push_back((ping, self.now));
-            if link.pings.len() > MAX_PINGS {
-                link.pings.pop_front();
+        match self.link.due_step(self.now) {
+            Some(LinkStep::Close { serial, silence_ms }) => {
+                let why = format!("no message from the master for {silence_ms} ms");
+                self.close_link(serial, why);
             }
-            self.send_message(serial, AgentMessage::Ping { serial: ping });
+            Some(LinkStep::Ping { serial, ping }) => {
+                self.send_message(serial, AgentMessage::Ping { serial: ping });
+            }
+            None => {}
         }
     }
 
     pub(super) fn close_link(&mut self, serial: u64, why: String) {
-        self.link = None;
+        self.link.close();
         self.effects.push(LinkEffect::Hangup { link: serial, why });
         self.reset_dial();
     }
 
     pub(super) fn disconnected(&mut self, serial: u64, why: &str) {
-        if self.link.as_ref().is_some_and(|link| link.serial == serial) {
+        if self.link.is_open(serial) {
             self.close_link(serial, why.to_owned());
         }
     }
 
     pub(super) fn dial_again(&mut self) {
-        self.dial.is_dialing = false;
+        self.link.dial_failed();
         self.reset_dial();
     }
 
     fn reset_dial(&mut self) {
-        let longest = DIAL_MIN_MS << self.dial.failures.min(10);
-        let wait_ms = longest.min(DIAL_MAX_MS);
-        self.dial.failures = self.dial.failures.saturating_add(1);
+        let wait_ms = self.link.backoff_ms();
         let jitter_ms = self.random.below(wait_ms / 2 + 1);
         self.dial_after(wait_ms + jitter_ms);
     }
@@ -333,8 +237,7 @@ impl Core {
         let knows_all = self.is_recovered();
         let is_empty = self.instances.is_empty() && self.executors.is_empty();
         let fresh = self.facts.identity.agent.is_some() || is_empty;
-        if knows_all && fresh && !self.dial.is_dialing && self.link.is_none() {
-            self.dial.is_dialing = true;
+        if knows_all && fresh && self.link.begin_dial() {
             self.add_incarnation();
             self.when_durable(DeferredStep::Dial(after_ms));
         }

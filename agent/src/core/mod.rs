@@ -1,15 +1,24 @@
 //! The agent's decisions: one input and the time in, effects as data out.
 //!
 //! The core uses no clock, no IO, and no randomness but the rare branches of a simulation. Every
-//! effect that reports a fact, or acts on an order, waits in `deferred` until all earlier records
-//! are on disk. Reading order: `messages`, `launch`, `numbered_update`, `input`, `effect`, `facts`,
-//! `evidence`, `orders`, `preparing`, `lifecycle`, `stop_after`, `groups`, `network`, `executors`,
-//! `checks`, `check_schedule`, `disk`, `space`, `limits`, `outcome`, `updates`, `link`, `recovery`,
-//! `views`.
+//! effect that reports a fact, or acts on an order, waits until all earlier records are on disk.
+//!
+//! The core consists of parts, each of which owns its fields: its methods change them and return
+//! values, and none knows another part. `Core` composes them: it passes values from one to another,
+//! changes the facts, and collects effects. The parts are `deadlines`, `durability`, `leader_link`,
+//! `update_schedule`, `recovery_state`, `groups/pending`, and `executors`, whose fields only the
+//! files of its directory use.
+//!
+//! Reading order: `messages`, `launch`, `numbered_update`, `input`, `effect`, `facts`, `evidence`,
+//! `deadlines`, `durability`, `orders`, `preparing`, `lifecycle`, `stop_after`, `groups`,
+//! `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`, `limits`, `outcome`,
+//! `update_schedule`, `updates`, `leader_link`, `link`, `recovery_state`, `recovery`, `views`.
 
 mod check_schedule;
 pub mod checks;
+mod deadlines;
 mod disk;
+mod durability;
 mod effect;
 mod evidence;
 mod executors;
@@ -17,6 +26,7 @@ mod facts;
 mod groups;
 mod input;
 mod launch;
+mod leader_link;
 mod lifecycle;
 mod limits;
 mod link;
@@ -28,28 +38,35 @@ mod outcome;
 mod preparing;
 mod random;
 mod recovery;
+mod recovery_state;
 mod space;
 mod stop_after;
 #[cfg(test)]
 mod tests;
+mod update_schedule;
 mod updates;
 mod views;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use argosy_state::agent::AgentInfo;
 use argosy_state::ids::Timestamp;
 
+use deadlines::InstanceDeadlines;
+use durability::{DeferredStep, Durability};
 use effect::EffectQueue;
 use executors::Executors;
-use groups::TaskGroupOrders;
+use groups::PendingGroups;
+use leader_link::LeaderLink;
 use lifecycle::InstanceState;
-use link::{DialState, Link};
 pub(crate) use random::RandomSequence;
+use recovery_state::RecoveryState;
+use update_schedule::UpdateSchedule;
 use views::ReportedCheck;
 
 pub use disk::DiskDefault;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
+pub use durability::SyncMode;
 pub use effect::{ContainerEffect, Effect, JournalEffect, LinkEffect};
 pub use executors::{
     ExecutorEvent, ExecutorInfo, ExecutorMessage, ExecutorRecord, ExecutorTask, ExecutorUpdate,
@@ -97,88 +114,19 @@ pub struct Core {
     facts: AgentState,
     instances: BTreeMap<Instance, InstanceState>,
     executors: Executors,
+    groups: PendingGroups,
+    link: LeaderLink,
+    updates: UpdateSchedule,
+    recovery: RecoveryState,
+    durability: Durability,
+    /// Deadlines by `max_completion_ms`.
+    completions: InstanceDeadlines,
+    /// The next steps of the checks of running tasks.
+    checks: InstanceDeadlines,
     config: CoreConfig,
     random: RandomSequence,
     now: Timestamp,
-    /// Number of records appended to the journal so far.
-    appended: u64,
-    /// The newest record that a deferred effect waits for.
-    awaited: u64,
-    /// Number of the newest record that is known to be on disk.
-    durable: u64,
-    /// Effects that wait for the journal, in order. Bounded by what the inputs before the next sync
-    /// can cause.
-    deferred: VecDeque<(u64, DeferredStep)>,
-    /// Whether the disk is full: then only kills and ends of tasks are recorded in full.
-    journal_is_full: bool,
-    link: Option<Link>,
-    /// The send time of the newest message that an active leader has answered, over any link;
-    /// `None` before the first one in this run of the process.
-    acked_at: Option<Timestamp>,
-    dial: DialState,
-    /// Whether this process has put a new incarnation into the identity.
-    has_incarnation: bool,
-    /// Tasks whose newest state is not in an update yet.
-    dirty: BTreeSet<Instance>,
-    report_at: Option<Timestamp>,
-    /// The time at which ended tasks are reported.
-    report_ends_at: Option<Timestamp>,
-    reported_at: Timestamp,
-    /// Deadlines by `max_completion_ms`.
-    completion_deadlines: BTreeSet<(Timestamp, Instance)>,
-    /// The next steps of the checks of running tasks.
-    check_deadlines: BTreeSet<(Timestamp, Instance)>,
-    /// The times at which containers that could not be queried are queried again.
-    query_retries: BTreeSet<(Timestamp, Instance)>,
-    /// The time until which the hello waits for the containers of the previous run.
-    recovery_deadline: Option<Timestamp>,
-    /// Groups with orders that have not arrived.
-    incomplete_groups: BTreeSet<TaskGroupOrders>,
-    /// The times of the next kills in groups.
-    group_kills: BTreeSet<(Timestamp, Instance)>,
-    /// Groups without tasks whose shared resources are being released.
-    releasing_groups: BTreeSet<ContainerName>,
-    /// Recovered launches that never started; they wait for a registration.
-    unstarted: BTreeSet<Instance>,
     effects: EffectQueue,
-}
-
-/// An effect or step that waits for the journal.
-#[derive(Debug)]
-enum DeferredStep {
-    /// Connect to the leader after this many milliseconds.
-    Dial(u64),
-    /// Send a message on this link.
-    Send(u64, Box<messages::AgentMessage>),
-    /// Continue a launch.
-    Launch(Instance),
-    /// Continue a kill.
-    Kill(Instance),
-    /// Apply changed limits of a task.
-    Limit(Instance),
-    /// Clean up a container whose end is recorded.
-    Destroy(Instance),
-    /// Create the container of an executor.
-    Execute(Instance),
-    /// Send a message to an executor.
-    SendToExecutor(Instance, Box<ExecutorMessage>),
-    /// Detach this task from its executor.
-    DetachTask(Instance, Instance),
-    /// Clean up an executor whose tasks' ends are recorded.
-    ClearExecutor(Instance),
-    /// Record that a master has answered a message sent at this time.
-    Renew(Timestamp),
-    /// Complete the registration on this link.
-    Registered(u64),
-}
-
-/// The urgency of a record's sync.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyncMode {
-    /// An effect waits for the record.
-    Awaited,
-    /// The record is synced with the next awaited one: its loss costs a repetition, never a fact.
-    Lazy,
 }
 
 impl Core {
@@ -189,30 +137,16 @@ impl Core {
             facts,
             instances: BTreeMap::new(),
             executors: Executors::default(),
+            groups: PendingGroups::default(),
+            link: LeaderLink::default(),
+            updates: UpdateSchedule::default(),
+            recovery: RecoveryState::default(),
+            durability: Durability::default(),
+            completions: InstanceDeadlines::default(),
+            checks: InstanceDeadlines::default(),
             random: RandomSequence::new(config.seed),
             config,
             now: Timestamp(0),
-            appended: 0,
-            awaited: 0,
-            durable: 0,
-            deferred: VecDeque::new(),
-            journal_is_full: false,
-            link: None,
-            acked_at: None,
-            dial: DialState::default(),
-            has_incarnation: false,
-            dirty: BTreeSet::new(),
-            report_at: None,
-            report_ends_at: None,
-            reported_at: Timestamp(0),
-            completion_deadlines: BTreeSet::new(),
-            check_deadlines: BTreeSet::new(),
-            query_retries: BTreeSet::new(),
-            recovery_deadline: None,
-            incomplete_groups: BTreeSet::new(),
-            group_kills: BTreeSet::new(),
-            releasing_groups: BTreeSet::new(),
-            unstarted: BTreeSet::new(),
             effects: EffectQueue::default(),
         }
     }
@@ -226,14 +160,14 @@ impl Core {
     /// Whether a master has registered this agent on the present link.
     #[must_use]
     pub fn is_registered(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.registered)
+        self.link.registered().is_some()
     }
 
     /// Whether all containers and all shared resources of groups are removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let is_clear = self.instances.values().all(InstanceState::is_cleaned_up);
-        is_clear && self.executors.is_empty() && self.releasing_groups.is_empty()
+        is_clear && self.executors.is_empty() && self.groups.are_released()
     }
 
     /// Returns every instance that is not cleaned up, for display.
@@ -264,23 +198,14 @@ impl Core {
     /// Returns the time at which [`Input::Tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        let link = self.link.as_ref().map(Link::deadline);
-        let overdue = self.completion_deadlines.first().map(|(at, _)| *at);
-        let look = self.check_deadlines.first().map(|(at, _)| *at);
-        let executor = self.executors.deadline();
-        let turn = self.group_kills.first().map(|(at, _)| *at);
-        let ask = self.query_retries.first().map(|(at, _)| *at);
-        let found = self.recovery_deadline;
         let all = [
-            link,
-            overdue,
-            look,
-            executor,
-            turn,
-            ask,
-            found,
-            self.report_at,
-            self.report_ends_at,
+            self.link.deadline(),
+            self.completions.next(),
+            self.checks.next(),
+            self.executors.deadline(),
+            self.groups.deadline(),
+            self.recovery.next_deadline(),
+            self.updates.deadline(),
         ];
         all.into_iter().flatten().min()
     }
@@ -299,7 +224,7 @@ impl Core {
             Input::DialFailed => self.dial_again(),
             Input::Message { link, message } => self.message(link, *message),
             Input::Durable { number } => self.durable(number),
-            Input::JournalFull(is_full) => self.journal_is_full = is_full,
+            Input::JournalFull(is_full) => self.durability.set_full(is_full),
             Input::JournalLarge => self
                 .effects
                 .push(JournalEffect::Compact(self.facts.snapshot())),
@@ -336,35 +261,24 @@ impl Core {
     /// Records a change of facts. All facts change here.
     fn persist(&mut self, record: JournalRecord, sync: SyncMode) {
         self.facts.apply(&record);
-        self.appended += 1;
-        if sync == SyncMode::Awaited {
-            self.awaited = self.appended;
-        }
         self.effects.push(JournalEffect::Append {
-            number: self.appended,
+            number: self.durability.append(sync),
             record: Box::new(record),
             sync,
         });
     }
 
     /// Performs a step as soon as every awaited record so far is on disk.
-    fn when_durable(&mut self, deferred: DeferredStep) {
-        if self.durable >= self.awaited && self.deferred.is_empty() {
-            self.perform(deferred);
-        } else {
-            self.deferred.push_back((self.awaited, deferred));
+    fn when_durable(&mut self, step: DeferredStep) {
+        if let Some(step) = self.durability.defer(step) {
+            self.perform(step);
         }
     }
 
     fn durable(&mut self, number: u64) {
-        self.durable = self.durable.max(number);
-        while self
-            .deferred
-            .front()
-            .is_some_and(|(until, _)| *until <= self.durable)
-        {
-            let (_, deferred) = self.deferred.pop_front().expect("it was just looked at");
-            self.perform(deferred);
+        self.durability.synced(number);
+        while let Some(step) = self.durability.next_step() {
+            self.perform(step);
         }
     }
 
@@ -388,20 +302,14 @@ impl Core {
     }
 
     fn tick(&mut self) {
-        if self.report_at.is_some_and(|at| at <= self.now) {
+        if self.updates.is_due(self.now) {
             self.report();
         }
-        if self.report_ends_at.is_some_and(|at| at <= self.now) {
+        if self.updates.are_ends_due(self.now) {
             self.report_ends();
         }
         self.recovery_timed_out();
-        while let Some((at, instance)) = self
-            .completion_deadlines
-            .first()
-            .copied()
-            .filter(|(at, _)| *at <= self.now)
-        {
-            self.completion_deadlines.remove(&(at, instance));
+        while let Some(instance) = self.completions.pop_due(self.now) {
             self.deadline_exceeded(instance);
         }
         self.run_due_checks();

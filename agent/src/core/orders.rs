@@ -82,7 +82,7 @@ impl Core {
             self.skip_order(order);
             return;
         };
-        let launch = match self.journal_is_full {
+        let launch = match self.durability.is_full() {
             true => launch.stripped(),
             false => launch,
         };
@@ -178,7 +178,7 @@ impl Core {
     }
 
     fn end_orphan(&mut self, instance: Instance) {
-        self.dirty.remove(&instance);
+        self.updates.forget(instance);
         let ended = self
             .instances
             .get(&instance)
@@ -201,7 +201,7 @@ impl Core {
             unconfirmed: Vec::new(),
             ..self.facts.identity.clone()
         };
-        self.has_incarnation = false;
+        self.link.forget_incarnation();
         self.persist(JournalRecord::IdentityReset(identity), SyncMode::Awaited);
         for instance in held {
             self.end_orphan(instance);

@@ -88,7 +88,8 @@ impl Core {
             }
         }
         if !self.is_recovered() {
-            self.recovery_deadline = Some(self.now.plus_ms(RECOVERY_TIMEOUT_MS));
+            let until = self.now.plus_ms(RECOVERY_TIMEOUT_MS);
+            self.recovery.wait_until(until);
         }
         self.dial_if_clear();
     }
@@ -108,10 +109,9 @@ impl Core {
     /// Stops waiting for containers that were not found in time. The search continues, and a later
     /// result is accepted.
     pub(super) fn recovery_timed_out(&mut self) {
-        if self.recovery_deadline.is_none_or(|at| at > self.now) {
+        if !self.recovery.times_out(self.now) {
             return;
         }
-        self.recovery_deadline = None;
         let instances = self.instances.iter();
         let slow = instances.filter(|(_, state)| state.phase == InstancePhase::Recovering);
         let slow: Vec<_> = slow.map(|(instance, _)| *instance).collect();
@@ -149,7 +149,7 @@ impl Core {
             RecoveredContainer::NeverStarted if self.may_start_again(instance) => {
                 self.instances
                     .insert(instance, InstanceState::new(InstancePhase::Waiting));
-                self.unstarted.insert(instance);
+                self.recovery.start_later(instance);
                 self.resume_if_registered();
             }
             RecoveredContainer::Gone
@@ -179,16 +179,13 @@ impl Core {
     }
 
     pub(super) fn schedule_query(&mut self, instance: Instance) {
-        self.query_retries
-            .insert((self.now.plus_ms(QUERY_RETRY_MS), instance));
+        let at = self.now.plus_ms(QUERY_RETRY_MS);
+        self.recovery.query_at(at, instance);
     }
 
     /// Queries again the containers that could not be queried.
     pub(super) fn query_unknown(&mut self) {
-        while let Some((at, instance)) = self.query_retries.first().copied()
-            && at <= self.now
-        {
-            self.query_retries.remove(&(at, instance));
+        while let Some(instance) = self.recovery.next_query(self.now) {
             let executor = self.executor_to_ask(instance);
             let is_unknown = self.phase(instance) == Some(InstancePhase::Unknown);
             let task = self.facts.tasks.get(&instance).filter(|_| is_unknown);
@@ -205,9 +202,8 @@ impl Core {
     /// Continues with containers that were found after a registration, without waiting for the next
     /// one.
     pub(super) fn resume_if_registered(&mut self) {
-        if let Some(link) = self.link.as_ref().filter(|link| link.registered) {
-            let registered = DeferredStep::Registered(link.serial);
-            self.when_durable(registered);
+        if let Some(link) = self.link.registered() {
+            self.when_durable(DeferredStep::Registered(link));
         }
     }
 
@@ -262,15 +258,11 @@ impl Core {
     /// was long disconnected from the masters may have been replaced, and the master that
     /// registered it would have reported that.
     pub(super) fn complete_registration(&mut self, link: u64) {
-        let current = self
-            .link
-            .as_ref()
-            .is_some_and(|own| own.serial == link && own.registered);
-        if !current {
+        if self.link.registered() != Some(link) {
             return;
         }
         let run = self.facts.identity.run;
-        for instance in std::mem::take(&mut self.unstarted) {
+        for instance in self.recovery.take_unstarted() {
             self.persist(JournalRecord::Retried { instance, run }, SyncMode::Awaited);
             self.when_durable(DeferredStep::Launch(instance));
         }

@@ -13,7 +13,7 @@ use super::outcome::TaskEnd;
 impl Core {
     /// Returns the end of a launch for which the disk has no space; `None` if there is space.
     pub(super) fn no_space_end(&self) -> Option<TaskEnd> {
-        self.journal_is_full.then(|| {
+        self.durability.is_full().then(|| {
             TaskEnd::by_agent(
                 TaskState::Failed,
                 Reason::ContainerLaunchFailed,

@@ -17,7 +17,7 @@ impl Core {
     /// the newest message that an active leader has answered, with or without a link now.
     pub(super) fn stop_at(&self, instance: Instance) -> Option<Timestamp> {
         let spec = &self.facts.tasks.get(&instance)?.launch.spec;
-        let acked_at = self.acked_at.unwrap_or_default();
+        let acked_at = self.link.acked_at().unwrap_or_default();
         (spec.stop_after_ms > 0).then(|| acked_at.plus_ms(spec.stop_after_ms))
     }
 

@@ -15,13 +15,6 @@ use super::numbered_update::NumberedUpdate;
 use super::outcome::TaskEnd;
 use super::{Core, DeferredStep, SyncMode};
 
-/// The time for which a change waits for others to share a record, a sync and a message, in
-/// milliseconds. A command that ends in this time is never reported as RUNNING: one command less
-/// for the masters.
-const BATCH_MS: u64 = 2;
-/// The time after a report from which an agent counts as quiet, in milliseconds: the next start is
-/// reported immediately.
-const QUIET_MS: u64 = 50;
 /// Maximum number of updates in one message.
 const UPDATES_PER_MESSAGE: usize = 500;
 /// Maximum number of uncommitted updates of one task, except for a new state. Later check results
@@ -32,55 +25,37 @@ const TASKS_PER_CHUNK: usize = 500;
 
 impl Core {
     pub(super) fn mark_dirty(&mut self, instance: Instance) {
-        self.dirty.insert(instance);
-        let gather_ms = buggify!(LateReport, BATCH_MS, 300);
-        self.report_at.get_or_insert(self.now.plus_ms(gather_ms));
+        self.updates.mark(instance, self.now);
     }
 
-    /// Marks a task that has started for a report: immediately if this agent was quiet.
+    /// Marks a task that has started for a report.
     pub(super) fn mark_started(&mut self, instance: Instance) {
-        let at = self
-            .reported_at
-            .plus_ms(buggify!(LateReport, QUIET_MS, 300));
-        if self.report_at.is_none() && at <= self.now {
-            self.report_at = Some(self.now);
-        }
-        self.mark_dirty(instance);
+        self.updates.mark_started(instance, self.now);
     }
 
-    /// Marks a task that has ended for a report. Its resources are needed, and no later change of
-    /// it can save a report: it waits only as long as others have just been reported.
+    /// Marks a task that has ended for a report.
     pub(super) fn mark_ended(&mut self, instance: Instance) {
-        self.mark_dirty(instance);
-        let gather_ms = buggify!(LateReport, BATCH_MS, 300);
-        let at = self.reported_at.plus_ms(gather_ms).max(self.now);
-        self.report_ends_at.get_or_insert(at);
+        self.updates.mark_ended(instance, self.now);
     }
 
     /// Makes updates of everything that has changed.
     pub(super) fn report(&mut self) {
-        self.report_at = None;
-        let dirty = std::mem::take(&mut self.dirty);
+        let dirty = self.updates.take_all(self.now);
         self.update(dirty);
     }
 
     /// Makes updates of the tasks that have ended.
     pub(super) fn report_ends(&mut self) {
-        let has_ended = |instance: &Instance| {
-            let state = self.instances.get(instance);
+        let instances = &self.instances;
+        let has_ended = |instance| {
+            let state = instances.get(&instance);
             state.is_some_and(InstanceState::has_ended)
         };
-        let (ended, others) = self.dirty.iter().partition(|instance| has_ended(instance));
-        self.dirty = others;
-        if self.dirty.is_empty() {
-            self.report_at = None;
-        }
+        let ended = self.updates.take_ended(self.now, has_ended);
         self.update(ended);
     }
 
     fn update(&mut self, dirty: BTreeSet<Instance>) {
-        self.report_ends_at = None;
-        self.reported_at = self.now;
         let mut updates = Vec::new();
         let mut ended = Vec::new();
         let mut unhealthy = Vec::new();
@@ -166,10 +141,9 @@ impl Core {
     /// Sends updates. An unregistered agent sends nothing: it sends all updates right after the
     /// registration.
     pub(super) fn send_updates(&mut self, updates: Vec<NumberedUpdate>) {
-        let Some(link) = self.link.as_ref().filter(|link| link.registered) else {
+        let Some(link) = self.link.registered() else {
             return;
         };
-        let link = link.serial;
         let most = buggify!(OneUpdateAMessage, UPDATES_PER_MESSAGE, 1);
         for chunk in updates.chunks(most) {
             let report = AgentMessage::Report(chunk.to_vec());

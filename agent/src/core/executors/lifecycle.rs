@@ -330,7 +330,7 @@ impl Core {
         }
         executor.phase = InstancePhase::Running;
         executor.subscribe_by = Some(by);
-        self.executors.deadlines.insert((by, instance));
+        self.executors.deadlines.insert(by, instance);
         if is_new {
             // The supervisor's state files prove the start after a crash, so no other step waits
             // for this record.

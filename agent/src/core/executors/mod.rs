@@ -21,6 +21,7 @@ use argosy_state::task::{Explanation, Reason, TaskState};
 pub use facts::{ExecutorInfo, ExecutorRecord};
 pub use messages::{ExecutorEvent, ExecutorMessage, ExecutorTask, ExecutorUpdate};
 
+use super::deadlines::InstanceDeadlines;
 use super::facts::{Instance, TaskFacts};
 use super::lifecycle::InstancePhase;
 use super::outcome::TaskEnd;
@@ -36,7 +37,7 @@ pub(super) struct Executors {
     /// Tasks that wait until the former executor of their name is removed.
     unhosted: BTreeSet<Instance>,
     /// The next deadlines of executors. A superfluous one is harmless.
-    deadlines: BTreeSet<(Timestamp, Instance)>,
+    deadlines: InstanceDeadlines,
 }
 
 impl Executors {
@@ -52,7 +53,7 @@ impl Executors {
     }
 
     pub(super) fn deadline(&self) -> Option<Timestamp> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.next()
     }
 
     /// Returns the instances with executors in this run, and their phases.

@@ -47,7 +47,7 @@ impl Core {
                 let by = self.now.plus_ms(self.config.executor_timeout_ms);
                 executor.connection = None;
                 executor.subscribe_by = Some(by);
-                self.executors.deadlines.insert((by, instance));
+                self.executors.deadlines.insert(by, instance);
             }
             ExecutorEvent::Message(data) if is_present => self.forward_to_framework(instance, data),
             ExecutorEvent::Subscribed { .. }
@@ -313,7 +313,7 @@ impl Core {
 
     /// Sends a message to the framework. It is lost without a link: delivery is not guaranteed.
     fn forward_to_framework(&mut self, instance: Instance, data: Vec<u8>) {
-        let link = self.link.as_ref().filter(|link| link.registered);
+        let link = self.link.registered();
         let facts = self.facts.executors.get(&instance);
         if let (Some(link), Some(facts)) = (link, facts) {
             let message = AgentMessage::ExecutorMessage {
@@ -322,7 +322,7 @@ impl Core {
                 executor: facts.key.task.clone(),
                 data,
             };
-            self.send_message(link.serial, message);
+            self.send_message(link, message);
         }
     }
 

@@ -41,7 +41,7 @@ impl Core {
                 self.attach(instance, executor, true);
             }
             _ if is_unwanted => self.end_unstarted(instance),
-            _ if is_unheard => drop(self.unstarted.insert(instance)),
+            _ if is_unheard => self.recovery.start_later(instance),
             _ => self.end(
                 instance,
                 self.unknown_end(self.is_of_earlier_boot(instance)),
@@ -146,7 +146,7 @@ impl Core {
             let is_unheard = self.facts.tasks.get(&task).is_some_and(is_unreported);
             if may_start && is_unheard && !self.is_unwanted(task) {
                 self.unassign(task);
-                self.unstarted.insert(task);
+                self.recovery.start_later(task);
             }
         }
         let end = self.unknown_end(self.is_executor_of_earlier_boot(instance));

@@ -137,7 +137,7 @@ impl Core {
             // A repeated request does not extend the deadline.
             let at = executor.kill_at.map_or(at, |before| before.min(at));
             executor.kill_at = Some(at);
-            self.executors.deadlines.insert((at, instance));
+            self.executors.deadlines.insert(at, instance);
         }
     }
 
@@ -159,11 +159,7 @@ impl Core {
 
     /// Handles deadlines of executors.
     pub(in crate::core) fn check_executors(&mut self) {
-        while let Some((at, instance)) = self.executors.deadlines.first().copied() {
-            if at > self.now {
-                return;
-            }
-            self.executors.deadlines.remove(&(at, instance));
+        while let Some(instance) = self.executors.deadlines.pop_due(self.now) {
             self.check_executor_deadlines(instance);
         }
     }
