@@ -116,7 +116,10 @@ fn with_text(mut bytes: Vec<u8>, text: &str) -> Vec<u8> {
 }
 
 /// Reads the output of [`key`].
-pub(super) fn read_key(bytes: &[u8]) -> Result<RecordKey, DecodeError> {
+///
+/// # Errors
+/// If the bytes are no key, or one of a newer release.
+pub fn read_key(bytes: &[u8]) -> Result<RecordKey, DecodeError> {
     parse(bytes).ok_or_else(|| DecodeError::Key(bytes.iter().take(64).copied().collect()))
 }
 

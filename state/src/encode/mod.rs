@@ -22,7 +22,7 @@ use crate::level::Level;
 use crate::registry::{Layout, RecordKey, limits_of};
 
 pub use crate::codec::wire::WireError;
-pub use key::key;
+pub use key::{key, read_key};
 
 /// An initial capacity that suffices for most messages.
 const USUAL_BYTES: usize = 512;

@@ -272,6 +272,12 @@ impl Registry {
             .unwrap_or(DEFAULT_WEIGHT_MILLI)
     }
 
+    /// Returns the weight of a role; `None` for the default.
+    #[must_use]
+    pub fn weight(&self, role: &Role) -> Option<u64> {
+        self.weights.get(role).copied()
+    }
+
     /// Returns the weights that operators have set, in ascending order of roles.
     pub fn weights(&self) -> impl Iterator<Item = (&Role, u64)> {
         self.weights.iter().map(|(role, weight)| (role, *weight))
