@@ -181,10 +181,6 @@ impl ChangeRing {
     ///
     /// # Errors
     /// [`HistoryLost`] if some of them are no longer kept: the reader needs a snapshot.
-    #[allow(
-        dead_code,
-        reason = "the ring is there before the public feed; its tests read it"
-    )]
     pub(crate) fn since(&self, after: u64, most: usize) -> Result<ChangePage, HistoryLost> {
         self.ring().since(after, most)
     }

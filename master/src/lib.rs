@@ -3,7 +3,7 @@
 //!
 //! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `step_downs`, `comparison`,
 //! `checks`, `clock`, `failovers`, `watchdog`, `leader`, `offers`, `allocator`, `leader_reply`,
-//! `links`, `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `front`, `service`,
+//! `links`, `owner_handle`, `views`, `change_ring`, `reads`, `encodings`, `api_router`, `service`,
 //! `http`, `metrics`, `error`.
 
 pub mod allocator;

@@ -152,7 +152,7 @@ fn of_calls(path: &str, code: Code) -> Histogram {
     histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => format!("{code:?}"))
 }
 
-const COUNTERS: [(&str, &str); 5] = [
+const COUNTERS: [(&str, &str); 6] = [
     (
         "argosy_invariant_checks_total",
         "Records and offers checked for broken invariants, and those with too many tasks to check",
@@ -168,6 +168,10 @@ const COUNTERS: [(&str, &str); 5] = [
     (
         "argosy_queue_full_total",
         "Messages for which a bounded queue had no room",
+    ),
+    (
+        "argosy_watch_cut_off_total",
+        "Subscribers of the change feed that were disconnected because they read too slowly",
     ),
     (
         "argosy_reads_cut_off_total",

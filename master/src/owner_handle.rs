@@ -256,6 +256,6 @@ pub(crate) fn unavailable(why: &str) -> Status {
     Status::with_error_details(tonic::Code::Unavailable, why.to_owned(), details)
 }
 
-fn stopping() -> Status {
+pub(crate) fn stopping() -> Status {
     unavailable("this master is stopping")
 }

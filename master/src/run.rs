@@ -37,7 +37,7 @@ use crate::owner_handle::OwnerHandle;
 use crate::reads::{ReadBounds, ReadLimiter};
 use crate::replica::{self, PublishedState, Replica};
 use crate::service;
-use crate::service::{MESSAGE_BYTES, MasterConnections, Services, health};
+use crate::service::{Feed, MESSAGE_BYTES, MasterConnections, Services, health};
 use crate::views::SharedView;
 use crate::watchdog::{TurnCounter, Watchdog};
 use crate::{http, lag, metrics};
@@ -129,8 +129,10 @@ async fn lead_or_follow(
     let services = Services {
         owner: handle,
         peers,
+        feed: Feed::default(),
         tasks: TaskTracker::new(),
     };
+    let _hub = run_feed(&services);
     let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
     let access = config.access.clone();
     let pages = http::router(services.clone(), parts.metrics, exec_limit, access);
@@ -156,6 +158,12 @@ async fn lead_or_follow(
         warn!(%source, "the API ended with an error");
     }
     ended
+}
+
+/// Runs the task that encodes changes for all subscribers.
+fn run_feed(services: &Services) -> AbortOnDropHandle<()> {
+    let hub = services.feed.clone().run(services.owner.clone());
+    AbortOnDropHandle::new(services.owner.readers.spawn(hub))
 }
 
 /// Runs on threads that are independent of the owner's; a simulation has one thread.
@@ -406,6 +414,7 @@ async fn serve(
 ) -> std::io::Result<()> {
     let reflection = service::reflection().map_err(std::io::Error::other)?;
     let lists = service::list_routes(&services);
+    let watch = service::watch_routes(&services);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(
@@ -420,6 +429,7 @@ async fn serve(
         .routes()
         .into_axum_router()
         .merge(lists)
+        .merge(watch)
         .merge(reflection)
         .merge(pages)
         .fallback(http::unknown);

@@ -233,6 +233,11 @@ const GAUGES: &[GaugeRow] = &[
         "argosy_read_bytes",
         "Bytes that answers to reads hold while they are built and sent",
     ),
+    recorded_elsewhere("argosy_watch_subscribers", "Subscribers of the change feed"),
+    recorded_elsewhere(
+        "argosy_watch_window_bytes",
+        "Memory of the events that all subscribers share, as it is counted for its bound",
+    ),
     recorded_elsewhere(
         "argosy_encoded_record_bytes",
         "Bytes of encoded records that are cached for lists",

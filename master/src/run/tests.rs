@@ -14,6 +14,7 @@ mod referral;
 mod routes;
 mod rtt;
 mod stalls;
+mod subscribers;
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ use super::malformed;
 
 /// Returns a filter in the form in which records are compared: states and modes in lower case,
 /// without a prefix. Rejects an id that no record can have.
-pub(super) fn filter(filter: HashMap<String, String>) -> Result<HashMap<String, String>, Status> {
+pub(crate) fn filter(filter: HashMap<String, String>) -> Result<HashMap<String, String>, Status> {
     let chosen = filter.into_iter().map(|(field, value)| {
         let value = match field.as_str() {
             "state" => choice("state", &value, "TASK_STATE_", &task_states())?,

@@ -100,7 +100,7 @@ fn is(filter: &HashMap<String, String>, field: &str, value: &dyn Display) -> boo
 }
 
 /// Returns a name in the form of filters: `running` for `TASK_STATE_RUNNING`.
-fn plain(name: &str, prefix: &str) -> String {
+pub(super) fn plain(name: &str, prefix: &str) -> String {
     name.trim_start_matches(prefix).to_ascii_lowercase()
 }
 

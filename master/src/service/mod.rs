@@ -7,6 +7,7 @@ mod actor;
 mod agents;
 mod calls;
 mod explain;
+mod feed;
 pub(crate) mod filter_values;
 mod forward;
 mod health;
@@ -22,6 +23,7 @@ mod reflection;
 mod scheduler;
 mod status_codes;
 mod views;
+mod watch;
 
 use argosy_proto::convert::InvalidMessage;
 use argosy_proto::v1;
@@ -33,6 +35,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 
+pub(crate) use feed::Feed;
+#[cfg(test)]
+pub(crate) use feed::Subscription;
 pub(crate) use forward::{ReplyHeaders, check_versions};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
@@ -40,12 +45,15 @@ pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::MasterConnections;
 pub(crate) use reflection::reflection;
 pub(crate) use status_codes::correct;
+pub(crate) use watch::{routes as watch_routes, stream as watch_stream};
 
 /// All services of `argosy.v1`; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) owner: OwnerHandle,
     pub(crate) peers: MasterConnections,
+    /// The subscribers of changes.
+    pub(crate) feed: Feed,
     /// Tasks that read streams; they end with their streams.
     pub(crate) tasks: TaskTracker,
 }
@@ -73,7 +81,7 @@ fn malformed(why: &InvalidMessage) -> Status {
 }
 
 /// Returns the status for a rejection, with its machine-readable code.
-fn refused(code: &str, message: &str) -> Status {
+pub(crate) fn refused(code: &str, message: &str) -> Status {
     let kind = match code {
         "unknown-agent" | "unknown-framework" | "unknown-task" => tonic::Code::NotFound,
         "invalid" | "call-reused" | "request-reused" | "too-many-operations" => {

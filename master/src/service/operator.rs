@@ -23,12 +23,15 @@ use super::membership::unchanged;
 use super::peers::ConnectionUse;
 use super::rate_limit::with_flow_control;
 use super::status_codes::correct_status;
-use super::{ListKind, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views};
+use super::{
+    ListKind, MESSAGE_BYTES, Services, accepted, bounded, malformed, not_found, views, watch,
+};
 use crate::inbox::StateView;
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 
+type WatchEvents = Pin<Box<dyn Stream<Item = Result<v1::WatchEvent, Status>> + Send>>;
 type WriteReplies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
 
 /// Maximum number of batches of one stream in flight: more wait in the connection.
@@ -60,6 +63,7 @@ macro_rules! listed {
 #[tonic::async_trait]
 impl Operator for Services {
     type WriteStream = WriteReplies;
+    type WatchStream = WatchEvents;
 
     async fn write(
         &self,
@@ -239,6 +243,15 @@ impl Operator for Services {
     ) -> Result<Response<v1::RaiseLevelReply>, Status> {
         routed!(self, request, raise_level, |wanted, actor| self
             .raise_level_here(wanted, actor))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<WatchEvents>, Status> {
+        let items = watch::stream(self.subscribe(request).await?);
+        let events = items.map(|item| watch::decoded(item?.bytes()));
+        Ok(Response::new(events.boxed()))
     }
 }
 

@@ -7,12 +7,13 @@ use argosy_state::Registry;
 use argosy_state::agent::Agent;
 use argosy_state::command::OfferTerms;
 use argosy_state::framework::{FinishedFramework, Framework, SchedulerConnection};
+use argosy_state::ids::Timestamp;
 use argosy_state::resources::Resources;
 use argosy_state::task::Task;
 
 use crate::inbox::StateView;
 
-pub(super) fn agent(view: &StateView, agent: &Agent) -> v1::Agent {
+pub(crate) fn agent(view: &StateView, agent: &Agent) -> v1::Agent {
     let now = agent_now(view, agent);
     v1::Agent {
         connected: now.connected,
@@ -23,7 +24,7 @@ pub(super) fn agent(view: &StateView, agent: &Agent) -> v1::Agent {
 }
 
 /// Returns the fields that depend on an agent's record alone; [`agent_now`] returns the others.
-pub(super) fn agent_record(agent: &Agent) -> v1::Agent {
+pub(crate) fn agent_record(agent: &Agent) -> v1::Agent {
     let info = v1::AgentInfo {
         attributes: agent.attributes().into_iter().collect(),
         ..convert::agent_info(&agent.report.info)
@@ -39,13 +40,20 @@ pub(super) fn agent_record(agent: &Agent) -> v1::Agent {
 }
 
 /// Returns the fields of an agent that do not come from its record.
-pub(super) fn agent_now(view: &StateView, agent: &Agent) -> v1::Agent {
-    let index = view.registry.agent_index(agent.id);
+pub(crate) fn agent_now(view: &StateView, agent: &Agent) -> v1::Agent {
     v1::Agent {
         connected: view
             .leader
             .as_ref()
             .is_some_and(|leader| leader.agent_is_linked(agent.id)),
+        ..agent_usage(&view.registry, agent)
+    }
+}
+
+/// Returns the fields of an agent that come from its tasks.
+pub(crate) fn agent_usage(registry: &Registry, agent: &Agent) -> v1::Agent {
+    let index = registry.agent_index(agent.id);
+    v1::Agent {
         used: index
             .map(|index| convert::resources(&index.used))
             .unwrap_or_default(),
@@ -54,14 +62,29 @@ pub(super) fn agent_now(view: &StateView, agent: &Agent) -> v1::Agent {
     }
 }
 
-pub(super) fn framework(view: &StateView, framework: &Framework) -> v1::Framework {
-    let index = view.registry.framework_index(framework.id);
+pub(crate) fn framework(view: &StateView, framework: &Framework) -> v1::Framework {
+    let record = framework_record(&view.registry, view.now, framework);
+    let Some(leader) = &view.leader else {
+        return record;
+    };
+    let connected = leader.framework_is_linked(framework.id);
+    v1::Framework {
+        connected,
+        active: connected && !framework.removing,
+        ..record
+    }
+}
+
+/// Returns a framework as the registry has it. Its connection is the one that was committed.
+pub(crate) fn framework_record(
+    registry: &Registry,
+    now: Timestamp,
+    framework: &Framework,
+) -> v1::Framework {
+    let index = registry.framework_index(framework.id);
     let used = index.into_iter().flat_map(|index| index.used.values());
     let used = used.fold(Resources::none(), |sum, part| sum.plus(part).unwrap_or(sum));
-    let connected = match &view.leader {
-        Some(leader) => leader.framework_is_linked(framework.id),
-        None => framework.connection == SchedulerConnection::Connected,
-    };
+    let connected = framework.connection == SchedulerConnection::Connected;
     v1::Framework {
         framework_id: framework.id.to_string(),
         info: Some(convert::framework_info(&framework.info)),
@@ -75,14 +98,12 @@ pub(super) fn framework(view: &StateView, framework: &Framework) -> v1::Framewor
         live_tasks: count(index.map_or(0, |index| index.live)),
         used: convert::resources(&used),
         revision: Some(convert::revision(framework.revision)),
-        expires_in_ms: framework
-            .deadline()
-            .map(|deadline| deadline.since_ms(view.now)),
+        expires_in_ms: framework.deadline().map(|deadline| deadline.since_ms(now)),
         removed: framework.removing,
     }
 }
 
-pub(super) fn finished_framework(framework: &FinishedFramework) -> v1::Framework {
+pub(crate) fn finished_framework(framework: &FinishedFramework) -> v1::Framework {
     v1::Framework {
         framework_id: framework.id.to_string(),
         info: Some(convert::framework_info(&framework.info)),
@@ -92,7 +113,7 @@ pub(super) fn finished_framework(framework: &FinishedFramework) -> v1::Framework
     }
 }
 
-pub(super) fn task(registry: &Registry, task: &Task) -> v1::Task {
+pub(crate) fn task(registry: &Registry, task: &Task) -> v1::Task {
     let address = registry
         .agent(task.agent)
         .map_or("", |agent| agent.report.info.address.as_str());
@@ -100,12 +121,12 @@ pub(super) fn task(registry: &Registry, task: &Task) -> v1::Task {
 }
 
 /// Returns the fields that depend on a task's record alone; [`task_now`] returns the other.
-pub(super) fn task_record(task: &Task) -> v1::Task {
+pub(crate) fn task_record(task: &Task) -> v1::Task {
     convert::task(task, "")
 }
 
 /// Returns the field of a task that does not come from its record.
-pub(super) fn task_now(registry: &Registry, task: &Task) -> v1::Task {
+pub(crate) fn task_now(registry: &Registry, task: &Task) -> v1::Task {
     let agent = registry.agent(task.agent);
     v1::Task {
         agent_address: agent.map_or_else(String::new, |agent| agent.report.info.address.clone()),
@@ -114,7 +135,7 @@ pub(super) fn task_now(registry: &Registry, task: &Task) -> v1::Task {
 }
 
 /// Returns an open offer without its token, which belongs to its holder.
-pub(super) fn offer(registry: &Registry, terms: &OfferTerms) -> Option<v1::Offer> {
+pub(crate) fn offer(registry: &Registry, terms: &OfferTerms) -> Option<v1::Offer> {
     let agent = registry.agent(terms.agent)?;
     Some(v1::Offer {
         token: Default::default(),
@@ -122,7 +143,7 @@ pub(super) fn offer(registry: &Registry, terms: &OfferTerms) -> Option<v1::Offer
     })
 }
 
-pub(super) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
+pub(crate) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
     let registry = &view.registry;
     // A copy: `masters` reads the same watch, and a second read on one thread can wait for a writer
     // that waits for the first.
@@ -180,7 +201,7 @@ fn without_leader_ms(is_active: bool, status: &RaftStatus, node: &Node) -> u64 {
 }
 
 /// Returns the masters, as the called one knows them; only the leader knows how far they lag.
-pub(super) fn masters(node: &Node) -> Vec<v1::Master> {
+pub(crate) fn masters(node: &Node) -> Vec<v1::Master> {
     let listed = node.members().into_iter().map(|member| v1::Master {
         node_id: format!("master-{}", member.id),
         raft_address: member.member.raft_address,
@@ -202,6 +223,6 @@ pub(super) fn masters(node: &Node) -> Vec<v1::Master> {
     listed.collect()
 }
 
-pub(super) fn count(number: usize) -> u32 {
+pub(crate) fn count(number: usize) -> u32 {
     number.try_into().unwrap_or(u32::MAX)
 }

@@ -153,6 +153,36 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| a page of a list | 3 MiB, each record counted with 1 KiB more |",
     ),
     (
+        "master/src/service/feed.rs",
+        "SUBSCRIBERS: usize = 2_000",
+        "| subscribers of changes of one master | 2,000 |",
+    ),
+    (
+        "master/src/service/feed/slot.rs",
+        "BACKLOG_BYTES: i64 = 4 << 20",
+        "| changes that wait for a subscriber; the time in which it reads nothing | 4 MiB; 60 s |",
+    ),
+    (
+        "master/src/service/feed/slot.rs",
+        "STALL_TIMEOUT: Duration = Duration::from_secs(60)",
+        "| changes that wait for a subscriber; the time in which it reads nothing | 4 MiB; 60 s |",
+    ),
+    (
+        "master/src/service/feed.rs",
+        "SNAPSHOTS: usize = 16",
+        "| snapshots that one master sends at a time; the time for one | 16;",
+    ),
+    (
+        "master/src/service/feed/window.rs",
+        "WINDOW_BYTES: usize = 96 << 20",
+        "the memory of their shared events, at most 96 MiB |",
+    ),
+    (
+        "master/src/change_ring.rs",
+        "records: 100_000,",
+        "| changes that a master keeps for readers that resume | 100,000, and 64 MiB |",
+    ),
+    (
         "master/src/reads.rs",
         "max_waiting: 1_024",
         "| reads that wait; for how long | 1,024; 2 s |",

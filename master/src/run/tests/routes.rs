@@ -19,6 +19,7 @@ pub(super) fn services(owner_handle: &OwnerHandle) -> Services {
     Services {
         owner: owner_handle.clone(),
         peers: MasterConnections::new(Dialer::tcp()),
+        feed: Feed::default(),
         tasks: TaskTracker::new(),
     }
 }

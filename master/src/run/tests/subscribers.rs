@@ -1,0 +1,398 @@
+//! Tests of the change feed of one master: its subscribers, without a connection.
+
+use argosy_proto::v1;
+use argosy_proto::v1::operator_server::Operator as _;
+use argosy_proto::v1::watch_event::Event;
+use argosy_proto::v1::watch_record::Record;
+use argosy_state::command::Subscribe;
+use argosy_state::testing::{framework_info, registration};
+use prost::Message as _;
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::routes::services;
+use super::*;
+use crate::service::{Feed, Subscription};
+
+type Hub = AbortOnDropHandle<()>;
+
+/// Starts a master with a hub.
+async fn start() -> (SingleMaster, Services, Hub) {
+    let alone = SingleMaster::start().await;
+    alone.active_leader().await;
+    let services = services(&alone.handle);
+    let hub = services.feed.clone().run(alone.handle.clone());
+    (alone, services, AbortOnDropHandle::new(tokio::spawn(hub)))
+}
+
+/// Returns a request for changes after a log index, or after now.
+fn changes_after(from_revision: Option<u64>) -> v1::WatchRequest {
+    v1::WatchRequest {
+        from_revision,
+        no_snapshot: true,
+        ..Default::default()
+    }
+}
+
+async fn subscribe(services: &Services, request: v1::WatchRequest) -> Result<Subscription, Status> {
+    services.subscribe(tonic::Request::new(request)).await
+}
+
+async fn next(subscription: &mut Subscription) -> Result<Event, Status> {
+    let item = timeout(TIMEOUT, subscription.next()).await;
+    let item = item
+        .expect("an item comes")
+        .expect("the stream has not ended")?;
+    let event = v1::WatchEvent::decode(item.bytes()).unwrap();
+    Ok(event.event.expect("this release knows the event"))
+}
+
+/// Returns the next change that is not one of the cluster.
+async fn change(subscription: &mut Subscription) -> Result<v1::WatchChange, Status> {
+    loop {
+        match next(subscription).await? {
+            Event::Change(change) if kind(&change) != "cluster" => return Ok(change),
+            Event::Change(_) | Event::Progress(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn kind(change: &v1::WatchChange) -> &str {
+    change
+        .record
+        .as_ref()
+        .map_or("", |record| record.kind.as_str())
+}
+
+/// Registers an agent and subscribes a framework.
+async fn populate(alone: &SingleMaster) {
+    let epoch = Epoch(alone.active_leader().await.epoch);
+    let registered =
+        (1..4).map(|nonce| Command::RegisterAgent(registration(nonce, "cpus:1;mem:64")));
+    let subscribe = |session| Subscribe {
+        framework: None,
+        session,
+        info: framework_info("web"),
+    };
+    let subscribed = (7..9).map(|session| Command::Subscribe(subscribe(session)));
+    alone.propose_all(epoch, registered.chain(subscribed)).await;
+    let frameworks = async || {
+        let view = alone.handle.view(0).await.unwrap();
+        view.registry.frameworks().len()
+    };
+    let deadline = Instant::now() + TIMEOUT;
+    while frameworks().await < 2 {
+        assert!(Instant::now() < deadline, "nothing is applied");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_and_removals_are_sent_in_order_with_their_records() {
+    let (alone, services, _hub) = start().await;
+    let mut subscription = subscribe(&services, changes_after(None)).await.unwrap();
+    let Event::Progress(begin) = next(&mut subscription).await.unwrap() else {
+        panic!("the stream begins with its revision");
+    };
+    let mut revisions = Vec::new();
+    for weight_milli in [2_000, 3_000, 1_000] {
+        let written = alone.operate(weight(weight_milli)).await;
+        let LeaderReply::Operated { revision, .. } = written else {
+            panic!("{written:?}");
+        };
+        let change = change(&mut subscription).await.unwrap();
+        let record = change.record.unwrap();
+        assert_eq!((record.kind.as_str(), record.id.as_str()), ("role", "ops"));
+        assert_eq!(change.revision.unwrap().index, revision.index);
+        assert_eq!(change.removed, weight_milli == 1_000);
+        let expected = (!change.removed).then(|| {
+            Record::Role(v1::RoleWeight {
+                role: "ops".to_owned(),
+                weight_milli,
+            })
+        });
+        assert_eq!(record.record, expected);
+        revisions.push(revision.index);
+    }
+    // A reader that resumes gets the same changes, or only the last of them.
+    let mut resumed = subscribe(&services, changes_after(Some(begin.revision)))
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&revisions[2]) {
+        let change = change(&mut resumed).await.unwrap();
+        seen.push(change.revision.unwrap().index);
+        assert_eq!(change.removed, seen.last() == Some(&revisions[2]));
+    }
+    assert!(revisions.ends_with(&seen), "{seen:?}");
+    let mut caught_up = subscribe(&services, changes_after(Some(revisions[2])))
+        .await
+        .unwrap();
+    let Event::Progress(progress) = next(&mut caught_up).await.unwrap() else {
+        panic!("nothing has changed");
+    };
+    assert_eq!(progress.revision, revisions[2]);
+    alone.end().await;
+}
+
+/// Reads a snapshot.
+async fn snapshot(subscription: &mut Subscription) -> Vec<Record> {
+    let Event::SnapshotBegin(begin) = next(subscription).await.unwrap() else {
+        panic!("a snapshot begins");
+    };
+    let mut records = Vec::new();
+    loop {
+        match next(subscription).await.unwrap() {
+            Event::Record(record) => records.extend(record.record),
+            Event::SnapshotEnd(end) => {
+                assert_eq!(begin, end);
+                return records;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_history_is_followed_by_a_snapshot_that_equals_the_lists() {
+    let (alone, services, _hub) = start().await;
+    populate(&alone).await;
+    let LeaderReply::Operated { revision, .. } = alone.operate(weight(2_000)).await else {
+        panic!("it is done");
+    };
+    // As after a restart, or the installation of a snapshot.
+    alone.handle.wait_applied(revision.index).await.unwrap();
+    let oldest = *alone.handle.applied.borrow();
+    alone.handle.changes.restart(oldest);
+    let request = v1::WatchRequest {
+        no_snapshot: false,
+        kinds: ["agent", "framework", "role"].map(str::to_owned).into(),
+        ..changes_after(Some(1))
+    };
+    let mut subscription = subscribe(&services, request).await.unwrap();
+    assert!(matches!(
+        next(&mut subscription).await,
+        Ok(Event::Progress(_))
+    ));
+    let lost = next(&mut subscription).await.unwrap();
+    assert_eq!(lost, Event::HistoryLost(v1::HistoryLost { oldest }));
+    let records = snapshot(&mut subscription).await;
+    let (mut agents, mut frameworks, mut roles) = (Vec::new(), Vec::new(), 0);
+    for record in records {
+        match record {
+            Record::Agent(agent) => agents.push(agent),
+            Record::Framework(framework) => frameworks.push(framework),
+            Record::Role(_) => roles += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(roles, 1);
+    let local = || {
+        tonic::Request::new(v1::ListRequest {
+            consistency: v1::Consistency::Local.into(),
+            ..Default::default()
+        })
+    };
+    let listed = services.list_agents(local()).await.unwrap().into_inner();
+    assert_eq!((agents.len(), agents), (3, listed.agents));
+    let listed = services
+        .list_frameworks(local())
+        .await
+        .unwrap()
+        .into_inner();
+    let without_times = |mut frameworks: Vec<v1::Framework>| {
+        for framework in &mut frameworks {
+            // Only the leader knows its links.
+            (framework.connected, framework.active) = (false, false);
+            framework.expires_in_ms = None;
+        }
+        frameworks
+    };
+    let frameworks = without_times(frameworks);
+    assert_eq!(
+        (frameworks.len(), frameworks),
+        (2, without_times(listed.frameworks))
+    );
+    // Changes follow.
+    alone.operate(weight(5_000)).await;
+    assert_eq!(kind(&change(&mut subscription).await.unwrap()), "role");
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expired_and_future_revisions_are_out_of_range() {
+    let (alone, services, _hub) = start().await;
+    alone.operate(weight(2_000)).await;
+    let oldest = *alone.handle.applied.borrow();
+    alone.handle.changes.restart(oldest);
+    let mut subscription = subscribe(&services, changes_after(Some(1))).await.unwrap();
+    assert!(matches!(
+        next(&mut subscription).await,
+        Ok(Event::Progress(_))
+    ));
+    assert!(matches!(
+        next(&mut subscription).await,
+        Ok(Event::HistoryLost(_))
+    ));
+    let expired = next(&mut subscription).await.unwrap_err();
+    assert_eq!(expired.code(), Code::OutOfRange);
+    assert!(
+        expired.message().contains("begin with a snapshot"),
+        "{expired}"
+    );
+    assert!(subscription.next().await.is_none());
+    let future = *alone.handle.applied.borrow() + 1_000;
+    for request in [
+        changes_after(Some(future)),
+        v1::WatchRequest {
+            min_revision: future,
+            ..changes_after(None)
+        },
+        changes_after(Some(u64::MAX)),
+    ] {
+        let refused = subscribe(&services, request).await.map(drop).unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+        assert!(
+            refused.message().contains("begin without a revision"),
+            "{refused}"
+        );
+    }
+    let misplaced = v1::WatchRequest {
+        from_position: Some(1),
+        ..changes_after(None)
+    };
+    let refused = subscribe(&services, misplaced).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    alone.end().await;
+}
+
+/// Returns an attribute of the first agent that makes its record large.
+fn large_attribute(number: usize, fill: &str) -> OperatorOperation {
+    OperatorOperation::SetAttribute {
+        agent: AgentId(1),
+        name: format!("a-{number}"),
+        value: fill.repeat(4_000),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_is_disconnected_while_others_continue() {
+    let (alone, services, _hub) = start().await;
+    populate(&alone).await;
+    let request = || v1::WatchRequest {
+        kinds: vec!["agent".to_owned()],
+        ..changes_after(None)
+    };
+    let mut slow = subscribe(&services, request()).await.unwrap();
+    let mut other = subscribe(&services, request()).await.unwrap();
+    alone.operate(large_attribute(0, "x")).await;
+    change(&mut slow).await.unwrap();
+    change(&mut other).await.unwrap();
+    let mut read = 0;
+    // Each change sends the whole record, so that 4 MiB are reached soon.
+    for number in 1..120 {
+        alone.operate(large_attribute(number, "x")).await;
+        let change = change(&mut other).await.unwrap();
+        read += change.encoded_len();
+    }
+    assert!(read > 8 << 20, "{read}");
+    let deadline = Instant::now() + TIMEOUT;
+    while services.feed.free_places() < 1_999 {
+        assert!(Instant::now() < deadline, "it is never cut off");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let refused = next(&mut slow).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "slow-reader");
+    let revision: u64 = info.metadata["revision"].parse().unwrap();
+    assert!(
+        refused.message().contains(&format!("revision {revision}")),
+        "{refused}"
+    );
+    // It resumes, and nothing is missing.
+    let mut resumed = subscribe(&services, changes_after(Some(revision)))
+        .await
+        .unwrap();
+    let mut attributes = 0;
+    while attributes < 120 {
+        let resumed = change(&mut resumed).await.unwrap();
+        let Some(Record::Agent(agent)) = resumed.record.unwrap().record else {
+            panic!("the agent has changed");
+        };
+        attributes = agent.info.unwrap().attributes.len();
+    }
+    alone.operate(large_attribute(0, "y")).await;
+    change(&mut other).await.unwrap();
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_subscribers_get_the_same_bytes_and_more_than_the_bound_are_rejected() {
+    let (alone, mut services, _hub) = start().await;
+    let mut all = Vec::new();
+    for _ in 0..1_000 {
+        let mut subscription = subscribe(&services, changes_after(None)).await.unwrap();
+        next(&mut subscription).await.unwrap();
+        all.push(subscription);
+    }
+    alone.operate(weight(2_000)).await;
+    let mut found = std::collections::BTreeSet::new();
+    for subscription in &mut all {
+        let item = loop {
+            let item = timeout(TIMEOUT, subscription.next()).await.unwrap();
+            let item = item.unwrap().unwrap();
+            let event = v1::WatchEvent::decode(item.bytes()).unwrap().event;
+            if matches!(&event, Some(Event::Change(change)) if kind(change) == "role") {
+                break item.bytes();
+            }
+        };
+        found.insert(item.as_ptr().addr());
+    }
+    assert_eq!(found.len(), 1, "the change is encoded once");
+    // Idle subscribers get a sign of life.
+    while !matches!(next(&mut all[0]).await, Ok(Event::Progress(_))) {}
+    drop(all);
+    services.feed = Feed::bounded(2);
+    let held = [
+        subscribe(&services, changes_after(None)).await.unwrap(),
+        subscribe(&services, changes_after(None)).await.unwrap(),
+    ];
+    let refused = subscribe(&services, changes_after(None)).await.map(drop);
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(
+        refused.message().contains("use another master"),
+        "{refused}"
+    );
+    drop(held);
+    subscribe(&services, changes_after(None)).await.unwrap();
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_kinds_and_fields_are_rejected() {
+    let (alone, services, _hub) = start().await;
+    for (kinds, filter, says) in [
+        (
+            vec!["answer"],
+            None,
+            "cluster, role, agent, framework, task",
+        ),
+        (vec!["agent"], Some("state"), "host_name, mode"),
+    ] {
+        let filter = filter.map(|field: &str| (field.to_owned(), "x".to_owned()));
+        let request = v1::WatchRequest {
+            kinds: kinds.into_iter().map(str::to_owned).collect(),
+            filter: filter.into_iter().collect(),
+            ..Default::default()
+        };
+        let refused = subscribe(&services, request).await.map(drop).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(says), "{refused}");
+    }
+    alone.end().await;
+}

@@ -1,0 +1,190 @@
+//! Conversion of subjects to the records that the feed sends, from a copy of the registry.
+//!
+//! Equal registries give equal records on every master: nothing here comes from a leader's links.
+
+use std::collections::BTreeMap;
+
+use argosy_proto::{convert, v1};
+use argosy_state::agent::Agent;
+use argosy_state::encode;
+use argosy_state::ids::Revision;
+use argosy_state::registry::Registry;
+use argosy_state::task::Task;
+use prost::Message;
+
+use super::event::{FeedEvent, RenderedSubject, encode_record};
+use super::selection::FilterFields;
+use super::subject::Subject;
+use super::window::cost;
+use crate::change_ring::{ChangeRing, HistoryLost};
+use crate::inbox::StateView;
+use crate::service::lists::plain;
+use crate::service::views;
+
+/// Entries that are read from the ring at a time.
+const ENTRIES: usize = 1_024;
+/// Subjects that are rendered before other readers have their turn.
+const PART: usize = 256;
+
+/// The subjects that a range of log indexes has changed, each with its newest change.
+pub(super) type Touched = BTreeMap<Subject, Revision>;
+
+/// Why changes cannot be rendered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum RenderError {
+    /// The ring no longer has all of them.
+    Lost(HistoryLost),
+    /// They exceed a bound.
+    TooMany,
+}
+
+/// Returns the subjects that changed after the log index `after` and up to `last`.
+///
+/// # Errors
+/// If the ring no longer has all changes.
+pub(super) async fn touched(
+    ring: &ChangeRing,
+    mut after: u64,
+    last: u64,
+) -> Result<Touched, HistoryLost> {
+    let mut touched = Touched::new();
+    while after < last {
+        let page = ring.since(after, ENTRIES)?;
+        let changes = page.entries.iter().flat_map(|entry| entry.iter());
+        for change in changes.take_while(|change| change.revision.index <= last) {
+            // The owner has encoded the key.
+            let subject = encode::read_key(&change.key).ok().and_then(Subject::of);
+            if let Some(subject) = subject {
+                touched.insert(subject, change.revision);
+            }
+        }
+        if page.through <= after {
+            break;
+        }
+        after = page.through;
+        tokio::task::yield_now().await;
+    }
+    Ok(touched)
+}
+
+/// Renders subjects as a view has them, ascending by revision. None may have changed between its
+/// revision and the view, so each record is as of its revision.
+///
+/// # Errors
+/// [`RenderError::TooMany`] if they cost more than `most`.
+pub(super) async fn events(
+    view: &StateView,
+    touched: Touched,
+    most: usize,
+) -> Result<Vec<FeedEvent>, RenderError> {
+    let mut events = Vec::with_capacity(touched.len());
+    let mut bytes = 0;
+    for (at, (subject, revision)) in touched.into_iter().enumerate() {
+        if at % PART == PART - 1 {
+            tokio::task::yield_now().await;
+        }
+        let rendered = subject_in(view, &subject);
+        let event = FeedEvent::new(revision, subject, rendered);
+        bytes += cost(&event);
+        if bytes > most {
+            return Err(RenderError::TooMany);
+        }
+        events.push(event);
+    }
+    events.sort_unstable_by_key(|event| event.revision);
+    Ok(events)
+}
+
+/// Renders one subject.
+pub(super) fn subject_in(view: &StateView, subject: &Subject) -> RenderedSubject {
+    let registry = &*view.registry;
+    let rendered = match subject {
+        Subject::Cluster => Some((FilterFields::Other, true, cluster(registry).encode_to_vec())),
+        Subject::Role(role) => registry.weight(role).map(|weight_milli| {
+            let role = v1::RoleWeight {
+                role: role.to_string(),
+                weight_milli,
+            };
+            (FilterFields::Other, true, role.encode_to_vec())
+        }),
+        Subject::Agent(id) => registry.agent(*id).map(|agent| {
+            let mut bytes = views::agent_record(agent).encode_to_vec();
+            bytes.extend(views::agent_usage(registry, agent).encode_to_vec());
+            (agent_fields(agent), true, bytes)
+        }),
+        Subject::Framework(id) => {
+            let live = registry.framework(*id).map(|framework| {
+                let shown = views::framework_record(registry, view.now, framework);
+                (framework.info.name.clone(), true, shown)
+            });
+            let shown = live.or_else(|| {
+                let mut finished = registry.finished_frameworks();
+                let finished = finished.find(|finished| finished.id == *id)?;
+                let shown = views::finished_framework(finished);
+                Some((finished.info.name.clone(), false, shown))
+            });
+            shown.map(|(name, is_listed, shown)| {
+                (
+                    FilterFields::Framework { name },
+                    is_listed,
+                    shown.encode_to_vec(),
+                )
+            })
+        }
+        Subject::Task(key) => {
+            let live = registry.task(key).map(|task| (task, true));
+            let finished = || {
+                registry
+                    .finished_task(key)
+                    .map(|ended| (&ended.task, false))
+            };
+            live.or_else(finished).map(|(task, is_listed)| {
+                let shown = views::task(registry, task);
+                (task_fields(task), is_listed, shown.encode_to_vec())
+            })
+        }
+    };
+    match rendered {
+        Some((fields, is_listed, bytes)) => RenderedSubject {
+            fields: Some(fields),
+            is_listed,
+            record: encode_record(subject, &[&bytes]),
+        },
+        None => RenderedSubject {
+            fields: None,
+            is_listed: false,
+            record: encode_record(subject, &[]),
+        },
+    }
+}
+
+/// Returns the facts of the cluster that the registry has.
+pub(super) fn cluster(registry: &Registry) -> v1::Cluster {
+    let cluster = registry.cluster();
+    let leader = (cluster.epoch.0 > 0).then(|| cluster.leader.to_string());
+    v1::Cluster {
+        cluster_id: cluster.facts.id.to_string(),
+        leader: leader.unwrap_or_default(),
+        epoch: cluster.epoch.0,
+        term: cluster.term,
+        feature_level: registry.level().0,
+        ..v1::Cluster::default()
+    }
+}
+
+pub(super) fn agent_fields(agent: &Agent) -> FilterFields {
+    let mode = convert::mode_from(agent.mode());
+    FilterFields::Agent {
+        host_name: agent.report.info.host_name.clone(),
+        mode: plain(mode.as_str_name(), "AGENT_MODE_"),
+    }
+}
+
+pub(super) fn task_fields(task: &Task) -> FilterFields {
+    FilterFields::Task {
+        agent: task.agent,
+        role: task.role.clone(),
+        state: plain(v1::TaskState::from(task.state).as_str_name(), "TASK_STATE_"),
+        name: task.spec.name.clone(),
+    }
+}

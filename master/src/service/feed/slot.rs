@@ -1,0 +1,165 @@
+//! One subscriber as the hub sees it: its place among the subscribers, and how far it is behind.
+//!
+//! A stream whose peer reads nothing is not polled, so it cannot end itself. The hub takes from it
+//! everything that costs memory; the stream reports that when its peer reads on.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::snapshot::SnapshotWalk;
+
+/// Bytes that may pile up for a subscriber. Beyond it, the subscriber is disconnected.
+pub(super) const BACKLOG_BYTES: i64 = 4 << 20;
+/// Time for which a subscriber may read nothing. It gets a message every five seconds.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for a subscriber that receives a snapshot, which holds a copy of the registry.
+const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time in which a snapshot must be read.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Slot(
+    // A lock, because the hub cuts off a subscriber whose stream is not polled. It is held for a
+    // comparison.
+    Mutex<SlotState>,
+);
+
+#[derive(Debug)]
+struct SlotState {
+    /// The place among the subscribers; `None` once the subscriber is cut off.
+    place: Option<OwnedSemaphorePermit>,
+    /// The offset of the subscriber in the window, once it has one.
+    offset: Option<i64>,
+    /// The least number of bytes that it was behind. One that resumes begins far behind, and must
+    /// not fall back further.
+    least_behind: i64,
+    polled_at: Instant,
+    snapshot: Option<(Box<SnapshotWalk>, Instant)>,
+}
+
+/// The subscriber has been too slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CutOff;
+
+impl Slot {
+    pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
+        Self(Mutex::new(SlotState {
+            place: Some(place),
+            offset: None,
+            least_behind: i64::MAX,
+            polled_at: Instant::now(),
+            snapshot: None,
+        }))
+    }
+
+    /// Records that the stream of the subscriber is polled.
+    pub(super) fn polled(&self) -> Result<(), CutOff> {
+        let mut slot = self.lock();
+        slot.polled_at = Instant::now();
+        slot.place.as_ref().map(drop).ok_or(CutOff)
+    }
+
+    /// Records that the subscriber has taken everything up to `offset`, after which `behind` bytes
+    /// wait.
+    pub(super) fn took(&self, offset: i64, behind: i64) {
+        let mut slot = self.lock();
+        slot.offset = Some(offset);
+        slot.least_behind = slot.least_behind.min(behind);
+    }
+
+    /// Cuts off the subscriber if it is too slow. Returns whether it does so now.
+    pub(super) fn cut_if_slow(&self, end_offset: i64, now: Instant) -> bool {
+        let mut slot = self.lock();
+        let is_behind = slot.offset.is_some_and(|offset| {
+            end_offset - offset > slot.least_behind.saturating_add(BACKLOG_BYTES)
+        });
+        let stalled = now.saturating_duration_since(slot.polled_at);
+        let is_stalled = match &slot.snapshot {
+            Some((_, began)) => {
+                stalled > SNAPSHOT_STALL_TIMEOUT
+                    || now.saturating_duration_since(*began) > SNAPSHOT_TIMEOUT
+            }
+            None => stalled > STALL_TIMEOUT,
+        };
+        if !is_behind && !is_stalled || slot.place.is_none() {
+            return false;
+        }
+        let freed = (slot.place.take(), slot.snapshot.take());
+        drop(slot);
+        // Freed after the lock is released.
+        drop(freed);
+        true
+    }
+
+    /// Holds a snapshot between two of its parts. It is dropped if the subscriber is cut off.
+    pub(super) fn put_snapshot(&self, walk: Box<SnapshotWalk>, began: Instant) {
+        let mut slot = self.lock();
+        if slot.place.is_some() {
+            slot.snapshot = Some((walk, began));
+        }
+    }
+
+    pub(super) fn take_snapshot(&self) -> Option<(Box<SnapshotWalk>, Instant)> {
+        self.lock().snapshot.take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    fn slot() -> (Slot, Arc<Semaphore>) {
+        let places = Arc::new(Semaphore::new(1));
+        let place = Arc::clone(&places).try_acquire_owned().unwrap();
+        (Slot::new(place), places)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_is_cut_off_when_its_bound_piles_up() {
+        let (slot, places) = slot();
+        let now = Instant::now();
+        // Before it has taken anything, nothing piles up.
+        assert!(!slot.cut_if_slow(i64::MAX / 2, now));
+        slot.took(100, 0);
+        assert!(!slot.cut_if_slow(100 + BACKLOG_BYTES, now));
+        assert_eq!(places.available_permits(), 0);
+        assert!(slot.cut_if_slow(101 + BACKLOG_BYTES, now));
+        assert!(!slot.cut_if_slow(101 + BACKLOG_BYTES, now));
+        assert_eq!(places.available_permits(), 1);
+        assert_eq!(slot.polled(), Err(CutOff));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_resumes_far_behind_must_catch_up() {
+        let (slot, _places) = slot();
+        let far = 10 * BACKLOG_BYTES;
+        let now = Instant::now();
+        slot.took(0, far);
+        assert!(!slot.cut_if_slow(far + BACKLOG_BYTES, now));
+        slot.took(far, 0);
+        slot.took(far + 1, BACKLOG_BYTES);
+        assert!(slot.cut_if_slow(far + 2 + BACKLOG_BYTES, now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_reads_nothing_gives_up_its_place() {
+        let (slot, places) = slot();
+        tokio::time::advance(STALL_TIMEOUT).await;
+        assert!(!slot.cut_if_slow(0, Instant::now()));
+        slot.polled().unwrap();
+        tokio::time::advance(STALL_TIMEOUT * 2).await;
+        assert!(slot.cut_if_slow(0, Instant::now()));
+        assert_eq!(places.available_permits(), 1);
+    }
+}

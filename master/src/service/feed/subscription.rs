@@ -1,0 +1,304 @@
+//! The stream of one subscriber. It is driven by its reader: nothing is prepared for a reader that
+//! does not read, except one part of a snapshot.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use argosy_proto::v1;
+use argosy_proto::v1::watch_event::Event;
+use argosy_state::ids::Revision;
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::event::{FeedEvent, encode, event_text};
+use super::selection::{Selection, Verdict};
+use super::slot::Slot;
+use super::snapshot::SnapshotWalk;
+use super::window::{Taken, complete_index, through};
+use super::{Feed, PROGRESS_INTERVAL, Registration, Start};
+use crate::owner_handle::{LONGEST_WAIT, OwnerHandle, stopping, unavailable};
+use crate::service::spawn_reader;
+
+/// A message of the feed.
+#[derive(Debug, Clone)]
+pub(crate) enum FeedItem {
+    /// A change, and whether it is sent as a removal.
+    Change(Arc<FeedEvent>, bool),
+    /// An encoded event, and the log index from which a reader of it can resume, if it can.
+    Message(Bytes, Option<u64>),
+}
+
+impl FeedItem {
+    fn message(event: Event, resume: Option<u64>) -> Self {
+        Self::Message(encode(event), resume)
+    }
+
+    /// Returns the encoded `WatchEvent`.
+    pub(crate) fn bytes(&self) -> Bytes {
+        match self {
+            Self::Change(event, is_removed) => event.bytes(*is_removed),
+            Self::Message(bytes, _) => bytes.clone(),
+        }
+    }
+
+    /// Returns the item as a server-sent event.
+    pub(crate) fn text(&self) -> Bytes {
+        match self {
+            Self::Change(event, is_removed) => event.text(*is_removed),
+            Self::Message(bytes, resume) => {
+                let id = resume.map(|index| index.to_string());
+                event_text(bytes, id.as_deref())
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A snapshot is due.
+    SnapshotDue,
+    /// The slot has the rest of a snapshot.
+    Snapshot,
+    Changes,
+    Ended,
+}
+
+/// The stream of one subscriber; its place is free when it is dropped.
+pub(crate) struct Subscription {
+    feed: Feed,
+    owner: OwnerHandle,
+    slot: Arc<Slot>,
+    _registration: Registration,
+    selection: Selection,
+    start: Start,
+    phase: Phase,
+    /// Every change up to it was sent, or did not match.
+    cursor: Revision,
+    /// Items to be sent.
+    ready: VecDeque<FeedItem>,
+    announced: watch::Receiver<u64>,
+    progress_due: Instant,
+    /// Progress messages in a row for which this master knew no leader.
+    leaderless: u32,
+    /// The error that follows the items to be sent.
+    failed: Option<Status>,
+}
+
+impl Subscription {
+    pub(super) fn new(
+        (feed, owner): (Feed, OwnerHandle),
+        (slot, registration): (Arc<Slot>, Registration),
+        selection: Selection,
+        start: Start,
+    ) -> Self {
+        let (phase, cursor) = match start.after {
+            Some(after) => (Phase::Changes, after),
+            None if start.wants_snapshots => (Phase::SnapshotDue, through(0)),
+            None => (Phase::Changes, through(*owner.applied.borrow())),
+        };
+        let announced = feed.shared.announced.subscribe();
+        let mut ready = VecDeque::new();
+        if phase == Phase::Changes {
+            ready.push_back(progress(cursor));
+        }
+        Self {
+            feed,
+            owner,
+            slot,
+            _registration: registration,
+            selection,
+            start,
+            phase,
+            cursor,
+            ready,
+            announced,
+            progress_due: Instant::now() + PROGRESS_INTERVAL,
+            leaderless: 0,
+            failed: None,
+        }
+    }
+
+    /// Returns the next item. An error is the last one.
+    pub(crate) async fn next(&mut self) -> Option<Result<FeedItem, Status>> {
+        loop {
+            if self.phase != Phase::Ended && self.slot.polled().is_err() {
+                return self.fail(self.too_slow());
+            }
+            if let Some(item) = self.ready.pop_front() {
+                return Some(Ok(item));
+            }
+            if let Some(status) = self.failed.take() {
+                return self.fail(status);
+            }
+            let step = match self.phase {
+                Phase::SnapshotDue => self.begin_snapshot().await,
+                Phase::Snapshot => self.continue_snapshot().await,
+                Phase::Changes => self.take_changes().await,
+                Phase::Ended => return None,
+            };
+            if let Err(status) = step {
+                return self.fail(status);
+            }
+        }
+    }
+
+    fn fail(&mut self, status: Status) -> Option<Result<FeedItem, Status>> {
+        self.phase = Phase::Ended;
+        self.ready.clear();
+        Some(Err(status))
+    }
+
+    fn too_slow(&self) -> Status {
+        let (text, resume) = match self.phase {
+            Phase::Changes | Phase::Ended => {
+                let index = complete_index(self.cursor);
+                let text = format!(
+                    "this subscriber read too slowly: more than 4 MiB of changes waited for it, or it read nothing for a minute; resume from revision {index}"
+                );
+                (text, Some(index))
+            }
+            Phase::SnapshotDue | Phase::Snapshot => {
+                let text = "this subscriber read its snapshot too slowly: it must read something every 5 s, and all of it within a minute; begin again, with a filter if there is too much to read";
+                (text.to_owned(), None)
+            }
+        };
+        let revision = resume.map(|index| ("revision".to_owned(), index.to_string()));
+        let details: HashMap<_, _> = revision.into_iter().collect();
+        let details = ErrorDetails::with_error_info("slow-reader", "argosy", details);
+        Status::with_error_details(Code::ResourceExhausted, text, details)
+    }
+
+    async fn begin_snapshot(&mut self) -> Result<(), Status> {
+        let permits = Arc::clone(&self.feed.shared.snapshots);
+        let permit = tokio::time::timeout(LONGEST_WAIT, permits.acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
+            let text =
+                "this master sends as many snapshots as it can: retry later, or use another master";
+            return Err(Status::resource_exhausted(text));
+        };
+        let index = (*self.owner.applied.borrow()).max(self.start.min_revision);
+        let view = self.owner.view(index).await?;
+        let encodings = self.owner.encodings.clone();
+        let walk = SnapshotWalk::new(view, self.selection.clone(), encodings, permit);
+        let revision = walk.revision();
+        self.cursor = through(revision);
+        self.slot.put_snapshot(Box::new(walk), Instant::now());
+        self.phase = Phase::Snapshot;
+        let begin = Event::SnapshotBegin(v1::WatchSnapshot { revision });
+        self.ready.push_back(FeedItem::message(begin, None));
+        Ok(())
+    }
+
+    async fn continue_snapshot(&mut self) -> Result<(), Status> {
+        let Some((mut walk, began)) = self.slot.take_snapshot() else {
+            return Err(self.too_slow());
+        };
+        let read = async move { (walk.next_part(), walk) };
+        let (part, walk) = spawn_reader(&self.owner, read).await?;
+        match part {
+            Some(records) => {
+                let records = records.into_iter();
+                let records = records.map(|record| FeedItem::Message(record, None));
+                self.ready.extend(records);
+                self.slot.put_snapshot(walk, began);
+            }
+            None => {
+                let revision = walk.revision();
+                let end = Event::SnapshotEnd(v1::WatchSnapshot { revision });
+                self.ready.push_back(FeedItem::message(end, Some(revision)));
+                self.phase = Phase::Changes;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the next changes, or waits for some time.
+    async fn take_changes(&mut self) -> Result<(), Status> {
+        self.announced.borrow_and_update();
+        let (taken, end) = {
+            let window = self.feed.shared.window();
+            (window.take(self.cursor), window.end_offset())
+        };
+        match taken {
+            Taken::Events { events, behind } => {
+                self.slot.took(end - behind, behind);
+                self.select(events);
+                return Ok(());
+            }
+            Taken::CaughtUp(head) => {
+                self.slot.took(end, 0);
+                self.cursor = self.cursor.max(through(head));
+            }
+            Taken::Below(after) => self.feed.shared.want(after),
+            Taken::Lost(oldest) => return self.history_lost(oldest),
+            Taken::Inactive => {}
+        }
+        tokio::select! {
+            changed = self.announced.changed() => {
+                changed.map_err(|_| stopping())
+            }
+            () = tokio::time::sleep_until(self.progress_due) => self.progress(),
+        }
+    }
+
+    fn select(&mut self, events: Vec<Arc<FeedEvent>>) {
+        for event in events {
+            self.cursor = event.revision;
+            let fields = event.fields.as_ref();
+            let is_removed = match self
+                .selection
+                .judge(&event.subject, fields, event.is_listed)
+            {
+                Verdict::Shown => false,
+                Verdict::Removed => true,
+                Verdict::Skipped => continue,
+            };
+            self.ready.push_back(FeedItem::Change(event, is_removed));
+        }
+    }
+
+    /// Sends the log index up to which nothing is missing. A master that is cut off would send the
+    /// same one forever, so its subscribers are sent to another one.
+    fn progress(&mut self) -> Result<(), Status> {
+        self.progress_due = Instant::now() + PROGRESS_INTERVAL;
+        let index = complete_index(self.cursor);
+        let knows_leader = {
+            let status = self.owner.leader_status.borrow();
+            status.is_local || status.leader.is_some()
+        };
+        self.leaderless = if knows_leader { 0 } else { self.leaderless + 1 };
+        if self.leaderless > 1 {
+            return Err(unavailable(&format!(
+                "this master knows no leader, so it may be cut off: resume from revision {index} at another one"
+            )));
+        }
+        self.ready.push_back(progress(self.cursor));
+        Ok(())
+    }
+
+    fn history_lost(&mut self, oldest: u64) -> Result<(), Status> {
+        let lost = Event::HistoryLost(v1::HistoryLost { oldest });
+        self.ready.push_back(FeedItem::message(lost, None));
+        if self.start.wants_snapshots {
+            self.phase = Phase::SnapshotDue;
+            return Ok(());
+        }
+        let text = format!(
+            "the changes after revision {} are no longer kept here, only those after {oldest}: begin with a snapshot",
+            complete_index(self.cursor)
+        );
+        self.failed = Some(Status::out_of_range(text));
+        Ok(())
+    }
+}
+
+fn progress(cursor: Revision) -> FeedItem {
+    let revision = complete_index(cursor);
+    let progress = Event::Progress(v1::WatchProgress { revision });
+    // In the middle of an entry, the reader has more than that.
+    let resume = (cursor == through(revision)).then_some(revision);
+    FeedItem::message(progress, resume)
+}
