@@ -1,16 +1,19 @@
-//! The HTTP surface on the same port as gRPC: health, metrics, the read side of the operator API as
-//! JSON, the files of agents, and commands in tasks. The JSON is the canonical mapping of
-//! `argosy.v1`.
+//! The HTTP surface on the same port as gRPC: health, metrics, the operator API as JSON, the change
+//! feed, the files of agents, and commands in tasks. The JSON is the canonical mapping of
+//! `argosy.v1`. `routes` has the table of all paths.
 
 mod caller;
+mod events;
 pub(crate) mod exec;
 mod index;
 mod parameters;
+mod routes;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_proto::server::callers::{ApiAccess, ApiPart};
+use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::{convert, metric_names, v1};
 use argosy_state::resources::{InvalidResources, Resources};
@@ -20,7 +23,6 @@ use axum::extract::{RawQuery, State};
 use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use futures::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,11 +32,11 @@ use crate::reads;
 use crate::service::{self, ListKind, Services, filter_values, spawn_reader};
 
 use caller::RequestPeer;
-#[cfg(test)]
-pub(crate) use index::PATHS;
 pub(crate) use index::{too_long, unknown};
 pub(crate) use parameters::PathSegments;
 use parameters::QueryParameters;
+#[cfg(test)]
+pub(crate) use routes::ROUTES;
 
 /// Memory reserved for the text of `/metrics`. A longer text reserves more if there is room, and is
 /// returned in any case.
@@ -72,29 +74,7 @@ pub(crate) fn router(
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2));
     let client = client.build().expect("the settings are constant");
-    let commands = Router::new()
-        .route("/v1/agents/{id}/exec", get(exec::exec))
-        .route("/v1/agents/{id}/attach", get(exec::attach));
-    let commands = access.exec.guard(ApiPart::Exec, "master", commands);
-    let files = Router::new().route("/v1/agents/{id}/files/{verb}", get(agent_files));
-    let files = access.files.guard(ApiPart::Files, "master", files);
-    Router::new()
-        .merge(commands)
-        .merge(files)
-        .route("/", get(index::page))
-        .route("/v1", get(index::list))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(show_metrics))
-        .route("/v1/cluster", get(cluster))
-        .route("/v1/agents", get(agents))
-        .route("/v1/agents/{id}", get(agent))
-        .route("/v1/frameworks", get(frameworks))
-        .route("/v1/frameworks/{id}", get(framework))
-        .route("/v1/frameworks/{id}/explain", get(explain))
-        .route("/v1/tasks", get(tasks))
-        .route("/v1/tasks/{framework}/{task}", get(task))
-        .route("/v1/offers", get(offers))
+    routes::guarded(access)
         .method_not_allowed_fallback(index::wrong_method)
         .with_state(Http {
             services,
@@ -414,7 +394,7 @@ fn json<T: serde::Serialize>(answer: Result<T, Status>) -> Response {
 /// Returns an error as an HTTP response.
 pub(crate) fn problem(status: &Status) -> Response {
     let code = match status.code() {
-        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::FailedPrecondition => StatusCode::CONFLICT,

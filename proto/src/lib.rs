@@ -16,6 +16,7 @@
 pub mod v1 {
     tonic::include_proto!("argosy.v1");
     include!(concat!(env!("OUT_DIR"), "/argosy.v1.serde.rs"));
+    include!(concat!(env!("OUT_DIR"), "/strict/argosy.v1.serde.rs"));
 }
 
 pub mod clock;

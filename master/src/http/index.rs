@@ -10,44 +10,11 @@ use axum::response::{Html, IntoResponse, Response};
 use tonic::{Code, Status};
 
 use super::refusal;
+use super::routes::{self, ROUTES, Route};
 
 /// Maximum length of a path with its parameters, in bytes. HTTP/1.1 rejects more than 65,534
 /// earlier, without a body.
 const PATH_BYTES: usize = 65_000;
-
-/// Every path with its description.
-pub(crate) const PATHS: [(&str, &str); 15] = [
-    ("/v1/cluster", "masters, leader, counts, resources"),
-    ("/v1/agents", "agents, a page at a time"),
-    ("/v1/agents/{agent_id}", "one agent"),
-    (
-        "/v1/agents/{agent_id}/files/{browse,read,download}",
-        "files of its tasks",
-    ),
-    (
-        "/v1/agents/{agent_id}/exec",
-        "a command in a task, over a WebSocket",
-    ),
-    (
-        "/v1/agents/{agent_id}/attach",
-        "a task's own terminal, over a WebSocket",
-    ),
-    ("/v1/frameworks", "frameworks, a page at a time"),
-    ("/v1/frameworks/{framework_id}", "one framework"),
-    (
-        "/v1/frameworks/{framework_id}/explain",
-        "why its work does not run",
-    ),
-    ("/v1/tasks", "tasks, a page at a time"),
-    ("/v1/tasks/{framework_id}/{task_id}", "one task"),
-    ("/v1/offers", "open offers, a page at a time"),
-    ("/healthz", "whether this process is alive"),
-    (
-        "/readyz",
-        "whether this master can answer: a quorum has confirmed a leader just now",
-    ),
-    ("/metrics", "figures for Prometheus"),
-];
 
 /// Returns the HTML page at `/`.
 pub(super) async fn page() -> Html<String> {
@@ -55,18 +22,19 @@ pub(super) async fn page() -> Html<String> {
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>Argosy master</title></head>\n<body>\n\
          <h1>Argosy master {release}</h1>\n\
-         <p>This port serves gRPC (<code>argosy.v1</code>, with reflection) and the read side of it as JSON. \
+         <p>This port serves gRPC (<code>argosy.v1</code>, with reflection) and its operator API as JSON. \
          <code>docs/protocol.md</code> describes both.</p>\n<table>\n"
     );
-    for (path, answer) in PATHS {
-        let path = match path.contains('{') {
-            true => path.to_owned(),
-            false => format!("<a href=\"{path}\">{path}</a>"),
+    for route in ROUTES {
+        let path = match route.method == "GET" && !route.path.contains('{') {
+            true => format!("<a href=\"{0}\">{0}</a>", route.path),
+            false => route.path.to_owned(),
         };
         // Writing to a string does not fail.
         let _ = writeln!(
             page,
-            "<tr><td><code>{path}</code></td><td>{answer}</td></tr>"
+            "<tr><td>{}</td><td><code>{path}</code></td><td>{}</td></tr>",
+            route.method, route.answer
         );
     }
     page.push_str("</table>\n</body>\n</html>\n");
@@ -75,8 +43,12 @@ pub(super) async fn page() -> Html<String> {
 
 /// Returns the JSON list at `/v1`.
 pub(super) async fn list() -> Response {
-    let paths = PATHS.map(|(path, answer)| serde_json::json!({ "path": path, "answer": answer }));
+    let paths: Vec<_> = ROUTES.iter().map(described).collect();
     axum::Json(serde_json::json!({ "release": v1_release(), "paths": paths })).into_response()
+}
+
+fn described(route: &Route) -> serde_json::Value {
+    serde_json::json!({ "method": route.method, "path": route.path, "answer": route.answer })
 }
 
 fn v1_release() -> String {
@@ -97,10 +69,11 @@ pub(crate) async fn unknown(request: Request) -> Response {
 
 /// Responds to a known path with a wrong method.
 pub(super) async fn wrong_method(request: Request) -> Response {
+    let path = request.uri().path();
     let text = format!(
-        "{} {}: use GET; gRPC changes things",
+        "{} {path}: use {}",
         request.method(),
-        request.uri().path()
+        routes::methods(path).join(" or ")
     );
     refusal(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, &text)
 }

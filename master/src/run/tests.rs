@@ -7,6 +7,7 @@ mod divergence;
 mod flood;
 mod forwarding;
 mod hellos;
+mod json_writes;
 mod lag_reports;
 mod lists;
 mod readers;

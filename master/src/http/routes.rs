@@ -1,0 +1,186 @@
+//! The table of all paths, from which the routes and the index of paths are made.
+
+use argosy_proto::server::callers::{ApiAccess, ApiPart};
+use axum::Router;
+use axum::routing::{MethodRouter, delete, get, post, put};
+
+use super::{Http, events, exec, index, writes};
+
+/// A method of a path.
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) serves: Served,
+    pub(crate) answer: &'static str,
+    handler: fn() -> MethodRouter<Http>,
+}
+
+/// What a route serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Served {
+    /// This call of `Operator`.
+    Call(&'static str),
+    /// This operation of `WriteOperation`.
+    Operation(&'static str),
+    /// A part of the API to which the access is restricted.
+    Restricted(ApiPart),
+    /// Something that is no call.
+    Other,
+}
+
+use Served::{Call, Operation, Other, Restricted};
+
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    serves: Served,
+    answer: &'static str,
+    handler: fn() -> MethodRouter<Http>,
+) -> Route {
+    Route {
+        method,
+        path,
+        serves,
+        answer,
+        handler,
+    }
+}
+
+/// All routes, except `/` and `/v1`, which list them.
+#[rustfmt::skip]
+pub(crate) const ROUTES: &[Route] = &[
+    route("GET", "/v1/cluster", Call("GetCluster"), "masters, leader, counts, resources", || get(super::cluster)),
+    route("GET", "/v1/agents", Call("ListAgents"), "agents, a page at a time", || get(super::agents)),
+    route("GET", "/v1/agents/{agent_id}", Call("GetAgent"), "one agent", || get(super::agent)),
+    route("PUT", "/v1/agents/{agent_id}/attributes/{name}", Operation("set_attribute"), "sets an attribute: {\"value\": \"…\"}", || put(writes::set_attribute)),
+    route("DELETE", "/v1/agents/{agent_id}/attributes/{name}", Operation("set_attribute"), "removes an attribute", || delete(writes::remove_attribute)),
+    route("POST", "/v1/agents/{agent_id}/deactivate", Operation("deactivate_agent"), "stops offers of its resources; its tasks continue", || post(writes::deactivate)),
+    route("POST", "/v1/agents/{agent_id}/reactivate", Operation("reactivate_agent"), "ends a deactivation", || post(writes::reactivate)),
+    route("POST", "/v1/agents/{agent_id}/gone", Operation("mark_agent_gone"), "declares that the agent never returns: its tasks end", || post(writes::mark_gone)),
+    route("GET", "/v1/agents/{agent_id}/files/{verb}", Restricted(ApiPart::Files), "files of its tasks; verbs are browse, read and download", || get(super::agent_files)),
+    route("GET", "/v1/agents/{agent_id}/exec", Restricted(ApiPart::Exec), "a command in a task, over a WebSocket", || get(exec::exec)),
+    route("GET", "/v1/agents/{agent_id}/attach", Restricted(ApiPart::Exec), "a task's own terminal, over a WebSocket", || get(exec::attach)),
+    route("GET", "/v1/frameworks", Call("ListFrameworks"), "frameworks, a page at a time", || get(super::frameworks)),
+    route("GET", "/v1/frameworks/{framework_id}", Call("GetFramework"), "one framework", || get(super::framework)),
+    route("DELETE", "/v1/frameworks/{framework_id}", Operation("teardown_framework"), "ends its tasks and removes it", || delete(writes::teardown)),
+    route("GET", "/v1/frameworks/{framework_id}/explain", Call("Explain"), "why its work does not run", || get(super::explain)),
+    route("GET", "/v1/tasks", Call("ListTasks"), "tasks, a page at a time", || get(super::tasks)),
+    route("GET", "/v1/tasks/{framework_id}/{task_id}", Call("GetTask"), "one task", || get(super::task)),
+    route("DELETE", "/v1/tasks/{framework_id}/{task_id}", Operation("kill_task"), "kills a task", || delete(writes::kill)),
+    route("PUT", "/v1/tasks/{framework_id}/{task_id}/limits", Operation("update_limits"), "replaces the limits of a task: Limits", || put(writes::update_limits)),
+    route("GET", "/v1/offers", Call("ListOffers"), "open offers, a page at a time", || get(super::offers)),
+    route("PUT", "/v1/roles/{role}/weight", Operation("set_weight"), "sets the weight of a role: {\"weightMilli\": \"…\"}", || put(writes::set_weight)),
+    route("POST", "/v1/write", Call("WriteOne"), "a batch of operations: WriteBatch", || post(writes::batch)),
+    route("POST", "/v1/masters", Call("JoinMaster"), "adds a running, empty master: {\"raftAddress\": \"…\"}", || post(writes::join)),
+    route("DELETE", "/v1/masters/{node_id}", Call("RemoveMaster"), "removes a master from the group", || delete(writes::remove)),
+    route("POST", "/v1/masters/transfer", Call("TransferLeader"), "transfers leadership: {\"nodeId\": \"…\"}", || post(writes::transfer)),
+    route("POST", "/v1/level", Call("RaiseLevel"), "raises the feature level: {\"level\": …}", || post(writes::raise_level)),
+    route("GET", "/v1/events", Call("Watch"), "changes, as server-sent events", || get(events::events)),
+    route("GET", "/healthz", Other, "whether this process is alive", || get(|| async { "ok\n" })),
+    route("GET", "/readyz", Other, "whether this master can answer: a quorum has confirmed a leader just now", || get(super::ready)),
+    route("GET", "/metrics", Other, "figures for Prometheus", || get(super::show_metrics)),
+];
+
+/// Returns the routes; restricted ones reject other callers.
+pub(super) fn guarded(access: ApiAccess) -> Router<Http> {
+    let routes = |wanted: fn(Served) -> bool| {
+        let wanted = ROUTES.iter().filter(|route| wanted(route.serves));
+        wanted.fold(Router::new(), |router, route| {
+            router.route(route.path, (route.handler)())
+        })
+    };
+    let commands = routes(|serves| serves == Restricted(ApiPart::Exec));
+    let files = routes(|serves| serves == Restricted(ApiPart::Files));
+    routes(|serves| !matches!(serves, Restricted(_)))
+        .merge(access.exec.guard(ApiPart::Exec, "master", commands))
+        .merge(access.files.guard(ApiPart::Files, "master", files))
+        .route("/", get(index::page))
+        .route("/v1", get(index::list))
+}
+
+/// Returns the methods of a path.
+pub(super) fn methods(path: &str) -> Vec<&'static str> {
+    let matches = |pattern: &str| {
+        let (mut wanted, mut found) = (pattern.split('/'), path.split('/'));
+        loop {
+            match (wanted.next(), found.next()) {
+                (None, None) => return true,
+                (Some(wanted), Some(found)) if wanted == found || wanted.starts_with('{') => {}
+                _ => return false,
+            }
+        }
+    };
+    let routes = ROUTES.iter().filter(|route| matches(route.path));
+    let methods: Vec<_> = routes.map(|route| route.method).collect();
+    // `/` and `/v1` are not in the table.
+    if methods.is_empty() {
+        vec!["GET"]
+    } else {
+        methods
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const PROTOCOL: &str = include_str!("../../../proto/proto/argosy/v1/operator.proto");
+
+    /// Returns the text between a line that begins with `from` and the next line `}`.
+    fn section(from: &str) -> &'static str {
+        let begin = PROTOCOL.find(from).expect("it is in the protocol");
+        let rest = &PROTOCOL[begin..];
+        &rest[..rest.find("\n}").expect("it ends")]
+    }
+
+    fn served(pick: fn(Served) -> Option<&'static str>) -> BTreeSet<&'static str> {
+        ROUTES
+            .iter()
+            .filter_map(|route| pick(route.serves))
+            .collect()
+    }
+
+    #[test]
+    fn every_call_of_operators_has_a_route() {
+        let calls = section("service Operator {").lines();
+        let calls = calls.filter_map(|line| line.trim().strip_prefix("rpc ")?.split('(').next());
+        // A stream of batches; a client sends them one by one.
+        let calls: BTreeSet<_> = calls.filter(|call| *call != "Write").collect();
+        assert!(calls.len() >= 15, "{calls:?}");
+        let routed = served(|serves| match serves {
+            Call(name) => Some(name),
+            Operation(_) | Restricted(_) | Other => None,
+        });
+        assert_eq!(routed, calls);
+    }
+
+    #[test]
+    fn a_path_of_an_operation_names_one_of_the_protocol() {
+        let fields = section("message WriteOperation {").lines();
+        let fields = fields.filter_map(|line| line.trim().split_once(" = ")?.0.split(' ').nth(1));
+        let fields: BTreeSet<_> = fields.collect();
+        assert!(fields.len() >= 8, "{fields:?}");
+        let routed = served(|serves| match serves {
+            Operation(name) => Some(name),
+            Call(_) | Restricted(_) | Other => None,
+        });
+        assert!(routed.len() >= 8 && routed.is_subset(&fields), "{routed:?}");
+    }
+
+    #[test]
+    fn the_methods_of_a_path_are_those_of_the_table() {
+        assert_eq!(methods("/v1/tasks/framework-1/web"), ["GET", "DELETE"]);
+        assert_eq!(methods("/v1/write"), ["POST"]);
+        assert_eq!(methods("/"), ["GET"]);
+        let changes = ROUTES.iter().filter(|route| route.method != "GET");
+        for route in changes {
+            assert!(
+                matches!(route.serves, Call(_) | Operation(_)),
+                "{}",
+                route.path
+            );
+        }
+    }
+}
