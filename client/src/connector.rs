@@ -345,12 +345,18 @@ impl Connector {
     }
 
     fn search(&self) -> LeaderSearch {
+        let likely = self.leader().filter(|likely| !self.is_avoided(likely));
+        self.search_from(likely)
+    }
+
+    /// Returns a search that does not prefer the leader.
+    pub(crate) fn search_any(&self) -> LeaderSearch {
+        self.search_from(None)
+    }
+
+    fn search_from(&self, likely: Option<String>) -> LeaderSearch {
         self.known(|known| {
             let seed = next_random(&mut known.random);
-            let likely = known
-                .likely_leader
-                .clone()
-                .filter(|likely| !known.is_avoided(likely));
             let masters = &self.inner.masters;
             let unresponsive = masters.addresses().iter();
             let unresponsive = unresponsive.filter(|address| !known.responsive.contains(*address));

@@ -2,7 +2,7 @@
 //! client.
 //!
 //! The library contains no rules of the cluster: masters decide what is allowed. Reading order:
-//! `masters`, `leader`, `failure`, `connector`, `operator`, `uplink`, `resources`,
+//! `masters`, `leader`, `failure`, `connector`, `operator`, `watch`, `uplink`, `resources`,
 //! `scheduler`, `executor`, `test_masters`.
 
 #![warn(missing_docs)]
@@ -18,6 +18,7 @@ pub mod scheduler;
 #[cfg(any(test, feature = "kit"))]
 pub mod test_masters;
 pub mod uplink;
+pub mod watch;
 
 pub use connector::{Connector, ConnectorConfig, Dialer, ExpectedPeer, PeerIdentity};
 pub use failure::{CallError, MasterRejection};
@@ -26,5 +27,6 @@ pub use masters::{InvalidMasters, Masters};
 pub use operator::OperatorClient;
 pub use scheduler::{Scheduler, SchedulerConfig, SchedulerDriver};
 pub use uplink::AgentUplink;
+pub use watch::{Watch, WatchPosition};
 // Frameworks use the same arithmetic as the masters, and depend on this crate only.
 pub use argosy_state::resources::{InvalidResources, Resources};

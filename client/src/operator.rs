@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, RepeatPolicy, random_seed};
 use crate::failure::{CallError, MasterRejection};
+use crate::watch::Watch;
 
 /// Capacity for batches to be sent on a write stream. When it is full, `send` waits.
 const WRITE_CAPACITY: usize = 64;
@@ -193,6 +194,13 @@ impl OperatorClient {
             )
             .await?;
         Ok(answer.body)
+    }
+
+    /// Follows changes of records. The stream begins when its first event is requested, and
+    /// continues at another master if necessary.
+    #[must_use]
+    pub fn watch(&self, request: v1::WatchRequest) -> Watch {
+        Watch::new(self.connector.clone(), self.deadline, request)
     }
 
     async fn ask<Q, R, F, Fut>(&self, repeat: RepeatPolicy, body: Q, ask: F) -> Result<R, CallError>

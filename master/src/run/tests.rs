@@ -3,6 +3,7 @@
 
 mod actors;
 mod answers;
+mod changes;
 mod divergence;
 mod flood;
 mod forwarding;

@@ -28,6 +28,8 @@ pub(super) struct TestMasters {
     pub(super) raft: Vec<String>,
     far: Arc<AtomicUsize>,
     stop: CancellationToken,
+    /// One for each master.
+    stops: Vec<CancellationToken>,
     running: Vec<JoinHandle<Result<(), MasterError>>>,
 }
 
@@ -48,6 +50,7 @@ impl TestMasters {
         let address = |socket: &TcpListener| socket.local_addr().unwrap().to_string();
         let api: Vec<String> = sockets.iter().map(|(api, _)| address(api)).collect();
         let raft: Vec<String> = sockets.iter().map(|(_, raft)| address(raft)).collect();
+        let stops: Vec<_> = (0..3).map(|_| stop.child_token()).collect();
         let mut running = Vec::new();
         for (place, (api_socket, raft_socket)) in sockets.into_iter().enumerate() {
             let config = MasterConfig {
@@ -69,15 +72,21 @@ impl TestMasters {
                 metrics: None,
                 entropy: [place as u8 + 1; 32],
             };
-            running.push(tokio::spawn(run(config, parts, stop.clone())));
+            running.push(tokio::spawn(run(config, parts, stops[place].clone())));
         }
         Self {
             api,
             raft,
             far,
             stop,
+            stops,
             running,
         }
+    }
+
+    /// Stops the master at `place`.
+    pub(super) fn stop(&self, place: usize) {
+        self.stops[place].cancel();
     }
 
     /// Returns the cluster as the master at `place` reports it, if it answers.

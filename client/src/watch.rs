@@ -1,0 +1,359 @@
+//! The change feed, resumed over masters: a [`Watch`] continues at another master where the last
+//! one stopped, so that no change is lost or repeated.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient as Stub;
+use argosy_proto::v1::watch_event::Event;
+use argosy_proto::versions::{self, VersionRange};
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::connector::{Connector, MESSAGE_BYTES};
+use crate::failure::{AttemptError, CallError, MasterRejection, classify};
+use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure};
+
+/// Timeout for opening a stream at one master. It may wait until that master has applied the
+/// revision from which the stream resumes.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time without a message after which another master is used. A master sends one every five
+/// seconds.
+const SILENCE: Duration = Duration::from_secs(15);
+/// Snapshots in a row that may be cut off because this reader is too slow.
+const SLOW_SNAPSHOTS: u32 = 3;
+
+/// The position of a reader: what it has received, and from where it resumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WatchPosition {
+    /// The log index, and the position of the last change in it; without a position, everything up
+    /// to the index. `None` before the first complete snapshot.
+    after: Option<(u64, Option<u32>)>,
+    /// The highest log index that the reader knows: no later snapshot is older.
+    newest: u64,
+}
+
+impl WatchPosition {
+    /// Returns the position of a reader that has everything up to this log index, such as that of a
+    /// list.
+    #[must_use]
+    pub fn through(revision: u64) -> Self {
+        Self {
+            after: Some((revision, None)),
+            newest: revision,
+        }
+    }
+
+    /// Returns the log index up to which the reader has every change; `None` before the first
+    /// complete snapshot.
+    #[must_use]
+    pub fn revision(&self) -> Option<u64> {
+        self.after.map(|(index, position)| match position {
+            Some(_) => index.saturating_sub(1),
+            None => index,
+        })
+    }
+
+    /// Records an event that the reader has received.
+    fn record(&mut self, event: &Event) {
+        match event {
+            Event::Change(change) => {
+                let revision = change.revision.unwrap_or_default();
+                self.advance(revision.index, Some(revision.position));
+            }
+            Event::SnapshotEnd(snapshot) => {
+                self.after = None;
+                self.advance(snapshot.revision, None);
+            }
+            Event::Progress(progress) => self.advance(progress.revision, None),
+            // A snapshot that breaks off is worth nothing.
+            Event::SnapshotBegin(_) | Event::HistoryLost(_) => self.after = None,
+            Event::Record(_) => {}
+        }
+    }
+
+    fn advance(&mut self, index: u64, position: Option<u32>) {
+        let order = |(index, position): (u64, Option<u32>)| (index, position.unwrap_or(u32::MAX));
+        let new = (index, position);
+        if self.after.is_none_or(|after| order(new) > order(after)) {
+            self.after = Some(new);
+        }
+        self.newest = self.newest.max(index);
+    }
+}
+
+/// A stream of changes. Dropping it ends it.
+pub struct Watch {
+    connector: Connector,
+    /// The time for which [`Watch::next`] searches for a master.
+    deadline: Duration,
+    request: v1::WatchRequest,
+    position: WatchPosition,
+    stream: Option<OpenStream>,
+    /// The search in progress, with the pause before its next round.
+    search: Option<LeaderSearch>,
+    slow_snapshots: u32,
+}
+
+struct OpenStream {
+    address: String,
+    events: Streaming<v1::WatchEvent>,
+}
+
+impl Watch {
+    pub(crate) fn new(connector: Connector, deadline: Duration, request: v1::WatchRequest) -> Self {
+        let after = request.from_revision;
+        let position = WatchPosition {
+            after: after.map(|index| (index, request.from_position)),
+            newest: request.min_revision,
+        };
+        Self {
+            connector,
+            deadline,
+            request,
+            position,
+            stream: None,
+            search: None,
+            slow_snapshots: 0,
+        }
+    }
+
+    /// Returns the position after the last event.
+    #[must_use]
+    pub fn position(&self) -> &WatchPosition {
+        &self.position
+    }
+
+    /// Returns the API address of the master that sends the events, if there is one.
+    #[must_use]
+    pub fn master(&self) -> Option<&str> {
+        self.stream.as_ref().map(|stream| stream.address.as_str())
+    }
+
+    /// Returns the next event, after the search for another master if necessary. A snapshot may
+    /// begin again before it has ended; its former records must be discarded. Dropping the future
+    /// loses nothing.
+    ///
+    /// # Errors
+    /// [`CallError::NoMaster`] if no master serves the stream within the deadline; a further call
+    /// searches again. [`CallError::Refused`] if a master rejects the request, for example because
+    /// `no_snapshot` is set and history is lost.
+    pub async fn next(&mut self) -> Result<Event, CallError> {
+        let deadline = Instant::now() + self.deadline;
+        loop {
+            let Some(stream) = &mut self.stream else {
+                self.open(deadline).await?;
+                continue;
+            };
+            let failure = match timeout(SILENCE, stream.events.message()).await {
+                Ok(Ok(Some(v1::WatchEvent { event: Some(event) }))) => {
+                    self.search = None;
+                    self.position.record(&event);
+                    if matches!(event, Event::SnapshotEnd(_)) {
+                        self.slow_snapshots = 0;
+                    }
+                    return Ok(event);
+                }
+                // An event of a newer release.
+                Ok(Ok(Some(v1::WatchEvent { event: None }))) => continue,
+                Ok(Ok(None)) => Status::unavailable("the master closed the stream"),
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded("no event in time"),
+            };
+            self.lost(&failure)?;
+        }
+    }
+
+    /// Records that the open stream has failed.
+    fn lost(&mut self, status: &Status) -> Result<(), CallError> {
+        let Some(OpenStream { address, .. }) = self.stream.take() else {
+            return Ok(());
+        };
+        let cause = self.cause(status)?;
+        tracing::debug!(address, %cause, "resuming a watch at another master");
+        if matches!(cause, MasterFailure::TimedOut(_)) {
+            self.connector.drop_connection(&address);
+        }
+        let mut search = self.taken_search();
+        search.failed(&address, cause, None);
+        self.search = Some(search);
+        Ok(())
+    }
+
+    /// Returns why another master is tried.
+    fn cause(&mut self, status: &Status) -> Result<MasterFailure, CallError> {
+        let refusal = match classify(status, as_ms(SILENCE)) {
+            AttemptError::TryNext { cause, .. } => return Ok(cause),
+            AttemptError::Refused(refusal) => refusal,
+        };
+        if refusal.code != Code::ResourceExhausted {
+            return Err(CallError::Refused(refusal));
+        }
+        if refusal.reason == "slow-reader" && self.position.after.is_none() {
+            self.slow_snapshots += 1;
+            if self.slow_snapshots >= SLOW_SNAPSHOTS {
+                return Err(CallError::Refused(refusal));
+            }
+        }
+        Ok(MasterFailure::Unavailable(refusal.message))
+    }
+
+    async fn open(&mut self, deadline: Instant) -> Result<(), CallError> {
+        let mut search = self.taken_search();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(CallError::NoMaster(search.causes()));
+            }
+            let address = match search.next() {
+                LeaderSearchStep::Call(address) => address,
+                LeaderSearchStep::Pause(ms) => {
+                    tokio::time::sleep(left.min(Duration::from_millis(ms))).await;
+                    continue;
+                }
+            };
+            let status = match self.attempt(&address, left.min(OPEN_TIMEOUT)).await {
+                Ok(Ok(events)) => {
+                    self.stream = Some(OpenStream { address, events });
+                    // If the stream fails before its first event, the search continues.
+                    self.search = Some(search);
+                    return Ok(());
+                }
+                Ok(Err(status)) => status,
+                Err(cause) => {
+                    search.failed(&address, cause, None);
+                    continue;
+                }
+            };
+            let cause = self.cause(&status)?;
+            search.failed(&address, cause, None);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        address: &str,
+        limit: Duration,
+    ) -> Result<Result<Streaming<v1::WatchEvent>, Status>, MasterFailure> {
+        let channel = self.connector.channel(address)?;
+        let mut request = Request::new(self.resumed());
+        let own = VersionRange::OWN.header();
+        let own = own.try_into().expect("digits and a hyphen are a value");
+        request.metadata_mut().insert(versions::HEADER, own);
+        let mut stub = Stub::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+        let opened = timeout(limit, stub.watch(request)).await;
+        let opened = opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
+        Ok(opened.map(tonic::Response::into_inner))
+    }
+
+    /// Returns the request from the present position.
+    fn resumed(&self) -> v1::WatchRequest {
+        let (index, position) = match self.position.after {
+            Some((index, position)) => (Some(index), position),
+            None => (None, None),
+        };
+        v1::WatchRequest {
+            from_revision: index,
+            from_position: position,
+            min_revision: self.position.newest,
+            ..self.request.clone()
+        }
+    }
+
+    /// Returns the search in progress, or a new one that prefers no master: each can serve the
+    /// stream.
+    fn taken_search(&mut self) -> LeaderSearch {
+        let search = self.search.take();
+        search.unwrap_or_else(|| self.connector.search_any())
+    }
+}
+
+impl From<&WatchPosition> for v1::WatchRequest {
+    /// Returns a request that resumes from this position.
+    fn from(position: &WatchPosition) -> Self {
+        Self {
+            from_revision: position.after.map(|(index, _)| index),
+            from_position: position.after.and_then(|(_, position)| position),
+            min_revision: position.newest,
+            ..Self::default()
+        }
+    }
+}
+
+impl MasterRejection {
+    /// Returns whether the changes after the requested revision are no longer kept, or the revision
+    /// is after the newest one.
+    #[must_use]
+    pub fn is_out_of_range(&self) -> bool {
+        self.code == Code::OutOfRange
+    }
+}
+
+fn as_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(index: u64, position: u32) -> Event {
+        Event::Change(v1::WatchChange {
+            revision: Some(v1::Revision { index, position }),
+            ..Default::default()
+        })
+    }
+
+    fn progress(revision: u64) -> Event {
+        Event::Progress(v1::WatchProgress { revision })
+    }
+
+    /// Returns the request of a reader that has received these events.
+    fn resumed(events: &[Event]) -> (Option<u64>, Option<u32>, u64) {
+        let mut position = WatchPosition::default();
+        for event in events {
+            position.record(event);
+        }
+        let request = v1::WatchRequest::from(&position);
+        (
+            request.from_revision,
+            request.from_position,
+            request.min_revision,
+        )
+    }
+
+    #[test]
+    fn a_reader_resumes_after_its_last_change_and_never_goes_back() {
+        let end = |revision| Event::SnapshotEnd(v1::WatchSnapshot { revision });
+        assert_eq!(resumed(&[]), (None, None, 0));
+        assert_eq!(resumed(&[end(7)]), (Some(7), None, 7));
+        assert_eq!(resumed(&[end(7), change(9, 2)]), (Some(9), Some(2), 9));
+        // Progress in the middle of an entry names the entry before it.
+        let early = [end(7), change(9, 2), progress(8)];
+        assert_eq!(resumed(&early), (Some(9), Some(2), 9));
+        let caught_up = [end(7), change(9, 2), progress(12)];
+        assert_eq!(resumed(&caught_up), (Some(12), None, 12));
+    }
+
+    #[test]
+    fn an_incomplete_snapshot_begins_again_and_is_not_older() {
+        let begin = Event::SnapshotBegin(v1::WatchSnapshot { revision: 20 });
+        let lost = Event::HistoryLost(v1::HistoryLost { oldest: 15 });
+        let events = [
+            change(9, 0),
+            lost,
+            begin,
+            Event::Record(v1::WatchRecord::default()),
+        ];
+        assert_eq!(resumed(&events), (None, None, 9));
+    }
+
+    #[test]
+    fn the_revision_of_a_position_is_complete() {
+        let mut position = WatchPosition::through(5);
+        assert_eq!(position.revision(), Some(5));
+        position.record(&change(9, 0));
+        assert_eq!(position.revision(), Some(8));
+        assert_eq!(WatchPosition::default().revision(), None);
+    }
+}
