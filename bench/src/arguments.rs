@@ -108,6 +108,8 @@ pub(crate) enum Workload {
     Crowd,
     /// Readers page through lists of all agents and all tasks while others write
     StateRead,
+    /// 1,000 subscribers of changes at one follower
+    Events,
     /// 50,000 agents with 500,000 tasks: memory, rest, and a killed leader
     Scale,
     /// All workloads, one after the other
@@ -132,6 +134,7 @@ impl Workload {
             Self::Flood => "flood",
             Self::Crowd => "crowd",
             Self::StateRead => "state-read",
+            Self::Events => "events",
             Self::Scale => "scale",
             Self::All => "all",
         }

@@ -12,6 +12,7 @@ mod cluster;
 mod containers;
 mod cpu;
 mod crowd;
+mod events;
 mod failover;
 mod flood;
 mod framework;
