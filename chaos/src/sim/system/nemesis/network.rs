@@ -109,6 +109,26 @@ impl Nemesis {
         }
     }
 
+    /// Holds a link, unless it is broken already. The record of it gives the rules the time in which
+    /// what it carries is on its way.
+    pub(super) fn hold(
+        &mut self,
+        simulation: &Simulation<'_>,
+        one: &str,
+        other: &str,
+        shortest_ms: u64,
+    ) {
+        if let Some(link) = self.links.hold(simulation, one, other) {
+            self.note(FaultKind::Delay, &link.target(), "held");
+            self.lasting(
+                simulation,
+                SystemActiveFault::Link(link),
+                shortest_ms,
+                2_500,
+            );
+        }
+    }
+
     pub(super) fn delay(&mut self, simulation: &Simulation<'_>, kind: SystemFault) {
         let (one, other) = match self.rng.below(3) {
             0 => self.two_masters(),
@@ -121,19 +141,55 @@ impl Nemesis {
                 master_name(self.master()),
             ),
         };
-        let target = format!("{one}>{other}");
         if kind == SystemFault::Hold {
-            if let Some(link) = self.links.hold(simulation, &one, &other) {
-                self.note(FaultKind::Delay, &target, "held");
-                self.lasting(simulation, SystemActiveFault::Link(link), 20, 2_500);
-            }
+            self.hold(simulation, &one, &other, 20);
             return;
         }
         let ms = self.rng.between(5, 200);
         let latency = Duration::from_millis(ms);
         if let Some(link) = self.links.slow(simulation, &one, &other, latency) {
-            self.note(FaultKind::SlowLink, &target, &format!("{ms} ms"));
+            self.note(FaultKind::SlowLink, &link.target(), &format!("{ms} ms"));
             self.lasting(simulation, SystemActiveFault::Link(link), 100, 4_000);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::run::simulate;
+    use crate::sim::system::world::World;
+    use crate::sim::system::{SystemOptions, start_hosts};
+
+    #[test]
+    fn each_link_that_a_rival_holds_is_recorded_as_delayed() {
+        let options = SystemOptions::default();
+        let verdict = simulate(7, |simulation| {
+            let world = World::new(simulation, 7, &options);
+            start_hosts(simulation, &world, &options);
+            for place in 0..options.frameworks {
+                let mut state = world.state();
+                let stored = state.frameworks.entry(place).or_default();
+                stored.framework = Some(framework_name(place));
+            }
+            let mut nemesis = Nemesis::new(world, options.frameworks);
+            for _ in 0..8 {
+                nemesis.rival(simulation);
+                nemesis.heal(simulation);
+            }
+        });
+        let links = |kind: FaultKind| {
+            let faults = verdict.history.faults().map(|(_, _, fault)| fault);
+            let links = faults.filter(|fault| fault.kind == kind && fault.target.contains('>'));
+            let mut links: Vec<&str> = links.map(|fault| fault.target.as_str()).collect();
+            links.sort_unstable();
+            links
+        };
+        let healed = links(FaultKind::Heal);
+        assert!(
+            !healed.is_empty(),
+            "another seed is needed: no link was held"
+        );
+        assert_eq!(links(FaultKind::Delay), healed);
     }
 }

@@ -128,9 +128,7 @@ impl Nemesis {
         self.note(FaultKind::FrameworkFailover, &name, "");
         if self.rng.percent(60) {
             for master in self.members() {
-                if let Some(link) = self.links.hold(simulation, &name, &master_name(master)) {
-                    self.lasting(simulation, SystemActiveFault::Link(link), 100, 2_500);
-                }
+                self.hold(simulation, &name, &master_name(master), 100);
             }
         }
         simulation.restart_host(RIVAL);
