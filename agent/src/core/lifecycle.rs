@@ -163,13 +163,14 @@ impl Core {
             let end = TaskEnd::by_agent(TaskState::Error, Reason::TaskInvalid, why);
             return self.end(instance, end);
         }
-        if task.executor().is_some() {
-            self.host(instance);
-            return;
-        }
+        // Before its executor is started, whose description may have the defect.
         if let Some(why) = task.launch.defect.clone() {
             let end = TaskEnd::by_agent(TaskState::Error, Reason::TaskInvalid, why);
             self.end(instance, end);
+            return;
+        }
+        if task.executor().is_some() {
+            self.host(instance);
             return;
         }
         let is_brought = task.launch.needs_fetch();

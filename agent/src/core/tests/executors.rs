@@ -146,6 +146,34 @@ fn tasks_of_an_executor_share_its_container_which_ends_after_the_last_task() {
 }
 
 #[test]
+fn a_task_whose_executor_has_an_invalid_part_starts_nothing() {
+    let mut world = CoreFixture::registered();
+    let mut task = executed("a");
+    // A capability that this release does not know: without it and the image, the command would run
+    // on the programs of the host.
+    task.executor.as_mut().unwrap().container = Some(v1::ContainerSpec {
+        image: "example.org/tools:1".into(),
+        opt_outs: Some(v1::OptOuts {
+            capabilities: vec!["OF_A_LATER_RELEASE".into()],
+            ..v1::OptOuts::default()
+        }),
+        ..v1::ContainerSpec::default()
+    });
+    world.launch_spec(1, task);
+    world.sync();
+    world.report();
+    world.sync();
+    assert_eq!(world.last(1), (TaskState::Error, v1::Reason::TaskInvalid));
+    assert!(world.core.facts().executors.is_empty());
+    let starts = world
+        .effects
+        .iter()
+        .filter(|effect| effect.starts_with("start "));
+    assert_eq!(starts.count(), 0, "{:?}", world.effects);
+    world.discard_effects();
+}
+
+#[test]
 fn an_executor_that_outlives_its_last_task_is_killed() {
     let mut world = CoreFixture::with_executor();
     world.executor_update("a", 1, 1, v1::TaskState::Finished);
