@@ -283,7 +283,7 @@ mod tests {
         assert_violation(
             check,
             service().phase(RunPhase::Final),
-            "not there any more",
+            "is missing at the end",
         );
     }
 }
