@@ -77,7 +77,7 @@ impl ApiRouter {
 
 impl Shared {
     async fn bounded(&self, mut routes: Router, request: Request) -> Response {
-        if let Some(refused) = http::too_long(&request) {
+        if let Some(refused) = http::too_long(&request).or_else(|| http::undeclared(&request)) {
             return refused;
         }
         let peer = request.extensions().get::<PeerIdentity>().cloned();

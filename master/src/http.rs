@@ -32,7 +32,7 @@ use crate::reads;
 use crate::service::{self, ListKind, Services, filter_values, spawn_reader};
 
 use caller::RequestPeer;
-pub(crate) use index::{too_long, unknown};
+pub(crate) use index::{too_long, undeclared, unknown};
 pub(crate) use parameters::PathSegments;
 use parameters::QueryParameters;
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use argosy_proto::v1;
 use argosy_proto::versions::VersionRange;
 use axum::extract::Request;
-use axum::http::{StatusCode, header};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use tonic::{Code, Status};
 
@@ -76,6 +77,24 @@ pub(super) async fn wrong_method(request: Request) -> Response {
         routes::methods(path).join(" or ")
     );
     refusal(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, &text)
+}
+
+/// Rejects a POST that a page of another origin could send: its body is declared as neither JSON
+/// nor gRPC. A page cannot declare those without the permission of this server, which it never gets.
+pub(crate) fn undeclared(request: &Request) -> Option<Response> {
+    let declares = |kind: &HeaderValue| {
+        let kind = kind.as_bytes().to_ascii_lowercase();
+        kind.starts_with(b"application/json") || kind.starts_with(b"application/grpc")
+    };
+    let mut kinds = request.headers().get_all(CONTENT_TYPE).iter();
+    let is_declared = kinds.next().is_some_and(declares) && kinds.next().is_none();
+    if request.method() != Method::POST || is_declared {
+        return None;
+    }
+    let text = "a POST must declare its body: send the header content-type: application/json (gRPC: \
+                application/grpc), once";
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Some(refusal(status, Code::InvalidArgument, text))
 }
 
 /// Rejects a path that is too long.

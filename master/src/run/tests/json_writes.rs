@@ -243,6 +243,13 @@ async fn bodies_that_pages_of_other_origins_can_send_are_rejected() {
             "{kind:?}"
         );
     }
+    // The frame of an empty message, to a gRPC path, over HTTP/1.1.
+    let raise = "/argosy.v1.Operator/RaiseLevel";
+    for kind in ["text/plain", "application/x-www-form-urlencoded"] {
+        let request = api.request(Method::POST, raise).body(vec![0_u8; 5]);
+        let answer = request.header("content-type", kind).send().await.unwrap();
+        assert_eq!(answer.status(), 415, "{kind}");
+    }
     let (status, body) = api
         .send(Method::PATCH, "/v1/frameworks/framework-1", &json!({}))
         .await;
