@@ -1,5 +1,5 @@
 //! Crash points of an agent, and of `content` within it. Those of containers are in
-//! [`argosy_host::crash_points`].
+//! `isolation/src/testing/crash_steps.rs`.
 
 /// Each is named after the step that precedes it.
 pub const STEPS: &[&str] = &[

@@ -3,7 +3,7 @@
 //!
 //! An answer holds its share of the budget from before it is built until its last byte is sent.
 //! This module does not depend on what is read. Reading order: [`ReadBounds`],
-//! [`ReadLimiter::reserve`], then `line` (the order of waiting reads) and `sending` (answers in
+//! [`ReadLimiter::reserve`], then `queue` (the order of waiting reads) and `sending` (answers in
 //! progress).
 
 mod queue;

@@ -29,7 +29,7 @@ const DEFINITIONS: [&str; 6] = [
     "state/src/bugs.rs",
     "state/src/buggify.rs",
     "state/tests/hooks.rs",
-    "/testing/crash_points.rs",
+    "host/src/crash_points.rs",
     "/testing/disable_layer.rs",
     "agent/src/crash.rs",
 ];

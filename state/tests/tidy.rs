@@ -84,7 +84,7 @@ const EDGES: [(&str, &[&str]); 17] = [
     ),
     (
         "testbed",
-        &["client", "host", "isolation", "proto", "state"],
+        &["client", "host", "isolation", "network", "proto", "state"],
     ),
     ("webui", &[]),
 ];

@@ -70,8 +70,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns whether a source file below this directory defines the test, or a scenario file has a
-    /// scenario with its name as a sentence.
+    /// Returns whether a source file below this directory defines the test, or a scenario file has
+    /// a scenario with its name as a sentence.
     fn defines(directory: &Path, test: &str) -> bool {
         let sentence = format!("# {}.", test.replace('_', " "));
         let entries = fs::read_dir(directory).unwrap();

@@ -80,7 +80,8 @@ pub(super) async fn wrong_method(request: Request) -> Response {
 }
 
 /// Rejects a POST that a page of another origin could send: its body is declared as neither JSON
-/// nor gRPC. A page cannot declare those without the permission of this server, which it never gets.
+/// nor gRPC. A page cannot declare those without the permission of this server, which it never
+/// gets.
 pub(crate) fn undeclared(request: &Request) -> Option<Response> {
     let declares = |kind: &HeaderValue| {
         let kind = kind.as_bytes().to_ascii_lowercase();

@@ -1,9 +1,9 @@
 //! A leader's decisions: facts, the time and one input in, effects out.
 //!
 //! The leader holds only state that one round can rebuild: links, open offers, filters, timers.
-//! Nothing here awaits, locks, or reads a clock. Reading order: `input`, `agents`, `registering`,
-//! `admission`, `orders`, `update_acks`, `frameworks`, `calls`, `messages`, `delivery`, `offering`,
-//! `deadlines`, `mass_loss`, `stopping`, `pruning`.
+//! Nothing here awaits, locks, or reads a clock. Reading order: `input`, `agents`,
+//! `registration_queue`, `admission`, `orders`, `update_acks`, `frameworks`, `calls`, `messages`,
+//! `delivery`, `offering`, `deadlines`, `mass_loss`, `stopping`, `pruning`.
 
 mod admission;
 mod agents;

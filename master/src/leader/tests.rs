@@ -1,9 +1,9 @@
 //! Tests of the leader: inputs in, effects compared as text.
 //!
 //! Every fact passes through the real `apply`. `UPDATE_EXPECT=1` rewrites the expected output;
-//! review the difference like any other. Reading order: `fixture`, `messages_text`, `scenarios`, then
-//! one file for each subject. A test is a scenario file, unless it needs a loop, an invalid value or
-//! a part of an output: then it is a function.
+//! review the difference like any other. Reading order: `fixture`, `messages_text`, `scenarios`,
+//! then one file for each subject. A test is a scenario file, unless it needs a loop, an invalid
+//! value or a part of an output: then it is a function.
 
 mod actors;
 mod admission;

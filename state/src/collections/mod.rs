@@ -1,4 +1,5 @@
-//! Collections: ordered maps whose copies share equal parts, and lists that are nearly always empty.
+//! Collections: ordered maps whose copies share equal parts, and lists that are nearly always
+//! empty.
 
 pub mod persistent;
 pub mod thin_vec;

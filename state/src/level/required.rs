@@ -1,9 +1,9 @@
 //! The level that a command needs because of facts that earlier levels do not have.
 //!
 //! A new command, and a new field of a command, is listed here with its level. The fields of a task
-//! have theirs in the table of `task/spec.rs`, the operations of operators in `command/operation.rs`.
-//! Facts that are only reported, and not requested, are omitted at earlier levels instead: see
-//! [`reported`].
+//! have theirs in the table of `task/spec.rs`, the operations of operators in
+//! `command/operation.rs`. Facts that are only reported, and not requested, are omitted at earlier
+//! levels instead: see [`reported`].
 
 use super::{Level, LevelRequirement};
 use crate::agent::AgentInfo;

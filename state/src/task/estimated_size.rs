@@ -12,8 +12,8 @@ use crate::ids::Level;
 const PART_BYTES: usize = 16;
 
 impl TaskSpec {
-    /// Returns the estimated size of a description without its resources in the log and in memory, in
-    /// bytes.
+    /// Returns the estimated size of a description without its resources in the log and in memory,
+    /// in bytes.
     pub(crate) fn estimated_size(&self, level: Level) -> usize {
         // Release 0.1.0 also counted the security options of executors.
         let executor = self

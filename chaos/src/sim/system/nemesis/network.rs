@@ -109,8 +109,8 @@ impl Nemesis {
         }
     }
 
-    /// Holds a link, unless it is broken already. The record of it gives the rules the time in which
-    /// what it carries is on its way.
+    /// Holds a link, unless it is broken already. The record of it gives the rules the time in
+    /// which what it carries is on its way.
     pub(super) fn hold(
         &mut self,
         simulation: &Simulation<'_>,
