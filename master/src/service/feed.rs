@@ -203,7 +203,7 @@ impl Shared {
     }
 }
 
-/// The entry of a subscriber in the list; removed when it is dropped.
+/// The entry of a subscriber in the list; removed when it is dropped, or the subscriber cut off.
 #[derive(Debug)]
 struct Registration {
     shared: Arc<Shared>,

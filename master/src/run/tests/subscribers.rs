@@ -269,10 +269,10 @@ async fn expired_and_future_revisions_are_out_of_range() {
     alone.end().await;
 }
 
-/// Returns an attribute of the first agent that makes its record large.
-fn large_attribute(number: usize, fill: &str) -> OperatorOperation {
+/// Returns an attribute of an agent that makes its record large.
+fn large_attribute(agent: u64, number: usize, fill: &str) -> OperatorOperation {
     OperatorOperation::SetAttribute {
-        agent: AgentId(1),
+        agent: AgentId(agent),
         name: format!("a-{number}"),
         value: fill.repeat(4_000),
     }
@@ -288,13 +288,16 @@ async fn a_slow_reader_is_disconnected_while_others_continue() {
     };
     let mut slow = subscribe(&services, request()).await.unwrap();
     let mut other = subscribe(&services, request()).await.unwrap();
-    alone.operate(large_attribute(0, "x")).await;
-    change(&mut slow).await.unwrap();
-    change(&mut other).await.unwrap();
+    for agent in [1, 2, 3] {
+        alone.operate(large_attribute(agent, 0, "x")).await;
+        change(&mut other).await.unwrap();
+    }
+    // It takes all three, and is sent the first.
+    let sent = change(&mut slow).await.unwrap().revision.unwrap().index;
     let mut read = 0;
     // Each change sends the whole record, so that 4 MiB are reached soon.
     for number in 1..120 {
-        alone.operate(large_attribute(number, "x")).await;
+        alone.operate(large_attribute(1, number, "x")).await;
         let change = change(&mut other).await.unwrap();
         read += change.encoded_len();
     }
@@ -313,19 +316,22 @@ async fn a_slow_reader_is_disconnected_while_others_continue() {
         refused.message().contains(&format!("revision {revision}")),
         "{refused}"
     );
-    // It resumes, and nothing is missing.
+    // It resumes, and nothing is missing: neither what it had taken, nor what waited.
+    assert!(revision >= sent, "{revision} {sent}");
     let mut resumed = subscribe(&services, changes_after(Some(revision)))
         .await
         .unwrap();
-    let mut attributes = 0;
+    let (mut attributes, mut agents) = (0, std::collections::BTreeSet::new());
     while attributes < 120 {
         let resumed = change(&mut resumed).await.unwrap();
         let Some(Record::Agent(agent)) = resumed.record.unwrap().record else {
             panic!("the agent has changed");
         };
         attributes = agent.info.unwrap().attributes.len();
+        agents.insert(agent.agent_id);
     }
-    alone.operate(large_attribute(0, "y")).await;
+    assert_eq!(agents.len(), 3, "{agents:?}");
+    alone.operate(large_attribute(1, 0, "y")).await;
     change(&mut other).await.unwrap();
     alone.end().await;
 }

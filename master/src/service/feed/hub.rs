@@ -88,17 +88,27 @@ impl Shared {
         Ok(())
     }
 
-    fn cut_slow(&self) {
+    /// Cuts off slow subscribers. They count no longer, although their streams may remain.
+    pub(super) fn cut_slow(&self) {
         let (end, cost) = {
             let window = self.window();
             (window.end_offset(), window.cost())
         };
         let now = Instant::now();
-        let slots: Vec<Arc<Slot>> = self.list().values().cloned().collect();
-        let slow = slots.iter().filter(|slot| slot.cut_if_slow(end, now));
-        let slow = slow.count();
-        if slow > 0 {
-            counter!("argosy_watch_cut_off_total").increment(slow as u64);
+        let mut slots: Vec<(u64, Arc<Slot>)> = {
+            let list = self.list();
+            let slots = list.iter();
+            let slots = slots.map(|(number, slot)| (*number, Arc::clone(slot)));
+            slots.collect()
+        };
+        slots.retain(|(_, slot)| slot.cut_if_slow(end, now));
+        if !slots.is_empty() {
+            counter!("argosy_watch_cut_off_total").increment(slots.len() as u64);
+            let mut list = self.list();
+            for (number, _) in &slots {
+                list.remove(number);
+            }
+            self.count(&list);
         }
         #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
         gauge!("argosy_watch_window_bytes").set(cost as f64);

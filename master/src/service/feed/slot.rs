@@ -3,6 +3,7 @@
 //! A stream whose peer reads nothing is not polled, so it cannot end itself. The hub takes from it
 //! everything that costs memory; the stream reports that when its peer reads on.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::snapshot::SnapshotWalk;
+use super::subscription::FeedItem;
 
 /// Bytes that may pile up for a subscriber. Beyond it, the subscriber is disconnected.
 pub(super) const BACKLOG_BYTES: i64 = 4 << 20;
@@ -23,7 +25,7 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Slot(
     // A lock, because the hub cuts off a subscriber whose stream is not polled. It is held for a
-    // comparison.
+    // comparison, or to append items.
     Mutex<SlotState>,
 );
 
@@ -38,11 +40,18 @@ struct SlotState {
     least_behind: i64,
     polled_at: Instant,
     snapshot: Option<(Box<SnapshotWalk>, Instant)>,
+    /// Items to be sent; dropped if the subscriber is cut off.
+    ready: VecDeque<FeedItem>,
+    /// The log index of the first change that was dropped with them.
+    unsent: Option<u64>,
 }
 
 /// The subscriber has been too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CutOff;
+pub(super) struct CutOff {
+    /// The log index of the first change that it took and was not sent.
+    pub(super) unsent: Option<u64>,
+}
 
 impl Slot {
     pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
@@ -52,14 +61,32 @@ impl Slot {
             least_behind: i64::MAX,
             polled_at: Instant::now(),
             snapshot: None,
+            ready: VecDeque::new(),
+            unsent: None,
         }))
     }
 
-    /// Records that the stream of the subscriber is polled.
-    pub(super) fn polled(&self) -> Result<(), CutOff> {
+    /// Records that the stream of the subscriber is polled. Returns the next item to be sent, if
+    /// there is one.
+    pub(super) fn polled(&self) -> Result<Option<FeedItem>, CutOff> {
         let mut slot = self.lock();
         slot.polled_at = Instant::now();
-        slot.place.as_ref().map(drop).ok_or(CutOff)
+        match slot.place {
+            Some(_) => Ok(slot.ready.pop_front()),
+            None => Err(CutOff {
+                unsent: slot.unsent,
+            }),
+        }
+    }
+
+    /// Adds items to be sent. They are dropped if the subscriber is cut off.
+    pub(super) fn put(&self, items: Vec<FeedItem>) {
+        let mut slot = self.lock();
+        if slot.place.is_some() {
+            slot.ready.extend(items);
+        } else {
+            slot.unsent = slot.unsent.or_else(|| first_change(&items));
+        }
     }
 
     /// Records that the subscriber has taken everything up to `offset`, after which `behind` bytes
@@ -87,7 +114,9 @@ impl Slot {
         if !is_behind && !is_stalled || slot.place.is_none() {
             return false;
         }
-        let freed = (slot.place.take(), slot.snapshot.take());
+        slot.unsent = first_change(&slot.ready);
+        let ready = std::mem::take(&mut slot.ready);
+        let freed = (slot.place.take(), slot.snapshot.take(), ready);
         drop(slot);
         // Freed after the lock is released.
         drop(freed);
@@ -111,12 +140,18 @@ impl Slot {
     }
 }
 
+/// Returns the log index of the first change among these items.
+fn first_change<'a>(items: impl IntoIterator<Item = &'a FeedItem>) -> Option<u64> {
+    items.into_iter().find_map(FeedItem::changed_at)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use tokio::sync::Semaphore;
 
+    use super::super::event::tests::event;
     use super::*;
 
     fn slot() -> (Slot, Arc<Semaphore>) {
@@ -137,7 +172,7 @@ mod tests {
         assert!(slot.cut_if_slow(101 + BACKLOG_BYTES, now));
         assert!(!slot.cut_if_slow(101 + BACKLOG_BYTES, now));
         assert_eq!(places.available_permits(), 1);
-        assert_eq!(slot.polled(), Err(CutOff));
+        assert!(slot.polled().is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -161,5 +196,33 @@ mod tests {
         tokio::time::advance(STALL_TIMEOUT * 2).await;
         assert!(slot.cut_if_slow(0, Instant::now()));
         assert_eq!(places.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cut_drops_unsent_items_and_names_the_first_change_among_them() {
+        let (slot, _places) = slot();
+        let events = [(7, 0), (9, 1), (9, 2)];
+        let events = events.map(|(index, position)| Arc::new(event(index, position, 1, 9)));
+        let item = |event: &Arc<_>| FeedItem::Change(Arc::clone(event), false);
+        slot.put(events.iter().map(item).collect());
+        assert!(slot.polled().unwrap().is_some());
+        tokio::time::advance(STALL_TIMEOUT * 2).await;
+        assert!(slot.cut_if_slow(0, Instant::now()));
+        // The stream may have been about to add more.
+        slot.put(vec![FeedItem::Change(Arc::new(event(12, 0, 1, 9)), false)]);
+        assert!(events.iter().all(|event| Arc::strong_count(event) == 1));
+        let cut = slot.polled().unwrap_err();
+        assert_eq!(cut.unsent, Some(9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn items_that_a_cut_overtakes_are_named_too() {
+        let (slot, _places) = slot();
+        tokio::time::advance(STALL_TIMEOUT * 2).await;
+        assert!(slot.cut_if_slow(0, Instant::now()));
+        let late = Arc::new(event(12, 0, 1, 9));
+        slot.put(vec![FeedItem::Change(Arc::clone(&late), false)]);
+        assert_eq!(Arc::strong_count(&late), 1);
+        assert_eq!(slot.polled().unwrap_err().unsent, Some(12));
     }
 }

@@ -1,7 +1,7 @@
 //! The stream of one subscriber. It is driven by its reader: nothing is prepared for a reader that
 //! does not read, except one part of a snapshot.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use argosy_proto::v1;
@@ -15,7 +15,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::event::{FeedEvent, encode, event_text};
 use super::selection::{Selection, Verdict};
-use super::slot::Slot;
+use super::slot::{CutOff, Slot};
 use super::snapshot::SnapshotWalk;
 use super::window::{Taken, complete_index, through};
 use super::{Feed, PROGRESS_INTERVAL, Registration, Start};
@@ -41,6 +41,14 @@ impl FeedItem {
         match self {
             Self::Change(event, is_removed) => event.bytes(*is_removed),
             Self::Message(bytes, _) => bytes.clone(),
+        }
+    }
+
+    /// Returns the log index of a change.
+    pub(super) fn changed_at(&self) -> Option<u64> {
+        match self {
+            Self::Change(event, _) => Some(event.revision.index),
+            Self::Message(..) => None,
         }
     }
 
@@ -75,10 +83,8 @@ pub(crate) struct Subscription {
     selection: Selection,
     start: Start,
     phase: Phase,
-    /// Every change up to it was sent, or did not match.
+    /// Every change up to it was sent, waits in the slot to be sent, or did not match.
     cursor: Revision,
-    /// Items to be sent.
-    ready: VecDeque<FeedItem>,
     announced: watch::Receiver<u64>,
     progress_due: Instant,
     /// Progress messages in a row for which this master knew no leader.
@@ -100,9 +106,8 @@ impl Subscription {
             None => (Phase::Changes, through(*owner.applied.borrow())),
         };
         let announced = feed.shared.announced.subscribe();
-        let mut ready = VecDeque::new();
         if phase == Phase::Changes {
-            ready.push_back(progress(cursor));
+            slot.put(vec![progress(cursor)]);
         }
         Self {
             feed,
@@ -113,7 +118,6 @@ impl Subscription {
             start,
             phase,
             cursor,
-            ready,
             announced,
             progress_due: Instant::now() + PROGRESS_INTERVAL,
             leaderless: 0,
@@ -124,11 +128,13 @@ impl Subscription {
     /// Returns the next item. An error is the last one.
     pub(crate) async fn next(&mut self) -> Option<Result<FeedItem, Status>> {
         loop {
-            if self.phase != Phase::Ended && self.slot.polled().is_err() {
-                return self.fail(self.too_slow());
+            if self.phase == Phase::Ended {
+                return None;
             }
-            if let Some(item) = self.ready.pop_front() {
-                return Some(Ok(item));
+            match self.slot.polled() {
+                Ok(Some(item)) => return Some(Ok(item)),
+                Ok(None) => {}
+                Err(cut) => return self.fail(self.too_slow(cut)),
             }
             if let Some(status) = self.failed.take() {
                 return self.fail(status);
@@ -147,14 +153,18 @@ impl Subscription {
 
     fn fail(&mut self, status: Status) -> Option<Result<FeedItem, Status>> {
         self.phase = Phase::Ended;
-        self.ready.clear();
         Some(Err(status))
     }
 
-    fn too_slow(&self) -> Status {
+    /// Returns the error of a subscriber that was cut off. It resumes before the first change that
+    /// it was not sent.
+    fn too_slow(&self, cut: CutOff) -> Status {
         let (text, resume) = match self.phase {
             Phase::Changes | Phase::Ended => {
-                let index = complete_index(self.cursor);
+                let index = match cut.unsent {
+                    Some(unsent) => unsent.saturating_sub(1),
+                    None => complete_index(self.cursor),
+                };
                 let text = format!(
                     "this subscriber read too slowly: more than 4 MiB of changes waited for it, or it read nothing for a minute; resume from revision {index}"
                 );
@@ -188,13 +198,13 @@ impl Subscription {
         self.slot.put_snapshot(Box::new(walk), Instant::now());
         self.phase = Phase::Snapshot;
         let begin = Event::SnapshotBegin(v1::WatchSnapshot { revision });
-        self.ready.push_back(FeedItem::message(begin, None));
+        self.slot.put(vec![FeedItem::message(begin, None)]);
         Ok(())
     }
 
     async fn continue_snapshot(&mut self) -> Result<(), Status> {
         let Some((mut walk, began)) = self.slot.take_snapshot() else {
-            return Err(self.too_slow());
+            return Err(self.too_slow(CutOff { unsent: None }));
         };
         let read = async move { (walk.next_part(), walk) };
         let (part, walk) = spawn_reader(&self.owner, read).await?;
@@ -202,13 +212,13 @@ impl Subscription {
             Some(records) => {
                 let records = records.into_iter();
                 let records = records.map(|record| FeedItem::Message(record, None));
-                self.ready.extend(records);
+                self.slot.put(records.collect());
                 self.slot.put_snapshot(walk, began);
             }
             None => {
                 let revision = walk.revision();
                 let end = Event::SnapshotEnd(v1::WatchSnapshot { revision });
-                self.ready.push_back(FeedItem::message(end, Some(revision)));
+                self.slot.put(vec![FeedItem::message(end, Some(revision))]);
                 self.phase = Phase::Changes;
             }
         }
@@ -225,7 +235,8 @@ impl Subscription {
         match taken {
             Taken::Events { events, behind } => {
                 self.slot.took(end - behind, behind);
-                self.select(events);
+                let selected = self.select(events);
+                self.slot.put(selected);
                 return Ok(());
             }
             Taken::CaughtUp(head) => {
@@ -244,7 +255,9 @@ impl Subscription {
         }
     }
 
-    fn select(&mut self, events: Vec<Arc<FeedEvent>>) {
+    /// Moves the cursor past these events, and returns those that are to be sent.
+    fn select(&mut self, events: Vec<Arc<FeedEvent>>) -> Vec<FeedItem> {
+        let mut selected = Vec::new();
         for event in events {
             self.cursor = event.revision;
             let fields = event.fields.as_ref();
@@ -256,8 +269,9 @@ impl Subscription {
                 Verdict::Removed => true,
                 Verdict::Skipped => continue,
             };
-            self.ready.push_back(FeedItem::Change(event, is_removed));
+            selected.push(FeedItem::Change(event, is_removed));
         }
+        selected
     }
 
     /// Sends the log index up to which nothing is missing. A master that is cut off would send the
@@ -275,13 +289,13 @@ impl Subscription {
                 "this master knows no leader, so it may be cut off: resume from revision {index} at another one"
             )));
         }
-        self.ready.push_back(progress(self.cursor));
+        self.slot.put(vec![progress(self.cursor)]);
         Ok(())
     }
 
     fn history_lost(&mut self, oldest: u64) -> Result<(), Status> {
         let lost = Event::HistoryLost(v1::HistoryLost { oldest });
-        self.ready.push_back(FeedItem::message(lost, None));
+        self.slot.put(vec![FeedItem::message(lost, None)]);
         if self.start.wants_snapshots {
             self.phase = Phase::SnapshotDue;
             return Ok(());

@@ -19,9 +19,11 @@ use tokio::sync::Semaphore;
 use super::hub::Encoder;
 use super::render::subject_in;
 use super::selection::Selection;
+use super::slot::Slot;
 use super::snapshot::SnapshotWalk;
 use super::subject::Subject;
 use super::window::{Taken, Window, through};
+use super::{Feed, Registration};
 use crate::change_ring::{ChangeRing, RingBounds};
 use crate::encodings::EncodingCache;
 use crate::inbox::{OwnerState, StateView};
@@ -382,4 +384,25 @@ async fn a_snapshot_in_parts_has_what_lists_show() {
     let expected = source.world.registry.tasks().filter(is_running).count();
     assert_eq!(running.len(), expected);
     assert!(expected > 0 && running.keys().all(|(kind, _)| kind == "task"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_is_cut_off_counts_no_longer() {
+    let feed = Feed::bounded(2);
+    let subscriber = || {
+        let place = Arc::clone(&feed.shared.places).try_acquire_owned().unwrap();
+        let slot = Arc::new(Slot::new(place));
+        let registration = Registration::new(&feed.shared, &slot);
+        (slot, registration)
+    };
+    let (_stalled, registration) = subscriber();
+    let (reading, _other) = subscriber();
+    tokio::time::advance(std::time::Duration::from_secs(61)).await;
+    reading.polled().unwrap();
+    feed.shared.cut_slow();
+    // Its stream remains, because nobody polls it; the hub could idle.
+    assert_eq!(*feed.shared.subscribers.borrow(), 1);
+    assert_eq!(feed.free_places(), 1);
+    drop(registration);
+    assert_eq!(*feed.shared.subscribers.borrow(), 1);
 }
