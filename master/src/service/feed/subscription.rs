@@ -198,7 +198,8 @@ impl Subscription {
         self.slot.put_snapshot(Box::new(walk), Instant::now());
         self.phase = Phase::Snapshot;
         let begin = Event::SnapshotBegin(v1::WatchSnapshot { revision });
-        self.slot.put(vec![FeedItem::message(begin, None)]);
+        // The reader discards its records, so it must not resume after those that it had.
+        self.slot.put(vec![FeedItem::message(begin, Some(0))]);
         Ok(())
     }
 
