@@ -237,6 +237,10 @@ impl Subscription {
             Taken::Events { events, behind } => {
                 self.slot.took(end - behind, behind);
                 let selected = self.select(events);
+                if selected.is_empty() {
+                    // Others have their turn while a filter skips many changes.
+                    tokio::task::yield_now().await;
+                }
                 self.slot.put(selected);
                 return Ok(());
             }
