@@ -19,13 +19,15 @@ use tonic::server::{Grpc as Server, ServerStreamingService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
+use super::Services;
 use super::actor::actor;
 use super::feed::{FeedItem, Selection, Start, Subscription};
-use super::{MESSAGE_BYTES, Services};
 
 const PATH: &str = "/argosy.v1.Operator/Watch";
 /// The initial size of a subscriber's buffer in bytes.
 const BUFFER: usize = 512;
+/// Maximum size of a request in bytes. It names kinds and short values.
+const REQUEST_BYTES: usize = 64 << 10;
 /// The size of encoded events that are passed on together, in bytes.
 const BATCH_BYTES: usize = 32 << 10;
 
@@ -142,7 +144,7 @@ impl Service<http::Request<Body>> for WatchService {
         let watch = self.clone();
         Box::pin(async move {
             let server = Server::new(WatchCodec);
-            let mut server = server.apply_max_message_size_config(Some(MESSAGE_BYTES), None);
+            let mut server = server.apply_max_message_size_config(Some(REQUEST_BYTES), None);
             Ok(server.server_streaming(watch, request).await)
         })
     }

@@ -402,3 +402,35 @@ async fn unknown_kinds_and_fields_are_rejected() {
     }
     alone.end().await;
 }
+
+/// Sends a request of a subscriber to the routes; returns the status of a refusal.
+async fn refusal(services: &Services, request: &v1::WatchRequest) -> Option<String> {
+    let message = request.encode_to_vec();
+    let mut body = vec![0];
+    body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    body.extend(message);
+    let request = axum::http::Request::post("/argosy.v1.Operator/Watch")
+        .header("content-type", "application/grpc")
+        .body(axum::body::Body::from(body));
+    let mut routes = crate::service::watch_routes(services);
+    let answer = tonic::codegen::Service::call(&mut routes, request.unwrap());
+    let answer = answer.await.unwrap();
+    let status = answer.headers().get("grpc-status");
+    status.map(|status| status.to_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_requests_are_refused() {
+    let (alone, services, _hub) = start().await;
+    let request = |kinds| v1::WatchRequest {
+        kinds: vec!["role".to_owned(); kinds],
+        ..changes_after(None)
+    };
+    assert_eq!(refusal(&services, &request(10_000)).await, None);
+    let out_of_range = (Code::OutOfRange as i32).to_string();
+    assert_eq!(
+        refusal(&services, &request(11_000)).await,
+        Some(out_of_range)
+    );
+    alone.end().await;
+}

@@ -10,6 +10,9 @@ use tonic::Status;
 use super::subject::{Kind, Subject};
 use crate::service::{filter_values, malformed};
 
+/// Maximum length of a value to filter by: it is kept for as long as the stream.
+const VALUE_BYTES: usize = 1_024;
+
 /// The fields of a record by which it is filtered, in addition to its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FilterFields {
@@ -59,17 +62,16 @@ pub(crate) struct Selection {
 impl Selection {
     /// # Errors
     /// INVALID_ARGUMENT for an unknown kind, for a field that none of the kinds has, and for a
-    /// value that no record can have.
+    /// value that no record can have or that is too long.
     pub(crate) fn new(
         kinds: &[String],
         filter: HashMap<String, String>,
         actor: Actor,
     ) -> Result<Self, Status> {
         let named = kinds.iter().map(|name| kind(name));
-        let mut kinds: Vec<Kind> = named.collect::<Result<_, _>>()?;
-        if kinds.is_empty() {
-            kinds = Kind::ALL.to_vec();
-        }
+        let named: Vec<Kind> = named.collect::<Result<_, _>>()?;
+        let mut kinds = Kind::ALL.to_vec();
+        kinds.retain(|kind| named.is_empty() || named.contains(kind));
         for field in filter.keys() {
             if !kinds.iter().any(|kind| has(*kind, field)) {
                 let mut known: Vec<_> = kinds.iter().flat_map(|kind| kind.fields()).collect();
@@ -78,6 +80,12 @@ impl Selection {
                 let known: Vec<_> = known.into_iter().copied().collect();
                 let text = format!("{field:?} is none of {}", known.join(", "));
                 return Err(malformed(&InvalidMessage::new("filter", text)));
+            }
+        }
+        for (field, value) in &filter {
+            if value.len() > VALUE_BYTES {
+                let text = format!("{} bytes; at most {VALUE_BYTES}", value.len());
+                return Err(malformed(&InvalidMessage::new(field.as_str(), text)));
             }
         }
         kinds.retain(|kind| filter.keys().all(|field| has(*kind, field)));
@@ -235,6 +243,20 @@ mod tests {
         let selection = selection(&[], &[("framework_id", "framework-1")]).unwrap();
         let included = Kind::ALL.map(|kind| selection.includes(kind));
         assert_eq!(included, [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn what_a_selection_keeps_is_bounded() {
+        let repeated = selection(&["task", "agent"].repeat(5_000), &[]).unwrap();
+        assert_eq!(repeated.kinds, [Kind::Agent, Kind::Task]);
+        assert!(selection(&[], &[("name", &"x".repeat(VALUE_BYTES))]).is_ok());
+        for field in ["name", "state", "agent_id"] {
+            let refused = selection(&[], &[(field, &"x".repeat(VALUE_BYTES + 1))]);
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains("1025 bytes; at most 1024"));
+            assert!(refused.message().len() < 200, "{refused}");
+        }
     }
 
     #[test]
