@@ -97,6 +97,14 @@ impl Slot {
         slot.least_behind = slot.least_behind.min(behind);
     }
 
+    /// Records that the subscriber begins again with a snapshot: changes do not pile up for it until
+    /// it takes some.
+    pub(super) fn began_again(&self) {
+        let mut slot = self.lock();
+        slot.offset = None;
+        slot.least_behind = i64::MAX;
+    }
+
     /// Cuts off the subscriber if it is too slow. Returns whether it does so now.
     pub(super) fn cut_if_slow(&self, end_offset: i64, now: Instant) -> bool {
         let mut slot = self.lock();
@@ -185,6 +193,19 @@ mod tests {
         slot.took(far, 0);
         slot.took(far + 1, BACKLOG_BYTES);
         assert!(slot.cut_if_slow(far + 2 + BACKLOG_BYTES, now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_begins_again_is_not_behind() {
+        let (slot, _places) = slot();
+        let now = Instant::now();
+        slot.took(0, 0);
+        slot.began_again();
+        let end = 10 * BACKLOG_BYTES;
+        assert!(!slot.cut_if_slow(end, now));
+        // After the snapshot it may be as far behind as one that resumes.
+        slot.took(0, end);
+        assert!(!slot.cut_if_slow(end, now));
     }
 
     #[tokio::test(start_paused = true)]

@@ -303,6 +303,7 @@ impl Subscription {
         self.slot.put(vec![FeedItem::message(lost, None)]);
         if self.start.wants_snapshots {
             self.phase = Phase::SnapshotDue;
+            self.slot.began_again();
             return Ok(());
         }
         let text = format!(
