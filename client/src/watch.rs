@@ -67,8 +67,10 @@ impl WatchPosition {
             }
             Event::Progress(progress) => self.advance(progress.revision, None),
             // A snapshot that breaks off is worth nothing.
-            Event::SnapshotBegin(_) | Event::HistoryLost(_) => self.after = None,
-            Event::Record(_) => {}
+            Event::SnapshotBegin(_) => self.after = None,
+            // Until a snapshot begins, the reader keeps what it has: another master may have the
+            // changes, and without snapshots the stream must not silently begin elsewhere.
+            Event::HistoryLost(_) | Event::Record(_) => {}
         }
     }
 
@@ -345,6 +347,8 @@ mod tests {
             begin,
             Event::Record(v1::WatchRecord::default()),
         ];
+        assert_eq!(resumed(&events[..1]), (Some(9), Some(0), 9));
+        assert_eq!(resumed(&events[..2]), (Some(9), Some(0), 9));
         assert_eq!(resumed(&events), (None, None, 9));
     }
 
