@@ -162,24 +162,32 @@ impl<'a> Encoder<'a> {
     /// Prepends the changes after a log index up to the floor. The window must reach up to the
     /// view.
     pub(super) async fn catch_up(&self, view: &StateView, after: u64) {
+        self.catch_up_within(view, after, CATCH_UP_BYTES).await;
+    }
+
+    /// Prepends what costs at most `most` and fits in the window. Only subscribers that need more
+    /// than that have lost their history.
+    pub(super) async fn catch_up_within(&self, view: &StateView, after: u64, most: usize) {
         let Some(floor) = self.window().floor().filter(|floor| after < *floor) else {
             return;
         };
-        let newer = self.window().subjects();
-        let events = match render::touched(self.ring, after, floor).await {
-            Ok(mut touched) => {
-                // Their newest state follows in the window, and their earlier one is unknown.
-                touched.retain(|subject, _| !newer.contains(subject));
-                render::events(view, touched, CATCH_UP_BYTES).await
-            }
-            Err(lost) => Err(RenderError::Lost(lost)),
+        let (newer, room) = {
+            let window = self.window();
+            let room = WINDOW_BYTES.saturating_sub(window.cost());
+            (window.subjects(), room)
         };
+        let mut touched = match render::touched(self.ring, after, floor).await {
+            Ok(touched) => touched,
+            Err(lost) => return self.window().lose_before(lost.oldest),
+        };
+        // Their newest state follows in the window, and their earlier one is unknown.
+        touched.retain(|subject, _| !newer.contains(subject));
+        let (events, left_out) = render::newest_events(view, touched, most.min(room)).await;
         let mut window = self.window();
-        match events {
-            Ok(events) => window.prepend(after, events),
-            Err(RenderError::Lost(lost)) => window.lose_before(lost.oldest),
-            Err(RenderError::TooMany) => window.lose_before(floor),
+        if let Some(index) = left_out {
+            window.lose_before(index);
         }
+        window.prepend(left_out.unwrap_or(after), events);
     }
 
     fn window(&self) -> MutexGuard<'_, Window> {

@@ -2,6 +2,7 @@
 //!
 //! Equal registries give equal records on every master: nothing here comes from a leader's links.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use argosy_proto::{convert, v1};
@@ -77,9 +78,24 @@ pub(super) async fn events(
     touched: Touched,
     most: usize,
 ) -> Result<Vec<FeedEvent>, RenderError> {
-    let mut events = Vec::with_capacity(touched.len());
+    match newest_events(view, touched, most).await {
+        (events, None) => Ok(events),
+        (_, Some(_)) => Err(RenderError::TooMany),
+    }
+}
+
+/// Renders the newest of these subjects that together cost at most `most`, as [`events`] does. If
+/// some are left out, returns also the log index after which all changes are here.
+pub(super) async fn newest_events(
+    view: &StateView,
+    touched: Touched,
+    most: usize,
+) -> (Vec<FeedEvent>, Option<u64>) {
+    let mut newest_first: Vec<_> = touched.into_iter().collect();
+    newest_first.sort_unstable_by_key(|(_, revision)| Reverse(*revision));
+    let (mut events, mut left_out) = (Vec::new(), None);
     let mut bytes = 0;
-    for (at, (subject, revision)) in touched.into_iter().enumerate() {
+    for (at, (subject, revision)) in newest_first.into_iter().enumerate() {
         if at % PART == PART - 1 {
             tokio::task::yield_now().await;
         }
@@ -87,12 +103,17 @@ pub(super) async fn events(
         let event = FeedEvent::new(revision, subject, rendered);
         bytes += cost(&event);
         if bytes > most {
-            return Err(RenderError::TooMany);
+            left_out = Some(revision.index);
+            break;
         }
         events.push(event);
     }
-    events.sort_unstable_by_key(|event| event.revision);
-    Ok(events)
+    if let Some(index) = left_out {
+        // A part of its entry is not enough.
+        events.retain(|event: &FeedEvent| event.revision.index > index);
+    }
+    events.reverse();
+    (events, left_out)
 }
 
 /// Renders one subject.

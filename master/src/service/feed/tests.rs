@@ -16,13 +16,14 @@ use argosy_state::testing::World;
 use prost::Message;
 use tokio::sync::Semaphore;
 
+use super::event::tests::event;
 use super::hub::Encoder;
-use super::render::subject_in;
+use super::render::{subject_in, touched};
 use super::selection::Selection;
 use super::slot::Slot;
 use super::snapshot::SnapshotWalk;
 use super::subject::Subject;
-use super::window::{Taken, Window, through};
+use super::window::{Taken, WINDOW_BYTES, Window, through};
 use super::{Feed, Registration};
 use crate::change_ring::{ChangeRing, RingBounds};
 use crate::encodings::EncodingCache;
@@ -331,6 +332,64 @@ async fn history_that_the_ring_has_lost_is_reported() {
     encoder.catch_up(&view, oldest).await;
     let taken = window.lock().unwrap().take(through(oldest));
     assert!(matches!(taken, Taken::Events { .. }), "{taken:?}");
+}
+
+/// Makes changes; returns them with the log index at which they begin.
+fn changed(steps: usize) -> (Source, u64) {
+    let mut source = Source::new(100_000);
+    let begin = source.world.registry.applied();
+    let mut random = Random(5);
+    for _ in 0..steps {
+        source.step(&mut random);
+    }
+    (source, begin)
+}
+
+#[tokio::test]
+async fn a_subscriber_that_is_far_behind_costs_the_others_nothing() {
+    let (source, begin) = changed(200);
+    let window = Mutex::new(Window::default());
+    let view = source.view();
+    let encoder = Encoder::new(&window, &source.ring, &view);
+    encoder.catch_up_within(&view, begin, 20_000).await;
+    let Taken::Lost(oldest) = window.lock().unwrap().take(through(begin)) else {
+        panic!("there is too much");
+    };
+    let last = view.registry.applied();
+    assert!(oldest > begin && oldest < last, "{begin} {oldest} {last}");
+    // One that has everything up to that index continues, with the newest changes.
+    let taken = window.lock().unwrap().take(through(oldest));
+    let Taken::Events { events, .. } = taken else {
+        panic!("{taken:?}");
+    };
+    let touched = touched(&source.ring, oldest, last).await.unwrap();
+    let found: BTreeMap<_, _> = events
+        .iter()
+        .map(|event| (event.subject.clone(), event.revision))
+        .collect();
+    assert_eq!(found, touched);
+    assert!(window.lock().unwrap().cost() <= 20_000);
+}
+
+#[tokio::test]
+async fn older_changes_fit_in_what_the_window_has_left() {
+    let (source, begin) = changed(100);
+    let window = Mutex::new(Window::default());
+    let view = source.view();
+    let encoder = Encoder::new(&window, &source.ring, &view);
+    let last = view.registry.applied();
+    // Nearly full.
+    for (index, room) in [(last + 1, 4 << 20), (last + 2, 4_000)] {
+        let mut window = window.lock().unwrap();
+        let bytes = (WINDOW_BYTES - window.cost() - room) / 8;
+        window.append(index, vec![event(index, 0, 1_000 + index, bytes)]);
+    }
+    encoder.catch_up(&view, begin).await;
+    let window = window.lock().unwrap();
+    assert!(window.cost() <= WINDOW_BYTES, "{}", window.cost());
+    assert_eq!(window.floor().map(|floor| floor <= last), Some(true));
+    assert!(matches!(window.take(through(begin)), Taken::Lost(_)));
+    assert!(matches!(window.take(through(last)), Taken::Events { .. }));
 }
 
 /// Returns the records of a snapshot, by kind and id.

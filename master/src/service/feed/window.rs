@@ -19,8 +19,9 @@ pub(super) const WINDOW_BYTES: usize = 96 << 20;
 pub(super) const CATCH_UP_BYTES: usize = WINDOW_BYTES / 2;
 /// Memory of an event in addition to its bytes.
 const OVERHEAD: usize = 384;
-/// An event may be kept in two forms: protobuf, and text of up to three times that size.
-const FORMS: usize = 4;
+/// An event may be kept as a change and as a removal, each in two forms: protobuf, and text of up to
+/// three times that size.
+const FORMS: usize = 8;
 /// Maximum number of events that a subscriber takes at a time.
 const TAKEN_EVENTS: usize = 256;
 /// Maximum bytes of these events, unless a single one has more.
@@ -71,6 +72,14 @@ impl Batch {
         self.events
             .last()
             .map_or(through(0), |(event, _)| event.revision)
+    }
+
+    /// Returns the events after a cursor. A search, because a large batch is taken in many parts
+    /// while the window is locked.
+    fn after(&self, cursor: Revision) -> &[(Arc<FeedEvent>, i64)] {
+        let events = &self.events;
+        let first = events.partition_point(|(event, _)| event.revision <= cursor);
+        &events[first..]
     }
 }
 
@@ -200,8 +209,10 @@ impl Window {
         let first = self
             .batches
             .partition_point(|batch| batch.newest() <= cursor);
-        let rest = self.batches.range(first..).flat_map(|batch| &batch.events);
-        let rest = rest.skip_while(|(event, _)| event.revision <= cursor);
+        // All but the first of these batches are after the cursor as a whole.
+        let mut batches = self.batches.range(first..);
+        let begun = batches.next().map_or(&[][..], |batch| batch.after(cursor));
+        let rest = begun.iter().chain(batches.flat_map(|batch| &batch.events));
         let (mut events, mut bytes, mut end) = (Vec::new(), 0, self.end);
         for (event, offset) in rest {
             events.push(Arc::clone(event));
@@ -290,6 +301,21 @@ mod tests {
         for further in [through(20), at(20, 1)] {
             assert!(matches!(window.take(further), Taken::CaughtUp(9)));
         }
+    }
+
+    #[test]
+    fn a_large_batch_is_taken_in_parts_without_gaps() {
+        let mut window = Window::default();
+        window.begin(0);
+        let of = |index| (0..1_000).map(move |position| event(index, position, 1, 9));
+        window.append(2, of(1).chain(of(2)).collect());
+        window.append(3, of(3).collect());
+        let all = (1..4).flat_map(|index| {
+            (0..1_000).map(move |position| format!("{index}.{position} agent-1"))
+        });
+        let all: Vec<_> = all.collect();
+        assert_eq!(read(&window, through(0)), (all.clone(), 3));
+        assert_eq!(read(&window, at(2, 998)).0, all[1_999..]);
     }
 
     #[test]
