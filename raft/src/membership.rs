@@ -176,8 +176,7 @@ impl MemberChanger {
         if promote && others >= MAX_VOTERS {
             return Err(MembershipError::TooManyVoters(others));
         }
-        let is_known = id.is_some_and(|id| members.contains_key(&id));
-        if !is_known {
+        if !id.is_some_and(|id| members.contains_key(&id)) {
             check_learners(&voters, &members, &formers)?;
         }
         if let (Some(id), false) = (formers.last(), promote) {

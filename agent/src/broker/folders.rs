@@ -80,6 +80,20 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         make(&path, 0o700)?;
         take_over_directory(&path, owner).map_err(at(&path))?;
     }
+    grant_sandboxes(paths, owner)?;
+    for folder in directories(&paths.containers()) {
+        let readable = fs::set_permissions(&folder, Permissions::from_mode(0o755));
+        readable.map_err(at(&folder))?;
+    }
+    Ok(())
+}
+
+/// Lets the agent list the directories of tasks and groups that are there already.
+fn grant_sandboxes(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io::Error)> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |error: io::Error| (path, error)
+    };
     let above = ParentDirMode::of(owner);
     for (path, above) in [
         (paths.sandboxes(), above),
@@ -99,10 +113,6 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         .flat_map(|framework| directories(&framework));
     for sandbox in tasks.flat_map(|task| directories(&task)) {
         open_sandbox(&sandbox, owner).map_err(at(&sandbox))?;
-    }
-    for folder in directories(&paths.containers()) {
-        let readable = fs::set_permissions(&folder, Permissions::from_mode(0o755));
-        readable.map_err(at(&folder))?;
     }
     Ok(())
 }
