@@ -162,7 +162,7 @@ fn only_the_macros_query_test_hooks() {
             let is_call = |function: &&str| line.contains(*function);
             // A simulation continues after a violation if any bug is planted.
             let is_allowed = file.name == "chaos/src/sim/run.rs";
-            if FUNCTIONS.iter().any(|function| is_call(&function)) && !is_allowed {
+            if FUNCTIONS.iter().any(is_call) && !is_allowed {
                 found.push(format!("{}:{number}: {line}", file.name));
             }
         }
