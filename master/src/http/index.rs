@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 
 use super::refusal;
 use super::routes::{self, ROUTES, Route};
+use crate::metrics::CALLS;
 
 /// Maximum length of a path with its parameters, in bytes. HTTP/1.1 rejects more than 65,534
 /// earlier, without a body.
@@ -79,21 +80,22 @@ pub(super) async fn wrong_method(request: Request) -> Response {
     refusal(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, &text)
 }
 
-/// Rejects a POST that a page of another origin could send: its body is declared as neither JSON
-/// nor gRPC. A page cannot declare those without the permission of this server, which it never
-/// gets.
+/// Rejects a gRPC call that a page of another origin could send: its body is not declared as gRPC.
+/// A page cannot declare that without the permission of this server, which it never gets. Handlers
+/// of JSON check their bodies themselves.
 pub(crate) fn undeclared(request: &Request) -> Option<Response> {
+    let path = request.uri().path();
+    let is_call = path.starts_with(CALLS) || path.starts_with("/grpc.");
     let declares = |kind: &HeaderValue| {
         let kind = kind.as_bytes().to_ascii_lowercase();
-        kind.starts_with(b"application/json") || kind.starts_with(b"application/grpc")
+        kind.starts_with(b"application/grpc")
     };
     let mut kinds = request.headers().get_all(CONTENT_TYPE).iter();
     let is_declared = kinds.next().is_some_and(declares) && kinds.next().is_none();
-    if request.method() != Method::POST || is_declared {
+    if !is_call || is_declared || request.method() == Method::GET {
         return None;
     }
-    let text = "a POST must declare its body: send the header content-type: application/json (gRPC: \
-                application/grpc), once";
+    let text = "a gRPC call must be declared: send the header content-type: application/grpc, once";
     let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     Some(refusal(status, Code::InvalidArgument, text))
 }
