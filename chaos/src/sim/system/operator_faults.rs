@@ -178,12 +178,15 @@ async fn member(client: &OperatorClient, place: usize) -> Result<Option<u64>, Ca
     Ok(id_at(&cluster.masters, place))
 }
 
+/// Returns the newest id at the address of this place. While a change is in progress, the former id
+/// of a replaced master is listed too.
 fn id_at(masters: &[v1::Master], place: usize) -> Option<u64> {
     let address = address(place);
-    let member = masters
+    let members = masters
         .iter()
-        .find(|master| master.raft_address == address)?;
-    member.node_id.strip_prefix("master-")?.parse().ok()
+        .filter(|master| master.raft_address == address);
+    let ids = members.filter_map(|master| master.node_id.strip_prefix("master-")?.parse().ok());
+    ids.max()
 }
 
 fn address(place: usize) -> String {
@@ -289,6 +292,17 @@ async fn tear_down(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_of_two_ids_at_an_address_is_the_present_one() {
+        let member = |id: u64| v1::Master {
+            node_id: format!("master-{id}"),
+            raft_address: address(1),
+            ..v1::Master::default()
+        };
+        assert_eq!(id_at(&[member(2), member(121)], 1), Some(121));
+        assert_eq!(id_at(&[member(2)], 0), None);
+    }
 
     #[test]
     fn the_id_of_a_former_member_is_parsed_from_its_rejection() {
