@@ -97,8 +97,8 @@ impl Slot {
         slot.least_behind = slot.least_behind.min(behind);
     }
 
-    /// Records that the subscriber begins again with a snapshot: changes do not pile up for it until
-    /// it takes some.
+    /// Records that the subscriber begins again with a snapshot: changes do not pile up for it
+    /// until it takes some.
     pub(super) fn began_again(&self) {
         let mut slot = self.lock();
         slot.offset = None;

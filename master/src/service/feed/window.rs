@@ -19,8 +19,8 @@ pub(super) const WINDOW_BYTES: usize = 96 << 20;
 pub(super) const CATCH_UP_BYTES: usize = WINDOW_BYTES / 2;
 /// Memory of an event in addition to its bytes.
 const OVERHEAD: usize = 384;
-/// An event may be kept as a change and as a removal, each in two forms: protobuf, and text of up to
-/// three times that size.
+/// An event may be kept as a change and as a removal, each in two forms: protobuf, and text of up
+/// to three times that size.
 const FORMS: usize = 8;
 /// Maximum number of events that a subscriber takes at a time.
 const TAKEN_EVENTS: usize = 256;
