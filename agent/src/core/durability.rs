@@ -59,7 +59,7 @@ pub(super) struct Durability {
     /// Steps that wait for the journal, in order. Bounded by what the inputs before the next sync
     /// can cause.
     deferred: VecDeque<(u64, DeferredStep)>,
-    /// Whether the disk is full: then only kills and ends of tasks are recorded in full.
+    /// Set while the disk is full. Only kills and ends of tasks are then recorded completely.
     is_full: bool,
 }
 

@@ -62,8 +62,8 @@ impl TaskGroupOrders {
         OrderIndex(self.first.order.0.saturating_add(self.size - 1))
     }
 
-    /// Whether all orders of the group have arrived, or never will: those of a former agent id are
-    /// over.
+    /// Returns whether no further order of the group is expected. Orders for a former agent id do
+    /// not arrive any more.
     fn is_delivered(self, facts: &AgentState) -> bool {
         let is_present = facts.identity.agent == Some(self.first.agent);
         !is_present || self.last() <= facts.floor

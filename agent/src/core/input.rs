@@ -218,6 +218,6 @@ pub struct GroupStart {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupNetwork {
     pub network: ContainerNetwork,
-    /// Whether the agent's default means the network of the host.
+    /// Whether `ContainerNetwork::AgentDefault` is the network of the host on this agent.
     pub is_host: bool,
 }

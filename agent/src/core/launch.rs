@@ -47,7 +47,7 @@ impl LaunchOrder {
         }
     }
 
-    /// Whether it needs files or an image.
+    /// Returns whether files or an image must be fetched before the start.
     pub(super) fn needs_fetch(&self) -> bool {
         !self.spec.uris.is_empty() || !self.spec.container.image.is_empty()
     }

@@ -32,7 +32,7 @@ pub struct NumberedUpdate {
 }
 
 impl NumberedUpdate {
-    /// Whether it reports that its task is being ended because it is unhealthy.
+    /// Returns whether the update reports that an unhealthy task is being killed.
     pub(crate) fn is_unhealthy(&self) -> bool {
         self.state == TaskState::Killing && self.reason == Reason::HealthCheckFailed
     }

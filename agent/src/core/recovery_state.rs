@@ -24,7 +24,7 @@ impl RecoveryState {
         self.deadline = Some(at);
     }
 
-    /// Whether the wait of the hello ends now.
+    /// Returns whether the hello has waited until its deadline, and then forgets the deadline.
     pub(super) fn times_out(&mut self, now: Timestamp) -> bool {
         self.deadline.take_if(|at| *at <= now).is_some()
     }

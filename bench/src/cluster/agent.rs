@@ -19,7 +19,7 @@ const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) enum AgentKind {
     /// The default profile of an agent that is root, and a network for each task.
     Full,
-    /// The same profile in the host's network.
+    /// The default profile of an agent that is root, in the network of the host.
     FullHostNetwork,
     /// Plain processes.
     Plain,

@@ -12,9 +12,9 @@ use crate::core::launch::LaunchOrder;
 pub enum ExecutorEvent {
     /// The executor has presented its token on a new stream.
     Subscribed {
-        /// Its tasks.
+        /// The tasks that the executor holds.
         tasks: Vec<ExecutorTask>,
-        /// Its unacknowledged updates.
+        /// Updates that the agent has not acknowledged yet.
         unacknowledged: Vec<ExecutorUpdate>,
         /// The negotiated version of the protocol.
         version: u32,

@@ -62,7 +62,7 @@ impl PendingGroups {
         self.releasing.remove(&name)
     }
 
-    /// Whether nothing is being released.
+    /// Returns whether no release is in progress.
     pub(in crate::core) fn are_released(&self) -> bool {
         self.releasing.is_empty()
     }

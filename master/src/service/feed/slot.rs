@@ -17,7 +17,8 @@ use super::subscription::FeedItem;
 pub(super) const BACKLOG_BYTES: i64 = 4 << 20;
 /// Time for which a subscriber may read nothing. It gets a message every five seconds.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for a subscriber that receives a snapshot, which holds a copy of the registry.
+/// Time for which a reader of a snapshot may read nothing: the snapshot holds a copy of the
+/// registry.
 const SNAPSHOT_STALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum time in which a snapshot must be read.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -459,7 +459,7 @@ async fn a_subscriber_that_is_cut_off_counts_no_longer() {
     tokio::time::advance(std::time::Duration::from_secs(61)).await;
     reading.polled().unwrap();
     feed.shared.cut_slow();
-    // Its stream remains, because no subscriber polls it; the hub could idle.
+    // Its stream remains, because nothing polls it; the hub could idle.
     assert_eq!(*feed.shared.subscribers.borrow(), 1);
     assert_eq!(feed.free_places(), 1);
     drop(registration);
