@@ -14,6 +14,10 @@ use super::stats::{CgroupStats, LastUsage, value_of};
 /// The interval at which an emptying group is polled: the kernel notifies at most every 10 ms.
 const POLL_MS: u8 = 2;
 
+/// How often a kill is tried again, every [`POLL_MS`], while a group exists without its files. The
+/// kernel leaves this state within microseconds; a kernel older than 5.14 stays in it.
+const KILL_ATTEMPTS: u8 = 100;
+
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     path: PathBuf,
@@ -102,11 +106,23 @@ impl Cgroup {
     /// # Errors
     /// If the group exists and the kernel refuses.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        match write(self.path.join("cgroup.kill"), "1") {
-            Err(CgroupError::Write { source, .. }) if is_absent(&source) && !self.path.exists() => {
-                Ok(())
+        let mut attempts = 0..KILL_ATTEMPTS;
+        loop {
+            match write(self.path.join("cgroup.kill"), "1") {
+                Err(CgroupError::Write { source, .. })
+                    if is_absent(&source) && !self.path.exists() =>
+                {
+                    return Ok(());
+                }
+                // Its supervisor, killed in the middle of a system call, has created it since, or
+                // is removing it: the kernel removes the files before their directory.
+                Err(CgroupError::Write { source, .. })
+                    if is_absent(&source) && attempts.next().is_some() =>
+                {
+                    std::thread::sleep(Duration::from_millis(POLL_MS.into()));
+                }
+                other => return other,
             }
-            other => other,
         }
     }
 

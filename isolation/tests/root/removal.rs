@@ -26,6 +26,10 @@ pub(crate) const CASES: &[TestCase] = &[
         killed_anywhere,
     ),
     ("two_hundred_quick_starts_leave_nothing", quick_starts),
+    (
+        "a_cgroup_that_another_process_creates_or_removes_can_be_removed",
+        removed_by_two,
+    ),
 ];
 
 fn modes(world: &mut RootFixture, line: &str) -> [LaunchSpec; 3] {
@@ -211,4 +215,26 @@ fn quick_starts() {
     eventually("no supervisor is left", || {
         !supervisors.is_populated().unwrap()
     });
+}
+
+/// A supervisor that is killed in the middle of a system call may still create its cgroup, or remove
+/// the files of it, which precedes the removal of the directory.
+fn removed_by_two() {
+    let world = RootFixture::new();
+    let group = argosy_isolation::Cgroup::at(&world.tree.root().join("shared"));
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = fs::create_dir(group.path());
+                let _ = fs::remove_dir(group.path());
+            }
+        });
+        let results: Result<Vec<()>, _> = (0..20_000)
+            .map(|_| group.kill().and_then(|()| group.remove(TIMEOUT)))
+            .collect();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        results.unwrap();
+    });
+    group.remove(TIMEOUT).unwrap();
 }
