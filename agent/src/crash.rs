@@ -14,7 +14,7 @@ pub const STEPS: &[&str] = &[
     "journal.successor-synced",
     "journal.replaced",
     "fetch.users-taken",
-    "sandbox.folder-made",
+    "sandbox.directory-made",
     "fetch.sandbox-made",
     "fetch.disk-bounded",
     "pull.blob-brought",
@@ -29,12 +29,12 @@ pub const STEPS: &[&str] = &[
     "cache.kept",
     "fetch.draft-written",
     "fetch.file-named",
-    "extract.folder-made",
+    "extract.directory-made",
     "extract.unpacked",
     "extract.named",
     "fetch.fetched",
     "launch.plugged",
-    "launch.folder-made",
+    "launch.directory-made",
     "launch.copy-begun",
     "launch.copied",
     "launch.prepared",
@@ -52,7 +52,7 @@ pub const STEPS: &[&str] = &[
     "gc.record-removed",
     "gc.sandbox-removed",
     "gc.parent-removed",
-    "gc.folder-removed",
+    "gc.directory-removed",
 ];
 
 #[cfg(test)]

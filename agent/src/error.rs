@@ -52,13 +52,13 @@ pub enum RunError {
     SplitPrivileges { source: io::Error },
     /// The user that a divided agent runs as has no access to its directory.
     #[error(
-        "user {user}, as which an agent without root runs, has no access to {directory}: {folder} is closed to other \
+        "user {user}, as which an agent without root runs, has no access to {directory}: {closed} is closed to other \
          users; open it with chmod o+x, or give the agent a --data-dir elsewhere"
     )]
     Unreachable {
         directory: PathBuf,
-        /// The directory that is closed.
-        folder: PathBuf,
+        /// The directory above it that others cannot search.
+        closed: PathBuf,
         /// The user's id.
         user: u32,
     },

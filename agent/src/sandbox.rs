@@ -98,7 +98,7 @@ pub(crate) fn make(
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
-    crash_point!("sandbox.folder-made");
+    crash_point!("sandbox.directory-made");
     match owner {
         Some(user) => {
             let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
@@ -246,9 +246,9 @@ mod tests {
 
     #[test]
     fn host_paths_are_mounted_only_below_allowed_paths() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = fs::canonicalize(folder.path()).unwrap();
-        let (allowed, sandbox) = (folder.join("allowed"), folder.join("sandbox"));
+        let directory = tempfile::tempdir().unwrap();
+        let directory = fs::canonicalize(directory.path()).unwrap();
+        let (allowed, sandbox) = (directory.join("allowed"), directory.join("sandbox"));
         fs::create_dir_all(allowed.join("inner")).unwrap();
         make(&sandbox, None, ParentDirMode::own()).unwrap();
         let seen = |wanted: v1::HostPath| {
@@ -262,9 +262,9 @@ mod tests {
         let see = |path: &Path, name: &str| seen(wanted(path, name));
         see(&allowed.join("inner"), "witness").unwrap();
         assert!(sandbox.join("witness").is_dir());
-        std::os::unix::fs::symlink(&folder, allowed.join("out")).unwrap();
+        std::os::unix::fs::symlink(&directory, allowed.join("out")).unwrap();
         for sneaky in [
-            folder.clone(),
+            directory.clone(),
             allowed.join("inner/../.."),
             allowed.join("out"),
             allowed.join("out/sandbox"),
@@ -295,8 +295,8 @@ mod tests {
 
     #[test]
     fn possible_root_users_get_unmapped_read_only_paths() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = fs::canonicalize(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = fs::canonicalize(directory.path()).unwrap();
         let see = |read_only, viewer| {
             let wanted = v1::HostPath {
                 read_only,

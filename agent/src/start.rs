@@ -170,8 +170,8 @@ pub(crate) fn is_reachable(directory: &Path, user: HostUser) -> Result<(), RunEr
         let why = format!("it belongs to user {owner}; give it to root");
         return Err(failed(std::io::Error::other(why)));
     }
-    for folder in whole.ancestors().skip(1) {
-        let found = std::fs::metadata(folder).map_err(failed)?;
+    for above in whole.ancestors().skip(1) {
+        let found = std::fs::metadata(above).map_err(failed)?;
         let shift = match (found.uid() == user.uid, found.gid() == user.gid) {
             (true, _) => 6,
             (false, true) => 3,
@@ -180,7 +180,7 @@ pub(crate) fn is_reachable(directory: &Path, user: HostUser) -> Result<(), RunEr
         if (found.mode() >> shift) & 1 == 0 {
             return Err(RunError::Unreachable {
                 directory: directory.to_owned(),
-                folder: folder.to_owned(),
+                closed: above.to_owned(),
                 user: user.uid,
             });
         }

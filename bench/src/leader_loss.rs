@@ -217,9 +217,9 @@ async fn measure_peers(
         loads: &arguments.load,
         kills: arguments.peer_kills.unwrap_or(arguments.kills),
     };
-    let folder = cluster.environment.directory.clone();
+    let dir = cluster.environment.directory.clone();
     for peer in &arguments.peers {
-        let place = (&mut cluster.network, &folder);
+        let place = (&mut cluster.network, &dir);
         peers::measure(*peer, &plan, place, (screen, stop), samples).await?;
     }
     Ok(())

@@ -123,8 +123,8 @@ fn ratio(until: &str, peer: &str, net: ContainerNetwork) -> String {
 /// Creates a root with one program in it.
 fn root(directory: &Path) -> Result<PathBuf> {
     let root = directory.join("root");
-    for folder in ["bin", "dev", "proc", "sys", "tmp", "etc", "sandbox"] {
-        fs::create_dir_all(root.join(folder)).context("cannot make a root for containers")?;
+    for dir in ["bin", "dev", "proc", "sys", "tmp", "etc", "sandbox"] {
+        fs::create_dir_all(root.join(dir)).context("cannot make a root for containers")?;
     }
     let program = root.join("bin/true");
     fs::copy(PROGRAM, &program)

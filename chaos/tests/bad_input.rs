@@ -61,16 +61,16 @@ fn missing_paths_are_reported_before_the_run() {
 #[test]
 fn without_root_the_reason_for_root_is_reported() {
     let mut command = Command::new(CHAOS);
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     if nix::unistd::geteuid().is_root() {
         // A path where every user may execute it.
-        let copy = folder.path().join("argosy-chaos");
+        let copy = directory.path().join("argosy-chaos");
         // A separate process copies: a child of another test could still hold the copy open for
         // writing.
         let copied = Command::new("cp").arg(CHAOS).arg(&copy).status();
         assert!(copied.unwrap().success());
         let open = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(folder.path(), open).unwrap();
+        std::fs::set_permissions(directory.path(), open).unwrap();
         command = Command::new(copy);
         command.uid(65_534).gid(65_534).current_dir("/");
     }

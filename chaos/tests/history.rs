@@ -52,8 +52,8 @@ fn started(recorder: &Recorder, line: &str) {
 
 #[test]
 fn a_second_start_in_a_history_file_is_detected() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("history.jsonl");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.jsonl");
     let time = AtomicU64::new(0);
     let clock = move || time.fetch_add(1_000_000, Ordering::Relaxed);
     let (recorder, recording) = Recorder::to_file(&path, clock).unwrap();

@@ -43,8 +43,8 @@ fn a_seed_reproduces_its_history_after_any_other_seed() {
 
 #[test]
 fn a_batch_that_is_killed_leaves_its_first_line_in_the_ledger() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("ledger.jsonl");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger.jsonl");
     let words = ["sim", "--raft-only", "--jobs", "1", "--seeds", "900"];
     let mut batch = Command::new(env!("CARGO_BIN_EXE_argosy-chaos"))
         .args(words)

@@ -146,7 +146,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.default_memory_bytes = arguments.default_mem;
     config.default_disk_bytes = arguments.default_disk;
     fetching(arguments, &mut config);
-    check_folders(arguments)?;
+    check_directories(arguments)?;
     let subscribes = arguments.executor_registration_timeout;
     config.executor_registration_timeout_ms = subscribes.as_millis() as u64;
     config.host_paths.clone_from(&arguments.host_paths);
@@ -203,12 +203,12 @@ fn fetching(arguments: &AgentStart, config: &mut Config) {
 }
 
 /// Rejects relative host directories, which have no meaning to a service.
-fn check_folders(arguments: &AgentStart) -> Result<(), Failure> {
+fn check_directories(arguments: &AgentStart) -> Result<(), Failure> {
     let paths = arguments
         .host_paths
         .iter()
         .map(|path| ("--host-path", path));
-    let folders = arguments
+    let directories = arguments
         .image_dirs
         .iter()
         .map(|path| ("--image-dir", path));
@@ -220,7 +220,7 @@ fn check_folders(arguments: &AgentStart) -> Result<(), Failure> {
         .fetch_dirs
         .iter()
         .map(|path| ("--fetch-dir", path));
-    let mut all = paths.chain(folders).chain(secrets).chain(fetched);
+    let mut all = paths.chain(directories).chain(secrets).chain(fetched);
     if let Some((flag, path)) = all.find(|(_, path)| !path.is_absolute()) {
         return Err(Failure::usage(format!(
             "{flag} {} is not an absolute path; begin it with /",

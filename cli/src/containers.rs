@@ -69,8 +69,8 @@ fn is_held(path: &Path) -> bool {
 /// Ends all containers of this directory: TERM, and KILL after `grace`. Returns how many were
 /// running. Their exit results stay on disk, and the next agent here reports them.
 pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize> {
-    let folder = directory.join("containers");
-    if !folder.is_dir() {
+    let dir = directory.join("containers");
+    if !dir.is_dir() {
         return Ok(0);
     }
     let Some(_lock) = lock(directory)? else {
@@ -80,11 +80,9 @@ pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize
         );
     };
     let mut running = Vec::new();
-    for entry in
-        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
-    {
+    for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry
-            .with_context(|| format!("cannot read {}", folder.display()))?
+            .with_context(|| format!("cannot read {}", dir.display()))?
             .path();
         if !path.join("handle.json").exists() {
             // Never started; the agent knows that from the missing handle.

@@ -158,21 +158,21 @@ mod tests {
 
     #[test]
     fn a_launcher_of_another_release_is_not_used() {
-        let (_folder, path) = directory();
+        let (_directory, path) = directory();
         symlink(OTHER_PROGRAM, &path).unwrap();
         assert!(why(&path).contains("not \"argosy-launcher "));
     }
 
     #[test]
     fn a_file_that_cannot_be_executed_is_not_used() {
-        let (_folder, path) = directory();
+        let (_directory, path) = directory();
         fs::write(&path, "").unwrap();
         assert!(why(&path).contains("Permission denied"));
     }
 
     #[test]
     fn without_a_launcher_program_this_executable_is_the_launcher() {
-        let (_folder, path) = directory();
+        let (_directory, path) = directory();
         assert_eq!(open(&path).unwrap_err(), LauncherProgramError::Missing);
         // The directory of the test program contains no launcher.
         let chosen = choose();
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_opened_file_is_executed_even_if_it_is_replaced() {
-        let (_folder, path) = directory();
+        let (_directory, path) = directory();
         symlink(OTHER_PROGRAM, &path).unwrap();
         let (_file, command) = hold(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -153,11 +153,11 @@ pub fn main(arguments: impl Iterator<Item = String>) -> anyhow::Result<()> {
             }
         }
     }
-    if let Some(folder) = witness {
+    if let Some(directory) = witness {
         let taken = Witness::take().context("cannot identify this process")?;
         taken
-            .append(&folder)
-            .with_context(|| format!("cannot write to {}", folder.display()))?;
+            .append(&directory)
+            .with_context(|| format!("cannot write to {}", directory.display()))?;
     }
     match verb.as_str() {
         "map" if reduces > 0 => map(&segments, reduces, Path::new("."))?,

@@ -32,10 +32,10 @@ struct FakeAgent {
 }
 
 impl FakeAgent {
-    fn start(folder: PathBuf) -> Self {
+    fn start(dir: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let root = folder.clone();
+        let root = dir.clone();
         // Ends with the test program.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -43,7 +43,7 @@ impl FakeAgent {
             }
         });
         Self {
-            directory: folder,
+            directory: dir,
             address,
         }
     }

@@ -185,8 +185,8 @@ mod tests {
         Path::new("draft")
     }
 
-    fn names(folder: &Path) -> Vec<PathBuf> {
-        let entries = fs::read_dir(folder).unwrap();
+    fn names(directory: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory).unwrap();
         let mut names: Vec<_> = entries
             .map(|entry| entry.unwrap().file_name().into())
             .collect();
@@ -196,8 +196,8 @@ mod tests {
 
     #[test]
     fn a_file_is_created_and_replaced_without_a_draft_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         for durability in [Durability::Synced, Durability::Cached] {
             for text in ["a longer text", "short"] {
                 let options = WriteOptions {
@@ -210,13 +210,13 @@ mod tests {
         }
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(names(folder.path()), [PathBuf::from("file")]);
+        assert_eq!(names(directory.path()), [PathBuf::from("file")]);
     }
 
     #[test]
     fn a_reader_of_the_former_file_keeps_its_content() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         fs::write(&path, "former").unwrap();
         let former = File::open(&path).unwrap();
         replace(&path, draft(), b"new", OPTIONS).unwrap();
@@ -225,10 +225,10 @@ mod tests {
 
     #[test]
     fn a_draft_that_a_crash_left_is_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         fs::write(&path, "former").unwrap();
-        let left = folder.path().join("draft");
+        let left = directory.path().join("draft");
         fs::write(&left, "a torn draft, longer than the text").unwrap();
         fs::set_permissions(&left, fs::Permissions::from_mode(0o444)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "former");
@@ -236,18 +236,18 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(names(folder.path()), [PathBuf::from("file")]);
+        assert_eq!(names(directory.path()), [PathBuf::from("file")]);
     }
 
     #[test]
     fn links_are_not_followed() {
-        let folder = tempfile::tempdir().unwrap();
-        let victim = folder.path().join("victim");
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
         fs::write(&victim, "kept").unwrap();
         for linked in ["draft", "file"] {
-            symlink(&victim, folder.path().join(linked)).unwrap();
+            symlink(&victim, directory.path().join(linked)).unwrap();
         }
-        let path = folder.path().join("file");
+        let path = directory.path().join("file");
         replace(&path, draft(), b"new", OPTIONS).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "kept");
         assert!(!path.is_symlink());
@@ -256,30 +256,30 @@ mod tests {
 
     #[test]
     fn an_existing_name_is_claimed_only_once() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let write = |text: &str| {
-            Draft::write(folder.path(), name("draft"), text.as_bytes(), OPTIONS).unwrap()
+            Draft::write(directory.path(), name("draft"), text.as_bytes(), OPTIONS).unwrap()
         };
         write("first").claim(name("file")).unwrap();
         let refused = write("second").claim(name("file")).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
-        let path = folder.path().join("file");
+        let path = directory.path().join("file");
         assert_eq!(fs::read_to_string(path).unwrap(), "first");
-        assert_eq!(names(folder.path()), [PathBuf::from("file")]);
+        assert_eq!(names(directory.path()), [PathBuf::from("file")]);
     }
 
     #[test]
     fn a_failed_write_leaves_no_draft() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("file");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
         fs::create_dir_all(path.join("inner")).unwrap();
         replace(&path, draft(), b"new", OPTIONS).unwrap_err();
-        assert_eq!(names(folder.path()), [PathBuf::from("file")]);
-        let gone = folder.path().join("gone/file");
+        assert_eq!(names(directory.path()), [PathBuf::from("file")]);
+        let gone = directory.path().join("gone/file");
         let error = replace(&gone, draft(), b"new", OPTIONS).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        fs::create_dir(folder.path().join("draft")).unwrap();
-        replace(&folder.path().join("other"), draft(), b"new", OPTIONS).unwrap_err();
+        fs::create_dir(directory.path().join("draft")).unwrap();
+        replace(&directory.path().join("other"), draft(), b"new", OPTIONS).unwrap_err();
         let nameless = replace(Path::new("/"), draft(), b"new", OPTIONS).unwrap_err();
         assert_eq!(nameless.kind(), io::ErrorKind::InvalidInput);
     }

@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn only_one_of_many_callers_gets_a_claim() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("17");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("17");
         let granted = std::thread::scope(|scope| {
             let calls: Vec<_> = (0..8)
                 .map(|caller| {
@@ -98,11 +98,11 @@ mod tests {
 
     #[test]
     fn claims_are_listed_with_their_holders() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let owner = Path::new("/var/lib/a#1");
-        claim(&folder.path().join("17"), holder(owner, "c-1")).unwrap();
-        fs::write(folder.path().join("no-claim"), "text").unwrap();
-        let claims = list(folder.path()).unwrap();
+        claim(&directory.path().join("17"), holder(owner, "c-1")).unwrap();
+        fs::write(directory.path().join("no-claim"), "text").unwrap();
+        let claims = list(directory.path()).unwrap();
         assert_eq!(claims, [("17".to_owned(), "/var/lib/a#1#c-1".to_owned())]);
         assert_eq!(split_holder(&claims[0].1), Some((owner.to_owned(), "c-1")));
         assert_eq!(split_holder("no parts"), None);
@@ -110,8 +110,8 @@ mod tests {
 
     #[test]
     fn errors_other_than_a_conflict_are_returned() {
-        let folder = tempfile::tempdir().unwrap();
-        let gone = folder.path().join("gone");
+        let directory = tempfile::tempdir().unwrap();
+        let gone = directory.path().join("gone");
         assert!(claim(&gone.join("17"), "/a#c").is_err());
         assert!(list(&gone).is_err());
     }

@@ -139,8 +139,8 @@ mod tests {
 
     #[test]
     fn passes_are_counted_in_the_witness() {
-        let folder = tempfile::tempdir().unwrap();
-        let witness = folder.path().join("witness");
+        let directory = tempfile::tempdir().unwrap();
+        let witness = directory.path().join("witness");
         arm("nowhere", 7, &witness).unwrap();
         (0..3).for_each(|_| ARMED.get().unwrap().pass("nowhere"));
         ARMED.get().unwrap().pass("elsewhere");

@@ -45,27 +45,27 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 /// Calls `remove` for every entry; returns false if there was none.
 fn for_each_entry(
-    folder: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
     remove: &mut dyn FnMut(&TreeEntry<'_>) -> io::Result<()>,
 ) -> io::Result<bool> {
     let mut some = false;
-    for entry in Dir::read_from(folder)? {
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
         }
         some = true;
-        let is_folder = match entry.file_type() {
+        let is_directory = match entry.file_type() {
             FileType::Unknown => {
-                let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let found = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 FileType::from_raw_mode(found.st_mode).is_dir()
             }
             known => known.is_dir(),
         };
         remove(&TreeEntry {
             name,
-            is_dir: is_folder,
+            is_dir: is_directory,
         })?;
     }
     Ok(some)
@@ -86,24 +86,28 @@ fn remove_entry(top: BorrowedFd<'_>, entry: &TreeEntry<'_>, moved: &mut u64) -> 
     if remove_empty(top, entry.name)? {
         return Ok(());
     }
-    let folder = open(top, entry.name)?;
+    let directory = open(top, entry.name)?;
     let mut raise = |inner: &TreeEntry<'_>| {
         if !inner.is_dir {
-            return Ok(rustix::fs::unlinkat(&folder, inner.name, AtFlags::empty())?);
+            return Ok(rustix::fs::unlinkat(
+                &directory,
+                inner.name,
+                AtFlags::empty(),
+            )?);
         }
         // Moving a directory needs permission to write to it, which removing it does not.
-        match remove_empty(folder.as_fd(), inner.name)? {
+        match remove_empty(directory.as_fd(), inner.name)? {
             true => Ok(()),
-            false => move_up(folder.as_fd(), inner, top, moved),
+            false => move_up(directory.as_fd(), inner, top, moved),
         }
     };
-    while for_each_entry(folder.as_fd(), &mut raise)? {}
+    while for_each_entry(directory.as_fd(), &mut raise)? {}
     Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR)?)
 }
 
 /// Removes a directory if it is empty; returns whether it was.
-fn remove_empty(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<bool> {
-    match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
+fn remove_empty(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<bool> {
+    match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
         Ok(()) => Ok(true),
         Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
         Err(errno) => Err(errno.into()),
@@ -111,7 +115,7 @@ fn remove_empty(folder: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<boo
 }
 
 fn move_up(
-    folder: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
     entry: &TreeEntry<'_>,
     top: BorrowedFd<'_>,
     moved: &mut u64,
@@ -120,7 +124,7 @@ fn move_up(
         *moved += 1;
         let name = format!(".removed-{moved}");
         let flags = RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(folder, entry.name, top, name.as_str(), flags) {
+        match rustix::fs::renameat_with(directory, entry.name, top, name.as_str(), flags) {
             // A name that already exists: untrusted, or left by an interrupted removal.
             Err(Errno::EXIST) => {}
             other => {
@@ -144,8 +148,8 @@ mod tests {
     use super::*;
 
     /// Creates a chain of directories that no path of the kernel could name.
-    fn create_deep(folder: &Path, depth: usize) {
-        let mut place = open(CWD, folder).unwrap();
+    fn create_deep(directory: &Path, depth: usize) {
+        let mut place = open(CWD, directory).unwrap();
         for level in 0..depth {
             rustix::fs::mkdirat(&place, "deeper", Mode::RWXU).unwrap();
             if level % 1_000 == 0 {
@@ -157,8 +161,11 @@ mod tests {
 
     #[test]
     fn a_directory_is_removed_without_following_links() {
-        let folder = tempfile::tempdir().unwrap();
-        let (kept, filled) = (folder.path().join("kept"), folder.path().join("filled"));
+        let directory = tempfile::tempdir().unwrap();
+        let (kept, filled) = (
+            directory.path().join("kept"),
+            directory.path().join("filled"),
+        );
         fs::create_dir_all(filled.join("a/b/c")).unwrap();
         fs::create_dir(&kept).unwrap();
         for file in [
@@ -167,14 +174,14 @@ mod tests {
             "filled/a/b/file",
             "filled/a/b/c/.file",
         ] {
-            File::create(folder.path().join(file)).unwrap();
+            File::create(directory.path().join(file)).unwrap();
         }
         symlink(&kept, filled.join("a/link")).unwrap();
         symlink("nowhere", filled.join("a/b/c/dangling")).unwrap();
         remove_dir_all(&filled).unwrap();
         assert!(!filled.exists());
         assert!(kept.join("file").exists());
-        let link = folder.path().join("link");
+        let link = directory.path().join("link");
         symlink(&kept, &link).unwrap();
         assert!(remove_dir_all(&link).is_err(), "a link is no folder");
         assert!(kept.join("file").exists());
@@ -184,8 +191,8 @@ mod tests {
 
     #[test]
     fn empty_read_only_directories_are_removed_by_their_owner() {
-        let folder = tempfile::tempdir().unwrap();
-        let top = folder.path().join("top");
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("top");
         fs::create_dir_all(top.join("a/b/read-only")).unwrap();
         let read_only = Permissions::from_mode(0o555);
         fs::set_permissions(top.join("a/b/read-only"), read_only).unwrap();
@@ -199,7 +206,7 @@ mod tests {
                         let path = top.join(directory);
                         std::os::unix::fs::chown(path, Some(nobody.as_raw()), None).unwrap();
                     }
-                    fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+                    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
                     nix::unistd::setfsuid(nobody);
                 }
                 remove_dir_all(&top)
@@ -211,25 +218,25 @@ mod tests {
 
     #[test]
     fn files_links_and_directories_are_removed_by_one_call() {
-        let folder = tempfile::tempdir().unwrap();
-        let (kept, link) = (folder.path().join("kept"), folder.path().join("link"));
+        let directory = tempfile::tempdir().unwrap();
+        let (kept, link) = (directory.path().join("kept"), directory.path().join("link"));
         fs::create_dir_all(kept.join("inner")).unwrap();
         symlink(&kept, &link).unwrap();
         remove(&link).unwrap();
         assert!(kept.join("inner").exists());
         remove(&kept).unwrap();
-        let file = folder.path().join("file");
+        let file = directory.path().join("file");
         File::create(&file).unwrap();
         remove(&file).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         let gone = remove(&file).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
     fn neither_depth_nor_number_prevents_the_removal_of_a_directory() {
-        let folder = tempfile::tempdir().unwrap();
-        let filled = folder.path().join("filled");
+        let directory = tempfile::tempdir().unwrap();
+        let filled = directory.path().join("filled");
         fs::create_dir_all(filled.join("many")).unwrap();
         create_deep(&filled, 5_000);
         for number in 0..2_000 {

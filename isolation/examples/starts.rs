@@ -120,11 +120,11 @@ impl Bench {
     fn launch(&mut self, program: &str, kind: BenchCase) -> Result<(Container, Instant)> {
         self.next += 1;
         let id = ContainerId::new(format!("c{}", self.next))?;
-        let folder = self.work.join(id.as_str());
-        let sandbox = folder.join("sandbox");
+        let directory = self.work.join(id.as_str());
+        let sandbox = directory.join("sandbox");
         std::fs::create_dir_all(&sandbox)?;
         let program = Program::Arguments(program.split(' ').map(str::to_owned).collect());
-        let mut spec = LaunchSpec::new(id, &folder, &sandbox, program);
+        let mut spec = LaunchSpec::new(id, &directory, &sandbox, program);
         spec.isolation = kind.isolation;
         if kind.isolation == Isolation::Processes {
             spec.namespaces = Namespaces::NONE;

@@ -306,8 +306,8 @@ mod tests {
 
     #[test]
     fn only_the_first_claim_of_a_start_succeeds() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = StateDirectory::at(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let files = StateDirectory::at(directory.path());
         assert_eq!(files.read_claim().unwrap(), None);
         let held = HandleFile::Started(Box::new(handle()));
         assert_eq!(files.claim(&held).unwrap(), held);
@@ -318,12 +318,12 @@ mod tests {
 
     #[test]
     fn cancelling_a_claimed_start_creates_no_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = StateDirectory::at(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let files = StateDirectory::at(directory.path());
         files
             .claim(&HandleFile::Started(Box::new(handle())))
             .unwrap();
-        let opened = fs::File::open(folder.path()).unwrap();
+        let opened = fs::File::open(directory.path()).unwrap();
         let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
         opened.set_modified(long_ago).unwrap();
         files.cancel().unwrap();
@@ -333,14 +333,14 @@ mod tests {
 
     #[test]
     fn a_cancelled_start_cannot_be_claimed() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = StateDirectory::at(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let files = StateDirectory::at(directory.path());
         assert_eq!(files.cancel().unwrap(), HandleFile::Cancelled);
         assert_eq!(files.cancel().unwrap(), HandleFile::Cancelled);
         let late = HandleFile::Started(Box::new(handle()));
         assert_eq!(files.claim(&late).unwrap(), HandleFile::Cancelled);
         assert_eq!(
-            fs::read_dir(folder.path()).unwrap().count(),
+            fs::read_dir(directory.path()).unwrap().count(),
             1,
             "no draft is left"
         );
@@ -348,12 +348,12 @@ mod tests {
 
     #[test]
     fn an_exit_round_trips_and_a_truncated_one_is_ignored() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = StateDirectory::at(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let files = StateDirectory::at(directory.path());
         assert_eq!(files.exit().unwrap(), None);
         files.write_exit(&exit(), Durability::Synced).unwrap();
         assert_eq!(files.exit().unwrap(), Some(exit()));
-        fs::write(folder.path().join("exit.json"), "{\"outcome\":{\"ex").unwrap();
+        fs::write(directory.path().join("exit.json"), "{\"outcome\":{\"ex").unwrap();
         assert_eq!(files.exit().unwrap(), None);
     }
 
@@ -392,8 +392,8 @@ mod tests {
 
     #[test]
     fn a_claim_fails_in_a_removed_directory() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = StateDirectory::at(&folder.path().join("gone"));
+        let directory = tempfile::tempdir().unwrap();
+        let files = StateDirectory::at(&directory.path().join("gone"));
         let error = files.claim(&HandleFile::Cancelled).unwrap_err();
         assert!(error.to_string().starts_with("cannot write"), "{error}");
     }

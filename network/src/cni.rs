@@ -45,12 +45,14 @@ pub enum CniError {
         reason: String,
     },
     /// A plugin does not exist.
-    #[error("there is no CNI plugin {plugin:?} in {folders}: install it, or name its directory")]
+    #[error(
+        "there is no CNI plugin {plugin:?} in {directories}: install it, or name its directory"
+    )]
     Missing {
         /// Its type.
         plugin: String,
         /// The directories that were searched.
-        folders: String,
+        directories: String,
     },
     /// A plugin failed.
     #[error("the CNI plugin {plugin:?} failed at {verb} of {container}: {reason}")]
@@ -244,13 +246,13 @@ impl Cni {
         let mut found = BTreeSet::new();
         let (records, namespaces) = (&self.records, &self.namespaces);
         let ends = [(records, ".json"), (records, ".draft"), (records, ".turn")];
-        for (folder, end) in ends.into_iter().chain([(namespaces, "")]) {
-            let entries = match fs::read_dir(folder) {
+        for (directory, end) in ends.into_iter().chain([(namespaces, "")]) {
+            let entries = match fs::read_dir(directory) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries.map_err(record_error("read", folder))?,
+                entries => entries.map_err(record_error("read", directory))?,
             };
             for entry in entries {
-                let name = entry.map_err(record_error("read", folder))?.file_name();
+                let name = entry.map_err(record_error("read", directory))?.file_name();
                 let name = name.to_str().and_then(|name| name.strip_suffix(end));
                 found.extend(name.and_then(|name| ContainerId::new(name).ok()));
             }
@@ -304,17 +306,20 @@ impl Cni {
 
     fn executable(&self, plugin: &Map<String, Value>) -> Result<PathBuf, CniError> {
         let kind = kind(plugin).expect("the list was checked");
-        let mut places = self.plugins.iter().map(|folder| folder.join(kind));
+        let mut places = self.plugins.iter().map(|directory| directory.join(kind));
         let found = places.find(|path| path.is_file());
         found.ok_or_else(|| CniError::Missing {
             plugin: kind.to_owned(),
-            folders: self.search_path(", "),
+            directories: self.search_path(", "),
         })
     }
 
     fn search_path(&self, between: &str) -> String {
-        let folders = self.plugins.iter().map(|folder| folder.to_string_lossy());
-        folders.collect::<Vec<_>>().join(between)
+        let directories = self
+            .plugins
+            .iter()
+            .map(|directory| directory.to_string_lossy());
+        directories.collect::<Vec<_>>().join(between)
     }
 
     fn namespace(&self, container: &ContainerId) -> PathBuf {

@@ -74,22 +74,22 @@ pub(super) enum ClaimResult {
 }
 
 impl Ipam {
-    pub(super) fn open(folder: &Path, owner: &Path) -> Result<Self, NetworkError> {
+    pub(super) fn open(dir: &Path, owner: &Path) -> Result<Self, NetworkError> {
         let records = Self {
-            directory: folder.to_owned(),
+            directory: dir.to_owned(),
             owner: owner.to_owned(),
             cursor: Mutex::default(),
         };
         for kind in ["addresses", "ports", "cursors", "owners"] {
-            let path = folder.join(kind);
+            let path = dir.join(kind);
             fs::create_dir_all(&path).map_err(record_error("create the directory", &path))?;
         }
         Ok(records)
     }
 
     /// Whether this agent has taken addresses since the boot and has not been cleared.
-    pub(super) fn has_records(folder: &Path, owner: &Path) -> bool {
-        folder.join("cursors").join(tag(owner)).is_symlink()
+    pub(super) fn has_records(directory: &Path, owner: &Path) -> bool {
+        directory.join("cursors").join(tag(owner)).is_symlink()
     }
 
     /// Returns the five letters that identify this agent's table and devices.
@@ -227,9 +227,9 @@ impl Ipam {
     }
 
     fn lock_for(&self, timeout: Duration) -> Result<Flock<File>, NetworkError> {
-        let folder = File::open(&self.directory)
+        let dir = File::open(&self.directory)
             .map_err(record_error("open the directory", &self.directory))?;
-        let locked = lock_within(folder, timeout);
+        let locked = lock_within(dir, timeout);
         locked
             .map_err(|(_, errno)| record_error("lock the directory", &self.directory)(errno.into()))
     }
@@ -280,8 +280,8 @@ impl Ipam {
 
     /// Returns names and targets of one kind.
     fn links(&self, kind: &str) -> Result<Vec<(String, String)>, NetworkError> {
-        let folder = self.directory.join(kind);
-        claims::list(&folder).map_err(record_error("read the directory", &folder))
+        let dir = self.directory.join(kind);
+        claims::list(&dir).map_err(record_error("read the directory", &dir))
     }
 }
 
@@ -348,9 +348,9 @@ mod tests {
 
     #[test]
     fn waiting_for_the_lock_times_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
-        let other = Ipam::open(folder.path(), Path::new("/b")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let records = Ipam::open(directory.path(), Path::new("/a")).unwrap();
+        let other = Ipam::open(directory.path(), Path::new("/b")).unwrap();
         let held = other.lock().unwrap();
         let refused = records.lock_for(Duration::from_millis(50));
         assert!(matches!(
@@ -384,8 +384,8 @@ mod tests {
 
     #[test]
     fn addresses_are_unique_and_not_reused_soon() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = |owner: &str| Ipam::open(folder.path(), Path::new(owner)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let open = |owner: &str| Ipam::open(directory.path(), Path::new(owner)).unwrap();
         let subnet: Subnet = "10.9.0.0/26".parse().unwrap();
         let (ours, theirs) = (open("/a#1"), open("/b"));
         let mut taken = BTreeSet::new();
@@ -409,8 +409,8 @@ mod tests {
 
     #[test]
     fn an_address_records_its_owner() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Ipam::open(folder.path(), Path::new("/a#1")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let records = Ipam::open(directory.path(), Path::new("/a#1")).unwrap();
         let address = records.take_address(Subnet::DEFAULT).unwrap();
         let held = |container| AddressRecord { address, container };
         assert_eq!(records.addresses().unwrap(), [held(None)]);
@@ -418,16 +418,16 @@ mod tests {
         assert_eq!(records.addresses().unwrap(), [held(Some(id("c")))]);
         let other = records.for_owner(Path::new("/b"));
         assert_eq!(other.addresses().unwrap(), []);
-        assert!(Ipam::has_records(folder.path(), Path::new("/a#1")));
+        assert!(Ipam::has_records(directory.path(), Path::new("/a#1")));
         records.clear().unwrap();
-        assert!(!Ipam::has_records(folder.path(), Path::new("/a#1")));
+        assert!(!Ipam::has_records(directory.path(), Path::new("/a#1")));
         assert_eq!(records.addresses().unwrap(), []);
     }
 
     #[test]
     fn a_port_belongs_to_one_container_of_the_host() {
-        let folder = tempfile::tempdir().unwrap();
-        let ours = Ipam::open(folder.path(), Path::new("/a")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let ours = Ipam::open(directory.path(), Path::new("/a")).unwrap();
         let theirs = ours.for_owner(Path::new("/b"));
         assert_eq!(ours.claim_port(&web("c")).unwrap(), ClaimResult::Granted);
         let held = "container c".to_owned();
@@ -448,9 +448,9 @@ mod tests {
 
     #[test]
     fn owners_whose_directories_are_gone_are_found() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let here = tempfile::tempdir().unwrap();
-        let lost = Ipam::open(folder.path(), Path::new("/nowhere/at/all")).unwrap();
+        let lost = Ipam::open(directory.path(), Path::new("/nowhere/at/all")).unwrap();
         lost.take_address(Subnet::DEFAULT).unwrap();
         let records = lost.for_owner(here.path());
         records.take_address(Subnet::DEFAULT).unwrap();

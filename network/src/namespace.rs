@@ -59,8 +59,8 @@ impl Ipv6SysctlDir {
     pub(super) fn of_current() -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         match open("/proc/sys/net/ipv6/conf", flags, Mode::empty()) {
-            Ok(folder) => Ok(Self {
-                directory: Some(folder),
+            Ok(dir) => Ok(Self {
+                directory: Some(dir),
             }),
             Err(Errno::ENOENT) => Ok(Self { directory: None }),
             Err(errno) => Err(errno.into()),
@@ -82,12 +82,12 @@ impl Ipv6SysctlDir {
     /// Writes a setting only if it differs. For `disable_ipv6` the kernel needs the lock of all
     /// network settings, and while another thread holds it, the kernel restarts the call in a loop.
     fn set(&self, device: &str, name: &str, value: &str) -> io::Result<()> {
-        let Some(folder) = &self.directory else {
+        let Some(dir) = &self.directory else {
             return Ok(());
         };
         let path = format!("{device}/{name}");
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
-        let opened = match openat(folder, path.as_str(), flags, Mode::empty()) {
+        let opened = match openat(dir, path.as_str(), flags, Mode::empty()) {
             Err(Errno::ENOENT) => return Ok(()),
             opened => opened?,
         };
@@ -248,11 +248,11 @@ mod tests {
 
     #[test]
     fn a_setting_is_written_only_if_it_differs() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = folder.path().join("eth0");
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("eth0");
         fs::create_dir(&place).unwrap();
         let settings6 = Ipv6SysctlDir {
-            directory: Some(File::open(folder.path()).unwrap().into()),
+            directory: Some(File::open(dir.path()).unwrap().into()),
         };
         let set_to = |present: &str| {
             let path = place.join("disable_ipv6");

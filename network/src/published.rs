@@ -35,12 +35,12 @@ impl PublishedPorts {
     /// # Errors
     /// If it exists and cannot be opened.
     pub fn open(records: &Path) -> io::Result<Self> {
-        let folder = match File::open(ports(records)) {
-            Ok(folder) => Some(folder),
+        let dir = match File::open(ports(records)) {
+            Ok(dir) => Some(dir),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { directory: folder })
+        Ok(Self { directory: dir })
     }
 
     /// Whether a container publishes this TCP port.
@@ -48,11 +48,11 @@ impl PublishedPorts {
     /// # Errors
     /// If the record cannot be looked up.
     pub fn has_tcp(&self, port: u16) -> io::Result<bool> {
-        let Some(folder) = &self.directory else {
+        let Some(dir) = &self.directory else {
             return Ok(false);
         };
         let name = record(Protocol::Tcp, port);
-        match fstatat(folder, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match fstatat(dir, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno.into()),

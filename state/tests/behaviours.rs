@@ -83,8 +83,8 @@ fn a_missing_test_is_detected() {
 }
 
 fn root() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    folder.parent().unwrap().to_owned()
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+    directory.parent().unwrap().to_owned()
 }
 
 /// Returns the rows of the tables: `| number | behaviour | status |`.
@@ -139,8 +139,8 @@ fn sources() -> Vec<(String, String)> {
     let root = root();
     let mut waiting = vec![root.clone()];
     let mut files = Vec::new();
-    while let Some(folder) = waiting.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_symlink() || name.starts_with('.') || name == "target" {

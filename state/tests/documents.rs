@@ -13,8 +13,8 @@ use argosy_state::command::Rejection;
 use limits::LIMITS;
 
 fn root() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    folder.parent().unwrap().to_owned()
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+    directory.parent().unwrap().to_owned()
 }
 
 fn read(name: &str) -> String {
@@ -24,8 +24,8 @@ fn read(name: &str) -> String {
 /// Returns every page of the documentation, from the root.
 fn pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
-    for folder in ["", "docs", "docs/adr", "docs/operate"] {
-        for entry in fs::read_dir(root().join(folder)).into_iter().flatten() {
+    for directory in ["", "docs", "docs/adr", "docs/operate"] {
+        for entry in fs::read_dir(root().join(directory)).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "md") {
                 pages.push(path);
@@ -73,13 +73,13 @@ fn exists(room: &str, name: &str, line: &str) -> bool {
     root.join(name).exists()
         || below
             .iter()
-            .any(|folder| root.join(room).join(folder).join(name).exists())
+            .any(|directory| root.join(room).join(directory).join(name).exists())
         || ["src/service", "src/allocator"]
             .iter()
-            .any(|folder| root.join(room).join(folder).join(name).exists())
+            .any(|directory| root.join(room).join(directory).join(name).exists())
         || line.split('`').skip(1).step_by(2).any(|other| {
-            let folder = root.join(room).join("src").join(other);
-            other.ends_with('/') && folder.join(name).exists()
+            let directory = root.join(room).join("src").join(other);
+            other.ends_with('/') && directory.join(name).exists()
         })
 }
 

@@ -198,9 +198,9 @@ fn the_scenarios_leave_the_same_records_at_level_2() {
     let Some(executable) = former::executable() else {
         return;
     };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let mut entries = 0;
-    for file in std::fs::read_dir(folder).unwrap() {
+    for file in std::fs::read_dir(directory).unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "txt") {
             continue;

@@ -97,7 +97,7 @@ const LONGER_FILES: [(&str, usize); 1] = [("master/src/replica.rs", 600)];
 
 /// The only module with unsafe code: a file, and the directory of its parts.
 const UNSAFE_FILE: &str = "host/src/sys.rs";
-const UNSAFE_FOLDER: &str = "host/src/sys/";
+const UNSAFE_DIRECTORY: &str = "host/src/sys/";
 
 /// This file contains the words that it forbids.
 const THIS_FILE: &str = "state/tests/tidy.rs";
@@ -218,7 +218,7 @@ fn unsafe_code_is_in_one_module() {
         "allow(unsafe_code",
     ];
     let mut files = sources();
-    files.retain(|file| file.name != UNSAFE_FILE && !file.name.starts_with(UNSAFE_FOLDER));
+    files.retain(|file| file.name != UNSAFE_FILE && !file.name.starts_with(UNSAFE_DIRECTORY));
     none(&lines_with(files, &marks));
 }
 
@@ -303,7 +303,7 @@ fn every_dependency_is_used() {
         let Some(room) = file.name.strip_suffix("/Cargo.toml") else {
             continue;
         };
-        for (section, folders) in [
+        for (section, directories) in [
             ("dependencies", &["src/"][..]),
             ("dev-dependencies", &["src/", "tests/", "examples/"]),
             ("build-dependencies", &["build.rs"]),
@@ -314,7 +314,9 @@ fn every_dependency_is_used() {
                     let below = source.name.strip_prefix(room).unwrap_or_default();
                     let below = below.strip_prefix('/').unwrap_or_default();
                     below.ends_with(".rs")
-                        && folders.iter().any(|folder| below.starts_with(folder))
+                        && directories
+                            .iter()
+                            .any(|directory| below.starts_with(directory))
                         && has_word(&source.text, &word)
                 });
                 if !is_named && !NAMED_BY_NO_SOURCE.contains(&name) {
@@ -390,8 +392,8 @@ fn every_release_is_a_commit_of_the_history() {
 fn no_file_of_the_tree_is_larger_than_a_mebibyte() {
     let mut waiting = vec![root()];
     let mut found = Vec::new();
-    while let Some(folder) = waiting.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             let is_made = ["target", "demo-out", "report.json"].contains(&name.as_str());

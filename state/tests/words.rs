@@ -6,10 +6,12 @@ mod tree;
 use tree::has_word;
 
 /// Words of no other project's documentation, and the field's words for them.
-const WORDS: [(&str, &str); 32] = [
+const WORDS: [(&str, &str); 34] = [
     ("anew", "again"),
     ("befalls", "happens to"),
     ("beside", "next to, in addition to, during"),
+    ("folder", "directory"),
+    ("folders", "directories"),
     ("for ever", "forever, without a limit"),
     ("go on", "continue"),
     ("goes on", "continues"),

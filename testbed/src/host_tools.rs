@@ -88,7 +88,7 @@ pub fn find(program: &str) -> Option<PathBuf> {
     let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(usual)
-        .map(|folder| folder.join(program))
+        .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
 }
 
@@ -100,14 +100,14 @@ pub fn path(program: &str) -> PathBuf {
 
 /// Returns the path of the library that fakes wall clocks, if it is installed.
 pub fn fake_clock() -> Option<PathBuf> {
-    let folders = [
+    let directories = [
         "/usr/lib/x86_64-linux-gnu/faketime",
         "/usr/lib/aarch64-linux-gnu/faketime",
         "/usr/lib/faketime",
     ];
-    folders
+    directories
         .iter()
-        .map(|folder| Path::new(folder).join("libfaketimeMT.so.1"))
+        .map(|directory| Path::new(directory).join("libfaketimeMT.so.1"))
         .find(|candidate| candidate.is_file())
 }
 

@@ -150,7 +150,7 @@ pub(crate) fn framework(
     masters: &str,
     number: u8,
 ) -> ProcessSpec {
-    let folder = environment.directory.path().display().to_string();
+    let dir = environment.directory.path().display().to_string();
     let (seed, began) = (
         environment.seed.to_string(),
         environment.started_ns.to_string(),
@@ -165,7 +165,7 @@ pub(crate) fn framework(
             "--name",
             name,
             "--dir",
-            &folder,
+            &dir,
             "--seed",
             &seed,
             "--began-ns",

@@ -45,7 +45,7 @@ impl RunDirectory {
         let own =
             ProcessId::of(std::process::id().cast_signed()).map_err(RunDirectoryError::Own)?;
         let prefix = format!("{NAME}-{}", own.pid);
-        let folder = Self {
+        let directory = Self {
             path: base.join(&prefix),
             prefix,
         };
@@ -54,21 +54,21 @@ impl RunDirectory {
             source,
         };
         for path in [
-            folder.path.clone(),
-            folder.logs(),
-            folder.history(),
-            folder.shared(),
+            directory.path.clone(),
+            directory.logs(),
+            directory.history(),
+            directory.shared(),
         ] {
             fs::create_dir_all(&path).map_err(|source| write(&path, source))?;
         }
         // Tasks run as user `nobody` there.
         let all = fs::Permissions::from_mode(0o777);
-        fs::set_permissions(folder.shared(), all)
-            .map_err(|source| write(&folder.shared(), source))?;
-        let owner = folder.path.join("owner");
+        fs::set_permissions(directory.shared(), all)
+            .map_err(|source| write(&directory.shared(), source))?;
+        let owner = directory.path.join("owner");
         let text = format!("{} {}\n", own.pid, own.start_ticks);
         fs::write(&owner, text).map_err(|source| write(&owner, source))?;
-        Ok(folder)
+        Ok(directory)
     }
 
     pub fn path(&self) -> &Path {
@@ -171,19 +171,19 @@ pub fn remove_stale(base: &Path) -> Vec<String> {
         if !is_run || is_owner_alive(&path) {
             continue;
         }
-        let folder = RunDirectory {
+        let directory = RunDirectory {
             prefix: name.to_owned(),
             path: path.clone(),
         };
-        folder.clear();
-        folder.remove();
-        cleared.push(folder.prefix);
+        directory.clear();
+        directory.remove();
+        cleared.push(directory.prefix);
     }
     cleared
 }
 
-fn is_owner_alive(folder: &Path) -> bool {
-    let text = fs::read_to_string(folder.join("owner")).unwrap_or_default();
+fn is_owner_alive(directory: &Path) -> bool {
+    let text = fs::read_to_string(directory.join("owner")).unwrap_or_default();
     let mut words = text.split_ascii_whitespace();
     let pid = words.next().and_then(|word| word.parse().ok());
     let start_ticks = words.next().and_then(|word| word.parse().ok());
@@ -219,13 +219,13 @@ fn directories_in(path: &Path) -> Vec<PathBuf> {
 }
 
 /// Returns the mount points below a directory, innermost first.
-pub fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+pub fn mounts_below(directory: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found: Vec<PathBuf> = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
         .map(PathBuf::from)
-        .filter(|mount| mount.starts_with(folder))
+        .filter(|mount| mount.starts_with(directory))
         .collect();
     found.sort_by_key(|mount| std::cmp::Reverse(mount.as_os_str().len()));
     found
@@ -251,9 +251,9 @@ mod tests {
     #[test]
     fn an_owner_with_a_reused_pid_is_dead() {
         let base = tempfile::tempdir().unwrap();
-        let folder = RunDirectory::create(base.path()).unwrap();
+        let directory = RunDirectory::create(base.path()).unwrap();
         let own = std::process::id();
-        fs::write(folder.path().join("owner"), format!("{own} 1\n")).unwrap();
-        assert!(!is_owner_alive(folder.path()));
+        fs::write(directory.path().join("owner"), format!("{own} 1\n")).unwrap();
+        assert!(!is_owner_alive(directory.path()));
     }
 }

@@ -52,8 +52,8 @@ impl WorkPhase {
 
     /// Returns the phase that is requested in the directory of the run.
     #[must_use]
-    pub fn read(folder: &Path) -> Self {
-        let word = std::fs::read_to_string(folder.join("phase")).unwrap_or_default();
+    pub fn read(directory: &Path) -> Self {
+        let word = std::fs::read_to_string(directory.join("phase")).unwrap_or_default();
         let all = [Self::Work, Self::Drain, Self::End];
         let named = all.into_iter().find(|wanted| wanted.word() == word.trim());
         named.unwrap_or(Self::Work)

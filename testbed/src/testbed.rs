@@ -54,15 +54,15 @@ pub fn with_cluster<T>(
     screen: &ProgressDisplay,
     work: impl AsyncFnOnce(Cluster, CancellationToken) -> Result<T>,
 ) -> Result<T> {
-    let folder = create_directory(base, screen)?;
-    let outcome = Testbed::new(programs, &folder, plan).and_then(|testbed| {
+    let directory = create_directory(base, screen)?;
+    let outcome = Testbed::new(programs, &directory, plan).and_then(|testbed| {
         let (done, _) = testbed.run(work)?;
         Ok(done)
     });
-    for what in folder.clear() {
+    for what in directory.clear() {
         screen.print(&format!("cannot be removed: {what}"));
     }
-    folder.remove();
+    directory.remove();
     outcome
 }
 
@@ -88,9 +88,9 @@ impl Testbed {
     ///
     /// # Errors
     /// If the network or the threads cannot be created.
-    pub fn new(programs: &TestPrograms, folder: &RunDirectory, plan: ClusterPlan) -> Result<Self> {
+    pub fn new(programs: &TestPrograms, dir: &RunDirectory, plan: ClusterPlan) -> Result<Self> {
         let started_ns = clock::monotonic_ns();
-        let argosy = folder.path().join("argosy");
+        let argosy = dir.path().join("argosy");
         copy_program(&programs.argosy, &argosy)?;
         let launcher = programs.argosy.with_file_name(LAUNCHER);
         if launcher.is_file() {
@@ -99,7 +99,7 @@ impl Testbed {
         let environment = ClusterEnvironment {
             argosy,
             chaos: programs.chaos.clone(),
-            directory: folder.clone(),
+            directory: dir.clone(),
             size: plan.size,
             seed: plan.seed,
             behaviours: plan.behaviours,
@@ -107,7 +107,7 @@ impl Testbed {
         };
         // Before the first thread is created, so that all threads are in the namespace of the
         // bridge.
-        let network = Network::create(folder.prefix())?;
+        let network = Network::create(dir.prefix())?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
         Ok(Self {
             environment,

@@ -114,8 +114,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_ends_of_its_first_failing_sync_was_tampered_with() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("synced");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("synced");
         fs::write(&file, "").unwrap();
         for _ in 0..20 {
             let mut syncing = Command::new("sh")

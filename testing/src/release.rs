@@ -60,21 +60,21 @@ impl Release {
         let commit = commit(&releases, version)
             .ok_or_else(|| failed("releases.txt has no such line".to_owned()))?;
         let target = temporary.parent().unwrap_or(temporary);
-        let folder = target.join("releases").join(format!("{version}-{commit}"));
+        let directory = target.join("releases").join(format!("{version}-{commit}"));
         let release = Self {
             version: version.to_owned(),
-            tree: folder.join("tree"),
-            target: folder.join("target"),
+            tree: directory.join("tree"),
+            target: directory.join("target"),
         };
-        fs::create_dir_all(&folder).map_err(read)?;
+        fs::create_dir_all(&directory).map_err(read)?;
         // Tests of several programs may run this concurrently.
-        let lock = fs::File::create(folder.join("lock")).map_err(read)?;
+        let lock = fs::File::create(directory.join("lock")).map_err(read)?;
         lock.lock().map_err(read)?;
         if release.tree.exists() {
             return Ok(release);
         }
-        let archive = folder.join("tree.tar");
-        let partial = folder.join("partial");
+        let archive = directory.join("tree.tar");
+        let partial = directory.join("partial");
         let mut git = Command::new("git");
         git.arg("-C").arg(root).args(["archive", "--output"]);
         run(git.arg(&archive).arg(&commit)).map_err(ReleaseError::NoHistory)?;

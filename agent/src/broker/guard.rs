@@ -94,8 +94,8 @@ impl RequestPolicy {
             return Err("its users do not belong to this agent".to_owned());
         }
         self.check_sandbox(spec, name)?;
-        if let Some(folder) = &spec.shared_folder
-            && !is_shared(&self.paths, folder)
+        if let Some(dir) = &spec.shared_directory
+            && !is_shared(&self.paths, dir)
         {
             return Err("its group directory is not that of a group".to_owned());
         }
@@ -154,7 +154,7 @@ impl RequestPolicy {
                 continue;
             };
             let is_one = secret.name.components().count() == 2 && is_plain(&secret.name);
-            if Some(&secret.folder) != self.secret_dir.as_ref() || !is_one {
+            if Some(&secret.directory) != self.secret_dir.as_ref() || !is_one {
                 return Err("its secret is not in the operator's directory".to_owned());
             }
         }
@@ -202,7 +202,7 @@ impl RequestPolicy {
         };
         match root {
             RootFs::Host => Ok(()),
-            RootFs::Directory(folder) if is_own(folder) && is_plain_name(folder) => Ok(()),
+            RootFs::Directory(directory) if is_own(directory) && is_plain_name(directory) => Ok(()),
             RootFs::Image(Image {
                 layers,
                 upper,
@@ -256,8 +256,8 @@ fn is_at(path: &HostPath, own: &Path) -> bool {
 }
 
 /// Returns the names between a directory and a path below it; `None` if it is not clearly below.
-fn names_below<'a>(folder: &Path, path: &'a Path) -> Option<Vec<&'a str>> {
-    let names = path.strip_prefix(folder).ok()?.components();
+fn names_below<'a>(directory: &Path, path: &'a Path) -> Option<Vec<&'a str>> {
+    let names = path.strip_prefix(directory).ok()?.components();
     names
         .map(|part| match part {
             Component::Normal(name) => name.to_str(),
@@ -285,8 +285,8 @@ fn is_container(name: &str) -> bool {
 
 /// Whether a path is three levels below the directory, and ends in the name of a container or a
 /// group.
-fn is_container_path(folder: &Path, path: &Path) -> bool {
-    let names = names_below(folder, path);
+fn is_container_path(directory: &Path, path: &Path) -> bool {
+    let names = names_below(directory, path);
     names.is_some_and(|names| names.len() == 3 && is_container(names[2]))
 }
 
@@ -337,7 +337,7 @@ pub(super) fn is_measurable(paths: &Paths, path: &Path) -> Result<(), String> {
 
 /// Checks that a path contains the files of a stored layer.
 pub(super) fn is_layer(paths: &Paths, path: &Path) -> Result<(), String> {
-    let names = names_below(&super::folders::layers(paths), path);
+    let names = names_below(&super::directories::layers(paths), path);
     let is_one =
         names.is_some_and(|names| matches!(names[..], [digest, "root"] if is_digest(digest)));
     match is_one {

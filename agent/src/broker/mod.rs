@@ -12,11 +12,11 @@
 //! The broker executes nothing and has a system call filter (`argosy_host::spawner`). It runs
 //! no runtime, has no socket but those to its agent, and reads no untrusted file but the state
 //! files of its own supervisors. It trusts no data of the agent: paths are computed from names, or
-//! compared with computed ones (`guard`); every directory on the path belongs to root (`folders`),
-//! so that none of them is a link. The agent's end is `broker_client`. Reading order:
-//! `operations/perform`, `operations`, `guard`, `folders`, `server`.
+//! compared with computed ones (`guard`); every directory on the path belongs to root
+//! (`directories`), so that none of them is a link. The agent's end is `broker_client`. Reading
+//! order: `operations/perform`, `operations`, `guard`, `directories`, `server`.
 
-mod folders;
+mod directories;
 mod guard;
 mod operations;
 mod server;

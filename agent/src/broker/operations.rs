@@ -24,7 +24,7 @@ use argosy_state::planted_bug;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::guard::RequestPolicy;
-use super::{folders, guard};
+use super::{directories, guard};
 use crate::broker_client::request::{
     BlockedEndpoints, BrokerReply, MeasureStep, OperationResult, TaskContainer, UnpackTarget,
 };
@@ -112,7 +112,7 @@ impl PrivilegedOperations {
             paths,
         };
         host.task_subnets = operations.bridges.subnets();
-        folders::remove_empty(&operations.paths);
+        directories::remove_empty(&operations.paths);
         Ok((operations, host))
     }
 
@@ -152,18 +152,17 @@ impl PrivilegedOperations {
     }
 
     fn destroy(&self, name: ContainerName) -> Result<(), String> {
-        let folder = self.paths.container(name);
-        if folder.exists() && cancel_start(&folder).map_err(|error| error_chain(&error))? {
+        let directory = self.paths.container(name);
+        if directory.exists() && cancel_start(&directory).map_err(|error| error_chain(&error))? {
             let ended = self.launcher.end_supervisor(&id(name), REMOVAL_TIMEOUT);
-            if !ended
-                .map_err(|error| format!("the supervisor of {name} cannot be ended: {error}"))?
-            {
+            let failed = |error| format!("the supervisor of {name} cannot be ended: {error}");
+            if !ended.map_err(failed)? {
                 return Err(format!("the supervisor of {name} does not end"));
             }
         }
         let group = self.group(name);
         let path = group.as_ref().map(Cgroup::path);
-        destroy(&folder, path, REMOVAL_TIMEOUT).map_err(|error| error_chain(&error))
+        destroy(&directory, path, REMOVAL_TIMEOUT).map_err(|error| error_chain(&error))
     }
 
     /// Releases a container's resources. Without a cgroup the container has ended, as an agent
@@ -200,7 +199,7 @@ impl PrivilegedOperations {
         }
         let taken = self.ids()?.allocate(holder);
         let first = taken.map_err(|error| host_ids::none_free(&error))?;
-        folders::make_container(&self.paths, at.name)?;
+        directories::make_container(&self.paths, at.name)?;
         self.make_sandbox(at, Some(&user.on_host(first)))?;
         Ok(first)
     }
@@ -215,7 +214,7 @@ impl PrivilegedOperations {
         let archive = descriptors.next().ok_or("the archive is missing")?;
         let (rules, owner, target) = match target {
             UnpackTarget::Layer { draft } => {
-                let root = folders::layer_root(&self.paths, draft)?;
+                let root = directories::layer_root(&self.paths, draft)?;
                 let root = std::fs::File::open(&root)
                     .map_err(|error| format!("cannot open {}: {error}", root.display()))?;
                 (
@@ -251,9 +250,9 @@ impl PrivilegedOperations {
     }
 
     fn adopt(&self, name: ContainerName) -> OperationResult {
-        let folder = self.paths.container(name);
+        let directory = self.paths.container(name);
         let plain = |reply: BrokerReply| Ok((reply, Vec::new()));
-        match adopt(&folder).map_err(|error| error_chain(&error))? {
+        match adopt(&directory).map_err(|error| error_chain(&error))? {
             Adoption::Running(container) => {
                 let handle = container.handle().cloned().map(Box::new);
                 Ok((
@@ -264,7 +263,7 @@ impl PrivilegedOperations {
             Adoption::Exited(exit) => plain(BrokerReply::Exited(Box::new(exit))),
             Adoption::Gone { reason } => plain(BrokerReply::Gone {
                 reason,
-                never_started: never_started(&folder),
+                never_started: never_started(&directory),
             }),
         }
     }
@@ -293,7 +292,7 @@ impl PrivilegedOperations {
         }
         let usual = guard::group_dir(&self.paths, framework, group, name)?;
         let on_its_own = first.and_then(|first| self.limits.group(first.name));
-        let folder = on_its_own.unwrap_or(usual);
+        let directory = on_its_own.unwrap_or(usual);
         let above = ParentDirMode::of(self.owner);
         // With full isolation all users of the group's containers may write to it, and no other
         // user can access it. In other modes it belongs to the agent's own user, as its tasks do.
@@ -301,26 +300,27 @@ impl PrivilegedOperations {
             Some(_) => (owner, above.without_others()),
             None => (None, above),
         };
-        groups::make(&folder, owner, above).map_err(|error| {
-            let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
-            format!("cannot create the group directory {folder}: {error}; {remedy}")
+        groups::make(&directory, owner, above).map_err(|error| {
+            let (directory, remedy) = (directory.display(), remedy::of_failed_write(&error));
+            format!("cannot create the group directory {directory}: {error}; {remedy}")
         })?;
         if let Some(first) = first {
-            self.limits.add_directory(&self.sandbox(first)?, &folder)?;
+            let sandbox = self.sandbox(first)?;
+            self.limits.add_directory(&sandbox, &directory)?;
         }
-        Ok((BrokerReply::Path(folder), Vec::new()))
+        Ok((BrokerReply::Path(directory), Vec::new()))
     }
 
     fn measure(&self, step: MeasureStep) -> OperationResult {
         let mut walk = match step.pass {
             Some(pass) => self.scans().suspended.remove(&pass),
             None => {
-                for folder in &step.folders {
-                    guard::is_measurable(&self.paths, folder)?;
+                for directory in &step.directories {
+                    guard::is_measurable(&self.paths, directory)?;
                 }
                 let group = step.processes.and_then(|name| self.group(name));
                 let group = group.as_ref().map(Cgroup::path);
-                Some(Scan::new(&step.folders).with_group(group))
+                Some(Scan::new(&step.directories).with_group(group))
             }
         }
         .ok_or("unknown disk measurement")?;
@@ -485,7 +485,7 @@ impl PrivilegedOperations {
 
 /// Creates or takes over the directories of an agent, before anything else.
 pub(crate) fn prepare(directory: &Path, owner: HostUser) -> Result<(), RunError> {
-    let prepared = folders::prepare(&Paths::new(directory), owner);
+    let prepared = directories::prepare(&Paths::new(directory), owner);
     prepared.map_err(|(path, source)| RunError::Directory { path, source })
 }
 

@@ -82,12 +82,12 @@ fn seen(path: impl Into<std::path::PathBuf>) -> HostPath {
     }
 }
 
-fn secret(folder: &str, name: &str) -> Volume {
+fn secret(directory: &str, name: &str) -> Volume {
     Volume {
         path: "/run/secret".into(),
         read_only: true,
         source: VolumeSource::Secret(SecretFile {
-            folder: folder.into(),
+            directory: directory.into(),
             name: name.into(),
         }),
     }
@@ -104,9 +104,9 @@ fn image(layer: std::path::PathBuf, changes: std::path::PathBuf) -> RootFs {
 #[test]
 #[expect(clippy::too_many_lines, reason = "a list of what is refused")]
 fn launches_outside_the_operators_settings_are_rejected() {
-    let folder = tempfile::tempdir().unwrap();
-    let paths = Paths::new(folder.path());
-    let guard = RequestPolicy::new(&config(folder.path()), &paths, Isolation::Full, None);
+    let dir = tempfile::tempdir().unwrap();
+    let paths = Paths::new(dir.path());
+    let guard = RequestPolicy::new(&config(dir.path()), &paths, Isolation::Full, None);
     let judge = |spec: &LaunchSpec, network: Option<&OwnedFd>| {
         guard.check(spec, network, |first| first == FIRST)
     };
@@ -192,7 +192,7 @@ fn launches_outside_the_operators_settings_are_rejected() {
         (
             "sharing the host's folders",
             Box::new(|spec| {
-                spec.shared_folder = Some("/etc".into());
+                spec.shared_directory = Some("/etc".into());
             }),
         ),
         (
@@ -349,8 +349,8 @@ fn invalid_messages_are_errors_and_do_not_block() {
 }
 
 /// Returns the operations of an agent whose launcher only waits.
-fn opened(folder: &std::path::Path) -> PrivilegedOperations {
-    let directory = folder.join("agent");
+fn opened(dir: &std::path::Path) -> PrivilegedOperations {
+    let directory = dir.join("agent");
     prepare(&directory, HostUser::current()).unwrap();
     let commands = HelperCommands {
         launcher: LauncherCommand {
@@ -374,15 +374,15 @@ fn release_kills_a_container_that_has_a_cgroup() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let folder = tempfile::tempdir().unwrap();
-    let operations = opened(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let operations = opened(directory.path());
     let ask = |request: BrokerRequest| operations.perform(request, Vec::new());
     let release = |is_ended| {
         let name = name();
         ask(BrokerRequest::Release { name, is_ended }).unwrap();
     };
     let parent = cgroup::default_parent().unwrap().join("argosy");
-    let tree = Paths::new(&folder.path().join("agent")).tree_name();
+    let tree = Paths::new(&directory.path().join("agent")).tree_name();
     let group =
         CgroupTree::at(&parent.join(tree.as_str())).group(&ContainerId::new("1-2-3").unwrap());
     group.create().unwrap();
@@ -404,8 +404,8 @@ fn requests_that_would_give_an_agent_root_are_rejected() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let folder = tempfile::tempdir().unwrap();
-    let operations = opened(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let operations = opened(directory.path());
     let ask = |request: BrokerRequest| operations.perform(request, Vec::new());
     let key = crate::core::task_key("framework-1", "web").unwrap();
     let at = TaskContainer::new(&key, name());
@@ -504,11 +504,13 @@ fn requests_that_would_give_an_agent_root_are_rejected() {
         ask(BrokerRequest::CheckSecret { role, name }).unwrap_err();
     }
     ask(BrokerRequest::Launch(Box::new(usual(&Paths::new(
-        &folder.path().join("agent"),
+        &directory.path().join("agent"),
     )))))
     .unwrap_err();
     // A link that a task has put into its sandbox does not redirect its agent.
-    let made = folder.path().join("agent/sandboxes/framework-1/web/1-2-3");
+    let made = directory
+        .path()
+        .join("agent/sandboxes/framework-1/web/1-2-3");
     symlink("/etc", made.join("doc")).unwrap();
     let paths = vec![HostPathRequest {
         host_path: "/usr/share/doc".to_owned(),

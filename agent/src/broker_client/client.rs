@@ -155,10 +155,8 @@ impl BrokerClient {
             (BrokerReply::Running(handle), connection) => {
                 let connection = single_descriptor(connection).map_err(failed)?;
                 let handle = handle.map(|handle| *handle);
-                let (folder, group) = (&spec.directory, spec.cgroup.clone());
-                Ok(Container::from_connection(
-                    folder, group, handle, connection,
-                ))
+                let (dir, group) = (&spec.directory, spec.cgroup.clone());
+                Ok(Container::from_connection(dir, group, handle, connection))
             }
             (BrokerReply::Invalid(text), _) => Err(CreateError {
                 reason: Reason::TaskInvalid,
@@ -199,18 +197,19 @@ impl BrokerClient {
         single_descriptor(connection).map(UnpackHandle::from_connection)
     }
 
-    /// Adopts a container of an earlier agent. `folder` is its state directory, `group` its cgroup.
+    /// Adopts a container of an earlier agent. `directory` is its state directory, `group` its
+    /// cgroup.
     pub(crate) fn adopt(
         &self,
         name: ContainerName,
-        folder: &Path,
+        directory: &Path,
         group: Option<PathBuf>,
     ) -> BrokerResult<AdoptedContainer> {
         match self.request(BrokerRequest::Adopt(name), &[])? {
             (BrokerReply::Running(handle), connection) => {
                 let handle = handle.map(|handle| *handle);
                 let connection = single_descriptor(connection)?;
-                let container = Container::from_connection(folder, group, handle, connection);
+                let container = Container::from_connection(directory, group, handle, connection);
                 Ok(AdoptedContainer::Running(container))
             }
             (BrokerReply::Exited(exit), _) => Ok(AdoptedContainer::Exited(*exit)),

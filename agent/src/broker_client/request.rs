@@ -141,7 +141,7 @@ pub(crate) enum LayerChange {
 pub(crate) struct MeasureStep {
     /// The id of a measurement that an earlier step has begun.
     pub(crate) pass: Option<u64>,
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     /// The container whose processes are scanned, too.
     pub(crate) processes: Option<ContainerName>,
     pub(crate) until_cost: u64,

@@ -92,7 +92,7 @@ impl Core {
             return;
         };
         if let Some(task) = self.facts.tasks.get(&first).filter(|_| instance != first) {
-            why = Explanation::of(Code::GroupFolder, &[&task.key.task]).then(why);
+            why = Explanation::of(Code::GroupDirectory, &[&task.key.task]).then(why);
         }
         if let Some(state) = self.instances.get_mut(&instance) {
             state

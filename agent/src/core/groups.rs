@@ -6,7 +6,7 @@
 //! forgotten until the last one has ended, so a missing task was lost.
 
 mod cause;
-mod folder;
+mod directory;
 mod pending;
 
 use argosy_state::ids::{FrameworkId, GroupId, OrderIndex, Timestamp};

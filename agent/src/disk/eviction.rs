@@ -133,8 +133,8 @@ mod tests {
 
     #[test]
     fn nothing_is_evicted_while_free_space_cannot_be_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let gone = folder.path().join("gone");
+        let directory = tempfile::tempdir().unwrap();
+        let gone = directory.path().join("gone");
         let mut evictions = Evictions::new(DiskFloor::new(gone.clone(), Some(u64::MAX)));
         assert_eq!(evictions.level(), None);
         assert!(evictions.is_unreadable);

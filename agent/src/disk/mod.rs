@@ -111,7 +111,7 @@ impl DiskExcess {
     fn explanation(&self) -> Explanation {
         let [found, limit] = [self.found_bytes, self.limit_bytes].map(mebibytes);
         match self.is_too_deep {
-            true => Explanation::of(Code::FoldersTooDeep, &[&scan::MAX_DEPTH, &limit]),
+            true => Explanation::of(Code::DirectoriesTooDeep, &[&scan::MAX_DEPTH, &limit]),
             false => Explanation::of(Code::DiskExceeded, &[&found, &limit]),
         }
     }

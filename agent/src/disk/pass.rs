@@ -39,7 +39,7 @@ impl Scanner {
             Self::Local(walks) => {
                 let mut walks = walks.lock().unwrap();
                 let begun = step.pass.and_then(|pass| walks.remove(&pass));
-                let mut walk = begun.unwrap_or_else(|| Scan::new(&step.folders));
+                let mut walk = begun.unwrap_or_else(|| Scan::new(&step.directories));
                 let progress = walk.advance(step.until_cost, step.enough_bytes);
                 let passage = walk.state(progress);
                 let next = walks.keys().max().map_or(1, |pass| pass + 1);
@@ -60,7 +60,7 @@ impl RunningScan {
     ) -> Self {
         let step = MeasureStep {
             pass: None,
-            folders: directories,
+            directories,
             processes,
             until_cost: 0,
             enough_bytes: 0,

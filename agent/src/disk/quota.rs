@@ -123,8 +123,8 @@ impl DiskLimits {
     }
 
     /// Counts an empty directory to the limit of a sandbox.
-    pub(crate) fn add_directory(&self, sandbox: &Path, folder: &Path) -> Result<(), String> {
-        let shared = project::share(sandbox, folder);
+    pub(crate) fn add_directory(&self, sandbox: &Path, directory: &Path) -> Result<(), String> {
+        let shared = project::share(sandbox, directory);
         shared.map_err(|error| crate::error::error_chain(&error))
     }
 
@@ -134,17 +134,17 @@ impl DiskLimits {
     pub(crate) fn resume(&self) {
         let entries = std::fs::read_dir(self.paths.disks());
         let entries = entries.into_iter().flatten().flatten();
-        let folders: Vec<_> = entries.map(|entry| entry.path()).collect();
-        if folders.is_empty() {
+        let directories: Vec<_> = entries.map(|entry| entry.path()).collect();
+        if directories.is_empty() {
             return;
         }
         let sandboxes: BTreeMap<_, _> = all_container_directories(&self.paths.sandboxes())
             .into_iter()
             .collect();
-        for folder in folders {
-            let name = folder.file_name().and_then(|name| name.to_str());
+        for directory in directories {
+            let name = directory.file_name().and_then(|name| name.to_str());
             let sandbox = name.and_then(|name| sandboxes.get(&name.parse().ok()?));
-            let system = FileSystem::at(&folder);
+            let system = FileSystem::at(&directory);
             // An agent may have crashed between the two steps of the adoption.
             if system.is_mounted()
                 && sandbox.is_none_or(|sandbox| system.is_sandbox_mounted(sandbox))
@@ -153,7 +153,7 @@ impl DiskLimits {
             }
             if let Err(error) = resume(&system, sandbox) {
                 let why = crate::error::error_chain(&error);
-                tracing::warn!(path = %folder.display(), why, "a file system of an earlier task cannot be removed");
+                tracing::warn!(path = %directory.display(), why, "a file system of an earlier task cannot be removed");
             }
         }
     }
@@ -241,15 +241,15 @@ mod tests {
 
     #[test]
     fn tasks_without_host_ids_are_measured() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for how in [DiskEnforcement::Quota, DiskEnforcement::Loop] {
-            let why = check(how, Isolation::Processes, folder.path()).unwrap_err();
+            let why = check(how, Isolation::Processes, directory.path()).unwrap_err();
             assert!(why.contains("--isolation full"), "{why}");
         }
         check(
             DiskEnforcement::Measured,
             Isolation::Processes,
-            folder.path(),
+            directory.path(),
         )
         .unwrap();
     }
@@ -273,8 +273,8 @@ mod tests {
         if impossible() {
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let sandbox = paths.sandboxes().join("framework-1/web/1-2-3");
         std::fs::create_dir_all(&sandbox).unwrap();
         let system = FileSystem::at(&paths.disk("1-2-3".parse().unwrap()));
@@ -312,8 +312,8 @@ mod tests {
         if impossible() {
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let sandbox = paths.sandboxes().join("framework-1/web/1-2-3");
         std::fs::create_dir_all(&sandbox).unwrap();
         let bounds = DiskLimits::new(&paths, DiskEnforcement::Loop);
@@ -334,10 +334,13 @@ mod tests {
         if impossible() {
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let bounds = DiskLimits::new(&paths, DiskEnforcement::Loop);
-        let (sandbox, other) = (folder.path().join("sandbox"), folder.path().join("other"));
+        let (sandbox, other) = (
+            directory.path().join("sandbox"),
+            directory.path().join("other"),
+        );
         for path in [&sandbox, &other] {
             std::fs::create_dir(path).unwrap();
         }
@@ -353,8 +356,8 @@ mod tests {
 
     #[test]
     fn leftovers_of_an_earlier_boot_are_removed_at_start() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let left = paths.disk("1-2-3".parse().unwrap());
         std::fs::create_dir_all(left.join("root")).unwrap();
         std::fs::write(left.join("file"), "x").unwrap();

@@ -49,9 +49,9 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    pub(crate) fn new(folders: &[PathBuf]) -> Self {
+    pub(crate) fn new(directories: &[PathBuf]) -> Self {
         Self {
-            directories: folders.to_vec(),
+            directories: directories.to_vec(),
             ..Self::default()
         }
     }
@@ -79,7 +79,7 @@ impl Scan {
     /// Continues until the cost is reached, or it has found more bytes than `enough`.
     pub(crate) fn advance(&mut self, until_cost: u64, enough: u64) -> ScanProgress {
         while self.cost < until_cost && self.bytes <= enough {
-            let Some(folder) = self.open.last_mut() else {
+            let Some(directory) = self.open.last_mut() else {
                 match self.directories.pop() {
                     Some(next) => self.enter_from_outside(&next),
                     None if self.scan_processes() => {}
@@ -88,7 +88,7 @@ impl Scan {
                 continue;
             };
             self.cost += 1;
-            match folder.read() {
+            match directory.read() {
                 None => drop(self.open.pop()),
                 // The directory was removed while it was read, with its contents.
                 Some(Err(_)) => drop(self.open.pop()),
@@ -126,8 +126,8 @@ impl Scan {
             self.current = None;
             return true;
         };
-        let found = descriptors.fd().ok().and_then(|folder| {
-            unlinked::unlinked_file(*process, folder, entry.file_name(), self.device)
+        let found = descriptors.fd().ok().and_then(|directory| {
+            unlinked::unlinked_file(*process, directory, entry.file_name(), self.device)
         });
         if let Some((number, blocks)) = found
             && !self.unlinked.contains(&number)
@@ -145,12 +145,12 @@ impl Scan {
         self.cost += 1;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // A missing directory uses no space.
-        let Ok(folder) = openat(CWD, path, flags, Mode::empty()) else {
+        let Ok(directory) = openat(CWD, path, flags, Mode::empty()) else {
             return;
         };
         self.cost += DIRECTORY_COST;
-        if let Ok(found) = fstat(&folder)
-            && let Ok(opened) = Dir::new(folder)
+        if let Ok(found) = fstat(&directory)
+            && let Ok(opened) = Dir::new(directory)
         {
             self.device = found.st_dev;
             self.bytes = self.bytes.saturating_add(share(&found));
@@ -161,10 +161,10 @@ impl Scan {
     /// Counts an entry of the innermost directory, and enters it if it is a directory; returns
     /// whether it did.
     fn count(&mut self, name: &CStr) -> bool {
-        let Some(Ok(folder)) = self.open.last().map(Dir::fd) else {
+        let Some(Ok(directory)) = self.open.last().map(Dir::fd) else {
             return false;
         };
-        let Ok(found) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
+        let Ok(found) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
             return false;
         };
         if found.st_dev != self.device {
@@ -177,7 +177,7 @@ impl Scan {
         self.cost += DIRECTORY_COST;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let within = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
-        let inner = openat2(folder, name, flags, Mode::empty(), within).and_then(Dir::new);
+        let inner = openat2(directory, name, flags, Mode::empty(), within).and_then(Dir::new);
         match inner {
             Ok(inner) => {
                 self.open.push(inner);
@@ -216,13 +216,13 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
-    fn measured(folders: &[&Path]) -> ScanProgress {
-        let folders: Vec<_> = folders.iter().map(|path| path.to_path_buf()).collect();
-        Scan::new(&folders).advance(u64::MAX, u64::MAX)
+    fn measured(directories: &[&Path]) -> ScanProgress {
+        let directories: Vec<_> = directories.iter().map(|path| path.to_path_buf()).collect();
+        Scan::new(&directories).advance(u64::MAX, u64::MAX)
     }
 
-    fn bytes(folders: &[&Path]) -> u64 {
-        match measured(folders) {
+    fn bytes(directories: &[&Path]) -> u64 {
+        match measured(directories) {
             ScanProgress::Done(bytes) => bytes,
             other => panic!("{other:?}"),
         }

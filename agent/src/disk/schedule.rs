@@ -24,7 +24,7 @@ const SLICE_COST: u64 = 500;
 /// Maximum number of directories that all suspended scans may hold open. A scan that would exceed
 /// it runs to completion, before all others: deeply nested directories cannot use up the agent's
 /// descriptors.
-const HELD_FOLDERS: usize = 1_024;
+const HELD_DIRECTORIES: usize = 1_024;
 
 /// All tasks that are measured.
 pub(super) struct ScanSchedule {
@@ -181,7 +181,7 @@ impl ScanSchedule {
             match turn {
                 ScanOutcome::Unfinished => {
                     let held: usize = self.scans.values().map(RunningScan::open_dirs).sum();
-                    let is_beyond = held + walk.open_dirs() > HELD_FOLDERS;
+                    let is_beyond = held + walk.open_dirs() > HELD_DIRECTORIES;
                     self.scans.insert(instance, walk);
                     if is_beyond {
                         self.large.push_front(instance);
@@ -265,17 +265,17 @@ mod tests {
     }
 
     fn task(world: &Path, order: u64, files: usize) -> PathBuf {
-        let folder = world.join(order.to_string());
-        fs::create_dir(&folder).unwrap();
+        let directory = world.join(order.to_string());
+        fs::create_dir(&directory).unwrap();
         for number in 0..files {
-            fs::write(folder.join(number.to_string()), "").unwrap();
+            fs::write(directory.join(number.to_string()), "").unwrap();
         }
-        folder
+        directory
     }
 
-    fn may_have(folder: &Path, limit_bytes: u64) -> MeasuredTask {
+    fn may_have(directory: &Path, limit_bytes: u64) -> MeasuredTask {
         MeasuredTask {
-            directories: vec![folder.to_owned()],
+            directories: vec![directory.to_owned()],
             processes: None,
             limit_bytes,
             requested_bytes: MIB,
@@ -293,18 +293,18 @@ mod tests {
     fn an_excess_is_reported_once_and_others_continue() {
         let world = tempfile::tempdir().unwrap();
         let mut rounds = ScanSchedule::in_process();
-        let folders = [1, 2].map(|order| task(world.path(), order, 3));
-        for (order, folder) in (1..).zip(&folders) {
-            rounds.begin(instance(order), may_have(folder, MIB));
+        let directories = [1, 2].map(|order| task(world.path(), order, 3));
+        for (order, directory) in (1..).zip(&directories) {
+            rounds.begin(instance(order), may_have(directory, MIB));
         }
         assert_eq!(rounds.round(), []);
-        fs::write(folders[0].join("0"), vec![1; 2 * MIB as usize]).unwrap();
+        fs::write(directories[0].join("0"), vec![1; 2 * MIB as usize]).unwrap();
         let found = rounds.round();
         assert_eq!(over(&found), [1]);
         assert!(found[0].found_bytes > 2 * MIB, "{found:?}");
         assert_eq!(found[0].limit_bytes, MIB);
         assert_eq!(rounds.round(), []);
-        fs::write(folders[1].join("0"), vec![1; 2 * MIB as usize]).unwrap();
+        fs::write(directories[1].join("0"), vec![1; 2 * MIB as usize]).unwrap();
         assert_eq!(over(&rounds.round()), [2]);
         assert!(rounds.is_empty());
     }
@@ -314,11 +314,11 @@ mod tests {
         let world = tempfile::tempdir().unwrap();
         let mut rounds = ScanSchedule::in_process();
         for (order, mib, requested) in [(1, 40, 39), (2, 5, 1), (3, 60, 64), (4, 3, 0)] {
-            let folder = task(world.path(), order, 1);
-            fs::write(folder.join("0"), vec![1; mib * MIB as usize]).unwrap();
+            let directory = task(world.path(), order, 1);
+            fs::write(directory.join("0"), vec![1; mib * MIB as usize]).unwrap();
             let measured = MeasuredTask {
                 requested_bytes: requested * MIB,
-                ..may_have(&folder, u64::MAX)
+                ..may_have(&directory, u64::MAX)
             };
             rounds.begin(instance(order), measured);
         }
@@ -337,13 +337,13 @@ mod tests {
     fn measurements_survive_a_changed_request() {
         let world = tempfile::tempdir().unwrap();
         let mut rounds = ScanSchedule::in_process();
-        let folder = task(world.path(), 1, 1);
-        fs::write(folder.join("0"), vec![1; 5 * MIB as usize]).unwrap();
-        rounds.begin(instance(1), may_have(&folder, u64::MAX));
+        let directory = task(world.path(), 1, 1);
+        fs::write(directory.join("0"), vec![1; 5 * MIB as usize]).unwrap();
+        rounds.begin(instance(1), may_have(&directory, u64::MAX));
         assert_eq!(rounds.round(), []);
         let more = MeasuredTask {
             requested_bytes: 2 * MIB,
-            ..may_have(&folder, u64::MAX)
+            ..may_have(&directory, u64::MAX)
         };
         rounds.begin(instance(1), more);
         let usage = rounds.most_above_request().unwrap();
@@ -376,8 +376,8 @@ mod tests {
         let world = tempfile::tempdir().unwrap();
         let mut rounds = ScanSchedule::in_process();
         for (order, files) in [(1, 20_000), (2, 3_000)] {
-            let folder = task(world.path(), order, files);
-            rounds.begin(instance(order), may_have(&folder, 64 * MIB));
+            let directory = task(world.path(), order, files);
+            rounds.begin(instance(order), may_have(&directory, 64 * MIB));
             assert_eq!(rounds.round_of(SMALL_COST), []);
         }
         assert_eq!(rounds.large, [instance(1), instance(2)]);
@@ -402,10 +402,10 @@ mod tests {
         let mut rounds = ScanSchedule::in_process();
         let deep = vec!["d"; 200].join("/");
         for order in 1..=8 {
-            let folder = task(world.path(), order, 0);
-            fs::create_dir_all(folder.join(&deep)).unwrap();
-            task(&folder.join(&deep), 0, 3_000);
-            rounds.begin(instance(order), may_have(&folder, 64 * MIB));
+            let directory = task(world.path(), order, 0);
+            fs::create_dir_all(directory.join(&deep)).unwrap();
+            task(&directory.join(&deep), 0, 3_000);
+            rounds.begin(instance(order), may_have(&directory, 64 * MIB));
         }
         let mut most = 0;
         let mut through = BTreeMap::new();
@@ -416,7 +416,7 @@ mod tests {
                 through.insert(*instance, known.scans);
             }
         }
-        assert!((600..=HELD_FOLDERS + 257).contains(&most), "{most}");
+        assert!((600..=HELD_DIRECTORIES + 257).contains(&most), "{most}");
         assert!(through.values().all(|passes| *passes > 2), "{through:?}");
     }
 
@@ -425,8 +425,8 @@ mod tests {
         let world = tempfile::tempdir().unwrap();
         let mut rounds = ScanSchedule::in_process();
         for order in 1..=50 {
-            let folder = task(world.path(), order, 10);
-            rounds.begin(instance(order), may_have(&folder, MIB));
+            let directory = task(world.path(), order, 10);
+            rounds.begin(instance(order), may_have(&directory, MIB));
         }
         let cost = 100;
         for _ in 0..50 {
@@ -446,11 +446,11 @@ mod tests {
     fn a_shrunk_task_is_queued_as_small_again() {
         let world = tempfile::tempdir().unwrap();
         let mut rounds = ScanSchedule::in_process();
-        let folder = task(world.path(), 1, 3_000);
-        rounds.begin(instance(1), may_have(&folder, 64 * MIB));
+        let directory = task(world.path(), 1, 3_000);
+        rounds.begin(instance(1), may_have(&directory, 64 * MIB));
         assert_eq!(rounds.round(), []);
         assert_eq!((rounds.small.len(), rounds.large.len()), (0, 1));
-        fs::remove_dir_all(&folder).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
         assert_eq!(rounds.round(), []);
         assert_eq!((rounds.small.len(), rounds.large.len()), (1, 0));
     }

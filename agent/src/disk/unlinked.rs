@@ -24,8 +24,8 @@ pub(super) fn processes(group: &Path) -> Vec<u32> {
 /// Returns the descriptors of a process; `None` if it has ended, which is no error.
 pub(super) fn descriptors(process: u32) -> Option<Dir> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = openat(CWD, format!("/proc/{process}/fd"), flags, Mode::empty()).ok()?;
-    Dir::new(folder).ok()
+    let directory = openat(CWD, format!("/proc/{process}/fd"), flags, Mode::empty()).ok()?;
+    Dir::new(directory).ok()
 }
 
 /// Returns an unlinked file on this device, or on the container's own root: its inode number, and

@@ -51,8 +51,8 @@ impl ExecOptions {
                 }
                 "env" => request.environment.push(variable(&value)?),
                 "workdir" => {
-                    let folder = value.clone().into();
-                    once(&mut request.directory, &name, &value, folder)?;
+                    let dir = value.clone().into();
+                    once(&mut request.directory, &name, &value, dir)?;
                 }
                 _ => {
                     let remedy =

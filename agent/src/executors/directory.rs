@@ -26,8 +26,8 @@ const TOKEN_BYTES: usize = 32;
 pub(crate) struct ExecutorDirectory(PathBuf);
 
 impl ExecutorDirectory {
-    pub(crate) fn new(folder: PathBuf) -> Self {
-        Self(folder)
+    pub(crate) fn new(directory: PathBuf) -> Self {
+        Self(directory)
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn reopening_a_socket_keeps_its_token() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = ExecutorDirectory::new(folder.path().join("executors/1-1-1"));
+        let directory = tempfile::tempdir().unwrap();
+        let place = ExecutorDirectory::new(directory.path().join("executors/1-1-1"));
         place.make(&own()).unwrap();
         let (first, peers, token) = place.listen().unwrap();
         assert_eq!(peers, own().peers);
@@ -188,8 +188,8 @@ mod tests {
 
     #[test]
     fn too_long_socket_paths_are_rejected_with_a_remedy() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = ExecutorDirectory::new(folder.path().join("x".repeat(100)));
+        let directory = tempfile::tempdir().unwrap();
+        let place = ExecutorDirectory::new(directory.path().join("x".repeat(100)));
         let refused = place.make(&own()).unwrap_err().to_string();
         assert!(refused.contains("--data-dir"), "{refused}");
     }

@@ -59,7 +59,7 @@ pub(crate) async fn browse(
 ) -> Result<Response, FilesError> {
     let query = parameters(asked)?;
     let path = FilePath::parse(&query.path)?;
-    let (folder, parts) = match &path.target {
+    let (dir, parts) = match &path.target {
         PathTarget::Frameworks => (shared.paths.sandboxes(), Vec::new()),
         PathTarget::Tasks(framework) => (shared.paths.sandboxes(), vec![framework.clone()]),
         PathTarget::Sandbox(key, parts) => {
@@ -72,7 +72,7 @@ pub(crate) async fn browse(
     let list = move || {
         // Held until the directory is read, even after a disconnection of the client.
         let _slot = slot;
-        list(&path, &folder, &parts)
+        list(&path, &dir, &parts)
     };
     let listing = tokio::task::spawn_blocking(list)
         .await

@@ -30,21 +30,23 @@ pub(super) struct DirectoryListing {
 struct ListingEntry {
     name: String,
     path: String,
-    /// "file", "folder", "link" or "other".
+    /// "file", "directory", "link" or "other".
     kind: &'static str,
     size: u64,
     mode: String,
     modified_ms: i64,
 }
 
-/// Lists the directory at these components below `folder`. Blocks.
+/// Lists the directory at these components below `directory`. Blocks.
 pub(super) fn list(
     place: &FilePath,
-    folder: &Path,
+    directory: &Path,
     parts: &[String],
 ) -> Result<DirectoryListing, FilesError> {
-    let folder = open_below(place, folder, parts)?;
-    let kind = folder.metadata().map_err(|source| place.failed(source))?;
+    let directory = open_below(place, directory, parts)?;
+    let kind = directory
+        .metadata()
+        .map_err(|source| place.failed(source))?;
     if !kind.is_dir() {
         return Err(FilesError::Kind {
             path: place.path.clone(),
@@ -52,7 +54,7 @@ pub(super) fn list(
         });
     }
     // By its descriptor: the directory that was opened, even if its name has changed.
-    let opened = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    let opened = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
     let mut first = FirstNames::new(ENTRIES);
     for entry in std::fs::read_dir(&opened).map_err(|source| place.failed(source))? {
         let entry = entry.map_err(|source| place.failed(source))?;
@@ -71,8 +73,8 @@ pub(super) fn list(
     })
 }
 
-fn entry(base: &str, folder: &Path, name: &OsString) -> std::io::Result<ListingEntry> {
-    let metadata = std::fs::symlink_metadata(folder.join(name))?;
+fn entry(base: &str, directory: &Path, name: &OsString) -> std::io::Result<ListingEntry> {
+    let metadata = std::fs::symlink_metadata(directory.join(name))?;
     let name = name.to_string_lossy().into_owned();
     let kind = match metadata.file_type() {
         kind if kind.is_file() => "file",

@@ -128,17 +128,17 @@ pub(super) async fn sandbox(
     })
 }
 
-fn newest(folder: &Path) -> Option<ContainerName> {
-    let entries = fs::read_dir(folder).ok()?;
+fn newest(directory: &Path) -> Option<ContainerName> {
+    let entries = fs::read_dir(directory).ok()?;
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .max()
 }
 
-/// Opens the file at these components below `folder`.
+/// Opens the file at these components below `directory`.
 pub(super) fn open_below(
     place: &FilePath,
-    folder: &Path,
+    dir: &Path,
     parts: &[String],
 ) -> Result<File, FilesError> {
     let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -162,14 +162,14 @@ pub(super) fn open_below(
         },
         other => place.failed(other.into()),
     };
-    let Some((name, folders)) = parts.split_last() else {
+    let Some((name, directories)) = parts.split_last() else {
         let own = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        return open(folder, own, Mode::empty())
+        return open(dir, own, Mode::empty())
             .map(File::from)
             .map_err(explain);
     };
-    let mut at: OwnedFd = open(folder, directory, Mode::empty()).map_err(explain)?;
-    for part in folders {
+    let mut at: OwnedFd = open(dir, directory, Mode::empty()).map_err(explain)?;
+    for part in directories {
         at = openat(at.as_fd(), part.as_str(), directory, Mode::empty()).map_err(explain)?;
     }
     let file = openat(at.as_fd(), name.as_str(), last, Mode::empty()).map_err(explain)?;

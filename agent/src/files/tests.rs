@@ -25,7 +25,7 @@ use crate::paths::Paths;
 use crate::runner::ContainerControls;
 
 struct FilesServer {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     base: String,
     listings: Arc<Semaphore>,
     _serving: JoinSet<Result<(), RunError>>,
@@ -39,7 +39,7 @@ impl FilesServer {
 
     /// Does the same; `ended` is the loop's answer for each task.
     async fn start_with(ended: bool) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let (inbox, mut events) = mpsc::channel(16);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
@@ -56,7 +56,7 @@ impl FilesServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let queries = QueryHandle::new(inbox);
-        let files = FilesState::new(Paths::new(folder.path()), queries.clone());
+        let files = FilesState::new(Paths::new(directory.path()), queries.clone());
         let listings = Arc::clone(&files.listings);
         let shared = ApiState {
             files,
@@ -73,7 +73,7 @@ impl FilesServer {
         let hosts = AllowedHosts::new(["Agent-1.example:5051"]);
         let serving = crate::environment::serve(Listener::tcp(listener), hosts, shared);
         Self {
-            folder,
+            directory,
             base,
             listings,
             _serving: serving,
@@ -81,7 +81,9 @@ impl FilesServer {
     }
 
     fn sandbox(&self, container: &str) -> std::path::PathBuf {
-        let path = Paths::new(self.folder.path()).task(&key()).join(container);
+        let path = Paths::new(self.directory.path())
+            .task(&key())
+            .join(container);
         fs::create_dir_all(&path).unwrap();
         path
     }
@@ -157,7 +159,7 @@ async fn rotated_output_is_served_by_the_offsets_of_its_stream() {
     let record = serde_json::json!({
         "version": 1, "stdout": { "parts": parts, "end": 45 }, "stderr": { "parts": [], "end": 0 }
     });
-    let task = Paths::new(server.folder.path()).task(&key());
+    let task = Paths::new(server.directory.path()).task(&key());
     fs::write(task.join("1-1-1.output"), record.to_string()).unwrap();
     let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
     for (query, offset, text) in [
@@ -245,10 +247,11 @@ async fn directories_are_listed_with_kinds_and_paths() {
 async fn no_file_outside_a_sandbox_is_served_under_any_name() {
     let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-1-1");
-    fs::write(server.folder.path().join("secret"), "secret").unwrap();
+    fs::write(server.directory.path().join("secret"), "secret").unwrap();
     fs::write(sandbox.join("file"), "x").unwrap();
-    std::os::unix::fs::symlink(server.folder.path().join("secret"), sandbox.join("link")).unwrap();
-    std::os::unix::fs::symlink(server.folder.path(), sandbox.join("up")).unwrap();
+    std::os::unix::fs::symlink(server.directory.path().join("secret"), sandbox.join("link"))
+        .unwrap();
+    std::os::unix::fs::symlink(server.directory.path(), sandbox.join("up")).unwrap();
     nix::unistd::mkfifo(&sandbox.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let base = "tasks/framework-1/web";
     for (path, status) in [

@@ -155,7 +155,7 @@ pub(crate) async fn run(
             (present, container_directories(&listed.containers()), room)
         };
         let listing = tokio::task::spawn_blocking(list).await;
-        let (present, folders, room) = listing.expect("listing never panics");
+        let (present, directories, room) = listing.expect("listing never panics");
         let Some(containers) = asker.containers().await else {
             return;
         };
@@ -169,10 +169,10 @@ pub(crate) async fn run(
             if let Err(why) = broker.remove_sandboxes(leaving) {
                 tracing::warn!(why, "sandboxes cannot be removed");
             }
-            for (name, _) in folders.iter().filter(|(name, _)| !known.contains(name)) {
+            for (name, _) in directories.iter().filter(|(name, _)| !known.contains(name)) {
                 // Retried in the next round.
                 let _ = broker.remove_container(*name);
-                crash_point!("gc.folder-removed");
+                crash_point!("gc.directory-removed");
             }
         };
         let removed = tokio::task::spawn_blocking(removing).await;
@@ -350,30 +350,30 @@ mod tests {
         assert_eq!(judge(50, 1_000, 0), DiskPressure::None);
         assert_eq!(judge(49, 1_000, 0), DiskPressure::Critical);
         assert_eq!(judge(u64::MAX, u64::MAX, 1_000), DiskPressure::None);
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let floor = |path: &Path, bytes| DiskFloor::new(path.to_owned(), Some(bytes));
         assert_eq!(
-            measure_pressure(&floor(folder.path(), 0), 0),
+            measure_pressure(&floor(directory.path(), 0), 0),
             DiskPressure::None
         );
         assert_eq!(
-            measure_pressure(&floor(folder.path(), 0), 100),
+            measure_pressure(&floor(directory.path(), 0), 100),
             DiskPressure::Low,
             "something is on it"
         );
         assert_eq!(
-            measure_pressure(&floor(folder.path(), u64::MAX), 0),
+            measure_pressure(&floor(directory.path(), u64::MAX), 0),
             DiskPressure::Critical,
             "no disk has so much"
         );
-        let gone = floor(&folder.path().join("gone"), u64::MAX);
+        let gone = floor(&directory.path().join("gone"), u64::MAX);
         assert_eq!(measure_pressure(&gone, 100), DiskPressure::None);
     }
 
     #[test]
     fn group_directories_are_listed_like_sandboxes() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let (framework, id) = (FrameworkId(1), GroupId::new("pod").unwrap());
         let name: ContainerName = "1-5-0".parse().unwrap();
         let group = paths.group(framework, &id, name);

@@ -152,8 +152,8 @@ mod tests {
         if !nix::unistd::geteuid().is_root() {
             return skip("needs root");
         }
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let task = paths.sandboxes().join("framework-1/web");
         let [held, free] = ["1-1-1", "1-1-2"].map(|instance| task.join(instance));
         for sandbox in [&held, &free] {
@@ -178,8 +178,8 @@ mod tests {
         if let Err(why) = FileSystem::supported() {
             return skip(&format!("this kernel has no loop devices: {why}"));
         }
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let sandbox = paths.sandboxes().join("framework-1/web/1-1-1");
         fs::create_dir_all(&sandbox).unwrap();
         let system = FileSystem::at(&paths.disk("1-1-1".parse().unwrap()));
@@ -187,7 +187,7 @@ mod tests {
         fs::write(sandbox.join("file"), "x").unwrap();
         let mounted = || {
             let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
-            has_mounts(&mount_points(&mountinfo), folder.path())
+            has_mounts(&mount_points(&mountinfo), directory.path())
         };
         assert!(mounted());
         remove(&paths, vec![sandbox]);
@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn mounts_are_read_once_per_removal() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let sandbox = |order| {
             let path = paths
                 .sandboxes()
@@ -221,18 +221,18 @@ mod tests {
 
     #[test]
     fn a_link_in_a_sandbox_is_removed_without_its_target() {
-        let folder = tempfile::tempdir().unwrap();
-        let kept = folder.path().join("kept");
-        let sandbox = folder.path().join("framework-1/web/1-1-1");
+        let directory = tempfile::tempdir().unwrap();
+        let kept = directory.path().join("kept");
+        let sandbox = directory.path().join("framework-1/web/1-1-1");
         fs::create_dir_all(&kept).unwrap();
         fs::write(kept.join("file"), "x").unwrap();
         fs::create_dir_all(&sandbox).unwrap();
-        fs::write(folder.path().join("framework-1/web/1-1-1.output"), "").unwrap();
+        fs::write(directory.path().join("framework-1/web/1-1-1.output"), "").unwrap();
         std::os::unix::fs::symlink(&kept, sandbox.join("link")).unwrap();
-        remove(&Paths::new(folder.path()), vec![sandbox]);
+        remove(&Paths::new(directory.path()), vec![sandbox]);
         assert!(kept.join("file").exists());
         assert!(
-            !folder.path().join("framework-1").exists(),
+            !directory.path().join("framework-1").exists(),
             "emptied folders go too"
         );
     }

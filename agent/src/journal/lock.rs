@@ -142,8 +142,8 @@ mod tests {
 
     #[test]
     fn a_lock_is_held_until_all_its_holders_exit() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
         let lock = DirectoryLock::take(&path).unwrap();
         let of_the_broker = lock.as_fd().try_clone_to_owned().unwrap();
         drop(lock);
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn the_lock_of_an_exited_agents_child_is_awaited() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
         let left = left_behind(&path);
         std::thread::scope(|scope| {
             let next = scope.spawn(|| DirectoryLock::take_within(&path, Duration::from_secs(60)));
@@ -179,8 +179,8 @@ mod tests {
 
     #[test]
     fn locks_time_out_and_fail_immediately_for_a_running_agent() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("lock");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
         let left = left_behind(&path);
         let refused = DirectoryLock::take_within(&path, Duration::from_millis(50));
         assert!(matches!(refused, Err(LockError::HeldByChild { .. })));

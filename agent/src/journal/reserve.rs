@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn preallocated_space_is_invisible_to_readers() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
         let mut appended = AppendFile::new(File::create(&path).unwrap(), 0);
         for _ in 0..10 {
             appended.append(&vec![7; 300_000]).unwrap();

@@ -208,8 +208,8 @@ impl JournalStorage {
         match self {
             Self::Files { path, next } => {
                 std::fs::rename(next, path)?;
-                let folder = path.parent().unwrap_or(Path::new("."));
-                sync_directory(folder)
+                let directory = path.parent().unwrap_or(Path::new("."));
+                sync_directory(directory)
             }
             Self::Memory(disk) => {
                 let mut state = disk.lock();

@@ -23,22 +23,22 @@ use crate::core::{
 use crate::wire;
 
 struct TestDir {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl TestDir {
     fn new() -> Self {
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
         }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("journal")
+        self.directory.path().join("journal")
     }
 
     fn next(&self) -> PathBuf {
-        self.folder.path().join("journal.next")
+        self.directory.path().join("journal.next")
     }
 
     fn read(&self) -> JournalContents {
@@ -178,7 +178,7 @@ fn journal_write_errors_name_a_remedy() {
 
 #[test]
 fn every_kind_of_record_round_trips() {
-    let folder = TestDir::new();
+    let directory = TestDir::new();
     let instance = Instance {
         agent: AgentId(1),
         order: OrderIndex(1),
@@ -216,10 +216,10 @@ fn every_kind_of_record_round_trips() {
     ]);
     let before = facts(&records);
     records.extend(before.snapshot());
-    folder.write(&records);
-    assert_eq!(folder.read().facts, before);
-    let frames = testing::frames(&fs::read(folder.path()).unwrap());
-    assert_eq!(folder.read().records, frames.len() as u64);
+    directory.write(&records);
+    assert_eq!(directory.read().facts, before);
+    let frames = testing::frames(&fs::read(directory.path()).unwrap());
+    assert_eq!(directory.read().records, frames.len() as u64);
     let rest = [
         JournalRecord::Committed {
             instance,
@@ -229,26 +229,26 @@ fn every_kind_of_record_round_trips() {
         JournalRecord::Released { instance },
         JournalRecord::IdentityReset(AgentIdentity::default()),
     ];
-    folder.write(&rest);
+    directory.write(&rest);
     assert_eq!(
-        folder.read().facts,
+        directory.read().facts,
         facts(&[records.as_slice(), &rest].concat())
     );
 }
 
 #[test]
 fn a_missing_file_is_an_empty_journal() {
-    let folder = TestDir::new();
-    assert_eq!(folder.read().facts, AgentState::default());
-    folder.write(&[]);
-    assert_eq!(folder.read().records, 0);
-    assert!(!folder.next().exists());
+    let directory = TestDir::new();
+    assert_eq!(directory.read().facts, AgentState::default());
+    directory.write(&[]);
+    assert_eq!(directory.read().records, 0);
+    assert!(!directory.next().exists());
 }
 
 #[test]
 fn queued_records_share_syncs_and_lazy_ones_wait() {
-    let folder = TestDir::new();
-    let mut journal = folder.open();
+    let directory = TestDir::new();
+    let mut journal = directory.open();
     journal.request(append(1, &launch(1), SyncMode::Lazy));
     for number in 2..=5_000 {
         journal.request(append(number, &launch(number), SyncMode::Awaited));
@@ -257,7 +257,7 @@ fn queued_records_share_syncs_and_lazy_ones_wait() {
     journal.request(append(5_001, &launch(5_001), SyncMode::Lazy));
     journal.finish().unwrap();
     assert_eq!(
-        folder.read().facts.tasks.len(),
+        directory.read().facts.tasks.len(),
         5_001,
         "what is lazy is on disk at the latest at the end"
     );
@@ -265,15 +265,15 @@ fn queued_records_share_syncs_and_lazy_ones_wait() {
 
 #[test]
 fn a_torn_write_loses_only_its_record() {
-    let folder = TestDir::new();
-    folder.write(&sample_records(2));
-    let two = fs::read(folder.path()).unwrap();
-    folder.write(&[launch(3)]);
-    let three = fs::read(folder.path()).unwrap();
+    let directory = TestDir::new();
+    directory.write(&sample_records(2));
+    let two = fs::read(directory.path()).unwrap();
+    directory.write(&[launch(3)]);
+    let three = fs::read(directory.path()).unwrap();
     let frames = testing::frames(&three);
     for length in two.len()..three.len() {
-        fs::write(folder.path(), &three[..length]).unwrap();
-        let contents = folder.read();
+        fs::write(directory.path(), &three[..length]).unwrap();
+        let contents = directory.read();
         let ends = frames.iter().map(|(range, _)| range.end);
         let whole = ends.filter(|end| *end <= length).max().unwrap();
         let orders = if whole == two.len() { 2 } else { 3 };
@@ -284,9 +284,9 @@ fn a_torn_write_loses_only_its_record() {
         );
         assert_eq!(contents.torn_bytes, (length - whole) as u64);
         assert!(contents.damage.is_empty());
-        folder.write(&[launch(3)]);
+        directory.write(&[launch(3)]);
         assert_eq!(
-            folder.read().facts,
+            directory.read().facts,
             facts(&sample_records(3)),
             "written again after a cut at {length}"
         );
@@ -295,9 +295,9 @@ fn a_torn_write_loses_only_its_record() {
 
 #[test]
 fn a_flipped_bit_loses_one_record_and_reports_its_position() {
-    let folder = TestDir::new();
-    folder.write(&sample_records(3));
-    let whole = fs::read(folder.path()).unwrap();
+    let directory = TestDir::new();
+    directory.write(&sample_records(3));
+    let whole = fs::read(directory.path()).unwrap();
     let frames = testing::frames(&whole);
     let is_second = |record: &JournalRecord| *record == launch(2);
     let (second, _) = frames.iter().find(|(_, record)| is_second(record)).unwrap();
@@ -306,8 +306,8 @@ fn a_flipped_bit_loses_one_record_and_reports_its_position() {
     for at in second.clone() {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x10;
-        fs::write(folder.path(), &bytes).unwrap();
-        let contents = folder.read();
+        fs::write(directory.path(), &bytes).unwrap();
+        let contents = directory.read();
         let mut wanted = facts(&without);
         wanted.skip_numbers((second.len() / frame::FRAME_BYTES) as u64);
         assert_eq!(contents.facts, wanted, "bit flipped at {at}");
@@ -329,15 +329,19 @@ fn task_bytes_are_never_parsed_as_records() {
     let torn = bytes.len();
     frame::put(&mut bytes, 43, &forged);
     bytes[torn] ^= 1;
-    let folder = TestDir::new();
-    fs::write(folder.path(), &bytes).unwrap();
-    assert_eq!(folder.read().records, 0, "another file's salt does not fit");
+    let directory = TestDir::new();
+    fs::write(directory.path(), &bytes).unwrap();
+    assert_eq!(
+        directory.read().records,
+        0,
+        "another file's salt does not fit"
+    );
 }
 
 #[test]
 fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
-    let folder = TestDir::new();
-    let mut journal = folder.open();
+    let directory = TestDir::new();
+    let mut journal = directory.open();
     let mut all = facts(&[]);
     let mut number = 0;
     let mut compacted = 0;
@@ -376,8 +380,8 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
         );
     }
     // The switch to the new file comes with a later record.
-    let large = fs::metadata(folder.path()).unwrap().len();
-    while fs::metadata(folder.path()).unwrap().len() > 8 * 1024 * 1024 {
+    let large = fs::metadata(directory.path()).unwrap().len();
+    while fs::metadata(directory.path()).unwrap().len() > 8 * 1024 * 1024 {
         order += 1;
         let number = put(&journal, &mut all, launch(order));
         wait(&journal, |progress| progress.durable == number);
@@ -387,45 +391,48 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
         );
     }
     journal.finish().unwrap();
-    assert_eq!(folder.read().facts, all);
+    assert_eq!(directory.read().facts, all);
 }
 
 #[test]
 fn a_journal_that_closes_during_a_compaction_leaves_no_new_file() {
-    let folder = TestDir::new();
+    let directory = TestDir::new();
     let records = sample_records(2_000);
-    let journal = folder.open();
+    let journal = directory.open();
     for (number, record) in (1..).zip(&records) {
         journal.request(append(number, record, SyncMode::Lazy));
     }
     journal.request(JournalEffect::Compact(facts(&records).snapshot()));
     drop(journal);
-    assert!(!folder.next().exists());
-    assert_eq!(folder.read().facts.snapshot(), facts(&records).snapshot());
+    assert!(!directory.next().exists());
+    assert_eq!(
+        directory.read().facts.snapshot(),
+        facts(&records).snapshot()
+    );
 }
 
 #[test]
 fn an_interrupted_compaction_keeps_the_old_file() {
-    let folder = TestDir::new();
-    folder.write(&sample_records(2));
-    fs::write(folder.next(), b"half of a new journal").unwrap();
-    assert_eq!(folder.read().facts, facts(&sample_records(2)));
-    folder.write(&[launch(3)]);
-    assert_eq!(folder.read().facts, facts(&sample_records(3)));
+    let directory = TestDir::new();
+    directory.write(&sample_records(2));
+    fs::write(directory.next(), b"half of a new journal").unwrap();
+    assert_eq!(directory.read().facts, facts(&sample_records(2)));
+    directory.write(&[launch(3)]);
+    assert_eq!(directory.read().facts, facts(&sample_records(3)));
 }
 
 #[test]
 fn a_write_error_ends_the_writer_and_names_the_path() {
-    let folder = TestDir::new();
-    let mut journal = folder.open();
+    let directory = TestDir::new();
+    let mut journal = directory.open();
     // A descriptor that cannot be written to, in place of a full disk.
     drop(journal.finish());
     let full = PathBuf::from("/dev/full");
     if !full.exists() {
         return;
     }
-    let contents = folder.read();
-    let journal = Journal::open(&full, &folder.next(), &contents, 1);
+    let contents = directory.read();
+    let journal = Journal::open(&full, &directory.next(), &contents, 1);
     let error = match journal {
         Ok(mut journal) => {
             journal.request(append(1, &launch(1), SyncMode::Awaited));
@@ -472,8 +479,8 @@ async fn a_failing_memory_disk_ends_the_writer_and_keeps_synced_bytes() {
 
 #[test]
 fn a_second_agent_on_a_directory_is_rejected_with_the_pid_of_the_first() {
-    let folder = TestDir::new();
-    let path = folder.folder.path().join("lock");
+    let directory = TestDir::new();
+    let path = directory.directory.path().join("lock");
     let lock = DirectoryLock::take(&path).unwrap();
     let refused = DirectoryLock::take(&path).unwrap_err().to_string();
     assert!(

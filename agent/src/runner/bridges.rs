@@ -111,8 +111,8 @@ impl BridgeNetworks {
             return;
         }
         if let Err(error) = PublishedPorts::prepare(&self.settings.directory) {
-            let folder = self.settings.directory.display();
-            tracing::warn!(%error, %folder, "tasks cannot fetch from published ports of this host");
+            let dir = self.settings.directory.display();
+            tracing::warn!(%error, %dir, "tasks cannot fetch from published ports of this host");
         }
     }
 

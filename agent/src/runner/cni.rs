@@ -62,7 +62,7 @@ impl CniNetworks {
             timeout: PLUGIN_TIMEOUT,
         };
         let conf_lists = match &wanted.conf_dir {
-            Some(folder) => lists(&cni, folder)?,
+            Some(directory) => lists(&cni, directory)?,
             None => BTreeMap::new(),
         };
         Ok(Self { cni, conf_lists })
@@ -208,18 +208,18 @@ pub(super) fn cni_network(start: &ContainerStart) -> Option<&v1::CniNetwork> {
     }
 }
 
-fn lists(cni: &Cni, folder: &Path) -> Result<BTreeMap<String, NetworkConfList>, RunError> {
+fn lists(cni: &Cni, directory: &Path) -> Result<BTreeMap<String, NetworkConfList>, RunError> {
     let wrong = |value: &Path, remedy: String| RunError::Config {
         flag: "--cni-config-dir",
         value: value.display().to_string(),
         remedy,
     };
-    let entries = fs::read_dir(folder).map_err(|error| {
+    let entries = fs::read_dir(directory).map_err(|error| {
         let remedy = format!("{error}; give a directory with files *.conflist");
-        wrong(folder, remedy)
+        wrong(directory, remedy)
     })?;
     let paths: Result<BTreeSet<_>, _> = entries.map(|entry| Ok(entry?.path())).collect();
-    let paths = paths.map_err(|error: std::io::Error| wrong(folder, error.to_string()))?;
+    let paths = paths.map_err(|error: std::io::Error| wrong(directory, error.to_string()))?;
     let mut lists: BTreeMap<String, NetworkConfList> = BTreeMap::new();
     for path in paths {
         if path.extension().is_none_or(|end| end != "conflist") {
@@ -235,7 +235,7 @@ fn lists(cni: &Cni, folder: &Path) -> Result<BTreeMap<String, NetworkConfList>, 
     }
     if lists.is_empty() {
         let remedy = "there is no file *.conflist in it".to_owned();
-        return Err(wrong(folder, remedy));
+        return Err(wrong(directory, remedy));
     }
     Ok(lists)
 }
@@ -248,26 +248,26 @@ fn id(container: ContainerName) -> ContainerId {
 mod tests {
     use super::*;
 
-    fn opened(folder: &Path) -> Result<CniNetworks, String> {
+    fn opened(directory: &Path) -> Result<CniNetworks, String> {
         let wanted = CniSettings {
-            conf_dir: Some(folder.join("lists")),
-            plugins: vec![folder.join("plugins")],
+            conf_dir: Some(directory.join("lists")),
+            plugins: vec![directory.join("plugins")],
         };
-        let opened = CniNetworks::open(&Paths::new(folder), &wanted);
+        let opened = CniNetworks::open(&Paths::new(directory), &wanted);
         opened.map_err(|error| error_chain(&error))
     }
 
     /// Returns a directory with a plugin and these configurations.
-    fn folder(lists: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+    fn directory(lists: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
         for name in ["lists", "plugins"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::create_dir(directory.path().join(name)).unwrap();
         }
-        fs::write(folder.path().join("plugins/wire"), "").unwrap();
+        fs::write(directory.path().join("plugins/wire"), "").unwrap();
         for (file, text) in lists {
-            fs::write(folder.path().join("lists").join(file), text).unwrap();
+            fs::write(directory.path().join("lists").join(file), text).unwrap();
         }
-        folder
+        directory
     }
 
     fn list(name: &str, plugin: &str) -> String {
@@ -277,14 +277,15 @@ mod tests {
     #[test]
     fn unknown_networks_are_rejected_with_the_known_ones() {
         let (blue, green) = (list("blue", "wire"), list("green", "wire"));
-        let folder = folder(&[("1.conflist", &green), ("2.conflist", &blue), ("x", "{")]);
-        let plugged = opened(folder.path()).unwrap();
+        let directory = directory(&[("1.conflist", &green), ("2.conflist", &blue), ("x", "{")]);
+        let plugged = opened(directory.path()).unwrap();
         assert_eq!(plugged.list("blue").unwrap().name(), "blue");
         assert_eq!(
             plugged.list("red").unwrap_err(),
             "this agent has no network \"red\"; it has blue, green"
         );
-        let none = CniNetworks::open(&Paths::new(folder.path()), &CniSettings::default()).unwrap();
+        let none =
+            CniNetworks::open(&Paths::new(directory.path()), &CniSettings::default()).unwrap();
         let refused = none.list("red").unwrap_err();
         assert!(refused.ends_with("with --cni-config-dir"), "{refused}");
     }
@@ -304,8 +305,8 @@ mod tests {
             ),
             (vec![], "no file *.conflist"),
         ] {
-            let folder = folder(&lists);
-            let refused = opened(folder.path()).map(drop).unwrap_err();
+            let directory = directory(&lists);
+            let refused = opened(directory.path()).map(drop).unwrap_err();
             assert!(refused.contains(expected), "{refused}");
         }
         let refused = opened(Path::new("/nonexistent")).map(drop).unwrap_err();

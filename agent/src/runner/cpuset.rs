@@ -99,8 +99,8 @@ impl ContainerCpus {
     pub(super) fn resume(&self, paths: &Paths, known: &BTreeSet<ContainerName>) {
         let mut book = self.lock();
         for name in known {
-            let folder = paths.container(*name);
-            if folder.join("exit.json").exists() {
+            let directory = paths.container(*name);
+            if directory.join("exit.json").exists() {
                 continue;
             }
             let noted = fs::read_to_string(paths.cpuset(*name)).ok();
@@ -317,11 +317,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let paths = Paths::new(root.path());
         for (order, ended) in [(1, false), (2, true)] {
-            let folder = paths.container(name(order));
-            fs::create_dir_all(&folder).unwrap();
+            let directory = paths.container(name(order));
+            fs::create_dir_all(&directory).unwrap();
             fs::write(paths.cpuset(name(order)), format!("{order}")).unwrap();
             if ended {
-                fs::write(folder.join("exit.json"), "{}").unwrap();
+                fs::write(directory.join("exit.json"), "{}").unwrap();
             }
         }
         let cores = ContainerCpus {
@@ -338,11 +338,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_hung_broker_does_not_block_starts() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut book = book("0-3");
         book.allocate(name(1), 1).unwrap();
         let cores = Arc::new(ContainerCpus {
-            tree: Some(CgroupTree::at(folder.path())),
+            tree: Some(CgroupTree::at(directory.path())),
             broker: None,
             allocator: Mutex::new(book),
             start_slot: Semaphore::new(1),

@@ -86,7 +86,7 @@ pub(super) fn prepare(
     if start.group.is_some() && !task.host_paths.is_empty() {
         return Err(invalid(Cause::new(Code::GroupHostPaths, &[])));
     }
-    let folder = shared.paths.container(start.name);
+    let directory = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
     let has_image = !image_rootfs::image_of(task).is_empty();
     let user = user(task, shared.settings.isolation).map_err(|error| failed(error.to_string()))?;
@@ -96,7 +96,7 @@ pub(super) fn prepare(
     let id = container_id(start);
     let mut spec = if has_image {
         let launch = with_image(shared, start, task, cancelled)?;
-        let mut spec = LaunchSpec::new(id, &folder, &sandbox, launch.program);
+        let mut spec = LaunchSpec::new(id, &directory, &sandbox, launch.program);
         spec.profile = profile(shared, start, places, (first_host_id, launch.root))?;
         spec.image_user = Some(launch.user);
         spec.working_dir = Some(launch.working_dir);
@@ -104,7 +104,7 @@ pub(super) fn prepare(
         spec.environment = environment(shared, start, launch.environment, Path::new(SANDBOX));
         spec
     } else {
-        let mut spec = LaunchSpec::new(id, &folder, &sandbox, program(task)?);
+        let mut spec = LaunchSpec::new(id, &directory, &sandbox, program(task)?);
         spec.profile = profile(shared, start, places, (first_host_id, RootFs::Host))?;
         let inside = match spec.profile {
             Some(_) => Path::new(SANDBOX),
@@ -388,11 +388,11 @@ fn environment(
 
 /// Whether a container that no longer exists had certainly never started: its directory was never
 /// created, or its handle records that the start was cancelled.
-pub(crate) fn never_started(folder: &Path) -> bool {
-    match std::fs::read(folder.join("handle.json")) {
+pub(crate) fn never_started(directory: &Path) -> bool {
+    match std::fs::read(directory.join("handle.json")) {
         Ok(bytes) => serde_json::from_slice::<String>(&bytes).is_ok_and(|claim| claim == "void"),
         // A container whose directory cannot be read may have started.
-        Err(_) => matches!(folder.try_exists(), Ok(false)),
+        Err(_) => matches!(directory.try_exists(), Ok(false)),
     }
 }
 

@@ -31,18 +31,18 @@ impl Runner {
     ) {
         let shared = &self.shared;
         let leads_group = group.is_some();
-        let folder = group.and_then(|(id, name)| {
+        let directory = group.and_then(|(id, name)| {
             let id = GroupId::new(&id).ok()?;
             Some(shared.paths.group(key.framework, &id, name))
         });
-        let mut folders = vec![shared.paths.sandbox(key, name)];
-        folders.extend(folder);
+        let mut directories = vec![shared.paths.sandbox(key, name)];
+        directories.extend(directory);
         let wanted = MeasureRequest {
             key: key.clone(),
             name,
             output_bytes: shared.settings.output.max_bytes(),
             task: MeasuredTask {
-                directories: folders,
+                directories,
                 // Unlinked files that it has open elsewhere look like its own; and that disk may
                 // hang.
                 processes: Some(name).filter(|_| counts_nameless && shared.tree.is_some()),

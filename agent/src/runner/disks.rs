@@ -46,16 +46,16 @@ fn number_of(path: &Path, is_device: bool) -> io::Result<u64> {
 fn parent_disk(system: &Path, number: u64) -> Option<BlockDevice> {
     // The kernel has 12 bits for the major and 20 for the minor number.
     let (major, minor) = (major(number) as u32, minor(number) as u32);
-    let folder = system.join(format!("{major}:{minor}"));
-    if !folder.exists() {
+    let directory = system.join(format!("{major}:{minor}"));
+    if !directory.exists() {
         return None;
     }
-    if !folder.join("partition").exists() {
+    if !directory.join("partition").exists() {
         return Some(BlockDevice { major, minor });
     }
     // A partition's directory is inside that of its disk.
-    let folder = fs::canonicalize(folder).ok()?;
-    let text = fs::read_to_string(folder.parent()?.join("dev")).ok()?;
+    let directory = fs::canonicalize(directory).ok()?;
+    let text = fs::read_to_string(directory.parent()?.join("dev")).ok()?;
     let (major, minor) = text.trim().split_once(':')?;
     Some(BlockDevice {
         major: major.parse().ok()?,

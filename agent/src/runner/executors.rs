@@ -55,13 +55,13 @@ pub(super) fn socket_directory(
             }
         }
     };
-    let folder = shared.paths.executor(start.name);
+    let directory = shared.paths.executor(start.name);
     let made = shared.broker.make_socket_dir(start.name, &guest);
     made.map_err(|error| {
-        let unmet = Explanation::of(Code::ExecutorUnmet, &[&folder.display()]);
+        let unmet = Explanation::of(Code::ExecutorUnmet, &[&directory.display()]);
         failed(unmet.with_detail(error))
     })?;
-    Ok(Some(folder))
+    Ok(Some(directory))
 }
 
 /// Returns the environment variables of an executor in addition to those of tasks.

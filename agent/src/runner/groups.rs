@@ -88,13 +88,13 @@ pub(super) fn share_directory(
     } = group;
     let id = GroupId::new(id).map_err(|error| format!("group: {error}"))?;
     let profile = spec.profile.is_some();
-    let folder = shared
+    let directory = shared
         .broker
         .share_group(&start.key, (&id, *name), first.as_ref(), owner)?;
     let seen = if profile {
         Path::new(SHARED)
     } else {
-        folder.as_path()
+        directory.as_path()
     };
     let seen = seen.to_string_lossy().into_owned();
     let reported = [
@@ -108,7 +108,7 @@ pub(super) fn share_directory(
         spec.environment.push((name.to_owned(), value));
     }
     if profile {
-        spec.shared_folder = Some(folder);
+        spec.shared_directory = Some(directory);
     }
     Ok(())
 }
@@ -117,23 +117,23 @@ pub(super) fn share_directory(
 /// group's containers may write to it, and the directories above exclude others; else it is only
 /// for the agent's own user, as a sandbox.
 pub(crate) fn make(
-    folder: &Path,
+    directory: &Path,
     owner: Option<&ContainerUser>,
     above: ParentDirMode,
 ) -> io::Result<()> {
     let own = if owner.is_some() { 0o777 } else { 0o750 };
-    above.make(folder.parent().unwrap_or(folder))?;
-    match DirBuilder::new().mode(0o700).create(folder) {
+    above.make(directory.parent().unwrap_or(directory))?;
+    match DirBuilder::new().mode(0o700).create(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
     }
     // Its owner is the first user that it is given to; an interrupted launch may not have set the
     // owner.
-    let is_given = fs::metadata(folder)?.uid() != nix::unistd::geteuid().as_raw();
+    let is_given = fs::metadata(directory)?.uid() != nix::unistd::geteuid().as_raw();
     if let Some(user) = owner.filter(|_| !is_given) {
-        chown(folder, Some(user.uid), Some(user.gid))?;
+        chown(directory, Some(user.uid), Some(user.gid))?;
     }
-    fs::set_permissions(folder, Permissions::from_mode(own))
+    fs::set_permissions(directory, Permissions::from_mode(own))
 }
 
 impl Runner {
@@ -191,18 +191,18 @@ mod tests {
     #[test]
     fn group_directories_are_accessible_only_to_their_users() {
         let host = tempfile::tempdir().unwrap();
-        let folder = host.path().join("groups/framework-1/pod/1-5-0");
+        let directory = host.path().join("groups/framework-1/pod/1-5-0");
         let above = ParentDirMode::own().without_others();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        make(&folder, None, above).unwrap();
-        assert_eq!(mode(&folder), 0o750);
-        assert_eq!(mode(folder.parent().unwrap()), 0o700);
+        make(&directory, None, above).unwrap();
+        assert_eq!(mode(&directory), 0o750);
+        assert_eq!(mode(directory.parent().unwrap()), 0o700);
         let user = ContainerUser {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
             groups: Vec::new(),
         };
-        make(&folder, Some(&user), above).unwrap();
-        assert_eq!(mode(&folder), 0o777);
+        make(&directory, Some(&user), above).unwrap();
+        assert_eq!(mode(&directory), 0o777);
     }
 }

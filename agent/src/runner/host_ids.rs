@@ -22,7 +22,7 @@ use crate::paths::Paths;
 
 /// The directory in which agents of one host coordinate their ranges. Empty after a boot, when no
 /// containers exist either.
-pub(crate) const FOLDER: &str = "/run/argosy/ids";
+pub(crate) const DIRECTORY: &str = "/run/argosy/ids";
 /// Ranges that other software of the host gives to its users, for their containers (subuid(5),
 /// subgid(5)).
 const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
@@ -48,9 +48,9 @@ struct AllocatedRanges {
 /// Opens the ranges of the agent with these paths.
 pub(crate) fn open(paths: &Paths) -> Result<HostIdAllocator, RunError> {
     let directory = fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
-    let ids = HostIdAllocator::open(Path::new(FOLDER), &directory);
+    let ids = HostIdAllocator::open(Path::new(DIRECTORY), &directory);
     let mut ids = ids.map_err(|source| RunError::Host {
-        path: PathBuf::from(FOLDER),
+        path: PathBuf::from(DIRECTORY),
         source,
     })?;
     ids.foreign = ForeignIdRanges::of_host();
@@ -59,7 +59,7 @@ pub(crate) fn open(paths: &Paths) -> Result<HostIdAllocator, RunError> {
 
 /// Returns the message for a container that gets no range.
 pub(crate) fn none_free(error: &dyn std::fmt::Display) -> String {
-    format!("no free host ids for it: {error}; check {FOLDER}")
+    format!("no free host ids for it: {error}; check {DIRECTORY}")
 }
 
 /// Returns the host ids, among those for containers, that other software now uses.
@@ -73,16 +73,16 @@ pub(crate) fn foreign_ids() -> Vec<Range<u32>> {
 impl HostIdAllocator {
     /// Finds the ranges of earlier runs of the agent with this directory, and releases ranges of
     /// agents whose directory no longer exists, unless a process still runs as one of those users.
-    pub(crate) fn open(folder: &Path, directory: &Path) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
+    pub(crate) fn open(dir: &Path, directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(dir)?;
         // One agent at a time, until the end of this function. Otherwise a second agent could take
         // a range that this one has released, and a third could release it again because it still
         // read the former owner.
-        let alone = fs::File::open(folder)?;
+        let alone = fs::File::open(dir)?;
         alone.lock()?;
         let mut ranges = BTreeMap::new();
         let mut strangers = BTreeSet::new();
-        for (range, holder) in claims::list(folder)? {
+        for (range, holder) in claims::list(dir)? {
             let Ok(range) = range.parse() else { continue };
             let Some((owner, name)) = split(&holder) else {
                 continue;
@@ -96,7 +96,7 @@ impl HostIdAllocator {
         if !strangers.is_empty() {
             let alive = ranges_in_use()?;
             for range in strangers.difference(&alive) {
-                fs::remove_file(folder.join(range.to_string()))?;
+                fs::remove_file(dir.join(range.to_string()))?;
             }
         }
         // Agents of one host start their searches far from each other.
@@ -112,7 +112,7 @@ impl HostIdAllocator {
             next: first % RANGES,
         };
         Ok(Self {
-            shared_dir: folder.to_owned(),
+            shared_dir: dir.to_owned(),
             foreign: ForeignIdRanges::default(),
             directory: directory.to_owned(),
             allocated: Mutex::new(allocated),

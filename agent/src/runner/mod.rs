@@ -169,7 +169,7 @@ pub(super) struct RunnerState {
 fn fetch_settings(config: &Config, host: &HostFeatures) -> FetchSettings {
     FetchSettings {
         limit_bytes: config.fetch_limit_bytes,
-        folders: config.fetch_dirs.clone(),
+        directories: config.fetch_dirs.clone(),
         allow: config.fetch_allow.clone(),
         masters: config.masters.clone(),
         api: config.address.clone(),
@@ -216,10 +216,10 @@ impl Runner {
         // Only full isolation has host ids for an image's users.
         let images = match settings.isolation {
             Isolation::Full => {
-                let (folder, settings) = (paths.images(), config.images.clone());
+                let (directory, settings) = (paths.images(), config.images.clone());
                 let layers = Arc::new(BrokerLayerDirs(broker.clone()));
                 let by = (unpackings.clone() as Arc<dyn Unpacker>, layers as Arc<_>);
-                let images = ImageManager::open(&folder, settings, by, service.clone());
+                let images = ImageManager::open(&directory, settings, by, service.clone());
                 Some(images.map_err(|source| RunError::Images { source })?)
             }
             Isolation::UserNamespaces | Isolation::Processes => None,

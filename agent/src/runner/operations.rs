@@ -160,10 +160,10 @@ impl RunnerState {
         name: ContainerName,
         key: &TaskKey,
     ) -> Result<argosy_isolation::Container, RecoveredContainer> {
-        let folder = self.paths.container(name);
+        let directory = self.paths.container(name);
         let group = self.group(name).map(|group| group.path().to_owned());
         for _ in 0..ADOPTION_TRIES {
-            match self.broker.adopt(name, &folder, group.clone()) {
+            match self.broker.adopt(name, &directory, group.clone()) {
                 Ok(AdoptedContainer::Running(container)) => {
                     crash_point!("find.adopted");
                     return Ok(container);

@@ -121,11 +121,11 @@ impl RootFsBuilder {
 
 /// Starts a container whose image is an empty directory: it never runs its program, which does not
 /// exist. Its end shows whether an overlay was mounted.
-fn probe(folder: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
-    clear(folder)?;
-    make(folder, 0o711)?;
+fn probe(directory: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
+    clear(directory)?;
+    make(directory, 0o711)?;
     let [hand_off, sandbox, layer] =
-        ["container", "sandbox", "layer"].map(|name| folder.join(name));
+        ["container", "sandbox", "layer"].map(|name| directory.join(name));
     make(&hand_off, 0o700)?;
     make(&sandbox, 0o755)?;
     make(&layer, 0o755)?;
@@ -135,7 +135,7 @@ fn probe(folder: &Path, place: &RootFsLocation<'_>) -> Result<Exit, String> {
     spec.profile = Some(IsolationProfile {
         first_host_id: place.first_host_id,
         view: MountSpec {
-            root: RootFs::Image(overlay(vec![layer], folder)?),
+            root: RootFs::Image(overlay(vec![layer], directory)?),
             host_paths: Vec::new(),
             volumes: Vec::new(),
             tmp_bytes: 1 << 20,
@@ -204,10 +204,10 @@ fn make(path: &Path, mode: u32) -> Result<(), String> {
 }
 
 /// Removes the files of a container's root.
-pub(crate) fn clear(folder: &Path) -> Result<(), String> {
-    match remove_dir_all(folder) {
+pub(crate) fn clear(directory: &Path) -> Result<(), String> {
+    match remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(format!("cannot remove {}: {error}", folder.display()))
+            Err(format!("cannot remove {}: {error}", directory.display()))
         }
         Ok(()) | Err(_) => Ok(()),
     }

@@ -39,9 +39,9 @@ pub(super) fn volumes(
                             let secret = Explanation::of(Code::SecretUnavailable, &[name, &role]);
                             failed(secret.with_detail(why))
                         })?;
-                        let folder = settings.secret_dir.clone().unwrap_or_default();
+                        let directory = settings.secret_dir.clone().unwrap_or_default();
                         let name = Path::new(role).join(name);
-                        VolumeSource::Secret(SecretFile { folder, name })
+                        VolumeSource::Secret(SecretFile { directory, name })
                     }
                     None => {
                         let path = &volume.container_path;
@@ -54,8 +54,12 @@ pub(super) fn volumes(
 }
 
 /// Returns the operator's secret of this name for the role, or the reason why it is unavailable.
-pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<SecretFile, String> {
-    let Some(folder) = folder else {
+pub(crate) fn secret(
+    name: &str,
+    role: &str,
+    directory: Option<&Path>,
+) -> Result<SecretFile, String> {
+    let Some(directory) = directory else {
         let why = "this agent has no secrets; ask another agent, or start it with --secret-dir";
         return Err(why.to_owned());
     };
@@ -66,14 +70,14 @@ pub(crate) fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Se
         return Err(wrong.to_string());
     }
     let secret = SecretFile {
-        folder: folder.to_owned(),
+        directory: directory.to_owned(),
         name: Path::new(role).join(name),
     };
     match secret.open() {
         // The process that mounts it opens it again; nothing of it is read here.
         Ok(_) => Ok(secret),
         Err(error) => {
-            let file = folder.join(&secret.name);
+            let file = directory.join(&secret.name);
             Err(format!(
                 "{}; the agent's operator keeps it in {}",
                 crate::error::error_chain(&error),
@@ -92,13 +96,13 @@ mod tests {
 
     #[test]
     fn secrets_belong_to_one_role_and_missing_ones_are_reported() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
         for role in ["web", "*", "eng/backend"] {
-            fs::create_dir_all(folder.path().join(role)).unwrap();
-            fs::write(folder.path().join(role).join("db"), "x").unwrap();
+            fs::create_dir_all(directory.path().join(role)).unwrap();
+            fs::write(directory.path().join(role).join("db"), "x").unwrap();
         }
-        let of = |role: &str, name: &str| secret(name, role, Some(folder.path()));
+        let of = |role: &str, name: &str| secret(name, role, Some(directory.path()));
         assert_eq!(of("web", "db").unwrap().name, Path::new("web/db"));
         assert_eq!(of("*", "db").unwrap().name, Path::new("*/db"));
         let nested = of("eng/backend", "db").unwrap();
@@ -112,7 +116,7 @@ mod tests {
             ("eng", "backend"),
         ] {
             let text = of(role, name).unwrap_err();
-            let file = folder.path().join(role).join(name);
+            let file = directory.path().join(role).join(name);
             assert!(
                 text.ends_with(&format!("keeps it in {}", file.display())),
                 "{text}"

@@ -62,7 +62,7 @@ pub(crate) fn launcher_with(witness: &Path) -> u32 {
         .unwrap()
 }
 
-pub(crate) fn entries(folder: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+pub(crate) fn entries(directory: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }

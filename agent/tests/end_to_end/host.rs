@@ -56,13 +56,13 @@ const PLUGINS: &str = "plugins";
 
 /// A host: the state that remains without its agent.
 pub(crate) struct TestHost {
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl TestHost {
     pub(crate) fn new() -> Self {
         Self {
-            folder: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir().unwrap(),
         }
     }
 
@@ -111,7 +111,7 @@ impl TestHost {
 
     /// Returns the file that counts how often a step was passed.
     pub(crate) fn witness(&self) -> PathBuf {
-        self.folder.path().join("witness")
+        self.directory.path().join("witness")
     }
 
     async fn agent_by(
@@ -153,7 +153,7 @@ impl TestHost {
 
     fn divided_that(&self, master: SocketAddr, fate: &[&str]) -> AgentProcess {
         // Its user can traverse to its directory.
-        open(self.folder.path(), 0o711);
+        open(self.directory.path(), 0o711);
         let mut command = self.divided_command(master);
         AgentProcess(command.args(fate).spawn().unwrap(), self.directory())
     }
@@ -166,7 +166,7 @@ impl TestHost {
         panic: &[&str],
         output: &Path,
     ) -> AgentProcess {
-        open(self.folder.path(), 0o711);
+        open(self.directory.path(), 0o711);
         let mut command = self.divided_command(master);
         command.arg(PANICS).args(panic);
         command.stderr(std::fs::File::create(output).unwrap());
@@ -211,10 +211,10 @@ impl TestHost {
 
     /// Returns a directory that tasks may see, and write to as `nobody`.
     pub(crate) fn shared(&self) -> PathBuf {
-        let folder = self.folder.path().join(SHARED);
-        std::fs::create_dir_all(&folder).unwrap();
-        open(&folder, 0o777);
-        folder
+        let directory = self.directory.path().join(SHARED);
+        std::fs::create_dir_all(&directory).unwrap();
+        open(&directory, 0o777);
+        directory
     }
 
     /// Returns the path of a new file with this content, in a directory whose files tasks may
@@ -240,41 +240,41 @@ impl TestHost {
     }
 
     pub(crate) fn files(&self) -> PathBuf {
-        let folder = self.folder.path().join(FILES);
-        std::fs::create_dir_all(&folder).unwrap();
+        let directory = self.directory.path().join(FILES);
+        std::fs::create_dir_all(&directory).unwrap();
         // Tasks get only files that all users can read.
-        open(self.folder.path(), 0o711);
-        open(&folder, 0o755);
-        folder
+        open(self.directory.path(), 0o711);
+        open(&directory, 0o755);
+        directory
     }
 
     /// Enables file systems for tasks with `disk`, for agents that start from now on.
     pub(crate) fn makes_file_systems(&self) {
-        std::fs::write(self.folder.path().join(LOOPED), "").unwrap();
+        std::fs::write(self.directory.path().join(LOOPED), "").unwrap();
     }
 
     /// Enables copies of images for containers, for agents that start from now on.
     pub(crate) fn copies_images(&self) {
-        std::fs::write(self.folder.path().join(COPYING), "").unwrap();
+        std::fs::write(self.directory.path().join(COPYING), "").unwrap();
     }
 
     /// Returns a directory from which agents that start from now on take images.
     pub(crate) fn layouts(&self) -> PathBuf {
-        let folder = self.folder.path().join(LAYOUTS);
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
+        let directory = self.directory.path().join(LAYOUTS);
+        std::fs::create_dir_all(&directory).unwrap();
+        directory
     }
 
     /// Returns a directory in which agents that start from now on search for CNI networks and
     /// plugins.
     pub(crate) fn plugins(&self) -> PathBuf {
-        let folder = self.folder.path().join(PLUGINS);
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
+        let directory = self.directory.path().join(PLUGINS);
+        std::fs::create_dir_all(&directory).unwrap();
+        directory
     }
 
     pub(crate) fn directory(&self) -> PathBuf {
-        self.folder.path().join("agent")
+        self.directory.path().join("agent")
     }
 
     /// Returns the sandbox of a task's only instance.
@@ -285,9 +285,9 @@ impl TestHost {
 
     /// Returns the sandboxes of a task, none if it was never prepared.
     pub(crate) fn sandboxes(&self, task: &str) -> Vec<PathBuf> {
-        let all = self.folder.path().join("agent/sandboxes");
-        let folder = all.join(crate::master::FRAMEWORK).join(task);
-        let found = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let all = self.directory.path().join("agent/sandboxes");
+        let directory = all.join(crate::master::FRAMEWORK).join(task);
+        let found = std::fs::read_dir(directory).into_iter().flatten().flatten();
         let sandboxes = found.filter(|entry| entry.file_type().unwrap().is_dir());
         sandboxes.map(|entry| entry.path()).collect()
     }

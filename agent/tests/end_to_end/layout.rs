@@ -10,12 +10,12 @@ use sha2::{Digest, Sha256};
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Writes a layout; returns false if this host lacks the files of its image.
-pub(crate) fn write(folder: &Path) -> bool {
-    write_with(folder, &json!({}))
+pub(crate) fn write(directory: &Path) -> bool {
+    write_with(directory, &json!({}))
 }
 
 /// Does the same with these settings in the configuration of the image.
-pub(crate) fn write_with(folder: &Path, expected: &Value) -> bool {
+pub(crate) fn write_with(directory: &Path, expected: &Value) -> bool {
     if !Path::new(BUSYBOX).exists() {
         return false;
     }
@@ -43,7 +43,7 @@ pub(crate) fn write_with(folder: &Path, expected: &Value) -> bool {
         "architecture": "amd64", "os": "linux", "config": expected,
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     });
-    let blobs = folder.join("blobs/sha256");
+    let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     let keep = |kind: &str, bytes: &[u8]| {
         let digest = digest(bytes);
@@ -59,9 +59,9 @@ pub(crate) fn write_with(folder: &Path, expected: &Value) -> bool {
     });
     let entry = keep("manifest.v1+json", &bytes(&manifest));
     let index = json!({"schemaVersion": 2, "manifests": [entry]});
-    fs::write(folder.join("index.json"), bytes(&index)).unwrap();
+    fs::write(directory.join("index.json"), bytes(&index)).unwrap();
     let version = json!({"imageLayoutVersion": "1.0.0"});
-    fs::write(folder.join("oci-layout"), bytes(&version)).unwrap();
+    fs::write(directory.join("oci-layout"), bytes(&version)).unwrap();
     true
 }
 

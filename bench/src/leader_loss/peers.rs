@@ -116,7 +116,7 @@ pub(super) struct PeerPlan<'a> {
 pub(super) async fn measure(
     peer: Peer,
     plan: &PeerPlan<'_>,
-    (network, folder): (&mut Network, &RunDirectory),
+    (network, directory): (&mut Network, &RunDirectory),
     (screen, stop): (&ProgressDisplay, &CancellationToken),
     samples: &mut Samples,
 ) -> Result<()> {
@@ -132,7 +132,7 @@ pub(super) async fn measure(
         });
     }
     for system in peer.systems() {
-        let mut group = PeerGroup::start(peer, system, &hosts, folder).await?;
+        let mut group = PeerGroup::start(peer, system, &hosts, directory).await?;
         screen.print(&format!("{}: version {}", system.name(), group.version));
         for (load, loss) in pairs(plan) {
             for number in 1..=plan.kills {
@@ -187,12 +187,12 @@ impl PeerGroup {
         peer: Peer,
         system: MeasuredSystem,
         hosts: &[PeerHost],
-        folder: &RunDirectory,
+        directory: &RunDirectory,
     ) -> Result<Self> {
         let mut members = Vec::new();
         for number in 0..hosts.len() {
             let host = &hosts[number];
-            let data = folder.data(&format!("{}-{}", system.word(), number + 1));
+            let data = directory.data(&format!("{}-{}", system.word(), number + 1));
             fs::create_dir_all(&data)
                 .with_context(|| format!("cannot create {}", data.display()))?;
             let argv = match peer {
@@ -203,7 +203,7 @@ impl PeerGroup {
                 name: host.name.clone(),
                 launch: LaunchMethod::InNamespace(host.namespace.clone()),
                 argv,
-                log: folder
+                log: directory
                     .logs()
                     .join(format!("{}-{}.log", system.word(), number + 1)),
             });

@@ -142,8 +142,8 @@ impl ArgosyContainers {
         );
         let user = if of_image { 0 } else { COMMAND_ID };
         let (upper, work) = (changes.join("upper"), changes.join("work"));
-        for folder in [&hand_off, &sandbox, &upper, &work] {
-            fs::create_dir_all(folder).context("cannot create directories of a container")?;
+        for dir in [&hand_off, &sandbox, &upper, &work] {
+            fs::create_dir_all(dir).context("cannot create directories of a container")?;
         }
         let owner = FIRST_HOST_ID + user;
         nix::unistd::chown(

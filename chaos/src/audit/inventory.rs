@@ -70,19 +70,19 @@ fn processes() -> Result<(InventoryMap, InventoryMap), AuditError> {
         else {
             continue;
         };
-        let folder = entry.path();
-        let Some(start) = fs::read_to_string(folder.join("stat"))
+        let directory = entry.path();
+        let Some(start) = fs::read_to_string(directory.join("stat"))
             .ok()
             .as_deref()
             .and_then(start_time)
         else {
             continue;
         };
-        processes.insert(format!("{pid}/{start}"), describe(pid, &folder));
+        processes.insert(format!("{pid}/{start}"), describe(pid, &directory));
         for kind in NAMESPACES {
-            if let Ok(name) = fs::read_link(folder.join("ns").join(kind)) {
+            if let Ok(name) = fs::read_link(directory.join("ns").join(kind)) {
                 let name = name.to_string_lossy().into_owned();
-                let reported = format!("{name} of process {}", describe(pid, &folder));
+                let reported = format!("{name} of process {}", describe(pid, &directory));
                 namespaces.entry(name).or_insert(reported);
             }
         }
@@ -92,8 +92,8 @@ fn processes() -> Result<(InventoryMap, InventoryMap), AuditError> {
 
 /// Returns the pid, the command line, and the sandbox directory if one is named. These attribute a
 /// process to a run.
-fn describe(pid: u32, folder: &Path) -> String {
-    let words = |file: &str| fs::read(folder.join(file)).unwrap_or_default();
+fn describe(pid: u32, directory: &Path) -> String {
+    let words = |file: &str| fs::read(directory.join(file)).unwrap_or_default();
     let command = String::from_utf8_lossy(&words("cmdline")).replace('\0', " ");
     let environment = String::from_utf8_lossy(&words("environ")).into_owned();
     let sandbox = environment
@@ -144,8 +144,8 @@ fn cgroups(mounts: &BTreeMap<String, MountEntry>) -> InventoryMap {
     let roots = mounts.values().filter(|mount| mount.is_cgroup);
     let mut waiting: Vec<PathBuf> = roots.map(|mount| mount.point.clone().into()).collect();
     let mut found = InventoryMap::new();
-    while let Some(folder) = waiting.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let name = entry.path().to_string_lossy().into_owned();
                 found.insert(name.clone(), name);
@@ -156,8 +156,8 @@ fn cgroups(mounts: &BTreeMap<String, MountEntry>) -> InventoryMap {
     found
 }
 
-fn names_in(folder: &Path) -> InventoryMap {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+fn names_in(directory: &Path) -> InventoryMap {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.map(|name| (name.clone(), name)).collect()
 }

@@ -140,8 +140,8 @@ mod tests {
 
     #[test]
     fn processes_and_cgroup_directories_are_listed_until_they_are_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let mark = folder.path().to_string_lossy().into_owned();
+        let directory = tempfile::tempdir().unwrap();
+        let mark = directory.path().to_string_lossy().into_owned();
         let scope = Scope {
             markers: vec![mark.clone()],
         };

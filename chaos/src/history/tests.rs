@@ -121,8 +121,8 @@ fn record_facts(recorder: &Recorder) {
 
 #[test]
 fn recorded_events_are_read_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("history.jsonl");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.jsonl");
     let (now, clock) = clock();
     let (recorder, recording) = Recorder::to_file(&path, clock).unwrap();
     now.store(u64::MAX, Ordering::SeqCst);
@@ -198,8 +198,8 @@ fn lines_have_readable_names() {
 
 #[test]
 fn a_corrupt_history_is_an_error_with_a_line_and_a_truncated_one_is_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("history.jsonl");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("history.jsonl");
     let (_, clock) = clock();
     let (recorder, recording) = Recorder::to_file(&path, clock).unwrap();
     record_all(&recorder);

@@ -127,8 +127,8 @@ mod tests {
 
     #[test]
     fn an_invalid_line_is_an_error_with_its_number() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("witness");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("witness");
         assert_eq!(read_file(&path, FRAMEWORK).unwrap(), []);
         fs::write(&path, "a 1 n b 4 9\na n b 4\n").unwrap();
         let error = read_file(&path, FRAMEWORK).unwrap_err();

@@ -196,9 +196,9 @@ mod tests {
     use super::super::{LedgerLine, SYSTEM, read};
     use super::*;
 
-    fn begin(folder: &Path) -> (PathBuf, Batch) {
-        let ledger = folder.join("ledger.jsonl");
-        let executable = folder.join("executable");
+    fn begin(directory: &Path) -> (PathBuf, Batch) {
+        let ledger = directory.join("ledger.jsonl");
+        let executable = directory.join("executable");
         std::fs::write(&executable, "abc").unwrap();
         let plan = BatchPlan {
             tier: SYSTEM,
@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn a_batch_has_a_first_and_a_last_line_with_code_and_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let (ledger, batch) = begin(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let (ledger, batch) = begin(directory.path());
         assert!(matches!(lines(&ledger)[..], [LedgerLine::Start(_)]));
         let run = BatchRecord {
             seeds: 3,
@@ -242,10 +242,10 @@ mod tests {
 
     #[test]
     fn a_failed_batch_has_a_reason_and_an_interrupted_one_no_last_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let (ledger, batch) = begin(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let (ledger, batch) = begin(directory.path());
         batch.fail("no room".to_owned()).unwrap();
-        drop(begin(folder.path()));
+        drop(begin(directory.path()));
         let [
             LedgerLine::Start(_),
             LedgerLine::Run(run),
@@ -262,14 +262,14 @@ mod tests {
 
     #[test]
     fn a_batch_whose_executable_cannot_be_read_does_not_start() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let plan = BatchPlan {
             tier: SYSTEM,
             seed: 1,
             seeds: 1,
             executable: Path::new("/no/executable"),
         };
-        let error = Batch::begin(&folder.path().join("ledger.jsonl"), &plan).unwrap_err();
+        let error = Batch::begin(&directory.path().join("ledger.jsonl"), &plan).unwrap_err();
         assert!(error.to_string().contains("/no/executable"), "{error}");
     }
 

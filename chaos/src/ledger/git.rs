@@ -56,9 +56,9 @@ impl GitRepository {
     ///
     /// # Errors
     /// If the directory is not a checkout, git cannot be executed, or the clone is shallow.
-    pub fn open(folder: &Path) -> Result<Self, GitError> {
+    pub fn open(dir: &Path) -> Result<Self, GitError> {
         let git = Self {
-            directory: folder.to_owned(),
+            directory: dir.to_owned(),
         };
         match git.run(&["rev-parse", "--is-shallow-repository"])?.trim() {
             "false" => Ok(git),
@@ -69,8 +69,8 @@ impl GitRepository {
     }
 
     fn run(&self, args: &[&str]) -> Result<String, GitError> {
-        let folder = self.directory.display().to_string();
-        let words = [&["-C", folder.as_str()], args].concat();
+        let dir = self.directory.display().to_string();
+        let words = [&["-C", dir.as_str()], args].concat();
         host_tools::run("git", &words).map_err(|error| GitError::Absent {
             why: error.to_string(),
         })
@@ -217,26 +217,26 @@ mod tests {
 
     /// Creates a repository with three versions of a file.
     fn repository() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let script = "git init -q . && git config user.email t@example.org && git config user.name t \
             && mkdir -p master/tests docs && for n in 1 2 3; do \
             echo $n >> docs/f; echo $n >> master/code; echo $n >> master/tests/t; \
             git add . && git commit -q -m $n; done";
         let words = [
             "-C",
-            &folder.path().display().to_string(),
+            &directory.path().display().to_string(),
             "sh",
             "-c",
             script,
         ];
         host_tools::run("env", &words).unwrap();
-        folder
+        directory
     }
 
     #[test]
     fn distance_and_versions_come_from_the_history() {
-        let folder = repository();
-        let git = GitRepository::open(folder.path()).unwrap();
+        let directory = repository();
+        let git = GitRepository::open(directory.path()).unwrap();
         let first = git.run(&["rev-parse", "--short", "HEAD~2"]).unwrap();
         let first = first.trim();
         let expected = CommitDistance {
@@ -264,8 +264,8 @@ mod tests {
 
     #[test]
     fn an_abandoned_commit_is_not_part_of_the_history() {
-        let folder = repository();
-        let git = GitRepository::open(folder.path()).unwrap();
+        let directory = repository();
+        let git = GitRepository::open(directory.path()).unwrap();
         let abandoned = git.run(&["rev-parse", "--short", "HEAD"]).unwrap();
         git.run(&["reset", "--quiet", "--hard", "HEAD~1"]).unwrap();
         let abandoned = abandoned.trim();
@@ -277,8 +277,8 @@ mod tests {
 
     #[test]
     fn a_file_is_read_as_of_the_commit_that_added_a_line_to_another_file() {
-        let folder = repository();
-        let git = GitRepository::open(folder.path()).unwrap();
+        let directory = repository();
+        let git = GitRepository::open(directory.path()).unwrap();
         let when = |line| git.when_added(line, "master/code", "docs/f").unwrap();
         assert_eq!(when("2").as_deref(), Some("1\n2\n"));
         assert_eq!(when("4"), None);
@@ -287,10 +287,10 @@ mod tests {
 
     #[test]
     fn a_shallow_clone_and_a_directory_without_history_are_reported() {
-        let folder = repository();
-        let clone = folder.path().join("clone");
+        let directory = repository();
+        let clone = directory.path().join("clone");
         let [from, to] = [
-            format!("file://{}", folder.path().display()),
+            format!("file://{}", directory.path().display()),
             clone.display().to_string(),
         ];
         host_tools::run("git", &["clone", "-q", "--depth", "1", &from, &to]).unwrap();

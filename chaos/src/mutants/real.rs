@@ -38,8 +38,8 @@ pub(super) fn run_seed(
     (faults, rounds): (&str, u64),
     bug: Option<Bug>,
 ) -> io::Result<Vec<String>> {
-    let folder = tempfile::tempdir()?;
-    let report = folder.path().join("report.json");
+    let directory = tempfile::tempdir()?;
+    let report = directory.path().join("report.json");
     let mut command = Command::new(EXECUTABLE);
     command
         .args(["run", "--pace", "quick", "--least-leader-changes", "0"])
@@ -50,7 +50,7 @@ pub(super) fn run_seed(
         .arg("--report")
         .arg(&report)
         .arg("--findings")
-        .arg(folder.path())
+        .arg(directory.path())
         .env(bugs::VARIABLE, bug.map_or("", Bug::name));
     let (_, ended) = output(&mut command, TIMEOUT)?;
     let Ok(bytes) = std::fs::read(&report) else {

@@ -28,29 +28,29 @@ pub(crate) struct TaskProcess {
 
 /// Returns the processes of all tasks of a run: those in its agents' cgroups, and those that name a
 /// sandbox in its directory, in any cgroup.
-pub(crate) fn task_processes(folder: &RunDirectory) -> Vec<TaskProcess> {
+pub(crate) fn task_processes(directory: &RunDirectory) -> Vec<TaskProcess> {
     let mount = cgroup::mount_point().unwrap_or_default();
-    let trees = folder.cgroups();
+    let trees = directory.cgroups();
     let trees: Vec<&Path> = trees
         .iter()
         .filter_map(|tree| tree.strip_prefix(&mount).ok())
         .collect();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let found = pids.filter_map(|pid| task_process(pid, folder.path(), &trees));
+    let found = pids.filter_map(|pid| task_process(pid, directory.path(), &trees));
     let mut found: Vec<TaskProcess> = found.collect();
     found.sort();
     found
 }
 
-fn task_process(pid: i32, folder: &Path, trees: &[&Path]) -> Option<TaskProcess> {
+fn task_process(pid: i32, directory: &Path, trees: &[&Path]) -> Option<TaskProcess> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let variables: BTreeMap<&str, &str> = text
         .split('\0')
         .filter_map(|word| word.split_once('='))
         .collect();
-    let is_named = Path::new(variables.get("ARGOSY_SANDBOX")?).starts_with(folder);
+    let is_named = Path::new(variables.get("ARGOSY_SANDBOX")?).starts_with(directory);
     if !is_named && !is_in(pid, trees) {
         return None;
     }

@@ -23,9 +23,9 @@ use crate::invariants;
 ///
 /// # Errors
 /// If one cannot be read.
-pub(crate) fn merge(folder: &Path, more: Vec<HistoryEvent>) -> Result<History> {
-    let mut files: Vec<_> = fs::read_dir(folder)
-        .with_context(|| format!("cannot read {}", folder.display()))?
+pub(crate) fn merge(directory: &Path, more: Vec<HistoryEvent>) -> Result<History> {
+    let mut files: Vec<_> = fs::read_dir(directory)
+        .with_context(|| format!("cannot read {}", directory.display()))?
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
@@ -370,9 +370,9 @@ mod tests {
 
     #[test]
     fn calls_of_several_processes_are_not_mixed_up() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         for name in ["a", "b"] {
-            let path = folder.path().join(format!("{name}.jsonl"));
+            let path = directory.path().join(format!("{name}.jsonl"));
             let (recorder, recording) = Recorder::to_file(&path, || 5).unwrap();
             let call = recorder.invoke(
                 name,
@@ -385,7 +385,7 @@ mod tests {
             recorder.ok(call, OperationResponse::Done, None);
             recording.finish().unwrap();
         }
-        let merged = merge(folder.path(), Vec::new()).unwrap();
+        let merged = merge(directory.path(), Vec::new()).unwrap();
         let calls = merged.calls();
         assert_eq!(calls.len(), 2);
         assert!(calls.iter().all(|call| call.outcome().is_some()));

@@ -80,23 +80,23 @@ pub(crate) struct SmallDisk {
 
 impl SmallDisk {
     /// Mounts it with the content of the directory.
-    pub(crate) fn mount(folder: &Path) -> Result<Self> {
-        let kept = saved_path(folder);
-        fs::rename(folder, &kept).with_context(|| format!("cannot move {}", folder.display()))?;
-        fs::create_dir_all(folder)?;
+    pub(crate) fn mount(dir: &Path) -> Result<Self> {
+        let kept = saved_path(dir);
+        fs::rename(dir, &kept).with_context(|| format!("cannot move {}", dir.display()))?;
+        fs::create_dir_all(dir)?;
         let size = format!("size={}", bytes_in(&kept)? + FREE_BYTES);
         mount(
             Some("argosy-chaos"),
-            folder,
+            dir,
             Some("tmpfs"),
             MsFlags::empty(),
             Some(size.as_str()),
         )
-        .with_context(|| format!("cannot mount {}", folder.display()))?;
+        .with_context(|| format!("cannot mount {}", dir.display()))?;
         let disk = Self {
-            directory: folder.to_owned(),
+            directory: dir.to_owned(),
         };
-        copy(&kept, folder)?;
+        copy(&kept, dir)?;
         Ok(disk)
     }
 
@@ -138,8 +138,8 @@ impl SmallDisk {
     }
 }
 
-fn saved_path(folder: &Path) -> PathBuf {
-    folder.with_extension("kept")
+fn saved_path(directory: &Path) -> PathBuf {
+    directory.with_extension("kept")
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -148,9 +148,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn bytes_in(folder: &Path) -> Result<u64> {
+fn bytes_in(directory: &Path) -> Result<u64> {
     let mut sum = 0;
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let about = entry.metadata()?;
         sum += if about.is_dir() {
@@ -250,8 +250,8 @@ mod tests {
             return argosy_testing::skip("needs the package libfaketime");
         }
         assert_eq!(FakeClock::check_start(Path::new("/bin/true")), Ok(()));
-        let folder = tempfile::tempdir().unwrap();
-        let absent = FakeClock::check_start(&folder.path().join("absent"));
+        let directory = tempfile::tempdir().unwrap();
+        let absent = FakeClock::check_start(&directory.path().join("absent"));
         assert!(absent.is_err_and(|why| why.contains("absent")));
     }
 

@@ -127,11 +127,11 @@ fn prepare(arguments: &RunArguments) -> Result<RunSetup, UsageError> {
 
 /// Checks that every output file can be created, before the run and not after it.
 fn check_paths(arguments: &RunArguments) -> Result<(), UsageError> {
-    let folder = &arguments.directory;
-    if !folder.is_dir() {
+    let dir = &arguments.directory;
+    if !dir.is_dir() {
         return Err(UsageError(format!(
             "--directory {}: there is no such directory",
-            folder.display()
+            dir.display()
         )));
     }
     let files = [
@@ -141,11 +141,11 @@ fn check_paths(arguments: &RunArguments) -> Result<(), UsageError> {
     ];
     for (option, path) in files {
         let Some(path) = path else { continue };
-        let folder = path.parent().unwrap_or(path);
-        if !folder.as_os_str().is_empty() && !folder.is_dir() {
-            let (path, folder) = (path.display(), folder.display());
+        let dir = path.parent().unwrap_or(path);
+        if !dir.as_os_str().is_empty() && !dir.is_dir() {
+            let (path, dir) = (path.display(), dir.display());
             return Err(UsageError(format!(
-                "{option} {path}: there is no directory {folder}"
+                "{option} {path}: there is no directory {dir}"
             )));
         }
     }
@@ -238,14 +238,10 @@ fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
             println!("test each fault once ... SKIPPED: {why}");
         }
     }
-    let folder = create_directory(&arguments.directory, &screen)?;
-    screen.print(&format!(
-        "seed {}, {}",
-        prepared.seed,
-        folder.path().display()
-    ));
-    let outcome = run_in_testbed(arguments, prepared, &folder, &screen);
-    let left = folder.clear();
+    let dir = create_directory(&arguments.directory, &screen)?;
+    screen.print(&format!("seed {}, {}", prepared.seed, dir.path().display()));
+    let outcome = run_in_testbed(arguments, prepared, &dir, &screen);
+    let left = dir.clear();
     let report = outcome.and_then(|mut report| {
         report
             .violations
@@ -255,12 +251,12 @@ fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
                 time_ns: None,
             }));
         report.seconds = screen.elapsed().as_secs();
-        keep_findings(arguments, &folder, &mut report);
+        keep_findings(arguments, &dir, &mut report);
         write_report(arguments, &report)?;
         let _ = writeln!(std::io::stdout(), "{}", report.table());
         Ok(report)
     });
-    folder.remove();
+    dir.remove();
     report
 }
 
@@ -268,7 +264,7 @@ fn perform(arguments: &RunArguments, prepared: RunSetup) -> Result<RunReport> {
 fn run_in_testbed(
     arguments: &RunArguments,
     prepared: RunSetup,
-    folder: &RunDirectory,
+    directory: &RunDirectory,
     screen: &ProgressDisplay,
 ) -> Result<RunReport> {
     let version = version(&prepared.programs.argosy);
@@ -278,10 +274,10 @@ fn run_in_testbed(
         seed,
         behaviours: &FrameworkBehaviour::ALL,
     };
-    let testbed = Testbed::new(&prepared.programs, folder, plan)?;
+    let testbed = Testbed::new(&prepared.programs, directory, plan)?;
     let began_ns = testbed.started_ns();
     let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
-    let (recorder, recording) = Recorder::to_file(&folder.history().join("main.jsonl"), clock)?;
+    let (recorder, recording) = Recorder::to_file(&directory.history().join("main.jsonl"), clock)?;
     let done = testbed.run(async |cluster, stop| {
         let choices = (Rng::new(seed), arguments.pace);
         let mut session = RunSession::new(cluster, recorder, screen, stop, choices);
@@ -291,7 +287,7 @@ fn run_in_testbed(
     recording.finish().context("the history is incomplete")?;
     let ((found, failure), interrupted) = done?;
     screen.print("judging");
-    let mut report = check_results(folder, found, failure)?;
+    let mut report = check_results(directory, found, failure)?;
     too_little(arguments, &prepared.wanted, &mut report);
     report.version = version;
     report.seed = seed;
@@ -301,12 +297,12 @@ fn run_in_testbed(
 }
 
 fn check_results(
-    folder: &RunDirectory,
+    directory: &RunDirectory,
     found: SessionFindings,
     failure: Option<anyhow::Error>,
 ) -> Result<RunReport> {
-    let signed = check::witness_events(&folder.shared(), u64::MAX / 2)?;
-    let history = check::merge(&folder.history(), signed)?;
+    let signed = check::witness_events(&directory.shared(), u64::MAX / 2)?;
+    let history = check::merge(&directory.history(), signed)?;
     let mut report = RunReport {
         operations: check::operations(&history),
         outages: check::outages(&history, found.faults_ns.0, found.faults_ns.1),
@@ -325,7 +321,7 @@ fn check_results(
         });
     }
     check::check_run(&history, &mut report);
-    let (held, taken) = check::ports(&folder.shared());
+    let (held, taken) = check::ports(&directory.shared());
     *report
         .checkers
         .entry("NoDoubleBooking".to_owned())
@@ -393,20 +389,20 @@ fn version(argosy: &Path) -> String {
 }
 
 /// Copies the files that are needed to analyse a violation.
-fn keep_findings(arguments: &RunArguments, folder: &RunDirectory, report: &mut RunReport) {
+fn keep_findings(arguments: &RunArguments, directory: &RunDirectory, report: &mut RunReport) {
     if report.violations.is_empty() && !arguments.keep {
         return;
     }
     let name = format!("seed-{}-{}", report.seed, std::process::id());
     let to = arguments.findings.join(name);
-    let parts = [folder.history(), folder.logs(), folder.shared()];
+    let parts = [directory.history(), directory.logs(), directory.shared()];
     let kept = fs::create_dir_all(&to)
         .map_err(anyhow::Error::from)
         .and_then(|()| {
             for part in &parts {
                 host_tools::run("cp", &[Path::new("-a"), part.as_path(), to.as_path()])?;
             }
-            for path in fs::read_dir(folder.path().join("data"))?.flatten() {
+            for path in fs::read_dir(directory.path().join("data"))?.flatten() {
                 let journal = path.path().join("journal");
                 if path.file_name().to_string_lossy().starts_with("framework-") {
                     let name = format!("{}.journal", path.file_name().to_string_lossy());

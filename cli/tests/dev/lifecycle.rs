@@ -345,9 +345,9 @@ fn ctrl_c_ends_a_running_task_with_term() {
 
 #[test]
 fn a_persistent_cluster_resumes_with_the_printed_command() {
-    let folder = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
     // A shell splits it unless it is quoted.
-    let home = folder.path().join("it's;kept");
+    let home = dir.path().join("it's;kept");
     let keep = ["--keep", home.to_str().unwrap()];
     let mut cluster = DevCluster::start(5, "1x1", &keep);
     let (code, _, stderr) = cluster.run(&[

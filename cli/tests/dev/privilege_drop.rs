@@ -17,7 +17,7 @@ const PLACES: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];
 
 /// Creates a directory that the user of agents can traverse, as it can those that members create in
 /// it, whatever the umask and the environment of the test run.
-pub(crate) fn open_folder() -> tempfile::TempDir {
+pub(crate) fn open_directory() -> tempfile::TempDir {
     // It applies to this whole process; no test needs another.
     umask(Mode::from_bits_truncate(0o022));
     let passable = |path: &Path| {
@@ -89,7 +89,7 @@ fn an_agent_started_by_root_drops_root_only_if_its_directory_is_accessible() {
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    let directory = open_folder();
+    let directory = open_directory();
     let home = directory.path().join("kept");
     let keep = ["--keep", home.to_str().unwrap()];
     let mut cluster = DevCluster::start(50, "1x1", &keep);

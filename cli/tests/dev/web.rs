@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
 
 use crate::cluster::{CommandOutput, DevCluster, wait_for};
-use crate::privilege_drop::{gives_up_root, open_folder};
+use crate::privilege_drop::{gives_up_root, open_directory};
 use crate::registry::{self, ImageRegistry};
 
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
@@ -107,7 +107,7 @@ fn a_network_survives_an_agent_restart_and_is_removed_with_its_task() {
     }
     on_a_host(|| {
         // The port is published by an agent that has given up root, as in a release.
-        let directory = open_folder();
+        let directory = open_directory();
         let home = directory.path().join("kept");
         let resources = "cpus:2;mem:512;ports:[31000-31100]";
         let more = [
@@ -167,17 +167,17 @@ fn a_web_server_from_an_image_is_reachable_and_removed_completely() {
 
 fn serve(image: &str, directory: &Path) {
     let resources = ["--agent-resources", "cpus:2;mem:512;ports:[31000-31100]"];
-    let folders = directory.to_str().unwrap();
+    let directories = directory.to_str().unwrap();
     let mut cluster = DevCluster::start_with(
         20,
         "1x1",
         &[resources, registry::REGISTRY_FLAGS].concat(),
-        &[("ARGOSY_AGENT_IMAGE_DIRS", folders)],
+        &[("ARGOSY_AGENT_IMAGE_DIRS", directories)],
     );
     let opened = cluster.record["opened"].as_array().unwrap();
     for flag in [
         registry::REGISTRY_FLAGS.join(" "),
-        format!("--image-dir {folders}"),
+        format!("--image-dir {directories}"),
     ] {
         assert!(
             opened.iter().any(|word| *word == flag),

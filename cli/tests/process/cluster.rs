@@ -186,7 +186,7 @@ impl LoopbackNetwork {
     }
 
     fn master(&self, directory: &Path, host: usize, more: &[&str]) -> TestMember {
-        let folder = directory.join(format!("master-{host}"));
+        let dir = directory.join(format!("master-{host}"));
         let listen = self.address(host).to_string();
         let mut arguments = to_strings(&[
             "master",
@@ -196,7 +196,7 @@ impl LoopbackNetwork {
             "--peers",
             &self.masters(5052),
         ]);
-        arguments.extend(to_strings(&["--data-dir", &folder.display().to_string()]));
+        arguments.extend(to_strings(&["--data-dir", &dir.display().to_string()]));
         arguments.extend(to_strings(more));
         member(
             directory,
@@ -207,7 +207,7 @@ impl LoopbackNetwork {
     }
 
     fn agent(&self, directory: &Path, number: usize) -> TestMember {
-        let folder = directory.join(format!("agent-{number}"));
+        let dir = directory.join(format!("agent-{number}"));
         let host = self.address(100 + number);
         let mut arguments = to_strings(&[
             "agent",
@@ -219,7 +219,7 @@ impl LoopbackNetwork {
         ]);
         arguments.extend(to_strings(&[
             "--data-dir",
-            &folder.display().to_string(),
+            &dir.display().to_string(),
             "--resources",
             AGENT_RESOURCES,
         ]));

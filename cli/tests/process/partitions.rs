@@ -82,7 +82,7 @@ impl PartitionNamespaces {
 
     pub(crate) fn master(&self, directory: &TempDir, index: usize, more: &[&str]) -> TestMember {
         let host = index + 1;
-        let folder = directory.path().join(format!("master-{host}"));
+        let dir = directory.path().join(format!("master-{host}"));
         let mut arguments = to_strings(&[
             "master",
             "start",
@@ -94,7 +94,7 @@ impl PartitionNamespaces {
             "--peers",
             "10.77.1.1:5052,10.77.1.2:5052,10.77.1.3:5052",
             "--data-dir",
-            &folder.display().to_string(),
+            &dir.display().to_string(),
         ]);
         arguments.extend(to_strings(more));
         let address = [10, 77, 2, host as u8].into();
@@ -124,7 +124,7 @@ impl PartitionNamespaces {
 
     fn agent_at(directory: &TempDir, number: usize, host: usize) -> TestMember {
         let name = format!("agent-{number}");
-        let folder = directory.path().join(&name);
+        let dir = directory.path().join(&name);
         let arguments = to_strings(&[
             "agent",
             "start",
@@ -139,7 +139,7 @@ impl PartitionNamespaces {
             "--host-path",
             &directory.path().display().to_string(),
             "--data-dir",
-            &folder.display().to_string(),
+            &dir.display().to_string(),
         ]);
         let address = [10, 77, 2, host as u8].into();
         member(directory.path(), name, address, arguments)

@@ -58,19 +58,19 @@ impl FetchCache {
     ///
     /// # Errors
     /// If the directory cannot be created, read or written.
-    pub fn open(folder: &Path, capacity_bytes: u64, pinned_uris: &[String]) -> io::Result<Self> {
+    pub fn open(dir: &Path, capacity_bytes: u64, pinned_uris: &[String]) -> io::Result<Self> {
         fs::DirBuilder::new()
             .mode(0o700)
             .recursive(true)
-            .create(folder)?;
-        for entry in fs::read_dir(folder)? {
+            .create(dir)?;
+        for entry in fs::read_dir(dir)? {
             let entry = entry?;
             if entry.file_name().to_string_lossy().starts_with(DRAFT) {
                 fs::remove_file(entry.path())?;
             }
         }
         let cache = Self {
-            directory: folder.to_owned(),
+            directory: dir.to_owned(),
             capacity_bytes,
             pins: pinned_uris.iter().map(|uri| hex_digest(uri)).collect(),
             leases: Mutex::default(),

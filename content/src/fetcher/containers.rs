@@ -49,15 +49,15 @@ impl ContainerAddresses {
         Self::listed(subnets, Path::new("/proc/net"))
     }
 
-    pub(super) fn listed(subnets: Option<TaskSubnets>, folder: &Path) -> io::Result<Self> {
-        let routes6 = match File::open(folder.join("ipv6_route")) {
+    pub(super) fn listed(subnets: Option<TaskSubnets>, directory: &Path) -> io::Result<Self> {
+        let routes6 = match File::open(directory.join("ipv6_route")) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         Ok(Self {
             subnets,
-            routes: File::open(folder.join("route"))?,
+            routes: File::open(directory.join("route"))?,
             routes6,
         })
     }
@@ -153,10 +153,10 @@ fd120000000000000000000000b70005 80 00000000000000000000000000000000 00 00000000
 ";
 
     fn listed(subnets: Option<TaskSubnets>, routes: &str, routes6: &str) -> ContainerAddresses {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("route"), routes).unwrap();
-        std::fs::write(folder.path().join("ipv6_route"), routes6).unwrap();
-        ContainerAddresses::listed(subnets, folder.path()).unwrap()
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("route"), routes).unwrap();
+        std::fs::write(directory.path().join("ipv6_route"), routes6).unwrap();
+        ContainerAddresses::listed(subnets, directory.path()).unwrap()
     }
 
     fn hold(containers: &ContainerAddresses, address: &str) -> bool {

@@ -30,13 +30,13 @@ pub(super) fn create_dir(path: &Path) -> io::Result<File> {
     DirBuilder::new().mode(0o755).create(path)?;
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW);
-    let folder = options.open(path)?;
-    if folder.metadata()?.uid() != geteuid().as_raw() {
+    let directory = options.open(path)?;
+    if directory.metadata()?.uid() != geteuid().as_raw() {
         return Err(io::Error::other(
             "another process has created a directory there; launch the task again",
         ));
     }
-    Ok(folder)
+    Ok(directory)
 }
 
 /// Makes a task's user the owner of a draft.

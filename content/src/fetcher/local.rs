@@ -83,7 +83,7 @@ impl FetchDirs {
             rule,
         };
         let path = local_path(uri)?;
-        let (folder, below) = self.allowed_dir(&path).map_err(invalid)?;
+        let (directory, below) = self.allowed_dir(&path).map_err(invalid)?;
         let failed = |error: PathError| match error {
             PathError::Denied(rule) => invalid(rule),
             PathError::Failed(source) => FetchError::Open {
@@ -91,8 +91,8 @@ impl FetchDirs {
                 source,
             },
         };
-        let folder = std::fs::canonicalize(folder).map_err(|error| failed(error.into()))?;
-        walk(&folder, &below, reader).map_err(failed)
+        let directory = std::fs::canonicalize(directory).map_err(|error| failed(error.into()))?;
+        walk(&directory, &below, reader).map_err(failed)
     }
 
     /// Returns the directory that a path is below, and the names from there to the file.
@@ -104,8 +104,10 @@ impl FetchDirs {
                  {elsewhere}"
             ));
         }
-        let below = |folder: &'a PathBuf| Some((folder.as_path(), path.strip_prefix(folder).ok()?));
-        let Some((folder, below)) = self.0.iter().find_map(below) else {
+        let below = |directory: &'a PathBuf| {
+            Some((directory.as_path(), path.strip_prefix(directory).ok()?))
+        };
+        let Some((directory, below)) = self.0.iter().find_map(below) else {
             let named: Vec<_> = self.0.iter().map(|path| path.to_string_lossy()).collect();
             return Err(format!(
                 "it is in none of the folders of which this agent gives tasks files ({}); move it there, start the \
@@ -119,7 +121,7 @@ impl FetchDirs {
         });
         let names = names.collect::<Option<Vec<_>>>();
         let names = names.ok_or("its path has .. in it; write it without")?;
-        Ok((folder, names))
+        Ok((directory, names))
     }
 }
 
@@ -147,19 +149,25 @@ impl From<Errno> for PathError {
     }
 }
 
-/// Follows `names` from `folder`, which is absolute and has no links, with the reader's
+/// Follows `names` from `directory`, which is absolute and has no links, with the reader's
 /// permissions.
-fn walk(folder: &Path, names: &[&OsStr], reader: &ReadIdentity) -> Result<(File, u64), PathError> {
+fn walk(
+    directory: &Path,
+    names: &[&OsStr],
+    reader: &ReadIdentity,
+) -> Result<(File, u64), PathError> {
     let not_a_file = || PathError::Denied("it is not a regular file".to_owned());
-    let (last, folders) = names.split_last().ok_or_else(not_a_file)?;
+    let (last, directories) = names.split_last().ok_or_else(not_a_file)?;
     let mut at = PathBuf::from("/");
     let mut here = openat2(CWD, "/", DIR_FLAGS, Mode::empty(), ResolveFlags::empty())?;
     search(&here, &at, reader)?;
-    let above = folder.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(name),
-        _ => None,
-    });
-    for name in above.chain(folders.iter().copied()) {
+    let above = directory
+        .components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        });
+    for name in above.chain(directories.iter().copied()) {
         here = openat2(&here, name, DIR_FLAGS, Mode::empty(), RESOLVE_BENEATH)?;
         at.push(name);
         search(&here, &at, reader)?;
@@ -177,8 +185,8 @@ fn walk(folder: &Path, names: &[&OsStr], reader: &ReadIdentity) -> Result<(File,
 }
 
 /// Checks that the reader may search a directory.
-fn search(folder: &OwnedFd, path: &Path, reader: &ReadIdentity) -> Result<(), PathError> {
-    match reader.has(0o1, &fstat(folder.as_fd())?) {
+fn search(directory: &OwnedFd, path: &Path, reader: &ReadIdentity) -> Result<(), PathError> {
+    match reader.has(0o1, &fstat(directory.as_fd())?) {
         true => Ok(()),
         false => Err(denied(reader, "search", path)),
     }

@@ -70,7 +70,7 @@ pub struct FetchSettings {
     /// The maximum size of a file.
     pub limit_bytes: u64,
     /// The only host directories from which tasks get files.
-    pub folders: Vec<PathBuf>,
+    pub directories: Vec<PathBuf>,
     /// Servers that tasks may fetch from regardless of the rules.
     pub allow: Vec<FetchAllow>,
     /// API addresses of masters, `host:port`.
@@ -197,15 +197,19 @@ impl Fetcher {
         let mut make = || -> io::Result<File> {
             archive.rewind()?;
             std::fs::remove_file(fetched)?;
-            let folder = draft::create_dir(&extracted)?;
+            let directory = draft::create_dir(&extracted)?;
             if let Some(user) = context.owner {
-                draft::chown(&folder, user)?;
+                draft::chown(&directory, user)?;
             }
-            Ok(folder)
+            Ok(directory)
         };
-        let folder = make().map_err(failed)?;
-        crash_point!("extract.folder-made");
-        if let Err(rule) = self.extractor.extract(archive, folder, context.owner).await {
+        let directory = make().map_err(failed)?;
+        crash_point!("extract.directory-made");
+        if let Err(rule) = self
+            .extractor
+            .extract(archive, directory, context.owner)
+            .await
+        {
             // Not by `remove_tree`, which a process of the task's user could keep busy. The sandbox
             // is removed as a whole later.
             let _ = tokio::fs::remove_dir_all(&extracted).await;

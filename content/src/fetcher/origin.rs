@@ -53,7 +53,7 @@ impl Origin {
     pub(super) fn new(settings: FetchSettings, downloader: Arc<dyn Downloader>) -> Self {
         Self {
             downloader,
-            directories: FetchDirs(settings.folders),
+            directories: FetchDirs(settings.directories),
             limit_bytes: settings.limit_bytes,
         }
     }
@@ -92,12 +92,12 @@ impl Origin {
             downloader.fetch(wanted, rights.reach, place, meter).await?;
             return Ok(made);
         }
-        let (folders, named, reader) = (
+        let (directories, named, reader) = (
             self.directories.clone(),
             uri.value.clone(),
             rights.reader.clone(),
         );
-        let opening = tokio::task::spawn_blocking(move || folders.open(&named, &reader));
+        let opening = tokio::task::spawn_blocking(move || directories.open(&named, &reader));
         let (source, length) = opening.await.expect("opening a file never panics")?;
         let mut file = File::from_std(create(wanted.uri, draft).await?);
         let sink = FileSink::new(wanted, (draft, &mut file), self.limit_bytes, meter).await?;

@@ -71,7 +71,7 @@ impl Downloader for DownloadClient {
 fn settings(limit_bytes: u64) -> FetchSettings {
     FetchSettings {
         limit_bytes,
-        folders: vec![std::env::temp_dir()],
+        directories: vec![std::env::temp_dir()],
         // The network of the tests' servers.
         allow: vec!["127.0.0.0/8".parse().unwrap()],
         masters: Vec::new(),
@@ -100,10 +100,10 @@ fn fetcher() -> Fetcher {
 }
 
 /// Creates a directory that all users may search.
-fn open_folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    folder
+fn open_directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    directory
 }
 
 /// Creates a file that all users may read.
@@ -279,15 +279,15 @@ async fn names_that_leave_the_sandbox_are_refused() {
     }
 }
 
-fn archive(folder: &Path, bytes: &[u8]) -> String {
-    let path = folder.join("site.tar.gz");
+fn archive(directory: &Path, bytes: &[u8]) -> String {
+    let path = directory.join("site.tar.gz");
     fs::write(&path, bytes).unwrap();
     path.display().to_string()
 }
 
 #[tokio::test]
 async fn an_archive_becomes_a_directory_or_nothing() {
-    let folder = open_folder();
+    let directory = open_directory();
     let mut made = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(5);
@@ -295,7 +295,7 @@ async fn an_archive_becomes_a_directory_or_nothing() {
     made.append_data(&mut header, "in/page", &b"hello"[..])
         .unwrap();
     let bytes = made.into_inner().unwrap();
-    let mut wanted = uri(archive(folder.path(), &bytes));
+    let mut wanted = uri(archive(directory.path(), &bytes));
     wanted.extract = true;
     let large = keeping(1 << 20, None);
     let (sandbox, result) = fetch(&large, wanted.clone()).await;
@@ -307,7 +307,7 @@ async fn an_archive_becomes_a_directory_or_nothing() {
         1,
         "neither the archive nor a draft is left"
     );
-    archive(folder.path(), &[b'x'; 700]);
+    archive(directory.path(), &[b'x'; 700]);
     let (sandbox, result) = fetch(&large, wanted).await;
     let why = result.unwrap_err();
     assert!(
@@ -364,9 +364,9 @@ async fn pages() -> (String, Arc<AtomicU32>) {
 }
 
 /// Starts the same server, with a fetcher that caches 250 bytes.
-async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
+async fn caching(directory: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
     let (base, asked) = pages().await;
-    let cache = FetchCache::open(&folder.join("cache"), 250, &[]).unwrap();
+    let cache = FetchCache::open(&directory.join("cache"), 250, &[]).unwrap();
     let fetcher = keeping(1_000, Some(cache));
     (base, asked, Arc::new(fetcher))
 }
@@ -381,8 +381,8 @@ fn kept(value: String) -> v1::Uri {
 
 #[tokio::test]
 async fn concurrent_fetches_of_one_file_share_a_download() {
-    let folder = tempfile::tempdir().unwrap();
-    let (base, asked, fetcher) = caching(folder.path()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (base, asked, fetcher) = caching(directory.path()).await;
     let fetches: Vec<_> = (0..10)
         .map(|_| {
             let (fetcher, uri) = (fetcher.clone(), kept(format!("{base}/a")));
@@ -406,8 +406,8 @@ async fn concurrent_fetches_of_one_file_share_a_download() {
 
 #[tokio::test]
 async fn the_least_recently_used_file_is_evicted_and_oversized_ones_are_not_cached() {
-    let folder = tempfile::tempdir().unwrap();
-    let (base, asked, fetcher) = caching(folder.path()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (base, asked, fetcher) = caching(directory.path()).await;
     let bring = async |name: &str| {
         let before = asked.load(Ordering::SeqCst);
         let (_sandbox, result) = fetch(&fetcher, kept(format!("{base}/{name}"))).await;
@@ -421,23 +421,23 @@ async fn the_least_recently_used_file_is_evicted_and_oversized_ones_are_not_cach
     assert!(bring("b").await, "it had to go");
     assert!(bring("large").await && bring("large").await);
     assert!(!bring("c").await, "nothing had to go for what is not kept");
-    let listed = fs::read_dir(folder.path().join("cache")).unwrap();
+    let listed = fs::read_dir(directory.path().join("cache")).unwrap();
     assert_eq!(listed.count(), 2, "no draft is left");
 }
 
 #[test]
 fn partial_downloads_are_removed_at_the_next_start() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(".draft-7"), "half").unwrap();
-    fs::write(folder.path().join("whole"), "whole").unwrap();
-    FetchCache::open(folder.path(), 250, &[]).unwrap();
-    let listed = fs::read_dir(folder.path()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(".draft-7"), "half").unwrap();
+    fs::write(directory.path().join("whole"), "whole").unwrap();
+    FetchCache::open(directory.path(), 250, &[]).unwrap();
+    let listed = fs::read_dir(directory.path()).unwrap();
     assert_eq!(listed.count(), 1);
 }
 
 #[tokio::test]
 async fn progress_is_reported_to_every_waiter() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let gate = Arc::new(tokio::sync::Notify::new());
     let held = gate.clone();
     let half = move || {
@@ -453,7 +453,7 @@ async fn progress_is_reported_to_every_waiter() {
         }
     };
     let base = serve(Router::new().route("/half", get(half))).await;
-    let cache = FetchCache::open(&folder.path().join("cache"), 250, &[]).unwrap();
+    let cache = FetchCache::open(&directory.path().join("cache"), 250, &[]).unwrap();
     let fetcher = Arc::new(keeping(1_000, Some(cache)));
     let mut waiting = Vec::new();
     for _ in 0..2 {

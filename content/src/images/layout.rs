@@ -66,8 +66,8 @@ impl ImageLayout {
         allowed: &[PathBuf],
     ) -> Result<Self, PullErrorKind> {
         let real = std::fs::canonicalize(path).map_err(PullErrorKind::read(path))?;
-        let below = |folder: &PathBuf| {
-            std::fs::canonicalize(folder).is_ok_and(|folder| real.starts_with(folder))
+        let below = |directory: &PathBuf| {
+            std::fs::canonicalize(directory).is_ok_and(|directory| real.starts_with(directory))
         };
         if !allowed.iter().any(below) {
             return Err(PullErrorKind::Forbidden {
@@ -76,7 +76,7 @@ impl ImageLayout {
         }
         let inside = match form {
             LayoutForm::Directory => {
-                LayoutContents::Directory(folder(&real).map_err(PullErrorKind::read(path))?)
+                LayoutContents::Directory(directory(&real).map_err(PullErrorKind::read(path))?)
             }
             LayoutForm::Archive => archive(path, &real)?,
         };
@@ -143,9 +143,9 @@ impl ImageLayout {
 
     fn open_file(&self, name: &str) -> Result<LayoutFile, PullErrorKind> {
         match &self.contents {
-            LayoutContents::Directory(folder) => {
+            LayoutContents::Directory(directory) => {
                 let path = self.path.join(name);
-                let file = open_beneath(folder, name).map_err(PullErrorKind::read(&path))?;
+                let file = open_beneath(directory, name).map_err(PullErrorKind::read(&path))?;
                 let metadata = file.metadata().map_err(PullErrorKind::read(&path))?;
                 if !metadata.is_file() {
                     return Err(self.invalid(format!("{name} in it is not a regular file")));
@@ -214,7 +214,7 @@ fn tag_of(entry: &Descriptor) -> Option<&str> {
     annotations.get(TAG).map(String::as_str)
 }
 
-fn folder(path: &Path) -> io::Result<OwnedFd> {
+fn directory(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     Ok(nix::fcntl::open(
         path,
@@ -224,12 +224,12 @@ fn folder(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Opens a file of the directory: links that stay inside are followed, others are refused.
-fn open_beneath(folder: &OwnedFd, name: &str) -> io::Result<File> {
+fn open_beneath(directory: &OwnedFd, name: &str) -> io::Result<File> {
     let how = OpenHow::new()
         // Opening must not block on a pipe.
         .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    Ok(File::from(openat2(folder, name, how)?))
+    Ok(File::from(openat2(directory, name, how)?))
 }
 
 /// Indexes the files of an archive.
@@ -240,7 +240,7 @@ fn archive(path: &Path, real: &Path) -> Result<LayoutContents, PullErrorKind> {
     };
     let parent = real.parent().unwrap_or(real);
     let name = real.file_name().unwrap_or_default().to_string_lossy();
-    let opened = folder(parent).and_then(|folder| open_beneath(&folder, &name));
+    let opened = directory(parent).and_then(|directory| open_beneath(&directory, &name));
     let file = opened.map_err(PullErrorKind::read(path))?;
     let is_file = file
         .metadata()

@@ -118,7 +118,7 @@ fn lie() -> ExitCode {
 fn settings() -> FetchSettings {
     FetchSettings {
         limit_bytes: 1 << 20,
-        folders: Vec::new(),
+        directories: Vec::new(),
         allow: vec!["127.0.0.0/8".parse().unwrap()],
         masters: Vec::new(),
         api: "127.0.0.1:5051".to_owned(),
@@ -171,7 +171,7 @@ fn fetcher(service: &Arc<ContentService>) -> Fetcher {
 
 async fn fetch(
     fetcher: &Fetcher,
-    folder: &Path,
+    directory: &Path,
     value: String,
     sha256: &str,
 ) -> Result<(), String> {
@@ -183,7 +183,7 @@ async fn fetch(
     };
     let (meter, _) = watch::channel(FetchProgress::default());
     let fetched = fetcher
-        .fetch_all(&[uri], folder, FetchContext::default(), &meter)
+        .fetch_all(&[uri], directory, FetchContext::default(), &meter)
         .await;
     fetched.map_err(|error| argosy_content::error_chain(&error))
 }
@@ -240,7 +240,7 @@ fn is_there(pid: u32) -> bool {
 
 async fn fetch_succeeds() {
     let (address, _) = serve(|_, stream, _| whole(&stream, "text/plain", b"hello"));
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let service = service_by(command());
     assert_eq!(
         service.pid(),
@@ -249,13 +249,13 @@ async fn fetch_succeeds() {
     );
     fetch(
         &fetcher(&service),
-        folder.path(),
+        directory.path(),
         format!("http://{address}/f"),
         "",
     )
     .await
     .unwrap();
-    assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"hello");
+    assert_eq!(fs::read(directory.path().join("file")).unwrap(), b"hello");
     let pid = service.pid().expect("it runs on");
     assert_ne!(pid, std::process::id());
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -272,7 +272,7 @@ async fn fetch_succeeds() {
     // The same service performs the next download.
     fetch(
         &fetcher(&service),
-        folder.path(),
+        directory.path(),
         format!("http://{address}/g"),
         "",
     )
@@ -298,12 +298,12 @@ async fn access_is_checked() {
         };
         whole(&stream, "text/plain", &vec![b'x'; size]);
     });
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let service = service_by(command());
     let fetcher = fetcher(&service);
     let why = fetch(
         &fetcher,
-        folder.path(),
+        directory.path(),
         format!("http://{address}/large"),
         "",
     )
@@ -316,14 +316,14 @@ async fn access_is_checked() {
         format!("http://u:hunter2@{address}/f?hunter2"),
         "0".repeat(64),
     );
-    let why = fetch(&fetcher, folder.path(), url, &wrong)
+    let why = fetch(&fetcher, directory.path(), url, &wrong)
         .await
         .unwrap_err();
     assert!(why.contains("is not what was asked for"), "{why}");
     assert!(!why.contains("hunter2"), "{why}");
     let why = fetch(
         &fetcher,
-        folder.path(),
+        directory.path(),
         "http://169.254.169.254/x".to_owned(),
         "",
     )
@@ -332,11 +332,13 @@ async fn access_is_checked() {
     // The process still knows facts of its host from files that it can no longer open.
     if let Some(own) = own_address() {
         let url = format!("http://{own}:{}/f", address.port());
-        let why = fetch(&fetcher, folder.path(), url, "").await.unwrap_err();
+        let why = fetch(&fetcher, directory.path(), url, "")
+            .await
+            .unwrap_err();
         assert!(why.contains("an address of the agent's host"), "{why}");
     }
     assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
+        fs::read_dir(directory.path()).unwrap().count(),
         0,
         "nothing is left"
     );
@@ -361,17 +363,17 @@ fn stalling() -> (SocketAddr, Arc<AtomicU32>) {
 /// Kills the service in the middle of a fetch, and checks that the fetch completes.
 async fn lost(signal: Signal) {
     let (address, stalled) = stalling();
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let service = service_by(command());
     let fetcher = Arc::new(fetcher(&service));
-    let (place, by) = (folder.path().to_owned(), Arc::clone(&fetcher));
+    let (place, by) = (directory.path().to_owned(), Arc::clone(&fetcher));
     let fetching =
         tokio::spawn(async move { fetch(&by, &place, format!("http://{address}/f"), "").await });
     until("it is asked", || stalled.load(Ordering::SeqCst) > 0).await;
     let first = service.pid().unwrap();
     kill(Pid::from_raw(first as i32), signal).unwrap();
     fetching.await.unwrap().unwrap();
-    assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"whole");
+    assert_eq!(fs::read(directory.path().join("file")).unwrap(), b"whole");
     assert_ne!(service.pid(), Some(first));
     until("the lost one is reaped", || !is_there(first)).await;
 }
@@ -386,10 +388,10 @@ async fn stopped() {
 
 async fn given_up() {
     let (address, stalled) = stalling();
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let service = service_by(command());
     let fetcher = Arc::new(fetcher(&service));
-    let (place, by) = (folder.path().to_owned(), Arc::clone(&fetcher));
+    let (place, by) = (directory.path().to_owned(), Arc::clone(&fetcher));
     let fetching =
         tokio::spawn(async move { fetch(&by, &place, format!("http://{address}/f"), "").await });
     until("it is asked", || stalled.load(Ordering::SeqCst) > 0).await;
@@ -403,7 +405,7 @@ async fn given_up() {
 }
 
 async fn missing() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     for (program, remedy) in [
         ("/nonexistent/program", "No such file"),
         ("/bin/true", "was lost"),
@@ -413,7 +415,9 @@ async fn missing() {
             arguments: Vec::new(),
         }));
         let url = "http://127.0.0.1:9/f".to_owned();
-        let why = fetch(&fetcher, folder.path(), url, "").await.unwrap_err();
+        let why = fetch(&fetcher, directory.path(), url, "")
+            .await
+            .unwrap_err();
         assert!(why.contains("content service"), "{why}");
         assert!(why.contains(remedy), "{why}");
     }
@@ -440,14 +444,14 @@ impl Unpacker for CountingUnpacker {
 }
 
 async fn compromised_service() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let service = service_by(ServiceCommand {
         program: PathBuf::from("/proc/self/exe"),
         arguments: vec![LIAR.to_owned()],
     });
     let unpacker = Arc::new(CountingUnpacker);
     let images = ImageManager::open(
-        folder.path(),
+        directory.path(),
         ImageSettings::default(),
         (unpacker, Arc::new(LocalLayerDirs)),
         service.clone(),
@@ -502,7 +506,7 @@ fn registry() -> SocketAddr {
 
 async fn pulled() {
     let address = registry();
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let listed = vec![address.to_string().parse().unwrap()];
     let service = service_of(command(), listed);
     let settings = ImageSettings {
@@ -510,7 +514,7 @@ async fn pulled() {
         ..ImageSettings::default()
     };
     let images = ImageManager::open(
-        folder.path(),
+        directory.path(),
         settings,
         (Arc::new(CountingUnpacker), Arc::new(LocalLayerDirs)),
         service.clone(),
@@ -535,11 +539,11 @@ async fn pulled() {
 
 async fn ended() {
     let (address, _) = serve(|_, stream, _| whole(&stream, "text/plain", b"hello"));
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let service = service_by(command());
     fetch(
         &fetcher(&service),
-        folder.path(),
+        directory.path(),
         format!("http://{address}/f"),
         "",
     )

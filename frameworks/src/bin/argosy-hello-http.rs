@@ -36,9 +36,9 @@ fn main() -> anyhow::Result<()> {
         witness,
     } = Arguments::parse();
     let me = Witness::take().context("cannot identify this process")?;
-    if let Some(folder) = witness {
-        me.append(&folder)
-            .with_context(|| format!("cannot write to {}", folder.display()))?;
+    if let Some(directory) = witness {
+        me.append(&directory)
+            .with_context(|| format!("cannot write to {}", directory.display()))?;
     }
     let listener = TcpListener::bind((address.as_str(), port))
         .with_context(|| format!("cannot listen on {address}:{port}"))?;

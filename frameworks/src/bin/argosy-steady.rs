@@ -85,9 +85,9 @@ impl Arguments {
                 ..v1::Uri::default()
             });
         }
-        if let Some(folder) = &self.witness {
+        if let Some(directory) = &self.witness {
             template.host_paths.push(v1::HostPath {
-                host_path: std::path::absolute(folder)?.display().to_string(),
+                host_path: std::path::absolute(directory)?.display().to_string(),
                 container_path: "witness".into(),
                 read_only: false,
             });

@@ -267,10 +267,10 @@ impl Job {
         let settings = &self.settings;
         let mut argv = vec!["./wordmap".to_owned()];
         let mut host_paths = Vec::new();
-        if let Some(folder) = &settings.witness {
+        if let Some(directory) = &settings.witness {
             argv.extend(["--witness".to_owned(), "witness".to_owned()]);
             host_paths.push(v1::HostPath {
-                host_path: folder.clone(),
+                host_path: directory.clone(),
                 container_path: "witness".into(),
                 read_only: false,
             });

@@ -181,8 +181,8 @@ mod tests {
 
     #[test]
     fn a_program_that_does_not_end_is_killed_and_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("pid");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
         let line = format!("echo $$ > {}; kill -STOP $$", path.display());
         let error = run(&shell(&line), "", Duration::from_millis(500));
         let error = error.err().unwrap();

@@ -63,9 +63,10 @@ impl AllowedPrograms {
     fn contains(&self, program: &OsStr) -> bool {
         let program = Path::new(program);
         let is_plain = !program.components().any(|part| part.as_os_str() == "..");
-        let folder = program.parent().filter(|_| is_plain);
+        let directory = program.parent().filter(|_| is_plain);
         self.files.iter().any(|file| file == program)
-            || folder.is_some_and(|folder| self.directories.iter().any(|one| one == folder))
+            || directory
+                .is_some_and(|directory| self.directories.iter().any(|one| one == directory))
     }
 }
 

@@ -160,9 +160,9 @@ pub fn loop_device_backing(device: BorrowedFd<'_>) -> Result<(u64, u64), Errno> 
 
 /// Shuts down the whole file system of this directory: all later access fails, and nothing more is
 /// written.
-pub fn shut_down(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn shut_down(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     let wanted = WRITE_NOTHING;
     // SAFETY: the kernel reads one number, which is live for the call.
-    let returned = unsafe { libc::ioctl(folder.as_raw_fd(), SHUT_DOWN, &raw const wanted) };
+    let returned = unsafe { libc::ioctl(directory.as_raw_fd(), SHUT_DOWN, &raw const wanted) };
     Errno::result(returned).map(drop)
 }

@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn an_absent_group_is_empty_and_can_be_killed_and_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let group = Cgroup::at(&folder.path().join("gone"));
+        let directory = tempfile::tempdir().unwrap();
+        let group = Cgroup::at(&directory.path().join("gone"));
         assert!(!group.is_populated().unwrap());
         group.kill().unwrap();
         group.remove(Duration::ZERO).unwrap();
@@ -240,27 +240,31 @@ mod tests {
 
     #[test]
     fn a_group_that_does_not_empty_is_reported_with_its_path() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         fs::write(
-            folder.path().join("cgroup.events"),
+            directory.path().join("cgroup.events"),
             "populated 1\nfrozen 0\n",
         )
         .unwrap();
-        fs::write(folder.path().join("cgroup.kill"), "").unwrap();
-        let group = Cgroup::at(folder.path());
+        fs::write(directory.path().join("cgroup.kill"), "").unwrap();
+        let group = Cgroup::at(directory.path());
         assert!(group.is_populated().unwrap());
         let error = group.remove(Duration::from_millis(5)).unwrap_err();
         assert!(
             matches!(error, CgroupError::StillPopulated { .. }),
             "{error}"
         );
-        assert!(error.to_string().contains(folder.path().to_str().unwrap()));
+        assert!(
+            error
+                .to_string()
+                .contains(directory.path().to_str().unwrap())
+        );
     }
 
     #[test]
     fn a_group_is_replaced_only_when_it_is_empty() {
-        let folder = tempfile::tempdir().unwrap();
-        let group = Cgroup::at(&folder.path().join("c"));
+        let directory = tempfile::tempdir().unwrap();
+        let group = Cgroup::at(&directory.path().join("c"));
         group.create().unwrap();
         group.create().unwrap();
         fs::write(group.path().join("cgroup.events"), "populated 1\n").unwrap();

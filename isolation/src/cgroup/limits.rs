@@ -390,10 +390,10 @@ mod tests {
     #[test]
     fn no_limits_need_no_controllers() {
         let nothing = Limits::default();
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         assert!(
             nothing
-                .apply(folder.path(), MissingPolicy::RequireAll)
+                .apply(directory.path(), MissingPolicy::RequireAll)
                 .is_ok()
         );
     }

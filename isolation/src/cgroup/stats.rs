@@ -229,12 +229,12 @@ fn pressure_of(text: &str) -> Option<Pressure> {
 mod tests {
     use super::*;
 
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
+    fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
-            fs::write(folder.path().join(name), text).unwrap();
+            fs::write(directory.path().join(name), text).unwrap();
         }
-        folder
+        directory
     }
 
     const CPU: &str = "usage_usec 2250911\nuser_usec 1820313\nsystem_usec 430598\n\
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_group_with_all_controllers_reports_all_statistics() {
-        let folder = folder(&[
+        let directory = directory(&[
             ("cpu.stat", CPU),
             ("memory.current", "32882688\n"),
             ("memory.peak", "33554432\n"),
@@ -257,7 +257,7 @@ mod tests {
             ("pids.current", "7\n"),
             ("pids.events", "max 2\n"),
         ]);
-        let stats = CgroupStats::read(folder.path());
+        let stats = CgroupStats::read(directory.path());
         assert_eq!(
             (stats.cpu_us, stats.cpu_user_us, stats.cpu_system_us),
             (Some(2_250_911), Some(1_820_313), Some(430_598))
@@ -285,16 +285,16 @@ mod tests {
 
     #[test]
     fn a_group_without_controllers_reports_its_cpu_time() {
-        let folder = folder(&[("cpu.stat", "usage_usec 9\nuser_usec 4\nsystem_usec 5\n")]);
+        let directory = directory(&[("cpu.stat", "usage_usec 9\nuser_usec 4\nsystem_usec 5\n")]);
         let expected = CgroupStats {
             cpu_us: Some(9),
             cpu_user_us: Some(4),
             cpu_system_us: Some(5),
             ..CgroupStats::default()
         };
-        assert_eq!(CgroupStats::read(folder.path()), expected);
+        assert_eq!(CgroupStats::read(directory.path()), expected);
         assert_eq!(
-            CgroupStats::read(&folder.path().join("gone")),
+            CgroupStats::read(&directory.path().join("gone")),
             CgroupStats::default(),
             "a removed group is not an error either"
         );
@@ -302,8 +302,8 @@ mod tests {
 
     #[test]
     fn no_memory_limit_is_none() {
-        let folder = folder(&[("memory.max", "max\n")]);
-        assert_eq!(CgroupStats::read(folder.path()).memory_limit_bytes, None);
+        let directory = directory(&[("memory.max", "max\n")]);
+        assert_eq!(CgroupStats::read(directory.path()).memory_limit_bytes, None);
     }
 
     #[test]
@@ -351,11 +351,11 @@ mod tests {
             ("memory.peak", "33554432\n"),
             ("memory.max", "33554432\n"),
         ];
-        let peaceful = LastUsage::read(folder(&files).path());
+        let peaceful = LastUsage::read(directory(&files).path());
         assert_eq!(peaceful.cpu_us, Some(2_250_911));
         assert_eq!(peaceful.memory_peak_bytes, Some(33_554_432));
         assert_eq!(peaceful.memory_limit_bytes, None);
-        let killed = folder(&[&files[..], &[("memory.events", EVENTS)]].concat());
+        let killed = directory(&[&files[..], &[("memory.events", EVENTS)]].concat());
         let killed = LastUsage::read(killed.path());
         assert_eq!(killed.memory_limit_bytes, Some(33_554_432));
         assert_eq!(killed.out_of_memory_kills, Some(3));

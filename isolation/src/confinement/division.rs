@@ -103,9 +103,9 @@ pub fn drop_root(map: impl FnOnce() -> io::Result<()>) -> Result<(), String> {
 /// # Errors
 /// If there are too many of `others`, or the kernel refuses the map.
 pub fn map_users(pid: i32, user: HostUser, others: &[Range<u32>]) -> io::Result<()> {
-    let folder = Path::new("/proc").join(pid.to_string());
+    let directory = Path::new("/proc").join(pid.to_string());
     for (name, number) in [("gid_map", user.gid), ("uid_map", user.uid)] {
-        fs::write(folder.join(name), map(number, others)?)?;
+        fs::write(directory.join(name), map(number, others)?)?;
     }
     Ok(())
 }

@@ -141,7 +141,7 @@ fn own_capabilities() -> u64 {
 }
 
 /// Restricts file access to one directory tree, for a process that has its input open already.
-pub(crate) fn restrict_to_domain(folder: BorrowedFd<'_>) -> Result<(), landlock::RulesetError> {
+pub(crate) fn restrict_to_domain(directory: BorrowedFd<'_>) -> Result<(), landlock::RulesetError> {
     let all = AccessFs::from_all(LANDLOCK);
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -149,7 +149,7 @@ pub(crate) fn restrict_to_domain(folder: BorrowedFd<'_>) -> Result<(), landlock:
         .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?;
     rules
-        .add_rule(PathBeneath::new(folder, all))?
+        .add_rule(PathBeneath::new(directory, all))?
         .restrict_self()
         .map(drop)
 }
@@ -239,8 +239,8 @@ fn rules(
             // A path that does not exist needs no right.
             continue;
         };
-        let is_folder = path.is_dir();
-        let access = if is_folder {
+        let is_directory = path.is_dir();
+        let access = if is_directory {
             access
         } else {
             access & AccessFs::from_file(LANDLOCK)

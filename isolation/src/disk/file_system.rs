@@ -60,9 +60,9 @@ pub struct FileSystem {
 impl FileSystem {
     /// Returns the file system in this directory, which need not exist yet.
     #[must_use]
-    pub fn at(folder: &Path) -> Self {
+    pub fn at(dir: &Path) -> Self {
         Self {
-            directory: folder.to_owned(),
+            directory: dir.to_owned(),
         }
     }
 
@@ -382,12 +382,12 @@ mod tests {
     #[test]
     fn a_file_system_too_small_for_its_metadata_is_rejected() {
         let world = tempfile::tempdir().unwrap();
-        let folder = world.path().join("c");
-        let made = FileSystem::at(&folder).make(FEWEST_BYTES - 1, world.path());
+        let directory = world.path().join("c");
+        let made = FileSystem::at(&directory).make(FEWEST_BYTES - 1, world.path());
         let error = made.unwrap_err();
         let why = std::error::Error::source(&error).unwrap().to_string();
         assert!(why.contains("ask for more disk"), "{why}");
-        assert!(!folder.exists());
+        assert!(!directory.exists());
     }
 
     #[test]

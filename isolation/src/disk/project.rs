@@ -39,11 +39,11 @@ const TRIES: u32 = 65_536;
 ///
 /// # Errors
 /// A message with its remedy.
-pub fn supported(folder: &Path) -> Result<(), String> {
+pub fn supported(directory: &Path) -> Result<(), String> {
     let remedy =
         "mount it with the option prjquota (ext4: after tune2fs -O project,quota), or choose loop";
-    let place = folder.display();
-    let open = open(folder).map_err(|error| format!("{place} cannot be opened: {error}"))?;
+    let place = directory.display();
+    let open = open(directory).map_err(|error| format!("{place} cannot be opened: {error}"))?;
     let state = sys::disk::project_quota_state(open.as_fd()).map_err(|errno| {
         format!("the file system of {place} has no project quotas ({errno}): {remedy}")
     })?;
@@ -62,9 +62,9 @@ pub fn supported(folder: &Path) -> Result<(), String> {
 ///
 /// # Errors
 /// The step that failed. The directory can be removed like any other.
-pub fn assign(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> {
-    let what = || format!("make {} a project with a quota", folder.display());
-    let open = open(folder).map_err(disk_error(what()))?;
+pub fn assign(directory: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> {
+    let what = || format!("make {} a project with a quota", directory.display());
+    let open = open(directory).map_err(disk_error(what()))?;
     let lock = OpenOptions::new()
         .write(true)
         .create(true)
@@ -95,16 +95,16 @@ pub fn assign(folder: &Path, bytes: u64, alone: &Path) -> Result<(), DiskError> 
 ///
 /// # Errors
 /// The step that failed.
-pub fn share(of: &Path, folder: &Path) -> Result<(), DiskError> {
+pub fn share(of: &Path, directory: &Path) -> Result<(), DiskError> {
     let shared = || -> io::Result<()> {
         match own_project(open(of)?.as_fd()) {
-            Some(project) => Ok(join(open(folder)?.as_fd(), project)?),
+            Some(project) => Ok(join(open(directory)?.as_fd(), project)?),
             None => Ok(()),
         }
     };
     shared().map_err(disk_error(format!(
         "count {} as a part of {}",
-        folder.display(),
+        directory.display(),
         of.display()
     )))
 }
@@ -112,8 +112,8 @@ pub fn share(of: &Path, folder: &Path) -> Result<(), DiskError> {
 /// Returns the usage of this directory's project; `None` if it is not a project of this runtime, or
 /// has no limit.
 #[must_use]
-pub fn usage(folder: &Path) -> Option<DiskUsage> {
-    let open = open(folder).ok()?;
+pub fn usage(directory: &Path) -> Option<DiskUsage> {
+    let open = open(directory).ok()?;
     let project = own_project(open.as_fd())?;
     let quota = sys::disk::project_quota(open.as_fd(), project).ok()?;
     (quota.dqb_bhardlimit > 0).then(|| DiskUsage {
@@ -129,8 +129,8 @@ pub fn usage(folder: &Path) -> Option<DiskUsage> {
 ///
 /// # Errors
 /// The step that failed.
-pub fn clear_limit(folder: &Path) -> Result<(), DiskError> {
-    let Ok(open) = open(folder) else {
+pub fn clear_limit(directory: &Path) -> Result<(), DiskError> {
+    let Ok(open) = open(directory) else {
         return Ok(());
     };
     let Some(project) = own_project(open.as_fd()) else {
@@ -145,44 +145,44 @@ pub fn clear_limit(folder: &Path) -> Result<(), DiskError> {
         }
         Err(errno) => Err(disk_error(format!(
             "lift the quota of {}",
-            folder.display()
+            directory.display()
         ))(errno)),
     }
 }
 
-fn open(folder: &Path) -> io::Result<OwnedFd> {
+fn open(directory: &Path) -> io::Result<OwnedFd> {
     let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(flags)
-        .open(folder);
+        .open(directory);
     opened.map(File::into)
 }
 
 /// Returns the project id if it belongs to this runtime. A directory may be part of an operator's
 /// project, which is left alone.
-fn own_project(folder: BorrowedFd<'_>) -> Option<u32> {
-    let project = sys::disk::attributes(folder).ok()?.project;
+fn own_project(directory: BorrowedFd<'_>) -> Option<u32> {
+    let project = sys::disk::attributes(directory).ok()?.project;
     (FIRST_PROJECT..END_PROJECT)
         .contains(&project)
         .then_some(project)
 }
 
-fn join(folder: BorrowedFd<'_>, project: u32) -> Result<(), Errno> {
-    let mut wanted = sys::disk::attributes(folder)?;
+fn join(directory: BorrowedFd<'_>, project: u32) -> Result<(), Errno> {
+    let mut wanted = sys::disk::attributes(directory)?;
     wanted.project = project;
     wanted.flags |= INHERIT;
-    sys::disk::set_attributes(folder, &wanted)
+    sys::disk::set_attributes(directory, &wanted)
 }
 
 /// Returns an unused id. The search starts at an id derived from the inode: files of an earlier
 /// container may still be being removed.
-fn find_free(folder: BorrowedFd<'_>) -> io::Result<u32> {
+fn find_free(directory: BorrowedFd<'_>) -> io::Result<u32> {
     let count = END_PROJECT - FIRST_PROJECT;
-    let first = rustix::fs::fstat(folder)?.st_ino as u32 % count;
+    let first = rustix::fs::fstat(directory)?.st_ino as u32 % count;
     for at in 0..TRIES {
         let project = FIRST_PROJECT + (first + at) % count;
-        match sys::disk::project_quota(folder, project) {
+        match sys::disk::project_quota(directory, project) {
             Ok(quota) if quota.dqb_curinodes == 0 && quota.dqb_curspace == 0 => return Ok(project),
             // The kernel has no record of this id.
             Err(Errno::ENOENT) => return Ok(project),

@@ -74,8 +74,8 @@ impl RootMounts {
         let attributes = attributes(isolation_layers);
         let image = match root {
             RootFs::Host => return Ok(None),
-            RootFs::Directory(folder) => {
-                let tree = clone_mount(CWD, folder)?;
+            RootFs::Directory(directory) => {
+                let tree = clone_mount(CWD, directory)?;
                 restrict(tree.as_fd(), attributes)?;
                 return Ok(Some(Self::Directory(tree)));
             }
@@ -100,16 +100,16 @@ impl RootMounts {
         let (upper, work) = (name(&image.upper), name(&image.work));
         // Their owners are not mapped: files that container root creates there have no host user.
         let (user, group) = (Uid::from_raw(first_host_id), Gid::from_raw(first_host_id));
-        for folder in [&upper, &work] {
+        for directory in [&upper, &work] {
             chownat(
                 &own,
-                folder,
+                directory,
                 Some(user),
                 Some(group),
                 AtFlags::SYMLINK_NOFOLLOW,
             )
             .map_err(mount_error(format!(
-                "give {folder} to the container's root"
+                "give {directory} to the container's root"
             )))?;
         }
         Ok(Some(Self::Image {
@@ -126,7 +126,7 @@ impl RootMounts {
     pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), MountError> {
         let mapped = match self {
             Self::Image { layers, .. } => layers.as_slice(),
-            Self::Directory(folder) => std::slice::from_ref(folder),
+            Self::Directory(directory) => std::slice::from_ref(directory),
         };
         mapped.iter().try_for_each(|tree| {
             sys::map_owners(tree.as_fd(), users).map_err(mount_error(
@@ -143,7 +143,9 @@ impl RootMounts {
     pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
         fchdir(scaffold).map_err(mount_error("enter the scaffold"))?;
         match self {
-            Self::Directory(folder) => folder.try_clone().map_err(mount_error("keep the root")),
+            Self::Directory(directory) => {
+                directory.try_clone().map_err(mount_error("keep the root"))
+            }
             Self::Image {
                 layers,
                 writable: own,

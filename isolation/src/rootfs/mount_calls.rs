@@ -42,8 +42,8 @@ pub(super) fn mount_error<E: Into<io::Error>>(
 }
 
 /// Creates an unattached mount of one directory, without its submounts.
-pub(crate) fn clone_dir(folder: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
-    let tree = open_tree(folder, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
+pub(crate) fn clone_dir(directory: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+    let tree = open_tree(directory, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
         .map_err(mount_error("clone the mount of a directory"))?;
     restrict(tree.as_fd(), DEFAULT_ATTRIBUTES)?;
     Ok(tree)
@@ -185,7 +185,7 @@ pub(super) fn create_dir(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd,
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         made = match openat(above, part, flags, Mode::empty()) {
-            Ok(folder) => Some(folder),
+            Ok(directory) => Some(directory),
             Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
                 return Err(mount_error(words())(link_error()));
             }
@@ -193,7 +193,7 @@ pub(super) fn create_dir(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd,
         };
     }
     match made {
-        Some(folder) => Ok(folder),
+        Some(directory) => Ok(directory),
         None => parent.try_clone_to_owned().map_err(mount_error(words())),
     }
 }
@@ -205,14 +205,15 @@ pub(super) fn create_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd
         .file_name()
         .ok_or_else(|| io::Error::other("it has no name"));
     let name = name.map_err(mount_error(words()))?;
-    let folder = create_dir(parent, path.parent().unwrap_or(Path::new("")))?;
+    let directory = create_dir(parent, path.parent().unwrap_or(Path::new("")))?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(&folder, name, flags, Mode::from_raw_mode(0o644)) {
+    match openat(&directory, name, flags, Mode::from_raw_mode(0o644)) {
         Ok(file) => Ok(file),
         // An image may contain it: a file is then covered.
         Err(rustix::io::Errno::EXIST) => {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = openat(&folder, name, flags, Mode::empty()).map_err(mount_error(words()))?;
+            let file =
+                openat(&directory, name, flags, Mode::empty()).map_err(mount_error(words()))?;
             let found = rustix::fs::fstat(&file).map_err(mount_error(words()))?;
             if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
                 return Err(mount_error(words())(link_error()));

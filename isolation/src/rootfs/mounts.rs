@@ -98,7 +98,7 @@ impl PreparedMounts {
     ) -> Result<Self, MountError> {
         let view = &profile.view;
         let own = [(sandbox, SANDBOX)].into_iter();
-        let own = own.chain(shared.map(|folder| (folder, SHARED)));
+        let own = own.chain(shared.map(|directory| (directory, SHARED)));
         let own = own.map(|(from, to)| {
             let tree = clone_mount(CWD, from)?;
             restrict(tree.as_fd(), DEFAULT_ATTRIBUTES)?;

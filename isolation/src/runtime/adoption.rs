@@ -80,11 +80,11 @@ pub enum AdoptionError {
 /// container may be running.
 pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
     let files = StateDirectory::at(directory);
-    let folder = |source| AdoptionError::Directory {
+    let dir = |source| AdoptionError::Directory {
         directory: directory.to_owned(),
         source,
     };
-    if !directory.try_exists().map_err(folder)? {
+    if !directory.try_exists().map_err(dir)? {
         return Ok(gone("its directory does not exist"));
     }
     if let Some(exit) = files.exit()? {

@@ -328,10 +328,10 @@ mod tests {
     #[test]
     fn messages_round_trip_and_unknown_ones_are_skipped() {
         let (ours, theirs) = packet_pair().unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut attachment = Attachment {
             socket: ours,
-            files: StateDirectory::at(folder.path()),
+            files: StateDirectory::at(directory.path()),
             is_over: false,
         };
         send(theirs.as_fd(), b'?', b"of a later release").unwrap();
@@ -359,10 +359,10 @@ mod tests {
     #[test]
     fn requests_round_trip_and_invalid_ones_are_skipped() {
         let (ours, theirs) = packet_pair().unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let attachment = Attachment {
             socket: ours,
-            files: StateDirectory::at(folder.path()),
+            files: StateDirectory::at(directory.path()),
             is_over: false,
         };
         let size = WindowSize {

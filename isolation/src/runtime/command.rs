@@ -137,11 +137,11 @@ fn candidates(name: &str, path: &str) -> Vec<String> {
     if name.contains('/') {
         return vec![name.to_owned()];
     }
-    let folders = path.split(':');
-    folders
-        .map(|folder| match folder {
+    let directories = path.split(':');
+    directories
+        .map(|directory| match directory {
             "" => format!("./{name}"),
-            folder => format!("{folder}/{name}"),
+            directory => format!("{directory}/{name}"),
         })
         .collect()
 }

@@ -86,9 +86,9 @@ pub(crate) fn with_short_path<T>(
         return action(&whole);
     }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let folder = open(directory, flags, Mode::empty())?;
+    let dir = open(directory, flags, Mode::empty())?;
     action(Path::new(&format!(
         "/proc/self/fd/{}/{name}",
-        folder.as_raw_fd()
+        dir.as_raw_fd()
     )))
 }

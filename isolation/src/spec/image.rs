@@ -44,7 +44,7 @@ impl RootFs {
     pub(crate) fn check(&self) -> Result<(), SpecError> {
         let image = match self {
             Self::Host => return Ok(()),
-            Self::Directory(folder) => return check_plain("root", folder),
+            Self::Directory(directory) => return check_plain("root", directory),
             Self::Image(image) => image,
         };
         if !(1..=LAYERS_MAX).contains(&image.layers.len()) {

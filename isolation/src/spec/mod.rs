@@ -131,8 +131,8 @@ pub struct LaunchSpec {
     pub sandbox: PathBuf,
     /// A directory that it shares with containers of the same users, mounted at
     /// [`mounts::SHARED`]. Absolute; must exist. Only with a profile.
-    #[serde(default)]
-    pub shared_folder: Option<PathBuf>,
+    #[serde(default, rename = "shared_folder")]
+    pub shared_directory: Option<PathBuf>,
     /// The command's working directory, as it sees it; `None`: its sandbox. The command must be
     /// allowed to enter it.
     pub working_dir: Option<PathBuf>,
@@ -242,7 +242,7 @@ impl LaunchSpec {
             nonce: 0,
             directory: directory.to_owned(),
             sandbox: sandbox.to_owned(),
-            shared_folder: None,
+            shared_directory: None,
             working_dir: None,
             program,
             environment: Vec::new(),

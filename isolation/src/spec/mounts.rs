@@ -107,7 +107,8 @@ pub const SECRET_LIMIT_BYTES: u64 = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretFile {
     /// The operator's directory: absolute, and accessible only to the agent's user.
-    pub folder: PathBuf,
+    #[serde(rename = "folder")]
+    pub directory: PathBuf,
     /// The file's path below it. No link on the path is followed.
     pub name: PathBuf,
 }
@@ -140,7 +141,7 @@ pub(super) fn check_volumes(volumes: &[Volume]) -> Result<(), SpecError> {
                 return refuse(path, "give its file system a size");
             }
             VolumeSource::Secret(secret)
-                if !secret.folder.is_absolute() || !is_plain(&secret.name) =>
+                if !secret.directory.is_absolute() || !is_plain(&secret.name) =>
             {
                 return refuse(&secret.name, "name a file below an absolute directory");
             }
@@ -166,9 +167,9 @@ mod tests {
         VolumeSource::Tmpfs { bytes }
     }
 
-    fn secret(folder: &str, name: &str) -> VolumeSource {
+    fn secret(directory: &str, name: &str) -> VolumeSource {
         VolumeSource::Secret(SecretFile {
-            folder: folder.into(),
+            directory: directory.into(),
             name: name.into(),
         })
     }

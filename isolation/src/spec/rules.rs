@@ -109,16 +109,16 @@ impl LaunchSpec {
     }
 
     fn check_profile(&self) -> Result<(), SpecError> {
-        if let Some(folder) = &self.shared_folder {
-            check_path("shared_folder", folder)?;
+        if let Some(directory) = &self.shared_directory {
+            check_path("shared_directory", directory)?;
         }
         let Some(profile) = &self.profile else {
-            return match &self.shared_folder {
+            return match &self.shared_directory {
                 None => Ok(()),
-                Some(folder) => {
+                Some(directory) => {
                     let remedy = "only a container with a profile is shown one: leave it out";
-                    let folder = folder.to_string_lossy();
-                    Err(SpecError::new("shared_folder", &folder, remedy))
+                    let directory = directory.to_string_lossy();
+                    Err(SpecError::new("shared_directory", &directory, remedy))
                 }
             };
         };

@@ -167,9 +167,9 @@ impl LayerCopy<'_> {
                 Mode::empty(),
                 RESOLVE_BENEATH,
             )?;
-            let folder = open_dir(&root, first.parent().unwrap_or(Path::new("")))?;
+            let directory = open_dir(&root, first.parent().unwrap_or(Path::new("")))?;
             let first = first.file_name().unwrap_or_default();
-            return Ok(linkat(&folder, first, to, name, AtFlags::empty())?);
+            return Ok(linkat(&directory, first, to, name, AtFlags::empty())?);
         }
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         let to = openat2(to, name, flags, Mode::from_raw_mode(0o600), RESOLVE_BENEATH)?;
@@ -192,9 +192,9 @@ impl LayerCopy<'_> {
     }
 }
 
-fn names(folder: &OwnedFd) -> Result<Vec<OsString>, EntryWriteError> {
+fn names(directory: &OwnedFd) -> Result<Vec<OsString>, EntryWriteError> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
+    for entry in Dir::read_from(directory)? {
         let name = entry?.file_name().to_bytes().to_vec();
         if name != b"." && name != b".." {
             names.push(OsString::from_vec(name));
@@ -205,12 +205,12 @@ fn names(folder: &OwnedFd) -> Result<Vec<OsString>, EntryWriteError> {
     Ok(names)
 }
 
-fn clear(folder: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
-    match lookup(folder, name)? {
+fn clear(directory: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
+    match lookup(directory, name)? {
         ExistingEntry::Nothing => Ok(()),
-        ExistingEntry::Directory => remove(folder, name),
+        ExistingEntry::Directory => remove(directory, name),
         ExistingEntry::File | ExistingEntry::Symlink | ExistingEntry::Whiteout => {
-            match unlinkat(folder, name, AtFlags::empty()) {
+            match unlinkat(directory, name, AtFlags::empty()) {
                 Err(Errno::NOENT) => Ok(()),
                 removed => Ok(removed?),
             }

@@ -67,12 +67,12 @@ impl EntryPath {
 
     /// Returns the whiteout that its name stands for, if any.
     pub(super) fn whiteout_kind(&self) -> Result<WhiteoutKind, ArchiveRule> {
-        let Some((folder, name)) = self.split() else {
+        let Some((directory, name)) = self.split() else {
             return Ok(WhiteoutKind::None);
         };
         let name = name.as_bytes();
         if name == OPAQUE {
-            return Ok(WhiteoutKind::Opaque(Self(folder.to_owned())));
+            return Ok(WhiteoutKind::Opaque(Self(directory.to_owned())));
         }
         if name.starts_with(WHITEOUT_OF_TOOLS) {
             return Ok(WhiteoutKind::ToolPrivate);
@@ -83,7 +83,7 @@ impl EntryPath {
         match hidden {
             b"" | b"." | b".." => Err(ArchiveRule::Whiteout),
             hidden => Ok(WhiteoutKind::Whiteout(Self(
-                folder.join(OsStr::from_bytes(hidden)),
+                directory.join(OsStr::from_bytes(hidden)),
             ))),
         }
     }

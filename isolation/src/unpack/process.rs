@@ -213,9 +213,9 @@ fn prepare(
     worker: &ClonedChild,
     target: &OwnedFd,
 ) -> Result<(), UnpackStartError> {
-    let folder = PathBuf::from(format!("/proc/{}", worker.pid));
+    let directory = PathBuf::from(format!("/proc/{}", worker.pid));
     let write = |name: &str, map: String| {
-        fs::write(folder.join(name), map)
+        fs::write(directory.join(name), map)
             .map_err(|error| format!("cannot give the unpacking process its users: {error}"))
     };
     match job.rules.source {
@@ -231,7 +231,7 @@ fn prepare(
         ArchivePurpose::Layer => {
             write("gid_map", format!("0 {FIRST_HOST_ID} {CONTAINER_IDS}"))?;
             write("uid_map", format!("0 {FIRST_HOST_ID} {CONTAINER_IDS}"))?;
-            let users = File::open(folder.join("ns/user"))
+            let users = File::open(directory.join("ns/user"))
                 .map_err(|error| format!("cannot see the unpacking process's users: {error}"))?;
             sys::map_owners(target.as_fd(), users.as_fd()).map_err(|errno| {
                 format!(

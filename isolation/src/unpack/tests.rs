@@ -19,18 +19,18 @@ use super::{ArchiveFormat, UnpackError, UnpackLimits, UnpackResult, unpack};
 
 /// A directory with files that must not change, and the target among them.
 struct UnpackFixture {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     before: BTreeMap<PathBuf, String>,
 }
 
 impl UnpackFixture {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("target")).unwrap();
-        fs::create_dir(folder.path().join("outside")).unwrap();
-        fs::write(folder.path().join("outside/secret"), "kept").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("target")).unwrap();
+        fs::create_dir(directory.path().join("outside")).unwrap();
+        fs::write(directory.path().join("outside/secret"), "kept").unwrap();
         let mut world = Self {
-            folder,
+            directory,
             before: BTreeMap::new(),
         };
         world.before = world.outside();
@@ -38,7 +38,7 @@ impl UnpackFixture {
     }
 
     fn target(&self) -> PathBuf {
-        self.folder.path().join("target")
+        self.directory.path().join("target")
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -47,7 +47,7 @@ impl UnpackFixture {
 
     fn outside(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
-        collect(self.folder.path(), &self.target(), &mut found);
+        collect(self.directory.path(), &self.target(), &mut found);
         found
     }
 
@@ -112,7 +112,7 @@ impl UnpackFixture {
             .collect()
     }
 
-    /// Describes the entry at a path: `folder 755`, `file 644 text`, `link target`, `hidden`.
+    /// Describes the entry at a path: `directory 755`, `file 644 text`, `link target`, `hidden`.
     fn found(&self, path: &str) -> String {
         self.tree()
             .remove(path)
@@ -121,8 +121,8 @@ impl UnpackFixture {
 }
 
 /// Describes all files below a directory, except those below `except`.
-fn collect(folder: &Path, except: &Path, found: &mut BTreeMap<PathBuf, String>) {
-    for entry in fs::read_dir(folder).unwrap() {
+fn collect(directory: &Path, except: &Path, found: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path == except {
             continue;

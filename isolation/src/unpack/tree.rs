@@ -98,10 +98,10 @@ impl TargetTree {
         match &entry.kind {
             EntryKind::Directory => self.put_dir(place, attributes),
             EntryKind::File => {
-                let (folder, name) = self.vacate(place)?;
+                let (directory, name) = self.vacate(place)?;
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                 let file = openat2(
-                    &folder,
+                    &directory,
                     name,
                     flags,
                     Mode::from_raw_mode(0o600),
@@ -113,13 +113,18 @@ impl TargetTree {
                 finish(file.as_fd(), attributes)
             }
             EntryKind::Symlink(target) => {
-                let (folder, name) = self.vacate(place)?;
-                symlinkat(target, &folder, name)?;
-                utimensat(&folder, name, &times(attributes), AtFlags::SYMLINK_NOFOLLOW)?;
+                let (directory, name) = self.vacate(place)?;
+                symlinkat(target, &directory, name)?;
+                utimensat(
+                    &directory,
+                    name,
+                    &times(attributes),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )?;
                 if let Some((user, group)) = attributes.owner {
                     let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
                     let flags = AtFlags::SYMLINK_NOFOLLOW;
-                    chownat(&folder, name, Some(user), Some(group), flags)?;
+                    chownat(&directory, name, Some(user), Some(group), flags)?;
                 }
                 Ok(())
             }
@@ -136,8 +141,8 @@ impl TargetTree {
     /// accessible.
     pub(super) fn finish(self) -> Result<(), EntryWriteError> {
         for (path, attributes) in self.dirs.into_iter().rev() {
-            let folder = open_dir(&self.root, &path)?;
-            finish(folder.as_fd(), attributes)?;
+            let directory = open_dir(&self.root, &path)?;
+            finish(directory.as_fd(), attributes)?;
         }
         Ok(())
     }
@@ -241,8 +246,8 @@ impl TargetTree {
             | ExistingEntry::Directory
             | ExistingEntry::Whiteout => return Err(refused()),
         }
-        let (folder, name) = self.vacate(place)?;
-        match linkat(&parent, target_name, &folder, name, AtFlags::empty()) {
+        let (directory, name) = self.vacate(place)?;
+        match linkat(&parent, target_name, &directory, name, AtFlags::empty()) {
             // The target was in a directory that was replaced.
             Err(Errno::NOENT) => Err(refused()),
             linked => Ok(linked?),
@@ -303,19 +308,19 @@ impl TargetTree {
         if path.as_os_str().is_empty() {
             return Ok(Rc::clone(&self.root));
         }
-        if let Some((last, folder)) = &self.last
+        if let Some((last, directory)) = &self.last
             && last == path
         {
-            return Ok(Rc::clone(folder));
+            return Ok(Rc::clone(directory));
         }
-        let mut folder = Rc::clone(&self.root);
+        let mut directory = Rc::clone(&self.root);
         let mut at = PathBuf::new();
         for name in path {
             at.push(name);
-            folder = self.enter(&folder, name, &at)?;
+            directory = self.enter(&directory, name, &at)?;
         }
-        self.last = Some((path.to_owned(), Rc::clone(&folder)));
-        Ok(folder)
+        self.last = Some((path.to_owned(), Rc::clone(&directory)));
+        Ok(directory)
     }
 
     fn enter(
@@ -382,8 +387,8 @@ pub(super) fn open_dir(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, EntryWr
     )?)
 }
 
-fn make_opaque(folder: &OwnedFd) -> Result<(), EntryWriteError> {
-    fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty()).map_err(|errno| match errno {
+fn make_opaque(directory: &OwnedFd) -> Result<(), EntryWriteError> {
+    fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty()).map_err(|errno| match errno {
         Errno::OPNOTSUPP => EntryWriteError::Write(std::io::Error::other(
             "its folder hides what lower layers have, which the file system of the target cannot say: it must take \
              attributes of the kind user, as ext4, xfs, btrfs do",
@@ -423,21 +428,21 @@ fn times(attributes: EntryAttributes) -> Timestamps {
 /// Removes a directory with its content. The depth is limited by that of entries, with one
 /// descriptor per level. Not by `remove_tree`, because the unpacking process may rename nothing.
 pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), EntryWriteError> {
-    let folder = open_dir(parent, Path::new(name))?;
-    for entry in Dir::read_from(&folder)? {
+    let directory = open_dir(parent, Path::new(name))?;
+    for entry in Dir::read_from(&directory)? {
         let entry = entry?;
         let bytes = entry.file_name().to_bytes();
         if bytes == b"." || bytes == b".." {
             continue;
         }
         let inner: &OsStr = std::os::unix::ffi::OsStrExt::from_bytes(bytes);
-        match lookup(&folder, inner)? {
-            ExistingEntry::Directory => remove(&folder, inner)?,
+        match lookup(&directory, inner)? {
+            ExistingEntry::Directory => remove(&directory, inner)?,
             ExistingEntry::Nothing
             | ExistingEntry::File
             | ExistingEntry::Symlink
             | ExistingEntry::Whiteout => {
-                unlinkat(&folder, inner, AtFlags::empty())?;
+                unlinkat(&directory, inner, AtFlags::empty())?;
             }
         }
     }

@@ -83,12 +83,12 @@ fn check_entry<R: Read>(
         return Err(ArchiveRule::Backslash.into());
     }
     let place = EntryPath::parse(&name, rules)?;
-    let is_folder = name.ends_with(b"/");
+    let is_directory = name.ends_with(b"/");
     let mode = file
         .unix_mode()
-        .unwrap_or(if is_folder { 0o755 } else { 0o644 });
+        .unwrap_or(if is_directory { 0o755 } else { 0o644 });
     let kind = match mode & libc::S_IFMT {
-        _ if is_folder => EntryKind::Directory,
+        _ if is_directory => EntryKind::Directory,
         libc::S_IFDIR => EntryKind::Directory,
         libc::S_IFLNK => {
             let mut target = Vec::new();

@@ -28,7 +28,7 @@ const DEVICES: &str = "argo";
 pub(crate) struct AuditScope {
     /// Directories of the test: everything mounted there, attached to a loop device from there, or
     /// named after them.
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     /// Directories in which nothing may remain.
     pub(crate) emptied: Vec<PathBuf>,
     /// Cgroups: these and their descendants.
@@ -100,8 +100,8 @@ impl HostSnapshot {
         for holder in &scope.holders {
             picture.descriptors(*holder);
         }
-        for folder in &scope.emptied {
-            picture.folder(folder);
+        for directory in &scope.emptied {
+            picture.directory(directory);
         }
         picture.links(scope);
         picture.loop_devices(scope);
@@ -175,8 +175,8 @@ impl HostSnapshot {
     fn mounts(&mut self, scope: &AuditScope) {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         for line in mounts.lines() {
-            let ours = |folder: &PathBuf| line.contains(&folder.display().to_string());
-            if scope.folders.iter().any(ours) {
+            let ours = |directory: &PathBuf| line.contains(&directory.display().to_string());
+            if scope.directories.iter().any(ours) {
                 self.found("mount", line);
             }
         }
@@ -224,11 +224,11 @@ impl HostSnapshot {
         }
     }
 
-    fn folder(&mut self, folder: &Path) {
-        for path in entries(folder) {
+    fn directory(&mut self, directory: &Path) {
+        for path in entries(directory) {
             self.found("file", path.display().to_string());
             if path.is_dir() && !path.is_symlink() {
-                self.folder(&path);
+                self.directory(&path);
             }
         }
     }
@@ -238,9 +238,9 @@ impl HostSnapshot {
         for link in entries(IDS) {
             let target = fs::read_link(&link).unwrap_or_default();
             if scope
-                .folders
+                .directories
                 .iter()
-                .any(|folder| target.starts_with(folder))
+                .any(|directory| target.starts_with(directory))
             {
                 self.found(
                     "users of the host",
@@ -254,9 +254,9 @@ impl HostSnapshot {
         for device in entries("/sys/block") {
             let behind = fs::read_to_string(device.join("loop/backing_file")).unwrap_or_default();
             if scope
-                .folders
+                .directories
                 .iter()
-                .any(|folder| Path::new(behind.trim()).starts_with(folder))
+                .any(|directory| Path::new(behind.trim()).starts_with(directory))
             {
                 self.found(
                     "loop device",
@@ -282,13 +282,13 @@ fn reap() {
     }
 }
 
-fn entries(folder: impl AsRef<Path>) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+fn entries(directory: impl AsRef<Path>) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
 }
 
-fn numbers(folder: &str) -> Vec<u32> {
-    let names = entries(folder);
+fn numbers(directory: &str) -> Vec<u32> {
+    let names = entries(directory);
     names
         .iter()
         .filter_map(|path| path.file_name()?.to_str()?.parse().ok())

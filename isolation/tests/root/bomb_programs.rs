@@ -127,9 +127,9 @@ fn descriptors() -> ExitCode {
 }
 
 /// Creates empty files in a directory until the limit.
-fn files(folder: &str) -> ExitCode {
+fn files(directory: &str) -> ExitCode {
     let mut count = 0_u64;
-    while count < 1_000_000 && File::create(format!("{folder}/{count}")).is_ok() {
+    while count < 1_000_000 && File::create(format!("{directory}/{count}")).is_ok() {
         count += 1;
     }
     report(&format!("{count}"));
@@ -138,10 +138,10 @@ fn files(folder: &str) -> ExitCode {
 }
 
 /// Fills one file until the limit.
-fn fill(folder: &str) -> ExitCode {
+fn fill(directory: &str) -> ExitCode {
     use std::io::Write;
     let mut bytes = 0_usize;
-    if let Ok(mut file) = File::create(format!("{folder}/fill")) {
+    if let Ok(mut file) = File::create(format!("{directory}/fill")) {
         while let Ok(count) = file.write(&[1; 65_536]) {
             bytes += count;
         }

@@ -93,7 +93,7 @@ impl NeighbourFixture {
         }
         let (neighbour, _) = world.start(&spec);
         let scope = AuditScope {
-            folders: vec![world.work().to_owned()],
+            directories: vec![world.work().to_owned()],
             emptied: vec![world.work().to_owned()],
             groups: vec![world.tree.root().to_owned()],
             holders: vec![std::process::id(), world.launcher.as_ref().unwrap().pid()],

@@ -50,29 +50,29 @@ const LIST: &str = r#"{"cniVersion": "1.1.0", "name": "blue", "plugins": [
 ]}"#;
 
 struct Plugins {
-    folder: PathBuf,
+    directory: PathBuf,
     cni: Cni,
     list: NetworkConfList,
 }
 
 impl Plugins {
     fn new(world: &RootFixture) -> Self {
-        let folder = world.work().join("plugins");
-        fs::create_dir_all(&folder).unwrap();
-        let plugin = folder.join("first");
+        let directory = world.work().join("plugins");
+        fs::create_dir_all(&directory).unwrap();
+        let plugin = directory.join("first");
         fs::write(&plugin, PLUGIN).unwrap();
         fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
-        let list = folder.join("blue.conflist");
+        let list = directory.join("blue.conflist");
         fs::write(&list, LIST).unwrap();
         Self {
-            cni: cni(world, &folder),
+            cni: cni(world, &directory),
             list: NetworkConfList::read(&list).unwrap(),
-            folder,
+            directory,
         }
     }
 
     fn calls(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.folder.join("calls")).unwrap_or_default();
+        let text = fs::read_to_string(self.directory.join("calls")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
@@ -95,8 +95,8 @@ fn cni(world: &RootFixture, plugins: &Path) -> Cni {
 
 /// Checks that no record and no bound namespace is left.
 fn nothing_is_left(cni: &Cni) {
-    for folder in [&cni.records, &cni.namespaces] {
-        let left: Vec<_> = fs::read_dir(folder).unwrap().collect();
+    for directory in [&cni.records, &cni.namespaces] {
+        let left: Vec<_> = fs::read_dir(directory).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -129,7 +129,7 @@ fn plugin_input() {
             assert_eq!(words[2], "eth0");
             assert_eq!(words[3], format!("netns={}", place.display()));
         }
-        let inputs = fs::read_to_string(plugins.folder.join("inputs")).unwrap();
+        let inputs = fs::read_to_string(plugins.directory.join("inputs")).unwrap();
         let inputs: Vec<_> = inputs.lines().collect();
         assert!(inputs[0].contains(r#""colour":"blue""#) && !inputs[0].contains("prevResult"));
         assert!(
@@ -148,7 +148,7 @@ fn refused() {
         let world = RootFixture::new();
         let plugins = Plugins::new(&world);
         let id = ContainerId::new("c-1").unwrap();
-        fs::write(plugins.folder.join("refuse"), "ADD").unwrap();
+        fs::write(plugins.directory.join("refuse"), "ADD").unwrap();
         let error = plugins.cni.add(&id, &plugins.list, &[]).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -156,7 +156,7 @@ fn refused() {
         );
         assert_eq!(plugins.verbs(), ["ADD", "DEL", "DEL"]);
         nothing_is_left(&plugins.cni);
-        fs::remove_file(plugins.folder.join("first")).unwrap();
+        fs::remove_file(plugins.directory.join("first")).unwrap();
         let error = plugins.cni.add(&id, &plugins.list, &[]).unwrap_err();
         assert!(matches!(error, CniError::Missing { .. }), "{error}");
         nothing_is_left(&plugins.cni);
@@ -169,14 +169,14 @@ fn hung_plugin() {
         let mut plugins = Plugins::new(&world);
         plugins.cni.timeout = Duration::from_millis(200);
         let id = ContainerId::new("c-1").unwrap();
-        fs::write(plugins.folder.join("hang"), "").unwrap();
+        fs::write(plugins.directory.join("hang"), "").unwrap();
         let error = plugins
             .cni
             .add(&id, &plugins.list, &[])
             .unwrap_err()
             .to_string();
         assert!(error.ends_with("it did not end within 200ms"), "{error}");
-        fs::remove_file(plugins.folder.join("hang")).unwrap();
+        fs::remove_file(plugins.directory.join("hang")).unwrap();
         plugins.cni.timeout = TIMEOUT;
         plugins.cni.sweep(&BTreeSet::new()).unwrap();
         nothing_is_left(&plugins.cni);
@@ -192,7 +192,7 @@ fn crash() {
             plugins.cni.add(id, &plugins.list, &[]).unwrap();
         }
         // The operator has removed the list; the network is deleted by its recorded copy.
-        fs::remove_file(plugins.folder.join("blue.conflist")).unwrap();
+        fs::remove_file(plugins.directory.join("blue.conflist")).unwrap();
         // The host was rebooted as well: its namespaces no longer exist.
         let place = plugins.cni.namespaces.join("lost");
         nix::mount::umount(&place).unwrap();
@@ -223,45 +223,45 @@ const SLOW_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "slow", "plugins": [{
 
 /// The agent's side: a separate process.
 pub(crate) fn main(arguments: &[String]) {
-    let folder = Path::new(&arguments[0]);
-    let list = NetworkConfList::read(&folder.join("slow.conflist")).unwrap();
+    let directory = Path::new(&arguments[0]);
+    let list = NetworkConfList::read(&directory.join("slow.conflist")).unwrap();
     let id = ContainerId::new("c-1").unwrap();
     // Only a plugin that was killed in its stead ends this.
-    drop(slow(folder, TIMEOUT).add(&id, &list, &[]));
+    drop(slow(directory, TIMEOUT).add(&id, &list, &[]));
 }
 
-fn slow(folder: &Path, timeout: Duration) -> Cni {
+fn slow(directory: &Path, timeout: Duration) -> Cni {
     Cni {
-        plugins: vec![folder.to_owned()],
-        records: folder.join("records"),
-        namespaces: folder.join("namespaces"),
+        plugins: vec![directory.to_owned()],
+        records: directory.join("records"),
+        namespaces: directory.join("namespaces"),
         timeout,
     }
 }
 
 /// Kills an agent during its plugin's ADD, which continues.
-fn killed_amid(folder: &Path) {
-    fs::write(folder.join("slow"), SLOW).unwrap();
-    fs::set_permissions(folder.join("slow"), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(folder.join("slow.conflist"), SLOW_LIST).unwrap();
-    fs::write(folder.join("wait"), "").unwrap();
+fn killed_amid(directory: &Path) {
+    fs::write(directory.join("slow"), SLOW).unwrap();
+    fs::set_permissions(directory.join("slow"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(directory.join("slow.conflist"), SLOW_LIST).unwrap();
+    fs::write(directory.join("wait"), "").unwrap();
     let mut command = Command::new("/proc/self/exe");
-    let mut agent = command.arg(VERB).arg(folder).spawn().unwrap();
-    eventually("the plugin begins", || calls(folder) == ["ADD begins"]);
+    let mut agent = command.arg(VERB).arg(directory).spawn().unwrap();
+    eventually("the plugin begins", || calls(directory) == ["ADD begins"]);
     agent.kill().unwrap();
     agent.wait().unwrap();
 }
 
-fn calls(folder: &Path) -> Vec<String> {
-    let text = fs::read_to_string(folder.join("calls")).unwrap_or_default();
+fn calls(directory: &Path) -> Vec<String> {
+    let text = fs::read_to_string(directory.join("calls")).unwrap_or_default();
     text.lines().map(str::to_owned).collect()
 }
 
 fn waits() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    killed_amid(folder);
-    let cni = slow(folder, TIMEOUT);
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    killed_amid(directory);
+    let cni = slow(directory, TIMEOUT);
     let id = ContainerId::new("c-1").unwrap();
     std::thread::scope(|scope| {
         let deleting = scope.spawn(|| cni.delete(&id));
@@ -271,23 +271,23 @@ fn waits() {
             files.any(|file| file == cni.records.join("c-1.turn"))
         };
         eventually("the next agent asks for its turn", || {
-            opened() || calls(folder).len() > 1
+            opened() || calls(directory).len() > 1
         });
-        fs::remove_file(folder.join("wait")).unwrap();
+        fs::remove_file(directory.join("wait")).unwrap();
         deleting.join().unwrap().unwrap();
     });
     let all = ["ADD begins", "ADD ends", "DEL begins", "DEL ends"];
-    assert_eq!(calls(folder), all);
+    assert_eq!(calls(directory), all);
     nothing_is_left(&cni);
 }
 
 fn ends() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    killed_amid(folder);
-    let cni = slow(folder, Duration::from_secs(1));
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    killed_amid(directory);
+    let cni = slow(directory, Duration::from_secs(1));
     cni.delete(&ContainerId::new("c-1").unwrap()).unwrap();
-    assert_eq!(calls(folder), ["ADD begins", "DEL begins", "DEL ends"]);
+    assert_eq!(calls(directory), ["ADD begins", "DEL begins", "DEL ends"]);
     nothing_is_left(&cni);
 }
 

@@ -138,8 +138,8 @@ fn user() {
     let mut spec = world.spec("id -u; id -g; id -G; echo > mine; grep CapEff /proc/self/status");
     let nobody = ContainerUser::named("nobody").unwrap();
     std::os::unix::fs::chown(&spec.sandbox, Some(nobody.uid), Some(nobody.gid)).unwrap();
-    for folder in [world.work(), &spec.directory] {
-        fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for dir in [world.work(), &spec.directory] {
+        fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
     spec.user = Some(nobody.clone());
     assert_eq!(world.run(&spec).outcome, CommandOutcome::Exited(0));
@@ -215,8 +215,8 @@ fn user_namespaces() {
     let mut spec = spec_in(work.path(), "c", &line);
     spec.isolation = argosy_isolation::Isolation::UserNamespaces;
     spec.hostname = Some("calm-heron".into());
-    for folder in [work.path(), &spec.directory, &spec.sandbox] {
-        std::os::unix::fs::chown(folder, Some(uid), None).unwrap();
+    for dir in [work.path(), &spec.directory, &spec.sandbox] {
+        std::os::unix::fs::chown(dir, Some(uid), None).unwrap();
     }
     let agent = Agent::launching(&spec, None, Some(uid));
     assert_eq!(Agent::outcome(&spec), "started");

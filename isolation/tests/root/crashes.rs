@@ -288,15 +288,15 @@ impl RunParameters {
         if self.life != Imaged {
             return Vec::new();
         }
-        let folder = self.layer.with_file_name("secrets");
+        let directory = self.layer.with_file_name("secrets");
         DirBuilder::new()
             .mode(0o700)
             .recursive(true)
-            .create(&folder)
+            .create(&directory)
             .unwrap();
-        fs::write(folder.join("key"), "s3cret").unwrap();
+        fs::write(directory.join("key"), "s3cret").unwrap();
         let secret = VolumeSource::Secret(SecretFile {
-            folder,
+            directory,
             name: "key".into(),
         });
         let volumes = [
@@ -315,8 +315,8 @@ impl RunParameters {
     fn profile(&self, spec: &LaunchSpec) -> IsolationProfile {
         let [upper, work] = ["upper", "work"].map(|name| spec.directory.join(name));
         let root = if self.life == Imaged {
-            for folder in [&upper, &work] {
-                fs::create_dir(folder).unwrap();
+            for dir in [&upper, &work] {
+                fs::create_dir(dir).unwrap();
             }
             RootFs::Image(Image {
                 layers: vec![self.layer.clone()],
@@ -420,15 +420,15 @@ impl RunParameters {
             .into_iter()
             .flatten()
             .flatten();
-        for folder in known.map(|entry| entry.path()) {
-            if let Adoption::Running(mut container) = adopt(&folder).unwrap() {
+        for dir in known.map(|entry| entry.path()) {
+            if let Adoption::Running(mut container) = adopt(&dir).unwrap() {
                 ended(&mut container).unwrap();
             }
-            let id = ContainerId::new(folder.file_name().unwrap().to_str().unwrap()).unwrap();
-            destroy(&folder, Some(tree.group(&id).path()), TIMEOUT).unwrap();
+            let id = ContainerId::new(dir.file_name().unwrap().to_str().unwrap()).unwrap();
+            destroy(&dir, Some(tree.group(&id).path()), TIMEOUT).unwrap();
             // A supervisor whose start is cancelled by now may still be writing its error there.
             eventually("the folder goes", || {
-                fs::remove_dir_all(&folder).is_ok() || !folder.exists()
+                fs::remove_dir_all(&dir).is_ok() || !dir.exists()
             });
         }
         clean_up_abandoned(&tree, &BTreeSet::new(), TIMEOUT).unwrap();
@@ -499,12 +499,12 @@ fn exec(container: &Container) -> Result<()> {
 }
 
 /// Fills a directory and removes it.
-fn fill_and_remove(folder: &Path) -> Result<()> {
+fn fill_and_remove(directory: &Path) -> Result<()> {
     for inner in ["a/b/c", "d/e"] {
-        fs::create_dir_all(folder.join(inner))?;
-        fs::write(folder.join(inner).join("file"), "")?;
+        fs::create_dir_all(directory.join(inner))?;
+        fs::write(directory.join(inner).join("file"), "")?;
     }
-    Ok(remove_dir_all(folder)?)
+    Ok(remove_dir_all(directory)?)
 }
 
 fn ended(container: &mut Container) -> Result<Exit> {
@@ -526,8 +526,8 @@ pub(crate) fn run_scenario(arguments: &[String]) -> ExitCode {
 }
 
 /// Creates an image's only layer: a shell and what it needs.
-fn layer(folder: &Path) -> PathBuf {
-    let (layer, programs) = (folder.join("layer"), folder.join("layer/bin"));
+fn layer(directory: &Path) -> PathBuf {
+    let (layer, programs) = (directory.join("layer"), directory.join("layer/bin"));
     fs::create_dir_all(&programs).unwrap();
     if fs::copy(BUSYBOX, programs.join("busybox")).is_err() {
         skip("needs the package busybox-static".to_owned());
@@ -540,37 +540,37 @@ fn layer(folder: &Path) -> PathBuf {
 
 /// Runs one scenario in which a process dies, and the recovery after it.
 fn crash_at(step: &str, life: CrashScenario, target: CrashTarget) {
-    let folder = tempfile::tempdir().unwrap();
-    let work = folder.path().join("work");
+    let directory = tempfile::tempdir().unwrap();
+    let work = directory.path().join("work");
     fs::create_dir_all(&work).unwrap();
     let script = RunParameters {
         life,
         whose: target,
         step: step.to_owned(),
         agent: ContainerId::new(format!("crash-{}", std::process::id())).unwrap(),
-        layer: layer(folder.path()),
-        witness: folder.path().join("witness"),
+        layer: layer(directory.path()),
+        witness: directory.path().join("witness"),
         work: work.clone(),
     };
     let tree = cgroup::default_parent()
         .unwrap()
         .join("argosy")
         .join(script.agent.as_str());
-    let held = folder.path().join("held");
+    let held = directory.path().join("held");
     fs::create_dir(&held).unwrap();
     let audit = LeakAudit::begin(AuditScope {
-        folders: vec![work.clone()],
+        directories: vec![work.clone()],
         emptied: vec![work, held],
         groups: vec![tree],
         holders: vec![std::process::id()],
         alone_in_network: life == Bridged,
         ..AuditScope::default()
     });
-    let plugins = folder.path().join("plugins");
+    let plugins = directory.path().join("plugins");
     fs::create_dir(&plugins).unwrap();
     fs::write(plugins.join("wire"), PLUGIN).unwrap();
     fs::set_permissions(plugins.join("wire"), fs::Permissions::from_mode(0o755)).unwrap();
-    let file = folder.path().join("script");
+    let file = directory.path().join("script");
     fs::write(&file, serde_json::to_vec(&script).unwrap()).unwrap();
     let mut agent = Command::new("/proc/self/exe")
         .arg(LIFE)

@@ -168,7 +168,7 @@ pub(crate) fn audit(world: &RootFixture) -> LeakAudit {
         name.is_ok_and(|name| name == "argosy-launcher\n")
     });
     LeakAudit::begin(AuditScope {
-        folders: vec![world.work().to_owned()],
+        directories: vec![world.work().to_owned()],
         ..AuditScope::default()
     })
 }
@@ -279,12 +279,12 @@ fn expect_limit(spec: &LaunchSpec, refusals: [&str; 2], files: u64) {
 
 /// Adds a host directory that is shared with other containers and writable.
 fn with_group(world: &RootFixture, spec: &mut LaunchSpec, below: &Path) {
-    let folder = below.join(format!("group-{}", spec.id.as_str()));
-    fs::create_dir(&folder).unwrap();
+    let directory = below.join(format!("group-{}", spec.id.as_str()));
+    fs::create_dir(&directory).unwrap();
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-    fs::set_permissions(&folder, all).unwrap();
-    assert!(folder.starts_with(world.work()));
-    spec.shared_folder = Some(folder);
+    fs::set_permissions(&directory, all).unwrap();
+    assert!(directory.starts_with(world.work()));
+    spec.shared_directory = Some(directory);
 }
 
 fn hostile_file_system() {
@@ -314,8 +314,8 @@ fn changed(world: &mut RootFixture, changes: &Path, spec: LaunchSpec) -> LaunchS
         panic!("it has an image");
     };
     let [upper, work] = ["upper", "work"].map(|name| changes.join(name));
-    for folder in [&upper, &work] {
-        fs::create_dir(folder).unwrap();
+    for directory in [&upper, &work] {
+        fs::create_dir(directory).unwrap();
     }
     assert!(changes.starts_with(world.work()));
     profile.view.root = RootFs::Image(Image {
@@ -445,22 +445,22 @@ impl MountedFileSystem {
     }
 
     fn on(kind: QuotaFileSystem, world: &RootFixture) -> Self {
-        let (file, folder) = (world.work().join("quotas"), world.work().join("mounted"));
-        fs::create_dir(&folder).unwrap();
+        let (file, directory) = (world.work().join("quotas"), world.work().join("mounted"));
+        fs::create_dir(&directory).unwrap();
         let name = kind.name();
         if !kind.format(&file) {
             skip(format!("needs the package with mkfs.{name}"));
         }
         let mut mount = Command::new("mount");
         mount.args(["-t", name, "-o", "loop,prjquota"]);
-        mount.arg(&file).arg(&folder).stderr(Stdio::null());
+        mount.arg(&file).arg(&directory).stderr(Stdio::null());
         if !mount.status().unwrap().success() {
             skip(format!(
                 "this kernel has no format of quotas on {name} (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA)"
             ));
         }
-        project::supported(&folder).unwrap();
-        Self(folder)
+        project::supported(&directory).unwrap();
+        Self(directory)
     }
 
     /// Returns a launch whose sandbox is a project.
@@ -473,8 +473,8 @@ impl MountedFileSystem {
         spec
     }
 
-    fn take(&self, folder: &Path) {
-        project::assign(folder, LIMIT, &self.0.join("alone")).unwrap();
+    fn take(&self, directory: &Path) {
+        project::assign(directory, LIMIT, &self.0.join("alone")).unwrap();
     }
 }
 
@@ -495,8 +495,8 @@ impl Drop for MountedFileSystem {
     }
 }
 
-fn usage(folder: &Path) -> DiskUsage {
-    project::usage(folder).unwrap()
+fn usage(directory: &Path) -> DiskUsage {
+    project::usage(directory).unwrap()
 }
 
 fn full_quota(kind: QuotaFileSystem) {
@@ -585,12 +585,12 @@ fn image_in_a_quota() {
 fn projects() {
     let world = RootFixture::new();
     let quotas = MountedFileSystem::of(&world);
-    let folder = |name: &str| {
-        let folder = quotas.0.join(name);
-        fs::create_dir(&folder).unwrap();
-        folder
+    let directory = |name: &str| {
+        let directory = quotas.0.join(name);
+        fs::create_dir(&directory).unwrap();
+        directory
     };
-    let (one, other) = (folder("one"), folder("other"));
+    let (one, other) = (directory("one"), directory("other"));
     assert_eq!(project::usage(&one), None);
     project::clear_limit(&one).unwrap();
     quotas.take(&one);
@@ -604,7 +604,7 @@ fn projects() {
     project::clear_limit(&one).unwrap();
     assert_eq!(project::usage(&one), None);
     fs::remove_dir_all(&one).unwrap();
-    quotas.take(&folder("three"));
+    quotas.take(&directory("three"));
     assert!(usage(&quotas.0.join("three")).used_bytes < MIB);
 }
 
@@ -622,27 +622,27 @@ fn no_quotas() {
 /// Creates a disk and removes it, as a process that may die on the way:
 /// `kind step witness directory sandbox`.
 pub(crate) fn run_maker(arguments: &[String]) -> ExitCode {
-    let [kind, step, witness, folder, sandbox] = arguments else {
+    let [kind, step, witness, directory, sandbox] = arguments else {
         panic!("{arguments:?}");
     };
-    let (folder, sandbox) = (Path::new(folder), Path::new(sandbox));
+    let (directory, sandbox) = (Path::new(directory), Path::new(sandbox));
     crash_points::arm(step, 1, Path::new(witness)).unwrap();
     if kind == "quota" {
-        project::assign(sandbox, LIMIT, &folder.join("alone")).unwrap();
+        project::assign(sandbox, LIMIT, &directory.join("alone")).unwrap();
         project::clear_limit(sandbox).unwrap();
     } else {
-        let system = FileSystem::at(folder);
+        let system = FileSystem::at(directory);
         system.make(LIMIT, sandbox).unwrap();
         system.remove(sandbox).unwrap();
     }
     ExitCode::SUCCESS
 }
 
-fn crash_at(kind: &str, step: &str, world: &RootFixture, folder: &Path, sandbox: &Path) {
+fn crash_at(kind: &str, step: &str, world: &RootFixture, directory: &Path, sandbox: &Path) {
     let witness = world.work().join(format!("witness-{step}"));
     let mut maker = Command::new("/proc/self/exe")
         .args([LIFE, kind, step])
-        .args([&witness, folder, sandbox])
+        .args([&witness, directory, sandbox])
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
@@ -663,13 +663,13 @@ fn dying_makers() {
     let world = RootFixture::new();
     for step in OF_FILE_SYSTEMS {
         let audit = audit(&world);
-        let folder = world.work().join("disk");
+        let directory = world.work().join("disk");
         let sandbox = world.work().join("sandbox");
         fs::create_dir(&sandbox).unwrap();
-        crash_at("file-system", step, &world, &folder, &sandbox);
-        let system = FileSystem::at(&folder);
+        crash_at("file-system", step, &world, &directory, &sandbox);
+        let system = FileSystem::at(&directory);
         system.remove(&sandbox).unwrap();
-        assert!(!folder.exists(), "{step}");
+        assert!(!directory.exists(), "{step}");
         // Creating it again succeeds.
         system.make(LIMIT, &sandbox).unwrap();
         assert!(system.is_mounted() && system.usage().is_some());

@@ -178,8 +178,8 @@ fn confined_unprivileged() {
     let work = tempfile::tempdir().unwrap();
     let mut spec = spec_in(work.path(), "c", &write_confinement());
     spec.isolation = argosy_isolation::Isolation::UserNamespaces;
-    for folder in [work.path(), &spec.directory, &spec.sandbox] {
-        std::os::unix::fs::chown(folder, Some(uid), None).unwrap();
+    for dir in [work.path(), &spec.directory, &spec.sandbox] {
+        std::os::unix::fs::chown(dir, Some(uid), None).unwrap();
     }
     let agent = Agent::launching(&spec, None, Some(uid));
     assert_eq!(Agent::outcome(&spec), "started");

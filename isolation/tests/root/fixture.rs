@@ -142,11 +142,11 @@ impl Drop for RootFixture {
 }
 
 pub(crate) fn spec_in(work: &Path, id: &str, line: &str) -> LaunchSpec {
-    let folder = work.join(id);
-    let sandbox = folder.join("sandbox");
+    let directory = work.join(id);
+    let sandbox = directory.join("sandbox");
     fs::create_dir_all(&sandbox).unwrap();
     let program = Program::Shell(line.to_owned());
-    let mut spec = LaunchSpec::new(ContainerId::new(id).unwrap(), &folder, &sandbox, program);
+    let mut spec = LaunchSpec::new(ContainerId::new(id).unwrap(), &directory, &sandbox, program);
     spec.nonce = 42;
     spec
 }

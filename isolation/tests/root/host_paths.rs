@@ -38,7 +38,7 @@ pub(crate) fn at_home(path: &Path) -> HostPath {
 }
 
 /// Creates a directory of this user, with a file that only that user may read.
-fn private_folder(path: &Path, owner: u32) {
+fn private_directory(path: &Path, owner: u32) {
     fs::create_dir(path).unwrap();
     let file = path.join("file");
     fs::write(&file, "private\n").unwrap();
@@ -53,8 +53,8 @@ fn private_folder(path: &Path, owner: u32) {
 fn elsewhere() {
     let mut world = RootFixture::new();
     let (conf, data) = (world.work().join("conf"), world.work().join("data"));
-    private_folder(&conf, COMMAND_ID);
-    private_folder(&data, COMMAND_ID);
+    private_directory(&conf, COMMAND_ID);
+    private_directory(&data, COMMAND_ID);
     // A mount below it on the host is not part of it, whatever it permits.
     let below = conf.join("below");
     fs::create_dir(&below).unwrap();
@@ -98,7 +98,7 @@ fn elsewhere() {
 fn strangers() {
     let mut world = RootFixture::new();
     let conf = world.work().join("conf");
-    private_folder(&conf, 0);
+    private_directory(&conf, 0);
     let root = ContainerUser {
         uid: 0,
         gid: 0,
@@ -140,7 +140,7 @@ fn strangers() {
 fn turned() {
     let mut world = RootFixture::new();
     let (real, link) = (world.work().join("real"), world.work().join("link"));
-    private_folder(&real, COMMAND_ID);
+    private_directory(&real, COMMAND_ID);
     // Checked as a directory, and a link by the time of the mount.
     symlink(&real, &link).unwrap();
     for from in [link.clone(), link.join("file")] {

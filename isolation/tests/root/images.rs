@@ -70,8 +70,8 @@ pub(crate) fn store(world: &mut RootFixture, layers: &[&[UnpackedEntry<'_>]]) ->
 
 /// Creates a layer's directory, as it is unpacked.
 pub(crate) fn layer(world: &mut RootFixture, name: &str, entries: &[UnpackedEntry<'_>]) -> PathBuf {
-    let folder = world.work().join(name);
-    fs::create_dir(&folder).unwrap();
+    let directory = world.work().join(name);
+    fs::create_dir(&directory).unwrap();
     let owner = HostOwner { uid: 0, gid: 0 };
     let job = UnpackJob {
         format: ArchiveFormat::Tar,
@@ -79,13 +79,13 @@ pub(crate) fn layer(world: &mut RootFixture, name: &str, entries: &[UnpackedEntr
         owner,
         group: None,
     };
-    let (archive, target) = (file_of(&tarball(entries)), File::open(&folder).unwrap());
+    let (archive, target) = (file_of(&tarball(entries)), File::open(&directory).unwrap());
     let launcher = world.launcher.as_mut().unwrap();
     let mut unpacking = launcher
         .unpack(&job, archive.as_fd(), target.as_fd())
         .unwrap();
     unpacking.wait(TIMEOUT).unwrap();
-    folder
+    directory
 }
 
 /// Creates three layers that hide and change files.
@@ -152,9 +152,9 @@ fn output_of(world: &mut RootFixture, spec: &LaunchSpec) -> String {
 }
 
 /// Describes everything below a directory, with owner, kind, mode and content.
-fn describe(folder: &Path) -> BTreeMap<PathBuf, String> {
+fn describe(directory: &Path) -> BTreeMap<PathBuf, String> {
     let mut found = BTreeMap::new();
-    let mut waiting = vec![folder.to_owned()];
+    let mut waiting = vec![directory.to_owned()];
     while let Some(path) = waiting.pop() {
         let data = fs::symlink_metadata(&path).unwrap();
         let body = if data.is_file() {
@@ -183,8 +183,11 @@ fn describe(folder: &Path) -> BTreeMap<PathBuf, String> {
     found
 }
 
-fn describe_all(folders: &[PathBuf]) -> Vec<BTreeMap<PathBuf, String>> {
-    folders.iter().map(|folder| describe(folder)).collect()
+fn describe_all(directories: &[PathBuf]) -> Vec<BTreeMap<PathBuf, String>> {
+    directories
+        .iter()
+        .map(|directory| describe(directory))
+        .collect()
 }
 
 fn layers_show() {
@@ -209,11 +212,11 @@ fn many_layers() {
         let mut layers = base.clone();
         for number in layers.len()..count {
             // Each writes its name to a common file, and to a private one.
-            let folder = world.work().join(format!("{count}-{number}"));
-            fs::create_dir(&folder).unwrap();
-            fs::write(folder.join("top"), number.to_string()).unwrap();
-            fs::write(folder.join(format!("own-{number}")), "").unwrap();
-            layers.push(folder);
+            let directory = world.work().join(format!("{count}-{number}"));
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("top"), number.to_string()).unwrap();
+            fs::write(directory.join(format!("own-{number}")), "").unwrap();
+            layers.push(directory);
         }
         let line = "cat /top; echo; set -- /own-*; echo $#; cat /motd";
         let spec = imaged(&mut world, &layers, line);
@@ -319,25 +322,25 @@ fn shared() {
 fn copied() {
     let mut world = RootFixture::new();
     let layers = usual(&mut world);
-    let folder = world.work().join("copy");
-    fs::create_dir(&folder).unwrap();
-    let opened = File::open(&folder).unwrap();
+    let directory = world.work().join("copy");
+    fs::create_dir(&directory).unwrap();
+    let opened = File::open(&directory).unwrap();
     let error = copy_layers(&layers, opened.as_fd(), &|| false).unwrap_err();
     assert_eq!(error.source.to_string(), "it was cancelled");
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
-    copy_layers(&layers, File::open(&folder).unwrap().as_fd(), &|| true).unwrap();
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+    copy_layers(&layers, File::open(&directory).unwrap().as_fd(), &|| true).unwrap();
     assert_eq!(
-        fs::metadata(folder.join("home/web/file")).unwrap().uid(),
+        fs::metadata(directory.join("home/web/file")).unwrap().uid(),
         1000
     );
-    assert!(!folder.join("gone").exists() && !folder.join("deep/a").exists());
+    assert!(!directory.join("gone").exists() && !directory.join("deep/a").exists());
     let before = describe_all(&layers);
     let mut spec = imaged(
         &mut world,
         &layers,
         &format!("{LIST}; echo x > /new; id -u"),
     );
-    spec.profile.as_mut().unwrap().view.root = RootFs::Directory(folder.clone());
+    spec.profile.as_mut().unwrap().view.root = RootFs::Directory(directory.clone());
     spec.image_user = Some("web".to_owned());
     let exit = world.run(&spec);
     assert_eq!(
@@ -347,7 +350,7 @@ fn copied() {
         exit.reason,
         stderr(&spec)
     );
-    assert!(!folder.join("new").exists(), "the root is its root's");
+    assert!(!directory.join("new").exists(), "the root is its root's");
     assert_eq!(describe_all(&layers), before);
 }
 

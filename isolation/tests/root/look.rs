@@ -82,8 +82,8 @@ fn object(fields: Vec<(String, String)>) -> String {
     format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
 }
 
-fn names(folder: &str) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+fn names(directory: &str) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
@@ -96,11 +96,11 @@ fn file(path: &str) -> String {
     }
 }
 
-fn links(folder: &str) -> String {
-    let mut all: Vec<_> = names(folder)
+fn links(directory: &str) -> String {
+    let mut all: Vec<_> = names(directory)
         .into_iter()
         .map(|name| {
-            let to = fs::read_link(format!("{folder}/{name}")).unwrap_or_default();
+            let to = fs::read_link(format!("{directory}/{name}")).unwrap_or_default();
             (name, text(&to.display().to_string()))
         })
         .collect();
@@ -147,23 +147,23 @@ fn mounts() -> String {
 fn writable() -> Vec<String> {
     let mut found = Vec::new();
     let mut waiting = vec![(PathBuf::from("/"), 0)];
-    while let Some((folder, depth)) = waiting.pop() {
-        let own = folder.join(".written-by-a-test");
+    while let Some((directory, depth)) = waiting.pop() {
+        let own = directory.join(".written-by-a-test");
         if File::create_new(&own).is_ok() {
             // This program created it a moment ago.
             let _ = fs::remove_file(&own);
             found.push(format!(
                 "{}/",
-                folder.display().to_string().trim_end_matches('/')
+                directory.display().to_string().trim_end_matches('/')
             ));
             continue;
         }
-        for name in names(&folder.display().to_string()) {
-            let path = folder.join(name);
+        for name in names(&directory.display().to_string()) {
+            let path = directory.join(name);
             let Ok(kind) = fs::symlink_metadata(&path) else {
                 continue;
             };
-            let is_process = folder == Path::new("/proc") && !path.ends_with("sys");
+            let is_process = directory == Path::new("/proc") && !path.ends_with("sys");
             if kind.is_dir() && depth < DEPTH && !is_process {
                 waiting.push((path, depth + 1));
             } else if kind.is_file() && OpenOptions::new().append(true).open(&path).is_ok() {

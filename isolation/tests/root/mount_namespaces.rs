@@ -79,13 +79,13 @@ fn elsewhere(test: impl FnOnce(&FileSystem, &Path, ForeignMountNamespace)) {
     }
     let world = RootFixture::new();
     let audit = audit(&world);
-    let (folder, sandbox) = (world.work().join("disk"), world.work().join("sandbox"));
+    let (directory, sandbox) = (world.work().join("disk"), world.work().join("sandbox"));
     fs::create_dir(&sandbox).unwrap();
-    let system = FileSystem::at(&folder);
+    let system = FileSystem::at(&directory);
     let there = ForeignMountNamespace::make(&system, &sandbox);
     assert!(!system.is_mounted() && !system.is_sandbox_mounted(&sandbox));
     test(&system, &sandbox, there);
-    assert!(!folder.exists());
+    assert!(!directory.exists());
     fs::remove_dir(&sandbox).unwrap();
     audit.expect_nothing_left("after a file system that was mounted elsewhere");
 }

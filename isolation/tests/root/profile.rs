@@ -122,8 +122,8 @@ fn files() {
     let mut expected = [hosts, vec!["dev", "proc", "sandbox", "sys", "tmp"]].concat();
     expected.sort_unstable();
     let lines: Vec<_> = root.lines().collect();
-    let (folders, rest) = lines.split_at(expected.len());
-    assert_eq!(folders, expected);
+    let (directories, rest) = lines.split_at(expected.len());
+    assert_eq!(directories, expected);
     assert_eq!(rest, ["/sandbox", "stderr", "stdout"]);
     let mounts = output_of(&mut world, "cut -d' ' -f5,6 /proc/self/mountinfo");
     for line in mounts.lines() {

@@ -217,8 +217,8 @@ fn quick_starts() {
     });
 }
 
-/// A supervisor that is killed in the middle of a system call may still create its cgroup, or remove
-/// the files of it, which precedes the removal of the directory.
+/// A supervisor that is killed in the middle of a system call may still create its cgroup, or
+/// remove the files of it, which precedes the removal of the directory.
 fn removed_by_two() {
     let world = RootFixture::new();
     let group = argosy_isolation::Cgroup::at(&world.tree.root().join("shared"));

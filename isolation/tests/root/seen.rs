@@ -52,14 +52,14 @@ const PROGRAMS: [&str; 8] = [
 ];
 
 /// Compiles the program, statically linked.
-fn program(folder: &Path) -> PathBuf {
+fn program(directory: &Path) -> PathBuf {
     if Path::new(PROGRAM_PATH).exists() {
         return PROGRAM_PATH.into();
     }
-    let source = folder.join("look.rs");
+    let source = directory.join("look.rs");
     fs::write(&source, include_str!("look.rs")).unwrap();
     let compiler = Path::new(env!("CARGO")).with_file_name("rustc");
-    let program = folder.join("look");
+    let program = directory.join("look");
     let made = Command::new(compiler)
         .args([
             "--edition",
@@ -197,8 +197,8 @@ fn similar(seen: &str, record: &str) {
 }
 
 /// Returns its view in the default container of another runtime.
-fn theirs(folder: &Path, program: &Path, runtime: &str) -> Value {
-    let bundle = folder.join(runtime);
+fn theirs(directory: &Path, program: &Path, runtime: &str) -> Value {
+    let bundle = directory.join(runtime);
     let root = bundle.join("root");
     fs::create_dir_all(&root).unwrap();
     fs::copy(program, root.join("look")).unwrap();
@@ -294,8 +294,8 @@ fn beside() {
         skip("prints a table beside crun and runc, and only if ARGOSY_COMPARE is set".to_owned());
     }
     let mut world = RootFixture::new();
-    let folder = world.work().to_owned();
-    let program = program(&folder);
+    let directory = world.work().to_owned();
+    let program = program(&directory);
     let mut columns = vec![rows(&ours(&mut world, &program))];
     let others = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -307,7 +307,7 @@ fn beside() {
             let place = "/sys/fs/cgroup";
             let plain = MsFlags::empty();
             mount(Some("none"), place, Some("cgroup2"), plain, None::<&str>).unwrap();
-            ["crun", "runc"].map(|runtime| rows(&theirs(&folder, &program, runtime)))
+            ["crun", "runc"].map(|runtime| rows(&theirs(&directory, &program, runtime)))
         });
         thread.join()
     });

@@ -302,8 +302,8 @@ fn abstract_name(host: u32) -> String {
 
 /// Runs a misbehaving service; returns its results, and the status of its process.
 fn run_service(is_confined: bool) -> (ServiceEscapeResults, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let bait = folder.path().to_owned();
+    let directory = tempfile::tempdir().unwrap();
+    let bait = directory.path().to_owned();
     for name in ["secret", "open", "moved", "removed"] {
         fs::write(bait.join(name), "bait").unwrap();
         fs::set_permissions(bait.join(name), fs::Permissions::from_mode(0o666)).unwrap();

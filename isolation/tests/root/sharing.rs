@@ -15,7 +15,7 @@ use crate::profile::profiled;
 pub(crate) const CASES: &[TestCase] = &[
     (
         "containers_that_share_a_directory_see_each_others_files_but_not_processes",
-        folder,
+        directory,
     ),
     (
         "a_shared_directory_is_accessible_only_to_containers_with_its_users",
@@ -31,17 +31,17 @@ pub(crate) const CASES: &[TestCase] = &[
 fn shared(world: &RootFixture) -> std::path::PathBuf {
     let above = world.work().join("closed");
     std::fs::create_dir(&above).unwrap();
-    let folder = above.join("shared");
-    std::fs::create_dir(&folder).unwrap();
-    for (path, mode) in [(&above, 0o700), (&folder, 0o777)] {
+    let directory = above.join("shared");
+    std::fs::create_dir(&directory).unwrap();
+    for (path, mode) in [(&above, 0o700), (&directory, 0o777)] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     }
-    folder
+    directory
 }
 
-fn sharing(world: &mut RootFixture, folder: &Path, line: &str) -> LaunchSpec {
+fn sharing(world: &mut RootFixture, directory: &Path, line: &str) -> LaunchSpec {
     let mut spec = profiled(world, line);
-    spec.shared_folder = Some(folder.to_owned());
+    spec.shared_directory = Some(directory.to_owned());
     spec
 }
 
@@ -51,14 +51,14 @@ fn passes(world: &mut RootFixture, spec: &LaunchSpec) -> String {
     stdout(spec)
 }
 
-fn folder() {
+fn directory() {
     let mut world = RootFixture::new();
-    let folder = shared(&world);
+    let directory = shared(&world);
     let line = "umask 077; echo mine > /group/file; until [ -e /group/read ]; do sleep 0.02; done";
-    let writer = sharing(&mut world, &folder, line);
+    let writer = sharing(&mut world, &directory, line);
     let (mut container, _) = world.start(&writer);
     let line = "until [ -s /group/file ]; do sleep 0.02; done; cat /group/file; set -- /proc/[0-9]*; echo $#; echo > /group/read";
-    let reader = sharing(&mut world, &folder, line);
+    let reader = sharing(&mut world, &directory, line);
     // The shell alone: its init is hidden, and the other container's processes are in another
     // namespace.
     assert_eq!(passes(&mut world, &reader), "mine\n1\n");
@@ -66,17 +66,17 @@ fn folder() {
         container.wait(TIMEOUT).unwrap().outcome,
         CommandOutcome::Exited(0)
     );
-    let owner = std::fs::metadata(folder.join("file")).unwrap().uid();
+    let owner = std::fs::metadata(directory.join("file")).unwrap().uid();
     assert!((FIRST_HOST_ID..FIRST_HOST_ID + CONTAINER_IDS).contains(&owner));
 }
 
 fn strangers() {
     let mut world = RootFixture::new();
-    let folder = shared(&world);
+    let directory = shared(&world);
     let line = "umask 077; echo secret > /group/file";
-    let writer = sharing(&mut world, &folder, line);
+    let writer = sharing(&mut world, &directory, line);
     passes(&mut world, &writer);
-    let mut other = sharing(&mut world, &folder, "cat /group/file || echo refused");
+    let mut other = sharing(&mut world, &directory, "cat /group/file || echo refused");
     let profile = other.profile.as_mut().unwrap();
     profile.first_host_id = FIRST_HOST_ID + CONTAINER_IDS;
     crate::profile::give_sandbox(&other);
@@ -88,9 +88,9 @@ fn strangers() {
 fn network() {
     let mut world = RootFixture::new();
     let namespace = create_isolated().unwrap();
-    let folder = shared(&world);
+    let directory = shared(&world);
     let launch = |world: &mut RootFixture, line: &str| {
-        let mut spec = sharing(world, &folder, line);
+        let mut spec = sharing(world, &directory, line);
         spec.network = Network::Joined;
         let launcher = world.launcher.as_mut().unwrap();
         let container = launcher.launch_joined(&spec, namespace.as_fd()).unwrap();

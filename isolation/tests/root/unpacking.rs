@@ -75,12 +75,12 @@ pub(crate) fn file_of(bytes: &[u8]) -> File {
 }
 
 fn target(world: &RootFixture, name: &str, owner: Option<HostOwner>) -> PathBuf {
-    let folder = world.work().join(name);
-    fs::create_dir(&folder).unwrap();
+    let directory = world.work().join(name);
+    fs::create_dir(&directory).unwrap();
     if let Some(owner) = owner {
-        chown(&folder, Some(owner.uid), Some(owner.gid)).unwrap();
+        chown(&directory, Some(owner.uid), Some(owner.gid)).unwrap();
     }
-    folder
+    directory
 }
 
 fn begin(
@@ -153,7 +153,7 @@ fn owner(path: &Path) -> (u32, u32) {
 
 fn archive() {
     let mut world = RootFixture::new();
-    let folder = target(&world, "target", Some(TASK));
+    let directory = target(&world, "target", Some(TASK));
     let bytes = tarball(&[
         (b'5', "a", 0, b""),
         (b'0', "a/file", 0, b"text"),
@@ -171,23 +171,23 @@ fn archive() {
             format,
             UnpackLimits::archive(),
             &file_of(&bytes),
-            &folder,
+            &directory,
         );
         let unpacked = unpacking.wait(TIMEOUT).unwrap();
         assert_eq!(
             (unpacked.progress.entries, unpacked.progress.written_bytes),
             (3, 4)
         );
-        assert_eq!(fs::read(folder.join("link")).unwrap(), b"text");
+        assert_eq!(fs::read(directory.join("link")).unwrap(), b"text");
         for path in ["a", "a/file", "link"] {
-            assert_eq!(owner(&folder.join(path)), (TASK.uid, TASK.gid), "{path}");
+            assert_eq!(owner(&directory.join(path)), (TASK.uid, TASK.gid), "{path}");
         }
     }
 }
 
 fn layer() {
     let mut world = RootFixture::new();
-    let folder = target(&world, "target", None);
+    let directory = target(&world, "target", None);
     let bytes = tarball(&[
         (b'5', "home", 0, b""),
         (b'5', "home/user", 1000, b""),
@@ -203,21 +203,23 @@ fn layer() {
         ArchiveFormat::Tar,
         UnpackLimits::layer(),
         &file_of(&bytes),
-        &folder,
+        &directory,
     );
     let unpacked = unpacking.wait(TIMEOUT).unwrap();
     assert_eq!(unpacked.skipped, 1, "the device");
     assert!(unpacked.digest.is_some());
-    assert_eq!(owner(&folder.join("home")), (0, 0));
-    assert_eq!(owner(&folder.join("home/user")), (1000, 1000));
-    assert_eq!(owner(&folder.join("home/user/file")), (1000, 1000));
-    assert_eq!(owner(&folder.join("last")), (65_535, 65_535));
-    let links = fs::metadata(folder.join("home/user/same")).unwrap().nlink();
+    assert_eq!(owner(&directory.join("home")), (0, 0));
+    assert_eq!(owner(&directory.join("home/user")), (1000, 1000));
+    assert_eq!(owner(&directory.join("home/user/file")), (1000, 1000));
+    assert_eq!(owner(&directory.join("last")), (65_535, 65_535));
+    let links = fs::metadata(directory.join("home/user/same"))
+        .unwrap()
+        .nlink();
     assert_eq!(links, 2);
-    let hidden = fs::symlink_metadata(folder.join("home/gone")).unwrap();
+    let hidden = fs::symlink_metadata(directory.join("home/gone")).unwrap();
     assert!(hidden.file_type().is_char_device() && hidden.rdev() == 0);
     let mut value = [0; 4];
-    let length = rustix::fs::getxattr(folder.join("opaque"), "user.overlay.opaque", &mut value);
+    let length = rustix::fs::getxattr(directory.join("opaque"), "user.overlay.opaque", &mut value);
     assert_eq!(&value[..length.unwrap()], b"y");
 }
 
@@ -248,29 +250,29 @@ fn hostile() {
         ),
     ];
     for (number, (rules, entries, expected)) in cases.into_iter().enumerate() {
-        let folder = target(&world, &number.to_string(), Some(TASK));
+        let directory = target(&world, &number.to_string(), Some(TASK));
         if expected.contains("65536") || expected.contains("through") {
-            chown(&folder, Some(0), Some(0)).unwrap();
+            chown(&directory, Some(0), Some(0)).unwrap();
         }
         let mut unpacking = begin(
             &mut world,
             ArchiveFormat::Tar,
             rules,
             &file_of(&tarball(entries)),
-            &folder,
+            &directory,
         );
         let failure = unpacking.wait(TIMEOUT).unwrap_err();
         assert_eq!(failure.blame, FailureOrigin::Archive, "{failure}");
         assert!(failure.reason.starts_with(expected), "{failure}");
     }
     assert_eq!(fs::read(outside).unwrap(), b"kept");
-    let folder = target(&world, "not-its-own", None);
+    let directory = target(&world, "not-its-own", None);
     let mut unpacking = begin(
         &mut world,
         ArchiveFormat::Tar,
         UnpackLimits::archive(),
         &file_of(&tarball(&[(b'0', "f", 0, b"x")])),
-        &folder,
+        &directory,
     );
     let failure = unpacking.wait(TIMEOUT).unwrap_err();
     assert_eq!(failure.blame, FailureOrigin::Host, "{failure}");
@@ -279,7 +281,7 @@ fn hostile() {
 
 fn progress() {
     let mut world = RootFixture::new();
-    let folder = target(&world, "target", Some(TASK));
+    let directory = target(&world, "target", Some(TASK));
     let body = vec![b'x'; 8 << 20];
     let bytes = tarball(&[(b'0', "large", 0, &body)]);
     let mut unpacking = begin(
@@ -287,7 +289,7 @@ fn progress() {
         ArchiveFormat::Tar,
         UnpackLimits::archive(),
         &file_of(&bytes),
-        &folder,
+        &directory,
     );
     let mut reported = Vec::new();
     eventually("it is done", || match unpacking.report() {
@@ -319,14 +321,14 @@ fn unpackers() -> Vec<PathBuf> {
 fn waiting(world: &mut RootFixture, rules: UnpackLimits) -> (UnpackHandle, OwnedFd) {
     let name = format!("waiting-{:?}", rules.source);
     let owner = (name == "waiting-Archive").then_some(TASK);
-    let folder = target(world, &name, owner);
+    let directory = target(world, &name, owner);
     let (reading, writing) = nix::unistd::pipe().unwrap();
     let unpacking = begin(
         world,
         ArchiveFormat::Tar,
         rules,
         &File::from(reading),
-        &folder,
+        &directory,
     );
     eventually("keeper and worker are there", || unpackers().len() == 2);
     (unpacking, writing)
@@ -396,7 +398,7 @@ fn grouped() {
     let mut world = RootFixture::new();
     let group = world.tree.root().join("content");
     fs::create_dir(&group).unwrap();
-    let folder = target(&world, "grouped", Some(TASK));
+    let directory = target(&world, "grouped", Some(TASK));
     let (reading, writing) = nix::unistd::pipe().unwrap();
     let job = UnpackJob {
         format: ArchiveFormat::Tar,
@@ -404,10 +406,10 @@ fn grouped() {
         owner: TASK,
         group: Some(group.clone()),
     };
-    let (archive, folder) = (File::from(reading), File::open(folder).unwrap());
+    let (archive, directory) = (File::from(reading), File::open(directory).unwrap());
     let launcher = world.launcher.as_mut().unwrap();
     let unpacking = launcher
-        .unpack(&job, archive.as_fd(), folder.as_fd())
+        .unpack(&job, archive.as_fd(), directory.as_fd())
         .unwrap();
     let members = || fs::read_to_string(group.join("cgroup.procs")).unwrap();
     eventually("keeper and worker are in it", || {

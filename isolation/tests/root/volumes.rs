@@ -41,7 +41,7 @@ fn tmpfs(path: &str) -> Volume {
     volume(path, VolumeSource::Tmpfs { bytes: 1 << 20 })
 }
 
-fn folder(path: &str, below: &str) -> Volume {
+fn directory(path: &str, below: &str) -> Volume {
     volume(path, VolumeSource::Sandbox(below.into()))
 }
 
@@ -53,7 +53,7 @@ fn secret_volume(world: &RootFixture, path: &str, text: &str) -> Volume {
     let _ = fs::create_dir(secrets.join("web"));
     fs::write(secrets.join("web/db"), text).unwrap();
     let secret = SecretFile {
-        folder: secrets,
+        directory: secrets,
         name: "web/db".into(),
     };
     volume(path, VolumeSource::Secret(secret))
@@ -99,7 +99,7 @@ fn kinds() {
     // An inner one is named before the one that contains it.
     let volumes = [
         tmpfs("/data/fast"),
-        folder("/data", "a/b"),
+        directory("/data", "a/b"),
         tmpfs("/tmp"),
         secret_volume(&world, "/run/secrets/db", "s3cret\n"),
     ];
@@ -128,7 +128,7 @@ fn memory() {
 fn read_only() {
     let mut world = RootFixture::new();
     let line = "cat /conf/file; (echo x > /conf/file) 2>/dev/null || echo kept; echo y > /sandbox/conf/file; cat /conf/file";
-    let mut conf = folder("/conf", "conf");
+    let mut conf = directory("/conf", "conf");
     conf.read_only = true;
     let spec = with(profiled(&mut world, line), &[conf]);
     let path = spec.sandbox.join("conf");
@@ -142,9 +142,9 @@ fn read_only() {
 }
 
 /// Returns all files below a directory that contain this; links are not followed.
-fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
+fn files_with(directory: &Path, text: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap().flatten() {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {
             found.extend(files_with(&entry.path(), text));
@@ -254,7 +254,7 @@ fn image() {
     let line = "cd /; id -u; echo one > new/deep/f; cat sandbox/d/f; echo two > home/web/g; cat home/web/g; \
         stat -c '%a %u' run/key; cat run/key; cat deep/c";
     let volumes = [
-        folder("/new/deep", "d"),
+        directory("/new/deep", "d"),
         tmpfs("/home/web"),
         secret_volume(&world, "/run/key", "s3cret\n"),
     ];
@@ -292,7 +292,7 @@ fn links() {
         assert!(reason.contains("another entry in its place"), "{reason}");
     }
     for target in ["/etc", "..", "file"] {
-        let spec = with(profiled(&mut world, "true"), &[folder("/data", "a/b")]);
+        let spec = with(profiled(&mut world, "true"), &[directory("/data", "a/b")]);
         fs::create_dir(spec.sandbox.join("a")).unwrap();
         symlink(target, spec.sandbox.join("a/b")).unwrap();
         let reason = refusal(&mut world, &spec);

@@ -97,8 +97,8 @@ fn restore(devices: &[DeviceSettings6]) -> Result<(), NetworkError> {
 
 /// Returns the settings of all devices except containers'.
 fn settings() -> Result<Vec<DeviceSettings6>, NetworkError> {
-    let folder = format!("/proc/sys/{DEVICES_6}");
-    let entries = fs::read_dir(folder).map_err(network_error("list the settings of IPv6"))?;
+    let directory = format!("/proc/sys/{DEVICES_6}");
+    let entries = fs::read_dir(directory).map_err(network_error("list the settings of IPv6"))?;
     let mut found = Vec::new();
     for entry in entries {
         let name = entry.map_err(network_error("list the settings of IPv6"))?;

@@ -119,8 +119,8 @@ mod tests {
 
     #[test]
     fn an_ipv6_record_round_trips_and_can_be_cleared() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let records = Ipam::open(directory.path(), Path::new("/a")).unwrap();
         assert_eq!(records.recorded_ipv6().unwrap(), None);
         let device = |name: &str| DeviceSettings6 {
             name: name.to_owned(),

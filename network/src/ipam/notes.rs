@@ -111,8 +111,8 @@ mod tests {
 
     #[test]
     fn the_newest_record_is_used_and_an_empty_one_is_not_unknown() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let records = Ipam::open(directory.path(), Path::new("/a")).unwrap();
         assert_eq!(records.recorded_denied().unwrap(), None);
         symlink("off", records.denied_path().unwrap()).unwrap();
         assert_eq!(
@@ -131,8 +131,8 @@ mod tests {
 
     #[test]
     fn a_record_is_not_used_for_a_later_namespace_with_its_inode() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Ipam::open(folder.path(), Path::new("/a")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let records = Ipam::open(directory.path(), Path::new("/a")).unwrap();
         let namespace = |cookie| NamespaceId { cookie, inode: 5 };
         let is_noted = |cookie| {
             let path = records.denied_path_in(&namespace(cookie)).unwrap();

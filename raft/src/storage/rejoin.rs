@@ -120,9 +120,9 @@ mod tests {
     fn used() -> tempfile::TempDir {
         let place = tempfile::tempdir().unwrap();
         let directory = Directory::open(place.path()).unwrap();
-        for folder in [directory.store(), directory.snapshots()] {
-            fs::create_dir(&folder).unwrap();
-            fs::write(folder.join("data"), "old").unwrap();
+        for dir in [directory.store(), directory.snapshots()] {
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join("data"), "old").unwrap();
         }
         place
     }

@@ -8,7 +8,7 @@ use argosy_isolation::cancel_start;
 use argosy_network::cni::CniResult;
 use argosy_proto::v1;
 
-use super::super::{folders, guard};
+use super::super::{directories, guard};
 use super::PrivilegedOperations;
 use crate::broker_client::BrokerClient;
 use crate::broker_client::request::{BrokerReply, BrokerRequest, OperationResult};
@@ -39,7 +39,9 @@ impl PrivilegedOperations {
         let plain = |reply: BrokerReply| Ok((reply, Vec::new()));
         match request {
             BrokerRequest::Open => Err("it is open".to_owned()),
-            BrokerRequest::MakeContainer(name) => done(folders::make_container(&self.paths, name)),
+            BrokerRequest::MakeContainer(name) => {
+                done(directories::make_container(&self.paths, name))
+            }
             BrokerRequest::Launch(spec) => self.launch(&spec, descriptors.pop()),
             BrokerRequest::Unpack {
                 format,
@@ -48,10 +50,10 @@ impl PrivilegedOperations {
             } => self.unpack((format, rules), &target, descriptors),
             BrokerRequest::Adopt(name) => self.adopt(name),
             BrokerRequest::CancelStart(name) => {
-                let folder = self.paths.container(name);
+                let directory = self.paths.container(name);
                 // An unprepared start will never be requested.
-                done(match folder.exists() {
-                    true => cancel_start(&folder)
+                done(match directory.exists() {
+                    true => cancel_start(&directory)
                         .map(drop)
                         .map_err(|error| error_chain(&error)),
                     false => Ok(()),
@@ -64,7 +66,7 @@ impl PrivilegedOperations {
             }
             BrokerRequest::Release { name, is_ended } => done(self.release(name, is_ended)),
             BrokerRequest::RemoveContainer(name) => done(
-                folders::remove(&self.paths.container(name)).map_err(|error| error.to_string()),
+                directories::remove(&self.paths.container(name)).map_err(|error| error.to_string()),
             ),
             BrokerRequest::CountLaunchers => {
                 plain(BrokerReply::Number(self.launcher.replace_if_dead()))
@@ -143,7 +145,7 @@ impl PrivilegedOperations {
                 self.make_root(&at, holder, layers, descriptors.pop())
             }
             BrokerRequest::Layer(change) => {
-                let changed = folders::change_layers(&self.paths, change);
+                let changed = directories::change_layers(&self.paths, change);
                 done(changed.map_err(|error| error.to_string()))
             }
             BrokerRequest::MakeExecutorDirectory(name, guest) => {
@@ -221,7 +223,7 @@ impl PrivilegedOperations {
                 ))
             }
             BrokerRequest::RecordCpuset(name, text) => {
-                done(folders::record_cpus(&self.paths, name, &text))
+                done(directories::record_cpus(&self.paths, name, &text))
             }
             BrokerRequest::StartContent => self.start_content(),
             BrokerRequest::EndContent => {

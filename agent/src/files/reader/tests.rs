@@ -17,19 +17,19 @@ fn byte(offset: u64) -> u8 {
 
 /// A supervisor's operations on the files of one stream.
 struct StreamWriter {
-    folder: PathBuf,
+    directory: PathBuf,
     parts: Vec<(FileId, u64)>,
     file: File,
     written: u64,
 }
 
 impl StreamWriter {
-    fn begin(folder: &Path) -> Self {
-        fs::create_dir_all(folder.join("sandbox")).unwrap();
-        let file = File::create_new(folder.join("sandbox/stdout")).unwrap();
+    fn begin(directory: &Path) -> Self {
+        fs::create_dir_all(directory.join("sandbox")).unwrap();
+        let file = File::create_new(directory.join("sandbox/stdout")).unwrap();
         let id = FileId::of(&file.metadata().unwrap());
         Self {
-            folder: folder.to_owned(),
+            directory: directory.to_owned(),
             parts: vec![(id, 0)],
             file,
             written: 0,
@@ -37,7 +37,7 @@ impl StreamWriter {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.join("sandbox").join(name)
+        self.directory.join("sandbox").join(name)
     }
 
     fn write(&mut self, count: u64) {
@@ -57,8 +57,8 @@ impl StreamWriter {
             "stdout": { "parts": parts, "end": self.written },
             "stderr": { "parts": [], "end": 0 },
         });
-        fs::write(self.folder.join("draft"), record.to_string()).unwrap();
-        fs::rename(self.folder.join("draft"), self.folder.join("record")).unwrap();
+        fs::write(self.directory.join("draft"), record.to_string()).unwrap();
+        fs::rename(self.directory.join("draft"), self.directory.join("record")).unwrap();
     }
 
     fn rotate(&mut self) {
@@ -79,11 +79,11 @@ impl StreamWriter {
     }
 }
 
-fn reader(folder: &Path) -> StreamReader {
+fn reader(dir: &Path) -> StreamReader {
     let place = FilePath::parse("tasks/framework-1/web/stdout").unwrap();
     let sandbox = Sandbox {
-        directory: folder.join("sandbox"),
-        output_record: folder.join("record"),
+        directory: dir.join("sandbox"),
+        output_record: dir.join("record"),
         ended: false,
     };
     StreamReader::open(&place, &sandbox, &["stdout".to_owned()]).unwrap()
@@ -105,9 +105,9 @@ fn read_available(reader: &mut StreamReader) -> ReadResult {
 
 #[test]
 fn a_fast_reader_receives_every_byte_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut writer = StreamWriter::begin(folder.path());
-    let mut reader = reader(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = StreamWriter::begin(directory.path());
+    let mut reader = reader(directory.path());
     for round in 0..40 {
         writer.write(700);
         assert_eq!(read_available(&mut reader), ReadResult::Nothing);
@@ -125,12 +125,12 @@ fn a_fast_reader_receives_every_byte_once() {
 
 #[test]
 fn a_slow_reader_receives_open_files_and_the_next_offset() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut writer = StreamWriter::begin(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = StreamWriter::begin(directory.path());
     writer.write(1_000);
     writer.rotate();
     writer.write(500);
-    let mut slow = reader(folder.path());
+    let mut slow = reader(directory.path());
     assert_eq!(slow.size(), 1_500);
     writer.write(500);
     for _ in 0..FILES + 2 {
@@ -140,7 +140,7 @@ fn a_slow_reader_receives_open_files_and_the_next_offset() {
     // Both of its files have been removed by now.
     assert_eq!(read_available(&mut slow), ReadResult::Gap);
     assert_eq!(slow.offset(), 2_000);
-    let mut next = reader(folder.path());
+    let mut next = reader(directory.path());
     next.seek(2_000, false).unwrap();
     assert_eq!(next.offset(), 4_000);
     assert_eq!(read_available(&mut next), ReadResult::Nothing);
@@ -149,9 +149,9 @@ fn a_slow_reader_receives_open_files_and_the_next_offset() {
 
 #[test]
 fn a_reader_loses_nothing_during_a_rotation() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut writer = StreamWriter::begin(folder.path());
-    let mut reader = reader(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = StreamWriter::begin(directory.path());
+    let mut reader = reader(directory.path());
     let over = std::sync::atomic::AtomicBool::new(false);
     let (mut gaps, mut offset) = (0, 0);
     std::thread::scope(|scope| {
@@ -171,7 +171,7 @@ fn a_reader_loses_nothing_during_a_rotation() {
             offset = reader.offset();
             if step == ReadResult::Gap {
                 gaps += 1;
-                reader = self::reader(folder.path());
+                reader = self::reader(directory.path());
                 reader.seek(offset, is_last).unwrap();
                 assert!(is_last || reader.offset() >= offset);
             } else if is_last {
@@ -184,9 +184,9 @@ fn a_reader_loses_nothing_during_a_rotation() {
 
 #[test]
 fn replaced_output_files_are_not_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut writer = StreamWriter::begin(folder.path());
-    let secret = folder.path().join("secret");
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = StreamWriter::begin(directory.path());
+    let secret = directory.path().join("secret");
     fs::write(&secret, "secret").unwrap();
     for _ in 0..3 {
         writer.write(100);
@@ -199,7 +199,7 @@ fn replaced_output_files_are_not_read() {
     symlink(&secret, writer.path("stdout.2")).unwrap();
     fs::remove_file(writer.path("stdout.1")).unwrap();
     fs::write(writer.path("stdout.1"), "x".repeat(100)).unwrap();
-    let mut reader = reader(folder.path());
+    let mut reader = reader(directory.path());
     reader.seek(0, false).unwrap();
     assert_eq!(read_available(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 100);
@@ -209,12 +209,12 @@ fn replaced_output_files_are_not_read() {
     assert_eq!(reader.offset(), 400);
     // Renamed files are still recognized.
     fs::rename(writer.path("stdout.3"), writer.path("stdout.1")).unwrap();
-    let mut reader = self::reader(folder.path());
+    let mut reader = self::reader(directory.path());
     assert_eq!(read_available(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 100);
     fs::remove_file(writer.path("stdout")).unwrap();
     nix::unistd::mkfifo(&writer.path("stdout"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let mut reader = self::reader(folder.path());
+    let mut reader = self::reader(directory.path());
     reader.seek(100, false).unwrap();
     assert_eq!(
         read_available(&mut reader),
@@ -231,14 +231,14 @@ fn replaced_output_files_are_not_read() {
 
 #[test]
 fn a_truncated_file_is_reported_as_a_gap() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut writer = StreamWriter::begin(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = StreamWriter::begin(directory.path());
     writer.write(1_000);
     writer.rotate();
     writer.write(1_000);
     let cut = OpenOptions::new().write(true).open(writer.path("stdout.1"));
     cut.unwrap().set_len(400).unwrap();
-    let mut reader = reader(folder.path());
+    let mut reader = reader(directory.path());
     assert_eq!(read_available(&mut reader), ReadResult::Gap);
     assert_eq!(reader.offset(), 400);
     reader.seek(400, false).unwrap();

@@ -52,26 +52,26 @@ fn first_records() -> Vec<JournalRecord> {
     records
 }
 
-fn format(folder: &TestDir) -> u8 {
-    fs::read(folder.path()).unwrap()[8]
+fn format(directory: &TestDir) -> u8 {
+    fs::read(directory.path()).unwrap()[8]
 }
 
 #[test]
 fn a_journal_of_the_previous_format_is_rewritten_before_appends() {
-    let folder = TestDir::new();
-    fs::write(folder.path(), format_1()).unwrap();
+    let directory = TestDir::new();
+    fs::write(directory.path(), format_1()).unwrap();
     let expected = facts(&first_records());
-    assert_eq!(folder.read().facts, expected);
-    assert_eq!(format(&folder), 1, "reading changes nothing");
-    folder.write(&[]);
-    assert_eq!(u32::from(format(&folder)), frame::VERSION);
-    assert_eq!(folder.read().facts, expected);
-    assert!(!folder.next().exists());
+    assert_eq!(directory.read().facts, expected);
+    assert_eq!(format(&directory), 1, "reading changes nothing");
+    directory.write(&[]);
+    assert_eq!(u32::from(format(&directory)), frame::VERSION);
+    assert_eq!(directory.read().facts, expected);
+    assert!(!directory.next().exists());
     // Later records follow it, and the next run reads all of them.
-    folder.write(&[launch(6)]);
+    directory.write(&[launch(6)]);
     let mut records = first_records();
     records.push(launch(6));
-    assert_eq!(folder.read().facts, facts(&records));
+    assert_eq!(directory.read().facts, facts(&records));
 }
 
 #[test]
@@ -93,52 +93,52 @@ fn in_memory_journals_of_the_previous_format_are_rewritten() {
 
 #[test]
 fn an_interrupted_rewrite_keeps_the_old_file() {
-    let folder = TestDir::new();
-    fs::write(folder.path(), format_1()).unwrap();
-    fs::write(folder.next(), &format_1()[..40]).unwrap();
+    let directory = TestDir::new();
+    fs::write(directory.path(), format_1()).unwrap();
+    fs::write(directory.next(), &format_1()[..40]).unwrap();
     let expected = facts(&first_records());
-    assert_eq!(folder.read().facts, expected);
-    folder.write(&[]);
-    assert_eq!(folder.read().facts, expected);
+    assert_eq!(directory.read().facts, expected);
+    directory.write(&[]);
+    assert_eq!(directory.read().facts, expected);
 }
 
 #[test]
 fn newer_and_foreign_files_are_rejected_unchanged_with_a_remedy() {
-    let folder = TestDir::new();
-    folder.write(&sample_records(1));
-    let mut bytes = fs::read(folder.path()).unwrap();
+    let directory = TestDir::new();
+    directory.write(&sample_records(1));
+    let mut bytes = fs::read(directory.path()).unwrap();
     bytes[..frame::HEAD_BYTES].copy_from_slice(&frame::head(3, 42));
-    fs::write(folder.path(), &bytes).unwrap();
-    let newer = read(&folder.path()).unwrap_err().to_string();
+    fs::write(directory.path(), &bytes).unwrap();
+    let newer = read(&directory.path()).unwrap_err().to_string();
     assert!(
         newer.contains("has format 3, this release reads up to 2: start the newer release again"),
         "{newer}"
     );
-    assert_eq!(fs::read(folder.path()).unwrap(), bytes);
+    assert_eq!(fs::read(directory.path()).unwrap(), bytes);
     for foreign in [
         &b""[..],
         b"ARGOSYJ\n",
         b"something else that is long enough",
     ] {
-        fs::write(folder.path(), foreign).unwrap();
-        let error = read(&folder.path()).unwrap_err();
+        fs::write(directory.path(), foreign).unwrap();
+        let error = read(&directory.path()).unwrap_err();
         assert!(matches!(error, JournalError::Foreign { .. }), "{error}");
     }
 }
 
 #[test]
 fn unknown_record_kinds_are_rejected() {
-    let folder = TestDir::new();
-    folder.write(&sample_records(1));
-    let whole = fs::read(folder.path()).unwrap();
+    let directory = TestDir::new();
+    directory.write(&sample_records(1));
+    let whole = fs::read(directory.path()).unwrap();
     // Field 200 of the record, a number: intact, and of another release.
     let mut bytes = whole.clone();
     frame::put(&mut bytes, 42, &[0xc0, 0x0c, 0x01]);
-    fs::write(folder.path(), &bytes).unwrap();
-    let refused = read(&folder.path()).unwrap_err();
+    fs::write(directory.path(), &bytes).unwrap();
+    let refused = read(&directory.path()).unwrap_err();
     assert!(
         matches!(refused, JournalError::Unknown { offset, .. } if offset == whole.len() as u64),
         "{refused}"
     );
-    assert_eq!(fs::read(folder.path()).unwrap(), bytes);
+    assert_eq!(fs::read(directory.path()).unwrap(), bytes);
 }

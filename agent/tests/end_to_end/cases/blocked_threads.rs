@@ -92,20 +92,20 @@ pub(super) async fn heartbeats_continue_while_all_other_threads_of_an_agent_are_
 
 /// A file system whose server never answers: an access blocks until this is dropped.
 struct HungFileSystem {
-    folder: PathBuf,
+    directory: PathBuf,
     /// Its server's end.
     _device: File,
 }
 
 impl HungFileSystem {
     /// Returns `None` if this kernel has no FUSE.
-    fn at(folder: &Path) -> Option<Self> {
-        fs::create_dir_all(folder).unwrap();
-        Self::over(folder, "40000")
+    fn at(directory: &Path) -> Option<Self> {
+        fs::create_dir_all(directory).unwrap();
+        Self::over(directory, "40000")
     }
 
     /// Does the same over an existing file or directory of this kind.
-    fn over(folder: &Path, mode: &str) -> Option<Self> {
+    fn over(directory: &Path, mode: &str) -> Option<Self> {
         let mut options = File::options();
         let device = options.read(true).write(true).open("/dev/fuse").ok()?;
         let descriptor = device.as_raw_fd();
@@ -113,14 +113,14 @@ impl HungFileSystem {
         let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
         mount(
             Some("argosy-test"),
-            folder,
+            directory,
             Some("fuse"),
             flags,
             Some(options.as_str()),
         )
         .ok()?;
         Some(Self {
-            folder: folder.to_owned(),
+            directory: directory.to_owned(),
             _device: device,
         })
     }
@@ -130,7 +130,7 @@ impl Drop for HungFileSystem {
     fn drop(&mut self) {
         // Ends all blocked accesses.
         let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH;
-        umount2(&self.folder, flags).unwrap();
+        umount2(&self.directory, flags).unwrap();
     }
 }
 
@@ -148,7 +148,7 @@ pub(super) async fn a_task_with_a_hanging_host_path_delays_no_other_task() {
     let mut link = with_heartbeats(&mut master).await;
     let mut waits = shell("waits", "sleep 60");
     waits.host_paths.push(v1::HostPath {
-        host_path: hung.folder.join("file").display().to_string(),
+        host_path: hung.directory.join("file").display().to_string(),
         container_path: "file".to_owned(),
         read_only: false,
     });

@@ -193,7 +193,7 @@ pub(super) async fn an_https_check_passes_regardless_of_the_certificates_issuer(
     let (mut link, _) = master.registered(true).await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let well = host.folder.path().join("well");
+    let well = host.directory.path().join("well");
     serve_securely(listener, well.clone());
     let https = Kind::Http(v1::HttpCheck {
         port: port.into(),

@@ -43,8 +43,8 @@ struct CniHost(TestHost, PathBuf);
 impl CniHost {
     fn new() -> Self {
         let host = TestHost::new();
-        let folder = lay(&host);
-        Self(host, folder)
+        let directory = lay(&host);
+        Self(host, directory)
     }
 
     /// Returns the verbs of all calls, and checks that all were for one container.
@@ -69,16 +69,16 @@ impl CniHost {
 
 /// Installs one plugin and one network for agents that start from now on.
 pub(super) fn lay(host: &TestHost) -> PathBuf {
-    let folder = host.plugins();
-    fs::write(folder.join("wire"), PLUGIN).unwrap();
-    fs::set_permissions(folder.join("wire"), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(folder.join("blue.conflist"), LIST).unwrap();
-    folder
+    let directory = host.plugins();
+    fs::write(directory.join("wire"), PLUGIN).unwrap();
+    fs::set_permissions(directory.join("wire"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(directory.join("blue.conflist"), LIST).unwrap();
+    directory
 }
 
 /// Checks that no record and no namespace of any call is left.
 pub(super) fn nothing_is_left(host: &TestHost) {
-    let records = host.folder.path().join("agent/cni");
+    let records = host.directory.path().join("agent/cni");
     let left: Vec<_> = fs::read_dir(&records).into_iter().flatten().collect();
     assert!(left.is_empty(), "{left:?}");
     let calls = fs::read_to_string(host.plugins().join("calls")).unwrap();

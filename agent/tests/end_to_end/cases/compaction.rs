@@ -32,8 +32,8 @@ const COMPACTED_AT: u64 = 20;
 /// More than are written before the new file is complete.
 const MOST: u64 = 100_000;
 
-fn place(folder: &Path) -> [PathBuf; 2] {
-    ["journal", "journal.next"].map(|name| folder.join(name))
+fn place(directory: &Path) -> [PathBuf; 2] {
+    ["journal", "journal.next"].map(|name| directory.join(name))
 }
 
 fn instance(order: u64) -> Instance {
@@ -75,11 +75,11 @@ fn launch(order: u64) -> JournalRecord {
 /// Writes launches, reports each that is on disk, and compacts the file concurrently.
 pub(crate) fn writer() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(2).collect();
-    let [folder, step, witness] = &arguments[..] else {
+    let [directory, step, witness] = &arguments[..] else {
         return ExitCode::FAILURE;
     };
     crash_points::arm(step, 1, Path::new(witness)).unwrap();
-    let [path, next] = place(Path::new(folder));
+    let [path, next] = place(Path::new(directory));
     let journal = Journal::open(&path, &next, &read(&path).unwrap(), 42).unwrap();
     let mut progress = journal.progress();
     let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -107,11 +107,11 @@ fn has_all(facts: &AgentState, last: u64) -> bool {
 }
 
 fn dies_at(step: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let witness = folder.path().join("witness");
+    let directory = tempfile::tempdir().unwrap();
+    let witness = directory.path().join("witness");
     let mut writer = Command::new("/proc/self/exe")
         .arg(VERB)
-        .args([folder.path(), Path::new(step), witness.as_path()])
+        .args([directory.path(), Path::new(step), witness.as_path()])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -121,7 +121,7 @@ fn dies_at(step: &str) {
     writer.wait().unwrap();
     assert_eq!(crash_points::passes(&witness).unwrap(), 1, "{step}");
     assert!(last + 1 >= COMPACTED_AT, "{last}");
-    let [path, next] = place(folder.path());
+    let [path, next] = place(directory.path());
     let contents = read(&path).unwrap();
     assert!(contents.damage.is_empty(), "{:?}", contents.damage);
     assert!(has_all(&contents.facts, last), "after a death at {step}");

@@ -56,9 +56,9 @@ const OF_DIVIDED: [&str; 17] = [
     "find.adopted",
     "journal.synced",
     "fetch.users-taken",
-    "sandbox.folder-made",
+    "sandbox.directory-made",
     "fetch.sandbox-made",
-    "launch.folder-made",
+    "launch.directory-made",
     "launch.prepared",
     "agent.request-sent",
     "launch.made",
@@ -103,7 +103,7 @@ impl TaskVariant {
             "launch.copy-begun" | "launch.copied" => Self::Copied,
             step if step.starts_with("pull.") => Self::Imaged,
             step if step.starts_with("group.") => Self::Grouped,
-            "gc.folder-removed" => Self::Past,
+            "gc.directory-removed" => Self::Past,
             "fetch.chunk-written" => Self::Fetched,
             step if step.starts_with("cache.") || step.starts_with("extract.") => Self::Fetched,
             step if step.starts_with("gc.") || step.starts_with("disposal.") => Self::Crowded,
@@ -129,9 +129,9 @@ impl TaskVariant {
             }
             Self::Plugged => drop(cni::lay(host)),
             Self::Past => {
-                for folder in PAST.map(|name| host.directory().join("containers").join(name)) {
-                    std::fs::create_dir_all(&folder).unwrap();
-                    std::fs::write(folder.join("exit.json"), "").unwrap();
+                for dir in PAST.map(|name| host.directory().join("containers").join(name)) {
+                    std::fs::create_dir_all(&dir).unwrap();
+                    std::fs::write(dir.join("exit.json"), "").unwrap();
                 }
             }
         }
@@ -310,8 +310,8 @@ pub(super) async fn served(name: &str) -> v1::Uri {
     }
 }
 
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let found = std::fs::read_dir(folder).unwrap();
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(directory).unwrap();
     found.map(|entry| entry.unwrap().path()).collect()
 }
 
@@ -320,13 +320,13 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Returns the unfinished files of the image store.
-fn drafts(folder: &Path) -> Vec<String> {
+fn drafts(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(".draft-") || folder.ends_with("blobs") {
+        if name.starts_with(".draft-") || directory.ends_with("blobs") {
             found.push(name);
-        } else if entry.file_type().unwrap().is_dir() && !folder.ends_with("layers") {
+        } else if entry.file_type().unwrap().is_dir() && !directory.ends_with("layers") {
             found.extend(drafts(&entry.path()));
         }
     }
@@ -358,7 +358,7 @@ fn orders(host: &TestHost, errand: TaskVariant, served: &str) -> Vec<Order> {
 
 /// Returns the agent's cgroups, which are named after its directory.
 pub(super) fn groups(host: &TestHost) -> PathBuf {
-    let directory = std::fs::canonicalize(host.folder.path())
+    let directory = std::fs::canonicalize(host.directory.path())
         .unwrap()
         .join("agent");
     let hash = Sha256::digest(directory.as_os_str().as_encoded_bytes());
@@ -370,7 +370,7 @@ pub(super) fn groups(host: &TestHost) -> PathBuf {
 /// Returns all resources of this host's agent but its files.
 pub(super) fn audit(host: &TestHost) -> LeakAudit {
     LeakAudit::begin(AuditScope {
-        folders: vec![host.folder.path().to_owned()],
+        directories: vec![host.directory.path().to_owned()],
         groups: vec![groups(host)],
         ..AuditScope::default()
     })
@@ -455,7 +455,7 @@ async fn crash_at(step: &str, at: u32, errand: TaskVariant, divided: bool) {
     errand.prepare(&host);
 
     let mut ended = BTreeSet::new();
-    let witness = host.folder.path().join("witness");
+    let witness = host.directory.path().join("witness");
     let death = [step, &at.to_string(), &witness.display().to_string()];
     let mut dying = match divided {
         true => host.divided_that_dies(master.address, &death),

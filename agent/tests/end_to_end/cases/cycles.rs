@@ -174,7 +174,7 @@ async fn held_open(agent: &AgentProcess, host: &TestHost) -> LeakAudit {
     }
     LeakAudit::begin(AuditScope {
         devices_are_alike: true,
-        folders: vec![host.folder.path().to_owned()],
+        directories: vec![host.directory.path().to_owned()],
         groups: vec![groups(host)],
         holders,
         ..AuditScope::default()

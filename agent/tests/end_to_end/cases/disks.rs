@@ -43,13 +43,13 @@ pub(super) fn impossible() -> Option<String> {
 /// Removes sandboxes with their file systems, without waiting for their retention time.
 pub(super) fn remove_all(host: &TestHost) {
     let entries = fs::read_dir(host.directory().join("disks"));
-    for folder in entries.into_iter().flatten().flatten() {
+    for dir in entries.into_iter().flatten().flatten() {
         let tasks = host.directory().join("sandboxes").join(FRAMEWORK);
         let sandboxes = fs::read_dir(tasks).unwrap().flatten();
-        let mut sandboxes = sandboxes.map(|task| task.path().join(folder.file_name()));
+        let mut sandboxes = sandboxes.map(|task| task.path().join(dir.file_name()));
         let sandbox = sandboxes.find(|path| path.is_dir());
         let sandbox: PathBuf = sandbox.expect("each file system is shown in a sandbox");
-        FileSystem::at(&folder.path()).remove(&sandbox).unwrap();
+        FileSystem::at(&dir.path()).remove(&sandbox).unwrap();
     }
 }
 
@@ -193,12 +193,12 @@ pub(super) async fn a_group_directory_is_on_the_file_system_of_its_first_task() 
     assert!(output.contains("No space left on device"), "{output}");
     let of_first = host.sandbox("a");
     let of_first = of_first.file_name().unwrap();
-    let folder = host
+    let dir = host
         .directory()
         .join("disks")
         .join(of_first)
         .join("root/group");
-    assert!(folder.join("after").exists());
+    assert!(dir.join("after").exists());
     agent.is_clear().await;
     agent.stop().await;
     remove_all(&host);
@@ -220,7 +220,7 @@ pub(super) async fn an_agent_refuses_to_start_if_its_host_cannot_enforce_disk_li
     if !nix::unistd::geteuid().is_root() {
         return skip("needs root");
     }
-    if argosy_isolation::disk::project::supported(host.folder.path()).is_ok() {
+    if argosy_isolation::disk::project::supported(host.directory.path()).is_ok() {
         return skip("this kernel has no file system without quotas for temporary files");
     }
     let quotas = |config: &mut Config| config.disk_enforcement = DiskEnforcement::Quota;

@@ -66,7 +66,7 @@ fn go(host: &TestHost, id: &str) {
 }
 
 fn places(host: &TestHost) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(host.folder.path().join("agent/executors")).unwrap();
+    let entries = std::fs::read_dir(host.directory.path().join("agent/executors")).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 

@@ -152,7 +152,7 @@ pub(super) async fn a_file_that_is_kept_is_on_the_disk_before_it_has_its_name() 
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.process(master.address);
     let (mut link, _) = master.registered(true).await;
-    let file = host.folder.path().join("said");
+    let file = host.directory.path().join("said");
     let tracer = Tracer::attach(&agent, &file).await;
     let rest = Arc::new(Notify::new());
     rest.notify_one();

@@ -24,18 +24,18 @@ super::cases!("full_disk":
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn of(folder: &Path) -> Self {
-        fs::create_dir_all(folder).unwrap();
+    fn of(directory: &Path) -> Self {
+        fs::create_dir_all(directory).unwrap();
         let options = Some("size=24m,mode=0711");
         mount(
             Some("argosy-test"),
-            folder,
+            directory,
             Some("tmpfs"),
             MsFlags::empty(),
             options,
         )
         .unwrap();
-        Self(folder.to_owned())
+        Self(directory.to_owned())
     }
 
     fn filler(&self) -> PathBuf {

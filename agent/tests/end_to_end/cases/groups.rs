@@ -63,9 +63,9 @@ pub(super) fn member(spec: v1::TaskSpec, place: u32, size: u32) -> v1::TaskSpec 
 }
 
 /// Returns the directory of the only group.
-fn folder(host: &TestHost) -> PathBuf {
+fn directory(host: &TestHost) -> PathBuf {
     let above = host
-        .folder
+        .directory
         .path()
         .join("agent/groups")
         .join(FRAMEWORK)
@@ -76,7 +76,7 @@ fn folder(host: &TestHost) -> PathBuf {
 
 /// Counts the links that record resources of this host's agent.
 fn held(host: &TestHost, records: &str) -> usize {
-    let own = host.folder.path().join("agent");
+    let own = host.directory.path().join("agent");
     let links = std::fs::read_dir(records).into_iter().flatten().flatten();
     let targets = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
     let is_own = |target: &PathBuf| {
@@ -115,7 +115,7 @@ async fn talk(network: Mode) {
     link.until("server", runs).await;
     link.until("caller", runs).await;
     assert_eq!(
-        content(&folder(&host).join("heard")).await,
+        content(&directory(&host).join("heard")).await,
         "hello neighbour\n"
     );
     assert_eq!(
@@ -157,10 +157,10 @@ pub(super) async fn tasks_of_a_group_share_the_group_directory() {
         let updates = link.end_of(task).await;
         assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
     }
-    let folder = folder(&host);
-    assert_eq!(content(&folder.join("taken")).await, "mine\npod\n");
+    let directory = directory(&host);
+    assert_eq!(content(&directory.join("taken")).await, "mine\npod\n");
     finish(agent, &host).await;
-    assert!(folder.exists(), "it stays as long as their sandboxes");
+    assert!(directory.exists(), "it stays as long as their sandboxes");
 }
 
 pub(super) async fn a_failed_task_ends_its_group_in_reverse_order() {
@@ -193,7 +193,7 @@ pub(super) async fn a_failed_task_ends_its_group_in_reverse_order() {
         let why = "its group ended because task b failed: ";
         assert!(update.text.starts_with(why), "{}", update.text);
     }
-    assert_eq!(content(&folder(&host).join("told")).await, "c\na\n");
+    assert_eq!(content(&directory(&host).join("told")).await, "c\na\n");
     finish(agent, &host).await;
 }
 
@@ -253,7 +253,7 @@ pub(super) async fn a_group_of_which_one_task_cannot_be_prepared_never_starts() 
     let (host, mut master) = (TestHost::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let missing = host.folder.path().join("missing");
+    let missing = host.directory.path().join("missing");
     for (place, uris) in [Vec::new(), vec![missing]].into_iter().enumerate() {
         let uris = uris.iter().map(|path: &PathBuf| v1::Uri {
             value: path.to_string_lossy().into_owned(),

@@ -31,11 +31,11 @@ fn path(host: &Path, container: &str, read_only: bool) -> v1::HostPath {
 
 /// Creates directories that tasks may see: one with a file that all may read, one that all may
 /// write to.
-fn folders(host: &TestHost) -> (std::path::PathBuf, std::path::PathBuf) {
+fn directories(host: &TestHost) -> (std::path::PathBuf, std::path::PathBuf) {
     let (conf, data) = (host.shared().join("conf"), host.shared().join("data"));
-    for folder in [&conf, &data] {
-        fs::create_dir(folder).unwrap();
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    for directory in [&conf, &data] {
+        fs::create_dir(directory).unwrap();
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o777)).unwrap();
     }
     let file = conf.join("app.conf");
     fs::write(&file, "on\n").unwrap();
@@ -51,7 +51,7 @@ pub(super) async fn host_paths_are_mounted_at_other_paths_and_writable_only_if_a
         return skip("needs root");
     }
     let (host, mut master) = (TestHost::new(), Master::start().await);
-    let (conf, data) = folders(&host);
+    let (conf, data) = directories(&host);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
     let line = format!(
@@ -99,7 +99,7 @@ pub(super) async fn root_of_an_image_has_no_more_rights_on_a_host_path_than_any_
         return skip("needs root");
     }
     let (host, mut master) = (TestHost::new(), Master::start().await);
-    let (conf, data) = folders(&host);
+    let (conf, data) = directories(&host);
     if !layout::write_with(&host.layouts(), &json!({})) {
         return skip("there is no /bin/busybox to make an image of");
     }

@@ -322,7 +322,7 @@ pub(super) async fn an_unprivileged_agent_adopts_the_tasks_of_an_agent_with_root
     let pid = agent.containers().await[0]["pid"].clone();
     // Foreign files are not taken over with it: neither the target of a link nor a file with
     // another name.
-    let kept = host.folder.path().join("kept");
+    let kept = host.directory.path().join("kept");
     fs::write(&kept, "").unwrap();
     agent.stop().await;
     let directory = host.directory();
@@ -505,9 +505,9 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_but_no_task() {
     }
     // While the second of two tasks is started: the launcher has its request, or only its sandbox
     // is created. The latter is started again, with another sandbox.
-    for (step, sandboxes) in [("agent.request-sent", 1), ("sandbox.folder-made", 2)] {
+    for (step, sandboxes) in [("agent.request-sent", 1), ("sandbox.directory-made", 2)] {
         let (host, mut master) = (TestHost::new(), Master::start().await);
-        let [witness, reported] = ["witness", "said"].map(|name| host.folder.path().join(name));
+        let [witness, reported] = ["witness", "said"].map(|name| host.directory.path().join(name));
         let panic = [step, "2", witness.to_str().unwrap()];
         let mut agent = host.panicking(master.address, &panic, &reported);
         let (mut link, _) = master.registered(true).await;
@@ -588,7 +588,7 @@ pub(super) async fn an_agent_keeps_root_if_its_directory_is_closed_to_other_user
     signal(Pid::from_raw(agent.pid() as i32), Signal::SIGKILL).unwrap();
     agent.died().await;
     let closed = fs::Permissions::from_mode(0o700);
-    fs::set_permissions(host.folder.path(), closed).unwrap();
+    fs::set_permissions(host.directory.path(), closed).unwrap();
     let agent = host.undivided(master.address);
     let (mut link, _) = master.registered(false).await;
     assert_eq!(status(agent.pid(), "Uid:"), ["0"; 4]);

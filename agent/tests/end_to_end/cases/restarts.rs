@@ -197,7 +197,7 @@ fn upgrade(executable: &Path) {
 
 pub(super) async fn the_executable_can_be_replaced_while_tasks_run() {
     let (host, mut master) = (TestHost::new(), Master::start().await);
-    let executable = host.folder.path().join("argosy");
+    let executable = host.directory.path().join("argosy");
     std::fs::copy("/proc/self/exe", &executable).unwrap();
     let agent = host.process_of(&executable, master.address, &[]);
     let (mut link, _) = master.registered(true).await;
@@ -309,8 +309,8 @@ pub(super) async fn a_journal_without_an_identity_prevents_the_start_and_ends_no
 
 pub(super) async fn a_container_that_is_unresponsive_at_first_is_adopted_later() {
     let (host, mut master, pid) = leave_running().await;
-    let folder = host.directory().join("containers/1-1-1");
-    let (handle, kept) = (folder.join("handle.json"), folder.join("kept"));
+    let dir = host.directory().join("containers/1-1-1");
+    let (handle, kept) = (dir.join("handle.json"), dir.join("kept"));
     // A directory is as unreadable as a file on a failing disk.
     std::fs::rename(&handle, &kept).unwrap();
     std::fs::create_dir(&handle).unwrap();

@@ -410,9 +410,9 @@ async fn stops_at_each_step(divided: bool) {
     let mut steps: Vec<_> = steps.filter(|step| is_of_helpers(step)).collect();
     steps.sort_by_key(|step| !FOR_THE_NEXT.contains(step));
     let hosts: Vec<_> = steps.iter().map(|_| TestHost::new()).collect();
-    let folders = hosts.iter().map(|host| host.folder.path().to_owned());
+    let directories = hosts.iter().map(|host| host.directory.path().to_owned());
     let audit = LeakAudit::begin(AuditScope {
-        folders: folders.collect(),
+        directories: directories.collect(),
         groups: hosts.iter().map(groups).collect(),
         ..AuditScope::default()
     });
@@ -512,9 +512,9 @@ async fn killed_in_its_request(host: &TestHost, link: &mut AgentStream) -> Strin
         let order = 2 * number - 1;
         link.launch(order, in_no_network(shell(&task, "sleep 1000")))
             .await;
-        let folder = host.directory().join(format!("containers/1-{order}-1"));
+        let dir = host.directory().join(format!("containers/1-{order}-1"));
         let deadline = Instant::now() + TIMEOUT;
-        while !folder.exists() {
+        while !dir.exists() {
             assert!(Instant::now() < deadline, "nothing is prepared");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

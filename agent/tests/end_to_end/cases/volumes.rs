@@ -39,17 +39,17 @@ fn secret(path: &str, name: &str) -> v1::TaskVolume {
 
 /// Creates an operator's directory with a secret of the role `*`.
 fn secrets(host: &TestHost, text: &str) -> PathBuf {
-    let folder = host.folder.path().join("secrets");
-    fs::create_dir_all(folder.join("*")).unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
-    fs::write(folder.join("*/db"), text).unwrap();
-    folder
+    let directory = host.directory.path().join("secrets");
+    fs::create_dir_all(directory.join("*")).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(directory.join("*/db"), text).unwrap();
+    directory
 }
 
 /// Returns all files below a directory that contain this text; links are not followed.
-fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
+fn files_with(directory: &Path, text: &[u8]) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap().flatten() {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
         let kind = entry.file_type().unwrap();
         if kind.is_dir() {
             found.extend(files_with(&entry.path(), text));
@@ -82,8 +82,8 @@ pub(super) async fn a_task_has_its_volumes_and_its_secret_is_not_exposed() {
         std::time::Instant::now()
     );
     let (host, mut master) = (TestHost::new(), Master::start().await);
-    let folder = secrets(&host, &canary);
-    let agent = host.agent_with(master.address, |config| config.secret_dir = Some(folder));
+    let directory = secrets(&host, &canary);
+    let agent = host.agent_with(master.address, |config| config.secret_dir = Some(directory));
     let agent = agent.await;
     let (mut link, _) = master.registered(true).await;
     let volumes = vec![
@@ -101,9 +101,9 @@ pub(super) async fn a_task_has_its_volumes_and_its_secret_is_not_exposed() {
     let length = content(&host.sandbox("t").join("data/length")).await;
     assert_eq!(length.trim(), canary.len().to_string());
     // Journal, state directories, sandboxes, logs; then the agent's responses.
-    let operators = host.folder.path().join("secrets/*/db");
+    let operators = host.directory.path().join("secrets/*/db");
     assert_eq!(
-        files_with(host.folder.path(), canary.as_bytes()),
+        files_with(host.directory.path(), canary.as_bytes()),
         [operators]
     );
     for path in ["/v1/containers", "/v1/agent", "/metrics"] {
@@ -118,8 +118,8 @@ pub(super) async fn a_missing_secret_fails_the_task_with_a_message() {
         return skip("needs root");
     }
     let (host, mut master) = (TestHost::new(), Master::start().await);
-    let folder = secrets(&host, "x");
-    let agent = host.agent_with(master.address, |config| config.secret_dir = Some(folder));
+    let directory = secrets(&host, "x");
+    let agent = host.agent_with(master.address, |config| config.secret_dir = Some(directory));
     let agent = agent.await;
     let (mut link, _) = master.registered(true).await;
     let spec = v1::TaskSpec {

@@ -126,8 +126,8 @@ mod tests {
 
     #[test]
     fn a_restarted_framework_reads_its_earlier_requests() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
         let mut journal = FrameworkJournal::open(&path).unwrap();
         journal.registered("framework-4");
         journal.launch("a");

@@ -41,7 +41,7 @@ pub struct FrameworkArguments {
     name: String,
     /// Directory of the run
     #[arg(long = "dir")]
-    folder: PathBuf,
+    directory: PathBuf,
     /// Seed of all choices
     #[arg(long)]
     seed: u64,
@@ -73,12 +73,12 @@ pub(crate) struct FrameworkProgress {
 /// # Errors
 /// If the run's directory cannot be used or the masters end the session.
 pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
-    let data = arguments.folder.join("data").join(&arguments.name);
+    let data = arguments.directory.join("data").join(&arguments.name);
     std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
     let journal = FrameworkJournal::open(&data.join("journal"))?;
     let life = journal.incarnation();
     let file = arguments
-        .folder
+        .directory
         .join("history")
         .join(format!("{}.{life}.jsonl", arguments.name));
     let began_ns = arguments.began_ns;

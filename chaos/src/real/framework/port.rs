@@ -59,11 +59,11 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_reported_as_taken() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let arguments = HoldArguments {
             port: other.local_addr().unwrap().port(),
-            witness: folder.path().join(PORTS),
+            witness: directory.path().join(PORTS),
             task: "f/t".to_owned(),
         };
         assert!(hold(&arguments).is_err());

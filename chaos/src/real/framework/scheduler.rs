@@ -91,7 +91,7 @@ impl ChaosScheduler {
         Self {
             name: arguments.name.clone(),
             behaviour: arguments.habit,
-            directory: arguments.folder.clone(),
+            directory: arguments.directory.clone(),
             executable,
             progress_file,
             process: ProcessName::new(&format!("{}.{}", arguments.name, journal.incarnation())),

@@ -67,7 +67,7 @@ fn master(number: u64) -> ManagedProcess {
 
 /// Returns the data directory of a master. Its last log lines must name it when the disk fails.
 pub(super) fn directory(number: u64) -> PathBuf {
-    disks::folder(number).join("master")
+    disks::directory(number).join("master")
 }
 
 impl GuestCluster {

@@ -17,21 +17,27 @@ pub(super) fn device(disk: u64) -> PathBuf {
 }
 
 /// Returns its mount point.
-pub(super) fn folder(disk: u64) -> PathBuf {
+pub(super) fn directory(disk: u64) -> PathBuf {
     format!("/disks/{disk}").into()
 }
 
 /// Mounts a device. A device that cannot be read may have no power yet, and is retried until the
 /// timeout.
 pub(super) async fn attach(device: &Path, disk: u64, timeout: Duration) -> anyhow::Result<()> {
-    let folder = folder(disk);
-    std::fs::create_dir_all(&folder)?;
+    let directory = directory(disk);
+    std::fs::create_dir_all(&directory)?;
     let deadline = Instant::now() + timeout;
     loop {
-        let (device, folder, again) = (device.to_owned(), folder.clone(), device.to_owned());
+        let (device, directory, again) = (device.to_owned(), directory.clone(), device.to_owned());
         let mounted = tokio::task::spawn_blocking(move || {
             let none = None::<&str>;
-            mount(Some(&device), &folder, Some("ext4"), MsFlags::empty(), none)
+            mount(
+                Some(&device),
+                &directory,
+                Some("ext4"),
+                MsFlags::empty(),
+                none,
+            )
         });
         match mounted.await? {
             Ok(()) => return Ok(()),
@@ -64,8 +70,8 @@ async fn check(device: &Path) -> anyhow::Result<()> {
 pub(super) async fn detach(disk: u64, timeout: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + timeout;
     loop {
-        let folder = folder(disk);
-        let gone = tokio::task::spawn_blocking(move || umount2(&folder, MntFlags::empty()));
+        let directory = directory(disk);
+        let gone = tokio::task::spawn_blocking(move || umount2(&directory, MntFlags::empty()));
         match gone.await? {
             Ok(()) => return Ok(()),
             Err(nix::errno::Errno::EBUSY) if Instant::now() < deadline => {

@@ -13,7 +13,7 @@ use super::fetches::{by_fetches, by_fetches_from_its_neighbour, fetch};
 use super::servers::{page, redirect, serve, serve_at};
 use super::{Attempt, against_a_host, api, attack, attempt, run, start_victim, with_cluster};
 use crate::cluster::{DevCluster, wait_for};
-use crate::privilege_drop::{gives_up_root, open_folder};
+use crate::privilege_drop::{gives_up_root, open_directory};
 
 pub(super) const ATTACKER: &str = "another task";
 /// The address of this host, from `on_a_host`.
@@ -372,12 +372,12 @@ struct OperatorDirectories {
 
 impl OperatorDirectories {
     fn make() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
         let open = |name: &str, mode: u32| {
             fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap()
         };
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
         for name in [
             "fetched",
             "shared",
@@ -413,7 +413,7 @@ impl OperatorDirectories {
         open("secrets", 0o700);
         let layout = crate::registry::in_a_layout(&path("images"), &crate::web::image());
         Self {
-            directory: folder,
+            directory: dir,
             layout,
         }
     }
@@ -430,16 +430,16 @@ fn a_task_cannot_reach_its_host_or_other_tasks() {
             let words = ["address", "add", &address, "dev", "lo"];
             attempt(Command::new("ip").args(words)).unwrap();
         }
-        let folders = OperatorDirectories::make();
+        let directories = OperatorDirectories::make();
         let server = serve(Box::new(|path| match path.strip_prefix("/to/") {
             Some(target) => redirect(target),
             None => page(b"allowed"),
         }));
         let allowed = format!("127.0.0.1:{}", server.port());
         let (fetched, shared, secrets) = (
-            folders.of("fetched"),
-            folders.of("shared"),
-            folders.of("secrets"),
+            directories.of("fetched"),
+            directories.of("shared"),
+            directories.of("secrets"),
         );
         let flags = [
             "--allow-host-network",
@@ -454,7 +454,7 @@ fn a_task_cannot_reach_its_host_or_other_tasks() {
             "--agent-resources",
             "cpus:4;mem:1024;disk:4096;ports:[31000-31100]",
         ];
-        let (images, open) = (folders.of("images"), open_folder());
+        let (images, open) = (directories.of("images"), open_directory());
         let variables = [
             ("ARGOSY_AGENT_IMAGE_DIRS", images.as_str()),
             ("TMPDIR", open.path().to_str().unwrap()),
@@ -481,7 +481,7 @@ fn a_task_cannot_reach_its_host_or_other_tasks() {
             by_fetches(cluster, server.port());
             by_fetches_from_its_neighbour(cluster, server.port());
             by_mounts(cluster, &shared);
-            by_secrets_and_images(cluster, &shared, &folders.layout);
+            by_secrets_and_images(cluster, &shared, &directories.layout);
             by_its_own_files(cluster);
         });
     });

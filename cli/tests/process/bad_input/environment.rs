@@ -125,7 +125,7 @@ impl BadInputCluster {
         let format = self.directory("newer/FORMAT");
         let text = std::fs::read_to_string(&format).expect("the format is written down");
         std::fs::write(&format, text.replace("format 1", "format 99")).unwrap();
-        for (folder, file, text) in [
+        for (dir, file, text) in [
             ("precious", "precious.txt", &b"of somebody else"[..]),
             (
                 "newer-agent",
@@ -139,8 +139,8 @@ impl BadInputCluster {
                 b"of somebody else, and long enough",
             ),
         ] {
-            std::fs::create_dir(self.directory(folder)).unwrap();
-            std::fs::write(self.directory(folder).join(file), text).unwrap();
+            std::fs::create_dir(self.directory(dir)).unwrap();
+            std::fs::write(self.directory(dir).join(file), text).unwrap();
         }
     }
 

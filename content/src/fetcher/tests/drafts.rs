@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use super::*;
 
 /// Creates a file of another user; returns it with its mode and owner.
-fn victim(folder: &Path) -> (PathBuf, (u32, u32)) {
-    let path = folder.join("victim");
+fn victim(directory: &Path) -> (PathBuf, (u32, u32)) {
+    let path = directory.join("victim");
     fs::write(&path, "kept").unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     let facts = facts(&path);
@@ -21,9 +21,9 @@ fn facts(path: &Path) -> (u32, u32) {
 
 #[tokio::test]
 async fn a_link_at_the_path_of_a_temporary_file_exposes_no_other_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let (victim, before) = victim(folder.path());
-    let sandbox = folder.path().join("sandbox");
+    let directory = tempfile::tempdir().unwrap();
+    let (victim, before) = victim(directory.path());
+    let sandbox = directory.path().join("sandbox");
     fs::create_dir(&sandbox).unwrap();
     let (draft, leads_to) = (sandbox.join(".fetching-page"), victim.clone());
     // Between the first half, for which the draft is created, and the second.
@@ -66,14 +66,14 @@ async fn a_link_at_the_path_of_a_temporary_file_exposes_no_other_file() {
 
 #[tokio::test]
 async fn an_existing_file_at_the_path_of_a_temporary_file_is_never_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let (victim, before) = victim(folder.path());
+    let directory = tempfile::tempdir().unwrap();
+    let (victim, before) = victim(directory.path());
     let base = serve(Router::new().route("/page", get(|| async { "text" }))).await;
     for place in [
         |victim: &Path, draft: &Path| fs::hard_link(victim, draft),
         |victim: &Path, draft: &Path| symlink(victim, draft),
     ] {
-        let sandbox = tempfile::tempdir_in(folder.path()).unwrap();
+        let sandbox = tempfile::tempdir_in(directory.path()).unwrap();
         place(&victim, &sandbox.path().join(".fetching-page")).unwrap();
         let wanted = uri(format!("{base}/page"));
         let fetched = fetcher()

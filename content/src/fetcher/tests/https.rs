@@ -21,8 +21,8 @@ const AUTHORITIES: &str = "SSL_CERT_FILE";
 /// Returns a certificate for tests, valid until 2125 unless its name states otherwise; all share
 /// one key, which is used nowhere else.
 fn pem(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fetcher/tests/tls");
-    folder.join(name).with_extension("pem")
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fetcher/tests/tls");
+    directory.join(name).with_extension("pem")
 }
 
 /// Whether this process has these authorities; if not, the test is run again in a process that has

@@ -16,9 +16,9 @@ fn nobody() -> ReadIdentity {
     })
 }
 
-fn given_from(folders: Vec<PathBuf>) -> Fetcher {
+fn given_from(directories: Vec<PathBuf>) -> Fetcher {
     let settings = FetchSettings {
-        folders,
+        directories,
         ..settings(1_000)
     };
     let downloads = Arc::new(DownloadClient::new(&settings).unwrap());
@@ -31,11 +31,11 @@ fn change_mode(path: &Path, mode: u32) {
 
 /// Creates a directory with a file, both readable for all users.
 fn served() -> (tempfile::TempDir, PathBuf) {
-    let folder = open_folder();
-    let file = folder.path().join("file");
+    let directory = open_directory();
+    let file = directory.path().join("file");
     fs::write(&file, "text").unwrap();
     change_mode(&file, 0o644);
-    (folder, file)
+    (directory, file)
 }
 
 async fn refusal(fetcher: &Fetcher, value: String) -> String {
@@ -50,12 +50,12 @@ async fn host_files_are_fetched_only_from_allowed_directories() {
     let expected = "cannot fetch \"file:///etc/shadow\": this agent gives tasks no files of its host; start the agent \
                     with --fetch-dir and the file's folder, or serve it by http:// or https://";
     assert_eq!(why, expected);
-    let (folder, _) = served();
-    let given = given_from(vec![folder.path().to_owned()]);
+    let (directory, _) = served();
+    let given = given_from(vec![directory.path().to_owned()]);
     // Including a directory whose name has a permitted one as prefix.
     for elsewhere in [
         "/etc/passwd".to_owned(),
-        format!("{}-more/file", folder.path().display()),
+        format!("{}-more/file", directory.path().display()),
     ] {
         let why = refusal(&given, elsewhere.clone()).await;
         assert!(
@@ -67,8 +67,8 @@ async fn host_files_are_fetched_only_from_allowed_directories() {
 
 #[tokio::test]
 async fn links_and_dots_do_not_leave_an_allowed_directory() {
-    let (folder, _) = served();
-    let inner = folder.path().join("inner");
+    let (directory, _) = served();
+    let inner = directory.path().join("inner");
     fs::create_dir(&inner).unwrap();
     change_mode(&inner, 0o755);
     symlink("/etc/passwd", inner.join("to-file")).unwrap();
@@ -86,7 +86,7 @@ async fn links_and_dots_do_not_leave_an_allowed_directory() {
         assert!(why.contains(name) && why.contains(rule), "{why}");
     }
     // Links in the operator's own setting are followed.
-    let named = folder.path().join("named");
+    let named = directory.path().join("named");
     symlink(&inner, &named).unwrap();
     fs::write(inner.join("file"), "inside").unwrap();
     change_mode(&inner.join("file"), 0o644);
@@ -102,11 +102,11 @@ async fn links_and_dots_do_not_leave_an_allowed_directory() {
 
 #[test]
 fn a_file_is_fetched_only_with_read_permission() {
-    let (folder, file) = served();
-    let folders = FetchDirs(vec![folder.path().to_owned()]);
+    let (directory, file) = served();
+    let directories = FetchDirs(vec![directory.path().to_owned()]);
     let value = file.display().to_string();
     let open = |reader: &ReadIdentity| {
-        let opened = folders.open(&value, reader);
+        let opened = directories.open(&value, reader);
         opened.map(drop).map_err(|error| crate::error_chain(&error))
     };
     for reader in [nobody(), ReadIdentity::Unmapped] {
@@ -115,11 +115,11 @@ fn a_file_is_fetched_only_with_read_permission() {
         let why = open(&reader).unwrap_err();
         assert!(why.contains(&format!("chmod o+r {value}")), "{why}");
         change_mode(&file, 0o644);
-        change_mode(folder.path(), 0o750);
+        change_mode(directory.path(), 0o750);
         let why = open(&reader).unwrap_err();
-        let remedy = format!("chmod o+x {}", folder.path().display());
+        let remedy = format!("chmod o+x {}", directory.path().display());
         assert!(why.contains(&remedy), "{why}");
-        change_mode(folder.path(), 0o755);
+        change_mode(directory.path(), 0o755);
     }
     // Its owner, and its group, as far as they have permission.
     let metadata = fs::metadata(&file).unwrap();
@@ -158,16 +158,16 @@ fn no_file_is_fetched_with_the_rights_of_root() {
 
 #[tokio::test]
 async fn special_files_are_rejected_without_blocking() {
-    let (folder, _) = served();
-    let pipe = folder.path().join("pipe");
+    let (directory, _) = served();
+    let pipe = directory.path().join("pipe");
     nix::unistd::mkfifo(&pipe, FileMode::from_bits_truncate(0o666)).unwrap();
     change_mode(&pipe, 0o666);
-    let given = given_from(vec![folder.path().to_owned()]);
+    let given = given_from(vec![directory.path().to_owned()]);
     let why = refusal(&given, pipe.display().to_string()).await;
     assert!(why.contains("not a regular file"), "{why}");
-    let mut of_folder = uri(folder.path().display().to_string());
-    of_folder.output_file = "file".to_owned();
-    let why = fetch(&given, of_folder).await.1.unwrap_err();
+    let mut of_directory = uri(directory.path().display().to_string());
+    of_directory.output_file = "file".to_owned();
+    let why = fetch(&given, of_directory).await.1.unwrap_err();
     assert!(why.contains("not a regular file"), "{why}");
     let (fetcher, device) = (given_from(vec!["/dev".into()]), "/dev/null".to_owned());
     let why = refusal(&fetcher, device).await;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::{FetchCache, Fetcher, fetch, fetcher, fs, kept, pages};
 
 /// Returns a fetcher that caches 250 bytes, with the files of `pinned` always kept.
-fn keeping(folder: &Path, pinned: &[String]) -> (Fetcher, Arc<FetchCache>) {
-    let cache = Arc::new(FetchCache::open(&folder.join("cache"), 250, pinned).unwrap());
+fn keeping(directory: &Path, pinned: &[String]) -> (Fetcher, Arc<FetchCache>) {
+    let cache = Arc::new(FetchCache::open(&directory.join("cache"), 250, pinned).unwrap());
     let fetcher = Fetcher {
         cache: Some(cache.clone()),
         ..fetcher()
@@ -31,11 +31,11 @@ fn held(cache: &FetchCache) -> (u64, u64) {
 
 #[tokio::test]
 async fn pinned_files_survive_evictions_and_restarts_within_the_cache_size() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (base, asked) = pages().await;
     let page = |name: &str| format!("{base}/{name}");
     let count = || asked.load(std::sync::atomic::Ordering::SeqCst);
-    let (fetcher, cache) = keeping(folder.path(), &[page("a"), page("c"), page("d")]);
+    let (fetcher, cache) = keeping(directory.path(), &[page("a"), page("c"), page("d")]);
     for name in ["a", "b", "e", "f"] {
         bring(&fetcher, &page(name)).await;
     }
@@ -44,7 +44,7 @@ async fn pinned_files_survive_evictions_and_restarts_within_the_cache_size() {
     bring(&fetcher, &page("a")).await;
     assert_eq!(count(), 4, "it is here although it was used longest ago");
     // The next agent knows the pinned files as well.
-    let (fetcher, cache) = keeping(folder.path(), &[page("a"), page("c"), page("d")]);
+    let (fetcher, cache) = keeping(directory.path(), &[page("a"), page("c"), page("d")]);
     assert_eq!(held(&cache), (200, 100));
     bring(&fetcher, &page("c")).await;
     assert_eq!(held(&cache), (200, 200), "what is not pinned made room");
@@ -56,23 +56,23 @@ async fn pinned_files_survive_evictions_and_restarts_within_the_cache_size() {
         assert_eq!(held(&cache), (200, 200));
     }
     // Without its pin a file has no priority.
-    let (fetcher, cache) = keeping(folder.path(), &[page("c")]);
+    let (fetcher, cache) = keeping(directory.path(), &[page("c")]);
     bring(&fetcher, &page("b")).await;
     assert_eq!(held(&cache), (200, 100));
     // An agent with a smaller cache enforces its limit from the start: pinned files are evicted
     // last.
     for (bytes, left) in [(150, (100, 100)), (50, (0, 0))] {
         let pinned = [page("c")];
-        let cache = FetchCache::open(&folder.path().join("cache"), bytes, &pinned).unwrap();
+        let cache = FetchCache::open(&directory.path().join("cache"), bytes, &pinned).unwrap();
         assert_eq!(held(&cache), left);
     }
 }
 
 #[tokio::test]
 async fn only_the_last_used_version_of_a_pinned_file_is_kept() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (base, _) = pages().await;
-    let (fetcher, cache) = keeping(folder.path(), &[format!("{base}/a")]);
+    let (fetcher, cache) = keeping(directory.path(), &[format!("{base}/a")]);
     bring(&fetcher, &format!("{base}/a")).await;
     let mut by_digest = kept(format!("{base}/a"));
     by_digest.sha256 = "2816597888e4a0d3a36b82b83316ab32680eb8f00f8cd3b904d681246d285a0e".into();
@@ -84,9 +84,9 @@ async fn only_the_last_used_version_of_a_pinned_file_is_kept() {
 
 #[tokio::test]
 async fn a_file_that_is_being_copied_is_not_evicted() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (base, asked) = pages().await;
-    let (fetcher, cache) = keeping(folder.path(), &[]);
+    let (fetcher, cache) = keeping(directory.path(), &[]);
     for name in ["a", "b"] {
         bring(&fetcher, &format!("{base}/{name}")).await;
     }
@@ -104,7 +104,9 @@ async fn a_file_that_is_being_copied_is_not_evicted() {
     bring(&fetcher, &format!("{base}/a")).await;
     assert_eq!(count(), 7, "no copy was in progress");
     assert_eq!(
-        fs::read_dir(folder.path().join("cache")).unwrap().count(),
+        fs::read_dir(directory.path().join("cache"))
+            .unwrap()
+            .count(),
         2
     );
 }

@@ -346,8 +346,8 @@ fn published_ports_are_contacted_at_a_host_address() {
 async fn a_task_without_network_fetches_only_from_allowed_servers() {
     let (server, asked) = counting(Router::new()).await;
     let page = || kept(format!("http://{server}/page"));
-    let folder = tempfile::tempdir().unwrap();
-    let cache = FetchCache::open(&folder.path().join("cache"), 250, &[]).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let cache = FetchCache::open(&directory.path().join("cache"), 250, &[]).unwrap();
     let fetcher = Fetcher {
         cache: Some(Arc::new(cache)),
         ..of(allowing(&[&server]))
@@ -360,7 +360,7 @@ async fn a_task_without_network_fetches_only_from_allowed_servers() {
                     network";
     assert_eq!(why, expected);
     // Nor a cached file that another task has fetched.
-    let (base, _, keeping) = caching(folder.path()).await;
+    let (base, _, keeping) = caching(directory.path()).await;
     let kept = kept(format!("{base}/a"));
     fetch(&keeping, kept.clone()).await.1.unwrap();
     let elsewhere = of(allowing(&[&server]));

@@ -74,7 +74,7 @@ async fn no_secret_of_a_uri_is_in_the_text_of_any_failure() {
     archive.extract = true;
     let mut misnamed = secret(&base, "page");
     misnamed.output_file = "a/b".to_owned();
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     for (uri, part) in [
         (secret(&base, "large"), "larger"),
         (secret(&base, "gone"), "410"),
@@ -88,11 +88,11 @@ async fn no_secret_of_a_uri_is_in_the_text_of_any_failure() {
         (misnamed, "output_file"),
     ] {
         let value = uri.value.clone();
-        let text = texts(&impatient(), uri, folder.path()).await;
+        let text = texts(&impatient(), uri, directory.path()).await;
         assert!(text.contains(part), "{value}: {text}");
         assert!(!text.contains(CANARY), "{value}: {text}");
     }
-    let nowhere = folder.path().join("missing");
+    let nowhere = directory.path().join("missing");
     let text = texts(&impatient(), secret(&base, "page"), &nowhere).await;
     assert!(text.contains("missing") && !text.contains(CANARY), "{text}");
 }
@@ -101,16 +101,16 @@ async fn no_secret_of_a_uri_is_in_the_text_of_any_failure() {
 async fn no_secret_of_a_uri_is_in_the_log() {
     let lines = log();
     let base = failing().await;
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     // A cache without space logs that.
-    let cache = FetchCache::open(&folder.path().join("cache"), 1, &[]).unwrap();
+    let cache = FetchCache::open(&directory.path().join("cache"), 1, &[]).unwrap();
     let keeping = Fetcher {
         cache: Some(Arc::new(cache)),
         ..fetcher()
     };
     let mut kept = secret(&base, "large");
     kept.cache = true;
-    let text = texts(&keeping, kept.clone(), folder.path()).await;
+    let text = texts(&keeping, kept.clone(), directory.path()).await;
     assert!(text.contains("larger") && !text.contains(CANARY), "{text}");
     kept.value = kept.value.replace("large", "page");
     let (_sandbox, result) = fetch(&keeping, kept).await;

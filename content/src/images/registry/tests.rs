@@ -6,7 +6,7 @@ use crate::images::reference::ImageReference;
 fn registries(insecure: &[&str]) -> Registries {
     let fetch = FetchSettings {
         limit_bytes: 1,
-        folders: Vec::new(),
+        directories: Vec::new(),
         allow: Vec::new(),
         masters: Vec::new(),
         api: String::new(),

@@ -66,6 +66,6 @@ pub fn space(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Returns the name of a draft.
-pub(super) fn draft(folder: &Path, serial: u64) -> PathBuf {
-    folder.join(format!("{DRAFT}{serial}"))
+pub(super) fn draft(directory: &Path, serial: u64) -> PathBuf {
+    directory.join(format!("{DRAFT}{serial}"))
 }

@@ -3,8 +3,8 @@
 //! The disk is the source of truth; memory follows it. A crash leaves only complete entries, or
 //! leftovers that the next start removes. The functions block, unless they state otherwise.
 
+mod directories;
 mod disk;
-mod folders;
 mod gc;
 mod record;
 mod recovery;
@@ -23,9 +23,9 @@ use argosy_host::atomic_file::{Durability, sync_directory};
 use super::digest::Digest;
 use super::error::PullErrorKind;
 use super::image::LeasedImage;
-use super::layer_folders::LayerDirs;
+use super::layer_directories::LayerDirs;
 use super::unpacker::UnpackedLayer;
-use folders::StoreDirs;
+use directories::StoreDirs;
 use gc::{StoreContents, StoredImage, select};
 use record::{LayerRecord, LeaseRecord, VERSION};
 
@@ -90,13 +90,13 @@ impl ImageStore {
         directory: &Path,
         changes: Arc<dyn LayerDirs>,
     ) -> Result<Arc<Self>, PullErrorKind> {
-        let folders = StoreDirs::new(directory);
+        let directories = StoreDirs::new(directory);
         for path in [
-            folders.root(),
-            &folders.layers(),
-            &folders.blobs(),
-            &folders.records(),
-            &folders.leases(),
+            directories.root(),
+            &directories.layers(),
+            &directories.blobs(),
+            &directories.records(),
+            &directories.leases(),
         ] {
             // Set-user-id files of layers keep that bit, and on disk they belong to host users: no
             // other user may reach them, regardless of who created the directory.
@@ -105,17 +105,17 @@ impl ImageStore {
                 .map_err(PullErrorKind::write(path))?;
         }
         let state = ImageStoreState {
-            images: recovery::images(&folders.records())?,
-            layers: recovery::layers(&folders.layers(), &*changes)?,
-            leases: recovery::leases(&folders.leases())?,
+            images: recovery::images(&directories.records())?,
+            layers: recovery::layers(&directories.layers(), &*changes)?,
+            leases: recovery::leases(&directories.leases())?,
             ..ImageStoreState::default()
         };
-        recovery::clear_blobs(&folders.blobs())?;
+        recovery::clear_blobs(&directories.blobs())?;
         // Starts at the current time, so that no name of an earlier run is reused.
         let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let begun = begun.map_or(1, |since| since.as_micros() as u64);
         Ok(Arc::new(Self {
-            dirs: folders,
+            dirs: directories,
             layer_dirs: changes,
             serial: AtomicU64::new(begun),
             state: Mutex::new(state),
@@ -185,8 +185,8 @@ impl ImageStore {
         Ok((draft, root))
     }
 
-    fn draft(self: &Arc<Self>, folder: &Path) -> StagedPath {
-        let path = disk::draft(folder, self.serial.fetch_add(1, Ordering::Relaxed));
+    fn draft(self: &Arc<Self>, directory: &Path) -> StagedPath {
+        let path = disk::draft(directory, self.serial.fetch_add(1, Ordering::Relaxed));
         // Registered before it is created, so that no sweep takes it for a leftover.
         self.state().drafts.insert(path.clone());
         StagedPath {
@@ -210,28 +210,28 @@ impl ImageStore {
         let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
         let described = self.layer_dirs.describe(draft.path(), bytes);
         described.map_err(&failed)?;
-        let folder = self.dirs.layers();
+        let directory = self.dirs.layers();
         // The layer itself may belong to another user.
-        disk::sync_all_below(&folder).map_err(&failed)?;
+        disk::sync_all_below(&directory).map_err(&failed)?;
         {
             let mut state = self.state();
             if state.layers.contains_key(&layer.diff_id) {
                 return Ok(());
             }
             // Under the lock, so that disk and memory change together; a rename is short.
-            let path = folder.join(layer.diff_id.hex());
+            let path = directory.join(layer.diff_id.hex());
             self.layer_dirs
                 .rename(draft.path(), &path)
                 .map_err(&failed)?;
             state.layers.insert(layer.diff_id, layer.bytes);
         }
-        sync_directory(&folder).map_err(failed)
+        sync_directory(&directory).map_err(failed)
     }
 
     /// Adds an image, or replaces the one of that name.
     pub(super) fn add_image(self: &Arc<Self>, record: ImageRecord) -> Result<(), PullErrorKind> {
-        let folder = self.dirs.records();
-        let path = folder.join(ImageRecord::file_name(&record.reference));
+        let directory = self.dirs.records();
+        let path = directory.join(ImageRecord::file_name(&record.reference));
         let bytes = serde_json::to_vec_pretty(&record).expect("a record can be written as JSON");
         self.write(&path, &bytes, Durability::Synced)?;
         let entry = (record.reference.clone(), (record, SystemTime::now()));
@@ -290,10 +290,10 @@ impl ImageStore {
         if let Some((_, last_used)) = self.state().images.get_mut(reference) {
             *last_used = now;
         }
-        let folder = self.dirs.records();
+        let directory = self.dirs.records();
         let file = File::options()
             .append(true)
-            .open(folder.join(ImageRecord::file_name(reference)));
+            .open(directory.join(ImageRecord::file_name(reference)));
         // An older time only leads to an earlier removal of an unused image.
         let _ = file.and_then(|file| file.set_modified(now));
     }
@@ -382,8 +382,8 @@ impl ImageStore {
 
     /// Removes unknown drafts: those of a cancelled pull whose unpacker was still writing.
     fn sweep(&self) -> Result<(), PullErrorKind> {
-        for folder in [self.dirs.layers(), self.dirs.blobs()] {
-            for path in recovery::drafts(&folder)? {
+        for directory in [self.dirs.layers(), self.dirs.blobs()] {
+            for path in recovery::drafts(&directory)? {
                 if !self.state().drafts.contains(&path) {
                     self.clear(&path);
                 }

@@ -14,11 +14,11 @@ use super::record::{ImageRecord, LayerRecord, LeaseRecord, VERSION};
 use super::{LAYER_FILE, ROOT};
 use crate::images::digest::Digest;
 use crate::images::error::PullErrorKind;
-use crate::images::layer_folders::LayerDirs;
+use crate::images::layer_directories::LayerDirs;
 
 /// Blobs are only useful to the pull that downloads them.
-pub(super) fn clear_blobs(folder: &Path) -> Result<(), PullErrorKind> {
-    for (_, path) in entries(folder)? {
+pub(super) fn clear_blobs(directory: &Path) -> Result<(), PullErrorKind> {
+    for (_, path) in entries(directory)? {
         clear(&path);
     }
     Ok(())
@@ -27,11 +27,11 @@ pub(super) fn clear_blobs(folder: &Path) -> Result<(), PullErrorKind> {
 /// Reads all layers with their sizes. A layer gets its name only when it is complete, so damaged
 /// metadata loses no more than the size.
 pub(super) fn layers(
-    folder: &Path,
+    directory: &Path,
     changes: &dyn LayerDirs,
 ) -> Result<BTreeMap<Digest, u64>, PullErrorKind> {
     let mut found = BTreeMap::new();
-    for (name, path) in entries(folder)? {
+    for (name, path) in entries(directory)? {
         let digest = format!("sha256:{name}").parse::<Digest>();
         let Some(digest) = digest.ok().filter(|_| path.join(ROOT).is_dir()) else {
             warn_if_left(&path, changes.remove(&path));
@@ -54,10 +54,10 @@ fn warn_damaged(path: &Path, why: &str) -> u64 {
 
 /// Reads all images, with the times of their last use.
 pub(super) fn images(
-    folder: &Path,
+    directory: &Path,
 ) -> Result<BTreeMap<String, (ImageRecord, SystemTime)>, PullErrorKind> {
     let mut found = BTreeMap::new();
-    for (name, path) in entries(folder)? {
+    for (name, path) in entries(directory)? {
         if name.starts_with(disk::DRAFT) {
             clear(&path);
             continue;
@@ -83,10 +83,10 @@ pub(super) fn images(
 
 /// Reads the leases of containers; `None` if one cannot be read.
 pub(super) fn leases(
-    folder: &Path,
+    directory: &Path,
 ) -> Result<BTreeMap<String, Option<BTreeSet<Digest>>>, PullErrorKind> {
     let mut found = BTreeMap::new();
-    for (name, path) in entries(folder)? {
+    for (name, path) in entries(directory)? {
         let container = name.strip_suffix(".json");
         let Some(container) = container.filter(|_| !name.starts_with(disk::DRAFT)) else {
             clear(&path);
@@ -106,8 +106,8 @@ pub(super) fn leases(
 }
 
 /// Returns all paths with a draft's name.
-pub(super) fn drafts(folder: &Path) -> Result<Vec<PathBuf>, PullErrorKind> {
-    let all = entries(folder)?.into_iter();
+pub(super) fn drafts(directory: &Path) -> Result<Vec<PathBuf>, PullErrorKind> {
+    let all = entries(directory)?.into_iter();
     let drafts = all.filter(|(name, _)| name.starts_with(disk::DRAFT));
     Ok(drafts.map(|(_, path)| path).collect())
 }
@@ -124,10 +124,10 @@ pub(super) fn warn_if_left(path: &Path, removed: io::Result<()>) {
     }
 }
 
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, PullErrorKind> {
-    let names = disk::names(folder).map_err(PullErrorKind::read(folder))?;
+fn entries(directory: &Path) -> Result<Vec<(String, PathBuf)>, PullErrorKind> {
+    let names = disk::names(directory).map_err(PullErrorKind::read(directory))?;
     let entries = names.into_iter().map(|name| {
-        let path = folder.join(&name);
+        let path = directory.join(&name);
         (name, path)
     });
     Ok(entries.collect())

@@ -11,7 +11,7 @@ const PROGRAM: &str = "/usr/bin/docker-registry";
 struct RegistryProcess {
     child: Child,
     address: String,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 impl Drop for RegistryProcess {
@@ -24,7 +24,7 @@ impl Drop for RegistryProcess {
 
 impl RegistryProcess {
     async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         // Free now; no other process on loopback requests it by number.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = free.local_addr().unwrap().to_string();
@@ -32,9 +32,9 @@ impl RegistryProcess {
         let config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  \
              addr: {address}\n",
-            folder.path().join("data").display()
+            directory.path().join("data").display()
         );
-        let file = folder.path().join("config.yml");
+        let file = directory.path().join("config.yml");
         fs::write(&file, config).unwrap();
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg(&file).stdin(Stdio::null());
@@ -42,7 +42,7 @@ impl RegistryProcess {
         let process = Self {
             child: command.spawn().unwrap(),
             address,
-            _folder: folder,
+            _directory: directory,
         };
         eventually(|| std::net::TcpStream::connect(&process.address).is_ok()).await;
         process

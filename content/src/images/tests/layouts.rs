@@ -6,11 +6,11 @@ use super::fixtures::{append, index};
 use super::*;
 
 /// Writes a layout; each image with its tag.
-fn write(folder: &Path, images: &[(&TestImage, Option<&str>)]) {
-    let blobs = folder.join("blobs/sha256");
+fn write(directory: &Path, images: &[(&TestImage, Option<&str>)]) {
+    let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).unwrap();
     fs::write(
-        folder.join("oci-layout"),
+        directory.join("oci-layout"),
         r#"{"imageLayoutVersion": "1.0.0"}"#,
     )
     .unwrap();
@@ -18,7 +18,7 @@ fn write(folder: &Path, images: &[(&TestImage, Option<&str>)]) {
         .iter()
         .map(|(image, tag)| image.entry(None, *tag))
         .collect();
-    fs::write(folder.join("index.json"), index(&entries)).unwrap();
+    fs::write(directory.join("index.json"), index(&entries)).unwrap();
     for (image, _) in images {
         let manifest = [image.manifest.clone()];
         for blob in image.blobs().into_iter().chain(manifest) {
@@ -28,7 +28,7 @@ fn write(folder: &Path, images: &[(&TestImage, Option<&str>)]) {
 }
 
 /// Packs a layout, with the extra entries of other tools.
-fn pack(folder: &Path, prefix: &str) -> Vec<u8> {
+fn pack(directory: &Path, prefix: &str) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
     append(
         &mut archive,
@@ -36,24 +36,24 @@ fn pack(folder: &Path, prefix: &str) -> Vec<u8> {
         b"x",
     );
     let mut names = vec!["oci-layout".to_owned(), "index.json".to_owned()];
-    for entry in fs::read_dir(folder.join("blobs/sha256")).unwrap() {
+    for entry in fs::read_dir(directory.join("blobs/sha256")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         names.push(format!("blobs/sha256/{name}"));
     }
     for name in names {
-        let text = fs::read(folder.join(&name)).unwrap();
+        let text = fs::read(directory.join(&name)).unwrap();
         append(&mut archive, &format!("{prefix}{name}"), &text);
     }
     archive.into_inner().unwrap()
 }
 
 async fn world() -> (ImagesFixture, tempfile::TempDir) {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let settings = ImageSettings {
-        directories: vec![folder.path().to_owned()],
+        directories: vec![directory.path().to_owned()],
         ..ImageSettings::default()
     };
-    (ImagesFixture::with(settings).await, folder)
+    (ImagesFixture::with(settings).await, directory)
 }
 
 fn named(form: &str, path: &Path, tag: &str) -> ImageReference {
@@ -69,14 +69,14 @@ fn two() -> (TestImage, TestImage) {
 
 #[tokio::test]
 async fn a_tag_selects_an_image_of_a_layout_or_archive() {
-    let (world, folder) = world().await;
+    let (world, directory) = world().await;
     let (one, two) = two();
-    let layout = folder.path().join("layout");
+    let layout = directory.path().join("layout");
     write(&layout, &[(&one, Some("1")), (&two, Some("2"))]);
     let image = world.obtain(&named("oci", &layout, ":2"), 1).await.unwrap();
     assert_eq!(texts(&image, "page"), ["two"]);
     for (at, prefix) in ["", "./"].into_iter().enumerate() {
-        let archive = folder.path().join(format!("web{at}.tar"));
+        let archive = directory.path().join(format!("web{at}.tar"));
         fs::write(&archive, pack(&layout, prefix)).unwrap();
         let image = world
             .obtain(&named("oci-archive", &archive, ":1"), 2)
@@ -91,7 +91,7 @@ async fn a_tag_selects_an_image_of_a_layout_or_archive() {
             .unwrap_err();
         assert!(error.ends_with("it has 1, 2"), "{error}");
     }
-    let single = folder.path().join("single");
+    let single = directory.path().join("single");
     write(&single, &[(&one, None)]);
     let image = world.obtain(&named("oci", &single, ""), 4).await.unwrap();
     assert_eq!(texts(&image, "page"), ["one"]);
@@ -100,7 +100,7 @@ async fn a_tag_selects_an_image_of_a_layout_or_archive() {
 
 #[tokio::test]
 async fn only_allowed_directories_are_read() {
-    let (world, folder) = world().await;
+    let (world, directory) = world().await;
     let elsewhere = tempfile::tempdir().unwrap();
     let (one, _) = two();
     write(elsewhere.path(), &[(&one, None)]);
@@ -109,9 +109,9 @@ async fn only_allowed_directories_are_read() {
         .await
         .unwrap_err();
     assert!(error.contains("--image-dir"), "{error}");
-    let link = folder.path().join("link");
+    let link = directory.path().join("link");
     symlink(elsewhere.path(), &link).unwrap();
-    let up = folder
+    let up = directory
         .path()
         .join("..")
         .join(elsewhere.path().file_name().unwrap());
@@ -123,18 +123,18 @@ async fn only_allowed_directories_are_read() {
 
 #[tokio::test]
 async fn a_layout_cannot_refer_outside_itself() {
-    let (world, folder) = world().await;
+    let (world, directory) = world().await;
     let elsewhere = tempfile::tempdir().unwrap();
     let (one, _) = two();
-    write(folder.path(), &[(&one, None)]);
-    let blob = folder
+    write(directory.path(), &[(&one, None)]);
+    let blob = directory
         .path()
         .join("blobs/sha256")
         .join(Digest::of(&one.layers[0]).hex());
     // The right bytes, but from outside the layout.
     fs::rename(&blob, elsewhere.path().join("blob")).unwrap();
     symlink(elsewhere.path().join("blob"), &blob).unwrap();
-    let name = named("oci", folder.path(), "");
+    let name = named("oci", directory.path(), "");
     let error = world.obtain(&name, 1).await.unwrap_err();
     assert!(error.contains("cannot read"), "{error}");
     fs::remove_file(&blob).unwrap();
@@ -145,11 +145,11 @@ async fn a_layout_cannot_refer_outside_itself() {
 
 #[tokio::test]
 async fn a_damaged_layout_is_rejected_with_the_reason() {
-    let (world, folder) = world().await;
+    let (world, directory) = world().await;
     let (one, _) = two();
-    write(folder.path(), &[(&one, None)]);
-    let name = named("oci", folder.path(), "");
-    let blob = folder
+    write(directory.path(), &[(&one, None)]);
+    let name = named("oci", directory.path(), "");
+    let blob = directory
         .path()
         .join("blobs/sha256")
         .join(Digest::of(&one.layers[0]).hex());
@@ -172,11 +172,11 @@ async fn a_damaged_layout_is_rejected_with_the_reason() {
         ),
         ("oci-layout", "x", "oci-layout"),
     ] {
-        fs::write(folder.path().join(file), text).unwrap();
+        fs::write(directory.path().join(file), text).unwrap();
         let error = world.obtain(&name, 1).await.unwrap_err();
         assert!(error.contains(wanted), "{error}");
     }
-    let archive = folder.path().join("web.tar");
+    let archive = directory.path().join("web.tar");
     let name = named("oci-archive", &archive, "");
     for (bytes, wanted) in [
         (vec![0x1f, 0x8b, 8, 0], "plain tar file"),

@@ -101,7 +101,7 @@ impl ImagesFixture {
         self.images = opened(self.directory.path(), settings, &self.unpacker, timeouts);
     }
 
-    fn folder(&self) -> &Path {
+    fn directory(&self) -> &Path {
         self.directory.path()
     }
 
@@ -130,8 +130,8 @@ impl ImagesFixture {
     }
 
     /// Returns the names in a directory of the store.
-    fn list(&self, folder: &str) -> Vec<String> {
-        let path = self.folder().join(folder);
+    fn list(&self, directory: &str) -> Vec<String> {
+        let path = self.directory().join(directory);
         let entries = fs::read_dir(path).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.collect();
@@ -160,7 +160,7 @@ fn listing(mut settings: ImageSettings, registry: &str) -> ImageSettings {
 fn fetch_settings(allow: &[&str]) -> FetchSettings {
     FetchSettings {
         limit_bytes: 1,
-        folders: Vec::new(),
+        directories: Vec::new(),
         allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
         masters: vec!["192.0.2.7:6000".to_owned()],
         api: "192.0.2.8:5051".to_owned(),
@@ -171,7 +171,7 @@ fn fetch_settings(allow: &[&str]) -> FetchSettings {
 
 /// Opens images whose registries this process contacts.
 fn opened(
-    folder: &Path,
+    directory: &Path,
     settings: ImageSettings,
     unpacker: &Arc<PlainUnpacker>,
     timeouts: RetryTimeouts,
@@ -180,7 +180,7 @@ fn opened(
     let registries = Registries::new(&fetch_settings(&[]), insecure, timeouts).unwrap();
     let unpacker = Arc::clone(unpacker) as _;
     ImageManager::with(
-        folder,
+        directory,
         settings,
         (unpacker, Arc::new(LocalLayerDirs)),
         RegistryRoute::Local(registries),

@@ -56,8 +56,8 @@ async fn leased_images_are_kept_on_a_full_disk() {
     assert_eq!(texts(&kept, "page"), ["one"]);
     world.images.release(&container(1)).unwrap();
     assert_eq!(collect(&world, &[]).await, Some((2, 3)));
-    for folder in ["layers", "records", "leases", "blobs"] {
-        assert_eq!(world.list(folder), [""; 0], "{folder}");
+    for directory in ["layers", "records", "leases", "blobs"] {
+        assert_eq!(world.list(directory), [""; 0], "{directory}");
     }
     world.obtain(&one, 3).await.unwrap();
 }
@@ -127,7 +127,7 @@ async fn pulls_in_progress_are_not_removed() {
 async fn leftovers_of_a_crash_are_removed_at_the_next_start() {
     let (mut world, one, _) = with_two_images(ImageSettings::default()).await;
     world.obtain(&one, 1).await.unwrap();
-    let images = world.folder();
+    let images = world.directory();
     fs::write(images.join("blobs/.draft-9"), "half").unwrap();
     fs::create_dir_all(images.join("layers/.draft-8/root/deep/er")).unwrap();
     fs::create_dir_all(images.join("layers/unrelated")).unwrap();
@@ -151,7 +151,7 @@ async fn a_crash_between_steps_loses_only_the_step() {
     let (mut world, one, _) = with_two_images(ImageSettings::default()).await;
     let image = world.obtain(&one, 1).await.unwrap();
     // A layer exists, its image's record does not yet.
-    let record = world.folder().join("records");
+    let record = world.directory().join("records");
     let record = record.join(&world.list("records")[0]);
     fs::remove_file(record).unwrap();
     world.restart(ImageSettings::default());
@@ -176,7 +176,7 @@ async fn only_damaged_entries_are_lost() {
     let (mut world, one, two) = with_two_images(no_space()).await;
     let image = world.obtain(&one, 1).await.unwrap();
     world.obtain(&two, 2).await.unwrap();
-    let images = world.folder();
+    let images = world.directory();
     for name in world.list("records") {
         fs::write(images.join("records").join(name), "not JSON").unwrap();
     }
@@ -198,12 +198,16 @@ async fn layers_are_accessible_only_to_the_agent() {
     let image = world.obtain(&one, 1).await.unwrap();
     // As an operator, or an earlier release, may have left it.
     let open = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(world.folder(), open).unwrap();
+    fs::set_permissions(world.directory(), open).unwrap();
     world.restart(ImageSettings::default());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert!(image.layers[0].is_dir());
-    assert_eq!(mode(world.folder()), 0o700);
-    for folder in ["blobs", "layers", "records", "leases"] {
-        assert_eq!(mode(&world.folder().join(folder)), 0o700, "{folder}");
+    assert_eq!(mode(world.directory()), 0o700);
+    for directory in ["blobs", "layers", "records", "leases"] {
+        assert_eq!(
+            mode(&world.directory().join(directory)),
+            0o700,
+            "{directory}"
+        );
     }
 }

@@ -68,10 +68,10 @@ fn a_spawner_runs_allowed_programs_and_reports_their_exits() {
 #[test]
 fn a_request_that_timed_out_is_never_executed() {
     let (ours, theirs) = packet_pair().unwrap();
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let ordered = |name: &str, limit: Duration| {
         let mut command = Command::new("/usr/bin/touch");
-        command.arg(folder.path().join(name));
+        command.arg(directory.path().join(name));
         let null = || File::options().read(true).write(true).open("/dev/null");
         let streams = StandardStreams {
             input: null().unwrap().into(),
@@ -95,8 +95,8 @@ fn a_request_that_timed_out_is_never_executed() {
     let limit = Duration::from_secs(60);
     let executed = ordered("executed", limit).unwrap();
     assert!(executed.wait(limit).unwrap().unwrap().success());
-    assert!(folder.path().join("executed").exists());
-    assert!(!folder.path().join("given-up").exists());
+    assert!(directory.path().join("executed").exists());
+    assert!(!directory.path().join("given-up").exists());
     drop(ours);
     serving.join().unwrap();
 }

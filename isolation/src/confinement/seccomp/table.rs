@@ -22,7 +22,7 @@ const IO_PGETEVENTS: c_long = if cfg!(target_arch = "x86_64") {
 /// Allowed with any arguments, on every architecture.
 pub(super) const ALWAYS: &[&[c_long]] = &[
     FILES,
-    FOLDERS,
+    DIRECTORIES,
     DESCRIPTORS,
     MEMORY,
     PROCESSES,
@@ -67,7 +67,7 @@ const FILES: &[c_long] = &[
     libc::SYS_writev,
 ];
 
-const FOLDERS: &[c_long] = &[
+const DIRECTORIES: &[c_long] = &[
     libc::SYS_chdir,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
@@ -462,7 +462,7 @@ mod tests {
         assert_eq!(headers["openat"], 56);
         let lists = [
             ("FILES", FILES),
-            ("FOLDERS", FOLDERS),
+            ("FOLDERS", DIRECTORIES),
             ("DESCRIPTORS", DESCRIPTORS),
             ("MEMORY", MEMORY),
             ("PROCESSES", PROCESSES),

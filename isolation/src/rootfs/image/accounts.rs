@@ -233,26 +233,28 @@ mod tests {
     fn links_in_the_image_do_not_lead_outside_the_root() {
         let root = tempfile::tempdir().unwrap();
         let etc = root.path().join("etc");
-        let folder = File::open(root.path()).unwrap();
+        let directory = File::open(root.path()).unwrap();
         let web = UserSpec::parse("web").unwrap();
         assert!(
-            user(folder.as_fd(), &web).unwrap_err().contains("no user"),
+            user(directory.as_fd(), &web)
+                .unwrap_err()
+                .contains("no user"),
             "no files at all"
         );
         std::fs::create_dir(&etc).unwrap();
         std::fs::write(root.path().join("accounts"), PASSWD).unwrap();
         std::os::unix::fs::symlink("/../../accounts", etc.join("passwd")).unwrap();
         assert_eq!(
-            user(folder.as_fd(), &web).unwrap().uid,
+            user(directory.as_fd(), &web).unwrap().uid,
             1000,
             "the root is the link's root"
         );
         std::os::unix::fs::symlink("/proc/self/status", etc.join("group")).unwrap();
-        assert!(user(folder.as_fd(), &web).unwrap().groups.is_empty());
+        assert!(user(directory.as_fd(), &web).unwrap().groups.is_empty());
         std::fs::remove_file(etc.join("group")).unwrap();
         std::fs::create_dir(etc.join("group")).unwrap();
         assert!(
-            user(folder.as_fd(), &web)
+            user(directory.as_fd(), &web)
                 .unwrap_err()
                 .contains("it is no file")
         );

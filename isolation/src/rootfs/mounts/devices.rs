@@ -88,8 +88,8 @@ pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedF
         let place = path
             .strip_prefix("/dev")
             .expect("it was checked to be there");
-        if let Some(folder) = place.parent() {
-            create_dir(made.as_fd(), folder)?;
+        if let Some(directory) = place.parent() {
+            create_dir(made.as_fd(), directory)?;
         }
         make_node(made.as_fd(), place, device)?;
         let (user, group) = (Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)));
@@ -100,15 +100,15 @@ pub(super) fn make_devices(own: &[(&Path, Device)], owner: u32) -> Result<OwnedF
     for (name, to) in DEVICE_LINKS {
         symlinkat(to, &made, name).map_err(mount_error(format!("link /dev/{name}")))?;
     }
-    for folder in [TERMINALS, QUEUES, MEMORY] {
-        create_dir(made.as_fd(), Path::new(folder))?;
+    for directory in [TERMINALS, QUEUES, MEMORY] {
+        create_dir(made.as_fd(), Path::new(directory))?;
     }
     restrict_one(made.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     Ok(made)
 }
 
 /// Creates a node that all users of the container may open; no other process sees it.
-fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<(), MountError> {
+fn make_node(directory: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<(), MountError> {
     let kind = match device.kind {
         DeviceType::Block => FileType::BlockDevice,
         DeviceType::Character => FileType::CharacterDevice,
@@ -117,9 +117,9 @@ fn make_node(folder: BorrowedFd<'_>, place: &Path, device: &Device) -> Result<()
         Mode::from_raw_mode(0o666),
         libc::makedev(device.major, device.minor),
     );
-    let made = mknodat(folder, place, kind, mode, which);
+    let made = mknodat(directory, place, kind, mode, which);
     // Independent of the agent's umask.
-    made.and_then(|()| chmodat(folder, place, mode, AtFlags::empty()))
+    made.and_then(|()| chmodat(directory, place, mode, AtFlags::empty()))
         .map_err(mount_error(format!(
             "make a node of /dev/{}",
             place.display()

@@ -25,23 +25,23 @@ pub(super) fn mount_generated_files(
     if files.is_empty() {
         return Ok(());
     }
-    let folder = file_system(
+    let directory = file_system(
         "tmpfs",
         &[("mode", "755"), ("size", "1m")],
         DEFAULT_ATTRIBUTES,
     )?;
     let place = create_dir(root, Path::new("tmp"))?;
-    attach(folder.as_fd(), place.as_fd(), "")?;
+    attach(directory.as_fd(), place.as_fd(), "")?;
     for (number, file) in files.iter().enumerate() {
         let name = number.to_string();
-        let mut made = fs::File::from(create_file(folder.as_fd(), Path::new(&name))?);
+        let mut made = fs::File::from(create_file(directory.as_fd(), Path::new(&name))?);
         let shown = file.path.display();
         // Independent of the agent's umask.
         made.set_permissions(fs::Permissions::from_mode(0o644))
             .and_then(|()| made.write_all(file.text.as_bytes()))
             .map_err(mount_error(format!("write {shown}")))?;
         drop(made);
-        let tree = clone_mount(folder.as_fd(), Path::new(&name))?;
+        let tree = clone_mount(directory.as_fd(), Path::new(&name))?;
         let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         restrict(tree.as_fd(), DEFAULT_ATTRIBUTES | attributes)?;
         let inside = file.path.strip_prefix("/").unwrap_or(&file.path);
@@ -55,5 +55,5 @@ pub(super) fn mount_generated_files(
         };
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
-    restrict_one(folder.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)
+    restrict_one(directory.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)
 }

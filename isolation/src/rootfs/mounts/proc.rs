@@ -57,11 +57,11 @@ pub(super) fn make_proc(
         }
     }
     for path in MASKED {
-        let Some(is_folder) = is_dir_if_exists(root, path)? else {
+        let Some(is_directory) = is_dir_if_exists(root, path)? else {
             continue;
         };
         // Both are as read-only as `/dev`.
-        let mask = match is_folder {
+        let mask = match is_directory {
             true => clone_mount(devices, Path::new(QUEUES))?,
             false => clone_mount(devices, Path::new(NULL))?,
         };

@@ -29,11 +29,13 @@ pub enum SecretError {
     )]
     Exposed { path: PathBuf },
     /// The file does not exist, or a link leads to it.
-    #[error("there is no secret {name:?} in {folder} that can be opened without following a link")]
+    #[error(
+        "there is no secret {name:?} in {directory} that can be opened without following a link"
+    )]
     Open {
         /// Its name in the directory.
         name: PathBuf,
-        folder: PathBuf,
+        directory: PathBuf,
         source: io::Error,
     },
     /// It is not a file of at most [`SECRET_LIMIT_BYTES`].
@@ -50,29 +52,29 @@ impl SecretFile {
     /// # Errors
     /// If the directory is open to others, or there is no such regular, small file.
     pub fn open(&self) -> Result<File, SecretError> {
-        let path = &self.folder;
+        let path = &self.directory;
         let failed = |source: io::Error| SecretError::Directory {
             path: path.clone(),
             source,
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = openat(CWD, path, flags, Mode::empty());
-        let folder = File::from(folder.map_err(|errno| failed(errno.into()))?);
-        let found = folder.metadata().map_err(failed)?;
+        let directory = openat(CWD, path, flags, Mode::empty());
+        let directory = File::from(directory.map_err(|errno| failed(errno.into()))?);
+        let found = directory.metadata().map_err(failed)?;
         let own = rustix::process::geteuid().as_raw();
         if found.uid() != own || found.mode() & 0o077 != 0 {
             return Err(SecretError::Exposed { path: path.clone() });
         }
         let opened = |source: io::Error| SecretError::Open {
             name: self.name.clone(),
-            folder: path.clone(),
+            directory: path.clone(),
             source,
         };
         // Opening must not block on other file types.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let beneath =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let file = openat2(&folder, &self.name, flags, Mode::empty(), beneath);
+        let file = openat2(&directory, &self.name, flags, Mode::empty(), beneath);
         let file = File::from(file.map_err(|errno| opened(errno.into()))?);
         let found = file.metadata().map_err(opened)?;
         if !found.is_file() || found.len() > SECRET_LIMIT_BYTES {
@@ -139,43 +141,43 @@ mod tests {
 
     use super::*;
 
-    fn folder() -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        fs::create_dir(folder.path().join("web")).unwrap();
-        fs::write(folder.path().join("web/db"), "s3cret").unwrap();
-        folder
+    fn directory() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::create_dir(directory.path().join("web")).unwrap();
+        fs::write(directory.path().join("web/db"), "s3cret").unwrap();
+        directory
     }
 
-    fn secret(folder: &Path, name: &str) -> SecretFile {
+    fn secret(directory: &Path, name: &str) -> SecretFile {
         SecretFile {
-            folder: folder.to_owned(),
+            directory: directory.to_owned(),
             name: name.into(),
         }
     }
 
     #[test]
     fn a_secret_is_a_small_regular_file_in_its_directory() {
-        let folder = folder();
+        let directory = directory();
         let mut text = String::new();
-        let mut file = secret(folder.path(), "web/db").open().unwrap();
+        let mut file = secret(directory.path(), "web/db").open().unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "s3cret");
-        let refused = |name: &str| secret(folder.path(), name).open().unwrap_err();
+        let refused = |name: &str| secret(directory.path(), name).open().unwrap_err();
         let absent = refused("web/none");
         assert!(matches!(absent, SecretError::Open { .. }), "{absent}");
         assert!(matches!(refused("web"), SecretError::Kind { .. }));
-        let large = File::create(folder.path().join("web/large")).unwrap();
+        let large = File::create(directory.path().join("web/large")).unwrap();
         large.set_len(SECRET_LIMIT_BYTES + 1).unwrap();
         assert!(matches!(refused("web/large"), SecretError::Kind { .. }));
     }
 
     #[test]
     fn links_to_secrets_are_not_followed() {
-        let folder = folder();
-        fs::write(folder.path().join("key"), "another's").unwrap();
-        symlink("../key", folder.path().join("web/link")).unwrap();
-        symlink("web", folder.path().join("alias")).unwrap();
+        let directory = directory();
+        fs::write(directory.path().join("key"), "another's").unwrap();
+        symlink("../key", directory.path().join("web/link")).unwrap();
+        symlink("web", directory.path().join("alias")).unwrap();
         for name in [
             "web/link",
             "alias/db",
@@ -183,7 +185,7 @@ mod tests {
             "../../etc/passwd",
             "/etc/passwd",
         ] {
-            let refused = secret(folder.path(), name).open().unwrap_err();
+            let refused = secret(directory.path(), name).open().unwrap_err();
             let is_closed = matches!(refused, SecretError::Open { .. } | SecretError::Kind { .. });
             assert!(is_closed, "{name}: {refused}");
         }
@@ -191,13 +193,13 @@ mod tests {
 
     #[test]
     fn a_secret_directory_open_to_others_is_rejected() {
-        let folder = folder();
+        let directory = directory();
         for mode in [0o750, 0o701, 0o777] {
-            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
-            let refused = secret(folder.path(), "web/db").open().unwrap_err();
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let refused = secret(directory.path(), "web/db").open().unwrap_err();
             assert!(matches!(refused, SecretError::Exposed { .. }), "{refused}");
         }
-        let gone = secret(&folder.path().join("gone"), "web/db")
+        let gone = secret(&directory.path().join("gone"), "web/db")
             .open()
             .unwrap_err();
         assert!(matches!(gone, SecretError::Directory { .. }), "{gone}");

@@ -112,8 +112,8 @@ impl MountTemplate {
             None => &self.programs,
         };
         let programs = programs.iter().map(|program| {
-            let folder = program.link.is_none().then(|| clone_of_host(&program.name));
-            Ok((program.clone(), folder.transpose()?))
+            let directory = program.link.is_none().then(|| clone_of_host(&program.name));
+            Ok((program.clone(), directory.transpose()?))
         });
         Ok(ClonedMounts {
             devices: match &parts.devices {
@@ -230,15 +230,15 @@ fn fill_store(programs: &[ProgramPath]) -> Result<(), MountError> {
         DEFAULT_ATTRIBUTES,
     )?;
     attach_in(system.as_fd(), root, Path::new(SYSTEM))?;
-    for folder in SYSTEM_DIRS.iter().chain(visible_if_disabled(&SYSTEM_DATA)) {
-        let from = Path::new("/sys").join(folder);
+    for directory in SYSTEM_DIRS.iter().chain(visible_if_disabled(&SYSTEM_DATA)) {
+        let from = Path::new("/sys").join(directory);
         if from.is_dir() {
             let tree = clone_mount(CWD, &from)?;
             restrict(
                 tree.as_fd(),
                 DEFAULT_ATTRIBUTES | MountAttrFlags::MOUNT_ATTR_RDONLY,
             )?;
-            let place = create_dir(system.as_fd(), Path::new(folder))?;
+            let place = create_dir(system.as_fd(), Path::new(directory))?;
             attach(tree.as_fd(), place.as_fd(), "")?;
         }
     }
@@ -275,10 +275,10 @@ pub(super) fn attach_programs(
     root: BorrowedFd<'_>,
     programs: &[(ProgramPath, Option<OwnedFd>)],
 ) -> Result<(), MountError> {
-    for (program, folder) in programs {
+    for (program, directory) in programs {
         let name = program.name.as_path();
-        if let Some(folder) = folder {
-            attach_in(folder.as_fd(), root, name)?;
+        if let Some(directory) = directory {
+            attach_in(directory.as_fd(), root, name)?;
         } else if let Some(link) = &program.link {
             symlinkat(link, root, name)
                 .map_err(mount_error(format!("link /{}", name.display())))?;

@@ -138,15 +138,15 @@ fn sandbox_dir(
 ) -> Result<OwnedFd, MountError> {
     let words = || format!("create the directory {} of the sandbox", below.display());
     let sandbox = Path::new(SANDBOX).strip_prefix("/");
-    let mut folder = create_dir(root, sandbox.expect("it is absolute"))?;
+    let mut dir = create_dir(root, sandbox.expect("it is absolute"))?;
     for part in below {
-        let is_new = match mkdirat(&folder, part, Mode::from_raw_mode(0o755)) {
+        let is_new = match mkdirat(&dir, part, Mode::from_raw_mode(0o755)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(errno) => return Err(mount_error(words())(errno)),
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        folder = openat(&folder, part, flags, Mode::empty()).map_err(|errno| match errno {
+        dir = openat(&dir, part, flags, Mode::empty()).map_err(|errno| match errno {
             Errno::NOTDIR | Errno::LOOP => {
                 let text = "a file or a link is in its place; leave it out of what is fetched";
                 mount_error(words())(io::Error::other(text))
@@ -154,7 +154,7 @@ fn sandbox_dir(
             errno => mount_error(words())(errno),
         })?;
         if is_new {
-            let at = folder.try_clone().map_err(mount_error(words()))?;
+            let at = dir.try_clone().map_err(mount_error(words()))?;
             let name = String::new();
             chowns.push(PendingChown {
                 directory: at,
@@ -162,7 +162,7 @@ fn sandbox_dir(
             });
         }
     }
-    clone_dir(folder.as_fd())
+    clone_dir(dir.as_fd())
 }
 
 /// Returns the mount point of a volume.

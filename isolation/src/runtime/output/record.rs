@@ -162,11 +162,11 @@ mod tests {
 
     #[test]
     fn a_record_round_trips_and_invalid_ones_are_ignored() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("record");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record");
         assert_eq!(OutputRecord::read(&path).unwrap(), None);
         let mut record = OutputRecord::new();
-        let metadata = fs::metadata(folder.path()).unwrap();
+        let metadata = fs::metadata(directory.path()).unwrap();
         let part = StreamFile {
             file: FileId::of(&metadata),
             begin: 10,
@@ -174,7 +174,7 @@ mod tests {
         record.of_mut(StreamName::Stderr).parts.push(part);
         record.write(&path).unwrap();
         assert_eq!(OutputRecord::read(&path).unwrap(), Some(record.clone()));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         record.version = 2;
         record.write(&path).unwrap();
         assert_eq!(OutputRecord::read(&path).unwrap(), None);

@@ -13,7 +13,7 @@ use crate::spec::{OutputLimits, Program};
 
 /// A supervisor's outputs, and the command's ends of them.
 struct OutputFixture {
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     outputs: CommandOutput,
     writers: [File; 2],
     buffer: Vec<u8>,
@@ -25,23 +25,23 @@ const SMALL: OutputLimits = OutputLimits {
     bytes_per_second: u64::MAX,
 };
 
-fn spec(folder: &Path, limits: OutputLimits) -> LaunchSpec {
+fn spec(directory: &Path, limits: OutputLimits) -> LaunchSpec {
     let id = ContainerId::new("c").unwrap();
-    let sandbox = folder.join("sandbox");
+    let sandbox = directory.join("sandbox");
     fs::create_dir_all(&sandbox).unwrap();
     let program = Program::Shell("true".into());
     LaunchSpec {
         output: limits,
-        ..LaunchSpec::new(id, folder, &sandbox, program)
+        ..LaunchSpec::new(id, directory, &sandbox, program)
     }
 }
 
 impl OutputFixture {
     fn new(limits: OutputLimits) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (outputs, writers) = CommandOutput::create(&spec(folder.path(), limits)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let (outputs, writers) = CommandOutput::create(&spec(directory.path(), limits)).unwrap();
         Self {
-            folder,
+            directory,
             outputs,
             writers: writers.map(File::from),
             buffer: Vec::new(),
@@ -60,11 +60,11 @@ impl OutputFixture {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join("sandbox").join(name)
+        self.directory.path().join("sandbox").join(name)
     }
 
     fn record(&self) -> Option<OutputRecord> {
-        OutputRecord::read(&self.folder.path().join("output.json")).unwrap()
+        OutputRecord::read(&self.directory.path().join("output.json")).unwrap()
     }
 
     fn names(&self) -> Vec<String> {
@@ -214,12 +214,12 @@ fn output_above_the_rate_limit_is_dropped_with_a_note() {
 
 #[test]
 fn dropped_bytes_are_reported_even_without_more_output() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let limits = OutputLimits {
         bytes_per_second: 5_000,
         ..OutputLimits::DEFAULT
     };
-    let spec = spec(folder.path(), limits);
+    let spec = spec(directory.path(), limits);
     let mut store = OutputStore::open(&spec.sandbox, &spec.output_record, limits).unwrap();
     let mut log = OutputLog::create(&mut store, StreamName::Stdout).unwrap();
     let (now, second) = (Instant::now(), Duration::from_secs(1));
@@ -237,7 +237,7 @@ fn dropped_bytes_are_reported_even_without_more_output() {
 #[test]
 fn writes_do_not_follow_links() {
     let mut world = OutputFixture::new(SMALL);
-    let victim = world.folder.path().join("victim");
+    let victim = world.directory.path().join("victim");
     fs::write(&victim, "untouched").unwrap();
     for round in 0..12 {
         for name in [".stdout.next", "stdout", "stdout.1", "stdout.2", "stdout.3"] {
@@ -305,9 +305,9 @@ fn directories_at_file_names_lose_only_their_owners_output() {
 
 #[test]
 fn without_a_record_nothing_is_rotated_and_loss_is_reported() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut spec = spec(folder.path(), SMALL);
-    spec.output_record = folder.path().join("missing/record");
+    let directory = tempfile::tempdir().unwrap();
+    let mut spec = spec(directory.path(), SMALL);
+    spec.output_record = directory.path().join("missing/record");
     let (mut outputs, writers) = CommandOutput::create(&spec).unwrap();
     let mut writers = writers.map(File::from);
     let mut write = |bytes: &[u8]| {
@@ -319,7 +319,7 @@ fn without_a_record_nothing_is_rotated_and_loss_is_reported() {
     let stdout = spec.sandbox.join("stdout");
     assert_eq!(fs::read(&stdout).unwrap(), [b'x'; 1_000]);
     assert!(!spec.sandbox.join(".stdout.next").exists());
-    fs::create_dir(folder.path().join("missing")).unwrap();
+    fs::create_dir(directory.path().join("missing")).unwrap();
     write(b"again");
     let text = fs::read_to_string(&stdout).unwrap();
     assert_eq!(
@@ -330,9 +330,9 @@ fn without_a_record_nothing_is_rotated_and_loss_is_reported() {
 
 #[test]
 fn files_of_an_earlier_attempt_are_replaced_and_others_rejected() {
-    let folder = tempfile::tempdir().unwrap();
-    let spec = spec(folder.path(), SMALL);
-    let (stdout, kept) = (spec.sandbox.join("stdout"), folder.path().join("kept"));
+    let directory = tempfile::tempdir().unwrap();
+    let spec = spec(directory.path(), SMALL);
+    let (stdout, kept) = (spec.sandbox.join("stdout"), directory.path().join("kept"));
     fs::write(&kept, "kept").unwrap();
     fs::hard_link(&kept, &stdout).unwrap();
     drop(CommandOutput::create(&spec).unwrap());
@@ -347,7 +347,7 @@ fn files_of_an_earlier_attempt_are_replaced_and_others_rejected() {
         "{text}"
     );
     let gone = LaunchSpec {
-        sandbox: folder.path().join("gone"),
+        sandbox: directory.path().join("gone"),
         ..spec
     };
     let error = CommandOutput::create(&gone).unwrap_err();

@@ -245,7 +245,7 @@ pub(super) fn mounts_of(spec: &LaunchSpec, init: i32) -> Option<OwnedFd> {
 
 fn open_mounts(spec: &LaunchSpec) -> Result<Option<PreparedMounts>, StartError> {
     let take = |profile| {
-        let shared = spec.shared_folder.as_deref();
+        let shared = spec.shared_directory.as_deref();
         PreparedMounts::open(profile, &spec.sandbox, shared, &spec.devices)
     };
     let parts = spec.profile.as_ref().map(take).transpose()?;
@@ -387,21 +387,21 @@ impl PreparedInit<'_> {
 
 /// Maps the user to itself: the user of the agent gains no access to the host's files.
 fn map_user(init: i32) -> io::Result<()> {
-    let folder = PathBuf::from(format!("/proc/{init}"));
+    let directory = PathBuf::from(format!("/proc/{init}"));
     let uid = nix::unistd::geteuid();
     let gid = nix::unistd::getegid();
     // Without root, a group map is only allowed once groups can no longer be dropped.
-    fs::write(folder.join("setgroups"), "deny")?;
-    fs::write(folder.join("gid_map"), format!("{gid} {gid} 1"))?;
-    fs::write(folder.join("uid_map"), format!("{uid} {uid} 1"))
+    fs::write(directory.join("setgroups"), "deny")?;
+    fs::write(directory.join("gid_map"), format!("{gid} {gid} 1"))?;
+    fs::write(directory.join("uid_map"), format!("{uid} {uid} 1"))
 }
 
 /// Maps the container's users to other users of the host, which no account there has.
 fn map_range(init: i32, first: u32) -> io::Result<()> {
-    let folder = PathBuf::from(format!("/proc/{init}"));
+    let directory = PathBuf::from(format!("/proc/{init}"));
     let map = format!("0 {first} {CONTAINER_IDS}");
-    fs::write(folder.join("gid_map"), &map)?;
-    fs::write(folder.join("uid_map"), &map)
+    fs::write(directory.join("gid_map"), &map)?;
+    fs::write(directory.join("uid_map"), &map)
 }
 
 /// Returns milliseconds since 1970, for display.

@@ -55,7 +55,7 @@ impl Tarball {
         self.entry(b'0', path, "", body)
     }
 
-    pub(super) fn folder(self, path: &str) -> Self {
+    pub(super) fn directory(self, path: &str) -> Self {
         self.entry(b'5', path, "", "")
     }
 

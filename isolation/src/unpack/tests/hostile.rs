@@ -33,9 +33,9 @@ fn paths_outside_the_target_are_rejected() {
         "a/../../b",
         "'..'",
     );
-    refused(Tarball::default().folder(".."), "..", "'..'");
+    refused(Tarball::default().directory(".."), "..", "'..'");
     refused(
-        Tarball::default().folder("a/..//../outside"),
+        Tarball::default().directory("a/..//../outside"),
         "a/..//../outside",
         "'..'",
     );
@@ -48,12 +48,12 @@ fn nothing_is_written_through_a_link() {
         .file("l/secret", "x");
     refused(direct, "l", "may lead out");
     let inside = Tarball::default()
-        .folder("a")
+        .directory("a")
         .link("l", "a")
         .file("l/file", "x");
     refused(inside, "l/file", "through the link \"l\"");
     let last = Tarball::default()
-        .folder("a")
+        .directory("a")
         .link("l", "a/file")
         .file("l", "x");
     let world = UnpackFixture::new();
@@ -72,7 +72,7 @@ fn an_existing_link_is_not_followed() {
     assert!(refusal.contains("through the link \"l\""), "{refusal}");
     world
         .unpack(
-            &Tarball::default().folder("l").end(),
+            &Tarball::default().directory("l").end(),
             ArchiveFormat::Tar,
             &UnpackLimits::archive(),
         )
@@ -93,7 +93,7 @@ fn links_to_outside_the_target_are_rejected() {
         "may lead out",
     );
     let chain = Tarball::default()
-        .folder("a")
+        .directory("a")
         .link("a/up", "..")
         .link("l", "a/up/../outside");
     refused(chain, "l", "may lead out");
@@ -123,7 +123,7 @@ fn hard_links_may_target_only_files_of_the_archive() {
         "not an earlier file",
     );
     refused(
-        Tarball::default().folder("a").hard_link("h", "a"),
+        Tarball::default().directory("a").hard_link("h", "a"),
         "h",
         "not an earlier file",
     );
@@ -347,14 +347,14 @@ fn the_last_entry_with_a_name_is_kept() {
         .file("a", "one")
         .file("a", "two")
         .file("b", "file")
-        .folder("b")
+        .directory("b")
         .file("b/inner", "x")
-        .folder("c")
+        .directory("c")
         .file("c/inner/deep", "x")
         .file("c", "file")
-        .folder("c")
+        .directory("c")
         .link("d", "a")
-        .folder("d");
+        .directory("d");
     world
         .unpack(&tarball.end(), ArchiveFormat::Tar, &UnpackLimits::archive())
         .unwrap();

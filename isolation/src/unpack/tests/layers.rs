@@ -82,7 +82,7 @@ fn only_whiteout_names_create_overlay_metadata() {
             .entry(b'6', "pipe", "", "")
             .file("a/.wh..wh.plnk", "")
             .pax("SCHILY.xattr.user.overlay.opaque", b"y")
-            .folder("a")
+            .directory("a")
             .pax("SCHILY.xattr.security.capability", b"\x01\0\0\x02")
             .file("tool", "x"),
     );
@@ -142,7 +142,7 @@ fn owners_times_and_modes_are_kept() {
     };
     let layer = Tarball::default()
         .item(&item)
-        .folder("shut")
+        .directory("shut")
         .file("shut/f", "x");
     let shut = TarEntry {
         path: b"shut",
@@ -152,8 +152,11 @@ fn owners_times_and_modes_are_kept() {
     unpacked(&world, layer.item(&shut));
     let root = fs::metadata(world.target()).unwrap();
     assert_eq!((root.mode() & 0o7777, root.mtime()), (0o555, 1_000_000));
-    let folder = fs::metadata(world.at("shut")).unwrap();
-    assert_eq!((folder.mode() & 0o7777, folder.mtime()), (0, 1_000_000));
+    let directory = fs::metadata(world.at("shut")).unwrap();
+    assert_eq!(
+        (directory.mode() & 0o7777, directory.mtime()),
+        (0, 1_000_000)
+    );
     // So that the user of the test may remove it.
     for path in [world.target(), world.at("shut")] {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

@@ -54,8 +54,8 @@ fn tarball(entries: &[(u8, String, String, u32, Vec<u8>)]) -> Vec<u8> {
         .end()
 }
 
-fn assert_links_stay(folder: &Path, root: &Path) {
-    for entry in fs::read_dir(folder).unwrap() {
+fn assert_links_stay(directory: &Path, root: &Path) {
+    for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let data = fs::symlink_metadata(&path).unwrap();
         if data.is_dir() {
@@ -103,7 +103,7 @@ proptest! {
 
     #[test]
     fn one_changed_byte_never_escapes(at in any::<prop::sample::Index>(), to in any::<u8>()) {
-        let mut bytes = Tarball::default().folder("a").file("a/f", "x").link("l", "a/f").hard_link("h", "a/f").end();
+        let mut bytes = Tarball::default().directory("a").file("a/f", "x").link("l", "a/f").hard_link("h", "a/f").end();
         let at = at.index(bytes.len());
         bytes[at] = to;
         let world = UnpackFixture::new();

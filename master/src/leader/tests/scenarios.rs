@@ -30,7 +30,7 @@ scenario_files! { agents calls deadlines epochs frameworks offers silent_schedul
 
 #[test]
 fn every_scenario_file_is_tested() {
-    let entries = fs::read_dir(folder()).unwrap();
+    let entries = fs::read_dir(directory()).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
     let files = paths.filter(|path| path.extension().is_some_and(|kind| kind == "txt"));
     let names = files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
@@ -39,13 +39,13 @@ fn every_scenario_file_is_tested() {
     assert_eq!(names, FILES);
 }
 
-fn folder() -> PathBuf {
+fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/leader/tests/scenarios")
 }
 
 /// Plays the scenarios of a file. Each one that differs is named with its line.
 fn check(file: &str) {
-    let path = folder().join(file).with_extension("txt");
+    let path = directory().join(file).with_extension("txt");
     let text = fs::read_to_string(&path).unwrap();
     let (mut all, mut wrong, mut before) = (Vec::new(), Vec::new(), 0);
     for scenario in text.trim_end().split("\n\n") {

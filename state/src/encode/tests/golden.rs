@@ -177,8 +177,8 @@ fn bytes_of_an_earlier_release_round_trip() {
 }
 
 fn earlier_bytes_are_read(format: u32) {
-    let folder = env!("CARGO_MANIFEST_DIR");
-    let path = format!("{folder}/tests/golden/format-{format}.txt");
+    let directory = env!("CARGO_MANIFEST_DIR");
+    let path = format!("{directory}/tests/golden/format-{format}.txt");
     let golden = std::fs::read_to_string(path).unwrap();
     let commands: BTreeMap<_, _> = samples::commands().into_iter().collect();
     let mut records = Vec::new();

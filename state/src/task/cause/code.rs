@@ -114,10 +114,10 @@ codes! {
     ProcessorsFailed "processors-failed" "limits.exclusive_cpus: "
     FileLimitReached "file-limit-reached" "one of its files reached the limit of its disk, {} bytes"
     DiskExceeded "disk-exceeded" "out of disk: used {} MiB of {} MiB; ask for more disk, or write less"
-    FoldersTooDeep "folders-too-deep" "out of disk: its folders lie more than {} deep in each other, where nothing is measured; its limit is {} MiB"
+    DirectoriesTooDeep "folders-too-deep" "out of disk: its folders lie more than {} deep in each other, where nothing is measured; its limit is {} MiB"
     Evicted "evicted" "evicted: only {} MiB of the agent's disk were free, less than its floor of {} MiB, and no task exceeded its request by more: it used {} MiB and requested {} MiB; request as much disk as the task needs"
     FetchedTooMuch "fetched-too-much" "what was fetched takes {} bytes of a disk of {}: ask for more disk"
-    GroupFolder "group-folder" "the group's folder is a part of the disk of {}, which has ended: "
+    GroupDirectory "group-folder" "the group's folder is a part of the disk of {}, which has ended: "
     // Requests of a task to its agent.
     DescriptionMissing "description-missing" "spec: it is missing"
     CommandMissing "command-missing" "shell, argv: give one of them"

@@ -81,9 +81,9 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         take_over_directory(&path, owner).map_err(at(&path))?;
     }
     grant_sandboxes(paths, owner)?;
-    for folder in directories(&paths.containers()) {
-        let readable = fs::set_permissions(&folder, Permissions::from_mode(0o755));
-        readable.map_err(at(&folder))?;
+    for directory in directories(&paths.containers()) {
+        let readable = fs::set_permissions(&directory, Permissions::from_mode(0o755));
+        readable.map_err(at(&directory))?;
     }
     Ok(())
 }
@@ -100,12 +100,12 @@ fn grant_sandboxes(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io::E
         (paths.groups(), above.without_others()),
     ] {
         let frameworks = directories(&path);
-        for folder in frameworks
+        for directory in frameworks
             .iter()
             .flat_map(|path| directories(path))
             .chain(frameworks.clone())
         {
-            above.grant_listing(&folder).map_err(at(&folder))?;
+            above.grant_listing(&directory).map_err(at(&directory))?;
         }
     }
     let tasks = directories(&paths.sandboxes())
@@ -121,13 +121,13 @@ fn grant_sandboxes(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io::E
 /// agent that was root: in another isolation mode, or in one of an earlier release.
 fn open_sandbox(path: &Path, owner: HostUser) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = openat(CWD, path, flags, Mode::empty())?;
-    if (FIRST_HOST_ID..END_HOST_ID).contains(&fstat(&folder)?.st_uid) {
+    let directory = openat(CWD, path, flags, Mode::empty())?;
+    if (FIRST_HOST_ID..END_HOST_ID).contains(&fstat(&directory)?.st_uid) {
         return Ok(());
     }
     let group = Gid::from_raw(owner.gid);
     Ok(chownat(
-        &folder,
+        &directory,
         "",
         None,
         Some(group),
@@ -138,14 +138,14 @@ fn open_sandbox(path: &Path, owner: HostUser) -> io::Result<()> {
 /// Gives a directory of root's to the agent's group. Rejects every other file.
 fn keep_for_root(path: &Path, mode: u32, owner: HostUser) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = openat(CWD, path, flags, Mode::empty())?;
-    if fstat(&folder)?.st_uid != 0 {
+    let directory = openat(CWD, path, flags, Mode::empty())?;
+    if fstat(&directory)?.st_uid != 0 {
         let why = "it belongs to another user than root; remove it, or move it away";
         return Err(io::Error::other(why));
     }
     let group = Gid::from_raw(owner.gid);
-    chownat(&folder, "", None, Some(group), AtFlags::EMPTY_PATH)?;
-    Ok(rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode))?)
+    chownat(&directory, "", None, Some(group), AtFlags::EMPTY_PATH)?;
+    Ok(rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))?)
 }
 
 /// Takes a directory back from an agent that ran with a broker.
@@ -188,38 +188,38 @@ fn set_owner(file: &OwnedFd, owner: HostUser) -> io::Result<()> {
 /// Gives a directory of root's and the regular files in it to the agent.
 fn take_over_directory(path: &Path, owner: HostUser) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = openat(CWD, path, flags, Mode::empty())?;
-    if fstat(&folder)?.st_uid != 0 {
+    let directory = openat(CWD, path, flags, Mode::empty())?;
+    if fstat(&directory)?.st_uid != 0 {
         // Files that were created since are the agent's own.
         return Ok(());
     }
-    for entry in Dir::read_from(&folder)? {
+    for entry in Dir::read_from(&directory)? {
         let entry = entry?;
         if entry.file_name() != c"." && entry.file_name() != c".." {
-            take_over(&folder, entry.file_name(), owner)?;
+            take_over(&directory, entry.file_name(), owner)?;
         }
     }
     // Last: after an interruption the whole step is repeated.
-    set_owner(&folder, owner)
+    set_owner(&directory, owner)
 }
 
 /// Creates the state directory of a container, which its agent reads and its supervisor writes.
 pub(super) fn make_container(paths: &Paths, name: ContainerName) -> Result<(), String> {
-    let folder = paths.container(name);
+    let directory = paths.container(name);
     let made = DirBuilder::new()
         .mode(0o755)
         .recursive(true)
-        .create(&folder);
+        .create(&directory);
     made.map_err(|error| {
-        let (folder, remedy) = (folder.display(), remedy::of_failed_write(&error));
-        format!("cannot make {folder}: {error}; {remedy}")
+        let (directory, remedy) = (directory.display(), remedy::of_failed_write(&error));
+        format!("cannot make {directory}: {error}; {remedy}")
     })?;
-    crash_point!("launch.folder-made");
+    crash_point!("launch.directory-made");
     Ok(())
 }
 
-pub(super) fn remove(folder: &Path) -> io::Result<()> {
-    remove_dir_all(folder)
+pub(super) fn remove(directory: &Path) -> io::Result<()> {
+    remove_dir_all(directory)
 }
 
 pub(super) fn record_cpus(paths: &Paths, name: ContainerName, text: &str) -> Result<(), String> {
@@ -255,9 +255,9 @@ pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()
     };
     match change {
         LayerChange::Create { draft } => {
-            let folder = plain(draft)?;
-            DirBuilder::new().mode(0o711).create(&folder)?;
-            let root = folder.join(ROOT);
+            let directory = plain(draft)?;
+            DirBuilder::new().mode(0o711).create(&directory)?;
+            let root = directory.join(ROOT);
             DirBuilder::new().mode(0o755).create(&root)?;
             fs::set_permissions(&root, Permissions::from_mode(0o755))
         }
@@ -295,8 +295,8 @@ mod tests {
         if !nix::unistd::geteuid().is_root() {
             return argosy_testing::skip("needs root");
         }
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let tasks = paths.sandboxes().join("framework-1/web");
         // Of root, of another user of the host, and of a container.
         let sandboxes = [("1-5-0", 0), ("1-6-0", 1), ("1-7-0", FIRST_HOST_ID)];
@@ -322,8 +322,8 @@ mod tests {
 
     #[test]
     fn the_next_start_completes_interrupted_removals() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let sandboxes = paths.sandboxes();
         let kept = sandboxes.join("framework-1/web/1-5-0");
         for made in [
@@ -344,10 +344,10 @@ mod tests {
 
     #[test]
     fn layer_changes_accept_only_plain_names() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         fs::create_dir_all(layers(&paths)).unwrap();
-        let kept = folder.path().join("kept");
+        let kept = directory.path().join("kept");
         fs::create_dir(&kept).unwrap();
         let digest = "a".repeat(64);
         let make = |draft: &str| {
@@ -383,8 +383,8 @@ mod tests {
 
     #[test]
     fn only_processor_lists_are_recorded() {
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::new(directory.path());
         let name = "1-2-3".parse().unwrap();
         make_container(&paths, name).unwrap();
         record_cpus(&paths, name, "2,3").unwrap();
