@@ -22,9 +22,9 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
         "held offer: a framework that stays accepts an offer it holds. new framework: connects, waits for an offer, launches.",
     ];
     let cells = vec![
-        Cell::new(RESIDENT, "ms", RatioGoal::None)
+        Cell::new(RESIDENT, "ms", RatioGoal::OwnAtMost(7.0))
             .quoting("HyperQueue 6, Slurm's srun 1,180 (another run)"),
-        Cell::new(RESIDENT_P99, "ms", RatioGoal::OwnAtMost(20.0)),
+        Cell::new(RESIDENT_P99, "ms", RatioGoal::OwnAtMost(15.0)),
         Cell::new(FRESH, "ms", RatioGoal::None)
             .quoting("HyperQueue 6, Slurm's srun 1,180 (another run)"),
     ];
