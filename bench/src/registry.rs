@@ -202,8 +202,8 @@ pub(crate) fn clients_of(
     (0..count).map(client).collect()
 }
 
-const AGAINST_SINGLE: &str = "beside single puts, 256 clients";
-const AGAINST_BATCHED: &str = "beside transactions of 128 puts";
+const AGAINST_SINGLE: &str = "next to single puts, 256 clients";
+const AGAINST_BATCHED: &str = "next to transactions of 128 puts";
 const BATCH_P50: &str = "a batch, p50";
 
 /// Measures many changes per message.

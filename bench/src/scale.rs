@@ -41,7 +41,7 @@ const CPU_FOLLOWER: &str = "busiest follower's CPU at rest";
 const ENTRIES: &str = "log entries at rest";
 const VERIFIED: &str = "all agents verified after a kill";
 const FAILOVER_ENTRIES: &str = "log entries from a kill until then";
-const LISTED: &str = "agents asked for their tasks";
+const LISTED: &str = "agents requested to list their tasks";
 
 /// Measures three masters with agents that hold tasks.
 pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {

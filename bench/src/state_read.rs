@@ -36,10 +36,10 @@ const PACED: u32 = 1_000;
 
 const LOADED: &str = "all agents and tasks known after";
 const ALONE: &str = "writes/s alone";
-const DURING_READS: &str = "writes/s beside pollers";
+const DURING_READS: &str = "writes/s with pollers";
 const COST: &str = "cost of pollers in writes/s";
 const PACED_ALONE: &str = "paced writes alone, p99";
-const PACED_DURING_READS: &str = "paced writes beside pollers, p99";
+const PACED_DURING_READS: &str = "paced writes with pollers, p99";
 const PACED_COST: &str = "cost of pollers in paced writes/s";
 const LISTS: &str = "full lists";
 const MEAN: &str = "a full list, mean";
@@ -47,7 +47,7 @@ const PAGE: &str = "a page of 1,000 tasks, p50";
 const PAGE_SLOW: &str = "a page of 1,000 tasks, p99";
 const RECORDS: &str = "records read";
 const CPU_ALONE: &str = "leader's cores alone, paced";
-const CPU_DURING_READS: &str = "leader's cores beside pollers, paced";
+const CPU_DURING_READS: &str = "leader's cores with pollers, paced";
 const BEFORE: &str = "leader before, resident";
 const AFTER: &str = "leader after, resident";
 
@@ -55,7 +55,7 @@ const AFTER: &str = "leader after, resident";
 pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
     let (agents, each) = (bench.extent.state_agents, bench.extent.tasks_per_agent);
     let about = format!(
-        "{agents} emulated agents with {each} running tasks each. {POLLERS} pollers, spread over three masters, read all agents and all tasks in pages of 1,000, and begin again {LIST_INTERVAL:?} after they began, on threads that get a processor when nothing else wants it, as programs on other machines. {WRITERS} writers at the leader change an attribute each, first as fast as they are answered, then {PACED} a second together. Alone and beside pollers, {} times in turn.",
+        "{agents} emulated agents with {each} running tasks each. {POLLERS} pollers, spread over three masters, read all agents and all tasks in pages of 1,000, and begin again {LIST_INTERVAL:?} after they began, on threads that get a processor when nothing else wants it, as programs on other machines. {WRITERS} writers at the leader change an attribute each, first as fast as they are answered, then {PACED} a second together. Alone and with pollers, {} times in turn.",
         bench.extent.state_rounds
     );
     let cells = vec![

@@ -46,7 +46,7 @@ class Lost(Exception):
     """This master is of no use at the moment; what was asked may or may not have happened."""
 
 
-def say(text):
+def log(text):
     print(text, flush=True)
 
 
@@ -86,7 +86,7 @@ class FiveTasks:
             try:
                 self.follow(master)
             except Lost as why:
-                say(f"{master}: {why}")
+                log(f"{master}: {why}")
                 at += 1
                 tries = 0 if "was subscribed" in str(why) else tries + 1
                 time.sleep(min(0.05 * 2**tries, 1.0))
@@ -156,7 +156,7 @@ class FiveTasks:
         self.cluster_id = subscribed.cluster_id
         kept = set(subscribed.kept_offers)
         self.offers = {name: offer for name, offer in self.offers.items() if name in kept}
-        say(f"subscribed as {self.framework_id} in epoch {subscribed.epoch}, kept offers: {' '.join(sorted(kept)) or 'none'}")
+        log(f"subscribed as {self.framework_id} in epoch {subscribed.epoch}, kept offers: {' '.join(sorted(kept)) or 'none'}")
         if subscribed.scheduler_heartbeat_interval_ms:
             request = v1.HeartbeatRequest(framework_id=self.framework_id, session=self.session)
             self.pulse = Pulse(self.stub, request, subscribed.scheduler_heartbeat_interval_ms / 1000)
@@ -175,7 +175,7 @@ class FiveTasks:
             self.next_launch = time.monotonic() + self.pause
             task_id = self.to_launch.pop(0)
             del self.offers[offer.offer_id]
-            say(f"launching {task_id} on {offer.agent_id} with offer {offer.offer_id}")
+            log(f"launching {task_id} on {offer.agent_id} with offer {offer.offer_id}")
             task = types_pb2.TaskSpec(
                 task_id=task_id, name=task_id, shell=self.command,
                 resources=[types_pb2.Resource(name=name, scalar_milli=needed) for name, needed in NEEDED.items()],
@@ -198,7 +198,7 @@ class FiveTasks:
             if error.code() in UNKNOWN_OUTCOME:
                 raise Lost(f"was subscribed; {error.details()}") from None
             raise Refused(reason(error), error.details()) from None
-        say(f"acknowledged {status.task_id} {state}")
+        log(f"acknowledged {status.task_id} {state}")
         if status.state == types_pb2.TASK_STATE_FINISHED:
             self.acknowledged.add(status.task_id)
         elif status.state in ENDED:
@@ -245,7 +245,7 @@ class FiveTasks:
 
     def launch_later(self, tasks, why):
         tasks = [task.task_id for task in tasks]
-        say(f"{' '.join(tasks)} with the next offer: {why}")
+        log(f"{' '.join(tasks)} with the next offer: {why}")
         self.to_launch = tasks + self.to_launch
 
 
@@ -301,7 +301,7 @@ def main():
         failure = f"{why} ({why.code})"
     if failure:
         sys.exit(f"five tasks: {failure}")
-    say("five tasks finished")
+    log("five tasks finished")
 
 
 if __name__ == "__main__":

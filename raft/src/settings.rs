@@ -156,7 +156,7 @@ impl NodeConfig {
         }
         if self.raft_address.is_empty() || self.api_address.is_empty() {
             return Err(settings(
-                "a master needs a raft address and an API address to tell the others".to_owned(),
+                "a master needs a raft address and an API address to send to the others".to_owned(),
             ));
         }
         let config = Config {

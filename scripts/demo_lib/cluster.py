@@ -50,12 +50,12 @@ def free_base():
                         probe.bind((f"{net}.{int(host) + at}", port))
             return base
     where = wanted or f"{BASES[0]} to {BASES[-1]}"
-    raise Failed(f"ports 5050 to 5052 are taken at {where}; ss -ltnp says by whom")
+    raise Failed(f"ports 5050 to 5052 are taken at {where}; ss -ltnp lists the processes")
 
 
 class Cluster:
-    def __init__(self, argosy, folder, host_path, programs, marker):
-        self.argosy, self.folder, self.host_path, self.programs = argosy, folder, host_path, programs
+    def __init__(self, argosy, directory, host_path, programs, marker):
+        self.argosy, self.directory, self.host_path, self.programs = argosy, directory, host_path, programs
         # Settings for other clusters must not reach this one.
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ARGOSY_")}
         self.environment["DEMO_RUN"] = marker
@@ -67,7 +67,7 @@ class Cluster:
 
     def start(self):
         """Returns when a leader is known and every agent is connected."""
-        record = self.folder / "cluster.json"
+        record = self.directory / "cluster.json"
         record.unlink(missing_ok=True)
         base = free_base()
         net, host = base.rsplit(".", 1)
@@ -80,19 +80,19 @@ class Cluster:
             "--agent-resources", AGENT_RESOURCES, "--host-path", self.host_path,
             "--fetch-dir", self.programs,
         ]
-        with open(self.folder / "dev.log", "wb") as log:
+        with open(self.directory / "dev.log", "wb") as log:
             self.dev = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=self.environment, start_new_session=True)
         deadline = time.monotonic() + 60
         while not (self.record and self.record["ready"]):
             if self.dev.poll() is not None or time.monotonic() > deadline:
-                said = (self.folder / "dev.log").read_text().strip()
-                raise Failed(f"the cluster does not start:\n{said}")
+                output = (self.directory / "dev.log").read_text().strip()
+                raise Failed(f"the cluster does not start:\n{output}")
             time.sleep(0.02)
             with contextlib.suppress(OSError, ValueError):
                 self.record = json.loads(record.read_text())
-        shutil.copy(record, self.folder / "members.json")
+        shutil.copy(record, self.directory / "members.json")
 
     @property
     def home(self):
@@ -148,10 +148,10 @@ class Cluster:
     def check(self):
         """Raises if a member has exited without a kill."""
         if self.dev.poll() is not None:
-            raise Failed(f"argosy dev has ended, see {self.folder / 'dev.log'}")
+            raise Failed(f"argosy dev has ended, see {self.directory / 'dev.log'}")
         for name, process in self.again.items():
             if process.poll() is not None:
-                log = self.folder / f"{name}.log"
+                log = self.directory / f"{name}.log"
                 raise Failed(f"{name} was started again and has ended (status {process.returncode}), see {log}")
 
     def is_caught_up(self):
@@ -181,7 +181,7 @@ class Cluster:
                 self.dev.kill()
                 self.dev.wait()
         if self.dev.returncode != 0:
-            wrong.append(f"argosy dev ended with status {self.dev.returncode}, see {self.folder / 'dev.log'}")
+            wrong.append(f"argosy dev ended with status {self.dev.returncode}, see {self.directory / 'dev.log'}")
         for name, process in self.again.items():
             if process.poll() is None:
                 try:
@@ -219,7 +219,7 @@ class Watcher(threading.Thread):
         self.addresses = [member["api"] for member in cluster.members("master")]
         self.view = {}
         self.failovers = {}
-        self.reigns = {}
+        self.epochs = {}
         self.stop = threading.Event()
 
     def run(self):
@@ -236,12 +236,12 @@ class Watcher(threading.Thread):
             own = [view for view in views if view.get("leader") and view["leader"] == view.get("answeredBy")]
             if own:
                 self.view = max(own, key=lambda view: int(view["epoch"]))
-                self.reigns[int(self.view["epoch"])] = self.view["leader"]
+                self.epochs[int(self.view["epoch"])] = self.view["leader"]
 
     def successor(self, killed_at):
         """Returns the steps of the first leader elected since then that has launched a task; None if none has."""
         elected = [steps for steps in list(self.failovers.values()) if steps.get("elected_ms", 0) / 1000 >= killed_at]
-        done = [steps for steps in elected if "first_launch_ms" in steps and steps["epoch"] in self.reigns]
+        done = [steps for steps in elected if "first_launch_ms" in steps and steps["epoch"] in self.epochs]
         return dict(min(done, key=lambda steps: steps["epoch"])) if done else None
 
     @property

@@ -85,7 +85,7 @@ def parents():
     return found
 
 
-def belonging(marker, folders, groups):
+def belonging(marker, directories, groups):
     """Returns the processes of a run, as (id, start time): those that have its marker in their
     environment, work in one of its directories or are in one of its cgroups, and all their descendants."""
     def is_marked(pid):
@@ -93,7 +93,7 @@ def belonging(marker, folders, groups):
         places = [link(pid, "cwd"), link(pid, "exe")]
         return (
             variables.get("DEMO_RUN") == marker
-            or any(place.startswith(f"{folder}/") for place in places for folder in folders)
+            or any(place.startswith(f"{directory}/") for place in places for directory in directories)
             or any(group(pid).startswith(f"{tree}/") for tree in groups)
         )
 
@@ -113,7 +113,7 @@ def cgroups():
         left, _, right = line.partition(" - ")
         if right.startswith("cgroup2 "):
             root = left.split()[4]
-            return sorted(folder for folder, _, _ in os.walk(root))
+            return sorted(directory for directory, _, _ in os.walk(root))
     return []
 
 
@@ -128,7 +128,7 @@ def everything():
     return {"processes": processes, "cgroups": cgroups(), "mounts": mounts()}
 
 
-def left_over(before, processes, marker, folders, groups):
+def left_over(before, processes, marker, directories, groups):
     """Returns what is new and belongs to the run, as messages; none if all is clean.
 
     `processes` are those seen during the run. Checked are these and all that belong to the run now;
@@ -137,13 +137,13 @@ def left_over(before, processes, marker, folders, groups):
     known = {tuple(process) for process in before["processes"]}
     seen = {tuple(process) for process in processes if lives(process)}
     sentences = []
-    for pid, _ in sorted((belonging(marker, folders, groups) | seen) - known):
+    for pid, _ in sorted((belonging(marker, directories, groups) | seen) - known):
         line = (read(f"/proc/{pid}/cmdline") or b"").replace(b"\0", b" ").decode(errors="replace")
         sentences.append(f"process {pid} is left: {line[:80]}")
     for path in sorted(set(cgroups()) - set(before["cgroups"])):
         if any(path.endswith(name) or f"{name}/" in path for name in groups):
             sentences.append(f"cgroup {path} is left")
     for line in sorted(set(mounts()) - set(before["mounts"])):
-        if any(folder in line for folder in folders):
+        if any(directory in line for directory in directories):
             sentences.append(f"mount {line.split()[4]} is left")
-    return sentences + [f"folder {folder} is left" for folder in folders if os.path.exists(folder)]
+    return sentences + [f"directory {directory} is left" for directory in directories if os.path.exists(directory)]

@@ -14,7 +14,7 @@ class Screen:
         self.line = ""
         self.written_at = 0.0
 
-    def say(self, text=""):
+    def log(self, text=""):
         """Writes a line that stays."""
         self._wipe()
         print(text, flush=True)

@@ -44,13 +44,13 @@ class Story:
 
     def __init__(self, bin_dir, out):
         self.bin_dir, self.out = bin_dir, out
-        self.folder = out / "demo-out"
-        self.witness = self.folder / "witness"
+        self.directory = out / "demo-out"
+        self.witness = self.directory / "witness"
         self.marker = secrets.token_hex(8)
         self.screen = Screen()
         self.begun = time.monotonic()
         self.programs = programs(bin_dir)
-        self.cluster = Cluster(bin_dir / "argosy", self.folder, self.folder, self.programs, self.marker)
+        self.cluster = Cluster(bin_dir / "argosy", self.directory, self.directory, self.programs, self.marker)
         self.steady = self.wordcount = self.watcher = None
         self.probes = {}
         self.kills = []
@@ -117,14 +117,14 @@ class Story:
 
     def start(self):
         stages = "a cluster, work on it, two leaders and an agent killed, everything verified"
-        self.screen.say(f"Argosy demo: {stages}")
+        self.screen.log(f"Argosy demo: {stages}")
         begun = time.monotonic()
         self.cluster.start()
         self.stage(1, "cluster", "3 masters, 3 agents, each a process with an address of its own", begun)
-        self.screen.say(f"      opened: {', '.join(self.cluster.record['opened'])}")
+        self.screen.log(f"      opened: {', '.join(self.cluster.record['opened'])}")
         self.watcher = Watcher(self.cluster)
         self.watcher.start()
-        place = (self.bin_dir, self.programs, self.cluster.masters, self.folder, self.witness, self.cluster.environment)
+        place = (self.bin_dir, self.programs, self.cluster.masters, self.directory, self.witness, self.cluster.environment)
         begun = time.monotonic()
         self.steady = Steady(*place)
         self.wait("the services run", lambda: len(self.steady.running()) == COPIES)
@@ -139,7 +139,7 @@ class Story:
 
     def stage(self, number, name, text, begun=None):
         took = f"{time.monotonic() - begun:5.1f} s" if begun else ""
-        self.screen.say(f"[{number}/4] {name:<10} {text:<68} {took}".rstrip())
+        self.screen.log(f"[{number}/4] {name:<10} {text:<68} {took}".rstrip())
 
     def look(self):
         """Returns all running tasks. Records processes and cgroups, for the check at the end."""
@@ -159,7 +159,7 @@ class Story:
         self.kills.append(note)
         self.starts_due.append({"at": note["at"] + DEAD_S, "member": member, "kill": note})
         part = 100 * note["work_done"] // note["work_total"]
-        self.screen.say(f"  {member['name']}, {why}, is killed with SIGKILL at {part} % of the work")
+        self.screen.log(f"  {member['name']}, {why}, is killed with SIGKILL at {part} % of the work")
         self.step(0, f"process {process[0]} is gone; {len(tasks)} tasks are running")
         return note
 
@@ -177,16 +177,16 @@ class Story:
         self.wait("an offer", lambda: "first_offer_ms" in successor() or time.monotonic() > until)
         note["failover"] = steps = successor()
         note["successor"] = self.cluster.at(self.api_of(steps["epoch"]))["name"]
-        told = [(steps[key], words) for key, words in PHASES if steps.get(key)]
-        for at_ms, words in sorted(told, key=lambda step: step[0]):
+        known = [(steps[key], words) for key, words in PHASES if steps.get(key)]
+        for at_ms, words in sorted(known, key=lambda step: step[0]):
             self.step(at_ms / 1000 - note["at"], words.format(leader=note["successor"], epoch=steps["epoch"]))
         out_of_service = steps["first_commit_ms"] / 1000 - note["at"]
         note["out_of_service_ms"] = round(out_of_service * 1000)
-        self.screen.say(f"           out of service for {note['out_of_service_ms']} ms")
+        self.screen.log(f"           out of service for {note['out_of_service_ms']} ms")
 
     def step(self, seconds, words):
         """Prints a line of a timeline."""
-        self.screen.say(f"  t+{seconds:.3f}  {words}")
+        self.screen.log(f"  t+{seconds:.3f}  {words}")
 
     def leads(self, address):
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
@@ -196,7 +196,7 @@ class Story:
 
     def api_of(self, epoch):
         """Returns the address of the master that led in this epoch."""
-        node = self.watcher.reigns[epoch]
+        node = self.watcher.epochs[epoch]
         return next(master["apiAddress"] for master in self.watcher.view["masters"] if master["nodeId"] == node)
 
     def kill_agent(self):
@@ -215,7 +215,7 @@ class Story:
         after = {(task["task"], task["pid"], task["start_time"]) for task in note["tasks_after"]}
         stay, ended = len(before & after), len(before - after)
         runs = "still runs as the same process" if stay == 1 else "still run as the same processes"
-        words = f"{member['name']} is back; of its {len(before)} tasks {stay} {runs}, {ended} ended meanwhile"
+        words = f"{member['name']} is back; of its {len(before)} tasks {stay} {runs}, {ended} ended in the meantime"
         self.step(note["back"] - note["at"], words)
 
     def is_back(self, agent):
@@ -250,7 +250,7 @@ class Story:
         self.screen.end()
         report = self.wordcount.last("report")
         words = f"{report['counts']['words']:,} words counted in {report['elapsed_ms'] / 1000:.1f} s"
-        self.screen.say(f"  {bar(1, 1)} {words}; leader {self.cluster.at(self.watcher.leader)['name']}")
+        self.screen.log(f"  {bar(1, 1)} {words}; leader {self.cluster.at(self.watcher.leader)['name']}")
 
     def start_a_task_twice(self):
         """Starts a second process of a map's command with the same environment, as a faulty agent would."""
@@ -258,14 +258,14 @@ class Story:
             arguments = (observe.read(f"/proc/{task['pid']}/cmdline") or b"").decode().split("\0")[:-1]
             if not task["task"].startswith("map-") or not arguments:
                 continue
-            folder = self.folder / "double-start"
-            folder.mkdir(exist_ok=True)
+            directory = self.directory / "double-start"
+            directory.mkdir(exist_ok=True)
             # The witness directory has another name on the host than in the container.
             arguments[0] = f"/proc/{task['pid']}/cwd/wordmap"
             arguments[arguments.index("--witness") + 1] = str(self.witness)
             self.facts["fault"] = f"double-start of {task['task']}"
-            self.screen.say(f"  FAULT=double-start: {task['task']} is started a second time")
-            self.second_start = subprocess.Popen(arguments, cwd=folder, env=observe.environment(task["pid"]))
+            self.screen.log(f"  FAULT=double-start: {task['task']} is started a second time")
+            self.second_start = subprocess.Popen(arguments, cwd=directory, env=observe.environment(task["pid"]))
             return
         raise Failed("no map runs that could be started twice")
 
@@ -288,7 +288,7 @@ class Story:
             "home": self.cluster.home, "bin_dir": str(self.bin_dir), "masters": self.cluster.masters,
             "failovers": sorted(self.watcher.failovers.values(), key=lambda steps: steps["epoch"]),
             "probes": [probe.record() for probe in self.probes.values()],
-            "reigns": sorted(self.watcher.reigns.items()),
+            "epochs": sorted(self.watcher.epochs.items()),
         }
 
     def stop(self):
@@ -307,7 +307,7 @@ class Story:
         return list(filter(None, wrong)) + stopped
 
     def write(self, name, content):
-        (self.folder / name).write_text(json.dumps(content, indent=1))
+        (self.directory / name).write_text(json.dumps(content, indent=1))
 
     def hints(self):
         """Prints what to try on a cluster that is kept."""
@@ -333,17 +333,17 @@ class Story:
         if self.cluster.record:
             for member in self.cluster.record["members"]:
                 with contextlib.suppress(OSError):
-                    shutil.copy(member["log"], self.folder / f"{member['name']}.log")
+                    shutil.copy(member["log"], self.directory / f"{member['name']}.log")
 
 
 def programs(bin_dir):
     """Creates a directory with the programs of the tasks. Agents fetch only what all users can read."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="argosy-demo-"))
-    folder.chmod(0o755)
+    directory = pathlib.Path(tempfile.mkdtemp(prefix="argosy-demo-"))
+    directory.chmod(0o755)
     for name in TASK_PROGRAMS:
-        shutil.copy(bin_dir / name, folder / name)
-        (folder / name).chmod(0o755)
-    return folder
+        shutil.copy(bin_dir / name, directory / name)
+        (directory / name).chmod(0o755)
+    return directory
 
 
 def trees(tasks):

@@ -18,10 +18,10 @@ TASK_PROGRAMS = ("argosy-wordmap", "argosy-hello-http")
 class Framework:
     """One framework's process; `lines` holds its output so far."""
 
-    def __init__(self, name, command, folder, environment):
+    def __init__(self, name, command, directory, environment):
         self.name = name
-        self.path = folder / f"{name}.jsonl"
-        self.errors = folder / f"{name}.log"
+        self.path = directory / f"{name}.jsonl"
+        self.errors = directory / f"{name}.log"
         self.lines = []
         self.read_to = 0
         with open(self.path, "wb") as output, open(self.errors, "wb") as errors:
@@ -49,8 +49,8 @@ class Framework:
         status = self.process.poll()
         if not status:
             return None
-        said = self.errors.read_text(errors="replace").strip().splitlines()
-        return f"{self.name} ended with status {status}: {said[-1] if said else 'no word'}"
+        errors = self.errors.read_text(errors="replace").strip().splitlines()
+        return f"{self.name} ended with status {status}: {errors[-1] if errors else 'no output'}"
 
     def ask_to_stop(self):
         """Sends TERM; the framework removes itself from the cluster."""
@@ -69,14 +69,14 @@ class Framework:
 
 
 class WordCount(Framework):
-    def __init__(self, bin_dir, programs, masters, folder, witness, environment):
+    def __init__(self, bin_dir, programs, masters, directory, witness, environment):
         command = [
             bin_dir / "argosy-wordcount", "--masters", masters, "--input", *INPUT,
-            "--output", folder / "counts.tsv", "--mapper", programs / "argosy-wordmap", "--maps", MAPS, "--reduces", REDUCES,
+            "--output", directory / "counts.tsv", "--mapper", programs / "argosy-wordmap", "--maps", MAPS, "--reduces", REDUCES,
             "--witness", witness, "--resources", TASK_RESOURCES, "--task-ms", TASK_MS,
             "--hold-offer", "--progress", "json",
         ]
-        super().__init__("wordcount", command, folder, environment)
+        super().__init__("wordcount", command, directory, environment)
         self.total = MAPS + REDUCES
 
     def progress(self):
@@ -90,13 +90,13 @@ class WordCount(Framework):
 
 
 class Steady(Framework):
-    def __init__(self, bin_dir, programs, masters, folder, witness, environment):
+    def __init__(self, bin_dir, programs, masters, directory, witness, environment):
         command = [
             bin_dir / "argosy-steady", "--masters", masters, "--copies", COPIES,
             "--uri", programs / "argosy-hello-http", "--witness", witness, "--progress", "json",
             "--", "./argosy-hello-http", "--witness", "witness",
         ]
-        super().__init__("steady", command, folder, environment)
+        super().__init__("steady", command, directory, environment)
 
     def running(self):
         """Returns the running copies: task id to (address, port)."""

@@ -22,7 +22,7 @@ pub fn skip(reason: &str) {
     let mut out = std::io::stdout().lock();
     out.write_all(line.as_bytes())
         .and_then(|()| out.flush())
-        .expect("a test can be told about");
+        .expect("standard output can be written");
 }
 
 /// Reports that an attack was rejected, while the same succeeded for an authorized caller.
@@ -38,7 +38,7 @@ pub fn refused(attacker: &str, technique: &str) {
     );
     out.write_all(lines.as_bytes())
         .and_then(|()| out.flush())
-        .expect("a test can be told about");
+        .expect("standard output can be written");
 }
 
 /// The Rust harness names threads after their tests. Other threads are identified by the location

@@ -143,7 +143,7 @@ fn a_broker_has_less_than_3000_lines_and_its_callees_are_documented() {
         let words: Vec<_> = text.split_whitespace().collect();
         let text = words.join(" ");
         for output in ["fewer than 3,000", "fewer than 20,000 lines"] {
-            assert!(text.contains(output), "{page} does not say {output:?}");
+            assert!(text.contains(output), "{page} does not contain {output:?}");
         }
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn controllers() -> String {
         Ok(missing.controllers)
     });
     match found {
-        Ok(missing) if missing.is_empty() => "all that are asked for".to_owned(),
+        Ok(missing) if missing.is_empty() => "all that are requested".to_owned(),
         Ok(missing) => format!("none of {}", missing.join(", ")),
         Err(error) => format!("none ({error})"),
     }

@@ -282,7 +282,7 @@ fn outages(text: &mut String, report: &RunReport) {
 fn violations(text: &mut String, report: &RunReport) {
     let _ = writeln!(
         text,
-        "<h2>Violations</h2>\n<p>{} rules were judged: {}.</p>",
+        "<h2>Violations</h2>\n<p>{} rules were checked: {}.</p>",
         report.decisive_checks().len(),
         escape(&report.decisive_checks().join(", "))
     );

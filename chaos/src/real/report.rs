@@ -216,7 +216,7 @@ impl RunReport {
         let _ = writeln!(
             text,
             "{:<28}{:>9}   {}",
-            "rules judged",
+            "rules checked",
             judging.len(),
             judging.join(" ")
         );

@@ -190,7 +190,7 @@ fn run_until(
 }
 
 #[test]
-#[allow(clippy::too_many_lines, reason = "one story, told in order")]
+#[allow(clippy::too_many_lines, reason = "one scenario, step by step")]
 fn a_vanished_scheduler_is_disconnected_and_its_offers_go_to_others() {
     let (cuts, seen) = (CutLinks::default(), ObservedLines::default());
     let mut sim = turmoil::Builder::new()

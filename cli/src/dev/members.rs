@@ -199,7 +199,7 @@ impl DevMembers {
 }
 
 fn start(member: &DevMember) -> anyhow::Result<MemberProcess> {
-    let directory = member.log.parent().context("a log has a folder")?;
+    let directory = member.log.parent().context("a log has a directory")?;
     // An agent without root privileges traverses it to its own; that of a master is private.
     let mode = match member.kind {
         MemberKind::Master => 0o700,

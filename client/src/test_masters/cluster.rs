@@ -136,7 +136,7 @@ impl FakeState {
 
     pub(super) fn rescind(&mut self, offer_id: &str) {
         self.open_offers.remove(offer_id);
-        let reason = "the test says so".to_owned();
+        let reason = "the test requests it".to_owned();
         let offer_id = offer_id.to_owned();
         self.send_event(v1::event::Event::Rescind(v1::Rescind { offer_id, reason }));
     }

@@ -100,7 +100,7 @@ impl FetchDirs {
         let elsewhere = "or serve it by http:// or https://";
         if self.0.is_empty() {
             return Err(format!(
-                "this agent gives tasks no files of its host; start the agent with --fetch-dir and the file's folder, \
+                "this agent gives tasks no files of its host; start the agent with --fetch-dir and the file's directory, \
                  {elsewhere}"
             ));
         }
@@ -110,7 +110,7 @@ impl FetchDirs {
         let Some((directory, below)) = self.0.iter().find_map(below) else {
             let named: Vec<_> = self.0.iter().map(|path| path.to_string_lossy()).collect();
             return Err(format!(
-                "it is in none of the folders of which this agent gives tasks files ({}); move it there, start the \
+                "it is in none of the directories of which this agent gives tasks files ({}); move it there, start the \
                  agent with another --fetch-dir, {elsewhere}",
                 named.join(", ")
             ));
@@ -196,7 +196,7 @@ fn denied(reader: &ReadIdentity, verb: &str, path: &Path) -> PathError {
     let bit = if verb == "read" { "r" } else { "x" };
     let (reader, path) = (reader.name(), path.display());
     PathError::Denied(format!(
-        "{reader} may not {verb} {path}; allow it with chmod o+{bit} {path}, or move the file to a folder that all may \
+        "{reader} may not {verb} {path}; allow it with chmod o+{bit} {path}, or move the file to a directory that all may \
          search"
     ))
 }

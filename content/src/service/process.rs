@@ -260,7 +260,7 @@ impl ServiceState {
                 let plan = plan.map_err(|fault| fault.explanation())?;
                 let written = write_plan(&plan);
                 written.map(Some).map_err(|error| {
-                    format!("cannot tell what the image consists of: {error}").into()
+                    format!("cannot determine the parts of the image: {error}").into()
                 })
             }
             AcceptedRequest::Blob {

@@ -390,7 +390,7 @@ pub(super) fn open_dir(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, EntryWr
 fn make_opaque(directory: &OwnedFd) -> Result<(), EntryWriteError> {
     fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty()).map_err(|errno| match errno {
         Errno::OPNOTSUPP => EntryWriteError::Write(std::io::Error::other(
-            "its folder hides what lower layers have, which the file system of the target cannot say: it must take \
+            "its directory hides what lower layers have, which the file system of the target cannot record: it must take \
              attributes of the kind user, as ext4, xfs, btrfs do",
         )),
         errno => errno.into(),

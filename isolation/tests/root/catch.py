@@ -1,5 +1,5 @@
 """Tries to get hold of processes that enter this container before they are commands: those that still run the program
-named by the argument, or have more open than three streams. Ends when the file `stop` is there; then `found` says how
+named by the argument, or have more open than three streams. Ends when the file `stop` is there; then `found` contains how
 often a process that exists kept all of it shut and how often one was open, and, a line each, what was caught.
 """
 import os

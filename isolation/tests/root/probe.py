@@ -1,4 +1,4 @@
-"""Tries the ways out of a container, each in a process of its own: a line each, `open`, `shut` or, if it could not be tried,
+"""Tries the escape techniques of a container, each in a process of its own: a line each, `open`, `shut` or, if it could not be tried,
 `faulty`, then a tab, the name, a tab and what the kernel answered. If there is a file `wanted`, only those that it names. Arguments are what there is to be
 found on the host: the name of an abstract socket, a TCP port of its loopback, the key of shared memory, a block device, and
 a TCP port of its loopback by IPv6.
@@ -234,9 +234,9 @@ def sees_strangers():
     return bool(strangers), f"processes {strangers}"
 
 
-def makes_nameless(folder):
+def makes_nameless(directory):
     """A file of which nothing is left."""
-    return does(lambda: os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)))
+    return does(lambda: os.close(os.open(directory, os.O_TMPFILE | os.O_WRONLY, 0o600)))
 
 
 def makes_file(path):
@@ -364,9 +364,9 @@ PROBES |= {
 }
 
 
-def run_in_scratch(folder):
+def run_in_scratch(directory):
     """A script, which any process can create that may execute files there."""
-    program = f"{folder}/program"
+    program = f"{directory}/program"
     with open(program, "w", encoding="ascii") as file:
         file.write("#!/bin/sh\n")
     os.chmod(program, 0o755)
@@ -398,9 +398,9 @@ def attempt(name):
         os._exit(0)
     os.close(theirs)
     _, status = os.waitpid(pid, 0)
-    said = os.read(ours, 4096).decode()
+    output = os.read(ours, 4096).decode()
     os.close(ours)
-    print(said or f"shut\t{name}\tended with {status}")
+    print(output or f"shut\t{name}\tended with {status}")
 
 
 def wanted():

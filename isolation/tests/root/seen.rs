@@ -291,7 +291,7 @@ fn rows(seen: &Value) -> Vec<(&'static str, String)> {
 
 fn beside() {
     if std::env::var_os("ARGOSY_COMPARE").is_none() {
-        skip("prints a table beside crun and runc, and only if ARGOSY_COMPARE is set".to_owned());
+        skip("prints a table next to crun and runc, and only if ARGOSY_COMPARE is set".to_owned());
     }
     let mut world = RootFixture::new();
     let directory = world.work().to_owned();

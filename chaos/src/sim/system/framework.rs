@@ -420,7 +420,7 @@ impl Scheduler for SimFramework {
         if self.rng.percent(40)
             && let Some(task) = self.rng.pick(&live)
         {
-            self.world.notes.count("limits asked for");
+            self.world.notes.count("limits requested");
             let limits = v1::Limits {
                 pids: Some(self.rng.between(1, 1_000)),
                 ..v1::Limits::default()

@@ -284,7 +284,7 @@ impl SimMachine {
             CheckKind::Argv(_) | CheckKind::Http { .. } | CheckKind::Tcp { .. } => None,
         };
         match self.inner().rng.percent(percent.unwrap_or(0)) {
-            true => CheckResult::Failed("as its line says".into()),
+            true => CheckResult::Failed("as its log line states".into()),
             false => CheckResult::Passed,
         }
     }

@@ -266,7 +266,7 @@ impl Scenario {
         if work.is_some() && simulation.now() >= since + STABLE_TIME {
             let now_ms = simulation.now().as_millis() as u64;
             self.audit.check_rest(now_ms);
-            simulation.notes.count("rests judged");
+            simulation.notes.count("rests checked");
         }
         self.world.state().idle = false;
         simulation.continues().then_some(())
@@ -305,7 +305,7 @@ impl Scenario {
                         "{timeout:?} after a transfer was requested in a healthy group no other master leads; the operator received: {reported}"
                     ));
                 }
-                self.check_no_agent_lost(simulation, "leadership was handed over");
+                self.check_no_agent_lost(simulation, "leadership was transferred");
             }
             SingleFault::Freeze => self.freeze_masters(simulation)?,
             SingleFault::CutLeader => {

@@ -185,7 +185,7 @@ impl TaskOracle {
         if !state.is_terminal() || story.received.is_some() {
             return;
         }
-        self.notes.count("ends told");
+        self.notes.count("ends reported");
         story.received = Some(state);
         let truth = (&story.start, story.end);
         let is_true = match state {

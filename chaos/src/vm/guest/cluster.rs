@@ -145,9 +145,9 @@ async fn read_cluster(number: u64, consistency: v1::Consistency) -> anyhow::Resu
 /// Returns a master's local copy of the cluster state.
 pub(super) async fn copy_of(number: u64) -> anyhow::Result<v1::Cluster> {
     let cluster = read_cluster(number, v1::Consistency::Local).await?;
-    let asked = format!("master-{number}");
-    if cluster.answered_by != asked {
-        bail!("request to {asked} was answered by {}", cluster.answered_by);
+    let requested = format!("master-{number}");
+    if cluster.answered_by != requested {
+        bail!("request to {requested} was answered by {}", cluster.answered_by);
     }
     Ok(cluster)
 }

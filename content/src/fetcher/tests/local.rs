@@ -48,7 +48,7 @@ async fn refusal(fetcher: &Fetcher, value: String) -> String {
 async fn host_files_are_fetched_only_from_allowed_directories() {
     let why = refusal(&given_from(Vec::new()), "file:///etc/shadow".to_owned()).await;
     let expected = "cannot fetch \"file:///etc/shadow\": this agent gives tasks no files of its host; start the agent \
-                    with --fetch-dir and the file's folder, or serve it by http:// or https://";
+                    with --fetch-dir and the file's directory, or serve it by http:// or https://";
     assert_eq!(why, expected);
     let (directory, _) = served();
     let given = given_from(vec![directory.path().to_owned()]);

@@ -187,7 +187,7 @@ impl Nemesis {
     /// Stops a framework's host permanently.
     pub(in crate::sim::system) fn retire(&mut self, simulation: &mut Simulation<'_>, place: usize) {
         let name = framework_name(place);
-        self.note(FaultKind::FrameworkCrash, &name, "for ever");
+        self.note(FaultKind::FrameworkCrash, &name, "forever");
         simulation.crash(&name);
         self.world.state().retired = Some(place);
     }
