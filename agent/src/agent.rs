@@ -70,23 +70,23 @@ pub async fn run(
         parts.environment,
         Environment::Machine(_) | Environment::Brokered(_)
     );
-    let footing = parts.environment.open(&config, front, &inbox)?;
+    let opened = parts.environment.open(&config, front, &inbox)?;
     let client = AgentUplink::new(Connector::new(masters, parts.connector));
     let agent = Agent {
-        core: Core::new(footing.facts, footing.core_config),
-        progress: footing.journal.progress(),
-        journal: footing.journal,
-        containers: footing.containers,
-        clock: footing.clock,
-        observer: footing.observer,
-        broker: footing.broker,
+        core: Core::new(opened.facts, opened.core_config),
+        progress: opened.journal.progress(),
+        journal: opened.journal,
+        containers: opened.containers,
+        clock: opened.clock,
+        observer: opened.observer,
+        broker: opened.broker,
         uplink: Uplink::new(client, inbox),
         events,
-        reach: footing.reach,
-        helpers: footing.helpers,
+        reach: opened.reach,
+        helpers: opened.helpers,
         end_tasks: parts.end_tasks,
         ending: false,
-        _lock: footing.lock,
+        _lock: opened.lock,
     };
     match has_threads {
         true => spawn_thread(agent, stop).await,
@@ -273,10 +273,10 @@ impl Agent {
         let message = Box::new(wire::from_master(message));
         let input = Input::Message { link, message };
         let effects = self.core.step(self.clock.now(), input);
-        if let (Some(onlooker), Some(heard)) = (&mut self.observer, observed) {
+        if let (Some(observer), Some(heard)) = (&mut self.observer, observed) {
             let is_refused =
                 |effect: &Effect| matches!(effect, Effect::Link(LinkEffect::Hangup { .. }));
-            onlooker.on_received(&heard, !effects.iter().any(is_refused));
+            observer.on_received(&heard, !effects.iter().any(is_refused));
         }
         self.perform_all(effects);
     }
@@ -312,16 +312,16 @@ impl Agent {
     fn perform_on_link(&mut self, effect: LinkEffect) -> Option<Input> {
         match effect {
             LinkEffect::Dial { after_ms, hello } => {
-                if let Some(onlooker) = &mut self.observer {
-                    onlooker.on_dial();
+                if let Some(observer) = &mut self.observer {
+                    observer.on_dial();
                 }
                 self.uplink.dial(after_ms, wire::hello(*hello));
                 None
             }
             LinkEffect::Send { link, message } => {
                 let message = wire::to_master(*message);
-                if let Some(onlooker) = &mut self.observer {
-                    onlooker.on_sent(&message);
+                if let Some(observer) = &mut self.observer {
+                    observer.on_sent(&message);
                 }
                 self.uplink.send(link, message)
             }

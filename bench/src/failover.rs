@@ -45,7 +45,11 @@ pub(crate) async fn crash(bench: &Bench) -> Result<WorkloadReport> {
 
 /// Measures failovers after SIGSTOP.
 pub(crate) async fn freeze(bench: &Bench) -> Result<WorkloadReport> {
-    let goals = [RatioGoal::OwnAtMost(350.0), RatioGoal::None, RatioGoal::None];
+    let goals = [
+        RatioGoal::OwnAtMost(350.0),
+        RatioGoal::None,
+        RatioGoal::None,
+    ];
     measure(bench, Workload::FailoverFreeze, LeaderFault::Freeze, goals).await
 }
 

@@ -19,7 +19,7 @@ pub(crate) struct Singleflight<K, V: Clone, P> {
 /// Bounded by the requesters: work without a requester is removed.
 struct InFlight<K, V: Clone, P> {
     serial: u64,
-    flights: BTreeMap<K, SharedWork<V, P>>,
+    calls: BTreeMap<K, SharedWork<V, P>>,
 }
 
 struct SharedWork<V: Clone, P> {
@@ -38,17 +38,17 @@ pub(crate) struct Waiter<V: Clone, P> {
 
 /// Removes work from the list when it ends, fails or is cancelled.
 struct RemoveOnDrop<K: Ord + Clone, V: Clone, P> {
-    flights: Arc<Singleflight<K, V, P>>,
+    calls: Arc<Singleflight<K, V, P>>,
     key: K,
     serial: u64,
 }
 
 impl<K: Ord + Clone, V: Clone, P> Drop for RemoveOnDrop<K, V, P> {
     fn drop(&mut self) {
-        let mut going = self.flights.in_flight();
-        let listed = going.flights.get(&self.key);
-        if listed.is_some_and(|flight| flight.serial == self.serial) {
-            going.flights.remove(&self.key);
+        let mut going = self.calls.in_flight();
+        let listed = going.calls.get(&self.key);
+        if listed.is_some_and(|call| call.serial == self.serial) {
+            going.calls.remove(&self.key);
         }
     }
 }
@@ -62,7 +62,7 @@ where
     pub(crate) fn new() -> Arc<Self> {
         let going = InFlight {
             serial: 0,
-            flights: BTreeMap::new(),
+            calls: BTreeMap::new(),
         };
         Arc::new(Self {
             in_flight: Mutex::new(going),
@@ -79,10 +79,10 @@ where
         F: Future<Output = V> + Send + 'static,
     {
         let mut going = self.in_flight();
-        if let Some(flight) = going.flights.get(&key)
-            && let Some(work) = flight.work.upgrade()
+        if let Some(call) = going.calls.get(&key)
+            && let Some(work) = call.work.upgrade()
         {
-            let progress = flight.progress.clone();
+            let progress = call.progress.clone();
             return Waiter {
                 work,
                 progress,
@@ -92,7 +92,7 @@ where
         going.serial += 1;
         let serial = going.serial;
         let departure = RemoveOnDrop {
-            flights: Arc::clone(self),
+            calls: Arc::clone(self),
             key: key.clone(),
             serial,
         };
@@ -103,7 +103,7 @@ where
             work.await
         };
         let work = work.boxed().shared();
-        let flight = SharedWork {
+        let call = SharedWork {
             serial,
             work: work
                 .downgrade()
@@ -111,7 +111,7 @@ where
             progress: progress.clone(),
         };
         // The replaced work was cancelled, and has nothing left to drop.
-        going.flights.insert(key, flight);
+        going.calls.insert(key, call);
         Waiter {
             work,
             progress,
@@ -140,7 +140,7 @@ mod tests {
     type WorkResult = Result<u32, &'static str>;
 
     struct WorkFixture {
-        flights: Arc<Singleflight<&'static str, WorkResult, u32>>,
+        calls: Arc<Singleflight<&'static str, WorkResult, u32>>,
         started: Arc<AtomicU32>,
         ended: Arc<AtomicU32>,
     }
@@ -148,7 +148,7 @@ mod tests {
     impl WorkFixture {
         fn new() -> Self {
             Self {
-                flights: Singleflight::new(),
+                calls: Singleflight::new(),
                 started: Arc::default(),
                 ended: Arc::default(),
             }
@@ -162,7 +162,7 @@ mod tests {
                 }
             }
             let (begun, ended) = (Arc::clone(&self.started), Arc::clone(&self.ended));
-            self.flights.join("layer", move |progress| {
+            self.calls.join("layer", move |progress| {
                 // Created only for work that is started.
                 let end = CountOnDrop(ended);
                 async move {
@@ -175,7 +175,7 @@ mod tests {
         }
 
         fn counts(&self) -> (u32, u32, usize) {
-            let listed = self.flights.in_flight().flights.len();
+            let listed = self.calls.in_flight().calls.len();
             let (begun, ended) = (&self.started, &self.ended);
             (
                 begun.load(Ordering::SeqCst),

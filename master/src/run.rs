@@ -219,7 +219,7 @@ fn owner_of(
     registry: Registry,
     (entropy, readers): ([u8; 32], Handle),
 ) -> RegistryOwner {
-    let (leadership, office_seen) = watch::channel(LeaderStatus::default());
+    let (leadership, leadership_seen) = watch::channel(LeaderStatus::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(OwnerCounts::default());
     let (inbox, messages) = mpsc::channel(INBOX);
@@ -260,7 +260,7 @@ fn owner_of(
         (inbox, query),
         (views, changes),
         (ReadLimiter::new(ReadBounds::default()), readers),
-        (office_seen, applied_seen),
+        (leadership_seen, applied_seen),
         counts_seen,
         config.api_address.clone(),
     );

@@ -294,7 +294,10 @@ pub(super) fn assert_violation(
     let [(what, events)] = findings.violations.as_slice() else {
         panic!("not one thing is wrong: {:#?}", findings.violations);
     };
-    assert!(what.contains(message), "{what:?} does not contain {message:?}");
+    assert!(
+        what.contains(message),
+        "{what:?} does not contain {message:?}"
+    );
     assert!(!events.is_empty(), "no event shows it");
     assert!(events.iter().all(|at| *at < history.events.len()));
 }

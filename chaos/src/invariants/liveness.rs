@@ -29,7 +29,7 @@ pub(super) fn check(history: &History) -> Findings {
                 within_ns: *within_ns,
                 met_at: after(&epochs, at),
                 cancelled_by: |fault| !fault.kind.is_repair(),
-                message: "no new leader took office, although a majority was connected",
+                message: "no new leader became active, although a majority was connected",
             },
             _ => continue,
         };
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_late_or_missing_next_leader_is_reported() {
-        let words = "within 1200 ms no new leader took office";
+        let words = "within 1200 ms no new leader became active";
         let late = lost(opened(HistoryBuilder::new())).after_ms(1_300);
         assert_violation(check, opened(late), words);
         assert_violation(

@@ -74,7 +74,7 @@ impl SwarmAgent {
         let nonce = random_seed();
         let resources = argosy_client::resources::resources("cpus:0.001;mem:1");
         let info = v1::AgentInfo {
-            host_name: format!("herd-{number}"),
+            host_name: format!("swarm-{number}"),
             address: format!("127.79.{}.{}:5051", number / 250, number % 250 + 1),
             resources: resources.expect("the resources are valid"),
             version: env!("CARGO_PKG_VERSION").to_owned(),

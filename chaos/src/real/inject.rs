@@ -269,7 +269,7 @@ impl UndoStep {
                 restart_if_ended(cluster, recorder, place)?;
                 masters::join(cluster, recorder, place).await?;
             }
-            Self::StopSwarm(herd) => stop_swarm(cluster, herd).await,
+            Self::StopSwarm(swarm) => stop_swarm(cluster, swarm).await,
         }
         Ok(())
     }
@@ -301,7 +301,7 @@ async fn stop_swarm(cluster: &Cluster, swarm: AgentSwarm) {
         .into_iter()
         .filter(|agent| {
             let name = agent.info.as_ref().map(|info| info.host_name.as_str());
-            name.is_some_and(|name| name.starts_with("herd-"))
+            name.is_some_and(|name| name.starts_with("swarm-"))
                 && agent.mode() != v1::AgentMode::Gone
         })
         .map(|agent| agent.agent_id)

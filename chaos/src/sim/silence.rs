@@ -153,7 +153,7 @@ async fn scheduler(name: &'static str, cuts: CutLinks, seen: ObservedLines) -> R
 
 /// Polls the master for the frameworks that are recorded as connected.
 async fn observer(cuts: CutLinks, seen: ObservedLines) -> Result {
-    let client = OperatorClient::new(Connector::new(masters(), connector("onlooker", &cuts)));
+    let client = OperatorClient::new(Connector::new(masters(), connector("observer", &cuts)));
     loop {
         let page = client.list_frameworks(v1::ListRequest::default()).await?;
         for framework in page.frameworks {
@@ -217,7 +217,7 @@ fn a_vanished_scheduler_is_disconnected_and_its_offers_go_to_others() {
         scheduler("second", own.clone(), reported.clone())
     });
     let (own, reported) = (cuts.clone(), seen.clone());
-    sim.host("onlooker", move || observer(own.clone(), reported.clone()));
+    sim.host("observer", move || observer(own.clone(), reported.clone()));
     run_until(&mut sim, &seen, "second registered", start, minute);
     // Both schedulers are up for longer than the timeout: neither is disconnected, and the first
     // holds its offer.

@@ -82,7 +82,7 @@ async fn flood(cluster: &mut Cluster, leader: usize, networks: [u8; 2]) {
         })
         .await;
     }
-    assert_eq!(cluster.leader().await, leader, "it is still in office");
+    assert_eq!(cluster.leader().await, leader, "it is still the leader");
     for master in &mut cluster.masters {
         assert!(!master.has_ended(), "{} has ended", master.name);
         let log = master.log();

@@ -100,7 +100,7 @@ async fn a_leader_without_a_quorum_closes_links_within_a_second() {
     let cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let others: Vec<usize> = (0..3).filter(|index| *index != leader).collect();
-    let in_office = async || {
+    let leading = async || {
         cluster.masters[leader]
             .metric_is_one("argosy_master_is_active_leader")
             .await
@@ -113,15 +113,15 @@ async fn a_leader_without_a_quorum_closes_links_within_a_second() {
     wait_until(
         "the leader shows that it leads, and the agent that it has one",
         LONG,
-        async || (in_office().await? && registered().await?).then_some(()),
+        async || (leading().await? && registered().await?).then_some(()),
     )
     .await;
     for index in &others {
         cluster.masters[*index].signal(Signal::SIGSTOP);
     }
     let alone = Instant::now();
-    wait_until("it has left office", Duration::from_secs(5), async || {
-        in_office().await.filter(|here| !*here)
+    wait_until("it has stepped down", Duration::from_secs(5), async || {
+        leading().await.filter(|here| !*here)
     })
     .await;
     let took = alone.elapsed();

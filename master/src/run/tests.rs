@@ -302,7 +302,7 @@ async fn a_refusal_of_another_epoch_is_no_answer() {
         "{refused:?}"
     );
     leadership.term -= 1;
-    let (_office, former) = watch::channel(leadership);
+    let (_leadership, former) = watch::channel(leadership);
     let mut owner_handle = alone.handle.clone();
     owner_handle.leader_status = former;
     for (operation, is_refused) in [(attribute(2 << 20), true), (weight(2_000), false)] {

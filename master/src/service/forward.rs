@@ -408,7 +408,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_opens_no_stream_is_reported_after_a_second() {
-        let (_office, seen) = watch::channel(led_by("a:1"));
+        let (_leadership, seen) = watch::channel(led_by("a:1"));
         let started = Instant::now();
         let never = std::future::pending::<Result<Said, Status>>();
         let status = forward_stream(seen, never, "a:1")
@@ -439,7 +439,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn cancelled_forwarded_call_holds_its_lease_until_answered() {
-        let (_office, seen) = watch::channel(led_by("a:1"));
+        let (_leadership, seen) = watch::channel(led_by("a:1"));
         let place = Arc::new(());
         let answers = tokio::time::sleep(Duration::from_secs(3)).map(Ok);
         let call = forward_call(Arc::clone(&place), seen, "a:1".to_owned(), answers);
@@ -453,7 +453,7 @@ mod tests {
 
     #[tokio::test]
     async fn broken_stream_reports_one_error_ended_stream_none() {
-        let (_office, seen) = watch::channel(led_by("a:1"));
+        let (_leadership, seen) = watch::channel(led_by("a:1"));
         for (expected, is_broken) in [
             (vec![Ok(1_u8)], false),
             (vec![Ok(1), Err(Status::aborted("x"))], true),

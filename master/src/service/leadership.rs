@@ -49,14 +49,14 @@ fn epochs(
     leader_status: watch::Receiver<LeaderStatus>,
     own: String,
 ) -> impl Stream<Item = v1::Reign> + Send {
-    stream::unfold((leader_status, 0), move |(mut office, reported)| {
+    stream::unfold((leader_status, 0), move |(mut leadership, reported)| {
         let own = own.clone();
         async move {
-            let news = office
-                .wait_for(|office| epoch_message(office, &own).is_some_and(|r| r.epoch > reported));
+            let news = leadership
+                .wait_for(|status| epoch_message(status, &own).is_some_and(|r| r.epoch > reported));
             let epoch_record = epoch_message(&*news.await.ok()?, &own)?;
             let epoch = epoch_record.epoch;
-            Some((epoch_record, (office, epoch)))
+            Some((epoch_record, (leadership, epoch)))
         }
     })
 }
@@ -78,7 +78,7 @@ fn epoch_message(status: &LeaderStatus, own: &str) -> Option<v1::Reign> {
 mod tests {
     use super::*;
 
-    fn office(epoch: u64, leader: Option<&str>) -> LeaderStatus {
+    fn status_of(epoch: u64, leader: Option<&str>) -> LeaderStatus {
         LeaderStatus {
             is_local: leader == Some("me:1"),
             leader: leader.filter(|leader| *leader != "me:1").map(str::to_owned),
@@ -89,13 +89,13 @@ mod tests {
 
     #[tokio::test]
     async fn each_epoch_is_sent_once_when_its_leader_is_known() {
-        let (sender, receiver) = watch::channel(office(0, None));
+        let (sender, receiver) = watch::channel(status_of(0, None));
         let mut reported = Box::pin(epochs(receiver, "me:1".to_owned()));
         assert!(
             futures::poll!(reported.next()).is_pending(),
             "no master leads yet"
         );
-        sender.send_replace(office(5, Some("a:1")));
+        sender.send_replace(status_of(5, Some("a:1")));
         let first = reported.next().await.unwrap();
         assert_eq!(
             (first.epoch, first.leader_address.as_str(), first.here),
@@ -103,10 +103,10 @@ mod tests {
         );
         // A candidate that has not opened its epoch is not reported, and the former epoch is not
         // repeated.
-        sender.send_replace(office(5, None));
-        sender.send_replace(office(5, Some("b:1")));
+        sender.send_replace(status_of(5, None));
+        sender.send_replace(status_of(5, Some("b:1")));
         assert!(futures::poll!(reported.next()).is_pending());
-        sender.send_replace(office(9, Some("me:1")));
+        sender.send_replace(status_of(9, Some("me:1")));
         let next = reported.next().await.unwrap();
         assert_eq!(
             (next.epoch, next.leader_address.as_str(), next.here),

@@ -149,11 +149,11 @@ pub(crate) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
     // that waits for the first.
     let status = node.status().borrow().clone();
     let used = registry.role_totals();
-    let in_office = view.leader.is_some();
+    let is_leading = view.leader.is_some();
     let leader = status.leader.as_ref();
-    let leader = leader.filter(|_| in_office || !status.is_leader);
+    let leader = leader.filter(|_| is_leading || !status.is_leader);
     let mut masters = masters(node);
-    if status.is_leader && !in_office {
+    if status.is_leader && !is_leading {
         // Elected, but not the active leader yet or any more: it is unknown whether a quorum
         // follows.
         let own = masters.iter_mut().filter(|master| master.role == "leader");
@@ -180,7 +180,7 @@ pub(crate) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
         answered_by: format!("master-{}", node.id()),
         protocol: Some(VersionRange::OWN.answer(VersionRange::OWN.newest)),
         offers: count(view.leader.as_ref().map_or(0, |leader| leader.offers)),
-        without_leader_ms: without_leader_ms(in_office, &status, node),
+        without_leader_ms: without_leader_ms(is_leading, &status, node),
         failovers: view.failovers.iter().copied().collect(),
         feature_level: registry.level().0,
     }

@@ -64,7 +64,7 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
     parts.unwritten.flush().await?;
     parts.writer.drain().await?;
     let pinned = Arc::clone(&parts.disk).pin().await?;
-    let shelf = parts.snapshots.clone();
+    let snapshot_store = parts.snapshots.clone();
     let (finished, image) = oneshot::channel();
     let work = move |view: &dyn DiskRead| -> io::Result<()> {
         // Held until the snapshot is written, even if the caller is dropped.
@@ -74,8 +74,8 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
         if install::is_under_way(view) {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let image = write(view, &shelf)?;
-        shelf.put(&image)?;
+        let image = write(view, &snapshot_store)?;
+        snapshot_store.put(&image)?;
         // The receiver may have been dropped; the next request finds the snapshot in the store.
         let _ = finished.send(image);
         Ok(())
@@ -95,10 +95,13 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
     }
 }
 
-fn write(view: &dyn DiskRead, shelf: &SnapshotStore) -> Result<SnapshotFile, SnapshotError> {
+fn write(
+    view: &dyn DiskRead,
+    snapshot_store: &SnapshotStore,
+) -> Result<SnapshotFile, SnapshotError> {
     let applied = registry::applied(view);
     let meta = applied.map_err(|error| SnapshotError::Read(io::Error::other(error)))?;
-    let sink = shelf.sink()?;
+    let sink = snapshot_store.sink()?;
     let mut pace = sink
         .may_block()
         .then(|| WriteRateLimit::new(Instant::now()));

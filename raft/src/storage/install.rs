@@ -25,11 +25,11 @@ const FEW_BYTES: usize = 256;
 
 /// Installs the snapshot and returns its records.
 pub(crate) async fn install(parts: &StoreParts, image: SnapshotFile) -> io::Result<Vec<KeyValue>> {
-    let shelf = parts.snapshots.clone();
+    let snapshot_store = parts.snapshots.clone();
     let may_block = image.may_block();
     let prepared = move || -> Result<_, SnapshotError> {
         let records = image.records()?;
-        let name = shelf.put(&image)?;
+        let name = snapshot_store.put(&image)?;
         Ok((name, image.meta().clone(), records))
     };
     let (name, meta, records) = disk::run(may_block, prepared).await?;
@@ -51,14 +51,14 @@ async fn note_start(parts: &StoreParts, name: String) -> io::Result<()> {
 /// Finishes an install that a crash interrupted. Runs at startup, before the registry is read.
 pub(crate) fn finish_interrupted(
     disk: &dyn Disk,
-    shelf: &SnapshotStore,
+    snapshot_store: &SnapshotStore,
 ) -> Result<(), ResumeError> {
     let Some(bytes) = disk.get(KeySpace::Meta, INSTALLING)? else {
         return Ok(());
     };
     let SnapshotNameRecord { name } = record::unseal(&bytes)?;
     let open = || -> Result<_, SnapshotError> {
-        let image = shelf.open_named(&name)?;
+        let image = snapshot_store.open_named(&name)?;
         Ok((image.meta().clone(), image.records()?))
     };
     let (meta, records) = open().map_err(|source| ResumeError::Image {

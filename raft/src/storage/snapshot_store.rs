@@ -424,7 +424,7 @@ impl SnapshotStore {
                 })
             }
             (SnapshotLocation::Memory(_), SnapshotBody::File(_)) => {
-                return Err(io::Error::other("a file is not for the shelf in memory"));
+                return Err(io::Error::other("a file is not for snapshots in memory"));
             }
         }
         let mut current = self.0.current.lock().expect("no holder of the lock panics");

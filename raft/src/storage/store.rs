@@ -61,10 +61,11 @@ impl Store {
     /// Opens or creates the store: finishes what a crash interrupted and checks every entry of the
     /// log.
     pub(crate) fn open(location: &StoreLocation, fatal: FatalHandler) -> Result<Store, OpenError> {
-        let (path, disk, shelf) = open_location(location)?;
+        let (path, disk, snapshot_store) = open_location(location)?;
         let refuse = |error: StoreError| error.into_open_error(&path);
         let identity = identity(disk.as_ref()).map_err(refuse)?;
-        install::finish_interrupted(disk.as_ref(), &shelf).map_err(|error| refuse(error.into()))?;
+        install::finish_interrupted(disk.as_ref(), &snapshot_store)
+            .map_err(|error| refuse(error.into()))?;
         let writer = DiskWriter::start(Arc::clone(&disk), Arc::clone(&fatal));
         let writer = writer.map_err(OpenError::io("start a writer for", &path))?;
         let unwritten = WriteBuffer::new(writer.clone());
@@ -73,12 +74,12 @@ impl Store {
         keep_high_water(disk.as_ref(), &log, &fatal).map_err(refuse)?;
         // A lagging master that received an older snapshot could not continue from it: the next one
         // is built immediately.
-        shelf.drop_before(log.purged());
+        snapshot_store.drop_before(log.purged());
         let parts = StoreParts {
             disk,
             unwritten,
             writer,
-            snapshots: shelf,
+            snapshots: snapshot_store,
             fatal,
             write_lock: Arc::default(),
         };
@@ -152,9 +153,9 @@ type OpenedParts = (PathBuf, Arc<dyn Disk>, SnapshotStore);
 fn open_location(location: &StoreLocation) -> Result<OpenedParts, OpenError> {
     match location {
         StoreLocation::Memory(disk) => {
-            let shelf = SnapshotStore::in_memory(disk.clone());
+            let snapshot_store = SnapshotStore::in_memory(disk.clone());
             let path = PathBuf::from(disk.name());
-            Ok((path, Arc::new(disk.clone()), shelf))
+            Ok((path, Arc::new(disk.clone()), snapshot_store))
         }
         StoreLocation::Directory(path) => open_directory(path),
     }
@@ -168,9 +169,10 @@ fn open_directory(path: &Path) -> Result<OpenedParts, OpenError> {
     let directory = Directory::open(path)?;
     let snapshots = directory.snapshots();
     let disk = RocksDisk::open(directory)?;
-    let shelf = SnapshotStore::in_directory(snapshots.clone());
-    let shelf = shelf.map_err(OpenError::io("open the snapshots in", &snapshots))?;
-    Ok((path.to_owned(), Arc::new(disk), shelf))
+    let snapshot_store = SnapshotStore::in_directory(snapshots.clone());
+    let snapshot_store =
+        snapshot_store.map_err(OpenError::io("open the snapshots in", &snapshots))?;
+    Ok((path.to_owned(), Arc::new(disk), snapshot_store))
 }
 
 #[cfg(not(feature = "rocksdb"))]

@@ -104,7 +104,8 @@ async fn log_is_purged_despite_frequent_restarts() {
     let deadline = Instant::now() + DEADLINE;
     for life in 0.. {
         let host = form(vec![plan.clone()]).await.remove(0);
-        host.until("its office", |status| status.is_leader).await;
+        host.until("its leadership", |status| status.is_leader)
+            .await;
         for number in 0..10 {
             host.commit(&format!("command-{life}-{number}")).await;
         }

@@ -271,7 +271,7 @@ impl ClusterAudit {
     }
 
     /// Returns the hosts whose disks do not have the current epoch.
-    pub(super) fn agents_of_former_reigns(&self) -> Vec<String> {
+    pub(super) fn agents_of_former_epochs(&self) -> Vec<String> {
         let epoch = self.log.registry().epoch();
         let machines = self.world.machines.iter();
         machines
@@ -324,7 +324,7 @@ impl ClusterAudit {
         let machines = self.world.machines.iter();
         let unled = machines.filter(|machine| machine.obeyed_ms() + LEADER_TIMEOUT_MS < now_ms);
         open.extend(unled.map(|machine| format!("{} hears of no leader", machine.name)));
-        let former = self.agents_of_former_reigns().into_iter();
+        let former = self.agents_of_former_epochs().into_iter();
         open.extend(former.map(|name| format!("{name} obeys a former leader")));
         open.extend(self.lagging_masters());
         open.extend(self.unreachable_tasks(registry));

@@ -117,8 +117,8 @@ impl SimContainers {
     }
 
     fn listen(&mut self, name: ContainerName) {
-        let (machine, teller) = (self.machine.clone(), self.events.clone());
-        let (talk, ear) = ExecutorConnection::new(machine, teller, name, self.streams.clone());
+        let (machine, events) = (self.machine.clone(), self.events.clone());
+        let (talk, ear) = ExecutorConnection::new(machine, events, name, self.streams.clone());
         self.channels.insert(name.instance, ear);
         tokio::spawn(talk.run());
     }
@@ -143,7 +143,7 @@ impl SimContainers {
     /// Answers a check, sometimes after its timeout.
     fn probe(&self, instance: Instance, look: checks::ProbeId, kind: &CheckKind) {
         let delay = Duration::from_millis(self.machine.between(0, 420));
-        let (answer, teller) = (self.machine.run_check(kind), self.events.clone());
+        let (answer, events) = (self.machine.run_check(kind), self.events.clone());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             let reported = Input::ProbeFinished {
@@ -151,7 +151,7 @@ impl SimContainers {
                 probe: look,
                 answer,
             };
-            teller.send(reported).await;
+            events.send(reported).await;
         });
     }
 
@@ -174,7 +174,7 @@ impl SimContainers {
             }
         };
         let delay = Duration::from_millis(self.machine.between(0, 20));
-        let teller = self.events.clone();
+        let events = self.events.clone();
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             let limited = Input::LimitsApplied {
@@ -182,18 +182,18 @@ impl SimContainers {
                 order,
                 outcome,
             };
-            teller.send(limited).await;
+            events.send(limited).await;
         });
     }
 
     fn destroy(&mut self, name: ContainerName) {
         self.wakers.remove(&name.instance);
-        let (machine, teller) = (self.machine.clone(), self.events.clone());
+        let (machine, events) = (self.machine.clone(), self.events.clone());
         let delay = Duration::from_millis(self.machine.between(1, 30));
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             machine.destroy(name, now_ms());
-            teller.send(Input::Destroyed { name }).await;
+            events.send(Input::Destroyed { name }).await;
         });
     }
 
@@ -213,12 +213,12 @@ impl SimContainers {
     fn fetch(&mut self, start: &ContainerStart) {
         let instance = start.name.instance;
         self.note_start(start);
-        let teller = self.events.clone();
+        let events = self.events.clone();
         let delay = Duration::from_millis(self.machine.between(0, 15));
         let fetching = tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             let result = Ok(());
-            teller.send(Input::Fetched { instance, result }).await;
+            events.send(Input::Fetched { instance, result }).await;
         });
         self.fetches.insert(instance, fetching.abort_handle());
     }

@@ -175,16 +175,16 @@ async fn run_agent(
     config.executor_registration_timeout_ms = EXECUTOR_TIMEOUT_MS;
     let (clock, containers) = (machine.clone(), machine.clone());
     let (disk, notes) = (machine.disk.clone(), world.notes.clone());
-    let onlooker = AgentObserver::new(machine.clone(), world.clone());
+    let agent_observer = AgentObserver::new(machine.clone(), world.clone());
     let made_up = SimulatedHost {
         boot_id: machine.boot_id(),
         boot_clock: BootClock::new(move || clock.boot_now(now_ms())),
         wall_clock: world.clocks.of(&name),
         disk: machine.disk.clone(),
-        containers: Box::new(move |teller, known| {
-            Box::new(SimContainers::new(containers, notes, teller, &known))
+        containers: Box::new(move |events, known| {
+            Box::new(SimContainers::new(containers, notes, events, &known))
         }),
-        observer: Box::new(onlooker),
+        observer: Box::new(agent_observer),
     };
     let [api] = endpoint.listeners;
     let parts = argosy_agent::AgentDependencies {

@@ -265,7 +265,7 @@ impl LogFollower {
         let waited_ms = self.registry.time().0.saturating_sub(self.epoch_started.0);
         if waited_ms + TIME_TOLERANCE_MS < grace_ms {
             self.violation(format!(
-                "TaskSurvival: entry {index} gives {who} up {waited_ms} ms after a new leader took office"
+                "TaskSurvival: entry {index} gives {who} up {waited_ms} ms after a new leader became active"
             ));
         }
     }

@@ -312,7 +312,7 @@ impl Scenario {
                 let former = self.nemesis.cut_leader(simulation);
                 self.replaced_within(FAILOVER_AFTER_CUT);
                 self.run_for(simulation, AGENT_MOVE_TIMEOUT)?;
-                let stayed = self.audit.agents_of_former_reigns();
+                let stayed = self.audit.agents_of_former_epochs();
                 if !stayed.is_empty() {
                     simulation.notes.violation(format!(
                         "Liveness: {AGENT_MOVE_TIMEOUT:?} after master-{} was cut from the others, {stayed:?} have not heard of the new leader",

@@ -147,7 +147,10 @@ pub(super) async fn copy_of(number: u64) -> anyhow::Result<v1::Cluster> {
     let cluster = read_cluster(number, v1::Consistency::Local).await?;
     let requested = format!("master-{number}");
     if cluster.answered_by != requested {
-        bail!("request to {requested} was answered by {}", cluster.answered_by);
+        bail!(
+            "request to {requested} was answered by {}",
+            cluster.answered_by
+        );
     }
     Ok(cluster)
 }

@@ -102,7 +102,7 @@ async fn unread_metrics_hold_and_release_read_budget() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unready_master_returns_the_reason_in_json() {
     let mut alone = SingleMaster::start().await;
-    let (_office, seen) = watch::channel(LeaderStatus::default());
+    let (_leadership, seen) = watch::channel(LeaderStatus::default());
     alone.handle.leader_status = seen;
     let answer = unread(routes(&alone.handle, None), "/readyz").await;
     assert_eq!(answer.status(), 503);

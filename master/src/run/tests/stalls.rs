@@ -11,14 +11,14 @@ use super::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leader_with_a_blocked_loop_transfers_leadership() {
     let masters = SingleMaster::start_three().await;
-    let in_office = |former: Option<usize>| {
+    let leading = |former: Option<usize>| {
         let mut places = 0..masters.len();
         places.find(|place| {
             Some(*place) != former && masters[*place].handle.leader_status.borrow().is_local
         })
     };
     let leader = loop {
-        if let Some(leader) = in_office(None) {
+        if let Some(leader) = leading(None) {
             break leader;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -28,7 +28,7 @@ async fn leader_with_a_blocked_loop_transfers_leadership() {
     // A separate counter that records no turn. The abort ends only this watchdog.
     let _watchdog = Watchdog::thread_with(Arc::default(), look, give_up, || {}).unwrap();
     let asked = Instant::now();
-    while in_office(Some(leader)).is_none() {
+    while leading(Some(leader)).is_none() {
         assert!(asked.elapsed() < TIMEOUT, "no other master leads");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -12,7 +12,7 @@ use crate::sim::system::early_reconcile::EarlyReconcile;
 use crate::sim::system::stale_accept::StaleAccept;
 
 /// First number of the calls that bypass the SDK.
-const STRAY_CALLS: u64 = 1_000_000;
+const OFF_SDK_CALLS: u64 = 1_000_000;
 
 impl SimFramework {
     /// Accepts a used offer, of any master and without the SDK.
@@ -29,7 +29,7 @@ impl SimFramework {
             return;
         };
         self.off_sdk_calls += 1;
-        let number = STRAY_CALLS + self.off_sdk_calls;
+        let number = OFF_SDK_CALLS + self.off_sdk_calls;
         let launches = [task.clone()];
         let task_id = task.task_id.clone();
         let mut operation = self.accept_operation(&offer, &launches);
