@@ -66,10 +66,11 @@ const GOALS: [ReleaseGoal; 9] = [
 
 const TITLE: &str = "# Ledger of the chaos runs
 
-Made from `chaos-ledger.jsonl`, to which every batch appends its first and its last line. A batch that did not
-complete, that proves too little, or in which more than 10 % of the seeds (and at least two) violate a rule or abort,
-adds nothing but its violations. The line of a fixed bug stands after those of all runs that it was in, or has the time
-of its fix.
+A program generates this page from `chaos-ledger.jsonl`. Every batch appends a line to that file when
+it starts and another when it ends. Only the violations of a batch count if it did not complete, if it
+proves too little, or if more than 10 % of its seeds (and at least two) violate a rule or abort. The line
+of a fixed bug follows the lines of all runs that had the bug, or contains the time of its fix. Lines are
+never changed: the descriptions of bugs keep the words of their time.
 ";
 
 /// Returns the page that sums up the lines.
