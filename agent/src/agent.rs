@@ -32,7 +32,6 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// Timeout for the end of all tasks when the operator requests it before the stop.
 const END_ALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// The dependencies of an agent.
 pub struct AgentDependencies {
     /// The listener of its API.
     pub api: Listener,

@@ -284,7 +284,6 @@ impl Config {
 pub(crate) struct DefaultLimits {
     /// Processes and threads. Also the highest limit that a task can request.
     pub(crate) pids_max: u64,
-    /// Memory, in bytes.
     pub(crate) memory_bytes: u64,
 }
 

@@ -51,7 +51,6 @@ pub(crate) enum Event {
 pub(crate) enum AgentQuery {
     /// The location of a task's newest instance, and whether it has ended.
     Task(TaskKey, oneshot::Sender<TaskView>),
-    /// All containers.
     Containers(oneshot::Sender<Vec<ContainerView>>),
     /// Whether this agent is registered, and under which id.
     Registration(oneshot::Sender<RegistrationStatus>),

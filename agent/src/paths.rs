@@ -82,7 +82,6 @@ impl Paths {
         self.root.join("network-prefix6")
     }
 
-    /// Returns the journal.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
         self.root.join("journal")

@@ -20,7 +20,6 @@ use crate::core::{ContainerView, task_key};
 /// Maximum number of tasks with separate metrics; of more only the first are exported.
 const TASKS: usize = 500;
 
-/// The usage of one container.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
 pub(crate) struct ContainerUsage {
     /// The counters of its cgroup.

@@ -24,7 +24,6 @@ pub(crate) enum GridExtent {
     Long,
 }
 
-/// A point of the grid.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct GridPoint {
     agents: u64,

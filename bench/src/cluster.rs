@@ -60,7 +60,6 @@ fn searchable() -> std::fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o711)
 }
 
-/// One member.
 pub(crate) struct ClusterMember {
     /// Address of its API, `host:port`.
     pub(crate) api: String,
@@ -86,7 +85,6 @@ struct MemberStatus {
     voters: usize,
     /// Newest entry applied.
     applied: u64,
-    /// Its term.
     term: u64,
 }
 

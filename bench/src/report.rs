@@ -43,9 +43,7 @@ impl fmt::Display for Side {
 pub(crate) enum RatioGoal {
     /// Shown, without a verdict.
     None,
-    /// At least this.
     AtLeast(f64),
-    /// At most this.
     AtMost(f64),
     /// Argosy's own median is at most this; no peer.
     OwnAtMost(f64),
@@ -89,7 +87,6 @@ pub(crate) struct Sample {
     pub(crate) value: f64,
 }
 
-/// One run of one side.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct SideRun {
     pub(crate) side: Side,

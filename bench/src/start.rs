@@ -25,7 +25,6 @@ const PROGRAM: &str = "/bin/busybox";
 /// Containers of each kind that run before the measurement.
 const WARM_UP: u32 = 5;
 
-/// The network of the containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ContainerNetwork {
     Host,

@@ -120,7 +120,6 @@ async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The results of a workload.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum WorkloadResult {

@@ -20,7 +20,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Time for which output is polled after the task has ended.
 const AFTER_END: Duration = Duration::from_secs(5);
 
-/// The location of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FileLocation {
     pub(crate) agent_id: String,
@@ -75,7 +74,6 @@ pub(crate) enum ReadError {
     Sink(#[source] io::Error),
 }
 
-/// The progress of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ReadProgress {
     /// The number of bytes at the time of the request.

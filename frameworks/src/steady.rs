@@ -45,7 +45,6 @@ enum CopyState {
     },
 }
 
-/// The location of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct CopyLocation {
     /// API address of its agent.

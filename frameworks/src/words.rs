@@ -95,7 +95,6 @@ impl WordCounter {
         Ok(())
     }
 
-    /// Returns the counts.
     #[must_use]
     pub fn into_counts(mut self) -> WordCounts {
         self.end_word();

@@ -53,7 +53,6 @@ pub struct Handle {
     pub attachable: bool,
 }
 
-/// The outcome of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandOutcome {

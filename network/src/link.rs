@@ -71,7 +71,6 @@ pub(super) struct NetworkDevice {
     pub(super) mac: Vec<u8>,
 }
 
-/// A route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) to: IpAddr,

@@ -145,7 +145,6 @@ impl MemoryStore {
 /// A vote as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredVote {
-    /// The term.
     pub term: u64,
     /// The id of the candidate.
     pub voted_for: u64,

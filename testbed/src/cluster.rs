@@ -28,7 +28,6 @@ const AGENT_PORT: u16 = 5051;
 /// Entries from which on a master is not caught up. The schedulers write all the time.
 const LAG_LIMIT: u64 = 200;
 
-/// The kind of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MemberKind {
     Master,

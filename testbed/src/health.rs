@@ -14,7 +14,6 @@ use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-/// Timeout of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of records in one page.
 pub(crate) const PAGE: u32 = 10_000;

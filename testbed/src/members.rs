@@ -13,7 +13,6 @@ use crate::schedulers::FrameworkBehaviour;
 pub const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Absence after which schedulers count as disconnected.
 const FRAMEWORK_GRACE: &str = "4s";
-/// Resources of each agent.
 const AGENT_RESOURCES: &str = "cpus:4;mem:2048;disk:2048;ports:[31000-31099]";
 /// Resources of the agent whose attributes are the registers: too small for any task.
 const REGISTER_RESOURCES: &str = "cpus:0.001;mem:1";

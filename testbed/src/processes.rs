@@ -36,7 +36,6 @@ pub enum ProcessError {
     #[error("{name} has not ended within {timeout:?}")]
     DoesNotEnd {
         name: String,
-        /// The timeout.
         timeout: Duration,
     },
     /// It has ended by itself.

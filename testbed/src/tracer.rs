@@ -15,7 +15,6 @@ use crate::processes::end;
 
 /// Timeout for a tracer to attach.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Timeout for it to detach.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The effect on the syncs of a process.

@@ -12,7 +12,6 @@ use std::process::Command;
 /// The sources of a release, and its build directory.
 #[derive(Debug, Clone)]
 pub struct Release {
-    /// The version.
     pub version: String,
     /// The sources at its commit.
     pub tree: PathBuf,
@@ -28,7 +27,6 @@ pub enum ReleaseError {
     /// Any other failure, which is a defect of the test or of the host.
     #[error("cannot build release {version}: {why}")]
     Failed {
-        /// The version.
         version: String,
         /// The cause.
         why: String,

@@ -37,7 +37,6 @@ impl TryFrom<String> for ContainerName {
     }
 }
 
-/// One container of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TaskContainer {
     framework: String,

@@ -15,7 +15,6 @@ use super::limits::LimitUpdateState;
 use super::outcome::{TaskEnd, outcome_of};
 use super::{Core, DeferredStep, SyncMode};
 
-/// The phase of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InstancePhase {
     /// The order is not on disk yet, or waits for a registration.

@@ -11,7 +11,6 @@ use argosy_state::task::{TaskLimits, TaskState};
 use super::launch::LaunchOrder;
 use super::numbered_update::NumberedUpdate;
 
-/// A message of a master.
 #[derive(Debug)]
 pub struct MasterMessage {
     /// The cluster of the master, or the reason why it names none.
@@ -46,7 +45,6 @@ pub enum MasterMessageBody {
         key: Option<TaskKey>,
         order: OrderIndex,
     },
-    /// A message to an executor.
     ExecutorMessage {
         executor: Option<TaskKey>,
         data: Vec<u8>,
@@ -81,7 +79,6 @@ pub struct Order {
     pub request: OrderRequest,
 }
 
-/// The subject of an order.
 #[derive(Debug)]
 pub enum OrderSubject {
     /// None is named: the order cancels another one, or a master of release 0.1 has sent it.

@@ -53,7 +53,6 @@ impl RecoveryState {
         std::mem::take(&mut self.unstarted)
     }
 
-    /// Returns the next deadline.
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         let both = [self.deadline, self.retries.next()];
         both.into_iter().flatten().min()

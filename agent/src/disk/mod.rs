@@ -101,7 +101,6 @@ pub(crate) struct DiskExcess {
     pub(crate) instance: Instance,
     /// The bytes that were found until they exceeded the limit.
     pub(crate) found_bytes: u64,
-    /// The limit, in bytes.
     pub(crate) limit_bytes: u64,
     /// Whether its directories are nested too deeply to be measured: that counts as an excess.
     pub(crate) is_too_deep: bool,

@@ -17,7 +17,6 @@ const ENTRIES: usize = 10_000;
 /// many files it has.
 pub(crate) const LISTINGS: usize = 16;
 
-/// A directory listing.
 #[derive(Debug, Serialize)]
 pub(super) struct DirectoryListing {
     path: String,

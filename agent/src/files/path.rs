@@ -25,7 +25,6 @@ pub(super) struct FilePath {
     pub(super) target: PathTarget,
 }
 
-/// The target of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PathTarget {
     /// The list of frameworks.

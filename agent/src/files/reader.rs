@@ -22,7 +22,6 @@ const CHUNK_BYTES: u64 = 64 * 1024;
 /// Number of names beyond the recorded ones that are checked: files are renamed during the search.
 const NAMES_BEYOND: usize = 2;
 
-/// One file of a sequence.
 #[derive(Debug)]
 struct SequenceFile {
     file: File,
@@ -58,7 +57,6 @@ struct RetainedFiles {
     newest: u64,
 }
 
-/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ReadResult {
     /// The next bytes, at least one.

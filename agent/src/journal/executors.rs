@@ -8,7 +8,6 @@ use super::record::{StoredInstance, StoredInstanceNumber, StoredStart, numbered}
 use crate::core::{ExecutorInfo, ExecutorRecord};
 use crate::wire;
 
-/// A record of an executor.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct StoredExecutorRecord {
     #[prost(oneof = "ExecutorRecordBody", tags = "1, 2, 3, 4, 5")]

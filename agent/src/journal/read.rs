@@ -10,7 +10,6 @@ use super::storage::MemoryDisk;
 use super::{JournalError, record};
 use crate::core::{AgentState, ExecutorRecord, Instance, JournalRecord, OrderBody};
 
-/// The contents of a journal.
 #[derive(Debug, Default)]
 pub struct JournalContents {
     /// The facts of its intact records, applied in order.

@@ -35,7 +35,6 @@ const RETRY_BYTES: u64 = 512 * 1024;
 /// The interval of checks of a full disk while there is nothing to write.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The progress of the writer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriterProgress {
     /// Records up to this number are on disk.

@@ -31,13 +31,11 @@ use crate::paths::Paths;
 /// The directory of the bind-mounted network namespaces of containers, by agent; empty after a
 /// boot.
 const NAMESPACES: &str = "/run/argosy/cni";
-/// Timeout of one plugin.
 const PLUGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of containers whose plugins run concurrently: some plugins lock all their
 /// addresses.
 const MAX_CONCURRENT: usize = 8;
 
-/// CNI networks.
 pub(crate) struct CniNetworks {
     cni: Cni,
     conf_lists: BTreeMap<String, NetworkConfList>,

@@ -124,7 +124,6 @@ impl Master {
     }
 }
 
-/// One stream of an agent.
 pub(crate) struct AgentStream {
     inbound: Streaming<v1::FromAgent>,
     outbound: mpsc::Sender<Result<v1::ToAgent, Status>>,

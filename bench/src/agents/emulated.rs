@@ -38,7 +38,6 @@ struct UnreleasedTask {
     committed: u64,
 }
 
-/// One emulated agent.
 pub(super) struct EmulatedAgent {
     info: v1::AgentInfo,
     cluster_id: String,

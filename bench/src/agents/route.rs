@@ -18,7 +18,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Capacity of the queue of outgoing messages.
 const OUTBOX: usize = 16;
 
-/// A route to the masters.
 pub(super) enum MasterRoute {
     /// To the leader, wherever it is, as real agents do.
     Leader(AgentUplink),

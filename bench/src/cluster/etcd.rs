@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use super::{ClusterMember, MEMBERS, MemberStatus, free_addresses};
 
 /// Generated from `proto/etcd.proto`.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+#[allow(unreachable_pub, clippy::all, reason = "generated")]
 pub(crate) mod wire {
     tonic::include_proto!("etcdserverpb");
 }

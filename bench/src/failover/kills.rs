@@ -37,7 +37,6 @@ const AGENTS: u32 = 64;
 /// down.
 const ROUNDING_MS: i64 = 1;
 
-/// The fault of the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeaderFault {
     Kill,

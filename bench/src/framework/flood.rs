@@ -98,7 +98,6 @@ impl Scheduler for FloodScheduler {
     }
 }
 
-/// The results of a flood.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FloodResult {
     /// Time from before the first call to the masters until the last FINISHED was seen.

@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{config, room, task};
 
-/// Timeout of a start.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// The command, long enough that its end does not overtake its start.
 const COMMAND: &[&str] = &["/bin/sleep", "0.05"];

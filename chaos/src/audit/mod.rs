@@ -16,7 +16,6 @@ pub use inventory::{AuditError, take};
 
 /// A kind of object that a host holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "each message describes itself")]
 pub enum ObjectKind {
     Process,
     Cgroup,

@@ -7,10 +7,6 @@ use serde::{Deserialize, Serialize};
 /// The kind of a fault. Runs count kinds, because a kind that was never injected proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[allow(
-    missing_docs,
-    reason = "each is a name that the command line and docs/chaos.md explain"
-)]
 pub enum FaultKind {
     /// kill -9, or a crash of a simulated host that keeps its synced data.
     Crash,

@@ -28,7 +28,6 @@ struct DetectingSeed {
     sources: BTreeSet<ViolationSource>,
 }
 
-/// The result of the search for one bug.
 struct BugSearchResult {
     planted: PlantedBug,
     /// Seeds in which one of its rules named it.

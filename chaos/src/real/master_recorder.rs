@@ -11,7 +11,6 @@ use crate::history::{Origin, RaftFact, Recorder};
 /// Number of answers after which the digest is recorded, too.
 const DIGEST_EVERY: u64 = 5;
 
-/// The recorder of all masters.
 pub(crate) struct MasterRecorder {
     recorder: Recorder,
     /// Each epoch with the terms in which a master reported that it leads, and when that was first

@@ -19,7 +19,6 @@ pub(crate) trait Row: Serialize {
     fn name(&self) -> String;
 }
 
-/// The set of columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ColumnSet {
     /// The default columns.

@@ -12,7 +12,6 @@ use crate::exit::DONE;
 /// Begin of an agent's message that a task was ended because of another one of its group.
 const FOR_ANOTHER: &str = "its group ended because";
 
-/// The tasks of a job.
 #[derive(Debug)]
 pub(super) struct JobTasks {
     all: Vec<JobTask>,
@@ -20,7 +19,6 @@ pub(super) struct JobTasks {
     ended: Vec<usize>,
 }
 
-/// One task.
 #[derive(Debug)]
 pub(super) struct JobTask {
     pub(super) task: String,

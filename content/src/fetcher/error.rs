@@ -15,7 +15,6 @@ use crate::sources;
 
 /// An error of fetching a file. Each variant names the URI, without its secrets.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "their causes describe it")]
 pub enum FetchError {
     Invalid {
         uri: RedactedUri,

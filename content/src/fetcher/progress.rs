@@ -24,7 +24,6 @@ pub struct FetchProgress {
     pub total_bytes: u64,
 }
 
-/// The kind of item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ItemKind {
     /// A file, by its URI without secrets.

@@ -16,7 +16,6 @@ use super::error::FetchError;
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// The requested file.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestedFile<'a> {
     pub uri: &'a str,

@@ -15,7 +15,6 @@ pub struct Digest([u8; 32]);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a digest: it must be sha256: and 64 lower-case hexadecimal digits")]
 pub struct InvalidDigest {
-    /// The text.
     pub text: String,
 }
 

@@ -23,7 +23,6 @@ const NAME_BYTES: usize = 1_024;
 /// canonical.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ImageReference {
-    /// In a registry.
     Registry(RegistryReference),
     /// In a directory of this host.
     Layout(LayoutReference),

@@ -62,7 +62,6 @@ pub trait RegistryClient: Send + Sync {
     ) -> BoxFuture<'a, Result<(), PullErrorKind>>;
 }
 
-/// The source of an image.
 pub(super) enum ImageSource {
     /// A registry, through another process.
     Service {

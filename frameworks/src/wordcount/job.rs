@@ -22,7 +22,6 @@ const ACCEPT_BYTES: usize = 640 * 1024;
 /// when they are used, so a few rejections are normal.
 const MAX_REFUSALS: u32 = 100;
 
-/// The settings of the tasks.
 #[derive(Debug, Clone, Default)]
 pub struct TaskSettings {
     /// URI of the program that maps and reduces: a path on the agents' hosts, or http(s).
@@ -179,7 +178,6 @@ impl Job {
         self.failure.as_deref()
     }
 
-    /// Returns the progress.
     #[must_use]
     pub fn progress(&self) -> JobProgress {
         JobProgress {

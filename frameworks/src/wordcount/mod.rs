@@ -28,7 +28,6 @@ const IDLE_FILTER_MS: u64 = 1_000;
 /// milliseconds.
 const STUCK_MS: u64 = 1_000;
 
-/// One line of progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct ProgressLine {
     event: &'static str,
@@ -88,7 +87,6 @@ impl WordCount {
         }
     }
 
-    /// Returns the progress.
     #[must_use]
     pub fn progress(&self) -> JobProgress {
         self.job.progress()

@@ -67,7 +67,7 @@ pub(crate) fn run(inherited: &InitContext<'_>, clones: Option<&ClonedMounts>) ->
         Ok(Some(command)) => {
             // A missing supervisor is detected below.
             let _ = send_packet(channel, &InitReport::Started, WaitMode::Block);
-            crash_point!("init.start-told");
+            crash_point!("init.start-sent");
             let init = Init {
                 context: inherited,
                 spec: &spec,
@@ -363,7 +363,7 @@ impl Init<'_> {
                         &InitReport::Ended { status, usage },
                         WaitMode::Block,
                     );
-                    crash_point!("init.end-told");
+                    crash_point!("init.end-sent");
                     return;
                 }
                 self.monitors.retain(|pid| *pid != ended.pid);

@@ -16,7 +16,6 @@ use crate::spec::Isolation;
 pub struct DetectedModes {
     /// Full isolation, which needs root, cgroups and user namespaces.
     pub full: Result<(), String>,
-    /// User namespaces.
     pub user_namespaces: Result<(), String>,
     /// Whether this process is root, or has its capability CAP_SYS_ADMIN.
     pub is_root: bool,

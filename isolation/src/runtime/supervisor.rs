@@ -300,7 +300,7 @@ impl<'a> Supervisor<'a> {
                 Ok(ReceiveResult::Message((InitReport::Started, _))) => {
                     self.executed = true;
                     self.send_notice(&SupervisorNotice::Started(Box::new(self.handle.clone())));
-                    crash_point!("supervisor.start-told");
+                    crash_point!("supervisor.start-sent");
                 }
                 Ok(ReceiveResult::Message((InitReport::Failed { reason }, _))) => {
                     self.refusal = Some(reason);

@@ -8,7 +8,6 @@ pub struct SpecError {
     pub field: &'static str,
     /// Its value, truncated to 100 characters.
     pub value: String,
-    /// The remedy.
     pub remedy: String,
 }
 

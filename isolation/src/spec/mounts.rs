@@ -22,7 +22,6 @@ pub struct MountSpec {
     pub root: RootFs,
     /// The host paths that it sees.
     pub host_paths: Vec<HostPath>,
-    /// Its volumes.
     pub volumes: Vec<Volume>,
     /// The size of `/tmp`, in bytes. Counts as the container's memory.
     pub tmp_bytes: u64,
@@ -75,7 +74,6 @@ pub struct Volume {
     pub source: VolumeSource,
 }
 
-/// The source of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VolumeSource {

@@ -34,13 +34,11 @@ pub enum ArchiveRule {
     /// Its parent is a link.
     #[error("its path leads through the link \"{link}\", and links are not followed")]
     ThroughLink {
-        /// The link.
         link: String,
     },
     /// Its parent is a file.
     #[error("its path leads through \"{file}\", which is not a directory")]
     ThroughFile {
-        /// The file.
         file: String,
     },
     /// A symbolic link that leads outside.

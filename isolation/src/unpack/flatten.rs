@@ -66,7 +66,6 @@ pub fn copy_layers(
     Ok(())
 }
 
-/// The copy of one layer.
 struct LayerCopy<'a> {
     /// The current path.
     path: PathBuf,

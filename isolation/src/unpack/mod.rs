@@ -53,7 +53,6 @@ const GROWTH_FLOOR_BYTES: u64 = 16 << 20;
 /// The number of bytes written between two calls of the progress callback.
 const PROGRESS_STEP_BYTES: u64 = 1 << 20;
 
-/// The purpose of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ArchivePurpose {
@@ -106,10 +105,8 @@ impl UnpackLimits {
     }
 }
 
-/// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names describe them")]
 pub enum ArchiveFormat {
     Tar,
     TarGzip,

@@ -56,7 +56,6 @@ const REPORT_STEP_ENTRIES: u64 = 1000;
 /// The number of bytes between two reports.
 const REPORT_STEP_BYTES: u64 = 1 << 20;
 
-/// All namespaces.
 const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWNS)
     .union(CloneFlags::CLONE_NEWPID)

@@ -23,7 +23,6 @@ const DEVICE: &str = "network device";
 /// The name prefix of containers' devices.
 const DEVICES: &str = "argo";
 
-/// The scope of an audit.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AuditScope {
     /// Directories of the test: everything mounted there, attached to a loop device from there, or

@@ -46,7 +46,6 @@ libc.shmctl(made, 0, None)";
 /// The kernel's answer to each technique, and whether it succeeded.
 pub(crate) type EscapeResults = BTreeMap<String, (bool, String)>;
 
-/// The user of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AttemptUser {
     Unprivileged,

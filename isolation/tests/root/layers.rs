@@ -313,7 +313,6 @@ fn rows_of(table: &'static LayerTable) -> impl Iterator<Item = LayerRow> {
         .map(|(isolation_layers, names)| (*isolation_layers, names.to_vec()))
 }
 
-/// In a separate network.
 const SEPARATE_NETWORK_TABLE: &LayerTable = &[
     (&[Network], &UNPREVENTED),
     (&[Network, Landlock], &[DENIED_BY_LANDLOCK_6]),

@@ -106,7 +106,6 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Status> {
     Ok(id.filter(|id| !id.is_empty()))
 }
 
-/// The id of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct EventId {
     index: u64,

@@ -12,7 +12,6 @@ use super::{OfferBook, OfferState};
 
 /// The reason for which an offer that a framework still holds is rescinded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each message describes itself")]
 pub enum RescindReason {
     #[error("it has expired")]
     Expired,

@@ -44,7 +44,6 @@ pub(super) fn enable(records: &Ipam) -> Result<Vec<String>, NetworkError> {
     recorded_devices(records)
 }
 
-/// Returns the recorded devices.
 pub(super) fn recorded_devices(records: &Ipam) -> Result<Vec<String>, NetworkError> {
     let noted = records.recorded_ipv6()?;
     Ok(noted.map(|noted| noted.denied).unwrap_or_default())

@@ -19,7 +19,6 @@ use crate::types::{
 
 /// The generated messages.
 #[allow(
-    missing_docs,
     unreachable_pub,
     clippy::too_many_lines,
     reason = "generated code"

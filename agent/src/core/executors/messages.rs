@@ -49,7 +49,6 @@ pub struct ExecutorUpdate {
     pub exit: Option<Exit>,
 }
 
-/// A message to an executor.
 #[derive(Debug, Clone)]
 pub enum ExecutorMessage {
     Subscribed {
@@ -77,6 +76,5 @@ pub enum ExecutorMessage {
     },
     /// Exit within this time.
     Shutdown { grace_ms: u64 },
-    /// A message of the framework.
     FrameworkMessage(Vec<u8>),
 }

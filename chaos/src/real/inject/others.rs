@@ -13,7 +13,6 @@ use crate::real::agent_swarm::AgentSwarm;
 
 /// Agents of a reconnect storm.
 const SWARM_SIZE: usize = 1_000;
-/// Timeout for their registration.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(40);
 
 type InjectionResult = Result<(String, Duration)>;

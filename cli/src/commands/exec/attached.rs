@@ -28,7 +28,6 @@ use crate::exit::Failure;
 pub(crate) enum StreamMode {
     /// A terminal, connected to this one.
     Terminal,
-    /// A terminal without input.
     TerminalWithoutInput,
     /// Pipes, with standard input forwarded.
     Pipes,

@@ -35,7 +35,6 @@ pub(crate) struct BadInputCluster {
     proofs: AtomicUsize,
 }
 
-/// The addresses of one row.
 pub(crate) struct RowAddresses {
     free: String,
 }

@@ -19,7 +19,6 @@ pub struct InsecureRegistry {
     "{text:?} is not a registry; write registry.example, registry.example:5000 or [fd00::7]:5000"
 )]
 pub struct InvalidRegistry {
-    /// The text.
     pub text: String,
 }
 

@@ -126,7 +126,6 @@ pub(super) struct ManifestResponse {
     pub(super) media_type: Option<String>,
 }
 
-/// A request.
 struct RegistryRequest {
     url: Url,
     accept: Option<String>,

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use crate::images::digest::Digest;
 
-/// The content of the store.
 #[derive(Debug, Default)]
 pub(super) struct StoreContents<'a> {
     /// The disk usage of each layer, in bytes.

@@ -43,7 +43,6 @@ impl ImageRecord {
         }
     }
 
-    /// Returns the name of its file.
     pub(super) fn file_name(reference: &str) -> String {
         format!("{}.json", Digest::of(reference.as_bytes()).hex())
     }

@@ -44,7 +44,6 @@ pub(super) enum AccessRule {
     },
 }
 
-/// A received request.
 #[derive(Debug, Clone)]
 pub(super) struct ReceivedRequest {
     pub(super) path: String,
@@ -65,7 +64,6 @@ struct RegistryState {
     in_progress: usize,
 }
 
-/// The registry.
 pub(super) struct TestRegistry {
     address: String,
     state: Arc<Mutex<RegistryState>>,

@@ -256,7 +256,7 @@ impl ExecMonitor<'_> {
                         WaitMode::Return,
                     )
                     .is_ok();
-                crash_point!("entry.start-told");
+                crash_point!("entry.start-sent");
                 reported
             }
         }

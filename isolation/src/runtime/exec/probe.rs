@@ -60,7 +60,6 @@ pub enum Scheme {
     Https,
 }
 
-/// The result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeResult {

@@ -78,7 +78,6 @@ impl FileId {
     }
 }
 
-/// A file of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamFile {
     pub file: FileId,
@@ -86,7 +85,6 @@ pub struct StreamFile {
     pub begin: u64,
 }
 
-/// The files of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StreamFiles {
     /// The files that are kept, oldest first: each ends where the next begins.

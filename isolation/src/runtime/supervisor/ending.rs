@@ -102,7 +102,7 @@ impl Supervisor<'_> {
         let removed = removed.is_some_and(|group| group.remove(EMPTY_TIMEOUT).is_ok());
         crash_point!("ending.group-removed");
         self.write_exit(exit, removed && self.spec.namespaces.pid);
-        crash_point!("ending.exit-told");
+        crash_point!("ending.exit-sent");
         if self.listener.is_some() {
             // No process listens there any more; `destroy` removes it if this fails.
             let _ = std::fs::remove_file(self.files.control());

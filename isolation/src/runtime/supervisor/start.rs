@@ -353,7 +353,7 @@ impl PreparedInit<'_> {
                 .map_err(|source| StartError::OomScore { source })?;
             }
             leave(InitInstruction::Mapped)?;
-            crash_point!("start.mapping-told");
+            crash_point!("start.mapping-sent");
         }
         let process =
             |pid| ProcessId::of(pid).map_err(|source| StartError::StartTime { pid, source });

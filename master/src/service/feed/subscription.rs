@@ -66,7 +66,6 @@ impl FeedItem {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// A snapshot is due.
     SnapshotDue,
     /// The slot has the rest of a snapshot.
     Snapshot,

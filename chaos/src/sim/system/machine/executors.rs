@@ -38,7 +38,6 @@ struct ExecutorTask {
     stop_ms: Option<u64>,
 }
 
-/// A process of a task.
 pub(super) struct TaskProcessView<'a> {
     pub(super) key: &'a TaskKey,
     pub(super) container: ContainerName,
