@@ -338,6 +338,31 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| redirects of a file that is fetched | 10 |",
     ),
     (
+        "agent/src/config.rs",
+        "FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024",
+        "| size of a file that is fetched | 8 GiB |",
+    ),
+    (
+        "isolation/src/spec/image.rs",
+        "LAYERS_MAX: usize = 128",
+        "| layers of an image; their packed size together | 128; 32 GiB |",
+    ),
+    (
+        "content/src/images/mod.rs",
+        "IMAGE_LIMIT_BYTES: u64 = 32 * 1024 * 1024 * 1024",
+        "| layers of an image; their packed size together | 128; 32 GiB |",
+    ),
+    (
+        "raft/src/membership.rs",
+        "MAX_VOTERS: usize = 5",
+        "which has at most five voters and four learners;",
+    ),
+    (
+        "raft/src/membership.rs",
+        "MAX_LEARNERS: usize = 4",
+        "which has at most five voters and four learners;",
+    ),
+    (
         "isolation/src/runtime/init.rs",
         "ENTRIES: usize = 64",
         "at a time | 64, 512, 1,024 |",
