@@ -143,6 +143,26 @@ fn the_protocol_lists_every_code() {
 }
 
 #[test]
+fn the_protocol_lists_every_reason_of_updates() {
+    let page = read("docs/protocol.md");
+    let section = page.split("\n### Reasons of updates\n").nth(1).unwrap();
+    let section = section.split("\n### ").next().unwrap();
+    let types = read("proto/proto/argosy/v1/types.proto");
+    let reasons = types.split("\nenum Reason {").nth(1).unwrap();
+    let reasons = reasons.split("\n}").next().unwrap().lines();
+    let names: Vec<_> = reasons
+        .filter_map(|line| line.trim().strip_prefix("REASON_")?.split(' ').next())
+        .collect();
+    assert!(names.len() >= 31, "{names:?}");
+    let missing: Vec<_> = names
+        .into_iter()
+        .filter(|name| !section.contains(&format!("`{name}`")))
+        .map(ToOwned::to_owned)
+        .collect();
+    none(&missing);
+}
+
+#[test]
 fn the_protocol_lists_every_capability() {
     let page = read("docs/protocol.md");
     let section = page.split("\n## Capabilities\n").nth(1).unwrap();
