@@ -2,6 +2,7 @@
 //!
 //! Only this module converts answers of the masters to a [`Failure`].
 
+mod changes;
 mod failures;
 
 use std::net::{SocketAddr, TcpStream};
@@ -9,19 +10,14 @@ use std::time::{Duration, Instant};
 
 use argosy_client::connector::ConnectorConfig;
 use argosy_client::{CallError, Connector, Masters, OperatorClient};
-use argosy_proto::v1::write_operation::Operation;
 use argosy_proto::v1::{self, FrameworkPage};
 
 use crate::args::ConnectionArguments;
 use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
-use crate::random;
 
-use failures::{change_failure, refused, write_failure};
 pub(crate) use failures::{quote, read_failure, refusal_failure};
 
-/// The principal of every call. There are no accounts yet.
-const PRINCIPAL: &str = "operator";
 /// Number of records per page.
 const PAGE: u32 = 1_000;
 /// Timeout of a direct call to the leader.
@@ -306,71 +302,6 @@ impl ClusterClient {
         let candidates: Vec<_> = tasks.iter().map(task_candidate).collect();
         let at = lookup::find("task", name, &candidates)?;
         Ok(tasks.swap_remove(at))
-    }
-
-    /// Makes one change. Repeating it with the same request id has no further effect.
-    pub(crate) async fn write(
-        &self,
-        request_id: Option<&String>,
-        operation: Operation,
-    ) -> Result<(), Failure> {
-        let request_id = match request_id {
-            Some(id) => id.clone(),
-            None => random::request_id()?,
-        };
-        let batch = v1::WriteBatch {
-            request_id: request_id.clone(),
-            principal: PRINCIPAL.to_owned(),
-            operations: vec![v1::WriteOperation {
-                operation: Some(operation),
-            }],
-        };
-        let reply = self
-            .client
-            .write(batch)
-            .await
-            .map_err(|error| write_failure(error, &request_id))?;
-        match reply.outcomes.into_iter().next() {
-            Some(outcome) if !outcome.done => Err(refused(&outcome.code, outcome.message)),
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) async fn join_master(
-        &self,
-        raft_address: String,
-    ) -> Result<v1::MembershipReply, Failure> {
-        let request = v1::JoinMasterRequest { raft_address };
-        self.client
-            .join_master(request)
-            .await
-            .map_err(change_failure)
-    }
-
-    pub(crate) async fn remove_master(
-        &self,
-        node_id: String,
-    ) -> Result<v1::MembershipReply, Failure> {
-        let request = v1::RemoveMasterRequest { node_id };
-        self.client
-            .remove_master(request)
-            .await
-            .map_err(change_failure)
-    }
-
-    pub(crate) async fn raise_level(&self, level: u32) -> Result<v1::RaiseLevelReply, Failure> {
-        let request = v1::RaiseLevelRequest { level };
-        let reply = self.client.raise_level(request).await;
-        reply.map_err(change_failure)
-    }
-
-    pub(crate) async fn transfer_leader(
-        &self,
-        node_id: String,
-    ) -> Result<v1::MembershipReply, Failure> {
-        let request = v1::TransferLeaderRequest { node_id };
-        let reply = self.client.transfer_leader(request).await;
-        reply.map_err(change_failure)
     }
 }
 

@@ -1,0 +1,79 @@
+//! Changes of the cluster: batches of operations, and the group of masters.
+
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation;
+
+use super::ClusterClient;
+use super::failures::{change_failure, refused, write_failure};
+use crate::exit::Failure;
+use crate::random;
+
+/// The principal of every call. There are no accounts yet.
+const PRINCIPAL: &str = "operator";
+
+impl ClusterClient {
+    /// Makes one change. Repeating it with the same request id has no further effect.
+    pub(crate) async fn write(
+        &self,
+        request_id: Option<&String>,
+        operation: Operation,
+    ) -> Result<(), Failure> {
+        let request_id = match request_id {
+            Some(id) => id.clone(),
+            None => random::request_id()?,
+        };
+        let batch = v1::WriteBatch {
+            request_id: request_id.clone(),
+            principal: PRINCIPAL.to_owned(),
+            operations: vec![v1::WriteOperation {
+                operation: Some(operation),
+            }],
+        };
+        let reply = self
+            .client
+            .write(batch)
+            .await
+            .map_err(|error| write_failure(error, &request_id))?;
+        match reply.outcomes.into_iter().next() {
+            Some(outcome) if !outcome.done => Err(refused(&outcome.code, outcome.message)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn join_master(
+        &self,
+        raft_address: String,
+    ) -> Result<v1::MembershipReply, Failure> {
+        let request = v1::JoinMasterRequest { raft_address };
+        self.client
+            .join_master(request)
+            .await
+            .map_err(change_failure)
+    }
+
+    pub(crate) async fn remove_master(
+        &self,
+        node_id: String,
+    ) -> Result<v1::MembershipReply, Failure> {
+        let request = v1::RemoveMasterRequest { node_id };
+        self.client
+            .remove_master(request)
+            .await
+            .map_err(change_failure)
+    }
+
+    pub(crate) async fn raise_level(&self, level: u32) -> Result<v1::RaiseLevelReply, Failure> {
+        let request = v1::RaiseLevelRequest { level };
+        let reply = self.client.raise_level(request).await;
+        reply.map_err(change_failure)
+    }
+
+    pub(crate) async fn transfer_leader(
+        &self,
+        node_id: String,
+    ) -> Result<v1::MembershipReply, Failure> {
+        let request = v1::TransferLeaderRequest { node_id };
+        let reply = self.client.transfer_leader(request).await;
+        reply.map_err(change_failure)
+    }
+}
