@@ -9,6 +9,7 @@ mod groups;
 mod masters;
 mod offers;
 mod tasks;
+mod weights;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
@@ -19,6 +20,7 @@ pub(crate) use groups::GroupCommand;
 pub(crate) use masters::MasterCommand;
 pub(crate) use offers::OfferCommand;
 pub(crate) use tasks::{Ps, TaskCommand, ps};
+pub(crate) use weights::WeightCommand;
 
 use crate::args::OutputArguments;
 use crate::exit::VerbResult;

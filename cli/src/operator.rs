@@ -4,6 +4,7 @@
 
 mod changes;
 mod failures;
+mod feed;
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -247,6 +248,14 @@ impl ClusterClient {
             ..v1::GetRequest::default()
         };
         known(self.client.get_framework(request).await)
+    }
+
+    pub(crate) async fn agent(&self, id: &str) -> Result<Option<v1::Agent>, Failure> {
+        let request = v1::GetRequest {
+            id: id.to_owned(),
+            ..v1::GetRequest::default()
+        };
+        known(self.client.get_agent(request).await)
     }
 
     /// Returns the agent that the user names.

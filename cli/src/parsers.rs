@@ -69,6 +69,14 @@ pub(crate) fn cpus(text: &str) -> Result<Milli, String> {
     })
 }
 
+/// Parses the weight of a role, as `2.5`.
+pub(crate) fn weight(text: &str) -> Result<Milli, String> {
+    let milli = scalar_milli(text).filter(|milli| (1..=1_000_000_000).contains(milli));
+    milli.map(Milli).ok_or_else(|| {
+        "write a number above 0, at most 1000000, with at most three decimals, as 2.5".to_owned()
+    })
+}
+
 /// Parses memory or disk: a plain number is MiB; K, M, G, T (also KiB, MiB, …) are powers of 1,024.
 pub(crate) fn size(text: &str) -> Result<Milli, String> {
     let remedy = || {

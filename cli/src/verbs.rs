@@ -15,7 +15,7 @@ use crate::args::{
 };
 use crate::objects::{
     AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand, Ps,
-    TaskCommand,
+    TaskCommand, WeightCommand,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -65,6 +65,8 @@ pub(crate) enum Verb {
     Framework(FrameworkCommand),
     #[command(subcommand, about = OfferCommand::ABOUT, after_help = OfferCommand::EXAMPLES)]
     Offer(OfferCommand),
+    #[command(subcommand, about = WeightCommand::ABOUT, after_help = WeightCommand::EXAMPLES)]
+    Weight(WeightCommand),
     /// Run a whole cluster on this machine until Ctrl-C
     #[command(after_help = DEV)]
     Dev(Box<Dev>),

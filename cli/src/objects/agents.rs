@@ -1,6 +1,10 @@
-//! `agent start|stop|list|show`.
+//! `agent start|stop|list|show|attribute|deactivate|reactivate|gone`.
+
+mod administration;
 
 use clap::Subcommand;
+
+use administration::{AgentAttribute, AgentChange, AgentGone};
 
 use super::{ObjectCommand, calls};
 use crate::agent;
@@ -31,10 +35,42 @@ pub(crate) enum AgentCommand {
   argosy agent show agent-2
   argosy agent show node7.example -o json")]
     Show(ShowArguments),
+    /// Set or remove attributes of an agent
+    #[command(
+        long_about = "Set or remove attributes of an agent
+
+They are added to the attributes that the agent was started with, and take precedence over them. The offers of the agent
+are withdrawn and made again with the new attributes.",
+        after_help = "Examples:
+  argosy agent attribute agent-2 rack=r7 disk=ssd
+  argosy agent attribute node7.example disk= --dry-run"
+    )]
+    Attribute(AgentAttribute),
+    /// Stop offers of an agent's resources; its tasks continue
+    #[command(after_help = "Examples:
+  argosy agent deactivate agent-2
+  argosy agent deactivate node7.example --dry-run")]
+    Deactivate(AgentChange),
+    /// Resume the offers of a deactivated agent
+    #[command(after_help = "Examples:
+  argosy agent reactivate agent-2
+  argosy agent reactivate node7.example --dry-run")]
+    Reactivate(AgentChange),
+    /// Declare that an agent never returns: its tasks end, and its id is refused permanently
+    #[command(
+        long_about = "Declare that an agent never returns: its tasks end, and its id is refused permanently
+
+For a host that is lost. Its tasks end as gone-by-operator, also those that may still run there, and their frameworks can
+replace them. If the host is connected, or connects later, the agent kills its tasks and registers as a new agent.",
+        after_help = "Examples:
+  argosy agent gone agent-2
+  argosy agent gone node7.example --yes --detach"
+    )]
+    Gone(AgentGone),
 }
 
 impl ObjectCommand for AgentCommand {
-    const ABOUT: &str = "Agents: start, stop, list, show";
+    const ABOUT: &str = "Agents: start, stop, list, show, change";
     const EXAMPLES: &str = "Examples:
   argosy agent list
   argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext";
@@ -45,12 +81,21 @@ impl ObjectCommand for AgentCommand {
             Self::Stop(arguments) => agent::stop(arguments),
             Self::List(arguments) => calls(list(arguments)),
             Self::Show(arguments) => calls(show(arguments)),
+            Self::Attribute(arguments) => calls(administration::attribute(arguments)),
+            Self::Deactivate(arguments) => calls(administration::deactivate(arguments)),
+            Self::Reactivate(arguments) => calls(administration::reactivate(arguments)),
+            Self::Gone(arguments) => calls(administration::gone(arguments)),
         }
     }
 
     fn output(&self) -> Option<OutputArguments> {
         match self {
-            Self::Start(_) | Self::Stop(_) => None,
+            Self::Start(_)
+            | Self::Stop(_)
+            | Self::Attribute(_)
+            | Self::Deactivate(_)
+            | Self::Reactivate(_)
+            | Self::Gone(_) => None,
             Self::List(arguments) => Some(arguments.show),
             Self::Show(arguments) => Some(arguments.show),
         }

@@ -18,25 +18,36 @@ impl ClusterClient {
         request_id: Option<&String>,
         operation: Operation,
     ) -> Result<(), Failure> {
+        self.write_all(request_id, vec![operation]).await
+    }
+
+    /// Makes several changes in one batch. The failure is that of the first rejected one; the others
+    /// are made nevertheless.
+    pub(crate) async fn write_all(
+        &self,
+        request_id: Option<&String>,
+        operations: Vec<Operation>,
+    ) -> Result<(), Failure> {
         let request_id = match request_id {
             Some(id) => id.clone(),
             None => random::request_id()?,
         };
+        let of = |operation| v1::WriteOperation {
+            operation: Some(operation),
+        };
         let batch = v1::WriteBatch {
             request_id: request_id.clone(),
             principal: PRINCIPAL.to_owned(),
-            operations: vec![v1::WriteOperation {
-                operation: Some(operation),
-            }],
+            operations: operations.into_iter().map(of).collect(),
         };
         let reply = self
             .client
             .write(batch)
             .await
             .map_err(|error| write_failure(error, &request_id))?;
-        match reply.outcomes.into_iter().next() {
-            Some(outcome) if !outcome.done => Err(refused(&outcome.code, outcome.message)),
-            _ => Ok(()),
+        match reply.outcomes.into_iter().find(|outcome| !outcome.done) {
+            Some(outcome) => Err(refused(&outcome.code, outcome.message)),
+            None => Ok(()),
         }
     }
 

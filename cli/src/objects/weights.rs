@@ -1,0 +1,140 @@
+//! `weight list|set`: the share of a role in the resources, relative to other roles.
+
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation;
+use argosy_state::ids::Role;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{ObjectCommand, calls};
+use crate::args::{ConnectionArguments, ListArguments, OutputArguments, WriteArguments};
+use crate::exit::{DONE, VerbResult};
+use crate::operator::ClusterClient;
+use crate::output::{self, Row, milli, note};
+use crate::parsers::{self, Milli};
+
+/// The weight of a role without a record, in thousandths.
+const DEFAULT_MILLI: u64 = 1_000;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WeightCommand {
+    /// List the roles whose weight is not 1
+    #[command(after_help = "Examples:
+  argosy weight list
+  argosy weight list -o json")]
+    List(ListArguments),
+    /// Set the weight of a role: with 2, its fair share is twice that of a role with 1
+    #[command(after_help = "Examples:
+  argosy weight set web 2.5
+  argosy weight set batch/nightly 1 --dry-run")]
+    Set(WeightSet),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WeightSet {
+    /// Role, as web or batch/nightly
+    #[arg(value_parser = role)]
+    role: Role,
+    /// Number above 0, at most 1000000, with at most three decimals; 1 is the default
+    #[arg(value_parser = parsers::weight, allow_negative_numbers = true)]
+    weight: Milli,
+    #[command(flatten)]
+    write: WriteArguments,
+    #[command(flatten)]
+    reach: ConnectionArguments,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    Role::new(text).map_err(|error| error.to_string())
+}
+
+impl ObjectCommand for WeightCommand {
+    const ABOUT: &str = "Weights of roles: list, set";
+    const EXAMPLES: &str = "Examples:
+  argosy weight list
+  argosy weight set web 2.5";
+
+    fn run(&self) -> VerbResult {
+        match self {
+            Self::List(arguments) => calls(list(arguments)),
+            Self::Set(arguments) => calls(set(arguments)),
+        }
+    }
+
+    fn output(&self) -> Option<OutputArguments> {
+        match self {
+            Self::List(arguments) => Some(arguments.show),
+            Self::Set(_) => None,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Page<'a> {
+    roles: &'a [v1::RoleWeight],
+}
+
+impl Row for v1::RoleWeight {
+    const HEADINGS: &'static [&'static str] = &["ROLE", "WEIGHT"];
+    const WIDE: &'static [&'static str] = &[];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.role.clone(), weight_text(self.weight_milli)]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn name(&self) -> String {
+        self.role.clone()
+    }
+}
+
+fn weight_text(thousandths: u64) -> String {
+    milli(i64::try_from(thousandths).unwrap_or(i64::MAX))
+}
+
+async fn list(arguments: &ListArguments) -> VerbResult {
+    let roles = ClusterClient::open(&arguments.reach).weights().await?;
+    if roles.is_empty() && !arguments.show.output.is_json() {
+        note("every role has the weight 1");
+    }
+    let page = Page { roles: &roles };
+    output::list(arguments.show.output, &page, &roles)
+}
+
+async fn set(arguments: &WeightSet) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
+    let role = arguments.role.to_string();
+    let wanted = arguments.weight.0.unsigned_abs();
+    let weights = operator.weights().await?;
+    let known = weights.iter().find(|weight| weight.role == role);
+    let before = known.map_or(DEFAULT_MILLI, |weight| weight.weight_milli);
+    let change = format!(
+        "weight of {role}: {} instead of {}",
+        weight_text(wanted),
+        weight_text(before)
+    );
+    if before == wanted {
+        note(&format!(
+            "weight of {role}: {} already",
+            weight_text(wanted)
+        ));
+        return Ok(DONE);
+    }
+    if arguments.write.dry_run {
+        note(&format!("would change {change}"));
+        return Ok(DONE);
+    }
+    let order = v1::SetWeight {
+        role,
+        weight_milli: wanted,
+    };
+    let request_id = arguments.write.request_id.as_ref();
+    operator
+        .write(request_id, Operation::SetWeight(order))
+        .await?;
+    note(&format!("changed {change}"));
+    Ok(DONE)
+}
