@@ -100,10 +100,12 @@ async fn cluster(
     members.find_trees();
     record.ready = true;
     record.write(arguments)?;
-    if arguments.show.output == Format::Table || arguments.show.output == Format::Wide {
-        banner(plan, no_networks, home, &found, record.opened());
-    } else {
-        output::print(&output::json(&record)?)?;
+    match arguments.show.output {
+        Format::Table | Format::Wide => banner(plan, no_networks, home, &found, record.opened()),
+        Format::Yaml => drop(output::print(&output::yaml(&record)?)?),
+        Format::Json | Format::Ndjson | Format::Name => {
+            output::print(&output::json(&record)?)?;
+        }
     }
     loop {
         tokio::select! {

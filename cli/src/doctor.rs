@@ -87,7 +87,7 @@ pub(crate) fn run(arguments: &Doctor) -> VerbResult {
     let findings = checks::all(&directory);
     match arguments.show.output {
         Format::Table | Format::Wide => output::print(&text(&findings))?,
-        Format::Json | Format::Ndjson | Format::Name => {
+        Format::Json | Format::Ndjson | Format::Yaml | Format::Name => {
             output::list(arguments.show.output, &findings, &findings)?
         }
     };

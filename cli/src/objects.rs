@@ -9,6 +9,7 @@ mod groups;
 mod masters;
 mod offers;
 mod tasks;
+pub(crate) mod watching;
 mod weights;
 
 use anyhow::Context;
@@ -19,7 +20,7 @@ pub(crate) use frameworks::FrameworkCommand;
 pub(crate) use groups::GroupCommand;
 pub(crate) use masters::MasterCommand;
 pub(crate) use offers::OfferCommand;
-pub(crate) use tasks::{Ps, TaskCommand, ps};
+pub(crate) use tasks::{TaskCommand, TaskList, list as ps};
 pub(crate) use weights::WeightCommand;
 
 use crate::args::OutputArguments;

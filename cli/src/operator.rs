@@ -176,18 +176,14 @@ impl ClusterClient {
         }
     }
 
-    /// Returns all tasks, or those of one framework.
+    /// Returns the tasks with these values of fields.
     pub(crate) async fn tasks(
         &self,
-        framework_id: Option<&str>,
+        filter: &[(&str, &str)],
         ended: EndedObjects,
     ) -> Result<v1::TaskPage, Failure> {
-        let filter: Vec<_> = framework_id
-            .iter()
-            .map(|id| ("framework_id", *id))
-            .collect();
         let mut all = v1::TaskPage::default();
-        let mut request = request(ended, &filter);
+        let mut request = request(ended, filter);
         loop {
             let page = self
                 .client
@@ -301,10 +297,8 @@ impl ClusterClient {
         {
             return Ok(task);
         }
-        let mut tasks = self
-            .tasks(framework_id.as_deref(), EndedObjects::Included)
-            .await?
-            .tasks;
+        let filter = of_framework(framework_id.as_deref());
+        let mut tasks = self.tasks(&filter, EndedObjects::Included).await?.tasks;
         let live = |task: &v1::Task| !is_terminal(task.state);
         let exact = tasks.iter().any(|task| live(task) && task.task_id == name);
         tasks.retain(|task| live(task) || !exact);
@@ -380,6 +374,14 @@ fn request(ended: EndedObjects, filter: &[(&str, &str)]) -> v1::ListRequest {
         include_ended: ended == EndedObjects::Included,
         ..v1::ListRequest::default()
     }
+}
+
+/// Returns the filter of one framework, or of all.
+pub(crate) fn of_framework(framework_id: Option<&str>) -> Vec<(&'static str, &str)> {
+    framework_id
+        .iter()
+        .map(|id| ("framework_id", *id))
+        .collect()
 }
 
 fn agent_candidate(agent: &v1::Agent) -> Candidate {

@@ -6,8 +6,11 @@
 mod amounts;
 mod colour;
 mod columns;
+mod follow;
+mod layout;
 mod limits;
 mod table;
+mod visible;
 
 use std::io::{self, Write};
 
@@ -21,42 +24,69 @@ pub(crate) use colour::{choose, palette};
 pub(crate) use columns::{
     check_results_text, exit_word, framework_state, group_of, mode_word, reason_word, state_word,
 };
+pub(crate) use follow::RowPrinter;
+pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use table::{Row, plain, table};
+pub(crate) use visible::{visible, visible_line};
 
-/// Prints a page of records: the whole page as JSON, or its rows.
+/// Prints a page of records: the whole page as JSON or YAML, or its rows.
 pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -> VerbResult {
+    list_as(format, &ListLayout::plain::<R>(format), page, rows)
+}
+
+/// The same with chosen columns.
+pub(crate) fn list_as<P: Serialize, R: Row>(
+    format: Format,
+    layout: &ListLayout,
+    page: &P,
+    rows: &[R],
+) -> VerbResult {
     let text = match format {
-        Format::Table => table(rows, table::ColumnSet::Usual, palette()),
-        Format::Wide => table(rows, table::ColumnSet::Wide, palette()),
+        Format::Table | Format::Wide => table(rows, layout.columns(), palette()),
         Format::Json => json(page)?,
         Format::Ndjson => rows.iter().map(line).collect::<Result<String, Failure>>()?,
-        Format::Name => rows.iter().map(|row| row.name() + "\n").collect(),
+        Format::Yaml => yaml(page)?,
+        Format::Name => rows.iter().map(name_line).collect(),
     };
     print(&text)
 }
 
-/// Prints one record, as JSON or as lines of `name: value`.
+/// Prints one record, as JSON or YAML, or as lines of `name: value`.
 pub(crate) fn one<R: Row>(format: Format, record: &R, details: &[(&str, String)]) -> VerbResult {
     let text = match format {
         Format::Table | Format::Wide => plain(details),
         Format::Json => json(record)?,
         Format::Ndjson => line(record)?,
-        Format::Name => record.name() + "\n",
+        Format::Yaml => yaml(record)?,
+        Format::Name => name_line(record),
     };
     print(&text)
+}
+
+/// Returns the line of `-o name`.
+fn name_line<R: Row>(row: &R) -> String {
+    visible_line(&row.name()) + "\n"
 }
 
 /// Returns a value as JSON over several lines.
 pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::of(&error))?;
-    Ok(text + "\n")
+    Ok(visible::visible_json(text) + "\n")
 }
 
 /// Returns a value as JSON on one line.
 pub(crate) fn line<T: Serialize>(value: &T) -> Result<String, Failure> {
     let text = serde_json::to_string(value).map_err(|error| Failure::of(&error))?;
-    Ok(text + "\n")
+    Ok(visible::visible_json(text) + "\n")
+}
+
+/// Returns a value as YAML, with the fields of the JSON mapping.
+pub(crate) fn yaml<T: Serialize>(value: &T) -> Result<String, Failure> {
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    let text = serde_saphyr::to_string_with_options(value, options);
+    let text = text.map_err(|error| Failure::of(&error))?;
+    Ok(text.trim_end().to_owned() + "\n")
 }
 
 /// Writes data to standard output. A closed pipe is not a failure.
@@ -76,8 +106,13 @@ pub(crate) fn print(text: &str) -> VerbResult {
 
 /// Writes progress or advice to standard error.
 pub(crate) fn note(text: &str) {
+    to_stderr(&visible(text));
+}
+
+/// Writes a line that may have colours.
+fn to_stderr(line: &str) {
     // A closed standard error cannot be reported.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Writes a failure: text, or one JSON object if the command was called with JSON output.
@@ -88,7 +123,7 @@ pub(crate) fn failure(failure: &Failure, as_json: bool) {
             "message": failure.message,
             "advice": failure.advice,
         }});
-        note(&object.to_string());
+        to_stderr(&visible::visible_json(object.to_string()));
         return;
     }
     let palette = colour::for_stderr();
@@ -99,5 +134,34 @@ pub(crate) fn failure(failure: &Failure, as_json: bool) {
         FailureCode::Unavailable => "unavailable:",
         FailureCode::NotPlaced => "not placed:",
     };
-    note(&format!("{} {failure}", palette.bad(sign)));
+    let text = visible(&failure.to_string());
+    to_stderr(&format!("{} {text}", palette.bad(sign)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_keeps_texts_texts_and_shows_escape_sequences() {
+        #[derive(Serialize)]
+        struct Sample {
+            number: u32,
+            text: &'static str,
+            hostile: &'static str,
+            list: Vec<&'static str>,
+        }
+        let sample = Sample {
+            number: 7,
+            text: "100",
+            hostile: "a\u{1b}[2J\u{9b}b: #c\nd",
+            list: vec!["no", "x"],
+        };
+        let text = yaml(&sample).unwrap();
+        assert!(text.starts_with("number: 7\n"), "{text}");
+        assert!(text.contains("'100'") || text.contains("\"100\""), "{text}");
+        assert!(!text.contains("- no\n"), "{text}");
+        let is_plain = |letter: char| letter == '\n' || !letter.is_control();
+        assert!(text.chars().all(is_plain), "{text:?}");
+    }
 }

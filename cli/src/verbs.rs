@@ -14,8 +14,8 @@ use crate::args::{
     former_names,
 };
 use crate::objects::{
-    AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand, Ps,
-    TaskCommand, WeightCommand,
+    AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand,
+    TaskCommand, TaskList, WeightCommand,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -75,7 +75,7 @@ pub(crate) enum Verb {
     Run(Box<Run>),
     /// Show the live tasks
     #[command(after_help = PS)]
-    Ps(Ps),
+    Ps(Box<TaskList>),
     /// Show the output of a task
     #[command(after_help = LOGS)]
     Logs(Logs),
@@ -123,7 +123,10 @@ runs sends its kill signal, and KILL after the grace period. A second Ctrl-C sen
 immediately.";
 const PS: &str = "Examples:
   argosy ps
-  argosy ps --all -o wide";
+  argosy ps --all --limit 20 -o wide
+
+The task that changed last comes first. CHANGED is the time since its newest update. The names of
+columns are those of -o wide in lower case, with - for blanks.";
 const LOGS: &str = "Examples:
   argosy logs brave-otter
   argosy logs -f framework-7/web-3 --stderr";

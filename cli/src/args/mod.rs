@@ -7,6 +7,7 @@ mod attach;
 mod checks;
 mod dev;
 mod exec;
+pub(crate) mod filters;
 pub(crate) mod former_names;
 mod group;
 mod isolation;
@@ -37,7 +38,7 @@ pub(crate) use service::{
     TimingName,
 };
 pub(crate) use shared::{
-    ConnectionArguments, Format, LogFormat, Logging, OutputArguments, WriteArguments,
+    ConnectionArguments, Format, ListView, LogFormat, Logging, OutputArguments, WriteArguments,
 };
 pub(crate) use update::Update;
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 use clap::Args;
 
 use super::service::MasterStart;
-use super::shared::{ConnectionArguments, OutputArguments};
+use super::shared::{ConnectionArguments, ListView, OutputArguments};
 use crate::parsers;
 
 /// Arguments of a list without filters.
 #[derive(Debug, Args)]
 pub(crate) struct ListArguments {
+    #[command(flatten)]
+    pub(crate) view: ListView,
     #[command(flatten)]
     pub(crate) show: OutputArguments,
     #[command(flatten)]

@@ -21,7 +21,7 @@ pub(crate) struct ConnectionArguments {
 /// Output options for records.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct OutputArguments {
-    /// Output format: table, wide, json, ndjson or name
+    /// Output format: table, wide, json, ndjson, yaml or name
     #[arg(short, long, env = "ARGOSY_OUTPUT", value_enum, value_name = "FORMAT", default_value_t = Format::Table, hide_possible_values = true)]
     pub(crate) output: Format,
 }
@@ -37,14 +37,38 @@ pub(crate) enum Format {
     Json,
     /// The JSON mapping of the wire format, one record per line.
     Ndjson,
+    /// The JSON mapping of the wire format, as YAML.
+    Yaml,
     /// Ids only, one per line.
     Name,
 }
 
+/// Order, number and columns of the records of a list.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ListView {
+    /// Columns of the table, as task,state,label.app; with + before each, in addition to the others
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub(crate) columns: Vec<String>,
+    /// Sort by this column
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) sort: Option<String>,
+    /// Reverse the order
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Show only the first records
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
+}
+
 impl Format {
-    /// Returns whether a program reads the output.
+    /// Returns whether a program reads the output as JSON. Errors then are JSON too.
     pub(crate) fn is_json(self) -> bool {
         matches!(self, Self::Json | Self::Ndjson)
+    }
+
+    /// Returns whether the output has columns.
+    pub(crate) fn is_table(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) async fn show(arguments: &Explain) -> VerbResult {
     match arguments.show.output {
         Format::Json => output::print(&output::json(&explanation)?),
         Format::Ndjson => output::print(&output::line(&explanation)?),
+        Format::Yaml => output::print(&output::yaml(&explanation)?),
         Format::Name => output::print(&format!("{}\n", subject.name())),
         Format::Table | Format::Wide if matches!(subject, Subject::Task(_)) => {
             output::print(&explanation_text(&subject, &explanation))

@@ -6,7 +6,7 @@ use crate::args::{Format, Status};
 use crate::exit::{Failure, FailureCode, VerbResult};
 use crate::health::{self, Health, HealthLevel};
 use crate::operator::ClusterClient;
-use crate::output::{self, palette, scalar, span_ms};
+use crate::output::{self, palette, scalar, span_ms, visible};
 use crate::probe;
 
 pub(crate) async fn show(arguments: &Status) -> VerbResult {
@@ -18,6 +18,7 @@ pub(crate) async fn show(arguments: &Status) -> VerbResult {
         Format::Table | Format::Wide => output::print(&text(&cluster, &health))?,
         Format::Json => output::print(&output::json(&cluster)?)?,
         Format::Ndjson => output::print(&output::line(&cluster)?)?,
+        Format::Yaml => output::print(&output::yaml(&cluster)?)?,
         Format::Name => output::print(&format!("{}\n", cluster.cluster_id))?,
     };
     match health.level {
@@ -33,7 +34,9 @@ pub(crate) async fn show(arguments: &Status) -> VerbResult {
 fn text(cluster: &v1::Cluster, health: &Health) -> String {
     let palette = palette();
     let mut text = String::new();
-    for (at, sentence) in health.sentences.iter().enumerate() {
+    let sentences = health.sentences.iter().map(|sentence| visible(sentence));
+    for (at, sentence) in sentences.enumerate() {
+        let sentence = &sentence;
         let painted = match (at, health.level) {
             (0, HealthLevel::Healthy) => palette.good(sentence),
             (0, HealthLevel::Degraded) => palette.warning(sentence),

@@ -1,17 +1,19 @@
 //! `agent start|stop|list|show|attribute|deactivate|reactivate|gone`.
 
 mod administration;
+mod listing;
 
 use clap::Subcommand;
 
 use administration::{AgentAttribute, AgentChange, AgentGone};
+use listing::AgentList;
 
 use super::{ObjectCommand, calls};
 use crate::agent;
-use crate::args::{AgentStart, AgentStop, ListArguments, OutputArguments, ShowArguments};
+use crate::args::{AgentStart, AgentStop, OutputArguments, ShowArguments};
 use crate::exit::VerbResult;
-use crate::operator::{ClusterClient, EndedObjects};
-use crate::output::{self, mode_word, note, resources};
+use crate::operator::ClusterClient;
+use crate::output::{self, mode_word, resources};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
@@ -27,9 +29,9 @@ pub(crate) enum AgentCommand {
     Stop(AgentStop),
     /// List the agents
     #[command(after_help = "Examples:
-  argosy agent list
-  argosy agent list -o wide")]
-    List(ListArguments),
+  argosy agent list --state unreachable,deactivated
+  argosy agent list --attribute rack=r7 --sort mem --columns +attribute.rack")]
+    List(AgentList),
     /// Show one agent
     #[command(after_help = "Examples:
   argosy agent show agent-2
@@ -79,7 +81,7 @@ impl ObjectCommand for AgentCommand {
         match self {
             Self::Start(arguments) => agent::start(arguments),
             Self::Stop(arguments) => agent::stop(arguments),
-            Self::List(arguments) => calls(list(arguments)),
+            Self::List(arguments) => calls(listing::list(arguments)),
             Self::Show(arguments) => calls(show(arguments)),
             Self::Attribute(arguments) => calls(administration::attribute(arguments)),
             Self::Deactivate(arguments) => calls(administration::deactivate(arguments)),
@@ -100,16 +102,6 @@ impl ObjectCommand for AgentCommand {
             Self::Show(arguments) => Some(arguments.show),
         }
     }
-}
-
-pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
-    let page = ClusterClient::open(&arguments.reach)
-        .agents(EndedObjects::Excluded)
-        .await?;
-    if page.agents.is_empty() && !arguments.show.output.is_json() {
-        note("no agents; argosy agent start starts one");
-    }
-    output::list(arguments.show.output, &page, &page.agents)
 }
 
 pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {

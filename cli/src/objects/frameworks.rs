@@ -7,11 +7,11 @@ use argosy_proto::v1::write_operation::Operation;
 use clap::{Args, Subcommand};
 
 use super::{ObjectCommand, calls};
-use crate::args::{ConnectionArguments, OutputArguments, ShowArguments, WriteArguments};
+use crate::args::{ConnectionArguments, ListView, OutputArguments, ShowArguments, WriteArguments};
 use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{ClusterClient, EndedObjects};
-use crate::output::{self, note, resources, span_ms};
+use crate::output::{self, ListLayout, natural_order, note, resources, span_ms};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FrameworkCommand {
@@ -34,9 +34,14 @@ pub(crate) enum FrameworkCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct FrameworkList {
+    /// Only frameworks in this role
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: Option<String>,
     /// Include removed frameworks
     #[arg(short, long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) view: ListView,
     #[command(flatten)]
     pub(crate) show: OutputArguments,
     #[command(flatten)]
@@ -86,18 +91,34 @@ impl ObjectCommand for FrameworkCommand {
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list(arguments: &FrameworkList) -> VerbResult {
+    let format = arguments.show.output;
+    let layout = ListLayout::new::<v1::Framework>(format, &arguments.view)?;
     let operator = ClusterClient::open(&arguments.reach);
-    let page = operator
+    let mut page = operator
         .frameworks(EndedObjects::from_flag(arguments.all))
         .await?;
-    if page.frameworks.is_empty() && !arguments.show.output.is_json() {
+    if let Some(role) = &arguments.role {
+        let roles = |framework: &v1::Framework| {
+            framework
+                .info
+                .as_ref()
+                .map(|info| info.roles.contains(role))
+        };
+        page.frameworks
+            .retain(|framework| roles(framework).unwrap_or(false));
+    }
+    // The newest comes first: ids are given in ascending order.
+    page.frameworks
+        .sort_by(|left, right| natural_order(&right.framework_id, &left.framework_id));
+    layout.arrange(&mut page.frameworks);
+    if page.frameworks.is_empty() && !format.is_json() {
         note(if arguments.all {
             "no frameworks"
         } else {
             "no frameworks; removed ones: --all"
         });
     }
-    output::list(arguments.show.output, &page, &page.frameworks)
+    output::list_as(format, &layout, &page, &page.frameworks)
 }
 
 pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {

@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use super::tasks::POLL_INTERVAL;
 use super::{ObjectCommand, calls, two_threads};
-use crate::args::{ConnectionArguments, GroupRun, OutputArguments, WriteArguments};
+use crate::args::{ConnectionArguments, GroupRun, ListView, OutputArguments, WriteArguments};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::lookup::{self, Candidate};
-use crate::operator::{ClusterClient, EndedObjects, is_terminal};
-use crate::output::{self, Row, group_of, note, resources, state_word};
+use crate::operator::{ClusterClient, EndedObjects, is_terminal, of_framework};
+use crate::output::{self, ListLayout, Row, group_of, note, resources, state_word};
 use crate::{parsers, run};
 
 #[derive(Debug, Subcommand)]
@@ -50,6 +50,8 @@ pub(crate) struct GroupList {
     /// Include finished groups
     #[arg(short, long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) view: ListView,
     #[command(flatten)]
     pub(crate) show: OutputArguments,
     #[command(flatten)]
@@ -106,6 +108,9 @@ struct ListedGroup {
     tasks: Vec<GroupTask>,
     #[serde(skip)]
     sum: Vec<v1::Resource>,
+    /// The log index of the last change of one of its tasks.
+    #[serde(skip)]
+    changed_at: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -172,6 +177,7 @@ fn groups(tasks: &[v1::Task]) -> Vec<ListedGroup> {
         };
         let order_index = task.order_index.saturating_sub(u64::from(own.place));
         let wants = task.spec.iter().flat_map(|spec| spec.resources.clone());
+        let changed_at = task.revision.unwrap_or_default().index;
         let known = all.iter_mut().find(|group| {
             group.framework_id == task.framework_id
                 && group.agent_id == task.agent_id
@@ -181,6 +187,7 @@ fn groups(tasks: &[v1::Task]) -> Vec<ListedGroup> {
             Some(group) => {
                 group.tasks.push(member);
                 group.sum.extend(wants);
+                group.changed_at = group.changed_at.max(changed_at);
             }
             None => all.push(ListedGroup {
                 group_id: own.group_id.clone(),
@@ -189,6 +196,7 @@ fn groups(tasks: &[v1::Task]) -> Vec<ListedGroup> {
                 order_index,
                 tasks: vec![member],
                 sum: wants.collect(),
+                changed_at,
             }),
         }
     }
@@ -202,22 +210,27 @@ async fn list_groups(
     operator: &ClusterClient,
     framework_id: Option<&str>,
 ) -> Result<Vec<ListedGroup>, Failure> {
-    let page = operator.tasks(framework_id, EndedObjects::Included).await?;
+    let filter = of_framework(framework_id);
+    let page = operator.tasks(&filter, EndedObjects::Included).await?;
     Ok(groups(&page.tasks))
 }
 
 pub(crate) async fn list(arguments: &GroupList) -> VerbResult {
+    let format = arguments.show.output;
+    let layout = ListLayout::new::<ListedGroup>(format, &arguments.view)?;
     let operator = ClusterClient::open(&arguments.reach);
     let mut groups = list_groups(&operator, None).await?;
     groups.retain(|group| arguments.all || !group.has_ended());
-    if groups.is_empty() && !arguments.show.output.is_json() {
+    groups.sort_by_key(|group| std::cmp::Reverse(group.changed_at));
+    layout.arrange(&mut groups);
+    if groups.is_empty() && !format.is_json() {
         note(match arguments.all {
             true => "no groups",
             false => "no live groups; finished ones: --all",
         });
     }
     let page = Page { groups: &groups };
-    output::list(arguments.show.output, &page, &groups)
+    output::list_as(format, &layout, &page, &groups)
 }
 
 pub(crate) async fn kill(arguments: &GroupKill) -> VerbResult {

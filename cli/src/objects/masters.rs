@@ -9,7 +9,7 @@ use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::ClusterClient;
-use crate::output::{self, note};
+use crate::output::{self, ListLayout, note};
 use crate::{master, parsers, probe, rejoin};
 
 #[derive(Debug, Subcommand)]
@@ -155,6 +155,7 @@ impl ObjectCommand for MasterCommand {
 }
 
 pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
+    let layout = ListLayout::new::<v1::Master>(arguments.show.output, &arguments.view)?;
     let operator = ClusterClient::open(&arguments.reach);
     // Also without a leader, because the list is needed most then.
     let mut cluster = operator.cluster_at_best().await?;
@@ -166,7 +167,8 @@ pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
             .filter(|master| unanswered.contains_key(&master.node_id));
         down.for_each(|master| master.role = "silent".to_owned());
     }
-    output::list(arguments.show.output, &cluster, &cluster.masters)
+    layout.arrange(&mut cluster.masters);
+    output::list_as(arguments.show.output, &layout, &cluster, &cluster.masters)
 }
 
 pub(crate) async fn join(arguments: &MasterJoin) -> VerbResult {

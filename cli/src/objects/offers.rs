@@ -1,12 +1,13 @@
 //! `offer list`.
 
+use argosy_proto::v1;
 use clap::Subcommand;
 
 use super::{ObjectCommand, calls};
 use crate::args::{ListArguments, OutputArguments};
 use crate::exit::VerbResult;
 use crate::operator::ClusterClient;
-use crate::output;
+use crate::output::{self, ListLayout};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OfferCommand {
@@ -37,9 +38,11 @@ impl ObjectCommand for OfferCommand {
 }
 
 pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
-    let page = ClusterClient::open(&arguments.reach).offers().await?;
+    let layout = ListLayout::new::<v1::Offer>(arguments.show.output, &arguments.view)?;
+    let mut page = ClusterClient::open(&arguments.reach).offers().await?;
+    layout.arrange(&mut page.offers);
     if page.offers.is_empty() && !arguments.show.output.is_json() {
         output::note("no open offers");
     }
-    output::list(arguments.show.output, &page, &page.offers)
+    output::list_as(arguments.show.output, &layout, &page, &page.offers)
 }

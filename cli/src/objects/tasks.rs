@@ -1,5 +1,7 @@
 //! `task list|show|kill` and `ps`.
 
+mod listing;
+
 use std::time::{Duration, Instant};
 
 use argosy_proto::uri::RedactedUri;
@@ -11,20 +13,22 @@ use super::{ObjectCommand, calls};
 use crate::args::{ConnectionArguments, OutputArguments, ShowArguments, WriteArguments};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::executor_of;
-use crate::operator::{ClusterClient, EndedObjects, is_terminal};
+use crate::operator::{ClusterClient, is_terminal};
 use crate::output::{
     self, check_results_text, exit_word, limits_status, limits_text, note, reason_word, resources,
     state_word,
 };
 use crate::parsers;
 
+pub(crate) use listing::{TaskList, list};
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TaskCommand {
     /// List tasks
     #[command(after_help = "Examples:
-  argosy task list
-  argosy task list --framework framework-7 --all -o wide")]
-    List(TaskList),
+  argosy task list --label app=web --sort mem --reverse --columns +label.app
+  argosy task list --agent agent-2 --state failed,killed --limit 20 -o wide")]
+    List(Box<TaskList>),
     /// Show one task
     #[command(after_help = "Examples:
   argosy task show brave-otter
@@ -35,20 +39,6 @@ pub(crate) enum TaskCommand {
   argosy task kill brave-otter
   argosy task kill framework-7/web-3 --grace 30s --detach")]
     Kill(TaskKill),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TaskList {
-    /// Only tasks of this framework
-    #[arg(long, value_name = "FRAMEWORK")]
-    pub(crate) framework: Option<String>,
-    /// Include finished tasks
-    #[arg(short, long)]
-    pub(crate) all: bool,
-    #[command(flatten)]
-    pub(crate) show: OutputArguments,
-    #[command(flatten)]
-    pub(crate) reach: ConnectionArguments,
 }
 
 #[derive(Debug, Args)]
@@ -63,17 +53,6 @@ pub(crate) struct TaskKill {
     pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) write: WriteArguments,
-    #[command(flatten)]
-    pub(crate) reach: ConnectionArguments,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Ps {
-    /// Include finished tasks
-    #[arg(short, long)]
-    pub(crate) all: bool,
-    #[command(flatten)]
-    pub(crate) show: OutputArguments,
     #[command(flatten)]
     pub(crate) reach: ConnectionArguments,
 }
@@ -103,38 +82,6 @@ impl ObjectCommand for TaskCommand {
 
 /// Interval at which an expected change is polled.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-pub(crate) async fn list(arguments: &TaskList) -> VerbResult {
-    let operator = ClusterClient::open(&arguments.reach);
-    let framework_id = match &arguments.framework {
-        Some(wanted) => Some(operator.find_framework(wanted).await?.framework_id),
-        None => None,
-    };
-    let page = operator
-        .tasks(
-            framework_id.as_deref(),
-            EndedObjects::from_flag(arguments.all),
-        )
-        .await?;
-    if page.tasks.is_empty() && !arguments.show.output.is_json() {
-        note(if arguments.all {
-            "no tasks"
-        } else {
-            "no live tasks; finished ones: --all"
-        });
-    }
-    output::list(arguments.show.output, &page, &page.tasks)
-}
-
-pub(crate) async fn ps(arguments: &Ps) -> VerbResult {
-    let list_arguments = TaskList {
-        framework: None,
-        all: arguments.all,
-        show: arguments.show,
-        reach: arguments.reach.clone(),
-    };
-    list(&list_arguments).await
-}
 
 pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
     let task = ClusterClient::open(&arguments.reach)

@@ -10,7 +10,7 @@ use super::{ObjectCommand, calls};
 use crate::args::{ConnectionArguments, ListArguments, OutputArguments, WriteArguments};
 use crate::exit::{DONE, VerbResult};
 use crate::operator::ClusterClient;
-use crate::output::{self, Row, milli, note};
+use crate::output::{self, ListLayout, Row, milli, note};
 use crate::parsers::{self, Milli};
 
 /// The weight of a role without a record, in thousandths.
@@ -86,6 +86,11 @@ impl Row for v1::RoleWeight {
         Vec::new()
     }
 
+    fn amount(&self, heading: &str) -> Option<i64> {
+        let weight = (heading == "WEIGHT").then_some(self.weight_milli);
+        weight.and_then(|weight| i64::try_from(weight).ok())
+    }
+
     fn name(&self) -> String {
         self.role.clone()
     }
@@ -96,12 +101,14 @@ fn weight_text(thousandths: u64) -> String {
 }
 
 async fn list(arguments: &ListArguments) -> VerbResult {
-    let roles = ClusterClient::open(&arguments.reach).weights().await?;
+    let layout = ListLayout::new::<v1::RoleWeight>(arguments.show.output, &arguments.view)?;
+    let mut roles = ClusterClient::open(&arguments.reach).weights().await?;
+    layout.arrange(&mut roles);
     if roles.is_empty() && !arguments.show.output.is_json() {
         note("every role has the weight 1");
     }
     let page = Page { roles: &roles };
-    output::list(arguments.show.output, &page, &roles)
+    output::list_as(arguments.show.output, &layout, &page, &roles)
 }
 
 async fn set(arguments: &WeightSet) -> VerbResult {

@@ -1,5 +1,7 @@
 //! Amounts as text: resources, bytes, times.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use argosy_proto::v1;
 use argosy_proto::v1::resource::Value;
 
@@ -93,9 +95,37 @@ pub(crate) fn span_ms(ms: u64) -> String {
     }
 }
 
+/// Formats the time since a moment, in milliseconds of the Unix epoch: `4 min ago`. The clocks of
+/// hosts differ, so a moment may seem to be in the future.
+pub(crate) fn ago(wall_ms: i64) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    ago_at(wall_ms, i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+}
+
+fn ago_at(wall_ms: i64, now_ms: i64) -> String {
+    match wall_ms {
+        // Not known.
+        ..=0 => String::new(),
+        _ => {
+            let span = now_ms.saturating_sub(wall_ms).max(0);
+            format!("{} ago", span_ms(u64::try_from(span).unwrap_or(0)))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_shown_as_spans_to_the_past() {
+        assert_eq!(ago_at(0, 5_000), "");
+        assert_eq!(ago_at(1_000, 241_000), "4 min ago");
+        assert_eq!(ago_at(9_000, 5_000), "0 ms ago");
+        assert_eq!(ago_at(i64::MAX, i64::MIN), "0 ms ago");
+    }
 
     #[test]
     fn amounts_are_formatted() {

@@ -2,7 +2,7 @@
 
 use argosy_proto::v1;
 
-use super::amounts::{bytes, cpus, milli, resources, scalar, span_ms};
+use super::amounts::{ago, bytes, cpus, milli, resources, scalar, span_ms};
 use super::table::Row;
 use crate::files::executor_of;
 
@@ -115,7 +115,9 @@ impl Row for v1::Task {
         "GROUP",
         "CPUS",
         "MEM",
+        "CHANGED",
     ];
+    const NAMED: Option<&'static str> = Some("label");
     const WIDE: &'static [&'static str] =
         &["ROLE", "EXECUTOR", "END", "REASON", "MESSAGE", "COMMAND"];
 
@@ -133,7 +135,28 @@ impl Row for v1::Task {
             group_of(self).map_or_else(String::new, |group| group.group_id.clone()),
             cpus(wanted),
             mib(scalar(wanted, "mem")),
+            self.latest
+                .as_ref()
+                .map(|latest| ago(latest.wall_ms))
+                .unwrap_or_default(),
         ]
+    }
+
+    fn named_cell(&self, name: &str) -> String {
+        let spec = self.spec.as_ref();
+        spec.and_then(|spec| spec.labels.get(name).cloned())
+            .unwrap_or_default()
+    }
+
+    fn amount(&self, heading: &str) -> Option<i64> {
+        let wanted = self.spec.as_ref().map(|spec| spec.resources.as_slice());
+        match heading {
+            "CPUS" => Some(scalar(wanted.unwrap_or_default(), "cpus")),
+            "MEM" => Some(scalar(wanted.unwrap_or_default(), "mem")),
+            // The shortest time comes first.
+            "CHANGED" => self.latest.as_ref().map(|latest| -latest.wall_ms),
+            _ => None,
+        }
     }
 
     fn wide_cells(&self) -> Vec<String> {
@@ -178,6 +201,16 @@ impl Row for v1::Framework {
         ]
     }
 
+    fn amount(&self, heading: &str) -> Option<i64> {
+        match heading {
+            "TASKS" => Some(self.live_tasks.into()),
+            "CPUS" => Some(scalar(&self.used, "cpus")),
+            "MEM" => Some(scalar(&self.used, "mem")),
+            "REMOVED IN" => self.expires_in_ms.and_then(|ms| i64::try_from(ms).ok()),
+            _ => None,
+        }
+    }
+
     fn wide_cells(&self) -> Vec<String> {
         let info = self.info.clone().unwrap_or_default();
         vec![
@@ -214,6 +247,7 @@ impl Row for v1::Agent {
         "NOT ENFORCED",
         "ATTRIBUTES",
     ];
+    const NAMED: Option<&'static str> = Some("attribute");
 
     fn cells(&self) -> Vec<String> {
         let info = self.info.clone().unwrap_or_default();
@@ -225,6 +259,22 @@ impl Row for v1::Agent {
             used_of(&self.used, &info.resources, "cpus"),
             used_of(&self.used, &info.resources, "mem"),
         ]
+    }
+
+    fn named_cell(&self, name: &str) -> String {
+        let info = self.info.as_ref();
+        info.and_then(|info| info.attributes.get(name).cloned())
+            .unwrap_or_default()
+    }
+
+    fn amount(&self, heading: &str) -> Option<i64> {
+        match heading {
+            "TASKS" => Some(self.live_tasks.into()),
+            "CPUS" => Some(scalar(&self.used, "cpus")),
+            "MEM" => Some(scalar(&self.used, "mem")),
+            "DISK" => Some(scalar(&self.used, "disk")),
+            _ => None,
+        }
     }
 
     fn wide_cells(&self) -> Vec<String> {
@@ -307,6 +357,14 @@ impl Row for v1::Master {
 
     fn wide_cells(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    fn amount(&self, heading: &str) -> Option<i64> {
+        match heading {
+            "BEHIND" => self.lag.and_then(|lag| i64::try_from(lag).ok()),
+            "HEARD" => self.last_contact_ms.and_then(|ms| i64::try_from(ms).ok()),
+            _ => None,
+        }
     }
 
     fn name(&self) -> String {

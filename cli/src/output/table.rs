@@ -4,6 +4,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::colour::Palette;
+use super::layout::Column;
+use super::visible::{visible, visible_line};
 
 /// A record that can be a line of a table.
 pub(crate) trait Row: Serialize {
@@ -11,41 +13,41 @@ pub(crate) trait Row: Serialize {
     const HEADINGS: &'static [&'static str];
     /// Headings of the columns that `wide` adds.
     const WIDE: &'static [&'static str];
+    /// The kind of further columns, which have names: `label`.
+    const NAMED: Option<&'static str> = None;
+
     /// Returns the cells of the default columns.
     fn cells(&self) -> Vec<String>;
+
     /// Returns the cells of the columns that `wide` adds.
     fn wide_cells(&self) -> Vec<String>;
+
+    /// Returns the cell of a further column.
+    fn named_cell(&self, _name: &str) -> String {
+        String::new()
+    }
+
+    /// Returns the amount by which a column is sorted; `None` sorts it by its text.
+    fn amount(&self, _heading: &str) -> Option<i64> {
+        None
+    }
+
     /// Returns the text that `-o name` prints.
     fn name(&self) -> String;
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ColumnSet {
-    /// The default columns.
-    Usual,
-    /// All columns.
-    Wide,
-}
-
 /// Formats the rows with headings; returns an empty text without rows.
-pub(crate) fn table<R: Row>(rows: &[R], width: ColumnSet, palette: Palette) -> String {
+pub(crate) fn table<R: Row>(rows: &[R], columns: &[Column], palette: Palette) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let mut headings = R::HEADINGS.to_vec();
-    if width == ColumnSet::Wide {
-        headings.extend(R::WIDE);
-    }
+    let headings: Vec<_> = columns.iter().map(|column| &column.heading).collect();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(&headings);
     for row in rows {
-        let mut cells = row.cells();
-        if width == ColumnSet::Wide {
-            cells.extend(row.wide_cells());
-        }
-        table.add_row(cells.iter().map(|cell| one_line(cell)));
+        table.add_row(cells(row, columns));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -53,30 +55,20 @@ pub(crate) fn table<R: Row>(rows: &[R], width: ColumnSet, palette: Palette) -> S
     coloured(&table.to_string(), palette)
 }
 
-/// Returns a cell as one line. Control characters in foreign text must not reach the terminal.
-fn one_line(cell: &str) -> String {
-    if cell.is_empty() {
-        return "-".to_owned();
-    }
-    cell.chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
-        .collect()
+/// Returns the cells of a row as single lines, `-` where there is nothing.
+pub(super) fn cells<R: Row>(row: &R, columns: &[Column]) -> Vec<String> {
+    let cell = |column: &Column| match column.cell(row) {
+        text if text.is_empty() => "-".to_owned(),
+        text => visible_line(&text),
+    };
+    columns.iter().map(cell).collect()
 }
 
-/// Colours headings and the words below STATE or ROLE, by position, so that colour never moves a
-/// column.
+/// Colours headings and the words below STATE, by position, so that colour never moves a column.
 fn coloured(plain: &str, palette: Palette) -> String {
     let mut lines = plain.lines();
     let headings = lines.next().unwrap_or_default().trim_end();
-    let place = |name: &str| {
-        headings
-            .split("  ")
-            .any(|word| word.trim() == name)
-            .then(|| headings.find(name))
-            .flatten()
-    };
-    // Headings are ASCII, so this counts characters too.
-    let column = place("STATE").map(|at| headings[..at].chars().count());
+    let column = state_column(headings);
     let mut text = palette.heading(headings) + "\n";
     for line in lines {
         let line = line.trim_end();
@@ -87,6 +79,18 @@ fn coloured(plain: &str, palette: Palette) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Returns the position of the heading STATE, in characters.
+fn state_column(headings: &str) -> Option<usize> {
+    let mut at = 0;
+    for word in headings.split(' ') {
+        if word == "STATE" {
+            return Some(at);
+        }
+        at += word.chars().count() + 1;
+    }
+    None
 }
 
 fn colour_word(line: &str, column: usize, palette: Palette) -> String {
@@ -106,10 +110,7 @@ pub(crate) fn plain(details: &[(&str, String)]) -> String {
     let width = shown().map(|(name, _)| name.len()).max().unwrap_or(0);
     shown()
         .map(|(name, value)| {
-            let value: String = value
-                .chars()
-                .filter(|letter| !letter.is_control() || *letter == '\n')
-                .collect();
+            let value = visible(value);
             let indented = value.replace('\n', &format!("\n{:width$}  ", ""));
             format!("{name:width$}  {indented}\n")
         })
@@ -120,7 +121,9 @@ pub(crate) fn plain(details: &[(&str, String)]) -> String {
 mod tests {
     use expect_test::expect;
 
+    use super::super::layout::ListLayout;
     use super::*;
+    use crate::args::Format;
 
     #[derive(Serialize)]
     struct SampleRow(&'static str, &'static str);
@@ -139,6 +142,11 @@ mod tests {
         }
     }
 
+    fn all() -> Vec<Column> {
+        let layout = ListLayout::plain::<SampleRow>(Format::Wide);
+        layout.columns().to_vec()
+    }
+
     #[test]
     fn a_table_has_no_borders_and_no_trailing_blanks() {
         let rows = [SampleRow("tom", "running"), SampleRow("garfield", "")];
@@ -147,13 +155,13 @@ mod tests {
             tom       running  4
             garfield  -        4
         "#]]
-        .assert_eq(&table(&rows, ColumnSet::Wide, Palette::PLAIN));
+        .assert_eq(&table(&rows, &all(), Palette::PLAIN));
     }
 
     #[test]
     fn colours_do_not_affect_column_alignment() {
         let rows = [SampleRow("tom", "running"), SampleRow("x", "failed")];
-        let coloured = table(&rows, ColumnSet::Wide, Palette::COLOURED);
+        let coloured = table(&rows, &all(), Palette::COLOURED);
         assert!(coloured.contains('\u{1b}'));
         let mut stripped = String::new();
         let mut inside = false;
@@ -165,15 +173,24 @@ mod tests {
                 _ => stripped.push(letter),
             }
         }
-        assert_eq!(stripped, table(&rows, ColumnSet::Wide, Palette::PLAIN));
+        assert_eq!(stripped, table(&rows, &all(), Palette::PLAIN));
     }
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {
         let rows = [SampleRow("a\u{1b}[2Jb", "x\ny")];
-        let text = table(&rows, ColumnSet::Usual, Palette::PLAIN);
+        let text = table(&rows, &all(), Palette::PLAIN);
         assert!(!text.contains('\u{1b}'), "{text:?}");
+        assert!(text.contains(r"a\u{1b}[2Jb"), "{text:?}");
         assert_eq!(text.lines().count(), 2);
+        let text = plain(&[("message", "a\u{9b}31mb\u{1b}]0;x\u{7}".to_owned())]);
+        assert_eq!(text, "message  a\\u{9b}31mb\\u{1b}]0;x\\u{7}\n");
+    }
+
+    #[test]
+    fn only_the_heading_state_is_that_of_states() {
+        assert_eq!(state_column("LABEL.STATE  STATE"), Some(13));
+        assert_eq!(state_column("ROLE  WEIGHT"), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod executors;
 mod groups;
 mod lifecycle;
 mod limits;
+mod lists;
 mod official_images;
 mod outside;
 mod privilege_drop;

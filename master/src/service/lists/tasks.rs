@@ -28,7 +28,14 @@ pub(super) async fn list_tasks(
     let index = settle(owner, request.consistency, request.min_revision).await?;
     check_filter(
         &request.filter,
-        &["framework_id", "agent_id", "task_id", "state", "name"],
+        &[
+            "framework_id",
+            "agent_id",
+            "task_id",
+            "state",
+            "name",
+            "role",
+        ],
     )?;
     let size = page_size(&request)?;
     if !request.page_token.is_empty() && TaskPosition::read(&request.page_token).is_none() {
@@ -86,6 +93,7 @@ impl TaskQuery {
             && is(&self.filter, "agent_id", &task.agent)
             && is(&self.filter, "task_id", &task.key.task)
             && matches(&self.filter, "name", &task.spec.name)
+            && is(&self.filter, "role", &task.role)
             && (!self.filter.contains_key("state") || matches(&self.filter, "state", &state()))
     }
 
@@ -286,7 +294,13 @@ mod tests {
         let (found, _, _) = all(&registry, &filter);
         assert_eq!(found.len(), 150);
         assert!(found.iter().all(|task| task.starts_with("two-")));
-        for absent in [("agent_id", "agent-9"), ("framework_id", "framework-9")] {
+        let role = registry.tasks().next().unwrap().role.to_string();
+        assert_eq!(all(&registry, &[("role", &role)]).0.len(), 600);
+        for absent in [
+            ("agent_id", "agent-9"),
+            ("framework_id", "framework-9"),
+            ("role", "other"),
+        ] {
             assert_eq!(all(&registry, &[absent]).0, Vec::<String>::new());
         }
     }

@@ -1,0 +1,126 @@
+//! Lists: filters, order, columns, formats, and lists that follow changes.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use crate::cluster::{DevCluster, wait_for};
+
+fn list(cluster: &DevCluster, words: &[&str]) -> String {
+    let words = [&["task", "list"], words].concat();
+    let (code, stdout, stderr) = cluster.run(&words);
+    assert_eq!(code, 0, "{words:?}: {stderr}");
+    stdout
+}
+
+fn launch(cluster: &DevCluster, name: &str, more: &[&str], command: &str) {
+    let words = [
+        &["run", "-d", "--name", name],
+        more,
+        &["--", "sh", "-c", command],
+    ]
+    .concat();
+    let (code, _, stderr) = cluster.run(&words);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+/// Starts two tasks that run, one of them with a hostile label, and one that fails.
+fn three_tasks(cluster: &DevCluster) {
+    launch(
+        cluster,
+        "web-9",
+        &["--mem", "64M", "--label", "app=web"],
+        "exec sleep 1000",
+    );
+    launch(
+        cluster,
+        "web-10",
+        &["--role", "batch", "--label", "app=a\u{1b}[2Jb"],
+        "exec sleep 1000",
+    );
+    wait_for("the tasks to run", || {
+        list(cluster, &["--state", "running"]).lines().count() == 3
+    });
+    launch(cluster, "broken", &[], "exit 3");
+    wait_for("the end of a task", || {
+        list(cluster, &["--state", "failed"]).contains("broken")
+    });
+}
+
+#[test]
+fn lists_are_filtered_sorted_and_cut() {
+    let cluster = DevCluster::start(63, "1x1", &[]);
+    three_tasks(&cluster);
+    let ids = |words: &[&str]| {
+        let lines = list(&cluster, &[words, &["-o", "name"]].concat());
+        let ids = lines
+            .lines()
+            .map(|line| line.rsplit('/').next().unwrap().to_owned());
+        ids.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        ids(&["--all"]).split(' ').next(),
+        Some("broken"),
+        "it changed last"
+    );
+    assert_eq!(ids(&["--all", "--sort", "task"]), "broken web-9 web-10");
+    assert_eq!(
+        ids(&["--sort", "mem", "--reverse", "--limit", "1"]),
+        "web-9"
+    );
+    assert_eq!(ids(&["--role", "batch"]), "web-10");
+    assert_eq!(ids(&["--label", "app=web"]), "web-9");
+    assert_eq!(
+        ids(&["--agent", "agent-1", "--state", "failed,killed"]),
+        "broken"
+    );
+    let (_, _, stderr) = cluster.run(&["ps", "--limit", "1"]);
+    assert!(stderr.contains("1 more"), "{stderr}");
+
+    let table = list(&cluster, &["--columns", "task,label.app", "--sort", "task"]);
+    let expected = "TASK    LABEL.APP\nweb-9   web\nweb-10  a\\u{1b}[2Jb\n";
+    assert_eq!(table, expected, "an escape sequence is shown");
+    assert!(list(&cluster, &[]).contains(" ago\n"), "times are shown");
+    let yaml = list(&cluster, &["-o", "yaml", "--label", "app=web"]);
+    assert!(yaml.contains("taskId: web-9\n"), "{yaml}");
+    for bad in [
+        &["--sort", "colour"][..],
+        &["--state", "lost"],
+        &["--columns", "task", "-o", "json"],
+        &["--limit", "0"],
+    ] {
+        let words = [&["task", "list"], bad].concat();
+        let (code, _, stderr) = cluster.run(&words);
+        assert_eq!(code, 2, "{bad:?}: {stderr}");
+    }
+    assert_eq!(cluster.run(&["task", "list", "--agent", "agent-7"]).0, 3);
+    let (_, agents, _) = cluster.run(&["agent", "list", "--columns", "agent,tasks"]);
+    assert_eq!(agents, "AGENT    TASKS\nagent-1  2\n");
+    let (_, agents, _) = cluster.run(&["agent", "list", "--state", "gone", "-o", "name"]);
+    assert_eq!(agents, "");
+    let (_, frameworks, _) = cluster.run(&["framework", "list", "--role", "batch"]);
+    assert_eq!(frameworks.lines().count(), 2, "{frameworks}");
+}
+
+#[test]
+fn a_list_follows_changes() {
+    let cluster = DevCluster::start(64, "1x1", &[]);
+    let mut watching = cluster.argosy(&["ps", "--watch", "--columns", "task,state"]);
+    let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().unwrap().unwrap();
+    assert_eq!(next(), "TASK  STATE");
+    launch(&cluster, "short", &[], "exit 0");
+    let mut states = Vec::new();
+    while states.last().is_none_or(|last| last != "short  finished") {
+        states.push(next());
+    }
+    assert!(
+        states.iter().all(|line| line.starts_with("short  ")),
+        "{states:?}"
+    );
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+    let (code, _, stderr) = cluster.run(&["ps", "--watch", "-o", "json"]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("ndjson"), "{stderr}");
+}
