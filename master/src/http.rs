@@ -3,6 +3,7 @@
 //! `argosy.v1`. `routes` has the table of all paths.
 
 mod caller;
+mod discovery;
 mod events;
 pub(crate) mod exec;
 mod index;

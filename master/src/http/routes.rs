@@ -4,7 +4,7 @@ use argosy_proto::server::callers::{ApiAccess, ApiPart};
 use axum::Router;
 use axum::routing::{MethodRouter, delete, get, post, put};
 
-use super::{Http, events, exec, index, writes};
+use super::{Http, discovery, events, exec, index, writes};
 
 /// A method of a path.
 pub(crate) struct Route {
@@ -76,6 +76,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("POST", "/v1/masters/transfer", Call("TransferLeader"), "transfers leadership: {\"nodeId\": \"…\"}", || post(writes::transfer)),
     route("POST", "/v1/level", Call("RaiseLevel"), "raises the feature level: {\"level\": …}", || post(writes::raise_level)),
     route("GET", "/v1/events", Call("Watch"), "changes, as server-sent events", || get(events::events)),
+    route("GET", "/v1/sd/prometheus", Other, "masters and agents, for the service discovery of Prometheus", || get(discovery::prometheus)),
     route("GET", "/healthz", Other, "whether this process is alive", || get(|| async { "ok\n" })),
     route("GET", "/readyz", Other, "whether this master can answer: a quorum has confirmed a leader just now", || get(super::ready)),
     route("GET", "/metrics", Other, "figures for Prometheus", || get(super::show_metrics)),

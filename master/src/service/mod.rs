@@ -45,6 +45,7 @@ pub(crate) use operator::{cluster, one_agent};
 pub(crate) use peers::MasterConnections;
 pub(crate) use reflection::reflection;
 pub(crate) use status_codes::correct;
+pub(crate) use views::masters;
 pub(crate) use watch::{routes as watch_routes, stream as watch_stream};
 
 /// All services of `argosy.v1`; cheap to clone.

@@ -135,3 +135,30 @@ async fn listing_offers_waits_for_the_requested_revision() {
     assert!(page.revision.unwrap().index >= min_revision);
     alone.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_without_a_leader_lists_all_masters_for_prometheus() {
+    let mut three = SingleMaster::start_three().await;
+    let mut leads = three[0].handle.leader_status.clone();
+    let known = leads.wait_for(|status| status.is_local || status.leader.is_some());
+    timeout(TIMEOUT, known).await.unwrap().unwrap();
+    let rest = three.split_off(1);
+    join_all(rest.into_iter().map(SingleMaster::end)).await;
+    let path = "/v1/sd/prometheus";
+    let answer = unread(routes(&three[0].handle, None), path).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await;
+    let groups: serde_json::Value = serde_json::from_slice(&body.unwrap()).unwrap();
+    let groups = groups.as_array().unwrap();
+    assert_eq!(groups.len(), 3, "{groups:?}");
+    let own = &three[0].handle.own_address;
+    for group in groups {
+        assert_eq!(group["labels"]["__meta_argosy_kind"], "master");
+        let node = group["labels"]["__meta_argosy_node"].as_str().unwrap();
+        assert!(node.starts_with("master-"), "{node}");
+    }
+    let is_own = |group: &serde_json::Value| group["targets"] == serde_json::json!([**own]);
+    assert!(groups.iter().any(is_own), "{groups:?}");
+    three.remove(0).end().await;
+}

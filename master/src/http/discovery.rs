@@ -1,0 +1,259 @@
+//! Service discovery for Prometheus: the masters and agents, as target groups of its HTTP service
+//! discovery.
+//!
+//! Every master answers from its own copy of the registry, so that monitoring does not depend on
+//! the leader. The list is always complete: Prometheus removes a target that is missing, and keeps
+//! its last list on an error.
+
+use argosy_proto::v1;
+use argosy_state::agent::{Agent, AgentMode};
+use argosy_state::ids::AgentId;
+use argosy_state::registry::Registry;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tonic::Status;
+
+use super::{Http, is_host_and_port, problem};
+use crate::service::{masters, spawn_reader};
+
+/// Maximum size of a list. A longer one is refused: without its end it would remove targets.
+const LIST_BYTES: usize = 16 << 20;
+/// Agents that are listed before other readers run.
+const PART: usize = 500;
+/// Memory that is reserved for an agent.
+const AGENT_BYTES: usize = 192;
+/// Maximum length of a zone; an agent with a longer one is listed without its zone.
+const ZONE_BYTES: usize = 128;
+/// The attribute of an agent that names its zone.
+const ZONE: &str = "zone";
+
+/// Targets with the same labels.
+#[derive(Serialize)]
+struct TargetGroup<'a> {
+    targets: [&'a str; 1],
+    labels: TargetLabels<'a>,
+}
+
+/// The labels of a target. Labels with this prefix are dropped after relabelling.
+#[derive(Default, Serialize)]
+struct TargetLabels<'a> {
+    #[serde(rename = "__meta_argosy_kind")]
+    kind: &'static str,
+    /// `master-2` or `agent-7`.
+    #[serde(rename = "__meta_argosy_node")]
+    node: &'a str,
+    #[serde(rename = "__meta_argosy_zone", skip_serializing_if = "str::is_empty")]
+    zone: &'a str,
+}
+
+/// Responds to `GET /v1/sd/prometheus`.
+pub(super) async fn prometheus(State(http): State<Http>) -> Response {
+    match listed(&http).await {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(status) => problem(&status),
+    }
+}
+
+async fn listed(http: &Http) -> Result<String, Status> {
+    let owner = &http.services.owner;
+    let mut share = owner.reserve(LIST_BYTES, PART * AGENT_BYTES).await?;
+    let index = *owner.applied.borrow();
+    let view = owner.view(index).await?;
+    let masters = masters(&owner.node);
+    let list = async move {
+        let mut list = TargetList::new(LIST_BYTES);
+        masters
+            .iter()
+            .try_for_each(|master| list.add_master(master))?;
+        let mut next = Some(AgentId(0));
+        while let Some(after) = next {
+            next = list.add_agents(&view.registry, after)?;
+            tokio::task::yield_now().await;
+        }
+        Ok::<_, Status>(list.end())
+    };
+    let text = spawn_reader(owner, list).await??;
+    share.resize(text.len());
+    share.attach_to_answer();
+    Ok(text)
+}
+
+/// A list in progress.
+struct TargetList {
+    text: String,
+    limit: usize,
+}
+
+impl TargetList {
+    fn new(limit: usize) -> Self {
+        let text = "[".to_owned();
+        Self { text, limit }
+    }
+
+    fn add_master(&mut self, master: &v1::Master) -> Result<(), Status> {
+        self.add(
+            &master.api_address,
+            TargetLabels {
+                kind: "master",
+                node: &master.node_id,
+                ..TargetLabels::default()
+            },
+        )
+    }
+
+    /// Adds the next agents after `after`. Returns the last one that was read, if there are more.
+    fn add_agents(
+        &mut self,
+        registry: &Registry,
+        after: AgentId,
+    ) -> Result<Option<AgentId>, Status> {
+        let mut last = None;
+        for agent in registry.agents_after(after).take(PART) {
+            self.add_agent(agent)?;
+            last = Some(agent.id);
+        }
+        Ok(last)
+    }
+
+    /// Adds an agent. One that is unreachable stays in the list, so that its absence is seen; one
+    /// that is gone never returns.
+    fn add_agent(&mut self, agent: &Agent) -> Result<(), Status> {
+        if agent.mode() == AgentMode::Gone {
+            return Ok(());
+        }
+        let info = &agent.report.info;
+        let zone = agent.admin.attributes.get(ZONE);
+        let zone = zone.or_else(|| info.attributes.get(ZONE));
+        self.add(
+            &info.address,
+            TargetLabels {
+                kind: "agent",
+                node: &agent.id.to_string(),
+                zone: zone
+                    .filter(|zone| zone.len() <= ZONE_BYTES)
+                    .map_or("", String::as_str),
+            },
+        )
+    }
+
+    /// Adds a target. An address that is more than a host and a port would make Prometheus read
+    /// another path, or reject the list.
+    fn add(&mut self, address: &str, labels: TargetLabels<'_>) -> Result<(), Status> {
+        if !is_host_and_port(address) {
+            return Ok(());
+        }
+        let targets = [address];
+        let group = serde_json::to_string(&TargetGroup { targets, labels });
+        let group = group.map_err(|why| Status::internal(why.to_string()))?;
+        if self.text.len() > 1 {
+            self.text.push(',');
+        }
+        self.text.push_str(&group);
+        if self.text.len() >= self.limit {
+            let text = format!(
+                "the list of targets takes more than {} bytes; shorten the zones and addresses of agents",
+                self.limit
+            );
+            return Err(Status::resource_exhausted(text));
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> String {
+        self.text.push(']');
+        self.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::command::OperatorOperation;
+    use argosy_state::testing::World;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn listed(registry: &Registry, limit: usize) -> Result<Value, Status> {
+        let mut list = TargetList::new(limit);
+        let mut next = Some(AgentId(0));
+        while let Some(after) = next {
+            next = list.add_agents(registry, after)?;
+        }
+        Ok(serde_json::from_str(&list.end()).unwrap())
+    }
+
+    fn set(world: &mut World, agent: AgentId, name: &str, value: &str) {
+        let set = OperatorOperation::SetAttribute {
+            agent,
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        world.operate(set).unwrap();
+    }
+
+    #[test]
+    fn an_empty_list_is_an_empty_array() {
+        assert_eq!(listed(&Registry::new(), 99).unwrap(), json!([]));
+    }
+
+    #[test]
+    fn every_agent_that_may_return_is_listed_with_its_zone() {
+        let mut world = World::new();
+        let agents = [(); 3].map(|()| world.register("cpus:1"));
+        set(&mut world, agents[1], "zone", "east\"\u{1b}[31m");
+        set(&mut world, agents[2], "zone", &"z".repeat(ZONE_BYTES + 1));
+        let address = |agent: AgentId| {
+            let agent = world.registry.agent(agent).unwrap();
+            agent.report.info.address.clone()
+        };
+        let expected = json!([
+            {
+                "targets": [address(agents[0])],
+                "labels": { "__meta_argosy_kind": "agent", "__meta_argosy_node": "agent-1" },
+            },
+            {
+                "targets": [address(agents[1])],
+                "labels": {
+                    "__meta_argosy_kind": "agent",
+                    "__meta_argosy_node": "agent-2",
+                    "__meta_argosy_zone": "east\"\u{1b}[31m",
+                },
+            },
+            {
+                "targets": [address(agents[2])],
+                "labels": { "__meta_argosy_kind": "agent", "__meta_argosy_node": "agent-3" },
+            },
+        ]);
+        assert_eq!(listed(&world.registry, 9_999).unwrap(), expected);
+        let gone = OperatorOperation::MarkGone(agents[0]);
+        world.operate(gone).unwrap();
+        let rest = listed(&world.registry, 9_999).unwrap();
+        assert_eq!(rest.as_array().unwrap(), &expected.as_array().unwrap()[1..]);
+    }
+
+    #[test]
+    fn a_list_of_several_parts_is_complete_and_a_longer_one_than_the_limit_is_refused() {
+        let mut world = World::new();
+        for _ in 0..2 * PART + 1 {
+            world.register("cpus:1");
+        }
+        let all = listed(&world.registry, LIST_BYTES).unwrap();
+        assert_eq!(all.as_array().unwrap().len(), 2 * PART + 1);
+        let bytes = serde_json::to_string(&all).unwrap().len();
+        assert!(listed(&world.registry, bytes + 9).is_ok());
+        let refused = listed(&world.registry, bytes - 1).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(refused.message().contains("shorten the zones"), "{refused}");
+    }
+
+    #[test]
+    fn an_address_that_is_no_host_and_port_is_not_listed() {
+        let mut list = TargetList::new(9_999);
+        for address in ["", "host", "host:1/admin?x=", "a@host:1"] {
+            list.add(address, TargetLabels::default()).unwrap();
+        }
+        assert_eq!(list.end(), "[]");
+    }
+}
