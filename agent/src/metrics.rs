@@ -32,6 +32,12 @@ pub(crate) fn describe() {
         "Launches that failed in a step."
     );
     describe_counter!(
+        "argosy_agent_repeated_starts_total",
+        "Containers that were started although their task had been started before: a defect."
+    );
+    // An increase is only seen after a first sample.
+    counter!("argosy_agent_repeated_starts_total").increment(0);
+    describe_counter!(
         "argosy_agent_oom_kills_total",
         "Containers that reached their memory limit."
     );

@@ -21,6 +21,7 @@ use tonic::Code;
 
 use crate::checks::SliceSummary;
 use crate::comparison::ComparisonResult;
+use crate::leader::PRESENTATION_RESULTS;
 
 pub(crate) use gauges::{OwnerCounts, OwnerState};
 
@@ -48,6 +49,10 @@ pub(crate) struct OwnerMetrics {
 
 impl OwnerMetrics {
     pub(crate) fn new() -> Self {
+        // An increase is only seen after a first sample.
+        for result in PRESENTATION_RESULTS {
+            presented_offers(result).increment(0);
+        }
         let proposals =
             |result: &'static str| counter!("argosy_raft_proposals_total", "result" => result);
         Self {
@@ -73,6 +78,13 @@ impl OwnerMetrics {
         }
     }
 
+    /// Counts offers that frameworks presented when they subscribed.
+    pub(crate) fn presented(&self, results: BTreeMap<&'static str, u64>) {
+        for (result, count) in results {
+            presented_offers(result).increment(count);
+        }
+    }
+
     pub(crate) fn checked(&self, checked: SliceSummary) {
         let counts = [checked.records, checked.offers, checked.left_out];
         for (counter, count) in self.checked.iter().zip(counts) {
@@ -86,6 +98,10 @@ impl OwnerMetrics {
         self.lag.record(after.saturating_sub(wanted));
         self.inbox.set(waiting as f64);
     }
+}
+
+fn presented_offers(result: &'static str) -> Counter {
+    counter!("argosy_offers_revalidated_total", "result" => result)
 }
 
 /// Counts the logged digests that this master has compared with its own, or could not compare.
@@ -152,7 +168,7 @@ fn of_calls(path: &str, code: Code) -> Histogram {
     histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => format!("{code:?}"))
 }
 
-const COUNTERS: [(&str, &str); 6] = [
+const COUNTERS: [(&str, &str); 7] = [
     (
         "argosy_invariant_checks_total",
         "Records and offers checked for broken invariants, and those with too many tasks to check",
@@ -160,6 +176,10 @@ const COUNTERS: [(&str, &str); 6] = [
     (
         "argosy_digest_comparisons_total",
         "Logged digests of the registry, by result of the comparison with the digest of this master",
+    ),
+    (
+        "argosy_offers_revalidated_total",
+        "Offers that frameworks presented when they subscribed, by result: kept, or the reason to rescind them",
     ),
     (
         "argosy_raft_proposals_total",

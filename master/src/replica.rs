@@ -452,6 +452,7 @@ impl Replica {
             return;
         };
         let effects = leader.step(&self.registry, now, input);
+        self.metrics.presented(leader.take_presented());
         self.perform(effects);
     }
 

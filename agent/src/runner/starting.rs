@@ -6,7 +6,7 @@
 //! request the container's state directory records the cancellation, unless its supervisor has
 //! claimed the container by then. In each case the end is reported as that of any other start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,6 +30,34 @@ pub(super) struct PendingStarts {
     pending: HashMap<Instance, PendingStart>,
     /// Prepared starts whose orders were not known to be durable.
     prepared: HashMap<Instance, PreparedStart>,
+    started: StartedInstances,
+}
+
+/// Instances whose starts are remembered. More than run on one host at the same time.
+const STARTED_INSTANCES: usize = 100_000;
+
+/// The instances that this process has started, to detect a defect: a task that is started twice.
+/// It is independent of the core, which must prevent that.
+#[derive(Default)]
+struct StartedInstances {
+    known: HashSet<Instance>,
+    oldest_first: VecDeque<Instance>,
+}
+
+impl StartedInstances {
+    /// Adds an instance. Returns whether it was started before.
+    fn is_repeated(&mut self, instance: Instance) -> bool {
+        if !self.known.insert(instance) {
+            return true;
+        }
+        self.oldest_first.push_back(instance);
+        if self.oldest_first.len() > STARTED_INSTANCES
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        false
+    }
 }
 
 #[derive(Debug)]
@@ -83,6 +111,10 @@ impl Runner {
     pub(super) fn start(&mut self, start: ContainerStart) {
         let name = start.name;
         let instance = name.instance;
+        if self.starts.started.is_repeated(instance) {
+            metrics::counter!("argosy_agent_repeated_starts_total").increment(1);
+            tracing::error!(container = %name, task = %start.key, "the task was started twice: a defect of the agent");
+        }
         self.fetches.remove(&instance);
         let control = self.controls.add(instance);
         let preparation = self.starts.prepared.remove(&instance);
@@ -161,5 +193,36 @@ pub(super) fn start_cancelled() -> CreateError {
     CreateError {
         reason: Reason::KilledDuringLaunch,
         why: Explanation::of(Code::KilledBeforeStart, &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::ids::{AgentId, OrderIndex};
+
+    use super::*;
+
+    fn instance(order: u64) -> Instance {
+        let (agent, order) = (AgentId(1), OrderIndex(order));
+        Instance { agent, order }
+    }
+
+    #[test]
+    fn a_repeated_start_is_detected_and_memory_is_bounded() {
+        let mut started = StartedInstances::default();
+        let last = STARTED_INSTANCES as u64 + 10;
+        for order in 1..=last {
+            assert!(!started.is_repeated(instance(order)));
+        }
+        assert!(started.is_repeated(instance(last)));
+        assert!(started.is_repeated(instance(last)));
+        assert!(started.is_repeated(instance(11)));
+        assert_eq!(started.known.len(), STARTED_INSTANCES);
+        assert_eq!(started.oldest_first.len(), STARTED_INSTANCES);
+        let other = Instance {
+            agent: AgentId(2),
+            order: OrderIndex(last),
+        };
+        assert!(!started.is_repeated(other));
     }
 }

@@ -16,6 +16,7 @@ mod mass_loss;
 mod messages;
 mod offering;
 mod orders;
+mod presented_offers;
 mod pruning;
 mod registration_queue;
 mod stopping;
@@ -49,6 +50,7 @@ pub(crate) use input::{
 pub(crate) use messages::FrameworkMessage;
 pub(crate) use offering::explanation;
 use orders::OrderBudget;
+pub(crate) use presented_offers::PRESENTATION_RESULTS;
 
 /// The origin of a proposal, which determines where its outcome goes.
 #[derive(Debug)]
@@ -110,6 +112,7 @@ pub(crate) struct Leader {
     book: OfferBook,
     allocator: Allocator,
     offering: offering::OfferResumption,
+    presented: presented_offers::PresentedOffers,
     deadlines: LeaderTimers,
     mass_loss: mass_loss::MassLoss,
     stops: stopping::StopTimers,
@@ -163,6 +166,7 @@ impl Leader {
             book: OfferBook::new(registry.epoch()),
             allocator: Allocator::new(AllocatorSettings::default()),
             offering: offering::OfferResumption::new(registry, now.at.plus_ms(limits.resume_ms)),
+            presented: presented_offers::PresentedOffers::default(),
             deadlines: LeaderTimers::default(),
             mass_loss: mass_loss::MassLoss::default(),
             stops: stopping::StopTimers::default(),

@@ -25,7 +25,7 @@ use crate::allocator::{
     ExplainInputs, ExplainQuery, LinkStates, StreamState, TurnBudget,
 };
 use crate::links::LinkId;
-use crate::offers::{OfferState, revalidate, sign, verify};
+use crate::offers::{OfferState, sign};
 
 /// Maximum bytes of the offers of one event, unless one offer is larger (a message: 4 MiB).
 const EVENT_BYTES: usize = 1 << 20;
@@ -101,50 +101,6 @@ impl Leader {
             stream: &stream,
         };
         allocator.step(registry, book, demand, now.at, budget)
-    }
-
-    /// Revalidates the offers that a resuming framework holds: each is kept or rescinded.
-    pub(super) fn revalidate(
-        &mut self,
-        registry: &Registry,
-        now: LeaderTime,
-        id: FrameworkId,
-        held: Vec<(OfferTerms, Vec<u8>)>,
-    ) -> (Vec<OfferId>, Vec<OfferId>) {
-        let facts = &registry.cluster().facts;
-        let session = registry
-            .framework(id)
-            .map_or(0, |framework| framework.session);
-        let stale = self.book.rescind_other_sessions(id, session);
-        let mut presented = BTreeSet::new();
-        let (mut kept, mut rescinded) = (Vec::new(), Vec::new());
-        for (at, (promise, token)) in held.into_iter().enumerate() {
-            // Validation is expensive: beyond the time of a turn, resources are offered again.
-            let good = at < limits::RECORDS_PER_COMMAND
-                && promise.framework == id
-                && verify(facts, &promise, &token)
-                && (self.book.get(promise.id).is_some()
-                    || (promise.id.epoch < self.epoch
-                        && revalidate(registry, &self.book, &promise, now.at).is_ok()));
-            if good {
-                presented.insert(promise.id);
-                kept.push(promise.id);
-                self.book.adopt(promise, now.at);
-            } else {
-                rescinded.push(promise.id);
-            }
-        }
-        // Offers that the framework does not know were lost with its stream: they are free again.
-        let open: Vec<OfferId> = self
-            .book
-            .offers_of(id)
-            .map(|(promise, _)| promise.id)
-            .collect();
-        for lost in open.into_iter().filter(|lost| !presented.contains(lost)) {
-            self.book.rescind(lost);
-        }
-        drop(stale);
-        (kept, rescinded)
     }
 
     /// Includes a framework that has a stream again in the allocation.

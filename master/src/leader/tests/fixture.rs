@@ -336,6 +336,11 @@ impl World {
         }
     }
 
+    /// Returns the results of presented offers since the last call.
+    pub(super) fn take_presented(&mut self) -> BTreeMap<&'static str, u64> {
+        self.leader.take_presented()
+    }
+
     /// Opens a new stream of the framework's present scheduler, holding these offers.
     pub(super) fn framework_returns(&mut self, framework: FrameworkId, held: &[&str]) -> LinkId {
         let link = self.link();

@@ -1,12 +1,14 @@
 //! Tests of offers: made, used once, withdrawn.
 
+use std::collections::BTreeMap;
+
 use argosy_state::command::CallAction;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::testing::{framework_info, spec};
 use expect_test::expect;
 
 use super::fixture::{AGENT, FRAMEWORK, OFFER_MS, World, new_agent, new_framework};
-use crate::leader::Input;
+use crate::leader::{Input, PRESENTATION_RESULTS};
 use crate::links::LinkId;
 
 #[test]
@@ -41,6 +43,31 @@ fn a_forged_presented_offer_is_rescinded() {
         link-3 <- subscribed framework-1 session 101 epoch 4, rescinded 1.1
         link-3 <- unmet in *: 1 no-link
     "#]]);
+}
+
+#[test]
+fn presented_offers_are_counted_by_the_reason_for_which_they_are_not_kept() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    world.agent_returns(AGENT);
+    let mut forged = world.subscription_of(FRAMEWORK, &["1.1", "1.1"]);
+    forged.held[1].1[9] ^= 4;
+    world.subscribe_with(LinkId(3), forged);
+    let counted = world.take_presented();
+    assert_eq!(counted, BTreeMap::from([("kept", 1), ("invalid", 1)]));
+    // It is open again here, and counted once for each subscription.
+    world.framework_returns(FRAMEWORK, &["1.1"]);
+    assert_eq!(world.take_presented(), BTreeMap::from([("kept", 1)]));
+    assert_eq!(world.take_presented(), BTreeMap::new());
+    world.new_leader();
+    world.agent_returns(AGENT);
+    world.advance(OFFER_MS);
+    world.framework_returns(FRAMEWORK, &["1.1"]);
+    assert_eq!(world.take_presented(), BTreeMap::from([("expired", 1)]));
+    for result in ["kept", "invalid", "expired"] {
+        assert!(PRESENTATION_RESULTS.contains(&result));
+    }
+    world.clear_lines();
 }
 
 #[test]
