@@ -175,7 +175,7 @@ pub(crate) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
         committed_index: node.progress().committed_index,
         cluster_time_ms: registry.time().0,
         total: convert::resources(registry.total()),
-        used: convert::resources(&used),
+        used: convert::resources(used),
         digest: registry.digest().to_be_bytes().to_vec(),
         answered_by: format!("master-{}", node.id()),
         protocol: Some(VersionRange::OWN.answer(VersionRange::OWN.newest)),

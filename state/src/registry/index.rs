@@ -78,7 +78,13 @@ pub(crate) struct Indexes {
     pub(crate) bytes: ByteUsage,
     pub(crate) modes: BTreeMap<AgentMode, usize>,
     pub(crate) total: Resources,
+    /// The scalars of all roles' tasks and executors, without those on unreachable agents.
+    pub(crate) used: Resources,
     pub(crate) live_tasks: usize,
+    /// The number of tasks in each state, ended ones included; states without tasks are left out.
+    pub(crate) states: BTreeMap<TaskState, usize>,
+    /// The number of updates that frameworks have not acknowledged.
+    pub(crate) unacknowledged: usize,
 }
 
 /// Returns whether the agent's resources count in the totals of the cluster.
@@ -97,8 +103,9 @@ struct TaskFacet {
     kill: Option<OrderIndex>,
     limits: Option<OrderIndex>,
     reported: u64,
-    /// Whether an update waits for the framework's acknowledgement.
-    unacknowledged: bool,
+    /// The number of updates that wait for the framework's acknowledgement.
+    unacknowledged: usize,
+    state: TaskState,
 }
 
 impl TaskFacet {
@@ -110,7 +117,8 @@ impl TaskFacet {
             kill: task.kill.map(|kill| kill.order),
             limits: task.limits_change.as_ref().map(|change| change.order),
             reported: task.reported,
-            unacknowledged: !task.unacknowledged.is_empty(),
+            unacknowledged: task.unacknowledged.len(),
+            state: task.state,
         }
     }
 }
@@ -142,6 +150,7 @@ impl Indexes {
         if let Some(after_ms) = facet.stops_after_ms {
             sign.set(&mut agent.stopping, (after_ms, task.key.clone()));
         }
+        self.count_state(facet.state, facet.unacknowledged, sign);
         let framework = self.frameworks.or_default(task.key.framework);
         sign.set(&mut framework.tasks, task.key.task.clone());
         if let Some(group) = &task.spec.group {
@@ -152,13 +161,14 @@ impl Indexes {
         } else {
             &mut framework.ended
         });
-        if facet.unacknowledged {
+        if facet.unacknowledged > 0 {
             sign.set(&mut framework.unacknowledged, task.key.task.clone());
         }
         if facet.live && !facet.unreachable {
             let scalars = task.spec.resources.scalars()?;
             sign.shared(&mut framework.used, &task.role, &scalars)?;
             roles::count(&mut self.roles, &task.role, &scalars, sign)?;
+            sign.resources(&mut self.used, &scalars)?;
         }
         if facet.live {
             self.executor(task, facet, sign)?;
@@ -182,6 +192,7 @@ impl Indexes {
             let scalars = executor.resources.scalars()?;
             sign.shared(&mut framework.used, &task.role, &scalars)?;
             roles::count(&mut self.roles, &task.role, &scalars, sign)?;
+            sign.resources(&mut self.used, &scalars)?;
         }
         Some(())
     }
@@ -196,6 +207,7 @@ impl Indexes {
         let only_number = TaskFacet {
             reported: former.reported,
             unacknowledged: former.unacknowledged,
+            state: former.state,
             ..present
         } == former;
         if !only_number {
@@ -208,13 +220,12 @@ impl Indexes {
             Sign::Remove.mark(agent, task, former.reported);
             Sign::Add.mark(agent, task, present.reported);
         }
-        if present.unacknowledged != former.unacknowledged {
+        self.count_state(former.state, former.unacknowledged, Sign::Remove);
+        self.count_state(present.state, present.unacknowledged, Sign::Add);
+        let waits = present.unacknowledged > 0;
+        if waits != (former.unacknowledged > 0) {
             let framework = self.frameworks.or_default(task.key.framework);
-            let sign = if present.unacknowledged {
-                Sign::Add
-            } else {
-                Sign::Remove
-            };
+            let sign = if waits { Sign::Add } else { Sign::Remove };
             sign.set(&mut framework.unacknowledged, task.key.task.clone());
         }
     }

@@ -26,7 +26,7 @@ use crate::ids::{
 };
 use crate::level::Level;
 use crate::resources::Resources;
-use crate::task::{FinishedTask, Task};
+use crate::task::{FinishedTask, Task, TaskState};
 
 pub use crate::agent::{Order, OrderKind};
 pub use deadlines::{DeadlineIndex, DeadlineKind};
@@ -389,6 +389,18 @@ impl Registry {
     #[must_use]
     pub fn live_tasks(&self) -> usize {
         self.index.live_tasks
+    }
+
+    /// Returns the number of tasks in a state. Ended ones count until their end is acknowledged.
+    #[must_use]
+    pub fn tasks_in(&self, state: TaskState) -> usize {
+        self.index.states.get(&state).copied().unwrap_or(0)
+    }
+
+    /// Returns the number of updates that frameworks have not acknowledged.
+    #[must_use]
+    pub fn unacknowledged_updates(&self) -> usize {
+        self.index.unacknowledged
     }
 
     /// Returns the digest of the records. It is the same on every master at the same applied index,

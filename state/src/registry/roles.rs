@@ -64,9 +64,13 @@ impl Registry {
 
     /// Returns the usage of all roles together, without tasks on unreachable agents.
     #[must_use]
-    pub fn role_totals(&self) -> Resources {
-        let parts = self.index.roles.values().map(|used| &used.own);
-        parts.fold(Resources::none(), |sum, part| sum.plus(part).unwrap_or(sum))
+    pub fn role_totals(&self) -> &Resources {
+        &self.index.used
+    }
+
+    /// Returns the roles in ascending order that tasks use, or whose descendants do.
+    pub fn used_roles(&self) -> impl Iterator<Item = &Role> {
+        self.index.roles.keys()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::framework::Framework;
 use crate::ids::FrameworkId;
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{Cause, Task, TaskLimits};
+use crate::task::{Cause, Task, TaskLimits, TaskState};
 
 /// The estimated cost of a record without its texts and lists: keys, indexes, marks, numbers.
 const RECORD_BYTES: u64 = 1024;
@@ -107,6 +107,19 @@ impl Registry {
 }
 
 impl Indexes {
+    /// Adds or removes a task in the counts by state and of unacknowledged updates.
+    pub(super) fn count_state(&mut self, state: TaskState, unacknowledged: usize, sign: Sign) {
+        let count = self.states.entry(state).or_default();
+        sign.count(count);
+        if *count == 0 {
+            self.states.remove(&state);
+        }
+        match sign {
+            Sign::Add => self.unacknowledged += unacknowledged,
+            Sign::Remove => self.unacknowledged -= unacknowledged,
+        }
+    }
+
     /// Adds or subtracts the bytes of a task.
     pub(super) fn weigh_task(&mut self, task: &Task, sign: Sign) {
         let bytes = of_task(task);
