@@ -8,13 +8,15 @@
 //! - `processes`: `process` identifies them, `fork`, `child` and `spawner` create them, `packets`
 //!   carry messages between them.
 //! - `atomic_file`: files that are written as a whole. `claims`: numbers and names that one holder
-//!   of a host may have. `remove_tree`: removal of untrusted directory trees.
+//!   of a host may have. `remove_tree`: removal of untrusted directory trees. `disk_space`: free
+//!   space.
 //! - `container_id`: names of containers, by which crates find the records of one.
 
 pub mod atomic_file;
 pub mod claims;
 pub mod container_id;
 pub mod crash_points;
+mod disk_space;
 mod processes;
 pub mod remove_tree;
 #[expect(
@@ -24,5 +26,6 @@ pub mod remove_tree;
 pub mod sys;
 
 pub use container_id::ContainerId;
+pub use disk_space::disk_space;
 pub use processes::process::{BootTime, ProcessId};
 pub use processes::{child, fork, packets, process, spawner};

@@ -21,6 +21,7 @@ use crate::status::RaftStatus;
 use crate::storage::disk::memory::{DurableEntry, MemoryDisk};
 use crate::storage::record::VoteRecord;
 use crate::storage::store::StoreLocation;
+use crate::storage::usage::StoreUsage;
 use crate::types::{CommittedEntry, Member, OwnerRequest, Payload, TypeConfig};
 
 /// A store in memory that outlives its node, for tests of restarts. All clones share one store.
@@ -256,6 +257,34 @@ impl Node {
     /// Returns the current indexes of this node.
     pub fn progress(&self) -> LogProgress {
         LogProgress::of(&self.parts.raft.metrics().borrow_watched())
+    }
+
+    /// Returns what the store took on its disk when it was last measured; nothing for a store in
+    /// memory.
+    pub fn store_usage(&self) -> watch::Ref<'_, StoreUsage> {
+        self.parts.store_usage.borrow()
+    }
+
+    /// Returns the time since the newest contact with other members, by id: for a leader, since
+    /// sending what each of them has answered; for a follower, since the newest message of its
+    /// leader. Members that were never heard are left out.
+    pub fn last_contacts(&self) -> Vec<(u64, Duration)> {
+        let metrics = self.parts.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state == ServerState::Leader {
+            let others = metrics.membership_config.nodes().map(|(id, _)| *id);
+            let others = others.filter(|id| *id != metrics.id);
+            let liveness = &self.parts.liveness;
+            let acked = |id| Some((id, liveness::acked_ago(&metrics, liveness, id)?));
+            return others.filter_map(acked).collect();
+        }
+        let leader = metrics.current_leader.filter(|id| *id != metrics.id);
+        let contact = self.parts.leader_contact.contact_of(metrics.current_term);
+        let contact = leader.zip(contact);
+        contact
+            .map(|(id, at)| (id, at.elapsed()))
+            .into_iter()
+            .collect()
     }
 
     /// Returns the time since sending the newest message that a quorum has answered as followers of

@@ -13,12 +13,14 @@ use std::time::Duration;
 use argosy_state::buggify;
 use argosy_state::planted_bug;
 use bytes::Bytes;
+use metrics::{Histogram, histogram};
 use openraft::alias::OneshotReceiverOf;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -65,6 +67,7 @@ struct LeadershipPeriod {
 struct QueuedProposal {
     /// The term of leadership in which it was queued: it is not proposed in another one.
     period: LeadershipPeriod,
+    queued_at: Instant,
     proposal: Proposal,
     /// Its share of the queue's bytes, released when it is proposed or dropped.
     _bytes: OwnedSemaphorePermit,
@@ -98,6 +101,7 @@ impl ProposalQueue {
                 clears: forgotten,
                 next: None,
                 unapplied: VecDeque::new(),
+                committed: histogram!("argosy_raft_proposal_duration_seconds"),
             },
         )
     }
@@ -143,6 +147,7 @@ impl ProposalQueue {
         self.sender
             .try_send(QueuedProposal {
                 period: epoch_record,
+                queued_at: Instant::now(),
                 proposal,
                 _bytes: permit,
             })
@@ -162,6 +167,7 @@ impl ProposalQueue {
             .map_err(|_closed| ProposeError::Stopped)?;
         let queued = QueuedProposal {
             period: epoch_record,
+            queued_at: Instant::now(),
             proposal,
             _bytes: permit,
         };
@@ -191,6 +197,8 @@ pub(crate) struct Proposer {
     /// The first command of the next entry: it did not fit into the last one.
     next: Option<QueuedProposal>,
     unapplied: VecDeque<WriteResultReceiver>,
+    /// Times from the queueing of the first command of an entry to its commit.
+    committed: Histogram,
 }
 
 impl Proposer {
@@ -211,7 +219,7 @@ impl Proposer {
                     None => return,
                 },
             };
-            let period = first.period;
+            let (period, queued_at) = (first.period, first.queued_at);
             if !self.is_current(period) {
                 // Leadership was lost, or won again, in between: the owner has forgotten the
                 // command.
@@ -221,7 +229,7 @@ impl Proposer {
             growth.add(batch.bytes() as u64);
             loop {
                 let term = planted_bug!(StaleEpochCommits, period.term, self.period().term);
-                match self.commit(raft, term, batch.clone()).await {
+                match self.commit(raft, term, batch.clone(), queued_at).await {
                     ProposalOutcome::Done => break,
                     ProposalOutcome::Stopped => return,
                     // No voter has answered a new leader yet, or a transfer is under way. If this
@@ -276,7 +284,13 @@ impl Proposer {
     }
 
     /// Proposes one entry and waits until it is committed or rejected.
-    async fn commit(&mut self, raft: &Consensus, term: u64, batch: Batch) -> ProposalOutcome {
+    async fn commit(
+        &mut self,
+        raft: &Consensus,
+        term: u64,
+        batch: Batch,
+        queued_at: Instant,
+    ) -> ProposalOutcome {
         let (responder, committed, mut answer) = ProgressResponder::new();
         let write = raft
             .write(batch)
@@ -287,7 +301,10 @@ impl Proposer {
         }
         tokio::select! {
             biased;
-            Ok(_log_id) = committed => self.unapplied.push_back(answer),
+            Ok(_log_id) = committed => {
+                self.committed.record(queued_at.elapsed());
+                self.unapplied.push_back(answer);
+            }
             refused = &mut answer => match refused {
                 Ok(Ok(_)) => {}
                 Ok(Err(ClientWriteError::ForwardToLeader(_))) => return ProposalOutcome::Rejected,

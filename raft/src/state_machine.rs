@@ -9,7 +9,9 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, Raft, RaftSnapshotBuilder};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use crate::metrics;
 use crate::storage::directory::OpenError;
 use crate::storage::image::{self, SnapshotSource};
 use crate::storage::install;
@@ -183,6 +185,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     /// snapshot, so the log may be truncated up to there once everything applied is synced. The
     /// sync is queued here, before anything more is applied, and the builder waits for it.
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let began = Instant::now();
         let (done, synced) = oneshot::channel();
         let written = move |result| {
             // The builder may have been dropped with the node.
@@ -192,6 +195,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder {
             snapshot: self.snapshot_of_registry(),
             synced: Some(queued.map(|()| synced)),
+            began,
         }
     }
 
@@ -200,6 +204,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         source: SnapshotSource,
     ) -> Result<(), io::Error> {
+        let began = Instant::now();
         let image = source.file().await?;
         if image.meta() != meta {
             let text = format!("the snapshot is of {} and not of {meta}", image.meta());
@@ -211,6 +216,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let records = install::install(&self.parts, image).await?;
         self.parts.unwritten.reset(meta.clone());
         self.load(records).await?;
+        metrics::snapshot("install", began.elapsed(), None);
         Ok(())
     }
 
@@ -249,6 +255,7 @@ impl From<SnapshotFile> for Snapshot {
 pub(crate) struct SnapshotBuilder {
     snapshot: Snapshot,
     synced: Option<io::Result<oneshot::Receiver<io::Result<()>>>>,
+    began: Instant,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
@@ -258,6 +265,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let synced = self.synced.take();
         let synced = synced.ok_or_else(|| io::Error::other("the snapshot was built already"))??;
         synced.await.map_err(io::Error::other)??;
+        metrics::snapshot("sync", self.began.elapsed(), None);
         Ok(self.snapshot.clone())
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::election::leader_contact::LeaderContact;
+use crate::metrics::ElectionCounts;
 use crate::state_machine::Consensus;
 use crate::status::{FailoverPhases, RaftStatus};
 use crate::types::{Member, StoredMembership, TypeConfig, Vote};
@@ -44,10 +45,12 @@ impl StatusReporter {
         let mut contacts = self.leader_contact.watch();
         let mut votes = self.votes.clone();
         let mut shown: Option<Arc<StoredMembership>> = None;
+        let mut elections = ElectionCounts::after(*self.votes.borrow());
         loop {
             let waits = {
                 let metrics = metrics.borrow_and_update();
                 self.report(&metrics, &mut shown);
+                elections.record(&self.status.borrow(), *self.votes.borrow());
                 self.waits_for_first_commit(&metrics)
             };
             tokio::select! {

@@ -4,7 +4,7 @@
 //! Reading order: `directory` (the lock, and the required content of a directory), `rejoin` (data
 //! that must not be served), `durable_file`, `disk`, `store` and `parts` (RocksDB), `record`,
 //! `entry` and `log` (entries), `registry`, `unwritten` and `writer` (writes in one thread),
-//! `snapshot`, `image` and `snapshot_store` (snapshots), `install`.
+//! `snapshot`, `image` and `snapshot_store` (snapshots), `install`. `usage` is what all of it takes.
 
 pub(crate) mod directory;
 pub(crate) mod disk;
@@ -21,4 +21,5 @@ pub(crate) mod snapshot;
 pub(crate) mod snapshot_store;
 pub(crate) mod store;
 pub(crate) mod unwritten;
+pub(crate) mod usage;
 pub(crate) mod writer;

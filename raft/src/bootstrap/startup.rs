@@ -34,6 +34,7 @@ use crate::status::{FailoverPhases, RaftStatus};
 use crate::status_reporter::StatusReporter;
 use crate::storage::disk;
 use crate::storage::store::{Store, StoreLocation};
+use crate::storage::usage::StoreUsage;
 use crate::transport::connections::Peers;
 use crate::transport::network::{CallerIdentity, NetworkFactory};
 use crate::types::{Member, NodeIdentity, OwnerRequest};
@@ -50,6 +51,8 @@ pub(crate) struct NodeParts {
     pub(crate) status: watch::Receiver<RaftStatus>,
     pub(crate) phases: Arc<watch::Sender<FailoverPhases>>,
     pub(crate) liveness: Liveness,
+    pub(crate) leader_contact: LeaderContact,
+    pub(crate) store_usage: watch::Receiver<StoreUsage>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     /// The runtime of the tasks.
@@ -276,7 +279,8 @@ impl NodeStartup {
         };
         let (watch, prober) = self.watchers(&group, &phases, &wall);
         let detector = LeaderDetector::new(&group, &raft_port.leader_contact, &phases, &wall);
-        let tasks: [BoxFuture<'static, ()>; 10] = [
+        let (measured, store_usage) = watch::channel(StoreUsage::default());
+        let tasks: [BoxFuture<'static, ()>; 11] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
             Box::pin(ReadIndexTask::new(group.clone()).run(requests, stop.clone())),
@@ -286,6 +290,7 @@ impl NodeStartup {
             Box::pin(changes.clone().finish_interrupted(stop.clone())),
             Box::pin(growth.clone().run(raft.clone(), stop.clone())),
             Box::pin(store.unwritten().run(stop.clone())),
+            Box::pin(store.clone().measure(measured, stop.clone())),
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
         self.spawn(tasks);
@@ -308,6 +313,8 @@ impl NodeStartup {
             status,
             phases,
             liveness: group.liveness,
+            leader_contact: raft_port.leader_contact.clone(),
+            store_usage,
             tasks: self.tasks.clone(),
             runtime: Handle::current(),
             _stop_when_dropped: stop.clone().drop_guard(),

@@ -19,6 +19,7 @@ use super::registry;
 use super::snapshot::{SnapshotEncoder, SnapshotError};
 use super::snapshot_store::{SnapshotFile, SnapshotStore};
 use crate::fatal::FatalError;
+use crate::metrics;
 use crate::types::{LogId, SnapshotMeta};
 
 /// The maximum rate of writing a snapshot, in bytes per second: the write-ahead log shares the
@@ -74,7 +75,9 @@ async fn written(parts: &StoreParts, least: Option<LogId>) -> io::Result<Snapsho
         if install::is_under_way(view) {
             return Err(io::ErrorKind::Interrupted.into());
         }
+        let began = Instant::now();
         let image = write(view, &snapshot_store)?;
+        metrics::snapshot("write", began.elapsed(), Some(image.len()));
         snapshot_store.put(&image)?;
         // The receiver may have been dropped; the next request finds the snapshot in the store.
         let _ = finished.send(image);

@@ -7,6 +7,10 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::directory::{self, OpenError};
 use super::disk::high_water::DataLossError;
@@ -20,11 +24,14 @@ use super::registry::{self, RegistryReadError};
 use super::snapshot::KeyValue;
 use super::snapshot_store::{SnapshotStore, SnapshotWriter};
 use super::unwritten::WriteBuffer;
+use super::usage::StoreUsage;
 use super::writer::DiskWriter;
 use crate::fatal::{self, FatalHandler};
 use crate::types::SnapshotMeta;
 
 pub(crate) const IDENTITY: &[u8] = b"identity";
+/// The interval at which the size of the store and the free space of its disk are measured.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The location of a master's data.
 #[derive(Clone, Debug)]
@@ -137,6 +144,28 @@ impl Store {
     /// Returns the applied records that are not written yet.
     pub(crate) fn unwritten(&self) -> WriteBuffer {
         self.parts.unwritten.clone()
+    }
+
+    /// Measures the store at intervals until the node stops, or once if it is in memory. A reader
+    /// of the results waits for no disk.
+    pub(crate) async fn measure(
+        self: Arc<Self>,
+        usage: watch::Sender<StoreUsage>,
+        stop: CancellationToken,
+    ) {
+        let measuring = async {
+            loop {
+                let disk = Arc::clone(&self.parts.disk);
+                let may_block = disk.may_block();
+                match disk::run(may_block, move || disk.usage()).await {
+                    Ok(Some(found)) => drop(usage.send_replace(found)),
+                    Ok(None) => return,
+                    Err(error) => tracing::warn!(%error, "the store cannot be measured"),
+                }
+                tokio::time::sleep(MEASURE_INTERVAL).await;
+            }
+        };
+        stop.run_until_cancelled(measuring).await;
     }
 
     /// Writes applied and queued records and ends the writer. The directory is unlocked when the

@@ -9,7 +9,9 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use metrics::{Histogram, histogram};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::disk::{ChangeBatch, Disk, Durability};
 use crate::fatal::{FatalError, FatalHandler};
@@ -55,6 +57,8 @@ struct WriteAccess {
     disk: Arc<dyn Disk>,
     fatal: FatalHandler,
     broken: Option<io::ErrorKind>,
+    /// Durations of synced writes.
+    synced: Histogram,
 }
 
 /// A reserved slot in the queue.
@@ -86,6 +90,7 @@ impl DiskWriter {
             disk,
             fatal,
             broken: None,
+            synced: histogram!("argosy_raft_append_sync_duration_seconds"),
         };
         let (jobs, inbox) = mpsc::channel(QUEUE);
         let worker = if threaded {
@@ -263,7 +268,11 @@ impl WriteAccess {
         if changes.is_empty() {
             return Ok(());
         }
+        let began = Instant::now();
         let result = self.disk.write(changes, durability);
+        if durability == Durability::Synced {
+            self.synced.record(began.elapsed());
+        }
         if let Err(source) = &result {
             self.broken = Some(source.kind());
             (self.fatal)(&FatalError {

@@ -494,3 +494,19 @@ async fn a_store_without_a_high_water_record_gets_one_and_must_keep_it() {
         .unwrap();
     assert!(error.to_string().contains("high-water"), "{error}");
 }
+
+#[tokio::test]
+async fn the_usage_of_a_store_is_measured_by_family() {
+    let environment = on_disk();
+    let mut opened = open(&environment.location).await;
+    opened.append(entries(0..10)).await;
+    let disk = opened.store.parts().disk;
+    let usage = disk.usage().unwrap().expect("it is on a disk");
+    let families: Vec<&str> = usage.family_bytes.iter().map(|(name, _)| *name).collect();
+    assert_eq!(families, ["log", "meta", "registry", "registry_meta"]);
+    assert!(usage.family_bytes[0].1 > 0, "{usage:?}");
+    assert!(0 < usage.free_bytes && usage.free_bytes <= usage.total_bytes);
+    assert_eq!(usage.stalled, Duration::ZERO, "the statistics are read");
+    drop(disk);
+    opened.close().await;
+}

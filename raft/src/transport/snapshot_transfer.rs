@@ -9,13 +9,14 @@ use futures::Stream;
 use futures::stream;
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::info;
 
 use super::connections::{self, PeerClient};
 use super::wire::{self, proto};
+use crate::metrics;
 use crate::settings::Timing;
 use crate::state_machine::Consensus;
 use crate::state_machine::Snapshot;
@@ -81,6 +82,7 @@ pub(crate) async fn send(
     .await;
     let mut answers = opened.map_err(silent)??.into_inner();
     info!(to, bytes = image.len(), "sending a snapshot");
+    let began = Instant::now();
     let mut sent = 0;
     loop {
         let most = buggify!(SmallBlocks, BLOCK_BYTES, 300);
@@ -100,6 +102,7 @@ pub(crate) async fn send(
             answer.ok_or_else(|| Status::unavailable("the receiver ended the transfer"))?;
         if last {
             info!(to, "the snapshot is installed");
+            metrics::snapshot("send", began.elapsed(), Some(image.len()));
             return wire::vote_from(answer.vote);
         }
     }
@@ -130,6 +133,7 @@ pub(crate) struct SnapshotReceiver {
     writer: Option<SnapshotWriter>,
     received: u64,
     length: u64,
+    began: Instant,
     /// The slot of this transfer, released when it is completed or aborted.
     _permit: OwnedSemaphorePermit,
 }
@@ -152,6 +156,7 @@ impl SnapshotReceiver {
             writer: Some(writer),
             received: 0,
             length: head.length_bytes,
+            began: Instant::now(),
             _permit: place,
         })
     }
@@ -206,6 +211,7 @@ impl SnapshotReceiver {
             .finish()
             .await
             .map_err(|error| Status::data_loss(error.to_string()))?;
+        metrics::snapshot("receive", self.began.elapsed(), Some(self.length));
         let vote = self.install(image).await?;
         Ok(proto::SnapshotProgress {
             received_bytes: self.received,

@@ -57,12 +57,7 @@ pub(super) fn names(path: &Path) -> io::Result<Vec<String>> {
 /// # Errors
 /// If the file system cannot be queried.
 pub fn space(path: &Path) -> io::Result<(u64, u64)> {
-    let found = nix::sys::statvfs::statvfs(path)?;
-    let unit = found.fragment_size();
-    Ok((
-        found.blocks_available().saturating_mul(unit),
-        found.blocks().saturating_mul(unit),
-    ))
+    argosy_host::disk_space(path)
 }
 
 /// Returns the name of a draft.

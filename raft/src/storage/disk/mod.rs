@@ -37,6 +37,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use super::usage::StoreUsage;
 use crate::fatal::FatalHandler;
 use high_water::{HighWater, StoreState};
 
@@ -162,6 +163,11 @@ pub(crate) trait Disk: DiskRead + Send + Sync {
     /// contains.
     fn start_high_water(&self, _held: &StoreState, _fatal: FatalHandler) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Returns what the store takes on its disk; `None` for a store in memory. Blocks.
+    fn usage(&self) -> io::Result<Option<StoreUsage>> {
+        Ok(None)
     }
 
     /// Returns the additional duration of a write, on a disk that does not block.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use rocksdb::properties::{CUR_SIZE_ALL_MEM_TABLES, DBSTATS, TOTAL_SST_FILES_SIZE};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBRawIterator, DBRecoveryMode, ErrorKind, LogLevel, Options, WriteBatch, WriteOptions,
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::fatal::FatalHandler;
 use crate::storage::directory::{Directory, OpenError};
+use crate::storage::usage::{self, StoreUsage};
 
 const MIB: usize = 1 << 20;
 
@@ -237,6 +239,27 @@ impl Disk for RocksDisk {
     fn start_high_water(&self, held: &StoreState, fatal: FatalHandler) -> io::Result<()> {
         let (path, store) = (self.directory.high_water(), self.directory.store());
         self.high_water.start(path, store, held, fatal)
+    }
+
+    fn usage(&self) -> io::Result<Option<StoreUsage>> {
+        let mut family_bytes = Vec::with_capacity(KeySpace::ALL.len());
+        for family in KeySpace::ALL {
+            let mut bytes = 0;
+            for property in [TOTAL_SST_FILES_SIZE, CUR_SIZE_ALL_MEM_TABLES] {
+                let part = self.db.property_int_value_cf(self.family(family), property);
+                bytes += part.map_err(io_error)?.unwrap_or(0);
+            }
+            family_bytes.push((family.name(), bytes));
+        }
+        let statistics = self.db.property_value(DBSTATS).map_err(io_error)?;
+        let stalled = statistics.as_deref().and_then(usage::stalled);
+        let (free_bytes, total_bytes) = argosy_host::disk_space(self.directory.path())?;
+        Ok(Some(StoreUsage {
+            family_bytes,
+            stalled: stalled.unwrap_or_default(),
+            free_bytes,
+            total_bytes,
+        }))
     }
 
     /// RocksDB's snapshot borrows the database, so it lives on the stack of a thread that is held
