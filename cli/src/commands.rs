@@ -3,11 +3,13 @@
 //! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
 pub(crate) mod attach;
+pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod logs;
 pub(crate) mod status;
 pub(crate) mod update;
+pub(crate) mod wait;
 
 use std::io::{BufRead, IsTerminal, Write};
 

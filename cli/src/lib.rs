@@ -109,6 +109,8 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Exec(arguments) => in_a_task(commands::exec::run(arguments)),
         Verb::Attach(arguments) => in_a_task(commands::attach::run(arguments)),
         Verb::Update(arguments) => calls(commands::update::run(arguments)),
+        Verb::Events(arguments) => calls(commands::events::show(arguments)),
+        Verb::Wait(arguments) => calls(commands::wait::run(arguments)),
         Verb::Status(arguments) => calls(commands::status::show(arguments)),
         Verb::Explain(arguments) => calls(commands::explain::show(arguments)),
         Verb::Doctor(arguments) => doctor::run(arguments),
@@ -153,6 +155,7 @@ fn wants_json(verb: &Verb) -> bool {
         Verb::Weight(command) => command.output(),
         Verb::Dev(arguments) => Some(arguments.show),
         Verb::Ps(arguments) => Some(arguments.show),
+        Verb::Events(arguments) => Some(arguments.show),
         Verb::Status(arguments) => Some(arguments.show),
         Verb::Explain(arguments) => Some(arguments.show),
         Verb::Doctor(arguments) => Some(arguments.show),
@@ -161,6 +164,7 @@ fn wants_json(verb: &Verb) -> bool {
         | Verb::Exec(_)
         | Verb::Attach(_)
         | Verb::Update(_)
+        | Verb::Wait(_)
         | Verb::Version(_)
         | Verb::Completions(_)
         | Verb::Launcher

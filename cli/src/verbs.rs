@@ -10,8 +10,8 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::{
-    Attach, Colour, Completions, Dev, Doctor, Exec, Explain, Logs, Run, Status, Update, Version,
-    former_names,
+    Attach, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Run, Status, Update,
+    Version, Wait, former_names,
 };
 use crate::objects::{
     AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand,
@@ -88,6 +88,12 @@ pub(crate) enum Verb {
     /// Change the limits of a running task
     #[command(after_help = UPDATE)]
     Update(Box<Update>),
+    /// Show changes of tasks, agents, frameworks and roles
+    #[command(after_help = EVENTS)]
+    Events(Events),
+    /// Wait until a task, an agent or a framework is in a state
+    #[command(after_help = WAIT)]
+    Wait(Wait),
     /// Show the state of the cluster
     #[command(after_help = STATUS)]
     Status(Status),
@@ -148,6 +154,18 @@ const UPDATE: &str = "Examples:
 
 Limits that are not named do not change. Resources, which are reserved for the task, never change.
 Memory in use is not reclaimed: the task then keeps its former limits, and the exit code is 4.";
+const EVENTS: &str = "Examples:
+  argosy events -f --kind task,agent
+  argosy events --from 4711 -o ndjson
+
+Without --follow, the changes up to now are printed that the answering master still knows. A line
+shows a record as it was at its revision; several quick changes of a record may be one line.";
+const WAIT: &str = "Examples:
+  argosy wait task web --for running --timeout 1m
+  argosy wait agent agent-2 --for unreachable
+
+Exits with 0 when the condition holds, with 1 if it cannot hold any more or after --timeout,
+and with 3 if there is no such object.";
 const STATUS: &str = "Examples:
   argosy status
   argosy status -o json";

@@ -6,6 +6,7 @@
 mod attach;
 mod checks;
 mod dev;
+mod events;
 mod exec;
 pub(crate) mod filters;
 pub(crate) mod former_names;
@@ -25,6 +26,7 @@ use clap::{Args, ValueEnum};
 pub(crate) use attach::Attach;
 pub(crate) use checks::Checks;
 pub(crate) use dev::Dev;
+pub(crate) use events::{Events, Wait, WaitKind};
 pub(crate) use exec::Exec;
 pub(crate) use former_names::former as former_variable;
 pub(crate) use group::GroupRun;

@@ -1,4 +1,4 @@
-//! Lists that go on with a line for each change, from the change feed.
+//! Lists that continue with a line for each change, from the change feed.
 
 use argosy_client::CallError;
 use argosy_proto::v1;
@@ -19,8 +19,8 @@ pub(super) struct WatchedList {
     pub(super) revision: u64,
 }
 
-/// Prints the records of a list, and then each changed record, until it is ended or a master rejects
-/// the stream. It continues at another master if necessary.
+/// Prints the records of a list, and then each changed record, until it is ended or a master
+/// rejects the stream. It continues at another master if necessary.
 pub(super) async fn follow<R: Row>(
     operator: &ClusterClient,
     list: WatchedList,
@@ -56,15 +56,14 @@ pub(super) async fn follow<R: Row>(
     }
 }
 
-/// Returns the next event. While no master answers, says so once and continues to search.
+/// Returns the next event. While no master answers, reports it once and continues to search: the
+/// caller has already had an answer of one.
 pub(crate) async fn next(watch: &mut argosy_client::Watch) -> Result<Event, Failure> {
     let mut is_reported = false;
     loop {
         match watch.next().await {
             Ok(event) => return Ok(event),
             Err(error @ CallError::Refused(_)) => return Err(read_failure(error)),
-            // The masters were never reached.
-            Err(error) if watch.position().revision().is_none() => return Err(read_failure(error)),
             Err(_) if is_reported => {}
             Err(error) => {
                 is_reported = true;

@@ -21,8 +21,8 @@ impl ClusterClient {
         self.write_all(request_id, vec![operation]).await
     }
 
-    /// Makes several changes in one batch. The failure is that of the first rejected one; the others
-    /// are made nevertheless.
+    /// Makes several changes in one batch. The failure is that of the first rejected one; the
+    /// others are made nevertheless.
     pub(crate) async fn write_all(
         &self,
         request_id: Option<&String>,

@@ -11,6 +11,7 @@ pub(crate) struct RowPrinter<'a> {
     format: Format,
     layout: &'a ListLayout,
     widths: Vec<usize>,
+    least: Vec<usize>,
     has_begun: bool,
 }
 
@@ -19,15 +20,22 @@ impl<'a> RowPrinter<'a> {
     pub(crate) fn new(format: Format, layout: &'a ListLayout) -> Result<Self, Failure> {
         if format == Format::Json {
             return Err(Failure::usage(
-                "--output json is one value, which never ends here; write --output ndjson",
+                "--output json is one value, and lines come one by one here; write --output ndjson",
             ));
         }
         Ok(Self {
             format,
             layout,
             widths: Vec::new(),
+            least: Vec::new(),
             has_begun: false,
         })
+    }
+
+    /// Sets the least widths of columns.
+    pub(crate) fn at_least(mut self, widths: &[usize]) -> Self {
+        self.least = widths.to_vec();
+        self
     }
 
     /// Prints rows, and headings before the first ones.
@@ -54,9 +62,9 @@ impl<'a> RowPrinter<'a> {
             let headings = columns.iter().map(|column| column.heading.clone());
             all.insert(0, headings.collect());
             let width = |at: usize| all.iter().map(|cells| cells[at].chars().count()).max();
-            self.widths = (0..columns.len())
-                .map(|at| width(at).unwrap_or(0))
-                .collect();
+            let least = |at: usize| self.least.get(at).copied().unwrap_or(0);
+            let width = |at: usize| width(at).unwrap_or(0).max(least(at));
+            self.widths = (0..columns.len()).map(width).collect();
         }
         let palette = palette();
         let state = columns.iter().position(|column| column.heading == "STATE");

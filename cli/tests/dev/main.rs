@@ -4,6 +4,7 @@ mod administration;
 mod attach;
 mod cluster;
 mod cni;
+mod events;
 mod exec;
 mod executors;
 mod groups;

@@ -1,0 +1,71 @@
+//! Arguments of `argosy events` and `argosy wait`, which read the change feed.
+
+use std::time::Duration;
+
+use argosy_client::Masters;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, ValueEnum};
+
+use super::shared::{ConnectionArguments, OutputArguments};
+use crate::parsers;
+
+/// The kinds of records that the feed shows.
+const KINDS: [&str; 5] = ["agent", "cluster", "framework", "role", "task"];
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Keep printing changes until Ctrl-C; without --from, only new ones
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only changes after this revision, as in the column REVISION
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) from: Option<u64>,
+    /// Only changes of these kinds of records: agent, cluster, framework, role, task
+    #[arg(long = "kind", value_name = "KIND,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(KINDS), hide_possible_values = true)]
+    pub(crate) kinds: Vec<String>,
+    /// Only changes of records with this value of a field, as agent_id=agent-2; may be repeated
+    #[arg(long, value_name = "FIELD=VALUE", value_parser = parsers::pair)]
+    pub(crate) filter: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+/// The kinds of objects that can be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WaitKind {
+    Task,
+    Agent,
+    Framework,
+}
+
+impl WaitKind {
+    /// Returns the word of the command line, which is also that of the feed.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Task => "task",
+            Self::Agent => "agent",
+            Self::Framework => "framework",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// task, agent or framework
+    #[arg(value_name = "KIND", value_enum, hide_possible_values = true)]
+    pub(crate) kind: WaitKind,
+    /// Id, unique prefix of an id, or name
+    pub(crate) name: String,
+    /// State to wait for: of a task running, ended, healthy, ready or any other state; of an agent
+    /// any state; of a framework removed
+    #[arg(long = "for", value_name = "CONDITION")]
+    pub(crate) condition: String,
+    /// Fail after this time [default: unlimited]
+    #[arg(long, value_name = "TIME", value_parser = parsers::duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
+    pub(crate) masters: Option<Masters>,
+}

@@ -1,0 +1,150 @@
+//! `argosy wait`: until an object is in a state, by the change feed.
+
+mod condition;
+
+use std::time::Instant;
+
+use argosy_proto::v1;
+use argosy_proto::v1::watch_event::Event;
+use argosy_proto::v1::watch_record::Record;
+
+use crate::args::{Wait, WaitKind};
+use crate::exit::{DONE, Failure, VerbResult};
+use crate::objects::watching;
+use crate::operator::{self, ClusterClient};
+use crate::output::{note, span_ms};
+
+use condition::{Condition, Progress};
+
+/// The object that is waited for.
+struct Subject {
+    kind: WaitKind,
+    /// As in the feed: `framework-1/web` of a task.
+    id: String,
+    filter: Vec<(&'static str, String)>,
+}
+
+pub(crate) async fn run(arguments: &Wait) -> VerbResult {
+    let condition = Condition::parse(arguments.kind, &arguments.condition)?;
+    let masters = operator::masters_or_default(arguments.masters.as_ref());
+    let operator = ClusterClient::to(masters, condition::CALL_TIMEOUT);
+    let started = Instant::now();
+    let waited = wait(&operator, arguments, condition);
+    let text = match arguments.timeout {
+        None => waited.await?,
+        Some(limit) => match tokio::time::timeout(limit, waited).await {
+            Ok(ended) => ended?,
+            Err(_) => {
+                let text = format!(
+                    "{} {} is not {} after {}",
+                    arguments.kind.word(),
+                    arguments.name,
+                    arguments.condition,
+                    span_ms(limit.as_millis() as u64)
+                );
+                return Err(Failure::failed(text).advise("--timeout waits longer"));
+            }
+        },
+    };
+    let took = span_ms(started.elapsed().as_millis() as u64);
+    note(&format!("{text}, after {took}"));
+    Ok(DONE)
+}
+
+/// Returns what has become true.
+async fn wait(
+    operator: &ClusterClient,
+    arguments: &Wait,
+    condition: Condition,
+) -> Result<String, Failure> {
+    // Before the object is read, so that no change is missed.
+    let revision = operator
+        .cluster(v1::Consistency::Linearizable)
+        .await?
+        .applied_index;
+    let (subject, record) = find(operator, arguments).await?;
+    if let Some(text) = judged(&subject, condition, Some(&record))? {
+        return Ok(text);
+    }
+    let filter = subject.filter.iter();
+    let mut watch = operator.watch(v1::WatchRequest {
+        from_revision: Some(revision),
+        min_revision: revision,
+        kinds: vec![subject.kind.word().to_owned()],
+        filter: filter
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect(),
+        ..v1::WatchRequest::default()
+    });
+    loop {
+        let record = match watching::next(&mut watch).await? {
+            Event::Change(change) => change.record.and_then(|changed| changed.record),
+            // History was lost: the object may have ended since, so it is read.
+            Event::SnapshotEnd(_) => read(operator, &subject).await?,
+            Event::Record(_)
+            | Event::HistoryLost(_)
+            | Event::SnapshotBegin(_)
+            | Event::Progress(_) => continue,
+        };
+        if let Some(text) = judged(&subject, condition, record.as_ref())? {
+            return Ok(text);
+        }
+    }
+}
+
+/// Returns the text of a condition that holds; a failure if it can never hold any more.
+fn judged(
+    subject: &Subject,
+    condition: Condition,
+    record: Option<&Record>,
+) -> Result<Option<String>, Failure> {
+    match condition.judge(record) {
+        Progress::Met(state) => Ok(Some(format!("{} is {state}", subject.id))),
+        Progress::Pending => Ok(None),
+        Progress::Never(why) => {
+            let text = format!("{} {why}, so it will never be {condition}", subject.id);
+            Err(Failure::failed(text))
+        }
+    }
+}
+
+async fn find(operator: &ClusterClient, arguments: &Wait) -> Result<(Subject, Record), Failure> {
+    let kind = arguments.kind;
+    let (id, filter, record) = match kind {
+        WaitKind::Task => {
+            let task = operator.find_task(&arguments.name).await?;
+            let filter = vec![
+                ("framework_id", task.framework_id.clone()),
+                ("task_id", task.task_id.clone()),
+            ];
+            let id = format!("{}/{}", task.framework_id, task.task_id);
+            (id, filter, Record::Task(task))
+        }
+        WaitKind::Agent => {
+            let agent = operator.find_agent(&arguments.name).await?;
+            let id = agent.agent_id.clone();
+            (id.clone(), vec![("agent_id", id)], Record::Agent(agent))
+        }
+        WaitKind::Framework => {
+            let framework = operator.find_framework(&arguments.name).await?;
+            let id = framework.framework_id.clone();
+            let filter = vec![("framework_id", id.clone())];
+            (id, filter, Record::Framework(framework))
+        }
+    };
+    Ok((Subject { kind, id, filter }, record))
+}
+
+async fn read(operator: &ClusterClient, subject: &Subject) -> Result<Option<Record>, Failure> {
+    Ok(match subject.kind {
+        WaitKind::Task => {
+            let (framework, task) = subject.id.split_once('/').unwrap_or_default();
+            operator.task(framework, task).await?.map(Record::Task)
+        }
+        WaitKind::Agent => operator.agent(&subject.id).await?.map(Record::Agent),
+        WaitKind::Framework => operator
+            .framework(&subject.id)
+            .await?
+            .map(Record::Framework),
+    })
+}

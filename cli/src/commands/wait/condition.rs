@@ -1,0 +1,245 @@
+//! The conditions of `argosy wait`, judged by the record of an object. Pure.
+
+use std::fmt;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::watch_record::Record;
+
+use crate::args::WaitKind;
+use crate::args::filters::{agent_mode, task_state};
+use crate::exit::Failure;
+use crate::operator::is_terminal;
+use crate::output::{exit_word, mode_word, state_word};
+
+/// Timeout of one call.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What an object is waited to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// A task in any state after its end.
+    Ended,
+    /// A task whose health check has succeeded.
+    Healthy,
+    /// A task whose readiness check has succeeded.
+    Ready,
+    Task(v1::TaskState),
+    Agent(v1::AgentMode),
+    /// A framework that is removed.
+    Removed,
+}
+
+/// How far an object is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The state that it is in.
+    Met(String),
+    Pending,
+    /// Why it will never be met.
+    Never(String),
+}
+
+impl Condition {
+    pub(super) fn parse(kind: WaitKind, text: &str) -> Result<Self, Failure> {
+        let invalid =
+            |why: String| Failure::usage(format!("--for {text:?} of {}: {why}", kind.word()));
+        match (kind, text) {
+            (WaitKind::Task, "ended") => Ok(Self::Ended),
+            (WaitKind::Task, "healthy") => Ok(Self::Healthy),
+            (WaitKind::Task, "ready") => Ok(Self::Ready),
+            (WaitKind::Task, _) => task_state(text)
+                .map(Self::Task)
+                .map_err(|why| invalid(format!("{why}, ended, healthy, ready"))),
+            (WaitKind::Agent, _) => agent_mode(text).map(Self::Agent).map_err(invalid),
+            (WaitKind::Framework, "removed") => Ok(Self::Removed),
+            (WaitKind::Framework, _) => Err(invalid("write removed".to_owned())),
+        }
+    }
+
+    /// Judges a record; `None` if the registry no longer has it.
+    pub(super) fn judge(self, record: Option<&Record>) -> Progress {
+        match (self, record) {
+            (Self::Ended, None) => Progress::Met("ended".to_owned()),
+            (Self::Removed, None) => Progress::Met("removed".to_owned()),
+            (_, None) => Progress::Never("is no longer known".to_owned()),
+            (Self::Agent(wanted), Some(Record::Agent(agent))) => of_agent(agent, wanted),
+            (Self::Removed, Some(Record::Framework(framework))) if framework.removed => {
+                Progress::Met("removed".to_owned())
+            }
+            (_, Some(Record::Task(task))) => self.of_task(task),
+            (_, Some(_)) => Progress::Pending,
+        }
+    }
+
+    fn of_task(self, task: &v1::Task) -> Progress {
+        let latest = task.latest.clone().unwrap_or_default();
+        let spec = task.spec.as_ref();
+        let met = match self {
+            Self::Ended => is_terminal(task.state),
+            Self::Task(wanted) => task.state() == wanted,
+            Self::Healthy => task.state() == v1::TaskState::Running && latest.healthy == Some(true),
+            Self::Ready => task.state() == v1::TaskState::Running && latest.ready == Some(true),
+            Self::Agent(_) | Self::Removed => false,
+        };
+        let state = match exit_word(latest.exit.as_ref()) {
+            exit if exit.is_empty() => state_word(task.state),
+            exit => format!("{} ({exit})", state_word(task.state)),
+        };
+        if met {
+            let more = match self {
+                Self::Healthy | Self::Ready => format!(" and {self}"),
+                _ => String::new(),
+            };
+            return Progress::Met(state + &more);
+        }
+        let has_check = |check: Option<bool>| check.unwrap_or(false);
+        match self {
+            _ if is_terminal(task.state) => Progress::Never(format!("has ended as {state}")),
+            Self::Healthy if !has_check(spec.map(|spec| spec.health_check.is_some())) => {
+                Progress::Never("has no health check".to_owned())
+            }
+            Self::Ready if !has_check(spec.map(|spec| spec.readiness_check.is_some())) => {
+                Progress::Never("has no readiness check".to_owned())
+            }
+            Self::Task(v1::TaskState::Staging | v1::TaskState::Starting)
+                if task.state() == v1::TaskState::Killing
+                    || task.state() == v1::TaskState::Running =>
+            {
+                Progress::Never(format!("is {state} already"))
+            }
+            _ => Progress::Pending,
+        }
+    }
+}
+
+fn of_agent(agent: &v1::Agent, wanted: v1::AgentMode) -> Progress {
+    let mode = mode_word(agent.mode);
+    match agent.mode() {
+        present if present == wanted => Progress::Met(mode),
+        v1::AgentMode::Gone => Progress::Never("is gone".to_owned()),
+        _ => Progress::Pending,
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => formatter.write_str("ended"),
+            Self::Healthy => formatter.write_str("healthy"),
+            Self::Ready => formatter.write_str("ready"),
+            Self::Removed => formatter.write_str("removed"),
+            Self::Task(state) => formatter.write_str(&state_word((*state).into())),
+            Self::Agent(mode) => formatter.write_str(&mode_word((*mode).into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(state: v1::TaskState) -> v1::Task {
+        v1::Task {
+            state: state.into(),
+            ..v1::Task::default()
+        }
+    }
+
+    fn of_task(text: &str, task: v1::Task) -> Progress {
+        let condition = Condition::parse(WaitKind::Task, text).unwrap();
+        condition.judge(Some(&Record::Task(task)))
+    }
+
+    #[test]
+    fn a_task_is_waited_for_until_it_cannot_get_there() {
+        use v1::TaskState::{Failed, Finished, Killing, Running, Staging, Unreachable};
+        let never = |why: &str| Progress::Never(why.to_owned());
+        assert_eq!(of_task("running", task(Staging)), Progress::Pending);
+        assert_eq!(of_task("running", task(Unreachable)), Progress::Pending);
+        assert_eq!(
+            of_task("running", task(Running)),
+            Progress::Met("running".to_owned())
+        );
+        assert_eq!(
+            of_task("running", task(Failed)),
+            never("has ended as failed")
+        );
+        assert_eq!(of_task("ended", task(Killing)), Progress::Pending);
+        assert_eq!(
+            of_task("ended", task(Finished)),
+            Progress::Met("finished".to_owned())
+        );
+        assert_eq!(
+            of_task("finished", task(Failed)),
+            never("has ended as failed")
+        );
+        assert_eq!(
+            of_task("staging", task(Running)),
+            never("is running already")
+        );
+        assert_eq!(
+            of_task("healthy", task(Running)),
+            never("has no health check")
+        );
+        let mut checked = task(Running);
+        checked.spec = Some(v1::TaskSpec {
+            health_check: Some(v1::HealthCheck::default()),
+            ..v1::TaskSpec::default()
+        });
+        assert_eq!(of_task("healthy", checked.clone()), Progress::Pending);
+        checked.latest = Some(v1::TaskStatus {
+            healthy: Some(true),
+            ..v1::TaskStatus::default()
+        });
+        let met = Progress::Met("running and healthy".to_owned());
+        assert_eq!(of_task("healthy", checked), met);
+    }
+
+    #[test]
+    fn agents_and_frameworks_have_conditions_of_their_own() {
+        let agent = |mode: v1::AgentMode| {
+            Record::Agent(v1::Agent {
+                mode: mode.into(),
+                ..v1::Agent::default()
+            })
+        };
+        let registered = Condition::parse(WaitKind::Agent, "registered").unwrap();
+        use v1::AgentMode::{Gone, Registered, Unreachable};
+        assert_eq!(
+            registered.judge(Some(&agent(Unreachable))),
+            Progress::Pending
+        );
+        assert!(matches!(
+            registered.judge(Some(&agent(Registered))),
+            Progress::Met(_)
+        ));
+        assert!(matches!(
+            registered.judge(Some(&agent(Gone))),
+            Progress::Never(_)
+        ));
+        assert!(matches!(registered.judge(None), Progress::Never(_)));
+        let removed = Condition::parse(WaitKind::Framework, "removed").unwrap();
+        let framework = |removed| {
+            Record::Framework(v1::Framework {
+                removed,
+                ..v1::Framework::default()
+            })
+        };
+        assert_eq!(removed.judge(Some(&framework(false))), Progress::Pending);
+        assert!(matches!(
+            removed.judge(Some(&framework(true))),
+            Progress::Met(_)
+        ));
+        assert!(matches!(removed.judge(None), Progress::Met(_)));
+        for (kind, text) in [
+            (WaitKind::Task, "up"),
+            (WaitKind::Agent, "running"),
+            (WaitKind::Framework, "ended"),
+        ] {
+            let failure = Condition::parse(kind, text).unwrap_err();
+            assert_eq!(failure.code, crate::exit::FailureCode::Usage);
+            assert!(failure.message.contains(kind.word()), "{failure}");
+        }
+    }
+}
