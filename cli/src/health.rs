@@ -76,14 +76,18 @@ pub(crate) fn assess(cluster: &v1::Cluster, unanswered: &UnreachableMasters) -> 
     }
     if cluster.agents_unreachable > 0 {
         let all = cluster.agents.max(cluster.agents_unreachable);
-        if level == HealthLevel::Healthy {
-            level = HealthLevel::Degraded;
-            sentences[0] = sentences[0].replacen("healthy: ", "degraded: ", 1);
-        }
-        sentences.push(format!(
+        let away = format!(
             "{} of {all} agents unreachable; their tasks may still run",
             cluster.agents_unreachable
-        ));
+        );
+        if level == HealthLevel::Healthy {
+            level = HealthLevel::Degraded;
+            // The first sentence names what is wrong.
+            sentences[0] = sentences[0].replacen("healthy: ", "", 1);
+            sentences.insert(0, format!("degraded: {away}"));
+        } else {
+            sentences.push(away);
+        }
     }
     for master in cluster.masters.iter().filter(|master| !master.voter) {
         let behind = master.lag.map(|lag| format!(", {lag} entries behind"));
@@ -239,10 +243,12 @@ mod tests {
         cluster.agents_unreachable = 1;
         let health = assess(&cluster, &UnreachableMasters::new());
         assert_eq!(health.level, HealthLevel::Degraded);
-        assert!(health.sentences[0].starts_with("degraded: 3 of 3 masters"));
         assert_eq!(
-            health.sentences[1],
-            "1 of 4 agents unreachable; their tasks may still run"
+            health.sentences,
+            [
+                "degraded: 1 of 4 agents unreachable; their tasks may still run",
+                "3 of 3 masters, any one may be lost"
+            ]
         );
     }
 

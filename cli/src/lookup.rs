@@ -84,6 +84,10 @@ fn nearest(wanted: &str, candidates: &[Candidate]) -> Vec<String> {
     let mut near: Vec<_> = candidates
         .iter()
         .filter_map(|candidate| {
+            // Another number is another object, not a misspelling.
+            if same_but_number(wanted, &candidate.id) {
+                return None;
+            }
             let id = distance(wanted, &candidate.id);
             let name = distance(wanted, &candidate.name);
             let limit = MAX_DISTANCE.min(wanted.chars().count() / 2);
@@ -94,6 +98,19 @@ fn nearest(wanted: &str, candidates: &[Candidate]) -> Vec<String> {
     near.sort();
     near.dedup();
     near.into_iter().take(3).map(|(_, shown)| shown).collect()
+}
+
+/// Returns whether both are numbered in the same way, as `agent-7` and `agent-8`.
+fn same_but_number(left: &str, right: &str) -> bool {
+    let kind = |text: &str| {
+        text.trim_end_matches(|letter: char| letter.is_ascii_digit())
+            .len()
+    };
+    let (left_kind, right_kind) = (kind(left), kind(right));
+    left_kind < left.len()
+        && right_kind < right.len()
+        && left[..left_kind] == right[..right_kind]
+        && left[..left_kind].ends_with('-')
 }
 
 /// Returns the number of letters to add, remove or change.
@@ -147,12 +164,15 @@ mod tests {
 
     #[test]
     fn an_unknown_name_gets_the_most_similar_one_as_suggestion() {
-        let failure = find("task", "web-4", &tasks(&["web-1", "web-9x", "db"])).unwrap_err();
+        let failure = find("task", "web-a", &tasks(&["web-1", "web-9x", "db"])).unwrap_err();
         assert_eq!(failure.code, FailureCode::NotFound);
         assert_eq!(
             failure.message,
-            "no task \"web-4\"; did you mean web-1, web-9x?"
+            "no task \"web-a\"; did you mean web-1, web-9x?"
         );
+        let others = tasks(&["framework-99", "framework-19"]);
+        let failure = find("framework", "framework-999", &others).unwrap_err();
+        assert_eq!(failure.message, "no framework \"framework-999\"");
     }
 
     #[test]

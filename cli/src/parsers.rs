@@ -2,18 +2,18 @@
 //!
 //! Pure; the argument parser adds the name of the flag.
 
+mod amounts;
 mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use argosy_client::{InvalidMasters, Masters};
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
-use argosy_state::resources::scalar_milli;
 
+pub(crate) use amounts::{Demand, Milli, cpus, demand, duration, memory, size, timeout, weight};
 pub(crate) use volumes::{VolumeMount, secret, tmpfs, volume};
 
 /// The port of a master's API.
@@ -22,13 +22,6 @@ pub(crate) const API_PORT: u16 = 5050;
 pub(crate) const AGENT_PORT: u16 = 5051;
 /// The port of Raft connections between masters.
 pub(crate) const RAFT_PORT: u16 = 5052;
-
-/// The longest accepted time, in seconds: a hundred years.
-const LONGEST_S: f64 = 100.0 * 365.0 * 86_400.0;
-
-/// An amount in thousandths of its unit: processors, or MiB of memory. Never 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Milli(pub(crate) i64);
 
 /// Parses a device's name and its paths on the host: `gpu0=/dev/dri/card0,/dev/dri/renderD128`.
 pub(crate) fn device(text: &str) -> Result<(String, Vec<PathBuf>), String> {
@@ -59,72 +52,6 @@ pub(crate) fn user(text: &str) -> Result<u32, String> {
         }
         Err(why) => Err(format!("the users of this host cannot be read: {why}")),
     }
-}
-
-/// Parses a number of processors, as `0.5`.
-pub(crate) fn cpus(text: &str) -> Result<Milli, String> {
-    let milli = scalar_milli(text).filter(|milli| *milli > 0);
-    milli.map(Milli).ok_or_else(|| {
-        "write a number of processors above 0 with at most three decimals, as 0.5".to_owned()
-    })
-}
-
-/// Parses the weight of a role, as `2.5`.
-pub(crate) fn weight(text: &str) -> Result<Milli, String> {
-    let milli = scalar_milli(text).filter(|milli| (1..=1_000_000_000).contains(milli));
-    milli.map(Milli).ok_or_else(|| {
-        "write a number above 0, at most 1000000, with at most three decimals, as 2.5".to_owned()
-    })
-}
-
-/// Parses memory or disk: a plain number is MiB; K, M, G, T (also KiB, MiB, …) are powers of 1,024.
-pub(crate) fn size(text: &str) -> Result<Milli, String> {
-    let remedy = || {
-        "write an amount above 0 as 64 (MiB), 64M, 512MiB or 1.5G; units are powers of 1024"
-            .to_owned()
-    };
-    let split = text
-        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let milli = scalar_milli(number).ok_or_else(remedy)?;
-    let unit = unit.trim().to_ascii_lowercase();
-    let in_mib = match unit.as_str() {
-        "k" | "kib" => milli.checked_add(1_023).ok_or_else(remedy)? / 1_024,
-        "" | "m" | "mib" => milli,
-        "g" | "gib" => milli.checked_mul(1_024).ok_or_else(remedy)?,
-        "t" | "tib" => milli.checked_mul(1_024 * 1_024).ok_or_else(remedy)?,
-        "kb" | "mb" | "gb" | "tb" => {
-            let right = format!("{number}{}iB", unit[..1].to_ascii_uppercase());
-            return Err(format!("units are powers of 1024 here; write {right}"));
-        }
-        _ => return Err(remedy()),
-    };
-    let bounded = (1..=argosy_state::limits::SCALAR_MILLI).contains(&in_mib);
-    bounded.then_some(Milli(in_mib)).ok_or_else(remedy)
-}
-
-/// Parses a span of time: `500ms`, `10s`, `5m`, `2h`, `7d`; a plain number is seconds.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let remedy =
-        || "write a time as 500ms, 10s, 5m, 2h or 7d; a plain number is seconds".to_owned();
-    let split = text
-        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| remedy())?;
-    let seconds = match unit.trim() {
-        "ms" => number / 1_000.0,
-        "" | "s" => number,
-        "m" | "min" => number * 60.0,
-        "h" => number * 3_600.0,
-        "d" => number * 86_400.0,
-        _ => return Err(remedy()),
-    };
-    if !(0.0..=LONGEST_S).contains(&seconds) {
-        return Err(remedy());
-    }
-    Ok(Duration::from_millis((seconds * 1_000.0).round() as u64))
 }
 
 /// Parses `10.0.0.1:5050`, `[::1]:5050` or `host:5050`. Without a port the default one is added.
@@ -316,65 +243,6 @@ mod tests {
         for bad in ["no such user", "-1", "4294967296", ""] {
             let refused = user(bad).unwrap_err();
             assert!(refused.contains("getent passwd"), "{bad}: {refused}");
-        }
-    }
-
-    #[test]
-    fn sizes_accept_common_units() {
-        let table = [
-            ("64", 64_000),
-            ("64M", 64_000),
-            ("64MiB", 64_000),
-            ("512mib", 512_000),
-            ("1G", 1_024_000),
-            ("1.5G", 1_536_000),
-            ("0.5", 500),
-            ("1024K", 1_000),
-            ("1K", 1),
-            ("1T", 1_048_576_000),
-        ];
-        for (text, milli) in table {
-            assert_eq!(size(text), Ok(Milli(milli)), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_invalid_size_is_rejected_with_the_remedy() {
-        for text in [
-            "", "0", "-1", "64X", "M", "NaN", "1e9", "9999999T", "1.2345",
-        ] {
-            let error = size(text).unwrap_err();
-            assert!(error.contains("64M"), "{text}: {error}");
-        }
-        let error = size("64MB").unwrap_err();
-        assert_eq!(error, "units are powers of 1024 here; write 64MiB");
-    }
-
-    #[test]
-    fn processors_are_above_zero_with_three_decimals() {
-        assert_eq!(cpus("0.5"), Ok(Milli(500)));
-        assert_eq!(cpus("64"), Ok(Milli(64_000)));
-        for text in ["0", "-1", "NaN", "inf", "1e3", "0.0001", "", "two"] {
-            assert!(cpus(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn times_have_units_and_a_bare_number_is_seconds() {
-        let table = [
-            ("500ms", 500),
-            ("10s", 10_000),
-            ("10", 10_000),
-            ("1.5m", 90_000),
-            ("2h", 7_200_000),
-            ("7d", 604_800_000),
-            ("0", 0),
-        ];
-        for (text, ms) in table {
-            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "-1s", "5w", "s", "99999999999d", "1..2s"] {
-            assert!(duration(text).is_err(), "{text}");
         }
     }
 

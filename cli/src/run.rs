@@ -15,6 +15,8 @@ mod outcome;
 mod pending_reason;
 mod prefixed_output;
 mod scheduler;
+mod shortage;
+mod signals;
 mod stdin;
 
 use std::time::{Duration, Instant};

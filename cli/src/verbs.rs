@@ -4,14 +4,19 @@
 //! The behaviour of a command is in the module of its object (`objects`), or of its name
 //! (`commands`); flags that several modules read are in `args`.
 
+mod hints;
+mod leading_flags;
+
+use std::ffi::OsString;
+
 use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Style};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::{
-    Attach, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Run, Status, Update,
-    Version, Wait, former_names,
+    Attach, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Run, Status,
+    Update, Version, Wait, former_names,
 };
 use crate::objects::{
     AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand,
@@ -38,6 +43,8 @@ const STYLES: Styles = Styles::styled()
     after_help = "Examples:
   argosy dev                                 a cluster on this machine, until Ctrl-C
   argosy run --cpus 0.5 --mem 64M -- echo hello
+
+The flags --masters, --timeout and --output may also precede the command.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 not placed in time.
 An attached run exits with the code of the task, 125 if it never started, 128+n on signal n. So do
@@ -171,7 +178,7 @@ const STATUS: &str = "Examples:
   argosy status -o json";
 const EXPLAIN: &str = "Examples:
   argosy explain calm-heron
-  argosy explain framework-7";
+  argosy explain framework-7 --wanted 'cpus:4;mem:2048'";
 const DOCTOR: &str = "Examples:
   argosy doctor
   argosy doctor --data-dir /var/lib/argosy/master";
@@ -191,23 +198,50 @@ const CONTENT: &str = "Examples:
 /// Returns the definition of the whole command line. Help never shows the values of environment
 /// variables, because they may be secret.
 pub(crate) fn command() -> clap::Command {
-    fn hide(command: clap::Command) -> clap::Command {
-        command
-            .mut_args(|argument| argument.hide_env_values(true))
-            .mut_subcommands(hide)
+    fn adapt(command: clap::Command) -> clap::Command {
+        // A negative number is a wrong value, which the flag explains, and not an unknown flag.
+        let argument = |argument: clap::Arg| {
+            let takes_values = argument.get_action().takes_values();
+            argument
+                .hide_env_values(true)
+                .allow_negative_numbers(takes_values)
+        };
+        command.mut_args(argument).mut_subcommands(adapt)
     }
-    hide(Arguments::command())
+    adapt(Arguments::command())
 }
 
 /// Reads the command line, or exits with help (code 0) or a usage error (code 2).
 pub(crate) fn read() -> Arguments {
     let variable = |name: &str| std::env::var_os(name);
     let mut command = former_names::read(command(), &variable);
-    let matches = command.get_matches_mut();
+    let args = leading_flags::moved(&command, std::env::args_os().collect());
+    let matches = match command.try_get_matches_from_mut(args.clone()) {
+        Ok(matches) => matches,
+        Err(error) => advised(&mut command, error, &args).exit(),
+    };
     if let Some(conflict) = former_names::conflict(&command, &matches, &variable) {
         command.error(ErrorKind::ArgumentConflict, conflict).exit();
     }
     Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Adds the command that does what an unknown word means elsewhere.
+fn advised(command: &mut clap::Command, error: clap::Error, args: &[OsString]) -> clap::Error {
+    let unknown = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => word.clone(),
+        _ => return error,
+    };
+    let first = args.get(1).and_then(|word| word.to_str());
+    let object =
+        first.filter(|first| *first != unknown && command.find_subcommand(first).is_some());
+    match hints::advice(object, &unknown) {
+        Some(advice) => {
+            let text = format!("there is no command {unknown:?} here\n\n  tip: {advice}");
+            command.error(ErrorKind::InvalidSubcommand, text)
+        }
+        None => error,
+    }
 }
 
 #[cfg(test)]

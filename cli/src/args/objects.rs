@@ -96,6 +96,10 @@ pub(crate) struct Explain {
     /// A task (TASK or FRAMEWORK/TASK) or a framework
     #[arg(value_name = "TASK|FRAMEWORK")]
     pub(crate) id: String,
+    /// Resources that a framework waits for, as cpus:4 or 'cpus:1;mem:64;ports:[31000-31000]'
+    /// [default: the smallest amount that is worth an offer]
+    #[arg(long, value_name = "RESOURCES", value_parser = parsers::demand)]
+    pub(crate) wanted: Option<parsers::Demand>,
     #[command(flatten)]
     pub(crate) show: OutputArguments,
     #[command(flatten)]

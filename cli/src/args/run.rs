@@ -63,7 +63,7 @@ pub(crate) struct Run {
     #[arg(long, env = "ARGOSY_RUN_CPUS", value_name = "NUMBER", default_value = "0.1", value_parser = parsers::cpus)]
     pub(crate) cpus: Milli,
     /// Memory: a plain number is MiB; 64M, 512MiB and 1G are accepted
-    #[arg(long, env = "ARGOSY_RUN_MEM", value_name = "SIZE", default_value = "32M", value_parser = parsers::size)]
+    #[arg(long, env = "ARGOSY_RUN_MEM", value_name = "SIZE", default_value = "32M", value_parser = parsers::memory)]
     pub(crate) mem: Milli,
     /// Disk space for the sandbox
     #[arg(long, value_name = "SIZE", value_parser = parsers::size)]

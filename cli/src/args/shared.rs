@@ -14,7 +14,7 @@ pub(crate) struct ConnectionArguments {
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
     /// Fail after this time
-    #[arg(long, env = "ARGOSY_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parsers::duration)]
+    #[arg(long, env = "ARGOSY_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parsers::timeout)]
     pub(crate) timeout: Duration,
 }
 

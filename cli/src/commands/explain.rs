@@ -11,7 +11,12 @@ use crate::reasons;
 pub(crate) async fn show(arguments: &Explain) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let subject = find(&operator, &arguments.id).await?;
+    let wanted = arguments.wanted.clone().map(|demand| demand.0);
     let request = match &subject {
+        Subject::Task(_) if wanted.is_some() => {
+            let text = format!("--wanted: {} is a task, and has an agent", subject.name());
+            return Err(Failure::usage(text).advise("name a framework that waits for resources"));
+        }
         Subject::Task(task) => v1::ExplainRequest {
             framework_id: task.framework_id.clone(),
             task_id: task.task_id.clone(),
@@ -19,6 +24,7 @@ pub(crate) async fn show(arguments: &Explain) -> VerbResult {
         },
         Subject::Framework(framework) => v1::ExplainRequest {
             framework_id: framework.framework_id.clone(),
+            wanted: wanted.unwrap_or_default(),
             ..v1::ExplainRequest::default()
         },
     };

@@ -280,10 +280,25 @@ async fn find(operator: &ClusterClient, wanted: &str) -> Result<ListedGroup, Fai
     let is_live = |group: &ListedGroup| group.group_id == name && !group.has_ended();
     if groups.iter().any(is_live) {
         groups.retain(|group| !group.has_ended());
+    } else {
+        keep_newest(&mut groups, name);
     }
     let candidates: Vec<_> = groups.iter().map(candidate).collect();
     let at = lookup::find("group", name, &candidates)?;
     Ok(groups.swap_remove(at))
+}
+
+/// Removes all groups with this id but the newest, which is the one that is meant after the end of
+/// all.
+fn keep_newest(groups: &mut Vec<ListedGroup>, name: &str) {
+    let named = groups.iter().filter(|group| group.group_id == name);
+    let newest = named.max_by_key(|group| group.changed_at);
+    let Some(newest) = newest.map(|group| (group.framework_id.clone(), group.order_index)) else {
+        return;
+    };
+    groups.retain(|group| {
+        group.group_id != name || (group.framework_id.clone(), group.order_index) == newest
+    });
 }
 
 fn candidate(group: &ListedGroup) -> Candidate {
@@ -366,5 +381,24 @@ mod tests {
         let cells: Vec<_> = all.iter().map(|group| group.cells()[1].clone()).collect();
         assert_eq!(cells, ["web running, reader running", "old killed"]);
         assert!(!all[0].has_ended() && all[1].has_ended());
+    }
+
+    #[test]
+    fn of_groups_that_have_ended_the_newest_is_meant() {
+        let ended = |framework: &str, order_index, changed_at| ListedGroup {
+            group_id: "site".to_owned(),
+            framework_id: framework.to_owned(),
+            agent_id: "agent-1".to_owned(),
+            order_index,
+            tasks: Vec::new(),
+            sum: Vec::new(),
+            changed_at,
+        };
+        let mut all = vec![ended("framework-1", 7, 90), ended("framework-2", 3, 100)];
+        keep_newest(&mut all, "other");
+        assert_eq!(all.len(), 2);
+        keep_newest(&mut all, "site");
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0].framework_id, "framework-2");
     }
 }

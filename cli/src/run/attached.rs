@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use argosy_client::resources::to_wire;
 use argosy_proto::v1;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Interval;
 
@@ -15,6 +14,7 @@ use super::outcome::{self, RunTimes};
 use super::pending_reason::{self, PendingContext, PendingReason};
 use super::prefixed_output::PrefixedOutput;
 use super::scheduler::RunEvent;
+use super::signals::Signals;
 use super::stdin::AttachedInput;
 use super::{RunOptions, Session, print_note, session_failure};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
@@ -26,6 +26,9 @@ use crate::output::{self, note, span_ms};
 const REASON_DELAY: Duration = Duration::from_secs(5);
 /// Interval at which the reason is updated.
 const REASON_INTERVAL: Duration = Duration::from_secs(5);
+/// Time from the launch to the first line about the preparation of a task, and between such lines.
+const PREPARATION_DELAY: Duration = Duration::from_secs(2);
+const PREPARATION_INTERVAL: Duration = Duration::from_secs(15);
 /// Time without contact to the masters before it is reported.
 const CONTACT_LOSS: Duration = Duration::from_secs(3);
 /// Number of rejected launches after which the run fails.
@@ -50,6 +53,8 @@ pub(super) struct AttachedRun {
     interrupts: u8,
     silent_since: Option<Instant>,
     last_reason: String,
+    /// The time since the launch at which the preparation of a task is reported again.
+    next_preparation: Duration,
     /// The pending request for the reason; at most one at a time.
     reason_request: Option<JoinHandle<Result<PendingReason, Failure>>>,
     tails: JoinSet<Result<(), ReadError>>,
@@ -85,6 +90,7 @@ impl AttachedRun {
             interrupts: 0,
             silent_since: None,
             last_reason: String::new(),
+            next_preparation: PREPARATION_DELAY,
             reason_request: None,
             tails: JoinSet::new(),
         }
@@ -322,6 +328,7 @@ impl AttachedRun {
             self.print(&text);
         }
         if self.agent_id.is_some() {
+            self.print_preparation();
             return Ok(None);
         }
         let waited = self.session.started.elapsed();
@@ -343,6 +350,21 @@ impl AttachedRun {
         Ok(None)
     }
 
+    /// Reports from time to time what an agent does before a task starts.
+    fn print_preparation(&mut self) {
+        let Some(launched) = self.times.launched.filter(|_| !self.members.all_started()) else {
+            return;
+        };
+        let waited = self.session.started.elapsed().saturating_sub(launched);
+        if waited < self.next_preparation {
+            return;
+        }
+        self.next_preparation = waited + PREPARATION_INTERVAL;
+        let agent = self.agent_id.as_deref().unwrap_or_default();
+        let text = outcome::preparation_text(self.job.tasks(), agent, waited);
+        self.print(&text);
+    }
+
     fn request_reason(&self) -> impl Future<Output = Result<PendingReason, Failure>> + use<> {
         let operator = ClusterClient::to(self.operator.masters().clone(), self.operator.timeout());
         let job = self.job.clone();
@@ -353,19 +375,16 @@ impl AttachedRun {
             wanted: to_wire(job.wanted()),
         };
         async move {
+            let framework_id = request.framework_id.clone();
+            let explanation = operator.explain(request).await?;
             let agents = operator.agents(Listed::Excluded).await?.agents;
-            // If the masters give no explanation, the reason is computed from public state.
-            let counts = operator
-                .explain(request)
-                .await
-                .map(|found| found.counts)
-                .unwrap_or_default();
             let known = PendingContext {
                 requested: job.wanted(),
                 opt_outs: job.opt_outs(),
                 sizes: job.sizes(),
                 agents: &agents,
-                counts: &counts,
+                explanation: &explanation,
+                framework_id: &framework_id,
                 last_refusal: refused.as_deref(),
             };
             Ok(pending_reason::explain(&known))
@@ -472,29 +491,6 @@ impl AttachedRun {
                 self.job.name()
             ))),
             Err(error) => Err(Failure::failed(format!("the session failed: {error}"))),
-        }
-    }
-}
-
-/// INT and TERM, as one stream.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::of(&error));
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
         }
     }
 }

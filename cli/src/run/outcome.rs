@@ -1,5 +1,6 @@
 //! Start and end of a `run` as text and as an exit code. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use argosy_proto::v1;
@@ -30,6 +31,30 @@ pub(super) fn start_text(times: &RunTimes, agent: &str) -> String {
         of(times.launched.or(times.started)),
         of(times.started)
     )
+}
+
+/// Returns `agent-2 has been preparing it for 4 s: pulling image nginx, fetching 2 files`.
+pub(super) fn preparation_text(tasks: &[v1::TaskSpec], agent: &str, waited: Duration) -> String {
+    let images = tasks.iter().filter_map(|task| task.container.as_ref());
+    let images: BTreeSet<_> = images
+        .map(|container| container.image.as_str())
+        .filter(|image| !image.is_empty())
+        .collect();
+    let images = images
+        .into_iter()
+        .map(|image| format!("pulling image {image}"));
+    let files: usize = tasks.iter().map(|task| task.uris.len()).sum();
+    let files = match files {
+        0 => None,
+        1 => Some("fetching 1 file".to_owned()),
+        count => Some(format!("fetching {count} files")),
+    };
+    let steps: Vec<_> = images.chain(files).collect();
+    let begin = format!("{agent} has been preparing it for {}", span_text(waited));
+    match steps.is_empty() {
+        true => begin,
+        false => format!("{begin}: {}", steps.join(", ")),
+    }
 }
 
 /// Returns `finished, exit 0, 2.1 s`, with the reason where it is not obvious.
@@ -97,6 +122,28 @@ mod tests {
             exit: how.map(|how| v1::Exit { how: Some(how) }),
             ..v1::TaskStatus::default()
         }
+    }
+
+    #[test]
+    fn preparation_names_what_takes_time() {
+        let container = |image: &str| v1::TaskSpec {
+            container: Some(v1::ContainerSpec {
+                image: image.to_owned(),
+                ..v1::ContainerSpec::default()
+            }),
+            uris: vec![v1::Uri::default()],
+            ..v1::TaskSpec::default()
+        };
+        let text =
+            |tasks: &[v1::TaskSpec]| preparation_text(tasks, "agent-2", Duration::from_secs(4));
+        assert_eq!(
+            text(&[v1::TaskSpec::default()]),
+            "agent-2 has been preparing it for 4 s"
+        );
+        assert_eq!(
+            text(&[container("nginx"), container("nginx")]),
+            "agent-2 has been preparing it for 4 s: pulling image nginx, fetching 2 files"
+        );
     }
 
     #[test]

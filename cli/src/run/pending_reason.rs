@@ -1,16 +1,17 @@
-//! The reason why a task has no agent yet, as text. Pure: computed from the agents and the masters'
-//! explanation.
+//! The reason why a task has no agent yet, as text. Pure: the masters' explanation, with remedies
+//! in flags of the command line.
 //!
-//! It separates what can never be placed from what cannot be placed now.
+//! Only what the masters do not know is judged here: the security options and the sizes, which they
+//! are not asked for.
 
 use std::collections::BTreeSet;
 
-use argosy_client::resources::from_wire;
 use argosy_proto::{convert, v1};
-use argosy_state::resources::{Resources, Value};
+use argosy_state::resources::Resources;
 use argosy_state::task::{LinuxCapability, SecurityOptions, SizeExceeded, Sizes};
 
-use crate::output::milli;
+use super::shortage::{Shortage, shortage};
+use crate::operator::quote;
 use crate::reasons;
 
 /// The facts that are known while a task waits.
@@ -21,8 +22,10 @@ pub(crate) struct PendingContext<'a> {
     /// The largest sizes of the containers.
     pub(crate) sizes: Sizes,
     pub(crate) agents: &'a [v1::Agent],
-    /// The masters' own counts, if available.
-    pub(crate) counts: &'a [v1::ReasonCount],
+    /// The masters' explanation for these resources.
+    pub(crate) explanation: &'a v1::Explanation,
+    /// The framework that waits.
+    pub(crate) framework_id: &'a str,
     /// The last rejection of a launch.
     pub(crate) last_refusal: Option<&'a str>,
 }
@@ -36,25 +39,18 @@ pub(crate) struct PendingReason {
     pub(crate) lines: Vec<String>,
 }
 
-/// Computes the reason.
+/// Returns the reason.
 pub(crate) fn explain(known: &PendingContext<'_>) -> PendingReason {
-    let reachable: Vec<_> = known
+    let usable: Vec<_> = known
         .agents
         .iter()
         .filter(|agent| is_usable(agent))
         .collect();
-    let (reason, mut lines) = if reachable.is_empty() {
-        (
-            no_agents(known.agents),
-            vec!["helps: argosy agent start on a host".to_owned()],
-        )
-    } else if let Some(refused) = not_allowed(known, &reachable) {
-        refused
-    } else if let Some(refused) = too_large(known.sizes, &reachable) {
-        refused
-    } else {
-        compare(known, &reachable)
+    let own = match usable.is_empty() {
+        true => None,
+        false => not_allowed(known, &usable).or_else(|| too_large(known.sizes, &usable)),
     };
+    let (reason, mut lines) = own.unwrap_or_else(|| by_masters(known, &usable));
     if let Some(refused) = known.last_refusal {
         lines.insert(0, format!("the last launch was rejected: {refused}"));
     }
@@ -63,23 +59,6 @@ pub(crate) fn explain(known: &PendingContext<'_>) -> PendingReason {
 
 fn is_usable(agent: &v1::Agent) -> bool {
     agent.mode == v1::AgentMode::Registered as i32
-}
-
-fn no_agents(all: &[v1::Agent]) -> String {
-    match all.len() {
-        0 => "there is no agent".to_owned(),
-        count => format!("none of {count} agents can be used now"),
-    }
-}
-
-fn total(agent: &v1::Agent) -> Resources {
-    let resources = agent.info.as_ref().map(|info| info.resources.as_slice());
-    resources.and_then(from_wire).unwrap_or_default()
-}
-
-fn free(agent: &v1::Agent) -> Resources {
-    let used = from_wire(&agent.used).unwrap_or_default();
-    total(agent).minus_saturating(&used)
 }
 
 /// Returns all of `asked` that is not in `allowed`, and the flags that would allow it.
@@ -158,104 +137,46 @@ fn too_large(requested: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<Str
     Some((reason, vec![format!("helps: argosy agent start {flag}")]))
 }
 
-fn compare(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
-    let large: Vec<_> = agents
-        .iter()
-        .filter(|agent| total(agent).contains(known.requested))
-        .collect();
-    let busy = large
-        .iter()
-        .filter(|agent| !free(agent).contains(known.requested))
-        .count();
-    let small = agents.len() - large.len();
-    let counted = [("too-small", small), ("busy", busy)].map(|(reason, count)| v1::ReasonCount {
-        reason: reason.to_owned(),
-        agents: count as u32,
-    });
-    let others = (agents.len() - small - busy) as u32;
-    // The masters count filters and declines; what is publicly visible is counted here.
-    let mut all: Vec<_> = counted.into_iter().collect();
-    let more = known.counts.iter().filter(|count| {
-        !["too-small", "busy"].contains(&count.reason.as_str()) && count.agents <= others
-    });
-    all.extend(more.cloned());
-    let unexplained = others.saturating_sub(all.iter().skip(2).map(|count| count.agents).sum());
-    if unexplained > 0 {
-        all.push(v1::ReasonCount {
-            reason: "about-to-be-offered".to_owned(),
-            agents: unexplained,
-        });
+/// Returns the masters' explanation: a sentence, the number of agents under each reason, a remedy.
+fn by_masters(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
+    let explanation = known.explanation;
+    let reason = explanation.summary.clone();
+    let counted = |reasons: &[&str]| -> u32 {
+        let counts = explanation.counts.iter();
+        let named = counts.filter(|count| reasons.contains(&count.reason.as_str()));
+        named.map(|count| count.agents).sum()
+    };
+    let all: u32 = explanation.counts.iter().map(|count| count.agents).sum();
+    let (never, busy) = (
+        ["too-small", "gone"],
+        ["busy", "below-minimum", "offered-elsewhere"],
+    );
+    let away = ["unreachable", "no-link"];
+    let counts = reasons::counts(&explanation.counts);
+    if all == 0 || counted(&away) + counted(&never[1..]) == all {
+        let helps = "helps: argosy agent start on a host".to_owned();
+        let lines = [counts, helps].into_iter().filter(|line| !line.is_empty());
+        return (reason, lines.collect());
     }
-    let counts = reasons::counts(&all);
-    if large.is_empty() {
-        let (requested, has, helps) = shortage(known.requested, agents);
-        let first = format!("requested {requested}; the largest agent has {has}");
-        return (
-            "no agent is large enough, now or later".to_owned(),
-            vec![first, counts, helps],
-        );
+    if counted(&never) == all {
+        let Shortage {
+            requested,
+            found,
+            helps,
+        } = shortage(known.requested, agents);
+        let first = format!("requested {requested}; {found}");
+        return (reason, vec![first, counts, helps]);
     }
     let requested = format!("requested {}", known.requested);
-    if busy == large.len() {
-        let helps = "helps: waiting for a task to end, or another agent".to_owned();
-        return (
-            "every agent that is large enough is busy".to_owned(),
-            vec![requested, counts, helps],
-        );
-    }
-    let role = "helps: argosy explain with this name shows why each agent was skipped".to_owned();
-    (
-        "nothing is offered yet".to_owned(),
-        vec![requested, counts, role],
-    )
-}
-
-/// Returns the first resource that no agent has enough of: the request, the largest amount of an
-/// agent, and a remedy.
-fn shortage(wanted: &Resources, agents: &[&v1::Agent]) -> (String, String, String) {
-    for part in wanted.iter() {
-        let name = &*part.identity.name;
-        let Value::Scalar(asked) = part.value else {
-            continue;
-        };
-        let most = agents
-            .iter()
-            .max_by_key(|agent| total(agent).scalar_milli(name));
-        let Some((agent, has)) = most.map(|agent| (agent, total(agent).scalar_milli(name))) else {
-            continue;
-        };
-        if has < asked {
-            let flag = if name == "mem" || name == "disk" {
-                format!("--{name} {}M", milli(has))
-            } else {
-                format!("--{name} {}", milli(has))
-            };
-            return (
-                amount(name, asked),
-                format!("{} ({})", milli(has), agent.agent_id),
-                format!("helps: {flag}, or a larger agent"),
-            );
-        }
-    }
-    // Each amount exists on some agent, but all of them on none.
-    let agent = agents
-        .iter()
-        .max_by_key(|agent| total(agent).scalar_milli("cpus"));
-    let has = agent
-        .map(|agent| format!("{} ({})", total(agent), agent.agent_id))
-        .unwrap_or_default();
-    (
-        wanted.to_string(),
-        has,
-        "helps: requesting less, or a larger agent".to_owned(),
-    )
-}
-
-fn amount(name: &str, value: i64) -> String {
-    match name {
-        "mem" | "disk" => format!("{} MiB of {name}", milli(value)),
-        _ => format!("{} {name}", milli(value)),
-    }
+    let helps = match counted(&busy) + counted(&never) + counted(&away) == all {
+        true => "helps: waiting for a task to end, or another agent".to_owned(),
+        false => format!(
+            "helps: argosy explain {} --wanted {} shows why each agent was skipped",
+            known.framework_id,
+            quote(&known.requested.to_string())
+        ),
+    };
+    (reason, vec![requested, counts, helps])
 }
 
 #[cfg(test)]
@@ -277,14 +198,29 @@ mod tests {
         }
     }
 
-    fn reason_lines(wanted: &str, agents: &[v1::Agent]) -> String {
+    fn explanation(summary: &str, counts: &[(&str, u32)]) -> v1::Explanation {
+        let count = |(reason, agents): &(&str, u32)| v1::ReasonCount {
+            reason: (*reason).to_owned(),
+            agents: *agents,
+        };
+        v1::Explanation {
+            summary: summary.to_owned(),
+            counts: counts.iter().map(count).collect(),
+            ..v1::Explanation::default()
+        }
+    }
+
+    const TOO_LARGE: &str = "no agent is large enough, now or later";
+
+    fn reason_lines(wanted: &str, agents: &[v1::Agent], explanation: &v1::Explanation) -> String {
         let wanted = wanted.parse().unwrap();
         let known = PendingContext {
             requested: &wanted,
             opt_outs: &SecurityOptions::default(),
             sizes: Sizes::default(),
             agents,
-            counts: &[],
+            explanation,
+            framework_id: "framework-7",
             last_refusal: None,
         };
         let why = explain(&known);
@@ -297,47 +233,76 @@ mod tests {
             agent("agent-1", "cpus:2;mem:1024", ""),
             agent("agent-2", "cpus:1;mem:1024", ""),
         ];
+        let explanation = explanation(TOO_LARGE, &[("too-small", 2)]);
         assert_eq!(
-            reason_lines("cpus:64;mem:32", &agents),
+            reason_lines("cpus:64;mem:32", &agents, &explanation),
             "no agent is large enough, now or later\n\
              requested 64 cpus; the largest agent has 2 (agent-1)\n\
              2 agents: 2 too small, 0 busy, 0 filtered, 0 draining, 0 offered and declined\n\
              helps: --cpus 2, or a larger agent"
         );
-    }
-
-    #[test]
-    fn memory_is_named_with_its_unit() {
-        let text = reason_lines(
-            "cpus:1;mem:4096",
-            &[agent("agent-1", "cpus:2;mem:1024", "")],
-        );
+        let text = reason_lines("cpus:1;mem:4096", &agents, &explanation);
         assert!(
-            text.contains("requested 4096 MiB of mem; the largest agent has 1024 (agent-1)"),
+            text.contains("requested 4096 MiB of mem; the largest agent has 1024 (agent-"),
             "{text}"
         );
         assert!(text.contains("--mem 1024M"), "{text}");
     }
 
     #[test]
-    fn a_busy_agent_is_not_reported_as_too_small() {
-        let text = reason_lines(
-            "cpus:1;mem:32",
-            &[agent("agent-1", "cpus:2;mem:1024", "cpus:1.5")],
-        );
+    fn ports_and_devices_that_no_agent_offers_are_named() {
+        let agents = [agent("agent-1", "cpus:2;mem:1024;ports:[31000-31999]", "")];
+        let explanation = explanation(TOO_LARGE, &[("too-small", 1)]);
+        let text = reason_lines("cpus:1;ports:[80-80]", &agents, &explanation);
         assert!(
-            text.starts_with("every agent that is large enough is busy"),
+            text.contains(
+                "requested ports:[80-80]; no agent offers that; agent-1 offers ports:[31000-31999]"
+            ),
             "{text}"
         );
-        assert!(text.contains("1 agent: 0 too small, 1 busy"), "{text}");
+        assert!(text.contains("helps: a port that is offered"), "{text}");
+        let text = reason_lines("cpus:1;devices:{gpu0}", &agents, &explanation);
+        assert!(text.contains("no agent offers any devices"), "{text}");
+        assert!(
+            text.contains("helps: argosy agent start --device"),
+            "{text}"
+        );
     }
 
     #[test]
-    fn missing_agents_are_reported_first() {
-        assert!(reason_lines("cpus:1", &[]).starts_with("there is no agent"));
+    fn the_masters_say_what_a_waiting_task_waits_for() {
+        let agents = [agent("agent-1", "cpus:2;mem:1024", "cpus:1.5")];
+        let busy = "every agent that is large enough is busy or away";
+        let text = reason_lines("cpus:1", &agents, &explanation(busy, &[("busy", 1)]));
+        assert!(text.starts_with(busy), "{text}");
+        assert!(text.contains("1 agent: 0 too small, 1 busy"), "{text}");
+        assert!(
+            text.ends_with("helps: waiting for a task to end, or another agent"),
+            "{text}"
+        );
+        let declined = "it was offered, and the framework declined";
+        let counts = [("filtered", 1), ("busy", 1)];
+        let text = reason_lines("cpus:1;mem:32", &agents, &explanation(declined, &counts));
+        let command = "argosy explain framework-7 --wanted 'cpus:1;mem:32'";
+        assert!(
+            text.starts_with(declined) && text.contains(command),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn missing_agents_are_reported_with_the_remedy() {
+        let none = explanation("there are no agents", &[]);
+        let expected = "there are no agents\nhelps: argosy agent start on a host";
+        assert_eq!(reason_lines("cpus:1", &[], &none), expected);
         let mut away = agent("agent-1", "cpus:2", "");
         away.mode = v1::AgentMode::Unreachable.into();
-        assert!(reason_lines("cpus:1", &[away]).starts_with("none of 1 agents can be used now"));
+        let known = explanation("every agent is away", &[("unreachable", 1)]);
+        let text = reason_lines("cpus:1", &[away], &known);
+        assert!(
+            text.ends_with("helps: argosy agent start on a host"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -357,7 +322,8 @@ mod tests {
                 opt_outs: &requested,
                 sizes: Sizes::default(),
                 agents,
-                counts: &[],
+                explanation: &explanation("it is about to be offered", &[("ready", 2)]),
+                framework_id: "framework-7",
                 last_refusal: None,
             };
             explain(&known)
@@ -369,7 +335,7 @@ mod tests {
             ["helps: argosy agent start --allow-capabilities CHOWN"]
         );
         agents[1].info.as_mut().unwrap().allowed_opt_outs = convert::opt_outs(&requested);
-        assert_eq!(reason(&agents).reason, "nothing is offered yet");
+        assert_eq!(reason(&agents).reason, "it is about to be offered");
     }
 
     #[test]
@@ -386,7 +352,8 @@ mod tests {
                 opt_outs: &SecurityOptions::default(),
                 sizes,
                 agents,
-                counts: &[],
+                explanation: &explanation("it is about to be offered", &[("ready", 2)]),
+                framework_id: "framework-7",
                 last_refusal: None,
             };
             explain(&known)
@@ -396,7 +363,7 @@ mod tests {
         let helps = "helps: argosy agent start --max-shm-size 2M";
         assert_eq!(why.lines, [helps]);
         agents[0].info.as_mut().unwrap().largest_sizes = convert::sizes(sizes);
-        assert_eq!(reason(&agents).reason, "nothing is offered yet");
+        assert_eq!(reason(&agents).reason, "it is about to be offered");
     }
 
     #[test]
@@ -445,7 +412,8 @@ mod tests {
             opt_outs: &SecurityOptions::default(),
             sizes: Sizes::default(),
             agents: &[],
-            counts: &[],
+            explanation: &explanation("there are no agents", &[]),
+            framework_id: "framework-7",
             last_refusal: Some("offer 1.2 is used"),
         };
         assert_eq!(

@@ -81,7 +81,24 @@ fn an_unknown_word_gets_a_suggestion() {
 
 #[test]
 fn usage_errors_name_field_value_and_remedy() {
-    let table: [(&[&str], [&str; 3]); 5] = [
+    let table: [(&[&str], [&str; 3]); 10] = [
+        (
+            &["run", "--cpus", "-1", "--", "true"],
+            ["--cpus", "-1", "0.5"],
+        ),
+        (
+            &["run", "--mem", "-1", "--", "true"],
+            ["--mem", "-1", "64M"],
+        ),
+        (
+            &["run", "--mem", "64K", "--", "true"],
+            ["--mem", "64K", "64M"],
+        ),
+        (&["ps", "--timeout", "0"], ["--timeout", "'0'", "10s"]),
+        (
+            &["explain", "web", "--wanted", "4"],
+            ["--wanted", "'4'", "cpus:4"],
+        ),
         (
             &["run", "--mem", "64X", "--", "true"],
             ["--mem", "64X", "64M"],
@@ -156,6 +173,29 @@ fn assert_each_rejected(table: &[(&[&str], [&str; 3])]) {
         for part in parts {
             assert!(text.contains(part), "{words:?}: {part:?} is not in {text}");
         }
+    }
+}
+
+#[test]
+fn words_of_other_programs_get_the_command_that_does_the_same() {
+    let table = [
+        ("kill x", "argosy task kill"),
+        ("nodes", "argosy agent list"),
+        ("--masters a get pods", "argosy task list"),
+        ("agent drain agent-1", "argosy agent deactivate"),
+        ("task ls", "argosy task list"),
+        ("framework describe", "argosy framework show"),
+        ("taks", "'task'"),
+    ];
+    for (line, expected) in table {
+        let args = format!("argosy {line}");
+        let args: Vec<OsString> = args.split(' ').map(OsString::from).collect();
+        let mut command = command();
+        let args = leading_flags::moved(&command, args);
+        let error = command.try_get_matches_from_mut(args.clone()).unwrap_err();
+        let error = advised(&mut command, error, &args);
+        assert_eq!(error.exit_code(), 2, "{line}");
+        assert!(error.to_string().contains(expected), "{line}: {error}");
     }
 }
 
