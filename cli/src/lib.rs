@@ -17,6 +17,7 @@ mod launcher;
 mod listen;
 mod logging;
 mod lookup;
+mod manual;
 mod master;
 mod metrics;
 mod names;
@@ -116,6 +117,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Version(arguments) => version::show(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
+        Verb::Man(arguments) => manual::write(arguments),
         Verb::Launcher | Verb::Content => {
             Err(Failure::usage("only an agent starts its helper processes"))
         }
@@ -167,6 +169,7 @@ fn wants_json(verb: &Verb) -> bool {
         | Verb::Wait(_)
         | Verb::Version(_)
         | Verb::Completions(_)
+        | Verb::Man(_)
         | Verb::Launcher
         | Verb::Content => None,
     };

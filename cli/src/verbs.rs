@@ -15,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::{
-    Attach, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Run, Status,
+    Attach, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run, Status,
     Update, Version, Wait, former_names,
 };
 use crate::objects::{
@@ -116,6 +116,9 @@ pub(crate) enum Verb {
     /// Print completions for a shell
     #[command(after_help = COMPLETIONS)]
     Completions(Completions),
+    /// Write the manual pages of all commands to a directory (for packages)
+    #[command(hide = true, after_help = MAN)]
+    Man(Manual),
     /// Run as the launcher of an agent (started by agents only)
     #[command(hide = true, after_help = LAUNCHER)]
     Launcher,
@@ -188,6 +191,9 @@ const VERSION: &str = "Examples:
 const COMPLETIONS: &str = "Examples:
   argosy completions bash > /usr/share/bash-completion/completions/argosy
   argosy completions fish > ~/.config/fish/completions/argosy.fish";
+const MAN: &str = "Examples:
+  argosy man /usr/share/man/man1
+  argosy man ./man1                          man ./man1/argosy-run.1 shows a page";
 const LAUNCHER: &str = "Examples:
   argosy launcher                            run by an agent, with its socket as standard input
   argosy agent start                         starts one";

@@ -70,6 +70,13 @@ pub(crate) struct Version {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Manual {
+    /// Directory for the pages, as /usr/share/man/man1
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: std::path::PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Completions {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
