@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
+use argosy_proto::trace;
 use argosy_proto::transport::Listener;
 use argosy_proto::v1;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -21,6 +22,7 @@ use crate::journal::{DirectoryLock, Journal, WriterProgress};
 use crate::metrics;
 use crate::reach::EgressRules;
 use crate::runner::ContainerRuntime;
+use crate::traces::LaunchTraces;
 use crate::uplink::Uplink;
 use crate::wire;
 
@@ -85,6 +87,7 @@ pub async fn run(
         helpers: opened.helpers,
         end_tasks: parts.end_tasks,
         ending: false,
+        traces: LaunchTraces::default(),
         _lock: opened.lock,
     };
     match has_threads {
@@ -132,6 +135,7 @@ struct Agent {
     helpers: JoinSet<Result<(), RunError>>,
     end_tasks: CancellationToken,
     ending: bool,
+    traces: LaunchTraces,
     /// Held while it runs.
     _lock: Option<DirectoryLock>,
 }
@@ -265,8 +269,16 @@ impl Agent {
         self.perform_all(effects);
     }
 
-    /// Handles a message of a master.
+    /// Handles a message of a master, with the id of the request that it comes from.
     fn receive(&mut self, link: u64, message: v1::ToAgent) {
+        let context = self.traces.received(&message);
+        trace::within(context, || self.receive_traced(link, message));
+    }
+
+    fn receive_traced(&mut self, link: u64, message: v1::ToAgent) {
+        if let Some(v1::to_agent::Message::Order(order)) = &message.message {
+            tracing::debug!(order = order.index, "received an order");
+        }
         let is_observed = self.observer.is_some() && self.uplink.is_current(link);
         let observed = is_observed.then(|| message.clone());
         let message = Box::new(wire::from_master(message));
@@ -296,7 +308,10 @@ impl Agent {
     /// Performs an effect. Returns an input that the core must handle immediately.
     fn perform(&mut self, effect: Effect) -> Option<Input> {
         match effect {
-            Effect::Container(effect) => self.containers.perform(effect),
+            Effect::Container(effect) => {
+                let context = self.traces.of(&effect);
+                trace::within(context, || self.containers.perform(effect));
+            }
             Effect::Journal(effect) => {
                 if let JournalEffect::Append { record, .. } = &effect {
                     metrics::count_record(record);

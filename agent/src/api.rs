@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use argosy_proto::metric_names;
 use argosy_proto::server::callers::{ApiAccess, ApiPart};
+use argosy_proto::trace::{self, TraceContext};
+use argosy_proto::{log_filter, metric_names};
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -20,6 +23,9 @@ use crate::statistics::Statistics;
 /// The time for which metrics wait for the loop's list of containers; then they are sent without
 /// it.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Maximum length of the actor that a master names, in characters.
+const ACTOR_CHARACTERS: usize = 255;
 
 /// The state of every call.
 #[derive(Clone)]
@@ -51,11 +57,55 @@ pub(crate) fn router(shared: ApiState) -> Router {
         .merge(may_exec.guard(ApiPart::Exec, "agent", commands))
         .route("/v1/containers", get(containers))
         .route("/v1/agent", get(registration))
+        .route("/v1/log-filter", put(set_log_filter))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown)
         .with_state(shared)
+        .layer(middleware::from_fn(traced))
+}
+
+/// Answers a request with the id that it names; masters name that of the request that they forward.
+async fn traced(request: Request, next: Next) -> Response {
+    let context = TraceContext::of_headers(request.headers());
+    let path = context.map(|_| request.uri().path().to_owned());
+    let mut response = trace::scope(context, next.run(request)).await;
+    if let (Some(context), Some(path)) = (context, path) {
+        let status = response.status().as_u16();
+        trace::within(Some(context), || {
+            tracing::debug!(path, status, "answered a request");
+        });
+        let headers = response.headers_mut();
+        headers.insert(trace::REPLY_HEADER, context.id().header());
+    }
+    response
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogFilterBody {
+    filter: Option<String>,
+    /// The claim of the master that forwards the request.
+    #[serde(default)]
+    actor: String,
+}
+
+/// Changes the log filter. The body must be declared as JSON, which pages of other origins cannot
+/// do.
+async fn set_log_filter(body: Result<Json<LogFilterBody>, JsonRejection>) -> Response {
+    let Json(LogFilterBody { filter, actor }) = match body {
+        Ok(body) => body,
+        Err(why) => return files::problem(why.status(), &why.body_text()),
+    };
+    let actor: String = actor.chars().take(ACTOR_CHARACTERS).collect();
+    match log_filter::change(filter.as_deref(), &actor) {
+        Ok(changed) => {
+            let (filter, former) = (changed.filter, changed.former);
+            Json(serde_json::json!({ "filter": filter, "former": former })).into_response()
+        }
+        Err(why) => files::problem(StatusCode::BAD_REQUEST, &why.to_string()),
+    }
 }
 
 async fn containers(State(shared): State<ApiState>) -> Response {
@@ -104,12 +154,47 @@ async fn health(State(shared): State<ApiState>) -> Response {
 
 async fn unknown() -> Response {
     let message = "no such path: see /v1/files/browse, /v1/files/read, /v1/files/download, /v1/exec, \
-                   /v1/attach, /v1/containers, /v1/agent, /metrics, /healthz";
+                   /v1/attach, /v1/containers, /v1/agent, /v1/log-filter, /metrics, /healthz";
     files::problem(StatusCode::NOT_FOUND, message)
 }
 
 /// Answers requests with a wrong method.
 async fn wrong_method(request: Request) -> Response {
-    let message = format!("{} {}: use GET", request.method(), request.uri().path());
+    let path = request.uri().path();
+    let method = match path {
+        "/v1/log-filter" => "PUT",
+        _ => "GET",
+    };
+    let message = format!("{} {path}: use {method}", request.method());
     files::problem(StatusCode::METHOD_NOT_ALLOWED, &message)
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_proto::trace::TraceIds;
+    use tonic::codegen::Service as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_run_and_are_answered_with_the_id_that_they_name() {
+        let context = TraceIds::new(1).next();
+        let seen = || async { format!("{:?}", trace::current().map(TraceContext::id)) };
+        let router = Router::new()
+            .route("/", get(seen))
+            .layer(middleware::from_fn(traced));
+        for given in [Some(context), None] {
+            let mut request = Request::get("/");
+            if let Some(context) = given {
+                request = request.header(trace::HEADER, context.to_string());
+            }
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            let answer = router.clone().call(request).await.unwrap();
+            let id = given.map(TraceContext::id);
+            let named = answer.headers().get(trace::REPLY_HEADER).cloned();
+            assert_eq!(named, id.map(|id| id.header()));
+            let body = axum::body::to_bytes(answer.into_body(), 1_000).await;
+            assert_eq!(body.unwrap(), format!("{id:?}"));
+        }
+    }
 }

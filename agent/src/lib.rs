@@ -3,8 +3,8 @@
 //!
 //! Reading order: `core` (all decisions), `wire`, `paths`, `journal`, `runner`, `uplink`, `host`,
 //! `start`, `environment`, `agent` (the loop), then `broker_client`, `broker`, `sandbox`, `reach`,
-//! `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `config`. No two
-//! of them import each other, directly or through others.
+//! `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`, `traces`,
+//! `config`. No two of them import each other, directly or through others.
 
 mod agent;
 mod api;
@@ -32,6 +32,7 @@ mod runner;
 mod sandbox;
 mod start;
 mod statistics;
+mod traces;
 mod uplink;
 pub mod wire;
 

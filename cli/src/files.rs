@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use argosy_proto::server::hosts::CLIENT_HEADER;
-use argosy_proto::v1;
+use argosy_proto::{trace, v1};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -324,7 +324,11 @@ pub(crate) fn no_web_page() -> HeaderMap {
         HeaderName::from_static(CLIENT_HEADER),
         HeaderValue::from_static("argosy"),
     );
-    HeaderMap::from_iter([header])
+    let mut headers = HeaderMap::from_iter([header]);
+    if let Some(context) = trace::request_header() {
+        headers.insert(trace::HEADER, context);
+    }
+    headers
 }
 
 /// Returns the message in an error's body: the `message` of JSON, else the text itself.

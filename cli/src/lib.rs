@@ -38,11 +38,12 @@ mod version;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use argosy_proto::trace::{self, TraceContext};
 use clap::CommandFactory;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use exit::{DONE, Failure, VerbResult};
-use objects::{ObjectCommand, calls, two_threads};
+use objects::{AgentCommand, MasterCommand, ObjectCommand, calls, two_threads};
 use verbs::{Arguments, Verb};
 
 /// Runs the whole program: reads the command line, executes it, returns the exit code.
@@ -63,6 +64,7 @@ pub fn main() -> ExitCode {
     let arguments = verbs::read();
     output::choose(arguments.color);
     let as_json = wants_json(&arguments.verb);
+    begin_trace(&arguments.verb);
     match run_verb(&arguments.verb) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -91,6 +93,24 @@ fn helper_exit_code<E: std::error::Error + Send + Sync + 'static>(
             output::failure(&Failure::of(&error), false);
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Gives all requests of a command one id, which its failure names. Services have no id: they serve
+/// many requests.
+fn begin_trace(verb: &Verb) {
+    let is_service = match verb {
+        Verb::Master(command) => matches!(**command, MasterCommand::Start(_)),
+        Verb::Agent(command) => matches!(**command, AgentCommand::Start(_)),
+        Verb::Dev(_) | Verb::Launcher | Verb::Content => true,
+        _ => false,
+    };
+    // Without random numbers, masters give each request an id.
+    if !is_service
+        && let (Ok(high), Ok(low), Ok(parent)) =
+            (random::number(), random::number(), random::number())
+    {
+        trace::begin_process(TraceContext::new([high, low, parent]));
     }
 }
 

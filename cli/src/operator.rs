@@ -1,10 +1,10 @@
-//! The operator's client of the cluster: calls, whole lists, and failures as text.
-//!
-//! Only this module converts answers of the masters to a [`Failure`].
+//! The operator's client of the cluster: calls, whole lists, and failures as text. Only this module
+//! converts answers of the masters to a [`Failure`].
 
 mod changes;
 mod failures;
 mod feed;
+mod log_filter;
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

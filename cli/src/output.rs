@@ -14,6 +14,7 @@ mod visible;
 
 use std::io::{self, Write};
 
+use argosy_proto::trace;
 use serde::Serialize;
 
 use crate::args::Format;
@@ -118,11 +119,14 @@ fn to_stderr(line: &str) {
 /// Writes a failure: text, or one JSON object if the command was called with JSON output.
 pub(crate) fn failure(failure: &Failure, as_json: bool) {
     if as_json {
-        let object = serde_json::json!({ "error": {
+        let mut object = serde_json::json!({ "error": {
             "reason": failure.code.reason(),
             "message": failure.message,
             "advice": failure.advice,
         }});
+        if let Some(id) = trace::sent_by_process() {
+            object["error"]["traceId"] = id.to_string().into();
+        }
         to_stderr(&visible::visible_json(object.to_string()));
         return;
     }
@@ -136,6 +140,13 @@ pub(crate) fn failure(failure: &Failure, as_json: bool) {
     };
     let text = visible(&failure.to_string());
     to_stderr(&format!("{} {text}", palette.bad(sign)));
+    // A command line that is wrong concerns no log of a server.
+    let is_usage = failure.code == FailureCode::Usage;
+    if let Some(id) = trace::sent_by_process().filter(|_| !is_usage) {
+        note(&format!(
+            "  trace id, in the logs of masters and agents: {id}"
+        ));
+    }
 }
 
 #[cfg(test)]

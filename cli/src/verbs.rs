@@ -107,7 +107,7 @@ pub(crate) enum Verb {
     /// Explain why a task or framework does not run
     #[command(after_help = EXPLAIN)]
     Explain(Explain),
-    /// Check whether this host is suitable for masters and agents
+    /// Check whether this host is suitable for masters and agents, or check a running cluster
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
     /// Show the version

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
 use argosy_proto::versions::{self, VersionRange};
@@ -118,6 +119,8 @@ impl OperatorClient {
         remove_master(v1::RemoveMasterRequest) -> v1::MembershipReply;
         /// Transfers leadership to another master.
         transfer_leader(v1::TransferLeaderRequest) -> v1::MembershipReply;
+        /// Changes the log filter of the master that answers, or of an agent.
+        set_log_filter(v1::SetLogFilterRequest) -> v1::LogFilter;
         /// Raises the feature level of the cluster.
         raise_level(v1::RaiseLevelRequest) -> v1::RaiseLevelReply;
     }
@@ -215,6 +218,7 @@ impl OperatorClient {
             let own = VersionRange::OWN.header();
             let own = own.try_into().expect("digits and a hyphen are a value");
             request.metadata_mut().insert(versions::HEADER, own);
+            trace::add_to_call(request.metadata_mut());
             ask(stub(channel), request)
         };
         Ok(self.connector.call(self.deadline, repeat, call).await?.body)

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
 use argosy_proto::v1::watch_event::Event;
@@ -242,6 +243,7 @@ impl Watch {
         let own = VersionRange::OWN.header();
         let own = own.try_into().expect("digits and a hyphen are a value");
         request.metadata_mut().insert(versions::HEADER, own);
+        trace::add_to_call(request.metadata_mut());
         let mut stub = Stub::new(channel).max_decoding_message_size(MESSAGE_BYTES);
         let opened = timeout(limit, stub.watch(request)).await;
         let opened = opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));

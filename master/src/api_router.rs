@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use argosy_proto::server::hosts::AllowedHosts;
+use argosy_proto::trace::{self, TraceContext, TraceIds};
 use argosy_proto::transport::PeerIdentity;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
 use tokio::time::Instant;
+use tracing::debug;
 
 use crate::metrics::{CALLS, CallTimes};
 use crate::owner_handle::OwnerHandle;
@@ -32,15 +34,18 @@ struct Shared {
     hosts: AllowedHosts,
     reply_headers: ReplyHeaders,
     times: CallTimes,
+    ids: TraceIds,
 }
 
 impl ApiRouter {
-    pub(crate) fn new(routes: Router, handle: OwnerHandle, hosts: AllowedHosts) -> Self {
+    /// `seed` is that of the ids of requests that come without one.
+    pub(crate) fn new(routes: Router, handle: OwnerHandle, hosts: AllowedHosts, seed: u64) -> Self {
         let shared = Shared {
             reply_headers: ReplyHeaders::new(&handle.own_address),
             times: CallTimes::default(),
             owner: handle,
             hosts,
+            ids: TraceIds::new(seed),
         };
         Self {
             routes,
@@ -48,7 +53,17 @@ impl ApiRouter {
         }
     }
 
+    /// Answers a request with its own id, or with a new one, which every answer names.
     async fn answer(self, request: Request) -> Response {
+        let given = TraceContext::of_headers(request.headers());
+        let context = given.unwrap_or_else(|| self.shared.ids.next());
+        let mut response = trace::scope(Some(context), self.answer_traced(request)).await;
+        let headers = response.headers_mut();
+        headers.insert(trace::REPLY_HEADER, context.id().header());
+        response
+    }
+
+    async fn answer_traced(self, request: Request) -> Response {
         let Self { routes, shared } = self;
         if let Some(refused) = shared.hosts.refusal(&request) {
             return refused;
@@ -71,6 +86,12 @@ impl ApiRouter {
                 .times
                 .record(path, response.headers(), began.elapsed());
         }
+        debug!(
+            path = uri.path(),
+            status = response.status().as_u16(),
+            ms = began.elapsed().as_millis(),
+            "answered a request"
+        );
         response
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1::operator_server::Operator as _;
-use argosy_proto::{convert, metric_names, v1};
+use argosy_proto::{convert, metric_names, trace, v1};
 use argosy_state::resources::{InvalidResources, Resources};
 use axum::Router;
 use axum::body::Body;
@@ -29,6 +29,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
+use crate::owner_handle::OwnerHandle;
 use crate::reads;
 use crate::service::{self, ListKind, Services, filter_values, spawn_reader};
 
@@ -67,6 +68,19 @@ pub(crate) fn router(
     exec: exec::StreamLimit,
     access: ApiAccess,
 ) -> Router {
+    routes::guarded(access)
+        .method_not_allowed_fallback(index::wrong_method)
+        .with_state(Http {
+            services,
+            metrics,
+            exec,
+            agents: client_of_agents(),
+            files: Arc::new(Semaphore::new(argosy_proto::server::outgoing(FILES))),
+        })
+}
+
+/// Returns a client for requests to agents.
+pub(crate) fn client_of_agents() -> reqwest::Client {
     let client = reqwest::Client::builder()
         .no_proxy()
         // Agents speak plain HTTP: a host without CA certificates is no obstacle.
@@ -74,16 +88,7 @@ pub(crate) fn router(
         // A redirect of an agent is not followed.
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2));
-    let client = client.build().expect("the settings are constant");
-    routes::guarded(access)
-        .method_not_allowed_fallback(index::wrong_method)
-        .with_state(Http {
-            services,
-            metrics,
-            exec,
-            agents: client,
-            files: Arc::new(Semaphore::new(argosy_proto::server::outgoing(FILES))),
-        })
+    client.build().expect("the settings are constant")
 }
 
 async fn ready(State(http): State<Http>) -> Response {
@@ -256,7 +261,7 @@ async fn agent_files(
         consistency: v1::Consistency::Local.into(),
         ..Default::default()
     };
-    let address = match address_of(&http, request).await {
+    let address = match address_of(&http.services.owner, request).await {
         Ok(address) => address,
         Err(status) => return problem(&status),
     };
@@ -268,7 +273,11 @@ async fn agent_files(
         "http://{address}/v1/files/{verb}?{}",
         query.unwrap_or_default()
     );
-    match http.agents.get(url).send().await {
+    let mut asked = http.agents.get(url);
+    if let Some(context) = trace::request_header() {
+        asked = asked.header(trace::HEADER, context);
+    }
+    match asked.send().await {
         Ok(answer) => stream_response(answer, Some(place)),
         Err(why) => problem(&Status::unavailable(format!(
             "{id} at {address} does not answer: {why}"
@@ -277,9 +286,12 @@ async fn agent_files(
 }
 
 /// Returns the API address of the requested agent.
-pub(crate) async fn address_of(http: &Http, request: v1::GetRequest) -> Result<String, Status> {
+pub(crate) async fn address_of(
+    owner: &OwnerHandle,
+    request: v1::GetRequest,
+) -> Result<String, Status> {
     let id = request.id.clone();
-    let agent = reads::detached(service::one_agent(&http.services.owner, request)).await?;
+    let agent = reads::detached(service::one_agent(owner, request)).await?;
     let address = agent.info.unwrap_or_default().address;
     if is_host_and_port(&address) {
         return Ok(address);

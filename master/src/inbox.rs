@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use argosy_proto::trace::TraceContext;
 use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::ids::Timestamp;
@@ -17,12 +18,13 @@ use crate::links::{LinkId, LinkSender, RequestId};
 pub(crate) enum OwnerMessage {
     /// An input for which no caller waits.
     Input(Input),
-    /// An input for which a caller waits. Dropping the sender reports that this master does not
-    /// lead.
+    /// An input for which a caller waits, and the id of its request. Dropping the sender reports
+    /// that this master does not lead.
     Ask(
         RequestId,
         Box<dyn FnOnce(RequestId) -> Input + Send>,
         oneshot::Sender<LeaderReply>,
+        Option<TraceContext>,
     ),
     /// A new stream of an agent.
     AgentLink(LinkId, LinkSender<v1::ToAgent>),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use argosy_proto::trace;
 use argosy_raft::Node;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -125,6 +126,7 @@ impl OwnerHandle {
         ))
         .await?;
         answer.await.map_err(|_| unavailable(LEADER_MOVED))
+            trace::current(),
     }
 
     /// Returns the facts as of log index `index` or later, for reads outside the owner's turns. The

@@ -2,17 +2,19 @@
 //!
 //! It awaits its inbox, raft's requests, the status of the group, ticks and the stop token, and
 //! nothing else. A turn never takes longer than a few milliseconds. Reading order: this file, then
-//! `applying`, `loading`, `proposing` and `reads`.
+//! `applying`, `loading`, `proposing`, `reads` and `traces`.
 
 mod applying;
 mod loading;
 mod proposing;
 mod reads;
+mod traces;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_raft::{Node, OwnerRequest, RaftStatus};
 use argosy_state::Registry;
@@ -42,6 +44,7 @@ use crate::watchdog::TurnCounter;
 use applying::{ApplyProgress, InitialLevel};
 use loading::RegistryLoad;
 use proposing::PendingProposal;
+use traces::RequestTraces;
 
 /// The state that the replica publishes.
 pub(crate) struct PublishedState {
@@ -83,6 +86,7 @@ pub(crate) struct Replica {
     /// Proposals for which raft's queue had no room. While there are any, nothing is taken from the
     /// inbox, and callers wait.
     unproposed: VecDeque<PendingProposal>,
+    traces: RequestTraces,
     /// The term for which an `OpenEpoch` was proposed.
     opened_term: u64,
     opened_at: Instant,
@@ -133,6 +137,7 @@ impl Replica {
             status,
             queued: VecDeque::new(),
             unproposed: VecDeque::new(),
+            traces: RequestTraces::default(),
             opened_term: 0,
             opened_at: Instant::now(),
             initial_level: InitialLevel::default(),
@@ -298,6 +303,7 @@ impl Replica {
         warn!(epoch = self.registry.epoch().0, why, "stepped down");
         self.unproposed.clear();
         self.node.clear_queue();
+        self.traces.clear();
         self.outbox.close_all();
         self.publish_leader_status();
     }
@@ -432,10 +438,10 @@ impl Replica {
                 }
                 self.step(input);
             }
-            OwnerMessage::Ask(request, input, waiter) => {
+            OwnerMessage::Ask(request, input, waiter, context) => {
                 if self.leader.is_some() {
                     self.outbox.wait(request, waiter);
-                    self.step(input(request));
+                    trace::within(context, || self.step(input(request)));
                 }
             }
             OwnerMessage::AgentLink(..) | OwnerMessage::FrameworkLink(..)
@@ -482,7 +488,8 @@ impl Replica {
         for effect in effects {
             match effect {
                 Effect::Propose(proposed) => self.propose(&proposed),
-                Effect::ToAgent(link, message) => {
+                Effect::ToAgent(link, mut message) => {
+                    self.traces.name_request(&mut message);
                     if !self.outbox.send_to_agent(link, *message) {
                         self.step(Input::AgentClosed { link });
                     }

@@ -104,6 +104,7 @@ async fn lead_or_follow(
     let peers = MasterConnections::new(parts.raft.dialer.clone());
     let has_threads = parts.memory.is_none();
     let stopped = raft_stop.clone();
+    let trace_seed = trace_seed(&parts.entropy);
     let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
     let starting = parts.raft_runtime.spawn(starting);
     let mut api = parts.api;
@@ -137,7 +138,8 @@ async fn lead_or_follow(
     let access = config.access.clone();
     let pages = http::router(services.clone(), parts.metrics, exec_limit, access);
     let hosts = config.hosts();
-    let mut server = tokio::spawn(serve(services, api, (pages, hosts), served.clone()));
+    let front = (pages, hosts, trace_seed);
+    let mut server = tokio::spawn(serve(services, api, front, served.clone()));
     let hands = tokio::spawn(transfer_on_request(node.clone(), transfers));
     let inboxes = (requests, messages, queries);
     let owner = run_owner(replica, inboxes, node.clone(), stop.clone());
@@ -162,6 +164,13 @@ async fn lead_or_follow(
 
 /// Runs the task that encodes changes for all subscribers.
 fn run_feed(services: &Services) -> AbortOnDropHandle<()> {
+/// Returns the seed of ids of requests. Ids are public, and the entropy is not.
+fn trace_seed(entropy: &[u8; 32]) -> u64 {
+    use sha2::Digest;
+    let hash: [u8; 32] = sha2::Sha256::digest([&b"trace"[..], entropy].concat()).into();
+    u64::from_be_bytes(hash[..8].try_into().expect("it is 32 bytes long"))
+}
+
     let hub = services.feed.clone().run(services.owner.clone());
     AbortOnDropHandle::new(services.owner.readers.spawn(hub))
 }
@@ -409,7 +418,7 @@ async fn transfer_on_request(node: Node, mut requests: mpsc::Receiver<&'static s
 async fn serve(
     services: Services,
     socket: Listener,
-    (pages, hosts): (Router, AllowedHosts),
+    (pages, hosts, trace_seed): (Router, AllowedHosts, u64),
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let reflection = service::reflection().map_err(std::io::Error::other)?;
@@ -433,7 +442,7 @@ async fn serve(
         .merge(reflection)
         .merge(pages)
         .fallback(http::unknown);
-    let front = ApiRouter::new(router, services.owner, hosts);
+    let front = ApiRouter::new(router, services.owner, hosts, trace_seed);
     let connections = Connections::of_this_process("api");
     tokio::select! {
         () = server::serve(socket, front, connections, stop.clone()) => {}

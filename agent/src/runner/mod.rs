@@ -47,6 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_isolation::{CgroupTree, Isolation};
+use argosy_proto::trace;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
@@ -297,14 +298,12 @@ impl Runner {
         self.images.clone()
     }
 
+    /// Runs a task with the id of the present request, until the agent stops.
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        let until_stop = async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = task => {}
-            }
-        };
+        let until_stop = trace::scope(trace::current(), async move {
+            stop.run_until_cancelled(task).await;
+        });
         self.tasks.spawn_on(until_stop, &self.threads);
     }
 
@@ -350,7 +349,8 @@ impl Runner {
             let slot = shared.slots.acquire().await;
             let worker = shared.clone();
             let of_worker = key.clone();
-            let found = tokio::task::spawn_blocking(move || worker.adopt(name, &of_worker)).await;
+            let adopt = trace::inherited(move || worker.adopt(name, &of_worker));
+            let found = tokio::task::spawn_blocking(adopt).await;
             drop(slot);
             match found.expect("adopting a container never panics") {
                 Ok(container) => {

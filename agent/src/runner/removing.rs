@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use argosy_proto::trace;
 use argosy_state::ids::TaskKey;
 
 use super::handles::ContainerControl;
@@ -20,7 +21,8 @@ pub(super) async fn remove(
         let worker = shared.clone();
         let slot = shared.removal_slots.acquire().await;
         let is_ended = control.is_some_and(ContainerControl::is_ended);
-        let removed = tokio::task::spawn_blocking(move || worker.remove(name, is_ended)).await;
+        let remove = trace::inherited(move || worker.remove(name, is_ended));
+        let removed = tokio::task::spawn_blocking(remove).await;
         // A removal that waits for its retry gives its slot to others.
         drop(slot);
         let removed = match removed.expect("removing a container never panics") {

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use argosy_host::crash_point;
 use argosy_isolation::Container;
+use argosy_proto::trace;
 use argosy_state::task::{Code, Explanation, Reason};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -98,14 +99,14 @@ impl Runner {
         let (tell, prepared) = oneshot::channel();
         self.starts.prepared.insert(start.name.instance, prepared);
         let shared = self.shared.clone();
-        self.threads.spawn_blocking(move || {
+        self.threads.spawn_blocking(trace::inherited(move || {
             // Only the fetch of an image could be cancelled.
             let never = CancellationToken::new();
             let made = description::prepare(&shared, &start, None, &never);
             drop(slot);
             // The receiver is missing only when the agent stops.
             let _ = tell.send(made);
-        });
+        }));
     }
 
     pub(super) fn start(&mut self, start: ContainerStart) {
@@ -183,6 +184,7 @@ impl RunnerState {
         };
         let worker = Arc::clone(&self);
         let launch = move || worker.launch(&start, (prepared, plugged), &cancelled);
+        let launch = trace::inherited(launch);
         let made = tokio::task::spawn_blocking(launch).await;
         made.expect("making a container never panics")
     }

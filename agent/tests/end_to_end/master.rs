@@ -178,7 +178,7 @@ impl AgentStream {
         let order = v1::Order {
             index,
             order: Some(order),
-            subject: None,
+            ..v1::Order::default()
         };
         self.send(ToAgent::Order(order)).await;
     }

@@ -287,7 +287,7 @@ mod tests {
         v1::to_agent::Message::Order(v1::Order {
             index,
             order: Some(v1::order::Order::Launch(launch)),
-            subject: None,
+            ..v1::Order::default()
         })
     }
 

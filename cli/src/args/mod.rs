@@ -32,7 +32,7 @@ pub(crate) use former_names::former as former_variable;
 pub(crate) use group::GroupRun;
 pub(crate) use isolation::IsolationName;
 pub(crate) use objects::{
-    AgentStop, Explain, ListArguments, Logs, MasterRejoin, ShowArguments, Status,
+    AgentStop, Explain, ListArguments, LogLevel, Logs, MasterRejoin, ShowArguments, Status,
 };
 pub(crate) use run::Run;
 pub(crate) use service::{

@@ -70,6 +70,19 @@ pub(crate) struct ShowArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct LogLevel {
+    /// Id, unique prefix of an id, or address or host name
+    pub(crate) id: String,
+    /// Level, or modules with levels, as info or argosy_master=debug,info; without it, the present
+    /// one is shown
+    pub(crate) filter: Option<String>,
+    #[command(flatten)]
+    pub(crate) show: OutputArguments,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// TASK or FRAMEWORK/TASK: id, unique prefix of an id, or name
     pub(crate) task: String,

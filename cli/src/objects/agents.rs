@@ -1,8 +1,9 @@
-//! `agent start|stop|list|show|attribute|deactivate|reactivate|gone`.
+//! `agent start|stop|list|show|attribute|deactivate|reactivate|gone|log-level`.
 
 mod administration;
 mod listing;
 
+use argosy_proto::v1;
 use clap::Subcommand;
 
 use administration::{AgentAttribute, AgentChange, AgentGone};
@@ -10,7 +11,7 @@ use listing::AgentList;
 
 use super::{ObjectCommand, calls};
 use crate::agent;
-use crate::args::{AgentStart, AgentStop, OutputArguments, ShowArguments};
+use crate::args::{AgentStart, AgentStop, Format, LogLevel, OutputArguments, ShowArguments};
 use crate::exit::VerbResult;
 use crate::operator::ClusterClient;
 use crate::output::{self, mode_word, resources};
@@ -69,10 +70,21 @@ replace them. If the host is connected, or connects later, the agent kills its t
   argosy agent gone node7.example --yes --detach"
     )]
     Gone(AgentGone),
+    /// Show or change the log level of an agent
+    #[command(
+        name = "log-level",
+        after_help = "Examples:
+  argosy agent log-level agent-2 argosy_agent=debug,info
+  argosy agent log-level agent-2             the present one
+
+The change ends with the process. An agent that has dropped root logs in two processes; the one with
+root keeps its level."
+    )]
+    LogLevel(LogLevel),
 }
 
 impl ObjectCommand for AgentCommand {
-    const ABOUT: &str = "Agents: start, stop, list, show, change";
+    const ABOUT: &str = "Agents: start, stop, list, show, change, log level";
     const EXAMPLES: &str = "Examples:
   argosy agent list
   argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext";
@@ -87,6 +99,7 @@ impl ObjectCommand for AgentCommand {
             Self::Deactivate(arguments) => calls(administration::deactivate(arguments)),
             Self::Reactivate(arguments) => calls(administration::reactivate(arguments)),
             Self::Gone(arguments) => calls(administration::gone(arguments)),
+            Self::LogLevel(arguments) => calls(log_level(arguments)),
         }
     }
 
@@ -100,8 +113,35 @@ impl ObjectCommand for AgentCommand {
             | Self::Gone(_) => None,
             Self::List(arguments) => Some(arguments.show),
             Self::Show(arguments) => Some(arguments.show),
+            Self::LogLevel(arguments) => Some(arguments.show),
         }
     }
+}
+
+async fn log_level(arguments: &LogLevel) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
+    let agent = operator.find_agent(&arguments.id).await?;
+    let filter = arguments.filter.clone();
+    let changed = operator.set_log_filter(agent.agent_id, filter).await?;
+    show_filter(arguments.show.output, &changed)
+}
+
+/// Prints a log filter, and the one before it.
+pub(super) fn show_filter(format: Format, changed: &v1::LogFilter) -> VerbResult {
+    let is_changed = changed.former != changed.filter;
+    let former = changed.former.clone();
+    let text = match format {
+        Format::Table | Format::Wide => output::plain(&[
+            ("of", changed.id.clone()),
+            ("log level", changed.filter.clone()),
+            ("before", if is_changed { former } else { String::new() }),
+        ]),
+        Format::Json => output::json(changed)?,
+        Format::Ndjson => output::line(changed)?,
+        Format::Yaml => output::yaml(changed)?,
+        Format::Name => changed.id.clone() + "\n",
+    };
+    output::print(&text)
 }
 
 pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {

@@ -1,10 +1,14 @@
-//! `master start|list|join|remove|transfer|raise-level|rejoin`.
+//! `master start|list|join|remove|transfer|raise-level|log-level|rejoin`.
 
+use argosy_client::Masters;
 use argosy_proto::v1;
 use clap::{Args, Subcommand};
 
+use super::agents::show_filter;
 use super::{ObjectCommand, calls};
-use crate::args::{ConnectionArguments, ListArguments, MasterRejoin, MasterStart, OutputArguments};
+use crate::args::{
+    ConnectionArguments, ListArguments, LogLevel, MasterRejoin, MasterStart, OutputArguments,
+};
 use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::lookup::{self, Candidate};
@@ -52,6 +56,16 @@ It cannot be undone: a master of the older release exits, and rejects its data d
   argosy master raise-level --to 3 --yes"
     )]
     RaiseLevel(MasterRaiseLevel),
+    /// Show or change the log level of a master
+    #[command(
+        name = "log-level",
+        after_help = "Examples:
+  argosy master log-level master-2 argosy_master=debug,info
+  argosy master log-level 10.0.0.2           the present one
+
+The change ends with the process."
+    )]
+    LogLevel(LogLevel),
     /// Replace the data of a stopped master of this host with that of the group
     #[command(
         long_about = "Replace the data of a stopped master of this host with that of the group
@@ -137,6 +151,7 @@ impl ObjectCommand for MasterCommand {
             Self::Remove(arguments) => calls(remove(arguments)),
             Self::Transfer(arguments) => calls(transfer(arguments)),
             Self::RaiseLevel(arguments) => calls(raise_level(arguments)),
+            Self::LogLevel(arguments) => calls(log_level(arguments)),
             Self::Rejoin(arguments) => rejoin::rejoin(arguments),
         }
     }
@@ -149,6 +164,7 @@ impl ObjectCommand for MasterCommand {
             Self::Remove(arguments) => Some(arguments.show),
             Self::Transfer(arguments) => Some(arguments.show),
             Self::RaiseLevel(arguments) => Some(arguments.show),
+            Self::LogLevel(arguments) => Some(arguments.show),
             Self::Rejoin(arguments) => Some(arguments.show),
         }
     }
@@ -220,6 +236,16 @@ pub(crate) async fn raise_level(arguments: &MasterRaiseLevel) -> VerbResult {
         false => format!("the cluster is at feature level {level} now"),
     });
     output::list(arguments.show.output, &reply, &reply.masters)
+}
+
+async fn log_level(arguments: &LogLevel) -> VerbResult {
+    let operator = ClusterClient::open(&arguments.reach);
+    let master = find(&operator, &arguments.id).await?;
+    // A call reaches the log of the master that answers it.
+    let address = Masters::new([&master.api_address]).map_err(|why| Failure::of(&why))?;
+    let itself = ClusterClient::to(address, arguments.reach.timeout);
+    let changed = itself.set_log_filter(String::new(), arguments.filter.clone());
+    show_filter(arguments.show.output, &changed.await?)
 }
 
 async fn find(operator: &ClusterClient, wanted: &str) -> Result<v1::Master, Failure> {

@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use tokio::sync::{mpsc, oneshot};
@@ -41,6 +42,7 @@ where
     let ask = |channel, limit| {
         let mut request = Request::new(body.clone());
         request.set_timeout(limit);
+        trace::add_to_call(request.metadata_mut());
         ask(stub(channel), request)
     };
     let answer = connector

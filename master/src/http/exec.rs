@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_proto::v1;
+use argosy_proto::{trace, v1};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{self, HeaderName};
@@ -139,10 +139,13 @@ async fn request_upgrade(
         consistency: v1::Consistency::Local.into(),
         ..Default::default()
     };
-    let address = address_of(http, wanted).await?;
+    let address = address_of(&http.services.owner, wanted).await?;
     let query = request.uri.query().unwrap_or_default();
     let url = format!("http://{address}/v1/{what}?{query}");
-    let headers = select_headers(&request.headers, &REQUEST_HEADERS);
+    let mut headers = select_headers(&request.headers, &REQUEST_HEADERS);
+    if let Some(context) = trace::request_header() {
+        headers.insert(trace::HEADER, context);
+    }
     let asked = http.agents.get(url).headers(headers).send();
     match timeout(ANSWER_TIMEOUT, asked).await {
         Ok(Ok(answer)) => Ok(answer),

@@ -75,6 +75,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("DELETE", "/v1/masters/{node_id}", Call("RemoveMaster"), "removes a master from the group", || delete(writes::remove)),
     route("POST", "/v1/masters/transfer", Call("TransferLeader"), "transfers leadership: {\"nodeId\": \"…\"}", || post(writes::transfer)),
     route("POST", "/v1/level", Call("RaiseLevel"), "raises the feature level: {\"level\": …}", || post(writes::raise_level)),
+    route("POST", "/v1/log-filter", Call("SetLogFilter"), "changes the log filter of this master or of an agent: {\"filter\": \"…\", \"agentId\": \"…\"}", || post(writes::set_log_filter)),
     route("GET", "/v1/events", Call("Watch"), "changes, as server-sent events", || get(events::events)),
     route("GET", "/v1/sd/prometheus", Other, "masters and agents, for the service discovery of Prometheus", || get(discovery::prometheus)),
     route("GET", "/healthz", Other, "whether this process is alive", || get(|| async { "ok\n" })),

@@ -343,3 +343,13 @@ pub(super) async fn raise_level(
     let call = async |request| http.services.raise_level(request).await;
     change.call(body, call).await
 }
+
+/// The call acts on this master, which reads the actor from the connection.
+pub(super) async fn set_log_filter(
+    State(http): State<Http>,
+    change: Change,
+    JsonBody(body): JsonBody<v1::SetLogFilterRequest>,
+) -> Response {
+    let call = async |request| http.services.set_log_filter(request).await;
+    change.call(body, call).await
+}

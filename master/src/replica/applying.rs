@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use argosy_proto::trace;
 use argosy_raft::{CommittedEntry, OwnerRequest, RecordWrite};
 use argosy_state::apply::AppliedProposal;
 use argosy_state::event::Event;
@@ -189,6 +190,22 @@ impl Replica {
     ) -> Result<(), MasterError> {
         let before = writes.len();
         let former = self.registry.level();
+    /// Continues the request that has led to an applied command, with its id.
+    fn note_applied(&mut self, applied: AppliedProposal) {
+        let is_own = self.leader.is_some() && applied.ticket.epoch == self.registry.epoch();
+        let context = is_own.then(|| self.traces.take(applied.ticket.serial));
+        trace::within(context.flatten(), || {
+            note_refusal(&applied);
+            if let Some(Event::EpochOpened(epoch)) = applied.events.first() {
+                self.epoch_opened(*epoch);
+            } else if self.leader.is_some() {
+                self.note_launch(&applied.events);
+                self.traces.record_orders(&applied.events);
+                self.step(Input::Applied(applied));
+            }
+        });
+    }
+
         let all = entry.apply(&mut self.registry, writes);
         let changes = &self.published.changes;
         changes.add(self.registry.applied(), &writes[before..]);
@@ -197,13 +214,7 @@ impl Replica {
             leader.settle(&all);
         }
         for applied in all {
-            note_refusal(&applied);
-            if let Some(Event::EpochOpened(epoch)) = applied.events.first() {
-                self.epoch_opened(*epoch);
-            } else if self.leader.is_some() {
-                self.note_launch(&applied.events);
-                self.step(Input::Applied(applied));
-            }
+            self.note_applied(applied);
         }
         self.node.set_level(self.registry.level());
         if self.registry.level() != former {

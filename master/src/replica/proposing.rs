@@ -1,6 +1,7 @@
 //! Proposals of the owner to raft: the opening of an epoch, and the leader's commands in their
 //! order.
 
+use argosy_proto::trace;
 use argosy_raft::{Proposal, ProposeError};
 use argosy_state::actor::Actor;
 use argosy_state::command::{Command, OpenEpoch, ProposedCommand};
@@ -84,6 +85,7 @@ impl Replica {
             work,
             command: command.into(),
         };
+        self.traces.record(serial);
         self.unproposed
             .push_back(PendingProposal { serial, proposal });
         if self.unproposed.len() == 1 {
@@ -104,7 +106,8 @@ impl Replica {
                 Err(ProposeError::Full) => return,
                 Err(ProposeError::TooLarge { bytes, .. }) => {
                     self.unproposed.pop_front();
-                    self.step(Input::TooLarge { serial, bytes });
+                    let context = self.traces.take(serial);
+                    trace::within(context, || self.step(Input::TooLarge { serial, bytes }));
                 }
                 Err(why @ (ProposeError::NotLeader | ProposeError::Stopped)) => {
                     warn!(%why, "a command could not be proposed");

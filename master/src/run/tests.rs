@@ -18,6 +18,7 @@ mod rtt;
 mod stalls;
 mod subscribers;
 
+mod traces;
 use std::time::Duration;
 
 use argosy_raft::{MemoryStore, Proposal, SnapshotPolicy, Timing};
@@ -250,7 +251,7 @@ async fn every_reply_names_the_leader_even_without_a_service() {
     let alone = SingleMaster::start().await;
     alone.active_leader().await;
     let pages = Router::new().route("/read", get(|| async { "read" }));
-    let front = ApiRouter::new(pages, alone.handle.clone(), AllowedHosts::default());
+    let front = ApiRouter::new(pages, alone.handle.clone(), AllowedHosts::default(), 1);
     let pages = Router::new().fallback_service(front);
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use argosy_proto::convert::InvalidMessage;
+use argosy_proto::trace;
 use argosy_proto::versions::{self, VersionRange};
 use argosy_state::actor::Actor;
 use argosy_state::buggify;
@@ -144,7 +145,7 @@ async fn forward_call<T: Send + 'static>(
     address: String,
     answered: impl Future<Output = Result<T, Status>> + Send + 'static,
 ) -> Result<T, Status> {
-    let task = tokio::spawn(async move {
+    let task = tokio::spawn(trace::scope(trace::current(), async move {
         let _place = lease;
         tokio::select! {
             answer = answered => answer.map_err(|status| connection_lost(status, &address)),
@@ -152,7 +153,7 @@ async fn forward_call<T: Send + 'static>(
                 "the leader at {address} was replaced before it answered"
             ))),
         }
-    });
+    }));
     task.await
         .unwrap_or_else(|why| Err(Status::internal(format!("a forwarded call failed: {why}"))))
 }
@@ -251,13 +252,14 @@ async fn superseded(mut leader_status: watch::Receiver<LeaderStatus>, address: &
     }
 }
 
-/// Returns the same message, marked as forwarded, with its actor.
+/// Returns the same message, marked as forwarded, with its actor and the id of the request.
 pub(crate) fn forwarded<Q>(message: Q, actor: &Actor) -> Request<Q> {
     let mut request = Request::new(message);
     request
         .metadata_mut()
         .insert(FORWARDED, MetadataValue::from_static("1"));
     name_actor(request.metadata_mut(), actor);
+    trace::add_to_call(request.metadata_mut());
     request
 }
 

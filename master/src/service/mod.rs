@@ -14,6 +14,7 @@ mod health;
 mod leadership;
 mod level;
 mod lists;
+mod log_filter;
 mod membership;
 mod operator;
 mod peers;

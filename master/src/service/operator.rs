@@ -4,9 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use argosy_proto::convert::{self, InvalidMessage};
-use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::operator_server::Operator;
+use argosy_proto::{trace, v1};
 use argosy_state::actor::Actor;
 use argosy_state::command::{Operate, OperatorOperation};
 use argosy_state::fingerprint;
@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::actor::actor;
 use super::forward::{CallRoute, forwarded, readable};
 use super::lists::settle;
 use super::membership::unchanged;
@@ -76,12 +77,13 @@ impl Operator for Services {
         match place {
             CallRoute::Local => {
                 let services = self.clone();
+                let context = trace::current();
                 let replies = request.into_inner().map(move |batch| {
                     let (services, actor) = (services.clone(), actor.clone());
-                    async move {
+                    trace::scope(context, async move {
                         let batch = batch.map_err(correct_status)?;
                         services.write_here(batch, actor).await
-                    }
+                    })
                 });
                 Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
             }
@@ -243,6 +245,15 @@ impl Operator for Services {
     ) -> Result<Response<v1::RaiseLevelReply>, Status> {
         routed!(self, request, raise_level, |wanted, actor| self
             .raise_level_here(wanted, actor))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<v1::SetLogFilterRequest>,
+    ) -> Result<Response<v1::LogFilter>, Status> {
+        let actor = actor(request.metadata(), request.extensions())?;
+        let changed = self.change_log_filter(request.into_inner(), &actor).await;
+        changed.map(Response::new)
     }
 
     async fn watch(

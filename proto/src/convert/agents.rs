@@ -183,6 +183,7 @@ pub fn order_launch(index: OrderIndex, task: &Task, framework_name: &str) -> v1:
         index: index.0,
         order: Some(v1::order::Order::Launch(launch)),
         subject: Some(subject(&task.key)),
+        ..v1::Order::default()
     }
 }
 
@@ -198,6 +199,7 @@ pub fn order_kill(index: OrderIndex, task: &Task) -> v1::Order {
         index: index.0,
         order: Some(v1::order::Order::Kill(kill)),
         subject: Some(subject(&task.key)),
+        ..v1::Order::default()
     }
 }
 
@@ -213,6 +215,7 @@ pub fn order_limits(index: OrderIndex, task: &Task) -> v1::Order {
         index: index.0,
         order: Some(v1::order::Order::Limits(order)),
         subject: Some(subject(&task.key)),
+        ..v1::Order::default()
     }
 }
 
@@ -222,7 +225,7 @@ pub fn order_void(index: OrderIndex) -> v1::Order {
     v1::Order {
         index: index.0,
         order: Some(v1::order::Order::Void(v1::Void {})),
-        subject: None,
+        ..v1::Order::default()
     }
 }
 

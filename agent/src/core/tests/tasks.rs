@@ -158,6 +158,7 @@ fn orders_with_unknown_subjects_are_acknowledged_without_effect() {
         index: 2,
         order: Some(v1::order::Order::Kill(kill)),
         subject: Some(v1::Subject { subject: None }),
+        ..v1::Order::default()
     }));
     world.expect_all(&["persist order 2: nothing", "order 2 is unknown"]);
     world.launch(3, "next");
@@ -178,6 +179,7 @@ fn the_subject_of_an_order_names_its_task() {
         index: 2,
         order: Some(v1::order::Order::Kill(v1::KillOrder::default())),
         subject: Some(subject("web")),
+        ..v1::Order::default()
     }));
     world.sync();
     world.expect(&["kill 1 in 0"]);
@@ -191,6 +193,7 @@ fn the_subject_of_an_order_names_its_task() {
         index: 3,
         order: Some(v1::order::Order::Launch(launch)),
         subject: Some(subject("next")),
+        ..v1::Order::default()
     }));
     world.expect_all(&["persist order 3: nothing"]);
 }

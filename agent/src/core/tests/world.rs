@@ -229,7 +229,7 @@ impl CoreFixture {
         self.receive(Say::Order(v1::Order {
             index,
             order,
-            subject: None,
+            ..v1::Order::default()
         }));
     }
 

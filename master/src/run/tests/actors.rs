@@ -223,6 +223,17 @@ pub(super) async fn subscribe(cluster: &TestCluster, principal: &str, place: usi
 }
 
 pub(super) async fn register(cluster: &TestCluster, principal: &str, place: usize) {
+    drop(link(cluster, principal, place).await);
+}
+
+/// An agent's ends of its stream.
+pub(super) type AgentEnds = (
+    mpsc::UnboundedSender<v1::FromAgent>,
+    tonic::Streaming<v1::ToAgent>,
+);
+
+/// Registers an agent. The stream stays open.
+pub(super) async fn link(cluster: &TestCluster, principal: &str, place: usize) -> AgentEnds {
     let registration = registration(9 + place as u64, "cpus:4;mem:4096");
     let hello = v1::Hello {
         protocol: protocol(),
@@ -246,9 +257,10 @@ pub(super) async fn register(cluster: &TestCluster, principal: &str, place: usiz
         matches!(first, Some(v1::to_agent::Message::Registered(_))),
         "{first:?}"
     );
+    (sender, answers)
 }
 
-fn protocol() -> Option<v1::Protocol> {
+pub(super) fn protocol() -> Option<v1::Protocol> {
     Some(argosy_proto::versions::VersionRange::OWN.first_message())
 }
 
