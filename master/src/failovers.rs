@@ -1,4 +1,7 @@
-//! Leader changes as this master saw them, for display and measurements only.
+//! Leader changes, for display and measurements only: those that this master led are here, those of
+//! the others in `exchange`.
+
+pub(crate) mod exchange;
 
 use std::collections::VecDeque;
 

@@ -13,6 +13,7 @@ use tonic::Status;
 
 use crate::change_ring::ChangeRing;
 use crate::encodings::EncodingCache;
+use crate::failovers::exchange::OtherFailovers;
 use crate::inbox::{LeaderStatus, OwnerMessage, OwnerState, StateQuery, StateView};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;
@@ -44,6 +45,7 @@ pub(crate) struct OwnerHandle {
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) counts: watch::Receiver<OwnerCounts>,
     pub(crate) own_address: String,
+    pub(crate) other_failovers: OtherFailovers,
     next: Arc<AtomicU64>,
 }
 
@@ -77,6 +79,7 @@ impl OwnerHandle {
             applied,
             counts,
             own_address,
+            other_failovers: OtherFailovers::default(),
             next: Arc::new(AtomicU64::new(1)),
         }
     }
@@ -123,10 +126,10 @@ impl OwnerHandle {
             RequestId(self.number()),
             Box::new(input),
             waiter,
+            trace::current(),
         ))
         .await?;
         answer.await.map_err(|_| unavailable(LEADER_MOVED))
-            trace::current(),
     }
 
     /// Returns the facts as of log index `index` or later, for reads outside the owner's turns. The

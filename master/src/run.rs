@@ -40,7 +40,7 @@ use crate::service;
 use crate::service::{Feed, MESSAGE_BYTES, MasterConnections, Services, health};
 use crate::views::SharedView;
 use crate::watchdog::{TurnCounter, Watchdog};
-use crate::{http, lag, metrics};
+use crate::{failovers, http, lag, metrics};
 
 /// Parts of a master that its caller provides.
 pub struct MasterParts {
@@ -102,9 +102,10 @@ async fn lead_or_follow(
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
     let peers = MasterConnections::new(parts.raft.dialer.clone());
+    let asked = MasterConnections::new(parts.raft.dialer.clone());
     let has_threads = parts.memory.is_none();
-    let stopped = raft_stop.clone();
     let trace_seed = trace_seed(&parts.entropy);
+    let stopped = raft_stop.clone();
     let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
     let starting = parts.raft_runtime.spawn(starting);
     let mut api = parts.api;
@@ -134,6 +135,7 @@ async fn lead_or_follow(
         tasks: TaskTracker::new(),
     };
     let _hub = run_feed(&services);
+    let _exchange = run_exchange(&services, asked);
     let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
     let access = config.access.clone();
     let pages = http::router(services.clone(), parts.metrics, exec_limit, access);
@@ -162,8 +164,6 @@ async fn lead_or_follow(
     ended
 }
 
-/// Runs the task that encodes changes for all subscribers.
-fn run_feed(services: &Services) -> AbortOnDropHandle<()> {
 /// Returns the seed of ids of requests. Ids are public, and the entropy is not.
 fn trace_seed(entropy: &[u8; 32]) -> u64 {
     use sha2::Digest;
@@ -171,8 +171,17 @@ fn trace_seed(entropy: &[u8; 32]) -> u64 {
     u64::from_be_bytes(hash[..8].try_into().expect("it is 32 bytes long"))
 }
 
+/// Runs the task that encodes changes for all subscribers.
+fn run_feed(services: &Services) -> AbortOnDropHandle<()> {
     let hub = services.feed.clone().run(services.owner.clone());
     AbortOnDropHandle::new(services.owner.readers.spawn(hub))
+}
+
+/// Runs the task that asks the other masters for their failovers. Its connections are apart from
+/// those to the leader, which would close when another master is asked.
+fn run_exchange(services: &Services, asked: MasterConnections) -> AbortOnDropHandle<()> {
+    let exchange = failovers::exchange::run(services.owner.clone(), asked);
+    AbortOnDropHandle::new(tokio::spawn(exchange))
 }
 
 /// Runs on threads that are independent of the owner's; a simulation has one thread.

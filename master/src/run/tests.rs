@@ -5,6 +5,7 @@ mod actors;
 mod answers;
 mod changes;
 mod divergence;
+mod failovers;
 mod flood;
 mod forwarding;
 mod hellos;
@@ -17,8 +18,8 @@ mod routes;
 mod rtt;
 mod stalls;
 mod subscribers;
-
 mod traces;
+
 use std::time::Duration;
 
 use argosy_raft::{MemoryStore, Proposal, SnapshotPolicy, Timing};

@@ -43,7 +43,7 @@ pub(crate) use forward::{ReplyHeaders, check_versions};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
 pub(crate) use operator::{cluster, one_agent};
-pub(crate) use peers::MasterConnections;
+pub(crate) use peers::{ConnectionUse, MasterConnections};
 pub(crate) use reflection::reflection;
 pub(crate) use status_codes::correct;
 pub(crate) use views::masters;

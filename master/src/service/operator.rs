@@ -402,13 +402,14 @@ fn bytes<T: Message>(found: &Option<T>) -> usize {
 
 pub(crate) async fn cluster(owner: &OwnerHandle, consistency: i32) -> Result<v1::Cluster, Status> {
     let index = settle(owner, consistency, 0).await?;
-    owner
-        .read_one(
-            index,
-            |view| views::cluster(view, &owner.node),
-            Message::encoded_len,
-        )
-        .await
+    let read = |view: &StateView| {
+        let cluster = views::cluster(view, &owner.node);
+        v1::Cluster {
+            failovers: owner.other_failovers.merged_with(&cluster.failovers),
+            ..cluster
+        }
+    };
+    owner.read_one(index, read, Message::encoded_len).await
 }
 
 pub(crate) async fn one_agent(

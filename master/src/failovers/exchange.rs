@@ -1,0 +1,157 @@
+//! The failovers that other masters led. Each master records its own epochs only, and asks the
+//! others for theirs: when it starts, after each new epoch, and at intervals, since offers and
+//! launches follow an epoch later.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient;
+use futures::future::join_all;
+use tonic::{Request, Status};
+use tracing::debug;
+
+use super::CAPACITY;
+use crate::owner_handle::OwnerHandle;
+use crate::service::{ConnectionUse, MasterConnections};
+
+/// The interval of queries without a new epoch.
+const INTERVAL: Duration = Duration::from_secs(30);
+/// The time after a new epoch in which its first offers are usually made.
+const SETTLING: Duration = Duration::from_secs(1);
+/// Timeout of an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum number of other masters that are asked at a time.
+const MASTERS: usize = 16;
+
+/// The newest failovers that other masters led. Cheap to clone; all clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OtherFailovers(
+    // The lock is held for 50 records at most; the owner of the registry does not use it.
+    Arc<Mutex<BTreeMap<u64, v1::Failover>>>,
+);
+
+impl OtherFailovers {
+    /// Returns these failovers, which this master led, with those of the others: the newest of
+    /// them, newest last.
+    pub(crate) fn merged_with(&self, own: &[v1::Failover]) -> Vec<v1::Failover> {
+        let others = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = others.clone();
+        drop(others);
+        merge(&mut all, own);
+        all.into_values().collect()
+    }
+
+    fn add(&self, found: &[v1::Failover]) {
+        let mut others = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        merge(&mut others, found);
+    }
+}
+
+/// Adds failovers, and drops the oldest ones above the capacity. A phase that one of them does not
+/// have is taken from the other.
+fn merge(all: &mut BTreeMap<u64, v1::Failover>, found: &[v1::Failover]) {
+    for new in found.iter().filter(|one| one.epoch > 0) {
+        let known = all.entry(new.epoch).or_insert(*new);
+        let first = |known: i64, new: i64| if known == 0 { new } else { known };
+        *known = v1::Failover {
+            epoch: new.epoch,
+            dead_seen_ms: first(known.dead_seen_ms, new.dead_seen_ms),
+            elected_ms: first(known.elected_ms, new.elected_ms),
+            first_commit_ms: first(known.first_commit_ms, new.first_commit_ms),
+            first_offer_ms: first(known.first_offer_ms, new.first_offer_ms),
+            first_launch_ms: first(known.first_launch_ms, new.first_launch_ms),
+        };
+    }
+    while all.len() > CAPACITY {
+        all.pop_first();
+    }
+}
+
+/// Asks other masters until the owner ends.
+pub(crate) async fn run(owner: OwnerHandle, connections: MasterConnections) {
+    let mut status = owner.leader_status.clone();
+    loop {
+        let epoch = status.borrow_and_update().epoch;
+        ask_all(&owner, &connections).await;
+        let next = status.wait_for(|status| status.epoch != epoch);
+        let next = tokio::time::timeout(INTERVAL, next).await;
+        match next.map(|next| next.is_ok()) {
+            Ok(true) => tokio::time::sleep(SETTLING).await,
+            Ok(false) => return,
+            Err(_) => {}
+        }
+    }
+}
+
+async fn ask_all(owner: &OwnerHandle, connections: &MasterConnections) {
+    let members = owner.node.members().into_iter();
+    let addresses = members.map(|member| member.member.api_address);
+    let others = addresses.filter(|address| *address != owner.own_address);
+    let asked = others.take(MASTERS).map(|address| async move {
+        match failovers_of(connections, &address).await {
+            Ok(found) => owner.other_failovers.add(&found),
+            // It is asked again.
+            Err(status) => debug!(address, %status, "another master does not report its failovers"),
+        }
+    });
+    join_all(asked).await;
+}
+
+async fn failovers_of(
+    connections: &MasterConnections,
+    address: &str,
+) -> Result<Vec<v1::Failover>, Status> {
+    let lease = connections.lease(address, ConnectionUse::Calls)?;
+    let mut request = Request::new(v1::GetClusterRequest {
+        consistency: v1::Consistency::Local.into(),
+    });
+    request.set_timeout(ANSWER_TIMEOUT);
+    let mut client = OperatorClient::new(lease.channel());
+    let asked = tokio::time::timeout(ANSWER_TIMEOUT, client.get_cluster(request)).await;
+    let answer = asked.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
+    let mut found = answer.into_inner().failovers;
+    // A master reports no more, and what else it reports is not kept.
+    let excess = found.len().saturating_sub(CAPACITY);
+    found.drain(..excess);
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failover(epoch: u64, first_offer_ms: i64) -> v1::Failover {
+        v1::Failover {
+            epoch,
+            first_commit_ms: 100,
+            first_offer_ms,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn failovers_are_merged_by_epoch_and_keep_every_known_phase() {
+        let others = OtherFailovers::default();
+        others.add(&[failover(5, 0), failover(3, 7)]);
+        others.add(&[failover(5, 120), failover(3, 0), failover(0, 9)]);
+        let all = others.merged_with(&[failover(4, 8)]);
+        assert_eq!(all, [failover(3, 7), failover(4, 8), failover(5, 120)]);
+        // What a peer reports about an epoch changes nothing that is known.
+        others.add(&[failover(5, 999)]);
+        assert_eq!(others.merged_with(&[]).last(), Some(&failover(5, 120)));
+    }
+
+    #[test]
+    fn only_the_newest_failovers_are_kept() {
+        let others = OtherFailovers::default();
+        for epoch in 1..=200 {
+            others.add(&[failover(epoch, 0)]);
+        }
+        let own: Vec<_> = (201..=210).map(|epoch| failover(epoch, 0)).collect();
+        let all = others.merged_with(&own);
+        let epochs: Vec<_> = all.iter().map(|failover| failover.epoch).collect();
+        assert_eq!(epochs, (161..=210).collect::<Vec<_>>());
+    }
+}
