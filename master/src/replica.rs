@@ -38,7 +38,7 @@ use crate::leader::{Effect, Input, Leader, LeaderTime};
 use crate::links::{Outbox, SendOutcome};
 use crate::metrics::{OwnerCounts, OwnerMetrics, OwnerState};
 use crate::step_downs::{FAR_AWAY, FarTransfer, StepDowns, TOO_OFTEN};
-use crate::turns::{OwnerTurn, QueryShare};
+use crate::turns::{self, OwnerTurn, QueryShare};
 use crate::views::SharedView;
 use crate::watchdog::TurnCounter;
 use applying::{ApplyProgress, InitialLevel};
@@ -233,6 +233,7 @@ impl Replica {
             let Some(message) = self.queued.pop_front() else {
                 return;
             };
+            self.turn.mark(turns::message_kind(&message));
             self.message(message);
         }
     }
@@ -302,8 +303,8 @@ impl Replica {
         self.opened_term = 0;
         warn!(epoch = self.registry.epoch().0, why, "stepped down");
         self.unproposed.clear();
-        self.node.clear_queue();
         self.traces.clear();
+        self.node.clear_queue();
         self.outbox.close_all();
         self.publish_leader_status();
     }
@@ -381,6 +382,7 @@ impl Replica {
             self.open_epoch(term);
         }
         if self.leader.is_some() {
+            self.turn.mark("timers");
             self.step(Input::Tick);
             if let Some(proposed) = self.comparison.due(&self.registry) {
                 self.propose(&proposed);
@@ -388,7 +390,9 @@ impl Replica {
         }
         self.check_lag();
         self.check_distance();
+        self.turn.mark("metrics");
         self.publish_counts();
+        self.turn.mark("invariant checks");
         let is_idle = waiting == 0 && self.queued.is_empty() && !self.more_to_send;
         let load = match is_idle && self.unproposed.is_empty() {
             true => OwnerLoad::Idle,
@@ -464,6 +468,7 @@ impl Replica {
 
     /// Offers, at the end of the turn, all resources that have become free.
     fn offer(&mut self) {
+        self.turn.mark("offers and orders");
         for link in self.outbox.caught_up() {
             let behind = false;
             self.step(Input::FrameworkBehind { link, behind });

@@ -1,7 +1,9 @@
 //! Turns of the owner: their duration, the cost of a command, and the share of queries.
 //!
 //! A turn is bounded by work, never by a stopwatch alone: remaining entries, orders and queries
-//! continue in the next one.
+//! continue in the next one. `slow` reports turns that take too long.
+
+mod slow;
 
 use std::time::Duration;
 
@@ -10,6 +12,9 @@ use argosy_state::command::{CallAction, Command};
 use bytes::Bytes;
 use metrics::{Histogram, histogram};
 use tokio::time::Instant;
+
+use slow::{SlowTurns, TurnParts};
+pub(crate) use slow::{command_kind, message_kind};
 
 /// Number of changed records in a turn after which the remaining entries wait for the next one. A
 /// launched task has two or three.
@@ -136,6 +141,8 @@ pub(crate) struct OwnerTurn {
     cpu_took: Histogram,
     /// Duration of the turns since other tasks had the thread.
     since_yield: Duration,
+    parts: TurnParts,
+    slow: SlowTurns,
 }
 
 /// Duration of turns after which other tasks get the thread, regardless of waiting work.
@@ -157,6 +164,8 @@ impl OwnerTurn {
             cpu_began: None,
             cpu_took: histogram!("argosy_master_turn_cpu_seconds"),
             since_yield: Duration::ZERO,
+            parts: TurnParts::new(Instant::now()),
+            slow: SlowTurns::default(),
         }
     }
 
@@ -164,6 +173,12 @@ impl OwnerTurn {
         self.began = Instant::now();
         self.cpu_began = cpu();
         self.spent = TurnWork::default();
+        self.parts.begin(self.began);
+    }
+
+    /// Begins a part of the turn, of this kind of work.
+    pub(crate) fn mark(&mut self, kind: &'static str) {
+        self.parts.mark(Instant::now(), kind);
     }
 
     /// Records that an entry of this work was applied and has changed these records.
@@ -195,11 +210,15 @@ impl OwnerTurn {
 
     /// Ends the turn. Returns true if other tasks of this thread should run.
     pub(crate) fn end(&mut self) -> bool {
-        let took = self.began.elapsed();
+        let now = Instant::now();
+        let took = now.duration_since(self.began);
         self.took.record(took);
-        if let Some((began, now)) = self.cpu_began.zip(cpu()) {
-            self.cpu_took.record(now.saturating_sub(began));
+        let used = self.cpu_began.zip(cpu());
+        let used = used.map(|(began, now)| now.saturating_sub(began));
+        if let Some(used) = used {
+            self.cpu_took.record(used);
         }
+        self.slow.check(now, (took, used), &mut self.parts);
         self.since_yield += took;
         let yields = self.since_yield >= YIELD_AFTER;
         if yields {

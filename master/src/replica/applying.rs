@@ -42,6 +42,12 @@ impl ApplyProgress {
     }
 }
 
+/// Returns the kind of the command that costs most in an entry.
+fn kind_of(entry: &UnappliedEntry) -> &'static str {
+    let dearest = entry.commands().max_by_key(|command| turns::work(command));
+    dearest.map_or("apply: nothing", turns::command_kind)
+}
+
 /// Logs a rejected command; every master does so, leading or not.
 fn note_refusal(applied: &AppliedProposal) {
     if let Err(why) = &applied.outcome {
@@ -112,6 +118,7 @@ impl Replica {
                 applying.next = Some(entry);
                 break;
             }
+            self.turn.mark(kind_of(&entry));
             let before = applying.writes.len();
             self.apply(&entry, &mut applying.writes)?;
             self.turn.spend(work, &applying.writes[before..]);
@@ -183,13 +190,6 @@ impl Replica {
         }
     }
 
-    fn apply(
-        &mut self,
-        entry: &UnappliedEntry,
-        writes: &mut Vec<RecordWrite>,
-    ) -> Result<(), MasterError> {
-        let before = writes.len();
-        let former = self.registry.level();
     /// Continues the request that has led to an applied command, with its id.
     fn note_applied(&mut self, applied: AppliedProposal) {
         let is_own = self.leader.is_some() && applied.ticket.epoch == self.registry.epoch();
@@ -206,6 +206,13 @@ impl Replica {
         });
     }
 
+    fn apply(
+        &mut self,
+        entry: &UnappliedEntry,
+        writes: &mut Vec<RecordWrite>,
+    ) -> Result<(), MasterError> {
+        let before = writes.len();
+        let former = self.registry.level();
         let all = entry.apply(&mut self.registry, writes);
         let changes = &self.published.changes;
         changes.add(self.registry.applied(), &writes[before..]);

@@ -9,6 +9,7 @@ impl Replica {
     /// Runs a reader's query on the facts.
     pub(super) fn run_query(&mut self, query: StateQuery) {
         self.turn.begin();
+        self.turn.mark("query");
         let began = Instant::now();
         query(&OwnerState {
             registry: &self.registry,
