@@ -56,7 +56,7 @@ pub async fn run(
     parts: AgentDependencies,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    metrics::describe();
+    argosy_proto::metric_list::describe();
     let masters = Masters::new(&config.masters).map_err(|error| RunError::Config {
         flag: "--masters",
         value: config.masters.join(","),

@@ -78,7 +78,8 @@ pub(crate) fn start(arguments: &AgentStart) -> VerbResult {
         };
         shutdown::watch(until)?;
         shutdown::watch_for_end_of_tasks(end_tasks.clone())?;
-        tokio::spawn(metrics::run(recorder.clone(), stop.clone()));
+        let directory = Some(arguments.data_dir.clone());
+        tokio::spawn(metrics::run(recorder.clone(), directory, stop.clone()));
         let parts = AgentDependencies {
             api: listen::connections(api).context("cannot use the API's socket")?,
             environment: env,

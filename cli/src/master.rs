@@ -32,7 +32,8 @@ pub(crate) fn start(arguments: &MasterStart) -> VerbResult {
     let ended = runtime.block_on(async {
         let until = if arguments.stop_with_stdin { StopCondition::SignalsOrInput(&stop, &stop) } else { StopCondition::Signals(&stop) };
         shutdown::watch(until)?;
-        tokio::spawn(metrics::run(recorder.clone(), stop.clone()));
+        // The master measures the disk of its store.
+        tokio::spawn(metrics::run(recorder.clone(), None, stop.clone()));
         let parts = MasterParts {
             api: listen::connections(api).context("cannot use the API's socket")?,
             raft: raft_runtime.environment(raft)?,

@@ -1,9 +1,10 @@
 //! The metrics recorder, one per process, which is installed only here.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use nix::unistd::{SysconfVar, sysconf};
@@ -25,14 +26,13 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).context("a recorder of metrics is installed already")?;
-    describe_gauge!("argosy_build_info", "Always 1; the versions are labels.");
+    argosy_proto::metric_list::describe();
     gauge!(
         "argosy_build_info",
         "version" => env!("CARGO_PKG_VERSION"),
         "protocol" => argosy_proto::versions::VersionRange::OWN.newest.to_string()
     )
     .set(1.0);
-    describe_process();
     // A process installs the recorder at its start.
     let started = SystemTime::now().duration_since(UNIX_EPOCH);
     gauge!("process_start_time_seconds").set(started.unwrap_or_default().as_secs_f64());
@@ -40,42 +40,38 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// Drains the recorder until the stop.
-pub(crate) async fn run(handle: PrometheusHandle, stop: CancellationToken) {
-    while stop
-        .run_until_cancelled(tokio::time::sleep(UPKEEP_INTERVAL))
-        .await
-        .is_some()
-    {
-        handle.run_upkeep();
-        // The kernel counts descriptors by listing them, which may take a while.
-        if tokio::task::spawn_blocking(sample).await.is_err() {
+/// Drains the recorder until the stop. Measures the process, and the disk with `directory`.
+pub(crate) async fn run(
+    handle: PrometheusHandle,
+    directory: Option<PathBuf>,
+    stop: CancellationToken,
+) {
+    loop {
+        // The kernel counts descriptors by listing them, and a disk may be slow to answer.
+        let directory = directory.clone();
+        let measured = tokio::task::spawn_blocking(move || {
+            sample();
+            directory.as_deref().map(sample_disk);
+        });
+        let paused = stop.run_until_cancelled(tokio::time::sleep(UPKEEP_INTERVAL));
+        if measured.await.is_err() || paused.await.is_none() {
             return;
         }
+        handle.run_upkeep();
     }
 }
 
-/// Describes the metrics with the names and meanings of Prometheus' client libraries.
-fn describe_process() {
-    for (name, help) in [
-        (
-            "process_start_time_seconds",
-            "Start time of the process since the Unix epoch",
-        ),
-        ("process_resident_memory_bytes", "Resident memory size"),
-        ("process_virtual_memory_bytes", "Virtual memory size"),
-        ("process_open_fds", "Number of open file descriptors"),
-        ("process_max_fds", "Maximum number of open file descriptors"),
-    ] {
-        describe_gauge!(name, help);
+/// Measures the disk with this directory. Values that the kernel does not report stay as they were.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+fn sample_disk(directory: &Path) {
+    if let Ok((free, total)) = argosy_host::disk_space(directory) {
+        gauge!("argosy_disk_free_bytes").set(free as f64);
+        gauge!("argosy_disk_total_bytes").set(total as f64);
     }
-    describe_counter!(
-        "process_cpu_seconds_total",
-        "User and system CPU time spent, in whole seconds"
-    );
 }
 
-/// Measures this process. Values that the kernel does not report stay as they were.
+/// Measures this process, under the names of Prometheus' client libraries. Values that the kernel
+/// does not report stay as they were.
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
 fn sample() {
     if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
@@ -115,7 +111,7 @@ mod tests {
             .map(|_| std::fs::File::open("/proc/self/stat").unwrap())
             .collect();
         metrics::with_local_recorder(&recorder, || {
-            describe_process();
+            argosy_proto::metric_list::describe();
             sample();
         });
         let text = handle.render();

@@ -110,11 +110,12 @@ async fn show_metrics(State(http): State<Http>) -> Response {
         Ok(share) => share,
         Err(status) => return problem(&status),
     };
-    http.services.owner.counts.borrow().export();
     http.services.owner.reads.export_metrics();
     http.services.owner.changes.export_metrics();
     metrics.run_upkeep();
-    let text = metric_names::with_former_names(&metrics.render());
+    let mut text = metrics.render();
+    http.services.owner.counts.borrow().write(&mut text);
+    let text = metric_names::with_former_names(&text);
     share.resize(text.len());
     share.attach_to_answer();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

@@ -147,12 +147,41 @@ impl<T> Stream for LinkStream<T> {
     }
 }
 
-/// Returns whether a message was queued; counts the queues that had no room.
-fn queued(sent: Result<(), SendError>, queue: &'static str) -> bool {
-    if sent == Err(SendError::Full) {
-        counter!("argosy_queue_full_total", "queue" => queue).increment(1);
-    }
-    sent.is_ok()
+/// The reason for which a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CloseReason {
+    /// The peer has closed it.
+    Peer,
+    /// The peer does not read: the stream's bound is reached.
+    Full,
+    /// The leader ends it.
+    Leader,
+    /// This master no longer leads.
+    SteppedDown,
+}
+
+/// Counts streams that end.
+fn count_closed(peer_kind: &'static str, reason: CloseReason, streams: usize) {
+    let reason = match reason {
+        CloseReason::Peer => "peer",
+        CloseReason::Full => "full",
+        CloseReason::Leader => "leader",
+        CloseReason::SteppedDown => "stepped-down",
+    };
+    let labels = [("peer_kind", peer_kind), ("reason", reason)];
+    counter!("argosy_streams_closed_total", &labels).increment(streams as u64);
+}
+
+/// Returns the reason for which a message was not queued, if it was not; counts the queues that had
+/// no room.
+fn queued(sent: Result<(), SendError>, queue: &'static str) -> Result<(), CloseReason> {
+    sent.map_err(|error| match error {
+        SendError::Full => {
+            counter!("argosy_queue_full_total", "queue" => queue).increment(1);
+            CloseReason::Full
+        }
+        SendError::Gone => CloseReason::Peer,
+    })
 }
 
 /// The outcome of sending an event.
@@ -199,22 +228,26 @@ impl Outbox {
     pub(crate) fn send_to_agent(&mut self, link: LinkId, message: v1::ToAgent) -> bool {
         let sent = match self.agents.get(&link) {
             Some(sender) => queued(sender.send(message), "agent-link"),
-            None => false,
+            None => return false,
         };
-        let sent = sent && !buggify!(LinkFull);
-        if !sent {
-            self.agents.remove(&link);
+        let sent = match sent {
+            Ok(()) if buggify!(LinkFull) => Err(CloseReason::Full),
+            sent => sent,
+        };
+        if let Err(reason) = sent {
+            self.close_agent(link, reason);
         }
-        sent
+        sent.is_ok()
     }
 
     pub(crate) fn send_to_framework(&mut self, link: LinkId, event: v1::Event) -> SendOutcome {
-        let sender = self.frameworks.get(&link);
-        let sender = sender.filter(|sender| queued(sender.send(event), "framework-link"));
-        let Some(sender) = sender else {
-            self.close_framework(link);
+        let Some(sender) = self.frameworks.get(&link) else {
             return SendOutcome::Lost;
         };
+        if let Err(reason) = queued(sender.send(event), "framework-link") {
+            self.close_framework(link, reason);
+            return SendOutcome::Lost;
+        }
         if sender.is_behind() && self.behind.insert(link) {
             SendOutcome::FellBehind
         } else {
@@ -242,17 +275,24 @@ impl Outbox {
         }
     }
 
-    pub(crate) fn close_agent(&mut self, link: LinkId) {
-        self.agents.remove(&link);
+    pub(crate) fn close_agent(&mut self, link: LinkId, reason: CloseReason) {
+        if self.agents.remove(&link).is_some() {
+            count_closed("agent", reason, 1);
+        }
     }
 
-    pub(crate) fn close_framework(&mut self, link: LinkId) {
-        self.frameworks.remove(&link);
+    pub(crate) fn close_framework(&mut self, link: LinkId, reason: CloseReason) {
+        if self.frameworks.remove(&link).is_some() {
+            count_closed("framework", reason, 1);
+        }
         self.behind.remove(&link);
     }
 
     /// Ends every stream, and reports to every waiting caller that this master does not lead.
     pub(crate) fn close_all(&mut self) {
+        let [agents, frameworks] = self.open();
+        count_closed("agent", CloseReason::SteppedDown, agents);
+        count_closed("framework", CloseReason::SteppedDown, frameworks);
         self.agents.clear();
         self.frameworks.clear();
         self.behind.clear();

@@ -1,10 +1,12 @@
-//! Metrics for `/metrics`: what the owner and the services record. The gauges that the owner
-//! measures at each tick are in `gauges`.
+//! Metrics for `/metrics`: what the owner and the services record. `samples`, `usage` and `gauges`
+//! are what the owner measures at each tick, and `decisions` counts what passes the leader.
 
+mod decisions;
 mod gauges;
-
+mod samples;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
@@ -13,17 +15,16 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_raft::ProposeError;
 use axum::http::HeaderMap;
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_histogram, gauge,
-    histogram,
-};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use tonic::Code;
 
 use crate::checks::SliceSummary;
 use crate::comparison::ComparisonResult;
 use crate::leader::PRESENTATION_RESULTS;
 
-pub(crate) use gauges::{OwnerCounts, OwnerState};
+pub(crate) use decisions::DecisionMetrics;
+pub(crate) use gauges::OwnerCounts;
+pub(crate) use samples::OwnerState;
 
 /// The path prefix of calls of `argosy.v1`.
 pub(crate) const CALLS: &str = "/argosy.v1.";
@@ -166,78 +167,4 @@ fn of_calls(path: &str, code: Code) -> Histogram {
     let (service, method) = known.unwrap_or(("other", "other"));
     let (service, method) = (service.to_owned(), method.to_owned());
     histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => format!("{code:?}"))
-}
-
-const COUNTERS: [(&str, &str); 7] = [
-    (
-        "argosy_invariant_checks_total",
-        "Records and offers checked for broken invariants, and those with too many tasks to check",
-    ),
-    (
-        "argosy_digest_comparisons_total",
-        "Logged digests of the registry, by result of the comparison with the digest of this master",
-    ),
-    (
-        "argosy_offers_revalidated_total",
-        "Offers that frameworks presented when they subscribed, by result: kept, or the reason to rescind them",
-    ),
-    (
-        "argosy_raft_proposals_total",
-        "Commands proposed to raft's queue, by outcome",
-    ),
-    (
-        "argosy_queue_full_total",
-        "Messages for which a bounded queue had no room",
-    ),
-    (
-        "argosy_watch_cut_off_total",
-        "Subscribers of the change feed that were disconnected because they read too slowly",
-    ),
-    (
-        "argosy_reads_cut_off_total",
-        "Answers dropped because their readers were too slow",
-    ),
-];
-
-const DURATIONS: [(&str, &str); 7] = [
-    (
-        "argosy_raft_apply_duration_seconds",
-        "Time to apply the entries of one request, including their effects",
-    ),
-    (
-        "argosy_runtime_loop_lag_seconds",
-        "Delay of the ticks of the loop that owns the registry",
-    ),
-    (
-        "argosy_master_turn_seconds",
-        "Duration of one turn of the loop that owns the registry: at most 5 ms",
-    ),
-    (
-        "argosy_master_turn_cpu_seconds",
-        "CPU time of one such turn; for the rest of its duration it waited for a processor",
-    ),
-    (
-        "argosy_master_inbox_lag_seconds",
-        "Delay with which the loop that owns the registry processes messages of its links",
-    ),
-    (
-        "argosy_failover_duration_seconds",
-        "Time from the detected failure of the former leader, or from the election, to a phase of the change",
-    ),
-    (
-        "argosy_rpc_duration_seconds",
-        "Time to the answer of a call, or to the opening of a stream",
-    ),
-];
-
-/// Registers the help texts, once in each process.
-pub(crate) fn describe() {
-    argosy_proto::server::describe();
-    for (name, help) in COUNTERS {
-        describe_counter!(name, help);
-    }
-    for (name, help) in DURATIONS {
-        describe_histogram!(name, Unit::Seconds, help);
-    }
-    gauges::describe();
 }

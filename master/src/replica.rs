@@ -35,8 +35,8 @@ use crate::failovers::Failovers;
 use crate::inbox::{LeaderStatus, OwnerMessage, StateQuery};
 use crate::lag::OwnerLag;
 use crate::leader::{Effect, Input, Leader, LeaderTime};
-use crate::links::{Outbox, SendOutcome};
-use crate::metrics::{OwnerCounts, OwnerMetrics, OwnerState};
+use crate::links::{CloseReason, Outbox, SendOutcome};
+use crate::metrics::{DecisionMetrics, OwnerCounts, OwnerMetrics, OwnerState};
 use crate::step_downs::{FAR_AWAY, FarTransfer, StepDowns, TOO_OFTEN};
 use crate::turns::{self, OwnerTurn, QueryShare};
 use crate::views::SharedView;
@@ -100,6 +100,7 @@ pub(crate) struct Replica {
     transfer: mpsc::Sender<&'static str>,
     entropy: [u8; 32],
     metrics: OwnerMetrics,
+    decisions: DecisionMetrics,
     last_tick: Instant,
     /// Entries in progress. Raft passes no more until these are applied.
     applying: Option<ApplyProgress>,
@@ -147,6 +148,7 @@ impl Replica {
             transfer: hand_over,
             entropy,
             metrics: OwnerMetrics::new(),
+            decisions: DecisionMetrics::new(),
             last_tick: Instant::now(),
             applying: None,
             loading: RegistryLoad::default(),
@@ -306,7 +308,9 @@ impl Replica {
         self.traces.clear();
         self.node.clear_queue();
         self.outbox.close_all();
+        self.decisions.stop_leading();
         self.publish_leader_status();
+        self.publish_counts();
     }
 
     fn publish_leader_status(&self) {
@@ -436,8 +440,12 @@ impl Replica {
                 match &input {
                     // The agent has abandoned this link, and sends its hello on another one.
                     Input::AgentHello { link, .. } if !self.outbox.has_agent(*link) => return,
-                    Input::AgentClosed { link } => self.outbox.close_agent(*link),
-                    Input::FrameworkClosed { link } => self.outbox.close_framework(*link),
+                    Input::AgentClosed { link } => {
+                        self.outbox.close_agent(*link, CloseReason::Peer)
+                    }
+                    Input::FrameworkClosed { link } => {
+                        self.outbox.close_framework(*link, CloseReason::Peer)
+                    }
                     _ => {}
                 }
                 self.step(input);
@@ -461,8 +469,10 @@ impl Replica {
         let Some(leader) = &mut self.leader else {
             return;
         };
+        self.decisions.input(&self.registry, &input);
         let effects = leader.step(&self.registry, now, input);
         self.metrics.presented(leader.take_presented());
+        self.decisions.closed(&leader.take_closed_offers());
         self.perform(effects);
     }
 
@@ -478,7 +488,12 @@ impl Replica {
             self.more_to_send = false;
             return;
         };
+        let (is_due, began) = (leader.is_allocation_due(now), Instant::now());
         let (effects, more) = leader.offer(&self.registry, now);
+        if is_due {
+            self.decisions.allocated(began.elapsed());
+        }
+        self.decisions.closed(&leader.take_closed_offers());
         self.more_to_send = more;
         let offered = effects.iter().any(|effect| {
             matches!(effect, Effect::ToFramework(_, event) if matches!(event.event, Some(v1::event::Event::Offers(_))))
@@ -491,6 +506,8 @@ impl Replica {
 
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
+            self.decisions
+                .effect(&self.registry, self.leader.as_ref(), &effect);
             match effect {
                 Effect::Propose(proposed) => self.propose(&proposed),
                 Effect::ToAgent(link, mut message) => {
@@ -509,8 +526,10 @@ impl Replica {
                         SendOutcome::Lost => self.step(Input::FrameworkClosed { link }),
                     }
                 }
-                Effect::CloseAgent(link) => self.outbox.close_agent(link),
-                Effect::CloseFramework(link) => self.outbox.close_framework(link),
+                Effect::CloseAgent(link) => self.outbox.close_agent(link, CloseReason::Leader),
+                Effect::CloseFramework(link) => {
+                    self.outbox.close_framework(link, CloseReason::Leader)
+                }
                 Effect::Answer(request, answer) => self.outbox.answer(request, answer),
                 Effect::TransferLeadership => drop(self.transfer.try_send(MASS_LOSS)),
             }
@@ -521,8 +540,11 @@ impl Replica {
         let counts = OwnerCounts::of(&OwnerState {
             registry: &self.registry,
             leader: self.leader.as_ref(),
+            now: self.clock.now(),
             status: &self.status.borrow(),
             progress: &self.node.progress(),
+            contacts: &self.node.last_contacts(),
+            store: &self.node.store_usage(),
             links: &self.outbox,
         });
         self.published.counts.send_replace(counts);

@@ -6,6 +6,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::metric_list;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::server::{self, PortLimits as Connections};
 use argosy_proto::transport::Listener;
@@ -82,7 +83,7 @@ pub async fn run(
     parts: MasterParts,
     stop: CancellationToken,
 ) -> Result<(), MasterError> {
-    metrics::describe();
+    metric_list::describe();
     let directory = parts.memory.is_none().then(|| config.directory.clone());
     let ended = lead_or_follow(config, parts, stop).await;
     if let (Err(MasterError::Diverged(why)), Some(directory)) = (&ended, directory) {

@@ -6,9 +6,9 @@
 //! `convert`. `exec` defines frames outside gRPC. `transport` and `clock` are the environment that
 //! a process is started with, so that all of it can be simulated. `server` serves HTTP on a
 //! listener and limits the resources of its peers. `codec` encodes gRPC messages; `uri` hides the
-//! secrets in URIs; `trace` has the ids of requests, `log_filter` the level
-//! of the log; `versions` negotiates; `remedy` suggests
-//! remedies for errors of a host; `metric_names` adds the former names of metrics.
+//! secrets in URIs; `trace` has the ids of requests, `log_filter` the level of the log; `versions`
+//! negotiates; `remedy` suggests remedies for errors of a host; `metric_list` lists all metrics, and
+//! `metric_names` adds the former names of some.
 
 #![warn(missing_docs)]
 
@@ -25,6 +25,7 @@ pub mod codec;
 pub mod convert;
 pub mod exec;
 pub mod log_filter;
+pub mod metric_list;
 pub mod metric_names;
 pub mod remedy;
 pub mod server;

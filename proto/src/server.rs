@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -276,25 +276,4 @@ impl FullPortReports {
         self.last = Some(now);
         self.since = 0;
     }
-}
-
-/// Registers the help texts of this module's metrics. Call it once per process.
-pub fn describe() {
-    describe_gauge!(
-        "argosy_connections",
-        Unit::Count,
-        "Open connections by port"
-    );
-    describe_counter!(
-        "argosy_connections_refused_total",
-        "Connections rejected by a port that had reached its limit"
-    );
-    describe_counter!(
-        "argosy_connections_closed_total",
-        "Connections closed by this process: silent, idle, with a slow head, or evicted"
-    );
-    describe_counter!(
-        "argosy_requests_refused_total",
-        "Requests rejected before they were read, by reason: host is a name that --allow-host does not list, incomplete and late are the limits on incomplete messages"
-    );
 }

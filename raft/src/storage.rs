@@ -4,7 +4,7 @@
 //! Reading order: `directory` (the lock, and the required content of a directory), `rejoin` (data
 //! that must not be served), `durable_file`, `disk`, `store` and `parts` (RocksDB), `record`,
 //! `entry` and `log` (entries), `registry`, `unwritten` and `writer` (writes in one thread),
-//! `snapshot`, `image` and `snapshot_store` (snapshots), `install`. `usage` is what all of it takes.
+//! `snapshot`, `image` and `snapshot_store` (snapshots), `install`, `usage` (space on the disk).
 
 pub(crate) mod directory;
 pub(crate) mod disk;

@@ -186,6 +186,7 @@ impl DiskMeter {
 
     /// Measures until the agent stops, and evicts below the floor. Results wait while the agent's
     /// loop is busy.
+    #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
     pub(crate) async fn run(
         self,
         broker: BrokerClient,
@@ -208,6 +209,8 @@ impl DiskMeter {
                     change.apply(&mut rounds, |wanted| wanted.resolve(&broker));
                 }
                 let found = rounds.round();
+                let used_bytes = rounds.used_bytes() as f64;
+                metrics::gauge!("argosy_agent_sandbox_bytes").set(used_bytes);
                 let found = found.into_iter().map(|excess| {
                     metrics::counter!("argosy_agent_disk_kills_total").increment(1);
                     (excess.instance, excess.explanation())

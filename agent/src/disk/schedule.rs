@@ -106,6 +106,11 @@ impl ScanSchedule {
         measured.is_some_and(|known| known.task.leads_group)
     }
 
+    /// Returns the bytes that the tasks used when each was measured last.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.tasks.values().map(|known| known.bytes).sum()
+    }
+
     /// Returns the task that exceeds its request by most; `None` if all are within their requests.
     pub(super) fn most_above_request(&self) -> Option<TaskDiskUsage> {
         let above = self.tasks.iter().filter_map(|(instance, known)| {

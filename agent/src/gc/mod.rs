@@ -163,7 +163,9 @@ pub(crate) async fn run(
         let live = containers.iter().filter(|view| view.state != "ended");
         let live = live.flat_map(|view| [Some(view.name), view.group]);
         let live = live.flatten().collect();
+        let listed = present.len();
         let leaving = collector.select(Instant::now(), room, present, &live);
+        count_sandboxes(listed, leaving.len());
         let broker = broker.clone();
         let removing = move || {
             if let Err(why) = broker.remove_sandboxes(leaving) {
@@ -178,6 +180,13 @@ pub(crate) async fn run(
         let removed = tokio::task::spawn_blocking(removing).await;
         removed.expect("removing never panics");
     }
+}
+
+/// Records the result of a round. The directories of groups count as sandboxes.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+fn count_sandboxes(listed: usize, leaving: usize) {
+    metrics::counter!("argosy_agent_sandboxes_removed_total").increment(leaving as u64);
+    metrics::gauge!("argosy_agent_sandboxes").set(listed.saturating_sub(leaving) as f64);
 }
 
 /// Returns the free space. If it cannot be read, nothing is removed for lack of space.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use argosy_proto::trace;
 use argosy_state::ids::TaskKey;
+use tokio::time::Instant;
 
 use super::handles::ContainerControl;
 use super::{RETRY_DELAY, RunnerState};
@@ -17,6 +18,7 @@ pub(super) async fn remove(
     key: &TaskKey,
     control: Option<&ContainerControl>,
 ) {
+    let began = Instant::now();
     loop {
         let worker = shared.clone();
         let slot = shared.removal_slots.acquire().await;
@@ -30,7 +32,10 @@ pub(super) async fn remove(
             Err(why) => Err(why),
         };
         match removed {
-            Ok(()) => return,
+            Ok(()) => {
+                let took = metrics::histogram!("argosy_agent_destroy_duration_seconds");
+                return took.record(began.elapsed());
+            }
             Err(why) => {
                 tracing::warn!(container = %name, task = %key, why, "a container cannot be removed yet");
                 tokio::time::sleep(RETRY_DELAY).await;

@@ -137,8 +137,6 @@ pub(super) struct Client {
     /// The framework's own minimum; `None` means the general one.
     pub(super) minimum: Option<OfferMinimum>,
     pub(super) last_decline: Option<LastDecline>,
-    /// Whether its last full pass found nothing and that has been reported.
-    pub(super) unmet: bool,
 }
 
 #[derive(Debug, Default)]

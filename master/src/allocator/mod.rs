@@ -4,7 +4,7 @@
 //! The allocator is pure: its input is facts, links and time, its output offers and reasons. Its
 //! state is not replicated and not binding: an offer is a hint that `apply` checks again. Reading
 //! order: `budget`, `eligibility`, `skip_reason`, `share`, `fair_share`, `filters`, `cache`,
-//! `dirty_queue`, `refresh`, `offering`, `sweep`, `rounds`, `explain`.
+//! `waiting`, `dirty_queue`, `refresh`, `offering`, `sweep`, `rounds`, `explain`.
 
 mod bits;
 mod budget;
@@ -22,6 +22,7 @@ mod skip_reason;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -38,6 +39,7 @@ use fair_share::ShareTree;
 use filters::Filters;
 use share::ResourceKinds;
 use sweep::AgentScan;
+use waiting::WaitingClients;
 
 pub use budget::{AllocationRound, TurnBudget};
 pub use eligibility::{LinkStates, MINIMUM_LABEL, OfferMinimum, StreamState};
@@ -126,6 +128,7 @@ pub struct Allocator {
     /// Emptied by every step that has the budget; a step without it offers nothing.
     declines_due: VecDeque<(DeclinedResources, Timestamp)>,
     scan: AgentScan,
+    waiting: WaitingClients,
     /// Clients for which nothing was found, reported a few in each turn because an explanation is
     /// expensive.
     unmet_due: VecDeque<u32>,
@@ -171,6 +174,7 @@ impl Allocator {
             closed_on: BTreeSet::new(),
             declines_due: VecDeque::new(),
             scan: AgentScan::default(),
+            waiting: WaitingClients::default(),
             unmet_due: VecDeque::new(),
             progress: CacheProgress::Nothing,
             next_round: Timestamp(0),
@@ -279,6 +283,25 @@ impl Allocator {
         }
         let expiry = self.filters.next_expiry();
         expiry.map_or(self.next_round, |at| at.min(self.next_round))
+    }
+
+    /// Returns the numbers of frameworks that wait for an offer by reason; each of their roles
+    /// counts.
+    pub fn waiting_demands(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.waiting.by_reason()
+    }
+
+    /// Returns the time since which the first of them waits.
+    #[must_use]
+    pub fn waiting_since(&self) -> Option<Timestamp> {
+        self.waiting.oldest()
+    }
+
+    /// Records the reason for which a framework waits in a role.
+    pub fn set_waiting_reason(&mut self, framework: FrameworkId, role: &Role, reason: SkipReason) {
+        if let Some(client) = self.clients.slot(framework, role) {
+            self.waiting.set_reason(client, reason.code());
+        }
     }
 
     /// Returns the number of full rounds that began in this epoch.

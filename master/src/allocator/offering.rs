@@ -129,8 +129,8 @@ impl Allocator {
         let joined = self
             .offers_to_merge(turn.book, client, agent)
             .unwrap_or_default();
-        let facts = self.clients.get_mut(client);
-        facts.unmet = false;
+        self.waiting.end(client);
+        let facts = self.clients.get(client);
         let mirror = self.agents.get(agent);
         let mut resources = resources;
         // The merged offer expires with the first of its parts: a framework does not hold an agent

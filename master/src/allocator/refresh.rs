@@ -81,6 +81,9 @@ impl Allocator {
                 if active && !self.tree.is_active(at) {
                     self.scan.wake(at);
                 }
+                if !active {
+                    self.waiting.end(at);
+                }
                 self.tree.set_active(at, active);
             }
             let mirror = self.clients.frameworks.entry(id).or_default();
@@ -186,7 +189,6 @@ impl Allocator {
             visibility: VisibilityRules::new(&Default::default(), role),
             minimum: None,
             last_decline: None,
-            unmet: false,
         };
         self.clients.put(at, client);
         // The next refresh updates the client in full, regardless of the record's revision.
@@ -269,6 +271,7 @@ impl Allocator {
         for (role, at) in left.collect::<Vec<_>>() {
             self.filters.drop_client(at);
             self.scan.forget(at);
+            self.waiting.end(at);
             self.clients.remove(at);
             self.tree.remove(at);
             self.drop_role_if_empty(&role);

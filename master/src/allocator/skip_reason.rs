@@ -190,6 +190,13 @@ pub struct DemandExplanation {
 }
 
 impl DemandExplanation {
+    /// Returns the reason that applies to most agents.
+    #[must_use]
+    pub fn main_reason(&self) -> Option<SkipReason> {
+        let most = self.counts.iter().max_by_key(|(_, agents)| **agents);
+        most.map(|(reason, _)| *reason)
+    }
+
     /// Returns the number of evaluated agents.
     #[must_use]
     pub fn agents(&self) -> u32 {

@@ -160,10 +160,10 @@ impl Allocator {
     }
 
     fn record_unmet(&mut self, turn: &AllocationTurn<'_>, at: u32) {
-        let client = self.clients.get_mut(at);
+        let client = self.clients.get(at);
         let offered = turn.book.offered_to(client.framework, &client.role);
-        if !client.unmet && offered.is_none() {
-            client.unmet = true;
+        if !self.waiting.contains(at) && offered.is_none() {
+            self.waiting.begin(at, turn.now);
             self.unmet_due.push_back(at);
         }
     }

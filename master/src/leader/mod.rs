@@ -39,7 +39,7 @@ use crate::allocator::{Allocator, AllocatorSettings};
 use crate::config::LeaderTimeouts;
 use crate::leader_reply::LeaderReply;
 use crate::links::{LinkId, RequestId};
-use crate::offers::OfferBook;
+use crate::offers::{ClosedOffer, OfferBook};
 
 use agents::AgentLink;
 use deadlines::LeaderTimers;
@@ -188,6 +188,7 @@ impl Leader {
         now: LeaderTime,
         input: Input,
     ) -> Vec<Effect> {
+        self.book.advance(now.at);
         match input {
             Input::AgentHello { link, actor, hello } => {
                 self.agent_hello(registry, now, link, actor, *hello)
@@ -288,6 +289,26 @@ impl Leader {
     /// Returns the book of open and pending offers.
     pub(crate) fn book(&self) -> &OfferBook {
         &self.book
+    }
+
+    /// Returns the offers that were closed since the last call.
+    pub(crate) fn take_closed_offers(&mut self) -> Vec<ClosedOffer> {
+        self.book.take_closed()
+    }
+
+    /// Returns the framework of a stream.
+    pub(crate) fn framework_of(&self, link: LinkId) -> Option<FrameworkId> {
+        self.framework_links.get(&link)?.framework
+    }
+
+    /// Returns whether the allocator has work.
+    pub(crate) fn is_allocation_due(&self, now: LeaderTime) -> bool {
+        self.allocator.next_wakeup() <= now.at || self.book.has_changes()
+    }
+
+    /// Returns the allocator.
+    pub(crate) fn allocator(&self) -> &Allocator {
+        &self.allocator
     }
 
     /// Returns the state for readers, in constant time.

@@ -63,7 +63,7 @@ impl Leader {
     /// due, as far as one turn allows; called at the end of each turn. Also returns whether more
     /// work is due immediately.
     pub(crate) fn offer(&mut self, registry: &Registry, now: LeaderTime) -> (Vec<Effect>, bool) {
-        let due = self.allocator.next_wakeup() <= now.at || self.book.has_changes();
+        let due = self.is_allocation_due(now);
         let ticked = self.finish_tick(registry);
         let ordered = self.pump_due_orders(registry);
         let mut more = self.has_unfinished_tick() || !self.orders_due.is_empty();
@@ -141,8 +141,7 @@ impl Leader {
         self.allocator.agent_changed(agent);
     }
 
-    /// Makes no new offers of an agent whose link is gone. Open offers stay, because the agent is
-    /// expected to return.
+    /// Makes no new offers of an agent whose link is gone. Open offers stay: it may return.
     pub(super) fn withhold_agent(&mut self, agent: AgentId) {
         self.allocator.agent_changed(agent);
     }
@@ -345,11 +344,15 @@ impl Leader {
                 agents: 200,
                 ..ExplainQuery::new(*framework, None)
             };
-            let explanation = explanation(self.explain(registry, &query));
+            let found = self.explain(registry, &query);
+            if let Some(reason) = found.main_reason() {
+                self.allocator.set_waiting_reason(*framework, role, reason);
+            }
+            let explained = explanation(found);
             let unmet = v1::DemandUnmet {
                 role: role.to_string(),
-                counts: explanation.counts,
-                examples: explanation.verdicts,
+                counts: explained.counts,
+                examples: explained.verdicts,
             };
             self.send_to_framework(link, v1::event::Event::DemandUnmet(unmet));
         }
@@ -396,8 +399,7 @@ impl Leader {
     }
 }
 
-/// Divides offers into events of at most [`limits::RECORDS_PER_COMMAND`] and about [`EVENT_BYTES`]
-/// each.
+/// Divides offers into events of at most [`limits::RECORDS_PER_COMMAND`] and [`EVENT_BYTES`].
 fn offer_batches(offers: Vec<v1::Offer>) -> Vec<Vec<v1::Offer>> {
     let mut events: Vec<Vec<v1::Offer>> = Vec::new();
     let mut bytes = 0;

@@ -1,247 +1,183 @@
-//! The gauges of a master. A row of the table has the name of a gauge, its help text, and the
+//! What a master measures of its owner's state. A row of the table has the name of a metric and the
 //! function that measures it.
 //!
 //! The owner measures at each tick, and `/metrics` shows the last result. A measurement costs the
-//! same whatever the size of the registry, and its labels are from closed sets.
+//! same whatever the size of the registry, and its labels are from closed or bounded sets. The
+//! result is written as text and not kept by the recorder, which never forgets a series: those of
+//! the leader end with its leadership.
 
-use argosy_raft::{LogProgress, RaftStatus};
-use argosy_state::Registry;
+use std::fmt::Write as _;
+
+use argosy_proto::metric_list;
 use argosy_state::agent::AgentMode;
-use metrics::{Label, describe_gauge};
+use argosy_state::task::TaskState;
 
+use super::samples::{OwnerState, SampleLabel, Samples, by, count, flag, number, write_labels};
+use super::usage::{resources, role_shares, role_usage};
 use crate::leader::Leader;
-use crate::links::{LINK_BYTES, Outbox};
-
-/// The state of the owner that gauges measure.
-pub(crate) struct OwnerState<'a> {
-    pub(crate) registry: &'a Registry,
-    pub(crate) leader: Option<&'a Leader>,
-    pub(crate) status: &'a RaftStatus,
-    pub(crate) progress: &'a LogProgress,
-    pub(crate) links: &'a Outbox,
-}
+use crate::links::LINK_BYTES;
 
 /// A row of the table.
-struct GaugeRow {
+struct MeasuredMetric {
     name: &'static str,
-    help: &'static str,
     measure: Measurement,
 }
 
-/// The function that measures a gauge.
+/// The function that measures a metric.
 enum Measurement {
-    /// A gauge without labels.
+    /// A metric without labels.
     Value(fn(&OwnerState<'_>) -> f64),
-    /// A gauge with a sample for each value of its labels.
+    /// A metric with a sample for each value of its labels; none while it has no meaning.
     Samples(fn(&OwnerState<'_>) -> Samples),
-    /// The file that keeps the gauge's handle sets it.
-    RecordedElsewhere,
 }
 
-/// The labels and values of one gauge.
-type Samples = Vec<(Vec<Label>, f64)>;
-
-const fn gauge(
-    name: &'static str,
-    help: &'static str,
-    value: fn(&OwnerState<'_>) -> f64,
-) -> GaugeRow {
+const fn value(name: &'static str, value: fn(&OwnerState<'_>) -> f64) -> MeasuredMetric {
     let measure = Measurement::Value(value);
-    GaugeRow {
-        name,
-        help,
-        measure,
-    }
+    MeasuredMetric { name, measure }
 }
 
-const fn labelled(
-    name: &'static str,
-    help: &'static str,
-    samples: fn(&OwnerState<'_>) -> Samples,
-) -> GaugeRow {
+const fn samples(name: &'static str, samples: fn(&OwnerState<'_>) -> Samples) -> MeasuredMetric {
     let measure = Measurement::Samples(samples);
-    GaugeRow {
-        name,
-        help,
-        measure,
-    }
+    MeasuredMetric { name, measure }
 }
 
-const fn recorded_elsewhere(name: &'static str, help: &'static str) -> GaugeRow {
-    let measure = Measurement::RecordedElsewhere;
-    GaugeRow {
-        name,
-        help,
-        measure,
-    }
-}
-
-const GAUGES: &[GaugeRow] = &[
-    gauge(
-        "argosy_raft_is_leader",
-        "1 while this master leads its raft term",
-        |state| flag(state.status.is_leader),
-    ),
-    gauge(
-        "argosy_master_is_active_leader",
-        "1 while this master acts as leader: its own epoch is the newest",
-        |state| flag(state.leader.is_some()),
-    ),
-    gauge(
-        "argosy_raft_has_leader",
-        "1 while this master knows a leader",
-        // A leader without an answer of a quorum does not count.
-        |state| match state.status.is_leader {
+const MEASURED: &[MeasuredMetric] = &[
+    value("argosy_raft_is_leader", |state| {
+        flag(state.status.is_leader)
+    }),
+    value("argosy_master_is_active_leader", |state| {
+        flag(state.leader.is_some())
+    }),
+    value("argosy_raft_has_leader", |state| {
+        match state.status.is_leader {
+            // A leader without an answer of a quorum does not count.
             true => flag(state.leader.is_some()),
             false => flag(state.status.leader.is_some()),
-        },
-    ),
-    gauge("argosy_raft_term", "Newest raft term seen", |state| {
-        number(state.status.term)
+        }
     }),
-    gauge(
-        "argosy_raft_epoch",
-        "Newest applied epoch: the log index of its OpenEpoch entry",
-        |state| number(state.registry.epoch().0),
-    ),
-    gauge(
-        "argosy_feature_level",
-        "Feature level of the cluster, as applied by this master",
-        |state| state.registry.level().0.into(),
-    ),
-    gauge("argosy_raft_voters", "Masters with a vote", |state| {
+    value("argosy_raft_term", |state| number(state.status.term)),
+    value("argosy_raft_epoch", |state| {
+        number(state.registry.epoch().0)
+    }),
+    value("argosy_feature_level", |state| {
+        state.registry.level().0.into()
+    }),
+    value("argosy_raft_voters", |state| {
         count(state.status.voters.len())
     }),
-    gauge(
-        "argosy_raft_log_last_index",
-        "Index of the last log entry",
-        |state| number(state.progress.last_log_index),
-    ),
-    gauge(
-        "argosy_raft_commit_index",
-        "Index of the last entry known to be committed",
-        |state| number(state.progress.committed_index),
-    ),
-    gauge(
-        "argosy_raft_applied_index",
-        "Index of the last entry applied to the registry",
-        |state| number(state.registry.applied()),
-    ),
-    gauge(
-        "argosy_raft_snapshot_index",
-        "Index of the last entry up to which the log may be truncated",
-        |state| number(state.progress.snapshot_index),
-    ),
-    labelled(
-        "argosy_raft_follower_lag_entries",
-        "Entries that a follower lacks, as last reported to the leader",
-        follower_lag,
-    ),
-    labelled("argosy_agents", "Agents by mode", |state| {
+    value("argosy_raft_log_last_index", |state| {
+        number(state.progress.last_log_index)
+    }),
+    value("argosy_raft_commit_index", |state| {
+        number(state.progress.committed_index)
+    }),
+    value("argosy_raft_applied_index", |state| {
+        number(state.registry.applied())
+    }),
+    value("argosy_raft_snapshot_index", |state| {
+        number(state.progress.snapshot_index)
+    }),
+    samples("argosy_raft_follower_lag_entries", follower_lag),
+    samples("argosy_raft_last_contact_seconds", |state| {
+        let contacts = state.contacts.iter();
+        contacts
+            .map(|(id, ago)| (vec![node(*id)], ago.as_secs_f64()))
+            .collect()
+    }),
+    samples("argosy_store_bytes", |state| {
+        let families = state.store.family_bytes.iter();
+        by(
+            "family",
+            families.map(|(family, bytes)| (*family, number(*bytes))),
+        )
+    }),
+    samples("argosy_store_stall_seconds_total", |state| {
+        of_disk(state, state.store.stalled.as_secs_f64())
+    }),
+    samples("argosy_disk_free_bytes", |state| {
+        of_disk(state, number(state.store.free_bytes))
+    }),
+    samples("argosy_disk_total_bytes", |state| {
+        of_disk(state, number(state.store.total_bytes))
+    }),
+    samples("argosy_agents", |state| {
         by(
             "state",
             MODES.map(|(mode, name)| (name, count(state.registry.agents_in(mode)))),
         )
     }),
-    labelled(
-        "argosy_frameworks",
-        "Live frameworks by connection",
-        |state| {
-            let linked = state.leader.map_or(0, Leader::linked_frameworks);
+    samples("argosy_frameworks", |state| {
+        of_leader(state, |leader| {
+            let linked = leader.linked_frameworks();
             let others = state.registry.frameworks().len().saturating_sub(linked);
             let connections = [("connected", linked), ("disconnected", others)];
             by("state", connections.map(|(name, all)| (name, count(all))))
-        },
-    ),
-    labelled("argosy_tasks", "Tasks in the registry", |state| {
-        let live = state.registry.live_tasks();
-        let ended = state.registry.tasks().len().saturating_sub(live);
-        let states = [("live", live), ("ended-unacknowledged", ended)];
-        by("state", states.map(|(name, all)| (name, count(all))))
+        })
     }),
-    gauge(
-        "argosy_offers_outstanding",
-        "Open and pending offers",
-        |state| count(state.leader.map_or(0, |leader| leader.book().len())),
-    ),
-    labelled("argosy_streams", "Open streams by kind of peer", |state| {
-        by_peer_kind(state.links.open())
+    samples("argosy_tasks", |state| {
+        let tasks = TASK_STATES.map(|one| (one, count(state.registry.tasks_in(one))));
+        by("state", tasks.map(|(one, tasks)| (state_name(one), tasks)))
     }),
-    labelled(
-        "argosy_link_backlog_bytes",
-        "Unread bytes on the fullest stream to a peer, by kind of peer",
-        |state| by_peer_kind(state.links.largest_backlogs()),
-    ),
-    gauge(
-        "argosy_link_backlog_bytes_limit",
-        "Maximum unread bytes of a stream before it is closed",
-        |_| count(LINK_BYTES),
-    ),
-    labelled(
-        "argosy_resources",
-        "Resources of registered agents",
-        total_resources,
-    ),
-    labelled(
-        "argosy_registry_records",
-        "Records of the registry by kind",
-        |state| {
+    value("argosy_updates_unacknowledged", |state| {
+        count(state.registry.unacknowledged_updates())
+    }),
+    samples("argosy_offers_outstanding", |state| {
+        of_leader(state, |leader| {
+            vec![(Vec::new(), count(leader.book().len()))]
+        })
+    }),
+    samples("argosy_allocator_waiting_demands", |state| {
+        of_leader(state, |leader| {
+            let demands = leader.allocator().waiting_demands();
             by(
-                "kind",
-                state
-                    .registry
-                    .usage()
-                    .map(|usage| (usage.kind, number(usage.records))),
+                "reason",
+                demands.map(|(reason, demands)| (reason, count(demands))),
             )
-        },
-    ),
-    labelled(
-        "argosy_registry_records_limit",
-        "Maximum number of records of a kind",
-        |state| {
-            let usage = state.registry.usage().into_iter();
-            by(
-                "kind",
-                usage.filter_map(|usage| Some((usage.kind, number(usage.most_records?)))),
-            )
-        },
-    ),
-    labelled(
-        "argosy_registry_bytes",
-        "Approximate memory of the records of a kind",
-        |state| {
-            let usage = state.registry.usage().into_iter();
-            by(
-                "kind",
-                usage.filter_map(|usage| Some((usage.kind, number(usage.bytes?.0)))),
-            )
-        },
-    ),
-    labelled(
-        "argosy_registry_bytes_limit",
-        "Maximum memory of the records of a kind; further records are rejected",
-        |state| {
-            let usage = state.registry.usage().into_iter();
-            by(
-                "kind",
-                usage.filter_map(|usage| Some((usage.kind, number(usage.bytes?.1)))),
-            )
-        },
-    ),
-    recorded_elsewhere("argosy_queue_depth", "Number of items in a bounded queue"),
-    recorded_elsewhere(
-        "argosy_read_bytes",
-        "Bytes that answers to reads hold while they are built and sent",
-    ),
-    recorded_elsewhere("argosy_watch_subscribers", "Subscribers of the change feed"),
-    recorded_elsewhere(
-        "argosy_watch_window_bytes",
-        "Memory of the events that all subscribers share, as it is counted for its bound",
-    ),
-    recorded_elsewhere(
-        "argosy_encoded_record_bytes",
-        "Bytes of encoded records that are cached for lists",
-    ),
+        })
+    }),
+    samples("argosy_allocator_oldest_demand_seconds", |state| {
+        of_leader(state, |leader| {
+            let since = leader.allocator().waiting_since();
+            let age_ms = since.map_or(0, |since| state.now.0.saturating_sub(since.0));
+            vec![(Vec::new(), number(age_ms) / 1_000.0)]
+        })
+    }),
+    samples("argosy_streams", |state| by_peer_kind(state.links.open())),
+    samples("argosy_link_backlog_bytes", |state| {
+        by_peer_kind(state.links.largest_backlogs())
+    }),
+    value("argosy_link_backlog_bytes_limit", |_| count(LINK_BYTES)),
+    samples("argosy_resources", resources),
+    samples("argosy_role_used", role_usage),
+    samples("argosy_role_dominant_share_ratio", role_shares),
+    samples("argosy_registry_records", |state| {
+        let usage = state.registry.usage();
+        by(
+            "kind",
+            usage.map(|usage| (usage.kind, number(usage.records))),
+        )
+    }),
+    samples("argosy_registry_records_limit", |state| {
+        let usage = state.registry.usage().into_iter();
+        by(
+            "kind",
+            usage.filter_map(|usage| Some((usage.kind, number(usage.most_records?)))),
+        )
+    }),
+    samples("argosy_registry_bytes", |state| {
+        let usage = state.registry.usage().into_iter();
+        by(
+            "kind",
+            usage.filter_map(|usage| Some((usage.kind, number(usage.bytes?.0)))),
+        )
+    }),
+    samples("argosy_registry_bytes_limit", |state| {
+        let usage = state.registry.usage().into_iter();
+        by(
+            "kind",
+            usage.filter_map(|usage| Some((usage.kind, number(usage.bytes?.1)))),
+        )
+    }),
 ];
 
 const MODES: [(AgentMode, &str); 6] = [
@@ -253,75 +189,94 @@ const MODES: [(AgentMode, &str); 6] = [
     (AgentMode::Gone, "gone"),
 ];
 
-/// The values of all measured gauges at one tick.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct OwnerCounts {
-    samples: Vec<(&'static str, Vec<Label>, f64)>,
-}
+/// The states of tasks in the registry.
+const TASK_STATES: [TaskState; 12] = [
+    TaskState::Staging,
+    TaskState::Starting,
+    TaskState::Running,
+    TaskState::Killing,
+    TaskState::Unreachable,
+    TaskState::Finished,
+    TaskState::Failed,
+    TaskState::Killed,
+    TaskState::Error,
+    TaskState::Dropped,
+    TaskState::Gone,
+    TaskState::GoneByOperator,
+];
 
-impl Default for OwnerCounts {
-    /// Returns the values before the first tick: those of an empty registry.
-    fn default() -> Self {
-        Self::of(&OwnerState {
-            registry: &Registry::new(),
-            leader: None,
-            status: &RaftStatus::default(),
-            progress: &LogProgress::default(),
-            links: &Outbox::default(),
-        })
+/// Returns the name of a state as a label.
+pub(super) fn state_name(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Staging => "staging",
+        TaskState::Starting => "starting",
+        TaskState::Running => "running",
+        TaskState::Killing => "killing",
+        TaskState::Finished => "finished",
+        TaskState::Failed => "failed",
+        TaskState::Killed => "killed",
+        TaskState::Error => "error",
+        TaskState::Dropped => "dropped",
+        TaskState::Gone => "gone",
+        TaskState::GoneByOperator => "gone-by-operator",
+        TaskState::Unreachable => "unreachable",
+        TaskState::Unknown => "unknown",
     }
 }
+
+/// What was measured at one tick.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct OwnerCounts(Vec<(&'static str, Samples)>);
 
 impl OwnerCounts {
     pub(crate) fn of(state: &OwnerState<'_>) -> Self {
-        let mut all = Vec::with_capacity(2 * GAUGES.len());
-        for row in GAUGES {
-            match row.measure {
-                Measurement::Value(value) => all.push((row.name, Vec::new(), value(state))),
-                Measurement::Samples(samples) => {
-                    let samples = samples(state).into_iter();
-                    all.extend(samples.map(|(labels, value)| (row.name, labels, value)));
-                }
-                Measurement::RecordedElsewhere => {}
+        let measured = MEASURED.iter().map(|row| match row.measure {
+            Measurement::Value(value) => (row.name, vec![(Vec::new(), value(state))]),
+            Measurement::Samples(samples) => (row.name, samples(state)),
+        });
+        Self(measured.collect())
+    }
+
+    /// Writes the samples in the text format of Prometheus. A metric without samples is left out.
+    pub(crate) fn write(&self, text: &mut String) {
+        for (name, samples) in &self.0 {
+            if samples.is_empty() {
+                continue;
             }
+            let listed = metric_list::find(name).expect("a test compares the table with the list");
+            let (help, kind) = (listed.help, listed.kind.name());
+            // Writing to a string never fails.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, value) in samples {
+                text.push_str(name);
+                write_labels(text, labels);
+                let _ = writeln!(text, " {value}");
+            }
+            text.push('\n');
         }
-        Self { samples: all }
     }
 
-    /// Sets every gauge.
-    pub(crate) fn export(&self) {
-        for (name, labels, value) in &self.samples {
-            metrics::gauge!(*name, labels.clone()).set(*value);
-        }
+    /// Returns the names and labels of all samples.
+    #[cfg(test)]
+    pub(super) fn samples(&self) -> impl Iterator<Item = (&'static str, &Samples)> {
+        self.0.iter().map(|(name, samples)| (*name, samples))
     }
 }
 
-/// Registers the help texts.
-pub(super) fn describe() {
-    for row in GAUGES {
-        describe_gauge!(row.name, row.help);
-    }
+/// Returns samples that only the active leader has.
+fn of_leader(state: &OwnerState<'_>, samples: impl FnOnce(&Leader) -> Samples) -> Samples {
+    state.leader.map(samples).unwrap_or_default()
 }
 
-fn flag(flag: bool) -> f64 {
-    if flag { 1.0 } else { 0.0 }
+/// Returns a value that is known once a store on a disk has been measured.
+fn of_disk(state: &OwnerState<'_>, value: f64) -> Samples {
+    let is_known = state.store.total_bytes > 0;
+    is_known.then(|| (Vec::new(), value)).into_iter().collect()
 }
 
-#[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-fn number(number: u64) -> f64 {
-    number as f64
-}
-
-fn count(count: usize) -> f64 {
-    number(count as u64)
-}
-
-/// Returns a sample for each value of one label.
-fn by(label: &'static str, values: impl IntoIterator<Item = (&'static str, f64)>) -> Samples {
-    let values = values.into_iter();
-    values
-        .map(|(name, value)| (vec![Label::from_static_parts(label, name)], value))
-        .collect()
+/// Returns the label of another master.
+fn node(id: u64) -> SampleLabel {
+    ("node", format!("master-{id}").into())
 }
 
 /// Returns the samples of agents and frameworks.
@@ -337,27 +292,14 @@ fn follower_lag(state: &OwnerState<'_>) -> Samples {
         status, progress, ..
     } = state;
     let members = status.voters.iter().chain(&*status.learners);
-    let others = members.filter(|(id, _)| status.is_leader && *id != status.id);
-    let lag = |id| progress.lag.get(id).copied();
+    let others = members.filter(|(id, _)| state.leader.is_some() && *id != status.id);
     others
         .map(|(id, _)| {
-            let node = Label::new("node", format!("master-{id}"));
-            let lag = lag(id).unwrap_or(progress.last_log_index);
-            (vec![node], number(lag))
+            let lag = progress.lag.get(id).copied();
+            (
+                vec![node(*id)],
+                number(lag.unwrap_or(progress.last_log_index)),
+            )
         })
         .collect()
-}
-
-#[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
-fn total_resources(state: &OwnerState<'_>) -> Samples {
-    ["cpus", "mem"]
-        .map(|resource| {
-            let labels = vec![
-                Label::from_static_parts("resource", resource),
-                Label::from_static_parts("use", "total"),
-            ];
-            let milli = state.registry.total().scalar_milli(resource);
-            (labels, milli as f64 / 1_000.0)
-        })
-        .into()
 }

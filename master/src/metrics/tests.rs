@@ -2,30 +2,76 @@
 
 use std::collections::BTreeMap;
 
-use argosy_raft::{LogProgress, RaftStatus};
+use std::time::Duration;
+
+use argosy_proto::metric_list;
+use argosy_raft::{LogProgress, Member, RaftStatus, StoreUsage};
 use argosy_state::Registry;
-use argosy_state::command::OperatorOperation;
-use argosy_state::ids::Role;
+use argosy_state::actor::Actor;
+use argosy_state::command::{Accept, Call, CallAction, OperatorOperation};
+use argosy_state::event::Event;
+use argosy_state::ids::{FrameworkId, Role, TaskId};
 use argosy_state::limits;
 use argosy_state::task::TaskState;
-use argosy_state::testing::World;
+use argosy_state::testing::{World, framework_info};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::*;
-use crate::links::Outbox;
+use crate::config::LeaderTimeouts;
+use crate::leader::{Decline, Input, Leader, LeaderTime};
+use crate::links::{Outbox, RequestId};
+
+const LIMITS: LeaderTimeouts = LeaderTimeouts {
+    agent_timeout_ms: 15_000,
+    framework_timeout_ms: 15_000,
+    framework_grace_ms: 10_000,
+    lost_agent_ms: 3_600_000,
+    deposed_leader_ms: 400,
+    resume_ms: 100,
+};
+
+fn leader(registry: &Registry) -> Leader {
+    let now = LeaderTime {
+        at: registry.time(),
+        wall_ms: 0,
+    };
+    Leader::new(registry, now, LIMITS)
+}
+
+/// Returns what a master with this registry measures; only an active leader has `leader`.
+fn measured(registry: &Registry, leader: Option<&Leader>) -> OwnerCounts {
+    let members: Vec<_> = [1, 2].map(|id| (id, Member::default())).into();
+    OwnerCounts::of(&OwnerState {
+        registry,
+        leader,
+        now: registry.time(),
+        status: &RaftStatus {
+            id: 1,
+            is_leader: leader.is_some(),
+            voters: members.into(),
+            ..RaftStatus::default()
+        },
+        progress: &LogProgress::default(),
+        contacts: &[(2, Duration::from_millis(250))],
+        store: &StoreUsage {
+            family_bytes: vec![("log", 7)],
+            stalled: Duration::from_millis(1_500),
+            free_bytes: 3,
+            total_bytes: 9,
+        },
+        links: &Outbox::default(),
+    })
+}
+
+fn written(counts: &OwnerCounts) -> String {
+    let mut text = String::new();
+    counts.write(&mut text);
+    text
+}
 
 /// Returns the registry's metrics in `/metrics`: by name without `argosy_registry_`, and by kind.
 fn shown(registry: &Registry) -> BTreeMap<(String, String), u64> {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let counts = OwnerCounts::of(&OwnerState {
-        registry,
-        leader: None,
-        status: &RaftStatus::default(),
-        progress: &LogProgress::default(),
-        links: &Outbox::default(),
-    });
-    metrics::with_local_recorder(&recorder, || counts.export());
-    let text = recorder.handle().render();
+    let text = written(&measured(registry, None));
     let lines = text.lines().filter_map(|line| {
         let (name, rest) = line.strip_prefix("argosy_registry_")?.split_once('{')?;
         let (kind, value) = rest.strip_prefix("kind=\"")?.split_once("\"} ")?;
@@ -120,4 +166,211 @@ fn registry_metrics_include_every_bound() {
         assert_eq!(of(&shown, "records_limit", kind), records, "{kind}");
         assert_eq!(of(&shown, "bytes_limit", kind), bytes, "{kind}");
     }
+}
+
+/// Labels with a closed set of values are checked where they are made.
+#[test]
+fn measured_metrics_have_the_labels_of_the_list() {
+    let mut world = World::new();
+    let agent = world.register("cpus:8;mem:64");
+    let framework = world.subscribe("one");
+    world.launch(framework, agent, "a", "cpus:2");
+    let leader = leader(&world.registry);
+    for leader in [None, Some(&leader)] {
+        let counts = measured(&world.registry, leader);
+        for (name, samples) in counts.samples() {
+            let listed = metric_list::find(name).unwrap_or_else(|| panic!("{name} is not listed"));
+            assert_ne!(listed.kind, metric_list::MetricType::Histogram, "{name}");
+            for (labels, _) in samples {
+                let labels: Vec<_> = labels.iter().map(|(label, _)| *label).collect();
+                assert_eq!(labels, listed.labels, "{name}");
+            }
+            if name == "argosy_allocator_waiting_demands" && leader.is_some() {
+                assert!(samples.is_empty(), "no framework waits yet");
+                continue;
+            }
+            let is_absent = samples.is_empty();
+            let is_of_leader = listed.process == "leader";
+            assert_eq!(is_absent, is_of_leader && leader.is_none(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn resources_and_states_are_those_of_the_registry() {
+    let mut world = World::new();
+    let agent = world.register("cpus:8;mem:64");
+    let framework = world.subscribe("one");
+    let keys = ["a", "b"].map(|name| world.launch(framework, agent, name, "cpus:2;mem:8"));
+    world.update(&keys[0], TaskState::Running);
+    let lines = |world: &World| {
+        let text = written(&measured(&world.registry, Some(&leader(&world.registry))));
+        move |line: &str| {
+            assert!(
+                text.lines().any(|one| one == line),
+                "{line} is not in {text}"
+            )
+        }
+    };
+    let has = lines(&world);
+    has("argosy_resources{resource=\"cpus\",use=\"total\"} 8");
+    has("argosy_resources{resource=\"cpus\",use=\"used\"} 4");
+    has("argosy_resources{resource=\"mem\",use=\"used\"} 16");
+    has("argosy_tasks{state=\"running\"} 1");
+    has("argosy_tasks{state=\"staging\"} 1");
+    has("argosy_frameworks{state=\"disconnected\"} 1");
+    has("argosy_store_bytes{family=\"log\"} 7");
+    has("argosy_store_stall_seconds_total 1.5");
+    has("# TYPE argosy_store_stall_seconds_total counter");
+    has("argosy_raft_last_contact_seconds{node=\"master-2\"} 0.25");
+    let before = world.registry.unacknowledged_updates();
+    has(&format!("argosy_updates_unacknowledged {before}"));
+    for key in &keys {
+        world.update(key, TaskState::Finished);
+    }
+    world.acknowledge(&keys[1]);
+    let has = lines(&world);
+    has("argosy_tasks{state=\"finished\"} 1");
+    has("argosy_tasks{state=\"running\"} 0");
+    assert_eq!(world.registry.role_totals().to_string(), "");
+}
+
+/// Returns the registry with `count` frameworks with the longest names, each in its own role and
+/// with a task.
+fn crowd(count: usize) -> (World, Vec<FrameworkId>) {
+    let mut world = World::new();
+    let agent = world.register("cpus:1000;mem:100000");
+    let frameworks = (0..count).map(|at| {
+        let mut info = framework_info(&format!("{at:0>255}"));
+        let role = Role::new(&format!("{at:0>128}")).unwrap();
+        info.roles = [role.clone()].into();
+        let framework = world.subscribe_as(info);
+        let mut offer = world.promise(framework, agent, "cpus:1;mem:10");
+        offer.role = role;
+        let spec = argosy_state::testing::spec("a", "cpus:1;mem:10");
+        world
+            .accept(framework, vec![offer], vec![spec])
+            .outcome
+            .unwrap();
+        framework
+    });
+    let frameworks = frameworks.collect();
+    (world, frameworks)
+}
+
+/// One call of each kind.
+fn calls(framework: FrameworkId) -> Vec<Input> {
+    let task = TaskId::new("a").unwrap();
+    let accept = Accept {
+        offers: Vec::new(),
+        operations: Vec::new(),
+        all_or_nothing: false,
+        wall_ms: 0,
+    };
+    let actions = [
+        CallAction::Accept(accept),
+        CallAction::Kill {
+            task: task.clone(),
+            grace_ms: None,
+        },
+        CallAction::UpdateLimits {
+            task,
+            limits: Default::default(),
+        },
+        CallAction::Suppress(Vec::new()),
+        CallAction::Revive(Vec::new()),
+        CallAction::Update(framework_info("one")),
+        CallAction::Teardown,
+    ];
+    let call = |action| Input::Call {
+        request: RequestId(1),
+        actor: Actor::Cluster,
+        call: Box::new(Call {
+            framework,
+            session: 1,
+            number: 1,
+            lowest_unanswered: 0,
+            hash: 0,
+            action,
+        }),
+        tokens: Vec::new(),
+        filter_ms: 0,
+    };
+    let mut calls: Vec<_> = actions.into_iter().map(call).collect();
+    let decline = Decline {
+        framework,
+        session: 1,
+        offers: Vec::new(),
+        filter_ms: 0,
+        reason: (format!("{framework}{:0>255}", 0), String::new()),
+    };
+    let request = RequestId(2);
+    calls.push(Input::Decline { request, decline });
+    calls
+}
+
+/// What a master exports at most depends on the bounds of its labels, never on the cluster.
+#[test]
+fn the_text_is_bounded_regardless_of_the_number_of_frameworks_and_roles() {
+    let (world, frameworks) = crowd(300);
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let mut decisions = DecisionMetrics::new();
+        for input in frameworks.into_iter().flat_map(calls) {
+            decisions.input(&world.registry, &input);
+        }
+    });
+    let text = recorder.handle().render() + &written(&measured(&world.registry, None));
+    let series = |start: &str| text.lines().filter(|line| line.starts_with(start)).count();
+    assert_eq!(series("argosy_framework_calls_total{"), 201 * 8);
+    assert_eq!(series("argosy_declines_total{"), 51);
+    assert_eq!(series("argosy_role_dominant_share_ratio{"), 100);
+    assert_eq!(series("argosy_role_used{"), 202);
+    assert!(text.contains("argosy_role_used{role=\"other\",resource=\"cpus\"} 200\n"));
+    // Nine kinds of events take as much again as eight kinds of calls, and a little more.
+    assert!(text.len() < 1 << 20, "{} bytes", text.len());
+}
+
+#[test]
+fn ends_and_starts_of_tasks_are_counted_once() {
+    let mut world = World::new();
+    let agent = world.register("cpus:8");
+    let framework = world.subscribe("one");
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let mut decisions = DecisionMetrics::new();
+        let key = world.launch(framework, agent, "a", "cpus:1");
+        let order = world.registry.task(&key).unwrap().order;
+        let launched = Event::TaskLaunched {
+            key: key.clone(),
+            agent,
+            order,
+        };
+        decisions.event(&world.registry, &launched);
+        for state in [TaskState::Running, TaskState::Running, TaskState::Finished] {
+            world.update(&key, state);
+            let revision = world.registry.task(&key).unwrap().revision;
+            let key = key.clone();
+            decisions.event(
+                &world.registry,
+                &Event::TaskUpdated {
+                    key,
+                    agent,
+                    revision,
+                    state,
+                },
+            );
+        }
+    });
+    let text = recorder.handle().render();
+    assert!(
+        text.contains("argosy_task_start_duration_seconds_count 1\n"),
+        "{text}"
+    );
+    let ended = "argosy_task_terminal_total{state=\"finished\",reason=\"";
+    let ends: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with(ended))
+        .collect();
+    assert!(ends.len() == 1 && ends[0].ends_with(" 1"), "{text}");
 }

@@ -57,6 +57,28 @@ pub struct BookChanges {
     pub frameworks: BTreeSet<FrameworkId>,
 }
 
+/// The end of an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OfferOutcome {
+    /// Its framework used it, or tried to: the commit decides.
+    Accepted,
+    /// Its framework declined it.
+    Declined,
+    /// Its time has passed.
+    Expired,
+    /// It was withdrawn, or became part of a larger one.
+    Rescinded,
+}
+
+/// An offer that has left the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClosedOffer {
+    /// Its end.
+    pub outcome: OfferOutcome,
+    /// The cluster time for which it was in the book, in milliseconds.
+    pub held_ms: u64,
+}
+
 #[derive(Debug)]
 struct BookEntry {
     terms: Arc<OfferTerms>,
@@ -83,6 +105,10 @@ pub struct OfferBook {
     roles: BTreeMap<Role, ResourceSums>,
     expiries: BTreeSet<(Timestamp, OfferId)>,
     changes: BookChanges,
+    /// Emptied by the leader after each turn.
+    closed: Vec<ClosedOffer>,
+    /// The sum of all offers.
+    total: ResourceSums,
 }
 
 impl OfferBook {
@@ -99,6 +125,8 @@ impl OfferBook {
             roles: BTreeMap::new(),
             expiries: BTreeSet::new(),
             changes: BookChanges::default(),
+            closed: Vec::new(),
+            total: ResourceSums::default(),
         }
     }
 
@@ -169,7 +197,7 @@ impl OfferBook {
     /// which resources are free. Ids that are not in the book are skipped.
     pub fn settle(&mut self, ids: &[OfferId]) {
         for id in ids {
-            self.close(*id);
+            self.close(*id, OfferOutcome::Accepted);
         }
     }
 
@@ -180,7 +208,7 @@ impl OfferBook {
         if entry.terms.framework != framework || entry.state == OfferState::Pending {
             return None;
         }
-        self.close(id)
+        self.close(id, OfferOutcome::Declined)
     }
 
     /// Closes one open offer of any framework.
@@ -188,7 +216,7 @@ impl OfferBook {
         self.offers
             .get(&id)
             .is_some_and(|entry| entry.state == OfferState::Open)
-            .then(|| self.close(id))
+            .then(|| self.close(id, OfferOutcome::Rescinded))
             .flatten()
     }
 
@@ -228,7 +256,11 @@ impl OfferBook {
             if at > now {
                 break;
             }
-            let closed = planted_bug!(LapsedOfferKept, self.close(id), self.close_most(at, id));
+            let closed = planted_bug!(
+                LapsedOfferKept,
+                self.close(id, OfferOutcome::Expired),
+                self.close_most(at, id)
+            );
             lapsed.extend(closed);
         }
         lapsed
@@ -237,7 +269,7 @@ impl OfferBook {
     /// Implements the planted bug `LapsedOfferKept`.
     fn close_most(&mut self, expired: Timestamp, id: OfferId) -> Option<Arc<OfferTerms>> {
         if !id.serial.is_multiple_of(3) {
-            return self.close(id);
+            return self.close(id, OfferOutcome::Expired);
         }
         self.expiries.remove(&(expired, id));
         self.get(id).map(|(terms, _)| Arc::clone(terms))
@@ -352,6 +384,17 @@ impl OfferBook {
         self.roles.get(role)
     }
 
+    /// Returns the sum of all offers, pending ones included.
+    #[must_use]
+    pub fn total(&self) -> &ResourceSums {
+        &self.total
+    }
+
+    /// Returns the offers that have left the book since the last call.
+    pub fn take_closed(&mut self) -> Vec<ClosedOffer> {
+        std::mem::take(&mut self.closed)
+    }
+
     /// Returns the agents and frameworks whose offers changed since the last call, by other means
     /// than [`Self::open`]. The allocator refreshes them.
     pub fn take_changes(&mut self) -> BookChanges {
@@ -376,6 +419,7 @@ impl OfferBook {
         held.offers.insert(id);
         tally(&mut held.roles, &terms.role).add(&terms.resources);
         tally(&mut self.roles, &terms.role).add(&terms.resources);
+        self.total.add(&terms.resources);
         self.expiries.insert((terms.expires, id));
         let entry = BookEntry {
             terms: Arc::clone(terms),
@@ -385,8 +429,12 @@ impl OfferBook {
         self.offers.insert(id, entry);
     }
 
-    fn close(&mut self, id: OfferId) -> Option<Arc<OfferTerms>> {
-        let BookEntry { terms: promise, .. } = self.offers.remove(&id)?;
+    fn close(&mut self, id: OfferId, outcome: OfferOutcome) -> Option<Arc<OfferTerms>> {
+        let entry = self.offers.remove(&id)?;
+        let held_ms = self.now.0.saturating_sub(entry.since.0);
+        self.closed.push(ClosedOffer { outcome, held_ms });
+        let promise = entry.terms;
+        self.total.take(&promise.resources);
         self.expiries.remove(&(promise.expires, id));
         if let Some(ids) = self.agents.get_mut(&promise.agent) {
             ids.retain(|other| *other != id);

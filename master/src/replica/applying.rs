@@ -200,6 +200,9 @@ impl Replica {
                 self.epoch_opened(*epoch);
             } else if self.leader.is_some() {
                 self.note_launch(&applied.events);
+                for event in &applied.events {
+                    self.decisions.event(&self.registry, event);
+                }
                 self.traces.record_orders(&applied.events);
                 self.step(Input::Applied(applied));
             }

@@ -111,6 +111,7 @@ impl ImageStore {
             ..ImageStoreState::default()
         };
         recovery::clear_blobs(&directories.blobs())?;
+        state.publish_bytes();
         // Starts at the current time, so that no name of an earlier run is reused.
         let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let begun = begun.map_or(1, |since| since.as_micros() as u64);
@@ -224,6 +225,7 @@ impl ImageStore {
                 .rename(draft.path(), &path)
                 .map_err(&failed)?;
             state.layers.insert(layer.diff_id, layer.bytes);
+            state.publish_bytes();
         }
         sync_directory(&directory).map_err(failed)
     }
@@ -323,6 +325,7 @@ impl ImageStore {
         let wanted = headroom.saturating_add(more_bytes).saturating_sub(free);
         let went = self.unlink(wanted)?;
         let (images, layers) = (went.0, went.1.len());
+        metrics::counter!("argosy_agent_images_removed_total").increment(images as u64);
         for draft in went.1 {
             draft.remove()?;
         }
@@ -376,6 +379,7 @@ impl ImageStore {
                 Ok(()) | Err(_) => {}
             }
             state.layers.remove(&layer);
+            state.publish_bytes();
         }
         Ok((leaving.images.len(), drafts))
     }
@@ -412,6 +416,12 @@ impl ImageStore {
 }
 
 impl ImageStoreState {
+    #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+    fn publish_bytes(&self) {
+        let bytes: u64 = self.layers.values().sum();
+        metrics::gauge!("argosy_agent_image_bytes").set(bytes as f64);
+    }
+
     fn contents(&self) -> StoreContents<'_> {
         let leased = self.leases.values().flatten().flatten();
         let images = self.images.iter().map(|(reference, entry)| StoredImage {
