@@ -63,12 +63,12 @@ pub const RECORDS_PER_COMMAND: usize = 1_000;
 /// because earlier releases have logged as many.
 pub const TASKS_PER_CALL: usize = 256;
 /// The number of acknowledgements, or of updates, in one command of a leader. Each changes up to
-/// four records of its task, and an end that becomes history evicts a task with up to six. `apply`
-/// accepts [`RECORDS_PER_COMMAND`] for the same reason.
-pub const ACKNOWLEDGEMENTS_PER_COMMAND: usize = 80;
+/// four records of its task, and an end that becomes history evicts a task with up to six, and its
+/// transitions: usually five. `apply` accepts [`RECORDS_PER_COMMAND`] for the same reason.
+pub const ACKNOWLEDGEMENTS_PER_COMMAND: usize = 60;
 /// The number of tasks in one batch of a sweep, and the largest number that stop or are compared in
 /// one command. Each changes up to four records, and an iteration of the loop is short. Since level
-/// 3 a batch in which tasks become history has a quarter of them.
+/// 3 a batch in which tasks become history has a fifth of them.
 pub const TASKS_PER_SWEEP: usize = 250;
 /// The number of records of former tasks that the history drops in one command, in addition to one
 /// task for each that is added.
@@ -117,6 +117,16 @@ pub const FINISHED_TASK_BYTES: u64 = 64 << 20;
 /// The longest text of a finished task that is kept: its name, user, command, all labels. Longer
 /// ones are cut.
 pub const FINISHED_TEXT_BYTES: usize = 1024;
+/// The number of transitions kept of a task that has not ended. At the bound, the oldest one after
+/// the first [`FIRST_TRANSITIONS`] is dropped, and counted.
+pub const TRANSITIONS: usize = 100;
+/// The number of a task's first transitions that are kept at the bound.
+pub const FIRST_TRANSITIONS: usize = 10;
+/// The number of transitions kept of a task while the tasks take all the bytes that they may: an
+/// update is never refused, so that their transitions must not grow further.
+pub const TRANSITIONS_WHEN_FULL: usize = 8;
+/// The number of transitions kept of an ended task: the last ones.
+pub const ENDED_TRANSITIONS: usize = 20;
 /// The number of removed frameworks kept for display. The oldest is dropped first.
 pub const FINISHED_FRAMEWORKS: usize = 1_000;
 /// The number of lost agents (unreachable or gone) that are kept. Above it, the agents without live

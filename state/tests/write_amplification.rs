@@ -15,7 +15,8 @@ use argosy_state::ids::{AgentId, FrameworkId, NodeId, Revision, TaskKey};
 use argosy_state::level::Level;
 use argosy_state::limits;
 use argosy_state::task::{
-    CheckResults, DiskLimit, Exit, LimitsReport, Reason, TaskLimits, TaskState, UpdateSource,
+    CheckResults, DiskLimit, Exit, LimitsReport, Reason, TaskLimits, TaskSpec, TaskState,
+    UpdateSource,
 };
 use argosy_state::testing::{World, key, registration, spec};
 
@@ -120,6 +121,17 @@ impl LargeCluster {
         self.measure(name, Command::Call(call));
     }
 
+    fn launch(&mut self, spec: TaskSpec) {
+        let offer = self.world.promise(self.framework, self.agent, "cpus:1");
+        let accept = Accept {
+            offers: vec![offer],
+            operations: vec![OfferOperation::Launch(vec![spec])],
+            all_or_nothing: false,
+            wall_ms: 1_700_000_000_000,
+        };
+        self.call("launched", CallAction::Accept(accept));
+    }
+
     /// Applies the longest limits, and the agent's report about them.
     fn change_limits(&mut self, key: &TaskKey) {
         let disk = |at| DiskLimit {
@@ -173,6 +185,29 @@ impl LargeCluster {
             update.standing.healthy = Some(false);
         });
         self.acknowledge("acknowledged", key);
+    }
+
+    /// A task whose updates have no messages: their transitions are most of what they write.
+    fn short_life(&mut self) {
+        self.launch(spec("x", "cpus:0.001"));
+        // A launch of a short description is not an update.
+        self.figures.pop();
+        let key = key(self.framework, "x");
+        self.update("starting", &key, |update| {
+            update.state = TaskState::Starting
+        });
+        self.update("running", &key, |update| update.source = UpdateSource::Task);
+        self.acknowledge("acknowledged", &key);
+        self.update("killing", &key, |update| update.state = TaskState::Killing);
+        self.update("killed", &key, |update| {
+            update.state = TaskState::Killed;
+            update.reason = Reason::TaskKilled;
+            update.exit = Some(Exit::Signal(9));
+        });
+        self.acknowledge("end acknowledged", &key);
+        let kept = self.world.registry.transitions(&key).len();
+        let is_kept = self.world.registry.level() >= Level::RELEASE_0_2;
+        assert_eq!(kept, if is_kept { 5 } else { 0 });
     }
 
     /// An agent without tasks becomes unreachable, and returns unchanged.
@@ -265,16 +300,7 @@ fn life(level: Level) -> Vec<(&'static str, usize, usize)> {
     let mut spec = spec("web", "cpus:0.001");
     let value = "x".repeat(16 * 1024);
     spec.environment.insert("CONTENTS".to_owned(), value);
-    let offer = cluster
-        .world
-        .promise(cluster.framework, cluster.agent, "cpus:1");
-    let accept = Accept {
-        offers: vec![offer],
-        operations: vec![OfferOperation::Launch(vec![spec])],
-        all_or_nothing: false,
-        wall_ms: 1_700_000_000_000,
-    };
-    cluster.call("launched", CallAction::Accept(accept));
+    cluster.launch(spec);
     let key = key(cluster.framework, "web");
     cluster.update("starting", &key, |update| {
         update.state = TaskState::Starting
@@ -305,6 +331,7 @@ fn life(level: Level) -> Vec<(&'static str, usize, usize)> {
     cluster.acknowledge_up_to("acknowledged", &key, running);
     cluster.acknowledge("end acknowledged", &key);
     assert_eq!(cluster.world.registry.task(&key), None);
+    cluster.short_life();
     cluster.silence();
     cluster.figures
 }

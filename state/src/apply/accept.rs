@@ -20,7 +20,7 @@ use crate::level::Level;
 use crate::limits;
 use crate::planted_bug;
 use crate::resources::Resources;
-use crate::task::{CheckResults, Reason, Task, TaskSpec, TaskState};
+use crate::task::{CheckResults, Reason, Task, TaskSpec, TaskState, TaskTransition};
 
 /// The agent and the role of an acceptance, and its call.
 #[derive(Debug, Clone, Copy)]
@@ -264,6 +264,8 @@ impl Registry {
             task: spec.task.clone(),
         };
         let staging = TaskChange::by_master(TaskState::Staging, Reason::None, wall_ms);
+        let staging = staging.into_update(revision);
+        let transition = TaskTransition::of(&staging);
         self.put_task(Task {
             key: key.clone(),
             agent,
@@ -276,10 +278,11 @@ impl Registry {
             agent_state: TaskState::Staging,
             standing: CheckResults::default(),
             reported: 0,
-            latest: staging.into_update(revision),
+            latest: staging,
             unacknowledged: Vec::new(),
             revision,
         });
+        self.add_transition(&key, transition);
         context.emit(Event::TaskLaunched { key, agent, order });
     }
 

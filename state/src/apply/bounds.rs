@@ -28,7 +28,7 @@ impl TaskBytes {
         framework: FrameworkId,
         spec: &TaskSpec,
     ) -> Result<(), Rejection> {
-        self.take_bytes(framework, usage::of_spec(spec))
+        self.take_bytes(framework, usage::of_spec(spec) + usage::TRANSITION_BYTES)
     }
 
     fn take_bytes(&mut self, framework: FrameworkId, bytes: u64) -> Result<(), Rejection> {

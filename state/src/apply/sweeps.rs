@@ -82,13 +82,13 @@ impl Registry {
     }
 
     /// Returns the cost of a task in the budget of a batch. A task that becomes history, and evicts
-    /// another one, changes up to ten records.
+    /// another one, changes up to ten records, and adds one transition and drops usually five.
     fn sweep_cost(&self, target: SweepTarget) -> usize {
         match target {
             SweepTarget::Framework(_) | SweepTarget::PrunedAgent(_)
                 if self.level() >= Level::RELEASE_0_2 =>
             {
-                4
+                5
             }
             SweepTarget::Framework(_)
             | SweepTarget::PrunedAgent(_)

@@ -11,8 +11,8 @@ use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::task::{
-    Cause, CheckResults, Exit, Kill, LimitsReport, Reason, TaskState, TaskUpdate, UpdateSource,
-    update_messages,
+    Cause, CheckResults, Exit, Kill, LimitsReport, Reason, TaskState, TaskTransition, TaskUpdate,
+    UpdateSource, update_messages,
 };
 
 /// A new state of a task, without a revision.
@@ -228,8 +228,10 @@ impl Registry {
             update.message.clear();
         }
         let state = update.state;
+        let mut transition = None;
         let mut agent = None;
         self.change_task(key, |task| {
+            transition = TaskTransition::after(&task.latest, &update);
             task.state = state;
             if let Some(number) = reported {
                 task.reported = number;
@@ -250,6 +252,9 @@ impl Registry {
             agent = Some(task.agent);
         });
         let agent = agent.expect("the change has run");
+        if let Some(transition) = transition {
+            self.add_transition(key, transition);
+        }
         context.emit(Event::TaskUpdated {
             key: key.clone(),
             agent,

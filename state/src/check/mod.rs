@@ -7,6 +7,7 @@ mod executors;
 mod groups;
 mod roles;
 mod slices;
+mod updates;
 
 pub use slices::{CheckRound, CheckSlice};
 
@@ -19,6 +20,7 @@ use crate::level::Level;
 use crate::limits;
 use crate::registry::Layout;
 use crate::task::{FinishedTask, Task, TaskState};
+use updates::{check_stopped, check_unacknowledged};
 
 /// A violated invariant: a defect of `apply`, or corrupt storage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +97,7 @@ impl Registry {
             self.check_finished_framework(finished.id)?;
         }
         self.check_indexes()?;
+        self.check_transition_keys()?;
         self.check_groups()
     }
 
@@ -341,6 +344,7 @@ impl Registry {
         )?;
         self.check_mode(task)?;
         check_stopped(task)?;
+        self.check_transitions(task)?;
         check_unacknowledged(task)
     }
 
@@ -402,7 +406,8 @@ impl Registry {
             !self.tasks.contains_key(key),
             key,
             "a task in the history is not live",
-        )
+        )?;
+        self.check_transitions(&finished.task)
     }
 
     fn check_finished_framework(&self, id: FrameworkId) -> Result<(), InvariantViolation> {
@@ -455,45 +460,4 @@ impl Registry {
             "no two agents share a nonce",
         )
     }
-}
-
-fn check_stopped(task: &Task) -> Result<(), InvariantViolation> {
-    let updates = task.unacknowledged.iter().chain([&task.latest]);
-    let mut stopped = updates.filter(|update| update.stopped);
-    ensure(
-        stopped.all(|update| update.state == TaskState::Unreachable)
-            && (!task.latest.stopped || task.spec.stop_after_ms > 0),
-        &task.key,
-        "only an unreachable task with stop_after_ms has stopped itself",
-    )
-}
-
-/// Checks that at most the newest non-terminal update and the terminal one are queued, the newest
-/// last.
-fn check_unacknowledged(task: &Task) -> Result<(), InvariantViolation> {
-    let key = &task.key;
-    let updates = &task.unacknowledged;
-    let ascending = updates
-        .windows(2)
-        .all(|pair| pair[0].revision < pair[1].revision);
-    ensure(ascending, key, "its updates ascend")?;
-    let open = updates
-        .iter()
-        .filter(|update| !update.state.is_terminal())
-        .count();
-    ensure(
-        open <= 1 && updates.len() - open <= 1,
-        key,
-        "at most one update of each kind is unacknowledged",
-    )?;
-    ensure(
-        updates.last().is_none_or(|last| *last == task.latest),
-        key,
-        "its newest unacknowledged update is its newest one",
-    )?;
-    ensure(
-        !task.is_terminal() || !updates.is_empty(),
-        key,
-        "an ended and acknowledged task is history",
-    )
 }

@@ -379,7 +379,7 @@ mod tests {
     /// Each corruption is one that a defect of `apply` could cause.
     #[test]
     fn a_record_that_disagrees_with_an_index_is_found() {
-        let damages: [(&str, Damage); 11] = [
+        let damages: [(&str, Damage); 12] = [
             ("found by its nonce", |registry| {
                 registry.index.nonces.clear()
             }),
@@ -420,6 +420,9 @@ mod tests {
                 registry.time = Timestamp(0);
                 let agent = registry.agents.first_mut().unwrap();
                 agent.admin.since = Timestamp(1);
+            }),
+            ("newest transition led to its state", |registry| {
+                registry.transitions.first_mut().unwrap().pop();
             }),
             ("live or have ended", |registry| {
                 registry.index.frameworks.first_mut().unwrap().live += 1;

@@ -32,6 +32,7 @@ const AGENT_REPORTED: u8 = 21;
 const AGENT_AGREED: u8 = 22;
 const AGENT_STATUS: u8 = 23;
 const SECOND_LIMITS: u8 = 24;
+const TASK_TRANSITION: u8 = 25;
 
 /// The target of a sweep: a byte between the kind and the id.
 const SWEPT_AGENT: u8 = 1;
@@ -94,6 +95,13 @@ pub fn key(name: &RecordKey) -> Vec<u8> {
         RecordKey::AgentReport(id) => numbers(AGENT_REPORTED, &[id.0]),
         RecordKey::AgentAdministration(id) => numbers(AGENT_AGREED, &[id.0]),
         RecordKey::AgentStatus(id) => numbers(AGENT_STATUS, &[id.0]),
+        RecordKey::TaskTransition(key, number) => {
+            // A zero byte sorts below every byte of a task id.
+            let mut bytes = of_task(TASK_TRANSITION, key);
+            bytes.push(0);
+            bytes.extend(number.to_be_bytes());
+            bytes
+        }
     }
 }
 
@@ -168,6 +176,12 @@ fn parse(bytes: &[u8]) -> Option<RecordKey> {
         AGENT_REPORTED => RecordKey::AgentReport(AgentId(only_number(rest)?)),
         AGENT_AGREED => RecordKey::AgentAdministration(AgentId(only_number(rest)?)),
         AGENT_STATUS => RecordKey::AgentStatus(AgentId(only_number(rest)?)),
+        TASK_TRANSITION => {
+            let (rest, number) = rest.split_last_chunk::<4>()?;
+            let (end, rest) = rest.split_last()?;
+            let key = task(rest).filter(|_| *end == 0)?;
+            RecordKey::TaskTransition(key, u32::from_be_bytes(*number))
+        }
         _ => return None,
     })
 }
@@ -262,6 +276,16 @@ mod tests {
                 _ => SweepTarget::PrunedAgent(AgentId(id)),
             })),
             Just(RecordKey::History),
+            (
+                id.clone(),
+                "[a-c]{1,3}",
+                prop_oneof![0_u32..3, any::<u32>()]
+            )
+                .prop_map(|(id, task, number)| {
+                    let framework = FrameworkId(id);
+                    let task = TaskId::new(&task).unwrap();
+                    RecordKey::TaskTransition(TaskKey { framework, task }, number)
+                }),
             (id.clone(), id.clone(), id.clone()).prop_map(|(a, b, c)| RecordKey::CallAnswer(
                 FrameworkId(a),
                 b,
@@ -281,7 +305,7 @@ mod tests {
         }
 
         #[test]
-        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..25, 0..30)) {
+        fn other_bytes_are_rejected_or_a_canonical_key(bytes in prop::collection::vec(0_u8..26, 0..30)) {
             if let Ok(name) = read_key(&bytes) {
                 prop_assert_eq!(key(&name), bytes);
             }

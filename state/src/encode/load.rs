@@ -14,6 +14,7 @@ use crate::planted_bug;
 use crate::registry::{ClusterRecord, RecordKey};
 use crate::task::Task;
 
+const TRANSITION: &str = "record of a task's transition";
 /// The error for a record under the key of another one.
 const NAME: &str = "name: it is stored under another one";
 
@@ -44,6 +45,7 @@ impl Registry {
             what: "stored registry",
             field: "sum of what its tasks use",
         })?;
+        registry.check_transition_references()?;
         Ok(registry)
     }
 
@@ -79,6 +81,17 @@ impl Registry {
             }
         }
         Ok(())
+    }
+
+    /// Checks that each transition is one of a task. The history must be indexed.
+    fn check_transition_references(&self) -> Result<(), DecodeError> {
+        let mut keys = self.transitions.keys();
+        let is_known = |key| self.tasks.contains_key(key) || self.index.history.contains_key(key);
+        ensure(
+            TRANSITION,
+            "task: there is no record of it",
+            keys.all(is_known),
+        )
     }
 
     fn load_record(
@@ -129,6 +142,10 @@ impl Registry {
             RecordKey::FinishedFramework(serial) => {
                 let finished = read("removed framework record", value)?;
                 self.finished_frameworks.insert(*serial, finished);
+            }
+            RecordKey::TaskTransition(key, number) => {
+                let transition = read(TRANSITION, value)?;
+                self.load_transition(key, *number, transition);
             }
             RecordKey::TaskFacts(_)
             | RecordKey::TaskSpec(_)

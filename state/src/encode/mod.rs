@@ -101,6 +101,7 @@ pub fn record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         RecordKey::FinishedTask(serial) if split::has_parts(registry, *serial) => return None,
         RecordKey::FinishedTask(serial) => written(registry.finished_tasks.get(serial)?),
         RecordKey::FinishedFramework(serial) => written(registry.finished_frameworks.get(serial)?),
+        RecordKey::TaskTransition(key, number) => written(registry.transition(key, *number)?),
         RecordKey::TaskFacts(_)
         | RecordKey::TaskSpec(_)
         | RecordKey::TaskStatus(_)
@@ -156,7 +157,8 @@ fn split_record(registry: &Registry, name: &RecordKey) -> Option<Vec<u8>> {
         | RecordKey::CallAnswer(..)
         | RecordKey::OperatorAnswer(..)
         | RecordKey::FinishedTask(_)
-        | RecordKey::FinishedFramework(_) => return None,
+        | RecordKey::FinishedFramework(_)
+        | RecordKey::TaskTransition(..) => return None,
     })
 }
 

@@ -255,7 +255,8 @@ impl SplitParts {
             | RecordKey::CallAnswer(..)
             | RecordKey::OperatorAnswer(..)
             | RecordKey::FinishedTask(_)
-            | RecordKey::FinishedFramework(_) => unreachable!("whole records are read elsewhere"),
+            | RecordKey::FinishedFramework(_)
+            | RecordKey::TaskTransition(..) => unreachable!("whole records are read elsewhere"),
         }
         Ok(())
     }

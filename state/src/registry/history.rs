@@ -14,7 +14,7 @@ use crate::task::{CommandSpec, FinishedTask, Task, TaskSpec};
 /// The number of tasks dropped for one that is added: enough to get below a bound that a release
 /// has lowered, and few enough for one iteration of the loop.
 const DROPPED: usize = 8;
-/// The largest number of records of a task in the history.
+/// The largest number of records of a task in the history, without its transitions.
 const RECORDS: usize = 6;
 
 /// The derived facts of the history.
@@ -48,9 +48,15 @@ impl HistoryIndex {
 }
 
 impl Indexes {
-    pub(super) fn finished(&mut self, serial: u64, finished: &FinishedTask, sign: Sign) {
+    pub(super) fn finished(
+        &mut self,
+        serial: u64,
+        finished: &FinishedTask,
+        transitions: usize,
+        sign: Sign,
+    ) {
         let key = &finished.task.key;
-        let bytes = usage::of_task(&finished.task);
+        let bytes = usage::of_task(&finished.task) + usage::of_transitions(transitions);
         let history = &mut self.history;
         match sign {
             Sign::Add => drop(history.by_key.insert(key.clone(), serial)),
@@ -81,7 +87,9 @@ impl Registry {
             reduce_to_history(Arc::make_mut(&mut task.spec));
         }
         let finished = FinishedTask { task };
-        self.index.finished(serial, &finished, Sign::Add);
+        let transitions = self.transitions(&finished.task.key).len();
+        self.index
+            .finished(serial, &finished, transitions, Sign::Add);
         self.finished_tasks.insert(serial, finished);
         if !is_bounded {
             return self.drop_oldest();
@@ -89,13 +97,15 @@ impl Registry {
         for at in 0..DROPPED {
             let is_full = self.finished_tasks.len() > limits::FINISHED_TASKS
                 || self.index.bytes.history > limits::FINISHED_TASK_BYTES;
-            // The first dropped task makes space for the new one.
-            let may_drop = is_full && (at == 0 || *budget >= RECORDS);
-            let Some(oldest) = self.index.history.next_evicted().filter(|_| may_drop) else {
+            let Some(oldest) = self.index.history.next_evicted().filter(|_| is_full) else {
                 return;
             };
+            // The first dropped task makes space for the new one.
             if at > 0 {
-                *budget -= RECORDS;
+                let Some(left) = budget.checked_sub(self.records_of_finished(oldest)) else {
+                    return;
+                };
+                *budget = left;
             }
             self.drop_finished(oldest);
         }
@@ -113,10 +123,21 @@ impl Registry {
         }
     }
 
+    /// Returns the largest number of records that a task in the history has.
+    fn records_of_finished(&self, serial: u64) -> usize {
+        let finished = self.finished_tasks.get(&serial);
+        let transitions = finished.map(|finished| self.transitions(&finished.task.key).len());
+        RECORDS + transitions.unwrap_or(0)
+    }
+
     fn drop_finished(&mut self, serial: u64) {
         let dropped = self.finished_tasks.remove(&serial);
         let dropped = dropped.expect("the serial is that of a record");
-        self.index.finished(serial, &dropped, Sign::Remove);
+        let key = &dropped.task.key;
+        let transitions = self.transitions(key).len();
+        self.index
+            .finished(serial, &dropped, transitions, Sign::Remove);
+        self.drop_transitions(key);
         self.note_dropped(&dropped.task, serial);
     }
 }

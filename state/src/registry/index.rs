@@ -386,6 +386,8 @@ impl Registry {
             .task(&task, TaskFacet::of(&task), Sign::Remove)
             .expect(USE_IS_COVERED);
         self.index.weigh_task(&task, Sign::Remove);
+        let transitions = self.transitions(key).len();
+        self.index.weigh_transitions(key, transitions, Sign::Remove);
         task
     }
 
@@ -467,6 +469,8 @@ impl Registry {
         for task in self.tasks.values() {
             index.task(task, TaskFacet::of(task), Sign::Add)?;
             index.weigh_task(task, Sign::Add);
+            let transitions = self.transitions(&task.key).len();
+            index.weigh_transitions(&task.key, transitions, Sign::Add);
         }
         for (framework, _, _) in self.answers.keys() {
             index.frameworks.or_default(*framework).answers += 1;
@@ -476,7 +480,8 @@ impl Registry {
             index.weigh_answer(request, answer, Sign::Add);
         }
         for (serial, finished) in self.finished_tasks.iter() {
-            index.finished(*serial, finished, Sign::Add);
+            let transitions = self.transitions(&finished.task.key).len();
+            index.finished(*serial, finished, transitions, Sign::Add);
         }
         Some(index)
     }

@@ -13,6 +13,7 @@ mod record_key;
 mod roles;
 mod snapshot;
 mod stored;
+mod transitions;
 pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,7 @@ pub(crate) use layout::{is_long, limits_of, long_messages, records_of};
 pub use record_key::{RecordKey, RecordWrite};
 pub use roles::RoleUsage;
 pub use snapshot::RegistrySnapshot;
+pub use transitions::TaskTransitions;
 pub use usage::BoundUsage;
 
 /// The facts of the cluster itself: singletons and counters.
@@ -108,6 +110,8 @@ pub struct Registry {
     pub(crate) weights: Map<Role, u64>,
     pub(crate) frameworks: Table<FrameworkId, Framework>,
     pub(crate) tasks: Table<TaskKey, Task>,
+    /// The transitions of the tasks and of the finished tasks.
+    pub(crate) transitions: Table<TaskKey, TaskTransitions>,
     pub(crate) answers: Table<AnswerKey, CallAnswer>,
     pub(crate) operator_answers: Table<(String, String), OperatorAnswer>,
     pub(crate) finished_tasks: Table<u64, FinishedTask>,

@@ -57,6 +57,8 @@ pub enum RecordKey {
     /// The second limits of a task: see
     /// [`LimitsChange::is_second`](crate::task::LimitsChange::is_second).
     SecondLimits(TaskKey),
+    /// A transition of a task, by its number.
+    TaskTransition(TaskKey, u32),
 }
 
 /// A stored record. A write without a value deletes it.

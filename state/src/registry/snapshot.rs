@@ -37,6 +37,7 @@ impl Registry {
             weights: self.weights.clone(),
             frameworks: self.frameworks.clone(),
             tasks: self.tasks.clone(),
+            transitions: self.transitions.clone(),
             answers: self.answers.clone(),
             operator_answers: self.operator_answers.clone(),
             finished_tasks: self.finished_tasks.clone(),

@@ -5,7 +5,7 @@ use super::index::Sign;
 use super::{Indexes, OperatorAnswer, Registry};
 use crate::agent::Agent;
 use crate::framework::Framework;
-use crate::ids::FrameworkId;
+use crate::ids::{FrameworkId, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
 use crate::task::{Cause, Task, TaskLimits, TaskState};
@@ -15,6 +15,8 @@ const RECORD_BYTES: u64 = 1024;
 /// The estimated cost of a small part of a record: an entry of a map, a resource, a limit of a
 /// disk.
 const PART_BYTES: u64 = 64;
+/// The estimated cost of a transition of a task: the fact, the name of its record, and its mark.
+pub(crate) const TRANSITION_BYTES: u64 = 128;
 
 /// The bytes of all records of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -141,6 +143,14 @@ impl Indexes {
         }
     }
 
+    /// Adds or subtracts the bytes of transitions of a task that is not in the history.
+    pub(super) fn weigh_transitions(&mut self, key: &TaskKey, count: usize, sign: Sign) {
+        let bytes = of_transitions(count);
+        let framework = self.frameworks.or_default(key.framework);
+        sign.bytes(&mut framework.task_bytes, bytes);
+        sign.bytes(&mut self.bytes.tasks, bytes);
+    }
+
     pub(super) fn weigh_answer(
         &mut self,
         name: &(String, String),
@@ -190,6 +200,11 @@ pub(super) fn of_changes(task: &Task) -> u64 {
         + updates
             .map(|update| update.message.len() as u64 + of_causes(&update.causes))
             .sum::<u64>()
+}
+
+/// Returns the bytes of transitions.
+pub(super) fn of_transitions(count: usize) -> u64 {
+    count as u64 * TRANSITION_BYTES
 }
 
 fn of_causes(causes: &[Cause]) -> u64 {

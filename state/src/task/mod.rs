@@ -11,6 +11,7 @@ mod limits;
 mod security_options;
 mod sizes;
 mod spec;
+mod transition;
 pub(crate) mod update_messages;
 mod volume;
 
@@ -25,6 +26,7 @@ pub use self::security_options::{LinuxCapability, SecurityOptions};
 pub use self::sizes::{SizeExceeded, Sizes};
 pub(crate) use self::spec::{CAPABILITIES, CapabilityRule, FIELD_RULES};
 pub use self::spec::{CommandSpec, HostPath, TaskSpec, Uri};
+pub use self::transition::TaskTransition;
 pub use self::update_messages::LIMITS_NOT_CHANGED;
 pub use self::volume::{TaskVolume, VolumeSource};
 

@@ -614,6 +614,26 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
+        "TRANSITIONS: usize = 100",
+        "| changes of state kept of a task that has not ended; while its tasks take all the memory that they may | 100; 8 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FIRST_TRANSITIONS: usize = 10",
+        "the oldest after the first 10 (4) is dropped, and counted in `history_dropped`",
+    ),
+    (
+        "state/src/limits.rs",
+        "TRANSITIONS_WHEN_FULL: usize = 8",
+        "| changes of state kept of a task that has not ended; while its tasks take all the memory that they may | 100; 8 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ENDED_TRANSITIONS: usize = 20",
+        "| changes of state kept of an ended task | 20 |",
+    ),
+    (
+        "state/src/limits.rs",
         "CAUSES: usize = 8",
         "arguments of one; bytes of one | 8; 8; 1,024 |",
     ),

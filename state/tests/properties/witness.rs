@@ -10,7 +10,7 @@ use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
 use argosy_state::level::Level;
 use argosy_state::registry::{RecordKey, RecordWrite};
 use argosy_state::resources::Resources;
-use argosy_state::task::{Task, TaskState};
+use argosy_state::task::{Task, TaskState, TaskTransition};
 
 #[derive(Default)]
 pub(crate) struct HistoryChecker {
@@ -23,6 +23,8 @@ pub(crate) struct HistoryChecker {
     /// The end of each instance that has ended.
     ends: BTreeMap<(TaskKey, AgentId, OrderIndex), TaskState>,
     states: BTreeMap<TaskState, usize>,
+    /// The transitions of each instance, by number.
+    transitions: BTreeMap<(TaskKey, AgentId, OrderIndex, u32), TaskTransition>,
     /// The administrative state of agents after the newest entry.
     admins: BTreeMap<AgentId, AgentAdministration>,
     /// The number of registrations that replaced the reported facts while the administrative state
@@ -59,9 +61,11 @@ impl HistoryChecker {
         for task in registry.tasks() {
             *self.states.entry(task.state).or_default() += 1;
             self.check_task(task);
+            self.check_transitions(registry, task);
         }
         for (_, finished) in registry.finished_tasks_after(0) {
             self.check_task(&finished.task);
+            self.check_transitions(registry, &finished.task);
         }
     }
 
@@ -110,8 +114,24 @@ impl HistoryChecker {
         }
     }
 
+    /// Checks that no transition of an instance changes, and that the newest one led to its state.
+    fn check_transitions(&mut self, registry: &Registry, task: &Task) {
+        let all = registry.transitions(&task.key);
+        for (number, transition) in all {
+            let name = (task.key.clone(), task.agent, task.order, *number);
+            let former = *self.transitions.entry(name).or_insert(*transition);
+            assert_eq!(former, *transition, "{} #{number} changed", task.key);
+        }
+        let newest = all.last().map(|(_, transition)| transition.state);
+        assert!(
+            newest.is_none_or(|state| state == task.state),
+            "{}: {newest:?}",
+            task.key
+        );
+    }
+
     /// Asserts that enough has happened for the run to be conclusive.
-    pub(crate) fn assert_busy(&self) {
+    pub(crate) fn assert_busy(&self, level: Level) {
         let states = [TaskState::Staging, TaskState::Running];
         for state in states {
             assert!(
@@ -120,6 +140,10 @@ impl HistoryChecker {
             );
         }
         assert!(!self.ends.is_empty(), "no task has ended");
+        assert!(
+            !self.transitions.is_empty() || level < Level::RELEASE_0_2,
+            "no task had a transition"
+        );
     }
 
     pub(crate) fn replaced(&self) -> usize {

@@ -9,7 +9,7 @@ use argosy_state::command::{ApplyOutcome, CommandReply, Position, Rejection};
 use argosy_state::event::Event;
 use argosy_state::framework::{AnswerOutcome, SchedulerConnection};
 use argosy_state::ids::Revision;
-use argosy_state::task::{CheckResults, Task, TaskUpdate};
+use argosy_state::task::{CheckResults, Task, TaskTransition, TaskUpdate};
 
 /// The number of events that are printed. More are only counted.
 const EVENTS_SHOWN: usize = 12;
@@ -171,6 +171,7 @@ pub(crate) fn facts(registry: &Registry, what: &str) -> String {
         "history" => history(registry),
         "cluster" => cluster(registry),
         "level" => format!("level {}\n", registry.level()),
+        "transitions" => transitions(registry),
         other => panic!("cannot show {other:?}"),
     }
 }
@@ -319,6 +320,34 @@ fn history(registry: &Registry) -> String {
             finished.id, finished.info.name, finished.reason
         )
         .unwrap();
+    }
+    text
+}
+
+/// Prints the transitions of all tasks, live and finished.
+fn transitions(registry: &Registry) -> String {
+    let finished = registry.finished_tasks_after(0);
+    let finished = finished.map(|(_, finished)| &finished.task);
+    let mut text = String::new();
+    for task in registry.tasks().chain(finished) {
+        for (number, transition) in registry.transitions(&task.key) {
+            let TaskTransition {
+                revision: at,
+                state,
+                source,
+                reason,
+                exit,
+                wall_ms: _,
+            } = transition;
+            let exit = exit.map_or_else(String::new, |exit| format!(" {exit:?}"));
+            writeln!(
+                text,
+                "{} #{number} {} {state:?} {source:?}/{reason:?}{exit}",
+                task.key,
+                revision(*at)
+            )
+            .unwrap();
+        }
     }
     text
 }

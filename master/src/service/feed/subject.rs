@@ -103,7 +103,9 @@ impl Subject {
             | RecordKey::FinishedFramework(_)
             | RecordKey::AgentCounters(_)
             | RecordKey::Sweep(_)
-            | RecordKey::History => None,
+            | RecordKey::History
+            // The status of the task changes with it.
+            | RecordKey::TaskTransition(..) => None,
         }
     }
 

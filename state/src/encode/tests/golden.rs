@@ -97,6 +97,7 @@ fn golden_bytes_decode_to_the_original_values() {
     assert_eq!(loaded.agents, wanted.agents);
     assert_eq!(loaded.frameworks, wanted.frameworks);
     assert_eq!(loaded.tasks, wanted.tasks);
+    assert_eq!(loaded.transitions, wanted.transitions);
     assert_eq!(loaded.answers, wanted.answers);
     assert_eq!(loaded.operator_answers, wanted.operator_answers);
     assert_eq!(loaded.finished_tasks, wanted.finished_tasks);
@@ -150,7 +151,7 @@ fn every_kind_of_command_and_record_has_golden_bytes() {
     let whole = [3, 6];
     assert_eq!(
         records,
-        (1..=24).filter(|kind| !whole.contains(kind)).collect()
+        (1..=25).filter(|kind| !whole.contains(kind)).collect()
     );
 }
 

@@ -29,7 +29,7 @@ use crate::level::Level;
 use crate::registry::{ClusterRecord, Layout, OperatorAnswer, SweepMark, reduce_to_history};
 use crate::task::{
     CheckResults, CommandSpec, Exit, FinishedTask, Reason, SecurityOptions, Sizes, Task, TaskState,
-    UpdateSource,
+    TaskTransition, UpdateSource,
 };
 use tasks::{
     attached, checked_task, checks, containers, executors, group, https_check, resources, spec,
@@ -146,8 +146,38 @@ pub(super) fn registry() -> Registry {
         },
     );
     add_long_messages(&mut registry);
+    add_transitions(&mut registry);
     registry.index = registry.indexes().unwrap();
     registry
+}
+
+/// Adds the transitions of a task of which some were dropped, and of one in the history.
+fn add_transitions(registry: &mut Registry) {
+    let launched = TaskTransition {
+        revision: revision(40, 0),
+        state: TaskState::Staging,
+        source: UpdateSource::Master,
+        reason: Reason::None,
+        exit: None,
+        wall_ms: 61,
+    };
+    let lost = TaskTransition {
+        revision: revision(40, 7),
+        state: TaskState::Unreachable,
+        reason: Reason::AgentUnreachable,
+        ..launched
+    };
+    let task = &registry.tasks[&key(4, "web-1")];
+    let present = TaskTransition::of(&task.latest);
+    let all = vec![(1, launched), (300, lost), (301, present)];
+    registry.transitions.insert(key(4, "web-1"), all);
+    let ended = &registry.finished_tasks[&8].task;
+    let end = TaskTransition {
+        exit: Some(Exit::Signal(9)),
+        ..TaskTransition::of(&ended.latest)
+    };
+    let key = ended.key.clone();
+    registry.transitions.insert(key, vec![(4, end)]);
 }
 
 /// Adds a task whose newest update has a long message, and one in the history whose end has one.

@@ -37,6 +37,10 @@ pub(in crate::encode) fn records() -> Vec<RecordKey> {
         RecordKey::AgentReport(AgentId(3)),
         RecordKey::AgentAdministration(AgentId(3)),
         RecordKey::AgentStatus(AgentId(3)),
+        RecordKey::TaskTransition(key(4, "recent"), 4),
+        RecordKey::TaskTransition(key(4, "web-1"), 1),
+        RecordKey::TaskTransition(key(4, "web-1"), 300),
+        RecordKey::TaskTransition(key(4, "web-1"), 301),
     ]);
     names
 }
