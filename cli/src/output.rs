@@ -11,6 +11,7 @@ mod layout;
 mod limits;
 mod table;
 mod visible;
+mod timeline;
 
 use std::io::{self, Write};
 
@@ -30,6 +31,7 @@ pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use table::{Row, plain, table};
 pub(crate) use visible::{visible, visible_line};
+pub(crate) use timeline::timeline;
 
 /// Prints a page of records: the whole page as JSON or YAML, or its rows.
 pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -> VerbResult {

@@ -16,7 +16,7 @@ use crate::files::executor_of;
 use crate::operator::{ClusterClient, is_terminal};
 use crate::output::{
     self, check_results_text, exit_word, limits_status, limits_text, note, reason_word, resources,
-    state_word,
+    state_word, timeline,
 };
 use crate::parsers;
 
@@ -84,9 +84,14 @@ impl ObjectCommand for TaskCommand {
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn show(arguments: &ShowArguments) -> VerbResult {
-    let task = ClusterClient::open(&arguments.reach)
-        .find_task(&arguments.id)
-        .await?;
+    let operator = ClusterClient::open(&arguments.reach);
+    let mut task = operator.find_task(&arguments.id).await?;
+    // A task that was found in a list has no history.
+    if task.history.is_empty()
+        && let Some(complete) = operator.task(&task.framework_id, &task.task_id).await?
+    {
+        task = complete;
+    }
     output::one(arguments.show.output, &task, &details(&task))
 }
 
@@ -95,15 +100,6 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
     let latest = task.latest.clone().unwrap_or_default();
     let mut environment: Vec<_> = spec.environment.keys().cloned().collect();
     environment.sort();
-    let command = if spec.shell.is_empty() {
-        spec.argv
-            .iter()
-            .map(|word| crate::operator::quote(word))
-            .collect::<Vec<_>>()
-            .join(" ")
-    } else {
-        spec.shell.clone()
-    };
     vec![
         ("task", task.task_id.clone()),
         ("name", spec.name.clone()),
@@ -132,7 +128,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
             spec.limits.as_ref().map(limits_text).unwrap_or_default(),
         ),
         ("limits changed", limits_status(task.limits.as_ref())),
-        ("command", command),
+        ("command", command_text(&spec)),
         ("user", spec.user),
         // Values may be secret; JSON has them.
         ("environment", environment.join(", ")),
@@ -152,7 +148,16 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
                 count => format!("{count} updates"),
             },
         ),
+        ("history", timeline(&task.history)),
     ]
+}
+
+fn command_text(spec: &v1::TaskSpec) -> String {
+    if !spec.shell.is_empty() {
+        return spec.shell.clone();
+    }
+    let words = spec.argv.iter().map(|word| crate::operator::quote(word));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// Returns the group of a task as `site, task 2 of 3`.

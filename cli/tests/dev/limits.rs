@@ -20,6 +20,14 @@ fn limits_of_a_running_task_are_changed_and_shown() {
     );
     let (_, shown, _) = cluster.run(&["task", "show", "web"]);
     assert!(shown.contains("limits changed"), "{shown}");
+    let history: Vec<_> = shown
+        .lines()
+        .skip_while(|line| !line.starts_with("history"))
+        .collect();
+    assert!(
+        history[0].contains("staging") && history.last().unwrap().contains("running"),
+        "{shown}"
+    );
     // A host without the controller reports that, also by the exit code.
     let words = ["update", "web", "--mem-limit", "64M", "--cpu-limit", "0.5"];
     let (code, _, errors) = cluster.run(&words);
@@ -32,6 +40,9 @@ fn limits_of_a_running_task_are_changed_and_shown() {
     let (_, shown, _) = cluster.run(&["task", "show", "web", "-o", "json"]);
     let keeps_all = code == 0;
     assert!(!keeps_all || shown.contains("\"cpuMillis\""), "{shown}");
+    let task: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(task["history"][0]["state"], "TASK_STATE_STAGING", "{task}");
+    assert_eq!(task["history"][0]["number"], 1, "{task}");
     let (code, _, errors) = cluster.run(&["update", "web", "--pids-limit", "none"]);
     assert_eq!(
         code, 0,

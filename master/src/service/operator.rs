@@ -471,7 +471,7 @@ pub(crate) async fn one_task(
         view.registry
             .task(&key)
             .or(finished)
-            .map(|task| views::task(&view.registry, task))
+            .map(|task| views::task_with_history(&view.registry, task))
     };
     let found = owner.read_one(index, read, bytes);
     found

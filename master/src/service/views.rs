@@ -120,6 +120,17 @@ pub(crate) fn task(registry: &Registry, task: &Task) -> v1::Task {
     convert::task(task, address)
 }
 
+/// Returns a task with its transitions, which lists do not have.
+pub(crate) fn task_with_history(registry: &Registry, task: &Task) -> v1::Task {
+    let transitions = registry.transitions(&task.key);
+    let (history, history_dropped) = convert::task_history(transitions);
+    v1::Task {
+        history,
+        history_dropped,
+        ..self::task(registry, task)
+    }
+}
+
 /// Returns the fields that depend on a task's record alone; [`task_now`] returns the other.
 pub(crate) fn task_record(task: &Task) -> v1::Task {
     convert::task(task, "")
@@ -225,4 +236,43 @@ pub(crate) fn masters(node: &Node) -> Vec<v1::Master> {
 
 pub(crate) fn count(number: usize) -> u32 {
     number.try_into().unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::task::TaskState;
+    use argosy_state::testing::World;
+
+    use super::*;
+
+    #[test]
+    fn one_task_has_its_history_as_messages_and_as_json_and_lists_do_not() {
+        let mut world = World::with_running_task("web");
+        let key = world.registry.tasks().next().unwrap().key.clone();
+        world.update(&key, TaskState::Failed);
+        world.acknowledge(&key);
+        let registry = &world.registry;
+        let ended = &registry.finished_task(&key).unwrap().task;
+        let shown = task_with_history(registry, ended);
+        let steps = shown.history.iter();
+        let steps: Vec<_> = steps.map(|step| (step.number, step.state())).collect();
+        assert_eq!(
+            steps,
+            [
+                (1, v1::TaskState::Staging),
+                (2, v1::TaskState::Running),
+                (3, v1::TaskState::Failed)
+            ]
+        );
+        assert_eq!(shown.history_dropped, 0);
+        let end = shown.history[2].revision;
+        assert_eq!(end, Some(convert::revision(ended.latest.revision)));
+
+        let json = serde_json::to_value(&shown).unwrap();
+        assert_eq!(json["history"][1]["state"], "TASK_STATE_RUNNING", "{json}");
+        assert_eq!(json["history"][1]["source"], "SOURCE_AGENT", "{json}");
+        let listed = task(registry, ended);
+        let listed = serde_json::to_value(&listed).unwrap();
+        assert!(listed.get("history").is_none(), "{listed}");
+    }
 }

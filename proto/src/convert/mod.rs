@@ -36,7 +36,7 @@ pub use operations::{operations_from, refused, refused_position, shape};
 pub use resources::{resource, resources, resources_from};
 pub use security_options::{limits, limits_from, opt_outs, opt_outs_from, sizes, sizes_from};
 pub use tasks::{
-    exit_from, reason_from, source_from, spec, spec_from, state_from, status, task,
+    exit_from, reason_from, source_from, spec, spec_from, state_from, status, task, task_history,
     valid_parts_from,
 };
 

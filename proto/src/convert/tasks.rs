@@ -2,7 +2,8 @@
 
 use argosy_state::ids::TaskId;
 use argosy_state::task::{
-    CommandSpec, Exit, HostPath, Reason, Task, TaskSpec, TaskState, TaskUpdate, UpdateSource,
+    CommandSpec, Exit, HostPath, Reason, Task, TaskSpec, TaskState, TaskTransition, TaskUpdate,
+    UpdateSource,
 };
 
 use super::checks::{check, check_from, health_check, health_check_from};
@@ -363,7 +364,25 @@ fn limits_status(task: &Task) -> Option<v1::LimitsStatus> {
     })
 }
 
-/// Returns a task as operators see it; the caller looks up `agent_address`.
+/// Returns the transitions of a task by number, and the count of those that are no longer kept.
+#[must_use]
+pub fn task_history(transitions: &[(u32, TaskTransition)]) -> (Vec<v1::TaskTransition>, u32) {
+    let newest = transitions.last().map_or(0, |(number, _)| *number);
+    let kept = u32::try_from(transitions.len()).unwrap_or(u32::MAX);
+    let on_wire = |(number, transition): &(u32, TaskTransition)| v1::TaskTransition {
+        number: *number,
+        state: v1::TaskState::from(transition.state).into(),
+        source: v1::Source::from(transition.source).into(),
+        reason: v1::Reason::from(transition.reason).into(),
+        exit: transition.exit.map(Into::into),
+        wall_ms: transition.wall_ms,
+        revision: Some(revision(transition.revision)),
+    };
+    let history = transitions.iter().map(on_wire).collect();
+    (history, newest.saturating_sub(kept))
+}
+
+/// Returns a task as operators see it, without its history; the caller looks up `agent_address`.
 #[must_use]
 pub fn task(task: &Task, agent_address: &str) -> v1::Task {
     v1::Task {
@@ -380,6 +399,8 @@ pub fn task(task: &Task, agent_address: &str) -> v1::Task {
         order_index: task.order.0,
         agent_address: agent_address.to_owned(),
         limits: limits_status(task),
+        history: Vec::new(),
+        history_dropped: 0,
     }
 }
 
