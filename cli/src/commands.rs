@@ -3,6 +3,7 @@
 //! Each command makes its calls, chooses the exit code, and passes records to `output`.
 
 pub(crate) mod attach;
+pub(crate) mod bundle;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod explain;

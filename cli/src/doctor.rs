@@ -1,9 +1,10 @@
-//! `argosy doctor`: checks whether this host is suitable for masters and agents, and prints one
-//! remedy per line.
+//! `argosy doctor`: checks whether this host is suitable for masters and agents, or whether a
+//! running cluster has anything that an operator should repair. Prints one remedy per line.
 //!
 //! The checks are read-only, except for one small file where the disk is measured.
 
 mod checks;
+mod cluster;
 mod disk;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 use crate::args::{Doctor, Format};
 use crate::exit::{DONE, Failure, VerbResult};
+use crate::objects::two_threads;
 use crate::output::{self, Row, palette};
 
 /// The result of a check.
@@ -83,8 +85,13 @@ impl Row for Finding {
 }
 
 pub(crate) fn run(arguments: &Doctor) -> VerbResult {
-    let directory = arguments.data_dir.clone().unwrap_or_else(default_directory);
-    let findings = checks::all(&directory);
+    let findings = match &arguments.masters {
+        Some(masters) => two_threads()?.block_on(cluster::all(masters, arguments.timeout))?,
+        None => {
+            let directory = arguments.data_dir.clone().unwrap_or_else(default_directory);
+            checks::all(&directory)
+        }
+    };
     match arguments.show.output {
         Format::Table | Format::Wide => output::print(&text(&findings))?,
         Format::Json | Format::Ndjson | Format::Yaml | Format::Name => {

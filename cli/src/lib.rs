@@ -44,7 +44,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use exit::{DONE, Failure, VerbResult};
 use objects::{AgentCommand, MasterCommand, ObjectCommand, calls, two_threads};
-use verbs::{Arguments, Verb};
+use verbs::{Arguments, DebugCommand, Verb};
 
 /// Runs the whole program: reads the command line, executes it, returns the exit code.
 pub fn main() -> ExitCode {
@@ -135,6 +135,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Status(arguments) => calls(commands::status::show(arguments)),
         Verb::Explain(arguments) => calls(commands::explain::show(arguments)),
         Verb::Doctor(arguments) => doctor::run(arguments),
+        Verb::Debug(DebugCommand::Bundle(arguments)) => calls(commands::bundle::collect(arguments)),
         Verb::Version(arguments) => version::show(arguments),
         Verb::Completions(arguments) => completions(arguments.shell),
         Verb::Man(arguments) => manual::write(arguments),
@@ -187,6 +188,7 @@ fn wants_json(verb: &Verb) -> bool {
         | Verb::Attach(_)
         | Verb::Update(_)
         | Verb::Wait(_)
+        | Verb::Debug(_)
         | Verb::Version(_)
         | Verb::Completions(_)
         | Verb::Man(_)

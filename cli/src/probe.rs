@@ -6,6 +6,7 @@ use std::time::Duration;
 use argosy_proto::v1;
 use futures::future::join_all;
 
+use crate::files::no_web_page;
 use crate::health::UnreachableMasters;
 
 /// Timeout of one master.
@@ -13,13 +14,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 
 /// Requests all masters concurrently, and returns for those that do not answer the reason.
 pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<UnreachableMasters> {
-    // No proxy: cluster addresses are never reached through the environment's proxy. No
-    // certificates: nothing here is encrypted, and a host may have none to load.
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only([])
-        .timeout(LIMIT)
-        .build()?;
+    let http = client(LIMIT)?;
     let asked = masters.iter().map(|master| {
         let request = http.get(format!("http://{}/healthz", master.api_address));
         async move {
@@ -31,9 +26,46 @@ pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<Unreachabl
     Ok(join_all(asked).await.into_iter().flatten().collect())
 }
 
+/// Returns the text at a URL of a master or agent, at most `limit` bytes of it.
+///
+/// # Errors
+/// The reason, without the URL.
+pub(crate) async fn text(
+    http: &reqwest::Client,
+    url: String,
+    limit: usize,
+) -> Result<String, String> {
+    let response = http.get(url).send().await;
+    let mut response = response.map_err(|error| describe(&error))?;
+    if !response.status().is_success() {
+        return Err(format!("answers with {}", response.status()));
+    }
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| describe(&error))? {
+        if bytes.len() + chunk.len() > limit {
+            return Err(format!("answers with more than {limit} bytes"));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Returns a client for direct requests, each of which takes at most `limit`.
+pub(crate) fn client(limit: Duration) -> anyhow::Result<reqwest::Client> {
+    // No proxy: cluster addresses are never reached through the environment's proxy. No
+    // certificates: nothing here is encrypted, and a host may have none to load.
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .timeout(limit)
+        .default_headers(no_web_page())
+        .build()?;
+    Ok(client)
+}
+
 fn describe(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return format!("does not answer within {} s", LIMIT.as_secs());
+        return "does not answer in time".to_owned();
     }
     let chain = crate::exit::chain(error);
     if chain.contains("refused") {
@@ -67,6 +99,6 @@ mod tests {
         ];
         let found = masters(&all).await.unwrap();
         assert_eq!(found["gone"], "refused");
-        assert_eq!(found["hanging"], "does not answer within 1 s");
+        assert_eq!(found["hanging"], "does not answer in time");
     }
 }

@@ -15,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::{
-    Attach, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run, Status,
+    Attach, Bundle, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run, Status,
     Update, Version, Wait, former_names,
 };
 use crate::objects::{
@@ -110,6 +110,9 @@ pub(crate) enum Verb {
     /// Check whether this host is suitable for masters and agents, or check a running cluster
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
+    /// Collect what a report of a problem needs
+    #[command(subcommand, after_help = DEBUG)]
+    Debug(DebugCommand),
     /// Show the version
     #[command(after_help = VERSION)]
     Version(Version),
@@ -125,6 +128,14 @@ pub(crate) enum Verb {
     /// Fetch from servers and registries for an agent (started by agents only)
     #[command(hide = true, after_help = CONTENT)]
     Content,
+}
+
+/// Commands for reports of problems.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DebugCommand {
+    /// Collect state, metrics, logs and flags in one archive, without secrets
+    #[command(after_help = BUNDLE)]
+    Bundle(Bundle),
 }
 
 const DEV: &str = "Examples:
@@ -183,8 +194,19 @@ const EXPLAIN: &str = "Examples:
   argosy explain calm-heron
   argosy explain framework-7 --wanted 'cpus:4;mem:2048'";
 const DOCTOR: &str = "Examples:
-  argosy doctor
-  argosy doctor --data-dir /var/lib/argosy/master";
+  argosy doctor --data-dir /var/lib/argosy/master
+  argosy doctor --masters 10.0.0.1,10.0.0.2,10.0.0.3
+
+The exit code is 1 if a check has failed; warnings do not change it.";
+const DEBUG: &str = "Examples:
+  argosy debug bundle
+  argosy debug bundle --masters 10.0.0.1,10.0.0.2,10.0.0.3";
+const BUNDLE: &str = "Examples:
+  argosy debug bundle
+  argosy debug bundle --file /tmp/report.tar.gz --log /var/log/argosy-agent.log
+
+Commands, environment variables, labels, URIs' passwords, keys and tokens are left out. Run it on
+each host whose logs matter: the logs of other hosts are not reachable.";
 const VERSION: &str = "Examples:
   argosy version
   argosy version -v";

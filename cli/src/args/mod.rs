@@ -32,7 +32,7 @@ pub(crate) use former_names::former as former_variable;
 pub(crate) use group::GroupRun;
 pub(crate) use isolation::IsolationName;
 pub(crate) use objects::{
-    AgentStop, Explain, ListArguments, LogLevel, Logs, MasterRejoin, ShowArguments, Status,
+    AgentStop, Bundle, Explain, ListArguments, LogLevel, Logs, MasterRejoin, ShowArguments, Status,
 };
 pub(crate) use run::Run;
 pub(crate) use service::{
@@ -55,6 +55,12 @@ pub(crate) enum Colour {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// Check the running cluster of these masters instead of this host
+    #[arg(long, value_name = "HOST:PORT,…", value_parser = crate::parsers::masters, conflicts_with = "data_dir")]
+    pub(crate) masters: Option<argosy_client::Masters>,
+    /// Timeout of each call to the cluster
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = crate::parsers::duration)]
+    pub(crate) timeout: std::time::Duration,
     /// Directory whose disk is measured (where a master or agent will keep its data)
     #[arg(long, env = "ARGOSY_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<std::path::PathBuf>,

@@ -83,6 +83,18 @@ pub(crate) struct LogLevel {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Bundle {
+    /// The archive [default: argosy-bundle-TIME.tar.gz, in this directory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Also include the end of this log file; repeatable. The journal of this host is included
+    #[arg(long = "log", value_name = "FILE")]
+    pub(crate) logs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// TASK or FRAMEWORK/TASK: id, unique prefix of an id, or name
     pub(crate) task: String,

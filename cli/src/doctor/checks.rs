@@ -27,7 +27,7 @@ const OPTIONAL_CONTROLLERS: [(&str, &str); 2] = [
 /// Number of open files that a busy master or agent may need.
 const FILES: u64 = 8_192;
 /// Sync time above which every commit is slow.
-const SLOW_SYNC: Duration = Duration::from_millis(10);
+pub(super) const SLOW_SYNC: Duration = Duration::from_millis(10);
 /// Sync time above which a single sync can cost leadership.
 const STALL: Duration = Duration::from_millis(250);
 /// Free space, in bytes, below which a warning is given.

@@ -5,6 +5,7 @@ mod attach;
 mod cluster;
 mod cni;
 mod events;
+mod diagnosis;
 mod exec;
 mod executors;
 mod groups;

@@ -194,6 +194,7 @@ pub(crate) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
         without_leader_ms: without_leader_ms(is_leading, &status, node),
         failovers: view.failovers.iter().copied().collect(),
         feature_level: registry.level().0,
+        wall_ms: node.wall_clock().now_ms(),
     }
 }
 

@@ -1,0 +1,141 @@
+//! Following a request through logs, log levels, the checks of a cluster, and reports.
+
+use std::io::Read as _;
+
+use flate2::read::GzDecoder;
+
+use crate::cluster::{DevCluster, wait_for};
+
+/// Parts of a task that are not in a report.
+const SECRETS: [&str; 3] = ["hunter2-variable", "hunter2-argument", "hunter2-output"];
+
+/// Returns the files of an archive, by name.
+fn files(archive: &std::path::Path) -> Vec<(String, String)> {
+    let packed = std::fs::File::open(archive).unwrap();
+    let mut tar = tar::Archive::new(GzDecoder::new(packed));
+    let entries = tar.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (name, String::from_utf8_lossy(&bytes).into_owned())
+    });
+    entries.collect()
+}
+
+/// Returns the logs of all members of this kind.
+fn logs(cluster: &DevCluster, kind: &str) -> String {
+    let members = cluster.members().iter();
+    let members = members.filter(|member| member["kind"] == kind);
+    let texts = members.map(|member| {
+        let log = member["log"].as_str().unwrap();
+        std::fs::read_to_string(log).unwrap_or_default()
+    });
+    texts.collect()
+}
+
+fn trace_id(stderr: &str) -> &str {
+    let line = stderr.lines().find(|line| line.contains("trace id"));
+    let id = line.and_then(|line| line.rsplit(' ').next());
+    id.unwrap_or_else(|| panic!("no trace id: {stderr}"))
+}
+
+fn log_levels_change_and_requests_are_found_in_logs(cluster: &DevCluster) {
+    let masters = cluster.run(&["master", "list", "-o", "name"]).1;
+    for master in masters.lines() {
+        let filter = "argosy_master=debug,info";
+        let (code, text, stderr) = cluster.run(&["master", "log-level", master, filter]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(text.contains(filter) && text.contains(master), "{text}");
+    }
+    let (code, text, stderr) = cluster.run(&["agent", "log-level", "agent-1", "debug"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(text.contains("debug") && text.contains("before"), "{text}");
+    let (_, text, _) = cluster.run(&["agent", "log-level", "agent-1", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(shown["filter"], "debug");
+    for of in [["agent", "agent-1"], ["master", "master-1"]] {
+        let (code, _, stderr) = cluster.run(&[of[0], "log-level", of[1], "argosy=["]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("is not a filter"), "{stderr}");
+    }
+    let (code, _, stderr) = cluster.run(&["agent", "show", "none-such"]);
+    assert_ne!(code, 0, "{stderr}");
+    let id = trace_id(&stderr);
+    assert_eq!(id.len(), 32, "{stderr}");
+    wait_for("the line of a request", || {
+        logs(cluster, "master").contains(&format!("trace_id={id}"))
+    });
+}
+
+/// The id of the request that launches a task is in lines of masters and of the agent.
+fn orders_have_the_id_of_their_request(cluster: &DevCluster) {
+    let (code, _, stderr) = cluster.run(&["run", "--", "true"]);
+    assert_eq!(code, 0, "{stderr}");
+    wait_for("the line of an order", || {
+        let agent = logs(cluster, "agent");
+        let orders = agent
+            .lines()
+            .filter(|line| line.contains("received an order"));
+        let ids = orders.filter_map(|line| Some(line.split_once("trace_id=")?.1.to_owned()));
+        let masters = logs(cluster, "master");
+        ids.into_iter().any(|id| masters.contains(&id))
+    });
+}
+
+#[test]
+fn requests_are_found_levels_change_and_reports_contain_no_secrets() {
+    let cluster = DevCluster::start(60, "3x1", &[]);
+    log_levels_change_and_requests_are_found_in_logs(&cluster);
+    orders_have_the_id_of_their_request(&cluster);
+    let command = format!("echo {}; sleep 600; : {}", SECRETS[2], SECRETS[1]);
+    let variable = format!("PASSWORD={}", SECRETS[0]);
+    let words = ["run", "--detach", "--name", "web", "--env", &variable];
+    let (code, _, stderr) = cluster.run(&[&words[..], &["--", "sh", "-c", &command]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    let tasks = cluster.run(&["task", "list", "-o", "json"]).1;
+    assert!(tasks.contains(SECRETS[0]) && tasks.contains(SECRETS[1]));
+    let directory = tempfile::tempdir().unwrap();
+    let archive = directory.path().join("report.tar.gz");
+    let file = archive.to_str().unwrap();
+    let bundle = ["debug", "bundle", "--file", file];
+    let (code, stdout, stderr) = cluster.run(&bundle);
+    assert_eq!((code, stdout.trim()), (0, file), "{stderr}");
+    let files = files(&archive);
+    for expected in [
+        "cluster.json",
+        "tasks.json",
+        "offers.json",
+        "masters/master-1/metrics.txt",
+        "masters/master-2/cluster.json",
+        "agents/agent-1/metrics.txt",
+        "host/processes.txt",
+        "missing.txt",
+    ] {
+        let name = format!("argosy-bundle/{expected}");
+        let found = files.iter().find(|(found, _)| *found == name);
+        assert!(found.is_some(), "{expected}: {stderr}");
+    }
+    for (name, content) in &files {
+        for secret in SECRETS {
+            assert!(!content.contains(secret), "{secret} is in {name}");
+        }
+    }
+    let tasks = files.iter().find(|(name, _)| name.ends_with("/tasks.json"));
+    assert!(tasks.unwrap().1.contains("PASSWORD"), "the name is kept");
+    // It may overwrite nothing.
+    let (code, _, stderr) = cluster.run(&bundle);
+    assert_eq!(code, 1, "{stderr}");
+    let masters = cluster.record["masters"].as_str().unwrap();
+    let (code, text, stderr) = cluster.run(&["doctor", "--masters", masters]);
+    assert_eq!(code, 0, "{text}{stderr}");
+    for check in [
+        "quorum",
+        "clock skew",
+        "releases",
+        "disk sync",
+        "controllers",
+    ] {
+        assert!(text.contains(check), "{check}: {text}");
+    }
+}
