@@ -38,6 +38,11 @@ pub const LARGEST_SIZES: Sizes = Sizes {
     tmp_bytes: Some(1024 * 1024 * 1024),
 };
 
+/// Default time for which the output of an ended task is kept after its sandbox is removed.
+pub const LOG_RETENTION: Duration = Duration::from_secs(7 * 86_400);
+/// Default maximum size of that output, in bytes.
+pub const LOG_RETENTION_BYTES: u64 = 1 << 30;
+
 /// Default part of the disk that is kept free of the sandboxes of ended tasks, in per cent.
 pub const SANDBOX_HEADROOM_PERCENT: u64 = 10;
 
@@ -186,6 +191,11 @@ pub struct Config {
     pub log_file_bytes: u64,
     /// Number of files of each stream, including the current one; 1 to 100.
     pub log_files: u32,
+    /// The time for which the output of an ended task is kept after its sandbox is removed; zero
+    /// means not at all.
+    pub log_retention: Duration,
+    /// The maximum size of the output that is kept so, in bytes; the oldest is removed first.
+    pub log_retention_bytes: u64,
     /// The operator's directory of secrets for tasks, as `ROLE/NAME`; only the agent's user may
     /// have access. `None`: no secrets.
     pub secret_dir: Option<PathBuf>,
@@ -246,6 +256,8 @@ impl Config {
             default_disk_bytes: DEFAULT_DISK_BYTES,
             log_file_bytes: OutputLimits::DEFAULT.file_bytes,
             log_files: OutputLimits::DEFAULT.files,
+            log_retention: LOG_RETENTION,
+            log_retention_bytes: LOG_RETENTION_BYTES,
             secret_dir: None,
             sandbox_headroom_percent: SANDBOX_HEADROOM_PERCENT,
             disk_floor_bytes: None,

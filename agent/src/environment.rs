@@ -296,8 +296,13 @@ fn collect_garbage(
     let floor = DiskFloor::new(paths.sandboxes(), config.disk_floor_bytes);
     let headroom_percent = config.sandbox_headroom_percent;
     let ends = runner.ends();
+    let retention = gc::LogRetention {
+        age: config.log_retention,
+        bytes: config.log_retention_bytes,
+    };
     helpers.spawn(async move {
-        gc::run((paths, broker), asker, headroom_percent, floor, ends).await;
+        let limits = (retention, ends);
+        gc::run((paths, broker), asker, headroom_percent, floor, limits).await;
         Ok(())
     });
 }

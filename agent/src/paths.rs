@@ -12,6 +12,8 @@
 //!                                   working directory of one instance: fetched files, stdout, stderr
 //!   sandboxes/<framework>/<task>/<container>.output
 //!                                   map of rotated files to bytes of stdout and stderr
+//!   sandboxes/<framework>/<task>/<container>.logs
+//!                                   marks that the sandbox was reduced to stdout and stderr
 //!   disks/<container>/              dedicated file system of a container, if it has one: see
 //!                                   argosy_isolation
 //!   groups/<framework>/<group>/<agent>-<order>-0/

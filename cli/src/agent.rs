@@ -144,6 +144,8 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.allow_missing_controllers = arguments.allow_missing_controllers;
     config.log_file_bytes = arguments.log_file_size;
     config.log_files = arguments.log_files;
+    config.log_retention = arguments.log_retention_age;
+    config.log_retention_bytes = arguments.log_retention_bytes;
     config.default_memory_bytes = arguments.default_mem;
     config.default_disk_bytes = arguments.default_disk;
     fetching(arguments, &mut config);

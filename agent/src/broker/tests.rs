@@ -493,6 +493,7 @@ fn requests_that_would_give_an_agent_root_are_rejected() {
         serde_json::from_value::<BrokerRequest>(request).unwrap_err();
     }
     ask(BrokerRequest::RemoveSandboxes(vec!["/etc".into()])).unwrap_err();
+    ask(BrokerRequest::ReduceSandboxes(vec!["/etc".into()])).unwrap_err();
     ask(BrokerRequest::MakeRoot {
         at: at.clone(),
         holder: name(),

@@ -291,10 +291,12 @@ impl BrokerClient {
         })?)
     }
 
-    pub(crate) fn remove_sandboxes(&self, leaving: Vec<PathBuf>) -> BrokerResult {
-        match leaving.is_empty() {
-            true => Ok(()),
-            false => self.done(BrokerRequest::RemoveSandboxes(leaving)),
+    /// Removes sandboxes, or keeps only the output of their tasks.
+    pub(crate) fn end_sandboxes(&self, paths: Vec<PathBuf>, keeps_output: bool) -> BrokerResult {
+        match (paths.is_empty(), keeps_output) {
+            (true, _) => Ok(()),
+            (false, false) => self.done(BrokerRequest::RemoveSandboxes(paths)),
+            (false, true) => self.done(BrokerRequest::ReduceSandboxes(paths)),
         }
     }
 

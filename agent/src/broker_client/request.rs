@@ -270,6 +270,8 @@ pub(crate) enum BrokerRequest {
         owner: Option<ContainerUser>,
     },
     RemoveSandboxes(Vec<PathBuf>),
+    /// Removes everything in them but the output of their tasks.
+    ReduceSandboxes(Vec<PathBuf>),
     LimitDisk {
         at: TaskContainer,
         bytes: u64,

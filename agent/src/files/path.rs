@@ -117,7 +117,7 @@ pub(super) async fn sandbox(
     };
     let Some(name) = name else {
         return Err(path.missing(format!(
-            "{key} has never run on this agent, or its sandbox was removed after an hour"
+            "{key} has never run on this agent, or its output was removed (--log-retention-age, --log-retention-bytes)"
         )));
     };
     Ok(Sandbox {

@@ -1,20 +1,22 @@
 //! Garbage collection of sandboxes, group directories, state directories and images.
 //!
 //! Sandboxes of ended tasks and the directories of their groups are removed after an hour, and all
-//! but the newest thousand. While less of the disk is free than the headroom, each round removes
-//! the oldest one. Below the disk's floor it removes all of them. State directories are removed
-//! with their containers, and unused images while the disk is too full.
+//! but the newest thousand; the output of the tasks is kept longer (`logs`). While less of the
+//! disk is free than the headroom, each round removes the oldest sandbox and the oldest output.
+//! Below the disk's floor it removes all of them. State directories are removed with their
+//! containers, and unused images while the disk is too full.
 //!
 //! Follows no link and crosses no mount. Directories are removed in rounds, apart from launches:
 //! some file systems create files slowly next to ones just deleted.
 
+mod logs;
 mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use argosy_host::crash_point;
 use tokio::sync::Notify;
@@ -25,6 +27,8 @@ use crate::disk::{DiskFloor, DiskSpace};
 use crate::inbox::QueryHandle;
 use crate::paths::{Paths, all_container_directories, container_directories};
 use argosy_content::images::ImageManager;
+use logs::KeptLogs;
+pub(crate) use logs::{LogRetention, reduce};
 pub(crate) use removal::remove;
 
 /// Retention time of a sandbox after the end of its task.
@@ -134,9 +138,10 @@ pub(crate) async fn run(
     asker: QueryHandle,
     headroom_percent: u64,
     floor: DiskFloor,
-    ends: EndedContainers,
+    (retention, ends): (LogRetention, EndedContainers),
 ) {
     let mut collector = SandboxCollector::default();
+    let mut kept = KeptLogs::default();
     let mut turn = tokio::time::interval(INTERVAL);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -150,12 +155,15 @@ pub(crate) async fn run(
         let list = move || {
             let room = measure_pressure(&floor, headroom_percent);
             let mut present = all_container_directories(&listed.sandboxes());
+            present = kept.split(present, logs::read_mark);
             // A group's directory is removed like the sandbox of its last task.
             present.extend(all_container_directories(&listed.groups()));
-            (present, container_directories(&listed.containers()), room)
+            let directories = container_directories(&listed.containers());
+            (present, kept, directories, room)
         };
         let listing = tokio::task::spawn_blocking(list).await;
-        let (present, directories, room) = listing.expect("listing never panics");
+        let (present, directories, room);
+        (present, kept, directories, room) = listing.expect("listing never panics");
         let Some(containers) = asker.containers().await else {
             return;
         };
@@ -166,10 +174,22 @@ pub(crate) async fn run(
         let listed = present.len();
         let leaving = collector.select(Instant::now(), room, present, &live);
         count_sandboxes(listed, leaving.len());
+        let is_sandbox = |path: &PathBuf| path.starts_with(paths.sandboxes());
+        let keeps_logs = retention.is_on() && room == DiskPressure::None;
+        let (reduced, mut removed): (Vec<_>, Vec<_>) = leaving
+            .into_iter()
+            .partition(|path| keeps_logs && is_sandbox(path));
+        removed.extend(leaving_logs(&kept, room, retention));
         let broker = broker.clone();
         let removing = move || {
-            if let Err(why) = broker.remove_sandboxes(leaving) {
+            if let Err(why) = broker.end_sandboxes(removed, false) {
                 tracing::warn!(why, "sandboxes cannot be removed");
+            }
+            if let Err(why) = broker.end_sandboxes(reduced, true) {
+                tracing::warn!(
+                    why,
+                    "sandboxes cannot be reduced to the output of their tasks"
+                );
             }
             for (name, _) in directories.iter().filter(|(name, _)| !known.contains(name)) {
                 // Retried in the next round.
@@ -187,6 +207,19 @@ pub(crate) async fn run(
 fn count_sandboxes(listed: usize, leaving: usize) {
     metrics::counter!("argosy_agent_sandboxes_removed_total").increment(leaving as u64);
     metrics::gauge!("argosy_agent_sandboxes").set(listed.saturating_sub(leaving) as f64);
+}
+
+/// Returns the output that is removed now: what exceeds its bounds, and the oldest one or all of it
+/// for lack of space.
+fn leaving_logs(kept: &KeptLogs, room: DiskPressure, retention: LogRetention) -> Vec<PathBuf> {
+    let mut leaving = match room {
+        DiskPressure::Critical => return kept.all(),
+        DiskPressure::Low | DiskPressure::None => kept.select(SystemTime::now(), retention),
+    };
+    if room == DiskPressure::Low && leaving.is_empty() {
+        leaving.extend(kept.oldest());
+    }
+    leaving
 }
 
 /// Returns the free space. If it cannot be read, nothing is removed for lack of space.

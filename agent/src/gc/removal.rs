@@ -13,9 +13,16 @@ use crate::paths::Paths;
 
 /// Removes these sandboxes.
 pub(crate) fn remove(paths: &Paths, leaving: Vec<PathBuf>) {
-    remove_all(paths, leaving, || {
-        fs::read_to_string("/proc/self/mountinfo")
-    });
+    remove_all(paths, leaving, read_mountinfo);
+}
+
+fn read_mountinfo() -> io::Result<String> {
+    fs::read_to_string("/proc/self/mountinfo")
+}
+
+/// Returns all mount points of this process.
+pub(super) fn read_mounts() -> io::Result<BTreeSet<PathBuf>> {
+    Ok(mount_points(&read_mountinfo()?))
 }
 
 /// Removes these sandboxes and their related files. `read_mounts` is called once for all of them:
@@ -56,8 +63,9 @@ fn remove_all(
 }
 
 fn remove_sandbox(path: &Path) {
-    // The file next to it that maps its files to offsets of the output. It rarely exists.
-    for extension in ["output", "output.draft"] {
+    // The files next to it: one maps its files to offsets of the output, which is rare, and one
+    // marks that it was reduced to its output.
+    for extension in ["output", "output.draft", super::logs::MARK] {
         match fs::remove_file(path.with_extension(extension)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), why = %error, "a sandbox's record cannot be removed");
@@ -89,7 +97,7 @@ fn mount_points(mountinfo: &str) -> BTreeSet<PathBuf> {
 
 /// Whether a file system is mounted there or below. Paths are ordered by their components: paths
 /// below follow immediately.
-fn has_mounts(mounts: &BTreeSet<PathBuf>, path: &Path) -> bool {
+pub(super) fn has_mounts(mounts: &BTreeSet<PathBuf>, path: &Path) -> bool {
     let next = mounts.range(path.to_owned()..).next();
     next.is_some_and(|point| point.starts_with(path))
 }

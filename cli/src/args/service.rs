@@ -282,6 +282,13 @@ pub(crate) struct AgentStart {
     /// Number of files kept for each of a task's stdout and stderr
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILES", value_name = "NUMBER", default_value_t = 5, value_parser = value_parser!(u32).range(1..=100))]
     pub(crate) log_files: u32,
+    /// Time for which the output of an ended task is kept; other files are removed after an hour
+    #[arg(long, env = "ARGOSY_AGENT_LOG_RETENTION_AGE", value_name = "TIME", default_value = "7d", value_parser = parsers::duration)]
+    pub(crate) log_retention_age: Duration,
+    /// Maximum size of the output of ended tasks that is kept after an hour; the oldest is removed
+    /// first
+    #[arg(long, env = "ARGOSY_AGENT_LOG_RETENTION_BYTES", value_name = "SIZE", default_value = "1GiB", value_parser = default_bytes)]
+    pub(crate) log_retention_bytes: u64,
     /// Allow tasks to fetch files of this host below this directory that their own user can read;
     /// may be repeated
     #[arg(

@@ -114,6 +114,13 @@ impl PrivilegedOperations {
                 crate::gc::remove(&self.paths, leaving);
                 plain(BrokerReply::Done)
             }
+            BrokerRequest::ReduceSandboxes(ended) => {
+                for path in &ended {
+                    guard::is_removable(&self.paths, path)?;
+                }
+                crate::gc::reduce(&self.paths, ended);
+                plain(BrokerReply::Done)
+            }
             BrokerRequest::LimitDisk { at, bytes } => {
                 done(self.limits.limit(at.name, &self.sandbox(&at)?, bytes))
             }
