@@ -27,7 +27,7 @@ test: setup ## run the whole gate; includes verify
 	$(STAGE) verify 120/300 make verify
 	$(STAGE) unit 540/1140 make unit
 	$(STAGE) release 180/780 make release
-	$(STAGE) process 270/300 make process
+	$(STAGE) process 360/360 make process
 	$(STAGE) demo 90/90 scripts/demo
 	$(STAGE) chaos 480/1050 make chaos
 	$(STAGE) vm 240/480 make test-vm

@@ -26,8 +26,6 @@ pub(crate) fn limits_enforced(missing: &[String]) {
         gauge!("argosy_agent_isolation_enforced", "layer" => layer)
             .set(gauge_of(&|name| name.ends_with(ending)));
     }
-    // An increase is only seen after a first sample.
-    counter!("argosy_agent_repeated_starts_total").increment(0);
 }
 
 /// Counts a new record of the journal.

@@ -10,8 +10,8 @@ mod follow;
 mod layout;
 mod limits;
 mod table;
-mod visible;
 mod timeline;
+mod visible;
 
 use std::io::{self, Write};
 
@@ -30,8 +30,8 @@ pub(crate) use follow::RowPrinter;
 pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use table::{Row, plain, table};
-pub(crate) use visible::{visible, visible_line};
 pub(crate) use timeline::timeline;
+pub(crate) use visible::{visible, visible_line};
 
 /// Prints a page of records: the whole page as JSON or YAML, or its rows.
 pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -> VerbResult {

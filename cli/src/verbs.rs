@@ -15,8 +15,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::{
-    Attach, Bundle, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run, Status,
-    Update, Version, Wait, former_names,
+    Attach, Bundle, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run,
+    Status, Update, Version, Wait, former_names,
 };
 use crate::objects::{
     AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand,

@@ -24,7 +24,13 @@ fn read(name: &str) -> String {
 /// Returns every page of the documentation, from the root.
 fn pages() -> Vec<PathBuf> {
     let mut pages = Vec::new();
-    for directory in ["", "docs", "docs/adr", "docs/operate"] {
+    for directory in [
+        "",
+        "docs",
+        "docs/adr",
+        "docs/operate",
+        "docs/operate/runbooks",
+    ] {
         for entry in fs::read_dir(root().join(directory)).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "md") {

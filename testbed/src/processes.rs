@@ -34,10 +34,7 @@ pub enum ProcessError {
     #[error("{0} does not run")]
     NotRunning(String),
     #[error("{name} has not ended within {timeout:?}")]
-    DoesNotEnd {
-        name: String,
-        timeout: Duration,
-    },
+    DoesNotEnd { name: String, timeout: Duration },
     /// It has ended by itself.
     #[error("it ended early ({status}):\n{log}")]
     EndedEarly {

@@ -14,6 +14,7 @@ use argosy_host::crash_point;
 use argosy_isolation::Container;
 use argosy_proto::trace;
 use argosy_state::task::{Code, Explanation, Reason};
+use metrics::Counter;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -39,10 +40,21 @@ const STARTED_INSTANCES: usize = 100_000;
 
 /// The instances that this process has started, to detect a defect: a task that is started twice.
 /// It is independent of the core, which must prevent that.
-#[derive(Default)]
 struct StartedInstances {
     known: HashSet<Instance>,
     oldest_first: VecDeque<Instance>,
+    repeated: Counter,
+}
+
+impl Default for StartedInstances {
+    fn default() -> Self {
+        Self {
+            known: HashSet::new(),
+            oldest_first: VecDeque::new(),
+            // It exists with 0 from the start: an increase is only seen after a first sample.
+            repeated: metrics::counter!("argosy_agent_repeated_starts_total"),
+        }
+    }
 }
 
 impl StartedInstances {
@@ -113,7 +125,7 @@ impl Runner {
         let name = start.name;
         let instance = name.instance;
         if self.starts.started.is_repeated(instance) {
-            metrics::counter!("argosy_agent_repeated_starts_total").increment(1);
+            self.starts.started.repeated.increment(1);
             tracing::error!(container = %name, task = %start.key, "the task was started twice: a defect of the agent");
         }
         self.fetches.remove(&instance);

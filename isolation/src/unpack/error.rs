@@ -33,14 +33,10 @@ pub enum ArchiveRule {
     },
     /// Its parent is a link.
     #[error("its path leads through the link \"{link}\", and links are not followed")]
-    ThroughLink {
-        link: String,
-    },
+    ThroughLink { link: String },
     /// Its parent is a file.
     #[error("its path leads through \"{file}\", which is not a directory")]
-    ThroughFile {
-        file: String,
-    },
+    ThroughFile { file: String },
     /// A symbolic link that leads outside.
     #[error(
         "it is a link to \"{to}\", which may lead outside; '..' is allowed only at its start, and within the archive"

@@ -18,11 +18,7 @@ use crate::types::{
 };
 
 /// The generated messages.
-#[allow(
-    unreachable_pub,
-    clippy::too_many_lines,
-    reason = "generated code"
-)]
+#[allow(unreachable_pub, clippy::too_many_lines, reason = "generated code")]
 pub(crate) mod proto {
     tonic::include_proto!("argosy.raft.v1");
 }

@@ -13,6 +13,16 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "the `info` of a subscription | 1 MiB |",
     ),
     (
+        "master/src/http/discovery.rs",
+        "LIST_BYTES: usize = 16 << 20",
+        "A list of more than 16 MiB is answered with 429",
+    ),
+    (
+        "master/src/http/discovery.rs",
+        "ZONE_BYTES: usize = 128",
+        "the attribute `zone` of an agent, if it has one of at most 128 bytes",
+    ),
+    (
         "master/src/service/calls.rs",
         "FILTER_BYTES: usize = 64 * 1024",
         "| `filters` of a subscription | 64 KiB |",
