@@ -16,6 +16,7 @@ mod floods;
 mod freezes;
 mod kills;
 mod limits;
+mod metrics;
 mod offers;
 mod outage;
 mod partitions;
