@@ -2,7 +2,7 @@
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
 //! `exit`; the services `master` and `agent`; `dev`; `run`; `objects` and `commands` with
-//! `operator`; `output`.
+//! `operator`, `watching`; `output`.
 
 mod agent;
 mod args;
@@ -34,6 +34,7 @@ mod run;
 mod shutdown;
 mod verbs;
 mod version;
+mod watching;
 
 use std::process::ExitCode;
 

@@ -9,7 +9,6 @@ mod groups;
 mod masters;
 mod offers;
 mod tasks;
-pub(crate) mod watching;
 mod weights;
 
 use anyhow::Context;

@@ -1,10 +1,9 @@
 //! Values of flags that select records of lists.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use argosy_proto::v1;
-
-use crate::output::{mode_word, state_word};
 
 /// A label or an attribute that a record must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,33 +34,45 @@ impl LabelFilter {
     }
 }
 
+impl fmt::Display for LabelFilter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.name)?;
+        match &self.value {
+            Some(value) => write!(formatter, "={value}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Parses the state of a task, as `running` or `TASK_STATE_RUNNING`.
 pub(crate) fn task_state(text: &str) -> Result<v1::TaskState, String> {
     let states = (1..).map_while(|number| v1::TaskState::try_from(number).ok());
-    one_of(text, "TASK_STATE_", states, |state| {
-        state_word(state.into())
-    })
+    one_of(text, "TASK_STATE_", states, |state| state.as_str_name())
 }
 
 /// Parses the state of an agent, as `registered` or `AGENT_MODE_REGISTERED`.
 pub(crate) fn agent_mode(text: &str) -> Result<v1::AgentMode, String> {
     let modes = (1..).map_while(|number| v1::AgentMode::try_from(number).ok());
-    one_of(text, "AGENT_MODE_", modes, |mode| mode_word(mode.into()))
+    one_of(text, "AGENT_MODE_", modes, |mode| mode.as_str_name())
 }
 
+/// Finds a value by its name in the protocol, with or without the prefix, in any case.
 fn one_of<T: Copy>(
     text: &str,
     prefix: &str,
     all: impl Iterator<Item = T>,
-    word: impl Fn(T) -> String,
+    name: impl Fn(T) -> &'static str,
 ) -> Result<T, String> {
-    let upper = text.to_ascii_uppercase();
-    let wanted = upper.strip_prefix(prefix).unwrap_or(&upper);
-    let wanted = wanted.to_ascii_lowercase().replace('_', "-");
+    let word = |name: &str| {
+        let upper = name.to_ascii_uppercase();
+        let short = upper.strip_prefix(prefix).unwrap_or(&upper);
+        short.to_ascii_lowercase().replace('_', "-")
+    };
+    let wanted = word(text);
     let all: Vec<T> = all.collect();
-    let found = all.iter().copied().find(|one| word(*one) == wanted);
+    let found = all.iter().copied().find(|one| word(name(*one)) == wanted);
     found.ok_or_else(|| {
-        let words: Vec<_> = all.into_iter().map(word).collect();
+        let words: Vec<_> = all.into_iter().map(|one| word(name(one))).collect();
         format!("write one of {}", words.join(", "))
     })
 }
@@ -96,5 +107,9 @@ mod tests {
         assert!(matches("app") && matches("app=web"));
         assert!(!matches("app=") && !matches("app=db") && !matches("tier"));
         assert!(LabelFilter::parse("=web").is_err());
+        assert_eq!(
+            LabelFilter::parse("app=web").unwrap().to_string(),
+            "app=web"
+        );
     }
 }

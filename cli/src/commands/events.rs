@@ -7,12 +7,12 @@ use argosy_proto::v1::watch_record::Record;
 
 use crate::args::{Events, ListView};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
-use crate::objects::watching;
 use crate::operator::ClusterClient;
 use crate::output::{
     ListLayout, Row, RowPrinter, exit_word, framework_state, milli, mode_word, note, reason_word,
     state_word,
 };
+use crate::watching;
 
 /// Widths of the columns, so that rows of all kinds are aligned.
 const WIDTHS: [usize; 4] = [8, 9, 28, 12];

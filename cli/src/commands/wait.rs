@@ -10,9 +10,9 @@ use argosy_proto::v1::watch_record::Record;
 
 use crate::args::{Wait, WaitKind};
 use crate::exit::{DONE, Failure, VerbResult};
-use crate::objects::watching;
 use crate::operator::{self, ClusterClient};
 use crate::output::{note, span_ms};
+use crate::watching;
 
 use condition::{Condition, Progress};
 

@@ -165,8 +165,8 @@ pub(super) fn advice(object: Option<&str>, word: &str) -> Option<String> {
         return found.map(|(_, advice)| (*advice).to_owned());
     };
     let own = OBJECT_COMMANDS.iter();
-    let own = own.filter(|(of, words, _)| *of == object && words.contains(&word));
-    if let Some((_, _, advice)) = own.last() {
+    let mut own = own.filter(|(of, words, _)| *of == object && words.contains(&word));
+    if let Some((_, _, advice)) = own.next() {
         return Some((*advice).to_owned());
     }
     let common = COMMON.iter().find(|(words, _)| words.contains(&word));

@@ -7,9 +7,9 @@ use clap::Args;
 use crate::args::filters::{LabelFilter, agent_mode};
 use crate::args::{ConnectionArguments, ListView, OutputArguments};
 use crate::exit::VerbResult;
-use crate::objects::watching::{self, WatchedList};
 use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, ListLayout, note};
+use crate::watching::{self, WatchedList};
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentList {

@@ -7,9 +7,9 @@ use clap::Args;
 use crate::args::filters::{LabelFilter, task_state};
 use crate::args::{ConnectionArguments, ListView, OutputArguments};
 use crate::exit::{Failure, VerbResult};
-use crate::objects::watching::{self, WatchedList};
 use crate::operator::{ClusterClient, EndedObjects, is_terminal};
 use crate::output::{self, ListLayout, note, state_word};
+use crate::watching::{self, WatchedList};
 
 #[derive(Debug, Args)]
 pub(crate) struct TaskList {

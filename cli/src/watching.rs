@@ -11,17 +11,17 @@ use crate::operator::{ClusterClient, read_failure};
 use crate::output::{ListLayout, Row, RowPrinter, note};
 
 /// The records that a list shows.
-pub(super) struct WatchedList {
+pub(crate) struct WatchedList {
     /// As in `WatchRequest.kinds`.
-    pub(super) kind: &'static str,
-    pub(super) filter: Vec<(&'static str, String)>,
+    pub(crate) kind: &'static str,
+    pub(crate) filter: Vec<(&'static str, String)>,
     /// The revision of the list: changes after it follow.
-    pub(super) revision: u64,
+    pub(crate) revision: u64,
 }
 
 /// Prints the records of a list, and then each changed record, until it is ended or a master
 /// rejects the stream. It continues at another master if necessary.
-pub(super) async fn follow<R: Row>(
+pub(crate) async fn follow<R: Row>(
     operator: &ClusterClient,
     list: WatchedList,
     (format, layout): (Format, &ListLayout),
