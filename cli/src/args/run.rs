@@ -11,6 +11,7 @@ use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 
 use super::checks::Checks;
+use super::filters::LabelFilter;
 use super::limits::Limits;
 use super::security_options::RequestedSecurityOptions;
 use super::volumes::Volumes;
@@ -71,6 +72,9 @@ pub(crate) struct Run {
     /// Role whose share is used
     #[arg(long, env = "ARGOSY_ROLE", value_name = "ROLE", default_value = "*")]
     pub(crate) role: String,
+    /// Only agents with this attribute, as rack=r7; may be repeated
+    #[arg(long = "attribute", value_name = "NAME[=VALUE]", value_parser = LabelFilter::parse)]
+    pub(crate) attributes: Vec<LabelFilter>,
     /// Environment variable of the task; may be repeated
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = parsers::pair)]
     pub(crate) environment: Vec<(String, String)>,

@@ -10,8 +10,12 @@ use crate::reasons;
 
 pub(crate) async fn show(arguments: &Explain) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
-    let subject = find(&operator, &arguments.id).await?;
     let wanted = arguments.wanted.clone().map(|demand| demand.0);
+    let subject = match wanted.is_some() && !arguments.id.contains('/') {
+        // A demand is always that of a framework.
+        true => Subject::Framework(Box::new(operator.find_framework(&arguments.id).await?)),
+        false => find(&operator, &arguments.id).await?,
+    };
     let request = match &subject {
         Subject::Task(_) if wanted.is_some() => {
             let text = format!("--wanted: {} is a task, and has an agent", subject.name());
@@ -58,8 +62,16 @@ impl Subject {
     }
 }
 
-/// Returns a task if one has this name, else a framework. A task that still waits has no record.
+/// Returns the framework with this id, else a task if one has this name, else a framework. A task
+/// that still waits has no record.
 async fn find(operator: &ClusterClient, wanted: &str) -> Result<Subject, Failure> {
+    // It would also be a prefix of the ids of its tasks.
+    if wanted.starts_with("framework-")
+        && !wanted.contains('/')
+        && let Some(framework) = operator.framework(wanted).await?
+    {
+        return Ok(Subject::Framework(Box::new(framework)));
+    }
     match operator.find_task(wanted).await {
         Ok(task) => Ok(Subject::Task(Box::new(task))),
         Err(failure) if failure.code == FailureCode::NotFound && !wanted.contains('/') => {

@@ -1,6 +1,6 @@
 //! Failures of calls to the masters, as text with a next step each.
 
-use argosy_client::CallError;
+use argosy_client::{CallError, MasterRejection};
 
 use crate::exit::{Failure, FailureCode};
 
@@ -11,7 +11,12 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
             FailureCode::Failed,
             "the called master runs an earlier release, which does not support this",
         )
-        .advise("upgrade all masters first; argosy master list shows what each one supports"),
+        .advise("upgrade all masters first; argosy master list shows what each one supports")
+        .advise(PORTS),
+        CallError::Refused(refusal) if is_from_another_server(&refusal) => {
+            let text = "the server at this address is no master";
+            Failure::failed(text).advise(format!("check --masters: {PORTS}"))
+        }
         CallError::Refused(refusal) => refusal_failure(refusal.code, refusal.message),
         CallError::NoMaster(causes) => no_master(causes.to_string()),
         CallError::Unanswered { after_ms, causes } => Failure::new(
@@ -23,6 +28,21 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
         )
         .advise("argosy status shows the state of the cluster; --timeout waits longer"),
     }
+}
+
+/// Where masters listen, for an address that is wrong.
+const PORTS: &str =
+    "masters serve their API at port 5050, agents theirs at 5051; 5052 is for masters only";
+
+/// Returns whether an HTTP server that does not know gRPC has answered.
+fn is_from_another_server(refusal: &MasterRejection) -> bool {
+    refusal.reason.is_empty()
+        && [
+            "invalid compression flag",
+            "while receiving response with status",
+        ]
+        .iter()
+        .any(|part| refusal.message.contains(part))
 }
 
 fn no_master(causes: String) -> Failure {
@@ -138,6 +158,19 @@ mod tests {
         for (grpc, code) in table {
             assert_eq!(refusal_failure(grpc, "x".into()).code, code, "{grpc:?}");
         }
+    }
+
+    #[test]
+    fn a_server_that_is_no_master_is_recognized() {
+        let text = "protocol error: received message with invalid compression flag: 123 (valid flags are 0 and 1) while receiving response with status: 404 Not Found";
+        let failure = read_failure(CallError::Refused(MasterRejection {
+            code: tonic::Code::Internal,
+            reason: String::new(),
+            message: text.to_owned(),
+            details: Default::default(),
+        }));
+        assert_eq!(failure.message, "the server at this address is no master");
+        assert!(failure.to_string().contains("port 5050"), "{failure}");
     }
 
     #[test]

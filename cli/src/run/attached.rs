@@ -382,6 +382,7 @@ impl AttachedRun {
                 requested: job.wanted(),
                 opt_outs: job.opt_outs(),
                 sizes: job.sizes(),
+                attributes: job.attributes(),
                 agents: &agents,
                 explanation: &explanation,
                 framework_id: &framework_id,

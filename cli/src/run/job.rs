@@ -12,6 +12,7 @@ use argosy_state::task::{SecurityOptions, Sizes};
 
 use super::{checks, command_line, pending_reason};
 use crate::args::Run;
+use crate::args::filters::LabelFilter;
 use crate::exit::Failure;
 use crate::names;
 
@@ -25,6 +26,7 @@ pub(crate) struct Job {
     requested: Resources,
     opt_outs: SecurityOptions,
     sizes: Sizes,
+    attributes: Vec<LabelFilter>,
 }
 
 impl Job {
@@ -38,6 +40,7 @@ impl Job {
             requested: wanted,
             opt_outs: arguments.security_options(),
             sizes: arguments.limits.sizes(),
+            attributes: arguments.attributes.clone(),
         })
     }
 
@@ -52,6 +55,7 @@ impl Job {
             requested: Resources::default(),
             opt_outs: SecurityOptions::default(),
             sizes: Sizes::default(),
+            attributes: Vec::new(),
         };
         for arguments in tasks {
             // All tasks have names.
@@ -71,6 +75,7 @@ impl Job {
             })?;
             job.opt_outs.join(arguments.security_options());
             job.sizes.join(arguments.limits.sizes());
+            job.attributes.extend(arguments.attributes.clone());
             job.tasks.push(spec);
         }
         Ok(job)
@@ -114,6 +119,17 @@ impl Job {
     /// Returns the largest sizes of the containers, which the agent must allow.
     pub(crate) fn sizes(&self) -> Sizes {
         self.sizes
+    }
+
+    /// Returns the attributes that an agent must have.
+    pub(crate) fn attributes(&self) -> &[LabelFilter] {
+        &self.attributes
+    }
+
+    /// Returns whether the offer's agent has all attributes.
+    pub(crate) fn has_attributes(&self, offer: &v1::Offer) -> bool {
+        let mut wanted = self.attributes.iter();
+        wanted.all(|wanted| wanted.matches(&offer.attributes))
     }
 
     /// Returns whether the offer's agent allows all security options and sizes.
@@ -389,6 +405,22 @@ pub(crate) mod tests {
         assert!(job.fits(&offer("cpus:2;mem:64;disk:10")));
         assert!(!job.fits(&offer("cpus:1.999;mem:64")));
         assert!(!job.fits(&offer("cpus:4")));
+    }
+
+    #[test]
+    fn an_offer_is_used_only_if_its_agent_has_the_attributes() {
+        let words = ["--attribute", "rack=r7", "--attribute", "ssd", "--", "true"];
+        let job = job(&words).unwrap();
+        let offer = |attributes: &[(&str, &str)]| v1::Offer {
+            attributes: attributes
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..v1::Offer::default()
+        };
+        assert!(job.has_attributes(&offer(&[("rack", "r7"), ("ssd", "yes")])));
+        assert!(!job.has_attributes(&offer(&[("rack", "r7")])));
+        assert!(!job.has_attributes(&offer(&[("rack", "r8"), ("ssd", "")])));
     }
 
     #[test]

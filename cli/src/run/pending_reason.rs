@@ -1,8 +1,8 @@
 //! The reason why a task has no agent yet, as text. Pure: the masters' explanation, with remedies
 //! in flags of the command line.
 //!
-//! Only what the masters do not know is judged here: the security options and the sizes, which they
-//! are not asked for.
+//! Only what the masters do not know is judged here: the security options, sizes and attributes,
+//! which they are not asked for.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +11,7 @@ use argosy_state::resources::Resources;
 use argosy_state::task::{LinuxCapability, SecurityOptions, SizeExceeded, Sizes};
 
 use super::shortage::{Shortage, shortage};
+use crate::args::filters::LabelFilter;
 use crate::operator::quote;
 use crate::reasons;
 
@@ -21,6 +22,8 @@ pub(crate) struct PendingContext<'a> {
     pub(crate) opt_outs: &'a SecurityOptions,
     /// The largest sizes of the containers.
     pub(crate) sizes: Sizes,
+    /// Attributes that the agent must have.
+    pub(crate) attributes: &'a [LabelFilter],
     pub(crate) agents: &'a [v1::Agent],
     /// The masters' explanation for these resources.
     pub(crate) explanation: &'a v1::Explanation,
@@ -48,7 +51,9 @@ pub(crate) fn explain(known: &PendingContext<'_>) -> PendingReason {
         .collect();
     let own = match usable.is_empty() {
         true => None,
-        false => not_allowed(known, &usable).or_else(|| too_large(known.sizes, &usable)),
+        false => not_allowed(known, &usable)
+            .or_else(|| too_large(known.sizes, &usable))
+            .or_else(|| without_attributes(known.attributes, &usable)),
     };
     let (reason, mut lines) = own.unwrap_or_else(|| by_masters(known, &usable));
     if let Some(refused) = known.last_refusal {
@@ -137,6 +142,25 @@ fn too_large(requested: Sizes, agents: &[&v1::Agent]) -> Option<(String, Vec<Str
     Some((reason, vec![format!("helps: argosy agent start {flag}")]))
 }
 
+/// Returns a reason if no agent has the attributes.
+fn without_attributes(
+    wanted: &[LabelFilter],
+    agents: &[&v1::Agent],
+) -> Option<(String, Vec<String>)> {
+    let has = |agent: &&v1::Agent| {
+        let info = agent.info.as_ref();
+        info.is_some_and(|info| wanted.iter().all(|wanted| wanted.matches(&info.attributes)))
+    };
+    if agents.iter().any(has) {
+        return None;
+    }
+    let names: Vec<_> = wanted.iter().map(ToString::to_string).collect();
+    let helps =
+        "helps: argosy agent attribute; argosy agent list --columns agent,attributes lists them";
+    let reason = format!("no agent has {}", names.join(" and "));
+    Some((reason, vec![helps.to_owned()]))
+}
+
 /// Returns the masters' explanation: a sentence, the number of agents under each reason, a remedy.
 fn by_masters(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
     let explanation = known.explanation;
@@ -218,6 +242,7 @@ mod tests {
             requested: &wanted,
             opt_outs: &SecurityOptions::default(),
             sizes: Sizes::default(),
+            attributes: &[],
             agents,
             explanation,
             framework_id: "framework-7",
@@ -321,6 +346,7 @@ mod tests {
                 requested: &wanted,
                 opt_outs: &requested,
                 sizes: Sizes::default(),
+                attributes: &[],
                 agents,
                 explanation: &explanation("it is about to be offered", &[("ready", 2)]),
                 framework_id: "framework-7",
@@ -351,6 +377,7 @@ mod tests {
                 requested: &wanted,
                 opt_outs: &SecurityOptions::default(),
                 sizes,
+                attributes: &[],
                 agents,
                 explanation: &explanation("it is about to be offered", &[("ready", 2)]),
                 framework_id: "framework-7",
@@ -405,12 +432,31 @@ mod tests {
     }
 
     #[test]
+    fn attributes_that_no_agent_has_are_named() {
+        let wanted = ["rack=r7", "ssd"].map(|text| LabelFilter::parse(text).unwrap());
+        let mut agents = [
+            agent("agent-1", "cpus:2", ""),
+            agent("agent-2", "cpus:2", ""),
+        ];
+        let missing = |agents: &[v1::Agent]| {
+            let agents: Vec<_> = agents.iter().collect();
+            without_attributes(&wanted, &agents).map(|(reason, _)| reason)
+        };
+        assert_eq!(missing(&agents).unwrap(), "no agent has rack=r7 and ssd");
+        let pairs = [("rack", "r7"), ("ssd", "")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        agents[1].info.as_mut().unwrap().attributes = pairs.into();
+        assert_eq!(missing(&agents), None);
+    }
+
+    #[test]
     fn the_last_refusal_is_shown() {
         let wanted = "cpus:1".parse().unwrap();
         let known = PendingContext {
             requested: &wanted,
             opt_outs: &SecurityOptions::default(),
             sizes: Sizes::default(),
+            attributes: &[],
             agents: &[],
             explanation: &explanation("there are no agents", &[]),
             framework_id: "framework-7",

@@ -114,6 +114,13 @@ impl Scheduler for JobScheduler {
                     "not-allowed",
                     text,
                 );
+            } else if !self.job.has_attributes(&offer) {
+                driver.decline_because(
+                    vec![offer.offer_id],
+                    Some(SHORT_FILTER_MS),
+                    "attributes",
+                    "the agent does not have the attributes that its tasks ask for",
+                );
             } else if self.job.fits(&offer) {
                 let call = driver.accept_with(Accept {
                     offer_ids: vec![offer.offer_id],

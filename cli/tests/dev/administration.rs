@@ -51,6 +51,32 @@ fn agents_are_changed_and_declared_gone() {
     let (_, task, _) = cluster.run(&["task", "show", "kept", "-o", "json"]);
     assert!(task.contains("\"agentId\": \"agent-2\""), "{task}");
     changed(&cluster, &["agent", "reactivate", "agent-1"]);
+    let disk = [
+        "run",
+        "--attribute",
+        "disk=ssd",
+        "-d",
+        "--name",
+        "near",
+        "--",
+        "true",
+    ];
+    let (code, _, stderr) = cluster.run(&disk);
+    assert_eq!(code, 0, "{stderr}");
+    let (_, task, _) = cluster.run(&["task", "show", "near", "-o", "json"]);
+    assert!(task.contains("\"agentId\": \"agent-1\""), "{task}");
+    let rack = [
+        "run",
+        "--attribute",
+        "rack=r7",
+        "--timeout",
+        "1s",
+        "--",
+        "true",
+    ];
+    let (code, _, stderr) = cluster.run(&rack);
+    assert_eq!(code, 6, "{stderr}");
+    assert!(stderr.contains("no agent has rack=r7"), "{stderr}");
     assert_eq!(agent(&cluster, "agent-1")["mode"], "AGENT_MODE_REGISTERED");
 
     let (code, _, stderr) = cluster.run(&["agent", "gone", "agent-2"]);

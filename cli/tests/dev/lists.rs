@@ -46,6 +46,28 @@ fn three_tasks(cluster: &DevCluster) {
     });
 }
 
+/// Explains a demand of a framework that is connected.
+fn explain_a_demand(cluster: &DevCluster) {
+    let waits = ["run", "--name", "large", "--cpus", "64", "-q", "--", "true"];
+    let mut waiting = cluster.argosy(&waits).spawn().unwrap();
+    let mut why = String::new();
+    for (wanted, expected) in [
+        ("cpus:4000", "no agent is large enough, now or later"),
+        ("cpus:0.1;mem:32", "1 agent: 0 too small"),
+    ] {
+        wait_for("the explanation of a demand", || {
+            why = cluster.run(&["explain", "large", "--wanted", wanted]).1;
+            why.contains(expected)
+        });
+    }
+    assert!(
+        why.contains("framework-") && why.contains("(large)"),
+        "{why}"
+    );
+    waiting.kill().unwrap();
+    waiting.wait().unwrap();
+}
+
 #[test]
 fn lists_are_filtered_sorted_and_cut() {
     let cluster = DevCluster::start(63, "1x1", &[]);
@@ -97,6 +119,15 @@ fn lists_are_filtered_sorted_and_cut() {
     assert_eq!(agents, "AGENT    TASKS\nagent-1  2\n");
     let (_, agents, _) = cluster.run(&["agent", "list", "--state", "gone", "-o", "name"]);
     assert_eq!(agents, "");
+    explain_a_demand(&cluster);
+    let agent = cluster.members().iter().find(|one| one["kind"] == "agent");
+    let api = agent.unwrap()["api"].as_str().unwrap();
+    let (code, _, stderr) = cluster.run(&["status", "--masters", api]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(
+        stderr.contains("is no master") && stderr.contains("5050"),
+        "{stderr}"
+    );
     let (_, frameworks, _) = cluster.run(&["framework", "list", "--role", "batch"]);
     assert_eq!(frameworks.lines().count(), 2, "{frameworks}");
 }
