@@ -48,6 +48,10 @@ const PAGE_SLOW: &str = "a page of 1,000 tasks, p99";
 const RECORDS: &str = "records read";
 const CPU_ALONE: &str = "leader's cores alone, paced";
 const CPU_DURING_READS: &str = "leader's cores with pollers, paced";
+/// Scrapes of the leader's metrics, one each second.
+const SCRAPES: usize = 10;
+const SCRAPE: &str = "a scrape of the leader's metrics, slowest of 10";
+const SCRAPE_SIZE: &str = "text of the leader's metrics";
 const BEFORE: &str = "leader before, resident";
 const AFTER: &str = "leader after, resident";
 
@@ -75,6 +79,8 @@ pub(crate) async fn measure(bench: &Bench) -> Result<WorkloadReport> {
         Cell::new(RECORDS, "1/s", RatioGoal::None),
         Cell::new(turns::LONG, "per 1,000", RatioGoal::None),
         Cell::new(turns::BUSY, "per 1,000", RatioGoal::OwnAtMost(0.0)),
+        Cell::new(SCRAPE, "ms", RatioGoal::OwnAtMost(50.0)),
+        Cell::new(SCRAPE_SIZE, "KiB", RatioGoal::OwnAtMost(2_048.0)),
         Cell::new(BEFORE, "MiB", RatioGoal::None),
         Cell::new(AFTER, "MiB", RatioGoal::None),
     ];
@@ -122,6 +128,7 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
         Ok::<_, anyhow::Error>(bytes as f64 / f64::from(1 << 20))
     };
     findings.record(BEFORE, resident()?);
+    scrapes(&api, findings).await?;
     let writers = connections_to(&cluster, leader, CONNECTIONS, Writer::unary).await?;
     let ids = all.ids();
     let target = |client: usize| Target {
@@ -144,6 +151,20 @@ async fn one_run(bench: &Bench, findings: &mut Measurements) -> Result<()> {
     findings.record(turns::BUSY, busy);
     findings.record(AFTER, resident()?);
     note(findings, &alone, &during_reads, &lists);
+    Ok(())
+}
+
+/// Times scrapes of a master with all agents and tasks.
+async fn scrapes(api: &str, findings: &mut Measurements) -> Result<()> {
+    let (mut slowest_ms, mut bytes) = (0.0_f64, 0);
+    for _ in 0..SCRAPES {
+        let began = Instant::now();
+        bytes = turns::scrape(api).await?.len();
+        slowest_ms = slowest_ms.max(began.elapsed().as_secs_f64() * 1e3);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    findings.record(SCRAPE, slowest_ms);
+    findings.record(SCRAPE_SIZE, bytes as f64 / 1_024.0);
     Ok(())
 }
 

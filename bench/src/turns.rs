@@ -27,17 +27,23 @@ struct TurnCounts {
     within: u64,
 }
 
+/// Reads the answer of a master to one scrape of its metrics, headers included.
+pub(crate) async fn scrape(api: &str) -> Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(api).await?;
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text).await?;
+    Ok(text)
+}
+
 impl Turns {
     /// Reads the metrics of a master.
     ///
     /// # Errors
     /// If they cannot be read, or lack a histogram.
     pub(crate) async fn of(api: &str) -> Result<Self> {
-        let mut stream = TcpStream::connect(api).await?;
-        let request = format!("GET /metrics HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut text = Vec::new();
-        stream.read_to_end(&mut text).await?;
+        let text = scrape(api).await?;
         Self::read(&String::from_utf8_lossy(&text)).with_context(|| {
             format!("the metrics of {api} lack one of {METRICS:?} with a bound of {BUDGET}")
         })
