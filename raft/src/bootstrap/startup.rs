@@ -294,14 +294,8 @@ impl NodeStartup {
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
         self.spawn(tasks);
-        raft_port.open(FormedNode::new(
-            identity,
-            &group,
-            store,
-            changes.clone(),
-            growth,
-            detector,
-        ));
+        let formed = FormedNode::new(identity, &group, store, changes.clone(), growth, detector);
+        raft_port.open(formed);
         NodeParts {
             identity,
             process_incarnation: raft_port.process_incarnation,

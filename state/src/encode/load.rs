@@ -6,7 +6,7 @@ use super::key::read_key;
 use super::split::{SplitParts, ensure};
 use super::{DecodeError, read};
 use crate::Registry;
-use crate::agent::WholeAgent;
+use crate::agent::{Agent, WholeAgent};
 use crate::digest::record_mark;
 use crate::framework::Framework;
 use crate::level::Level;
@@ -104,11 +104,7 @@ impl Registry {
             RecordKey::Time => self.time = read("time record", value)?,
             RecordKey::Cluster => self.cluster = read_cluster(value)?,
             RecordKey::Agent(id) => {
-                let agent: WholeAgent = read("agent record", value)?;
-                let agent = agent.agent().ok_or(DecodeError::Invalid {
-                    what: "agent record",
-                    field: "agent mode",
-                })?;
+                let agent = read_agent(value)?;
                 ensure("agent record", NAME, agent.id == *id)?;
                 self.agents.insert(*id, agent);
             }
@@ -164,6 +160,14 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+fn read_agent(value: &[u8]) -> Result<Agent, DecodeError> {
+    let agent: WholeAgent = read("agent record", value)?;
+    agent.agent().ok_or(DecodeError::Invalid {
+        what: "agent record",
+        field: "agent mode",
+    })
 }
 
 fn read_cluster(value: &[u8]) -> Result<ClusterRecord, DecodeError> {
