@@ -1,7 +1,7 @@
 //! Leader changes, for display and measurements only: those that this master led are here, those of
-//! the others in `exchange`.
+//! the others in `others`.
 
-pub(crate) mod exchange;
+mod others;
 
 use std::collections::VecDeque;
 
@@ -11,8 +11,10 @@ use argosy_state::ids::Epoch;
 
 use crate::metrics::failover;
 
+pub(crate) use others::OtherFailovers;
+
 /// Number of leader changes kept for display; the oldest is dropped.
-const CAPACITY: usize = 50;
+pub(crate) const CAPACITY: usize = 50;
 
 /// Epochs of this master as leader.
 pub(crate) struct Failovers {

@@ -12,7 +12,6 @@ mod routes;
 mod writes;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::v1::operator_server::Operator as _;
@@ -21,7 +20,6 @@ use argosy_state::resources::{InvalidResources, Resources};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
-use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
@@ -29,9 +27,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status};
 
-use crate::owner_handle::OwnerHandle;
-use crate::reads;
-use crate::service::{self, ListKind, Services, filter_values, spawn_reader};
+use crate::service::{
+    self, ListKind, Services, address_of, client_of_agents, filter_values, spawn_reader,
+};
 
 use caller::RequestPeer;
 pub(crate) use index::{too_long, undeclared, unknown};
@@ -77,18 +75,6 @@ pub(crate) fn router(
             agents: client_of_agents(),
             files: Arc::new(Semaphore::new(argosy_proto::server::outgoing(FILES))),
         })
-}
-
-/// Returns a client for requests to agents.
-pub(crate) fn client_of_agents() -> reqwest::Client {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        // Agents speak plain HTTP: a host without CA certificates is no obstacle.
-        .tls_certs_only([])
-        // A redirect of an agent is not followed.
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(Duration::from_secs(2));
-    client.build().expect("the settings are constant")
 }
 
 async fn ready(State(http): State<Http>) -> Response {
@@ -286,22 +272,6 @@ async fn agent_files(
     }
 }
 
-/// Returns the API address of the requested agent.
-pub(crate) async fn address_of(
-    owner: &OwnerHandle,
-    request: v1::GetRequest,
-) -> Result<String, Status> {
-    let id = request.id.clone();
-    let agent = reads::detached(service::one_agent(owner, request)).await?;
-    let address = agent.info.unwrap_or_default().address;
-    if is_host_and_port(&address) {
-        return Ok(address);
-    }
-    Err(Status::failed_precondition(format!(
-        "{id} reports the address {address:?}, which is not host:port"
-    )))
-}
-
 /// Streams an agent's response; it keeps its permit until its end.
 pub(crate) fn stream_response(
     answer: reqwest::Response,
@@ -322,12 +292,6 @@ pub(crate) fn stream_response(
     response
         .body(body)
         .unwrap_or_else(|why| problem(&Status::internal(why.to_string())))
-}
-
-/// Returns whether an agent's reported address is a host and a port and nothing else.
-fn is_host_and_port(address: &str) -> bool {
-    let authority = address.parse::<Authority>();
-    authority.is_ok_and(|place| !address.contains('@') && place.port_u16().is_some())
 }
 
 /// Returns the same result as over gRPC; calls that only the leader can answer were forwarded to
@@ -451,24 +415,6 @@ mod tests {
             let refused = ask(name, value).unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument);
             assert!(refused.message().contains(expected), "{refused}");
-        }
-    }
-
-    #[test]
-    fn agent_address_cannot_redirect_file_requests() {
-        for good in ["127.0.0.1:5051", "agent-7.example:5051", "[::1]:5051"] {
-            assert!(is_host_and_port(good), "{good}");
-        }
-        for bad in [
-            "",
-            "host",
-            "host:1/admin?x=",
-            "a@host:1",
-            "host:1#",
-            "http://host:1",
-            "host:99999",
-        ] {
-            assert!(!is_host_and_port(bad), "{bad}");
         }
     }
 }

@@ -13,7 +13,7 @@ use tonic::Status;
 
 use crate::change_ring::ChangeRing;
 use crate::encodings::EncodingCache;
-use crate::failovers::exchange::OtherFailovers;
+use crate::failovers::OtherFailovers;
 use crate::inbox::{LeaderStatus, OwnerMessage, OwnerState, StateQuery, StateView};
 use crate::leader::Input;
 use crate::leader_reply::LeaderReply;

@@ -41,7 +41,7 @@ use crate::service;
 use crate::service::{Feed, MESSAGE_BYTES, MasterConnections, Services, health};
 use crate::views::SharedView;
 use crate::watchdog::{TurnCounter, Watchdog};
-use crate::{failovers, http, lag, metrics};
+use crate::{http, lag, metrics};
 
 /// Parts of a master that its caller provides.
 pub struct MasterParts {
@@ -181,7 +181,7 @@ fn run_feed(services: &Services) -> AbortOnDropHandle<()> {
 /// Runs the task that asks the other masters for their failovers. Its connections are apart from
 /// those to the leader, which would close when another master is asked.
 fn run_exchange(services: &Services, asked: MasterConnections) -> AbortOnDropHandle<()> {
-    let exchange = failovers::exchange::run(services.owner.clone(), asked);
+    let exchange = service::exchange_failovers(services.owner.clone(), asked);
     AbortOnDropHandle::new(tokio::spawn(exchange))
 }
 

@@ -22,7 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::{Http, PathSegments, address_of, problem, stream_response};
+use super::{Http, PathSegments, problem, stream_response};
+use crate::service::address_of;
 
 /// Maximum number of concurrent streams of one master; further ones are rejected.
 pub(crate) const STREAMS: usize = 1024;

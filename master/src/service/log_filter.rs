@@ -7,8 +7,7 @@ use argosy_proto::{trace, v1};
 use argosy_state::actor::Actor;
 use tonic::{Code, Status};
 
-use super::Services;
-use crate::http;
+use super::{Services, address_of, client_of_agents};
 
 /// Timeout of an agent's answer.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,9 +43,9 @@ impl Services {
             consistency: v1::Consistency::Local.into(),
             ..Default::default()
         };
-        let address = http::address_of(&self.owner, wanted).await?;
+        let address = address_of(&self.owner, wanted).await?;
         let body = serde_json::json!({ "filter": request.filter, "actor": actor.to_string() });
-        let mut asked = http::client_of_agents()
+        let mut asked = client_of_agents()
             .put(format!("http://{address}/v1/log-filter"))
             .timeout(AGENT_TIMEOUT)
             .header("content-type", "application/json")

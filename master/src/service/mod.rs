@@ -4,9 +4,11 @@
 //! hop.
 
 mod actor;
+mod agent_api;
 mod agents;
 mod calls;
 mod explain;
+mod failover_exchange;
 mod feed;
 pub(crate) mod filter_values;
 mod forward;
@@ -36,6 +38,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::leader_reply::LeaderReply;
 use crate::owner_handle::OwnerHandle;
 
+pub(crate) use agent_api::{address_of, client_of_agents};
+pub(crate) use failover_exchange::exchange_failovers;
 pub(crate) use feed::Feed;
 #[cfg(test)]
 pub(crate) use feed::Subscription;
@@ -43,7 +47,7 @@ pub(crate) use forward::{ReplyHeaders, check_versions};
 pub(crate) use health::health;
 pub(crate) use lists::{ListKind, routes as list_routes, spawn_reader};
 pub(crate) use operator::{cluster, one_agent};
-pub(crate) use peers::{ConnectionUse, MasterConnections};
+pub(crate) use peers::MasterConnections;
 pub(crate) use reflection::reflection;
 pub(crate) use status_codes::correct;
 pub(crate) use views::masters;

@@ -154,12 +154,8 @@ fn orders_with_unknown_subjects_are_acknowledged_without_effect() {
         task_id: "web".into(),
         grace_ms: 0,
     };
-    world.receive(Say::Order(v1::Order {
-        index: 2,
-        order: Some(v1::order::Order::Kill(kill)),
-        subject: Some(v1::Subject { subject: None }),
-        ..v1::Order::default()
-    }));
+    let unknown = v1::Subject { subject: None };
+    world.order_about(2, v1::order::Order::Kill(kill), unknown);
     world.expect_all(&["persist order 2: nothing", "order 2 is unknown"]);
     world.launch(3, "next");
     world.sync();
@@ -175,12 +171,8 @@ fn the_subject_of_an_order_names_its_task() {
         })),
     };
     let mut world = CoreFixture::running();
-    world.receive(Say::Order(v1::Order {
-        index: 2,
-        order: Some(v1::order::Order::Kill(v1::KillOrder::default())),
-        subject: Some(subject("web")),
-        ..v1::Order::default()
-    }));
+    let kill = v1::order::Order::Kill(v1::KillOrder::default());
+    world.order_about(2, kill, subject("web"));
     world.sync();
     world.expect(&["kill 1 in 0"]);
     // A launch that contradicts its subject starts nothing.
@@ -189,12 +181,7 @@ fn the_subject_of_an_order_names_its_task() {
         spec: Some(spec("other")),
         ..v1::LaunchOrder::default()
     };
-    world.receive(Say::Order(v1::Order {
-        index: 3,
-        order: Some(v1::order::Order::Launch(launch)),
-        subject: Some(subject("next")),
-        ..v1::Order::default()
-    }));
+    world.order_about(3, v1::order::Order::Launch(launch), subject("next"));
     world.expect_all(&["persist order 3: nothing"]);
 }
 

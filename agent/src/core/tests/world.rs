@@ -224,6 +224,20 @@ impl CoreFixture {
         self.feed(Input::Message { link, message });
     }
 
+    pub(super) fn order_about(
+        &mut self,
+        index: u64,
+        order: v1::order::Order,
+        subject: v1::Subject,
+    ) {
+        self.receive(Say::Order(v1::Order {
+            index,
+            order: Some(order),
+            subject: Some(subject),
+            ..v1::Order::default()
+        }));
+    }
+
     pub(super) fn order(&mut self, index: u64, order: v1::order::Order) {
         let order = Some(order);
         self.receive(Say::Order(v1::Order {

@@ -1,29 +1,11 @@
-//! The failovers that other masters led. Each master records its own epochs only, and asks the
-//! others for theirs: when it starts, after each new epoch, and at intervals, since offers and
-//! launches follow an epoch later.
+//! The failovers that other masters led, as they have reported them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_proto::v1::operator_client::OperatorClient;
-use futures::future::join_all;
-use tonic::{Request, Status};
-use tracing::debug;
 
 use super::CAPACITY;
-use crate::owner_handle::OwnerHandle;
-use crate::service::{ConnectionUse, MasterConnections};
-
-/// The interval of queries without a new epoch.
-const INTERVAL: Duration = Duration::from_secs(30);
-/// The time after a new epoch in which its first offers are usually made.
-const SETTLING: Duration = Duration::from_secs(1);
-/// Timeout of an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The maximum number of other masters that are asked at a time.
-const MASTERS: usize = 16;
 
 /// The newest failovers that other masters led. Cheap to clone; all clones share them.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +25,8 @@ impl OtherFailovers {
         all.into_values().collect()
     }
 
-    fn add(&self, found: &[v1::Failover]) {
+    /// Adds failovers that a master has reported.
+    pub(crate) fn add(&self, found: &[v1::Failover]) {
         let mut others = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         merge(&mut others, found);
     }
@@ -67,55 +50,6 @@ fn merge(all: &mut BTreeMap<u64, v1::Failover>, found: &[v1::Failover]) {
     while all.len() > CAPACITY {
         all.pop_first();
     }
-}
-
-/// Asks other masters until the owner ends.
-pub(crate) async fn run(owner: OwnerHandle, connections: MasterConnections) {
-    let mut status = owner.leader_status.clone();
-    loop {
-        let epoch = status.borrow_and_update().epoch;
-        ask_all(&owner, &connections).await;
-        let next = status.wait_for(|status| status.epoch != epoch);
-        let next = tokio::time::timeout(INTERVAL, next).await;
-        match next.map(|next| next.is_ok()) {
-            Ok(true) => tokio::time::sleep(SETTLING).await,
-            Ok(false) => return,
-            Err(_) => {}
-        }
-    }
-}
-
-async fn ask_all(owner: &OwnerHandle, connections: &MasterConnections) {
-    let members = owner.node.members().into_iter();
-    let addresses = members.map(|member| member.member.api_address);
-    let others = addresses.filter(|address| *address != owner.own_address);
-    let asked = others.take(MASTERS).map(|address| async move {
-        match failovers_of(connections, &address).await {
-            Ok(found) => owner.other_failovers.add(&found),
-            // It is asked again.
-            Err(status) => debug!(address, %status, "another master does not report its failovers"),
-        }
-    });
-    join_all(asked).await;
-}
-
-async fn failovers_of(
-    connections: &MasterConnections,
-    address: &str,
-) -> Result<Vec<v1::Failover>, Status> {
-    let lease = connections.lease(address, ConnectionUse::Calls)?;
-    let mut request = Request::new(v1::GetClusterRequest {
-        consistency: v1::Consistency::Local.into(),
-    });
-    request.set_timeout(ANSWER_TIMEOUT);
-    let mut client = OperatorClient::new(lease.channel());
-    let asked = tokio::time::timeout(ANSWER_TIMEOUT, client.get_cluster(request)).await;
-    let answer = asked.map_err(|_| Status::deadline_exceeded("no answer in time"))??;
-    let mut found = answer.into_inner().failovers;
-    // A master reports no more, and what else it reports is not kept.
-    let excess = found.len().saturating_sub(CAPACITY);
-    found.drain(..excess);
-    Ok(found)
 }
 
 #[cfg(test)]
