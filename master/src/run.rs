@@ -105,7 +105,6 @@ async fn lead_or_follow(
     let peers = MasterConnections::new(parts.raft.dialer.clone());
     let asked = MasterConnections::new(parts.raft.dialer.clone());
     let has_threads = parts.memory.is_none();
-    let trace_seed = trace_seed(&parts.entropy);
     let stopped = raft_stop.clone();
     let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
     let starting = parts.raft_runtime.spawn(starting);
@@ -137,11 +136,8 @@ async fn lead_or_follow(
     };
     let _hub = run_feed(&services);
     let _exchange = run_exchange(&services, asked);
-    let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
-    let access = config.access.clone();
-    let pages = http::router(services.clone(), parts.metrics, exec_limit, access);
-    let hosts = config.hosts();
-    let front = (pages, hosts, trace_seed);
+    let pages = pages(&config, &services, parts.metrics);
+    let front = (pages, config.hosts(), trace_seed(&parts.entropy));
     let mut server = tokio::spawn(serve(services, api, front, served.clone()));
     let hands = tokio::spawn(transfer_on_request(node.clone(), transfers));
     let inboxes = (requests, messages, queries);
@@ -163,6 +159,12 @@ async fn lead_or_follow(
         warn!(%source, "the API ended with an error");
     }
     ended
+}
+
+/// Returns the HTTP surface.
+fn pages(config: &MasterConfig, services: &Services, metrics: Option<PrometheusHandle>) -> Router {
+    let exec_limit = exec::StreamLimit::new(server::outgoing(exec::STREAMS));
+    http::router(services.clone(), metrics, exec_limit, config.access.clone())
 }
 
 /// Returns the seed of ids of requests. Ids are public, and the entropy is not.

@@ -85,9 +85,9 @@ async fn id_of_a_call_reaches_the_agent_by_way_of_a_follower() {
         }
         offer = loop {
             let event = tokio::time::timeout(TIMEOUT, events.message()).await;
-            match event.unwrap().unwrap().unwrap().event {
-                Some(v1::event::Event::Offers(mut offers)) => break offers.offers.remove(0),
-                _ => {}
+            let event = event.unwrap().unwrap().unwrap().event;
+            if let Some(v1::event::Event::Offers(mut offers)) = event {
+                break offers.offers.remove(0);
             }
         };
     }
