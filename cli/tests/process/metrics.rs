@@ -55,7 +55,7 @@ async fn one_leader(cluster: &Cluster) -> (usize, Vec<String>) {
             };
             OF_LEADER
                 .iter()
-                .all(|one| only_there(&one))
+                .all(|one| only_there(one))
                 .then_some((leader, texts))
         },
     )
