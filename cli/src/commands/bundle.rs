@@ -135,7 +135,7 @@ async fn collect_records(
     let agents = agents.map(|page| records(page.agents, scrub::agent));
     let frameworks = client.frameworks(EndedObjects::Included).await;
     let frameworks = frameworks.map(|page| records(page.frameworks, scrub::framework));
-    let tasks = client.tasks(None, EndedObjects::Included).await;
+    let tasks = client.tasks(&[], EndedObjects::Included).await;
     let tasks = tasks.map(|page| records(page.tasks, scrub::task));
     let offers = client.offers().await;
     let offers = offers.map(|page| records(page.offers, scrub::offer));
