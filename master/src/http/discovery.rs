@@ -15,7 +15,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tonic::Status;
 
-use super::{Http, is_host_and_port, problem};
+use super::{Http, problem};
+use crate::service::agent_api::is_host_and_port;
 use crate::service::{masters, spawn_reader};
 
 /// Maximum size of a list. A longer one is refused: without its end it would remove targets.

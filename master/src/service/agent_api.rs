@@ -39,7 +39,7 @@ pub(crate) async fn address_of(
 }
 
 /// Returns whether an agent's reported address is a host and a port and nothing else.
-fn is_host_and_port(address: &str) -> bool {
+pub(crate) fn is_host_and_port(address: &str) -> bool {
     let authority = address.parse::<Authority>();
     authority.is_ok_and(|place| !address.contains('@') && place.port_u16().is_some())
 }

@@ -4,7 +4,7 @@
 //! hop.
 
 mod actor;
-mod agent_api;
+pub(crate) mod agent_api;
 mod agents;
 mod calls;
 mod explain;

@@ -75,6 +75,8 @@ pub enum ExecutorMessage {
         serial: u64,
     },
     /// Exit within this time.
-    Shutdown { grace_ms: u64 },
+    Shutdown {
+        grace_ms: u64,
+    },
     FrameworkMessage(Vec<u8>),
 }
