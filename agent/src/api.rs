@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use argosy_proto::server::callers::{ApiAccess, ApiPart};
 use argosy_proto::trace::{self, TraceContext};
+use argosy_proto::transport::ConnectionAddresses;
 use argosy_proto::{log_filter, metric_names};
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Request, State};
@@ -12,7 +13,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::exec::{self, ExecState};
@@ -51,13 +52,14 @@ pub(crate) fn router(shared: ApiState) -> Router {
     let commands = Router::new()
         .route("/v1/exec", get(exec::exec))
         .route("/v1/attach", get(exec::attach))
+        // It changes the agent itself, so only these callers may do it.
+        .route("/v1/log-filter", put(set_log_filter))
         .with_state(shared.exec.clone());
     may_read
         .guard(ApiPart::Files, "agent", files)
         .merge(may_exec.guard(ApiPart::Exec, "agent", commands))
         .route("/v1/containers", get(containers))
         .route("/v1/agent", get(registration))
-        .route("/v1/log-filter", put(set_log_filter))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .method_not_allowed_fallback(wrong_method)
@@ -86,21 +88,37 @@ async fn traced(request: Request, next: Next) -> Response {
 #[serde(deny_unknown_fields)]
 struct LogFilterBody {
     filter: Option<String>,
-    /// The claim of the master that forwards the request.
+    /// The operator, as the master that forwards the request claims. Any allowed caller can claim
+    /// any name.
     #[serde(default)]
     actor: String,
 }
 
 /// Changes the log filter. The body must be declared as JSON, which pages of other origins cannot
 /// do.
-async fn set_log_filter(body: Result<Json<LogFilterBody>, JsonRejection>) -> Response {
+async fn set_log_filter(
+    connection: Option<Extension<ConnectionAddresses>>,
+    body: Result<Json<LogFilterBody>, JsonRejection>,
+) -> Response {
     let Json(LogFilterBody { filter, actor }) = match body {
         Ok(body) => body,
         Err(why) => return files::problem(why.status(), &why.body_text()),
     };
-    let actor: String = actor.chars().take(ACTOR_CHARACTERS).collect();
-    match log_filter::change(filter.as_deref(), &actor) {
+    let claimed_actor: String = actor.chars().take(ACTOR_CHARACTERS).collect();
+    let peer = connection.map_or_else(
+        || "an unknown address".to_owned(),
+        |Extension(addresses)| addresses.peer.to_string(),
+    );
+    // Before and after the change: either filter may hide it.
+    let report = || {
+        if filter.is_some() {
+            tracing::warn!(claimed_actor, peer, "a caller changes the log filter");
+        }
+    };
+    report();
+    match log_filter::change(filter.as_deref(), &format!("a caller at {peer}")) {
         Ok(changed) => {
+            report();
             let (filter, former) = (changed.filter, changed.former);
             Json(serde_json::json!({ "filter": filter, "former": former })).into_response()
         }
@@ -171,10 +189,52 @@ async fn wrong_method(request: Request) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use argosy_proto::exec::SILENCE_LIMIT;
+    use argosy_proto::server::callers::AllowedCallers;
     use argosy_proto::trace::TraceIds;
+    use axum::body::Body;
+    use tokio::sync::mpsc;
     use tonic::codegen::Service as _;
 
     use super::*;
+    use crate::paths::Paths;
+    use crate::runner::ContainerControls;
+
+    /// Returns the status of a request to show the log filter, without an identifiable caller.
+    async fn status_of_log_filter(access: ApiAccess) -> StatusCode {
+        let queries = QueryHandle::new(mpsc::channel(1).0);
+        let shared = ApiState {
+            files: FilesState::new(Paths::new(Path::new("/nonexistent")), queries.clone()),
+            exec: ExecState {
+                queries: queries.clone(),
+                controls: ContainerControls::default(),
+                limits: exec::ExecLimits::new(SILENCE_LIMIT),
+            },
+            queries,
+            statistics: Statistics::simulated(),
+            access,
+            metrics: None,
+        };
+        let request = Request::put("/v1/log-filter").header(CONTENT_TYPE, "application/json");
+        let request = request.body(Body::from("{}")).unwrap();
+        router(shared).call(request).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn the_log_filter_is_open_to_the_callers_that_may_run_commands() {
+        let mut access = ApiAccess {
+            files: AllowedCallers::All,
+            ..ApiAccess::default()
+        };
+        let closed = status_of_log_filter(access.clone()).await;
+        assert_eq!(closed, StatusCode::FORBIDDEN);
+        access.exec = AllowedCallers::All;
+        let open = status_of_log_filter(access).await;
+        // The log of a test has no filter.
+        assert_eq!(open, StatusCode::BAD_REQUEST);
+    }
 
     #[tokio::test]
     async fn requests_run_and_are_answered_with_the_id_that_they_name() {

@@ -35,6 +35,8 @@ pub(super) struct RequestPolicy {
     secret_dir: Option<PathBuf>,
     devices: BTreeSet<PathBuf>,
     allowed: SecurityOptions,
+    /// The maximum size of the output that is kept of an ended task.
+    max_kept_bytes: u64,
 }
 
 impl RequestPolicy {
@@ -52,6 +54,7 @@ impl RequestPolicy {
             secret_dir: config.secret_dir.clone(),
             devices: config.devices.values().flatten().cloned().collect(),
             allowed: config.allowed_opt_outs.clone(),
+            max_kept_bytes: crate::gc::max_kept_bytes(config),
         }
     }
 
@@ -61,6 +64,10 @@ impl RequestPolicy {
 
     pub(super) fn secret_dir(&self) -> Option<&Path> {
         self.secret_dir.as_deref()
+    }
+
+    pub(super) fn max_kept_bytes(&self) -> u64 {
+        self.max_kept_bytes
     }
 
     /// Checks a launch. `holds` returns which host user ids belong to this agent's containers.

@@ -3,21 +3,31 @@
 //! is removed. A mark next to it records that, and when.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Metadata, Permissions};
 use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use argosy_host::atomic_file::{Draft, Durability, WriteOptions};
 use argosy_host::remove_tree;
+use argosy_isolation::OutputLimits;
 use argosy_isolation::output::StreamName;
 
 use super::removal::{has_mounts, read_mounts};
+use crate::config::Config;
 use crate::core::ContainerName;
 use crate::disk::release;
 use crate::paths::Paths;
 
 /// The extension of the mark next to a reduced sandbox, whose content is the number of bytes.
 pub(super) const MARK: &str = "logs";
+/// The extension of a mark that is being written.
+pub(super) const MARK_DRAFT: &str = "logs.draft";
+/// The permissions of a mark: the agent reads it, and a broker that is root writes it.
+const MARK_MODE: u32 = 0o644;
+/// The unit of the number of blocks of a file, in bytes: see stat(2).
+const BLOCK_BYTES: u64 = 512;
 /// Maximum number of reduced sandboxes.
 const MAX_KEPT: usize = 10_000;
 /// Maximum number of rotated files of a stream, as the supervisor's.
@@ -74,14 +84,18 @@ impl KeptLogs {
         others
     }
 
-    /// Returns those that exceed the bounds: the oldest ones. A clock that was set back makes none
-    /// of them older.
+    /// Returns those that exceed the bounds: the oldest ones, and those that exceed them alone,
+    /// which displace no others. A clock that was set back makes none of them older.
     pub(super) fn select(&self, now: SystemTime, retention: LogRetention) -> Vec<PathBuf> {
         let mut newest_first: Vec<_> = self.0.iter().collect();
         newest_first.sort_by(|a, b| (b.1.since, b.0).cmp(&(a.1.since, a.0)));
         let mut total = 0_u64;
         let mut leaving = Vec::new();
         for (at, (path, kept)) in newest_first.into_iter().enumerate() {
+            if kept.bytes > retention.bytes {
+                leaving.push(path.clone());
+                continue;
+            }
             total = total.saturating_add(kept.bytes);
             let age = now.duration_since(kept.since).unwrap_or_default();
             if at >= MAX_KEPT || age >= retention.age || total > retention.bytes {
@@ -103,17 +117,96 @@ impl KeptLogs {
     }
 }
 
-/// Reads the mark of a reduced sandbox; `None` if there is none.
+/// Reads the mark of a reduced sandbox; `None` if there is none. A sandbox whose mark is unreadable
+/// or incomplete counts as not reduced: the next reduction measures it and replaces the mark.
 pub(super) fn read_mark(sandbox: &Path) -> Option<(SystemTime, u64)> {
     let mark = sandbox.with_extension(MARK);
     let since = fs::symlink_metadata(&mark).ok()?.modified().ok()?;
     let text = fs::read_to_string(&mark).ok()?;
-    Some((since, text.trim().parse().unwrap_or(0)))
+    // A power cut may leave only the first digits.
+    let bytes = text.strip_suffix('\n')?.parse().ok()?;
+    Some((since, bytes))
 }
 
-/// Reduces these sandboxes to the output of their tasks, which have ended. A sandbox that is a file
-/// system of its own, or whose tasks wrote nothing, is removed.
-pub(crate) fn reduce(paths: &Paths, ended: Vec<PathBuf>) {
+/// Writes the mark of a reduced sandbox. A power cut may leave it incomplete, but no crash of the
+/// writer does.
+fn write_mark(sandbox: &Path, bytes: u64) -> io::Result<()> {
+    let (mark, draft) = (
+        sandbox.with_extension(MARK),
+        sandbox.with_extension(MARK_DRAFT),
+    );
+    let (Some(directory), Some(name), Some(draft_name)) =
+        (mark.parent(), mark.file_name(), draft.file_name())
+    else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let options = WriteOptions {
+        mode: MARK_MODE,
+        durability: Durability::Cached,
+    };
+    let text = format!("{bytes}\n");
+    let written = Draft::write(directory, draft_name, text.as_bytes(), options)?;
+    // Independent of the umask. No task can write to this directory.
+    fs::set_permissions(&draft, Permissions::from_mode(MARK_MODE))?;
+    written.replace(name)
+}
+
+/// The size of a file of output.
+#[derive(Debug, Clone, Copy)]
+struct FileSize {
+    /// The numbers of its device and its inode.
+    id: (u64, u64),
+    length: u64,
+    blocks: u64,
+}
+
+impl FileSize {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            id: (metadata.dev(), metadata.ino()),
+            length: metadata.len(),
+            blocks: metadata.blocks(),
+        }
+    }
+}
+
+/// The size of the output in a sandbox, whose task may have replaced it with files of its own.
+#[derive(Debug, Default)]
+struct OutputSize {
+    counted: BTreeSet<(u64, u64)>,
+    bytes: u64,
+    has_content: bool,
+}
+
+impl OutputSize {
+    /// Counts a file once, under however many names, with the larger of its length and its space on
+    /// the disk: the first exceeds the second if the file is sparse, and the second may extend
+    /// beyond its end.
+    fn add(&mut self, file: FileSize) {
+        if self.counted.insert(file.id) {
+            let space = file.blocks.saturating_mul(BLOCK_BYTES);
+            self.bytes = self.bytes.saturating_add(space.max(file.length));
+            self.has_content |= file.length > 0;
+        }
+    }
+}
+
+/// Returns the maximum size of the output that is kept of one task. More was not written by its
+/// supervisor, and would displace the output of other tasks. It is twice the limit of its files,
+/// since some file systems allocate space in advance.
+pub(crate) fn max_kept_bytes(config: &Config) -> u64 {
+    let limits = OutputLimits {
+        file_bytes: config.log_file_bytes,
+        files: config.log_files,
+        ..OutputLimits::DEFAULT
+    };
+    let bytes = limits.max_bytes().saturating_mul(2);
+    bytes.min(config.log_retention_bytes)
+}
+
+/// Reduces these sandboxes to the output of their tasks, which have ended. A sandbox is removed if
+/// it is a file system of its own, its tasks wrote nothing, or its output exceeds `max_bytes`.
+pub(crate) fn reduce(paths: &Paths, ended: Vec<PathBuf>, max_bytes: u64) {
     let is_own_system = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.and_then(|name| name.parse().ok());
@@ -124,7 +217,7 @@ pub(crate) fn reduce(paths: &Paths, ended: Vec<PathBuf>) {
         match read_mounts() {
             Ok(mounts) => {
                 for path in reduced {
-                    match reduce_one(paths, &path, &mounts) {
+                    match reduce_one(paths, &path, &mounts, max_bytes) {
                         Ok(true) => {}
                         Ok(false) => leaving.push(path),
                         Err(error) => {
@@ -142,26 +235,36 @@ pub(crate) fn reduce(paths: &Paths, ended: Vec<PathBuf>) {
 }
 
 /// Returns false if there is no output to keep.
-fn reduce_one(paths: &Paths, path: &Path, mounts: &BTreeSet<PathBuf>) -> io::Result<bool> {
+fn reduce_one(
+    paths: &Paths,
+    path: &Path,
+    mounts: &BTreeSet<PathBuf>,
+    max_bytes: u64,
+) -> io::Result<bool> {
     if has_mounts(mounts, path) {
         return Err(io::Error::other("it holds a mount"));
     }
     release(paths, path).map_err(io::Error::other)?;
-    let mut bytes = 0;
+    let mut size = OutputSize::default();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         // Of the entry itself: a link is no file.
         let metadata = entry.metadata()?;
         if metadata.is_file() && is_output(&entry.file_name().to_string_lossy()) {
-            bytes += metadata.len();
+            size.add(FileSize::of(&metadata));
         } else {
             remove_tree::remove(&entry.path())?;
         }
     }
-    if bytes == 0 {
+    if !size.has_content {
         return Ok(false);
     }
-    fs::write(path.with_extension(MARK), format!("{bytes}\n"))?;
+    let bytes = size.bytes;
+    if bytes > max_bytes {
+        tracing::info!(path = %path.display(), bytes, max_bytes, "the output of an ended task is too large to be kept");
+        return Ok(false);
+    }
+    write_mark(path, bytes)?;
     Ok(true)
 }
 
@@ -176,142 +279,4 @@ fn is_output(name: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3_600);
-
-    fn path(number: u64) -> PathBuf {
-        format!("/s/f/t/1-{number}-1").into()
-    }
-
-    /// Returns logs of these ages in hours and sizes.
-    fn kept(now: SystemTime, all: &[(u32, u64)]) -> KeptLogs {
-        let mut kept = KeptLogs::default();
-        let present = (1..).zip(all).map(|(number, _)| {
-            let name = format!("1-{number}-1").parse().unwrap();
-            (name, path(number))
-        });
-        let mut marks = all.iter();
-        let read = |_: &Path| {
-            let (hours, bytes) = marks.next()?;
-            Some((now - HOUR * *hours, *bytes))
-        };
-        assert!(kept.split(present.collect(), read).is_empty());
-        kept
-    }
-
-    fn retention(hours: u32, bytes: u64) -> LogRetention {
-        LogRetention {
-            age: HOUR * hours,
-            bytes,
-        }
-    }
-
-    #[test]
-    fn logs_leave_by_age_and_then_the_oldest_by_size() {
-        let now = SystemTime::now();
-        let logs = kept(now, &[(5, 10), (1, 10), (3, 10), (2, 10)]);
-        let leaving = |retention| {
-            let mut leaving = logs.select(now, retention);
-            leaving.sort();
-            leaving
-        };
-        assert!(leaving(retention(6, 40)).is_empty());
-        assert_eq!(leaving(retention(5, 40)), [path(1)]);
-        assert_eq!(leaving(retention(6, 39)), [path(1)]);
-        assert_eq!(leaving(retention(6, 25)), [path(1), path(3)]);
-        assert_eq!(leaving(retention(6, 0)).len(), 4);
-        assert_eq!(logs.oldest(), Some(path(1)));
-        // The clock was set back: nothing is older than it is.
-        assert!(logs.select(now - HOUR * 9, retention(1, 40)).is_empty());
-    }
-
-    #[test]
-    fn the_number_of_logs_is_bounded() {
-        let now = SystemTime::now();
-        let logs = kept(now, &vec![(1, 1); MAX_KEPT + 2]);
-        assert_eq!(logs.select(now, retention(9, u64::MAX)).len(), 2);
-    }
-
-    #[test]
-    fn marks_are_read_once() {
-        let mut logs = kept(SystemTime::now(), &[(1, 1)]);
-        let present = |numbers: &[u64]| {
-            let all = numbers.iter().map(|number| {
-                let name = format!("1-{number}-1").parse().unwrap();
-                (name, path(*number))
-            });
-            all.collect::<Vec<_>>()
-        };
-        let mut read = Vec::new();
-        let others = logs.split(present(&[1, 2]), |path| {
-            read.push(path.to_owned());
-            None
-        });
-        assert_eq!(read, [path(2)]);
-        assert_eq!(others, present(&[2]));
-        // One that is gone is forgotten.
-        logs.split(Vec::new(), |_| None);
-        assert!(logs.all().is_empty());
-    }
-
-    #[test]
-    fn only_output_of_the_supervisor_is_kept() {
-        for name in ["stdout", "stderr", "stdout.1", "stderr.99"] {
-            assert!(is_output(name), "{name}");
-        }
-        for name in [
-            "stdout.0",
-            "stdout.01",
-            "stdout.100",
-            "stdout.",
-            "stdout.1.2",
-            "Stdout",
-            "core",
-            "",
-        ] {
-            assert!(!is_output(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_reduced_sandbox_has_its_output_and_nothing_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let paths = Paths::new(directory.path());
-        let outside = directory.path().join("outside");
-        fs::create_dir_all(&outside).unwrap();
-        fs::write(outside.join("file"), "x").unwrap();
-        let task = paths.sandboxes().join("framework-1/web");
-        let sandbox = task.join("1-1-1");
-        fs::create_dir_all(sandbox.join("data/deep")).unwrap();
-        fs::write(sandbox.join("stdout"), "new").unwrap();
-        fs::write(sandbox.join("stdout.1"), "older").unwrap();
-        fs::write(sandbox.join("data/deep/secret"), "x").unwrap();
-        std::os::unix::fs::symlink(outside.join("file"), sandbox.join("stderr")).unwrap();
-        fs::write(task.join("1-1-1.output"), "{}").unwrap();
-        let silent = task.join("1-2-1");
-        fs::create_dir_all(&silent).unwrap();
-        fs::write(silent.join("stdout"), "").unwrap();
-        fs::write(silent.join("core"), "x").unwrap();
-        reduce(&paths, vec![sandbox.clone(), silent.clone()]);
-        let names = || {
-            let entries = fs::read_dir(&sandbox).unwrap();
-            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-            names.collect::<BTreeSet<_>>()
-        };
-        let expected: BTreeSet<String> = ["stdout", "stdout.1"].map(String::from).into();
-        assert_eq!(names(), expected);
-        assert_eq!(fs::read_to_string(sandbox.join("stdout")).unwrap(), "new");
-        assert!(outside.join("file").exists(), "a link is not followed");
-        assert!(task.join("1-1-1.output").exists(), "it maps offsets");
-        assert!(!silent.exists(), "it has written nothing");
-        let (_, bytes) = read_mark(&sandbox).unwrap();
-        assert_eq!(bytes, 8);
-        // A repeat changes nothing, and the removal leaves nothing.
-        reduce(&paths, vec![sandbox.clone()]);
-        assert_eq!(names(), expected);
-        super::super::remove(&paths, vec![sandbox]);
-        assert!(!paths.sandboxes().join("framework-1").exists());
-    }
-}
+mod tests;

@@ -28,7 +28,7 @@ use crate::inbox::QueryHandle;
 use crate::paths::{Paths, all_container_directories, container_directories};
 use argosy_content::images::ImageManager;
 use logs::KeptLogs;
-pub(crate) use logs::{LogRetention, reduce};
+pub(crate) use logs::{LogRetention, max_kept_bytes, reduce};
 pub(crate) use removal::remove;
 
 /// Retention time of a sandbox after the end of its task.
@@ -39,6 +39,8 @@ const MAX_RETAINED: usize = 1_000;
 const INTERVAL: Duration = Duration::from_secs(30);
 /// A round starts immediately after this many containers have ended.
 const MANY_ENDED: usize = MAX_RETAINED;
+/// Maximum number of sandboxes in a request to the broker, whose messages have a maximum length.
+const MAX_PER_REQUEST: usize = 500;
 
 /// The count of containers that end between two rounds. Cheap to clone; all clones share it.
 #[derive(Debug, Clone, Default)]
@@ -182,15 +184,7 @@ pub(crate) async fn run(
         removed.extend(leaving_logs(&kept, room, retention));
         let broker = broker.clone();
         let removing = move || {
-            if let Err(why) = broker.end_sandboxes(removed, false) {
-                tracing::warn!(why, "sandboxes cannot be removed");
-            }
-            if let Err(why) = broker.end_sandboxes(reduced, true) {
-                tracing::warn!(
-                    why,
-                    "sandboxes cannot be reduced to the output of their tasks"
-                );
-            }
+            end_sandboxes(&broker, &removed, &reduced);
             for (name, _) in directories.iter().filter(|(name, _)| !known.contains(name)) {
                 // Retried in the next round.
                 let _ = broker.remove_container(*name);
@@ -199,6 +193,24 @@ pub(crate) async fn run(
         };
         let removed = tokio::task::spawn_blocking(removing).await;
         removed.expect("removing never panics");
+    }
+}
+
+/// Removes sandboxes, and reduces others to the output of their tasks. A failed request does not
+/// prevent the next one.
+fn end_sandboxes(broker: &BrokerClient, removed: &[PathBuf], reduced: &[PathBuf]) {
+    for some in removed.chunks(MAX_PER_REQUEST) {
+        if let Err(why) = broker.end_sandboxes(some.to_vec(), false) {
+            tracing::warn!(why, "sandboxes cannot be removed");
+        }
+    }
+    for some in reduced.chunks(MAX_PER_REQUEST) {
+        if let Err(why) = broker.end_sandboxes(some.to_vec(), true) {
+            tracing::warn!(
+                why,
+                "sandboxes cannot be reduced to the output of their tasks"
+            );
+        }
     }
 }
 
@@ -276,11 +288,13 @@ pub(crate) async fn collect_images(images: Arc<ImageManager>, queries: QueryHand
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::fd::OwnedFd;
     use std::path::Path;
 
     use argosy_state::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
 
     use super::*;
+    use crate::broker_client::request::{BrokerReply, BrokerRequest, OperationResult};
     use crate::core::Instance;
 
     fn name(order: u64) -> ContainerName {
@@ -426,6 +440,40 @@ mod tests {
         );
         remove(&paths, vec![group]);
         assert!(!paths.groups().join("framework-1").exists());
+    }
+
+    #[test]
+    fn many_sandboxes_are_sent_in_several_requests_and_a_failed_one_stops_no_other() {
+        let (send, sent) = std::sync::mpsc::channel();
+        let perform = move |request: BrokerRequest, _: Vec<OwnedFd>| -> OperationResult {
+            let (kind, paths) = match request {
+                BrokerRequest::RemoveSandboxes(paths) => ("remove", paths),
+                BrokerRequest::ReduceSandboxes(paths) => ("reduce", paths),
+                other => panic!("unexpected: {other:?}"),
+            };
+            let is_first = paths[0] == Path::new("/s/1");
+            send.send((kind, paths.len())).unwrap();
+            match is_first {
+                true => Err("refused".to_owned()),
+                false => Ok((BrokerReply::Done, Vec::new())),
+            }
+        };
+        let broker = BrokerClient::Local(Arc::new(perform));
+        let paths = |count| -> Vec<PathBuf> {
+            let all = present(count).into_iter();
+            all.map(|(_, path)| path).collect()
+        };
+        end_sandboxes(&broker, &paths(1_001), &paths(501));
+        end_sandboxes(&broker, &[], &[]);
+        let sent: Vec<_> = sent.try_iter().collect();
+        let expected = [
+            ("remove", 500),
+            ("remove", 500),
+            ("remove", 1),
+            ("reduce", 500),
+            ("reduce", 1),
+        ];
+        assert_eq!(sent, expected);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use argosy_host::crash_point;
 use argosy_host::remove_tree::remove_dir_all;
 
+use super::logs::{MARK, MARK_DRAFT};
 use crate::disk::release;
 use crate::paths::Paths;
 
@@ -65,7 +66,7 @@ fn remove_all(
 fn remove_sandbox(path: &Path) {
     // The files next to it: one maps its files to offsets of the output, which is rare, and one
     // marks that it was reduced to its output.
-    for extension in ["output", "output.draft", super::logs::MARK] {
+    for extension in ["output", "output.draft", MARK, MARK_DRAFT] {
         match fs::remove_file(path.with_extension(extension)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), why = %error, "a sandbox's record cannot be removed");

@@ -118,7 +118,7 @@ impl PrivilegedOperations {
                 for path in &ended {
                     guard::is_removable(&self.paths, path)?;
                 }
-                crate::gc::reduce(&self.paths, ended);
+                crate::gc::reduce(&self.paths, ended, self.guard.max_kept_bytes());
                 plain(BrokerReply::Done)
             }
             BrokerRequest::LimitDisk { at, bytes } => {
