@@ -82,9 +82,8 @@ impl ApiRouter {
             .reply_headers
             .add_to(&shared.owner.leader_status, response.headers_mut());
         if let Some(path) = call {
-            shared
-                .times
-                .record(path, response.headers(), began.elapsed());
+            let (status, headers) = (response.status(), response.headers());
+            shared.times.record(path, status, headers, began.elapsed());
         }
         debug!(
             path = uri.path(),

@@ -8,13 +8,13 @@ mod samples;
 mod tests;
 mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_raft::ProposeError;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use tonic::Code;
 
@@ -132,17 +132,37 @@ pub(crate) fn failover(phase: &'static str, failover: &v1::Failover, at_ms: i64)
 
 /// Durations of gRPC calls. A stream is timed to its opening; a rejection after its headers is not
 /// seen.
-#[derive(Default)]
 pub(crate) struct CallTimes {
+    /// The paths of all methods: callers may request any other path.
+    served: BTreeSet<String>,
     /// Durations of successful calls of served methods, by path. The lock is held for a lookup.
     done: RwLock<BTreeMap<String, Histogram>>,
 }
 
+impl Default for CallTimes {
+    fn default() -> Self {
+        Self {
+            served: argosy_proto::call_paths(),
+            done: RwLock::default(),
+        }
+    }
+}
+
 impl CallTimes {
-    /// Records a call of this path that was answered with these headers.
-    pub(crate) fn record(&self, path: &str, headers: &HeaderMap, took: Duration) {
-        let code = headers.get("grpc-status");
-        let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+    /// Records a call of this path that was answered with this status and these headers.
+    pub(crate) fn record(
+        &self,
+        path: &str,
+        status: StatusCode,
+        headers: &HeaderMap,
+        took: Duration,
+    ) {
+        let code = match headers.get("grpc-status") {
+            Some(code) => Code::from_bytes(code.as_bytes()),
+            None if status.is_success() => Code::Ok,
+            None => Code::Unknown,
+        };
+        let path = if self.served.contains(path) { path } else { "" };
         if code != Code::Ok {
             return of_calls(path, code).record(took);
         }
@@ -162,9 +182,7 @@ fn of_calls(path: &str, code: Code) -> Histogram {
     let names = path
         .strip_prefix(CALLS)
         .and_then(|names| names.split_once('/'));
-    // Names of methods that are not served are unbounded.
-    let known = names.filter(|_| code != Code::Unimplemented);
-    let (service, method) = known.unwrap_or(("other", "other"));
+    let (service, method) = names.unwrap_or(("other", "other"));
     let (service, method) = (service.to_owned(), method.to_owned());
     histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => format!("{code:?}"))
 }

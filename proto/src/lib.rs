@@ -7,10 +7,14 @@
 //! a process is started with, so that all of it can be simulated. `server` serves HTTP on a
 //! listener and limits the resources of its peers. `codec` encodes gRPC messages; `uri` hides the
 //! secrets in URIs; `trace` has the ids of requests, `log_filter` the level of the log; `versions`
-//! negotiates; `remedy` suggests remedies for errors of a host; `metric_list` lists all metrics, and
-//! `metric_names` adds the former names of some.
+//! negotiates; `remedy` suggests remedies for errors of a host; `metric_list` lists all metrics,
+//! and `metric_names` adds the former names of some.
 
 #![warn(missing_docs)]
+
+use std::collections::BTreeSet;
+
+use prost::Message as _;
 
 /// Generated from `proto/argosy/v1/*.proto`; documented there.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
@@ -36,6 +40,26 @@ pub mod versions;
 
 /// The compiled descriptors of `argosy.v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Returns the paths of all calls, such as `/argosy.v1.Operator/GetTask`.
+///
+/// # Panics
+/// If the descriptors of this build cannot be decoded.
+#[must_use]
+pub fn call_paths() -> BTreeSet<String> {
+    let decoded = prost_types::FileDescriptorSet::decode(DESCRIPTORS);
+    let files = decoded.expect("the build has encoded them").file;
+    let mut paths = BTreeSet::new();
+    for file in &files {
+        for service in &file.service {
+            for method in &service.method {
+                let (service, method) = (service.name(), method.name());
+                paths.insert(format!("/{}.{service}/{method}", file.package()));
+            }
+        }
+    }
+    paths
+}
 
 /// The default ports of masters and agents: API, agents and raft.
 pub const CLUSTER_PORTS: std::ops::RangeInclusive<u16> = 5050..=5052;

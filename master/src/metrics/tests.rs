@@ -332,6 +332,30 @@ fn the_text_is_bounded_regardless_of_the_number_of_frameworks_and_roles() {
 }
 
 #[test]
+fn paths_that_callers_invent_have_one_series() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let times = CallTimes::default();
+        let took = Duration::from_millis(1);
+        let record = |path: &str, status| times.record(path, status, &HeaderMap::new(), took);
+        record("/argosy.v1.Operator/Write", StatusCode::OK);
+        for number in 0..100 {
+            let path = format!("{CALLS}Invented/{number}");
+            record(&path, StatusCode::NOT_FOUND);
+            record(&path, StatusCode::OK);
+        }
+        assert_eq!(times.done.read().unwrap().len(), 2);
+    });
+    let text = recorder.handle().render();
+    let counts = text.lines().filter(|line| line.contains("_count{"));
+    assert_eq!(counts.count(), 3, "{text}");
+    assert!(
+        text.contains("method=\"Write\"") && !text.contains("Invented"),
+        "{text}"
+    );
+}
+
+#[test]
 fn ends_and_starts_of_tasks_are_counted_once() {
     let mut world = World::new();
     let agent = world.register("cpus:8");

@@ -256,20 +256,20 @@ impl OfferBook {
             if at > now {
                 break;
             }
-            let closed = planted_bug!(
-                LapsedOfferKept,
-                self.close(id, OfferOutcome::Expired),
-                self.close_most(at, id)
-            );
+            let closed = planted_bug!(LapsedOfferKept, self.lapse(id), self.lapse_most(at, id));
             lapsed.extend(closed);
         }
         lapsed
     }
 
+    fn lapse(&mut self, id: OfferId) -> Option<Arc<OfferTerms>> {
+        self.close(id, OfferOutcome::Expired)
+    }
+
     /// Implements the planted bug `LapsedOfferKept`.
-    fn close_most(&mut self, expired: Timestamp, id: OfferId) -> Option<Arc<OfferTerms>> {
+    fn lapse_most(&mut self, expired: Timestamp, id: OfferId) -> Option<Arc<OfferTerms>> {
         if !id.serial.is_multiple_of(3) {
-            return self.close(id, OfferOutcome::Expired);
+            return self.lapse(id);
         }
         self.expiries.remove(&(expired, id));
         self.get(id).map(|(terms, _)| Arc::clone(terms))

@@ -45,12 +45,22 @@ async fn ask_all(owner: &OwnerHandle, connections: &MasterConnections) {
     let others = addresses.filter(|address| *address != owner.own_address);
     let asked = others.take(MASTERS).map(|address| async move {
         match failovers_of(connections, &address).await {
-            Ok(found) => owner.other_failovers.add(&found),
+            Ok(found) => {
+                let newest = owner.leader_status.borrow().epoch;
+                owner.other_failovers.add(&known_epochs(found, newest));
+            }
             // It is asked again.
             Err(status) => debug!(address, %status, "another master does not report its failovers"),
         }
     });
     join_all(asked).await;
+}
+
+/// Returns the failovers of epochs that this master knows: later ones would displace all others. A
+/// master that is ahead is asked again.
+fn known_epochs(mut found: Vec<v1::Failover>, newest: u64) -> Vec<v1::Failover> {
+    found.retain(|failover| failover.epoch <= newest);
+    found
 }
 
 async fn failovers_of(
@@ -70,4 +80,19 @@ async fn failovers_of(
     let excess = found.len().saturating_sub(CAPACITY);
     found.drain(..excess);
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failovers_of_epochs_to_come_are_left_out() {
+        let failover = |epoch| v1::Failover {
+            epoch,
+            ..Default::default()
+        };
+        let found = vec![failover(3), failover(7), failover(u64::MAX)];
+        assert_eq!(known_epochs(found, 7), [failover(3), failover(7)]);
+    }
 }

@@ -55,7 +55,7 @@ impl Services {
         }
         let silent =
             |why: reqwest::Error| Status::unavailable(format!("{id} at {address} fails: {why}"));
-        let answer = asked.send().await.map_err(silent)?;
+        let mut answer = asked.send().await.map_err(silent)?;
         let code = match answer.status().as_u16() {
             200 => Code::Ok,
             400 => Code::InvalidArgument,
@@ -63,11 +63,16 @@ impl Services {
             404 => Code::Unimplemented,
             _ => Code::Unavailable,
         };
-        if answer.content_length().unwrap_or(0) > ANSWER_BYTES as u64 {
-            return Err(Status::unavailable(format!("{id} answers with too much")));
+        let mut body = Vec::new();
+        // The announced length may be missing or wrong.
+        while let Some(part) = answer.chunk().await.map_err(silent)? {
+            if body.len() + part.len() > ANSWER_BYTES {
+                let text = format!("the answer of {id} is longer than {ANSWER_BYTES} bytes");
+                return Err(Status::unavailable(text));
+            }
+            body.extend_from_slice(&part);
         }
-        let text = answer.text().await.map_err(silent)?;
-        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
         let field = |name: &str| parsed[name].as_str().unwrap_or_default().to_owned();
         if code != Code::Ok {
             return Err(Status::new(code, format!("{id}: {}", field("message"))));

@@ -9,7 +9,7 @@ mod agents;
 mod calls;
 mod explain;
 mod failover_exchange;
-mod feed;
+pub(crate) mod feed;
 pub(crate) mod filter_values;
 mod forward;
 mod health;

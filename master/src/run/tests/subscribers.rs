@@ -14,7 +14,7 @@ use tonic_types::StatusExt as _;
 
 use super::routes::services;
 use super::*;
-use crate::service::{Feed, Subscription};
+use crate::service::{Feed, Subscription, feed};
 
 type Hub = AbortOnDropHandle<()>;
 
@@ -128,6 +128,11 @@ async fn changes_and_removals_are_sent_in_order_with_their_records() {
         assert_eq!(change.removed, seen.last() == Some(&revisions[2]));
     }
     assert!(revisions.ends_with(&seen), "{seen:?}");
+    let caught_up = timeout(feed::PROGRESS_INTERVAL / 2, next(&mut resumed)).await;
+    let Ok(Ok(Event::Progress(end))) = caught_up else {
+        panic!("it waits for an interval to know that it has everything");
+    };
+    assert!(end.revision >= revisions[2]);
     let mut caught_up = subscribe(&services, changes_after(Some(revisions[2])))
         .await
         .unwrap();

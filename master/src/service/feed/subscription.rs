@@ -86,6 +86,8 @@ pub(crate) struct Subscription {
     cursor: Revision,
     announced: watch::Receiver<u64>,
     progress_due: Instant,
+    /// Whether the subscriber waits for the end of the changes that were there when it resumed.
+    is_behind: bool,
     /// Progress messages in a row for which this master knew no leader.
     leaderless: u32,
     /// The error that follows the items to be sent.
@@ -119,6 +121,7 @@ impl Subscription {
             cursor,
             announced,
             progress_due: Instant::now() + PROGRESS_INTERVAL,
+            is_behind: start.after.is_some(),
             leaderless: 0,
             failed: None,
         }
@@ -246,6 +249,11 @@ impl Subscription {
             Taken::CaughtUp(head) => {
                 self.slot.took(end, 0);
                 self.cursor = self.cursor.max(through(head));
+                // It need not wait for the next interval to know that it has everything.
+                if std::mem::take(&mut self.is_behind) {
+                    self.slot.put(vec![progress(self.cursor)]);
+                    return Ok(());
+                }
             }
             Taken::Below(after) => self.feed.shared.want(after),
             Taken::Lost(oldest) => return self.history_lost(oldest),
