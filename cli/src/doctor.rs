@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::args::{Doctor, Format};
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::objects::two_threads;
-use crate::output::{self, Row, palette};
+use crate::output::{self, Row, palette, visible_line};
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -137,13 +137,29 @@ fn text(findings: &[Finding]) -> String {
             CheckStatus::Warning => palette.warning("warning"),
             CheckStatus::Failed => palette.bad("failed "),
         };
-        text.push_str(&format!(
-            "{verdict}  {:width$}  {}\n",
-            finding.check, finding.found
-        ));
+        // Names, addresses and releases come from masters and agents.
+        let found = visible_line(&finding.found);
+        text.push_str(&format!("{verdict}  {:width$}  {found}\n", finding.check));
         if !finding.fix.is_empty() {
-            text.push_str(&format!("{:7}  {:width$}  → {}\n", "", "", finding.fix));
+            let fix = visible_line(&finding.fix);
+            text.push_str(&format!("{:7}  {:width$}  → {fix}\n", "", ""));
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_with_escape_sequences_are_shown_on_their_line() {
+        let hostile = "0.2\u{1b}[2J\u{202e}\nok  quorum";
+        let finding = Finding::new("releases", CheckStatus::Warning, hostile, hostile);
+        let text = text(&[finding]);
+        let shown = "0.2\\u{1b}[2J\\u{202e}\\nok  quorum\n";
+        assert!(text.contains(&format!("releases  {shown}")), "{text:?}");
+        assert!(text.contains(&format!("→ {shown}")), "{text:?}");
+        assert_eq!(text.lines().count(), 2, "{text:?}");
+    }
 }

@@ -257,6 +257,13 @@ impl ClusterClient {
     /// Returns the agent that the user names.
     pub(crate) async fn find_agent(&self, wanted: &str) -> Result<v1::Agent, Failure> {
         let mut agents = self.agents(EndedObjects::Included).await?.agents;
+        // A host that was declared gone returns as another agent, which takes precedence.
+        let host = |agent: &v1::Agent| agent.info.as_ref().map(|info| info.host_name.clone());
+        let is_gone = |agent: &v1::Agent| agent.mode() == v1::AgentMode::Gone;
+        let live = agents
+            .iter()
+            .any(|agent| !is_gone(agent) && host(agent).as_deref() == Some(wanted));
+        agents.retain(|agent| !(live && is_gone(agent)));
         let candidates: Vec<_> = agents.iter().map(agent_candidate).collect();
         let at = lookup::find("agent", wanted, &candidates)?;
         Ok(agents.swap_remove(at))

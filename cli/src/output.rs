@@ -89,7 +89,7 @@ pub(crate) fn yaml<T: Serialize>(value: &T) -> Result<String, Failure> {
     let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
     let text = serde_saphyr::to_string_with_options(value, options);
     let text = text.map_err(|error| Failure::of(&error))?;
-    Ok(text.trim_end().to_owned() + "\n")
+    Ok(visible::visible_yaml(text.trim_end()) + "\n")
 }
 
 /// Writes data to standard output. A closed pipe is not a failure.
@@ -176,5 +176,36 @@ mod tests {
         assert!(!text.contains("- no\n"), "{text}");
         let is_plain = |letter: char| letter == '\n' || !letter.is_control();
         assert!(text.chars().all(is_plain), "{text:?}");
+    }
+
+    #[test]
+    fn yaml_shows_characters_that_reorder_or_hide_text() {
+        #[derive(Serialize)]
+        struct Sample {
+            plain: &'static str,
+            quoted: &'static str,
+            list: Vec<&'static str>,
+            map: std::collections::BTreeMap<&'static str, &'static str>,
+            kept: &'static str,
+        }
+        let sample = Sample {
+            plain: "a\\b\"c\u{202e}d",
+            quoted: "x: \u{200b}\"\u{e0041}",
+            list: vec!["http://h\u{61c}"],
+            map: [("k\u{200b}", "v"), ("l: \u{200b}", "w\u{200b}")].into(),
+            kept: "a\\u202e",
+        };
+        let text = yaml(&sample).unwrap();
+        for line in [
+            r#"plain: "a\\b\"c\u202ed""#,
+            r#"quoted: "x: \u200b\"\U000e0041""#,
+            r#"- "http://h\u061c""#,
+            r#""k\u200b": v"#,
+            r#""l: \u200b": "w\u200b""#,
+            r"kept: a\u202e",
+        ] {
+            let found = text.lines().any(|found| found.trim_start() == line);
+            assert!(found, "{line} is not in {text:?}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Direct requests to each master, because the state that one master reports of the others may be
 //! stale.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use argosy_proto::v1;
@@ -53,14 +54,33 @@ pub(crate) async fn text(
 /// Returns a client for direct requests, each of which takes at most `limit`.
 pub(crate) fn client(limit: Duration) -> anyhow::Result<reqwest::Client> {
     // No proxy: cluster addresses are never reached through the environment's proxy. No
-    // certificates: nothing here is encrypted, and a host may have none to load.
+    // certificates: nothing here is encrypted, and a host may have none to load. No redirects: a
+    // member may not choose what this host requests.
     let client = reqwest::Client::builder()
         .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
         .tls_certs_only([])
         .timeout(limit)
         .default_headers(no_web_page())
         .build()?;
     Ok(client)
+}
+
+/// Returns whether a reported address is a host and a port and nothing else.
+pub(crate) fn is_host_and_port(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return false;
+    };
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_host = match inner {
+        Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
+        None => (1..=253).contains(&host.len()) && host.bytes().all(plain),
+    };
+    is_port && is_host
 }
 
 fn describe(error: &reqwest::Error) -> String {
@@ -79,7 +99,59 @@ fn describe(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+
+    #[test]
+    fn only_a_host_and_a_port_is_an_address() {
+        for good in ["127.0.0.1:5051", "agent-7.example:5051", "[::1]:5051"] {
+            assert!(is_host_and_port(good), "{good}");
+        }
+        for bad in [
+            "",
+            "host",
+            "host:",
+            ":5051",
+            "host:70000",
+            "host:+5051",
+            "host/latest?x=:5051",
+            "host:5051/latest?x=",
+            "host/x",
+            "user@host:5051",
+            "host:5051#",
+            "host\\x:5051",
+            "ho st:5051",
+            "[host]:5051",
+            "::1:5051",
+        ] {
+            assert!(!is_host_and_port(bad), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn redirects_are_not_followed() {
+        let target = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        target.set_nonblocking(true).unwrap();
+        let to = target.local_addr().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1_024];
+            let length = stream.read(&mut request).unwrap();
+            assert!(length > 0);
+            let answer = format!(
+                "HTTP/1.1 302 Found\r\nlocation: http://{to}/x\r\ncontent-length: 0\r\n\r\n"
+            );
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let http = client(Duration::from_secs(5)).unwrap();
+        let answer = text(&http, format!("http://{address}/metrics"), 1_000).await;
+        assert_eq!(answer.unwrap_err(), "answers with 302 Found");
+        server.join().unwrap();
+        assert!(target.accept().is_err(), "the target was called");
+    }
 
     #[tokio::test]
     async fn a_stopped_master_is_distinguished_from_a_hung_one() {

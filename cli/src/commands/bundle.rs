@@ -5,6 +5,8 @@
 
 mod archive;
 mod host;
+mod lines;
+mod pages;
 mod scrub;
 
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, bytes, note};
 use crate::probe;
 use archive::Archive;
+use pages::Page;
 
 /// Maximum size of one page of metrics, or one log file, in bytes. Of a log, the end is kept.
 const PART_BYTES: usize = 16 << 20;
@@ -49,7 +52,7 @@ pub(crate) async fn collect(arguments: &Bundle) -> VerbResult {
     archive.add("about.json", about().as_bytes())?;
     let size = archive.finish()?;
     note(&format!(
-        "{} takes {}; it has no environment variables, commands, keys or tokens, but names of tasks and hosts: read it before you publish it",
+        "{} takes {}; its records have no environment variables, commands or tokens; its logs are cleared of parameters and passwords of URIs and of values with such a name, but may contain other secrets: read it before you publish it",
         path.display(),
         bytes(size)
     ));
@@ -164,25 +167,19 @@ async fn collect_metrics(
     archive: &mut Archive,
 ) -> Result<(), Failure> {
     let http = probe::client(PAGE_LIMIT)?;
-    let pages = |pages: &'static [(&'static str, &'static str)], members: Vec<MemberAddress>| {
+    let pages = |pages: &'static [Page], members: Vec<MemberAddress>| {
         members.into_iter().flat_map(move |member| {
-            pages.iter().map(move |(path, file)| {
-                let name = format!("{}/{file}", member.directory);
-                (name, format!("http://{}{path}", member.address))
+            pages.iter().map(move |page| {
+                let name = format!("{}/{}", member.directory, page.file);
+                (name, member.address.clone(), page)
             })
         })
     };
-    let of_masters = pages(
-        &[("/metrics", "metrics.txt"), ("/readyz", "ready.txt")],
-        masters,
-    );
-    let of_agents = pages(
-        &[("/metrics", "metrics.txt"), ("/v1/agent", "agent.json")],
-        agents,
-    );
-    let asked = of_masters.chain(of_agents).map(|(name, url)| {
+    let of_masters = pages(pages::OF_MASTERS, masters);
+    let of_agents = pages(pages::OF_AGENTS, agents);
+    let asked = of_masters.chain(of_agents).map(|(name, address, page)| {
         let http = http.clone();
-        async move { (name, probe::text(&http, url, PART_BYTES).await) }
+        async move { (name, page.read(&http, &address).await) }
     });
     let mut answers = stream::iter(asked).buffer_unordered(CONCURRENT);
     while let Some((name, text)) = answers.next().await {

@@ -61,7 +61,9 @@ pub(super) async fn all(masters: &Masters, timeout: Duration) -> Result<Vec<Find
     }
     // Only the leader knows which agents are connected.
     let agents = client.at_leader().await?;
-    let agents = agents.agents(EndedObjects::Excluded).await?.agents;
+    let mut agents = agents.agents(EndedObjects::Excluded).await?.agents;
+    // The registry keeps their records, so that they are refused.
+    agents.retain(|agent| agent.mode() != v1::AgentMode::Gone);
     findings.push(connections(&agents));
     findings.push(controllers(&agents));
     let release = cluster.protocol.as_ref().map(|one| one.release.as_str());
@@ -333,7 +335,7 @@ fn connections(agents: &[v1::Agent]) -> Finding {
         "agents",
         CheckStatus::Failed,
         format!("not connected: {lost}"),
-        "start the agent there, or declare it gone if it never returns (POST /v1/agents/{id}/gone)",
+        "start the agent there, or declare it gone if it never returns (argosy agent gone)",
     )
 }
 

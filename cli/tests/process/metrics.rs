@@ -53,10 +53,7 @@ async fn one_leader(cluster: &Cluster) -> (usize, Vec<String>) {
                 let mut masters = texts.iter().enumerate();
                 masters.all(|(at, text)| has(text, series) == (at == leader))
             };
-            OF_LEADER
-                .iter()
-                .all(|one| only_there(one))
-                .then_some((leader, texts))
+            OF_LEADER.iter().all(only_there).then_some((leader, texts))
         },
     )
     .await

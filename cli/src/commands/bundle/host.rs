@@ -1,9 +1,13 @@
 //! What a bundle has of this host: the logs and flags of masters and agents that run here.
 
-use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
 
 use super::scrub;
 
@@ -31,6 +35,10 @@ const SHOWN_FLAGS: &[&str] = &[
 ];
 /// The number of lines of the journal.
 const JOURNAL_LINES: &str = "20000";
+/// Number of bytes that are kept of a program's errors.
+const ERROR_BYTES: usize = 4 << 10;
+/// Number of bytes that are read at a time.
+const READ_BYTES: usize = 64 << 10;
 
 /// The name of a file in the archive, and its content or the reason why there is none.
 type Collected = (String, Result<String, String>);
@@ -49,19 +57,97 @@ pub(super) fn collect(logs: &[PathBuf], limit: usize) -> Vec<Collected> {
     all
 }
 
+/// The last bytes of a text.
+struct Tail {
+    bytes: Vec<u8>,
+    /// Whether there were bytes before them.
+    is_cut: bool,
+}
+
+impl Tail {
+    /// Returns the complete lines. Of a line without its start, no secret would be recognized.
+    fn lines(&self) -> String {
+        let mut whole = &self.bytes[..];
+        if self.is_cut {
+            let end = whole.iter().position(|byte| *byte == b'\n');
+            whole = &whole[end.map_or(whole.len(), |end| end + 1)..];
+        }
+        scrub::text(&String::from_utf8_lossy(whole))
+    }
+}
+
+/// Reads to the end, and keeps no more than the last `limit` bytes.
+fn tail(from: &mut impl Read, limit: usize) -> io::Result<Tail> {
+    let mut part = vec![0; READ_BYTES];
+    let mut bytes = Vec::new();
+    let mut is_cut = false;
+    loop {
+        let length = match from.read(&mut part) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        bytes.extend_from_slice(&part[..length]);
+        let excess = bytes.len().saturating_sub(limit);
+        // Rarely, because the rest is moved.
+        if length == 0 || excess >= limit.max(READ_BYTES) {
+            is_cut |= excess > 0;
+            bytes.drain(..excess);
+        }
+        if length == 0 {
+            return Ok(Tail { bytes, is_cut });
+        }
+    }
+}
+
 /// Returns the last lines of a log file.
 fn end_of(path: &Path, limit: usize) -> Result<String, String> {
     let read = || {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(limit as u64)))?;
+        let mut options = OpenOptions::new();
+        // A named pipe must not wait for a writer, nor a terminal become that of this process.
+        options.read(true).custom_flags(O_NONBLOCK | O_NOCTTY);
+        let mut file = options.open(path)?;
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let begin = found.len().saturating_sub(limit as u64);
+        file.seek(SeekFrom::Start(begin))?;
         let mut bytes = Vec::new();
         file.take(limit as u64).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        let is_cut = begin > 0;
+        Ok(Tail { bytes, is_cut })
     };
-    let bytes: std::io::Result<Vec<u8>> = read();
-    let bytes = bytes.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    Ok(scrub::text(&String::from_utf8_lossy(&bytes)))
+    let end: io::Result<Tail> = read();
+    let end = end.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(end.lines())
+}
+
+/// Runs a program, and returns the end of its output.
+fn output_of(command: &mut Command, limit: usize) -> Result<Tail, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |error: io::Error| format!("{program}: {error}");
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(failed)?;
+    let (Some(mut output), Some(mut errors)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(format!("{program}: no output"));
+    };
+    // A thread, because the program would stall if the pipe of its errors were full.
+    let errors = thread::spawn(move || tail(&mut errors, ERROR_BYTES));
+    let end = tail(&mut output, limit);
+    // After a failed read, the program must not wait for a reader.
+    drop(output);
+    let errors = errors.join();
+    let status = child.wait().map_err(failed)?;
+    let end = end.map_err(failed)?;
+    if status.success() {
+        return Ok(end);
+    }
+    let why = errors.ok().and_then(Result::ok);
+    let why = why.map(|tail| tail.bytes).unwrap_or_default();
+    let why = scrub::text(&String::from_utf8_lossy(&why));
+    Err(format!("{program}: {}", why.trim()))
 }
 
 /// Returns the newest lines of units whose names begin with `argosy`.
@@ -69,17 +155,7 @@ fn journal(limit: usize) -> Result<String, String> {
     let mut command = Command::new("journalctl");
     command.args(["--no-pager", "--output", "short-iso-precise"]);
     command.args(["--unit", "argosy*", "--lines", JOURNAL_LINES]);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("journalctl: {error}"))?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("journalctl: {}", why.trim()));
-    }
-    let excess = output.stdout.len().saturating_sub(limit);
-    let text = String::from_utf8_lossy(&output.stdout[excess..]);
-    Ok(scrub::text(&text))
+    Ok(output_of(&mut command, limit)?.lines())
 }
 
 /// Returns the command lines of the services that run here, one per line.
@@ -167,8 +243,45 @@ mod tests {
         fs::write(&path, "first line\nfetching https://u:hunter2@host/x now\n").unwrap();
         let end = end_of(&path, 1_000).unwrap();
         assert_eq!(end, "first line\nfetching https://host/x now\n");
-        assert_eq!(end_of(&path, 5).unwrap(), " now\n");
+        // A user or password without the start of its URI would not be recognized.
+        assert_eq!(end_of(&path, 30).unwrap(), "");
+        fs::write(&path, "https://u:hunter2@host/x\nlast\n").unwrap();
+        assert_eq!(end_of(&path, 20).unwrap(), "last\n");
         let missing = end_of(&directory.path().join("none"), 5).unwrap_err();
         assert!(missing.contains("none"), "{missing}");
+    }
+
+    #[test]
+    fn a_named_pipe_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        thread::spawn(move || sender.send(end_of(&path, 1_000)));
+        let limit = std::time::Duration::from_secs(10);
+        let read = receiver.recv_timeout(limit).expect("it waits for a writer");
+        let why = read.unwrap_err();
+        assert!(why.contains("not a regular file"), "{why}");
+        assert!(end_of(directory.path(), 1_000).is_err());
+    }
+
+    #[test]
+    fn no_more_than_the_end_of_an_output_is_kept() {
+        let end = tail(&mut io::repeat(b'x').take(10 << 20), 1_000).unwrap();
+        assert_eq!((end.bytes.len(), end.is_cut), (1_000, true));
+        let kept = end.bytes.capacity();
+        assert!(kept <= 8 * READ_BYTES, "{kept} bytes were kept");
+        let run = |script: &str| output_of(Command::new("sh").args(["-c", script]), 20);
+        // Both pipes would be full.
+        let end = run("seq 1 100000 >&2; seq 1 100000").unwrap();
+        assert_eq!(end.lines(), "99998\n99999\n100000\n");
+        let whole = run("echo token=hunter2").unwrap();
+        assert_eq!(whole.lines(), "token=…\n");
+        let why = run("seq 1 100000 >&2; echo wrong >&2; exit 3").map(|end| end.lines());
+        let why = why.unwrap_err();
+        assert!(
+            why.ends_with("wrong") && why.len() < 2 * ERROR_BYTES,
+            "{why}"
+        );
     }
 }

@@ -8,20 +8,15 @@
 
 use std::collections::BTreeMap;
 
-use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 
-/// Hides what may be secret in text from outside: user information and parameters of URIs.
+use super::lines;
+
+/// Hides what may be secret in text from outside: user information and parameters of URIs, and
+/// values with the name of a secret.
 pub(super) fn text(text: &str) -> String {
-    let hide = |word: &str| match word.contains("://") {
-        true => RedactedUri::of(word).to_string(),
-        false => word.to_owned(),
-    };
-    let lines = text.split('\n').map(|line| {
-        let words: Vec<_> = line.split(' ').map(hide).collect();
-        words.join(" ")
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    let lines: Vec<_> = text.split('\n').map(lines::scrubbed).collect();
+    lines.join("\n")
 }
 
 pub(super) fn cluster(from: v1::Cluster) -> v1::Cluster {

@@ -1,0 +1,138 @@
+//! The pages of masters and agents that a bundle has.
+//!
+//! An agent reports its own address, and any service may listen there. So nothing is kept that is
+//! not recognized as a page of this program.
+
+use serde::{Deserialize, Serialize};
+
+use super::PART_BYTES;
+use crate::probe;
+
+/// A page, and the name of its file in the archive.
+pub(super) struct Page {
+    path: &'static str,
+    pub(super) file: &'static str,
+    /// Returns the recognized part.
+    keep: fn(&str) -> Result<String, String>,
+}
+
+const METRICS: Page = Page {
+    path: "/metrics",
+    file: "metrics.txt",
+    keep: metrics,
+};
+pub(super) const OF_MASTERS: &[Page] = &[
+    METRICS,
+    Page {
+        path: "/readyz",
+        file: "ready.txt",
+        keep: ready,
+    },
+];
+pub(super) const OF_AGENTS: &[Page] = &[
+    METRICS,
+    Page {
+        path: "/v1/agent",
+        file: "agent.json",
+        keep: registration,
+    },
+];
+/// The error for a page of another program.
+const UNKNOWN: &str = "answers with an unknown text";
+
+/// The answer of an agent to `/v1/agent`.
+#[derive(Deserialize, Serialize)]
+struct Registration {
+    agent_id: Option<String>,
+    cluster_id: Option<String>,
+    registered: bool,
+    epoch: u64,
+    floor: u64,
+    tasks: u64,
+}
+
+impl Page {
+    /// Requests the page of the member with this address.
+    ///
+    /// # Errors
+    /// The reason why there is none.
+    pub(super) async fn read(
+        &self,
+        http: &reqwest::Client,
+        address: &str,
+    ) -> Result<String, String> {
+        if !probe::is_host_and_port(address) {
+            return Err(format!("its address {address:?} is not host:port"));
+        }
+        let url = format!("http://{address}{}", self.path);
+        let text = probe::text(http, url, PART_BYTES).await?;
+        (self.keep)(&text)
+    }
+}
+
+/// Keeps the metrics of this program, with their descriptions.
+fn metrics(text: &str) -> Result<String, String> {
+    let is_own = |line: &&str| {
+        let described = ["# HELP ", "# TYPE "];
+        let described = described.iter().find_map(|mark| line.strip_prefix(*mark));
+        let name = described.unwrap_or(line);
+        name.starts_with("argosy_") || name.starts_with("process_")
+    };
+    let kept = text.lines().filter(is_own);
+    let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
+    match kept.is_empty() {
+        true => Err(UNKNOWN.to_owned()),
+        false => Ok(kept),
+    }
+}
+
+fn ready(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "ready" => Ok("ready\n".to_owned()),
+        _ => Err(UNKNOWN.to_owned()),
+    }
+}
+
+fn registration(text: &str) -> Result<String, String> {
+    let known = serde_json::from_str::<Registration>(text);
+    let known = known.map_err(|_| UNKNOWN.to_owned())?;
+    Ok(super::json(&known))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_pages_of_this_program_are_kept() {
+        let page = "# HELP argosy_tasks Tasks.\n# TYPE argosy_tasks gauge\nargosy_tasks 3\n\
+                    # hunter2\nprocess_open_fds 7\nAWS_KEY=hunter2\n argosy_x hunter2\n";
+        let kept = "# HELP argosy_tasks Tasks.\n# TYPE argosy_tasks gauge\nargosy_tasks 3\n\
+                    process_open_fds 7\n";
+        assert_eq!(metrics(page).unwrap(), kept);
+        assert_eq!(metrics("hunter2").unwrap_err(), UNKNOWN);
+        assert_eq!(ready("ready\n").unwrap(), "ready\n");
+        assert_eq!(ready("hunter2").unwrap_err(), UNKNOWN);
+        let page = r#"{"agent_id":"agent-1","cluster_id":null,"registered":true,"epoch":3,
+                       "floor":2,"tasks":1,"key":"hunter2"}"#;
+        let kept = registration(page).unwrap();
+        assert!(
+            kept.contains("agent-1") && !kept.contains("hunter2"),
+            "{kept}"
+        );
+        assert_eq!(registration(r#"{"key":"hunter2"}"#).unwrap_err(), UNKNOWN);
+    }
+
+    #[tokio::test]
+    async fn an_address_with_a_path_is_not_called() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = format!("{}/latest?x=", listener.local_addr().unwrap());
+        let http = probe::client(Duration::from_secs(1)).unwrap();
+        let why = METRICS.read(&http, &address).await.unwrap_err();
+        assert!(why.contains("is not host:port"), "{why}");
+        assert!(listener.accept().is_err(), "it was called");
+    }
+}
