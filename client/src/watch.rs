@@ -192,6 +192,10 @@ impl Watch {
         if refusal.code != Code::ResourceExhausted {
             return Err(CallError::Refused(refusal));
         }
+        // Others, such as a message that is too large, would be refused by any master.
+        if !matches!(refusal.reason.as_str(), "" | "slow-reader") {
+            return Err(CallError::Refused(refusal));
+        }
         if refusal.reason == "slow-reader" && self.position.after.is_none() {
             self.slow_snapshots += 1;
             if self.slow_snapshots >= SLOW_SNAPSHOTS {

@@ -177,7 +177,7 @@ pub(crate) async fn run(
         let leaving = collector.select(Instant::now(), room, present, &live);
         count_sandboxes(listed, leaving.len());
         let is_sandbox = |path: &PathBuf| path.starts_with(paths.sandboxes());
-        let keeps_logs = retention.is_on() && room == DiskPressure::None;
+        let keeps_logs = retention.is_on() && room != DiskPressure::Critical;
         let (reduced, mut removed): (Vec<_>, Vec<_>) = leaving
             .into_iter()
             .partition(|path| keeps_logs && is_sandbox(path));

@@ -12,6 +12,12 @@ const UNREADABLE: [&str; 3] = [
     "protocol error: received message with",
 ];
 
+/// Prefixes of the gRPC layer's messages about messages that are too large.
+const TOO_LARGE: [&str; 2] = [
+    "Error, decoded message length too large",
+    "Error, encoded message length too large",
+];
+
 /// Corrects the status of a call of `argosy.v1` that was rejected before it reached its service.
 pub(crate) fn correct(response: Response) -> Response {
     let status = Status::from_header_map(response.headers());
@@ -29,7 +35,7 @@ pub(super) fn correct_status(status: Status) -> Status {
 fn corrected(status: &Status) -> Option<Status> {
     let output = status.message();
     match status.code() {
-        Code::OutOfRange => {
+        Code::OutOfRange if TOO_LARGE.iter().any(|begin| output.starts_with(begin)) => {
             let text = format!("{output}; split the call, or use uris for data");
             let details = ErrorDetails::with_error_info("message-too-large", "argosy", []);
             Some(Status::with_error_details(
@@ -61,6 +67,7 @@ mod tests {
             Status::internal("a service failed"),
             Status::unavailable("no leader"),
             Status::resource_exhausted("too many"),
+            Status::out_of_range("revision 9 is after 3, the newest one of this cluster"),
         ] {
             assert!(corrected(&status).is_none(), "{status}");
         }

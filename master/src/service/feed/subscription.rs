@@ -86,8 +86,8 @@ pub(crate) struct Subscription {
     cursor: Revision,
     announced: watch::Receiver<u64>,
     progress_due: Instant,
-    /// Whether the subscriber waits for the end of the changes that were there when it resumed.
-    is_behind: bool,
+    /// The log index up to which there were changes when the subscriber resumed, until it has them.
+    caught_up_at: Option<u64>,
     /// Progress messages in a row for which this master knew no leader.
     leaderless: u32,
     /// The error that follows the items to be sent.
@@ -101,10 +101,11 @@ impl Subscription {
         selection: Selection,
         start: Start,
     ) -> Self {
+        let applied = *owner.applied.borrow();
         let (phase, cursor) = match start.after {
             Some(after) => (Phase::Changes, after),
             None if start.wants_snapshots => (Phase::SnapshotDue, through(0)),
-            None => (Phase::Changes, through(*owner.applied.borrow())),
+            None => (Phase::Changes, through(applied)),
         };
         let announced = feed.shared.announced.subscribe();
         if phase == Phase::Changes {
@@ -121,7 +122,7 @@ impl Subscription {
             cursor,
             announced,
             progress_due: Instant::now() + PROGRESS_INTERVAL,
-            is_behind: start.after.is_some(),
+            caught_up_at: start.after.map(|after| after.index.max(applied)),
             leaderless: 0,
             failed: None,
         }
@@ -250,7 +251,9 @@ impl Subscription {
                 self.slot.took(end, 0);
                 self.cursor = self.cursor.max(through(head));
                 // It need not wait for the next interval to know that it has everything.
-                if std::mem::take(&mut self.is_behind) {
+                let has_all = |at| complete_index(self.cursor) >= at;
+                if self.caught_up_at.is_some_and(has_all) {
+                    self.caught_up_at = None;
                     self.slot.put(vec![progress(self.cursor)]);
                     return Ok(());
                 }
