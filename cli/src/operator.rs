@@ -263,7 +263,8 @@ impl ClusterClient {
         let live = agents
             .iter()
             .any(|agent| !is_gone(agent) && host(agent).as_deref() == Some(wanted));
-        agents.retain(|agent| !(live && is_gone(agent)));
+        // A host may be called as another agent's id.
+        agents.retain(|agent| agent.agent_id == wanted || !(live && is_gone(agent)));
         let candidates: Vec<_> = agents.iter().map(agent_candidate).collect();
         let at = lookup::find("agent", wanted, &candidates)?;
         Ok(agents.swap_remove(at))

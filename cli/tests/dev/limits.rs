@@ -48,10 +48,13 @@ fn limits_of_a_running_task_are_changed_and_shown() {
         code, 0,
         "nothing of what was refused is asked for again: {errors}"
     );
-    // The masters reject what no agent could do, with field and remedy.
+    // What no agent could do is rejected, with the flag and a remedy.
     let (code, _, errors) = cluster.run(&["update", "web", "--mem-limit", "16M"]);
-    assert_eq!(code, 4, "{errors}");
-    assert!(errors.contains("limits.memory_bytes"), "{errors}");
+    assert_eq!(code, 2, "{errors}");
+    assert!(
+        errors.contains("--mem-limit 32MiB is the least"),
+        "{errors}"
+    );
     let (code, _, errors) = cluster.run(&["update", "web"]);
     assert_eq!(code, 2, "{errors}");
     let (code, _, errors) = cluster.run(&["task", "kill", "web"]);
