@@ -45,6 +45,7 @@ pub(crate) const EXECUTOR: &str = "executor";
 const SHARED: &str = "shared";
 /// The file next to an agent's directory that enables file systems for tasks with `disk`.
 const LOOPED: &str = "looped";
+const WITHOUT_OUTPUT: &str = "without-output";
 /// The file next to an agent's directory that enables copies of images for containers.
 const COPYING: &str = "copying";
 /// The directory next to an agent's whose files its tasks may fetch.
@@ -253,6 +254,12 @@ impl TestHost {
         std::fs::write(self.directory.path().join(LOOPED), "").unwrap();
     }
 
+    /// Disables the retention of output, for agents that start from now on: they remove whole
+    /// sandboxes.
+    pub(crate) fn keeps_no_output(&self) {
+        std::fs::write(self.directory.path().join(WITHOUT_OUTPUT), "").unwrap();
+    }
+
     /// Enables copies of images for containers, for agents that start from now on.
     pub(crate) fn copies_images(&self) {
         std::fs::write(self.directory.path().join(COPYING), "").unwrap();
@@ -331,6 +338,9 @@ fn configuration(directory: &Path, master: SocketAddr, api: SocketAddr) -> Confi
     }
     if directory.with_file_name(LOOPED).exists() {
         config.disk_enforcement = DiskEnforcement::Loop;
+    }
+    if directory.with_file_name(WITHOUT_OUTPUT).exists() {
+        config.log_retention_bytes = 0;
     }
     if directory.with_file_name(COPYING).exists() {
         config.image_roots = ImageRoots::Copy;

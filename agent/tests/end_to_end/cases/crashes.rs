@@ -453,6 +453,9 @@ async fn crash_at(step: &str, at: u32, errand: TaskVariant, divided: bool) {
     drop(link);
     // Prepared again: the first run may have removed files.
     errand.prepare(&host);
+    if OF_DISPOSAL.contains(&step) {
+        host.keeps_no_output();
+    }
 
     let mut ended = BTreeSet::new();
     let witness = host.directory.path().join("witness");
