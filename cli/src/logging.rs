@@ -30,7 +30,7 @@ pub(crate) fn install(logging: &Logging) -> Result<(), Failure> {
     match logging.log_format {
         LogFormat::Text => {
             let lines = format::format().with_ansi(std::io::stderr().is_terminal());
-            let builder = builder.event_format(TextLines(lines));
+            let builder = builder.event_format(TracedLines::text(lines));
             let builder = builder.with_filter_reloading();
             make_changeable(builder.reload_handle(), &logging.log);
             builder.init();
@@ -38,7 +38,7 @@ pub(crate) fn install(logging: &Logging) -> Result<(), Failure> {
         LogFormat::Json => {
             let lines = format::format().json().flatten_event(true);
             let builder = builder.fmt_fields(JsonFields::new());
-            let builder = builder.event_format(JsonLines(lines));
+            let builder = builder.event_format(TracedLines::json(lines));
             let builder = builder.with_filter_reloading();
             make_changeable(builder.reload_handle(), &logging.log);
             builder.init();
@@ -58,35 +58,25 @@ fn make_changeable<S: 'static>(handle: reload::Handle<EnvFilter, S>, filter: &st
     log_filter::install(filter, Box::new(set));
 }
 
-/// Lines of text with the id of the request as their last field.
-struct TextLines<F>(F);
+/// Lines with the id of the request as their last field.
+struct TracedLines<F> {
+    lines: F,
+    is_json: bool,
+}
 
-/// Lines of JSON with the id of the request as their last field.
-struct JsonLines<F>(F);
+impl<F> TracedLines<F> {
+    fn text(lines: F) -> Self {
+        let is_json = false;
+        Self { lines, is_json }
+    }
 
-impl<S, N, F> FormatEvent<S, N> for TextLines<F>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-    F: FormatEvent<S, N>,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let Some(id) = trace::current().map(TraceContext::id) else {
-            return self.0.format_event(context, writer, event);
-        };
-        let mut line = String::new();
-        self.0
-            .format_event(context, Writer::new(&mut line), event)?;
-        writeln!(writer, "{} trace_id={id}", line.trim_end_matches('\n'))
+    fn json(lines: F) -> Self {
+        let is_json = true;
+        Self { lines, is_json }
     }
 }
 
-impl<S, N, F> FormatEvent<S, N> for JsonLines<F>
+impl<S, N, F> FormatEvent<S, N> for TracedLines<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -99,12 +89,15 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let Some(id) = trace::current().map(TraceContext::id) else {
-            return self.0.format_event(context, writer, event);
+            return self.lines.format_event(context, writer, event);
         };
         let mut line = String::new();
-        self.0
-            .format_event(context, Writer::new(&mut line), event)?;
+        let inner = Writer::new(&mut line);
+        self.lines.format_event(context, inner, event)?;
         let line = line.trim_end_matches('\n');
+        if !self.is_json {
+            return writeln!(writer, "{line} trace_id={id}");
+        }
         let object = line.strip_suffix('}').unwrap_or(line);
         writeln!(writer, "{object},\"trace_id\":\"{id}\"}}")
     }
@@ -157,7 +150,7 @@ mod tests {
         let text = |written: Written| {
             let builder = tracing_subscriber::fmt()
                 .with_writer(move || written.clone())
-                .event_format(TextLines(format::format().with_ansi(false)));
+                .event_format(TracedLines::text(format::format().with_ansi(false)));
             builder.finish().into()
         };
         let seen = lines(text, context);
@@ -168,7 +161,9 @@ mod tests {
             let builder = tracing_subscriber::fmt()
                 .with_writer(move || written.clone())
                 .fmt_fields(JsonFields::new())
-                .event_format(JsonLines(format::format().json().flatten_event(true)));
+                .event_format(TracedLines::json(
+                    format::format().json().flatten_event(true),
+                ));
             builder.finish().into()
         };
         let seen = lines(json, context);

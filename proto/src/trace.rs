@@ -167,7 +167,7 @@ thread_local! {
 
 /// The context of a program that makes one request in its life.
 static PROCESS: OnceLock<TraceContext> = OnceLock::new();
-/// Whether a request with that context was made.
+/// True once a request with that context was made.
 static IS_SENT: AtomicBool = AtomicBool::new(false);
 
 /// Returns the context of the work in progress.

@@ -286,7 +286,7 @@ fn syncs(answers: &[MasterAnswer]) -> Vec<Finding> {
             slow_share * 100.0
         );
         let is_slow = mean >= SLOW_SYNC || slow_share >= 0.001;
-        let fix = "give the log a disk of its own, or a faster one (--data-dir); every commit waits for a majority of disks";
+        let fix = "give the log a separate disk, or a faster one (--data-dir); every commit waits for a majority of disks";
         Some(match is_slow {
             true => warning("disk sync", found, fix),
             false => Finding::ok("disk sync", found),

@@ -19,11 +19,11 @@ use super::gauges::state_name;
 use crate::leader::{Effect, Input, Leader};
 use crate::offers::{ClosedOffer, OfferOutcome};
 
-/// Maximum number of names of frameworks with series of their own.
+/// Maximum number of names of frameworks that have their own series.
 const NAMES: usize = 200;
 /// Maximum number of remembered frameworks; beyond it, their names are looked up again.
 const KNOWN_FRAMEWORKS: usize = 4_096;
-/// Maximum number of codes of declines with series of their own.
+/// Maximum number of codes of declines that have their own series.
 const DECLINE_CODES: usize = 50;
 /// Maximum number of characters of such a code.
 const CODE_CHARACTERS: usize = 64;

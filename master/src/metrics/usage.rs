@@ -6,9 +6,9 @@ use argosy_state::resources::Resources;
 
 use super::samples::{OwnerState, SampleLabel, Samples};
 
-/// Maximum number of kinds of resources with samples of their own.
+/// Maximum number of kinds of resources that have their own samples.
 const KINDS: usize = 32;
-/// Maximum number of roles with samples of their own.
+/// Maximum number of roles that have their own samples.
 const ROLES: usize = 100;
 /// The label of all others.
 const OTHER: &str = "other";

@@ -125,7 +125,7 @@ fn a_mark_is_readable_by_the_agent_whatever_the_umask() {
     let directory = tempfile::tempdir().unwrap();
     let sandbox = directory.path().join("1-1-1");
     let write = || -> io::Result<()> {
-        // From here on this thread has a umask of its own.
+        // This thread no longer shares its umask with others.
         unshare(CloneFlags::CLONE_FS)?;
         umask(Mode::from_bits_truncate(0o077));
         write_mark(&sandbox, 7)

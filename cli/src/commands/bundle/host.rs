@@ -60,7 +60,7 @@ pub(super) fn collect(logs: &[PathBuf], limit: usize) -> Vec<Collected> {
 /// The last bytes of a text.
 struct Tail {
     bytes: Vec<u8>,
-    /// Whether there were bytes before them.
+    /// True if there were bytes before them.
     is_cut: bool,
 }
 

@@ -3,6 +3,9 @@
 //! An agent reports its own address, and any service may listen there. So nothing is kept that is
 //! not recognized as a page of this program.
 
+use std::collections::BTreeSet;
+
+use argosy_proto::metric_list;
 use serde::{Deserialize, Serialize};
 
 use super::PART_BYTES;
@@ -70,13 +73,20 @@ impl Page {
     }
 }
 
-/// Keeps the metrics of this program, with their descriptions.
+/// Keeps the listed metrics, with their descriptions.
 fn metrics(text: &str) -> Result<String, String> {
+    let names: BTreeSet<&str> = metric_list::all()
+        .iter()
+        .map(|metric| metric.name)
+        .collect();
     let is_own = |line: &&str| {
         let described = ["# HELP ", "# TYPE "];
         let described = described.iter().find_map(|mark| line.strip_prefix(*mark));
-        let name = described.unwrap_or(line);
-        name.starts_with("argosy_") || name.starts_with("process_")
+        let text = described.unwrap_or(line);
+        let name = text.split(['{', ' ']).next().unwrap_or_default();
+        let of_histogram = ["_bucket", "_sum", "_count"];
+        let mut family = of_histogram.iter().filter_map(|end| name.strip_suffix(end));
+        names.contains(name) || family.any(|family| names.contains(family))
     };
     let kept = text.lines().filter(is_own);
     let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
@@ -108,9 +118,10 @@ mod tests {
     #[test]
     fn only_pages_of_this_program_are_kept() {
         let page = "# HELP argosy_tasks Tasks.\n# TYPE argosy_tasks gauge\nargosy_tasks 3\n\
-                    # hunter2\nprocess_open_fds 7\nAWS_KEY=hunter2\n argosy_x hunter2\n";
+                    # hunter2\nprocess_open_fds 7\nAWS_KEY=hunter2\n argosy_x hunter2\n\
+                    argosy_hunter2 1\nargosy_rpc_duration_seconds_count{code=\"Ok\"} 2\n";
         let kept = "# HELP argosy_tasks Tasks.\n# TYPE argosy_tasks gauge\nargosy_tasks 3\n\
-                    process_open_fds 7\n";
+                    process_open_fds 7\nargosy_rpc_duration_seconds_count{code=\"Ok\"} 2\n";
         assert_eq!(metrics(page).unwrap(), kept);
         assert_eq!(metrics("hunter2").unwrap_err(), UNKNOWN);
         assert_eq!(ready("ready\n").unwrap(), "ready\n");

@@ -17,6 +17,12 @@ async fn failovers(cluster: &TestCluster, place: usize) -> Vec<v1::Failover> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_master_shows_the_failovers_of_all() {
     let cluster = TestCluster::start(ConnectionProof::Authenticated);
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
+    let pause = async |awaited: &str| {
+        let is_late = tokio::time::Instant::now() > deadline;
+        assert!(!is_late, "{awaited}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     let mut leaders = Vec::new();
     for _ in 0..2 {
         let (leader, _) = cluster.places().await;
@@ -28,15 +34,14 @@ async fn every_master_shows_the_failovers_of_all() {
             .await
             .is_err()
         {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pause("a transfer is accepted").await;
         }
         while cluster.places().await.0 == leader {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            pause("another master leads").await;
         }
     }
     leaders.push(cluster.places().await.0);
     assert!(leaders[0] != leaders[1] && leaders[1] != leaders[2]);
-    let deadline = tokio::time::Instant::now() + TIMEOUT;
     loop {
         let mut seen = Vec::new();
         for place in 0..3 {
@@ -49,9 +54,7 @@ async fn every_master_shows_the_failovers_of_all() {
             assert!(seen[0].iter().all(|failover| failover.first_commit_ms > 0));
             break;
         }
-        let is_late = tokio::time::Instant::now() > deadline;
-        assert!(!is_late, "{leaders:?}: {seen:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        pause(&format!("{leaders:?}: {seen:?}")).await;
     }
     cluster.end().await;
 }
