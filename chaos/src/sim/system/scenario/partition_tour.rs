@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::Scenario;
+use super::{MAX_DELAY, Scenario};
 use crate::faults::graphs::{GraphCase, MASTERS};
 use crate::sim::run::Simulation;
 use crate::sim::system::world::{OperatorRequest, master_name};
@@ -91,8 +91,9 @@ impl GraphObservations {
 }
 
 impl Scenario {
-    /// Runs these cases, one after the other. Violations are reported at the end, so that the
-    /// other cases are run, too.
+    /// Runs these cases, one after the other, and then lets frameworks begin no more work until
+    /// every message has arrived. Violations are reported at the end, so that the other cases are
+    /// run, too.
     pub(in crate::sim::system) fn tour(
         mut self,
         simulation: &mut Simulation<'_>,
@@ -105,6 +106,9 @@ impl Scenario {
                 None => break,
             }
         }
+        // An order may reach its agent before the store of a master has the entry that gave it.
+        self.world.state().draining = true;
+        let _ = self.run_for(simulation, MAX_DELAY);
         for (case, finding) in findings {
             simulation.notes.violation(format!("{case}: {finding}"));
         }
