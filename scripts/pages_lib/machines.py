@@ -1,5 +1,6 @@
 """Machines made of network namespaces, each with one address, a directory and a host name."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -9,6 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+
+
+# Records of all agents of this kernel, with one for each network namespace whose forwarding was changed.
+NETWORKS = pathlib.Path("/run/argosy/networks")
+# Prints the cookie of the present network namespace (SO_NETNS_COOKIE).
+PRINT_COOKIE = 'import socket; print(int.from_bytes(socket.socket().getsockopt(1, 71, 8), "little"))'
 
 
 class Failed(Exception):
@@ -63,17 +70,46 @@ class Machine:
         return [int(pid) for pid in found.stdout.split()]
 
     def clear(self):
+        """Ends and removes everything on the machine, also tasks, which have other namespaces."""
+        if (self.home / "agent").exists():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.run("argosy agent stop --kill-tasks")
         for _ in range(100):
             pids = self.processes()
             for pid in pids:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             if not pids:
                 break
             time.sleep(0.05)
+        for group in self.groups():
+            remove_group(group)
+        cookie = self.run(f"python3 -c '{PRINT_COOKIE}'")[1].strip()
+        for note in NETWORKS.glob(f"forwarding*-cookie-{cookie}") if cookie else []:
+            note.unlink()
         subprocess.run(["ip", "netns", "del", self.name], check=False)
+
+    def groups(self):
+        """Returns the control groups of the agent, which are named by a hash of its directory."""
+        mount = next((line.split()[4] for line in open("/proc/self/mountinfo") if " - cgroup2 " in line), None)
+        digest = hashlib.sha256(str(self.home / "agent").encode()).hexdigest()[:12]
+        names = [f"agent-{digest}", f"agent-{digest}.content"] if mount else []
+        return [group for group in (pathlib.Path(mount) / "argosy" / name for name in names) if group.exists()]
+
+
+def remove_group(group):
+    """Kills what is left in a control group and removes it."""
+    (group / "cgroup.kill").write_text("1")
+    for last in [False] * 100 + [True]:
+        try:
+            for directory, _, _ in os.walk(group, topdown=False):
+                os.rmdir(directory)
+            return
+        except OSError:
+            # The killed processes are still exiting.
+            if last:
+                raise
+            time.sleep(0.05)
 
 
 class Network:
@@ -114,15 +150,4 @@ class Network:
         for machine in self.machines:
             machine.clear()
         subprocess.run(["ip", "netns", "del", self.switch], check=False)
-        for group in groups([machine.home for machine in self.machines]):
-            for directory, _, _ in os.walk(group, topdown=False):
-                os.rmdir(directory)
         shutil.rmtree(self.home, ignore_errors=True)
-
-
-def groups(homes):
-    """Returns the cgroups of agents in these homes, which are named by a hash of their directories."""
-    mount = next((line.split()[4] for line in open("/proc/self/mountinfo") if " - cgroup2 " in line), None)
-    for home in homes if mount else []:
-        digest = hashlib.sha256(str(home / "agent").encode()).hexdigest()[:12]
-        yield pathlib.Path(mount) / "argosy" / f"agent-{digest}"
