@@ -12,8 +12,8 @@ import tempfile
 import time
 
 
-# Records of all agents of this kernel, with one for each network namespace whose forwarding was changed.
-NETWORKS = pathlib.Path("/run/argosy/networks")
+# Records of all agents of this kernel: leased user ids, and changes of network namespaces.
+RECORDS = pathlib.Path("/run/argosy")
 # Prints the cookie of the present network namespace (SO_NETNS_COOKIE).
 PRINT_COOKIE = 'import socket; print(int.from_bytes(socket.socket().getsockopt(1, 71, 8), "little"))'
 
@@ -26,13 +26,49 @@ def ip(*words):
     subprocess.run(["ip", *words], check=True)
 
 
-class Machine:
-    """A network namespace with one address and a separate home directory."""
+class Running:
+    """A block of commands that runs until Ctrl-C."""
 
-    def __init__(self, number, address, home, argosy):
+    def __init__(self, command, file, **options):
+        self.file = file
+        with file.open("w") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT,
+                                            stdin=subprocess.DEVNULL, start_new_session=True, **options)
+
+    def __enter__(self):
+        return self
+
+    def output(self):
+        return self.file.read_text(errors="replace")
+
+    def has_ended(self):
+        return self.process.poll() is not None
+
+    def interrupt(self):
+        """Presses Ctrl-C. Raises Failed if the commands do not end, or have failed."""
+        if self.has_ended():
+            raise Failed(f"ended with {self.process.returncode} before Ctrl-C:\n{self.output()}")
+        os.killpg(self.process.pid, signal.SIGINT)
+        try:
+            status = self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"does not end after Ctrl-C:\n{self.output()}") from None
+        if status not in (0, 128 + signal.SIGINT, -signal.SIGINT):
+            raise Failed(f"ended with {status} after Ctrl-C:\n{self.output()}")
+
+    def __exit__(self, *_):
+        if not self.has_ended():
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class Machine:
+    """A network namespace with one address, a host name and a separate home directory."""
+
+    def __init__(self, number, address, host, home, argosy):
         self.name = f"argosy{os.getpid()}-{number}"
-        self.address, self.home, self.number = address, home / str(number), number
-        self.killed = False
+        self.address, self.host, self.home, self.number = address, host, home / str(number), number
+        self.has_master, self.killed = True, False
         (self.home / "bin").mkdir(parents=True)
         (self.home / "bin" / "argosy").symlink_to(argosy)
         # Substitutes for the directories of a separate machine. The page names none of them.
@@ -55,25 +91,48 @@ class Machine:
         ip("-n", self.name, "address", "add", f"{self.address}/24", "dev", inner)
         ip("-n", self.name, "link", "set", inner, "up")
 
-    def run(self, block):
+    def command(self, block):
+        """Returns the command that runs a block. Exported variables last from one block to the next."""
         # `ip netns` mounts /sys again, without the cgroups that a separate machine would have
         # there.
-        begin = f"hostname machine-{self.number}\nmount -t cgroup2 none /sys/fs/cgroup"
+        begin = f"""hostname {self.host}
+mount -t cgroup2 none /sys/fs/cgroup
+[ ! -e ~/.session ] || . ~/.session
+trap 'export -p > ~/.session' EXIT
+set -e -o pipefail"""
+        return ["ip", "netns", "exec", self.name, "unshare", "--uts", "bash", "-c", f"{begin}\n{block}"]
+
+    def run(self, block):
         done = subprocess.run(
-            ["ip", "netns", "exec", self.name, "unshare", "--uts", "bash", "-c", f"{begin}\n{block}"],
-            env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+            self.command(block), env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=120)
         return done.returncode, done.stdout
+
+    def start(self, block):
+        """Starts a block that runs until Ctrl-C."""
+        return Running(self.command(block), self.home / ".output", env=self.environment, cwd=self.home)
 
     def processes(self):
         found = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True)
         return [int(pid) for pid in found.stdout.split()]
 
+    def commands(self):
+        """Returns the command lines of all processes in the control groups of the agent."""
+        found = []
+        for file in [file for group in self.groups() for file in group.glob("**/cgroup.procs")]:
+            # A process may end, and its group disappear, while this reads them.
+            with contextlib.suppress(OSError):
+                for pid in file.read_text().split():
+                    with contextlib.suppress(OSError):
+                        words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                        found.append(b" ".join(words).decode(errors="replace").strip())
+        return found
+
     def clear(self):
         """Ends and removes everything on the machine, also tasks, which have other namespaces."""
         if (self.home / "agent").exists():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.run("argosy agent stop --kill-tasks")
+                self.run("argosy agent stop --kill-tasks --grace 0s")
         for _ in range(100):
             pids = self.processes()
             for pid in pids:
@@ -84,9 +143,12 @@ class Machine:
             time.sleep(0.05)
         for group in self.groups():
             remove_group(group)
-        cookie = self.run(f"python3 -c '{PRINT_COOKIE}'")[1].strip()
-        for note in NETWORKS.glob(f"forwarding*-cookie-{cookie}") if cookie else []:
+        cookie = self.run(f"{sys.executable} -c '{PRINT_COOKIE}'")[1].strip()
+        for note in (RECORDS / "networks").glob(f"forwarding*-cookie-{cookie}") if cookie else []:
             note.unlink()
+        for lease in (RECORDS / "ids").glob("*"):
+            if lease.is_symlink() and os.readlink(lease).startswith(f"{self.home}/"):
+                lease.unlink()
         subprocess.run(["ip", "netns", "del", self.name], check=False)
 
     def groups(self):
@@ -115,14 +177,20 @@ def remove_group(group):
 class Network:
     """Machines that are connected by a switch, and their removal with all that they contain."""
 
-    def __init__(self, addresses, argosy):
+    def __init__(self, hosts, argosy):
+        """`hosts` are the addresses of the machines with their names."""
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="argosy-pages-")).resolve()
         # Agents without root privileges traverse it to their own directories.
         self.home.chmod(0o711)
         self.switch = f"argosy{os.getpid()}-switch"
-        self.machines = [Machine(at + 1, address, self.home, argosy) for at, address in enumerate(addresses)]
+        self.machines = [Machine(at, address, host, self.home, argosy)
+                         for at, (address, host) in enumerate(hosts.items(), 1)]
 
     def __enter__(self):
+        # The stage of the gate ends a test that takes too long by this signal.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+        # A program that a script starts in the background ignores Ctrl-C, and so would the blocks.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         return self
 
     def connect(self):
@@ -147,6 +215,8 @@ class Network:
         raise Failed(f"processes are left: {left}")
 
     def __exit__(self, *_):
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, signal.SIG_IGN)
         for machine in self.machines:
             machine.clear()
         subprocess.run(["ip", "netns", "del", self.switch], check=False)
