@@ -153,8 +153,9 @@ class Player:
             if met and status == wanted:
                 return output
             if until is None or time.monotonic() > deadline:
+                instead = "" if status == wanted else f", not {wanted}"
                 without = "" if met else f", without {until!r}"
-                raise Failed(f"{machine.address}: ended with {status}, not {wanted}{without}:\n{output}")
+                raise Failed(f"{machine.address}: ended with {status}{instead}{without}:\n{output}")
             time.sleep(0.2)
 
     def interrupt(self, machine, block):

@@ -11,9 +11,10 @@ import sys
 import tempfile
 import time
 
-
 # Records of all agents of this kernel: leased user ids, and changes of network namespaces.
 RECORDS = pathlib.Path("/run/argosy")
+# Longer than the timeouts that pages name.
+BLOCK_S = 180
 # Prints the cookie of the present network namespace (SO_NETNS_COOKIE).
 PRINT_COOKIE = 'import socket; print(int.from_bytes(socket.socket().getsockopt(1, 71, 8), "little"))'
 
@@ -103,9 +104,13 @@ set -e -o pipefail"""
         return ["ip", "netns", "exec", self.name, "unshare", "--uts", "bash", "-c", f"{begin}\n{block}"]
 
     def run(self, block):
-        done = subprocess.run(
-            self.command(block), env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=120)
+        """Returns the exit status of a block and its output."""
+        try:
+            done = subprocess.run(
+                self.command(block), env=self.environment, cwd=self.home, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=BLOCK_S)
+        except subprocess.TimeoutExpired as late:
+            raise Failed(f"{self.address}: still runs after {BLOCK_S} s:\n{(late.output or b'').decode(errors='replace')}") from None
         return done.returncode, done.stdout
 
     def start(self, block):
@@ -131,7 +136,7 @@ set -e -o pipefail"""
     def clear(self):
         """Ends and removes everything on the machine, also tasks, which have other namespaces."""
         if (self.home / "agent").exists():
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(Failed):
                 self.run("argosy agent stop --kill-tasks --grace 0s")
         for _ in range(100):
             pids = self.processes()
