@@ -173,7 +173,10 @@ fn the_protocol_lists_every_capability() {
     let page = read("docs/protocol.md");
     let section = page.split("\n## Capabilities\n").nth(1).unwrap();
     let section = section.split("\n## ").next().unwrap();
-    let [agents, frameworks] = section.split("\nFrameworks.\n").collect::<Vec<_>>()[..] else {
+    let parts: Vec<_> = section
+        .split("\n### Capabilities of frameworks\n")
+        .collect();
+    let [agents, frameworks] = parts[..] else {
         panic!("two lists");
     };
     let named = |list: &str| {

@@ -155,7 +155,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "TASKS_PER_CALL: usize = 256",
-        "At most 256 tasks a call",
+        "One call has at most 256 tasks",
     ),
     (
         "master/src/service/lists.rs",
@@ -185,7 +185,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/service/feed/window.rs",
         "WINDOW_BYTES: usize = 96 << 20",
-        "the memory of their shared events, at most 96 MiB |",
+        "| events that subscribers of changes share, in the memory of one master | 96 MiB |",
     ),
     (
         "master/src/change_ring.rs",
@@ -205,7 +205,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "ANSWERS_PER_FRAMEWORK: usize = 1_024",
-        "at most 1,024 a framework",
+        "at most 1,024 for each framework",
     ),
     (
         "state/src/limits.rs",
