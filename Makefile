@@ -27,9 +27,9 @@ test: setup ## run the whole gate; includes verify
 	$(STAGE) verify 120/300 make verify
 	$(STAGE) unit 540/1140 make unit
 	$(STAGE) release 180/780 make release
-	$(STAGE) process 360/360 make process
-	$(STAGE) demo 90/90 scripts/demo
-	$(STAGE) chaos 480/1050 make chaos
+	$(STAGE) process 400/400 make process
+	$(STAGE) demo 60/60 scripts/demo
+	$(STAGE) chaos 480/1040 make chaos
 	$(STAGE) vm 240/480 make test-vm
 	$(STAGE) summary
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
