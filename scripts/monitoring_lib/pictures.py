@@ -1,7 +1,8 @@
 """Draws dashboards as SVG from the data of a Prometheus.
 
-A picture shows the panels at the places that they have in Grafana, each with its title, its unit and
-at most eight series. It is a substitute for a rendering by Grafana, and its caption names that.
+A picture shows the panels at the places that they have in Grafana, each with its title, its largest
+value and the eight series with the largest values. It is a substitute for a rendering by Grafana, and
+its caption names that.
 """
 
 import html
@@ -10,6 +11,8 @@ import math
 WIDTH, ROW, GAP, HEAD = 1200, 26, 10, 44
 COLOURS = ["#3465a4", "#d9822b", "#4e9a06", "#a40000", "#75507b", "#c4a000", "#06989a", "#555753"]
 MOST_SERIES = 8
+# Width of a letter of a legend, on average.
+LETTER = 5.4
 CAPTION = "Drawn by scripts/prometheus-test from the data of its Prometheus, not by Grafana."
 
 
@@ -17,7 +20,8 @@ def short(value, unit):
     """Returns a number as short text, in its unit."""
     if unit == "percentunit":
         return f"{value * 100:.3g} %"
-    if unit == "bytes":
+    if unit in ("bytes", "mbytes"):
+        value *= 1 << 20 if unit == "mbytes" else 1
         for prefix in ("B", "KiB", "MiB", "GiB", "TiB"):
             if value < 1024 or prefix == "TiB":
                 return f"{value:.3g} {prefix}"
@@ -49,31 +53,53 @@ def line(points, box, start, end, most):
     return "".join(parts)
 
 
+def legends(names, width, more):
+    """Returns two lines of names, as many as fit, and how many series have none."""
+    lines, left = ["", ""], [width, width]
+    for number, name in enumerate(names):
+        needed = (len(name) + 2) * LETTER
+        line = next((at for at in (0, 1) if needed <= left[at] - (12 * LETTER if at else 0)), None)
+        if line is None:
+            more += len(names) - number
+            break
+        left[line] -= needed
+        lines[line] += f'<tspan fill="{COLOURS[number % len(COLOURS)]}">{html.escape(name)}</tspan>  '
+    if more:
+        lines[1] += f"<tspan>and {more} more</tspan>"
+    return [line.rstrip() for line in lines]
+
+
+def stat_text(panel, value):
+    """Returns the text of a single number: a mapped one, if it has a mapping."""
+    defaults = panel["fieldConfig"]["defaults"]
+    for mapping in defaults["mappings"]:
+        if (text := mapping["options"].get(f"{value:.0f}")) is not None:
+            return text["text"]
+    return short(value, defaults["unit"])
+
+
 def drawn_panel(panel, series, start, end):
     at, unit = panel["gridPos"], panel["fieldConfig"]["defaults"]["unit"]
     left, top = at["x"] * WIDTH / 24 + GAP / 2, HEAD + at["y"] * ROW
     width, height = at["w"] * WIDTH / 24 - GAP, at["h"] * ROW - GAP
     out = [f'<rect x="{left:.0f}" y="{top}" width="{width:.0f}" height="{height}" class="panel"/>',
            f'<text x="{left + 8:.0f}" y="{top + 18}" class="title">{html.escape(panel["title"])}</text>']
-    values = [value for _, points in series for _, value in points]
-    most = max(values, default=0) or 1
+    series = sorted(series, key=lambda one: -max(value for _, value in one[1]))
+    largest = max((value for _, points in series for _, value in points), default=0)
     if panel["type"] == "stat":
         last = series[0][1][-1][1] if series else math.nan
-        out.append(f'<text x="{left + width / 2:.0f}" y="{top + height / 2 + 18:.0f}" class="stat">{short(last, unit)}</text>')
+        out.append(f'<text x="{left + width / 2:.0f}" y="{top + height / 2 + 18:.0f}" class="stat">'
+                   f'{html.escape(stat_text(panel, last))}</text>')
         return out
     box = (left + 8, top + 28, width - 16, height - 62)
-    out.append(f'<text x="{left + width - 8:.0f}" y="{top + 18}" class="most">{short(most, unit)}</text>')
+    out.append(f'<text x="{left + width - 8:.0f}" y="{top + 18}" class="most">{short(largest, unit)}</text>')
     out.append(f'<path d="M{box[0]:.0f} {box[1] + box[3]:.0f}h{box[2]:.0f}" class="axis"/>')
-    names = []
-    for number, (name, points) in enumerate(series[:MOST_SERIES]):
+    for number, (_, points) in enumerate(series[:MOST_SERIES]):
         colour = COLOURS[number % len(COLOURS)]
-        out.append(f'<path d="{line(points, box, start, end, most)}" stroke="{colour}" class="line"/>')
-        names.append(f'<tspan fill="{colour}">{html.escape(name[:26])}</tspan>')
-    if len(series) > MOST_SERIES:
-        names.append(f"<tspan>and {len(series) - MOST_SERIES} more</tspan>")
-    half = (len(names) + 1) // 2
-    for number, part in enumerate((names[:half], names[half:])):
-        out.append(f'<text x="{left + 8:.0f}" y="{top + height - 20 + 14 * number}" class="legend">{"  ".join(part)}</text>')
+        out.append(f'<path d="{line(points, box, start, end, largest or 1)}" stroke="{colour}" class="line"/>')
+    names = [name[:40] for name, _ in series[:MOST_SERIES]]
+    for number, text in enumerate(legends(names, width - 16, len(series) - len(names))):
+        out.append(f'<text x="{left + 8:.0f}" y="{top + height - 20 + 14 * number}" class="legend">{text}</text>')
     return out
 
 
