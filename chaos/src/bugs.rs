@@ -162,6 +162,7 @@ const SLOW: &[Bug] = &[
     Bug::CloneAccepted,
     Bug::DigestIgnored,
     Bug::DeadlineLost,
+    Bug::EpochNotChecked,
     Bug::FormerVoterCounts,
     Bug::InstallNotNoted,
     Bug::DeactivatedOffered,
