@@ -120,8 +120,13 @@ pub(crate) async fn deactivate(arguments: &AgentChange) -> VerbResult {
         .write(request_id, Operation::DeactivateAgent(order))
         .await?;
     note(&format!(
-        "{shown} is not offered any more, and its {} continue; argosy agent reactivate {} resumes the offers",
+        "{shown} is not offered any more, and its {} {}; argosy agent reactivate {} resumes the offers",
         tasks(agent.live_tasks),
+        if agent.live_tasks == 1 {
+            "continues"
+        } else {
+            "continue"
+        },
         agent.agent_id
     ));
     Ok(DONE)
