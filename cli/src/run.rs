@@ -2,8 +2,8 @@
 //! output, and exits with its code.
 //!
 //! The parts: `job`, `checks` and `file` (the request), `members` (the progress of each task),
-//! `scheduler`, `pending_reason` (why a task waits), `attached`, `stdin` and `prefixed_output`
-//! (while the job runs), `ending` (the result). The client library handles a change of leader.
+//! `scheduler`, `pending_reason` (why a task waits), `attached` and `stdin` (while the job runs),
+//! `outcome` (the result). The client library handles a change of leader.
 
 mod attached;
 mod checks;
@@ -13,7 +13,6 @@ mod job;
 mod members;
 mod outcome;
 mod pending_reason;
-mod prefixed_output;
 mod scheduler;
 mod shortage;
 mod signals;

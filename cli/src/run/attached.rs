@@ -12,7 +12,6 @@ use super::job::Job;
 use super::members::JobTasks;
 use super::outcome::{self, RunTimes};
 use super::pending_reason::{self, PendingContext, PendingReason};
-use super::prefixed_output::PrefixedOutput;
 use super::scheduler::RunEvent;
 use super::signals::Signals;
 use super::stdin::AttachedInput;
@@ -20,7 +19,7 @@ use super::{RunOptions, Session, print_note, session_failure};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 use crate::operator::{ClusterClient, EndedObjects as Listed, is_terminal};
-use crate::output::{self, note, span_ms};
+use crate::output::{self, PrefixedOutput, note, span_ms};
 
 /// Time for which a task waits before the reason is shown.
 const REASON_DELAY: Duration = Duration::from_secs(5);

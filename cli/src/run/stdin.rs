@@ -1,6 +1,6 @@
 //! The client of a task with `--interactive`: attached to the task from its start to its end.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use argosy_proto::exec::{AttachOffsets, ExecResult};
 use tokio_util::sync::CancellationToken;
@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::exec::attached::{self, ClientSessionEnd, StreamMode};
 use crate::commands::exec::connection::{self, SessionKind, SessionRequest, Socket};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
+use crate::output::write_chunk;
 
 /// An attached client and its task.
 pub(super) struct AttachedInput {
@@ -31,7 +32,7 @@ impl AttachedInput {
             return self.follow(&mut files).await;
         };
         for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
-            let mut sink = |piece: FileChunk<'_>| write(file, piece);
+            let mut sink = |piece: FileChunk<'_>| write_chunk(file, piece);
             let location = self.location(file);
             files.read_part(&location, 0, end, &mut sink).await?;
         }
@@ -69,7 +70,7 @@ impl AttachedInput {
 
     async fn follow(&self, files: &mut FileReader) -> Result<(), ReadError> {
         for file in ["stdout", "stderr"] {
-            let mut sink = |piece: FileChunk<'_>| write(file, piece);
+            let mut sink = |piece: FileChunk<'_>| write_chunk(file, piece);
             files
                 .follow(&self.location(file), &self.ended, &mut sink)
                 .await?;
@@ -79,22 +80,5 @@ impl AttachedInput {
 
     fn location(&self, file: &str) -> FileLocation {
         FileLocation::of_task(&self.agent_id, &self.framework_id, &self.task_id, file)
-    }
-}
-
-/// Writes a chunk of a task's output to the output of this program.
-pub(super) fn write(file: &str, piece: FileChunk<'_>) -> io::Result<()> {
-    let bytes = match piece {
-        FileChunk::Bytes(bytes) => bytes,
-        FileChunk::Missing(count) => {
-            crate::output::note(&FileChunk::missing(count, file));
-            return Ok(());
-        }
-    };
-    if file == "stdout" {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush())
-    } else {
-        io::stderr().lock().write_all(bytes)
     }
 }

@@ -1,8 +1,8 @@
 //! The output of one task of a group, with its name before each line.
 
-use std::io;
+use std::io::{self, Write as _};
 
-use super::stdin::write;
+use super::note;
 use crate::files::{FileChunk, ReadError};
 
 /// The longest line that is kept together, in bytes.
@@ -12,7 +12,7 @@ const LINE_BYTES: usize = 64 * 1024;
 type ChunkWriter = Box<dyn FnMut(FileChunk<'_>) -> io::Result<()> + Send>;
 
 /// Adds a prefix to what a task writes to one file.
-pub(super) struct PrefixedOutput {
+pub(crate) struct PrefixedOutput {
     out: ChunkWriter,
     /// Text before each line. If empty, the output is passed on unchanged.
     label: String,
@@ -22,8 +22,8 @@ pub(super) struct PrefixedOutput {
 
 impl PrefixedOutput {
     /// Writes to the file of this program that has the same name.
-    pub(super) fn new(file: &'static str, label: String) -> Self {
-        Self::to(Box::new(move |piece| write(file, piece)), label)
+    pub(crate) fn new(file: &'static str, label: String) -> Self {
+        Self::to(Box::new(move |piece| write_chunk(file, piece)), label)
     }
 
     fn to(out: ChunkWriter, label: String) -> Self {
@@ -34,7 +34,7 @@ impl PrefixedOutput {
         }
     }
 
-    pub(super) fn pass(&mut self, piece: FileChunk<'_>) -> io::Result<()> {
+    pub(crate) fn pass(&mut self, piece: FileChunk<'_>) -> io::Result<()> {
         let bytes = match piece {
             FileChunk::Bytes(bytes) if !self.label.is_empty() => bytes,
             FileChunk::Bytes(_) | FileChunk::Missing(_) => return (self.out)(piece),
@@ -47,7 +47,7 @@ impl PrefixedOutput {
     }
 
     /// Ends the output. A last line without a newline is printed too, also after an interruption.
-    pub(super) fn finish(mut self, followed: Result<(), ReadError>) -> Result<(), ReadError> {
+    pub(crate) fn finish(mut self, followed: Result<(), ReadError>) -> Result<(), ReadError> {
         if self.partial.is_empty() {
             return followed;
         }
@@ -71,6 +71,23 @@ impl PrefixedOutput {
             }
         }
         whole
+    }
+}
+
+/// Writes a chunk of a task's output to the stream of this program that has the same name.
+pub(crate) fn write_chunk(file: &str, piece: FileChunk<'_>) -> io::Result<()> {
+    let bytes = match piece {
+        FileChunk::Bytes(bytes) => bytes,
+        FileChunk::Missing(count) => {
+            note(&FileChunk::missing(count, file));
+            return Ok(());
+        }
+    };
+    if file == "stdout" {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush())
+    } else {
+        io::stderr().lock().write_all(bytes)
     }
 }
 
