@@ -4,6 +4,7 @@
 mod changes;
 mod failures;
 mod feed;
+mod groups;
 mod log_filter;
 
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +19,7 @@ use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
 
 pub(crate) use failures::{quote, read_failure, refusal_failure};
+pub(crate) use groups::ListedGroup;
 
 /// Number of records per page.
 const PAGE: u32 = 1_000;
@@ -289,16 +291,24 @@ impl ClusterClient {
         Ok(frameworks.swap_remove(at))
     }
 
+    /// Splits a name that may begin with that of its framework, as `FRAMEWORK/NAME`.
+    pub(crate) async fn find_prefix<'a>(
+        &self,
+        wanted: &'a str,
+    ) -> Result<(Option<String>, &'a str), Failure> {
+        match wanted.split_once('/') {
+            Some((framework, name)) => {
+                let framework = self.find_framework(framework).await?;
+                Ok((Some(framework.framework_id), name))
+            }
+            None => Ok((None, wanted)),
+        }
+    }
+
     /// Returns the task that the user names as `TASK` or `FRAMEWORK/TASK`. Live tasks take
     /// precedence over ended ones.
     pub(crate) async fn find_task(&self, wanted: &str) -> Result<v1::Task, Failure> {
-        let (framework_id, name) = match wanted.split_once('/') {
-            Some((framework, name)) => (
-                Some(self.find_framework(framework).await?.framework_id),
-                name,
-            ),
-            None => (None, wanted),
-        };
+        let (framework_id, name) = self.find_prefix(wanted).await?;
         if let Some(framework_id) = &framework_id
             && let Some(task) = self.task(framework_id, name).await?
             && task.task_id == name
@@ -306,14 +316,20 @@ impl ClusterClient {
             return Ok(task);
         }
         let filter = of_framework(framework_id.as_deref());
-        let mut tasks = self.tasks(&filter, EndedObjects::Included).await?.tasks;
-        let live = |task: &v1::Task| !is_terminal(task.state);
-        let exact = tasks.iter().any(|task| live(task) && task.task_id == name);
-        tasks.retain(|task| live(task) || !exact);
-        let candidates: Vec<_> = tasks.iter().map(task_candidate).collect();
-        let at = lookup::find("task", name, &candidates)?;
-        Ok(tasks.swap_remove(at))
+        let tasks = self.tasks(&filter, EndedObjects::Included).await?.tasks;
+        pick_task(tasks, name)
     }
+}
+
+/// Returns the task of this list that has this id, unique prefix of an id, or name. Live tasks take
+/// precedence over ended ones.
+fn pick_task(mut tasks: Vec<v1::Task>, name: &str) -> Result<v1::Task, Failure> {
+    let live = |task: &v1::Task| !is_terminal(task.state);
+    let exact = tasks.iter().any(|task| live(task) && task.task_id == name);
+    tasks.retain(|task| live(task) || !exact);
+    let candidates: Vec<_> = tasks.iter().map(task_candidate).collect();
+    let at = lookup::find("task", name, &candidates)?;
+    Ok(tasks.swap_remove(at))
 }
 
 /// Whether a list includes ended objects.
