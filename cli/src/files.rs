@@ -1,15 +1,20 @@
-//! Reading a task's files through any master: one request, or following a file to its end.
+//! Reading a task's files through any master: a part, all of it, or following it to its end.
 //!
-//! Every master forwards the agents' file API, so clients need no route to the agents.
+//! Every master forwards the agents' file API, so clients need no route to the agents. The parts:
+//! `request` (one call), `tail` (the last lines).
+
+mod request;
+mod tail;
 
 use std::io;
 use std::time::Duration;
 
-use argosy_proto::server::hosts::CLIENT_HEADER;
-use argosy_proto::{trace, v1};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use argosy_proto::v1;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use request::FileCall;
+pub(crate) use request::{no_web_page, response_message};
 
 /// Time for one master to begin its answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -17,7 +22,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// Pause before a retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Time for which output is polled after the task has ended.
+/// Time for which output is polled after the task has ended, or after its file has vanished.
 const AFTER_END: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +94,8 @@ enum FollowMode {
     Stop,
 }
 
-/// A reader with its own connections and a position in the list of masters.
+/// A reader with a position in the list of masters. Clones share the connections.
+#[derive(Clone)]
 pub(crate) struct FileReader {
     http: reqwest::Client,
     masters: Vec<String>,
@@ -134,15 +140,36 @@ impl FileReader {
         })
     }
 
-    /// Passes on all bytes that are available now.
+    /// Returns a reader whose first request is for this one of the masters, modulo their number.
+    /// Many readers then share the masters' bounds.
+    pub(crate) fn beginning_at(&self, master: usize) -> Self {
+        Self {
+            next: master,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the number of attempts of a call that fails for lack of a connection.
+    pub(crate) fn attempts(&self) -> usize {
+        self.masters.len().max(1) * 2
+    }
+
+    /// Makes the next master the present one, after a pause.
+    pub(crate) async fn use_next_master(&mut self) {
+        self.next += 1;
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+
+    /// Passes on all bytes that are available now, from this offset on.
     pub(crate) async fn read(
         &mut self,
         location: &FileLocation,
+        begin: u64,
         sink: ChunkSink<'_>,
     ) -> Result<(), ReadError> {
-        let mut offset = 0;
+        let mut offset = begin;
         let mut there = None;
-        let mut attempts = self.masters.len().max(1) * 2;
+        let mut attempts = self.attempts();
         loop {
             let before = offset;
             match self
@@ -156,8 +183,7 @@ impl FileReader {
                 Ok(_) => return Ok(()),
                 Err(ReadError::Broken(_)) if attempts > 1 => {
                     attempts -= 1;
-                    self.next += 1;
-                    tokio::time::sleep(RETRY_PAUSE).await;
+                    self.use_next_master().await;
                 }
                 Err(error) => return Err(error),
             }
@@ -195,17 +221,20 @@ impl FileReader {
         Ok(())
     }
 
-    /// Passes on all current and future bytes, until the task has ended and all was read. Resumes
-    /// at its position after the loss of a master or connection. `over` is cancelled when the task
-    /// is known to have ended: from then on, failures end the follow after a while.
+    /// Passes on all current and future bytes from this offset on, until the task has ended and all
+    /// was read. Resumes at its position after the loss of a master or connection. `over` is
+    /// cancelled when the task is known to have ended: from then on, failures end the follow after
+    /// a while. So does a file that vanishes; before its first answer, it may not exist yet.
     pub(crate) async fn follow(
         &mut self,
         location: &FileLocation,
+        begin: u64,
         over: &CancellationToken,
         sink: ChunkSink<'_>,
     ) -> Result<(), ReadError> {
-        let mut offset = 0;
+        let mut offset = begin;
         let mut last_chance: Option<Instant> = None;
+        let mut progress = FollowProgress::default();
         loop {
             let wait = if over.is_cancelled() {
                 FollowMode::Stop
@@ -229,21 +258,30 @@ impl FileReader {
                 {
                     return Ok(());
                 }
-                // As long as bytes arrive, waiting continues.
-                Ok(_) if offset > before => last_chance = None,
-                Ok(_) | Err(ReadError::NotFound(_)) => tokio::time::sleep(RETRY_PAUSE).await,
-                Err(ReadError::Broken(_)) => {
-                    self.next += 1;
+                Ok(_) => {
+                    progress.found();
+                    // As long as bytes arrive, waiting continues.
+                    match offset > before {
+                        true => last_chance = None,
+                        false => tokio::time::sleep(RETRY_PAUSE).await,
+                    }
+                }
+                Err(ReadError::NotFound(text)) => {
+                    progress.absent(text, Instant::now())?;
                     tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(ReadError::Broken(_)) => {
+                    if offset > before {
+                        progress.found();
+                    }
+                    self.use_next_master().await;
                 }
                 Err(error) => return Err(error),
             }
             if over.is_cancelled() {
                 let limit = *last_chance.get_or_insert_with(|| Instant::now() + AFTER_END);
                 if Instant::now() >= limit {
-                    return Err(ReadError::Broken(
-                        "the rest of the output cannot be read".to_owned(),
-                    ));
+                    return Err(progress.error());
                 }
             }
         }
@@ -258,57 +296,21 @@ impl FileReader {
         wait: FollowMode,
         sink: ChunkSink<'_>,
     ) -> Result<ReadProgress, ReadError> {
-        let master = &self.masters[self.next % self.masters.len().max(1)];
-        let follow = if wait == FollowMode::Follow {
-            "&follow=true"
-        } else {
-            ""
+        let follow = match wait {
+            FollowMode::Follow => "&follow=true",
+            FollowMode::Stop => "",
         };
-        let url = format!(
-            "http://{master}/v1/agents/{}/files/read?path={}&offset={offset}{follow}",
-            location.agent_id, location.path
-        );
-        let broken = |error: &dyn std::error::Error| ReadError::Broken(crate::exit::chain(error));
-        let sent = tokio::time::timeout(ANSWER_LIMIT, self.http.get(&url).send()).await;
-        let mut response = match sent {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(broken(&error)),
-            Err(_) => return Err(ReadError::Broken(format!("{master} does not answer"))),
-        };
-        let status = response.status();
-        if !status.is_success() {
-            let text = response_message(&response.text().await.unwrap_or_default());
-            return Err(match status.as_u16() {
-                404 => ReadError::NotFound(text),
-                400..=499 => ReadError::Refused(text),
-                _ => ReadError::Broken(text),
-            });
-        }
-        let header = |name: &str| {
-            response
-                .headers()
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
-        };
-        let ended = header("x-argosy-ended").as_deref() == Some("true");
-        let number = |name: &str| header(name).and_then(|value| value.parse::<u64>().ok());
-        let size = number("x-argosy-size");
-        let begin = number("x-argosy-offset").unwrap_or(*offset);
+        let more = format!("&offset={offset}{follow}");
+        let mut answer = self.send(FileCall::Read, location, &more).await?;
+        let (ended, size) = (answer.has_ended(), answer.size());
+        let begin = answer.offset().unwrap_or(*offset);
         if begin > *offset {
             sink(FileChunk::Missing(begin - *offset)).map_err(ReadError::Sink)?;
             *offset = begin;
         }
-        loop {
-            match tokio::time::timeout(SILENCE_LIMIT, response.chunk()).await {
-                Ok(Ok(Some(bytes))) => {
-                    sink(FileChunk::Bytes(&bytes)).map_err(ReadError::Sink)?;
-                    *offset += bytes.len() as u64;
-                }
-                Ok(Ok(None)) => break,
-                Ok(Err(error)) => return Err(broken(&error)),
-                Err(_) => return Err(ReadError::Broken(format!("{master} stopped sending"))),
-            }
+        while let Some(bytes) = answer.next().await? {
+            sink(FileChunk::Bytes(&bytes)).map_err(ReadError::Sink)?;
+            *offset += bytes.len() as u64;
         }
         let size = size.unwrap_or(*offset);
         Ok(ReadProgress {
@@ -318,35 +320,40 @@ impl FileReader {
     }
 }
 
-/// Returns headers that let this program reach masters by any name.
-pub(crate) fn no_web_page() -> HeaderMap {
-    let header = (
-        HeaderName::from_static(CLIENT_HEADER),
-        HeaderValue::from_static("argosy"),
-    );
-    let mut headers = HeaderMap::from_iter([header]);
-    if let Some(context) = trace::request_header() {
-        headers.insert(trace::HEADER, context);
-    }
-    headers
+/// Whether a followed file exists.
+#[derive(Debug, Default)]
+struct FollowProgress {
+    was_found: bool,
+    /// Since when it is absent, and the message of the agent.
+    absent: Option<(Instant, String)>,
 }
 
-/// Returns the message in an error's body: the `message` of JSON, else the text itself.
-pub(crate) fn response_message(body: &str) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
-    let found = parsed
-        .as_ref()
-        .and_then(|value| value.get("message")?.as_str());
-    let text: String = found
-        .unwrap_or(body)
-        .chars()
-        .filter(|letter| !letter.is_control())
-        .take(300)
-        .collect();
-    if text.is_empty() {
-        "no reason was given".to_owned()
-    } else {
-        text
+impl FollowProgress {
+    fn found(&mut self) {
+        self.was_found = true;
+        self.absent = None;
+    }
+
+    /// Returns an error if the file existed before, and has been absent for a while. An agent that
+    /// starts again may not know its tasks at once.
+    fn absent(&mut self, text: String, now: Instant) -> Result<(), ReadError> {
+        let since = self.absent.as_ref().map_or(now, |(since, _)| *since);
+        self.absent = Some((since, text));
+        match self.was_found && now.duration_since(since) >= AFTER_END {
+            true => Err(self.error()),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the reason why the follow ends too early.
+    fn error(&self) -> ReadError {
+        match &self.absent {
+            Some((_, text)) if self.was_found => {
+                ReadError::NotFound(format!("it vanished while it was followed: {text}"))
+            }
+            Some((_, text)) => ReadError::NotFound(text.clone()),
+            None => ReadError::Broken("the rest of the output cannot be read".to_owned()),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
 
 pub(crate) use failures::{quote, read_failure, refusal_failure};
-pub(crate) use groups::ListedGroup;
+pub(crate) use groups::{ListedGroup, tasks_of_group};
 
 /// Number of records per page.
 const PAGE: u32 = 1_000;
@@ -323,7 +323,7 @@ impl ClusterClient {
 
 /// Returns the task of this list that has this id, unique prefix of an id, or name. Live tasks take
 /// precedence over ended ones.
-fn pick_task(mut tasks: Vec<v1::Task>, name: &str) -> Result<v1::Task, Failure> {
+pub(crate) fn pick_task(mut tasks: Vec<v1::Task>, name: &str) -> Result<v1::Task, Failure> {
     let live = |task: &v1::Task| !is_terminal(task.state);
     let exact = tasks.iter().any(|task| live(task) && task.task_id == name);
     tasks.retain(|task| live(task) || !exact);

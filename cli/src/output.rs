@@ -30,7 +30,7 @@ pub(crate) use columns::{
 pub(crate) use follow::RowPrinter;
 pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};
-pub(crate) use prefixed_output::{PrefixedOutput, write_chunk};
+pub(crate) use prefixed_output::{PrefixedOutput, StandardStream, write_chunk};
 pub(crate) use table::{Row, plain, table};
 pub(crate) use timeline::timeline;
 pub(crate) use visible::{visible, visible_line};

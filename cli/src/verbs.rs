@@ -83,7 +83,7 @@ pub(crate) enum Verb {
     /// Show the live tasks
     #[command(after_help = PS)]
     Ps(Box<TaskList>),
-    /// Show the output of a task
+    /// Show the output of tasks
     #[command(after_help = LOGS)]
     Logs(Logs),
     /// Run a command in a running task, and exit with its code
@@ -155,8 +155,13 @@ const PS: &str = "Examples:
 The task that changed last comes first. CHANGED is the time since its newest update. The names of
 columns are those of -o wide in lower case, with - for blanks.";
 const LOGS: &str = "Examples:
-  argosy logs brave-otter
-  argosy logs -f framework-7/web-3 --stderr";
+  argosy logs -f --tail 20 framework-7/web-3
+  argosy logs --framework shop --stderr
+
+What a task wrote to standard output and standard error goes to the same streams here. Without
+--follow, standard output comes first: the order between the two is not recorded. The lines of
+several tasks begin with their ids. A live task takes precedence over a group of the same name.
+With --follow, at most 50 tasks are shown, and tasks that start later are not.";
 const EXEC: &str = "Examples:
   argosy exec -it brave-otter -- sh
   argosy exec framework-7/web-3 -- cat /proc/loadavg

@@ -96,12 +96,26 @@ pub(crate) struct Bundle {
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// TASK or FRAMEWORK/TASK: id, unique prefix of an id, or name
-    pub(crate) task: String,
-    /// Keep printing new output until the task has ended
+    /// A task or a group, with or without FRAMEWORK/ before it: id, unique prefix of an id, or name
+    #[arg(value_name = "TASK|GROUP", required_unless_present = "framework")]
+    pub(crate) task: Option<String>,
+    /// Show the live tasks of this framework
+    #[arg(long, value_name = "FRAMEWORK", conflicts_with = "task")]
+    pub(crate) framework: Option<String>,
+    /// With --framework, also show tasks that have ended
+    // `requires` does not hold together with an argument that conflicts with the framework.
+    #[arg(short, long, requires = "framework", conflicts_with = "task")]
+    pub(crate) all: bool,
+    /// Keep printing new output until the tasks have ended
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Show standard error instead of standard output
+    /// Begin with this many of the last lines of each stream [default: all lines]
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub(crate) tail: Option<u64>,
+    /// Show only what the tasks wrote to standard output
+    #[arg(long, conflicts_with = "stderr")]
+    pub(crate) stdout: bool,
+    /// Show only what the tasks wrote to standard error; it is printed to standard output
     #[arg(long)]
     pub(crate) stderr: bool,
     #[command(flatten)]

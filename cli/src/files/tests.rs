@@ -79,7 +79,7 @@ async fn a_follow_resumes_at_its_offset_after_a_broken_connection() {
         Ok(())
     };
     files
-        .follow(&location(), &CancellationToken::new(), &mut sink)
+        .follow(&location(), 0, &CancellationToken::new(), &mut sink)
         .await
         .unwrap();
     assert_eq!(text, b"tick\ntock\n");
@@ -104,6 +104,7 @@ async fn a_follow_reports_rotated_bytes_and_continues() {
     files
         .follow(
             &location(),
+            0,
             &CancellationToken::new(),
             &mut collect(&mut all),
         )
@@ -127,7 +128,7 @@ async fn a_read_ends_at_the_initial_end_of_the_file() {
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut all = Vec::new();
     files
-        .read(&location(), &mut collect(&mut all))
+        .read(&location(), 0, &mut collect(&mut all))
         .await
         .unwrap();
     assert_eq!(
@@ -146,9 +147,74 @@ async fn a_missing_file_is_reported_with_the_masters_message() {
     );
     let (address, _) = master(vec![absent]).await;
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
-    let error = files.read(&location(), &mut |_| Ok(())).await.unwrap_err();
+    let error = files
+        .read(&location(), 0, &mut |_| Ok(()))
+        .await
+        .unwrap_err();
     assert!(
         matches!(&error, ReadError::NotFound(text) if text == "no task \"web\""),
+        "{error:?}"
+    );
+}
+
+fn absent() -> String {
+    let body = "{\"message\":\"no such file\"}";
+    format!(
+        "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn a_follow_from_an_offset_requests_nothing_before_it() {
+    let (address, requests) = master(vec![answer_from(100, "tick", true, 104)]).await;
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut all = Vec::new();
+    let over = CancellationToken::new();
+    files
+        .follow(&location(), 100, &over, &mut collect(&mut all))
+        .await
+        .unwrap();
+    assert_eq!(all, ["tick"]);
+    let requests = requests.lock().unwrap().clone();
+    assert!(
+        requests[0].contains("&offset=100&follow=true"),
+        "{requests:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_vanishes_ends_the_follow_after_a_while() {
+    let answers = std::iter::once(answer_from(0, "tick", false, 4));
+    let answers = answers.chain(std::iter::repeat_with(absent).take(100));
+    let (address, _) = master(answers.collect()).await;
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let began = Instant::now();
+    let over = CancellationToken::new();
+    let error = files
+        .follow(&location(), 0, &over, &mut |_| Ok(()))
+        .await
+        .unwrap_err();
+    assert!(began.elapsed() >= AFTER_END, "{:?}", began.elapsed());
+    let expected = "it vanished while it was followed: no such file";
+    assert!(
+        matches!(&error, ReadError::NotFound(text) if text == expected),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_an_ended_task_that_was_removed_is_reported() {
+    let (address, _) = master(std::iter::repeat_with(absent).take(100).collect()).await;
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let over = CancellationToken::new();
+    over.cancel();
+    let error = files
+        .follow(&location(), 0, &over, &mut |_| Ok(()))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, ReadError::NotFound(text) if text == "no such file"),
         "{error:?}"
     );
 }
@@ -159,7 +225,7 @@ async fn a_closed_output_ends_the_follow() {
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut sink = |_: FileChunk<'_>| Err(io::Error::from(io::ErrorKind::BrokenPipe));
     let error = files
-        .follow(&location(), &CancellationToken::new(), &mut sink)
+        .follow(&location(), 0, &CancellationToken::new(), &mut sink)
         .await
         .unwrap_err();
     assert!(matches!(error, ReadError::Sink(_)));
@@ -192,7 +258,7 @@ async fn a_follow_of_a_shared_file_ends_with_the_task() {
     let mut files = FileReader::new(&[address.to_string()]).unwrap();
     let mut all = Vec::new();
     files
-        .follow(&location, &over, &mut collect(&mut all))
+        .follow(&location, 0, &over, &mut collect(&mut all))
         .await
         .unwrap();
     assert_eq!(all, ["-4", "four"]);
@@ -234,7 +300,7 @@ async fn requests_under_any_host_name_are_not_mistaken_for_web_pages() {
         String::from_utf8(head).unwrap().to_lowercase()
     });
     let mut files = FileReader::new(&[address]).unwrap();
-    files.read(&location(), &mut |_| Ok(())).await.unwrap();
+    files.read(&location(), 0, &mut |_| Ok(())).await.unwrap();
     let head = requests.await.unwrap();
     assert!(head.contains("\r\nsec-argosy-client: argosy\r\n"), "{head}");
 }

@@ -119,6 +119,26 @@ fn pick(mut groups: Vec<ListedGroup>, name: &str) -> Result<ListedGroup, Failure
     Ok(groups.swap_remove(at))
 }
 
+/// Returns the tasks of the group of this name in the order of their start, and whether all have
+/// ended.
+pub(crate) fn tasks_of_group(
+    tasks: &[v1::Task],
+    name: &str,
+) -> Result<(Vec<v1::Task>, bool), Failure> {
+    let group = pick(groups(tasks), name)?;
+    let member = |place: &GroupTask| {
+        tasks.iter().find(|task| {
+            // An id may have been used before, with another order.
+            let order_index = task.order_index.saturating_sub(u64::from(place.place));
+            task.framework_id == group.framework_id
+                && task.task_id == place.task_id
+                && order_index == group.order_index
+        })
+    };
+    let members = group.tasks.iter().filter_map(member).cloned().collect();
+    Ok((members, group.has_ended()))
+}
+
 /// Removes all groups with this id but the newest, which is the one that is meant after the end of
 /// all.
 fn keep_newest(groups: &mut Vec<ListedGroup>, name: &str) {
@@ -183,6 +203,22 @@ mod tests {
         let found: Vec<_> = all.iter().map(states).collect();
         assert_eq!(found, ["web running, reader running", "old killed"]);
         assert!(!all[0].has_ended() && all[1].has_ended());
+    }
+
+    #[test]
+    fn the_tasks_of_a_group_are_those_of_its_newest_instance() {
+        use v1::TaskState::{Killed, Running};
+        let tasks = [
+            task("web", 3, 0, Killed),
+            task("reader", 4, 1, Killed),
+            task("reader", 8, 1, Running),
+            task("web", 7, 0, Running),
+        ];
+        let (members, has_ended) = tasks_of_group(&tasks, "site").unwrap();
+        let orders: Vec<_> = members.iter().map(|task| task.order_index).collect();
+        assert_eq!((orders, has_ended), (vec![7, 8], false));
+        assert!(tasks_of_group(&tasks[..2], "site").unwrap().1);
+        assert!(tasks_of_group(&tasks, "other").is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The output of one task of a group, with its name before each line.
+//! The output of one of several tasks, with its name before each line.
 
 use std::io::{self, Write as _};
 
@@ -11,6 +11,23 @@ const LINE_BYTES: usize = 64 * 1024;
 /// The destination of the output.
 type ChunkWriter = Box<dyn FnMut(FileChunk<'_>) -> io::Result<()> + Send>;
 
+/// The streams of this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StandardStream {
+    Output,
+    Error,
+}
+
+impl StandardStream {
+    /// Returns the stream that has the same name as this file of a task.
+    pub(crate) fn of_file(file: &str) -> Self {
+        match file {
+            "stdout" => Self::Output,
+            _ => Self::Error,
+        }
+    }
+}
+
 /// Adds a prefix to what a task writes to one file.
 pub(crate) struct PrefixedOutput {
     out: ChunkWriter,
@@ -21,9 +38,17 @@ pub(crate) struct PrefixedOutput {
 }
 
 impl PrefixedOutput {
-    /// Writes to the file of this program that has the same name.
-    pub(crate) fn new(file: &'static str, label: String) -> Self {
-        Self::to(Box::new(move |piece| write_chunk(file, piece)), label)
+    /// Writes what a task writes to `file` to this stream. The label ends with a separator.
+    pub(crate) fn new(stream: StandardStream, file: &'static str, label: String) -> Self {
+        let noted = label.clone();
+        let out = move |piece: FileChunk<'_>| match piece {
+            FileChunk::Bytes(bytes) => write_bytes(stream, bytes),
+            FileChunk::Missing(count) => {
+                note(&format!("{noted}{}", FileChunk::missing(count, file)));
+                Ok(())
+            }
+        };
+        Self::to(Box::new(out), label)
     }
 
     fn to(out: ChunkWriter, label: String) -> Self {
@@ -37,6 +62,12 @@ impl PrefixedOutput {
     pub(crate) fn pass(&mut self, piece: FileChunk<'_>) -> io::Result<()> {
         let bytes = match piece {
             FileChunk::Bytes(bytes) if !self.label.is_empty() => bytes,
+            FileChunk::Missing(_) if !self.partial.is_empty() => {
+                // The rest of this line is missing.
+                let lines = self.lines(b"\n");
+                (self.out)(FileChunk::Bytes(&lines))?;
+                return (self.out)(piece);
+            }
             FileChunk::Bytes(_) | FileChunk::Missing(_) => return (self.out)(piece),
         };
         let lines = self.lines(bytes);
@@ -76,18 +107,22 @@ impl PrefixedOutput {
 
 /// Writes a chunk of a task's output to the stream of this program that has the same name.
 pub(crate) fn write_chunk(file: &str, piece: FileChunk<'_>) -> io::Result<()> {
-    let bytes = match piece {
-        FileChunk::Bytes(bytes) => bytes,
+    match piece {
+        FileChunk::Bytes(bytes) => write_bytes(StandardStream::of_file(file), bytes),
         FileChunk::Missing(count) => {
             note(&FileChunk::missing(count, file));
-            return Ok(());
+            Ok(())
         }
-    };
-    if file == "stdout" {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush())
-    } else {
-        io::stderr().lock().write_all(bytes)
+    }
+}
+
+fn write_bytes(stream: StandardStream, bytes: &[u8]) -> io::Result<()> {
+    match stream {
+        StandardStream::Output => {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        }
+        StandardStream::Error => io::stderr().lock().write_all(bytes),
     }
 }
 
@@ -97,7 +132,7 @@ mod tests {
 
     #[test]
     fn lines_are_prefixed_when_complete_or_too_long() {
-        let mut own = PrefixedOutput::new("stdout", "web | ".to_owned());
+        let mut own = PrefixedOutput::new(StandardStream::Output, "stdout", "web | ".to_owned());
         assert_eq!(own.lines(b"one\ntw"), b"web | one\n");
         assert_eq!(own.lines(b"o\n\nthree"), b"web | two\nweb | \n");
         assert_eq!(own.lines(b"\n"), b"web | three\n");
@@ -105,6 +140,24 @@ mod tests {
         let marked = own.lines(&long);
         assert_eq!(marked.len(), LINE_BYTES + "web | \n".len());
         assert!(own.partial.is_empty());
+    }
+
+    #[test]
+    fn a_line_ends_at_missing_bytes() {
+        let (shown, seen) = std::sync::mpsc::channel();
+        let out = move |piece: FileChunk<'_>| {
+            shown.send(format!("{piece:?}")).unwrap();
+            Ok(())
+        };
+        let mut own = PrefixedOutput::to(Box::new(out), "web | ".to_owned());
+        own.pass(FileChunk::Bytes(b"on")).unwrap();
+        own.pass(FileChunk::Missing(7)).unwrap();
+        own.pass(FileChunk::Bytes(b"two\n")).unwrap();
+        drop(own);
+        let all: Vec<_> = seen.iter().collect();
+        let line = |text: &str| format!("{:?}", FileChunk::Bytes(text.as_bytes()));
+        let missing = format!("{:?}", FileChunk::Missing(7));
+        assert_eq!(all, [line("web | on\n"), missing, line("web | two\n")]);
     }
 
     #[test]

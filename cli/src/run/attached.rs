@@ -19,7 +19,7 @@ use super::{RunOptions, Session, print_note, session_failure};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 use crate::operator::{ClusterClient, EndedObjects as Listed, is_terminal};
-use crate::output::{self, PrefixedOutput, note, span_ms};
+use crate::output::{self, PrefixedOutput, StandardStream, note, span_ms};
 
 /// Time for which a task waits before the reason is shown.
 const REASON_DELAY: Duration = Duration::from_secs(5);
@@ -282,12 +282,13 @@ impl AttachedRun {
         for file in ["stdout", "stderr"] {
             let location = FileLocation::of_task(&agent_id, &self.framework_id, task, file);
             let (masters, over) = (masters.clone(), over.clone());
-            let mut labelled = PrefixedOutput::new(file, label.clone());
+            let stream = StandardStream::of_file(file);
+            let mut labelled = PrefixedOutput::new(stream, file, label.clone());
             self.tails.spawn(async move {
                 let broken = |error: anyhow::Error| ReadError::Broken(format!("{error:#}"));
                 let mut files = FileReader::new(&masters).map_err(broken)?;
                 let mut sink = |piece: FileChunk<'_>| labelled.pass(piece);
-                let followed = files.follow(&location, &over, &mut sink).await;
+                let followed = files.follow(&location, 0, &over, &mut sink).await;
                 labelled.finish(followed)
             });
         }

@@ -72,7 +72,7 @@ impl AttachedInput {
         for file in ["stdout", "stderr"] {
             let mut sink = |piece: FileChunk<'_>| write_chunk(file, piece);
             files
-                .follow(&self.location(file), &self.ended, &mut sink)
+                .follow(&self.location(file), 0, &self.ended, &mut sink)
                 .await?;
         }
         Ok(())

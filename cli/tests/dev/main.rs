@@ -12,6 +12,7 @@ mod groups;
 mod lifecycle;
 mod limits;
 mod lists;
+mod logs;
 mod official_images;
 mod outside;
 mod privilege_drop;

@@ -1,0 +1,178 @@
+//! One request of the file API: its URL, its answer, and the reason of a refusal.
+
+use argosy_proto::server::hosts::CLIENT_HEADER;
+use argosy_proto::trace;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{ANSWER_LIMIT, FileLocation, FileReader, ReadError, SILENCE_LIMIT};
+
+/// The calls of the file API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileCall {
+    Read,
+}
+
+impl FileCall {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+        }
+    }
+}
+
+/// An answer whose body was not read yet.
+pub(super) struct FileAnswer {
+    response: reqwest::Response,
+    /// The master that sends it.
+    master: String,
+}
+
+impl FileReader {
+    /// Sends one request to the present master. `more` is appended to the query.
+    pub(super) async fn send(
+        &self,
+        call: FileCall,
+        location: &FileLocation,
+        more: &str,
+    ) -> Result<FileAnswer, ReadError> {
+        let master = &self.masters[self.next % self.masters.len().max(1)];
+        let url = format!(
+            "http://{master}/v1/agents/{}/files/{}?path={}{more}",
+            location.agent_id,
+            call.name(),
+            encoded(&location.path)
+        );
+        let sent = tokio::time::timeout(ANSWER_LIMIT, self.http.get(&url).send()).await;
+        let response = match sent {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(broken(&error)),
+            Err(_) => return Err(ReadError::Broken(format!("{master} does not answer"))),
+        };
+        let status = response.status();
+        if !status.is_success() {
+            let text = response_message(&response.text().await.unwrap_or_default());
+            return Err(match status.as_u16() {
+                404 => ReadError::NotFound(text),
+                400..=499 => ReadError::Refused(text),
+                _ => ReadError::Broken(text),
+            });
+        }
+        Ok(FileAnswer {
+            response,
+            master: master.clone(),
+        })
+    }
+}
+
+impl FileAnswer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// Returns the number of bytes of the file.
+    pub(super) fn size(&self) -> Option<u64> {
+        self.header("x-argosy-size")?.parse().ok()
+    }
+
+    /// Returns the offset at which the answer begins.
+    pub(super) fn offset(&self) -> Option<u64> {
+        self.header("x-argosy-offset")?.parse().ok()
+    }
+
+    /// Returns whether the task has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.header("x-argosy-ended") == Some("true")
+    }
+
+    /// Returns the next bytes, or `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<bytes::Bytes>, ReadError> {
+        match tokio::time::timeout(SILENCE_LIMIT, self.response.chunk()).await {
+            Ok(Ok(chunk)) => Ok(chunk),
+            Ok(Err(error)) => Err(broken(&error)),
+            Err(_) => {
+                let master = &self.master;
+                Err(ReadError::Broken(format!("{master} stopped sending")))
+            }
+        }
+    }
+
+    /// Returns the whole body, which must not be longer than this.
+    pub(super) async fn body(&mut self, most: usize) -> Result<Vec<u8>, ReadError> {
+        let mut all = Vec::new();
+        while let Some(bytes) = self.next().await? {
+            if all.len() + bytes.len() > most {
+                let master = &self.master;
+                let text = format!("{master} sent more than the {most} bytes that were requested");
+                return Err(ReadError::Broken(text));
+            }
+            all.extend_from_slice(&bytes);
+        }
+        Ok(all)
+    }
+}
+
+fn broken(error: &reqwest::Error) -> ReadError {
+    ReadError::Broken(crate::exit::chain(error))
+}
+
+/// Returns a path as the value of a parameter.
+fn encoded(path: &str) -> String {
+    let mut all = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~:@".contains(&byte) {
+            all.push(char::from(byte));
+        } else {
+            all.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    all
+}
+
+/// Returns headers that let this program reach masters by any name.
+pub(crate) fn no_web_page() -> HeaderMap {
+    let header = (
+        HeaderName::from_static(CLIENT_HEADER),
+        HeaderValue::from_static("argosy"),
+    );
+    let mut headers = HeaderMap::from_iter([header]);
+    if let Some(context) = trace::request_header() {
+        headers.insert(trace::HEADER, context);
+    }
+    headers
+}
+
+/// Returns the message in an error's body: the `message` of JSON, else the text itself.
+pub(crate) fn response_message(body: &str) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let found = parsed
+        .as_ref()
+        .and_then(|value| value.get("message")?.as_str());
+    let text: String = found
+        .unwrap_or(body)
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(300)
+        .collect();
+    if text.is_empty() {
+        "no reason was given".to_owned()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_encoded_for_a_query() {
+        assert_eq!(
+            encoded("tasks/f-1/a:b@c/stdout.1"),
+            "tasks/f-1/a:b@c/stdout.1"
+        );
+        assert_eq!(
+            encoded("a b&c=d%2F#?+é\n"),
+            "a%20b%26c%3Dd%252F%23%3F%2B%C3%A9%0A"
+        );
+    }
+}
