@@ -4,6 +4,7 @@
 
 pub(crate) mod attach;
 pub(crate) mod bundle;
+pub(crate) mod cp;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod explain;

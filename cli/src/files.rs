@@ -1,8 +1,9 @@
 //! Reading a task's files through any master: a part, all of it, or following it to its end.
 //!
 //! Every master forwards the agents' file API, so clients need no route to the agents. The parts:
-//! `request` (one call), `tail` (the last lines).
+//! `request` (one call), `tail` (the last lines), `browse` (directories and whole files).
 
+mod browse;
 mod request;
 mod tail;
 
@@ -13,6 +14,7 @@ use argosy_proto::v1;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use browse::{EntryKind, ListedEntry};
 use request::FileCall;
 pub(crate) use request::{no_web_page, response_message};
 

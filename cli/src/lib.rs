@@ -128,6 +128,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
         Verb::Ps(arguments) => calls(objects::ps(arguments)),
         Verb::Logs(arguments) => calls(commands::logs::show(arguments)),
+        Verb::Cp(arguments) => in_a_task(commands::cp::run(arguments)),
         Verb::Exec(arguments) => in_a_task(commands::exec::run(arguments)),
         Verb::Attach(arguments) => in_a_task(commands::attach::run(arguments)),
         Verb::Update(arguments) => calls(commands::update::run(arguments)),
@@ -185,6 +186,7 @@ fn wants_json(verb: &Verb) -> bool {
         Verb::Doctor(arguments) => Some(arguments.show),
         Verb::Run(_)
         | Verb::Logs(_)
+        | Verb::Cp(_)
         | Verb::Exec(_)
         | Verb::Attach(_)
         | Verb::Update(_)

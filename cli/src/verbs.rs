@@ -15,7 +15,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::{
-    Attach, Bundle, Colour, Completions, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run,
+    Attach, Bundle, Colour, Completions, Cp, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run,
     Status, Update, Version, Wait, former_names,
 };
 use crate::objects::{
@@ -86,6 +86,9 @@ pub(crate) enum Verb {
     /// Show the output of tasks
     #[command(after_help = LOGS)]
     Logs(Logs),
+    /// Copy files from and to the sandbox of a task
+    #[command(after_help = CP)]
+    Cp(Cp),
     /// Run a command in a running task, and exit with its code
     #[command(after_help = EXEC)]
     Exec(Box<Exec>),
@@ -162,6 +165,14 @@ What a task wrote to standard output and standard error goes to the same streams
 --follow, standard output comes first: the order between the two is not recorded. The lines of
 several tasks begin with their ids. A live task takes precedence over a group of the same name.
 With --follow, at most 50 tasks are shown, and tasks that start later are not.";
+const CP: &str = "Examples:
+  argosy cp web:result.csv .
+  argosy cp ./site framework-7/web-3:public
+
+PATH is relative to the sandbox. Directories are copied with their content, into the destination if
+it exists; DIR/. is the content alone. Permissions are kept. Links, special files, and names with
+control characters or without UTF-8 are not copied; the exit code is then 1. A file has its name
+only when it is complete. A copy to a task needs a running task whose image has a shell.";
 const EXEC: &str = "Examples:
   argosy exec -it brave-otter -- sh
   argosy exec framework-7/web-3 -- cat /proc/loadavg

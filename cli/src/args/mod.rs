@@ -5,6 +5,7 @@
 
 mod attach;
 mod checks;
+mod cp;
 mod dev;
 mod events;
 mod exec;
@@ -25,6 +26,7 @@ use clap::{Args, ValueEnum};
 
 pub(crate) use attach::Attach;
 pub(crate) use checks::Checks;
+pub(crate) use cp::Cp;
 pub(crate) use dev::Dev;
 pub(crate) use events::{Events, Wait, WaitKind};
 pub(crate) use exec::Exec;

@@ -6,6 +6,7 @@ pub(crate) mod attached;
 pub(crate) mod connection;
 mod detach_keys;
 mod terminal;
+pub(crate) mod transfer;
 
 use std::io::IsTerminal as _;
 
@@ -141,7 +142,8 @@ fn parameters(
     all
 }
 
-fn failure(error: OpenError, shown: &str) -> Failure {
+/// Returns the failure of a command that was not started.
+pub(super) fn failure(error: OpenError, shown: &str) -> Failure {
     let cannot = |code, text: &str| Failure::new(code, format!("cannot exec in {shown}: {text}"));
     match error {
         OpenError::NotStarted(text) => cannot(FailureCode::Failed, &text),

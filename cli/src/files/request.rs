@@ -9,13 +9,17 @@ use super::{ANSWER_LIMIT, FileLocation, FileReader, ReadError, SILENCE_LIMIT};
 /// The calls of the file API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileCall {
+    Browse,
     Read,
+    Download,
 }
 
 impl FileCall {
     fn name(self) -> &'static str {
         match self {
+            Self::Browse => "browse",
             Self::Read => "read",
+            Self::Download => "download",
         }
     }
 }

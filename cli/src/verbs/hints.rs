@@ -73,6 +73,10 @@ const COMMANDS: &[(&[&str], &str)] = &[
         "argosy logs -f follows the output of a task",
     ),
     (
+        &["copy", "scp", "upload", "download", "fs", "files"],
+        "argosy cp copies files from and to the sandbox of a task",
+    ),
+    (
         &["watch", "monitor"],
         "argosy events -f follows all changes, and argosy ps --watch the tasks",
     ),
@@ -120,8 +124,8 @@ const OBJECT_COMMANDS: &[(&str, &[&str], &str)] = &[
     ("task", &["run", "start", "create"], "argosy run starts one"),
     (
         "task",
-        &["logs", "exec", "attach", "explain", "update"],
-        "it is a command of its own: argosy logs, exec, attach, explain, update",
+        &["logs", "cp", "exec", "attach", "explain", "update"],
+        "it is a command of its own: argosy logs, cp, exec, attach, explain, update",
     ),
     (
         "group",

@@ -4,6 +4,7 @@ mod administration;
 mod attach;
 mod cluster;
 mod cni;
+mod copies;
 mod diagnosis;
 mod events;
 mod exec;

@@ -1,0 +1,102 @@
+//! `argosy cp`: files and directories from and to the sandbox of a task, through any master.
+//!
+//! Files of tasks are read by the file API of agents, which also works for tasks that have ended.
+//! They are written by a shell in the task, with the permissions of its user.
+
+mod download;
+mod local;
+mod local_tree;
+mod operand;
+mod progress;
+mod scripts;
+mod upload;
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exec::{READER_GONE, by_signal};
+use crate::args::Cp;
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
+use crate::files::ReadError;
+use crate::operator::ClusterClient;
+use operand::CopyRequest;
+use progress::Progress;
+
+/// Maximum depth of a directory that is copied.
+const MAX_DEPTH: usize = 100;
+
+pub(crate) async fn run(arguments: &Cp) -> VerbResult {
+    let copy = CopyRequest::of(&arguments.source, &arguments.destination)?;
+    let operator = ClusterClient::open(&arguments.reach);
+    let progress = Progress::new(arguments.quiet);
+    let result = match &copy {
+        CopyRequest::FromTask { task, path, to } => {
+            let copy = download::run(&operator, task, path, to.as_deref(), &progress);
+            // The drafts are removed when the copy is dropped.
+            tokio::select! {
+                copied = copy => copied,
+                signal = interruption() => Err(CopyError::Signalled(signal?)),
+            }
+        }
+        CopyRequest::ToTask { from, task, path } => {
+            upload::run(&operator, from.as_deref(), task, path, &progress).await
+        }
+    };
+    progress.finish();
+    match result {
+        Ok(()) => match progress.left_out() {
+            0 => Ok(DONE),
+            1 => Err(Failure::failed("1 entry was not copied")),
+            count => Err(Failure::failed(format!("{count} entries were not copied"))),
+        },
+        Err(CopyError::ReaderGone) => Ok(READER_GONE),
+        Err(CopyError::Signalled(signal)) => Ok(by_signal(signal)),
+        Err(CopyError::Failed(failure)) => Err(failure),
+    }
+}
+
+/// The reason why a copy ended early.
+#[derive(Debug)]
+enum CopyError {
+    Failed(Failure),
+    /// The reader of standard output is gone.
+    ReaderGone,
+    Signalled(i32),
+}
+
+impl From<Failure> for CopyError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Returns the signal that asks this program to exit.
+async fn interruption() -> Result<i32, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::of(&error));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => Ok(SignalKind::interrupt().as_raw_value()),
+        _ = terminate.recv() => Ok(SignalKind::terminate().as_raw_value()),
+    }
+}
+
+/// Returns the failure of an operation on a path of this host.
+fn local_failure(doing: &str, path: &str, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot {doing} {path}: {error}"))
+}
+
+/// Returns the failure of reading a file of a task.
+fn read_failure(shown: &str, error: &ReadError) -> Failure {
+    match error {
+        ReadError::NotFound(text) => Failure::new(FailureCode::NotFound, text.clone()),
+        ReadError::Refused(text) => Failure::new(FailureCode::Refused, text.clone()),
+        ReadError::Broken(text) => Failure::new(
+            FailureCode::Unavailable,
+            format!("cannot read {shown}: {text}"),
+        )
+        .advise("argosy agent list shows whether its agent is reachable"),
+        ReadError::Sink(error) => Failure::failed(format!("cannot write {shown} here: {error}")),
+    }
+}
