@@ -2,7 +2,7 @@
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
 //! `exit`; the services `master` and `agent`; `dev`; `run`; `objects` and `commands` with
-//! `operator`, `watching`; `output`.
+//! `operator`, `watching`; `top`; `output`.
 
 mod agent;
 mod args;
@@ -32,6 +32,7 @@ mod reasons;
 mod rejoin;
 mod run;
 mod shutdown;
+mod top;
 mod verbs;
 mod version;
 mod watching;
@@ -127,6 +128,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Dev(arguments) => calls(dev::run(arguments)),
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
         Verb::Ps(arguments) => calls(objects::ps(arguments)),
+        Verb::Top(arguments) => top::run(arguments),
         Verb::Logs(arguments) => calls(commands::logs::show(arguments)),
         Verb::Cp(arguments) => in_a_task(commands::cp::run(arguments)),
         Verb::Exec(arguments) => in_a_task(commands::exec::run(arguments)),
@@ -185,6 +187,7 @@ fn wants_json(verb: &Verb) -> bool {
         Verb::Explain(arguments) => Some(arguments.show),
         Verb::Doctor(arguments) => Some(arguments.show),
         Verb::Run(_)
+        | Verb::Top(_)
         | Verb::Logs(_)
         | Verb::Cp(_)
         | Verb::Exec(_)

@@ -22,10 +22,11 @@ use serde::Serialize;
 use crate::args::Format;
 use crate::exit::{Failure, FailureCode, VerbResult};
 
-pub(crate) use amounts::{bytes, milli, resources, scalar, span_ms};
-pub(crate) use colour::{choose, palette};
+pub(crate) use amounts::{ago_at, bytes, milli, resources, scalar, span_ms, wall_now_ms};
+pub(crate) use colour::{StateTone, choose, palette};
 pub(crate) use columns::{
-    check_results_text, exit_word, framework_state, group_of, mode_word, reason_word, state_word,
+    check_results_text, exit_word, framework_state, group_of, mib, mode_word, reason_word,
+    state_word, task_state,
 };
 pub(crate) use follow::RowPrinter;
 pub(crate) use layout::{ListLayout, natural_order};
@@ -33,7 +34,7 @@ pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use prefixed_output::{PrefixedOutput, StandardStream, write_chunk};
 pub(crate) use table::{Row, plain, table};
 pub(crate) use timeline::timeline;
-pub(crate) use visible::{visible, visible_line};
+pub(crate) use visible::{is_hidden, visible, visible_line};
 
 /// Prints a page of records: the whole page as JSON or YAML, or its rows.
 pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -> VerbResult {

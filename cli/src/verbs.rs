@@ -16,7 +16,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::{
     Attach, Bundle, Colour, Completions, Cp, Dev, Doctor, Events, Exec, Explain, Logs, Manual, Run,
-    Status, Update, Version, Wait, former_names,
+    Status, Top, Update, Version, Wait, former_names,
 };
 use crate::objects::{
     AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand,
@@ -83,6 +83,9 @@ pub(crate) enum Verb {
     /// Show the live tasks
     #[command(after_help = PS)]
     Ps(Box<TaskList>),
+    /// Watch the cluster, its agents, tasks, frameworks and roles on the whole terminal
+    #[command(after_help = TOP)]
+    Top(Top),
     /// Show the output of tasks
     #[command(after_help = LOGS)]
     Logs(Logs),
@@ -157,6 +160,12 @@ const PS: &str = "Examples:
 
 The task that changed last comes first. CHANGED is the time since its newest update. The names of
 columns are those of -o wide in lower case, with - for blanks.";
+const TOP: &str = "Examples:
+  argosy top
+  argosy top --page frameworks
+
+Keys: 1 to 5 and Tab choose the page, < and > the column by which it is sorted, r reverses the
+order, / filters by text, arrows, PgUp, PgDn, Home and End scroll, ? shows all keys, q leaves.";
 const LOGS: &str = "Examples:
   argosy logs -f --tail 20 framework-7/web-3
   argosy logs --framework shop --stderr

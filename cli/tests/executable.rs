@@ -104,6 +104,14 @@ fn completions_contain_the_commands() {
 }
 
 #[test]
+fn top_without_a_terminal_names_what_to_use_instead() {
+    let (code, stdout, stderr) = run(&["top"]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("needs a terminal"), "{stderr}");
+    assert!(stderr.contains("argosy task list --watch"), "{stderr}");
+}
+
+#[test]
 fn a_fetch_directory_must_be_an_absolute_path() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("agent");

@@ -1,4 +1,4 @@
-//! Arguments of `argosy events` and `argosy wait`, which read the change feed.
+//! Arguments of `argosy events`, `argosy wait` and `argosy top`, which read the change feed.
 
 use std::time::Duration;
 
@@ -68,4 +68,23 @@ pub(crate) struct Wait {
     /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
+}
+
+/// The pages of `argosy top`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TopPage {
+    Cluster,
+    Agents,
+    Tasks,
+    Frameworks,
+    Roles,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// The first page: cluster, agents, tasks, frameworks or roles
+    #[arg(long, value_enum, value_name = "PAGE", default_value_t = TopPage::Tasks, hide_possible_values = true)]
+    pub(crate) page: TopPage,
+    #[command(flatten)]
+    pub(crate) reach: ConnectionArguments,
 }

@@ -28,7 +28,7 @@ pub(crate) use attach::Attach;
 pub(crate) use checks::Checks;
 pub(crate) use cp::Cp;
 pub(crate) use dev::Dev;
-pub(crate) use events::{Events, Wait, WaitKind};
+pub(crate) use events::{Events, Top, TopPage, Wait, WaitKind};
 pub(crate) use exec::Exec;
 pub(crate) use former_names::former as former_variable;
 pub(crate) use group::GroupRun;

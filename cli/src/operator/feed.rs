@@ -15,6 +15,15 @@ impl ClusterClient {
         self.client.watch(request)
     }
 
+    /// Returns the first page of the open offers.
+    pub(crate) async fn some_offers(&self) -> Result<v1::OfferPage, Failure> {
+        let request = v1::ListRequest {
+            page_size: super::PAGE,
+            ..v1::ListRequest::default()
+        };
+        self.client.list_offers(request).await.map_err(read_failure)
+    }
+
     /// Returns the roles whose weight is not the default, by name, as new as this call.
     pub(crate) async fn weights(&self) -> Result<Vec<v1::RoleWeight>, Failure> {
         let now = self.cluster(v1::Consistency::Linearizable).await?;

@@ -98,13 +98,19 @@ pub(crate) fn span_ms(ms: u64) -> String {
 /// Formats the time since a moment, in milliseconds of the Unix epoch: `4 min ago`. The clocks of
 /// hosts differ, so a moment may seem to be in the future.
 pub(crate) fn ago(wall_ms: i64) -> String {
+    ago_at(wall_ms, wall_now_ms())
+}
+
+/// Returns the wall time of this host, in milliseconds of the Unix epoch.
+pub(crate) fn wall_now_ms() -> i64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    ago_at(wall_ms, i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn ago_at(wall_ms: i64, now_ms: i64) -> String {
+/// The same as [`ago`] at another time than now.
+pub(crate) fn ago_at(wall_ms: i64, now_ms: i64) -> String {
     match wall_ms {
         // Not known.
         ..=0 => String::new(),

@@ -51,6 +51,11 @@ impl Palette {
     #[cfg(test)]
     pub(crate) const COLOURED: Self = Self { on: true };
 
+    /// Returns whether colours are used.
+    pub(crate) fn is_on(self) -> bool {
+        self.on
+    }
+
     fn paint(self, style: Style, text: &str) -> String {
         if self.on {
             format!("{style}{text}{style:#}")
@@ -81,13 +86,34 @@ impl Palette {
 
     /// Colours the word of a state by its meaning.
     pub(crate) fn state(self, word: &str) -> String {
+        match StateTone::of(word) {
+            StateTone::Good => self.good(word),
+            StateTone::Bad => self.bad(word),
+            StateTone::Warning => self.warning(word),
+            StateTone::Plain => word.to_owned(),
+        }
+    }
+}
+
+/// The meaning of the word of a state, for its colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StateTone {
+    Good,
+    Bad,
+    Warning,
+    Plain,
+}
+
+impl StateTone {
+    /// Returns the meaning of a word.
+    pub(crate) fn of(word: &str) -> Self {
         match word {
-            "running" | "registered" | "leader" | "connected" | "finished" => self.good(word),
-            "failed" | "error" | "gone" | "gone-by-operator" | "dropped" => self.bad(word),
+            "running" | "registered" | "leader" | "connected" | "finished" => Self::Good,
+            "failed" | "error" | "gone" | "gone-by-operator" | "dropped" => Self::Bad,
             "unreachable" | "killing" | "killed" | "draining" | "disconnected" | "silent" => {
-                self.warning(word)
+                Self::Warning
             }
-            _ => word.to_owned(),
+            _ => Self::Plain,
         }
     }
 }

@@ -62,23 +62,21 @@ pub(crate) fn check_results_text(status: &v1::TaskStatus) -> String {
 
 /// Returns the state of a task. A running task has the results of its checks: `running (healthy)`.
 /// A task that may be replaced is `unreachable (stopped)`.
-fn state_of(task: &v1::Task) -> String {
-    let runs = matches!(
-        task.state(),
-        v1::TaskState::Running | v1::TaskState::Killing
-    );
-    let known = task.latest.as_ref().map(check_results_text);
-    if task.latest.as_ref().is_some_and(|latest| latest.stopped) {
-        return format!("{} (stopped)", state_word(task.state));
+pub(crate) fn task_state(state: v1::TaskState, latest: Option<&v1::TaskStatus>) -> String {
+    let runs = matches!(state, v1::TaskState::Running | v1::TaskState::Killing);
+    let word = state_word(state.into());
+    let known = latest.map(check_results_text);
+    if latest.is_some_and(|latest| latest.stopped) {
+        return format!("{word} (stopped)");
     }
     match known.filter(|known| runs && !known.is_empty()) {
-        Some(known) => format!("{} ({known})", state_word(task.state)),
-        None => state_word(task.state),
+        Some(known) => format!("{word} ({known})"),
+        None => word,
     }
 }
 
 /// Formats thousandths of MiB in the most readable unit.
-fn mib(milli: i64) -> String {
+pub(crate) fn mib(milli: i64) -> String {
     let bytes_of = u64::try_from(milli).unwrap_or(0).saturating_mul(1_048_576) / 1_000;
     bytes(bytes_of)
 }
@@ -129,7 +127,7 @@ impl Row for v1::Task {
             .unwrap_or_default();
         vec![
             self.task_id.clone(),
-            state_of(self),
+            task_state(self.state(), self.latest.as_ref()),
             self.agent_id.clone(),
             self.framework_id.clone(),
             group_of(self).map_or_else(String::new, |group| group.group_id.clone()),
@@ -389,6 +387,10 @@ mod tests {
             how: Some(v1::exit::How::Code(7)),
         };
         assert_eq!(exit_word(Some(&exit)), "exit 7");
+    }
+
+    fn state_of(task: &v1::Task) -> String {
+        task_state(task.state(), task.latest.as_ref())
     }
 
     #[test]

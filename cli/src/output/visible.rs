@@ -3,7 +3,7 @@
 //! Names, labels and messages come from frameworks, tasks and other hosts.
 
 /// Returns whether a character can change a terminal's state, or the order of the text around it.
-fn is_hidden(letter: char) -> bool {
+pub(crate) fn is_hidden(letter: char) -> bool {
     letter.is_control()
         || matches!(
             letter,

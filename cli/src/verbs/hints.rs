@@ -77,8 +77,8 @@ const COMMANDS: &[(&[&str], &str)] = &[
         "argosy cp copies files from and to the sandbox of a task",
     ),
     (
-        &["watch", "monitor"],
-        "argosy events -f follows all changes, and argosy ps --watch the tasks",
+        &["watch", "monitor", "dashboard", "ui"],
+        "argosy top shows the cluster live, argosy events -f all changes, argosy ps --watch the tasks",
     ),
     (
         &["info", "cluster-info", "health"],

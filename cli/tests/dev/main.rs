@@ -20,5 +20,6 @@ mod privilege_drop;
 mod registry;
 mod security_options;
 mod terminal;
+mod top;
 mod volumes;
 mod web;

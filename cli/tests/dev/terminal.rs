@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
+use nix::unistd::Pid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
@@ -37,6 +38,10 @@ pub(crate) struct TestTerminal {
 
 impl TestTerminal {
     pub(crate) fn start(cluster: &DevCluster, rows: u16, columns: u16, words: &[&str]) -> Self {
+        Self::of(&cluster.argosy(words), rows, columns)
+    }
+
+    pub(crate) fn of(argosy: &Command, rows: u16, columns: u16) -> Self {
         let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         unlockpt(&controller).unwrap();
         let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -47,7 +52,7 @@ impl TestTerminal {
         let there = || Stdio::from(terminal.try_clone().unwrap());
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait"]).env("TERM", "dumb");
-        let mut command = through(command, &cluster.argosy(words));
+        let mut command = through(command, argosy);
         let argosy = command.stdin(there()).stdout(there()).stderr(there());
         let argosy = argosy.spawn().unwrap();
         Self {
@@ -61,16 +66,32 @@ impl TestTerminal {
 
     /// Waits until this is on the screen.
     pub(crate) fn wait_for_output(&mut self, text: &str) {
+        self.wait_until(text, |screen| screen.contains(text));
+    }
+
+    /// Waits until the whole output has this property.
+    pub(crate) fn wait_until(&mut self, what: &str, holds: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + STEP_TIMEOUT;
-        while !self.screen.contains(text) {
+        while !holds(&self.screen) {
             let shown = self
                 .output
                 .recv_timeout(deadline.saturating_duration_since(Instant::now()));
             let shown = shown.unwrap_or_else(|error| {
-                panic!("{text:?} was not seen ({error}): {:?}", self.screen)
+                panic!("{what:?} was not seen ({error}): {:?}", self.screen)
             });
             self.screen.push_str(&shown);
         }
+    }
+
+    /// Returns the whole output up to now.
+    pub(crate) fn output(&self) -> &str {
+        &self.screen
+    }
+
+    /// Returns the process in the foreground of the terminal.
+    pub(crate) fn foreground(&self) -> Pid {
+        let group = rustix::termios::tcgetpgrp(&self.pty).unwrap();
+        Pid::from_raw(group.as_raw_nonzero().get())
     }
 
     pub(crate) fn press(&mut self, keys: &str) {
