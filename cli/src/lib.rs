@@ -2,11 +2,12 @@
 //!
 //! It contains no rule of the cluster. Reading order: `verbs` (the command line), this file,
 //! `exit`; the services `master` and `agent`; `dev`; `run`; `objects` and `commands` with
-//! `operator`, `watching`; `top`; `output`.
+//! `operator`, `watching`; `top`; `completion`; `output`.
 
 mod agent;
 mod args;
 mod commands;
+mod completion;
 mod containers;
 mod dev;
 mod doctor;
@@ -39,14 +40,12 @@ mod watching;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use argosy_proto::trace::{self, TraceContext};
-use clap::CommandFactory;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use exit::{DONE, Failure, VerbResult};
+use exit::{Failure, VerbResult};
 use objects::{AgentCommand, MasterCommand, ObjectCommand, calls, two_threads};
-use verbs::{Arguments, DebugCommand, Verb};
+use verbs::{DebugCommand, Verb};
 
 /// Runs the whole program: reads the command line, executes it, returns the exit code.
 pub fn main() -> ExitCode {
@@ -62,6 +61,9 @@ pub fn main() -> ExitCode {
     }
     if first == launcher::CONTENT_VERB {
         return helper_exit_code(argosy_agent::serve_content());
+    }
+    if completion::answer() {
+        return ExitCode::SUCCESS;
     }
     let arguments = verbs::read();
     output::choose(arguments.color);
@@ -141,7 +143,7 @@ fn run_verb(verb: &Verb) -> VerbResult {
         Verb::Doctor(arguments) => doctor::run(arguments),
         Verb::Debug(DebugCommand::Bundle(arguments)) => calls(commands::bundle::collect(arguments)),
         Verb::Version(arguments) => version::show(arguments),
-        Verb::Completions(arguments) => completions(arguments.shell),
+        Verb::Completions(arguments) => completion::script(arguments.shell),
         Verb::Man(arguments) => manual::write(arguments),
         Verb::Launcher | Verb::Content => {
             Err(Failure::usage("only an agent starts its helper processes"))
@@ -155,19 +157,6 @@ fn in_a_task(verb: impl Future<Output = VerbResult>) -> VerbResult {
     // A thread may block without end on a terminal that accepts no output.
     runtime.shutdown_background();
     ended
-}
-
-fn completions(shell: clap_complete::Shell) -> VerbResult {
-    let mut script = Vec::new();
-    clap_complete::generate(
-        shell,
-        &mut verbs::command(),
-        Arguments::command().get_name(),
-        &mut script,
-    );
-    let text = String::from_utf8(script).context("the completions are not UTF-8")?;
-    output::print(&text)?;
-    Ok(DONE)
 }
 
 /// Returns whether errors are printed as JSON.

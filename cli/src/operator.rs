@@ -6,6 +6,7 @@ mod failures;
 mod feed;
 mod groups;
 mod log_filter;
+mod names;
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};

@@ -97,9 +97,56 @@ fn version_reports_protocol_and_features() {
 #[test]
 fn completions_contain_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
-        let (code, stdout, _) = run(&["completions", shell]);
+        let (code, script, _) = run(&["completions", shell]);
         assert_eq!(code, 0);
-        assert!(stdout.contains("teardown"), "{shell}");
+        assert!(script.contains("ARGOSY_COMPLETE="), "{shell}: {script}");
+        // As the script calls it.
+        let mut command = argosy(&["--", "argosy", "framework", "tear"]);
+        command.env("ARGOSY_COMPLETE", shell);
+        command.env("_CLAP_COMPLETE_INDEX", "2");
+        let (code, stdout, stderr) = split(command.output().unwrap());
+        assert_eq!((code, stderr.as_str()), (0, ""), "{shell}");
+        assert!(stdout.starts_with("teardown"), "{shell}: {stdout}");
+    }
+}
+
+#[test]
+fn bash_completes_with_the_script_of_this_program() {
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_argosy"));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", program.parent().unwrap().display());
+    let line = "source <(argosy completions bash); COMP_WORDS=(argosy framework t); COMP_CWORD=2; \
+                _clap_complete_argosy argosy t framework; echo \"${COMPREPLY[@]}\"";
+    let output = Command::new("bash")
+        .args(["-c", line])
+        .env("PATH", path)
+        .output();
+    let (code, stdout, stderr) = split(output.unwrap());
+    assert_eq!((code, stdout.trim()), (0, "teardown"), "{stderr}");
+}
+
+#[test]
+fn completions_without_a_cluster_are_empty_and_no_error() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let never_answers = silent.local_addr().unwrap().to_string();
+    let unusual: [&[&str]; 4] = [
+        &["argosy", "task", "show", "w"],
+        &["argosy", "run", "--name", "--", "-x"],
+        &["argosy", "run", "--name", "--unknown", "w"],
+        &["argosy", "\u{1b}[2J", "zzz"],
+    ];
+    for masters in [silent_address(), never_answers, "no address".to_owned()] {
+        for words in unusual {
+            let mut command = argosy(&[&["--"], words].concat());
+            command.env("ARGOSY_COMPLETE", "bash");
+            command.env("ARGOSY_MASTERS", &masters);
+            command.env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+            let started = std::time::Instant::now();
+            let (code, stdout, stderr) = split(command.output().unwrap());
+            let all = (code, stdout.as_str(), stderr.as_str());
+            assert_eq!(all, (0, "", ""), "{masters} {words:?}");
+            assert!(started.elapsed().as_secs() < 5, "{masters} {words:?}");
+        }
     }
 }
 

@@ -24,6 +24,12 @@ struct Subject {
     filter: Vec<(&'static str, String)>,
 }
 
+/// Returns whether this is a condition of such objects.
+#[cfg(test)]
+pub(crate) fn is_condition(kind: WaitKind, text: &str) -> bool {
+    Condition::parse(kind, text).is_ok()
+}
+
 pub(crate) async fn run(arguments: &Wait) -> VerbResult {
     let condition = Condition::parse(arguments.kind, &arguments.condition)?;
     let masters = operator::masters_or_default(arguments.masters.as_ref());

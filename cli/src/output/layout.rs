@@ -69,6 +69,12 @@ impl ListLayout {
         }
     }
 
+    /// Returns the names of the columns of a kind of records, as `--sort` takes them.
+    pub(crate) fn column_names<R: Row>() -> Vec<String> {
+        let all = all_columns::<R>().into_iter();
+        all.map(|column| column_name(&column.heading)).collect()
+    }
+
     /// Returns the columns of a table.
     pub(super) fn columns(&self) -> &[Column] {
         &self.columns

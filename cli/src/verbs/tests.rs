@@ -359,13 +359,15 @@ fn help_and_completions_omit_former_names() {
         text.extend(found.clone().render_long_help().to_string().bytes());
         text.extend(found.clone().render_help().to_string().bytes());
     });
-    for shell in [
-        clap_complete::Shell::Bash,
-        clap_complete::Shell::Zsh,
-        clap_complete::Shell::Fish,
-    ] {
-        clap_complete::generate(shell, &mut command(), "argosy", &mut text);
-    }
+    every_command(&command(), "", &mut |path, _| {
+        let mut words: Vec<OsString> = path.split(' ').map(OsString::from).collect();
+        words.push("--".into());
+        let last = words.len() - 1;
+        let found = clap_complete::engine::complete(&mut command(), words, last, None);
+        for candidate in found.unwrap() {
+            text.extend(candidate.get_value().as_encoded_bytes());
+        }
+    });
     let text = String::from_utf8(text).unwrap();
     let flags = [
         "--secret-folder",

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{DevCluster, argosy};
+use crate::cluster::{DevCluster, argosy, wait_for};
 use crate::terminal::{TestTerminal, resize};
 
 /// Enter and leave the alternate screen.
@@ -136,6 +136,32 @@ fn top_continues_at_another_master_and_ends_at_signals() {
     terminal.wait_for_output(LEAVE);
     assert_eq!(terminal.end(), Some(143));
     assert_eq!(terminal.mode(), terminal.initial_mode);
+}
+
+#[test]
+fn names_of_the_cluster_are_completed() {
+    let cluster = DevCluster::start(69, "1x1", &[]);
+    launch(&cluster, "brave-otter");
+    let completed = |words: &[&str]| {
+        let mut command = cluster.argosy(&[&["--", "argosy"], words].concat());
+        command.env("ARGOSY_COMPLETE", "bash");
+        command.env("_CLAP_COMPLETE_INDEX", words.len().to_string());
+        let output = command.output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // The first call of a new cluster may take longer than names may.
+    wait_for("the name of a task", || {
+        completed(&["task", "show", "brave"]) == "brave-otter"
+    });
+    assert_eq!(completed(&["agent", "show", "agent-"]), "agent-1");
+    assert_eq!(completed(&["wait", "agent", "agent-"]), "agent-1");
+    assert!(completed(&["explain", "framework-1"]).contains("framework-1"));
+    assert!(
+        completed(&["exec", "framework-"]).is_empty(),
+        "no task has this name"
+    );
+    assert!(completed(&["logs", "framework-1/"]).contains("/brave-otter"));
 }
 
 /// Prints the processor time of `argosy top` at the cluster that ARGOSY_MASTERS names, for

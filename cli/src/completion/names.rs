@@ -1,0 +1,270 @@
+//! Names of objects as candidates, from any master that answers in time.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use argosy_client::Masters;
+use argosy_proto::v1;
+use clap_complete::engine::CompletionCandidate;
+
+use crate::exit::Failure;
+use crate::objects::calls;
+use crate::operator::{ClusterClient, EndedObjects, default_masters};
+use crate::output::{framework_state, group_of, mode_word, state_word, visible_line};
+use crate::parsers;
+
+/// Time for the names to arrive. Starting this program takes the rest of half a second.
+const TIMEOUT: Duration = Duration::from_millis(400);
+/// Maximum number of candidates.
+const MAX_CANDIDATES: usize = 1_000;
+/// Maximum length of a description, in characters.
+const MAX_HELP: usize = 60;
+
+/// The objects whose names are candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NameKind {
+    Masters,
+    Agents,
+    LiveTasks,
+    /// Ended tasks too.
+    Tasks,
+    TasksAndFrameworks,
+    Frameworks,
+    Groups,
+    Roles,
+}
+
+/// Names with a description each.
+type Names = BTreeMap<String, String>;
+
+/// Returns the names that begin with `current`; none if no master answers in time.
+pub(super) fn candidates(
+    kind: NameKind,
+    line: &[String],
+    current: &str,
+) -> Vec<CompletionCandidate> {
+    let Ok(masters) = masters(line) else {
+        return Vec::new();
+    };
+    let prefix = current.to_owned();
+    let (sender, names) = sync_channel(1);
+    // A thread, because the resolution of a host name cannot be interrupted.
+    let read = move || {
+        let mut found = Names::new();
+        // A failure has no place to be shown.
+        let _ = calls(async {
+            let masters = masters.unwrap_or_else(default_masters);
+            let operator = ClusterClient::to(masters, TIMEOUT);
+            found = names_of(&operator, kind, &prefix).await?;
+            Ok(crate::exit::DONE)
+        });
+        // The receiver has given up.
+        let _ = sender.send(found);
+    };
+    let started = std::thread::Builder::new().spawn(read);
+    let names = match started {
+        Ok(_) => names.recv_timeout(TIMEOUT).unwrap_or_default(),
+        Err(_) => Names::new(),
+    };
+    let names = names.into_iter().filter(|(name, _)| is_plain(name));
+    let matching = names.filter(|(name, _)| name.starts_with(current));
+    let candidates = matching.take(MAX_CANDIDATES).map(|(name, help)| {
+        let help: String = visible_line(&help).chars().take(MAX_HELP).collect();
+        let help = (!help.is_empty()).then(|| help.into());
+        CompletionCandidate::new(name).help(help)
+    });
+    candidates.collect()
+}
+
+/// Returns the kind of the object that `argosy wait` names.
+pub(super) fn waited(line: &[String]) -> Option<NameKind> {
+    let mut words = line.iter().skip_while(|word| *word != "wait");
+    words.find_map(|word| match word.as_str() {
+        "task" => Some(NameKind::Tasks),
+        "agent" => Some(NameKind::Agents),
+        "framework" => Some(NameKind::Frameworks),
+        _ => None,
+    })
+}
+
+/// Returns the masters that the line or the environment names, if it names any.
+fn masters(line: &[String]) -> Result<Option<Masters>, String> {
+    let after = line.iter().skip_while(|word| *word != "--masters").nth(1);
+    let joined = line.iter().find_map(|word| word.strip_prefix("--masters="));
+    let named = after.map(String::as_str).or(joined).map(str::to_owned);
+    let named = named.or_else(|| std::env::var("ARGOSY_MASTERS").ok());
+    named.map(|named| parsers::masters(&named)).transpose()
+}
+
+/// Returns whether every shell takes this as one word without a meaning: it is inserted as it is.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-/:@".contains(letter);
+    !name.is_empty() && !name.starts_with('-') && name.chars().all(is_plain)
+}
+
+async fn names_of(
+    operator: &ClusterClient,
+    kind: NameKind,
+    prefix: &str,
+) -> Result<Names, Failure> {
+    let mut names: Names = match kind {
+        NameKind::Masters => {
+            let cluster = operator.cluster(v1::Consistency::Local).await?;
+            let masters = cluster.masters.into_iter();
+            masters
+                .map(|master| (master.node_id, master.api_address))
+                .collect()
+        }
+        NameKind::Agents => agents(&operator.agent_names().await?),
+        NameKind::LiveTasks => {
+            let tasks = operator.task_names(EndedObjects::Excluded).await?;
+            of_tasks(&tasks, prefix)
+        }
+        NameKind::Tasks | NameKind::TasksAndFrameworks => {
+            let tasks = operator.task_names(EndedObjects::Included).await?;
+            of_tasks(&tasks, prefix)
+        }
+        NameKind::Groups => groups(&operator.task_names(EndedObjects::Excluded).await?),
+        NameKind::Frameworks | NameKind::Roles => Names::new(),
+    };
+    match kind {
+        NameKind::TasksAndFrameworks | NameKind::Frameworks => {
+            names.extend(frameworks(&operator.framework_names().await?));
+        }
+        NameKind::Roles => names.extend(roles(&operator.framework_names().await?)),
+        NameKind::Masters
+        | NameKind::Agents
+        | NameKind::LiveTasks
+        | NameKind::Tasks
+        | NameKind::Groups => {}
+    }
+    Ok(names)
+}
+
+fn agents(agents: &[v1::Agent]) -> Names {
+    let mut names = Names::new();
+    for agent in agents {
+        let host = agent.info.as_ref().map_or("", |info| &info.host_name);
+        let mode = mode_word(agent.mode);
+        names.insert(agent.agent_id.clone(), format!("{mode} {host}"));
+        names.insert(host.to_owned(), format!("{mode} {}", agent.agent_id));
+    }
+    names
+}
+
+/// With a `/`, the user names the framework too.
+fn of_tasks(tasks: &[v1::Task], prefix: &str) -> Names {
+    let named = tasks.iter().map(|task| {
+        let name = match prefix.contains('/') {
+            true => format!("{}/{}", task.framework_id, task.task_id),
+            false => task.task_id.clone(),
+        };
+        (
+            name,
+            format!("{} {}", state_word(task.state), task.agent_id),
+        )
+    });
+    named.collect()
+}
+
+fn groups(tasks: &[v1::Task]) -> Names {
+    let named = tasks.iter().filter_map(|task| {
+        let group = group_of(task)?;
+        Some((group.group_id.clone(), task.framework_id.clone()))
+    });
+    named.collect()
+}
+
+fn frameworks(frameworks: &[v1::Framework]) -> Names {
+    let mut names = Names::new();
+    for framework in frameworks {
+        let name = framework.info.as_ref().map_or("", |info| &info.name);
+        let state = framework_state(framework);
+        names.insert(framework.framework_id.clone(), format!("{state} {name}"));
+        names.insert(
+            name.to_owned(),
+            format!("{state} {}", framework.framework_id),
+        );
+    }
+    names
+}
+
+fn roles(frameworks: &[v1::Framework]) -> Names {
+    let infos = frameworks
+        .iter()
+        .filter_map(|framework| framework.info.as_ref());
+    let roles = infos.flat_map(|info| &info.roles);
+    roles.map(|role| (role.clone(), String::new())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    use super::*;
+
+    fn line(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn names_that_a_shell_would_interpret_are_left_out() {
+        for name in ["web-3", "framework-1/web:2@x_y", "node7.example"] {
+            assert!(is_plain(name), "{name}");
+        }
+        for name in [
+            "",
+            "-rf",
+            "$(reboot)",
+            "a b",
+            "a;b",
+            "a\u{1b}[2J",
+            "a'b",
+            "a*",
+            "~a",
+        ] {
+            assert!(!is_plain(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn tasks_are_named_with_their_framework_after_a_slash() {
+        let tasks = [v1::Task {
+            framework_id: "framework-1".to_owned(),
+            task_id: "web".to_owned(),
+            agent_id: "agent-2".to_owned(),
+            state: v1::TaskState::Running.into(),
+            ..v1::Task::default()
+        }];
+        let names = of_tasks(&tasks, "w");
+        assert_eq!(
+            names.get("web").map(String::as_str),
+            Some("running agent-2")
+        );
+        assert!(of_tasks(&tasks, "framework-1/").contains_key("framework-1/web"));
+    }
+
+    #[test]
+    fn kind_and_masters_come_from_the_line() {
+        assert_eq!(waited(&line("argosy wait task w")), Some(NameKind::Tasks));
+        assert_eq!(waited(&line("argosy wait a")), None);
+        let named = masters(&line("argosy ps --masters 10.0.0.1 --agent a"));
+        assert_eq!(named.unwrap().unwrap().addresses(), ["10.0.0.1:5050"]);
+        let named = masters(&line("argosy ps --masters=10.0.0.2 --agent a"));
+        assert_eq!(named.unwrap().unwrap().addresses(), ["10.0.0.2:5050"]);
+        assert!(masters(&line("argosy ps --masters a:b")).is_err());
+    }
+
+    #[test]
+    fn a_master_that_never_answers_costs_the_timeout_only() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap();
+        let words = line(&format!("argosy agent show --masters {address} a"));
+        let started = Instant::now();
+        let found = candidates(NameKind::Agents, &words, "a");
+        assert!(found.is_empty());
+        assert!(started.elapsed() < 5 * TIMEOUT);
+    }
+}
