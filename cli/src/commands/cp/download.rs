@@ -39,7 +39,7 @@ enum Step {
     Leave { to: Arc<LocalDirectory>, mode: u32 },
 }
 
-/// Where the copy is written.
+/// The destination of a copy.
 struct Destination {
     directory: LocalDirectory,
     /// The name of the copy in it.
@@ -82,7 +82,7 @@ pub(super) async fn run(
     }
 }
 
-/// What is copied.
+/// The source of a copy.
 enum Source {
     File {
         mode: u32,

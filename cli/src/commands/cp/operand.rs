@@ -23,9 +23,9 @@ pub(super) enum Operand {
 pub(super) struct SandboxPath {
     /// Empty for the sandbox itself. None is `.`, `..` or empty.
     pub(super) parts: Vec<String>,
-    /// Whether the content of a directory is meant, and not the directory: `a/.`, or the sandbox.
+    /// Whether only the content of the directory is copied: `a/.`, or the sandbox.
     pub(super) is_content: bool,
-    /// Whether it ends as a directory does: `a/`.
+    /// Whether it ends with a slash: `a/`.
     pub(super) is_directory: bool,
 }
 

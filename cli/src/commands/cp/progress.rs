@@ -15,7 +15,7 @@ const MAX_NAMED: u64 = 20;
 
 /// The state of a copy. Several files may be copied at once.
 pub(super) struct Progress {
-    /// Whether there is a terminal to write to.
+    /// Whether standard error is a terminal.
     is_shown: bool,
     counts: Mutex<Counts>,
 }

@@ -72,7 +72,7 @@ pub(super) async fn run(
     copied
 }
 
-/// What is copied.
+/// The source of a copy.
 enum LocalSource {
     StandardInput,
     File {

@@ -1,7 +1,5 @@
 //! Frames of `argosy top`, as a terminal of a given size shows them.
 
-use std::time::Instant;
-
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::watch_record::Record;
@@ -533,27 +531,4 @@ fn removals_are_shown_at_once_and_new_tasks_in_order() {
 
         1-2 of 2  by CHANGED  ? keys, q leaves
     "#]]);
-}
-
-/// The time of frames in which every row has changed, for docs/performance.md: run it with
-/// optimization.
-#[test]
-#[ignore = "a measurement"]
-fn frames_of_ten_thousand_changing_tasks() {
-    let mut user = User::at(120, 50, TopPage::Tasks, cluster(ten_thousand_tasks()));
-    let started = Instant::now();
-    for turn in 0..100 {
-        for number in 0..100 {
-            let at = turn * 100 + number;
-            if let Event::Record(record) = task(at, &format!("t-{at}"), v1::TaskState::Killing) {
-                user.state.apply(Event::Change(v1::WatchChange {
-                    record: Some(record),
-                    ..v1::WatchChange::default()
-                }));
-            }
-        }
-        user.clock_ms += 1_000;
-        user.frame();
-    }
-    eprintln!("{:?} for a frame", started.elapsed() / 100);
 }
