@@ -124,7 +124,8 @@ impl Cluster {
         };
         let mut members = Vec::with_capacity(MEMBERS);
         for (api, mut recipe) in recipes {
-            (recipe.argv).extend(more.iter().map(|argument| (*argument).to_owned()));
+            let more = more.iter().map(|argument| (*argument).to_owned());
+            recipe.arguments.extend(more);
             let mut process = ManagedProcess::new(recipe);
             process.start()?;
             let channel = channel(&api)?.connect_lazy();

@@ -13,7 +13,6 @@ use argosy_host::atomic_file::{self, WriteOptions};
 use argosy_isolation::cgroup;
 use argosy_proto::v1;
 use argosy_state::ids::AgentId;
-use tokio::time::Instant;
 
 use crate::health::{HealthCheck, PAGE};
 use crate::members::{self, ClusterEnvironment, REGISTER_HOST};
@@ -21,10 +20,13 @@ use crate::network::Network;
 use crate::partitions::{HostIndex, NetworkDisturbances};
 use crate::processes::ManagedProcess;
 use crate::schedulers::WorkPhase;
+use crate::waiting;
 use crate::watch::MasterWatch;
 
 /// Port of the API of an agent.
 const AGENT_PORT: u16 = 5051;
+/// Time for masters and agents to become healthy after their start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Entries from which on a master is not caught up. The schedulers write all the time.
 const LAG_LIMIT: u64 = 200;
 
@@ -149,7 +151,11 @@ impl Cluster {
         }
         let watched = self.voters.iter().map(|place| (*place, self.api(*place)));
         self.watch.begin(watched.collect());
-        self.await_health(Duration::from_secs(60)).await?;
+        let check = self.health_check();
+        let members = self.members.iter_mut().zip(&self.kinds);
+        let started = members.filter(|(_, kind)| **kind != MemberKind::Framework);
+        let started = started.map(|(member, _)| member);
+        check.wait_running(started, START_TIMEOUT).await?;
         for place in self.hosts_of(MemberKind::Framework) {
             self.members[place].start()?;
         }
@@ -175,17 +181,12 @@ impl Cluster {
     /// # Errors
     /// If no master leads in this time.
     pub async fn leader(&self, timeout: Duration) -> Result<HostIndex> {
-        let deadline = Instant::now() + timeout;
-        loop {
+        let leader = waiting::poll(timeout, Duration::from_millis(10), async || {
             let known = self.watch.leader();
-            if let Some(place) = known.filter(|place| self.members[*place].is_healthy()) {
-                return Ok(place);
-            }
-            if Instant::now() >= deadline {
-                bail!("no master leads after {timeout:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            let leader = known.filter(|place| self.members[*place].is_healthy());
+            leader.with_context(|| format!("no master leads after {timeout:?}"))
+        });
+        leader.await
     }
 
     /// Returns the running masters of the group that do not lead.
@@ -203,34 +204,25 @@ impl Cluster {
     /// # Errors
     /// If that does not happen in this time; the message names what is missing.
     pub async fn await_health(&self, timeout: Duration) -> Result<()> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let missing = match self.unhealthy_reason().await {
-                None => return Ok(()),
-                Some(missing) => missing,
-            };
-            if Instant::now() >= deadline {
-                bail!("not healthy within {timeout:?}: {missing}");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        match self.health_check().wait(timeout).await {
+            Ok(_) => Ok(()),
+            Err(missing) => bail!("not healthy within {timeout:?}: {missing}"),
         }
     }
 
     /// Returns why the cluster is not healthy.
     pub async fn unhealthy_reason(&self) -> Option<String> {
+        self.health_check().unhealthy_reason().await
+    }
+
+    fn health_check(&self) -> HealthCheck {
         let agents = self.hosts_of(MemberKind::Agent).into_iter();
-        let check = HealthCheck {
+        let api = |place| format!("{}:{AGENT_PORT}", self.network.host(place).address);
+        HealthCheck {
             masters: self.voters.iter().map(|place| self.api(*place)).collect(),
-            agents: agents
-                .map(|place| {
-                    let address = self.network.host(place).address;
-                    let name = self.members[place].name().to_owned();
-                    (name, format!("{address}:{AGENT_PORT}"))
-                })
-                .collect(),
+            agents: agents.map(api).collect(),
             lag_limit: LAG_LIMIT,
-        };
-        check.unhealthy_reason().await
+        }
     }
 
     /// Adds a disturbance to the current ones. The returned number removes it.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use argosy_client::OperatorClient;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
 use serde::Deserialize;
@@ -14,7 +15,12 @@ use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::processes::ManagedProcess;
+use crate::waiting::{poll, poll_running};
+
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between two checks of a cluster.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum number of records in one page.
 pub(crate) const PAGE: u32 = 10_000;
 
@@ -23,8 +29,8 @@ pub(crate) const PAGE: u32 = 10_000;
 pub struct HealthCheck {
     /// The API addresses of all masters of the group, `host:port`.
     pub masters: Vec<String>,
-    /// The host names of agents, and their API addresses. No two agents have the same host name.
-    pub agents: Vec<(String, String)>,
+    /// The API addresses of the agents, `host:port`.
+    pub agents: Vec<String>,
     /// The number of entries from which on a master is not caught up.
     pub lag_limit: u64,
 }
@@ -37,13 +43,39 @@ struct OwnRegistration {
 }
 
 impl HealthCheck {
-    /// Returns why the cluster is not healthy, or `None` if a leader commits, all masters vote and
-    /// are caught up, and all agents are connected to the leader.
-    pub async fn unhealthy_reason(&self) -> Option<String> {
-        self.check().await.err()
+    /// Waits until the cluster is healthy, and returns the position of its leader.
+    ///
+    /// # Errors
+    /// The reason why it is still not healthy after `limit`.
+    pub async fn wait(&self, limit: Duration) -> Result<usize, String> {
+        poll(limit, POLL_INTERVAL, async || self.leader().await).await
     }
 
-    async fn check(&self) -> Result<(), String> {
+    /// Does the same while all of these processes run.
+    ///
+    /// # Errors
+    /// If one of them ends, or if the cluster is still not healthy after `limit`; with the end of
+    /// their logs.
+    pub async fn wait_running<'a>(
+        &self,
+        processes: impl IntoIterator<Item = &'a mut ManagedProcess>,
+        limit: Duration,
+    ) -> anyhow::Result<usize> {
+        let check = async || self.leader().await.map_err(anyhow::Error::msg);
+        poll_running(processes, limit, POLL_INTERVAL, check).await
+    }
+
+    /// Returns why the cluster is not healthy.
+    pub async fn unhealthy_reason(&self) -> Option<String> {
+        self.leader().await.err()
+    }
+
+    /// Returns the position of the leader among the masters, if it commits, all masters vote and
+    /// are caught up, and all agents are connected to it.
+    ///
+    /// # Errors
+    /// The reason why the cluster is not healthy.
+    pub async fn leader(&self) -> Result<usize, String> {
         let mut reports = Vec::with_capacity(self.masters.len());
         for api in &self.masters {
             let report = read_cluster(channel(api), v1::Consistency::Local, REQUEST_TIMEOUT).await;
@@ -56,17 +88,23 @@ impl HealthCheck {
         let view = read_cluster(channel(api), v1::Consistency::Linearizable, REQUEST_TIMEOUT).await;
         let view = view.map_err(|error| format!("the leader does not answer ({error})"))?;
         self.check_masters(&reports, &reports[leader], &view)?;
-        if self.agents.is_empty() {
-            return Ok(());
+        if !self.agents.is_empty() {
+            self.check_agents(api, view.epoch).await?;
         }
-        let connected = self.connected_agents(api).await?;
-        for (host_name, api) in &self.agents {
-            if !connected.contains(host_name) {
-                return Err(format!("{host_name} is not connected"));
+        Ok(leader)
+    }
+
+    /// Compares what all agents report about themselves with the list of the leader.
+    async fn check_agents(&self, leader: &str, epoch: u64) -> Result<(), String> {
+        let listed = connected_agents(channel(leader), v1::Consistency::Linearizable).await;
+        let listed = listed.map_err(|error| format!("agents cannot be listed ({error})"))?;
+        for api in &self.agents {
+            if !listed.contains(api) {
+                return Err(format!("the agent at {api} is not connected"));
             }
             let own = read_registration(api).await;
-            let own = own.map_err(|error| format!("{host_name} does not answer ({error})"))?;
-            check_registration(host_name, &own, view.epoch)?;
+            let own = own.map_err(|error| format!("{api} does not answer ({error})"))?;
+            check_registration(api, &own, epoch)?;
         }
         Ok(())
     }
@@ -104,26 +142,41 @@ impl HealthCheck {
         }
         Ok(())
     }
+}
 
-    /// Returns the host names of the agents that the leader lists as connected.
-    async fn connected_agents(&self, leader: &str) -> Result<Vec<String>, String> {
-        let mut request = tonic::Request::new(v1::ListRequest {
-            page_size: PAGE,
-            ..Default::default()
-        });
-        request.set_timeout(REQUEST_TIMEOUT);
-        let mut stub = Stub::new(channel(leader));
-        let page = within(REQUEST_TIMEOUT, stub.list_agents(request)).await;
-        let page = page.map_err(|error| format!("agents cannot be listed ({error})"))?;
-        let is_connected = |agent: &v1::Agent| {
-            let modes = [v1::AgentMode::Registered, v1::AgentMode::Deactivated];
-            agent.connected && modes.contains(&agent.mode())
-        };
-        let agents = page.into_inner().agents.into_iter().filter(is_connected);
-        Ok(agents
-            .filter_map(|agent| Some(agent.info?.host_name))
-            .collect())
-    }
+/// Returns the API addresses of the agents that a master lists as connected. Only the leader lists
+/// any.
+///
+/// # Errors
+/// The error of the call.
+pub async fn connected_agents(
+    channel: Channel,
+    consistency: v1::Consistency,
+) -> Result<Vec<String>, Status> {
+    let mut request = tonic::Request::new(v1::ListRequest {
+        page_size: PAGE,
+        consistency: consistency.into(),
+        ..Default::default()
+    });
+    request.set_timeout(REQUEST_TIMEOUT);
+    let mut stub = Stub::new(channel);
+    let page = within(REQUEST_TIMEOUT, stub.list_agents(request)).await?;
+    let is_connected = |agent: &v1::Agent| {
+        let modes = [v1::AgentMode::Registered, v1::AgentMode::Deactivated];
+        agent.connected && modes.contains(&agent.mode())
+    };
+    let agents = page.into_inner().agents.into_iter().filter(is_connected);
+    Ok(agents
+        .filter_map(|agent| Some(agent.info?.address))
+        .collect())
+}
+
+/// Returns the API address of the leader, as a quorum confirms it.
+pub async fn leader_address(operator: &OperatorClient) -> Option<String> {
+    let cluster = operator.get_cluster(v1::GetClusterRequest::default()).await;
+    let mut masters = cluster.ok()?.masters.into_iter();
+    let leader = masters.find(|master| master.role == "leader")?;
+    Some(leader.api_address)
 }
 
 /// Returns the position of the master that reports itself as leader for the newest term.
@@ -134,13 +187,13 @@ fn leader_of(reports: &[v1::Cluster]) -> Option<usize> {
     leaders.max_by_key(|place| reports[*place].term)
 }
 
-fn check_registration(name: &str, own: &OwnRegistration, epoch: u64) -> Result<(), String> {
+fn check_registration(api: &str, own: &OwnRegistration, epoch: u64) -> Result<(), String> {
     if !own.registered {
-        return Err(format!("{name} reports that it is not registered"));
+        return Err(format!("{api} reports that it is not registered"));
     }
     if own.epoch != epoch {
         return Err(format!(
-            "{name} is connected in epoch {}, not {epoch}",
+            "{api} is connected in epoch {}, not {epoch}",
             own.epoch
         ));
     }
@@ -155,7 +208,10 @@ fn channel(api: &str) -> Channel {
 }
 
 /// Returns the view of the master at the other end of a channel.
-pub(crate) async fn read_cluster(
+///
+/// # Errors
+/// The error of the call.
+pub async fn read_cluster(
     channel: Channel,
     consistency: v1::Consistency,
     timeout: Duration,
@@ -280,9 +336,10 @@ mod tests {
     #[test]
     fn an_agent_is_healthy_when_its_process_is_registered_with_this_leader() {
         let own = |registered, epoch| OwnRegistration { registered, epoch };
-        assert_eq!(check_registration("agent-1", &own(true, 7), 7), Ok(()));
+        let api = "127.0.0.1:5051";
+        assert_eq!(check_registration(api, &own(true, 7), 7), Ok(()));
         for wrong in [own(false, 7), own(true, 6)] {
-            assert!(check_registration("agent-1", &wrong, 7).is_err());
+            assert!(check_registration(api, &wrong, 7).is_err());
         }
     }
 }

@@ -2,11 +2,12 @@
 //! awaited, ended and removed in one place.
 //!
 //! `cluster` has its hosts in network namespaces on one bridge. Clusters at other addresses use the
-//! same processes, the same check of health and the same removal. This crate injects no faults by
+//! same processes, command lines, check of health and removal. This crate injects no faults by
 //! itself, records no history and checks nothing.
 //!
-//! Reading order: `testbed` (the environment of a run), `cluster`, `members` (command lines),
-//! `schedulers`, `processes` (one process), `network` and `partitions` (hosts), `watch` (the
+//! Reading order: `testbed` (the environment of a run), `cluster`, `members` (its processes),
+//! `schedulers`, `command_lines` (of masters and agents), `processes` (one process), `waiting`,
+//! `network` and `partitions` (hosts), `loopback` (addresses without namespaces), `watch` (the
 //! leader), `health` (of all members), `leftovers` (of killed members), `run_directory` (the files
 //! of a run, and its removal), `tracer` (slow and failing syncs), `programs` and `host_tools` (what
 //! a host must have), `arguments`, `clock`, `progress`.
@@ -14,9 +15,11 @@
 pub mod arguments;
 pub mod clock;
 pub mod cluster;
+pub mod command_lines;
 pub mod health;
 pub mod host_tools;
 pub mod leftovers;
+pub mod loopback;
 pub mod members;
 pub mod network;
 pub mod partitions;
@@ -27,4 +30,5 @@ pub mod run_directory;
 pub mod schedulers;
 pub mod testbed;
 pub mod tracer;
+pub mod waiting;
 pub mod watch;

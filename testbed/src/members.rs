@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::arguments::ClusterSize;
+use crate::command_lines::{AgentFlags, MasterFlags};
 use crate::network::Network;
 use crate::processes::{LaunchMethod, ProcessSpec};
 use crate::run_directory::RunDirectory;
@@ -37,7 +38,7 @@ fn process_spec(
     environment: &ClusterEnvironment,
     network: &Network,
     name: &str,
-    argv: Vec<String>,
+    (program, arguments): (&Path, Vec<String>),
 ) -> ProcessSpec {
     let host = network
         .hosts()
@@ -47,7 +48,8 @@ fn process_spec(
     ProcessSpec {
         name: name.to_owned(),
         launch: LaunchMethod::InNamespace(host.namespace.clone()),
-        argv,
+        program: program.to_owned(),
+        arguments,
         log: environment.directory.logs().join(format!("{name}.log")),
     }
 }
@@ -57,12 +59,6 @@ fn address(network: &Network, name: &str) -> String {
     host.expect("its host was just created").address.to_string()
 }
 
-fn argv(program: &Path, words: &[&str]) -> Vec<String> {
-    std::iter::once(program.display().to_string())
-        .chain(words.iter().map(|word| (*word).to_owned()))
-        .collect()
-}
-
 /// Returns the command of a master.
 pub(crate) fn master(
     environment: &ClusterEnvironment,
@@ -70,30 +66,22 @@ pub(crate) fn master(
     name: &str,
     peers: &str,
 ) -> ProcessSpec {
-    let data = environment.directory.data(name).display().to_string();
-    let listen = address(network, name);
-    let timeout = format!("{}s", AGENT_TIMEOUT.as_secs());
-    let argv = argv(
-        &environment.argosy,
-        &[
-            "master",
-            "start",
-            "--listen",
-            &listen,
-            "--peers",
-            peers,
-            "--data-dir",
-            &data,
-            "--insecure-plaintext",
-            "--agent-timeout",
-            &timeout,
-            "--framework-disconnect-timeout",
-            FRAMEWORK_GRACE,
-            "--log",
-            "info,openraft=error",
-        ],
-    );
-    process_spec(environment, network, name, argv)
+    let flags = MasterFlags {
+        listen: &address(network, name),
+        peers,
+        data_dir: &environment.directory.data(name),
+    };
+    let arguments = flags.arguments(&[
+        "--insecure-plaintext",
+        "--agent-timeout",
+        &format!("{}s", AGENT_TIMEOUT.as_secs()),
+        "--framework-disconnect-timeout",
+        FRAMEWORK_GRACE,
+        "--log",
+        "info,openraft=error",
+    ]);
+    let program = &environment.argosy;
+    process_spec(environment, network, name, (program, arguments))
 }
 
 /// Returns the command of an agent.
@@ -103,42 +91,30 @@ pub(crate) fn agent(
     name: &str,
     masters: &str,
 ) -> ProcessSpec {
-    let data = environment.directory.data(name).display().to_string();
-    let listen = address(network, name);
-    let shared = environment.directory.shared().display().to_string();
-    let own = environment.chaos.display().to_string();
-    let resources = if name == REGISTER_HOST {
-        REGISTER_RESOURCES
-    } else {
-        AGENT_RESOURCES
+    let flags = AgentFlags {
+        listen: &address(network, name),
+        masters,
+        data_dir: &environment.directory.data(name),
+        resources: if name == REGISTER_HOST {
+            REGISTER_RESOURCES
+        } else {
+            AGENT_RESOURCES
+        },
     };
-    let argv = argv(
-        &environment.argosy,
-        &[
-            "agent",
-            "start",
-            "--masters",
-            masters,
-            "--listen",
-            &listen,
-            "--data-dir",
-            &data,
-            "--host-name",
-            name,
-            "--resources",
-            resources,
-            "--host-path",
-            &shared,
-            // The program with which services listen on their ports.
-            "--host-path",
-            &own,
-            "--insecure-plaintext",
-            // Services listen on the ports that they are given.
-            "--allow-host-network",
-            "--allow-missing-controllers",
-        ],
-    );
-    process_spec(environment, network, name, argv)
+    let arguments = flags.arguments(&[
+        "--host-name",
+        name,
+        "--host-path",
+        &environment.directory.shared().display().to_string(),
+        // The program with which services listen on their ports.
+        "--host-path",
+        &environment.chaos.display().to_string(),
+        "--insecure-plaintext",
+        // Services listen on the ports that they are given.
+        "--allow-host-network",
+    ]);
+    let program = &environment.argosy;
+    process_spec(environment, network, name, (program, arguments))
 }
 
 /// Returns the command of a scheduler.
@@ -149,29 +125,23 @@ pub(crate) fn framework(
     masters: &str,
     number: u8,
 ) -> ProcessSpec {
-    let dir = environment.directory.path().display().to_string();
-    let (seed, began) = (
-        environment.seed.to_string(),
-        environment.started_ns.to_string(),
-    );
     let habit = environment.behaviours[usize::from(number - 1) % environment.behaviours.len()];
-    let argv = argv(
-        &environment.chaos,
-        &[
-            "framework",
-            "--masters",
-            masters,
-            "--name",
-            name,
-            "--dir",
-            &dir,
-            "--seed",
-            &seed,
-            "--began-ns",
-            &began,
-            "--habit",
-            habit.word(),
-        ],
-    );
-    process_spec(environment, network, name, argv)
+    let arguments = [
+        "framework",
+        "--masters",
+        masters,
+        "--name",
+        name,
+        "--dir",
+        &environment.directory.path().display().to_string(),
+        "--seed",
+        &environment.seed.to_string(),
+        "--began-ns",
+        &environment.started_ns.to_string(),
+        "--habit",
+        habit.word(),
+    ];
+    let arguments = arguments.map(str::to_owned).to_vec();
+    let program = &environment.chaos;
+    process_spec(environment, network, name, (program, arguments))
 }

@@ -36,8 +36,9 @@ pub enum ProcessError {
     #[error("{name} has not ended within {timeout:?}")]
     DoesNotEnd { name: String, timeout: Duration },
     /// It has ended by itself.
-    #[error("it ended early ({status}):\n{log}")]
+    #[error("{name} ended early ({status}):\n{log}")]
     EndedEarly {
+        name: String,
         status: ExitStatus,
         /// The end of its log.
         log: String,
@@ -52,6 +53,8 @@ pub enum LaunchMethod {
     InNamespace(String),
     /// In the network of this program.
     Plain,
+    /// By these words, a program and its arguments, which replaces itself with the process.
+    Through(Vec<String>),
     /// In the network of this program. The kernel kills it if this program is killed.
     WithParent,
     /// In the network of this program, which ends it by the end of its standard input.
@@ -64,8 +67,8 @@ pub struct ProcessSpec {
     /// As "master-1".
     pub name: String,
     pub launch: LaunchMethod,
-    /// Program and arguments.
-    pub argv: Vec<String>,
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
     /// The file for standard output and standard error.
     pub log: PathBuf,
 }
@@ -151,27 +154,29 @@ impl ManagedProcess {
     }
 
     fn command(&self) -> Command {
-        let mut before = Vec::new();
+        let mut words = Vec::new();
         match &self.spec.launch {
             LaunchMethod::InNamespace(namespace) => {
-                before.push(host_tools::path("nsenter").into_os_string());
-                before.extend([inside(namespace).into(), "--".into()]);
+                words.push(host_tools::path("nsenter").into_os_string());
+                words.extend([inside(namespace).into(), "--".into()]);
             }
             LaunchMethod::WithParent => {
-                before.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(OsString::from));
+                words.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(OsString::from));
             }
+            LaunchMethod::Through(before) => words.extend(before.iter().map(OsString::from)),
             LaunchMethod::Plain | LaunchMethod::WithInput => {}
         }
-        let own = self.spec.argv.iter().map(OsString::from);
-        let words: Vec<OsString> = before.into_iter().chain(own).collect();
+        words.push(self.spec.program.clone().into_os_string());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
+        command.args(&words[1..]).args(&self.spec.arguments);
         remove_flag_variables(&mut command);
         match &self.spec.launch {
             LaunchMethod::WithInput => command.stdin(Stdio::piped()),
             // Ctrl-C at the terminal must reach only the harness.
             LaunchMethod::InNamespace(_) => command.stdin(Stdio::null()).process_group(0),
-            LaunchMethod::Plain | LaunchMethod::WithParent => command.stdin(Stdio::null()),
+            LaunchMethod::Plain | LaunchMethod::Through(_) | LaunchMethod::WithParent => {
+                command.stdin(Stdio::null())
+            }
         };
         command
     }
@@ -240,6 +245,21 @@ impl ManagedProcess {
         }
     }
 
+    /// Whether it runs, and each of its threads is stopped by a signal.
+    pub fn is_stopped(&self) -> bool {
+        let is_stopped = |thread: &Path| {
+            let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        let threads = self.pid().map(|pid| format!("/proc/{pid}/task"));
+        let threads = threads.and_then(|threads| std::fs::read_dir(threads).ok());
+        threads.is_some_and(|threads| {
+            let mut threads = threads.flatten();
+            threads.all(|thread| is_stopped(&thread.path()))
+        })
+    }
+
     /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
         self.last_exit = None;
@@ -306,6 +326,7 @@ impl ManagedProcess {
     pub fn expect_running(&mut self) -> Result<(), ProcessError> {
         match self.poll() {
             Some(status) => Err(ProcessError::EndedEarly {
+                name: self.spec.name.clone(),
                 status,
                 log: self.log_tail(TAIL_LINES),
             }),
@@ -314,14 +335,21 @@ impl ManagedProcess {
         }
     }
 
-    /// Closes its standard input and waits until it ends by itself.
-    fn close_input(&mut self) {
+    /// Closes its standard input and waits until it ends by itself, for ten seconds at most. Only a
+    /// process of [`LaunchMethod::WithInput`] ends by that.
+    pub fn close_input(&mut self) {
         let Some(child) = &mut self.child else { return };
         drop(child.stdin.take());
         let end = Instant::now() + EXIT_TIMEOUT;
         while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
             std::thread::sleep(POLL_INTERVAL);
         }
+    }
+
+    /// Returns its whole log.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(&self.spec.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Returns the last lines of its log.

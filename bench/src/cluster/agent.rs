@@ -83,9 +83,7 @@ impl RealAgent {
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value]);
         let network = kind.network().map(|_| "--allow-host-network".to_owned());
-        let program = environment.argosy.display().to_string();
         let args = [
-            program.as_str(),
             "agent",
             "start",
             "--allow-missing-controllers",
@@ -95,7 +93,8 @@ impl RealAgent {
         let recipe = ProcessSpec {
             name: "agent".to_owned(),
             launch: LaunchMethod::WithInput,
-            argv: args.into_iter().chain(network).chain(arguments).collect(),
+            program: environment.argosy.clone(),
+            arguments: args.into_iter().chain(network).chain(arguments).collect(),
             log: cluster.directory().join("agent.log"),
         };
         let mut agent = Self {

@@ -29,9 +29,7 @@ pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, Proc
         let name = format!("master-{number}");
         let data = directory.join(&name).display().to_string();
         let peers = peers.join(",");
-        let program = argosy.display().to_string();
-        let argv = [
-            program.as_str(),
+        let arguments = [
             "master",
             "start",
             "--listen",
@@ -46,7 +44,8 @@ pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, Proc
             "warn",
         ];
         let recipe = ProcessSpec {
-            argv: argv.map(str::to_owned).to_vec(),
+            program: argosy.to_owned(),
+            arguments: arguments.map(str::to_owned).to_vec(),
             log: directory.join(format!("{name}.log")),
             launch: LaunchMethod::WithParent,
             name,

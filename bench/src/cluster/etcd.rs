@@ -44,7 +44,8 @@ pub(super) fn specs(directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
             .into_iter()
             .map(|(flag, value)| format!("--{flag}={value}"));
         let recipe = ProcessSpec {
-            argv: std::iter::once("etcd".to_owned()).chain(flags).collect(),
+            program: "etcd".into(),
+            arguments: flags.collect(),
             log: directory.join(format!("{name}.log")),
             launch: LaunchMethod::WithParent,
             name,

@@ -13,9 +13,9 @@ use argosy_testbed::network::Network;
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec};
 use argosy_testbed::progress::ProgressDisplay;
 use argosy_testbed::run_directory::RunDirectory;
+use argosy_testbed::waiting::poll_running;
 use clap::ValueEnum;
 use nix::sys::signal::Signal;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -31,6 +31,8 @@ use crate::load::LoadLevel;
 const MEMBERS: u8 = 3;
 /// Timeout for the members to agree after a start or a loss.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between two checks of that.
+const POLL_PAUSE: Duration = Duration::from_millis(50);
 /// Load before a loss.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// The paths of the server and of its logging libraries in Debian's packages.
@@ -90,6 +92,32 @@ impl Peer {
         match self {
             Self::Etcd => 2379,
             Self::Zookeeper => 2181,
+        }
+    }
+
+    async fn status(self, address: &str) -> Result<PeerStatus> {
+        match self {
+            Self::Etcd => {
+                let status = etcd_status(channel(address)?.connect_lazy());
+                tokio::time::timeout(Duration::from_secs(1), status).await?
+            }
+            Self::Zookeeper => zookeeper::status(address).await,
+        }
+    }
+
+    /// Returns the index and the version of the member that leads, if the others follow.
+    async fn leader(self, clients: &[String]) -> Result<(usize, String)> {
+        let mut leaders = Vec::new();
+        for (place, address) in clients.iter().enumerate() {
+            let status = self.status(address).await?;
+            let is_leader = status.is_leader;
+            if is_leader.with_context(|| format!("{address} knows no leader"))? {
+                leaders.push((place, status.version));
+            }
+        }
+        match (leaders.pop(), leaders.len()) {
+            (Some(leader), 0) => Ok(leader),
+            _ => bail!("not exactly one member leads"),
         }
     }
 }
@@ -195,14 +223,15 @@ impl PeerGroup {
             let data = directory.data(&format!("{}-{}", system.word(), number + 1));
             fs::create_dir_all(&data)
                 .with_context(|| format!("cannot create {}", data.display()))?;
-            let argv = match peer {
-                Peer::Etcd => etcd_arguments(system, hosts, number, &data),
-                Peer::Zookeeper => zookeeper_arguments(system, hosts, number, &data)?,
+            let (program, arguments) = match peer {
+                Peer::Etcd => ("etcd", etcd_arguments(system, hosts, number, &data)),
+                Peer::Zookeeper => ("java", zookeeper_arguments(system, hosts, number, &data)?),
             };
             let mut member = ManagedProcess::new(ProcessSpec {
                 name: host.name.clone(),
                 launch: LaunchMethod::InNamespace(host.namespace.clone()),
-                argv,
+                program: host_tools::path(program),
+                arguments,
                 log: directory
                     .logs()
                     .join(format!("{}-{}.log", system.word(), number + 1)),
@@ -232,53 +261,13 @@ impl PeerGroup {
 
     /// Waits until one member leads and the others follow. Returns the leader.
     async fn wait_for_leader(&mut self) -> Result<usize> {
-        let deadline = Instant::now() + ELECTION_TIMEOUT;
-        loop {
-            let mut leaders = Vec::new();
-            let mut followers = 0;
-            for place in 0..self.members.len() {
-                if let Some(status) = self.members[place].poll() {
-                    bail!(
-                        "{} has ended ({status}):\n{}",
-                        self.members[place].name(),
-                        self.members[place].log_tail(8)
-                    );
-                }
-                match self.is_leader(place).await {
-                    Ok(Some(true)) => leaders.push(place),
-                    Ok(Some(false)) => followers += 1,
-                    // It is starting, or has no leader yet. The loop queries it again.
-                    Ok(None) | Err(_) => {}
-                }
-            }
-            if let [leader] = leaders[..]
-                && followers + 1 == self.members.len()
-            {
-                return Ok(leader);
-            }
-            if Instant::now() > deadline {
-                bail!(
-                    "the members of {} do not agree on a leader after {ELECTION_TIMEOUT:?}",
-                    self.system.name()
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn is_leader(&mut self, place: usize) -> Result<Option<bool>> {
-        let address = &self.clients[place];
-        let standing = match self.peer {
-            Peer::Etcd => {
-                let status = etcd_status(channel(address)?.connect_lazy());
-                tokio::time::timeout(Duration::from_secs(1), status).await??
-            }
-            Peer::Zookeeper => zookeeper::status(address).await?,
-        };
-        if standing.is_leader.is_some() {
-            self.version = standing.version;
-        }
-        Ok(standing.is_leader)
+        let (peer, clients) = (self.peer, &self.clients);
+        let check = async || peer.leader(clients).await;
+        let found = poll_running(&mut self.members, ELECTION_TIMEOUT, POLL_PAUSE, check).await;
+        let (leader, version) =
+            found.with_context(|| format!("waiting for a leader of {}", self.system.name()))?;
+        self.version = version;
+        Ok(leader)
     }
 
     async fn lose_leader(&mut self, loss: LeaderLoss, load: LoadLevel) -> Result<LossSample> {
@@ -371,11 +360,10 @@ fn etcd_arguments(
         flags.push(("heartbeat-interval", "50".to_owned()));
         flags.push(("election-timeout", "250".to_owned()));
     }
-    let program = host_tools::path("etcd").display().to_string();
-    let flags = flags
-        .into_iter()
-        .map(|(flag, value)| format!("--{flag}={value}"));
-    std::iter::once(program).chain(flags).collect()
+    let flags = flags.into_iter();
+    flags
+        .map(|(flag, value)| format!("--{flag}={value}"))
+        .collect()
 }
 
 /// Returns the configuration: that of the package, or ticks of 100 ms, with which a silent leader
@@ -408,7 +396,6 @@ fn zookeeper_arguments(
     let configuration = data.join("zoo.cfg");
     write(configuration.clone(), text)?;
     let words = [
-        host_tools::path("java").display().to_string(),
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn".to_owned(),
         "-cp".to_owned(),
         format!("{ZOOKEEPER}:{LOGGER}"),

@@ -89,12 +89,13 @@ impl HyperQueue<'_> {
     }
 
     fn start(&self, args: &[&str], name: &str) -> Result<ManagedProcess> {
-        let mut argv = vec![PROGRAM.to_owned(), "--server-dir".to_owned(), self.place()];
-        argv.extend(args.iter().map(|word| (*word).to_owned()));
+        let mut arguments = vec!["--server-dir".to_owned(), self.place()];
+        arguments.extend(args.iter().map(|word| (*word).to_owned()));
         let mut process = ManagedProcess::new(ProcessSpec {
             name: name.to_owned(),
             launch: LaunchMethod::WithParent,
-            argv,
+            program: PROGRAM.into(),
+            arguments,
             log: self.directory.join(format!("{name}.log")),
         });
         process.start()?;

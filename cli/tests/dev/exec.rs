@@ -357,8 +357,8 @@ impl RoutedCluster {
         }
         let kind = ["master", "agent"][index];
         let directory = self.directory.path().join(kind).display().to_string();
-        let mut argv = vec!["nsenter".to_owned(), self.network_flag(index)];
-        argv.push(executable().display().to_string());
+        let mut arguments = vec![self.network_flag(index)];
+        arguments.push(executable().display().to_string());
         let own = [
             kind,
             "start",
@@ -366,13 +366,14 @@ impl RoutedCluster {
             "--data-dir",
             &directory,
         ];
-        argv.extend(own.map(str::to_owned));
-        argv.extend(["--listen", Self::ADDRESSES[index]].map(str::to_owned));
-        argv.extend(more.iter().map(|word| (*word).to_owned()));
+        arguments.extend(own.map(str::to_owned));
+        arguments.extend(["--listen", Self::ADDRESSES[index]].map(str::to_owned));
+        arguments.extend(more.iter().map(|word| (*word).to_owned()));
         let mut member = ManagedProcess::new(ProcessSpec {
             name: kind.to_owned(),
             launch: LaunchMethod::WithInput,
-            argv,
+            program: "nsenter".into(),
+            arguments,
             log: self.directory.path().join(format!("{kind}.log")),
         });
         let set = NO_CERTIFICATES.map(|(name, value)| (name.to_owned(), value.to_owned()));

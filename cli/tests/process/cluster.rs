@@ -93,11 +93,12 @@ impl TestMember {
     pub(crate) fn start(&mut self) {
         let ended = self.ended();
         assert!(ended.is_some() || !self.is_up(), "{} runs", self.name);
-        let executable = self.executable.clone().unwrap_or_else(argosy);
-        let mut argv = self.prefix.clone();
-        argv.push(executable.display().to_string());
-        argv.extend_from_slice(&self.arguments);
-        self.process.spec.argv = argv;
+        let spec = &mut self.process.spec;
+        spec.program = self.executable.clone().unwrap_or_else(argosy);
+        spec.arguments.clone_from(&self.arguments);
+        if !self.prefix.is_empty() {
+            spec.launch = LaunchMethod::Through(self.prefix.clone());
+        }
         let log = ("ARGOSY_LOG".to_owned(), "info,openraft=error".to_owned());
         let settings = RunSettings {
             environment: vec![log],
@@ -490,7 +491,8 @@ pub(crate) fn member(
     let process = ManagedProcess::new(ProcessSpec {
         name: name.clone(),
         launch: LaunchMethod::Plain,
-        argv: Vec::new(),
+        program: argosy(),
+        arguments: Vec::new(),
         log: directory.join(format!("{name}.log")),
     });
     TestMember {

@@ -1,15 +1,16 @@
-//! Processes that end with their handle, by themselves, by a signal and by the end of their input.
+//! Processes that end with their handle, by themselves, by a signal and by the end of their input,
+//! and processes that are frozen.
 
 use std::io::Read;
 
 use super::*;
 
 fn process(directory: &Path, script: &str, launch: LaunchMethod) -> ManagedProcess {
-    let argv = ["/bin/sh", "-c", script];
     ManagedProcess::new(ProcessSpec {
         name: "process".to_owned(),
         launch,
-        argv: argv.map(str::to_owned).to_vec(),
+        program: "/bin/sh".into(),
+        arguments: ["-c", script].map(str::to_owned).to_vec(),
         log: directory.join("log"),
     })
 }
@@ -94,4 +95,24 @@ fn a_process_can_exit_gracefully_when_its_input_is_closed() {
     polite.start().unwrap();
     drop(polite);
     assert_eq!(last_lines(&directory.path().join("log"), 8), "goodbye");
+}
+
+#[test]
+fn a_frozen_process_is_stopped_until_it_is_resumed() {
+    let directory = tempfile::tempdir().unwrap();
+    let through = LaunchMethod::Through(["env", "--"].map(str::to_owned).to_vec());
+    let mut sleeper = process(directory.path(), "exec sleep 1000", through);
+    assert!(!sleeper.is_stopped());
+    sleeper.start().unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    for is_frozen in [true, false] {
+        if is_frozen {
+            sleeper.freeze().unwrap();
+        } else {
+            sleeper.resume();
+        }
+        while sleeper.is_stopped() != is_frozen {
+            assert!(Instant::now() < end, "it never changed");
+        }
+    }
 }

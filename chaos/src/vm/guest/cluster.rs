@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
+use argosy_testbed::command_lines::MasterFlags;
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, last_lines};
 use tokio::time::Instant;
 
@@ -39,28 +40,18 @@ fn log(number: u64) -> PathBuf {
 }
 
 fn master(number: u64) -> ManagedProcess {
-    let (listen, peers) = (host(number), list(5052));
-    let data = directory(number).display().to_string();
-    let argv = [
-        "argosy",
-        "master",
-        "start",
-        "--listen",
-        &listen,
-        // Long timeouts: this machine is emulated, and timing is not tested here.
-        "--timing",
-        "wan",
-        "--peers",
-        &peers,
-        "--data-dir",
-        &data,
-        "--log",
-        "info,openraft=warn",
-    ];
+    let flags = MasterFlags {
+        listen: &host(number),
+        peers: &list(5052),
+        data_dir: &directory(number),
+    };
+    // Long timeouts: this machine is emulated, and timing is not tested here.
+    let more = ["--timing", "wan", "--log", "info,openraft=warn"];
     ManagedProcess::new(ProcessSpec {
         name: format!("master-{number}"),
         launch: LaunchMethod::Plain,
-        argv: argv.map(str::to_owned).to_vec(),
+        program: "argosy".into(),
+        arguments: flags.arguments(&more),
         log: log(number),
     })
 }

@@ -1,0 +1,67 @@
+//! The command lines of masters and agents: the flags that every cluster under test sets, followed
+//! by those of one cluster.
+
+use std::path::Path;
+
+/// The flags of every master.
+#[derive(Debug, Clone, Copy)]
+pub struct MasterFlags<'a> {
+    pub listen: &'a str,
+    /// The Raft addresses of the group.
+    pub peers: &'a str,
+    pub data_dir: &'a Path,
+}
+
+impl MasterFlags<'_> {
+    /// Returns the arguments of `argosy`, with `more` at the end.
+    pub fn arguments(&self, more: &[&str]) -> Vec<String> {
+        let data_dir = self.data_dir.display().to_string();
+        let every = [
+            "master",
+            "start",
+            "--listen",
+            self.listen,
+            "--peers",
+            self.peers,
+            "--data-dir",
+            &data_dir,
+        ];
+        to_strings(&every, more)
+    }
+}
+
+/// The flags of every agent.
+#[derive(Debug, Clone, Copy)]
+pub struct AgentFlags<'a> {
+    pub listen: &'a str,
+    /// The API addresses of the masters.
+    pub masters: &'a str,
+    pub data_dir: &'a Path,
+    pub resources: &'a str,
+}
+
+impl AgentFlags<'_> {
+    /// Returns the arguments of `argosy`, with `more` at the end.
+    pub fn arguments(&self, more: &[&str]) -> Vec<String> {
+        let data_dir = self.data_dir.display().to_string();
+        let every = [
+            "agent",
+            "start",
+            "--listen",
+            self.listen,
+            "--masters",
+            self.masters,
+            "--data-dir",
+            &data_dir,
+            "--resources",
+            self.resources,
+            "--allow-missing-controllers",
+        ];
+        to_strings(&every, more)
+    }
+}
+
+fn to_strings(words: &[&str], more: &[&str]) -> Vec<String> {
+    let words = words.iter().chain(more);
+    words.map(|word| (*word).to_owned()).collect()
+}
