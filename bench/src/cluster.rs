@@ -6,15 +6,14 @@ mod agent;
 mod argosy;
 mod etcd;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use argosy_testbed::processes::ManagedProcess;
+use argosy_testbed::waiting::poll_running;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
-use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::report::Side;
@@ -27,6 +26,10 @@ pub(crate) use etcd::{version as etcd_version, wire as etcd_wire};
 pub(crate) const MEMBERS: usize = 3;
 /// Timeout for the agreement of a cluster after a start or restart.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between two checks of that.
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+/// Timeout of one member's report.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum distance, in entries, of members that count as caught up.
 const CAUGHT_UP: u64 = 4;
 
@@ -76,13 +79,9 @@ pub(crate) struct Cluster {
     directory: TempDir,
 }
 
-/// The state of the group as one member reports it.
+/// The log of one member, as it reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct MemberStatus {
-    /// Index of the leader among the members, if one is known.
-    leader: Option<usize>,
-    /// Members that vote.
-    voters: usize,
+struct LogStatus {
     /// Newest entry applied.
     applied: u64,
     term: u64,
@@ -117,16 +116,16 @@ impl Cluster {
                     environment.directory.path().display()
                 )
             })?;
-        let recipes = match side {
+        let specs = match side {
             Side::Argosy => argosy::specs(&environment.argosy, directory.path())?,
             Side::Etcd => etcd::specs(directory.path())?,
             Side::Hyperqueue => bail!("HyperQueue is not a cluster of members"),
         };
         let mut members = Vec::with_capacity(MEMBERS);
-        for (api, mut recipe) in recipes {
+        for (api, mut spec) in specs {
             let more = more.iter().map(|argument| (*argument).to_owned());
-            recipe.arguments.extend(more);
-            let mut process = ManagedProcess::new(recipe);
+            spec.arguments.extend(more);
+            let mut process = ManagedProcess::new(spec);
             process.start()?;
             let channel = channel(&api)?.connect_lazy();
             members.push(ClusterMember {
@@ -188,40 +187,22 @@ impl Cluster {
     /// # Errors
     /// If one ends, or after a minute, with their last reports.
     pub(crate) async fn wait_until_settled(&mut self) -> Result<usize> {
-        let end = Instant::now() + SETTLE_TIMEOUT;
-        loop {
-            for member in &mut self.members {
-                member.process.expect_running()?;
+        let members = self.members.iter();
+        let (apis, channels): (Vec<_>, Vec<_>) = members
+            .map(|member| (member.api.clone(), member.channel.clone()))
+            .unzip();
+        let processes = self.members.iter_mut().map(|member| &mut member.process);
+        let settled = match self.side {
+            Side::Argosy => {
+                let check = argosy::health_check(apis);
+                check.wait_running(processes, SETTLE_TIMEOUT).await
             }
-            let mut standings = Vec::with_capacity(MEMBERS);
-            for index in 0..self.members.len() {
-                standings.push(self.member_status(index).await);
+            Side::Etcd | Side::Hyperqueue => {
+                let check = async || etcd::leader(&channels).await;
+                poll_running(processes, SETTLE_TIMEOUT, POLL_PAUSE, check).await
             }
-            if let Some(leader) = common_leader(&standings) {
-                return Ok(leader);
-            }
-            if Instant::now() > end {
-                bail!(
-                    "{} does not agree after {SETTLE_TIMEOUT:?}{}",
-                    self.side,
-                    self.describe(&standings)
-                );
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// The last report of each member, on its port and in its log.
-    fn describe(&self, standings: &[Result<MemberStatus>]) -> String {
-        let one = |(member, standing): (&ClusterMember, &Result<MemberStatus>)| {
-            let text = match standing {
-                Ok(standing) => format!("{standing:?}"),
-                Err(error) => format!("{error:#}"),
-            };
-            let log = member.process.log_tail(8);
-            format!("\n{}: {text}\n{log}", member.api)
         };
-        self.members.iter().zip(standings).map(one).collect()
+        settled.with_context(|| format!("{} does not agree", self.side))
     }
 
     /// The newest entry that any member has applied.
@@ -231,7 +212,7 @@ impl Cluster {
     pub(crate) async fn applied(&self) -> Result<u64> {
         let mut newest = 0;
         for index in 0..self.members.len() {
-            newest = newest.max(self.member_status(index).await?.applied);
+            newest = newest.max(self.log_status(index).await?.applied);
         }
         Ok(newest)
     }
@@ -241,7 +222,7 @@ impl Cluster {
     /// # Errors
     /// If it does not answer.
     pub(crate) async fn applied_by(&self, index: usize) -> Result<u64> {
-        Ok(self.member_status(index).await?.applied)
+        Ok(self.log_status(index).await?.applied)
     }
 
     /// The newest term that any member knows.
@@ -251,39 +232,18 @@ impl Cluster {
     pub(crate) async fn term(&self) -> Result<u64> {
         let mut newest = 0;
         for index in 0..self.members.len() {
-            newest = newest.max(self.member_status(index).await?.term);
+            newest = newest.max(self.log_status(index).await?.term);
         }
         Ok(newest)
     }
 
-    async fn member_status(&self, index: usize) -> Result<MemberStatus> {
+    async fn log_status(&self, index: usize) -> Result<LogStatus> {
         let channel = self.members[index].channel.clone();
-        let asked = async {
-            match self.side {
-                Side::Argosy => argosy::member_status(channel, &self.members).await,
-                Side::Etcd => etcd::member_status(channel, &self.members).await,
-                Side::Hyperqueue => bail!("HyperQueue has no members"),
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(2), asked)
-            .await
-            .context("it does not answer")?
+        match self.side {
+            Side::Argosy => argosy::log_status(channel).await,
+            Side::Etcd | Side::Hyperqueue => etcd::log_status(channel).await,
+        }
     }
-}
-
-fn common_leader(standings: &[Result<MemberStatus>]) -> Option<usize> {
-    let standings: Vec<&MemberStatus> = standings
-        .iter()
-        .map(|standing| standing.as_ref().ok())
-        .collect::<Option<_>>()?;
-    let leader = standings.first()?.leader?;
-    let newest = standings.iter().map(|standing| standing.applied).max()?;
-    let agree = |standing: &&MemberStatus| {
-        standing.leader == Some(leader)
-            && standing.voters == MEMBERS
-            && newest - standing.applied <= CAUGHT_UP
-    };
-    standings.iter().all(agree).then_some(leader)
 }
 
 /// Returns a channel to a member.
@@ -296,62 +256,4 @@ pub(crate) fn channel(api: &str) -> Result<Endpoint> {
     Ok(endpoint
         .tcp_nodelay(true)
         .connect_timeout(Duration::from_secs(2)))
-}
-
-/// Free ports of an address, as `host:port`. No process holds them afterwards: a program that takes
-/// one in between makes the start fail.
-fn free_addresses(host: &str, count: usize) -> Result<Vec<String>> {
-    let bind = |_| TcpListener::bind((host, 0)).with_context(|| format!("no free port on {host}"));
-    let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_>>()?;
-    listeners
-        .iter()
-        .map(|listener| Ok(listener.local_addr()?.to_string()))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn status(leader: usize, applied: u64) -> Result<MemberStatus> {
-        Ok(MemberStatus {
-            leader: Some(leader),
-            voters: 3,
-            applied,
-            term: 1,
-        })
-    }
-
-    #[test]
-    fn members_agree_once_all_name_one_leader_and_have_caught_up() {
-        assert_eq!(
-            common_leader(&[status(1, 90), status(1, 92), status(1, 90)]),
-            Some(1)
-        );
-        assert_eq!(
-            common_leader(&[status(1, 90), status(2, 90), status(1, 90)]),
-            None
-        );
-        assert_eq!(
-            common_leader(&[status(1, 90), status(1, 9), status(1, 90)]),
-            None
-        );
-        assert_eq!(
-            common_leader(&[
-                status(1, 90),
-                Err(anyhow::anyhow!("refused")),
-                status(1, 90)
-            ]),
-            None
-        );
-    }
-
-    #[test]
-    fn free_addresses_are_different() {
-        let addresses = free_addresses("127.0.0.1", 3).unwrap();
-        assert!(
-            addresses[0] != addresses[1] && addresses[1] != addresses[2],
-            "{addresses:?}"
-        );
-    }
 }

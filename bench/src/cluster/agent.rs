@@ -1,18 +1,26 @@
 //! One real agent with three masters.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use argosy_proto::v1;
+use argosy_testbed::command_lines::AgentFlags;
+use argosy_testbed::health::connected_agents;
+use argosy_testbed::leftovers::clear_agent;
+use argosy_testbed::loopback::free_addresses;
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec};
-use tokio::time::Instant;
+use argosy_testbed::waiting::{poll, poll_running};
+use nix::sys::signal::Signal;
 
-use super::{BenchEnvironment, Cluster, MasterClient, free_addresses};
+use super::{BenchEnvironment, Cluster};
 
 const HOST: &str = "127.78.1.1";
 /// Time for the agent to register.
 const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two checks of that.
+const POLL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The isolation of an agent's tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +55,7 @@ impl fmt::Display for AgentKind {
 /// An agent process, which ends all its tasks on drop.
 pub(crate) struct RealAgent {
     process: ManagedProcess,
+    directory: PathBuf,
 }
 
 impl RealAgent {
@@ -65,40 +74,33 @@ impl RealAgent {
             .iter()
             .map(|member| member.api.as_str())
             .collect();
-        let address = free_addresses(HOST, 1)?.remove(0);
+        let free = free_addresses(HOST, 1);
+        let address = free.with_context(|| format!("no free port on {HOST}"))?;
         let isolation = match kind {
             AgentKind::Full | AgentKind::FullHostNetwork => "full",
             AgentKind::Plain => "processes",
         };
         let directory = cluster.directory().join("agent");
-        let arguments = [
-            ("--masters", masters.join(",")),
-            ("--listen", address),
-            ("--data-dir", directory.display().to_string()),
-            ("--resources", resources.to_owned()),
-            ("--isolation", isolation.to_owned()),
-            ("--log", "warn".to_owned()),
-        ];
-        let arguments = arguments
-            .into_iter()
-            .flat_map(|(flag, value)| [flag.to_owned(), value]);
-        let network = kind.network().map(|_| "--allow-host-network".to_owned());
-        let args = [
-            "agent",
-            "start",
-            "--allow-missing-controllers",
-            "--stop-with-stdin=end",
-        ]
-        .map(str::to_owned);
-        let recipe = ProcessSpec {
-            name: "agent".to_owned(),
-            launch: LaunchMethod::WithInput,
-            program: environment.argosy.clone(),
-            arguments: args.into_iter().chain(network).chain(arguments).collect(),
-            log: cluster.directory().join("agent.log"),
+        let flags = AgentFlags {
+            listen: &address[0],
+            masters: &masters.join(","),
+            data_dir: &directory,
+            resources,
         };
+        let own = ["--stop-with-stdin=end", "--isolation", isolation];
+        let network = kind.network().map(|_| "--allow-host-network");
+        let more: Vec<&str> = (own.into_iter().chain(network))
+            .chain(["--log", "warn"])
+            .collect();
         let mut agent = Self {
-            process: ManagedProcess::new(recipe),
+            process: ManagedProcess::new(ProcessSpec {
+                name: "agent".to_owned(),
+                launch: LaunchMethod::WithInput,
+                program: environment.argosy.clone(),
+                arguments: flags.arguments(&more),
+                log: cluster.directory().join("agent.log"),
+            }),
+            directory,
         };
         agent.process.start()?;
         agent.registered(cluster).await?;
@@ -114,15 +116,12 @@ impl RealAgent {
     /// # Errors
     /// If it is still listed as connected after half a minute.
     pub(crate) async fn kill(&mut self, cluster: &Cluster) -> Result<()> {
-        self.process.send(nix::sys::signal::Signal::SIGKILL)?;
-        let end = Instant::now() + REGISTRATION_TIMEOUT;
-        while is_connected(cluster).await? {
-            if Instant::now() > end {
-                bail!("the killed agent is still connected after {REGISTRATION_TIMEOUT:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(())
+        self.process.send(Signal::SIGKILL)?;
+        let left = poll(REGISTRATION_TIMEOUT, POLL_PAUSE, async || {
+            ensure!(!is_connected(cluster).await?, "it is still connected");
+            Ok(())
+        });
+        left.await.context("the killed agent")
     }
 
     /// Starts it again with its former data, and waits until the leader lists it as connected,
@@ -138,28 +137,35 @@ impl RealAgent {
     }
 
     async fn registered(&mut self, cluster: &Cluster) -> Result<()> {
-        let end = Instant::now() + REGISTRATION_TIMEOUT;
-        while !is_connected(cluster).await? {
-            self.process.expect_running().context("the agent")?;
-            if Instant::now() > end {
-                bail!("the agent is not registered after {REGISTRATION_TIMEOUT:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let own = [&mut self.process];
+        poll_running(own, REGISTRATION_TIMEOUT, POLL_PAUSE, async || {
+            ensure!(is_connected(cluster).await?, "it is not registered");
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Drop for RealAgent {
+    fn drop(&mut self) {
+        self.process.close_input();
+        let status = self.process.exit_status();
+        if status.is_some_and(|status| status.success()) {
+            return;
         }
-        Ok(())
+        // It was killed, or does not end: its tasks still run.
+        self.process.kill();
+        for left in clear_agent(&self.process.spec.program, &self.directory) {
+            eprintln!("of the agent remains: {left}");
+        }
     }
 }
 
 /// Only the leader knows, so all masters are called.
 async fn is_connected(cluster: &Cluster) -> Result<bool> {
     for member in &cluster.members {
-        let mut client = MasterClient::new(member.channel.clone());
-        let request = v1::ListRequest {
-            consistency: v1::Consistency::Local.into(),
-            ..Default::default()
-        };
-        let page = client.list_agents(request).await?.into_inner();
-        if page.agents.iter().any(|agent| agent.connected) {
+        let listed = connected_agents(member.channel.clone(), v1::Consistency::Local);
+        if !listed.await?.is_empty() {
             return Ok(true);
         }
     }

@@ -6,10 +6,13 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
+use argosy_testbed::command_lines::MasterFlags;
+use argosy_testbed::health::{HealthCheck, read_cluster};
+use argosy_testbed::loopback::free_addresses;
 use argosy_testbed::processes::{LaunchMethod, ProcessSpec};
 use tonic::transport::Channel;
 
-use super::{ClusterMember, MEMBERS, MemberStatus, free_addresses};
+use super::{CAUGHT_UP, LogStatus, MEMBERS, REQUEST_TIMEOUT};
 
 /// Client of operator calls to one master.
 pub(crate) type MasterClient = OperatorClient<Channel>;
@@ -19,64 +22,45 @@ const NETWORK: &str = "127.78.0";
 
 /// Returns the API addresses, and the command of each master.
 pub(super) fn specs(argosy: &Path, directory: &Path) -> Result<Vec<(String, ProcessSpec)>> {
-    let mut places = Vec::with_capacity(MEMBERS);
+    let mut addresses = Vec::with_capacity(MEMBERS);
     for number in 1..=MEMBERS {
-        let addresses = free_addresses(&format!("{NETWORK}.{number}"), 2)?;
-        places.push((addresses[0].clone(), addresses[1].clone()));
+        let host = format!("{NETWORK}.{number}");
+        let free = free_addresses(&host, 2);
+        addresses.push(free.with_context(|| format!("no free port on {host}"))?);
     }
-    let peers: Vec<&str> = places.iter().map(|(_, raft)| raft.as_str()).collect();
-    let recipe = |(number, (api, raft)): (usize, &(String, String))| {
+    let peers: Vec<&str> = addresses.iter().map(|own| own[1].as_str()).collect();
+    let peers = peers.join(",");
+    let spec = |(number, own): (usize, &Vec<String>)| {
         let name = format!("master-{number}");
-        let data = directory.join(&name).display().to_string();
-        let peers = peers.join(",");
-        let arguments = [
-            "master",
-            "start",
-            "--listen",
-            api,
-            "--raft-listen",
-            raft,
-            "--peers",
-            &peers,
-            "--data-dir",
-            &data,
-            "--log",
-            "warn",
-        ];
-        let recipe = ProcessSpec {
+        let flags = MasterFlags {
+            listen: &own[0],
+            peers: &peers,
+            data_dir: &directory.join(&name),
+        };
+        let spec = ProcessSpec {
             program: argosy.to_owned(),
-            arguments: arguments.map(str::to_owned).to_vec(),
+            arguments: flags.arguments(&["--raft-listen", &own[1], "--log", "warn"]),
             log: directory.join(format!("{name}.log")),
             launch: LaunchMethod::WithParent,
             name,
         };
-        (api.clone(), recipe)
+        (own[0].clone(), spec)
     };
-    Ok((1..).zip(&places).map(recipe).collect())
+    Ok((1..).zip(&addresses).map(spec).collect())
 }
 
-pub(super) async fn member_status(
-    channel: Channel,
-    members: &[ClusterMember],
-) -> Result<MemberStatus> {
-    let request = v1::GetClusterRequest {
-        consistency: v1::Consistency::Local.into(),
-    };
-    let cluster = MasterClient::new(channel)
-        .get_cluster(request)
-        .await?
-        .into_inner();
-    let leader = cluster
-        .masters
-        .iter()
-        .find(|master| master.role == "leader");
-    Ok(MemberStatus {
-        leader: leader.and_then(|leader| {
-            members
-                .iter()
-                .position(|member| member.api == leader.api_address)
-        }),
-        voters: cluster.masters.iter().filter(|master| master.voter).count(),
+/// Returns the check that all masters follow one leader and have caught up.
+pub(super) fn health_check(masters: Vec<String>) -> HealthCheck {
+    HealthCheck {
+        masters,
+        agents: Vec::new(),
+        lag_limit: CAUGHT_UP + 1,
+    }
+}
+
+pub(super) async fn log_status(channel: Channel) -> Result<LogStatus> {
+    let cluster = read_cluster(channel, v1::Consistency::Local, REQUEST_TIMEOUT).await?;
+    Ok(LogStatus {
         applied: cluster.applied_index,
         term: cluster.term,
     })
