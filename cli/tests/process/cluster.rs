@@ -1,16 +1,18 @@
-//! A cluster of real processes on separate loopback addresses.
+//! A cluster of real processes on separate loopback addresses, for tests: a failure is a panic.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
-use argosy_testbed::health::HealthCheck;
+use argosy_testbed::command_lines::{AgentFlags, MasterFlags};
+use argosy_testbed::health::{HealthCheck, leader_address};
 use argosy_testbed::leftovers;
+use argosy_testbed::loopback::LoopbackNetwork;
 use argosy_testbed::processes::{LaunchMethod, ManagedProcess, ProcessSpec, RunSettings};
+use argosy_testbed::waiting::poll;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -18,15 +20,10 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::failover_bounds;
 
-/// One master or agent, and the command that restarts it.
+/// One master or agent.
 pub(crate) struct TestMember {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
-    /// The executable, if the member runs another release.
-    executable: Option<PathBuf>,
-    /// The program that starts the executable, if any, and its arguments.
-    prefix: Vec<String>,
-    arguments: Vec<String>,
     process: ManagedProcess,
 }
 
@@ -41,27 +38,25 @@ impl TestMember {
     }
 
     pub(crate) fn api(&self) -> String {
-        format!("{}:5050", self.address)
+        format!("{}:{}", self.address, self.api_port())
+    }
+
+    fn api_port(&self) -> u16 {
+        if self.name.starts_with("agent") {
+            5051
+        } else {
+            5050
+        }
     }
 
     /// Returns whether each of its threads is stopped by a signal.
     pub(crate) fn is_hung(&self) -> bool {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it is there");
-        threads.flatten().all(|thread| {
-            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            stat.rsplit_once(") ")
-                .is_some_and(|(_, rest)| rest.starts_with('T'))
-        })
+        self.process.is_stopped()
     }
 
     /// Returns whether this metric is 1, or `None` if the member does not answer.
     pub(crate) async fn metric_is_one(&self, metric: &str) -> Option<bool> {
-        let port = if self.name.starts_with("agent") {
-            5051
-        } else {
-            5050
-        };
-        let url = format!("http://{}:{port}/metrics", self.address);
+        let url = format!("http://{}/metrics", self.api());
         let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
         let mut lines = text.lines().filter_map(|line| line.split_once(' '));
         lines.find_map(|(name, value)| (name == metric).then(|| value.trim() == "1"))
@@ -69,23 +64,24 @@ impl TestMember {
 
     /// Sets a program that starts the executable by replacing itself.
     pub(crate) fn within(mut self, prefix: &[&str]) -> Self {
-        self.prefix = to_strings(prefix);
+        self.process.spec.launch = LaunchMethod::Through(to_strings(prefix));
         self
     }
 
     /// Sets the release to run from the next start on; `None` is the current one.
     pub(crate) fn run_by(&mut self, executable: Option<&Path>) {
-        self.executable = executable.map(Path::to_owned);
+        self.process.spec.program = executable.map_or_else(argosy, Path::to_owned);
     }
 
     /// Returns the arguments, without the executable.
     pub(crate) fn arguments(&self) -> &[String] {
-        &self.arguments
+        &self.process.spec.arguments
     }
 
     /// Replaces the argument `from` by `to`, from the next start on.
     pub(crate) fn replace_argument(&mut self, from: &str, to: &str) {
-        let argument = self.arguments.iter_mut().find(|one| *one == from);
+        let mut arguments = self.process.spec.arguments.iter_mut();
+        let argument = arguments.find(|one| *one == from);
         *argument.expect("it is an argument") = to.to_owned();
     }
 
@@ -93,12 +89,6 @@ impl TestMember {
     pub(crate) fn start(&mut self) {
         let ended = self.ended();
         assert!(ended.is_some() || !self.is_up(), "{} runs", self.name);
-        let spec = &mut self.process.spec;
-        spec.program = self.executable.clone().unwrap_or_else(argosy);
-        spec.arguments.clone_from(&self.arguments);
-        if !self.prefix.is_empty() {
-            spec.launch = LaunchMethod::Through(self.prefix.clone());
-        }
         let log = ("ARGOSY_LOG".to_owned(), "info,openraft=error".to_owned());
         let settings = RunSettings {
             environment: vec![log],
@@ -126,7 +116,7 @@ impl TestMember {
     }
 
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.process.spec.log).unwrap_or_default()
+        self.process.log()
     }
 }
 
@@ -155,135 +145,86 @@ pub(crate) struct Cluster {
 
 static EXCLUSIVE: Mutex<()> = Mutex::const_new(());
 
-/// Number of clusters of this process. Each has a separate network.
-static CLUSTERS: AtomicU8 = AtomicU8::new(0);
-
 pub(crate) const AGENT_RESOURCES: &str = "cpus:8;mem:4096;disk:4096;ports:[31000-31099]";
+/// Time for all members to become healthy.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause between two checks.
+const POLL_PAUSE: Duration = Duration::from_millis(20);
 
-/// Loopback addresses that no other cluster of these tests has.
-struct LoopbackNetwork([u8; 3]);
+/// Returns a master of a group of three.
+fn master(network: LoopbackNetwork, directory: &Path, host: u8, more: &[&str]) -> TestMember {
+    let name = format!("master-{host}");
+    let address = network.address(host);
+    let flags = MasterFlags {
+        listen: &address.to_string(),
+        peers: &network.list(3, 5052),
+        data_dir: &directory.join(&name),
+    };
+    member(directory, name, address, flags.arguments(more))
+}
 
-impl LoopbackNetwork {
-    fn new() -> Self {
-        let pid = std::process::id();
-        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
-        assert!(number < 50, "there are more clusters than networks");
-        Self([
-            127,
-            100 + (pid % 100) as u8,
-            (pid / 100 % 5) as u8 * 50 + number,
-        ])
-    }
-
-    fn address(&self, host: usize) -> Ipv4Addr {
-        Ipv4Addr::new(self.0[0], self.0[1], self.0[2], host as u8)
-    }
-
-    fn masters(&self, port: u16) -> String {
-        let list: Vec<String> = (1..=3)
-            .map(|host| format!("{}:{port}", self.address(host)))
-            .collect();
-        list.join(",")
-    }
-
-    fn master(&self, directory: &Path, host: usize, more: &[&str]) -> TestMember {
-        let dir = directory.join(format!("master-{host}"));
-        let listen = self.address(host).to_string();
-        let mut arguments = to_strings(&[
-            "master",
-            "start",
-            "--listen",
-            &listen,
-            "--peers",
-            &self.masters(5052),
-        ]);
-        arguments.extend(to_strings(&["--data-dir", &dir.display().to_string()]));
-        arguments.extend(to_strings(more));
-        member(
-            directory,
-            format!("master-{host}"),
-            self.address(host),
-            arguments,
-        )
-    }
-
-    fn agent(&self, directory: &Path, number: usize) -> TestMember {
-        let dir = directory.join(format!("agent-{number}"));
-        let host = self.address(100 + number);
-        let mut arguments = to_strings(&[
-            "agent",
-            "start",
-            "--masters",
-            &self.masters(5050),
-            "--listen",
-            &host.to_string(),
-        ]);
-        arguments.extend(to_strings(&[
-            "--data-dir",
-            &dir.display().to_string(),
-            "--resources",
-            AGENT_RESOURCES,
-        ]));
-        arguments.extend(to_strings(&[
-            "--allow-missing-controllers",
-            "--host-path",
-            &directory.display().to_string(),
-        ]));
-        member(directory, format!("agent-{number}"), host, arguments)
-    }
+fn agent(network: LoopbackNetwork, directory: &Path, number: u8) -> TestMember {
+    let name = format!("agent-{number}");
+    let address = network.address(100 + number);
+    let flags = AgentFlags {
+        listen: &address.to_string(),
+        masters: &network.list(3, 5050),
+        data_dir: &directory.join(&name),
+        resources: AGENT_RESOURCES,
+    };
+    let arguments = flags.arguments(&["--host-path", &directory.display().to_string()]);
+    member(directory, name, address, arguments)
 }
 
 impl Cluster {
     /// Starts `agents` agents under three masters and waits until all are registered.
-    pub(crate) async fn start(agents: usize) -> Self {
+    pub(crate) async fn start(agents: u8) -> Self {
         Self::start_with(agents, &[]).await
     }
 
     /// The same, with more arguments for each master.
-    pub(crate) async fn start_with(agents: usize, more: &[&str]) -> Self {
-        Self::start_as(agents, more, |master| master).await
+    pub(crate) async fn start_with(agents: u8, more: &[&str]) -> Self {
+        Self::start_as(agents, more, |member| member).await
     }
 
     /// The same, with each master started by another program, see [`TestMember::within`].
-    pub(crate) async fn start_within(agents: usize, prefix: &[&str]) -> Self {
-        Self::start_as(agents, &[], |master| master.within(prefix)).await
+    pub(crate) async fn start_within(agents: u8, prefix: &[&str]) -> Self {
+        let change = |member: TestMember| match member.name.starts_with("master") {
+            true => member.within(prefix),
+            false => member,
+        };
+        Self::start_as(agents, &[], change).await
     }
 
     /// The same, with every member of another release.
-    pub(crate) async fn start_by(agents: usize, executable: &Path) -> Self {
+    pub(crate) async fn start_by(agents: u8, executable: &Path) -> Self {
         Self::start_mixed(agents, executable, &[1, 2, 3]).await
     }
 
     /// The same, with the agents and these masters of another release, counted from 1.
-    pub(crate) async fn start_mixed(agents: usize, executable: &Path, masters: &[usize]) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary folder");
-        let network = LoopbackNetwork::new();
-        let of_release = |mut member: TestMember, is_former: bool| {
-            member.run_by(is_former.then_some(executable));
+    pub(crate) async fn start_mixed(agents: u8, executable: &Path, masters: &[usize]) -> Self {
+        let of_release = |mut member: TestMember| {
+            let number = member.name.strip_prefix("master-");
+            let number: Option<usize> = number.and_then(|number| number.parse().ok());
+            if number.is_none_or(|number| masters.contains(&number)) {
+                member.run_by(Some(executable));
+            }
             member
         };
-        let masters = (1..=3).map(|host| {
-            let member = network.master(directory.path(), host, &[]);
-            of_release(member, masters.contains(&host))
-        });
-        let agents =
-            (1..=agents).map(|number| of_release(network.agent(directory.path(), number), true));
-        Self::of(masters.collect(), agents.collect(), directory).await
+        Self::start_as(agents, &[], of_release).await
     }
 
     async fn start_as(
-        agents: usize,
+        agents: u8,
         more: &[&str],
         change: impl Fn(TestMember) -> TestMember,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary folder");
-        let network = LoopbackNetwork::new();
-        let masters = (1..=3)
-            .map(|host| change(network.master(directory.path(), host, more)))
-            .collect();
-        let agents = (1..=agents)
-            .map(|number| network.agent(directory.path(), number))
-            .collect();
+        let network = LoopbackNetwork::next();
+        let masters = (1..=3).map(|host| change(master(network, directory.path(), host, more)));
+        let masters = masters.collect();
+        let agents = (1..=agents).map(|number| change(agent(network, directory.path(), number)));
+        let agents = agents.collect();
         Self::of(masters, agents, directory).await
     }
 
@@ -302,7 +243,11 @@ impl Cluster {
         for member in cluster.masters.iter_mut().chain(&mut cluster.agents) {
             member.start();
         }
-        cluster.wait_registered().await;
+        let check = cluster.health_check_with_agents();
+        let members = cluster.masters.iter_mut().chain(&mut cluster.agents);
+        let processes = members.map(|member| &mut member.process);
+        let healthy = check.wait_running(processes, START_TIMEOUT).await;
+        healthy.unwrap_or_else(|error| panic!("{error:#}"));
         cluster
     }
 
@@ -340,50 +285,19 @@ impl Cluster {
         directory.join("witness")
     }
 
-    /// Waits until every agent is registered and connected.
+    /// Waits until the masters are healthy, and every agent is registered and connected.
     pub(crate) async fn wait_registered(&self) {
-        let wanted = self.agents.len();
-        wait_until(
-            "all agents are registered",
-            Duration::from_secs(60),
-            async || {
-                let page = self
-                    .operator()
-                    .list_agents(v1::ListRequest::default())
-                    .await
-                    .ok()?;
-                let ready = page
-                    .agents
-                    .iter()
-                    .filter(|agent| agent.mode() == v1::AgentMode::Registered)
-                    .count();
-                (ready >= wanted).then_some(())
-            },
-        )
-        .await;
+        wait_until_healthy(&self.health_check_with_agents(), START_TIMEOUT).await;
     }
 
     /// Returns the position in `masters` of the active leader.
     pub(crate) async fn leader(&self) -> usize {
         wait_until("there is a leader", Duration::from_secs(30), async || {
-            self.leader_now().await
+            let api = leader_address(&self.operator()).await?;
+            let is_leader = |member: &TestMember| member.api() == api && member.is_up();
+            self.masters.iter().position(is_leader)
         })
         .await
-    }
-
-    async fn leader_now(&self) -> Option<usize> {
-        let cluster = self
-            .operator()
-            .get_cluster(v1::GetClusterRequest::default())
-            .await
-            .ok()?;
-        let leader = cluster
-            .masters
-            .iter()
-            .find(|master| master.role == "leader")?;
-        self.masters
-            .iter()
-            .position(|member| member.api() == leader.api_address && member.is_up())
     }
 
     /// Kills the leader, waits for the next one, checks how long that took, and restarts the killed
@@ -402,13 +316,7 @@ impl Cluster {
 
     /// Waits until three voters are up and none lags.
     pub(crate) async fn wait_caught_up(&self) {
-        let check = self.health_check();
-        wait_until(
-            "three voters are caught up",
-            Duration::from_secs(30),
-            async || check.unhealthy_reason().await.is_none().then_some(()),
-        )
-        .await;
+        wait_until_healthy(&self.health_check(), Duration::from_secs(30)).await;
     }
 
     /// Returns the check whether three voters are up and none lags.
@@ -417,6 +325,13 @@ impl Cluster {
             masters: self.masters.iter().map(TestMember::api).collect(),
             agents: Vec::new(),
             lag_limit: 100,
+        }
+    }
+
+    fn health_check_with_agents(&self) -> HealthCheck {
+        HealthCheck {
+            agents: self.agents.iter().map(TestMember::api).collect(),
+            ..self.health_check()
         }
     }
 }
@@ -482,6 +397,7 @@ pub(crate) fn to_strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
+/// Returns a member that is not started, on the current release.
 pub(crate) fn member(
     directory: &Path,
     name: String,
@@ -492,15 +408,12 @@ pub(crate) fn member(
         name: name.clone(),
         launch: LaunchMethod::Plain,
         program: argosy(),
-        arguments: Vec::new(),
+        arguments,
         log: directory.join(format!("{name}.log")),
     });
     TestMember {
         name,
         address,
-        executable: None,
-        prefix: Vec::new(),
-        arguments,
         process,
     }
 }
@@ -524,6 +437,14 @@ pub(crate) async fn write(operator: &OperatorClient, value: String) -> Option<v1
         .ok()
 }
 
+/// # Panics
+/// After `limit`, with the reason why the cluster is not healthy.
+async fn wait_until_healthy(check: &HealthCheck, limit: Duration) {
+    if let Err(reason) = check.wait(limit).await {
+        panic!("not healthy within {limit:?}: {reason}");
+    }
+}
+
 /// Polls every 20 ms until there is an answer.
 ///
 /// # Panics
@@ -534,12 +455,11 @@ pub(crate) async fn wait_until<T>(
     mut ask: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let deadline = Instant::now() + limit;
-    loop {
+    let found = poll(limit, POLL_PAUSE, async || {
         // An answer that never arrives is also limited.
-        if let Ok(Some(found)) = tokio::time::timeout_at(deadline.into(), ask()).await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        let answer = tokio::time::timeout_at(deadline.into(), ask()).await;
+        answer.ok().flatten().ok_or(())
+    });
+    let found = found.await;
+    found.unwrap_or_else(|()| panic!("not within {limit:?}: {what}"))
 }

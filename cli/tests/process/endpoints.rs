@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
+use argosy_testbed::command_lines::MasterFlags;
+use argosy_testbed::loopback::free_addresses;
 use futures::stream;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -14,7 +16,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::cluster::{Cluster, member, to_strings, wait_until};
+use crate::cluster::{Cluster, member, wait_until};
 use crate::test_framework::TestFramework;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -180,36 +182,21 @@ async fn shows_itself(address: &str) {
 #[test]
 fn a_master_without_a_group_answers_immediately() {
     use std::io::Read;
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::net::{Ipv4Addr, TcpStream};
     use std::time::{Duration, Instant};
 
-    let sockets: Vec<TcpListener> = (0..4)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<String> = sockets
-        .iter()
-        .map(|socket| socket.local_addr().unwrap().to_string())
-        .collect();
-    drop(sockets);
+    let addresses = free_addresses("127.0.0.1", 4).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let arguments = [
-        "master",
-        "start",
-        "--listen",
-        &addresses[0],
-        "--raft-listen",
-        &addresses[1],
-        "--peers",
-        &addresses[1..].join(","),
-        "--data-dir",
-        &directory.path().join("data").display().to_string(),
-    ];
-    let address = Ipv4Addr::LOCALHOST;
+    let flags = MasterFlags {
+        listen: &addresses[0],
+        peers: &addresses[1..].join(","),
+        data_dir: &directory.path().join("data"),
+    };
     let mut master = member(
         directory.path(),
         "master".to_owned(),
-        address,
-        to_strings(&arguments),
+        Ipv4Addr::LOCALHOST,
+        flags.arguments(&["--raft-listen", &addresses[1]]),
     );
     master.start();
     let deadline = Instant::now() + Duration::from_secs(20);

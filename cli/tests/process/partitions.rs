@@ -1,12 +1,14 @@
 //! Partitions between masters only: each master has a network namespace, and two networks, one for
 //! Raft and one for the API.
 
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use argosy_client::{Connector, ConnectorConfig, OperatorClient};
 use argosy_proto::v1;
+use argosy_testbed::command_lines::{AgentFlags, MasterFlags};
 use nix::sched::{CloneFlags, unshare};
 use tempfile::TempDir;
 use tonic::transport::Endpoint;
@@ -14,9 +16,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::cluster::{
-    AGENT_RESOURCES, Cluster, TestMember, argosy, member, to_strings, wait_until,
-};
+use crate::cluster::{AGENT_RESOURCES, Cluster, TestMember, argosy, member, wait_until};
 use crate::test_framework::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -82,28 +82,17 @@ impl PartitionNamespaces {
 
     pub(crate) fn master(&self, directory: &TempDir, index: usize, more: &[&str]) -> TestMember {
         let host = index + 1;
-        let dir = directory.path().join(format!("master-{host}"));
-        let mut arguments = to_strings(&[
-            "master",
-            "start",
-            "--insecure-plaintext",
-            "--listen",
-            &format!("10.77.2.{host}:5050"),
-            "--raft-listen",
-            &format!("10.77.1.{host}:5052"),
-            "--peers",
-            "10.77.1.1:5052,10.77.1.2:5052,10.77.1.3:5052",
-            "--data-dir",
-            &dir.display().to_string(),
-        ]);
-        arguments.extend(to_strings(more));
-        let address = [10, 77, 2, host as u8].into();
-        let master = member(
-            directory.path(),
-            format!("master-{host}"),
-            address,
-            arguments,
-        );
+        let name = format!("master-{host}");
+        let address = Ipv4Addr::from([10, 77, 2, host as u8]);
+        let raft = format!("10.77.1.{host}:5052");
+        let flags = MasterFlags {
+            listen: &format!("{address}:5050"),
+            peers: "10.77.1.1:5052,10.77.1.2:5052,10.77.1.3:5052",
+            data_dir: &directory.path().join(&name),
+        };
+        let own = ["--insecure-plaintext", "--raft-listen", &raft];
+        let arguments = flags.arguments(&[&own[..], more].concat());
+        let master = member(directory.path(), name, address, arguments);
         master.within(&["ip", "netns", "exec", &self.namespaces[index]])
     }
 
@@ -124,24 +113,18 @@ impl PartitionNamespaces {
 
     fn agent_at(directory: &TempDir, number: usize, host: usize) -> TestMember {
         let name = format!("agent-{number}");
-        let dir = directory.path().join(&name);
-        let arguments = to_strings(&[
-            "agent",
-            "start",
+        let address = Ipv4Addr::from([10, 77, 2, host as u8]);
+        let flags = AgentFlags {
+            listen: &address.to_string(),
+            masters: "10.77.2.1:5050,10.77.2.2:5050,10.77.2.3:5050",
+            data_dir: &directory.path().join(&name),
+            resources: AGENT_RESOURCES,
+        };
+        let arguments = flags.arguments(&[
             "--insecure-plaintext",
-            "--masters",
-            "10.77.2.1:5050,10.77.2.2:5050,10.77.2.3:5050",
-            "--listen",
-            &format!("10.77.2.{host}"),
-            "--resources",
-            AGENT_RESOURCES,
-            "--allow-missing-controllers",
             "--host-path",
             &directory.path().display().to_string(),
-            "--data-dir",
-            &dir.display().to_string(),
         ]);
-        let address = [10, 77, 2, host as u8].into();
         member(directory.path(), name, address, arguments)
     }
 

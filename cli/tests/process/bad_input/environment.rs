@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_proto::v1;
+use argosy_testbed::command_lines::AgentFlags;
 use nix::unistd::Pid;
 
 use super::row::Unchanged;
@@ -174,18 +175,17 @@ impl BadInputCluster {
 
     /// Returns an agent that is not started, on the directory `name`.
     pub(super) fn agent(&self, name: &str, host: u8, masters: &str) -> TestMember {
-        let (listen, data) = (self.at(host), self.directory(name));
-        let mut arguments = to_strings(&["agent", "start", "--allow-missing-controllers"]);
-        arguments.extend(to_strings(&["--listen", &listen, "--masters", masters]));
-        arguments.extend(to_strings(&[
-            "--resources",
-            "cpus:32;mem:4096;disk:64",
-            "--host-path",
-        ]));
-        arguments.extend(to_strings(&[&self.directory("").display().to_string()]));
-        arguments.extend(to_strings(&["--data-dir", &data.display().to_string()]));
+        let listen = self.at(host);
+        let flags = AgentFlags {
+            listen: &listen,
+            masters,
+            data_dir: &self.directory(name),
+            resources: "cpus:32;mem:4096;disk:64",
+        };
+        let directory = self.directory("");
+        let arguments = flags.arguments(&["--host-path", &directory.display().to_string()]);
         let address = listen.parse().expect("it is an address");
-        member(&self.directory(""), name.to_owned(), address, arguments)
+        member(&directory, name.to_owned(), address, arguments)
     }
 
     fn at(&self, host: u8) -> String {

@@ -3,13 +3,14 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use argosy_testbed::command_lines::MasterFlags;
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 use super::commands::program;
 use super::environment::BadInputCluster;
 use super::row::{RowEnd, RowOutcome};
-use crate::cluster::{TestMember, member, to_strings, wait_until};
+use crate::cluster::{TestMember, member, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -71,15 +72,17 @@ pub(super) fn unequal_lists(fixture: &BadInputCluster) -> LocalBoxFuture<'_, Row
         let peers = place.expand(fixture, "{free}:5052,") + &second.expand(fixture, "{free}:5052");
         let third = fixture.addresses().expand(fixture, ",{free}:5052");
         let listen = place.expand(fixture, "{free}");
-        let mut arguments = to_strings(&["master", "start", "--listen", &listen, "--peers"]);
-        arguments.extend([format!("{peers}{third}"), "--data-dir".to_owned()]);
-        arguments.push(fixture.directory("first").display().to_string());
+        let flags = MasterFlags {
+            listen: &listen,
+            peers: &format!("{peers}{third}"),
+            data_dir: &fixture.directory("first"),
+        };
         let address = listen.parse().expect("it is an address");
         let mut first = member(
             &fixture.directory(""),
             "first".to_owned(),
             address,
-            arguments,
+            flags.arguments(&[]),
         );
         first.start();
         let mut command = program(fixture, &place);
