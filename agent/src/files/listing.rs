@@ -77,7 +77,7 @@ fn entry(base: &str, directory: &Path, name: &OsString) -> std::io::Result<Listi
     let name = name.to_string_lossy().into_owned();
     let kind = match metadata.file_type() {
         kind if kind.is_file() => "file",
-        kind if kind.is_dir() => "folder",
+        kind if kind.is_dir() => "directory",
         kind if kind.is_symlink() => "link",
         _ => "other",
     };

@@ -231,7 +231,7 @@ async fn directories_are_listed_with_kinds_and_paths() {
     assert_eq!(
         list(text),
         [
-            pair(&format!("{base}/inner"), "folder"),
+            pair(&format!("{base}/inner"), "directory"),
             pair(&format!("{base}/link"), "link")
         ]
     );
@@ -240,7 +240,7 @@ async fn directories_are_listed_with_kinds_and_paths() {
         .await;
     assert_eq!(list(text), [pair(&format!("{base}/inner/file"), "file")]);
     let (_, text) = server.text("/v1/files/browse").await;
-    assert_eq!(list(text), [pair("tasks/framework-1", "folder")]);
+    assert_eq!(list(text), [pair("tasks/framework-1", "directory")]);
 }
 
 #[tokio::test]

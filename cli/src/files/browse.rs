@@ -40,8 +40,8 @@ impl ListedEntry {
     pub(crate) fn kind(&self) -> EntryKind {
         match self.kind.as_str() {
             "file" => EntryKind::File,
-            // Agents of this release and of earlier ones write the former word.
-            "folder" | "directory" => EntryKind::Directory,
+            // Agents of earlier releases write the former word.
+            "directory" | "folder" => EntryKind::Directory,
             "link" => EntryKind::Link,
             _ => EntryKind::Other,
         }

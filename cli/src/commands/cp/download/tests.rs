@@ -91,7 +91,7 @@ async fn no_name_of_a_list_leads_out_of_the_destination() {
     let to = own.path().join("to");
     let names = ["../evil", "..", ".", "", "/etc/evil", "a/b"];
     let mut entries: Vec<_> = names.iter().map(|name| entry(name, "file")).collect();
-    entries.extend([entry("..", "folder"), entry("good", "file")]);
+    entries.extend([entry("..", "directory"), entry("good", "file")]);
     let answers = vec![
         ("/files/browse?", list(&entries.join(","))),
         ("/web/good ", file("good", 4)),
