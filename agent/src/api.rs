@@ -52,12 +52,13 @@ pub(crate) fn router(shared: ApiState) -> Router {
     let commands = Router::new()
         .route("/v1/exec", get(exec::exec))
         .route("/v1/attach", get(exec::attach))
-        // It changes the agent itself, so only these callers may do it.
-        .route("/v1/log-filter", put(set_log_filter))
         .with_state(shared.exec.clone());
+    // It changes the agent itself, so only the callers that may run commands may do it.
+    let log_level = Router::new().route("/v1/log-filter", put(set_log_filter));
     may_read
         .guard(ApiPart::Files, "agent", files)
-        .merge(may_exec.guard(ApiPart::Exec, "agent", commands))
+        .merge(may_exec.clone().guard(ApiPart::Exec, "agent", commands))
+        .merge(may_exec.guard(ApiPart::LogLevel, "agent", log_level))
         .route("/v1/containers", get(containers))
         .route("/v1/agent", get(registration))
         .route("/metrics", get(metrics))
@@ -109,20 +110,20 @@ async fn set_log_filter(
         || "an unknown address".to_owned(),
         |Extension(addresses)| addresses.peer.to_string(),
     );
-    // Before and after the change: either filter may hide it.
-    let report = || {
-        if filter.is_some() {
-            tracing::warn!(claimed_actor, peer, "a caller changes the log filter");
-        }
-    };
-    report();
-    match log_filter::change(filter.as_deref(), &format!("a caller at {peer}")) {
+    match log_filter::change(filter.as_deref(), &described(&claimed_actor, &peer)) {
         Ok(changed) => {
-            report();
             let (filter, former) = (changed.filter, changed.former);
             Json(serde_json::json!({ "filter": filter, "former": former })).into_response()
         }
         Err(why) => files::problem(StatusCode::BAD_REQUEST, &why.to_string()),
+    }
+}
+
+/// Returns the description of a caller for the log.
+fn described(claimed_actor: &str, peer: &str) -> String {
+    match claimed_actor {
+        "" => format!("a caller at {peer}"),
+        claimed => format!("a caller at {peer}, for {claimed:?} as it claims"),
     }
 }
 
@@ -202,8 +203,8 @@ mod tests {
     use crate::paths::Paths;
     use crate::runner::ContainerControls;
 
-    /// Returns the status of a request to show the log filter, without an identifiable caller.
-    async fn status_of_log_filter(access: ApiAccess) -> StatusCode {
+    /// Returns the answer to a request to show the log filter, without an identifiable caller.
+    async fn answer_of_log_filter(access: ApiAccess) -> (StatusCode, String) {
         let queries = QueryHandle::new(mpsc::channel(1).0);
         let shared = ApiState {
             files: FilesState::new(Paths::new(Path::new("/nonexistent")), queries.clone()),
@@ -219,7 +220,10 @@ mod tests {
         };
         let request = Request::put("/v1/log-filter").header(CONTENT_TYPE, "application/json");
         let request = request.body(Body::from("{}")).unwrap();
-        router(shared).call(request).await.unwrap().status()
+        let answer = router(shared).call(request).await.unwrap();
+        let status = answer.status();
+        let body = axum::body::to_bytes(answer.into_body(), 10_000).await;
+        (status, String::from_utf8(body.unwrap().into()).unwrap())
     }
 
     #[tokio::test]
@@ -228,12 +232,28 @@ mod tests {
             files: AllowedCallers::All,
             ..ApiAccess::default()
         };
-        let closed = status_of_log_filter(access.clone()).await;
+        let (closed, message) = answer_of_log_filter(access.clone()).await;
         assert_eq!(closed, StatusCode::FORBIDDEN);
+        assert!(
+            message.contains("the log level is closed on this agent")
+                && message.contains("start it with --allow-exec")
+                && !message.contains("attach"),
+            "{message}"
+        );
         access.exec = AllowedCallers::All;
-        let open = status_of_log_filter(access).await;
+        let (open, _) = answer_of_log_filter(access).await;
         // The log of a test has no filter.
         assert_eq!(open, StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn the_log_names_the_caller_and_the_operator_that_it_claims_to_act_for() {
+        assert_eq!(described("", "10.0.0.1:4"), "a caller at 10.0.0.1:4");
+        let claimed = described("operator/a\n", "10.0.0.1:4");
+        assert_eq!(
+            claimed,
+            "a caller at 10.0.0.1:4, for \"operator/a\\n\" as it claims"
+        );
     }
 
     #[tokio::test]

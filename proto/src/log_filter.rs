@@ -59,8 +59,8 @@ pub fn install(filter: &str, set: Setter) {
     });
 }
 
-/// Changes the filter until this process ends, and logs that `actor` did so. Without a new filter,
-/// returns the present one.
+/// Changes the filter until this process ends, and logs in one line that `actor` does so. Without a
+/// new filter, returns the present one.
 ///
 /// # Errors
 /// If nothing changes.
@@ -89,10 +89,16 @@ impl LogFilter {
         if filter.trim().is_empty() {
             return Err(malformed("it is empty".to_owned()));
         }
-        // At the present level, and at the next one: each may hide it.
-        tracing::warn!(former, filter, actor, "the log filter is changed");
+        // Either filter may hide the line: it is logged before, unless the present one hides it.
+        let is_shown_before = tracing::enabled!(tracing::Level::WARN);
+        let log = || tracing::warn!(former, filter, actor, "changing the log filter");
+        if is_shown_before {
+            log();
+        }
         (self.set)(filter).map_err(malformed)?;
-        tracing::warn!(former, filter, actor, "the log filter was changed");
+        if !is_shown_before {
+            log();
+        }
         filter.clone_into(&mut present);
         Ok(FilterChange {
             filter: filter.to_owned(),
@@ -103,7 +109,72 @@ impl LogFilter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::subscriber::Interest;
+    use tracing::{Event, Metadata, Subscriber};
+
     use super::*;
+
+    /// A log that counts its lines, or hides them.
+    #[derive(Default)]
+    struct CountingLog {
+        hides: AtomicBool,
+        lines: AtomicUsize,
+    }
+
+    impl Subscriber for CountingLog {
+        fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+            Interest::sometimes()
+        }
+
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            !self.hides.load(Ordering::SeqCst)
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.lines.fetch_add(1, Ordering::SeqCst);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn a_change_is_one_line_whichever_filter_hides_it() {
+        for (hidden_before, hidden_after, expected) in [
+            (false, false, 1),
+            (false, true, 1),
+            (true, false, 1),
+            (true, true, 0),
+        ] {
+            let log = Arc::new(CountingLog::default());
+            log.hides.store(hidden_before, Ordering::SeqCst);
+            let changed = log.clone();
+            let filter = LogFilter {
+                present: Mutex::new("info".to_owned()),
+                set: Box::new(move |_| {
+                    changed.hides.store(hidden_after, Ordering::SeqCst);
+                    Ok(())
+                }),
+            };
+            let change = || filter.change(Some("debug"), "operator/alice").unwrap();
+            tracing::subscriber::with_default(log.clone(), change);
+            let lines = log.lines.load(Ordering::SeqCst);
+            assert_eq!(lines, expected, "{hidden_before} {hidden_after}");
+        }
+    }
 
     fn filter() -> LogFilter {
         LogFilter {

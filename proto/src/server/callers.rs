@@ -64,6 +64,8 @@ pub enum ApiPart {
     Exec,
     /// The output files of tasks.
     Files,
+    /// The log level of an agent; open to the callers that may run commands in tasks.
+    LogLevel,
 }
 
 /// The reason for which a caller is rejected.
@@ -148,6 +150,7 @@ impl ApiPart {
         match self {
             Self::Exec => "exec and attach are closed",
             Self::Files => "files of tasks are closed",
+            Self::LogLevel => "the log level is closed",
         }
     }
 
@@ -155,6 +158,7 @@ impl ApiPart {
         match self {
             Self::Exec => "--allow-exec",
             Self::Files => "--allow-files",
+            Self::LogLevel => "--allow-exec (which lets it run commands in tasks, too)",
         }
     }
 }
