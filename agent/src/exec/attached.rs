@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::input::{InputChunk, InputQueue};
 use super::request::AttachOptions;
-use super::session::{CLOSE_TIMEOUT, QUEUE_FRAMES, SessionEnd, send, unreadable};
+use super::session::{CLOSE_TIMEOUT, QUEUE_FRAMES, SessionEnd, is_broken, send, unreadable};
 use super::{ExecError, ExecState, START_TIMEOUT, container_of, negotiate};
 use crate::descriptors::watched;
 use crate::runner::AttachError;
@@ -178,6 +178,9 @@ impl AttachSession {
                     last = Instant::now();
                     let message = match message {
                         Ok(Some(Ok(message))) => message,
+                        Ok(Some(Err(error))) if is_broken(&error) => {
+                            return crate::error::error_chain(&error);
+                        }
                         Ok(Some(Err(error))) => {
                             self.end(unreadable(&error));
                             farewell = Some((last + CLOSE_TIMEOUT, crate::error::error_chain(&error)));

@@ -10,6 +10,7 @@
 //! blocks only its own command.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::pin::pin;
@@ -24,6 +25,7 @@ use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 use tokio_util::sync::CancellationToken;
 
 use super::input::{InputChunk, InputQueue};
@@ -196,6 +198,9 @@ impl SessionReceiver {
             let message = tokio::select! {
                 heard = timeout(self.idle_timeout, self.frames.next()) => match heard {
                     Ok(Some(Ok(message))) => message,
+                    Ok(Some(Err(error))) if is_broken(&error) => {
+                        return crate::error::error_chain(&error);
+                    }
                     Ok(Some(Err(error))) => {
                         self.end(unreadable(&error));
                         // The client may still read the message, which closing with unread input
@@ -254,6 +259,21 @@ impl SessionReceiver {
                 .map_err(|error| crate::error::error_chain(&error)),
         }
     }
+}
+
+/// Whether the connection itself has failed or was closed, so that the client receives nothing any
+/// more. After other errors, such as a message that is too large, it may still read.
+pub(super) fn is_broken(error: &axum::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    matches!(
+        cause,
+        Some(
+            tungstenite::Error::Io(_)
+                | tungstenite::Error::ConnectionClosed
+                | tungstenite::Error::AlreadyClosed
+                | tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        )
+    )
 }
 
 /// Returns the end for a client whose messages cannot be read: a frame that is too large, or no
@@ -380,3 +400,6 @@ async fn silent_after(over: &CancellationToken) {
     over.cancelled().await;
     sleep(DRAIN_LIMIT).await;
 }
+
+#[cfg(test)]
+mod tests;
