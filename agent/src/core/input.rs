@@ -57,7 +57,7 @@ pub enum Input {
     Fetched {
         instance: Instance,
         /// The error, with its URI.
-        result: Result<(), Explanation>,
+        result: Result<(), CreateError>,
     },
     /// A command has been executed.
     Started {
@@ -123,12 +123,22 @@ pub enum Input {
     KillAll,
 }
 
-/// The reason why a container could not be created.
+/// The reason why a container could not be created, or its files not be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateError {
-    /// TASK_INVALID if every other host would refuse the task too.
+    /// TASK_INVALID if the task must be changed, or needs an agent with another configuration.
     pub reason: Reason,
     pub why: Explanation,
+}
+
+impl CreateError {
+    /// Returns the failure of a fetch.
+    pub fn fetch(why: impl Into<Explanation>) -> Self {
+        Self {
+            reason: Reason::FetchFailed,
+            why: why.into(),
+        }
+    }
 }
 
 /// The end of a command, as far as the supervisor knows.

@@ -226,7 +226,7 @@ impl Core {
         }
     }
 
-    pub(super) fn fetched(&mut self, instance: Instance, result: Result<(), Explanation>) {
+    pub(super) fn fetched(&mut self, instance: Instance, result: Result<(), CreateError>) {
         if self.phase(instance) != Some(InstancePhase::Fetching) {
             return;
         }
@@ -236,10 +236,7 @@ impl Core {
                 self.advance_group_of(instance);
             }
             Ok(()) => self.start(instance),
-            Err(why) => self.end(
-                instance,
-                TaskEnd::by_agent(TaskState::Failed, Reason::FetchFailed, why),
-            ),
+            Err(refusal) => self.end(instance, TaskEnd::not_created(refusal)),
         }
     }
 
@@ -285,12 +282,7 @@ impl Core {
             self.end_unstarted(instance);
             return;
         }
-        let state = match refusal.reason {
-            Reason::TaskInvalid => TaskState::Error,
-            _ => TaskState::Failed,
-        };
-        let end = TaskEnd::by_agent(state, refusal.reason, refusal.why);
-        self.end(instance, end);
+        self.end(instance, TaskEnd::not_created(refusal));
     }
 
     pub(super) fn exited(&mut self, instance: Instance, exit: CommandExit) {

@@ -2,7 +2,7 @@
 
 use argosy_state::task::{Code, Exit, Explanation, Reason, TaskState, UpdateSource};
 
-use super::input::{CommandExit, CommandStatus, StopCause};
+use super::input::{CommandExit, CommandStatus, CreateError, StopCause};
 use super::lifecycle::FailureCause;
 
 /// The end of an instance, for its last update.
@@ -31,6 +31,15 @@ impl TaskEnd {
             why: why.into(),
             exit: None,
         }
+    }
+
+    /// Returns the end of an instance whose container was never created.
+    pub(super) fn not_created(refusal: CreateError) -> Self {
+        let state = match refusal.reason {
+            Reason::TaskInvalid => TaskState::Error,
+            _ => TaskState::Failed,
+        };
+        Self::by_agent(state, refusal.reason, refusal.why)
     }
 }
 

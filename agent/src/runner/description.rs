@@ -10,11 +10,12 @@ use argosy_isolation::mounts::SANDBOX;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::{
     ContainerUser, HostPath, Isolation, IsolationProfile, LaunchSpec, MissingPolicy, MountSpec,
-    Namespaces, OwnerMapping, Program, ResourceLimit, RootFs, StopAfter, Volume,
+    Namespaces, OwnerMapping, Program, ResourceLimit, RootFs, SpecError, StopAfter, Volume,
 };
 use argosy_network::cni::CniResult;
 use argosy_proto::{convert, v1};
 use argosy_state::task::{Cause, Code, Explanation, Reason};
+use nix::errno::Errno;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +43,8 @@ pub(super) fn needs_root() -> CreateError {
     invalid(Cause::new(Code::NetworkNeedsRoot, &[]))
 }
 
-/// Returns a refusal that every other host would give, too.
+/// Returns a refusal that lasts until the task is changed, or gets an agent with another
+/// configuration.
 pub(super) fn invalid(why: impl Into<Explanation>) -> CreateError {
     CreateError {
         reason: Reason::TaskInvalid,
@@ -89,7 +91,7 @@ pub(super) fn prepare(
     let directory = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
     let has_image = !image_rootfs::image_of(task).is_empty();
-    let user = user(task, shared.settings.isolation).map_err(|error| failed(error.to_string()))?;
+    let user = user(task, shared.settings.isolation)?;
     let begun = create_dirs(shared, start, task, user.as_ref());
     let (owner, first_host_id) = begun.map_err(failed)?;
     let places = mounts(shared, start, task, user.as_ref())?;
@@ -192,8 +194,7 @@ fn with_image(
         calling_off.abort();
         made
     };
-    let launch = shared.images.launch(task, start.name, root);
-    launch.map_err(failed)
+    shared.images.launch(task, start.name, root)
 }
 
 /// Creates state directory and sandbox of a container; the latter does not exist yet if no files
@@ -407,10 +408,13 @@ pub(super) fn command_user(named: Option<&ContainerUser>) -> ContainerUser {
 
 /// Returns the user that a task runs as; `None` if it names none, or the agent's own user. The user
 /// of an image is known only inside the container, which starts as root.
+///
+/// # Errors
+/// If this host has no such user, or it cannot be looked up.
 pub(super) fn user(
     task: &v1::TaskSpec,
     isolation: Isolation,
-) -> Result<Option<ContainerUser>, argosy_isolation::SpecError> {
+) -> Result<Option<ContainerUser>, CreateError> {
     if !image_rootfs::image_of(task).is_empty() {
         return Ok(Some(image_rootfs::ROOT));
     }
@@ -418,11 +422,42 @@ pub(super) fn user(
         "" => Ok(None),
         name => {
             let own = nix::unistd::geteuid();
-            let user = ContainerUser::named(name)?;
+            let user = ContainerUser::named(name).map_err(|error| no_user(name, &error))?;
             // With full isolation it is the container's user of that number. Other modes have only
             // the agent's own user; the launch of another one is refused.
             let is_own = isolation != Isolation::Full && user.uid == own.as_raw();
             Ok((!is_own).then_some(user))
+        }
+    }
+}
+
+/// Explains why a user was not found. The task must be changed only if the host certainly has no
+/// such user: a directory service may be down.
+fn no_user(name: &str, error: &SpecError) -> CreateError {
+    match nix::unistd::User::from_name(name) {
+        Ok(None) | Err(Errno::ENOENT | Errno::ESRCH) => invalid(error.to_string()),
+        Ok(Some(_)) => failed(format!("cannot look up the groups of user {name:?}")),
+        Err(errno) => failed(format!("cannot look up user {name:?}: {}", errno.desc())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_with_a_user_that_the_host_lacks_is_invalid() {
+        for isolation in [Isolation::Full, Isolation::Processes] {
+            let task = v1::TaskSpec {
+                user: "no-such-user".to_owned(),
+                ..v1::TaskSpec::default()
+            };
+            let refusal = user(&task, isolation).unwrap_err();
+            assert_eq!(refusal.reason, Reason::TaskInvalid);
+            assert_eq!(
+                refusal.why.to_string(),
+                "user \"no-such-user\" is not valid: name a user that exists on this host"
+            );
         }
     }
 }

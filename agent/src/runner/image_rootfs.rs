@@ -10,7 +10,8 @@ use argosy_proto::{convert, v1};
 use argosy_state::task::{Cause, Code, Explanation, ImagePull};
 use tokio::sync::watch;
 
-use crate::core::{ContainerName, Instance};
+use super::description::{failed, invalid};
+use crate::core::{ContainerName, CreateError, Instance};
 use argosy_content::fetcher::{FetchProgress, ItemKind};
 use argosy_content::images::{
     CommandOverrides, ContainerCommand, ImageManager, ImageReference, LeasedImage, PendingPull,
@@ -99,15 +100,15 @@ impl ContainerImages {
     }
 
     /// Returns the launch of a container with an image; `root` creates its root from these layers.
-    /// Blocks.
+    /// Blocks. A task without a command, whose image has none either, is invalid.
     pub(super) fn launch(
         &self,
         task: &v1::TaskSpec,
         container: ContainerName,
         root: impl FnOnce(Vec<PathBuf>) -> Result<RootFs, String>,
-    ) -> Result<ImageLaunch, Explanation> {
+    ) -> Result<ImageLaunch, CreateError> {
         let image = self.pulled().remove(&container.instance);
-        let image = image.ok_or_else(|| Cause::new(Code::ImageNotBrought, &[]))?;
+        let image = image.ok_or_else(|| failed(Cause::new(Code::ImageNotBrought, &[])))?;
         let environment = task.environment.clone().into_iter().collect();
         let wish = CommandOverrides {
             shell: &task.shell,
@@ -120,9 +121,9 @@ impl ContainerImages {
             environment,
             user,
             working_dir,
-        } = combine(&image.config, wish).map_err(|error| error.to_string())?;
+        } = combine(&image.config, wish).map_err(|error| invalid(error.to_string()))?;
         Ok(ImageLaunch {
-            root: root(image.layers)?,
+            root: root(image.layers).map_err(failed)?,
             program: Program::Arguments(argv),
             environment,
             user: user.unwrap_or_default(),
@@ -165,5 +166,35 @@ async fn wait_for_image(
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_content::images::{Digest, ImageConfig};
+    use argosy_state::task::Reason;
+
+    use super::*;
+
+    #[test]
+    fn a_task_without_a_command_whose_image_has_none_is_invalid() {
+        let images = ContainerImages::new(None);
+        let container: ContainerName = "1-5-0".parse().unwrap();
+        let image = LeasedImage {
+            digest: Digest::of(b""),
+            layers: Vec::new(),
+            config: ImageConfig::default(),
+        };
+        images.pulled().insert(container.instance, image);
+        let root = |_| panic!("no root is created for it");
+        let launched = images.launch(&v1::TaskSpec::default(), container, root);
+        let Err(refusal) = launched else {
+            panic!("there is nothing to launch")
+        };
+        assert_eq!(refusal.reason, Reason::TaskInvalid);
+        assert_eq!(
+            refusal.why.to_string(),
+            "shell, argv: the image has no command; give one of them"
+        );
     }
 }

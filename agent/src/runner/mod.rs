@@ -326,9 +326,7 @@ impl Runner {
                 result = fetching => result,
                 never = report(seen, REPORT_INTERVAL, say) => match never {},
             };
-            if result.is_err() {
-                shared.images.forget(instance);
-            }
+            let result = result.inspect_err(|_| shared.images.forget(instance));
             shared.report(Input::Fetched { instance, result }).await;
         });
     }

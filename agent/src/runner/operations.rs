@@ -12,7 +12,6 @@ use argosy_isolation::{Cgroup, ContainerUser, Isolation};
 use argosy_network::cni::CniResult;
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
-use argosy_state::task::Explanation;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -28,12 +27,27 @@ use crate::disk;
 use argosy_content::fetcher::{FetchContext, FetchProgress};
 
 impl RunnerState {
+    /// Pulls the image of a task and fetches its files, and counts a failure.
     pub(super) async fn fetch(
         self: &Arc<Self>,
         start: &ContainerStart,
         meter: &watch::Sender<FetchProgress>,
-    ) -> Result<(), Explanation> {
+    ) -> Result<(), CreateError> {
         let started_at = Instant::now();
+        let result = self.fetch_all(start, meter).await;
+        metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
+            .record(started_at.elapsed().as_secs_f64());
+        result.inspect_err(|_| {
+            metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
+        })
+    }
+
+    async fn fetch_all(
+        self: &Arc<Self>,
+        start: &ContainerStart,
+        meter: &watch::Sender<FetchProgress>,
+    ) -> Result<(), CreateError> {
+        let failed = |why: String| CreateError::fetch(why);
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
         let user = self.user(&spec).await?;
@@ -46,13 +60,15 @@ impl RunnerState {
             crash_point!("fetch.sandbox-made");
             Ok::<_, String>(owner)
         });
-        let owner = making.await?;
+        let owner = making.await.map_err(failed)?;
         if let Some(bytes) = disk::enforced_bytes(self.enforcement, &spec) {
             self.limit_disk(&start.key, start.name, owner.as_ref(), bytes)
-                .await?;
+                .await
+                .map_err(failed)?;
         }
         crash_point!("fetch.disk-bounded");
-        self.images.pull(&spec, start.name, meter).await?;
+        let pulling = self.images.pull(&spec, start.name, meter);
+        pulling.await.map_err(CreateError::fetch)?;
         let context = FetchContext {
             owner: owner.as_ref(),
             reach: networks::server_access(start),
@@ -60,24 +76,18 @@ impl RunnerState {
         let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, context, meter);
         let result = fetching.await;
         crash_point!("fetch.fetched");
-        metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
-            .record(started_at.elapsed().as_secs_f64());
-        let result = result.map_err(|error| error.explanation());
         let usage = match disk::enforced_bytes(self.enforcement, &spec) {
             Some(_) => self.disk_usage(&start.key, start.name).await,
             None => None,
         };
-        let result = result.and_then(|()| Ok(disk::check_usage(usage)?));
-        result.inspect_err(|_| {
-            metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
-        })
+        result.map_err(|error| CreateError::fetch(error.explanation()))?;
+        disk::check_usage(usage).map_err(CreateError::fetch)
     }
 
     /// Looks up the user that a task names.
-    async fn user(&self, spec: &v1::TaskSpec) -> Result<Option<ContainerUser>, String> {
+    async fn user(&self, spec: &v1::TaskSpec) -> Result<Option<ContainerUser>, CreateError> {
         let (task, isolation) = (spec.clone(), self.settings.isolation);
-        let look_up =
-            move || description::user(&task, isolation).map_err(|error| error.to_string());
+        let look_up = move || description::user(&task, isolation);
         match spec.user.as_str() {
             "" => look_up(),
             // Tasks without users do not wait for these lookups.

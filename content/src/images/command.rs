@@ -35,10 +35,10 @@ pub struct ContainerCommand {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// Neither image nor task names a program.
-    #[error("the image has no command: give the task shell or argv")]
+    #[error("shell, argv: the image has no command; give one of them")]
     Missing,
     /// The task names it twice.
-    #[error("the task has shell and argv: give one of them")]
+    #[error("shell, argv: give only one of them")]
     Conflict,
 }
 

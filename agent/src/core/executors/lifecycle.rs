@@ -13,7 +13,7 @@ use super::shutdown::terminated;
 use super::{Executor, ExecutorInfo, ExecutorRecord, HostedTask};
 use crate::core::effect::ContainerEffect;
 use crate::core::facts::{Instance, JournalRecord, StartedFact, TaskFacts};
-use crate::core::input::{CommandExit, CommandStatus, ContainerStart, Input};
+use crate::core::input::{CommandExit, CommandStatus, ContainerStart, CreateError, Input};
 use crate::core::launch::{LaunchOrder, OrderForm};
 use crate::core::lifecycle::InstancePhase;
 use crate::core::outcome::{TaskEnd, outcome_of};
@@ -259,12 +259,7 @@ impl Core {
                 self.executor_started(instance, fact);
             }
             Input::NotStarted { instance, refusal } if is_own(&instance) => {
-                let state = match refusal.reason {
-                    Reason::TaskInvalid => TaskState::Error,
-                    _ => TaskState::Failed,
-                };
-                let why = Explanation::of(Code::Executor, &[]).then(refusal.why);
-                self.executor_ended(instance, TaskEnd::by_agent(state, refusal.reason, why));
+                self.executor_not_created(instance, refusal);
             }
             Input::Exited { instance, exit } if is_own(&instance) => {
                 self.executor_exited(instance, &exit);
@@ -293,7 +288,13 @@ impl Core {
         None
     }
 
-    fn executor_fetched(&mut self, instance: Instance, result: Result<(), Explanation>) {
+    fn executor_not_created(&mut self, instance: Instance, refusal: CreateError) {
+        let why = Explanation::of(Code::Executor, &[]).then(refusal.why);
+        let end = TaskEnd::not_created(CreateError { why, ..refusal });
+        self.executor_ended(instance, end);
+    }
+
+    fn executor_fetched(&mut self, instance: Instance, result: Result<(), CreateError>) {
         if self.executors.phase(instance) != Some(InstancePhase::Fetching) {
             return;
         }
@@ -303,11 +304,7 @@ impl Core {
                 self.effects.push(ContainerEffect::Start(start));
             }
             (Ok(()), None) => {}
-            (Err(why), _) => {
-                let why = Explanation::of(Code::Executor, &[]).then(why);
-                let end = TaskEnd::by_agent(TaskState::Failed, Reason::FetchFailed, why);
-                self.executor_ended(instance, end);
-            }
+            (Err(refusal), _) => self.executor_not_created(instance, refusal),
         }
     }
 

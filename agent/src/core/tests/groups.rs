@@ -34,8 +34,7 @@ fn ordered() -> CoreFixture {
 
 pub(super) fn fetched(world: &mut CoreFixture, order: u64, result: Result<(), &str>) {
     let instance = instance(order);
-    let result = result.map_err(str::to_owned);
-    let result = result.map_err(Into::into);
+    let result = result.map_err(|why| CreateError::fetch(why.to_owned()));
     world.feed(Input::Fetched { instance, result });
 }
 

@@ -11,7 +11,7 @@ use argosy_state::task::TaskState;
 use super::world::{CoreFixture, ended, instance, spec};
 use crate::core::checks::{CheckPurpose, CheckResult};
 use crate::core::random::RandomSequence;
-use crate::core::{CommandStatus, Input, RecoveredContainer, StartedFact};
+use crate::core::{CommandStatus, CreateError, Input, RecoveredContainer, StartedFact};
 
 /// The state of the containers on a host.
 #[derive(Default)]
@@ -133,11 +133,10 @@ impl TestRng {
             return;
         };
         let result = match self.random.below(8) {
-            0 => Err("gone".to_owned()),
+            0 => Err(CreateError::fetch("gone")),
             _ => Ok(()),
         };
         let instance = instance(order);
-        let result = result.map_err(Into::into);
         self.world.feed(Input::Fetched { instance, result });
     }
 

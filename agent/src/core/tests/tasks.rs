@@ -294,7 +294,7 @@ fn a_failed_fetch_fails_the_task_with_its_explanation() {
     let instance = instance(1);
     world.feed(Input::Fetched {
         instance,
-        result: Err("cannot fetch \"x\"".into()),
+        result: Err(CreateError::fetch("cannot fetch \"x\"")),
     });
     world.report();
     assert_eq!(reason(&world, 1), v1::Reason::FetchFailed);
