@@ -23,6 +23,7 @@ pub(crate) mod groups;
 mod handles;
 pub(crate) mod host_ids;
 mod image_rootfs;
+mod launch_failures;
 pub(crate) mod launcher_process;
 mod limit_updates;
 mod limits;
@@ -254,7 +255,7 @@ impl Runner {
             images,
             controls: ContainerControls::default(),
             fetches: HashMap::new(),
-            starts: starting::PendingStarts::default(),
+            starts: starting::PendingStarts::new(),
             probes: check_probe::RunningProbes::default(),
             meter: DiskMeter::default(),
             ended: EndedContainers::default(),

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::description::PreparedLaunch;
+use super::launch_failures::{self, LaunchStep};
 use super::requests::ContainerStart;
 use super::starting::start_cancelled;
 use super::{
@@ -37,9 +38,7 @@ impl RunnerState {
         let result = self.fetch_all(start, meter).await;
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(started_at.elapsed().as_secs_f64());
-        result.inspect_err(|_| {
-            metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
-        })
+        result.inspect_err(|refusal| launch_failures::count(LaunchStep::Fetch, refusal))
     }
 
     async fn fetch_all(

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::description::{self, PreparedLaunch};
+use super::launch_failures::{self, LaunchStep};
 use super::requests::ContainerStart;
 use super::{Runner, RunnerState, cni, container_task};
 use crate::core::{ContainerName, CreateError, Input, Instance};
@@ -80,6 +81,11 @@ struct PendingStart {
 }
 
 impl PendingStarts {
+    pub(super) fn new() -> Self {
+        launch_failures::register();
+        Self::default()
+    }
+
     fn add(&mut self, name: ContainerName) -> CancellationToken {
         let cancelled = CancellationToken::new();
         let starting = PendingStart {
@@ -146,8 +152,7 @@ impl Runner {
                 Err(refusal) => {
                     control.close();
                     if !cancelled.is_cancelled() {
-                        let failures = "argosy_agent_launch_failures_total";
-                        metrics::counter!(failures, "step" => "start").increment(1);
+                        launch_failures::count(LaunchStep::Start, &refusal);
                     }
                     shared.report(Input::NotStarted { instance, refusal }).await;
                 }
