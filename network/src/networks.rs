@@ -6,6 +6,7 @@
 //! the kernel or for `nft`.
 
 mod filling;
+mod leftovers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -105,7 +106,7 @@ impl Networks {
             pool: Mutex::default(),
             rules: Mutex::default(),
         };
-        shared.remove_lost_owners()?;
+        leftovers::remove_lost_owners(&shared.records)?;
         let networks = Self {
             shared: Arc::new(shared),
         };
@@ -215,7 +216,7 @@ impl Networks {
         }
         // Devices that are listed before the lock is taken were recorded before. So a namespace
         // that is being created is not mistaken for an orphan.
-        let devices = shared.devices()?;
+        let devices = devices_of(&shared.tag)?;
         let mut pool = shared.pool();
         let (mut kept, mut lost) = (pool.unassigned.clone(), Vec::new());
         for held in shared.records.addresses()? {
@@ -246,13 +247,7 @@ impl Networks {
     pub fn remove(self) -> Result<(), NetworkError> {
         self.shared.close();
         let _alone = lock(&self.shared.rules);
-        remove_devices(self.shared.devices()?)?;
-        crash_point!("network.devices-removed");
-        rules::apply(&rules::remove(&self.shared.tag))?;
-        crash_point!("network.table-removed");
-        let _alone_on_host = self.shared.records.lock()?;
-        forwarding::disable(&self.shared.records)?;
-        self.shared.records.clear()
+        leftovers::clear_host(&self.shared.records)
     }
 }
 
@@ -425,14 +420,6 @@ impl NetworkState {
         Ok(())
     }
 
-    /// Returns this agent's devices.
-    fn devices(&self) -> Result<Vec<NetworkDevice>, NetworkError> {
-        let begin = format!("{DEVICES}{}", self.tag);
-        let mut links = list_devices()?;
-        links.retain(|link| link.name.starts_with(&begin));
-        Ok(links)
-    }
-
     /// Returns the address that leads to a device of this agent; the inverse of
     /// [`NetworkState::device`].
     fn address(&self, device: &NetworkDevice) -> Option<Ipv4Addr> {
@@ -440,26 +427,6 @@ impl NetworkState {
         let number = device.name.get(DEVICES.len() + self.tag.len()..)?;
         let number = u32::from_str_radix(number, 16).ok()?;
         (number < subnet.capacity()).then(|| subnet.address(number))
-    }
-
-    /// Removes the state of agents whose directories no longer exist, unless one of their
-    /// containers still has its device.
-    fn remove_lost_owners(&self) -> Result<(), NetworkError> {
-        let owners = self.records.lost_owners()?;
-        if owners.is_empty() {
-            return Ok(());
-        }
-        let links = list_devices()?;
-        for owner in owners {
-            let records = self.records.for_owner(&owner);
-            let tag = records.tag();
-            let devices = format!("{DEVICES}{tag}");
-            if tag != self.tag && !links.iter().any(|link| link.name.starts_with(&devices)) {
-                rules::apply(&rules::remove(&tag))?;
-                records.clear()?;
-            }
-        }
-        Ok(())
     }
 
     /// Releases the waiting namespaces.
@@ -477,6 +444,14 @@ impl NetworkState {
             self.abandon(waiting.address);
         }
     }
+}
+
+/// Returns the devices of the agent with this tag.
+fn devices_of(tag: &str) -> Result<Vec<NetworkDevice>, NetworkError> {
+    let begin = format!("{DEVICES}{tag}");
+    let mut links = list_devices()?;
+    links.retain(|link| link.name.starts_with(&begin));
+    Ok(links)
 }
 
 /// A panic leaves nothing that these locks guard half-changed.

@@ -3,16 +3,13 @@
 //! An agent that is killed cannot clear its host. Only what belongs to the given directories or
 //! processes is removed.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use argosy_host::ProcessId;
-use argosy_network::{
-    InterContainerTraffic, NetworkConfig, NetworkError, Networks, RECORDS_DIR, Subnet,
-};
+use argosy_network::{NetworkError, Networks, RECORDS_DIR};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -56,19 +53,8 @@ pub fn clear_agent(argosy: &Path, directory: &Path) -> Vec<String> {
 /// # Errors
 /// [`NetworkError`]
 pub fn remove_networks(directory: &Path) -> Result<(), NetworkError> {
-    let settings = NetworkConfig {
-        owner: fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned()),
-        directory: PathBuf::from(RECORDS_DIR),
-        subnet: Subnet::DEFAULT,
-        subnet6: None,
-        pool_size: 0,
-        traffic: InterContainerTraffic::Isolated,
-        denied: Vec::new(),
-    };
-    if !Networks::has_leftovers(&settings) {
-        return Ok(());
-    }
-    Networks::open(settings, &BTreeSet::new())?.remove()
+    let owner = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+    Networks::remove_leftovers(Path::new(RECORDS_DIR), &owner).map(drop)
 }
 
 /// Kills all processes whose working directory is below `directory`, until none is left. Returns
