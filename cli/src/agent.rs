@@ -277,7 +277,11 @@ pub(crate) fn stop(arguments: &AgentStop) -> VerbResult {
         )
         .advise("name the agent's directory with --data-dir"));
     }
-    match holder(directory)? {
+    let holder = match is_of_agent(directory)? {
+        true => holder(directory)?,
+        false => None,
+    };
+    match holder {
         None => note(&format!("no agent runs on {}", directory.display())),
         Some(process) => {
             let signal = if arguments.kill_tasks {
@@ -292,18 +296,39 @@ pub(crate) fn stop(arguments: &AgentStop) -> VerbResult {
     if arguments.kill_tasks {
         // Containers that an agent which was not running, or did not wait, has left.
         let count = containers::end_all(directory, arguments.grace)?;
-        if count > 0 {
-            let tasks = if count == 1 {
-                "1 task".to_owned()
-            } else {
-                format!("{count} tasks")
-            };
-            note(&format!(
-                "{tasks} ended; the next agent here reports their results"
-            ));
+        match (count, holder) {
+            (0, None) => note("no task of it was running"),
+            // The agent itself has ended its tasks.
+            (0, Some(_)) => {}
+            (1, _) => note("1 task ended; the next agent here reports its result"),
+            (_, _) => note(&format!(
+                "{count} tasks ended; the next agent here reports their results"
+            )),
         }
     }
     Ok(DONE)
+}
+
+/// Whether an agent has used this directory; false if it is empty. Another directory is refused:
+/// tasks would keep running that were to be ended.
+fn is_of_agent(directory: &Path) -> Result<bool, Failure> {
+    let (mut is_empty, mut has_others) = (true, false);
+    let failed = || format!("cannot read {}", directory.display());
+    for entry in fs::read_dir(directory).with_context(failed)? {
+        let name = entry.with_context(failed)?.file_name();
+        if name == "journal" || name == "containers" {
+            return Ok(true);
+        }
+        is_empty = false;
+        // An agent that is starting has only this; earlier releases left it in any directory.
+        has_others |= name != "lock";
+    }
+    if has_others {
+        let text = format!("{} is not the directory of an agent", directory.display());
+        return Err(Failure::new(FailureCode::NotFound, text)
+            .advise("name the directory that the agent was started with in --data-dir"));
+    }
+    Ok(!is_empty)
 }
 
 /// Returns the process that holds the agent's lock, if any.
@@ -361,6 +386,21 @@ mod tests {
     fn stopping_without_an_agent_is_reported_and_succeeds() {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(holder(directory.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_directory_that_no_agent_has_used_is_refused_and_stays_unchanged() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(!is_of_agent(directory.path()).unwrap());
+        fs::create_dir(directory.path().join("agent-1")).unwrap();
+        let refused = is_of_agent(directory.path()).unwrap_err();
+        assert_eq!(refused.code, FailureCode::NotFound);
+        assert!(refused.message.contains("not the directory of an agent"));
+        assert!(!containers::lock_path(directory.path()).exists());
+        fs::write(containers::lock_path(directory.path()), "").unwrap();
+        is_of_agent(directory.path()).unwrap_err();
+        fs::create_dir(directory.path().join("containers")).unwrap();
+        assert!(is_of_agent(directory.path()).unwrap());
     }
 
     #[test]

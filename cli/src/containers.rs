@@ -4,13 +4,14 @@
 //! This requires that no agent has the directory, so the agent's own lock is held.
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use argosy_host::ProcessId;
-use argosy_isolation::{Adoption, Container, adopt, destroy};
+use argosy_isolation::{Adoption, AdoptionError, adopt, destroy};
+use argosy_network::{Networks, RECORDS_DIR};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -66,8 +67,12 @@ fn is_held(path: &Path) -> bool {
     ProcessId::of(pid).is_ok_and(pid_file::is_alive)
 }
 
-/// Ends all containers of this directory: TERM, and KILL after `grace`. Returns how many were
-/// running. Their exit results stay on disk, and the next agent here reports them.
+/// Ends all containers of this directory: TERM, and KILL after `grace`; those whose supervisors do
+/// not answer are killed at once. Then removes what they had on this host: cgroups and networks.
+/// Returns how many were running. Their exit results stay on disk, and the next agent here reports
+/// them.
+///
+/// A failure prevents no other step but the removal of networks; the first one is returned.
 pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize> {
     let dir = directory.join("containers");
     if !dir.is_dir() {
@@ -79,42 +84,113 @@ pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize
             directory.display()
         );
     };
-    let mut running = Vec::new();
-    for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let path = entry
-            .with_context(|| format!("cannot read {}", dir.display()))?
-            .path();
-        if !path.join("handle.json").exists() {
-            // Never started; the agent knows that from the missing handle.
-            continue;
-        }
-        match adopt(&path).with_context(|| format!("cannot inspect {}", path.display()))? {
-            Adoption::Running(container) => {
-                container
-                    .kill(grace.as_millis() as u64)
-                    .with_context(|| format!("cannot end {}", path.display()))?;
-                running.push((path, container));
-            }
-            Adoption::Exited(_) | Adoption::Gone { .. } => {
-                destroy(&path, None, EXIT_TIMEOUT)
-                    .with_context(|| format!("cannot clear {}", path.display()))?;
-            }
-        }
+    let mut failures = Failures::default();
+    let count = end_containers(&containers(&dir)?, grace, &mut failures);
+    let removed = argosy_agent::remove_tree(directory, EXIT_TIMEOUT);
+    failures.add(removed.context("cannot remove the agent's cgroups"));
+    if failures.first.is_none() {
+        // No container is left that could use them.
+        let owner = fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
+        let removed = Networks::remove_leftovers(Path::new(RECORDS_DIR), &owner);
+        failures.add(removed.map(drop).context("cannot remove its networks"));
     }
-    let count = running.len();
-    let deadline = Instant::now() + grace + EXIT_TIMEOUT;
-    for (path, container) in running {
-        end(&path, container, deadline)?;
-    }
-    argosy_agent::remove_tree(directory, EXIT_TIMEOUT)
-        .context("cannot remove the agent's cgroups")?;
-    Ok(count)
+    failures.first.map_or(Ok(count), Err)
 }
 
-fn end(path: &Path, mut container: Container, deadline: Instant) -> anyhow::Result<()> {
-    // Whether it ends in time or not, the rest is destroyed. A lost supervisor makes no difference.
-    let _ = container.wait(deadline.saturating_duration_since(Instant::now()));
-    container
-        .destroy(EXIT_TIMEOUT)
-        .with_context(|| format!("cannot clear {}", path.display()))
+/// The failures of steps that do not depend on each other.
+#[derive(Default)]
+struct Failures {
+    first: Option<anyhow::Error>,
+}
+
+impl Failures {
+    fn add(&mut self, result: anyhow::Result<()>) {
+        if let Err(error) = result {
+            self.first.get_or_insert(error);
+        }
+    }
+}
+
+/// Returns the state directories of containers.
+fn containers(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).and_then(|entries| {
+        let paths = entries.map(|entry| Ok(entry?.path()));
+        paths.collect::<io::Result<Vec<_>>>()
+    });
+    entries.with_context(|| format!("cannot read {}", dir.display()))
+}
+
+fn end_containers(paths: &[PathBuf], grace: Duration, failures: &mut Failures) -> usize {
+    let (mut running, mut count) = (Vec::new(), 0);
+    for path in paths {
+        // A start that was requested just before the agent ended is cancelled by this call.
+        match adopt(path) {
+            Ok(Adoption::Running(container)) => {
+                count += 1;
+                // Without an answer in time it is killed below.
+                let ordered = container.kill(grace.as_millis() as u64).is_ok();
+                running.push((path, container, ordered));
+            }
+            Ok(Adoption::Exited(_) | Adoption::Gone { .. }) => failures.add(clear(path)),
+            Err(AdoptionError::Unresponsive { .. }) => {
+                count += 1;
+                failures.add(clear(path));
+            }
+            Err(error) => {
+                let what = || format!("cannot inspect {}", path.display());
+                failures.add(Err(error).with_context(what));
+            }
+        }
+    }
+    let deadline = Instant::now() + grace + EXIT_TIMEOUT;
+    for (path, mut container, ordered) in running {
+        if ordered {
+            // Whether it ends in time or not, the rest is destroyed. A lost supervisor makes no
+            // difference.
+            let _ = container.wait(deadline.saturating_duration_since(Instant::now()));
+        }
+        drop(container);
+        failures.add(clear(path));
+    }
+    count
+}
+
+/// Kills what is left of a container, and removes its cgroup.
+fn clear(path: &Path) -> anyhow::Result<()> {
+    destroy(path, None, EXIT_TIMEOUT).with_context(|| format!("cannot clear {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_cannot_be_inspected_prevents_no_other_step() {
+        let agent = tempfile::tempdir().unwrap();
+        let dir = agent.path().join("containers");
+        // In any order, some follow a damaged one.
+        for number in 0..20 {
+            fs::create_dir_all(dir.join(format!("damaged-{number}/handle.json"))).unwrap();
+            let ended = dir.join(format!("ended-{number}"));
+            fs::create_dir(&ended).unwrap();
+            fs::write(ended.join("handle.json"), "\"void\"").unwrap();
+            fs::write(ended.join("control"), "").unwrap();
+        }
+        let error = end_all(agent.path(), Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("cannot inspect"), "{error:#}");
+        for number in 0..20 {
+            let left = dir.join(format!("ended-{number}/control"));
+            assert!(!left.exists(), "{}", left.display());
+        }
+    }
+
+    #[test]
+    fn a_start_that_was_requested_is_cancelled() {
+        let agent = tempfile::tempdir().unwrap();
+        let container = agent.path().join("containers/1-1-1");
+        fs::create_dir_all(&container).unwrap();
+        assert_eq!(end_all(agent.path(), Duration::ZERO).unwrap(), 0);
+        let claim = fs::read_to_string(container.join("handle.json")).unwrap();
+        assert_eq!(claim, "\"void\"");
+    }
 }
