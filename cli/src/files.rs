@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use browse::{EntryKind, ListedEntry};
 use request::FileCall;
 pub(crate) use request::{no_web_page, response_message};
+pub(crate) use tail::TailBounds;
 
 /// Time for one master to begin its answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);

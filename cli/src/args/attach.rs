@@ -14,7 +14,7 @@ pub(crate) struct Attach {
     /// Connect this terminal to the task's; the task must have been started with --tty
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Show this many of the last lines of output first
+    /// Show this many of the last lines of output first, at most 16 MiB of each stream
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(crate) tail: usize,
     #[command(flatten)]

@@ -12,12 +12,13 @@ use super::exec::connection::{self, OpenError, SessionKind, SessionRequest, Sock
 use super::exec::{READER_GONE, by_signal, may_be_entered, note_executor};
 use crate::args::Attach;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
-use crate::files::{FileChunk, FileLocation, FileReader};
+use crate::files::{FileChunk, FileLocation, FileReader, ReadError, TailBounds};
 use crate::operator::ClusterClient;
 use crate::output::note;
 
-/// Size of earlier output that is searched for the lines to show first, in bytes.
-const TAIL_BYTES: u64 = 64 * 1024;
+/// Maximum size of the earlier output of each stream that is shown first, in bytes. New output
+/// waits for it.
+const TAIL_BYTES: u64 = 16 << 20;
 
 pub(crate) async fn run(arguments: &Attach) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
@@ -36,7 +37,7 @@ pub(crate) async fn run(arguments: &Attach) -> VerbResult {
     let offsets = offsets.map_err(|why| connection_lost(&shown, &why))?;
     if arguments.tail > 0 {
         let mut files = FileReader::new(operator.masters().addresses())?;
-        tail(&mut files, &task, arguments.tail, offsets).await;
+        tail(&mut files, &task, arguments.tail as u64, offsets).await;
     }
     match attached::run(socket, mode).await? {
         ClientSessionEnd::Ended(ExecResult::Code(code)) => Ok(code as u8),
@@ -124,40 +125,44 @@ fn connection_lost(shown: &str, why: &str) -> Failure {
 }
 
 /// Prints the last lines from before the attachment. A failure does not prevent the attachment.
-async fn tail(files: &mut FileReader, task: &v1::Task, lines: usize, offsets: AttachOffsets) {
+async fn tail(files: &mut FileReader, task: &v1::Task, lines: u64, offsets: AttachOffsets) {
     for (file, end) in [("stdout", offsets.stdout), ("stderr", offsets.stderr)] {
-        let location = FileLocation::of(task, file);
-        let begin = end.saturating_sub(TAIL_BYTES);
-        let mut read = Vec::new();
-        let mut sink = |piece: FileChunk<'_>| {
-            if let FileChunk::Bytes(bytes) = piece {
-                read.extend_from_slice(bytes);
-            }
-            Ok(())
-        };
-        if let Err(error) = files.read_part(&location, begin, end, &mut sink).await {
-            note(&format!("earlier output is not shown: {error}"));
-            return;
+        match print_tail(files, task, file, (lines, end)).await {
+            Ok(()) => {}
+            // A closed reader is noticed with the next output.
+            Err(ReadError::Sink(_)) => return,
+            Err(error) => return note(&format!("earlier output is not shown: {error}")),
         }
-        let last = last_lines(&read, lines);
-        // A closed reader is noticed with the next output.
-        let _ = match file {
-            "stdout" => io::stdout()
-                .write_all(last)
-                .and_then(|()| io::stdout().flush()),
-            _ => io::stderr().write_all(last),
-        };
     }
 }
 
-fn last_lines(text: &[u8], lines: usize) -> &[u8] {
-    let ended = text.strip_suffix(b"\n").unwrap_or(text);
-    let breaks = ended.iter().enumerate().rev();
-    let mut breaks = breaks.filter(|(_, byte)| **byte == b'\n');
-    match breaks.nth(lines.saturating_sub(1)) {
-        Some((at, _)) => &text[at + 1..],
-        None => text,
+/// Prints the last lines of one stream before an offset.
+async fn print_tail(
+    files: &mut FileReader,
+    task: &v1::Task,
+    file: &str,
+    (lines, end): (u64, u64),
+) -> Result<(), ReadError> {
+    let location = FileLocation::of(task, file);
+    let bounds = TailBounds {
+        end,
+        limit_bytes: TAIL_BYTES,
+    };
+    let start = files.tail_within(&location, lines, bounds).await?;
+    if start.is_cut {
+        note(&format!(
+            "only the last {} MiB of earlier {file} are shown; argosy logs --tail shows more",
+            TAIL_BYTES >> 20
+        ));
     }
+    let mut print = |piece: FileChunk<'_>| match (piece, file) {
+        (FileChunk::Bytes(bytes), "stdout") => io::stdout().write_all(bytes),
+        (FileChunk::Bytes(bytes), _) => io::stderr().write_all(bytes),
+        (FileChunk::Missing(_), _) => Ok(()),
+    };
+    let read = files.read_part(&location, start.offset, end, &mut print);
+    read.await?;
+    io::stdout().flush().map_err(ReadError::Sink)
 }
 
 #[cfg(test)]
@@ -173,14 +178,6 @@ mod tests {
             Verb::Attach(attach) => attach,
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn only_the_requested_last_lines_are_kept() {
-        assert_eq!(last_lines(b"a\nb\nc\n", 2), b"b\nc\n");
-        assert_eq!(last_lines(b"a\nb\nc", 1), b"c");
-        assert_eq!(last_lines(b"a\nb\n", 9), b"a\nb\n");
-        assert_eq!(last_lines(b"", 1), b"");
     }
 
     #[test]

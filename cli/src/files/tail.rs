@@ -9,6 +9,22 @@ use super::{FileLocation, FileReader, ReadError};
 const FIRST_PAGE: u64 = 64 * 1024;
 const LAST_PAGE: u64 = 4 * 1024 * 1024;
 
+/// The beginning of the last lines of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TailStart {
+    pub(crate) offset: u64,
+    /// Whether some of the requested lines exceed the limit, and are left out.
+    pub(crate) is_cut: bool,
+}
+
+/// The part of a file that is searched: so many bytes before an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TailBounds {
+    /// The file's end, if it has fewer bytes.
+    pub(crate) end: u64,
+    pub(crate) limit_bytes: u64,
+}
+
 /// A page, which may begin later than requested.
 struct Page {
     begin: u64,
@@ -23,9 +39,24 @@ impl FileReader {
         location: &FileLocation,
         lines: u64,
     ) -> Result<u64, ReadError> {
+        let whole = TailBounds {
+            end: u64::MAX,
+            limit_bytes: u64::MAX,
+        };
+        let found = self.tail_within(location, lines, whole).await;
+        found.map(|start| start.offset)
+    }
+
+    /// Does the same for a part of the file.
+    pub(crate) async fn tail_within(
+        &mut self,
+        location: &FileLocation,
+        lines: u64,
+        bounds: TailBounds,
+    ) -> Result<TailStart, ReadError> {
         let mut attempts = self.attempts();
         loop {
-            match self.find_tail(location, lines).await {
+            match self.find_tail(location, lines, bounds).await {
                 Err(ReadError::Broken(_)) if attempts > 1 => {
                     attempts -= 1;
                     self.use_next_master().await;
@@ -35,33 +66,48 @@ impl FileReader {
         }
     }
 
-    async fn find_tail(&self, location: &FileLocation, lines: u64) -> Result<u64, ReadError> {
+    async fn find_tail(
+        &self,
+        location: &FileLocation,
+        lines: u64,
+        bounds: TailBounds,
+    ) -> Result<TailStart, ReadError> {
+        let found = |offset| TailStart {
+            offset,
+            is_cut: false,
+        };
         // An answer without content has the first and the last offset.
         let extent = self
             .send(FileCall::Read, location, "&offset=0&length=0")
             .await?;
         let first = extent.offset().unwrap_or(0);
-        let size = extent.size().unwrap_or(first);
+        let size = extent.size().unwrap_or(first).min(bounds.end);
         drop(extent);
         if lines == 0 {
-            return Ok(size);
+            return Ok(found(size));
         }
+        let limit = size.saturating_sub(bounds.limit_bytes);
+        let (is_cut, first) = (limit > first, first.max(limit));
         let mut search = LineSearch::new(lines);
         let (mut end, mut length) = (size, FIRST_PAGE);
         while end > first {
             let begin = end.saturating_sub(length).max(first);
             let page = self.page(location, begin, end).await?;
             if let Some(at) = search.scan(&page.bytes) {
-                return Ok(page.begin + at as u64);
+                return Ok(found(page.begin + at as u64));
             }
             if page.begin > begin {
                 // The file was rotated: there are no earlier bytes any more.
-                return Ok(page.begin);
+                return Ok(found(page.begin));
             }
             end = begin;
             length = (length * 2).min(LAST_PAGE);
         }
-        Ok(first)
+        let is_cut = is_cut && size > first;
+        Ok(TailStart {
+            is_cut,
+            ..found(first)
+        })
     }
 
     async fn page(&self, location: &FileLocation, begin: u64, end: u64) -> Result<Page, ReadError> {
@@ -204,6 +250,27 @@ mod tests {
         assert_eq!(*sent.lock().unwrap(), FIRST_PAGE);
         assert_eq!(tail_of(&address, 1_000).await, size / 100 * 100 - 99_900);
         assert_eq!(*sent.lock().unwrap(), 4 * FIRST_PAGE);
+    }
+
+    #[tokio::test]
+    async fn the_search_stays_within_its_bounds() {
+        let byte = |at: u64| if at % 100 == 99 { b'\n' } else { b'x' };
+        let (address, sent) = serve(10 << 20, 0, byte).await;
+        let mut files = FileReader::new(&[address]).unwrap();
+        // More than the first page.
+        for (lines, limit_bytes, offset, is_cut) in [
+            (3, 1_000_000, 2_000_000 - 300, false),
+            (9_000, 1_000_000, 2_000_000 - 900_000, false),
+            (20_000, 1_000_000, 1_000_000, true),
+            (30_000, u64::MAX, 0, false),
+        ] {
+            let end = 2_000_000;
+            let bounds = TailBounds { end, limit_bytes };
+            let found = files.tail_within(&location(), lines, bounds).await;
+            assert_eq!(found.unwrap(), TailStart { offset, is_cut }, "{lines}");
+            let read = std::mem::take(&mut *sent.lock().unwrap());
+            assert!(read <= limit_bytes.min(end), "{lines}: {read}");
+        }
     }
 
     #[tokio::test]
