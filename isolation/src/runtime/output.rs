@@ -18,6 +18,8 @@ mod record;
 mod store;
 #[cfg(test)]
 mod tests;
+mod time_log;
+mod times;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +34,7 @@ use crate::spec::{ContainerUser, LaunchSpec};
 use log::OutputLog;
 pub use record::{FileId, OutputRecord, StreamFile, StreamFiles, StreamName};
 use store::OutputStore;
+pub use times::{OutputSpan, SPAN_MS, TimesReader, encode_times, times_path};
 
 /// The number of bytes moved at a time: first few, as most commands write little, then as much as a
 /// pipe holds.
@@ -146,7 +149,7 @@ impl CommandOutput {
         let deadline = Instant::now() + timeout;
         while self.pump([true; 2], buffer, show) && Instant::now() < deadline {}
         for stream in &mut self.streams {
-            stream.log.finish(&mut self.store);
+            stream.log.finish(&mut self.store, Instant::now());
         }
         self.store.finish();
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::output::{FileId, OutputRecord, StreamName};
+use argosy_isolation::output::{FileId, OutputRecord, StreamName, TimesReader, times_path};
 use argosy_isolation::{CommandOutcome, ContainerUser, LaunchSpec, OutputLimits};
 
 use crate::fixture::{RootFixture, TestCase, stderr, stdout};
@@ -157,4 +157,13 @@ fn by_name() {
         (stdout(&spec), stderr(&spec)),
         ("out\nmore\n".into(), "err\n".into())
     );
+    let times = times_path(&spec.output_record);
+    let mut record = TimesReader::open(&times).unwrap().unwrap();
+    let mut begins = Vec::new();
+    while let Some((stream, span)) = record.next_span().unwrap() {
+        begins.extend((span.offset == 0).then_some(stream));
+    }
+    begins.sort_by_key(|stream| stream.name());
+    assert_eq!(begins, [StreamName::Stderr, StreamName::Stdout]);
+    assert_eq!(fs::metadata(times).unwrap().uid(), 0);
 }

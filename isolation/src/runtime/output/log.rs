@@ -7,11 +7,12 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::rate_limit::RateLimit;
 use super::record::StreamName;
 use super::store::OutputStore;
+use super::times::OutputSpan;
 
 #[derive(Debug)]
 pub(super) struct OutputLog {
@@ -62,6 +63,7 @@ impl OutputLog {
     pub(super) fn accept(&mut self, store: &mut OutputStore, now: Instant, bytes: &[u8]) {
         let granted = self.rate_limit.grant(now, bytes.len());
         if granted > 0 {
+            self.record_time(store, now);
             self.write_notes(store);
             let put = self.append(store, &bytes[..granted]);
             self.unwritten += (granted - put) as u64;
@@ -77,14 +79,28 @@ impl OutputLog {
     /// Writes the pending note, even if no byte follows, once its second is over.
     pub(super) fn flush_note(&mut self, store: &mut OutputStore, now: Instant) {
         if self.rate_limit.is_over(now) {
+            self.record_time(store, now);
             self.write_notes(store);
         }
     }
 
     /// Writes the pending notes after the last byte.
-    pub(super) fn finish(&mut self, store: &mut OutputStore) {
-        self.write_notes(store);
+    pub(super) fn finish(&mut self, store: &mut OutputStore, now: Instant) {
+        if self.has_pending_note() {
+            self.record_time(store, now);
+            self.write_notes(store);
+        }
         store.set_end(self.stream, self.written);
+    }
+
+    /// Records the time of the next byte if it begins a span. Most bytes do not, and read no clock
+    /// for it.
+    fn record_time(&self, store: &mut OutputStore, now: Instant) {
+        if store.times.begins_span(self.stream, now) {
+            let span = OutputSpan::at(self.length(store), wall_clock_ms());
+            let kept = store.kept_offsets();
+            store.times.add(self.stream, span, kept);
+        }
     }
 
     /// A note that cannot be written stays pending.
@@ -158,4 +174,12 @@ impl OutputLog {
             None => &bytes[..room],
         }
     }
+}
+
+/// Returns milliseconds since 1970, for display.
+fn wall_clock_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
 }

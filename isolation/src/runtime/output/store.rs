@@ -16,16 +16,18 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::record::{FileId, OutputRecord, StreamFile, StreamName};
+use super::time_log::TimeLog;
 use crate::spec::OutputLimits;
 
 /// Readable for all, writable for the supervisor.
 const MODE: Mode = Mode::from_bits_truncate(0o644);
 
-/// The directory of the files, and their record.
+/// The directory of the files, and their records.
 #[derive(Debug)]
 pub(super) struct OutputStore {
     directory: OwnedFd,
     pub(super) limits: OutputLimits,
+    pub(super) times: TimeLog,
     path: PathBuf,
     record: OutputRecord,
     /// Whether the record exists at its path.
@@ -38,6 +40,7 @@ impl OutputStore {
         Ok(Self {
             directory: open(sandbox, flags, Mode::empty())?,
             limits,
+            times: TimeLog::open(record, limits),
             path: record.to_owned(),
             record: OutputRecord::new(),
             is_recorded: false,
@@ -109,6 +112,14 @@ impl OutputStore {
     pub(super) fn newest_offset(&self, stream: StreamName) -> u64 {
         let newest = self.record.of(stream).parts.last();
         newest.map_or(0, |part| part.begin)
+    }
+
+    /// Returns the offset of the first byte of each stream that is kept.
+    pub(super) fn kept_offsets(&self) -> [u64; 2] {
+        [StreamName::Stdout, StreamName::Stderr].map(|stream| {
+            let oldest = self.record.of(stream).parts.first();
+            oldest.map_or(0, |part| part.begin)
+        })
     }
 
     /// Records the final length of a stream whose newest file has this many bytes.

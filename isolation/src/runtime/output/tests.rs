@@ -67,6 +67,18 @@ impl OutputFixture {
         OutputRecord::read(&self.directory.path().join("output.json")).unwrap()
     }
 
+    /// Returns the spans of standard output in the record of times.
+    fn spans(&self) -> Vec<OutputSpan> {
+        let path = times_path(&self.directory.path().join("output.json"));
+        let mut reader = TimesReader::open(&path).unwrap().unwrap();
+        let mut spans = Vec::new();
+        while let Some((stream, span)) = reader.next_span().unwrap() {
+            spans.extend((stream == StreamName::Stdout).then_some(span));
+        }
+        assert!(!reader.is_damaged());
+        spans
+    }
+
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("")).unwrap();
         let mut names: Vec<_> = entries
@@ -356,4 +368,47 @@ fn files_of_an_earlier_attempt_are_replaced_and_others_rejected() {
         text.contains("gone/stdout") && text.contains("No such file"),
         "{text}"
     );
+}
+
+#[test]
+fn single_bytes_at_full_speed_are_recorded_as_few_spans() {
+    let mut world = OutputFixture::new(SMALL);
+    let began = Instant::now();
+    for number in 0..20_000_u32 {
+        world.write(&[number as u8]);
+    }
+    let spans = world.spans();
+    let most = began.elapsed().as_millis() / SPAN_MS as u128 + 1;
+    assert!(spans.len() as u128 <= most, "{} of {most}", spans.len());
+    assert_eq!(spans[0].offset, 0);
+    let (begin, bytes) = world.stored();
+    assert_eq!(begin + bytes.len() as u64, 20_000);
+    assert_eq!(world.names().len(), 5, "no file of times is in the sandbox");
+}
+
+#[test]
+fn long_lines_and_binary_output_have_times_by_their_offsets() {
+    let mut world = OutputFixture::new(OutputLimits {
+        file_bytes: 4 * 1024 * 1024,
+        ..SMALL
+    });
+    let before = wall_ms();
+    world.write(&vec![b'x'; 10 * 1024 * 1024]);
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    world.write(&all_bytes);
+    let after = wall_ms();
+    let spans = world.spans();
+    assert_eq!(spans[0].offset, 0);
+    for pair in spans.windows(2) {
+        assert!(pair[0].offset < pair[1].offset);
+    }
+    let end = 10 * 1024 * 1024 + 256;
+    for span in spans {
+        assert!(span.offset < end && (before..=after).contains(&span.first_ms));
+    }
+}
+
+fn wall_ms() -> i64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    i64::try_from(since.as_millis()).unwrap()
 }
