@@ -12,6 +12,8 @@
 //!                                   working directory of one instance: fetched files, stdout, stderr
 //!   sandboxes/<framework>/<task>/<container>.output
 //!                                   map of rotated files to bytes of stdout and stderr
+//!   sandboxes/<framework>/<task>/<container>.times
+//!                                   when which bytes of stdout and stderr were written
 //!   sandboxes/<framework>/<task>/<container>.logs
 //!                                   marks that the sandbox was reduced to stdout and stderr
 //!   disks/<container>/              dedicated file system of a container, if it has one: see
@@ -32,6 +34,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use argosy_host::ContainerId;
+use argosy_isolation::output::times_path;
 use argosy_state::ids::{FrameworkId, GroupId, TaskKey};
 use sha2::{Digest, Sha256};
 
@@ -150,6 +153,13 @@ impl Paths {
     #[must_use]
     pub fn output_record(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(format!("{name}.output"))
+    }
+
+    /// Returns the record of the times at which one container's output was written, next to its
+    /// sandbox.
+    #[must_use]
+    pub fn output_times(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
+        times_path(&self.output_record(key, name))
     }
 
     /// Returns the directory of the container that probes for overlay support.

@@ -282,6 +282,7 @@ pub(crate) fn stream_response(
         if name.as_str().starts_with("x-argosy-")
             || *name == header::CONTENT_TYPE
             || *name == header::CONTENT_DISPOSITION
+            || *name == header::RETRY_AFTER
         {
             response = response.header(name, value);
         }
@@ -416,5 +417,18 @@ mod tests {
             assert_eq!(refused.code(), Code::InvalidArgument);
             assert!(refused.message().contains(expected), "{refused}");
         }
+    }
+
+    #[test]
+    fn the_pause_that_an_agent_asks_for_is_passed_on() {
+        let answer = axum::http::Response::builder()
+            .status(StatusCode::TOO_MANY_REQUESTS)
+            .header(header::RETRY_AFTER, "7")
+            .header(header::SET_COOKIE, "x=y");
+        let answer = answer.body("").unwrap();
+        let passed = stream_response(answer.into(), None);
+        assert_eq!(passed.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(passed.headers()[header::RETRY_AFTER], "7");
+        assert!(!passed.headers().contains_key(header::SET_COOKIE));
     }
 }

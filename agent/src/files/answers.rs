@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
 use serde::Deserialize;
@@ -17,6 +17,7 @@ use super::followers::Follower;
 use super::listing::{LISTINGS, list};
 use super::path::{FilePath, PathTarget, sandbox};
 use super::reader::{ReadResult, StreamReader};
+use super::times::{FoundTimes, TimesRequest};
 use super::{FilesError, FilesState};
 
 /// Maximum size of a response to a read that does not follow, in bytes.
@@ -37,6 +38,12 @@ pub(crate) struct FileQuery {
     length: Option<u64>,
     #[serde(default)]
     follow: bool,
+    /// Whether the answer has frames with times.
+    #[serde(default)]
+    times: bool,
+    /// The answer begins with the first byte that was written at this time or later, or at `offset`
+    /// if that is behind it.
+    since_ms: Option<i64>,
 }
 
 type FileQueryResult = Result<Query<FileQuery>, QueryRejection>;
@@ -47,8 +54,28 @@ fn parameters(query: FileQueryResult) -> Result<FileQuery, FilesError> {
         Err(rejection) => Err(FilesError::Invalid {
             field: "query",
             value: rejection.body_text().chars().take(200).collect(),
-            remedy: "use path=, offset=, length= (numbers) and follow=true",
+            remedy: "use path=, offset=, length=, since_ms= (numbers), follow=true and times=true",
         }),
+    }
+}
+
+/// Returns the parameters of a call that has no times.
+fn parameters_without_times(query: FileQueryResult) -> Result<FileQuery, FilesError> {
+    let query = parameters(query)?;
+    let named = [
+        ("times", query.times.then(|| true.to_string())),
+        ("since_ms", query.since_ms.map(|ms| ms.to_string())),
+    ];
+    match named
+        .into_iter()
+        .find_map(|(field, value)| Some((field, value?)))
+    {
+        Some((field, value)) => Err(FilesError::Invalid {
+            field,
+            value,
+            remedy: "only /v1/files/read accepts it",
+        }),
+        None => Ok(query),
     }
 }
 
@@ -57,7 +84,7 @@ pub(crate) async fn browse(
     State(shared): State<FilesState>,
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
-    let query = parameters(asked)?;
+    let query = parameters_without_times(asked)?;
     let path = FilePath::parse(&query.path)?;
     let (dir, parts) = match &path.target {
         PathTarget::Frameworks => (shared.paths.sandboxes(), Vec::new()),
@@ -85,6 +112,7 @@ struct FileResponse {
     shared: FilesState,
     path: FilePath,
     reader: StreamReader,
+    found: FoundTimes,
     ended: bool,
     /// The offset at which to stop, whatever the file's size.
     end: u64,
@@ -113,10 +141,21 @@ async fn serve(
     let sandbox = sandbox(&path, key, &shared.paths, &shared.queries).await?;
     let ended = sandbox.ended;
     let (named, parts) = (path.clone(), parts.clone());
-    let open = move || StreamReader::open(&named, &sandbox, &parts);
+    let request = TimesRequest {
+        times: query.times,
+        since_ms: query.since_ms,
+    };
+    let open = move || {
+        // The reader first: then the times of all bytes of its size are recorded.
+        let reader = StreamReader::open(&named, &sandbox, &parts)?;
+        let found = request.find(&named, &sandbox, &parts, reader.size())?;
+        Ok::<_, FilesError>((reader, found))
+    };
     let opened = tokio::task::spawn_blocking(open).await;
+    let (reader, found) = opened.expect("opening never panics")?;
     Ok(FileResponse {
-        reader: opened.expect("opening never panics")?,
+        reader,
+        found,
         end: query
             .length
             .map_or(u64::MAX, |length| query.offset.saturating_add(length)),
@@ -128,7 +167,7 @@ async fn serve(
     })
 }
 
-/// Handles `GET /v1/files/read?path=&offset=&length=[&follow=true]`
+/// Handles `GET /v1/files/read?path=&offset=&length=&since_ms=[&times=true][&follow=true]`
 pub(crate) async fn read(
     State(shared): State<FilesState>,
     asked: FileQueryResult,
@@ -136,8 +175,9 @@ pub(crate) async fn read(
     let query = parameters(asked)?;
     let mut served = serve(shared, FilePath::parse(&query.path)?, &query).await?;
     let (place, reader) = (&served.path, &mut served.reader);
+    let begin = query.offset.max(served.found.since.unwrap_or(0));
     reader
-        .seek(query.offset, served.ended)
+        .seek(begin, served.ended)
         .map_err(|source| place.failed(source))?;
     let headers = served.headers();
     if query.follow {
@@ -153,7 +193,7 @@ pub(crate) async fn download(
     State(shared): State<FilesState>,
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
-    let query = parameters(asked)?;
+    let query = parameters_without_times(asked)?;
     let mut served = serve(shared, FilePath::parse(&query.path)?, &query).await?;
     let (place, reader) = (&served.path, &mut served.reader);
     let end = reader
@@ -221,13 +261,20 @@ fn follow(served: FileResponse) -> Body {
 }
 
 impl FileResponse {
-    fn headers(&self) -> [(&'static str, String); 4] {
-        [
+    fn headers(&self) -> AppendHeaders<Vec<(&'static str, String)>> {
+        let mut headers = vec![
             (CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()),
             ("x-argosy-offset", self.reader.offset().to_string()),
             ("x-argosy-size", self.reader.size().to_string()),
             ("x-argosy-ended", self.ended.to_string()),
-        ]
+        ];
+        if self.found.times.is_some() {
+            headers.push(("x-argosy-times", true.to_string()));
+        }
+        if let Some(since) = self.found.since {
+            headers.push(("x-argosy-since-offset", since.to_string()));
+        }
+        AppendHeaders(headers)
     }
 
     async fn has_ended(&mut self) -> bool {
@@ -240,11 +287,15 @@ impl FileResponse {
         self.ended
     }
 
-    /// Reads on.
+    /// Reads on. The bytes are framed if times were requested.
     async fn next(mut self) -> io::Result<(Self, ReadResult)> {
         let read = move || {
-            let step = self.reader.next(self.end);
-            step.map(|step| (self, step))
+            let mut step = self.reader.next(self.end)?;
+            if let (ReadResult::Bytes(bytes), Some(times)) = (&mut step, &mut self.found.times) {
+                let begin = self.reader.offset() - bytes.len() as u64;
+                *bytes = times.frames(begin, bytes);
+            }
+            Ok((self, step))
         };
         let read = tokio::task::spawn_blocking(read).await;
         read.expect("reading never panics")

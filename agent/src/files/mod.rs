@@ -1,7 +1,7 @@
 //! Sandboxes over HTTP: browse, read, follow, download. Read-only; access is restricted to
 //! sandboxes.
 //!
-//! Reading order: `path`, `reader`, `listing`, `followers`, `answers`.
+//! Reading order: `path`, `reader`, `times`, `listing`, `followers`, `answers`.
 
 mod answers;
 mod followers;
@@ -10,12 +10,14 @@ mod path;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::sync::Arc;
 
 use argosy_state::ids::TaskKey;
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
@@ -64,6 +66,10 @@ pub(crate) enum FilesError {
         path: String,
         source: std::io::Error,
     },
+    #[error(
+        "no times of {path:?} are recorded: its task was started under an earlier release, or the record was lost"
+    )]
+    NoTimes { path: String },
     #[error("the agent already lists {most} directories; retry later")]
     Busy { most: usize },
     #[error("{most} requests follow files of {task} already; end one first")]
@@ -79,6 +85,7 @@ impl IntoResponse for FilesError {
         let status = match &self {
             Self::Invalid { .. } | Self::Kind { .. } => StatusCode::BAD_REQUEST,
             Self::Missing { .. } => StatusCode::NOT_FOUND,
+            Self::NoTimes { .. } => StatusCode::CONFLICT,
             Self::Read { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Busy { .. } | Self::FollowedTask { .. } | Self::Followed { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -103,5 +110,10 @@ pub(crate) fn problem(status: StatusCode, message: &str) -> Response {
         _ => "Internal",
     };
     let body = serde_json::json!({ "code": code, "message": message });
-    (status, Json(body)).into_response()
+    let mut response = (status, Json(body)).into_response();
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let pause = HeaderValue::from_static("1");
+        response.headers_mut().insert(RETRY_AFTER, pause);
+    }
+    response
 }

@@ -94,6 +94,8 @@ pub(super) struct Sandbox {
     pub(super) directory: PathBuf,
     /// The record of its output files, once they were rotated.
     pub(super) output_record: PathBuf,
+    /// The record of the times of its output, once there is any.
+    pub(super) output_times: PathBuf,
     /// Whether no more output will follow.
     pub(super) ended: bool,
 }
@@ -123,6 +125,7 @@ pub(super) async fn sandbox(
     Ok(Sandbox {
         directory: paths.sandbox(home, name),
         output_record: paths.output_record(home, name),
+        output_times: paths.output_times(home, name),
         ended: view.ended,
     })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_isolation::output::FileId;
+use argosy_isolation::output::{FileId, OutputSpan, StreamName, encode_times};
 use argosy_proto::exec::SILENCE_LIMIT;
 use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::server::hosts::AllowedHosts;
@@ -195,6 +195,105 @@ async fn rotated_output_is_served_by_the_offsets_of_its_stream() {
     fs::remove_file(sandbox.join("stdout")).unwrap();
     let none = server.get(&format!("{read}&offset=40")).await;
     assert_eq!(none.headers()["x-argosy-offset"], "45", "it has ended");
+}
+
+/// Returns a frame of an answer with times.
+fn frame(ms: i64, text: &str) -> Vec<u8> {
+    let length = u32::try_from(text.len()).unwrap();
+    [
+        &ms.to_be_bytes()[..],
+        &length.to_be_bytes(),
+        text.as_bytes(),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn output_is_read_with_its_times_and_from_a_time_on() {
+    let server = FilesServer::start().await;
+    let sandbox = server.sandbox("1-1-1");
+    fs::write(sandbox.join("stdout"), "one\ntwo\nthree\n").unwrap();
+    fs::write(sandbox.join("stderr"), "").unwrap();
+    let spans = [(0, 1_000), (4, 2_000), (8, 9_000)];
+    let spans = spans.map(|(offset, ms)| (StreamName::Stdout, OutputSpan::at(offset, ms)));
+    let record = Paths::new(server.directory.path()).task(&key());
+    fs::write(record.join("1-1-1.times"), encode_times(&spans)).unwrap();
+    let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
+    for (query, begin, since, text) in [
+        ("&since_ms=0", "0", "0", "one\ntwo\nthree\n"),
+        ("&since_ms=1500", "4", "4", "two\nthree\n"),
+        ("&since_ms=1500&offset=8", "8", "4", "three\n"),
+        ("&since_ms=1500&offset=2", "4", "4", "two\nthree\n"),
+        ("&since_ms=5000&follow=true", "8", "8", "three\n"),
+        ("&since_ms=99999", "14", "14", ""),
+        ("&since_ms=1500&length=0", "4", "4", ""),
+    ] {
+        let answer = server.get(&format!("{read}{query}")).await;
+        assert_eq!(answer.status(), 200, "{query}");
+        assert_eq!(answer.headers()["x-argosy-offset"], begin, "{query}");
+        assert_eq!(answer.headers()["x-argosy-since-offset"], since, "{query}");
+        assert!(!answer.headers().contains_key("x-argosy-times"));
+        assert_eq!(answer.text().await.unwrap(), text, "{query}");
+    }
+    let all = [
+        frame(1_000, "one\n"),
+        frame(2_000, "two\n"),
+        frame(9_000, "three\n"),
+    ];
+    for (query, expected) in [
+        ("&times=true", all.concat()),
+        ("&times=true&follow=true", all.concat()),
+        ("&times=true&since_ms=1500", all[1..].concat()),
+        ("&times=true&offset=1&length=2", frame(1_000, "ne")),
+    ] {
+        let answer = server.get(&format!("{read}{query}")).await;
+        assert_eq!(answer.headers()["x-argosy-times"], "true", "{query}");
+        assert_eq!(answer.headers()["x-argosy-size"], "14", "{query}");
+        assert_eq!(answer.bytes().await.unwrap(), expected, "{query}");
+    }
+    // Nothing was written to it, so it has no times yet.
+    let empty = "/v1/files/read?path=tasks/framework-1/web/stderr&times=true&since_ms=5";
+    assert_eq!(server.text(empty).await, (200, String::new()));
+    fs::remove_file(record.join("1-1-1.times")).unwrap();
+    for query in ["&times=true", "&since_ms=0"] {
+        let (status, text) = server.text(&format!("{read}{query}")).await;
+        assert_eq!(status, 409);
+        assert!(
+            text.contains("FailedPrecondition") && text.contains("earlier release"),
+            "{text}"
+        );
+    }
+    let (_, text) = server.text(read).await;
+    assert_eq!(
+        text, "one\ntwo\nthree\n",
+        "the output does not depend on it"
+    );
+}
+
+#[tokio::test]
+async fn times_are_refused_where_there_are_none() {
+    let server = FilesServer::start().await;
+    let sandbox = server.sandbox("1-1-1");
+    fs::create_dir(sandbox.join("in")).unwrap();
+    for name in ["stdout", "stdout.1", "file", "in/stdout"] {
+        fs::write(sandbox.join(name), "x").unwrap();
+    }
+    let path = |name: &str| format!("path=tasks/framework-1/web/{name}");
+    for (call, name, query) in [
+        ("read", "stdout.1", "times=true"),
+        ("read", "file", "since_ms=1"),
+        ("read", "in/stdout", "times=true"),
+        ("read", "stdout", "since_ms=yesterday"),
+        ("read", "stdout", "times=1"),
+        ("download", "stdout", "times=true"),
+        ("download", "stdout", "since_ms=1"),
+        ("browse", "", "times=true"),
+    ] {
+        let request = format!("/v1/files/{call}?{}&{query}", path(name));
+        let (status, text) = server.text(&request).await;
+        assert_eq!(status, 400, "{request}: {text}");
+        assert!(text.contains("InvalidArgument"), "{request}: {text}");
+    }
 }
 
 #[tokio::test]
@@ -410,6 +509,7 @@ async fn excess_followers_of_a_task_are_rejected_until_one_ends() {
         assert_eq!(answer.status(), 200);
         following.push(answer);
     }
+    assert_eq!(server.get(&follow).await.headers()["retry-after"], "1");
     let (status, text) = server.text(&follow).await;
     assert_eq!(status, 429);
     assert!(

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use argosy_host::atomic_file::{Draft, Durability, WriteOptions};
 use argosy_host::remove_tree;
 use argosy_isolation::OutputLimits;
-use argosy_isolation::output::StreamName;
+use argosy_isolation::output::{StreamName, times_path};
 
 use super::removal::{has_mounts, read_mounts};
 use crate::config::Config;
@@ -258,6 +258,10 @@ fn reduce_one(
     }
     if !size.has_content {
         return Ok(false);
+    }
+    // The times of the output are kept with it.
+    if let Ok(times) = fs::symlink_metadata(times_path(path)) {
+        size.add(FileSize::of(&times));
     }
     let bytes = size.bytes;
     if bytes > max_bytes {

@@ -64,9 +64,16 @@ fn remove_all(
 }
 
 fn remove_sandbox(path: &Path) {
-    // The files next to it: one maps its files to offsets of the output, which is rare, and one
-    // marks that it was reduced to its output.
-    for extension in ["output", "output.draft", MARK, MARK_DRAFT] {
+    // The files next to it: one maps its files to offsets of the output, which is rare, one has the
+    // times of the output, and one marks that it was reduced to its output.
+    for extension in [
+        "output",
+        "output.draft",
+        "times",
+        "times.draft",
+        MARK,
+        MARK_DRAFT,
+    ] {
         match fs::remove_file(path.with_extension(extension)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %path.display(), why = %error, "a sandbox's record cannot be removed");
@@ -236,7 +243,9 @@ mod tests {
         fs::create_dir_all(&kept).unwrap();
         fs::write(kept.join("file"), "x").unwrap();
         fs::create_dir_all(&sandbox).unwrap();
-        fs::write(directory.path().join("framework-1/web/1-1-1.output"), "").unwrap();
+        for name in ["1-1-1.output", "1-1-1.times", "1-1-1.times.draft"] {
+            fs::write(directory.path().join("framework-1/web").join(name), "").unwrap();
+        }
         std::os::unix::fs::symlink(&kept, sandbox.join("link")).unwrap();
         remove(&Paths::new(directory.path()), vec![sandbox]);
         assert!(kept.join("file").exists());

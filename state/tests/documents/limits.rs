@@ -3,6 +3,21 @@
 /// The location of a limit in the sources, and its text on the protocol page.
 pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
+        "isolation/src/runtime/output/time_log.rs",
+        "SHARE_OF_OUTPUT: u64 = 64",
+        "a 64th of the limits of its log files, but 16 KiB to 1 MiB;",
+    ),
+    (
+        "isolation/src/runtime/output/time_log.rs",
+        "SMALLEST_LIMIT: u64 = 16 * 1024",
+        "but 16 KiB to 1 MiB;",
+    ),
+    (
+        "isolation/src/runtime/output/times.rs",
+        "SPAN_MS: i64 = 100",
+        "10 | older spans are merged;",
+    ),
+    (
         "master/src/service/mod.rs",
         "MESSAGE_BYTES: usize = 4 << 20",
         "| a message | 4 MiB |",

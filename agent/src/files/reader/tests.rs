@@ -84,6 +84,7 @@ fn reader(dir: &Path) -> StreamReader {
     let sandbox = Sandbox {
         directory: dir.join("sandbox"),
         output_record: dir.join("record"),
+        output_times: dir.join("times"),
         ended: false,
     };
     StreamReader::open(&place, &sandbox, &["stdout".to_owned()]).unwrap()

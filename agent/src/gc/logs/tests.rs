@@ -229,6 +229,7 @@ fn a_reduced_sandbox_has_its_output_and_nothing_else() {
     fs::write(sandbox.join("data/deep/secret"), "x").unwrap();
     std::os::unix::fs::symlink(outside.join("file"), sandbox.join("stderr")).unwrap();
     fs::write(task.join("1-1-1.output"), "{}").unwrap();
+    fs::write(task.join("1-1-1.times"), vec![0; 50_000]).unwrap();
     let silent = task.join("1-2-1");
     fs::create_dir_all(&silent).unwrap();
     fs::write(silent.join("stdout"), "").unwrap();
@@ -244,9 +245,10 @@ fn a_reduced_sandbox_has_its_output_and_nothing_else() {
     assert_eq!(fs::read_to_string(sandbox.join("stdout")).unwrap(), "new");
     assert!(outside.join("file").exists(), "a link is not followed");
     assert!(task.join("1-1-1.output").exists(), "it maps offsets");
+    assert!(task.join("1-1-1.times").exists(), "it has the times");
     assert!(!silent.exists(), "it has written nothing");
     let (_, bytes) = read_mark(&sandbox).unwrap();
-    assert!((8..=MIB).contains(&bytes), "{bytes}");
+    assert!((50_008..=MIB).contains(&bytes), "{bytes}");
     // A repeat changes nothing, and the removal leaves nothing.
     reduce(&paths, vec![sandbox.clone()], MIB);
     assert_eq!(names(), expected);
