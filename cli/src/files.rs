@@ -1,11 +1,14 @@
 //! Reading a task's files through any master: a part, all of it, or following it to its end.
 //!
 //! Every master forwards the agents' file API, so clients need no route to the agents. The parts:
-//! `request` (one call), `tail` (the last lines), `browse` (directories and whole files).
+//! `request` (one call), `busy` (calls that are to be repeated later), `tail` (the last lines),
+//! `times` (when output was written), `browse` (directories and whole files).
 
 mod browse;
+mod busy;
 mod request;
 mod tail;
+mod times;
 
 use std::io;
 use std::time::Duration;
@@ -15,9 +18,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use browse::{EntryKind, ListedEntry};
+use busy::BusyWait;
 use request::FileCall;
 pub(crate) use request::{no_web_page, response_message};
 pub(crate) use tail::TailBounds;
+use times::{FrameParser, earlier_release, times_refused};
 
 /// Time for one master to begin its answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -74,6 +79,9 @@ pub(crate) enum ReadError {
     /// The master or agent rejected the request.
     #[error("{0}")]
     Refused(String),
+    /// The master or agent has no capacity now, and asks to repeat the request after a pause.
+    #[error("{text}")]
+    Busy { text: String, pause: Duration },
     /// No master could be reached, or the answer broke off.
     #[error("{0}")]
     Broken(String),
@@ -97,12 +105,23 @@ enum FollowMode {
     Stop,
 }
 
+impl FollowMode {
+    fn until(over: &CancellationToken) -> Self {
+        match over.is_cancelled() {
+            true => Self::Stop,
+            false => Self::Follow,
+        }
+    }
+}
+
 /// A reader with a position in the list of masters. Clones share the connections.
 #[derive(Clone)]
 pub(crate) struct FileReader {
     http: reqwest::Client,
     masters: Vec<String>,
     next: usize,
+    /// Whether reads request the times of the bytes.
+    has_times: bool,
 }
 
 /// A chunk of a file. Chunks arrive in order.
@@ -112,6 +131,9 @@ pub(crate) enum FileChunk<'a> {
     Bytes(&'a [u8]),
     /// The number of bytes that the agent no longer has.
     Missing(u64),
+    /// When the following bytes were written, in milliseconds since 1970, as far as the agent knows
+    /// it. Only readers [with times](FileReader::with_times) pass it on.
+    Time(Option<i64>),
 }
 
 impl FileChunk<'_> {
@@ -140,7 +162,16 @@ impl FileReader {
             http,
             masters: masters.to_owned(),
             next: 0,
+            has_times: false,
         })
+    }
+
+    /// Returns a reader that also passes on the times of the bytes that it reads or follows.
+    pub(crate) fn with_times(self) -> Self {
+        Self {
+            has_times: true,
+            ..self
+        }
     }
 
     /// Returns a reader whose first request is for this one of the masters, modulo their number.
@@ -159,8 +190,12 @@ impl FileReader {
 
     /// Makes the next master the present one, after a pause.
     pub(crate) async fn use_next_master(&mut self) {
+        self.use_next_master_after(RETRY_PAUSE).await;
+    }
+
+    async fn use_next_master_after(&mut self, pause: Duration) {
         self.next += 1;
-        tokio::time::sleep(RETRY_PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
 
     /// Passes on all bytes that are available now, from this offset on.
@@ -172,7 +207,7 @@ impl FileReader {
     ) -> Result<(), ReadError> {
         let mut offset = begin;
         let mut there = None;
-        let mut attempts = self.attempts();
+        let (mut attempts, mut busy) = (self.attempts(), BusyWait::default());
         loop {
             let before = offset;
             match self
@@ -182,8 +217,14 @@ impl FileReader {
                 // An answer has a limit, and the answer after a missing chunk is a separate one.
                 // Bytes that are written in the meantime are not requested, because that might
                 // never end.
-                Ok(reached) if offset > before && offset < *there.get_or_insert(reached.size) => {}
+                Ok(reached) if offset > before && offset < *there.get_or_insert(reached.size) => {
+                    busy.answered();
+                }
                 Ok(_) => return Ok(()),
+                Err(ReadError::Busy { text, pause }) => {
+                    let pause = busy.refused(&text, pause)?;
+                    self.use_next_master_after(pause).await;
+                }
                 Err(ReadError::Broken(_)) if attempts > 1 => {
                     attempts -= 1;
                     self.use_next_master().await;
@@ -212,6 +253,7 @@ impl FileReader {
                 seen += count;
                 sink(FileChunk::Missing(count))
             }
+            FileChunk::Time(_) => sink(piece),
         };
         while offset < end {
             let before = offset;
@@ -227,7 +269,8 @@ impl FileReader {
     /// Passes on all current and future bytes from this offset on, until the task has ended and all
     /// was read. Resumes at its position after the loss of a master or connection. `over` is
     /// cancelled when the task is known to have ended: from then on, failures end the follow after
-    /// a while. So does a file that vanishes; before its first answer, it may not exist yet.
+    /// a while. So does a file that vanishes; before its first answer, it may not exist yet. If an
+    /// agent or master has no capacity, the follow continues later.
     pub(crate) async fn follow(
         &mut self,
         location: &FileLocation,
@@ -239,11 +282,7 @@ impl FileReader {
         let mut last_chance: Option<Instant> = None;
         let mut progress = FollowProgress::default();
         loop {
-            let wait = if over.is_cancelled() {
-                FollowMode::Stop
-            } else {
-                FollowMode::Follow
-            };
+            let wait = FollowMode::until(over);
             let before = offset;
             let outcome = tokio::select! {
                 outcome = self.read_once(location, &mut offset, wait, sink) => outcome,
@@ -272,6 +311,12 @@ impl FileReader {
                 Err(ReadError::NotFound(text)) => {
                     progress.absent(text, Instant::now())?;
                     tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(ReadError::Busy { text, pause }) => {
+                    let pause = progress.busy.refused(&text, pause)?;
+                    self.use_next_master_after(pause).await;
+                    // Its task may have ended in the pause: the next request finds that.
+                    continue;
                 }
                 Err(ReadError::Broken(_)) => {
                     if offset > before {
@@ -303,17 +348,26 @@ impl FileReader {
             FollowMode::Follow => "&follow=true",
             FollowMode::Stop => "",
         };
-        let more = format!("&offset={offset}{follow}");
-        let mut answer = self.send(FileCall::Read, location, &more).await?;
+        let times = if self.has_times { "&times=true" } else { "" };
+        let more = format!("&offset={offset}{follow}{times}");
+        let answer = self.send(FileCall::Read, location, &more).await;
+        let mut answer = answer.map_err(|error| times_refused(error, location))?;
+        if self.has_times && !answer.has_times() {
+            return Err(earlier_release(location));
+        }
         let (ended, size) = (answer.has_ended(), answer.size());
         let begin = answer.offset().unwrap_or(*offset);
         if begin > *offset {
             sink(FileChunk::Missing(begin - *offset)).map_err(ReadError::Sink)?;
             *offset = begin;
         }
+        let mut frames = FrameParser::default();
         while let Some(bytes) = answer.next().await? {
-            sink(FileChunk::Bytes(&bytes)).map_err(ReadError::Sink)?;
-            *offset += bytes.len() as u64;
+            let passed = match self.has_times {
+                true => frames.pass(&bytes, sink),
+                false => sink(FileChunk::Bytes(&bytes)).map(|()| bytes.len() as u64),
+            };
+            *offset += passed.map_err(ReadError::Sink)?;
         }
         let size = size.unwrap_or(*offset);
         Ok(ReadProgress {
@@ -329,12 +383,14 @@ struct FollowProgress {
     was_found: bool,
     /// Since when it is absent, and the message of the agent.
     absent: Option<(Instant, String)>,
+    busy: BusyWait,
 }
 
 impl FollowProgress {
     fn found(&mut self) {
         self.was_found = true;
         self.absent = None;
+        self.busy.answered();
     }
 
     /// Returns an error if the file existed before, and has been absent for a while. An agent that

@@ -3,6 +3,7 @@
 //! Pure; the argument parser adds the name of the flag.
 
 mod amounts;
+mod times;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
 
 pub(crate) use amounts::{Demand, Milli, cpus, demand, duration, memory, size, timeout, weight};
+pub(crate) use times::{PointInTime, point_in_time};
 pub(crate) use volumes::{VolumeMount, secret, tmpfs, volume};
 
 /// The port of a master's API.

@@ -168,12 +168,13 @@ Keys: 1 to 5 and Tab choose the page, < and > the column by which it is sorted, 
 order, / filters by text, arrows, PgUp, PgDn, Home and End scroll, ? shows all keys, q leaves.";
 const LOGS: &str = "Examples:
   argosy logs -f --tail 20 framework-7/web-3
-  argosy logs --framework shop --stderr
+  argosy logs --since 10m --timestamps --framework shop
 
 What a task wrote to standard output and standard error goes to the same streams here. Without
---follow, standard output comes first: the order between the two is not recorded. The lines of
-several tasks begin with their ids. A live task takes precedence over a group of the same name.
-With --follow, at most 50 tasks are shown, and tasks that start later are not.";
+--follow, standard output comes first, and one task comes after the other. With --timestamps, sort
+restores the order. The lines of several tasks begin with their ids. A live task takes precedence
+over a group of the same name. With --follow, at most 50 tasks are shown, and tasks that start later
+are not. Times are by the clock of the task's host; - is a time that is not known.";
 const CP: &str = "Examples:
   argosy cp web:result.csv .
   argosy cp ./site framework-7/web-3:public

@@ -112,6 +112,14 @@ pub(crate) struct Logs {
     /// Begin with this many of the last lines of each stream [default: all lines]
     #[arg(short = 'n', long, value_name = "NUMBER")]
     pub(crate) tail: Option<u64>,
+    /// Begin with what was written since then: 10m ago, or 2026-11-27T09:00:00Z; with --tail, the
+    /// later of the two
+    #[arg(long, value_name = "TIME", value_parser = parsers::point_in_time)]
+    pub(crate) since: Option<parsers::PointInTime>,
+    /// Begin each line with the time at which its first byte was written, in UTC; it is up to a
+    /// tenth of a second early, and more in the older part of a long log
+    #[arg(long)]
+    pub(crate) timestamps: bool,
     /// Show only what the tasks wrote to standard output
     #[arg(long, conflicts_with = "stderr")]
     pub(crate) stdout: bool,

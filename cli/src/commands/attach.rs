@@ -158,7 +158,7 @@ async fn print_tail(
     let mut print = |piece: FileChunk<'_>| match (piece, file) {
         (FileChunk::Bytes(bytes), "stdout") => io::stdout().write_all(bytes),
         (FileChunk::Bytes(bytes), _) => io::stderr().write_all(bytes),
-        (FileChunk::Missing(_), _) => Ok(()),
+        (FileChunk::Missing(_) | FileChunk::Time(_), _) => Ok(()),
     };
     let read = files.read_part(&location, start.offset, end, &mut print);
     read.await?;

@@ -91,7 +91,9 @@ fn local_failure(doing: &str, path: &str, error: &io::Error) -> Failure {
 fn read_failure(shown: &str, error: &ReadError) -> Failure {
     match error {
         ReadError::NotFound(text) => Failure::new(FailureCode::NotFound, text.clone()),
-        ReadError::Refused(text) => Failure::new(FailureCode::Refused, text.clone()),
+        ReadError::Refused(text) | ReadError::Busy { text, .. } => {
+            Failure::new(FailureCode::Refused, text.clone())
+        }
         ReadError::Broken(text) => Failure::new(
             FailureCode::Unavailable,
             format!("cannot read {shown}: {text}"),

@@ -12,9 +12,9 @@ use futures::stream::FuturesUnordered;
 use super::exec::note_executor;
 use crate::args::Logs;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
-use crate::files::{FileChunk, FileReader, ReadError};
+use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 use crate::operator::{ClusterClient, is_terminal};
-use crate::output::{PrefixedOutput, StandardStream, note};
+use crate::output::{PrefixedOutput, StandardStream, note, wall_now_ms};
 use selection::{OutputSource, select, sources};
 
 /// Interval at which a followed task is polled, so that its end is seen even if its agent is gone.
@@ -45,11 +45,23 @@ pub(crate) async fn show(arguments: &Logs) -> VerbResult {
     }
     let files = FileReader::new(operator.masters().addresses())?;
     let mut results = Results::of(&sources);
+    let request = LogRequest {
+        arguments,
+        since_ms: arguments.since.map(|since| since.wall_ms(wall_now_ms())),
+    };
     match arguments.follow {
-        true => follow_all(&operator, files, &sources, arguments, &mut results).await?,
-        false => read_all(&files, &sources, arguments, &mut results).await?,
+        true => follow_all(&operator, files, &sources, request, &mut results).await?,
+        false => read_all(&files, &sources, request, &mut results).await?,
     }
     results.finish(&sources)
+}
+
+/// What is shown of each source.
+#[derive(Clone, Copy)]
+struct LogRequest<'a> {
+    arguments: &'a Logs,
+    /// The same time for all sources, in milliseconds since 1970.
+    since_ms: Option<i64>,
 }
 
 /// Returns the streams to print, and where. A stream that was selected alone is printed to standard
@@ -69,12 +81,12 @@ fn streams(arguments: &Logs) -> &'static [(&'static str, StandardStream)] {
 async fn read_all(
     files: &FileReader,
     sources: &[OutputSource],
-    arguments: &Logs,
+    request: LogRequest<'_>,
     results: &mut Results,
 ) -> Result<(), Failure> {
     for (at, source) in sources.iter().enumerate() {
-        for (file, to) in streams(arguments) {
-            let read = show_stream(files.clone(), source, file, *to, arguments).await;
+        for (file, to) in streams(request.arguments) {
+            let read = show_stream(files.clone(), source, file, *to, request).await;
             if results.add(at, source, read)?.is_gone() {
                 return Ok(());
             }
@@ -88,14 +100,14 @@ async fn follow_all(
     operator: &ClusterClient,
     files: FileReader,
     sources: &[OutputSource],
-    arguments: &Logs,
+    request: LogRequest<'_>,
     results: &mut Results,
 ) -> Result<(), Failure> {
     let mut all = FuturesUnordered::new();
     for (at, source) in sources.iter().enumerate() {
-        for (file, to) in streams(arguments) {
+        for (file, to) in streams(request.arguments) {
             let files = files.beginning_at(at);
-            all.push(async move { (at, show_stream(files, source, file, *to, arguments).await) });
+            all.push(async move { (at, show_stream(files, source, file, *to, request).await) });
         }
     }
     let shown = async {
@@ -118,23 +130,25 @@ async fn show_stream(
     source: &OutputSource,
     file: &'static str,
     to: StandardStream,
-    arguments: &Logs,
+    request: LogRequest<'_>,
 ) -> Result<(), ReadError> {
     if source.task.agent_id.is_empty() {
         return Err(ReadError::NotFound("it has no agent yet".to_owned()));
     }
     let location = source.location(file);
-    let begin = match arguments.tail {
-        None => 0,
-        Some(lines) => match files.tail_offset(&location, lines).await {
-            // It may not have been started yet.
-            Err(ReadError::NotFound(_)) if arguments.follow => 0,
-            found => found?,
-        },
+    let follow = request.arguments.follow;
+    let begin = match begin(&mut files, &location, request).await {
+        // It may not have been started yet.
+        Err(ReadError::NotFound(_)) if follow => 0,
+        found => found?,
     };
     let mut output = PrefixedOutput::new(to, file, source.label.clone());
+    if request.arguments.timestamps {
+        files = files.with_times();
+        output = output.with_times();
+    }
     let mut sink = |piece: FileChunk<'_>| output.pass(piece);
-    let read = match arguments.follow {
+    let read = match follow {
         true => {
             files
                 .follow(&location, begin, &source.ended, &mut sink)
@@ -143,6 +157,23 @@ async fn show_stream(
         false => files.read(&location, begin, &mut sink).await,
     };
     output.finish(read)
+}
+
+/// Returns the offset of the first byte to print.
+async fn begin(
+    files: &mut FileReader,
+    location: &FileLocation,
+    request: LogRequest<'_>,
+) -> Result<u64, ReadError> {
+    let since = match request.since_ms {
+        None => 0,
+        Some(since_ms) => files.since_offset(location, since_ms).await?,
+    };
+    let tail = match request.arguments.tail {
+        None => 0,
+        Some(lines) => files.tail_offset(location, lines).await?,
+    };
+    Ok(since.max(tail))
 }
 
 /// Records which tasks have ended; never returns.
@@ -273,7 +304,7 @@ fn read_failure(error: &ReadError, source: &OutputSource) -> Failure {
         .advise(
             "output of ended tasks is kept for 7 days and up to 1 GiB per agent, unless the agent was started with other bounds",
         ),
-        ReadError::Refused(text) => Failure::new(
+        ReadError::Refused(text) | ReadError::Busy { text, .. } => Failure::new(
             FailureCode::Refused,
             format!("the output of {shown} cannot be read: {text}"),
         ),
@@ -345,6 +376,7 @@ mod tests {
             &["web", "--framework", "shop"],
             &["web", "--all"],
             &["web", "--tail", "some"],
+            &["web", "--since", "yesterday"],
             &["web", "--stdout", "--stderr"],
         ] {
             let args = [&["argosy", "logs"], bad].concat();

@@ -2,9 +2,9 @@
 
 use argosy_proto::server::hosts::CLIENT_HEADER;
 use argosy_proto::trace;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
-use super::{ANSWER_LIMIT, FileLocation, FileReader, ReadError, SILENCE_LIMIT};
+use super::{ANSWER_LIMIT, FileLocation, FileReader, ReadError, SILENCE_LIMIT, busy};
 
 /// The calls of the file API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,9 +54,12 @@ impl FileReader {
         };
         let status = response.status();
         if !status.is_success() {
+            let pause = response.headers().get(RETRY_AFTER);
+            let pause = busy::pause(pause.and_then(|value| value.to_str().ok()));
             let text = response_message(&response.text().await.unwrap_or_default());
             return Err(match status.as_u16() {
                 404 => ReadError::NotFound(text),
+                429 => ReadError::Busy { text, pause },
                 400..=499 => ReadError::Refused(text),
                 _ => ReadError::Broken(text),
             });
@@ -81,6 +84,16 @@ impl FileAnswer {
     /// Returns the offset at which the answer begins.
     pub(super) fn offset(&self) -> Option<u64> {
         self.header("x-argosy-offset")?.parse().ok()
+    }
+
+    /// Returns the offset of the time that was requested.
+    pub(super) fn since_offset(&self) -> Option<u64> {
+        self.header("x-argosy-since-offset")?.parse().ok()
+    }
+
+    /// Returns whether the body has frames with times.
+    pub(super) fn has_times(&self) -> bool {
+        self.header("x-argosy-times") == Some("true")
     }
 
     /// Returns whether the task has ended.

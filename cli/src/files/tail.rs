@@ -1,6 +1,7 @@
 //! The offset of the last lines of a file. Pages are read from its end backwards, so that the cost
 //! depends on these lines and not on the size of the file.
 
+use super::busy::BusyWait;
 use super::request::FileCall;
 use super::{FileLocation, FileReader, ReadError};
 
@@ -54,9 +55,13 @@ impl FileReader {
         lines: u64,
         bounds: TailBounds,
     ) -> Result<TailStart, ReadError> {
-        let mut attempts = self.attempts();
+        let (mut attempts, mut busy) = (self.attempts(), BusyWait::default());
         loop {
             match self.find_tail(location, lines, bounds).await {
+                Err(ReadError::Busy { text, pause }) => {
+                    let pause = busy.refused(&text, pause)?;
+                    self.use_next_master_after(pause).await;
+                }
                 Err(ReadError::Broken(_)) if attempts > 1 => {
                     attempts -= 1;
                     self.use_next_master().await;

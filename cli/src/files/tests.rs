@@ -11,6 +11,10 @@ use super::*;
 /// Starts a master that answers each request with the next of these answers, then closes the
 /// connection.
 async fn master(answers: Vec<String>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    master_of_bytes(answers.into_iter().map(String::into_bytes).collect()).await
+}
+
+async fn master_of_bytes(answers: Vec<Vec<u8>>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -26,7 +30,7 @@ async fn master(answers: Vec<String>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
                 .unwrap_or_default()
                 .to_owned();
             seen.lock().unwrap().push(line);
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
         }
     });
     (address, requests)
@@ -41,8 +45,17 @@ fn answer(body: &str, declared: usize, ended: bool, size: usize) -> String {
 fn bytes_of(piece: FileChunk<'_>) -> &[u8] {
     match piece {
         FileChunk::Bytes(bytes) => bytes,
-        FileChunk::Missing(count) => panic!("{count} bytes are missing"),
+        other => panic!("{other:?}"),
     }
+}
+
+/// Returns a refusal with these headers.
+fn refusal(status: &str, headers: &str, message: &str) -> String {
+    let body = serde_json::json!({ "message": message }).to_string();
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}connection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// Returns such an answer whose bytes begin at this offset.
@@ -58,6 +71,7 @@ fn collect(all: &mut Vec<String>) -> impl FnMut(FileChunk<'_>) -> io::Result<()>
         all.push(match piece {
             FileChunk::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
             FileChunk::Missing(count) => format!("-{count}"),
+            FileChunk::Time(time) => format!("{time:?}"),
         });
         Ok(())
     }
@@ -303,4 +317,144 @@ async fn requests_under_any_host_name_are_not_mistaken_for_web_pages() {
     files.read(&location(), 0, &mut |_| Ok(())).await.unwrap();
     let head = requests.await.unwrap();
     assert!(head.contains("\r\nsec-argosy-client: argosy\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn a_follow_continues_after_the_pause_that_a_busy_agent_asks_for() {
+    let busy = || {
+        refusal(
+            "429 Too Many Requests",
+            "retry-after: 0\r\n",
+            "64 requests follow",
+        )
+    };
+    let (address, requests) = master(vec![
+        busy(),
+        answer_from(0, "tick", false, 4),
+        busy(),
+        busy(),
+        answer_from(4, "tock", true, 8),
+    ])
+    .await;
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut all = Vec::new();
+    let over = CancellationToken::new();
+    files
+        .follow(&location(), 0, &over, &mut collect(&mut all))
+        .await
+        .unwrap();
+    assert_eq!(all, ["tick", "tock"]);
+    assert_eq!(requests.lock().unwrap().len(), 5);
+    // So do calls that do not follow.
+    let (address, _) = master(vec![
+        busy(),
+        answer_from(0, "", true, 8),
+        busy(),
+        answer_from(0, "tick", true, 4),
+    ])
+    .await;
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    assert_eq!(files.tail_offset(&location(), 0).await.unwrap(), 8);
+    files.read(&location(), 0, &mut |_| Ok(())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_follow_does_not_wait_for_hours() {
+    let long = refusal("429 Too Many Requests", "retry-after: 3600\r\n", "full");
+    let (address, _) = master(vec![long]).await;
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let error = files
+        .follow(&location(), 0, &CancellationToken::new(), &mut |_| Ok(()))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, ReadError::Refused(text) if text.starts_with("full; ")),
+        "{error:?}"
+    );
+}
+
+/// Returns an answer with times: frames whose bytes begin at this offset.
+fn timed(begin: usize, frames: &[(i64, &str)], cut: usize, ended: bool, size: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (time, text) in frames {
+        body.extend(time.to_be_bytes());
+        body.extend((text.len() as u32).to_be_bytes());
+        body.extend(text.as_bytes());
+    }
+    let head = answer_from(begin, "", ended, size).replacen(
+        "content-length: 0",
+        &format!("x-argosy-times: true\r\ncontent-length: {}", body.len()),
+        1,
+    );
+    body.truncate(body.len() - cut);
+    [head.as_bytes(), &body].concat()
+}
+
+#[tokio::test]
+async fn a_follow_with_times_resumes_at_its_offset() {
+    let (address, requests) = master_of_bytes(vec![
+        // The connection breaks off within the second frame.
+        timed(4, &[(1_000, "one\n"), (2_000, "two\n")], 2, false, 12),
+        timed(10, &[(2_000, "o\n"), (i64::MIN, "\u{0}")], 0, true, 13),
+    ])
+    .await;
+    let mut files = FileReader::new(&[address.to_string()])
+        .unwrap()
+        .with_times();
+    let mut all = Vec::new();
+    let over = CancellationToken::new();
+    files
+        .follow(&location(), 0, &over, &mut collect(&mut all))
+        .await
+        .unwrap();
+    let expected = "-4 Some(1000) one\n Some(2000) tw Some(2000) o\n None \0";
+    assert_eq!(all.join(" "), expected);
+    let requests = requests.lock().unwrap().clone();
+    assert!(
+        requests[1].contains("&offset=10&follow=true&times=true "),
+        "{requests:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_of_an_earlier_release_reports_no_times() {
+    let unknown = "query \"unknown field `times`\" is not valid: use path=";
+    let answers = [
+        refusal("400 Bad Request", "", unknown),
+        refusal("400 Bad Request", "", &unknown.replace("times", "since_ms")),
+        // It ignores the parameter.
+        answer_from(0, "tick", true, 4),
+        answer_from(0, "", true, 4),
+    ];
+    let (address, _) = master(answers.into()).await;
+    let mut files = FileReader::new(&[address.to_string()])
+        .unwrap()
+        .with_times();
+    for _ in 0..2 {
+        let read = files.read(&location(), 0, &mut |_| Ok(())).await;
+        let since = files.since_offset(&location(), 5).await;
+        for error in [read.unwrap_err(), since.unwrap_err()] {
+            let text = "agent-1 has an earlier release, which reports no times";
+            assert!(
+                matches!(&error, ReadError::Refused(found) if found.starts_with(text)),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_time_is_mapped_to_an_offset() {
+    let head = "\r\nx-argosy-since-offset: 1000\r\nconnection";
+    let found = answer_from(4_096, "", false, 9_000).replacen("\r\nconnection", head, 1);
+    let busy = refusal("429 Too Many Requests", "retry-after: 0\r\n", "full");
+    let (address, requests) = master(vec![busy, found]).await;
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    // Its bytes are removed: reading reports how many are missing.
+    assert_eq!(files.since_offset(&location(), -7).await.unwrap(), 1_000);
+    let requests = requests.lock().unwrap().clone();
+    assert!(
+        requests[1].contains("&offset=0&length=0&since_ms=-7 "),
+        "{requests:?}"
+    );
 }

@@ -1,8 +1,9 @@
-//! The output of one of several tasks, with its name before each line.
+//! The output of one of several tasks, with its name before each line, and the time if requested.
 
 use std::io::{self, Write as _};
 
 use super::note;
+use super::timeline::utc;
 use crate::files::{FileChunk, ReadError};
 
 /// The longest line that is kept together, in bytes.
@@ -31,10 +32,42 @@ impl StandardStream {
 /// Adds a prefix to what a task writes to one file.
 pub(crate) struct PrefixedOutput {
     out: ChunkWriter,
-    /// Text before each line. If empty, the output is passed on unchanged.
+    /// Text before each line. If empty, lines are not kept together.
     label: String,
     /// A line without its end.
     partial: Vec<u8>,
+    /// The times of the lines, if each begins with its own.
+    times: Option<LineTimes>,
+}
+
+/// The times of lines, as texts with a space at the end.
+struct LineTimes {
+    /// The time of the next byte, and of the first byte of `partial`.
+    next: String,
+    partial: String,
+    /// Whether the last byte that was passed on ended a line.
+    is_line_complete: bool,
+}
+
+impl LineTimes {
+    /// Returns `2026-11-27T03:04:05.678Z`, or as many characters for a time that is not known.
+    fn text(wall_ms: Option<i64>) -> String {
+        let text = wall_ms.map_or_else(|| "-".to_owned(), |ms| utc(ms).replacen(' ', "T", 1));
+        format!("{text:<24} ")
+    }
+
+    /// Returns these bytes with the time before each line that begins in them.
+    fn stamped(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut stamped = Vec::with_capacity(bytes.len() + self.next.len());
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.is_line_complete {
+                stamped.extend_from_slice(self.next.as_bytes());
+            }
+            stamped.extend_from_slice(part);
+            self.is_line_complete = part.ends_with(b"\n");
+        }
+        stamped
+    }
 }
 
 impl PrefixedOutput {
@@ -47,6 +80,7 @@ impl PrefixedOutput {
                 note(&format!("{noted}{}", FileChunk::missing(count, file)));
                 Ok(())
             }
+            FileChunk::Time(_) => Ok(()),
         };
         Self::to(Box::new(out), label)
     }
@@ -56,25 +90,55 @@ impl PrefixedOutput {
             out,
             label,
             partial: Vec::new(),
+            times: None,
+        }
+    }
+
+    /// Returns the same output with the time of its first byte before each line. A reader [with
+    /// times](crate::files::FileReader::with_times) passes the times on.
+    pub(crate) fn with_times(self) -> Self {
+        let unknown = LineTimes::text(None);
+        Self {
+            times: Some(LineTimes {
+                next: unknown.clone(),
+                partial: unknown,
+                is_line_complete: true,
+            }),
+            ..self
         }
     }
 
     pub(crate) fn pass(&mut self, piece: FileChunk<'_>) -> io::Result<()> {
-        let bytes = match piece {
-            FileChunk::Bytes(bytes) if !self.label.is_empty() => bytes,
-            FileChunk::Missing(_) if !self.partial.is_empty() => {
-                // The rest of this line is missing.
-                let lines = self.lines(b"\n");
-                (self.out)(FileChunk::Bytes(&lines))?;
-                return (self.out)(piece);
+        match piece {
+            FileChunk::Bytes(bytes) => {
+                let lines = match &mut self.times {
+                    Some(times) if self.label.is_empty() => times.stamped(bytes),
+                    None if self.label.is_empty() => return (self.out)(piece),
+                    _ => self.lines(bytes),
+                };
+                match lines.is_empty() {
+                    true => Ok(()),
+                    false => (self.out)(FileChunk::Bytes(&lines)),
+                }
             }
-            FileChunk::Bytes(_) | FileChunk::Missing(_) => return (self.out)(piece),
-        };
-        let lines = self.lines(bytes);
-        if lines.is_empty() {
-            return Ok(());
+            FileChunk::Missing(_) => {
+                // The rest of this line is missing.
+                let is_stamped_line = self
+                    .times
+                    .as_ref()
+                    .is_some_and(|times| self.label.is_empty() && !times.is_line_complete);
+                if is_stamped_line || !self.partial.is_empty() {
+                    self.pass(FileChunk::Bytes(b"\n"))?;
+                }
+                (self.out)(piece)
+            }
+            FileChunk::Time(wall_ms) => {
+                if let Some(times) = &mut self.times {
+                    times.next = LineTimes::text(wall_ms);
+                }
+                Ok(())
+            }
         }
-        (self.out)(FileChunk::Bytes(&lines))
     }
 
     /// Ends the output. A last line without a newline is printed too, also after an interruption.
@@ -91,9 +155,16 @@ impl PrefixedOutput {
     fn lines(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut whole = Vec::with_capacity(bytes.len());
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if let Some(times) = &mut self.times
+                && self.partial.is_empty()
+            {
+                times.partial.clone_from(&times.next);
+            }
             self.partial.extend_from_slice(part);
             let has_ended = part.ends_with(b"\n");
             if has_ended || self.partial.len() >= LINE_BYTES {
+                let time = self.times.as_ref().map(|times| times.partial.as_bytes());
+                whole.extend_from_slice(time.unwrap_or_default());
                 whole.extend_from_slice(self.label.as_bytes());
                 whole.append(&mut self.partial);
                 if !has_ended {
@@ -113,6 +184,7 @@ pub(crate) fn write_chunk(file: &str, piece: FileChunk<'_>) -> io::Result<()> {
             note(&FileChunk::missing(count, file));
             Ok(())
         }
+        FileChunk::Time(_) => Ok(()),
     }
 }
 
@@ -177,5 +249,78 @@ mod tests {
             let all: Vec<u8> = seen.iter().flatten().collect();
             assert_eq!(all, b"web | one\nweb | two\n");
         }
+    }
+
+    /// Returns what is printed of these pieces, with times.
+    fn printed(label: &str, pieces: &[FileChunk<'_>]) -> String {
+        let (shown, seen) = std::sync::mpsc::channel();
+        let out = move |piece: FileChunk<'_>| {
+            shown
+                .send(match piece {
+                    FileChunk::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+                    other => format!("{other:?}"),
+                })
+                .unwrap();
+            Ok(())
+        };
+        let mut own = PrefixedOutput::to(Box::new(out), label.to_owned()).with_times();
+        for piece in pieces {
+            own.pass(*piece).unwrap();
+        }
+        own.finish(Ok(())).unwrap();
+        seen.iter().collect()
+    }
+
+    #[test]
+    fn lines_begin_with_the_time_of_their_first_byte() {
+        let pieces = [
+            FileChunk::Time(Some(1_795_770_000_250)),
+            FileChunk::Bytes(b"one\ntw"),
+            FileChunk::Time(Some(1_795_770_009_999)),
+            FileChunk::Bytes(b"o\n\n"),
+            FileChunk::Time(None),
+            FileChunk::Bytes(b"\0\xff\nfour"),
+            FileChunk::Missing(7),
+            FileChunk::Time(Some(-1)),
+            FileChunk::Bytes(b"five"),
+        ];
+        let lines = [
+            "2026-11-27T09:00:00.250Z one",
+            "2026-11-27T09:00:00.250Z two",
+            "2026-11-27T09:00:09.999Z ",
+            "-                        \0\u{fffd}",
+            "-                        four",
+            "Missing(7)1969-12-31T23:59:59.999Z five",
+        ];
+        assert_eq!(printed("", &pieces), lines.join("\n"));
+        let labelled = [
+            "2026-11-27T09:00:00.250Z web | one\n",
+            "2026-11-27T09:00:00.250Z web | two\n",
+            "2026-11-27T09:00:09.999Z web | \n",
+            "-                        web | \0\u{fffd}\n",
+            "-                        web | four\n",
+            "Missing(7)1969-12-31T23:59:59.999Z web | five\n",
+        ];
+        assert_eq!(printed("web | ", &pieces), labelled.concat());
+    }
+
+    #[test]
+    fn a_long_line_has_one_time_alone_and_one_for_each_part_among_others() {
+        let half = vec![b'x'; LINE_BYTES / 2];
+        let times = [0, 1_000, 2_000, 3_000].map(|ms| FileChunk::Time(Some(ms)));
+        let pieces = times
+            .into_iter()
+            .flat_map(|time| [time, FileChunk::Bytes(&half)]);
+        let pieces: Vec<_> = pieces.collect();
+        let alone = printed("", &pieces);
+        assert_eq!(alone.len(), 4 * half.len() + 25);
+        assert!(alone.starts_with("1970-01-01T00:00:00.000Z x"));
+        let among = printed("web | ", &pieces);
+        let begins: Vec<_> = among.lines().map(|line| &line[..31]).collect();
+        let expected = [
+            "1970-01-01T00:00:00.000Z web | ",
+            "1970-01-01T00:00:02.000Z web | ",
+        ];
+        assert_eq!(begins, expected);
     }
 }

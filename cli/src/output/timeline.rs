@@ -53,7 +53,7 @@ fn line(transition: &v1::TaskTransition, former: Option<&v1::TaskTransition>) ->
 }
 
 /// Returns a time of the Unix epoch in UTC, such as `2026-11-27 03:04:05.678Z`.
-fn utc(wall_ms: i64) -> String {
+pub(super) fn utc(wall_ms: i64) -> String {
     let (days, ms) = (wall_ms.div_euclid(DAY_MS), wall_ms.rem_euclid(DAY_MS));
     let (year, month, day) = date(days);
     let (hours, minutes) = (ms / 3_600_000, ms / 60_000 % 60);

@@ -152,6 +152,7 @@ impl AttachedRun {
             ReadError::Sink(_)
             | ReadError::NotFound(_)
             | ReadError::Refused(_)
+            | ReadError::Busy { .. }
             | ReadError::Broken(_) => {
                 // Also with `--quiet`, because missing output would go unnoticed.
                 note(&format!(

@@ -59,6 +59,52 @@ fn the_last_lines_of_a_large_file_are_found_without_reading_it() {
     assert!(follow.wait().unwrap().success());
 }
 
+#[test]
+fn output_has_times_and_is_shown_from_a_time_on() {
+    let cluster = DevCluster::start(74, "1x1", &[]);
+    let script = "echo one; echo error >&2; sleep 2; printf two; sleep 1; echo; exec sleep 1000";
+    let words = ["run", "-d", "--name", "web", "--", "sh", "-c", script];
+    let (code, _, stderr) = cluster.run(&words);
+    assert_eq!(code, 0, "{stderr}");
+    wait_for("both lines", || {
+        cluster.run(&["logs", "--stdout", "web"]).1 == "one\ntwo\n"
+    });
+    let (code, stdout, stderr) = cluster.run(&["logs", "--timestamps", "web"]);
+    assert_eq!(code, 0, "{stderr}");
+    let times = |text: &str, expected: &[&str]| {
+        let lines = text.lines().map(|line| line.split_once(' ').expect(line));
+        let (times, lines): (Vec<_>, Vec<_>) = lines.unzip();
+        assert_eq!(lines, expected, "{text}");
+        for time in &times {
+            assert!(time.len() == 24 && time.ends_with('Z'), "{text}");
+        }
+        times.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let both = times(&stdout, &["one", "two"]);
+    times(&stderr, &["error"]);
+    assert!(both[0] < both[1], "{both:?}");
+    let since = |time: &str| cluster.run(&["logs", "--since", time, "web"]);
+    for time in [both[0].as_str(), "1h", "2026-01-01T00:00:00+01:00"] {
+        assert_eq!(since(time).1, "one\ntwo\n", "since {time}");
+    }
+    let (_, stdout, stderr) = since(&both[1]);
+    assert_eq!((stdout.as_str(), stderr.as_str()), ("two\n", ""));
+    let words = [
+        "logs", "--since", &both[1], "--tail", "9", "--stdout", "web",
+    ];
+    assert_eq!(cluster.run(&words).1, "two\n", "the later of the two");
+
+    let words = ["logs", "-f", "--timestamps", "--since", &both[1], "web"];
+    let follow = cluster.argosy(&words).stdout(Stdio::piped()).spawn();
+    let follow = follow.unwrap();
+    assert_eq!(cluster.run(&["task", "kill", "web"]).0, 0);
+    let (code, stdout, _) = split(follow.wait_with_output().unwrap());
+    assert_eq!(code, 0);
+    assert_eq!(times(&stdout, &["two"]), both[1..]);
+    // The times are kept with the output of an ended task.
+    assert_eq!(since(&both[1]).1, "two\n");
+}
+
 const GROUP: &str = r#"{"group": "site", "tasks": [
     {"name": "web", "command": ["sh", "-c", "echo up; echo no >&2; printf part; exec sleep 600"]},
     {"name": "reader", "command": ["sh", "-c", "echo ready; exec sleep 600"]}]}"#;
@@ -104,6 +150,10 @@ fn logs_show_a_group_and_a_framework_with_the_names_of_tasks() {
     }
     let (_, stdout, _) = cluster.run(&["logs", "--stderr", "site"]);
     assert_eq!(stdout, "web    | no\n");
+    let (_, stdout, _) =
+        cluster.run(&["logs", "--stderr", "--timestamps", "--since", "1d", "site"]);
+    let (time, line) = stdout.split_at(25);
+    assert!(time.ends_with("Z ") && line == "web    | no\n", "{stdout}");
     let (_, stdout, _) = cluster.run(&["logs", "--stdout", "--tail", "1", "site"]);
     assert_eq!(stdout, "web    | part\nreader | ready\n");
     assert_eq!(cluster.run(&["logs", "--stdout", "web"]).1, "up\npart");

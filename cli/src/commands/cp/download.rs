@@ -156,6 +156,7 @@ impl Download<'_> {
                         progress.add_bytes(bytes.len());
                     }
                     FileChunk::Missing(count) => note_missing(progress, count, &location.path),
+                    FileChunk::Time(_) => {}
                 }
                 Ok(())
             };
@@ -217,6 +218,7 @@ impl Download<'_> {
                         progress.add_bytes(bytes.len());
                     }
                     FileChunk::Missing(count) => note_missing(progress, count, &location.path),
+                    FileChunk::Time(_) => {}
                 }
                 Ok(())
             };
@@ -415,7 +417,8 @@ fn note_missing(progress: &Progress, count: u64, file: &str) {
 
 /// Returns whether an error concerns one entry only, which was removed or replaced.
 fn is_of_one_entry(error: &ReadError) -> bool {
-    matches!(error, ReadError::NotFound(_) | ReadError::Refused(_))
+    use ReadError::{Busy, NotFound, Refused};
+    matches!(error, NotFound(_) | Refused(_) | Busy { .. })
 }
 
 /// Returns whether there is no space for any further file.
