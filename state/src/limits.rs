@@ -62,17 +62,23 @@ pub const RECORDS_PER_COMMAND: usize = 1_000;
 /// one iteration of the owner's loop 5 ms. More are refused. `apply` accepts [`TASKS_PER_ACCEPT`],
 /// because earlier releases have logged as many.
 pub const TASKS_PER_CALL: usize = 256;
-/// The number of acknowledgements, or of updates, in one command of a leader. Each changes up to
-/// four records of its task, and an end that becomes history evicts a task with up to six, and its
-/// transitions: usually five. `apply` accepts [`RECORDS_PER_COMMAND`] for the same reason.
-pub const ACKNOWLEDGEMENTS_PER_COMMAND: usize = 60;
+/// The number of acknowledgements in one command of a leader. Each changes up to four records of
+/// its task, and an end that becomes history evicts a task with up to six records and
+/// [`ENDED_TRANSITIONS`]. `apply` accepts [`RECORDS_PER_COMMAND`] for the same reason.
+pub const ACKNOWLEDGEMENTS_PER_COMMAND: usize = 30;
+/// The number of updates in one command of a leader; fewer if they may change more than
+/// [`CHANGED_RECORDS`], as ends of tasks with many transitions do.
+pub const UPDATES_PER_COMMAND: usize = 60;
 /// The number of tasks in one batch of a sweep, and the largest number that stop or are compared in
 /// one command. Each changes up to four records, and an iteration of the loop is short. Since level
 /// 3 a batch in which tasks become history has a fifth of them.
 pub const TASKS_PER_SWEEP: usize = 250;
+/// The number of records by which updates are divided into commands, and, since level 3, tasks into
+/// batches of a sweep: the rest is for [`DROPPED_RECORDS`].
+pub const CHANGED_RECORDS: usize = RECORDS_PER_COMMAND - DROPPED_RECORDS;
 /// The number of records of former tasks that the history drops in one command, in addition to one
 /// task for each that is added.
-pub const DROPPED_RECORDS: usize = 200;
+pub const DROPPED_RECORDS: usize = 100;
 /// The number of answers to numbered calls kept for one framework. At the bound calls are refused
 /// until the caller's lowest unanswered number rises.
 pub const ANSWERS_PER_FRAMEWORK: usize = 1_024;

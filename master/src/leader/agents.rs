@@ -24,8 +24,19 @@ use super::{Effect, Hello, Leader, LeaderTime, ProposalOrigin};
 use crate::links::LinkId;
 
 /// Maximum number of updates in one command: it fits into an entry regardless of the length of
-/// their texts, and changes at most 1,000 records.
-const UPDATES: usize = limits::ACKNOWLEDGEMENTS_PER_COMMAND;
+/// their texts.
+const UPDATES: usize = limits::UPDATES_PER_COMMAND;
+
+/// Returns the number of these updates that one command has: at least one, and at most as many as
+/// change 1,000 records.
+fn of_one_command(registry: &Registry, updates: &[AgentUpdate]) -> usize {
+    let mut records = 0;
+    let most = updates.iter().take(UPDATES).take_while(|update| {
+        records += registry.records_of_update(&update.key, update.state);
+        records <= limits::CHANGED_RECORDS
+    });
+    most.count().max(1)
+}
 
 /// The stage of an agent's link.
 #[derive(Debug)]
@@ -278,6 +289,7 @@ impl Leader {
 
     pub(super) fn agent_report(
         &mut self,
+        registry: &Registry,
         now: LeaderTime,
         link: LinkId,
         updates: Vec<AgentUpdate>,
@@ -301,7 +313,7 @@ impl Leader {
             }
         }
         while !updates.is_empty() {
-            let most = buggify!(OneUpdateACommand, UPDATES, 1);
+            let most = buggify!(OneUpdateACommand, of_one_command(registry, &updates), 1);
             let rest = updates.split_off(updates.len().min(most));
             planted_bug!(SettledBeforeCommit => self.settle_early(agent, &updates));
             let mut report = Command::UpdateTasks(UpdateTasks { agent, updates });

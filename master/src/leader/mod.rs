@@ -193,7 +193,7 @@ impl Leader {
             Input::AgentHello { link, actor, hello } => {
                 self.agent_hello(registry, now, link, actor, *hello)
             }
-            Input::AgentReport { link, updates } => self.agent_report(now, link, updates),
+            Input::AgentReport { link, updates } => self.agent_report(registry, now, link, updates),
             Input::AgentList {
                 link,
                 floor,

@@ -64,6 +64,8 @@ struct CommandContext {
     /// The number of tasks that sweeps may still end in this command. All teardowns of a batch
     /// share it.
     sweep_budget: usize,
+    /// The number of records that sweeps may still change in this command, since level 3.
+    record_budget: usize,
     /// The number of records that the history may still drop in this command.
     drop_budget: usize,
 }
@@ -103,6 +105,7 @@ impl Registry {
             actor: Actor::default(),
             events: Vec::new(),
             sweep_budget: 0,
+            record_budget: 0,
             drop_budget: 0,
         };
         let mut all = Vec::with_capacity(entry.commands.len());
@@ -114,6 +117,7 @@ impl Registry {
         {
             context.actor.clone_from(actor);
             context.sweep_budget = limits::TASKS_PER_SWEEP;
+            context.record_budget = limits::CHANGED_RECORDS;
             context.drop_budget = limits::DROPPED_RECORDS;
             let outcome = self.command(&mut context, *ticket, command);
             all.push(AppliedProposal {

@@ -28,14 +28,22 @@ impl ReconcileAgent {
             self.after.as_ref().is_none_or(|after| key > after)
                 && self.through.as_ref().is_none_or(|through| key < through)
         };
-        let cuts: Vec<TaskKey> = registry
-            .tasks_on(self.agent)
-            .map(|task| &task.key)
-            .filter(|key| inside(key))
-            .skip(limits::TASKS_PER_SWEEP - 1)
-            .step_by(limits::TASKS_PER_SWEEP)
-            .cloned()
-            .collect();
+        let mut cuts = Vec::new();
+        let (mut tasks, mut records) = (0, 0);
+        let mut last: Option<&TaskKey> = None;
+        for task in registry.tasks_on(self.agent) {
+            if !inside(&task.key) {
+                continue;
+            }
+            let of_task = registry.records_of_comparison(task);
+            if tasks == limits::TASKS_PER_SWEEP || records + of_task > limits::CHANGED_RECORDS {
+                cuts.extend(last.cloned());
+                (tasks, records) = (0, 0);
+            }
+            tasks += 1;
+            records += of_task;
+            last = Some(&task.key);
+        }
         let mut parts = Vec::with_capacity(cuts.len() + 1);
         let mut rest = self;
         for cut in cuts {
@@ -53,6 +61,17 @@ impl ReconcileAgent {
 }
 
 impl Registry {
+    /// Returns the largest number of records that a comparison changes for this task: it may end,
+    /// or return, and a change of its limits may be finished.
+    fn records_of_comparison(&self, task: &Task) -> usize {
+        let change = |is_end| self.records_of_decision(&task.key, is_end);
+        let limits = match task.limits_change {
+            Some(_) => 3,
+            None => 0,
+        };
+        change(true).max(change(false)) + limits
+    }
+
     pub(super) fn reconcile_agent(
         &mut self,
         context: &mut CommandContext,

@@ -8,6 +8,7 @@ use crate::Registry;
 use crate::agent::AgentMode;
 use crate::command::{ApplyOutcome, CommandReply, Rejection, TasksStopped};
 use crate::ids::TaskKey;
+use crate::level::Level;
 use crate::limits;
 use crate::task::{Reason, TaskState};
 
@@ -43,7 +44,13 @@ impl Registry {
             .take(limits::TASKS_PER_SWEEP)
             .map(|(_, key)| key.clone())
             .collect();
+        let mut records = 0;
         for key in &due {
+            records += self.records_of_decision(key, false);
+            if records > limits::CHANGED_RECORDS && self.level() >= Level::RELEASE_0_2 {
+                // The next command marks the others.
+                break;
+            }
             let change = TaskChange::by_master(
                 TaskState::Unreachable,
                 Reason::StoppedWithoutLeader,

@@ -59,8 +59,12 @@ impl Registry {
             SweepTarget::Framework(id) => self.framework_keys(id, after.clone(), most),
             SweepTarget::Layout => Vec::new(),
         };
-        context.sweep_budget -= keys.len() * cost;
+        let mut swept = 0;
         for key in &keys {
+            if !self.fits(context, target, key) {
+                break;
+            }
+            swept += 1;
             match target {
                 SweepTarget::Agent(id) => self.sweep_agent_task(context, id, key, wall_ms),
                 SweepTarget::PrunedAgent(_) => self.end_removed_task(context, key, wall_ms),
@@ -68,8 +72,10 @@ impl Registry {
                 SweepTarget::Layout => {}
             }
         }
-        if keys.len() == most {
-            let after = keys.last().cloned().or(after);
+        context.sweep_budget -= swept * cost;
+        if swept == most || swept < keys.len() {
+            let last = swept.checked_sub(1).and_then(|last| keys.get(last));
+            let after = last.cloned().or(after);
             let mark = SweepMark { after, wall_ms };
             self.put_sweep(target, mark);
             context.emit(Event::SweepNeeded);
@@ -81,8 +87,35 @@ impl Registry {
         }
     }
 
-    /// Returns the cost of a task in the budget of a batch. A task that becomes history, and evicts
-    /// another one, changes up to ten records, and adds one transition and drops usually five.
+    /// Subtracts the records that the sweep may change for this task from the budget. Returns
+    /// whether there were enough: a task may have many transitions, and so may one that is evicted
+    /// from the history for it.
+    fn fits(&self, context: &mut CommandContext, target: SweepTarget, key: &TaskKey) -> bool {
+        if self.level() < Level::RELEASE_0_2 {
+            return true;
+        }
+        let Some(task) = self.tasks.get(key) else {
+            return true;
+        };
+        let is_gone = |id| {
+            let agent = self.agents.get(&id);
+            agent.is_some_and(|agent| agent.mode() == AgentMode::Gone)
+        };
+        let records = match target {
+            SweepTarget::Agent(id) => self.records_of_decision(key, is_gone(id)),
+            SweepTarget::PrunedAgent(_) => self.records_of_decision(key, true),
+            SweepTarget::Framework(_) if task.is_terminal() => self.records_of_finishing(task),
+            // The order to kill, and the counter of its agent.
+            SweepTarget::Framework(_) => 2,
+            SweepTarget::Layout => 0,
+        };
+        let left = context.record_budget.checked_sub(records);
+        context.record_budget = left.unwrap_or(context.record_budget);
+        left.is_some()
+    }
+
+    /// Returns the cost of a task in the budget of a batch: one that ends, or becomes history,
+    /// takes longer.
     fn sweep_cost(&self, target: SweepTarget) -> usize {
         match target {
             SweepTarget::Framework(_) | SweepTarget::PrunedAgent(_)

@@ -15,6 +15,12 @@ use crate::task::{
     UpdateSource, update_messages,
 };
 
+/// The largest number of records of a task that an update of its agent changes, without its
+/// transitions: its status, a message, and two of its limits.
+const REPORTED_RECORDS: usize = 4;
+/// The same for a change by a master: the status, and a message that is no longer the newest.
+const DECIDED_RECORDS: usize = 2;
+
 /// A new state of a task, without a revision.
 pub(super) struct TaskChange {
     pub(super) state: TaskState,
@@ -267,6 +273,25 @@ impl Registry {
                 self.finish_task(context, key);
             }
         }
+    }
+
+    /// Returns the largest number of records that an update of an agent changes, with those of the
+    /// history if the task becomes a part of it.
+    #[must_use]
+    pub fn records_of_update(&self, key: &TaskKey, state: TaskState) -> usize {
+        REPORTED_RECORDS + self.records_of_state(key, state.is_terminal())
+    }
+
+    /// Returns the largest number of records that a master's change of the state of a task changes.
+    pub(super) fn records_of_decision(&self, key: &TaskKey, is_end: bool) -> usize {
+        DECIDED_RECORDS + self.records_of_state(key, is_end)
+    }
+
+    fn records_of_state(&self, key: &TaskKey, is_end: bool) -> usize {
+        let task = self.tasks.get(key).filter(|_| is_end);
+        let finished = task.filter(|task| self.acknowledges_itself(task.key.framework));
+        let finished = finished.map_or(0, |task| self.records_of_finishing(task));
+        self.transitions_changed(key, is_end) + finished
     }
 
     /// Returns whether updates of this framework need no acknowledgement.

@@ -123,6 +123,20 @@ impl Registry {
         }
     }
 
+    /// Returns the largest number of records that change when this task becomes history: its own,
+    /// and those of the first task that is evicted for it. Further ones have a budget.
+    pub(crate) fn records_of_finishing(&self, task: &Task) -> usize {
+        let transitions = self.transitions(&task.key).len();
+        let bytes = usage::of_task(task) + usage::of_transitions(transitions);
+        let is_full = self.finished_tasks.len() >= limits::FINISHED_TASKS
+            || self.index.bytes.history + bytes > limits::FINISHED_TASK_BYTES;
+        let evicted = match is_full {
+            true => RECORDS + limits::ENDED_TRANSITIONS,
+            false => 0,
+        };
+        RECORDS + evicted
+    }
+
     /// Returns the largest number of records that a task in the history has.
     fn records_of_finished(&self, serial: u64) -> usize {
         let finished = self.finished_tasks.get(&serial);

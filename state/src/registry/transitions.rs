@@ -62,6 +62,18 @@ impl Registry {
         self.index.weigh_transitions(key, present, Sign::Add);
     }
 
+    /// Returns the largest number of transitions that the next one of this task adds and drops, if
+    /// it ends the task or not.
+    pub(crate) fn transitions_changed(&self, key: &TaskKey, is_end: bool) -> usize {
+        let count = self.transitions(key).len() + 1;
+        let dropped = match is_end {
+            true => count.saturating_sub(limits::ENDED_TRANSITIONS),
+            false if count > limits::TRANSITIONS_WHEN_FULL => DROPPED,
+            false => 0,
+        };
+        1 + dropped
+    }
+
     /// Returns the largest number of transitions of a live task: fewer while the tasks take all the
     /// memory that they may.
     fn most_transitions(&self, key: &TaskKey) -> usize {

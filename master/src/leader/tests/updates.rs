@@ -195,7 +195,7 @@ fn agent_reports_of_any_size_are_split_into_commands_that_fit() {
         updates,
     });
     let bytes = world.proposed_bytes();
-    let most = argosy_state::limits::ACKNOWLEDGEMENTS_PER_COMMAND;
+    let most = argosy_state::limits::UPDATES_PER_COMMAND;
     assert_eq!(bytes.len(), 1_000_usize.div_ceil(most));
     assert!(
         bytes

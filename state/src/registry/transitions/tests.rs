@@ -1,13 +1,17 @@
 //! Tests of the transitions of tasks: the kept ones, the bounds, and the feature level.
 
 use crate::Registry;
-use crate::command::{Command, SweepTarget, TasksStopped};
+use crate::actor::Actor;
+use crate::command::{
+    AgentDecision, AgentUpdate, Command, LogEntry, Operate, OperatorOperation, ProposedCommand,
+    SweepTarget, TasksStopped, UpdateTasks,
+};
 use crate::encode::{self, DecodeError};
 use crate::ids::{AgentId, NodeId, TaskKey};
 use crate::level::Level;
 use crate::limits;
 use crate::registry::RecordKey;
-use crate::task::{Reason, TaskState, TaskTransition, UpdateSource};
+use crate::task::{CheckResults, Reason, TaskState, TaskTransition, UpdateSource};
 use crate::testing::{World, key, spec};
 
 const AGENT: AgentId = AgentId(1);
@@ -73,7 +77,7 @@ fn every_change_of_state_is_kept_until_the_history_drops_the_task() {
         (lost.source, lost.reason),
         (UpdateSource::Master, Reason::AgentUnreachable)
     );
-    let latest = &world.registry.task(&key).unwrap().latest;
+    let latest = &world.registry.task(&key).unwrap().latest.clone();
     assert_eq!(
         world.registry.transition(&key, 6),
         Some(&TaskTransition::of(latest))
@@ -99,6 +103,11 @@ fn every_change_of_state_is_kept_until_the_history_drops_the_task() {
     };
     registry.put_finished(other, &mut 0);
     assert_eq!(registry.transitions(&key), []);
+    // A later task of the same id begins its own list.
+    let mut reused = registry.clone();
+    let first = TaskTransition::of(latest);
+    reused.add_transition(&key, first);
+    assert_eq!(reused.transitions(&key), [(1, first)]);
     let deleted = registry.take_changes().into_iter();
     let deleted = deleted.filter(|write| write.key[0] == 25 && write.value.is_none());
     assert_eq!(deleted.count(), life.len());
@@ -246,4 +255,148 @@ fn stored_transitions_load_in_any_order_and_need_their_task() {
         error.to_string(),
         "the record of a task's transition has no valid task: there is no record of it"
     );
+}
+
+/// Returns tasks that have as many transitions as a live task may.
+fn flapping(count: usize) -> (World, Vec<TaskKey>) {
+    let mut world = World::new();
+    let agent = world.register("cpus:1000");
+    let framework = world.subscribe("demo");
+    let keys: Vec<_> = (0..count)
+        .map(|at| world.launch(framework, agent, &format!("t-{at:02}"), "cpus:1"))
+        .collect();
+    for key in &keys {
+        world.update(key, TaskState::Running);
+    }
+    for _ in 0..limits::TRANSITIONS / 2 {
+        flap(&mut world);
+    }
+    let all = keys.iter().map(|key| world.registry.transitions(key).len());
+    assert!(all.into_iter().all(|count| count == limits::TRANSITIONS));
+    (world, keys)
+}
+
+/// Applies a command; returns the number of records that it has changed.
+fn changed(world: &mut World, command: Command) -> usize {
+    let ticket = world.ticket();
+    let proposed = ProposedCommand {
+        ticket,
+        actor: Actor::default(),
+        command,
+    };
+    let entry = LogEntry {
+        at: world.now,
+        commands: vec![proposed],
+    };
+    let (applied, writes) = world.apply_entry(&entry);
+    assert!(applied[0].outcome.is_ok(), "{:?}", applied[0].outcome);
+    writes.len()
+}
+
+fn ends(world: &World, keys: &[TaskKey]) -> Vec<AgentUpdate> {
+    let end = |key: &TaskKey| {
+        let task = world.registry.task(key).unwrap();
+        AgentUpdate {
+            key: key.clone(),
+            order: task.order,
+            number: task.reported + 1,
+            state: TaskState::Failed,
+            source: UpdateSource::Agent,
+            reason: Reason::None,
+            causes: Vec::new(),
+            message: "m".repeat(100),
+            exit: None,
+            standing: CheckResults::default(),
+            limits: None,
+            wall_ms: 0,
+        }
+    };
+    keys.iter().map(end).collect()
+}
+
+#[test]
+fn ends_of_tasks_with_many_transitions_change_at_most_a_thousand_records() {
+    let (mut world, keys) = flapping(limits::UPDATES_PER_COMMAND);
+    let report = |updates| {
+        Command::UpdateTasks(UpdateTasks {
+            agent: AGENT,
+            updates,
+        })
+    };
+    // In one command they would change several thousand.
+    let all = ends(&world, &keys);
+    let undivided = changed(&mut world.clone(), report(all.clone()));
+    assert!(undivided > 4 * limits::RECORDS_PER_COMMAND, "{undivided}");
+    let (mut rest, mut commands) = (all.as_slice(), 0);
+    while !rest.is_empty() {
+        // As the leader divides them.
+        let mut records = 0;
+        let part = rest.iter().take_while(|update| {
+            records += world.registry.records_of_update(&update.key, update.state);
+            records <= limits::CHANGED_RECORDS
+        });
+        let (part, later) = rest.split_at(part.count());
+        let expected: usize = part
+            .iter()
+            .map(|update| world.registry.records_of_update(&update.key, update.state))
+            .sum();
+        let found = changed(&mut world, report(part.to_vec()));
+        assert!(
+            found <= expected && expected < 2 * found,
+            "{found} {expected}"
+        );
+        (rest, commands) = (later, commands + 1);
+    }
+    assert_eq!(commands, 6);
+    for key in &keys {
+        assert_eq!(numbers(&world, key).len(), limits::ENDED_TRANSITIONS);
+    }
+}
+
+#[test]
+fn sweeps_over_tasks_with_many_transitions_are_divided() {
+    let (world, keys) = flapping(limits::UPDATES_PER_COMMAND);
+    let operate = |operation| {
+        Command::Operate(Operate {
+            request: None,
+            hash: 0,
+            operations: vec![operation],
+            wall_ms: 0,
+        })
+    };
+    let gone = operate(OperatorOperation::MarkGone(AGENT));
+    let decided_on = world.registry.agent(AGENT).unwrap().revision;
+    let unreachable = Command::AgentUnreachable(AgentDecision {
+        agent: AGENT,
+        decided_on,
+        wall_ms: 0,
+    });
+    for (command, state, kept, batches) in [
+        (
+            gone,
+            TaskState::GoneByOperator,
+            limits::ENDED_TRANSITIONS,
+            6,
+        ),
+        (unreachable, TaskState::Unreachable, limits::TRANSITIONS, 1),
+    ] {
+        let mut world = world.clone();
+        let mut found = vec![changed(&mut world, command)];
+        while world.registry.sweeps().count() > 0 {
+            let sweep = Command::Sweep(SweepTarget::Agent(AGENT));
+            found.push(changed(&mut world, sweep));
+        }
+        assert!(
+            found
+                .iter()
+                .all(|found| *found <= limits::RECORDS_PER_COMMAND),
+            "{found:?}"
+        );
+        assert_eq!(found.len(), batches, "{found:?}");
+        for key in &keys {
+            let transitions = world.registry.transitions(key);
+            assert_eq!(transitions.len(), kept);
+            assert_eq!(transitions.last().unwrap().1.state, state);
+        }
+    }
 }
