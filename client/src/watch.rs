@@ -8,6 +8,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::versions::{self, VersionRange};
+use argosy_proto::watch::{ANSWER_TIMEOUT, SILENCE};
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Request, Status, Streaming};
 
@@ -15,12 +16,6 @@ use crate::connector::{Connector, MESSAGE_BYTES};
 use crate::failure::{AttemptError, CallError, MasterRejection, classify};
 use crate::leader::{LeaderSearch, LeaderSearchStep, MasterFailure};
 
-/// Timeout for opening a stream at one master. It may wait until that master has applied the
-/// revision from which the stream resumes.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time without a message after which another master is used. A master sends one every five
-/// seconds.
-const SILENCE: Duration = Duration::from_secs(15);
 /// Snapshots in a row that may be cut off because this reader is too slow.
 const SLOW_SNAPSHOTS: u32 = 3;
 
@@ -219,7 +214,7 @@ impl Watch {
                     continue;
                 }
             };
-            let status = match self.attempt(&address, left.min(OPEN_TIMEOUT)).await {
+            let status = match self.attempt(&address, left.min(ANSWER_TIMEOUT)).await {
                 Ok(Ok(events)) => {
                     self.stream = Some(OpenStream { address, events });
                     // If the stream fails before its first event, the search continues.

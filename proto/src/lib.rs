@@ -7,8 +7,8 @@
 //! a process is started with, so that all of it can be simulated. `server` serves HTTP on a
 //! listener and limits the resources of its peers. `codec` encodes gRPC messages; `uri` hides the
 //! secrets in URIs; `trace` has the ids of requests, `log_filter` the level of the log; `versions`
-//! negotiates; `remedy` suggests remedies for errors of a host; `metric_list` lists all metrics,
-//! and `metric_names` adds the former names of some.
+//! negotiates; `watch` has the times of the change feed. `remedy` suggests remedies for errors of a
+//! host; `metric_list` lists all metrics, and `metric_names` adds the former names of some.
 
 #![warn(missing_docs)]
 
@@ -37,6 +37,7 @@ pub mod trace;
 pub mod transport;
 pub mod uri;
 pub mod versions;
+pub mod watch;
 
 /// The compiled descriptors of `argosy.v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

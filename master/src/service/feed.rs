@@ -3,10 +3,11 @@
 //! The ring (`change_ring`) has the changed stored records. The hub renders each changed object
 //! from a copy of the registry and encodes it once; subscribers have a cursor in the window of
 //! encoded events, and no queue. Reading order: `subject`, `selection`, `event`, `window`,
-//! `render`, `hub`, `snapshot`, `slot`, `subscription`.
+//! `render`, `hub`, `snapshot`, `places`, `slot`, `subscription`.
 
 mod event;
 mod hub;
+mod places;
 mod render;
 mod selection;
 mod slot;
@@ -20,17 +21,22 @@ mod window;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use argosy_proto::watch::OPEN_TIMEOUT;
 use argosy_state::ids::Revision;
 use metrics::{counter, gauge};
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tonic::Status;
 
-use crate::owner_handle::{LONGEST_WAIT, OwnerHandle, unavailable};
+use crate::owner_handle::{OwnerHandle, unavailable};
+use places::Places;
 use slot::Slot;
 use window::{Window, through};
 
+pub(crate) use places::ConnectionKey;
+#[cfg(test)]
+pub(crate) use places::SUBSCRIBERS_PER_CONNECTION;
 pub(crate) use selection::Selection;
 pub(crate) use subscription::{FeedItem, Subscription};
 
@@ -38,8 +44,6 @@ pub(crate) use subscription::{FeedItem, Subscription};
 pub(crate) const SUBSCRIBERS: usize = 2_000;
 /// Maximum number of snapshots that are being sent; each may hold a copy of the registry.
 const SNAPSHOTS: usize = 16;
-/// Interval of progress messages.
-pub(crate) const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The feed of one master. Clones share it.
 #[derive(Debug, Clone)]
@@ -59,7 +63,7 @@ struct Shared {
     /// Counts the changes of the window.
     announced: watch::Sender<u64>,
     subscribers: watch::Sender<usize>,
-    places: Arc<Semaphore>,
+    places: Places,
     snapshots: Arc<Semaphore>,
     next: AtomicU64,
 }
@@ -100,7 +104,7 @@ impl Feed {
             wanted: Notify::new(),
             announced: watch::channel(0).0,
             subscribers: watch::channel(0).0,
-            places: Arc::new(Semaphore::new(subscribers)),
+            places: Places::new(subscribers),
             snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
             next: AtomicU64::new(1),
         };
@@ -112,7 +116,7 @@ impl Feed {
     /// Returns the number of further subscribers.
     #[cfg(test)]
     pub(crate) fn free_places(&self) -> usize {
-        self.shared.places.available_permits()
+        self.shared.places.free()
     }
 
     /// Adds a subscriber.
@@ -123,14 +127,14 @@ impl Feed {
     pub(crate) async fn subscribe(
         &self,
         owner: &OwnerHandle,
+        connection: ConnectionKey,
         selection: Selection,
         start: Start,
     ) -> Result<Subscription, Status> {
-        let Ok(place) = Arc::clone(&self.shared.places).try_acquire_owned() else {
+        let place = self.shared.places.take(connection).map_err(|why| {
             counter!("argosy_queue_full_total", "queue" => "watch").increment(1);
-            let text = "this master serves as many subscribers of changes as it can: close one, or use another master";
-            return Err(Status::resource_exhausted(text));
-        };
+            Status::resource_exhausted(why.to_string())
+        })?;
         let after = start.after.map_or(0, |after| after.index);
         let required = start.min_revision.max(after);
         await_revision(owner, required).await?;
@@ -145,12 +149,14 @@ impl Feed {
     }
 }
 
-/// Waits until this master has applied a log index. One that is not committed is rejected.
+/// Waits until this master has applied a log index, for at most [`OPEN_TIMEOUT`]. One that is not
+/// committed is rejected.
 async fn await_revision(owner: &OwnerHandle, required: u64) -> Result<(), Status> {
     if *owner.applied.borrow() >= required {
         return Ok(());
     }
-    let confirmed = tokio::time::timeout(LONGEST_WAIT, owner.node.confirm_read()).await;
+    let deadline = Instant::now() + OPEN_TIMEOUT;
+    let confirmed = tokio::time::timeout_at(deadline, owner.node.confirm_read()).await;
     let committed = match confirmed {
         Ok(Ok(index)) => index,
         Ok(Err(why)) => return Err(unavailable(&why.to_string())),
@@ -161,7 +167,12 @@ async fn await_revision(owner: &OwnerHandle, required: u64) -> Result<(), Status
             "revision {required} is after {committed}, the newest one of this cluster: begin without a revision"
         )));
     }
-    owner.wait_applied(required).await
+    let applied = tokio::time::timeout_at(deadline, owner.wait_applied(required)).await;
+    applied.unwrap_or_else(|_| {
+        Err(unavailable(&format!(
+            "this master has not applied revision {required} yet: use another one"
+        )))
+    })
 }
 
 impl Shared {

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use argosy_proto::transport::PeerIdentity;
 use argosy_proto::v1;
 use axum::Router;
 use axum::body::Body;
@@ -38,6 +39,8 @@ impl Services {
         request: Request<v1::WatchRequest>,
     ) -> Result<Subscription, Status> {
         let actor = actor(request.metadata(), request.extensions())?;
+        let peer = request.extensions().get::<PeerIdentity>();
+        let connection = peer.and_then(PeerIdentity::address);
         let request = request.into_inner();
         let selection = Selection::new(&request.kinds, request.filter, actor)?;
         let position = request.from_position;
@@ -51,7 +54,9 @@ impl Services {
             min_revision: request.min_revision,
             wants_snapshots: !request.no_snapshot,
         };
-        self.feed.subscribe(&self.owner, selection, start).await
+        self.feed
+            .subscribe(&self.owner, connection, selection, start)
+            .await
     }
 }
 

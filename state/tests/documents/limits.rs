@@ -183,6 +183,21 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| subscribers of changes of one master | 2,000 |",
     ),
     (
+        "master/src/service/feed/places.rs",
+        "SUBSCRIBERS_PER_CONNECTION: usize = 256",
+        "| subscribers of changes of one connection | 256 |",
+    ),
+    (
+        "proto/src/watch.rs",
+        "OPEN_TIMEOUT: Duration = Duration::from_secs(3)",
+        "or has not applied the revision within 3 s |",
+    ),
+    (
+        "proto/src/watch.rs",
+        "SILENCE: Duration = Duration::from_secs(15)",
+        "If nothing arrives for 15 s, the connection or the master is lost",
+    ),
+    (
         "master/src/service/feed/slot.rs",
         "BACKLOG_BYTES: i64 = 4 << 20",
         "| changes that wait for a subscriber; the time in which it reads nothing | 4 MiB; 60 s |",

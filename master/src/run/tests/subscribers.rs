@@ -1,9 +1,11 @@
 //! Tests of the change feed of one master: its subscribers, without a connection.
 
+use argosy_proto::transport::PeerIdentity;
 use argosy_proto::v1;
 use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::watch_record::Record;
+use argosy_proto::watch::PROGRESS_INTERVAL;
 use argosy_state::command::Subscribe;
 use argosy_state::testing::{framework_info, registration};
 use prost::Message as _;
@@ -14,7 +16,8 @@ use tonic_types::StatusExt as _;
 
 use super::routes::services;
 use super::*;
-use crate::service::{Feed, Subscription, feed};
+use crate::service::feed::SUBSCRIBERS_PER_CONNECTION;
+use crate::service::{Feed, Subscription};
 
 type Hub = AbortOnDropHandle<()>;
 
@@ -128,7 +131,7 @@ async fn changes_and_removals_are_sent_in_order_with_their_records() {
         assert_eq!(change.removed, seen.last() == Some(&revisions[2]));
     }
     assert!(revisions.ends_with(&seen), "{seen:?}");
-    let caught_up = timeout(feed::PROGRESS_INTERVAL / 2, next(&mut resumed)).await;
+    let caught_up = timeout(PROGRESS_INTERVAL / 2, next(&mut resumed)).await;
     let Ok(Ok(Event::Progress(end))) = caught_up else {
         panic!("it waits for an interval to know that it has everything");
     };
@@ -283,6 +286,23 @@ fn large_attribute(agent: u64, number: usize, fill: &str) -> OperatorOperation {
     }
 }
 
+/// Makes changes of more than 8 MiB, until only `other`, which reads them, has a place.
+async fn pile_up(alone: &SingleMaster, services: &Services, other: &mut Subscription) {
+    let mut read = 0;
+    // Each change sends the whole record, so that 4 MiB are reached soon.
+    for number in 1..120 {
+        alone.operate(large_attribute(1, number, "x")).await;
+        let change = change(other).await.unwrap();
+        read += change.encoded_len();
+    }
+    assert!(read > 8 << 20, "{read}");
+    let deadline = Instant::now() + TIMEOUT;
+    while services.feed.free_places() < 1_999 {
+        assert!(Instant::now() < deadline, "it is never cut off");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_is_disconnected_while_others_continue() {
     let (alone, services, _hub) = start().await;
@@ -299,19 +319,7 @@ async fn a_slow_reader_is_disconnected_while_others_continue() {
     }
     // It takes all three, and is sent the first.
     let sent = change(&mut slow).await.unwrap().revision.unwrap().index;
-    let mut read = 0;
-    // Each change sends the whole record, so that 4 MiB are reached soon.
-    for number in 1..120 {
-        alone.operate(large_attribute(1, number, "x")).await;
-        let change = change(&mut other).await.unwrap();
-        read += change.encoded_len();
-    }
-    assert!(read > 8 << 20, "{read}");
-    let deadline = Instant::now() + TIMEOUT;
-    while services.feed.free_places() < 1_999 {
-        assert!(Instant::now() < deadline, "it is never cut off");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    pile_up(&alone, &services, &mut other).await;
     let refused = next(&mut slow).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     let info = refused.get_details_error_info().unwrap();
@@ -338,6 +346,87 @@ async fn a_slow_reader_is_disconnected_while_others_continue() {
     assert_eq!(agents.len(), 3, "{agents:?}");
     alone.operate(large_attribute(1, 0, "y")).await;
     change(&mut other).await.unwrap();
+    alone.end().await;
+}
+
+/// Opens server-sent events of agents without a connection, so that nothing buffers them.
+async fn events(services: &Services, from: u64) -> axum::body::BodyDataStream {
+    let access = argosy_proto::server::callers::ApiAccess::default();
+    let limit = exec::StreamLimit::new(1);
+    let mut routes = http::router(services.clone(), None, limit, access);
+    let path = format!("/v1/events?kinds=agent&snapshot=false&from={from}");
+    let request = axum::http::Request::get(path).body(axum::body::Body::empty());
+    let answer = tonic::codegen::Service::call(&mut routes, request.unwrap());
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.into_body().into_data_stream()
+}
+
+/// Reads until the text ends with an event that satisfies `is_last`; returns that event.
+async fn read_to(
+    events: &mut axum::body::BodyDataStream,
+    is_last: impl Fn(&str) -> bool,
+) -> String {
+    loop {
+        let chunk = timeout(TIMEOUT, futures::StreamExt::next(events)).await;
+        let chunk = chunk.unwrap().expect("the stream has not ended").unwrap();
+        let event = String::from_utf8(chunk.to_vec()).unwrap();
+        if is_last(&event) {
+            return event;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_of_events_gets_the_reason_and_resumes() {
+    let (alone, services, _hub) = start().await;
+    populate(&alone).await;
+    let begin = *alone.handle.applied.borrow();
+    let mut slow = events(&services, begin).await;
+    alone.operate(large_attribute(2, 0, "x")).await;
+    read_to(&mut slow, |event| event.contains("event: change")).await;
+    let request = v1::WatchRequest {
+        kinds: vec!["agent".to_owned()],
+        ..changes_after(None)
+    };
+    let mut other = subscribe(&services, request).await.unwrap();
+    pile_up(&alone, &services, &mut other).await;
+    let error = read_to(&mut slow, |event| event.starts_with("event: error")).await;
+    assert!(error.contains("ResourceExhausted"), "{error}");
+    let (_, rest) = error.split_once("from revision ").expect("a revision");
+    let revision = rest.split(|letter: char| !letter.is_ascii_digit()).next();
+    let revision = revision.unwrap().parse().unwrap();
+    let ended = timeout(TIMEOUT, futures::StreamExt::next(&mut slow)).await;
+    assert!(ended.unwrap().is_none(), "the error is the last event");
+    // Nothing is missing when it resumes there.
+    let mut resumed = events(&services, revision).await;
+    read_to(&mut resumed, |event| event.contains("\"a-119\"")).await;
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribers_of_one_connection_are_bounded() {
+    let (alone, services, _hub) = start().await;
+    let request = |port: u16| {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let mut request = tonic::Request::new(changes_after(None));
+        let peer = PeerIdentity::unauthenticated(Some(address));
+        request.extensions_mut().insert(peer);
+        request
+    };
+    let mut held = Vec::new();
+    for _ in 0..SUBSCRIBERS_PER_CONNECTION {
+        held.push(services.subscribe(request(1)).await.unwrap());
+    }
+    let refused = services.subscribe(request(1)).await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(
+        refused.message().contains("256") && refused.message().contains("another connection"),
+        "{refused}"
+    );
+    services.subscribe(request(2)).await.unwrap();
+    drop(held.pop());
+    services.subscribe(request(1)).await.unwrap();
     alone.end().await;
 }
 

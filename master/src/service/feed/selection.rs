@@ -12,6 +12,8 @@ use crate::service::{filter_values, malformed};
 
 /// Maximum length of a value to filter by: it is kept for as long as the stream.
 const VALUE_BYTES: usize = 1_024;
+/// Maximum number of characters of a name that an error repeats.
+const QUOTED_CHARACTERS: usize = 64;
 
 /// The fields of a record by which it is filtered, in addition to its id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +80,7 @@ impl Selection {
                 known.sort_unstable();
                 known.dedup();
                 let known: Vec<_> = known.into_iter().copied().collect();
-                let text = format!("{field:?} is none of {}", known.join(", "));
+                let text = format!("{} is none of {}", quoted(field), known.join(", "));
                 return Err(malformed(&InvalidMessage::new("filter", text)));
             }
         }
@@ -143,9 +145,20 @@ fn kind(name: &str) -> Result<Kind, Status> {
         let names = Kind::ALL.map(Kind::name).join(", ");
         malformed(&InvalidMessage::new(
             "kinds",
-            format!("{name:?} is none of {names}"),
+            format!("{} is none of {names}", quoted(name)),
         ))
     })
+}
+
+/// Returns the beginning of a name that a caller has sent, in quotation marks: an error is a header
+/// of the answer, and must not have the length of the request.
+fn quoted(name: &str) -> String {
+    let mut rest = name.chars();
+    let start: String = rest.by_ref().take(QUOTED_CHARACTERS).collect();
+    match rest.next() {
+        Some(_) => format!("{start:?}…"),
+        None => format!("{start:?}"),
+    }
 }
 
 fn has(kind: Kind, field: &str) -> bool {
@@ -256,6 +269,24 @@ mod tests {
             assert_eq!(refused.code(), tonic::Code::InvalidArgument);
             assert!(refused.message().contains("1025 bytes; at most 1024"));
             assert!(refused.message().len() < 200, "{refused}");
+        }
+    }
+
+    #[test]
+    fn errors_about_many_long_names_are_short() {
+        let long = "\u{1b}[2J".repeat(10_000);
+        let names: Vec<String> = (0..10_000).map(|at| format!("field-{at}")).collect();
+        let many: Vec<_> = names.iter().map(|name| (name.as_str(), "x")).collect();
+        for refused in [
+            selection(&[&long], &[]),
+            selection(&[], &[(&long, "x")]),
+            selection(&[], &many),
+        ] {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains("is none of"), "{refused}");
+            assert!(refused.message().len() < 700, "{refused}");
+            assert!(!refused.message().contains('\u{1b}'), "{refused}");
         }
     }
 

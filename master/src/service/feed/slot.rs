@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::places::Place;
 use super::snapshot::SnapshotWalk;
 use super::subscription::FeedItem;
 
@@ -33,7 +33,7 @@ pub(super) struct Slot(
 #[derive(Debug)]
 struct SlotState {
     /// The place among the subscribers; `None` once the subscriber is cut off.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
     /// The offset of the subscriber in the window, once it has one.
     offset: Option<i64>,
     /// The least number of bytes that it was behind. One that resumes begins far behind, and must
@@ -55,7 +55,7 @@ pub(super) struct CutOff {
 }
 
 impl Slot {
-    pub(super) fn new(place: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(place: Place) -> Self {
         Self(Mutex::new(SlotState {
             place: Some(place),
             offset: None,
@@ -158,14 +158,13 @@ fn first_change<'a>(items: impl IntoIterator<Item = &'a FeedItem>) -> Option<u64
 mod tests {
     use std::sync::Arc;
 
-    use tokio::sync::Semaphore;
-
     use super::super::event::tests::event;
+    use super::super::places::Places;
     use super::*;
 
-    fn slot() -> (Slot, Arc<Semaphore>) {
-        let places = Arc::new(Semaphore::new(1));
-        let place = Arc::clone(&places).try_acquire_owned().unwrap();
+    fn slot() -> (Slot, Places) {
+        let places = Places::new(1);
+        let place = places.take(None).unwrap();
         (Slot::new(place), places)
     }
 
@@ -177,10 +176,10 @@ mod tests {
         assert!(!slot.cut_if_slow(i64::MAX / 2, now));
         slot.took(100, 0);
         assert!(!slot.cut_if_slow(100 + BACKLOG_BYTES, now));
-        assert_eq!(places.available_permits(), 0);
+        assert_eq!(places.free(), 0);
         assert!(slot.cut_if_slow(101 + BACKLOG_BYTES, now));
         assert!(!slot.cut_if_slow(101 + BACKLOG_BYTES, now));
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(places.free(), 1);
         assert!(slot.polled().is_err());
     }
 
@@ -217,7 +216,7 @@ mod tests {
         slot.polled().unwrap();
         tokio::time::advance(STALL_TIMEOUT * 2).await;
         assert!(slot.cut_if_slow(0, Instant::now()));
-        assert_eq!(places.available_permits(), 1);
+        assert_eq!(places.free(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
+use argosy_proto::watch::PROGRESS_INTERVAL;
 use argosy_state::ids::Revision;
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -18,7 +19,7 @@ use super::selection::{Selection, Verdict};
 use super::slot::{CutOff, Slot};
 use super::snapshot::SnapshotWalk;
 use super::window::{Taken, complete_index, through};
-use super::{Feed, PROGRESS_INTERVAL, Registration, Start};
+use super::{Feed, Registration, Start};
 use crate::owner_handle::{LONGEST_WAIT, OwnerHandle, stopping, unavailable};
 use crate::service::spawn_reader;
 

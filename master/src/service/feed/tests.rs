@@ -449,7 +449,7 @@ async fn a_snapshot_in_parts_has_what_lists_show() {
 async fn a_subscriber_that_is_cut_off_counts_no_longer() {
     let feed = Feed::bounded(2);
     let subscriber = || {
-        let place = Arc::clone(&feed.shared.places).try_acquire_owned().unwrap();
+        let place = feed.shared.places.take(None).unwrap();
         let slot = Arc::new(Slot::new(place));
         let registration = Registration::new(&feed.shared, &slot);
         (slot, registration)
