@@ -81,6 +81,17 @@ pub(super) struct RenderedSubject {
     pub(super) record: Vec<u8>,
 }
 
+impl RenderedSubject {
+    /// Returns a subject that the registry no longer has.
+    pub(super) fn absent(subject: &Subject) -> Self {
+        Self {
+            fields: None,
+            is_listed: false,
+            record: encode_record(subject, &[]),
+        }
+    }
+}
+
 impl FeedEvent {
     pub(super) fn new(revision: Revision, subject: Subject, rendered: RenderedSubject) -> Self {
         let head = v1::WatchChange {

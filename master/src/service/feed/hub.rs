@@ -12,10 +12,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tonic::Status;
 use tracing::debug;
 
-use super::render::{self, RenderError};
+use super::render;
 use super::slot::Slot;
 use super::subject::Subject;
-use super::window::{CATCH_UP_BYTES, WINDOW_BYTES, Window};
+use super::window::{CATCH_UP_BYTES, KEPT_BYTES, WINDOW_BYTES, Window};
 use super::{Feed, Shared};
 use crate::change_ring::ChangeRing;
 use crate::inbox::StateView;
@@ -134,29 +134,36 @@ impl<'a> Encoder<'a> {
 
     /// Appends all changes up to the view.
     pub(super) async fn advance(&mut self, view: &StateView) {
+        self.advance_within(view, KEPT_BYTES).await;
+    }
+
+    /// Appends the newest changes up to the view that cost at most `most`. If there are more, the
+    /// window begins again: the ring has the others, if a subscriber needs them.
+    pub(super) async fn advance_within(&mut self, view: &StateView, most: usize) {
         let (head, applied) = (self.window().head(), view.registry.applied());
         if head >= applied {
             return;
         }
-        let events = match render::touched(self.ring, head, applied).await {
-            Ok(mut touched) => {
-                let cluster = render::cluster(&view.registry).encode_to_vec();
-                if std::mem::replace(&mut self.cluster, cluster) == self.cluster {
-                    touched.remove(&Subject::Cluster);
-                }
-                render::events(view, touched, WINDOW_BYTES).await
-            }
-            Err(lost) => Err(RenderError::Lost(lost)),
-        };
-        match events {
-            Ok(events) => self.window().append(applied, events),
-            Err(why) => {
-                // Subscribers get a snapshot.
-                debug!(?why, "the window of the change feed begins again");
+        let mut touched = match render::touched(self.ring, head, applied).await {
+            Ok(touched) => touched,
+            Err(lost) => {
+                // A snapshot was installed, or this task had no time for very many changes. Readers
+                // that have been further at another master can continue from the ring.
+                debug!(%lost, "the window of the change feed begins again");
                 self.begin(view);
-                self.window().lose_before(applied);
+                return self.window().lose_before(lost.oldest);
             }
+        };
+        let cluster = render::cluster(&view.registry).encode_to_vec();
+        if std::mem::replace(&mut self.cluster, cluster) == self.cluster {
+            touched.remove(&Subject::Cluster);
         }
+        let (events, left_out) = render::newest_events(view, touched, most).await;
+        let mut window = self.window();
+        if let Some(index) = left_out {
+            window.begin(index);
+        }
+        window.append(applied, events);
     }
 
     /// Prepends the changes after a log index up to the floor. The window must reach up to the
@@ -181,7 +188,7 @@ impl<'a> Encoder<'a> {
             Err(lost) => return self.window().lose_before(lost.oldest),
         };
         // Their newest state follows in the window, and their earlier one is unknown.
-        touched.retain(|subject, _| !newer.contains(subject));
+        touched.retain(|subject, touch| !newer.contains(subject) || touch.keep_removal());
         let (events, left_out) = render::newest_events(view, touched, most.min(room)).await;
         let mut window = self.window();
         if let Some(index) = left_out {

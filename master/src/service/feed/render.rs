@@ -9,7 +9,7 @@ use argosy_proto::{convert, v1};
 use argosy_state::agent::Agent;
 use argosy_state::encode;
 use argosy_state::ids::Revision;
-use argosy_state::registry::Registry;
+use argosy_state::registry::{RecordKey, Registry};
 use argosy_state::task::Task;
 use prost::Message;
 
@@ -17,7 +17,7 @@ use super::event::{FeedEvent, RenderedSubject, encode_record};
 use super::selection::FilterFields;
 use super::subject::Subject;
 use super::window::cost;
-use crate::change_ring::{ChangeRing, HistoryLost};
+use crate::change_ring::{ChangeRing, HistoryLost, RecordChange};
 use crate::inbox::StateView;
 use crate::service::lists::plain;
 use crate::service::views;
@@ -27,16 +27,71 @@ const ENTRIES: usize = 1_024;
 /// Subjects that are rendered before other readers have their turn.
 const PART: usize = 256;
 
-/// The subjects that a range of log indexes has changed, each with its newest change.
-pub(super) type Touched = BTreeMap<Subject, Revision>;
+/// The subjects that a range of log indexes has changed.
+pub(super) type Touched = BTreeMap<Subject, Touch>;
 
-/// Why changes cannot be rendered.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum RenderError {
-    /// The ring no longer has all of them.
-    Lost(HistoryLost),
-    /// They exceed a bound.
-    TooMany,
+/// The changes of one subject in a range of log indexes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Touch {
+    /// The newest change; `None` if a newer one is already rendered.
+    pub(super) newest: Option<Revision>,
+    /// The removal of the last former task that had the same id.
+    pub(super) removed: Option<Revision>,
+    /// The first change in the entry of the newest one.
+    first: Revision,
+    /// The last change of a task that the history has dropped; `None` if the task exists.
+    dropped: Option<Revision>,
+    /// The log index of the newest launch.
+    launched: u64,
+}
+
+impl Touch {
+    fn new(revision: Revision) -> Self {
+        Self {
+            newest: None,
+            removed: None,
+            first: revision,
+            dropped: None,
+            launched: 0,
+        }
+    }
+
+    fn add(&mut self, key: &RecordKey, change: &RecordChange) {
+        let revision = change.revision;
+        if self
+            .newest
+            .is_none_or(|newest| newest.index < revision.index)
+        {
+            self.first = revision;
+        }
+        self.newest = Some(revision);
+        // A launch writes these facts, and nothing changes them until the history drops the task.
+        match (key, &change.value) {
+            (RecordKey::TaskFacts(_), Some(_)) => {
+                self.removed = self.dropped.take().or(self.removed);
+                self.launched = revision.index;
+            }
+            (RecordKey::TaskFacts(_), None) => self.dropped = Some(revision),
+            _ => self.dropped = self.dropped.map(|_| revision),
+        }
+    }
+
+    /// Records that transitions of the task were removed. In the entry of its launch, they are
+    /// those of a task of the same id, which the history has dropped in this entry: their records
+    /// were written over.
+    fn add_removed_transition(&mut self, index: u64) {
+        if self.launched == index && self.newest.is_some_and(|newest| self.first < newest) {
+            self.removed = Some(self.first);
+        }
+    }
+
+    /// Keeps only the removal of a former task, because newer changes are already rendered. Returns
+    /// whether there is one.
+    pub(super) fn keep_removal(&mut self) -> bool {
+        self.removed = self.dropped.or(self.removed);
+        self.newest = None;
+        self.removed.is_some()
+    }
 }
 
 /// Returns the subjects that changed after the log index `after` and up to `last`.
@@ -51,13 +106,9 @@ pub(super) async fn touched(
     let mut touched = Touched::new();
     while after < last {
         let page = ring.since(after, ENTRIES)?;
-        let changes = page.entries.iter().flat_map(|entry| entry.iter());
-        for change in changes.take_while(|change| change.revision.index <= last) {
-            // The owner has encoded the key.
-            let subject = encode::read_key(&change.key).ok().and_then(Subject::of);
-            if let Some(subject) = subject {
-                touched.insert(subject, change.revision);
-            }
+        let entries = page.entries.iter();
+        for entry in entries.take_while(|entry| entry[0].revision.index <= last) {
+            add_entry(&mut touched, entry);
         }
         if page.through <= after {
             break;
@@ -68,38 +119,59 @@ pub(super) async fn touched(
     Ok(touched)
 }
 
-/// Renders subjects as a view has them, ascending by revision. None may have changed between its
-/// revision and the view, so each record is as of its revision.
-///
-/// # Errors
-/// [`RenderError::TooMany`] if they cost more than `most`.
-pub(super) async fn events(
-    view: &StateView,
-    touched: Touched,
-    most: usize,
-) -> Result<Vec<FeedEvent>, RenderError> {
-    match newest_events(view, touched, most).await {
-        (events, None) => Ok(events),
-        (_, Some(_)) => Err(RenderError::TooMany),
+fn add_entry(touched: &mut Touched, entry: &[RecordChange]) {
+    let mut transitions = Vec::new();
+    for change in entry {
+        // The owner has encoded the key.
+        let Ok(key) = encode::read_key(&change.key) else {
+            continue;
+        };
+        if let (RecordKey::TaskTransition(task, _), None) = (&key, &change.value) {
+            transitions.push(task.clone());
+        }
+        if let Some(subject) = Subject::of(key.clone()) {
+            let touch = touched.entry(subject);
+            let touch = touch.or_insert_with(|| Touch::new(change.revision));
+            touch.add(&key, change);
+        }
+    }
+    for task in transitions {
+        if let Some(touch) = touched.get_mut(&Subject::Task(task)) {
+            touch.add_removed_transition(entry[0].revision.index);
+        }
     }
 }
 
-/// Renders the newest of these subjects that together cost at most `most`, as [`events`] does. If
-/// some are left out, returns also the log index after which all changes are here.
+/// Renders the newest of these subjects that together cost at most `most`, as a view has them,
+/// ascending by revision. None may have changed between its newest revision and the view, so each
+/// record is as of its revision. The removal of a former task is an event before that of the task
+/// that has its id. If some are left out, returns also the log index after which all changes are
+/// here.
 pub(super) async fn newest_events(
     view: &StateView,
     touched: Touched,
     most: usize,
 ) -> (Vec<FeedEvent>, Option<u64>) {
-    let mut newest_first: Vec<_> = touched.into_iter().collect();
-    newest_first.sort_unstable_by_key(|(_, revision)| Reverse(*revision));
+    let mut newest_first = Vec::with_capacity(touched.len());
+    for (subject, touch) in touched {
+        if let Some(revision) = touch.removed {
+            newest_first.push((revision, subject.clone(), true));
+        }
+        if let Some(revision) = touch.newest {
+            newest_first.push((revision, subject, false));
+        }
+    }
+    newest_first.sort_unstable_by_key(|(revision, _, _)| Reverse(*revision));
     let (mut events, mut left_out) = (Vec::new(), None);
     let mut bytes = 0;
-    for (at, (subject, revision)) in newest_first.into_iter().enumerate() {
+    for (at, (revision, subject, is_removed)) in newest_first.into_iter().enumerate() {
         if at % PART == PART - 1 {
             tokio::task::yield_now().await;
         }
-        let rendered = subject_in(view, &subject);
+        let rendered = match is_removed {
+            true => RenderedSubject::absent(&subject),
+            false => subject_in(view, &subject),
+        };
         let event = FeedEvent::new(revision, subject, rendered);
         bytes += cost(&event);
         if bytes > most {
@@ -171,11 +243,7 @@ pub(super) fn subject_in(view: &StateView, subject: &Subject) -> RenderedSubject
             is_listed,
             record: encode_record(subject, &[&bytes]),
         },
-        None => RenderedSubject {
-            fields: None,
-            is_listed: false,
-            record: encode_record(subject, &[]),
-        },
+        None => RenderedSubject::absent(subject),
     }
 }
 

@@ -17,6 +17,10 @@ pub(super) const WINDOW_BYTES: usize = 96 << 20;
 /// Maximum cost of older changes that are prepended together. A subscriber that needs more gets a
 /// snapshot.
 pub(super) const CATCH_UP_BYTES: usize = WINDOW_BYTES / 2;
+/// Maximum cost of the events that are kept while no older ones are prepended: there is always room
+/// for older ones. A reader may be 4 MiB behind, which are 32 MiB of the cost.
+pub(super) const KEPT_BYTES: usize = 40 << 20;
+const _: () = assert!(KEPT_BYTES + CATCH_UP_BYTES < WINDOW_BYTES);
 /// Memory of an event in addition to its bytes.
 const OVERHEAD: usize = 384;
 /// An event may be kept as a change and as a removal, each in two forms: protobuf, and text of up
@@ -47,7 +51,8 @@ pub(super) fn cost(event: &FeedEvent) -> usize {
     FORMS * event.len() + OVERHEAD
 }
 
-/// Events of consecutive log indexes, ascending by revision; each subject once. Never empty.
+/// Events of consecutive log indexes, ascending by revision; each subject once, but the removal of a
+/// former task of the same id is an event of its own. Never empty.
 #[derive(Debug)]
 struct Batch {
     /// Each event with the offset of its end among the bytes of all events.
@@ -93,7 +98,10 @@ pub(super) struct Window {
     /// Everything after this log index is here; `None` while there are no subscribers.
     floor: Option<u64>,
     head: u64,
-    /// Subscribers that do not have everything up to this log index need a snapshot.
+    /// The number of batches at the front that were prepended.
+    prepended: usize,
+    /// Subscribers that do not have everything up to this log index need a snapshot. It is 0 again
+    /// when the floor rises, since more of the older changes may fit then.
     lost_before: u64,
     cost: usize,
     /// The offset of the end of the newest event. Offsets of prepended events may be negative.
@@ -122,7 +130,7 @@ impl Window {
     /// Empties the window, which then begins after this log index.
     pub(super) fn begin(&mut self, index: u64) {
         self.batches.clear();
-        self.cost = 0;
+        (self.cost, self.prepended, self.lost_before) = (0, 0, 0);
         self.floor = Some(index);
         self.head = index;
     }
@@ -165,11 +173,21 @@ impl Window {
         self.end = batch.events.last().map_or(self.end, |(_, end)| *end);
         self.cost += batch.cost;
         self.batches.push_back(batch);
-        while self.cost > WINDOW_BYTES
+        while self.cost > self.most()
             && let Some(oldest) = self.batches.pop_front()
         {
             self.cost -= oldest.cost;
             self.floor = Some(oldest.newest().index);
+            self.prepended = self.prepended.saturating_sub(1);
+            self.lost_before = 0;
+        }
+    }
+
+    /// Returns the maximum cost of the events.
+    fn most(&self) -> usize {
+        match self.prepended {
+            0 => KEPT_BYTES,
+            _ => WINDOW_BYTES,
         }
     }
 
@@ -185,6 +203,7 @@ impl Window {
         let bytes: i64 = events.iter().map(length).sum();
         let batch = Batch::new(events, start - bytes);
         self.cost += batch.cost;
+        self.prepended += 1;
         self.batches.push_front(batch);
     }
 
@@ -348,7 +367,8 @@ mod tests {
             assert!(window.cost() <= WINDOW_BYTES);
         }
         let floor = window.floor().unwrap();
-        assert!(floor > 70 && floor < 90, "{floor}");
+        // An event costs 8 MiB and a little more.
+        assert_eq!(floor, 96);
         assert!(matches!(window.take(through(floor - 1)), Taken::Below(_)));
         let (found, head) = read(&window, through(floor));
         assert_eq!((found.len() as u64, head), (100 - floor, 100));
