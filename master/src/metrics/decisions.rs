@@ -17,6 +17,7 @@ use metrics::{Counter, Histogram, counter, histogram};
 
 use super::gauges::state_name;
 use crate::leader::{Effect, Input, Leader};
+use crate::links::LinkId;
 use crate::offers::{ClosedOffer, OfferOutcome};
 
 /// Maximum number of names of frameworks that have their own series.
@@ -44,6 +45,8 @@ pub(crate) struct DecisionMetrics {
     by_name: BTreeMap<String, FrameworkCounts>,
     /// The names under which frameworks are counted.
     names: BTreeMap<FrameworkId, String>,
+    /// Streams whose subscription is not answered yet. Its name is counted once a framework has it.
+    subscribing: BTreeSet<LinkId>,
     decline_codes: BTreeSet<String>,
     /// Tasks that were accepted and do not run yet.
     starting: BTreeMap<TaskKey, Timestamp>,
@@ -61,6 +64,7 @@ impl DecisionMetrics {
         Self {
             by_name: BTreeMap::new(),
             names: BTreeMap::new(),
+            subscribing: BTreeSet::new(),
             decline_codes: BTreeSet::new(),
             starting: BTreeMap::new(),
             started: histogram!("argosy_task_start_duration_seconds"),
@@ -76,6 +80,9 @@ impl DecisionMetrics {
     pub(crate) fn stop_leading(&mut self) {
         self.starting.clear();
         self.names.clear();
+        for _ in std::mem::take(&mut self.subscribing) {
+            self.call(OTHER.to_owned(), "subscribe");
+        }
     }
 
     /// Records a turn in which the allocator had work.
@@ -103,16 +110,26 @@ impl DecisionMetrics {
         let (framework, call) = match input {
             Input::Call { call, .. } => (call.framework, action(&call.action)),
             Input::Decline { decline, .. } => {
-                self.declined(&decline.reason.0, decline.offers.len());
+                let present = registry.framework(decline.framework);
+                let is_own = present.is_some_and(|present| present.session == decline.session);
+                let code = if is_own {
+                    decline.reason.0.as_str()
+                } else {
+                    OTHER
+                };
+                self.declined(code, decline.offers.len());
                 (decline.framework, "decline")
             }
             Input::Message { message, .. } => (message.framework, "message"),
             Input::Acknowledge { acknowledge, .. } => (acknowledge.framework, "acknowledge"),
             Input::Reconcile { reconcile, .. } => (reconcile.framework, "reconcile"),
             Input::FrameworkHeartbeat { framework, .. } => (*framework, "heartbeat"),
-            Input::Subscribe { subscription, .. } => {
-                let name = self.label(&subscription.info.name);
-                return self.call(name, "subscribe");
+            Input::Subscribe { link, .. } => {
+                self.subscribing.insert(*link);
+                return;
+            }
+            Input::FrameworkClosed { link } if self.subscribing.remove(link) => {
+                return self.call(OTHER.to_owned(), "subscribe");
             }
             _ => return,
         };
@@ -141,6 +158,10 @@ impl DecisionMetrics {
             Some(framework) => self.name(registry, framework),
             None => OTHER.to_owned(),
         };
+        // The first event of a stream answers its subscription.
+        if self.subscribing.remove(link) {
+            self.call(name.clone(), "subscribe");
+        }
         let kind = event_kind(event);
         let counts = self.by_name.entry(name.clone()).or_default();
         let counter = counts.events.entry(kind).or_insert_with(
@@ -188,6 +209,7 @@ impl DecisionMetrics {
         let code: String = code.chars().take(CODE_CHARACTERS).collect();
         let code = match code.as_str() {
             "" => "none".to_owned(),
+            OTHER => code,
             known if self.decline_codes.contains(known) => code,
             _ if self.decline_codes.len() < DECLINE_CODES => {
                 self.decline_codes.insert(code.clone());

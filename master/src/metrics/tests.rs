@@ -10,7 +10,7 @@ use argosy_state::Registry;
 use argosy_state::actor::Actor;
 use argosy_state::command::{Accept, Call, CallAction, OperatorOperation};
 use argosy_state::event::Event;
-use argosy_state::ids::{FrameworkId, Role, TaskId};
+use argosy_state::ids::{ClusterId, FrameworkId, Role, TaskId};
 use argosy_state::limits;
 use argosy_state::task::TaskState;
 use argosy_state::testing::{World, framework_info};
@@ -18,8 +18,8 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 
 use super::*;
 use crate::config::LeaderTimeouts;
-use crate::leader::{Decline, Input, Leader, LeaderTime};
-use crate::links::{Outbox, RequestId};
+use crate::leader::{Decline, Input, Leader, LeaderTime, SchedulerHello};
+use crate::links::{LinkId, Outbox, RequestId};
 
 const LIMITS: LeaderTimeouts = LeaderTimeouts {
     agent_timeout_ms: 15_000,
@@ -299,7 +299,8 @@ fn calls(framework: FrameworkId) -> Vec<Input> {
     let mut calls: Vec<_> = actions.into_iter().map(call).collect();
     let decline = Decline {
         framework,
-        session: 1,
+        // That of `World::subscribe_as`.
+        session: 99 + framework.0,
         offers: Vec::new(),
         filter_ms: 0,
         reason: (format!("{framework}{:0>255}", 0), String::new()),
@@ -329,6 +330,86 @@ fn the_text_is_bounded_regardless_of_the_number_of_frameworks_and_roles() {
     assert!(text.contains("argosy_role_used{role=\"other\",resource=\"cpus\"} 200\n"));
     // Nine kinds of events take as much again as eight kinds of calls, and a little more.
     assert!(text.len() < 1 << 20, "{} bytes", text.len());
+}
+
+/// Passes the input to the leader, and records it with its effects.
+fn recorded(decisions: &mut DecisionMetrics, leader: &mut Leader, world: &World, input: Input) {
+    let registry = &world.registry;
+    decisions.input(registry, &input);
+    let now = LeaderTime {
+        at: registry.time(),
+        wall_ms: 0,
+    };
+    let effects = leader.step(registry, now, input);
+    for effect in effects {
+        decisions.effect(registry, Some(&*leader), &effect);
+    }
+}
+
+/// Returns a subscription of a framework of this name; of a new one, to another cluster.
+fn subscription(world: &World, link: u64, framework: Option<FrameworkId>, name: &str) -> Input {
+    let known = framework.and_then(|id| world.registry.framework(id));
+    let cluster = world.registry.cluster().facts.id;
+    Input::Subscribe {
+        link: LinkId(link),
+        actor: Actor::default(),
+        subscription: Box::new(SchedulerHello {
+            cluster: Some(match known {
+                Some(_) => cluster,
+                None => ClusterId(cluster.0 + 1),
+            }),
+            framework,
+            session: known.map_or(7, |known| known.session),
+            replaces: None,
+            info: known.map_or_else(|| framework_info(name), |known| known.info.clone()),
+            held: Vec::new(),
+            filters: Vec::new(),
+            version: 1,
+            sends_heartbeats: false,
+        }),
+    }
+}
+
+#[test]
+fn rejected_subscriptions_and_declines_take_no_names() {
+    let mut world = World::new();
+    let id = world.subscribe("one");
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        let mut decisions = DecisionMetrics::new();
+        let mut leader = leader(&world.registry);
+        for link in 0..300 {
+            let rejected = subscription(&world, link, None, &format!("name-{link}"));
+            recorded(&mut decisions, &mut leader, &world, rejected);
+            let decline = Decline {
+                framework: id,
+                session: 1,
+                offers: Vec::new(),
+                filter_ms: 0,
+                reason: (format!("code-{link}"), String::new()),
+            };
+            let request = RequestId(link);
+            decisions.input(&world.registry, &Input::Decline { request, decline });
+        }
+        let accepted = subscription(&world, 300, Some(id), "one");
+        recorded(&mut decisions, &mut leader, &world, accepted);
+        // This one ends before it is answered.
+        let left = subscription(&world, 301, None, "left");
+        decisions.input(&world.registry, &left);
+        let closed = Input::FrameworkClosed { link: LinkId(301) };
+        decisions.input(&world.registry, &closed);
+    });
+    let text = recorder.handle().render();
+    let lines = text.lines();
+    let calls = lines.filter(|line| line.starts_with("argosy_framework_calls_total{"));
+    let mut calls: Vec<_> = calls.filter(|line| line.contains("subscribe")).collect();
+    calls.sort_unstable();
+    let expected = [
+        "argosy_framework_calls_total{framework=\"one\",call=\"subscribe\"} 1",
+        "argosy_framework_calls_total{framework=\"other\",call=\"subscribe\"} 301",
+    ];
+    assert_eq!(calls, expected);
+    assert!(!text.contains("name-") && !text.contains("code-"), "{text}");
 }
 
 #[test]
