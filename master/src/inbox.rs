@@ -18,6 +18,8 @@ use crate::links::{LinkId, LinkSender, RequestId};
 pub(crate) enum OwnerMessage {
     /// An input for which no caller waits.
     Input(Input),
+    /// The same, and the id of its request.
+    TracedInput(Input, Option<TraceContext>),
     /// An input for which a caller waits, and the id of its request. Dropping the sender reports
     /// that this master does not lead.
     Ask(

@@ -436,19 +436,9 @@ impl Replica {
 
     fn message(&mut self, message: OwnerMessage) {
         match message {
-            OwnerMessage::Input(input) => {
-                match &input {
-                    // The agent has abandoned this link, and sends its hello on another one.
-                    Input::AgentHello { link, .. } if !self.outbox.has_agent(*link) => return,
-                    Input::AgentClosed { link } => {
-                        self.outbox.close_agent(*link, CloseReason::Peer)
-                    }
-                    Input::FrameworkClosed { link } => {
-                        self.outbox.close_framework(*link, CloseReason::Peer)
-                    }
-                    _ => {}
-                }
-                self.step(input);
+            OwnerMessage::Input(input) => self.input(input),
+            OwnerMessage::TracedInput(input, context) => {
+                trace::within(context, || self.input(input));
             }
             OwnerMessage::Ask(request, input, waiter, context) => {
                 if self.leader.is_some() {
@@ -462,6 +452,19 @@ impl Replica {
             OwnerMessage::FrameworkLink(link, sender) => self.outbox.open_framework(link, sender),
             OwnerMessage::Probe(due) => self.lag.record_probe(Instant::now(), due),
         }
+    }
+
+    fn input(&mut self, input: Input) {
+        match &input {
+            // The agent has abandoned this link, and sends its hello on another one.
+            Input::AgentHello { link, .. } if !self.outbox.has_agent(*link) => return,
+            Input::AgentClosed { link } => self.outbox.close_agent(*link, CloseReason::Peer),
+            Input::FrameworkClosed { link } => {
+                self.outbox.close_framework(*link, CloseReason::Peer)
+            }
+            _ => {}
+        }
+        self.step(input);
     }
 
     fn step(&mut self, input: Input) {

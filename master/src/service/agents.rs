@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::agents_server::Agents;
@@ -81,7 +82,8 @@ impl Services {
         // Set when the agent's direction has ended; before that, this master ends the stream.
         let ended = Arc::new(OnceLock::new());
         let over = Arc::clone(&ended);
-        self.tasks.spawn(async move {
+        // Log lines about the stream have the id of this request. Its messages are separate ones.
+        self.tasks.spawn(trace::scope(trace::current(), async move {
             let read = services.read_agent(link, actor, messages).await;
             if let Err(why) = &read {
                 debug!(link = link.0, %why, "a stream of an agent ended");
@@ -101,7 +103,7 @@ impl Services {
                 .owner
                 .send(OwnerMessage::Input(Input::AgentClosed { link }))
                 .await;
-        });
+        }));
         let last = future::lazy(move |_| last_status(ended.get()).map(Err));
         let last = stream::once(last).filter_map(future::ready);
         Ok(receiver.map(Ok).chain(last).boxed())

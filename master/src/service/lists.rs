@@ -14,6 +14,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_state::agent::Agent;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision};
@@ -254,12 +255,13 @@ async fn collect<T: prost::Message>(
     within_share(owner, size, made).await
 }
 
-/// Computes with lower priority than everything else in this process. Ends with the reader that
-/// requested it.
+/// Computes with lower priority than everything else in this process, with the id of the present
+/// request. Ends with the reader that requested it.
 pub(crate) async fn spawn_reader<T: Send + 'static>(
     owner: &OwnerHandle,
     computed: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Status> {
+    let computed = trace::scope(trace::current(), computed);
     let task = AbortOnDropHandle::new(owner.readers.spawn(computed));
     task.await
         .map_err(|why| Status::internal(format!("a page could not be built: {why}")))

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use argosy_proto::convert::{self, InvalidMessage};
+use argosy_proto::trace;
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::v1::scheduler_server::Scheduler;
@@ -178,10 +179,13 @@ impl Services {
         // the owner is busy; that drops the guard.
         let (guard, dropped) = oneshot::channel::<()>();
         let owner_handle = self.owner.clone();
+        // The registration, and the end of the stream, have the id of this request.
+        let context = trace::current();
         self.tasks.spawn(async move {
             let _ = dropped.await;
+            let closed = Input::FrameworkClosed { link };
             let _ = owner_handle
-                .send(OwnerMessage::Input(Input::FrameworkClosed { link }))
+                .send(OwnerMessage::TracedInput(closed, context))
                 .await;
         });
         let address = self.owner.own_address.clone();
@@ -195,12 +199,13 @@ impl Services {
         self.owner
             .send(OwnerMessage::FrameworkLink(link, sender))
             .await?;
+        let subscribe = Input::Subscribe {
+            link,
+            actor,
+            subscription: Box::new(subscription),
+        };
         self.owner
-            .send(OwnerMessage::Input(Input::Subscribe {
-                link,
-                actor,
-                subscription: Box::new(subscription),
-            }))
+            .send(OwnerMessage::TracedInput(subscribe, context))
             .await?;
         Ok(Box::pin(events))
     }

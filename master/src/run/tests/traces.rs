@@ -2,26 +2,33 @@
 
 use argosy_proto::trace::{self, TraceContext, TraceIds};
 use argosy_proto::v1::scheduler_client::SchedulerClient;
+use argosy_proto::v1::scheduler_server::Scheduler;
 use argosy_proto::{convert, v1};
 use argosy_state::testing::{framework_info, spec};
 use tonic::Request;
 
 use super::actors::{ConnectionProof, TestCluster, link, protocol};
+use super::routes::services;
 use super::*;
+use crate::service::spawn_reader;
 
 const SESSION: u64 = 3;
 
-/// Subscribes a framework, and waits for an offer.
-async fn offered(
-    client: &mut SchedulerClient<tonic::transport::Channel>,
-) -> (tonic::Streaming<v1::Event>, v1::Offer) {
-    let request = v1::SubscribeRequest {
+fn subscription() -> v1::SubscribeRequest {
+    v1::SubscribeRequest {
         protocol: protocol(),
         session: SESSION,
         info: Some(convert::framework_info(&framework_info("web"))),
         ..Default::default()
-    };
-    let mut events = client.subscribe(request).await.unwrap().into_inner();
+    }
+}
+
+/// Subscribes a framework, and waits for an offer.
+pub(super) async fn offered(
+    client: &mut SchedulerClient<tonic::transport::Channel>,
+) -> (tonic::Streaming<v1::Event>, v1::Offer) {
+    let subscribed = client.subscribe(subscription()).await;
+    let mut events = subscribed.unwrap().into_inner();
     loop {
         let event = tokio::time::timeout(TIMEOUT, events.message()).await;
         let event = event.unwrap().unwrap().unwrap().event;
@@ -31,7 +38,7 @@ async fn offered(
     }
 }
 
-fn launch(offer: v1::Offer, number: u64) -> v1::AcceptRequest {
+pub(super) fn launch(offer: v1::Offer, number: u64) -> v1::AcceptRequest {
     let task = convert::spec(&spec(&format!("task-{number}"), "cpus:1;mem:64"));
     let launch = v1::Launch { tasks: vec![task] };
     v1::AcceptRequest {
@@ -92,4 +99,49 @@ async fn id_of_a_call_reaches_the_agent_by_way_of_a_follower() {
         };
     }
     cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_id_of_a_subscription_reaches_the_owner_with_its_begin_and_its_end() {
+    let alone = SingleMaster::start().await;
+    alone.active_leader().await;
+    let mut handle = alone.handle.clone();
+    let (inbox, mut received) = mpsc::channel(8);
+    handle.inbox = inbox;
+    let services = services(&handle);
+    let context = TraceIds::new(5).next();
+    let subscribed = Scheduler::subscribe(&services, Request::new(subscription()));
+    let events = trace::scope(Some(context), subscribed).await.unwrap();
+    // Whatever requests end the stream, it has the id of its own.
+    drop(events);
+    let mut traced = Vec::new();
+    while traced.len() < 2 {
+        let message = tokio::time::timeout(TIMEOUT, received.recv()).await;
+        match message.unwrap().unwrap() {
+            OwnerMessage::TracedInput(Input::Subscribe { .. }, context) => {
+                traced.push(("begin", context));
+            }
+            OwnerMessage::TracedInput(Input::FrameworkClosed { .. }, context) => {
+                traced.push(("end", context));
+            }
+            OwnerMessage::FrameworkLink(..) => {}
+            _ => panic!("another message"),
+        }
+    }
+    assert_eq!(traced, [("begin", Some(context)), ("end", Some(context))]);
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_compute_with_the_id_of_their_request() {
+    let alone = SingleMaster::start().await;
+    let context = TraceIds::new(6).next();
+    let computed = async {
+        tokio::task::yield_now().await;
+        trace::current()
+    };
+    let computed = spawn_reader(&alone.handle, computed);
+    let found = trace::scope(Some(context), computed).await.unwrap();
+    assert_eq!(found, Some(context));
+    alone.end().await;
 }
