@@ -172,6 +172,7 @@ const SLOW: &[Bug] = &[
     Bug::GroupOutlives,
     Bug::LimitsAgain,
     Bug::CompletionForgotten,
+    Bug::WatchResumesLate,
 ];
 
 /// Whether a random choice leaves this bug out.
@@ -413,6 +414,11 @@ fn found_by(bug: Bug) -> Option<PlantedBug> {
             System,
             &[Kills],
             "a restart before max_completion_ms has passed",
+        ),
+        Bug::WatchResumesLate => (
+            System,
+            &[ChangeFeed],
+            "a reader that resumes at another master",
         ),
     };
     Some(PlantedBug {

@@ -90,6 +90,7 @@ bugs! {
     ExecutorTwice "executor-twice" "a second executor is started while the first one ends";
     LimitsAgain "limits-again" "refused limits are applied after a restart";
     CompletionForgotten "completion-forgotten" "a restarted agent loses max_completion_ms";
+    WatchResumesLate "watch-resumes-late" "a change feed that is resumed lacks the first log entry after its position";
     CgroupLeaked "cgroup-leaked" "the control group of one container in ten is not removed";
 }
 

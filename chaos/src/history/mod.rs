@@ -45,7 +45,7 @@ use argosy_state::ids::Revision;
 pub use fault::{Fault, FaultKind};
 pub use observation::{
     AgentFact, AuditFinding, Expectation, FinalTask, FrameworkFact, ListedOffer, Observation,
-    OfferFact, OrderAction, Origin, ProcessExit, RaftFact, Removal, RunPhase, TaskFact,
+    OfferFact, OrderAction, Origin, ProcessExit, RaftFact, Removal, RunPhase, TaskFact, WatchFact,
 };
 pub use operation::{
     CallName, Consistency, LaunchedTask, Operation, OperationResponse, ReconciledTask,

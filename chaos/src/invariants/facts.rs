@@ -7,7 +7,7 @@ use argosy_state::task::TaskState;
 
 use crate::history::{
     AgentFact, AuditFinding, Expectation, FaultKind, FrameworkFact, History, HistoryEvent,
-    Observation, OfferFact, Operation, RaftFact, Removal, RunPhase, TaskFact,
+    Observation, OfferFact, Operation, RaftFact, Removal, RunPhase, TaskFact, WatchFact,
 };
 
 /// The maximum difference between the times at which separate observers record an event. Within it,
@@ -38,6 +38,8 @@ walk! {
     of_offers: Offer(OfferFact);
     /// Returns the facts about tasks.
     of_tasks: Task(TaskFact);
+    /// Returns the messages that readers of the change feed received.
+    of_watches: Watch(WatchFact);
     /// Returns the expectations that the harness stated.
     expectations: Expect(Expectation);
     /// Returns the findings of audits.

@@ -10,6 +10,7 @@ mod adoption;
 mod agreement;
 mod amnesia;
 mod at_most_once;
+mod change_feed;
 mod conservation;
 mod delays;
 mod durability;
@@ -118,6 +119,8 @@ rules! {
         "nothing starts without a commit";
     UniqueIdentity "F3" => identities, system 900, graphs 500:
         "one identity has one holder";
+    ChangeFeed => change_feed, system 2_000:
+        "a reader of the change feed misses no change of a task, and none comes again";
     LimitEnforcement "L1" => live:
         "limits that are reported as in force are in force";
     NoLeftovers "C1" => leftovers:

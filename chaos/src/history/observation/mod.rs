@@ -9,6 +9,7 @@ mod frameworks;
 mod offers;
 mod raft;
 mod tasks;
+mod watch;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ pub use frameworks::{FrameworkFact, Removal};
 pub use offers::{ListedOffer, OfferFact};
 pub use raft::{Origin, RaftFact};
 pub use tasks::{ProcessExit, TaskFact};
+pub use watch::WatchFact;
 
 /// A fact, or an expectation that the harness states.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,8 @@ pub enum Observation {
     Offer(OfferFact),
     /// A fact about a task.
     Task(TaskFact),
+    /// A message of the change feed.
+    Watch(WatchFact),
     Expect(Expectation),
     /// A finding of the final audit.
     Audit(AuditFinding),
@@ -50,4 +54,4 @@ macro_rules! from_fact {
 }
 
 from_fact!(RaftFact => Raft, AgentFact => Agent, FrameworkFact => Framework, OfferFact => Offer, TaskFact => Task,
-    Expectation => Expect, AuditFinding => Audit);
+    WatchFact => Watch, Expectation => Expect, AuditFinding => Audit);

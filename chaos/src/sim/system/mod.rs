@@ -6,7 +6,7 @@
 //! to rest. Reading order: `world` (state that outlives processes), `task_oracle` (the actual
 //! events of tasks), `deliveries`, `log` (committed entries), `actors`, `machine`, `containers`,
 //! `conversation`, `agent_observer`, `hosts`, `framework`, `stale_accept`, `early_reconcile`,
-//! `operator`, `lister`, `operator_faults`, `nemesis`, `votes`, `audit`, `scenario` (one
+//! `operator`, `lister`, `watcher`, `operator_faults`, `nemesis`, `votes`, `audit`, `scenario` (one
 //! simulation).
 
 mod actors;
@@ -28,6 +28,7 @@ mod scenario;
 mod stale_accept;
 mod task_oracle;
 mod votes;
+mod watcher;
 mod world;
 
 use std::time::Duration;
@@ -95,6 +96,10 @@ pub fn run(seed: u64, options: &SystemOptions) -> SimulationResult {
         simulation
             .sim
             .host("lister", move || lister::lister(own.clone()));
+        let own = world.clone();
+        simulation
+            .sim
+            .host("watcher", move || watcher::watcher(own.clone()));
         Scenario::new(world, options).run(simulation);
     })
 }

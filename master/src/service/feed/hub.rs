@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use argosy_state::planted_bug;
 use metrics::{counter, gauge};
 use prost::Message;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -183,7 +184,8 @@ impl<'a> Encoder<'a> {
             let room = WINDOW_BYTES.saturating_sub(window.cost());
             (window.subjects(), room)
         };
-        let mut touched = match render::touched(self.ring, after, floor).await {
+        let begin = planted_bug!(WatchResumesLate, after, after + 1);
+        let mut touched = match render::touched(self.ring, begin, floor).await {
             Ok(touched) => touched,
             Err(lost) => return self.window().lose_before(lost.oldest),
         };
