@@ -1,6 +1,6 @@
-//! ChangeFeed: a reader of the change feed that resumes at other masters sees every committed change
-//! of a task once and in order, or a later one of the same task that replaces it. After a loss of
-//! history it gets a snapshot.
+//! ChangeFeed: a reader of the change feed that resumes at other masters sees every committed
+//! change of a task once and in order, or a later one of the same task that replaces it. After a
+//! loss of history it gets a snapshot.
 //!
 //! The feed joins changes of about ten milliseconds. So a message about a task must have the newest
 //! committed update of its log index, and a message that everything was sent must be true.

@@ -46,7 +46,7 @@ fn acknowledgements_of_another_session_or_too_many_are_rejected() {
         updates: vec![(TaskId::new("a").unwrap(), all); count],
     };
     let session = world.registry.framework(FRAMEWORK).unwrap().session;
-    for acknowledge in [acknowledge(9, 1), acknowledge(session, 61)] {
+    for acknowledge in [acknowledge(9, 1), acknowledge(session, 31)] {
         world.send_acknowledge(acknowledge);
     }
     let mut nobody = acknowledge(session, 1);
@@ -54,7 +54,7 @@ fn acknowledgements_of_another_session_or_too_many_are_rejected() {
     world.send_acknowledge(nobody);
     world.expect(&expect![[r#"
         call-3: refused superseded: another scheduler has taken over framework-1
-        call-4: refused invalid: 61 acknowledgements; at most 60 in one command
+        call-4: refused invalid: 31 acknowledgements; at most 30 in one command
         call-5: refused unknown-framework: no framework-9 in this cluster: it was removed, or never was
     "#]]);
 }

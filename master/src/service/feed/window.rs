@@ -51,8 +51,8 @@ pub(super) fn cost(event: &FeedEvent) -> usize {
     FORMS * event.len() + OVERHEAD
 }
 
-/// Events of consecutive log indexes, ascending by revision; each subject once, but the removal of a
-/// former task of the same id is an event of its own. Never empty.
+/// Events of consecutive log indexes, ascending by revision; each subject once, but the removal of
+/// a former task of the same id is a separate event. Never empty.
 #[derive(Debug)]
 struct Batch {
     /// Each event with the offset of its end among the bytes of all events.
