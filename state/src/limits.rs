@@ -18,6 +18,12 @@ pub const MESSAGE_BYTES: usize = 1024;
 pub const IMAGE_BYTES: usize = 1024;
 /// The number of ports that one task may publish. More are refused.
 pub const PUBLISHED_PORTS: usize = 256;
+/// The number of ports by which other programs find one task. More are refused.
+pub const DISCOVERY_PORTS: usize = 64;
+/// The number of labels of one task's discovery, and of each of its ports. More are refused.
+pub const DISCOVERY_LABELS: usize = 64;
+/// The bytes of those labels, names and values together. Longer ones are refused.
+pub const DISCOVERY_LABEL_BYTES: usize = 4 * 1024;
 /// The number of volumes of one task. More are refused.
 pub const VOLUMES: usize = 64;
 /// The longest path of a volume, in bytes. Longer ones are refused.

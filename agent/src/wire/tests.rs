@@ -5,8 +5,8 @@ use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::ids::{GroupId, TaskId};
 use argosy_state::task::{
-    Check, CheckKind, CommandSpec, Container, ContainerNetwork, ExecutorSpec, HealthCheck,
-    KillSignal, PublishedPort, TaskGroup, TaskLimits, TaskSpec, Uri,
+    Check, CheckKind, CommandSpec, Container, ContainerNetwork, Discovery, ExecutorSpec,
+    HealthCheck, KillSignal, PublishedPort, TaskGroup, TaskLimits, TaskSpec, Uri,
 };
 
 use super::{disk_limit_bytes, launch, launch_from, update, update_from};
@@ -43,6 +43,7 @@ fn random_spec(random: &mut RandomSequence) -> TaskSpec {
         }];
     }
     spec.kill_signal = maybe(3).then_some(KillSignal::Hup);
+    spec.discovery = maybe(3).then(|| Box::new(Discovery::default()));
     spec.stop_after_ms = u64::from(maybe(3));
     let check = Check::of(CheckKind::Tcp { port: 80 });
     spec.health_check = maybe(3).then(|| Box::new(HealthCheck::of(check.clone())));

@@ -5,6 +5,7 @@
 mod agents;
 mod checks;
 mod containers;
+mod discovery;
 mod executors;
 mod frameworks;
 mod groups;

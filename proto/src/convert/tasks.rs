@@ -8,6 +8,7 @@ use argosy_state::task::{
 
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
+use super::discovery::{discovery, discovery_from};
 use super::executors::{executor, executor_parts};
 use super::groups::{group, group_parts};
 use super::kill_policy::{kill_signal, kill_signal_from};
@@ -59,6 +60,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         stdin: spec.stdin,
         executor: spec.executor.as_deref().map(executor),
         group: spec.group.as_deref().map(group),
+        discovery: spec.discovery.as_deref().map(discovery),
     }
 }
 
@@ -121,6 +123,9 @@ pub fn valid_parts_from(
         stdin: wire.stdin,
         executor: executor_parts(wire.executor, &mut defect).map(Box::new),
         group: group_parts(wire.group, &mut defect).map(Box::new),
+        discovery: defect
+            .part(wire.discovery.map(discovery_from).transpose())
+            .map(Box::new),
     };
     defect.part(check_text(&spec));
     Ok((spec, defect.0))
@@ -418,8 +423,14 @@ mod tests {
 
     #[test]
     fn a_task_description_round_trips() {
-        let read = spec_from(plain()).unwrap();
-        assert_eq!(spec_from(spec(&read)), Ok(read));
+        let found = v1::TaskSpec {
+            discovery: Some(v1::Discovery::default()),
+            ..plain()
+        };
+        for wire in [plain(), found] {
+            let read = spec_from(wire).unwrap();
+            assert_eq!(spec_from(spec(&read)), Ok(read));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::CommandContext;
 use super::agents::check_resources;
 use super::overlay::{AvailableResources, Overlay};
 use super::tasks::TaskChange;
-use super::{checks, command_line, confinement, container, executors, groups, volumes};
+use super::{checks, command_line, confinement, container, discovery, executors, groups, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::capability::AgentCapability;
@@ -390,6 +390,7 @@ fn check_parts(spec: &TaskSpec, level: Level) -> Result<(), (String, String)> {
     confinement::check(spec, level).map_err(named)?;
     checks::check(spec)?;
     volumes::check(spec, level)?;
+    discovery::check(spec)?;
     executors::check(spec).map_err(named)
 }
 

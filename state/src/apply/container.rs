@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::limits;
-use crate::resources::{Resources, Value};
+use crate::resources::Resources;
 use crate::task::{
-    CniNetwork, CommandSpec, Container, ContainerNetwork, PublishedPort, Sizes, TaskSpec,
+    CniNetwork, CommandSpec, Container, ContainerNetwork, PublishedPort, Sizes, TaskSpec, has_port,
 };
 
 /// The name of an invalid field, and a message that names the remedy.
@@ -105,18 +105,6 @@ fn check_ports(ports: &[PublishedPort], resources: &Resources) -> Result<(), Fie
         }
     }
     Ok(())
-}
-
-fn has_port(resources: &Resources, port: u16) -> bool {
-    let mut ports = resources
-        .iter()
-        .filter(|resource| &*resource.identity.name == "ports");
-    ports.any(|resource| match &resource.value {
-        Value::Ranges(ranges) => ranges
-            .iter()
-            .any(|range| (range.begin..=range.end).contains(&port.into())),
-        Value::Scalar(_) | Value::Set(_) => false,
-    })
 }
 
 #[cfg(test)]

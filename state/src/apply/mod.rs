@@ -14,6 +14,7 @@ mod command_line;
 mod confinement;
 mod container;
 mod conversion;
+mod discovery;
 mod epochs;
 mod executors;
 mod frameworks;

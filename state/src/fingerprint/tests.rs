@@ -5,7 +5,7 @@ use super::*;
 use crate::encode::read_command;
 use crate::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, TaskId, Timestamp};
 use crate::resources::Resources;
-use crate::task::{ImagePull, KillSignal};
+use crate::task::{Discovery, ImagePull, KillSignal};
 use crate::testing;
 
 /// The commands as release 0.1.0 stored them.
@@ -138,11 +138,12 @@ fn release_0_1_0_hashes_do_not_distinguish_the_host_network_from_none() {
 }
 
 #[test]
-fn release_0_1_0_hashes_ignore_signals_sizes_and_pull_policies() {
-    let changes: [fn(&mut TaskSpec); 3] = [
+fn release_0_1_0_hashes_ignore_signals_sizes_pull_policies_and_discovery() {
+    let changes: [fn(&mut TaskSpec); 4] = [
         |spec| spec.kill_signal = Some(KillSignal::Quit),
         |spec| spec.container.sizes.shm_bytes = Some(1 << 20),
         |spec| spec.container.pull = Some(ImagePull::Always),
+        |spec| spec.discovery = Some(Box::new(Discovery::sample())),
     ];
     for change in changes {
         let mut named = acceptance();

@@ -168,7 +168,7 @@ pub(crate) fn keeps_all(spec: &TaskSpec) -> bool {
 }
 
 /// Reduces a description to the fields that lists and explanations show for an ended task.
-/// Environment, files and mounts are removed.
+/// Environment, files, mounts, checks and discovery are removed.
 pub(crate) fn reduce_to_history(spec: &mut TaskSpec) {
     let most = limits::FINISHED_TEXT_BYTES;
     spec.environment.clear();
@@ -177,6 +177,7 @@ pub(crate) fn reduce_to_history(spec: &mut TaskSpec) {
     spec.volumes.clear();
     spec.health_check = None;
     spec.readiness_check = None;
+    spec.discovery = None;
     if let Some(executor) = &mut spec.executor {
         executor.environment.clear();
         executor.uris.clear();

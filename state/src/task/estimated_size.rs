@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CheckKind, CniNetwork, CommandSpec, Container, ContainerNetwork, TaskSpec, TaskVolume,
-    VolumeSource,
+    CheckKind, CniNetwork, CommandSpec, Container, ContainerNetwork, Discovery, TaskSpec,
+    TaskVolume, VolumeSource,
 };
 use crate::ids::Level;
 
@@ -27,11 +27,6 @@ impl TaskSpec {
 
     /// Returns the same size without the limits, which may change later.
     pub(crate) fn size_without_limits(&self) -> usize {
-        let pairs = |map: &BTreeMap<String, String>| {
-            map.iter()
-                .map(|(name, value)| PART_BYTES + name.len() + value.len())
-                .sum::<usize>()
-        };
         let run = match &self.run {
             CommandSpec::Image => 0,
             CommandSpec::Shell(line) => line.len(),
@@ -47,8 +42,8 @@ impl TaskSpec {
             .iter()
             .map(|path| PART_BYTES + path.host_path.len() + path.container_path.len())
             .sum();
-        run + pairs(&self.environment)
-            + pairs(&self.labels)
+        run + of_pairs(&self.environment)
+            + of_pairs(&self.labels)
             + uris
             + paths
             + self.name.len()
@@ -56,11 +51,25 @@ impl TaskSpec {
             + of_container(&self.container)
             + of_checks(self)
             + of_volumes(&self.volumes)
+            + self.discovery.as_deref().map_or(0, of_discovery)
             + self
                 .executor
                 .as_ref()
                 .map_or(0, |executor| executor.as_task().size_without_limits())
     }
+}
+
+fn of_pairs(map: &BTreeMap<String, String>) -> usize {
+    let pairs = map.iter();
+    pairs
+        .map(|(name, value)| PART_BYTES + name.len() + value.len())
+        .sum()
+}
+
+fn of_discovery(discovery: &Discovery) -> usize {
+    let ports = discovery.ports.iter();
+    let ports = ports.map(|port| 2 * PART_BYTES + port.name.len() + of_pairs(&port.labels));
+    PART_BYTES + discovery.name.len() + of_pairs(&discovery.labels) + ports.sum::<usize>()
 }
 
 fn of_checks(spec: &TaskSpec) -> usize {
@@ -118,5 +127,15 @@ mod tests {
     #[test]
     fn a_task_without_checks_has_no_bytes_of_them() {
         assert_eq!(of_checks(&testing::spec("t", "cpus:1")), 0);
+    }
+
+    #[test]
+    fn the_text_of_a_discovery_counts() {
+        let plain = testing::spec("t", "cpus:1");
+        let mut found = plain.clone();
+        found.discovery = Some(Box::new(Discovery::sample()));
+        let text = "web".len() + "metrics".len() + "path/stats".len() + "teamblue".len();
+        let bytes = found.size_without_limits() - plain.size_without_limits();
+        assert!(bytes >= text, "{bytes}");
     }
 }

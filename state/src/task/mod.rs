@@ -3,6 +3,7 @@
 pub mod cause;
 mod check;
 mod container;
+mod discovery;
 mod estimated_size;
 mod executor;
 mod group;
@@ -18,6 +19,8 @@ mod volume;
 pub use self::cause::{Cause, Code, Explanation, ReportedText};
 pub use self::check::{Check, CheckKind, HealthCheck, Scheme};
 pub use self::container::{CniNetwork, Container, ContainerNetwork, ImagePull, PublishedPort};
+pub(crate) use self::discovery::has_port;
+pub use self::discovery::{Discovery, DiscoveryPort};
 pub use self::executor::ExecutorSpec;
 pub use self::group::TaskGroup;
 pub use self::kill_signal::KillSignal;

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::volume::TaskVolume;
 use super::{
-    Check, Container, ExecutorSpec, HealthCheck, KillSignal, Sizes, TaskGroup, TaskLimits,
+    Check, Container, Discovery, ExecutorSpec, HealthCheck, KillSignal, Sizes, TaskGroup,
+    TaskLimits,
 };
 use crate::codec::canonical::CanonicalWriter;
 use crate::codec::stored::stored;
@@ -117,6 +118,8 @@ pub struct TaskSpec {
     pub executor: Option<Box<ExecutorSpec>>,
     /// The position of the task in its group, if it has one.
     pub group: Option<Box<TaskGroup>>,
+    /// How other programs find the task, if it states that.
+    pub discovery: Option<Box<Discovery>>,
 }
 
 impl TaskSpec {
@@ -146,6 +149,7 @@ impl TaskSpec {
             stdin: false,
             executor: None,
             group: None,
+            discovery: None,
         }
     }
 
@@ -225,6 +229,13 @@ pub(crate) const FIELD_RULES: &[FieldRule] = &[
     own_container("readiness_check", |spec| spec.readiness_check.is_some()),
     own_container("max_completion_ms", |spec| spec.max_completion_ms > 0),
     own_container("stop_after_ms", |spec| spec.stop_after_ms > 0),
+    FieldRule {
+        field: "discovery",
+        is_used: |spec| spec.discovery.is_some(),
+        level: Level::RELEASE_0_2,
+        in_executor: None,
+        in_group: None,
+    },
 ];
 
 /// A part of a description that agents of earlier releases ignore.
@@ -290,6 +301,7 @@ stored!(message TaskSpec {
     28 tty: Number,
     29 stdin: Number,
     30 kill_signal: NumberOrNone or "signal of a kill",
+    31 discovery: MaybePart,
 });
 
 impl TaskSpec {
@@ -297,6 +309,7 @@ impl TaskSpec {
     /// had no effect.
     pub(crate) fn reduce_to_0_1_0(&mut self) {
         self.kill_signal = None;
+        self.discovery = None;
         let executor = self.executor.as_mut();
         let containers = std::iter::once(&mut self.container)
             .chain(executor.map(|executor| &mut executor.container));
@@ -333,6 +346,7 @@ impl TaskSpec {
             stdin,
             executor,
             group,
+            discovery,
         } = self;
         out.text(1, task.as_str());
         out.text(2, name);
@@ -366,6 +380,9 @@ impl TaskSpec {
             out.chosen(21, |out| group.fingerprint(out));
         }
         out.optional(22, kill_signal.map(|signal| signal.number().into()));
+        if let Some(discovery) = discovery {
+            out.chosen(23, |out| discovery.fingerprint(out));
+        }
     }
 }
 
@@ -448,9 +465,15 @@ impl TaskSpec {
             change(&mut spec);
             spec
         };
-        vec![(
-            "call-accept-kill-signal",
-            with(|spec| spec.kill_signal = Some(KillSignal::Quit)),
-        )]
+        vec![
+            (
+                "call-accept-kill-signal",
+                with(|spec| spec.kill_signal = Some(KillSignal::Quit)),
+            ),
+            (
+                "call-accept-discovery",
+                with(|spec| spec.discovery = Some(Box::new(Discovery::sample()))),
+            ),
+        ]
     }
 }

@@ -444,6 +444,21 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "state/src/limits.rs",
+        "DISCOVERY_PORTS: usize = 64",
+        "| ports by which a task is found; labels of its discovery, and of each port | 64; 64, and 4 KiB together |",
+    ),
+    (
+        "state/src/limits.rs",
+        "DISCOVERY_LABELS: usize = 64",
+        "| ports by which a task is found; labels of its discovery, and of each port | 64; 64, and 4 KiB together |",
+    ),
+    (
+        "state/src/limits.rs",
+        "DISCOVERY_LABEL_BYTES: usize = 4 * 1024",
+        "| ports by which a task is found; labels of its discovery, and of each port | 64; 64, and 4 KiB together |",
+    ),
+    (
+        "state/src/limits.rs",
         "VOLUMES: usize = 64",
         "| volumes of a task; the path of one | 64; 1,024 bytes |",
     ),

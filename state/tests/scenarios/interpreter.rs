@@ -15,8 +15,8 @@ use argosy_state::ids::{
 };
 use argosy_state::level::{self, Level};
 use argosy_state::task::{
-    CheckResults, DiskLimit, LimitsReport, Reason, TaskGroup, TaskLimits, TaskSpec, TaskState,
-    UpdateSource,
+    CheckResults, ContainerNetwork, Discovery, DiscoveryPort, DiskLimit, LimitsReport,
+    PublishedPort, Reason, TaskGroup, TaskLimits, TaskSpec, TaskState, UpdateSource,
 };
 use argosy_state::testing::{self, ScenarioLine, World, framework_info, registration, spec};
 
@@ -331,6 +331,7 @@ impl Interpreter {
         let tasks = operations.iter_mut().flat_map(OfferOperation::tasks_mut);
         for launch in tasks {
             launch.stop_after_ms = line.number("stop_after").unwrap_or(0);
+            find(line, launch);
         }
         let accept = Accept {
             offers: offers.collect(),
@@ -357,6 +358,30 @@ impl Interpreter {
             updates: updates.collect(),
         })
     }
+}
+
+/// Parses `published=31000:80 metrics=80`, for all launches of the line.
+fn find(line: &ScenarioLine<'_>, launch: &mut TaskSpec) {
+    if let Some((host, container)) = line.pair("published").and_then(|pair| pair.split_once(':')) {
+        launch.container.network = ContainerNetwork::Bridge(vec![PublishedPort {
+            host: line.read(host),
+            container: line.read(container),
+            udp: false,
+        }]);
+    }
+    launch.discovery = line.pair("metrics").map(|number| {
+        let port = DiscoveryPort {
+            name: DiscoveryPort::METRICS.to_owned(),
+            number: line.read(number),
+            udp: false,
+            labels: BTreeMap::new(),
+        };
+        let ports = vec![port];
+        Box::new(Discovery {
+            ports,
+            ..Discovery::default()
+        })
+    });
 }
 
 /// Parses a group: `pod/a:cpus:1,b:cpus:2` has two tasks.

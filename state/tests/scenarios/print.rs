@@ -245,7 +245,7 @@ fn task(task: &Task) -> String {
         .map(|kill| format!(", kill@{} in {} ms", kill.order.0, kill.grace_ms))
         .unwrap_or_default();
     format!(
-        "{}@{} on {} {:?} #{}{kill}{}{}, waiting [{}]\n",
+        "{}@{} on {} {:?} #{}{kill}{}{}{}, waiting [{}]\n",
         task.key,
         task.order.0,
         task.agent,
@@ -253,8 +253,19 @@ fn task(task: &Task) -> String {
         task.reported,
         limits(task),
         standing(task.standing),
+        discovery(task),
         waiting.join(", ")
     )
+}
+
+/// Prints the ports by which other programs find a task.
+fn discovery(task: &Task) -> String {
+    let ports = task.spec.discovery.iter().flat_map(|found| &found.ports);
+    let ports = ports.map(|port| match task.spec.host_port(port.number, port.udp) {
+        Some(host) => format!(", {} at host port {host}", port.name),
+        None => format!(", {} nowhere", port.name),
+    });
+    ports.collect()
 }
 
 /// Prints the newest change of limits and its result.

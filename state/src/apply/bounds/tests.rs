@@ -15,8 +15,8 @@ use crate::framework::{AnswerOutcome, CallAnswer};
 use crate::ids::{AgentId, FrameworkId, Revision, Role, TaskKey};
 use crate::limits;
 use crate::task::{
-    Check, CheckKind, CheckResults, CommandSpec, HealthCheck, Reason, TaskLimits, TaskSpec,
-    TaskState, TaskVolume, UpdateSource, Uri, VolumeSource,
+    Check, CheckKind, CheckResults, CommandSpec, Discovery, HealthCheck, Reason, TaskLimits,
+    TaskSpec, TaskState, TaskVolume, UpdateSource, Uri, VolumeSource,
 };
 use crate::testing::{World, framework_info, key, registration, spec};
 
@@ -509,6 +509,7 @@ fn the_history_is_bounded_in_bytes_and_keeps_listed_fields() {
     });
     let check = Check::of(CheckKind::Tcp { port: 80 });
     heavy.health_check = Some(Box::new(HealthCheck::of(check)));
+    heavy.discovery = Some(Box::new(Discovery::default()));
     let offer = world.promise(id, agent, "cpus:1");
     let applied = world.accept(id, vec![offer], vec![heavy]);
     assert_eq!(refused(applied.outcome), []);
@@ -521,7 +522,7 @@ fn the_history_is_bounded_in_bytes_and_keeps_listed_fields() {
     assert_eq!(kept.state, TaskState::Finished);
     let spec = &kept.spec;
     assert!(spec.environment.is_empty() && spec.uris.is_empty() && spec.volumes.is_empty());
-    assert_eq!(spec.health_check, None);
+    assert_eq!((&spec.health_check, &spec.discovery), (&None, &None));
     assert_eq!(spec.name.len(), limits::FINISHED_TEXT_BYTES);
     assert_eq!(spec.labels.keys().collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(spec.resources.to_string(), "cpus:0.1");
