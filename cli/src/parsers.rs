@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use argosy_client::{InvalidMasters, Masters};
 use argosy_proto::uri::RedactedUri;
 use argosy_proto::v1;
+use argosy_state::task::DiscoveryPort;
 
 pub(crate) use amounts::{Demand, Milli, cpus, demand, duration, memory, size, timeout, weight};
 pub(crate) use times::{PointInTime, point_in_time};
@@ -180,16 +181,36 @@ pub(crate) fn https_check(text: &str) -> Result<v1::HttpCheck, String> {
 
 /// Parses `PORT[/PATH]` for an HTTP check.
 pub(crate) fn http_check(text: &str) -> Result<v1::HttpCheck, String> {
-    let at = text.find('/').unwrap_or(text.len());
-    let (number, path) = text.split_at(at);
-    let number = port(number).map_err(|_| {
-        format!("{text:?} names no port: write the task's port and a path, as 8080/health")
-    })?;
+    let (port, path) = port_and_path(text, "8080/health")?;
     Ok(v1::HttpCheck {
-        port: number.into(),
+        port: port.into(),
         path: path.to_owned(),
         ..v1::HttpCheck::default()
     })
+}
+
+/// Parses `PORT[/PATH]` of metrics.
+pub(crate) fn metrics_port(text: &str) -> Result<v1::DiscoveryPort, String> {
+    let (number, path) = port_and_path(text, "8080/stats")?;
+    let labels = [(DiscoveryPort::PATH.to_owned(), path.to_owned())];
+    Ok(v1::DiscoveryPort {
+        name: DiscoveryPort::METRICS.to_owned(),
+        number: number.into(),
+        udp: false,
+        labels: labels
+            .into_iter()
+            .filter(|(_, path)| !path.is_empty())
+            .collect(),
+    })
+}
+
+fn port_and_path<'a>(text: &'a str, example: &str) -> Result<(u16, &'a str), String> {
+    let at = text.find('/').unwrap_or(text.len());
+    let (number, path) = text.split_at(at);
+    let number = port(number).map_err(|_| {
+        format!("{text:?} names no port: write the task's port and a path, as {example}")
+    })?;
+    Ok((number, path))
 }
 
 /// Parses `HOST:CONTAINER[/udp]`, two ports.
@@ -317,6 +338,19 @@ mod tests {
             "", "80", "0:80", "80:0", "80:65536", "a:b", "1:2/sctp", "1:2:3",
         ] {
             assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_metrics_port_has_an_optional_path() {
+        let plain = metrics_port("9100").unwrap();
+        assert_eq!((plain.name.as_str(), plain.number), ("metrics", 9_100));
+        assert!(plain.labels.is_empty() && !plain.udp);
+        let with_path = metrics_port("9100/a/b").unwrap();
+        assert_eq!(with_path.labels["path"], "/a/b");
+        for bad in ["", "/stats", "0", "65536", "metrics"] {
+            let refused = metrics_port(bad).unwrap_err();
+            assert!(refused.contains("as 8080/stats"), "{refused}");
         }
     }
 

@@ -121,6 +121,10 @@ pub(crate) struct Run {
     /// Port of the agent's host that the task listens on with --network host; may be repeated
     #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) ports: Vec<u16>,
+    /// TCP port of the task at which Prometheus reads metrics, by default at /metrics; published, or
+    /// one of --port
+    #[arg(long, value_name = "PORT[/PATH]", value_parser = parsers::metrics_port)]
+    pub(crate) metrics_port: Option<v1::DiscoveryPort>,
     /// Device that an agent offers with its --device flag; may be repeated
     #[arg(long = "device", value_name = "NAME")]
     pub(crate) devices: Vec<String>,
@@ -198,6 +202,7 @@ impl Run {
             tty: self.tty,
             stdin: self.interactive,
             max_completion_ms: self.max_time.map_or(0, |time| time.as_millis() as u64),
+            discovery: self.discovery()?,
             ..v1::TaskSpec::default()
         })
     }
@@ -225,6 +230,25 @@ impl Run {
         uris.extend(self.archives.iter().map(extracted));
         uris.iter_mut().for_each(|uri| uri.cache = self.cache);
         uris
+    }
+
+    /// Returns the port of metrics, by which Prometheus finds the task.
+    fn discovery(&self) -> Result<Option<v1::Discovery>, String> {
+        let Some(port) = &self.metrics_port else {
+            return Ok(None);
+        };
+        let number = port.number;
+        let mut published = self.published.iter();
+        let is_published = published.any(|port| port.container_port == number && !port.udp);
+        if !is_published && !self.ports.iter().any(|own| u32::from(*own) == number) {
+            return Err(format!(
+                "--metrics-port: no port of the host leads to TCP port {number} of the task: add --publish HOST:{number}, or --port {number} with --network host"
+            ));
+        }
+        Ok(Some(v1::Discovery {
+            ports: vec![port.clone()],
+            ..v1::Discovery::default()
+        }))
     }
 
     fn container(&self) -> Result<Option<v1::ContainerSpec>, String> {

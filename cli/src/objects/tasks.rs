@@ -2,6 +2,7 @@
 
 mod listing;
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use argosy_proto::uri::RedactedUri;
@@ -128,6 +129,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
             spec.limits.as_ref().map(limits_text).unwrap_or_default(),
         ),
         ("limits changed", limits_status(task.limits.as_ref())),
+        ("discovery", discovery_text(spec.discovery.as_ref())),
         ("command", command_text(&spec)),
         ("user", spec.user),
         // Values may be secret; JSON has them.
@@ -158,6 +160,31 @@ fn command_text(spec: &v1::TaskSpec) -> String {
     }
     let words = spec.argv.iter().map(|word| crate::operator::quote(word));
     words.collect::<Vec<_>>().join(" ")
+}
+
+/// Returns how other programs find a task: its service and its labels, and a line for each port.
+fn discovery_text(found: Option<&v1::Discovery>) -> String {
+    let pairs = |labels: &HashMap<String, String>| {
+        let labels: BTreeMap<_, _> = labels.iter().collect();
+        let labels = labels.into_iter();
+        let labels: Vec<_> = labels
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        labels.join(" ")
+    };
+    let Some(found) = found else {
+        return String::new();
+    };
+    let service = [found.name.clone(), pairs(&found.labels)];
+    let ports = found.ports.iter().map(|port| {
+        let protocol = if port.udp { "udp" } else { "tcp" };
+        let number = format!("{} {}/{protocol}", port.name, port.number);
+        [number, pairs(&port.labels)]
+    });
+    let lines = [service].into_iter().chain(ports);
+    let lines = lines.map(|parts| parts.join(" ").trim().to_owned());
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    lines.join("\n")
 }
 
 /// Returns the group of a task as `site, task 2 of 3`.
@@ -250,4 +277,45 @@ async fn wait_for_end(operator: &ClusterClient, task: &v1::Task, shown: &str) ->
     .advise(format!(
         "argosy task show {shown} shows its state; --timeout waits longer"
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_discovery_is_shown_with_one_line_for_each_port() {
+        let labels = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        let port = |name: &str, number, udp| v1::DiscoveryPort {
+            name: name.to_owned(),
+            number,
+            udp,
+            ..v1::DiscoveryPort::default()
+        };
+        let metrics = v1::DiscoveryPort {
+            labels: labels(&[("path", "/stats")]),
+            ..port("metrics", 80, false)
+        };
+        let mut found = v1::Discovery {
+            name: "shop".to_owned(),
+            ports: vec![metrics, port("dns", 53, true)],
+            labels: labels(&[("team", "blue"), ("app", "web")]),
+        };
+        assert_eq!(
+            discovery_text(Some(&found)),
+            "shop app=web team=blue\nmetrics 80/tcp path=/stats\ndns 53/udp"
+        );
+        found.name.clear();
+        found.labels.clear();
+        assert_eq!(
+            discovery_text(Some(&found)),
+            "metrics 80/tcp path=/stats\ndns 53/udp"
+        );
+        assert_eq!(discovery_text(None), "");
+    }
 }

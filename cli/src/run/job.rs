@@ -312,6 +312,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_metrics_port_is_one_that_is_published_or_a_port_of_the_host() {
+        let publishing = [
+            "--publish",
+            "31000:80",
+            "--metrics-port",
+            "80",
+            "--",
+            "true",
+        ];
+        let network = ["--network", "host", "--port", "8000"];
+        let flag = ["--metrics-port", "8000/stats", "--", "true"];
+        let in_hosts = [&network[..], &flag].concat();
+        for (args, number, path) in [
+            (&publishing[..], 80, None),
+            (&in_hosts, 8_000, Some("/stats")),
+        ] {
+            let job = job(args).unwrap();
+            let found = job.spec().discovery.clone().unwrap();
+            let [port] = &found.ports[..] else {
+                panic!("{found:?}");
+            };
+            assert_eq!((port.name.as_str(), port.number), ("metrics", number));
+            assert_eq!(port.labels.get("path").map(String::as_str), path);
+        }
+        assert_eq!(job(&["--", "true"]).unwrap().spec().discovery, None);
+    }
+
+    #[test]
     fn the_kill_signal_is_set_by_name() {
         let signal = |args: &[&str]| job(args).unwrap().spec().kill_policy.unwrap().signal();
         assert_eq!(signal(&["--", "true"]), v1::KillSignal::Unspecified);
@@ -375,12 +403,20 @@ pub(crate) mod tests {
 
     #[test]
     fn invalid_flags_are_rejected_before_any_request() {
-        let table: [(&[&str], &str); 5] = [
+        let table: [(&[&str], &str); 7] = [
             (
                 &["--network", "none", "-p", "1:1", "--", "true"],
                 "--publish",
             ),
             (&["--port", "8000", "--", "true"], "--network host"),
+            (
+                &["--metrics-port", "80", "--", "true"],
+                "add --publish HOST:80",
+            ),
+            (
+                &["-p", "1:80/udp", "--metrics-port", "80", "--", "true"],
+                "TCP port 80",
+            ),
             (&["--name", "a b", "--", "true"], "--name"),
             (&["--role", "", "--", "true"], "--role"),
             (
