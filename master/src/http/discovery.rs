@@ -1,30 +1,36 @@
-//! Service discovery for Prometheus: the masters and agents, as target groups of its HTTP service
-//! discovery.
+//! Service discovery for Prometheus: the masters, the agents, and the tasks that declare a port of
+//! metrics, as target groups of its HTTP service discovery.
 //!
 //! Every master answers from its own copy of the registry, so that monitoring does not depend on
 //! the leader. The list is always complete: Prometheus removes a target that is missing, and keeps
 //! its last list on an error.
 
+mod tasks;
+
+use std::borrow::Cow;
+
 use argosy_proto::v1;
 use argosy_state::agent::{Agent, AgentMode};
-use argosy_state::ids::AgentId;
+use argosy_state::ids::{AgentId, TaskKey};
 use argosy_state::registry::Registry;
+use argosy_state::task::Task;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tonic::Status;
 
+use super::parameters::QueryParameters;
 use super::{Http, problem};
 use crate::service::agent_api::is_host_and_port;
 use crate::service::{masters, spawn_reader};
 
 /// Maximum size of a list. A longer one is refused: without its end it would remove targets.
-const LIST_BYTES: usize = 16 << 20;
-/// Agents that are listed before other readers run.
+const LIST_BYTES: usize = 32 << 20;
+/// Agents or tasks that are read before other readers run.
 const PART: usize = 500;
-/// Memory that is reserved for an agent.
-const AGENT_BYTES: usize = 192;
+/// Typical size of a target.
+const TARGET_BYTES: usize = 384;
 /// Maximum length of a zone; an agent with a longer one is listed without its zone.
 const ZONE_BYTES: usize = 128;
 /// The attribute of an agent that names its zone.
@@ -37,40 +43,99 @@ struct TargetGroup<'a> {
     labels: TargetLabels<'a>,
 }
 
-/// The labels of a target. Labels with this prefix are dropped after relabelling.
-#[derive(Default, Serialize)]
-struct TargetLabels<'a> {
-    #[serde(rename = "__meta_argosy_kind")]
-    kind: &'static str,
-    /// `master-2` or `agent-7`.
-    #[serde(rename = "__meta_argosy_node")]
-    node: &'a str,
-    #[serde(rename = "__meta_argosy_zone", skip_serializing_if = "str::is_empty")]
-    zone: &'a str,
+/// The labels of a target, without those whose value is empty. Labels with this prefix are dropped
+/// after relabelling.
+#[derive(Default)]
+struct TargetLabels<'a>(Vec<(Cow<'a, str>, &'a str)>);
+
+impl<'a> TargetLabels<'a> {
+    /// Returns the labels that every target has. `node` is `master-2` or `agent-7`.
+    fn of(kind: &'static str, node: &'a str) -> Self {
+        let mut labels = Self::default();
+        labels.push("kind", kind);
+        labels.push("node", node);
+        labels
+    }
+
+    fn push(&mut self, name: &str, value: &'a str) {
+        self.0.push((format!("__meta_argosy_{name}").into(), value));
+    }
+}
+
+impl Serialize for TargetLabels<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let present = self.0.iter().filter(|(_, value)| !value.is_empty());
+        serializer.collect_map(present.map(|(name, value)| (name, value)))
+    }
+}
+
+/// The kinds of targets that are requested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kinds {
+    masters: bool,
+    agents: bool,
+    tasks: bool,
+}
+
+impl Kinds {
+    /// Parses the parameter `kinds`, such as `master,agent`; without it, all kinds are requested.
+    fn read(parameter: Option<&str>) -> Result<Self, Status> {
+        let mut kinds = Self {
+            masters: false,
+            agents: false,
+            tasks: false,
+        };
+        for kind in parameter.unwrap_or("master,agent,task").split(',') {
+            match kind {
+                "master" => kinds.masters = true,
+                "agent" => kinds.agents = true,
+                "task" => kinds.tasks = true,
+                other => {
+                    let text = format!("kinds: {other:?} is none: name master, agent or task");
+                    return Err(Status::invalid_argument(text));
+                }
+            }
+        }
+        Ok(kinds)
+    }
 }
 
 /// Responds to `GET /v1/sd/prometheus`.
-pub(super) async fn prometheus(State(http): State<Http>) -> Response {
-    match listed(&http).await {
+pub(super) async fn prometheus(
+    State(http): State<Http>,
+    QueryParameters(parameters): QueryParameters,
+) -> Response {
+    let kinds = Kinds::read(parameters.get("kinds").map(String::as_str));
+    let text = match kinds {
+        Ok(kinds) => listed(&http, kinds).await,
+        Err(status) => Err(status),
+    };
+    match text {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(status) => problem(&status),
     }
 }
 
-async fn listed(http: &Http) -> Result<String, Status> {
+async fn listed(http: &Http, kinds: Kinds) -> Result<String, Status> {
     let owner = &http.services.owner;
-    let mut share = owner.reserve(LIST_BYTES, PART * AGENT_BYTES).await?;
+    let mut share = owner.reserve(LIST_BYTES, PART * TARGET_BYTES).await?;
     let index = *owner.applied.borrow();
     let view = owner.view(index).await?;
     let masters = masters(&owner.node);
     let list = async move {
         let mut list = TargetList::new(LIST_BYTES);
-        masters
-            .iter()
-            .try_for_each(|master| list.add_master(master))?;
-        let mut next = Some(AgentId(0));
+        let mut masters = masters.iter().filter(|_| kinds.masters);
+        masters.try_for_each(|master| list.add_master(master))?;
+        let mut next = kinds.agents.then_some(AgentId(0));
         while let Some(after) = next {
             next = list.add_agents(&view.registry, after)?;
+            tokio::task::yield_now().await;
+        }
+        let mut begins = kinds.tasks;
+        let mut next = None;
+        while begins || next.is_some() {
+            begins = false;
+            next = list.add_tasks(&view.registry, next.as_ref())?;
             tokio::task::yield_now().await;
         }
         Ok::<_, Status>(list.end())
@@ -94,14 +159,8 @@ impl TargetList {
     }
 
     fn add_master(&mut self, master: &v1::Master) -> Result<(), Status> {
-        self.add(
-            &master.api_address,
-            TargetLabels {
-                kind: "master",
-                node: &master.node_id,
-                ..TargetLabels::default()
-            },
-        )
+        let labels = TargetLabels::of("master", &master.node_id);
+        self.add(&master.api_address, labels)
     }
 
     /// Adds the next agents after `after`. Returns the last one that was read, if there are more.
@@ -124,19 +183,36 @@ impl TargetList {
         if agent.mode() == AgentMode::Gone {
             return Ok(());
         }
-        let info = &agent.report.info;
-        let zone = agent.admin.attributes.get(ZONE);
-        let zone = zone.or_else(|| info.attributes.get(ZONE));
-        self.add(
-            &info.address,
-            TargetLabels {
-                kind: "agent",
-                node: &agent.id.to_string(),
-                zone: zone
-                    .filter(|zone| zone.len() <= ZONE_BYTES)
-                    .map_or("", String::as_str),
-            },
-        )
+        let node = agent.id.to_string();
+        let mut labels = TargetLabels::of("agent", &node);
+        labels.push("zone", zone_of(agent));
+        self.add(&agent.report.info.address, labels)
+    }
+
+    /// Adds the tasks of the next part after `after`. Returns the last one that was read, if there
+    /// are more.
+    fn add_tasks(
+        &mut self,
+        registry: &Registry,
+        after: Option<&TaskKey>,
+    ) -> Result<Option<TaskKey>, Status> {
+        match after {
+            None => self.add_part(registry, registry.tasks()),
+            Some(after) => self.add_part(registry, registry.tasks_after(after)),
+        }
+    }
+
+    fn add_part<'a>(
+        &mut self,
+        registry: &Registry,
+        tasks: impl Iterator<Item = &'a Task>,
+    ) -> Result<Option<TaskKey>, Status> {
+        let mut last = None;
+        for task in tasks.take(PART) {
+            tasks::add(self, registry, task)?;
+            last = Some(&task.key);
+        }
+        Ok(last.cloned())
     }
 
     /// Adds a target. An address that is more than a host and a port would make Prometheus read
@@ -154,7 +230,7 @@ impl TargetList {
         self.text.push_str(&group);
         if self.text.len() >= self.limit {
             let text = format!(
-                "the list of targets takes more than {} bytes; shorten the zones and addresses of agents",
+                "the list of targets takes more than {} bytes; request fewer kinds, shorten the zones and addresses of agents, or the labels of tasks",
                 self.limit
             );
             return Err(Status::resource_exhausted(text));
@@ -166,6 +242,14 @@ impl TargetList {
         self.text.push(']');
         self.text
     }
+}
+
+/// Returns the zone of an agent, empty if it has none or a long one.
+fn zone_of(agent: &Agent) -> &str {
+    let zone = agent.admin.attributes.get(ZONE);
+    let zone = zone.or_else(|| agent.report.info.attributes.get(ZONE));
+    zone.filter(|zone| zone.len() <= ZONE_BYTES)
+        .map_or("", String::as_str)
 }
 
 #[cfg(test)]
@@ -247,6 +331,26 @@ mod tests {
         let refused = listed(&world.registry, bytes - 1).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         assert!(refused.message().contains("shorten the zones"), "{refused}");
+    }
+
+    #[test]
+    fn all_kinds_are_listed_unless_some_are_named() {
+        let kinds = |masters, agents, tasks| {
+            Some(Kinds {
+                masters,
+                agents,
+                tasks,
+            })
+        };
+        assert_eq!(Kinds::read(None).ok(), kinds(true, true, true));
+        let nodes = Kinds::read(Some("agent,master")).ok();
+        assert_eq!(nodes, kinds(true, true, false));
+        assert_eq!(Kinds::read(Some("task")).ok(), kinds(false, false, true));
+        for wrong in ["", "tasks", "task,", "Task"] {
+            let refused = Kinds::read(Some(wrong)).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains("master, agent or task"));
+        }
     }
 
     #[test]

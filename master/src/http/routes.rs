@@ -77,7 +77,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("POST", "/v1/level", Call("RaiseLevel"), "raises the feature level: {\"level\": …}", || post(writes::raise_level)),
     route("POST", "/v1/log-filter", Call("SetLogFilter"), "changes the log filter of this master or of an agent: {\"filter\": \"…\", \"agentId\": \"…\"}", || post(writes::set_log_filter)),
     route("GET", "/v1/events", Call("Watch"), "changes, as server-sent events", || get(events::events)),
-    route("GET", "/v1/sd/prometheus", Other, "masters and agents, for the service discovery of Prometheus", || get(discovery::prometheus)),
+    route("GET", "/v1/sd/prometheus", Other, "masters, agents and tasks with metrics, for the service discovery of Prometheus", || get(discovery::prometheus)),
     route("GET", "/healthz", Other, "whether this process is alive", || get(|| async { "ok\n" })),
     route("GET", "/readyz", Other, "whether this master can answer: a quorum has confirmed a leader just now", || get(super::ready)),
     route("GET", "/metrics", Other, "figures for Prometheus", || get(super::show_metrics)),

@@ -4,6 +4,7 @@
 mod actors;
 mod answers;
 mod changes;
+mod discovery;
 mod divergence;
 mod failovers;
 mod flood;

@@ -29,8 +29,8 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     ),
     (
         "master/src/http/discovery.rs",
-        "LIST_BYTES: usize = 16 << 20",
-        "A list of more than 16 MiB is answered with 429",
+        "LIST_BYTES: usize = 32 << 20",
+        "A list of more than 32 MiB is answered with 429",
     ),
     (
         "master/src/http/discovery.rs",
