@@ -4,41 +4,23 @@
 
 use argosy_proto::v1;
 
-/// Reasons that are shown even with a count of zero, as "0 busy".
-const ALWAYS_SHOWN: [&str; 5] = ["too-small", "busy", "filtered", "draining", "declined"];
-
 /// Returns the display text of a reason.
 pub(crate) fn word(reason: &str) -> String {
-    match reason {
-        "declined" => "offered and declined".to_owned(),
-        other => other.replace('-', " "),
-    }
+    reason.replace('-', " ")
 }
 
-/// Returns `2 agents: 2 too small, 0 busy, …`, or an empty text without counts.
+/// Returns `3 agents: 2 too small, 1 busy`, the most frequent reason first; an empty text without
+/// counts.
 pub(crate) fn counts(counts: &[v1::ReasonCount]) -> String {
+    let mut counts: Vec<_> = counts.iter().filter(|count| count.agents > 0).collect();
     if counts.is_empty() {
         return String::new();
     }
     let total: u32 = counts.iter().map(|count| count.agents).sum();
-    let of = |reason: &str| {
-        counts
-            .iter()
-            .filter(|count| count.reason == reason)
-            .map(|count| count.agents)
-            .sum::<u32>()
-    };
-    let mut parts: Vec<_> = ALWAYS_SHOWN
+    counts.sort_by_key(|count| std::cmp::Reverse(count.agents));
+    let parts: Vec<_> = counts
         .iter()
-        .map(|reason| (of(reason), word(reason)))
-        .collect();
-    let others = counts
-        .iter()
-        .filter(|count| !ALWAYS_SHOWN.contains(&count.reason.as_str()));
-    parts.extend(others.map(|count| (count.agents, word(&count.reason))));
-    let parts: Vec<_> = parts
-        .iter()
-        .map(|(agents, reason)| format!("{agents} {reason}"))
+        .map(|count| format!("{} {}", count.agents, word(&count.reason)))
         .collect();
     let noun = if total == 1 { "agent" } else { "agents" };
     format!("{total} {noun}: {}", parts.join(", "))
@@ -56,12 +38,12 @@ mod tests {
     }
 
     #[test]
-    fn counts_include_reasons_with_zero() {
-        assert_eq!(
-            counts(&[count("too-small", 2)]),
-            "2 agents: 2 too small, 0 busy, 0 filtered, 0 draining, 0 offered and declined"
-        );
-        assert!(counts(&[count("no-link", 1)]).ends_with(", 1 no link"));
+    fn counts_are_those_of_reasons_with_agents_and_the_most_frequent_is_first() {
+        assert_eq!(counts(&[count("too-small", 2)]), "2 agents: 2 too small");
+        let several = [count("no-link", 1), count("busy", 0), count("too-small", 2)];
+        assert_eq!(counts(&several), "3 agents: 2 too small, 1 no link");
+        assert_eq!(counts(&[count("filtered", 1)]), "1 agent: 1 filtered");
+        assert_eq!(counts(&[count("busy", 0)]), "");
         assert_eq!(counts(&[]), "");
     }
 }

@@ -53,7 +53,7 @@ fn explain_a_demand(cluster: &DevCluster) {
     let mut why = String::new();
     for (wanted, expected) in [
         ("cpus:4000", "no agent is large enough, now or later"),
-        ("cpus:0.1;mem:32", "1 agent: 0 too small"),
+        ("cpus:0.1;mem:32", "1 agent: 1 filtered"),
     ] {
         wait_for("the explanation of a demand", || {
             why = cluster.run(&["explain", "large", "--wanted", wanted]).1;

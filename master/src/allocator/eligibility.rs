@@ -79,8 +79,9 @@ pub(super) fn mode_obstacle(agent: &Agent, linked: impl FnOnce() -> bool) -> Opt
         AgentMode::Registered if linked() => None,
         AgentMode::Registered => Some(SkipReason::NoLink),
         AgentMode::Unreachable => Some(SkipReason::Unreachable),
-        AgentMode::Draining | AgentMode::Drained => Some(SkipReason::Draining),
-        AgentMode::Deactivated => Some(SkipReason::Deactivated),
+        AgentMode::Draining | AgentMode::Drained | AgentMode::Deactivated => {
+            Some(SkipReason::Deactivated)
+        }
         AgentMode::Gone => Some(SkipReason::Gone),
     }
 }

@@ -23,9 +23,7 @@ pub enum SkipReason {
     Gone,
     /// No heartbeat of the agent has arrived in time.
     Unreachable,
-    /// The agent is being drained, or has been drained.
-    Draining,
-    /// An operator has deactivated the agent.
+    /// An operator has withdrawn the agent from offers.
     Deactivated,
     /// The agent is not connected to this leader.
     NoLink,
@@ -68,14 +66,13 @@ pub enum Outlook {
 
 impl SkipReason {
     /// All reasons, in the order of the checks.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::NotActive,
         Self::Unacknowledged,
         Self::Behind,
         Self::Suppressed,
         Self::Gone,
         Self::Unreachable,
-        Self::Draining,
         Self::Deactivated,
         Self::NoLink,
         Self::TooSmall,
@@ -99,7 +96,6 @@ impl SkipReason {
             Self::Suppressed => "suppressed",
             Self::Gone => "gone",
             Self::Unreachable => "unreachable",
-            Self::Draining => "draining",
             Self::Deactivated => "deactivated",
             Self::NoLink => "no-link",
             Self::TooSmall => "too-small",
@@ -127,11 +123,9 @@ impl SkipReason {
             | Self::OfferedElsewhere
             | Self::Busy
             | Self::BelowMinimum => Outlook::NotNow,
-            Self::Suppressed
-            | Self::Draining
-            | Self::Deactivated
-            | Self::NotVisible
-            | Self::OverLimit => Outlook::NotAllowed,
+            Self::Suppressed | Self::Deactivated | Self::NotVisible | Self::OverLimit => {
+                Outlook::NotAllowed
+            }
             Self::Filtered | Self::Offered => Outlook::OfferedNotUsed,
             Self::Ready => Outlook::Ready,
         }
