@@ -117,8 +117,12 @@ pub(crate) fn compared(all: &[ComparisonResult]) {
 }
 
 /// Records that a phase of a change of leader was reached at this wall time. The duration starts
-/// when this master detected the failure of the former leader, or else at the election.
+/// when this master detected the failure of the former leader, or else at the election. The first
+/// election of a cluster and a leader that resumes are no changes.
 pub(crate) fn failover(phase: &'static str, failover: &v1::Failover, at_ms: i64) {
+    if failover.kind() != v1::FailoverKind::Election {
+        return;
+    }
     let from_ms = match failover.dead_seen_ms {
         0 => failover.elected_ms,
         seen => seen,

@@ -128,7 +128,7 @@ impl Replica {
             limits,
             leader_lease,
             clock: ClusterClock::new(registry.time()),
-            failovers: Failovers::new(registry.cluster().term),
+            failovers: Failovers::new(registry.cluster().into()),
             comparison: DigestComparison::of(&registry),
             checks: CheckProgress::default(),
             registry,
@@ -265,7 +265,7 @@ impl Replica {
     /// ends this master's leadership.
     fn epoch_opened(&mut self, epoch: Epoch) {
         let cluster = self.registry.cluster();
-        let former_term = self.failovers.record_epoch(cluster.term);
+        let former = self.failovers.record_epoch(cluster.into());
         let ours = cluster.leader == NodeId(self.node.id()) && cluster.process == self.process;
         let leads = {
             let status = self.status.borrow();
@@ -278,7 +278,7 @@ impl Replica {
             self.start_leading(epoch);
             let phases = self.status.borrow().phases;
             self.failovers
-                .begin(epoch, former_term, phases, self.node.wall_clock().now_ms());
+                .begin(former, status.phases, address_of, now_ms);
         } else {
             self.stop_leading("another master has opened a new epoch");
             self.publish_leader_status();

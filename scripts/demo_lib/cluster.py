@@ -230,7 +230,8 @@ class Watcher(threading.Thread):
                     views.append(get(address, "/v1/cluster"))
             for view in views:
                 for failover in view.get("failovers", []):
-                    numbers = {snake(key): int(value) for key, value in failover.items()}
+                    numbers = {snake(key): int(value) for key, value in failover.items()
+                               if key == "epoch" or key.endswith("Ms")}
                     known = self.failovers.setdefault(numbers["epoch"], {})
                     known.update(numbers)
             own = [view for view in views if view.get("leader") and view["leader"] == view.get("answeredBy")]

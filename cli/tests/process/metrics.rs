@@ -210,7 +210,7 @@ async fn prometheus_accepts_the_metrics_and_the_list_has_them() {
     check_with_promtool("agent", &text);
     let present = without_former_names(&text);
     check_against_list("agent", &present, &["every", "agent", "task"]);
-    // A master shows nearly all of its metrics in ordinary use.
+    // A master shows nearly all of its metrics in ordinary use. Here the leader never changes.
     names.sort();
     names.dedup();
     let listed = metric_list::all().iter();
@@ -219,7 +219,7 @@ async fn prometheus_accepts_the_metrics_and_the_list_has_them() {
         .filter(|metric| !names.iter().any(|name| name == metric.name))
         .map(|metric| metric.name)
         .collect();
-    assert!(missing.len() <= 12, "{missing:?}");
+    assert!(missing.len() <= 13, "{missing:?}");
 }
 
 fn without_former_names(text: &str) -> String {

@@ -36,15 +36,16 @@ impl OtherFailovers {
 /// have is taken from the other.
 fn merge(all: &mut BTreeMap<u64, v1::Failover>, found: &[v1::Failover]) {
     for new in found.iter().filter(|one| one.epoch > 0) {
-        let known = all.entry(new.epoch).or_insert(*new);
+        let known = all.entry(new.epoch).or_insert_with(|| new.clone());
         let first = |known: i64, new: i64| if known == 0 { new } else { known };
         *known = v1::Failover {
-            epoch: new.epoch,
             dead_seen_ms: first(known.dead_seen_ms, new.dead_seen_ms),
             elected_ms: first(known.elected_ms, new.elected_ms),
             first_commit_ms: first(known.first_commit_ms, new.first_commit_ms),
             first_offer_ms: first(known.first_offer_ms, new.first_offer_ms),
             first_launch_ms: first(known.first_launch_ms, new.first_launch_ms),
+            // The leader of an epoch knows these from the begin, and they do not change.
+            ..std::mem::take(known)
         };
     }
     while all.len() > CAPACITY {
@@ -72,7 +73,22 @@ mod tests {
         others.add(&[failover(5, 120), failover(3, 0), failover(0, 9)]);
         let all = others.merged_with(&[failover(4, 8)]);
         assert_eq!(all, [failover(3, 7), failover(4, 8), failover(5, 120)]);
-        // What a peer reports about an epoch changes nothing that is known.
+        let named = v1::Failover {
+            leader: "master-2".to_owned(),
+            kind: v1::FailoverKind::Election.into(),
+            ..failover(6, 0)
+        };
+        others.add(std::slice::from_ref(&named));
+        others.add(&[failover(6, 7)]);
+        let known = others.merged_with(&[]).pop().unwrap();
+        assert_eq!((known.first_offer_ms, &known.leader), (7, &named.leader));
+        assert_eq!(known.kind, named.kind);
+    }
+
+    #[test]
+    fn what_a_peer_reports_about_an_epoch_changes_nothing_that_is_known() {
+        let others = OtherFailovers::default();
+        others.add(&[failover(5, 120)]);
         others.add(&[failover(5, 999)]);
         assert_eq!(others.merged_with(&[]).last(), Some(&failover(5, 120)));
     }

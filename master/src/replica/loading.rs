@@ -86,7 +86,7 @@ impl Replica {
         );
         self.node.set_level(self.registry.level());
         self.clock = ClusterClock::new(self.registry.time());
-        self.failovers.record_epoch(self.registry.cluster().term);
+        self.failovers.record_epoch(self.registry.cluster().into());
         self.published.changes.restart(self.registry.applied());
         self.published.applied.send_replace(self.registry.applied());
         // Raft stops with the process, and so do its waiters.

@@ -20,6 +20,8 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const SETTLING: Duration = Duration::from_secs(1);
 /// Timeout of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum length of a name or an address in a failover: those of a real master are shorter.
+const NAME_BYTES: usize = 300;
 /// The maximum number of other masters that are asked at a time.
 const MASTERS: usize = 16;
 
@@ -57,9 +59,18 @@ async fn ask_all(owner: &OwnerHandle, connections: &MasterConnections) {
 }
 
 /// Returns the failovers of epochs that this master knows: later ones would displace all others. A
-/// master that is ahead is asked again.
+/// master that is ahead is asked again. Failovers with names that no master can have are left out,
+/// because their memory must be bounded.
 fn known_epochs(mut found: Vec<v1::Failover>, newest: u64) -> Vec<v1::Failover> {
-    found.retain(|failover| failover.epoch <= newest);
+    found.retain(|failover| {
+        let names = [
+            &failover.leader,
+            &failover.leader_address,
+            &failover.former_leader,
+            &failover.former_leader_address,
+        ];
+        failover.epoch <= newest && names.iter().all(|name| name.len() <= NAME_BYTES)
+    });
     found
 }
 
@@ -94,5 +105,16 @@ mod tests {
         };
         let found = vec![failover(3), failover(7), failover(u64::MAX)];
         assert_eq!(known_epochs(found, 7), [failover(3), failover(7)]);
+    }
+
+    #[test]
+    fn failovers_with_oversized_names_are_left_out() {
+        let named = |bytes| v1::Failover {
+            epoch: 3,
+            former_leader_address: "x".repeat(bytes),
+            ..Default::default()
+        };
+        let found = vec![named(NAME_BYTES), named(NAME_BYTES + 1)];
+        assert_eq!(known_epochs(found, 7), [named(NAME_BYTES)]);
     }
 }

@@ -192,7 +192,7 @@ pub(crate) fn cluster(view: &StateView, node: &Node) -> v1::Cluster {
         protocol: Some(VersionRange::OWN.answer(VersionRange::OWN.newest)),
         offers: count(view.leader.as_ref().map_or(0, |leader| leader.offers)),
         without_leader_ms: without_leader_ms(is_leading, &status, node),
-        failovers: view.failovers.iter().copied().collect(),
+        failovers: view.failovers.iter().cloned().collect(),
         feature_level: registry.level().0,
         wall_ms: node.wall_clock().now_ms(),
     }

@@ -56,11 +56,21 @@ async fn every_master_shows_the_failovers_of_all() {
         for place in 0..3 {
             seen.push(failovers(&cluster, place).await);
         }
-        let is_complete = seen[0].len() >= leaders.len();
+        let first = seen[0].first();
+        let is_complete = seen[0].len() >= leaders.len()
+            && first.is_some_and(|first| first.kind() == v1::FailoverKind::FirstElection);
         if is_complete && seen[0] == seen[1] && seen[1] == seen[2] {
             let epochs: Vec<_> = seen[0].iter().map(|failover| failover.epoch).collect();
             assert!(epochs.is_sorted(), "{epochs:?}");
             assert!(seen[0].iter().all(|failover| failover.first_commit_ms > 0));
+            assert!(seen[0].iter().all(|failover| {
+                failover.leader.starts_with("master-") && !failover.leader_address.is_empty()
+            }));
+            assert!(seen[0][1..].iter().all(|failover| {
+                failover.kind() != v1::FailoverKind::FirstElection
+                    && failover.former_leader.starts_with("master-")
+                    && !failover.former_leader_address.is_empty()
+            }));
             break;
         }
         pause(deadline, &format!("{leaders:?}: {seen:?}")).await;
