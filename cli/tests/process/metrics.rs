@@ -14,10 +14,11 @@ use crate::test_framework::{TestFramework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 /// Series that only the active leader has.
-const OF_LEADER: [&str; 5] = [
+const OF_LEADER: [&str; 6] = [
     "argosy_frameworks{state=\"connected\"}",
     "argosy_offers_outstanding",
     "argosy_raft_follower_lag_entries{node=\"master-",
+    "argosy_raft_voters_in_contact",
     "argosy_allocator_oldest_demand_seconds",
     "argosy_resources{resource=\"cpus\",use=\"offered\"}",
 ];

@@ -32,6 +32,20 @@ const CODE_CHARACTERS: usize = 64;
 const STARTING: usize = 100_000;
 /// The label of everything beyond a maximum.
 const OTHER: &str = "other";
+/// Ends for which the cluster is responsible. They are counted from 0 on, because an increase is
+/// only seen after a first sample.
+const ENDS_BY_CLUSTER: [(TaskState, Reason); 10] = [
+    (TaskState::Failed, Reason::ContainerLaunchFailed),
+    (TaskState::Failed, Reason::TaskMissingOnAgent),
+    (TaskState::Failed, Reason::AgentRestarted),
+    (TaskState::Failed, Reason::AgentRebooted),
+    (TaskState::Failed, Reason::StoppedWithoutLeader),
+    (TaskState::Dropped, Reason::LaunchVoided),
+    (TaskState::Dropped, Reason::AgentIncapable),
+    (TaskState::Gone, Reason::TaskMissingOnAgent),
+    (TaskState::Gone, Reason::AgentRemoved),
+    (TaskState::GoneByOperator, Reason::AgentRemovedByOperator),
+];
 
 /// The counters of the frameworks with one name, by call and by event.
 #[derive(Default)]
@@ -61,6 +75,9 @@ pub(crate) struct DecisionMetrics {
 impl DecisionMetrics {
     pub(crate) fn new() -> Self {
         let offers = |outcome: &'static str| counter!("argosy_offers_total", "outcome" => outcome);
+        for (state, reason) in ENDS_BY_CLUSTER {
+            ends(state, reason).increment(0);
+        }
         Self {
             by_name: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -248,9 +265,12 @@ fn count_end(registry: &Registry, key: &TaskKey, state: TaskState) {
     let finished = || registry.finished_task(key).map(|finished| &finished.task);
     let task = registry.task(key).or_else(finished);
     let reason = task.map_or(Reason::None, |task| task.latest.reason);
+    ends(state, reason).increment(1);
+}
+
+fn ends(state: TaskState, reason: Reason) -> Counter {
     let reason = kebab(&format!("{reason:?}"));
     counter!("argosy_task_terminal_total", "state" => state_name(state), "reason" => reason)
-        .increment(1);
 }
 
 /// Returns the name of a variant in lower case, with its words separated by hyphens.

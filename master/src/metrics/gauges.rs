@@ -7,6 +7,7 @@
 //! the leader end with its leadership.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use argosy_proto::metric_list;
 use argosy_state::agent::AgentMode;
@@ -64,6 +65,9 @@ const MEASURED: &[MeasuredMetric] = &[
     }),
     value("argosy_raft_voters", |state| {
         count(state.status.voters.len())
+    }),
+    samples("argosy_raft_voters_in_contact", |state| {
+        of_leader(state, |_| vec![(Vec::new(), voters_in_contact(state))])
     }),
     value("argosy_raft_log_last_index", |state| {
         number(state.progress.last_log_index)
@@ -266,6 +270,20 @@ impl OwnerCounts {
 /// Returns samples that only the active leader has.
 fn of_leader(state: &OwnerState<'_>, samples: impl FnOnce(&Leader) -> Samples) -> Samples {
     state.leader.map(samples).unwrap_or_default()
+}
+
+/// Time since the newest contact with a voter after which it counts as lost.
+const LOST_CONTACT: Duration = Duration::from_secs(10);
+
+/// Returns the number of voters that have answered this leader recently, including itself.
+fn voters_in_contact(state: &OwnerState<'_>) -> f64 {
+    let has_answered = |id: &u64| {
+        let mut contacts = state.contacts.iter();
+        contacts.any(|(other, ago)| other == id && *ago < LOST_CONTACT)
+    };
+    let voters = state.status.voters.iter();
+    let present = voters.filter(|(id, _)| *id == state.status.id || has_answered(id));
+    count(present.count())
 }
 
 /// Returns a value that is known once a store on a disk has been measured.

@@ -40,7 +40,20 @@ fn leader(registry: &Registry) -> Leader {
 
 /// Returns what a master with this registry measures; only an active leader has `leader`.
 fn measured(registry: &Registry, leader: Option<&Leader>) -> OwnerCounts {
-    let members: Vec<_> = [1, 2].map(|id| (id, Member::default())).into();
+    let contacts = [(2, Duration::from_millis(250))];
+    measured_with(registry, leader, &contacts)
+}
+
+/// The same for a group of the masters 1, which measures, and 2 and 3. Master 4 has no vote.
+fn measured_with(
+    registry: &Registry,
+    leader: Option<&Leader>,
+    contacts: &[(u64, Duration)],
+) -> OwnerCounts {
+    let members = |ids: &[u64]| -> Vec<_> {
+        let members = ids.iter().map(|id| (*id, Member::default()));
+        members.collect()
+    };
     OwnerCounts::of(&OwnerState {
         registry,
         leader,
@@ -48,11 +61,12 @@ fn measured(registry: &Registry, leader: Option<&Leader>) -> OwnerCounts {
         status: &RaftStatus {
             id: 1,
             is_leader: leader.is_some(),
-            voters: members.into(),
+            voters: members(&[1, 2, 3]).into(),
+            learners: members(&[4]).into(),
             ..RaftStatus::default()
         },
         progress: &LogProgress::default(),
-        contacts: &[(2, Duration::from_millis(250))],
+        contacts,
         store: &StoreUsage {
             family_bytes: vec![("log", 7)],
             stalled: Duration::from_millis(1_500),
@@ -233,6 +247,33 @@ fn resources_and_states_are_those_of_the_registry() {
     has("argosy_tasks{state=\"finished\"} 1");
     has("argosy_tasks{state=\"running\"} 0");
     assert_eq!(world.registry.role_totals().to_string(), "");
+    for kind in ["cpus", "mem"] {
+        for usage in ["used", "offered"] {
+            has(&format!(
+                "argosy_resources{{resource=\"{kind}\",use=\"{usage}\"}} 0"
+            ));
+        }
+    }
+}
+
+#[test]
+fn a_leader_counts_itself_and_the_voters_that_answer_it() {
+    let registry = World::new().registry;
+    let leader = leader(&registry);
+    let recently = Duration::from_millis(20);
+    for (contacts, expected) in [
+        (vec![], 1),
+        (vec![(2, recently), (3, recently)], 3),
+        (vec![(2, recently), (3, Duration::from_secs(10))], 2),
+        // A member without a vote.
+        (vec![(2, recently), (4, recently)], 2),
+    ] {
+        let text = written(&measured_with(&registry, Some(&leader), &contacts));
+        let line = format!("argosy_raft_voters_in_contact {expected}\n");
+        assert!(text.contains(&line), "{contacts:?}: {text}");
+    }
+    let text = written(&measured(&registry, None));
+    assert!(!text.contains("argosy_raft_voters_in_contact"), "{text}");
 }
 
 /// Returns the registry with `count` frameworks with the longest names, each in its own role and
@@ -434,6 +475,28 @@ fn paths_that_callers_invent_have_one_series() {
         text.contains("method=\"Write\"") && !text.contains("Invented"),
         "{text}"
     );
+}
+
+/// The recorded rule of failed starts sums these reasons. Its rate has no first increase without a 0
+/// before it.
+#[test]
+fn ends_for_which_the_cluster_is_responsible_are_counted_from_zero_on() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || drop(DecisionMetrics::new()));
+    let text = recorder.handle().render();
+    let rules = include_str!("../../../deploy/prometheus/recording.rules.yml");
+    let failures = rules
+        .split("reason=~\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .unwrap();
+    for reason in failures.split('|') {
+        let line = |line: &str| {
+            line.starts_with("argosy_task_terminal_total{")
+                && line.ends_with(&format!(",reason=\"{reason}\"}} 0"))
+        };
+        assert!(text.lines().any(line), "{reason}: {text}");
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Resources of the cluster and of its roles, from sums that the registry and the book keep.
+//!
+//! A use of a resource that the cluster has is 0, not absent, while there is none.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use argosy_state::resources::Resources;
 
@@ -54,19 +57,24 @@ pub(super) fn resources(state: &OwnerState<'_>) -> Samples {
         scalars(state.registry.total()),
         labels("total"),
     );
-    push_kinds(
-        &mut samples,
-        scalars(state.registry.role_totals()),
-        labels("used"),
-    );
+    let total = state.registry.total();
+    let used = with_zeros(total, scalars(state.registry.role_totals()));
+    push_kinds(&mut samples, used.into_iter(), labels("used"));
     if let Some(leader) = state.leader {
-        push_kinds(
-            &mut samples,
-            leader.book().total().iter(),
-            labels("offered"),
-        );
+        let offered = with_zeros(total, leader.book().total().iter());
+        push_kinds(&mut samples, offered.into_iter(), labels("offered"));
     }
     samples
+}
+
+/// Returns these amounts, and 0 for every other kind of which the cluster has any.
+fn with_zeros<'a>(
+    total: &'a Resources,
+    part: impl Iterator<Item = (&'a str, i64)>,
+) -> BTreeMap<&'a str, i64> {
+    let mut all: BTreeMap<_, _> = scalars(total).map(|(kind, _)| (kind, 0)).collect();
+    all.extend(part);
+    all
 }
 
 /// Returns the usage of the first roles, and that of all other roles. A role includes its
