@@ -100,7 +100,9 @@ async fn show_metrics(State(http): State<Http>) -> Response {
     http.services.owner.changes.export_metrics();
     metrics.run_upkeep();
     let mut text = metrics.render();
-    http.services.owner.counts.borrow().write(&mut text);
+    // A reader of the watch would delay the owner, which publishes there.
+    let counts = Arc::clone(&http.services.owner.counts.borrow());
+    counts.write(&mut text);
     let text = metric_names::with_former_names(&text);
     share.resize(text.len());
     share.attach_to_answer();

@@ -43,7 +43,7 @@ pub(crate) struct OwnerHandle {
     pub(crate) reconciliations: ReadLimiter,
     pub(crate) leader_status: watch::Receiver<LeaderStatus>,
     pub(crate) applied: watch::Receiver<u64>,
-    pub(crate) counts: watch::Receiver<OwnerCounts>,
+    pub(crate) counts: watch::Receiver<Arc<OwnerCounts>>,
     pub(crate) own_address: String,
     pub(crate) other_failovers: OtherFailovers,
     next: Arc<AtomicU64>,
@@ -56,7 +56,7 @@ impl OwnerHandle {
         (views, changes): (SharedView, ChangeRing),
         (reads, readers): (ReadLimiter, Handle),
         (leadership, applied): (watch::Receiver<LeaderStatus>, watch::Receiver<u64>),
-        counts: watch::Receiver<OwnerCounts>,
+        counts: watch::Receiver<Arc<OwnerCounts>>,
         own_address: String,
     ) -> Self {
         Self {

@@ -50,7 +50,7 @@ use traces::RequestTraces;
 pub(crate) struct PublishedState {
     pub(crate) leader_status: watch::Sender<LeaderStatus>,
     pub(crate) applied: watch::Sender<u64>,
-    pub(crate) counts: watch::Sender<OwnerCounts>,
+    pub(crate) counts: watch::Sender<Arc<OwnerCounts>>,
     pub(crate) views: SharedView,
     pub(crate) changes: ChangeRing,
     pub(crate) turn_counter: Arc<TurnCounter>,
@@ -276,7 +276,12 @@ impl Replica {
             self.opened_term = self.registry.cluster().term;
             self.clock = ClusterClock::new(self.registry.time());
             self.start_leading(epoch);
-            let phases = self.status.borrow().phases;
+            let status = self.status.borrow();
+            let address_of = |node| {
+                let member = status.member(node);
+                member.map_or_else(String::new, |member| member.api_address.clone())
+            };
+            let now_ms = self.node.wall_clock().now_ms();
             self.failovers
                 .begin(former, status.phases, address_of, now_ms);
         } else {
@@ -550,6 +555,6 @@ impl Replica {
             store: &self.node.store_usage(),
             links: &self.outbox,
         });
-        self.published.counts.send_replace(counts);
+        self.published.counts.send_replace(Arc::new(counts));
     }
 }

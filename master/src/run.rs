@@ -242,7 +242,7 @@ fn owner_of(
 ) -> RegistryOwner {
     let (leadership, leadership_seen) = watch::channel(LeaderStatus::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
-    let (counts, counts_seen) = watch::channel(OwnerCounts::default());
+    let (counts, counts_seen) = watch::channel(Arc::<OwnerCounts>::default());
     let (inbox, messages) = mpsc::channel(INBOX);
     let (query, queries) = mpsc::channel(QUERIES);
     let views = SharedView::default();

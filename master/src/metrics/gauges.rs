@@ -2,9 +2,10 @@
 //! function that measures it.
 //!
 //! The owner measures at each tick, and `/metrics` shows the last result. A measurement costs the
-//! same whatever the size of the registry, and its labels are from closed or bounded sets. The
-//! result is written as text and not kept by the recorder, which never forgets a series: those of
-//! the leader end with its leadership.
+//! same whatever the size of the registry, and its labels are from closed or bounded sets. Samples
+//! of roles are made when they are written, from a copy of their usage. The result is written as
+//! text and not kept by the recorder, which never forgets a series: those of the leader end with
+//! its leadership.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use argosy_state::agent::AgentMode;
 use argosy_state::task::TaskState;
 
 use super::samples::{OwnerState, SampleLabel, Samples, by, count, flag, number, write_labels};
-use super::usage::{resources, role_shares, role_usage};
+use super::usage::{RoleFigures, resources, role_shares, role_usage};
 use crate::leader::Leader;
 use crate::links::LINK_BYTES;
 
@@ -30,6 +31,8 @@ enum Measurement {
     Value(fn(&OwnerState<'_>) -> f64),
     /// A metric with a sample for each value of its labels; none while it has no meaning.
     Samples(fn(&OwnerState<'_>) -> Samples),
+    /// A metric of roles.
+    Roles(fn(&RoleFigures) -> Samples),
 }
 
 const fn value(name: &'static str, value: fn(&OwnerState<'_>) -> f64) -> MeasuredMetric {
@@ -39,6 +42,11 @@ const fn value(name: &'static str, value: fn(&OwnerState<'_>) -> f64) -> Measure
 
 const fn samples(name: &'static str, samples: fn(&OwnerState<'_>) -> Samples) -> MeasuredMetric {
     let measure = Measurement::Samples(samples);
+    MeasuredMetric { name, measure }
+}
+
+const fn roles(name: &'static str, samples: fn(&RoleFigures) -> Samples) -> MeasuredMetric {
+    let measure = Measurement::Roles(samples);
     MeasuredMetric { name, measure }
 }
 
@@ -152,8 +160,8 @@ const MEASURED: &[MeasuredMetric] = &[
     }),
     value("argosy_link_backlog_bytes_limit", |_| count(LINK_BYTES)),
     samples("argosy_resources", resources),
-    samples("argosy_role_used", role_usage),
-    samples("argosy_role_dominant_share_ratio", role_shares),
+    roles("argosy_role_used", role_usage),
+    roles("argosy_role_dominant_share_ratio", role_shares),
     samples("argosy_registry_records", |state| {
         let usage = state.registry.usage();
         by(
@@ -229,42 +237,64 @@ pub(super) fn state_name(state: TaskState) -> &'static str {
 }
 
 /// What was measured at one tick.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct OwnerCounts(Vec<(&'static str, Samples)>);
+#[derive(Debug, Default)]
+pub(crate) struct OwnerCounts {
+    measured: Vec<(&'static str, Samples)>,
+    roles: RoleFigures,
+}
 
 impl OwnerCounts {
     pub(crate) fn of(state: &OwnerState<'_>) -> Self {
-        let measured = MEASURED.iter().map(|row| match row.measure {
-            Measurement::Value(value) => (row.name, vec![(Vec::new(), value(state))]),
-            Measurement::Samples(samples) => (row.name, samples(state)),
+        let measured = MEASURED.iter().filter_map(|row| match row.measure {
+            Measurement::Value(value) => Some((row.name, vec![(Vec::new(), value(state))])),
+            Measurement::Samples(samples) => Some((row.name, samples(state))),
+            Measurement::Roles(_) => None,
         });
-        Self(measured.collect())
+        Self {
+            measured: measured.collect(),
+            roles: RoleFigures::of(state.registry),
+        }
     }
 
     /// Writes the samples in the text format of Prometheus. A metric without samples is left out.
     pub(crate) fn write(&self, text: &mut String) {
-        for (name, samples) in &self.0 {
-            if samples.is_empty() {
-                continue;
-            }
-            let listed = metric_list::find(name).expect("a test compares the table with the list");
-            let (help, kind) = (listed.help, listed.kind.name());
-            // Writing to a string never fails.
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in samples {
-                text.push_str(name);
-                write_labels(text, labels);
-                let _ = writeln!(text, " {value}");
-            }
-            text.push('\n');
+        for (name, samples) in &self.measured {
+            write_metric(text, name, samples);
+        }
+        for (name, samples) in self.of_roles() {
+            write_metric(text, name, &samples);
         }
     }
 
-    /// Returns the names and labels of all samples.
-    #[cfg(test)]
-    pub(super) fn samples(&self) -> impl Iterator<Item = (&'static str, &Samples)> {
-        self.0.iter().map(|(name, samples)| (*name, samples))
+    /// Returns the metrics of roles.
+    pub(super) fn of_roles(&self) -> impl Iterator<Item = (&'static str, Samples)> {
+        MEASURED.iter().filter_map(|row| match row.measure {
+            Measurement::Roles(samples) => Some((row.name, samples(&self.roles))),
+            Measurement::Value(_) | Measurement::Samples(_) => None,
+        })
     }
+
+    /// Returns what was measured at the tick, by metric.
+    #[cfg(test)]
+    pub(super) fn of_tick(&self) -> &[(&'static str, Samples)] {
+        &self.measured
+    }
+}
+
+fn write_metric(text: &mut String, name: &str, samples: &Samples) {
+    if samples.is_empty() {
+        return;
+    }
+    let listed = metric_list::find(name).expect("a test compares the table with the list");
+    let (help, kind) = (listed.help, listed.kind.name());
+    // Writing to a string never fails.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in samples {
+        text.push_str(name);
+        write_labels(text, labels);
+        let _ = writeln!(text, " {value}");
+    }
+    text.push('\n');
 }
 
 /// Returns samples that only the active leader has.

@@ -192,10 +192,11 @@ fn measured_metrics_have_the_labels_of_the_list() {
     let leader = leader(&world.registry);
     for leader in [None, Some(&leader)] {
         let counts = measured(&world.registry, leader);
-        for (name, samples) in counts.samples() {
+        let of_tick = counts.of_tick().iter().cloned();
+        for (name, samples) in of_tick.chain(counts.of_roles()) {
             let listed = metric_list::find(name).unwrap_or_else(|| panic!("{name} is not listed"));
             assert_ne!(listed.kind, metric_list::MetricType::Histogram, "{name}");
-            for (labels, _) in samples {
+            for (labels, _) in &samples {
                 let labels: Vec<_> = labels.iter().map(|(label, _)| *label).collect();
                 assert_eq!(labels, listed.labels, "{name}");
             }
@@ -274,6 +275,27 @@ fn a_leader_counts_itself_and_the_voters_that_answer_it() {
     }
     let text = written(&measured(&registry, None));
     assert!(!text.contains("argosy_raft_voters_in_contact"), "{text}");
+}
+
+#[test]
+fn a_tick_measures_the_same_for_any_number_of_roles() {
+    let [few, many] = [3, 300].map(|count| measured(&crowd(count).0.registry, None));
+    let samples = |counts: &OwnerCounts| -> usize {
+        let all = counts.of_tick().iter();
+        all.map(|(_, samples)| samples.len()).sum()
+    };
+    assert_eq!(samples(&few), samples(&many));
+    let of_roles = |counts: &OwnerCounts| -> Vec<usize> {
+        counts
+            .of_roles()
+            .map(|(_, samples)| samples.len())
+            .collect()
+    };
+    // Two kinds of resources, for 100 roles and all others; and the shares.
+    assert_eq!(
+        (of_roles(&few), of_roles(&many)),
+        (vec![6, 3], vec![202, 100])
+    );
 }
 
 /// Returns the registry with `count` frameworks with the longest names, each in its own role and

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use argosy_state::Registry;
+use argosy_state::registry::RoleUsages;
 use argosy_state::resources::Resources;
 
 use super::samples::{OwnerState, SampleLabel, Samples};
@@ -77,23 +79,40 @@ fn with_zeros<'a>(
     all
 }
 
+/// A copy of what the metrics of roles are made of, at the same cost for any number of roles.
+#[derive(Debug, Default)]
+pub(super) struct RoleFigures {
+    roles: RoleUsages,
+    /// The usage of all roles together.
+    used: Resources,
+    total: Resources,
+}
+
+impl RoleFigures {
+    pub(super) fn of(registry: &Registry) -> Self {
+        Self {
+            roles: registry.role_usages(),
+            used: registry.role_totals().clone(),
+            total: registry.total().clone(),
+        }
+    }
+}
+
 /// Returns the usage of the first roles, and that of all other roles. A role includes its
 /// descendants, so only top-level roles add up to the total.
-pub(super) fn role_usage(state: &OwnerState<'_>) -> Samples {
+pub(super) fn role_usage(figures: &RoleFigures) -> Samples {
     let mut samples = Samples::new();
-    let mut roles = state.registry.used_roles();
-    for role in roles.by_ref().take(ROLES) {
-        let used = state.registry.role_tree_used(role);
+    let mut roles = figures.roles.iter();
+    for (role, used) in roles.by_ref().take(ROLES) {
         let name: Cow<'static, str> = role.to_string().into();
-        push_kinds(&mut samples, scalars(&used), |kind| {
+        push_kinds(&mut samples, scalars(&used.tree()), |kind| {
             vec![("role", name.clone()), ("resource", kind)]
         });
     }
     if roles.next().is_some() {
-        let shown = state.registry.used_roles().take(ROLES);
-        let own = shown.filter_map(|role| state.registry.role_used(role));
-        let rest = own.fold(state.registry.role_totals().clone(), |rest, used| {
-            rest.minus_saturating(used)
+        let shown = figures.roles.iter().take(ROLES);
+        let rest = shown.fold(figures.used.clone(), |rest, (_, used)| {
+            rest.minus_saturating(&used.own)
         });
         push_kinds(&mut samples, scalars(&rest), |kind| {
             vec![("role", OTHER.into()), ("resource", kind)]
@@ -103,14 +122,12 @@ pub(super) fn role_usage(state: &OwnerState<'_>) -> Samples {
 }
 
 /// Returns the dominant share of the first roles.
-pub(super) fn role_shares(state: &OwnerState<'_>) -> Samples {
-    let total = state.registry.total();
-    let roles = state.registry.used_roles().take(ROLES);
+pub(super) fn role_shares(figures: &RoleFigures) -> Samples {
+    let roles = figures.roles.iter().take(ROLES);
     roles
-        .map(|role| {
-            let used = state.registry.role_tree_used(role);
+        .map(|(role, used)| {
             let label = vec![("role", role.to_string().into())];
-            (label, dominant_share(&used, total))
+            (label, dominant_share(&used.tree(), &figures.total))
         })
         .collect()
 }

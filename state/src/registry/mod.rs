@@ -38,7 +38,7 @@ pub use index::{AgentIndex, FrameworkIndex};
 pub use layout::Layout;
 pub(crate) use layout::{is_long, limits_of, long_messages, records_of};
 pub use record_key::{RecordKey, RecordWrite};
-pub use roles::RoleUsage;
+pub use roles::{RoleUsage, RoleUsages};
 pub use snapshot::RegistrySnapshot;
 pub use transitions::TaskTransitions;
 pub use usage::BoundUsage;

@@ -19,6 +19,33 @@ pub struct RoleUsage {
     pub descendants: Resources,
 }
 
+impl RoleUsage {
+    /// Returns the usage of the role and its descendants.
+    #[must_use]
+    pub fn tree(&self) -> Resources {
+        let sum = self.own.plus(&self.descendants);
+        sum.unwrap_or_else(|| self.descendants.clone())
+    }
+}
+
+/// The usage of all roles that tasks use, or whose descendants do, at one time. A copy costs the
+/// same regardless of their number.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoleUsages(Table<Role, RoleUsage>);
+
+impl RoleUsages {
+    /// Returns the usage of one role.
+    #[must_use]
+    pub fn get(&self, role: &Role) -> Option<&RoleUsage> {
+        self.0.get(role)
+    }
+
+    /// Returns the roles in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Role, &RoleUsage)> {
+        (&self.0).into_iter()
+    }
+}
+
 /// Charges `part` to a role, and to the descendants' usage of its ancestors. Returns `None` if the
 /// sum overflows.
 pub(super) fn count(
@@ -52,25 +79,16 @@ impl Registry {
         self.index.roles.get(role).map(|used| &used.own)
     }
 
-    /// Returns the usage of `role` and its descendants, without tasks on unreachable agents.
+    /// Returns a copy of the usage of all roles, in constant time.
     #[must_use]
-    pub fn role_tree_used(&self, role: &Role) -> Resources {
-        let used = self.index.roles.get(role);
-        used.map_or_else(Resources::none, |used| {
-            let sum = used.own.plus(&used.descendants);
-            sum.unwrap_or_else(|| used.descendants.clone())
-        })
+    pub fn role_usages(&self) -> RoleUsages {
+        RoleUsages(self.index.roles.clone())
     }
 
     /// Returns the usage of all roles together, without tasks on unreachable agents.
     #[must_use]
     pub fn role_totals(&self) -> &Resources {
         &self.index.used
-    }
-
-    /// Returns the roles in ascending order that tasks use, or whose descendants do.
-    pub fn used_roles(&self) -> impl Iterator<Item = &Role> {
-        self.index.roles.keys()
     }
 }
 
@@ -102,7 +120,9 @@ mod tests {
         launch(&mut world, "c", 1, "eng/web/front", "cpus:3");
         launch(&mut world, "d", 0, "ops", "cpus:0.5");
         let trees = |world: &World| {
-            names.map(|name| world.registry.role_tree_used(&role(name)).to_string())
+            let usages = world.registry.role_usages();
+            let tree = |name| usages.get(&role(name)).map(RoleUsage::tree);
+            names.map(|name| tree(name).unwrap_or_default().to_string())
         };
         assert_eq!(trees(&world), ["cpus:6", "cpus:5", "cpus:5", "cpus:0.5"]);
         assert_eq!(
@@ -115,8 +135,11 @@ mod tests {
         world.update(&key(framework, "a"), TaskState::Finished);
         assert_eq!(trees(&world), ["cpus:2", "cpus:2", "cpus:2", "cpus:0.5"]);
         assert_eq!(world.reloaded().index.roles, world.registry.index.roles);
+        let copy = world.registry.role_usages();
         world.update(&key(framework, "b"), TaskState::Finished);
         world.update(&key(framework, "d"), TaskState::Finished);
+        let roles = copy.iter().map(|(role, _)| role.as_str());
+        assert_eq!(roles.collect::<Vec<_>>(), names, "a copy does not change");
         assert!(world.registry.index.roles.is_empty());
     }
 
