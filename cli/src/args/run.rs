@@ -121,8 +121,8 @@ pub(crate) struct Run {
     /// Port of the agent's host that the task listens on with --network host; may be repeated
     #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) ports: Vec<u16>,
-    /// TCP port of the task at which Prometheus reads metrics, by default at /metrics; published, or
-    /// one of --port
+    /// TCP port of the task at which Prometheus reads metrics, by default at /metrics; published,
+    /// or one of --port
     #[arg(long, value_name = "PORT[/PATH]", value_parser = parsers::metrics_port)]
     pub(crate) metrics_port: Option<v1::DiscoveryPort>,
     /// Device that an agent offers with its --device flag; may be repeated

@@ -9,7 +9,7 @@ use argosy_state::Registry;
 use argosy_state::agent::Agent;
 use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role};
-use argosy_state::resources::{Resource, Resources};
+use argosy_state::resources::Resources;
 
 use super::Allocator;
 use super::eligibility::{
@@ -17,7 +17,9 @@ use super::eligibility::{
 };
 use super::fair_share::LimitHeadroom;
 use super::share::ResourceKinds;
-use super::skip_reason::{DemandExplanation, LastDecline, SkipReason, SkippedAgent};
+use super::skip_reason::{
+    DemandExplanation, LastDecline, SkipReason, SkippedAgent, covers, nearer,
+};
 use crate::offers::OfferBook;
 
 /// The query that an explanation answers.
@@ -274,6 +276,11 @@ impl ExplainInputs {
     ) {
         let (reason, detail) = self.best_reason(registry, agent, known);
         *explanation.counts.entry(reason).or_default() += 1;
+        if matches!(reason, SkipReason::Filtered | SkipReason::Offered)
+            && is_partly_held(registry, agent, known)
+        {
+            *explanation.remainders.entry(reason).or_default() += 1;
+        }
         if reason == SkipReason::TooSmall {
             let this = (agent.id, agent.total().clone());
             explanation.nearest = Some(match explanation.nearest.take() {
@@ -430,6 +437,12 @@ impl ExplainInputs {
     }
 }
 
+/// Returns whether tasks, or offers to other frameworks, hold a part of an agent.
+fn is_partly_held(registry: &Registry, agent: &Agent, known: &AgentInputs) -> bool {
+    let own = usize::from(known.own_offer.is_some());
+    known.offers > own || registry.free(agent.id) != *agent.total()
+}
+
 /// Describes an agent that has enough free resources which are on offer.
 fn offered(known: &AgentInputs) -> (SkipReason, String) {
     match known.own_offer {
@@ -450,45 +463,10 @@ fn has(total: &Resources, wanted: &Resources, enough: bool) -> bool {
     enough || (!wanted.is_empty() && wanted.iter().all(|asked| covers(total, asked)))
 }
 
-fn covers(have: &Resources, asked: &Resource) -> bool {
-    let milli = asked.value.scalar_milli();
-    if milli > 0 {
-        have.scalar_milli(&asked.identity.name) >= milli
-    } else {
-        Resources::collect([asked.clone()]).is_some_and(|asked| have.contains(&asked))
-    }
-}
-
 fn text(resources: &Resources) -> String {
     if resources.is_empty() {
         "nothing".to_owned()
     } else {
         resources.to_string()
     }
-}
-
-/// Returns the agent that comes closer to the requested resources. Each is rated by the kind of
-/// which it has the smallest fraction of the request. The first agent wins a tie.
-pub(super) fn nearer(
-    wanted: &Resources,
-    first: (AgentId, Resources),
-    second: (AgentId, Resources),
-) -> (AgentId, Resources) {
-    // The worst kind as (have, asked); compared by cross-multiplication.
-    let worst = |have: &Resources| {
-        let parts = wanted.iter().map(|asked| {
-            let asked_milli = asked.value.scalar_milli();
-            let have_milli = have.scalar_milli(&asked.identity.name).min(asked_milli);
-            if asked_milli > 0 {
-                (i128::from(have_milli), i128::from(asked_milli))
-            } else {
-                (i128::from(covers(have, asked)), 1)
-            }
-        });
-        parts
-            .min_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)))
-            .unwrap_or((0, 1))
-    };
-    let (a, b) = (worst(&first.1), worst(&second.1));
-    if b.0 * a.1 > a.0 * b.1 { second } else { first }
 }

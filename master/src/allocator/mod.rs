@@ -4,7 +4,7 @@
 //! The allocator is pure: its input is facts, links and time, its output offers and reasons. Its
 //! state is not replicated and not binding: an offer is a hint that `apply` checks again. Reading
 //! order: `budget`, `eligibility`, `skip_reason`, `share`, `fair_share`, `filters`, `cache`,
-//! `waiting`, `dirty_queue`, `refresh`, `offering`, `sweep`, `rounds`, `explain`.
+//! `waiting`, `dirty_queue`, `refresh`, `offering`, `sweep`, `rounds`, `explain`, `wait_reasons`.
 
 mod bits;
 mod budget;
@@ -22,6 +22,7 @@ mod skip_reason;
 mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
+mod wait_reasons;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -39,12 +40,14 @@ use fair_share::ShareTree;
 use filters::Filters;
 use share::ResourceKinds;
 use sweep::AgentScan;
+use wait_reasons::ReasonPass;
 use waiting::WaitingClients;
 
 pub use budget::{AllocationRound, TurnBudget};
 pub use eligibility::{LinkStates, MINIMUM_LABEL, OfferMinimum, StreamState};
 pub use explain::{AgentInputs, ExplainInputs, ExplainQuery};
 pub use skip_reason::{DemandExplanation, LastDecline, Outlook, SkipReason, SkippedAgent};
+pub use waiting::{ReasonWaits, WaitReason};
 
 /// Time for which a decline hides an agent by default, in milliseconds.
 pub const FILTER_MS: u64 = 5_000;
@@ -129,6 +132,7 @@ pub struct Allocator {
     declines_due: VecDeque<(DeclinedResources, Timestamp)>,
     scan: AgentScan,
     waiting: WaitingClients,
+    reason_pass: ReasonPass,
     /// Clients for which nothing was found, reported a few in each turn because an explanation is
     /// expensive.
     unmet_due: VecDeque<u32>,
@@ -175,6 +179,7 @@ impl Allocator {
             declines_due: VecDeque::new(),
             scan: AgentScan::default(),
             waiting: WaitingClients::default(),
+            reason_pass: ReasonPass::default(),
             unmet_due: VecDeque::new(),
             progress: CacheProgress::Nothing,
             next_round: Timestamp(0),
@@ -285,22 +290,15 @@ impl Allocator {
         expiry.map_or(self.next_round, |at| at.min(self.next_round))
     }
 
-    /// Returns the numbers of frameworks that wait for an offer by reason; each of their roles
-    /// counts.
-    pub fn waiting_demands(&self) -> impl Iterator<Item = (&'static str, usize)> {
+    /// Returns the waits of all demands by reason.
+    pub fn waits(&self) -> impl Iterator<Item = ReasonWaits> {
         self.waiting.by_reason()
     }
 
-    /// Returns the time since which the first of them waits.
-    #[must_use]
-    pub fn waiting_since(&self) -> Option<Timestamp> {
-        self.waiting.oldest()
-    }
-
-    /// Records the reason for which a framework waits in a role.
-    pub fn set_waiting_reason(&mut self, framework: FrameworkId, role: &Role, reason: SkipReason) {
+    /// Records that a framework has launched a task in a role: its wait there begins again.
+    pub fn record_launch(&mut self, framework: FrameworkId, role: &Role, now: Timestamp) {
         if let Some(client) = self.clients.slot(framework, role) {
-            self.waiting.set_reason(client, reason.code());
+            self.waiting.restart(client, now);
         }
     }
 

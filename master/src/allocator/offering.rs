@@ -129,7 +129,7 @@ impl Allocator {
         let joined = self
             .offers_to_merge(turn.book, client, agent)
             .unwrap_or_default();
-        self.waiting.end(client);
+        self.waiting.record_offer(client);
         let facts = self.clients.get(client);
         let mirror = self.agents.get(agent);
         let mut resources = resources;

@@ -81,8 +81,9 @@ impl Allocator {
                 if active && !self.tree.is_active(at) {
                     self.scan.wake(at);
                 }
-                if !active {
-                    self.waiting.end(at);
+                match active {
+                    true => self.waiting.begin(at, turn.now),
+                    false => self.waiting.end(at),
                 }
                 self.tree.set_active(at, active);
             }

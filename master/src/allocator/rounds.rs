@@ -63,7 +63,7 @@ impl Allocator {
                 return;
             };
             // The client may have been removed, or have been offered something since.
-            if self.clients.contains(at) && self.waiting.contains(at) {
+            if self.clients.contains(at) && self.waiting.is_unmet(at) {
                 let client = self.clients.get(at);
                 turn.unmet.push((client.framework, client.role.clone()));
             }

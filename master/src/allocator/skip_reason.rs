@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use argosy_state::ids::{AgentId, Timestamp};
-use argosy_state::resources::Resources;
+use argosy_state::resources::{Resource, Resources};
 
 /// The reason for which a framework is not offered an agent, in the order of the checks. Each agent
 /// counts once, under the first check that fails.
@@ -169,6 +169,9 @@ pub struct DemandExplanation {
     pub wanted: Resources,
     /// Agents by reason; the counts add up to all evaluated agents.
     pub counts: BTreeMap<SkipReason, u32>,
+    /// Those under `Filtered` and `Offered` of which the framework was offered a remainder only:
+    /// tasks, or offers to others, hold the rest.
+    pub(super) remainders: BTreeMap<SkipReason, u32>,
     /// One verdict for each agent, ascending by agent, up to the requested number.
     pub verdicts: Vec<SkippedAgent>,
     /// The agent that comes closest among those that are too small, and its total.
@@ -184,13 +187,6 @@ pub struct DemandExplanation {
 }
 
 impl DemandExplanation {
-    /// Returns the reason that applies to most agents.
-    #[must_use]
-    pub fn main_reason(&self) -> Option<SkipReason> {
-        let most = self.counts.iter().max_by_key(|(_, agents)| **agents);
-        most.map(|(reason, _)| *reason)
-    }
-
     /// Returns the number of evaluated agents.
     #[must_use]
     pub fn agents(&self) -> u32 {
@@ -208,10 +204,13 @@ impl DemandExplanation {
         for (reason, agents) in later.counts {
             *self.counts.entry(reason).or_default() += agents;
         }
+        for (reason, agents) in later.remainders {
+            *self.remainders.entry(reason).or_default() += agents;
+        }
         self.verdicts.extend(later.verdicts);
         self.verdict_bytes += later.verdict_bytes;
         self.nearest = match (self.nearest.take(), later.nearest) {
-            (Some(a), Some(b)) => Some(super::explain::nearer(&self.wanted, a, b)),
+            (Some(a), Some(b)) => Some(nearer(&self.wanted, a, b)),
             (a, b) => a.or(b),
         };
         self.last_decline = later.last_decline;
@@ -253,6 +252,42 @@ impl DemandExplanation {
             Outlook::NotNow => "every agent that is large enough is busy or away".to_owned(),
             Outlook::Never => "no agent is large enough, now or later".to_owned(),
         }
+    }
+}
+
+/// Returns the agent that comes closer to the requested resources. Each is rated by the kind of
+/// which it has the smallest fraction of the request. The first agent wins a tie.
+pub(super) fn nearer(
+    wanted: &Resources,
+    first: (AgentId, Resources),
+    second: (AgentId, Resources),
+) -> (AgentId, Resources) {
+    // The worst kind as (have, asked); compared by cross-multiplication.
+    let worst = |have: &Resources| {
+        let parts = wanted.iter().map(|asked| {
+            let asked_milli = asked.value.scalar_milli();
+            let have_milli = have.scalar_milli(&asked.identity.name).min(asked_milli);
+            if asked_milli > 0 {
+                (i128::from(have_milli), i128::from(asked_milli))
+            } else {
+                (i128::from(covers(have, asked)), 1)
+            }
+        });
+        parts
+            .min_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)))
+            .unwrap_or((0, 1))
+    };
+    let (a, b) = (worst(&first.1), worst(&second.1));
+    if b.0 * a.1 > a.0 * b.1 { second } else { first }
+}
+
+/// Returns whether `have` contains the requested amount, whatever its reservation.
+pub(super) fn covers(have: &Resources, asked: &Resource) -> bool {
+    let milli = asked.value.scalar_milli();
+    if milli > 0 {
+        have.scalar_milli(&asked.identity.name) >= milli
+    } else {
+        Resources::collect([asked.clone()]).is_some_and(|asked| have.contains(&asked))
     }
 }
 

@@ -162,8 +162,7 @@ impl Allocator {
     fn record_unmet(&mut self, turn: &AllocationTurn<'_>, at: u32) {
         let client = self.clients.get(at);
         let offered = turn.book.offered_to(client.framework, &client.role);
-        if !self.waiting.contains(at) && offered.is_none() {
-            self.waiting.begin(at, turn.now);
+        if offered.is_none() && self.waiting.record_unmet(at) {
             self.unmet_due.push_back(at);
         }
     }

@@ -246,6 +246,7 @@ impl Leader {
         self.stop_tasks(registry, now);
         self.prune(registry, now);
         self.expire_offers(now);
+        self.update_wait_reasons(registry);
     }
 
     /// Continues with the work that was due at the last tick, and returns the number of steps that

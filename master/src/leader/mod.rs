@@ -455,9 +455,12 @@ impl Leader {
                 let why = format!("{framework} is gone: its last task ended");
                 self.framework_removed(registry, now, *framework, &why);
             }
-            Event::TaskLaunched { agent, .. }
-            | Event::TaskKillRequested { agent, .. }
-            | Event::TaskLimitsRequested { agent, .. } => self.pump_orders(registry, *agent),
+            Event::TaskLaunched { key, agent, .. } => {
+                self.task_launched(registry, now, key, *agent)
+            }
+            Event::TaskKillRequested { agent, .. } | Event::TaskLimitsRequested { agent, .. } => {
+                self.pump_orders(registry, *agent)
+            }
             Event::TaskUpdated { key, agent, .. } => {
                 self.arm_stop(registry, *agent);
                 self.task_updated(registry, key);

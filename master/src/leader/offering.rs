@@ -11,7 +11,7 @@ use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::command::OfferTerms;
 use argosy_state::framework::SchedulerConnection;
-use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
+use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, TaskKey, Timestamp};
 use argosy_state::limits;
 use argosy_state::persistent::Map;
 use argosy_state::planted_bug;
@@ -21,12 +21,14 @@ use super::agents::is_ready;
 use super::frameworks::FrameworkLink;
 use super::{Decline, Effect, Leader, LeaderTime, PresentedFilter};
 use crate::allocator::{
-    AgentInputs, AllocationRound, DeclineReason, DeclinedResources, DemandExplanation,
+    AgentInputs, AllocationRound, Allocator, DeclineReason, DeclinedResources, DemandExplanation,
     ExplainInputs, ExplainQuery, LinkStates, StreamState, TurnBudget,
 };
 use crate::links::LinkId;
-use crate::offers::{OfferState, sign};
+use crate::offers::{OfferBook, OfferState, sign};
 
+/// Agents that one tick evaluates to find out why demands wait: less than a millisecond.
+const AGENTS_PER_TICK: usize = 250;
 /// Maximum bytes of the offers of one event, unless one offer is larger (a message: 4 MiB).
 const EVENT_BYTES: usize = 1 << 20;
 
@@ -85,6 +87,38 @@ impl Leader {
         now: LeaderTime,
         budget: TurnBudget,
     ) -> AllocationRound {
+        self.with_allocator(|allocator, book, demand| {
+            allocator.step(registry, book, demand, now.at, budget)
+        })
+    }
+
+    /// Continues to determine why demands wait.
+    pub(super) fn update_wait_reasons(&mut self, registry: &Registry) {
+        self.with_allocator(|allocator, book, demand| {
+            allocator.update_wait_reasons(registry, book, demand, AGENTS_PER_TICK)
+        });
+    }
+
+    /// Ends the wait of the framework in the role of a launched task, and sends the order.
+    pub(super) fn task_launched(
+        &mut self,
+        registry: &Registry,
+        now: LeaderTime,
+        key: &TaskKey,
+        agent: AgentId,
+    ) {
+        // It may have ended within the same entry.
+        if let Some(task) = registry.task(key) {
+            let allocator = &mut self.allocator;
+            allocator.record_launch(key.framework, &task.role, now.at);
+        }
+        self.pump_orders(registry, agent);
+    }
+
+    fn with_allocator<T>(
+        &mut self,
+        work: impl FnOnce(&mut Allocator, &mut OfferBook, LinkStates<'_>) -> T,
+    ) -> T {
         let Self {
             allocator,
             book,
@@ -100,7 +134,7 @@ impl Leader {
             linked: &linked,
             stream: &stream,
         };
-        allocator.step(registry, book, demand, now.at, budget)
+        work(allocator, book, demand)
     }
 
     /// Includes a framework that has a stream again in the allocation.
@@ -344,11 +378,7 @@ impl Leader {
                 agents: 200,
                 ..ExplainQuery::new(*framework, None)
             };
-            let found = self.explain(registry, &query);
-            if let Some(reason) = found.main_reason() {
-                self.allocator.set_waiting_reason(*framework, role, reason);
-            }
-            let explained = explanation(found);
+            let explained = explanation(self.explain(registry, &query));
             let unmet = v1::DemandUnmet {
                 role: role.to_string(),
                 counts: explained.counts,

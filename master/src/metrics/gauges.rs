@@ -140,18 +140,23 @@ const MEASURED: &[MeasuredMetric] = &[
     }),
     samples("argosy_allocator_waiting_demands", |state| {
         of_leader(state, |leader| {
-            let demands = leader.allocator().waiting_demands();
+            let waits = leader.allocator().waits();
             by(
                 "reason",
-                demands.map(|(reason, demands)| (reason, count(demands))),
+                waits.map(|waits| (waits.reason.code(), count(waits.demands))),
             )
         })
     }),
     samples("argosy_allocator_oldest_demand_seconds", |state| {
         of_leader(state, |leader| {
-            let since = leader.allocator().waiting_since();
-            let age_ms = since.map_or(0, |since| state.now.0.saturating_sub(since.0));
-            vec![(Vec::new(), number(age_ms) / 1_000.0)]
+            let waits = leader.allocator().waits();
+            by(
+                "reason",
+                waits.map(|waits| {
+                    let waited_ms = state.now.since_ms(waits.since);
+                    (waits.reason.code(), number(waited_ms) / 1_000.0)
+                }),
+            )
         })
     }),
     samples("argosy_streams", |state| by_peer_kind(state.links.open())),

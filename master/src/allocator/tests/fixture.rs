@@ -40,6 +40,20 @@ pub(crate) struct SimulatedLinks {
     pub(crate) streams: BTreeMap<FrameworkId, StreamState>,
 }
 
+impl SimulatedLinks {
+    fn with<T>(&self, work: impl FnOnce(LinkStates<'_>) -> T) -> T {
+        let linked = |agent| !self.unlinked.contains(&agent);
+        let stream = |framework| {
+            let known = self.streams.get(&framework).copied();
+            known.unwrap_or(StreamState::Open)
+        };
+        work(LinkStates {
+            linked: &linked,
+            stream: &stream,
+        })
+    }
+}
+
 pub(crate) struct World {
     pub(crate) registry: Registry,
     pub(crate) book: OfferBook,
@@ -244,6 +258,10 @@ impl World {
             "{applied:?}"
         );
         self.book.settle(&[offer.id]);
+        if !tasks.is_empty() {
+            let allocator = &mut self.allocator;
+            allocator.record_launch(offer.framework, &offer.role, self.now);
+        }
     }
 
     pub(crate) fn finish(&mut self, framework: FrameworkId, id: &str) {
@@ -323,22 +341,11 @@ impl World {
 
     /// Runs one turn.
     pub(crate) fn step(&mut self, budget: TurnBudget) -> AllocationRound {
-        let links = &self.links;
-        let linked = |agent| !links.unlinked.contains(&agent);
-        let stream = |framework| {
-            links
-                .streams
-                .get(&framework)
-                .copied()
-                .unwrap_or(StreamState::Open)
-        };
-        let demand = LinkStates {
-            linked: &linked,
-            stream: &stream,
-        };
+        let (registry, book, now) = (&self.registry, &mut self.book, self.now);
+        let allocator = &mut self.allocator;
         let round = self
-            .allocator
-            .step(&self.registry, &mut self.book, demand, self.now, budget);
+            .links
+            .with(|links| allocator.step(registry, book, links, now, budget));
         self.unmet.extend(round.unmet.iter().cloned());
         round
     }
@@ -372,21 +379,29 @@ impl World {
     }
 
     pub(crate) fn explain(&self, query: &ExplainQuery) -> DemandExplanation {
-        let links = &self.links;
-        let linked = |agent| !links.unlinked.contains(&agent);
-        let stream = |framework| {
-            links
-                .streams
-                .get(&framework)
-                .copied()
-                .unwrap_or(StreamState::Open)
-        };
-        let demand = LinkStates {
-            linked: &linked,
-            stream: &stream,
-        };
-        self.allocator
-            .explain(&self.registry, &self.book, demand, query)
+        self.links.with(|links| {
+            self.allocator
+                .explain(&self.registry, &self.book, links, query)
+        })
+    }
+
+    /// Evaluates this number of agents to find out why demands wait.
+    pub(crate) fn update_wait_reasons(&mut self, agents: usize) {
+        let (registry, book, allocator) = (&self.registry, &self.book, &mut self.allocator);
+        self.links
+            .with(|links| allocator.update_wait_reasons(registry, book, links, agents));
+    }
+
+    /// Returns reason, number and longest wait in milliseconds of the demands, each evaluated now.
+    pub(crate) fn waits(&mut self) -> Vec<(&'static str, usize, u64)> {
+        self.update_wait_reasons(usize::MAX);
+        let waits = self.allocator.waits();
+        waits
+            .map(|waits| {
+                let waited_ms = self.now.since_ms(waits.since);
+                (waits.reason.code(), waits.demands, waited_ms)
+            })
+            .collect()
     }
 
     pub(crate) fn check(&mut self) {

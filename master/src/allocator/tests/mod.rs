@@ -7,3 +7,4 @@ mod merging;
 pub(crate) mod random;
 mod reasons;
 mod visibility;
+mod waits;

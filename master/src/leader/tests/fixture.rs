@@ -46,8 +46,8 @@ pub(super) const LIMITS: LeaderTimeouts = LeaderTimeouts {
 
 pub(super) struct World {
     pub(super) registry: Registry,
-    leader: Leader,
-    now: Timestamp,
+    pub(super) leader: Leader,
+    pub(super) now: Timestamp,
     links: u64,
     requests: u64,
     numbers: BTreeMap<(FrameworkId, u64), u64>,

@@ -193,3 +193,23 @@ fn large_offers_are_split_over_several_events() {
         link-4 <- offers 1.3 * agent-3 cpus:1;mem:64
     "#]]);
 }
+
+#[test]
+fn ticks_determine_why_demands_wait_and_a_launch_begins_the_wait_again() {
+    let mut world = World::with_offer();
+    let wait = |world: &World| {
+        let mut waits = world.leader.allocator().waits();
+        let wait = waits.next().unwrap();
+        (wait.reason.code(), world.now.since_ms(wait.since))
+    };
+    world.advance(1_000);
+    assert_eq!(wait(&world), ("offered", 1_000));
+    world.decline(&["1.1"], 3_600_000);
+    world.advance(1_000);
+    assert_eq!(wait(&world), ("too-small", 2_000));
+    world.agent("cpus:1;mem:64");
+    world.accept("1.2", &["a"]);
+    world.advance(100);
+    assert_eq!(wait(&world).1, 100);
+    world.clear_lines();
+}
