@@ -155,9 +155,12 @@ pub(crate) async fn kill(arguments: &GroupKill) -> VerbResult {
         return Ok(DONE);
     };
     if arguments.write.dry_run {
-        let count = live.count() + 1;
+        let tasks = match live.count() {
+            0 => "1 task".to_owned(),
+            others => format!("{} tasks", others + 1),
+        };
         note(&format!(
-            "would kill {count} tasks of {shown} on {}",
+            "would kill {tasks} of {shown} on {}",
             group.agent_id
         ));
         return Ok(DONE);

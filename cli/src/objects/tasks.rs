@@ -17,7 +17,7 @@ use crate::files::executor_of;
 use crate::operator::{ClusterClient, is_terminal};
 use crate::output::{
     self, check_results_text, exit_word, limits_status, limits_text, note, reason_word, resources,
-    state_word, timeline,
+    state_word, timeline, visible_line,
 };
 use crate::parsers;
 
@@ -101,11 +101,16 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
     let latest = task.latest.clone().unwrap_or_default();
     let mut environment: Vec<_> = spec.environment.keys().cloned().collect();
     environment.sort();
+    let labels = spec.labels.iter();
+    let labels = labels.map(|(name, value)| visible_line(&format!("{name}={value}")));
+    let mut labels: Vec<_> = labels.collect();
+    labels.sort();
     vec![
         ("task", task.task_id.clone()),
         ("name", spec.name.clone()),
         ("framework", task.framework_id.clone()),
         ("role", task.role.clone()),
+        ("labels", labels.join("\n")),
         ("state", state_word(task.state)),
         ("checks", check_results_text(&latest)),
         ("end", exit_word(latest.exit.as_ref())),
@@ -147,6 +152,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
             "unacknowledged",
             match task.unacknowledged_updates {
                 0 => String::new(),
+                1 => "1 update".to_owned(),
                 count => format!("{count} updates"),
             },
         ),
@@ -317,5 +323,21 @@ mod tests {
             "metrics 80/tcp path=/stats\ndns 53/udp"
         );
         assert_eq!(discovery_text(None), "");
+    }
+
+    #[test]
+    fn a_task_is_shown_with_its_labels() {
+        let labels = [("tier", "front"), ("app", "web\nrole  x")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let task = v1::Task {
+            spec: Some(v1::TaskSpec {
+                labels: labels.into(),
+                ..v1::TaskSpec::default()
+            }),
+            ..v1::Task::default()
+        };
+        let shown = details(&task);
+        let found = shown.iter().find(|(name, _)| *name == "labels");
+        assert_eq!(found.unwrap().1, "app=web\\nrole  x\ntier=front");
     }
 }

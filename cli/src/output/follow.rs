@@ -6,7 +6,10 @@ use super::{line, name_line, palette, print, yaml};
 use crate::args::Format;
 use crate::exit::Failure;
 
-/// Prints rows below each other. The widths of columns are those of the rows that came first.
+/// Width up to which a cell of a later row widens its column.
+const WIDEST: usize = 40;
+
+/// Prints rows below each other. The widths of columns are those of the widest cells so far.
 pub(crate) struct RowPrinter<'a> {
     format: Format,
     layout: &'a ListLayout,
@@ -57,14 +60,21 @@ impl<'a> RowPrinter<'a> {
     fn lines<R: Row>(&mut self, rows: &[R]) -> String {
         let columns = self.layout.columns();
         let mut all: Vec<_> = rows.iter().map(|row| cells(row, columns)).collect();
-        if !self.has_begun {
-            self.has_begun = true;
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if is_first {
             let headings = columns.iter().map(|column| column.heading.clone());
             all.insert(0, headings.collect());
-            let width = |at: usize| all.iter().map(|cells| cells[at].chars().count()).max();
-            let least = |at: usize| self.least.get(at).copied().unwrap_or(0);
-            let width = |at: usize| width(at).unwrap_or(0).max(least(at));
-            self.widths = (0..columns.len()).map(width).collect();
+            self.widths = self.least.clone();
+            self.widths.resize(columns.len(), 0);
+        }
+        for cells in &all {
+            for (width, cell) in self.widths.iter_mut().zip(cells) {
+                let cell = cell.chars().count();
+                // One long name must not move all later rows.
+                if is_first || cell <= WIDEST {
+                    *width = (*width).max(cell);
+                }
+            }
         }
         let palette = palette();
         let state = columns.iter().position(|column| column.heading == "STATE");
@@ -97,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_rows_are_below_the_columns_of_the_first() {
+    fn later_rows_are_below_the_columns_of_the_widest() {
         let layout = ListLayout::plain::<v1::RoleWeight>(Format::Table);
         let mut printer = RowPrinter::new(Format::Table, &layout).unwrap();
         let role = |role: &str| v1::RoleWeight {
@@ -107,6 +117,10 @@ mod tests {
         let text = printer.lines(&[role("batch"), role("a")]);
         assert_eq!(text, "ROLE   WEIGHT\nbatch  0.5\na      0.5\n");
         assert_eq!(printer.lines(&[role("longer")]), "longer  0.5\n");
+        assert_eq!(printer.lines(&[role("b")]), "b       0.5\n");
+        let long = "x".repeat(WIDEST + 1);
+        assert_eq!(printer.lines(&[role(&long)]), format!("{long}  0.5\n"));
+        assert_eq!(printer.lines(&[role("b")]), "b       0.5\n");
         assert!(RowPrinter::new(Format::Json, &layout).is_err());
     }
 }

@@ -41,14 +41,18 @@ impl ListLayout {
                 "--columns: only tables have columns; leave it out, or write --output table",
             ));
         }
-        let adds = view.columns.iter().all(|name| name.starts_with('+'));
-        let mut columns = match adds {
+        // One + is enough: it adds all columns of the flag.
+        let adds = view.columns.iter().any(|name| name.starts_with('+'));
+        let mut columns = match adds || view.columns.is_empty() {
             true => default_columns::<R>(format == Format::Wide),
             false => Vec::new(),
         };
         for name in &view.columns {
             let name = name.strip_prefix('+').unwrap_or(name);
-            columns.push(column::<R>("--columns", name)?);
+            let column = column::<R>("--columns", name)?;
+            if !adds || !columns.contains(&column) {
+                columns.push(column);
+            }
         }
         let sort = view.sort.as_deref();
         Ok(Self {
@@ -264,6 +268,9 @@ mod tests {
         let added = headings(&["--columns", "+role,+label.app"]);
         assert_eq!(added[..2], ["TASK", "STATE"]);
         assert_eq!(added[added.len() - 2..], ["ROLE", "LABEL.APP"]);
+        for words in ["+role,label.app", "+role,state,label.app,role"] {
+            assert_eq!(headings(&["--columns", words]), added, "{words}");
+        }
         let chosen = layout(&["--columns", "label.app"]).unwrap();
         assert_eq!(chosen.columns[0].cell(&task("web", 1)), "WEB");
         let failure = layout(&["--sort", "colour"]).unwrap_err();

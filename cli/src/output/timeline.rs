@@ -5,26 +5,35 @@ use argosy_proto::v1;
 use super::{exit_word, reason_word, span_ms, state_word};
 
 const DAY_MS: i64 = 24 * 3_600_000;
+/// The least width of the column of states.
+const STATE_WIDTH: usize = 11;
 
 /// Returns the transitions of a task, one on each line. A line states how many were dropped before
 /// the next one.
 pub(crate) fn timeline(history: &[v1::TaskTransition]) -> String {
     let mut lines = Vec::with_capacity(history.len());
     let mut former: Option<&v1::TaskTransition> = None;
+    let states = history.iter().map(|transition| transition.state);
+    let width = states.map(|state| state_word(state).len()).max();
+    let width = width.unwrap_or(0).max(STATE_WIDTH);
     for transition in history {
         let number = former.map_or(0, |former| former.number);
         let dropped = transition.number.saturating_sub(number.saturating_add(1));
         if dropped > 0 {
             lines.push(format!("({dropped} more are no longer kept)"));
         }
-        lines.push(line(transition, former));
+        lines.push(line(transition, former, width));
         former = Some(transition);
     }
     lines.join("\n")
 }
 
 /// Returns `2026-11-27 03:04:05.678Z  +1.2 s  running (agent, agent-reregistered)`.
-fn line(transition: &v1::TaskTransition, former: Option<&v1::TaskTransition>) -> String {
+fn line(
+    transition: &v1::TaskTransition,
+    former: Option<&v1::TaskTransition>,
+    width: usize,
+) -> String {
     let v1::TaskTransition { wall_ms, .. } = transition;
     // The clocks of agents and masters differ: a step backwards has no length.
     let passed = former.and_then(|former| wall_ms.checked_sub(former.wall_ms));
@@ -47,13 +56,13 @@ fn line(transition: &v1::TaskTransition, former: Option<&v1::TaskTransition>) ->
         .collect();
     let at = utc(*wall_ms);
     let state = state_word(transition.state);
-    format!("{at}  {passed:<9}  {state:<11}  {}", details.join(", "))
+    format!("{at}  {passed:<9}  {state:<width$}  {}", details.join(", "))
         .trim_end()
         .to_owned()
 }
 
 /// Returns a time of the Unix epoch in UTC, such as `2026-11-27 03:04:05.678Z`.
-pub(super) fn utc(wall_ms: i64) -> String {
+pub(crate) fn utc(wall_ms: i64) -> String {
     let (days, ms) = (wall_ms.div_euclid(DAY_MS), wall_ms.rem_euclid(DAY_MS));
     let (year, month, day) = date(days);
     let (hours, minutes) = (ms / 3_600_000, ms / 60_000 % 60);
@@ -125,6 +134,16 @@ mod tests {
             "{ended}"
         );
         assert_eq!(timeline(&[]), "");
+    }
+
+    #[test]
+    fn the_longest_state_does_not_move_the_details() {
+        let lost = transition(2, v1::TaskState::GoneByOperator, 1_000);
+        let history = [transition(1, v1::TaskState::Running, 0), lost];
+        expect![[r#"
+            1970-01-01 00:00:00.000Z             running           agent
+            1970-01-01 00:00:01.000Z  +1 s       gone-by-operator  agent"#]]
+        .assert_eq(&timeline(&history));
     }
 
     #[test]
