@@ -61,7 +61,7 @@ pub(crate) struct Doctor {
     #[arg(long, value_name = "HOST:PORT,…", value_parser = crate::parsers::masters, conflicts_with = "data_dir")]
     pub(crate) masters: Option<argosy_client::Masters>,
     /// Timeout of each call to the cluster
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = crate::parsers::duration)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = crate::parsers::timeout)]
     pub(crate) timeout: std::time::Duration,
     /// Directory whose disk is measured (where a master or agent will keep its data)
     #[arg(long, env = "ARGOSY_DATA_DIR", value_name = "DIR")]

@@ -41,6 +41,10 @@ const COMMANDS: &[(&[&str], &str)] = &[
     ),
     (&["offers"], "argosy offer list lists the open offers"),
     (
+        &["failover", "failovers", "elections", "leader"],
+        "argosy master failovers lists the changes of leader, and argosy master list the masters",
+    ),
+    (
         &["weights", "role", "roles", "quota"],
         "argosy weight list lists the weights of roles",
     ),
@@ -142,7 +146,32 @@ const OBJECT_COMMANDS: &[(&str, &[&str], &str)] = &[
         &["stop", "kill", "rm", "delete", "remove"],
         "argosy framework teardown removes it and ends its tasks",
     ),
+    (
+        "framework",
+        &["logs", "log"],
+        "argosy logs --framework shows the output of its tasks",
+    ),
+    (
+        "group",
+        &["logs", "log"],
+        "argosy logs shows the output of its tasks",
+    ),
+    (
+        "agent",
+        &["logs", "log"],
+        "its log is in the journal of its host, and argosy debug bundle collects it there",
+    ),
+    (
+        "master",
+        &["logs", "log"],
+        "its log is in the journal of its host, and argosy debug bundle collects it there",
+    ),
     ("master", &["add"], "argosy master join adds one"),
+    (
+        "master",
+        &["elections", "history"],
+        "argosy master failovers lists the changes of leader",
+    ),
     (
         "master",
         &["rm", "delete", "leave"],
@@ -156,10 +185,10 @@ const OBJECT_COMMANDS: &[(&str, &[&str], &str)] = &[
     ("weight", &["get", "show"], "argosy weight list lists them"),
 ];
 
-/// Words for two commands that every object has.
+/// Words for commands that most objects have.
 const COMMON: [(&[&str], &str); 2] = [
     (&["ls", "get", "ps", "status"], "list"),
-    (&["describe", "inspect", "info"], "show"),
+    (&["show", "describe", "inspect", "info"], "show"),
 ];
 
 /// Returns advice for an unknown word, after the name of an object or without.
@@ -173,8 +202,17 @@ pub(super) fn advice(object: Option<&str>, word: &str) -> Option<String> {
     if let Some((_, _, advice)) = own.next() {
         return Some((*advice).to_owned());
     }
-    let common = COMMON.iter().find(|(words, _)| words.contains(&word));
-    common.map(|(_, command)| format!("argosy {object} {command}"))
+    let (_, command) = COMMON.iter().find(|(words, _)| words.contains(&word))?;
+    let program = super::command();
+    let has = |command: &str| {
+        let object = program.find_subcommand(object);
+        object.is_some_and(|object| object.find_subcommand(command).is_some())
+    };
+    // All that is known of the others is in their lists.
+    let command = [*command, "list"]
+        .into_iter()
+        .find(|command| has(command))?;
+    Some(format!("argosy {object} {command}"))
 }
 
 #[cfg(test)]
@@ -216,5 +254,13 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_object_that_is_not_shown_is_listed() {
+        let advice = |object, word| advice(Some(object), word).unwrap();
+        assert_eq!(advice("task", "describe"), "argosy task show");
+        assert_eq!(advice("group", "describe"), "argosy group list");
+        assert_eq!(advice("offer", "show"), "argosy offer list");
     }
 }
