@@ -1,5 +1,7 @@
 //! Lists that continue with a line for each change, from the change feed.
 
+use std::collections::HashSet;
+
 use argosy_client::CallError;
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
@@ -19,17 +21,36 @@ pub(crate) struct WatchedList {
     pub(crate) revision: u64,
 }
 
+/// The names of the listed records.
+#[derive(Debug, Default)]
+struct ListedNames(HashSet<String>);
+
+impl ListedNames {
+    /// Returns whether a changed record is shown: it belongs to the list, or it leaves the list and
+    /// its last line shows that. `removed`: the masters no longer list it.
+    fn shows(&mut self, name: &str, belongs: bool, removed: bool) -> bool {
+        let was_listed = self.0.remove(name);
+        if belongs && !removed {
+            self.0.insert(name.to_owned());
+        }
+        belongs || was_listed
+    }
+}
+
 /// Prints the records of a list, and then each changed record, until it is ended or a master
-/// rejects the stream. It continues at another master if necessary.
+/// rejects the stream. It continues at another master if necessary. A record that no longer belongs
+/// to the list is printed once more.
 pub(crate) async fn follow<R: Row>(
     operator: &ClusterClient,
     list: WatchedList,
     (format, layout): (Format, &ListLayout),
     first: Vec<R>,
     of: impl Fn(Record) -> Option<R>,
+    belongs: impl Fn(&R) -> bool,
 ) -> VerbResult {
     let mut printer = RowPrinter::new(format, layout)?;
     printer.rows(&first)?;
+    let mut listed = ListedNames(first.iter().map(Row::name).collect());
     let filter = list.filter.into_iter();
     let mut watch = operator.watch(v1::WatchRequest {
         from_revision: Some(list.revision),
@@ -41,18 +62,27 @@ pub(crate) async fn follow<R: Row>(
         ..v1::WatchRequest::default()
     });
     loop {
-        let record = match next(&mut watch).await? {
-            Event::Change(change) => change.record,
+        let (record, removed) = match next(&mut watch).await? {
+            Event::Change(change) => (change.record, change.removed),
             // After a loss of history, all records come again.
-            Event::Record(record) => Some(record),
+            Event::Record(record) => (Some(record), false),
+            Event::SnapshotBegin(_) => {
+                listed.0.clear();
+                continue;
+            }
             Event::HistoryLost(_) => {
                 note("some changes are no longer known; all records follow");
-                None
+                continue;
             }
-            Event::SnapshotBegin(_) | Event::SnapshotEnd(_) | Event::Progress(_) => None,
+            Event::SnapshotEnd(_) | Event::Progress(_) => continue,
         };
-        let row = record.and_then(|record| of(record.record?));
-        printer.rows(row.as_slice())?;
+        let Some(record) = record else { continue };
+        let row = record.record.and_then(&of);
+        let belongs = row.as_ref().is_some_and(&belongs);
+        // Without a record, there is nothing to show.
+        if listed.shows(&record.id, belongs, removed) {
+            printer.rows(row.as_slice())?;
+        }
     }
 }
 
@@ -70,5 +100,27 @@ pub(crate) async fn next(watch: &mut argosy_client::Watch) -> Result<Event, Fail
                 note(&format!("{}; still trying", read_failure(error).message));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_leaves_the_list_is_shown_once_more() {
+        let mut listed = ListedNames(["f/web".to_owned()].into());
+        // It changes, and then leaves, by a filter of the masters or of this program.
+        assert!(listed.shows("f/web", true, false));
+        assert!(listed.shows("f/web", false, true));
+        assert!(!listed.shows("f/web", false, true));
+        assert!(listed.shows("f/db", true, false));
+        assert!(listed.shows("f/db", false, false));
+        assert!(!listed.shows("f/db", false, false));
+        // A removal may name a record that was never listed.
+        assert!(!listed.shows("f/other", false, true));
+        // The end of a task is shown without a filter, also if nothing before it was seen.
+        assert!(listed.shows("f/short", true, true));
+        assert_eq!(listed.0.len(), 0);
     }
 }

@@ -132,6 +132,38 @@ fn lists_are_filtered_sorted_and_cut() {
     assert_eq!(frameworks.lines().count(), 2, "{frameworks}");
 }
 
+/// A task that leaves a filtered list has a last line.
+fn a_filtered_list_shows_who_leaves(cluster: &DevCluster) {
+    for more in [&[][..], &["--state", "running,unreachable"]] {
+        launch(cluster, "leaves", &[], "exec sleep 1000");
+        wait_for("the task to run", || {
+            list(cluster, &["--state", "running"]).contains("leaves")
+        });
+        let words = [
+            "ps",
+            "--watch",
+            "--columns",
+            "task,state",
+            "--state",
+            "running",
+        ];
+        let words = [&words[..], more].concat();
+        let mut watching = cluster.argosy(&words);
+        let mut watching = watching.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+        let mut next = || lines.next().unwrap().unwrap();
+        assert_eq!(next().split_whitespace().last(), Some("STATE"));
+        assert_eq!(next().split_whitespace().last(), Some("running"));
+        assert_eq!(cluster.run(&["task", "kill", "leaves"]).0, 0);
+        // Its updates may be acknowledged before.
+        let last = std::iter::repeat_with(&mut next).find(|line| !line.contains("running"));
+        let last = last.unwrap();
+        assert!(last.starts_with("leaves "), "{last}");
+        watching.kill().unwrap();
+        watching.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_list_follows_changes() {
     let cluster = DevCluster::start(64, "1x1", &[]);
@@ -151,6 +183,7 @@ fn a_list_follows_changes() {
     );
     watching.kill().unwrap();
     watching.wait().unwrap();
+    a_filtered_list_shows_who_leaves(&cluster);
     let (code, _, stderr) = cluster.run(&["ps", "--watch", "-o", "json"]);
     assert_eq!(code, 2, "{stderr}");
     assert!(stderr.contains("ndjson"), "{stderr}");

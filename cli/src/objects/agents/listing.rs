@@ -19,7 +19,8 @@ pub(crate) struct AgentList {
     /// Only agents with this attribute; may be repeated
     #[arg(long = "attribute", value_name = "NAME[=VALUE]", value_parser = LabelFilter::parse)]
     attributes: Vec<LabelFilter>,
-    /// Keep printing a line for each change, until Ctrl-C
+    /// Keep printing a line for each change, until Ctrl-C; the last one of an agent shows that it
+    /// no longer matches
     #[arg(short, long)]
     watch: bool,
     #[command(flatten)]
@@ -54,10 +55,12 @@ pub(super) async fn list(arguments: &AgentList) -> VerbResult {
             revision: page.revision.unwrap_or_default().index,
         };
         let of = |record| match record {
-            Record::Agent(agent) => Some(agent).filter(|agent| arguments.matches(agent)),
+            Record::Agent(agent) => Some(agent),
             _ => None,
         };
-        return watching::follow(&operator, list, (format, &layout), page.agents, of).await;
+        let belongs = |agent: &v1::Agent| arguments.matches(agent);
+        let shown = (format, &layout);
+        return watching::follow(&operator, list, shown, page.agents, of, belongs).await;
     }
     if page.agents.is_empty() && !format.is_json() {
         note(match is_empty {

@@ -31,7 +31,8 @@ pub(crate) struct TaskList {
     /// Include finished tasks
     #[arg(short, long)]
     all: bool,
-    /// Keep printing a line for each change, until Ctrl-C
+    /// Keep printing a line for each change, until Ctrl-C; the last one of a task shows that it no
+    /// longer matches
     #[arg(short, long)]
     watch: bool,
     #[command(flatten)]
@@ -104,10 +105,12 @@ pub(crate) async fn list(arguments: &TaskList) -> VerbResult {
             revision: page.revision.unwrap_or_default().index,
         };
         let of = |record| match record {
-            Record::Task(task) => Some(task).filter(|task| arguments.matches(task)),
+            Record::Task(task) => Some(task),
             _ => None,
         };
-        return watching::follow(&operator, list, (format, &layout), page.tasks, of).await;
+        let belongs = |task: &v1::Task| arguments.matches(task);
+        let shown = (format, &layout);
+        return watching::follow(&operator, list, shown, page.tasks, of, belongs).await;
     }
     if page.tasks.is_empty() && !format.is_json() {
         note(
