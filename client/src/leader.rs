@@ -35,7 +35,7 @@ impl fmt::Display for MasterFailure {
             Self::TimedOut(ms) => write!(f, "timed out after {ms} ms"),
             Self::NoHost(text) => write!(f, "is no known host ({text})"),
             Self::Broken(text) => write!(f, "broke off ({text})"),
-            Self::Unavailable(text) => write!(f, "is not able now ({text})"),
+            Self::Unavailable(text) => write!(f, "cannot serve the call ({text})"),
         }
     }
 }
@@ -47,13 +47,22 @@ pub struct NoMaster {
     pub causes: Vec<(String, MasterFailure)>,
 }
 
+impl NoMaster {
+    /// Returns whether some master answers, but cannot serve the call now: as a rule, there is no
+    /// leader with a quorum.
+    #[must_use]
+    pub fn some_answered(&self) -> bool {
+        let mut causes = self.causes.iter();
+        causes.any(|(_, cause)| matches!(cause, MasterFailure::Unavailable(_)))
+    }
+}
+
 impl fmt::Display for NoMaster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let answered = self
-            .causes
-            .iter()
-            .any(|(_, cause)| matches!(cause, MasterFailure::Unavailable(_)));
-        f.write_str(if answered {
+        if self.causes.is_empty() {
+            return f.write_str("no master was called in time");
+        }
+        f.write_str(if self.some_answered() {
             "no leader answers: "
         } else {
             "no master answers: "
@@ -279,6 +288,8 @@ mod tests {
     #[test]
     fn the_final_error_names_each_address_and_its_cause() {
         let mut search = search(None);
+        let text = search.causes().to_string();
+        assert_eq!(text, "no master was called in time");
         search.failed("b:1", MasterFailure::TimedOut(2_000), None);
         search.failed("a:1", MasterFailure::Refused, None);
         assert_eq!(
@@ -290,11 +301,10 @@ mod tests {
             MasterFailure::Unavailable("no leader is known".into()),
             None,
         );
-        assert!(
-            search
-                .causes()
-                .to_string()
-                .starts_with("no leader answers: a:1 refused")
+        assert_eq!(
+            search.causes().to_string(),
+            "no leader answers: a:1 refused, b:1 timed out after 2 s, c:1 cannot serve the call (no \
+             leader is known)"
         );
     }
 }

@@ -168,9 +168,9 @@ pub(crate) async fn read_index(
         Err(Failure::APIError(LinearizableReadError::ForwardToLeader(_))) => {
             Err(ReadError::NoLeader)
         }
-        Err(Failure::APIError(error @ LinearizableReadError::QuorumNotEnough(_))) => {
+        Err(Failure::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
             Err(ReadError::NotConfirmed {
-                reason: error.to_string(),
+                reason: "too few masters answer it".to_owned(),
             })
         }
         Err(Failure::Fatal(_)) => Err(ReadError::Stopped),

@@ -1,6 +1,6 @@
 //! Failures of calls to the masters, as text with a next step each.
 
-use argosy_client::{CallError, MasterRejection};
+use argosy_client::{CallError, MasterRejection, NoMaster};
 
 use crate::exit::{Failure, FailureCode};
 
@@ -18,7 +18,9 @@ pub(crate) fn read_failure(error: CallError) -> Failure {
             Failure::failed(text).advise(format!("check --masters: {PORTS}"))
         }
         CallError::Refused(refusal) => refusal_failure(refusal.code, refusal.message),
+        CallError::NoMaster(causes) if causes.some_answered() => no_leader(&causes),
         CallError::NoMaster(causes) => no_master(causes.to_string()),
+        CallError::Unanswered { causes, .. } if causes.some_answered() => no_leader(&causes),
         CallError::Unanswered { after_ms, causes } => Failure::new(
             FailureCode::Unavailable,
             format!(
@@ -45,7 +47,15 @@ fn is_from_another_server(refusal: &MasterRejection) -> bool {
         .any(|part| refusal.message.contains(part))
 }
 
-fn no_master(causes: String) -> Failure {
+/// Returns the failure of a call that masters have received, but that needs a leader.
+fn no_leader(causes: &NoMaster) -> Failure {
+    Failure::new(FailureCode::Unavailable, causes.to_string())
+        .advise("start the masters that are down: more than half must be up and reach each other")
+        .advise("argosy status and argosy master list show their state; running tasks keep running")
+}
+
+/// Returns the failure of a call that no master has answered.
+pub(crate) fn no_master(causes: String) -> Failure {
     let failure = Failure::new(FailureCode::Unavailable, causes);
     if std::env::var_os("ARGOSY_MASTERS").is_some() {
         failure.advise("check ARGOSY_MASTERS, or name the masters with --masters")
@@ -171,6 +181,40 @@ mod tests {
         }));
         assert_eq!(failure.message, "the server at this address is no master");
         assert!(failure.to_string().contains("port 5050"), "{failure}");
+    }
+
+    #[test]
+    fn a_call_without_a_quorum_names_each_master_and_the_remedy() {
+        use argosy_client::leader::MasterFailure;
+        let why = "the leader could not confirm the read: too few masters answer it";
+        let causes = NoMaster {
+            causes: vec![
+                (
+                    "10.0.0.1:5050".to_owned(),
+                    MasterFailure::Unavailable(why.to_owned()),
+                ),
+                ("10.0.0.2:5050".to_owned(), MasterFailure::Refused),
+            ],
+        };
+        let unanswered = CallError::Unanswered {
+            after_ms: 10_000,
+            causes: causes.clone(),
+        };
+        for error in [unanswered, CallError::NoMaster(causes)] {
+            let failure = read_failure(error);
+            assert_eq!(failure.code, FailureCode::Unavailable);
+            assert_eq!(
+                failure.message,
+                format!(
+                    "no leader answers: 10.0.0.1:5050 cannot serve the call ({why}), 10.0.0.2:5050 refused"
+                )
+            );
+            let text = failure.to_string();
+            assert!(
+                text.contains("\n  start the masters that are down"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -207,6 +207,9 @@ async fn isolated_leader_fills_only_its_queue_and_knows_its_age() {
         matches!(refused, ProposeError::Full | ProposeError::NotLeader),
         "{refused}"
     );
+    // Operators read this: it has no structure of consensus in it.
+    let unconfirmed = host.node.confirm_read().await.unwrap_err().to_string();
+    assert!(!unconfirmed.contains(['{', '[', '(']), "{unconfirmed}");
     let limit = Duration::from_millis(TIMING.election_max_ms);
     let deadline = std::time::Instant::now() + DEADLINE;
     // `None`: it has even stepped down.
