@@ -19,7 +19,7 @@ use crate::args::ConnectionArguments;
 use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
 
-pub(crate) use failures::{quote, read_failure, refusal_failure};
+pub(crate) use failures::{no_master, quote, read_failure, refusal_failure};
 pub(crate) use groups::{ListedGroup, tasks_of_group};
 
 /// Number of records per page.

@@ -1,5 +1,7 @@
 //! The checks of a running cluster. Each is a function of what the masters answer.
 
+mod disks;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,11 +9,12 @@ use argosy_client::Masters;
 use argosy_proto::v1;
 use futures::future::join_all;
 
-use super::checks::SLOW_SYNC;
 use super::{CheckStatus, Finding};
 use crate::exit::Failure;
-use crate::operator::{ClusterClient, EndedObjects};
+use crate::operator::{self, ClusterClient, EndedObjects};
 use crate::probe;
+
+use disks::MemberMetrics;
 
 /// Entries behind the leader from which a master is late: a busy cluster commits them in a second.
 const BEHIND: u64 = 10_000;
@@ -23,8 +26,8 @@ const SKEW_MS: i64 = 500;
 const NAMES: usize = 5;
 /// Maximum size of a page of metrics.
 const METRICS_BYTES: usize = 16 << 20;
-/// The histogram of the time in which a master's log reaches its disk.
-const SYNCS: &str = "argosy_raft_append_sync_duration_seconds";
+/// Minimum time between two reads of the masters' metrics, whose difference is what happens now.
+const PERIOD: Duration = Duration::from_secs(2);
 
 /// The answer of one master to this program.
 #[derive(Debug, Clone)]
@@ -35,18 +38,25 @@ struct MasterAnswer {
     /// Its clock less the clock of this host, and how much that may differ, in milliseconds.
     offset: Option<(i64, i64)>,
     metrics: Result<String, String>,
+    /// Its metrics at the end of the checks.
+    later_metrics: Option<String>,
 }
 
 /// Runs all checks.
 pub(super) async fn all(masters: &Masters, timeout: Duration) -> Result<Vec<Finding>, Failure> {
+    // A refused connection is an answer; the client would retry until its timeout.
+    if let Some(why) = probe::none_listens(masters).await? {
+        return Err(operator::no_master(why));
+    }
     let client = ClusterClient::to(masters.clone(), timeout);
     let cluster = client.cluster_at_best().await?;
     let http = probe::client(timeout)?;
+    let began = Instant::now();
     let asked = cluster
         .masters
         .iter()
         .map(|master| ask(&http, master, timeout));
-    let answers = join_all(asked).await;
+    let mut answers = join_all(asked).await;
     let mut findings = vec![
         quorum(&cluster, &answers),
         reachable(&answers),
@@ -55,32 +65,70 @@ pub(super) async fn all(masters: &Masters, timeout: Duration) -> Result<Vec<Find
         releases(&answers),
         level(&cluster),
     ];
-    findings.extend(syncs(&answers));
-    if cluster.leader.is_empty() {
-        return Ok(findings);
-    }
+    let (of_agents, agents) = match cluster.leader.is_empty() {
+        true => (Vec::new(), (Vec::new(), false)),
+        false => agent_findings(&client, &cluster, timeout).await?,
+    };
+    tokio::time::sleep(PERIOD.saturating_sub(began.elapsed())).await;
+    let again = cluster.masters.iter().zip(&mut answers);
+    join_all(again.map(|(master, answer)| read_again(&http, master, answer))).await;
+    findings.extend(disks::syncs(&answers, began.elapsed()));
+    findings.push(space(answers, agents));
+    findings.extend(of_agents);
+    Ok(findings)
+}
+
+/// Checks the free space of all members that answer.
+fn space(answers: Vec<MasterAnswer>, agents: (Vec<MemberMetrics>, bool)) -> Finding {
+    // Whether a master answers at all is another check.
+    let masters = answers.into_iter().filter(|answer| answer.cluster.is_ok());
+    let masters = masters.map(|answer| MemberMetrics {
+        name: answer.name,
+        metrics: answer.metrics,
+    });
+    let (of_agents, is_cut) = agents;
+    let members: Vec<_> = masters.chain(of_agents).collect();
+    disks::space(&members, is_cut)
+}
+
+/// Runs the checks of agents, and reads the metrics of some.
+async fn agent_findings(
+    client: &ClusterClient,
+    cluster: &v1::Cluster,
+    timeout: Duration,
+) -> Result<(Vec<Finding>, (Vec<MemberMetrics>, bool)), Failure> {
     // Only the leader knows which agents are connected.
     let agents = client.at_leader().await?;
     let mut agents = agents.agents(EndedObjects::Excluded).await?.agents;
     // The registry keeps their records, so that they are refused.
     agents.retain(|agent| agent.mode() != v1::AgentMode::Gone);
-    findings.push(connections(&agents));
-    findings.push(controllers(&agents));
     let release = cluster.protocol.as_ref().map(|one| one.release.as_str());
-    findings.push(agent_releases(&agents, release.unwrap_or_default()));
-    Ok(findings)
+    let findings = vec![
+        connections(&agents),
+        controllers(&agents),
+        agent_releases(&agents, release.unwrap_or_default()),
+    ];
+    Ok((findings, disks::of_agents(&agents, timeout).await?))
+}
+
+async fn metrics(http: &reqwest::Client, master: &v1::Master) -> Result<String, String> {
+    let url = format!("http://{}/metrics", master.api_address);
+    probe::text(http, url, METRICS_BYTES).await
 }
 
 async fn ask(http: &reqwest::Client, master: &v1::Master, timeout: Duration) -> MasterAnswer {
     let name = format!("{} ({})", master.node_id, master.api_address);
-    let url = format!("http://{}/metrics", master.api_address);
-    let metrics = probe::text(http, url, METRICS_BYTES).await;
+    let metrics = metrics(http, master).await;
     let unreachable = |why: String| MasterAnswer {
         name: name.clone(),
         cluster: Err(why),
         offset: None,
         metrics: metrics.clone(),
+        later_metrics: None,
     };
+    if let Some(why) = metrics.as_ref().err().filter(|why| probe::is_final(why)) {
+        return unreachable(why.clone());
+    }
     let address = match Masters::new([&master.api_address]) {
         Ok(address) => address,
         Err(why) => return unreachable(why.to_string()),
@@ -105,6 +153,14 @@ async fn ask(http: &reqwest::Client, master: &v1::Master, timeout: Duration) -> 
         cluster,
         offset,
         metrics,
+        later_metrics: None,
+    }
+}
+
+/// Reads the metrics of a master that has answered once more.
+async fn read_again(http: &reqwest::Client, master: &v1::Master, answer: &mut MasterAnswer) {
+    if answer.metrics.is_ok() {
+        answer.later_metrics = metrics(http, master).await.ok();
     }
 }
 
@@ -130,24 +186,24 @@ fn names<'a>(all: impl IntoIterator<Item = &'a str>) -> String {
 /// Checks how many masters may still be lost. The leader's contact counts if there is a leader.
 fn quorum(cluster: &v1::Cluster, answers: &[MasterAnswer]) -> Finding {
     let voters = cluster.masters.iter().filter(|master| master.voter);
-    let answered = |name: &str| {
-        let own = answers.iter().find(|answer| answer.name.starts_with(name));
+    let answered = |master: &v1::Master| {
+        let name = format!("{} ", master.node_id);
+        let own = answers.iter().find(|answer| answer.name.starts_with(&name));
         own.is_some_and(|answer| answer.cluster.is_ok())
     };
+    let (all, needed) = (voters.clone().count(), voters.clone().count() / 2 + 1);
+    if cluster.leader.is_empty() || cluster.without_leader_ms > 0 {
+        // What a master knows of the others is older than the loss of the leader.
+        let silent = voters.filter(|master| !answered(master));
+        let silent: Vec<_> = silent.map(|master| master.node_id.as_str()).collect();
+        return no_quorum(all, needed, &silent);
+    }
     let is_up = |master: &&v1::Master| match master.last_contact_ms {
         Some(ms) if master.node_id != cluster.leader => ms <= SILENT_MS,
-        Some(_) | None => {
-            master.node_id == cluster.leader || answered(&format!("{} ", master.node_id))
-        }
+        Some(_) | None => master.node_id == cluster.leader || answered(master),
     };
-    let (all, up) = (voters.clone().count(), voters.filter(is_up).count());
-    let needed = all / 2 + 1;
+    let up = voters.filter(is_up).count();
     let found = format!("{up} of {all} masters are up; {needed} are needed");
-    if cluster.leader.is_empty() || cluster.without_leader_ms > 0 {
-        let fix = "start the masters that are down; argosy status shows which ones";
-        let found = format!("no leader: {found}");
-        return Finding::new("quorum", CheckStatus::Failed, found, fix);
-    }
     match (all, up.saturating_sub(needed)) {
         (1, _) => warning(
             "quorum",
@@ -163,6 +219,27 @@ fn quorum(cluster: &v1::Cluster, answers: &[MasterAnswer]) -> Finding {
     }
 }
 
+/// Returns the finding without a leader. `silent`: the voters that do not answer.
+fn no_quorum(all: usize, needed: usize, silent: &[&str]) -> Finding {
+    let up = all - silent.len();
+    let answer = if up == 1 { "answers" } else { "answer" };
+    let (found, fix) = match (all, silent.is_empty()) {
+        (0, _) => (
+            "no leader: the masters have not found each other yet".to_owned(),
+            "start all masters of --peers, and compare their --peers".to_owned(),
+        ),
+        (_, false) => (
+            format!("no leader: {up} of {all} masters {answer}, {needed} are needed"),
+            format!("start {}", names(silent.iter().copied())),
+        ),
+        (_, true) => (
+            format!("no leader, although {up} of {all} masters {answer}"),
+            "check the network between the masters (their Raft port), and their logs".to_owned(),
+        ),
+    };
+    Finding::new("quorum", CheckStatus::Failed, found, fix)
+}
+
 fn reachable(answers: &[MasterAnswer]) -> Finding {
     let failed = |answer: &MasterAnswer| {
         let why = answer.cluster.as_ref().err()?;
@@ -170,7 +247,11 @@ fn reachable(answers: &[MasterAnswer]) -> Finding {
     };
     let failed: Vec<_> = answers.iter().filter_map(failed).collect();
     if failed.is_empty() {
-        return Finding::ok("masters", format!("{} of them answer", answers.len()));
+        let found = match answers.len() {
+            1 => "the only one answers".to_owned(),
+            count => format!("{count} of them answer"),
+        };
+        return Finding::ok("masters", found);
     }
     Finding::new(
         "masters",
@@ -260,75 +341,14 @@ fn level(cluster: &v1::Cluster) -> Finding {
     )
 }
 
-fn syncs(answers: &[MasterAnswer]) -> Vec<Finding> {
-    let check = |answer: &MasterAnswer| {
-        let text = match &answer.metrics {
-            Ok(text) => text,
-            // Whether it answers at all is another check.
-            Err(_) if answer.cluster.is_err() => return None,
-            Err(why) => {
-                let found = format!("{}: /metrics {why}", answer.name);
-                let fix = "open its API port to this host";
-                return Some(warning("disk sync", found, fix));
-            }
-        };
-        let Some(SyncTimes { mean, slow_share }) = sync_times(text) else {
-            let found = format!(
-                "{} has synced nothing yet, or reports no times",
-                answer.name
-            );
-            return Some(Finding::ok("disk sync", found));
-        };
-        let ms = mean.as_secs_f64() * 1_000.0;
-        let found = format!(
-            "{}: {ms:.1} ms on average, {:.1} % took 250 ms or more",
-            answer.name,
-            slow_share * 100.0
-        );
-        let is_slow = mean >= SLOW_SYNC || slow_share >= 0.001;
-        let fix = "give the log a separate disk, or a faster one (--data-dir); every commit waits for a majority of disks";
-        Some(match is_slow {
-            true => warning("disk sync", found, fix),
-            false => Finding::ok("disk sync", found),
-        })
-    };
-    answers.iter().filter_map(check).collect()
-}
-
-/// The durations of syncs since the start of a master.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct SyncTimes {
-    mean: Duration,
-    /// The share of syncs that took a quarter of a second or longer, from 0 to 1.
-    slow_share: f64,
-}
-
-/// Reads the histogram of syncs. Returns `None` if it is empty, absent or unreadable.
-fn sync_times(metrics: &str) -> Option<SyncTimes> {
-    let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
-    let sum_of = |suffix: &str| {
-        let prefix = format!("{SYNCS}{suffix}");
-        let lines = metrics.lines();
-        let lines = lines.filter_map(|line| {
-            let rest = line.strip_prefix(&prefix)?;
-            rest.starts_with(['{', ' ']).then(|| value(line))?
-        });
-        lines.reduce(|sum, next| sum + next)
-    };
-    let (sum, count) = (sum_of("_sum")?, sum_of("_count")?);
-    let quick = metrics.lines().filter(|line| {
-        line.starts_with(&format!("{SYNCS}_bucket{{")) && line.contains("le=\"0.25\"")
-    });
-    let quick = quick.filter_map(value).reduce(|sum, next| sum + next);
-    let mean = Duration::try_from_secs_f64(sum / count).ok()?;
-    let slow_share = quick.map_or(0.0, |quick| (1.0 - quick / count).clamp(0.0, 1.0));
-    (count > 0.0).then_some(SyncTimes { mean, slow_share })
-}
-
 fn connections(agents: &[v1::Agent]) -> Finding {
     let lost: Vec<_> = agents.iter().filter(|agent| !agent.connected).collect();
     if lost.is_empty() {
-        return Finding::ok("agents", format!("{} are connected", agents.len()));
+        let found = match agents.len() {
+            1 => "1 is connected".to_owned(),
+            count => format!("{count} are connected"),
+        };
+        return Finding::ok("agents", found);
     }
     let lost = names(lost.iter().map(|agent| host(agent)));
     Finding::new(

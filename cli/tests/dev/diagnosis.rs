@@ -139,3 +139,4 @@ fn requests_are_found_levels_change_and_reports_contain_no_secrets() {
         assert!(text.contains(check), "{check}: {text}");
     }
 }
+        "disk space",

@@ -39,6 +39,7 @@ fn answer(number: u64, release: &str, offset: (i64, i64)) -> MasterAnswer {
         }),
         offset: Some(offset),
         metrics: Ok(String::new()),
+        later_metrics: None,
     }
 }
 
@@ -62,7 +63,19 @@ fn a_quorum_that_one_loss_ends_is_reported() {
         leader: String::new(),
         ..cluster(&[10, 10])
     };
-    expect(&quorum(&leaderless, &[]), Failed, "no leader");
+    // The contacts of the former leader are out of date: only answers count.
+    let found = "no leader: 0 of 3 masters answer, 2 are needed";
+    expect(&quorum(&leaderless, &[]), Failed, found);
+    let one = [answer(2, "0.2.0", (0, 1))];
+    let lonely = quorum(&leaderless, &one);
+    let found = "no leader: 1 of 3 masters answers, 2 are needed";
+    expect(&lonely, Failed, found);
+    assert_eq!(lonely.fix, "start master-1, master-3");
+    let all = [1, 2, 3].map(|number| answer(number, "0.2.0", (0, 1)));
+    let found = "no leader, although 3 of 3 masters answer";
+    expect(&quorum(&leaderless, &all), Failed, found);
+    let new = v1::Cluster::default();
+    expect(&quorum(&new, &[]), Failed, "have not found each other");
     // Without a leader's contacts, their answers to this program count.
     let mut unknown = cluster(&[10, 10]);
     for master in &mut unknown.masters {
@@ -115,32 +128,124 @@ fn releases_and_levels_that_differ_are_reported() {
     expect(&level(&lower), Warning, "2, and all masters support 3");
 }
 
-/// Metrics of 1,000 syncs, as a master writes them.
-fn metrics(sum: f64, quick: u64) -> String {
+/// Metrics of this many syncs, as a master writes them.
+fn sync_metrics(count: u64, sum: f64, quick: u64) -> String {
+    let name = disks::SYNCS;
     format!(
-        "# TYPE {SYNCS} histogram\n{SYNCS}_bucket{{le=\"0.01\"}} 3\n{SYNCS}_bucket{{le=\"0.25\"}} {quick}\n\
-         {SYNCS}_bucket{{le=\"+Inf\"}} 1000\n{SYNCS}_sum {sum}\n{SYNCS}_count 1000\n{SYNCS}_other_sum 9\n"
+        "# TYPE {name} histogram\n{name}_bucket{{le=\"0.01\"}} 3\n{name}_bucket{{le=\"0.25\"}} {quick}\n\
+         {name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}\n{name}_other_sum 9\n"
     )
 }
 
+const PASSED: Duration = Duration::from_secs(2);
+
 #[test]
 fn slow_disks_are_named() {
-    let with = |metrics: String| {
+    let with = |first: String, later: Option<String>| {
         let mut answer = answer(2, "0.2.0", (0, 1));
-        answer.metrics = Ok(metrics);
-        syncs(&[answer]).remove(0)
+        answer.metrics = Ok(first);
+        answer.later_metrics = later;
+        disks::syncs(&[answer], PASSED).remove(0)
     };
-    expect(&with(metrics(2.0, 1_000)), Fine, "2.0 ms on average");
-    expect(&with(metrics(12.0, 1_000)), Warning, "12.0 ms");
-    expect(&with(metrics(2.0, 990)), Warning, "1.0 % took 250 ms");
-    expect(&with(String::new()), Fine, "reports no times");
-    let broken = metrics(0.0, 0).replace("1000", "0");
-    expect(&with(broken), Fine, "reports no times");
+    let idle = |metrics: String| with(metrics.clone(), Some(metrics));
+    let found = "2.0 ms on average since its start, 0.0 %";
+    expect(&idle(sync_metrics(1_000, 2.0, 1_000)), Fine, found);
+    expect(&idle(sync_metrics(1_000, 12.0, 1_000)), Warning, "12.0 ms");
+    // These stalls may be long over.
+    let found = "1.0 % took 250 ms";
+    expect(&idle(sync_metrics(1_000, 2.0, 990)), Fine, found);
+    expect(&idle(String::new()), Fine, "reports no times");
+    let broken = sync_metrics(0, 0.0, 0);
+    expect(&idle(broken), Fine, "reports no times");
+    expect(&idle(sync_metrics(5, f64::NAN, 5)), Fine, "reports no");
+    let before = || sync_metrics(1_000, 2.0, 1_000);
+    let found = "3.0 ms on average in the last 2 s, 0.0 %";
+    let now = sync_metrics(1_100, 2.3, 1_100);
+    expect(&with(before(), Some(now)), Fine, found);
+    let now = sync_metrics(1_100, 2.3, 1_099);
+    expect(&with(before(), Some(now)), Warning, "1.0 % took 250 ms");
+    let now = sync_metrics(1_100, 4.0, 1_100);
+    expect(&with(before(), Some(now)), Warning, "20.0 ms on average in");
+    // A restarted master counts from 0, and one that has stopped has no second page.
+    let now = sync_metrics(100, 0.1, 100);
+    expect(&with(before(), Some(now)), Fine, "1.0 ms on average in");
+    expect(&with(before(), None), Fine, "2.0 ms on average since");
     let mut silent = answer(2, "0.2.0", (0, 1));
     silent.metrics = Err("refused".to_owned());
-    expect(&syncs(&[silent.clone()])[0], Warning, "refused");
+    let found = disks::syncs(&[silent.clone()], PASSED);
+    expect(&found[0], Warning, "refused");
     silent.cluster = Err("refused".to_owned());
-    assert!(syncs(&[silent]).is_empty());
+    assert!(disks::syncs(&[silent], PASSED).is_empty());
+}
+
+#[test]
+fn disks_that_are_full_or_soon_full_are_named() {
+    let member = |name: &str, free: &str, total: &str| MemberMetrics {
+        name: name.to_owned(),
+        metrics: Ok(format!(
+            "# TYPE argosy_disk_free_bytes gauge\nargosy_disk_free_bytes {free}\n\
+             argosy_disk_total_bytes {total}\nargosy_disk_total_bytes_x 7\n"
+        )),
+    };
+    let check = |more: &[(&str, &str, &str)], is_cut| {
+        let more = more.iter();
+        let more = more.map(|(name, free, total)| member(name, free, total));
+        let all: Vec<_> = [member("master-1", "4e+11", "1e+12")]
+            .into_iter()
+            .chain(more)
+            .collect();
+        disks::space(&all, is_cut)
+    };
+    let found = "at least 40 % is free on 1 member";
+    expect(&check(&[], false), Fine, found);
+    let large = ("node2", "9e+10", "1e+12");
+    let found = "free: node2 has 83.8 GiB (9 %)";
+    expect(&check(&[large], false), Warning, found);
+    let full = ("node3", "1e+09", "1e+12");
+    let found = "free: node3 has 954 MiB (0 %), node2 has 83.8 GiB (9 %)";
+    expect(&check(&[large, full], false), Failed, found);
+    // A small share of a large disk is much, and of a small one it may be little.
+    let huge = ("node4", "1e+11", "1e+13");
+    expect(&check(&[huge], false), Warning, "node4 has 93.1 GiB (1 %)");
+    let found = "first 100 agents";
+    expect(&check(&[], true), Fine, found);
+    for broken in [
+        ("node5", "NaN", "1"),
+        ("node5", "1", "0"),
+        ("node5", "", ""),
+    ] {
+        expect(&check(&[broken], false), Warning, "unknown of node5");
+    }
+    let silent = MemberMetrics {
+        name: "node6".to_owned(),
+        metrics: Err("refused".to_owned()),
+    };
+    let found = "unknown of node6 (refused)";
+    expect(&disks::space(&[silent], false), Warning, found);
+    expect(&disks::space(&[], false), Warning, "no member");
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_an_answer() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = gone.local_addr().unwrap().to_string();
+    drop(gone);
+    // A retry until this timeout would not end.
+    let timeout = Duration::from_secs(86_400);
+    let http = probe::client(timeout).unwrap();
+    let master = v1::Master {
+        node_id: "master-1".to_owned(),
+        api_address: address.clone(),
+        ..Default::default()
+    };
+    let answer = ask(&http, &master, timeout).await;
+    assert_eq!(answer.cluster.unwrap_err(), "refused");
+    let named = Masters::new([&address]).unwrap();
+    let failure = all(&named, timeout).await.unwrap_err();
+    assert_eq!(
+        failure.message,
+        format!("no master answers: {address} refused")
+    );
 }
 
 #[test]
