@@ -10,10 +10,13 @@ use argosy_proto::{convert, v1};
 use argosy_state::resources::Resources;
 use argosy_state::task::{LinuxCapability, SecurityOptions, SizeExceeded, Sizes};
 
-use super::shortage::{Shortage, shortage};
+use super::shortage::{Shortage, large_enough, shortage};
 use crate::args::filters::LabelFilter;
 use crate::operator::quote;
 use crate::reasons;
+
+/// The reason that no agent has the requested resources, in the words of the masters.
+const TOO_LARGE: &str = "no agent is large enough, now or later";
 
 /// The facts that are known while a task waits.
 pub(crate) struct PendingContext<'a> {
@@ -55,7 +58,7 @@ pub(crate) fn explain(known: &PendingContext<'_>) -> PendingReason {
             .or_else(|| too_large(known.sizes, &usable))
             .or_else(|| without_attributes(known, &usable)),
     };
-    let (reason, mut lines) = own.unwrap_or_else(|| by_masters(known, &usable));
+    let (reason, mut lines) = own.unwrap_or_else(|| by_masters(known));
     if let Some(refused) = known.last_refusal {
         lines.insert(0, format!("the last launch was rejected: {refused}"));
     }
@@ -187,7 +190,7 @@ fn without_attributes(
 }
 
 /// Returns the masters' explanation: a sentence, the number of agents under each reason, a remedy.
-fn by_masters(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
+fn by_masters(known: &PendingContext<'_>) -> (String, Vec<String>) {
     let explanation = known.explanation;
     let reason = explanation.summary.clone();
     let counted = |reasons: &[&str]| -> u32 {
@@ -207,16 +210,14 @@ fn by_masters(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec
         let lines = [counts, helps].into_iter().filter(|line| !line.is_empty());
         return (reason, lines.collect());
     }
-    if counted(&never) == all {
-        let Shortage {
-            requested,
-            found,
-            helps,
-        } = shortage(known.requested, agents);
-        let first = format!("requested {requested}; {found}");
-        return (reason, vec![first, counts, helps]);
-    }
     let requested = format!("requested {}", known.requested);
+    let set_aside = counted(&["draining", "deactivated"]);
+    if counted(&never) + counted(&away) + set_aside == all
+        && let Some((reason, mut lines)) = without_large_agent(known, set_aside > 0)
+    {
+        lines.insert(1, counts);
+        return (reason, lines);
+    }
     let helps = match counted(&busy) + counted(&never) + counted(&away) == all {
         true => "helps: waiting for a task to end, or another agent".to_owned(),
         false => format!(
@@ -226,6 +227,35 @@ fn by_masters(known: &PendingContext<'_>, agents: &[&v1::Agent]) -> (String, Vec
         ),
     };
     (reason, vec![requested, counts, helps])
+}
+
+/// Returns the reason and two lines if no agent that gets tasks is large enough. The masters do not
+/// compare the size of an agent that is away, or set aside by an operator.
+fn without_large_agent(
+    known: &PendingContext<'_>,
+    some_set_aside: bool,
+) -> Option<(String, Vec<String>)> {
+    let agents = known.agents.iter();
+    let agents = agents.filter(|agent| agent.mode() != v1::AgentMode::Gone);
+    let agents: Vec<_> = agents.collect();
+    let large: Vec<_> = large_enough(known.requested, &agents).collect();
+    let Some(first) = large.first() else {
+        let Shortage {
+            requested,
+            found,
+            helps,
+        } = (!agents.is_empty()).then(|| shortage(known.requested, &agents))?;
+        let first = format!("requested {requested}; {found}");
+        return Some((TOO_LARGE.to_owned(), vec![first, helps]));
+    };
+    let away = match large.len() {
+        1 => first.agent_id.clone(),
+        count => format!("{} or one of {} more", first.agent_id, count - 1),
+    };
+    let requested = format!("requested {}", known.requested);
+    let helps = format!("helps: the return of {away}, or another agent");
+    let reason = "every agent that is large enough is away".to_owned();
+    (!some_set_aside).then(|| (reason, vec![requested, helps]))
 }
 
 #[cfg(test)]

@@ -14,6 +14,15 @@ pub(super) struct Shortage {
     pub(super) helps: String,
 }
 
+/// Returns the agents that have all of these resources in total.
+pub(super) fn large_enough<'a>(
+    wanted: &Resources,
+    agents: &[&'a v1::Agent],
+) -> impl Iterator<Item = &'a v1::Agent> {
+    let agents = agents.iter().copied();
+    agents.filter(|agent| total(agent).contains(wanted))
+}
+
 /// Returns the first resource that no agent has enough of.
 pub(super) fn shortage(wanted: &Resources, agents: &[&v1::Agent]) -> Shortage {
     let found = wanted.iter().find_map(|part| {

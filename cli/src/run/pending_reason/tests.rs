@@ -29,8 +29,6 @@ fn explanation(summary: &str, counts: &[(&str, u32)]) -> v1::Explanation {
     }
 }
 
-const TOO_LARGE: &str = "no agent is large enough, now or later";
-
 fn reason_lines(wanted: &str, agents: &[v1::Agent], explanation: &v1::Explanation) -> String {
     let wanted = wanted.parse().unwrap();
     let known = PendingContext {
@@ -123,6 +121,51 @@ fn missing_agents_are_reported_with_the_remedy() {
         text.ends_with("helps: argosy agent start on a host"),
         "{text}"
     );
+}
+
+#[test]
+fn an_agent_that_is_away_counts_only_if_it_is_large_enough() {
+    let mut away = agent("agent-2", "cpus:2;mem:1024", "");
+    away.mode = v1::AgentMode::Unreachable.into();
+    let agents = [agent("agent-1", "cpus:1;mem:1024", ""), away];
+    let known = explanation(
+        "every agent that is large enough is busy or away",
+        &[("too-small", 1), ("unreachable", 1)],
+    );
+    let text = reason_lines("cpus:4;mem:32", &agents, &known);
+    assert!(text.starts_with(TOO_LARGE), "{text}");
+    assert!(
+        text.contains("requested 4 cpus; the largest agent has 2 (agent-2)"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("helps: --cpus 2, or a larger agent"),
+        "{text}"
+    );
+    let text = reason_lines("cpus:2;mem:32", &agents, &known);
+    assert!(
+        text.starts_with("every agent that is large enough is away\nrequested cpus:2;mem:32\n"),
+        "{text}"
+    );
+    assert!(text.contains("1 unreachable"), "{text}");
+    assert!(
+        text.ends_with("\nhelps: the return of agent-2, or another agent"),
+        "{text}"
+    );
+    // So does one that is deactivated.
+    let mut deactivated = agents.clone();
+    deactivated[1].mode = v1::AgentMode::Deactivated.into();
+    let not_allowed = "no agent that is large enough may be used";
+    let known = explanation(not_allowed, &[("too-small", 1), ("deactivated", 1)]);
+    let text = reason_lines("cpus:4;mem:32", &deactivated, &known);
+    assert!(text.starts_with(TOO_LARGE), "{text}");
+    let text = reason_lines("cpus:2;mem:32", &deactivated, &known);
+    assert!(text.starts_with(not_allowed), "{text}");
+    // One that was declared gone never returns.
+    let mut gone = agents.clone();
+    gone[1].mode = v1::AgentMode::Gone.into();
+    let text = reason_lines("cpus:2;mem:32", &gone, &known);
+    assert!(text.starts_with(TOO_LARGE), "{text}");
 }
 
 #[test]
