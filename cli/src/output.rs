@@ -33,7 +33,7 @@ pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use prefixed_output::{PrefixedOutput, StandardStream, write_chunk};
 pub(crate) use table::{Row, plain, table};
-pub(crate) use timeline::timeline;
+pub(crate) use timeline::{timeline, utc};
 pub(crate) use visible::{is_hidden, visible, visible_line};
 
 /// Prints a page of records: the whole page as JSON or YAML, or its rows.

@@ -203,10 +203,12 @@ Limits that are not named do not change. Resources, which are reserved for the t
 Memory in use is not reclaimed: the task then keeps its former limits, and the exit code is 4.";
 const EVENTS: &str = "Examples:
   argosy events -f --kind task,agent
-  argosy events --from 4711 -o ndjson
+  argosy events --tail 20 --kind task
 
-Without --follow, the changes up to now are printed that the answering master still knows. A line
-shows a record as it was at its revision; several quick changes of a record may be one line.";
+Without --follow, the changes are printed that a master still has, oldest first: the states of
+tasks, and the newest change of each other record. A message names the revision up to which they are
+lost. A former state of a task has its ids, state, source, reason, exit status and time only. With
+--follow, several quick changes of a record may be one line.";
 const WAIT: &str = "Examples:
   argosy wait task web --for running --timeout 1m
   argosy wait agent agent-2 --for unreachable

@@ -14,12 +14,15 @@ const KINDS: [&str; 5] = ["agent", "cluster", "framework", "role", "task"];
 
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Keep printing changes until Ctrl-C; without --from, only new ones
+    /// Keep printing changes until Ctrl-C; without --from and --tail, only new ones
     #[arg(short, long)]
     pub(crate) follow: bool,
     /// Only changes after this revision, as in the column REVISION
     #[arg(long, value_name = "REVISION")]
     pub(crate) from: Option<u64>,
+    /// Only this many of the last changes
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tail: Option<u32>,
     /// Only changes of these kinds of records: agent, cluster, framework, role, task
     #[arg(long = "kind", value_name = "KIND,…", value_delimiter = ',', value_parser = PossibleValuesParser::new(KINDS), hide_possible_values = true)]
     pub(crate) kinds: Vec<String>,

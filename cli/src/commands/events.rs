@@ -1,5 +1,7 @@
 //! `argosy events`: changes of records, from the change feed.
 
+mod history;
+
 use argosy_client::Watch;
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
@@ -10,12 +12,14 @@ use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::operator::ClusterClient;
 use crate::output::{
     ListLayout, Row, RowPrinter, exit_word, framework_state, milli, mode_word, note, reason_word,
-    state_word,
+    state_word, utc,
 };
 use crate::watching;
 
+use history::History;
+
 /// Widths of the columns, so that rows of all kinds are aligned.
-const WIDTHS: [usize; 4] = [8, 9, 28, 12];
+const WIDTHS: [usize; 4] = [8, 9, 28, 16];
 
 pub(crate) async fn show(arguments: &Events) -> VerbResult {
     let format = arguments.show.output;
@@ -28,24 +32,37 @@ pub(crate) async fn show(arguments: &Events) -> VerbResult {
         let text = format!("--from {from} is after the newest revision, {newest}");
         return Err(Failure::usage(text).advise("argosy events -f shows new changes"));
     }
-    // Without --follow, the changes up to now are shown; without either, those that are known.
-    let end = (!arguments.follow).then_some(newest);
-    let from = arguments.from.or((!arguments.follow).then_some(0));
-    let mut watch = operator.watch(request(arguments, from));
-    printer.rows::<v1::WatchChange>(&[])?;
+    let shows_history = !arguments.follow || arguments.from.is_some() || arguments.tail.is_some();
+    if !shows_history {
+        printer.rows::<v1::WatchChange>(&[])?;
+        return follow(arguments, &operator, printer, None).await;
+    }
+    let history = history::read(&operator, arguments, newest).await?;
+    for text in remarks(&history, arguments) {
+        note(&text);
+    }
+    printer.rows(&history.changes)?;
+    match arguments.follow {
+        true => follow(arguments, &operator, printer, Some(newest)).await,
+        false => Ok(DONE),
+    }
+}
+
+/// Prints changes after a log index, or new ones, until a master rejects the stream.
+async fn follow(
+    arguments: &Events,
+    operator: &ClusterClient,
+    mut printer: RowPrinter<'_>,
+    from: Option<u64>,
+) -> VerbResult {
+    let mut watch = operator.watch(v1::WatchRequest {
+        min_revision: from.unwrap_or_default(),
+        ..request(arguments, from)
+    });
     loop {
         match watching::next(&mut watch).await? {
-            Event::Change(change) => {
-                let index = change.revision.unwrap_or_default().index;
-                if end.is_some_and(|end| index > end) {
-                    return Ok(DONE);
-                }
-                printer.rows(&[change])?;
-            }
-            Event::Progress(progress) if end.is_some_and(|end| progress.revision >= end) => {
-                return Ok(DONE);
-            }
-            Event::HistoryLost(lost) => watch = resumed(arguments, &operator, &watch, &lost)?,
+            Event::Change(change) => printer.rows(&[change])?,
+            Event::HistoryLost(lost) => watch = resumed(arguments, operator, &watch, &lost),
             Event::Progress(_)
             | Event::Record(_)
             | Event::SnapshotBegin(_)
@@ -64,35 +81,55 @@ fn request(arguments: &Events, from: Option<u64>) -> v1::WatchRequest {
     }
 }
 
-/// Continues after a loss of history, unless the user named the revision that is lost.
+/// Continues after a loss of history.
 fn resumed(
     arguments: &Events,
     operator: &ClusterClient,
     watch: &Watch,
     lost: &v1::HistoryLost,
-) -> Result<Watch, Failure> {
+) -> Watch {
     let oldest = lost.oldest;
-    let read = watch.position().revision();
-    if let Some(from) = arguments
-        .from
-        .filter(|from| read.is_none_or(|read| read <= *from))
-    {
-        let text = format!("the changes after revision {from} are no longer known");
-        return Err(Failure::new(FailureCode::Failed, text).advise(format!(
-            "argosy events --from {oldest} shows the oldest known ones"
-        )));
-    }
-    if let Some(read) = read.filter(|read| *read > 0) {
+    if let Some(read) = watch.position().revision() {
         note(&format!(
             "the changes from revision {read} to {oldest} are no longer known"
         ));
     }
-    Ok(operator.watch(request(arguments, Some(oldest))))
+    operator.watch(request(arguments, Some(oldest)))
+}
+
+/// Returns the failure of a history that begins after the revision of `--from`.
+fn revisions_unknown(from: u64, oldest: u64) -> Failure {
+    let text = format!("the changes after revision {from} are no longer known");
+    Failure::new(FailureCode::Failed, text).advise(format!(
+        "argosy events --from {oldest} shows the oldest known ones"
+    ))
+}
+
+/// Returns what is missing in a history.
+fn remarks(history: &History, arguments: &Events) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let wanted = arguments.tail.map_or(usize::MAX, |tail| tail as usize);
+    if history.lost > 0 && history.changes.len() < wanted {
+        remarks.push(format!(
+            "the changes up to revision {} are no longer known; argosy task show has the history of a task",
+            history.lost
+        ));
+    }
+    if history.tasks_left_out > 0 {
+        let tasks = match history.tasks_left_out {
+            1 => "1 task".to_owned(),
+            count => format!("{count} tasks"),
+        };
+        remarks.push(format!(
+            "only the newest change is shown of {tasks} that changed before the others; --tail NUMBER or --filter selects less"
+        ));
+    }
+    remarks
 }
 
 impl Row for v1::WatchChange {
     const HEADINGS: &'static [&'static str] = &["REVISION", "KIND", "ID", "STATE", "DETAIL"];
-    const WIDE: &'static [&'static str] = &["POSITION"];
+    const WIDE: &'static [&'static str] = &["POSITION", "TIME"];
 
     fn cells(&self) -> Vec<String> {
         let record = self.record.clone().unwrap_or_default();
@@ -107,7 +144,17 @@ impl Row for v1::WatchChange {
     }
 
     fn wide_cells(&self) -> Vec<String> {
-        vec![self.revision.unwrap_or_default().position.to_string()]
+        let record = self.record.as_ref().and_then(|all| all.record.as_ref());
+        // Only the updates of tasks have a time.
+        let time = match record {
+            Some(Record::Task(task)) => task.latest.as_ref().map(|latest| latest.wall_ms),
+            _ => None,
+        };
+        let time = time.filter(|time| *time > 0);
+        vec![
+            self.revision.unwrap_or_default().position.to_string(),
+            time.map(utc).unwrap_or_default(),
+        ]
     }
 
     fn name(&self) -> String {
@@ -195,6 +242,7 @@ mod tests {
                     how: Some(v1::exit::How::Code(3)),
                 }),
                 message: "exited".to_owned(),
+                wall_ms: 1_500,
                 ..v1::TaskStatus::default()
             }),
             ..v1::Task::default()
@@ -220,5 +268,40 @@ mod tests {
         assert_eq!(default.cells()[3], "weight 1");
         assert_eq!(default.name(), "role/web");
         assert_eq!(v1::WatchChange::default().cells()[3], "removed");
+        assert_eq!(failed.wide_cells(), ["3", "1970-01-01 00:00:01.500Z"]);
+        assert_eq!(default.wide_cells(), ["3", ""]);
+    }
+
+    #[test]
+    fn what_is_missing_in_a_history_is_reported() {
+        use clap::Parser;
+        #[derive(Debug, Parser)]
+        struct TestArguments {
+            #[command(flatten)]
+            events: Events,
+        }
+        let arguments = |words: &[&str]| {
+            let words = std::iter::once(&"events").chain(words);
+            TestArguments::try_parse_from(words).unwrap().events
+        };
+        let history = |lost, changes, tasks_left_out| History {
+            changes: vec![v1::WatchChange::default(); changes],
+            lost,
+            tasks_left_out,
+        };
+        let all = arguments(&[]);
+        assert_eq!(remarks(&history(0, 5, 0), &all), [""; 0]);
+        let found = remarks(&history(4_711, 5, 2), &all);
+        assert!(
+            found[0].starts_with("the changes up to revision 4711 are no longer known"),
+            "{found:?}"
+        );
+        assert!(found[1].contains("of 2 tasks"), "{found:?}");
+        // The last changes are complete without those.
+        let tail = arguments(&["--tail", "5"]);
+        assert_eq!(remarks(&history(4_711, 5, 0), &tail), [""; 0]);
+        assert_eq!(remarks(&history(4_711, 4, 0), &tail).len(), 1);
+        let unknown = revisions_unknown(7, 4_711).to_string();
+        assert!(unknown.contains("argosy events --from 4711"), "{unknown}");
     }
 }

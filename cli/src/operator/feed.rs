@@ -15,6 +15,22 @@ impl ClusterClient {
         self.client.watch(request)
     }
 
+    /// Returns a task with its history, at least as new as a log index.
+    pub(crate) async fn task_as_of(
+        &self,
+        framework_id: &str,
+        task_id: &str,
+        min_revision: u64,
+    ) -> Result<Option<v1::Task>, Failure> {
+        let request = v1::GetRequest {
+            id: task_id.to_owned(),
+            framework_id: framework_id.to_owned(),
+            consistency: v1::Consistency::Local.into(),
+            min_revision,
+        };
+        super::known(self.client.get_task(request).await)
+    }
+
     /// Returns the first page of the open offers.
     pub(crate) async fn some_offers(&self) -> Result<v1::OfferPage, Failure> {
         let request = v1::ListRequest {

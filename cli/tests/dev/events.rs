@@ -19,6 +19,28 @@ fn launch(cluster: &DevCluster, name: &str, more: &[&str], command: &str) -> Str
     id.trim().to_owned()
 }
 
+/// The history has each state of a task, not only the last one.
+fn the_history_has_each_state_of(cluster: &DevCluster, task: &str) {
+    let (code, table, stderr) = cluster.run(&["events"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(table.starts_with("REVISION"), "{table}");
+    for part in [" agent ", " cluster ", " framework ", "agent-1", "exit 0"] {
+        assert!(table.contains(part), "{part} is not in {table}");
+    }
+    let (code, table, stderr) = cluster.run(&["events", "--kind", "task"]);
+    assert_eq!(code, 0, "{stderr}");
+    let lines: Vec<_> = table.lines().filter(|line| line.contains(task)).collect();
+    let line_of = |state: &str| {
+        let mut lines = lines.iter();
+        lines.position(|line| line.split_whitespace().any(|word| word == state))
+    };
+    let states = ["staging", "running", "finished"].map(line_of);
+    assert!(states.iter().all(Option::is_some), "{table}");
+    assert!(states.is_sorted(), "{table}");
+    let (_, tail, _) = cluster.run(&["events", "--kind", "task", "--tail", "2"]);
+    assert_eq!(tail.lines().count(), 3, "{tail}");
+}
+
 #[test]
 fn events_are_printed_from_a_revision_and_followed() {
     let cluster = DevCluster::start(65, "3x1", &[]);
@@ -60,12 +82,7 @@ fn events_are_printed_from_a_revision_and_followed() {
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains(&format!("task/{last}\n")), "{stdout}");
     }
-    let (code, table, stderr) = cluster.run(&["events"]);
-    assert_eq!(code, 0, "{stderr}");
-    assert!(table.starts_with("REVISION"), "{table}");
-    for part in [" agent ", " cluster ", " framework ", "agent-1", "exit 0"] {
-        assert!(table.contains(part), "{part} is not in {table}");
-    }
+    the_history_has_each_state_of(&cluster, &last);
     let filtered = ["events", "--filter", "agent_id=agent-1", "-o", "name"];
     let (_, names, _) = cluster.run(&filtered);
     assert!(
