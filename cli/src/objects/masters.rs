@@ -1,5 +1,8 @@
 //! `master start|list|join|remove|transfer|raise-level|log-level|rejoin`.
 
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
 use argosy_client::Masters;
 use argosy_proto::v1;
 use clap::{Args, Subcommand};
@@ -10,11 +13,16 @@ use crate::args::{
     ConnectionArguments, ListArguments, LogLevel, MasterRejoin, MasterStart, OutputArguments,
 };
 use crate::commands::confirm;
-use crate::exit::{DONE, Failure, VerbResult};
+use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::ClusterClient;
-use crate::output::{self, ListLayout, note};
+use crate::output::{self, ListLayout, note, span_ms};
 use crate::{master, parsers, probe, rejoin};
+
+/// Interval at which the progress of a joining master is reported.
+const LEARNER_INTERVAL: Duration = Duration::from_secs(2);
+/// Interval at which the masters are asked for the next leader.
+const LEADER_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MasterCommand {
@@ -189,9 +197,45 @@ pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
 
 pub(crate) async fn join(arguments: &MasterJoin) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
-    let reply = operator.join_master(arguments.raft_address.clone()).await?;
-    note(&format!("{} is a voter now", arguments.raft_address));
+    let address = &arguments.raft_address;
+    let reply = tokio::select! {
+        reply = operator.join_master(address.clone()) => reply?,
+        never = report_learner(&operator, address) => match never {},
+    };
+    note(&format!("{address} is a voter now"));
     output::list(arguments.show.output, &reply, &reply.masters)
+}
+
+/// Reports how far a joining master is, until the future is dropped.
+async fn report_learner(operator: &ClusterClient, raft_address: &str) -> Infallible {
+    let mut last = String::new();
+    loop {
+        tokio::time::sleep(LEARNER_INTERVAL).await;
+        // Only the leader knows how far the others are. Without an answer, the call itself reports
+        // the problem.
+        let Ok(leader) = operator.at_leader().await else {
+            continue;
+        };
+        let Ok(cluster) = leader.cluster(v1::Consistency::Local).await else {
+            continue;
+        };
+        let text = learner_text(&cluster.masters, raft_address);
+        if let Some(text) = text.filter(|text| *text != last) {
+            note(&text);
+            last = text;
+        }
+    }
+}
+
+/// Returns how far the master with this Raft address is, unless it is a voter or not known yet.
+fn learner_text(masters: &[v1::Master], raft_address: &str) -> Option<String> {
+    let mut learners = masters.iter().filter(|master| !master.voter);
+    let learner = learners.find(|master| master.raft_address == raft_address)?;
+    let name = format!("{} ({raft_address})", learner.node_id);
+    Some(match learner.lag {
+        Some(lag) if lag > 0 => format!("{name} is a learner, {lag} entries behind"),
+        Some(_) | None => format!("{name} is a learner, and receives the data of the group"),
+    })
 }
 
 pub(crate) async fn remove(arguments: &MasterRemove) -> VerbResult {
@@ -219,8 +263,40 @@ pub(crate) async fn transfer(arguments: &MasterTransfer) -> VerbResult {
         Some(wanted) => find(&operator, wanted).await?.node_id,
         None => String::new(),
     };
-    let reply = operator.transfer_leader(node_id).await?;
+    operator.transfer_leader(node_id).await?;
+    let masters = masters_with_leader(&operator).await?;
+    let leader = leader_of(&masters).map(|leader| candidate(leader).label);
+    note(&format!("{} leads now", leader.unwrap_or_default()));
+    let reply = v1::MembershipReply { masters };
     output::list(arguments.show.output, &reply, &reply.masters)
+}
+
+/// Returns the masters, once one of them leads: the former leader may not know the next one yet.
+async fn masters_with_leader(operator: &ClusterClient) -> Result<Vec<v1::Master>, Failure> {
+    let deadline = Instant::now() + operator.timeout();
+    let mut last = None;
+    while Instant::now() < deadline {
+        match operator.cluster(v1::Consistency::Linearizable).await {
+            Ok(cluster) if leader_of(&cluster.masters).is_some() => return Ok(cluster.masters),
+            Ok(_) => {}
+            Err(failure) => last = Some(failure),
+        }
+        tokio::time::sleep(LEADER_INTERVAL).await;
+    }
+    Err(without_leader(operator.timeout(), last))
+}
+
+/// Returns the failure of a transfer after which no master leads.
+fn without_leader(waited: Duration, last: Option<Failure>) -> Failure {
+    let waited = span_ms(waited.as_millis() as u64);
+    let why = last.map_or_else(String::new, |last| format!(": {}", last.message));
+    let text = format!("leadership was transferred, but no master leads after {waited}{why}");
+    Failure::new(FailureCode::Unavailable, text)
+        .advise("argosy status shows which masters are down; --timeout waits longer")
+}
+
+fn leader_of(masters: &[v1::Master]) -> Option<&v1::Master> {
+    masters.iter().find(|master| master.role == "leader")
 }
 
 pub(crate) async fn raise_level(arguments: &MasterRaiseLevel) -> VerbResult {
@@ -271,5 +347,54 @@ fn candidate(master: &v1::Master) -> Candidate {
         id: master.node_id.clone(),
         name: master.api_address.clone(),
         label: format!("{} ({})", master.node_id, master.api_address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_without_a_next_leader_is_reported() {
+        let master = |node_id: &str, role: &str| v1::Master {
+            node_id: node_id.to_owned(),
+            role: role.to_owned(),
+            ..v1::Master::default()
+        };
+        let mut masters = [master("master-1", "follower"), master("master-2", "leader")];
+        assert_eq!(leader_of(&masters).unwrap().node_id, "master-2");
+        masters[1].role = "unconfirmed".to_owned();
+        assert_eq!(leader_of(&masters), None);
+        let refused = Failure::new(FailureCode::Unavailable, "10.0.0.1:5050 refused");
+        let failure = without_leader(Duration::from_secs(10), Some(refused));
+        assert_eq!(failure.code, FailureCode::Unavailable);
+        assert_eq!(
+            failure.message,
+            "leadership was transferred, but no master leads after 10 s: 10.0.0.1:5050 refused"
+        );
+        assert!(failure.advice[0].starts_with("argosy status"), "{failure}");
+    }
+
+    #[test]
+    fn the_progress_of_a_joining_master_is_named() {
+        let master = |lag, voter| v1::Master {
+            node_id: "master-4".to_owned(),
+            raft_address: "10.0.0.4:5052".to_owned(),
+            voter,
+            lag,
+            ..v1::Master::default()
+        };
+        let text = |lag, voter| learner_text(&[master(lag, voter)], "10.0.0.4:5052");
+        assert_eq!(
+            text(Some(3_400), false).unwrap(),
+            "master-4 (10.0.0.4:5052) is a learner, 3400 entries behind"
+        );
+        assert!(
+            text(None, false)
+                .unwrap()
+                .ends_with("receives the data of the group")
+        );
+        assert_eq!(text(Some(0), true), None);
+        assert_eq!(learner_text(&[master(None, false)], "10.0.0.5:5052"), None);
     }
 }

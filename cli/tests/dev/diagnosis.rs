@@ -83,6 +83,17 @@ fn orders_have_the_id_of_their_request(cluster: &DevCluster) {
     });
 }
 
+/// The list after a transfer has the next leader, however quick the answer is.
+fn a_transfer_names_the_next_leader(cluster: &DevCluster) {
+    for _ in 0..3 {
+        let (code, list, stderr) = cluster.run(&["master", "transfer"]);
+        assert_eq!(code, 0, "{stderr}");
+        let leaders = list.lines().filter(|line| line.contains(" leader "));
+        assert_eq!(leaders.count(), 1, "{list}");
+        assert!(stderr.contains(" leads now"), "{stderr}");
+    }
+}
+
 #[test]
 fn requests_are_found_levels_change_and_reports_contain_no_secrets() {
     let cluster = DevCluster::start(60, "3x1", &[]);
@@ -139,4 +150,5 @@ fn requests_are_found_levels_change_and_reports_contain_no_secrets() {
         assert!(text.contains(check), "{check}: {text}");
     }
 }
+    a_transfer_names_the_next_leader(&cluster);
         "disk space",
