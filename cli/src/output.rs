@@ -6,6 +6,7 @@
 mod amounts;
 mod colour;
 mod columns;
+mod failovers;
 mod follow;
 mod layout;
 mod limits;
@@ -28,6 +29,7 @@ pub(crate) use columns::{
     check_results_text, exit_word, framework_state, group_of, mib, mode_word, reason_word,
     state_word, task_state,
 };
+pub(crate) use failovers::ShownFailover;
 pub(crate) use follow::RowPrinter;
 pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};

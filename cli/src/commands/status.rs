@@ -6,7 +6,7 @@ use crate::args::{Format, Status};
 use crate::exit::{Failure, FailureCode, VerbResult};
 use crate::health::{self, Health, HealthLevel};
 use crate::operator::ClusterClient;
-use crate::output::{self, palette, scalar, span_ms, visible};
+use crate::output::{self, ShownFailover, palette, scalar, visible, wall_now_ms};
 use crate::probe;
 
 pub(crate) async fn show(arguments: &Status) -> VerbResult {
@@ -74,10 +74,10 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
             output::milli(total)
         )
     };
-    // The first election of a cluster is no failover.
-    let mut failovers = cluster.failovers.iter().rev();
-    let failover = failovers.find(|one| one.kind() != v1::FailoverKind::FirstElection);
-    let failover = failover.map(failover_text);
+    let now_ms = wall_now_ms();
+    let changes = ShownFailover::of(cluster);
+    let failover = changes.last().filter(|last| last.is_failover());
+    let failover = failover.map(|last| last.sentence(now_ms));
     vec![
         ("cluster", cluster.cluster_id.clone()),
         ("feature level", feature_level(cluster)),
@@ -112,96 +112,39 @@ fn feature_level(cluster: &v1::Cluster) -> String {
     }
 }
 
-/// Counted from the detection that the old leader is dead. An election without a dead leader is
-/// counted from its beginning. A leader that resumed is named without a duration.
-fn failover_text(failover: &v1::Failover) -> String {
-    let begun = match failover.dead_seen_ms {
-        0 => failover.elected_ms,
-        seen => seen,
-    };
-    let leaders = match (failover.leader.as_str(), failover.former_leader.as_str()) {
-        // Release 0.1 names none.
-        ("", _) => String::new(),
-        (leader, former) if leader == former => format!(", {leader} again"),
-        (leader, former) => format!(", {leader} after {former}"),
-    };
-    let out = failover.first_commit_ms.saturating_sub(begun);
-    let cause = if failover.dead_seen_ms == 0 {
-        "election"
-    } else {
-        "leader found dead"
-    };
-    match u64::try_from(out) {
-        Ok(out) if begun > 0 && failover.first_commit_ms > 0 => {
-            format!(
-                "epoch {}{leaders}, first commit {} after {cause}",
-                failover.epoch,
-                span_ms(out)
-            )
-        }
-        _ => format!("epoch {}{leaders}", failover.epoch),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_failover_is_distinguished_from_a_transfer() {
-        let failover = |dead_seen_ms, elected_ms, first_commit_ms| v1::Failover {
+    fn only_a_failover_is_the_last_one() {
+        let election = v1::Failover {
+            epoch: 1,
+            kind: v1::FailoverKind::FirstElection.into(),
+            ..v1::Failover::default()
+        };
+        let lost = v1::Failover {
             epoch: 7,
-            dead_seen_ms,
-            elected_ms,
-            first_commit_ms,
-            ..v1::Failover::default()
-        };
-        assert_eq!(
-            failover_text(&failover(1_000, 1_010, 1_022)),
-            "epoch 7, first commit 22 ms after leader found dead"
-        );
-        assert_eq!(
-            failover_text(&failover(0, 1_010, 1_022)),
-            "epoch 7, first commit 12 ms after election"
-        );
-        assert_eq!(failover_text(&failover(0, 0, 1_022)), "epoch 7");
-        let named = |former: &str| v1::Failover {
+            dead_seen_ms: 5_000,
+            first_commit_ms: 5_022,
             leader: "master-2".to_owned(),
-            former_leader: former.to_owned(),
-            ..failover(0, 1_010, 1_022)
-        };
-        assert_eq!(
-            failover_text(&named("master-1")),
-            "epoch 7, master-2 after master-1, first commit 12 ms after election"
-        );
-        let resumed = v1::Failover {
-            elected_ms: 0,
-            ..named("master-2")
-        };
-        assert_eq!(failover_text(&resumed), "epoch 7, master-2 again");
-    }
-
-    #[test]
-    fn the_first_election_is_no_failover() {
-        let record = |epoch, kind: v1::FailoverKind| v1::Failover {
-            epoch,
-            kind: kind.into(),
             ..v1::Failover::default()
         };
-        let first = record(3, v1::FailoverKind::FirstElection);
-        let later = record(9, v1::FailoverKind::Election);
-        let shown = |failovers: Vec<v1::Failover>| {
-            let cluster = v1::Cluster {
+        let last = |failovers: Vec<v1::Failover>| {
+            let details = details(&v1::Cluster {
                 failovers,
                 ..v1::Cluster::default()
-            };
-            details(&cluster).pop()
+            });
+            let row = details
+                .into_iter()
+                .find(|(name, _)| *name == "last failover");
+            row.unwrap().1
         };
-        assert_eq!(
-            shown(vec![first.clone()]),
-            Some(("last failover", String::new()))
+        assert_eq!(last(vec![election.clone()]), "");
+        let text = last(vec![election, lost]);
+        assert!(
+            text.contains("to master-2, epoch 7; first commit 22 ms"),
+            "{text}"
         );
-        let both = shown(vec![first, later]);
-        assert_eq!(both, Some(("last failover", "epoch 9".to_owned())));
     }
 }

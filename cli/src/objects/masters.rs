@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use argosy_client::Masters;
 use argosy_proto::v1;
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::agents::show_filter;
 use super::{ObjectCommand, calls};
@@ -16,7 +17,7 @@ use crate::commands::confirm;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::ClusterClient;
-use crate::output::{self, ListLayout, note, span_ms};
+use crate::output::{self, ListLayout, ShownFailover, note, span_ms};
 use crate::{master, parsers, probe, rejoin};
 
 /// Interval at which the progress of a joining master is reported.
@@ -36,6 +37,15 @@ pub(crate) enum MasterCommand {
   argosy master list
   argosy master list -o wide")]
     List(ListArguments),
+    /// List the changes of leader that the masters remember, with the times of their phases
+    #[command(after_help = "Examples:
+  argosy master failovers
+  argosy master failovers --sort commit --reverse --limit 5
+
+BEGAN is the time at which the former leader was found dead, else that of the election. The other
+times are counted from it, until the new leader was elected, had committed its first entry, and had
+made its first offer and launch. The newest 50 are kept, until all masters have stopped.")]
+    Failovers(ListArguments),
     /// Add a started, empty master to the group
     #[command(after_help = "Examples:
   argosy master join 10.0.0.4:5052
@@ -155,6 +165,7 @@ impl ObjectCommand for MasterCommand {
         match self {
             Self::Start(arguments) => master::start(arguments),
             Self::List(arguments) => calls(list(arguments)),
+            Self::Failovers(arguments) => calls(failovers(arguments)),
             Self::Join(arguments) => calls(join(arguments)),
             Self::Remove(arguments) => calls(remove(arguments)),
             Self::Transfer(arguments) => calls(transfer(arguments)),
@@ -167,7 +178,7 @@ impl ObjectCommand for MasterCommand {
     fn output(&self) -> Option<OutputArguments> {
         match self {
             Self::Start(_) => None,
-            Self::List(arguments) => Some(arguments.show),
+            Self::List(arguments) | Self::Failovers(arguments) => Some(arguments.show),
             Self::Join(arguments) => Some(arguments.show),
             Self::Remove(arguments) => Some(arguments.show),
             Self::Transfer(arguments) => Some(arguments.show),
@@ -193,6 +204,29 @@ pub(crate) async fn list(arguments: &ListArguments) -> VerbResult {
     }
     layout.arrange(&mut cluster.masters);
     output::list_as(arguments.show.output, &layout, &cluster, &cluster.masters)
+}
+
+#[derive(Debug, Serialize)]
+struct FailoverPage<'a> {
+    failovers: &'a [ShownFailover],
+}
+
+async fn failovers(arguments: &ListArguments) -> VerbResult {
+    let format = arguments.show.output;
+    let layout = ListLayout::new::<ShownFailover>(format, &arguments.view)?;
+    let operator = ClusterClient::open(&arguments.reach);
+    // Every master has them, also without a leader.
+    let cluster = operator.cluster_at_best().await?;
+    let mut failovers = ShownFailover::of(&cluster);
+    failovers.reverse();
+    layout.arrange(&mut failovers);
+    if failovers.is_empty() && !format.is_json() {
+        note("no changes of leader are known");
+    }
+    let page = FailoverPage {
+        failovers: &failovers,
+    };
+    output::list_as(format, &layout, &page, &failovers)
 }
 
 pub(crate) async fn join(arguments: &MasterJoin) -> VerbResult {

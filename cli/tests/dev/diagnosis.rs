@@ -145,10 +145,10 @@ fn requests_are_found_levels_change_and_reports_contain_no_secrets() {
         "clock skew",
         "releases",
         "disk sync",
+        "disk space",
         "controllers",
     ] {
         assert!(text.contains(check), "{check}: {text}");
     }
-}
     a_transfer_names_the_next_leader(&cluster);
-        "disk space",
+}
