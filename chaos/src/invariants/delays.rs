@@ -41,12 +41,13 @@ impl<'a> FaultWindows<'a> {
         Self(delays)
     }
 
-    /// Returns for how much of this time the master, or its link to the process, was delayed.
+    /// Returns for how much of this time the master, or a link on the way of its messages to the
+    /// process, was delayed. They go directly, or through one other master, which forwards them.
     pub(super) fn delay_ns(&self, time_ns: &Range<u64>, master: &str, process: &str) -> u64 {
         let concerned = self.0.iter().filter(|delay| {
             let target = delay.fault.target.as_str();
             match target.split_once('>') {
-                Some(link) => link == (master, process) || link == (process, master),
+                Some(link) => is_on_way(link, master, process),
                 None => target == master || target == "*",
             }
         });
@@ -65,6 +66,17 @@ impl<'a> FaultWindows<'a> {
         }
         sum
     }
+}
+
+/// Whether messages of the master to the process may use this link, in either direction.
+fn is_on_way((from, to): (&str, &str), master: &str, process: &str) -> bool {
+    let is_end = |name: &str| name == master || name == process;
+    let is_between = |end, other: &str| is_end(end) && (is_end(other) || is_master(other));
+    is_between(from, to) || is_between(to, from)
+}
+
+fn is_master(name: &str) -> bool {
+    name.starts_with("master-")
 }
 
 /// Returns the duration of a write or a packet under a fault with a detail such as "120 ms". The
@@ -127,6 +139,15 @@ mod tests {
     }
 
     #[test]
+    fn another_master_may_forward_the_messages() {
+        for target in ["master-1>master-2", "master-2>greedy", "greedy>master-2"] {
+            let begun = HistoryBuilder::new().fault(FaultKind::Delay, target);
+            let ended = begun.after_ms(499).fault(FaultKind::Heal, target);
+            assert_eq!(delay_ms(ended), 500, "{target}");
+        }
+    }
+
+    #[test]
     fn the_last_slow_write_outlasts_its_fault() {
         let slow = Fault::new(FaultKind::SlowDisk, "master-1").with("120 ms");
         let scene = HistoryBuilder::new().inject(slow).after_ms(499);
@@ -139,8 +160,9 @@ mod tests {
     #[test]
     fn faults_of_other_targets_delay_nothing() {
         for (kind, target) in [
-            (FaultKind::Delay, "greedy>master-2"),
-            (FaultKind::Delay, "master-1>master-2"),
+            (FaultKind::Delay, "other>master-1"),
+            (FaultKind::Delay, "greedy>other"),
+            (FaultKind::Delay, "master-2>master-3"),
             (FaultKind::SlowDisk, "host-1"),
             (FaultKind::Crash, "master-1"),
         ] {

@@ -250,8 +250,11 @@ mod tests {
                 .after_ms(250)
                 .offer_made(offer(12, 1))
         };
-        assert_clean(check, late("greedy>master-1", 2_000));
-        for target in ["greedy>master-2", "other>master-1"] {
+        // The last two are on the way if master 2 forwards the offer.
+        for target in ["greedy>master-1", "greedy>master-2", "master-1>master-2"] {
+            assert_clean(check, late(target, 2_000));
+        }
+        for target in ["master-2>master-3", "other>master-1"] {
             assert_clean(check, late(target, 10));
             assert_violation(check, late(target, 2_000), "which is Deactivated");
         }
