@@ -32,12 +32,22 @@ async fn every_task_starts_once_and_every_end_is_delivered_despite_many_kills() 
         })
         .await;
     let signed = signatures(&witness);
-    assert_eq!(signed.len(), launched, "tasks that never started");
+    let events = framework.events.lock().unwrap();
+    let names = (0..launched).map(|number| format!("t{number}"));
+    let missing: Vec<_> = names
+        .filter(|name| !signed.contains_key(name))
+        .map(|name| {
+            let updates = events.updates.iter();
+            updates
+                .filter(|update| update.task_id == name)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(missing.is_empty(), "tasks that never started: {missing:?}");
     assert!(
         signed.values().all(|times| *times == 1),
         "a task started twice: {signed:?}"
     );
-    let events = framework.events.lock().unwrap();
     for number in 0..launched {
         let states = events.states(&format!("t{number}"));
         assert_eq!(
