@@ -3,21 +3,6 @@
 /// The location of a limit in the sources, and its text on the protocol page.
 pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
-        "isolation/src/runtime/output/time_log.rs",
-        "SHARE_OF_OUTPUT: u64 = 64",
-        "a 64th of the limits of its log files, but 16 KiB to 1 MiB;",
-    ),
-    (
-        "isolation/src/runtime/output/time_log.rs",
-        "SMALLEST_LIMIT: u64 = 16 * 1024",
-        "but 16 KiB to 1 MiB;",
-    ),
-    (
-        "isolation/src/runtime/output/times.rs",
-        "SPAN_MS: i64 = 100",
-        "10 | older spans are merged;",
-    ),
-    (
         "master/src/service/mod.rs",
         "MESSAGE_BYTES: usize = 4 << 20",
         "| a message | 4 MiB |",
@@ -56,11 +41,6 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "proto/src/server.rs",
         "per_peer: connections / 2",
         "less 512 at least; half of that.",
-    ),
-    (
-        "agent/src/environment.rs",
-        "API_CONNECTIONS: usize = 4_096",
-        "Of agents 4,096;",
     ),
     (
         "raft/src/port.rs",
@@ -363,36 +343,6 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "At most 128 KiB of input may be outstanding",
     ),
     (
-        "agent/src/files/listing.rs",
-        "ENTRIES: usize = 10_000",
-        "| 10,000, the first by name; 16 |",
-    ),
-    (
-        "agent/src/files/listing.rs",
-        "LISTINGS: usize = 16",
-        "| 10,000, the first by name; 16 |",
-    ),
-    (
-        "content/src/fetcher/web.rs",
-        "REDIRECTS: usize = 10",
-        "| redirects of a file that is fetched | 10 |",
-    ),
-    (
-        "agent/src/config.rs",
-        "FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024",
-        "| size of a file that is fetched | 8 GiB |",
-    ),
-    (
-        "isolation/src/spec/image.rs",
-        "LAYERS_MAX: usize = 128",
-        "| layers of an image; their packed size together | 128; 32 GiB |",
-    ),
-    (
-        "content/src/images/mod.rs",
-        "IMAGE_LIMIT_BYTES: u64 = 32 * 1024 * 1024 * 1024",
-        "| layers of an image; their packed size together | 128; 32 GiB |",
-    ),
-    (
         "raft/src/membership.rs",
         "MAX_VOTERS: usize = 5",
         "which has at most five voters and four learners;",
@@ -401,16 +351,6 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "raft/src/membership.rs",
         "MAX_LEARNERS: usize = 4",
         "which has at most five voters and four learners;",
-    ),
-    (
-        "isolation/src/runtime/init.rs",
-        "ENTRIES: usize = 64",
-        "at a time | 64, 512, 1,024 |",
-    ),
-    (
-        "agent/src/exec/mod.rs",
-        "SESSIONS: usize = 512",
-        "at a time | 64, 512, 1,024 |",
     ),
     (
         "master/src/http/exec.rs",
