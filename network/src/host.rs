@@ -39,17 +39,22 @@ pub(super) fn possible(wanted: Option<Subnet6>) -> Option<Subnet6> {
 /// Checks that only containers have a route into their subnets.
 pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(), NetworkError> {
     let mut links = NetlinkSocket::open().map_err(network_error("open a netlink socket"))?;
-    let devices = links.list().map_err(network_error("list devices"))?;
+    let mut devices = links.list().map_err(network_error("list devices"))?;
     let mut check = |family, pool: String, overlaps: &dyn Fn(&Route) -> bool| {
         for route in links.routes(family).map_err(network_error("list routes"))? {
-            let device = devices.iter().find(|link| link.index == route.device);
-            let device = device.map_or("no device", |link| &link.name);
-            if !device.starts_with(DEVICES) && overlaps(&route) {
-                return Err(NetworkError::Overlap {
-                    subnet: pool,
-                    route: format!("{}/{}", route.to, route.bits),
-                    device: device.to_owned(),
-                });
+            if !overlaps(&route) {
+                continue;
+            }
+            let list = || links.list().map_err(network_error("list devices"));
+            match device_of(&route, &mut devices, list)? {
+                Some(device) if !device.starts_with(DEVICES) => {
+                    return Err(NetworkError::Overlap {
+                        subnet: pool,
+                        route: format!("{}/{}", route.to, route.bits),
+                        device: device.to_owned(),
+                    });
+                }
+                Some(_) | None => {}
             }
         }
         Ok(())
@@ -66,6 +71,24 @@ pub(super) fn check_routes(subnet: Subnet, subnet6: Option<Subnet6>) -> Result<(
         let is_narrow = route.bits > EVERYWHERE_6;
         is_narrow && matches!(route.to, IpAddr::V6(to) if subnet6.overlaps(to, route.bits))
     })
+}
+
+/// Returns the name of a route's device; `None` if the device has been removed, and the route with
+/// it. `devices` may be older than the route: other agents on this host add and remove devices. If
+/// they do not have it, they are listed again.
+fn device_of<'a>(
+    route: &Route,
+    devices: &'a mut Vec<NetworkDevice>,
+    list: impl FnOnce() -> Result<Vec<NetworkDevice>, NetworkError>,
+) -> Result<Option<&'a str>, NetworkError> {
+    if route.device == 0 {
+        return Ok(Some("no device"));
+    }
+    if devices.iter().all(|link| link.index != route.device) {
+        *devices = list()?;
+    }
+    let device = devices.iter().find(|link| link.index == route.device);
+    Ok(device.map(|link| link.name.as_str()))
 }
 
 /// Checks that the port is free. Publishing takes precedence over listening: a process that listens
@@ -126,6 +149,33 @@ pub(super) fn remove_devices(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_route_that_is_newer_than_the_list_of_devices_has_its_device() {
+        let device = |index: u32, name: &str| NetworkDevice {
+            index,
+            name: name.to_owned(),
+            mac: Vec::new(),
+        };
+        let now = || Ok(vec![device(3, "argosy-b"), device(4, "eth0")]);
+        for (index, expected) in [
+            (0, Some("no device")),
+            (2, Some("argosy-a")),
+            (3, Some("argosy-b")),
+            (4, Some("eth0")),
+            // It was removed, and the route with it.
+            (5, None),
+        ] {
+            let mut before = vec![device(2, "argosy-a")];
+            let route = Route {
+                to: Ipv4Addr::new(10, 183, 0, 9).into(),
+                bits: 32,
+                device: index,
+            };
+            let found = device_of(&route, &mut before, now).unwrap();
+            assert_eq!(found, expected, "{index}");
+        }
+    }
 
     #[test]
     fn local_addresses_are_recognized_by_the_kernel() {
