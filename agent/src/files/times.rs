@@ -20,7 +20,7 @@ const UNKNOWN: i64 = i64::MIN;
 /// at most once in minutes.
 const MAX_REPLACED: usize = 4;
 
-/// What a request wants to know about times.
+/// The parameters of a request that concern times.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TimesRequest {
     /// Whether the answer has the times of its bytes.

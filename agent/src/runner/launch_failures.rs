@@ -21,7 +21,7 @@ pub(super) enum LaunchStep {
 enum FailureReason {
     /// The task must be changed.
     Invalid,
-    /// A server did not answer, or reported an error of its own.
+    /// A server did not answer, or reported an internal error.
     ServerUnavailable,
     /// A server refused the request.
     ServerRefused,

@@ -1,11 +1,9 @@
 //! `argosy top` at a terminal, on a real cluster.
 
-use std::time::{Duration, Instant};
-
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{DevCluster, argosy, wait_for};
+use crate::cluster::{DevCluster, wait_for};
 use crate::terminal::{TestTerminal, resize};
 
 /// Enter and leave the alternate screen.
@@ -162,42 +160,4 @@ fn names_of_the_cluster_are_completed() {
         "no task has this name"
     );
     assert!(completed(&["logs", "framework-1/"]).contains("/brave-otter"));
-}
-
-/// Prints the processor time of `argosy top` at the cluster that ARGOSY_MASTERS names, for
-/// docs/performance.md. ARGOSY_BIN names an optimized executable.
-#[test]
-#[ignore = "a measurement, at a running cluster"]
-fn processor_share_of_top() {
-    let masters = std::env::var("ARGOSY_MASTERS").expect("it names the cluster");
-    for page in ["tasks", "agents", "frameworks", "cluster"] {
-        let mut command = argosy(&["top", "--page", page]);
-        command.env("ARGOSY_MASTERS", &masters);
-        let mut terminal = TestTerminal::of(&command, 50, COLUMNS);
-        terminal.wait_for_output(ENTER);
-        // The first snapshot is not part of it.
-        std::thread::sleep(Duration::from_secs(5));
-        let pid = terminal.foreground();
-        let (before, started) = (ticks(pid), Instant::now());
-        std::thread::sleep(Duration::from_secs(20));
-        let used = (ticks(pid) - before) as f64 / 100.0;
-        let share = 100.0 * used / started.elapsed().as_secs_f64();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let resident = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS"))
-            .unwrap();
-        eprintln!("{page}: {share:.2} % of a processor, {resident}");
-        terminal.press("q");
-        assert_eq!(terminal.end(), Some(0));
-    }
-}
-
-/// Returns the processor time of a process, in hundredths of a second.
-fn ticks(pid: Pid) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = text.rsplit_once(')').unwrap();
-    let fields: Vec<_> = fields.split_whitespace().collect();
-    let [user, system] = [11, 12].map(|at: usize| fields[at].parse::<u64>().unwrap());
-    user + system
 }
