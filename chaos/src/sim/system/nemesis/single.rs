@@ -22,6 +22,18 @@ pub(super) struct DiskCopy {
     agent: AgentId,
     /// Incarnations with which its owner would still be registered.
     valid: Vec<u64>,
+    /// Whether the registry has shown one of them. The audit's registry can be older than the disk.
+    seen: bool,
+}
+
+impl DiskCopy {
+    /// Returns whether its owner has a newer incarnation than the copied ones, given the registered
+    /// one. An incarnation that is not on the disk may also be an older one.
+    fn is_outdated(&mut self, registered: u64) -> bool {
+        let valid = self.valid.contains(&registered);
+        self.seen |= valid;
+        self.seen && !valid
+    }
 }
 
 impl Nemesis {
@@ -147,6 +159,7 @@ impl Nemesis {
                 disk,
                 agent,
                 valid: good,
+                seen: false,
             });
         }
     }
@@ -158,13 +171,12 @@ impl Nemesis {
         simulation: &mut Simulation<'_>,
         registry: &Registry,
     ) {
-        let Some(copied) = &self.copy else {
+        let is_down = self.is_down(COPY);
+        let Some(copied) = &mut self.copy else {
             return;
         };
         let known = registry.agent(copied.agent);
-        if known.is_none_or(|known| copied.valid.contains(&known.report.incarnation))
-            || self.is_down(COPY)
-        {
+        if !known.is_some_and(|known| copied.is_outdated(known.report.incarnation)) || is_down {
             return;
         }
         let Some(DiskCopy { disk, agent, .. }) = self.copy.take() else {
@@ -229,5 +241,24 @@ impl Nemesis {
             self.cut_link(simulation, &name, &master_name(other));
         }
         leader
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_outdated_once_the_registry_has_left_its_incarnations() {
+        let mut copied = DiskCopy {
+            disk: MemoryDisk::default(),
+            agent: AgentId(1),
+            valid: vec![2, 3],
+            seen: false,
+        };
+        assert!(!copied.is_outdated(1), "the registry is behind the disk");
+        assert!(!copied.is_outdated(2));
+        assert!(!copied.is_outdated(3));
+        assert!(copied.is_outdated(4));
     }
 }
