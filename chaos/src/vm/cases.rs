@@ -6,11 +6,8 @@ use std::time::{Duration, Instant};
 use super::disk::Flushes;
 use super::guest::DISKS;
 use super::machine::{Hardware, MachineError, ReportWait, SharedDisk, VirtualMachine};
-use super::power_cuts;
+use super::power_cuts::{self, LAST_LINES};
 use super::report::GuestReport;
-
-/// Lines of the console that are shown after a failure.
-pub(crate) const LAST_LINES: usize = 40;
 
 /// Timeout from power on to the first case.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(60);

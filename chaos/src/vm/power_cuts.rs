@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use super::cases::LAST_LINES;
 use super::check::{AcknowledgedWrites, DurabilityViolation};
 use super::disk::{Disk, Flushes, UnflushedLoss};
 use super::guest::DISKS;
@@ -22,6 +21,8 @@ use super::report::{GuestReport, Values};
 use super::summary::CutSummary;
 use crate::rng::Rng;
 
+/// Lines of the console that are shown after a failure.
+pub(super) const LAST_LINES: usize = 40;
 /// Size of a master's disk.
 const DISK_BYTES: u64 = 512 << 20;
 /// Timeout from power on until everything is read back, also on a busy machine.
