@@ -4,12 +4,14 @@
 
 use std::path::{Component, Path};
 
-use super::volumes::RESERVED;
 use crate::limits;
 use crate::task::{HostPath, TaskSpec};
 
 /// The name of an invalid field, and a message that names the remedy.
 type FieldError = (String, String);
+
+/// The directories that belong to the kernel or to the agent in every container.
+pub(super) const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/group"];
 
 /// Validates the host paths of a description.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), FieldError> {

@@ -5,7 +5,7 @@
 
 use std::path::{Component, Path};
 
-use super::host_paths;
+use super::host_paths::{self, RESERVED};
 use crate::level::Level;
 use crate::limits;
 use crate::resources::{Resources, Value};
@@ -14,8 +14,6 @@ use crate::task::{HostPath, Sizes, TaskSpec, TaskVolume, VolumeSource};
 /// The name of an invalid field, and a message that names the remedy.
 type FieldError = (String, String);
 
-/// The directories that belong to the kernel or to the agent in every container.
-pub(super) const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/group"];
 /// The bytes of a MiB, the unit of `mem`.
 const MIB: i128 = 1024 * 1024;
 
