@@ -14,16 +14,12 @@ use argosy_host::remove_tree;
 use argosy_isolation::OutputLimits;
 use argosy_isolation::output::{StreamName, times_path};
 
-use super::removal::{has_mounts, read_mounts};
+use super::removal::{MARK, MARK_DRAFT, has_mounts, read_mounts};
 use crate::config::Config;
 use crate::core::ContainerName;
 use crate::disk::release;
 use crate::paths::Paths;
 
-/// The extension of the mark next to a reduced sandbox, whose content is the number of bytes.
-pub(super) const MARK: &str = "logs";
-/// The extension of a mark that is being written.
-pub(super) const MARK_DRAFT: &str = "logs.draft";
 /// The permissions of a mark: the agent reads it, and a broker that is root writes it.
 const MARK_MODE: u32 = 0o644;
 /// The unit of the number of blocks of a file, in bytes: see stat(2).

@@ -8,9 +8,13 @@ use std::path::{Path, PathBuf};
 use argosy_host::crash_point;
 use argosy_host::remove_tree::remove_dir_all;
 
-use super::logs::{MARK, MARK_DRAFT};
 use crate::disk::release;
 use crate::paths::Paths;
+
+/// The extension of the mark next to a reduced sandbox, whose content is the number of bytes.
+pub(super) const MARK: &str = "logs";
+/// The extension of a mark that is being written.
+pub(super) const MARK_DRAFT: &str = "logs.draft";
 
 /// Removes these sandboxes.
 pub(crate) fn remove(paths: &Paths, leaving: Vec<PathBuf>) {
