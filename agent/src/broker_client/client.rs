@@ -19,7 +19,7 @@ use argosy_state::ids::{GroupId, TaskKey};
 use argosy_state::task::Reason;
 use tokio::sync::oneshot;
 
-use super::connections::{BrokerConnections, TimeoutPolicy};
+use super::connections::{BrokerConnections, TimeoutPolicy, connection_lost};
 use super::heartbeat;
 use super::link::{self, BrokerLink, ControlMessage};
 use super::request::{
@@ -488,12 +488,4 @@ fn missing(reply: BrokerReply) -> BrokerResult<MissingControllers> {
 
 pub(super) fn unexpected_reply() -> String {
     "invalid reply from the broker of this agent".to_owned()
-}
-
-pub(super) fn unresponsive() -> String {
-    "the broker of this agent does not respond".to_owned()
-}
-
-pub(super) fn connection_lost() -> String {
-    "the broker of this agent has ended".to_owned()
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use argosy_isolation::service::PacketSocket;
 
-use super::client::{connection_lost, unresponsive};
 use super::link;
 use super::request::{BrokerRequest, OperationResult, ReplyResult};
 
@@ -165,6 +164,14 @@ impl BrokerConnections {
     fn lock(&self) -> MutexGuard<'_, Vec<BrokerSocket>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unresponsive() -> String {
+    "the broker of this agent does not respond".to_owned()
+}
+
+pub(super) fn connection_lost() -> String {
+    "the broker of this agent has ended".to_owned()
 }
 
 #[cfg(test)]
