@@ -9,6 +9,9 @@
 //! `update_schedule`, `recovery_state`, `groups/pending`, and `executors`, whose fields only the
 //! files of its directory use.
 //!
+//! `Core` itself owns what the whole lifecycle of a task uses: the facts, which change only by
+//! records in `persist`, and the state of each instance.
+//!
 //! Reading order: `messages`, `launch`, `numbered_update`, `input`, `effect`, `facts`, `evidence`,
 //! `deadlines`, `durability`, `orders`, `preparing`, `lifecycle`, `stop_after`, `groups`,
 //! `network`, `executors`, `checks`, `check_schedule`, `disk`, `space`, `limits`, `outcome`,
