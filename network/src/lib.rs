@@ -17,6 +17,10 @@
 //! later the container's. When its last holder exits, the kernel removes the namespace with both
 //! ends of its link. State that can outlive its owner is recorded first (`ipam`) or derived from
 //! the records (`rules`), and a sweep restores both.
+//!
+//! Reading order: `subnet`, `subnet6`, `published`, `link`, `link_stats`, `namespace`, `rules`,
+//! `ipam`, `host`, `forwarding`, `networks`, `trial`, `cni`, `names`. Each imports only from those
+//! before it.
 
 pub mod cni;
 mod forwarding;
