@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream;
 use serde::Deserialize;
 
-use super::followers::Follower;
+use super::answer_limits::AnswerSlot;
 use super::listing::{LISTINGS, list};
 use super::path::{FilePath, PathTarget, sandbox};
 use super::reader::{ReadResult, StreamReader};
@@ -117,7 +117,7 @@ struct FileResponse {
     /// The offset at which to stop, whatever the file's size.
     end: u64,
     /// The follower, counted from before the file is opened until the response has ended.
-    _follower: Option<Follower>,
+    _follower: Option<AnswerSlot>,
     poll_interval: Duration,
 }
 

@@ -1,10 +1,10 @@
 //! Sandboxes over HTTP: browse, read, follow, download. Read-only; access is restricted to
 //! sandboxes.
 //!
-//! Reading order: `path`, `reader`, `times`, `listing`, `followers`, `answers`.
+//! Reading order: `path`, `reader`, `times`, `listing`, `answer_limits`, `answers`.
 
+mod answer_limits;
 mod answers;
-mod followers;
 mod listing;
 mod path;
 mod reader;
@@ -23,8 +23,8 @@ use tokio::sync::Semaphore;
 
 use crate::inbox::QueryHandle;
 use crate::paths::Paths;
+use answer_limits::AnswerLimits;
 pub(crate) use answers::{browse, download, read};
-use followers::Followers;
 use listing::LISTINGS;
 
 /// The state of the calls.
@@ -34,7 +34,7 @@ pub(crate) struct FilesState {
     queries: QueryHandle,
     /// Limits concurrent directory listings: further requests are refused.
     listings: Arc<Semaphore>,
-    followers: Followers,
+    followers: AnswerLimits,
 }
 
 impl FilesState {
@@ -43,7 +43,7 @@ impl FilesState {
             paths,
             queries,
             listings: Arc::new(Semaphore::new(LISTINGS)),
-            followers: Followers::default(),
+            followers: AnswerLimits::default(),
         }
     }
 }
