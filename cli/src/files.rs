@@ -255,12 +255,18 @@ impl FileReader {
             }
             FileChunk::Time(_) => sink(piece),
         };
+        let mut busy = BusyWait::default();
         while offset < end {
             let before = offset;
-            self.read_once(location, &mut offset, FollowMode::Stop, &mut bounded)
-                .await?;
-            if offset == before {
-                break;
+            let read = self.read_once(location, &mut offset, FollowMode::Stop, &mut bounded);
+            match read.await {
+                Ok(_) if offset > before => busy.answered(),
+                Ok(_) => break,
+                Err(ReadError::Busy { text, pause }) => {
+                    let pause = busy.refused(&text, pause)?;
+                    self.use_next_master_after(pause).await;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())

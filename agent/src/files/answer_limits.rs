@@ -1,57 +1,77 @@
-//! Limits on requests that follow files of this agent's tasks: each reads its file several times a
-//! second.
+//! Limits on answers with the content of files. Each holds descriptors until its client has read it
+//! or is gone, and one that follows reads its file several times a second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use argosy_proto::server::outgoing;
 use argosy_state::ids::TaskKey;
 
 use super::FilesError;
 
-/// Maximum number of followers of one agent.
+/// Maximum number of answers of one kind at one agent. Fewer if the limit of open files is low.
 const MAX_ANSWERS: usize = 512;
-/// Maximum number of followers of one task.
+/// Maximum number of answers of one kind about one task.
 const MAX_TASK_ANSWERS: usize = 64;
 
-/// The current followers. Cheap to clone.
-#[derive(Clone, Default)]
-pub(crate) struct AnswerLimits(Arc<Mutex<AnswerCounts>>);
+/// The current answers of one kind. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct AnswerLimits {
+    /// What their requests do with files, for messages.
+    verb: &'static str,
+    most: usize,
+    counts: Arc<Mutex<AnswerCounts>>,
+}
 
 #[derive(Default)]
 struct AnswerCounts {
     total: usize,
-    /// It contains no task without a follower.
+    /// It contains no task without an answer.
     tasks: HashMap<TaskKey, usize>,
 }
 
-/// One follower, counted until it is dropped.
+/// One answer, counted until it is dropped.
 pub(super) struct AnswerSlot {
     limits: AnswerLimits,
     task: TaskKey,
 }
 
 impl AnswerLimits {
-    /// Admits a follower.
+    /// Returns the limits on requests that do this with files.
+    pub(super) fn new(verb: &'static str) -> Self {
+        Self::at_most(outgoing(MAX_ANSWERS), verb)
+    }
+
+    fn at_most(most: usize, verb: &'static str) -> Self {
+        Self {
+            verb,
+            most,
+            counts: Arc::default(),
+        }
+    }
+
+    /// Admits an answer.
     ///
     /// # Errors
-    /// If this task, or this agent, has the maximum number of followers.
+    /// If this task, or this agent, has the maximum number of answers.
     pub(super) fn admit(&self, task: &TaskKey) -> Result<AnswerSlot, FilesError> {
         let mut counts = self.counts();
-        if counts
-            .tasks
-            .get(task)
-            .is_some_and(|count| *count >= MAX_TASK_ANSWERS)
-        {
-            return Err(FilesError::FollowedTask {
+        let of_task = counts.tasks.get(task).copied().unwrap_or(0);
+        if of_task >= MAX_TASK_ANSWERS {
+            return Err(FilesError::BusyTask {
+                verb: self.verb,
                 task: task.clone(),
                 most: MAX_TASK_ANSWERS,
             });
         }
-        if counts.total >= MAX_ANSWERS {
-            return Err(FilesError::Followed { most: MAX_ANSWERS });
+        if counts.total >= self.most {
+            return Err(FilesError::BusyAgent {
+                verb: self.verb,
+                most: self.most,
+            });
         }
         counts.total += 1;
-        *counts.tasks.entry(task.clone()).or_default() += 1;
+        counts.tasks.insert(task.clone(), of_task + 1);
         Ok(AnswerSlot {
             limits: self.clone(),
             task: task.clone(),
@@ -59,7 +79,7 @@ impl AnswerLimits {
     }
 
     fn counts(&self) -> MutexGuard<'_, AnswerCounts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -85,13 +105,14 @@ mod tests {
     }
 
     #[test]
-    fn followers_of_one_task_do_not_exhaust_the_total() {
-        let followers = AnswerLimits::default();
+    fn answers_about_one_task_do_not_exhaust_the_total() {
+        let followers = AnswerLimits::at_most(MAX_ANSWERS, "follow");
         let held: Vec<_> = (0..MAX_TASK_ANSWERS)
             .map(|_| followers.admit(&task(0)).ok().unwrap())
             .collect();
         let error = followers.admit(&task(0)).err().unwrap();
-        let text = "64 requests follow files of framework-1/web-0 already; end one first";
+        let text =
+            "64 requests follow files of framework-1/web-0 already; end one first, or retry later";
         assert_eq!(error.to_string(), text);
         assert!(followers.admit(&task(1)).is_ok());
         drop(held);
@@ -100,15 +121,15 @@ mod tests {
     }
 
     #[test]
-    fn the_total_of_followers_is_bounded() {
-        let followers = AnswerLimits::default();
+    fn the_total_of_answers_is_bounded() {
+        let readers = AnswerLimits::at_most(MAX_ANSWERS, "read");
         let held: Vec<_> = (0..MAX_ANSWERS)
-            .map(|number| followers.admit(&task(number)).ok().unwrap())
+            .map(|number| readers.admit(&task(number)).ok().unwrap())
             .collect();
-        let error = followers.admit(&task(MAX_ANSWERS)).err().unwrap();
-        let text = "512 requests follow files of this agent already; end one first";
+        let error = readers.admit(&task(MAX_ANSWERS)).err().unwrap();
+        let text = "512 requests read files of this agent already; end one first, or retry later";
         assert_eq!(error.to_string(), text);
         drop(held);
-        assert_eq!(followers.counts().total, 0);
+        assert_eq!(readers.counts().total, 0);
     }
 }

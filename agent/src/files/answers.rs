@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use argosy_proto::server::GuardedBody;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -86,6 +87,8 @@ pub(crate) async fn browse(
 ) -> Result<Response, FilesError> {
     let query = parameters_without_times(asked)?;
     let path = FilePath::parse(&query.path)?;
+    let slot = shared.listings.try_acquire_owned();
+    let slot = slot.map_err(|_| FilesError::Busy { most: LISTINGS })?;
     let (dir, parts) = match &path.target {
         PathTarget::Frameworks => (shared.paths.sandboxes(), Vec::new()),
         PathTarget::Tasks(framework) => (shared.paths.sandboxes(), vec![framework.clone()]),
@@ -94,17 +97,13 @@ pub(crate) async fn browse(
             (found.directory, parts.clone())
         }
     };
-    let slot = shared.listings.try_acquire_owned();
-    let slot = slot.map_err(|_| FilesError::Busy { most: LISTINGS })?;
-    let list = move || {
-        // Held until the directory is read, even after a disconnection of the client.
-        let _slot = slot;
-        list(&path, &dir, &parts)
-    };
-    let listing = tokio::task::spawn_blocking(list)
-        .await
-        .expect("listing never panics")?;
-    Ok(Json(listing).into_response())
+    // The slot is held until the directory is read, even after a disconnection of the client, and
+    // then until the list is sent: it is in memory for so long.
+    let list = move || (list(&path, &dir, &parts), slot);
+    let listed = tokio::task::spawn_blocking(list).await;
+    let (listing, slot) = listed.expect("listing never panics");
+    let answer = Json(listing?).into_response();
+    Ok(answer.map(|body| Body::new(GuardedBody::new(body, slot))))
 }
 
 /// A file being served.
@@ -116,8 +115,8 @@ struct FileResponse {
     ended: bool,
     /// The offset at which to stop, whatever the file's size.
     end: u64,
-    /// The follower, counted from before the file is opened until the response has ended.
-    _follower: Option<AnswerSlot>,
+    /// Held from before the file is opened until the response has ended.
+    _slot: AnswerSlot,
     poll_interval: Duration,
 }
 
@@ -133,10 +132,11 @@ async fn serve(
             what: "a directory; browse lists it",
         });
     };
-    let follower = match query.follow {
-        true => Some(shared.followers.admit(key)?),
-        false => None,
+    let limits = match query.follow {
+        true => &shared.followers,
+        false => &shared.readers,
     };
+    let slot = limits.admit(key)?;
     // First the state of the task, then the size: the file of an ended task is complete.
     let sandbox = sandbox(&path, key, &shared.paths, &shared.queries).await?;
     let ended = sandbox.ended;
@@ -159,7 +159,7 @@ async fn serve(
         end: query
             .length
             .map_or(u64::MAX, |length| query.offset.saturating_add(length)),
-        _follower: follower,
+        _slot: slot,
         poll_interval: POLL_MIN,
         shared,
         path,

@@ -35,6 +35,8 @@ pub(crate) struct FilesState {
     /// Limits concurrent directory listings: further requests are refused.
     listings: Arc<Semaphore>,
     followers: AnswerLimits,
+    /// Of answers that do not follow.
+    readers: AnswerLimits,
 }
 
 impl FilesState {
@@ -43,7 +45,8 @@ impl FilesState {
             paths,
             queries,
             listings: Arc::new(Semaphore::new(LISTINGS)),
-            followers: AnswerLimits::default(),
+            followers: AnswerLimits::new("follow"),
+            readers: AnswerLimits::new("read"),
         }
     }
 }
@@ -72,10 +75,14 @@ pub(crate) enum FilesError {
     NoTimes { path: String },
     #[error("the agent already lists {most} directories; retry later")]
     Busy { most: usize },
-    #[error("{most} requests follow files of {task} already; end one first")]
-    FollowedTask { task: TaskKey, most: usize },
-    #[error("{most} requests follow files of this agent already; end one first")]
-    Followed { most: usize },
+    #[error("{most} requests {verb} files of {task} already; end one first, or retry later")]
+    BusyTask {
+        verb: &'static str,
+        task: TaskKey,
+        most: usize,
+    },
+    #[error("{most} requests {verb} files of this agent already; end one first, or retry later")]
+    BusyAgent { verb: &'static str, most: usize },
     #[error("the agent is stopping")]
     Stopping,
 }
@@ -87,7 +94,7 @@ impl IntoResponse for FilesError {
             Self::Missing { .. } => StatusCode::NOT_FOUND,
             Self::NoTimes { .. } => StatusCode::CONFLICT,
             Self::Read { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Busy { .. } | Self::FollowedTask { .. } | Self::Followed { .. } => {
+            Self::Busy { .. } | Self::BusyTask { .. } | Self::BusyAgent { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_isolation::output::{FileId, OutputSpan, StreamName, encode_times};
@@ -11,11 +10,14 @@ use argosy_proto::server::callers::ApiAccess;
 use argosy_proto::server::hosts::AllowedHosts;
 use argosy_proto::transport::Listener;
 use argosy_state::ids::TaskKey;
+use axum::extract::{Query, State};
+use axum::http::Uri;
+use axum::response::{IntoResponse as _, Response};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::FilesState;
+use super::{FilesState, browse, download, read};
 use crate::api::ApiState;
 use crate::core::TaskView;
 use crate::error::RunError;
@@ -27,7 +29,7 @@ use crate::runner::ContainerControls;
 struct FilesServer {
     directory: tempfile::TempDir,
     base: String,
-    listings: Arc<Semaphore>,
+    files: FilesState,
     _serving: JoinSet<Result<(), RunError>>,
 }
 
@@ -57,9 +59,8 @@ impl FilesServer {
         let base = format!("http://{}", listener.local_addr().unwrap());
         let queries = QueryHandle::new(inbox);
         let files = FilesState::new(Paths::new(directory.path()), queries.clone());
-        let listings = Arc::clone(&files.listings);
         let shared = ApiState {
-            files,
+            files: files.clone(),
             exec: ExecState {
                 queries: queries.clone(),
                 controls: ContainerControls::default(),
@@ -75,7 +76,7 @@ impl FilesServer {
         Self {
             directory,
             base,
-            listings,
+            files,
             _serving: serving,
         }
     }
@@ -90,6 +91,19 @@ impl FilesServer {
 
     async fn get(&self, path: &str) -> reqwest::Response {
         reqwest::get(format!("{}{path}", self.base)).await.unwrap()
+    }
+
+    /// Returns a handler's answer, of which nothing is read.
+    async fn unread(&self, path: &str) -> Response {
+        let uri: Uri = path.parse().unwrap();
+        let (state, query) = (State(self.files.clone()), Query::try_from_uri(&uri));
+        let answer = match uri.path() {
+            "/v1/files/browse" => browse(state, query).await,
+            "/v1/files/read" => read(state, query).await,
+            "/v1/files/download" => download(state, query).await,
+            other => panic!("no handler of {other}"),
+        };
+        answer.into_response()
     }
 
     async fn text(&self, path: &str) -> (u16, String) {
@@ -428,9 +442,9 @@ async fn listings_beyond_the_limit_are_rejected_with_a_message() {
     let server = FilesServer::start().await;
     server.sandbox("1-10-1");
     let path = "/v1/files/browse?path=tasks/framework-1/web";
-    let places = u32::try_from(server.listings.available_permits()).unwrap();
-    let taken = server.listings.clone();
-    let taken = taken.try_acquire_many_owned(places).unwrap();
+    let listings = &server.files.listings;
+    let places = u32::try_from(listings.available_permits()).unwrap();
+    let taken = listings.try_acquire_many(places).unwrap();
     let (status, text) = server.text(path).await;
     assert_eq!(status, 429);
     assert!(
@@ -439,8 +453,13 @@ async fn listings_beyond_the_limit_are_rejected_with_a_message() {
     );
     drop(taken);
     assert_eq!(server.text(path).await.0, 200);
-    let left = server.listings.available_permits();
-    assert_eq!(left, places as usize, "it gives its place back");
+    // It gives its place back, if only after the client has read all of it.
+    drop(listings.acquire_many(places).await.unwrap());
+    let unread = server.unread(path).await;
+    assert_eq!(unread.status(), 200);
+    assert_eq!(listings.available_permits() + 1, places as usize);
+    drop(unread);
+    assert_eq!(listings.available_permits(), places as usize);
 }
 
 #[tokio::test]
@@ -529,4 +548,36 @@ async fn excess_followers_of_a_task_are_rejected_until_one_ends() {
     };
     let freed = tokio::time::timeout(Duration::from_secs(60), freed).await;
     freed.expect("the place of a follower that went is free");
+}
+
+#[tokio::test]
+async fn excess_reads_and_downloads_of_a_task_are_rejected_until_one_ends() {
+    let server = FilesServer::start().await;
+    fs::write(server.sandbox("1-1-1").join("stdout"), "text").unwrap();
+    let query = "path=tasks/framework-1/web/stdout";
+    let calls = ["read", "download"].map(|call| format!("/v1/files/{call}?{query}"));
+    let mut open = Vec::new();
+    for call in calls.iter().cycle().take(64) {
+        let answer = server.unread(call).await;
+        assert_eq!(answer.status(), 200);
+        open.push(answer);
+    }
+    for call in &calls {
+        assert_eq!(server.get(call).await.headers()["retry-after"], "1");
+        let (status, text) = server.text(call).await;
+        assert_eq!(status, 429);
+        let expected = "64 requests read files of framework-1/web already";
+        assert!(
+            text.contains("ResourceExhausted") && text.contains(expected),
+            "{text}"
+        );
+    }
+    let follow = format!("{}&follow=true", calls[0]);
+    assert_eq!(
+        server.text(&follow).await,
+        (200, "text".into()),
+        "it is bounded separately"
+    );
+    open.pop();
+    assert_eq!(server.text(&calls[0]).await, (200, "text".into()));
 }

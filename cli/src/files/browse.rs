@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::request::FileCall;
+use super::busy::BusyWait;
+use super::request::{FileAnswer, FileCall};
 use super::{ChunkSink, FileChunk, FileLocation, FileReader, ReadError};
 
 /// Maximum size of a listing: it has at most 10,000 entries, each with a name and a path.
@@ -72,21 +73,42 @@ impl FileReader {
         }
     }
 
-    async fn browse_once(&self, location: &FileLocation) -> Result<DirectoryListing, ReadError> {
-        let mut answer = self.send(FileCall::Browse, location, "").await?;
+    async fn browse_once(
+        &mut self,
+        location: &FileLocation,
+    ) -> Result<DirectoryListing, ReadError> {
+        let mut answer = self.send_when_free(FileCall::Browse, location).await?;
         let body = answer.body(LISTING_BYTES).await?;
         serde_json::from_slice(&body)
             .map_err(|error| ReadError::Broken(format!("the list is invalid: {error}")))
     }
 
+    /// Sends one request, and repeats it while no master or agent has capacity for it.
+    async fn send_when_free(
+        &mut self,
+        call: FileCall,
+        location: &FileLocation,
+    ) -> Result<FileAnswer, ReadError> {
+        let mut busy = BusyWait::default();
+        loop {
+            match self.send(call, location, "").await {
+                Err(ReadError::Busy { text, pause }) => {
+                    let pause = busy.refused(&text, pause)?;
+                    self.use_next_master_after(pause).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// Passes on a whole file, which the agent opens once. All bytes of it arrive, or the result is
     /// an error; a repetition begins with the first byte.
     pub(crate) async fn download_once(
-        &self,
+        &mut self,
         location: &FileLocation,
         sink: ChunkSink<'_>,
     ) -> Result<(), ReadError> {
-        let mut answer = self.send(FileCall::Download, location, "").await?;
+        let mut answer = self.send_when_free(FileCall::Download, location).await?;
         let mut offset = answer.offset().unwrap_or(0);
         let size = answer.size();
         if offset > 0 {

@@ -359,6 +359,34 @@ async fn a_follow_continues_after_the_pause_that_a_busy_agent_asks_for() {
 }
 
 #[tokio::test]
+async fn parts_downloads_and_lists_wait_for_a_busy_agent() {
+    let busy = || refusal("429 Too Many Requests", "retry-after: 0\r\n", "64 requests");
+    let list = r#"{"entries": [{"name": "a", "kind": "file"}]}"#;
+    let (address, requests) = master(vec![
+        busy(),
+        answer_from(0, "tick", false, 8),
+        busy(),
+        answer_from(4, "tock", true, 8),
+        busy(),
+        busy(),
+        answer_from(0, "tick", true, 4),
+        busy(),
+        answer(list, list.len(), true, 0),
+    ])
+    .await;
+    let mut files = FileReader::new(&[address.to_string()]).unwrap();
+    let mut all = Vec::new();
+    let mut sink = collect(&mut all);
+    files.read_part(&location(), 0, 8, &mut sink).await.unwrap();
+    files.download_once(&location(), &mut sink).await.unwrap();
+    let listing = files.browse(&location()).await.unwrap();
+    assert_eq!(listing.entries[0].name, "a");
+    drop(sink);
+    assert_eq!(all, ["tick", "tock", "tick"]);
+    assert_eq!(requests.lock().unwrap().len(), 9);
+}
+
+#[tokio::test]
 async fn a_follow_does_not_wait_for_hours() {
     let long = refusal("429 Too Many Requests", "retry-after: 3600\r\n", "full");
     let (address, _) = master(vec![long]).await;

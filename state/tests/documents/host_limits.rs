@@ -34,6 +34,16 @@ pub(crate) const HOST_LIMITS: &[(&str, &str, &str)] = &[
         "| 10,000, the first by name; 16 |",
     ),
     (
+        "agent/src/files/answer_limits.rs",
+        "MAX_ANSWERS: usize = 512",
+        "likewise other reads and downloads | 512, and fewer",
+    ),
+    (
+        "agent/src/files/answer_limits.rs",
+        "MAX_TASK_ANSWERS: usize = 64",
+        "if the limit of open files is below 8,192; 64 | 429 |",
+    ),
+    (
         "content/src/fetcher/web.rs",
         "REDIRECTS: usize = 10",
         "| redirects of a file that is fetched | 10 |",
