@@ -16,8 +16,8 @@ use serde::Deserialize;
 
 use super::answer_limits::AnswerSlot;
 use super::listing::{LISTINGS, list};
-use super::path::{FilePath, PathTarget, sandbox};
-use super::reader::{ReadResult, StreamReader};
+use super::path::{FilePath, PathTarget, Sandbox, sandbox};
+use super::reader::{MAX_OFFSET, ReadResult, StreamReader};
 use super::times::{FoundTimes, TimesRequest};
 use super::{FilesError, FilesState};
 
@@ -51,6 +51,11 @@ type FileQueryResult = Result<Query<FileQuery>, QueryRejection>;
 
 fn parameters(query: FileQueryResult) -> Result<FileQuery, FilesError> {
     match query {
+        Ok(Query(asked)) if asked.offset > MAX_OFFSET => Err(FilesError::Invalid {
+            field: "offset",
+            value: asked.offset.to_string(),
+            remedy: "no file is so long; use at most 4611686018427387904",
+        }),
         Ok(Query(asked)) => Ok(asked),
         Err(rejection) => Err(FilesError::Invalid {
             field: "query",
@@ -120,11 +125,15 @@ struct FileResponse {
     poll_interval: Duration,
 }
 
-/// Opens the requested file and determines its size.
+/// Moves a reader to the first byte of an answer, and returns the offset of its end. Blocks.
+type Seek = fn(&mut StreamReader, u64, &Sandbox) -> io::Result<u64>;
+
+/// Opens the requested file, determines its size, and moves to the first byte of the answer.
 async fn serve(
     shared: FilesState,
     path: FilePath,
     query: &FileQuery,
+    seek: Seek,
 ) -> Result<FileResponse, FilesError> {
     let PathTarget::Sandbox(key, parts) = &path.target else {
         return Err(FilesError::Kind {
@@ -145,20 +154,23 @@ async fn serve(
         times: query.times,
         since_ms: query.since_ms,
     };
+    let offset = query.offset;
     let open = move || {
         // The reader first: then the times of all bytes of its size are recorded.
-        let reader = StreamReader::open(&named, &sandbox, &parts)?;
+        let mut reader = StreamReader::open(&named, &sandbox, &parts)?;
         let found = request.find(&named, &sandbox, &parts, reader.size())?;
-        Ok::<_, FilesError>((reader, found))
+        let begin = offset.max(found.since.unwrap_or(0));
+        let end = seek(&mut reader, begin, &sandbox).map_err(|source| named.failed(source))?;
+        // The slot is held until here even if the client disconnects.
+        Ok::<_, FilesError>((reader, found, end, slot))
     };
     let opened = tokio::task::spawn_blocking(open).await;
-    let (reader, found) = opened.expect("opening never panics")?;
+    let (reader, found, end, slot) = opened.expect("opening never panics")?;
+    let asked = query.length.map(|length| offset.saturating_add(length));
     Ok(FileResponse {
         reader,
         found,
-        end: query
-            .length
-            .map_or(u64::MAX, |length| query.offset.saturating_add(length)),
+        end: asked.map_or(end, |asked| asked.min(end)),
         _slot: slot,
         poll_interval: POLL_MIN,
         shared,
@@ -173,12 +185,11 @@ pub(crate) async fn read(
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
     let query = parameters(asked)?;
-    let mut served = serve(shared, FilePath::parse(&query.path)?, &query).await?;
-    let (place, reader) = (&served.path, &mut served.reader);
-    let begin = query.offset.max(served.found.since.unwrap_or(0));
-    reader
-        .seek(begin, served.ended)
-        .map_err(|source| place.failed(source))?;
+    let seek: Seek = |reader, offset, sandbox| {
+        reader.seek(offset, sandbox.ended)?;
+        Ok(u64::MAX)
+    };
+    let mut served = serve(shared, FilePath::parse(&query.path)?, &query, seek).await?;
     let headers = served.headers();
     if query.follow {
         return Ok((headers, follow(served)).into_response());
@@ -194,13 +205,9 @@ pub(crate) async fn download(
     asked: FileQueryResult,
 ) -> Result<Response, FilesError> {
     let query = parameters_without_times(asked)?;
-    let mut served = serve(shared, FilePath::parse(&query.path)?, &query).await?;
-    let (place, reader) = (&served.path, &mut served.reader);
-    let end = reader
-        .seek_whole(query.offset)
-        .map_err(|source| place.failed(source))?;
     // Bytes that are appended during the transfer would exceed the announced length.
-    served.end = served.end.min(end);
+    let seek: Seek = |reader, offset, _| reader.seek_whole(offset);
+    let served = serve(shared, FilePath::parse(&query.path)?, &query, seek).await?;
     let name = served.path.path.rsplit('/').next().unwrap_or("file");
     let name: String = name
         .chars()

@@ -17,6 +17,9 @@ use argosy_isolation::output::{FileId, OutputRecord, StreamName};
 use super::FilesError;
 use super::path::{FilePath, Sandbox, open_below};
 
+/// The highest offset at which bytes are read. No file is so long; the kernel rejects offsets to
+/// which it cannot add a length.
+pub(super) const MAX_OFFSET: u64 = 1 << 62;
 /// Bytes read at a time.
 const CHUNK_BYTES: u64 = 64 * 1024;
 /// Number of names beyond the recorded ones that are checked: files are renamed during the search.

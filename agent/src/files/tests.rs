@@ -285,6 +285,32 @@ async fn output_is_read_with_its_times_and_from_a_time_on() {
 }
 
 #[tokio::test]
+async fn offsets_that_no_file_has_are_rejected() {
+    let server = FilesServer::start().await;
+    let sandbox = server.sandbox("1-1-1");
+    fs::write(sandbox.join("stdout"), "text").unwrap();
+    let most = 1_u64 << 62;
+    for call in ["read", "download"] {
+        let call = format!("/v1/files/{call}?path=tasks/framework-1/web/stdout");
+        for offset in [most + 1, 1 << 63, u64::MAX] {
+            let (status, text) = server.text(&format!("{call}&offset={offset}")).await;
+            assert_eq!(status, 400, "{call} {offset}: {text}");
+            let expected = format!("use at most {most}");
+            assert!(text.contains(&expected), "{text}");
+        }
+        let (status, text) = server.text(&format!("{call}&offset={most}")).await;
+        assert_eq!((status, text.as_str()), (200, ""), "{call}");
+    }
+    // A task of the agent's own user has forged its record of times.
+    let forged = [(1 << 61, 1_000), (5 << 60, 2_000), (1 << 63, 9_000)];
+    let forged = forged.map(|(offset, ms)| (StreamName::Stdout, OutputSpan::at(offset, ms)));
+    let task = Paths::new(server.directory.path()).task(&key());
+    fs::write(task.join("1-1-1.times"), encode_times(&forged)).unwrap();
+    let read = "/v1/files/read?path=tasks/framework-1/web/stdout&since_ms=5000";
+    assert_eq!(server.text(read).await.0, 409);
+}
+
+#[tokio::test]
 async fn times_are_refused_where_there_are_none() {
     let server = FilesServer::start().await;
     let sandbox = server.sandbox("1-1-1");

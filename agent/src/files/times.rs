@@ -11,6 +11,7 @@ use argosy_isolation::output::{OutputSpan, StreamName, TimesReader};
 
 use super::FilesError;
 use super::path::{FilePath, Sandbox};
+use super::reader::MAX_OFFSET;
 
 /// The length of the header of a frame.
 const FRAME_HEADER_BYTES: usize = 12;
@@ -74,6 +75,7 @@ impl TimesRequest {
         }
         if let Some(since_ms) = self.since_ms {
             let offset = offset_since(path, stream, since_ms, size).ok().flatten();
+            let offset = offset.filter(|offset| *offset <= MAX_OFFSET);
             found.since = Some(offset.ok_or_else(absent)?);
         }
         Ok(found)
