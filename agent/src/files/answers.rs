@@ -244,9 +244,9 @@ fn follow(served: FileResponse) -> Body {
         served,
         |mut served: FileResponse| async move {
             loop {
-                // The state is queried before the file is read: then the file of an ended task is
+                // What is known before the file is read: then the file of an ended task is
                 // complete.
-                let ended = served.has_ended().await;
+                let ended = served.ended;
                 let step;
                 (served, step) = served.next().await?;
                 match step {
@@ -260,8 +260,11 @@ fn follow(served: FileResponse) -> Body {
                 if ended || served.reader.offset() >= served.end {
                     return Ok(None);
                 }
-                tokio::time::sleep(served.poll_interval).await;
-                served.poll_interval = (served.poll_interval * 2).min(POLL_MAX);
+                // Queried at the end of the file only, not for each part of it.
+                if !served.has_ended().await {
+                    tokio::time::sleep(served.poll_interval).await;
+                    served.poll_interval = (served.poll_interval * 2).min(POLL_MAX);
+                }
             }
         },
     ))

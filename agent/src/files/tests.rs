@@ -41,11 +41,22 @@ impl FilesServer {
 
     /// Does the same; `ended` is the loop's answer for each task.
     async fn start_with(ended: bool) -> Self {
+        Self::start_answering(usize::MAX, ended).await
+    }
+
+    /// Does the same; the loop leaves further queries unanswered.
+    async fn start_answering(queries: usize, ended: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let (inbox, mut events) = mpsc::channel(16);
         tokio::spawn(async move {
+            let (mut answered, mut unanswered) = (0, Vec::new());
             while let Some(event) = events.recv().await {
                 if let Event::Query(AgentQuery::Task(key, answer)) = event {
+                    if answered == queries {
+                        unanswered.push(answer);
+                        continue;
+                    }
+                    answered += 1;
                     let view = TaskView {
                         sandbox_key: key,
                         container: None,
@@ -574,6 +585,23 @@ async fn excess_followers_of_a_task_are_rejected_until_one_ends() {
     };
     let freed = tokio::time::timeout(Duration::from_secs(60), freed).await;
     freed.expect("the place of a follower that went is free");
+}
+
+#[tokio::test]
+async fn a_follow_queries_the_loop_only_at_the_end_of_the_file() {
+    // One query finds the sandbox; none is answered while the file is sent.
+    let server = FilesServer::start_answering(1, false).await;
+    let file = vec![b'x'; 2_000_000];
+    fs::write(server.sandbox("1-1-1").join("stdout"), &file).unwrap();
+    let follow = "/v1/files/read?path=tasks/framework-1/web/stdout&follow=true";
+    let mut answer = server.get(follow).await;
+    let mut length = 0;
+    while length < file.len() {
+        let next = tokio::time::timeout(Duration::from_secs(60), answer.chunk()).await;
+        let next = next.expect("the follow waits for the loop").unwrap();
+        length += next.expect("it continues").len();
+    }
+    assert_eq!(length, file.len());
 }
 
 #[tokio::test]
