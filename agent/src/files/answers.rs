@@ -136,10 +136,7 @@ async fn serve(
     seek: Seek,
 ) -> Result<FileResponse, FilesError> {
     let PathTarget::Sandbox(key, parts) = &path.target else {
-        return Err(FilesError::Kind {
-            path: path.path.clone(),
-            what: "a directory; browse lists it",
-        });
+        return Err(path.of_kind("a directory; browse lists it"));
     };
     let limits = match query.follow {
         true => &shared.followers,

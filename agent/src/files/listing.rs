@@ -47,10 +47,8 @@ pub(super) fn list(
         .metadata()
         .map_err(|source| place.failed(source))?;
     if !kind.is_dir() {
-        return Err(FilesError::Kind {
-            path: place.path.clone(),
-            what: "a file; browse lists directories, read and download serve files",
-        });
+        let what = "a file; browse lists directories, read and download serve files";
+        return Err(place.of_kind(what));
     }
     // By its descriptor: the directory that was opened, even if its name has changed.
     let opened = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));

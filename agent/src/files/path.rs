@@ -4,13 +4,14 @@
 //! race can escape a sandbox.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use argosy_state::ids::TaskKey;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
+use rustix::fs::FileType;
 
 use super::FilesError;
 use crate::core::ContainerName;
@@ -80,6 +81,13 @@ impl FilePath {
         }
     }
 
+    pub(super) fn of_kind(&self, what: &'static str) -> FilesError {
+        FilesError::Kind {
+            path: self.path.clone(),
+            what,
+        }
+    }
+
     pub(super) fn failed(&self, source: std::io::Error) -> FilesError {
         FilesError::Read {
             path: self.path.clone(),
@@ -137,35 +145,26 @@ fn newest(directory: &Path) -> Option<ContainerName> {
         .max()
 }
 
-/// Opens the file at these components below `directory`.
+/// Opens the file at these components below `directory`: a regular file, or a directory.
 pub(super) fn open_below(
     place: &FilePath,
     dir: &Path,
     parts: &[String],
 ) -> Result<File, FilesError> {
-    let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    // Does not wait for a writer if the file is a FIFO.
-    let last = OFlag::O_RDONLY
-        | OFlag::O_NOFOLLOW
-        | OFlag::O_NONBLOCK
-        | OFlag::O_NOCTTY
-        | OFlag::O_CLOEXEC;
+    // Such a descriptor only names a file. To open a FIFO or a device could block, and would be
+    // noticed at its other end.
+    let named = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let directory = named | OFlag::O_DIRECTORY;
+    let opened = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let explain = |errno: Errno| match errno {
         Errno::ENOENT => place.missing("no such file"),
         Errno::ENOTDIR => place.missing("a component is not a directory, or is a link"),
         Errno::ENAMETOOLONG => place.missing("a component is too long"),
-        Errno::ELOOP => FilesError::Kind {
-            path: place.path.clone(),
-            what: "a link",
-        },
-        Errno::ENXIO | Errno::EACCES => FilesError::Kind {
-            path: place.path.clone(),
-            what: "a special file",
-        },
+        Errno::EACCES => place.of_kind("a file that the agent may not read"),
         other => place.failed(other.into()),
     };
     let Some((name, directories)) = parts.split_last() else {
-        let own = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let own = opened | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         return open(dir, own, Mode::empty())
             .map(File::from)
             .map_err(explain);
@@ -174,6 +173,16 @@ pub(super) fn open_below(
     for part in directories {
         at = openat(at.as_fd(), part.as_str(), directory, Mode::empty()).map_err(explain)?;
     }
-    let file = openat(at.as_fd(), name.as_str(), last, Mode::empty()).map_err(explain)?;
-    Ok(File::from(file))
+    let found = openat(at.as_fd(), name.as_str(), named, Mode::empty()).map_err(explain)?;
+    let mode = fstat(&found).map_err(explain)?.st_mode;
+    match FileType::from_raw_mode(mode) {
+        FileType::RegularFile | FileType::Directory => {}
+        FileType::Symlink => return Err(place.of_kind("a link")),
+        _ => return Err(place.of_kind("a special file")),
+    }
+    // The same file, whatever has its name by now.
+    let file = format!("/proc/self/fd/{}", found.as_raw_fd());
+    open(file.as_str(), opened, Mode::empty())
+        .map(File::from)
+        .map_err(explain)
 }

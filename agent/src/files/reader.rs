@@ -108,14 +108,8 @@ impl StreamReader {
         if let Some(rotated) = Self::rotated(source.as_ref()).map_err(failed)? {
             return Ok(rotated);
         }
-        let what = match metadata.file_type() {
-            kind if kind.is_file() => None,
-            kind if kind.is_dir() => Some("a directory; browse lists it"),
-            _ => Some("a special file"),
-        };
-        if let Some(what) = what {
-            let path = place.path.clone();
-            return Err(FilesError::Kind { path, what });
+        if metadata.is_dir() {
+            return Err(place.of_kind("a directory; browse lists it"));
         }
         let part = SequenceFile {
             file,

@@ -1,6 +1,7 @@
 //! Tests over HTTP, on real directories: served files, and refused requests.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use argosy_state::ids::TaskKey;
 use axum::extract::{Query, State};
 use axum::http::Uri;
 use axum::response::{IntoResponse as _, Response};
+use nix::fcntl::OFlag;
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -451,6 +454,35 @@ async fn no_file_outside_a_sandbox_is_served_under_any_name() {
         "{text}"
     );
     assert!(Path::new(&sandbox).exists());
+}
+
+#[tokio::test]
+async fn a_special_file_is_rejected_without_being_opened() {
+    let server = FilesServer::start().await;
+    let fifo = server.sandbox("1-1-1").join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let opens = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&opens, &fifo, WatchFlags::OPEN).unwrap();
+    for call in ["read", "download", "browse"] {
+        let path = format!("/v1/files/{call}?path=tasks/framework-1/web/fifo");
+        let (status, text) = server.text(&path).await;
+        assert_eq!(status, 400, "{text}");
+        assert!(text.contains("is a special file"), "{text}");
+    }
+    let mut event = [0; 1_024];
+    let observed = rustix::io::read(&opens, &mut event);
+    assert_eq!(observed, Err(rustix::io::Errno::AGAIN));
+    let nonblock = OFlag::O_NONBLOCK.bits();
+    let mut options = fs::File::options();
+    options
+        .read(true)
+        .custom_flags(nonblock)
+        .open(fifo)
+        .unwrap();
+    assert!(
+        rustix::io::read(&opens, &mut event).is_ok(),
+        "it is watched"
+    );
 }
 
 #[tokio::test]

@@ -7,17 +7,24 @@
 //! atomically before any file is renamed, and after the last byte of the full file. Files are
 //! identified by inode and birth time, independent of their current names.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use argosy_host::atomic_file::{self, Durability, WriteOptions};
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 /// The written format; others are not read.
 const VERSION: u32 = 1;
+/// The maximum size of a record that is read.
+const MAX_BYTES: u64 = 64 * 1024;
+/// The maximum number of files of a stream in a record that is read.
+const MAX_FILES: usize = 100;
+/// The highest offset in a record that is read.
+const MAX_OFFSET: u64 = 1 << 62;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamName {
@@ -111,19 +118,32 @@ impl OutputRecord {
     }
 
     /// Reads the record at `path`, which `LaunchSpec::output_record` names; `None` while no file
-    /// was rotated. A record that a power cut truncated counts as none.
+    /// was rotated. A record that a power cut truncated counts as none, and so does one that no
+    /// supervisor writes.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If it cannot be read, or is not a regular file.
     pub fn read(path: &Path) -> io::Result<Option<Self>> {
-        match fs::read(path) {
-            Ok(bytes) => {
-                let record: Option<Self> = serde_json::from_slice(&bytes).ok();
-                Ok(record.filter(|record| record.version == VERSION))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let Some(file) = open_record(path)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        let record: Option<Self> = serde_json::from_slice(&bytes).ok();
+        Ok(record.filter(Self::is_valid))
+    }
+
+    /// Whether a supervisor may have written it. Readers open its files, and add to its offsets.
+    fn is_valid(&self) -> bool {
+        let mut streams = [&self.stdout, &self.stderr].into_iter();
+        self.version == VERSION
+            && streams.all(|stream| {
+                let parts = &stream.parts;
+                parts.len() <= MAX_FILES
+                    && parts.is_sorted_by(|a, b| a.begin < b.begin)
+                    && parts.iter().all(|part| part.begin <= MAX_OFFSET)
+                    && stream.end <= MAX_OFFSET
+            })
     }
 
     /// Returns the files of one stream.
@@ -154,6 +174,19 @@ impl OutputRecord {
     }
 }
 
+/// Opens a record of output; `None` if there is none. A task can replace it in the modes in which
+/// the task is a user of the agent's host: it may be a FIFO, whose reader would wait for a writer.
+pub(super) fn open_record(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut options = File::options();
+    match options.read(true).custom_flags(flags.bits()).open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
+        Ok(_) => Err(io::Error::other("the record of output is no regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,6 +211,37 @@ mod tests {
         assert_eq!(OutputRecord::read(&path).unwrap(), None);
         fs::write(&path, "{\"version\":1,\"std").unwrap();
         assert_eq!(OutputRecord::read(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_record_that_no_supervisor_writes_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record");
+        let file = FileId {
+            inode: 1,
+            born_ns: 2,
+        };
+        let is_read = |begins: &[u64], end| {
+            let mut record = OutputRecord::new();
+            let begins = begins.iter();
+            record.stdout.parts = begins.map(|&begin| StreamFile { file, begin }).collect();
+            record.stdout.end = end;
+            record.write(&path).unwrap();
+            OutputRecord::read(&path).unwrap().is_some()
+        };
+        let many: Vec<_> = (0..101).collect();
+        assert!(is_read(&many[..100], MAX_OFFSET));
+        assert!(!is_read(&many, 0));
+        assert!(!is_read(&[5, 5], 9) && !is_read(&[6, 5], 9));
+        assert!(!is_read(&[MAX_OFFSET + 1], 0) && !is_read(&[], u64::MAX));
+        // As large as its sparse file is, it is not loaded into memory.
+        assert!(is_read(&[0], 1));
+        let record = File::options().write(true).open(&path).unwrap();
+        record.set_len(1 << 40).unwrap();
+        assert_eq!(OutputRecord::read(&path).unwrap(), None);
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        OutputRecord::read(&path).unwrap_err();
     }
 
     #[test]

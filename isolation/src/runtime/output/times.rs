@@ -17,14 +17,12 @@
 //! can write to the file in the modes in which it is a user of the agent's host, so its content is
 //! untrusted, and at most [`MAX_BYTES`] of it are read.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
-
-use super::record::StreamName;
+use super::record::{StreamName, open_record};
 
 /// The length of a span, in milliseconds. The next byte after this time begins another span.
 pub const SPAN_MS: i64 = 100;
@@ -250,14 +248,7 @@ impl TimesReader {
     /// # Errors
     /// If it cannot be opened, or is not a regular file.
     pub fn open(path: &Path) -> io::Result<Option<Self>> {
-        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let mut options = OpenOptions::new();
-        match options.read(true).custom_flags(flags.bits()).open(path) {
-            Ok(file) if file.metadata()?.is_file() => Ok(Some(Self::new(file))),
-            Ok(_) => Err(io::Error::other("the record of times is no regular file")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(open_record(path)?.map(Self::new))
     }
 
     pub(super) fn new(file: File) -> Self {
