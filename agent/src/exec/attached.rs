@@ -120,8 +120,9 @@ async fn attend(attached: AttachSession, socket: WebSocket, silence: Duration) -
         why = &mut serving => return SessionEnd::ClientGone(why),
         reported = send(sink, queued, silence) => reported,
     };
-    let Some(end) = reported else {
-        return SessionEnd::ClientGone("it no longer receives data".to_owned());
+    let end = match reported {
+        Ok(end) => end,
+        Err(why) => return SessionEnd::ClientGone(why),
     };
     // Closed by the client: closing with unread input could destroy output that it has not read.
     let _ = timeout(CLOSE_TIMEOUT, serving).await;

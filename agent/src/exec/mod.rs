@@ -44,6 +44,9 @@ const SESSIONS: usize = 512;
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Buffer size of a WebSocket, in bytes.
 const BUFFER_BYTES: usize = 16 * 1024;
+/// Maximum number of bytes that wait for a client: a frame, and answers to its pings. Only the last
+/// ping is answered then.
+const MAX_UNSENT_BYTES: usize = 4 * FRAME_LIMIT_BYTES;
 
 /// The state of the calls.
 #[derive(Clone)]
@@ -191,7 +194,8 @@ fn negotiate(
         .max_frame_size(FRAME_LIMIT_BYTES)
         .max_message_size(FRAME_LIMIT_BYTES)
         .read_buffer_size(BUFFER_BYTES)
-        .write_buffer_size(BUFFER_BYTES);
+        .write_buffer_size(BUFFER_BYTES)
+        .max_write_buffer_size(MAX_UNSENT_BYTES);
     if upgrade.selected_protocol().is_none() {
         let why = "Sec-WebSocket-Protocol does not name it".to_owned();
         return Err(ExecError::Protocol { protocol, why });

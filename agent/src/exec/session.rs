@@ -41,6 +41,9 @@ const MAX_PINGS: u32 = 4;
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// Maximum size of that remaining output: the capacity of a pipe.
 const DRAIN_BYTES: usize = 1024 * 1024;
+/// The time in which a client must take a frame. A person may pause the output for long, so it is
+/// long, too; it ends the session of a client that only sends.
+const STALL_LIMIT: Duration = Duration::from_secs(3_600);
 /// The time for which a client may take to close after it has received the end.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The end-of-input character of a terminal.
@@ -140,37 +143,45 @@ pub(super) async fn attend(
         reported = send(sink, queued, silence) => reported,
         never = speaker.run(&input, ended) => match never {},
     };
-    let Some(end) = reported else {
-        return SessionEnd::ClientGone("it no longer receives data".to_owned());
+    let end = match reported {
+        Ok(end) => end,
+        Err(why) => return SessionEnd::ClientGone(why),
     };
     // Closed by the client: closing with unread input could destroy output that it has not read.
     let _ = timeout(CLOSE_TIMEOUT, listen).await;
     SessionEnd::Reported(end)
 }
 
-/// Writes frames to the connection, the end as the last one; `None` if the connection broke before.
-/// Sends pings.
+/// Writes frames to the connection, the end as the last one. Sends pings.
+///
+/// # Errors
+/// If the connection broke before, or the client does not read.
 pub(super) async fn send(
     mut sink: SplitSink<WebSocket, Message>,
     mut queued: mpsc::Receiver<AgentFrame>,
     silence: Duration,
-) -> Option<ExecResult> {
+) -> Result<ExecResult, String> {
     let every = silence / MAX_PINGS;
     let mut pings = interval_at(Instant::now() + every, every);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let gone = || "it no longer receives data".to_owned();
     loop {
         let frame = tokio::select! {
-            frame = queued.recv() => frame?,
-            _ = pings.tick() => {
-                sink.send(Message::Ping(Bytes::new())).await.ok()?;
-                continue;
-            }
+            frame = queued.recv() => Some(frame.ok_or_else(gone)?),
+            _ = pings.tick() => None,
         };
-        sink.send(Message::Binary(frame.encode())).await.ok()?;
-        if let AgentFrame::End(end) = frame {
+        let message = match &frame {
+            Some(frame) => Message::Binary(frame.encode()),
+            None => Message::Ping(Bytes::new()),
+        };
+        match timeout(STALL_LIMIT, sink.send(message)).await {
+            Ok(sent) => sent.map_err(|_| gone())?,
+            Err(_) => return Err(format!("it read nothing for {} s", STALL_LIMIT.as_secs())),
+        }
+        if let Some(AgentFrame::End(end)) = frame {
             // The client may have disconnected by now; a failure to close is ignored.
-            let _ = sink.close().await;
-            return Some(end);
+            let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
+            return Ok(end);
         }
     }
 }

@@ -44,6 +44,11 @@ pub(crate) const HOST_LIMITS: &[(&str, &str, &str)] = &[
         "if the limit of open files is below 8,192; 64 | 429 |",
     ),
     (
+        "agent/src/exec/session.rs",
+        "STALL_LIMIT: Duration = Duration::from_secs(3_600)",
+        "must take a frame, of exec and attach | an hour |",
+    ),
+    (
         "content/src/fetcher/web.rs",
         "REDIRECTS: usize = 10",
         "| redirects of a file that is fetched | 10 |",

@@ -11,6 +11,7 @@ use axum::routing::get;
 use axum::serve::Listener;
 use futures::SinkExt as _;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use super::*;
+use crate::exec::negotiate;
 
 /// A listener that keeps a second descriptor of each connection.
 struct ObservedListener {
@@ -55,26 +57,63 @@ impl Connection {
         let (accepted, mut connections) = mpsc::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let open = |upgrade: WebSocketUpgrade| async move {
-            let upgrade = upgrade.protocols([PROTOCOL]);
-            let upgrade = upgrade.max_message_size(FRAME_LIMIT_BYTES);
-            upgrade.on_upgrade(move |socket| async move { sockets.send(socket).await.unwrap() })
-        };
-        let router = Router::new().route("/", get(open));
         let listener = ObservedListener { listener, accepted };
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        tokio::spawn(async move { axum::serve(listener, upgrading(sockets)).await });
         let stream = TcpStream::connect(address).await.unwrap();
-        let mut request = format!("ws://{address}/").into_client_request().unwrap();
-        let (name, protocol) = ("sec-websocket-protocol", PROTOCOL.parse().unwrap());
-        request.headers_mut().insert(name, protocol);
-        let opening = tokio_tungstenite::client_async(request, stream);
-        let (client, _) = opening.await.unwrap();
+        let client = client_of(stream).await;
         Self {
             socket: opened.recv().await.unwrap(),
             client,
             observed: connections.recv().await.unwrap(),
         }
     }
+}
+
+/// Returns a server that passes on its WebSocket.
+fn upgrading(sockets: mpsc::Sender<WebSocket>) -> Router {
+    let open = |upgrade: WebSocketUpgrade| async move {
+        let upgrade = negotiate(Ok(upgrade), PROTOCOL).unwrap();
+        upgrade.on_upgrade(move |socket| async move { sockets.send(socket).await.unwrap() })
+    };
+    Router::new().route("/", get(open))
+}
+
+async fn client_of<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> WebSocketStream<S> {
+    let mut request = "ws://agent/".into_client_request().unwrap();
+    let (name, protocol) = ("sec-websocket-protocol", PROTOCOL.parse().unwrap());
+    request.headers_mut().insert(name, protocol);
+    let opening = tokio_tungstenite::client_async(request, stream);
+    opening.await.unwrap().0
+}
+
+/// A listener with one connection, in memory.
+struct MemoryListener(Option<DuplexStream>);
+
+impl Listener for MemoryListener {
+    type Io = DuplexStream;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (DuplexStream, ()) {
+        match self.0.take() {
+            Some(stream) => (stream, ()),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Opens a connection that holds little in each direction. The system's connections drop what is
+/// received while the client reads nothing, and retransmit it ever later.
+async fn open_in_memory() -> (WebSocket, WebSocketStream<DuplexStream>) {
+    let (sockets, mut opened) = mpsc::channel(1);
+    let (stream, accepted) = duplex(64 * 1024);
+    let listener = MemoryListener(Some(accepted));
+    tokio::spawn(async move { axum::serve(listener, upgrading(sockets)).await });
+    let client = client_of(stream).await;
+    (opened.recv().await.unwrap(), client)
 }
 
 /// Waits until this many bytes have arrived.
@@ -148,4 +187,66 @@ async fn a_client_that_sends_too_much_can_still_read_the_reason() {
     sent.await.unwrap();
     wait_for_bytes(&observed, FRAME_LIMIT_BYTES + 1);
     assert_eq!(listening_time(socket).await, CLOSE_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_after_its_client_has_read_nothing_for_an_hour() {
+    let (socket, mut client) = open_in_memory().await;
+    let (sink, mut frames) = socket.split();
+    let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
+    let output = async {
+        let frame = AgentFrame::Stdout(vec![b'x'; DATA_LIMIT_BYTES].into());
+        while queue.send(frame.clone()).await.is_ok() {}
+    };
+    // It sends something, so that it does not count as silent, and reads nothing.
+    let pings = async {
+        while client.send(ping()).await.is_ok() {
+            frames.next().await.unwrap().unwrap();
+            sleep(SILENCE_LIMIT / 4).await;
+        }
+    };
+    let two_hours = sleep(STALL_LIMIT * 2);
+    let ended = tokio::select! {
+        ended = send(sink, queued, SILENCE_LIMIT) => ended,
+        () = output => panic!("its queue was closed"),
+        () = pings => panic!("its connection broke"),
+        () = two_hours => panic!("it never ends"),
+    };
+    assert_eq!(ended, Err("it read nothing for 3600 s".to_owned()));
+}
+
+fn ping() -> tungstenite::Message {
+    tungstenite::Message::Ping(vec![0; 125].into())
+}
+
+#[tokio::test]
+async fn answers_to_pings_of_a_client_that_reads_nothing_are_bounded() {
+    const PINGS: usize = 10_000;
+    let (mut socket, mut client) = open_in_memory().await;
+    let sent = async {
+        for _ in 0..PINGS {
+            client.send(ping()).await.unwrap();
+        }
+    };
+    let received = async {
+        for _ in 0..PINGS {
+            socket.recv().await.unwrap().unwrap();
+        }
+    };
+    tokio::join!(sent, received);
+    // Now it reads all answers that are there, up to a last message.
+    let rest = async {
+        socket.flush().await.unwrap();
+        let last = Message::Binary(Bytes::from_static(b"last"));
+        socket.send(last).await.unwrap();
+    };
+    let count = async {
+        let mut answers = 0;
+        while let tungstenite::Message::Pong(_) = client.next().await.unwrap().unwrap() {
+            answers += 1;
+        }
+        answers
+    };
+    let ((), answers) = tokio::join!(rest, count);
+    assert!(answers < PINGS / 2, "{answers}");
 }
