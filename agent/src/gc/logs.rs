@@ -2,6 +2,7 @@
 //! files, under the same path, so that the files API serves them as before; everything else in it
 //! is removed. A mark next to it records that, and when.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata, Permissions};
 use std::io;
@@ -10,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use argosy_host::atomic_file::{Draft, Durability, WriteOptions};
-use argosy_host::remove_tree;
+use argosy_host::process::boot_id;
+use argosy_host::{BootTime, remove_tree};
 use argosy_isolation::OutputLimits;
 use argosy_isolation::output::{StreamName, times_path};
 
@@ -45,11 +47,23 @@ impl LogRetention {
     }
 }
 
-/// A reduced sandbox.
+/// The mark of a reduced sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct KeptLog {
-    since: SystemTime,
+pub(super) struct KeptLog {
+    /// When it was reduced, by the boot clock; `None` if that was in an earlier boot.
+    since: Option<BootTime>,
+    /// The same by the wall clock, which can jump: it only orders those of earlier boots.
+    written: SystemTime,
     bytes: u64,
+}
+
+impl KeptLog {
+    /// Returns its age in the present boot. No clock that can jump is trusted, so what it was
+    /// before is not known.
+    fn age(&self, now: BootTime) -> Duration {
+        let since = self.since.map_or(0, |since| since.0);
+        Duration::from_millis(now.0.saturating_sub(since))
+    }
 }
 
 /// The reduced sandboxes. Their marks are read once.
@@ -57,22 +71,17 @@ struct KeptLog {
 pub(super) struct KeptLogs(BTreeMap<PathBuf, KeptLog>);
 
 impl KeptLogs {
-    /// Returns the sandboxes that are not reduced, and remembers the others. `read_mark` returns
-    /// the time and content of a mark.
+    /// Returns the sandboxes that are not reduced, and remembers the others.
     pub(super) fn split(
         &mut self,
         present: Vec<(ContainerName, PathBuf)>,
-        mut read_mark: impl FnMut(&Path) -> Option<(SystemTime, u64)>,
+        mut read_mark: impl FnMut(&Path) -> Option<KeptLog>,
     ) -> Vec<(ContainerName, PathBuf)> {
         let known = std::mem::take(&mut self.0);
         let mut others = Vec::new();
         for (name, path) in present {
             let kept = known.get(&path).copied();
-            let kept = kept.or_else(|| {
-                let (since, bytes) = read_mark(&path)?;
-                Some(KeptLog { since, bytes })
-            });
-            match kept {
+            match kept.or_else(|| read_mark(&path)) {
                 Some(kept) => drop(self.0.insert(path, kept)),
                 None => others.push((name, path)),
             }
@@ -81,10 +90,10 @@ impl KeptLogs {
     }
 
     /// Returns those that exceed the bounds: the oldest ones, and those that exceed them alone,
-    /// which displace no others. A clock that was set back makes none of them older.
-    pub(super) fn select(&self, now: SystemTime, retention: LogRetention) -> Vec<PathBuf> {
+    /// which displace no others.
+    pub(super) fn select(&self, now: BootTime, retention: LogRetention) -> Vec<PathBuf> {
         let mut newest_first: Vec<_> = self.0.iter().collect();
-        newest_first.sort_by(|a, b| (b.1.since, b.0).cmp(&(a.1.since, a.0)));
+        newest_first.sort_by_key(|(path, kept)| Reverse((kept.since, kept.written, *path)));
         let mut total = 0_u64;
         let mut leaving = Vec::new();
         for (at, (path, kept)) in newest_first.into_iter().enumerate() {
@@ -93,8 +102,7 @@ impl KeptLogs {
                 continue;
             }
             total = total.saturating_add(kept.bytes);
-            let age = now.duration_since(kept.since).unwrap_or_default();
-            if at >= MAX_KEPT || age >= retention.age || total > retention.bytes {
+            if at >= MAX_KEPT || kept.age(now) >= retention.age || total > retention.bytes {
                 leaving.push(path.clone());
             }
         }
@@ -103,7 +111,8 @@ impl KeptLogs {
 
     /// Returns the oldest one.
     pub(super) fn oldest(&self) -> Option<PathBuf> {
-        let oldest = self.0.iter().min_by_key(|(path, kept)| (kept.since, *path));
+        let all = self.0.iter();
+        let oldest = all.min_by_key(|(path, kept)| (kept.since, kept.written, *path));
         oldest.map(|(path, _)| path.clone())
     }
 
@@ -113,15 +122,22 @@ impl KeptLogs {
     }
 }
 
-/// Reads the mark of a reduced sandbox; `None` if there is none. A sandbox whose mark is unreadable
-/// or incomplete counts as not reduced: the next reduction measures it and replaces the mark.
-pub(super) fn read_mark(sandbox: &Path) -> Option<(SystemTime, u64)> {
+/// Reads the mark of a reduced sandbox, in the boot of this id; `None` if there is none. A sandbox
+/// whose mark is unreadable or incomplete counts as not reduced: the next reduction measures it and
+/// replaces the mark.
+pub(super) fn read_mark(sandbox: &Path, boot_id: &str) -> Option<KeptLog> {
     let mark = sandbox.with_extension(MARK);
-    let since = fs::symlink_metadata(&mark).ok()?.modified().ok()?;
+    let written = fs::symlink_metadata(&mark).ok()?.modified().ok()?;
     let text = fs::read_to_string(&mark).ok()?;
     // A power cut may leave only the first digits.
-    let bytes = text.strip_suffix('\n')?.parse().ok()?;
-    Some((since, bytes))
+    let mut fields = text.strip_suffix('\n')?.split(' ');
+    let bytes = fields.next()?.parse().ok()?;
+    let (boot, since) = (fields.next()?, fields.next()?.parse().ok()?);
+    Some(KeptLog {
+        since: (boot == boot_id).then_some(BootTime(since)),
+        written,
+        bytes,
+    })
 }
 
 /// Writes the mark of a reduced sandbox. A power cut may leave it incomplete, but no crash of the
@@ -140,7 +156,7 @@ fn write_mark(sandbox: &Path, bytes: u64) -> io::Result<()> {
         mode: MARK_MODE,
         durability: Durability::Cached,
     };
-    let text = format!("{bytes}\n");
+    let text = format!("{bytes} {} {}\n", boot_id()?, BootTime::now().0);
     let written = Draft::write(directory, draft_name, text.as_bytes(), options)?;
     // Independent of the umask. No task can write to this directory.
     fs::set_permissions(&draft, Permissions::from_mode(MARK_MODE))?;

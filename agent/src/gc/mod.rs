@@ -16,9 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use argosy_host::crash_point;
+use argosy_host::process::boot_id;
+use argosy_host::{BootTime, crash_point};
 use tokio::sync::Notify;
 
 use crate::broker_client::BrokerClient;
@@ -157,7 +158,8 @@ pub(crate) async fn run(
         let list = move || {
             let room = measure_pressure(&floor, headroom_percent);
             let mut present = all_container_directories(&listed.sandboxes());
-            present = kept.split(present, logs::read_mark);
+            let boot = boot_id().ok();
+            present = kept.split(present, |path| logs::read_mark(path, boot.as_deref()?));
             // A group's directory is removed like the sandbox of its last task.
             present.extend(all_container_directories(&listed.groups()));
             let directories = container_directories(&listed.containers());
@@ -226,7 +228,7 @@ fn count_sandboxes(listed: usize, leaving: usize) {
 fn leaving_logs(kept: &KeptLogs, room: DiskPressure, retention: LogRetention) -> Vec<PathBuf> {
     let mut leaving = match room {
         DiskPressure::Critical => return kept.all(),
-        DiskPressure::Low | DiskPressure::None => kept.select(SystemTime::now(), retention),
+        DiskPressure::Low | DiskPressure::None => kept.select(BootTime::now(), retention),
     };
     if room == DiskPressure::Low && leaving.is_empty() {
         leaving.extend(kept.oldest());

@@ -11,7 +11,8 @@ use argosy_host::remove_tree::remove_dir_all;
 use crate::disk::release;
 use crate::paths::Paths;
 
-/// The extension of the mark next to a reduced sandbox, whose content is the number of bytes.
+/// The extension of the mark next to a reduced sandbox. Its content is the number of bytes, and the
+/// boot and the time on its boot clock at which it was reduced.
 pub(super) const MARK: &str = "logs";
 /// The extension of a mark that is being written.
 pub(super) const MARK_DRAFT: &str = "logs.draft";

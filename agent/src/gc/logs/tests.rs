@@ -9,20 +9,32 @@ fn path(number: u64) -> PathBuf {
     format!("/s/f/t/1-{number}-1").into()
 }
 
+/// The present time of the boot clock: a thousand hours.
+const NOW: BootTime = BootTime(3_600_000_000);
+
 /// Returns logs of these ages in hours and sizes.
-fn kept(now: SystemTime, all: &[(u32, u64)]) -> KeptLogs {
+fn kept(all: &[(u64, u64)]) -> KeptLogs {
+    let marks = all.iter().map(|(hours, bytes)| KeptLog {
+        since: Some(BootTime(NOW.0 - hours * 3_600_000)),
+        written: SystemTime::UNIX_EPOCH,
+        bytes: *bytes,
+    });
+    kept_with(marks.collect())
+}
+
+fn kept_with(all: Vec<KeptLog>) -> KeptLogs {
     let mut kept = KeptLogs::default();
-    let present = (1..).zip(all).map(|(number, _)| {
+    let present = (1..).zip(&all).map(|(number, _)| {
         let name = format!("1-{number}-1").parse().unwrap();
         (name, path(number))
     });
-    let mut marks = all.iter();
-    let read = |_: &Path| {
-        let (hours, bytes) = marks.next()?;
-        Some((now - HOUR * *hours, *bytes))
-    };
-    assert!(kept.split(present.collect(), read).is_empty());
+    let mut marks = all.iter().copied();
+    assert!(kept.split(present.collect(), |_| marks.next()).is_empty());
     kept
+}
+
+fn marked_bytes(sandbox: &Path) -> u64 {
+    read_mark(sandbox, "").unwrap().bytes
 }
 
 fn retention(hours: u32, bytes: u64) -> LogRetention {
@@ -34,10 +46,9 @@ fn retention(hours: u32, bytes: u64) -> LogRetention {
 
 #[test]
 fn logs_leave_by_age_and_then_the_oldest_by_size() {
-    let now = SystemTime::now();
-    let logs = kept(now, &[(5, 10), (1, 10), (3, 10), (2, 10)]);
+    let logs = kept(&[(5, 10), (1, 10), (3, 10), (2, 10)]);
     let leaving = |retention| {
-        let mut leaving = logs.select(now, retention);
+        let mut leaving = logs.select(NOW, retention);
         leaving.sort();
         leaving
     };
@@ -47,15 +58,67 @@ fn logs_leave_by_age_and_then_the_oldest_by_size() {
     assert_eq!(leaving(retention(6, 25)), [path(1), path(3)]);
     assert_eq!(leaving(retention(6, 0)).len(), 4);
     assert_eq!(logs.oldest(), Some(path(1)));
-    // The clock was set back: nothing is older than it is.
-    assert!(logs.select(now - HOUR * 9, retention(1, 40)).is_empty());
+}
+
+#[test]
+fn logs_of_earlier_boots_have_the_age_of_the_present_one_and_are_the_oldest() {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let log = |since, written| KeptLog {
+        since,
+        written,
+        bytes: 10,
+    };
+    // The third was written after the clock had been set back.
+    let logs = kept_with(vec![
+        log(None, at(2_000)),
+        log(None, at(1_000)),
+        log(Some(BootTime(0)), at(1)),
+    ]);
+    let leaving = |hours, bytes| {
+        let mut leaving = logs.select(BootTime(5 * 3_600_000), retention(hours, bytes));
+        leaving.sort();
+        leaving
+    };
+    assert!(leaving(6, 30).is_empty());
+    assert_eq!(leaving(5, 30).len(), 3);
+    assert_eq!(leaving(6, 20), [path(2)]);
+    assert_eq!(leaving(6, 10), [path(1), path(2)]);
+    assert_eq!(logs.oldest(), Some(path(2)));
+}
+
+#[test]
+fn a_jump_of_the_wall_clock_removes_no_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let paths = Paths::new(directory.path());
+    let sandbox = paths.sandboxes().join("framework-1/web/1-1-1");
+    fs::create_dir_all(&sandbox).unwrap();
+    fs::write(sandbox.join("stdout"), "text").unwrap();
+    reduce(&paths, vec![sandbox.clone()], MIB);
+    // For this file, the time is ten years later now, in both boots.
+    let mark = fs::File::options()
+        .write(true)
+        .open(sandbox.with_extension(MARK));
+    let past = SystemTime::now() - HOUR * (24 * 365 * 10);
+    mark.unwrap().set_modified(past).unwrap();
+    for boot in [boot_id().unwrap(), "another boot".to_owned()] {
+        let name: ContainerName = "1-1-1".parse().unwrap();
+        let mut logs = KeptLogs::default();
+        let others = logs.split(vec![(name, sandbox.clone())], |path| read_mark(path, &boot));
+        assert!(others.is_empty());
+        let is_same = logs.0[&sandbox].since.is_some();
+        let now = match is_same {
+            true => BootTime::now(),
+            false => BootTime(1_000),
+        };
+        assert!(logs.select(now, retention(1, MIB)).is_empty());
+        assert_eq!(is_same, boot != "another boot");
+    }
 }
 
 #[test]
 fn output_above_the_bound_for_all_displaces_no_other() {
-    let now = SystemTime::now();
-    let logs = kept(now, &[(1, u64::MAX), (2, 41), (3, 20), (4, 20)]);
-    let mut leaving = logs.select(now, retention(9, 40));
+    let logs = kept(&[(1, u64::MAX), (2, 41), (3, 20), (4, 20)]);
+    let mut leaving = logs.select(NOW, retention(9, 40));
     leaving.sort();
     assert_eq!(leaving, [path(1), path(2)]);
 }
@@ -98,9 +161,9 @@ fn output_that_no_supervisor_writes_is_removed_and_links_count_once() {
     }
     let all = vec![honest.clone(), sparse.clone(), linked.clone()];
     reduce(&paths, all, MIB);
-    assert!(!sparse.exists() && read_mark(&sparse).is_none());
+    assert!(!sparse.exists() && read_mark(&sparse, "").is_none());
     for sandbox in [&honest, &linked] {
-        let (_, bytes) = read_mark(sandbox).unwrap();
+        let bytes = marked_bytes(sandbox);
         assert!((100_000..=MIB).contains(&bytes), "{bytes}");
     }
 }
@@ -139,7 +202,7 @@ fn a_mark_is_readable_by_the_agent_whatever_the_umask() {
     }
     let mark = fs::metadata(sandbox.with_extension(MARK)).unwrap();
     assert_eq!(mark.permissions().mode() & 0o777, 0o644);
-    assert_eq!(read_mark(&sandbox).unwrap().1, 7);
+    assert_eq!(marked_bytes(&sandbox), 7);
     assert!(!sandbox.with_extension(MARK_DRAFT).exists());
 }
 
@@ -150,15 +213,24 @@ fn a_sandbox_with_an_incomplete_mark_is_measured_again() {
     let sandbox = paths.sandboxes().join("framework-1/web/1-1-1");
     fs::create_dir_all(&sandbox).unwrap();
     fs::write(sandbox.join("stdout"), vec![b'x'; 100_000]).unwrap();
-    for torn in ["", "10", "\n", "x\n", "-1\n"] {
+    for torn in [
+        "",
+        "10",
+        "\n",
+        "10\n",
+        "10 boot\n",
+        "x boot 5\n",
+        "10 boot -1\n",
+    ] {
         fs::write(sandbox.with_extension(MARK), torn).unwrap();
         let name: ContainerName = "1-1-1".parse().unwrap();
         let present = vec![(name, sandbox.clone())];
         let mut logs = KeptLogs::default();
-        assert_eq!(logs.split(present.clone(), read_mark), present, "{torn:?}");
+        let read = |path: &Path| read_mark(path, "");
+        assert_eq!(logs.split(present.clone(), read), present, "{torn:?}");
         reduce(&paths, vec![sandbox.clone()], MIB);
-        assert!(logs.split(present, read_mark).is_empty());
-        assert!(read_mark(&sandbox).unwrap().1 >= 100_000);
+        assert!(logs.split(present, read).is_empty());
+        assert!(marked_bytes(&sandbox) >= 100_000);
     }
     // A crash left the draft of a mark: it leaves with the sandbox.
     fs::write(sandbox.with_extension(MARK_DRAFT), "1").unwrap();
@@ -168,14 +240,13 @@ fn a_sandbox_with_an_incomplete_mark_is_measured_again() {
 
 #[test]
 fn the_number_of_logs_is_bounded() {
-    let now = SystemTime::now();
-    let logs = kept(now, &vec![(1, 1); MAX_KEPT + 2]);
-    assert_eq!(logs.select(now, retention(9, u64::MAX)).len(), 2);
+    let logs = kept(&vec![(1, 1); MAX_KEPT + 2]);
+    assert_eq!(logs.select(NOW, retention(9, u64::MAX)).len(), 2);
 }
 
 #[test]
 fn marks_are_read_once() {
-    let mut logs = kept(SystemTime::now(), &[(1, 1)]);
+    let mut logs = kept(&[(1, 1)]);
     let present = |numbers: &[u64]| {
         let all = numbers.iter().map(|number| {
             let name = format!("1-{number}-1").parse().unwrap();
@@ -247,7 +318,7 @@ fn a_reduced_sandbox_has_its_output_and_nothing_else() {
     assert!(task.join("1-1-1.output").exists(), "it maps offsets");
     assert!(task.join("1-1-1.times").exists(), "it has the times");
     assert!(!silent.exists(), "it has written nothing");
-    let (_, bytes) = read_mark(&sandbox).unwrap();
+    let bytes = marked_bytes(&sandbox);
     assert!((50_008..=MIB).contains(&bytes), "{bytes}");
     // A repeat changes nothing, and the removal leaves nothing.
     reduce(&paths, vec![sandbox.clone()], MIB);
