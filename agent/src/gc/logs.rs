@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +24,8 @@ use crate::paths::Paths;
 
 /// The permissions of a mark: the agent reads it, and a broker that is root writes it.
 const MARK_MODE: u32 = 0o644;
+/// The permissions of a reduced sandbox: its group is the agent's if a broker is root.
+const SANDBOX_MODE: u32 = 0o750;
 /// The unit of the number of blocks of a file, in bytes: see stat(2).
 const BLOCK_BYTES: u64 = 512;
 /// Maximum number of reduced sandboxes.
@@ -257,12 +259,15 @@ fn reduce_one(
         return Err(io::Error::other("it holds a mount"));
     }
     release(paths, path).map_err(io::Error::other)?;
+    let owner = take_over(path)?;
     let mut size = OutputSize::default();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
-        // Of the entry itself: a link is no file.
+        // Of the entry itself: a link is no file. A file of the task's own is no output: it may
+        // have another name elsewhere, by which it can grow.
         let metadata = entry.metadata()?;
-        if metadata.is_file() && is_output(&entry.file_name().to_string_lossy()) {
+        let is_own = metadata.is_file() && metadata.uid() == owner;
+        if is_own && is_output(&entry.file_name().to_string_lossy()) {
             size.add(FileSize::of(&metadata));
         } else {
             remove_tree::remove(&entry.path())?;
@@ -282,6 +287,19 @@ fn reduce_one(
     }
     write_mark(path, bytes)?;
     Ok(true)
+}
+
+/// Gives a sandbox to the owner of the directory above it, who is that of the output files, too.
+/// Returns this user. A later task may have the same user on the host as the one that has ended.
+fn take_over(path: &Path) -> io::Result<u32> {
+    let above = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let owner = fs::symlink_metadata(above)?;
+    if fs::symlink_metadata(path)?.uid() != owner.uid() {
+        lchown(path, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    // No task can replace it: the directory above is not writable for tasks.
+    fs::set_permissions(path, Permissions::from_mode(SANDBOX_MODE))?;
+    Ok(owner.uid())
 }
 
 /// Returns whether a file of this name has output of the task.

@@ -326,3 +326,33 @@ fn a_reduced_sandbox_has_its_output_and_nothing_else() {
     super::super::remove(&paths, vec![sandbox]);
     assert!(!paths.sandboxes().join("framework-1").exists());
 }
+
+#[test]
+fn kept_output_does_not_belong_to_the_user_of_its_task() {
+    const TASK: Option<u32> = Some(1_879_200_001);
+    if !nix::unistd::geteuid().is_root() {
+        return argosy_testing::skip("needs root");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let paths = Paths::new(directory.path());
+    let task = paths.sandboxes().join("framework-1/web");
+    let sandbox = task.join("1-1-1");
+    fs::create_dir_all(&sandbox).unwrap();
+    // The agent's group may list the directories of tasks, as a broker creates them.
+    lchown(&task, None, Some(1_234)).unwrap();
+    for name in ["stdout", "stdout.1", "stdout.2", "stderr"] {
+        fs::write(sandbox.join(name), "text").unwrap();
+    }
+    // It has added a file under the name of a rotated one, and opened its directory to all.
+    lchown(sandbox.join("stdout.2"), TASK, TASK).unwrap();
+    lchown(&sandbox, TASK, TASK).unwrap();
+    fs::set_permissions(&sandbox, Permissions::from_mode(0o777)).unwrap();
+    reduce(&paths, vec![sandbox.clone()], MIB);
+    let kept = fs::metadata(&sandbox).unwrap();
+    let owner = (kept.uid(), kept.gid(), kept.mode() & 0o7777);
+    assert_eq!(owner, (0, 1_234, 0o750));
+    assert!(!sandbox.join("stdout.2").exists());
+    let entries = fs::read_dir(&sandbox).unwrap();
+    let owners = entries.map(|entry| entry.unwrap().metadata().unwrap().uid());
+    assert_eq!(owners.collect::<Vec<_>>(), [0, 0, 0]);
+}
