@@ -13,8 +13,10 @@ use super::path::{FilePath, open_below};
 
 /// Maximum number of entries in one listing; the others are only counted.
 const ENTRIES: usize = 10_000;
+/// Size of the names and paths in one listing at which it ends; the other entries are only counted.
+const LISTING_BYTES: usize = 8 << 20;
 /// Maximum number of concurrent listings: each takes a thread until the directory is read, however
-/// many files it has.
+/// many files it has, and memory until it is sent.
 pub(crate) const LISTINGS: usize = 16;
 
 #[derive(Debug, Serialize)]
@@ -57,17 +59,29 @@ pub(super) fn list(
         let entry = entry.map_err(|source| place.failed(source))?;
         first.add(entry.file_name());
     }
-    let base = place.path.trim_matches('/');
-    let base = if base.is_empty() { "tasks" } else { base };
-    let left_out = first.left_out;
-    let entries = first.names.into_sorted_vec().into_iter();
-    // An entry that was removed since is omitted.
-    let entries = entries.filter_map(|name| entry(base, &opened, &name).ok());
-    Ok(DirectoryListing {
+    // Without empty components, which would multiply with the number of entries.
+    let base = place.path.split('/');
+    let base: Vec<_> = base.filter(|part| !matches!(*part, "" | ".")).collect();
+    let base = match base.as_slice() {
+        [] => "tasks".to_owned(),
+        base => base.join("/"),
+    };
+    let mut listing = DirectoryListing {
         path: place.path.clone(),
-        entries: entries.collect(),
-        left_out,
-    })
+        entries: Vec::new(),
+        left_out: first.left_out,
+    };
+    let mut bytes = 0;
+    for name in first.names.into_sorted_vec() {
+        if bytes >= LISTING_BYTES {
+            listing.left_out += 1;
+        } else if let Ok(entry) = entry(&base, &opened, &name) {
+            bytes += entry.name.len() + entry.path.len();
+            listing.entries.push(entry);
+        }
+        // An entry that was removed since is omitted.
+    }
+    Ok(listing)
 }
 
 fn entry(base: &str, directory: &Path, name: &OsString) -> std::io::Result<ListingEntry> {
@@ -85,8 +99,14 @@ fn entry(base: &str, directory: &Path, name: &OsString) -> std::io::Result<Listi
         kind,
         size: metadata.len(),
         mode: format!("{:04o}", metadata.mode() & 0o7777),
-        modified_ms: metadata.mtime() * 1_000 + metadata.mtime_nsec() / 1_000_000,
+        modified_ms: milliseconds(metadata.mtime(), metadata.mtime_nsec()),
     })
+}
+
+/// Returns a time that a task can have set: on some file systems, to any number of seconds.
+fn milliseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    let milliseconds = seconds.saturating_mul(1_000);
+    milliseconds.saturating_add(nanoseconds / 1_000_000)
 }
 
 /// The first names in sorted order, from any number of names.
@@ -123,6 +143,34 @@ impl FirstNames {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listing_ends_at_its_maximum_size() {
+        const FILES: usize = 2_800;
+        let directory = tempfile::tempdir().unwrap();
+        let parts = vec!["d".repeat(200); 17];
+        let deepest = directory.path().join(parts.join("/"));
+        std::fs::create_dir_all(&deepest).unwrap();
+        for number in 0..FILES {
+            std::fs::write(deepest.join(number.to_string()), "").unwrap();
+        }
+        let path = format!("tasks/framework-1/web/./{}/", parts.join("//"));
+        let listing = list(&FilePath::parse(&path).unwrap(), directory.path(), &parts);
+        let listing = listing.unwrap();
+        let base = format!("tasks/framework-1/web/{}", parts.join("/"));
+        assert_eq!(listing.entries[1].path, format!("{base}/1"));
+        let bytes = |entry: &ListingEntry| entry.name.len() + entry.path.len();
+        let total: usize = listing.entries.iter().map(bytes).sum();
+        assert!((LISTING_BYTES..LISTING_BYTES + 4_096).contains(&total));
+        assert_eq!(listing.entries.len() + listing.left_out as usize, FILES);
+    }
+
+    #[test]
+    fn times_of_hostile_files_do_not_overflow() {
+        assert_eq!(milliseconds(1_795_000_000, 5_999_999), 1_795_000_000_005);
+        assert_eq!(milliseconds(i64::MAX, 999_999_999), i64::MAX);
+        assert_eq!(milliseconds(i64::MIN, 0), i64::MIN);
+    }
 
     #[test]
     fn a_listing_keeps_only_the_first_names_in_order() {

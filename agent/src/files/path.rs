@@ -18,6 +18,9 @@ use crate::core::ContainerName;
 use crate::inbox::QueryHandle;
 use crate::paths::Paths;
 
+/// Maximum length of a path, as of Linux: answers repeat it, a list for each entry.
+const MAX_PATH_BYTES: usize = 4_096;
+
 /// A parsed path of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FilePath {
@@ -43,6 +46,9 @@ impl FilePath {
             value: path.chars().take(200).collect(),
             remedy,
         };
+        if path.len() > MAX_PATH_BYTES {
+            return Err(invalid("it has more than 4,096 bytes"));
+        }
         if path.starts_with('/') {
             return Err(invalid(
                 "give a relative path, as tasks/framework-1/web/stdout",

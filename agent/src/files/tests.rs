@@ -424,7 +424,8 @@ async fn no_file_outside_a_sandbox_is_served_under_any_name() {
         (&format!("{base}/file/inner"), 404),
         (base, 400),
         ("tasks/framework-1/other/stdout", 404),
-        (&format!("{base}/{}", "x".repeat(5_000)), 404),
+        (&format!("{base}/{}", "x".repeat(300)), 404),
+        (&format!("{base}/{}", "x/".repeat(2_048)), 400),
     ] {
         for call in ["read", "download"] {
             let (found, text) = server.text(&format!("/v1/files/{call}?path={path}")).await;

@@ -26,12 +26,22 @@ pub(crate) const HOST_LIMITS: &[(&str, &str, &str)] = &[
     (
         "agent/src/files/listing.rs",
         "ENTRIES: usize = 10_000",
-        "| 10,000, the first by name; 16 |",
+        "| 10,000, the first by name, and 8 MiB; 16 |",
     ),
     (
         "agent/src/files/listing.rs",
         "LISTINGS: usize = 16",
-        "| 10,000, the first by name; 16 |",
+        "| 10,000, the first by name, and 8 MiB; 16 |",
+    ),
+    (
+        "agent/src/files/listing.rs",
+        "LISTING_BYTES: usize = 8 << 20",
+        "| 10,000, the first by name, and 8 MiB; 16 |",
+    ),
+    (
+        "agent/src/files/path.rs",
+        "MAX_PATH_BYTES: usize = 4_096",
+        "| the path of a file in a sandbox | 4,096 bytes | 400 |",
     ),
     (
         "agent/src/files/answer_limits.rs",
