@@ -132,13 +132,13 @@ const FAMILIES: &[MetricFamily] = &[
     MetricFamily {
         name: "argosy_task_cpu_user_seconds_total",
         kind: MetricType::Counter,
-        help: "Processor time in the task's own code.",
+        help: "Processor time in user mode.",
         of: |usage| seconds(usage.stats.cpu_user_us),
     },
     MetricFamily {
         name: "argosy_task_cpu_system_seconds_total",
         kind: MetricType::Counter,
-        help: "Processor time in the kernel.",
+        help: "Processor time in kernel mode.",
         of: |usage| seconds(usage.stats.cpu_system_us),
     },
     MetricFamily {
@@ -150,13 +150,13 @@ const FAMILIES: &[MetricFamily] = &[
     MetricFamily {
         name: "argosy_task_cpu_throttled_periods_total",
         kind: MetricType::Counter,
-        help: "Periods in which that limit throttled it.",
+        help: "Periods in which its processor limit throttled it.",
         of: |usage| number(usage.stats.cpu_throttled_periods),
     },
     MetricFamily {
         name: "argosy_task_cpu_throttled_seconds_total",
         kind: MetricType::Counter,
-        help: "Time for which that limit throttled it.",
+        help: "Time for which its processor limit throttled it.",
         of: |usage| seconds(usage.stats.cpu_throttled_us),
     },
     MetricFamily {
@@ -234,7 +234,7 @@ const FAMILIES: &[MetricFamily] = &[
     MetricFamily {
         name: "argosy_task_disk_limit_bytes",
         kind: MetricType::Gauge,
-        help: "Limit of that space.",
+        help: "Space that its files may use of a disk with a limit.",
         of: |usage| disk(usage, |disk| disk.limit_bytes),
     },
     MetricFamily {
@@ -246,7 +246,7 @@ const FAMILIES: &[MetricFamily] = &[
     MetricFamily {
         name: "argosy_task_disk_files_limit",
         kind: MetricType::Gauge,
-        help: "Limit of their number.",
+        help: "Maximum number of files on a disk with a limit.",
         of: |usage| disk(usage, |disk| disk.files_limit),
     },
     MetricFamily {
@@ -276,13 +276,13 @@ const FAMILIES: &[MetricFamily] = &[
     MetricFamily {
         name: "argosy_task_network_packets_total",
         kind: MetricType::Counter,
-        help: "Packets that passed that link.",
+        help: "Packets that passed the link of its private network.",
         of: |usage| network(usage, |flow| flow.packets),
     },
     MetricFamily {
         name: "argosy_task_network_drops_total",
         kind: MetricType::Counter,
-        help: "Packets that this link dropped.",
+        help: "Packets that the link of its private network dropped.",
         of: |usage| network(usage, |flow| flow.drops),
     },
 ];
