@@ -73,7 +73,7 @@ fn unknown(noun: &str, wanted: &str, candidates: &[Candidate]) -> Failure {
     let failure = Failure::new(FailureCode::NotFound, message);
     match noun {
         "task" if near.is_empty() => {
-            failure.advise("argosy task list --all shows them, finished ones too")
+            failure.advise("argosy task list --all shows them, ended ones too")
         }
         _ if near.is_empty() => failure.advise(format!("argosy {noun} list shows them")),
         _ => failure,

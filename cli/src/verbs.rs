@@ -53,7 +53,7 @@ attach, and exec with the code of its command."
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) verb: Verb,
-    /// When to use colour; NO_COLOR is respected
+    /// Use of colour: auto, always or never; NO_COLOR is respected
     #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN", hide_possible_values = true)]
     pub(crate) color: Colour,
 }
@@ -139,7 +139,7 @@ pub(crate) enum Verb {
 /// Commands for reports of problems.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DebugCommand {
-    /// Collect state, metrics, logs and flags in one archive, without secrets
+    /// Collect state, metrics, logs and flags in one archive, without known secrets
     #[command(after_help = BUNDLE)]
     Bundle(Bundle),
 }
@@ -220,7 +220,11 @@ const STATUS: &str = "Examples:
   argosy status -o json";
 const EXPLAIN: &str = "Examples:
   argosy explain calm-heron
-  argosy explain framework-7 --wanted 'cpus:4;mem:2048'";
+  argosy explain framework-7 --wanted 'cpus:4;mem:2048'
+
+For a framework, each agent has the first reason that applies, such as too small (it never has
+enough), busy (tasks use its resources), offered elsewhere (another framework holds them), filtered
+(this framework declined it) or ready (it is offered in turn).";
 const DOCTOR: &str = "Examples:
   argosy doctor --data-dir /var/lib/argosy/master
   argosy doctor --masters 10.0.0.1,10.0.0.2,10.0.0.3
@@ -233,8 +237,12 @@ const BUNDLE: &str = "Examples:
   argosy debug bundle
   argosy debug bundle --file /tmp/report.tar.gz --log /var/log/argosy-agent.log
 
-Commands, environment variables, labels, URIs' passwords, keys and tokens are left out. Run it on
-each host whose logs matter: the logs of other hosts are not reachable.";
+Left out: commands, files, volumes and images of tasks; values of environment variables, labels and
+attributes; tokens of offers; messages of executors; values of flags that may be secret. In logs and
+messages, passwords and parameters of URIs are hidden, and values whose names contain password,
+secret, token or authorization. Other secrets are not recognized: read the archive before you
+publish it. The logs of other hosts cannot be collected: run it on each host whose logs matter.
+missing.txt in the archive names what else is missing.";
 const VERSION: &str = "Examples:
   argosy version
   argosy version -v";

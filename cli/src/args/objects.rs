@@ -87,7 +87,8 @@ pub(crate) struct Bundle {
     /// The archive [default: argosy-bundle-TIME.tar.gz, in this directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// Also include the end of this log file; repeatable. The journal of this host is included
+    /// Also include the end of this log file; may be repeated. The journal of this host is always
+    /// included
     #[arg(long = "log", value_name = "FILE")]
     pub(crate) logs: Vec<PathBuf>,
     #[command(flatten)]

@@ -56,7 +56,7 @@ pub(crate) struct ListView {
     /// Reverse the order
     #[arg(long)]
     pub(crate) reverse: bool,
-    /// Show only the first records
+    /// Maximum number of records to show
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
 }

@@ -52,7 +52,7 @@ pub(crate) async fn collect(arguments: &Bundle) -> VerbResult {
     archive.add("about.json", about().as_bytes())?;
     let size = archive.finish()?;
     note(&format!(
-        "{} takes {}; its records have no environment variables, commands or tokens; its logs are cleared of parameters and passwords of URIs and of values with such a name, but may contain other secrets: read it before you publish it",
+        "{} takes {}; its records have no commands, no tokens and no values of environment variables; its logs have no passwords and parameters of URIs and no values with names of secrets, but may contain other secrets: read it before you publish it",
         path.display(),
         bytes(size)
     ));

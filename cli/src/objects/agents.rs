@@ -31,7 +31,10 @@ pub(crate) enum AgentCommand {
     /// List the agents
     #[command(after_help = "Examples:
   argosy agent list --state unreachable,deactivated
-  argosy agent list --attribute rack=r7 --sort mem --columns +attribute.rack")]
+  argosy agent list --attribute rack=r7 --sort mem --columns +attribute.rack
+
+CPUS, MEM and DISK are what tasks use, of the total. With -o wide, NOT ENFORCED has the cgroup
+controllers that the host lacks, so that limits which need them are not enforced.")]
     List(AgentList),
     /// Show one agent
     #[command(after_help = "Examples:

@@ -18,7 +18,10 @@ pub(crate) enum FrameworkCommand {
     /// List frameworks
     #[command(after_help = "Examples:
   argosy framework list
-  argosy framework list --all -o json")]
+  argosy framework list --all -o json
+
+STATE is connected, disconnected, detached (without a scheduler, as of argosy run --detach) or
+removed. CPUS and MEM are what its tasks use; -o wide shows when a disconnected one is removed.")]
     List(FrameworkList),
     /// Show one framework
     #[command(after_help = "Examples:

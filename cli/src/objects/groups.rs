@@ -46,7 +46,7 @@ The exit code is that of the first task that failed by itself, else 0.")]
 
 #[derive(Debug, Args)]
 pub(crate) struct GroupList {
-    /// Include finished groups
+    /// Include groups that have ended
     #[arg(short, long)]
     pub(crate) all: bool,
     #[command(flatten)]
@@ -137,7 +137,7 @@ pub(crate) async fn list(arguments: &GroupList) -> VerbResult {
     if groups.is_empty() && !format.is_json() {
         note(match arguments.all {
             true => "no groups",
-            false => "no live groups; finished ones: --all",
+            false => "no live groups; ended ones: --all",
         });
     }
     let page = Page { groups: &groups };

@@ -35,7 +35,11 @@ pub(crate) enum MasterCommand {
     /// List the masters, with leader and lag
     #[command(after_help = "Examples:
   argosy master list
-  argosy master list -o wide")]
+  argosy master list --sort behind --reverse
+
+A silent master did not answer this command; an unconfirmed one leads without a quorum. BEHIND is
+the number of log entries that a follower lacks, HEARD the time since its last answer to the leader,
+and LEVELS the feature levels that it supports.")]
     List(ListArguments),
     /// List the changes of leader that the masters remember, with the times of their phases
     #[command(after_help = "Examples:

@@ -19,7 +19,7 @@ pub(crate) struct TaskList {
     /// Only tasks on this agent: id, unique prefix of an id, or host name
     #[arg(long, value_name = "AGENT")]
     agent: Option<String>,
-    /// Only tasks in one of these states, as running or failed,killed; finished ones need no --all
+    /// Only tasks in one of these states, as running or failed,killed; ended ones need no --all
     #[arg(long = "state", value_name = "STATE,…", value_delimiter = ',', value_parser = task_state)]
     states: Vec<v1::TaskState>,
     /// Only tasks of this role
@@ -28,7 +28,7 @@ pub(crate) struct TaskList {
     /// Only tasks with this label; may be repeated
     #[arg(long = "label", value_name = "NAME[=VALUE]", value_parser = LabelFilter::parse)]
     labels: Vec<LabelFilter>,
-    /// Include finished tasks
+    /// Include tasks that have ended
     #[arg(short, long)]
     all: bool,
     /// Keep printing a line for each change, until Ctrl-C; the last one of a task shows that it no
@@ -116,9 +116,9 @@ pub(crate) async fn list(arguments: &TaskList) -> VerbResult {
         note(
             match (arguments.is_filtered(), arguments.includes_ended()) {
                 (true, EndedObjects::Included) => "no such tasks",
-                (true, EndedObjects::Excluded) => "no such live tasks; finished ones: --all",
+                (true, EndedObjects::Excluded) => "no such live tasks; ended ones: --all",
                 (false, EndedObjects::Included) => "no tasks",
-                (false, EndedObjects::Excluded) => "no live tasks; finished ones: --all",
+                (false, EndedObjects::Excluded) => "no live tasks; ended ones: --all",
             },
         );
     }
