@@ -33,8 +33,8 @@ pub(crate) enum AgentCommand {
   argosy agent list --state unreachable,deactivated
   argosy agent list --attribute rack=r7 --sort mem --columns +attribute.rack
 
-CPUS, MEM and DISK are what tasks use, of the total. With -o wide, NOT ENFORCED has the cgroup
-controllers that the host lacks, so that limits which need them are not enforced.")]
+CPUS, MEM and DISK are what tasks use, of the total. With -o wide, NOT ENFORCED has what the host
+lacks: cgroup controllers, whose limits are not enforced, and second isolation layers.")]
     List(AgentList),
     /// Show one agent
     #[command(after_help = "Examples:
