@@ -71,6 +71,8 @@ struct Ring {
     bytes: usize,
     /// The ring holds nothing up to and including this log index.
     floor: u64,
+    /// The keys of the entry at the floor. Empty if its changes were never here.
+    floor_keys: Vec<Bytes>,
     /// The ring holds everything after the floor and up to this log index.
     newest: u64,
 }
@@ -83,6 +85,7 @@ impl Ring {
             records: 0,
             bytes: 0,
             floor,
+            floor_keys: Vec::new(),
             newest: floor,
         }
     }
@@ -105,14 +108,29 @@ impl Ring {
         self.records += entry.len();
         self.bytes += size(&entry);
         self.entries.push_back(entry);
-        while self.records > self.bounds.records || self.bytes > self.bounds.bytes {
-            let Some(oldest) = self.entries.pop_front() else {
-                return;
-            };
+        let mut dropped = None;
+        while (self.records > self.bounds.records || self.bytes > self.bounds.bytes)
+            && let Some(oldest) = self.entries.pop_front()
+        {
             self.records -= oldest.len();
             self.bytes -= size(&oldest);
             self.floor = oldest[0].revision.index;
+            dropped = Some(oldest);
         }
+        if let Some(dropped) = dropped {
+            self.floor_keys = dropped.iter().map(|change| change.key.clone()).collect();
+        }
+    }
+
+    fn keys_after(&self, change: Revision) -> Option<Vec<Bytes>> {
+        let skipped = (change.position as usize).saturating_add(1);
+        if change.index == self.floor && !self.floor_keys.is_empty() {
+            return Some(self.floor_keys.iter().skip(skipped).cloned().collect());
+        }
+        let index_of = |entry: &EntryChanges| entry[0].revision.index;
+        let at = self.entries.binary_search_by_key(&change.index, index_of);
+        let rest = self.entries[at.ok()?].iter().skip(skipped);
+        Some(rest.map(|change| change.key.clone()).collect())
     }
 
     fn since(&self, after: u64, most: usize) -> Result<ChangePage, HistoryLost> {
@@ -183,6 +201,12 @@ impl ChangeRing {
     /// [`HistoryLost`] if some of them are no longer kept: the reader needs a snapshot.
     pub(crate) fn since(&self, after: u64, most: usize) -> Result<ChangePage, HistoryLost> {
         self.ring().since(after, most)
+    }
+
+    /// Returns the keys of the changes after this one in its entry. Those of the newest dropped
+    /// entry are still known. `None` if they are not known, or the entry has no changes.
+    pub(crate) fn keys_after(&self, change: Revision) -> Option<Vec<Bytes>> {
+        self.ring().keys_after(change)
     }
 
     /// Sets the gauges.
@@ -274,6 +298,28 @@ mod tests {
         bounded.add(11, &[write("a", Some(&large.repeat(9)))]);
         assert_eq!(bounded.since(10, 10), Err(HistoryLost { oldest: 11 }));
         assert_eq!(read(&bounded.since(11, 10).unwrap()).len(), 0);
+    }
+
+    #[test]
+    fn the_keys_of_the_newest_dropped_entry_are_known() {
+        let changes = changes(3, 1 << 20, 0);
+        let keys = |index, position| {
+            let keys = changes.keys_after(Revision { index, position })?;
+            Some(String::from_utf8(keys.concat()).unwrap())
+        };
+        for index in 1..=3 {
+            changes.add(index, &[write("a", Some("1")), write("b", None)]);
+        }
+        assert_eq!(keys(1, 0), None, "entry 2 was dropped after it");
+        for index in [2, 3] {
+            assert_eq!(keys(index, 0).as_deref(), Some("b"));
+            for position in [1, 7, u32::MAX] {
+                assert_eq!(keys(index, position).as_deref(), Some(""));
+            }
+        }
+        assert_eq!(keys(4, 0), None);
+        changes.restart(3);
+        assert_eq!(keys(3, 0), None);
     }
 
     #[test]

@@ -138,6 +138,11 @@ impl Feed {
         let after = start.after.map_or(0, |after| after.index);
         let required = start.min_revision.max(after);
         await_revision(owner, required).await?;
+        let after = start.after;
+        let start = Start {
+            after: after.map(|after| render::after_change(&owner.changes, after)),
+            ..start
+        };
         let slot = Arc::new(Slot::new(place));
         let registration = Registration::new(&self.shared, &slot);
         Ok(Subscription::new(

@@ -6,6 +6,7 @@ use argosy_proto::v1::operator_server::Operator as _;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::watch_record::Record;
 use argosy_proto::watch::PROGRESS_INTERVAL;
+use argosy_raft::RecordWrite;
 use argosy_state::command::Subscribe;
 use argosy_state::testing::{framework_info, registration};
 use prost::Message as _;
@@ -16,6 +17,7 @@ use tonic_types::StatusExt as _;
 
 use super::routes::services;
 use super::*;
+use crate::change_ring::{ChangeRing, RingBounds};
 use crate::service::feed::SUBSCRIBERS_PER_CONNECTION;
 use crate::service::{Feed, Subscription};
 
@@ -227,6 +229,74 @@ async fn lost_history_is_followed_by_a_snapshot_that_equals_the_lists() {
     // Changes follow.
     alone.operate(weight(5_000)).await;
     assert_eq!(kind(&change(&mut subscription).await.unwrap()), "role");
+    alone.end().await;
+}
+
+/// Returns a ring with the changes of these log entries, of which it has dropped all but the last.
+fn ring_of_last(handle: &OwnerHandle, indexes: &[u64]) -> ChangeRing {
+    let entry = |index: &u64| {
+        let page = handle.changes.since(index - 1, 1).unwrap();
+        let entry = Arc::clone(&page.entries[0]);
+        assert_eq!(entry[0].revision.index, *index);
+        entry
+    };
+    let entries: Vec<_> = indexes.iter().map(entry).collect();
+    let bounds = RingBounds {
+        records: entries.last().map_or(0, |last| last.len()),
+        ..RingBounds::default()
+    };
+    let ring = ChangeRing::new(bounds, indexes[0] - 1);
+    for entry in entries {
+        let writes = entry.iter().map(|change| RecordWrite {
+            key: change.key.clone(),
+            value: change.value.clone(),
+        });
+        ring.add(entry[0].revision.index, &writes.collect::<Vec<_>>());
+    }
+    ring
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_has_the_newest_dropped_entry_has_lost_nothing() {
+    let (alone, services, _hub) = start().await;
+    let mut live = subscribe(&services, changes_after(None)).await.unwrap();
+    let mut revisions = Vec::new();
+    for weight_milli in [2_000, 3_000] {
+        alone.operate(weight(weight_milli)).await;
+        revisions.push(change(&mut live).await.unwrap().revision.unwrap());
+    }
+    let [dropped, kept] = revisions[..] else {
+        panic!("there are two changes");
+    };
+    let mut handle = alone.handle.clone();
+    handle.changes = ring_of_last(&handle, &[dropped.index, kept.index]);
+    let services = self::services(&handle);
+    let hub = services.feed.clone().run(handle);
+    let _hub = AbortOnDropHandle::new(tokio::spawn(hub));
+    let first = async |index, from_position| {
+        let request = v1::WatchRequest {
+            from_position,
+            ..changes_after(Some(index))
+        };
+        let mut subscription = subscribe(&services, request).await.unwrap();
+        loop {
+            match next(&mut subscription).await.unwrap() {
+                Event::Change(change) if kind(&change) == "cluster" => {}
+                Event::Progress(_) => {}
+                event => return event,
+            }
+        }
+    };
+    // It has the whole entry, or the last visible change of it.
+    for position in [None, Some(dropped.position)] {
+        let Event::Change(change) = first(dropped.index, position).await else {
+            panic!("history is lost after position {position:?}");
+        };
+        assert_eq!(change.revision, Some(kept));
+    }
+    let oldest = dropped.index;
+    let lost = first(oldest - 1, None).await;
+    assert_eq!(lost, Event::HistoryLost(v1::HistoryLost { oldest }));
     alone.end().await;
 }
 

@@ -11,12 +11,13 @@ use argosy_state::encode;
 use argosy_state::ids::Revision;
 use argosy_state::registry::{RecordKey, Registry};
 use argosy_state::task::Task;
+use bytes::Bytes;
 use prost::Message;
 
 use super::event::{FeedEvent, RenderedSubject, encode_record};
 use super::selection::FilterFields;
 use super::subject::Subject;
-use super::window::cost;
+use super::window::{cost, through};
 use crate::change_ring::{ChangeRing, HistoryLost, RecordChange};
 use crate::inbox::StateView;
 use crate::service::lists::plain;
@@ -91,6 +92,17 @@ impl Touch {
         self.removed = self.dropped.or(self.removed);
         self.newest = None;
         self.removed.is_some()
+    }
+}
+
+/// Returns the cursor of a reader that has everything up to a change. If only internal records
+/// changed after it in its entry, the reader has the whole entry, which the ring need not have.
+pub(super) fn after_change(ring: &ChangeRing, change: Revision) -> Revision {
+    let is_internal =
+        |key: &Bytes| encode::read_key(key).is_ok_and(|key| Subject::of(key).is_none());
+    match ring.keys_after(change) {
+        Some(rest) if rest.iter().all(is_internal) => through(change.index),
+        Some(_) | None => change,
     }
 }
 
