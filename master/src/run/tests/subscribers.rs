@@ -419,6 +419,27 @@ async fn a_slow_reader_is_disconnected_while_others_continue() {
     alone.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_takes_no_change_is_disconnected_at_the_same_bound() {
+    let (alone, services, _hub) = start().await;
+    populate(&alone).await;
+    let request = |no_snapshot| v1::WatchRequest {
+        kinds: vec!["agent".to_owned()],
+        no_snapshot,
+        ..changes_after(None)
+    };
+    let unread = subscribe(&services, request(true)).await.unwrap();
+    let mut listed = subscribe(&services, request(false)).await.unwrap();
+    assert_eq!(snapshot(&mut listed).await.len(), 3);
+    let mut other = subscribe(&services, request(true)).await.unwrap();
+    pile_up(&alone, &services, &mut other).await;
+    for mut stalled in [unread, listed] {
+        let refused = next(&mut stalled).await.unwrap_err();
+        assert!(refused.message().contains("more than 4 MiB"), "{refused}");
+    }
+    alone.end().await;
+}
+
 /// Opens server-sent events of agents without a connection, so that nothing buffers them.
 async fn events(services: &Services, from: u64) -> axum::body::BodyDataStream {
     let access = argosy_proto::server::callers::ApiAccess::default();

@@ -34,22 +34,35 @@ pub(super) struct Slot(
 struct SlotState {
     /// The place among the subscribers; `None` once the subscriber is cut off.
     place: Option<Place>,
-    /// The offset of the subscriber in the window, once it has one.
+    /// The offset in the window after which changes wait for the subscriber; `None` during a
+    /// snapshot.
     offset: Option<i64>,
-    /// The least number of bytes that it was behind. One that resumes begins far behind, and must
-    /// not fall back further.
-    least_behind: i64,
+    /// The least number of bytes that it was behind, once it has taken changes. One that resumes
+    /// begins far behind, and must not fall back further.
+    least_behind: Option<i64>,
     polled_at: Instant,
     snapshot: Option<(Box<SnapshotWalk>, Instant)>,
     /// Items to be sent; dropped if the subscriber is cut off.
     ready: VecDeque<FeedItem>,
     /// The log index of the first change that was dropped with them.
     unsent: Option<u64>,
+    /// Why the subscriber was cut off, if it was.
+    cause: CutOffCause,
+}
+
+/// Which bound a subscriber exceeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CutOffCause {
+    /// More than [`BACKLOG_BYTES`] waited for it.
+    Backlog,
+    /// It has read nothing for too long.
+    Stall,
 }
 
 /// The subscriber has been too slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CutOff {
+    pub(super) cause: CutOffCause,
     /// The log index of the first change that it took and was not sent.
     pub(super) unsent: Option<u64>,
 }
@@ -59,11 +72,12 @@ impl Slot {
         Self(Mutex::new(SlotState {
             place: Some(place),
             offset: None,
-            least_behind: i64::MAX,
+            least_behind: None,
             polled_at: Instant::now(),
             snapshot: None,
             ready: VecDeque::new(),
             unsent: None,
+            cause: CutOffCause::Stall,
         }))
     }
 
@@ -75,6 +89,7 @@ impl Slot {
         match slot.place {
             Some(_) => Ok(slot.ready.pop_front()),
             None => Err(CutOff {
+                cause: slot.cause,
                 unsent: slot.unsent,
             }),
         }
@@ -95,23 +110,27 @@ impl Slot {
     pub(super) fn took(&self, offset: i64, behind: i64) {
         let mut slot = self.lock();
         slot.offset = Some(offset);
-        slot.least_behind = slot.least_behind.min(behind);
+        slot.least_behind = Some(slot.least_behind.map_or(behind, |least| least.min(behind)));
     }
 
-    /// Records that the subscriber begins again with a snapshot: changes do not pile up for it
-    /// until it takes some.
+    /// Records that changes after `offset` wait for the subscriber, which has taken none yet.
+    pub(super) fn waits_from(&self, offset: i64) {
+        self.lock().offset = Some(offset);
+    }
+
+    /// Records that the subscriber begins again with a snapshot: changes do not wait for it until
+    /// that has ended.
     pub(super) fn began_again(&self) {
         let mut slot = self.lock();
         slot.offset = None;
-        slot.least_behind = i64::MAX;
+        slot.least_behind = None;
     }
 
     /// Cuts off the subscriber if it is too slow. Returns whether it does so now.
     pub(super) fn cut_if_slow(&self, end_offset: i64, now: Instant) -> bool {
         let mut slot = self.lock();
-        let is_behind = slot.offset.is_some_and(|offset| {
-            end_offset - offset > slot.least_behind.saturating_add(BACKLOG_BYTES)
-        });
+        let most = slot.least_behind.unwrap_or(0).saturating_add(BACKLOG_BYTES);
+        let is_behind = slot.offset.is_some_and(|offset| end_offset - offset > most);
         let stalled = now.saturating_duration_since(slot.polled_at);
         let is_stalled = match &slot.snapshot {
             Some((_, began)) => {
@@ -123,6 +142,10 @@ impl Slot {
         if !is_behind && !is_stalled || slot.place.is_none() {
             return false;
         }
+        slot.cause = match is_behind {
+            true => CutOffCause::Backlog,
+            false => CutOffCause::Stall,
+        };
         slot.unsent = first_change(&slot.ready);
         let ready = std::mem::take(&mut slot.ready);
         let freed = (slot.place.take(), slot.snapshot.take(), ready);
@@ -172,7 +195,7 @@ mod tests {
     async fn a_subscriber_is_cut_off_when_its_bound_piles_up() {
         let (slot, places) = slot();
         let now = Instant::now();
-        // Before it has taken anything, nothing piles up.
+        // Before a snapshot, no changes wait for it.
         assert!(!slot.cut_if_slow(i64::MAX / 2, now));
         slot.took(100, 0);
         assert!(!slot.cut_if_slow(100 + BACKLOG_BYTES, now));
@@ -180,7 +203,23 @@ mod tests {
         assert!(slot.cut_if_slow(101 + BACKLOG_BYTES, now));
         assert!(!slot.cut_if_slow(101 + BACKLOG_BYTES, now));
         assert_eq!(places.free(), 1);
-        assert!(slot.polled().is_err());
+        assert_eq!(slot.polled().unwrap_err().cause, CutOffCause::Backlog);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscriber_that_never_takes_a_change_is_cut_off_at_the_same_bound() {
+        let (slot, _places) = slot();
+        let now = Instant::now();
+        slot.waits_from(100);
+        assert!(!slot.cut_if_slow(100 + BACKLOG_BYTES, now));
+        // What it was behind when it took its first changes is not counted.
+        let far = 10 * BACKLOG_BYTES;
+        slot.took(100, far);
+        assert!(!slot.cut_if_slow(100 + far + BACKLOG_BYTES, now));
+        slot.began_again();
+        slot.waits_from(100);
+        assert!(slot.cut_if_slow(101 + BACKLOG_BYTES, now));
+        assert_eq!(slot.polled().unwrap_err().cause, CutOffCause::Backlog);
     }
 
     #[tokio::test(start_paused = true)]
@@ -217,6 +256,7 @@ mod tests {
         tokio::time::advance(STALL_TIMEOUT * 2).await;
         assert!(slot.cut_if_slow(0, Instant::now()));
         assert_eq!(places.free(), 1);
+        assert_eq!(slot.polled().unwrap_err().cause, CutOffCause::Stall);
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::event::{FeedEvent, encode, event_text};
 use super::selection::{Selection, Verdict};
-use super::slot::{CutOff, Slot};
+use super::slot::{CutOff, CutOffCause, Slot};
 use super::snapshot::SnapshotWalk;
 use super::window::{Taken, complete_index, through};
 use super::{Feed, Registration, Start};
@@ -110,6 +110,8 @@ impl Subscription {
         };
         let announced = feed.shared.announced.subscribe();
         if phase == Phase::Changes {
+            let newest = feed.shared.window().end_offset();
+            slot.waits_from(newest);
             slot.put(vec![progress(cursor)]);
         }
         Self {
@@ -169,9 +171,12 @@ impl Subscription {
                     Some(unsent) => unsent.saturating_sub(1),
                     None => complete_index(self.cursor),
                 };
-                let text = format!(
-                    "this subscriber read too slowly: more than 4 MiB of changes waited for it, or it read nothing for a minute; resume from revision {index}"
-                );
+                let why = match cut.cause {
+                    CutOffCause::Backlog => "more than 4 MiB of changes waited for it",
+                    CutOffCause::Stall => "it read nothing for a minute",
+                };
+                let text =
+                    format!("this subscriber read too slowly: {why}; resume from revision {index}");
                 (text, Some(index))
             }
             Phase::SnapshotDue | Phase::Snapshot => {
@@ -209,7 +214,10 @@ impl Subscription {
 
     async fn continue_snapshot(&mut self) -> Result<(), Status> {
         let Some((mut walk, began)) = self.slot.take_snapshot() else {
-            return Err(self.too_slow(CutOff { unsent: None }));
+            return Err(self.too_slow(CutOff {
+                cause: CutOffCause::Stall,
+                unsent: None,
+            }));
         };
         let read = async move { (walk.next_part(), walk) };
         let (part, walk) = spawn_reader(&self.owner, read).await?;
@@ -223,6 +231,8 @@ impl Subscription {
             None => {
                 let revision = walk.revision();
                 let end = Event::SnapshotEnd(v1::WatchSnapshot { revision });
+                let newest = self.feed.shared.window().end_offset();
+                self.slot.waits_from(newest);
                 self.slot.put(vec![FeedItem::message(end, Some(revision))]);
                 self.phase = Phase::Changes;
             }
