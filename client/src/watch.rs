@@ -1,6 +1,7 @@
 //! The change feed, resumed over masters: a [`Watch`] continues at another master where the last
 //! one stopped, so that no change is lost or repeated.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use argosy_proto::trace;
@@ -91,6 +92,11 @@ pub struct Watch {
     /// The search in progress, with the pause before its next round.
     search: Option<LeaderSearch>,
     slow_snapshots: u32,
+    /// Masters that no longer have all changes after the position, each with the log index after
+    /// which it has them. Without snapshots, only the others can continue the stream.
+    lost_at: BTreeMap<String, u64>,
+    /// The error that follows the report of lost history.
+    history_lost: Option<CallError>,
 }
 
 struct OpenStream {
@@ -113,6 +119,8 @@ impl Watch {
             stream: None,
             search: None,
             slow_snapshots: 0,
+            lost_at: BTreeMap::new(),
+            history_lost: None,
         }
     }
 
@@ -132,26 +140,30 @@ impl Watch {
     /// begin again before it has ended; its former records must be discarded. Dropping the future
     /// loses nothing.
     ///
+    /// If `no_snapshot` is set, a master that has lost the history is replaced by another one.
+    /// [`Event::HistoryLost`] reports that no master which serves the stream has all changes.
+    ///
     /// # Errors
     /// [`CallError::NoMaster`] if no master serves the stream within the deadline; a further call
-    /// searches again. [`CallError::Refused`] if a master rejects the request, for example because
-    /// `no_snapshot` is set and history is lost.
+    /// searches again. [`CallError::Refused`] if a master rejects the request, or after
+    /// [`Event::HistoryLost`] if `no_snapshot` is set.
     pub async fn next(&mut self) -> Result<Event, CallError> {
+        if let Some(error) = self.history_lost.take() {
+            return Err(error);
+        }
         let deadline = Instant::now() + self.deadline;
         loop {
             let Some(stream) = &mut self.stream else {
-                self.open(deadline).await?;
+                if let Some(lost) = self.open(deadline).await? {
+                    return Ok(lost);
+                }
                 continue;
             };
             let failure = match timeout(SILENCE, stream.events.message()).await {
-                Ok(Ok(Some(v1::WatchEvent { event: Some(event) }))) => {
-                    self.search = None;
-                    self.position.record(&event);
-                    if matches!(event, Event::SnapshotEnd(_)) {
-                        self.slow_snapshots = 0;
-                    }
-                    return Ok(event);
-                }
+                Ok(Ok(Some(v1::WatchEvent { event: Some(event) }))) => match self.received(event) {
+                    Some(event) => return Ok(event),
+                    None => continue,
+                },
                 // An event of a newer release.
                 Ok(Ok(Some(v1::WatchEvent { event: None }))) => continue,
                 Ok(Ok(None)) => Status::unavailable("the master closed the stream"),
@@ -160,6 +172,52 @@ impl Watch {
             };
             self.lost(&failure)?;
         }
+    }
+
+    /// Records an event. Returns it, unless another master may have the history that this one has
+    /// lost.
+    fn received(&mut self, event: Event) -> Option<Event> {
+        self.search = None;
+        if let (Event::HistoryLost(lost), true) = (&event, self.request.no_snapshot) {
+            let stream = self.stream.take();
+            let address = stream.map(|stream| stream.address).unwrap_or_default();
+            tracing::debug!(
+                address,
+                lost.oldest,
+                "trying another master: this one has lost the history"
+            );
+            self.lost_at.insert(address, lost.oldest);
+            return None;
+        }
+        let before = self.position.after;
+        self.position.record(&event);
+        if self.position.after != before {
+            self.lost_at.clear();
+        }
+        if matches!(event, Event::SnapshotEnd(_)) {
+            self.slow_snapshots = 0;
+        }
+        Some(event)
+    }
+
+    /// Returns the report that no master has the history, if at least one has reported so; the
+    /// error follows. The reader loses least from the master that has most of the history.
+    fn report_lost(&mut self) -> Option<Event> {
+        let oldest = self.lost_at.values().min().copied()?;
+        let masters: Vec<_> = self.lost_at.keys().map(String::as_str).collect();
+        let message = format!(
+            "the changes after revision {} are no longer kept by {}, only those after {oldest}, and no other master continues the stream: begin with a snapshot",
+            self.position.revision().unwrap_or_default(),
+            masters.join(", ")
+        );
+        self.history_lost = Some(CallError::Refused(MasterRejection {
+            code: Code::OutOfRange,
+            reason: String::new(),
+            message,
+            details: BTreeMap::new(),
+        }));
+        self.lost_at.clear();
+        Some(Event::HistoryLost(v1::HistoryLost { oldest }))
     }
 
     /// Records that the open stream has failed.
@@ -200,15 +258,22 @@ impl Watch {
         Ok(MasterFailure::Unavailable(refusal.message))
     }
 
-    async fn open(&mut self, deadline: Instant) -> Result<(), CallError> {
+    /// Opens the stream at some master. Returns an event instead if none of them has the history.
+    async fn open(&mut self, deadline: Instant) -> Result<Option<Event>, CallError> {
         let mut search = self.taken_search();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(CallError::NoMaster(search.causes()));
+                let lost = self.report_lost().map(Some);
+                return lost.ok_or_else(|| CallError::NoMaster(search.causes()));
             }
             let address = match search.next() {
+                LeaderSearchStep::Call(address) if self.lost_at.contains_key(&address) => continue,
                 LeaderSearchStep::Call(address) => address,
+                // All others were called, and cannot continue the stream now.
+                LeaderSearchStep::Pause(_) if !self.lost_at.is_empty() => {
+                    return Ok(self.report_lost());
+                }
                 LeaderSearchStep::Pause(ms) => {
                     tokio::time::sleep(left.min(Duration::from_millis(ms))).await;
                     continue;
@@ -219,7 +284,7 @@ impl Watch {
                     self.stream = Some(OpenStream { address, events });
                     // If the stream fails before its first event, the search continues.
                     self.search = Some(search);
-                    return Ok(());
+                    return Ok(None);
                 }
                 Ok(Err(status)) => status,
                 Err(cause) => {

@@ -2,13 +2,12 @@
 //! of each record, and the former states of tasks.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use argosy_client::{Masters, Watch};
+use argosy_client::Watch;
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::watch_record::Record;
-use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{request, revisions_unknown};
 use crate::args::Events;
@@ -20,8 +19,6 @@ use crate::operator::{ClusterClient, is_terminal, read_failure};
 const TASKS: usize = 1_000;
 /// Number of tasks that are read at a time.
 const TASKS_AT_A_TIME: usize = 16;
-/// Timeout of the first event of a master. Others may have more of the history.
-const MASTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Number of attempts to read the changes while the oldest ones are dropped.
 const ATTEMPTS: usize = 5;
 
@@ -46,17 +43,17 @@ pub(super) async fn read(
     through: u64,
 ) -> Result<History, Failure> {
     let from = arguments.from.unwrap_or(0);
-    let (master, mut lost) = master_with_most(operator, arguments, from, through).await;
+    let mut lost = None;
     for _ in 0..ATTEMPTS {
         if let (Some(from), Some(oldest)) = (arguments.from, lost) {
             return Err(revisions_unknown(from, oldest));
         }
         let after = lost.unwrap_or(from);
-        let watch = master.watch(until(arguments, after, through));
+        let watch = operator.watch(until(arguments, after, through));
         match changes(watch, through).await? {
             FeedPart::Complete(changes) => {
                 let lost = lost.unwrap_or(0);
-                let read = with_former_states(&master, arguments, changes, (after, through));
+                let read = with_former_states(operator, arguments, changes, (after, through));
                 let (changes, tasks_left_out) = read.await?;
                 return Ok(History {
                     changes,
@@ -79,53 +76,10 @@ fn until(arguments: &Events, after: u64, through: u64) -> v1::WatchRequest {
     }
 }
 
-/// Returns a client of the master that has most of the changes after a revision, and the log index
-/// up to which it has lost them. A master that was restarted has only the changes since.
-async fn master_with_most(
-    operator: &ClusterClient,
-    arguments: &Events,
-    from: u64,
-    through: u64,
-) -> (ClusterClient, Option<u64>) {
-    let of = |address: &String| {
-        let masters = Masters::new([address]).ok();
-        let client = masters.map(|masters| ClusterClient::to(masters, operator.timeout()));
-        let request = until(arguments, from, through);
-        async move {
-            let client = client?;
-            let mut watch = client.watch(request);
-            match tokio::time::timeout(MASTER_TIMEOUT, watch.next()).await {
-                Ok(Ok(Event::HistoryLost(lost))) => Some((client, Some(lost.oldest))),
-                Ok(Ok(_)) => Some((client, None)),
-                Ok(Err(_)) | Err(_) => None,
-            }
-        }
-    };
-    let addresses = operator.masters().addresses();
-    let mut asked: FuturesUnordered<_> = addresses.iter().map(of).collect();
-    let mut best: Option<(ClusterClient, Option<u64>)> = None;
-    while let Some(answer) = asked.next().await {
-        let Some((client, lost)) = answer else {
-            continue;
-        };
-        if lost.is_none() {
-            return (client, None);
-        }
-        if best.as_ref().is_none_or(|(_, least)| lost < *least) {
-            best = Some((client, lost));
-        }
-    }
-    // If none has answered, the next call has the reason.
-    best.unwrap_or_else(|| {
-        let masters = operator.masters().clone();
-        (ClusterClient::to(masters, operator.timeout()), None)
-    })
-}
-
 /// The changes of the feed after a revision.
 enum FeedPart {
     Complete(Vec<v1::WatchChange>),
-    /// Those up to this log index are no longer known.
+    /// No master has those up to this log index; one has all later ones.
     Lost(u64),
 }
 
@@ -158,14 +112,14 @@ fn index(revision: Option<v1::Revision>) -> u64 {
 /// Adds the former states of the newest tasks, and limits the number of changes. Returns also the
 /// number of tasks whose former states were not read.
 async fn with_former_states(
-    master: &ClusterClient,
+    operator: &ClusterClient,
     arguments: &Events,
     changes: Vec<v1::WatchChange>,
     (after, through): (u64, u64),
 ) -> Result<(Vec<v1::WatchChange>, usize), Failure> {
     let (tasks, left_out) = newest_tasks(&changes, arguments.tail.map(|tail| tail as usize));
     let read = tasks.into_iter().map(|(framework, task)| async move {
-        master.task_as_of(&framework, &task, through).await
+        operator.task_as_of(&framework, &task, through).await
     });
     let read = stream::iter(read).buffer_unordered(TASKS_AT_A_TIME);
     let found: Vec<Option<v1::Task>> = read.try_collect().await?;

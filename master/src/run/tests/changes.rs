@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient, Watch};
+use argosy_client::{CallError, Connector, ConnectorConfig, Masters, OperatorClient, Watch};
 use argosy_proto::v1;
 use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::write_operation::Operation;
@@ -12,6 +12,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::rtt::TestMasters;
 use super::*;
+use crate::change_ring::{ChangeRing, RingBounds};
+
+type Running = AbortOnDropHandle<()>;
 
 fn client(masters: &TestMasters) -> OperatorClient {
     let addresses = Masters::new(masters.api.iter()).unwrap();
@@ -94,6 +97,81 @@ async fn a_watch_continues_after_its_leader_ends_and_nothing_is_lost_or_repeated
     assert!(repeated.is_empty(), "{repeated:?}");
     drop(writer);
     masters.end().await;
+}
+
+/// Serves the feed of a master, as that master or as one that was restarted at this log index.
+async fn serve_feed(alone: &SingleMaster, restarted_at: Option<u64>) -> (String, [Running; 2]) {
+    let mut handle = alone.handle.clone();
+    if let Some(floor) = restarted_at {
+        handle.changes = ChangeRing::new(RingBounds::default(), floor);
+    }
+    let services = routes::services(&handle);
+    let hub = tokio::spawn(services.feed.clone().run(handle));
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    let calls = crate::service::watch_routes(&services);
+    let server = tokio::spawn(async move { axum::serve(socket, calls).await.unwrap() });
+    (address, [hub, server].map(AbortOnDropHandle::new))
+}
+
+/// Returns the first event that is not a progress message.
+async fn first(watch: &mut Watch) -> Event {
+    loop {
+        match next(watch).await {
+            Event::Progress(_) => {}
+            event => return event,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_without_snapshots_finds_the_master_that_has_the_history() {
+    let alone = SingleMaster::start().await;
+    alone.active_leader().await;
+    let begin = *alone.handle.applied.borrow();
+    let LeaderReply::Operated { revision, .. } = alone.operate(weight(2_000)).await else {
+        panic!("it is done");
+    };
+    alone.handle.wait_applied(revision.index).await.unwrap();
+    let (whole, _whole) = serve_feed(&alone, None).await;
+    let (lost, _lost) = serve_feed(&alone, Some(revision.index)).await;
+    let (less, _less) = serve_feed(&alone, Some(begin + 1)).await;
+    let watch = |masters: [&String; 3], seed| {
+        let config = ConnectorConfig {
+            seed,
+            ..ConnectorConfig::default()
+        };
+        let connector = Connector::new(Masters::new(masters).unwrap(), config);
+        OperatorClient::new(connector).watch(v1::WatchRequest {
+            from_revision: Some(begin),
+            no_snapshot: true,
+            ..roles()
+        })
+    };
+    // By these seeds, the search begins at each of the masters.
+    for seed in 1..=12 {
+        let mut watch = watch([&lost, &whole, &less], seed);
+        let Event::Change(change) = first(&mut watch).await else {
+            panic!("seed {seed}: another master has the change");
+        };
+        assert_eq!(change.record.unwrap().id, "ops");
+        assert_eq!(watch.master(), Some(whole.as_str()));
+    }
+    let stopped = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = stopped.local_addr().unwrap().to_string();
+    drop(stopped);
+    for seed in 1..=3 {
+        let mut watch = watch([&lost, &address, &less], seed);
+        let oldest = begin + 1;
+        let event = first(&mut watch).await;
+        assert_eq!(event, Event::HistoryLost(v1::HistoryLost { oldest }));
+        let Err(CallError::Refused(refusal)) = watch.next().await else {
+            panic!("the loss is an error");
+        };
+        assert!(refusal.is_out_of_range(), "{refusal}");
+        assert!(refusal.message.contains(&lost), "{refusal}");
+    }
+    alone.end().await;
 }
 
 /// A stream of server-sent events.
