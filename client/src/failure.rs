@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::error::Error as _;
 
+use argosy_proto::v1;
 use argosy_proto::versions::{self, NoCommonVersion};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -43,17 +44,56 @@ impl MasterRejection {
         let (reason, metadata) = info
             .map(|info| (info.reason, info.metadata))
             .unwrap_or_default();
-        let message = match status.message() {
-            "" => format!("refused with code {:?}", status.code()),
-            text => text.to_owned(),
-        };
         Self {
             code: status.code(),
             reason,
-            message,
+            message: explained(status.message(), status.code()),
             details: metadata.into_iter().collect(),
         }
     }
+
+    /// Converts the outcome of an operation that was not done.
+    pub(crate) fn of_operation(outcome: v1::WriteOutcome) -> Self {
+        let code = Code::FailedPrecondition;
+        Self {
+            code,
+            reason: outcome.code,
+            message: explained(&outcome.message, code),
+            details: BTreeMap::new(),
+        }
+    }
+}
+
+/// Returns the message of a rejection. If there is none, what the code means.
+fn explained(message: &str, code: Code) -> String {
+    if !message.is_empty() {
+        return message.to_owned();
+    }
+    let (name, meaning) = match code {
+        Code::Ok => ("OK", "the call was done"),
+        Code::Cancelled => ("CANCELLED", "the call was cancelled"),
+        Code::Unknown => ("UNKNOWN", "an unknown error"),
+        Code::InvalidArgument => ("INVALID_ARGUMENT", "the request is malformed"),
+        Code::DeadlineExceeded => ("DEADLINE_EXCEEDED", "the time for the call was too short"),
+        Code::NotFound => ("NOT_FOUND", "the object does not exist"),
+        Code::AlreadyExists => ("ALREADY_EXISTS", "the object exists already"),
+        Code::PermissionDenied => ("PERMISSION_DENIED", "the caller may not do this"),
+        Code::ResourceExhausted => ("RESOURCE_EXHAUSTED", "a limit of the master is reached"),
+        Code::FailedPrecondition => {
+            let meaning = "the present state of the cluster does not permit this";
+            ("FAILED_PRECONDITION", meaning)
+        }
+        Code::Aborted => ("ABORTED", "another change came first"),
+        Code::OutOfRange => ("OUT_OF_RANGE", "a value is beyond what the master has"),
+        Code::Unimplemented => ("UNIMPLEMENTED", "the master does not support this"),
+        Code::Internal => ("INTERNAL", "an error in the master"),
+        Code::Unavailable => ("UNAVAILABLE", "the master cannot serve the call now"),
+        Code::DataLoss => ("DATA_LOSS", "the master has lost data"),
+        Code::Unauthenticated => ("UNAUTHENTICATED", "the caller has not proved its identity"),
+    };
+    format!(
+        "the call was rejected without a reason, with the code {name}: {meaning}; the log of the master may have the reason"
+    )
 }
 
 /// The reason for which a call has no successful answer.
@@ -181,6 +221,28 @@ mod tests {
         assert_eq!(refusal.reason, "offer-used");
         assert_eq!(refusal.details["offer"], "12.7");
         assert_eq!(refusal.to_string(), "offer 12.7 is used");
+    }
+
+    #[test]
+    fn a_rejection_without_a_message_is_a_sentence() {
+        for code in (0..17).map(Code::from_i32) {
+            let text = MasterRejection::from_status(&Status::new(code, "")).message;
+            assert!(
+                text.starts_with("the call was rejected without a reason"),
+                "{text}"
+            );
+            assert!(!text.contains(&format!("{code:?}:")), "{text}");
+        }
+        let refusal = MasterRejection::of_operation(v1::WriteOutcome::default());
+        assert!(
+            refusal.to_string().contains("FAILED_PRECONDITION"),
+            "{refusal}"
+        );
+        let unavailable = classify(&Status::unavailable(""), 10);
+        let AttemptError::TryNext { cause, .. } = unavailable else {
+            panic!("another master is tried");
+        };
+        assert_eq!(cause.to_string(), "cannot serve the call");
     }
 
     #[test]

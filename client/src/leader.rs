@@ -35,6 +35,7 @@ impl fmt::Display for MasterFailure {
             Self::TimedOut(ms) => write!(f, "timed out after {ms} ms"),
             Self::NoHost(text) => write!(f, "is no known host ({text})"),
             Self::Broken(text) => write!(f, "broke off ({text})"),
+            Self::Unavailable(text) if text.is_empty() => f.write_str("cannot serve the call"),
             Self::Unavailable(text) => write!(f, "cannot serve the call ({text})"),
         }
     }

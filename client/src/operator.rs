@@ -163,12 +163,9 @@ impl OperatorClient {
         };
         let reply = self.write(batch).await?;
         match reply.outcomes.into_iter().next() {
-            Some(outcome) if !outcome.done => Err(CallError::Refused(MasterRejection {
-                code: tonic::Code::FailedPrecondition,
-                reason: outcome.code,
-                message: outcome.message,
-                details: Default::default(),
-            })),
+            Some(outcome) if !outcome.done => {
+                Err(CallError::Refused(MasterRejection::of_operation(outcome)))
+            }
             Some(_) | None => Ok(reply.revision.unwrap_or_default()),
         }
     }
@@ -260,7 +257,9 @@ impl WriteStream {
         match self.replies.message().await {
             Ok(Some(reply)) => Ok(reply),
             Ok(None) => Err(WriteStreamEnded("the master closed it".into())),
-            Err(status) => Err(WriteStreamEnded(status.message().to_owned())),
+            Err(status) => Err(WriteStreamEnded(
+                MasterRejection::from_status(&status).message,
+            )),
         }
     }
 

@@ -118,10 +118,10 @@ pub(crate) fn quote(word: &str) -> String {
 }
 
 pub(super) fn refused(code: &str, message: String) -> Failure {
-    let message = if message.is_empty() {
-        format!("refused: {code}")
-    } else {
-        message
+    let message = match (message.as_str(), code) {
+        ("", "") => "the masters refused the change without a reason".to_owned(),
+        ("", code) => format!("the masters refused the change, with the code {code} only"),
+        _ => message,
     };
     if code.starts_with("unknown-") {
         return Failure::new(FailureCode::NotFound, message);
@@ -168,6 +168,25 @@ mod tests {
         for (grpc, code) in table {
             assert_eq!(refusal_failure(grpc, "x".into()).code, code, "{grpc:?}");
         }
+    }
+
+    #[test]
+    fn a_change_that_is_refused_without_a_message_is_a_sentence() {
+        let text = |code, message: &str| refused(code, message.to_owned()).message;
+        assert_eq!(
+            text("", ""),
+            "the masters refused the change without a reason"
+        );
+        let found = text("task-ended", "");
+        assert_eq!(
+            found,
+            "the masters refused the change, with the code task-ended only"
+        );
+        assert_eq!(text("task-ended", "it has ended"), "it has ended");
+        assert_eq!(
+            refused("unknown-task", String::new()).code,
+            FailureCode::NotFound
+        );
     }
 
     #[test]
