@@ -19,7 +19,7 @@ use crate::args::ConnectionArguments;
 use crate::exit::Failure;
 use crate::lookup::{self, Candidate};
 
-pub(crate) use failures::{no_master, quote, read_failure, refusal_failure};
+pub(crate) use failures::{quote, read_failure, refusal_failure};
 pub(crate) use groups::{ListedGroup, tasks_of_group};
 
 /// Number of records per page.
@@ -60,12 +60,28 @@ pub(crate) fn masters_or_default(named: Option<&Masters>) -> Masters {
 }
 
 impl ClusterClient {
+    /// Opens the client of a command. It waits for masters that are starting only if the user has
+    /// set a timeout.
     pub(crate) fn open(reach: &ConnectionArguments) -> Self {
-        Self::to(masters_or_default(reach.masters.as_ref()), reach.timeout)
+        let masters = masters_or_default(reach.masters.as_ref());
+        match reach.timeout {
+            Some(timeout) => Self::to(masters, timeout),
+            None => Self::of_running(masters, reach.timeout()),
+        }
     }
 
-    pub(crate) fn to(masters: Masters, timeout: Duration) -> Self {
+    /// Returns a client whose first call fails at once if every master refuses the connection.
+    pub(crate) fn of_running(masters: Masters, timeout: Duration) -> Self {
         let connector = Connector::new(masters, ConnectorConfig::default());
+        Self::with(connector.failing_if_none_listens(), timeout)
+    }
+
+    /// Returns a client that waits for masters that are starting.
+    pub(crate) fn to(masters: Masters, timeout: Duration) -> Self {
+        Self::with(Connector::new(masters, ConnectorConfig::default()), timeout)
+    }
+
+    fn with(connector: Connector, timeout: Duration) -> Self {
         Self {
             client: OperatorClient::new(connector).with_deadline(timeout),
             timeout,
@@ -78,6 +94,19 @@ impl ClusterClient {
 
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Returns the failure of all calls if no master listens.
+    pub(crate) async fn none_listens(&self) -> Option<Failure> {
+        let request = v1::GetClusterRequest {
+            consistency: v1::Consistency::Local.into(),
+        };
+        match self.client.get_cluster(request).await {
+            Err(CallError::NoMaster(causes)) if causes.none_listens() => {
+                Some(read_failure(CallError::NoMaster(causes)))
+            }
+            Ok(_) | Err(_) => None,
+        }
     }
 
     pub(crate) async fn cluster(

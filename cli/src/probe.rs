@@ -4,7 +4,6 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use argosy_client::Masters;
 use argosy_proto::v1;
 use futures::future::join_all;
 
@@ -29,21 +28,6 @@ pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<Unreachabl
         }
     });
     Ok(join_all(asked).await.into_iter().flatten().collect())
-}
-
-/// Returns the reasons if no process listens at any of these addresses. A member that does not
-/// answer in time, or that answers anything, may be a master.
-pub(crate) async fn none_listens(masters: &Masters) -> anyhow::Result<Option<String>> {
-    let http = client(LIMIT)?;
-    let asked = masters.addresses().iter().map(|address| {
-        let request = http.get(format!("http://{address}/healthz"));
-        async move {
-            let why = describe(&request.send().await.err()?);
-            is_final(&why).then(|| format!("{address} {why}"))
-        }
-    });
-    let refused: Option<Vec<_>> = join_all(asked).await.into_iter().collect();
-    Ok(refused.map(|refused| format!("no master answers: {}", refused.join(", "))))
 }
 
 /// Returns whether this reason of a failed request shows that no process listens, so that a
@@ -197,13 +181,5 @@ mod tests {
         let found = masters(&all).await.unwrap();
         assert_eq!(found["gone"], "refused");
         assert_eq!(found["hanging"], "does not answer in time");
-        let named = |masters: &[v1::Master]| {
-            Masters::new(masters.iter().map(|master| &master.api_address)).unwrap()
-        };
-        // Only if all refuse is it certain that there is no master.
-        assert_eq!(none_listens(&named(&all)).await.unwrap(), None);
-        let why = none_listens(&named(&all[..1])).await.unwrap().unwrap();
-        let expected = format!("no master answers: {} refused", all[0].api_address);
-        assert_eq!(why, expected);
     }
 }

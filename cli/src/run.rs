@@ -132,10 +132,23 @@ async fn perform(
         ended: session,
         started: Instant::now(),
     };
-    let operator = ClusterClient::to(masters, REASON_TIMEOUT);
-    AttachedRun::new(job, session, operator, options)
-        .finish()
-        .await
+    let operator = ClusterClient::to(masters.clone(), REASON_TIMEOUT);
+    let waits = options.timeout.is_some();
+    let attached = AttachedRun::new(job, session, operator, options);
+    tokio::select! {
+        ended = attached.finish() => ended,
+        failure = no_master_listens(masters), if !waits => Err(failure),
+    }
+}
+
+/// Returns only if every master refuses the connection now. The session would wait for masters that
+/// are starting.
+async fn no_master_listens(masters: Masters) -> Failure {
+    let operator = ClusterClient::of_running(masters, REASON_TIMEOUT);
+    match operator.none_listens().await {
+        Some(failure) => failure,
+        None => std::future::pending().await,
+    }
 }
 
 /// A running scheduler session.

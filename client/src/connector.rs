@@ -77,6 +77,7 @@ pub(crate) enum RepeatPolicy {
 #[derive(Clone)]
 pub struct Connector {
     inner: Arc<Inner>,
+    fails_if_none_listens: bool,
 }
 
 struct Inner {
@@ -95,6 +96,8 @@ struct KnownMasters {
     avoided: HashMap<String, Instant>,
     // Masters that answered the last call, whatever the answer.
     responsive: HashSet<String>,
+    // Whether any master has ever answered.
+    has_answer: bool,
     random: u64,
 }
 
@@ -107,6 +110,7 @@ impl Connector {
             channels: HashMap::new(),
             avoided: HashMap::new(),
             responsive: HashSet::new(),
+            has_answer: false,
             random: config.seed,
         };
         Self {
@@ -116,6 +120,18 @@ impl Connector {
                 leader_watch: LeaderWatch::new(),
                 known: Mutex::new(known),
             }),
+            fails_if_none_listens: false,
+        }
+    }
+
+    /// Returns a connector whose calls do not wait for masters that are not running: a call fails
+    /// as soon as every master of the list has refused the connection, or has no known host. Once a
+    /// master has answered, calls wait for it, because it may be restarting.
+    #[must_use]
+    pub fn failing_if_none_listens(&self) -> Self {
+        Self {
+            fails_if_none_listens: true,
+            ..self.clone()
         }
     }
 
@@ -215,6 +231,9 @@ impl Connector {
             }
             let address = match search.next() {
                 LeaderSearchStep::Call(address) => address,
+                LeaderSearchStep::Pause(_) if !was_sent && self.gives_up(&search) => {
+                    return Err(CallError::NoMaster(search.causes()));
+                }
                 LeaderSearchStep::Pause(ms) => {
                     tokio::time::sleep(left.min(Duration::from_millis(ms))).await;
                     continue;
@@ -245,6 +264,12 @@ impl Connector {
                 }
             }
         }
+    }
+
+    /// Returns whether a call fails before its deadline, after all masters were called.
+    fn gives_up(&self, search: &LeaderSearch) -> bool {
+        let has_answer = self.known(|known| known.has_answer);
+        self.fails_if_none_listens && !has_answer && search.none_listens()
     }
 
     async fn attempt<T, F, Fut>(
@@ -322,6 +347,7 @@ impl Connector {
 
     fn note_response(&self, address: &str) {
         self.known(|known| {
+            known.has_answer = true;
             // An unlisted master need not be remembered: it is called when another master names it.
             if self
                 .inner

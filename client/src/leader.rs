@@ -56,6 +56,16 @@ impl NoMaster {
         let mut causes = self.causes.iter();
         causes.any(|(_, cause)| matches!(cause, MasterFailure::Unavailable(_)))
     }
+
+    /// Returns whether all called masters have refused the connection, or have no known host.
+    /// Nothing is known of a master that does not answer in time.
+    #[must_use]
+    pub fn none_listens(&self) -> bool {
+        let is_final = |cause: &MasterFailure| {
+            matches!(cause, MasterFailure::Refused | MasterFailure::NoHost(_))
+        };
+        !self.causes.is_empty() && self.causes.iter().all(|(_, cause)| is_final(cause))
+    }
 }
 
 impl fmt::Display for NoMaster {
@@ -180,6 +190,12 @@ impl LeaderSearch {
         }
     }
 
+    /// Returns whether all masters of the list were called, and none listens.
+    pub(crate) fn none_listens(&self) -> bool {
+        let mut masters = self.masters.iter();
+        masters.all(|address| self.causes.contains_key(address)) && self.causes().none_listens()
+    }
+
     /// Returns the last failure of each address: first in the order of the list, then unlisted
     /// addresses that were hints.
     pub(crate) fn causes(&self) -> NoMaster {
@@ -284,6 +300,23 @@ mod tests {
         }
         assert!(pauses[0] >= 10 && pauses[0] <= 20, "{pauses:?}");
         assert!(pauses[11] >= 500 && pauses[11] <= 1_000, "{pauses:?}");
+    }
+
+    #[test]
+    fn only_masters_that_all_refuse_are_known_not_to_listen() {
+        let mut search = search(None);
+        search.failed("a:1", MasterFailure::Refused, None);
+        search.failed("b:1", MasterFailure::NoHost("not known".into()), None);
+        assert!(!search.none_listens(), "the third was not called yet");
+        for (cause, expected) in [
+            (MasterFailure::TimedOut(1_000), false),
+            (MasterFailure::Broken("reset".into()), false),
+            (MasterFailure::Unavailable("no leader".into()), false),
+            (MasterFailure::Refused, true),
+        ] {
+            search.failed("c:1", cause.clone(), None);
+            assert_eq!(search.none_listens(), expected, "{cause}");
+        }
     }
 
     #[test]

@@ -7,15 +7,25 @@ use clap::{Args, ValueEnum};
 
 use crate::parsers;
 
+/// The timeout of a command that names none.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Connection to the masters.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConnectionArguments {
     /// Masters, in any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = parsers::masters)]
     pub(crate) masters: Option<Masters>,
-    /// Fail after this time
-    #[arg(long, env = "ARGOSY_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parsers::timeout)]
-    pub(crate) timeout: Duration,
+    /// Fail after this time [default: 10s, but at once if every master refuses the connection]
+    #[arg(long, env = "ARGOSY_TIMEOUT", value_name = "TIME", value_parser = parsers::timeout)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl ConnectionArguments {
+    /// Returns the timeout of a command.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(DEFAULT_TIMEOUT)
+    }
 }
 
 /// Output options for records.

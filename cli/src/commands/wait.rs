@@ -33,7 +33,10 @@ pub(crate) fn is_condition(kind: WaitKind, text: &str) -> bool {
 pub(crate) async fn run(arguments: &Wait) -> VerbResult {
     let condition = Condition::parse(arguments.kind, &arguments.condition)?;
     let masters = operator::masters_or_default(arguments.masters.as_ref());
-    let operator = ClusterClient::to(masters, condition::CALL_TIMEOUT);
+    let operator = match arguments.timeout {
+        Some(_) => ClusterClient::to(masters, condition::CALL_TIMEOUT),
+        None => ClusterClient::of_running(masters, condition::CALL_TIMEOUT),
+    };
     let started = Instant::now();
     let waited = wait(&operator, arguments, condition);
     let text = match arguments.timeout {

@@ -11,7 +11,7 @@ use futures::future::join_all;
 
 use super::{CheckStatus, Finding};
 use crate::exit::Failure;
-use crate::operator::{self, ClusterClient, EndedObjects};
+use crate::operator::{ClusterClient, EndedObjects};
 use crate::probe;
 
 use disks::MemberMetrics;
@@ -44,11 +44,7 @@ struct MasterAnswer {
 
 /// Runs all checks.
 pub(super) async fn all(masters: &Masters, timeout: Duration) -> Result<Vec<Finding>, Failure> {
-    // A refused connection is an answer; the client would retry until its timeout.
-    if let Some(why) = probe::none_listens(masters).await? {
-        return Err(operator::no_master(why));
-    }
-    let client = ClusterClient::to(masters.clone(), timeout);
+    let client = ClusterClient::of_running(masters.clone(), timeout);
     let cluster = client.cluster_at_best().await?;
     let http = probe::client(timeout)?;
     let began = Instant::now();

@@ -55,7 +55,7 @@ fn no_leader(causes: &NoMaster) -> Failure {
 }
 
 /// Returns the failure of a call that no master has answered.
-pub(crate) fn no_master(causes: String) -> Failure {
+fn no_master(causes: String) -> Failure {
     let failure = Failure::new(FailureCode::Unavailable, causes);
     if std::env::var_os("ARGOSY_MASTERS").is_some() {
         failure.advise("check ARGOSY_MASTERS, or name the masters with --masters")

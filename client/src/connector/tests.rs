@@ -159,6 +159,57 @@ async fn a_custom_dialer_opens_all_streams_and_unsent_calls_are_retryable() {
     );
 }
 
+#[tokio::test]
+async fn a_call_fails_after_one_round_if_no_master_listens() {
+    // Accepts connections, and closes them: it may be a master that is starting.
+    let starting = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let starting_at = starting.local_addr().unwrap().to_string();
+    let closing = tokio::spawn(async move { while starting.accept().await.is_ok() {} });
+    let dialed = Arc::new(AtomicUsize::new(0));
+    let count = dialed.clone();
+    let dialer = Dialer::new(move |address, _| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if address.starts_with('m') {
+                return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+            }
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            let peer = PeerIdentity::unauthenticated(None);
+            Ok((Connection::new(stream), peer))
+        }
+    });
+    let connector = |masters: &str| {
+        let dialer = dialer.clone();
+        let config = ConnectorConfig { dialer, seed: 3 };
+        Connector::new(masters.parse().unwrap(), config).failing_if_none_listens()
+    };
+    // Returns the number of connections until the call fails.
+    let call = async |connector: &Connector, deadline| {
+        dialed.store(0, Ordering::Relaxed);
+        let client = OperatorClient::new(connector.clone()).with_deadline(deadline);
+        let answer = client.get_cluster(v1::GetClusterRequest::default()).await;
+        let error = answer.unwrap_err();
+        (dialed.load(Ordering::Relaxed), error)
+    };
+    let short = Duration::from_millis(200);
+    let none = connector("m1:1,m2:1");
+    let (connections, error) = call(&none, DEFAULT_DEADLINE).await;
+    assert_eq!(connections, 2, "{error:?}");
+    assert!(matches!(error, CallError::NoMaster(_)), "{error:?}");
+    let (connections, error) = call(&connector(&format!("m1:1,{starting_at}")), short).await;
+    assert!(connections > 2, "one does not refuse: {error:?}");
+    closing.abort();
+    // Once a master has answered, it may be restarting.
+    let cluster = crate::test_masters::FakeCluster::start(1).await;
+    let running = connector(&cluster.masters().addresses()[0]);
+    let (_, error) = call(&running, DEFAULT_DEADLINE).await;
+    assert!(matches!(error, CallError::Refused(_)), "{error:?}");
+    assert!(running.known(|known| known.has_answer));
+    none.note_response("m1:1");
+    let (connections, error) = call(&none, short).await;
+    assert!(connections > 2, "{error:?}");
+}
+
 #[test]
 fn a_reply_without_a_common_version_is_rejected_except_from_release_0_1_0() {
     let named = |range: Option<VersionRange>| {
