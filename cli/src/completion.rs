@@ -15,7 +15,8 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::Shells;
 
 use crate::exit::{Failure, VerbResult};
-use crate::output::{self, ListLayout, mode_word, state_word};
+use crate::objects::LISTS;
+use crate::output::{self, mode_word, state_word};
 use crate::verbs;
 use names::NameKind;
 
@@ -40,8 +41,6 @@ const ARGUMENTS: &[(&[&str], &str, Source)] = &[
     (&["master", "remove"], "master", MASTERS),
     (&["master", "transfer"], "master", MASTERS),
     (&["master", "log-level"], "id", MASTERS),
-    (&["master", "list"], "sort", MASTER_COLUMNS),
-    (&["master", "list"], "columns", MASTER_COLUMNS),
     (&["agent", "show"], "id", AGENTS),
     (&["agent", "attribute"], "agent", AGENTS),
     (&["agent", "deactivate"], "agent", AGENTS),
@@ -49,31 +48,25 @@ const ARGUMENTS: &[(&[&str], &str, Source)] = &[
     (&["agent", "gone"], "agent", AGENTS),
     (&["agent", "log-level"], "id", AGENTS),
     (&["agent", "list"], "states", Source::Words(modes)),
-    (&["agent", "list"], "sort", AGENT_COLUMNS),
-    (&["agent", "list"], "columns", AGENT_COLUMNS),
     (&["task", "show"], "id", ALL_TASKS),
     (&["task", "kill"], "task", TASKS),
     (&["task", "list"], "framework", FRAMEWORKS),
     (&["task", "list"], "agent", AGENTS),
     (&["task", "list"], "role", ROLES),
     (&["task", "list"], "states", Source::Words(states)),
-    (&["task", "list"], "sort", TASK_COLUMNS),
-    (&["task", "list"], "columns", TASK_COLUMNS),
     (&["ps"], "framework", FRAMEWORKS),
     (&["ps"], "agent", AGENTS),
     (&["ps"], "role", ROLES),
     (&["ps"], "states", Source::Words(states)),
-    (&["ps"], "sort", TASK_COLUMNS),
-    (&["ps"], "columns", TASK_COLUMNS),
+    (&["group", "run"], "role", ROLES),
     (&["group", "kill"], "group", GROUPS),
     (&["framework", "show"], "id", FRAMEWORKS),
     (&["framework", "teardown"], "framework", FRAMEWORKS),
     (&["framework", "list"], "role", ROLES),
-    (&["framework", "list"], "sort", FRAMEWORK_COLUMNS),
-    (&["framework", "list"], "columns", FRAMEWORK_COLUMNS),
     (&["weight", "set"], "role", ROLES),
     (&["run"], "role", ROLES),
     (&["logs"], "task", ALL_TASKS),
+    (&["logs"], "framework", FRAMEWORKS),
     (&["exec"], "task", TASKS),
     (&["attach"], "task", TASKS),
     (&["update"], "task", TASKS),
@@ -93,10 +86,6 @@ const ALL_TASKS: Source = Source::Names(NameKind::Tasks);
 const FRAMEWORKS: Source = Source::Names(NameKind::Frameworks);
 const GROUPS: Source = Source::Names(NameKind::Groups);
 const ROLES: Source = Source::Names(NameKind::Roles);
-const MASTER_COLUMNS: Source = Source::Words(ListLayout::column_names::<v1::Master>);
-const AGENT_COLUMNS: Source = Source::Words(ListLayout::column_names::<v1::Agent>);
-const TASK_COLUMNS: Source = Source::Words(ListLayout::column_names::<v1::Task>);
-const FRAMEWORK_COLUMNS: Source = Source::Words(ListLayout::column_names::<v1::Framework>);
 
 fn states() -> Vec<String> {
     let states = (1..).map_while(|number| v1::TaskState::try_from(number).ok());
@@ -173,14 +162,16 @@ fn command(words: &[OsString]) -> clap::Command {
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     let line = Arc::new(line);
-    let mut command = verbs::command();
-    for (path, argument, source) in ARGUMENTS {
+    let of_lists = LISTS.iter().flat_map(|(path, columns)| {
+        ["sort", "columns"].map(|argument| (*path, argument, Source::Words(*columns)))
+    });
+    let arguments = ARGUMENTS.iter().copied().chain(of_lists);
+    arguments.fold(verbs::command(), |command, (path, argument, source)| {
         let line = Arc::clone(&line);
-        let complete = move |current: &OsStr| candidates(*source, &line, current);
+        let complete = move |current: &OsStr| candidates(source, &line, current);
         let completer = ArgValueCompleter::new(complete);
-        command = with_completer(command, path, argument, completer);
-    }
-    command
+        with_completer(command, path, argument, completer)
+    })
 }
 
 fn with_completer(
@@ -207,7 +198,9 @@ fn candidates(source: Source, line: &[String], current: &OsStr) -> Vec<Completio
     };
     let kind = match source {
         Source::Words(words) => {
-            let matching = words().into_iter().filter(|word| word.starts_with(current));
+            // No name stands in the place of NAME.
+            let is_word = |word: &String| word.starts_with(current) && !word.ends_with(".NAME");
+            let matching = words().into_iter().filter(is_word);
             return matching.map(CompletionCandidate::new).collect();
         }
         Source::Names(kind) => Some(kind),
@@ -247,6 +240,8 @@ mod tests {
             ["running,unreachable"]
         );
         assert_eq!(found("argosy ps --sort cha"), ["changed"]);
+        assert_eq!(found("argosy offer list --columns hos"), ["host"]);
+        assert!(found("argosy ps --columns lab").is_empty());
         assert_eq!(found("argosy ps -o nd"), ["ndjson"]);
         assert_eq!(found("argosy agent list --state dea"), ["deactivated"]);
         assert_eq!(found("argosy wait task web --for hea"), ["healthy"]);

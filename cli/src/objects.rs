@@ -12,6 +12,7 @@ mod tasks;
 mod weights;
 
 use anyhow::Context;
+use argosy_proto::v1;
 use tokio::runtime::{Builder, Runtime};
 
 pub(crate) use agents::AgentCommand;
@@ -24,6 +25,33 @@ pub(crate) use weights::WeightCommand;
 
 use crate::args::OutputArguments;
 use crate::exit::VerbResult;
+use crate::operator::ListedGroup;
+use crate::output::{ListLayout, ShownFailover};
+
+/// The words of a command that prints a list, and the function that names its columns.
+type ListCommand = (&'static [&'static str], fn() -> Vec<String>);
+
+/// The commands that print a list, each with the names of its columns.
+pub(crate) const LISTS: &[ListCommand] = &[
+    (&["master", "list"], ListLayout::column_names::<v1::Master>),
+    (
+        &["master", "failovers"],
+        ListLayout::column_names::<ShownFailover>,
+    ),
+    (&["agent", "list"], ListLayout::column_names::<v1::Agent>),
+    (&["task", "list"], ListLayout::column_names::<v1::Task>),
+    (&["ps"], ListLayout::column_names::<v1::Task>),
+    (&["group", "list"], ListLayout::column_names::<ListedGroup>),
+    (
+        &["framework", "list"],
+        ListLayout::column_names::<v1::Framework>,
+    ),
+    (&["offer", "list"], ListLayout::column_names::<v1::Offer>),
+    (
+        &["weight", "list"],
+        ListLayout::column_names::<v1::RoleWeight>,
+    ),
+];
 
 /// A command on an object.
 pub(crate) trait ObjectCommand {

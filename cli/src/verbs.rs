@@ -19,8 +19,8 @@ use crate::args::{
     Status, Top, Update, Version, Wait, former_names,
 };
 use crate::objects::{
-    AgentCommand, FrameworkCommand, GroupCommand, MasterCommand, ObjectCommand, OfferCommand,
-    TaskCommand, TaskList, WeightCommand,
+    AgentCommand, FrameworkCommand, GroupCommand, LISTS, MasterCommand, ObjectCommand,
+    OfferCommand, TaskCommand, TaskList, WeightCommand,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -158,8 +158,7 @@ const PS: &str = "Examples:
   argosy ps
   argosy ps --all --limit 20 -o wide
 
-The task that changed last comes first. CHANGED is the time since its newest update. The names of
-columns are those of -o wide in lower case, with - for blanks.";
+The task that changed last comes first. CHANGED is the time since its newest update.";
 const TOP: &str = "Examples:
   argosy top
   argosy top --page frameworks
@@ -272,7 +271,28 @@ pub(crate) fn command() -> clap::Command {
         };
         command.mut_args(argument).mut_subcommands(adapt)
     }
-    adapt(Arguments::command())
+    let lists = LISTS.iter();
+    lists.fold(adapt(Arguments::command()), |command, (path, columns)| {
+        with_columns(command, path, &columns().join(", "))
+    })
+}
+
+/// Adds the names of the columns to the help of a list.
+fn with_columns(command: clap::Command, path: &[&str], columns: &str) -> clap::Command {
+    match path {
+        // Unlike `mut_arg`, this keeps the order of the flags.
+        [] => command.mut_args(|argument| match argument.get_id() == "columns" {
+            true => argument.help(format!(
+                "Columns of the table, of {columns}; with + before the first, they are added to the default ones"
+            )),
+            false => argument,
+        }),
+        // Unlike `mut_subcommand`, this keeps the order of the commands.
+        [first, rest @ ..] => command.mut_subcommands(|inner| match inner.get_name() == *first {
+            true => with_columns(inner, rest, columns),
+            false => inner,
+        }),
+    }
 }
 
 /// Reads the command line, or exits with help (code 0) or a usage error (code 2).

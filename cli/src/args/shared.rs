@@ -56,8 +56,8 @@ pub(crate) enum Format {
 /// Order, number and columns of the records of a list.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ListView {
-    /// Columns of the table, as task,state,label.app; with + before the first, they are added to
-    /// the default ones
+    // `verbs` adds the names of the columns of each list to the help.
+    /// Columns of the table; with + before the first, they are added to the default ones
     #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
     pub(crate) columns: Vec<String>,
     /// Sort by this column

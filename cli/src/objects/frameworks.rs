@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
+use argosy_proto::v1::watch_record::Record;
 use argosy_proto::v1::write_operation::Operation;
 use clap::{Args, Subcommand};
 
@@ -12,6 +13,7 @@ use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{ClusterClient, EndedObjects};
 use crate::output::{self, ListLayout, natural_order, note, resources, span_ms};
+use crate::watching::{self, WatchedList};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FrameworkCommand {
@@ -43,6 +45,9 @@ pub(crate) struct FrameworkList {
     /// Include removed frameworks
     #[arg(short, long)]
     pub(crate) all: bool,
+    /// Keep printing a line for each change, until Ctrl-C; changes of tasks alone print none
+    #[arg(short, long)]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) view: ListView,
     #[command(flatten)]
@@ -65,6 +70,14 @@ pub(crate) struct FrameworkTeardown {
     pub(crate) write: WriteArguments,
     #[command(flatten)]
     pub(crate) reach: ConnectionArguments,
+}
+
+impl FrameworkList {
+    fn matches(&self, framework: &v1::Framework) -> bool {
+        let info = framework.info.as_ref();
+        let has = |role| info.is_some_and(|info| info.roles.contains(role));
+        self.role.as_ref().is_none_or(has)
+    }
 }
 
 impl ObjectCommand for FrameworkCommand {
@@ -100,20 +113,26 @@ pub(crate) async fn list(arguments: &FrameworkList) -> VerbResult {
     let mut page = operator
         .frameworks(EndedObjects::from_flag(arguments.all))
         .await?;
-    if let Some(role) = &arguments.role {
-        let roles = |framework: &v1::Framework| {
-            framework
-                .info
-                .as_ref()
-                .map(|info| info.roles.contains(role))
-        };
-        page.frameworks
-            .retain(|framework| roles(framework).unwrap_or(false));
-    }
+    page.frameworks
+        .retain(|framework| arguments.matches(framework));
     // The newest comes first: ids are given in ascending order.
     page.frameworks
         .sort_by(|left, right| natural_order(&right.framework_id, &left.framework_id));
     layout.arrange(&mut page.frameworks);
+    if arguments.watch {
+        let list = WatchedList {
+            kind: "framework",
+            filter: Vec::new(),
+            revision: page.revision.unwrap_or_default().index,
+        };
+        let of = |record| match record {
+            Record::Framework(framework) => Some(framework),
+            _ => None,
+        };
+        let belongs = |framework: &v1::Framework| arguments.matches(framework);
+        let shown = (format, &layout);
+        return watching::follow(&operator, list, shown, page.frameworks, of, belongs).await;
+    }
     if page.frameworks.is_empty() && !format.is_json() {
         note(if arguments.all {
             "no frameworks"

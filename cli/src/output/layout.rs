@@ -73,10 +73,13 @@ impl ListLayout {
         }
     }
 
-    /// Returns the names of the columns of a kind of records, as `--sort` takes them.
+    /// Returns the names of the columns of a kind of records, as `--sort` takes them. Further ones
+    /// are `label.NAME`.
     pub(crate) fn column_names<R: Row>() -> Vec<String> {
         let all = all_columns::<R>().into_iter();
-        all.map(|column| column_name(&column.heading)).collect()
+        let named = R::NAMED.map(|kind| format!("{kind}.NAME"));
+        let all = all.map(|column| column_name(&column.heading));
+        all.chain(named).collect()
     }
 
     /// Returns the columns of a table.
@@ -153,12 +156,10 @@ fn column<R: Row>(flag: &str, wanted: &str) -> Result<Column, Failure> {
             source: CellSource::Named(name.to_owned()),
         });
     }
-    let names = all.iter().map(|column| column_name(&column.heading));
-    let named = R::NAMED.map(|kind| format!("{kind}.NAME"));
-    let names: Vec<_> = names.chain(named).collect();
+    let names = ListLayout::column_names::<R>().join(", ");
     Err(
         Failure::usage(format!("{flag}: there is no column {wanted:?}"))
-            .advise(format!("the columns are {}", names.join(", "))),
+            .advise(format!("the columns are {names}")),
     )
 }
 

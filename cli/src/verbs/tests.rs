@@ -64,6 +64,31 @@ fn help_texts_match_the_golden_files() {
     expect_file!["../../tests/help.txt"].assert_eq(&text);
 }
 
+#[test]
+fn every_list_names_its_columns_in_its_help() {
+    let mut lists = 0;
+    every_command(&command(), "", &mut |path, found| {
+        let mut flags = found.get_arguments();
+        let Some(columns) = flags.find(|flag| flag.get_id() == "columns") else {
+            return;
+        };
+        lists += 1;
+        let help = columns.get_help().map(ToString::to_string);
+        let help = help.unwrap_or_default();
+        let words: Vec<_> = path.split(' ').skip(1).collect();
+        let list = LISTS.iter().find(|(path, _)| *path == words);
+        let (_, names) = list.unwrap_or_else(|| panic!("{path} is not among the lists"));
+        for name in names() {
+            assert!(help.contains(&name), "{path}: {name} is not in {help:?}");
+        }
+        assert_eq!(
+            help.contains("label.NAME"),
+            path.ends_with("ps") || path == "argosy task list"
+        );
+    });
+    assert_eq!(lists, LISTS.len());
+}
+
 fn parse_error(args: &[&str]) -> clap::Error {
     let args = std::iter::once(&"argosy").chain(args);
     command()
