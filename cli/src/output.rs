@@ -97,18 +97,35 @@ pub(crate) fn yaml<T: Serialize>(value: &T) -> Result<String, Failure> {
     Ok(visible::visible_yaml(text.trim_end()) + "\n")
 }
 
+/// Whether there is a reader of standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Present,
+    /// A closed pipe is not a failure.
+    Gone,
+}
+
+impl Reader {
+    pub(crate) fn is_gone(self) -> bool {
+        self == Self::Gone
+    }
+}
+
 /// Writes data to standard output. A closed pipe is not a failure.
 pub(crate) fn print(text: &str) -> VerbResult {
-    let mut stdout = io::stdout().lock();
-    let written = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    write_to(&mut io::stdout().lock(), text).map(|_| crate::exit::DONE)
+}
+
+/// Writes data to standard output or in its place.
+fn write_to(out: &mut impl io::Write, text: &str) -> Result<Reader, Failure> {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+        Ok(()) => Ok(Reader::Present),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => {
             let failure = anyhow::Error::new(error).context("cannot write to standard output");
             Err(failure.into())
         }
-        _ => Ok(crate::exit::DONE),
     }
 }
 

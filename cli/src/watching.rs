@@ -8,7 +8,7 @@ use argosy_proto::v1::watch_event::Event;
 use argosy_proto::v1::watch_record::Record;
 
 use crate::args::Format;
-use crate::exit::{Failure, VerbResult};
+use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{ClusterClient, read_failure};
 use crate::output::{ListLayout, Row, RowPrinter, note};
 
@@ -37,9 +37,9 @@ impl ListedNames {
     }
 }
 
-/// Prints the records of a list, and then each changed record, until it is ended or a master
-/// rejects the stream. It continues at another master if necessary. A record that no longer belongs
-/// to the list is printed once more.
+/// Prints the records of a list, and then each changed record, until it is ended, a master rejects
+/// the stream, or the reader of the output is gone. It continues at another master if necessary. A
+/// record that no longer belongs to the list is printed once more.
 pub(crate) async fn follow<R: Row>(
     operator: &ClusterClient,
     list: WatchedList,
@@ -49,7 +49,9 @@ pub(crate) async fn follow<R: Row>(
     belongs: impl Fn(&R) -> bool,
 ) -> VerbResult {
     let mut printer = RowPrinter::new(format, layout)?;
-    printer.rows(&first)?;
+    if printer.rows(&first)?.is_gone() {
+        return Ok(DONE);
+    }
     let mut listed = ListedNames(first.iter().map(Row::name).collect());
     let filter = list.filter.into_iter();
     let mut watch = operator.watch(v1::WatchRequest {
@@ -80,8 +82,8 @@ pub(crate) async fn follow<R: Row>(
         let row = record.record.and_then(&of);
         let belongs = row.as_ref().is_some_and(&belongs);
         // Without a record, there is nothing to show.
-        if listed.shows(&record.id, belongs, removed) {
-            printer.rows(row.as_slice())?;
+        if listed.shows(&record.id, belongs, removed) && printer.rows(row.as_slice())?.is_gone() {
+            return Ok(DONE);
         }
     }
 }

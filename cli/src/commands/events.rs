@@ -34,6 +34,7 @@ pub(crate) async fn show(arguments: &Events) -> VerbResult {
     }
     let shows_history = !arguments.follow || arguments.from.is_some() || arguments.tail.is_some();
     if !shows_history {
+        // The headings.
         printer.rows::<v1::WatchChange>(&[])?;
         return follow(arguments, &operator, printer, None).await;
     }
@@ -41,14 +42,15 @@ pub(crate) async fn show(arguments: &Events) -> VerbResult {
     for text in remarks(&history, arguments) {
         note(&text);
     }
-    printer.rows(&history.changes)?;
-    match arguments.follow {
+    let reader = printer.rows(&history.changes)?;
+    match arguments.follow && !reader.is_gone() {
         true => follow(arguments, &operator, printer, Some(newest)).await,
         false => Ok(DONE),
     }
 }
 
-/// Prints changes after a log index, or new ones, until a master rejects the stream.
+/// Prints changes after a log index, or new ones, until a master rejects the stream or the reader
+/// of the output is gone.
 async fn follow(
     arguments: &Events,
     operator: &ClusterClient,
@@ -61,7 +63,11 @@ async fn follow(
     });
     loop {
         match watching::next(&mut watch).await? {
-            Event::Change(change) => printer.rows(&[change])?,
+            Event::Change(change) => {
+                if printer.rows(&[change])?.is_gone() {
+                    return Ok(DONE);
+                }
+            }
             Event::HistoryLost(lost) => watch = resumed(arguments, operator, &watch, &lost),
             Event::Progress(_)
             | Event::Record(_)

@@ -14,7 +14,7 @@ use crate::args::Logs;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 use crate::operator::{ClusterClient, is_terminal};
-use crate::output::{PrefixedOutput, StandardStream, note, wall_now_ms};
+use crate::output::{PrefixedOutput, Reader, StandardStream, note, wall_now_ms};
 use selection::{OutputSource, select, sources};
 
 /// Interval at which a followed task is polled, so that its end is seen even if its agent is gone.
@@ -200,20 +200,6 @@ async fn watch(operator: &ClusterClient, sources: &[OutputSource]) -> std::conve
             tokio::time::sleep(POLL_PAUSE).await;
         }
         tokio::time::sleep(POLL_INTERVAL).await;
-    }
-}
-
-/// Whether output can still be printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reader {
-    Present,
-    /// A closed reader is not a failure.
-    Gone,
-}
-
-impl Reader {
-    fn is_gone(self) -> bool {
-        self == Self::Gone
     }
 }
 

@@ -152,7 +152,10 @@ impl Row for v1::Task {
             "CPUS" => Some(scalar(wanted.unwrap_or_default(), "cpus")),
             "MEM" => Some(scalar(wanted.unwrap_or_default(), "mem")),
             // The shortest time comes first.
-            "CHANGED" => self.latest.as_ref().map(|latest| -latest.wall_ms),
+            "CHANGED" => {
+                let latest = self.latest.as_ref();
+                latest.map(|latest| latest.wall_ms.saturating_neg())
+            }
             _ => None,
         }
     }
@@ -413,6 +416,23 @@ mod tests {
         assert_eq!(both, "running (healthy, not ready)");
         assert_eq!(of(Killing, Some(false), None), "killing (unhealthy)");
         assert_eq!(of(Failed, Some(false), Some(true)), "failed");
+    }
+
+    #[test]
+    fn a_task_is_sorted_by_any_time_that_an_agent_reports() {
+        let amount = |wall_ms| {
+            let latest = v1::TaskStatus {
+                wall_ms,
+                ..v1::TaskStatus::default()
+            };
+            let task = v1::Task {
+                latest: Some(latest),
+                ..v1::Task::default()
+            };
+            task.amount("CHANGED")
+        };
+        assert!(amount(2_000) < amount(1_000));
+        assert!(amount(1_000) < amount(i64::MIN));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Rows that are printed one by one, as they arrive.
 
+use std::io;
+
 use super::layout::ListLayout;
 use super::table::{Row, cells};
-use super::{line, name_line, palette, print, yaml};
+use super::{Reader, line, name_line, palette, write_to, yaml};
 use crate::args::Format;
 use crate::exit::Failure;
 
@@ -42,7 +44,11 @@ impl<'a> RowPrinter<'a> {
     }
 
     /// Prints rows, and headings before the first ones.
-    pub(crate) fn rows<R: Row>(&mut self, rows: &[R]) -> Result<(), Failure> {
+    pub(crate) fn rows<R: Row>(&mut self, rows: &[R]) -> Result<Reader, Failure> {
+        self.rows_to(&mut io::stdout().lock(), rows)
+    }
+
+    fn rows_to<R: Row>(&mut self, out: &mut impl io::Write, rows: &[R]) -> Result<Reader, Failure> {
         let text = match self.format {
             Format::Table | Format::Wide => self.lines(rows),
             Format::Json | Format::Ndjson => {
@@ -54,7 +60,7 @@ impl<'a> RowPrinter<'a> {
             }
             Format::Name => rows.iter().map(name_line).collect(),
         };
-        print(&text).map(|_| ())
+        write_to(out, &text)
     }
 
     fn lines<R: Row>(&mut self, rows: &[R]) -> String {
@@ -122,5 +128,32 @@ mod tests {
         assert_eq!(printer.lines(&[role(&long)]), format!("{long}  0.5\n"));
         assert_eq!(printer.lines(&[role("b")]), "b       0.5\n");
         assert!(RowPrinter::new(Format::Json, &layout).is_err());
+    }
+
+    /// Fails each write with this kind of error.
+    struct FailingWriter(io::ErrorKind);
+
+    impl io::Write for FailingWriter {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_reported_and_no_failure() {
+        let layout = ListLayout::plain::<v1::RoleWeight>(Format::Table);
+        let mut printer = RowPrinter::new(Format::Table, &layout).unwrap();
+        let rows = [v1::RoleWeight::default()];
+        let present = printer.rows_to(&mut Vec::<u8>::new(), &rows);
+        assert_eq!(present, Ok(Reader::Present));
+        let gone = printer.rows_to(&mut FailingWriter(io::ErrorKind::BrokenPipe), &rows);
+        assert_eq!(gone, Ok(Reader::Gone));
+        let full = printer.rows_to(&mut FailingWriter(io::ErrorKind::StorageFull), &rows);
+        let failure = full.unwrap_err();
+        assert!(failure.message.contains("standard output"), "{failure}");
     }
 }

@@ -9,7 +9,7 @@ use crate::files::{FileLocation, executor_of};
 use crate::operator::{
     ClusterClient, EndedObjects, is_terminal, of_framework, pick_task, tasks_of_group,
 };
-use crate::output::{group_of, natural_order};
+use crate::output::{group_of, natural_order, visible_line};
 
 /// The output of a task, or of an executor and all its tasks.
 pub(super) struct OutputSource {
@@ -133,10 +133,13 @@ pub(super) fn sources(tasks: Vec<v1::Task>) -> Vec<OutputSource> {
         }
     }
     if all.len() > 1 {
-        let width = all.iter().map(|source| source.home().len()).max();
+        // Unlike the output, a name must not have an effect on the terminal.
+        let names = all.iter().map(|source| visible_line(source.home()));
+        let names: Vec<_> = names.collect();
+        let width = names.iter().map(|name| name.chars().count()).max();
         let width = width.unwrap_or_default();
-        for source in &mut all {
-            source.label = format!("{:<width$} | ", source.home());
+        for (source, name) in all.iter_mut().zip(names) {
+            source.label = format!("{name:<width$} | ");
         }
     }
     all
@@ -208,6 +211,9 @@ mod tests {
         let labels: Vec<_> = found.iter().map(|source| source.label.as_str()).collect();
         assert_eq!(labels, ["shell  | ", "web-10 | "]);
         assert_eq!(found[0].task_ids, ["a", "b"]);
+        let mut hostile = tasks.clone();
+        hostile[2].task_id = "w\u{1b}[2J".to_owned();
+        assert_eq!(sources(hostile)[1].label, "w\\u{1b}[2J | ");
         let single = sources(vec![tasks.remove(2)]);
         assert_eq!(single[0].label, "");
     }
