@@ -6,6 +6,10 @@ use metrics::{counter, gauge};
 use crate::core::{ContainerView, JournalRecord};
 use crate::inbox::RegistrationStatus;
 
+/// The name of the filters that close ports and addresses to tasks, also among what an agent
+/// reports as missing.
+pub(crate) const EGRESS: &str = "egress";
+
 /// Sets which limits are enforced, and which of the second isolation layers. `missing` names what
 /// the host lacks.
 pub(crate) fn limits_enforced(missing: &[String]) {
@@ -17,14 +21,10 @@ pub(crate) fn limits_enforced(missing: &[String]) {
         gauge!("argosy_agent_limits_enforced", "controller" => controller)
             .set(gauge_of(&|name| name == controller));
     }
-    // Ports are missing in part if only one of two filters works.
-    for (layer, ending) in [
-        ("egress", "reach"),
-        ("ports", "ports"),
-        ("devices", "devices"),
-    ] {
+    // Ports are missing in part if only one of two filters works: `udp-ports`.
+    for layer in [EGRESS, "ports", "devices"] {
         gauge!("argosy_agent_isolation_enforced", "layer" => layer)
-            .set(gauge_of(&|name| name.ends_with(ending)));
+            .set(gauge_of(&|name| name.ends_with(layer)));
     }
 }
 
@@ -49,5 +49,24 @@ pub(crate) fn publish(registration: &RegistrationStatus, containers: &[Container
             .filter(|view| view.state == *state)
             .count();
         gauge!("argosy_agent_containers", "state" => *state).set(count as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_layer_is_reported_by_the_name_by_which_it_is_missing() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let missing = [EGRESS.to_owned(), "udp-ports".to_owned()];
+        ::metrics::with_local_recorder(&recorder, || limits_enforced(&missing));
+        let page = recorder.handle().render();
+        for (layer, value) in [("egress", 0), ("ports", 0), ("devices", 1)] {
+            let line = format!("argosy_agent_isolation_enforced{{layer=\"{layer}\"}} {value}");
+            assert!(page.contains(&line), "{line} is not in {page}");
+        }
     }
 }

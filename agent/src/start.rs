@@ -97,7 +97,7 @@ impl HostFeatures {
         let content = reach.blocked_for_content().closed();
         if let Err(error) = closed.and_then(|()| content.apply(&tree.content())) {
             tracing::warn!(%error, "this host allows no filter of the cluster's ports and of metadata services for tasks");
-            self.missing.push("reach".to_owned());
+            self.missing.push(crate::metrics::EGRESS.to_owned());
         }
         if self.isolation != Isolation::Full {
             return;
