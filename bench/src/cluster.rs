@@ -85,6 +85,8 @@ struct LogStatus {
     /// Newest entry applied.
     applied: u64,
     term: u64,
+    /// The newest epoch; 0 of a peer, which has none.
+    epoch: u64,
 }
 
 impl Cluster {
@@ -217,12 +219,20 @@ impl Cluster {
         Ok(newest)
     }
 
-    /// The newest entry that one member has applied.
+    /// The number of entries after the one that opened the newest epoch, without the member at
+    /// `gone`.
     ///
     /// # Errors
-    /// If it does not answer.
-    pub(crate) async fn applied_by(&self, index: usize) -> Result<u64> {
-        Ok(self.log_status(index).await?.applied)
+    /// If one of the others does not answer.
+    pub(crate) async fn entries_of_epoch(&self, gone: usize) -> Result<u64> {
+        let (mut epoch, mut applied) = (0, 0);
+        for index in (0..self.members.len()).filter(|index| *index != gone) {
+            let status = self.log_status(index).await?;
+            // The number of an epoch is the log index of its first entry.
+            epoch = epoch.max(status.epoch);
+            applied = applied.max(status.applied);
+        }
+        Ok(applied.saturating_sub(epoch))
     }
 
     /// The newest term that any member knows.

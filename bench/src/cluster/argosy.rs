@@ -63,6 +63,7 @@ pub(super) async fn log_status(channel: Channel) -> Result<LogStatus> {
     Ok(LogStatus {
         applied: cluster.applied_index,
         term: cluster.term,
+        epoch: cluster.epoch,
     })
 }
 

@@ -85,6 +85,7 @@ pub(super) async fn log_status(channel: Channel) -> Result<LogStatus> {
     Ok(LogStatus {
         applied: status.raft_applied_index,
         term: status.raft_term,
+        epoch: 0,
     })
 }
 
