@@ -5,8 +5,8 @@
 //! Reading order: `requests`, `launcher_process`, `host_ids`, `unpacking`, `roots`, `image_rootfs`,
 //! `bridges`, `cni` and `etc_files`, `volumes`, `memory_high`, `disks`, `limits`, `cpuset`,
 //! `devices`, `security_options`, `groups`, `networks`, `description`, `executors`,
-//! `limit_updates`, `handles`, `starting`, `container_task`, `check_probe`, `disk_usage`,
-//! `removing`, `operations`, `orphans`.
+//! `limit_updates`, `handles`, `fetching`, `starting`, `container_task`, `check_probe`,
+//! `disk_usage`, `removing`, `operations`, `orphans`.
 
 pub(crate) mod bridges;
 mod check_probe;
@@ -19,6 +19,7 @@ mod disk_usage;
 mod disks;
 mod etc_files;
 mod executors;
+mod fetching;
 pub(crate) mod groups;
 mod handles;
 pub(crate) mod host_ids;
@@ -52,7 +53,7 @@ use argosy_proto::trace;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -68,9 +69,7 @@ use crate::inbox::{Event, ExecutorSender};
 use crate::paths::Paths;
 use crate::statistics::Statistics;
 use crate::wire;
-use argosy_content::fetcher::{
-    FetchCache, FetchProgress, FetchSettings, Fetcher, REPORT_INTERVAL, report,
-};
+use argosy_content::fetcher::{FetchCache, FetchSettings, Fetcher};
 use argosy_content::images::{ImageManager, Unpacker};
 use argosy_content::service::{ContentService, ServiceCommand, ServiceSettings};
 use cni::CniContainers;
@@ -79,7 +78,6 @@ pub(crate) use devices::check as check_devices;
 pub(crate) use handles::{AttachError, ContainerControls, ExecStartError, SlotError};
 use image_rootfs::ContainerImages;
 pub use launcher_process::LauncherCommand;
-use requests::ContainerStart;
 use unpacking::LauncherUnpacker;
 
 /// Maximum number of containers that are created or adopted concurrently; the same number is
@@ -306,38 +304,6 @@ impl Runner {
             stop.run_until_cancelled(task).await;
         });
         self.tasks.spawn_on(until_stop, &self.threads);
-    }
-
-    fn fetch(&mut self, start: ContainerStart) {
-        let shared = self.shared.clone();
-        let cancel = CancellationToken::new();
-        let instance = start.name.instance;
-        self.fetches.insert(instance, cancel.clone());
-        self.spawn(async move {
-            let (meter, seen) = watch::channel(FetchProgress::default());
-            let fetching = async {
-                let _slot = shared.fetch_slots.acquire().await;
-                shared.fetch(&start, &meter).await
-            };
-            let say = |progress| shared.report(Input::Fetching { instance, progress });
-            let result = tokio::select! {
-                // A cancelled fetch acquires nothing more.
-                biased;
-                () = cancel.cancelled() => return shared.images.forget(instance),
-                result = fetching => result,
-                never = report(seen, REPORT_INTERVAL, say) => match never {},
-            };
-            let result = result.inspect_err(|_| shared.images.forget(instance));
-            shared.report(Input::Fetched { instance, result }).await;
-        });
-    }
-
-    fn cancel_fetch(&mut self, instance: Instance) {
-        if let Some(cancel) = self.fetches.remove(&instance) {
-            cancel.cancel();
-        }
-        // The core may already have received the completion.
-        self.shared.images.forget(instance);
     }
 
     fn find(&mut self, name: ContainerName, key: TaskKey) {
