@@ -12,6 +12,7 @@ mod layout;
 mod limits;
 mod prefixed_output;
 mod table;
+mod text_width;
 mod timeline;
 mod visible;
 
@@ -35,6 +36,7 @@ pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use prefixed_output::{PrefixedOutput, StandardStream, write_chunk};
 pub(crate) use table::{Row, plain, table};
+pub(crate) use text_width::{cut, width};
 pub(crate) use timeline::{timeline, utc};
 pub(crate) use visible::{is_hidden, visible, visible_line};
 

@@ -7,12 +7,12 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 
 use super::cluster_page;
-use super::fit::{cut, places, width};
+use super::fit::places;
 use super::listing::{ColumnSpec, ListedRow, RowContext, states_text};
 use super::screen::{FrameTime, PAGES, Screen};
 use super::state::ClusterState;
 use crate::args::TopPage;
-use crate::output::{StateTone, span_ms, visible_line};
+use crate::output::{StateTone, cut, span_ms, visible_line, width};
 
 /// Time without an event after which the data counts as old. Masters send one every 5 s.
 const OLD_MS: u64 = 6_000;

@@ -1,7 +1,5 @@
 //! The widths of columns on a terminal of any width.
 
-use ratatui::text::Span;
-
 use super::listing::ColumnSpec;
 
 /// Blanks between two columns.
@@ -17,11 +15,6 @@ pub(super) struct Place {
     pub(super) column: usize,
     pub(super) begin: usize,
     pub(super) width: usize,
-}
-
-/// Returns the number of cells of a text on the terminal.
-pub(super) fn width(text: &str) -> usize {
-    Span::raw(text).width()
 }
 
 /// Returns the places of the columns that fit, from left to right. Columns of a low rank get their
@@ -64,28 +57,6 @@ pub(super) fn places(columns: &[ColumnSpec], wanted: &[usize], room: usize) -> V
     all
 }
 
-/// Returns the beginning of a text that fits, with `…` where it is cut.
-pub(super) fn cut(text: &str, room: usize) -> String {
-    if width(text) <= room {
-        return text.to_owned();
-    }
-    let mut kept = String::new();
-    let mut used = 0;
-    let mut letter_bytes = [0; 4];
-    for letter in text.chars() {
-        let letter_width = width(letter.encode_utf8(&mut letter_bytes));
-        if used + letter_width + 1 > room {
-            break;
-        }
-        used += letter_width;
-        kept.push(letter);
-    }
-    if room > 0 {
-        kept.push('…');
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,15 +96,5 @@ mod tests {
         assert_eq!(widths(&[0], &[80], 7), [(0, 0, 7)]);
         assert_eq!(widths(&[0, 1], &[80, 5], 60), [(0, 0, 40), (1, 42, 5)]);
         assert!(widths(&[0, 1], &[4, 5], 0).is_empty());
-    }
-
-    #[test]
-    fn texts_are_cut_by_their_width_on_the_terminal() {
-        assert_eq!(cut("brave-otter", 11), "brave-otter");
-        assert_eq!(cut("brave-otter", 6), "brave…");
-        assert_eq!(cut("日本語", 4), "日…");
-        assert_eq!(cut("日本語", 6), "日本語");
-        assert_eq!(cut("ab", 1), "…");
-        assert_eq!(cut("ab", 0), "");
     }
 }
