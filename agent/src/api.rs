@@ -1,4 +1,7 @@
-//! The agent's HTTP API: files, commands in tasks, containers, metrics, health.
+//! The agent's HTTP API: files, commands in tasks, preparations of tasks, containers, metrics,
+//! health.
+
+mod preparation;
 
 use std::time::Duration;
 
@@ -19,6 +22,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::exec::{self, ExecState};
 use crate::files::{self, FilesState};
 use crate::inbox::QueryHandle;
+use crate::runner::Preparations;
 use crate::statistics::Statistics;
 
 /// The time for which metrics wait for the loop's list of containers; then they are sent without
@@ -32,6 +36,8 @@ const ACTOR_CHARACTERS: usize = 255;
 #[derive(Clone)]
 pub(crate) struct ApiState {
     pub(crate) queries: QueryHandle,
+    /// Contains no fetch on a simulated host.
+    pub(crate) preparations: Preparations,
     pub(crate) statistics: Statistics,
     pub(crate) files: FilesState,
     pub(crate) exec: ExecState,
@@ -59,6 +65,7 @@ pub(crate) fn router(shared: ApiState) -> Router {
         .guard(ApiPart::Files, "agent", files)
         .merge(may_exec.clone().guard(ApiPart::Exec, "agent", commands))
         .merge(may_exec.guard(ApiPart::LogLevel, "agent", log_level))
+        .route("/v1/preparation", get(preparation::preparation))
         .route("/v1/containers", get(containers))
         .route("/v1/agent", get(registration))
         .route("/metrics", get(metrics))
@@ -173,7 +180,8 @@ async fn health(State(shared): State<ApiState>) -> Response {
 
 async fn unknown() -> Response {
     let message = "no such path: see /v1/files/browse, /v1/files/read, /v1/files/download, /v1/exec, \
-                   /v1/attach, /v1/containers, /v1/agent, /v1/log-filter, /metrics, /healthz";
+                   /v1/attach, /v1/preparation, /v1/containers, /v1/agent, /v1/log-filter, /metrics, \
+                   /healthz";
     files::problem(StatusCode::NOT_FOUND, message)
 }
 
@@ -214,6 +222,7 @@ mod tests {
                 limits: exec::ExecLimits::new(SILENCE_LIMIT),
             },
             queries,
+            preparations: Preparations::default(),
             statistics: Statistics::simulated(),
             access,
             metrics: None,

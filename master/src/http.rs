@@ -43,8 +43,8 @@ pub(crate) use routes::ROUTES;
 const METRICS_BYTES: usize = 256 << 10;
 /// Typical size of the text.
 const LIKELY_METRICS_BYTES: usize = 64 << 10;
-/// Maximum number of file responses of agents that one master forwards at the same time; further
-/// ones are rejected.
+/// Maximum number of responses of agents, about files and preparations, that one master forwards at
+/// the same time; further ones are rejected.
 const FILES: usize = 256;
 
 /// State shared by all handlers.
@@ -55,7 +55,7 @@ pub(crate) struct Http {
     pub(crate) exec: exec::StreamLimit,
     /// Client for requests to agents.
     pub(crate) agents: reqwest::Client,
-    /// Permits for file responses in progress, each with a connection to an agent.
+    /// Permits for responses in progress, each with a connection to an agent.
     files: Arc<Semaphore>,
 }
 
@@ -245,6 +245,23 @@ async fn agent_files(
             "no verb {verb:?} for files: browse, read or download"
         )));
     }
+    let path = format!("/v1/files/{verb}?{}", query.unwrap_or_default());
+    from_agent(&http, id, &path).await
+}
+
+/// Forwards a request for the preparation of a task to its agent. The task's own record shows more,
+/// so no caller is refused.
+async fn agent_preparation(
+    State(http): State<Http>,
+    PathSegments(id): PathSegments<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let path = format!("/v1/preparation?{}", query.unwrap_or_default());
+    from_agent(&http, id, &path).await
+}
+
+/// Requests a path of an agent's API, and streams the response back.
+async fn from_agent(http: &Http, id: String, path: &str) -> Response {
     let request = v1::GetRequest {
         id: id.clone(),
         consistency: v1::Consistency::Local.into(),
@@ -255,14 +272,10 @@ async fn agent_files(
         Err(status) => return problem(&status),
     };
     let Ok(place) = Arc::clone(&http.files).try_acquire_owned() else {
-        let text = "this master forwards as many file responses as it can: retry later, or use another master";
+        let text = "this master forwards as many responses of agents as it can: retry later, or use another master";
         return problem(&Status::resource_exhausted(text));
     };
-    let url = format!(
-        "http://{address}/v1/files/{verb}?{}",
-        query.unwrap_or_default()
-    );
-    let mut asked = http.agents.get(url);
+    let mut asked = http.agents.get(format!("http://{address}{path}"));
     if let Some(context) = trace::request_header() {
         asked = asked.header(trace::HEADER, context);
     }

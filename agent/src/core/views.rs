@@ -13,6 +13,8 @@ pub(crate) struct TaskView {
     pub(crate) container: Option<ContainerName>,
     /// Whether no more output will follow.
     pub(crate) ended: bool,
+    /// The name of its phase, one of [`PHASES`](super::PHASES); `None` if it is not held.
+    pub(crate) phase: Option<&'static str>,
 }
 
 /// One container, for display.

@@ -15,7 +15,7 @@ use crate::core::{ContainerName, Instance, TaskView};
 use crate::files::FilesState;
 use crate::inbox::{AgentQuery, Event, QueryHandle};
 use crate::paths::Paths;
-use crate::runner::ContainerControls;
+use crate::runner::{ContainerControls, Preparations};
 
 const QUERY: &str = "task=framework-1/web&argument=true";
 
@@ -30,6 +30,7 @@ async fn agent(access: ApiAccess, container: Option<ContainerName>) -> String {
                     sandbox_key: home,
                     container,
                     ended,
+                    phase: Some("running"),
                 });
             }
         }
@@ -45,6 +46,7 @@ async fn agent(access: ApiAccess, container: Option<ContainerName>) -> String {
             limits: ExecLimits::new(SILENCE_LIMIT),
         },
         queries,
+        preparations: Preparations::default(),
         statistics: crate::statistics::Statistics::simulated(),
         access,
         metrics: None,

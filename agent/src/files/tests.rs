@@ -27,7 +27,7 @@ use crate::error::RunError;
 use crate::exec::{ExecLimits, ExecState};
 use crate::inbox::{AgentQuery, Event, QueryHandle};
 use crate::paths::Paths;
-use crate::runner::ContainerControls;
+use crate::runner::{ContainerControls, Preparations};
 
 struct FilesServer {
     directory: tempfile::TempDir,
@@ -64,6 +64,7 @@ impl FilesServer {
                         sandbox_key: key,
                         container: None,
                         ended,
+                        phase: None,
                     };
                     let _ = answer.send(view);
                 }
@@ -81,6 +82,7 @@ impl FilesServer {
                 limits: ExecLimits::new(SILENCE_LIMIT),
             },
             queries,
+            preparations: Preparations::default(),
             statistics: crate::statistics::Statistics::simulated(),
             access: ApiAccess::default(),
             metrics: None,

@@ -1,4 +1,4 @@
-//! Fetches in progress, and their cancellation.
+//! Fetches in progress, their listing for the API, and their cancellation.
 
 use argosy_content::fetcher::{FetchProgress, REPORT_INTERVAL, report};
 use tokio::sync::watch;
@@ -14,8 +14,10 @@ impl Runner {
         let cancel = CancellationToken::new();
         let instance = start.name.instance;
         self.fetches.insert(instance, cancel.clone());
+        let (meter, seen) = watch::channel(FetchProgress::default());
+        let listed = self.preparations.add(instance, seen.clone());
         self.spawn(async move {
-            let (meter, seen) = watch::channel(FetchProgress::default());
+            let _listed = listed;
             let fetching = async {
                 let _slot = shared.fetch_slots.acquire().await;
                 shared.fetch(&start, &meter).await

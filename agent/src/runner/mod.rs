@@ -5,8 +5,8 @@
 //! Reading order: `requests`, `launcher_process`, `host_ids`, `unpacking`, `roots`, `image_rootfs`,
 //! `bridges`, `cni` and `etc_files`, `volumes`, `memory_high`, `disks`, `limits`, `cpuset`,
 //! `devices`, `security_options`, `groups`, `networks`, `description`, `executors`,
-//! `limit_updates`, `handles`, `fetching`, `starting`, `container_task`, `check_probe`,
-//! `disk_usage`, `removing`, `operations`, `orphans`.
+//! `limit_updates`, `handles`, `preparations`, `fetching`, `starting`, `container_task`,
+//! `check_probe`, `disk_usage`, `removing`, `operations`, `orphans`.
 
 pub(crate) mod bridges;
 mod check_probe;
@@ -32,6 +32,7 @@ mod memory_high;
 mod networks;
 mod operations;
 mod orphans;
+mod preparations;
 mod removing;
 mod requests;
 pub(crate) mod roots;
@@ -78,6 +79,7 @@ pub(crate) use devices::check as check_devices;
 pub(crate) use handles::{AttachError, ContainerControls, ExecStartError, SlotError};
 use image_rootfs::ContainerImages;
 pub use launcher_process::LauncherCommand;
+pub(crate) use preparations::Preparations;
 use unpacking::LauncherUnpacker;
 
 /// Maximum number of containers that are created or adopted concurrently; the same number is
@@ -127,6 +129,7 @@ pub(crate) struct Runner {
     images: Option<Arc<ImageManager>>,
     controls: ContainerControls,
     fetches: HashMap<Instance, CancellationToken>,
+    preparations: Preparations,
     starts: starting::PendingStarts,
     probes: check_probe::RunningProbes,
     meter: DiskMeter,
@@ -253,6 +256,7 @@ impl Runner {
             images,
             controls: ContainerControls::default(),
             fetches: HashMap::new(),
+            preparations: Preparations::default(),
             starts: starting::PendingStarts::new(),
             probes: check_probe::RunningProbes::default(),
             meter: DiskMeter::default(),
@@ -280,6 +284,11 @@ impl Runner {
     /// Returns the controls of its containers.
     pub(crate) fn controls(&self) -> ContainerControls {
         self.controls.clone()
+    }
+
+    /// Returns the progress of its fetches.
+    pub(crate) fn preparations(&self) -> Preparations {
+        self.preparations.clone()
     }
 
     /// Returns the number of its containers that have ended.

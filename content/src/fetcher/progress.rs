@@ -43,6 +43,28 @@ impl FetchProgress {
         }
     }
 
+    /// Returns the name of the present step, for display.
+    #[must_use]
+    pub fn step(&self) -> &'static str {
+        let is_complete = self.total_bytes > 0 && self.done_bytes >= self.total_bytes;
+        match &self.item {
+            None => "waiting",
+            Some(ItemKind::File(_)) => "fetching-file",
+            Some(ItemKind::Archive(_)) => "unpacking-file",
+            // Layers are unpacked as they arrive, the last ones after the last byte.
+            Some(ItemKind::Image(_)) if is_complete => "unpacking-image",
+            Some(ItemKind::Image(_)) => "pulling-image",
+        }
+    }
+
+    /// Returns the URI without secrets, or the name of the image.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.item.as_ref().map(|item| match item {
+            ItemKind::File(name) | ItemKind::Archive(name) | ItemKind::Image(name) => name.as_str(),
+        })
+    }
+
     fn explanation(&self) -> Explanation {
         let Self {
             item: what,
@@ -115,6 +137,23 @@ mod tests {
         assert_eq!(reported(3 << 19, 0), "fetching x: 1.5 MiB so far");
         let almost = reported((100 << 20) - 1, 100 << 20);
         assert_eq!(almost, "fetching x: 99.9 MiB of 100.0 MiB");
+    }
+
+    #[test]
+    fn an_image_is_unpacked_once_all_its_bytes_are_received() {
+        let mut image = FetchProgress::of(ItemKind::Image("nginx".to_owned()));
+        assert_eq!(
+            (image.step(), image.name()),
+            ("pulling-image", Some("nginx"))
+        );
+        image.total_bytes = 100;
+        image.done_bytes = 99;
+        assert_eq!(image.step(), "pulling-image");
+        image.done_bytes = 100;
+        assert_eq!(image.step(), "unpacking-image");
+        assert_eq!(at(100, 100).step(), "fetching-file");
+        let nothing = FetchProgress::default();
+        assert_eq!((nothing.step(), nothing.name()), ("waiting", None));
     }
 
     #[tokio::test]

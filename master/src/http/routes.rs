@@ -58,6 +58,7 @@ pub(crate) const ROUTES: &[Route] = &[
     route("POST", "/v1/agents/{agent_id}/reactivate", Operation("reactivate_agent"), "ends a deactivation", || post(writes::reactivate)),
     route("POST", "/v1/agents/{agent_id}/gone", Operation("mark_agent_gone"), "declares that the agent never returns: its tasks end", || post(writes::mark_gone)),
     route("GET", "/v1/agents/{agent_id}/files/{verb}", Restricted(ApiPart::Files), "files of its tasks; verbs are browse, read and download", || get(super::agent_files)),
+    route("GET", "/v1/agents/{agent_id}/preparation", Other, "what it fetches for a task that is not started yet: task=FRAMEWORK/TASK", || get(super::agent_preparation)),
     route("GET", "/v1/agents/{agent_id}/exec", Restricted(ApiPart::Exec), "a command in a task, over a WebSocket", || get(exec::exec)),
     route("GET", "/v1/agents/{agent_id}/attach", Restricted(ApiPart::Exec), "a task's own terminal, over a WebSocket", || get(exec::attach)),
     route("GET", "/v1/frameworks", Call("ListFrameworks"), "frameworks, a page at a time", || get(super::frameworks)),

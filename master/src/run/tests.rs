@@ -13,6 +13,7 @@ mod hellos;
 mod json_writes;
 mod lag_reports;
 mod lists;
+mod preparation;
 mod readers;
 mod referral;
 mod routes;

@@ -21,11 +21,13 @@ impl Core {
     fn locate_task(&self, instance: Instance, key: &TaskKey) -> TaskView {
         let state = self.instances.get(&instance);
         let ended = state.is_none_or(InstanceState::has_ended);
+        let phase = state.map(|state| state.phase.name());
         let Some(executor) = self.facts.tasks.get(&instance).and_then(executor_key) else {
             return TaskView {
                 sandbox_key: key.clone(),
                 container: self.facts.container(instance),
                 ended,
+                phase,
             };
         };
         // A task that has ended has left its executor, which may still exist; or there is a new
@@ -40,6 +42,7 @@ impl Core {
             sandbox_key: executor,
             container,
             ended,
+            phase,
         }
     }
 
@@ -50,6 +53,7 @@ impl Core {
             sandbox_key: key.clone(),
             container: named.and_then(|instance| self.facts.executor_container(instance)),
             ended: phase.is_none_or(|phase| phase == InstancePhase::Ended),
+            phase: phase.map(InstancePhase::name),
         }
     }
 }

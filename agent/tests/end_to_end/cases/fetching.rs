@@ -9,6 +9,7 @@ use argosy_proto::v1;
 use argosy_testing::skip;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -60,6 +61,13 @@ pub(super) async fn a_long_fetch_reports_its_progress_in_the_task_status() {
     let expected = format!("fetching {value}: 1.0 MiB of 2.0 MiB");
     let updates = link.until("t", |update| update.text == expected).await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Starting);
+    let (status, text) = agent.get("/v1/preparation?task=framework-1/t").await;
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let half = json!({
+        "state": "fetching", "step": "fetching-file", "item": value,
+        "received_bytes": HALF, "total_bytes": 2 * HALF,
+    });
+    assert_eq!((status, shown), (200, half));
     rest.notify_one();
     let updates = link.end_of("t").await;
     assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(4)));

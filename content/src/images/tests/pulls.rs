@@ -247,6 +247,48 @@ async fn an_interrupted_download_resumes() {
 }
 
 #[tokio::test]
+async fn a_pull_reports_the_received_and_the_missing_bytes_to_every_waiter() {
+    let world = ImagesFixture::new().await;
+    let made = TestImage::of(vec![tar("page", &vec![7; 300_000])]);
+    world.registry.offer("web:1", &made);
+    let layer = &made.layers[0];
+    let total = layer.len() as u64;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    world.registry.plan(
+        blob_path(layer),
+        [
+            InjectedFault::BreakAfter(1_000),
+            InjectedFault::Wait(Arc::clone(&gate)),
+        ],
+    );
+    let name = world.name("web:1");
+    let obtain = |order| {
+        let images = &world.images;
+        images.obtain(name.clone(), PullPolicy::IfAbsent, container(order))
+    };
+    let (mut first, mut second) = (obtain(1), obtain(2));
+    for PendingPull { progress, image } in [&mut first, &mut second] {
+        let is_begun = |now: &PullProgress| (now.bytes_done, now.bytes_total) == (1_000, total);
+        let begun = async { progress.wait_for(is_begun).await.map(|now| *now) };
+        tokio::select! {
+            biased;
+            _ = image => panic!("the rest was not sent"),
+            begun = tokio::time::timeout(DEADLINE, begun) => {
+                begun.expect("the bytes arrive in time").expect("the pull continues");
+            }
+        }
+    }
+    gate.add_permits(1);
+    for pull in [first, second] {
+        let image = tokio::time::timeout(DEADLINE, pull.image).await;
+        let image = image.expect("the pull ends in time");
+        image.map_err(|error| crate::error_chain(&error)).unwrap();
+        let end = *pull.progress.borrow();
+        assert_eq!((end.bytes_done, end.bytes_total), (total, total));
+    }
+}
+
+#[tokio::test]
 async fn a_busy_or_failing_registry_is_retried() {
     let world = ImagesFixture::new().await;
     let made = web();
