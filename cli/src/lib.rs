@@ -27,6 +27,7 @@ mod operator;
 mod output;
 mod parsers;
 mod pid_file;
+mod preparation;
 mod probe;
 mod random;
 mod reasons;

@@ -11,9 +11,11 @@ mod follow;
 mod layout;
 mod limits;
 mod prefixed_output;
+mod status_line;
 mod table;
 mod text_width;
 mod timeline;
+mod transfer;
 mod visible;
 
 use std::io::{self, Write};
@@ -35,9 +37,11 @@ pub(crate) use follow::RowPrinter;
 pub(crate) use layout::{ListLayout, natural_order};
 pub(crate) use limits::{limits_status, limits_text};
 pub(crate) use prefixed_output::{PrefixedOutput, StandardStream, write_chunk};
+pub(crate) use status_line::{StatusLine, StatusMode, is_status_shown};
 pub(crate) use table::{Row, plain, table};
 pub(crate) use text_width::{cut, width};
 pub(crate) use timeline::{timeline, utc};
+pub(crate) use transfer::{RateMeter, Transfer};
 pub(crate) use visible::{is_hidden, visible, visible_line};
 
 /// Prints a page of records: the whole page as JSON or YAML, or its rows.
@@ -120,6 +124,7 @@ pub(crate) fn print(text: &str) -> VerbResult {
 
 /// Writes data to standard output or in its place.
 fn write_to(out: &mut impl io::Write, text: &str) -> Result<Reader, Failure> {
+    status_line::erase();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {
         Ok(()) => Ok(Reader::Present),
@@ -138,8 +143,11 @@ pub(crate) fn note(text: &str) {
 
 /// Writes a line that may have colours.
 fn to_stderr(line: &str) {
+    // One lock, so that no status line is written in between.
+    let mut stderr = io::stderr().lock();
+    status_line::erase();
     // A closed standard error cannot be reported.
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(stderr, "{line}");
 }
 
 /// Writes a failure: text, or one JSON object if the command was called with JSON output.

@@ -2,8 +2,9 @@
 //! output, and exits with its code.
 //!
 //! The parts: `job`, `checks` and `file` (the request), `members` (the progress of each task),
-//! `scheduler`, `pending_reason` (why a task waits), `attached` and `stdin` (while the job runs),
-//! `outcome` (the result). The client library handles a change of leader.
+//! `scheduler`, `pending_reason` (why a task waits), `preparing` (until it starts), `attached` and
+//! `stdin` (while the job runs), `outcome` (the result). The client library handles a change of
+//! leader.
 
 mod attached;
 mod checks;
@@ -13,6 +14,7 @@ mod job;
 mod members;
 mod outcome;
 mod pending_reason;
+mod preparing;
 mod scheduler;
 mod shortage;
 mod signals;

@@ -3,6 +3,7 @@
 //! The task keeps running when this program ends, for any reason.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use argosy_proto::exec::{AttachOffsets, ExecResult};
 use argosy_proto::v1;
@@ -15,7 +16,10 @@ use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError, TailBounds};
 use crate::operator::ClusterClient;
 use crate::output::note;
+use crate::preparation::{self, PreparedTask};
 
+/// Interval at which a task that has not started yet is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Maximum size of the earlier output of each stream that is shown first, in bytes. New output
 /// waits for it.
 const TAIL_BYTES: u64 = 16 << 20;
@@ -27,6 +31,7 @@ pub(crate) async fn run(arguments: &Attach) -> VerbResult {
     may_be_entered(&task, &shown)?;
     let spec = task.spec.clone().unwrap_or_default();
     let mode = stream_mode(arguments, &spec, io::stdin().is_terminal())?;
+    let task = until_started(&operator, task, &shown).await?;
     let mut socket = open(&operator, &task, &shown, arguments.interactive).await?;
     note_executor(
         &task,
@@ -87,6 +92,39 @@ fn stream_mode(
         (true, true) => Ok(StreamMode::AttachedTerminal),
         (false, true) => Ok(StreamMode::Pipes),
         (true | false, false) => Ok(StreamMode::OutputOnly),
+    }
+}
+
+/// Waits until a task has started: its agent may pull an image first, which takes long.
+async fn until_started(
+    operator: &ClusterClient,
+    task: v1::Task,
+    shown: &str,
+) -> Result<v1::Task, Failure> {
+    if !preparation::is_prepared(&task) {
+        return Ok(task);
+    }
+    note(&format!(
+        "{shown} has not started yet; waiting for its start"
+    ));
+    let files = FileReader::new(operator.masters().addresses())?;
+    let started = async {
+        loop {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            let now = operator.task(&task.framework_id, &task.task_id).await?;
+            let Some(now) = now else {
+                let text = format!("{shown} is not known any more");
+                return Err(Failure::new(FailureCode::NotFound, text));
+            };
+            if !preparation::is_prepared(&now) {
+                may_be_entered(&now, shown)?;
+                return Ok(now);
+            }
+        }
+    };
+    tokio::select! {
+        started = started => started,
+        never = preparation::show(files, vec![PreparedTask::of(&task)]) => match never {},
     }
 }
 

@@ -15,6 +15,7 @@ use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::{FileChunk, FileLocation, FileReader, ReadError};
 use crate::operator::{ClusterClient, is_terminal};
 use crate::output::{PrefixedOutput, Reader, StandardStream, note, wall_now_ms};
+use crate::preparation::{self, PreparedTask};
 use selection::{OutputSource, select, sources};
 
 /// Interval at which a followed task is polled, so that its end is seen even if its agent is gone.
@@ -95,7 +96,8 @@ async fn read_all(
     Ok(())
 }
 
-/// Prints the output of all sources as it arrives, until their tasks have ended.
+/// Prints the output of all sources as it arrives, until their tasks have ended. Before they have
+/// started, shows on the terminal what their agents do.
 async fn follow_all(
     operator: &ClusterClient,
     files: FileReader,
@@ -110,6 +112,9 @@ async fn follow_all(
             all.push(async move { (at, show_stream(files, source, file, *to, request).await) });
         }
     }
+    let prepared = sources.iter().map(|source| &source.task);
+    let prepared = prepared.filter(|task| preparation::is_prepared(task));
+    let prepared = prepared.map(PreparedTask::of).collect();
     let shown = async {
         while let Some((at, read)) = all.next().await {
             if results.add(at, &sources[at], read)?.is_gone() {
@@ -121,6 +126,7 @@ async fn follow_all(
     tokio::select! {
         shown = shown => shown,
         never = watch(operator, sources) => match never {},
+        never = preparation::show(files, prepared) => match never {},
     }
 }
 

@@ -6,6 +6,9 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::{ANSWER_LIMIT, FileLocation, FileReader, ReadError, SILENCE_LIMIT, busy};
 
+/// Maximum size of the answer about a preparation. The name of an image and a URI are shorter.
+const PREPARATION_BYTES: usize = 64 * 1024;
+
 /// The calls of the file API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileCall {
@@ -39,13 +42,26 @@ impl FileReader {
         location: &FileLocation,
         more: &str,
     ) -> Result<FileAnswer, ReadError> {
+        let (call, path) = (call.name(), encoded(&location.path));
+        let path = format!("files/{call}?path={path}{more}");
+        self.request(&location.agent_id, &path).await
+    }
+
+    /// Returns what the agent of a task fetches for it, as JSON, through the present master.
+    pub(crate) async fn preparation(
+        &self,
+        agent_id: &str,
+        task: &str,
+    ) -> Result<Vec<u8>, ReadError> {
+        let path = format!("preparation?task={}", encoded(task));
+        let mut answer = self.request(agent_id, &path).await?;
+        answer.body(PREPARATION_BYTES).await
+    }
+
+    /// Sends one request about an agent to the present master.
+    async fn request(&self, agent_id: &str, path: &str) -> Result<FileAnswer, ReadError> {
         let master = &self.masters[self.next % self.masters.len().max(1)];
-        let url = format!(
-            "http://{master}/v1/agents/{}/files/{}?path={}{more}",
-            location.agent_id,
-            call.name(),
-            encoded(&location.path)
-        );
+        let url = format!("http://{master}/v1/agents/{agent_id}/{path}");
         let sent = tokio::time::timeout(ANSWER_LIMIT, self.http.get(&url).send()).await;
         let response = match sent {
             Ok(Ok(response)) => response,

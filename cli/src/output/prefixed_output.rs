@@ -2,8 +2,8 @@
 
 use std::io::{self, Write as _};
 
-use super::note;
 use super::timeline::utc;
+use super::{note, status_line};
 use crate::files::{FileChunk, ReadError};
 
 /// The longest line that is kept together, in bytes.
@@ -191,10 +191,16 @@ pub(crate) fn write_chunk(file: &str, piece: FileChunk<'_>) -> io::Result<()> {
 fn write_bytes(stream: StandardStream, bytes: &[u8]) -> io::Result<()> {
     match stream {
         StandardStream::Output => {
+            status_line::erase();
             let mut stdout = io::stdout().lock();
             stdout.write_all(bytes).and_then(|()| stdout.flush())
         }
-        StandardStream::Error => io::stderr().lock().write_all(bytes),
+        StandardStream::Error => {
+            // One lock, so that no status line is written in between.
+            let mut stderr = io::stderr().lock();
+            status_line::erase();
+            stderr.write_all(bytes)
+        }
     }
 }
 

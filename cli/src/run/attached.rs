@@ -12,6 +12,7 @@ use super::job::Job;
 use super::members::JobTasks;
 use super::outcome::{self, RunTimes};
 use super::pending_reason::{self, PendingContext, PendingReason};
+use super::preparing::Preparing;
 use super::scheduler::RunEvent;
 use super::signals::Signals;
 use super::stdin::AttachedInput;
@@ -25,9 +26,6 @@ use crate::output::{self, PrefixedOutput, StandardStream, note, span_ms};
 const REASON_DELAY: Duration = Duration::from_secs(5);
 /// Interval at which the reason is updated.
 const REASON_INTERVAL: Duration = Duration::from_secs(5);
-/// Time from the launch to the first line about the preparation of a task, and between such lines.
-const PREPARATION_DELAY: Duration = Duration::from_secs(2);
-const PREPARATION_INTERVAL: Duration = Duration::from_secs(15);
 /// Time without contact to the masters before it is reported.
 const CONTACT_LOSS: Duration = Duration::from_secs(3);
 /// Number of rejected launches after which the run fails.
@@ -52,8 +50,7 @@ pub(super) struct AttachedRun {
     interrupts: u8,
     silent_since: Option<Instant>,
     last_reason: String,
-    /// The time since the launch at which the preparation of a task is reported again.
-    next_preparation: Duration,
+    preparing: Preparing,
     /// The pending request for the reason; at most one at a time.
     reason_request: Option<JoinHandle<Result<PendingReason, Failure>>>,
     tails: JoinSet<Result<(), ReadError>>,
@@ -89,7 +86,7 @@ impl AttachedRun {
             interrupts: 0,
             silent_since: None,
             last_reason: String::new(),
-            next_preparation: PREPARATION_DELAY,
+            preparing: Preparing::default(),
             reason_request: None,
             tails: JoinSet::new(),
         }
@@ -141,6 +138,7 @@ impl AttachedRun {
                     }
                 }
                 _ = ticks.tick() => return LoopEvent::Tick,
+                never = self.preparing.update() => match never {},
             }
         }
     }
@@ -174,6 +172,11 @@ impl AttachedRun {
             }
             RunEvent::Launched { agent_id } => {
                 self.times.launched = Some(now);
+                if !self.options.quiet && !self.members.all_started() {
+                    let place = (agent_id.as_str(), self.framework_id.as_str());
+                    self.preparing
+                        .show(self.operator.masters(), place, self.job.tasks());
+                }
                 self.agent_id = Some(agent_id);
                 if self.options.detach {
                     return self.detach().await.map(Some);
@@ -218,8 +221,8 @@ impl AttachedRun {
             self.agent_id = Some(status.agent_id.clone());
         }
         let state = v1::TaskState::try_from(status.state).unwrap_or_default();
-        let ran =
-            state == v1::TaskState::Running || (is_terminal(status.state) && status.exit.is_some());
+        let has_ended = is_terminal(status.state);
+        let ran = state == v1::TaskState::Running || (has_ended && status.exit.is_some());
         if ran && is_new {
             self.started(&status.task_id);
         }
@@ -233,7 +236,7 @@ impl AttachedRun {
             };
             print_note(&self.options, &status.task_id, &text);
         }
-        if !is_terminal(status.state) {
+        if !has_ended {
             use v1::Reason as R;
             if let R::HealthCheckStatusUpdated | R::ReadinessCheckStatusUpdated = status.reason() {
                 print_note(&self.options, &status.task_id, &status.message);
@@ -257,6 +260,7 @@ impl AttachedRun {
     }
 
     fn started(&mut self, task: &str) {
+        self.preparing.end();
         let now = self.session.started.elapsed();
         self.times.started = Some(now);
         let Some(member) = self.members.named(task) else {
@@ -301,6 +305,7 @@ impl AttachedRun {
     }
 
     fn print_end(&mut self, status: &v1::TaskStatus) {
+        self.preparing.end();
         let now = self.session.started.elapsed();
         let task = &status.task_id;
         let started = self.members.named(task).and_then(|member| member.started);
@@ -357,13 +362,10 @@ impl AttachedRun {
             return;
         };
         let waited = self.session.started.elapsed().saturating_sub(launched);
-        if waited < self.next_preparation {
-            return;
-        }
-        self.next_preparation = waited + PREPARATION_INTERVAL;
         let agent = self.agent_id.as_deref().unwrap_or_default();
-        let text = outcome::preparation_text(self.job.tasks(), agent, waited);
-        self.print(&text);
+        if let Some(text) = self.preparing.report(self.job.tasks(), agent, waited) {
+            self.print(&text);
+        }
     }
 
     fn request_reason(&self) -> impl Future<Output = Result<PendingReason, Failure>> + use<> {

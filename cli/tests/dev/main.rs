@@ -16,6 +16,7 @@ mod lists;
 mod logs;
 mod official_images;
 mod outside;
+mod preparation;
 mod privilege_drop;
 mod registry;
 mod security_options;
