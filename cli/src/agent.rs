@@ -29,7 +29,7 @@ use crate::args::{
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::launcher::LauncherProgram;
 use crate::master::advertised;
-use crate::output::note;
+use crate::output::{StatusLine, StatusMode, note};
 use crate::pid_file::{self, PidFile};
 use crate::shutdown::{self, END_TASKS, StopCondition};
 use crate::{containers, launcher, listen, logging, metrics, parsers, random};
@@ -364,6 +364,7 @@ fn end(
     };
     pid_file::signal(process, signal).map_err(failed)?;
     let deadline = Instant::now() + timeout;
+    let mut line = StatusLine::new(StatusMode::Shown);
     while pid_file::is_alive(process) || containers::lock(directory)?.is_none() {
         if Instant::now() >= deadline {
             let waited = crate::output::span_ms(timeout.as_millis() as u64);
@@ -373,6 +374,7 @@ fn end(
             ))
             .advise("its tasks would survive kill -9 too"));
         }
+        line.show(|_| format!("waiting for agent {} to stop", process.pid));
         std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())

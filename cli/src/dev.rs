@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Dev, Format, IsolationName};
 use crate::exit::{DONE, Failure, VerbResult, chain};
 use crate::operator::{ClusterClient, quote};
-use crate::output::{self, note};
+use crate::output::{self, StatusMode, note};
 use crate::shutdown::END_TASKS;
 use crate::{containers, listen};
 
@@ -93,8 +93,9 @@ async fn cluster(
     record.note_processes(members);
     record.write(arguments)?;
     let operator = ClusterClient::to(plan.masters(), Duration::from_secs(2));
+    let mode = StatusMode::unless(arguments.show.output.is_json());
     let found = tokio::select! {
-        found = ready::wait(plan, members, &operator, arguments.timeout) => found?,
+        found = ready::wait(plan, members, &operator, (arguments.timeout, mode)) => found?,
         () = stop.first.cancelled() => return Ok(DONE),
     };
     members.find_trees();

@@ -8,7 +8,9 @@ use argosy_proto::v1::write_operation::Operation;
 use crate::args::Update;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::operator::{ClusterClient, is_terminal};
-use crate::output::{self, bytes, limits_text, milli, note, scalar, state_word};
+use crate::output::{
+    self, StatusLine, StatusMode, bytes, limits_text, milli, note, scalar, state_word,
+};
 
 /// Interval at which an expected change is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -90,6 +92,7 @@ fn check(task: &v1::Task, wanted: &v1::Limits) -> Result<(), Failure> {
 async fn wait_until_settled(operator: &ClusterClient, task: &v1::Task, change: &str) -> VerbResult {
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     let deadline = Instant::now() + operator.timeout();
+    let mut line = StatusLine::new(StatusMode::Shown);
     while Instant::now() < deadline {
         let now = operator.task(&task.framework_id, &task.task_id).await?;
         let now = now.filter(|now| !is_terminal(now.state));
@@ -118,6 +121,7 @@ async fn wait_until_settled(operator: &ClusterClient, task: &v1::Task, change: &
             ));
             return Ok(DONE);
         }
+        line.show(|_| format!("waiting for {} to change {change}", task.agent_id));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     let waited = output::span_ms(operator.timeout().as_millis() as u64);

@@ -11,8 +11,8 @@ use argosy_proto::v1::watch_record::Record;
 use crate::args::{Wait, WaitKind};
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{self, ClusterClient};
-use crate::output::{note, span_ms};
-use crate::watching;
+use crate::output::{StatusLine, StatusMode, mode_word, note, span_ms, state_word};
+use crate::{preparation, watching};
 
 use condition::{Condition, Progress};
 
@@ -85,8 +85,12 @@ async fn wait(
             .collect(),
         ..v1::WatchRequest::default()
     });
+    let mut line = StatusLine::new(StatusMode::Shown);
+    let mut last = Some(record);
     loop {
-        let record = match watching::next(&mut watch).await? {
+        line.show(|_| pending_text(&subject.id, condition, last.as_ref()));
+        // Every few seconds there is an event.
+        last = match watching::next(&mut watch).await? {
             Event::Change(change) => change.record.and_then(|changed| changed.record),
             // History was lost: the object may have ended since, so it is read.
             Event::SnapshotEnd(_) => read(operator, &subject).await?,
@@ -95,7 +99,7 @@ async fn wait(
             | Event::SnapshotBegin(_)
             | Event::Progress(_) => continue,
         };
-        if let Some(text) = judged(&subject, condition, record.as_ref())? {
+        if let Some(text) = judged(&subject, condition, last.as_ref())? {
             return Ok(text);
         }
     }
@@ -115,6 +119,28 @@ fn judged(
             Err(Failure::failed(text))
         }
     }
+}
+
+/// Returns what is waited for, and the present state: `waiting until f/web is running: starting`.
+fn pending_text(id: &str, condition: Condition, record: Option<&Record>) -> String {
+    let text = format!("waiting until {id} is {condition}");
+    let state = match record {
+        // The message has what its agent fetches.
+        Some(Record::Task(task)) => {
+            let message = task.latest.as_ref().map(|latest| latest.message.as_str());
+            let message = message.filter(|_| preparation::is_prepared(task));
+            let parts = [
+                state_word(task.state),
+                message.unwrap_or_default().to_owned(),
+            ];
+            let parts = parts.into_iter().filter(|part| !part.is_empty());
+            parts.collect::<Vec<_>>().join(", ")
+        }
+        Some(Record::Agent(agent)) => mode_word(agent.mode),
+        Some(Record::Framework(framework)) => format!("{} tasks left", framework.live_tasks),
+        Some(Record::Role(_) | Record::Cluster(_)) | None => return text,
+    };
+    format!("{text}: {state}")
 }
 
 async fn find(operator: &ClusterClient, arguments: &Wait) -> Result<(Subject, Record), Failure> {
@@ -156,4 +182,44 @@ async fn read(operator: &ClusterClient, subject: &Subject) -> Result<Option<Reco
             .await?
             .map(Record::Framework),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_names_the_condition_and_the_present_state() {
+        let mut task = v1::Task {
+            agent_id: "agent-1".to_owned(),
+            state: v1::TaskState::Starting.into(),
+            latest: Some(v1::TaskStatus {
+                message: "pulling the image nginx".to_owned(),
+                ..v1::TaskStatus::default()
+            }),
+            ..v1::Task::default()
+        };
+        let running = Condition::Task(v1::TaskState::Running);
+        let text = |task: &v1::Task| {
+            let record = Record::Task(task.clone());
+            pending_text("framework-1/web", running, Some(&record))
+        };
+        assert_eq!(
+            text(&task),
+            "waiting until framework-1/web is running: starting, pulling the image nginx"
+        );
+        task.state = v1::TaskState::Unreachable.into();
+        assert_eq!(
+            text(&task),
+            "waiting until framework-1/web is running: unreachable"
+        );
+        let framework = Record::Framework(v1::Framework {
+            live_tasks: 3,
+            ..v1::Framework::default()
+        });
+        assert_eq!(
+            pending_text("framework-1", Condition::Removed, Some(&framework)),
+            "waiting until framework-1 is removed: 3 tasks left"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use super::members::DevMembers;
 use super::plan::{DevPlan, MemberKind};
 use crate::exit::{Failure, FailureCode};
 use crate::operator::{ClusterClient, EndedObjects};
-use crate::output::span_ms;
+use crate::output::{StatusLine, StatusMode, span_ms};
 
 /// Interval at which the cluster is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -26,9 +26,10 @@ pub(super) async fn wait(
     plan: &DevPlan,
     members: &mut DevMembers,
     operator: &ClusterClient,
-    timeout: Duration,
+    (timeout, mode): (Duration, StatusMode),
 ) -> Result<ReadyCluster, Failure> {
     let deadline = Instant::now() + timeout;
+    let mut line = StatusLine::new(mode);
     loop {
         let lacking = match poll(plan, operator).await {
             Ok(found) => return Ok(found),
@@ -45,6 +46,7 @@ pub(super) async fn wait(
             )
             .advise("ARGOSY_LOG=debug argosy dev --keep DIR leaves logs to read"));
         }
+        line.show(|_| format!("waiting for the cluster: {lacking}"));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -12,7 +12,9 @@ use crate::args::{ConnectionArguments, ListView, OutputArguments, ShowArguments,
 use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::operator::{ClusterClient, EndedObjects};
-use crate::output::{self, ListLayout, natural_order, note, resources, span_ms};
+use crate::output::{
+    self, ListLayout, StatusLine, StatusMode, natural_order, note, resources, span_ms,
+};
 use crate::watching::{self, WatchedList};
 
 #[derive(Debug, Subcommand)]
@@ -209,12 +211,15 @@ pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> VerbResult {
         return Ok(DONE);
     }
     let deadline = Instant::now() + operator.timeout();
+    let mut line = StatusLine::new(StatusMode::Shown);
     while Instant::now() < deadline {
         let now = operator.framework(&framework.framework_id).await?;
-        if now.is_none_or(|now| now.removed && now.live_tasks == 0) {
+        let now = now.filter(|now| !now.removed || now.live_tasks > 0);
+        let Some(now) = now else {
             note(&format!("{shown} is removed"));
             return Ok(DONE);
-        }
+        };
+        line.show(|_| format!("waiting for the tasks of {shown}: {} left", now.live_tasks));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     Err(Failure::failed(format!(

@@ -12,7 +12,7 @@ use super::{ObjectCommand, calls, two_threads};
 use crate::args::{ConnectionArguments, GroupRun, ListView, OutputArguments, WriteArguments};
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::operator::{ClusterClient, ListedGroup, is_terminal};
-use crate::output::{self, ListLayout, Row, note, resources};
+use crate::output::{self, ListLayout, Row, StatusLine, StatusMode, note, resources};
 use crate::{parsers, run};
 
 #[derive(Debug, Subcommand)]
@@ -185,6 +185,7 @@ async fn wait_for_end(operator: &ClusterClient, group: &ListedGroup) -> VerbResu
     let shown = group.shown();
     let deadline = Instant::now() + operator.timeout();
     let mut live = Vec::new();
+    let mut line = StatusLine::new(StatusMode::Shown);
     while Instant::now() < deadline {
         live.clear();
         for task in &group.tasks {
@@ -203,6 +204,8 @@ async fn wait_for_end(operator: &ClusterClient, group: &ListedGroup) -> VerbResu
             ));
             return Ok(DONE);
         }
+        let (left, all) = (live.len(), group.tasks.len());
+        line.show(|_| format!("waiting for the end of {shown}: {left} of {all} tasks left"));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     let waited = output::span_ms(operator.timeout().as_millis() as u64);

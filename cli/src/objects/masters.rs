@@ -17,7 +17,7 @@ use crate::commands::confirm;
 use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::lookup::{self, Candidate};
 use crate::operator::ClusterClient;
-use crate::output::{self, ListLayout, ShownFailover, note, span_ms};
+use crate::output::{self, ListLayout, ShownFailover, StatusLine, StatusMode, note, span_ms};
 use crate::{master, parsers, probe, rejoin};
 
 /// Interval at which the progress of a joining master is reported.
@@ -236,16 +236,22 @@ async fn failovers(arguments: &ListArguments) -> VerbResult {
 pub(crate) async fn join(arguments: &MasterJoin) -> VerbResult {
     let operator = ClusterClient::open(&arguments.reach);
     let address = &arguments.raft_address;
+    let line = StatusLine::new(StatusMode::unless(arguments.show.output.is_json()));
     let reply = tokio::select! {
         reply = operator.join_master(address.clone()) => reply?,
-        never = report_learner(&operator, address) => match never {},
+        never = report_learner(&operator, address, line) => match never {},
     };
     note(&format!("{address} is a voter now"));
     output::list(arguments.show.output, &reply, &reply.masters)
 }
 
-/// Reports how far a joining master is, until the future is dropped.
-async fn report_learner(operator: &ClusterClient, raft_address: &str) -> Infallible {
+/// Reports how far a joining master is, until the future is dropped: on one line of a terminal, or
+/// by a new line for each change.
+async fn report_learner(
+    operator: &ClusterClient,
+    raft_address: &str,
+    mut line: StatusLine,
+) -> Infallible {
     let mut last = String::new();
     loop {
         tokio::time::sleep(LEARNER_INTERVAL).await;
@@ -257,8 +263,12 @@ async fn report_learner(operator: &ClusterClient, raft_address: &str) -> Infalli
         let Ok(cluster) = leader.cluster(v1::Consistency::Local).await else {
             continue;
         };
-        let text = learner_text(&cluster.masters, raft_address);
-        if let Some(text) = text.filter(|text| *text != last) {
+        let Some(text) = learner_text(&cluster.masters, raft_address) else {
+            continue;
+        };
+        if line.is_shown() {
+            line.show(|_| text);
+        } else if text != last {
             note(&text);
             last = text;
         }
@@ -313,12 +323,14 @@ pub(crate) async fn transfer(arguments: &MasterTransfer) -> VerbResult {
 async fn masters_with_leader(operator: &ClusterClient) -> Result<Vec<v1::Master>, Failure> {
     let deadline = Instant::now() + operator.timeout();
     let mut last = None;
+    let mut line = StatusLine::new(StatusMode::Shown);
     while Instant::now() < deadline {
         match operator.cluster(v1::Consistency::Linearizable).await {
             Ok(cluster) if leader_of(&cluster.masters).is_some() => return Ok(cluster.masters),
             Ok(_) => {}
             Err(failure) => last = Some(failure),
         }
+        line.show(|_| "waiting for the next leader".to_owned());
         tokio::time::sleep(LEADER_INTERVAL).await;
     }
     Err(without_leader(operator.timeout(), last))

@@ -16,8 +16,8 @@ use crate::exit::{DONE, Failure, FailureCode, VerbResult};
 use crate::files::executor_of;
 use crate::operator::{ClusterClient, is_terminal};
 use crate::output::{
-    self, check_results_text, exit_word, limits_status, limits_text, note, reason_word, resources,
-    state_word, timeline, visible_line,
+    self, StatusLine, StatusMode, check_results_text, exit_word, limits_status, limits_text, note,
+    reason_word, resources, state_word, timeline, visible_line,
 };
 use crate::parsers;
 
@@ -246,6 +246,7 @@ pub(crate) async fn kill(arguments: &TaskKill) -> VerbResult {
 async fn wait_for_end(operator: &ClusterClient, task: &v1::Task, shown: &str) -> VerbResult {
     let deadline = Instant::now() + operator.timeout();
     let mut last = task.state;
+    let mut line = StatusLine::new(StatusMode::Shown);
     while Instant::now() < deadline {
         let Some(now) = operator.task(&task.framework_id, &task.task_id).await? else {
             note(&format!("{shown} has ended"));
@@ -270,6 +271,7 @@ async fn wait_for_end(operator: &ClusterClient, task: &v1::Task, shown: &str) ->
             ));
             return Ok(DONE);
         }
+        line.show(|_| format!("waiting for the end of {shown}, {} now", state_word(last)));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     let waited = output::span_ms(operator.timeout().as_millis() as u64);

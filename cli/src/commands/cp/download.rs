@@ -16,6 +16,7 @@ use crate::commands::exec::note_executor;
 use crate::exit::{Failure, FailureCode};
 use crate::files::{EntryKind, FileChunk, FileLocation, FileReader, ListedEntry, ReadError};
 use crate::operator::ClusterClient;
+use crate::output::note;
 
 /// A copy from the sandbox of a task.
 struct Download<'a> {
@@ -155,7 +156,7 @@ impl Download<'_> {
                         stdout.write_all(bytes).and_then(|()| stdout.flush())?;
                         progress.add_bytes(bytes.len());
                     }
-                    FileChunk::Missing(count) => note_missing(progress, count, &location.path),
+                    FileChunk::Missing(count) => note(&FileChunk::missing(count, &location.path)),
                     FileChunk::Time(_) => {}
                 }
                 Ok(())
@@ -217,7 +218,7 @@ impl Download<'_> {
                         written += bytes.len() as u64;
                         progress.add_bytes(bytes.len());
                     }
-                    FileChunk::Missing(count) => note_missing(progress, count, &location.path),
+                    FileChunk::Missing(count) => note(&FileChunk::missing(count, &location.path)),
                     FileChunk::Time(_) => {}
                 }
                 Ok(())
@@ -409,10 +410,6 @@ impl Destination {
             name: name.into(),
         })
     }
-}
-
-fn note_missing(progress: &Progress, count: u64, file: &str) {
-    progress.note(&FileChunk::missing(count, file));
 }
 
 /// Returns whether an error concerns one entry only, which was removed or replaced.

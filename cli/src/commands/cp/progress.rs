@@ -1,22 +1,14 @@
-//! One line on a terminal that shows how far a copy is, and the entries that were left out.
+//! How far a copy is, on one line of the terminal, and the entries that were left out.
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-use crate::output::{bytes, note, visible_line};
+use crate::output::{StatusLine, StatusMode, bytes, is_status_shown, note, visible_line};
 
-/// Time without progress on the terminal: most copies end before.
-const QUIET_TIME: Duration = Duration::from_secs(1);
-/// Interval at which the line is written.
-const INTERVAL: Duration = Duration::from_millis(200);
 /// Maximum number of entries that are named when they are left out.
 const MAX_NAMED: u64 = 20;
 
 /// The state of a copy. Several files may be copied at once.
 pub(super) struct Progress {
-    /// Whether standard error is a terminal.
-    is_shown: bool,
     counts: Mutex<Counts>,
 }
 
@@ -25,20 +17,17 @@ struct Counts {
     files: u64,
     bytes: u64,
     left_out: u64,
-    next_line: Instant,
-    is_line_written: bool,
+    line: StatusLine,
 }
 
 impl Progress {
     pub(super) fn new(is_quiet: bool) -> Self {
         Self {
-            is_shown: !is_quiet && io::stderr().is_terminal(),
             counts: Mutex::new(Counts {
                 files: 0,
                 bytes: 0,
                 left_out: 0,
-                next_line: Instant::now() + QUIET_TIME,
-                is_line_written: false,
+                line: StatusLine::new(StatusMode::unless(is_quiet)),
             }),
         }
     }
@@ -47,15 +36,8 @@ impl Progress {
     pub(super) fn add_bytes(&self, count: usize) {
         let mut counts = self.counts();
         counts.bytes += count as u64;
-        if !self.is_shown || Instant::now() < counts.next_line {
-            return;
-        }
-        counts.next_line = Instant::now() + INTERVAL;
-        counts.is_line_written = true;
-        // A terminal that is gone needs no progress.
-        let mut stderr = io::stderr().lock();
-        let _ = write!(stderr, "\r\x1b[K{}", counts.text());
-        let _ = stderr.flush();
+        let (files, bytes) = (counts.files, counts.bytes);
+        counts.line.show(|_| text(files, bytes));
     }
 
     /// Removes bytes that are copied again.
@@ -69,7 +51,6 @@ impl Progress {
 
     /// Reports that an entry is not copied.
     pub(super) fn leave_out(&self, path: &str, why: &str) {
-        self.clear();
         let mut counts = self.counts();
         counts.left_out += 1;
         if counts.left_out <= MAX_NAMED {
@@ -79,30 +60,16 @@ impl Progress {
         }
     }
 
-    /// Prints a line of which the progress is no part.
-    pub(super) fn note(&self, text: &str) {
-        self.clear();
-        note(text);
-    }
-
     /// Returns the number of entries that were left out.
     pub(super) fn left_out(&self) -> u64 {
         self.counts().left_out
     }
 
-    /// Removes the line.
-    pub(super) fn clear(&self) {
-        if std::mem::take(&mut self.counts().is_line_written) {
-            let _ = write!(io::stderr().lock(), "\r\x1b[K");
-        }
-    }
-
-    /// Replaces the line by a sum, if there was one.
+    /// Replaces the line by a sum, if there is one.
     pub(super) fn finish(&self) {
-        let has_line = self.counts().is_line_written;
-        self.clear();
-        if has_line {
-            note(&self.counts().text());
+        if is_status_shown() {
+            let counts = self.counts();
+            note(&text(counts.files, counts.bytes));
         }
     }
 
@@ -111,9 +78,7 @@ impl Progress {
     }
 }
 
-impl Counts {
-    fn text(&self) -> String {
-        let noun = if self.files == 1 { "file" } else { "files" };
-        format!("copied {} {noun}, {}", self.files, bytes(self.bytes))
-    }
+fn text(files: u64, copied_bytes: u64) -> String {
+    let noun = if files == 1 { "file" } else { "files" };
+    format!("copied {files} {noun}, {}", bytes(copied_bytes))
 }

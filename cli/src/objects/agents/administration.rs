@@ -11,7 +11,7 @@ use crate::commands::confirm;
 use crate::exit::{DONE, Failure, VerbResult};
 use crate::objects::tasks::POLL_INTERVAL;
 use crate::operator::ClusterClient;
-use crate::output::{mode_word, note, span_ms};
+use crate::output::{StatusLine, StatusMode, mode_word, note, span_ms};
 use crate::parsers;
 
 #[derive(Debug, Args)]
@@ -200,12 +200,15 @@ pub(crate) async fn gone(arguments: &AgentGone) -> VerbResult {
         return Ok(DONE);
     }
     let deadline = Instant::now() + operator.timeout();
+    let mut line = StatusLine::new(StatusMode::Shown);
     while Instant::now() < deadline {
         let now = operator.agent(id).await?;
-        if now.is_none_or(|now| now.live_tasks == 0) {
+        let left = now.map_or(0, |now| now.live_tasks);
+        if left == 0 {
             note(&format!("{shown} is gone, and its tasks have ended"));
             return Ok(DONE);
         }
+        line.show(|_| format!("waiting for the tasks of {shown}: {left} left"));
         tokio::time::sleep(POLL_INTERVAL).await;
     }
     let waited = span_ms(operator.timeout().as_millis() as u64);
