@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{OperatorRequest, World, agent_name, framework_name, master_name};
+use super::world::{COPY, OperatorRequest, World, agent_name, framework_name, master_name};
 use crate::faults::choice::{FaultSchedule, WeightedFault};
 use crate::history::{Fault, FaultKind};
 use crate::rng::Rng;
@@ -366,8 +366,12 @@ impl Nemesis {
                     None => return,
                 }
             }
-            // The agent with the registers stays.
-            2 if agent != "agent-1" => OperatorRequest::MarkGone(agent.clone()),
+            // The agent with the registers stays. A copy of an agent that is gone would register as
+            // a new agent, and lose the tasks of that one when it ends.
+            2 if agent != "agent-1" && !self.is_down(COPY) => {
+                self.copy.take_if(|copied| copied.is_of(&agent));
+                OperatorRequest::MarkGone(agent.clone())
+            }
             _ => {
                 // Sometimes longer than an offer may be in flight.
                 self.lasting(

@@ -27,6 +27,10 @@ pub(super) struct DiskCopy {
 }
 
 impl DiskCopy {
+    pub(super) fn is_of(&self, agent: &str) -> bool {
+        self.agent.to_string() == agent
+    }
+
     /// Returns whether its owner has a newer incarnation than the copied ones, given the registered
     /// one. An incarnation that is not on the disk may also be an older one.
     fn is_outdated(&mut self, registered: u64) -> bool {
