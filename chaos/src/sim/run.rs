@@ -39,6 +39,11 @@ pub(super) fn elapsed() -> Duration {
     }
 }
 
+/// Returns [`elapsed`] in milliseconds, the clock of a simulated host.
+pub(super) fn now_ms() -> u64 {
+    u64::try_from(elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The time of day when the simulation began.
 pub(super) const BEGAN: Duration = Duration::from_secs(EPOCH_S);
 

@@ -9,11 +9,11 @@ use argosy_proto::v1::order::Order as Ordered;
 use argosy_proto::v1::to_agent::Message as Heard;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OrderIndex, TaskId, TaskKey};
 
-use super::containers::now_ms;
 use super::deliveries::LeaderAtDial;
 use super::machine::SimMachine;
 use super::world::{COPY, World};
 use crate::history::{AgentFact, Observation, OrderAction, TaskFact};
+use crate::sim::run::now_ms;
 
 /// The observer of one incarnation of an agent's process.
 pub(super) struct AgentObserver {

@@ -22,13 +22,7 @@ use super::conversation::{self, ExecutorChannel, ExecutorConnection};
 use super::machine::executors::instance;
 use super::machine::{ContainerLimits, ContainerState, SimMachine};
 use crate::history::{AgentFact, OrderAction};
-use crate::sim::run::{SimContext, elapsed};
-
-/// Returns simulated milliseconds on the clock of this host.
-pub(super) fn now_ms() -> u64 {
-    let elapsed = elapsed();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
-}
+use crate::sim::run::{SimContext, now_ms};
 
 /// The containers as one incarnation of the agent's process has them.
 pub(super) struct SimContainers {

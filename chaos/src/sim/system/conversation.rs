@@ -11,8 +11,8 @@ use argosy_proto::v1;
 use argosy_proto::v1::to_executor::Message as Told;
 use tokio::sync::mpsc;
 
-use super::containers::now_ms;
 use super::machine::SimMachine;
+use crate::sim::run::now_ms;
 
 /// Messages that may wait for an executor. When full, the executor receives no more until its next
 /// stream.

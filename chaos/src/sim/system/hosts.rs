@@ -12,11 +12,12 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::agent_observer::AgentObserver;
-use super::containers::{SimContainers, now_ms};
+use super::containers::SimContainers;
 use super::machine::{CAPACITY, SimMachine};
 use super::world::{AGENT_API, API, COPY, RAFT, World, agent_name, master_name};
 use crate::rng::Rng;
 use crate::sim::network::{self, ProcessEndpoint};
+use crate::sim::run::now_ms;
 
 /// The agent timeout, in milliseconds. It is short, so that much happens in little time.
 pub(super) const AGENT_TIMEOUT_MS: u64 = 3_000;
