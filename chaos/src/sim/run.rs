@@ -11,7 +11,7 @@ use argosy_state::buggify;
 use argosy_state::bugs::{Bug, is_planted};
 use turmoil::Sim;
 
-use super::process::SimProcesses;
+use super::process::{STEP, SimProcesses};
 use crate::history::{Fault, FaultKind, History, Recorder, Recording};
 use crate::invariants::{self, check_history};
 
@@ -19,8 +19,6 @@ use crate::invariants::{self, check_history};
 const EPOCH_S: u64 = 1_700_000_000;
 /// The maximum latency of a packet in a healthy network.
 pub(super) const LATENCY: Duration = Duration::from_millis(3);
-/// The duration of a step of the simulated network. It runs a third faster than with steps of 1 ms.
-pub(super) const STEP: Duration = Duration::from_millis(2);
 
 /// Maximum number of recorded violations: a simulation that continues may report the same one at
 /// each step.

@@ -17,7 +17,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use turmoil::{Result, Sim};
 
-use super::run::{LATENCY, STEP};
+use super::process::STEP;
+use super::run::LATENCY;
 use crate::sim::network::{CutLinks, WallClocks, dialer, listener};
 
 const MASTER: &str = "master-1";

@@ -13,7 +13,8 @@ use super::votes::Votes;
 use super::world::{OperatorRequest, SHORT_FAILOVER_MS, SingleFault, World};
 use crate::history::{Expectation, RunPhase, TaskFact};
 use crate::invariants::rule_named;
-use crate::sim::run::{STEP, Simulation};
+use crate::sim::process::STEP;
+use crate::sim::run::Simulation;
 
 mod acts;
 mod partition_tour;
