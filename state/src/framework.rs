@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::capability::{CapabilityNames, FrameworkCapability};
-use crate::codec::message::{Codec, CodecError, DecodeResult, StoredMessage};
+use crate::codec::error::{CodecError, DecodeResult};
+use crate::codec::message::{Codec, StoredMessage};
 use crate::codec::parts::Part;
 use crate::codec::scalars::{AsNumber, AsPair, MaybeNumber, Number};
 use crate::codec::stored::stored;

@@ -2,24 +2,8 @@
 //!
 //! The kinds are in `scalars` and `parts`.
 
-use super::wire::{FieldSlot, WireError};
-
-/// The reason why a message cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CodecError {
-    /// The bytes are not a message.
-    Malformed(WireError),
-    /// This part of the message is missing, invalid, or of a newer release.
-    Invalid(&'static str),
-}
-
-impl From<WireError> for CodecError {
-    fn from(malformed: WireError) -> Self {
-        Self::Malformed(malformed)
-    }
-}
-
-pub(crate) type DecodeResult<T> = Result<T, CodecError>;
+use super::error::DecodeResult;
+use super::wire::FieldSlot;
 
 /// A stored message. Implemented by [`stored!`](super::stored::stored).
 pub(crate) trait StoredMessage: Sized {

@@ -5,6 +5,7 @@
 //! No type of the cluster is known here.
 
 pub(crate) mod canonical;
+pub(crate) mod error;
 pub(crate) mod message;
 pub(crate) mod parts;
 pub(crate) mod scalars;

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::message::{Codec, CodecError, DecodeResult, StoredMessage, StoredOneof, put};
+use super::error::{CodecError, DecodeResult};
+use super::message::{Codec, StoredMessage, StoredOneof, put};
 use super::scalars::StoredList;
 use super::wire::{self, FieldSlot};
 

@@ -6,7 +6,8 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::message::{Codec, CodecError, DecodeResult, put};
+use super::error::{CodecError, DecodeResult};
+use super::message::{Codec, put};
 use super::wire::{self, FieldSlot};
 use crate::collections::thin_vec::ThinVec;
 

@@ -50,7 +50,7 @@ macro_rules! stored {
             }
 
             #[allow(unused_parens, clippy::manual_range_patterns, reason = "as a definition has them")]
-            fn read(bytes: &[u8]) -> $crate::codec::message::DecodeResult<Self> {
+            fn read(bytes: &[u8]) -> $crate::codec::error::DecodeResult<Self> {
                 let whole = $crate::codec::stored::fields!(bytes, $shape, {
                     $($number $(| $more)* $field: $codec $(<$inner>)? $(or $wrong)?,)+
                 });
@@ -78,7 +78,7 @@ macro_rules! stored {
             }
 
             #[allow(clippy::manual_range_patterns, reason = "as a definition has them")]
-            fn read(number: u32, slot: $crate::codec::wire::FieldSlot<'_>) -> $crate::codec::message::DecodeResult<Option<Self>> {
+            fn read(number: u32, slot: $crate::codec::wire::FieldSlot<'_>) -> $crate::codec::error::DecodeResult<Option<Self>> {
                 Ok(Some(match number {
                     $($number => $crate::codec::stored::read_variant!(
                         $variant, slot, $(($codec $(<$inner>)?))? $({ $($named)* })? $(as $only)? $(or $wrong)?

@@ -5,30 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::message::CodecError;
-
-/// The reason why bytes are not a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
-    /// A number does not end, or has more than 64 bits.
-    #[error("invalid varint")]
-    Varint,
-    /// A field number is 0, or above the maximum of protobuf.
-    #[error("invalid field number")]
-    Key,
-    /// A field has contents of a kind other than that of its definition.
-    #[error("a field has the wrong wire type")]
-    WireType,
-    /// A field extends beyond its message.
-    #[error("a field is truncated")]
-    Truncated,
-    /// A text is not UTF-8.
-    #[error("a text is not UTF-8")]
-    Utf8,
-    /// Unknown groups are nested too deeply, or do not end.
-    #[error("an unknown group is nested too deeply or does not end")]
-    Group,
-}
+use super::error::{CodecError, WireError};
 
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;

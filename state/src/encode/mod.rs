@@ -14,14 +14,15 @@ mod tests;
 use crate::Registry;
 use crate::actor::Actor;
 use crate::agent::WholeAgent;
-use crate::codec::message::{CodecError, StoredMessage};
+use crate::codec::error::CodecError;
+use crate::codec::message::StoredMessage;
 use crate::codec::stored::stored;
 use crate::command::{Call, CallAction, Command, OfferOperation, ProposedCommand};
 use crate::ids::AgentId;
 use crate::level::Level;
 use crate::registry::{Layout, RecordKey, limits_of};
 
-pub use crate::codec::wire::WireError;
+pub use crate::codec::error::WireError;
 pub use key::{key, read_key};
 
 /// An initial capacity that suffices for most messages.

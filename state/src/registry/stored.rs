@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{ClusterRecord, OperatorAnswer, SweepMark};
-use crate::codec::message::{Codec, DecodeResult};
+use crate::codec::error::DecodeResult;
+use crate::codec::message::Codec;
 use crate::codec::parts::PartList;
 use crate::codec::stored::stored;
 use crate::codec::wire::FieldSlot;

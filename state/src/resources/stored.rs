@@ -1,7 +1,8 @@
 //! Stored forms of resources. Only the normal form is accepted, whatever the amounts.
 
 use super::{Range, Reservation, Resource, ResourceIdentity, Resources, Value, VolumeIdentity};
-use crate::codec::message::{Codec, CodecError, DecodeResult};
+use crate::codec::error::{CodecError, DecodeResult};
+use crate::codec::message::Codec;
 use crate::codec::parts::{Part, PartList};
 use crate::codec::scalars::AsPair;
 use crate::codec::stored::stored;

@@ -1,7 +1,8 @@
 //! Limits of a task that differ from its resources, and the results of changes.
 
 use crate::codec::canonical::CanonicalWriter;
-use crate::codec::message::{Codec, DecodeResult, put};
+use crate::codec::error::DecodeResult;
+use crate::codec::message::{Codec, put};
 use crate::codec::scalars::{MaybeText, Number, Text};
 use crate::codec::stored::stored;
 use crate::codec::wire::FieldSlot;

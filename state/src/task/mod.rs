@@ -35,7 +35,7 @@ pub use self::volume::{TaskVolume, VolumeSource};
 
 use std::sync::Arc;
 
-use crate::codec::message::{CodecError, DecodeResult};
+use crate::codec::error::{CodecError, DecodeResult};
 use crate::codec::scalars::numbered;
 use crate::codec::stored::stored;
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use prost::{Message, Oneof};
 
-use crate::codec::message::{CodecError, StoredMessage};
-use crate::codec::wire::WireError;
+use crate::codec::error::{CodecError, WireError};
+use crate::codec::message::StoredMessage;
 
 /// A message with every kind of field at least once.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::codec::message::{CodecError, DecodeResult, StoredMessage};
+use crate::codec::error::{CodecError, DecodeResult};
+use crate::codec::message::StoredMessage;
 use crate::codec::scalars::StoredList;
 use crate::codec::stored::stored;
 use crate::command::{Accept, Call, CallAction, OfferOperation, OfferTerms};

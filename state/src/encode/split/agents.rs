@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::{DecodeError, invalid};
 use crate::agent::{Agent, AgentAdministration, AgentReport, Reachability, UsedOffers};
-use crate::codec::message::{Codec, CodecError, DecodeResult};
+use crate::codec::error::{CodecError, DecodeResult};
+use crate::codec::message::Codec;
 use crate::codec::stored::stored;
 use crate::codec::wire::{self, FieldSlot};
 use crate::ids::{AgentId, Epoch, OfferId, OrderIndex, Revision};
