@@ -26,6 +26,11 @@ pub(crate) mod rocks;
     not(feature = "rocksdb"),
     allow(dead_code, reason = "only a store on disk has files to judge")
 )]
+mod store_files;
+#[cfg_attr(
+    not(feature = "rocksdb"),
+    allow(dead_code, reason = "only a store on disk has files to judge")
+)]
 mod wal;
 
 use std::fs::File;

@@ -11,7 +11,7 @@ use super::{HighWater, HighWaterRecord, Manifest, Shared, StoreState};
 use crate::fatal::{FatalError, FatalHandler};
 use crate::storage::directory::OpenError;
 use crate::storage::disk::frames::{self, WalRead};
-use crate::storage::disk::recovery;
+use crate::storage::disk::store_files;
 use crate::storage::durable_file;
 use crate::storage::record;
 
@@ -163,17 +163,17 @@ impl HighWaterWriter {
 
 fn newest_log(store: &Path) -> u64 {
     // For messages only: without it they are less precise.
-    let logs = recovery::numbered(store, ".log").unwrap_or_default();
+    let logs = store_files::numbered(store, ".log").unwrap_or_default();
     logs.iter().map(|(number, _)| *number).max().unwrap_or(0)
 }
 
 /// Syncs the manifest in use, up to its last whole edit. `known` is synced already.
 fn synced_manifest(store: &Path, known: Option<Manifest>) -> io::Result<Option<Manifest>> {
     // RocksDB may be replacing it right now: the next check finds the new one.
-    let Ok(Some(number)) = recovery::current_manifest(store) else {
+    let Ok(Some(number)) = store_files::current_manifest(store) else {
         return Ok(known);
     };
-    let path = recovery::manifest_path(store, number);
+    let path = store_files::manifest_path(store, number);
     let known_bytes = known
         .filter(|known| known.number == number)
         .map_or(0, |known| known.bytes);
