@@ -48,10 +48,10 @@ pub use command::{CommandError, CommandOverrides, ContainerCommand, combine};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{PullError, PullErrorKind};
 pub use image::{ImageConfig, LeasedImage};
-pub use layer_directories::{LayerDirs, LocalLayerDirs};
+pub use layer_directories::LayerDirs;
 pub use reference::{ImageReference, InvalidReference, LayoutReference, RegistryReference};
 pub use registry::{InsecureRegistry, InvalidRegistry};
-pub use store::DRAFT;
+pub use store::{DRAFT, LocalLayerDirs};
 pub use unpacker::{LayerCompression, UnpackError, UnpackedLayer, Unpacker};
 
 /// The default maximum size of all packed layers of one image, in bytes: 32 GiB.

@@ -36,7 +36,7 @@ pub(super) fn sync_all_below(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a file, or a directory with its content; follows no link. Succeeds if it does not exist.
-pub(in crate::images) fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     match remove_tree::remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

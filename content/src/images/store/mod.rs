@@ -6,6 +6,7 @@
 mod directories;
 mod disk;
 mod gc;
+mod local_layers;
 mod record;
 mod recovery;
 
@@ -29,13 +30,13 @@ use directories::StoreDirs;
 use gc::{StoreContents, StoredImage, select};
 use record::{LayerRecord, LeaseRecord, VERSION};
 
-pub(super) use disk::remove;
 pub use disk::{DRAFT, space};
+pub use local_layers::LocalLayerDirs;
 pub(super) use record::ImageRecord;
 
 /// The directory of a layer's files, and the file with its metadata, in the layer's directory.
-pub(super) const ROOT: &str = "root";
-pub(super) const LAYER_FILE: &str = "layer.json";
+const ROOT: &str = "root";
+const LAYER_FILE: &str = "layer.json";
 /// The mode of each directory of the store.
 const PRIVATE: u32 = 0o700;
 
