@@ -212,6 +212,12 @@ impl Paths {
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
     }
+
+    /// Returns the directory of the image store's layers.
+    #[must_use]
+    pub fn image_layers(&self) -> PathBuf {
+        self.images().join("layers")
+    }
 }
 
 /// Returns all sandboxes, or group directories: three levels of directories.

@@ -61,7 +61,7 @@ pub(super) fn prepare(paths: &Paths, owner: HostUser) -> Result<(), (PathBuf, io
         (paths.sandboxes(), 0o751),
         (paths.groups(), 0o750),
         (paths.images(), 0o750),
-        (layers(paths), 0o750),
+        (paths.image_layers(), 0o750),
         (paths.executor_sockets(), 0o700),
         (paths.disks(), 0o711),
         (paths.cni_records(), 0o700),
@@ -232,15 +232,10 @@ pub(super) fn record_cpus(paths: &Paths, name: ContainerName, text: &str) -> Res
     fs::write(&path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// Returns the directory of layers.
-pub(super) fn layers(paths: &Paths) -> PathBuf {
-    paths.images().join("layers")
-}
-
 /// Returns the directory for the files of a layer that is being created.
 pub(super) fn layer_root(paths: &Paths, draft: &str) -> Result<PathBuf, String> {
     match is_draft(draft) {
-        true => Ok(layers(paths).join(draft).join(ROOT)),
+        true => Ok(paths.image_layers().join(draft).join(ROOT)),
         false => Err(format!("{draft:?} is not the draft of a layer")),
     }
 }
@@ -248,7 +243,7 @@ pub(super) fn layer_root(paths: &Paths, draft: &str) -> Result<PathBuf, String> 
 /// Changes the directory of layers. Files of layers belong to all users of their images, root among
 /// them.
 pub(super) fn change_layers(paths: &Paths, change: LayerChange) -> io::Result<()> {
-    let layers = layers(paths);
+    let layers = paths.image_layers();
     let plain = |name: String| match is_draft(&name) || is_digest(&name) {
         true => Ok(layers.join(name)),
         false => Err(io::Error::other(format!("{name:?} is not a layer"))),
@@ -346,7 +341,7 @@ mod tests {
     fn layer_changes_accept_only_plain_names() {
         let directory = tempfile::tempdir().unwrap();
         let paths = Paths::new(directory.path());
-        fs::create_dir_all(layers(&paths)).unwrap();
+        fs::create_dir_all(paths.image_layers()).unwrap();
         let kept = directory.path().join("kept");
         fs::create_dir(&kept).unwrap();
         let digest = "a".repeat(64);
@@ -357,7 +352,7 @@ mod tests {
         make(".draft-1").unwrap();
         let (from, to) = (".draft-1".to_owned(), digest.clone());
         change_layers(&paths, LayerChange::Rename { from, to }).unwrap();
-        assert!(layers(&paths).join(&digest).join("root").is_dir());
+        assert!(paths.image_layers().join(&digest).join("root").is_dir());
         for name in [
             "../../kept",
             "..",
@@ -378,7 +373,7 @@ mod tests {
         assert!(kept.exists());
         let name = digest;
         change_layers(&paths, LayerChange::Remove { name }).unwrap();
-        assert!(directories(&layers(&paths)).is_empty());
+        assert!(directories(&paths.image_layers()).is_empty());
     }
 
     #[test]

@@ -344,7 +344,7 @@ pub(super) fn is_measurable(paths: &Paths, path: &Path) -> Result<(), String> {
 
 /// Checks that a path contains the files of a stored layer.
 pub(super) fn is_layer(paths: &Paths, path: &Path) -> Result<(), String> {
-    let names = names_below(&super::directories::layers(paths), path);
+    let names = names_below(&paths.image_layers(), path);
     let is_one =
         names.is_some_and(|names| matches!(names[..], [digest, "root"] if is_digest(digest)));
     match is_one {
