@@ -1,4 +1,4 @@
-//! Tests that a history in a file gets the same verdict as in memory, and that a planted violation
+//! Tests that a history in a file gets the same report as in memory, and that a planted violation
 //! is found in it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,11 +67,11 @@ fn a_second_start_in_a_history_file_is_detected() {
     let read = history::read_file(&path).unwrap();
     assert_eq!(read.hash(), kept.hash());
 
-    let verdict = check_history(&read);
-    assert_eq!(verdict, check_history(&kept));
-    let rules: Vec<Rule> = verdict.violations.iter().map(|found| found.rule).collect();
+    let report = check_history(&read);
+    assert_eq!(report, check_history(&kept));
+    let rules: Vec<Rule> = report.violations.iter().map(|found| found.rule).collect();
     assert_eq!(rules, [Rule::SingleStart]);
-    let shown: Vec<u64> = verdict.violations[0]
+    let shown: Vec<u64> = report.violations[0]
         .events
         .iter()
         .map(|at| read.events[*at].time_ns)
@@ -82,7 +82,7 @@ fn a_second_start_in_a_history_file_is_detected() {
         ..Minimum::default()
     };
     assert_eq!(
-        verdict.shortfalls(&minimum).len(),
+        report.shortfalls(&minimum).len(),
         1,
         "it has changed no leader"
     );

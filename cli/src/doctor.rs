@@ -31,7 +31,8 @@ pub(crate) enum CheckStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     pub(crate) check: &'static str,
-    pub(crate) verdict: CheckStatus,
+    #[serde(rename = "verdict")]
+    pub(crate) status: CheckStatus,
     pub(crate) found: String,
     /// The remedy, empty if there is none.
     pub(crate) fix: String,
@@ -44,13 +45,13 @@ impl Finding {
 
     fn new(
         check: &'static str,
-        verdict: CheckStatus,
+        status: CheckStatus,
         found: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
         Self {
             check,
-            verdict,
+            status,
             found: found.into(),
             fix: fix.into(),
         }
@@ -62,14 +63,14 @@ impl Row for Finding {
     const WIDE: &'static [&'static str] = &[];
 
     fn cells(&self) -> Vec<String> {
-        let verdict = match self.verdict {
+        let status = match self.status {
             CheckStatus::Ok => "ok",
             CheckStatus::Warning => "warning",
             CheckStatus::Failed => "failed",
         };
         vec![
             self.check.to_owned(),
-            verdict.to_owned(),
+            status.to_owned(),
             self.found.clone(),
             self.fix.clone(),
         ]
@@ -100,7 +101,7 @@ pub(crate) fn run(arguments: &Doctor) -> VerbResult {
     };
     let failed = findings
         .iter()
-        .filter(|finding| finding.verdict == CheckStatus::Failed)
+        .filter(|finding| finding.status == CheckStatus::Failed)
         .count();
     match failed {
         0 => Ok(DONE),
@@ -132,14 +133,14 @@ fn text(findings: &[Finding]) -> String {
         .unwrap_or(0);
     let mut text = String::new();
     for finding in findings {
-        let verdict = match finding.verdict {
+        let status = match finding.status {
             CheckStatus::Ok => palette.good("ok     "),
             CheckStatus::Warning => palette.warning("warning"),
             CheckStatus::Failed => palette.bad("failed "),
         };
         // Names, addresses and releases come from masters and agents.
         let found = visible_line(&finding.found);
-        text.push_str(&format!("{verdict}  {:width$}  {found}\n", finding.check));
+        text.push_str(&format!("{status}  {:width$}  {found}\n", finding.check));
         if !finding.fix.is_empty() {
             let fix = visible_line(&finding.fix);
             text.push_str(&format!("{:7}  {:width$}  → {fix}\n", "", ""));

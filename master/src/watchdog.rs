@@ -60,7 +60,7 @@ enum WatchdogAction {
     Abort,
 }
 
-/// Logs the verdict, and performs the part of it that needs the rest of the process.
+/// Logs the action, and performs the part of it that needs the rest of the process.
 fn perform_action(action: WatchdogAction, step_down: &impl Fn()) {
     match action {
         WatchdogAction::None => {}
@@ -82,7 +82,7 @@ struct LoopWatch {
 }
 
 impl LoopWatch {
-    /// Checks the loop. Each verdict but the first is returned once, until the loop turns again. A
+    /// Checks the loop. Each action but the first is returned once, until the loop turns again. A
     /// late check restarts the count.
     fn check(&mut self, turns: u64, is_late: bool) -> WatchdogAction {
         if is_late || Some(turns) != self.last_turns {
@@ -148,9 +148,9 @@ impl Watchdog {
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 looks.tick().await;
-                let verdict = watch.check(pulse.turns(), false);
-                perform_action(verdict, &step_down);
-                if verdict == WatchdogAction::Abort {
+                let action = watch.check(pulse.turns(), false);
+                perform_action(action, &step_down);
+                if action == WatchdogAction::Abort {
                     std::process::abort();
                 }
             }
@@ -191,31 +191,28 @@ fn must_abort(
 
 /// A thread that logs and gives up leadership, so that the watcher itself waits for nothing.
 struct StepDownThread {
-    /// Capacity for both verdicts. A full channel means that the thread is stuck with an earlier
+    /// Capacity for both actions. A full channel means that the thread is stuck with an earlier
     /// one, and nothing more can be logged.
     actions: SyncSender<WatchdogAction>,
-    /// Reports that the last verdict was logged.
+    /// Reports that the last action was logged.
     logged: Receiver<()>,
 }
 
 impl StepDownThread {
     fn start(step_down: impl Fn() + Send + 'static) -> io::Result<Self> {
-        let (verdicts, taken) = mpsc::sync_channel(2);
-        let (saying, output) = mpsc::sync_channel(1);
-        let voice = thread::Builder::new().name("watchdog-log".to_owned());
-        voice.spawn(move || {
-            for verdict in taken {
-                perform_action(verdict, &step_down);
-                if verdict == WatchdogAction::Abort {
+        let (actions, received) = mpsc::sync_channel(2);
+        let (done, logged) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("watchdog-log".to_owned());
+        thread.spawn(move || {
+            for action in received {
+                perform_action(action, &step_down);
+                if action == WatchdogAction::Abort {
                     // The watcher waits no longer.
-                    let _ = saying.try_send(());
+                    let _ = done.try_send(());
                 }
             }
         })?;
-        Ok(Self {
-            actions: verdicts,
-            logged: output,
-        })
+        Ok(Self { actions, logged })
     }
 
     fn send(&self, action: WatchdogAction) {
@@ -236,9 +233,9 @@ mod tests {
         let pulse = TurnCounter::default();
         let mut watch = LoopWatch::default();
         pulse.record_turn();
-        let looks = (0..=ABORT_CHECKS).map(|_| watch.check(pulse.turns(), false));
-        let verdicts: Vec<_> = looks.collect();
-        let first = |wanted| verdicts.iter().position(|verdict| *verdict == wanted);
+        let actions = (0..=ABORT_CHECKS).map(|_| watch.check(pulse.turns(), false));
+        let actions: Vec<_> = actions.collect();
+        let first = |wanted| actions.iter().position(|action| *action == wanted);
         assert_eq!(
             first(WatchdogAction::StepDown),
             Some(STEP_DOWN_CHECKS as usize)

@@ -3,7 +3,7 @@
 //!
 //! A checker ignores requests that were not carried out, checks nothing that the history does not
 //! record, and counts its comparisons. A checker without comparisons has proved nothing, which
-//! `Verdict` reports.
+//! `InvariantReport` states.
 
 mod acknowledged;
 mod adoption;
@@ -30,6 +30,7 @@ mod log_matching;
 mod no_double_booking;
 mod offer_single_use;
 mod reboots;
+mod report;
 mod returns;
 mod rule;
 mod single_start;
@@ -38,14 +39,13 @@ mod state_machine_safety;
 mod task_survival;
 mod transitions;
 mod updates;
-mod verdict;
 
 #[cfg(test)]
 mod fixture;
 
 pub use findings::{Findings, Violation};
+pub use report::{Evidence, InvariantReport, Minimum, RuleResult, check_history};
 pub use rule::Comparisons;
-pub use verdict::{Evidence, InvariantReport, Minimum, RuleResult, check_history};
 
 use crate::history::History;
 use rule::rules;

@@ -112,14 +112,14 @@ pub(crate) fn check_run(history: &History, report: &mut RunReport) {
     report
         .violations
         .extend(duplicate_leaders(&report.epoch_records));
-    let verdict = invariants::check_history(history);
-    for (rule, judged) in &verdict.rules {
+    let result = invariants::check_history(history);
+    for (rule, judged) in &result.rules {
         report.checkers.insert(rule.to_string(), judged.looked_at);
         for what in &judged.undecided {
             report.undecided.push(format!("{rule}: {what}"));
         }
     }
-    for violation in verdict.violations {
+    for violation in result.violations {
         let first = violation
             .events
             .first()

@@ -59,14 +59,14 @@ pub(crate) fn page(report: &RunReport) -> String {
 }
 
 fn head(text: &mut String, report: &RunReport) {
-    let verdict = match report.exit_code() {
+    let result = match report.exit_code() {
         0 => "<span class=\"good\">Offers and tasks survived</span>",
         1 => "<span class=\"bad\">Something was lost or done twice</span>",
         _ => "<span class=\"bad\">The run proves too little</span>",
     };
     let _ = write!(
         text,
-        "<h1>{verdict}</h1>\n<p class=\"sub\">{} &middot; {} masters x agents &middot; seed {} &middot; {} s{}</p>\n<div class=\"facts\">\n",
+        "<h1>{result}</h1>\n<p class=\"sub\">{} &middot; {} masters x agents &middot; seed {} &middot; {} s{}</p>\n<div class=\"facts\">\n",
         escape(&report.version),
         escape(&report.size),
         report.seed,

@@ -179,17 +179,17 @@ fn run_in_process(arguments: &SimArguments) -> io::Result<u8> {
     if let Some(path) = &arguments.log {
         log::write_to(path)?;
     }
-    let verdict = run_seed(arguments.from, arguments);
-    show(&verdict);
+    let result = run_seed(arguments.from, arguments);
+    show(&result);
     if let Some(path) = &arguments.history {
-        write(path, &verdict)?;
+        write(path, &result)?;
     }
     let sums = SeedSums {
-        run: run_of(&verdict, arguments),
-        cpu_ms: u64::try_from(verdict.cpu.as_millis()).unwrap_or(u64::MAX),
+        run: run_of(&result, arguments),
+        cpu_ms: u64::try_from(result.cpu.as_millis()).unwrap_or(u64::MAX),
         judged: invariants::InvariantReport {
             violations: Vec::new(),
-            ..verdict.report
+            ..result.report
         },
     };
     let line = serde_json::to_string(&sums).map_err(io::Error::other)?;
@@ -301,19 +301,19 @@ fn tier(arguments: &SimArguments) -> &'static str {
     }
 }
 
-fn run_of(verdict: &SimulationResult, arguments: &SimArguments) -> BatchRecord {
-    let evidence = &verdict.report.evidence;
+fn run_of(result: &SimulationResult, arguments: &SimArguments) -> BatchRecord {
+    let evidence = &result.report.evidence;
     // The simulation of Raft alone has no epochs, only leaders.
-    let led = verdict.counts.events.get("led").copied().unwrap_or(0);
+    let led = result.counts.events.get("led").copied().unwrap_or(0);
     BatchRecord {
         tier: tier(arguments).to_owned(),
-        seed: verdict.seed,
+        seed: result.seed,
         seeds: 1,
-        seconds: verdict.simulated_time.as_secs(),
+        seconds: result.simulated_time.as_secs(),
         faults: evidence.faults.values().sum(),
         leader_changes: evidence.leader_changes.max(led.saturating_sub(1)),
         operations: evidence.operations,
-        violations: verdict.violations.len() as u64,
+        violations: result.violations.len() as u64,
         ..BatchRecord::default()
     }
 }
@@ -336,8 +336,8 @@ fn run_seed(seed: u64, arguments: &SimArguments) -> SimulationResult {
     system::run(seed, &options)
 }
 
-fn show(verdict: &SimulationResult) {
-    let happened: Vec<String> = verdict
+fn show(result: &SimulationResult) {
+    let happened: Vec<String> = result
         .counts
         .events
         .iter()
@@ -345,23 +345,23 @@ fn show(verdict: &SimulationResult) {
         .collect();
     println!(
         "seed {}: {:.1} s in {:.1} s, history {}, {} faults of {} kinds, {}",
-        verdict.seed,
-        verdict.simulated_time.as_secs_f64(),
-        verdict.cpu.as_secs_f64(),
-        verdict.history.hash(),
-        verdict.counts.faults.values().sum::<u64>(),
-        verdict.counts.faults.len(),
+        result.seed,
+        result.simulated_time.as_secs_f64(),
+        result.cpu.as_secs_f64(),
+        result.history.hash(),
+        result.counts.faults.values().sum::<u64>(),
+        result.counts.faults.len(),
         happened.join(", ")
     );
-    for violation in &verdict.violations {
+    for violation in &result.violations {
         // One line for each violation. The rest of a list is in the history.
         println!("{VIOLATION_PREFIX}{}", violation.replace('\n', " "));
     }
 }
 
-fn write(path: &Path, verdict: &SimulationResult) -> io::Result<()> {
+fn write(path: &Path, result: &SimulationResult) -> io::Result<()> {
     let mut text = String::new();
-    for event in &verdict.history.events {
+    for event in &result.history.events {
         text.push_str(&serde_json::to_string(event).map_err(io::Error::other)?);
         text.push('\n');
     }

@@ -1,4 +1,4 @@
-//! The parts that every simulation shares: its clock, recorder, counts and verdict.
+//! The parts that every simulation shares: its clock, recorder, counts and result.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -205,7 +205,7 @@ fn cpu() -> Duration {
     Duration::from_nanos(ns.unwrap_or(0))
 }
 
-/// Runs one simulation from its seed to its verdict. A panic of any process in it is a violation.
+/// Runs one simulation from its seed to its result. A panic of any process in it is a violation.
 pub(super) fn simulate(seed: u64, play: impl FnOnce(&mut Simulation<'_>)) -> SimulationResult {
     let began = cpu();
     buggify::end();

@@ -73,15 +73,15 @@ fn a_cluster_that_does_not_settle_is_checked_at_its_end() {
         healing: Duration::ZERO,
         ..system::SystemOptions::default()
     };
-    let verdict = system::run(SEED, &options);
+    let result = system::run(SEED, &options);
     let is_told = |violation: &String| violation.contains("after the last fault the cluster");
     assert!(
-        verdict.violations.iter().any(is_told),
+        result.violations.iter().any(is_told),
         "{:#?}",
-        verdict.violations
+        result.violations
     );
     let is_audit = |seen: &Observation| matches!(seen, Observation::Audit(_));
-    let seen = verdict.history.observations();
+    let seen = result.history.observations();
     let audits = seen.filter(|(_, _, seen)| is_audit(seen)).count();
     assert!(audits > 1, "the registry and the hosts are compared");
 }

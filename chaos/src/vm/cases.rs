@@ -1,4 +1,4 @@
-//! Test cases inside a machine: names go in, verdicts come out. A missing verdict is a failure.
+//! Test cases inside a machine: names go in, results come out. A missing result is a failure.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,8 +34,8 @@ pub(crate) fn run(
     let wanted: Vec<&str> = group.split(',').collect();
     let disks = power_cuts::new_disks(work, DISKS, Flushes::Honoured)?;
     let message = format!("argosy.cases={group} argosy.limit={}", limit.as_secs());
-    let verdicts = in_machine(hardware, &disks, &message, &wanted, limit, work)?;
-    Ok(verdicts)
+    let results = in_machine(hardware, &disks, &message, &wanted, limit, work)?;
+    Ok(results)
 }
 
 fn in_machine(
@@ -47,25 +47,25 @@ fn in_machine(
     work: &Path,
 ) -> Result<Vec<CaseResult>, MachineError> {
     let machine = VirtualMachine::start(hardware, disks, args, work)?;
-    let mut verdicts = Vec::new();
+    let mut results = Vec::new();
     for case in wanted {
         // The guest applies the limit, too. This deadline is for a guest that hangs.
         let deadline = Instant::now() + limit + BOOT_TIMEOUT;
-        let verdict = wait(&machine, case, deadline);
-        let over = verdict.why.starts_with("no verdict");
-        if !verdict.why.is_empty() {
+        let result = wait(&machine, case, deadline);
+        let over = result.why.starts_with("no result");
+        if !result.why.is_empty() {
             let lines = machine.console(LAST_LINES);
             eprintln!("  the last lines of {case}:\n    {}", lines.join("\n    "));
         }
-        verdicts.push(verdict);
+        results.push(result);
         if over {
             break;
         }
     }
-    for case in &wanted[verdicts.len()..] {
-        verdicts.push(failed(case, "no verdict: the case before it had none"));
+    for case in &wanted[results.len()..] {
+        results.push(failed(case, "no result: the case before it had none"));
     }
-    Ok(verdicts)
+    Ok(results)
 }
 
 fn failed(case: &str, why: &str) -> CaseResult {
@@ -80,26 +80,26 @@ fn wait(machine: &VirtualMachine, case: &str, deadline: Instant) -> CaseResult {
     loop {
         match machine.wait_for_report(deadline) {
             ReportWait::Report(report) => {
-                if let Some(verdict) = result_of(case, report) {
-                    return verdict;
+                if let Some(result) = result_of(case, report) {
+                    return result;
                 }
             }
-            ReportWait::Silence => return failed(case, "no verdict in time"),
-            ReportWait::Ended => return failed(case, "no verdict: the machine has ended"),
+            ReportWait::Silence => return failed(case, "no result in time"),
+            ReportWait::Ended => return failed(case, "no result: the machine has ended"),
         }
     }
 }
 
-/// Returns the verdict on `case`, if the report is one.
+/// Returns the result of `case`, if the report is one.
 fn result_of(case: &str, report: GuestReport) -> Option<CaseResult> {
     match report {
         GuestReport::CaseResult { case: of, ms, why } if of == case => {
             Some(CaseResult { case: of, ms, why })
         }
         GuestReport::CaseResult { case: of, .. } => {
-            Some(failed(case, &format!("no verdict, but one on {of}")))
+            Some(failed(case, &format!("no result, but one of {of}")))
         }
-        // The guest continues to its verdict. Earlier reports are informational.
+        // The guest continues to its result. Earlier reports are informational.
         _ => None,
     }
 }
@@ -108,7 +108,7 @@ fn result_of(case: &str, report: GuestReport) -> Option<CaseResult> {
 mod tests {
     use super::*;
 
-    fn verdict(case: &str, why: &str) -> GuestReport {
+    fn result(case: &str, why: &str) -> GuestReport {
         GuestReport::CaseResult {
             case: case.into(),
             ms: 3,
@@ -117,14 +117,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_verdict_on_the_case_itself_counts() {
+    fn only_a_result_of_the_case_itself_counts() {
         assert_eq!(result_of("limits", GuestReport::Mounted), None);
-        assert_eq!(result_of("limits", verdict("limits", "")).unwrap().why, "");
+        assert_eq!(result_of("limits", result("limits", "")).unwrap().why, "");
         assert_eq!(
-            result_of("limits", verdict("limits", "no")).unwrap().why,
+            result_of("limits", result("limits", "no")).unwrap().why,
             "no"
         );
-        let other = result_of("limits", verdict("netem", "")).unwrap();
-        assert!(other.why.starts_with("no verdict"), "{other:?}");
+        let other = result_of("limits", result("netem", "")).unwrap();
+        assert!(other.why.starts_with("no result"), "{other:?}");
     }
 }

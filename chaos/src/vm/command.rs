@@ -127,12 +127,12 @@ fn run_cases(arguments: &Cases) -> anyhow::Result<u8> {
     let mut failures = 0;
     for group in &arguments.groups {
         let work = tempfile::tempdir().context("cannot create a directory for disks")?;
-        for verdict in cases::run(&hardware, group, limit, work.path())? {
-            let seconds = verdict.ms as f64 / 1_000.0;
-            if verdict.why.is_empty() {
-                println!("test vm {} ... ok ({seconds:.1} s)", verdict.case);
+        for result in cases::run(&hardware, group, limit, work.path())? {
+            let seconds = result.ms as f64 / 1_000.0;
+            if result.why.is_empty() {
+                println!("test vm {} ... ok ({seconds:.1} s)", result.case);
             } else {
-                println!("test vm {} ... FAILED: {}", verdict.case, verdict.why);
+                println!("test vm {} ... FAILED: {}", result.case, result.why);
                 failures += 1;
             }
         }

@@ -79,7 +79,7 @@ impl Display for GuestReport {
             Self::Released { disk } => write!(f, "released {disk}"),
             Self::CaughtUp { disk, ms } => write!(f, "back {disk} {ms}"),
             Self::CaseResult { case, ms, why } => {
-                write!(f, "verdict {case} {ms} {}", one_line(why))
+                write!(f, "result {case} {ms} {}", one_line(why))
             }
             Self::Failed { why } => write!(f, "failed {}", one_line(why)),
         }
@@ -128,7 +128,7 @@ fn parse(line: &str) -> Option<GuestReport> {
         "loading" => GuestReport::Loading {
             agent: words.next().filter(|agent| !agent.is_empty())?.to_owned(),
         },
-        "verdict" => {
+        "result" => {
             let (case, rest) = rest.split_once(' ')?;
             let (ms, why) = rest.split_once(' ').unwrap_or((rest, ""));
             GuestReport::CaseResult {
@@ -215,7 +215,7 @@ mod tests {
             "ack 1 2 x",
             "[    1.2] random: crng",
             "state ",
-            "verdict limits",
+            "result limits",
         ] {
             assert!(line.parse::<GuestReport>().is_err(), "{line:?}");
         }

@@ -349,10 +349,10 @@ mod tests {
 
     #[test]
     fn an_old_kernel_fails() {
-        assert_eq!(kernel("6.1.0-28-amd64").verdict, CheckStatus::Ok);
-        assert_eq!(kernel("5.14.0").verdict, CheckStatus::Ok);
-        assert_eq!(kernel("5.10.0-33-amd64").verdict, CheckStatus::Failed);
-        assert_eq!(kernel("").verdict, CheckStatus::Failed);
+        assert_eq!(kernel("6.1.0-28-amd64").status, CheckStatus::Ok);
+        assert_eq!(kernel("5.14.0").status, CheckStatus::Ok);
+        assert_eq!(kernel("5.10.0-33-amd64").status, CheckStatus::Failed);
+        assert_eq!(kernel("").status, CheckStatus::Failed);
     }
 
     #[test]
@@ -360,7 +360,7 @@ mod tests {
         let legacy =
             "#subsys_name hierarchy num_cgroups enabled\ncpu 3 5 1\nmemory 4 9 1\nio 5 1 1\n";
         let finding = controllers(&["pids".to_owned()], legacy);
-        assert_eq!(finding.verdict, CheckStatus::Warning);
+        assert_eq!(finding.status, CheckStatus::Warning);
         assert_eq!(finding.found, "cpu, memory belong to cgroup v1 here");
         assert!(finding.fix.contains("--allow-missing-controllers"));
     }
@@ -369,13 +369,13 @@ mod tests {
     fn controllers_that_agents_require_pass_without_the_optional_ones() {
         let mut present = REQUIRED_CONTROLLERS.map(str::to_owned).to_vec();
         let finding = controllers(&present, "");
-        assert_eq!(finding.verdict, CheckStatus::Ok);
+        assert_eq!(finding.status, CheckStatus::Ok);
         for lost in ["exclusive processors", "disk IO"] {
             assert!(finding.found.contains(lost), "{finding:?}");
         }
         present.extend(OPTIONAL_CONTROLLERS.map(|(name, _)| name.to_owned()));
         let finding = controllers(&present, "");
-        assert_eq!(finding.verdict, CheckStatus::Ok);
+        assert_eq!(finding.status, CheckStatus::Ok);
         assert_eq!(finding.found, "cpu, memory, pids, cpuset, io");
     }
 
@@ -386,7 +386,7 @@ mod tests {
             slowest: Duration::from_millis(slowest),
         };
         let judge = |syncs| check_syncs(syncs, Path::new("/data"));
-        assert_eq!(judge(syncs(1, 9)).verdict, CheckStatus::Ok);
+        assert_eq!(judge(syncs(1, 9)).status, CheckStatus::Ok);
         assert!(judge(syncs(12, 30)).fix.contains("faster disk"));
         assert!(judge(syncs(1, 400)).fix.contains("leadership"));
     }
@@ -394,10 +394,10 @@ mod tests {
     #[test]
     fn a_host_without_networks_is_reported_with_the_remedy() {
         let finding = networks(Err("no nft".to_owned()), None);
-        assert_eq!(finding.verdict, CheckStatus::Warning);
+        assert_eq!(finding.status, CheckStatus::Warning);
         assert!(finding.fix.contains("--allow-host-network"));
         for no_ipv6 in [None, Some("it is switched off")] {
-            assert_eq!(networks(Ok(()), no_ipv6).verdict, CheckStatus::Ok);
+            assert_eq!(networks(Ok(()), no_ipv6).status, CheckStatus::Ok);
         }
     }
 
@@ -406,7 +406,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for finding in all(directory.path()) {
             assert!(
-                finding.verdict == CheckStatus::Ok || !finding.fix.is_empty(),
+                finding.status == CheckStatus::Ok || !finding.fix.is_empty(),
                 "{finding:?}"
             );
         }

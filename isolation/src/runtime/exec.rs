@@ -272,7 +272,7 @@ impl ExecSession {
             MonitorMessage::Ended { status } => {
                 ExecNotice::Ended(CommandOutcome::of_status(status))
             }
-            MonitorMessage::Probed(verdict) => ExecNotice::Probed(verdict),
+            MonitorMessage::Probed(result) => ExecNotice::Probed(result),
         }))
     }
 

@@ -183,11 +183,11 @@ pub(crate) fn launch_as(world: &mut RootFixture, who: AttemptUser) -> LaunchSpec
 fn read(output: &str) -> EscapeResults {
     let answers = output.lines().map(|line| {
         let parts: Vec<_> = line.splitn(3, '\t').collect();
-        let [verdict, name, answer] = parts[..] else {
+        let [state, name, answer] = parts[..] else {
             panic!("{line}")
         };
-        assert!(matches!(verdict, "open" | "shut"), "not tried: {line}");
-        (name.to_owned(), (verdict == "open", answer.to_owned()))
+        assert!(matches!(state, "open" | "shut"), "not tried: {line}");
+        (name.to_owned(), (state == "open", answer.to_owned()))
     });
     answers.collect()
 }

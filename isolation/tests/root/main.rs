@@ -164,10 +164,10 @@ fn run(arguments: &[String]) -> ExitCode {
             }
         }
     }
-    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    let result = if failed.is_empty() { "ok" } else { "FAILED" };
     let passed = cases.len() - failed.len() - skipped;
     println!(
-        "\ntest result: {verdict}. {passed} passed; {} failed; {skipped} skipped",
+        "\ntest result: {result}. {passed} passed; {} failed; {skipped} skipped",
         failed.len()
     );
     failed.iter().for_each(|name| println!("    {name}"));

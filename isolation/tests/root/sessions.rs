@@ -336,7 +336,7 @@ fn ask(container: &Container, kind: ProbeKind, port: u16) -> ProbeResult {
     };
     let request = ExecRequest::new(ExecAction::Probe(probe));
     match container.exec(&request).unwrap().wait(TIMEOUT).unwrap() {
-        ExecNotice::Probed(verdict) => verdict,
+        ExecNotice::Probed(result) => result,
         other => panic!("{other:?}"),
     }
 }
@@ -349,7 +349,7 @@ fn probes() {
     let port = listener.local_addr().unwrap().port();
     let ask = |kind, port| ask(&container, kind, port);
     assert_eq!(ask(ProbeKind::Tcp, port), ProbeResult::Pass);
-    for (status, verdict) in [("200 OK", true), ("500 Oh", false)] {
+    for (status, passes) in [("200 OK", true), ("500 Oh", false)] {
         let server = std::thread::spawn({
             let listener = listener.try_clone().unwrap();
             move || {
@@ -371,7 +371,7 @@ fn probes() {
             statuses,
         };
         let found = ask(kind, port);
-        assert_eq!(found == ProbeResult::Pass, verdict, "{found:?}");
+        assert_eq!(found == ProbeResult::Pass, passes, "{found:?}");
         server.join().unwrap();
     }
     drop(listener);
@@ -401,14 +401,14 @@ fn tls_probes() {
         statuses: std::collections::BTreeSet::new(),
     };
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        for (status, verdict) in [("302 Over there", true), ("404 Not here", false)] {
+        for (status, passes) in [("302 Over there", true), ("404 Not here", false)] {
             let listener = listener.try_clone().unwrap();
             let server = std::thread::spawn(move || {
                 let (stream, _) = listener.accept().unwrap();
                 tls::answer(stream, version, &format!("HTTP/1.1 {status}\r\n\r\n")).unwrap()
             });
             let found = ask(&container, kind(), port);
-            assert_eq!(found == ProbeResult::Pass, verdict, "{found:?}");
+            assert_eq!(found == ProbeResult::Pass, passes, "{found:?}");
             server.join().unwrap();
         }
     }

@@ -36,13 +36,13 @@ pub struct ExplainQuery {
     /// The maximum number of agents to evaluate, at about a microsecond each. Callers within the
     /// leader's loop set it.
     pub agents: usize,
-    /// The maximum number of verdicts to keep. Beyond it, and beyond 128 KiB of verdicts, agents
-    /// are only counted.
-    pub verdicts: usize,
+    /// The maximum number of skipped agents to list. Beyond it, and beyond 128 KiB of details,
+    /// agents are only counted.
+    pub max_skipped: usize,
 }
 
 impl ExplainQuery {
-    /// Asks why `framework` is not offered `wanted`: all agents, 100 verdicts.
+    /// Asks why `framework` is not offered `wanted`: all agents, 100 of them listed.
     #[must_use]
     pub fn new(framework: FrameworkId, wanted: Option<Resources>) -> Self {
         Self {
@@ -51,20 +51,20 @@ impl ExplainQuery {
             wanted,
             after: AgentId(0),
             agents: usize::MAX,
-            verdicts: 100,
+            max_skipped: 100,
         }
     }
 }
 
-/// The maximum number of bytes of verdicts that are kept.
-const VERDICT_BYTES: usize = 128 << 10;
+/// The maximum number of bytes of details that are kept.
+const DETAIL_BYTES: usize = 128 << 10;
 
 /// The leader's private state that a query needs, copied out of its memory. With it, agents can be
 /// evaluated on any copy of the registry.
 #[derive(Debug, Clone)]
 pub struct ExplainInputs {
     wanted: Resources,
-    verdicts: usize,
+    max_skipped: usize,
     /// The reason for which the framework takes no offers at all, as a code and a text.
     obstacle: Option<(SkipReason, String)>,
     roles: Vec<RoleVisibility>,
@@ -143,7 +143,7 @@ impl Allocator {
         });
         ExplainInputs {
             wanted: query.wanted.clone().unwrap_or_default(),
-            verdicts: query.verdicts,
+            max_skipped: query.max_skipped,
             obstacle: obstacle.map(|reason| (reason, framework_detail(framework, reason))),
             roles: framework
                 .map_or_else(Vec::new, |framework| self.role_visibility(framework, query)),
@@ -288,10 +288,10 @@ impl ExplainInputs {
                 None => this,
             });
         }
-        let bytes = explanation.verdict_bytes + detail.len();
-        if explanation.verdicts.len() < self.verdicts && bytes <= VERDICT_BYTES {
-            explanation.verdict_bytes = bytes;
-            explanation.verdicts.push(SkippedAgent {
+        let bytes = explanation.detail_bytes + detail.len();
+        if explanation.skipped.len() < self.max_skipped && bytes <= DETAIL_BYTES {
+            explanation.detail_bytes = bytes;
+            explanation.skipped.push(SkippedAgent {
                 agent: agent.id,
                 reason,
                 detail,

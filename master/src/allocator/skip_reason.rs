@@ -172,8 +172,8 @@ pub struct DemandExplanation {
     /// Those under `Filtered` and `Offered` of which the framework was offered a remainder only:
     /// tasks, or offers to others, hold the rest.
     pub(super) remainders: BTreeMap<SkipReason, u32>,
-    /// One verdict for each agent, ascending by agent, up to the requested number.
-    pub verdicts: Vec<SkippedAgent>,
+    /// The reason of each agent, ascending by agent, up to the requested number.
+    pub skipped: Vec<SkippedAgent>,
     /// The agent that comes closest among those that are too small, and its total.
     pub nearest: Option<(AgentId, Resources)>,
     /// The newest decline of the framework in the role.
@@ -182,8 +182,8 @@ pub struct DemandExplanation {
     pub round: u64,
     /// The last agent of this page if more follow: continue after it.
     pub next: Option<AgentId>,
-    /// Bytes of the details of all verdicts.
-    pub(super) verdict_bytes: usize,
+    /// Bytes of all details.
+    pub(super) detail_bytes: usize,
 }
 
 impl DemandExplanation {
@@ -207,8 +207,8 @@ impl DemandExplanation {
         for (reason, agents) in later.remainders {
             *self.remainders.entry(reason).or_default() += agents;
         }
-        self.verdicts.extend(later.verdicts);
-        self.verdict_bytes += later.verdict_bytes;
+        self.skipped.extend(later.skipped);
+        self.detail_bytes += later.detail_bytes;
         self.nearest = match (self.nearest.take(), later.nearest) {
             (Some(a), Some(b)) => Some(nearer(&self.wanted, a, b)),
             (a, b) => a.or(b),

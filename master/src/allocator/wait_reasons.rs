@@ -50,7 +50,7 @@ impl Allocator {
                 role: Some(demand.role.clone()),
                 after: demand.found.next.unwrap_or_default(),
                 agents: left,
-                verdicts: 0,
+                max_skipped: 0,
                 ..ExplainQuery::new(demand.framework, None)
             };
             let page = self.explain(registry, book, links, &query);

@@ -374,7 +374,7 @@ impl Leader {
             };
             let query = ExplainQuery {
                 role: Some(role.clone()),
-                verdicts: 10,
+                max_skipped: 10,
                 agents: 200,
                 ..ExplainQuery::new(*framework, None)
             };
@@ -471,16 +471,16 @@ pub(crate) fn explanation(explanation: DemandExplanation) -> v1::Explanation {
         reason: reason.code().to_owned(),
         agents: *agents,
     });
-    let verdicts = explanation.verdicts.iter();
-    let verdicts = verdicts.map(|verdict| v1::Verdict {
-        agent_id: verdict.agent.to_string(),
-        reason: verdict.reason.code().to_owned(),
-        detail: verdict.detail.clone(),
+    let skipped = explanation.skipped.iter();
+    let skipped = skipped.map(|skipped| v1::Verdict {
+        agent_id: skipped.agent.to_string(),
+        reason: skipped.reason.code().to_owned(),
+        detail: skipped.detail.clone(),
     });
     v1::Explanation {
         summary: explanation.summary(),
         counts: counts.collect(),
-        verdicts: verdicts.collect(),
+        verdicts: skipped.collect(),
         round: explanation.round,
     }
 }

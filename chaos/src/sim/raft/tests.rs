@@ -3,21 +3,21 @@
 use super::*;
 
 fn clean(seed: u64, options: &RaftOptions) -> SimulationResult {
-    let verdict = run(seed, options);
+    let result = run(seed, options);
     assert!(
-        verdict.violations.is_empty(),
+        result.violations.is_empty(),
         "seed {seed}: {:#?}",
-        verdict.violations
+        result.violations
     );
-    verdict
+    result
 }
 
 #[test]
 fn three_nodes_agree_under_all_faults() {
     let mut written = 0;
     for seed in 1..=2 {
-        let verdict = clean(seed, &RaftOptions::of(seed));
-        written += verdict.counts.events.get("written").copied().unwrap_or(0);
+        let result = clean(seed, &RaftOptions::of(seed));
+        written += result.counts.events.get("written").copied().unwrap_or(0);
     }
     assert!(written > 200, "{written} writes prove little");
 }

@@ -39,7 +39,7 @@ impl DiskFault {
 /// Runs the case: the leader's disk fails to write, or a follower's disk loses writes.
 ///
 /// # Errors
-/// The reason of the verdict.
+/// The reason of the result.
 pub(super) async fn run(fault: DiskFault) -> anyhow::Result<()> {
     for disk in ALL {
         let device = disks::device(disk);

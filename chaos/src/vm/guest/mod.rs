@@ -29,7 +29,7 @@ const PORT: &str = "/dev/ttyS1";
 /// Runs one case.
 ///
 /// # Errors
-/// The reason of the verdict.
+/// The reason of the result.
 pub(crate) fn run(case: &str) -> anyhow::Result<()> {
     let words = KernelArgs::read()?;
     let voice = ReportPort::open()?;

@@ -200,13 +200,13 @@ pub(super) fn space(members: &[MemberMetrics], is_cut: bool) -> Finding {
     let listed = |all: &[String]| names(all.iter().map(String::as_str));
     let scarce = [full.as_slice(), &low].concat();
     if !scarce.is_empty() {
-        let verdict = match full.is_empty() {
+        let status = match full.is_empty() {
             true => CheckStatus::Warning,
             false => CheckStatus::Failed,
         };
         let found = format!("free: {}{cut}", listed(&scarce));
         let fix = "make room there: a master that cannot write exits, and an agent evicts tasks (docs/operate/runbooks/disk-full.md)";
-        return Finding::new("disk space", verdict, found, fix);
+        return Finding::new("disk space", status, found, fix);
     }
     if !unknown.is_empty() {
         let found = format!("unknown of {}{cut}", listed(&unknown));

@@ -43,11 +43,11 @@ fn answer(number: u64, release: &str, offset: (i64, i64)) -> MasterAnswer {
     }
 }
 
-/// Asserts the verdict, and words in what is found; a finding that is not ok names a remedy.
-fn expect(finding: &Finding, verdict: CheckStatus, words: &str) {
-    assert_eq!(finding.verdict, verdict, "{finding:?}");
+/// Asserts the status, and words in what is found; a finding that is not ok names a remedy.
+fn expect(finding: &Finding, status: CheckStatus, words: &str) {
+    assert_eq!(finding.status, status, "{finding:?}");
     assert!(finding.found.contains(words), "{finding:?}");
-    let is_ok = verdict == CheckStatus::Ok;
+    let is_ok = status == CheckStatus::Ok;
     assert_eq!(finding.fix.is_empty(), is_ok, "{finding:?}");
     assert!(!finding.fix.contains('\n'), "{finding:?}");
 }

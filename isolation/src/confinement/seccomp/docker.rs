@@ -11,11 +11,11 @@ fn the_page_lists_calls_that_only_docker_allows() {
     let section = page.split("### Compared with Docker").nth(1).unwrap();
     let section = section.split("\n## ").next().unwrap();
     // Columns: call, Docker, Argosy, reason.
-    let named = |verdict: &str| -> Vec<&str> {
+    let named = |action: &str| -> Vec<&str> {
         let rows = section
             .lines()
             .map(|line| line.split('|').collect::<Vec<_>>())
-            .filter(|cells| cells.get(3).is_some_and(|cell| cell.trim() == verdict));
+            .filter(|cells| cells.get(3).is_some_and(|cell| cell.trim() == action));
         let calls = rows.flat_map(|cells| cells[1].split('`').skip(1).step_by(2));
         let mut calls: Vec<_> = calls.collect();
         calls.sort_unstable();

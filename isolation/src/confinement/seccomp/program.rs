@@ -1,11 +1,11 @@
-//! Compiles a verdict for each system call into a program of the kernel's packet filter (classic
+//! Compiles an action for each system call into a program of the kernel's packet filter (classic
 //! BPF).
 
 use libc::sock_filter;
 
 use super::{ArgumentComparison, ArgumentTest};
 
-/// The verdict on a call.
+/// The action on a call.
 #[derive(Debug, Clone)]
 pub(super) enum SyscallAction {
     Allow,
@@ -70,7 +70,7 @@ fn allow() -> sock_filter {
     return_action(libc::SECCOMP_RET_ALLOW)
 }
 
-/// Compiles the program; `rules` has a verdict for each number from 0 on. Later numbers are absent.
+/// Compiles the program; `rules` has an action for each number from 0 on. Later numbers are absent.
 pub(super) fn compile(rules: &[SyscallAction]) -> Vec<sock_filter> {
     let ours = sock_filter {
         jt: 1,
@@ -82,10 +82,10 @@ pub(super) fn compile(rules: &[SyscallAction]) -> Vec<sock_filter> {
         return_action(libc::SECCOMP_RET_KILL_PROCESS),
         instruction(LOAD, NUMBER),
     ];
-    // Adjacent numbers with the same verdict are one leaf.
+    // Adjacent numbers with the same action are one leaf.
     let mut leaves: Vec<(u32, Vec<sock_filter>)> = Vec::new();
-    for (number, verdict) in (0..).zip(rules) {
-        let code = leaf(verdict);
+    for (number, action) in (0..).zip(rules) {
+        let code = leaf(action);
         let is_same = leaves
             .last()
             .is_some_and(|(_, last)| code.len() == 1 && last.len() == 1 && last[0].k == code[0].k);

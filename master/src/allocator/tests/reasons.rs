@@ -14,9 +14,9 @@ fn reasons(world: &World, query: &ExplainQuery) -> Vec<(AgentId, SkipReason)> {
         "each agent counts once"
     );
     explanation
-        .verdicts
+        .skipped
         .iter()
-        .map(|verdict| (verdict.agent, verdict.reason))
+        .map(|agent| (agent.agent, agent.reason))
         .collect()
 }
 
@@ -47,18 +47,15 @@ fn too_small_agent_is_distinguished_from_busy_agent() {
     let explanation = world.explain(&question);
     assert_eq!(explanation.nearest.as_ref().unwrap().0, small);
     assert_eq!(
-        explanation.verdicts[0].detail,
+        explanation.skipped[0].detail,
         "asked cpus:4; free cpus:2; 1 tasks use the rest"
     );
-    assert_eq!(
-        explanation.verdicts[1].detail,
-        "asked cpus:4; it has cpus:2"
-    );
+    assert_eq!(explanation.skipped[1].detail, "asked cpus:4; it has cpus:2");
     let never = world.explain(&ExplainQuery::new(a, Some(parse("cpus:64"))));
     assert_eq!(never.count(SkipReason::TooSmall), 4);
     assert_eq!(never.summary(), "no agent is large enough, now or later");
     let never = world.explain(&ExplainQuery::new(a, Some(parse("zebras:1"))));
-    assert_eq!(never.verdicts[0].detail, "asked zebras:1; it has no zebras");
+    assert_eq!(never.skipped[0].detail, "asked zebras:1; it has no zebras");
 }
 
 #[test]
@@ -158,7 +155,7 @@ fn a_large_cluster_is_explained_in_consistent_pages() {
     }
     let mut question = ExplainQuery::new(a, Some(parse("cpus:30")));
     question.agents = 10;
-    question.verdicts = 3;
+    question.max_skipped = 3;
     let mut all = world.explain(&question);
     let mut pages = 1;
     while let Some(after) = all.next {
@@ -166,6 +163,6 @@ fn a_large_cluster_is_explained_in_consistent_pages() {
         all.extend(world.explain(&question));
         pages += 1;
     }
-    assert_eq!((pages, all.agents(), all.verdicts.len()), (3, 25, 9));
+    assert_eq!((pages, all.agents(), all.skipped.len()), (3, 25, 9));
     assert_eq!(all.nearest.unwrap().1, parse("cpus:25"));
 }

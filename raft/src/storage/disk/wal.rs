@@ -250,9 +250,9 @@ mod tests {
         for at in (0..log.ends[37]).step_by(61) {
             let mut flipped = bytes.clone();
             flipped[at] ^= 16;
-            let verdict = check(&[&flipped], None);
+            let found = check(&[&flipped], None);
             let ends_before = log.ends.iter().filter(|end| **end <= at).count() as u64;
-            match verdict {
+            match found {
                 WalCheckResult::Damaged { lost, witness, .. } => {
                     // Without a valid record before the damage, only the end of the damaged data is
                     // known.
@@ -276,10 +276,10 @@ mod tests {
             let mut bytes = log.frames.0.clone();
             let end = bytes.len().min(lost + 4096);
             bytes[lost..end].fill(0);
-            let verdict = check(&[&bytes], Some(20));
+            let found = check(&[&bytes], Some(20));
             assert!(
-                matches!(verdict, WalCheckResult::Torn(spot) if spot.offset >= synced),
-                "{lost}: {verdict:?}"
+                matches!(found, WalCheckResult::Torn(spot) if spot.offset >= synced),
+                "{lost}: {found:?}"
             );
         }
     }
@@ -360,10 +360,10 @@ mod tests {
         let mut bytes = log.frames.0.clone();
         let (from, to) = (log.ends[1], log.ends[2]);
         bytes.drain(from..to);
-        let verdict = check(&[&bytes], None);
+        let found = check(&[&bytes], None);
         assert!(
-            matches!(verdict, WalCheckResult::Damaged { at, lost: 5, .. } if at.offset == from),
-            "{verdict:?}"
+            matches!(found, WalCheckResult::Damaged { at, lost: 5, .. } if at.offset == from),
+            "{found:?}"
         );
     }
 }

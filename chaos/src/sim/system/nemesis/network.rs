@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn each_link_that_a_rival_holds_is_recorded_as_delayed() {
         let options = SystemOptions::default();
-        let verdict = simulate(7, |simulation| {
+        let result = simulate(7, |simulation| {
             let world = World::new(simulation, 7, &options);
             start_hosts(simulation, &world, &options);
             for place in 0..options.frameworks {
@@ -179,7 +179,7 @@ mod tests {
             }
         });
         let links = |kind: FaultKind| {
-            let faults = verdict.history.faults().map(|(_, _, fault)| fault);
+            let faults = result.history.faults().map(|(_, _, fault)| fault);
             let links = faults.filter(|fault| fault.kind == kind && fault.target.contains('>'));
             let mut links: Vec<&str> = links.map(|fault| fault.target.as_str()).collect();
             links.sort_unstable();

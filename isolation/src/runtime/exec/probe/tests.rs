@@ -75,14 +75,14 @@ fn run_probe(answer: &'static [u8], kind: ProbeKind) -> ProbeResult {
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let timeout_ms = 300;
-    let verdict = Probe {
+    let probed = Probe {
         port,
         timeout_ms,
         kind,
     }
     .run();
     server.join().unwrap();
-    verdict
+    probed
 }
 
 fn get(scheme: Scheme) -> ProbeKind {
@@ -104,9 +104,9 @@ fn probe_tls(serve: impl FnOnce(TcpStream) + Send + 'static, timeout_ms: u64) ->
         timeout_ms,
         kind,
     };
-    let verdict = probe.run();
+    let probed = probe.run();
     server.join().unwrap();
-    verdict
+    probed
 }
 
 /// Returns the reason of a failure.
@@ -131,10 +131,10 @@ fn responses_over_tls_pass_without_certificate_verification() {
                     "{asked}"
                 );
             };
-            let verdict = probe_tls(serve, TIMEOUT_MS);
+            let probed = probe_tls(serve, TIMEOUT_MS);
             match is_well {
-                true => assert_eq!(verdict, ProbeResult::Pass),
-                false => assert!(reason(verdict).ends_with("GET /: answered with status 503")),
+                true => assert_eq!(probed, ProbeResult::Pass),
+                false => assert!(reason(probed).ends_with("GET /: answered with status 503")),
             }
         }
     }

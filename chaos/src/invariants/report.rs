@@ -1,4 +1,4 @@
-//! The verdict on a whole history: the findings of all checkers, and how much they compared.
+//! The report on a whole history: the findings of all checkers, and how much they compared.
 
 use std::collections::BTreeMap;
 
@@ -33,7 +33,7 @@ pub struct Evidence {
     pub expectations: u64,
 }
 
-/// The verdict on a history, or on all histories of a batch.
+/// The report on a history, or on all histories of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct InvariantReport {
     /// The findings by rule.
@@ -73,7 +73,7 @@ impl InvariantReport {
         silent.map(|(rule, _)| *rule).collect()
     }
 
-    /// Adds the verdict on another history of the same batch.
+    /// Adds the report on another history of the same batch.
     pub fn add(&mut self, other: Self) {
         let Self {
             rules,
@@ -221,19 +221,19 @@ mod tests {
             .accepted(1, offer(12, 1), "web")
             .witnessed("web", "a")
             .witnessed("web", "b");
-        let verdict = check_history(&scene.history());
-        assert_eq!(verdict.rules.len(), checkers().count());
-        assert!(!verdict.is_clean());
-        let [violation] = verdict.violations.as_slice() else {
-            panic!("{:#?}", verdict.violations);
+        let report = check_history(&scene.history());
+        assert_eq!(report.rules.len(), checkers().count());
+        assert!(!report.is_clean());
+        let [violation] = report.violations.as_slice() else {
+            panic!("{:#?}", report.violations);
         };
         assert_eq!(
             (violation.rule, violation.events.as_slice()),
             (Rule::SingleStart, &[3, 4][..])
         );
-        assert!(verdict.uncompared().contains(&Rule::ElectionSafety));
-        assert!(!verdict.uncompared().contains(&Rule::SingleStart));
-        assert_eq!(verdict.evidence.faults[&FaultKind::Crash], 1);
+        assert!(report.uncompared().contains(&Rule::ElectionSafety));
+        assert!(!report.uncompared().contains(&Rule::SingleStart));
+        assert_eq!(report.evidence.faults[&FaultKind::Crash], 1);
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
             .observe("master-1", opened(9))
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web");
-        let verdict = check_history(&scene.history());
+        let report = check_history(&scene.history());
         let reached = Minimum {
             operations: 1,
             faults: 1,
@@ -258,14 +258,14 @@ mod tests {
             leader_changes: 1,
             rules: BTreeMap::from([(Rule::ElectionSafety, 1), (Rule::OfferSingleUse, 1)]),
         };
-        assert_eq!(verdict.shortfalls(&reached), Vec::<String>::new());
+        assert_eq!(report.shortfalls(&reached), Vec::<String>::new());
         let more = Minimum {
             operations: 2,
             leader_changes: 2,
             rules: BTreeMap::from([(Rule::Agreement, 1)]),
             ..reached
         };
-        let missing = verdict.shortfalls(&more);
+        let missing = report.shortfalls(&more);
         assert_eq!(missing.len(), 3, "{missing:?}");
         let words = "Agreement compared 0 things, of at least 1: ";
         assert!(missing[2].starts_with(words), "{missing:?}");
@@ -273,11 +273,11 @@ mod tests {
 
     #[test]
     fn undecided_checks_are_shortfalls() {
-        let mut verdict = check_history(&History::default());
-        assert_eq!(verdict.shortfalls(&Minimum::default()), [""; 0]);
-        let registers = verdict.rules.get_mut(&Rule::Linearizability).unwrap();
+        let mut report = check_history(&History::default());
+        assert_eq!(report.shortfalls(&Minimum::default()), [""; 0]);
+        let registers = report.rules.get_mut(&Rule::Linearizability).unwrap();
         registers.undecided.push("agent-1/zone".to_owned());
-        let missing = verdict.shortfalls(&Minimum::default());
+        let missing = report.shortfalls(&Minimum::default());
         assert_eq!(
             missing,
             ["Linearizability did not decide agent-1/zone within its budget"]
@@ -320,8 +320,8 @@ mod tests {
 
     #[test]
     fn an_empty_history_is_clean_and_every_rule_is_a_shortfall() {
-        let verdict = check_history(&History::default());
-        assert!(verdict.is_clean());
-        assert_eq!(verdict.uncompared().len(), checkers().count());
+        let report = check_history(&History::default());
+        assert!(report.is_clean());
+        assert_eq!(report.uncompared().len(), checkers().count());
     }
 }
