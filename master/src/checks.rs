@@ -166,7 +166,7 @@ mod tests {
         let agent = world.register("cpus:4;mem:64");
         let framework = world.subscribe("web");
         let mut book = OfferBook::new(world.registry.epoch());
-        let promise = OfferTerms {
+        let terms = OfferTerms {
             id: OfferId {
                 epoch: world.registry.epoch(),
                 serial: 0,
@@ -176,10 +176,10 @@ mod tests {
             agent,
             role: Role::default(),
             resources: amounts("cpus:3"),
-            promise: world.registry.agent(agent).unwrap().promise,
+            offer_revision: world.registry.agent(agent).unwrap().offer_revision,
             expires: Timestamp(99_999),
         };
-        book.open(promise);
+        book.open(terms);
         let mut checks = CheckProgress::default();
         let checked = checks
             .tick(OwnerLoad::Idle, &world.registry, Some(&book))

@@ -255,7 +255,7 @@ mod tests {
 
     /// Launches `count` tasks in one call.
     fn launch(world: &mut World, agent: AgentId, framework: FrameworkId, count: usize) {
-        let offer = world.promise(framework, agent, "cpus:10;mem:1000");
+        let offer = world.offer(framework, agent, "cpus:10;mem:1000");
         let specs = (0..count).map(|at| spec(&format!("task-{at:04}"), "cpus:0.01;mem:1"));
         world.accept(framework, vec![offer], specs.collect());
     }

@@ -229,7 +229,7 @@ mod tests {
         (world, agent, framework): &mut (World, AgentId, FrameworkId),
         task: &TaskSpec,
     ) -> Option<Rejection> {
-        let offer = world.promise(*framework, *agent, "cpus:1");
+        let offer = world.offer(*framework, *agent, "cpus:1");
         let applied = world.accept(*framework, vec![offer], vec![task.clone()]);
         match applied.outcome {
             Ok(CommandReply::Call { refused, .. }) => {

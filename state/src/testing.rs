@@ -283,14 +283,13 @@ impl World {
     }
 
     /// Returns the terms of an offer in role `*` of the current epoch.
-    pub fn promise(
-        &mut self,
-        framework: FrameworkId,
-        agent: AgentId,
-        resources: &str,
-    ) -> OfferTerms {
+    pub fn offer(&mut self, framework: FrameworkId, agent: AgentId, resources: &str) -> OfferTerms {
         self.serial += 1;
-        let present = self.registry.agent(agent).expect("a known agent").promise;
+        let present = self
+            .registry
+            .agent(agent)
+            .expect("a known agent")
+            .offer_revision;
         let session = self
             .registry
             .framework(framework)
@@ -306,7 +305,7 @@ impl World {
             agent,
             role: Role::default(),
             resources: amounts(resources),
-            promise: present,
+            offer_revision: present,
             expires: self.now.plus_ms(limits::OFFER_TIMEOUT_MS),
         }
     }
@@ -355,7 +354,7 @@ impl World {
         name: &str,
         resources: &str,
     ) -> TaskKey {
-        let offer = self.promise(framework, agent, resources);
+        let offer = self.offer(framework, agent, resources);
         let applied = self.accept(framework, vec![offer], vec![spec(name, resources)]);
         match &applied.outcome {
             Ok(CommandReply::Call { refused, .. }) if refused.is_empty() => {}

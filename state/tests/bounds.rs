@@ -129,7 +129,7 @@ fn a_task_id_can_be_reused_when_its_history_is_gone() {
         assert_eq!(applied.outcome, Ok(CommandReply::Done));
     };
     let launch = |world: &mut World, names: &[String]| {
-        let offer = world.promise(id, agent, "cpus:1000");
+        let offer = world.offer(id, agent, "cpus:1000");
         let tasks = names.iter().map(|name| spec(name, "cpus:1")).collect();
         let applied = world.accept(id, vec![offer], tasks);
         let Ok(CommandReply::Call { refused, .. }) = applied.outcome else {
@@ -158,7 +158,7 @@ fn splitting_a_task_list_does_not_change_its_effect() {
     let agent = world.register("cpus:1000");
     let id = world.subscribe("web");
     let names: Vec<String> = (0..700).map(|at| format!("t{at:03}")).collect();
-    let offer = world.promise(id, agent, "cpus:1000");
+    let offer = world.offer(id, agent, "cpus:1000");
     let tasks = names.iter().map(|name| spec(name, "cpus:1")).collect();
     world.accept(id, vec![offer], tasks);
     let held: Vec<HeldTask> = world

@@ -49,7 +49,7 @@ fn accepts(
     agent: AgentId,
     (call, launches): (u64, Vec<TaskSpec>),
 ) -> bool {
-    let offer = world.promise(framework, agent, "cpus:1");
+    let offer = world.offer(framework, agent, "cpus:1");
     let call = Call {
         framework,
         session: offer.session,

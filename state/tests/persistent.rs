@@ -131,7 +131,7 @@ fn a_snapshot_is_unchanged_while_commands_are_applied() {
     let agent = world.register("cpus:64;mem:65536");
     let framework = world.subscribe("load");
     let launch = |world: &mut World, names: std::ops::Range<u32>| {
-        let offer = world.promise(framework, agent, "cpus:10;mem:1000");
+        let offer = world.offer(framework, agent, "cpus:10;mem:1000");
         let specs = names.map(|at| spec(&format!("task-{at:04}"), "cpus:0.01;mem:1"));
         world.accept(framework, vec![offer], specs.collect());
     };

@@ -223,7 +223,7 @@ fn wave(world: &mut World, framework: FrameworkId, agent: AgentId, wave: usize) 
         spec.environment.insert("A".to_owned(), "v".repeat(at));
         spec
     });
-    let offer = world.promise(framework, agent, "cpus:1");
+    let offer = world.offer(framework, agent, "cpus:1");
     world.accept(framework, vec![offer], launches.collect());
     let ends = world.registry.tasks_of(framework).map(|task| AgentUpdate {
         key: task.key.clone(),

@@ -68,7 +68,7 @@ fn filled() -> (World, FrameworkId) {
     }
     for call in 0..TASKS / CALL {
         let agent = AgentId(call as u64 % AGENTS as u64 + 1);
-        let offer = world.promise(framework, agent, "cpus:1;mem:320");
+        let offer = world.offer(framework, agent, "cpus:1;mem:320");
         let names = call * CALL..(call + 1) * CALL;
         let specs = names.map(|at| spec(&format!("task-{at}"), "cpus:0.1;mem:32"));
         let number = call as u64 + 1;

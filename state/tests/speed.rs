@@ -64,7 +64,7 @@ impl TaskLifecycles {
         let agent = self.agents[at % AGENTS];
         let count = tasks.len();
         let offered = format!("cpus:{};mem:{}", count as f64 / 10.0, 32 * count);
-        let offer = self.world.promise(self.framework, agent, &offered);
+        let offer = self.world.offer(self.framework, agent, &offered);
         let launches = tasks.map(|at| {
             let mut task = spec(&format!("task-{at}"), "cpus:0.1;mem:32");
             for name in ["HOME", "PATH", "LANG", "PORT"] {

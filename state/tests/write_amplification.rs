@@ -122,7 +122,7 @@ impl LargeCluster {
     }
 
     fn launch(&mut self, spec: TaskSpec) {
-        let offer = self.world.promise(self.framework, self.agent, "cpus:1");
+        let offer = self.world.offer(self.framework, self.agent, "cpus:1");
         let accept = Accept {
             offers: vec![offer],
             operations: vec![OfferOperation::Launch(vec![spec])],

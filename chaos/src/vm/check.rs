@@ -177,11 +177,11 @@ impl AcknowledgedWrites {
                 applied,
             });
         }
-        let promised = self
+        let expected = self
             .read_values
             .keys()
             .chain(self.current.iter().map(|current| &current.agent));
-        for agent in promised.filter(|agent| !found.contains_key(*agent)) {
+        for agent in expected.filter(|agent| !found.contains_key(*agent)) {
             let agent = agent.clone();
             violations.push(DurabilityViolation::AgentLost { agent });
         }
@@ -245,12 +245,12 @@ impl CurrentLoad {
     }
 
     fn check_writer(&self, writer: u64, last: u64, found: &Values) -> Vec<DurabilityViolation> {
-        let (promised, next) = (values_after(writer, last), values_after(writer, last + 1));
-        if *found == promised || *found == next {
+        let (expected, next) = (values_after(writer, last), values_after(writer, last + 1));
+        if *found == expected || *found == next {
             return Vec::new();
         }
         let mut violations = Vec::new();
-        for (key, acknowledged) in &promised {
+        for (key, acknowledged) in &expected {
             let value = found.get(key).copied().unwrap_or(0);
             if value < *acknowledged {
                 violations.push(DurabilityViolation::ValueLost {
@@ -262,8 +262,8 @@ impl CurrentLoad {
             }
         }
         for (key, value) in found {
-            // A value older than promised is lost, which was reported above.
-            let older = promised.get(key).is_some_and(|promised| value <= promised);
+            // A value older than an acknowledged one is lost, which was reported above.
+            let older = expected.get(key).is_some_and(|expected| value <= expected);
             if !older && next.get(key) != Some(value) {
                 violations.push(self.never_written(key, *value));
             }
@@ -292,11 +292,11 @@ mod tests {
     use super::*;
 
     /// Returns the acknowledgements of a load with 20 acknowledged batches of writer 1.
-    fn promises() -> AcknowledgedWrites {
-        let mut promises = AcknowledgedWrites::default();
-        promises.start_load("agent-1");
-        (1..=20).for_each(|batch| promises.acknowledge(1, batch, 100 + batch).unwrap());
-        promises
+    fn known_writes() -> AcknowledgedWrites {
+        let mut known_writes = AcknowledgedWrites::default();
+        known_writes.start_load("agent-1");
+        (1..=20).for_each(|batch| known_writes.acknowledge(1, batch, 100 + batch).unwrap());
+        known_writes
     }
 
     fn found(values: Values) -> BTreeMap<String, Values> {
@@ -306,13 +306,13 @@ mod tests {
     #[test]
     fn acknowledged_and_in_flight_batches_are_accepted() {
         for batches in [20, 21] {
-            let mut promises = promises();
+            let mut known_writes = known_writes();
             assert_eq!(
-                promises.read_back(&found(values_after(1, batches)), 120),
+                known_writes.read_back(&found(values_after(1, batches)), 120),
                 []
             );
             assert_eq!(
-                promises.read_back(&found(values_after(1, batches)), 130),
+                known_writes.read_back(&found(values_after(1, batches)), 130),
                 []
             );
         }
@@ -327,11 +327,11 @@ mod tests {
 
     #[test]
     fn each_missing_acknowledged_value_is_reported() {
-        let violations = promises().read_back(&found(values_after(1, 19)), 120);
+        let violations = known_writes().read_back(&found(values_after(1, 19)), 120);
         assert_eq!(violations.len(), 4, "{violations:?}");
         let text = violations[0].to_string();
         assert_eq!(text, "agent-1: w1-17 was acknowledged as 77 and reads 17");
-        let nothing = promises().read_back(&BTreeMap::new(), 120);
+        let nothing = known_writes().read_back(&BTreeMap::new(), 120);
         assert_eq!(
             nothing[0].to_string(),
             "agent-1 was registered and is unknown now"
@@ -343,7 +343,7 @@ mod tests {
         let mut values = values_after(1, 20);
         let (key, value) = batch(1, 21).remove(0);
         values.insert(key, value);
-        let violations = promises().read_back(&found(values), 120);
+        let violations = known_writes().read_back(&found(values), 120);
         assert!(
             matches!(
                 violations[..],
@@ -358,7 +358,7 @@ mod tests {
         for (key, value) in [("w1-3", 9_963), ("w9-3", 3), ("w2-5", 5)] {
             let mut values = values_after(1, 20);
             values.insert(key.into(), value);
-            let violations = promises().read_back(&found(values), 120);
+            let violations = known_writes().read_back(&found(values), 120);
             let invented = |violation: &DurabilityViolation| {
                 matches!(violation, DurabilityViolation::NeverWritten { .. })
             };
@@ -368,19 +368,19 @@ mod tests {
 
     #[test]
     fn in_flight_batches_may_not_change_after_recovery() {
-        let mut promises = promises();
-        promises.read_back(&found(values_after(1, 20)), 120);
-        promises.start_load("agent-2");
+        let mut known_writes = known_writes();
+        known_writes.read_back(&found(values_after(1, 20)), 120);
+        known_writes.start_load("agent-2");
         let mut later = found(values_after(1, 21));
         later.insert("agent-2".into(), Values::new());
-        let violations = promises.read_back(&later, 130);
+        let violations = known_writes.read_back(&later, 130);
         assert_eq!(violations.len(), 4);
         assert!(matches!(violations[0], DurabilityViolation::Changed { .. }));
     }
 
     #[test]
     fn a_registry_behind_its_acknowledgements_is_reported() {
-        let violations = promises().read_back(&found(values_after(1, 20)), 119);
+        let violations = known_writes().read_back(&found(values_after(1, 20)), 119);
         assert!(matches!(
             violations[..],
             [DurabilityViolation::RevisionLost {
@@ -392,18 +392,18 @@ mod tests {
 
     #[test]
     fn digests_must_agree_at_an_index_over_all_boots() {
-        let mut promises = promises();
-        promises.digest(1, 90, "aa").unwrap();
-        promises.digest(2, 90, "aa").unwrap();
-        promises.digest(2, 91, "bb").unwrap();
-        assert!(promises.digest(3, 90, "ab").is_err());
+        let mut known_writes = known_writes();
+        known_writes.digest(1, 90, "aa").unwrap();
+        known_writes.digest(2, 90, "aa").unwrap();
+        known_writes.digest(2, 91, "bb").unwrap();
+        assert!(known_writes.digest(3, 90, "ab").is_err());
     }
 
     #[test]
     fn out_of_order_acknowledgements_are_rejected() {
-        let mut promises = promises();
-        assert!(promises.acknowledge(1, 22, 200).is_err());
-        assert!(promises.acknowledge(WRITERS, 1, 200).is_err());
+        let mut known_writes = known_writes();
+        assert!(known_writes.acknowledge(1, 22, 200).is_err());
+        assert!(known_writes.acknowledge(WRITERS, 1, 200).is_err());
         assert!(AcknowledgedWrites::default().acknowledge(0, 1, 1).is_err());
     }
 }

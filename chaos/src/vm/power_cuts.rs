@@ -197,7 +197,7 @@ fn lock(disk: &SharedDisk) -> std::sync::MutexGuard<'_, Disk> {
 struct CutSeries<'a> {
     settings: &'a CutSettings,
     disks: Vec<SharedDisk>,
-    promises: AcknowledgedWrites,
+    writes: AcknowledgedWrites,
 }
 
 struct BootState {
@@ -218,7 +218,7 @@ impl<'a> CutSeries<'a> {
         Ok(Self {
             settings,
             disks: new_disks(&settings.work, DISKS, settings.flushes)?,
-            promises: AcknowledgedWrites::default(),
+            writes: AcknowledgedWrites::default(),
         })
     }
 
@@ -241,8 +241,8 @@ impl<'a> CutSeries<'a> {
         if summary.violations.is_empty() {
             self.boot(CutPlan::last(), Rng::new(0), summary)?;
         }
-        summary.acknowledged += self.promises.acknowledged;
-        summary.compared += self.promises.compared;
+        summary.acknowledged += self.writes.acknowledged;
+        summary.compared += self.writes.compared;
         for disk in &self.disks {
             summary.count(&lock(disk).counts);
         }
@@ -305,16 +305,16 @@ impl<'a> CutSeries<'a> {
                 master,
                 applied,
                 digest,
-            } => self.promises.digest(master, applied, &digest),
+            } => self.writes.digest(master, applied, &digest),
             GuestReport::Settled { applied } => {
                 boot.settled = true;
-                let mut found = self.promises.read_back(&boot.found, applied);
+                let mut found = self.writes.read_back(&boot.found, applied);
                 boot.violations.append(&mut found);
                 boot.reached(BootMilestone::Settled);
                 Ok(())
             }
             GuestReport::Loading { agent } => {
-                self.promises.start_load(&agent);
+                self.writes.start_load(&agent);
                 boot.reached(BootMilestone::Loading);
                 Ok(())
             }
@@ -322,7 +322,7 @@ impl<'a> CutSeries<'a> {
                 writer,
                 batch,
                 revision,
-            } => self.promises.acknowledge(writer, batch, revision),
+            } => self.writes.acknowledge(writer, batch, revision),
             GuestReport::PowerOff { disk } => self.cut_disk(boot, disk, summary),
             GuestReport::Released { disk } => self.disk(disk).map(|disk| lock(disk).power_on()),
             GuestReport::CaughtUp { ms, .. } => {

@@ -22,7 +22,7 @@ pub(super) struct CachedAgent {
     /// Resources that can be offered now; empty while the agent may not be offered.
     pub(super) free: Resources,
     pub(super) amounts: Amounts,
-    pub(super) promise: Revision,
+    pub(super) offer_revision: Revision,
     /// Whether all clients see the same resources of the agent.
     pub(super) is_plain: bool,
 }
@@ -86,13 +86,13 @@ impl AgentCache {
         Some(at)
     }
 
-    /// Stores the agent's total and promise. Returns whether the promise has changed.
-    pub(super) fn update_promise(&mut self, at: u32, agent: &Agent) -> bool {
+    /// Stores the agent's total and offer revision. Returns whether that revision has changed.
+    pub(super) fn update_offer_revision(&mut self, at: u32, agent: &Agent) -> bool {
         let mirror = &mut self.all[at as usize];
-        // Negotiated features may shape the total without changing the promise.
+        // Negotiated features may shape the total without changing the offer revision.
         mirror.is_plain = is_plain(agent.total());
-        let is_other = mirror.promise != agent.promise;
-        mirror.promise = agent.promise;
+        let is_other = mirror.offer_revision != agent.offer_revision;
+        mirror.offer_revision = agent.offer_revision;
         is_other
     }
 

@@ -170,10 +170,10 @@ impl Allocator {
         if book.has_offers_on(agent) {
             known.offered = book.offered_on(agent);
             known.offers = book.offers_on(agent).count();
-            let mut own = book.offers_on(agent).map(|(promise, _)| promise);
+            let mut own = book.offers_on(agent).map(|(offer, _)| offer);
             known.own_offer = own
-                .find(|promise| promise.framework == framework)
-                .map(|promise| promise.id);
+                .find(|offer| offer.framework == framework)
+                .map(|offer| offer.id);
         }
         if let Some(place) = self.agents.slot(agent) {
             let hides = |eyes: &RoleVisibility| {

@@ -76,7 +76,7 @@ impl Allocator {
         let facts = self.clients.get(client);
         let mirror = self.agents.get(agent);
         let held = book.offers_to(mirror.id, facts.framework, facts.session, &facts.role);
-        let held = held.filter(|(offer, ..)| offer.promise == mirror.promise);
+        let held = held.filter(|(offer, ..)| offer.offer_revision == mirror.offer_revision);
         let all: Vec<ClientOffer> = held
             .map(|(offer, standing, since)| ClientOffer {
                 offer: Arc::clone(offer),
@@ -152,7 +152,7 @@ impl Allocator {
             agent: mirror.id,
             role: facts.role.clone(),
             resources,
-            promise: mirror.promise,
+            offer_revision: mirror.offer_revision,
             expires,
         };
         turn.offers.push(turn.book.open(terms));

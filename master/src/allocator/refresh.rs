@@ -145,7 +145,7 @@ impl Allocator {
             return false;
         };
         let at = self.agents.ensure(id);
-        let is_new = self.agents.update_promise(at, agent);
+        let is_new = self.agents.update_offer_revision(at, agent);
         if is_new {
             self.filters.drop_agent(at);
         }

@@ -202,31 +202,31 @@ impl Leader {
         let facts = &registry.cluster().facts;
         let mut seen = BTreeSet::new();
         let first = accept.offers.first();
-        for (promise, token) in accept.offers.iter().zip(tokens) {
+        for (offer, token) in accept.offers.iter().zip(tokens) {
             let fits =
-                |first: &OfferTerms| (first.agent, &first.role) == (promise.agent, &promise.role);
+                |first: &OfferTerms| (first.agent, &first.role) == (offer.agent, &offer.role);
             if !first.is_some_and(fits) {
-                return Err(Rejection::OfferMixed(promise.id));
+                return Err(Rejection::OfferMixed(offer.id));
             }
-            if !seen.insert(promise.id) {
-                return Err(Rejection::OfferTwice(promise.id));
+            if !seen.insert(offer.id) {
+                return Err(Rejection::OfferTwice(offer.id));
             }
-            if !verify(facts, promise, token) {
-                return Err(Rejection::OfferForged(promise.id));
+            if !verify(facts, offer, token) {
+                return Err(Rejection::OfferForged(offer.id));
             }
-            if promise.framework != call.framework || promise.session != call.session {
-                return Err(Rejection::OfferForeign(promise.id));
+            if offer.framework != call.framework || offer.session != call.session {
+                return Err(Rejection::OfferForeign(offer.id));
             }
-            match self.book.get(promise.id) {
+            match self.book.get(offer.id) {
                 Some((_, OfferState::Open)) => continue,
-                Some((_, OfferState::Pending)) => return Err(Rejection::OfferUsed(promise.id)),
+                Some((_, OfferState::Pending)) => return Err(Rejection::OfferUsed(offer.id)),
                 None => {}
             }
-            if promise.expires <= now.at {
-                return Err(Rejection::OfferExpired(promise.id));
+            if offer.expires <= now.at {
+                return Err(Rejection::OfferExpired(offer.id));
             }
-            if promise.id.epoch == self.epoch || !self.fits(registry, promise) {
-                return Err(Rejection::OfferUsed(promise.id));
+            if offer.id.epoch == self.epoch || !self.fits(registry, offer) {
+                return Err(Rejection::OfferUsed(offer.id));
             }
         }
         // A description that no agent can run does not consume the offer.

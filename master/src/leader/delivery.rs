@@ -170,7 +170,7 @@ impl Leader {
         self.pump_updates(registry, link);
     }
 
-    /// Answers immediately from the registry. UNKNOWN is a promise, so it waits for a commit. So
+    /// Answers immediately from the registry. UNKNOWN is a guarantee, so it waits for a commit. So
     /// does a rejection: a leader that was deposed without noticing may not know the framework, or
     /// its newest session.
     pub(super) fn reconcile(

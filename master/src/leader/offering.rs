@@ -185,16 +185,16 @@ impl Leader {
         self.allocator.framework_changed(framework);
     }
 
-    /// Withdraws offers of resources that the agent no longer promises.
+    /// Withdraws offers of resources that the agent no longer offers.
     pub(super) fn rescind_outdated(&mut self, registry: &Registry, id: AgentId) {
-        let promise = registry
+        let current = registry
             .agent(id)
             .filter(|agent| agent.mode() == AgentMode::Registered)
-            .map(|agent| agent.promise);
+            .map(|agent| agent.offer_revision);
         let outdated: Vec<OfferId> = self
             .book
             .offers_on(id)
-            .filter(|(offer, _)| Some(offer.promise) != promise)
+            .filter(|(offer, _)| Some(offer.offer_revision) != current)
             .map(|(offer, _)| offer.id)
             .collect();
         self.rescind(outdated, "its agent has changed");
@@ -346,13 +346,10 @@ impl Leader {
     fn send_offers(&mut self, registry: &Registry, made: Vec<Arc<OfferTerms>>) {
         let facts = &registry.cluster().facts;
         let mut by_framework: BTreeMap<FrameworkId, Vec<v1::Offer>> = BTreeMap::new();
-        for promise in made {
-            if let Some(agent) = registry.agent(promise.agent) {
-                let offer = convert::offer(&promise, agent, &sign(facts, &promise));
-                by_framework
-                    .entry(promise.framework)
-                    .or_default()
-                    .push(offer);
+        for terms in made {
+            if let Some(agent) = registry.agent(terms.agent) {
+                let offer = convert::offer(&terms, agent, &sign(facts, &terms));
+                by_framework.entry(terms.framework).or_default().push(offer);
             }
         }
         for (framework, offers) in by_framework {

@@ -46,27 +46,23 @@ impl Leader {
         let stale = self.book.rescind_other_sessions(id, session);
         let mut presented = BTreeSet::new();
         let (mut kept, mut rescinded) = (Vec::new(), Vec::new());
-        for (at, (promise, token)) in held.into_iter().enumerate() {
+        for (at, (offer, token)) in held.into_iter().enumerate() {
             // Validation is expensive: beyond the time of a turn, resources are offered again.
             let result = match at < limits::RECORDS_PER_COMMAND {
-                true => self.presentation_result(registry, now, id, &promise, &token),
+                true => self.presentation_result(registry, now, id, &offer, &token),
                 false => "not-checked",
             };
             *self.presented.entry(result).or_default() += 1;
             if result == "kept" {
-                presented.insert(promise.id);
-                kept.push(promise.id);
-                self.book.adopt(promise, now.at);
+                presented.insert(offer.id);
+                kept.push(offer.id);
+                self.book.adopt(offer, now.at);
             } else {
-                rescinded.push(promise.id);
+                rescinded.push(offer.id);
             }
         }
         // Offers that the framework does not know were lost with its stream: they are free again.
-        let open: Vec<OfferId> = self
-            .book
-            .offers_of(id)
-            .map(|(promise, _)| promise.id)
-            .collect();
+        let open: Vec<OfferId> = self.book.offers_of(id).map(|(offer, _)| offer.id).collect();
         for lost in open.into_iter().filter(|lost| !presented.contains(lost)) {
             self.book.rescind(lost);
         }
@@ -79,19 +75,19 @@ impl Leader {
         registry: &Registry,
         now: LeaderTime,
         id: FrameworkId,
-        promise: &OfferTerms,
+        offer: &OfferTerms,
         token: &[u8],
     ) -> &'static str {
-        if promise.framework != id || !verify(&registry.cluster().facts, promise, token) {
+        if offer.framework != id || !verify(&registry.cluster().facts, offer, token) {
             return "invalid";
         }
-        if self.book.get(promise.id).is_some() {
+        if self.book.get(offer.id).is_some() {
             return "kept";
         }
-        if promise.id.epoch >= self.epoch {
+        if offer.id.epoch >= self.epoch {
             return RescindReason::Used.code();
         }
-        let checked = revalidate(registry, &self.book, promise, now.at);
+        let checked = revalidate(registry, &self.book, offer, now.at);
         checked.map_or_else(|reason| reason.code(), |()| "kept")
     }
 

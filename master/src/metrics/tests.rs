@@ -308,7 +308,7 @@ fn crowd(count: usize) -> (World, Vec<FrameworkId>) {
         let role = Role::new(&format!("{at:0>128}")).unwrap();
         info.roles = [role.clone()].into();
         let framework = world.subscribe_as(info);
-        let mut offer = world.promise(framework, agent, "cpus:1;mem:10");
+        let mut offer = world.offer(framework, agent, "cpus:1;mem:10");
         offer.role = role;
         let spec = argosy_state::testing::spec("a", "cpus:1;mem:10");
         world

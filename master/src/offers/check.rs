@@ -51,12 +51,12 @@ impl OfferBook {
     }
 
     fn check_offer(&self, registry: &Registry, id: OfferId) -> Result<(), String> {
-        let Some((promise, standing)) = self.get(id) else {
+        let Some((terms, standing)) = self.get(id) else {
             return Ok(());
         };
-        let on_agent = self.agents.get(&promise.agent);
-        let of_framework = self.frameworks.get(&promise.framework);
-        let lapses = self.expiries.contains(&(promise.expires, id));
+        let on_agent = self.agents.get(&terms.agent);
+        let of_framework = self.frameworks.get(&terms.framework);
+        let lapses = self.expiries.contains(&(terms.expires, id));
         for (index, agrees) in [
             ("agents", on_agent.is_some_and(|ids| ids.contains(&id))),
             (
@@ -71,7 +71,7 @@ impl OfferBook {
         }
         let is_first = on_agent.and_then(|ids| ids.first()) == Some(&id);
         if is_first {
-            self.check_agent(registry, promise.agent)?;
+            self.check_agent(registry, terms.agent)?;
         }
         Ok(())
     }
@@ -84,17 +84,17 @@ impl OfferBook {
     fn check_agent(&self, registry: &Registry, agent: AgentId) -> Result<(), String> {
         let facts = registry.agent(agent);
         let mut open = Resources::none();
-        for (promise, standing) in self.offers_on(agent) {
+        for (terms, standing) in self.offers_on(agent) {
             // A pending offer, or one of an agent that has changed since, is checked by `apply` and
             // by the leader's next rescind.
             if standing == OfferState::Pending
-                || facts.is_none_or(|facts| facts.promise != promise.promise)
+                || facts.is_none_or(|facts| facts.offer_revision != terms.offer_revision)
             {
                 continue;
             }
-            open = open.plus(&promise.resources).ok_or_else(|| {
-                format!("{agent}: {} promises what another offer does", promise.id)
-            })?;
+            open = open
+                .plus(&terms.resources)
+                .ok_or_else(|| format!("{agent}: {} has resources of another offer", terms.id))?;
         }
         let free = registry.free(agent);
         if free.contains(&open) {

@@ -234,7 +234,7 @@ impl OfferBook {
 
     /// Closes the open offers of a framework in one role.
     pub fn rescind_role(&mut self, framework: FrameworkId, role: &Role) -> Vec<Arc<OfferTerms>> {
-        self.rescind_matching(framework, |promise| promise.role == *role)
+        self.rescind_matching(framework, |terms| terms.role == *role)
     }
 
     /// Closes the open offers of a framework that were made to other sessions than `session`.
@@ -243,7 +243,7 @@ impl OfferBook {
         framework: FrameworkId,
         session: u64,
     ) -> Vec<Arc<OfferTerms>> {
-        self.rescind_matching(framework, |promise| promise.session != session)
+        self.rescind_matching(framework, |terms| terms.session != session)
     }
 
     /// Closes at most `most` open offers that have expired at `now`, earliest first.
@@ -362,8 +362,8 @@ impl OfferBook {
     pub fn offered_on(&self, agent: AgentId) -> Resources {
         let mut sum = Resources::none();
         let counted = planted_bug!(SecondOfferForgotten, usize::MAX, 1);
-        for (promise, _) in self.offers_on(agent).take(counted) {
-            for resource in &promise.resources {
+        for (terms, _) in self.offers_on(agent).take(counted) {
+            for resource in &terms.resources {
                 // Offers of one agent never overlap; `check` verifies it.
                 let added = sum.add(resource);
                 debug_assert!(added.is_some(), "two offers of {agent} overlap");
@@ -433,25 +433,25 @@ impl OfferBook {
         let entry = self.offers.remove(&id)?;
         let held_ms = self.now.0.saturating_sub(entry.since.0);
         self.closed.push(ClosedOffer { outcome, held_ms });
-        let promise = entry.terms;
-        self.total.take(&promise.resources);
-        self.expiries.remove(&(promise.expires, id));
-        if let Some(ids) = self.agents.get_mut(&promise.agent) {
+        let terms = entry.terms;
+        self.total.take(&terms.resources);
+        self.expiries.remove(&(terms.expires, id));
+        if let Some(ids) = self.agents.get_mut(&terms.agent) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
-                self.agents.remove(&promise.agent);
+                self.agents.remove(&terms.agent);
             }
         }
-        if let Some(held) = self.frameworks.get_mut(&promise.framework) {
+        if let Some(held) = self.frameworks.get_mut(&terms.framework) {
             held.offers.remove(&id);
-            untally(&mut held.roles, &promise);
+            untally(&mut held.roles, &terms);
             if held.offers.is_empty() {
-                self.frameworks.remove(&promise.framework);
+                self.frameworks.remove(&terms.framework);
             }
         }
-        untally(&mut self.roles, &promise);
-        self.mark_changed(&promise);
-        Some(promise)
+        untally(&mut self.roles, &terms);
+        self.mark_changed(&terms);
+        Some(terms)
     }
 
     fn rescind_matching(
@@ -461,8 +461,8 @@ impl OfferBook {
     ) -> Vec<Arc<OfferTerms>> {
         let matching = self
             .offers_of(framework)
-            .filter(|(promise, _)| matches(promise));
-        let ids: Vec<_> = matching.map(|(promise, _)| promise.id).collect();
+            .filter(|(terms, _)| matches(terms));
+        let ids: Vec<_> = matching.map(|(terms, _)| terms.id).collect();
         self.rescind_all(&ids)
     }
 

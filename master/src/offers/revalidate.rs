@@ -109,7 +109,7 @@ fn check_agent(registry: &Registry, terms: &OfferTerms) -> Result<(), RescindRea
     if agent.mode() != AgentMode::Registered {
         return Err(RescindReason::AgentNotActive(terms.agent, agent.mode()));
     }
-    if agent.promise != terms.promise {
+    if agent.offer_revision != terms.offer_revision {
         return Err(RescindReason::Outdated(terms.agent));
     }
     let window = &agent.used_offers;

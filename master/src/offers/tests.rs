@@ -18,7 +18,7 @@ fn terms(framework: u64, agent: u64, expires: u64) -> OfferTerms {
         agent: AgentId(agent),
         role: role("a"),
         resources: parse("cpus:1;ports:[1-9]"),
-        promise: Revision::default(),
+        offer_revision: Revision::default(),
         expires: Timestamp(expires),
     }
 }
@@ -161,7 +161,7 @@ fn check_finds_overlaps_and_offers_of_used_resources() {
     let mut copy = (*offer).clone();
     world.book.open(copy.clone());
     let why = world.book.check(&world.registry).unwrap_err();
-    assert!(why.contains("what another offer does"), "{why}");
+    assert!(why.contains("has resources of another offer"), "{why}");
     world.book.rescind_framework(framework);
     copy.resources = parse("cpus:2.001");
     world.book.open(copy);
@@ -232,7 +232,7 @@ fn changes_that_invalidate_a_held_offer_are_detected_at_failover() {
         Err(RescindReason::UnknownAgent(AgentId(offer.agent.0 + 1)))
     );
     assert_eq!(
-        with(|offer| offer.promise.index += 1),
+        with(|offer| offer.offer_revision.index += 1),
         Err(RescindReason::Outdated(offer.agent))
     );
     assert_eq!(

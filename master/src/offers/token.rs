@@ -49,8 +49,8 @@ fn canonical(facts: &ClusterFacts, terms: &OfferTerms) -> Vec<u8> {
     out.number(terms.session);
     out.number(terms.agent.0);
     out.text(terms.role.as_str().as_bytes());
-    out.number(terms.promise.index);
-    out.number(u64::from(terms.promise.position));
+    out.number(terms.offer_revision.index);
+    out.number(u64::from(terms.offer_revision.position));
     out.number(terms.expires.0);
     out.resources(&terms.resources);
     out.0
@@ -179,7 +179,7 @@ mod tests {
             agent: AgentId(9),
             role: Role::new("ops").unwrap(),
             resources: Resources::collect(parts).unwrap(),
-            promise: Revision {
+            offer_revision: Revision {
                 index: 44,
                 position: 2,
             },
@@ -228,27 +228,27 @@ mod tests {
     fn token_verifies_only_its_own_terms() {
         let token = sign(&facts(), &terms());
         let changes: [fn(&mut OfferTerms); 11] = [
-            |promise| promise.id.epoch.0 += 1,
-            |promise| promise.id.serial += 1,
-            |promise| promise.framework.0 += 1,
-            |promise| promise.session += 1,
-            |promise| promise.agent.0 += 1,
-            |promise| promise.role = Role::default(),
-            |promise| promise.promise.index += 1,
-            |promise| promise.promise.position += 1,
-            |promise| promise.expires.0 += 1,
-            |promise| {
-                promise.resources = promise
+            |terms| terms.id.epoch.0 += 1,
+            |terms| terms.id.serial += 1,
+            |terms| terms.framework.0 += 1,
+            |terms| terms.session += 1,
+            |terms| terms.agent.0 += 1,
+            |terms| terms.role = Role::default(),
+            |terms| terms.offer_revision.index += 1,
+            |terms| terms.offer_revision.position += 1,
+            |terms| terms.expires.0 += 1,
+            |terms| {
+                terms.resources = terms
                     .resources
                     .plus(&"cpus:0.001".parse().unwrap())
                     .unwrap();
             },
-            |promise| {
-                let plain = promise.resources.iter().cloned().map(|mut resource| {
+            |terms| {
+                let plain = terms.resources.iter().cloned().map(|mut resource| {
                     resource.identity.shared = false;
                     resource
                 });
-                promise.resources = Resources::collect(plain).unwrap();
+                terms.resources = Resources::collect(plain).unwrap();
             },
         ];
         for (at, change) in changes.into_iter().enumerate() {

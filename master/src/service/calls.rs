@@ -23,16 +23,16 @@ pub(super) fn accept(
     all_or_nothing: bool,
     wall_ms: i64,
 ) -> Result<(CallAction, Vec<Vec<u8>>), InvalidMessage> {
-    let mut promises = Vec::with_capacity(offers.len());
+    let mut offered = Vec::with_capacity(offers.len());
     let mut tokens = Vec::with_capacity(offers.len());
     for (at, held) in offers.iter().enumerate() {
-        let (promise, token) =
+        let (terms, token) =
             convert::offer_terms(held).map_err(|why| why.inside(&format!("offers[{at}]")))?;
-        promises.push(promise);
+        offered.push(terms);
         tokens.push(token);
     }
     let accept = Accept {
-        offers: promises,
+        offers: offered,
         operations: convert::operations_from(operations)?,
         all_or_nothing,
         wall_ms,

@@ -436,12 +436,12 @@ fn open_offers(
     gather(
         book.into_iter().flat_map(|book| book.after(after)),
         room,
-        |promise| promise.id.to_string(),
-        |promise, found| {
-            let is_wanted = is(filter, "framework_id", &promise.framework)
-                && is(filter, "agent_id", &promise.agent)
-                && is(filter, "role", &promise.role);
-            if is_wanted && let Some(offer) = views::offer(facts.registry, promise) {
+        |terms| terms.id.to_string(),
+        |terms, found| {
+            let is_wanted = is(filter, "framework_id", &terms.framework)
+                && is(filter, "agent_id", &terms.agent)
+                && is(filter, "role", &terms.role);
+            if is_wanted && let Some(offer) = views::offer(facts.registry, terms) {
                 found.add(&offer);
             }
         },

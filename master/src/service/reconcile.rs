@@ -178,7 +178,7 @@ mod tests {
         let agent = world.register("cpus:64;mem:65536");
         let framework = world.subscribe("many");
         for part in 0..TASKS / 500 {
-            let offer = world.promise(framework, agent, "cpus:5;mem:500");
+            let offer = world.offer(framework, agent, "cpus:5;mem:500");
             let specs = (0..500).map(|at| {
                 let name = format!("task-{:05}", part * 500 + at);
                 spec(&name, "cpus:0.01;mem:1")

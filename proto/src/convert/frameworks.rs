@@ -86,12 +86,12 @@ pub fn offer(terms: &OfferTerms, agent: &Agent, token: &[u8]) -> v1::Offer {
 }
 
 /// Encodes the token, which also carries fields that its holder need not understand: session and
-/// promise revision, then the proof.
+/// offer revision, then the proof.
 fn seal(terms: &OfferTerms, token: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(20 + token.len());
     bytes.extend(terms.session.to_be_bytes());
-    bytes.extend(terms.promise.index.to_be_bytes());
-    bytes.extend(terms.promise.position.to_be_bytes());
+    bytes.extend(terms.offer_revision.index.to_be_bytes());
+    bytes.extend(terms.offer_revision.position.to_be_bytes());
     bytes.extend(token);
     bytes
 }
@@ -120,7 +120,7 @@ pub fn offer_terms(wire: &v1::HeldOffer) -> Result<(OfferTerms, Vec<u8>), Invali
         role: Role::new(&offer.role)
             .map_err(|error| InvalidMessage::new("offer.role", error.to_string()))?,
         resources: resources_from("offer.resources", &offer.resources)?,
-        promise: Revision {
+        offer_revision: Revision {
             index: u64::from_be_bytes(index.try_into().expect("it is 8 bytes long")),
             position: u32::from_be_bytes(position.try_into().expect("it is 4 bytes long")),
         },

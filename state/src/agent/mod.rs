@@ -192,7 +192,7 @@ pub struct Agent {
     /// The number of the last order for this agent.
     pub orders: OrderIndex,
     /// The revision at which totals or attributes last changed. Offers made before it are outdated.
-    pub promise: Revision,
+    pub offer_revision: Revision,
     /// The used offers.
     pub used_offers: UsedOffers,
     /// The revision at which the record last changed, apart from orders and used offers.

@@ -23,7 +23,7 @@ pub(crate) struct WholeAgent {
     mode_when_heard: AgentMode,
     since: Timestamp,
     orders: OrderIndex,
-    promise: Revision,
+    offer_revision: Revision,
     used: UsedOffers,
     revision: Revision,
 }
@@ -37,7 +37,7 @@ impl From<&Agent> for WholeAgent {
             admin: agreed,
             reachability: _,
             orders,
-            promise,
+            offer_revision,
             used_offers,
             revision,
         } = agent;
@@ -63,7 +63,7 @@ impl From<&Agent> for WholeAgent {
             },
             since: agent.mode_since(),
             orders: *orders,
-            promise: *promise,
+            offer_revision: *offer_revision,
             used: used_offers.clone(),
             revision: *revision,
         }
@@ -104,7 +104,7 @@ impl WholeAgent {
                 false => Reachability::Reachable { since },
             },
             orders: self.orders,
-            promise: self.promise,
+            offer_revision: self.offer_revision,
             used_offers: self.used,
             revision: self.revision,
         })
@@ -122,7 +122,7 @@ stored!(message WholeAgent as (WholeAgent {
     mode_when_heard,
     since,
     orders,
-    promise,
+    offer_revision,
     used: UsedOffers { floor, ids },
     revision,
 }) {
@@ -135,7 +135,7 @@ stored!(message WholeAgent as (WholeAgent {
     7 mode: Number or "agent mode",
     8 since: Number,
     9 orders: Number,
-    10 promise: Part or "revision",
+    10 offer_revision: Part or "revision",
     11 floor: Part or "floor of used offers",
     12 ids: PartList,
     13 revision: Part,
@@ -185,7 +185,7 @@ mod tests {
             },
             reachability,
             orders: OrderIndex(4),
-            promise: revision,
+            offer_revision: revision,
             used_offers: UsedOffers::default(),
             revision,
         }

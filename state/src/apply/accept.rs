@@ -119,7 +119,8 @@ impl Registry {
         if agent.mode() != AgentMode::Registered {
             return Err(Rejection::AgentNotActive(offer.agent, agent.mode()));
         }
-        if agent.promise != offer.promise || !agent.total().contains(&offer.resources) {
+        if agent.offer_revision != offer.offer_revision || !agent.total().contains(&offer.resources)
+        {
             return Err(Rejection::OfferOutdated(offer.id, offer.agent));
         }
         if agent.used_offers.ids.contains(&offer.id) && !planted_bug!(UsedOfferHonoured) {

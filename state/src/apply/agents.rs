@@ -80,7 +80,7 @@ impl Registry {
             },
             reachability: Reachability::Reachable { since: context.at },
             orders: OrderIndex(0),
-            promise: revision,
+            offer_revision: revision,
             used_offers: UsedOffers::default(),
             revision,
         };
@@ -125,7 +125,7 @@ impl Registry {
             || former.info.allowed_opt_outs != register.info.allowed_opt_outs
             || former.info.largest_sizes != register.info.largest_sizes
         {
-            agent.promise = agent.revision;
+            agent.offer_revision = agent.revision;
         }
         if !same {
             agent.report = reported(incarnation, register);

@@ -262,7 +262,7 @@ mod tests {
         let mut requested = testing::spec("t", "cpus:1");
         requested.container.opt_outs.capabilities = [LinuxCapability::Chown].into();
         let offers: Vec<_> = (0..2)
-            .map(|_| world.promise(framework, agent, "cpus:1"))
+            .map(|_| world.offer(framework, agent, "cpus:1"))
             .collect();
         let applied = world.accept(framework, vec![offers[0].clone()], vec![requested.clone()]);
         let Ok(CommandReply::Call { refused, .. }) = applied.outcome else {
@@ -296,7 +296,7 @@ mod tests {
             .unwrap();
         let applied = world.accept(framework, vec![offers[1].clone()], vec![requested.clone()]);
         assert!(matches!(applied.outcome, Err(Rejection::OfferOutdated(..))));
-        let offer = world.promise(framework, agent, "cpus:1");
+        let offer = world.offer(framework, agent, "cpus:1");
         let applied = world.accept(framework, vec![offer], vec![requested]);
         let Ok(CommandReply::Call { refused, .. }) = applied.outcome else {
             panic!("{:?}", applied.outcome);

@@ -245,7 +245,7 @@ mod tests {
         let specs = (0..count).map(|at| crate::testing::spec(&format!("t-{at}"), "cpus:0.001"));
         let specs: Vec<_> = specs.collect();
         for specs in specs.chunks(250) {
-            let offer = world.promise(framework, agent, "cpus:1");
+            let offer = world.offer(framework, agent, "cpus:1");
             world.accept(framework, vec![offer], specs.to_vec());
         }
         world.level = Level::RELEASE_0_2;

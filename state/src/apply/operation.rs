@@ -142,7 +142,7 @@ impl Registry {
                 .attributes
                 .insert(name.to_owned(), value.to_owned());
         }
-        agent.promise = revision;
+        agent.offer_revision = revision;
         agent.admin.revision = revision;
         agent.revision = revision;
         self.check_agent_bytes(&agent)?;

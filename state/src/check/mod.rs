@@ -156,7 +156,8 @@ impl Registry {
             "its mode began in the past",
         )?;
         ensure(
-            self.is_applied(agent.revision) && agent.promise.max(agreed.revision) <= agent.revision,
+            self.is_applied(agent.revision)
+                && agent.offer_revision.max(agreed.revision) <= agent.revision,
             id,
             "its revisions are past",
         )?;

@@ -120,8 +120,8 @@ pub struct OfferTerms {
     pub role: Role,
     /// The offered resources.
     pub resources: Resources,
-    /// The promise revision of the agent.
-    pub promise: Revision,
+    /// The offer revision of the agent.
+    pub offer_revision: Revision,
     /// The cluster time at which the offer expires.
     pub expires: Timestamp,
 }

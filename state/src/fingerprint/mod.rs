@@ -131,7 +131,7 @@ fn accept_fields(out: &mut CanonicalWriter, accept: &Accept, filter_ms: u64) {
         all_or_nothing,
         wall_ms: _,
     } = accept;
-    out.list(1, offers, promise);
+    out.list(1, offers, offer_terms);
     let is_one_launch = match operations.as_slice() {
         [OfferOperation::Launch(tasks)] if !tasks.is_empty() => {
             out.list(2, tasks, task);
@@ -157,7 +157,7 @@ fn task(out: &mut CanonicalWriter, spec: &TaskSpec) {
     spec.fingerprint(out);
 }
 
-fn promise(out: &mut CanonicalWriter, promise: &OfferTerms) {
+fn offer_terms(out: &mut CanonicalWriter, terms: &OfferTerms) {
     let OfferTerms {
         id,
         framework,
@@ -165,9 +165,9 @@ fn promise(out: &mut CanonicalWriter, promise: &OfferTerms) {
         agent,
         role,
         resources,
-        promise,
+        offer_revision,
         expires,
-    } = promise;
+    } = terms;
     out.number(1, id.epoch.0);
     out.number(2, id.serial);
     out.number(3, framework.0);
@@ -175,8 +175,8 @@ fn promise(out: &mut CanonicalWriter, promise: &OfferTerms) {
     out.number(5, agent.0);
     out.text(6, role.as_str());
     out.list(7, resources, |out, one: &Resource| one.fingerprint(out));
-    out.number(8, promise.index);
-    out.number(9, promise.position.into());
+    out.number(8, offer_revision.index);
+    out.number(9, offer_revision.position.into());
     out.number(10, expires.0);
 }
 

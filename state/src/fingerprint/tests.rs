@@ -80,7 +80,7 @@ fn acceptance() -> Call {
         agent: AgentId(9),
         role: Role::new("ops").unwrap(),
         resources: resources("cpus:3.5"),
-        promise: Revision {
+        offer_revision: Revision {
             index: 44,
             position: 2,
         },

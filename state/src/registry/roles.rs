@@ -110,7 +110,7 @@ mod tests {
         info.roles = names.into_iter().map(role).collect();
         let framework = world.subscribe_as(info);
         let launch = |world: &mut World, name: &str, on: usize, account: &str, cpus: &str| {
-            let mut offer = world.promise(framework, agents[on], cpus);
+            let mut offer = world.offer(framework, agents[on], cpus);
             offer.role = role(account);
             let outcome = world.accept(framework, vec![offer], vec![spec(name, cpus)]);
             outcome.outcome.unwrap();

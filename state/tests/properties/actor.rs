@@ -308,7 +308,7 @@ impl CommandGenerator {
             agent,
             role: dice.pick(&roles).unwrap(),
             resources,
-            promise: known.promise,
+            offer_revision: known.offer_revision,
             expires: self.now.plus_ms(dice.next() % 100_000),
         }
     }

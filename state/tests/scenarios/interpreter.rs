@@ -137,20 +137,20 @@ impl Interpreter {
 
     fn offer(&mut self, line: &ScenarioLine<'_>) {
         let (framework, agent) = (line.framework(2), line.agent(3));
-        let mut promise = self.world.promise(framework, agent, line.word(4));
+        let mut offer = self.world.offer(framework, agent, line.word(4));
         if let Some(role) = line.pair("role") {
-            promise.role = Role::new(role).unwrap();
+            offer.role = Role::new(role).unwrap();
         }
         if let Some(session) = line.number("session") {
-            promise.session = session;
+            offer.session = session;
         }
         if let Some(id) = line.pair("id") {
-            promise.id = line.read::<OfferId>(id);
+            offer.id = line.read::<OfferId>(id);
         }
         if let Some(ms) = line.number("expires") {
-            promise.expires = self.world.now.plus_ms(ms);
+            offer.expires = self.world.now.plus_ms(ms);
         }
-        self.offers.insert(line.word(1).to_owned(), promise);
+        self.offers.insert(line.word(1).to_owned(), offer);
     }
 
     fn command(&self, line: &ScenarioLine<'_>) -> Command {

@@ -195,10 +195,10 @@ fn agents(registry: &Registry) -> String {
             .collect();
         writeln!(
             text,
-            "{} {mode} at {}, promise {}, orders {}, free {}{}",
+            "{} {mode} at {}, offer revision {}, orders {}, free {}{}",
             agent.id,
             revision(agent.revision),
-            revision(agent.promise),
+            revision(agent.offer_revision),
             agent.orders.0,
             registry.free(agent.id),
             attributes.concat()

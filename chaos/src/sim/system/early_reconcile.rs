@@ -57,12 +57,12 @@ impl EarlyReconcile {
             self.world
                 .notes
                 .count("questions past the SDK answered by UNKNOWN");
-            let promise = UnknownGuarantee {
+            let guarantee = UnknownGuarantee {
                 session: self.request.session,
                 below_call: self.request.next_number,
                 index: convert::revision_from(reply.revision).index,
             };
-            self.world.oracle.unknown(&self.task, promise);
+            self.world.oracle.unknown(&self.task, guarantee);
         }
         Some(())
     }

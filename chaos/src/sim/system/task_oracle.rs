@@ -51,13 +51,15 @@ pub(super) struct UnknownGuarantee {
 impl TaskEvents {
     /// Checks the guarantee against the launch, in either order.
     fn check_guarantee(&self, key: &TaskKey, notes: &SimContext) {
-        let (Some(promise), Some((session, number, index))) = (self.guarantee, self.launch) else {
+        let (Some(guarantee), Some((session, number, index))) = (self.guarantee, self.launch)
+        else {
             return;
         };
-        if session == promise.session && number < promise.below_call && index > promise.index {
+        if session == guarantee.session && number < guarantee.below_call && index > guarantee.index
+        {
             notes.violation(format!(
                 "Kills: entry {index} launches {key} by call {number}, after its framework was informed by entry {} that no call below {} does",
-                promise.index, promise.below_call
+                guarantee.index, guarantee.below_call
             ));
         }
     }
@@ -130,10 +132,10 @@ impl TaskOracle {
 
     /// Records that its framework received UNKNOWN, in response to a reconciliation that named its
     /// calls.
-    pub(super) fn unknown(&self, key: &TaskKey, promise: UnknownGuarantee) {
+    pub(super) fn unknown(&self, key: &TaskKey, guarantee: UnknownGuarantee) {
         let mut stories = self.tasks();
         let story = stories.entry(key.clone()).or_default();
-        story.guarantee = Some(promise);
+        story.guarantee = Some(guarantee);
         story.check_guarantee(key, &self.notes);
     }
 

@@ -60,16 +60,16 @@ pub(super) async fn run(fault: DiskFault) -> anyhow::Result<()> {
 async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Result<()> {
     cluster::wait_for_quorum(cluster, TIMEOUT).await?;
     let agent = load::register().await?;
-    let promises = Arc::new(Mutex::new(AcknowledgedWrites::default()));
-    lock(&promises).start_load(&agent);
-    let noted = promises.clone();
+    let writes = Arc::new(Mutex::new(AcknowledgedWrites::default()));
+    lock(&writes).start_load(&agent);
+    let noted = writes.clone();
     let load = LoadWriters::start(
         &agent,
         Arc::new(move |writer, batch, revision| {
             Ok(lock(&noted).acknowledge(writer, batch, revision)?)
         }),
     )?;
-    progress(&promises, "before the fault").await?;
+    progress(&writes, "before the fault").await?;
     let leader = leader().await?;
     let victim = match fault {
         DiskFault::Errors => leader,
@@ -80,11 +80,11 @@ async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Resul
     match fault {
         DiskFault::Errors => wait_for_stop(cluster, victim).await?,
         DiskFault::Drops => {
-            progress(&promises, "while writes are dropped").await?;
+            progress(&writes, "while writes are dropped").await?;
             cluster.kill(victim);
         }
     }
-    progress(&promises, "with two masters").await?;
+    progress(&writes, "with two masters").await?;
     // Waits for its end, so that the disk is no longer in use.
     cluster.kill(victim);
     disks::detach(victim, TIMEOUT).await?;
@@ -92,13 +92,13 @@ async fn run_case(cluster: &mut GuestCluster, fault: DiskFault) -> anyhow::Resul
     disks::attach(&mapped(victim), victim, TIMEOUT).await?;
     cluster.start_one(victim)?;
     let refused = wait_for_return(cluster, victim).await?;
-    progress(&promises, "after the return").await?;
+    progress(&writes, "after the return").await?;
     drop(load);
     let mut others = ALL.to_vec();
     if refused {
         others.retain(|number| *number != victim);
     }
-    check_after_fault(cluster, &others, &promises).await
+    check_after_fault(cluster, &others, &writes).await
 }
 
 /// Waits until the master has ended by itself, with the path in its last log lines.
@@ -160,10 +160,10 @@ async fn wait_for_return(cluster: &mut GuestCluster, victim: u64) -> anyhow::Res
 }
 
 /// Waits until some more batches are acknowledged.
-async fn progress(promises: &Mutex<AcknowledgedWrites>, when: &str) -> anyhow::Result<()> {
-    let goal = lock(promises).acknowledged + MIN_BATCHES;
+async fn progress(writes: &Mutex<AcknowledgedWrites>, when: &str) -> anyhow::Result<()> {
+    let goal = lock(writes).acknowledged + MIN_BATCHES;
     let deadline = Instant::now() + TIMEOUT;
-    while lock(promises).acknowledged < goal {
+    while lock(writes).acknowledged < goal {
         ensure!(Instant::now() < deadline, "the load stalls {when}");
         tokio::time::sleep(POLL_INTERVAL).await;
     }
@@ -173,23 +173,23 @@ async fn progress(promises: &Mutex<AcknowledgedWrites>, when: &str) -> anyhow::R
 async fn check_after_fault(
     cluster: &mut GuestCluster,
     masters: &[u64],
-    promises: &Mutex<AcknowledgedWrites>,
+    writes: &Mutex<AcknowledgedWrites>,
 ) -> anyhow::Result<()> {
     let found = reading::values().await?;
     let mut applied = 0;
     for copy in reading::copies(cluster, masters, TIMEOUT).await? {
         applied = copy.applied;
-        lock(promises).digest(copy.master, copy.applied, &copy.digest)?;
+        lock(writes).digest(copy.master, copy.applied, &copy.digest)?;
     }
-    let violations = lock(promises).read_back(&found, applied);
+    let violations = lock(writes).read_back(&found, applied);
     match violations.into_iter().next() {
         Some(violation) => Err(violation.into()),
         None => Ok(()),
     }
 }
 
-fn lock(promises: &Mutex<AcknowledgedWrites>) -> std::sync::MutexGuard<'_, AcknowledgedWrites> {
-    promises.lock().expect("no holder of the lock panics")
+fn lock(writes: &Mutex<AcknowledgedWrites>) -> std::sync::MutexGuard<'_, AcknowledgedWrites> {
+    writes.lock().expect("no holder of the lock panics")
 }
 
 async fn leader() -> anyhow::Result<u64> {

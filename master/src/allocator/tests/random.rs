@@ -38,9 +38,9 @@ impl World {
             let index = self.registry.framework_index(*id).unwrap();
             for (role, at) in &mirror.clients {
                 let mut sum = index.used.get(role).cloned().unwrap_or_default();
-                for (promise, _) in self.book.offers_of(*id) {
-                    if promise.role == *role {
-                        sum = sum.plus(&scalars(&promise.resources)).unwrap();
+                for (offer, _) in self.book.offers_of(*id) {
+                    if offer.role == *role {
+                        sum = sum.plus(&scalars(&offer.resources)).unwrap();
                     }
                 }
                 let own = allocator.tree.own(*at);
@@ -49,8 +49,8 @@ impl World {
         }
         for (role, at) in &allocator.roles {
             let mut sum = self.registry.role_used(role).cloned().unwrap_or_default();
-            for (promise, _) in self.book.iter().filter(|(offer, _)| offer.role == *role) {
-                sum = sum.plus(&scalars(&promise.resources)).unwrap();
+            for (offer, _) in self.book.iter().filter(|(offer, _)| offer.role == *role) {
+                sum = sum.plus(&scalars(&offer.resources)).unwrap();
             }
             let own = allocator.tree.own(*at);
             assert_eq!(own, allocator.kinds.amounts(&sum), "role {role}");
@@ -106,9 +106,9 @@ fn check_conservation(world: &World) {
     for agent in world.registry.agents() {
         let used = &world.registry.agent_index(agent.id).unwrap().used;
         let mut sum = used.clone();
-        for (promise, _) in world.book.offers_on(agent.id) {
-            if promise.promise == agent.promise {
-                sum = sum.plus(&promise.resources).expect("no unit is held twice");
+        for (offer, _) in world.book.offers_on(agent.id) {
+            if offer.offer_revision == agent.offer_revision {
+                sum = sum.plus(&offer.resources).expect("no unit is held twice");
             }
         }
         let total = agent.total();

@@ -104,14 +104,17 @@ fn gpus_are_offered_only_with_the_gpu_capability() {
 }
 
 #[test]
-fn an_offer_contains_session_promise_and_expiry() {
+fn an_offer_contains_session_revision_and_expiry() {
     let mut world = World::new();
     let a = world.framework(&["a"]);
     let agent = world.agent("cpus:2;mem:64;ports:[1-9]");
     let offer = world.offers().remove(0);
     let facts = world.registry.framework(a).unwrap();
     assert_eq!(offer.session, facts.session);
-    assert_eq!(offer.promise, world.registry.agent(agent).unwrap().promise);
+    assert_eq!(
+        offer.offer_revision,
+        world.registry.agent(agent).unwrap().offer_revision
+    );
     assert_eq!(offer.expires, world.now.plus_ms(60_000));
     assert_eq!(offer.resources, parse("cpus:2;mem:64;ports:[1-9]"));
     assert_eq!(offer.id.epoch, world.registry.epoch());

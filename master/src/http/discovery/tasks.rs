@@ -143,7 +143,7 @@ mod tests {
         fn launch(&mut self, task: TaskSpec) -> TaskKey {
             let key = key(self.framework, task.task.as_str());
             let resources = task.resources.to_string();
-            let offer = self.world.promise(self.framework, self.agent, &resources);
+            let offer = self.world.offer(self.framework, self.agent, &resources);
             let applied = self.world.accept(self.framework, vec![offer], vec![task]);
             match applied.outcome {
                 Ok(CommandReply::Call { refused, .. }) if refused.is_empty() => key,
@@ -271,7 +271,7 @@ mod tests {
             task.discovery.as_deref_mut().unwrap().labels = labels.collect();
             task
         };
-        let offer = cluster.world.promise(
+        let offer = cluster.world.offer(
             cluster.framework,
             cluster.agent,
             "cpus:1;ports:[31000-31000]",

@@ -63,11 +63,11 @@ fn an_active_decline_is_presented_to_the_next_leader() {
     let mut world = World::with_offer();
     world.new_leader();
     let mut subscription = world.subscription_of(FRAMEWORK, &[]);
-    let (promise, _) = world.held("1.1");
+    let (offer, _) = world.held("1.1");
     subscription.filters = vec![crate::leader::PresentedFilter {
         agent: AGENT,
-        role: promise.role,
-        resources: promise.resources,
+        role: offer.role,
+        resources: offer.resources,
         remaining_ms: 2_000,
     }];
     world.subscribe_with(LinkId(3), subscription);

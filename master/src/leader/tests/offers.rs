@@ -80,9 +80,9 @@ fn first_thousand_presented_offers_are_validated_others_rescinded() {
         let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
         let (genuine, token) = subscription.held[0].clone();
         let forged = (0..before).map(|number| {
-            let mut promise = genuine.clone();
-            promise.id.serial += 1 + number;
-            (promise, token.clone())
+            let mut offer = genuine.clone();
+            offer.id.serial += 1 + number;
+            (offer, token.clone())
         });
         subscription.held.splice(0..0, forged);
         world.subscribe_with(LinkId(3), subscription);

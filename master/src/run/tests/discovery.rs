@@ -54,7 +54,7 @@ fn accept(registry: &Registry, task: TaskSpec) -> Command {
         agent,
         role: Role::default(),
         resources: task.resources.clone(),
-        promise: registry.agent(agent).unwrap().promise,
+        offer_revision: registry.agent(agent).unwrap().offer_revision,
         expires: registry.time().plus_ms(1_000_000),
     };
     Command::Call(Call {

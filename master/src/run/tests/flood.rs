@@ -108,7 +108,7 @@ impl TestLinks {
     /// Launches tasks with descriptions of `bytes` bytes on the current offer.
     async fn launch(&mut self, number: u64, tasks: usize, bytes: usize) {
         let offer = Some(self.offer.clone());
-        let (promise, token) = convert::offer_terms(&v1::HeldOffer { offer }).unwrap();
+        let (terms, token) = convert::offer_terms(&v1::HeldOffer { offer }).unwrap();
         let launches = (0..tasks).map(|at| {
             let mut task = spec(&format!("task-{number}-{at}"), "cpus:0.1;mem:16");
             task.environment
@@ -116,7 +116,7 @@ impl TestLinks {
             task
         });
         let action = CallAction::Accept(Accept {
-            offers: vec![promise],
+            offers: vec![terms],
             operations: vec![OfferOperation::Launch(launches.collect())],
             all_or_nothing: false,
             wall_ms: 0,

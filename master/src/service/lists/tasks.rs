@@ -232,7 +232,7 @@ mod tests {
         for name in ["one", "two"] {
             let framework = world.subscribe(name);
             for (at, agent) in agents.into_iter().enumerate() {
-                let offer = world.promise(framework, agent, "cpus:10;mem:1000");
+                let offer = world.offer(framework, agent, "cpus:10;mem:1000");
                 let names = (0..tasks).filter(|task| task % 2 == at);
                 let specs = names.map(|task| {
                     let mut task = spec(&format!("{name}-{task:04}"), "cpus:0.01;mem:1");

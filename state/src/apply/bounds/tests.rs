@@ -83,7 +83,7 @@ fn bytes_of_tasks_are_counted_until_they_end() {
     let agent = world.register("cpus:8;mem:1024");
     let (one, two) = (world.subscribe("one"), world.subscribe("two"));
     for (id, name) in [(one, "a"), (one, "b"), (two, "c")] {
-        let offer = world.promise(id, agent, "cpus:1");
+        let offer = world.offer(id, agent, "cpus:1");
         let applied = world.accept(id, vec![offer], vec![large(name, 400)]);
         assert_eq!(refused(applied.outcome), []);
     }
@@ -110,7 +110,7 @@ fn only_the_launch_beyond_the_byte_limit_of_a_framework_is_rejected() {
     let mut world = World::new();
     let agent = world.register("cpus:8");
     let id = world.subscribe("web");
-    let offer = world.promise(id, agent, "cpus:1");
+    let offer = world.offer(id, agent, "cpus:1");
     let launches = vec![spec("small", "cpus:0.1"), large("large", 400)];
     let accept = crate::command::Accept {
         offers: vec![offer],
@@ -448,7 +448,7 @@ fn no_framework_evicts_the_history_of_another() {
     let quiet = world.subscribe_as(detached("quiet"));
     let busy = world.subscribe_as(detached("busy"));
     let run = |world: &mut World, id, names: Vec<String>| {
-        let offer = world.promise(id, agent, "cpus:1000");
+        let offer = world.offer(id, agent, "cpus:1000");
         let tasks = names.iter().map(|name| spec(name, "cpus:1")).collect();
         assert_eq!(refused(world.accept(id, vec![offer], tasks).outcome), []);
         end_all(world, id, agent);
@@ -510,7 +510,7 @@ fn the_history_is_bounded_in_bytes_and_keeps_listed_fields() {
     let check = Check::of(CheckKind::Tcp { port: 80 });
     heavy.health_check = Some(Box::new(HealthCheck::of(check)));
     heavy.discovery = Some(Box::new(Discovery::default()));
-    let offer = world.promise(id, agent, "cpus:1");
+    let offer = world.offer(id, agent, "cpus:1");
     let applied = world.accept(id, vec![offer], vec![heavy]);
     assert_eq!(refused(applied.outcome), []);
     end(&mut world, &key(id, "heavy"));
@@ -557,7 +557,7 @@ fn full_history(world: &mut World, id: FrameworkId, agent: AgentId, names: &[Str
     for name in names {
         let mut task = spec(name, "cpus:0.001");
         task.environment.insert("A".to_owned(), "v".to_owned());
-        let offer = world.promise(id, agent, "cpus:0.001");
+        let offer = world.offer(id, agent, "cpus:0.001");
         world.accept(id, vec![offer], vec![task.clone()]);
         let limits = TaskLimits {
             pids: Some(50),

@@ -125,6 +125,6 @@ stored!(message OfferTerms {
     4 agent: Number,
     5 role: Text,
     6 resources: Part,
-    7 promise: Part or "revision",
+    7 offer_revision: Part or "revision",
     8 expires: Number,
 });

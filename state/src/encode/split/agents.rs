@@ -35,13 +35,13 @@ impl AgentFacts {
 /// The facts that change with an agent's reachability.
 pub(in crate::encode) struct AgentStatus {
     reachability: Reachability,
-    promise: Revision,
+    offer_revision: Revision,
     revision: Revision,
 }
 
 stored!(message AgentStatus {
     1 | 2 reachability: OneOf,
-    3 promise: Part or "revision",
+    3 offer_revision: Part or "revision",
     4 revision: Part,
 });
 
@@ -49,7 +49,7 @@ impl AgentStatus {
     pub(in crate::encode) fn of(agent: &Agent) -> Self {
         Self {
             reachability: agent.reachability,
-            promise: agent.promise,
+            offer_revision: agent.offer_revision,
             revision: agent.revision,
         }
     }
@@ -141,7 +141,7 @@ impl AgentParts {
         let AgentFacts { nonce, reported } = self.facts.ok_or(invalid(COUNTERS, REPORT))?;
         let AgentStatus {
             reachability,
-            promise,
+            offer_revision,
             revision,
         } = self.status.ok_or(invalid(REPORT, STATUS))?;
         let AgentCounters { orders, used } = self.counters.ok_or(invalid(REPORT, COUNTERS))?;
@@ -152,7 +152,7 @@ impl AgentParts {
             admin: self.admin.ok_or(invalid(REPORT, ADMINISTRATION))?,
             reachability,
             orders,
-            promise,
+            offer_revision,
             used_offers: used,
             revision,
         })

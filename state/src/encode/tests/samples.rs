@@ -369,19 +369,19 @@ fn calls() -> Vec<(&'static str, Command)> {
             action,
         })
     };
-    let promise = OfferTerms {
+    let terms = OfferTerms {
         id: offer_id(45, 13),
         framework: FrameworkId(4),
         session: 77,
         agent: AgentId(3),
         role: role("web"),
         resources: resources(),
-        promise: revision(5, 1),
+        offer_revision: revision(5, 1),
         expires: Timestamp(222),
     };
     let argv = CommandSpec::Argv(vec!["sleep".to_owned(), "1".to_owned()]);
     let accept = Accept {
-        offers: vec![promise],
+        offers: vec![terms],
         operations: vec![OfferOperation::Launch(vec![spec("web-2", argv)])],
         all_or_nothing: true,
         wall_ms: 68,

@@ -145,7 +145,7 @@ fn a_task_that_has_stopped_itself_has_a_transition() {
     let framework = world.subscribe("demo");
     let mut task = spec("web", "cpus:1");
     task.stop_after_ms = 1_000;
-    let offer = world.promise(framework, agent, "cpus:1");
+    let offer = world.offer(framework, agent, "cpus:1");
     world.accept(framework, vec![offer], vec![task]);
     world.mark_unreachable(agent);
     world.pass(60_000);

@@ -28,7 +28,7 @@ pub(super) fn agent() -> Agent {
             since: Timestamp(99),
         },
         orders: OrderIndex(12),
-        promise: revision(5, 1),
+        offer_revision: revision(5, 1),
         used_offers: UsedOffers {
             floor: offer_id(45, 9),
             ids: [offer_id(45, 10), offer_id(45, 12)].into(),
