@@ -85,27 +85,27 @@ impl Statistics {
     ) -> Vec<(ContainerView, Option<ContainerUsage>)> {
         let slot = self.slot.clone().acquire_owned().await;
         let sources = self.sources.clone();
-        let look = move || {
+        let measure = move || {
             // Held to the end of the collection, even if the requester no longer waits.
             let _turn = slot.expect("the semaphore is never closed");
-            let looked = containers.into_iter().map(|view| {
+            let measured = containers.into_iter().map(|view| {
                 let runs = view.state == "running";
                 let sources = sources.as_ref().filter(|_| runs);
                 let usage = sources.and_then(|sources| sources.collect(&view));
                 (view, usage)
             });
-            looked.collect()
+            measured.collect()
         };
-        let looked = tokio::task::spawn_blocking(look).await;
-        looked.expect("reading statistics never panics")
+        let measured = tokio::task::spawn_blocking(measure).await;
+        measured.expect("reading statistics never panics")
     }
 
     /// Returns the usage of the first running ones in the format of Prometheus.
     pub(crate) async fn exposition(&self, mut containers: Vec<ContainerView>) -> String {
         containers.retain(|view| view.state == "running");
         containers.truncate(TASKS);
-        let looked = self.collect(containers).await;
-        let samples = looked.into_iter().filter_map(|(view, usage)| {
+        let measured = self.collect(containers).await;
+        let samples = measured.into_iter().filter_map(|(view, usage)| {
             Some(TaskSample {
                 framework: view.framework_id,
                 task: view.task_id,

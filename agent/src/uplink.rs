@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use argosy_client::AgentUplink;
 use argosy_proto::v1;
-use argosy_proto::v1::to_agent::Message as Said;
+use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_state::buggify;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -159,7 +159,7 @@ impl UplinkStream {
             loop {
                 match inbound.message().await {
                     Ok(Some(message)) => {
-                        let is_order = matches!(message.message, Some(Said::Order(_)));
+                        let is_order = matches!(message.message, Some(ToAgent::Order(_)));
                         let message = Box::new(message);
                         let link = self.link;
                         self.send_event(Event::FromMaster { link, message }).await;

@@ -410,13 +410,13 @@ impl Connector {
         })
     }
 
-    fn known<T>(&self, look: impl FnOnce(&mut KnownMasters) -> T) -> T {
+    fn known<T>(&self, access: impl FnOnce(&mut KnownMasters) -> T) -> T {
         let mut known = self
             .inner
             .known
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        look(&mut known)
+        access(&mut known)
     }
 }
 

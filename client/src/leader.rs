@@ -200,12 +200,12 @@ impl LeaderSearch {
     /// addresses that were hints.
     pub(crate) fn causes(&self) -> NoMaster {
         let listed = self.masters.iter();
-        let strangers = self
+        let hints = self
             .causes
             .keys()
             .filter(|key| !self.masters.contains(*key));
         let causes = listed
-            .chain(strangers)
+            .chain(hints)
             .filter_map(|address| Some((address.clone(), self.causes.get(address)?.clone())))
             .collect();
         NoMaster { causes }

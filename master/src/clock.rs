@@ -62,8 +62,8 @@ mod tests {
     fn many_short_reads_lose_no_time() {
         let mut clock = ClusterClock::new(Timestamp(500));
         let begin = clock.last_read;
-        for look in 1..=10_000 {
-            assert_eq!(clock.advance_to(after(begin, look * 300), true), None);
+        for step in 1..=10_000 {
+            assert_eq!(clock.advance_to(after(begin, step * 300), true), None);
         }
         assert_eq!(clock.now(), Timestamp(3_500));
     }

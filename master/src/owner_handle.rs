@@ -52,7 +52,7 @@ pub(crate) struct OwnerHandle {
 impl OwnerHandle {
     pub(crate) fn new(
         node: Node,
-        (inbox, looks): (mpsc::Sender<OwnerMessage>, mpsc::Sender<StateQuery>),
+        (inbox, queries): (mpsc::Sender<OwnerMessage>, mpsc::Sender<StateQuery>),
         (views, changes): (SharedView, ChangeRing),
         (reads, readers): (ReadLimiter, Handle),
         (leadership, applied): (watch::Receiver<LeaderStatus>, watch::Receiver<u64>),
@@ -62,7 +62,7 @@ impl OwnerHandle {
         Self {
             node,
             inbox,
-            queries: looks,
+            queries,
             views,
             changes,
             reads,

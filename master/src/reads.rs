@@ -165,10 +165,10 @@ impl ReadLimiter {
 
     /// Drops answers whose readers are too slow, until the future is dropped.
     pub(crate) async fn cut_off_slow_readers(self) {
-        let mut looks = tokio::time::interval(self.bounds.busy_stall_timeout / 2);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(self.bounds.busy_stall_timeout / 2);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            looks.tick().await;
+            ticks.tick().await;
             let others_wait = lock_queue(&self.queue).waiting() > 0;
             let stalled = if others_wait {
                 self.bounds.busy_stall_timeout

@@ -166,7 +166,7 @@ impl Replica {
         mut self,
         mut requests: mpsc::Receiver<OwnerRequest>,
         mut inbox: mpsc::Receiver<OwnerMessage>,
-        mut looks: mpsc::Receiver<StateQuery>,
+        mut queries: mpsc::Receiver<StateQuery>,
         stop: CancellationToken,
     ) -> Result<(), MasterError> {
         let mut tick = tokio::time::interval(TICK);
@@ -177,9 +177,9 @@ impl Replica {
             let has_room = self.unproposed.is_empty();
             let has_work = self.more_to_send || (has_room && !self.queued.is_empty());
             let is_owed = self.turn.owes_offers();
-            let has_look = !looks.is_empty() && self.query_share.is_open(Instant::now());
+            let has_query = !queries.is_empty() && self.query_share.is_open(Instant::now());
             // Work that earlier turns deferred comes before more of the log.
-            let is_free = !is_owed && !has_look && !self.loading.is_loading();
+            let is_free = !is_owed && !has_query && !self.loading.is_loading();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -195,9 +195,9 @@ impl Replica {
                 }
                 _ = tick.tick() => self.tick(inbox.len())?,
                 () = std::future::ready(()), if is_owed => self.turn.begin(),
-                () = std::future::ready(()), if has_look => {
-                    if let Ok(look) = looks.try_recv() {
-                        self.run_query(look);
+                () = std::future::ready(()), if has_query => {
+                    if let Ok(query) = queries.try_recv() {
+                        self.run_query(query);
                     }
                 }
                 () = std::future::ready(()), if self.applying.is_some() => self.apply_on()?,
@@ -212,8 +212,8 @@ impl Replica {
                 // After everything else: continues with the work for which the last turn had no
                 // time.
                 () = tokio::task::yield_now(), if has_work => self.process_inputs(),
-                look = looks.recv(), if !has_work => match look {
-                    Some(look) => self.run_query(look),
+                query = queries.recv(), if !has_work => match query {
+                    Some(query) => self.run_query(query),
                     None => return Ok(()),
                 },
             }

@@ -96,23 +96,23 @@ mod tests {
     fn distant_leader_transfers_once_until_it_was_near() {
         let begun = Instant::now();
         let mut distance = FarTransfer::default();
-        let mut look = |is_far, ms: u64| distance.check(is_far, begun + Duration::from_millis(ms));
-        assert!(!look(None, 0) && !look(Some(false), 1_000) && look(Some(true), 2_000));
-        assert!(!look(Some(true), 2_100), "under way");
+        let mut check = |is_far, ms: u64| distance.check(is_far, begun + Duration::from_millis(ms));
+        assert!(!check(None, 0) && !check(Some(false), 1_000) && check(Some(true), 2_000));
+        assert!(!check(Some(true), 2_100), "under way");
         assert!(
-            !look(None, 2_200) && !look(Some(true), 60_000),
+            !check(None, 2_200) && !check(Some(true), 60_000),
             "elected again"
         );
-        assert!(!look(Some(false), 61_000) && look(Some(true), 62_000));
+        assert!(!check(Some(false), 61_000) && check(Some(true), 62_000));
     }
 
     #[test]
     fn distant_leader_retries_a_failed_transfer() {
         let begun = Instant::now();
         let mut distance = FarTransfer::default();
-        let mut look = |ms: u64| distance.check(Some(true), begun + Duration::from_millis(ms));
-        assert!(look(0) && !look(9_999));
-        assert!(look(10_000) && !look(10_100) && look(20_100));
+        let mut check = |ms: u64| distance.check(Some(true), begun + Duration::from_millis(ms));
+        assert!(check(0) && !check(9_999));
+        assert!(check(10_000) && !check(10_100) && check(20_100));
     }
 
     #[test]

@@ -377,18 +377,18 @@ mod tests {
     fn queries_get_a_quarter_of_the_time_under_load() {
         let begun = Instant::now();
         let mut share = QueryShare::new(begun);
-        let (mut now, mut looked) = (begun, Duration::ZERO);
-        let look = Duration::from_micros(800);
+        let (mut now, mut total) = (begun, Duration::ZERO);
+        let spent = Duration::from_micros(800);
         // Other work takes turns of a tenth of a millisecond, and always waits.
         while now < begun + Duration::from_secs(1) {
             if share.is_open(now) {
-                now += look;
-                looked += look;
-                share.took(now, look);
+                now += spent;
+                total += spent;
+                share.took(now, spent);
             }
             now += Duration::from_micros(100);
         }
-        let part = looked.as_secs_f64();
+        let part = total.as_secs_f64();
         assert!((0.2..=0.26).contains(&part), "{part}");
     }
 }

@@ -144,10 +144,10 @@ impl Watchdog {
     ) -> Self {
         let watching = tokio::spawn(async move {
             let mut watch = LoopWatch::default();
-            let mut looks = tokio::time::interval(INTERVAL);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut ticks = tokio::time::interval(INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                looks.tick().await;
+                ticks.tick().await;
                 let action = watch.check(pulse.turns(), false);
                 perform_action(action, &step_down);
                 if action == WatchdogAction::Abort {
@@ -248,8 +248,8 @@ mod tests {
     fn slow_loop_triggers_no_action() {
         let pulse = TurnCounter::default();
         let mut watch = LoopWatch::default();
-        for look in 0..100 {
-            if look % STEP_DOWN_CHECKS == 0 {
+        for check in 0..100 {
+            if check % STEP_DOWN_CHECKS == 0 {
                 pulse.record_turn();
             }
             assert_eq!(watch.check(pulse.turns(), false), WatchdogAction::None);
@@ -262,8 +262,8 @@ mod tests {
     fn late_check_restarts_the_count() {
         let pulse = TurnCounter::default();
         let mut watch = LoopWatch::default();
-        for look in 1..100 {
-            let is_late = look % STEP_DOWN_CHECKS == 0;
+        for check in 1..100 {
+            let is_late = check % STEP_DOWN_CHECKS == 0;
             assert_eq!(watch.check(pulse.turns(), is_late), WatchdogAction::None);
         }
     }

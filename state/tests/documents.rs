@@ -207,11 +207,11 @@ fn the_protocol_describes_every_call() {
             seen += 1;
             let name = rest.split('(').next().unwrap_or_default();
             // As `GroupKey` or as part of `Service.Name(…)`.
-            let is_told = page.split('`').skip(1).step_by(2).any(|code| {
+            let is_documented = page.split('`').skip(1).step_by(2).any(|code| {
                 let code = code.split('(').next().unwrap_or_default();
                 code.rsplit('.').next() == Some(name)
             });
-            if !is_told && !page.contains(&format!(".{name}(")) {
+            if !is_documented && !page.contains(&format!(".{name}(")) {
                 wrong.push(format!("{file}: {name} is not documented"));
             }
         }

@@ -377,12 +377,12 @@ pub fn remove_flag_variables(command: &mut Command) {
     }
 }
 
-/// Ends a child: sends `signal`, and SIGKILL if it still runs after `patience`. Returns its status.
+/// Ends a child: sends `signal`, and SIGKILL if it still runs after `timeout`. Returns its status.
 ///
 /// # Errors
 /// If it was waited for before, by its id.
-pub fn end(child: &mut Child, signal: Signal, patience: Duration) -> io::Result<ExitStatus> {
-    let deadline = Instant::now() + patience;
+pub fn end(child: &mut Child, signal: Signal, timeout: Duration) -> io::Result<ExitStatus> {
+    let deadline = Instant::now() + timeout;
     if child.try_wait()?.is_none() {
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         // It was not waited for, so the pid is still valid.

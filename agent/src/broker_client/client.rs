@@ -71,7 +71,7 @@ impl BrokerClient {
             Some((Err(why), _)) => return Err(failed(why)),
             None => return Err(failed(connection_lost())),
         };
-        let (tell, ended) = oneshot::channel();
+        let (sender, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("broker".to_owned());
         let connections = Arc::new(BrokerConnections::new(requests));
         let asked = Arc::clone(&connections);
@@ -80,7 +80,7 @@ impl BrokerClient {
             heartbeat::watch(&control, &asked, pid);
             let how = broker.and_then(|broker| division::wait(broker.handle.as_fd()).ok());
             // The receiver may have been dropped.
-            let _ = tell.send(how.unwrap_or_else(|| "has ended".to_owned()));
+            let _ = sender.send(how.unwrap_or_else(|| "has ended".to_owned()));
         };
         thread.spawn(watch).map_err(words)?;
         Ok((Self::Remote(connections), host, ended))

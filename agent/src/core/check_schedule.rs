@@ -178,10 +178,10 @@ impl Core {
                     });
                 }
             }
-            checks::CheckEffect::Cancel(look, cause) => {
+            checks::CheckEffect::Cancel(probe, cause) => {
                 self.effects.push(ContainerEffect::CancelProbe {
                     instance,
-                    probe: look,
+                    probe,
                     cause,
                 })
             }
@@ -191,13 +191,13 @@ impl Core {
                     CheckPurpose::Readiness => Reason::ReadinessCheckStatusUpdated,
                 };
                 let known = watch.results();
-                let is_other_told = match kind {
+                let is_other_reported = match kind {
                     CheckPurpose::Health => known.ready == reported.ready,
                     CheckPurpose::Readiness => known.healthy == reported.healthy,
                 };
                 // One update may report both: then it has the reasons of both.
                 let why = match watch.change.take() {
-                    Some((_, other)) if !is_other_told => other.then(why),
+                    Some((_, other)) if !is_other_reported => other.then(why),
                     Some(_) | None => why,
                 };
                 watch.change = Some((reason, why));

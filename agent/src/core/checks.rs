@@ -216,9 +216,9 @@ impl CheckSet {
                 }
                 CheckState::Probing(until) if until <= now => {
                     let number = check.number;
-                    let look = ProbeId { kind, number };
-                    effects.push(CheckEffect::Cancel(look, CancelReason::Timeout));
-                    effects.extend(self.probe_finished(now, look, CheckResult::TimedOut));
+                    let probe = ProbeId { kind, number };
+                    effects.push(CheckEffect::Cancel(probe, CancelReason::Timeout));
+                    effects.extend(self.probe_finished(now, probe, CheckResult::TimedOut));
                 }
                 CheckState::Waiting(_) | CheckState::Probing(_) => {}
             }

@@ -217,7 +217,7 @@ impl Core {
     /// Takes every step of a group that the states of its tasks allow.
     fn advance_group(&mut self, group: TaskGroupOrders) {
         let state = |instance| self.instances.get(&instance);
-        let is_found = |instance| state(instance).is_none_or(|course| !course.is_recovering());
+        let is_found = |instance| state(instance).is_none_or(|state| !state.is_recovering());
         if !group.members().all(is_found) {
             return;
         }

@@ -291,7 +291,7 @@ impl Core {
             return;
         }
         let state = self.instances.get(&instance);
-        let failing = state.and_then(|course| course.failure.clone());
+        let failing = state.and_then(|state| state.failure.clone());
         let failing = failing.or_else(|| self.disk_failure(instance, &exit));
         let killed = self.is_unwanted(instance);
         let mut end = outcome_of(exit, killed, failing.as_ref());

@@ -96,7 +96,7 @@ impl Core {
         };
         let order = Some(task.limits_order);
         let state = self.instances.get_mut(&instance);
-        let state = state.filter(|course| course.phase == InstancePhase::Running);
+        let state = state.filter(|state| state.phase == InstancePhase::Running);
         if let (Some(name), Some(state)) = (self.facts.container(instance), state)
             && std::mem::replace(&mut state.limit_update.applying, order) != order
         {
@@ -120,7 +120,7 @@ impl Core {
         let task = self.facts.tasks.get(&instance);
         let is_newest = task.is_some_and(|task| task.limits_order == order);
         let state = self.instances.get_mut(&instance);
-        let state = state.filter(|course| course.phase == InstancePhase::Running && is_newest);
+        let state = state.filter(|state| state.phase == InstancePhase::Running && is_newest);
         if let Some(state) = state {
             state.limit_update.result = Some(LimitUpdateResult { order, outcome });
             self.mark_dirty(instance);

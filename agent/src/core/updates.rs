@@ -81,7 +81,7 @@ impl Core {
                     JournalRecord::Updated { instance, update },
                     SyncMode::Awaited,
                 );
-                self.is_told(instance);
+                self.mark_updated(instance);
             }
             self.settle(instance);
         }

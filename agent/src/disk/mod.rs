@@ -70,11 +70,11 @@ impl MeasureRequest {
             output_bytes,
             mut task,
         } = self;
-        let keeper = broker.quota_scope(&key, name);
-        match keeper.and_then(|keeper| Ok((keeper, broker.changes(name)?))) {
-            Ok((keeper, changes)) => {
+        let scope = broker.quota_scope(&key, name);
+        match scope.and_then(|scope| Ok((scope, broker.changes(name)?))) {
+            Ok((scope, changes)) => {
                 let limit_bytes = task.limit_bytes;
-                task.limit_bytes = keeper.measured_above(limit_bytes, output_bytes)?;
+                task.limit_bytes = scope.measured_above(limit_bytes, output_bytes)?;
                 // After its sandbox, before the directory of its group.
                 task.directories.insert(1, changes);
                 Some(task)

@@ -334,16 +334,16 @@ impl StreamForwarder {
         let relays = relays.map(|(from, channel)| relay(from, channel, &self.queue, &over));
         let mut relays = pin!(join_all(relays));
         let mut feed = pin!(feed(self.stdin, self.terminal, input, &self.queue));
-        let mut all_is_said = false;
+        let mut is_drained = false;
         let end = loop {
             tokio::select! {
                 end = &mut ended => break end,
-                _ = &mut relays, if !all_is_said => all_is_said = true,
+                _ = &mut relays, if !is_drained => is_drained = true,
                 never = &mut feed => match never {},
             }
         };
         over.cancel();
-        if !all_is_said {
+        if !is_drained {
             relays.await;
         }
         // Without an end the receiver is closed, and the session is over.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::executor_server::{Executor, ExecutorServer};
-use argosy_proto::v1::from_executor::Message as Said;
+use argosy_proto::v1::from_executor::Message as FromExecutor;
 use argosy_proto::versions::{NoCommonVersion, VersionRange};
 use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
 use futures::Stream;
@@ -91,7 +91,7 @@ impl Executor for ConnectService {
         let mut inbound = request.into_inner();
         let first = tokio::time::timeout(SUBSCRIBE_TIMEOUT, inbound.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("subscribe first"))??;
-        let Some(Said::Subscribe(subscribe)) = first.and_then(|first| first.message) else {
+        let Some(FromExecutor::Subscribe(subscribe)) = first.and_then(|first| first.message) else {
             return Err(Status::invalid_argument("message: subscribe first"));
         };
         if !is_same_token(&self.token, &subscribe.token) {
@@ -138,7 +138,7 @@ fn negotiated(range: Option<&v1::Protocol>) -> Result<u32, NoCommonVersion> {
 }
 
 async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {
-    let tell = |received| {
+    let report = |received| {
         let instance = service.instance;
         let input = Input::Executor {
             instance,
@@ -149,15 +149,17 @@ async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<
     };
     while let Ok(Some(message)) = inbound.message().await {
         let event = match message.message {
-            Some(Said::Update(update)) => {
+            Some(FromExecutor::Update(update)) => {
                 tokio::time::sleep(
                     UPDATE_INTERVAL.max(INTERVAL_PER_BYTE * size(update.text.len())),
                 )
                 .await;
                 ExecutorEvent::Update(Box::new(executor_update(update)))
             }
-            Some(Said::FrameworkMessage(data)) if data.len() > EXECUTOR_MESSAGE_BYTES => break,
-            Some(Said::FrameworkMessage(data)) => {
+            Some(FromExecutor::FrameworkMessage(data)) if data.len() > EXECUTOR_MESSAGE_BYTES => {
+                break;
+            }
+            Some(FromExecutor::FrameworkMessage(data)) => {
                 // Throttles a flood of messages, and only its sender.
                 tokio::time::sleep(MESSAGE_INTERVAL.max(INTERVAL_PER_BYTE * size(data.len())))
                     .await;
@@ -165,14 +167,14 @@ async fn read(service: &ExecutorSocket, connection: u64, mut inbound: Streaming<
             }
             // From a newer release: it is repeated where that matters.
             None => continue,
-            Some(Said::Subscribe(_)) => break,
+            Some(FromExecutor::Subscribe(_)) => break,
         };
-        if tell(event).await.is_err() {
+        if report(event).await.is_err() {
             return;
         }
     }
     // The loop ends only when the agent stops.
-    let _ = tell(ExecutorEvent::Closed).await;
+    let _ = report(ExecutorEvent::Closed).await;
 }
 
 fn size(bytes: usize) -> u32 {

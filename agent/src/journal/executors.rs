@@ -39,7 +39,7 @@ struct StoredExecutor {
     #[prost(message, required, tag = "2")]
     launch: v1::LaunchOrder,
     #[prost(uint64, tag = "3")]
-    life: u64,
+    run: u64,
     #[prost(message, optional, tag = "4")]
     started: Option<StoredStart>,
     #[prost(bool, tag = "5")]
@@ -61,7 +61,7 @@ impl From<&ExecutorRecord> for StoredExecutorRecord {
                 ExecutorRecordBody::Created(StoredExecutor {
                     instance: (*instance).into(),
                     launch: wire::launch(&facts.launch),
-                    life: facts.run,
+                    run: facts.run,
                     started: facts.started.map(Into::into),
                     ending: facts.ending,
                 })
@@ -92,7 +92,7 @@ impl StoredExecutorRecord {
                     facts: Box::new(ExecutorInfo {
                         key: launch.key(),
                         launch: Arc::new(launch),
-                        run: stored.life,
+                        run: stored.run,
                         started: stored.started.map(Into::into),
                         ending: stored.ending,
                     }),

@@ -70,11 +70,11 @@ struct StoredIdentity {
     #[prost(uint64, repeated, tag = "6")]
     tried: Vec<u64>,
     #[prost(uint64, tag = "7")]
-    life: u64,
+    run: u64,
     #[prost(string, tag = "8")]
     boot_id: String,
     #[prost(uint64, tag = "9")]
-    boot_life: u64,
+    boot_run: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -92,7 +92,7 @@ struct StoredOrder {
     #[prost(message, optional, tag = "2")]
     launch: Option<v1::LaunchOrder>,
     #[prost(uint64, tag = "3")]
-    life: u64,
+    run: u64,
     #[prost(message, optional, tag = "4")]
     kill: Option<StoredInstanceNumber>,
     /// The agent of a launch, since 0.2.0.
@@ -150,7 +150,7 @@ struct StoredTask {
     #[prost(message, required, tag = "2")]
     launch: v1::LaunchOrder,
     #[prost(uint64, tag = "3")]
-    life: u64,
+    run: u64,
     #[prost(uint64, optional, tag = "4")]
     kill_grace_ms: Option<u64>,
     #[prost(message, optional, tag = "5")]
@@ -180,7 +180,7 @@ struct StoredTask {
     #[prost(uint64, tag = "40")]
     limits_order: u64,
     #[prost(uint64, tag = "41")]
-    limits_told: u64,
+    limits_reported: u64,
     #[prost(int64, optional, tag = "25")]
     healthy_since_ms: Option<i64>,
     #[prost(int64, optional, tag = "26")]
@@ -276,7 +276,7 @@ fn stored_order(order: OrderIndex, body: &OrderBody) -> StoredOrder {
         } => {
             took.agent = agent.map(|id| id.0);
             took.launch = Some(wire::launch(launch));
-            took.life = *run;
+            took.run = *run;
         }
         OrderBody::Kill { instance, grace_ms } => took.kill = Some(numbered(*instance, *grace_ms)),
         OrderBody::Limits { instance, limits } => {
@@ -299,7 +299,7 @@ impl StoredOrder {
                     agent: self.agent.map(AgentId),
                     key: launch.key(),
                     launch: Arc::new(launch),
-                    run: self.life,
+                    run: self.run,
                 }
             }
             (None, Some(StoredInstanceNumber { instance, number }), _) => OrderBody::Kill {
@@ -328,7 +328,7 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
     StoredTask {
         instance: instance.into(),
         launch: wire::launch(&facts.launch),
-        life: facts.run,
+        run: facts.run,
         kill_grace_ms: facts.kill_grace_ms,
         started: facts.started.map(Into::into),
         updates: facts.updates.iter().map(wire::update).collect(),
@@ -343,7 +343,7 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
         unhealthy_detail_bytes: detail_bytes,
         heard: facts.executor_serial,
         limits_order: facts.limits_order.0,
-        limits_told: facts.limits_reported.0,
+        limits_reported: facts.limits_reported.0,
         healthy_since_ms: facts.check_times.healthy,
         ready_since_ms: facts.check_times.ready,
     }
@@ -356,7 +356,7 @@ impl StoredTask {
         Some(TaskFacts {
             key: launch.key(),
             launch: Arc::new(launch),
-            run: self.life,
+            run: self.run,
             kill_grace_ms: self.kill_grace_ms,
             started: self.started.map(Into::into),
             updates: updates.collect::<Option<_>>()?,
@@ -373,7 +373,7 @@ impl StoredTask {
             }),
             executor_serial: self.heard,
             limits_order: OrderIndex(self.limits_order),
-            limits_reported: OrderIndex(self.limits_told),
+            limits_reported: OrderIndex(self.limits_reported),
             check_times: CheckTimes {
                 healthy: self.healthy_since_ms,
                 ready: self.ready_since_ms,
@@ -401,9 +401,9 @@ impl From<&AgentIdentity> for StoredIdentity {
             nonce: identity.nonce,
             confirmed: identity.confirmed,
             tried: identity.unconfirmed.clone(),
-            life: identity.run,
+            run: identity.run,
             boot_id: identity.boot_id.clone(),
-            boot_life: identity.boot_run,
+            boot_run: identity.boot_run,
         }
     }
 }
@@ -421,9 +421,9 @@ impl StoredIdentity {
             nonce: self.nonce,
             confirmed: self.confirmed,
             unconfirmed: self.tried,
-            run: self.life,
+            run: self.run,
             boot_id: self.boot_id,
-            boot_run: self.boot_life,
+            boot_run: self.boot_run,
         })
     }
 }

@@ -81,7 +81,7 @@ impl HostIdAllocator {
         let alone = fs::File::open(dir)?;
         alone.lock()?;
         let mut ranges = BTreeMap::new();
-        let mut strangers = BTreeSet::new();
+        let mut abandoned = BTreeSet::new();
         for (range, holder) in claims::list(dir)? {
             let Ok(range) = range.parse() else { continue };
             let Some((owner, name)) = split(&holder) else {
@@ -90,12 +90,12 @@ impl HostIdAllocator {
             if owner == directory {
                 ranges.insert(name, range);
             } else if !owner.exists() {
-                strangers.insert(range);
+                abandoned.insert(range);
             }
         }
-        if !strangers.is_empty() {
+        if !abandoned.is_empty() {
             let alive = ranges_in_use()?;
-            for range in strangers.difference(&alive) {
+            for range in abandoned.difference(&alive) {
                 fs::remove_file(dir.join(range.to_string()))?;
             }
         }

@@ -198,14 +198,14 @@ impl LauncherProcess {
 
 /// Replaces a launcher that no longer accepts requests, even when there are none.
 pub(super) async fn watch(broker: BrokerClient) {
-    let mut looks = tokio::time::interval(CHECK_INTERVAL);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = tokio::time::interval(CHECK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known = 0;
     loop {
-        looks.tick().await;
+        ticks.tick().await;
         let broker = broker.clone();
-        let look = tokio::task::spawn_blocking(move || broker.count_launchers());
-        let replaced = look.await.expect("checking the launcher never panics");
+        let check = tokio::task::spawn_blocking(move || broker.count_launchers());
+        let replaced = check.await.expect("checking the launcher never panics");
         // Without a broker the agent ends.
         let replaced = replaced.unwrap_or(known);
         let more = replaced.saturating_sub(known);

@@ -114,7 +114,7 @@ impl Runner {
         let Ok(slot) = self.shared.slots.clone().try_acquire_owned() else {
             return;
         };
-        let (tell, prepared) = oneshot::channel();
+        let (sender, prepared) = oneshot::channel();
         self.starts.prepared.insert(start.name.instance, prepared);
         let shared = self.shared.clone();
         self.threads.spawn_blocking(trace::inherited(move || {
@@ -123,7 +123,7 @@ impl Runner {
             let made = description::prepare(&shared, &start, None, &never);
             drop(slot);
             // The receiver is missing only when the agent stops.
-            let _ = tell.send(made);
+            let _ = sender.send(made);
         }));
     }
 

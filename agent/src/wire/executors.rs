@@ -2,7 +2,7 @@
 
 use argosy_proto::convert::exit_from;
 use argosy_proto::v1;
-use argosy_proto::v1::to_executor::Message as Told;
+use argosy_proto::v1::to_executor::Message as ToExecutor;
 use argosy_proto::versions::VersionRange;
 use argosy_state::ids::OrderIndex;
 
@@ -35,15 +35,17 @@ pub fn executor_update(wire: v1::ExecutorUpdate) -> ExecutorUpdate {
 #[must_use]
 pub fn to_executor(message: ExecutorMessage) -> v1::ToExecutor {
     let message = match message {
-        ExecutorMessage::Subscribed { version, key } => Told::Subscribed(v1::ExecutorSubscribed {
-            protocol: Some(VersionRange::OWN.answer(version)),
-            framework_id: key.framework.to_string(),
-            executor_id: key.task.to_string(),
-        }),
+        ExecutorMessage::Subscribed { version, key } => {
+            ToExecutor::Subscribed(v1::ExecutorSubscribed {
+                protocol: Some(VersionRange::OWN.answer(version)),
+                framework_id: key.framework.to_string(),
+                executor_id: key.task.to_string(),
+            })
+        }
         ExecutorMessage::Launch {
             order,
             launch: task,
-        } => Told::Launch(v1::ExecutorLaunch {
+        } => ToExecutor::Launch(v1::ExecutorLaunch {
             order_index: order.0,
             spec: launch(&task).spec.map(|spec| v1::TaskSpec {
                 executor: None,
@@ -54,7 +56,7 @@ pub fn to_executor(message: ExecutorMessage) -> v1::ToExecutor {
             task,
             order,
             grace_ms,
-        } => Told::Kill(v1::ExecutorKill {
+        } => ToExecutor::Kill(v1::ExecutorKill {
             task_id: task,
             order_index: order.0,
             grace_ms,
@@ -63,13 +65,15 @@ pub fn to_executor(message: ExecutorMessage) -> v1::ToExecutor {
             task,
             order,
             serial,
-        } => Told::Acknowledged(v1::ExecutorAcknowledged {
+        } => ToExecutor::Acknowledged(v1::ExecutorAcknowledged {
             task_id: task,
             order_index: order.0,
             serial,
         }),
-        ExecutorMessage::Shutdown { grace_ms } => Told::Shutdown(v1::ExecutorShutdown { grace_ms }),
-        ExecutorMessage::FrameworkMessage(data) => Told::FrameworkMessage(data),
+        ExecutorMessage::Shutdown { grace_ms } => {
+            ToExecutor::Shutdown(v1::ExecutorShutdown { grace_ms })
+        }
+        ExecutorMessage::FrameworkMessage(data) => ToExecutor::FrameworkMessage(data),
     };
     v1::ToExecutor {
         message: Some(message),

@@ -2,8 +2,8 @@
 
 use argosy_proto::convert::{agent_info, key, limits_from};
 use argosy_proto::v1;
-use argosy_proto::v1::from_agent::Message as Said;
-use argosy_proto::v1::to_agent::Message as Told;
+use argosy_proto::v1::from_agent::Message as FromAgent;
+use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_proto::versions::{self, VersionRange};
 use argosy_state::digest::DigestKind;
 use argosy_state::ids::{Epoch, OrderIndex, TaskKey};
@@ -19,23 +19,23 @@ use crate::core::messages::{
 pub fn from_master(wire: v1::ToAgent) -> MasterMessage {
     let name = |framework: &str, task: &str| key(framework, task).ok();
     let body = match wire.message {
-        Some(Told::Registered(answer)) => MasterMessageBody::Registered(registration(answer)),
-        Some(Told::Refused(v1::RefusedAgent { code, text })) => {
+        Some(ToAgent::Registered(answer)) => MasterMessageBody::Registered(registration(answer)),
+        Some(ToAgent::Refused(v1::RefusedAgent { code, text })) => {
             MasterMessageBody::Refused { code, text }
         }
-        Some(Told::Order(order)) => MasterMessageBody::Order(Box::new(order_from(order))),
-        Some(Told::Committed(committed)) => {
+        Some(ToAgent::Order(order)) => MasterMessageBody::Order(Box::new(order_from(order))),
+        Some(ToAgent::Committed(committed)) => {
             let updates = committed.updates.into_iter().filter_map(committed_from);
             MasterMessageBody::Committed(updates.collect())
         }
-        Some(Told::Pong(v1::Ping { serial })) => MasterMessageBody::Pong { serial },
-        Some(Told::Shutdown(v1::Shutdown { reason })) => MasterMessageBody::Shutdown { reason },
-        Some(Told::ListTasks(v1::ListTasks {})) => MasterMessageBody::ListTasks,
-        Some(Told::KillStray(kill)) => MasterMessageBody::KillStray {
+        Some(ToAgent::Pong(v1::Ping { serial })) => MasterMessageBody::Pong { serial },
+        Some(ToAgent::Shutdown(v1::Shutdown { reason })) => MasterMessageBody::Shutdown { reason },
+        Some(ToAgent::ListTasks(v1::ListTasks {})) => MasterMessageBody::ListTasks,
+        Some(ToAgent::KillStray(kill)) => MasterMessageBody::KillStray {
             key: name(&kill.framework_id, &kill.task_id),
             order: OrderIndex(kill.order_index),
         },
-        Some(Told::ExecutorMessage(message)) => MasterMessageBody::ExecutorMessage {
+        Some(ToAgent::ExecutorMessage(message)) => MasterMessageBody::ExecutorMessage {
             executor: name(&message.framework_id, &message.executor_id),
             data: message.data,
         },
@@ -136,29 +136,31 @@ fn text(id: Option<impl ToString>) -> String {
 #[must_use]
 pub fn to_master(message: AgentMessage) -> v1::FromAgent {
     let message = match message {
-        AgentMessage::Report(updates) => Said::Report(v1::Report {
+        AgentMessage::Report(updates) => FromAgent::Report(v1::Report {
             updates: updates.iter().map(update).collect(),
         }),
-        AgentMessage::TaskList { floor, tasks, last } => Said::TaskList(v1::TaskList {
+        AgentMessage::TaskList { floor, tasks, last } => FromAgent::TaskList(v1::TaskList {
             floor: floor.0,
             tasks: tasks.iter().map(held_task).collect(),
             last,
         }),
-        AgentMessage::Ping { serial } => Said::Ping(v1::Ping { serial }),
+        AgentMessage::Ping { serial } => FromAgent::Ping(v1::Ping { serial }),
         AgentMessage::ExecutorMessage {
             framework,
             agent,
             executor,
             data,
-        } => Said::ExecutorMessage(v1::ExecutorMessage {
+        } => FromAgent::ExecutorMessage(v1::ExecutorMessage {
             framework_id: framework.to_string(),
             agent_id: agent.to_string(),
             executor_id: executor.to_string(),
             data,
         }),
-        AgentMessage::UnsupportedOrder(order) => Said::UnsupportedOrder(v1::UnsupportedOrder {
-            order_index: order.0,
-        }),
+        AgentMessage::UnsupportedOrder(order) => {
+            FromAgent::UnsupportedOrder(v1::UnsupportedOrder {
+                order_index: order.0,
+            })
+        }
     };
     v1::FromAgent {
         message: Some(message),

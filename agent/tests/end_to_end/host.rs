@@ -35,7 +35,7 @@ pub(crate) const DIVIDED: &str = "divided-agent";
 /// The fault of a divided agent: a panic at a step, a crash there, or a launcher or supervisor that
 /// stops there.
 const PANICS: &str = "panics";
-const DIES: &str = "dies";
+const CRASHES: &str = "crashes";
 const HANGS: &str = "hangs";
 
 /// The verb by which it runs as an executor.
@@ -137,7 +137,7 @@ impl TestHost {
 
     /// Starts the same as a separate process, to be killed.
     pub(crate) fn process(&self, master: SocketAddr) -> AgentProcess {
-        self.dying(master, &[])
+        self.crashing(master, &[])
     }
 
     /// Starts an agent that gives up root, and may allow its tasks the host's network.
@@ -147,9 +147,9 @@ impl TestHost {
 
     /// Starts the same, which crashes at a step: its name, at which pass, and the witness file. Its
     /// agent or its broker crashes, whichever reaches the step.
-    pub(crate) fn divided_that_dies(&self, master: SocketAddr, death: &[&str]) -> AgentProcess {
-        let death: Vec<_> = [DIES].iter().chain(death).copied().collect();
-        self.divided_that(master, &death)
+    pub(crate) fn divided_that_crashes(&self, master: SocketAddr, crash: &[&str]) -> AgentProcess {
+        let crash: Vec<_> = [CRASHES].iter().chain(crash).copied().collect();
+        self.divided_that(master, &crash)
     }
 
     fn divided_that(&self, master: SocketAddr, fate: &[&str]) -> AgentProcess {
@@ -190,8 +190,8 @@ impl TestHost {
     }
 
     /// Starts an agent that is to crash at a step: its name, at which pass, and the witness file.
-    pub(crate) fn dying(&self, master: SocketAddr, death: &[&str]) -> AgentProcess {
-        self.process_of(Path::new("/proc/self/exe"), master, death)
+    pub(crate) fn crashing(&self, master: SocketAddr, crash: &[&str]) -> AgentProcess {
+        self.process_of(Path::new("/proc/self/exe"), master, crash)
     }
 
     /// Starts the same from this executable, which is a copy of this program.
@@ -199,14 +199,14 @@ impl TestHost {
         &self,
         executable: &Path,
         master: SocketAddr,
-        death: &[&str],
+        crash: &[&str],
     ) -> AgentProcess {
         let mut command = Command::new(executable);
         command
             .arg(AGENT)
             .arg(self.directory())
             .arg(master.to_string())
-            .args(death);
+            .args(crash);
         AgentProcess(command.spawn().unwrap(), self.directory())
     }
 
@@ -429,7 +429,7 @@ pub(crate) fn divided_process() -> ExitCode {
             (PANICS, [step, at, witness]) => {
                 crash_points::arm_panic(step, at.parse().unwrap(), Path::new(witness)).unwrap();
             }
-            (DIES, [step, at, witness]) => {
+            (CRASHES, [step, at, witness]) => {
                 crash_points::arm(step, at.parse().unwrap(), Path::new(witness)).unwrap();
             }
             (HANGS, [_, _]) => commands.launcher.arguments.extend(words),

@@ -39,12 +39,12 @@ impl AgentProcess {
     pub(crate) async fn stop(mut self) {
         let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        let died = tokio::time::timeout(TIMEOUT, self.died()).await;
-        died.expect("the agent does not end");
+        let exited = tokio::time::timeout(TIMEOUT, self.exited()).await;
+        exited.expect("the agent does not end");
     }
 
     /// Waits until it has exited.
-    pub(crate) async fn died(&mut self) {
+    pub(crate) async fn exited(&mut self) {
         while self.0.try_wait().unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -108,13 +108,13 @@ impl EmulatedAgent {
 
     /// Returns the answers to a message. A message of an earlier epoch is ignored.
     pub(super) fn handle(&mut self, message: v1::ToAgent) -> Vec<v1::FromAgent> {
-        use v1::to_agent::Message as Said;
+        use v1::to_agent::Message as ToAgent;
         if message.epoch < self.highest_epoch {
             return Vec::new();
         }
         self.highest_epoch = message.epoch;
         let answer = match message.message {
-            Some(Said::Registered(registered)) => {
+            Some(ToAgent::Registered(registered)) => {
                 self.cluster_id = message.cluster_id;
                 self.agent_id = registered.agent_id;
                 self.confirmed = registered.incarnation;
@@ -122,30 +122,32 @@ impl EmulatedAgent {
                 let unsaid: Vec<TaskKey> = self.tasks.keys().cloned().collect();
                 self.report(&unsaid)
             }
-            Some(Said::Order(order)) => self.order(order),
-            Some(Said::Committed(committed)) => {
+            Some(ToAgent::Order(order)) => self.order(order),
+            Some(ToAgent::Committed(committed)) => {
                 committed
                     .updates
                     .into_iter()
                     .for_each(|update| self.committed(&update));
                 None
             }
-            Some(Said::ListTasks(v1::ListTasks {})) => {
+            Some(ToAgent::ListTasks(v1::ListTasks {})) => {
                 Some(v1::from_agent::Message::TaskList(self.list()))
             }
-            Some(Said::KillStray(kill)) => {
+            Some(ToAgent::KillStray(kill)) => {
                 if let Some(key) = key(&kill.framework_id, &kill.task_id) {
                     self.tasks.remove(&key);
                 }
                 None
             }
-            Some(Said::Shutdown(_)) => {
+            Some(ToAgent::Shutdown(_)) => {
                 (self.agent_id, self.nonce) = (String::new(), random_seed());
                 (self.confirmed, self.floor) = (0, 0);
                 self.tasks.clear();
                 None
             }
-            Some(Said::Pong(_) | Said::Refused(_) | Said::ExecutorMessage(_)) | None => None,
+            Some(ToAgent::Pong(_) | ToAgent::Refused(_) | ToAgent::ExecutorMessage(_)) | None => {
+                None
+            }
         };
         answer
             .map(|message| v1::FromAgent {

@@ -135,43 +135,43 @@ mod tests {
         }
     }
 
-    fn read_value(scene: HistoryBuilder, value: Option<&str>) -> HistoryBuilder {
+    fn read_value(builder: HistoryBuilder, value: Option<&str>) -> HistoryBuilder {
         let read = Operation::Read {
             key: "k".to_owned(),
             consistency: Consistency::Linearizable,
         };
         let value = value.map(ToOwned::to_owned);
         let found = CallEnd::Ok(OperationResponse::Value { value });
-        scene.phase(RunPhase::Final).call("audit", read, found)
+        builder.phase(RunPhase::Final).call("audit", read, found)
     }
 
-    fn registry(scene: HistoryBuilder, tasks: &[&str]) -> HistoryBuilder {
+    fn registry(builder: HistoryBuilder, tasks: &[&str]) -> HistoryBuilder {
         let tasks = tasks.iter().map(|task| FinalTask {
             task: key(task),
             agent: AGENT,
             state: TaskState::Running,
         });
         let tasks = tasks.collect();
-        scene
+        builder
             .phase(RunPhase::Final)
             .observe("audit", AuditFinding::Registry { tasks })
     }
 
     #[test]
     fn the_last_write_or_one_with_unknown_outcome_may_remain() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
             .call("a", write("2"), CallEnd::Info)
             .call("a", write("3"), CallEnd::Ok(OperationResponse::Done));
-        assert_clean(check, read_value(scene.clone(), Some("3")));
-        assert_clean(check, read_value(scene.clone(), Some("2")));
-        assert_nothing_compared(check, scene.clone());
+        assert_clean(check, read_value(builder.clone(), Some("3")));
+        assert_clean(check, read_value(builder.clone(), Some("2")));
+        assert_nothing_compared(check, builder.clone());
         assert_violation(
             check,
-            read_value(scene.clone(), Some("1")),
+            read_value(builder.clone(), Some("1")),
             "k holds Some(\"1\")",
         );
-        assert_violation(check, read_value(scene, None), "k holds None");
+        assert_violation(check, read_value(builder, None), "k holds None");
     }
 
     #[test]
@@ -187,12 +187,14 @@ mod tests {
 
     #[test]
     fn a_lost_accepted_task_is_reported() {
-        let scene = HistoryBuilder::new().accepted(1, offer(12, 1), "web");
-        assert_clean(check, registry(scene.clone(), &["web"]));
+        let builder = HistoryBuilder::new().accepted(1, offer(12, 1), "web");
+        assert_clean(check, registry(builder.clone(), &["web"]));
         assert_clean(
             check,
             registry(
-                scene.clone().update_received(9, "web", TaskState::Finished),
+                builder
+                    .clone()
+                    .update_received(9, "web", TaskState::Finished),
                 &[],
             ),
         );
@@ -202,14 +204,14 @@ mod tests {
         );
         assert_violation(
             check,
-            registry(scene.clone(), &["other"]),
+            registry(builder.clone(), &["other"]),
             "framework-3/web was accepted",
         );
-        let expired = scene.clone().removed(Removal::Deadline, 60_000);
+        let expired = builder.clone().removed(Removal::Deadline, 60_000);
         assert_nothing_compared(check, registry(expired, &[]));
         assert_violation(
             check,
-            registry(scene.removed(Removal::Deadline, 1), &[]),
+            registry(builder.removed(Removal::Deadline, 1), &[]),
             "framework-3/web was accepted",
         );
     }

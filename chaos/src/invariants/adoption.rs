@@ -94,8 +94,8 @@ mod tests {
         revision,
     };
 
-    fn adopted(scene: HistoryBuilder, pid: u32, start_time: u64) -> HistoryBuilder {
-        scene.observe(
+    fn adopted(builder: HistoryBuilder, pid: u32, start_time: u64) -> HistoryBuilder {
+        builder.observe(
             "agent-5",
             TaskFact::Adopted {
                 task: key("web"),
@@ -107,12 +107,12 @@ mod tests {
         )
     }
 
-    fn exit_received(scene: HistoryBuilder, end: ProcessExit) -> HistoryBuilder {
+    fn exit_received(builder: HistoryBuilder, end: ProcessExit) -> HistoryBuilder {
         let ended = TaskFact::Ended {
             task: key("web"),
             end: ProcessExit::Code(7),
         };
-        scene.observe("web", ended).observe(
+        builder.observe("web", ended).observe(
             "greedy",
             TaskFact::UpdateReceived {
                 task: key("web"),
@@ -125,21 +125,21 @@ mod tests {
 
     #[test]
     fn adopting_own_processes_and_reporting_true_exits_passes() {
-        let scene = adopted(HistoryBuilder::new().alive("web", 4, 1), 4, 900);
-        assert_clean(check, exit_received(scene, ProcessExit::Code(7)));
+        let builder = adopted(HistoryBuilder::new().alive("web", 4, 1), 4, 900);
+        assert_clean(check, exit_received(builder, ProcessExit::Code(7)));
     }
 
     #[test]
     fn adopting_another_process_with_the_same_pid_is_reported() {
-        let scene = adopted(HistoryBuilder::new().alive("web", 4, 1), 4, 901);
-        assert_violation(check, scene, "was adopted as framework-3/web");
+        let builder = adopted(HistoryBuilder::new().alive("web", 4, 1), 4, 901);
+        assert_violation(check, builder, "was adopted as framework-3/web");
     }
 
     #[test]
     fn killing_a_live_task_as_an_orphan_is_reported() {
-        let orphaned = |scene: HistoryBuilder| {
+        let orphaned = |builder: HistoryBuilder| {
             let (task, agent) = (key("web"), AGENT);
-            scene.observe("host-1", TaskFact::Orphaned { task, agent })
+            builder.observe("host-1", TaskFact::Orphaned { task, agent })
         };
         let ended = HistoryBuilder::new().changed(9, "web", TaskState::Finished);
         assert_nothing_compared(check, ended.clone());

@@ -91,10 +91,10 @@ mod tests {
         HistoryBuilder::new().observe("audit", AuditFinding::Registry { tasks })
     }
 
-    fn host(scene: HistoryBuilder, tasks: &[&str]) -> HistoryBuilder {
+    fn host(builder: HistoryBuilder, tasks: &[&str]) -> HistoryBuilder {
         let agent = AGENT;
         let tasks = tasks.iter().map(|task| key(task)).collect();
-        scene.observe("audit", AuditFinding::Host { agent, tasks })
+        builder.observe("audit", AuditFinding::Host { agent, tasks })
     }
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn audits_are_compared_only_within_one_moment() {
         let one = host(registry(&[("web", TaskState::Running)]), &["web"]);
-        let more = |scene: HistoryBuilder, name: &str, runs: &[&str]| {
+        let more = |builder: HistoryBuilder, name: &str, runs: &[&str]| {
             let task = FinalTask {
                 task: key(name),
                 agent: AGENT,
@@ -131,7 +131,7 @@ mod tests {
             };
             let tasks = vec![task];
             host(
-                scene.observe("audit", AuditFinding::Registry { tasks }),
+                builder.observe("audit", AuditFinding::Registry { tasks }),
                 runs,
             )
         };

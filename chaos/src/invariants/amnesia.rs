@@ -85,21 +85,21 @@ mod tests {
 
     #[test]
     fn a_node_with_its_log_and_a_wiped_one_with_a_new_id_may_vote() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("disk", durable(9))
             .observe("master-1", started(9))
             .observe("master-1", voted(NODE_1))
             .fault(FaultKind::WipeDisk, "master-1")
             .observe("master-2", voted(NODE_2));
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 
     #[test]
     fn a_vote_of_a_wiped_node_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .fault(FaultKind::WipeDisk, "master-1")
             .observe("master-1", voted(NODE_1));
-        assert_violation(check, scene, "master-1 votes");
+        assert_violation(check, builder, "master-1 votes");
     }
 
     #[test]
@@ -109,10 +109,10 @@ mod tests {
             term: 4,
             last_index: 9,
         };
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("disk", durable(9))
             .observe("master-1", started(8))
             .observe("master-1", led);
-        assert_violation(check, scene, "master-1 leads");
+        assert_violation(check, builder, "master-1 leads");
     }
 }

@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_repeated_call_with_the_same_response_passes() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .accepted(1, offer(12, 1), "web")
             .call("greedy", accept(2, offer(12, 2), "db"), CallEnd::Info)
@@ -87,43 +87,43 @@ mod tests {
             )
             .launched(9, "web", 1)
             .launched(9, "web", 1);
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 
     #[test]
     fn a_different_second_response_is_reported() {
-        let scene = HistoryBuilder::new().accepted(1, offer(12, 1), "web").call(
+        let builder = HistoryBuilder::new().accepted(1, offer(12, 1), "web").call(
             "greedy",
             accept(1, offer(12, 1), "web"),
             CallEnd::Fail("offer-used"),
         );
         assert_violation(
             check,
-            scene,
+            builder,
             "call 1 of session 7 of framework-3 has two answers",
         );
     }
 
     #[test]
     fn a_task_with_two_launch_orders_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .launched(9, "web", 1)
             .launched(11, "web", 2);
         assert_violation(
             check,
-            scene,
+            builder,
             "framework-3/web was launched under orders 1 and 2",
         );
     }
 
     #[test]
     fn two_tasks_with_one_order_are_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .launched(9, "web", 1)
             .launched(9, "db", 1);
         assert_violation(
             check,
-            scene,
+            builder,
             "framework-3/web and framework-3/db were launched on agent-5 under order 1",
         );
     }

@@ -236,21 +236,21 @@ mod tests {
 
     const RUNNING: TaskState = TaskState::Running;
 
-    fn snapshot(scene: HistoryBuilder, index: u64, tasks: &[(&str, u64)]) -> HistoryBuilder {
-        let mut scene = scene.observe_at("watcher", index, WatchFact::SnapshotBegun);
+    fn snapshot(builder: HistoryBuilder, index: u64, tasks: &[(&str, u64)]) -> HistoryBuilder {
+        let mut builder = builder.observe_at("watcher", index, WatchFact::SnapshotBegun);
         for (task, update) in tasks {
             let fact = WatchFact::TaskListed {
                 task: key(task),
                 update: revision(*update),
                 state: RUNNING,
             };
-            scene = scene.observe_at("watcher", *update, fact);
+            builder = builder.observe_at("watcher", *update, fact);
         }
-        scene.observe_at("watcher", index, WatchFact::SnapshotEnded)
+        builder.observe_at("watcher", index, WatchFact::SnapshotEnded)
     }
 
     fn change(
-        scene: HistoryBuilder,
+        builder: HistoryBuilder,
         index: u64,
         task: &str,
         newest: Option<(u64, TaskState)>,
@@ -260,11 +260,11 @@ mod tests {
             update: newest.map(|(update, _)| revision(update)),
             state: newest.map(|(_, state)| state),
         };
-        scene.observe_at("watcher", index, fact)
+        builder.observe_at("watcher", index, fact)
     }
 
-    fn progress(scene: HistoryBuilder, index: u64) -> HistoryBuilder {
-        scene.observe_at("watcher", index, WatchFact::Progress)
+    fn progress(builder: HistoryBuilder, index: u64) -> HistoryBuilder {
+        builder.observe_at("watcher", index, WatchFact::Progress)
     }
 
     /// Returns committed changes of two tasks.
@@ -304,11 +304,11 @@ mod tests {
     #[test]
     fn a_change_that_was_not_sent_is_reported() {
         let begun = snapshot(committed(), 5, &[("web", 5)]);
-        let scene = change(begun.clone(), 8, "db", Some((8, RUNNING)));
+        let builder = change(begun.clone(), 8, "db", Some((8, RUNNING)));
         let expected = "became Failed in entry 9, and a reader that was sent everything up to 9";
-        assert_violation(check, progress(scene, 9), expected);
-        let scene = change(begun, 9, "web", Some((9, TaskState::Failed)));
-        assert_violation(check, progress(scene, 9), "framework-3/db became Running");
+        assert_violation(check, progress(builder, 9), expected);
+        let builder = change(begun, 9, "web", Some((9, TaskState::Failed)));
+        assert_violation(check, progress(builder, 9), "framework-3/db became Running");
     }
 
     #[test]
@@ -316,8 +316,8 @@ mod tests {
         let begun = snapshot(committed(), 8, &[("web", 5), ("db", 8)]);
         let early = change(begun.clone(), 8, "db", Some((8, RUNNING)));
         assert_violation(check, early, "was sent after");
-        let scene = change(begun, 9, "web", Some((9, TaskState::Failed)));
-        let again = change(scene, 9, "web", Some((9, TaskState::Failed)));
+        let builder = change(begun, 9, "web", Some((9, TaskState::Failed)));
+        let again = change(builder, 9, "web", Some((9, TaskState::Failed)));
         assert_violation(check, again, "was sent after");
     }
 
@@ -332,8 +332,8 @@ mod tests {
 
     #[test]
     fn a_snapshot_without_a_live_task_or_older_than_its_reader_is_reported() {
-        let scene = snapshot(committed(), 8, &[("db", 8)]);
-        assert_violation(check, scene, "framework-3/web became Running in entry 5");
+        let builder = snapshot(committed(), 8, &[("db", 8)]);
+        assert_violation(check, builder, "framework-3/web became Running in entry 5");
         let begun = snapshot(committed(), 9, &[("db", 8)]);
         assert_violation(
             check,

@@ -111,8 +111,8 @@ mod tests {
 
     /// Returns the delay in the first ten seconds of messages from master 1 to `greedy`, in
     /// milliseconds.
-    fn delay_ms(scene: HistoryBuilder) -> u64 {
-        let history = scene.history();
+    fn delay_ms(builder: HistoryBuilder) -> u64 {
+        let history = builder.history();
         let held_up_ns =
             FaultWindows::of(&history).delay_ns(&(0..10 * SECOND), "master-1", "greedy");
         held_up_ns / 1_000_000
@@ -150,11 +150,11 @@ mod tests {
     #[test]
     fn the_last_slow_write_outlasts_its_fault() {
         let slow = Fault::new(FaultKind::SlowDisk, "master-1").with("120 ms");
-        let scene = HistoryBuilder::new().inject(slow).after_ms(499);
-        assert_eq!(delay_ms(scene.fault(FaultKind::Heal, "master-1")), 620);
+        let builder = HistoryBuilder::new().inject(slow).after_ms(499);
+        assert_eq!(delay_ms(builder.fault(FaultKind::Heal, "master-1")), 620);
         let words = Fault::new(FaultKind::Delay, "greedy>master-1").with("held");
-        let scene = HistoryBuilder::new().inject(words).after_ms(499);
-        assert_eq!(delay_ms(scene.fault(FaultKind::Heal, "*")), 500);
+        let builder = HistoryBuilder::new().inject(words).after_ms(499);
+        assert_eq!(delay_ms(builder.fault(FaultKind::Heal, "*")), 500);
     }
 
     #[test]

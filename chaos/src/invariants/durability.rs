@@ -67,11 +67,11 @@ mod tests {
 
     #[test]
     fn an_entry_synced_by_a_quorum_is_committed() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("disk", durable(NODE_2, 7))
             .observe("disk", durable(NODE_1, 9))
             .observe("master-1", committed(7));
-        assert_clean(check, scene);
+        assert_clean(check, builder);
         assert_nothing_compared(
             check,
             HistoryBuilder::new().observe("master-1", committed(7)),
@@ -80,20 +80,20 @@ mod tests {
 
     #[test]
     fn an_entry_on_one_disk_of_three_is_not_committed() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("disk", durable(NODE_2, 6))
             .observe("disk", durable(NODE_1, 9))
             .observe("master-1", committed(7));
-        assert_violation(check, scene, "only 1 of 3 voters");
+        assert_violation(check, builder, "only 1 of 3 voters");
     }
 
     #[test]
     fn a_disk_that_lost_an_entry_does_not_count() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("disk", durable(NODE_1, 7))
             .observe("disk", durable(NODE_2, 7))
             .observe("disk", durable(NODE_2, 5))
             .observe("master-1", committed(7));
-        assert_violation(check, scene, "entry 7");
+        assert_violation(check, builder, "entry 7");
     }
 }

@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn leaders_of_different_terms_and_a_restart_pass() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", led(NODE_1, 2))
             .observe("master-1", progress(2, 40))
             .observe("master-2", led(NODE_2, 3))
@@ -177,15 +177,15 @@ mod tests {
             .observe("master-1", voted(3, NODE_2))
             .observe("master-1", started(3))
             .observe("master-1", progress(3, 30));
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 
     #[test]
     fn two_leaders_in_one_term_are_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", led(NODE_1, 2))
             .observe("master-2", led(NODE_2, 2));
-        assert_violation(check, scene, "master-1 and master-2 both lead in term 2");
+        assert_violation(check, builder, "master-1 and master-2 both lead in term 2");
     }
 
     #[test]
@@ -196,27 +196,27 @@ mod tests {
             term: 4,
             life,
         };
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", opened(NODE_1, 1))
             .observe("master-2", opened(NODE_1, 2));
-        assert_violation(check, scene, "the epoch of entry 12");
+        assert_violation(check, builder, "the epoch of entry 12");
     }
 
     #[test]
     fn two_votes_in_one_term_are_reported_even_across_a_restart() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", voted(3, NODE_2))
             .observe("master-1", started(3))
             .observe("master-1", voted(3, NODE_1));
-        assert_violation(check, scene, "voted in term 3");
+        assert_violation(check, builder, "voted in term 3");
     }
 
     #[test]
     fn a_term_lost_in_a_restart_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", progress(5, 1))
             .observe("master-1", started(4));
-        assert_violation(check, scene, "term of master-1 went back from 5 to 4");
+        assert_violation(check, builder, "term of master-1 went back from 5 to 4");
     }
 
     #[test]
@@ -225,9 +225,9 @@ mod tests {
         if let RaftFact::Progress { applied, .. } = &mut backward {
             *applied = 10;
         }
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", progress(5, 10))
             .observe("master-1", backward);
-        assert_violation(check, scene, "commit of master-1 went back from 10 to 9");
+        assert_violation(check, builder, "commit of master-1 went back from 10 to 9");
     }
 }

@@ -50,14 +50,14 @@ mod tests {
     use crate::invariants::fixture::{AGENT, HistoryBuilder, assert_clean, assert_violation};
     use argosy_state::ids::OrderIndex;
 
-    fn stored(scene: HistoryBuilder, epoch: u64) -> HistoryBuilder {
+    fn stored(builder: HistoryBuilder, epoch: u64) -> HistoryBuilder {
         let agent = AGENT;
         let epoch = Epoch(epoch);
-        scene.observe("agent-5", AgentFact::EpochStored { agent, epoch })
+        builder.observe("agent-5", AgentFact::EpochStored { agent, epoch })
     }
 
-    fn acted(scene: HistoryBuilder, epoch: u64) -> HistoryBuilder {
-        scene.observe(
+    fn acted(builder: HistoryBuilder, epoch: u64) -> HistoryBuilder {
+        builder.observe(
             "agent-5",
             AgentFact::OrderTaken {
                 agent: AGENT,

@@ -170,8 +170,8 @@ mod tests {
         let removed = |framework| {
             let name = None;
             let teardown = Operation::Teardown { name, framework };
-            let scene = expected().call("log", teardown, CallEnd::Ok(OperationResponse::Done));
-            scene.after_ms(600).offer_made(offer(12, 1))
+            let builder = expected().call("log", teardown, CallEnd::Ok(OperationResponse::Done));
+            builder.after_ms(600).offer_made(offer(12, 1))
         };
         assert_nothing_compared(check, removed(FRAMEWORK));
         assert_violation(check, removed(FrameworkId(9)), "framework-3 wants");
@@ -186,17 +186,17 @@ mod tests {
             life: 7,
         };
         let offer = offer(12, 1);
-        let list = |scene: HistoryBuilder, index| {
+        let list = |builder: HistoryBuilder, index| {
             let listed = ListedOffer {
                 offer,
                 agent: AGENT,
                 resources: resources("cpus:1"),
             };
             let offers = vec![listed];
-            scene.observe_at("lister", index, OfferFact::Listed { offers })
+            builder.observe_at("lister", index, OfferFact::Listed { offers })
         };
-        let scene = list(HistoryBuilder::new().observe("log", opened), 20);
-        let void = scene.observe("greedy", OfferFact::Rescinded { offer });
+        let builder = list(HistoryBuilder::new().observe("log", opened), 20);
+        let void = builder.observe("greedy", OfferFact::Rescinded { offer });
         assert_clean(check, list(void.clone().after_ms(1_500), 21));
         let late = void.after_ms(2_500);
         assert_violation(check, list(list(late.clone(), 21), 22), "offer 12.1");

@@ -141,9 +141,9 @@ impl HistoryBuilder {
     }
 
     pub(super) fn call(self, process: &str, operation: Operation, ending: CallEnd) -> Self {
-        let scene = self.begin(process, operation);
-        let call = scene.calls;
-        scene.end(process, call, ending)
+        let builder = self.begin(process, operation);
+        let call = builder.calls;
+        builder.end(process, call, ending)
     }
 
     /// Adds a completed acceptance of one offer for one task.
@@ -276,8 +276,8 @@ pub(super) fn accept(number: u64, used: OfferId, task: &str) -> Operation {
 
 /// Asserts that the checker compares something and finds no violation.
 #[track_caller]
-pub(super) fn assert_clean(check: fn(&History) -> Findings, scene: HistoryBuilder) {
-    let findings = check(&scene.history());
+pub(super) fn assert_clean(check: fn(&History) -> Findings, builder: HistoryBuilder) {
+    let findings = check(&builder.history());
     assert_eq!(findings.violations, []);
     assert!(findings.compared > 0, "it looked at nothing");
 }
@@ -286,10 +286,10 @@ pub(super) fn assert_clean(check: fn(&History) -> Findings, scene: HistoryBuilde
 #[track_caller]
 pub(super) fn assert_violation(
     check: fn(&History) -> Findings,
-    scene: HistoryBuilder,
+    builder: HistoryBuilder,
     message: &str,
 ) {
-    let history = scene.history();
+    let history = builder.history();
     let findings = check(&history);
     let [(what, events)] = findings.violations.as_slice() else {
         panic!("not one thing is wrong: {:#?}", findings.violations);
@@ -304,6 +304,6 @@ pub(super) fn assert_violation(
 
 /// Asserts that the checker compares nothing.
 #[track_caller]
-pub(super) fn assert_nothing_compared(check: fn(&History) -> Findings, scene: HistoryBuilder) {
-    assert_eq!(check(&scene.history()), Findings::default());
+pub(super) fn assert_nothing_compared(check: fn(&History) -> Findings, builder: HistoryBuilder) {
+    assert_eq!(check(&builder.history()), Findings::default());
 }

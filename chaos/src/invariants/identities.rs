@@ -108,12 +108,12 @@ mod tests {
     };
 
     fn registered(
-        scene: HistoryBuilder,
+        builder: HistoryBuilder,
         index: u64,
         incarnation: u64,
         former: u64,
     ) -> HistoryBuilder {
-        scene.observe_at(
+        builder.observe_at(
             "master-1",
             index,
             AgentFact::Registered {
@@ -125,7 +125,7 @@ mod tests {
         )
     }
 
-    fn subscribed(scene: HistoryBuilder, session: u64) -> HistoryBuilder {
+    fn subscribed(builder: HistoryBuilder, session: u64) -> HistoryBuilder {
         let operation = Operation::Subscribe {
             framework: Some(FRAMEWORK),
             session,
@@ -137,43 +137,43 @@ mod tests {
             kept: Vec::new(),
             rescinded: Vec::new(),
         };
-        scene.call("greedy", operation, CallEnd::Ok(outcome))
+        builder.call("greedy", operation, CallEnd::Ok(outcome))
     }
 
     #[test]
     fn successive_incarnations_pass() {
-        let scene = registered(registered(HistoryBuilder::new(), 5, 100, 0), 9, 200, 100);
-        assert_clean(check, registered(scene, 9, 200, 100));
+        let builder = registered(registered(HistoryBuilder::new(), 5, 100, 0), 9, 200, 100);
+        assert_clean(check, registered(builder, 9, 200, 100));
     }
 
     #[test]
     fn registering_a_copied_disk_is_reported() {
-        let scene = registered(registered(HistoryBuilder::new(), 5, 100, 0), 9, 200, 100);
+        let builder = registered(registered(HistoryBuilder::new(), 5, 100, 0), 9, 200, 100);
         assert_violation(
             check,
-            registered(scene, 12, 300, 100),
+            registered(builder, 12, 300, 100),
             "while 200 held the id",
         );
     }
 
     #[test]
     fn rejecting_a_superseded_scheduler_passes() {
-        let scene = subscribed(subscribed(HistoryBuilder::new(), 7), 8);
+        let builder = subscribed(subscribed(HistoryBuilder::new(), 7), 8);
         let late = accept(2, offer(12, 1), "web");
         assert_clean(
             check,
-            scene.call("greedy", late, CallEnd::Fail("superseded")),
+            builder.call("greedy", late, CallEnd::Fail("superseded")),
         );
     }
 
     #[test]
     fn an_accepted_call_of_a_superseded_scheduler_is_reported() {
-        let scene = subscribed(subscribed(HistoryBuilder::new(), 7), 8);
+        let builder = subscribed(subscribed(HistoryBuilder::new(), 7), 8);
         assert_violation(
             check,
-            scene.clone().accepted(2, offer(12, 1), "web"),
+            builder.clone().accepted(2, offer(12, 1), "web"),
             "in session 7",
         );
-        assert_violation(check, subscribed(scene, 7), "in session 7");
+        assert_violation(check, subscribed(builder, 7), "in session 7");
     }
 }

@@ -133,24 +133,24 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_with_its_task_passes() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .witnessed("web", "n")
             .alive("web", 4, 1)
             .update_received(9, "web", TaskState::Killed)
             .alive("web", 4, 2);
-        assert_clean(check, scene);
+        assert_clean(check, builder);
         assert_clean(check, killed(true).witnessed("web", "n"));
         assert_clean(check, killed(false));
     }
 
     #[test]
     fn a_process_that_outlives_its_task_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .update_received(9, "web", TaskState::Killed)
             .after_ms(1500);
         assert_violation(
             check,
-            scene.alive("web", 4, 1),
+            builder.alive("web", 4, 1),
             "after it was reported ended",
         );
         let gone = HistoryBuilder::new()
@@ -164,8 +164,8 @@ mod tests {
         let stopped =
             || HistoryBuilder::new().observe("log", TaskFact::Stopped { task: key("web") });
         assert_clean(check, stopped());
-        let scene = stopped().after_ms(1500);
-        assert_violation(check, scene.alive("web", 4, 1), "or stopped");
+        let builder = stopped().after_ms(1500);
+        assert_violation(check, builder.alive("web", 4, 1), "or stopped");
     }
 
     #[test]

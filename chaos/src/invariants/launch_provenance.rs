@@ -134,11 +134,11 @@ mod tests {
 
     #[test]
     fn a_launch_with_a_complete_chain_passes() {
-        let scene = subscribed("alice")
+        let builder = subscribed("alice")
             .offer_made(offer(12, 1))
             .accepted(1, offer(12, 1), "web")
             .launched(9, "web", 1);
-        assert_clean(check, scene.witnessed("web", "n").alive("web", 4, 1));
+        assert_clean(check, builder.witnessed("web", "n").alive("web", 4, 1));
     }
 
     #[test]
@@ -152,19 +152,19 @@ mod tests {
 
     #[test]
     fn a_start_without_a_launch_entry_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .accepted(2, offer(12, 2), "db")
             .launched(9, "web", 1);
-        assert_violation(check, scene.alive("db", 4, 1), "no entry launched it");
+        assert_violation(check, builder.alive("db", 4, 1), "no entry launched it");
     }
 
     #[test]
     fn a_launch_on_an_unnamed_offer_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .accepted(1, offer(12, 9), "web")
             .launched(9, "web", 1);
-        assert_violation(check, scene, "no acceptance for it named");
+        assert_violation(check, builder, "no acceptance for it named");
     }
 
     #[test]
@@ -177,8 +177,11 @@ mod tests {
             role: Role::default(),
             resources: resources("cpus:1"),
         };
-        let launch =
-            |scene: HistoryBuilder| scene.accepted(1, offer(12, 1), "web").launched(9, "web", 1);
+        let launch = |builder: HistoryBuilder| {
+            builder
+                .accepted(1, offer(12, 1), "web")
+                .launched(9, "web", 1)
+        };
         assert_violation(
             check,
             launch(HistoryBuilder::new().observe("other", foreign)),

@@ -272,7 +272,8 @@ mod tests {
             .observe_at("log", 8, mode(AgentMode::Unreachable))
             .after_ms(500)
             .offer_made(offer(12, 1));
-        let used = |scene: HistoryBuilder| scene.observe_at("log", 19, mode(AgentMode::Registered));
+        let used =
+            |builder: HistoryBuilder| builder.observe_at("log", 19, mode(AgentMode::Registered));
         assert_clean(check, used(idle.clone().after_ms(290)));
         assert_violation(check, used(idle.after_ms(310)), "which is Unreachable");
     }
@@ -283,10 +284,10 @@ mod tests {
             .observe_at("master-1", 8, mode(AgentMode::Registered))
             .observe_at("master-1", 19, mode(AgentMode::Unreachable))
             .after_ms(3_500);
-        let next = |scene: HistoryBuilder, epoch| {
+        let next = |builder: HistoryBuilder, epoch| {
             let agent = AGENT;
             let epoch = Epoch(epoch);
-            scene.observe("agent-5", AgentFact::EpochStored { agent, epoch })
+            builder.observe("agent-5", AgentFact::EpochStored { agent, epoch })
         };
         let replaced = next(lost.clone(), 15).offer_made(offer(12, 1));
         assert_eq!(check(&replaced.history()).violations, []);
@@ -300,21 +301,21 @@ mod tests {
 
     #[test]
     fn an_offer_that_a_slow_link_delivers_late_was_made_before_the_next_one() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe_at("master-1", 8, mode(AgentMode::Registered))
             .offer_made(offer(12, 2))
             .after_ms(500)
             .observe_at("master-1", 9, mode(AgentMode::Deactivated))
             .after_ms(3_000);
-        assert_clean(check, scene.clone().offer_made(offer(12, 1)));
+        assert_clean(check, builder.clone().offer_made(offer(12, 1)));
         assert_violation(
             check,
-            scene.clone().offer_made(offer(12, 3)),
+            builder.clone().offer_made(offer(12, 3)),
             "which is Deactivated",
         );
         assert_violation(
             check,
-            scene.offer_made(offer(11, 1)),
+            builder.offer_made(offer(11, 1)),
             "which is Deactivated",
         );
     }

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn timeouts_rejections_and_stale_local_reads_pass() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
             .call("a", write("2"), CallEnd::Info)
             .call("b", write("3"), CallEnd::Fail("invalid"))
@@ -130,7 +130,7 @@ mod tests {
             .call("b", read(Consistency::Linearizable), found("2"))
             .call("b", read(Consistency::Local), found("1"))
             .call("b", read(Consistency::Linearizable), CallEnd::Info);
-        assert_clean(check, scene);
+        assert_clean(check, builder);
         assert_nothing_compared(
             check,
             HistoryBuilder::new().call("b", read(Consistency::Local), found("1")),
@@ -139,31 +139,31 @@ mod tests {
 
     #[test]
     fn a_stale_read_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .call("a", write("1"), CallEnd::Ok(OperationResponse::Done))
             .call("a", write("2"), CallEnd::Ok(OperationResponse::Done))
             .call("b", read(Consistency::Linearizable), found("1"));
-        assert_violation(check, scene, "weight/batch");
+        assert_violation(check, builder, "weight/batch");
     }
 
     #[test]
     fn the_effect_of_a_rejected_write_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .call("a", write("1"), CallEnd::Fail("invalid"))
             .call("b", read(Consistency::Linearizable), found("1"));
-        assert_violation(check, scene, "no order");
+        assert_violation(check, builder, "no order");
     }
 
     #[test]
     fn a_response_with_an_older_revision_is_reported() {
-        let scene = |index| {
+        let builder = |index| {
             HistoryBuilder::new()
                 .begin("a", read(Consistency::Linearizable))
                 .end_at("a", 1, index, None)
                 .begin("b", read(Consistency::Linearizable))
                 .end_at("b", 2, 7, None)
         };
-        assert_clean(check, scene(7));
-        assert_violation(check, scene(8), "as of entry 7, after");
+        assert_clean(check, builder(7));
+        assert_violation(check, builder(8), "as of entry 7, after");
     }
 }

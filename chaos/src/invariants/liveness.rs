@@ -137,26 +137,26 @@ mod tests {
         HistoryBuilder::new().observe("harness", Expectation::Commit { within_ns })
     }
 
-    fn lost(scene: HistoryBuilder) -> HistoryBuilder {
+    fn lost(builder: HistoryBuilder) -> HistoryBuilder {
         let within_ns = 1_200_000_000;
-        let scene = scene.fault(FaultKind::Crash, "master-1");
-        scene.observe("harness", Expectation::NextLeader { within_ns })
+        let builder = builder.fault(FaultKind::Crash, "master-1");
+        builder.observe("harness", Expectation::NextLeader { within_ns })
     }
 
-    fn opened(scene: HistoryBuilder) -> HistoryBuilder {
+    fn opened(builder: HistoryBuilder) -> HistoryBuilder {
         let opened = RaftFact::EpochOpened {
             node: NODE_1,
             epoch: Epoch(12),
             term: 2,
             life: 7,
         };
-        scene.observe("log", opened)
+        builder.observe("log", opened)
     }
 
     #[test]
     fn a_leader_replaced_in_time_passes() {
-        let scene = lost(HistoryBuilder::new()).after_ms(1_100);
-        assert_clean(check, opened(scene).after_ms(900).phase(RunPhase::Final));
+        let builder = lost(HistoryBuilder::new()).after_ms(1_100);
+        assert_clean(check, opened(builder).after_ms(900).phase(RunPhase::Final));
         assert_nothing_compared(check, lost(HistoryBuilder::new()));
         let disturbed = lost(HistoryBuilder::new()).fault(FaultKind::Crash, "master-2");
         assert_nothing_compared(check, opened(disturbed.after_ms(1_300)));
@@ -186,14 +186,14 @@ mod tests {
         );
     }
 
-    fn commit(scene: HistoryBuilder) -> HistoryBuilder {
+    fn commit(builder: HistoryBuilder) -> HistoryBuilder {
         let voters = vec![NODE_1];
         let committed = RaftFact::Committed {
             node: NODE_1,
             index: 4,
             voters,
         };
-        scene.observe("master-1", committed)
+        builder.observe("master-1", committed)
     }
 
     #[test]

@@ -96,13 +96,13 @@ mod tests {
 
     #[test]
     fn equal_logs_pass() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", led(NODE_1, 1, 0))
             .observe("master-1", committed(NODE_1, 7))
             .observe("master-1", applied(NODE_1, "x"))
             .observe("master-2", applied(NODE_2, "x"))
             .observe("master-2", led(NODE_2, 2, 7));
-        assert_clean(check, scene);
+        assert_clean(check, builder);
         assert_nothing_compared(
             check,
             HistoryBuilder::new().observe("master-1", applied(NODE_1, "x")),
@@ -111,28 +111,28 @@ mod tests {
 
     #[test]
     fn two_entries_at_one_index_are_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", applied(NODE_1, "x"))
             .observe("master-2", applied(NODE_2, "y"));
-        assert_violation(check, scene, "entry 7");
+        assert_violation(check, builder, "entry 7");
     }
 
     #[test]
     fn a_leader_without_a_committed_entry_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", led(NODE_1, 1, 0))
             .observe("master-1", committed(NODE_1, 7))
             .observe("master-2", led(NODE_2, 2, 6));
-        assert_violation(check, scene, "entry 7 was committed before");
+        assert_violation(check, builder, "entry 7 was committed before");
     }
 
     #[test]
     fn earlier_leaders_need_no_later_entries() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-2", led(NODE_2, 2, 5))
             .observe("master-2", committed(NODE_2, 9))
             .observe("master-1", led(NODE_1, 1, 4))
             .observe("master-1", led(NODE_1, 3, 9));
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 }

@@ -55,7 +55,7 @@ fn launch_requests(history: &History) -> LaunchRequests<'_> {
 fn task_lifetimes(history: &History) -> BTreeMap<AgentId, Vec<TaskLifetime<'_>>> {
     let requests = launch_requests(history);
     let changes = changes(history);
-    let mut lives: BTreeMap<AgentId, BTreeMap<&TaskKey, TaskLifetime<'_>>> = BTreeMap::new();
+    let mut lifetimes: BTreeMap<AgentId, BTreeMap<&TaskKey, TaskLifetime<'_>>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
         let TaskFact::Launched {
             task,
@@ -74,42 +74,46 @@ fn task_lifetimes(history: &History) -> BTreeMap<AgentId, Vec<TaskLifetime<'_>>>
             let until = ends
                 .filter(|change| change.state.is_terminal())
                 .map(|change| change.revision);
-            let life = TaskLifetime {
+            let lifetime = TaskLifetime {
                 at,
                 task,
                 from,
                 until: until.min(),
                 resources: uses,
             };
-            lives.entry(*agent).or_default().entry(task).or_insert(life);
+            lifetimes
+                .entry(*agent)
+                .or_default()
+                .entry(task)
+                .or_insert(lifetime);
         }
     }
-    let in_order = lives.into_iter().map(|(agent, lives)| {
-        let mut lives: Vec<TaskLifetime<'_>> = lives.into_values().collect();
-        lives.sort_by_key(|life| life.from);
-        (agent, lives)
+    let in_order = lifetimes.into_iter().map(|(agent, lifetimes)| {
+        let mut lifetimes: Vec<TaskLifetime<'_>> = lifetimes.into_values().collect();
+        lifetimes.sort_by_key(|lifetime| lifetime.from);
+        (agent, lifetimes)
     });
     in_order.collect()
 }
 
 fn check_tasks(history: &History, findings: &mut Findings) {
-    for (agent, lives) in task_lifetimes(history) {
+    for (agent, lifetimes) in task_lifetimes(history) {
         let mut live: Vec<&TaskLifetime<'_>> = Vec::new();
-        for life in &lives {
+        for lifetime in &lifetimes {
             findings.count_comparison();
-            live.retain(|other| other.until.is_none_or(|until| until > life.from));
+            live.retain(|other| other.until.is_none_or(|until| until > lifetime.from));
             for other in &live {
-                if other.resources.plus(life.resources).is_none() {
+                if other.resources.plus(lifetime.resources).is_none() {
                     findings.violation(
                         format!(
                             "on {agent} {} and {} use the same: {} and {}",
-                            other.task, life.task, other.resources, life.resources
+                            other.task, lifetime.task, other.resources, lifetime.resources
                         ),
-                        [other.at, life.at],
+                        [other.at, lifetime.at],
                     );
                 }
             }
-            live.push(life);
+            live.push(lifetime);
         }
     }
 }
@@ -216,7 +220,7 @@ mod tests {
     use argosy_state::ids::Role;
     use argosy_state::task::TaskState;
 
-    fn made(scene: HistoryBuilder, by: &str, made: OfferId, text: &str) -> HistoryBuilder {
+    fn made(builder: HistoryBuilder, by: &str, made: OfferId, text: &str) -> HistoryBuilder {
         let seen = OfferFact::Made {
             offer: made,
             framework: FRAMEWORK,
@@ -225,23 +229,23 @@ mod tests {
             role: Role::default(),
             resources: resources(text),
         };
-        scene.observe(by, seen)
+        builder.observe(by, seen)
     }
 
     #[test]
     fn reusing_a_port_after_a_task_ended_passes() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .launched(9, "web", 1)
             .accepted(2, offer(12, 2), "db")
             .launched(20, "db", 2)
             .changed(15, "web", TaskState::Finished);
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 
     #[test]
     fn two_tasks_on_one_port_are_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .accepted(1, offer(12, 1), "web")
             .launched(9, "web", 1)
             .accepted(2, offer(12, 2), "db")
@@ -249,7 +253,7 @@ mod tests {
             .changed(15, "web", TaskState::Finished);
         assert_violation(
             check,
-            scene,
+            builder,
             "framework-3/web and framework-3/db use the same",
         );
     }
@@ -263,13 +267,13 @@ mod tests {
             }
             accept
         };
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .begin("greedy", ask(offer(12, 7), "web", "ports:[31001-31001]"))
             .begin("greedy", ask(offer(12, 1), "web", "ports:[31000-31000]"))
             .begin("greedy", ask(offer(12, 1), "db", "ports:[31001-31001]"))
             .launched(9, "web", 1)
             .launched(14, "db", 2);
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 
     #[test]

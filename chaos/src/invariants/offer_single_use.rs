@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn an_offer_used_once_by_its_framework_passes() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .offer_made(offer(12, 1))
             .accepted(1, offer(12, 1), "web")
             .accepted(1, offer(12, 1), "web")
@@ -204,27 +204,27 @@ mod tests {
                 accept(2, offer(12, 1), "db"),
                 CallEnd::Fail("offer-used"),
             );
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 
     #[test]
     fn an_offer_used_twice_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .offer_made(offer(12, 1))
             .accepted(1, offer(12, 1), "web")
             .accepted(2, offer(12, 1), "db");
-        assert_violation(check, scene, "offer 12.1 was used by call 1");
+        assert_violation(check, builder, "offer 12.1 was used by call 1");
         let used = || OfferFact::Used {
             offer: offer(12, 1),
             framework: FRAMEWORK,
             session: 7,
             tasks: Vec::new(),
         };
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe_at("master-1", 20, used())
             .observe_at("master-2", 20, used())
             .observe_at("master-2", 21, used());
-        assert_violation(check, scene, "by entry 20 and by entry 21");
+        assert_violation(check, builder, "by entry 20 and by entry 21");
     }
 
     #[test]
@@ -237,11 +237,11 @@ mod tests {
             role: argosy_state::ids::Role::default(),
             resources: crate::invariants::fixture::resources("cpus:1"),
         };
-        let scene =
+        let builder =
             HistoryBuilder::new()
                 .observe("greedy", foreign)
                 .accepted(1, offer(12, 1), "web");
-        assert_violation(check, scene, "to which it was not made");
+        assert_violation(check, builder, "to which it was not made");
     }
 
     #[test]
@@ -270,10 +270,10 @@ mod tests {
     #[test]
     fn a_start_of_a_rejected_task_is_reported() {
         let refused = accept(1, offer(12, 1), "web");
-        let scene = HistoryBuilder::new().call("greedy", refused, CallEnd::Fail("offer-expired"));
+        let builder = HistoryBuilder::new().call("greedy", refused, CallEnd::Fail("offer-expired"));
         assert_violation(
             check,
-            scene.witnessed("web", "n"),
+            builder.witnessed("web", "n"),
             "framework-3/web was refused",
         );
     }

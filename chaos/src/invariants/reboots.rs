@@ -121,8 +121,8 @@ mod tests {
             .fault(FaultKind::HostReboot, "agent-5")
     }
 
-    fn adopted(scene: HistoryBuilder) -> HistoryBuilder {
-        scene.observe(
+    fn adopted(builder: HistoryBuilder) -> HistoryBuilder {
+        builder.observe(
             "agent-5",
             TaskFact::Adopted {
                 task: key("web"),
@@ -136,11 +136,11 @@ mod tests {
 
     #[test]
     fn a_task_that_ends_with_its_host_passes() {
-        let scene = rebooted()
+        let builder = rebooted()
             .changed(9, "web", TaskState::Failed)
             .alive_in("boot-2", "db", 4, 1)
             .phase(RunPhase::Final);
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 
     #[test]
@@ -164,10 +164,10 @@ mod tests {
 
     #[test]
     fn a_task_of_an_earlier_boot_listed_as_live_at_rest_is_reported() {
-        let audited = |scene: HistoryBuilder, name: &str, state| {
+        let audited = |builder: HistoryBuilder, name: &str, state| {
             let (task, agent) = (key(name), AGENT);
             let tasks = vec![FinalTask { task, agent, state }];
-            scene.observe("audit", AuditFinding::Registry { tasks })
+            builder.observe("audit", AuditFinding::Registry { tasks })
         };
         let early = audited(
             HistoryBuilder::new().alive("web", 4, 1),

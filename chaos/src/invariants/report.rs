@@ -216,12 +216,12 @@ mod tests {
 
     #[test]
     fn a_report_lists_violations_and_rules_that_compared_nothing() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web")
             .witnessed("web", "a")
             .witnessed("web", "b");
-        let report = check_history(&scene.history());
+        let report = check_history(&builder.history());
         assert_eq!(report.rules.len(), checkers().count());
         assert!(!report.is_clean());
         let [violation] = report.violations.as_slice() else {
@@ -244,13 +244,13 @@ mod tests {
             term: epoch,
             life: 1,
         };
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", opened(4))
             .observe("master-2", opened(4))
             .observe("master-1", opened(9))
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web");
-        let report = check_history(&scene.history());
+        let report = check_history(&builder.history());
         let reached = Minimum {
             operations: 1,
             faults: 1,
@@ -286,11 +286,11 @@ mod tests {
 
     #[test]
     fn reports_of_a_batch_are_summed() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .fault(FaultKind::Crash, "master-1")
             .accepted(1, offer(12, 1), "web")
             .witnessed("web", "a");
-        let one = check_history(&scene.history());
+        let one = check_history(&builder.history());
         let mut sum = InvariantReport::default();
         for _ in 0..3 {
             sum.add(one.clone());
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn repairs_do_not_count_as_faults() {
-        let mut scene = HistoryBuilder::new().fault(FaultKind::Crash, "master-1");
+        let mut builder = HistoryBuilder::new().fault(FaultKind::Crash, "master-1");
         for kind in [
             FaultKind::Restart,
             FaultKind::Resume,
@@ -312,9 +312,9 @@ mod tests {
             FaultKind::DiskFreed,
             FaultKind::Buggify,
         ] {
-            scene = scene.fault(kind, "master-1");
+            builder = builder.fault(kind, "master-1");
         }
-        let evidence = check_history(&scene.history()).evidence;
+        let evidence = check_history(&builder.history()).evidence;
         assert_eq!(evidence.faults, BTreeMap::from([(FaultKind::Crash, 1)]));
     }
 

@@ -144,8 +144,8 @@ mod tests {
     use crate::invariants::fixture::{AGENT, HistoryBuilder, assert_clean, assert_violation, key};
     use argosy_state::ids::{Epoch, OrderIndex};
 
-    fn mode(scene: HistoryBuilder, index: u64, mode: AgentMode) -> HistoryBuilder {
-        scene.observe_at("master-1", index, AgentFact::Mode { agent: AGENT, mode })
+    fn mode(builder: HistoryBuilder, index: u64, mode: AgentMode) -> HistoryBuilder {
+        builder.observe_at("master-1", index, AgentFact::Mode { agent: AGENT, mode })
     }
 
     fn lost() -> HistoryBuilder {
@@ -189,10 +189,10 @@ mod tests {
             agent: AGENT,
             state: TaskState::Running,
         }];
-        let scene = lost().changed(8, "web", TaskState::GoneByOperator);
+        let builder = lost().changed(8, "web", TaskState::GoneByOperator);
         assert_violation(
             check,
-            scene.observe("audit", AuditFinding::Registry { tasks }),
+            builder.observe("audit", AuditFinding::Registry { tasks }),
             "declared gone, and is in",
         );
     }

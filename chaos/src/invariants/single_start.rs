@@ -33,17 +33,17 @@ mod tests {
 
     #[test]
     fn one_start_read_twice_passes() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .witnessed("web", "a")
             .witnessed("db", "b");
-        assert_clean(check, scene.witnessed("web", "a"));
+        assert_clean(check, builder.witnessed("web", "a"));
     }
 
     #[test]
     fn two_starts_are_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .witnessed("web", "a")
             .witnessed("web", "b");
-        assert_violation(check, scene, "framework-3/web has started twice");
+        assert_violation(check, builder, "framework-3/web has started twice");
     }
 }

@@ -86,8 +86,8 @@ mod tests {
     use crate::invariants::fixture::{AGENT, HistoryBuilder, assert_clean, assert_violation, key};
     use argosy_state::ids::Epoch;
 
-    fn order_accepted(scene: HistoryBuilder, order: u64, repeated: bool) -> HistoryBuilder {
-        scene.observe(
+    fn order_accepted(builder: HistoryBuilder, order: u64, repeated: bool) -> HistoryBuilder {
+        builder.observe(
             "agent-5",
             AgentFact::OrderTaken {
                 agent: AGENT,
@@ -102,16 +102,19 @@ mod tests {
 
     #[test]
     fn a_committed_launch_sent_twice_passes() {
-        let scene = order_accepted(HistoryBuilder::new().launched(9, "web", 4), 4, false);
-        assert_clean(check, order_accepted(scene, 4, true).witnessed("web", "n"));
+        let builder = order_accepted(HistoryBuilder::new().launched(9, "web", 4), 4, false);
+        assert_clean(
+            check,
+            order_accepted(builder, 4, true).witnessed("web", "n"),
+        );
     }
 
     #[test]
     fn an_order_executed_twice_is_reported() {
-        let scene = order_accepted(HistoryBuilder::new().launched(9, "web", 4), 4, false);
+        let builder = order_accepted(HistoryBuilder::new().launched(9, "web", 4), 4, false);
         assert_violation(
             check,
-            order_accepted(scene, 4, false),
+            order_accepted(builder, 4, false),
             "acted twice on order 4",
         );
     }
@@ -127,10 +130,10 @@ mod tests {
 
     #[test]
     fn an_uncommitted_start_is_reported() {
-        let scene = HistoryBuilder::new().launched(9, "web", 4);
+        let builder = HistoryBuilder::new().launched(9, "web", 4);
         assert_violation(
             check,
-            scene.clone().witnessed("db", "n"),
+            builder.clone().witnessed("db", "n"),
             "no entry launched it",
         );
         let start = ProcessStart {
@@ -141,7 +144,7 @@ mod tests {
             start_time: 900,
         };
         let task = key("web");
-        let other = scene.observe("witness", TaskFact::Witnessed { task, start });
+        let other = builder.observe("witness", TaskFact::Witnessed { task, start });
         assert_violation(check, other, "another order than 4");
     }
 
@@ -152,10 +155,10 @@ mod tests {
             order: OrderIndex(4),
             agent: AGENT,
         };
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .witnessed("web", "n")
             .observe("historian", recorded);
-        assert_clean(check, scene.clone());
-        assert_violation(check, scene.witnessed("db", "n"), "no entry launched it");
+        assert_clean(check, builder.clone());
+        assert_violation(check, builder.witnessed("db", "n"), "no entry launched it");
     }
 }

@@ -62,9 +62,9 @@ mod tests {
 
     #[test]
     fn different_registries_are_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .observe("master-1", digest(NODE_1, 7, "aa"))
             .observe("master-2", digest(NODE_2, 7, "ab"));
-        assert_violation(check, scene, "after entry 7 master-2");
+        assert_violation(check, builder, "after entry 7 master-2");
     }
 }

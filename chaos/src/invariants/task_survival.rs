@@ -194,14 +194,14 @@ mod tests {
 
     #[test]
     fn a_service_that_keeps_running_passes() {
-        let scene = service()
+        let builder = service()
             .fault(FaultKind::FreezeAllMasters, "*")
             .alive("web", 4, 2)
             .update_received(9, "web", TaskState::Unreachable)
             .after_ms(9000)
             .alive("web", 4, 2)
             .phase(RunPhase::Final);
-        assert_clean(check, scene.alive("web", 4, 3));
+        assert_clean(check, builder.alive("web", 4, 3));
         let rebooted = service().fault(FaultKind::HostReboot, "agent-5");
         let rebooted = rebooted.update_received(9, "web", TaskState::Failed);
         assert_eq!(
@@ -262,10 +262,10 @@ mod tests {
 
     #[test]
     fn a_task_without_progress_is_reported_despite_observations() {
-        let scene = service().after_ms(6000).alive("web", 4, 1);
+        let builder = service().after_ms(6000).alive("web", 4, 1);
         assert_violation(
             check,
-            scene.after_ms(6000).alive("web", 4, 1),
+            builder.after_ms(6000).alive("web", 4, 1),
             "no progress in 12 s",
         );
         let cut_off = service().fault(FaultKind::PartitionBoth, "host-1");

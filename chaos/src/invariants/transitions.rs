@@ -96,10 +96,10 @@ mod tests {
     use super::*;
     use crate::invariants::fixture::{HistoryBuilder, assert_clean, assert_violation, key};
 
-    fn made(scene: HistoryBuilder, number: u64, state: TaskState) -> HistoryBuilder {
+    fn made(builder: HistoryBuilder, number: u64, state: TaskState) -> HistoryBuilder {
         let task = key("web");
         let order = OrderIndex(1);
-        scene.observe(
+        builder.observe(
             "agent-5",
             TaskFact::UpdateStored {
                 task,
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn transitions_recorded_by_several_masters_in_any_order_pass() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .changed(4, "web", TaskState::Running)
             .changed(3, "web", TaskState::Staging)
             .changed(4, "web", TaskState::Running)
@@ -120,7 +120,7 @@ mod tests {
             .changed(9, "web", TaskState::Running)
             .changed(12, "web", TaskState::Finished)
             .changed(12, "web", TaskState::Finished);
-        assert_clean(check, scene);
+        assert_clean(check, builder);
     }
 
     #[test]
@@ -140,46 +140,48 @@ mod tests {
 
     #[test]
     fn agent_updates_are_numbered_and_follow_the_transition_table() {
-        let scene = made(
+        let builder = made(
             made(HistoryBuilder::new(), 1, TaskState::Running),
             2,
             TaskState::Finished,
         );
-        assert_clean(check, made(scene.clone(), 2, TaskState::Finished));
+        assert_clean(check, made(builder.clone(), 2, TaskState::Finished));
         assert_violation(
             check,
-            made(scene.clone(), 3, TaskState::Failed),
+            made(builder.clone(), 3, TaskState::Failed),
             "update 3 (Failed) after update 2",
         );
-        let scene = made(
+        let builder = made(
             made(HistoryBuilder::new(), 2, TaskState::Starting),
             1,
             TaskState::Running,
         );
-        assert_violation(check, scene, "update 1");
+        assert_violation(check, builder, "update 1");
     }
 
     #[test]
     fn a_framework_receives_one_end_and_no_newer_state() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .update_received(4, "web", TaskState::Running)
             .update_received(9, "web", TaskState::Finished)
             .update_received(9, "web", TaskState::Finished);
-        assert_clean(check, scene.clone());
+        assert_clean(check, builder.clone());
         assert_violation(
             check,
-            scene.clone().update_received(10, "web", TaskState::Running),
+            builder
+                .clone()
+                .update_received(10, "web", TaskState::Running),
             "newer than its end",
         );
         assert_violation(
             check,
-            scene.update_received(8, "web", TaskState::Failed),
+            builder.update_received(8, "web", TaskState::Failed),
             "two ends",
         );
-        let scene = HistoryBuilder::new().update_received(4, "web", TaskState::Running);
+        let builder = HistoryBuilder::new().update_received(4, "web", TaskState::Running);
         assert_violation(
             check,
-            scene.update_received(4, "web", TaskState::Killing),
+            builder.update_received(4, "web", TaskState::Killing),
             "as Running and as Killing",
         );
     }

@@ -207,8 +207,8 @@ mod tests {
     };
     use argosy_state::task::TaskState;
 
-    fn made(scene: HistoryBuilder, number: u64) -> HistoryBuilder {
-        scene.observe(
+    fn made(builder: HistoryBuilder, number: u64) -> HistoryBuilder {
+        builder.observe(
             "agent-5",
             TaskFact::UpdateStored {
                 task: key("web"),
@@ -219,10 +219,10 @@ mod tests {
         )
     }
 
-    fn sent(scene: HistoryBuilder, number: u64) -> HistoryBuilder {
+    fn sent(builder: HistoryBuilder, number: u64) -> HistoryBuilder {
         let task = key("web");
         let order = OrderIndex(1);
-        scene.observe(
+        builder.observe(
             "agent-5",
             TaskFact::UpdateSent {
                 task,
@@ -232,10 +232,10 @@ mod tests {
         )
     }
 
-    fn settled(scene: HistoryBuilder, number: u64) -> HistoryBuilder {
+    fn settled(builder: HistoryBuilder, number: u64) -> HistoryBuilder {
         let task = key("web");
         let order = OrderIndex(1);
-        scene.observe(
+        builder.observe(
             "agent-5",
             TaskFact::UpdateAcknowledged {
                 task,
@@ -247,12 +247,12 @@ mod tests {
 
     #[test]
     fn a_stored_sent_acknowledged_and_delivered_update_passes() {
-        let scene = settled(sent(made(made(HistoryBuilder::new(), 1), 2), 2), 2)
+        let builder = settled(sent(made(made(HistoryBuilder::new(), 1), 2), 2), 2)
             .update_received(4, "web", TaskState::Running)
             .update_received(9, "web", TaskState::Finished)
             .update_received(4, "web", TaskState::Running)
             .changed(9, "web", TaskState::Finished);
-        assert_clean(check, scene.phase(RunPhase::Final));
+        assert_clean(check, builder.phase(RunPhase::Final));
     }
 
     #[test]
@@ -266,14 +266,14 @@ mod tests {
 
     #[test]
     fn an_unacknowledged_update_is_reported_unless_its_agent_is_gone() {
-        let scene = settled(made(made(HistoryBuilder::new(), 1), 2), 1);
+        let builder = settled(made(made(HistoryBuilder::new(), 1), 2), 1);
         assert_violation(
             check,
-            scene.clone().phase(RunPhase::Final),
+            builder.clone().phase(RunPhase::Final),
             "update 2 of framework-3/web was never",
         );
         let mode = AgentMode::Gone;
-        let gone = scene
+        let gone = builder
             .launched(2, "web", 1)
             .observe("master-1", AgentFact::Mode { agent: AGENT, mode });
         assert_eq!(check(&gone.phase(RunPhase::Final).history()).violations, []);
@@ -281,13 +281,13 @@ mod tests {
 
     #[test]
     fn a_committed_update_of_a_stray_is_settled_and_another_is_not() {
-        let stray = |scene: HistoryBuilder| {
+        let stray = |builder: HistoryBuilder| {
             let task = key("web");
             let order = OrderIndex(1);
-            scene.observe("agent-5", TaskFact::OrphanReported { task, order })
+            builder.observe("agent-5", TaskFact::OrphanReported { task, order })
         };
-        let scene = settled(made(made(HistoryBuilder::new(), 1), 2), 1);
-        let changed = |scene: HistoryBuilder, number| {
+        let builder = settled(made(made(HistoryBuilder::new(), 1), 2), 1);
+        let changed = |builder: HistoryBuilder, number| {
             let task = key("web");
             let state = TaskState::Running;
             let fact = TaskFact::Changed {
@@ -295,23 +295,23 @@ mod tests {
                 state,
                 number,
             };
-            scene.observe("log", fact)
+            builder.observe("log", fact)
         };
         assert_clean(
             check,
-            stray(changed(scene.clone(), 2)).phase(RunPhase::Final),
+            stray(changed(builder.clone(), 2)).phase(RunPhase::Final),
         );
-        for wrong in [stray(changed(scene.clone(), 1)), changed(scene, 2)] {
+        for wrong in [stray(changed(builder.clone(), 1)), changed(builder, 2)] {
             assert_violation(check, wrong.phase(RunPhase::Final), "was never settled");
         }
     }
 
     #[test]
     fn an_older_update_delivered_late_is_reported() {
-        let scene = HistoryBuilder::new().update_received(9, "web", TaskState::Running);
+        let builder = HistoryBuilder::new().update_received(9, "web", TaskState::Running);
         assert_violation(
             check,
-            scene.update_received(4, "web", TaskState::Starting),
+            builder.update_received(4, "web", TaskState::Starting),
             "with entry 4 after",
         );
     }
@@ -324,13 +324,13 @@ mod tests {
             state: TaskState::Running,
             end: None,
         };
-        let scene = HistoryBuilder::new().observe("framework-2", reported(9));
-        let killed = scene
+        let builder = HistoryBuilder::new().observe("framework-2", reported(9));
+        let killed = builder
             .clone()
             .fault(FaultKind::FrameworkCrash, "framework-2");
         let killed = killed.observe("framework-2", reported(4));
         assert_clean(check, killed.observe("framework-2", reported(9)));
-        let another = scene.fault(FaultKind::FrameworkCrash, "framework-3");
+        let another = builder.fault(FaultKind::FrameworkCrash, "framework-3");
         assert_violation(
             check,
             another.observe("framework-2", reported(4)),
@@ -346,31 +346,31 @@ mod tests {
             state: TaskState::Running,
             end: None,
         };
-        let scene = HistoryBuilder::new().update_received(9, "web", TaskState::Finished);
-        let later = scene.observe("superseded", late);
+        let builder = HistoryBuilder::new().update_received(9, "web", TaskState::Finished);
+        let later = builder.observe("superseded", late);
         assert_clean(check, later.update_received(11, "web", TaskState::Finished));
     }
 
     #[test]
     fn an_undelivered_end_is_reported() {
-        let scene = HistoryBuilder::new()
+        let builder = HistoryBuilder::new()
             .update_received(4, "web", TaskState::Running)
             .changed(9, "web", TaskState::Failed);
         assert_clean(
             check,
-            scene
+            builder
                 .clone()
                 .update_received(9, "web", TaskState::Failed)
                 .phase(RunPhase::Final),
         );
         assert_violation(
             check,
-            scene.clone().phase(RunPhase::Final),
+            builder.clone().phase(RunPhase::Final),
             "ended as Failed",
         );
         for excused in [
-            scene.clone().torn_down(),
-            scene.clone().removed(Removal::Deadline, 60_000),
+            builder.clone().torn_down(),
+            builder.clone().removed(Removal::Deadline, 60_000),
         ] {
             assert_eq!(
                 check(&excused.phase(RunPhase::Final).history()).violations,
@@ -382,10 +382,10 @@ mod tests {
             failover_timeout_ms: 60_000,
         };
         for mistaken in [
-            scene.clone().removed(Removal::Deadline, 59_000),
-            scene.clone().removed(Removal::Teardown, 0),
+            builder.clone().removed(Removal::Deadline, 59_000),
+            builder.clone().removed(Removal::Teardown, 0),
             // The requested teardown did not take place.
-            scene.torn_down().observe("greedy", subscribed),
+            builder.torn_down().observe("greedy", subscribed),
         ] {
             assert_violation(check, mistaken.phase(RunPhase::Final), "ended as Failed");
         }

@@ -133,14 +133,12 @@ impl SimProcess {
         // Timers have whole milliseconds, and from here on the clock has, too.
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
         let StartRequest {
-            main: life,
-            exit: ended,
-            ..
+            main, exit: ended, ..
         } = start;
         runtime.block_on(local.run_until(async {
             tokio::task::spawn_local(async move {
                 // The receiver is gone if its host is gone.
-                let _ = ended.send(life().await);
+                let _ = ended.send(main().await);
             });
         }));
         Self {
@@ -172,15 +170,15 @@ mod tests {
         let mut processes = SimProcesses::default();
         let beats: Arc<Mutex<Vec<u128>>> = Arc::default();
         let seen = beats.clone();
-        let life = async move {
+        let main = async move {
             let began = Instant::now();
             loop {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 seen.lock().unwrap().push(began.elapsed().as_millis());
             }
         };
-        let life = Box::new(move || life.boxed_local());
-        let mut end = processes.starts.enqueue("host-1", 7, life);
+        let main = Box::new(move || main.boxed_local());
+        let mut end = processes.starts.enqueue("host-1", 7, main);
         let run = |processes: &mut SimProcesses, ms: u128| {
             for _ in 0..ms / STEP.as_millis() {
                 processes.step();
@@ -205,8 +203,8 @@ mod tests {
     #[test]
     fn the_exit_reason_of_a_process_is_returned() {
         let mut processes = SimProcesses::default();
-        let life = Box::new(|| async { "no more".to_owned() }.boxed_local());
-        let mut end = processes.starts.enqueue("host-1", 7, life);
+        let main = Box::new(|| async { "no more".to_owned() }.boxed_local());
+        let mut end = processes.starts.enqueue("host-1", 7, main);
         assert!(end.try_recv().is_err(), "it has not run yet");
         processes.step();
         assert_eq!(end.try_recv().unwrap(), "no more");

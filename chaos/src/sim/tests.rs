@@ -74,9 +74,9 @@ fn a_cluster_that_does_not_settle_is_checked_at_its_end() {
         ..system::SystemOptions::default()
     };
     let result = system::run(SEED, &options);
-    let is_told = |violation: &String| violation.contains("after the last fault the cluster");
+    let is_reported = |violation: &String| violation.contains("after the last fault the cluster");
     assert!(
-        result.violations.iter().any(is_told),
+        result.violations.iter().any(is_reported),
         "{:#?}",
         result.violations
     );

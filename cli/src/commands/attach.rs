@@ -237,8 +237,8 @@ mod tests {
         assert_eq!(refused.code, FailureCode::Refused);
         let piped = super::stream_mode(&both, &spec(true, true), false).unwrap_err();
         assert!(piped.message.contains("not a terminal"), "{piped}");
-        let looks = attach(&["web"]);
-        let mode = super::stream_mode(&looks, &spec(true, true), false);
+        let attach_arguments = attach(&["web"]);
+        let mode = super::stream_mode(&attach_arguments, &spec(true, true), false);
         assert_eq!(mode.unwrap(), StreamMode::OutputOnly);
     }
 }

@@ -77,7 +77,7 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
         "the offer was not kept"
     );
 
-    nobody_else_can_use(&cluster, &framework, &offer).await;
+    no_other_framework_can_use(&cluster, &framework, &offer).await;
     let answer = framework
         .driver
         .accept(&offer, vec![task("late", "exit 0")])
@@ -108,7 +108,11 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
 }
 
 /// Checks that a flipped bit and another framework are rejected.
-async fn nobody_else_can_use(cluster: &Cluster, framework: &TestFramework, offer: &v1::Offer) {
+async fn no_other_framework_can_use(
+    cluster: &Cluster,
+    framework: &TestFramework,
+    offer: &v1::Offer,
+) {
     let mut forged = offer.clone();
     let mut token = forged.token.to_vec();
     *token.last_mut().unwrap() ^= 1;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::executor_client::ExecutorClient;
-use argosy_proto::v1::from_executor::Message as Say;
-use argosy_proto::v1::to_executor::Message as Said;
+use argosy_proto::v1::from_executor::Message as FromExecutor;
+use argosy_proto::v1::to_executor::Message as ToExecutor;
 use argosy_proto::versions::VersionRange;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -121,7 +121,7 @@ impl ExecutorRunner {
                 source,
             })?;
         let first = v1::FromExecutor {
-            message: Some(Say::Subscribe(self.state.subscribe(token))),
+            message: Some(FromExecutor::Subscribe(self.state.subscribe(token))),
         };
         match tokio::time::timeout(TRY_LIMIT, self.open(first)).await {
             Ok(Ok(stream)) => Ok(Some(stream)),
@@ -177,7 +177,7 @@ impl ExecutorRunner {
                     Ok(None) | Err(_) => return Ok(()),
                 },
                 Some(data) = self.messages.recv() => {
-                    let message = Some(Say::FrameworkMessage(data));
+                    let message = Some(FromExecutor::FrameworkMessage(data));
                     if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
                         return Ok(());
                     }
@@ -185,7 +185,7 @@ impl ExecutorRunner {
                 // The runner itself holds a sender, so the channel never ends.
                 Some(news) = self.changes.recv() => {
                     let Some(update) = self.state.update(news) else { continue };
-                    let message = Some(Say::Update(update));
+                    let message = Some(FromExecutor::Update(update));
                     if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
                         return Ok(());
                     }
@@ -200,7 +200,7 @@ impl ExecutorRunner {
         executor: &mut impl Executor,
     ) -> Result<(), ExecutorError> {
         match message.message {
-            Some(Said::Launch(launch)) => {
+            Some(ToExecutor::Launch(launch)) => {
                 let Some(spec) = launch.spec else {
                     return Ok(());
                 };
@@ -212,7 +212,7 @@ impl ExecutorRunner {
                     executor.launch(name, spec, &self.driver);
                 }
             }
-            Some(Said::Kill(kill)) => {
+            Some(ToExecutor::Kill(kill)) => {
                 let name = TaskName {
                     task_id: kill.task_id,
                     order: kill.order_index,
@@ -222,20 +222,20 @@ impl ExecutorRunner {
                     executor.kill(&name, grace, &self.driver);
                 }
             }
-            Some(Said::Acknowledged(acknowledged)) => {
+            Some(ToExecutor::Acknowledged(acknowledged)) => {
                 let name = TaskName {
                     task_id: acknowledged.task_id,
                     order: acknowledged.order_index,
                 };
                 self.state.acknowledged(&name, acknowledged.serial);
             }
-            Some(Said::FrameworkMessage(data)) => executor.message(data, &self.driver),
-            Some(Said::Shutdown(shutdown)) => {
+            Some(ToExecutor::FrameworkMessage(data)) => executor.message(data, &self.driver),
+            Some(ToExecutor::Shutdown(shutdown)) => {
                 let grace = Duration::from_millis(shutdown.grace_ms);
                 self.end_by = Some(Instant::now() + grace);
                 executor.shutdown(grace);
             }
-            Some(Said::Subscribed(subscribed)) => {
+            Some(ToExecutor::Subscribed(subscribed)) => {
                 let protocol = subscribed.protocol.as_ref();
                 let agreed =
                     protocol.map(|output| VersionRange::OWN.negotiate("the agent", output));

@@ -103,14 +103,14 @@ pub(super) fn document(
     }
     let inside = value.get("mediaType").and_then(Value::as_str);
     for output in [inside, announced].into_iter().flatten() {
-        let said_index = match output {
+        let is_typed_index = match output {
             INDEX | DOCKER_INDEX => true,
             MANIFEST | DOCKER_MANIFEST => false,
             // Servers of plain files announce any type.
             _ if inside != Some(output) => continue,
             _ => return Err(malformed(&format!("its media type {output:?} is unknown"))),
         };
-        if said_index != is_index {
+        if is_typed_index != is_index {
             return Err(malformed(&format!(
                 "it is not of its media type {output:?}"
             )));

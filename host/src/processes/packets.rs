@@ -118,9 +118,9 @@ pub fn receive_packet_with<T: DeserializeOwned>(
     let socket = socket.as_fd();
     // Reads the length first: a buffer of the maximum length would cost each small process its
     // pages.
-    let look = wait.flags() | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+    let flags = wait.flags() | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
     let length = loop {
-        match recv(socket.as_raw_fd(), &mut [], look) {
+        match recv(socket.as_raw_fd(), &mut [], flags) {
             Ok(0) => return Ok(ReceiveResult::Closed),
             Ok(length) if length > PACKET_LIMIT_BYTES => {
                 return Err(io::Error::other(format!("a message of {length} bytes")));

@@ -127,7 +127,7 @@ fn start(
     }
     pending_chowns
         .iter()
-        .try_for_each(|gift| gift.apply(spec.user.as_ref()))
+        .try_for_each(|chown| chown.apply(spec.user.as_ref()))
         .map_err(|error| error_chain(&error))?;
     drop(pending_chowns);
     close_all_but(Some(context.channel.as_fd()))

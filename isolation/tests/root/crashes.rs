@@ -42,7 +42,7 @@ pub(crate) const CASES: &[TestCase] = &[
 ];
 
 /// The verb with which this program runs as an agent for one scenario.
-pub(crate) const LIFE: &str = "life";
+pub(crate) const SCENARIO: &str = "scenario";
 const BUSYBOX: &str = "/bin/busybox";
 const SLEEP: &str = "exec sleep 1000";
 /// A directory of the agent's that is to be removed.
@@ -207,7 +207,7 @@ const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "blue", "plugins": [{"type
 /// The parameters of a run, in a file.
 #[derive(Debug, Serialize, Deserialize)]
 struct RunParameters {
-    life: CrashScenario,
+    scenario: CrashScenario,
     whose: CrashTarget,
     step: String,
     /// The name of the agent's cgroup tree.
@@ -251,7 +251,11 @@ impl RunParameters {
     }
 
     fn spec(&self, tree: &CgroupTree, name: &str) -> LaunchSpec {
-        let line = if self.life == Brief { "exit 7" } else { SLEEP };
+        let line = if self.scenario == Brief {
+            "exit 7"
+        } else {
+            SLEEP
+        };
         let mut spec = spec_in(&containers(&self.work), name, line);
         spec.cgroup = Some(tree.group(&spec.id).path().to_owned());
         spec.user = Some(ContainerUser {
@@ -259,7 +263,7 @@ impl RunParameters {
             gid: COMMAND_ID,
             groups: Vec::new(),
         });
-        match self.life {
+        match self.scenario {
             Plain => {
                 spec.isolation = Isolation::Processes;
                 spec.namespaces = Namespaces::NONE;
@@ -274,7 +278,7 @@ impl RunParameters {
                 give_sandbox(&spec);
             }
         }
-        match self.life {
+        match self.scenario {
             Imaged => (spec.user, spec.image_user) = (None, Some(String::new())),
             Bridged => spec.network = Network::Joined,
             Brief | Plain | Unprivileged | Void | Orphaned | Plugged | Archived | Layered
@@ -285,7 +289,7 @@ impl RunParameters {
 
     /// Returns one volume of each kind, where their mount points can be created.
     fn volumes(&self) -> Vec<Volume> {
-        if self.life != Imaged {
+        if self.scenario != Imaged {
             return Vec::new();
         }
         let directory = self.layer.with_file_name("secrets");
@@ -314,7 +318,7 @@ impl RunParameters {
 
     fn profile(&self, spec: &LaunchSpec) -> IsolationProfile {
         let [upper, work] = ["upper", "work"].map(|name| spec.directory.join(name));
-        let root = if self.life == Imaged {
+        let root = if self.scenario == Imaged {
             for dir in [&upper, &work] {
                 fs::create_dir(dir).unwrap();
             }
@@ -360,14 +364,14 @@ impl RunParameters {
         let mut launcher = self.launcher(&tree);
         let spec = self.spec(&tree, "first");
         let group = spec.cgroup.as_deref();
-        match self.life {
+        match self.scenario {
             Imaged | Orphaned => {
                 let mut container = launcher.launch(&spec)?;
                 let handle = started(&mut container)?;
                 exec(&container)?;
                 drop(container);
                 let mut container = adopted(&spec)?;
-                if self.life == Orphaned {
+                if self.scenario == Orphaned {
                     drop(container);
                     nix::sys::signal::kill(
                         nix::unistd::Pid::from_raw(handle.supervisor.pid),
@@ -439,12 +443,12 @@ impl RunParameters {
         }
         // The next agent continues to work.
         let after = Self {
-            life: Brief,
+            scenario: Brief,
             whose: CrashTarget::Agent,
             ..self.again()
         };
         let mut launcher = after.launcher(&tree);
-        match self.life {
+        match self.scenario {
             Archived => unpacking::recover(&mut launcher, &self.work, UnpackLimits::archive()),
             Layered => unpacking::recover(&mut launcher, &self.work, UnpackLimits::layer()),
             Emptied => remove_dir_all(&self.work.join(FILLED)).unwrap(),
@@ -539,12 +543,12 @@ fn layer(directory: &Path) -> PathBuf {
 }
 
 /// Runs one scenario in which a process dies, and the recovery after it.
-fn crash_at(step: &str, life: CrashScenario, target: CrashTarget) {
+fn crash_at(step: &str, scenario: CrashScenario, target: CrashTarget) {
     let directory = tempfile::tempdir().unwrap();
     let work = directory.path().join("work");
     fs::create_dir_all(&work).unwrap();
     let script = RunParameters {
-        life,
+        scenario,
         whose: target,
         step: step.to_owned(),
         agent: ContainerId::new(format!("crash-{}", std::process::id())).unwrap(),
@@ -563,7 +567,7 @@ fn crash_at(step: &str, life: CrashScenario, target: CrashTarget) {
         emptied: vec![work, held],
         groups: vec![tree],
         holders: vec![std::process::id()],
-        alone_in_network: life == Bridged,
+        alone_in_network: scenario == Bridged,
         ..AuditScope::default()
     });
     let plugins = directory.path().join("plugins");
@@ -573,24 +577,26 @@ fn crash_at(step: &str, life: CrashScenario, target: CrashTarget) {
     let file = directory.path().join("script");
     fs::write(&file, serde_json::to_vec(&script).unwrap()).unwrap();
     let mut agent = Command::new("/proc/self/exe")
-        .arg(LIFE)
+        .arg(SCENARIO)
         .arg(&file)
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
     eventually(
-        &format!("the agent ends that dies or lets die at {step}"),
+        &format!("the agent exits after the crash at {step}"),
         || agent.try_wait().unwrap().is_some(),
     );
     // Printed for the case that a wait below times out.
-    eprintln!("a crash at {step}, in the life {life:?}");
+    eprintln!("a crash at {step}, in scenario {scenario:?}");
     // Some continue for a moment after the agent's exit.
     eventually(
-        &format!("somebody passes {step} in the life {life:?}"),
+        &format!("a process passes {step} in scenario {scenario:?}"),
         || crash_points::passes(&script.witness).is_ok_and(|passes| passes > 0),
     );
-    script.recover(life == Bridged);
-    audit.expect_nothing_left(&format!("after a crash at {step}, in the life {life:?}"));
+    script.recover(scenario == Bridged);
+    audit.expect_nothing_left(&format!(
+        "after a crash at {step}, in scenario {scenario:?}"
+    ));
 }
 
 fn crash_at_each(steps: &[(&str, &[CrashScenario])], target: CrashTarget, on_a_host: bool) {
@@ -598,17 +604,17 @@ fn crash_at_each(steps: &[(&str, &[CrashScenario])], target: CrashTarget, on_a_h
         skip("this build has no crash points".to_owned());
     }
     let begun = Instant::now();
-    let mut lives = 0;
+    let mut runs = 0;
     for (step, of_step) in steps {
-        for life in of_step
+        for scenario in of_step
             .iter()
-            .filter(|life| (**life == Bridged) == on_a_host)
+            .filter(|scenario| (**scenario == Bridged) == on_a_host)
         {
-            crash_at(step, *life, target);
-            lives += 1;
+            crash_at(step, *scenario, target);
+            runs += 1;
         }
     }
-    println!("{lives} lives in {} ms", begun.elapsed().as_millis());
+    println!("{runs} scenarios in {} ms", begun.elapsed().as_millis());
 }
 
 fn of_launchers() {

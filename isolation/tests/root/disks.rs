@@ -55,7 +55,7 @@ pub(crate) const CASES: &[TestCase] = &[
 ];
 
 /// The verb with which this program creates a disk and removes it.
-pub(crate) const LIFE: &str = "maker";
+pub(crate) const MAKER: &str = "maker";
 
 pub(crate) const OF_FILE_SYSTEMS: &[&str] = &[
     "disk.file-made",
@@ -641,7 +641,7 @@ pub(crate) fn run_maker(arguments: &[String]) -> ExitCode {
 fn crash_at(kind: &str, step: &str, world: &RootFixture, directory: &Path, sandbox: &Path) {
     let witness = world.work().join(format!("witness-{step}"));
     let mut maker = Command::new("/proc/self/exe")
-        .args([LIFE, kind, step])
+        .args([MAKER, kind, step])
         .args([&witness, directory, sandbox])
         .stdin(Stdio::null())
         .spawn()
@@ -675,7 +675,7 @@ fn dying_makers() {
         assert!(system.is_mounted() && system.usage().is_some());
         system.remove(&sandbox).unwrap();
         fs::remove_dir(&sandbox).unwrap();
-        audit.expect_nothing_left(&format!("after a death at {step}"));
+        audit.expect_nothing_left(&format!("after a crash at {step}"));
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "an_unprivileged_process_cannot_trace_an_exec_session_before_it_executes",
-        caught_by_nobody,
+        not_traced_by_unprivileged,
     ),
     (
         "container_root_cannot_trace_an_exec_session_before_it_executes",
@@ -320,7 +320,7 @@ fn own_executable() {
     end(container);
 }
 
-fn caught_by_nobody() {
+fn not_traced_by_unprivileged() {
     let mut world = RootFixture::new();
     let spec = profiled(&mut world, "");
     catch(&mut world, spec);

@@ -19,7 +19,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "root_of_a_container_has_no_special_rights_on_a_host_path",
-        strangers,
+        unmapped_root,
     ),
     (
         "a_host_path_that_leads_through_a_link_is_not_mounted",
@@ -95,7 +95,7 @@ fn elsewhere() {
     assert_eq!(changed, "changed\n");
 }
 
-fn strangers() {
+fn unmapped_root() {
     let mut world = RootFixture::new();
     let conf = world.work().join("conf");
     private_directory(&conf, 0);

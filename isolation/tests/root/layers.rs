@@ -17,7 +17,7 @@ use crate::security_options::ROOT;
 pub(crate) const CASES: &[TestCase] = &[
     (
         "each_escape_technique_works_for_an_unprivileged_user_without_its_layers",
-        open_to_nobody,
+        open_to_unprivileged,
     ),
     (
         "each_escape_technique_works_for_root_of_the_container_without_its_layers",
@@ -417,7 +417,7 @@ fn report_absent(absent: &BTreeSet<&str>) {
     }
 }
 
-fn open_to_nobody() {
+fn open_to_unprivileged() {
     report_absent(&all_open(
         in_hosts_network(AttemptUser::Unprivileged),
         &layer_rows(),

@@ -77,8 +77,8 @@ fn main() -> ExitCode {
         Some(confinement::DETECT) => confinement::print_profile(),
         Some(services::VERB) => services::main(),
         Some(bomb_programs::VERB) => bomb_programs::main(&arguments[1..]),
-        Some(disks::LIFE) => disks::run_maker(&arguments[1..]),
-        Some(crashes::LIFE) => crashes::run_scenario(&arguments[1..]),
+        Some(disks::MAKER) => disks::run_maker(&arguments[1..]),
+        Some(crashes::SCENARIO) => crashes::run_scenario(&arguments[1..]),
         _ => run(&arguments),
     }
 }

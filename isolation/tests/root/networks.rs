@@ -355,7 +355,7 @@ const INTERNET: FamilyFixture = FamilyFixture {
 
 /// Checks that the world receives only a container's datagrams with its own source address, and
 /// none with its neighbour's or with `strangers`.
-pub(crate) fn expect_no_spoofing(host: &LinkedHost, by: &FamilyFixture, strangers: &[&str]) {
+pub(crate) fn expect_no_spoofing(host: &LinkedHost, by: &FamilyFixture, others: &[&str]) {
     let mut world = RootFixture::new();
     let networks = networks(&world);
     let first = served(&mut world, "first", &networks, &[]);
@@ -374,7 +374,7 @@ pub(crate) fn expect_no_spoofing(host: &LinkedHost, by: &FamilyFixture, stranger
         in_network_of(first.init, PYTHON, &arguments);
     };
     let neighbour = (by.address)(&second);
-    for unknown in [neighbour].iter().chain(strangers) {
+    for unknown in [neighbour].iter().chain(others) {
         send(unknown, "spoofed");
     }
     send((by.address)(&first), "last");

@@ -21,7 +21,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ("only_the_named_capabilities_are_kept", only_named),
     (
         "an_unprivileged_user_keeps_the_named_capabilities",
-        kept_by_nobody,
+        kept_by_unprivileged,
     ),
     ("an_exec_session_has_the_same_capabilities", entered),
     (
@@ -125,7 +125,7 @@ fn only_named() {
     );
 }
 
-fn kept_by_nobody() {
+fn kept_by_unprivileged() {
     let mut world = RootFixture::new();
     let mut spec = profiled(
         &mut world,

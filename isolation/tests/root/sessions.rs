@@ -161,10 +161,10 @@ fn monitor_children(spec: &LaunchSpec) -> Vec<usize> {
     let path = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
     let members = fs::read_to_string(path).unwrap();
     let read = |pid: &str, name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
-    let is_keeper = |pid: &&str| read(pid, "comm").is_ok_and(|name| name == "argosy-entry\n");
+    let is_monitor = |pid: &&str| read(pid, "comm").is_ok_and(|name| name == "argosy-entry\n");
     let children = |pid: &str| read(pid, &format!("task/{pid}/children")).unwrap();
-    let keepers = members.lines().filter(is_keeper);
-    keepers
+    let monitors = members.lines().filter(is_monitor);
+    monitors
         .map(|pid| children(pid).split_whitespace().count())
         .collect()
 }
@@ -178,7 +178,7 @@ fn client_gone() {
         "trap '' HUP TERM INT; while :; do sleep 0.02; done",
     ] {
         let (session, streams) = enter(&container, line);
-        assert_eq!(members(&spec).min(4), 4, "a keeper and a command at least");
+        assert_eq!(members(&spec).min(4), 4, "a monitor and a command at least");
         drop(session);
         eventually("nothing of the session is left", || members(&spec) == 2);
         drop(streams);

@@ -19,7 +19,7 @@ pub(crate) const CASES: &[TestCase] = &[
     ),
     (
         "a_shared_directory_is_accessible_only_to_containers_with_its_users",
-        strangers,
+        other_users,
     ),
     (
         "containers_that_share_an_isolated_network_communicate",
@@ -70,7 +70,7 @@ fn directory() {
     assert!((FIRST_HOST_ID..FIRST_HOST_ID + CONTAINER_IDS).contains(&owner));
 }
 
-fn strangers() {
+fn other_users() {
     let mut world = RootFixture::new();
     let directory = shared(&world);
     let line = "umask 077; echo secret > /group/file";

@@ -330,7 +330,7 @@ fn waiting(world: &mut RootFixture, rules: UnpackLimits) -> (UnpackHandle, Owned
         &File::from(reading),
         &directory,
     );
-    eventually("keeper and worker are there", || unpackers().len() == 2);
+    eventually("parent and worker run", || unpackers().len() == 2);
     (unpacking, writing)
 }
 
@@ -412,7 +412,7 @@ fn grouped() {
         .unpack(&job, archive.as_fd(), directory.as_fd())
         .unwrap();
     let members = || fs::read_to_string(group.join("cgroup.procs")).unwrap();
-    eventually("keeper and worker are in it", || {
+    eventually("parent and worker are in it", || {
         members().lines().count() == 2 && unpackers().len() == 2
     });
     drop(unpacking);

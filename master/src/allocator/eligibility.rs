@@ -254,8 +254,8 @@ mod tests {
             seen
         };
         fn visible(info: &FrameworkInfo, role: &str, all: &Resources) -> String {
-            let sight = VisibilityRules::new(info, &Role::new(role).unwrap());
-            sight.visible_part(all).to_string()
+            let rules = VisibilityRules::new(info, &Role::new(role).unwrap());
+            rules.visible_part(all).to_string()
         }
         assert_eq!(sees("web", &[]), "cpus:4");
         assert_eq!(sees("ops", &[]), "cpus:4;mem(ops):64");

@@ -35,7 +35,7 @@ impl DeclinedBundle {
     fn covers(&self, free: &Resources) -> bool {
         match &self.visibility {
             None => self.declined.contains(free),
-            Some(sight) => self.declined.contains(&sight.visible_part(free)),
+            Some(visibility) => self.declined.contains(&visibility.visible_part(free)),
         }
     }
 }
@@ -252,9 +252,9 @@ impl AgentFilters {
     }
 
     /// Returns the slot of a bundle and adds one user to it.
-    fn bundle(&mut self, declined: &Resources, sight: Option<VisibilityRules>) -> u32 {
+    fn bundle(&mut self, declined: &Resources, visibility: Option<VisibilityRules>) -> u32 {
         let same = |bundle: &DeclinedBundle| {
-            bundle.users > 0 && bundle.declined == *declined && bundle.visibility == sight
+            bundle.users > 0 && bundle.declined == *declined && bundle.visibility == visibility
         };
         if let Some(at) = self.bundles.iter().position(same) {
             self.bundles[at].users += 1;
@@ -262,7 +262,7 @@ impl AgentFilters {
         }
         let bundle = DeclinedBundle {
             declined: declined.clone(),
-            visibility: sight,
+            visibility,
             hides: true,
             users: 1,
         };

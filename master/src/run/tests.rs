@@ -116,13 +116,13 @@ impl SingleMaster {
             replica,
             handle: owner_handle,
             messages,
-            queries: looks,
+            queries,
             turn_counter: pulse,
             ..
         } = owner_of(&config, &node, registry, rest);
         let replica = replica.with_threads(true);
         let stop = CancellationToken::new();
-        let owner = tokio::spawn(replica.run(requests, messages, looks, stop.clone()));
+        let owner = tokio::spawn(replica.run(requests, messages, queries, stop.clone()));
         Self {
             memory: memory.clone(),
             handle: owner_handle,

@@ -397,7 +397,7 @@ mod tests {
         );
     }
 
-    type Said = futures::stream::Iter<std::vec::IntoIter<Result<u8, Status>>>;
+    type ItemStream = futures::stream::Iter<std::vec::IntoIter<Result<u8, Status>>>;
 
     fn led_by(leader: &str) -> LeaderStatus {
         LeaderStatus {
@@ -412,7 +412,7 @@ mod tests {
     async fn a_leader_that_opens_no_stream_is_reported_after_a_second() {
         let (_leadership, seen) = watch::channel(led_by("a:1"));
         let started = Instant::now();
-        let never = std::future::pending::<Result<Said, Status>>();
+        let never = std::future::pending::<Result<ItemStream, Status>>();
         let status = forward_stream(seen, never, "a:1")
             .await
             .err()
@@ -433,7 +433,7 @@ mod tests {
         let last = passed.next().await.unwrap().unwrap_err();
         assert_eq!(last.code(), tonic::Code::Unavailable);
         assert!(passed.next().await.is_none());
-        let never = std::future::pending::<Result<Said, Status>>();
+        let never = std::future::pending::<Result<ItemStream, Status>>();
         let status = forward_call((), seen, "a:1".to_owned(), never).await.err();
         let status = status.expect("nothing was opened");
         assert!(status.message().contains("was replaced"), "{status}");

@@ -97,7 +97,7 @@ impl Health for HealthService {
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthStream>, Status> {
         let subject = subject(&request.into_inner().service);
-        let looks = stream::unfold(
+        let states = stream::unfold(
             (self.owner.clone(), None),
             move |(handle, reported)| async move {
                 loop {
@@ -111,6 +111,6 @@ impl Health for HealthService {
                 }
             },
         );
-        Ok(Response::new(looks.boxed()))
+        Ok(Response::new(states.boxed()))
     }
 }

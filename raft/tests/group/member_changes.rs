@@ -83,16 +83,16 @@ async fn empty_master_is_admitted_only_by_an_operator() {
     let hosts = form(plans.collect()).await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("secret").await;
-    let stranger = PendingNodeStart::begin(HostPlan::new(addresses[3], &addresses));
+    let unlisted = PendingNodeStart::begin(HostPlan::new(addresses[3], &addresses));
     // Long enough for it to have sent several requests and been rejected.
     let deadline = Instant::now() + Duration::from_millis(800);
     while Instant::now() < deadline {
-        assert!(!stranger.is_finished());
+        assert!(!unlisted.is_finished());
         assert!(hosts[lead].status().learners.is_empty());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let id = join(&hosts[lead], addresses[3]).await;
-    let joined = stranger.finish().await.unwrap();
+    let joined = unlisted.finish().await.unwrap();
     assert_eq!(joined.node.id(), id);
     joined
         .until_registry("the registry", |registry| registry.has("secret"))

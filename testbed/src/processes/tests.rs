@@ -66,7 +66,7 @@ fn the_exit_of_a_process_is_reported_until_its_next_start() {
 
 #[test]
 fn a_child_that_ignores_its_signal_is_killed() {
-    for (script, patience, expected) in [
+    for (script, timeout, expected) in [
         ("exec sleep 1000", Duration::from_secs(10), "signal 15"),
         (
             "trap '' TERM; echo ready; while :; do sleep 1; done",
@@ -81,9 +81,9 @@ fn a_child_that_ignores_its_signal_is_killed() {
             let mut line = [0; 6];
             child.stdout.take().unwrap().read_exact(&mut line).unwrap();
         }
-        let status = end(&mut child, Signal::SIGTERM, patience).unwrap();
+        let status = end(&mut child, Signal::SIGTERM, timeout).unwrap();
         assert_eq!(describe(status), expected);
-        assert_eq!(end(&mut child, Signal::SIGTERM, patience).unwrap(), status);
+        assert_eq!(end(&mut child, Signal::SIGTERM, timeout).unwrap(), status);
     }
 }
 

@@ -89,11 +89,8 @@ impl AgentState {
     /// Returns the container of a known executor.
     #[must_use]
     pub fn executor_container(&self, instance: Instance) -> Option<ContainerName> {
-        let life = self.executors.get(&instance)?.run;
-        Some(ContainerName {
-            instance,
-            run: life,
-        })
+        let run = self.executors.get(&instance)?.run;
+        Some(ContainerName { instance, run })
     }
 
     /// Returns the executor of this name; never more than one exists, as a new one waits until the

@@ -129,7 +129,7 @@ impl Core {
     pub(in crate::core) fn unhost(&mut self, instance: Instance) {
         self.executors.unhosted.remove(&instance);
         let state = self.instances.get_mut(&instance);
-        let hosted = state.and_then(|course| course.hosted.as_mut());
+        let hosted = state.and_then(|state| state.hosted.as_mut());
         let Some(executor) = hosted.and_then(|hosted| hosted.executor.take()) else {
             return;
         };

@@ -32,7 +32,7 @@ impl Core {
         };
         // A task that has ended has left its executor, which may still exist; or there is a new
         // executor of its name, which cannot be distinguished from the former.
-        let hosted = state.and_then(|course| course.hosted.as_deref());
+        let hosted = state.and_then(|state| state.hosted.as_deref());
         let present = hosted.and_then(|hosted| hosted.executor);
         let container = match present {
             Some(executor) => self.facts.executor_container(executor),

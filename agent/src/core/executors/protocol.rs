@@ -274,7 +274,7 @@ impl Core {
     }
 
     /// Records that an update of this task was made.
-    pub(in crate::core) fn is_told(&mut self, instance: Instance) {
+    pub(in crate::core) fn mark_updated(&mut self, instance: Instance) {
         let now = self.now;
         if let Some(hosted) = self.hosted(instance) {
             hosted.updated_at = Some(now);

@@ -156,9 +156,9 @@ impl Core {
     /// Detaches a task, which waits again as if no executor had been found for it.
     fn unassign(&mut self, instance: Instance) {
         let state = self.instances.get_mut(&instance);
-        let hosted = state.and_then(|course| {
-            course.phase = InstancePhase::Waiting;
-            course.hosted.take()
+        let hosted = state.and_then(|state| {
+            state.phase = InstancePhase::Waiting;
+            state.hosted.take()
         });
         let executor = hosted.and_then(|hosted| hosted.executor);
         if let Some(own) = executor.and_then(|executor| self.executors.all.get_mut(&executor)) {

@@ -102,8 +102,8 @@ fn each_check_result_is_an_update_and_contains_both_checks() {
     let mut world = started(Some(health()), Some(check()));
     world.report();
     world.expect(&[
-        "look at 1's health 1",
-        "look at 1's readiness 1",
+        "probe at 1's health 1",
+        "probe at 1's readiness 1",
         "report web 1 Running",
     ]);
     world.probe_finished(1, HEALTH, 1, CheckResult::Passed);
@@ -123,7 +123,7 @@ fn each_check_result_is_an_update_and_contains_both_checks() {
     world.probe_finished(1, HEALTH, 2, CheckResult::Passed);
     world.probe_finished(1, READINESS, 2, CheckResult::Failed("still".into()));
     world.report();
-    world.expect(&["look at 1's health 2", "look at 1's readiness 2"]);
+    world.expect(&["probe at 1's health 2", "probe at 1's readiness 2"]);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn an_ordered_kill_stops_the_checks_and_takes_precedence() {
         "kill 1 in 20",
     ]);
     world.wait(1_000);
-    assert!(!world.effects.iter().any(|line| line.starts_with("look")));
+    assert!(!world.effects.iter().any(|line| line.starts_with("probe")));
     // It was unhealthy before it was killed.
     let mut world = healthy();
     fail_probes(&mut world);
@@ -311,12 +311,12 @@ fn a_restart_probes_within_an_interval_and_repeats_no_result() {
     assert!(due <= Timestamp(now + 10_100), "{due:?}");
     world.discard_effects();
     world.wait(100);
-    let looks: Vec<_> = world
+    let probes: Vec<_> = world
         .effects
         .iter()
-        .filter(|line| line.starts_with("look"))
+        .filter(|line| line.starts_with("probe"))
         .collect();
-    assert_eq!(looks.len(), 2, "{looks:?}");
+    assert_eq!(probes.len(), 2, "{probes:?}");
     world.probe_finished(1, HEALTH, 1, CheckResult::Passed);
     world.probe_finished(1, READINESS, 1, CheckResult::Passed);
     world.discard_effects();
@@ -342,7 +342,7 @@ fn an_unhealthy_kill_continues_after_a_restart() {
     world.found(1, found_running(&world));
     assert!(world.effects.contains(&"kill 1 in 3000".to_owned()));
     world.wait(1_000);
-    assert!(!world.effects.iter().any(|line| line.starts_with("look")));
+    assert!(!world.effects.iter().any(|line| line.starts_with("probe")));
     world.feed(Input::Exited {
         instance: instance(1),
         exit: killed(CommandStatus::Code(0)),

@@ -45,8 +45,8 @@ impl CheckFixture {
     }
 
     fn answer(&mut self, kind: CheckPurpose, number: u64, answer: CheckResult) -> Vec<String> {
-        let look = ProbeId { kind, number };
-        format_effects(self.checks.probe_finished(self.now(), look, answer))
+        let probe = ProbeId { kind, number };
+        format_effects(self.checks.probe_finished(self.now(), probe, answer))
     }
 
     fn due(&self) -> Option<u64> {
@@ -72,11 +72,11 @@ impl CheckFixture {
 }
 
 fn format_effects(effects: Vec<CheckEffect>) -> Vec<String> {
-    let name = |look: &ProbeId| format!("{:?} {}", look.kind, look.number).to_lowercase();
+    let name = |probe: &ProbeId| format!("{:?} {}", probe.kind, probe.number).to_lowercase();
     let each = effects.iter().map(|effect| match effect {
         CheckEffect::Run { probe, timeout_ms } => format!("run {} {timeout_ms}", name(probe)),
-        CheckEffect::Cancel(look, CancelReason::Timeout) => format!("give up {}", name(look)),
-        CheckEffect::Cancel(look, CancelReason::TaskEnded) => format!("cancel {}", name(look)),
+        CheckEffect::Cancel(probe, CancelReason::Timeout) => format!("give up {}", name(probe)),
+        CheckEffect::Cancel(probe, CancelReason::TaskEnded) => format!("cancel {}", name(probe)),
         CheckEffect::Report { results, why, .. } => {
             let word =
                 |value: Option<bool>| value.map_or("?", |value| if value { "yes" } else { "no" });
@@ -246,7 +246,7 @@ fn repeated_late_and_unrequested_results_are_ignored() {
         "none was asked for"
     );
     assert_eq!(task.at(1), ["run health 1 5"]);
-    assert_eq!(task.at(1), NOTHING, "one look at a time");
+    assert_eq!(task.at(1), NOTHING, "one probe at a time");
     assert_eq!(task.answer(CheckPurpose::Readiness, 1, failed()), NOTHING);
     assert_eq!(task.answer(CheckPurpose::Health, 2, failed()), NOTHING);
     assert_eq!(

@@ -264,12 +264,12 @@ fn restart_registered(contents: JournalContents, epoch: u64, case: &str) -> Core
         .iter()
         .map(ContainerName::to_string)
         .collect();
-    let life = facts.identity.run;
+    let run = facts.identity.run;
     let mut world = match contents.damage[..] {
         [] => CoreFixture::with(facts, "boot-1"),
         _ => CoreFixture::of_damaged(facts),
     };
-    assert_eq!(world.core.facts().identity.run, life + 1, "{case}");
+    assert_eq!(world.core.facts().identity.run, run + 1, "{case}");
     world.epoch = epoch;
     world.sync();
     let asked: Vec<_> = world

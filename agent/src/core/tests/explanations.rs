@@ -23,9 +23,9 @@ fn fetch_failures_are_reported_as_code_and_arguments() {
     });
     world.report();
     let update = last_update(&world, 1);
-    let told = update.clone();
-    let told = explanation_from(told.causes, told.text, told.detail_bytes);
-    assert_eq!(told, why);
+    let sent = update.clone();
+    let sent = explanation_from(sent.causes, sent.text, sent.detail_bytes);
+    assert_eq!(sent, why);
     assert_eq!(update.detail_bytes, 0, "no sentence is stored");
     assert_eq!(
         update.text,

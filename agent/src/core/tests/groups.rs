@@ -533,8 +533,8 @@ fn a_group_with_contradictory_orders_ends_and_others_continue() {
             .effects
             .iter()
             .filter(|line| line.starts_with("start"));
-        let strangers = if contradiction.group.is_none() { 2 } else { 1 };
-        assert_eq!(starts.count(), strangers, "{contradiction:?}");
+        let ungrouped = if contradiction.group.is_none() { 2 } else { 1 };
+        assert_eq!(starts.count(), ungrouped, "{contradiction:?}");
         world.destroyed(1);
         world.committed(1, "a", 1, true);
         world.sync();

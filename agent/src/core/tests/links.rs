@@ -1,7 +1,7 @@
 //! Tests of fencing, registration, lists and heartbeats.
 
 use argosy_proto::v1;
-use argosy_proto::v1::to_agent::Message as Say;
+use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_proto::versions::VersionRange;
 use argosy_state::digest::DigestKind;
 
@@ -12,7 +12,7 @@ use crate::wire;
 #[test]
 fn the_first_hello_waits_until_its_incarnation_is_durable() {
     let mut world = CoreFixture::new();
-    world.expect_all(&["persist epoch 0 life 1", "persist epoch 0 life 1"]);
+    world.expect_all(&["persist epoch 0 run 1", "persist epoch 0 run 1"]);
     world.sync();
     world.expect_all(&["dial"]);
     let identity = &world.core.facts().identity;
@@ -46,7 +46,7 @@ fn a_higher_epoch_is_durable_before_its_messages_take_effect() {
     let mut world = CoreFixture::running();
     world.epoch = 6;
     world.kill(2, "web", 0);
-    world.expect_all(&["persist epoch 6 life 1", "persist order 2: kill 1"]);
+    world.expect_all(&["persist epoch 6 run 1", "persist order 2: kill 1"]);
     world.sync();
     world.expect(&["kill 1 in 0"]);
 }
@@ -58,7 +58,7 @@ fn a_master_without_a_common_protocol_version_is_rejected() {
         let mut world = CoreFixture::new();
         world.connect();
         world.discard_effects();
-        world.receive(Say::Registered(v1::Registered {
+        world.receive(ToAgent::Registered(v1::Registered {
             agent_id: "agent-1".into(),
             incarnation: world.core.facts().identity.unconfirmed[0],
             heartbeat_interval_ms: 1_000,
@@ -86,7 +86,7 @@ fn a_master_of_another_cluster_is_refused() {
     let message = wire::from_master(v1::ToAgent {
         epoch: 99,
         cluster_id: "000000000000000000000000000000bb".into(),
-        message: Some(Say::Shutdown(v1::Shutdown::default())),
+        message: Some(ToAgent::Shutdown(v1::Shutdown::default())),
     });
     let message = Box::new(message);
     world.feed(Input::Message { link: 1, message });
@@ -134,7 +134,7 @@ fn refused(code: &str) -> (CoreFixture, u64) {
     let mut world = CoreFixture::new();
     world.connect();
     world.discard_effects();
-    world.receive(Say::Refused(v1::RefusedAgent {
+    world.receive(ToAgent::Refused(v1::RefusedAgent {
         code: code.into(),
         text: "no".into(),
     }));
@@ -179,7 +179,7 @@ fn a_link_with_heartbeats_stays_open() {
     let mut world = CoreFixture::running();
     for serial in 1..=20 {
         world.wait(1_000);
-        world.receive(Say::Pong(v1::Ping { serial }));
+        world.receive(ToAgent::Pong(v1::Ping { serial }));
     }
     assert!(world.core.is_registered());
     assert_eq!(
@@ -198,7 +198,7 @@ fn a_task_list_is_sorted_chunked_and_contains_its_floor() {
     }
     world.sync();
     world.discard_effects();
-    world.receive(Say::ListTasks(v1::ListTasks {}));
+    world.receive(ToAgent::ListTasks(v1::ListTasks {}));
     assert_eq!(world.effects.len(), 2);
     assert!(
         world.effects[0].starts_with("list at 501: framework-1/t-499:501 framework-1/t-500:500")
@@ -209,7 +209,7 @@ fn a_task_list_is_sorted_chunked_and_contains_its_floor() {
 #[test]
 fn frameworks_are_sorted_by_number_and_empty_lists_are_sent() {
     let mut world = CoreFixture::registered();
-    world.receive(Say::ListTasks(v1::ListTasks {}));
+    world.receive(ToAgent::ListTasks(v1::ListTasks {}));
     world.expect(&["list at 0:  last"]);
     for (order, framework) in [(1, "framework-10"), (2, "framework-9")] {
         world.order(
@@ -221,7 +221,7 @@ fn frameworks_are_sorted_by_number_and_empty_lists_are_sent() {
             }),
         );
     }
-    world.receive(Say::ListTasks(v1::ListTasks {}));
+    world.receive(ToAgent::ListTasks(v1::ListTasks {}));
     world.expect(&[]);
     world.sync();
     let list = world
@@ -238,14 +238,14 @@ fn frameworks_are_sorted_by_number_and_empty_lists_are_sent() {
 #[test]
 fn orphans_are_killed_without_updates_and_not_listed() {
     let mut world = CoreFixture::running();
-    world.receive(Say::KillStray(v1::KillStray {
+    world.receive(ToAgent::KillStray(v1::KillStray {
         framework_id: "framework-1".into(),
         task_id: "web".into(),
         order_index: 1,
     }));
     world.expect_all(&["persist stray 1"]);
     world.sync();
-    world.receive(Say::ListTasks(v1::ListTasks {}));
+    world.receive(ToAgent::ListTasks(v1::ListTasks {}));
     world.expect(&["kill 1 in 3000", "list at 1:  last"]);
     world.exited(1, CommandStatus::Signal(15));
     world.report();
@@ -256,7 +256,7 @@ fn orphans_are_killed_without_updates_and_not_listed() {
 fn a_shutdown_kills_all_tasks_before_the_agent_registers_as_a_new_one() {
     let mut world = CoreFixture::running();
     let former = world.core.facts().identity.clone();
-    world.receive(Say::Shutdown(v1::Shutdown {
+    world.receive(ToAgent::Shutdown(v1::Shutdown {
         reason: "gone".into(),
     }));
     world.sync();

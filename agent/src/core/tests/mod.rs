@@ -9,7 +9,7 @@ mod explanations;
 mod groups;
 mod limits;
 mod links;
-mod lives;
 mod random_runs;
+mod restarts;
 mod tasks;
 mod world;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_proto::v1;
-use argosy_proto::v1::to_agent::Message as Say;
+use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_state::digest::{DigestKind, task_mark};
 use argosy_state::ids::Timestamp;
 use argosy_state::task::TaskState;
@@ -91,9 +91,9 @@ impl TestRng {
                     }
                 }
             }
-            11 => self.world.receive(Say::ListTasks(v1::ListTasks {})),
+            11 => self.world.receive(ToAgent::ListTasks(v1::ListTasks {})),
             12 if self.random.below(4) == 0 => {
-                self.world.receive(Say::KillStray(v1::KillStray {
+                self.world.receive(ToAgent::KillStray(v1::KillStray {
                     framework_id: "framework-1".into(),
                     task_id: format!("t-{}", order % 40),
                     order_index: order,
@@ -143,7 +143,7 @@ impl TestRng {
     /// Runs until nothing is left to do: killed commands end.
     fn converge(&mut self) {
         for _ in 0..100 {
-            self.world.receive(Say::ListTasks(v1::ListTasks {}));
+            self.world.receive(ToAgent::ListTasks(v1::ListTasks {}));
             self.world.sync();
             self.probe_running();
             self.fetch();
@@ -290,7 +290,7 @@ impl TestRng {
                 self.containers.killed.insert(order);
             }
             assert!(!line.starts_with("hang up"), "{line}");
-            if let Some(looked_at) = line.strip_prefix("look at ") {
+            if let Some(looked_at) = line.strip_prefix("probe at ") {
                 let order = looked_at.split('\'').next().unwrap().parse().unwrap();
                 assert!(self.containers.running.contains(&order), "{line}");
                 self.probes += 1;

@@ -1,7 +1,7 @@
 //! Tests of orders, task lifecycles and updates.
 
 use argosy_proto::v1;
-use argosy_proto::v1::to_agent::Message as Say;
+use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_state::digest::DigestKind;
 use argosy_state::task::Reason;
 
@@ -135,10 +135,10 @@ fn unknown_orders_are_acknowledged_and_later_ones_accepted() {
         index: 2,
         ..v1::Order::default()
     };
-    world.receive(Say::Order(unknown.clone()));
+    world.receive(ToAgent::Order(unknown.clone()));
     world.expect_all(&["persist order 2: nothing", "order 2 is unknown"]);
     // A repeat has no effect, whatever its kind.
-    world.receive(Say::Order(unknown));
+    world.receive(ToAgent::Order(unknown));
     world.expect_all(&[]);
     world.launch(3, "next");
     world.sync();

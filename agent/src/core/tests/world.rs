@@ -2,8 +2,8 @@
 
 use argosy_proto::convert::agent_info_from;
 use argosy_proto::v1;
-use argosy_proto::v1::from_agent::Message as Said;
-use argosy_proto::v1::to_agent::Message as Say;
+use argosy_proto::v1::from_agent::Message as FromAgent;
+use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
 
 use crate::core::checks::{CheckPurpose, CheckResult, ProbeId};
@@ -196,7 +196,7 @@ impl CoreFixture {
 
     pub(super) fn register(&mut self, equal: bool) {
         self.connect();
-        self.receive(Say::Registered(v1::Registered {
+        self.receive(ToAgent::Registered(v1::Registered {
             agent_id: "agent-1".into(),
             incarnation: self
                 .core
@@ -213,7 +213,7 @@ impl CoreFixture {
         self.sync();
     }
 
-    pub(super) fn receive(&mut self, message: Say) {
+    pub(super) fn receive(&mut self, message: ToAgent) {
         let message = v1::ToAgent {
             epoch: self.epoch,
             cluster_id: CLUSTER.into(),
@@ -230,7 +230,7 @@ impl CoreFixture {
         order: v1::order::Order,
         subject: v1::Subject,
     ) {
-        self.receive(Say::Order(v1::Order {
+        self.receive(ToAgent::Order(v1::Order {
             index,
             order: Some(order),
             subject: Some(subject),
@@ -240,7 +240,7 @@ impl CoreFixture {
 
     pub(super) fn order(&mut self, index: u64, order: v1::order::Order) {
         let order = Some(order);
-        self.receive(Say::Order(v1::Order {
+        self.receive(ToAgent::Order(v1::Order {
             index,
             order,
             ..v1::Order::default()
@@ -281,7 +281,7 @@ impl CoreFixture {
             number,
             released,
         };
-        self.receive(Say::Committed(v1::Committed {
+        self.receive(ToAgent::Committed(v1::Committed {
             updates: vec![update],
         }));
     }
@@ -318,10 +318,10 @@ impl CoreFixture {
         number: u64,
         answer: CheckResult,
     ) {
-        let (instance, look) = (instance(order), ProbeId { kind, number });
+        let (instance, probe) = (instance(order), ProbeId { kind, number });
         self.feed(Input::ProbeFinished {
             instance,
-            probe: look,
+            probe,
             answer,
         });
     }
@@ -428,7 +428,7 @@ fn format_container_effect(effect: &ContainerEffect) -> String {
         }
         ContainerEffect::Probe {
             instance, probe, ..
-        } => format!("look {}", format_probe(*instance, *probe)),
+        } => format!("probe {}", format_probe(*instance, *probe)),
         ContainerEffect::CancelProbe {
             instance, probe, ..
         } => {
@@ -498,7 +498,7 @@ fn format_probe(instance: Instance, probe: ProbeId) -> String {
 fn format_record(record: &JournalRecord) -> String {
     match record {
         JournalRecord::Identity(identity) => {
-            format!("epoch {} life {}", identity.epoch.0, identity.run)
+            format!("epoch {} run {}", identity.epoch.0, identity.run)
         }
         JournalRecord::IdentityReset(_) => "forgot".into(),
         JournalRecord::OrderAccepted { order, body } => match body {
@@ -520,11 +520,8 @@ fn format_record(record: &JournalRecord) -> String {
         }
         JournalRecord::Released { instance } => format!("release {}", instance.order.0),
         JournalRecord::Orphaned { instance } => format!("stray {}", instance.order.0),
-        JournalRecord::Retried {
-            instance,
-            run: life,
-        } => {
-            format!("retry {} in life {life}", instance.order.0)
+        JournalRecord::Retried { instance, run } => {
+            format!("retry {} in run {run}", instance.order.0)
         }
         JournalRecord::Floor(order) => format!("floor {}", order.0),
         JournalRecord::Task { instance, .. } => format!("task {}", instance.order.0),
@@ -558,11 +555,11 @@ fn format_executor(message: &v1::ToExecutor) -> String {
 
 fn format_message(message: &v1::FromAgent) -> String {
     match message.message.as_ref().unwrap() {
-        Said::Hello(_) => "hello".into(),
-        Said::UnsupportedOrder(order) => format!("order {} is unknown", order.order_index),
-        Said::Ping(ping) => format!("ping {}", ping.serial),
-        Said::ExecutorMessage(message) => format!("message of {}", message.executor_id),
-        Said::Report(report) => {
+        FromAgent::Hello(_) => "hello".into(),
+        FromAgent::UnsupportedOrder(order) => format!("order {} is unknown", order.order_index),
+        FromAgent::Ping(ping) => format!("ping {}", ping.serial),
+        FromAgent::ExecutorMessage(message) => format!("message of {}", message.executor_id),
+        FromAgent::Report(report) => {
             let updates = report.updates.iter().map(|update| {
                 format!(
                     "{} {} {:?}",
@@ -573,7 +570,7 @@ fn format_message(message: &v1::FromAgent) -> String {
             });
             format!("report {}", updates.collect::<Vec<_>>().join(", "))
         }
-        Said::TaskList(list) => {
+        FromAgent::TaskList(list) => {
             let tasks = list.tasks.iter().map(|task| {
                 format!(
                     "{}/{}:{}",

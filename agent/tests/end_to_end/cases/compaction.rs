@@ -124,11 +124,11 @@ fn dies_at(step: &str) {
     let [path, next] = place(directory.path());
     let contents = read(&path).unwrap();
     assert!(contents.damage.is_empty(), "{:?}", contents.damage);
-    assert!(has_all(&contents.facts, last), "after a death at {step}");
+    assert!(has_all(&contents.facts, last), "after a crash at {step}");
     // The next run ignores an unfinished file, and continues.
     let after = contents.facts.floor.0 + 1;
     let journal = Journal::open(&path, &next, &contents, 43).unwrap();
-    assert!(!next.exists(), "after a death at {step}");
+    assert!(!next.exists(), "after a crash at {step}");
     journal.request(JournalEffect::Append {
         number: 1,
         record: Box::new(launch(after)),

@@ -334,8 +334,8 @@ fn drafts(directory: &Path) -> Vec<String> {
 }
 
 /// Returns the orders of a leader, in sequence; the last is sent once the task runs.
-fn orders(host: &TestHost, errand: TaskVariant, served: &str) -> Vec<Order> {
-    let shell = |name: &str, line: &str| match errand {
+fn orders(host: &TestHost, variant: TaskVariant, served: &str) -> Vec<Order> {
+    let shell = |name: &str, line: &str| match variant {
         TaskVariant::Looped => with_disk(shell(name, line), 4),
         _ => shell(name, line),
     };
@@ -346,7 +346,7 @@ fn orders(host: &TestHost, errand: TaskVariant, served: &str) -> Vec<Order> {
         ..v1::Uri::default()
     });
     let mut long = shell("long", "sleep 1000");
-    errand.change(host, served, (&mut brief, &mut long));
+    variant.change(host, served, (&mut brief, &mut long));
     vec![
         launch(shell("held", "sleep 1000")),
         launch(brief),
@@ -435,13 +435,13 @@ fn note(report: &v1::Report, ended: &mut BTreeSet<String>) {
     }
 }
 
-async fn crash_at(step: &str, at: u32, errand: TaskVariant, divided: bool) {
+async fn crash_at(step: &str, at: u32, variant: TaskVariant, divided: bool) {
     let (host, mut master) = (TestHost::new(), Master::start().await);
-    if !errand.prepare(&host) {
+    if !variant.prepare(&host) {
         return skip("needs the package busybox-static");
     }
     let audit = audit(&host);
-    let orders = orders(&host, errand, &ServedArchive::serve().await);
+    let orders = orders(&host, variant, &ServedArchive::serve().await);
     let first = match divided {
         true => host.divided(master.address),
         false => host.process(master.address),
@@ -452,51 +452,53 @@ async fn crash_at(step: &str, at: u32, errand: TaskVariant, divided: bool) {
     drop(first);
     drop(link);
     // Prepared again: the first run may have removed files.
-    errand.prepare(&host);
+    variant.prepare(&host);
     if OF_DISPOSAL.contains(&step) {
         host.keeps_no_output();
     }
 
     let mut ended = BTreeSet::new();
     let witness = host.directory.path().join("witness");
-    let death = [step, &at.to_string(), &witness.display().to_string()];
-    let mut dying = match divided {
-        true => host.divided_that_dies(master.address, &death),
-        false => host.dying(master.address, &death),
+    let crash_args = [step, &at.to_string(), &witness.display().to_string()];
+    let mut crashing = match divided {
+        true => host.divided_that_crashes(master.address, &crash_args),
+        false => host.crashing(master.address, &crash_args),
     };
     let mut epoch_record = AgentRun {
         orders: &orders,
         ended: &mut ended,
     };
     tokio::select! {
-        () = dying.died() => {}
-        () = epoch_record.lead(&mut master) => await_death(&mut dying, step, at).await,
+        () = crashing.exited() => {}
+        () = epoch_record.lead(&mut master) => await_crash(&mut crashing, step, at).await,
     }
     let passes = crash_points::passes(&witness).unwrap_or(0);
     assert!(
         passes >= at,
         "the agent has passed {step} {passes} times, not {at}"
     );
-    drop(dying);
+    drop(crashing);
     let next = match divided {
         true => AnyAgent::Brokered(host.divided(master.address)),
         false => AnyAgent::InProcess(host.agent(master.address).await),
     };
-    clear(next, (&host, errand), &mut master, &orders, &mut ended).await;
-    errand.expect_nothing_left(&host);
-    audit.expect_nothing_left(&format!("after the agent's death at {step}, pass {at}"));
+    clear(next, (&host, variant), &mut master, &orders, &mut ended).await;
+    variant.expect_nothing_left(&host);
+    audit.expect_nothing_left(&format!(
+        "after the crash of the agent at {step}, pass {at}"
+    ));
 }
 
 /// Waits for the crash after the last message.
-async fn await_death(dying: &mut AgentProcess, step: &str, at: u32) {
-    let death = tokio::time::timeout(crate::master::TIMEOUT, dying.died()).await;
-    assert!(death.is_ok(), "the agent has not come to {step}, pass {at}");
+async fn await_crash(crashing: &mut AgentProcess, step: &str, at: u32) {
+    let ended = tokio::time::timeout(crate::master::TIMEOUT, crashing.exited()).await;
+    assert!(ended.is_ok(), "the agent has not come to {step}, pass {at}");
 }
 
 /// Starts the next run, until all tasks have ended.
 async fn clear(
     agent: AnyAgent,
-    (host, errand): (&TestHost, TaskVariant),
+    (host, variant): (&TestHost, TaskVariant),
     master: &mut Master,
     orders: &[Order],
     ended: &mut BTreeSet<String>,
@@ -520,7 +522,7 @@ async fn clear(
         link.kill_stray(&held.task_id, held.order_index).await;
     }
     agent.is_clear().await;
-    errand.is_over(host).await;
+    variant.is_over(host).await;
     agent.stop().await;
 }
 
@@ -559,14 +561,14 @@ async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
         for at in passes {
             // Printed in case a wait below fails.
             eprintln!(
-                "a death at {step}, pass {at}, after {} ms",
+                "a crash at {step}, pass {at}, after {} ms",
                 begun.elapsed().as_millis()
             );
             crash_at(step, at, TaskVariant::of(step), false).await;
             lives += 1;
         }
     }
-    print!("{lives} deaths, ");
+    print!("{lives} crashes, ");
 }
 
 /// Returns all steps of an agent but those of a compaction.
@@ -592,10 +594,10 @@ pub(super) async fn an_agent_may_crash_at_any_step_of_creating_file_systems() {
         return skip(&why);
     }
     for step in OF_FILE_SYSTEMS {
-        eprintln!("a death at {step}");
+        eprintln!("a crash at {step}");
         crash_at(step, 1, TaskVariant::Looped, false).await;
     }
-    print!("{} deaths, ", OF_FILE_SYSTEMS.len());
+    print!("{} crashes, ", OF_FILE_SYSTEMS.len());
 }
 
 pub(super) async fn an_unprivileged_agent_or_its_broker_may_crash_at_any_step() {
@@ -606,8 +608,8 @@ pub(super) async fn an_unprivileged_agent_or_its_broker_may_crash_at_any_step() 
         return skip("needs root");
     }
     for step in OF_DIVIDED {
-        eprintln!("a death at {step} of an agent that is not root, or of its broker");
+        eprintln!("a crash at {step} of an agent that is not root, or of its broker");
         crash_at(step, 1, TaskVariant::of(step), true).await;
     }
-    print!("{} deaths, ", OF_DIVIDED.len());
+    print!("{} crashes, ", OF_DIVIDED.len());
 }

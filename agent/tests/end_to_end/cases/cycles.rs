@@ -241,7 +241,7 @@ pub(super) async fn cycles_of_launches_kills_and_agent_crashes_leave_nothing() {
     agent.is_clear().await;
     agent.stop().await;
     before.expect_nothing_left(&format!("after {total} cycles, ARGOSY_SEED={seed}"));
-    print!("{} cycles, {lives} deaths, ", cycles.ended.len());
+    print!("{} cycles, {lives} crashes, ", cycles.ended.len());
 }
 
 /// Returns a seed from the clock.

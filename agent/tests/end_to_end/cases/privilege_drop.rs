@@ -174,7 +174,7 @@ pub(super) async fn tasks_run_end_and_are_adopted_by_an_agent_that_dropped_root(
     content(&host.sandbox("u").join("stdout")).await;
     let pid = agent.containers().await[0]["pid"].clone();
     signal(Pid::from_raw(agent.pid() as i32), Signal::SIGKILL).unwrap();
-    agent.died().await;
+    agent.exited().await;
     drop(link);
     let agent = host.divided(master.address);
     let (mut link, _) = master.registered(false).await;
@@ -464,7 +464,7 @@ pub(super) async fn an_agent_and_its_broker_exit_together() {
     content(&host.sandbox("t").join("stdout")).await;
     let broker = agent.broker();
     signal(Pid::from_raw(broker as i32), Signal::SIGKILL).unwrap();
-    agent.died().await;
+    agent.exited().await;
     drop(link);
     // Its tasks continue to run, and the next agent adopts them.
     let mut agent = host.divided(master.address);
@@ -476,7 +476,7 @@ pub(super) async fn an_agent_and_its_broker_exit_together() {
     agent.is_clear().await;
     let broker = agent.broker();
     signal(Pid::from_raw(agent.pid() as i32), Signal::SIGKILL).unwrap();
-    agent.died().await;
+    agent.exited().await;
     while Path::new(&format!("/proc/{broker}")).exists() {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
@@ -488,7 +488,7 @@ pub(super) async fn an_agent_and_its_broker_exit_together() {
     let link = master.registered(false).await;
     let spawner = child_of(agent.broker(), "argosy-spawner");
     signal(Pid::from_raw(spawner as i32), Signal::SIGKILL).unwrap();
-    agent.died().await;
+    agent.exited().await;
     drop(link);
     // Resources that a killed one has prepared for tasks stay on its host until the next one ends.
     let agent = host.divided(master.address);
@@ -517,7 +517,7 @@ pub(super) async fn a_panic_in_the_broker_ends_it_and_its_agent_but_no_task() {
         let pid = agent.containers().await[0]["pid"].clone();
         let broker = agent.broker();
         link.launch(2, long("u")).await;
-        agent.died().await;
+        agent.exited().await;
         let text = content(&reported).await;
         for sentence in [
             &format!("a test has this thread panic at {step}"),
@@ -586,7 +586,7 @@ pub(super) async fn an_agent_keeps_root_if_its_directory_is_closed_to_other_user
     let mut agent = host.divided(master.address);
     drop(master.registered(true).await);
     signal(Pid::from_raw(agent.pid() as i32), Signal::SIGKILL).unwrap();
-    agent.died().await;
+    agent.exited().await;
     let closed = fs::Permissions::from_mode(0o700);
     fs::set_permissions(host.directory.path(), closed).unwrap();
     let agent = host.undivided(master.address);

@@ -76,11 +76,11 @@ pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
     let data = arguments.directory.join("data").join(&arguments.name);
     std::fs::create_dir_all(&data).with_context(|| format!("cannot create {}", data.display()))?;
     let journal = FrameworkJournal::open(&data.join("journal"))?;
-    let life = journal.incarnation();
+    let incarnation = journal.incarnation();
     let file = arguments
         .directory
         .join("history")
-        .join(format!("{}.{life}.jsonl", arguments.name));
+        .join(format!("{}.{incarnation}.jsonl", arguments.name));
     let began_ns = arguments.began_ns;
     let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
     let (recorder, recording) = Recorder::to_file(&file, clock)?;
@@ -89,7 +89,7 @@ pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
     config.first_subscription = None;
     config.framework_id = journal.framework_id().map(str::to_owned);
     config.info.principal.clone_from(&arguments.name);
-    let purpose = life ^ arguments.name.bytes().map(u64::from).sum::<u64>() << 16;
+    let purpose = incarnation ^ arguments.name.bytes().map(u64::from).sum::<u64>() << 16;
     let mut worker = ChaosScheduler::new(
         arguments,
         &config,

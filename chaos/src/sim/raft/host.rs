@@ -46,7 +46,7 @@ fn config(group: &RaftGroup, place: usize) -> NodeConfig {
 
 /// Runs the process from its start until it is killed.
 pub(super) async fn run(group: RaftGroup, place: usize) -> turmoil::Result {
-    let life = group.with_status(place, |seen| {
+    let incarnation = group.with_status(place, |seen| {
         seen.incarnation += 1;
         seen.is_leader = false;
         seen.requests.clear();
@@ -69,8 +69,8 @@ pub(super) async fn run(group: RaftGroup, place: usize) -> turmoil::Result {
             group: group.clone(),
             node: started.clone(),
             owner: owner.clone(),
-            name: format!("client-{}-{life}-{number}", place + 1),
-            rng: Rng::new(group.seed).fork(life << 20 | (place as u64) << 8 | number),
+            name: format!("client-{}-{incarnation}-{number}", place + 1),
+            rng: Rng::new(group.seed).fork(incarnation << 20 | (place as u64) << 8 | number),
         };
         tokio::spawn(client.run());
     }

@@ -167,8 +167,8 @@ fn run_group(simulation: &mut Simulation<'_>, seed: u64, options: &RaftOptions) 
     let group = RaftGroup::new(simulation.notes.clone(), seed, options.nodes);
     for place in 0..group.len() {
         let group = group.clone();
-        let life = move || host::run(group.clone(), place);
-        simulation.sim.host(name(place), life);
+        let main = move || host::run(group.clone(), place);
+        simulation.sim.host(name(place), main);
     }
     let mut nemesis = nemesis::Nemesis::new(group.clone(), Rng::new(seed));
     simulation.enable_buggify(seed);

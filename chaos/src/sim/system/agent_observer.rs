@@ -4,9 +4,9 @@
 use argosy_agent::MessageObserver;
 use argosy_agent::journal::JournalContents;
 use argosy_proto::v1;
-use argosy_proto::v1::from_agent::Message as Said;
-use argosy_proto::v1::order::Order as Ordered;
-use argosy_proto::v1::to_agent::Message as Heard;
+use argosy_proto::v1::from_agent::Message as FromAgent;
+use argosy_proto::v1::order::Order as AgentOrder;
+use argosy_proto::v1::to_agent::Message as ToAgent;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OrderIndex, TaskId, TaskKey};
 
 use super::deliveries::LeaderAtDial;
@@ -88,7 +88,7 @@ impl AgentObserver {
 
     /// Records whether a kill preceded the first launch of its task.
     fn order_received(&self, order: &v1::Order) {
-        let Some(Ordered::Launch(launch)) = &order.order else {
+        let Some(AgentOrder::Launch(launch)) = &order.order else {
             return;
         };
         let task = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
@@ -141,7 +141,7 @@ impl MessageObserver for AgentObserver {
             self.note_unfenced(agent, self.epoch);
         }
         match &message.message {
-            Some(Heard::Committed(committed)) => {
+            Some(ToAgent::Committed(committed)) => {
                 for update in &committed.updates {
                     if let Some(task) = key(&update.framework_id, &update.task_id) {
                         let order = OrderIndex(update.order_index);
@@ -156,8 +156,8 @@ impl MessageObserver for AgentObserver {
                     }
                 }
             }
-            Some(Heard::Order(order)) => self.order_received(order),
-            Some(Heard::KillStray(kill)) => {
+            Some(ToAgent::Order(order)) => self.order_received(order),
+            Some(ToAgent::KillStray(kill)) => {
                 if let Some(task) = key(&kill.framework_id, &kill.task_id) {
                     let order = OrderIndex(kill.order_index);
                     self.note(TaskFact::OrphanReported { task, order });
@@ -168,7 +168,7 @@ impl MessageObserver for AgentObserver {
     }
 
     fn on_sent(&mut self, message: &v1::FromAgent) {
-        let Some(Said::Report(_) | Said::TaskList(_)) = &message.message else {
+        let Some(FromAgent::Report(_) | FromAgent::TaskList(_)) = &message.message else {
             return;
         };
         let contents = self.machine.synced();
@@ -179,7 +179,7 @@ impl MessageObserver for AgentObserver {
         {
             self.note_unfenced(agent, self.epoch);
         }
-        let Some(Said::Report(report)) = &message.message else {
+        let Some(FromAgent::Report(report)) = &message.message else {
             return;
         };
         self.note_stored_updates(&contents);

@@ -86,7 +86,7 @@ impl SimContainers {
         self.notes.violation(message);
     }
 
-    fn note_launch(&self, instance: Instance, life: u64) {
+    fn note_launch(&self, instance: Instance, run: u64) {
         let contents = self.machine.synced();
         let epoch = self.machine.stored_epoch(&contents);
         let Instance { agent, order } = instance;
@@ -96,7 +96,7 @@ impl SimContainers {
                 order.0
             ));
         };
-        if !self.machine.note_launch(instance, life) {
+        if !self.machine.note_launch(instance, run) {
             return;
         }
         let fact = AgentFact::OrderTaken {
@@ -123,8 +123,8 @@ impl SimContainers {
             let instance = instance(executor, launch);
             // A new stream sends it again.
             if !self.machine.has_launched(instance) {
-                let life = self.machine.synced().facts.identity.run;
-                self.note_launch(instance, life);
+                let run = self.machine.synced().facts.identity.run;
+                self.note_launch(instance, run);
             }
         }
         if let Some(ear) = self.channels.get(&executor) {
@@ -135,14 +135,14 @@ impl SimContainers {
     }
 
     /// Answers a check, sometimes after its timeout.
-    fn probe(&self, instance: Instance, look: checks::ProbeId, kind: &CheckKind) {
+    fn probe(&self, instance: Instance, probe: checks::ProbeId, kind: &CheckKind) {
         let delay = Duration::from_millis(self.machine.between(0, 420));
         let (answer, events) = (self.machine.run_check(kind), self.events.clone());
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             let reported = Input::ProbeFinished {
                 instance,
-                probe: look,
+                probe,
                 answer,
             };
             events.send(reported).await;
@@ -260,10 +260,10 @@ impl ContainerRuntime for SimContainers {
             }
             ContainerEffect::Probe {
                 instance,
-                probe: look,
+                probe,
                 kind,
                 ..
-            } => self.probe(instance, look, &kind),
+            } => self.probe(instance, probe, &kind),
             ContainerEffect::Limit {
                 name,
                 launch,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use argosy_agent::EventSender;
 use argosy_agent::core::{ContainerName, ExecutorEvent, Input};
 use argosy_proto::v1;
-use argosy_proto::v1::to_executor::Message as Told;
+use argosy_proto::v1::to_executor::Message as ToExecutor;
 use tokio::sync::mpsc;
 
 use super::machine::SimMachine;
@@ -19,7 +19,7 @@ use crate::sim::run::now_ms;
 const QUEUE_CAPACITY: usize = 1_024;
 
 /// The channel to an executor: the stream, and the message.
-pub(super) type ExecutorChannel = mpsc::Sender<(u64, Option<Told>)>;
+pub(super) type ExecutorChannel = mpsc::Sender<(u64, Option<ToExecutor>)>;
 
 pub(super) struct ExecutorConnection {
     machine: SimMachine,
@@ -27,7 +27,7 @@ pub(super) struct ExecutorConnection {
     name: ContainerName,
     /// The number of streams of all executors.
     streams: Arc<AtomicU64>,
-    messages: mpsc::Receiver<(u64, Option<Told>)>,
+    messages: mpsc::Receiver<(u64, Option<ToExecutor>)>,
 }
 
 impl ExecutorConnection {
@@ -104,7 +104,7 @@ impl ExecutorConnection {
 /// Returns the launch in an agent's message to an executor, if the message has one.
 pub(super) fn launch_in(message: &v1::ToExecutor) -> Option<&v1::ExecutorLaunch> {
     match &message.message {
-        Some(Told::Launch(launch)) => Some(launch),
+        Some(ToExecutor::Launch(launch)) => Some(launch),
         _ => None,
     }
 }

@@ -68,10 +68,10 @@ struct SimFramework {
 }
 
 impl SimFramework {
-    fn new(world: &World, place: usize, name: String, life: u64, rng: Rng) -> Self {
+    fn new(world: &World, place: usize, name: String, incarnation: u64, rng: Rng) -> Self {
         Self {
             id: None,
-            incarnation: life,
+            incarnation,
             call_number: 0,
             calls: BTreeMap::new(),
             world: world.clone(),

@@ -33,8 +33,8 @@ pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
     let name = master_name(place);
     let rng = world.new_incarnation(&name);
     let own = world.clone();
-    let life = move |chance, seat| run_master(own, place, chance, seat).boxed_local();
-    run_process(&world, &name, rng, [API, RAFT], life).await
+    let main = move |chance, seat| run_master(own, place, chance, seat).boxed_local();
+    run_process(&world, &name, rng, [API, RAFT], main).await
 }
 
 /// Runs a separate process on this host, until it ends by itself.
@@ -43,13 +43,13 @@ async fn run_process<const PORTS: usize>(
     name: &str,
     mut rng: Rng,
     ports: [u16; PORTS],
-    life: impl FnOnce(Rng, ProcessEndpoint<PORTS>) -> LocalBoxFuture<'static, String> + Send + 'static,
+    main: impl FnOnce(Rng, ProcessEndpoint<PORTS>) -> LocalBoxFuture<'static, String> + Send + 'static,
 ) -> turmoil::Result {
     let (host, endpoint) = network::endpoints(name, &world.cuts, ports);
     let seed = rng.next();
-    let life = Box::new(move || life(rng, endpoint));
+    let main = Box::new(move || main(rng, endpoint));
     let ended = tokio::select! {
-        words = world.starts.run(name, seed, life) => words,
+        words = world.starts.run(name, seed, main) => words,
         error = host.run() => error.to_string(),
     };
     Err(format!("{name} ended: {ended}").into())
@@ -153,8 +153,8 @@ pub(super) async fn copy(world: World) -> turmoil::Result {
 async fn serve(world: World, name: String, machine: SimMachine) -> turmoil::Result {
     let rng = world.new_incarnation(&name);
     let (own, named) = (world.clone(), name.clone());
-    let life = move |chance, seat| run_agent(own, named, machine, chance, seat).boxed_local();
-    run_process(&world, &name, rng, [AGENT_API], life).await
+    let main = move |chance, seat| run_agent(own, named, machine, chance, seat).boxed_local();
+    run_process(&world, &name, rng, [AGENT_API], main).await
 }
 
 /// Runs an agent. Returns why it ended.

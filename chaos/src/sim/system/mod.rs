@@ -126,26 +126,26 @@ pub fn partition_tour(seed: u64) -> SimulationResult {
 fn start_hosts(simulation: &mut Simulation<'_>, world: &World, options: &SystemOptions) {
     for place in 0..world.stores.len() {
         let own = world.clone();
-        let life = move || hosts::master(own.clone(), place);
-        simulation.sim.host(master_name(place), life);
+        let main = move || hosts::master(own.clone(), place);
+        simulation.sim.host(master_name(place), main);
         if place >= world.founders {
             simulation.crash(&master_name(place));
         }
     }
     for place in 0..options.agents {
         let world = world.clone();
-        let life = move || hosts::agent(world.clone(), place);
-        simulation.sim.host(agent_name(place), life);
+        let main = move || hosts::agent(world.clone(), place);
+        simulation.sim.host(agent_name(place), main);
     }
     for place in 0..options.frameworks {
         let world = world.clone();
-        let life = move || framework::framework(world.clone(), place);
-        simulation.sim.host(framework_name(place), life);
+        let main = move || framework::framework(world.clone(), place);
+        simulation.sim.host(framework_name(place), main);
     }
     for place in 0..OPERATORS {
         let world = world.clone();
-        let life = move || operator::operator(world.clone(), place);
-        simulation.sim.host(format!("operator-{}", place + 1), life);
+        let main = move || operator::operator(world.clone(), place);
+        simulation.sim.host(format!("operator-{}", place + 1), main);
     }
     let own = world.clone();
     simulation

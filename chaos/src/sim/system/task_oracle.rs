@@ -151,7 +151,7 @@ impl TaskOracle {
     pub(super) fn update_received(
         &self,
         framework: &str,
-        life: u64,
+        incarnation: u64,
         key: &TaskKey,
         status: &v1::TaskStatus,
     ) {
@@ -172,7 +172,7 @@ impl TaskOracle {
         let mut stories = self.tasks();
         let story = stories.entry(key.clone()).or_default();
         // A new incarnation receives unacknowledged updates again, the earlier ones first.
-        let is_past = !state.is_terminal() && story.received_in != life;
+        let is_past = !state.is_terminal() && story.received_in != incarnation;
         if let Some(former) = story.received
             && state != former
             && state != TaskState::Unknown
@@ -182,7 +182,7 @@ impl TaskOracle {
             self.notes.violation(message);
         }
         if state.is_terminal() {
-            story.received_in = life;
+            story.received_in = incarnation;
         }
         if !state.is_terminal() || story.received.is_some() {
             return;

@@ -279,9 +279,9 @@ impl World {
     /// Counts a start of the process on this host, and returns its random choices.
     pub(super) fn new_incarnation(&self, host: &str) -> Rng {
         let mut kept = self.state();
-        let lives = kept.incarnations.entry(host.to_owned()).or_default();
-        *lives += 1;
-        let text = host.bytes().fold(*lives, |mixed, byte| {
+        let count = kept.incarnations.entry(host.to_owned()).or_default();
+        *count += 1;
+        let text = host.bytes().fold(*count, |mixed, byte| {
             mixed.wrapping_mul(31).wrapping_add(u64::from(byte))
         });
         Rng::new(self.seed).fork(text)

@@ -226,8 +226,8 @@ fn read(pieces: &mpsc::Sender<StdinChunk>, mut keys: Option<DetachKeys>) {
         };
         // Nothing is left of a chunk that may be the beginning of the keys. An empty chunk would
         // mean the end of input.
-        let is_told = !bytes.is_empty() || count == 0;
-        if is_told
+        let is_sent = !bytes.is_empty() || count == 0;
+        if is_sent
             && pieces
                 .blocking_send(StdinChunk::Bytes(bytes.into()))
                 .is_err()

@@ -73,13 +73,13 @@ impl Agents for ScriptedService {
     }
 }
 
-type Told = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
+type ReignStream = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Leadership for ScriptedService {
-    type WatchStream = Told;
+    type WatchStream = ReignStream;
 
-    async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
+    async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<ReignStream>, Status> {
         self.listeners.fetch_add(1, Ordering::Relaxed);
         let epochs = WatchStream::new(self.leadership.clone());
         let reported = epochs.filter_map(|epoch_record| epoch_record.map(Ok));
@@ -89,9 +89,12 @@ impl Leadership for ScriptedService {
 
 #[tonic::async_trait]
 impl Reigns for ScriptedService {
-    type WatchStream = Told;
+    type WatchStream = ReignStream;
 
-    async fn watch(&self, request: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
+    async fn watch(
+        &self,
+        request: Request<v1::WatchReigns>,
+    ) -> Result<Response<ReignStream>, Status> {
         Leadership::watch(self, request).await
     }
 }

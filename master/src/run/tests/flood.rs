@@ -203,7 +203,7 @@ async fn read_on(address: String, good: Arc<AtomicUsize>, refused: Arc<AtomicUsi
 }
 
 /// Reads the summary of the cluster repeatedly on one connection: it is never rejected.
-async fn poll_reads(address: String, looks: Arc<AtomicUsize>) {
+async fn poll_reads(address: String, polls: Arc<AtomicUsize>) {
     let mut stream = TcpStream::connect(&address).await.unwrap();
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -213,7 +213,7 @@ async fn poll_reads(address: String, looks: Arc<AtomicUsize>) {
         let read = stream.read(&mut buffer).await.unwrap();
         let head = String::from_utf8_lossy(&buffer[..read.min(12)]);
         assert_eq!(head, "HTTP/1.1 200");
-        looks.fetch_add(1, Ordering::Relaxed);
+        polls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -275,28 +275,28 @@ async fn heartbeats_and_offers_continue_under_a_flood_of_reads() {
         let counts = (Arc::clone(&good), Arc::clone(&refused));
         readers.spawn(read_on(address.clone(), counts.0, counts.1));
     }
-    let looks = Arc::default();
-    let looker = tokio::spawn(poll_reads(address.clone(), Arc::clone(&looks)));
+    let polls = Arc::default();
+    let poller = tokio::spawn(poll_reads(address.clone(), Arc::clone(&polls)));
     let mut serial = 0;
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     // Long enough that some readers are served, and some are not.
     while good.load(Ordering::Relaxed) < 40
         || refused.load(Ordering::Relaxed) < 10
-        || looks.load(Ordering::Relaxed) < 10
+        || polls.load(Ordering::Relaxed) < 10
         || serial < 50
     {
         serial += 1;
         links.beat(serial).await;
         let held = alone.handle.reads.held_bytes();
         assert!(held <= budget, "{held}");
-        assert!(!looker.is_finished(), "{:?}", looker.await);
+        assert!(!poller.is_finished(), "{:?}", poller.await);
         assert!(
             tokio::time::Instant::now() < deadline,
-            "{good:?} {refused:?} {looks:?}"
+            "{good:?} {refused:?} {polls:?}"
         );
     }
-    assert!(!looker.is_finished(), "{:?}", looker.await);
-    looker.abort();
+    assert!(!poller.is_finished(), "{:?}", poller.await);
+    poller.abort();
     readers.shutdown().await;
     // Those that never read are still connected, and hold nothing.
     until("all memory is given back", || {

@@ -24,9 +24,9 @@ async fn leader_with_a_blocked_loop_transfers_leadership() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
     let give_up = step_down_handler(masters[leader].node.clone());
-    let look = Duration::from_millis(20);
+    let interval = Duration::from_millis(20);
     // A separate counter that records no turn. The abort ends only this watchdog.
-    let _watchdog = Watchdog::thread_with(Arc::default(), look, give_up, || {}).unwrap();
+    let _watchdog = Watchdog::thread_with(Arc::default(), interval, give_up, || {}).unwrap();
     let asked = Instant::now();
     while leading(Some(leader)).is_none() {
         assert!(asked.elapsed() < TIMEOUT, "no other master leads");

@@ -8,7 +8,7 @@ use argosy_agent::wire::{executor_task, executor_update};
 use argosy_client::executor::{ExecutorState, TaskName, TaskStateChange};
 use argosy_client::resources;
 use argosy_proto::v1;
-use argosy_proto::v1::to_executor::Message as Told;
+use argosy_proto::v1::to_executor::Message as ToExecutor;
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::resources::Resources;
 
@@ -240,14 +240,14 @@ impl SimMachine {
     pub(in crate::sim::system) fn receive(
         &self,
         name: ContainerName,
-        message: Option<Told>,
+        message: Option<ToExecutor>,
         now_ms: u64,
     ) {
         let mut inner = self.inner();
         inner.advance(&self.name, now_ms);
         match message {
-            Some(Told::Launch(launch)) => inner.begin(&self.name, name, launch, now_ms),
-            Some(Told::Kill(kill)) => {
+            Some(ToExecutor::Launch(launch)) => inner.begin(&self.name, name, launch, now_ms),
+            Some(ToExecutor::Kill(kill)) => {
                 // Some end on the request, some use the whole grace period.
                 let takes_ms = match inner.rng.percent(70) {
                     true => inner.rng.between(1, 30).min(kill.grace_ms),
@@ -264,7 +264,7 @@ impl SimMachine {
                     work.stop_ms = Some(work.stop_ms.map_or(at_ms, |former| former.min(at_ms)));
                 }
             }
-            Some(Told::Acknowledged(reported)) => {
+            Some(ToExecutor::Acknowledged(reported)) => {
                 let task = TaskName {
                     task_id: reported.task_id,
                     order: reported.order_index,
@@ -273,13 +273,13 @@ impl SimMachine {
                     executor.state.acknowledged(&task, reported.serial);
                 }
             }
-            Some(Told::Shutdown(shutdown)) => {
+            Some(ToExecutor::Shutdown(shutdown)) => {
                 if let Some(executor) = inner.executor(name) {
                     executor.end_by_ms = Some(now_ms + shutdown.grace_ms);
                 }
             }
-            Some(Told::FrameworkMessage(data)) => inner.echo(&self.name, name, data),
-            Some(Told::Subscribed(_)) | None => {}
+            Some(ToExecutor::FrameworkMessage(data)) => inner.echo(&self.name, name, data),
+            Some(ToExecutor::Subscribed(_)) | None => {}
         }
         // Immediate consequences have happened when it is evaluated next.
         inner.advance(&self.name, now_ms);

@@ -132,8 +132,8 @@ mod tests {
     use super::*;
     use crate::invariants::{Rule, rule_named};
 
-    fn name(order: u64, life: u64) -> ContainerName {
-        format!("5-{order}-{life}").parse().unwrap()
+    fn name(order: u64, run: u64) -> ContainerName {
+        format!("5-{order}-{run}").parse().unwrap()
     }
 
     /// Returns the start of one of two tasks.

@@ -77,9 +77,9 @@ impl SimMachine {
 
     /// Returns whether a launch is acted on for the first time, or again by the same incarnation of
     /// the agent. A later incarnation may continue with a launch that never started.
-    pub(in crate::sim::system) fn note_launch(&self, instance: Instance, life: u64) -> bool {
+    pub(in crate::sim::system) fn note_launch(&self, instance: Instance, run: u64) -> bool {
         let mut inner = self.inner();
-        *inner.started_by.entry(instance).or_insert(life) == life
+        *inner.started_by.entry(instance).or_insert(run) == run
     }
 
     /// Whether a launch was acted on.
