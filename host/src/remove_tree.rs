@@ -183,7 +183,7 @@ mod tests {
         assert!(kept.join("file").exists());
         let link = directory.path().join("link");
         symlink(&kept, &link).unwrap();
-        assert!(remove_dir_all(&link).is_err(), "a link is no folder");
+        assert!(remove_dir_all(&link).is_err(), "a link is no directory");
         assert!(kept.join("file").exists());
         let gone = remove_dir_all(&filled).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::NotFound);

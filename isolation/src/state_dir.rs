@@ -327,7 +327,7 @@ mod tests {
         opened.set_modified(long_ago).unwrap();
         files.cancel().unwrap();
         let changed = opened.metadata().unwrap().modified().unwrap();
-        assert_eq!(changed, long_ago, "the folder was written to");
+        assert_eq!(changed, long_ago, "the directory was written to");
     }
 
     #[test]

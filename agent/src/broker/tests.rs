@@ -149,13 +149,13 @@ fn launches_outside_the_operators_settings_are_rejected() {
             }),
         ),
         (
-            "with another folder for its supervisor",
+            "with another directory for its supervisor",
             Box::new(|spec| {
                 spec.directory = "/etc".into();
             }),
         ),
         (
-            "with a way out of its folder",
+            "with a path that leaves its directory",
             Box::new(|spec| {
                 spec.directory = spec.directory.join("../../../etc");
             }),
@@ -171,7 +171,7 @@ fn launches_outside_the_operators_settings_are_rejected() {
             }),
         ),
         (
-            "with a way out of its sandbox",
+            "with a path that leaves its sandbox",
             Box::new(|spec| {
                 let away = spec.sandbox.join("../../../../x/web/1-2-3");
                 spec.sandbox = away;
@@ -190,7 +190,7 @@ fn launches_outside_the_operators_settings_are_rejected() {
             }),
         ),
         (
-            "sharing the host's folders",
+            "sharing the host's directories",
             Box::new(|spec| {
                 spec.shared_directory = Some("/etc".into());
             }),
@@ -202,7 +202,7 @@ fn launches_outside_the_operators_settings_are_rejected() {
             }),
         ),
         (
-            "with a way out of an open path",
+            "with a path that leaves an allowed one",
             Box::new(|spec| {
                 view(spec, &|view| {
                     view.host_paths = vec![seen("/usr/share/../../root")]
@@ -245,7 +245,7 @@ fn launches_outside_the_operators_settings_are_rejected() {
             }),
         ),
         (
-            "with a secret that is a way out",
+            "with a secret whose path leaves its directory",
             Box::new(|spec| {
                 view(spec, &|view| {
                     view.volumes = vec![secret("/etc/argosy-secrets", "../shadow")]

@@ -127,7 +127,7 @@ mod tests {
         assert!(!due(&evictions, 50, 89) && due(&evictions, 50, 90));
         assert!(
             !due(&evictions, 49, 4) && due(&evictions, 49, 5),
-            "it goes on shrinking"
+            "it continues to shrink"
         );
     }
 

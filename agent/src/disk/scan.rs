@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(
             bytes(&[&task.join("folder")]),
             0,
-            "not even of its own folders"
+            "not even of its own directories"
         );
     }
 

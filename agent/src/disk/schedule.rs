@@ -398,7 +398,7 @@ mod tests {
         };
         assert_eq!(over(&found), [2]);
         assert_eq!(rounds.large, [instance(1)]);
-        assert!(rounds.scans.contains_key(&instance(1)), "it goes on");
+        assert!(rounds.scans.contains_key(&instance(1)), "it continues");
     }
 
     #[test]

@@ -256,7 +256,7 @@ mod tests {
         assert!(kept.join("file").exists());
         assert!(
             !directory.path().join("framework-1").exists(),
-            "emptied folders go too"
+            "emptied directories are removed, too"
         );
     }
 }

@@ -363,6 +363,6 @@ mod tests {
         in_time.expect("each start is applied");
         cores.release(name(1));
         cores.started(name(2));
-        assert_eq!(Arc::strong_count(&cores), 1, "nobody has any alone");
+        assert_eq!(Arc::strong_count(&cores), 1, "no task has exclusive ones");
     }
 }

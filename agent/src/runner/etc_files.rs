@@ -102,6 +102,6 @@ mod tests {
         let paths: Vec<_> = alone.iter().map(|file| file.path.to_str()).collect();
         let wanted = ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname"];
         assert_eq!(paths, wanted.map(Some));
-        assert_eq!(alone[1].text, "", "nobody to be asked");
+        assert_eq!(alone[1].text, "", "no server to query");
     }
 }

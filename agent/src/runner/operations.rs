@@ -258,7 +258,7 @@ mod tests {
         begun.await.unwrap().unwrap();
         waiting.abort();
         assert!(waiting.await.unwrap_err().is_cancelled());
-        assert_eq!(slots.available_permits(), 0, "it goes on");
+        assert_eq!(slots.available_permits(), 0, "it continues");
         go.send(()).unwrap();
         let again = tokio::time::timeout(Duration::from_secs(30), slots.acquire());
         drop(again.await.expect("it is done").unwrap());

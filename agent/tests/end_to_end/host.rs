@@ -462,7 +462,7 @@ pub(crate) fn divided_process() -> ExitCode {
         };
         tokio::select! {
             ended = running => ended,
-            () = stopping => unreachable!("it waits for ever"),
+            () = stopping => unreachable!("it waits without a limit"),
         }
     });
     ExitCode::from(u8::from(ended.is_err()))
@@ -471,7 +471,7 @@ pub(crate) fn divided_process() -> ExitCode {
 /// Runs an executor that an agent has started.
 #[allow(
     clippy::disallowed_methods,
-    reason = "an executor is told by its environment where it meets its agent"
+    reason = "an executor gets the address of its agent from its environment"
 )]
 pub(crate) fn executor_process() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()

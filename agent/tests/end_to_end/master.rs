@@ -198,7 +198,7 @@ impl AgentStream {
         let deadline = tokio::time::Instant::now() + TIMEOUT;
         loop {
             let next = tokio::time::timeout_at(deadline, self.inbound.message()).await;
-            let message = next.expect("the agent says nothing").ok()??;
+            let message = next.expect("the agent sends nothing").ok()??;
             match message.message.expect("a message has a body") {
                 FromAgent::Ping(ping) => {
                     self.pings += 1;

@@ -136,7 +136,7 @@ mod tests {
         let mut members = group();
         assert_eq!(members.first(), "web");
         assert!(!members.record_end(end("web", Finished, Code(0), "")));
-        assert_eq!(members.first(), "reader", "a finished one ends nobody");
+        assert_eq!(members.first(), "reader", "a finished one ends no other");
         assert!(members.record_end(end("reader", Finished, Code(0), "")));
         assert_eq!(members.exit_code(), DONE);
         let mut members = group();

@@ -462,7 +462,7 @@ fn other_hosts_cannot_exec_or_read_output_unless_the_operator_allows_it() {
         .collect();
     reachable.start(AGENT, &allowed);
     for (words, shown) in [(&exec[..], "inside\n"), (&logs, "up\n")] {
-        wait_for("what the task says", || {
+        wait_for("the output of the task", || {
             let (code, stdout, _) = reachable.run(words);
             (code, stdout.as_str()) == (0, shown)
         });

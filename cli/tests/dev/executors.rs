@@ -157,7 +157,7 @@ impl TestFramework {
     /// Checks that the executor echoes messages. Lost messages are sent again.
     fn exchange_message(&self, word: &str) {
         let agent = self.events.lock().unwrap().states["a"].agent_id.clone();
-        wait_for(&format!("the executor to say {word} back"), || {
+        wait_for(&format!("the executor to send {word} back"), || {
             self.driver.message(&agent, "shell", word.into());
             std::thread::sleep(std::time::Duration::from_millis(200));
             let events = self.events.lock().unwrap();

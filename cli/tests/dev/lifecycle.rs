@@ -209,7 +209,7 @@ fn a_teardown_requires_confirmation_and_waits_for_its_tasks_to_end() {
         cluster.run(&["run", "--detach", "--name", "doomed", "--", "sleep", "1000"]);
     assert_eq!(code, 0, "{stderr}");
     let (code, _, stderr) = cluster.run(&["framework", "teardown", "doomed"]);
-    assert_eq!(code, 2, "nobody can be asked here: {stderr}");
+    assert_eq!(code, 2, "no user can be asked here: {stderr}");
     assert!(
         stderr.contains("kills 1 task") && stderr.contains("--yes"),
         "{stderr}"

@@ -205,8 +205,8 @@ impl OfficialImage {
             .lines()
             .filter(|line| line.starts_with("argosy run"));
         let line = lines.find(|line| line.contains(&format!("--image {official} ")));
-        let line =
-            line.unwrap_or_else(|| panic!("docs/isolation.md does not say how {official} is run"));
+        let line = line
+            .unwrap_or_else(|| panic!("docs/isolation.md does not state how {official} is run"));
         let words = line.split_whitespace().skip(1);
         let named = words.map(|word| if word == official { &pushed } else { word });
         named.map(ToOwned::to_owned).collect()

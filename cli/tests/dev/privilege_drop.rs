@@ -28,7 +28,7 @@ pub(crate) fn open_directory() -> tempfile::TempDir {
     let usual = std::env::temp_dir();
     let mut places = [usual].into_iter().chain(PLACES.map(PathBuf::from));
     let place = places.find(|place| passable(place));
-    let place = place.expect("a folder for temporary files is open to all users");
+    let place = place.expect("a directory for temporary files is open to all users");
     let directory = tempfile::tempdir_in(place).unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
     directory

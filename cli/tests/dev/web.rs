@@ -201,7 +201,7 @@ fn serve(image: &str, directory: &Path) {
         cluster.run(&["logs", "--stderr", "web"]).1.contains("200")
     });
 
-    wait_for("its health to be told", || {
+    wait_for("its health to be reported", || {
         let (_, listed, _) = cluster.run(&["task", "show", "web", "-o", "json"]);
         listed.contains(r#""healthy": true"#)
     });

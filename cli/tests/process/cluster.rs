@@ -219,7 +219,7 @@ impl Cluster {
         more: &[&str],
         change: impl Fn(TestMember) -> TestMember,
     ) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary folder");
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let network = LoopbackNetwork::next();
         let masters = (1..=3).map(|host| change(master(network, directory.path(), host, more)));
         let masters = masters.collect();
@@ -278,10 +278,10 @@ impl Cluster {
 
     pub(crate) fn witness(&self) -> PathBuf {
         let directory = self.directory.path().join("shared");
-        std::fs::create_dir_all(&directory).expect("a folder can be made");
+        std::fs::create_dir_all(&directory).expect("a directory can be made");
         // Tasks are `nobody` there.
         let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        std::fs::set_permissions(&directory, all).expect("the folder is ours");
+        std::fs::set_permissions(&directory, all).expect("the directory is our own");
         directory.join("witness")
     }
 

@@ -64,7 +64,7 @@ async fn launches_not_committed_before_the_leader_froze_happen_once() {
     for index in &others {
         cluster.masters[*index].signal(Signal::SIGSTOP);
     }
-    wait_until("both stand still", LONG, async || {
+    wait_until("both stall", LONG, async || {
         let mut others = others.iter().map(|index| &cluster.masters[*index]);
         others.all(TestMember::is_hung).then_some(())
     })

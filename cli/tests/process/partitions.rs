@@ -129,7 +129,7 @@ impl PartitionNamespaces {
     }
 
     async fn cluster(&self) -> Cluster {
-        let directory = tempfile::tempdir().expect("a temporary folder");
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let masters = (0..3).map(|index| self.master(&directory, index, &[]));
         let masters = masters.collect();
         let agents = vec![Self::agent(&directory)];

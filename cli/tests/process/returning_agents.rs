@@ -185,7 +185,7 @@ async fn a_new_leader_lists_all_tasks_and_agents_before_any_agent_reconnects() {
     for agent in &cluster.agents {
         agent.signal(Signal::SIGSTOP);
     }
-    wait_until("the agents stand still", LONG, async || {
+    wait_until("the agents stall", LONG, async || {
         let mut agents = cluster.agents.iter();
         agents.all(TestMember::is_hung).then_some(())
     })

@@ -273,7 +273,7 @@ pub(crate) fn task(id: &str, line: &str) -> v1::TaskSpec {
 pub(crate) fn witnessed_task(id: &str, witness: &Path, line: &str) -> v1::TaskSpec {
     let directory = witness
         .parent()
-        .expect("the file is in a folder")
+        .expect("the file is in a directory")
         .display()
         .to_string();
     let sign = format!(

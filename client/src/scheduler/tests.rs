@@ -121,7 +121,7 @@ impl World {
             let now = tokio::time::Instant::now();
             assert!(
                 now < deadline,
-                "never told {line:?}; told {:#?}",
+                "never sent {line:?}; sent {:#?}",
                 self.log.lock().unwrap()
             );
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -401,7 +401,7 @@ async fn given_up() {
     fetching.abort();
     // The connection and the file of the fetch.
     until("the service has closed both", || files() < before).await;
-    assert_eq!(service.pid(), Some(pid), "it goes on");
+    assert_eq!(service.pid(), Some(pid), "it continues");
 }
 
 async fn missing() {

@@ -131,7 +131,7 @@ fn collect(directory: &Path, except: &Path, found: &mut BTreeMap<PathBuf, String
         let mode = data.mode() & 0o7777;
         let what = if data.is_dir() {
             collect(&path, except, found);
-            format!("folder {mode:o}")
+            format!("directory {mode:o}")
         } else if data.is_symlink() {
             format!("link {}", fs::read_link(&path).unwrap().display())
         } else if data.is_file() {

@@ -219,7 +219,7 @@ fn other_group() {
     let reason = gone(&spec);
     assert!(reason.contains("not in its cgroup"), "{reason}");
     stray.remove(TIMEOUT).unwrap();
-    eventually("the supervisor tells", || {
+    eventually("the supervisor reports", || {
         spec.directory.join("exit.json").exists()
     });
 }

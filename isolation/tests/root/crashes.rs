@@ -431,7 +431,7 @@ impl RunParameters {
             let id = ContainerId::new(dir.file_name().unwrap().to_str().unwrap()).unwrap();
             destroy(&dir, Some(tree.group(&id).path()), TIMEOUT).unwrap();
             // A supervisor whose start is cancelled by now may still be writing its error there.
-            eventually("the folder goes", || {
+            eventually("the directory is removed", || {
                 fs::remove_dir_all(&dir).is_ok() || !dir.exists()
             });
         }

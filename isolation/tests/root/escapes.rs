@@ -219,7 +219,7 @@ const RELAXED: &HarmlessTechniques = &[
     ("a socket to hypervisors", "it reaches none of this host's"),
     (
         "a socket to the audit log",
-        "what it says needs a capability on the host",
+        "its message needs a capability on the host",
     ),
     ("a socket to the kernel's ciphers", "asked for by name"),
     (

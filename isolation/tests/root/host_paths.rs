@@ -181,6 +181,6 @@ fn host_path() {
     assert_eq!(
         fs::metadata(&file).unwrap().uid(),
         COMMAND_ID,
-        "the host's nobody"
+        "the host's user nobody"
     );
 }

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
                 layers::disable_layers(gone);
             } else if let [_, step, witness] = &arguments[..] {
                 let armed = crash_points::arm(step, 1, Path::new(witness));
-                armed.expect("the test has made a folder for the witness");
+                armed.expect("the test has made a directory for the witness");
             }
             if let Err(error) = argosy_isolation::launcher::run_from_fd() {
                 eprintln!("{error}");

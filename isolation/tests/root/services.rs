@@ -142,11 +142,11 @@ fn files(orders: &ServiceOrders) -> Vec<Technique<'_>> {
 fn changes(bait: &Path) -> Vec<Technique<'_>> {
     vec![
         (
-            "make a file in a folder for everybody",
+            "make a file in a directory that all users may write",
             Box::new(|| File::create(bait.join("new")).map(drop)),
         ),
         (
-            "make a folder there",
+            "make a directory there",
             Box::new(|| fs::create_dir(bait.join("folder"))),
         ),
         (
@@ -286,7 +286,7 @@ fn sockets(orders: &ServiceOrders) -> Vec<Technique<'_>> {
             )),
         ),
         (
-            "hear what the kernel says of devices",
+            "receive the kernel's events of devices",
             Box::new(make(
                 AddressFamily::Netlink,
                 SockType::Raw,

@@ -242,7 +242,7 @@ fn changes_that_invalidate_a_held_offer_are_detected_at_failover() {
     assert_eq!(
         with(|offer| offer.id.epoch.0 += 1_000),
         Err(RescindReason::Used),
-        "of this reign or a later one, and not in the book"
+        "of this epoch or a later one, and not in the book"
     );
     world.wait_ms(59_999);
     assert_eq!(check_offer(&world, &offer), Ok(()));

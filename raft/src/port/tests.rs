@@ -105,7 +105,7 @@ impl TestPort {
 /// Opens a call and waits for its first answer.
 async fn present(client: &mut PeerClient) -> Result<Presence, Status> {
     let mut stream = client.presence(ask_request()).await?.into_inner();
-    stream.message().await?.expect("it says who it is");
+    stream.message().await?.expect("it names itself");
     Ok(stream)
 }
 

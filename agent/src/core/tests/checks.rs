@@ -170,7 +170,7 @@ fn failures_during_the_grace_period_do_not_count_before_the_first_success() {
     assert_eq!(task.at(0), ["run health 1 5"]);
     assert_eq!(task.answer(CheckPurpose::Health, 1, failed()), NOTHING);
     for _ in 0..5 {
-        assert_eq!(task.next(failed()), NOTHING, "nobody is told of it");
+        assert_eq!(task.next(failed()), NOTHING, "no update reports it");
     }
     assert_eq!(task.next(CheckResult::Passed).len(), 1);
     assert!(task.age_ms < 100);

@@ -136,7 +136,7 @@ fn a_restart_applies_recorded_limits() {
     let again = third.effects.iter().any(|line| line.starts_with("limit"));
     assert!(
         !again,
-        "it was told, and so it was done: {:?}",
+        "it was reported, and so it was done: {:?}",
         third.effects
     );
 }

@@ -281,7 +281,7 @@ fn fetch_progress_is_reported_until_the_fetch_ends() {
     world.feed(fetching("late"));
     world.report();
     world.expect(&["start 1-1-1"]);
-    assert_eq!(last_update(&world, 1).number, 2, "nothing is told late");
+    assert_eq!(last_update(&world, 1).number, 2, "nothing is reported late");
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl CoreFixture {
         assert_eq!(
             &self.replayed,
             self.core.facts(),
-            "the journal says what memory says"
+            "journal and memory agree"
         );
     }
 

@@ -100,7 +100,7 @@ async fn neighbour_runs(agent: &Agent, bomb: &str) {
         .iter()
         .filter(|one| one["task_id"] == "neighbour");
     let neighbour = others.next();
-    assert_eq!(neighbour.unwrap()["state"], "running", "beside {bomb}");
+    assert_eq!(neighbour.unwrap()["state"], "running", "during {bomb}");
 }
 
 async fn run_attack(bomb: &ResourceAttack, order: u64, agent: &Agent, link: &mut AgentStream) {

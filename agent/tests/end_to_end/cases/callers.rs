@@ -106,12 +106,12 @@ pub(super) async fn other_users_of_the_host_cannot_exec_in_tasks_or_read_their_f
     let reported = response(NOBODY, agent.api, &questions()[0].0);
     assert!(
         reported.starts_with("HTTP/1.1 200"),
-        "one whom the operator names: {reported}"
+        "one that the operator names: {reported}"
     );
     let reported = response(NOBODY - 1, agent.api, &questions()[0].0);
     assert!(
         reported.starts_with("HTTP/1.1 403"),
-        "and nobody else: {reported}"
+        "and no other user: {reported}"
     );
     agent.stop().await;
 }

@@ -297,7 +297,7 @@ pub(super) async fn a_restarted_agent_continues_checks_and_repeats_no_result() {
     let (mut link, _) = master.registered(true).await;
     let deadline = Instant::now() + TIMEOUT;
     while content(&looks).await.len() < before + 4 {
-        assert!(Instant::now() < deadline, "nobody looks");
+        assert!(Instant::now() < deadline, "no probe runs");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     std::fs::remove_file(host.sandbox("t").join("up")).unwrap();

@@ -202,7 +202,7 @@ pub(super) async fn a_group_directory_is_on_the_file_system_of_its_first_task() 
     agent.is_clear().await;
     agent.stop().await;
     remove_all(&host);
-    audit.expect_nothing_left("after a group's folder on a file system of a task's own");
+    audit.expect_nothing_left("after a group's directory on a task's own file system");
 }
 
 pub(super) async fn an_agent_refuses_to_start_if_its_host_cannot_enforce_disk_limits() {

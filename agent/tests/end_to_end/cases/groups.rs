@@ -71,7 +71,7 @@ fn directory(host: &TestHost) -> PathBuf {
         .join(FRAMEWORK)
         .join("pod");
     let mut found = std::fs::read_dir(above).unwrap().flatten();
-    found.next().expect("the group has a folder").path()
+    found.next().expect("the group has a directory").path()
 }
 
 /// Counts the links that record resources of this host's agent.

@@ -116,7 +116,7 @@ pub(super) async fn an_agent_leaves_a_frozen_leader_for_the_next_without_missing
         linked = frozen.link() => linked,
         // The agent contacts either first; one that does not lead keeps it waiting until it learns
         // the leader.
-        _ = async { loop { next.link().await; } } => unreachable!("it goes on for ever"),
+        _ = async { loop { next.link().await; } } => unreachable!("it continues without a limit"),
     };
     let mut link = link;
     // Three minutes of silence would be no reason to leave.
@@ -135,6 +135,6 @@ pub(super) async fn an_agent_leaves_a_frozen_leader_for_the_next_without_missing
     second.order(2, kill("t", 0)).await;
     second.end_of("t").await;
     assert!(link.try_next().await.is_none(), "the former link is open");
-    assert_eq!(link.pings, 0, "no heartbeat was due meanwhile");
+    assert_eq!(link.pings, 0, "no heartbeat was due in between");
     agent.stop().await;
 }

@@ -265,7 +265,11 @@ async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.registered(true).await;
     assert_eq!(hello.floor, 3, "what came behind it is known");
-    assert_eq!(agent.counted(DAMAGES).await, damages + 1, "which is told");
+    assert_eq!(
+        agent.counted(DAMAGES).await,
+        damages + 1,
+        "which is reported"
+    );
     let lost = expected.remove("damaged").unwrap();
     assert_eq!(listed(agent.containers().await), expected);
     // Its purpose is unknown: it is ended, and a master that misses it reports that to its

@@ -43,7 +43,7 @@ async fn closed(answer: reqwest::Response) -> Duration {
     let mut part = [0; 4096];
     let ended = async { while stream.read(&mut part).await.is_ok_and(|count| count > 0) {} };
     let ended = tokio::time::timeout(SILENCE + TIMEOUT, ended).await;
-    ended.expect("a client that says nothing is given up");
+    ended.expect("a client that sends nothing is dropped");
     begun.elapsed()
 }
 

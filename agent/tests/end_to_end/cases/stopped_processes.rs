@@ -95,7 +95,7 @@ pub(super) async fn a_kill_ends_a_task_whose_supervisor_is_stopped() {
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
     assert!(
         !is_running(pid),
-        "nothing of a task that is told to be killed lives"
+        "nothing of a task that was to be killed runs"
     );
     assert!(!is_running(supervisor.into()));
     assert_eq!(agent.counted(FORCED).await, forced + 1);
@@ -541,7 +541,7 @@ async fn registered(master: &mut Master) -> AgentStream {
 async fn stopped_at(step: &str, host: &TestHost) {
     let deadline = Instant::now() + TIMEOUT;
     while crash_points::passes(&host.witness()).unwrap_or(0) == 0 {
-        assert!(Instant::now() < deadline, "nobody has passed {step}");
+        assert!(Instant::now() < deadline, "no process has passed {step}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -394,7 +394,7 @@ pub(super) async fn a_task_with_stop_after_is_stopped_without_a_leader() {
     while begun.elapsed().as_millis() < 1_500 {
         let next =
             tokio::time::timeout(std::time::Duration::from_millis(100), link.try_next()).await;
-        assert!(next.is_err(), "nothing is to be said: {next:?}");
+        assert!(next.is_err(), "nothing is to be reported: {next:?}");
     }
     // Then heartbeats are not answered.
     drop(link);

@@ -172,15 +172,15 @@ fn by_answers(cluster: &DevCluster, port: u16) {
 
 fn by_archives(cluster: &DevCluster, port: u16) {
     for (technique, path, because) in [
-        ("an entry above the folder", "/dots.tar", "'..'"),
+        ("an entry above the directory", "/dots.tar", "'..'"),
         (
-            "an entry above the folder, by a detour",
+            "an entry above the directory, by a detour",
             "/inner-dots.tar",
             "'..'",
         ),
         ("an entry at an absolute path", "/absolute.tar", "absolute"),
-        ("a link out of the folder", "/link-out.tar", "lead out"),
-        ("a link above the folder", "/link-up.tar", "lead out"),
+        ("a link out of the directory", "/link-out.tar", "lead out"),
+        ("a link above the directory", "/link-up.tar", "lead out"),
         (
             "an entry through a link",
             "/through-link.tar",

@@ -109,7 +109,7 @@ const ATTACKS: &[(&str, &str, &str)] = &[
         "digest",
     ),
     (
-        "a layer of a kind that nobody knows",
+        "a layer of an unknown kind",
         "unknown-kind",
         "cannot be unpacked",
     ),

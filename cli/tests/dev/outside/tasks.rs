@@ -167,12 +167,12 @@ fn by_files(cluster: &DevCluster, fetched: &Path) {
             "--fetch-dir",
         ),
         (
-            "fetch a file by dots out of a folder",
+            "fetch a file by dots out of a directory",
             format!("{}/../secret", fetched.display()),
             "its path has .. in it",
         ),
         (
-            "fetch a file by a link out of a folder",
+            "fetch a file by a link out of a directory",
             format!("{}/link", fetched.display()),
             "is a symbolic link",
         ),
@@ -217,13 +217,13 @@ fn by_mounts(cluster: &DevCluster, shared: &str) {
         )
     };
     for (technique, path) in [
-        ("mount a folder of its host", "/root".to_owned()),
+        ("mount a directory of its host", "/root".to_owned()),
         (
-            "mount the folder above one that is allowed",
+            "mount the directory above one that is allowed",
             Path::new(shared).parent().unwrap().display().to_string(),
         ),
         (
-            "mount a folder by a link in one that is allowed",
+            "mount a directory by a link in one that is allowed",
             format!("{shared}/link"),
         ),
     ] {
@@ -267,7 +267,10 @@ fn by_secrets_and_images(cluster: &DevCluster, shared: &str, layout: &str) {
     let image = |name: &str| run(cluster, &["--image", name, "--", "true"]);
     let elsewhere = format!("oci:{shared}/link");
     for (technique, name) in [
-        ("run an image of a folder that is not allowed", "oci:/etc"),
+        (
+            "run an image of a directory that is not allowed",
+            "oci:/etc",
+        ),
         ("run an image behind a link", elsewhere.as_str()),
     ] {
         let control = run(
@@ -291,12 +294,12 @@ const TRAPS: [(&str, &str, &str); 7] = [
         "is a link",
     ),
     (
-        "have an operator read through a linked folder",
+        "have an operator read through a linked directory",
         "read?path=SANDBOX/root/etc/passwd",
         "is a link",
     ),
     (
-        "have an operator list a linked folder",
+        "have an operator list a linked directory",
         "browse?path=SANDBOX/root",
         "is a link",
     ),

@@ -22,7 +22,7 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     /// Mounts it, empty, at `directory`.
     fn at(directory: &Path) -> Self {
-        std::fs::create_dir_all(directory).expect("a folder can be made");
+        std::fs::create_dir_all(directory).expect("a directory can be made");
         let room = Some("size=64m,nr_inodes=300");
         let mounted = mount(
             Some("tmpfs"),
@@ -316,7 +316,7 @@ pub(super) fn agents_disk(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, R
         small.disk.have_files(10_000);
         small.disk.fill();
         let mut number = 0;
-        wait_until("the agent says that its disk is full", LONG, async || {
+        wait_until("the agent reports a full disk", LONG, async || {
             // Large, so that soon only the space for kills and ends remains.
             let mut spec = task(&format!("full-{number}"), "true");
             spec.environment.insert("V".to_owned(), "x".repeat(50_000));
@@ -346,7 +346,7 @@ pub(super) fn agents_disk(fixture: &mut BadInputCluster) -> LocalBoxFuture<'_, R
         );
         assert!(small.agent.ended().is_none(), "the agent runs");
         small.disk.empty();
-        wait_until("the agent says that there is space", LONG, async || {
+        wait_until("the agent reports that there is space", LONG, async || {
             let reported = small.agent.log();
             reported.contains("the disk has space again").then_some(())
         })

@@ -101,7 +101,7 @@ impl BadInputCluster {
         let fixture = Self {
             network: network.to_owned(),
             hosts: AtomicU8::new(150),
-            _listener: taken.expect("nobody has this address"),
+            _listener: taken.expect("no process has this address"),
             sleeper,
             owner,
             mark,
@@ -126,7 +126,7 @@ impl BadInputCluster {
         let text = std::fs::read_to_string(&format).expect("the format is written down");
         std::fs::write(&format, text.replace("format 1", "format 99")).unwrap();
         for (dir, file, text) in [
-            ("precious", "precious.txt", &b"of somebody else"[..]),
+            ("precious", "precious.txt", &b"of another client"[..]),
             (
                 "newer-agent",
                 "journal",
@@ -136,7 +136,7 @@ impl BadInputCluster {
             (
                 "no-journal",
                 "journal",
-                b"of somebody else, and long enough",
+                b"of another client, and long enough",
             ),
         ] {
             std::fs::create_dir(self.directory(dir)).unwrap();
@@ -199,7 +199,7 @@ impl BadInputCluster {
     /// Returns the directory for temporary files of one row.
     pub(super) fn scratch(&self, addresses: &RowAddresses) -> PathBuf {
         let directory = self.directory(&format!("scratch-{}", addresses.free));
-        std::fs::create_dir_all(&directory).expect("a folder can be made");
+        std::fs::create_dir_all(&directory).expect("a directory can be made");
         directory
     }
 
@@ -281,7 +281,7 @@ impl BadInputCluster {
         }
         let events = self.owner.events.lock().unwrap().states("lives");
         if events.last() != Some(&v1::TaskState::Running) {
-            harm.push(format!("of the task that runs was said {events:?}"));
+            harm.push(format!("the task that runs reported {events:?}"));
         }
         let page = wait_until("the agents are listed", LONG, async || {
             let operator = self.cluster.operator();

@@ -94,7 +94,7 @@ async fn run_row(fixture: &BadInputCluster, row: &Row) -> Option<String> {
 }
 
 fn panicked() -> String {
-    "it panicked, as said above".to_owned()
+    "it panicked, as reported above".to_owned()
 }
 
 /// Checks the result of a row, its message, and what must be unchanged.

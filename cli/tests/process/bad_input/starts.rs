@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Waits until the log of a process that does not exit contains `part`, and returns that log.
 async fn run_until_exit(member: &mut TestMember, part: &str) -> (RowEnd, String) {
     wait_until(
-        &format!("{} says {part:?}", member.name),
+        &format!("{} reports {part:?}", member.name),
         LONG,
         async || {
             let message = member.log();

@@ -275,7 +275,7 @@ pub(crate) const ROWS: &[Row] = &[
         ["{dir}/newer", "has format 99", "start a newer argosy"],
     ),
     Row {
-        unchanged: Unchanged::File("precious/precious.txt", "of somebody else"),
+        unchanged: Unchanged::File("precious/precious.txt", "of another client"),
         ..start(
             "somebody's directory",
             "master start --bootstrap --listen {free} --data-dir {dir}/precious",

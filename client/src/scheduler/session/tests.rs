@@ -148,7 +148,7 @@ fn an_unanswered_call_is_repeated_after_the_next_subscription() {
     let first = world.accept("1.1");
     assert_eq!(sent(&first), [1]);
     world.close();
-    assert_eq!(world.unanswered(1), [], "nobody is there to ask");
+    assert_eq!(world.unanswered(1), [], "no master is there to query");
     assert_eq!(world.resume(&["1.1"])[1..], first, "the same, to the byte");
 }
 

@@ -129,7 +129,7 @@ fn tasks_that_were_not_launched_are_queued_again() {
     let mut job = job(2, 1);
     job.fill(&offer("4"), 9);
     job.not_launched("map-001-1", "the offer was used");
-    job.not_launched("map-001-1", "told twice");
+    job.not_launched("map-001-1", "reported twice");
     job.update(&status("map-000-1", v1::TaskState::Unknown));
     assert_eq!((job.waiting(), job.running()), (2, 0));
     let again = job.fill(&offer("4"), 9);

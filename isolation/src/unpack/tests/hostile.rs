@@ -77,7 +77,7 @@ fn an_existing_link_is_not_followed() {
             &UnpackLimits::archive(),
         )
         .unwrap();
-    assert_eq!(world.found("l"), "folder 755");
+    assert_eq!(world.found("l"), "directory 755");
 }
 
 #[test]
@@ -198,13 +198,17 @@ fn set_id_bits_are_kept_only_in_layers() {
         .unpack(&tarball, ArchiveFormat::Tar, &UnpackLimits::archive())
         .unwrap();
     assert_eq!(world.found("file"), "file 755 ");
-    assert_eq!(world.found("folder"), "folder 755");
+    assert_eq!(world.found("folder"), "directory 755");
     world
         .unpack(&tarball, ArchiveFormat::Tar, &UnpackLimits::layer())
         .unwrap();
     // The mount options decide whether they have an effect.
     assert_eq!(world.found("file"), "file 6755 ");
-    assert_eq!(world.found("folder"), "folder 1755", "sticky is harmless");
+    assert_eq!(
+        world.found("folder"),
+        "directory 1755",
+        "sticky is harmless"
+    );
 }
 
 #[test]
@@ -359,11 +363,11 @@ fn the_last_entry_with_a_name_is_kept() {
         .unpack(&tarball.end(), ArchiveFormat::Tar, &UnpackLimits::archive())
         .unwrap();
     assert_eq!(world.found("a"), "file 644 two");
-    assert_eq!(world.found("b"), "folder 755");
+    assert_eq!(world.found("b"), "directory 755");
     assert_eq!(world.found("b/inner"), "file 644 x");
-    assert_eq!(world.found("c"), "folder 755");
+    assert_eq!(world.found("c"), "directory 755");
     assert_eq!(world.found("c/inner"), "nothing");
-    assert_eq!(world.found("d"), "folder 755");
+    assert_eq!(world.found("d"), "directory 755");
     refused(
         Tarball::default().file("a", "x").file("a/b", "x"),
         "a/b",
@@ -406,7 +410,7 @@ fn zip_archives_follow_the_same_rules() {
         .unwrap();
     assert_eq!(world.found("a/file"), "file 755 x");
     assert_eq!(world.found("a/l"), "link file");
-    assert_eq!(world.found("b"), "folder 755");
+    assert_eq!(world.found("b"), "directory 755");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn whiteouts_become_overlay_whiteouts() {
     );
     assert_eq!(world.found("a/b"), "hidden");
     assert_eq!(world.found("d"), "hidden");
-    assert_eq!(world.found("c"), "folder 755");
+    assert_eq!(world.found("c"), "directory 755");
     assert!(is_opaque(&world, "c") && !is_opaque(&world, "a"));
     assert_eq!(world.tree().len(), 4, "the names themselves are not there");
 }
@@ -65,7 +65,7 @@ fn a_layer_does_not_hide_its_own_entries() {
         assert_eq!(world.found("opaque/f"), "file 644 x");
         assert!(
             is_opaque(&world, "folder"),
-            "lower layers' folder is hidden"
+            "the directory of lower layers is hidden"
         );
         assert!(is_opaque(&world, "opaque"));
     }
@@ -88,7 +88,7 @@ fn only_whiteout_names_create_overlay_metadata() {
     );
     assert_eq!(done.skipped, 4);
     let found: Vec<_> = world.tree().into_iter().collect();
-    let expected = [("a", "folder 755"), ("tool", "file 644 x")];
+    let expected = [("a", "directory 755"), ("tool", "file 644 x")];
     assert_eq!(
         found,
         expected.map(|(path, what)| (path.to_owned(), what.to_owned()))

@@ -175,7 +175,7 @@ fn a_framework_that_can_use_no_resources_does_not_block_the_next() {
     assert_eq!(world.unmet, [(picky, role("a"))]);
     world.wait_ms(5_000);
     assert_eq!(world.offered(), []);
-    assert_eq!(world.unmet.len(), 1, "said once");
+    assert_eq!(world.unmet.len(), 1, "reported once");
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_role_at_its_limit_is_offered_nothing_more() {
     }
     assert_eq!(counts(&world.offered()), [(a, 2), (b, 4)].into());
     let agent = world.agent("cpus:2;mem:64");
-    assert_eq!(world.offered(), [(b, agent)], "whatever the shares say");
+    assert_eq!(world.offered(), [(b, agent)], "regardless of shares");
     world.call(b, CallAction::Suppress(Vec::new()));
     let agent = world.agent("cpus:2;mem:64");
     assert_eq!(world.offered(), []);

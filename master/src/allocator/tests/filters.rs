@@ -127,7 +127,7 @@ fn a_suppressed_role_is_offered_nothing_until_it_is_revived() {
     world.call(a, CallAction::Suppress(vec![role("a")]));
     world.agent("cpus:2;mem:64");
     let offers = world.offers();
-    assert_eq!(offers[0].role, role("b"), "the other role goes on");
+    assert_eq!(offers[0].role, role("b"), "the other role continues");
     world.call(a, CallAction::Suppress(Vec::new()));
     world.agent("cpus:2;mem:64");
     assert_eq!(world.offered(), []);

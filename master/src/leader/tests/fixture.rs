@@ -354,7 +354,7 @@ impl World {
         let offer = self
             .received
             .get(id)
-            .unwrap_or_else(|| panic!("nobody got {id}"));
+            .unwrap_or_else(|| panic!("no link received {id}"));
         convert::offer_terms(&v1::HeldOffer {
             offer: Some(offer.clone()),
         })
@@ -564,7 +564,7 @@ impl World {
                 Effect::Propose(proposed) => self.queue.push_back(*proposed),
                 Effect::ToAgent(link, message) => {
                     assert_eq!(Epoch(message.epoch), self.registry.epoch());
-                    let message = message.message.expect("a message says something");
+                    let message = message.message.expect("a message has a body");
                     self.push_line(format!(
                         "link-{} <- {}",
                         link.0,
@@ -572,7 +572,7 @@ impl World {
                     ));
                 }
                 Effect::ToFramework(link, event) => {
-                    self.show_event(link, &event.event.expect("an event says something"));
+                    self.show_event(link, &event.event.expect("an event has a body"));
                 }
                 Effect::CloseAgent(link) | Effect::CloseFramework(link) => {
                     self.push_line(format!("link-{} closed", link.0));
@@ -615,7 +615,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_eq!(self.lines, Vec::<String>::new(), "nobody looked at this");
+            assert_eq!(self.lines, Vec::<String>::new(), "this was not checked");
         }
     }
 }

@@ -42,9 +42,9 @@ pub(super) fn to_agent(message: &v1::to_agent::Message) -> String {
 }
 
 fn order(order: &v1::Order) -> String {
-    match order.order.as_ref().expect("an order says what is wanted") {
+    match order.order.as_ref().expect("an order has a body") {
         v1::order::Order::Launch(launch) => {
-            let spec = launch.spec.as_ref().expect("a launch says what to run");
+            let spec = launch.spec.as_ref().expect("a launch has a description");
             let never = if launch.never_start {
                 ", never start"
             } else {

@@ -67,7 +67,7 @@ fn the_tasks_of_a_pruned_agent_are_gone_before_its_record_is_removed() {
     world.advance(120_000);
     assert!(
         world.registry.agent(AGENT).is_some(),
-        "nobody has stored it"
+        "no process has stored it"
     );
     world.acknowledge(&["a"]);
     world.clear_lines();

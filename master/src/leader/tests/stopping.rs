@@ -85,7 +85,7 @@ fn framework_is_notified_when_a_task_has_stopped_itself() {
     let entries = world.entries();
     world.advance(600_000);
     world.clear_lines();
-    assert!(!is_stopped(&world, "c"), "it may run for ever");
+    assert!(!is_stopped(&world, "c"), "it may run without a limit");
     assert_eq!(world.entries(), entries, "and nothing is asked again");
 }
 

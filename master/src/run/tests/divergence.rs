@@ -160,7 +160,7 @@ impl TestGroup {
     async fn settled(&self, places: &[usize]) -> usize {
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            assert!(Instant::now() < deadline, "nobody leads");
+            assert!(Instant::now() < deadline, "no master leads");
             let mut seen = Vec::new();
             for place in places {
                 seen.extend(self.0[*place].seen().await);
@@ -303,7 +303,7 @@ async fn diverged_leader_loses_its_followers_and_acknowledges_nothing() {
     let deadline = Instant::now() + TIMEOUT;
     let mut ended = Vec::new();
     while ended.len() < followers.len() {
-        assert!(Instant::now() < deadline, "a follower goes on");
+        assert!(Instant::now() < deadline, "a follower continues");
         if group.0[wrong].try_write("dev", weight_milli).await {
             acknowledged.push(weight_milli);
         }

@@ -118,7 +118,7 @@ async fn active_leader(masters: &[MasterWithoutApi], former: Option<usize>) -> u
         if let Some(place) = found {
             return place;
         }
-        assert!(Instant::now() < deadline, "nobody else takes over");
+        assert!(Instant::now() < deadline, "no other master leads");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -155,7 +155,7 @@ async fn lagging_leader_logs_and_transfers_leadership() {
     active_leader(&masters, Some(late)).await;
     assert!(
         begun.elapsed() > MAX_LAG,
-        "it handed over for another reason"
+        "it transferred leadership for another reason"
     );
     for words in [reported, "transferring leadership", handed_over] {
         assert!(has(words), "{words}: {:?}", log.0.lock().unwrap());

@@ -122,7 +122,7 @@ impl TestMasters {
                     return (place, seen);
                 }
             }
-            assert!(Instant::now() < deadline, "nobody leads");
+            assert!(Instant::now() < deadline, "no master leads");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -232,7 +232,7 @@ async fn a_leader_with_too_high_latency_is_replaced_by_a_stable_one() {
     while steady < 20 {
         assert!(
             Instant::now() < deadline,
-            "no reign lasts; the newest is {epoch_record}"
+            "no epoch lasts; the newest is {epoch_record}"
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
         let Some(seen) = masters.seen(near).await else {

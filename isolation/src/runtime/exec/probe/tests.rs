@@ -202,7 +202,7 @@ fn a_port_without_a_listener_fails() {
         kind: ProbeKind::Tcp,
     };
     let ProbeResult::Fail { reason } = probe.run() else {
-        panic!("nobody listens")
+        panic!("no server listens")
     };
     assert!(reason.contains("cannot connect"), "{reason}");
 }
